@@ -1,0 +1,1 @@
+"""Running Ratchet: the `ratchet` command, the local stack, the demonstration loop, tasks."""

@@ -1,0 +1,41 @@
+"""Run services in one process: `python -m deploy.run` all ten, `python -m deploy.run gateway shadow` those two."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+
+from schemas.catalog import SERVICES
+from shared.errors import ConfigurationError
+from shared.service import Service, run
+from shared.settings import Settings
+from shared.topics import create_topics
+
+
+def build_services(names: list[str]) -> list[Service]:
+    """Build the named services, all if none is named. Raises ConfigurationError for an unknown name."""
+    unknown = set(names) - set(SERVICES)
+    if unknown:
+        raise ConfigurationError(f"no such service: {sorted(unknown)}", f"One of: {', '.join(SERVICES)}")
+    return [importlib.import_module(f"services.{name}.main").build() for name in names or SERVICES]
+
+
+def main() -> None:
+    """Entry point."""
+    # Torch and BLAS would each take all cores, for embeddings of one sentence: leave them to the jobs and to vLLM.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    try:
+        create_topics(Settings.load())
+        asyncio.run(run(build_services(sys.argv[1:])))
+    except ConfigurationError as error:
+        sys.exit(f"{error.reason}\n{error.way_out}")
+
+
+if __name__ == "__main__":
+    main()

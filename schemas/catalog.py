@@ -1,0 +1,123 @@
+"""Every topic: its event, its producers and consumers, its key, partitions and retention.
+
+Services subscribe and publish through this list only, so it cannot drift from what runs. Consumers that read a
+compacted topic as a table (its last value per key) are listed as any other consumer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.base import Event
+from schemas.cycles import CycleFinished, CycleStarted, StepFailed, StepProgressed
+from schemas.datasets import DatasetBuilt
+from schemas.deadletters import dead_letter_topic
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted, LabelRequested
+from schemas.predictions import (
+    FeedbackGiven,
+    PredictionLogged,
+    PredictionsRolledUp,
+    RequestObserved,
+    SubjectForgotten,
+)
+from schemas.rollouts import RolloutChanged, ShadowCompared
+from schemas.tasks import TaskChanged
+
+SERVICES = (
+    "gateway", "prediction_log", "failure_miner", "console", "dataset_builder", "trainer", "evaluator", "shadow",
+    "deployer", "scheduler",
+)  # fmt: skip
+
+_WEEK = timedelta(days=7)
+_QUARTER = timedelta(days=92)
+_FOREVER = timedelta(milliseconds=-1)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of the contract. `key` is the event's attribute that picks the partition."""
+
+    name: str
+    event: type[Event]
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    key: str
+    partitions: int
+    retention: timedelta
+    compacted: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+TASK_READERS = (
+    "gateway", "failure_miner", "console", "dataset_builder", "deployer", "scheduler",
+)  # fmt: skip
+
+TOPICS: tuple[Topic, ...] = (
+    Topic("tasks.changed.v1", TaskChanged, ("scheduler",), TASK_READERS, "task", 1, _FOREVER, compacted=True),
+    Topic("predictions.logged.v1", PredictionLogged, ("gateway",),
+          ("prediction_log", "failure_miner", "shadow"), "prediction_id", 8, _QUARTER),
+    Topic("feedback.given.v1", FeedbackGiven, ("gateway",),
+          ("prediction_log", "failure_miner"), "prediction_id", 4, _QUARTER),
+    Topic("requests.observed.v1", RequestObserved, ("gateway",), ("deployer",), "prediction_id", 8, _WEEK),
+    Topic("predictions.rolled_up.v1", PredictionsRolledUp, ("prediction_log",),
+          ("dataset_builder", "console"), "task", 1, _QUARTER),
+    Topic("subjects.forgotten.v1", SubjectForgotten, ("console",),
+          ("prediction_log", "dataset_builder"), "task", 1, _FOREVER),
+    Topic("failures.clustered.v1", FailuresClustered, ("failure_miner",),
+          ("dataset_builder", "console", "scheduler"), "task", 1, _FOREVER),
+    Topic("labels.requested.v1", LabelRequested, ("failure_miner", "dataset_builder", "deployer"),
+          ("console",), "prediction_id", 4, _QUARTER),
+    Topic("corrections.submitted.v1", CorrectionSubmitted, ("console",),
+          ("failure_miner", "dataset_builder", "deployer"), "prediction_id", 4, _FOREVER),
+    Topic("datasets.built.v1", DatasetBuilt, ("dataset_builder",),
+          ("trainer", "console", "scheduler"), "task", 1, _FOREVER),
+    Topic("adapters.trained.v1", AdapterTrained, ("trainer",),
+          ("evaluator", "console", "scheduler"), "task", 1, _FOREVER),
+    Topic("adapters.evaluated.v1", AdapterEvaluated, ("evaluator",),
+          ("deployer", "console", "scheduler"), "task", 1, _FOREVER),
+    Topic("shadow.compared.v1", ShadowCompared, ("shadow",), ("deployer",), "prediction_id", 4, _QUARTER),
+    Topic("rollouts.changed.v1", RolloutChanged, ("deployer",),
+          ("evaluator", "shadow", "console", "scheduler"), "task", 1, _FOREVER, compacted=True),
+    Topic("cycles.started.v1", CycleStarted, ("scheduler",),
+          ("failure_miner", "console"), "task", 1, _FOREVER),
+    Topic("cycles.finished.v1", CycleFinished, ("scheduler",), ("console",), "task", 1, _FOREVER),
+    Topic("steps.failed.v1", StepFailed,
+          ("failure_miner", "dataset_builder", "trainer", "evaluator", "deployer", "scheduler"),
+          ("scheduler", "console"), "task", 1, _QUARTER),
+    Topic("steps.progressed.v1", StepProgressed, ("trainer", "evaluator"),
+          ("scheduler", "console"), "task", 1, _WEEK),
+)  # fmt: skip
+
+DEAD_LETTERS: tuple[str, ...] = tuple(dead_letter_topic(service) for service in SERVICES)
+DEAD_LETTER_RETENTION = _QUARTER
+
+_BY_NAME = {topic.name: topic for topic in TOPICS}
+_BY_EVENT = {topic.event: topic for topic in TOPICS}
+
+
+def topic_of(event: type[Event]) -> Topic:
+    """The topic that carries this class of event. Raises KeyError for a class that is not in the catalog."""
+    return _BY_EVENT[event]
+
+
+def topic_named(name: str) -> Topic:
+    """The topic of this name. Raises KeyError with the name if the catalog has none."""
+    return _BY_NAME[name]
+
+
+def key_of(event: Event) -> str:
+    """The record key: the attribute that the catalog names for this event."""
+    return str(getattr(event, topic_of(type(event)).key))
+
+
+def topics_consumed_by(service: str) -> tuple[Topic, ...]:
+    """The topics that this service reads."""
+    return tuple(topic for topic in TOPICS if service in topic.consumers)
+
+
+def topics_produced_by(service: str) -> tuple[Topic, ...]:
+    """The topics that this service writes."""
+    return tuple(topic for topic in TOPICS if service in topic.producers)

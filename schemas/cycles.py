@@ -1,0 +1,58 @@
+"""The weekly cycle: its start, its end, and every step that is late, failed or on its way."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AwareDatetime, Field
+
+from schemas.base import Event, Frozen, Identifier, Probability
+
+
+class PartitionFence(Frozen):
+    """Records below `offset` are inside the cycle; the first one outside has this offset."""
+
+    topic: Identifier
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+
+
+Fence = tuple[PartitionFence, ...]
+
+Step = Literal["failures", "dataset", "training", "evaluation", "rollout"]
+
+
+class CycleStarted(Event):
+    """A turn of the wheel begins. The fence makes its inputs the same whenever it is run. Key: task."""
+
+    trigger: Literal["cron", "command"]
+    data_cutoff: AwareDatetime = Field(description="Predictions logged after it may judge the cycle's candidate.")
+    fence: Fence = Field(default=(), max_length=1_000)
+
+
+class CycleFinished(Event):
+    """How it ended: the candidate was promoted or rejected, or a step failed. Key: task."""
+
+    outcome: Literal["promoted", "rejected", "failed"]
+    reason: str = Field(max_length=2_000)
+    adapter: Identifier | None = None
+    seconds: float = Field(ge=0.0)
+
+
+class StepProgressed(Event):
+    """A long step says how far it is: for progress bars, and to tell slow from stalled. Key: task."""
+
+    step: Step
+    done: float = Field(ge=0.0)
+    total: float = Field(gt=0.0)
+    message: str = Field(default="", max_length=500)
+
+
+class StepFailed(Event):
+    """A step cannot finish. Without this a failure would look like a stall. Key: task."""
+
+    service: Identifier
+    step: Step
+    reason: str = Field(max_length=4_000)
+    way_out: str = Field(max_length=2_000, description="What an operator does next.")
+    progress: Probability | None = None

@@ -1,0 +1,74 @@
+"""Datasets: a version of the training and the evaluation set, in the artifact store."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime, Field
+
+from schemas.base import Event, Frozen, Gate, Identifier, Messages, Text
+from schemas.tasks import TaskSpec
+
+
+class RejectedCount(Frozen):
+    reason: Identifier
+    count: int = Field(ge=1)
+
+
+class DatasetBuilt(Event):
+    """A dataset passed its gates: a folder of train.jsonl, eval.jsonl, rejected.jsonl, manifest.json. Key: task."""
+
+    dataset_id: Identifier = Field(description="Task and content hash: the same rows have the same name.")
+    uri: str = Field(max_length=2_000)
+    train_examples: int = Field(ge=1)
+    eval_examples: int = Field(ge=1)
+    rejected: tuple[RejectedCount, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    data_cutoff: AwareDatetime
+    spec: TaskSpec = Field(description="The task as it was at the build: training needs no look-up.")
+
+
+class Example(Frozen):
+    """One line of train.jsonl and eval.jsonl: a published, read-only format.
+
+    `messages` ends with the assistant's answer. `group` is the same for near-copies, which never straddle a split.
+    """
+
+    example_id: Identifier
+    messages: Messages
+    group: Identifier
+    prediction_ids: tuple[Identifier, ...]
+    correction_ids: tuple[Identifier, ...]
+
+    @property
+    def prompt(self) -> Messages:
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1].content
+
+
+class RejectedExample(Frozen):
+    """One line of rejected.jsonl."""
+
+    reason: Identifier
+    detail: Text = ""
+    prediction_ids: tuple[Identifier, ...]
+    correction_ids: tuple[Identifier, ...]
+
+
+class DatasetManifest(Frozen):
+    """manifest.json: what made this version, and how it splits."""
+
+    dataset_id: Identifier
+    task: Identifier
+    task_revision: Identifier
+    cycle_id: Identifier | None
+    created_at: AwareDatetime
+    data_cutoff: AwareDatetime
+    seed: int
+    files: dict[str, str] = Field(description="File name to SHA-256.")
+    train_examples: int
+    eval_examples: int
+    rejected: dict[str, int]
+    labels: dict[str, int] = Field(description="Examples per answer in train.jsonl, for label tasks.")
+    failure_modes: tuple[str, ...] = ()

@@ -1,0 +1,17 @@
+"""What is kept of a message that could not be handled. Raw bytes travel as the record's value, this as headers."""
+
+from __future__ import annotations
+
+HEADER_TOPIC = "x-ratchet-topic"
+HEADER_PARTITION = "x-ratchet-partition"
+HEADER_OFFSET = "x-ratchet-offset"
+HEADER_SERVICE = "x-ratchet-service"
+HEADER_ERROR = "x-ratchet-error"
+HEADER_FAILED_AT = "x-ratchet-failed-at"
+HEADER_REPLAYED = "x-ratchet-replayed"
+"""How often the record was replayed already: an operator sees a message that keeps failing."""
+
+
+def dead_letter_topic(service: str) -> str:
+    """One dead-letter topic a service: a service is one consumer group, so its replay reaches no one else."""
+    return f"deadletters.{service}.v1"

@@ -1,0 +1,71 @@
+"""What people are asked, and what they answered."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import Event, Identifier, Messages, Probability, Text
+
+
+class Purpose(StrEnum):
+    """Why a person is asked. Only tickets (`discordant_pair`) may count in a promotion."""
+
+    LOW_CONFIDENCE = "low_confidence"
+    FEEDBACK = "feedback"
+    DISCORDANT_PAIR = "discordant_pair"
+    DISAGREEMENT = "disagreement"
+
+
+class LabelRequested(Event):
+    """One question for the review queue. Key: prediction_id.
+
+    For a pair, `answers` holds both arms' answers in random order and nothing says which is whose: the reviewer
+    is blind, and so is every event that the reviewer's page reads.
+    """
+
+    request_id: Identifier
+    prediction_id: Identifier
+    purpose: Purpose
+    messages: Messages
+    answers: tuple[Text, ...] = Field(min_length=1, max_length=2)
+    labels: tuple[str, ...] = Field(default=(), max_length=500, description="Allowed answers; empty: free text.")
+    priority: float = Field(default=0.0, description="Higher first: one minus confidence, for example.")
+    inclusion_probability: Probability = Field(default=1.0, gt=0.0)
+    overlap: int = Field(default=1, ge=1, le=5, description="How many people are asked the same question.")
+    ticket_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _tickets_are_for_pairs(self) -> Self:
+        if (self.purpose is Purpose.DISCORDANT_PAIR) != (self.ticket_id is not None):
+            raise ValueError("ticket_id is required for discordant pairs and for nothing else")
+        return self
+
+
+class CorrectionSubmitted(Event):
+    """A person's answer, with what was asked echoed, so that nobody needs to look it up. Key: prediction_id.
+
+    Exactly one of `label` (what the answer should have been) and `preference` (which side of a pair) is given.
+    """
+
+    correction_id: Identifier
+    request_id: Identifier
+    prediction_id: Identifier
+    purpose: Purpose
+    reviewer: Identifier
+    messages: Messages
+    answers: tuple[Text, ...] = Field(min_length=1, max_length=2)
+    label: Text | None = None
+    preference: Literal["a", "b", "both_right", "both_wrong", "cannot_tell"] | None = None
+    inclusion_probability: Probability = Field(default=1.0, gt=0.0)
+    overlap: int = Field(default=1, ge=1, le=5)
+    ticket_id: Identifier | None = None
+    seconds: float | None = Field(default=None, ge=0.0, description="From shown to answered.")
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if (self.label is None) == (self.preference is None):
+            raise ValueError("give exactly one of label and preference")
+        return self

@@ -1,0 +1,85 @@
+"""What production answered, what users thought of it, and what was seen of each request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from schemas.base import Event, Frozen, Identifier, Messages, Probability, Text, Variant
+
+
+class Confidence(Frozen):
+    """How sure the model was, from its own token log-probabilities.
+
+    `score` is the probability of the whole answer for a classification task, and its geometric mean per token for
+    a generation. None: the upstream gave no log-probabilities.
+    """
+
+    score: Probability | None = None
+    logprob: float | None = Field(default=None, le=0.0, description="Sum over the answer's tokens, in nats.")
+    tokens: int = Field(default=0, ge=0)
+
+
+class PredictionLogged(Event):
+    """One answer that an application was given. Key: prediction_id."""
+
+    prediction_id: Identifier
+    messages: Messages = Field(description="The conversation exactly as the model saw it, system prompt included.")
+    answer: Text
+    model: Identifier = Field(description="What the upstream was asked for: the base model or an adapter's name.")
+    adapter: Identifier | None = Field(default=None, description="None: the base model itself answered.")
+    variant: Variant
+    confidence: Confidence = Confidence()
+    user_hash: Identifier | None = Field(default=None, description="Keyed hash of the application's user.")
+    latency_ms: float = Field(ge=0.0)
+    prompt_tokens: int = Field(default=0, ge=0)
+    answer_tokens: int = Field(default=0, ge=0)
+    finish_reason: Identifier | None = None
+    redactions: int = Field(default=0, ge=0, description="How many pieces of personal data were replaced.")
+
+
+class FeedbackGiven(Event):
+    """What a user or an application said of an answer. Key: prediction_id."""
+
+    prediction_id: Identifier
+    kind: Literal["thumbs", "accepted", "edited", "label"]
+    positive: bool | None = Field(default=None, description="For thumbs and accepted.")
+    text: Text | None = Field(default=None, description="For edited and label: the answer as it should have been.")
+    user_hash: Identifier | None = None
+
+
+class RequestObserved(Event):
+    """A thin line per request, failures too, for the guards of a canary. Key: prediction_id."""
+
+    prediction_id: Identifier
+    variant: Variant
+    adapter: Identifier | None = None
+    user_hash: Identifier | None = None
+    status: int = Field(ge=100, le=599)
+    latency_ms: float = Field(ge=0.0)
+    confidence: Probability | None = None
+
+
+class LabelCount(Frozen):
+    answer: Text
+    count: int = Field(ge=0)
+
+
+class PredictionsRolledUp(Event):
+    """Counts of one hour of one variant, restated as late rows arrive: the last value wins. Key: task."""
+
+    hour: AwareDatetime
+    variant: Variant
+    adapter: Identifier | None = None
+    predictions: int = Field(ge=0)
+    answers: tuple[LabelCount, ...] = Field(default=(), max_length=500, description="The most frequent answers.")
+    confidence_histogram: Annotated[tuple[int, ...], Field(min_length=10, max_length=10)] = (0,) * 10
+    latency_ms_p50: float = Field(ge=0.0)
+    latency_ms_p95: float = Field(ge=0.0)
+
+
+class SubjectForgotten(Event):
+    """A person asked to be forgotten. Durable: applied at every replay and build. Key: task."""
+
+    subject_hash: Identifier

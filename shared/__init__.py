@@ -1,0 +1,1 @@
+"""What every service stands on: transport, storage, jobs. No business nouns: those are in `schemas/`, `services/`."""

@@ -1,0 +1,61 @@
+"""PostgreSQL: one schema a service, made and moved by Alembic.
+
+A service keeps its tables in `storage.py` (SQLAlchemy Core) and its migrations in `services/<name>/migrations/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from shared.errors import DependencyUnavailable
+from shared.settings import Settings
+
+_ENV_FOLDER = Path(__file__).parent / "alembic"
+
+
+def database_url(settings: Settings) -> str:
+    """The SQLAlchemy URL for psycopg 3, sync and async alike."""
+    scheme, _, rest = settings.postgres.partition("://")
+    return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else settings.postgres
+
+
+def build_engine(settings: Settings, service: str) -> AsyncEngine:
+    """An engine whose connections see the service's own schema only. It connects on first use."""
+    return create_async_engine(
+        database_url(settings),
+        pool_size=5,
+        pool_pre_ping=True,
+        connect_args={"options": f"-csearch_path={service}", "connect_timeout": 5},
+    )
+
+
+async def migrate(settings: Settings, service: str, versions: Path) -> None:
+    """Bring the service's schema to the newest version. Two processes may call it at once: one waits."""
+    await asyncio.to_thread(_migrate, settings, service, versions)
+
+
+def _migrate(settings: Settings, service: str, versions: Path) -> None:
+    engine = create_engine(database_url(settings), connect_args={"connect_timeout": 5})
+    config = Config()
+    config.set_main_option("script_location", str(_ENV_FOLDER))
+    config.set_main_option("version_locations", str(versions))
+    config.set_main_option("path_separator", "os")
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"migrate {service}"})
+            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{service}"'))
+            connection.execute(text(f'SET LOCAL search_path TO "{service}"'))
+            config.attributes["connection"] = connection
+            config.attributes["schema"] = service
+            command.upgrade(config, "head")
+    except OperationalError as error:
+        raise DependencyUnavailable(f"PostgreSQL does not answer: {error}", "Check it: ratchet status") from error
+    finally:
+        engine.dispose()

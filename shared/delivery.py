@@ -1,0 +1,22 @@
+"""An event as it was delivered: batch handlers store its position together with what they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from schemas.base import Event
+
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(frozen=True)
+class Delivery(Generic[E]):
+    """An event and where it lay."""
+
+    event: E
+    topic: str
+    partition: int
+    offset: int
+    headers: Mapping[str, str]

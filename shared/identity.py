@@ -1,0 +1,57 @@
+"""Names that follow from content: the same thing gets the same name on every machine and on every retry."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+from uuid import UUID, uuid5
+
+_NAMESPACE = UUID("6d1f3b1e-51a7-4c50-9a0c-3f4e8f4d7a10")
+
+
+def event_id(*parts: object) -> UUID:
+    """The id of an event that a retried handler may publish twice: same parts, same id (RFC 9562 version 5)."""
+    return uuid5(_NAMESPACE, "\x1f".join(str(part) for part in parts))
+
+
+def content_hash(*parts: bytes | str, length: int = 12) -> str:
+    """The first `length` hex digits of the SHA-256 of the parts, each prefixed by its size."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()[:length]
+
+
+def folder_hash(folder: Path, length: int = 12) -> str:
+    """`content_hash` of all files below `folder`, names included, in sorted order."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\x1f")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:length]
+
+
+def keyed_hash(key: bytes, text: str, length: int = 24) -> str:
+    """HMAC-SHA256 of `text`, hex: joins events of one person without saying who it is."""
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:length]
+
+
+def load_or_create_key(folder: Path, name: str) -> bytes:
+    """A 32-byte secret kept in `folder` (mode 0600), made on first use. Safe when two processes race for it."""
+    path = folder / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    if not path.exists():
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):  # Another process was first: its key is then the key.
+            os.link(fresh, path)
+        fresh.unlink()
+    return path.read_bytes()

@@ -1,0 +1,107 @@
+"""A client of vLLM (or any OpenAI-compatible engine): completions with their log-probabilities, and LoRA adapters."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from shared.errors import DependencyUnavailable, InvalidMessage
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer. `logprob`: sum over its tokens, nats; None where the engine gave none."""
+
+    text: str
+    logprob: float | None
+    tokens: int
+    prompt_tokens: int
+    finish_reason: str
+    latency_ms: float
+
+    @property
+    def sequence_probability(self) -> float | None:
+        return None if self.logprob is None else math.exp(min(self.logprob, 0.0))
+
+
+class InferenceClient:
+    """Spreads requests over replicas in turn. Raises DependencyUnavailable when none answers."""
+
+    def __init__(self, urls: Sequence[str], timeout_seconds: float = 60.0) -> None:
+        self._urls = tuple(urls)
+        self._next = itertools.cycle(self._urls)
+        self._client = httpx.AsyncClient(timeout=timeout_seconds)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def complete(
+        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 256
+    ) -> Completion:
+        """Greedy completion; with `choices`, constrained to one of them.
+
+        Raises InvalidMessage when the engine refuses the request itself (4xx), DependencyUnavailable otherwise.
+        """
+        body: dict[str, Any] = {
+            "model": model, "messages": list(messages), "temperature": 0.0, "max_tokens": max_tokens,
+            "logprobs": True,
+        }  # fmt: skip
+        if choices:
+            body["structured_outputs"] = {"choice": list(choices)}
+        started = time.perf_counter()
+        answer = await self._post(next(self._next), "/v1/chat/completions", body)
+        return parse_completion(answer, (time.perf_counter() - started) * 1000)
+
+    async def models(self, url: str) -> set[str]:
+        """Names that this replica lists: the base model and the adapters loaded so far."""
+        answer = await self._request("GET", url, "/v1/models")
+        return {model["id"] for model in answer["data"]}
+
+    async def serve_adapter(self, name: str, folder: str) -> None:
+        """Make sure that every replica answers for adapter `name`. Idempotent; call it before the first use.
+
+        A replica with vLLM's filesystem resolver finds the adapter at the first request; one without is told.
+        """
+        probe = {"model": name, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}
+        for url in self._urls:
+            if name in await self.models(url):
+                continue
+            try:
+                await self._post(url, "/v1/chat/completions", probe)
+            except InvalidMessage:
+                await self._post(url, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+
+    async def _post(self, url: str, path: str, body: dict[str, Any]) -> Any:
+        return await self._request("POST", url, path, json=body)
+
+    async def _request(self, method: str, url: str, path: str, **options: Any) -> Any:
+        try:
+            response = await self._client.request(method, url + path, **options)
+        except httpx.HTTPError as error:
+            raise DependencyUnavailable(f"{url} does not answer: {error!r}", "Check it: ratchet status") from error
+        if response.status_code >= 500 or response.status_code == 429:
+            raise DependencyUnavailable(f"{url}{path} said {response.status_code}: {response.text[:300]}")
+        if response.status_code >= 400:
+            raise InvalidMessage(f"{url}{path} said {response.status_code}: {response.text[:300]}")
+        return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
+
+
+def parse_completion(answer: dict[str, Any], latency_ms: float) -> Completion:
+    """Read an OpenAI chat completion's first choice."""
+    choice = answer["choices"][0]
+    content = (choice.get("logprobs") or {}).get("content") or []
+    usage = answer.get("usage") or {}
+    return Completion(
+        text=choice["message"].get("content") or "",
+        logprob=sum(token["logprob"] for token in content) if content else None,
+        tokens=int(usage.get("completion_tokens", len(content))),
+        prompt_tokens=int(usage.get("prompt_tokens", 0)),
+        finish_reason=choice.get("finish_reason") or "",
+        latency_ms=latency_ms,
+    )

@@ -1,0 +1,64 @@
+"""Where everything is. One frozen object, built in `main`, handed down; never global, never read at import.
+
+Sources, first wins: arguments, environment (`RATCHET_…`), `<home>/stack.env` (written by `ratchet up`), defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """The folder with all local state: `RATCHET_HOME`, else `.ratchet` in the current folder."""
+    return Path(os.environ.get("RATCHET_HOME", ".ratchet")).absolute()
+
+
+class Settings(BaseSettings):
+    """What all services need to know. Each service adds its own in `services/<name>/settings.py`."""
+
+    model_config = SettingsConfigDict(env_prefix="RATCHET_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=default_home)
+    kafka: str = Field(default="127.0.0.1:29092", description="Bootstrap servers, comma-separated host:port.")
+    kafka_idempotence: bool = Field(default=True, description="Idempotent producers; tansu has none.")
+    kafka_replication: int = Field(default=1, ge=1, description="Replication factor of topics we create.")
+    postgres: str = "postgresql://ratchet@127.0.0.1:25432/ratchet"
+    unleash: str = "http://127.0.0.1:24242"
+    unleash_client_token: str = ""
+    unleash_admin_token: str = ""
+    vllm: str = Field(default="http://127.0.0.1:28000", description="Replicas' base URLs, comma-separated.")
+    lake: str = Field(default="", description="Folder or s3:// URI of the lake; empty: <home>/lake.")
+    artifacts: str = Field(default="", description="Folder or s3:// URI of artifacts; empty: <home>/artifacts.")
+    retry_attempts: int = Field(default=6, ge=1, description="Tries of a message before it is redelivered.")
+    retry_base_seconds: float = Field(default=0.2, gt=0.0, description="First pause; doubles up to 10 s.")
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """Read the settings, `<home>/stack.env` included."""
+        home = Path(str(overrides.get("home", default_home())))
+        return cls(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]  # pydantic-settings' own kwarg
+
+    @property
+    def lake_uri(self) -> str:
+        return self.lake or str(self.home / "lake")
+
+    @property
+    def artifacts_uri(self) -> str:
+        return self.artifacts or str(self.home / "artifacts")
+
+    @property
+    def vllm_urls(self) -> tuple[str, ...]:
+        return tuple(url.strip().rstrip("/") for url in self.vllm.split(",") if url.strip())
+
+    @property
+    def models_folder(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def secrets_folder(self) -> Path:
+        return self.home / "secrets"

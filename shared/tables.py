@@ -1,0 +1,46 @@
+"""The last value per key of a compacted topic, as a table in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from schemas.base import Event
+from shared.errors import DependencyUnavailable
+
+E = TypeVar("E", bound=Event)
+
+
+class LatestByKey(Generic[E]):
+    """Filled by `Consumers.table`. Reads never block, but for `wait_for`."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._values: dict[str, E] = {}
+        self._changed = asyncio.Condition()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[E]:
+        return iter(list(self._values.values()))
+
+    async def put(self, key: str, value: E) -> None:
+        async with self._changed:
+            self._values[key] = value
+            self._changed.notify_all()
+
+    def get(self, key: str) -> E | None:
+        return self._values.get(key)
+
+    async def wait_for(self, key: str, seconds: float = 5.0) -> E:
+        """The value, waiting for the topic to be read. Raises DependencyUnavailable if it does not come."""
+        try:
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: key in self._values)
+        except TimeoutError as error:
+            raise DependencyUnavailable(
+                f"{self._topic} has no value for {key!r}", "Is the task applied? Try: ratchet tasks list"
+            ) from error
+        return self._values[key]

@@ -1,0 +1,113 @@
+"""The contract holds: no drift, no orphan events, no service that acknowledges first."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from faststream import AckPolicy
+from pydantic import BaseModel
+
+from deploy.contract import drift
+from schemas.base import Event
+from schemas.catalog import (
+    SERVICES,
+    TOPICS,
+    key_of,
+    topic_of,
+    topics_consumed_by,
+    topics_produced_by,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = sorted((ROOT / "schemas" / "examples").glob("*/*.json"))
+
+
+def test_generated_schemas_are_what_the_code_says() -> None:
+    assert drift() == [], "run `ratchet contract generate` and commit the result"
+
+
+def test_every_event_class_has_a_topic() -> None:
+    def leaves(kind: type[Event]) -> set[type[Event]]:
+        children = kind.__subclasses__()
+        return set().union(*map(leaves, children)) if children else {kind}
+
+    in_contract = {kind for kind in leaves(Event) if kind.__module__.startswith("schemas.")}
+    assert in_contract == {topic.event for topic in TOPICS}
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_every_topic_is_produced_consumed_keyed_and_versioned(topic) -> None:  # type: ignore[no-untyped-def]
+    assert topic.producers and topic.consumers, "an event that nobody consumes is not an event"
+    assert set(topic.producers) | set(topic.consumers) <= set(SERVICES)
+    assert topic.key in topic.event.model_fields
+    assert topic.name.rsplit(".", 1)[1].startswith("v")
+
+
+def test_events_and_their_parts_are_frozen() -> None:
+    def models(kind: type[BaseModel]) -> set[type[BaseModel]]:
+        return {kind}.union(*map(models, kind.__subclasses__()))
+
+    ours = [model for model in models(BaseModel) if model.__module__.startswith("schemas.")]
+    assert len(ours) > 30
+    assert [model for model in ours if not model.model_config.get("frozen")] == []
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_golden_messages_are_still_read_and_written_the_same(path: Path) -> None:
+    event_class = next(topic.event for topic in TOPICS if topic.name == path.parent.name)
+    golden = json.loads(path.read_text())
+    event = event_class.model_validate(golden)
+    assert key_of(event)
+    written = json.loads(event.model_dump_json())
+    assert {name: written[name] for name in golden} == golden
+    assert topic_of(type(event)).name == path.parent.name
+
+
+def test_every_topic_has_a_golden_message() -> None:
+    assert {path.parent.name for path in EXAMPLES} == {topic.name for topic in TOPICS}
+
+
+def test_a_consumer_ignores_fields_that_a_newer_producer_adds() -> None:
+    path = EXAMPLES[0]
+    event_class = next(topic.event for topic in TOPICS if topic.name == path.parent.name)
+    event_class.model_validate({**json.loads(path.read_text()), "added_later": 1})
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_subscribes_to_what_the_catalog_says(service: str) -> None:
+    built = importlib.import_module(f"services.{service}.main").build()
+    subscribed = {topic for subscriber in built.broker.subscribers for topic in subscriber.topic_names}
+    assert subscribed == {topic.name for topic in topics_consumed_by(service)}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_service_acknowledges_before_its_handler_is_done(service: str) -> None:
+    built = importlib.import_module(f"services.{service}.main").build()
+    tables = {topic.name for topic in TOPICS if topic.compacted}
+    for subscriber in built.broker.subscribers:
+        if subscriber.group_id is None:  # A table: read anew by every process, nothing is ever acknowledged.
+            assert set(subscriber.topic_names) <= tables
+        else:
+            assert subscriber.ack_policy is AckPolicy.NACK_ON_ERROR
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_publishes_what_the_catalog_says(service: str) -> None:
+    """Each event that a service constructs is one it may produce, and it constructs all it is said to produce."""
+    constructed = set()
+    for path in (ROOT / "services" / service).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                constructed.add(node.func.id)
+    events = {topic.event.__name__ for topic in TOPICS}
+    assert constructed & events == {topic.event.__name__ for topic in topics_produced_by(service)}
+
+
+def test_only_the_transport_subscribes() -> None:
+    for path in [*(ROOT / "services").rglob("*.py"), *(ROOT / "shared").rglob("*.py")]:
+        if path != ROOT / "shared" / "transport.py":
+            assert ".subscriber(" not in path.read_text(), f"{path}: subscribe through shared.transport.Consumers"
