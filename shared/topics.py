@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import timedelta
 
@@ -21,10 +22,8 @@ def create_topics(settings: Settings, wait_seconds: float = 30.0) -> list[str]:
         existing = set(admin.list_topics())
         missing = [topic for topic in _wanted(settings) if topic.name not in existing]
         for topic in missing:
-            try:
+            with contextlib.suppress(TopicAlreadyExistsError):  # Another process was first.
                 admin.create_topics([topic])
-            except TopicAlreadyExistsError:
-                pass  # Another process was first.
         return [topic.name for topic in missing]
     finally:
         admin.close()
