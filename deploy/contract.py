@@ -11,8 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from schemas.catalog import SERVICES, TOPICS, Topic, topics_consumed_by, topics_produced_by
 from schemas.deadletters import dead_letter_topic
+
+app = typer.Typer(no_args_is_help=True, help="The generated part of the contract: JSON Schema and AsyncAPI.")
 
 SCHEMAS_FOLDER = Path(__file__).parent.parent / "schemas"
 
@@ -103,3 +107,19 @@ def _channel(topic: Topic) -> dict[str, Any]:
 def _operation(action: str, channel: str) -> dict[str, Any]:
     pointer = channel.replace("~", "~0").replace("/", "~1")
     return {"action": action, "channel": {"$ref": f"#/channels/{pointer}"}}
+
+
+@app.command("generate")
+def generate_command() -> None:
+    """Write schemas/json and schemas/asyncapi anew. Commit the result."""
+    touched = generate()
+    typer.echo("\n".join(map(str, touched)) or "nothing changed")
+
+
+@app.command("check")
+def check_command() -> None:
+    """Fail if the committed files are not what the code says."""
+    if stale := drift():
+        typer.echo("out of date: " + ", ".join(map(str, stale)) + "\nRun: ratchet contract generate", err=True)
+        raise typer.Exit(1)
+    typer.echo("the generated contract is up to date")

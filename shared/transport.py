@@ -159,6 +159,8 @@ class Consumers:
         """Decode, hand over, bury what can never succeed. Raises only what must be redelivered."""
         sound: list[tuple[_Record, Delivery[E]]] = []
         for record in records:
+            if record.headers.get(dl.HEADER_ONLY, self._service) != self._service:
+                continue  # Replayed from the dead letters of another service.
             try:
                 decoded = _decode(event, record.value)
             except InvalidMessage as error:
