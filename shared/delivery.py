@@ -12,6 +12,15 @@ E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a record lay that is no event: it could not be handled and is in the dead letters."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
 class Delivery(Generic[E]):
     """An event and where it lay."""
 

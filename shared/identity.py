@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from pathlib import Path
 from uuid import UUID, uuid5
 
@@ -47,11 +48,11 @@ def load_or_create_key(folder: Path, name: str) -> bytes:
     """A 32-byte secret kept in `folder` (mode 0600), made on first use. Safe when two processes race for it."""
     path = folder / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
     if not path.exists():
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(secrets.token_bytes(32))
+        handle, fresh = tempfile.mkstemp(dir=folder)  # Mode 0600.
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
         with contextlib.suppress(FileExistsError):  # Another process was first: its key is then the key.
             os.link(fresh, path)
-        fresh.unlink()
+        Path(fresh).unlink()
     return path.read_bytes()

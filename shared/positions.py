@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.cycles import PartitionFence
-from shared.delivery import Delivery
+from shared.delivery import Delivery, Place
 
 
 def positions_table(metadata: MetaData) -> Table:
@@ -28,8 +28,8 @@ def positions_table(metadata: MetaData) -> Table:
     )
 
 
-async def advance(connection: AsyncConnection, table: Table, deliveries: Iterable[Delivery[Any]]) -> None:
-    """Note that these deliveries were handled. A redelivery never moves a position back."""
+async def advance(connection: AsyncConnection, table: Table, deliveries: Iterable[Delivery[Any] | Place]) -> None:
+    """Note that these were handled, or buried. A redelivery never moves a position back."""
     furthest: dict[tuple[str, int], int] = {}
     for delivery in deliveries:
         place = (delivery.topic, delivery.partition)

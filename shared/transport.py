@@ -25,6 +25,7 @@ from schemas import deadletters as dl
 from schemas.base import Event, utc_now
 from schemas.catalog import key_of, topic_of
 from shared.delivery import Delivery as Delivery
+from shared.delivery import Place as Place
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.settings import Settings
 from shared.tables import LatestByKey
@@ -50,6 +51,7 @@ class _Record:
 
 Handler = Callable[[E], Awaitable[None]]
 BatchHandler = Callable[[list[Delivery[E]]], Awaitable[None]]
+Buried = Callable[[Place], Awaitable[None]]
 
 
 def build_broker(settings: Settings, service: str) -> KafkaBroker:
@@ -105,13 +107,25 @@ class Consumers:
 
         self._subscribe(event, consume, batch=False)
 
-    def on_batch(self, event: type[E], handler: BatchHandler[E], *, max_records: int = 500, wait_ms: int = 200) -> None:
-        """Subscribe a handler of many events at once; all of them are acknowledged together, after it returns."""
+    def on_batch(
+        self,
+        event: type[E],
+        handler: BatchHandler[E],
+        *,
+        max_records: int = 500,
+        wait_ms: int = 200,
+        on_buried: Buried | None = None,
+    ) -> None:
+        """Subscribe a handler of many events at once; all of them are acknowledged together, after it returns.
+
+        `on_buried` hears of each record that went to the dead letters instead: a handler that keeps positions
+        must move past it, or a cycle whose fence lies behind it would wait forever.
+        """
 
         async def consume(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message
             records = [_record(item) for item in (raw if isinstance(raw, tuple | list) else (raw,))]
-            await self._consume(event, handler, records)
+            await self._consume(event, handler, records, on_buried)
 
         self._subscribe(event, consume, batch=True, max_records=max_records, batch_timeout_ms=wait_ms)
 
@@ -155,7 +169,13 @@ class Consumers:
             **options,
         )(consume)
 
-    async def _consume(self, event: type[E], handler: BatchHandler[E], records: Sequence[_Record]) -> None:
+    async def _consume(
+        self,
+        event: type[E],
+        handler: BatchHandler[E],
+        records: Sequence[_Record],
+        on_buried: Buried | None = None,
+    ) -> None:
         """Decode, hand over, bury what can never succeed. Raises only what must be redelivered."""
         sound: list[tuple[_Record, Delivery[E]]] = []
         for record in records:
@@ -164,24 +184,26 @@ class Consumers:
             try:
                 decoded = _decode(event, record.value)
             except InvalidMessage as error:
-                await self._bury(record, error)
+                await self._bury(record, error, on_buried)
                 continue
             place = (record.topic, record.partition, record.offset, record.headers)
             sound.append((record, Delivery(decoded, *place)))
         if sound:
-            await self._hand_over(handler, sound)
+            await self._hand_over(handler, sound, on_buried)
 
-    async def _hand_over(self, handler: BatchHandler[E], sound: list[tuple[_Record, Delivery[E]]]) -> None:
+    async def _hand_over(
+        self, handler: BatchHandler[E], sound: list[tuple[_Record, Delivery[E]]], on_buried: Buried | None
+    ) -> None:
         try:
             await self._attempt(handler, [delivery for _, delivery in sound])
         except DependencyUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not block the partition
             if len(sound) == 1:
-                await self._bury(sound[0][0], error)
+                await self._bury(sound[0][0], error, on_buried)
                 return
             for one in sound:  # Which of them is the bad one? Handlers are idempotent: each is tried alone.
-                await self._hand_over(handler, [one])
+                await self._hand_over(handler, [one], on_buried)
 
     async def _attempt(self, handler: BatchHandler[E], deliveries: list[Delivery[E]]) -> None:
         """Call until it succeeds, or raise what it raised at last."""
@@ -205,7 +227,7 @@ class Consumers:
                 )  # fmt: skip
                 await asyncio.sleep(pause)
 
-    async def _bury(self, record: _Record, error: Exception) -> None:
+    async def _bury(self, record: _Record, error: Exception, on_buried: Buried | None = None) -> None:
         """Keep the raw record, with where it lay and why it failed, in the service's dead-letter topic."""
         logger.error("%s: dead letter from %s: %s", self._service, record.topic, error)
         headers = {
@@ -219,6 +241,8 @@ class Consumers:
         }
         topic = dl.dead_letter_topic(self._service)
         await _send(self._broker, topic, record.key, record.value, headers)
+        if on_buried is not None:
+            await on_buried(Place(record.topic, record.partition, record.offset))
 
 
 async def _send(broker: KafkaBroker, topic: str, key: bytes | None, value: bytes, headers: dict[str, str]) -> None:

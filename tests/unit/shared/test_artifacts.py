@@ -1,0 +1,53 @@
+"""Artifacts are whole or not there, on a disk and in an object store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from shared.artifacts import ArtifactStore
+from shared.errors import DependencyUnavailable
+
+
+def folder(path: Path, content: str = "x") -> Path:
+    (path / "inner").mkdir(parents=True)
+    (path / "inner" / "data.txt").write_text(content)
+    (path / "manifest.json").write_text("{}")
+    return path
+
+
+@pytest.fixture(params=["disk", "object store"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    uri = str(tmp_path / "artifacts") if request.param == "disk" else f"memory://{tmp_path.name}"
+    return ArtifactStore(uri, cache=tmp_path / "cache")
+
+
+def test_what_is_published_is_fetched_the_same(store: ArtifactStore, tmp_path: Path) -> None:
+    address = store.publish(folder(tmp_path / "a"), "datasets", "d-1")
+    assert (store.fetch(address) / "inner" / "data.txt").read_text() == "x"
+    assert address == store.address("datasets", "d-1")
+
+
+def test_publishing_again_changes_nothing(store: ArtifactStore, tmp_path: Path) -> None:
+    address = store.publish(folder(tmp_path / "a", "first"), "datasets", "d-1")
+    store.publish(folder(tmp_path / "b", "second"), "datasets", "d-1")
+    assert (store.fetch(address) / "inner" / "data.txt").read_text() == "first"
+
+
+def test_a_missing_artifact_may_still_come(store: ArtifactStore) -> None:
+    with pytest.raises(DependencyUnavailable):
+        store.fetch(store.address("adapters", "nowhere"))
+
+
+def test_a_folder_without_its_manifest_is_not_there(store: ArtifactStore, tmp_path: Path) -> None:
+    address = store.address("datasets", "half")
+    filesystem, root = fsspec.core.url_to_fs(address)
+    filesystem.makedirs(root, exist_ok=True)
+    filesystem.pipe_file(f"{root}/train.jsonl", b"")
+    with pytest.raises(DependencyUnavailable):
+        store.fetch(address)
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        store.publish(tmp_path / "unfinished", "datasets", "half")
