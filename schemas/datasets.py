@@ -72,3 +72,4 @@ class DatasetManifest(Frozen):
     rejected: dict[str, int]
     labels: dict[str, int] = Field(description="Examples per answer in train.jsonl, for label tasks.")
     failure_modes: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()

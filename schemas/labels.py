@@ -36,6 +36,7 @@ class LabelRequested(Event):
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
     overlap: int = Field(default=1, ge=1, le=5, description="How many people are asked the same question.")
     ticket_id: Identifier | None = None
+    user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, to forget by.")
 
     @model_validator(mode="after")
     def _tickets_are_for_pairs(self) -> Self:
@@ -62,6 +63,7 @@ class CorrectionSubmitted(Event):
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
     overlap: int = Field(default=1, ge=1, le=5)
     ticket_id: Identifier | None = None
+    user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, to forget by.")
     seconds: float | None = Field(default=None, ge=0.0, description="From shown to answered.")
 
     @model_validator(mode="after")

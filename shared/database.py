@@ -6,13 +6,15 @@ A service keeps its tables in `storage.py` (SQLAlchemy Core) and its migrations 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
@@ -34,6 +36,17 @@ def build_engine(settings: Settings, service: str) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={"options": f"-csearch_path={service}", "connect_timeout": 5},
     )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """`engine.begin()` that raises DependencyUnavailable, not a driver's error, while the database is away."""
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError, OSError) as error:
+        cause = str(getattr(error, "orig", error)).partition("\n")[0]
+        raise DependencyUnavailable(f"PostgreSQL does not answer: {cause}", "Check it: ratchet status") from error
 
 
 async def migrate(settings: Settings, service: str, versions: Path) -> None:

@@ -29,8 +29,16 @@ def error_body(message: str, code: str, status: int, param: str | None = None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def build_http(title: str, ready: Callable[[], list[str]], max_body_bytes: int) -> FastAPI:
-    """An application with the common parts. `ready` returns what is missing; empty means ready."""
+def build_http(
+    title: str,
+    ready: Callable[[], list[str]],
+    max_body_bytes: int,
+    notes: Callable[[], list[str]] = list,
+) -> FastAPI:
+    """An application with the common parts.
+
+    `ready` returns what is missing; empty means ready. `notes` returns what is worth saying but stops nothing.
+    """
     app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
 
@@ -41,7 +49,8 @@ def build_http(title: str, ready: Callable[[], list[str]], max_body_bytes: int) 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:
         missing = ready()
-        return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
+        answer = {"ready": not missing, "missing": missing, "notes": notes()}
+        return JSONResponse(answer, status_code=503 if missing else 200)
 
     _handle_errors(app)
     return app
@@ -50,7 +59,8 @@ def build_http(title: str, ready: Callable[[], list[str]], max_body_bytes: int) 
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HttpError)
     async def _known(_: Request, error: HttpError) -> JSONResponse:
-        return JSONResponse(error.body, status_code=error.status)
+        headers = {"retry-after": "2"} if error.status in (429, 503) else None
+        return JSONResponse(error.body, status_code=error.status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -10,6 +10,7 @@ run of the same job can tell; `slots` is how many run at once over all services 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
@@ -22,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pydantic import BaseModel
 
@@ -31,7 +32,10 @@ from shared.files import write_atomically
 
 MAX_ATTEMPTS = 3
 """Starts of a job whose process dies without a word (killed, out of memory) before it counts as failed."""
+PATIENCE_SECONDS = 600.0
+"""How long a job waits for a dependency that is away before it counts as failed."""
 _POLL_SECONDS = 0.5
+_CALLBACK_PAUSE_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +70,19 @@ class Job:
 
     @property
     def running(self) -> bool:
+        """Whether a process holds the job's lock. Looking takes the lock for an instant: `run_job` tries again."""
         path = self.folder / "lock"
         if not path.exists():
             return False
         with path.open("ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
         return False
 
 
+Result = TypeVar("Result", bound=BaseModel)
 OnDone = Callable[[Job, bytes], Awaitable[None]]
 OnFailed = Callable[[Job, JobFailure], Awaitable[None]]
 OnProgress = Callable[[Job, JobProgress], Awaitable[None]]
@@ -91,6 +97,7 @@ class Jobs:
         self._environment = environment or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._reported: dict[str, bytes] = {}
+        self._not_before: dict[str, float] = {}
 
     def submit(self, name: str, spec: BaseModel) -> None:
         """Note the job; `watch` runs it. Submitting the same name again changes nothing."""
@@ -103,11 +110,15 @@ class Jobs:
         while True:
             for path in sorted(self._folder.glob("*/spec.json")):
                 job = Job(path.parent.name, path.parent)
-                if not (job.folder / "announced").exists():
-                    try:
-                        await self._follow(job, on_done, on_failed, on_progress)
-                    except DependencyUnavailable as error:
-                        logger.info("job %s: announced later: %s", job.name, error)
+                if (job.folder / "announced").exists() or time.monotonic() < self._not_before.get(job.name, 0.0):
+                    continue
+                try:
+                    await self._follow(job, on_done, on_failed, on_progress)
+                except DependencyUnavailable as error:
+                    logger.info("job %s: announced later: %s", job.name, error)
+                except Exception:  # One job's trouble must not hold up the others.
+                    logger.exception("job %s: its callback failed, again in %.0f s", job.name, _CALLBACK_PAUSE_SECONDS)
+                    self._not_before[job.name] = time.monotonic() + _CALLBACK_PAUSE_SECONDS
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _follow(self, job: Job, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None) -> None:
@@ -163,21 +174,25 @@ class Progress:
         fresh.replace(self._path)
 
 
-def run_job(work: Callable[[bytes, Path, Progress], BaseModel]) -> None:
-    """The main of a job's module: `work(spec, folder, progress)` returns the result, or raises RatchetError."""
+def run_job(work: Callable[[bytes, Path, Progress], Result], patience: float = PATIENCE_SECONDS) -> None:
+    """The main of a job's module: `work(spec, folder, progress)` returns the result, or raises RatchetError.
+
+    DependencyUnavailable is tried again for `patience` seconds: `work` must be able to start over. A killed process
+    leaves neither a result nor a failure, and is started again.
+    """
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with (folder / "lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _acquire(lock):
             logger.info("another process runs this job")
             return
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())  # Who it is, for people and for those who must stop it.
+        lock.flush()
         if (folder / "result.json").exists():
             return
         try:
-            spec = (folder / "spec.json").read_bytes()
-            result = work(spec, folder, Progress(folder))
+            result = _patiently(work, folder, patience)
         except RatchetError as error:
             _fail(folder, JobFailure(reason=error.reason, way_out=error.way_out))
         except Exception as error:  # noqa: BLE001 - whatever it is, the service must hear of it
@@ -185,6 +200,30 @@ def run_job(work: Callable[[bytes, Path, Progress], BaseModel]) -> None:
             _fail(folder, JobFailure(reason=repr(error), way_out=f"Read {folder / 'log.txt'}."))
         else:
             write_atomically(folder / "result.json", result.model_dump_json().encode())
+
+
+def _acquire(lock: IO[bytes]) -> bool:
+    """Take the job's lock. Tries for a second: a watcher that just looks holds it for an instant."""
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _patiently(work: Callable[[bytes, Path, Progress], Result], folder: Path, patience: float) -> Result:
+    deadline = time.monotonic() + patience
+    pause = 0.5
+    while True:
+        try:
+            return work((folder / "spec.json").read_bytes(), folder, Progress(folder))
+        except DependencyUnavailable as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            logger.warning("waiting: %s %s", error.reason, error.way_out)
+            time.sleep(pause)
+            pause = min(pause * 2, 15.0)
 
 
 def _fail(folder: Path, failure: JobFailure) -> None:

@@ -49,22 +49,18 @@ async def replay_letters(settings: Settings, service: str, limit: int | None = N
     Each is acknowledged by the broker before the next is taken, and only then noted as replayed: a crash in between
     sends one letter twice, which handlers bear, and never none.
     """
+    letters = await read_letters(settings, service)  # A list: what fails again becomes a letter behind these.
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka, acks="all")
     await producer.start()
-    count = 0
     try:
         async with _reading(settings, service) as consumer:
-            async for letter in _letters(consumer):
-                if limit is not None and count >= limit:
-                    break
-                await producer.send_and_wait(
-                    letter.topic, letter.value, key=letter.key, headers=_again(letter, service)
-                )
+            for letter in letters[:limit]:
+                headers = _again(letter, service)
+                await producer.send_and_wait(letter.topic, letter.value, key=letter.key, headers=headers)
                 await consumer.commit({_partition(service): letter.offset + 1})
-                count += 1
     finally:
         await producer.stop()
-    return count
+    return len(letters[:limit])
 
 
 def _again(letter: Letter, service: str) -> list[tuple[str, bytes]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from schemas.base import Event
@@ -43,4 +44,15 @@ class LatestByKey(Generic[E]):
             raise DependencyUnavailable(
                 f"{self._topic} has no value for {key!r}", "Is the task applied? Try: ratchet tasks list"
             ) from error
+        return self._values[key]
+
+    async def wait_until(self, key: str, holds: Callable[[E], bool], seconds: float = 2.0) -> E:
+        """The value once `holds(value)`, or as it is after `seconds`: this topic may be read later than another.
+
+        Raises DependencyUnavailable as `wait_for` does.
+        """
+        await self.wait_for(key)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: holds(self._values[key]))
         return self._values[key]

@@ -1,0 +1,102 @@
+"""The real stack for tests: a home and ports of its own, started at the first test that needs it, stopped at the end.
+
+Programs are installed once, into the checkout's `.ratchet/tools`, and models once, into `.ratchet/models`; all state
+is thrown away. To use a stack that already runs (much faster while developing): RATCHET_TEST_HOME=<its home>.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from deploy.local import stack
+from deploy.local.config import PORTS, StackConfig
+from deploy.local.models import ensure_embedding_model
+from shared.settings import Settings
+from shared.topics import create_topics
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; held open together, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class TestStack:
+    """A stack of the tests' own. Parts start when first asked for."""
+
+    __test__ = False
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        shared = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute()
+        (shared / "models").mkdir(parents=True, exist_ok=True)
+        (home / "models").symlink_to(shared / "models")
+        ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
+        tools = os.environ.get("RATCHET_TOOLS", str(shared / "tools"))
+        self.env = {
+            **kept,
+            "RATCHET_HOME": str(home),
+            "RATCHET_TOOLS": tools,
+            **{f"RATCHET_{name.upper()}_PORT": port for name, port in ports.items()},
+        }
+        if own := os.environ.get("RATCHET_KAFKA"):
+            self.env["RATCHET_KAFKA"] = own
+
+    def start(self, parts: Sequence[str]) -> Settings:
+        stack.up(parts, self.home, env=self.env)
+        return Settings.load(home=self.home)
+
+    def stop(self) -> None:
+        stack.down(home=self.home, env=self.env)
+
+
+@pytest.fixture(scope="session")
+def test_stack() -> Iterator[TestStack | None]:
+    """None: a running stack is used."""
+    if os.environ.get("RATCHET_TEST_HOME"):
+        yield None
+        return
+    home = ROOT / ".ratchet" / "tests" / str(os.getpid())
+    home.mkdir(parents=True)
+    running = TestStack(home)
+    try:
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stack_settings(test_stack: TestStack | None) -> Settings:
+    """Settings of a running broker (with all topics), PostgreSQL and Unleash; the embedding model is there."""
+    if test_stack is None:
+        settings = Settings.load(home=Path(os.environ["RATCHET_TEST_HOME"]).absolute())
+    else:
+        settings = test_stack.start(["kafka", "postgres", "unleash"])
+        config = StackConfig.load(test_stack.home, test_stack.env)
+        ensure_embedding_model(config, lambda words: None)
+    create_topics(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def vllm(test_stack: TestStack | None, stack_settings: Settings) -> str:
+    """The address of a running vLLM with the small base model; about a minute the first time."""
+    if test_stack is not None:
+        test_stack.start(["vllm"])
+    return stack_settings.vllm_urls[0]
