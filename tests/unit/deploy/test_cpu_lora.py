@@ -1,0 +1,59 @@
+"""The vLLM plugin: grouped LoRA equals LoRA row by row, and the base model gets none."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from deploy.local.vllm import PLUGIN_FOLDER  # noqa: E402  # after the skip
+
+
+@pytest.fixture(scope="module")
+def plugin() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ratchet_cpu_lora", PLUGIN_FOLDER / "ratchet_cpu_lora.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Wrapper:
+    """Stands in for vLLM's PunicaWrapperCPU: holds the slot of every row."""
+
+    def update_metadata(self, indices: Any) -> None:
+        self.token_lora_indices = self.sampler_indices = indices
+
+
+@pytest.mark.parametrize("slots", [[0, 0, 0], [1, 1, 1], [-1, -1, -1], [-1, 0, 1], [1, -1, 1]])
+def test_each_row_gets_its_own_adapter_and_the_base_none(plugin: ModuleType, slots: list[int]) -> None:
+    torch.manual_seed(1)
+    x, y = torch.randn(3, 8), torch.randn(3, 10)
+    a = tuple(torch.randn(2, 1, 4, 8) for _ in range(2))
+    b = (torch.randn(2, 1, 6, 4), torch.randn(2, 1, 4, 4))
+    expected = y.clone()
+    for row, slot in enumerate(slots):
+        if slot >= 0:
+            expected[row] += torch.cat([x[row] @ a[i][slot, 0].T @ b[i][slot, 0].T for i in range(2)]) * 0.5
+    wrapper = plugin.fast_wrapper(Wrapper)()
+    wrapper.update_metadata(torch.tensor(slots))
+    wrapper.add_lora_linear(y, x, a, b, 0.5, (6, 4))
+    torch.testing.assert_close(y, expected)
+
+
+def test_logits_of_mixed_rows_get_their_own_adapter(plugin: ModuleType) -> None:
+    torch.manual_seed(2)
+    x, y, a, b = torch.randn(2, 8), torch.zeros(2, 5), torch.randn(2, 1, 4, 8), torch.randn(2, 1, 5, 4)
+    wrapper = plugin.fast_wrapper(Wrapper)()
+    wrapper.update_metadata(torch.tensor([-1, 1]))
+    wrapper.add_lora_logits(y, x, a, b, 1.0)
+    torch.testing.assert_close(y[0], torch.zeros(5))
+    torch.testing.assert_close(y[1], x[1] @ a[1, 0].T @ b[1, 0].T)
+
+
+def test_another_vllm_is_left_as_it_is(plugin: ModuleType) -> None:
+    plugin.register()  # there is no vllm in this environment: a warning, no error

@@ -1,0 +1,192 @@
+"""A CSV file to clean rows and disjoint parts: what is refused, with what words, and what never crosses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.loop.data import Data, DataError, Row, read_rows
+from deploy.loop.parts import SIMILARITY, Quota, split
+from deploy.loop.taskfile import SUPPORT_DESK_DATA, apply, free_name, name_for
+from shared.near_copies import NearCopies
+
+THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
+WHERE = (
+    "Berlin",
+    "Lagos",
+    "Osaka",
+    "Lima",
+    "Oslo",
+    "Cairo",
+    "Quito",
+    "Perth",
+    "Dublin",
+    "Hanoi",
+    "Riga",
+    "Accra",
+    "Turin",
+)
+HOW = (
+    "vanished overnight near",
+    "was sent twice towards",
+    "got wet and torn outside",
+    "stays unpaid since my trip to",
+    "seems locked after",
+)
+
+
+def rows(labels: int, each: int) -> tuple[Row, ...]:
+    made = []
+    for n in range(labels):
+        texts = [
+            f"{THINGS[(n + i) % 10]} {HOW[i % 5]} {WHERE[(i * 7 + n) % 13]} number {i * 7919 % 100003} q{n}"
+            for i in range(each)
+        ]
+        made += [Row(text, f"label-{n}") for text in texts]
+    return tuple(made)
+
+
+def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "data.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file: .*nowhere\.csv"):
+        read_rows(tmp_path / "nowhere.csv", "text", "label")
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'category'; it has: text, kind"):
+        read_rows(write(tmp_path, "text,kind\na,b\n"), "text", "category")
+
+
+def test_an_empty_file_has_no_columns(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="it has: none"):
+        read_rows(write(tmp_path, ""), "text", "label")
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not UTF-8") as error:
+        read_rows(write(tmp_path, "text,label\ncafé,a\n", "latin-1"), "text", "label")
+    assert "iconv" in error.value.way_out
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+    data = read_rows(write(tmp_path, "\ufefftext,label\none thing,a\nanother,b\n"), "text", "label")
+    assert data.labels == ("a", "b")
+
+
+def test_one_label_is_too_few(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 1 label in column 'label'; two are the least"):
+        read_rows(write(tmp_path, "text,label\na,x\nb,x\n"), "text", "label")
+
+
+def test_a_label_as_long_as_a_text_hints_at_swapped_columns(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a label has 300 characters") as error:
+        read_rows(write(tmp_path, f"text,label\na,{'x' * 300}\n"), "text", "label")
+    assert "column of the classes" in error.value.way_out
+
+
+def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
+    text = "text,label\n,a\nhello,\nsame,a\nSame!,a\ntorn,a\ntorn,b\nfine,b\n" + "x" * 2001 + ",a\n"
+    data = read_rows(write(tmp_path, text), "text", "label")
+    assert [row.text for row in data.rows] == ["same", "fine"]
+    assert data.dropped == {
+        "empty text": 1, "empty label": 1, "text over 2,000 characters": 1, "same text with different labels": 2,
+        "repeated text": 1,
+    }  # fmt: skip
+
+
+def test_the_most_frequent_labels_are_chosen(tmp_path: Path) -> None:
+    lines = ["text,label"] + [f"question {n} of {n % 3},l{n % 3}" for n in range(9)] + ["one more,l2", "yet one,l1"]
+    data = read_rows(write(tmp_path, "\n".join(lines)), "text", "label", 2)
+    assert data.labels == ("l1", "l2")
+    assert data.dropped["of a label that was not chosen"] == 3
+
+
+def test_quoted_commas_and_line_breaks_are_read(tmp_path: Path) -> None:
+    data = read_rows(write(tmp_path, 'label,text\na,"one, two\nthree"\nb,four\n'), "text", "label")
+    assert data.rows[0].text == "one, two\nthree"
+
+
+def test_too_few_rows_of_a_label_say_how_many_are_needed() -> None:
+    data = Data(rows(2, 60), ("label-0", "label-1"), {})
+    with pytest.raises(DataError, match=r"112 are needed: 12 for corrections, 50 live, 50 held out"):
+        split(data, seed=1)
+
+
+def test_parts_are_disjoint_and_balanced_and_no_near_copy_crosses() -> None:
+    data = Data(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
+    parts = split(data, seed=1)
+    assert 100 <= len(parts.held_out) <= 150
+    assert len(parts.live) >= 100
+    assert len(parts.traffic) == 300
+    for one, others in ((parts.held_out, parts.traffic + parts.live), (parts.live, parts.traffic)):
+        index = NearCopies((row.text for row in others), SIMILARITY)
+        assert not any(index.contains(row.text) for row in one)
+
+
+def test_a_near_copy_of_a_held_out_row_goes_nowhere_else() -> None:
+    made = rows(2, 130)
+    marked = tuple(Row(row.text, row.label, "heldout" if n % 2 else "traffic") for n, row in enumerate(made))
+    copy = Row(marked[1].text + " !!", marked[1].label, "traffic")
+    parts = split(Data((*marked, copy), ("label-0", "label-1"), {}), seed=3)
+    assert marked[1] in parts.held_out
+    assert copy not in parts.traffic + parts.live
+
+
+def test_the_same_seed_splits_the_same_way_and_another_does_not() -> None:
+    data = Data(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
+    assert split(data, seed=1) == split(data, seed=1)
+    assert split(data, seed=1) != split(data, seed=2)
+
+
+def test_the_shipped_data_is_enough_for_a_turn() -> None:
+    data = read_rows(SUPPORT_DESK_DATA, "text", "label")
+    parts = split(data, seed=20)
+    assert len(data.labels) == 10
+    assert {row.part for row in parts.held_out} == {"heldout"}
+    assert "heldout" not in {row.part for row in (*parts.traffic, *parts.live)}
+    assert len(parts.held_out) >= 100
+    assert len(parts.live) >= 100
+
+
+@pytest.mark.parametrize("labels", [2, 3, 10, 30, 77, 100])
+def test_any_number_of_labels_has_a_held_out_part_of_100_to_150_or_one_a_label(labels: int) -> None:
+    quota = Quota.of(labels)
+    assert 1 <= quota.held_out[0] <= quota.held_out[1]
+    assert quota.held_out[1] * labels <= 150
+    assert quota.held_out[1] * labels >= 77
+    assert quota.live[0] * labels >= 100
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("My Tickets (2026).csv", "my-tickets-2026"), ("banking77/train.csv", "banking77-train"), ("öäü.csv", "task")],
+)
+def test_a_task_is_named_after_its_file(path: str, name: str) -> None:
+    assert name_for(Path("/data") / path) == name
+
+
+def test_a_name_that_was_used_gets_a_number() -> None:
+    assert free_name("desk", {"desk", "desk-2"}) == "desk-3"
+    assert free_name("desk", set()) == "desk"
+
+
+def test_a_file_of_anybody_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None:
+    labels = ("yes: please", "no # thanks", "on")
+    spec = apply(tmp_path, "mine", labels)
+    assert spec.labels == labels
+    assert spec.golden == ()
+    assert all(label in spec.system_prompt for label in labels)
+    assert spec.training.epochs > 0
+
+
+def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_path: Path) -> None:
+    spec = apply(tmp_path, "support-desk-2", None)
+    assert spec.name == "support-desk-2"
+    assert spec.golden
+    assert (tmp_path / "support-desk-2.yaml").exists()

@@ -1,0 +1,253 @@
+"""A whole turn against a small pretended world: what a good candidate, nonsense and a broken step end with."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console as Terminal
+
+from deploy.loop import live
+from deploy.loop.asking import QUIET_SECONDS
+from deploy.loop.command import succeeded
+from deploy.loop.cycle import StepBroke
+from deploy.loop.flags import Flags, prove_rollback
+from deploy.loop.settings import LoopSettings
+from deploy.loop.show import Show
+from deploy.loop.state import Options, Result
+from deploy.loop.turn import play, read_parts
+from schemas.base import utc_now
+from shared.errors import RatchetError
+
+EVIDENCE = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
+ARM = {
+    "adapter": None, "accuracy": {"value": 0.1, "low": 0.0, "high": 0.2, "n": 60}, "macro_f1": 0.1, "classes": [],
+    "failed": 0, "latency_ms_p50": 90.0,
+}  # fmt: skip
+
+
+class World:
+    """Gateway, console and scheduler in one transport. It promotes after so many live requests."""
+
+    def __init__(self, truth: dict[str, str], gain: float = 0.8, fails: str = "") -> None:
+        self.truth = truth
+        self.gain = gain
+        self.fails = fails
+        self.asked: list[tuple[str, str]] = []
+        self.corrected: dict[str, str] = {}
+        self.cycle: list[dict[str, Any]] = []
+        self.live = 0
+        self.tasks = Path()
+        self.flags = {"rollback": False, "primary": True}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        body = json.loads(request.content) if request.content else {}
+        if path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": p.stem} for p in self.tasks.glob("*.yaml")]})
+        if path == "/v1/chat/completions":
+            return self.answer(body)
+        if path == "/api/queue":
+            return httpx.Response(200, json={"items": self.queue(request.url.params.get("purpose"))})
+        if path == "/api/corrections":
+            self.corrected[body["request_id"]] = body["label"]
+            return httpx.Response(200, json={"correction_id": "c", "counted": True})
+        if path == "/api/cycles" and request.method == "GET":
+            return httpx.Response(200, json={"cycles": []})
+        if path == "/api/cycles":
+            self.begin()
+            return httpx.Response(202, json={"cycle_id": "cycle-1"})
+        if path.startswith("/api/cycles/"):
+            self.move()
+            return httpx.Response(200, json={"cycle_id": "cycle-1", "task": "t", "steps": self.cycle, "progress": None})
+        return self.unleash(path)
+
+    def answer(self, body: dict[str, Any]) -> httpx.Response:
+        text, user = body["messages"][-1]["content"], body["user"]
+        self.asked.append((user, text))
+        self.live += user.startswith("live-")
+        stage = self.cycle[-1]["event"].get("stage") if self.cycle else None
+        variant = "base"
+        if stage == "promoted" and self.flags["primary"]:
+            variant = "rollback" if self.flags["rollback"] else "primary"
+        said = self.truth[text] if variant == "primary" or len(self.asked) % 8 == 0 else "nothing"
+        headers = {
+            "x-ratchet-prediction-id": f"p{len(self.asked)}",
+            "x-ratchet-variant": variant,
+            "x-ratchet-confidence": "0.1",
+        }
+        return httpx.Response(200, json={"choices": [{"message": {"content": said}}]}, headers=headers)
+
+    def queue(self, purpose: str | None) -> list[dict[str, Any]]:
+        if purpose:
+            return []
+        made = [f"p{n}" for n in range(1, len(self.asked) + 1)]
+        return [
+            {"request_id": p, "prediction_id": p, "purpose": "low_confidence", "overlap": 1}
+            for p in made
+            if p not in self.corrected
+        ]
+
+    def begin(self) -> None:
+        if self.fails:
+            self.add(
+                "steps.failed.v1", {"service": self.fails, "step": "dataset", "reason": "too few", "way_out": "more"}
+            )
+            return
+        mode = {"name": "m", "size": 9, "share": 0.5, "mean_confidence": 0.1, "exemplars": ["x"]}
+        self.add("failures.clustered.v1", {"suspects": 9, "noise": 1, "modes": [mode]})
+        gate = {"name": "min_examples", "passed": True, "measured": 9.0, "required": ">= 5", "detail": ""}
+        self.add(
+            "datasets.built.v1",
+            {
+                "dataset_id": "d",
+                "uri": "/nowhere",
+                "train_examples": 9,
+                "eval_examples": 3,
+                "rejected": [],
+                "gates": [gate],
+            },
+        )
+        self.add("adapters.trained.v1", {"adapter": "a1", "steps": 9, "train_loss": 0.1, "seconds": 1.0})
+        passed = self.gain > 0
+        gain = {"name": "min_gain", "passed": passed, "measured": self.gain, "required": ">= 0", "detail": ""}
+        verdict = "passed" if passed else "failed"
+        self.add("adapters.evaluated.v1", {"verdict": verdict, "gates": [gain], "candidate": ARM, "production": ARM})
+        if passed:
+            self.add_stage("shadow")
+
+    def move(self) -> None:
+        stages = [s["event"].get("stage") for s in self.cycle]
+        if self.live > 20 and "shadow" in stages and "canary" not in stages:
+            self.add_stage("canary")
+        elif self.live > 60 and "promoted" not in stages:
+            self.add_stage("promoted")
+
+    def add_stage(self, stage: str) -> None:
+        event = {
+            "stage": stage,
+            "rollout_id": "r1",
+            "reason": "wealth",
+            "candidate_adapter": "a1",
+            "evidence": EVIDENCE,
+        }
+        self.add("rollouts.changed.v1", event)
+
+    def add(self, topic: str, event: dict[str, Any]) -> None:
+        self.cycle.append({"topic": topic, "occurred_at": utc_now().isoformat(), "event": event})
+
+    def unleash(self, path: str) -> httpx.Response:
+        flag, _, state = path.partition(".")[2].rpartition("/environments/development/")
+        self.flags[flag.rpartition(".")[2]] = state == "on"
+        return httpx.Response(200)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.loop.asking.QUIET_SECONDS", QUIET_SECONDS / 20)
+    monkeypatch.setattr("deploy.loop.reviewers.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(live, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "QUIET_SECONDS", 0.5)
+
+
+async def played(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool = False
+) -> tuple[Result, str]:
+    options = Options(report=tmp_path / "report", shuffle_labels=shuffled, prove_rollback=True)
+    data, parts = read_parts(options)
+    small = replace(parts, traffic=parts.traffic[:60], held_out=parts.held_out[:20])
+    world.truth.update({row.text: row.label for row in data.rows})
+    world.tasks = tmp_path / "tasks"
+    settings = LoopSettings(home=tmp_path, kafka="127.0.0.1:9", unleash_admin_token="x")
+    client = httpx.AsyncClient(transport=httpx.MockTransport(world))
+    monkeypatch.setattr("httpx.AsyncClient", lambda **_: client)
+    output = io.StringIO()
+    show = Show(Terminal(file=output, width=160))
+    return await play(options, settings, data, small, show), output.getvalue()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_good_candidate_is_promoted_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World({})
+    result, output = await played(world, tmp_path, monkeypatch)
+    assert result.promoted
+    assert succeeded(result)
+    assert result.after is not None
+    assert result.after.accuracy.value == 1.0
+    assert [s.variant for s in result.switched] == ["rollback", "primary", "base", "primary"]
+    assert all(s.in_time for s in result.switched)
+    data = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert data["promoted"] is True
+    assert data["accuracy_before"]["n"] == 20
+    assert data["labels_spent"] == 60
+    assert "Promoted" in output
+
+
+@pytest.mark.usefixtures("quick")
+async def test_held_out_questions_are_asked_twice_and_never_corrected_and_live_ones_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World({})
+    await played(world, tmp_path, monkeypatch)
+    held_out = {text for user, text in world.asked if user.startswith("held-out-before")}
+    assert held_out == {text for user, text in world.asked if user.startswith("held-out-after")}
+    texts = {f"p{n}": text for n, (_, text) in enumerate(world.asked, start=1)}
+    assert not held_out & {texts[p] for p in world.corrected}
+    sent_live = [text for user, text in world.asked if user.startswith("live-")]
+    assert len(sent_live) == len(set(sent_live))
+    assert not set(sent_live) & ({text for user, text in world.asked if user.startswith("traffic-")} | held_out)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_candidate_of_shuffled_labels_is_stopped_by_a_named_gate_with_its_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, output = await played(World({}, gain=-0.05), tmp_path, monkeypatch, shuffled=True)
+    assert not result.promoted
+    assert succeeded(result)
+    assert result.stopped_by == "evaluation gate min_gain"
+    assert "measured -0.05, required >= 0" in result.evidence
+    assert "stopped by evaluation gate min_gain" in output
+
+
+@pytest.mark.usefixtures("quick")
+async def test_live_traffic_that_is_used_up_is_said_with_how_far_it_got(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World({})
+    monkeypatch.setattr(world, "move", lambda: None)
+    result, _ = await played(world, tmp_path, monkeypatch)
+    assert result.stopped_by == "betting test (still in shadow when the live traffic was used up)"
+    assert "after 200 live requests" in result.evidence
+    assert not succeeded(result)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_step_that_broke_is_an_error_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StepBroke, match="dataset_builder could not finish dataset: too few"):
+        await played(World({}, fails="dataset_builder"), tmp_path, monkeypatch)
+
+
+async def test_flags_are_put_back_where_the_gateway_does_not_obey(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[tuple[str, bool]] = []
+
+    class Recorded(Flags):
+        async def turn(self, flag: str, on: bool) -> None:
+            moves.append((flag, on))
+            if on and flag == "rollback":
+                raise RatchetError("Unleash is away")
+
+    async def ask() -> Any:
+        raise RatchetError("nobody answers")
+
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(RatchetError):
+            await prove_rollback(Recorded(http, LoopSettings(home=Path("/nowhere")), "t"), ask)
+    assert moves == [("rollback", True), ("rollback", False)]

@@ -1,0 +1,133 @@
+"""What each part writes and runs."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from deploy.local import kafka, postgres, unleash, vllm
+from deploy.local.config import StackConfig
+from deploy.local.credentials import Credentials
+from deploy.local.java import java_major
+from deploy.local.packages import MARK, complete, ensure
+from deploy.local.part import PartError, tail
+
+
+def test_kafkas_properties_hold_the_ports_and_the_data_folder(tmp_path: Path) -> None:
+    config = StackConfig.load(tmp_path, {"RATCHET_KAFKA_PORT": "41000"})
+    lines = kafka.render_properties(config, tmp_path / "data").splitlines()
+    assert "advertised.listeners=PLAINTEXT://127.0.0.1:41000" in lines
+    assert "controller.quorum.voters=1@127.0.0.1:41001" in lines
+    assert f"log.dirs={tmp_path / 'data'}" in lines
+    assert "auto.create.topics.enable=false" in lines
+
+
+def test_without_kafka_home_the_broker_says_that_it_forgets(tmp_path: Path) -> None:
+    part, config = kafka.KafkaPart(), StackConfig.load(tmp_path, {})
+    assert "memory only" in part.note(config)
+    assert part.environment(config)["RATCHET_KAFKA_IDEMPOTENCE"] == "false"
+
+
+def test_a_home_stays_with_the_kafka_that_wrote_its_data(tmp_path: Path) -> None:
+    distribution = tmp_path / "kafka"
+    (distribution / "libs").mkdir(parents=True)
+    (distribution / "libs" / "kafka.jar").touch()
+    home = tmp_path / "home"
+    (home / "config" / "kafka").mkdir(parents=True)
+    (home / "config" / "kafka" / "kafka_home").write_text(str(distribution))
+    config = StackConfig.load(home, {})
+    assert kafka.distribution(config) == distribution
+    assert str(distribution) in kafka.KafkaPart().note(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "major"),
+    [('openjdk version "17.0.21" 2026-10-20', 17), ('java version "1.8.0_402"', 8), ("no java here", 0)],
+)
+def test_javas_major_version_is_read_from_its_words(words: str, major: int) -> None:
+    assert java_major(words) == major
+
+
+def test_credentials_are_made_once_and_for_their_owner_only(tmp_path: Path) -> None:
+    first = Credentials.load(tmp_path)
+    assert Credentials.load(tmp_path) == first
+    assert stat.S_IMODE((tmp_path / "secrets" / "stack.json").stat().st_mode) == 0o600
+
+
+def test_a_database_address_is_shown_without_its_password() -> None:
+    assert postgres.redact("postgresql://me:s3c@db:5432/x") == "postgresql://me@db:5432/x"
+
+
+def test_another_database_of_the_same_server_keeps_the_rest_of_the_address(tmp_path: Path) -> None:
+    config = StackConfig.load(tmp_path, {"RATCHET_POSTGRES": "postgresql://me:pw@db:5432/ratchet?sslmode=require"})
+    assert postgres.database_url(config, "unleash") == "postgresql://me:pw@db:5432/unleash?sslmode=require"
+
+
+def test_data_of_another_postgres_are_left_alone(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "postgres").write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 18.6'\n")
+    (programs / "postgres").chmod(0o755)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "PG_VERSION").write_text("15\n")
+    with pytest.raises(PartError, match="PostgreSQL 15"):
+        postgres.choose_programs([programs], data)
+
+
+def test_the_users_own_unleash_needs_its_tokens(tmp_path: Path) -> None:
+    config = StackConfig.load(tmp_path, {"RATCHET_UNLEASH": "https://flags.example"})
+    with pytest.raises(PartError) as error:
+        unleash.tokens(config)
+    assert "RATCHET_UNLEASH_CLIENT_TOKEN" in error.value.way_out
+
+
+def test_vllm_runs_where_its_models_name_is_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm.VllmPart, "installed", lambda self, config: True)
+    config = StackConfig.load(tmp_path, {})
+    launch = vllm.VllmPart().launch(config)
+    assert launch.cwd == str(config.models)
+    argv = list(launch.argv)
+    assert argv[argv.index("--model") + 1] == argv[argv.index("--served-model-name") + 1] == config.base_model_name
+    assert launch.env["VLLM_LORA_RESOLVER_CACHE_DIR"] == str(config.adapters)
+    assert "lora_filesystem_resolver" in launch.env["VLLM_PLUGINS"]
+
+
+def test_the_plugin_for_the_cpu_is_found_by_its_entry_point() -> None:
+    from importlib.metadata import distributions
+
+    points = [point for found in distributions(path=[str(vllm.PLUGIN_FOLDER)]) for point in found.entry_points]
+    assert [(point.group, point.value) for point in points] == [("vllm.general_plugins", "ratchet_cpu_lora:register")]
+
+
+def test_an_interrupted_install_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "tool"
+    folder.mkdir()
+    (folder / "half").touch()
+    built: list[Path] = []
+    for _ in range(2):
+        ensure(folder, "1.0", built.append)
+    assert built == [folder]
+    assert not (folder / "half").exists()
+    assert complete(folder, "1.0")
+    assert not complete(folder, "1.1")
+    assert (folder / MARK).read_text() == "1.0"
+
+
+def test_a_missing_log_is_no_error(tmp_path: Path) -> None:
+    assert tail(tmp_path / "none.log") == "(no log yet)"
+
+
+def test_no_secret_is_in_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unleash, "prepared_database", lambda config: "postgresql://ratchet:pw@127.0.0.1/unleash")
+    monkeypatch.setattr(unleash, "find_node", lambda config: "node")
+    config = StackConfig.load(tmp_path, {})
+    script = unleash.server_script(config)
+    script.parent.mkdir(parents=True)
+    script.touch()
+    launch = unleash.UnleashPart().launch(config)
+    secrets = json.loads((tmp_path / "secrets" / "stack.json").read_text()).values()
+    assert not any(secret in word for secret in secrets for word in launch.argv)
