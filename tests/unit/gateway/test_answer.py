@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from schemas.base import Variant
+from services.gateway.clients import UpstreamFailed
+from services.gateway.domain import Primary, TaskFlags
+
+if TYPE_CHECKING:
+    from tests.unit.gateway.conftest import Gateway
+
+
+async def test_an_answer_is_logged_with_what_the_model_saw_before_it_leaves(gateway: Gateway) -> None:
+    response = await gateway.ask(user="ann@example.com")
+    assert response.status_code == 200
+    (event,) = gateway.log.events
+    assert event.prediction_id == response.headers["x-ratchet-prediction-id"] == response.json()["id"]
+    assert [(m.role, m.content) for m in event.messages] == [
+        ("system", "Name the intent."), ("user", "I want my money back"),
+    ]  # fmt: skip
+    assert (event.answer, event.model, event.adapter, event.variant) == ("refund", "small", None, Variant.BASE)
+    assert event.confidence.score == pytest.approx(math.exp(-0.3))
+    assert (event.prompt_tokens, event.answer_tokens, event.finish_reason) == (20, 2, "stop")
+    assert event.user_hash is not None
+    assert "ann" not in event.user_hash
+    assert gateway.ids.task_of(event.prediction_id) == "support"
+
+
+async def test_a_classification_is_constrained_to_the_labels_whatever_the_client_sends(gateway: Gateway) -> None:
+    await gateway.ask(temperature=1.5, max_tokens=1, stop=["r"], response_format={"type": "json_object"}, seed=7)
+    (asked,) = gateway.upstream.asked
+    assert asked["structured_outputs"] == {"choice": ["refund", "card_lost"]}
+    assert (asked["temperature"], asked["max_tokens"], asked["logprobs"], asked["seed"]) == (0.0, 12, True, 7)
+    assert not {"stop", "response_format", "user", "stream"} & asked.keys()
+
+
+async def test_a_generation_keeps_the_clients_own_fields(gateway: Gateway) -> None:
+    gateway.upstream.says("An old silent pond", [math.log(0.25), math.log(0.25)])
+    response = await gateway.ask(model="haiku", temperature=0.7, max_tokens=30, stop=["\n\n"])
+    (asked,) = gateway.upstream.asked
+    assert (asked["temperature"], asked["max_tokens"], asked["stop"]) == (0.7, 30, ["\n\n"])
+    assert "structured_outputs" not in asked
+    assert float(response.headers["x-ratchet-confidence"]) == pytest.approx(0.25)
+    await gateway.ask(model="haiku")
+    assert gateway.upstream.asked[1]["max_tokens"] == 256
+
+
+async def test_the_applications_own_system_prompt_replaces_the_tasks(gateway: Gateway) -> None:
+    messages = [{"role": "developer", "content": "Mine."}, {"role": "user", "content": [
+        {"type": "text", "text": "two"}, {"type": "text", "text": "parts"},
+    ]}]  # fmt: skip
+    assert (await gateway.ask(messages=messages)).status_code == 200
+    assert gateway.upstream.asked[0]["messages"] == [
+        {"role": "system", "content": "Mine."}, {"role": "user", "content": "two\nparts"},
+    ]  # fmt: skip
+
+
+async def test_logprobs_reach_only_a_client_that_asked_for_them(gateway: Gateway) -> None:
+    without = (await gateway.ask()).json()
+    with_them = (await gateway.ask(logprobs=True, top_logprobs=3)).json()
+    assert without["choices"][0]["logprobs"] is None
+    assert len(with_them["choices"][0]["logprobs"]["content"]) == 2
+    assert without["model"] == "support"
+
+
+async def test_without_the_event_log_there_is_no_answer(gateway: Gateway) -> None:
+    gateway.log.away = True
+    response = await gateway.ask()
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert response.json()["error"]["code"] == "unavailable"
+    assert [event.status for event in gateway.observed.events] == [503]
+
+
+async def test_the_canary_answers_under_its_own_name(gateway: Gateway) -> None:
+    gateway.flags.flags = TaskFlags(Primary("now", "before"), canary="next")
+    response = await gateway.ask(user="u")
+    assert gateway.upstream.asked[0]["model"] == "next"
+    assert response.headers["x-ratchet-variant"] == "canary"
+    assert response.headers["x-ratchet-adapter"] == "next"
+    assert "x-ratchet-instead-of" not in response.headers
+    (seen,) = gateway.observed.events
+    assert (seen.variant, seen.adapter, seen.status) == (Variant.CANARY, "next", 200)
+
+
+async def test_an_adapter_that_is_not_served_is_an_error_of_its_arm_and_another_arm_answers(gateway: Gateway) -> None:
+    gateway.flags.flags = TaskFlags(Primary("now", "before"), canary="next")
+    gateway.upstream.not_served = {"next", "now"}
+    response = await gateway.ask()
+    assert response.status_code == 200
+    assert response.headers["x-ratchet-variant"] == "rollback"
+    assert response.headers["x-ratchet-adapter"] == "before"
+    assert response.headers["x-ratchet-instead-of"] == "canary"
+    assert [(e.variant, e.adapter, e.status) for e in gateway.observed.events] == [
+        (Variant.CANARY, "next", 404), (Variant.PRIMARY, "now", 404), (Variant.ROLLBACK, "before", 200),
+    ]  # fmt: skip
+    (event,) = gateway.log.events
+    assert (event.variant, event.adapter) == (Variant.ROLLBACK, "before")
+    assert len({e.event_id for e in gateway.observed.events}) == 3
+
+
+async def test_a_base_model_that_nobody_serves_is_not_taken_for_an_unknown_task(gateway: Gateway) -> None:
+    gateway.upstream.not_served = {"small"}
+    response = await gateway.ask()
+    assert response.status_code == 502
+    assert "'small'" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 503, 504])
+async def test_an_upstream_error_passes_with_its_status_and_is_observed(gateway: Gateway, status: int) -> None:
+    gateway.upstream.failure = UpstreamFailed(status, "too long a prompt", f"status_{status}")
+    response = await gateway.ask()
+    assert response.status_code == status
+    assert response.json()["error"]["message"] == "too long a prompt"
+    assert [event.status for event in gateway.observed.events] == [status]
+    assert gateway.log.events == []
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"choices": []}, {"choices": [{"message": "text"}]}, "pong"])
+async def test_an_answer_that_is_no_completion_is_a_bad_gateway(gateway: Gateway, answer: object) -> None:
+    gateway.upstream.answer = answer
+    response = await gateway.ask()
+    assert response.status_code == 502
+    assert response.json()["error"]["code"] == "upstream_garbled"
+
+
+async def test_an_answer_that_no_event_can_carry_is_logged_as_far_as_it_can(gateway: Gateway) -> None:
+    gateway.upstream.says("a\x00" + "b" * 40_000, [])
+    response = await gateway.ask(model="haiku")
+    assert len(response.json()["choices"][0]["message"]["content"]) == 40_002
+    assert gateway.log.events[0].answer == "a" + "b" * 31_999
+    assert "x-ratchet-confidence" not in response.headers
+
+
+async def test_requests_are_counted_by_route_and_status(gateway: Gateway) -> None:
+    await gateway.ask()
+    await gateway.ask(model="nope")
+    await gateway.http.get("/made/up/path")
+    text = (await gateway.http.get("/metrics")).text
+    assert 'ratchet_gateway_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
+    assert 'ratchet_gateway_requests_total{route="/v1/chat/completions",status="404"} 1.0' in text
+    assert 'ratchet_gateway_answers_total{task="support",variant="base"} 1.0' in text
+    assert "made" not in text

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.base import Variant
+from schemas.tasks import TaskKind
+from services.gateway.domain import (
+    Arm,
+    PredictionIds,
+    Primary,
+    TaskFlags,
+    arms_in_order,
+    choose_arm,
+    confidence,
+    parse_primary,
+)
+
+BOTH = Primary("new", "old")
+
+
+@pytest.mark.parametrize(
+    ("flags", "arm"),
+    [
+        (TaskFlags(), Arm(Variant.BASE)),
+        (TaskFlags(primary=BOTH), Arm(Variant.PRIMARY, "new")),
+        (TaskFlags(primary=Primary(None, None)), Arm(Variant.BASE)),
+        (TaskFlags(primary=BOTH, canary="next"), Arm(Variant.CANARY, "next")),
+        (TaskFlags(canary="next"), Arm(Variant.CANARY, "next")),
+        (TaskFlags(primary=BOTH, canary="next", rollback=True), Arm(Variant.ROLLBACK, "old")),
+        (TaskFlags(primary=Primary("new", None), rollback=True), Arm(Variant.ROLLBACK)),
+        (TaskFlags(rollback=True), Arm(Variant.ROLLBACK)),
+    ],
+)
+def test_rollback_goes_before_canary_before_primary_before_base(flags: TaskFlags, arm: Arm) -> None:
+    assert choose_arm(flags) == arm
+
+
+def test_the_arms_that_may_stand_in_end_with_the_base_and_name_no_adapter_twice() -> None:
+    assert arms_in_order(TaskFlags(primary=BOTH, canary="next")) == (
+        Arm(Variant.CANARY, "next"), Arm(Variant.PRIMARY, "new"), Arm(Variant.ROLLBACK, "old"), Arm(Variant.BASE),
+    )  # fmt: skip
+    assert arms_in_order(TaskFlags(primary=BOTH, rollback=True)) == (Arm(Variant.ROLLBACK, "old"), Arm(Variant.BASE))
+    assert arms_in_order(TaskFlags(canary="next")) == (Arm(Variant.CANARY, "next"), Arm(Variant.BASE))
+    assert arms_in_order(TaskFlags(rollback=True)) == (Arm(Variant.ROLLBACK),)
+
+
+@pytest.mark.parametrize("payload", ["", "null", "[]", "{", '"name"', '{"adapter": 3}', '{"adapter": ""}'])
+def test_a_payload_that_the_deployer_would_not_write_is_refused(payload: str) -> None:
+    with pytest.raises(ValueError, match=r"payload|adapter|Expecting"):
+        parse_primary(payload)
+
+
+def test_a_payload_may_lack_what_is_null() -> None:
+    assert parse_primary('{"adapter": "a"}') == Primary("a", None)
+
+
+def test_confidence_is_the_whole_answers_probability_for_labels_and_the_mean_tokens_for_text() -> None:
+    logprobs = [math.log(0.5), math.log(0.125)]
+    label = confidence(TaskKind.CLASSIFICATION, logprobs)
+    text = confidence(TaskKind.GENERATION, logprobs)
+    assert label.score == pytest.approx(0.0625)
+    assert text.score == pytest.approx(0.25)
+    assert label.logprob == text.logprob == pytest.approx(math.log(0.0625))
+    assert label.tokens == 2
+
+
+def test_without_logprobs_there_is_no_confidence_and_rounding_never_exceeds_one() -> None:
+    assert confidence(TaskKind.GENERATION, []).score is None
+    assert confidence(TaskKind.CLASSIFICATION, [1e-9]).score == 1.0
+    assert confidence(TaskKind.CLASSIFICATION, [-9999.0]).score == 0.0
+
+
+@given(st.text())
+def test_an_invented_prediction_id_belongs_to_no_task(invented: str) -> None:
+    assert PredictionIds(b"key").task_of(invented) is None
+
+
+@given(st.integers(0, 60), st.characters(codec="ascii"))
+def test_an_altered_prediction_id_belongs_to_no_task(place: int, replacement: str) -> None:
+    ids = PredictionIds(b"key")
+    genuine = ids.new("support")
+    place %= len(genuine)
+    altered = genuine[:place] + replacement + genuine[place + 1 :]
+    assert ids.task_of(altered) == ("support" if altered == genuine else None)
+
+
+def test_another_key_makes_no_ids_of_ours() -> None:
+    assert PredictionIds(b"key").task_of(PredictionIds(b"other").new("support")) is None
