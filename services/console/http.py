@@ -1,0 +1,91 @@
+"""The console's API: the same for people's page, scripts and the demonstration.
+
+Reading and answering questions, how cycles stand, and forgetting a person. Errors say what is allowed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from schemas.base import TaskName
+from schemas.labels import Purpose
+from services.console.chronicle import Chronicle
+from services.console.domain import Answer, Preference, shown
+from services.console.reviews import Reviews, UnknownError
+from services.console.settings import ConsoleSettings
+from shared.http import HttpError, build_http, error_body
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+
+
+class Correction(BaseModel):
+    """Body of `POST /api/corrections`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: Name
+    reviewer: str = Field(description="Who answers: a name that stays the same.")
+    label: str | None = Field(default=None, description="What the answer should have been.")
+    preference: Preference | None = Field(default=None, description="For pairs of free texts: which side is better.")
+    seconds: float | None = Field(default=None, ge=0.0, le=86_400.0)
+
+
+class Subject(BaseModel):
+    """Body of `POST /api/subjects/forget`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: TaskName
+    user: str = Field(min_length=1, max_length=500, description="As the application names them in `user`.")
+
+
+def build_app(settings: ConsoleSettings, reviews: Reviews, chronicle: Chronicle) -> FastAPI:
+    """The API; the pages are mounted on it in `main`."""
+    app = build_http("Ratchet console", list, settings.console_max_body_bytes)
+
+    @app.exception_handler(UnknownError)
+    async def _unknown(_: Request, error: UnknownError) -> JSONResponse:
+        return JSONResponse(error_body(error.reason, "not_found", 404), status_code=404)
+
+    _review_routes(app, reviews)
+
+    @app.get("/api/cycles")
+    async def cycles(task: TaskName | None = None) -> dict[str, Any]:
+        return {"cycles": await chronicle.cycles(task)}
+
+    @app.get("/api/cycles/{cycle_id}")
+    async def cycle(cycle_id: Name) -> dict[str, Any]:
+        steps = await chronicle.facts(cycle_id)
+        if not steps:
+            raise HttpError(404, f"no cycle {cycle_id!r}", "unknown_cycle", "cycle_id")
+        progress = await chronicle.progress(cycle_id)
+        return {"cycle_id": cycle_id, "task": steps[0]["event"]["task"], "steps": steps, "progress": progress}
+
+    return app
+
+
+def _review_routes(app: FastAPI, reviews: Reviews) -> None:
+    @app.get("/api/queue")
+    async def queue(
+        task: TaskName, reviewer: str, limit: Annotated[int, Query(ge=1, le=500)] = 20, purpose: Purpose | None = None
+    ) -> dict[str, Any]:
+        return {"items": [shown(request) for request in await reviews.questions(task, reviewer, limit, purpose)]}
+
+    @app.get("/api/queue/count")
+    async def count(task: TaskName) -> dict[str, Any]:
+        by_purpose = await reviews.count(task)
+        return {"open": sum(by_purpose.values()), "by_purpose": by_purpose}
+
+    @app.post("/api/corrections")
+    async def correct(body: Correction) -> dict[str, Any]:
+        answer = Answer(body.label, body.preference, body.seconds)
+        receipt = await reviews.answer(body.request_id, body.reviewer, answer)
+        return {"correction_id": receipt.correction_id, "counted": receipt.counted}
+
+    @app.post("/api/subjects/forget")
+    async def forget(body: Subject) -> dict[str, str]:
+        return {"subject_hash": await reviews.forget(body.task, body.user)}

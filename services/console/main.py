@@ -1,0 +1,59 @@
+"""The wiring of the console."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from schemas.tasks import TaskChanged
+from services.console.chronicle import PostgresChronicle
+from services.console.handlers import Handlers
+from services.console.http import build_app
+from services.console.pages import mount_pages
+from services.console.reviews import Reviews
+from services.console.settings import ConsoleSettings
+from services.console.storage import PostgresQueue
+from shared.database import build_engine, migrate
+from shared.identity import load_or_create_key
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+NAME = "console"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def build(settings: ConsoleSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or ConsoleSettings.load()
+    broker = build_broker(settings, NAME)
+    consumers = Consumers(broker, NAME, settings)
+    engine = build_engine(settings, NAME)
+    queue, chronicle = PostgresQueue(engine), PostgresChronicle(engine)
+    tasks = consumers.table(TaskChanged)
+    key = load_or_create_key(settings.secrets_folder, "subjects")
+    reviews = Reviews(queue, Publisher(broker, NAME), tasks, key)
+    Handlers(queue, chronicle).subscribe(consumers)
+    http = build_app(settings, reviews, chronicle)
+    mount_pages(http, settings, reviews, chronicle, tasks)
+
+    async def prepare() -> None:
+        await migrate(settings, NAME, MIGRATIONS)
+
+    return Service(
+        NAME,
+        broker,
+        prepare=[prepare],
+        close=[engine.dispose],
+        http=http,
+        host=settings.console_host,
+        port=settings.console_port,
+    )
+
+
+def main() -> None:
+    """Entry point: `python -m services.console.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

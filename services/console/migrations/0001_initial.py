@@ -1,0 +1,77 @@
+"""Questions, answers, and what happened in cycles."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "console_0001"
+down_revision = None
+
+TIME = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "requests",
+        sa.Column("request_id", sa.Text, primary_key=True),
+        sa.Column("arrived", sa.BigInteger, sa.Identity(), nullable=False),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("task_revision", sa.Text, nullable=False),
+        sa.Column("purpose", sa.Text, nullable=False),
+        sa.Column("priority", sa.Float, nullable=False),
+        sa.Column("needed", sa.Integer, nullable=False),
+        sa.Column("user_hash", sa.Text),
+        sa.Column("request", sa.Text, nullable=False),
+    )
+    still_open = sa.text("needed > 0")
+    op.create_index("open_by_priority", "requests", ["task", "priority"], postgresql_where=still_open)
+    op.create_index("open_by_arrival", "requests", ["task", "arrived"], postgresql_where=still_open)
+    op.create_index("requests_by_person", "requests", ["task", "user_hash"])
+    op.create_table(
+        "answers",
+        sa.Column("request_id", sa.Text, sa.ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("reviewer", sa.Text, primary_key=True),
+        sa.Column("label", sa.Text),
+        sa.Column("preference", sa.Text),
+        sa.Column("seconds", sa.Float),
+        sa.Column("answered_at", TIME, nullable=False),
+    )
+    op.create_table(
+        "facts",
+        sa.Column("event_id", sa.Uuid, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("cycle_id", sa.Text),
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("occurred_at", TIME, nullable=False),
+        sa.Column("event", JSONB, nullable=False),
+    )
+    op.create_index("facts_by_cycle", "facts", ["cycle_id", "occurred_at"])
+    op.create_index("facts_by_task", "facts", ["task", "topic", "occurred_at"])
+    op.create_table(
+        "progress",
+        sa.Column("cycle_id", sa.Text, primary_key=True),
+        sa.Column("occurred_at", TIME, nullable=False),
+        sa.Column("event", JSONB, nullable=False),
+    )
+    op.create_table(
+        "hours",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("task_revision", sa.Text, primary_key=True),
+        sa.Column("hour", TIME, primary_key=True),
+        sa.Column("variant", sa.Text, primary_key=True),
+        sa.Column("adapter", sa.Text, primary_key=True),
+        sa.Column("occurred_at", TIME, nullable=False),
+        sa.Column("predictions", sa.BigInteger, nullable=False),
+        sa.Column("event", JSONB, nullable=False),
+    )
+    op.create_table(
+        "forgotten",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("subject_hash", sa.Text, primary_key=True),
+        sa.Column("at", TIME, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    for table in ("forgotten", "hours", "progress", "facts", "answers", "requests"):
+        op.drop_table(table)

@@ -1,0 +1,69 @@
+"""The console's tables, PostgreSQL schema `console`."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, DateTime, Float, Identity, Integer, MetaData, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+
+METADATA = MetaData()
+_TIME = DateTime(timezone=True)
+
+REQUESTS = Table(
+    "requests",
+    METADATA,
+    Column("request_id", Text, primary_key=True),
+    Column("arrived", BigInteger, Identity(), nullable=False),
+    Column("task", Text, nullable=False),
+    Column("task_revision", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("priority", Float, nullable=False),
+    Column("needed", Integer, nullable=False, comment="Reviewers whose answer is still wanted."),
+    Column("user_hash", Text),
+    Column("request", Text, nullable=False, comment="The event, as JSON."),
+)
+ANSWERS = Table(
+    "answers",
+    METADATA,
+    Column("request_id", Text, primary_key=True),
+    Column("reviewer", Text, primary_key=True),
+    Column("label", Text),
+    Column("preference", Text),
+    Column("seconds", Float),
+    Column("answered_at", _TIME, nullable=False),
+)
+FACTS = Table(
+    "facts",
+    METADATA,
+    Column("event_id", Uuid, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("cycle_id", Text),
+    Column("topic", Text, nullable=False),
+    Column("occurred_at", _TIME, nullable=False),
+    Column("event", JSONB, nullable=False),
+)
+PROGRESS = Table(
+    "progress",
+    METADATA,
+    Column("cycle_id", Text, primary_key=True),
+    Column("occurred_at", _TIME, nullable=False),
+    Column("event", JSONB, nullable=False),
+)
+HOURS = Table(
+    "hours",
+    METADATA,
+    Column("task", Text, primary_key=True),
+    Column("task_revision", Text, primary_key=True),
+    Column("hour", _TIME, primary_key=True),
+    Column("variant", Text, primary_key=True),
+    Column("adapter", Text, primary_key=True),
+    Column("occurred_at", _TIME, nullable=False),
+    Column("predictions", BigInteger, nullable=False),
+    Column("event", JSONB, nullable=False),
+)
+FORGOTTEN = Table(
+    "forgotten",
+    METADATA,
+    Column("task", Text, primary_key=True),
+    Column("subject_hash", Text, primary_key=True),
+    Column("at", _TIME, nullable=False),
+)

@@ -1,0 +1,208 @@
+"""The console on the real broker and database: asked, answered, published, shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from schemas.base import Message, Role, Variant
+from schemas.cycles import CycleFinished, CycleStarted, StepProgressed
+from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.predictions import PredictionsRolledUp
+from services.console.chronicle import PostgresChronicle
+from services.console.domain import Answer
+from services.console.main import MIGRATIONS, NAME, build
+from services.console.settings import ConsoleSettings
+from services.console.storage import PostgresQueue
+from shared.database import build_engine, migrate
+from shared.service import running
+from shared.settings import Settings
+from shared.transport import Publisher, build_broker
+
+pytestmark = pytest.mark.stack
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def task() -> str:
+    """A task of its own for each test: they share the stack."""
+    return f"console-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def queue(stack_settings: Settings) -> AsyncIterator[PostgresQueue]:
+    await migrate(stack_settings, NAME, MIGRATIONS)
+    engine = build_engine(stack_settings, NAME)
+    yield PostgresQueue(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+async def chronicle(stack_settings: Settings) -> AsyncIterator[PostgresChronicle]:
+    await migrate(stack_settings, NAME, MIGRATIONS)
+    engine = build_engine(stack_settings, NAME)
+    yield PostgresChronicle(engine)
+    await engine.dispose()
+
+
+def question(task: str, name: str, priority: float = 0.5, **more: Any) -> LabelRequested:
+    fields = {
+        "task": task, "task_revision": "r1", "request_id": f"{task}-{name}", "prediction_id": f"{task}.{name}",
+        "purpose": Purpose.LOW_CONFIDENCE, "messages": (Message(role=Role.USER, content=f"what of {name}?\x00"),),
+        "answers": ("refund",), "labels": ("delivery", "refund"), "priority": priority, "occurred_at": NOON,
+    }  # fmt: skip
+    return LabelRequested(**{**fields, **more})
+
+
+def ticket(task: str, name: str) -> LabelRequested:
+    return question(task, name, purpose=Purpose.DISCORDANT_PAIR, answers=("refund", "delivery"), ticket_id=name)
+
+
+def names(task: str, found: list[LabelRequested]) -> list[str]:
+    return [request.request_id.removeprefix(f"{task}-") for request in found]
+
+
+async def test_the_least_sure_come_first_and_tickets_in_the_order_they_came(queue: PostgresQueue, task: str) -> None:
+    asked = [question(task, "b", 0.2), question(task, "a", 0.9), ticket(task, "t1"), ticket(task, "t2")]
+    await queue.add_requests(asked)
+    await queue.add_requests(asked)
+    assert names(task, await queue.others(task, None, "ann", 9)) == ["a", "b"]
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "t2"]
+    assert names(task, await queue.tickets(task, None, "ann", 9, {f"{task}-t1"})) == ["t2"]
+    assert await queue.open_by_purpose(task, None) == {"low_confidence": 2, "discordant_pair": 2}
+
+
+async def test_a_question_is_open_until_enough_people_have_answered(queue: PostgresQueue, task: str) -> None:
+    asked = question(task, "q", overlap=2)
+    await queue.add_requests([asked])
+    for _ in range(2):
+        await queue.record(asked.request_id, "ann", Answer(label="refund"), NOON)
+    assert await queue.request(asked.request_id) == (asked, 1)
+    assert await queue.others(task, None, "ann", 9) == []
+    assert await queue.others(task, None, "ben", 9) == [asked]
+    await queue.record(asked.request_id, "ben", Answer(label="delivery"), NOON)
+    assert await queue.request(asked.request_id) == (asked, 0)
+    assert await queue.others(task, None, "cleo", 9) == []
+
+
+async def test_questions_of_an_older_revision_are_not_asked(queue: PostgresQueue, task: str) -> None:
+    await queue.add_requests([question(task, "old"), question(task, "new", task_revision="r2")])
+    assert names(task, await queue.others(task, "r2", "ann", 9)) == ["new"]
+    assert await queue.open_by_purpose(task, "r2") == {"low_confidence": 1}
+
+
+async def test_a_forgotten_person_does_not_come_back_with_a_replay(queue: PostgresQueue, task: str) -> None:
+    theirs, other = question(task, "theirs", user_hash="h1"), question(task, "other", user_hash="h2")
+    await queue.add_requests([theirs, other])
+    await queue.record(theirs.request_id, "ann", Answer(label="refund"), NOON)
+    await queue.forget(task, "h1", NOON + timedelta(hours=1))
+    await queue.add_requests([theirs, other])
+    later = question(task, "later", user_hash="h1", occurred_at=NOON + timedelta(hours=2))
+    await queue.add_requests([later])
+    assert await queue.request(theirs.request_id) is None
+    assert names(task, await queue.others(task, None, "ben", 9)) == ["other", "later"]
+
+
+async def test_a_cycle_is_told_from_its_events(chronicle: PostgresChronicle, task: str) -> None:
+    common: dict[str, Any] = {"task": task, "task_revision": "r1", "cycle_id": f"{task}-1"}
+    begun = CycleStarted(**common, occurred_at=NOON, trigger="cron", data_cutoff=NOON)
+    for _ in range(2):
+        await chronicle.add_fact(begun)
+    (cycle,) = await chronicle.cycles(task)
+    assert (cycle["cycle_id"], cycle["trigger"], cycle["outcome"]) == (f"{task}-1", "cron", None)
+    for minute in (2, 1):
+        at = NOON + timedelta(minutes=minute)
+        await chronicle.add_progress(StepProgressed(**common, occurred_at=at, step="training", done=minute, total=3))
+    progress = await chronicle.progress(f"{task}-1")
+    assert progress is not None
+    assert progress["done"] == 2
+    await chronicle.add_fact(
+        CycleFinished(**common, occurred_at=NOON + timedelta(hours=1), outcome="rejected", reason="no", seconds=3600)
+    )
+    assert [fact["topic"] for fact in await chronicle.facts(f"{task}-1")] == ["cycles.started.v1", "cycles.finished.v1"]
+    assert (await chronicle.cycles(task))[0]["outcome"] == "rejected"
+
+
+async def test_an_hour_is_restated_not_added(chronicle: PostgresChronicle, task: str) -> None:
+    for minute, count in ((1, 10), (3, 30), (2, 20)):
+        hour = PredictionsRolledUp(
+            task=task, task_revision="r1", occurred_at=NOON + timedelta(minutes=minute), hour=NOON,
+            variant=Variant.BASE, predictions=count, latency_ms_p50=1, latency_ms_p95=2,
+        )  # fmt: skip
+        await chronicle.add_hour(hour)
+    assert await chronicle.predictions_since(task, NOON) == 30
+    assert await chronicle.predictions_since(task, NOON + timedelta(hours=1)) == 0
+
+
+@asynccontextmanager
+async def console(stack_settings: Settings, port: int) -> AsyncIterator[httpx.AsyncClient]:
+    settings = ConsoleSettings.load(home=stack_settings.home, console_port=port)
+    patient = httpx.AsyncHTTPTransport(retries=8)  # The port opens a moment after the start.
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0, transport=patient)
+    async with running([build(settings)]), client:
+        yield client
+
+
+async def corrections_of(settings: Settings, task: str) -> list[CorrectionSubmitted]:
+    topic = "corrections.submitted.v1"
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        found: list[CorrectionSubmitted] = []
+        while batches := await consumer.getmany(timeout_ms=1_500):
+            records = [record for batch in batches.values() for record in batch]
+            found += [
+                CorrectionSubmitted.model_validate_json(r.value) for r in records if r.key.startswith(task.encode())
+            ]
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
+    stack_settings: Settings, task: str, unused_tcp_port_factory: Callable[[], int]
+) -> None:
+    broker = build_broker(stack_settings, "deployer")
+    await broker.start()
+    publisher = Publisher(broker, "deployer")
+    await broker.publish(b"{broken", "labels.requested.v1", key=b"k", headers={"content-type": "application/json"})
+    for event in (question(task, "q1", 0.3), ticket(task, "t1"), question(task, "q2", 0.8)):
+        await publisher.publish(event)
+    await broker.stop()
+
+    async with console(stack_settings, unused_tcp_port_factory()) as client:
+
+        async def items() -> list[dict[str, Any]]:
+            answer = await client.get("/api/queue", params={"task": task, "reviewer": "ann", "limit": 10})
+            return answer.json()["items"] if answer.status_code == 200 else []  # type: ignore[no-any-return]
+
+        for _ in range(200):
+            if len(found := await items()) == 3:
+                break
+            await asyncio.sleep(0.1)
+        assert [item["request_id"] for item in found] == [f"{task}-t1", f"{task}-q2", f"{task}-q1"]
+        body = {"request_id": f"{task}-t1", "reviewer": "ann", "label": "delivery", "seconds": 1.5}
+        answers = [await client.post("/api/corrections", json=body) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert answers[0].json() == answers[1].json()
+        count = (await client.get("/api/queue/count", params={"task": task})).json()
+        assert count == {"open": 2, "by_purpose": {"low_confidence": 2}}
+        unknown = {"request_id": f"{task}-q1", "reviewer": "ann", "label": "parcel"}
+        refused = await client.post("/api/corrections", json=unknown)
+        assert refused.status_code == 422
+        assert "'delivery', 'refund'" in refused.json()["error"]["message"]
+        assert (await client.get("/")).status_code == 200
+        assert (await client.get(f"/review/{task}")).status_code == 200
+
+    (correction,) = await corrections_of(stack_settings, task)
+    assert (correction.label, correction.ticket_id, correction.reviewer, correction.seconds) == (
+        "delivery", "t1", "ann", 1.5,
+    )  # fmt: skip

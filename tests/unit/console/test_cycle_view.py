@@ -1,0 +1,83 @@
+"""How a cycle's events become a page."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.console.cycle_view import sections, timeline
+from services.console.look import Markup, duration, link, table
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples"
+ORDER = ("cycles.started", "failures.clustered", "datasets.built", "adapters.trained", "adapters.evaluated")
+
+
+def fact(topic: str, minute: int, example: str | None = None, **changes: Any) -> dict[str, Any]:
+    folder = EXAMPLES / f"{topic}.v1"
+    path = folder / example if example else sorted(folder.iterdir())[0]
+    event = {**json.loads(path.read_text()), **changes}
+    return {"topic": f"{topic}.v1", "occurred_at": NOON + timedelta(minutes=minute), "event": event}
+
+
+def states(steps: list[dict[str, Any]]) -> list[str]:
+    return [state.state for state in timeline(steps, NOON + timedelta(hours=1))]
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_the_first_step_without_a_result_is_running(done: int) -> None:
+    steps = [fact(topic, minute) for minute, topic in enumerate(ORDER[: done + 1])]
+    assert states(steps) == ["done"] * done + ["go"] + [""] * (4 - done)
+
+
+def test_a_promoted_cycle_is_done() -> None:
+    steps = [fact(topic, minute) for minute, topic in enumerate(ORDER)]
+    steps += [fact("rollouts.changed", 7, "promoted.json"), fact("cycles.finished", 8, outcome="promoted")]
+    assert states(steps) == ["done"] * 5
+
+
+def test_a_cycle_whose_candidate_lost_is_bad_at_the_rollout() -> None:
+    steps = [fact(topic, minute) for minute, topic in enumerate(ORDER)]
+    steps += [fact("rollouts.changed", 7, stage="rejected"), fact("cycles.finished", 8, outcome="rejected")]
+    assert states(steps) == ["done"] * 4 + ["bad"]
+
+
+def test_a_failed_step_is_bad_and_nothing_runs_after_it() -> None:
+    steps = [fact("cycles.started", 0), fact("steps.failed", 1, service="trainer", step="dataset")]
+    steps.insert(1, fact("failures.clustered", 0))
+    assert states(steps) == ["done", "bad", "", "", ""]
+
+
+def test_a_late_step_is_still_running() -> None:
+    steps = [fact("cycles.started", 0), fact("steps.failed", 30, service="scheduler", step="failures")]
+    (first, *_) = timeline(steps, NOON + timedelta(hours=1))
+    assert (first.state, first.note) == ("go", "late, 1 h 0 min")
+
+
+def test_every_golden_message_has_a_card() -> None:
+    topics = ("cycles.finished", "steps.failed", *ORDER[1:], "rollouts.changed")
+    cards = dict(sections([fact(topic, 0) for topic in topics]))
+    assert list(cards) == [
+        "Outcome", "Trouble", "Failure modes", "Dataset", "Training", "Evaluation", "Rollout",
+    ]  # fmt: skip
+
+
+def test_what_people_wrote_is_escaped() -> None:
+    poison = "<img src=x onerror=alert(1)>"
+    modes = [
+        {"mode_id": "m", "name": poison, "words": [poison], "exemplars": [poison], "size": 1, "share": 1.0,
+         "mean_confidence": None, "is_new": True}
+    ]  # fmt: skip
+    cards = dict(sections([fact("failures.clustered", 0, modes=modes), fact("steps.failed", 0, reason=poison)]))
+    assert poison not in "".join(part for parts in cards.values() for part in parts)
+    assert poison not in table((poison,), [(poison,)]) + link(poison, poison)
+    assert table(("x",), [(Markup("<b>kept</b>"),)]).count("<b>kept</b>") == 1
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min")])
+def test_a_duration_reads_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,280 @@
+"""What a reviewer may see, say and do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from nicegui import Client
+from nicegui.page import page
+
+from schemas.base import Event, Message, Role
+from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.predictions import SubjectForgotten
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.console.domain import Answer, interleave, keys_for, shown
+from services.console.http import build_app
+from services.console.review_page import Desk, _conversation
+from services.console.reviews import Reviews
+from services.console.settings import ConsoleSettings
+from shared.errors import DependencyUnavailable
+from shared.tables import LatestByKey
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+SPEC = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("delivery", "refund"))
+
+
+def question(name: str = "q", **more: Any) -> LabelRequested:
+    fields = {
+        "task": "desk", "task_revision": SPEC.revision, "request_id": name, "prediction_id": "desk.1.2",
+        "purpose": Purpose.LOW_CONFIDENCE, "messages": (Message(role=Role.USER, content="where is it?"),),
+        "answers": ("refund",), "labels": SPEC.labels, "inclusion_probability": 0.5, "user_hash": "someone",
+    }  # fmt: skip
+    return LabelRequested(**{**fields, **more})
+
+
+def ticket(name: str = "t", **more: Any) -> LabelRequested:
+    return question(name, purpose=Purpose.DISCORDANT_PAIR, answers=("refund", "delivery"), ticket_id="t1", **more)
+
+
+class MemoryQueue:
+    def __init__(self) -> None:
+        self.requests: dict[str, LabelRequested] = {}
+        self.answers: dict[tuple[str, str], Answer] = {}
+        self.forgotten: list[tuple[str, str]] = []
+        self.recording_fails = False
+
+    async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
+        for request in requests:
+            self.requests.setdefault(request.request_id, request)
+
+    def needed(self, request: LabelRequested) -> int:
+        return request.overlap - sum(asked == request.request_id for asked, _ in self.answers)
+
+    async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
+        found = self.requests.get(request_id)
+        return None if found is None else (found, self.needed(found))
+
+    async def answered(self, request_id: str, reviewer: str) -> bool:
+        return (request_id, reviewer) in self.answers
+
+    async def record(self, request_id: str, reviewer: str, answer: Answer, at: datetime) -> None:
+        if self.recording_fails:
+            raise DependencyUnavailable("no database")
+        self.answers[(request_id, reviewer)] = answer
+
+    def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
+        return [
+            r for r in self.requests.values()
+            if (r.ticket_id is not None) is tickets and self.needed(r) and (r.request_id, reviewer) not in self.answers
+        ]  # fmt: skip
+
+    async def tickets(
+        self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
+    ) -> list[LabelRequested]:
+        return self.open(True, reviewer)[:limit]
+
+    async def others(
+        self, task: str, revision: str | None, reviewer: str, limit: int, purpose: Purpose | None = None,
+        skipped: Collection[str] = (),
+    ) -> list[LabelRequested]:  # fmt: skip
+        return self.open(False, reviewer)[:limit]
+
+    async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]:
+        return {"low_confidence": len(self.open(False, ""))}
+
+    async def has_requests(self, task: str) -> bool:
+        return any(request.task == task for request in self.requests.values())
+
+    async def forget(self, task: str, subject_hash: str, at: datetime) -> None:
+        self.forgotten.append((task, subject_hash))
+
+
+class Scene:
+    def __init__(self, tmp_path: Path) -> None:
+        self.queue = MemoryQueue()
+        self.published: list[Event] = []
+        self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+        reviews = Reviews(self.queue, self, self.tasks, b"k" * 32, lambda: NOON)
+        self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # no cycles here
+
+    async def publish(self, event: Event) -> None:
+        self.published.append(event)
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self.http)
+        async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
+            return await client.request(method, path, **more)
+
+    async def correct(self, request_id: str = "q", reviewer: str = "ann", **answer: Any) -> httpx.Response:
+        body = {"request_id": request_id, "reviewer": reviewer, **answer}
+        return await self.call("POST", "/api/corrections", json=body)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> Scene:
+    made = Scene(tmp_path)
+    await made.tasks.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
+    await made.queue.add_requests([question(), ticket()])
+    return made
+
+
+async def test_a_correction_echoes_what_was_asked(scene: Scene) -> None:
+    assert (await scene.correct("t", label="delivery", seconds=2.5)).status_code == 200
+    (event,) = scene.published
+    assert isinstance(event, CorrectionSubmitted)
+    asked = ticket()
+    for name in ("task", "task_revision", "request_id", "prediction_id", "purpose", "messages", "answers",
+                 "inclusion_probability", "overlap", "ticket_id", "user_hash"):  # fmt: skip
+        assert getattr(event, name) == getattr(asked, name)
+    assert (event.reviewer, event.label, event.seconds) == ("ann", "delivery", 2.5)
+
+
+async def test_the_same_reviewer_again_is_the_same_correction_and_is_published_once(scene: Scene) -> None:
+    first, second = await scene.correct(label="delivery"), await scene.correct(label="refund")
+    assert first.json() == second.json()
+    assert len(scene.published) == 1
+
+
+async def test_an_answer_whose_recording_failed_is_published_again_as_the_same_fact(scene: Scene) -> None:
+    scene.queue.recording_fails = True
+    assert (await scene.correct(label="delivery")).status_code == 503
+    scene.queue.recording_fails = False
+    assert (await scene.correct(label="delivery")).status_code == 200
+    assert len({event.event_id for event in scene.published}) == 1
+
+
+async def test_an_answer_that_comes_when_there_are_enough_is_not_published(scene: Scene) -> None:
+    await scene.correct(label="delivery", reviewer="ann")
+    late = await scene.correct(label="refund", reviewer="ben")
+    assert (late.status_code, late.json()["counted"]) == (200, False)
+    assert len(scene.published) == 1
+
+
+async def test_two_reviewers_may_answer_a_question_that_wants_two(scene: Scene) -> None:
+    await scene.queue.add_requests([question("two", overlap=2)])
+    ids = {(await scene.correct("two", reviewer=name, label="refund")).json()["correction_id"] for name in "ab"}
+    assert len(ids) == 2
+    assert len(scene.published) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        ({"request_id": "unknown", "label": "refund"}, 404, "no question 'unknown'"),
+        ({"label": "parcel"}, 422, "expected one of 'delivery', 'refund'"),
+        ({}, 422, "exactly one of label and preference"),
+        ({"label": "refund", "preference": "a"}, 422, "exactly one of label and preference"),
+        ({"preference": "a"}, 422, "asks for the true answer"),
+        ({"label": ""}, 422, "found no text"),
+        ({"label": "x" * 32_001}, 422, "at most 32,000"),
+        ({"preference": "maybe"}, 422, "preference"),
+        ({"label": "refund", "reviewer": "  "}, 422, "reviewer"),
+        ({"label": "refund", "reviewer": "x" * 101}, 422, "reviewer"),
+        ({"label": "refund", "reviewer": "a\nb"}, 422, "reviewer"),
+        ({"label": "refund", "seconds": -1}, 422, "seconds"),
+        ({"label": "refund", "lable": "refund"}, 422, "lable"),
+        ({"label": "refund", "request_id": "q\x00"}, 422, "request_id"),
+    ],
+)
+async def test_a_bad_correction_is_told_why_and_not_published(
+    scene: Scene, answer: dict[str, Any], status: int, said: str
+) -> None:
+    refused = await scene.correct(**answer)
+    assert refused.status_code == status
+    assert said in refused.json()["error"]["message"]
+    assert scene.published == []
+
+
+async def test_a_long_list_of_allowed_labels_is_cut(scene: Scene) -> None:
+    await scene.queue.add_requests([question("many", labels=tuple(f"l{n}" for n in range(77)))])
+    message = (await scene.correct("many", label="x")).json()["error"]["message"]
+    assert "'l19' and 57 more" in message
+
+
+async def test_a_pair_of_free_texts_is_compared(scene: Scene) -> None:
+    await scene.queue.add_requests([ticket("pair", labels=())])
+    assert "which answer is better" in (await scene.correct("pair", label="A")).json()["error"]["message"]
+    assert (await scene.correct("pair", preference="both_right")).status_code == 200
+
+
+async def test_a_body_over_the_limit_is_refused(scene: Scene) -> None:
+    assert (await scene.correct(label="x" * 300_000)).status_code == 413
+
+
+@pytest.mark.parametrize("body", [b"{oops", b"", b"[]", b"\xff"])
+async def test_a_malformed_body_is_refused(scene: Scene, body: bytes) -> None:
+    answer = await scene.call("POST", "/api/corrections", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]["message"]
+
+
+async def test_the_queue_gives_tickets_and_others_in_turn(scene: Scene) -> None:
+    await scene.queue.add_requests([question("q2"), question("q3"), ticket("t2")])
+    answer = await scene.call("GET", "/api/queue", params={"task": "desk", "reviewer": "ann"})
+    assert [item["request_id"] for item in answer.json()["items"]] == ["t", "q", "t2", "q2", "q3"]
+    only = await scene.call("GET", "/api/queue", params={"task": "desk", "reviewer": "a", "purpose": "discordant_pair"})
+    assert [item["request_id"] for item in only.json()["items"]] == ["t", "t2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/queue?task=nope&reviewer=ann", 404),
+        ("/api/queue/count?task=nope", 404),
+        ("/api/queue?task=Nope!&reviewer=ann", 422),
+        ("/api/queue?task=desk", 422),
+        ("/api/queue?task=desk&reviewer=ann&limit=0", 422),
+        ("/api/queue?task=desk&reviewer=ann&purpose=fun", 422),
+    ],
+)
+async def test_a_bad_question_for_questions_is_told_why(scene: Scene, path: str, status: int) -> None:
+    answer = await scene.call("GET", path)
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+async def test_forgetting_is_published_with_a_keyed_hash_and_done_here(scene: Scene) -> None:
+    answer = await scene.call("POST", "/api/subjects/forget", json={"task": "desk", "user": "jo@example.org"})
+    (event,) = scene.published
+    assert isinstance(event, SubjectForgotten)
+    assert event.subject_hash == answer.json()["subject_hash"]
+    assert "jo" not in event.model_dump_json()
+    assert scene.queue.forgotten == [("desk", event.subject_hash)]
+    unknown = await scene.call("POST", "/api/subjects/forget", json={"task": "nope", "user": "jo"})
+    assert unknown.status_code == 404
+
+
+def test_a_page_shows_a_ticket_and_something_else_in_turn() -> None:
+    with Client(page("")):
+        desk = Desk(None, "desk")  # type: ignore[arg-type]  # nothing is asked of the queue
+    shown_ids = [desk._next_of(found).request_id for found in ([ticket(), question()], [ticket(), question()])]  # type: ignore[union-attr]
+    assert shown_ids == ["t", "q"]
+    assert desk._next_of([]) is None
+    assert desk._next_of([ticket("t1"), ticket("t2")]).request_id == "t1"  # type: ignore[union-attr]
+
+
+def test_a_question_is_shown_without_anything_that_says_whose_an_answer_is() -> None:
+    assert set(shown(ticket())) == {
+        "request_id", "prediction_id", "purpose", "messages", "answers", "labels", "overlap",
+    }  # fmt: skip
+
+
+def test_the_page_of_a_label_question_shows_no_answer_and_escapes_what_it_shows() -> None:
+    page = _conversation(question(messages=(Message(role=Role.USER, content="<script>alert(1)</script>"),)))
+    assert "refund" not in page
+    assert "<script>" not in page
+
+
+def test_interleaving_keeps_both_orders_and_the_limit() -> None:
+    assert interleave([1, 2], [10, 20, 30, 40], 5) == [1, 10, 2, 20, 30]
+    assert interleave([], [10, 20], 1) == [10]
+
+
+def test_keys_go_from_one_to_nine_zero_and_letters() -> None:
+    keys = keys_for(f"l{n}" for n in range(40))
+    assert (keys["1"], keys["0"], keys["a"], keys["z"], len(keys)) == ("l0", "l9", "l10", "l35", 36)
