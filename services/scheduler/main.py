@@ -1,0 +1,58 @@
+"""The wiring of the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from schemas.tasks import TaskChanged
+from services.scheduler.clients import KafkaOffsets
+from services.scheduler.handlers import Handlers
+from services.scheduler.http import build_app
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.storage import PostgresStorage
+from services.scheduler.tasks import Tasks
+from shared.database import build_engine, migrate
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+NAME = "scheduler"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def build(settings: SchedulerSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or SchedulerSettings.load()
+    broker = build_broker(settings, NAME)
+    consumers = Consumers(broker, NAME, settings)
+    publisher = Publisher(broker, NAME)
+    storage = PostgresStorage(build_engine(settings, NAME))
+    tasks = Tasks(settings, publisher, consumers.table(TaskChanged))
+    handlers = Handlers(settings, storage, publisher, KafkaOffsets(settings.kafka), tasks)
+    handlers.subscribe(consumers)
+
+    async def prepare() -> None:
+        await migrate(settings, NAME, MIGRATIONS)
+
+    def missing() -> list[str]:
+        return [] if tasks.looked else [f"a first look at {settings.tasks_folder}"]
+
+    return Service(
+        NAME,
+        broker,
+        prepare=[prepare],
+        background=[tasks.watch, handlers.tick_forever],
+        close=[storage.close],
+        http=build_app(settings, handlers, storage, tasks, missing),
+        host=settings.scheduler_host,
+        port=settings.scheduler_port,
+    )
+
+
+def main() -> None:
+    """Entry point: `python -m services.scheduler.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Cycles and turns."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "scheduler_0001"
+down_revision = None
+
+TIME = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "cycles",
+        sa.Column("cycle_id", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("started", JSONB, nullable=False),
+        sa.Column("announced", sa.Boolean, nullable=False),
+        sa.Column("timeout_minutes", sa.Integer, nullable=False),
+        sa.Column("step", sa.Text, nullable=False),
+        sa.Column("step_since", TIME, nullable=False),
+        sa.Column("progress_at", TIME),
+        sa.Column("late_step", sa.Text),
+        sa.Column("finished", JSONB),
+        sa.Column("finished_by", sa.Uuid),
+    )
+    op.create_index(
+        "one_running_cycle_per_task", "cycles", ["task"], unique=True, postgresql_where=sa.text("finished IS NULL")
+    )
+    op.create_table(
+        "turns",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("cron", sa.Text, nullable=False),
+        sa.Column("considered_at", TIME, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("turns")
+    op.drop_table("cycles")

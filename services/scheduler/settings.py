@@ -1,0 +1,22 @@
+"""What an operator can set of the scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.settings import Settings
+
+
+class SchedulerSettings(Settings):
+    scheduler_host: str = "127.0.0.1"
+    scheduler_port: int = Field(default=28091, ge=1, le=65_535)
+    scheduler_tasks: Path | None = Field(default=None, description="Folder of task files; unset: <home>/tasks.")
+    scheduler_poll_seconds: float = Field(default=2.0, gt=0.0, description="Between two looks at the task files.")
+    scheduler_tick_seconds: float = Field(default=1.0, gt=0.0, description="Between two looks at clock and cycles.")
+    scheduler_max_body_bytes: int = Field(default=64 * 1024, ge=1_024)
+
+    @property
+    def tasks_folder(self) -> Path:
+        return self.scheduler_tasks or self.home / "tasks"

@@ -1,0 +1,169 @@
+"""The scheduler on the real broker and database: one cycle of a task, from file to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from schemas.cycles import CycleFinished, CycleStarted, StepFailed
+from services.scheduler.clients import KafkaOffsets
+from services.scheduler.domain import End, Turn, finished_of
+from services.scheduler.main import MIGRATIONS, NAME, build
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.storage import PostgresStorage
+from shared.database import build_engine, migrate
+from shared.errors import DependencyUnavailable
+from shared.service import running
+from shared.settings import Settings
+from shared.transport import Publisher, build_broker
+
+pytestmark = pytest.mark.stack
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def task() -> str:
+    """A task of its own for each test: they share the stack."""
+    return f"sched-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def storage(stack_settings: Settings) -> AsyncIterator[PostgresStorage]:
+    await migrate(stack_settings, NAME, MIGRATIONS)
+    made = PostgresStorage(build_engine(stack_settings, NAME))
+    yield made
+    await made.close()
+
+
+def started(task: str, at: datetime = NOON) -> CycleStarted:
+    return CycleStarted(
+        task=task, task_revision="r", cycle_id=f"{task}-{at:%H%M%S}", occurred_at=at, trigger="command", data_cutoff=at
+    )
+
+
+async def test_the_database_lets_one_cycle_of_a_task_run(storage: PostgresStorage, task: str) -> None:
+    first = started(task)
+    tries = [storage.start(started(task, NOON + timedelta(seconds=n)), 5) for n in range(1, 6)]
+    assert await storage.start(first, 5)
+    assert not any(await asyncio.gather(*tries))
+    event = uuid4()
+    finished = finished_of(first, End("failed", "why"), NOON)
+    assert await storage.finish(finished, event)
+    assert await storage.finish(finished, event)
+    assert not await storage.finish(finished, uuid4())
+    assert await storage.start(started(task, NOON + timedelta(seconds=9)), 5)
+
+
+async def test_a_cycle_is_kept_as_it_was(storage: PostgresStorage, task: str) -> None:
+    event = started(task)
+    name = str(event.cycle_id)
+    await storage.start(event, 7)
+    assert event in await storage.unannounced()
+    await storage.announced(name)
+    assert event not in await storage.unannounced()
+    await storage.enter(name, "training", NOON + timedelta(minutes=2))
+    await storage.enter(name, "dataset", NOON + timedelta(minutes=3))
+    await storage.progressed(name, NOON + timedelta(minutes=5))
+    await storage.progressed(name, NOON + timedelta(minutes=4))
+    await storage.late(name, "training")
+    cycle = await storage.get(name)
+    assert cycle is not None
+    assert (cycle.started, cycle.step, cycle.late_step, cycle.timeout_minutes) == (event, "training", "training", 7)
+    assert cycle.step_since == NOON + timedelta(minutes=2)
+    assert cycle.progress_at == NOON + timedelta(minutes=5)
+
+
+async def test_turns_are_remembered(storage: PostgresStorage, task: str) -> None:
+    assert await storage.turn(task) is None
+    for minute in (1, 2):
+        await storage.considered(task, Turn("0 3 * * 1", NOON + timedelta(minutes=minute)))
+    assert await storage.turn(task) == Turn("0 3 * * 1", NOON + timedelta(minutes=2))
+
+
+async def test_the_fence_names_every_partition_of_the_inputs(stack_settings: Settings) -> None:
+    fence = await KafkaOffsets(stack_settings.kafka).fence()
+    counts = {topic: sum(part.topic == topic for part in fence) for topic in {part.topic for part in fence}}
+    assert counts == {"predictions.logged.v1": 8, "feedback.given.v1": 4, "corrections.submitted.v1": 4}
+
+
+async def test_without_a_broker_there_is_no_fence() -> None:
+    with pytest.raises(DependencyUnavailable):
+        await KafkaOffsets("127.0.0.1:1").fence()
+
+
+@asynccontextmanager
+async def scheduler(stack_settings: Settings, tasks: Path, port: int) -> AsyncIterator[httpx.AsyncClient]:
+    settings = SchedulerSettings.load(
+        home=stack_settings.home, scheduler_tasks=tasks, scheduler_port=port, scheduler_poll_seconds=0.2
+    )
+    patient = httpx.AsyncHTTPTransport(retries=8)  # The port opens a moment after the start.
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0, transport=patient)
+    async with running([build(settings)]), client:
+        yield client
+
+
+async def until(look: Callable[[], Any]) -> Any:
+    """What `look` returns, as soon as it is something."""
+    for _ in range(200):
+        if seen := await look():
+            return seen
+        await asyncio.sleep(0.1)
+    raise TimeoutError
+
+
+async def events_of(settings: Settings, topic: str, task: str) -> list[bytes]:
+    """All records of a task on a topic with one partition."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        batches = await consumer.getmany(timeout_ms=1_500, max_records=100_000)
+        return [record.value for batch in batches.values() for record in batch if record.key == task.encode()]
+    finally:
+        await consumer.stop()
+
+
+async def test_a_cycle_runs_from_its_file_to_its_end_across_a_restart(
+    stack_settings: Settings, task: str, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
+) -> None:
+    (tmp_path / f"{task}.yaml").write_text(f"name: {task}\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\n")
+    (tmp_path / "broken.yaml").write_text("name: [\n")
+    port = unused_tcp_port_factory()
+
+    async with scheduler(stack_settings, tmp_path, port) as client:
+
+        async def listed() -> Any:
+            answer = (await client.get("/api/tasks")).json()
+            return {item["name"]: item for item in answer["tasks"]}.get(task)
+
+        await until(listed)
+        assert "broken.yaml" in (await client.get("/api/tasks")).json()["broken"]
+        answer = await client.post("/api/cycles", json={"task": task})
+        assert answer.status_code == 202
+        cycle_id = answer.json()["cycle_id"]
+        assert (await client.post("/api/cycles", json={"task": task})).status_code == 409
+
+    (value,) = await events_of(stack_settings, "cycles.started.v1", task)
+    assert CycleStarted.model_validate_json(value).fence
+
+    broker = build_broker(stack_settings, "trainer")
+    await broker.start()
+    failure = StepFailed(
+        task=task, task_revision="r", cycle_id=cycle_id, service="trainer", step="training", reason="no", way_out="-"
+    )
+    await Publisher(broker, "trainer").publish(failure)
+    await broker.stop()
+
+    async with scheduler(stack_settings, tmp_path, port):
+        (value, *again) = await until(lambda: events_of(stack_settings, "cycles.finished.v1", task))
+    finished = CycleFinished.model_validate_json(value)
+    assert (finished.cycle_id, finished.outcome, finished.reason) == (cycle_id, "failed", "trainer: no")
+    assert again == []
