@@ -1,0 +1,74 @@
+"""The lake, read only: what production answered, for feedback that comes on a prediction that is no suspect."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Protocol
+
+from pydantic import TypeAdapter
+
+from schemas.base import Messages
+from schemas.lake import PREDICTIONS
+from shared.errors import DependencyUnavailable
+
+_MESSAGES: TypeAdapter[Messages] = TypeAdapter(Messages)
+_LOOK_BACK = timedelta(days=92)
+"""As long as predictions are kept in Kafka: feedback on older ones comes too late to learn from."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prediction as the lake holds it."""
+
+    prediction_id: str
+    task: str
+    task_revision: str
+    occurred_at: datetime
+    messages: Messages
+    answer: str
+    confidence: float | None
+    user_hash: str | None
+
+
+class Lake(Protocol):
+    """What the handlers need of the lake."""
+
+    def find(self, task: str, prediction_id: str, around: date) -> Answered | None: ...
+
+
+class DeltaLake:
+    """The table `predictions` below a folder or an s3:// URI (schemas/lake.py)."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = f"{uri.rstrip('/')}/{PREDICTIONS}"
+
+    def find(self, task: str, prediction_id: str, around: date) -> Answered | None:
+        """The prediction of this id; None if it is not in (yet). Blocking: call it in a thread.
+
+        Raises DependencyUnavailable if the lake does not answer.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        filters = [("task", "=", task), ("date", ">=", around - _LOOK_BACK), ("prediction_id", "=", prediction_id)]
+        try:
+            rows = DeltaTable(self._uri).to_pyarrow_table(filters=filters).to_pylist()
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}") from error
+        if not rows:
+            return None
+        row = rows[0]
+        return Answered(
+            prediction_id=row["prediction_id"],
+            task=row["task"],
+            task_revision=row["task_revision"],
+            occurred_at=row["occurred_at"],
+            messages=_MESSAGES.validate_python(json.loads(row["messages"])),
+            answer=row["answer"],
+            confidence=row["confidence"],
+            user_hash=row["user_hash"],
+        )

@@ -1,0 +1,214 @@
+"""Who is a suspect, who is asked about, what a failure mode is called and whether it was here before. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.base import Messages, asked_of
+from schemas.failures import FailureMode
+from schemas.labels import LabelRequested, Purpose
+from schemas.predictions import FeedbackGiven
+from schemas.tasks import TaskSpec
+from shared.identity import content_hash, event_id
+
+Vectors = npt.NDArray[np.float32]
+"""Embeddings, one a row, each of length 1: their dot product is the cosine."""
+
+MAX_TEXT_CHARS = 2_000
+"""The sentence encoder reads 256 tokens; what is beyond would not count."""
+EXEMPLARS = 5
+WORDS = 4
+_WORD = re.compile(r"[^\W\d_](?:'?[^\W\d_])+")
+STOP_WORDS = frozenset(
+    """a about after again all also am an and any are aren't as at be because been before being both but by can can't
+    cannot could couldn't did didn't do does doesn't doing don't down during each else ever few for from further get
+    got had hadn't has hasn't have haven't having he hello help her here hers hi him his how i i'd i'll i'm i've if in
+    into is isn't it it's its itself just know let like me more most much my myself need no nor not now of off on once
+    one only or other our ours out over own please same she should so some still such tell than thank thanks that
+    that's the their them then there these they they're this those through to too under until up us very want was
+    wasn't we we're were weren't what what's when where which while who whom why will with won't would you you're your
+    yours""".split()  # noqa: SIM905 - words read better as words
+)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A prediction that may be wrong. `label` is what a person said it should have been, where one did."""
+
+    prediction_id: str
+    task: str
+    task_revision: str
+    occurred_at: datetime
+    text: str
+    answer: str
+    confidence: float | None
+    topic: str
+    partition: int
+    offset: int
+    embedding: Vectors
+    label: str | None = None
+    user_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredMode:
+    """A failure mode of an earlier cycle."""
+
+    mode_id: str
+    centroid: Vectors
+
+
+@dataclass(frozen=True)
+class FoundMode:
+    """One cluster of this cycle: what the event says of it, its centroid, and which suspects are in it."""
+
+    mode: FailureMode
+    centroid: Vectors
+    members: tuple[int, ...]
+
+
+def is_suspect(confidence: float | None, threshold: float) -> bool:
+    """An answer without a confidence may be anything, so it is one."""
+    return confidence is None or confidence < threshold
+
+
+def is_negative(feedback: FeedbackGiven) -> bool:
+    """Whether feedback says that the answer was wrong."""
+    return feedback.kind in ("edited", "label") or feedback.positive is False
+
+
+def text_of(messages: Messages) -> str:
+    """What is embedded of a conversation."""
+    return asked_of(messages)[:MAX_TEXT_CHARS]
+
+
+def same_answer(left: str, right: str) -> bool:
+    return left.strip().casefold() == right.strip().casefold()
+
+
+def question(
+    spec: TaskSpec,
+    prediction_id: str,
+    messages: Messages,
+    answer: str,
+    confidence: float | None,
+    purpose: Purpose,
+    user_hash: str | None = None,
+) -> LabelRequested:
+    """What people are asked of a prediction. One prediction is one question, so its ids follow from it."""
+    request_id = str(event_id("review", prediction_id))
+    return LabelRequested(
+        event_id=event_id("labels.requested", request_id),
+        task=spec.name,
+        task_revision=spec.revision,
+        request_id=request_id,
+        prediction_id=prediction_id,
+        purpose=purpose,
+        messages=messages,
+        answers=(answer,),
+        labels=spec.labels,
+        priority=1.0 - (confidence or 0.0),
+        overlap=2 if _share_of(prediction_id) < spec.failures.overlap_share else 1,
+        user_hash=user_hash,
+    )
+
+
+def name_words(clusters: Sequence[Sequence[str]], count: int = WORDS) -> list[tuple[str, ...]]:
+    """The words that tell each cluster from the others, best first, by c-TF-IDF (Grootendorst 2022, BERTopic).
+
+    A word's weight in a cluster is its share there times log(1 + average words a cluster / its count in all).
+    """
+    counts = [Counter(w for text in texts for w in _words(text)) for texts in clusters]
+    total: Counter[str] = Counter()
+    for counter in counts:
+        total.update(counter)
+    average = sum(total.values()) / max(len(counts), 1)
+    named = []
+    for counter in counts:
+        size = max(sum(counter.values()), 1)
+        weights = {w: n / size * math.log1p(average / total[w]) for w, n in counter.items()}
+        best = sorted(weights, key=lambda w: (-weights[w], w))
+        named.append(tuple(best[:count]))
+    return named
+
+
+def match_modes(found: Vectors, stored: Vectors, cosine: float) -> dict[int, int]:
+    """Which found centroid is which stored one: pairs of at least `cosine`, nearest first, one to one.
+
+    Rows of both are of length 1. Matching centroids week by week beats assigning points to old ones (measured).
+    """
+    if not len(found) or not len(stored):
+        return {}
+    similarity = found @ stored.T
+    order = np.argsort(-similarity, axis=None, kind="stable")
+    matched: dict[int, int] = {}
+    for flat in order:
+        new, old = divmod(int(flat), len(stored))
+        if similarity[new, old] < cosine:
+            break
+        if new not in matched and old not in matched.values():
+            matched[new] = old
+    return matched
+
+
+def describe(
+    suspects: Sequence[Suspect],
+    labels: Sequence[int],
+    stored: Sequence[StoredMode],
+    cycle_id: str,
+    same_mode_cosine: float,
+) -> list[FoundMode]:
+    """Clusters to failure modes, largest first. `labels[i]` is the cluster of `suspects[i]`; -1 is noise."""
+    clusters: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        if label >= 0:
+            clusters.setdefault(int(label), []).append(position)
+    members = sorted(clusters.values(), key=lambda m: (-len(m), m))
+    if not members:
+        return []
+    centroids = np.stack([_centroid(np.stack([suspects[i].embedding for i in m])) for m in members])
+    old = np.stack([mode.centroid for mode in stored]) if stored else np.empty((0, centroids.shape[1]))
+    matched = match_modes(centroids, old.astype(np.float32), same_mode_cosine)
+    words = name_words([[suspects[i].text for i in m] for m in members])
+    found = []
+    for number, positions in enumerate(members):
+        known = matched.get(number)
+        near = sorted(positions, key=lambda i: (-float(suspects[i].embedding @ centroids[number]), i))
+        exemplars = tuple(dict.fromkeys(suspects[i].text for i in near))[:EXEMPLARS]
+        confidences = [c for i in positions if (c := suspects[i].confidence) is not None]
+        mode = FailureMode(
+            mode_id=f"mode-{content_hash(cycle_id, exemplars[0])}" if known is None else stored[known].mode_id,
+            name=" ".join(words[number]) or exemplars[0][:60],
+            words=words[number],
+            exemplars=exemplars,
+            size=len(positions),
+            share=len(positions) / len(suspects),
+            mean_confidence=sum(confidences) / len(confidences) if confidences else None,
+            is_new=known is None,
+        )
+        found.append(FoundMode(mode, centroids[number], tuple(positions)))
+    return found
+
+
+def _centroid(rows: Vectors) -> Vectors:
+    mean = rows.mean(axis=0)
+    unit: Vectors = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    return unit
+
+
+def _words(text: str) -> list[str]:
+    return [w for w in _WORD.findall(text.casefold().replace("’", "'")) if w not in STOP_WORDS]
+
+
+def _share_of(prediction_id: str) -> float:
+    """A number in [0, 1) that follows from the id: the same prediction is always in the same share."""
+    return int(hashlib.sha256(prediction_id.encode()).hexdigest()[:8], 16) / 2**32

@@ -1,0 +1,281 @@
+"""Events in: suspects, embedded and stored, and questions to people. A cycle in: failure modes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from schemas.base import Event, utc_now
+from schemas.catalog import topic_of
+from schemas.cycles import CycleStarted, StepFailed
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
+from schemas.tasks import TaskChanged, TaskSpec
+from services.failure_miner import recipe
+from services.failure_miner.clients import Answered, Lake
+from services.failure_miner.domain import (
+    FoundMode,
+    StoredMode,
+    Suspect,
+    Vectors,
+    describe,
+    is_negative,
+    is_suspect,
+    question,
+    same_answer,
+    text_of,
+)
+from services.failure_miner.settings import FailureMinerSettings
+from services.failure_miner.storage import Store, Wish
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.identity import event_id
+from shared.tables import LatestByKey
+from shared.transport import Consumers, Delivery, Publishes
+
+logger = logging.getLogger(__name__)
+NAME = "failure_miner"
+CORRECTIONS = topic_of(CorrectionSubmitted).name
+INPUTS = (topic_of(PredictionLogged).name, topic_of(FeedbackGiven).name, CORRECTIONS)
+
+
+class Embeds(Protocol):
+    """What the handlers need of the sentence encoder."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class Handlers:
+    def __init__(
+        self,
+        settings: FailureMinerSettings,
+        store: Store,
+        embedder: Embeds,
+        lake: Lake,
+        publisher: Publishes,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._embedder = embedder
+        self._lake = lake
+        self._publisher = publisher
+        self._now = now
+        self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+
+    def subscribe(self, consumers: Consumers) -> None:
+        """Register all handlers."""
+        self._tasks = consumers.table(TaskChanged)
+        batch, buried = self._settings.failure_miner_batch, self._store.pass_over
+        consumers.on_batch(PredictionLogged, self.on_predictions, max_records=batch, on_buried=buried)
+        consumers.on_batch(FeedbackGiven, self.on_feedback, max_records=batch, on_buried=buried)
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_buried=buried)
+        consumers.on(SubjectForgotten, self._store.forget)
+        consumers.on(CycleStarted, self.on_cycle_started)
+
+    async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
+        """Keep the suspects among them, and ask people about those, the least confident first."""
+        specs = await self._specs(deliveries)
+        suspicious = [
+            d
+            for d in deliveries
+            if is_suspect(d.event.confidence.score, specs[d.event.task].failures.confidence_threshold)
+        ]
+        vectors = await self._embed([text_of(d.event.messages) for d in suspicious])
+        found = [_of_prediction(d, vectors[i]) for i, d in enumerate(suspicious)]
+        low, questions = Purpose.LOW_CONFIDENCE, []
+        for event in (d.event for d in suspicious):
+            spec, sure = specs[event.task], event.confidence.score
+            if event.task_revision == spec.revision:
+                questions.append(
+                    question(spec, event.prediction_id, event.messages, event.answer, sure, low, event.user_hash)
+                )
+        await self._keep_and_ask(found, questions, deliveries, specs)
+
+    async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        """A prediction that a user called wrong becomes a suspect, however sure the model was of it.
+
+        Raises DependencyUnavailable while the lake does not have the prediction, InvalidMessage when that is old.
+        """
+        negative = {d.event.prediction_id: d for d in deliveries if is_negative(d.event)}
+        known = await self._store.known(negative) if negative else set()
+        looked_up = [(d, await self._look_up(d.event)) for key, d in negative.items() if key not in known]
+        vectors = await self._embed([text_of(answered.messages) for _, answered in looked_up])
+        found = [_of_feedback(d, answered, vectors[i]) for i, (d, answered) in enumerate(looked_up)]
+        specs = await self._specs([d for d, _ in looked_up])
+        questions = [
+            question(specs[a.task], a.prediction_id, a.messages, a.answer, a.confidence, Purpose.FEEDBACK, a.user_hash)
+            for _, a in looked_up
+            if a.task_revision == specs[a.task].revision
+        ]
+        await self._keep_and_ask(found, questions, deliveries, specs)
+
+    async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
+        """Note what people said. A corrected answer that was no suspect becomes one.
+
+        Of a blind pair nobody here knows which answer was production's: its label counts for suspects we know.
+        """
+        corrected = {
+            d.event.prediction_id: d
+            for d in deliveries
+            if d.event.label is not None
+            and d.event.purpose is not Purpose.DISCORDANT_PAIR
+            and not same_answer(d.event.label, d.event.answers[0])
+        }
+        known = await self._store.known(corrected) if corrected else set()
+        fresh = [d for key, d in corrected.items() if key not in known]
+        vectors = await self._embed([text_of(d.event.messages) for d in fresh])
+        await self._store.correct(deliveries, [_of_correction(d, vectors[i]) for i, d in enumerate(fresh)])
+
+    async def on_cycle_started(self, event: CycleStarted) -> None:
+        """Cluster the cycle's suspects into failure modes; say so, or say why not.
+
+        Raises DependencyUnavailable until everything below the fence is in.
+        """
+        cycle_id = event.cycle_id
+        if cycle_id is None:
+            raise InvalidMessage("cycles.started without a cycle_id")
+        clustered = await self._store.clustering(cycle_id)
+        if clustered is None:
+            late = await self._store.behind(event.fence, INPUTS)
+            if late:
+                places = ", ".join(f"{part.topic}/{part.partition}" for part in late[:5])
+                raise DependencyUnavailable(f"not all of the cycle's input is read yet: {places}")
+            try:
+                clustered = await self._cluster(event, cycle_id)
+            except DependencyUnavailable:
+                raise
+            except Exception as error:
+                logger.exception("clustering of %s failed", cycle_id)
+                await self._publisher.publish(_failed(event, error))
+                return
+        await self._publisher.publish(clustered)
+
+    async def _cluster(self, event: CycleStarted, cycle_id: str) -> FailuresClustered:
+        spec = await self._spec(event)
+        if spec.revision != event.task_revision:
+            raise StepImpossible(
+                f"the task changed to revision {spec.revision} after the cycle started with {event.task_revision}",
+                f"Start a cycle for the task as it is now: ratchet cycles start {event.task}",
+            )
+        suspects = await self._store.open_suspects(
+            event.task, event.task_revision, event.data_cutoff, event.fence,
+            self._settings.failure_miner_max_suspects,
+        )  # fmt: skip
+        wrong = [s for s in suspects if s.label is None or not same_answer(s.label, s.answer)]
+        right = [s for s in suspects if s.label is not None and same_answer(s.label, s.answer)]
+        stored = await self._store.modes(event.task, event.task_revision)
+        found = await asyncio.to_thread(_group, wrong, stored, cycle_id, spec)
+        clustered = FailuresClustered(
+            event_id=event_id("failures.clustered", cycle_id),
+            occurred_at=self._now(),
+            task=event.task,
+            task_revision=event.task_revision,
+            cycle_id=cycle_id,
+            suspects=len(wrong),
+            noise=len(wrong) - sum(len(one.members) for one in found),
+            modes=tuple(one.mode for one in found),
+            data_cutoff=event.data_cutoff,
+            fence=event.fence,
+        )
+        await self._store.save_clustering(clustered, [*wrong, *right], found)
+        return clustered
+
+    async def _keep_and_ask(
+        self,
+        found: Sequence[Suspect],
+        questions: Sequence[LabelRequested],
+        deliveries: Sequence[Delivery[Any]],
+        specs: Mapping[str, TaskSpec],
+    ) -> None:
+        """Store first, publish after: a redelivery finds what was granted and publishes the same questions again."""
+        today = self._now().astimezone(UTC).date()
+        ordered = sorted(questions, key=lambda q: -q.priority)
+        wishes = [
+            Wish(one.prediction_id, one.task, today, specs[one.task].failures.review_budget_per_day) for one in ordered
+        ]
+        granted = await self._store.keep(found, wishes, deliveries)
+        for one in ordered:
+            if one.prediction_id in granted:
+                await self._publisher.publish(one)
+
+    async def _look_up(self, feedback: FeedbackGiven) -> Answered:
+        found = await asyncio.to_thread(
+            self._lake.find, feedback.task, feedback.prediction_id, feedback.occurred_at.astimezone(UTC).date()
+        )
+        if found is not None:
+            return found
+        age = (self._now() - feedback.occurred_at).total_seconds()
+        if age > self._settings.failure_miner_feedback_patience_seconds:
+            raise InvalidMessage(f"feedback on {feedback.prediction_id}, which the lake does not have")
+        raise DependencyUnavailable(f"the lake does not have {feedback.prediction_id} yet")
+
+    async def _specs(self, deliveries: Sequence[Delivery[Any]]) -> dict[str, TaskSpec]:
+        """Each task of a batch as it is now, waited for once, by its newest event."""
+        newest = {d.event.task: d.event for d in sorted(deliveries, key=lambda d: d.event.occurred_at)}
+        return {task: await self._spec(event) for task, event in newest.items()}
+
+    async def _spec(self, event: Event) -> TaskSpec:
+        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way."""
+        changed = await self._tasks.wait_until(
+            event.task,
+            lambda known: known.spec.revision == event.task_revision or known.occurred_at > event.occurred_at,
+        )
+        return changed.spec
+
+    async def _embed(self, texts: Sequence[str]) -> Vectors:
+        return await asyncio.to_thread(self._embedder.embed, texts)
+
+
+def _group(wrong: Sequence[Suspect], stored: Sequence[StoredMode], cycle_id: str, spec: TaskSpec) -> list[FoundMode]:
+    """The heavy part of a cycle, in a thread."""
+    if not wrong:
+        return []
+    rules = spec.failures
+    labels = recipe.cluster(np.stack([s.embedding for s in wrong]), rules.min_cluster_size, rules.min_samples)
+    return describe(wrong, labels.tolist(), stored, cycle_id, rules.same_mode_cosine)
+
+
+def _of_prediction(delivery: Delivery[PredictionLogged], embedding: Vectors) -> Suspect:
+    event = delivery.event
+    return Suspect(
+        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
+        event.answer, event.confidence.score, delivery.topic, delivery.partition, delivery.offset, embedding,
+        user_hash=event.user_hash,
+    )  # fmt: skip
+
+
+def _of_feedback(delivery: Delivery[FeedbackGiven], answered: Answered, embedding: Vectors) -> Suspect:
+    return Suspect(
+        answered.prediction_id, answered.task, answered.task_revision, answered.occurred_at,
+        text_of(answered.messages), answered.answer, answered.confidence, delivery.topic, delivery.partition,
+        delivery.offset, embedding, label=delivery.event.text, user_hash=answered.user_hash,
+    )  # fmt: skip
+
+
+def _of_correction(delivery: Delivery[CorrectionSubmitted], embedding: Vectors) -> Suspect:
+    event = delivery.event
+    return Suspect(
+        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
+        event.answers[0], None, delivery.topic, delivery.partition, delivery.offset, embedding,
+        user_hash=event.user_hash,
+    )  # fmt: skip
+
+
+def _failed(event: CycleStarted, error: Exception) -> StepFailed:
+    way_out = error.way_out if isinstance(error, StepImpossible) else "See the log of failure_miner; start a new cycle."
+    return StepFailed(
+        event_id=event_id("steps.failed", NAME, event.cycle_id),
+        task=event.task,
+        task_revision=event.task_revision,
+        cycle_id=event.cycle_id,
+        service=NAME,
+        step="failures",
+        reason=str(error)[:4_000] or type(error).__name__,
+        way_out=way_out,
+    )

@@ -1,0 +1,38 @@
+"""The wiring of failure_miner."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from services.failure_miner.clients import DeltaLake
+from services.failure_miner.handlers import CORRECTIONS, NAME, Handlers
+from services.failure_miner.recipe import SentenceEmbedder
+from services.failure_miner.settings import FailureMinerSettings
+from services.failure_miner.storage import PostgresStore
+from shared.database import build_engine, migrate
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def build(settings: FailureMinerSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or FailureMinerSettings.load()
+    broker = build_broker(settings, NAME)
+    store = PostgresStore(build_engine(settings, NAME), CORRECTIONS)
+    embedder = SentenceEmbedder(settings.models_folder / settings.failure_miner_embedder)
+    handlers = Handlers(settings, store, embedder, DeltaLake(settings.lake_uri), Publisher(broker, NAME))
+    handlers.subscribe(Consumers(broker, NAME, settings))
+    return Service(NAME, broker, prepare=[partial(migrate, settings, NAME, MIGRATIONS)], close=[store.close])
+
+
+def main() -> None:
+    """Entry point: `python -m services.failure_miner.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

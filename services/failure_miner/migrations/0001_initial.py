@@ -1,0 +1,68 @@
+"""Suspects, failure modes, what was asked, what was clustered, and how far each topic was read."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "failure_miner_0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "suspects",
+        sa.Column("prediction_id", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("task_revision", sa.Text, nullable=False),
+        sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("text", sa.Text, nullable=False),
+        sa.Column("answer", sa.Text, nullable=False),
+        sa.Column("confidence", sa.Float),
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("offset", sa.BigInteger, nullable=False),
+        sa.Column("embedding", sa.LargeBinary, nullable=False),
+        sa.Column("user_hash", sa.Text),
+        sa.Column("label", sa.Text),
+        sa.Column("label_partition", sa.Integer),
+        sa.Column("label_offset", sa.BigInteger),
+        sa.Column("cycle_id", sa.Text),
+        sa.Column("mode_id", sa.Text),
+    )
+    op.create_index("suspects_of_task", "suspects", ["task", "task_revision", "occurred_at"])
+    op.create_table(
+        "modes",
+        sa.Column("mode_id", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("task_revision", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("centroid", sa.LargeBinary, nullable=False),
+        sa.Column("first_cycle", sa.Text, nullable=False),
+        sa.Column("last_cycle", sa.Text, nullable=False),
+    )
+    op.create_index("modes_of_task", "modes", ["task", "task_revision"])
+    op.create_table(
+        "asked",
+        sa.Column("prediction_id", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("day", sa.Date, nullable=False),
+    )
+    op.create_index("asked_by_day", "asked", ["task", "day"])
+    op.create_table(
+        "clusterings",
+        sa.Column("cycle_id", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("event", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "positions",
+        sa.Column("topic", sa.Text, primary_key=True),
+        sa.Column("partition", sa.Integer, primary_key=True),
+        sa.Column("next_offset", sa.BigInteger, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    for table in ("positions", "clusterings", "asked", "modes", "suspects"):
+        op.drop_table(table)

@@ -1,0 +1,205 @@
+"""failure_miner on the real database, the real lake and real sentences."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from schemas.base import Message, Role
+from schemas.cycles import PartitionFence
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.lake import PREDICTIONS
+from schemas.predictions import SubjectForgotten
+from services.failure_miner.clients import DeltaLake
+from services.failure_miner.domain import Suspect, describe
+from services.failure_miner.main import MIGRATIONS, NAME
+from services.failure_miner.recipe import SentenceEmbedder, cluster
+from services.failure_miner.storage import PostgresStore, Wish
+from shared.database import build_engine, migrate
+from shared.delivery import Delivery
+from shared.settings import Settings
+
+DATA = Path(__file__).parents[2] / "deploy" / "data" / "support_desk.csv"
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def store(stack_settings: Settings) -> AsyncIterator[PostgresStore]:
+    await migrate(stack_settings, NAME, MIGRATIONS)
+    made = PostgresStore(build_engine(stack_settings, NAME), "corrections.test")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def task() -> str:
+    """A task of its own for each test: they share the stack's database."""
+    return f"miner-{uuid4().hex[:8]}"
+
+
+def suspect(task: str, number: int, **changes: object) -> Suspect:
+    row = np.zeros(384, dtype=np.float32)
+    row[number] = 1.0
+    values = {
+        "prediction_id": f"{task}.{number}", "task": task, "task_revision": "r1", "occurred_at": NOON,
+        "text": f"text {number}", "answer": "refund", "confidence": 0.3, "topic": f"predictions.{task}",
+        "partition": 0, "offset": number, "embedding": row,
+    }  # fmt: skip
+    return Suspect(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def fence(task: str, predictions: int = 100, corrections: int = 100) -> tuple[PartitionFence, ...]:
+    return (
+        PartitionFence(topic=f"predictions.{task}", partition=0, offset=predictions),
+        PartitionFence(topic="corrections.test", partition=0, offset=corrections),
+    )
+
+
+def correction(task: str, number: int, label: str, offset: int) -> Delivery[CorrectionSubmitted]:
+    event = CorrectionSubmitted(
+        task=task, task_revision="r1", correction_id=f"c{offset}", request_id="r", prediction_id=f"{task}.{number}",
+        purpose=Purpose.LOW_CONFIDENCE, reviewer="ana", messages=(Message(role=Role.USER, content="x"),),
+        answers=("refund",), label=label,
+    )  # fmt: skip
+    return Delivery(event, "corrections.test", 0, offset, {})
+
+
+def clustered(task: str, cycle_id: str) -> FailuresClustered:
+    return FailuresClustered(
+        task=task, task_revision="r1", cycle_id=cycle_id, suspects=2, noise=0, modes=(), data_cutoff=NOON, fence=()
+    )
+
+
+@pytest.mark.stack
+async def test_a_redelivered_suspect_is_kept_once_and_reads_back(store: PostgresStore, task: str) -> None:
+    for _ in range(2):
+        await store.keep([suspect(task, 1, text="a \x00 b"), suspect(task, 2)], [], [])
+    first, second = await store.open_suspects(task, "r1", NOON, fence(task), 10)
+    assert (first.prediction_id, first.text) == (f"{task}.1", "a  b")
+    assert (second.embedding == suspect(task, 2).embedding).all()
+    assert await store.known([f"{task}.1", "other"]) == {f"{task}.1"}
+
+
+@pytest.mark.stack
+async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(store: PostgresStore, task: str) -> None:
+    await store.keep(
+        [
+            suspect(task, 1),
+            suspect(task, 2, task_revision="r2"),
+            suspect(task, 3, occurred_at=NOON + timedelta(hours=1)),
+            suspect(task, 7),
+        ],
+        [],
+        [],
+    )
+    taken = await store.open_suspects(task, "r1", NOON, fence(task, predictions=7), 10)
+    assert [s.prediction_id for s in taken] == [f"{task}.1"]
+    assert await store.open_suspects(task, "r1", NOON, (), 10) == []
+
+
+@pytest.mark.stack
+async def test_a_label_above_the_fence_is_not_seen_by_the_cycle(store: PostgresStore, task: str) -> None:
+    await store.keep([suspect(task, 1)], [], [])
+    await store.correct([correction(task, 1, "cancel", 5)], [])
+    await store.correct([correction(task, 1, "older", 4)], [])
+    (before,) = await store.open_suspects(task, "r1", NOON, fence(task, corrections=5), 10)
+    (after,) = await store.open_suspects(task, "r1", NOON, fence(task, corrections=6), 10)
+    assert before.label is None
+    assert after.label == "cancel"
+
+
+@pytest.mark.stack
+async def test_the_budget_of_a_day_is_spent_once_per_question(store: PostgresStore, task: str) -> None:
+    today = date(2026, 11, 2)
+    wishes = [Wish(f"{task}.{i}", task, today, budget=2) for i in range(3)]
+    assert await store.keep([], wishes, []) == {f"{task}.0", f"{task}.1"}
+    assert await store.keep([], wishes, []) == {f"{task}.0", f"{task}.1"}
+    tomorrow = [Wish(f"{task}.2", task, today + timedelta(days=1), budget=2)]
+    assert await store.keep([], tomorrow, []) == {f"{task}.2"}
+
+
+@pytest.mark.stack
+async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_again(
+    store: PostgresStore, task: str
+) -> None:
+    suspects = [suspect(task, 1), suspect(task, 2)]
+    await store.keep(suspects, [], [])
+    found = describe(suspects, [0, 0], [], "cycle-1", 0.85)
+    event = clustered(task, f"{task}-cycle-1")
+    await store.save_clustering(event, suspects, found)
+    assert await store.open_suspects(task, "r1", NOON, fence(task), 10) == []
+    assert await store.clustering(f"{task}-cycle-1") == event
+    (mode,) = await store.modes(task, "r1")
+    again = describe(suspects, [0, 0], [mode], "cycle-2", 0.85)
+    assert again[0].mode.mode_id == found[0].mode.mode_id
+    assert not again[0].mode.is_new
+
+
+@pytest.mark.stack
+async def test_a_forgotten_person_is_in_no_cycle_also_when_predictions_come_again(
+    store: PostgresStore, task: str
+) -> None:
+    people = [suspect(task, 1, user_hash="u1"), suspect(task, 2, user_hash="u2"), suspect(task, 3)]
+    await store.keep(people, [], [])
+    await store.forget(SubjectForgotten(task=task, task_revision="r1", subject_hash="u1"))
+    assert await store.known([f"{task}.1"]) == set()
+    await store.keep(people, [], [])
+    taken = await store.open_suspects(task, "r1", NOON, fence(task), 10)
+    assert [s.prediction_id for s in taken] == [f"{task}.2", f"{task}.3"]
+
+
+@pytest.mark.stack
+async def test_positions_say_what_is_still_to_be_read(store: PostgresStore, task: str) -> None:
+    topic = f"predictions.{task}"
+    wanted = (PartitionFence(topic=topic, partition=0, offset=3),)
+    assert await store.behind(wanted, [topic]) == list(wanted)
+    delivery = correction(task, 1, "x", 2)
+    await store.keep([], [], [Delivery(delivery.event, topic, 0, 2, {})])
+    assert await store.behind(wanted, [topic]) == []
+
+
+def test_the_lake_answers_for_one_prediction(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    assert DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) is None
+    row = {
+        "prediction_id": "p1", "task": "desk", "date": date(2026, 11, 1), "task_revision": "r1", "occurred_at": NOON,
+        "messages": '[{"role": "user", "content": "where is it"}]', "answer": "refund", "confidence": 0.9,
+        "user_hash": None,
+    }  # fmt: skip
+    schema = pa.Table.from_pylist([row]).schema
+    schema = schema.set(schema.get_field_index("user_hash"), pa.field("user_hash", pa.string()))
+    table = pa.Table.from_pylist([row], schema=schema)
+    write_deltalake(f"{tmp_path}/{PREDICTIONS}", table, partition_by=["task", "date"])
+    found = DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2))
+    assert found is not None
+    assert found.messages[0].content == "where is it"
+    assert DeltaLake(str(tmp_path)).find("other", "p1", date(2026, 11, 2)) is None
+
+
+@pytest.mark.stack
+def test_real_sentences_fall_into_modes_that_are_mostly_one_intent(stack_settings: Settings) -> None:
+    with DATA.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for intent in ("login", "damaged", "warranty", "address"):
+        chosen += [row for row in rows if row["label"] == intent][:30]
+    embedder = SentenceEmbedder(stack_settings.models_folder / "all-MiniLM-L6-v2")
+    vectors = embedder.embed([row["text"] for row in chosen])
+    suspects = [suspect("desk", i, text=row["text"], embedding=vectors[i]) for i, row in enumerate(chosen)]
+    found = describe(suspects, cluster(vectors, 5, 2).tolist(), [], "cycle-1", 0.85)
+    intents = [[chosen[i]["label"] for i in one.members] for one in found]
+    majorities = [max(set(labels), key=labels.count) for labels in intents]
+    medoids = [next(row["label"] for row in chosen if row["text"] == one.mode.exemplars[0]) for one in found]
+    right = sum(labels.count(majority) for labels, majority in zip(intents, majorities, strict=True))
+    assert len(set(majorities)) >= 2
+    assert medoids == majorities
+    assert right / sum(map(len, intents)) >= 0.8

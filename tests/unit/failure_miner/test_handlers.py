@@ -1,0 +1,328 @@
+"""The miner's handlers: suspects kept and asked about once, feedback looked up, a cycle clustered or failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.base import Event, Message, Messages, Role, Variant, utc_now
+from schemas.cycles import CycleStarted, PartitionFence, StepFailed
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, SubjectForgotten
+from schemas.tasks import FailureSettings, TaskChanged, TaskKind, TaskSpec
+from services.failure_miner.clients import Answered
+from services.failure_miner.domain import FoundMode, StoredMode, Suspect, Vectors
+from services.failure_miner.handlers import Handlers
+from services.failure_miner.settings import FailureMinerSettings
+from services.failure_miner.storage import Wish
+from shared.delivery import Delivery, Place
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.transport import Consumers, build_broker
+
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+SPEC = TaskSpec(
+    name="support-desk",
+    kind=TaskKind.CLASSIFICATION,
+    system_prompt="Intent?",
+    labels=("refund", "cancel"),
+    failures=FailureSettings(min_cluster_size=4, review_budget_per_day=3),
+)
+
+
+class Published:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def publish(self, event: Event) -> None:
+        self.events.append(event)
+
+
+class MemoryStore:
+    """What PostgresStore does, as far as the handlers see."""
+
+    def __init__(self) -> None:
+        self.suspects: dict[str, Suspect] = {}
+        self.asked: set[str] = set()
+        self.done: dict[str, FailuresClustered] = {}
+        self.late: list[PartitionFence] = []
+        self.stored_modes: list[StoredMode] = []
+        self.taken: list[Suspect] = []
+        self.corrected: list[CorrectionSubmitted] = []
+
+    async def keep(
+        self, found: Sequence[Suspect], wishes: Sequence[Wish], deliveries: Sequence[Delivery[Any]]
+    ) -> set[str]:
+        for one in found:
+            self.suspects.setdefault(one.prediction_id, one)
+        for wish in wishes:
+            if len(self.asked) < wish.budget:
+                self.asked.add(wish.prediction_id)
+        return self.asked & {wish.prediction_id for wish in wishes}
+
+    async def known(self, prediction_ids: Iterable[str]) -> set[str]:
+        return set(prediction_ids) & set(self.suspects)
+
+    async def correct(self, deliveries: Sequence[Delivery[CorrectionSubmitted]], found: Sequence[Suspect]) -> None:
+        self.corrected += [d.event for d in deliveries]
+        for one in found:
+            self.suspects.setdefault(one.prediction_id, one)
+
+    async def pass_over(self, place: Place) -> None: ...
+
+    async def forget(self, event: SubjectForgotten) -> None: ...
+
+    async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]:
+        return self.late
+
+    async def clustering(self, cycle_id: str) -> FailuresClustered | None:
+        return self.done.get(cycle_id)
+
+    async def open_suspects(
+        self, task: str, revision: str, until: datetime, fence: Sequence[PartitionFence], limit: int
+    ) -> list[Suspect]:
+        return list(self.suspects.values())
+
+    async def modes(self, task: str, revision: str) -> list[StoredMode]:
+        return self.stored_modes
+
+    async def save_clustering(
+        self, event: FailuresClustered, taken: Sequence[Suspect], found: Sequence[FoundMode]
+    ) -> None:
+        self.done[str(event.cycle_id)] = event
+        self.taken = list(taken)
+
+
+class WordEmbedder:
+    """Texts that begin with the same word lie together."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        rows = np.zeros((len(texts), 384), dtype=np.float32)
+        for i, text in enumerate(texts):
+            rows[i, len(text.split()[0])] = 1.0
+            rows[i, 100 + i % 50] = 0.05
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True) if len(texts) else rows
+
+
+class MemoryLake:
+    def __init__(self) -> None:
+        self.rows: dict[str, Answered] = {}
+
+    def find(self, task: str, prediction_id: str, around: date) -> Answered | None:
+        return self.rows.get(prediction_id)
+
+
+def messages(text: str) -> Messages:
+    return (Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content=text))
+
+
+def prediction(number: int, confidence: float | None, text: str = "where is it", **other: object) -> PredictionLogged:
+    return PredictionLogged.model_validate(
+        {
+            "occurred_at": NOON, "task": SPEC.name, "task_revision": SPEC.revision, "prediction_id": f"p{number}",
+            "messages": messages(text), "answer": "refund", "model": "base", "variant": Variant.BASE,
+            "confidence": Confidence(score=confidence), "latency_ms": 1.0, **other,
+        }
+    )  # fmt: skip
+
+
+def delivered(*events: Any) -> list[Delivery[Any]]:
+    return [Delivery(event, "topic", 0, i, {}) for i, event in enumerate(events)]
+
+
+def thumbs_down(prediction_id: str, minutes_ago: float = 0.0) -> FeedbackGiven:
+    return FeedbackGiven(
+        task=SPEC.name, task_revision=SPEC.revision, prediction_id=prediction_id, kind="thumbs", positive=False,
+        occurred_at=NOON - timedelta(minutes=minutes_ago),
+    )  # fmt: skip
+
+
+def cycle(revision: str = SPEC.revision, cycle_id: str | None = "cycle-1") -> CycleStarted:
+    return CycleStarted(
+        task=SPEC.name, task_revision=revision, cycle_id=cycle_id, trigger="command", data_cutoff=NOON, fence=(),
+        occurred_at=NOON,
+    )  # fmt: skip
+
+
+class Bench:
+    """The handlers with everything around them in memory."""
+
+    def __init__(self, home: Path) -> None:
+        self.store, self.published, self.lake = MemoryStore(), Published(), MemoryLake()
+        settings = FailureMinerSettings(home=home)
+        self.handlers = Handlers(
+            settings, self.store, WordEmbedder(), self.lake, self.published, now=lambda: NOON
+        )  # fmt: skip
+        self.handlers.subscribe(Consumers(build_broker(settings, "failure_miner"), "failure_miner", settings))
+
+    @property
+    def questions(self) -> list[LabelRequested]:
+        return [event for event in self.published.events if isinstance(event, LabelRequested)]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Bench:
+    made = Bench(tmp_path)
+    await made.handlers._tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
+    return made
+
+
+async def test_the_unsure_are_kept_and_asked_about_least_confident_first(bench: Bench) -> None:
+    await bench.handlers.on_predictions(
+        delivered(prediction(1, 0.5), prediction(2, 0.9), prediction(3, 0.1), prediction(4, None))
+    )
+    assert set(bench.store.suspects) == {"p1", "p3", "p4"}
+    assert [q.prediction_id for q in bench.questions] == ["p4", "p3", "p1"]
+    assert {q.purpose for q in bench.questions} == {Purpose.LOW_CONFIDENCE}
+
+
+async def test_a_redelivered_prediction_asks_the_same_question(bench: Bench) -> None:
+    for _ in range(2):
+        await bench.handlers.on_predictions(delivered(prediction(1, 0.5)))
+    first, again = bench.questions
+    assert first.event_id == again.event_id
+    assert len(bench.store.suspects) == 1
+
+
+async def test_no_more_is_asked_than_the_budget_allows(bench: Bench) -> None:
+    await bench.handlers.on_predictions(delivered(*(prediction(i, 0.05 * i) for i in range(6))))
+    assert [q.prediction_id for q in bench.questions] == ["p0", "p1", "p2"]
+    assert len(bench.store.suspects) == 6
+
+
+async def test_an_older_revision_is_kept_but_not_asked_about(bench: Bench) -> None:
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.1, task_revision="older")))
+    assert set(bench.store.suspects) == {"p1"}
+    assert not bench.questions
+
+
+async def test_a_thumb_down_on_a_sure_answer_makes_a_suspect_and_a_question(bench: Bench) -> None:
+    bench.lake.rows["p9"] = Answered(
+        "p9", SPEC.name, SPEC.revision, NOON, messages("where is it"), "refund", 0.99, "u1"
+    )  # fmt: skip
+    await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
+    assert bench.store.suspects["p9"].confidence == 0.99
+    assert [q.purpose for q in bench.questions] == [Purpose.FEEDBACK]
+    assert bench.questions[0].user_hash == "u1"
+
+
+async def test_a_thumb_down_on_a_known_suspect_needs_no_lake(bench: Bench) -> None:
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.5)))
+    await bench.handlers.on_feedback(delivered(thumbs_down("p1")))
+    assert len(bench.questions) == 1
+
+
+async def test_feedback_waits_for_the_lake_and_then_gives_up(bench: Bench) -> None:
+    with pytest.raises(DependencyUnavailable):
+        await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
+    with pytest.raises(InvalidMessage):
+        await bench.handlers.on_feedback(delivered(thumbs_down("p9", minutes_ago=30)))
+
+
+def correction(prediction_id: str, label: str, purpose: Purpose = Purpose.FEEDBACK) -> CorrectionSubmitted:
+    return CorrectionSubmitted(
+        task=SPEC.name, task_revision=SPEC.revision, correction_id=f"c-{prediction_id}", request_id="r",
+        prediction_id=prediction_id, purpose=purpose, reviewer="ana", messages=messages("where is it"),
+        answers=("refund", "cancel") if purpose is Purpose.DISCORDANT_PAIR else ("refund",), label=label,
+        ticket_id="t" if purpose is Purpose.DISCORDANT_PAIR else None,
+    )  # fmt: skip
+
+
+async def test_a_corrected_answer_becomes_a_suspect_and_a_confirmed_one_does_not(bench: Bench) -> None:
+    await bench.handlers.on_corrections(
+        delivered(
+            correction("wrong", "cancel"),
+            correction("right", "refund"),
+            correction("pair", "cancel", Purpose.DISCORDANT_PAIR),
+        )
+    )
+    assert set(bench.store.suspects) == {"wrong"}
+    assert len(bench.store.corrected) == 3
+
+
+async def fill(bench: Bench) -> None:
+    texts = [f"{word} {i}" for word in ("parcel", "ab") for i in range(8)]
+    await bench.handlers.on_predictions(delivered(*(prediction(i, 0.2, text) for i, text in enumerate(texts))))
+    bench.published.events.clear()
+
+
+async def test_a_cycle_clusters_and_a_redelivery_publishes_the_same(bench: Bench) -> None:
+    await fill(bench)
+    await bench.handlers.on_cycle_started(cycle())
+    bench.store.suspects.clear()
+    await bench.handlers.on_cycle_started(cycle())
+    first, again = bench.published.events
+    assert isinstance(first, FailuresClustered)
+    assert first == again
+    assert first.suspects == 16
+    assert {mode.words[0] for mode in first.modes} == {"parcel", "ab"}
+
+
+async def test_answers_that_people_confirmed_are_no_failures(bench: Bench) -> None:
+    await fill(bench)
+    bench.store.suspects["p3"] = replace(bench.store.suspects["p3"], label="Refund")
+    await bench.handlers.on_cycle_started(cycle())
+    (event,) = bench.published.events
+    assert isinstance(event, FailuresClustered)
+    assert event.suspects == 15
+    assert len(bench.store.taken) == 16
+
+
+async def test_a_cycle_without_suspects_still_goes_on(bench: Bench) -> None:
+    await bench.handlers.on_cycle_started(cycle())
+    (event,) = bench.published.events
+    assert isinstance(event, FailuresClustered)
+    assert (event.suspects, event.noise, event.modes) == (0, 0, ())
+
+
+async def test_a_cycle_waits_until_everything_below_its_fence_is_read(bench: Bench) -> None:
+    bench.store.late = [PartitionFence(topic="predictions.logged.v1", partition=3, offset=9)]
+    with pytest.raises(DependencyUnavailable, match=r"predictions\.logged\.v1/3"):
+        await bench.handlers.on_cycle_started(cycle())
+
+
+async def test_a_task_that_changed_meanwhile_fails_the_step(bench: Bench) -> None:
+    await bench.handlers.on_cycle_started(cycle(revision="older"))
+    (event,) = bench.published.events
+    assert isinstance(event, StepFailed)
+    assert event.step == "failures"
+    assert "ratchet cycles start" in event.way_out
+
+
+async def test_a_revision_that_we_have_not_read_yet_is_waited_for(bench: Bench) -> None:
+    newer = SPEC.model_copy(update={"system_prompt": "Which intent?"})
+    early = cycle(revision=newer.revision).model_copy(update={"occurred_at": utc_now()})
+
+    async def arrive() -> None:
+        await asyncio.sleep(0.05)
+        await bench.handlers._tasks.put(
+            SPEC.name, TaskChanged(task=SPEC.name, task_revision=newer.revision, spec=newer)
+        )
+
+    await asyncio.gather(bench.handlers.on_cycle_started(early), arrive())
+    assert isinstance(bench.published.events[0], FailuresClustered)
+
+
+async def test_clustering_that_breaks_fails_the_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(bench)
+
+    def broken(*_: object) -> None:
+        raise ValueError("not today")
+
+    monkeypatch.setattr("services.failure_miner.recipe.cluster", broken)
+    await bench.handlers.on_cycle_started(cycle())
+    (event,) = bench.published.events
+    assert isinstance(event, StepFailed)
+    assert event.reason == "not today"
+
+
+async def test_a_cycle_without_an_id_is_invalid(bench: Bench) -> None:
+    with pytest.raises(InvalidMessage):
+        await bench.handlers.on_cycle_started(cycle(cycle_id=None))

@@ -1,0 +1,52 @@
+"""Clustering: deterministic, honest about too few, and right on vectors whose groups are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.failure_miner.recipe import SentenceEmbedder, cluster
+from shared.errors import DependencyUnavailable
+
+
+def blobs(sizes: tuple[int, ...], spread: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    chance = np.random.default_rng(20)
+    truth = np.repeat(np.arange(len(sizes)), sizes)
+    centres = np.eye(384, dtype=np.float32)[: len(sizes)]
+    rows = centres[truth] + chance.normal(0, spread / 4, (len(truth), 384)).astype(np.float32)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), truth
+
+
+def test_groups_are_found() -> None:
+    rows, truth = blobs((30, 20, 15))
+    labels = cluster(rows, min_cluster_size=8, min_samples=2)
+    assert len(set(labels) - {-1}) >= 3
+    for label in set(labels) - {-1}:
+        assert len(set(truth[labels == label])) == 1
+
+
+def test_the_same_vectors_give_the_same_clusters() -> None:
+    rows, _ = blobs((20, 20))
+    assert (cluster(rows, 8, 2) == cluster(rows, 8, 2)).all()
+
+
+def test_fewer_suspects_than_two_clusters_need_are_all_noise() -> None:
+    rows, _ = blobs((7, 8))
+    assert set(cluster(rows, min_cluster_size=8, min_samples=2)) == {-1}
+    assert len(cluster(rows[:0], 8, 2)) == 0
+
+
+def test_identical_vectors_do_not_break_it() -> None:
+    rows = np.repeat(np.eye(384, dtype=np.float32)[:1], 40, axis=0)
+    assert len(cluster(rows, 8, 2)) == 40
+
+
+def test_a_model_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(DependencyUnavailable, match="embedding model"):
+        SentenceEmbedder(tmp_path).embed(["hello"])
+
+
+def test_nothing_to_embed_needs_no_model(tmp_path: Path) -> None:
+    assert SentenceEmbedder(tmp_path).embed([]).shape == (0, 384)
