@@ -1,0 +1,144 @@
+"""Events in: corrections kept, third opinions asked. A clustered cycle in: a data set out, or why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from schemas.base import Event, utc_now
+from schemas.catalog import topic_of
+from schemas.cycles import StepFailed
+from schemas.datasets import DatasetBuilt, RejectedCount
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted
+from schemas.predictions import PredictionsRolledUp, SubjectForgotten
+from schemas.tasks import TaskChanged, TaskSpec
+from services.dataset_builder.domain import build_dataset, third_opinion, votes_of
+from services.dataset_builder.gates import judge, shortfall, way_out
+from services.dataset_builder.settings import DatasetBuilderSettings
+from services.dataset_builder.storage import Store
+from services.dataset_builder.writing import Artifacts, publish_dataset
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.identity import event_id
+from shared.tables import LatestByKey
+from shared.transport import Consumers, Delivery, Publishes
+
+logger = logging.getLogger(__name__)
+NAME = "dataset_builder"
+
+
+class Handlers:
+    def __init__(
+        self,
+        settings: DatasetBuilderSettings,
+        store: Store,
+        artifacts: Artifacts,
+        publisher: Publishes,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._artifacts = artifacts
+        self._publisher = publisher
+        self._now = now
+        self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+
+    def subscribe(self, consumers: Consumers) -> None:
+        """Register all handlers."""
+        self._tasks = consumers.table(TaskChanged)
+        batch = self._settings.dataset_builder_batch
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_buried=self._store.pass_over)
+        consumers.on(PredictionsRolledUp, self._store.put_traffic)
+        consumers.on(SubjectForgotten, self._store.forget)
+        consumers.on(FailuresClustered, self.on_clustered)
+
+    async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
+        """Keep what people said; where two disagree, ask a third, long before the cycle needs the answer."""
+        await self._store.keep(deliveries)
+        touched = {d.event.prediction_id for d in deliveries if d.event.label is not None}
+        for votes in votes_of(await self._store.on_prediction(touched)).values():
+            if len(votes) < 2:
+                continue
+            spec = await self._spec(votes[-1])
+            question = third_opinion(votes, spec)
+            if question is not None and votes[0].task_revision == spec.revision:
+                await self._publisher.publish(question)
+
+    async def on_clustered(self, event: FailuresClustered) -> None:
+        """Build the cycle's data set. Raises DependencyUnavailable until all corrections below the fence are in."""
+        if event.cycle_id is None:
+            raise InvalidMessage("failures.clustered without a cycle_id")
+        outcome = await self._store.outcome(event.cycle_id)
+        if outcome is None:
+            late = await self._store.behind(event.fence)
+            if late:
+                places = ", ".join(str(part.partition) for part in late)
+                raise DependencyUnavailable(f"corrections of partitions {places} are not all read yet")
+            try:
+                outcome = await self._build(event)
+            except DependencyUnavailable:
+                raise
+            except Exception as error:
+                if not isinstance(error, StepImpossible):
+                    logger.exception("the build of %s failed", event.cycle_id)
+                outcome = _failed(event, error)
+            await self._store.save_outcome(outcome)
+        await self._publisher.publish(outcome)
+
+    async def _build(self, event: FailuresClustered) -> Event:
+        spec = await self._spec(event)
+        if spec.revision != event.task_revision:
+            raise StepImpossible(
+                f"the task changed to revision {spec.revision} after the cycle started with {event.task_revision}",
+                f"Start a cycle for the task as it is now: ratchet cycles start {event.task}",
+            )
+        corrections = await self._store.below(event.task, event.task_revision, event.fence)
+        hours = self._settings.dataset_builder_traffic_hours
+        traffic = await self._store.traffic(event.task, event.task_revision, hours)
+        dataset = await asyncio.to_thread(build_dataset, corrections, spec)
+        gates = judge(dataset, spec, traffic)
+        if not all(gate.passed for gate in gates):
+            raise StepImpossible(
+                f"the data set of {len(corrections)} corrections did not pass: {shortfall(gates)}", way_out(gates, spec)
+            )
+        now = self._now()
+        dataset_id, uri = await asyncio.to_thread(publish_dataset, self._artifacts, dataset, spec, event, gates, now)
+        return DatasetBuilt(
+            event_id=event_id("datasets.built", event.cycle_id),
+            occurred_at=now,
+            task=event.task,
+            task_revision=event.task_revision,
+            cycle_id=event.cycle_id,
+            dataset_id=dataset_id,
+            uri=uri,
+            train_examples=len(dataset.train),
+            eval_examples=len(dataset.eval),
+            rejected=tuple(RejectedCount(reason=r, count=n) for r, n in dataset.rejected_by_reason().items()),
+            gates=gates,
+            data_cutoff=event.data_cutoff,
+            spec=spec,
+        )
+
+    async def _spec(self, event: Event) -> TaskSpec:
+        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way."""
+        changed = await self._tasks.wait_until(
+            event.task,
+            lambda known: known.spec.revision == event.task_revision or known.occurred_at > event.occurred_at,
+        )
+        return changed.spec
+
+
+def _failed(event: FailuresClustered, error: Exception) -> StepFailed:
+    unforeseen = "See the log of dataset_builder; then start a new cycle."
+    return StepFailed(
+        event_id=event_id("steps.failed", NAME, event.cycle_id),
+        task=event.task,
+        task_revision=event.task_revision,
+        cycle_id=event.cycle_id,
+        service=NAME,
+        step="dataset",
+        reason=(str(error) or type(error).__name__)[:4_000],
+        way_out=error.way_out if isinstance(error, StepImpossible) else unforeseen,
+    )

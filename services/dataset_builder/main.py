@@ -1,0 +1,37 @@
+"""The wiring of dataset_builder."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from services.dataset_builder.handlers import NAME, Handlers
+from services.dataset_builder.settings import DatasetBuilderSettings
+from services.dataset_builder.storage import PostgresStore
+from shared.artifacts import ArtifactStore
+from shared.database import build_engine, migrate
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def build(settings: DatasetBuilderSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or DatasetBuilderSettings.load()
+    broker = build_broker(settings, NAME)
+    store = PostgresStore(build_engine(settings, NAME))
+    artifacts = ArtifactStore(settings.artifacts_uri, cache=settings.home / "cache")
+    handlers = Handlers(settings, store, artifacts, Publisher(broker, NAME))
+    handlers.subscribe(Consumers(broker, NAME, settings))
+    return Service(NAME, broker, prepare=[partial(migrate, settings, NAME, MIGRATIONS)], close=[store.close])
+
+
+def main() -> None:
+    """Entry point: `python -m services.dataset_builder.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""dataset_builder's storage on the real database: kept once, built from below the fence, forgotten for good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from schemas.base import Message, Role, Variant
+from schemas.cycles import PartitionFence, StepFailed
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.predictions import LabelCount, PredictionsRolledUp, SubjectForgotten
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.domain import build_dataset
+from services.dataset_builder.main import MIGRATIONS, NAME
+from services.dataset_builder.storage import PostgresStore
+from shared.database import build_engine, migrate
+from shared.delivery import Delivery, Place
+from shared.settings import Settings
+
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+TOPIC = "corrections.submitted.v1"
+
+
+@pytest.fixture
+async def store(stack_settings: Settings) -> AsyncIterator[PostgresStore]:
+    await migrate(stack_settings, NAME, MIGRATIONS)
+    made = PostgresStore(build_engine(stack_settings, NAME))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def task() -> str:
+    """A task of its own for each test: they share the stack's database."""
+    return f"builder-{uuid4().hex[:8]}"
+
+
+def delivered(
+    task: str, offset: int, user_hash: str | None = None, revision: str = "r1"
+) -> Delivery[CorrectionSubmitted]:
+    event = CorrectionSubmitted(
+        task=task, task_revision=revision, correction_id=f"{task}-c{offset}", request_id=f"r{offset}",
+        prediction_id=f"{task}-p{offset}", purpose=Purpose.LOW_CONFIDENCE, reviewer="ana",
+        messages=(Message(role=Role.USER, content=f"question {offset}"),), answers=("x",), label="y",
+        user_hash=user_hash,
+    )  # fmt: skip
+    return Delivery(event, TOPIC, 990, offset, {})
+
+
+def fence(offset: int) -> tuple[PartitionFence, ...]:
+    return (
+        PartitionFence(topic=TOPIC, partition=990, offset=offset),
+        PartitionFence(topic="predictions.logged.v1", partition=990, offset=10**9),
+    )
+
+
+def ids(found: list[CorrectionSubmitted]) -> list[str]:
+    return [event.correction_id.rpartition("-")[2] for event in found]
+
+
+@pytest.mark.stack
+async def test_a_redelivered_correction_is_kept_once(store: PostgresStore, task: str) -> None:
+    for _ in range(2):
+        await store.keep([delivered(task, 0), delivered(task, 1)])
+    assert ids(await store.below(task, "r1", fence(10))) == ["c0", "c1"]
+
+
+@pytest.mark.stack
+async def test_a_build_sees_what_is_below_its_fence_and_of_its_revision(store: PostgresStore, task: str) -> None:
+    await store.keep([delivered(task, 0), delivered(task, 1, revision="r2"), delivered(task, 5)])
+    assert ids(await store.below(task, "r1", fence(5))) == ["c0"]
+    assert ids(await store.below(task, "r1", fence(6))) == ["c0", "c5"]
+    assert await store.below(task, "r1", ()) == []
+
+
+@pytest.mark.stack
+async def test_a_forgotten_person_stays_forgotten_also_when_corrections_come_again(
+    store: PostgresStore, task: str
+) -> None:
+    rows = [delivered(task, 0, "u1"), delivered(task, 1, "u2"), delivered(task, 2)]
+    await store.keep(rows)
+    await store.forget(SubjectForgotten(task=task, task_revision="r1", subject_hash="u1"))
+    await store.keep(rows)
+    assert ids(await store.below(task, "r1", fence(10))) == ["c1", "c2"]
+    assert await store.on_prediction([f"{task}-p0"]) == []
+
+
+@pytest.mark.stack
+async def test_a_buried_record_moves_the_position_too(store: PostgresStore, task: str) -> None:
+    partition = int(task[-6:], 16)
+    wanted = [PartitionFence(topic=TOPIC, partition=partition, offset=8)]
+    assert await store.behind(wanted) == wanted
+    await store.pass_over(Place(TOPIC, partition, 7))
+    assert await store.behind(wanted) == []
+
+
+def hour(task: str, hours_ago: int, **answers: int) -> PredictionsRolledUp:
+    return PredictionsRolledUp(
+        task=task, task_revision="r1", hour=NOON - timedelta(hours=hours_ago), variant=Variant.BASE,
+        predictions=sum(answers.values()), latency_ms_p50=1.0, latency_ms_p95=2.0,
+        answers=tuple(LabelCount(answer=a, count=n) for a, n in answers.items()),
+    )  # fmt: skip
+
+
+@pytest.mark.stack
+async def test_the_last_value_of_an_hour_wins_and_old_hours_do_not_count(store: PostgresStore, task: str) -> None:
+    for event in (
+        hour(task, 30, refund=100),
+        hour(task, 1, refund=3),
+        hour(task, 0, refund=1),
+        hour(task, 0, cancel=4),
+    ):
+        await store.put_traffic(event)
+    assert await store.traffic(task, "r1", hours=24) == {"refund": 3, "cancel": 4}
+    assert await store.traffic(task, "r2", hours=24) == {}
+
+
+@pytest.mark.stack
+async def test_the_outcome_of_a_cycle_is_kept(store: PostgresStore, task: str) -> None:
+    failed = StepFailed(
+        task=task, task_revision="r1", cycle_id=f"{task}-1", service=NAME, step="dataset", reason="r", way_out="w"
+    )
+    assert await store.outcome(f"{task}-1") is None
+    await store.save_outcome(failed)
+    await store.save_outcome(failed.model_copy(update={"reason": "other"}))
+    assert await store.outcome(f"{task}-1") == failed
+
+
+def test_ten_thousand_corrections_are_built_in_seconds() -> None:
+    spec = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("x", "y"))
+    words = "card parcel refund invoice address login voucher order delay price size colour return bank".split()  # noqa: SIM905
+    rows = []
+    for i in range(10_000):
+        text = " ".join(words[(i * k + i // (k * 7)) % len(words)] for k in (1, 3, 5, 7, 11)) + f" {i * 7919}"
+        event = delivered("desk", i).event
+        rows.append(event.model_copy(update={"messages": (Message(role=Role.USER, content=text),)}))
+    started = time.perf_counter()
+    dataset = build_dataset(rows, spec)
+    assert len(dataset.train) + len(dataset.eval) + len(dataset.rejected) == 10_000
+    assert time.perf_counter() - started < 30.0
