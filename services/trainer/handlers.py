@@ -1,0 +1,89 @@
+"""Datasets in: a job each. Adapters out, and how far the training is."""
+
+from __future__ import annotations
+
+from schemas.adapters import AdapterTrained
+from schemas.cycles import StepFailed, StepProgressed
+from schemas.datasets import DatasetBuilt
+from services.trainer.domain import check_servable, job_name
+from services.trainer.job import TrainingJob
+from services.trainer.settings import TrainerSettings
+from shared.errors import StepImpossible
+from shared.identity import event_id
+from shared.jobs import Job, JobFailure, JobProgress, Jobs
+from shared.transport import Consumers, Publishes
+
+SERVICE = "trainer"
+
+
+class Handlers:
+    def __init__(self, settings: TrainerSettings, jobs: Jobs, publisher: Publishes) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._publisher = publisher
+
+    def subscribe(self, consumers: Consumers) -> None:
+        """Register all handlers."""
+        consumers.on(DatasetBuilt, self.on_dataset)
+
+    async def follow_jobs(self) -> None:
+        """Background: run the jobs and announce how they end."""
+        await self._jobs.watch(self.on_done, self.on_failed, self.on_progress)
+
+    async def on_dataset(self, event: DatasetBuilt) -> None:
+        name = job_name(event)
+        try:
+            check_servable(event.spec, self._settings.trainer_max_rank)
+        except StepImpossible as error:
+            await self._announce_failure(event, name, JobFailure(reason=error.reason, way_out=error.way_out))
+            return
+        settings = self._settings
+        job = TrainingJob(
+            dataset=event,
+            models_folder=settings.models_folder,
+            artifacts=settings.artifacts_uri,
+            cache=settings.cache_folder,
+            slots_folder=settings.slots_folder,
+            slots=settings.trainer_slots,
+            threads=settings.trainer_threads,
+        )
+        self._jobs.submit(name, job)
+
+    async def on_done(self, job: Job, result: bytes) -> None:
+        await self._publisher.publish(AdapterTrained.model_validate_json(result))
+
+    async def on_failed(self, job: Job, failure: JobFailure) -> None:
+        await self._announce_failure(_dataset(job), job.name, failure)
+
+    async def on_progress(self, job: Job, progress: JobProgress) -> None:
+        dataset = _dataset(job)
+        await self._publisher.publish(
+            StepProgressed(
+                event_id=event_id("training progressed", job.name, progress.done, progress.message),
+                task=dataset.task,
+                task_revision=dataset.task_revision,
+                cycle_id=dataset.cycle_id,
+                step="training",
+                done=progress.done,
+                total=progress.total,
+                message=progress.message[:500],
+            )
+        )
+
+    async def _announce_failure(self, dataset: DatasetBuilt, job: str, failure: JobFailure) -> None:
+        await self._publisher.publish(
+            StepFailed(
+                event_id=event_id("training failed", job),
+                task=dataset.task,
+                task_revision=dataset.task_revision,
+                cycle_id=dataset.cycle_id,
+                service=SERVICE,
+                step="training",
+                reason=failure.reason[:4_000],
+                way_out=failure.way_out[:2_000],
+            )
+        )
+
+
+def _dataset(job: Job) -> DatasetBuilt:
+    return TrainingJob.model_validate_json(job.spec).dataset

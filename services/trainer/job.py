@@ -1,0 +1,131 @@
+"""A training, from dataset to published adapter. Run by `shared.jobs` as `python -m services.trainer.job FOLDER`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from schemas.adapters import AdapterTrained
+from schemas.datasets import DatasetBuilt, Example
+from services.trainer.domain import Outcome
+from shared.artifacts import MANIFEST, ArtifactStore
+from shared.errors import StepImpossible
+from shared.files import write_atomically
+from shared.identity import event_id, folder_hash
+from shared.jobs import Progress, run_job, slot
+
+
+class TrainingJob(BaseModel):
+    """All that the process needs to know."""
+
+    dataset: DatasetBuilt
+    models_folder: Path
+    artifacts: str
+    cache: Path
+    slots_folder: Path
+    slots: int
+    threads: int | None = None
+
+
+class AdapterManifest(BaseModel):
+    """manifest.json of an adapter: what made it. `losses`: one per step, mean over the answer's tokens, nats."""
+
+    adapter: str
+    task: str
+    task_revision: str
+    base_model: str
+    dataset_id: str
+    dataset_uri: str
+    training: dict[str, object]
+    steps: int
+    train_loss: float
+    losses: tuple[float, ...]
+    seconds: float
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+def work(spec: bytes, folder: Path, progress: Progress) -> AdapterTrained:
+    """Train and publish. Raises StepImpossible where the dataset or the base model will not do."""
+    job = TrainingJob.model_validate_json(spec)
+    store = ArtifactStore(job.artifacts, job.cache)
+    rows = read_examples(store.fetch(job.dataset.uri) / "train.jsonl")
+    progress(0, 1, "waiting for a free slot")
+    with slot(job.slots_folder, job.slots):
+        from services.trainer import recipe  # torch: only in this process, and only once it is its turn
+
+        outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
+    adapter = folder / "adapter"
+    manifest = describe(job.dataset, adapter, outcome)
+    write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    uri = store.publish(adapter, "adapters", manifest.adapter)
+    return trained(job.dataset, folder.name, manifest, uri)
+
+
+def describe(dataset: DatasetBuilt, adapter: Path, outcome: Outcome) -> AdapterManifest:
+    """The manifest of the adapter in a folder. Its name follows from the files: the same weights, the same name."""
+    (adapter / MANIFEST).unlink(missing_ok=True)  # Left by a process that was killed before it could publish.
+    files = sorted(path for path in adapter.iterdir() if path.is_file())
+    return AdapterManifest(
+        adapter=f"{dataset.task}-{folder_hash(adapter)}",
+        task=dataset.task,
+        task_revision=dataset.task_revision,
+        base_model=dataset.spec.base_model,
+        dataset_id=dataset.dataset_id,
+        dataset_uri=dataset.uri,
+        training=dataset.spec.training.model_dump(mode="json"),
+        steps=outcome.steps,
+        train_loss=outcome.train_loss,
+        losses=outcome.losses,
+        seconds=outcome.seconds,
+        versions=outcome.versions,
+        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    )
+
+
+def trained(dataset: DatasetBuilt, job: str, manifest: AdapterManifest, uri: str) -> AdapterTrained:
+    """The event. Its id follows from the job's name: however often it is published, it is one fact."""
+    return AdapterTrained(
+        event_id=event_id("adapter trained", job),
+        task=dataset.task,
+        task_revision=dataset.task_revision,
+        cycle_id=dataset.cycle_id,
+        adapter=manifest.adapter,
+        uri=uri,
+        base_model=dataset.spec.base_model,
+        dataset_id=dataset.dataset_id,
+        dataset_uri=dataset.uri,
+        method=dataset.spec.training.method,
+        rank=dataset.spec.training.r,
+        steps=manifest.steps,
+        train_loss=manifest.train_loss,
+        seconds=manifest.seconds,
+        data_cutoff=dataset.data_cutoff,
+        spec=dataset.spec,
+    )
+
+
+def base_model(job: TrainingJob) -> str:
+    """The folder of the task's base model where this machine has one, else its name on the Hugging Face hub."""
+    folder = job.models_folder / job.dataset.spec.base_model
+    return str(folder) if folder.is_dir() else job.dataset.spec.base_model
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The rows of train.jsonl. Raises StepImpossible for a row that is not an Example, with its line."""
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                rows.append(Example.model_validate_json(line))
+            except ValueError as error:
+                raise StepImpossible(
+                    f"{path}, line {number}, is not a training example: {error}", "Build the dataset again."
+                ) from error
+    return rows
+
+
+if __name__ == "__main__":
+    run_job(work)

@@ -1,0 +1,32 @@
+"""The wiring of the trainer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.trainer.handlers import Handlers
+from services.trainer.settings import TrainerSettings
+from shared.jobs import Jobs
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+NAME = "trainer"
+
+
+def build(settings: TrainerSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or TrainerSettings.load()
+    broker = build_broker(settings, NAME)
+    jobs = Jobs(settings.jobs_folder, "services.trainer.job", {"OMP_WAIT_POLICY": "PASSIVE"})
+    handlers = Handlers(settings, jobs, Publisher(broker, NAME))
+    handlers.subscribe(Consumers(broker, NAME, settings))
+    return Service(NAME, broker, background=[handlers.follow_jobs])
+
+
+def main() -> None:
+    """Entry point: `python -m services.trainer.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

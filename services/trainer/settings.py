@@ -1,0 +1,29 @@
+"""What an operator can set of the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.settings import Settings
+
+
+class TrainerSettings(Settings):
+    trainer_max_rank: int = Field(default=16, ge=1, description="The fleet's --max-lora-rank: what vLLM can serve.")
+    trainer_slots: int = Field(default=1, ge=1, description="Trainings at once on this machine: one per GPU.")
+    trainer_threads: int | None = Field(
+        default=None, ge=1, description="CPU threads where the task sets none; None: all cores but one."
+    )
+
+    @property
+    def jobs_folder(self) -> Path:
+        return self.home / "jobs" / "trainer"
+
+    @property
+    def slots_folder(self) -> Path:
+        return self.home / "slots"
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.home / "cache"

@@ -1,0 +1,163 @@
+"""The trainer for real: TRL and PEFT on a tiny random model, killed and resumed; and through the real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import torch
+from aiokafka import AIOKafkaConsumer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from schemas.adapters import AdapterTrained
+from schemas.base import Message, Role, utc_now
+from schemas.catalog import topic_of
+from schemas.cycles import StepFailed
+from schemas.datasets import DatasetBuilt, Example
+from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
+from services.trainer.handlers import Handlers
+from services.trainer.job import AdapterManifest
+from services.trainer.main import build
+from services.trainer.settings import TrainerSettings
+from shared.artifacts import ArtifactStore
+from shared.jobs import Jobs
+from shared.service import running
+from shared.settings import Settings
+from shared.transport import Publisher, build_broker
+from tests.unit.trainer.test_handlers import Published
+
+BASE = "tiny"
+LABELS = ("refund", "login")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tiny_model(folder: Path) -> None:
+    """A Llama of two layers and random weights, with a tokenizer of bytes and a chat template."""
+    special = ["<|im_start|>", "<|im_end|>"]
+    vocabulary = {symbol: number for number, symbol in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(20)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, eos_token_id=1, pad_token_id=1, bos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
+def example(number: int) -> Example:
+    label = LABELS[number % 2]
+    text = f"{'money back' if label == 'refund' else 'cannot get in'} {number}"
+    messages = (
+        Message(role=Role.SYSTEM, content="Label it."),
+        Message(role=Role.USER, content=text),
+        Message(role=Role.ASSISTANT, content=label),
+    )
+    name = f"e{number}"
+    return Example(example_id=name, messages=messages, group=name, prediction_ids=(), correction_ids=())
+
+
+def dataset_built(store: ArtifactStore, folder: Path, task: str, epochs: float) -> DatasetBuilt:
+    """A dataset of 16 rows in the store, and its event."""
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("".join(example(n).model_dump_json() + "\n" for n in range(16)))
+    (folder / "manifest.json").write_text("{}")
+    training = TrainingSettings(
+        r=4, alpha=8, learning_rate=0.01, epochs=epochs, batch_size=4, max_length=128, threads=1
+    )  # fmt: skip
+    spec = TaskSpec(
+        name=task, kind=TaskKind.CLASSIFICATION, base_model=BASE, system_prompt="Label it.", labels=LABELS,
+        training=training,
+    )  # fmt: skip
+    dataset_id = f"{task}-data"
+    return DatasetBuilt(
+        task=task, task_revision=spec.revision, cycle_id=f"{task}-cycle", dataset_id=dataset_id,
+        uri=store.publish(folder, "datasets", dataset_id), train_examples=16, eval_examples=4,
+        data_cutoff=utc_now() - timedelta(minutes=1), spec=spec,
+    )  # fmt: skip
+
+
+async def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def task() -> str:
+    return f"train-{uuid4().hex[:8]}"
+
+
+async def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, task: str) -> None:
+    settings = TrainerSettings(home=tmp_path)
+    make_tiny_model(settings.models_folder / BASE)
+    store = ArtifactStore(settings.artifacts_uri, settings.cache_folder)
+    event = dataset_built(store, tmp_path / "data", task, epochs=60)
+    published = Published()
+    jobs = Jobs(settings.jobs_folder, "services.trainer.job", {"HF_HUB_OFFLINE": "1"})
+    handlers = Handlers(settings, jobs, published)
+    await handlers.on_dataset(event)
+    (spec,) = settings.jobs_folder.glob("*/spec.json")
+    watching = asyncio.create_task(handlers.follow_jobs())
+    try:
+        await until(lambda: list(spec.parent.glob("checkpoints/*/trainer_state.json")))
+        os.kill(int((spec.parent / "lock").read_text()), signal.SIGKILL)
+        await until(lambda: any(isinstance(e, AdapterTrained | StepFailed) for e in published.events))
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    trained = published.events[-1]
+    assert isinstance(trained, AdapterTrained), (spec.parent / "log.txt").read_text()
+    assert (spec.parent / "attempts").read_text() == "2"
+    assert "going on from" in (spec.parent / "log.txt").read_text()
+    manifest = AdapterManifest.model_validate_json((Path(trained.uri) / "manifest.json").read_bytes())
+    assert (trained.steps, len(manifest.losses)) == (240, 240)
+    assert manifest.losses[-1] < manifest.losses[0]
+    assert trained.cycle_id == event.cycle_id
+
+
+@pytest.mark.stack
+async def test_a_dataset_on_the_broker_becomes_an_adapter_that_vllm_can_resolve(
+    stack_settings: Settings, tmp_path: Path, task: str
+) -> None:
+    settings = TrainerSettings(**{**stack_settings.model_dump(), "home": tmp_path})
+    make_tiny_model(settings.models_folder / BASE)
+    event = dataset_built(ArtifactStore(settings.artifacts_uri, tmp_path), tmp_path / "data", task, epochs=2)
+    source = build_broker(settings, "dataset_builder")
+    topic = topic_of(AdapterTrained).name
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
+    await asyncio.gather(source.connect(), consumer.start())
+    try:
+        async with running([build(settings)]), asyncio.timeout(120):
+            await Publisher(source, "dataset_builder").publish(event)
+            async for record in consumer:
+                trained = AdapterTrained.model_validate_json(record.value or b"")
+                if trained.task == task:
+                    break
+    finally:
+        await consumer.stop()
+        await source.stop()
+    assert (trained.cycle_id, trained.dataset_id, trained.data_cutoff) == (
+        event.cycle_id, event.dataset_id, event.data_cutoff,
+    )  # fmt: skip
+    folder = Path(trained.uri)
+    assert folder == Path(settings.artifacts_uri) / "adapters" / trained.adapter
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["base_model_name_or_path"], config["r"]) == ("LORA", BASE, 4)
+    assert len(config["target_modules"]) == 7

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.datasets import DatasetBuilt
+from services.trainer.domain import check_servable, job_name, time_left
+from shared.errors import StepImpossible
+
+EXAMPLE = Path("schemas/examples/datasets.built.v1/built.json")
+
+
+@pytest.fixture
+def dataset() -> DatasetBuilt:
+    return DatasetBuilt.model_validate_json(EXAMPLE.read_bytes())
+
+
+def changed(dataset: DatasetBuilt, **training: object) -> DatasetBuilt:
+    data = json.loads(dataset.model_dump_json())
+    data["spec"]["training"].update(training)
+    return DatasetBuilt.model_validate(data)
+
+
+def test_a_redelivered_dataset_names_the_same_job(dataset: DatasetBuilt) -> None:
+    again = DatasetBuilt.model_validate_json(dataset.model_dump_json())
+    assert job_name(again) == job_name(dataset)
+    assert job_name(dataset).startswith(dataset.dataset_id)
+
+
+def test_other_settings_or_another_cycle_name_another_job(dataset: DatasetBuilt) -> None:
+    next_week = dataset.model_copy(update={"cycle_id": "support-desk-20261130-030000"})
+    names = {job_name(dataset), job_name(changed(dataset, seed=21)), job_name(next_week)}
+    assert len(names) == 3
+
+
+def test_a_rank_over_the_fleets_limit_is_refused_with_the_way_out(dataset: DatasetBuilt) -> None:
+    check_servable(dataset.spec, 16)
+    with pytest.raises(StepImpossible, match="rank 32 is over the fleet's limit of 16") as refused:
+        check_servable(changed(dataset, r=32).spec, 16)
+    assert "--max-lora-rank" in refused.value.way_out
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "words"),
+    [(0, 10, 5.0, ""), (5, 10, 50.0, "50 s left"), (1, 10, 20.0, "3 min 0 s left"), (10, 10, 9.0, "0 s left")],
+)
+def test_the_time_left_follows_the_pace(done: int, total: int, seconds: float, words: str) -> None:
+    assert time_left(done, total, seconds) == words

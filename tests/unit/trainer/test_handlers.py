@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.adapters import AdapterTrained
+from schemas.base import Event
+from schemas.cycles import StepFailed, StepProgressed
+from schemas.datasets import DatasetBuilt
+from services.trainer.domain import Outcome, job_name
+from services.trainer.handlers import Handlers
+from services.trainer.job import TrainingJob, base_model, describe, read_examples, trained
+from services.trainer.settings import TrainerSettings
+from shared.errors import StepImpossible
+from shared.jobs import Job, JobFailure, JobProgress, Jobs
+
+EXAMPLE = Path("schemas/examples/datasets.built.v1/built.json")
+
+
+class Published:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def publish(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@pytest.fixture
+def dataset() -> DatasetBuilt:
+    return DatasetBuilt.model_validate_json(EXAMPLE.read_bytes())
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> TrainerSettings:
+    return TrainerSettings(home=tmp_path)
+
+
+@pytest.fixture
+def published() -> Published:
+    return Published()
+
+
+@pytest.fixture
+def handlers(settings: TrainerSettings, published: Published) -> Handlers:
+    return Handlers(settings, Jobs(settings.jobs_folder, "services.trainer.job"), published)
+
+
+def job_of(settings: TrainerSettings, dataset: DatasetBuilt) -> Job:
+    return Job(job_name(dataset), settings.jobs_folder / job_name(dataset))
+
+
+async def test_a_redelivered_dataset_is_one_job(
+    handlers: Handlers, settings: TrainerSettings, dataset: DatasetBuilt, published: Published
+) -> None:
+    await handlers.on_dataset(dataset)
+    await handlers.on_dataset(dataset)
+    (path,) = settings.jobs_folder.glob("*/spec.json")
+    assert TrainingJob.model_validate_json(path.read_bytes()).dataset == dataset
+    assert published.events == []
+
+
+async def test_a_rank_that_cannot_be_served_fails_the_step_before_any_training(
+    settings: TrainerSettings, dataset: DatasetBuilt, published: Published
+) -> None:
+    narrow = settings.model_copy(update={"trainer_max_rank": 8})
+    handlers = Handlers(narrow, Jobs(settings.jobs_folder, "services.trainer.job"), published)
+    await handlers.on_dataset(dataset)
+    await handlers.on_dataset(dataset)
+    first, second = published.events
+    assert isinstance(first, StepFailed)
+    assert (first.step, first.cycle_id) == ("training", dataset.cycle_id)
+    assert "rank 16" in first.reason
+    assert first.event_id == second.event_id
+    assert not list(settings.jobs_folder.glob("*"))
+
+
+async def test_progress_and_failure_carry_the_cycle(
+    handlers: Handlers, settings: TrainerSettings, dataset: DatasetBuilt, published: Published
+) -> None:
+    await handlers.on_dataset(dataset)
+    job = job_of(settings, dataset)
+    await handlers.on_progress(job, JobProgress(done=3, total=60, message="step 3 of 60, loss 1.200, 9 s left"))
+    await handlers.on_failed(job, JobFailure(reason="no such model", way_out="check its name"))
+    progressed, failed = published.events
+    assert isinstance(progressed, StepProgressed)
+    assert (progressed.done, progressed.total, progressed.cycle_id) == (3, 60, dataset.cycle_id)
+    assert isinstance(failed, StepFailed)
+    assert (failed.reason, failed.way_out, failed.cycle_id) == ("no such model", "check its name", dataset.cycle_id)
+
+
+def adapter_folder(folder: Path, weights: bytes = b"weights") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_config.json").write_text("{}")
+    return folder
+
+
+OUTCOME = Outcome(steps=60, losses=(2.0, 0.1), train_loss=0.1, seconds=9.0, versions={"torch": "2"})
+
+
+async def test_the_same_weights_have_the_same_name_and_the_event_is_one_fact(
+    handlers: Handlers, dataset: DatasetBuilt, published: Published, tmp_path: Path
+) -> None:
+    first = describe(dataset, adapter_folder(tmp_path / "a"), OUTCOME)
+    second = describe(dataset, adapter_folder(tmp_path / "b"), OUTCOME)
+    other = describe(dataset, adapter_folder(tmp_path / "c", b"others"), OUTCOME)
+    assert first.adapter == second.adapter != other.adapter
+    assert first.adapter.startswith("support-desk-")
+    assert set(first.files) == {"adapter_model.safetensors", "adapter_config.json"}
+    event = trained(dataset, "job", first, "/artifacts/adapters/x")
+    assert event.event_id == trained(dataset, "job", second, "/artifacts/adapters/x").event_id
+    await handlers.on_done(Job("job", tmp_path), event.model_dump_json().encode())
+    assert published.events == [event]
+    assert isinstance(event, AdapterTrained)
+    assert (event.cycle_id, event.data_cutoff, event.rank) == (dataset.cycle_id, dataset.data_cutoff, 16)
+
+
+def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: DatasetBuilt, tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "a")
+    before = describe(dataset, folder, OUTCOME).adapter
+    (folder / "manifest.json").write_text("{}")
+    assert describe(dataset, folder, OUTCOME).adapter == before
+
+
+def test_the_base_model_is_the_local_folder_where_there_is_one(dataset: DatasetBuilt, tmp_path: Path) -> None:
+    job = TrainingJob(
+        dataset=dataset, models_folder=tmp_path, artifacts="", cache=tmp_path, slots_folder=tmp_path, slots=1
+    )
+    assert base_model(job) == "SmolLM2-135M-Instruct"
+    (tmp_path / "SmolLM2-135M-Instruct").mkdir()
+    assert base_model(job) == str(tmp_path / "SmolLM2-135M-Instruct")
+
+
+def test_a_broken_training_row_is_named_by_its_line(tmp_path: Path) -> None:
+    row = {
+        "example_id": "e", "group": "g", "prediction_ids": [], "correction_ids": [],
+        "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "login"}],
+    }  # fmt: skip
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row) + "\n{broken\n")
+    with pytest.raises(StepImpossible, match=r"line 2"):
+        read_examples(path)
