@@ -1,0 +1,101 @@
+"""Adapters in: a job each. Verdicts out, and how far the evaluation is."""
+
+from __future__ import annotations
+
+from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.cycles import StepFailed, StepProgressed
+from schemas.rollouts import RolloutChanged
+from services.evaluator.domain import job_name, production_of
+from services.evaluator.job import EvaluationJob
+from services.evaluator.settings import EvaluatorSettings
+from shared.errors import DependencyUnavailable
+from shared.identity import event_id
+from shared.jobs import Job, JobFailure, JobProgress, Jobs
+from shared.tables import LatestByKey
+from shared.transport import Consumers, Publishes
+
+SERVICE = "evaluator"
+
+
+class Handlers:
+    def __init__(
+        self,
+        settings: EvaluatorSettings,
+        jobs: Jobs,
+        publisher: Publishes,
+        rollouts: LatestByKey[RolloutChanged],
+        table_seconds: float = 3.0,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._publisher = publisher
+        self._rollouts = rollouts
+        self._table_seconds = table_seconds
+
+    def subscribe(self, consumers: Consumers) -> None:
+        """Register all handlers. `rollouts` is a table of the same consumers."""
+        consumers.on(AdapterTrained, self.on_adapter)
+
+    async def follow_jobs(self) -> None:
+        """Background: run the jobs and announce how they end."""
+        await self._jobs.watch(self.on_done, self.on_failed, self.on_progress)
+
+    async def on_adapter(self, event: AdapterTrained) -> None:
+        production = production_of(event, await self._rollout(event.task))
+        settings = self._settings
+        job = EvaluationJob(
+            trained=event,
+            production=production,
+            vllm=settings.inference_urls,
+            artifacts=settings.artifacts_uri,
+            cache=settings.cache_folder,
+            slots_folder=settings.slots_folder,
+            slots=settings.evaluator_slots,
+            concurrency=settings.evaluator_concurrency,
+            timeout_seconds=settings.evaluator_timeout_seconds,
+        )
+        self._jobs.submit(job_name(event, production), job)
+
+    async def _rollout(self, task: str) -> RolloutChanged | None:
+        """The task's rollout; a task that never had one is known by waiting: the table may just be being read."""
+        try:
+            return await self._rollouts.wait_for(task, self._table_seconds)
+        except DependencyUnavailable:
+            return None
+
+    async def on_done(self, job: Job, result: bytes) -> None:
+        await self._publisher.publish(AdapterEvaluated.model_validate_json(result))
+
+    async def on_failed(self, job: Job, failure: JobFailure) -> None:
+        trained = _trained(job)
+        await self._publisher.publish(
+            StepFailed(
+                event_id=event_id("evaluation failed", job.name),
+                task=trained.task,
+                task_revision=trained.task_revision,
+                cycle_id=trained.cycle_id,
+                service=SERVICE,
+                step="evaluation",
+                reason=failure.reason[:4_000],
+                way_out=failure.way_out[:2_000],
+            )
+        )
+
+    async def on_progress(self, job: Job, progress: JobProgress) -> None:
+        trained = _trained(job)
+        await self._publisher.publish(
+            StepProgressed(
+                event_id=event_id("evaluation progressed", job.name, progress.done, progress.message),
+                task=trained.task,
+                task_revision=trained.task_revision,
+                cycle_id=trained.cycle_id,
+                step="evaluation",
+                done=progress.done,
+                total=progress.total,
+                message=progress.message[:500],
+            )
+        )
+
+
+def _trained(job: Job) -> AdapterTrained:
+    return EvaluationJob.model_validate_json(job.spec).trained

@@ -1,0 +1,34 @@
+"""The wiring of the evaluator."""
+
+from __future__ import annotations
+
+import asyncio
+
+from schemas.rollouts import RolloutChanged
+from services.evaluator.handlers import Handlers
+from services.evaluator.settings import EvaluatorSettings
+from shared.jobs import Jobs
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+NAME = "evaluator"
+
+
+def build(settings: EvaluatorSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or EvaluatorSettings.load()
+    broker = build_broker(settings, NAME)
+    consumers = Consumers(broker, NAME, settings)
+    jobs = Jobs(settings.jobs_folder, "services.evaluator.job")
+    handlers = Handlers(settings, jobs, Publisher(broker, NAME), consumers.table(RolloutChanged))
+    handlers.subscribe(consumers)
+    return Service(NAME, broker, background=[handlers.follow_jobs])
+
+
+def main() -> None:
+    """Entry point: `python -m services.evaluator.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Asking an arm the questions, and scoring its answers (scikit-learn)."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pydantic import BaseModel
+from sklearn.metrics import precision_recall_fscore_support
+
+from schemas.adapters import ArmScore, ClassScore
+from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.domain import Answered, Question, is_right, token_f1, wilson
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.inference import Completion
+
+_TRIES = 2
+
+
+class Completes(Protocol):
+    """What is needed of an inference client."""
+
+    async def complete(
+        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 256
+    ) -> Completion: ...
+
+
+class Answers(BaseModel):
+    """One arm's answers in the questions' order; None: the request failed. Latencies of those answered, ms."""
+
+    answers: tuple[str | None, ...]
+    latencies_ms: tuple[float, ...]
+
+    def part(self, questions: Sequence[Question], start: int, kind: TaskKind) -> Answered:
+        """Those to `questions`, which were asked from position `start` on."""
+        answers = self.answers[start : start + len(questions)]
+        right = tuple(is_right(a, q.answer, kind) for a, q in zip(answers, questions, strict=True))
+        return Answered(answers, right)
+
+
+async def ask(
+    client: Completes,
+    model: str,
+    questions: Sequence[Question],
+    spec: TaskSpec,
+    concurrency: int,
+    report: Callable[[int], None],
+) -> Answers:
+    """Ask `model` everything, `concurrency` at a time, constrained to the task's labels as the gateway does.
+
+    `report(n)` is called with the number answered so far. A request that fails twice is a failed answer, but when
+    most of them fail it is the engine that is away: DependencyUnavailable.
+    """
+    gate = asyncio.Semaphore(concurrency)
+    done = 0
+
+    async def one(question: Question) -> Completion | None:
+        nonlocal done
+        async with gate:
+            completion = await _complete(client, model, question, spec)
+        done += 1
+        report(done)
+        return completion
+
+    completions = await asyncio.gather(*(one(question) for question in questions))
+    failed = sum(completion is None for completion in completions)
+    if 2 * failed > len(completions):
+        raise DependencyUnavailable(
+            f"{failed} of {len(completions)} requests to {model} failed", "Check vLLM and its log: ratchet status"
+        )
+    return Answers(
+        answers=tuple(None if c is None else c.text for c in completions),
+        latencies_ms=tuple(c.latency_ms for c in completions if c is not None),
+    )
+
+
+async def _complete(client: Completes, model: str, question: Question, spec: TaskSpec) -> Completion | None:
+    messages = [message.model_dump(mode="json") for message in question.messages]
+    for _ in range(_TRIES):
+        try:
+            return await client.complete(model, messages, choices=spec.labels, max_tokens=spec.max_answer_tokens)
+        except DependencyUnavailable:
+            continue
+        except InvalidMessage:  # The engine refuses the request itself: a second try would be refused too.
+            return None
+    return None
+
+
+def score(
+    adapter: str | None, arm: Answered, questions: Sequence[Question], latencies_ms: Sequence[float], spec: TaskSpec
+) -> ArmScore:
+    """Accuracy with its interval, precision, recall and F1 per label.
+
+    A generation task has no classes: its accuracy is exact match after normalisation, and `macro_f1` is the mean
+    token F1. Both are thin evidence for free text.
+    """
+    classes: tuple[ClassScore, ...] = ()
+    if spec.kind is TaskKind.CLASSIFICATION:
+        classes = _class_scores(arm, questions, spec.labels)
+        present = [c.f1 for c in classes if c.support]
+        macro_f1 = statistics.fmean(present) if present else 0.0
+    else:
+        macro_f1 = statistics.fmean(token_f1(a, q.answer) for a, q in zip(arm.answers, questions, strict=True))
+    return ArmScore(
+        adapter=adapter,
+        accuracy=wilson(sum(arm.right), len(arm.right)),
+        macro_f1=macro_f1,
+        classes=classes,
+        failed=arm.failed,
+        latency_ms_p50=statistics.median(latencies_ms) if latencies_ms else 0.0,
+    )
+
+
+def _class_scores(arm: Answered, questions: Sequence[Question], labels: Sequence[str]) -> tuple[ClassScore, ...]:
+    expected = [question.answer for question in questions]
+    given = ["" if answer is None else answer.strip() for answer in arm.answers]
+    precision, recall, f1, support = precision_recall_fscore_support(
+        expected, given, labels=list(labels), zero_division=0.0
+    )
+    return tuple(
+        ClassScore(label=label, precision=float(p), recall=float(r), f1=float(f), support=int(s))
+        for label, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
+    )

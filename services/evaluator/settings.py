@@ -1,0 +1,33 @@
+"""What an operator can set of the evaluator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.settings import Settings
+
+
+class EvaluatorSettings(Settings):
+    evaluator_vllm: str = Field(default="", description="A pool of its own, comma-separated; empty: RATCHET_VLLM.")
+    evaluator_concurrency: int = Field(default=8, ge=1, description="Requests on their way at once.")
+    evaluator_timeout_seconds: float = Field(default=60.0, gt=0.0, description="A slower answer counts as failed.")
+    evaluator_slots: int = Field(default=1, ge=1, description="Evaluations at once on this machine.")
+
+    @property
+    def inference_urls(self) -> tuple[str, ...]:
+        own = tuple(url.strip().rstrip("/") for url in self.evaluator_vllm.split(",") if url.strip())
+        return own or self.vllm_urls
+
+    @property
+    def jobs_folder(self) -> Path:
+        return self.home / "jobs" / "evaluator"
+
+    @property
+    def slots_folder(self) -> Path:
+        return self.home / "slots" / "evaluator"
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.home / "cache"

@@ -1,0 +1,149 @@
+"""The evaluator on the real broker and vLLM: an adapter that changes nothing is judged against its own base."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from aiokafka import AIOKafkaConsumer
+from safetensors.numpy import save_file
+
+from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.base import Event, Message, Role, utc_now
+from schemas.catalog import topic_of
+from schemas.cycles import StepFailed
+from schemas.datasets import Example
+from schemas.tasks import GoldenExample, TaskKind, TaskSpec
+from services.evaluator.main import build
+from services.evaluator.settings import EvaluatorSettings
+from shared.artifacts import ArtifactStore
+from shared.service import running
+from shared.settings import Settings
+from shared.transport import Publisher, build_broker
+
+pytestmark = pytest.mark.stack
+
+BASE = "SmolLM2-135M-Instruct"
+LABELS = ("refund", "login", "delivery")
+
+
+@pytest.fixture
+def task() -> str:
+    return f"eval-{uuid4().hex[:8]}"
+
+
+def task_spec(task: str) -> TaskSpec:
+    return TaskSpec(
+        name=task, kind=TaskKind.CLASSIFICATION, base_model=BASE, labels=LABELS, max_answer_tokens=8,
+        system_prompt="Classify the customer's message. Answer with one label.",
+        golden=(GoldenExample(text="I want my money back", label="refund"),),
+    )  # fmt: skip
+
+
+def publish_empty_adapter(store: ArtifactStore, model: Path, name: str, folder: Path) -> str:
+    """A LoRA adapter whose B matrices are zero: it answers as the base does."""
+    config = json.loads((model / "config.json").read_text())
+    hidden = config["hidden_size"]
+    weights: dict[str, np.ndarray] = {}
+    for layer in range(config["num_hidden_layers"]):
+        stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        weights[f"{stem}.lora_A.weight"] = np.ones((4, hidden), np.float32)
+        weights[f"{stem}.lora_B.weight"] = np.zeros((hidden, 4), np.float32)
+    folder.mkdir()
+    save_file(weights, folder / "adapter_model.safetensors")
+    lora = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": BASE, "r": 4, "lora_alpha": 8,
+        "lora_dropout": 0.0, "bias": "none", "target_modules": ["q_proj"],
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(lora))
+    (folder / "manifest.json").write_text("{}")
+    return store.publish(folder, "adapters", name)
+
+
+def publish_dataset(store: ArtifactStore, spec: TaskSpec, folder: Path) -> str:
+    """Twelve rows to evaluate on, four of each label."""
+    folder.mkdir()
+    rows = [
+        Example(
+            example_id=f"e{n}", group=f"g{n}", prediction_ids=(), correction_ids=(),
+            messages=(
+                Message(role=Role.SYSTEM, content=spec.system_prompt),
+                Message(role=Role.USER, content=f"Message {n} about {LABELS[n % 3]}"),
+                Message(role=Role.ASSISTANT, content=LABELS[n % 3]),
+            ),
+        )
+        for n in range(12)
+    ]  # fmt: skip
+    (folder / "eval.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    (folder / "manifest.json").write_text("{}")
+    return store.publish(folder, "datasets", f"{spec.name}-data")
+
+
+def adapter_trained(spec: TaskSpec, adapter: str, adapter_uri: str, dataset_uri: str) -> AdapterTrained:
+    return AdapterTrained(
+        task=spec.name, task_revision=spec.revision, cycle_id=f"{spec.name}-cycle", adapter=adapter, uri=adapter_uri,
+        base_model=BASE, dataset_id=f"{spec.name}-data", dataset_uri=dataset_uri, method="lora", rank=4, steps=1,
+        train_loss=0.1, seconds=1.0, data_cutoff=utc_now() - timedelta(minutes=1), spec=spec,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def evaluated(settings: EvaluatorSettings, trained: AdapterTrained) -> AsyncIterator[Event]:
+    """The first verdict or failure about the task, with the service running."""
+    kinds = {topic_of(kind).name: kind for kind in (AdapterEvaluated, StepFailed)}
+    source = build_broker(settings, "trainer")
+    consumer = AIOKafkaConsumer(*kinds, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
+    await asyncio.gather(source.connect(), consumer.start())
+    try:
+        async with running([build(settings)]), asyncio.timeout(180):
+            await Publisher(source, "trainer").publish(trained)
+            async for record in consumer:
+                event = kinds[record.topic].model_validate_json(record.value or b"")
+                if event.task == trained.task:
+                    yield event
+                    break
+    finally:
+        await consumer.stop()
+        await source.stop()
+
+
+async def test_an_adapter_that_changes_nothing_ties_with_its_base(
+    stack_settings: Settings, vllm: str, tmp_path: Path, task: str
+) -> None:
+    artifacts = stack_settings.artifacts_uri  # vLLM looks for adapters there.
+    settings = EvaluatorSettings(**{**stack_settings.model_dump(), "home": tmp_path, "artifacts": artifacts})
+    store, spec = ArtifactStore(artifacts, tmp_path), task_spec(task)
+    adapter = f"{task}-empty"
+    adapter_uri = publish_empty_adapter(store, stack_settings.models_folder / BASE, adapter, tmp_path / "adapter")
+    trained = adapter_trained(spec, adapter, adapter_uri, publish_dataset(store, spec, tmp_path / "data"))
+    async with evaluated(settings, trained) as event:
+        assert isinstance(event, AdapterEvaluated), event
+    gates = {gate.name: gate for gate in event.gates}
+    assert event.cycle_id == trained.cycle_id
+    assert event.production.adapter is None
+    assert event.candidate.accuracy == event.production.accuracy
+    assert event.candidate.accuracy.n == 12
+    assert (event.candidate.failed, event.candidate.latency_ms_p50 > 0) == (0, True)
+    assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 0, 1)
+    assert gates["not_worse"].passed
+    assert gates["min_gain"].measured == 0.0
+    assert {c.label for c in event.candidate.classes} == set(LABELS)
+
+
+async def test_an_adapter_that_vllm_cannot_find_fails_the_step(
+    stack_settings: Settings, vllm: str, tmp_path: Path, task: str
+) -> None:
+    settings = EvaluatorSettings(**{**stack_settings.model_dump(), "home": tmp_path})
+    store, spec = ArtifactStore(settings.artifacts_uri, tmp_path), task_spec(task)
+    dataset_uri = publish_dataset(store, spec, tmp_path / "data")
+    trained = adapter_trained(spec, f"{task}-nowhere", str(tmp_path / "nowhere"), dataset_uri)
+    async with evaluated(settings, trained) as event:
+        assert isinstance(event, StepFailed), event
+    assert (event.service, event.step, event.cycle_id) == ("evaluator", "evaluation", trained.cycle_id)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from schemas.adapters import AdapterTrained
+from schemas.base import Gate, Message, Role
+from schemas.rollouts import RolloutChanged
+from schemas.tasks import GoldenExample, TaskKind, TaskSpec
+from services.evaluator.domain import (
+    Answered,
+    Comparison,
+    Question,
+    golden_questions,
+    is_right,
+    job_name,
+    judge,
+    mcnemar_worse,
+    production_of,
+    regression_set,
+    token_f1,
+    verdict,
+    wilson,
+)
+
+LABELS = tuple("abcdefghij")
+NO_GOLDEN = Comparison((), Answered((), ()), Answered((), ()))
+
+
+def spec(**evaluation: object) -> TaskSpec:
+    return TaskSpec.model_validate(
+        {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": LABELS, "evaluation": evaluation}
+    )
+
+
+def questions(n: int) -> list[Question]:
+    return [Question((Message(role=Role.USER, content=f"question {i}"),), LABELS[i % len(LABELS)]) for i in range(n)]
+
+
+def arm(asked: list[Question], right: set[int], failed: frozenset[int] = frozenset()) -> Answered:
+    answers = tuple(None if i in failed else q.answer if i in right else "wrong" for i, q in enumerate(asked))
+    return Answered(
+        answers, tuple(is_right(a, q.answer, TaskKind.CLASSIFICATION) for a, q in zip(answers, asked, strict=True))
+    )
+
+
+def compared(n: int, candidate: set[int], production: set[int]) -> Comparison:
+    asked = questions(n)
+    return Comparison(asked, arm(asked, candidate), arm(asked, production))
+
+
+def gate(gates: tuple[Gate, ...], name: str) -> Gate:
+    (found,) = [g for g in gates if g.name == name]
+    return found
+
+
+def test_a_better_candidate_passes_every_gate() -> None:
+    gates = judge(spec(), compared(60, set(range(54)), set(range(12))), NO_GOLDEN)
+    assert verdict(gates) == "passed"
+    assert gate(gates, "min_gain").measured == pytest.approx(0.7)
+    assert "Candidate 90.0%, production 20.0% of 60 rows" in gate(gates, "min_gain").detail
+
+
+@pytest.mark.parametrize("n", [30, 60, 200])
+def test_a_candidate_trained_on_shuffled_labels_is_stopped_by_chance_alone(n: int) -> None:
+    """Even where it happens to beat a base that guesses: its answers have nothing to do with the questions."""
+    stopped = 0
+    for seed in range(200):
+        rng = random.Random(seed)
+        lucky = {i for i in range(n) if rng.random() < 1 / len(LABELS)}
+        gates = judge(spec(), compared(n, lucky, set(range(n // 20))), NO_GOLDEN)
+        stopped += not gate(gates, "better_than_chance").passed
+    assert stopped >= 190
+
+
+def test_better_than_chance_says_what_chance_is() -> None:
+    stopped = gate(judge(spec(), compared(60, set(range(8)), set()), NO_GOLDEN), "better_than_chance")
+    assert not stopped.passed
+    assert stopped.required == "> 0.100, the share of the most frequent label"
+    assert "right on 8 of 60 rows" in stopped.detail
+
+
+def test_a_significantly_worse_candidate_fails_and_its_losses_are_quoted() -> None:
+    gates = judge(spec(min_gain=-1.0), compared(100, set(range(80)), set(range(90))), NO_GOLDEN)
+    worse = gate(gates, "not_worse")
+    assert not worse.passed
+    assert "wins 0 and loses 10 rows" in worse.detail
+    assert "'question 80': 'wrong' instead of 'a'" in worse.detail
+
+
+def test_an_insignificant_loss_fails_min_gain_only() -> None:
+    gates = judge(spec(), compared(100, set(range(80)), set(range(81))), NO_GOLDEN)
+    assert [g.name for g in gates if not g.passed] == ["min_gain"]
+
+
+def test_golden_losses_are_not_outweighed_by_gains_elsewhere() -> None:
+    golden = compared(20, set(range(15)), set(range(20)))
+    gates = judge(spec(), compared(60, set(range(60)), set()), golden)
+    assert [g.name for g in gates if not g.passed] == ["golden_regression"]
+    assert gate(gates, "golden_regression").measured == pytest.approx(0.25)
+
+
+def test_without_golden_examples_the_evaluation_set_is_the_regression_set() -> None:
+    evaluation = compared(10, {0}, {1, 2})
+    assert regression_set(evaluation, NO_GOLDEN) is evaluation
+    assert (evaluation.lost, evaluation.gained) == ([1, 2], [0])
+
+
+def test_failed_requests_count_as_wrong_and_stop_the_candidate() -> None:
+    asked = questions(50)
+    evaluation = Comparison(asked, arm(asked, set(range(48)), frozenset({48, 49})), arm(asked, set()))
+    failed = gate(judge(spec(), evaluation, NO_GOLDEN), "max_failed_share")
+    assert not failed.passed
+    assert failed.measured == pytest.approx(0.04)
+    assert sum(evaluation.candidate.right) == 48
+
+
+def test_min_accuracy_is_a_bar_of_its_own() -> None:
+    gates = judge(spec(min_accuracy=0.8), compared(50, set(range(30)), set()), NO_GOLDEN)
+    assert [g.name for g in gates if not g.passed] == ["min_accuracy"]
+
+
+def test_wilson_agrees_with_the_published_interval() -> None:
+    interval = wilson(15, 50)  # Newcombe 1998 gives such values; statsmodels' proportion_confint too.
+    assert (interval.low, interval.high) == pytest.approx((0.1910, 0.4375), abs=5e-4)
+    assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
+
+
+@given(n=st.integers(1, 2_000), data=st.data())
+def test_wilson_always_holds_the_share(n: int, data: st.DataObject) -> None:
+    interval = wilson(data.draw(st.integers(0, n)), n)
+    assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
+
+
+@given(lost=st.integers(0, 60), gained=st.integers(0, 60))
+def test_mcnemar_is_the_exact_binomial_test(lost: int, gained: int) -> None:
+    expected = 1.0 if lost + gained == 0 else binomtest(lost, lost + gained, alternative="greater").pvalue
+    assert mcnemar_worse(lost, gained) == pytest.approx(expected)
+
+
+def test_generated_text_is_compared_after_normalisation() -> None:
+    assert is_right("  The REFUND, is due! ", "the refund is due", TaskKind.GENERATION)
+    assert not is_right(None, "x", TaskKind.GENERATION)
+    assert token_f1("the refund is due", "the refund was due") == pytest.approx(0.75)
+    assert token_f1(None, "x") == 0.0
+
+
+def test_golden_examples_are_asked_with_the_tasks_system_prompt() -> None:
+    task = spec().model_copy(update={"golden": (GoldenExample(text="hello", label="a"),)})
+    (question,) = golden_questions(task)
+    assert [(m.role.value, m.content) for m in question.messages] == [("system", "Say."), ("user", "hello")]
+
+
+def trained() -> AdapterTrained:
+    return AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
+
+
+def rollout() -> RolloutChanged:
+    data = json.loads(Path("schemas/examples/rollouts.changed.v1/promoted.json").read_bytes())
+    data["spec"]["base_model"] = trained().base_model
+    return RolloutChanged.model_validate(data)
+
+
+def test_production_is_who_serves_everyone_now() -> None:
+    assert production_of(trained(), rollout()) == rollout().primary_adapter is not None
+    assert production_of(trained(), None) is None
+
+
+def test_an_adapter_of_another_base_is_no_opponent() -> None:
+    moved = trained().model_copy(update={"base_model": "another"})
+    assert production_of(moved, rollout()) is None
+
+
+def test_the_job_is_named_by_both_sides_and_the_cycle() -> None:
+    event = trained()
+    assert job_name(event, None).startswith(f"{event.adapter}-vs-base-")
+    later = event.model_copy(update={"cycle_id": "later"})
+    assert len({job_name(event, None), job_name(event, "p"), job_name(later, None)}) == 3

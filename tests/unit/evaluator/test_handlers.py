@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.base import Event, Message, Role
+from schemas.cycles import StepFailed, StepProgressed
+from schemas.rollouts import RolloutChanged
+from services.evaluator.domain import Question, job_name
+from services.evaluator.handlers import Handlers
+from services.evaluator.job import EvaluationJob, evaluate, read_examples
+from services.evaluator.recipe import Answers
+from services.evaluator.settings import EvaluatorSettings
+from shared.errors import StepImpossible
+from shared.jobs import Job, JobFailure, JobProgress, Jobs
+from shared.tables import LatestByKey
+
+PROMOTED = Path("schemas/examples/rollouts.changed.v1/promoted.json").read_bytes()
+
+
+class Published:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def publish(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@pytest.fixture
+def trained() -> AdapterTrained:
+    return AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EvaluatorSettings:
+    return EvaluatorSettings(home=tmp_path)
+
+
+@pytest.fixture
+def published() -> Published:
+    return Published()
+
+
+@pytest.fixture
+def rollouts() -> LatestByKey[RolloutChanged]:
+    return LatestByKey("rollouts.changed.v1")
+
+
+@pytest.fixture
+def handlers(settings: EvaluatorSettings, published: Published, rollouts: LatestByKey[RolloutChanged]) -> Handlers:
+    jobs = Jobs(settings.jobs_folder, "services.evaluator.job")
+    return Handlers(settings, jobs, published, rollouts, table_seconds=0.05)
+
+
+def submitted(settings: EvaluatorSettings) -> EvaluationJob:
+    (path,) = settings.jobs_folder.glob("*/spec.json")
+    return EvaluationJob.model_validate_json(path.read_bytes())
+
+
+async def test_a_task_without_a_rollout_is_compared_with_the_base(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained
+) -> None:
+    await handlers.on_adapter(trained)
+    await handlers.on_adapter(trained)
+    job = submitted(settings)
+    assert (job.trained, job.production) == (trained, None)
+
+
+async def test_the_opponent_is_the_current_primary(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, rollouts: LatestByKey[RolloutChanged]
+) -> None:
+    data = json.loads(PROMOTED)
+    data["spec"]["base_model"] = trained.base_model
+    await rollouts.put(trained.task, RolloutChanged.model_validate(data))
+    await handlers.on_adapter(trained)
+    assert submitted(settings).production == data["primary_adapter"]
+
+
+async def test_progress_and_failure_carry_the_cycle(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, published: Published
+) -> None:
+    await handlers.on_adapter(trained)
+    name = job_name(trained, None)
+    job = Job(name, settings.jobs_folder / name)
+    await handlers.on_progress(job, JobProgress(done=7, total=160, message="candidate: 7 of 80 answers"))
+    await handlers.on_failed(job, JobFailure(reason="vLLM is away", way_out="start it"))
+    progressed, failed = published.events
+    assert isinstance(progressed, StepProgressed)
+    assert (progressed.step, progressed.cycle_id) == ("evaluation", trained.cycle_id)
+    assert isinstance(failed, StepFailed)
+    assert (failed.step, failed.reason, failed.cycle_id) == ("evaluation", "vLLM is away", trained.cycle_id)
+
+
+async def test_the_verdict_is_one_fact_with_both_arms_scores(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, published: Published, tmp_path: Path
+) -> None:
+    await handlers.on_adapter(trained)
+    labels = trained.spec.labels
+    asked = [
+        Question((Message(role=Role.USER, content=f"{label} {number}"),), label)
+        for label in labels
+        for number in range(10)
+    ]
+    right = Answers(answers=tuple(q.answer for q in asked), latencies_ms=(5.0,) * len(asked))
+    wrong = Answers(answers=(labels[0],) * len(asked), latencies_ms=(3.0,) * len(asked))
+    event = evaluate(submitted(settings), "job", asked, [], right, wrong)
+    again = evaluate(submitted(settings), "job", asked, [], right, wrong)
+    assert event.event_id == again.event_id
+    assert event.verdict == "passed"
+    assert (event.candidate.adapter, event.production.adapter) == (trained.adapter, None)
+    assert (event.candidate.accuracy.value, event.production.accuracy.value) == (1.0, pytest.approx(1 / len(labels)))
+    assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 20, 30)
+    await handlers.on_done(Job("job", tmp_path), event.model_dump_json().encode())
+    assert published.events == [AdapterEvaluated.model_validate_json(event.model_dump_json())]
+
+
+def test_an_empty_evaluation_set_is_no_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "eval.jsonl"
+    path.write_text("")
+    with pytest.raises(StepImpossible, match="nothing to evaluate on"):
+        read_examples(path)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from schemas.base import Message, Role
+from schemas.tasks import TaskSpec
+from services.evaluator.domain import Question
+from services.evaluator.recipe import Answers, ask, score
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.inference import Completion
+
+SPEC = TaskSpec.model_validate(
+    {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"], "max_answer_tokens": 8}
+)
+FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
+
+
+def question(text: str, answer: str) -> Question:
+    return Question((Message(role=Role.USER, content=text),), answer)
+
+
+class Engine:
+    """Answers with the question's first letter; raises what is listed for a question, in turn."""
+
+    def __init__(self, troubles: dict[str, list[Exception]] | None = None) -> None:
+        self.troubles = troubles or {}
+        self.seen: list[tuple[str, tuple[str, ...], int]] = []
+
+    async def complete(
+        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 256
+    ) -> Completion:
+        self.seen.append((model, tuple(choices), max_tokens))
+        text = messages[-1]["content"]
+        if self.troubles.get(text):
+            raise self.troubles[text].pop(0)
+        return Completion(text[0], -0.1, 1, 5, "stop", 10.0)
+
+
+QUESTIONS = [question("a1", "a"), question("b1", "b"), question("b2", "a")]
+
+
+async def test_both_arms_are_asked_as_the_gateway_asks() -> None:
+    engine, counts = Engine(), list[int]()
+    answers = await ask(engine, "adapter", QUESTIONS, SPEC, 2, counts.append)
+    assert answers.answers == ("a", "b", "b")
+    assert set(engine.seen) == {("adapter", ("a", "b"), 8)}
+    assert counts == [1, 2, 3]
+
+
+async def test_a_request_is_tried_twice_before_it_counts_as_failed() -> None:
+    away = [DependencyUnavailable("500")]
+    engine = Engine({"a1": list(away), "b1": away * 2})
+    answers = await ask(engine, "adapter", QUESTIONS, SPEC, 1, lambda _: None)
+    assert answers.answers == ("a", None, "b")
+    assert len(answers.latencies_ms) == 2
+
+
+async def test_a_refused_request_is_not_tried_again() -> None:
+    engine = Engine({"a1": [InvalidMessage("too long")]})
+    answers = await ask(engine, "adapter", QUESTIONS, SPEC, 1, lambda _: None)
+    assert answers.answers[0] is None
+    assert len(engine.seen) == 3
+
+
+async def test_an_engine_that_is_away_is_no_verdict_on_the_candidate() -> None:
+    engine = Engine({q.text: [DependencyUnavailable("gone")] * 2 for q in QUESTIONS})
+    with pytest.raises(DependencyUnavailable, match="3 of 3 requests"):
+        await ask(engine, "adapter", QUESTIONS, SPEC, 1, lambda _: None)
+
+
+def test_scores_per_label_are_precision_recall_and_f1() -> None:
+    arm = Answers(answers=("a", "b", "b"), latencies_ms=(1.0, 2.0, 9.0)).part(QUESTIONS, 0, SPEC.kind)
+    scored = score("adapter", arm, QUESTIONS, (1.0, 2.0, 9.0), SPEC)
+    by_label = {c.label: c for c in scored.classes}
+    assert (by_label["a"].precision, by_label["a"].recall, by_label["a"].support) == (1.0, 0.5, 2)
+    assert (by_label["b"].precision, by_label["b"].recall) == (0.5, 1.0)
+    assert scored.macro_f1 == pytest.approx(2 / 3)
+    assert scored.accuracy.value == pytest.approx(2 / 3)
+    assert scored.latency_ms_p50 == 2.0
+
+
+def test_a_generation_task_has_exact_match_and_token_f1() -> None:
+    asked = [question("q", "the refund is due"), question("r", "yes")]
+    arm = Answers(answers=("The refund is due.", "yes of course"), latencies_ms=()).part(asked, 0, FREE.kind)
+    scored = score(None, arm, asked, (), FREE)
+    assert scored.accuracy.value == 0.5
+    assert scored.macro_f1 == pytest.approx((1.0 + 0.5) / 2)
+    assert scored.classes == ()
