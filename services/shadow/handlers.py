@@ -1,0 +1,80 @@
+"""Predictions in: the eligible ones are asked again of the candidate. Pairs out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from schemas.base import utc_now
+from schemas.predictions import PredictionLogged
+from schemas.rollouts import RolloutChanged, ShadowCompared
+from services.shadow.clients import Candidate, Flags, TrainingRows
+from services.shadow.domain import Budget, eligible, is_near_copy, pair_of, running
+from services.shadow.settings import ShadowSettings
+from shared.delivery import Delivery
+from shared.tables import LatestByKey
+from shared.transport import Consumers, Publishes
+
+logger = logging.getLogger(__name__)
+
+
+class Handlers:
+    def __init__(
+        self,
+        settings: ShadowSettings,
+        flags: Flags,
+        training_rows: TrainingRows,
+        candidate: Candidate,
+        publisher: Publishes,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._settings = settings
+        self._flags = flags
+        self._training_rows = training_rows
+        self._candidate = candidate
+        self._publisher = publisher
+        self._now = now
+        self._budget = Budget()
+        self._out_of_budget: set[str] = set()
+        self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed")
+
+    def subscribe(self, consumers: Consumers) -> None:
+        """Register all handlers."""
+        self.rollouts = consumers.table(RolloutChanged)
+        consumers.on_batch(PredictionLogged, self.on_predictions, max_records=self._settings.shadow_batch, wait_ms=100)
+
+    async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
+        """Replay a batch's eligible predictions, a few at a time, and publish their pairs."""
+        chosen = []
+        for delivery in deliveries:
+            rollout = self.rollouts.get(delivery.event.task)
+            if rollout is not None and running(rollout) and await self._choose(delivery.event, rollout):
+                chosen.append((delivery.event, rollout))
+        if not chosen:
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                replays = [group.create_task(self._compare(event, rollout)) for event, rollout in chosen]
+        except ExceptionGroup as failures:  # The rest is cancelled already: the batch will come again.
+            raise failures.exceptions[0] from failures
+        for replay in replays:
+            await self._publisher.publish(replay.result())
+
+    async def _choose(self, event: PredictionLogged, rollout: RolloutChanged) -> bool:
+        if not eligible(event, rollout) or not self._flags.sampled(event.task, event.prediction_id):
+            return False
+        rows = await self._training_rows.near_copies(rollout)
+        if is_near_copy(event, rows.contains):
+            return False
+        limit = rollout.spec.rollout.shadow_requests_per_day
+        within = self._budget.take(event.task, limit, self._now())
+        if not within and event.task not in self._out_of_budget:
+            logger.warning("%s: today's %d shadow requests are spent", event.task, limit)
+        (self._out_of_budget.discard if within else self._out_of_budget.add)(event.task)
+        return within
+
+    async def _compare(self, event: PredictionLogged, rollout: RolloutChanged) -> ShadowCompared:
+        replay = await self._candidate.answer(rollout, event.messages)
+        return pair_of(event, rollout, replay.answer, replay.latency_ms, self._now())

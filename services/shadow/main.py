@@ -1,0 +1,43 @@
+"""The wiring of shadow."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.shadow.clients import EngineCandidate, StoredTrainingRows, UnleashFlags
+from services.shadow.handlers import Handlers
+from services.shadow.settings import ShadowSettings
+from shared.artifacts import ArtifactStore
+from shared.inference import InferenceClient
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+NAME = "shadow"
+
+
+def build(settings: ShadowSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or ShadowSettings.load()
+    broker = build_broker(settings, NAME)
+    flags = UnleashFlags(
+        settings.unleash,
+        settings.unleash_client_token,
+        settings.shadow_poll_seconds,
+        settings.shadow_unleash_environment,
+        settings.home / "unleash" / NAME,
+    )
+    artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
+    inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds)
+    candidate = EngineCandidate(inference, artifacts, settings.shadow_concurrency)
+    handlers = Handlers(settings, flags, StoredTrainingRows(artifacts), candidate, Publisher(broker, NAME))
+    handlers.subscribe(Consumers(broker, NAME, settings))
+    return Service(NAME, broker, prepare=[flags.start], close=[flags.close, inference.close])
+
+
+def main() -> None:
+    """Entry point: `python -m services.shadow.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

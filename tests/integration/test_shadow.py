@@ -1,0 +1,229 @@
+"""Shadow on real Unleash and vLLM, and shadow and deployer together on the real broker: from verdict to promotion."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from aiokafka import AIOKafkaConsumer
+from safetensors.numpy import save_file
+
+from schemas.base import Event, Message, Role, Variant, utc_now
+from schemas.catalog import topic_of
+from schemas.labels import CorrectionSubmitted, LabelRequested
+from schemas.predictions import PredictionLogged
+from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
+from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from services.deployer.clients import Strategy, UnleashAdmin
+from services.deployer.main import build as build_deployer
+from services.deployer.settings import DeployerSettings
+from services.shadow.clients import StoredTrainingRows, UnleashFlags
+from services.shadow.main import build as build_shadow
+from services.shadow.settings import ShadowSettings
+from shared.artifacts import ArtifactStore
+from shared.errors import DependencyUnavailable
+from shared.service import running
+from shared.settings import Settings
+from shared.transport import Publisher, build_broker
+from tests.unit.deployer.fakes import answer, evaluated
+
+pytestmark = pytest.mark.stack
+
+BASE = "SmolLM2-135M-Instruct"
+NOT_A_LABEL = "none of these"
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
+            await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def following(settings: Settings, task: str, *kinds: type[Event]) -> AsyncIterator[dict[type[Event], list[Any]]]:
+    """All events of these kinds about the task, as they come, outside of any consumer group."""
+    by_topic = {topic_of(kind).name: kind for kind in kinds}
+    found: dict[type[Event], list[Any]] = {kind: [] for kind in kinds}
+    consumer = AIOKafkaConsumer(*by_topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
+
+    async def follow() -> None:
+        async for record in consumer:
+            if json.loads(record.value or b"{}").get("task") == task:
+                kind = by_topic[record.topic]
+                found[kind].append(kind.model_validate_json(record.value))
+
+    await consumer.start()
+    reading = asyncio.create_task(follow())
+    try:
+        yield found
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await consumer.stop()
+
+
+def publish_adapter(store: ArtifactStore, model: Path, name: str, folder: Path) -> str:
+    """A LoRA adapter of small random numbers, rank 4 on the query projections."""
+    config = json.loads((model / "config.json").read_text())
+    hidden = config["hidden_size"]
+    generator = np.random.default_rng(20)
+    weights: dict[str, np.ndarray] = {}
+    for layer in range(config["num_hidden_layers"]):
+        stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        weights[f"{stem}.lora_A.weight"] = generator.normal(0, 0.02, (4, hidden)).astype(np.float32)
+        weights[f"{stem}.lora_B.weight"] = generator.normal(0, 0.02, (hidden, 4)).astype(np.float32)
+    save_file(weights, folder / "adapter_model.safetensors")
+    lora = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": BASE, "r": 4, "lora_alpha": 8,
+        "lora_dropout": 0.0, "bias": "none", "target_modules": ["q_proj"],
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(lora))
+    (folder / "manifest.json").write_text("{}")
+    return store.publish(folder, "adapters", name)
+
+
+def publish_rows(store: ArtifactStore, name: str, folder: Path, *texts: str) -> str:
+    rows = [
+        {
+            "example_id": f"e{number}", "group": f"g{number}", "prediction_ids": [], "correction_ids": [],
+            "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "refund"}],
+        }
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "manifest.json").write_text("{}")
+    return store.publish(folder, "datasets", name)
+
+
+def prediction(spec: TaskSpec, number: int, text: str) -> PredictionLogged:
+    return PredictionLogged(
+        task=spec.name,
+        task_revision=spec.revision,
+        prediction_id=f"{spec.name}.{number}",
+        messages=(Message(role=Role.SYSTEM, content=spec.system_prompt), Message(role=Role.USER, content=text)),
+        answer=NOT_A_LABEL,
+        model=BASE,
+        variant=Variant.BASE,
+        user_hash=f"user-{number}",
+        latency_ms=1.0,
+    )
+
+
+async def test_the_real_flag_samples_pauses_and_decides_the_same_twice(
+    stack_settings: Settings, tmp_path: Path
+) -> None:
+    task = f"task-{uuid4().hex[:8]}"
+    flag = f"ratchet.{task}.shadow"
+    admin = UnleashAdmin(stack_settings.unleash, stack_settings.unleash_admin_token)
+    await admin.ensure(flag, "a test", Strategy(percent=50, stickiness="userId"))
+    await admin.switch(flag, True)
+    flags = UnleashFlags(
+        stack_settings.unleash, stack_settings.unleash_client_token, 1, "development", tmp_path / "flags"
+    )
+    await flags.start()
+    ids = [f"{task}.{number}" for number in range(400)]
+
+    def begun() -> bool:
+        with contextlib.suppress(DependencyUnavailable):  # A new Unleash may still say that it has no flags at all.
+            return any(flags.sampled(task, one) for one in ids)
+        return False
+
+    await until(begun, 10)
+    sample = [flags.sampled(task, one) for one in ids]
+    assert 140 < sum(sample) < 260
+    assert sample == [flags.sampled(task, one) for one in ids]
+    await admin.switch(flag, False)
+    await until(lambda: not any(flags.sampled(task, one) for one in ids), 3)
+    await flags.close()
+    await admin.close()
+
+
+async def test_flags_that_were_never_seen_are_no_off(tmp_path: Path) -> None:
+    flags = UnleashFlags("http://127.0.0.1:9", "token", 1, "development", tmp_path / "flags")
+    await flags.start()
+    with pytest.raises(DependencyUnavailable, match="no flags seen yet"):
+        flags.sampled("task", "p1")
+    await flags.close()
+
+
+async def test_training_rows_are_read_from_the_store(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    (tmp_path / "rows").mkdir()
+    uri = publish_rows(store, "d1", tmp_path / "rows", "where is my parcel, please?")
+    event = evaluated().model_copy(update={"dataset_uri": uri})
+    rows = StoredTrainingRows(store)
+    index = await rows.near_copies(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
+    assert index.contains("Where is my parcel please")
+    assert not index.contains("I want my money back")
+
+
+async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
+    stack_settings: Settings, vllm: str, tmp_path: Path
+) -> None:
+    task = f"task-{uuid4().hex[:8]}"
+    spec = TaskSpec(
+        name=task, kind=TaskKind.CLASSIFICATION, base_model=BASE, system_prompt="Answer with one label.",
+        labels=("delivery", "refund", "login"),
+        rollout=RolloutSettings(
+            yearly_false_promotion=0.2, cycles_per_year=1, canary_wealth=2, min_canary_requests=0
+        ),
+    )  # fmt: skip
+    store = ArtifactStore(stack_settings.artifacts_uri, tmp_path / "cache")
+    adapter, folders = f"{task}-lora", [tmp_path / "adapter", tmp_path / "rows"]
+    for folder in folders:
+        folder.mkdir()
+    seen_before = "the parcel that I ordered has not come"
+    verdict = evaluated(adapter, task).model_copy(
+        update={
+            "adapter_uri": publish_adapter(store, stack_settings.models_folder / BASE, adapter, folders[0]),
+            "dataset_uri": publish_rows(store, f"{task}-rows", folders[1], seen_before),
+            "data_cutoff": utc_now() - timedelta(minutes=1),
+            "spec": spec,
+            "task_revision": spec.revision,
+        }
+    )
+    values = stack_settings.model_dump()
+    services = [
+        build_deployer(DeployerSettings(**values, deployer_tick_seconds=0.5)),
+        build_shadow(ShadowSettings(**values)),
+    ]
+    broker = build_broker(stack_settings, "test")
+    kinds = (RolloutChanged, ShadowCompared, LabelRequested)
+    async with running(services), following(stack_settings, task, *kinds) as found:
+        await broker.start()
+        await Publisher(broker, "evaluator").publish(verdict)
+        changes: list[RolloutChanged] = found[RolloutChanged]
+        await until(lambda: changes)
+        assert changes[0].stage is Stage.SHADOW, changes[0].reason
+        await asyncio.sleep(3)  # Shadow polls the flags every second.
+
+        gateway = Publisher(broker, "gateway")
+        await gateway.publish(prediction(spec, 0, seen_before.upper()))
+        for number in range(1, 9):
+            await gateway.publish(prediction(spec, number, f"question {number}: {'what about it ' * number}"))
+        await until(lambda: len(found[LabelRequested]) >= 8)
+        assert {pair.prediction_id for pair in found[ShadowCompared]} == {f"{task}.{n}" for n in range(1, 9)}
+        assert all(pair.candidate_answer in spec.labels for pair in found[ShadowCompared])
+
+        console = Publisher(broker, "console")
+        for asked in found[LabelRequested]:
+            await console.publish(correct(asked))
+        await until(lambda: changes[-1].stage is Stage.PROMOTED)
+        await broker.stop()
+    assert [change.stage for change in changes] == [Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
+    assert changes[-1].primary_adapter == adapter
+
+
+def correct(asked: LabelRequested) -> CorrectionSubmitted:
+    """The reviewer says that the candidate, whichever side it is on, was right."""
+    (right,) = [given for given in asked.answers if given != NOT_A_LABEL]
+    return answer(asked, label=right)

@@ -1,0 +1,315 @@
+"""Shadow compares only what may be compared, off the request path, within its sample and its budget."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+import pytest
+from faststream.kafka import KafkaBroker, TestKafkaBroker
+
+from schemas.base import Event, Message, Role, Variant
+from schemas.predictions import PredictionLogged
+from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
+from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from services.shadow.clients import EngineCandidate, Replay
+from services.shadow.domain import Budget, eligible, pair_of, same_answer
+from services.shadow.handlers import Handlers
+from services.shadow.settings import ShadowSettings
+from shared.artifacts import ArtifactStore
+from shared.delivery import Delivery
+from shared.errors import DependencyUnavailable
+from shared.inference import InferenceClient
+from shared.near_copies import NearCopies
+from shared.transport import Consumers, Publisher
+
+CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+SPEC = TaskSpec(
+    name="support-desk", kind=TaskKind.CLASSIFICATION, base_model="base", system_prompt="Classify.",
+    labels=("delivery", "refund"), rollout=RolloutSettings(shadow_requests_per_day=20),
+)  # fmt: skip
+
+
+def rollout(stage: Stage = Stage.SHADOW, primary: str | None = None) -> RolloutChanged:
+    return RolloutChanged(
+        task=SPEC.name,
+        task_revision=SPEC.revision,
+        cycle_id="cycle-1",
+        rollout_id="rollout-1",
+        stage=stage,
+        primary_adapter=primary,
+        candidate_adapter="a1",
+        candidate_uri="/artifacts/adapters/a1",
+        dataset_uri="/artifacts/datasets/d1",
+        data_cutoff=CUTOFF,
+        evidence=Evidence(alpha=0.001),
+        reason="passed",
+        spec=SPEC,
+    )
+
+
+def prediction(number: int = 1, **changes: Any) -> PredictionLogged:
+    values: dict[str, Any] = {
+        "occurred_at": CUTOFF + timedelta(minutes=1),
+        "task": SPEC.name,
+        "task_revision": SPEC.revision,
+        "prediction_id": f"support-desk.{number}",
+        "messages": (
+            Message(role=Role.SYSTEM, content="Classify."),
+            Message(role=Role.USER, content=f"where is parcel number {number} that I ordered?"),
+        ),
+        "answer": "refund",
+        "model": "base",
+        "variant": Variant.BASE,
+        "user_hash": f"user-{number}",
+        "latency_ms": 1.0,
+    }
+    return PredictionLogged(**{**values, **changes})
+
+
+class Flags:
+    def __init__(self, on: bool = True) -> None:
+        self.on = on
+
+    def sampled(self, task: str, prediction_id: str) -> bool:
+        return self.on
+
+
+class TrainingRows:
+    def __init__(self, *texts: str) -> None:
+        self._index = NearCopies(texts, 0.8)
+
+    async def near_copies(self, rollout: RolloutChanged) -> NearCopies:
+        return self._index
+
+
+class Candidate:
+    def __init__(self, answer: str | None = "delivery") -> None:
+        self.given = answer
+        self.asked = 0
+        self.away = False
+
+    async def answer(self, rollout: RolloutChanged, messages: Any) -> Replay:
+        self.asked += 1
+        if self.away:
+            raise DependencyUnavailable("the engine is away")
+        return Replay(self.given, 5.0)
+
+
+class Published:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def publish(self, event: Event) -> None:
+        self.events.append(event)
+
+
+class Shadow:
+    """The handlers with everything around them in memory."""
+
+    def __init__(self, *trained: str) -> None:
+        self.flags, self.candidate, self.published = Flags(), Candidate(), Published()
+        rows = TrainingRows(*trained)
+        self.handlers = Handlers(ShadowSettings(), self.flags, rows, self.candidate, self.published)
+
+    async def replay(self, *events: PredictionLogged, under: RolloutChanged | None = None) -> list[Any]:
+        await self.handlers.rollouts.put(SPEC.name, under or rollout())
+        deliveries = [Delivery(e, "predictions.logged.v1", 0, n, MappingProxyType({})) for n, e in enumerate(events)]
+        before = len(self.published.events)
+        await self.handlers.on_predictions(deliveries)
+        return self.published.events[before:]
+
+
+async def test_an_eligible_prediction_becomes_a_pair() -> None:
+    (pair,) = await Shadow().replay(prediction())
+    assert isinstance(pair, ShadowCompared)
+    assert (pair.production_answer, pair.candidate_answer, pair.agree) == ("refund", "delivery", False)
+    assert (pair.user_hash, pair.cycle_id, pair.logged_at) == ("user-1", "cycle-1", CUTOFF + timedelta(minutes=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "primary"),
+    [
+        ({"occurred_at": CUTOFF}, None),
+        ({"task_revision": "another"}, None),
+        ({"variant": Variant.CANARY, "adapter": "a1"}, None),
+        ({"variant": Variant.ROLLBACK}, None),
+        ({"variant": Variant.EXTERNAL}, None),
+        ({"variant": Variant.PRIMARY, "adapter": "old"}, None),
+        ({"variant": Variant.BASE}, "a0"),
+    ],
+)
+async def test_what_is_not_the_primarys_answer_to_a_new_input_is_no_pair(
+    changes: dict[str, Any], primary: str | None
+) -> None:
+    assert not eligible(prediction(**changes), rollout(primary=primary))
+    assert await Shadow().replay(prediction(**changes), under=rollout(primary=primary)) == []
+
+
+async def test_the_primary_adapters_answers_are_compared_when_it_serves() -> None:
+    served = prediction(variant=Variant.PRIMARY, adapter="a0")
+    assert len(await Shadow().replay(served, under=rollout(Stage.CANARY, primary="a0"))) == 1
+
+
+@pytest.mark.parametrize("stage", [Stage.PROMOTED, Stage.REJECTED, Stage.ROLLED_BACK])
+async def test_nothing_is_replayed_when_no_candidate_is_on_its_way(stage: Stage) -> None:
+    shadow = Shadow()
+    assert await shadow.replay(prediction(), under=rollout(stage)) == []
+    assert shadow.candidate.asked == 0
+
+
+async def test_a_near_copy_of_a_training_row_is_no_pair() -> None:
+    shadow = Shadow("Where is parcel number 1, that I ordered?!")
+    assert await shadow.replay(prediction(1)) == []
+    other = prediction(2, messages=(Message(role=Role.USER, content="please send my money back"),))
+    assert len(await shadow.replay(other)) == 1
+
+
+async def test_the_flag_pauses_shadow() -> None:
+    shadow = Shadow()
+    shadow.flags.on = False
+    assert await shadow.replay(prediction()) == []
+    shadow.flags.on = True
+    assert len(await shadow.replay(prediction())) == 1
+
+
+async def test_a_days_budget_is_not_exceeded() -> None:
+    shadow = Shadow()
+    assert len(await shadow.replay(*[prediction(number) for number in range(30)])) == 20
+    assert await shadow.replay(prediction(31)) == []
+    assert shadow.candidate.asked == 20
+
+
+def test_a_budget_is_new_each_day_and_of_each_task() -> None:
+    budget = Budget()
+    day = datetime(2026, 11, 23, 23, 59, tzinfo=UTC)
+    assert [budget.take("t", 2, day) for _ in range(3)] == [True, True, False]
+    assert budget.take("another", 2, day)
+    assert budget.take("t", 2, day + timedelta(minutes=1))
+
+
+async def test_a_redelivered_prediction_is_the_same_pair() -> None:
+    shadow = Shadow()
+    (first,) = await shadow.replay(prediction())
+    (second,) = await shadow.replay(prediction())
+    assert (first.event_id, first.pair_id) == (second.event_id, second.pair_id)
+    assert first.pair_id != pair_of(prediction(2), rollout(), "refund", 1.0, CUTOFF).pair_id
+
+
+async def test_a_candidate_that_errs_disagrees() -> None:
+    shadow = Shadow()
+    shadow.candidate.given = None
+    (pair,) = await shadow.replay(prediction())
+    assert (pair.candidate_answer, pair.agree) == (None, False)
+
+
+async def test_an_engine_that_is_away_is_no_loss_but_a_redelivery() -> None:
+    shadow = Shadow()
+    shadow.candidate.away = True
+    with pytest.raises(DependencyUnavailable):
+        await shadow.replay(prediction(1), prediction(2))
+    assert shadow.published.events == []
+
+
+def test_answers_that_differ_in_case_and_space_agree() -> None:
+    assert same_answer(" Refund\n", "refund")
+    assert not same_answer("refund", "refunds")
+
+
+class Engine:
+    """An OpenAI-compatible engine behind httpx's mock transport."""
+
+    def __init__(self) -> None:
+        self.status: dict[str, int] = {}
+        self.loaded: list[str] = []
+        self.running = self.most = 0
+        self.bodies: list[dict[str, Any]] = []
+
+    def candidate(self, concurrency: int = 4) -> EngineCandidate:
+        inference = InferenceClient(["http://engine"], 1.0)
+        inference._client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
+        return EngineCandidate(inference, FixedArtifacts(), concurrency)
+
+    async def handle(self, request: httpx.Request) -> httpx.Response:
+
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": []})
+        body = json.loads(request.content)
+        if request.url.path == "/v1/load_lora_adapter":
+            self.loaded.append(body["lora_name"])
+            self.status[body["lora_name"]] = 200
+            return httpx.Response(200, json={})
+        self.bodies.append(body)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.005)
+        self.running -= 1
+        status = self.status.get(body["model"], 200)
+        choice = {"message": {"content": "delivery"}, "finish_reason": "stop"}
+        return httpx.Response(status, json={"choices": [choice]} if status == 200 else {"error": "no"})
+
+
+class FixedArtifacts(ArtifactStore):
+    def __init__(self) -> None:
+        pass
+
+    def fetch(self, address: str) -> Any:
+        return address
+
+
+async def test_the_candidate_is_asked_greedily_for_one_of_the_labels() -> None:
+    engine = Engine()
+    replay = await engine.candidate().answer(rollout(), prediction().messages)
+    assert replay.answer == "delivery"
+    (body,) = engine.bodies
+    assert (body["model"], body["temperature"]) == ("a1", 0.0)
+    assert body["structured_outputs"] == {"choice": ["delivery", "refund"]}
+    assert body["messages"][0] == {"role": "system", "content": "Classify."}
+
+
+async def test_replays_are_bounded() -> None:
+    engine = Engine()
+    candidate = engine.candidate(concurrency=3)
+    await asyncio.gather(*[candidate.answer(rollout(), prediction(n).messages) for n in range(12)])
+    assert engine.most == 3
+
+
+async def test_a_candidate_that_fails_while_the_base_answers_has_erred() -> None:
+    engine = Engine()
+    engine.status["a1"] = 500
+    assert (await engine.candidate().answer(rollout(), prediction().messages)).answer is None
+
+
+async def test_when_the_base_fails_too_the_engine_is_away() -> None:
+    engine = Engine()
+    engine.status |= {"a1": 500, "base": 503}
+    with pytest.raises(DependencyUnavailable):
+        await engine.candidate().answer(rollout(), prediction().messages)
+
+
+async def test_a_restarted_replica_is_told_of_the_adapter_again() -> None:
+    engine = Engine()
+    engine.status["a1"] = 404
+    assert (await engine.candidate().answer(rollout(), prediction().messages)).answer == "delivery"
+    assert engine.loaded == ["a1"]
+
+
+async def test_from_the_topics_to_the_topic() -> None:
+    broker = KafkaBroker("nowhere:9092")
+    shadow = Shadow()
+    handlers = Handlers(ShadowSettings(), shadow.flags, TrainingRows(), shadow.candidate, Publisher(broker, "shadow"))
+    handlers.subscribe(Consumers(broker, "shadow", ShadowSettings()))
+    pairs: list[ShadowCompared] = []
+
+    async def keep(event: ShadowCompared) -> None:
+        pairs.append(event)
+
+    Consumers(broker, "deployer", ShadowSettings()).on(ShadowCompared, keep)
+    async with TestKafkaBroker(broker):
+        await Publisher(broker, "deployer").publish(rollout())
+        await Publisher(broker, "gateway").publish(prediction())
+    assert [pair.candidate_answer for pair in pairs] == ["delivery"]
