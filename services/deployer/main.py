@@ -1,0 +1,61 @@
+"""The wiring of the deployer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from services.deployer.clients import ServedAdapters, UnleashAdmin
+from services.deployer.handlers import Handlers
+from services.deployer.moves import Moves
+from services.deployer.settings import DeployerSettings
+from services.deployer.storage import PostgresStorage
+from shared.artifacts import ArtifactStore
+from shared.database import build_engine, migrate
+from shared.inference import InferenceClient
+from shared.service import Service, run
+from shared.transport import Consumers, Publisher, build_broker
+
+NAME = "deployer"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def build(settings: DeployerSettings | None = None) -> Service:
+    """The service, wired but not started."""
+    settings = settings or DeployerSettings.load()
+    broker = build_broker(settings, NAME)
+    engine = build_engine(settings, NAME)
+    storage = PostgresStorage(engine)
+    admin = UnleashAdmin(
+        settings.unleash,
+        settings.unleash_admin_token,
+        settings.deployer_unleash_project,
+        settings.deployer_unleash_environment,
+    )
+    inference = InferenceClient(settings.vllm_urls)
+    artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
+    moves = Moves(
+        storage, admin, ServedAdapters(inference, artifacts), Publisher(broker, NAME), settings.deployer_open_tickets
+    )
+    handlers = Handlers(settings, storage, moves)
+    handlers.subscribe(Consumers(broker, NAME, settings))
+
+    async def prepare() -> None:
+        await migrate(settings, NAME, MIGRATIONS)
+
+    return Service(
+        NAME,
+        broker,
+        prepare=[prepare],
+        background=[handlers.tick_forever],
+        close=[admin.close, inference.close, engine.dispose],
+    )
+
+
+def main() -> None:
+    """Entry point: `python -m services.deployer.main`."""
+    asyncio.run(run([build()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Rollouts, their ledgers, labels and canary observations."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "deployer_0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "rollouts",
+        sa.Column("rollout_id", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("task_revision", sa.Text, nullable=False),
+        sa.Column("cycle_id", sa.Text),
+        sa.Column("stage", sa.Text, nullable=False),
+        sa.Column("primary_adapter", sa.Text),
+        sa.Column("previous_adapter", sa.Text),
+        sa.Column("candidate_adapter", sa.Text, nullable=False),
+        sa.Column("candidate_uri", sa.Text, nullable=False),
+        sa.Column("dataset_uri", sa.Text, nullable=False),
+        sa.Column("data_cutoff", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("spec", JSONB, nullable=False),
+        sa.Column("alpha", sa.Double, nullable=False),
+        sa.Column("entered", sa.Boolean, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("evidence", JSONB, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("moves_flags", sa.Boolean, nullable=False),
+        sa.Column("settled", sa.Boolean, nullable=False),
+        sa.Column("change", sa.BigInteger, nullable=False),
+        sa.Column("entry", sa.BigInteger, nullable=False),
+    )
+    op.execute("CREATE SEQUENCE changes")
+    op.create_index("rollouts_by_task", "rollouts", ["task", "entry"])
+    op.create_index("one_active_a_task", "rollouts", ["task"], unique=True,
+                    postgresql_where=sa.text("entered AND stage IN ('shadow', 'canary')"))  # fmt: skip
+    op.create_table(
+        "ledger",
+        sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("pair_id", sa.Text, primary_key=True),
+        sa.Column("number", sa.BigInteger, sa.Identity(), nullable=False),
+        sa.Column("prediction_id", sa.Text, nullable=False),
+        sa.Column("user_hash", sa.Text),
+        sa.Column("user_key", sa.Text, nullable=False),
+        sa.Column("agree", sa.Boolean, nullable=False),
+        sa.Column("first", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("messages", JSONB),
+        sa.Column("production_answer", sa.Text),
+        sa.Column("candidate_answer", sa.Text),
+        sa.Column("candidate_first", sa.Boolean, nullable=False),
+        sa.Column("ticket_id", sa.Text, unique=True),
+        sa.Column("ticket_order", sa.BigInteger),
+        sa.Column("asked", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("published", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("outcome", sa.Double),
+    )
+    op.create_index("one_first_a_user", "ledger", ["rollout_id", "user_key"], unique=True,
+                    postgresql_where=sa.text("first"))  # fmt: skip
+    op.create_index("one_order_a_rollout", "ledger", ["rollout_id", "ticket_order"], unique=True)
+    op.create_table(
+        "labels",
+        sa.Column("correction_id", sa.Text, primary_key=True),
+        sa.Column("ticket_id", sa.Text, nullable=False, index=True),
+        sa.Column("reviewer", sa.Text, nullable=False),
+        sa.Column("outcome", sa.Double),
+    )
+    op.create_table(
+        "canary_requests",
+        sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("prediction_id", sa.Text, primary_key=True),
+        sa.Column("failed", sa.Boolean, nullable=False),
+    )
+    op.create_table(
+        "bad_users",
+        sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("user_key", sa.Text, primary_key=True),
+        sa.Column("canary", sa.Boolean, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    for table in ("bad_users", "canary_requests", "labels", "ledger", "rollouts"):
+        op.drop_table(table)
+    op.execute("DROP SEQUENCE changes")

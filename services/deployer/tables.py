@@ -1,0 +1,45 @@
+"""The tables of schema `deployer`, as `migrations/` makes them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+METADATA = sa.MetaData()
+ROLLOUTS = sa.Table(
+    "rollouts", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("task", sa.Text),
+    sa.Column("task_revision", sa.Text), sa.Column("cycle_id", sa.Text), sa.Column("stage", sa.Text),
+    sa.Column("primary_adapter", sa.Text, key="primary"), sa.Column("previous_adapter", sa.Text, key="previous"),
+    sa.Column("candidate_adapter", sa.Text, key="candidate"), sa.Column("candidate_uri", sa.Text),
+    sa.Column("dataset_uri", sa.Text), sa.Column("data_cutoff", sa.DateTime(timezone=True)),
+    sa.Column("spec", JSONB), sa.Column("alpha", sa.Double), sa.Column("entered", sa.Boolean),
+    sa.Column("reason", sa.Text), sa.Column("changed_at", sa.DateTime(timezone=True)), sa.Column("evidence", JSONB),
+    sa.Column("version", sa.Integer), sa.Column("moves_flags", sa.Boolean), sa.Column("settled", sa.Boolean),
+    sa.Column("change", sa.BigInteger), sa.Column("entry", sa.BigInteger),
+)  # fmt: skip
+LEDGER = sa.Table(
+    "ledger", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("pair_id", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger), sa.Column("prediction_id", sa.Text), sa.Column("user_hash", sa.Text),
+    sa.Column("user_key", sa.Text), sa.Column("agree", sa.Boolean), sa.Column("first", sa.Boolean),
+    sa.Column("messages", JSONB(none_as_null=True)), sa.Column("production_answer", sa.Text),
+    sa.Column("candidate_answer", sa.Text), sa.Column("candidate_first", sa.Boolean),
+    sa.Column("ticket_id", sa.Text), sa.Column("ticket_order", sa.BigInteger), sa.Column("asked", sa.Boolean),
+    sa.Column("published", sa.Boolean), sa.Column("outcome", sa.Double),
+)  # fmt: skip
+LABELS = sa.Table(
+    "labels", METADATA,
+    sa.Column("correction_id", sa.Text, primary_key=True), sa.Column("ticket_id", sa.Text),
+    sa.Column("reviewer", sa.Text), sa.Column("outcome", sa.Double),
+)  # fmt: skip
+REQUESTS = sa.Table(
+    "canary_requests", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("prediction_id", sa.Text, primary_key=True),
+    sa.Column("failed", sa.Boolean),
+)  # fmt: skip
+BAD_USERS = sa.Table(
+    "bad_users", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("user_key", sa.Text, primary_key=True),
+    sa.Column("canary", sa.Boolean),
+)  # fmt: skip

@@ -1,0 +1,171 @@
+"""The deployer on a real PostgreSQL and a real Unleash: the same way, the same flags, once whatever is redelivered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from schemas.rollouts import Stage
+from services.deployer.clients import Strategy, UnleashAdmin
+from services.deployer.main import MIGRATIONS
+from services.deployer.storage import PostgresStorage
+from shared.database import build_engine, migrate
+from shared.errors import DependencyUnavailable
+from shared.settings import Settings
+from tests.unit.deployer.fakes import Deployer, answer, evaluated, pair
+
+pytestmark = pytest.mark.stack
+
+
+@dataclass(frozen=True)
+class Real:
+    """A deployer on the stack, with a schema and a task of its own."""
+
+    deployer: Deployer
+    admin: UnleashAdmin
+    settings: Settings
+    task: str
+
+    def flag(self, name: str) -> str:
+        return f"ratchet.{self.task}.{name}"
+
+    async def seen_by_clients(self) -> dict[str, dict[str, object]]:
+        """What SDKs poll."""
+        headers = {"Authorization": self.settings.unleash_client_token}
+        async with httpx.AsyncClient(headers=headers) as client:
+            answer = await client.get(f"{self.settings.unleash}/api/client/features")
+        return {feature["name"]: feature for feature in answer.json()["features"]}
+
+
+@pytest.fixture
+async def real(stack_settings: Settings) -> AsyncIterator[Real]:
+    schema = f"deployer_{uuid4().hex[:8]}"
+    await migrate(stack_settings, schema, MIGRATIONS)
+    engine = build_engine(stack_settings, schema)
+    admin = UnleashAdmin(stack_settings.unleash, stack_settings.unleash_admin_token)
+    yield Real(Deployer(PostgresStorage(engine), admin), admin, stack_settings, f"task-{uuid4().hex[:8]}")
+    async with engine.begin() as connection:
+        await connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
+    await engine.dispose()
+    await admin.close()
+
+
+async def test_a_candidate_is_promoted_by_real_flags(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    primary = await real.admin.read(real.flag("primary"))
+    assert primary is not None and primary.enabled and primary.payload == {"adapter": None, "previous": None}
+    shadow = await real.admin.read(real.flag("shadow"))
+    assert shadow is not None and shadow.enabled
+    canary = await real.admin.read(real.flag("canary"))
+    assert canary is not None and not canary.enabled
+
+    await deployer.compare_and_label(range(10), "delivery")
+    canary = await real.admin.read(real.flag("canary"))
+    assert canary is not None and canary.enabled and canary.payload == {"adapter": "a1"}
+    (strategy,) = canary.strategies
+    assert strategy["parameters"] == {
+        "rollout": "5", "stickiness": "userId", "groupId": deployer.last.rollout_id,
+    }  # fmt: skip
+
+    await deployer.compare_and_label(range(10, 19), "delivery")
+    await deployer.see_canary(5)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(real.task)
+    assert (deployer.last.stage, deployer.last.evidence.canary_requests) == (Stage.PROMOTED, 5)
+    primary = await real.admin.read(real.flag("primary"))
+    assert primary is not None and primary.payload == {"adapter": "a1", "previous": None}
+    flags = await real.seen_by_clients()
+    enabled = {name: flags[real.flag(name)]["enabled"] for name in ("primary", "rollback", "canary", "shadow")}
+    assert enabled == {"primary": True, "rollback": False, "canary": False, "shadow": False}
+
+
+async def test_the_ledger_keeps_a_redelivered_pair_and_label_once(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    events = [pair(deployer.last, number, ("refund", "delivery")) for number in range(3)]
+    events += [pair(deployer.last, 3, ("refund", None)), pair(deployer.last, 4, ("refund", "refund"))]
+    events += [pair(deployer.last, 5, ("refund", "delivery"), user="user-0")]
+    for _ in range(2):
+        await deployer.compare(*events)
+    assert len(deployer.publisher.questions) == 3
+    for _ in range(2):
+        await deployer.handlers.on_correction(answer(deployer.publisher.questions[1], label="delivery"))
+        await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="refund"))
+    ledger = await deployer.storage.ledger(deployer.last.rollout_id)
+    assert (ledger.outcomes, ledger.agreeing, ledger.asked) == ([-1.0, -1.0, 1.0, None], 1, 3)
+
+
+async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_tickets(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    events = [pair(deployer.last, number, ("refund", "delivery")) for number in range(5)]
+    await asyncio.gather(*[deployer.compare(*events) for _ in range(4)])
+    assert len(deployer.publisher.questions) == 5
+    assert len((await deployer.storage.ledger(deployer.last.rollout_id)).tickets) == 5
+
+
+async def test_a_change_that_a_crash_left_half_done_is_finished_by_another_process(real: Real) -> None:
+    first = real.deployer
+    first.publisher.away = True
+    with pytest.raises(DependencyUnavailable):
+        await first.handlers.on_evaluated(evaluated("a1", real.task))
+    second = Deployer(first.storage, real.admin)
+    await second.handlers.tick(real.task)
+    await second.handlers.tick(real.task)
+    assert (second.last.stage, second.publisher.sent) == (Stage.SHADOW, 1)
+
+
+async def test_what_an_operator_turned_off_in_unleash_stays_off(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await real.admin.switch(real.flag("primary"), False)
+    await deployer.compare_and_label(range(12), "delivery")
+    await deployer.handlers.tick(real.task)
+    primary = await real.admin.read(real.flag("primary"))
+    assert primary is not None and not primary.enabled
+    assert deployer.last.stage is Stage.SHADOW
+
+
+async def test_the_newest_candidate_is_the_only_one_on_its_way(real: Real) -> None:
+    deployer = real.deployer
+    for adapter in ("a1", "a2", "a3"):
+        await deployer.handlers.on_evaluated(evaluated(adapter, real.task))
+    active = [r.candidate for r in await deployer.storage.active() if r.task == real.task]
+    assert active == ["a3"]
+    assert await deployer.storage.unsettled(real.task) == []
+    assert deployer.last.candidate_adapter == "a3"
+
+
+async def test_a_flag_is_clamped_created_once_and_not_written_when_it_is_right(real: Real) -> None:
+    flag = real.flag("canary")
+    over = Strategy(percent=150, stickiness="userId", variant="canary", payload={"adapter": "a1"})
+    await real.admin.ensure(flag, "a test", over)
+    await real.admin.ensure(flag, "a test", Strategy(percent=1))
+    state = await real.admin.read(flag)
+    assert state is not None and not state.enabled
+    assert [s["parameters"]["rollout"] for s in state.strategies] == ["100"]
+    assert state.follows(over.body(flag))
+    await real.admin.set_strategy(flag, Strategy(percent=7, stickiness="userId"))
+    state = await real.admin.read(flag)
+    assert state is not None and [s["parameters"]["rollout"] for s in state.strategies] == ["7"]
+    assert state.payload is None
+
+
+async def test_a_wrong_token_says_so(stack_settings: Settings) -> None:
+    admin = UnleashAdmin(stack_settings.unleash, "*:*.wrong")
+    with pytest.raises(DependencyUnavailable, match="401"):
+        await admin.ensure(f"ratchet.{uuid4().hex}.primary", "a test", Strategy())
+    await admin.close()
+
+
+def test_each_migration_is_named_after_the_service() -> None:
+    for path in Path(MIGRATIONS).glob("0*.py"):
+        assert f'revision = "deployer_{path.name[:4]}"' in path.read_text()

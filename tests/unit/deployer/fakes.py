@@ -1,0 +1,357 @@
+"""A deployer without its surroundings: storage, flags and vLLM in memory, and the events that it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+from schemas.adapters import AdapterEvaluated, ArmScore
+from schemas.base import Event, Gate, Interval, Message, Role, Variant
+from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.predictions import RequestObserved
+from schemas.rollouts import RolloutChanged, ShadowCompared
+from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from services.deployer.clients import FlagAdmin, FlagState, Strategy
+from services.deployer.domain import CanaryCounts, Ledger, Pair, Ticket, ticket_outcome
+from services.deployer.handlers import Handlers
+from services.deployer.moves import Moves
+from services.deployer.rollout import Rollout
+from services.deployer.settings import DeployerSettings
+from services.deployer.storage import DrawnTicket, Observation, Storage, ticket_id_of
+from shared.delivery import Delivery
+from shared.errors import DependencyUnavailable, InvalidMessage
+
+CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+LABELS = ("delivery", "refund", "login")
+
+
+def spec(task: str = "support-desk", **rollout: Any) -> TaskSpec:
+    return TaskSpec(
+        name=task, kind=TaskKind.CLASSIFICATION, base_model="base", system_prompt="Classify.", labels=LABELS,
+        rollout=RolloutSettings(**{"min_canary_requests": 5, **rollout}),
+    )  # fmt: skip
+
+
+def evaluated(
+    adapter: str = "a1", task: str = "support-desk", *, passed: bool = True, **rollout: Any
+) -> AdapterEvaluated:
+    task_spec = spec(task, **rollout)
+    value = 0.9 if passed else 0.2
+    return AdapterEvaluated(
+        occurred_at=CUTOFF,
+        task=task,
+        task_revision=task_spec.revision,
+        cycle_id="cycle-1",
+        adapter=adapter,
+        adapter_uri=f"/artifacts/adapters/{adapter}",
+        base_model="base",
+        dataset_id="d1",
+        dataset_uri="/artifacts/datasets/d1",
+        data_cutoff=CUTOFF,
+        verdict="passed" if passed else "failed",
+        gates=(Gate(name="min_gain", passed=passed, measured=value - 0.3, required=">= 0"),),
+        candidate=score(value),
+        production=score(0.3),
+        spec=task_spec,
+    )
+
+
+def score(value: float) -> ArmScore:
+    accuracy = Interval(value=value, low=value - 0.1, high=value + 0.1, n=100)
+    return ArmScore(adapter=None, accuracy=accuracy, macro_f1=value, latency_ms_p50=1.0)
+
+
+def pair(
+    rollout: RolloutChanged, number: int, answers: tuple[str, str | None], user: str | None = ""
+) -> ShadowCompared:
+    """Pair `number`; answers: production's, then the candidate's. A user of its own unless one is given."""
+    production, candidate = answers
+    return ShadowCompared(
+        task=rollout.task,
+        task_revision=rollout.task_revision,
+        cycle_id=rollout.cycle_id,
+        pair_id=f"pair-{number}",
+        rollout_id=rollout.rollout_id,
+        prediction_id=f"{rollout.task}.{number}",
+        messages=(Message(role=Role.USER, content=f"question {number}"),),
+        production_adapter=rollout.primary_adapter,
+        candidate_adapter=rollout.candidate_adapter,
+        production_answer=production,
+        candidate_answer=candidate,
+        agree=production == candidate,
+        user_hash=f"user-{number}" if user == "" else user,
+        logged_at=CUTOFF + timedelta(hours=1),
+        candidate_latency_ms=1.0,
+    )
+
+
+def answer(asked: LabelRequested, **given: Any) -> CorrectionSubmitted:
+    """A person's answer: `label=` or `preference=`."""
+    reviewer = given.pop("reviewer", "ann")
+    return CorrectionSubmitted(
+        task=asked.task,
+        task_revision=asked.task_revision,
+        cycle_id=asked.cycle_id,
+        correction_id=f"correction-{asked.request_id}-{reviewer}",
+        request_id=asked.request_id,
+        prediction_id=asked.prediction_id,
+        purpose=asked.purpose,
+        reviewer=reviewer,
+        messages=asked.messages,
+        answers=asked.answers,
+        ticket_id=asked.ticket_id,
+        **given,
+    )
+
+
+def observed(rollout: RolloutChanged, number: int, variant: Variant, status: int = 200) -> RequestObserved:
+    return RequestObserved(
+        task=rollout.task,
+        task_revision=rollout.task_revision,
+        prediction_id=f"{rollout.task}.seen-{number}",
+        variant=variant,
+        adapter=rollout.candidate_adapter if variant is Variant.CANARY else rollout.primary_adapter,
+        user_hash=f"user-{number}",
+        status=status,
+        latency_ms=1.0,
+    )
+
+
+def deliveries(events: Iterable[Any]) -> list[Delivery[Any]]:
+    return [Delivery(event, "topic", 0, offset, MappingProxyType({})) for offset, event in enumerate(events)]
+
+
+class MemoryPublisher:
+    """Keeps each event once by its id, as consumers do; `sent` counts every publication."""
+
+    def __init__(self) -> None:
+        self.events: dict[Any, Event] = {}
+        self.sent = 0
+        self.away = False
+
+    async def publish(self, event: Event) -> None:
+        if self.away:
+            raise DependencyUnavailable("Kafka is away")
+        self.sent += 1
+        self.events[event.event_id] = event
+
+    @property
+    def changes(self) -> list[RolloutChanged]:
+        return [event for event in self.events.values() if isinstance(event, RolloutChanged)]
+
+    @property
+    def questions(self) -> list[LabelRequested]:
+        return [event for event in self.events.values() if isinstance(event, LabelRequested)]
+
+
+class MemoryAdmin:
+    """Flags in memory. `crash_at`: the write, counted from now, that fails."""
+
+    def __init__(self) -> None:
+        self.flags: dict[str, FlagState] = {}
+        self.writes = 0
+        self.crash_at: int | None = None
+
+    def _write(self, flag: str, **changes: Any) -> None:
+        if self.crash_at is not None:
+            self.crash_at -= 1
+            if self.crash_at < 0:
+                raise DependencyUnavailable("Unleash is away")
+        self.writes += 1
+        self.flags[flag] = dataclasses.replace(self.flags.get(flag, FlagState(False, ())), **changes)
+
+    async def read(self, flag: str) -> FlagState | None:
+        return self.flags.get(flag)
+
+    async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
+        if flag not in self.flags:
+            self._write(flag, enabled=on, strategies=(strategy.body(flag),))
+
+    async def set_strategy(self, flag: str, strategy: Strategy) -> None:
+        if not self.flags[flag].follows(strategy.body(flag)):
+            self._write(flag, strategies=(strategy.body(flag),))
+
+    async def switch(self, flag: str, on: bool) -> None:
+        if flag in self.flags and self.flags[flag].enabled != on:
+            self._write(flag, enabled=on)
+
+    def serves(self, task: str, *, in_canary: bool = False) -> str | None:
+        """Who answers, by the gateway's order of flags."""
+        primary = self.flags.get(f"ratchet.{task}.primary")
+        payload = (primary.payload or {}) if primary else {}
+        if self._on(task, "rollback"):
+            return payload.get("previous")
+        if in_canary and self._on(task, "canary"):
+            return (self.flags[f"ratchet.{task}.canary"].payload or {}).get("adapter")
+        return payload.get("adapter") if primary and primary.enabled else None
+
+    def _on(self, task: str, flag: str) -> bool:
+        return f"ratchet.{task}.{flag}" in self.flags and self.flags[f"ratchet.{task}.{flag}"].enabled
+
+
+class MemoryAdapters:
+    """vLLM: serves everything but what is in `refused`."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self.away = False
+
+    async def serve(self, adapter: str, uri: str) -> None:
+        if self.away:
+            raise DependencyUnavailable("vLLM is away")
+        if adapter in self.refused:
+            raise InvalidMessage(f"rank of {adapter} is too high")
+
+
+class MemoryStorage:
+    """The storage's rules without a database."""
+
+    def __init__(self) -> None:
+        self.rollouts: dict[str, Rollout] = {}
+        self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.labels: dict[str, tuple[str, float | None]] = {}
+        self.requests: dict[str, dict[str, bool]] = {}
+        self.bad: dict[str, dict[str, bool]] = {}
+        self._changes: list[str] = []
+
+    @asynccontextmanager
+    async def locked(self, task: str) -> AsyncIterator[None]:
+        yield
+
+    async def rollout(self, rollout_id: str) -> Rollout | None:
+        return self.rollouts.get(rollout_id)
+
+    async def last_entered(self, task: str) -> Rollout | None:
+        return next((r for r in reversed(self.rollouts.values()) if r.task == task and r.entered), None)
+
+    async def active(self) -> list[Rollout]:
+        return [r for r in self.rollouts.values() if r.active]
+
+    async def unsettled(self, task: str) -> list[Rollout]:
+        found = [self.rollouts[rollout_id] for rollout_id in dict.fromkeys(self._changes)]
+        return [r for r in found if r.task == task and not r.settled]
+
+    async def tasks(self) -> list[str]:
+        return sorted({r.task for r in self.rollouts.values()})
+
+    async def store(self, *rollouts: Rollout) -> None:
+        for rollout in rollouts:
+            there = self.rollouts.get(rollout.rollout_id)
+            if there is None or there.version < rollout.version:
+                self.rollouts[rollout.rollout_id] = rollout
+                self._changes = [name for name in self._changes if name != rollout.rollout_id] + [rollout.rollout_id]
+
+    async def settle(self, rollout: Rollout) -> None:
+        if self.rollouts[rollout.rollout_id].version == rollout.version:
+            self.rollouts[rollout.rollout_id] = dataclasses.replace(rollout, settled=True)
+
+    async def add_pairs(self, rollout: Rollout, pairs: Sequence[ShadowCompared], sides: Sequence[bool]) -> None:
+        for event, first in zip(pairs, sides, strict=True):
+            if (rollout.rollout_id, event.pair_id) in self.pairs:
+                continue
+            user = event.user_hash or event.prediction_id
+            known = any(row["user"] == user and row["first"] for row in self._rows(rollout.rollout_id))
+            row = {
+                "event": event, "pair": Pair(event.production_answer, event.candidate_answer, first), "user": user,
+                "first": not event.agree and not known, "published": False, "outcome": None,
+            }  # fmt: skip
+            self.pairs[rollout.rollout_id, event.pair_id] = row
+            if row["first"] and event.candidate_answer is None:
+                self._draw(row, asked=False, outcome=-1.0)
+
+    async def draw(self, rollout: Rollout, most_open: int) -> None:
+        for row in self._rows(rollout.rollout_id):
+            asked = [r for r in self._drawn(rollout.rollout_id) if r["asked"]]
+            still_open = sum(r["outcome"] is None for r in asked)
+            room = still_open < most_open and len(asked) < rollout.spec.rollout.max_labels
+            if room and row["first"] and "ticket" not in row:
+                self._draw(row, asked=True, outcome=None)
+
+    def _draw(self, row: dict[str, Any], *, asked: bool, outcome: float | None) -> None:
+        event = row["event"]
+        row |= {"ticket": ticket_id_of(event.rollout_id, event.pair_id), "asked": asked, "outcome": outcome}
+        row["order"] = len(self._drawn(event.rollout_id))
+
+    def _rows(self, rollout_id: str) -> list[dict[str, Any]]:
+        return [row for (owner, _), row in self.pairs.items() if owner == rollout_id]
+
+    def _drawn(self, rollout_id: str) -> list[dict[str, Any]]:
+        return sorted((row for row in self._rows(rollout_id) if "ticket" in row), key=lambda row: row.get("order", 0))
+
+    async def unpublished(self, rollout_id: str) -> list[DrawnTicket]:
+        return [
+            self._ticket(row) for row in self._drawn(rollout_id)
+            if row["asked"] and not row["published"] and row["outcome"] is None
+        ]  # fmt: skip
+
+    async def published(self, ticket_id: str) -> None:
+        self._row(ticket_id)["published"] = True
+
+    async def ticket(self, ticket_id: str) -> DrawnTicket | None:
+        return next((self._ticket(row) for row in self.pairs.values() if row.get("ticket") == ticket_id), None)
+
+    def _row(self, ticket_id: str) -> dict[str, Any]:
+        return next(row for row in self.pairs.values() if row.get("ticket") == ticket_id)
+
+    def _ticket(self, row: dict[str, Any]) -> DrawnTicket:
+        labels = sum(ticket == row["ticket"] for ticket, _ in self.labels.values())
+        event = row["event"]
+        return DrawnTicket(
+            row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.messages, row["pair"], labels
+        )
+
+    async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None:
+        if correction_id not in self.labels:
+            self.labels[correction_id] = (ticket_id, outcome)
+            whole = ticket_outcome([x for ticket, x in self.labels.values() if ticket == ticket_id])
+            self._row(ticket_id).update(outcome=whole, published=whole is not None)
+
+    async def observe(self, rollout_id: str, observations: Sequence[Observation]) -> None:
+        for seen in observations:
+            if seen.canary:
+                self.requests.setdefault(rollout_id, {}).setdefault(seen.prediction_id, seen.failed)
+            if seen.failed and seen.user_key:
+                self.bad.setdefault(rollout_id, {}).setdefault(seen.user_key, seen.canary)
+
+    async def ledger(self, rollout_id: str) -> Ledger:
+        tickets = [Ticket(row["outcome"], row["asked"]) for row in self._drawn(rollout_id)]
+        agreeing = sum(row["event"].agree for (owner, _), row in self.pairs.items() if owner == rollout_id)
+        requests, bad = self.requests.get(rollout_id, {}), self.bad.get(rollout_id, {})
+        canary = CanaryCounts(len(requests), sum(requests.values()), len(bad), sum(bad.values()))
+        return Ledger(tickets, agreeing, canary)
+
+
+class Deployer:
+    """The deployer's handlers on given storage and flags."""
+
+    def __init__(self, storage: Storage | None = None, admin: FlagAdmin | None = None, most_open: int = 50) -> None:
+        self.storage: Any = storage or MemoryStorage()
+        self.admin: Any = admin or MemoryAdmin()
+        self.adapters = MemoryAdapters()
+        self.publisher = MemoryPublisher()
+        self.moves = Moves(self.storage, self.admin, self.adapters, self.publisher, most_open)
+        self.handlers = Handlers(DeployerSettings(), self.storage, self.moves)
+
+    @property
+    def last(self) -> RolloutChanged:
+        return self.publisher.changes[-1]
+
+    async def compare(self, *pairs: ShadowCompared) -> None:
+        await self.handlers.on_compared(deliveries(pairs))
+
+    async def compare_and_label(self, numbers: Iterable[int], truth: str) -> None:
+        """Pairs where production says refund and the candidate delivery, each labelled with the truth."""
+        for number in numbers:
+            known = {asked.request_id for asked in self.publisher.questions}
+            await self.compare(pair(self.last, number, ("refund", "delivery")))
+            for asked in [a for a in self.publisher.questions if a.request_id not in known]:
+                assert asked.purpose is Purpose.DISCORDANT_PAIR
+                await self.handlers.on_correction(answer(asked, label=truth))
+
+    async def see_canary(self, count: int, status: int = 200) -> None:
+        events = [observed(self.last, number, Variant.CANARY, status) for number in range(count)]
+        await self.handlers.on_observed(deliveries(events))

@@ -1,0 +1,368 @@
+"""A candidate's way: what moves it, what stops it, and what a crash or an operator does to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.base import Variant
+from schemas.rollouts import Stage
+from schemas.tasks import TaskChanged, TaskKind
+from services.deployer.clients import FlagState
+from services.deployer.domain import Pair, label_outcome, ticket_outcome
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, observed, pair, spec
+
+TASK = "support-desk"
+
+
+async def in_shadow(**rollout: object) -> Deployer:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(**rollout))
+    return deployer
+
+
+async def test_a_candidate_that_wins_goes_through_the_canary_to_everyone() -> None:
+    deployer = await in_shadow()
+    assert deployer.last.stage is Stage.SHADOW
+    assert deployer.admin.serves(TASK) is None
+    await deployer.compare_and_label(range(9), "delivery")
+    assert deployer.last.stage is Stage.SHADOW
+    await deployer.compare_and_label(range(9, 10), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    assert deployer.admin.serves(TASK, in_canary=True) == "a1"
+    await deployer.compare_and_label(range(10, 25), "delivery")
+    assert deployer.last.stage is Stage.CANARY, "the canary has not answered enough requests"
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.PROMOTED
+    assert deployer.last.primary_adapter == "a1"
+    assert deployer.last.reason.startswith("wealth ")
+    assert "≥ 1040 = 1/α after 25 wins, 0 losses, 0 ties, 0 pending" in deployer.last.reason
+    assert deployer.last.evidence.canary_requests == 5
+    assert deployer.admin.serves(TASK) == "a1"
+    assert not deployer.admin.flags[f"ratchet.{TASK}.shadow"].enabled
+    assert not deployer.admin.flags[f"ratchet.{TASK}.canary"].enabled
+    assert [change.stage for change in deployer.publisher.changes] == [Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
+
+
+async def test_the_next_candidate_inherits_the_primary_and_the_alpha_of_a_promotion() -> None:
+    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
+    first = deployer.last.evidence.alpha
+    await deployer.compare_and_label(range(20), "delivery")
+    assert deployer.last.stage is Stage.PROMOTED
+    await deployer.handlers.on_evaluated(evaluated("a2"))
+    assert deployer.last.primary_adapter == "a1"
+    assert deployer.last.evidence.alpha == pytest.approx(2 * first)
+    assert deployer.last.evidence.wealth == 1.0
+
+
+async def test_a_candidate_that_fails_offline_is_rejected_by_the_gate_and_touches_no_flag() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(passed=False))
+    assert deployer.last.stage is Stage.REJECTED
+    assert "min_gain (-0.1, required >= 0)" in deployer.last.reason
+    assert "accuracy 0.200 against production's 0.300" in deployer.last.reason
+    assert deployer.admin.flags == {}
+
+
+async def test_a_worse_candidate_is_rejected_and_the_primary_stays() -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(7), "refund")
+    assert deployer.last.stage is Stage.REJECTED
+    assert "0 wins, 7 losses" in deployer.last.reason
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+    await deployer.compare(pair(deployer.publisher.changes[0], 99, ("refund", "delivery")))
+    assert len(deployer.publisher.questions) == 7, "an ended rollout asks nothing"
+
+
+async def test_labels_that_decide_nothing_run_out() -> None:
+    deployer = await in_shadow(max_labels=4)
+    await deployer.compare_and_label(range(6), "login")
+    assert len(deployer.publisher.questions) == 4
+    assert deployer.last.stage is Stage.REJECTED
+    assert "all 4 labels are spent" in deployer.last.reason
+
+
+async def test_a_pair_that_agrees_asks_nobody_and_counts_as_a_tie() -> None:
+    deployer = await in_shadow()
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "refund")) for number in range(30)])
+    assert deployer.publisher.questions == []
+    await deployer.compare_and_label(range(30, 40), "delivery")
+    assert (deployer.last.stage, deployer.last.evidence.ties) == (Stage.CANARY, 30)
+
+
+async def test_a_redelivered_pair_and_a_redelivered_label_bet_once() -> None:
+    deployer = await in_shadow()
+    events = [pair(deployer.last, number, ("refund", "delivery")) for number in range(3)]
+    await deployer.compare(*events)
+    await deployer.compare(*events)
+    assert len(deployer.publisher.questions) == 3
+    for _ in range(5):
+        await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="delivery"))
+    ledger = await deployer.storage.ledger(deployer.last.rollout_id)
+    assert ledger.outcomes == [1.0, None, None]
+
+
+async def test_a_user_has_one_ticket_and_its_first_pair_is_it() -> None:
+    deployer = await in_shadow()
+    answers = ("refund", "delivery")
+    await deployer.compare(*[pair(deployer.last, number, answers, user="heavy") for number in range(5)])
+    await deployer.compare(*[pair(deployer.last, number, answers, user=None) for number in range(5, 8)])
+    assert [asked.prediction_id[-1] for asked in deployer.publisher.questions] == ["0", "5", "6", "7"]
+
+
+async def test_people_are_asked_a_few_pairs_at_a_time_and_the_others_wait_their_turn() -> None:
+    deployer = Deployer(most_open=3)
+    await deployer.handlers.on_evaluated(evaluated())
+    pairs = [pair(deployer.last, number, ("refund", "delivery")) for number in range(12)]
+    await deployer.compare(*pairs)
+    assert [asked.prediction_id[-1] for asked in deployer.publisher.questions] == ["0", "1", "2"]
+    await deployer.compare(*pairs)
+    for number in range(9):
+        await deployer.handlers.on_correction(answer(deployer.publisher.questions[number], label="delivery"))
+        assert len(deployer.publisher.questions) == number + 4
+    assert len((await deployer.storage.ledger(deployer.last.rollout_id)).tickets) == 12
+
+
+async def test_a_user_whose_first_pair_waits_does_not_bet_by_a_later_one() -> None:
+    deployer = Deployer(most_open=1)
+    await deployer.handlers.on_evaluated(evaluated())
+    await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
+    await deployer.compare(pair(deployer.last, 2, ("refund", "delivery"), user="ann"))
+    await deployer.compare(pair(deployer.last, 3, ("refund", None), user="ann"))
+    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == [None]
+
+
+async def test_a_candidate_that_errs_has_lost_and_nobody_is_asked() -> None:
+    deployer = await in_shadow()
+    await deployer.compare(*[pair(deployer.last, number, ("refund", None)) for number in range(7)])
+    assert deployer.publisher.questions == []
+    assert deployer.last.stage is Stage.REJECTED
+    assert deployer.last.evidence.losses == 7
+
+
+async def test_what_people_are_asked_is_blind_and_in_random_order() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated("the-candidate"))
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "delivery")) for number in range(40)])
+    orders = {asked.answers for asked in deployer.publisher.questions}
+    assert orders == {("refund", "delivery"), ("delivery", "refund")}
+    assert all("the-candidate" not in asked.model_dump_json() for asked in deployer.publisher.questions)
+    assert all(asked.labels == ("delivery", "refund", "login") for asked in deployer.publisher.questions)
+
+
+async def test_who_cannot_tell_passes_the_ticket_to_a_second_person() -> None:
+    deployer = await in_shadow()
+    await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
+    (first,) = deployer.publisher.questions
+    await deployer.handlers.on_correction(answer(first, preference="cannot_tell"))
+    second = deployer.publisher.questions[-1]
+    assert (second.ticket_id, second.request_id != first.request_id) == (first.ticket_id, True)
+    await deployer.handlers.on_correction(answer(second, preference="cannot_tell", reviewer="bob"))
+    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == [0.0]
+
+
+async def test_an_ordinary_correction_is_no_evidence() -> None:
+    deployer = await in_shadow()
+    await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
+    ordinary = answer(deployer.publisher.questions[0], label="delivery").model_copy(
+        update={"ticket_id": None, "purpose": "low_confidence"}
+    )
+    await deployer.handlers.on_correction(ordinary)
+    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == [None]
+
+
+def test_a_label_is_the_truth_and_a_preference_is_mapped_through_the_hidden_sides() -> None:
+    better = Pair("refund", "Delivery ", candidate_first=True)
+    kind = TaskKind.CLASSIFICATION
+    assert [label_outcome(kind, label, None, better) for label in ("delivery", "refund", "login")] == [1, -1, 0]
+    for first, a, b in ((True, 1, -1), (False, -1, 1)):
+        sides = Pair("p", "c", candidate_first=first)
+        told = [label_outcome(TaskKind.GENERATION, None, p, sides) for p in ("a", "b", "both_right", "cannot_tell")]
+        assert told == [a, b, 0, None]
+        assert sides.sides == (("c", "p") if first else ("p", "c"))
+    assert ticket_outcome([1.0, -1.0, 1.0]) == pytest.approx(1 / 3)
+    assert ticket_outcome([None]) is None
+
+
+async def test_a_canary_that_fails_is_rejected_while_everyone_keeps_the_primary() -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(10), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    await deployer.see_canary(4, status=502)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "the canary fails too often: 4 of the 4 users" in deployer.last.reason
+    assert deployer.last.evidence.canary_errors == 4
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_failures_of_everyone_are_no_fault_of_the_canary() -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(10), "delivery")
+    events = [observed(deployer.last, n, Variant.CANARY if n == 0 else Variant.BASE, 503) for n in range(20)]
+    await deployer.handlers.on_observed(deliveries(events))
+    await deployer.handlers.on_observed(deliveries(events))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+    assert (await deployer.storage.ledger(deployer.last.rollout_id)).canary.bad_users == 20
+
+
+async def test_a_newer_candidate_takes_the_place_of_an_older_one() -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(evaluated("a2"))
+    stages = [(change.candidate_adapter, change.stage) for change in deployer.publisher.changes]
+    assert stages == [("a1", Stage.SHADOW), ("a1", Stage.REJECTED), ("a2", Stage.SHADOW)]
+    assert "superseded" in deployer.publisher.changes[1].reason
+    assert deployer.admin.flags[f"ratchet.{TASK}.shadow"].enabled
+
+
+async def test_a_newer_candidate_that_fails_offline_leaves_the_older_one_as_the_last_word() -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(evaluated("a2", passed=False))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.SHADOW)
+    assert deployer.publisher.changes[-2].candidate_adapter == "a2"
+    await deployer.compare_and_label(range(10), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+
+
+async def test_a_redelivered_evaluation_changes_nothing() -> None:
+    deployer = Deployer()
+    event = evaluated()
+    for _ in range(3):
+        await deployer.handlers.on_evaluated(event)
+    await deployer.handlers.on_evaluated(evaluated("a2"))
+    writes = deployer.admin.writes
+    await deployer.handlers.on_evaluated(event)
+    assert deployer.last.candidate_adapter == "a2"
+    assert len(deployer.publisher.changes) == 3
+    await deployer.handlers.tick(TASK)
+    assert deployer.admin.writes == writes
+
+
+@pytest.mark.parametrize("crash_at", range(10))
+async def test_a_crash_between_any_two_writes_is_made_good_at_the_next_tick(crash_at: int) -> None:
+    deployer = Deployer()
+    deployer.admin.crash_at = crash_at
+    event = evaluated(canary_wealth=2, min_canary_requests=0)
+    for _ in range(30):
+        try:
+            if not deployer.publisher.changes:
+                await deployer.handlers.on_evaluated(event)
+            await deployer.compare_and_label(range(20), "delivery")
+            await deployer.handlers.tick(TASK)
+        except DependencyUnavailable:
+            deployer.admin.crash_at = None
+        if deployer.publisher.changes and deployer.last.stage is Stage.PROMOTED:
+            break
+    assert [change.stage for change in deployer.publisher.changes] == [Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
+    assert deployer.admin.serves(TASK) == "a1"
+    assert not deployer.admin.flags[f"ratchet.{TASK}.canary"].enabled
+
+
+async def test_a_crash_before_the_event_publishes_the_same_event_later() -> None:
+    deployer = Deployer()
+    deployer.publisher.away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.on_evaluated(evaluated())
+    deployer.publisher.away = False
+    await deployer.handlers.tick(TASK)
+    await deployer.handlers.tick(TASK)
+    assert [change.stage for change in deployer.publisher.changes] == [Stage.SHADOW]
+    assert deployer.publisher.sent == 1
+
+
+async def test_an_adapter_that_vllm_refuses_never_enters_shadow() -> None:
+    deployer = Deployer()
+    deployer.adapters.refused.add("a1")
+    await deployer.handlers.on_evaluated(evaluated())
+    assert deployer.last.stage is Stage.REJECTED
+    assert "vLLM does not serve a1: rank of a1 is too high" in deployer.last.reason
+    assert deployer.admin.flags == {}
+
+
+async def test_an_adapter_that_vllm_no_longer_serves_is_not_promoted() -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(20), "delivery")
+    await deployer.see_canary(5)
+    deployer.adapters.refused.add("a1")
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, None)
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_what_an_operator_turned_by_hand_stays_and_costs_no_write() -> None:
+    deployer = await in_shadow()
+    primary = f"ratchet.{TASK}.primary"
+    await deployer.admin.switch(primary, False)
+    writes = deployer.admin.writes
+    await deployer.compare_and_label(range(12), "delivery")
+    for _ in range(3):
+        await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.SHADOW, "the canary is earned, but waits for the operator"
+    assert deployer.admin.writes == writes
+    await deployer.admin.switch(primary, True)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+
+
+async def test_an_operators_rollback_is_published_and_becomes_the_ground_of_the_next_candidate() -> None:
+    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
+    await deployer.compare_and_label(range(20), "delivery")
+    await deployer.handlers.on_evaluated(evaluated("a2", canary_wealth=2, min_canary_requests=0))
+    await deployer.compare_and_label(range(30, 50), "delivery")
+    assert deployer.admin.serves(TASK) == "a2"
+    await deployer.admin.switch(f"ratchet.{TASK}.rollback", True)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.ROLLED_BACK, "a1")
+    assert deployer.admin.serves(TASK) == "a1"
+    await deployer.handlers.on_evaluated(evaluated("a3"))
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.SHADOW, "a1")
+    assert deployer.admin.serves(TASK) == "a1"
+    assert not deployer.admin.flags[f"ratchet.{TASK}.rollback"].enabled
+
+
+async def test_a_rollback_that_is_taken_back_is_published_too() -> None:
+    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
+    await deployer.compare_and_label(range(20), "delivery")
+    for on, stage, primary in ((True, Stage.ROLLED_BACK, None), (False, Stage.PROMOTED, "a1")):
+        await deployer.admin.switch(f"ratchet.{TASK}.rollback", on)
+        await deployer.handlers.tick(TASK)
+        assert (deployer.last.stage, deployer.last.primary_adapter) == (stage, primary)
+        assert deployer.admin.serves(TASK) == primary
+
+
+async def test_an_adapter_that_served_before_ratchet_came_is_the_first_primary() -> None:
+    deployer = Deployer()
+    strategy = {"variants": [{"name": "primary", "payload": {"value": '{"adapter": "old", "previous": null}'}}]}
+    deployer.admin.flags[f"ratchet.{TASK}.primary"] = FlagState(True, (strategy,))
+    await deployer.handlers.on_evaluated(evaluated())
+    assert deployer.last.primary_adapter == "old"
+
+
+async def test_a_task_that_changes_voids_the_comparison() -> None:
+    deployer = await in_shadow()
+    changed = spec().model_copy(update={"system_prompt": "Another prompt."})
+    rollout = await deployer.storage.last_entered(TASK)
+    assert rollout.void_by(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    assert not rollout.void_by(TaskChanged(task=TASK, task_revision=spec().revision, spec=spec(canary_percent=50)))
+    await deployer.moves.reject(TASK, "the task changed")
+    assert (deployer.last.stage, deployer.last.reason) == (Stage.REJECTED, "the task changed")
+
+
+async def test_the_same_adapter_submitted_again_starts_anew() -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(7), "refund")
+    await deployer.handlers.on_evaluated(evaluated())
+    assert (deployer.last.stage, deployer.last.evidence.wealth) == (Stage.SHADOW, 1.0)
+    assert deployer.last.rollout_id != deployer.publisher.changes[0].rollout_id
+
+
+async def test_a_label_decides_for_its_own_rollout_only() -> None:
+    deployer = await in_shadow()
+    await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
+    late = deployer.publisher.questions[0]
+    await deployer.handlers.on_evaluated(evaluated("a2"))
+    await deployer.handlers.on_correction(answer(late, label="delivery"))
+    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == []
+    assert deployer.last.stage is Stage.SHADOW
