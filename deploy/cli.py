@@ -1,6 +1,6 @@
 """The `ratchet` command: the local stack up and down, and what else one does by hand.
 
-The stack's own commands are here and call `deploy.local.stack`; `loop`, `dlq` and `contract` live in their modules.
+The stack's own commands are here and call `deploy.local.stack`; the others live in their modules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy import contract, dlq
 from deploy import contract, dlq, tasks_command
 from deploy.local import stack
 from deploy.local.catalog import select
@@ -30,9 +29,6 @@ app = typer.Typer(
     [bold]ratchet up[/bold] starts everything on this machine; [bold]ratchet status[/bold] shows it;
     [bold]ratchet down[/bold] stops it. State lives in RATCHET_HOME (default: .ratchet here).""",
 )
-app.command()(loop)
-app.add_typer(dlq.app, name="dlq")
-app.add_typer(contract.app, name="contract")
 app.command()(loop)
 app.add_typer(tasks_command.app, name="tasks")
 app.command()(tasks_command.cycle)

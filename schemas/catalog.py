@@ -85,7 +85,7 @@ TOPICS: tuple[Topic, ...] = (
           ("failure_miner", "console"), "task", 1, _FOREVER),
     Topic("cycles.finished.v1", CycleFinished, ("scheduler",), ("console",), "task", 1, _FOREVER),
     Topic("steps.failed.v1", StepFailed,
-          ("failure_miner", "dataset_builder", "trainer", "evaluator", "deployer", "scheduler"),
+          ("failure_miner", "dataset_builder", "trainer", "evaluator", "scheduler"),
           ("scheduler", "console"), "task", 1, _QUARTER),
     Topic("steps.progressed.v1", StepProgressed, ("trainer", "evaluator"),
           ("scheduler", "console"), "task", 1, _WEEK),

@@ -222,6 +222,7 @@ def _patiently(work: Callable[[bytes, Path, Progress], Result], folder: Path, pa
             if time.monotonic() + pause > deadline:
                 raise
             logger.warning("waiting: %s %s", error.reason, error.way_out)
+            Progress(folder)(0, 1, f"waiting: {error.reason}")
             time.sleep(pause)
             pause = min(pause * 2, 15.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -11,6 +12,8 @@ from schemas.base import Event
 from shared.errors import DependencyUnavailable
 
 E = TypeVar("E", bound=Event)
+READ_SECONDS = 30.0
+"""By then a process that runs has read a compacted topic from its start."""
 
 
 class LatestByKey(Generic[E]):
@@ -20,6 +23,7 @@ class LatestByKey(Generic[E]):
         self._topic = topic
         self._values: dict[str, E] = {}
         self._changed = asyncio.Condition()
+        self._since = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -34,6 +38,10 @@ class LatestByKey(Generic[E]):
 
     def get(self, key: str) -> E | None:
         return self._values.get(key)
+
+    def lacks(self, key: str) -> bool:
+        """Whether the topic had time to be read and has no value for the key: waiting for it may be in vain."""
+        return key not in self._values and time.monotonic() - self._since >= READ_SECONDS
 
     async def wait_for(self, key: str, seconds: float = 5.0) -> E:
         """The value, waiting for the topic to be read. Raises DependencyUnavailable if it does not come."""

@@ -17,6 +17,8 @@ Progress = Callable[[str, str, str], None]
 """Called with part, stage (installing, waiting, starting, ready, external, failed, …) and a few words; any thread."""
 
 POLL_SECONDS = 0.3
+HOPELESS_AFTER = 3
+"""Crashes before the first answer that make `up` give up, and stop the part: what never ran will not heal itself."""
 
 
 class StackError(Exception):
@@ -141,7 +143,7 @@ class Ascent:
         while time.monotonic() < deadline:
             self._check_cancelled()
             record = records.read(config, part.name)
-            if record is None or record.state == "failed":
+            if record is None or record.state == "failed" or record.restarts >= HOPELESS_AFTER:
                 break
             if record.running:
                 answer = part.probe(config)
@@ -150,6 +152,8 @@ class Ascent:
                 trouble = answer
             self._tell(part.name, "starting", f"ended {record.restarts}×, again" if record.restarts else "")
             time.sleep(POLL_SECONDS)
+        if record := records.read(config, part.name):
+            records.stop_part(config, record)
         log = config.logs / f"{part.name}.log"
         way_out = f"Mend what the log says, then: ratchet up --only {part.name}"
         raise PartError(f"{trouble}\nThe end of {log}:\n{tail(log)}", way_out)

@@ -26,7 +26,6 @@ SERVICES = (
 ALL = "services"
 WITH_HTTP = ("gateway", "console", "scheduler")
 """These tell at `/readyz` what they still miss; the others are alive as long as their process is."""
-NO_TASK = "no task is known"
 CODE = Path(__file__).parents[2]
 NO_TASK = "no task is known"
 """What a gateway lacks on a new machine: not ready for traffic, but `up` has done its part."""

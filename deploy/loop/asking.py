@@ -87,7 +87,7 @@ async def await_corrections(turn: Turn, answers: list[Asked]) -> None:
             return len(people.corrected) >= enough and quiet > turn.limit(LOST_SECONDS)
 
         late = turn.late(f"fewer than the {enough} corrections that a dataset needs", seconds)
-        await poll(settled, turn.limit(seconds), late, pause=0.5)
+        await poll(settled, turn.limit(seconds), late)
         people.only_pairs = True
     tally = people.tally
     turn.show.say(

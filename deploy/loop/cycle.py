@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from shared.errors import RatchetError
 
+POLL_SECONDS = 0.5
+
 
 class Tells(Protocol):
     """What following a cycle needs of the console."""
@@ -74,7 +76,7 @@ def stage_in(*stages: str) -> Find:
 
 
 async def follow(
-    console: Tells, cycle_id: str, find: Find, seconds: float, look: Look, late: StepLate, pause: float = 1.0
+    console: Tells, cycle_id: str, find: Find, seconds: float, look: Look, late: StepLate
 ) -> tuple[dict[str, Any] | None, CyclePage]:
     """Wait until `find` finds its event, calling `look` at every poll; None: the cycle ended without it.
 
@@ -96,7 +98,7 @@ async def follow(
             known, deadline = news, time.monotonic() + seconds
         if time.monotonic() > deadline:
             raise late
-        await asyncio.sleep(pause)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def rejected_examples(dataset_uri: str, most: int = 4) -> tuple[Counter[str], list[dict[str, Any]]]:
@@ -114,10 +116,10 @@ def rejected_examples(dataset_uri: str, most: int = 4) -> tuple[Counter[str], li
     return reasons, examples
 
 
-async def poll(check: Callable[[], Awaitable[bool]], seconds: float, late: StepLate, pause: float = 1.0) -> None:
+async def poll(check: Callable[[], Awaitable[bool]], seconds: float, late: StepLate) -> None:
     """Wait until `check` is true; raises `late` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not await check():
         if time.monotonic() > deadline:
             raise late
-        await asyncio.sleep(pause)
+        await asyncio.sleep(POLL_SECONDS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deploy.loop.clients import Gateway
-from deploy.loop.cycle import CyclePage, follow, stage_in
+from deploy.loop.cycle import CyclePage, follow, poll, stage_in
 from deploy.loop.data import Row
 from deploy.loop.ledger import PairLedger, Standing
 from deploy.loop.proof import Stopped, stopped_by
@@ -112,6 +112,21 @@ async def prove_live(turn: Turn) -> None:
     if event["stage"] != "promoted":
         raise Stopped(f"betting test ({event['stage']})", f"{event['reason']}; {_evidence(event['evidence'])}")
     turn.result.promoted = True
+    await _await_served(turn)
+
+
+async def _await_served(turn: Turn) -> None:
+    """Until the gateway has seen the flag: three users in a row get the promoted adapter."""
+    seconds, row, users = 30.0, turn.parts.traffic[0], iter(range(10_000))
+    with turn.show.step("served", "The flag has moved: until the gateway obeys") as bar:
+
+        async def served() -> bool:
+            answers = [await turn.gateway.ask(row, f"probe-{next(users)}") for _ in range(3)]
+            bar.update(message=answers[-1].variant)
+            return all(asked.variant == "primary" for asked in answers)
+
+        late = turn.late("the gateway does not serve the promoted adapter", seconds)
+        await poll(served, turn.limit(seconds), late)
 
 
 async def _stage(

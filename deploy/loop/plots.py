@@ -47,13 +47,12 @@ def _svg(figure: Any) -> str:
 
 def _accuracy(before: Measurement, after: Measurement) -> str:
     figure, axes = _figure()
-    for place, (name, found, colour) in enumerate((("before", before, _BEFORE), ("after", after, _AFTER))):
+    for place, (found, colour) in enumerate(((before, _BEFORE), (after, _AFTER))):
         a = found.accuracy
         axes.bar(place, a.value, color=colour, width=0.55)
         axes.errorbar(place, a.value, yerr=[[a.value - a.low], [a.high - a.value]], color="black", capsize=6)
         axes.text(place + 0.06, a.value + 0.01, f"{a.value:.0%}", ha="left", va="bottom")
-        axes.text(place, 0.02, f"{name}\nn = {a.n}", ha="center", va="bottom", color="white")
-    axes.set_xticks([])
+    axes.set_xticks([0, 1], [f"before, n = {before.accuracy.n}", f"after, n = {after.accuracy.n}"])
     axes.set_ylim(0, 1.05)
     return _svg(figure)
 
@@ -80,7 +79,7 @@ def _latency(before: Measurement, after: Measurement) -> str:
         axes.bar_label(bars, fmt="%.0f ms", padding=3)
     axes.set_yticks([1, 0], ["p50", "p95"])
     axes.margins(x=0.15)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2)
     return _svg(figure)
 
 

@@ -16,7 +16,6 @@ from deploy.loop.plots import draw
 from deploy.loop.reviewers import Tally
 from deploy.loop.show import Show
 from deploy.loop.state import Result
-from shared.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ def as_json(report: Report) -> dict[str, Any]:
 def write(report: Report, folder: Path) -> None:
     """Write `report.json` and `report.html` into `folder`."""
     data = as_json(report)
-    write_atomically(folder / "report.json", (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"]))
     page = environment.get_template("report.html.j2").render(
         data=data,
@@ -88,7 +88,7 @@ def write(report: Report, folder: Path) -> None:
         rows=summary(report),
         plots=draw(report.result, report.history, dict(report.seconds), report.canary_wealth),
     )
-    write_atomically(folder / "report.html", page.encode())
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def summary(report: Report) -> list[tuple[str, str, str]]:

@@ -131,7 +131,7 @@ async def _task_known(turn: Turn, data: Data) -> None:
             return turn.spec.name in await turn.gateway.tasks()
 
         late = turn.late(f"the gateway does not know the task {turn.spec.name}", READY_SECONDS)
-        await poll(known, turn.limit(READY_SECONDS), late, pause=0.5)
+        await poll(known, turn.limit(READY_SECONDS), late)
     parts = turn.parts
     turn.show.say(
         f"{len(parts.traffic)} rows for corrections, {len(parts.live)} live, {len(parts.held_out)} held out; "

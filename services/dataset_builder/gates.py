@@ -41,7 +41,7 @@ def way_out(gates: tuple[Gate, ...], spec: TaskSpec) -> str:
         "min_examples_per_label": "Have more answers of these labels corrected, or lower the bar of the same name.",
     }
     failed = " ".join(advice[gate.name] for gate in gates if not gate.passed)
-    return f"{failed} Then start a new cycle: ratchet cycles start {spec.name}"
+    return f"{failed} Then start a new cycle: ratchet cycle {spec.name}"
 
 
 def label_counts(dataset: Dataset, spec: TaskSpec) -> dict[str, int]:

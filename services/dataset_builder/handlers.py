@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from schemas.base import Event, utc_now
 from schemas.catalog import topic_of
@@ -27,6 +27,10 @@ from shared.transport import Consumers, Delivery, Publishes
 
 logger = logging.getLogger(__name__)
 NAME = "dataset_builder"
+
+
+_UNKNOWN_TASK_PATIENCE = timedelta(seconds=15)
+"""A task is announced before anyone can use it, so this is many times the lag between two topics."""
 
 
 class Handlers:
@@ -92,7 +96,7 @@ class Handlers:
         if spec.revision != event.task_revision:
             raise StepImpossible(
                 f"the task changed to revision {spec.revision} after the cycle started with {event.task_revision}",
-                f"Start a cycle for the task as it is now: ratchet cycles start {event.task}",
+                f"Start a cycle for the task as it is now: ratchet cycle {event.task}",
             )
         corrections = await self._store.below(event.task, event.task_revision, event.fence)
         hours = self._settings.dataset_builder_traffic_hours
@@ -122,7 +126,13 @@ class Handlers:
         )
 
     async def _spec(self, event: Event) -> TaskSpec:
-        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way."""
+        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way.
+
+        Raises DependencyUnavailable for a task not read yet, InvalidMessage for one that nobody applied:
+        it must not block the partition, and its dead letters can be replayed.
+        """
+        if self._tasks.lacks(event.task) and self._now() - event.occurred_at > _UNKNOWN_TASK_PATIENCE:
+            raise InvalidMessage(f"no task {event.task!r}", "Apply the task, then replay the dead letters.")
         changed = await self._tasks.wait_until(
             event.task,
             lambda known: known.spec.revision == event.task_revision or known.occurred_at > event.occurred_at,

@@ -75,8 +75,8 @@ class Moves:
         """Start a candidate's rollout, or note that the offline gates stopped it.
 
         One candidate at a time: a newer one that passed takes the place of an older one that is still on its way,
-        which is rejected as superseded. One that failed leaves the older one running, whose state is published
-        again because `rollouts.changed` keeps one value a task.
+        which is rejected as superseded. One that failed, or that vLLM does not serve, leaves the older one running,
+        whose state is published again because `rollouts.changed` keeps one value a task.
         """
         older = await self._active(fresh.task)
         if fresh.entered and (refusal := await self._refusal(fresh)):
@@ -89,7 +89,7 @@ class Moves:
                 reason = f"superseded: {fresh.candidate} passed the offline gates and takes its place"
                 await self._storage.store(older.moved(Stage.REJECTED, reason, evidence, self._now()), fresh)
             else:
-                reason = f"goes on in {older.stage.value}: the newer {fresh.candidate} did not pass the offline gates"
+                reason = f"goes on in {older.stage.value}: the newer {fresh.candidate} did not enter"
                 goes_on = older.moved(older.stage, reason, evidence, self._now(), moves_flags=False)
                 await self._storage.store(fresh, goes_on)
         await self.settle(fresh.task)

@@ -147,13 +147,14 @@ class PostgresStorage:
             statement = insert(LEDGER).on_conflict_do_nothing().returning(LEDGER.c.pair_id)
             new = set((await connection.execute(statement, rows)).scalars())
             mine = LEDGER.c.rollout_id == rollout.rollout_id
-            known = await connection.execute(sa.select(LEDGER.c.user_key).where(mine, LEDGER.c.first))
+            here = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
+            known = await connection.execute(sa.select(LEDGER.c.user_key).where(mine, here, LEDGER.c.first))
             users = set(known.scalars())
             for row in rows:
                 if row["pair_id"] in new and not row["agree"] and row["user_key"] not in users:
                     users.add(row["user_key"])
-                    here = sa.and_(mine, LEDGER.c.pair_id == row["pair_id"])
-                    await connection.execute(sa.update(LEDGER).where(here).values(first=True))
+                    this = LEDGER.c.pair_id == row["pair_id"]
+                    await connection.execute(sa.update(LEDGER).where(mine, this).values(first=True))
                     if row["candidate_answer"] is None:
                         await _draw(connection, rollout.rollout_id, row["pair_id"], asked=False, outcome=-1.0)
 

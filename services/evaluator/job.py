@@ -11,17 +11,10 @@ from pydantic import BaseModel
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.datasets import Example
-from services.evaluator.domain import (
-    Comparison,
-    Question,
-    evaluation_questions,
-    golden_questions,
-    judge,
-    regression_set,
-    verdict,
-)
+from services.evaluator.domain import Comparison, Question, evaluation_questions, golden_questions
+from services.evaluator.gates import judge, regression_set, verdict
 from shared.artifacts import ArtifactStore
-from shared.errors import DependencyUnavailable, StepImpossible
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id
 from shared.inference import InferenceClient
@@ -63,9 +56,9 @@ async def _ask_both(
     client = InferenceClient(job.vllm, job.timeout_seconds)
     trained = job.trained
     try:
-        await client.serve_adapter(trained.adapter, trained.uri)
+        await _serve(client, trained.adapter, trained.uri)
         if job.production is not None:
-            await client.serve_adapter(job.production, store.address("adapters", job.production))
+            await _serve(client, job.production, store.address("adapters", job.production))
         candidate = await _ask(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
         production = await _ask(job, client, opponent, "production", len(questions), questions, folder, progress)
@@ -79,6 +72,17 @@ async def _ask_both(
             "Check vLLM and its log: ratchet status",
         )
     return candidate, production
+
+
+async def _serve(client: InferenceClient, adapter: str, uri: str) -> None:
+    try:
+        await client.serve_adapter(adapter, uri)
+    except InvalidMessage as error:
+        raise StepImpossible(
+            f"vLLM does not take the adapter {adapter}: {error.reason}",
+            "See that vLLM's VLLM_LORA_RESOLVER_CACHE_DIR is the folder `adapters` of RATCHET_ARTIFACTS, and that the "
+            "adapter's rank is within its --max-lora-rank.",
+        ) from error
 
 
 async def _ask(

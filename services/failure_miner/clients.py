@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Protocol
 
 from pydantic import TypeAdapter
 
 from schemas.base import Messages
 from schemas.lake import PREDICTIONS
+from services.failure_miner.domain import Answered
 from shared.errors import DependencyUnavailable
 
 _MESSAGES: TypeAdapter[Messages] = TypeAdapter(Messages)
 _LOOK_BACK = timedelta(days=92)
 """As long as predictions are kept in Kafka: feedback on older ones comes too late to learn from."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A prediction as the lake holds it."""
-
-    prediction_id: str
-    task: str
-    task_revision: str
-    occurred_at: datetime
-    messages: Messages
-    answer: str
-    confidence: float | None
-    user_hash: str | None
 
 
 class Lake(Protocol):

@@ -1,11 +1,8 @@
-"""Who is a suspect, who is asked about, what a failure mode is called and whether it was here before. Pure."""
+"""Who is a suspect, what people are asked of it, and which failure modes were here before. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,9 +12,11 @@ import numpy.typing as npt
 
 from schemas.base import Messages, asked_of
 from schemas.failures import FailureMode
-from schemas.labels import LabelRequested, Purpose
-from schemas.predictions import FeedbackGiven
+from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.predictions import FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskSpec
+from services.failure_miner.naming import name_words
+from shared.delivery import Delivery
 from shared.identity import content_hash, event_id
 
 Vectors = npt.NDArray[np.float32]
@@ -26,18 +25,6 @@ Vectors = npt.NDArray[np.float32]
 MAX_TEXT_CHARS = 2_000
 """The sentence encoder reads 256 tokens; what is beyond would not count."""
 EXEMPLARS = 5
-WORDS = 4
-_WORD = re.compile(r"[^\W\d_](?:'?[^\W\d_])+")
-STOP_WORDS = frozenset(
-    """a about after again all also am an and any are aren't as at be because been before being both but by can can't
-    cannot could couldn't did didn't do does doesn't doing don't down during each else ever few for from further get
-    got had hadn't has hasn't have haven't having he hello help her here hers hi him his how i i'd i'll i'm i've if in
-    into is isn't it it's its itself just know let like me more most much my myself need no nor not now of off on once
-    one only or other our ours out over own please same she should so some still such tell than thank thanks that
-    that's the their them then there these they they're this those through to too under until up us very want was
-    wasn't we we're were weren't what what's when where which while who whom why will with won't would you you're your
-    yours""".split()  # noqa: SIM905 - words read better as words
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,20 @@ class Suspect:
     embedding: Vectors
     label: str | None = None
     user_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prediction as the lake holds it."""
+
+    prediction_id: str
+    task: str
+    task_revision: str
+    occurred_at: datetime
+    messages: Messages
+    answer: str
+    confidence: float | None
+    user_hash: str | None
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,32 @@ def text_of(messages: Messages) -> str:
     return asked_of(messages)[:MAX_TEXT_CHARS]
 
 
+def suspect_of_prediction(delivery: Delivery[PredictionLogged], embedding: Vectors) -> Suspect:
+    event = delivery.event
+    return Suspect(
+        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
+        event.answer, event.confidence.score, delivery.topic, delivery.partition, delivery.offset, embedding,
+        user_hash=event.user_hash,
+    )  # fmt: skip
+
+
+def suspect_of_feedback(delivery: Delivery[FeedbackGiven], answered: Answered, embedding: Vectors) -> Suspect:
+    return Suspect(
+        answered.prediction_id, answered.task, answered.task_revision, answered.occurred_at,
+        text_of(answered.messages), answered.answer, answered.confidence, delivery.topic, delivery.partition,
+        delivery.offset, embedding, label=delivery.event.text, user_hash=answered.user_hash,
+    )  # fmt: skip
+
+
+def suspect_of_correction(delivery: Delivery[CorrectionSubmitted], embedding: Vectors) -> Suspect:
+    event = delivery.event
+    return Suspect(
+        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
+        event.answers[0], None, delivery.topic, delivery.partition, delivery.offset, embedding,
+        user_hash=event.user_hash,
+    )  # fmt: skip
+
+
 def same_answer(left: str, right: str) -> bool:
     return left.strip().casefold() == right.strip().casefold()
 
@@ -120,25 +147,6 @@ def question(
         overlap=2 if _share_of(prediction_id) < spec.failures.overlap_share else 1,
         user_hash=user_hash,
     )
-
-
-def name_words(clusters: Sequence[Sequence[str]], count: int = WORDS) -> list[tuple[str, ...]]:
-    """The words that tell each cluster from the others, best first, by c-TF-IDF (Grootendorst 2022, BERTopic).
-
-    A word's weight in a cluster is its share there times log(1 + average words a cluster / its count in all).
-    """
-    counts = [Counter(w for text in texts for w in _words(text)) for texts in clusters]
-    total: Counter[str] = Counter()
-    for counter in counts:
-        total.update(counter)
-    average = sum(total.values()) / max(len(counts), 1)
-    named = []
-    for counter in counts:
-        size = max(sum(counter.values()), 1)
-        weights = {w: n / size * math.log1p(average / total[w]) for w, n in counter.items()}
-        best = sorted(weights, key=lambda w: (-weights[w], w))
-        named.append(tuple(best[:count]))
-    return named
 
 
 def match_modes(found: Vectors, stored: Vectors, cosine: float) -> dict[int, int]:
@@ -203,10 +211,6 @@ def _centroid(rows: Vectors) -> Vectors:
     mean = rows.mean(axis=0)
     unit: Vectors = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
     return unit
-
-
-def _words(text: str) -> list[str]:
-    return [w for w in _WORD.findall(text.casefold().replace("’", "'")) if w not in STOP_WORDS]
 
 
 def _share_of(prediction_id: str) -> float:

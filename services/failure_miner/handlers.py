@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +18,9 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskSpec
 from services.failure_miner import recipe
-from services.failure_miner.clients import Answered, Lake
+from services.failure_miner.clients import Lake
 from services.failure_miner.domain import (
+    Answered,
     FoundMode,
     StoredMode,
     Suspect,
@@ -29,6 +30,9 @@ from services.failure_miner.domain import (
     is_suspect,
     question,
     same_answer,
+    suspect_of_correction,
+    suspect_of_feedback,
+    suspect_of_prediction,
     text_of,
 )
 from services.failure_miner.settings import FailureMinerSettings
@@ -42,6 +46,8 @@ logger = logging.getLogger(__name__)
 NAME = "failure_miner"
 CORRECTIONS = topic_of(CorrectionSubmitted).name
 INPUTS = (topic_of(PredictionLogged).name, topic_of(FeedbackGiven).name, CORRECTIONS)
+_UNKNOWN_TASK_PATIENCE = timedelta(seconds=15)
+"""A task is announced before anyone can use it, so this is many times the lag between two topics."""
 
 
 class Embeds(Protocol):
@@ -87,7 +93,7 @@ class Handlers:
             if is_suspect(d.event.confidence.score, specs[d.event.task].failures.confidence_threshold)
         ]
         vectors = await self._embed([text_of(d.event.messages) for d in suspicious])
-        found = [_of_prediction(d, vectors[i]) for i, d in enumerate(suspicious)]
+        found = [suspect_of_prediction(d, vectors[i]) for i, d in enumerate(suspicious)]
         low, questions = Purpose.LOW_CONFIDENCE, []
         for event in (d.event for d in suspicious):
             spec, sure = specs[event.task], event.confidence.score
@@ -106,7 +112,7 @@ class Handlers:
         known = await self._store.known(negative) if negative else set()
         looked_up = [(d, await self._look_up(d.event)) for key, d in negative.items() if key not in known]
         vectors = await self._embed([text_of(answered.messages) for _, answered in looked_up])
-        found = [_of_feedback(d, answered, vectors[i]) for i, (d, answered) in enumerate(looked_up)]
+        found = [suspect_of_feedback(d, answered, vectors[i]) for i, (d, answered) in enumerate(looked_up)]
         specs = await self._specs([d for d, _ in looked_up])
         questions = [
             question(specs[a.task], a.prediction_id, a.messages, a.answer, a.confidence, Purpose.FEEDBACK, a.user_hash)
@@ -130,7 +136,7 @@ class Handlers:
         known = await self._store.known(corrected) if corrected else set()
         fresh = [d for key, d in corrected.items() if key not in known]
         vectors = await self._embed([text_of(d.event.messages) for d in fresh])
-        await self._store.correct(deliveries, [_of_correction(d, vectors[i]) for i, d in enumerate(fresh)])
+        await self._store.correct(deliveries, [suspect_of_correction(d, vectors[i]) for i, d in enumerate(fresh)])
 
     async def on_cycle_started(self, event: CycleStarted) -> None:
         """Cluster the cycle's suspects into failure modes; say so, or say why not.
@@ -161,7 +167,7 @@ class Handlers:
         if spec.revision != event.task_revision:
             raise StepImpossible(
                 f"the task changed to revision {spec.revision} after the cycle started with {event.task_revision}",
-                f"Start a cycle for the task as it is now: ratchet cycles start {event.task}",
+                f"Start a cycle for the task as it is now: ratchet cycle {event.task}",
             )
         suspects = await self._store.open_suspects(
             event.task, event.task_revision, event.data_cutoff, event.fence,
@@ -221,7 +227,13 @@ class Handlers:
         return {task: await self._spec(event) for task, event in newest.items()}
 
     async def _spec(self, event: Event) -> TaskSpec:
-        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way."""
+        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way.
+
+        Raises DependencyUnavailable for a task not read yet, InvalidMessage for one that nobody applied:
+        it must not block the partition, and its dead letters can be replayed.
+        """
+        if self._tasks.lacks(event.task) and self._now() - event.occurred_at > _UNKNOWN_TASK_PATIENCE:
+            raise InvalidMessage(f"no task {event.task!r}", "Apply the task, then replay the dead letters.")
         changed = await self._tasks.wait_until(
             event.task,
             lambda known: known.spec.revision == event.task_revision or known.occurred_at > event.occurred_at,
@@ -239,32 +251,6 @@ def _group(wrong: Sequence[Suspect], stored: Sequence[StoredMode], cycle_id: str
     rules = spec.failures
     labels = recipe.cluster(np.stack([s.embedding for s in wrong]), rules.min_cluster_size, rules.min_samples)
     return describe(wrong, labels.tolist(), stored, cycle_id, rules.same_mode_cosine)
-
-
-def _of_prediction(delivery: Delivery[PredictionLogged], embedding: Vectors) -> Suspect:
-    event = delivery.event
-    return Suspect(
-        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
-        event.answer, event.confidence.score, delivery.topic, delivery.partition, delivery.offset, embedding,
-        user_hash=event.user_hash,
-    )  # fmt: skip
-
-
-def _of_feedback(delivery: Delivery[FeedbackGiven], answered: Answered, embedding: Vectors) -> Suspect:
-    return Suspect(
-        answered.prediction_id, answered.task, answered.task_revision, answered.occurred_at,
-        text_of(answered.messages), answered.answer, answered.confidence, delivery.topic, delivery.partition,
-        delivery.offset, embedding, label=delivery.event.text, user_hash=answered.user_hash,
-    )  # fmt: skip
-
-
-def _of_correction(delivery: Delivery[CorrectionSubmitted], embedding: Vectors) -> Suspect:
-    event = delivery.event
-    return Suspect(
-        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
-        event.answers[0], None, delivery.topic, delivery.partition, delivery.offset, embedding,
-        user_hash=event.user_hash,
-    )  # fmt: skip
 
 
 def _failed(event: CycleStarted, error: Exception) -> StepFailed:

@@ -14,11 +14,13 @@ from shared.identity import content_hash
 class Outcome:
     """How a training went. `losses`: mean per answer token, nats, one per step; `train_loss`: of the last epoch.
 
-    `seconds`: of the process that finished it; a killed one's time is not in it.
+    `too_long`: rows left out because they are over `max_length`. `seconds`: of the process that finished it; a killed
+    one's time is not in it.
     """
 
     steps: int
     losses: tuple[float, ...]
+    too_long: int
     train_loss: float
     seconds: float
     versions: dict[str, str]

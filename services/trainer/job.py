@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -40,6 +41,7 @@ class AdapterManifest(BaseModel):
     dataset_uri: str
     training: dict[str, object]
     steps: int
+    too_long: int
     train_loss: float
     losses: tuple[float, ...]
     seconds: float
@@ -61,6 +63,7 @@ def work(spec: bytes, folder: Path, progress: Progress) -> AdapterTrained:
     manifest = describe(job.dataset, adapter, outcome)
     write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
     uri = store.publish(adapter, "adapters", manifest.adapter)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # The optimiser's state, twice the adapter's size.
     return trained(job.dataset, folder.name, manifest, uri)
 
 
@@ -77,6 +80,7 @@ def describe(dataset: DatasetBuilt, adapter: Path, outcome: Outcome) -> AdapterM
         dataset_uri=dataset.uri,
         training=dataset.spec.training.model_dump(mode="json"),
         steps=outcome.steps,
+        too_long=outcome.too_long,
         train_loss=outcome.train_loss,
         losses=outcome.losses,
         seconds=outcome.seconds,

@@ -40,7 +40,8 @@ def train(
 ) -> Outcome:
     """Train on `rows` and leave the adapter in `folder/adapter`; checkpoints are in `folder/checkpoints`.
 
-    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible where there is no such model.
+    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible where there is no such model, or where
+    no row fits into the settings' `max_length`.
     """
     on_gpu = torch.cuda.is_available()
     threads = spec.training.threads or threads or (None if on_gpu else spare_cores())
@@ -49,12 +50,13 @@ def train(
     started = time.monotonic()
     report(0, 1, "loading the base model")
     model, tokenizer = _load(base, on_gpu)
+    fitting = _that_fit(rows, tokenizer, spec)
     checkpoints = folder / "checkpoints"
     progress = _Progress(report)
     trainer = SFTTrainer(
         model=model,
         args=_arguments(spec.training, checkpoints, on_gpu),
-        train_dataset=Dataset.from_list([_prompt_and_completion(row) for row in rows]),
+        train_dataset=Dataset.from_list([_prompt_and_completion(row) for row in fitting]),
         processing_class=tokenizer,
         peft_config=_lora(spec.training),
         callbacks=[progress],
@@ -70,6 +72,7 @@ def train(
     return Outcome(
         steps=trainer.state.global_step,
         losses=losses,
+        too_long=len(rows) - len(fitting),
         train_loss=sum(last_epoch) / max(len(last_epoch), 1),
         seconds=time.monotonic() - started,
         versions={module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
@@ -103,6 +106,26 @@ def _load(base: str, on_gpu: bool) -> tuple[Any, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _that_fit(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> list[Example]:
+    """The rows within `max_length` tokens. A longer one would be cut, and half an answer would be taught as whole."""
+    limit = spec.training.max_length
+    fitting = [
+        row
+        for row in rows
+        if len(tokenizer.apply_chat_template(_plain(row.messages), return_dict=True)["input_ids"]) <= limit
+    ]
+    if not fitting:
+        raise StepImpossible(
+            f"all {len(rows)} training rows are longer than {limit} tokens",
+            f"Raise training.max_length of {spec.name}.",
+        )
+    if len(fitting) < len(rows):
+        logger.warning(
+            "%d of %d rows are longer than %d tokens and left out", len(rows) - len(fitting), len(rows), limit
+        )
+    return fitting
 
 
 def _lora(settings: TrainingSettings) -> LoraConfig:

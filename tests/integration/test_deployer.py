@@ -103,6 +103,38 @@ async def test_the_ledger_keeps_a_redelivered_pair_and_label_once(real: Real) ->
     assert (ledger.outcomes, ledger.agreeing, ledger.asked) == ([-1.0, -1.0, 1.0, None], 1, 3)
 
 
+async def test_tickets_are_drawn_in_turn_and_asked_again_of_a_second_person(real: Real) -> None:
+    deployer = Deployer(real.deployer.storage, real.admin, most_open=2)
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await deployer.compare(pair(deployer.last, 0, ("refund", "delivery"), user="heavy"))
+    await deployer.compare(pair(deployer.last, 1, ("refund", None), user="heavy"))
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "delivery")) for number in range(2, 6)])
+    questions = deployer.publisher.questions
+    assert [asked.prediction_id for asked in questions] == [f"{real.task}.0", f"{real.task}.2"]
+    await deployer.handlers.on_correction(answer(questions[0], preference="cannot_tell"))
+    again = deployer.publisher.questions[-1]
+    assert (again.ticket_id, again.request_id) == (questions[0].ticket_id, f"{questions[0].ticket_id}.2")
+    await deployer.handlers.on_correction(answer(again, label="login", reviewer="bob"))
+    assert [asked.prediction_id for asked in deployer.publisher.questions][-1] == f"{real.task}.3"
+    ledger = await deployer.storage.ledger(deployer.last.rollout_id)
+    assert ledger.outcomes == [0.0, None, None]
+
+
+async def test_a_rollout_that_ended_keeps_no_conversations(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await deployer.compare(pair(deployer.last, 99, ("refund", "delivery")))
+    waiting = deployer.publisher.questions[0].ticket_id
+    kept = await deployer.storage.ticket(waiting)
+    assert kept is not None and kept.messages is not None
+    await deployer.compare_and_label(range(7), "refund")
+    assert deployer.last.stage is Stage.SHADOW, "the open ticket may still be a win"
+    await deployer.compare_and_label(range(7, 10), "refund")
+    assert deployer.last.stage is Stage.REJECTED
+    kept = await deployer.storage.ticket(waiting)
+    assert kept is not None and kept.messages is None
+
+
 async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_tickets(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))

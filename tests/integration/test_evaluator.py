@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -123,8 +124,12 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     adapter = f"{task}-empty"
     adapter_uri = publish_empty_adapter(store, stack_settings.models_folder / BASE, adapter, tmp_path / "adapter")
     trained = adapter_trained(spec, adapter, adapter_uri, publish_dataset(store, spec, tmp_path / "data"))
-    async with evaluated(settings, trained) as event:
-        assert isinstance(event, AdapterEvaluated), event
+    try:
+        async with evaluated(settings, trained) as event:
+            assert isinstance(event, AdapterEvaluated), event
+    finally:
+        for uri in (adapter_uri, trained.dataset_uri):  # They lie in the store of the running stack.
+            shutil.rmtree(uri)
     gates = {gate.name: gate for gate in event.gates}
     assert event.cycle_id == trained.cycle_id
     assert event.production.adapter is None
@@ -146,4 +151,5 @@ async def test_an_adapter_that_vllm_cannot_find_fails_the_step(
     trained = adapter_trained(spec, f"{task}-nowhere", str(tmp_path / "nowhere"), dataset_uri)
     async with evaluated(settings, trained) as event:
         assert isinstance(event, StepFailed), event
+    assert "vLLM does not take the adapter" in event.reason
     assert (event.service, event.step, event.cycle_id) == ("evaluator", "evaluation", trained.cycle_id)

@@ -26,8 +26,10 @@ from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
 from services.trainer.handlers import Handlers
 from services.trainer.job import AdapterManifest
 from services.trainer.main import build
+from services.trainer.recipe import train
 from services.trainer.settings import TrainerSettings
 from shared.artifacts import ArtifactStore
+from shared.errors import StepImpossible
 from shared.jobs import Jobs
 from shared.service import running
 from shared.settings import Settings
@@ -130,6 +132,33 @@ async def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, tas
     assert (trained.steps, len(manifest.losses)) == (240, 240)
     assert manifest.losses[-1] < manifest.losses[0]
     assert trained.cycle_id == event.cycle_id
+
+
+def test_rows_over_the_length_limit_are_left_out_and_counted(tmp_path: Path, task: str) -> None:
+    make_tiny_model(tmp_path / BASE)
+    store = ArtifactStore(str(tmp_path / "store"), tmp_path)
+    spec = dataset_built(store, tmp_path / "data", task, epochs=1).spec
+    long = example(0).model_copy(
+        update={"messages": (Message(role=Role.USER, content="x" * 200), *example(0).messages)}
+    )
+    reports: list[str] = []
+
+    def report(done: float, total: float, message: str) -> None:
+        reports.append(message)
+
+    outcome = train([*map(example, range(7)), long], spec, str(tmp_path / BASE), tmp_path, report)
+    assert (outcome.too_long, outcome.steps) == (1, 2)
+    assert reports[-1].startswith("step 2 of 2, loss ")
+    with pytest.raises(StepImpossible, match="all 1 training rows are longer than 128 tokens"):
+        train([long], spec, str(tmp_path / BASE), tmp_path / "second", report)
+
+
+def test_a_base_model_that_is_nowhere_says_where_to_put_it(tmp_path: Path, task: str) -> None:
+    store = ArtifactStore(str(tmp_path / "store"), tmp_path)
+    spec = dataset_built(store, tmp_path / "data", task, epochs=1).spec
+    with pytest.raises(StepImpossible, match="cannot be loaded") as nowhere:
+        train([example(0)], spec, str(tmp_path / "no-model"), tmp_path, lambda done, total, message: None)
+    assert "<home>/models" in nowhere.value.way_out
 
 
 @pytest.mark.stack

@@ -36,17 +36,16 @@ def add_product(
 ) -> None:
     """`y[rows] += (x[rows] @ a.T) @ b.T * scale`, in place. x (n, in), a (rank, in), b (out, rank), y (n, out)."""
     inputs = x if rows is None else x.index_select(0, rows)
+    before = y if rows is None else y.index_select(0, rows)
     shrunk = torch.mm(inputs.to(a.dtype), a.t())
     if scale != 1.0:
         shrunk *= scale
-    if rows is None and y.dtype == b.dtype:
-        y.addmm_(shrunk, b.t())
-        return
-    product = torch.mm(shrunk.to(b.dtype), b.t()).to(y.dtype)
+    # One rounding, as in the base layer's own product, whether or not the rows are all of the batch.
+    after = torch.addmm(before.to(b.dtype), shrunk.to(b.dtype), b.t()).to(y.dtype)
     if rows is None:
-        y += product
+        y.copy_(after)
     else:
-        y.index_add_(0, rows, product)
+        y.index_copy_(0, rows, after)
 
 
 def matrix(stacked: torch.Tensor, slot: int) -> torch.Tensor:

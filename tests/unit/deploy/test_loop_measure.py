@@ -125,7 +125,7 @@ def page(*steps: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 async def found(pages: Pages, find: Any, seconds: float = 5.0) -> Any:
-    return await follow(pages, "c", find, seconds, lambda page: None, StepLate("late", "wait"), pause=0.0)
+    return await follow(pages, "c", find, seconds, lambda page: None, StepLate("late", "wait"))
 
 
 async def test_a_cycle_is_followed_until_its_event_is_there() -> None:

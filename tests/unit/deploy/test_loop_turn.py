@@ -150,6 +150,7 @@ class World:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.loop.asking.QUIET_SECONDS", QUIET_SECONDS / 20)
+    monkeypatch.setattr("deploy.loop.cycle.POLL_SECONDS", 0.02)
     monkeypatch.setattr("deploy.loop.reviewers.IDLE_SECONDS", 0.05)
     monkeypatch.setattr(live, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(live, "QUIET_SECONDS", 0.5)

@@ -272,13 +272,17 @@ async def test_a_crash_before_the_event_publishes_the_same_event_later() -> None
     assert deployer.publisher.sent == 1
 
 
-async def test_an_adapter_that_vllm_refuses_never_enters_shadow() -> None:
-    deployer = Deployer()
-    deployer.adapters.refused.add("a1")
-    await deployer.handlers.on_evaluated(evaluated())
-    assert deployer.last.stage is Stage.REJECTED
-    assert "vLLM does not serve a1: rank of a1 is too high" in deployer.last.reason
-    assert deployer.admin.flags == {}
+async def test_an_adapter_that_vllm_refuses_never_enters_shadow_and_the_older_one_goes_on() -> None:
+    deployer = await in_shadow()
+    deployer.adapters.refused.add("a2")
+    event = evaluated("a2")
+    for _ in range(2):
+        await deployer.handlers.on_evaluated(event)
+    refused, goes_on = deployer.publisher.changes[1:]
+    assert (refused.candidate_adapter, refused.stage) == ("a2", Stage.REJECTED)
+    assert refused.reason.startswith("vLLM does not serve a2: rank of a2 is too high. ")
+    assert (goes_on.candidate_adapter, goes_on.stage) == ("a1", Stage.SHADOW)
+    assert goes_on.reason == "goes on in shadow: the newer a2 did not enter"
 
 
 async def test_an_adapter_that_vllm_no_longer_serves_is_not_promoted() -> None:

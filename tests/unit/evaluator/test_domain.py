@@ -20,14 +20,12 @@ from services.evaluator.domain import (
     golden_questions,
     is_right,
     job_name,
-    judge,
     mcnemar_worse,
     production_of,
-    regression_set,
     token_f1,
-    verdict,
     wilson,
 )
+from services.evaluator.gates import judge, regression_set, verdict
 
 LABELS = tuple("abcdefghij")
 NO_GOLDEN = Comparison((), Answered((), ()), Answered((), ()))

@@ -18,10 +18,10 @@ from services.failure_miner.domain import (
     is_negative,
     is_suspect,
     match_modes,
-    name_words,
     question,
     same_answer,
 )
+from services.failure_miner.naming import name_words
 
 SPEC = TaskSpec(name="support-desk", kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "cancel"))
 MESSAGES = (Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content="where is it"))

@@ -18,8 +18,7 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, SubjectForgotten
 from schemas.tasks import FailureSettings, TaskChanged, TaskKind, TaskSpec
-from services.failure_miner.clients import Answered
-from services.failure_miner.domain import FoundMode, StoredMode, Suspect, Vectors
+from services.failure_miner.domain import Answered, FoundMode, StoredMode, Suspect, Vectors
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import Wish
@@ -203,6 +202,23 @@ async def test_an_older_revision_is_kept_but_not_asked_about(bench: Bench) -> No
     assert not bench.questions
 
 
+async def test_a_task_that_nobody_applied_is_waited_for_and_then_buried(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.tables.READ_SECONDS", 0.0)
+    stranger = prediction(1, 0.5, task="unheard-of", occurred_at=NOON - timedelta(minutes=2))
+    with pytest.raises(InvalidMessage, match="unheard-of"):
+        await bench.handlers.on_predictions(delivered(stranger))
+    monkeypatch.setattr("shared.tables.READ_SECONDS", 60.0)
+    bench.handlers._tasks.wait_for = never  # type: ignore[method-assign]
+    with pytest.raises(DependencyUnavailable):
+        await bench.handlers.on_predictions(delivered(stranger))
+
+
+async def never(key: str, seconds: float = 0.0) -> TaskChanged:
+    raise DependencyUnavailable(f"no value for {key}")
+
+
 async def test_a_thumb_down_on_a_sure_answer_makes_a_suspect_and_a_question(bench: Bench) -> None:
     bench.lake.rows["p9"] = Answered(
         "p9", SPEC.name, SPEC.revision, NOON, messages("where is it"), "refund", 0.99, "u1"
@@ -293,7 +309,7 @@ async def test_a_task_that_changed_meanwhile_fails_the_step(bench: Bench) -> Non
     (event,) = bench.published.events
     assert isinstance(event, StepFailed)
     assert event.step == "failures"
-    assert "ratchet cycles start" in event.way_out
+    assert "ratchet cycle" in event.way_out
 
 
 async def test_a_revision_that_we_have_not_read_yet_is_waited_for(bench: Bench) -> None:

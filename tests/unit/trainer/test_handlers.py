@@ -97,7 +97,7 @@ def adapter_folder(folder: Path, weights: bytes = b"weights") -> Path:
     return folder
 
 
-OUTCOME = Outcome(steps=60, losses=(2.0, 0.1), train_loss=0.1, seconds=9.0, versions={"torch": "2"})
+OUTCOME = Outcome(steps=60, losses=(2.0, 0.1), too_long=0, train_loss=0.1, seconds=9.0, versions={"torch": "2"})
 
 
 async def test_the_same_weights_have_the_same_name_and_the_event_is_one_fact(

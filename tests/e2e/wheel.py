@@ -1,0 +1,334 @@
+"""All services on one in-memory broker, for a turn of the wheel in seconds.
+
+Real: every handler, rule, store (PostgreSQL, the lake, the artifact store), clustering, gates, statistics, the
+console's HTTP. Played: the model (what a label's answer is), its training, the sentence encoder, and Unleash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import numpy as np
+from faststream.kafka import KafkaBroker, TestKafkaBroker
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from schemas.base import Messages
+from schemas.rollouts import RolloutChanged
+from schemas.tasks import TaskChanged, TaskSpec
+from services.console.chronicle import PostgresChronicle
+from services.console.handlers import Handlers as ConsoleHandlers
+from services.console.http import build_app as build_console
+from services.console.reviews import Reviews
+from services.console.settings import ConsoleSettings
+from services.console.storage import PostgresQueue
+from services.dataset_builder.handlers import Handlers as BuilderHandlers
+from services.dataset_builder.settings import DatasetBuilderSettings
+from services.dataset_builder.storage import PostgresStore as BuilderStore
+from services.deployer.clients import FlagState, Strategy
+from services.deployer.handlers import Handlers as DeployerHandlers
+from services.deployer.moves import Moves
+from services.deployer.settings import DeployerSettings
+from services.deployer.storage import PostgresStorage as DeployerStorage
+from services.evaluator import job as evaluation
+from services.evaluator import recipe as evaluating
+from services.evaluator.handlers import Handlers as EvaluatorHandlers
+from services.evaluator.settings import EvaluatorSettings
+from services.failure_miner.clients import DeltaLake as LakeReader
+from services.failure_miner.handlers import CORRECTIONS
+from services.failure_miner.handlers import Handlers as MinerHandlers
+from services.failure_miner.settings import FailureMinerSettings
+from services.failure_miner.storage import PostgresStore as MinerStore
+from services.prediction_log.handlers import Handlers as LogHandlers
+from services.prediction_log.settings import PredictionLogSettings
+from services.prediction_log.storage import DeltaLake
+from services.scheduler.handlers import Handlers as SchedulerHandlers
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.storage import PostgresStorage as SchedulerStorage
+from services.scheduler.tasks import Tasks
+from services.shadow.clients import Replay, StoredTrainingRows
+from services.shadow.handlers import Handlers as ShadowHandlers
+from services.shadow.settings import ShadowSettings
+from services.trainer import job as training
+from services.trainer.domain import Outcome
+from services.trainer.handlers import Handlers as TrainerHandlers
+from services.trainer.settings import TrainerSettings
+from shared.artifacts import ArtifactStore
+from shared.database import build_engine, migrate
+from shared.files import write_atomically
+from shared.inference import Completion
+from shared.jobs import Job
+from shared.settings import Settings
+from shared.transport import Consumers, Publisher
+
+ROOT = Path(__file__).parent.parent.parent
+WITH_DATABASE = ("failure_miner", "console", "dataset_builder", "deployer", "scheduler")
+
+Answer = Callable[[str], str]
+
+
+def support_desk() -> list[tuple[str, str]]:
+    """(text, label) of the shipped data set."""
+    with (ROOT / "deploy" / "data" / "support_desk.csv").open(encoding="utf-8") as file:
+        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
+
+
+class HashedWords:
+    """A sentence encoder of no understanding: enough to cluster by words."""
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        vectorizer = HashingVectorizer(n_features=384, ngram_range=(1, 2), alternate_sign=False)
+        return np.asarray(vectorizer.transform(texts).todense(), dtype=np.float32)
+
+
+@dataclass
+class Flags:
+    """Unleash, played."""
+
+    flags: dict[str, tuple[bool, Strategy]] = field(default_factory=dict)
+
+    async def read(self, flag: str) -> FlagState | None:
+        if flag not in self.flags:
+            return None
+        on, strategy = self.flags[flag]
+        return FlagState(on, (strategy.body(flag),))
+
+    async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
+        self.flags.setdefault(flag, (on, strategy))
+
+    async def set_strategy(self, flag: str, strategy: Strategy) -> None:
+        self.flags[flag] = (self.flags[flag][0], strategy)
+
+    async def switch(self, flag: str, on: bool) -> None:
+        self.flags[flag] = (on, self.flags[flag][1])
+
+    def sampled(self, task: str, prediction_id: str) -> bool:
+        return self.flags[f"ratchet.{task}.shadow"][0]
+
+    def payload(self, flag: str) -> Mapping[str, Any]:
+        return self.flags[flag][1].payload or {}
+
+
+@dataclass
+class Models:
+    """The engine, played: `base` answers for the base model, `adapter` for whatever was trained."""
+
+    spec: TaskSpec
+    base: Answer
+    adapter: Answer
+
+    async def complete(
+        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 0
+    ) -> Completion:
+        answer = (self.base if model == self.spec.base_model else self.adapter)(messages[-1]["content"])
+        return Completion(answer, math.log(0.9), 1, 10, "stop", 1.0)
+
+    async def answer(self, rollout: RolloutChanged, messages: Messages) -> Replay:
+        return Replay(self.adapter(messages[-1].content), 1.0)
+
+    async def serve(self, adapter: str, uri: str) -> None:
+        """Every adapter is served."""
+
+
+class TrainingJobs:
+    """Runs the trainer's job here and now, but for the gradient steps."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.handlers: TrainerHandlers | None = None
+
+    def submit(self, name: str, spec: training.TrainingJob) -> None:
+        folder = self._folder / name
+        write_atomically(folder / "spec.json", spec.model_dump_json().encode())
+        store = ArtifactStore(spec.artifacts, spec.cache)
+        rows = training.read_examples(store.fetch(spec.dataset.uri) / "train.jsonl")
+        write_atomically(folder / "adapter" / "adapter_model.safetensors", f"{len(rows)} rows".encode())
+        outcome = Outcome(steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={})
+        manifest = training.describe(spec.dataset, folder / "adapter", outcome)
+        write_atomically(folder / "adapter" / "manifest.json", manifest.model_dump_json().encode())
+        uri = store.publish(folder / "adapter", "adapters", manifest.adapter)
+        result = training.trained(spec.dataset, name, manifest, uri)
+        assert self.handlers is not None
+        _later(self.handlers.on_done(Job(name, folder), result.model_dump_json().encode()))
+
+
+class EvaluationJobs:
+    """Runs the evaluator's job here and now, asking the played models."""
+
+    def __init__(self, folder: Path, models: Models) -> None:
+        self._folder = folder
+        self._models = models
+        self.handlers: EvaluatorHandlers | None = None
+
+    def submit(self, name: str, spec: evaluation.EvaluationJob) -> None:
+        _later(self._run(name, spec))
+
+    async def _run(self, name: str, spec: evaluation.EvaluationJob) -> None:
+        folder = self._folder / name
+        write_atomically(folder / "spec.json", spec.model_dump_json().encode())
+        trained = spec.trained
+        store = ArtifactStore(spec.artifacts, spec.cache)
+        rows = evaluation.read_examples(store.fetch(trained.dataset_uri) / "eval.jsonl")
+        questions = evaluation.evaluation_questions(rows)
+        golden = evaluation.golden_questions(trained.spec)
+        both = [*questions, *golden]
+        arms = [trained.adapter, spec.production or trained.base_model]
+        asked = [await evaluating.ask(self._models, arm, both, trained.spec, 4, lambda done: None) for arm in arms]
+        result = evaluation.evaluate(spec, name, questions, golden, *asked)
+        assert self.handlers is not None
+        await self.handlers.on_done(Job(name, folder), result.model_dump_json().encode())
+
+
+_background: set[asyncio.Task[None]] = set()
+
+
+def _later(work: Any) -> None:
+    """After the handler that submitted has returned, as a job process would."""
+    task = asyncio.ensure_future(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+
+
+async def settled() -> None:
+    """All jobs submitted so far, and those that they led to, are done."""
+    while _background:
+        await asyncio.gather(*list(_background))
+
+
+@dataclass
+class Wheel:
+    """The running wheel, with the handles a test needs."""
+
+    spec: TaskSpec
+    flags: Flags
+    gateway: Publisher
+    scheduler: SchedulerHandlers
+    console: httpx.AsyncClient
+    rollouts: list[RolloutChanged]
+    outcomes: list[tuple[str, str]]
+
+
+class NoFence:
+    async def fence(self) -> tuple[()]:
+        return ()
+
+
+def _settings(kind: type[Settings], base: Settings, home: Path) -> Any:
+    own = {"home": home, "lake": "", "artifacts": "", "retry_base_seconds": 0.01}
+    return kind.model_validate({**base.model_dump(), **own})
+
+
+@asynccontextmanager
+async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) -> AsyncIterator[Wheel]:
+    """Wire all services to one in-memory broker, on a real database."""
+    for service in WITH_DATABASE:
+        await migrate(base, service, ROOT / "services" / service / "migrations")
+    engines = {service: build_engine(base, service) for service in WITH_DATABASE}
+    broker = KafkaBroker("nowhere:9092")
+    consumers = {name: Consumers(broker, name, _settings(Settings, base, home)) for name in _NAMES}
+    publish = {name: Publisher(broker, name) for name in _NAMES}
+    flags = Flags()
+
+    log = _settings(PredictionLogSettings, base, home)
+    LogHandlers(log, DeltaLake(log.lake_uri), publish["prediction_log"]).subscribe(consumers["prediction_log"])
+
+    miner = _settings(FailureMinerSettings, base, home)
+    store = MinerStore(engines["failure_miner"], CORRECTIONS)
+    MinerHandlers(miner, store, HashedWords(), LakeReader(miner.lake_uri), publish["failure_miner"]).subscribe(
+        consumers["failure_miner"]
+    )
+
+    builder = _settings(DatasetBuilderSettings, base, home)
+    artifacts = ArtifactStore(builder.artifacts_uri, home / "cache")
+    BuilderHandlers(builder, BuilderStore(engines["dataset_builder"]), artifacts, publish["dataset_builder"]).subscribe(
+        consumers["dataset_builder"]
+    )
+
+    trainer_jobs = TrainingJobs(home / "training")
+    trainer = TrainerHandlers(_settings(TrainerSettings, base, home), cast(Any, trainer_jobs), publish["trainer"])
+    trainer_jobs.handlers = trainer
+    trainer.subscribe(consumers["trainer"])
+
+    evaluator_jobs = EvaluationJobs(home / "evaluation", models)
+    evaluator = EvaluatorHandlers(
+        _settings(EvaluatorSettings, base, home),
+        cast(Any, evaluator_jobs),
+        publish["evaluator"],
+        consumers["evaluator"].table(RolloutChanged),
+        table_seconds=0.05,
+    )
+    evaluator_jobs.handlers = evaluator
+    evaluator.subscribe(consumers["evaluator"])
+
+    shadow = _settings(ShadowSettings, base, home)
+    ShadowHandlers(shadow, flags, StoredTrainingRows(artifacts), models, publish["shadow"]).subscribe(
+        consumers["shadow"]
+    )
+
+    deployer = _settings(DeployerSettings, base, home)
+    deployments = DeployerStorage(engines["deployer"])
+    moves = Moves(deployments, flags, models, publish["deployer"], deployer.deployer_open_tickets)
+    DeployerHandlers(deployer, deployments, moves).subscribe(consumers["deployer"])
+
+    desk = _settings(ConsoleSettings, base, home)
+    queue, chronicle = PostgresQueue(engines["console"]), PostgresChronicle(engines["console"])
+    tasks = consumers["console"].table(TaskChanged)
+    ConsoleHandlers(queue, chronicle).subscribe(consumers["console"])
+    reviews = Reviews(queue, publish["console"], tasks, b"k" * 32)
+    app = build_console(desk, reviews, chronicle)
+
+    settings = _settings(SchedulerSettings, base, home)
+    cycles = SchedulerStorage(engines["scheduler"])
+    applied = Tasks(settings, publish["scheduler"], consumers["scheduler"].table(TaskChanged))
+    scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], NoFence(), applied)
+    scheduler.subscribe(consumers["scheduler"])
+
+    seen = SimpleNamespace(rollouts=[], outcomes=[])
+
+    @broker.subscriber("rollouts.changed.v1", group_id="test")
+    async def note_rollout(body: dict[str, Any]) -> None:
+        seen.rollouts.append(RolloutChanged.model_validate(body))
+
+    @broker.subscriber("cycles.finished.v1", group_id="test")
+    async def note_outcome(body: dict[str, Any]) -> None:
+        seen.outcomes.append((body["outcome"], body["reason"]))
+
+    async with TestKafkaBroker(broker), httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://console"
+    ) as client:
+        await publish["scheduler"].publish(TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
+        yield Wheel(spec, flags, publish["gateway"], scheduler, client, seen.rollouts, seen.outcomes)
+        await settled()
+    for engine in engines.values():
+        await engine.dispose()
+
+
+_NAMES = (
+    "gateway", "prediction_log", "failure_miner", "console", "dataset_builder", "trainer", "evaluator", "shadow",
+    "deployer", "scheduler",
+)  # fmt: skip
+
+
+async def answer_queue(wheel: Wheel, reviewer: str, truth: Callable[[str], str], purpose: str | None = None) -> int:
+    """A reviewer answers every open question, through the API that people use. Returns how many."""
+    count = 0
+    asked = {"task": wheel.spec.name, "reviewer": reviewer, "limit": 50, **({"purpose": purpose} if purpose else {})}
+    while items := (await wheel.console.get("/api/queue", params=asked)).json()["items"]:
+        for item in items:
+            correction = {
+                "request_id": item["request_id"],
+                "reviewer": reviewer,
+                "label": truth(item["messages"][-1]["content"]),
+            }
+            response = await wheel.console.post("/api/corrections", json=correction)
+            assert response.status_code == 200, response.text
+            count += 1
+    return count

@@ -1,0 +1,100 @@
+"""vLLM as `ratchet up` runs it: it finds adapters itself, says 404 for unknown ones, and keeps them out of the base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.settings import Settings
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.stack
+QUESTION = {"role": "user", "content": "Why was I charged a fee for paying with my card?"}
+
+
+def write_adapter(folder: Path, base: Path, base_name: str, seed: int) -> None:
+    """A random LoRA of rank 8 on every query projection, in PEFT's format, strong enough to change answers."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    shape = json.loads((base / "config.json").read_text())
+    width, prefix = shape["hidden_size"], "base_model.model.model.layers"
+    weights = {}
+    for layer in range(shape["num_hidden_layers"]):
+        weights[f"{prefix}.{layer}.self_attn.q_proj.lora_A.weight"] = torch.randn(8, width) * 0.2
+        weights[f"{prefix}.{layer}.self_attn.q_proj.lora_B.weight"] = torch.randn(width, 8) * 0.2
+    partial = folder.with_name(f".{folder.name}")
+    partial.mkdir(parents=True)
+    save_file(weights, partial / "adapter_model.safetensors")
+    described = {"peft_type": "LORA", "base_model_name_or_path": base_name, "r": 8, "lora_alpha": 16}
+    described |= {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", "bias": "none"}
+    (partial / "adapter_config.json").write_text(json.dumps(described))
+    partial.rename(folder)
+
+
+@pytest.fixture
+def adapters(vllm: str, stack_settings: Settings) -> Iterator[dict[str, str]]:
+    """Two adapters of the served base, and one made for another."""
+    models = httpx.get(f"{vllm}/v1/models").json()["data"]
+    base = next(model["id"] for model in models if model["parent"] is None)
+    folder, mark = stack_settings.home / "artifacts" / "adapters", uuid.uuid4().hex[:8]
+    names = {"base": base, **{kind: f"{kind}-{mark}" for kind in ("one", "two", "alien")}}
+    for seed, kind in enumerate(("one", "two", "alien")):
+        named = "someone/elses-model" if kind == "alien" else base
+        write_adapter(folder / names[kind], stack_settings.models_folder / base, named, seed)
+    yield names
+    for kind in ("one", "two", "alien"):
+        httpx.post(f"{vllm}/v1/unload_lora_adapter", json={"lora_name": names[kind]})
+        shutil.rmtree(folder / names[kind])
+
+
+def ask(url: str, model: str) -> httpx.Response:
+    body = {"model": model, "messages": [QUESTION], "temperature": 0, "max_tokens": 1}
+    return httpx.post(f"{url}/v1/chat/completions", json={**body, "logprobs": True, "top_logprobs": 20}, timeout=120.0)
+
+
+def first_token(answer: httpx.Response) -> dict[str, float]:
+    """The likeliest first tokens and their log-probabilities: a model's fingerprint."""
+    choice: dict[str, Any] = answer.raise_for_status().json()["choices"][0]
+    return {one["token"]: one["logprob"] for one in choice["logprobs"]["content"][0]["top_logprobs"]}
+
+
+def distance(one: dict[str, float], other: dict[str, float]) -> float:
+    """Mean difference, nats. A token missing on one side counts as less likely than all it has."""
+    tokens = one.keys() | other.keys()
+    floors = min(one.values()), min(other.values())
+    return sum(abs(one.get(token, floors[0]) - other.get(token, floors[1])) for token in tokens) / len(tokens)
+
+
+def test_an_adapter_in_the_folder_is_served_under_its_name(vllm: str, adapters: dict[str, str]) -> None:
+    assert distance(first_token(ask(vllm, adapters["one"])), first_token(ask(vllm, adapters["base"]))) > 0.5
+    listed = {model["id"] for model in httpx.get(f"{vllm}/v1/models").json()["data"]}
+    assert adapters["one"] in listed
+
+
+@pytest.mark.parametrize("kind", ["alien", "no such adapter"])
+def test_an_unknown_adapter_and_one_of_another_base_are_not_found(
+    vllm: str, adapters: dict[str, str], kind: str
+) -> None:
+    answer = ask(vllm, adapters.get(kind, kind))
+    assert answer.status_code == 404
+    assert answer.json()["error"]["type"] == "NotFoundError"
+
+
+def test_in_a_mixed_batch_everyone_gets_their_own_model(vllm: str, adapters: dict[str, str]) -> None:
+    kinds = ["base", "one", "two"]
+    alone = {kind: first_token(ask(vllm, adapters[kind])) for kind in kinds}
+    with ThreadPoolExecutor(12) as pool:
+        mixed = list(pool.map(lambda kind: (kind, first_token(ask(vllm, adapters[kind]))), kinds * 4))
+    for kind, fingerprint in mixed:
+        distances = {one: distance(fingerprint, alone[one]) for one in kinds}
+        # Batches round differently (bf16), and these adapters are violent; still each is far nearer to itself.
+        assert all(distances[kind] < 0.5 * distances[one] for one in kinds if one != kind), (kind, distances)

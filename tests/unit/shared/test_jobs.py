@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from shared import jobs
+from shared.errors import DependencyUnavailable
+from shared.jobs import Job, JobFailure, JobProgress, Jobs, slot
+
+WORK = """
+    import os, sys, time
+    from pathlib import Path
+    from pydantic import BaseModel
+    from shared.errors import DependencyUnavailable, StepImpossible
+    from shared.jobs import run_job
+
+    class Result(BaseModel):
+        value: str
+
+    def work(spec, folder, progress):
+        with (folder / "starts").open("a") as starts:
+            starts.write(f"{os.getpid()}\\n")
+        kind = spec.decode().partition('"kind":"')[2].partition('"')[0]
+        if kind == "impossible":
+            raise StepImpossible("too few rows", "label more")
+        if kind == "bug":
+            raise KeyError("oh")
+        if kind == "dies":
+            os._exit(9)
+        if kind == "away" and (folder / "starts").read_text().count("\\n") < 3:
+            raise DependencyUnavailable("nobody answers")
+        progress(1, 2, "half")
+        while kind == "slow" and not (folder / "go").exists():
+            time.sleep(0.02)
+        return Result(value=kind)
+
+    run_job(work)
+"""
+
+
+class Spec(BaseModel):
+    kind: str
+
+
+class Heard:
+    """What a service's callbacks heard."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, bytes]] = []
+        self.failed: list[tuple[str, JobFailure]] = []
+        self.progress: list[JobProgress] = []
+        self.errors: list[Exception] = []
+
+    async def on_done(self, job: Job, result: bytes) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.done.append((job.name, result))
+
+    async def on_failed(self, job: Job, failure: JobFailure) -> None:
+        self.failed.append((job.name, failure))
+
+    async def on_progress(self, job: Job, progress: JobProgress) -> None:
+        self.progress.append(progress)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "job_for_test.py").write_text(textwrap.dedent(WORK))
+    return {"PYTHONPATH": f"{code}:{Path.cwd()}"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "jobs"
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(jobs, "_CALLBACK_PAUSE_SECONDS", 0.1)
+
+
+@contextlib.asynccontextmanager
+async def watched(watcher: Jobs, heard: Heard) -> AsyncIterator[None]:
+    task = asyncio.create_task(watcher.watch(heard.on_done, heard.on_failed, heard.on_progress))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what it waits for happens in another process
+            await asyncio.sleep(0.02)
+
+
+def starts(folder: Path, name: str) -> list[int]:
+    path = folder / name / "starts"
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+async def test_a_job_runs_once_and_is_announced_once(folder: Path, environment: dict[str, str]) -> None:
+    heard = Heard()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="quick"))
+    async with watched(watcher, heard):
+        await until(lambda: heard.done)
+        watcher.submit("a", Spec(kind="other"))  # The same name again changes nothing.
+        await asyncio.sleep(0.2)
+    assert heard.done == [("a", b'{"value":"quick"}')]
+    assert len(starts(folder, "a")) == 1
+    again = Heard()
+    async with watched(Jobs(folder, "job_for_test", environment), again):
+        await asyncio.sleep(0.2)
+    assert again.done == []
+
+
+async def test_a_killed_job_is_started_again_and_finishes(folder: Path, environment: dict[str, str]) -> None:
+    heard = Heard()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="slow"))
+    async with watched(watcher, heard):
+        await until(lambda: heard.progress)
+        os.kill(starts(folder, "a")[0], signal.SIGKILL)
+        await until(lambda: len(starts(folder, "a")) == 2)
+        (folder / "a" / "go").touch()
+        await until(lambda: heard.done)
+    assert heard.failed == []
+
+
+async def test_a_restarted_service_attaches_to_the_running_process(folder: Path, environment: dict[str, str]) -> None:
+    first = Jobs(folder, "job_for_test", environment)
+    first.submit("a", Spec(kind="slow"))
+    async with watched(first, Heard()):
+        await until(lambda: starts(folder, "a"))
+    heard = Heard()
+    async with watched(Jobs(folder, "job_for_test", environment), heard):
+        await until(lambda: heard.progress)
+        (folder / "a" / "go").touch()
+        await until(lambda: heard.done)
+    assert len(starts(folder, "a")) == 1
+
+
+async def test_a_second_process_of_a_running_job_leaves_it_alone(folder: Path, environment: dict[str, str]) -> None:
+    heard = Heard()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="slow"))
+    async with watched(watcher, heard):
+        await until(lambda: heard.progress)
+        second = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "job_for_test", str(folder / "a"), env={**os.environ, **environment}
+        )
+        assert await second.wait() == 0
+        assert Job("a", folder / "a").running
+        (folder / "a" / "go").touch()
+        await until(lambda: heard.done)
+    assert len(starts(folder, "a")) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "way_out"),
+    [("impossible", "too few rows", "label more"), ("bug", "KeyError('oh')", "Read ")],
+)
+async def test_a_failure_is_announced_once_with_its_reason(
+    folder: Path, environment: dict[str, str], kind: str, reason: str, way_out: str
+) -> None:
+    heard = Heard()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind=kind))
+    async with watched(watcher, heard):
+        await until(lambda: heard.failed)
+        await asyncio.sleep(0.2)
+    ((name, failure),) = heard.failed
+    assert (name, failure.reason) == ("a", reason)
+    assert failure.way_out.startswith(way_out)
+    assert len(starts(folder, "a")) == 1
+
+
+async def test_a_job_that_always_dies_is_given_up(folder: Path, environment: dict[str, str]) -> None:
+    heard = Heard()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="dies"))
+    async with watched(watcher, heard):
+        await until(lambda: heard.failed)
+    assert "died 3 times" in heard.failed[0][1].reason
+    assert len(starts(folder, "a")) == 3
+
+
+async def test_a_job_waits_for_a_dependency_that_is_away(folder: Path, environment: dict[str, str]) -> None:
+    heard = Heard()
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="away"))
+    async with watched(watcher, heard):
+        await until(lambda: heard.done)
+    assert len(set(starts(folder, "a"))) == 1  # One process, which tried three times.
+    assert heard.failed == []
+
+
+@pytest.mark.parametrize("error", [DependencyUnavailable("Kafka is away"), RuntimeError("a bug")])
+async def test_a_result_is_announced_until_it_was_heard(
+    folder: Path, environment: dict[str, str], error: Exception
+) -> None:
+    heard = Heard()
+    heard.errors = [error]
+    watcher = Jobs(folder, "job_for_test", environment)
+    watcher.submit("a", Spec(kind="quick"))
+    async with watched(watcher, heard):
+        await until(lambda: heard.done)
+    assert not heard.errors
+
+
+def test_a_slot_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from shared.jobs import slot\n"
+    code += "with slot(Path(sys.argv[1]), 1): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    started = time.monotonic()
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with slot(tmp_path, 1):
+        assert time.monotonic() - started < 10
