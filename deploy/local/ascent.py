@@ -17,6 +17,8 @@ Progress = Callable[[str, str, str], None]
 """Called with part, stage (installing, waiting, starting, ready, external, failed, …) and a few words; any thread."""
 
 POLL_SECONDS = 0.3
+STEADY_SECONDS = 4.0
+"""A part without a port cannot be asked: it is well when it has run this long."""
 HOPELESS_AFTER = 3
 """Crashes before the first answer that make `up` give up, and stop the part: what never ran will not heal itself."""
 
@@ -147,9 +149,9 @@ class Ascent:
                 break
             if record.running:
                 answer = part.probe(config)
-                if answer is None:
+                if answer is None and (part.ports or record.running_seconds >= STEADY_SECONDS):
                     return
-                trouble = answer
+                trouble = answer or "it ended soon after its start"
             self._tell(part.name, "starting", f"ended {record.restarts}×, again" if record.restarts else "")
             time.sleep(POLL_SECONDS)
         if record := records.read(config, part.name):

@@ -46,6 +46,11 @@ class Record:
     def running(self) -> bool:
         return self.child is not None and self.child.alive()
 
+    @property
+    def running_seconds(self) -> float:
+        """Age of the child; 0 when it does not run."""
+        return time.time() - self.child.started if self.child and self.running else 0.0
+
 
 def read(config: StackConfig, part: str) -> Record | None:
     """The part's record, or None if `up` has not started it."""

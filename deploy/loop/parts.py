@@ -33,11 +33,16 @@ class Quota:
 
     @classmethod
     def of(cls, labels: int) -> Quota:
-        """About 30 corrections a label; at least 100 live and 100 to 150 held-out rows in all."""
+        """About 30 corrections a label, fewer where there are many labels: people and two cores have their limits.
+
+        At least 100 live rows and 100 to 150 held-out ones in all.
+        """
         hundred = ceil(100 / labels)
         held_out = max(min(ceil(120 / labels), 150 // labels), 1)
         return cls(
-            traffic=(12, 30), live=(hundred, max(20, ceil(200 / labels))), held_out=(min(hundred, held_out), held_out)
+            traffic=(12, min(30, max(12, 400 // labels))),
+            live=(hundred, 2 * hundred),
+            held_out=(min(hundred, held_out), held_out),
         )
 
     @property
