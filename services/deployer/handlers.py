@@ -122,4 +122,5 @@ class Handlers:
 
 def _observation(event: RequestObserved, rollout: Rollout) -> Observation:
     canary = event.variant is Variant.CANARY and event.adapter == rollout.candidate
-    return Observation(event.prediction_id, event.user_hash, canary, event.status >= 500)
+    bad = event.status >= 500 or event.status == 404  # 404: a replica that does not serve the adapter.
+    return Observation(event.prediction_id, event.user_hash, canary, bad)

@@ -64,25 +64,27 @@ async def teach(wheel: Wheel, truth: Callable[[str], str] = TRUTH.__getitem__) -
     await settled()
 
 
-async def go_live(wheel: Wheel) -> int:
-    """Live traffic in shadow and canary, discordant pairs labelled as they come. Returns the labels given."""
+async def go_live(wheel: Wheel, until: Stage = Stage.PROMOTED) -> int:
+    """Live traffic in shadow and canary, discordant pairs labelled as they come, until it gets so far. Returns the labels given."""
     labels = 0
     for text, _ in LIVE:
         await wheel.gateway.publish(prediction(wheel.spec, text, "billing", 0.1))
         labels += await answer_queue(wheel, "bob", TRUTH.__getitem__, purpose="discordant_pair")
         if wheel.rollouts[-1].stage is Stage.CANARY:
-            await wheel.gateway.publish(observed(wheel.spec))
-        if wheel.rollouts[-1].stage in (Stage.PROMOTED, Stage.REJECTED):
+            await wheel.gateway.publish(observed(wheel))
+            await wheel.deployer.tick(wheel.spec.name)
+        if wheel.rollouts[-1].stage in (until, Stage.REJECTED):
             break
     return labels
 
 
-def observed(spec: TaskSpec, status: int = 200) -> RequestObserved:
+def observed(wheel: Wheel, status: int = 200) -> RequestObserved:
     return RequestObserved(
-        task=spec.name,
-        task_revision=spec.revision,
+        task=wheel.spec.name,
+        task_revision=wheel.spec.revision,
         prediction_id=uuid4().hex,
         variant=Variant.CANARY,
+        adapter=wheel.rollouts[-1].candidate_adapter,
         user_hash=uuid4().hex,
         status=status,
         latency_ms=1.0,
@@ -99,7 +101,7 @@ async def test_corrections_become_a_promoted_adapter(stack_settings: Settings, t
         promoted = wheel.rollouts[-1]
         assert promoted.evidence.wealth >= 1 / promoted.evidence.alpha
         assert promoted.evidence.losses == 0
-        assert 20 <= labels <= 60, "a clear winner costs tens of labels, not hundreds"
+        assert 15 <= labels <= 40, "a clear winner costs tens of labels, not hundreds"
         payload = wheel.flags.payload(f"ratchet.{task.name}.primary")
         assert payload == {"adapter": promoted.candidate_adapter, "previous": None}
         assert wheel.flags.flags[f"ratchet.{task.name}.canary"][0] is False
@@ -127,7 +129,8 @@ async def test_a_candidate_that_learned_nonsense_is_stopped_before_live_traffic(
         (rollout,) = wheel.rollouts
         assert rollout.stage is Stage.REJECTED
         assert "better_than_chance" in rollout.reason
-        assert wheel.outcomes == [("rejected", rollout.reason)]
+        ((outcome, reason),) = wheel.outcomes
+        assert outcome == "rejected" and "better_than_chance" in reason
         assert not wheel.flags.flags.get(f"ratchet.{task.name}.shadow", (False,))[0]
 
 
@@ -145,7 +148,7 @@ async def test_a_candidate_that_is_only_as_good_is_never_promoted(stack_settings
     async with turning(stack_settings, tmp_path, task, Models(task, base, adapter)) as wheel:
         await teach(wheel)
         assert wheel.rollouts[-1].stage is Stage.SHADOW
-        for text, _ in LIVE:
+        for text, _ in LIVE[:80]:
             await wheel.gateway.publish(prediction(wheel.spec, text, base(text), 0.9))
             await answer_queue(wheel, "bob", TRUTH.__getitem__, purpose="discordant_pair")
         assert Stage.PROMOTED not in {rollout.stage for rollout in wheel.rollouts}
@@ -156,10 +159,11 @@ async def test_a_canary_that_fails_its_users_is_sent_back(stack_settings: Settin
     task = task.model_copy(update={"rollout": RolloutSettings(canary_percent=20, min_canary_requests=10_000)})
     async with turning(stack_settings, tmp_path, task, Models(task, always("billing"), TRUTH.__getitem__)) as wheel:
         await teach(wheel)
-        await go_live(wheel)
+        await go_live(wheel, until=Stage.CANARY)
         assert wheel.rollouts[-1].stage is Stage.CANARY
         for _ in range(20):
-            await wheel.gateway.publish(observed(wheel.spec, status=502))
+            await wheel.gateway.publish(observed(wheel, status=502))
+        await wheel.deployer.tick(task.name)
         last = wheel.rollouts[-1]
         assert last.stage is Stage.REJECTED, last.reason
         assert last.primary_adapter is None

@@ -22,6 +22,7 @@ from faststream.kafka import KafkaBroker, TestKafkaBroker
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from schemas.base import Messages
+from schemas.cycles import Fence, PartitionFence
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged, TaskSpec
 from services.console.chronicle import PostgresChronicle
@@ -70,6 +71,7 @@ from shared.settings import Settings
 from shared.transport import Consumers, Publisher
 
 ROOT = Path(__file__).parent.parent.parent
+INPUTS = ("predictions.logged.v1", "corrections.submitted.v1")
 WITH_DATABASE = ("failure_miner", "console", "dataset_builder", "deployer", "scheduler")
 
 Answer = Callable[[str], str]
@@ -85,6 +87,8 @@ class HashedWords:
     """A sentence encoder of no understanding: enough to cluster by words."""
 
     def embed(self, texts: Sequence[str]) -> Any:
+        if not texts:
+            return np.zeros((0, 384), dtype=np.float32)
         vectorizer = HashingVectorizer(n_features=384, ngram_range=(1, 2), alternate_sign=False)
         return np.asarray(vectorizer.transform(texts).todense(), dtype=np.float32)
 
@@ -151,7 +155,7 @@ class TrainingJobs:
         store = ArtifactStore(spec.artifacts, spec.cache)
         rows = training.read_examples(store.fetch(spec.dataset.uri) / "train.jsonl")
         write_atomically(folder / "adapter" / "adapter_model.safetensors", f"{len(rows)} rows".encode())
-        outcome = Outcome(steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={})
+        outcome = Outcome(steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={}, too_long=0)
         manifest = training.describe(spec.dataset, folder / "adapter", outcome)
         write_atomically(folder / "adapter" / "manifest.json", manifest.model_dump_json().encode())
         uri = store.publish(folder / "adapter", "adapters", manifest.adapter)
@@ -211,14 +215,17 @@ class Wheel:
     flags: Flags
     gateway: Publisher
     scheduler: SchedulerHandlers
+    deployer: DeployerHandlers
     console: httpx.AsyncClient
     rollouts: list[RolloutChanged]
     outcomes: list[tuple[str, str]]
 
 
-class NoFence:
-    async def fence(self) -> tuple[()]:
-        return ()
+class EverythingSoFar:
+    """The in-memory broker gives every record of a topic offset 0 of partition 0, and delivers it at once."""
+
+    async def fence(self) -> Fence:
+        return tuple(PartitionFence(topic=topic, partition=0, offset=1) for topic in INPUTS)
 
 
 def _settings(kind: type[Settings], base: Settings, home: Path) -> Any:
@@ -276,7 +283,8 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     deployer = _settings(DeployerSettings, base, home)
     deployments = DeployerStorage(engines["deployer"])
     moves = Moves(deployments, flags, models, publish["deployer"], deployer.deployer_open_tickets)
-    DeployerHandlers(deployer, deployments, moves).subscribe(consumers["deployer"])
+    deciding = DeployerHandlers(deployer, deployments, moves)
+    deciding.subscribe(consumers["deployer"])
 
     desk = _settings(ConsoleSettings, base, home)
     queue, chronicle = PostgresQueue(engines["console"]), PostgresChronicle(engines["console"])
@@ -288,7 +296,7 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     settings = _settings(SchedulerSettings, base, home)
     cycles = SchedulerStorage(engines["scheduler"])
     applied = Tasks(settings, publish["scheduler"], consumers["scheduler"].table(TaskChanged))
-    scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], NoFence(), applied)
+    scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], EverythingSoFar(), applied)
     scheduler.subscribe(consumers["scheduler"])
 
     seen = SimpleNamespace(rollouts=[], outcomes=[])
@@ -305,7 +313,7 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
         transport=httpx.ASGITransport(app), base_url="http://console"
     ) as client:
         await publish["scheduler"].publish(TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
-        yield Wheel(spec, flags, publish["gateway"], scheduler, client, seen.rollouts, seen.outcomes)
+        yield Wheel(spec, flags, publish["gateway"], scheduler, deciding, client, seen.rollouts, seen.outcomes)
         await settled()
     for engine in engines.values():
         await engine.dispose()

@@ -231,9 +231,14 @@ async def test_live_traffic_that_is_used_up_is_said_with_how_far_it_got(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_step_that_broke_is_an_error_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_that_broke_is_an_error_and_the_report_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StepBroke, match="dataset_builder could not finish dataset: too few"):
         await played(World({}, fails="dataset_builder"), tmp_path, monkeypatch)
+    data = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert data["promoted"] is False
+    assert "too few" in data["evidence"]
 
 
 async def test_flags_are_put_back_where_the_gateway_does_not_obey(monkeypatch: pytest.MonkeyPatch) -> None:
