@@ -18,6 +18,8 @@ from shared.errors import ConfigurationError
 DEPLOY = Path(__file__).parent.parent
 SUPPORT_DESK = DEPLOY / "tasks" / "support-desk.yaml"
 SUPPORT_DESK_DATA = DEPLOY / "data" / "support_desk.csv"
+SYSTEM_PROMPT = "Classify the user's message. Answer with one label."
+"""For anybody's file. It does not list the labels: answers are constrained to them, and tokens are time on a CPU."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 _SAYS_NOTHING = {"train", "test", "data", "dataset", "rows", "labels"}
 
@@ -38,15 +40,6 @@ def free_name(wanted: str, taken: Container[str]) -> str:
     return next(name for number in count(2) if (name := f"{wanted}-{number}") not in taken)
 
 
-def prompt_for(labels: Sequence[str]) -> str:
-    """A system prompt that says the classes and nothing of the field."""
-    return (
-        "Classify the user's message. Answer with exactly one of these classes and nothing else: "
-        + ", ".join(labels)
-        + "."
-    )
-
-
 def apply(folder: Path, name: str, labels: Sequence[str] | None) -> TaskSpec:
     """Put the task's file into `folder`, where the scheduler looks. `labels` None: the support desk as shipped.
 
@@ -63,7 +56,7 @@ def apply(folder: Path, name: str, labels: Sequence[str] | None) -> TaskSpec:
     else:
         for key in ("golden_file", "golden"):
             document.pop(key, None)
-        document["system_prompt"] = prompt_for(labels)
+        document["system_prompt"] = SYSTEM_PROMPT
         document["labels"] = list(labels)
         document["max_answer_tokens"] = max(16, max(len(label) for label in labels))
     with tempfile.TemporaryDirectory() as scratch:

@@ -25,6 +25,7 @@ from deploy.loop.show import Show
 from deploy.loop.state import Options, Result, Turn
 from deploy.loop.taskfile import apply, free_name, name_for, shipped
 from deploy.loop.watch import watch_pairs
+from shared.errors import RatchetError
 
 READY_SECONDS = 120.0
 
@@ -39,7 +40,7 @@ def read_parts(options: Options) -> tuple[Data, Parts]:
 
 
 async def play(options: Options, settings: LoopSettings, data: Data, parts: Parts, show: Show) -> Result:
-    """Play one turn on the running stack and write its report.
+    """Play one turn on the running stack and write its report, also of a turn that broke.
 
     Raises RatchetError with the way out where a step breaks or is late; a candidate that is stopped by a gate or by
     the test is a result.
@@ -47,26 +48,39 @@ async def play(options: Options, settings: LoopSettings, data: Data, parts: Part
     started = time.monotonic()
     async with _wired(options, settings, data, parts, show) as turn:
         try:
-            await _steps(turn)
-        except Stopped as stopped:
-            turn.result.stopped_by, turn.result.evidence = stopped.by, stopped.evidence
-            show.say(f"[bold yellow]Stopped[/] by {stopped.by}: {stopped.evidence}")
-        turn.result.after = await ask_held_out(turn, "after")
-        if options.prove_rollback and turn.result.promoted:
-            await _rollback(turn)
-        turn.result.seconds = time.monotonic() - started + show.seconds.get("set-up", 0.0)
-        report = reports.Report(
-            result=turn.result,
-            tally=turn.reviewers.tally,
-            history=turn.ledger.history,
-            standing=turn.ledger.standing(),
-            seconds=show.seconds,
-            addresses=_addresses(settings, turn),
-            canary_wealth=turn.spec.rollout.canary_wealth,
-        )
-        reports.write(report, options.report)
+            await _play(turn)
+        except RatchetError as error:
+            turn.result.stopped_by, turn.result.evidence = "a step that broke", error.reason
+            raise
+        finally:
+            turn.result.seconds = time.monotonic() - started + show.seconds.get("set-up", 0.0)
+            report = _report(turn)
+            reports.write(report, options.report)
         reports.show(report, show, options.report)
         return turn.result
+
+
+async def _play(turn: Turn) -> None:
+    try:
+        await _steps(turn)
+    except Stopped as stopped:
+        turn.result.stopped_by, turn.result.evidence = stopped.by, stopped.evidence
+        turn.show.say(f"[bold yellow]Stopped[/] by {stopped.by}: {stopped.evidence}")
+    turn.result.after = await ask_held_out(turn, "after")
+    if turn.options.prove_rollback and turn.result.promoted:
+        await _rollback(turn)
+
+
+def _report(turn: Turn) -> reports.Report:
+    return reports.Report(
+        result=turn.result,
+        tally=turn.reviewers.tally,
+        history=turn.ledger.history,
+        standing=turn.ledger.standing(),
+        seconds=turn.show.seconds,
+        addresses=_addresses(turn.settings, turn),
+        canary_wealth=turn.spec.rollout.canary_wealth,
+    )
 
 
 async def _steps(turn: Turn) -> None:

@@ -65,7 +65,7 @@ async def teach(wheel: Wheel, truth: Callable[[str], str] = TRUTH.__getitem__) -
 
 
 async def go_live(wheel: Wheel, until: Stage = Stage.PROMOTED) -> int:
-    """Live traffic in shadow and canary, discordant pairs labelled as they come, until it gets so far. Returns the labels given."""
+    """Live traffic in shadow and canary, discordant pairs labelled as they come, up to a stage. Returns the labels."""
     labels = 0
     for text, _ in LIVE:
         await wheel.gateway.publish(prediction(wheel.spec, text, "billing", 0.1))

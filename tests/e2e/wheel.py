@@ -309,9 +309,10 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     async def note_outcome(body: dict[str, Any]) -> None:
         seen.outcomes.append((body["outcome"], body["reason"]))
 
-    async with TestKafkaBroker(broker), httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://console"
-    ) as client:
+    async with (
+        TestKafkaBroker(broker),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console") as client,
+    ):
         await publish["scheduler"].publish(TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
         yield Wheel(spec, flags, publish["gateway"], scheduler, deciding, client, seen.rollouts, seen.outcomes)
         await settled()

@@ -97,7 +97,7 @@ def dataset_built(store: ArtifactStore, folder: Path, task: str, epochs: float) 
 
 async def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+        while not condition():
             await asyncio.sleep(0.05)
 
 

@@ -127,7 +127,7 @@ async def address(gateway: Gateway) -> AsyncIterator[str]:
     """The same gateway on a real socket, for clients that bring their own HTTP."""
     server = uvicorn.Server(uvicorn.Config(gateway.app, port=0, log_level="error"))
     serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+    while not server.started:
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}/v1"

@@ -105,7 +105,7 @@ async def watched(watcher: Jobs, heard: Heard) -> AsyncIterator[None]:
 
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens in another process
+        while not condition():
             await asyncio.sleep(0.02)
 
 
