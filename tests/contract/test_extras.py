@@ -45,7 +45,7 @@ def requirements(distribution: str, extras: frozenset[str]) -> Iterator[Requirem
 def closure(extra: str) -> set[str]:
     """Names of all distributions that `pip install ratchet-loop[extra]` brings."""
     found: set[tuple[str, frozenset[str]]] = set()
-    todo = [(PROJECT, frozenset({extra}))]
+    todo = [(PROJECT, frozenset({extra.replace("_", "-")}))]
     while todo:
         place = todo.pop()
         if place in found:
