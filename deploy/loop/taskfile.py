@@ -20,6 +20,8 @@ SUPPORT_DESK = DEPLOY / "tasks" / "support-desk.yaml"
 SUPPORT_DESK_DATA = DEPLOY / "data" / "support_desk.csv"
 SYSTEM_PROMPT = "Classify the user's message. Answer with one label."
 """For anybody's file. It does not list the labels: answers are constrained to them, and tokens are time on a CPU."""
+OWN_DATA_EPOCHS = 3
+"""One more than the support desk's, whose labels are single words: others' are longer, and a pass more learns them."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 _SAYS_NOTHING = {"train", "test", "data", "dataset", "rows", "labels"}
 
@@ -57,6 +59,7 @@ def apply(folder: Path, name: str, labels: Sequence[str] | None) -> TaskSpec:
         for key in ("golden_file", "golden"):
             document.pop(key, None)
         document["system_prompt"] = SYSTEM_PROMPT
+        document["training"]["epochs"] = OWN_DATA_EPOCHS
         document["labels"] = list(labels)
         document["max_answer_tokens"] = max(16, max(len(label) for label in labels))
     with tempfile.TemporaryDirectory() as scratch:
