@@ -16,7 +16,8 @@ from deploy import contract, dlq, tasks_command
 from deploy.local import stack
 from deploy.local.catalog import select
 from deploy.local.config import StackConfig
-from deploy.local.part import PartError, tail
+from deploy.local.errors import PartError
+from deploy.local.part import tail
 from deploy.local.view import LiveProgress, show_failures, show_status
 from deploy.loop.command import loop
 

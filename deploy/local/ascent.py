@@ -11,7 +11,8 @@ from threading import Event
 from deploy.local import records
 from deploy.local.catalog import part_named
 from deploy.local.config import HOST, StackConfig
-from deploy.local.part import Part, PartError, tail
+from deploy.local.errors import PartError
+from deploy.local.part import Part, tail
 
 Progress = Callable[[str, str, str], None]
 """Called with part, stage (installing, waiting, starting, ready, external, failed, …) and a few words; any thread."""

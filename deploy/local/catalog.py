@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deploy.local.errors import PartError
 from deploy.local.kafka import KafkaPart
-from deploy.local.part import Part, PartError
+from deploy.local.part import Part
 from deploy.local.postgres import PostgresPart
 from deploy.local.services import ALL, SERVICES, ServicesPart
 from deploy.local.unleash import UnleashPart

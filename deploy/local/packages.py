@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from deploy.local.config import StackConfig
-from deploy.local.part import PartError, Say, tail
+from deploy.local.errors import PartError
+from deploy.local.part import Say, tail
 
 MARK = ".ratchet-installed"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"

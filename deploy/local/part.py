@@ -18,15 +18,6 @@ Say = Callable[[str], None]
 """How a part tells what it is doing, a few words at a time."""
 
 
-class PartError(Exception):
-    """A part cannot be had. `reason`: what failed; `way_out`: what the person can do, a command where there is one."""
-
-    def __init__(self, reason: str, way_out: str) -> None:
-        super().__init__(f"{reason}\n{way_out}")
-        self.reason = reason
-        self.way_out = way_out
-
-
 @dataclass(frozen=True)
 class Launch:
     """A process to keep alive. `env` is added to ours; secrets go there, never into `argv`."""

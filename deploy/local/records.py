@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.config import StackConfig
-from deploy.local.part import Launch, PartError, tail
+from deploy.local.errors import PartError
+from deploy.local.part import Launch, tail
 from deploy.local.processes import Identity, stop
 from deploy.local.supervisor import write_private
 

@@ -12,8 +12,9 @@ import psycopg
 
 from deploy.local.config import HOST, StackConfig
 from deploy.local.credentials import Credentials
+from deploy.local.errors import PartError
 from deploy.local.packages import ensure, pip_target, run_logged
-from deploy.local.part import Launch, PartError, Say
+from deploy.local.part import Launch, Say
 from deploy.local.postgres import database_url, ensure_database
 
 VERSION = "8.2.0"

@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deploy.local.part import PartError
+from deploy.local.errors import PartError
 from deploy.local.stack import PartStatus
 
 DONE = {"ready": "green", "external": "cyan", "failed": "red", "stopped": "green"}

@@ -16,9 +16,10 @@ from pathlib import Path
 import httpx
 
 from deploy.local.config import DEFAULT_BASE_MODEL, HOST, StackConfig
+from deploy.local.errors import PartError
 from deploy.local.models import ensure_base_model
 from deploy.local.packages import complete, ensure, pip, run_logged, virtual_environment
-from deploy.local.part import Launch, PartError, Say
+from deploy.local.part import Launch, Say
 
 VERSION = "0.32.0"
 UNLOADABLE = ("torchaudio", "torchcodec")

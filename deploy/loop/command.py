@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.local.part import PartError
+from deploy.local.errors import PartError
 from deploy.loop.show import Show
 from deploy.loop.stack import bring_up, take_down
 from deploy.loop.state import Options, Result

@@ -9,7 +9,7 @@ import pytest
 from deploy.local import stack
 from deploy.local.catalog import select, with_split_services
 from deploy.local.config import StackConfig
-from deploy.local.part import PartError
+from deploy.local.errors import PartError
 from deploy.local.services import SERVICES
 
 

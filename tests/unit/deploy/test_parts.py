@@ -11,9 +11,10 @@ import pytest
 from deploy.local import kafka, postgres, unleash, vllm
 from deploy.local.config import StackConfig
 from deploy.local.credentials import Credentials
+from deploy.local.errors import PartError
 from deploy.local.java import java_major
 from deploy.local.packages import MARK, complete, ensure
-from deploy.local.part import PartError, tail
+from deploy.local.part import tail
 
 
 def test_kafkas_properties_hold_the_ports_and_the_data_folder(tmp_path: Path) -> None:
