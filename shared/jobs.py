@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -155,6 +156,22 @@ class Jobs:
                 env={**os.environ, **self._environment},
                 start_new_session=True,
             )
+
+
+def stop_running(folder: Path) -> list[str]:
+    """End the jobs that run below `folder` (a service's jobs, or all services'); returns their names.
+
+    For an operator who takes everything down. The next start resumes them, and this does not count as a crash.
+    """
+    stopped = []
+    for lock in sorted(folder.glob("**/lock")):
+        job = Job(lock.parent.name, lock.parent)
+        if job.running and (pid := (job.read("lock") or b"").decode().strip()).isdigit():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGTERM)
+            (job.folder / "attempts").unlink(missing_ok=True)
+            stopped.append(job.name)
+    return stopped
 
 
 class Progress:

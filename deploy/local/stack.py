@@ -27,6 +27,7 @@ from deploy.local.part import Part
 from deploy.local.processes import memory_bytes
 from deploy.local.services import ALL, SERVICES
 from deploy.local.supervisor import write_private
+from shared.jobs import stop_running
 
 __all__ = ["INFRASTRUCTURE", "PARTS", "PartStatus", "StackError", "down", "free_ports", "install", "status", "up"]
 
@@ -95,6 +96,9 @@ def down(
     def one(record: records.Record) -> None:
         tell(record.part, "stopping", "")
         records.stop_part(config, record)
+        jobs = config.home / "jobs"
+        for job in stop_running(jobs if record.part == ALL else jobs / record.part):
+            tell(record.part, "stopping", f"its job {job}, which the next start resumes")
         tell(record.part, "stopped", "")
 
     with locked(config.home / "state" / "up.lock"):

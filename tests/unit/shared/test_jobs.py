@@ -1,3 +1,5 @@
+"""Jobs are processes that survive what starts them."""
+
 from __future__ import annotations
 
 import asyncio
@@ -140,6 +142,21 @@ async def test_a_killed_job_is_started_again_and_finishes(folder: Path, environm
         await until(lambda: len(starts(folder, "a")) == 2)
         (folder / "a" / "go").touch()
         await until(lambda: heard.done)
+    assert heard.failed == []
+
+
+async def test_a_job_stopped_on_purpose_is_resumed_and_does_not_count_as_crashed(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    heard = Heard()
+    for count in range(1, jobs.MAX_ATTEMPTS + 2):
+        watcher = Jobs(folder, "job_for_test", environment)
+        watcher.submit("a", Spec(kind="slow"))
+        async with watched(watcher, heard):
+            await until(lambda: len(starts(folder, "a")) == count)  # noqa: B023 - awaited within the turn
+        assert jobs.stop_running(folder) == ["a"]
+        await until(lambda: not Job("a", folder / "a").running)
+    assert jobs.stop_running(folder) == []
     assert heard.failed == []
 
 
