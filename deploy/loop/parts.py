@@ -33,14 +33,14 @@ class Quota:
 
     @classmethod
     def of(cls, labels: int) -> Quota:
-        """About 30 corrections a label, fewer where there are many labels: people and two cores have their limits.
+        """About 40 corrections a label, fewer where there are many labels: people and two cores have their limits.
 
         At least 100 live rows and 100 to 150 held-out ones in all.
         """
         hundred = ceil(100 / labels)
         held_out = max(min(ceil(120 / labels), 150 // labels), 1)
         return cls(
-            traffic=(12, min(30, max(12, 400 // labels))),
+            traffic=(12, min(40, max(12, 400 // labels))),
             live=(hundred, 2 * hundred),
             held_out=(min(hundred, held_out), held_out),
         )

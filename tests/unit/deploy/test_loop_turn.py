@@ -226,7 +226,7 @@ async def test_live_traffic_that_is_used_up_is_said_with_how_far_it_got(
     monkeypatch.setattr(world, "move", lambda: None)
     result, _ = await played(world, tmp_path, monkeypatch)
     assert result.stopped_by == "betting test (still in shadow when the live traffic was used up)"
-    assert "after 200 live requests" in result.evidence
+    assert "after 160 live requests" in result.evidence
     assert not succeeded(result)
 
 
