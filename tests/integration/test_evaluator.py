@@ -28,6 +28,7 @@ from shared.artifacts import ArtifactStore
 from shared.service import running
 from shared.settings import Settings
 from shared.transport import Publisher, build_broker
+from tests.integration.backlog import pass_over_backlog
 
 pytestmark = pytest.mark.stack
 
@@ -103,6 +104,7 @@ async def evaluated(settings: EvaluatorSettings, trained: AdapterTrained) -> Asy
     consumer = AIOKafkaConsumer(*kinds, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
     await asyncio.gather(source.connect(), consumer.start())
     try:
+        await pass_over_backlog(settings, "evaluator")
         async with running([build(settings)]), asyncio.timeout(180):
             await Publisher(source, "trainer").publish(trained)
             async for record in consumer:

@@ -34,6 +34,7 @@ from shared.jobs import Jobs
 from shared.service import running
 from shared.settings import Settings
 from shared.transport import Publisher, build_broker
+from tests.integration.backlog import pass_over_backlog
 from tests.unit.trainer.test_handlers import Published
 
 BASE = "tiny"
@@ -173,6 +174,7 @@ async def test_a_dataset_on_the_broker_becomes_an_adapter_that_vllm_can_resolve(
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
     await asyncio.gather(source.connect(), consumer.start())
     try:
+        await pass_over_backlog(settings, "trainer")
         async with running([build(settings)]), asyncio.timeout(120):
             await Publisher(source, "dataset_builder").publish(event)
             async for record in consumer:
