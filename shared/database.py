@@ -6,6 +6,7 @@ A service keeps its tables in `storage.py` (SQLAlchemy Core) and its migrations 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 
+_ALEMBIC = threading.Lock()
+"""Alembic keeps its context in module globals: services of one process migrate in turn."""
 _ENV_FOLDER = Path(__file__).parent / "alembic"
 
 
@@ -61,7 +64,7 @@ def _migrate(settings: Settings, service: str, versions: Path) -> None:
     config.set_main_option("version_locations", str(versions))
     config.set_main_option("path_separator", "os")
     try:
-        with engine.begin() as connection:
+        with _ALEMBIC, engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"migrate {service}"})
             connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{service}"'))
             connection.execute(text(f'SET LOCAL search_path TO "{service}"'))

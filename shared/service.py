@@ -64,16 +64,14 @@ async def run(services: Sequence[Service]) -> None:
 @contextlib.asynccontextmanager
 async def running(services: Sequence[Service]):  # type: ignore[no-untyped-def]  # an async generator of nothing
     """The services, started, for the length of a `with`."""
-    started: list[Service] = []
     try:
-        for service in services:
-            started.append(service)
-            await _start(service)
+        for outcome in await asyncio.gather(*(_start(service) for service in services), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
         logger.info("running: %s", ", ".join(service.name for service in services))
         yield
     finally:
-        for service in reversed(started):
-            await _stop(service)
+        await asyncio.gather(*(_stop(service) for service in services))
 
 
 async def _start(service: Service) -> None:

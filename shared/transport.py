@@ -54,9 +54,22 @@ BatchHandler = Callable[[list[Delivery[E]]], Awaitable[None]]
 Buried = Callable[[Place], Awaitable[None]]
 
 
+class _Broker(KafkaBroker):
+    """Starts its subscribers side by side: a broker may let each wait for its group (tansu: five seconds)."""
+
+    async def start(self) -> None:
+        """Connect and subscribe. After a failure it may be called again: what was started stays so."""
+        await self.connect()
+        waiting = [subscriber.start() for subscriber in self.subscribers if not subscriber.running]
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        self.running = True
+
+
 def build_broker(settings: Settings, service: str) -> KafkaBroker:
     """A broker whose producer waits for all replicas. It connects on `start()`, not here."""
-    return KafkaBroker(
+    return _Broker(
         [server.strip() for server in settings.kafka.split(",")],
         client_id=f"ratchet-{service}",
         acks="all",
