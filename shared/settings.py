@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=default_home)
     kafka: str = Field(default="127.0.0.1:29092", description="Bootstrap servers, comma-separated host:port.")
     kafka_idempotence: bool = Field(default=True, description="Idempotent producers; tansu has none.")
+    kafka_incarnation: str = Field(
+        default="", max_length=64, description="Changed when a broker lost its topics: offsets before mean nothing."
+    )
     kafka_replication: int = Field(default=1, ge=1, description="Replication factor of topics we create.")
     postgres: str = "postgresql://ratchet@127.0.0.1:25432/ratchet"
     unleash: str = "http://127.0.0.1:24242"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import secrets
 import shutil
 import subprocess
 import uuid
@@ -122,7 +123,10 @@ class KafkaPart:
     def environment(self, config: StackConfig) -> dict[str, str]:
         found = {"RATCHET_KAFKA": self.address(config)}
         if "kafka" not in config.externals:
-            found["RATCHET_KAFKA_IDEMPOTENCE"] = "true" if distribution(config) else "false"
+            lasting = distribution(config) is not None
+            found["RATCHET_KAFKA_IDEMPOTENCE"] = "true" if lasting else "false"
+            # tansu's offsets begin at zero at every start: what was committed by them before means nothing.
+            found["RATCHET_KAFKA_INCARNATION"] = "" if lasting else secrets.token_hex(4)
         return found
 
     def note(self, config: StackConfig) -> str:

@@ -17,7 +17,7 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
     """The service, wired but not started."""
     settings = settings or PredictionLogSettings.load()
     broker = build_broker(settings, NAME)
-    handlers = Handlers(settings, DeltaLake(settings.lake_uri), Publisher(broker, NAME))
+    handlers = Handlers(settings, DeltaLake(settings.lake_uri, settings.kafka_incarnation), Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
     return Service(NAME, broker, background=[handlers.roll_up_forever])
 

@@ -49,8 +49,9 @@ SCHEMAS = {PREDICTIONS: arrow_schema(PredictionRow), FEEDBACK: arrow_schema(Feed
 class DeltaLake:
     """Delta tables below a folder or an s3:// URI, partitioned by task and date."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, incarnation: str = "") -> None:
         self._uri = uri.rstrip("/")
+        self._incarnation = incarnation
         if "://" not in uri:
             Path(uri).mkdir(parents=True, exist_ok=True)
 
@@ -68,7 +69,7 @@ class DeltaLake:
         furthest: dict[tuple[str, int], int] = {}
         for delivery in fresh:
             furthest[(delivery.topic, delivery.partition)] = delivery.offset
-        transactions = [Transaction(_app_id(place), offset) for place, offset in sorted(furthest.items())]
+        transactions = [Transaction(self._app_id(place), offset) for place, offset in sorted(furthest.items())]
         data = pa.Table.from_pylist([rows(d.event).model_dump() for d in fresh], schema=SCHEMAS[table])
         try:
             write_deltalake(
@@ -104,12 +105,11 @@ class DeltaLake:
         except (DeltaError, OSError) as error:
             raise DependencyUnavailable(f"the lake at {uri} does not answer: {error}") from error
 
-    @staticmethod
-    def _committed(delta: DeltaTable, place: tuple[str, int]) -> int:
-        version = delta.transaction_version(_app_id(place))
+    def _committed(self, delta: DeltaTable, place: tuple[str, int]) -> int:
+        version = delta.transaction_version(self._app_id(place))
         return -1 if version is None else version
 
-
-def _app_id(place: tuple[str, int]) -> str:
-    topic, partition = place
-    return f"{topic}/{partition}"
+    def _app_id(self, place: tuple[str, int]) -> str:
+        """The writer's name in the Delta log. Offsets of another incarnation of the broker are another writer's."""
+        topic, partition = place
+        return f"{self._incarnation}:{topic}/{partition}" if self._incarnation else f"{topic}/{partition}"

@@ -50,6 +50,12 @@ def test_partitions_have_offsets_of_their_own(tmp_path: Path) -> None:
     assert lake.append(PREDICTIONS, [delivery(1, 0), delivery(0, 10)], prediction_row) == 1
 
 
+def test_a_broker_that_lost_its_topics_is_not_mistaken_for_a_replay(tmp_path: Path) -> None:
+    DeltaLake(str(tmp_path), "first").append(PREDICTIONS, [delivery(0, 5)], prediction_row)
+    assert DeltaLake(str(tmp_path), "second").append(PREDICTIONS, [delivery(0, 0)], prediction_row) == 1
+    assert kept(DeltaLake(str(tmp_path))) == ["p-0-0", "p-0-5"]
+
+
 def test_a_forgotten_person_has_no_rows(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(0, 0, "ann"), delivery(0, 1, "bob")], prediction_row)
