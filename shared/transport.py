@@ -51,7 +51,7 @@ class _Record:
 
 Handler = Callable[[E], Awaitable[None]]
 BatchHandler = Callable[[list[Delivery[E]]], Awaitable[None]]
-Buried = Callable[[Place], Awaitable[None]]
+PassedOver = Callable[[Place], Awaitable[None]]
 
 
 class _Broker(KafkaBroker):
@@ -127,18 +127,19 @@ class Consumers:
         *,
         max_records: int = 500,
         wait_ms: int = 200,
-        on_buried: Buried | None = None,
+        on_passed_over: PassedOver | None = None,
     ) -> None:
         """Subscribe a handler of many events at once; all of them are acknowledged together, after it returns.
 
-        `on_buried` hears of each record that went to the dead letters instead: a handler that keeps positions
-        must move past it, or a cycle whose fence lies behind it would wait forever.
+        `on_passed_over` hears of each record that the handler is not given, because it is a dead letter or was
+        replayed for another service: who keeps positions must move past it, or a cycle whose fence lies behind it
+        would wait forever.
         """
 
         async def consume(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message
             records = [_record(item) for item in (raw if isinstance(raw, tuple | list) else (raw,))]
-            await self._consume(event, handler, records, on_buried)
+            await self._consume(event, handler, records, on_passed_over)
 
         self._subscribe(event, consume, batch=True, max_records=max_records, batch_timeout_ms=wait_ms)
 
@@ -187,25 +188,28 @@ class Consumers:
         event: type[E],
         handler: BatchHandler[E],
         records: Sequence[_Record],
-        on_buried: Buried | None = None,
+        on_passed_over: PassedOver | None = None,
     ) -> None:
         """Decode, hand over, bury what can never succeed. Raises only what must be redelivered."""
         sound: list[tuple[_Record, Delivery[E]]] = []
         for record in records:
             if record.headers.get(dl.HEADER_ONLY, self._service) != self._service:
-                continue  # Replayed from the dead letters of another service.
+                # Replayed from the dead letters of another service.
+                if on_passed_over is not None:
+                    await on_passed_over(Place(record.topic, record.partition, record.offset))
+                continue
             try:
                 decoded = _decode(event, record.value)
             except InvalidMessage as error:
-                await self._bury(record, error, on_buried)
+                await self._bury(record, error, on_passed_over)
                 continue
             place = (record.topic, record.partition, record.offset, record.headers)
             sound.append((record, Delivery(decoded, *place)))
         if sound:
-            await self._hand_over(handler, sound, on_buried)
+            await self._hand_over(handler, sound, on_passed_over)
 
     async def _hand_over(
-        self, handler: BatchHandler[E], sound: list[tuple[_Record, Delivery[E]]], on_buried: Buried | None
+        self, handler: BatchHandler[E], sound: list[tuple[_Record, Delivery[E]]], on_passed_over: PassedOver | None
     ) -> None:
         try:
             await self._attempt(handler, [delivery for _, delivery in sound])
@@ -213,10 +217,10 @@ class Consumers:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not block the partition
             if len(sound) == 1:
-                await self._bury(sound[0][0], error, on_buried)
+                await self._bury(sound[0][0], error, on_passed_over)
                 return
             for one in sound:  # Which of them is the bad one? Handlers are idempotent: each is tried alone.
-                await self._hand_over(handler, [one], on_buried)
+                await self._hand_over(handler, [one], on_passed_over)
 
     async def _attempt(self, handler: BatchHandler[E], deliveries: list[Delivery[E]]) -> None:
         """Call until it succeeds, or raise what it raised at last."""
@@ -240,7 +244,7 @@ class Consumers:
                 )  # fmt: skip
                 await asyncio.sleep(pause)
 
-    async def _bury(self, record: _Record, error: Exception, on_buried: Buried | None = None) -> None:
+    async def _bury(self, record: _Record, error: Exception, on_passed_over: PassedOver | None = None) -> None:
         """Keep the raw record, with where it lay and why it failed, in the service's dead-letter topic."""
         logger.error("%s: dead letter from %s: %s", self._service, record.topic, error)
         headers = {
@@ -254,8 +258,8 @@ class Consumers:
         }
         topic = dl.dead_letter_topic(self._service)
         await _send(self._broker, topic, record.key, record.value, headers)
-        if on_buried is not None:
-            await on_buried(Place(record.topic, record.partition, record.offset))
+        if on_passed_over is not None:
+            await on_passed_over(Place(record.topic, record.partition, record.offset))
 
 
 async def _send(broker: KafkaBroker, topic: str, key: bytes | None, value: bytes, headers: dict[str, str]) -> None:

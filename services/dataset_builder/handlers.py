@@ -52,8 +52,8 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
-        batch = self._settings.dataset_builder_batch
-        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_buried=self._store.pass_over)
+        batch, passed = self._settings.dataset_builder_batch, self._store.pass_over
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_passed_over=passed)
         consumers.on(PredictionsRolledUp, self._store.put_traffic)
         consumers.on(SubjectForgotten, self._store.forget)
         consumers.on(FailuresClustered, self.on_clustered)

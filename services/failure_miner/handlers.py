@@ -77,10 +77,10 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
-        batch, buried = self._settings.failure_miner_batch, self._store.pass_over
-        consumers.on_batch(PredictionLogged, self.on_predictions, max_records=batch, on_buried=buried)
-        consumers.on_batch(FeedbackGiven, self.on_feedback, max_records=batch, on_buried=buried)
-        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_buried=buried)
+        batch, passed = self._settings.failure_miner_batch, self._store.pass_over
+        consumers.on_batch(PredictionLogged, self.on_predictions, max_records=batch, on_passed_over=passed)
+        consumers.on_batch(FeedbackGiven, self.on_feedback, max_records=batch, on_passed_over=passed)
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_passed_over=passed)
         consumers.on(SubjectForgotten, self._store.forget)
         consumers.on(CycleStarted, self.on_cycle_started)
 

@@ -10,7 +10,7 @@ from faststream.kafka import KafkaBroker, KafkaMessage, TestKafkaBroker
 from schemas import deadletters as dl
 from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from shared.delivery import Delivery
+from shared.delivery import Delivery, Place
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.settings import Settings
 from shared.transport import Consumers, Publisher
@@ -135,6 +135,25 @@ async def test_in_a_batch_only_the_bad_event_is_buried() -> None:
         await stage.broker.publish_batch(*values, b"{broken", topic=TOPIC)
     assert sorted(event.prediction_id for event in stage.seen) == ["p1", "p3"]
     assert len(stage.letters) == 2
+
+
+async def test_what_a_handler_is_not_given_is_passed_over_by_name() -> None:
+    stage, passed = Stage(), []
+
+    async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        stage.seen.extend(d.event for d in deliveries)
+
+    async def passed_over(place: Place) -> None:
+        passed.append(place.topic)
+
+    stage.consumers.on_batch(FeedbackGiven, handler, on_passed_over=passed_over)
+    async with TestKafkaBroker(stage.broker):
+        await stage.broker.publish(b"{broken", TOPIC)
+        again = feedback().model_dump_json().encode()
+        await stage.broker.publish(again, TOPIC, headers={dl.HEADER_ONLY: "failure_miner"})
+        await stage.broker.publish(again, TOPIC, headers={dl.HEADER_ONLY: "prediction_log"})
+    assert passed == [TOPIC, TOPIC]
+    assert len(stage.seen) == 1
 
 
 async def test_a_table_holds_the_last_value_of_each_key() -> None:
