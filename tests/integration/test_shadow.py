@@ -58,7 +58,7 @@ async def following(settings: Settings, task: str, *kinds: type[Event]) -> Async
 
     async def follow() -> None:
         async for record in consumer:
-            if json.loads(record.value or b"{}").get("task") == task:
+            if task.encode() in (record.value or b""):  # Other tests leave what is no JSON.
                 kind = by_topic[record.topic]
                 found[kind].append(kind.model_validate_json(record.value))
 
