@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -62,7 +62,7 @@ async def run(services: Sequence[Service]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(services: Sequence[Service]):  # type: ignore[no-untyped-def]  # an async generator of nothing
+async def running(services: Sequence[Service]) -> AsyncIterator[None]:
     """The services, started, for the length of a `with`."""
     try:
         for outcome in await asyncio.gather(*(_start(service) for service in services), return_exceptions=True):
