@@ -6,7 +6,7 @@ compacted topic as a table (its last value per key) are listed as any other cons
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained
@@ -48,7 +48,6 @@ class Topic:
     partitions: int
     retention: timedelta
     compacted: bool = False
-    settings: dict[str, str] = field(default_factory=dict)
 
 
 TASK_READERS = (

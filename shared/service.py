@@ -124,7 +124,9 @@ async def _forever(name: str, work: Background) -> None:
     while True:
         try:
             return await work()
-        except Exception:
+        except (
+            Exception
+        ):  # The work must go on after a bug; it is logged with its trace, and paused for longer each time.
             logger.exception("%s: background work failed, again in %.0f s", name, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)

@@ -52,7 +52,6 @@ def _wanted(settings: Settings) -> list[NewTopic]:
             topic_configs={
                 "retention.ms": _milliseconds(topic.retention),
                 "cleanup.policy": "compact" if topic.compacted else "delete",
-                **topic.settings,
             },
         )
         for topic in TOPICS

@@ -231,7 +231,7 @@ class Consumers:
                 return await handler(deliveries)
             except InvalidMessage:
                 raise
-            except Exception as error:
+            except Exception as error:  # Raised again below once it was tried often enough.
                 away = isinstance(error, DependencyUnavailable)
                 if attempt >= (self._settings.retry_attempts if away else BUG_ATTEMPTS):
                     raise

@@ -84,7 +84,7 @@ class Handlers:
                 outcome = await self._build(event)
             except DependencyUnavailable:
                 raise
-            except Exception as error:
+            except Exception as error:  # A bug too ends the step aloud: silent, it would look like a stall.
                 if not isinstance(error, StepImpossible):
                     logger.exception("the build of %s failed", event.cycle_id)
                 outcome = _failed(event, error)

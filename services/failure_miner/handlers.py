@@ -156,7 +156,7 @@ class Handlers:
                 clustered = await self._cluster(event, cycle_id)
             except DependencyUnavailable:
                 raise
-            except Exception as error:
+            except Exception as error:  # A bug too ends the step aloud: silent, it would look like a stall.
                 logger.exception("clustering of %s failed", cycle_id)
                 await self._publisher.publish(_failed(event, error))
                 return
