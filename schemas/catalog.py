@@ -20,6 +20,7 @@ from schemas.predictions import (
     FeedbackGiven,
     PredictionLogged,
     PredictionsRolledUp,
+    PredictionSubmitted,
     RequestObserved,
     SubjectForgotten,
 )
@@ -31,6 +32,7 @@ SERVICES = (
     "deployer", "scheduler",
 )  # fmt: skip
 
+_DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
 _QUARTER = timedelta(days=92)
 _FOREVER = timedelta(milliseconds=-1)
@@ -38,7 +40,10 @@ _FOREVER = timedelta(milliseconds=-1)
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of the contract. `key` is the event's attribute that picks the partition."""
+    """One topic of the contract. `key` is the event's attribute that picks the partition.
+
+    No producers: applications write to it, from outside.
+    """
 
     name: str
     event: type[Event]
@@ -51,20 +56,22 @@ class Topic:
 
 
 TASK_READERS = (
-    "gateway", "failure_miner", "console", "dataset_builder", "deployer", "scheduler",
+    "gateway", "prediction_log", "failure_miner", "console", "dataset_builder", "deployer", "scheduler",
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
     Topic("tasks.changed.v1", TaskChanged, ("scheduler",), TASK_READERS, "task", 1, _FOREVER, compacted=True),
+    Topic("predictions.submitted.v1", PredictionSubmitted, (), ("gateway",), "prediction_id", 8, _DAY),
     Topic("predictions.logged.v1", PredictionLogged, ("gateway",),
           ("prediction_log", "failure_miner", "shadow"), "prediction_id", 8, _QUARTER),
     Topic("feedback.given.v1", FeedbackGiven, ("gateway",),
           ("prediction_log", "failure_miner"), "prediction_id", 4, _QUARTER),
-    Topic("requests.observed.v1", RequestObserved, ("gateway",), ("deployer",), "prediction_id", 8, _WEEK),
+    Topic("requests.observed.v1", RequestObserved, ("gateway",),
+          ("prediction_log", "deployer"), "prediction_id", 8, _WEEK),
     Topic("predictions.rolled_up.v1", PredictionsRolledUp, ("prediction_log",),
           ("dataset_builder", "console"), "task", 1, _QUARTER),
-    Topic("subjects.forgotten.v1", SubjectForgotten, ("console",),
-          ("prediction_log", "failure_miner", "dataset_builder"), "task", 1, _FOREVER),
+    Topic("subjects.forgotten.v1", SubjectForgotten, ("console", "scheduler"),
+          ("prediction_log", "failure_miner", "console", "dataset_builder", "deployer"), "task", 1, _FOREVER),
     Topic("failures.clustered.v1", FailuresClustered, ("failure_miner",),
           ("dataset_builder", "console", "scheduler"), "task", 1, _FOREVER),
     Topic("labels.requested.v1", LabelRequested, ("failure_miner", "dataset_builder", "deployer"),

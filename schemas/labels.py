@@ -64,6 +64,7 @@ class CorrectionSubmitted(Event):
     overlap: int = Field(default=1, ge=1, le=5)
     ticket_id: Identifier | None = None
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, to forget by.")
+    redactions: int = Field(default=0, ge=0, description="Pieces of personal data replaced in what was typed.")
     seconds: float | None = Field(default=None, ge=0.0, description="From shown to answered.")
 
     @model_validator(mode="after")

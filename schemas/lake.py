@@ -1,6 +1,8 @@
 """The lake's tables: published, read-only contracts. Each row model is one table's columns.
 
-`predictions` is partitioned by task and date and holds each prediction once, whatever the deliveries.
+`predictions`, `feedback` and `requests` are partitioned by task and date and hold each fact once, whatever the
+deliveries. `forgotten` holds who asked to be forgotten: what is theirs is not in the other tables, and a reader that
+kept copies drops them by it. A new column is nullable and comes last; readers ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from schemas.base import Frozen
 
 PREDICTIONS = "predictions"
 FEEDBACK = "feedback"
+REQUESTS = "requests"
+FORGOTTEN = "forgotten"
 
 
 class PredictionRow(Frozen):
@@ -33,6 +37,7 @@ class PredictionRow(Frozen):
     prompt_tokens: int
     answer_tokens: int
     finish_reason: str | None
+    redactions: int | None
 
 
 class FeedbackRow(Frozen):
@@ -46,3 +51,30 @@ class FeedbackRow(Frozen):
     kind: str
     positive: bool | None
     text: str | None
+    user_hash: str | None
+    redactions: int | None
+
+
+class RequestRow(Frozen):
+    """One request as the gateway saw it, failed ones too; no text."""
+
+    event_id: str
+    prediction_id: str
+    task: str
+    date: date
+    task_revision: str
+    occurred_at: datetime
+    variant: str
+    adapter: str | None
+    user_hash: str | None
+    status: int
+    latency_ms: float
+    confidence: float | None
+
+
+class ForgottenRow(Frozen):
+    """Who asked to be forgotten, in which task. Not partitioned."""
+
+    task: str
+    subject_hash: str
+    occurred_at: datetime

@@ -39,6 +39,27 @@ class PredictionLogged(Event):
     redactions: int = Field(default=0, ge=0, description="How many pieces of personal data were replaced.")
 
 
+class PredictionSubmitted(Event):
+    """An answer that an application made elsewhere and sends straight to Kafka, as it is. Key: prediction_id.
+
+    It is the one event that may hold personal data, so its topic keeps it for a day only. The gateway's shipper
+    redacts it and says `PredictionLogged`; nobody else reads it. The same prediction_id again is the same fact.
+    `task_revision` may be `current`: then it is the revision that the task has on arrival.
+    """
+
+    prediction_id: Identifier = Field(description="The application's own id of this answer, unique within the task.")
+    messages: Messages
+    answer: Text
+    model: Identifier = "external"
+    adapter: Identifier | None = None
+    confidence: Confidence = Confidence()
+    user: Identifier | None = Field(default=None, description="The application's user; stored only as a keyed hash.")
+    latency_ms: float = Field(default=0.0, ge=0.0)
+    prompt_tokens: int = Field(default=0, ge=0)
+    answer_tokens: int = Field(default=0, ge=0)
+    finish_reason: Identifier | None = None
+
+
 class FeedbackGiven(Event):
     """What a user or an application said of an answer. Key: prediction_id."""
 
@@ -47,6 +68,7 @@ class FeedbackGiven(Event):
     positive: bool | None = Field(default=None, description="For thumbs and accepted.")
     text: Text | None = Field(default=None, description="For edited and label: the answer as it should have been.")
     user_hash: Identifier | None = None
+    redactions: int = Field(default=0, ge=0, description="How many pieces of personal data were replaced.")
 
 
 class RequestObserved(Event):
@@ -66,6 +88,19 @@ class LabelCount(Frozen):
     count: int = Field(ge=0)
 
 
+class LatencySketch(Frozen):
+    """A DDSketch (Masson, Rim & Lee 2019) of latencies: sketches of hours add up to the sketch of a day.
+
+    A latency of x ms > 0 is counted in bucket ceil(log_gamma(x)); a quantile read from the buckets is off by at most
+    (gamma - 1) / (gamma + 1) of itself. `indexes` and `counts` are parallel, indexes ascending.
+    """
+
+    gamma: float = Field(default=1.04, gt=1.0)
+    zeros: int = Field(default=0, ge=0, description="Latencies of 0 ms.")
+    indexes: tuple[int, ...] = Field(default=(), max_length=2_000)
+    counts: tuple[int, ...] = Field(default=(), max_length=2_000)
+
+
 class PredictionsRolledUp(Event):
     """Counts of one hour of one variant, restated as late rows arrive: the last value wins. Key: task."""
 
@@ -77,6 +112,9 @@ class PredictionsRolledUp(Event):
     confidence_histogram: Annotated[tuple[int, ...], Field(min_length=10, max_length=10)] = (0,) * 10
     latency_ms_p50: float = Field(ge=0.0)
     latency_ms_p95: float = Field(ge=0.0)
+    latency: LatencySketch = LatencySketch()
+    requests: int = Field(default=0, ge=0, description="Requests observed in this hour, failed ones too.")
+    errors: int = Field(default=0, ge=0, description="Of them, those answered with a status of 500 or more.")
 
 
 class SubjectForgotten(Event):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -94,6 +95,31 @@ class RolloutSettings(_Section):
     shadow_requests_per_day: int = Field(default=50_000, ge=1)
 
 
+class ExtraPattern(_Section):
+    """Personal data of the task's own kind: a customer number, say."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    regex: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        try:
+            found = re.compile(self.regex)
+        except re.error as error:
+            raise ValueError(f"{self.name}: not a regular expression: {error}") from error
+        if found.match(""):
+            raise ValueError(f"{self.name}: the pattern matches the empty text")
+        return self
+
+
+class RedactionSettings(_Section):
+    """Personal data is replaced by made-up data of the same shape before anything is stored."""
+
+    enabled: bool = True
+    names: bool = Field(default=True, description="People's names too, found by a model; off: patterns only.")
+    patterns: tuple[ExtraPattern, ...] = Field(default=(), max_length=20)
+
+
 class Prices(_Section):
     """For the cost report, in one currency."""
 
@@ -127,6 +153,10 @@ class TaskSpec(_Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
     prices: Prices = Prices()
+    redaction: RedactionSettings = RedactionSettings()
+    retention_days: int | None = Field(
+        default=None, ge=1, description="Predictions and feedback older than this leave the lake; empty: kept."
+    )
     golden_file: Identifier | None = None
     golden: tuple[GoldenExample, ...] = Field(default=(), max_length=5_000)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     kafka_incarnation: str = Field(
         default="", max_length=64, description="Changed when a broker lost its topics: offsets before mean nothing."
     )
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca_file: Path | None = Field(default=None, description="PEM of who signed the brokers; empty: the system's.")
+    kafka_client_certificate: Path | None = Field(default=None, description="PEM with certificate and key, for mTLS.")
     kafka_replication: int = Field(default=1, ge=1, description="Replication factor of topics we create.")
     postgres: str = "postgresql://ratchet@127.0.0.1:25432/ratchet"
     unleash: str = "http://127.0.0.1:24242"

@@ -40,6 +40,7 @@ def prediction_row(event: PredictionLogged) -> PredictionRow:
         prompt_tokens=event.prompt_tokens,
         answer_tokens=event.answer_tokens,
         finish_reason=event.finish_reason,
+        redactions=event.redactions,
     )
 
 
@@ -54,6 +55,8 @@ def feedback_row(event: FeedbackGiven) -> FeedbackRow:
         kind=event.kind,
         positive=event.positive,
         text=event.text,
+        user_hash=event.user_hash,
+        redactions=event.redactions,
     )
 
 

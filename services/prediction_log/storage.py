@@ -26,7 +26,7 @@ from shared.errors import DependencyUnavailable
 _TIME = pa.timestamp("us", tz="UTC")
 _ARROW = {
     "str": pa.string(), "str | None": pa.string(), "float": pa.float64(), "float | None": pa.float64(),
-    "int": pa.int64(), "bool | None": pa.bool_(), "date": pa.date32(), "datetime": _TIME,
+    "int": pa.int64(), "int | None": pa.int64(), "bool | None": pa.bool_(), "date": pa.date32(), "datetime": _TIME,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from schemas.catalog import (
     topics_consumed_by,
     topics_produced_by,
 )
+from schemas.predictions import PredictionSubmitted
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted((ROOT / "schemas" / "examples").glob("*/*.json"))
@@ -41,7 +42,8 @@ def test_every_event_class_has_a_topic() -> None:
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 def test_every_topic_is_produced_consumed_keyed_and_versioned(topic) -> None:  # type: ignore[no-untyped-def]
-    assert topic.producers and topic.consumers, "an event that nobody consumes is not an event"
+    assert topic.consumers, "an event that nobody consumes is not an event"
+    assert topic.producers or topic.event is PredictionSubmitted, "only applications write from outside"
     assert set(topic.producers) | set(topic.consumers) <= set(SERVICES)
     assert topic.key in topic.event.model_fields
     assert topic.name.rsplit(".", 1)[1].startswith("v")
