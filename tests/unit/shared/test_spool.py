@@ -1,0 +1,495 @@
+"""The spool keeps what it acknowledged, refuses loudly what it cannot keep, and frees what is shipped."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from shared.errors import InvalidMessage
+from shared.sealing import KeyMissing, Seal
+from shared.spool import (
+    Position,
+    Record,
+    Spool,
+    SpoolFull,
+    SpoolOptions,
+    SpoolReader,
+    Sync,
+    lock_for_shipping,
+    slots,
+)
+from shared.spool.segments import CURSOR, HEADER_BYTES, MAX_FRAME_BYTES, QUARANTINE, numbers, segment_path
+
+SEAL = Seal(bytes(32))
+PROCESS = SpoolOptions(sync=Sync.PROCESS)
+SMALL = SpoolOptions(sync=Sync.PROCESS, segment_bytes=1)  # A segment for each append.
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    opened = Spool.open(tmp_path, SEAL, PROCESS)
+    yield opened
+    opened.close()
+
+
+def record(value: bytes = b"v") -> Record:
+    return Record("t", b"k", value)
+
+
+def values(reader: SpoolReader) -> list[bytes]:
+    return [spooled.record.value for spooled in reader.read(1000, 1 << 20)]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_record_comes_back_whole_with_the_time_of_its_append(spool: Spool) -> None:
+    wanted = [Record("predictions.logged.v1", "clé".encode(), b"\0" * 70_000), Record("feedback.given.v1", b"", b"")]
+    before = time.time()
+    spool.append(wanted)
+    got = SpoolReader(spool.slot, SEAL).read(10, 1 << 20)
+    assert [spooled.record for spooled in got] == wanted
+    assert before <= got[0].appended_at <= time.time()
+
+
+def test_what_lies_on_disk_cannot_be_read_there(spool: Spool) -> None:
+    spool.append([Record("topic-in-clear", b"key-in-clear", b"value-in-clear" * 10)])
+    data = b"".join(path.read_bytes() for path in spool.slot.iterdir())
+    assert len(data) > 140
+    assert b"in-clear" not in data
+    assert all(path.stat().st_mode & 0o077 == 0 for path in spool.slot.iterdir())
+
+
+def test_a_batch_can_be_advanced_past_in_part(spool: Spool) -> None:
+    spool.append([record(b"1"), record(b"2"), record(b"3")])
+    reader = SpoolReader(spool.slot, SEAL)
+    reader.advance(reader.read(10, 1 << 20)[1].position)
+    assert values(reader) == [b"3"]
+    assert values(SpoolReader(spool.slot, SEAL)) == [b"3"]
+
+
+def test_a_record_larger_than_asked_for_is_read_alone(spool: Spool) -> None:
+    spool.append([record(b"x" * 1000)])
+    spool.append([record(b"y")])
+    assert len(SpoolReader(spool.slot, SEAL).read(10, 1)) == 1
+
+
+def test_an_append_larger_than_a_frame_is_invalid_and_not_kept(spool: Spool) -> None:
+    with pytest.raises(InvalidMessage):
+        spool.append([record(bytes(MAX_FRAME_BYTES))])
+    with pytest.raises(InvalidMessage):
+        spool.append([Record("t" * 70_000, b"", b"")])
+    spool.append([])
+    assert spool.backlog.bytes == 0
+
+
+def test_the_backlog_is_what_is_not_shipped(spool: Spool) -> None:
+    reader = SpoolReader(spool.slot, SEAL)
+    assert (spool.backlog.bytes, spool.backlog.oldest, reader.backlog.oldest) == (0, None, None)
+    spool.append([record(b"1")])
+    spool.append([record(b"2")])
+    first, second = reader.read(10, 1 << 20)
+    assert spool.backlog == reader.backlog
+    assert spool.backlog.oldest == first.appended_at
+    reader.advance(first.position)
+    assert spool.backlog.oldest == second.appended_at
+    reader.advance(second.position)
+    assert (spool.backlog.bytes, spool.backlog.oldest) == (0, None)
+
+
+def test_the_size_limit_refuses_until_something_is_shipped(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS, max_bytes=5000, segment_bytes=1000))
+    kept = 0
+    with pytest.raises(SpoolFull, match="limit") as refused:
+        while True:
+            spool.append([record(b"%d" % kept)])
+            kept += 1
+    assert refused.value.way_out
+    assert sum(path.stat().st_size for path in spool.slot.glob("*.segment")) <= 5000
+    reader = SpoolReader(spool.slot, SEAL)
+    got = reader.read(1000, 1 << 20)
+    assert [s.record.value for s in got] == [b"%d" % n for n in range(kept)]
+    reader.advance(got[-1].position)
+    spool._next_look = 0.0
+    spool.append([record(b"again")])
+    assert values(reader) == [b"again"]
+    spool.close()
+
+
+def test_the_age_limit_refuses_until_the_oldest_is_shipped(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS, max_age_seconds=60))
+    reader = SpoolReader(spool.slot, SEAL)
+    with patch("shared.spool.writer.time.time", lambda: 1000.0):
+        spool.append([record(b"old")])
+    with patch("shared.spool.writer.time.time", lambda: 1059.0):
+        spool.append([record(b"young")])
+    with patch("shared.spool.writer.time.time", lambda: 1061.0):
+        with pytest.raises(SpoolFull, match="oldest"):
+            spool.append([record(b"refused")])
+        reader.advance(reader.read(1, 1 << 20)[0].position)
+        spool._next_look = 0.0
+        spool.append([record(b"next")])
+    assert values(reader) == [b"young", b"next"]
+    spool.close()
+
+
+def test_a_new_owner_knows_how_old_the_backlog_is(tmp_path: Path) -> None:
+    options = SpoolOptions(sync=Sync.PROCESS, max_age_seconds=60)
+    spool = Spool.open(tmp_path, SEAL, options)
+    with patch("shared.spool.writer.time.time", lambda: 1000.0):
+        spool.append([record()])
+    spool.close()
+    with pytest.raises(SpoolFull, match="oldest"):
+        Spool.open(tmp_path, SEAL, options).append([record()])
+
+
+def test_a_new_owner_begins_a_segment_and_leaves_the_old_one_as_it_is(tmp_path: Path) -> None:
+    first = Spool.open(tmp_path, SEAL, PROCESS)
+    first.append([record(b"1")])
+    (old,) = numbers(first.slot)
+    first.close()
+    before = segment_path(first.slot, old).read_bytes()
+    second = Spool.open(tmp_path, SEAL, PROCESS)
+    second.append([record(b"2")])
+    assert second.slot == first.slot
+    assert segment_path(first.slot, old).read_bytes() == before
+    assert values(SpoolReader(first.slot, SEAL)) == [b"1", b"2"]
+    second.close()
+
+
+def test_two_living_owners_have_different_slots_and_a_freed_one_is_taken_again(tmp_path: Path) -> None:
+    assert slots(tmp_path / "nothing") == []
+    a, b = Spool.open(tmp_path, SEAL, PROCESS), Spool.open(tmp_path, SEAL, PROCESS)
+    assert [a.slot, b.slot] == slots(tmp_path)
+    a.close()
+    c = Spool.open(tmp_path, SEAL, PROCESS)
+    assert c.slot == a.slot
+    b.close(), c.close()
+
+
+def test_one_shipper_a_slot_whoever_writes_to_it(spool: Spool) -> None:
+    lock = lock_for_shipping(spool.slot)
+    assert lock is not None
+    assert lock_for_shipping(spool.slot) is None
+    lock.close()
+    with lock_for_shipping(spool.slot) or pytest.fail("the lock was not given back"):
+        assert lock_for_shipping(spool.slot) is None
+
+
+def test_what_is_shipped_leaves_the_disk_with_its_segment(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, SMALL)
+    for n in range(3):
+        spool.append([record(b"%d" % n)])
+    reader = SpoolReader(spool.slot, SEAL)
+    got = reader.read(10, 1 << 20)
+    assert len(numbers(spool.slot)) == 3
+    reader.advance(got[-1].position)
+    assert len(numbers(spool.slot)) == 1  # The living owner's last.
+    spool.close()
+    assert reader.read(10, 1 << 20) == []
+    assert numbers(spool.slot) == []
+
+
+def test_segments_that_a_crash_left_behind_the_cursor_are_deleted(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, SMALL)
+    spool.append([record()]), spool.append([record()])
+    reader = SpoolReader(spool.slot, SEAL)
+    with patch.object(SpoolReader, "_delete"):  # The crash: after the cursor was written.
+        reader.advance(reader.read(10, 1 << 20)[-1].position)
+    spool.close()
+    assert SpoolReader(spool.slot, SEAL).read(10, 1 << 20) == []
+    assert numbers(spool.slot) == []
+
+
+def test_a_segment_ends_after_its_time_too(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS, segment_seconds=-1))
+    spool.append([record()]), spool.append([record()])
+    assert len(numbers(spool.slot)) == 2
+    spool.close()
+
+
+@pytest.mark.parametrize("at", range(0, HEADER_BYTES + 60, 3))
+def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
+    tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    size = []
+    for n in range(3):
+        spool.append([record(b"%d" % n)])
+        size.append(spool.backlog.bytes)
+    spool.close()
+    (number,) = numbers(spool.slot)
+    path = segment_path(spool.slot, number)
+    flip(path, size[0] + at % (size[1] - size[0]))
+    changed = path.read_bytes()
+
+    reader = SpoolReader(spool.slot, SEAL)
+    with caplog.at_level(logging.ERROR):
+        got = reader.read(10, 1 << 20)
+    assert [s.record.value for s in got] == [b"0", b"2"]
+    assert "was changed at byte" in caplog.text
+    reader = SpoolReader(spool.slot, SEAL)  # A restart between reading and advancing forgets nothing.
+    reader.advance(got[-1].position)
+    assert reader.read(10, 1 << 20) == []
+    assert (numbers(spool.slot), reader.quarantined, reader.torn_bytes) == ([], 1, 0)
+    assert path.with_suffix(QUARANTINE).read_bytes() == changed
+
+
+def test_a_damaged_segment_is_kept_even_where_no_second_name_can_be_made(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool.append([record()])
+    spool.close()
+    flip(segment_path(spool.slot, numbers(spool.slot)[0]), 40)
+    reader = SpoolReader(spool.slot, SEAL)
+    with patch("shared.spool.reader.os.link", no_room):
+        assert reader.read(10, 1 << 20) == []
+    assert (numbers(spool.slot), reader.quarantined) == ([], 1)
+
+
+def test_a_torn_end_is_counted_once_and_is_no_damage(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool.append([record(b"1")])
+    whole = spool.backlog.bytes
+    spool.append([record(b"2")])
+    spool.close()
+    path = segment_path(spool.slot, numbers(spool.slot)[0])
+    os.truncate(path, whole + 30)
+    reader = SpoolReader(spool.slot, SEAL)
+    assert values(reader) == values(reader) == [b"1"]
+    assert (reader.torn_bytes, reader.quarantined) == (30, 0)
+
+
+def test_zeros_that_a_power_cut_left_at_the_end_are_no_damage(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool.append([record(b"1")])
+    spool.close()
+    path = segment_path(spool.slot, numbers(spool.slot)[0])
+    os.truncate(path, path.stat().st_size + 5000)
+    reader = SpoolReader(spool.slot, SEAL)
+    assert values(reader) == [b"1"]
+    assert (reader.torn_bytes, reader.quarantined) == (5000, 0)
+
+
+def test_a_half_written_record_of_a_living_owner_is_waited_for(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool.append([record(b"1")])
+    path = segment_path(spool.slot, numbers(spool.slot)[0])
+    whole = path.read_bytes()
+    reader = SpoolReader(spool.slot, SEAL)
+    for size in range(1, len(whole)):
+        path.write_bytes(whole + whole[:size])
+        assert values(reader) == [b"1"]
+    path.write_bytes(whole + whole)
+    assert values(reader) == [b"1", b"1"]
+    assert (reader.torn_bytes, reader.quarantined) == (0, 0)
+    spool.close()
+
+
+def test_a_missing_key_stops_the_reader_and_skips_nothing(tmp_path: Path) -> None:
+    old, new = Seal(bytes(32)), Seal(b"n" * 32)
+    spool = Spool.open(tmp_path, new, PROCESS)
+    spool.append([record(b"readable")])
+    spool.close()
+    spool = Spool.open(tmp_path, old, PROCESS)
+    spool.append([record(b"sealed")])
+    spool.close()
+    reader = SpoolReader(spool.slot, new)
+    got = reader.read(10, 1 << 20)
+    assert [s.record.value for s in got] == [b"readable"]
+    reader.advance(got[-1].position)
+    for _ in range(2):
+        with pytest.raises(KeyMissing):
+            reader.read(10, 1 << 20)
+    assert reader.quarantined == 0
+    assert values(SpoolReader(spool.slot, old)) == [b"sealed"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_a_full_disk_refuses_leaves_nothing_behind_and_takes_again_when_there_is_room(spool: Spool, cut: int) -> None:
+    spool.append([record(b"1")])
+    size, real = spool.backlog.bytes, os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        return real(descriptor, data[:cut]) if cut else no_room() or 0
+
+    with patch("shared.spool.writer.os.write", write), pytest.raises(SpoolFull, match="could not be written"):
+        spool.append([record(b"refused")])
+    assert spool.backlog.bytes == size
+    spool.append([record(b"2")])
+    assert values(SpoolReader(spool.slot, SEAL)) == [b"1", b"2"]
+    assert len(numbers(spool.slot)) == 1
+
+
+def test_a_disk_that_takes_no_new_file_refuses_and_recovers(tmp_path: Path) -> None:
+    Spool.open(tmp_path, SEAL, SMALL).close()
+    real = os.open
+
+    def no_new_segment(path: Path, *how: int) -> int:
+        return no_room() or 0 if path.suffix == ".segment" else real(path, *how)
+
+    with patch("shared.spool.writer.os.open", no_new_segment):
+        spool = Spool.open(tmp_path, SEAL, SMALL)
+        with pytest.raises(SpoolFull):
+            spool.append([record(b"refused")])
+    spool.append([record(b"1")])
+    with patch("shared.spool.writer.os.open", no_new_segment), pytest.raises(SpoolFull):
+        spool.append([record(b"refused")])
+    spool.append([record(b"2")])
+    assert values(SpoolReader(spool.slot, SEAL)) == [b"1", b"2"]
+    spool.close()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    with patch("shared.spool.slots.os.open", no_room), pytest.raises(SpoolFull) as refused:
+        Spool.open(tmp_path, SEAL, SMALL)
+    assert refused.value.way_out
+
+
+def test_without_room_for_the_cursor_segments_are_freed_and_only_the_last_is_shipped_twice(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, SMALL)
+    for n in range(3):
+        spool.append([record(b"%d" % n)])
+    reader = SpoolReader(spool.slot, SEAL)
+    with patch("shared.spool.segments.Path.write_bytes", no_room):
+        reader.advance(reader.read(10, 1 << 20)[-1].position)
+    assert values(reader) == []
+    assert len(numbers(spool.slot)) == 1
+    crashed = SpoolReader(spool.slot, SEAL)
+    (tmp_path / "0" / CURSOR).unlink()
+    assert values(crashed) == []  # It has read the cursor that the first one wrote when there was room again.
+    assert values(SpoolReader(spool.slot, SEAL)) == [b"2"]
+    spool.close()
+
+
+def test_a_number_never_comes_again_under_a_reader_whose_cursor_was_lost(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool.append([record(b"1")])
+    spool.close()
+    reader = SpoolReader(spool.slot, SEAL)
+    reader.advance(reader.read(1, 1 << 20)[-1].position)
+    assert values(reader) == []
+    (spool.slot / CURSOR).write_bytes(b"not a cursor")
+    time.sleep(1.0 - time.time() % 1.0)  # Numbers are at least the clock's seconds.
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool.append([record(b"2")])
+    assert values(reader) == [b"2"]
+    spool.close()
+
+
+def test_an_older_cursor_ships_again_and_loses_nothing(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    for n in range(4):
+        spool.append([record(b"%d" % n)])
+    reader = SpoolReader(spool.slot, SEAL)
+    got = reader.read(10, 1 << 20)
+    reader.advance(got[0].position)
+    old = (spool.slot / CURSOR).read_bytes()
+    reader.advance(got[2].position)
+    (spool.slot / CURSOR).write_bytes(old)
+    assert values(SpoolReader(spool.slot, SEAL)) == [b"1", b"2", b"3"]
+    reader.advance(Position(0, 0, 0))
+    assert values(reader) == [b"3"]  # A cursor never goes back.
+    spool.close()
+
+
+async def test_always_waits_for_an_fsync_that_began_after_the_append(tmp_path: Path) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600))
+    with patch("shared.spool.flusher.os.fsync", fsync):
+        for n in range(20):
+            spool.append([record(b"%d" % n)])
+        await asyncio.gather(*(spool.synced() for _ in range(20)))
+        assert spool.backlog.bytes in synced
+        assert len(synced) < 20  # One fsync for all who wait.
+        done = len(synced)
+        await spool.synced()
+        assert len(synced) == done
+    spool.close()
+
+
+async def test_always_covers_segments_that_ended_meanwhile(tmp_path: Path) -> None:
+    synced: set[int] = set()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600, segment_bytes=1))
+    with patch("shared.spool.flusher.os.fsync", fsync):
+        for _ in range(5):
+            spool.append([record()])
+        await spool.synced()
+    assert {path.stat().st_ino for path in spool.slot.glob("*.segment")} <= synced
+    assert spool.slot.stat().st_ino in synced  # The names of the files too.
+    spool.close()
+
+
+async def test_a_failed_fsync_is_told_to_all_who_waited_and_never_called_durable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600))
+    spool.append([record(b"1")])
+    with patch("shared.spool.flusher.os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
+        results = await asyncio.gather(spool.synced(), spool.synced(), return_exceptions=True)
+    assert [type(r) for r in results] == [SpoolFull, SpoolFull]
+    with pytest.raises(SpoolFull):
+        await spool.synced()
+    spool.append([record(b"2")])
+    await spool.synced()
+    assert len(numbers(spool.slot)) == 2  # The file that the kernel may have lost pages of gets no more appends.
+    assert spool.sync_failures == 1
+    assert "fsync of the spool" in caplog.text
+    spool.close()
+
+
+def test_interval_syncs_in_the_background_and_when_closed(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.INTERVAL, sync_seconds=0.01))
+    with patch("shared.spool.flusher.os.fsync", lambda fd: sizes.append(os.fstat(fd).st_size)):
+        spool.append([record()])
+        end = time.monotonic() + 5
+        while spool.backlog.bytes not in sizes and time.monotonic() < end:
+            time.sleep(0.01)
+        assert spool.backlog.bytes in sizes
+        spool.append([record()])
+        size = spool.backlog.bytes
+        spool.close()
+        assert size in sizes
+
+
+async def test_the_other_policies_do_not_make_an_answer_wait(tmp_path: Path) -> None:
+    for sync in (Sync.PROCESS, Sync.INTERVAL):
+        spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=sync, sync_seconds=3600))
+        with patch("shared.spool.flusher.os.fsync", side_effect=AssertionError("fsync before the answer")):
+            spool.append([record()])
+            await spool.synced()
+        spool.close()
+
+
+def test_a_spool_that_kept_nothing_leaves_no_segment(tmp_path: Path) -> None:
+    for sync in Sync:
+        spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=sync))
+        spool.close()
+        assert numbers(spool.slot) == []
