@@ -1,0 +1,151 @@
+"""Lists of names, from Faker's locales: to know a first name when it stands in a text, and to make up others.
+
+Names in Latin script only. A first name that is also an everyday English word ("will", "mark", "rose") is marked: it
+counts as a name only where its capital or a word before it says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+_ENGLISH = ("en_US", "en_GB", "en_IE", "en_NZ", "en_IN", "fr_FR", "de_DE", "es_ES", "it_IT")
+
+# First names that are everyday words too: a capital inside a sentence or a word before them must say that one is meant.
+_EVERYDAY = frozenset(
+    """
+    ace al amber angel april art ash august autumn bill blue bob bobby brandy brook buck bud candy carol case cash
+    chance charity chase chad christian clay cliff colt cooper crystal dale dan dawn dean destiny don dot drew duke
+    earl earnest eden eve ever faith fay fern florence ford forest frank gale gay gene genesis georgia ginger gift
+    glory grace grant guy harmony haven hazel heath heather heaven holly honey hope hunter iris isle ivory ivy jack
+    jade jasmine jay jean jersey jewel jo josh journey joy june just justice kay king kit lady lane laurel lily link
+    lord love lucky luna major mark mason master max may melody memory mercy merit merry miles misty mike mo nick
+    noble norm north nova olive opal page parker pat patience patty pearl penny peace pier pierce pop porter
+    precious prince princess promise prudence queen ralph ray reed remedy rich rick rob robin rocky rod rose
+    rosemary royal ruby rusty sage sandy savannah scout sean season serenity shell sherry skip sky star sterling
+    stone storm sue summer sunny tab tad tanner taylor teal terry tim tina tiny trace trey trinity troy tucker van
+    victor victory viola violet virtue vernon wade ward warren wes will willow winter wolf woody adelaide albino ale
+    alexandria ani ante archer aria ascension aura austin baptist brooklyn candela carmine cheyenne concha constance
+    coral cord corona devon diamond durante ebony edit emmy eta fanny flora forum franco gala gaspar greco grit
+    hardy harm harper harsh indie jan janus jena kauri kelvin kent kike kingston lance lea lilo lincoln lope lore
+    madison mar margarita mari marina marine marten maxi maxim maxima maya mina montserrat nacho nada oni orlando
+    osha paca panini pastor peer perry philippine phoenix pilar piper poppy raven reyes roman rosa rosario salome
+    salvador santiago santos shay sierra sol sole tai te tia till tito tori tory trinidad undine urban valentine
+    veer victoria vitus warwick wolfram zion
+    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
+)
+# Names of somebody, but of no person that one would hide: calendar, places, brands, and how letters begin and end.
+_NOT_PEOPLE = frozenset(
+    """
+    monday tuesday wednesday thursday friday saturday sunday january february march july september october november
+    december easter christmas ramadan diwali hanukkah africa america asia austria australia berlin brussels canada
+    china cuba europe france germany india ireland israel italy japan jordan kenya london madrid milan moscow munich
+    oslo paris poland rome russia scotland spain sydney texas tokyo turkey ukraine vienna wales york zurich
+    california virginia carolina dakota visa mastercard matercard maestro amex paypal google apple amazon alexa siri
+    cortana mercedes tesla dior chanel armani gucci prada netflix lidl aldi tesco ikea samsung nokia sony microsoft
+    windows android iphone ipad macbook facebook instagram whatsapp twitter tiktok youtube spotify uber airbnb ebay
+    etsy shopify klarna stripe revolut monzo wise zelle venmo skype zoom slack outlook gmail yahoo linkedin adobe
+    intel nvidia oracle cisco xbox playstation nintendo siemens bosch philips bmw audi volkswagen toyota honda
+    nissan renault peugeot fiat volvo hyundai lufthansa ryanair easyjet vodafone telekom orange barclays lloyds
+    natwest santander hsbc citibank nike adidas puma zara primark sephora walmart costco target fedex ups dhl hermes
+    evri gls dpd usps seagate kindle echo fitbit garmin dyson lego excel word bluetooth wifi dear hello hi hey
+    thanks thank please sir madam miss mister mr mrs ms mx dr prof best kind regards cheers sincerely english german
+    french spanish italian russian chinese japanese dutch polish turkish arabic hindi tel fax email mobile phone
+    mail web www http https name address street city country date order invoice iban bic attn fwd theres guten liebe
+    lieber viele vielen beste grüße gruß freundlichen dank danke tag morgen abend geehrte geehrter bonjour merci
+    cordialement buenos buenas gracias saludos grazie saluti team support service desk customer agent bot god jesus
+    """.split()  # noqa: SIM905
+)
+ORGANISATION = frozenset(
+    """
+    ab ag air airlines airport airways agency app associates association bahn bank banking books bv bros building
+    card care cathedral center centre church city clinic club co college company conference corp corporation council
+    county court department dept electronics energy entertainment estate express festival foundation fund gmbh group
+    hall health holdings hospital hotel house inc industries inn institute insurance international kg lab labs
+    limited llc llp ltd mall market markets media ministry motors museum music network news oy park partners pharma
+    pictures plc press properties records logistics realty restaurant sa school services shop society software
+    solutions sons spa station stores store studio studios supermarket systems tech technologies technology telecom
+    theatre times trust tv union university ventures street road avenue lane drive square bridge river lake mountain
+    island valley beach stadium
+    """.split()  # noqa: SIM905
+)
+"""A name that ends so is none of a person."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What is known of names, in lower case; and made-up ones to choose from, in title case, no everyday words."""
+
+    first: frozenset[str]
+    english: frozenset[str]
+    last: frozenset[str]
+    everyday: frozenset[str]
+    not_people: frozenset[str]
+    female: tuple[str, ...]
+    male: tuple[str, ...]
+    family: tuple[str, ...]
+    female_known: frozenset[str]
+
+
+@cache
+def names() -> Names:
+    """All lists, built once in a process: about 0.3 s."""
+    first: set[str] = set()
+    last: set[str] = set()
+    female: set[str] = set()
+    male: set[str] = set()
+    for locale in _locales():
+        female.update(_latin(locale, "first_names_female", "first_romanized_names_female"))
+        male.update(_latin(locale, "first_names_male", "first_romanized_names_male"))
+        first.update(
+            _latin(locale, "first_names", "first_names_nonbinary", "first_romanized_names", "first_names_unisex")
+        )
+        last.update(_latin(locale, "last_names", "last_names_female", "last_names_male", "last_romanized_names"))
+    first |= female | male
+    english = importlib.import_module("faker.providers.person.en_US").Provider
+    places_of = importlib.import_module("faker.providers.address.en_US").Provider
+    spoken = [importlib.import_module(f"faker.providers.person.{name}").Provider for name in _ENGLISH]
+    places = {name.casefold() for name in (*places_of.states, *places_of.countries) if name.isalpha()}
+    common = {name for provider in spoken for name in _latin(provider, "first_names_female", "first_names_male")}
+    return Names(
+        first=frozenset(first),
+        english=frozenset(common) - _NOT_PEOPLE,
+        last=frozenset(last),
+        everyday=_EVERYDAY,
+        not_people=_NOT_PEOPLE | (places - common),
+        female=_made_up(english.first_names_female, male),
+        male=_made_up(english.first_names_male, female),
+        family=_made_up(english.last_names, first),
+        female_known=frozenset(female - male),
+    )
+
+
+def _locales() -> list[type]:
+    package = importlib.import_module("faker.providers.person")
+    modules = (
+        importlib.import_module(f"faker.providers.person.{m.name}") for m in pkgutil.iter_modules(package.__path__)
+    )
+    return [module.Provider for module in modules]
+
+
+def _latin(provider: type, *attributes: str) -> set[str]:
+    """The words of these lists of a provider, in lower case, with and without accents; Latin script only."""
+    found: set[str] = set()
+    for attribute in attributes:
+        values = getattr(provider, attribute, ())
+        if isinstance(values, Iterable):  # Some are properties, which their class does not know.
+            words = (word.casefold() for name in values for word in str(name).replace("-", " ").split())
+            found.update(w for w in words if len(w) > 1 and w.isalpha() and max(w) < "\u0250")
+    plain = (unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode() for word in found)
+    return found | {word for word in plain if len(word) > 1}
+
+
+def _made_up(candidates: Iterable[str], unwanted: set[str]) -> tuple[str, ...]:
+    good = {c for c in candidates if c.isascii() and c.isalpha() and len(c) > 2}
+    return tuple(
+        sorted(c for c in good if c.casefold() not in _EVERYDAY | _NOT_PEOPLE and c.casefold() not in unwanted)
+    )

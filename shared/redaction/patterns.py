@@ -1,0 +1,138 @@
+"""Personal data that has a form: found by pattern, kept by its checksum or by the words before it. No model.
+
+    find_patterns(text)  e-mail, phone, card, IBAN, account, national ids, IP and MAC, date of birth, crypto wallets
+
+A number alone says little: 10 digits are a phone, an order or an account. So a number counts as personal where its
+form is unmistakable (a checksum, a country code, the groups of a phone number) or where a word before it says so,
+and a word that says "order", "ticket" or "reference" takes it back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from shared.redaction.checks import card_network, iban_length, iban_valid, luhn_valid
+from shared.redaction.identifiers import find_identifiers
+from shared.redaction.phones import find_phones
+from shared.redaction.spans import Span
+
+_TRIGGER = re.compile(r"[\d@]|\(at\)|\[at\]|::", re.I)
+_BEFORE = 48
+
+_EMAIL = re.compile(
+    r"[\w.+%&'*/=?^`{|}~!#$-]{1,64}(?:@|\s?[\[(]at[\])]\s?)(?:[\w-]{1,63}(?:\.|\s?[\[(]dot[\])]\s?)){1,6}[^\W\d_][\w-]{1,62}",
+    re.I,
+)
+_CARD = re.compile(r"(?<![\w.-])(?<!\d )[2-6]\d{3}(?:[ .-]?\d){8,15}(?![\w])")
+_CARD_WORD = re.compile(r"\b(?:card|visa|mastercard|amex|american express|discover|maestro|pan|cc)\b", re.I)
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[ -]?\d{2}(?:[ -]?[A-Z0-9]){11,32}(?![A-Za-z0-9])|"
+                   r"(?<![A-Za-z0-9])[a-z]{2}\d{2}(?:[ -]?[a-z0-9]){11,30}(?![A-Za-z0-9])")  # fmt: skip
+_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?![\w:])")
+_MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}(?![\w:-])")
+_VERSION = re.compile(
+    r"(?:\bv(?:er(?:sion|\.)?)?|release|firmware|build|app|update|chapter|section|clause|§)\s*$", re.I
+)
+_CRYPTO = re.compile(r"(?<!\w)(?:[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[02-9ac-hj-np-z]{11,71}|0x[0-9a-fA-F]{40})(?!\w)")
+
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+    r"nov(?:ember)?|dec(?:ember)?)"
+)
+DATE = re.compile(
+    rf"(?<![\w/.-])(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}([-/.])\d{{1,2}}\1(?:\d{{4}}|\d{{2}})|"
+    rf"\d{{1,2}}(?:st|nd|rd|th)?(?: of)?[ -]{_MONTH}\.?,?[ -](?:\d{{4}}|'?\d{{2}})|"
+    rf"{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})(?![\w/-])",
+    re.I,
+)
+_BIRTH = re.compile(r"\b(?:born|birth|dob|d\.o\.b|birthday|birthdate|geboren|geburtsdatum|née?)\b", re.I)
+
+
+def find_patterns(text: str) -> list[Span]:
+    """Everything personal that has a form, overlaps and all. The heavier of two that overlap is the surer."""
+    if not _TRIGGER.search(text):  # All of these have a digit or an @ in them; most texts have neither.
+        return []
+    spans = list(_emails(text))
+    if any(char.isdigit() for char in text):
+        for find in (_cards, _ibans, _addresses_of_machines, _wallets, _births, find_identifiers, find_phones):
+            spans.extend(find(text))
+    elif "::" in text:
+        spans.extend(_addresses_of_machines(text))
+    return spans
+
+
+def _emails(text: str) -> Iterator[Span]:
+    if "@" not in text and "at" not in text.lower():
+        return
+    for found in _EMAIL.finditer(text):
+        start, end = found.span()
+        while start < end and text[start] in "'*`.=-":  # Quotes and Markdown around it are not of it.
+            start += 1
+        yield Span(start, end, "email", 9)
+
+
+def _cards(text: str) -> Iterator[Span]:
+    for found in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", found[0])
+        if not 12 <= len(digits) <= 19 or card_network(digits) is None:
+            continue
+        if luhn_valid(digits):
+            yield Span(*found.span(), "card", 8)
+        elif len(digits) >= 15 and _CARD_WORD.search(text, max(0, found.start() - _BEFORE), found.start()):
+            yield Span(*found.span(), "card", 7)  # Mistyped, and still somebody's card.
+
+
+def _ibans(text: str) -> Iterator[Span]:
+    for found in _IBAN.finditer(text):
+        raw, end = found[0], found.start()
+        length = iban_length(raw)
+        if length is None:
+            continue
+        count = 0
+        for offset, char in enumerate(raw, start=1):
+            count += char.isalnum()
+            if count == length:
+                end = found.start() + offset
+                break
+        if count < length or (end < len(text) and text[end].isalnum()):
+            continue
+        said = "iban" in text[max(0, found.start() - _BEFORE) : found.start()].lower()
+        if said or iban_valid(text[found.start() : end]):
+            yield Span(found.start(), end, "iban", 9)
+
+
+def _addresses_of_machines(text: str) -> Iterator[Span]:
+    for found in _IPV4.finditer(text):
+        if not _VERSION.search(text[max(0, found.start() - 16) : found.start()]):
+            try:
+                IPv4Address(found[0])
+            except AddressValueError:
+                continue
+            yield Span(*found.span(), "ip", 7)
+    if ":" not in text and text.count("-") < 5:
+        return
+    for found in _MAC.finditer(text):
+        yield Span(*found.span(), "id", 8)
+    for found in _IPV6.finditer(text):
+        try:
+            IPv6Address(found[0])
+        except AddressValueError:
+            continue
+        if any(char.isalnum() for char in found[0]):
+            yield Span(*found.span(), "ip", 8)
+
+
+def _wallets(text: str) -> Iterator[Span]:
+    for found in _CRYPTO.finditer(text):
+        if found[0][:2] in ("bc", "0x") or sum(char.isdigit() for char in found[0]) >= 2:
+            yield Span(*found.span(), "crypto", 7)
+
+
+def _births(text: str) -> Iterator[Span]:
+    if not _BIRTH.search(text):
+        return
+    for found in DATE.finditer(text):
+        if _BIRTH.search(text[max(0, found.start() - _BEFORE) : found.end() + 24]):
+            yield Span(*found.span(), "birth_date", 8)
