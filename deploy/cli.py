@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy import contract, dlq, tasks_command
+from deploy import contract, dlq, lake_command, tasks_command, topics_command
+from deploy.forget import forget
 from deploy.local import stack
 from deploy.local.catalog import select
 from deploy.local.config import StackConfig
@@ -33,7 +34,10 @@ app = typer.Typer(
 app.command()(loop)
 app.add_typer(tasks_command.app, name="tasks")
 app.command()(tasks_command.cycle)
+app.command()(forget)
+app.add_typer(topics_command.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(lake_command.app, name="lake")
 app.add_typer(contract.app, name="contract")
 console = Console()
 

@@ -9,10 +9,12 @@ import os
 import sys
 
 from schemas.catalog import SERVICES
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, DependencyUnavailable, MustStop
 from shared.service import Service, run
 from shared.settings import Settings
-from shared.topics import create_topics
+from shared.topics import create_topics, find_drift
+
+logger = logging.getLogger(__name__)
 
 
 def build_services(names: list[str]) -> list[Service]:
@@ -21,6 +23,16 @@ def build_services(names: list[str]) -> list[Service]:
     if unknown:
         raise ConfigurationError(f"no such service: {sorted(unknown)}", f"One of: {', '.join(SERVICES)}")
     return [importlib.import_module(f"services.{name}.main").build() for name in names or SERVICES]
+
+
+def prepare_topics(settings: Settings) -> None:
+    """Create missing topics, and tell where others are not as the catalog says: an operator may have had a reason."""
+    create_topics(settings)
+    try:
+        for drift in find_drift(settings):
+            logger.warning("%s. See: ratchet topics list", drift)
+    except DependencyUnavailable as error:  # A user who may read and write, but not look at settings, can go on.
+        logger.warning("the topics could not be compared with the catalog: %s", error)
 
 
 def main() -> None:
@@ -33,9 +45,9 @@ def main() -> None:
     for chatty in ("kafka", "alembic.runtime.plugins"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        create_topics(Settings.load())
+        prepare_topics(Settings.load())
         asyncio.run(run(build_services(sys.argv[1:])))
-    except ConfigurationError as error:
+    except (ConfigurationError, MustStop) as error:
         sys.exit(f"{error.reason}\n{error.way_out}")
 
 

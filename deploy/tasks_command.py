@@ -47,7 +47,7 @@ def apply(file: File) -> None:
 @app.command("list")
 def list_tasks() -> None:
     """The tasks as the scheduler knows them."""
-    rows = _ask("GET", "/api/tasks")["tasks"]
+    rows = ask_scheduler("GET", "/api/tasks")["tasks"]
     columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_turn", "cycle_id", "step")
     table = Table(*columns)
     for row in rows:
@@ -57,10 +57,11 @@ def list_tasks() -> None:
 
 def cycle(task: Annotated[str, typer.Argument(help="The task's name.")]) -> None:
     """Start a cycle of a task now, instead of by its cron. Follow it in the console."""
-    console.print(f"started {_ask('POST', '/api/cycles', json={'task': task})['cycle_id']}")
+    console.print(f"started {ask_scheduler('POST', '/api/cycles', json={'task': task})['cycle_id']}")
 
 
-def _ask(method: str, path: str, **options: Any) -> Any:
+def ask_scheduler(method: str, path: str, **options: Any) -> Any:
+    """The scheduler's answer. Without one, or on an error, the command ends: it prints why, and the way out."""
     settings = SchedulerSettings.load()
     url = f"http://{settings.scheduler_host}:{settings.scheduler_port}"
     try:

@@ -26,3 +26,7 @@ class StepImpossible(RatchetError):
 
 class ConfigurationError(RatchetError):
     """An operator's setting or file is wrong; nothing was started."""
+
+
+class MustStop(RatchetError):
+    """Going on would lose or double data; a person must decide. Never retried, never buried: the process stops."""

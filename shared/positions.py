@@ -2,6 +2,10 @@
 
 A cycle's fence says up to where its inputs go; a service that has not read that far yet waits, and one that has
 read further leaves the rest for the next cycle.
+
+Offsets mean something in one incarnation of the broker only. When its topics were lost, an operator names a new one
+(RATCHET_KAFKA_INCARNATION, `ratchet lake go-on`): positions start at 0 again, and what was kept from the old topics
+lies before everything in the new ones.
 """
 
 from __future__ import annotations
@@ -9,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, func, select
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.cycles import PartitionFence
 from shared.delivery import Delivery, Place
+
+_BEFORE = 2**40
+"""More than any offset: what is moved down by it lies before all that comes, and after what was moved twice."""
 
 
 def positions_table(metadata: MetaData) -> Table:
@@ -26,6 +33,32 @@ def positions_table(metadata: MetaData) -> Table:
         Column("partition", Integer, primary_key=True),
         Column("next_offset", BigInteger, nullable=False),
     )
+
+
+def broker_table(metadata: MetaData) -> Table:
+    """The table `broker` of a service's schema: one row, the incarnation that its offsets are of."""
+    return Table("broker", metadata, Column("incarnation", Text, primary_key=True))
+
+
+async def adopt_incarnation(
+    connection: AsyncConnection, broker: Table, positions: Table, incarnation: str, offsets: Sequence[Column[Any]]
+) -> bool:
+    """At a service's start: have its offsets be of this incarnation; returns whether they were of another.
+
+    `offsets`: the columns that hold offsets of what is kept. They are moved below 0, in the same order.
+    """
+    await connection.execute(text(f'LOCK TABLE "{broker.name}" IN EXCLUSIVE MODE'))  # One of two that start at once.
+    known = (await connection.execute(select(broker.c.incarnation))).scalar_one_or_none()
+    if known == incarnation:
+        return False
+    await connection.execute(delete(broker))
+    await connection.execute(insert(broker).values(incarnation=incarnation))
+    if (known or "") == incarnation:
+        return False
+    for column in offsets:
+        await connection.execute(update(column.table).values({column: column - _BEFORE}))
+    await connection.execute(update(positions).values(next_offset=0))
+    return True
 
 
 async def advance(connection: AsyncConnection, table: Table, deliveries: Iterable[Delivery[Any] | Place]) -> None:

@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaError
 from fastapi import FastAPI
 from faststream.kafka import KafkaBroker
 
-from shared.errors import DependencyUnavailable
+from shared.errors import DependencyUnavailable, MustStop
+from shared.transport import Broker
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
@@ -52,13 +53,30 @@ class _Server(uvicorn.Server):
 
 
 async def run(services: Sequence[Service]) -> None:
-    """Run services until SIGTERM or SIGINT, then stop them gracefully."""
+    """Run services until SIGTERM or SIGINT, then stop them gracefully.
+
+    Raises MustStop, after stopping them, when one of them says that going on would lose or double data.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(services):
-        await stop.wait()
+        problem = await _first_problem(services, stop)
+    if problem is not None:
+        raise problem
+
+
+async def _first_problem(services: Sequence[Service], stop: asyncio.Event) -> MustStop | None:
+    """Wait for a problem of one of the services, or, for None, until told to stop."""
+    told = asyncio.create_task(stop.wait())
+    problems = [asyncio.create_task(one.broker.halted()) for one in services if isinstance(one.broker, Broker)]
+    try:
+        await asyncio.wait([told, *problems], return_when=asyncio.FIRST_COMPLETED)
+        return next((task.result() for task in problems if task.done()), None)
+    finally:
+        for task in (told, *problems):
+            task.cancel()
 
 
 @contextlib.asynccontextmanager

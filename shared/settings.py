@@ -12,6 +12,9 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+GONE_ON = "gone-on"
+"""A file in the home. Its text is added to the broker's incarnation, unless that ends with it already."""
+
 
 def default_home() -> Path:
     """The folder with all local state: `RATCHET_HOME`, else `.ratchet` in the current folder."""
@@ -48,9 +51,15 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
-        """Read the settings, `<home>/stack.env` included."""
+        """Read the settings, `<home>/stack.env` and what `ratchet lake go-on` noted included."""
         home = Path(str(overrides.get("home", default_home())))
-        return cls(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]  # pydantic-settings' own kwarg
+        settings = cls(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
+        noted = home / GONE_ON
+        gone_on = noted.read_text() if noted.exists() else ""
+        if "kafka_incarnation" in overrides or settings.kafka_incarnation.endswith(gone_on):
+            return settings
+        name = "-".join(part for part in (settings.kafka_incarnation, gone_on) if part)
+        return settings.model_copy(update={"kafka_incarnation": name})
 
     @property
     def lake_uri(self) -> str:

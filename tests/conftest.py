@@ -35,6 +35,22 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what only Apache Kafka can do where tansu is the broker; each such test says what it is."""
+    marker = item.get_closest_marker("apache_kafka")
+    if marker is not None and on_tansu():
+        pytest.skip(marker.args[0])
+
+
+def on_tansu() -> bool:
+    """Whether the broker of these tests is, or will be, tansu."""
+    if home := os.environ.get("RATCHET_TEST_HOME"):
+        return not Settings.load(home=Path(home).absolute()).kafka_idempotence
+    if os.environ.get("RATCHET_KAFKA"):
+        return not Settings().kafka_idempotence
+    return not os.environ.get("KAFKA_HOME")
+
+
 class TestStack:
     """A stack of the tests' own. Parts start when first asked for."""
 

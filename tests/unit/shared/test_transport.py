@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,40 +12,46 @@ from schemas import deadletters as dl
 from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.delivery import Delivery, Place
-from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
+from shared.letters import SEAL_NAME, Letter, open_letter
+from shared.sealing import load_seal
 from shared.settings import Settings
-from shared.transport import Consumers, Publisher
+from shared.transport import Consumers, Publisher, build_broker
 
 TOPIC = "feedback.given.v1"
 
 
-def feedback(number: int = 1) -> FeedbackGiven:
+def feedback(number: int = 1, text: str | None = None) -> FeedbackGiven:
     return FeedbackGiven(
-        task="support-desk", task_revision="r1", prediction_id=f"p{number}", kind="thumbs", positive=False
+        task="support-desk", task_revision="r1", prediction_id=f"p{number}", kind="thumbs", positive=False, text=text
     )
 
 
 class Stage:
     """A broker with one consumer of feedback and a look at its dead letters."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
         self.broker = KafkaBroker("nowhere:9092")
-        settings = Settings(retry_base_seconds=0.001, retry_attempts=4)
+        settings = Settings(home=home, retry_base_seconds=0.001, retry_attempts=4)
+        self._seal = load_seal(settings.secrets_folder, SEAL_NAME)
         self.consumers = Consumers(self.broker, "prediction_log", settings)
         self.seen: list[FeedbackGiven] = []
-        self.letters: list[tuple[bytes, dict[str, str]]] = []
+        self.letters: list[Letter] = []
+        self.lying: list[bytes] = []
 
         @self.broker.subscriber(dl.dead_letter_topic("prediction_log"), group_id="test", decoder=self._as_is)
         async def bury(body: Any, message: KafkaMessage) -> None:
-            self.letters.append((message.raw_message.value, message.headers))
+            raw = message.raw_message
+            self.lying.append(raw.value + b"".join(value for _, value in raw.headers))
+            self.letters.append(open_letter(self._seal, 0, raw.key, raw.value, message.headers))
 
     @staticmethod
     async def _as_is(message: KafkaMessage) -> Any:
         return message.body
 
 
-async def test_an_event_reaches_its_handler() -> None:
-    stage = Stage()
+async def test_an_event_reaches_its_handler(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
 
     async def handler(event: FeedbackGiven) -> None:
         stage.seen.append(event)
@@ -58,8 +65,8 @@ async def test_an_event_reaches_its_handler() -> None:
 
 
 @pytest.mark.parametrize("poison", [b"{not json", b"", b"[]", b'{"task": "support-desk"}', b"\xff\xfe"])
-async def test_a_poison_message_goes_to_the_dead_letters_and_the_next_is_handled(poison: bytes) -> None:
-    stage = Stage()
+async def test_a_poison_message_goes_to_the_dead_letters_and_the_next_is_handled(tmp_path: Path, poison: bytes) -> None:
+    stage = Stage(tmp_path)
 
     async def handler(event: FeedbackGiven) -> None:
         stage.seen.append(event)
@@ -69,14 +76,14 @@ async def test_a_poison_message_goes_to_the_dead_letters_and_the_next_is_handled
         await stage.broker.publish(poison, TOPIC, key=b"k", headers={"content-type": "application/json"})
         await Publisher(stage.broker, "gateway").publish(feedback())
     (letter,) = stage.letters
-    assert letter[0] == poison
-    assert letter[1][dl.HEADER_TOPIC] == TOPIC
-    assert "InvalidMessage" in letter[1][dl.HEADER_ERROR]
+    assert letter.value == poison
+    assert letter.topic == TOPIC
+    assert "InvalidMessage" in letter.error
     assert len(stage.seen) == 1
 
 
-async def test_a_handler_is_tried_again_while_a_dependency_is_away() -> None:
-    stage = Stage()
+async def test_a_handler_is_tried_again_while_a_dependency_is_away(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
     tries = 0
 
     async def handler(event: FeedbackGiven) -> None:
@@ -92,8 +99,8 @@ async def test_a_handler_is_tried_again_while_a_dependency_is_away() -> None:
     assert stage.letters == []
 
 
-async def test_a_dependency_that_stays_away_is_redelivered_and_never_buried() -> None:
-    stage = Stage()
+async def test_a_dependency_that_stays_away_is_redelivered_and_never_buried(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
 
     async def handler(event: FeedbackGiven) -> None:
         raise DependencyUnavailable("the database is away")
@@ -105,8 +112,8 @@ async def test_a_dependency_that_stays_away_is_redelivered_and_never_buried() ->
     assert stage.letters == []
 
 
-async def test_a_bug_is_tried_three_times_and_then_buried_with_its_error() -> None:
-    stage = Stage()
+async def test_a_bug_is_tried_three_times_and_then_buried_with_its_error(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
     tries = 0
 
     async def handler(event: FeedbackGiven) -> None:
@@ -118,11 +125,49 @@ async def test_a_bug_is_tried_three_times_and_then_buried_with_its_error() -> No
     async with TestKafkaBroker(stage.broker):
         await Publisher(stage.broker, "gateway").publish(feedback())
     assert tries == 3
-    assert "KeyError" in stage.letters[0][1][dl.HEADER_ERROR]
+    assert "KeyError" in stage.letters[0].error
 
 
-async def test_in_a_batch_only_the_bad_event_is_buried() -> None:
-    stage = Stage()
+async def test_neither_a_letter_nor_its_reason_can_be_read_without_the_key(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    async def handler(event: FeedbackGiven) -> None:
+        raise InvalidMessage(f"unknown customer {event.text}")
+
+    stage.consumers.on(FeedbackGiven, handler)
+    async with TestKafkaBroker(stage.broker):
+        await Publisher(stage.broker, "gateway").publish(feedback(text="Ann Example"))
+    assert b"Ann Example" in stage.letters[0].value
+    assert stage.letters[0].error == "InvalidMessage: unknown customer Ann Example"
+    assert b"Ann" not in stage.lying[0]
+
+
+async def test_what_a_handler_must_stop_at_is_tried_once_and_neither_buried_nor_acknowledged(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    tries = 0
+
+    async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        nonlocal tries
+        tries += 1
+        raise MustStop("these are another cluster's records")
+
+    stage.consumers.on_batch(FeedbackGiven, handler)
+    async with TestKafkaBroker(stage.broker):
+        with pytest.raises(MustStop):
+            await stage.broker.publish_batch(*[feedback(n).model_dump_json().encode() for n in (1, 2)], topic=TOPIC)
+    assert tries == 1
+    assert stage.letters == []
+
+
+async def test_a_record_that_never_came_to_lie_in_its_topic_can_be_buried(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with TestKafkaBroker(stage.broker):
+        await stage.consumers.bury(TOPIC, b"k", b"what was to be sent", InvalidMessage("too large"))
+    assert (stage.letters[0].topic, stage.letters[0].value) == (TOPIC, b"what was to be sent")
+
+
+async def test_in_a_batch_only_the_bad_event_is_buried(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
 
     async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
         if any(d.event.prediction_id == "p2" for d in deliveries):
@@ -137,8 +182,83 @@ async def test_in_a_batch_only_the_bad_event_is_buried() -> None:
     assert len(stage.letters) == 2
 
 
-async def test_what_a_handler_is_not_given_is_passed_over_by_name() -> None:
-    stage, passed = Stage(), []
+async def test_a_batch_of_which_all_are_bad_costs_one_more_try_each(tmp_path: Path) -> None:
+    stage, tries = Stage(tmp_path), 0
+
+    async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        nonlocal tries
+        tries += 1
+        raise KeyError("oops")
+
+    stage.consumers.on_batch(FeedbackGiven, handler)
+    async with TestKafkaBroker(stage.broker):
+        await stage.broker.publish_batch(*[feedback(n).model_dump_json().encode() for n in range(20)], topic=TOPIC)
+    assert len(stage.letters) == 20
+    assert tries == 3 + 20, "the group waits five minutes for this member, not for a pause after each try of each"
+
+
+async def test_the_words_of_an_unforeseen_error_are_in_its_letter_and_not_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(tmp_path)
+
+    async def handler(event: FeedbackGiven) -> None:
+        raise KeyError(event.text)
+
+    stage.consumers.on(FeedbackGiven, handler)
+    with caplog.at_level("DEBUG"):
+        async with TestKafkaBroker(stage.broker):
+            await Publisher(stage.broker, "gateway").publish(feedback(text="Ann Example"))
+    assert "Ann" in stage.letters[0].error
+    assert "Ann" not in caplog.text
+    assert "in handler" in caplog.text, "where it arose is told"
+
+
+async def test_a_bug_outside_the_handler_is_told_and_the_record_comes_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(tmp_path)
+
+    async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None: ...
+
+    async def passed_over(place: Place) -> None:
+        raise KeyError("oops")
+
+    stage.consumers.on_batch(FeedbackGiven, handler, on_passed_over=passed_over)
+    async with TestKafkaBroker(stage.broker):
+        with pytest.raises(KeyError):
+            await stage.broker.publish(b"{broken", TOPIC)
+    assert "delivered again: KeyError" in caplog.text
+
+
+async def test_what_a_decoder_stumbles_over_is_buried_whatever_it_raises(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+        stage.seen.extend(d.event for d in deliveries)
+
+    def decode(value: bytes) -> FeedbackGiven:
+        if value == b"deep":
+            raise RecursionError
+        return FeedbackGiven.model_validate_json(value)
+
+    stage.consumers.on_batch(FeedbackGiven, handler, decode=decode)
+    async with TestKafkaBroker(stage.broker):
+        await stage.broker.publish_batch(b"deep", feedback().model_dump_json().encode(), topic=TOPIC)
+    assert (len(stage.letters), len(stage.seen)) == (1, 1)
+
+
+async def test_a_broker_that_is_not_there_is_said_to_be_away() -> None:
+    settings = Settings(kafka="127.0.0.1:1")
+    broker = build_broker(settings, "prediction_log")
+    for _ in range(2):  # Services call it again until it is there.
+        with pytest.raises(DependencyUnavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:1"):
+            await broker.start()
+    await broker.stop()
+
+
+async def test_what_a_handler_is_not_given_is_passed_over_by_name(tmp_path: Path) -> None:
+    stage, passed = Stage(tmp_path), []
 
     async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
         stage.seen.extend(d.event for d in deliveries)

@@ -1,0 +1,188 @@
+"""What there is of a person: predictions, examples in dataset versions, and the adapters that were trained on them.
+
+Read from what is published: the lake's tables (schemas/lake.py), and the artifact store's folders `datasets/<id>/` and
+`adapters/<name>/`, each with its manifest. A version built before examples said whose they are is counted as such, not
+left out silently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import fsspec
+from pydantic import BaseModel, ValidationError
+
+from schemas.datasets import DatasetManifest, Example, RejectedExample
+from schemas.lake import PREDICTIONS
+from shared.artifacts import MANIFEST
+from shared.errors import DependencyUnavailable
+
+FILES: dict[str, type[Example] | type[RejectedExample]] = {
+    "train.jsonl": Example,
+    "eval.jsonl": Example,
+    "rejected.jsonl": RejectedExample,
+}
+
+
+class _Adapter(BaseModel):
+    """What is read of an adapter's manifest."""
+
+    adapter: str
+    task: str
+    dataset_id: str
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """A dataset version with rows of these people. Counts are rows; `people` of the request are in it."""
+
+    dataset_id: str
+    task: str
+    uri: str
+    training: int
+    held_out: int
+    rejected: int
+    people: int
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """An adapter that was trained on rows of these people."""
+
+    adapter: str
+    task: str
+    uri: str
+    dataset_id: str
+    examples: int
+
+
+@dataclass
+class Lineage:
+    """`unknown`: folders of which it cannot be said, with the reason."""
+
+    datasets: list[DatasetUse] = field(default_factory=list)
+    adapters: list[AdapterUse] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+
+def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str]) -> dict[str, int]:
+    """How many predictions of each person the lake has in these tasks. `lake`: a folder or an s3:// URI.
+
+    Reads one column, file by file. Raises DependencyUnavailable if the lake is not there or cannot be read.
+    """
+    import pyarrow as pa
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+    from pyarrow.dataset import field
+
+    counts = dict.fromkeys(subjects, 0)
+    try:
+        rows = DeltaTable(f"{lake.rstrip('/')}/{PREDICTIONS}").to_pyarrow_dataset()
+        # Cast, because files that delta-rs rewrote (someone was forgotten) hold views, which Arrow cannot compare.
+        theirs = field("task").isin(list(tasks)) & field("user_hash").cast(pa.string()).isin(list(subjects))
+        for batch in rows.scanner(columns=["user_hash"], filter=theirs).to_batches():
+            for subject in batch.column("user_hash").to_pylist():
+                counts[subject] += 1
+    except TableNotFoundError as error:
+        raise DependencyUnavailable(f"there is no lake at {lake}") from error
+    except (DeltaError, OSError) as error:
+        raise DependencyUnavailable(f"the lake at {lake} cannot be read: {error}") from error
+    return counts
+
+
+def lineage_of(artifacts: str, subjects: Collection[str], tasks: Collection[str], until: datetime) -> Lineage:
+    """What was made of these people's requests up to `until`. `artifacts`: a folder or an fsspec URI."""
+    store = _Store(artifacts)
+    found = Lineage()
+    held: dict[str, DatasetUse | None] = {}
+    for name, content in store.manifests("datasets", found.unknown):
+        try:
+            manifest = DatasetManifest.model_validate_json(content)
+        except ValidationError:
+            found.unknown[f"datasets/{name}"] = "its manifest cannot be read"
+            continue
+        if manifest.task in tasks:
+            held[name] = _use(store, name, manifest.task, set(subjects), until, found.unknown)
+    found.datasets = [use for use in held.values() if use is not None]
+    for name, content in store.manifests("adapters", found.unknown):
+        try:
+            adapter = _Adapter.model_validate_json(content)
+        except ValidationError:
+            found.unknown[f"adapters/{name}"] = "its manifest cannot be read"
+            continue
+        if adapter.task not in tasks:
+            continue
+        if adapter.dataset_id not in held:
+            found.unknown[f"adapters/{name}"] = f"its dataset {adapter.dataset_id} is not in the store"
+        elif (use := held[adapter.dataset_id]) is not None and use.training:
+            uri = store.address("adapters", name)
+            found.adapters.append(AdapterUse(name, adapter.task, uri, use.dataset_id, use.training))
+    return found
+
+
+def _use(
+    store: _Store, name: str, task: str, subjects: set[str], until: datetime, unknown: dict[str, str]
+) -> DatasetUse | None:
+    rows: Counter[str] = Counter()
+    people: set[str] = set()
+    silent = 0
+    try:
+        for file, kind in FILES.items():
+            for line in store.lines(f"datasets/{name}/{file}"):
+                row: dict[str, Any] = json.loads(line)
+                silent += "user_hash" not in row
+                if row.get("user_hash") in subjects:
+                    example = kind.model_validate(row)
+                    if example.user_hash and (example.predicted_at is None or example.predicted_at <= until):
+                        rows[file] += 1
+                        people.add(example.user_hash)
+    except (OSError, ValueError) as error:
+        unknown[f"datasets/{name}"] = f"its rows cannot be read: {error}"
+    if silent:
+        unknown[f"datasets/{name}"] = f"{silent} of its rows do not say whose they are: it is of an older version"
+    if not rows:
+        return None
+    uri = store.address("datasets", name)
+    return DatasetUse(name, task, uri, rows["train.jsonl"], rows["eval.jsonl"], rows["rejected.jsonl"], len(people))
+
+
+class _Store:
+    """The artifact store, read file by file: a dataset can be large, and an adapter's weights are not needed."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri.rstrip("/")
+        self._files, self._root = fsspec.core.url_to_fs(self._uri)
+
+    def address(self, kind: str, name: str) -> str:
+        return f"{self._uri}/{kind}/{name}"
+
+    def manifests(self, kind: str, unknown: dict[str, str]) -> Iterator[tuple[str, str]]:
+        """Name and manifest of each folder. One without a manifest is not there, or not yet."""
+        folder = f"{self._root}/{kind}"
+        try:
+            folders = sorted(self._files.ls(folder, detail=False))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            unknown[kind] = f"the artifact store cannot be read: {error}"
+            return
+        for path in folders:
+            name = path.rstrip("/").rpartition("/")[2]
+            try:
+                with self._files.open(f"{folder}/{name}/{MANIFEST}", "rb") as file:
+                    yield name, file.read().decode()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                unknown[f"{kind}/{name}"] = f"its manifest cannot be read: {error}"
+
+    def lines(self, path: str) -> Iterator[str]:
+        with self._files.open(f"{self._root}/{path}", "rb") as file:
+            for line in file:
+                if line.strip():
+                    yield line.decode()

@@ -1,0 +1,66 @@
+"""A broker that is still starting: it answers, and knows of no broker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, client
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataResponse_v1
+
+from shared import kafka
+
+ADDRESS = "127.0.0.1:9"
+
+
+class Connection:
+    """Answers every request for metadata with the brokers that are known now."""
+
+    brokers: ClassVar[list[tuple[int, str, int, None]]] = []
+    closed = 0
+
+    async def send(self, request: object) -> Any:
+        return MetadataResponse_v1(brokers=list(self.brokers), controller_id=-1, topics=[])
+
+    def connected(self) -> bool:
+        return True
+
+    def close(self, reason: object = None) -> asyncio.Future[None]:
+        type(self).closed += 1
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> type[Connection]:
+    class Fresh(Connection):
+        pass
+
+    async def connect(*_: object, **__: object) -> Connection:
+        return Fresh()
+
+    monkeypatch.setattr(client, "create_conn", connect)
+    return Fresh
+
+
+@pytest.mark.parametrize("kind", [AIOKafkaProducer, AIOKafkaConsumer])
+async def test_no_client_starts_on_a_broker_that_knows_no_broker(broker: type[Connection], kind: type) -> None:
+    assert kafka.servers  # What every service imports is what makes them refuse.
+    started = kind(bootstrap_servers=ADDRESS)
+    with pytest.raises(KafkaConnectionError, match="still starting"):
+        await started.start()
+    assert broker.closed == 1
+    await started.stop()
+
+
+async def test_the_same_client_gets_in_once_the_broker_knows_itself(broker: type[Connection]) -> None:
+    one = client.AIOKafkaClient(bootstrap_servers=ADDRESS)
+    with pytest.raises(KafkaConnectionError):
+        await one.bootstrap()
+    broker.brokers = [(1, "127.0.0.1", 9, None)]
+    await one.bootstrap()
+    assert [found.nodeId for found in one.cluster.brokers()] == [1]
+    await one.close()
