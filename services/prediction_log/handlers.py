@@ -1,18 +1,31 @@
-"""Events in: appended to the lake. Events out: the hours, rolled up."""
+"""Events in: appended to the lake, and people forgotten. Events out: the hours, rolled up. By a schedule: upkeep."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
-from schemas.base import utc_now
-from schemas.lake import FEEDBACK, PREDICTIONS
-from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
-from services.prediction_log.domain import feedback_row, prediction_row, roll_up
+from schemas.base import Event, utc_now
+from schemas.catalog import topic_of
+from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
+from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved, SubjectForgotten
+from schemas.tasks import TaskChanged
+from services.prediction_log.forgotten import Forgotten
+from services.prediction_log.maintenance import Maintenance, Upkeep
+from services.prediction_log.positions import TopicIds, resume_from
+from services.prediction_log.rollups import RollUps
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import Lake
+from shared.decoding import Decoder
+from shared.tables import LatestByKey
 from shared.transport import Consumers, Delivery, Publishes
+
+FULL_BYTES = 1024 * 1024
+"""So much, compressed, is worth a commit of its own at once. Each commit is a file for a task and day, and a line in
+the table's history: a trickle of events waits for company."""
 
 
 class Handlers:
@@ -21,45 +34,81 @@ class Handlers:
         settings: PredictionLogSettings,
         lake: Lake,
         publisher: Publishes,
+        topic_ids: TopicIds,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
         self._lake = lake
         self._publisher = publisher
+        self._topic_ids = topic_ids
         self._now = now
-        self._writing = asyncio.Lock()  # Our own commits in turn: they would only conflict with each other.
+        self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+        self._forgotten = Forgotten(settings.lake_uri, settings.kafka_incarnation)
+        self._roll_ups = RollUps(settings.lake_uri)
+        self._maintenance = Maintenance(settings.lake_uri, upkeep(settings))
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
-        batch, wait = self._settings.prediction_log_batch, self._settings.prediction_log_wait_ms
-        consumers.on_batch(PredictionLogged, self.on_predictions, max_records=batch, wait_ms=wait)
-        consumers.on_batch(FeedbackGiven, self.on_feedback, max_records=batch, wait_ms=wait)
-        consumers.on(SubjectForgotten, self.on_forgotten)
+        self._store(consumers, PredictionLogged, PREDICTIONS)
+        self._store(consumers, FeedbackGiven, FEEDBACK)
+        self._store(consumers, RequestObserved, REQUESTS)
+        consumers.on_batch(
+            SubjectForgotten, self.on_forgotten, resume=resume_from(self._forgotten, FORGOTTEN, self._topic_ids)
+        )
+        self._tasks = consumers.table(TaskChanged)
 
-    async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
-        async with self._writing:
-            await asyncio.to_thread(self._lake.append, PREDICTIONS, deliveries, prediction_row)
+    def _store(self, consumers: Consumers, event: type[Event], table: str) -> None:
+        """Every event of this class becomes a row of the table."""
 
-    async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
-        async with self._writing:
-            await asyncio.to_thread(self._lake.append, FEEDBACK, deliveries, feedback_row)
+        async def append(deliveries: list[Delivery[Any]]) -> None:
+            await asyncio.to_thread(self._lake.append, table, deliveries)
 
-    async def on_forgotten(self, event: SubjectForgotten) -> None:
-        async with self._writing:
-            await asyncio.to_thread(self._lake.forget, event.task, event.subject_hash)
+        consumers.on_batch(
+            event,
+            append,
+            max_records=self._settings.prediction_log_batch,
+            wait_ms=self._settings.prediction_log_wait_ms,
+            min_bytes=FULL_BYTES,
+            resume=resume_from(self._lake, table, self._topic_ids),
+            decode=Decoder(event),
+        )
+
+    async def on_forgotten(self, deliveries: list[Delivery[SubjectForgotten]]) -> None:
+        await asyncio.to_thread(self._forgotten.take, deliveries)
 
     async def roll_up_once(self) -> None:
-        """Restate the last hours."""
-        now = self._now()
-        start = now.replace(minute=0, second=0, microsecond=0) - timedelta(
-            hours=self._settings.prediction_log_roll_up_hours - 1
-        )
-        rows = await asyncio.to_thread(self._lake.since, start)
-        for event in await asyncio.to_thread(roll_up, rows, now):
-            await self._publisher.publish(event)
+        """Restate the hours that changed. Raises DependencyUnavailable; what was not published stays to be done."""
+        for hour in await asyncio.to_thread(self._roll_ups.pending):
+            for event in await asyncio.to_thread(self._roll_ups.count, hour, self._now()):
+                await self._publisher.publish(event)
+            self._roll_ups.done(hour)
 
     async def roll_up_forever(self) -> None:
         """Background: a roll-up every few minutes."""
         while True:
             await asyncio.sleep(self._settings.prediction_log_roll_up_seconds)
             await self.roll_up_once()
+
+    async def maintain_once(self) -> None:
+        """One round over the lake. Raises DependencyUnavailable."""
+        retention = {changed.task: changed.spec.retention_days for changed in self._tasks}
+        await asyncio.to_thread(self._maintenance.run, retention, self._now())
+
+    async def maintain_forever(self) -> None:
+        """Background: the maintenance, from a random moment on so that replicas take turns."""
+        pause = self._settings.prediction_log_maintenance_seconds
+        await asyncio.sleep(random.uniform(0.0, pause))  # noqa: S311 - spreads replicas, no secret
+        while True:
+            await self.maintain_once()
+            await asyncio.sleep(pause)
+
+
+def upkeep(settings: PredictionLogSettings) -> Upkeep:
+    """The maintenance's part of the settings."""
+    return Upkeep(
+        interval=timedelta(seconds=settings.prediction_log_maintenance_seconds),
+        small_files=settings.prediction_log_small_files,
+        target_bytes=settings.prediction_log_file_bytes,
+        grace_hours=settings.prediction_log_grace_hours,
+        orphan_hours=settings.prediction_log_orphan_hours,
+    )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from functools import partial
 
 from services.prediction_log.handlers import Handlers
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
+from shared.kafka import read_topic_ids
 from shared.service import Service, run
 from shared.transport import Consumers, Publisher, build_broker
 
@@ -17,14 +20,19 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
     """The service, wired but not started."""
     settings = settings or PredictionLogSettings.load()
     broker = build_broker(settings, NAME)
-    handlers = Handlers(settings, DeltaLake(settings.lake_uri, settings.kafka_incarnation), Publisher(broker, NAME))
+    lake = DeltaLake(settings.lake_uri, settings.kafka_incarnation, settings.prediction_log_window)
+    handlers = Handlers(settings, lake, Publisher(broker, NAME), partial(read_topic_ids, settings))
     handlers.subscribe(Consumers(broker, NAME, settings))
-    return Service(NAME, broker, background=[handlers.roll_up_forever])
+    return Service(NAME, broker, background=[handlers.roll_up_forever, handlers.maintain_forever])
 
 
 def main() -> None:
     """Entry point: `python -m services.prediction_log.main`."""
-    asyncio.run(run([build()]))
+    service = build()
+    # A batch is 100,000 objects that all live until its commit: the collector would look at them hundreds of times.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
+    asyncio.run(run([service]))
 
 
 if __name__ == "__main__":

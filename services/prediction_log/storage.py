@@ -1,115 +1,214 @@
 """The lake's tables, written by this service alone. Read by anyone: `schemas/lake.py` is the contract.
 
-Exactly once: the offset of the last row of each partition is committed in the same Delta transaction as the rows
-(`app_transactions`). delta-rs stores these versions but accepts an old one, so the writer reads them first and drops
-what is already in. Two writers of one partition (a zombie after a rebalance) meet in Delta's own conflict check: the
-loser is redelivered and then drops.
+Exactly once, in three steps. **Positions**: the offset of the last record of each partition is committed in the same
+Delta transaction as the rows (`app_transactions`), and records at or below it are dropped. **Compare-and-swap**: a
+commit is made only on the very version that these positions were read from (delta-rs: `max_commit_retries=0`); a
+writer that was second, such as a zombie after a rebalance, reads again and drops what the first one stored. **Ids**:
+a fact that reached Kafka twice has two offsets and one id; the table keeps it once, whoever stored it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
+from numpy.typing import NDArray
 
-from schemas.base import Frozen
-from schemas.lake import FEEDBACK, PREDICTIONS, FeedbackRow, PredictionRow
+from schemas.lake import PREDICTIONS
+from services.prediction_log.columns import ID_COLUMN, to_arrow
 from services.prediction_log.domain import new_deliveries
+from services.prediction_log.duplicates import Duplicates
+from services.prediction_log.files import file_of, filesystem, write
+from services.prediction_log.left_out import LeftOut
+from services.prediction_log.marks import Marks, Place
+from services.prediction_log.tables import AWAY, PARTITIONED, SCHEMAS, create_table, open_table
 from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable
 
-_TIME = pa.timestamp("us", tz="UTC")
-_ARROW = {
-    "str": pa.string(), "str | None": pa.string(), "float": pa.float64(), "float | None": pa.float64(),
-    "int": pa.int64(), "int | None": pa.int64(), "bool | None": pa.bool_(), "date": pa.date32(), "datetime": _TIME,
-}  # fmt: skip
+ATTEMPTS = 20
+"""Rivals that may be first, in one call, before the records are redelivered."""
+logger = logging.getLogger(__name__)
 
 
 class Lake(Protocol):
-    """What the handlers need of the lake."""
+    """What the handlers need of the lake. Every method blocks and raises DependencyUnavailable."""
 
-    def append(self, table: str, deliveries: Sequence[Delivery[Any]], rows: Any) -> int: ...
-    def forget(self, task: str, subject_hash: str) -> None: ...
-    def since(self, start: datetime) -> list[dict[str, Any]]: ...
-
-
-def arrow_schema(row: type[Frozen]) -> pa.Schema:
-    """The columns of a row model as an Arrow schema."""
-    return pa.schema([pa.field(name, _ARROW[str(field)]) for name, field in row.__annotations__.items()])
+    def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int: ...
+    def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]: ...
+    def recognize(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
-SCHEMAS = {PREDICTIONS: arrow_schema(PredictionRow), FEEDBACK: arrow_schema(FeedbackRow)}
+class _Rivalry(Exception):
+    """Another writer committed first."""
+
+
+@dataclass
+class _State:
+    """What this process knows of one table, as of `version`."""
+
+    delta: DeltaTable
+    duplicates: Duplicates
+    version: int = -1
+    committed: dict[Place, int] = field(default_factory=dict)
 
 
 class DeltaLake:
-    """Delta tables below a folder or an s3:// URI, partitioned by task and date."""
+    """Delta tables below a folder or an s3:// URI, partitioned by task and date. Safe to use from several threads."""
 
-    def __init__(self, uri: str, incarnation: str = "") -> None:
+    def __init__(self, uri: str, incarnation: str = "", window: int = 1_000_000) -> None:
         self._uri = uri.rstrip("/")
-        self._incarnation = incarnation
+        self._marks = Marks(incarnation)
+        self._window = window
+        self._topic_ids: dict[str, UUID] = {}
+        self._states: dict[str, _State] = {}
+        self._locks = {table: threading.Lock() for table in PARTITIONED}
+        self._left_out = LeftOut(self._uri)
         if "://" not in uri:
             Path(uri).mkdir(parents=True, exist_ok=True)
 
-    def append(self, table: str, deliveries: Sequence[Delivery[Any]], rows: Any) -> int:
-        """Append `rows(delivery.event)` of the deliveries that are not in yet; returns how many were new.
+    def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int:
+        """Append the deliveries' events (shared/decoding.py) that are not in yet; returns how many rows that made.
 
-        Raises DependencyUnavailable when another writer was first or the store is away: redeliver.
+        What is left out (a replay, a fact that is in already, a forgotten person's) moves the position all the same.
+        Raises DependencyUnavailable when the store is away or other writers are always first: redeliver.
         """
-        delta = self._open(table)
-        places = {(d.topic, d.partition) for d in deliveries}
-        committed = {place: self._committed(delta, place) for place in places}
-        fresh = new_deliveries(deliveries, committed)
+        written: _Written | None = None
+        with self._locks[table]:
+            for attempt in range(ATTEMPTS):
+                try:
+                    state = self._fresh(table)
+                    batch = self._choose(table, state, deliveries)
+                    if batch is None:
+                        return 0
+                    if written is None or not written.rows.equals(batch.rows):
+                        written = _Written(batch.rows, write(batch.rows, filesystem(self._uri, table)))
+                    self._commit(table, state, batch, written)
+                    return self._after(table, state, batch, written)
+                except _Rivalry:
+                    time.sleep(random.uniform(0.0, 0.02) * attempt)  # noqa: S311 - spreads rivals, no secret
+                except AWAY as error:
+                    # Whether our commit was made is unknown: what is read anew tells, and makes a second one harmless.
+                    self._states.pop(table, None)
+                    raise DependencyUnavailable(
+                        f"the lake at {self._uri}/{table} took no rows: {error}", "Check its folder or object store"
+                    ) from error
+        raise DependencyUnavailable(f"other writers of {self._uri}/{table} were first {ATTEMPTS} times")
+
+    def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]:
+        """The last offset stored of each partition that the table has any of."""
+        with self._locks[table]:
+            try:
+                state = self._fresh(table)
+                found = {place: self._committed(state, place) for place in places}
+            except AWAY as error:
+                self._states.pop(table, None)
+                raise DependencyUnavailable(f"the lake at {self._uri}/{table} does not answer: {error}") from error
+        return {place: offset for place, offset in found.items() if offset >= 0}
+
+    def recognize(self, table: str, topic: str, topic_id: UUID) -> bool:
+        """Whether this is the topic that the table was filled from, by the broker's id of it; it is noted from now on.
+
+        True where nothing was noted yet. Blocks. Raises DependencyUnavailable.
+        """
+        with self._locks[table]:
+            try:
+                known = self._marks.knows(self._fresh(table).delta, topic, topic_id)
+            except AWAY as error:
+                self._states.pop(table, None)
+                raise DependencyUnavailable(f"the lake at {self._uri}/{table} does not answer: {error}") from error
+        if known is False:
+            return False
+        self._topic_ids[topic] = topic_id
+        return True
+
+    def _fresh(self, table: str) -> _State:
+        """What we know of the table, brought up to its newest version."""
+        state = self._states.get(table)
+        if state is None:
+            delta = open_table(self._uri, table) or create_table(self._uri, table)
+            _add_missing_columns(delta, SCHEMAS[table])
+            duplicates = Duplicates(filesystem(self._uri, table), ID_COLUMN[table], self._window)
+            state = self._states[table] = _State(delta, duplicates)
+        state.delta.update_incremental()
+        if state.delta.version() != state.version:
+            state.duplicates.follow(state.delta)
+            state.committed.clear()  # Another writer may have moved them.
+            state.version = state.delta.version()
+        return state
+
+    def _committed(self, state: _State, place: Place) -> int:
+        if place not in state.committed:
+            version = self._marks.read(state.delta, place)
+            state.committed[place] = -1 if version is None else version
+        return state.committed[place]
+
+    def _choose(self, table: str, state: _State, deliveries: Sequence[Delivery[Any]]) -> _Batch | None:
+        """The rows to append, and the positions that come with them; None: all was in."""
+        places = {(one.topic, one.partition) for one in deliveries}
+        fresh = new_deliveries(deliveries, {place: self._committed(state, place) for place in places})
         if not fresh:
-            return 0
-        furthest: dict[tuple[str, int], int] = {}
-        for delivery in fresh:
-            furthest[(delivery.topic, delivery.partition)] = delivery.offset
-        transactions = [Transaction(self._app_id(place), offset) for place, offset in sorted(furthest.items())]
-        data = pa.Table.from_pylist([rows(d.event).model_dump() for d in fresh], schema=SCHEMAS[table])
+            return None
+        furthest = {(one.topic, one.partition): one.offset for one in fresh}
+        rows = to_arrow(table, [one.event for one in fresh])
+        out = self._left_out.among(table, rows)
+        left_out = _where(rows, out)
+        rows = _where(rows, ~out)
+        return _Batch(_where(rows, ~state.duplicates.among(rows)), furthest, left_out)
+
+    def _commit(self, table: str, state: _State, batch: _Batch, written: _Written) -> None:
+        if table == PREDICTIONS and batch.left_out.num_rows:  # First: what is said about them must find them there.
+            self._left_out.note(batch.left_out)
+        transactions = self._marks.transactions(batch.furthest, self._topic_ids)
         try:
-            write_deltalake(
-                delta, data, mode="append", commit_properties=CommitProperties(app_transactions=transactions)
-            )
-        except (DeltaError, OSError) as error:
-            raise DependencyUnavailable(f"the lake at {self._uri}/{table} took no rows: {error}") from error
-        return len(fresh)
+            state.delta.create_write_transaction(
+                written.actions, "append", state.delta.schema(), ["task", "date"],
+                commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+            )  # fmt: skip
+        except CommitFailedError as error:
+            logger.info("another writer of %s was first: %s", table, error)
+            raise _Rivalry from error
 
-    def forget(self, task: str, subject_hash: str) -> None:
-        """Delete a person's predictions. Old versions of the table keep them until they are vacuumed."""
-        predicate = f"task = '{task}' AND user_hash = '{subject_hash}'"
-        try:
-            self._open(PREDICTIONS).delete(predicate)
-        except (DeltaError, OSError) as error:
-            raise DependencyUnavailable(f"the lake did not forget: {error}") from error
+    def _after(self, table: str, state: _State, batch: _Batch, written: _Written) -> int:
+        """Remember what was committed; the handle learns of it next time."""
+        state.duplicates.add(batch.rows, [file_of(action) for action in written.actions])
+        state.committed.update(batch.furthest)
+        state.version += 1
+        return int(batch.rows.num_rows)
 
-    def since(self, start: datetime) -> list[dict[str, Any]]:
-        """Rows of `predictions` that occurred at or after `start`, without their messages."""
-        columns = [name for name in SCHEMAS[PREDICTIONS].names if name != "messages"]
-        filters = [("date", ">=", start.date()), ("occurred_at", ">=", start)]
-        table = self._open(PREDICTIONS).to_pyarrow_table(columns=columns, filters=filters)
-        return list(table.to_pylist())
 
-    def _open(self, table: str) -> DeltaTable:
-        uri = f"{self._uri}/{table}"
-        try:
-            return DeltaTable(uri)
-        except TableNotFoundError:
-            return DeltaTable.create(
-                uri, schema=SCHEMAS[table], mode="ignore", partition_by=["task", "date"], name=table
-            )
-        except (DeltaError, OSError) as error:
-            raise DependencyUnavailable(f"the lake at {uri} does not answer: {error}") from error
+@dataclass(frozen=True)
+class _Batch:
+    rows: pa.Table
+    furthest: Mapping[Place, int]
+    left_out: pa.Table
 
-    def _committed(self, delta: DeltaTable, place: tuple[str, int]) -> int:
-        version = delta.transaction_version(self._app_id(place))
-        return -1 if version is None else version
 
-    def _app_id(self, place: tuple[str, int]) -> str:
-        """The writer's name in the Delta log. Offsets of another incarnation of the broker are another writer's."""
-        topic, partition = place
-        return f"{self._incarnation}:{topic}/{partition}" if self._incarnation else f"{topic}/{partition}"
+@dataclass(frozen=True)
+class _Written:
+    rows: pa.Table
+    actions: list[AddAction]
+
+
+def _where(rows: pa.Table, chosen: NDArray[np.bool_]) -> pa.Table:
+    return rows if chosen.all() else rows.filter(pa.array(chosen))
+
+
+def _add_missing_columns(delta: DeltaTable, schema: pa.Schema) -> None:
+    """An older table gets the columns that came since; its rows have null there. Columns we do not know stay."""
+    there = {field.name for field in delta.schema().fields}
+    missing = [name for name in schema.names if name not in there]
+    if missing:
+        delta.alter.add_columns([one for one in Schema.from_arrow(schema).fields if one.name in missing])

@@ -1,66 +1,222 @@
-"""prediction_log keeps each prediction once, whatever is delivered."""
+"""prediction_log keeps each fact once, whatever is delivered."""
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
-from types import MappingProxyType
+from uuid import uuid4
 
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.base import Message, Role, Variant, utc_now
-from schemas.lake import PREDICTIONS
-from schemas.predictions import PredictionLogged
-from services.prediction_log.domain import new_deliveries, prediction_row, roll_up
+from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
+from services.prediction_log.domain import new_deliveries
+from services.prediction_log.forgetting import Person, forget
+from services.prediction_log.positions import resume_from
 from services.prediction_log.storage import DeltaLake
-from shared.delivery import Delivery
+from services.prediction_log.tables import SCHEMAS, create_table
+from shared.errors import DependencyUnavailable, MustStop
+from tests.unit.prediction_log.deliveries import (
+    NOON,
+    TASK,
+    TOPICS,
+    content,
+    delivery,
+    feedback,
+    kept,
+    numbered,
+    prediction,
+    request,
+)
 
-
-def delivery(partition: int, offset: int, user: str = "u") -> Delivery[PredictionLogged]:
-    event = PredictionLogged(
-        task="support-desk",
-        task_revision="r1",
-        prediction_id=f"p-{partition}-{offset}",
-        messages=(Message(role=Role.USER, content="where is my parcel?"),),
-        answer="delivery",
-        model="base",
-        variant=Variant.BASE,
-        user_hash=user,
-        latency_ms=12.5,
-    )
-    return Delivery(event, "predictions.logged.v1", partition, offset, MappingProxyType({}))
-
-
-def kept(lake: DeltaLake) -> list[str]:
-    return sorted(row["prediction_id"] for row in lake.since(utc_now().replace(hour=0, minute=0)))
+TOPIC = TOPICS[PREDICTIONS]
 
 
 def test_a_redelivered_prediction_is_kept_once(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
-    batch = [delivery(0, n) for n in range(3)]
-    assert lake.append(PREDICTIONS, batch, prediction_row) == 3
-    assert lake.append(PREDICTIONS, [*batch, delivery(0, 3)], prediction_row) == 1
-    assert kept(lake) == ["p-0-0", "p-0-1", "p-0-2", "p-0-3"]
+    batch = [numbered(0, n) for n in range(3)]
+    assert lake.append(PREDICTIONS, batch) == 3
+    assert lake.append(PREDICTIONS, [*batch, numbered(0, 3)]) == 1
+    assert kept(tmp_path) == ["p-0-0", "p-0-1", "p-0-2", "p-0-3"]
+
+
+def test_a_row_has_what_the_event_had(tmp_path: Path) -> None:
+    DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, 7)])
+    (row,) = DeltaTable(tmp_path / PREDICTIONS).to_pyarrow_table().to_pylist()
+    assert row == {
+        "prediction_id": "p-0-7", "task": TASK, "date": date(2026, 11, 25), "task_revision": "r1",
+        "occurred_at": NOON, "messages": '[{"role":"user","content":"where is my parcel?"}]', "answer": "delivery",
+        "model": "base", "adapter": None, "variant": "base", "confidence": 0.9, "logprob": -0.1, "user_hash": "u",
+        "latency_ms": 12.5, "prompt_tokens": 0, "answer_tokens": 0, "finish_reason": None, "redactions": 0,
+    }  # fmt: skip
+
+
+def test_feedback_and_requests_are_kept_once_too(tmp_path: Path) -> None:
+    lake = DeltaLake(str(tmp_path))
+    for table, event in ((FEEDBACK, feedback("f", "p")), (REQUESTS, request("p"))):
+        assert lake.append(table, [delivery(event, 0), delivery(event, 1)]) == 1
+        assert lake.append(table, [delivery(event, 1), delivery(event, 2)]) == 0
+        assert kept(tmp_path, table) == [str(event.event_id)]
+    (row,) = DeltaTable(tmp_path / REQUESTS).to_pyarrow_table().to_pylist()
+    assert (row["status"], row["variant"], row["latency_ms"], row["confidence"]) == (502, "base", 3.0, None)
 
 
 def test_partitions_have_offsets_of_their_own(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
-    lake.append(PREDICTIONS, [delivery(0, 10)], prediction_row)
-    assert lake.append(PREDICTIONS, [delivery(1, 0), delivery(0, 10)], prediction_row) == 1
+    lake.append(PREDICTIONS, [numbered(0, 10)])
+    assert lake.append(PREDICTIONS, [numbered(1, 0), numbered(0, 10)]) == 1
+    assert lake.positions(PREDICTIONS, [(TOPIC, 0), (TOPIC, 1), (TOPIC, 2)]) == {(TOPIC, 0): 10, (TOPIC, 1): 0}
 
 
-def test_a_broker_that_lost_its_topics_is_not_mistaken_for_a_replay(tmp_path: Path) -> None:
-    DeltaLake(str(tmp_path), "first").append(PREDICTIONS, [delivery(0, 5)], prediction_row)
-    assert DeltaLake(str(tmp_path), "second").append(PREDICTIONS, [delivery(0, 0)], prediction_row) == 1
-    assert kept(DeltaLake(str(tmp_path))) == ["p-0-0", "p-0-5"]
-
-
-def test_a_forgotten_person_has_no_rows(tmp_path: Path) -> None:
+def test_a_fact_that_was_sent_twice_is_kept_once_and_moves_the_position(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
-    lake.append(PREDICTIONS, [delivery(0, 0, "ann"), delivery(0, 1, "bob")], prediction_row)
-    lake.forget("support-desk", "ann")
-    assert kept(lake) == ["p-0-1"]
+    once = prediction("p")
+    assert lake.append(PREDICTIONS, [delivery(once, 0, partition=1)]) == 1
+    assert lake.append(PREDICTIONS, [delivery(once, 5, partition=2)]) == 0
+    assert DeltaLake(str(tmp_path)).append(PREDICTIONS, [delivery(once, 6, partition=2)]) == 0, "another process"
+    assert kept(tmp_path) == ["p"]
+    assert lake.positions(PREDICTIONS, [(TOPIC, 2)]) == {(TOPIC, 2): 6}
+
+
+def test_the_same_id_in_another_task_is_another_fact(tmp_path: Path) -> None:
+    lake = DeltaLake(str(tmp_path))
+    assert lake.append(PREDICTIONS, [delivery(prediction("p"), 0), delivery(prediction("p", task="other"), 1)]) == 2
+
+
+def test_an_application_that_sends_its_id_again_with_another_time_is_kept_once(tmp_path: Path) -> None:
+    lake = DeltaLake(str(tmp_path))
+    lake.append(PREDICTIONS, [delivery(prediction("p"), 0)])
+    assert lake.append(PREDICTIONS, [delivery(prediction("p", NOON + timedelta(days=3)), 1)]) == 0
+
+
+def test_offsets_of_another_incarnation_of_the_broker_are_other_records_and_ids_stay_the_same_facts(
+    tmp_path: Path,
+) -> None:
+    DeltaLake(str(tmp_path), "first").append(PREDICTIONS, [numbered(0, 5)])
+    second = DeltaLake(str(tmp_path), "second")
+    assert second.append(PREDICTIONS, [numbered(0, 0), delivery(prediction("p-0-5"), 1)]) == 1
+    assert kept(tmp_path) == ["p-0-0", "p-0-5"]
+
+
+async def test_reading_goes_on_after_what_the_lake_has_and_starts_anew_where_it_has_nothing(tmp_path: Path) -> None:
+    ids = {TOPIC: str(uuid4())}
+
+    async def topic_ids(names: object) -> dict[str, str]:
+        return ids
+
+    lake = DeltaLake(str(tmp_path))
+    lake.append(PREDICTIONS, [numbered(0, 41)])
+    assert await resume_from(lake, PREDICTIONS, topic_ids)([(TOPIC, 0), (TOPIC, 1)]) == {(TOPIC, 0): 42, (TOPIC, 1): 0}
+
+
+async def test_a_topic_that_was_made_anew_stops_the_writer_until_the_operator_says_go_on(tmp_path: Path) -> None:
+    ids = {TOPIC: str(uuid4())}
+
+    async def topic_ids(names: object) -> dict[str, str]:
+        return ids
+
+    places = [(TOPIC, 0)]
+    lake = DeltaLake(str(tmp_path))
+    await resume_from(lake, PREDICTIONS, topic_ids)(places)
+    lake.append(PREDICTIONS, [numbered(0, 3)])
+    assert await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(places) == {(TOPIC, 0): 4}
+    ids[TOPIC] = str(uuid4())
+    for _ in range(2):
+        with pytest.raises(MustStop, match="made anew") as stopped:
+            await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(places)
+        assert "ratchet lake go-on" in stopped.value.way_out
+    went_on = DeltaLake(str(tmp_path), "next")
+    assert await resume_from(went_on, PREDICTIONS, topic_ids)(places) == {(TOPIC, 0): 0}
+    assert went_on.append(PREDICTIONS, [delivery(prediction("p-0-3"), 0), delivery(prediction("new"), 1)]) == 1
+    assert kept(tmp_path) == ["new", "p-0-3"]
+
+
+def test_late_and_out_of_order_events_lie_under_the_day_they_occurred_on(tmp_path: Path) -> None:
+    lake = DeltaLake(str(tmp_path))
+    at = [NOON, NOON - timedelta(days=40), NOON + timedelta(hours=11, minutes=59), NOON - timedelta(days=1)]
+    west = datetime(2026, 11, 25, 20, 30, tzinfo=timezone(timedelta(hours=-5)))  # The 26th in UTC.
+    events = [prediction(f"p{n}", time) for n, time in enumerate([*at, west])]
+    assert lake.append(PREDICTIONS, [delivery(event, n) for n, event in enumerate(events)]) == 5
+    rows = DeltaTable(tmp_path / PREDICTIONS).to_pyarrow_table(columns=["date", "occurred_at"]).to_pylist()
+    assert sorted(row["occurred_at"] for row in rows) == sorted(event.occurred_at for event in events)
+    assert all(row["date"] == row["occurred_at"].astimezone(UTC).date() for row in rows)
+    assert {row["date"].isoformat() for row in rows} == {"2026-11-25", "2026-10-16", "2026-11-24", "2026-11-26"}
+
+
+def test_no_text_gets_into_the_delta_log(tmp_path: Path) -> None:
+    lake = DeltaLake(str(tmp_path))
+    for offset in range(3):
+        lake.append(PREDICTIONS, [numbered(0, offset)])
+    DeltaTable(tmp_path / PREDICTIONS).optimize.compact()
+    logged = b"".join(path.read_bytes() for path in (tmp_path / PREDICTIONS / "_delta_log").iterdir())
+    assert b"parcel" not in logged, "statistics would keep what is deleted from the rows"
+
+
+def test_an_unreachable_lake_asks_for_the_records_again(tmp_path: Path) -> None:
+    lake = DeltaLake(str(tmp_path))
+    lake.append(PREDICTIONS, [numbered(0, 0)])
+    log = tmp_path / PREDICTIONS / "_delta_log"
+    log.rename(tmp_path / "away")
+    log.write_text("a file where the folder was")
+    with pytest.raises(DependencyUnavailable):
+        lake.append(PREDICTIONS, [numbered(0, 1)])
+    log.unlink()
+    (tmp_path / "away").rename(log)
+    assert lake.append(PREDICTIONS, [numbered(0, 0), numbered(0, 1)]) == 1
+
+
+def test_what_a_forgotten_person_did_before_is_not_stored_again_and_what_they_do_later_is(tmp_path: Path) -> None:
+    lake = DeltaLake(str(tmp_path))
+    lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
+    forget(str(tmp_path), [Person(TASK, "ann", NOON + timedelta(hours=1))])
+    late, later = prediction("a2", NOON + timedelta(hours=1), "ann"), prediction("a3", NOON + timedelta(hours=2), "ann")
+    assert lake.append(PREDICTIONS, [delivery(late, 2), delivery(later, 3)]) == 1
+    assert lake.append(REQUESTS, [delivery(request("a2", user="ann"), 0), delivery(request("b1", user="bob"), 1)]) == 1
+    assert lake.append(FEEDBACK, [delivery(feedback("f1", "a1", user="ann"), 0)]) == 0
+    assert kept(tmp_path) == ["a3", "b1"]
+    assert lake.positions(PREDICTIONS, [(TOPIC, 0)]) == {(TOPIC, 0): 3}, "what is left out is read once"
+
+
+def test_feedback_on_a_prediction_that_was_left_out_is_left_out(tmp_path: Path) -> None:
+    create_table(str(tmp_path), FORGOTTEN)
+    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+    lake = DeltaLake(str(tmp_path))
+    lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
+    said = [feedback("f1", "a1", NOON + timedelta(days=1)), feedback("f2", "b1", NOON + timedelta(days=1))]
+    assert lake.append(FEEDBACK, [delivery(event, n) for n, event in enumerate(said)]) == 1
+    assert kept(tmp_path, FEEDBACK) == [str(said[1].event_id)]
+
+
+def test_a_lake_that_was_deleted_is_rebuilt_by_a_replay_row_for_row(tmp_path: Path) -> None:
+    batches = [[numbered(n % 3, n // 3) for n in range(start, start + 20)] for start in range(0, 100, 20)]
+    first, again = tmp_path / "first", tmp_path / "again"
+    lake = DeltaLake(str(first))
+    for batch in batches:
+        lake.append(PREDICTIONS, batch)
+    DeltaTable(first / PREDICTIONS).optimize.compact()
+    rebuilt = DeltaLake(str(again))
+    rebuilt.append(PREDICTIONS, [one for batch in reversed(batches) for one in batch])
+    assert content(again) == content(first)
+
+
+def test_an_older_table_takes_rows_with_new_columns_and_an_older_writer_a_newer_table(tmp_path: Path) -> None:
+    schema = SCHEMAS[PREDICTIONS]
+    old = schema.remove(schema.get_field_index("redactions"))
+    create = DeltaTable.create(tmp_path / PREDICTIONS, schema=old, partition_by=["task", "date"], name=PREDICTIONS)
+    lake = DeltaLake(str(tmp_path))
+    assert lake.append(PREDICTIONS, [numbered(0, 0)]) == 1
+    create.update_incremental()
+    newer = create.to_pyarrow_table()
+    assert newer["redactions"].to_pylist() == [0]
+    added = newer.append_column("language", [["da"]]).set_column(0, "prediction_id", [["from-the-future"]])
+    write_deltalake(create, added, mode="append", schema_mode="merge")
+    assert lake.append(PREDICTIONS, [numbered(0, 1)]) == 1
+    rows = DeltaTable(tmp_path / PREDICTIONS).to_pyarrow_table(columns=["prediction_id", "language"]).to_pylist()
+    assert {row["prediction_id"]: row["language"] for row in rows} == {
+        "p-0-0": None, "from-the-future": "da", "p-0-1": None,
+    }  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)
@@ -68,16 +224,7 @@ def test_a_forgotten_person_has_no_rows(tmp_path: Path) -> None:
 def test_any_deliveries_in_any_order_keep_each_record_above_the_committed_once(
     places: list[tuple[int, int]],
 ) -> None:
-    committed = {("predictions.logged.v1", 0): 5}
-    fresh = new_deliveries([delivery(p, o) for p, o in places], committed)
+    committed = {(TOPIC, 0): 5}
+    fresh = new_deliveries([numbered(p, o) for p, o in places], committed)
     expected = {(p, o) for p, o in places if not (p == 0 and o <= 5)}
     assert sorted((d.partition, d.offset) for d in fresh) == sorted(expected)
-
-
-def test_a_roll_up_counts_each_hour_and_variant() -> None:
-    rows = [{**prediction_row(delivery(0, n).event).model_dump(), "confidence": 0.95} for n in range(4)]
-    (event,) = roll_up(rows, utc_now())
-    assert event.predictions == 4
-    assert event.answers[0].count == 4
-    assert event.confidence_histogram[9] == 4
-    assert event.latency_ms_p95 == pytest.approx(12.5)

@@ -1,0 +1,237 @@
+"""The lake and a broker of its own: the one deleted and filled again, the other coming back empty."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from deploy.local import records
+from deploy.local.config import StackConfig
+from schemas.base import Event
+from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
+from schemas.predictions import SubjectForgotten
+from services.prediction_log.main import build
+from services.prediction_log.settings import PredictionLogSettings
+from services.prediction_log.tables import open_table
+from shared.service import running
+from shared.settings import Settings
+from shared.topics import create_topics
+from shared.transport import Publisher, build_broker
+from tests.conftest import ROOT
+from tests.integration.gateway_process import OwnBroker
+from tests.unit.prediction_log.deliveries import NOON, TASK, feedback, prediction, request
+
+pytestmark = pytest.mark.stack
+
+PEOPLE = ("ann", "bob", "eve")
+QUICK = {
+    "RATCHET_PREDICTION_LOG_WAIT_MS": "100",
+    "RATCHET_PREDICTION_LOG_ROLL_UP_SECONDS": "1",
+    "RATCHET_PREDICTION_LOG_MAINTENANCE_SECONDS": "1",
+    "RATCHET_PREDICTION_LOG_SMALL_FILES": "2",
+    "RATCHET_PREDICTION_LOG_GRACE_HOURS": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
+    one = OwnBroker(tmp_path_factory.mktemp("broker"))
+    one.start()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def settings(broker: OwnBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of the broker's home, with a lake of the test's own."""
+    for name in [name for name in os.environ if name.startswith("RATCHET_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RATCHET_HOME", str(broker.home))
+    monkeypatch.setenv("RATCHET_LAKE", str(tmp_path / "lake"))
+    for name, value in QUICK.items():
+        monkeypatch.setenv(name, value)
+    return Settings.load()
+
+
+def lose_everything(broker: OwnBroker) -> None:
+    """The broker comes back without its topics, groups and offsets, as after a lost disk; then they are made anew."""
+    config = StackConfig.load(broker.home, broker.env)
+    if config.kafka_home:
+        broker.stop()
+        shutil.rmtree(broker.home / "data" / "kafka")
+        broker.start()
+        return
+    record = records.read(config, "kafka")  # In memory only: a crash is enough, its supervisor starts it again.
+    assert record and record.child
+    os.kill(record.child.pid, signal.SIGKILL)
+    create_topics(Settings.load())
+
+
+async def publish(service: str, events: Sequence[Event]) -> None:
+    broker = build_broker(Settings.load(), service)
+    await broker.connect()
+    try:
+        for event in events:
+            await Publisher(broker, service).publish(event)
+    finally:
+        await broker.stop()
+
+
+def traffic(mark: str) -> list[Event]:
+    """A prediction, its request and what was said of it, for each person and hour, some late; some sent twice."""
+    events: list[Event] = []
+    for number in range(60):
+        name, user = f"{mark}-{number}", f"{PEOPLE[number % len(PEOPLE)]}-{mark}"
+        at = NOON + timedelta(hours=number % 7, days=-(number % 3))
+        asked = prediction(name, at, user).model_copy(update={"answer": f"the secret of {user}"})
+        events += [request(name, at, user), asked, feedback(f"f-{name}", name, at)]
+    return [*events, *events[::9]]
+
+
+def rows(table: str, without: str | None = None) -> list[dict[str, Any]]:
+    """Of the lake, in an order of their own; `without`: those of a person, and what was said of their predictions."""
+    delta = open_table(Settings.load().lake_uri, table)
+    found = delta.to_pyarrow_table().to_pylist() if delta else []
+    theirs = {row["prediction_id"] for row in rows(PREDICTIONS) if row["user_hash"] == without} if without else set()
+    return sorted((row for row in found if row["prediction_id"] not in theirs), key=repr)
+
+
+def hashes(without: str | None = None) -> dict[str, str]:
+    return {
+        table: hashlib.sha256(repr(rows(table, without)).encode()).hexdigest()
+        for table in (PREDICTIONS, FEEDBACK, REQUESTS)
+    }
+
+
+def holds(text: str) -> list[str]:
+    """Files of the lake, part of a table or not, with `text` in a column or in their bytes."""
+    found = []
+    for path in (path for path in Path(Settings.load().lake_uri).rglob("*") if path.is_file()):
+        try:
+            columns = parquet.ParquetFile(path).read().to_pylist() if path.suffix == ".parquet" else ""
+            if text in str(columns) or text.encode() in path.read_bytes():
+                found.append(path.name)
+        except FileNotFoundError:  # It was being deleted.
+            continue
+    return found
+
+
+@asynccontextmanager
+async def prediction_log() -> AsyncIterator[None]:
+    async with running([build(PredictionLogSettings.load())]):
+        yield
+
+
+class Process:
+    """prediction_log as `ratchet up --split` starts it."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        argv = [sys.executable, "-m", "deploy.run", "prediction_log"]
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(argv, cwd=ROOT, stdout=file, stderr=file)
+
+    async def last_words(self) -> tuple[int, str]:
+        """Its exit code and the end of what it said, when it ends by itself."""
+        code = await asyncio.to_thread(self._process.wait, 120.0)
+        return code, self._log.read_text()[-3000:]
+
+    async def stop(self) -> None:
+        self._process.terminate()
+        await self.last_words()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.2)
+
+
+async def ratchet(*words: str) -> tuple[int, str]:
+    result = await asyncio.to_thread(CliRunner().invoke, app, words, env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+async def test_a_deleted_lake_is_filled_again_with_the_same_rows_and_none_of_the_forgotten(settings: Settings) -> None:
+    await publish("gateway", traffic("p"))
+    async with prediction_log():
+        await until(lambda: all(len(rows(table)) >= 60 for table in (PREDICTIONS, FEEDBACK, REQUESTS)))
+    first = hashes()
+    assert len(rows(PREDICTIONS)) == 60, "what was sent twice is in once"
+    shutil.rmtree(settings.lake_uri)
+    async with prediction_log():
+        await until(lambda: hashes() == first)
+    expected = hashes(without="bob-p")
+    assert holds("the secret of bob-p")
+
+    asked_at = NOON + timedelta(days=1)
+    await publish("scheduler", [SubjectForgotten(task=TASK, task_revision="r1", subject_hash="bob-p",
+                                                 occurred_at=asked_at)])  # fmt: skip
+    async with prediction_log():
+        await until(lambda: hashes() == expected and not holds("the secret of bob-p"))
+    assert len(rows(PREDICTIONS)) == 40
+    for _ in range(2):  # By now the consumer group has read all there is, the forgetting too.
+        shutil.rmtree(settings.lake_uri)
+        async with prediction_log():
+            await until(lambda: open_table(settings.lake_uri, FORGOTTEN) is not None and hashes() == expected)
+            await until(lambda: not holds("the secret of bob-p"))
+    code, said = await ratchet("lake", "status", "--json")
+    assert code == 0, said
+    assert {one["table"]: (one["rows"], one["waiting"]) for one in json.loads(said)["tables"]} == {
+        PREDICTIONS: (40, 0), FEEDBACK: (40, 0), REQUESTS: (40, 0), FORGOTTEN: (1, 0),
+    }  # fmt: skip
+
+
+async def test_a_broker_that_comes_back_empty_stops_the_writer_until_somebody_says_go_on(
+    settings: Settings, broker: OwnBroker, tmp_path: Path
+) -> None:
+    await publish("gateway", traffic("q"))
+    running_one = Process(tmp_path / "log-1")
+    # What the test before this one left on the broker is stored too: 40 rows, without those of the forgotten.
+    await until(lambda: sum(row["prediction_id"].startswith("q-") for row in rows(PREDICTIONS)) == 60)
+    await until(lambda: {len(rows(table)) for table in (PREDICTIONS, FEEDBACK, REQUESTS)} in ({60}, {100}))
+    before = hashes()
+    await asyncio.to_thread(lose_everything, broker)
+    await publish("gateway", [prediction("new", NOON + timedelta(days=2)), prediction("q-0", NOON)])
+    for process in (running_one, Process(tmp_path / "log-2")):  # Also when it is started again, as a supervisor does.
+        code, said = await process.last_words()
+        assert code == 1, said
+        assert "ratchet lake go-on" in said and "Traceback" not in said
+    assert hashes() == before, "nothing was discarded"
+
+    code, said = await ratchet("lake", "status")
+    assert code == 1 and "made anew" in said and "go-on" in said
+    code, said = await ratchet("lake", "go-on", "--dry-run")
+    assert code == 0 and "The 2 records" in said
+    assert (await ratchet("lake", "status"))[0] == 1, "nothing was changed yet"
+    code, said = await ratchet("lake", "go-on", "--yes")
+    assert code == 0 and "RATCHET_KAFKA_INCARNATION=" in said
+
+    going_on = Process(tmp_path / "log-3")
+    await until(lambda: any(row["prediction_id"] == "new" for row in rows(PREDICTIONS)))
+    await publish("gateway", [prediction("newer", NOON + timedelta(days=3))])
+    await until(lambda: any(row["prediction_id"] == "newer" for row in rows(PREDICTIONS)))
+    await going_on.stop()
+    now = [row["prediction_id"] for row in rows(PREDICTIONS)]
+    assert len(now) == len(set(now)), "what the lake had is recognised by its id"
+    assert {"q-0", "new", "newer"} < set(now)
+    assert hashes()[FEEDBACK] == before[FEEDBACK]
+    code, said = await ratchet("lake", "go-on", "--yes")
+    assert code == 0 and "nothing to go on from" in said
+    assert (await ratchet("lake", "status"))[0] == 0

@@ -1,0 +1,198 @@
+"""The lake on a real S3 server: what holds on a folder holds there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError
+from pyarrow import parquet
+from pyarrow.fs import FileSelector
+
+from schemas.base import utc_now
+from schemas.lake import PREDICTIONS, REQUESTS
+from services.prediction_log.files import filesystem
+from services.prediction_log.forgetting import Person, Sweep, forget
+from services.prediction_log.maintenance import Maintenance, Upkeep
+from services.prediction_log.rollups import RollUps
+from services.prediction_log.storage import DeltaLake
+from services.prediction_log.tables import create_table, open_table, storage_options
+from shared.errors import DependencyUnavailable
+from tests.integration.s3_server import S3Server
+from tests.unit.prediction_log.deliveries import NOON, TASK, TOPICS, delivery, prediction, request
+
+UPKEEP = Upkeep(timedelta(minutes=10), small_files=4, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24)
+BATCHES, IN_A_BATCH = 8, 25
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    one = S3Server(tmp_path_factory.mktemp("s3"))
+    one.start()
+    one.make_bucket("lake")
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def lake(server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A lake of the test's own; its address and keys are in the environment alone."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://lake/{request.node.name.replace('_', '-')}"
+
+
+def opened(lake: str, table: str) -> DeltaTable:
+    delta = open_table(lake, table)
+    assert delta is not None
+    return delta
+
+
+def ids(lake: str, table: str = PREDICTIONS) -> list[str]:
+    column = opened(lake, table).to_pyarrow_table(columns=["prediction_id"])["prediction_id"]
+    return sorted(column.to_pylist())
+
+
+def objects(lake: str, table: str) -> list[str]:
+    found = filesystem(lake, table).get_file_info(FileSelector("", recursive=True))
+    return sorted(one.path for one in found if one.is_file)
+
+
+def holds(lake: str, table: str, text: str) -> list[str]:
+    """Objects of the table, active or not, with `text` in a column or in their raw bytes."""
+    store, found = filesystem(lake, table), []
+    for path in objects(lake, table):
+        data = store.open_input_file(path).read()
+        columns = parquet.read_table(pa.BufferReader(data)).to_pylist() if path.endswith(".parquet") else ""
+        if text.encode() in data or text in str(columns):
+            found.append(path)
+    return found
+
+
+def test_of_two_commits_of_a_version_one_is_refused(lake: str) -> None:
+    create_table(lake, PREDICTIONS)
+    one, two = opened(lake, PREDICTIONS), opened(lake, PREDICTIONS)
+    rows = one.to_pyarrow_table()
+    once = CommitProperties(max_commit_retries=0, app_transactions=[Transaction("a", 1)])
+    write_deltalake(one, rows, mode="append", commit_properties=once)
+    with pytest.raises(CommitFailedError):
+        write_deltalake(two, rows, mode="append", commit_properties=once)
+    assert (storage_options(lake) or {})["aws_conditional_put"] == "etag", "not left to a default"
+
+
+def write_partitions(lake: str, partitions: list[int]) -> None:
+    """A process of prediction_log that believes these partitions to be its own."""
+    writer = DeltaLake(lake)
+    for batch in range(BATCHES):
+        offsets = range(batch * IN_A_BATCH, (batch + 1) * IN_A_BATCH)
+        events = [delivery(prediction(f"p-{p}-{o}"), o, p) for p in partitions for o in offsets]
+        while True:
+            try:
+                writer.append(PREDICTIONS, events)
+                break
+            except DependencyUnavailable:
+                continue
+
+
+def test_two_processes_that_share_a_partition_store_each_record_once_while_it_is_compacted(lake: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=write_partitions, args=(lake, partitions)) for partitions in ([0, 1], [1, 2])]
+    for writer in writers:
+        writer.start()
+    now = utc_now()
+    while any(writer.is_alive() for writer in writers):
+        now += UPKEEP.interval
+        Maintenance(lake, Upkeep(**{**vars(UPKEEP), "grace_hours": 1})).run({}, now)
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert ids(lake) == sorted(f"p-{p}-{o}" for p in range(3) for o in range(BATCHES * IN_A_BATCH))
+    positions = DeltaLake(lake).positions(PREDICTIONS, [(TOPICS[PREDICTIONS], p) for p in range(3)])
+    assert set(positions.values()) == {BATCHES * IN_A_BATCH - 1}
+    operations = [commit["operation"] for commit in opened(lake, PREDICTIONS).history()]
+    assert "OPTIMIZE" in operations, "or the maintenance was never in their way"
+
+
+def test_small_objects_are_compacted_and_the_old_ones_deleted(lake: str) -> None:
+    writer = DeltaLake(lake)
+    for offset in range(6):
+        writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}"), offset)])
+    store = filesystem(lake, PREDICTIONS)
+    (some, *_) = [path for path in objects(lake, PREDICTIONS) if path.startswith("task=")]
+    with store.open_output_stream(f"{some.rpartition('/')[0]}/uncommitted.parquet") as copy:
+        copy.write(store.open_input_file(some).read())
+    Maintenance(lake, UPKEEP).run({}, utc_now())
+    data = [path for path in objects(lake, PREDICTIONS) if path.startswith("task=")]
+    assert len(data) == 2 and any("uncommitted" in path for path in data)
+    assert ids(lake) == [f"p-{offset}" for offset in range(6)]
+
+
+def test_a_forgotten_person_is_in_no_object(lake: str) -> None:
+    writer = DeltaLake(lake)
+    hers = prediction("hers", user="ann").model_copy(update={"answer": "Zebedee ate it"})
+    writer.append(PREDICTIONS, [delivery(hers, 0), delivery(prediction("bobs", user="bob"), 1)])
+    writer.append(REQUESTS, [delivery(request("hers", user="ann"), 0), delivery(request("bobs", user="bob"), 1)])
+    assert holds(lake, PREDICTIONS, "Zebedee")
+    forget(lake, [Person(TASK, "ann", NOON)])
+    assert not Sweep(lake).run()
+    Maintenance(lake, UPKEEP).run({}, utc_now())
+    assert holds(lake, PREDICTIONS, "Zebedee") == []
+    assert (ids(lake), ids(lake, REQUESTS)) == (["bobs"], ["bobs"])
+    assert DeltaLake(lake).append(PREDICTIONS, [delivery(hers, 2)]) == 0, "replayed"
+
+
+def test_hours_are_counted_alike_by_every_process_also_after_compaction(lake: str) -> None:
+    writer, counter = DeltaLake(lake), RollUps(lake)
+    for offset in range(6):
+        writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}"), offset)])
+        writer.append(REQUESTS, [delivery(request(f"p-{offset}"), offset)])
+    (hour,) = counter.pending()
+    (before,) = counter.count(hour, NOON)
+    counter.done(hour)
+    assert counter.pending() == []
+    Maintenance(lake, UPKEEP).run({}, utc_now())
+    later = RollUps(lake)
+    assert later.pending() == [], "where the hours were published up to is in the lake"
+    (after,) = later.count(hour, NOON)
+    assert before == after
+    assert (before.predictions, before.requests, before.errors) == (6, 6, 6)
+
+
+def test_hours_are_not_missed_when_the_log_was_cleaned_up_meanwhile(lake: str) -> None:
+    writer, counter = DeltaLake(lake), RollUps(lake)
+    for offset in range(3):
+        writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}", NOON + timedelta(hours=offset)), offset)])
+        if offset == 0:
+            for hour in counter.pending():
+                counter.done(hour)
+    opened(lake, PREDICTIONS).create_checkpoint()
+    filesystem(lake, PREDICTIONS).delete_file(f"_delta_log/{opened(lake, PREDICTIONS).version() - 1:020d}.json")
+    assert {hour.start for hour in counter.pending()} >= {NOON + timedelta(hours=1), NOON + timedelta(hours=2)}
+
+
+def test_an_outage_is_said_to_be_one_and_loses_and_doubles_nothing(lake: str, server: S3Server) -> None:
+    writer = DeltaLake(lake)
+    writer.append(PREDICTIONS, [delivery(prediction("p-0"), 0)])
+    batch = [delivery(prediction(f"p-{offset}"), offset) for offset in range(2)]
+    server.stop()
+    try:
+        with pytest.raises(DependencyUnavailable):
+            writer.append(PREDICTIONS, batch)
+    finally:
+        server.start()
+    deadline = time.monotonic() + 90.0
+    while True:  # Redelivered until it is taken: a server that answers again need not have found its disks yet.
+        try:
+            assert writer.append(PREDICTIONS, batch) == 1
+            break
+        except DependencyUnavailable:
+            assert time.monotonic() < deadline
+    assert ids(lake) == ["p-0", "p-1"]

@@ -1,0 +1,163 @@
+"""`ratchet lake`: what it says of lake and broker, and what going on changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from schemas.lake import PREDICTIONS
+from services.prediction_log import standing
+from services.prediction_log.positions import resume_from
+from services.prediction_log.storage import DeltaLake
+from shared.errors import RatchetError
+from shared.settings import Settings
+from tests.unit.prediction_log.deliveries import numbered
+
+TOPIC = standing.TOPICS[PREDICTIONS]
+
+
+class Broker:
+    """Where the partitions of each topic start and end, and the topics' ids."""
+
+    def __init__(self, topics: Mapping[str, str]) -> None:
+        self.ids = dict(topics)
+        self.logs = {(TOPIC, 0): (0, 0)}
+
+    async def topics(self, settings: Settings) -> dict[str, standing.OnBroker]:
+        return {
+            name: standing.OnBroker(UUID(topic_id), {0: self.logs.get((name, 0), (0, 0))})
+            for name, topic_id in self.ids.items()
+        }
+
+    async def topic_ids(self, names: object) -> Mapping[str, str]:
+        return self.ids
+
+
+@pytest.fixture
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    monkeypatch.delenv("RATCHET_KAFKA_INCARNATION", raising=False)
+    one = Broker({topic: str(uuid4()) for topic in standing.TOPICS.values()})
+    monkeypatch.setattr(standing, "on_broker", one.topics)
+    return one
+
+
+def where_to_read(broker: Broker, lake: DeltaLake) -> Mapping[tuple[str, int], int | None]:
+    async def ask() -> Mapping[tuple[str, int], int | None]:
+        return await resume_from(lake, PREDICTIONS, broker.topic_ids)([(TOPIC, 0)])
+
+    return asyncio.run(ask())
+
+
+def fill(broker: Broker, records: int) -> None:
+    lake = DeltaLake(Settings.load().lake_uri, Settings.load().kafka_incarnation)
+    where_to_read(broker, lake)
+    lake.append(PREDICTIONS, [numbered(0, n) for n in range(records)])
+    broker.logs[TOPIC, 0] = (0, records)
+
+
+def ratchet(*words: str, answer: str = "") -> Result:
+    return CliRunner().invoke(app, ["lake", *words], input=answer, env={"COLUMNS": "200"})
+
+
+def predictions() -> dict[str, object]:
+    rows = json.loads(ratchet("status", "--json").output)["tables"]
+    return {name: value for name, value in rows[0].items() if name in ("rows", "read", "waiting", "stops")}
+
+
+def test_a_lake_that_its_broker_knows_is_well_and_nothing_is_to_be_done(broker: Broker, tmp_path: Path) -> None:
+    fill(broker, 3)
+    broker.logs[TOPIC, 0] = (0, 10)
+    assert ratchet("status").exit_code == 0
+    assert predictions() == {"rows": 3, "read": 3, "waiting": 7, "stops": False}
+    assert "nothing to go on from" in ratchet("go-on", "--yes").output
+    assert not (tmp_path / "gone-on").exists()
+
+
+def test_an_empty_lake_is_well(broker: Broker) -> None:
+    assert ratchet("status").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param("made anew", "the topic was made anew", id="made anew"),
+        pytest.param("shorter", "partition 0 (read to 3, ends at 1)", id="shorter"),
+        pytest.param("missing", "the broker has no such topic", id="missing"),
+    ],
+)
+def test_a_broker_that_lost_a_topic_is_named_and_going_on_is_another_incarnation(
+    broker: Broker, tmp_path: Path, change: str, words: str
+) -> None:
+    fill(broker, 3)
+    if change == "made anew":
+        broker.ids[TOPIC] = str(uuid4())
+    elif change == "missing":
+        del broker.ids[TOPIC]
+    broker.logs[TOPIC, 0] = (0, 1)
+    said = ratchet("status")
+    assert said.exit_code == 1 and words in said.output and "go-on" in said.output
+    assert ratchet("go-on", "--dry-run").exit_code == 0
+    assert ratchet("go-on", answer="n\n").exit_code == 1
+    assert Settings.load().kafka_incarnation == "", "neither changed anything"
+
+    assert ratchet("go-on", answer="y\n").exit_code == 0
+    first = Settings.load().kafka_incarnation
+    assert first
+    assert ratchet("status").exit_code == (1 if change == "missing" else 0)
+    assert predictions()["rows"] == 3, "the lake keeps what it has"
+    lake = DeltaLake(Settings.load().lake_uri, first)
+    if change == "made anew":
+        assert where_to_read(broker, lake) == {(TOPIC, 0): 0}
+
+
+def test_going_on_adds_to_the_incarnation_that_the_environment_names(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_KAFKA_INCARNATION", "east")
+    fill(broker, 3)
+    broker.ids[TOPIC] = str(uuid4())
+    said = ratchet("go-on", "--yes")
+    name = Settings.load().kafka_incarnation
+    assert name.startswith("east-") and f"RATCHET_KAFKA_INCARNATION={name}" in said.output
+    monkeypatch.setenv("RATCHET_KAFKA_INCARNATION", name)  # As the command says for services elsewhere.
+    assert Settings.load().kafka_incarnation == name
+    assert Settings.load(kafka_incarnation="mine").kafka_incarnation == "mine"
+
+
+def test_force_goes_on_although_all_is_well(broker: Broker) -> None:
+    fill(broker, 3)
+    assert ratchet("go-on", "--yes", "--force").exit_code == 0
+    assert Settings.load().kafka_incarnation
+    assert predictions() == {"rows": 3, "read": 0, "waiting": 3, "stops": False}
+
+
+def test_records_that_were_deleted_before_they_were_read_are_told_and_stop_nobody(broker: Broker) -> None:
+    fill(broker, 3)
+    broker.logs[TOPIC, 0] = (8, 10)
+    said = ratchet("status")
+    assert said.exit_code == 1 and "deleted 5 records before they were read" in said.output
+    assert predictions() == {"rows": 3, "read": 3, "waiting": 2, "stops": False}
+    assert "nothing to go on from" in ratchet("go-on", "--yes").output
+
+
+def test_a_broker_that_is_away_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    monkeypatch.setenv("RATCHET_KAFKA", "127.0.0.1:1")
+    said = ratchet("go-on", "--yes")
+    assert said.exit_code == 1 and "127.0.0.1:1" in said.output
+    assert not isinstance(said.exception, RatchetError)
+    assert not (tmp_path / "gone-on").exists()
+
+
+def test_help_says_what_is_kept_and_what_is_lost() -> None:
+    said = " ".join(ratchet("go-on", "--help").output.split())
+    assert "Nothing is deleted" in said and "are lost with them" in said and "ratchet lake go-on --dry-run" in said

@@ -1,0 +1,82 @@
+"""Events as prediction_log's handlers are given them, and the lake as a reader sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from deltalake import DeltaTable
+
+from schemas.base import Event, Message, Role, Variant
+from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS
+from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, RequestObserved
+from shared.decoding import Decoder, Plain
+from shared.delivery import Delivery
+from shared.identity import event_id
+
+TASK = "support-desk"
+NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+TOPICS = {PREDICTIONS: "predictions.logged.v1", FEEDBACK: "feedback.given.v1", REQUESTS: "requests.observed.v1"}
+_DECODERS = {kind: Decoder(kind) for kind in (PredictionLogged, FeedbackGiven, RequestObserved)}
+_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def prediction(name: str, at: datetime = NOON, user: str | None = "u", task: str = TASK) -> PredictionLogged:
+    return PredictionLogged(
+        event_id=event_id(name),
+        occurred_at=at,
+        task=task,
+        task_revision="r1",
+        prediction_id=name,
+        messages=(Message(role=Role.USER, content="where is my parcel?"),),
+        answer="delivery",
+        model="base",
+        variant=Variant.BASE,
+        confidence=Confidence(score=0.9, logprob=-0.1, tokens=1),
+        user_hash=user,
+        latency_ms=12.5,
+    )
+
+
+def feedback(name: str, of: str, at: datetime = NOON, user: str | None = None) -> FeedbackGiven:
+    return FeedbackGiven(
+        event_id=event_id(name), occurred_at=at, task=TASK, task_revision="r1", prediction_id=of, kind="thumbs",
+        positive=True, user_hash=user,
+    )  # fmt: skip
+
+
+def request(name: str, at: datetime = NOON, user: str | None = "u") -> RequestObserved:
+    return RequestObserved(
+        event_id=event_id(name), occurred_at=at, task=TASK, task_revision="r1", prediction_id=name,
+        variant=Variant.BASE, user_hash=user, status=502, latency_ms=3.0,
+    )  # fmt: skip
+
+
+def plain(event: Event) -> Plain:
+    return _DECODERS[type(event)](event.model_dump_json().encode())  # type: ignore[index]
+
+
+def delivery(event: Event, offset: int, partition: int = 0) -> Delivery[Any]:
+    table = {PredictionLogged: PREDICTIONS, FeedbackGiven: FEEDBACK, RequestObserved: REQUESTS}[type(event)]  # type: ignore[index]
+    return Delivery(plain(event), TOPICS[table], partition, offset, _HEADERS)  # type: ignore[type-var]
+
+
+def numbered(partition: int, offset: int) -> Delivery[Any]:
+    """The prediction that lies there, the same at every delivery."""
+    return delivery(prediction(f"p-{partition}-{offset}"), offset, partition)
+
+
+def kept(lake: Path, table: str = PREDICTIONS) -> list[str]:
+    """The ids of a table's rows, sorted: a row that is there twice is named twice."""
+    column = {PREDICTIONS: "prediction_id", FEEDBACK: "event_id", REQUESTS: "event_id"}[table]
+    return sorted(DeltaTable(lake / table).to_pyarrow_table(columns=[column])[column].to_pylist())
+
+
+def content(lake: Path, table: str = PREDICTIONS) -> str:
+    """A hash of a table's rows, whatever their order and files."""
+    rows = DeltaTable(lake / table).to_pyarrow_table().to_pylist()
+    return hashlib.sha256("\n".join(sorted(repr(sorted(row.items())) for row in rows)).encode()).hexdigest()

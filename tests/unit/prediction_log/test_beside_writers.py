@@ -1,0 +1,96 @@
+"""Compaction, vacuum, forgetting and roll-ups run while writers append: nothing is lost, doubled or kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from schemas.base import utc_now
+from schemas.lake import PREDICTIONS
+from services.prediction_log.forgetting import Person, forget
+from services.prediction_log.maintenance import Maintenance, Upkeep
+from services.prediction_log.rollups import RollUps
+from services.prediction_log.storage import DeltaLake
+from shared.errors import DependencyUnavailable
+from tests.unit.prediction_log.deliveries import NOON, TASK, delivery, kept, prediction
+from tests.unit.prediction_log.lake_rows import opened
+
+BATCHES, IN_A_BATCH = 40, 5
+UPKEEP = Upkeep(timedelta(seconds=1), small_files=3, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24)
+
+
+def patiently(action: Callable[[], object]) -> None:
+    """As the transport does: what is unavailable is tried again."""
+    while True:
+        try:
+            action()
+        except DependencyUnavailable:
+            continue
+        return
+
+
+def write_partitions(folder: Path, partitions: list[int], user: str) -> None:
+    """A process of prediction_log that believes these partitions to be its own."""
+    writer = DeltaLake(str(folder))
+    for batch in range(BATCHES):
+        offsets = range(batch * IN_A_BATCH, (batch + 1) * IN_A_BATCH)
+        events = [
+            delivery(prediction(f"p-{p}-{o}", NOON + timedelta(hours=o % 3), f"{user if o % 2 else 'bob'}"), o, p)
+            for p in partitions
+            for o in offsets
+        ]
+        patiently(partial(writer.append, PREDICTIONS, events))
+
+
+def test_upkeep_beside_two_writers_of_a_partition_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    done = threading.Event()
+    last: dict[object, int] = {}
+    counter = RollUps(str(tmp_path))
+
+    def keep() -> None:
+        now = utc_now()
+        while not done.is_set():
+            now += UPKEEP.interval
+            patiently(partial(Maintenance(str(tmp_path), UPKEEP).run, {}, now))
+
+    def count_hours() -> None:
+        for hour in counter.pending():
+            for event in counter.count(hour, NOON):
+                last[event.hour] = event.predictions
+            counter.done(hour)
+
+    def count() -> None:
+        while not done.is_set():
+            patiently(count_hours)
+
+    with ThreadPoolExecutor(4) as pool:
+        beside = [pool.submit(keep), pool.submit(count)]
+        writers = [pool.submit(write_partitions, tmp_path, part, "ann") for part in ([0, 1], [1, 2])]
+        try:
+            for writer in writers:
+                writer.result()
+        finally:
+            done.set()
+        for one in beside:
+            one.result()
+    expected = sorted(f"p-{p}-{o}" for p in range(3) for o in range(BATCHES * IN_A_BATCH))
+    assert kept(tmp_path) == expected
+    count_hours()
+    assert sum(last.values()) == len(expected)
+    operations = {commit["operation"] for commit in opened(tmp_path, PREDICTIONS).history()}
+    assert "OPTIMIZE" in operations, "or the maintenance was never in their way"
+
+
+def test_who_is_forgotten_while_writers_append_is_gone_after_the_next_round(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        writer = pool.submit(write_partitions, tmp_path, [0], "ann")
+        while not writer.done() and not (tmp_path / PREDICTIONS / "_delta_log" / f"{9:020d}.json").exists():
+            pass
+        patiently(lambda: forget(str(tmp_path), [Person(TASK, "ann", NOON + timedelta(days=1))]))
+        writer.result()
+    Maintenance(str(tmp_path), UPKEEP).run({}, utc_now() + UPKEEP.interval)
+    assert kept(tmp_path) == sorted(f"p-0-{o}" for o in range(0, BATCHES * IN_A_BATCH, 2))

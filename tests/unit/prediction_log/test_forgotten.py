@@ -1,0 +1,86 @@
+"""Requests to be forgotten are taken in with their positions, which the lake keeps."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from schemas.catalog import topic_of
+from schemas.lake import FORGOTTEN, PREDICTIONS
+from schemas.predictions import SubjectForgotten
+from services.prediction_log.forgotten import Forgotten
+from services.prediction_log.marks import furthest_of
+from shared.delivery import Delivery
+from shared.errors import DependencyUnavailable
+from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, opened, prediction, write
+
+TOPIC = topic_of(SubjectForgotten).name
+PLACE = (TOPIC, 0)
+
+
+def asked(subject: str, offset: int) -> Delivery[SubjectForgotten]:
+    event = SubjectForgotten(task=TASK, task_revision="r1", subject_hash=subject, occurred_at=NOON)
+    return Delivery(event, TOPIC, 0, offset, {})
+
+
+def test_a_batch_is_forgotten_and_its_position_is_in_the_lake(tmp_path: Path) -> None:
+    write(tmp_path, PREDICTIONS, [prediction(f"p-{who}", user_hash=who) for who in ("ann", "bob", "eve")])
+    Forgotten(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
+    assert ids(tmp_path, PREDICTIONS) == ["p-eve"]
+    assert Forgotten(str(tmp_path)).positions(FORGOTTEN, [PLACE, (TOPIC, 1)]) == {PLACE: 4}
+    Forgotten(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
+    assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == 2
+
+
+def test_a_lake_without_the_table_has_read_nobodys_request(tmp_path: Path) -> None:
+    assert Forgotten(str(tmp_path)).positions(FORGOTTEN, [PLACE]) == {}
+
+
+def test_requests_of_another_incarnation_of_the_broker_are_read_from_their_start(tmp_path: Path) -> None:
+    Forgotten(str(tmp_path), "first").take([asked("ann", 3)])
+    assert Forgotten(str(tmp_path), "second").positions(FORGOTTEN, [PLACE]) == {}
+    assert Forgotten(str(tmp_path), "first").positions(FORGOTTEN, [PLACE]) == {PLACE: 3}
+
+
+def test_a_topic_made_anew_is_not_recognized(tmp_path: Path) -> None:
+    first, second = uuid4(), uuid4()
+    store = Forgotten(str(tmp_path))
+    assert store.recognize(FORGOTTEN, TOPIC, first)
+    store.take([asked("ann", 0)])
+    assert Forgotten(str(tmp_path)).recognize(FORGOTTEN, TOPIC, first)
+    assert not Forgotten(str(tmp_path)).recognize(FORGOTTEN, TOPIC, second)
+
+
+def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, PREDICTIONS, [prediction("hers", user_hash="ann")])
+    store = Forgotten(str(tmp_path))
+
+    def away(*_: object) -> None:
+        raise DependencyUnavailable("away")
+
+    with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
+        patched.setattr("services.prediction_log.forgetting.delete", away)
+        store.take([asked("ann", 0)])
+    assert store.positions(FORGOTTEN, [PLACE]) == {}
+    store.take([asked("ann", 0)])
+    assert (ids(tmp_path, PREDICTIONS), store.positions(FORGOTTEN, [PLACE])) == ([], {PLACE: 0})
+
+
+def test_the_furthest_of_each_partition() -> None:
+    places = [("t", 0, 5), ("t", 1, 0), ("t", 0, 3), ("u", 0, 1)]
+    assert furthest_of(places) == {("t", 0): 5, ("t", 1): 0, ("u", 0): 1}
+
+
+def test_what_is_asked_again_later_counts_until_then(tmp_path: Path) -> None:
+    store = Forgotten(str(tmp_path))
+    store.take([asked("ann", 0)])
+    write(tmp_path, PREDICTIONS, [prediction("later", NOON + timedelta(hours=1), user_hash="ann")])
+    again = asked("ann", 1)
+    later = again.event.model_copy(update={"occurred_at": NOON + timedelta(hours=2)})
+    store.take([Delivery(later, TOPIC, 0, 1, {})])
+    assert ids(tmp_path, PREDICTIONS) == []

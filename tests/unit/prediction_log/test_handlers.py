@@ -1,0 +1,108 @@
+"""prediction_log's background work: hours are published until the broker has them, days kept as long as a task says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.base import Event, utc_now
+from schemas.catalog import topic_of
+from schemas.lake import PREDICTIONS
+from schemas.predictions import PredictionsRolledUp, SubjectForgotten
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.prediction_log.handlers import Handlers
+from services.prediction_log.settings import PredictionLogSettings
+from services.prediction_log.storage import DeltaLake
+from shared.delivery import Delivery
+from shared.errors import DependencyUnavailable
+from shared.tables import LatestByKey
+from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, prediction, write
+
+
+class Broker:
+    """Takes events, or is away; hands out the table of tasks."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.events: list[PredictionsRolledUp] = []
+        self.tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+        self.batches: dict[type[Event], Any] = {}
+
+    async def publish(self, event: Event) -> None:
+        if self.away:
+            raise DependencyUnavailable("the broker is away")
+        assert isinstance(event, PredictionsRolledUp)
+        self.events.append(event)
+
+    def on_batch(self, event: type[Event], handler: Any, **options: Any) -> None:
+        assert options["resume"], "the lake says where to go on, for every topic"
+        self.batches[event] = handler
+
+    def table(self, event: type[TaskChanged]) -> LatestByKey[TaskChanged]:
+        return self.tasks
+
+
+async def no_ids(names: Sequence[str]) -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+def handlers(tmp_path: Path, broker: Broker) -> Handlers:
+    settings = PredictionLogSettings(home=tmp_path, lake=str(tmp_path))
+    made = Handlers(settings, DeltaLake(str(tmp_path)), broker, no_ids)
+    made.subscribe(broker)  # type: ignore[arg-type]
+    return made
+
+
+async def test_an_hour_is_published_once_and_again_when_it_changed(
+    tmp_path: Path, broker: Broker, handlers: Handlers
+) -> None:
+    await handlers.roll_up_once()
+    write(tmp_path, PREDICTIONS, [prediction("p0")])
+    for _ in range(2):
+        await handlers.roll_up_once()
+    write(tmp_path, PREDICTIONS, [prediction("late", NOON + timedelta(minutes=59))])
+    await handlers.roll_up_once()
+    assert [(one.hour, one.predictions) for one in broker.events] == [(NOON, 1), (NOON, 2)]
+
+
+async def test_an_hour_that_the_broker_did_not_take_is_published_later(
+    tmp_path: Path, broker: Broker, handlers: Handlers
+) -> None:
+    write(tmp_path, PREDICTIONS, [prediction("p0"), prediction("p1", NOON + timedelta(hours=1))])
+    broker.away = True
+    with pytest.raises(DependencyUnavailable):
+        await handlers.roll_up_once()
+    broker.away = False
+    await handlers.roll_up_once()
+    assert [one.hour for one in broker.events] == [NOON, NOON + timedelta(hours=1)]
+
+
+async def test_rows_are_kept_as_long_as_their_task_says_now(tmp_path: Path, broker: Broker, handlers: Handlers) -> None:
+    now = utc_now()
+    for task in ("short", "long", "unknown"):
+        write(tmp_path, PREDICTIONS, [prediction(f"{task}-{d}", now - timedelta(days=d), task=task) for d in (1, 9)])
+    for task, days in (("short", 100), ("short", 7), ("long", None)):
+        spec = TaskSpec(name=task, kind=TaskKind.GENERATION, system_prompt="p", retention_days=days)
+        await broker.tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
+    await handlers.maintain_once()
+    assert ids(tmp_path, PREDICTIONS) == ["long-1", "long-9", "short-1", "unknown-1", "unknown-9"]
+
+
+async def test_a_batch_of_requests_to_forget_is_obeyed(tmp_path: Path, broker: Broker, handlers: Handlers) -> None:
+    write(tmp_path, PREDICTIONS, [prediction(f"p-{who}", user_hash=who) for who in ("ann", "bob", "eve")])
+    events = [
+        SubjectForgotten(task=TASK, task_revision="r1", subject_hash=who, occurred_at=NOON) for who in ("ann", "bob")
+    ]
+    topic = topic_of(SubjectForgotten).name
+    await broker.batches[SubjectForgotten]([Delivery(one, topic, 0, n, {}) for n, one in enumerate(events)])
+    assert ids(tmp_path, PREDICTIONS) == ["p-eve"]
