@@ -21,11 +21,11 @@ from services.gateway.chat import (
 from services.gateway.checks import MAX_USER, bad, feedback_fields, number, read_json, read_object, text_field
 from services.gateway.clients import Flags, NotServed, Upstream, UpstreamFailed
 from services.gateway.domain import Arm, PredictionIds, arms_in_order
-from services.gateway.log import Log, Observations
+from services.gateway.log import Log
 from services.gateway.metrics import Metrics
-from shared.errors import DependencyUnavailable
 from shared.http import HttpError
 from shared.identity import event_id, keyed_hash
+from shared.spool import SpoolFull
 from shared.tables import LatestByKey
 
 MAX_PREDICTIONS = 100
@@ -63,29 +63,31 @@ class Handlers:
         flags: Flags,
         upstream: Upstream,
         log: Log,
-        observations: Observations,
         ids: PredictionIds,
         subjects_key: bytes,
         metrics: Metrics,
+        answer_when_full: bool = False,
     ) -> None:
         self._tasks = tasks
         self._flags = flags
         self._upstream = upstream
         self._log = log
-        self._observations = observations
         self._ids = ids
         self._subjects_key = subjects_key
         self._metrics = metrics
+        self._answer_when_full = answer_when_full
 
     def tasks(self) -> list[TaskChanged]:
         """The tasks known now, by name."""
         return sorted(self._tasks, key=lambda change: change.task)
 
     def task(self, name: str) -> TaskChanged:
-        """The task of this name. Raises HttpError 404 naming those there are."""
+        """The task of this name. Raises HttpError 404 naming those there are, 503 while none is known."""
         found = self._tasks.get(name)
+        if found is None and not len(self._tasks):  # Just started: the tasks are still being read.
+            raise HttpError(503, "no task is known yet: try again, or apply one: ratchet tasks apply FILE", "not_ready")
         if found is None:
-            known = ", ".join(change.task for change in self.tasks()) or "none yet"
+            known = ", ".join(change.task for change in self.tasks())
             message = f"no task {name[:100]!r}; `model` must be a task's name. Known tasks: {known}"
             raise HttpError(404, message, "model_not_found", "model")
         return found
@@ -93,7 +95,8 @@ class Handlers:
     async def answer(self, body: bytes) -> Answer:
         """Answer a chat completion request. The prediction is in the event log when this returns.
 
-        Raises HttpError for what the client or the upstream did wrong, DependencyUnavailable without an event log.
+        Unless the log is full and the setting is to answer all the same: then a header says that it is not. Raises
+        HttpError for what the client or the upstream did wrong, SpoolFull without room for the event.
         """
         data = read_object(body)
         task = self.task(text_field(data, "model", longest=MAX_TEXT, required=True) or "")
@@ -101,7 +104,7 @@ class Handlers:
         asked = _Asked(self._ids.new(task.task), task, request, self._user_hash(request.user), time.perf_counter())
         arms = arms_in_order(self._flags.of(task.task, request.user))
         arm, answer = await self._ask(asked, arms)
-        await self._keep(asked, arm, answer)
+        kept = await self._keep(asked, arm, answer)
         self._metrics.answers.labels(task.task, arm.variant).inc()
         headers = {
             "x-ratchet-prediction-id": asked.prediction_id,
@@ -110,6 +113,8 @@ class Handlers:
         }
         if answer.confidence.score is not None:
             headers["x-ratchet-confidence"] = f"{answer.confidence.score:.6f}"
+        if not kept:
+            headers["x-ratchet-logged"] = "false"
         if arm != arms[0]:
             headers["x-ratchet-instead-of"] = arms[0].variant.value
         shaped = completion(answer, request, task.task, asked.prediction_id)
@@ -122,20 +127,21 @@ class Handlers:
                 body = await self._upstream.complete(upstream_body(asked.request, asked.task.spec, arm))
                 return arm, read_answer(body, asked.task.spec.kind)
             except NotServed as error:
-                self._observe(asked, arm, error.status)
+                await self._failed(asked, arm, error.status)
                 self._metrics.fallbacks.labels(asked.task.task, arm.variant).inc()
             except UpstreamFailed as error:
-                self._observe(asked, arm, error.status)
+                await self._failed(asked, arm, error.status)
                 raise HttpError(error.status, error.message, f"upstream_{error.reason}") from error
             except ValueError as error:
-                self._observe(asked, arm, 502)
+                await self._failed(asked, arm, 502)
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
         model = arms[-1].adapter or asked.task.spec.base_model
         raise HttpError(502, f"no model server serves {model!r}, the task's base model", "upstream_not_served")
 
-    async def _keep(self, asked: _Asked, arm: Arm, answer: ChatAnswer) -> None:
+    async def _keep(self, asked: _Asked, arm: Arm, answer: ChatAnswer) -> bool:
+        """Whether the prediction is kept, and with it what was observed of the request. Raises SpoolFull."""
         latency_ms = asked.latency_ms
-        event = PredictionLogged(
+        prediction = PredictionLogged(
             event_id=event_id("predictions.logged", asked.prediction_id),
             task=asked.task.task,
             task_revision=asked.task.task_revision,
@@ -154,30 +160,20 @@ class Handlers:
             finish_reason=answer.finish_reason,
         )
         try:
-            await self._log.append(event)
-        except DependencyUnavailable:
-            self._metrics.log_failures.inc()
-            self._observe(asked, arm, 503)
-            raise
-        self._observe(asked, arm, 200, latency_ms, answer.confidence.score)
+            await self._log.append(prediction, _observed(asked, arm, 200, latency_ms, answer.confidence.score))
+        except SpoolFull:
+            if not self._answer_when_full:
+                raise
+            self._metrics.answers_unlogged.inc()
+            return False
+        return True
 
-    def _observe(
-        self, asked: _Asked, arm: Arm, status: int, latency_ms: float | None = None, score: float | None = None
-    ) -> None:
-        self._observations.offer(
-            RequestObserved(
-                event_id=event_id("requests.observed", asked.prediction_id, arm.variant),
-                task=asked.task.task,
-                task_revision=asked.task.task_revision,
-                prediction_id=asked.prediction_id,
-                variant=arm.variant,
-                adapter=arm.adapter,
-                user_hash=asked.user_hash,
-                status=status,
-                latency_ms=asked.latency_ms if latency_ms is None else latency_ms,
-                confidence=score,
-            )
-        )
+    async def _failed(self, asked: _Asked, arm: Arm, status: int) -> None:
+        """Keep that this arm failed. Never raises: the client must hear of the failure, not of the log's."""
+        try:
+            await self._log.append(_observed(asked, arm, status, asked.latency_ms))
+        except SpoolFull:
+            self._metrics.observations_dropped.inc()
 
     async def feedback(self, body: bytes) -> dict[str, str]:
         """Take what a user or an application says of an answer. The same again is the same event.
@@ -246,6 +242,21 @@ class Handlers:
 
     def _user_hash(self, user: str | None) -> str | None:
         return keyed_hash(self._subjects_key, user) if user else None
+
+
+def _observed(asked: _Asked, arm: Arm, status: int, latency_ms: float, score: float | None = None) -> RequestObserved:
+    return RequestObserved(
+        event_id=event_id("requests.observed", asked.prediction_id, arm.variant),
+        task=asked.task.task,
+        task_revision=asked.task.task_revision,
+        prediction_id=asked.prediction_id,
+        variant=arm.variant,
+        adapter=arm.adapter,
+        user_hash=asked.user_hash,
+        status=status,
+        latency_ms=latency_ms,
+        confidence=score,
+    )
 
 
 def _messages(messages: list[dict[str, str]]) -> tuple[Message, ...]:

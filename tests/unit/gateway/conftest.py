@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +15,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from schemas.base import Event
+from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.clients import NotServed, UpstreamFailed
 from services.gateway.domain import PredictionIds, TaskFlags
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
-from services.gateway.log import Observations
 from services.gateway.metrics import Metrics
-from shared.errors import DependencyUnavailable
+from shared.spool import SpoolFull
 from shared.tables import LatestByKey
 
 SUPPORT = TaskSpec(
@@ -74,23 +75,23 @@ class FakeFlags:
 
 @dataclass
 class FakeLog:
-    events: list[Event] = field(default_factory=list)
-    away: bool = False
+    """Keeps what it is given; what was observed of requests is told apart from the rest."""
+
+    kept: list[tuple[Event, ...]] = field(default_factory=list)
+    full: bool = False
 
     async def append(self, *events: Event) -> None:
-        if self.away:
-            raise DependencyUnavailable("the event log is away")
-        self.events.extend(events)
+        if self.full:
+            raise SpoolFull("the spool is full", "make room")
+        self.kept.append(events)
 
+    @property
+    def events(self) -> list[Any]:
+        return [event for events in self.kept for event in events if not isinstance(event, RequestObserved)]
 
-@dataclass
-class Observed(Observations):
-    """Keeps what is offered."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def offer(self, event: Event) -> None:
-        self.events.append(event)
+    @property
+    def observed(self) -> list[RequestObserved]:
+        return [event for events in self.kept for event in events if isinstance(event, RequestObserved)]
 
 
 @dataclass
@@ -99,27 +100,42 @@ class Gateway:
     upstream: FakeUpstream
     flags: FakeFlags
     log: FakeLog
-    observed: Observed
     ids: PredictionIds
     app: FastAPI
+    metrics: Metrics
 
     async def ask(self, text: str = "I want my money back", **more: Any) -> httpx.Response:
         body = {"model": "support", "messages": [{"role": "user", "content": text}], **more}
         return await self.http.post("/v1/chat/completions", json=body)
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
+@asynccontextmanager
+async def serving(
+    answer_when_full: bool = False, specs: Sequence[TaskSpec] = (SUPPORT, HAIKU)
+) -> AsyncIterator[Gateway]:
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-    for spec in (SUPPORT, HAIKU):
+    for spec in specs:
         await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
-    upstream, flags, log, observed, metrics = FakeUpstream(), FakeFlags(), FakeLog(), Observed(), Metrics()
+    upstream, flags, log, metrics = FakeUpstream(), FakeFlags(), FakeLog(), Metrics()
     ids = PredictionIds(b"k" * 32)
-    handlers = Handlers(tasks, flags, upstream, log, observed, ids, b"s" * 32, metrics)
+    handlers = Handlers(tasks, flags, upstream, log, ids, b"s" * 32, metrics, answer_when_full)
     app = build_app(handlers, metrics, list, list, 4_096)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        yield Gateway(http, upstream, flags, log, observed, ids, app)
+        yield Gateway(http, upstream, flags, log, ids, app, metrics)
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    async with serving() as one:
+        yield one
+
+
+@pytest.fixture
+async def answering() -> AsyncIterator[Gateway]:
+    """A gateway that answers even if it cannot keep the answer."""
+    async with serving(answer_when_full=True) as one:
+        yield one
 
 
 @pytest.fixture

@@ -66,13 +66,51 @@ async def test_logprobs_reach_only_a_client_that_asked_for_them(gateway: Gateway
     assert without["model"] == "support"
 
 
-async def test_without_the_event_log_there_is_no_answer(gateway: Gateway) -> None:
-    gateway.log.away = True
+async def test_an_answer_and_what_was_observed_of_its_request_are_kept_in_one_append(gateway: Gateway) -> None:
+    response = await gateway.ask()
+    ((prediction, seen),) = gateway.log.kept
+    assert prediction.prediction_id == seen.prediction_id == response.headers["x-ratchet-prediction-id"]
+    assert (seen.status, seen.confidence, seen.latency_ms) == (200, prediction.confidence.score, prediction.latency_ms)
+
+
+async def test_without_room_in_the_log_there_is_no_answer(gateway: Gateway) -> None:
+    gateway.log.full = True
     response = await gateway.ask()
     assert response.status_code == 503
     assert response.headers["retry-after"]
-    assert response.json()["error"]["code"] == "unavailable"
-    assert [event.status for event in gateway.observed.events] == [503]
+    assert response.json()["error"] == {
+        "message": "the spool is full. make room", "type": "server_error", "param": None, "code": "unavailable",
+    }  # fmt: skip
+    assert "x-ratchet-prediction-id" not in response.headers
+
+
+async def test_by_the_setting_an_answer_leaves_without_a_record_and_says_so(answering: Gateway) -> None:
+    assert "x-ratchet-logged" not in (await answering.ask()).headers
+    answering.log.full = True
+    for _ in range(3):
+        response = await answering.ask()
+        assert (response.status_code, response.headers["x-ratchet-logged"]) == (200, "false")
+        assert response.json()["choices"][0]["message"]["content"] == "refund"
+    assert len(answering.log.events) == 1
+    assert "ratchet_gateway_answers_unlogged_total 3.0" in (await answering.http.get("/metrics")).text
+
+
+async def test_feedback_and_answers_made_elsewhere_are_refused_even_then(answering: Gateway) -> None:
+    answering.log.full = True
+    elsewhere = {
+        "task": "support", "messages": [{"role": "user", "content": "x"}], "answer": "refund", "latency_ms": 1,
+    }  # fmt: skip
+    feedback = {"prediction_id": answering.ids.new("support"), "kind": "thumbs", "positive": True}
+    assert (await answering.http.post("/v1/predictions", json=elsewhere)).status_code == 503
+    assert (await answering.http.post("/v1/feedback", json=feedback)).status_code == 503
+
+
+async def test_a_full_log_does_not_change_the_upstreams_error(gateway: Gateway) -> None:
+    gateway.log.full = True
+    gateway.upstream.failure = UpstreamFailed(429, "slow down", "status_429")
+    response = await gateway.ask()
+    assert (response.status_code, response.json()["error"]["message"]) == (429, "slow down")
+    assert "ratchet_gateway_observations_dropped_total 1.0" in (await gateway.http.get("/metrics")).text
 
 
 async def test_the_canary_answers_under_its_own_name(gateway: Gateway) -> None:
@@ -82,7 +120,7 @@ async def test_the_canary_answers_under_its_own_name(gateway: Gateway) -> None:
     assert response.headers["x-ratchet-variant"] == "canary"
     assert response.headers["x-ratchet-adapter"] == "next"
     assert "x-ratchet-instead-of" not in response.headers
-    (seen,) = gateway.observed.events
+    (seen,) = gateway.log.observed
     assert (seen.variant, seen.adapter, seen.status) == (Variant.CANARY, "next", 200)
 
 
@@ -94,12 +132,12 @@ async def test_an_adapter_that_is_not_served_is_an_error_of_its_arm_and_another_
     assert response.headers["x-ratchet-variant"] == "rollback"
     assert response.headers["x-ratchet-adapter"] == "before"
     assert response.headers["x-ratchet-instead-of"] == "canary"
-    assert [(e.variant, e.adapter, e.status) for e in gateway.observed.events] == [
+    assert [(e.variant, e.adapter, e.status) for e in gateway.log.observed] == [
         (Variant.CANARY, "next", 404), (Variant.PRIMARY, "now", 404), (Variant.ROLLBACK, "before", 200),
     ]  # fmt: skip
     (event,) = gateway.log.events
     assert (event.variant, event.adapter) == (Variant.ROLLBACK, "before")
-    assert len({e.event_id for e in gateway.observed.events}) == 3
+    assert len({e.event_id for e in gateway.log.observed}) == 3
 
 
 async def test_a_base_model_that_nobody_serves_is_not_taken_for_an_unknown_task(gateway: Gateway) -> None:
@@ -115,7 +153,7 @@ async def test_an_upstream_error_passes_with_its_status_and_is_observed(gateway:
     response = await gateway.ask()
     assert response.status_code == status
     assert response.json()["error"]["message"] == "too long a prompt"
-    assert [event.status for event in gateway.observed.events] == [status]
+    assert [event.status for event in gateway.log.observed] == [status]
     assert gateway.log.events == []
 
 

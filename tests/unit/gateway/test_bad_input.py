@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.unit.gateway.conftest import serving
+
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
 
@@ -47,6 +49,14 @@ async def test_a_bad_request_is_told_what_is_wrong(
     assert len(error["message"]) < 400
     assert gateway.upstream.asked == []
     assert gateway.log.events == []
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "predictions"])
+async def test_a_gateway_that_knows_no_task_yet_says_try_again(path: str) -> None:
+    async with serving(specs=()) as gateway:
+        body = {"model": "support", "task": "support", "messages": [USER], "answer": "refund"}
+        response = await gateway.http.post(f"/v1/{path}", json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"model": NaN}', b"\xff\xfe", b'{"model": "\\ud800"}'])

@@ -65,7 +65,7 @@ async def test_feedback_on_a_prediction_that_does_not_exist_is_not_found(gateway
 
 
 async def test_feedback_waits_for_the_event_log_too(gateway: Gateway) -> None:
-    gateway.log.away = True
+    gateway.log.full = True
     response = await _give(gateway, prediction_id=gateway.ids.new("haiku"), kind="accepted", positive=True)
     assert response.status_code == 503
 

@@ -1,54 +1,106 @@
+"""The log on a real spool."""
+
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
-from schemas.base import Event
 from schemas.predictions import FeedbackGiven
-from services.gateway.log import KafkaLog, Observations
+from services.gateway.log import SpoolLog
 from services.gateway.metrics import Metrics
-from shared.errors import DependencyUnavailable
+from shared.sealing import load_seal
+from shared.spool import SpoolFull, SpoolOptions, SpoolReader
+
+Open = Callable[[SpoolOptions], SpoolLog]
 
 
-class Broker:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.third = asyncio.Event()
-
-    async def publish(self, event: Event) -> None:
-        await self.open.wait()
-        self.events.append(event)
-        if len(self.events) == 3:
-            self.third.set()
+@pytest.fixture
+async def logs(tmp_path: Path) -> AsyncIterator[list[SpoolLog]]:
+    opened: list[SpoolLog] = []
+    yield opened
+    for log in opened:
+        await log.close()
 
 
-def event() -> FeedbackGiven:
-    return FeedbackGiven(task="t", task_revision="r", prediction_id="p", kind="thumbs", positive=True)
+async def opened(tmp_path: Path, logs: list[SpoolLog], **options: float) -> tuple[SpoolLog, Metrics]:
+    metrics = Metrics()
+    log = SpoolLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(**options), metrics)  # type: ignore[arg-type]
+    await log.start()
+    logs.append(log)
+    return log, metrics
 
 
-async def test_a_broker_that_does_not_answer_is_an_event_log_that_is_away() -> None:
-    broker = Broker()
-    broker.open.clear()
-    with pytest.raises(DependencyUnavailable, match=r"within 0\.05 s"):
-        await KafkaLog(broker, 0.05).append(event())
-    broker.open.set()
-    await KafkaLog(broker, 0.05).append(event(), event())
-    assert len(broker.events) == 2
+def event(text: str = "Maria Gonzalez") -> FeedbackGiven:
+    return FeedbackGiven(task="t", task_revision="r", prediction_id="p-1", kind="edited", text=text)
 
 
-async def test_observations_over_the_limit_are_dropped_and_counted_and_the_rest_are_sent() -> None:
-    broker, metrics = Broker(), Metrics()
-    observations = Observations(broker, 3, metrics)
-    for _ in range(5):
-        observations.offer(event())
-    assert metrics.observations_dropped._value.get() == 2
-    shipping = asyncio.create_task(observations.ship_forever())
-    await asyncio.wait_for(broker.third.wait(), 5.0)
-    shipping.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await shipping
-    assert len(broker.events) == 3
+async def test_an_event_is_kept_as_kafka_will_have_it(tmp_path: Path, logs: list[SpoolLog]) -> None:
+    log, _ = await opened(tmp_path, logs)
+    first, second = event("one"), event("two")
+    await log.append(first, second)
+    spooled = SpoolReader(log.slot, load_seal(tmp_path / "secrets", "spool")).read(10, 10_000)
+    assert [(s.record.topic, s.record.key) for s in spooled] == [("feedback.given.v1", b"p-1")] * 2
+    assert [FeedbackGiven.model_validate_json(s.record.value) for s in spooled] == [first, second]
+
+
+async def test_no_file_of_the_spool_can_be_read_without_the_key(tmp_path: Path, logs: list[SpoolLog]) -> None:
+    log, _ = await opened(tmp_path, logs)
+    await log.append(event("Maria Gonzalez, +1 415-555-0132"))
+    files = [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) > 200
+    for path in files:
+        assert b"Gonzalez" not in path.read_bytes()
+        assert b"prediction_id" not in path.read_bytes()
+
+
+async def test_a_full_spool_refuses_counts_it_and_keeps_what_it_has(tmp_path: Path, logs: list[SpoolLog]) -> None:
+    log, metrics = await opened(tmp_path, logs, max_bytes=2_000)
+    await log.append(event("a" * 500))
+    with pytest.raises(SpoolFull):
+        await log.append(event("b" * 500), event("c" * 1_000))
+    assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
+    spooled = SpoolReader(log.slot, load_seal(tmp_path / "secrets", "spool")).read(10, 10_000)
+    assert [FeedbackGiven.model_validate_json(s.record.value).text for s in spooled] == ["a" * 500]
+    assert 0.3 < log.fullness < 1.0
+
+
+async def test_while_it_refuses_it_says_why_but_not_for_every_request(
+    tmp_path: Path, logs: list[SpoolLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    log, _ = await opened(tmp_path, logs, max_bytes=2_000)
+    for _ in range(3):
+        with pytest.raises(SpoolFull):
+            await log.append(event("a" * 3_000))
+    assert "its limit is reached" in log.trouble
+    assert [(r.levelname, log.trouble in r.message) for r in caplog.records] == [("ERROR", True)]
+    await log.append(event("a"))
+    assert log.trouble == ""
+
+
+async def test_an_event_that_waits_for_too_long_makes_the_spool_full(tmp_path: Path, logs: list[SpoolLog]) -> None:
+    log, metrics = await opened(tmp_path, logs, max_age_seconds=0.05)
+    await log.append(event())
+    await asyncio.sleep(0.1)
+    with pytest.raises(SpoolFull, match="waits for"):
+        await log.append(event())
+    assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
+    assert log.fullness > 1.0
+
+
+async def test_each_gateway_has_a_slot_of_its_own_and_takes_over_a_dead_ones(
+    tmp_path: Path, logs: list[SpoolLog]
+) -> None:
+    first, _ = await opened(tmp_path, logs)
+    second, _ = await opened(tmp_path, logs)
+    assert first.slot != second.slot
+    left = first.slot
+    await first.append(event())
+    await first.close()
+    third, _ = await opened(tmp_path, logs)
+    assert third.slot == left
+    backlog = third.backlog
+    assert backlog is not None
+    assert backlog.bytes > 0

@@ -9,7 +9,7 @@ import httpx
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
 
-HEAVY = ("torch", "transformers", "numpy", "sqlalchemy", "deltalake", "sklearn")
+HEAVY = ("torch", "transformers", "numpy", "sqlalchemy", "deltalake", "sklearn", "spacy", "faker")
 
 
 def test_the_gateway_imports_nothing_heavy() -> None:
@@ -29,5 +29,8 @@ async def test_a_gateway_that_has_read_and_heard_nothing_is_alive_but_not_ready(
     assert [problem.partition(":")[0] for problem in ready.json()["missing"]] == [
         "no task is known", "no model server answers",
     ]  # fmt: skip
-    assert ready.json()["notes"] == ["Unleash does not answer: the last known flags hold"]
+    assert ready.json()["notes"] == [
+        "the shipper is not running: events wait in the spool, nothing reaches Kafka",
+        "Unleash does not answer: the last known flags hold",
+    ]
     assert (tmp_path / "secrets" / "prediction-ids").stat().st_mode & 0o077 == 0

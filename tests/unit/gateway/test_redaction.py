@@ -1,0 +1,208 @@
+"""What of an event is redacted, and what must stay byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.base import Event, Message, Role, Variant
+from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
+from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
+from services.gateway import tasks as gateway_tasks
+from services.gateway.log import record_of
+from services.gateway.redaction import Redaction, Refused
+from services.gateway.status import Status
+from services.gateway.tasks import Tasks
+from shared.errors import DependencyUnavailable
+from shared.redaction import Redacted, Rules
+from shared.spool import Record
+from shared.tables import LatestByKey
+from tests.unit.gateway.conftest import HAIKU, SUPPORT
+
+OPEN = HAIKU.model_copy(update={"name": "open", "redaction": RedactionSettings(enabled=False)})
+PLAIN = HAIKU.model_copy(update={"name": "plain", "redaction": RedactionSettings(names=False)})
+
+
+@dataclass
+class Swaps:
+    """Makes each Maria a Paula, and remembers what it was asked."""
+
+    asked: list[tuple[list[str], Rules]] = field(default_factory=list)
+    breaks_on: str | None = None
+
+    def redact(self, texts: Sequence[str], rules: Rules) -> list[Redacted]:
+        self.asked.append((list(texts), rules))
+        if self.breaks_on is not None and any(self.breaks_on in text for text in texts):
+            raise RuntimeError("no idea what this is")
+        return [Redacted(t.replace("Maria", "Paula"), n := t.count("Maria"), {"name": n} if n else {}) for t in texts]
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for texts, _ in self.asked for text in texts]
+
+
+@dataclass
+class Cleaning:
+    redaction: Redaction
+    swaps: Swaps
+    status: Status
+    tasks: Tasks
+
+    async def clean(self, *events: Event) -> list[Any]:
+        """The events as Kafka will have them."""
+        cleaned = await self.redaction.clean([record_of(event) for event in events])
+        return [one if isinstance(one, Refused) else orjson.loads(one.value) for one in cleaned]
+
+
+@pytest.fixture
+async def cleaning() -> Cleaning:
+    return await cleaner(lambda swaps: swaps)
+
+
+async def cleaner(build: Callable[[Swaps], Swaps], remembered: int = 100) -> Cleaning:
+    table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
+        await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
+    swaps, status, tasks = Swaps(), Status(), Tasks(table)
+    return Cleaning(Redaction(tasks, lambda: build(swaps), remembered, status), swaps, status, tasks)
+
+
+def prediction(task: TaskSpec, asked: str, answer: str, system: str | None = None) -> PredictionLogged:
+    messages = (
+        Message(role=Role.SYSTEM, content=task.system_prompt if system is None else system),
+        Message(role=Role.USER, content=asked),
+    )
+    return PredictionLogged(
+        task=task.name, task_revision=task.revision, prediction_id="p", messages=messages, answer=answer,
+        model="small", variant=Variant.BASE, latency_ms=1.0,
+    )  # fmt: skip
+
+
+def feedback(task: TaskSpec, text: str) -> FeedbackGiven:
+    return FeedbackGiven(task=task.name, task_revision="r", prediction_id="p", kind="edited", text=text)
+
+
+async def test_texts_are_redacted_and_counted_and_nothing_else_of_the_event_changes(cleaning: Cleaning) -> None:
+    event = prediction(HAIKU, "I am Maria, Maria Gonzalez", "Dear Maria")
+    (clean,) = await cleaning.clean(event)
+    assert [message["content"] for message in clean["messages"]] == ["Write a haiku.", "I am Paula, Paula Gonzalez"]
+    assert (clean["answer"], clean["redactions"]) == ("Dear Paula", 3)
+    before = orjson.loads(event.model_dump_json())
+    changed = {"messages", "answer", "redactions"}
+    assert {k: v for k, v in clean.items() if k not in changed} == {k: v for k, v in before.items() if k not in changed}
+    assert PredictionLogged.model_validate(clean).event_id == event.event_id
+    assert cleaning.status.redactions == {"name": 3}
+
+
+async def test_an_event_in_which_nothing_is_found_stays_byte_for_byte(cleaning: Cleaning) -> None:
+    record = record_of(prediction(HAIKU, "no names here", "an old pond"))
+    assert await cleaning.redaction.clean([record]) == [record]
+
+
+async def test_the_tasks_own_prompt_and_labels_are_not_looked_at(cleaning: Cleaning) -> None:
+    await cleaning.clean(prediction(SUPPORT, "where is it", "refund"), feedback(SUPPORT, "card_lost"))
+    assert cleaning.swaps.texts == ["where is it"]
+
+
+async def test_an_applications_own_prompt_is_redacted(cleaning: Cleaning) -> None:
+    (clean,) = await cleaning.clean(prediction(SUPPORT, "hello", "refund", system="The customer is Maria."))
+    assert clean["messages"][0]["content"] == "The customer is Paula."
+
+
+async def test_the_text_of_a_correction_is_redacted(cleaning: Cleaning) -> None:
+    (clean,) = await cleaning.clean(feedback(HAIKU, "Maria sits by the pond"))
+    assert (clean["text"], clean["redactions"]) == ("Paula sits by the pond", 1)
+
+
+async def test_a_repeated_text_is_redacted_once_and_counted_each_time(cleaning: Cleaning) -> None:
+    event = prediction(HAIKU, "I am Maria", "Dear Maria")
+    for _ in range(3):
+        assert [one["redactions"] for one in await cleaning.clean(event, event)] == [2, 2]
+    assert sorted(cleaning.swaps.texts) == ["Dear Maria", "I am Maria"]
+    assert cleaning.status.redactions == {"name": 12}
+
+
+async def test_what_is_remembered_is_bounded_and_the_least_used_goes_first() -> None:
+    cleaning = await cleaner(lambda swaps: swaps, remembered=2)
+    for text in ("one", "two", "one", "three", "one", "two"):
+        await cleaning.clean(feedback(HAIKU, text))
+    assert cleaning.swaps.texts == ["one", "two", "three", "two"]
+
+
+async def test_each_task_has_its_own_rules_and_a_task_without_redaction_none(cleaning: Cleaning) -> None:
+    events = [feedback(HAIKU, "Maria"), feedback(PLAIN, "Maria"), feedback(OPEN, "Maria")]
+    assert (await cleaning.clean(*events))[2]["text"] == "Maria"
+    assert [rules.names for _, rules in cleaning.swaps.asked] == [True, False]
+
+
+async def test_observations_pass_without_being_read(cleaning: Cleaning) -> None:
+    observed = RequestObserved(
+        task="unknown", task_revision="r", prediction_id="p", variant=Variant.BASE, status=200, latency_ms=1
+    )
+    record = record_of(observed)
+    assert await cleaning.redaction.clean([record]) == [record]
+
+
+async def test_an_unknown_tasks_events_wait_for_the_topic_and_are_then_redacted_by_the_defaults(
+    cleaning: Cleaning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_tasks, "READ_SECONDS", 0.0)
+    waiting = asyncio.create_task(cleaning.clean(prediction(HAIKU.model_copy(update={"name": "new"}), "Maria", "x")))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await cleaning.tasks.wait_until_read()
+    (clean,) = await waiting
+    assert clean["messages"][1]["content"] == "Paula"
+
+
+@pytest.mark.parametrize(
+    ("topic", "value"),
+    [
+        ("predictions.logged.v1", b"{"), ("predictions.logged.v1", b"[]"),
+        ("predictions.logged.v1", b'{"messages": ["x"]}'), ("feedback.given.v1", b'{"text": 1}'),
+        ("cycles.started.v1", b"{}"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_event_of_ours_is_refused_and_its_neighbours_are_not(
+    cleaning: Cleaning, topic: str, value: bytes
+) -> None:
+    good = record_of(feedback(HAIKU, "Maria"))
+    bad, clean = await cleaning.redaction.clean([Record(topic, b"k", value), good])
+    assert isinstance(bad, Refused)
+    assert bad.record.value == value
+    assert isinstance(clean, Record)
+
+
+async def test_a_text_that_breaks_the_redactor_refuses_its_own_event_only(cleaning: Cleaning) -> None:
+    cleaning.swaps.breaks_on = "curse"
+    events = [feedback(HAIKU, text) for text in ("Maria 1", "Maria 2", "a curse", "Maria 3")]
+    results = await cleaning.clean(*events)
+    assert isinstance(results.pop(2), Refused)
+    assert [one["text"] for one in results] == ["Paula 1", "Paula 2", "Paula 3"]
+
+
+async def test_a_redactor_that_is_broken_itself_holds_events_back_and_refuses_none(cleaning: Cleaning) -> None:
+    cleaning.swaps.breaks_on = ""
+    with pytest.raises(DependencyUnavailable, match="the redactor fails"):
+        await cleaning.clean(feedback(HAIKU, "Maria"))
+
+
+async def test_a_redactor_that_cannot_be_built_is_tried_again() -> None:
+    builds: list[Swaps] = []
+
+    def build(swaps: Swaps) -> Swaps:
+        builds.append(swaps)
+        if len(builds) == 1:
+            raise OSError("no model")
+        return swaps
+
+    cleaning = await cleaner(build)
+    with pytest.raises(OSError, match="no model"):
+        await cleaning.clean(feedback(HAIKU, "Maria"))
+    (clean,) = await cleaning.clean(feedback(HAIKU, "Maria"))
+    assert clean["text"] == "Paula"

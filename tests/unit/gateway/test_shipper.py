@@ -1,0 +1,197 @@
+"""The shipper on real spools; Kafka is played."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.gateway.redaction import Redaction, Refused
+from services.gateway.settings import GatewaySettings
+from services.gateway.shipper import Shipper, set_aside
+from services.gateway.status import Status
+from services.gateway.tasks import Tasks
+from shared.sealing import Seal
+from shared.spool import Record, Spool, SpoolReader, lock_for_shipping
+from shared.tables import LatestByKey
+
+SEAL = Seal(b"k" * 32)
+TOPIC = "requests.observed.v1"
+
+
+@dataclass
+class Kafka:
+    """Takes what is delivered while it is open."""
+
+    taken: list[Record | Refused] = field(default_factory=list)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    batches: int = 0
+
+    async def deliver(self, records: Sequence[Record | Refused]) -> None:
+        await self.open.wait()
+        self.taken.extend(records)
+        self.batches += 1
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    @property
+    def values(self) -> list[bytes]:
+        return [one.value for one in self.taken if isinstance(one, Record)]
+
+
+@dataclass
+class Machine:
+    """A machine with a spool folder, on which gateways and shippers start and end."""
+
+    settings: GatewaySettings
+    kafka: Kafka
+    shippers: list[Shipper] = field(default_factory=list)
+    spools: list[Spool] = field(default_factory=list)
+    status: Status = field(default_factory=Status)
+
+    def gateway(self) -> Spool:
+        spool = Spool.open(self.settings.spool_folder, SEAL, self.settings.spool_options)
+        self.spools.append(spool)
+        return spool
+
+    async def shipper(self, own: Path | None, kafka: Kafka | None = None) -> Shipper:
+        def no_redactor() -> Any:
+            raise AssertionError("observations have no text")
+
+        redaction = Redaction(Tasks(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
+        outlet: Any = kafka or self.kafka
+        shipper = Shipper(self.settings, own, SEAL, redaction, lambda: outlet, self.status)
+        await shipper.start()
+        self.shippers.append(shipper)
+        return shipper
+
+    def left(self, slot: Path) -> list[bytes]:
+        return [one.record.value for one in SpoolReader(slot, SEAL).read(1_000, 10**6)]
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    kafka = Kafka()
+    kafka.open.set()
+    settings = GatewaySettings(home=tmp_path, gateway_shipper_records=3, gateway_shipper_stop_seconds=5.0)
+    machine = Machine(settings, kafka)
+    yield machine
+    for shipper in machine.shippers:
+        shipper.seconds_to_finish = 0.0
+        await shipper.finish()
+    for spool in machine.spools:
+        spool.close()
+
+
+def records(*names: str) -> list[Record]:
+    return [Record(TOPIC, b"k", name.encode()) for name in names]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_appended_is_shipped_in_order_and_then_gone_from_the_spool(machine: Machine) -> None:
+    gateway = machine.gateway()
+    await machine.shipper(gateway.slot)
+    gateway.append(records("1", "2"))
+    gateway.append(records("3", "4", "5", "6", "7"))
+    await until(lambda: len(machine.kafka.taken) == 7)
+    assert machine.kafka.values == [b"1", b"2", b"3", b"4", b"5", b"6", b"7"]
+    await until(lambda: machine.left(gateway.slot) == [])
+    gateway.append(records("8"))
+    await until(lambda: machine.kafka.values[-1] == b"8")
+
+
+async def test_nothing_leaves_the_spool_before_kafka_has_it(machine: Machine) -> None:
+    gateway = machine.gateway()
+    machine.kafka.open.clear()
+    first = await machine.shipper(gateway.slot)
+    gateway.append(records("1", "2", "3", "4", "5"))
+    await until(lambda: machine.status.oldest is not None)
+    first.seconds_to_finish = 0.1
+    await first.finish()  # As if it had died: Kafka acknowledged nothing.
+    assert machine.left(gateway.slot) == [b"1", b"2", b"3", b"4", b"5"]
+    machine.kafka.open.set()
+    await machine.shipper(gateway.slot)
+    await until(lambda: machine.left(gateway.slot) == [])
+    assert machine.kafka.values == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_the_slot_of_a_gateway_that_died_is_shipped_by_another_ones_shipper(machine: Machine) -> None:
+    dead, alive = machine.gateway(), machine.gateway()
+    dead.append(records("left behind"))
+    dead.close()
+    await machine.shipper(alive.slot)
+    await until(lambda: machine.kafka.values == [b"left behind"])
+    await until(lambda: machine.left(dead.slot) == [])
+
+
+async def test_the_slot_of_a_living_gateway_is_left_to_its_own_shipper(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.shipper._LOOK_SECONDS", 0.01)
+    other, own = machine.gateway(), machine.gateway()
+    other.append(records("not yours"))
+    await machine.shipper(own.slot)
+    own.append(records("mine"))
+    await until(lambda: machine.kafka.values == [b"mine"])
+    await asyncio.sleep(0.2)
+    assert machine.left(other.slot) == [b"not yours"]
+    lock = lock_for_shipping(other.slot)
+    assert lock is not None
+    lock.close()
+
+
+async def test_two_shippers_never_ship_one_slot_together(machine: Machine) -> None:
+    gateway, slow = machine.gateway(), Kafka()
+    await machine.shipper(gateway.slot, slow)
+    gateway.append(records("1", "2"))
+    await until(lambda: machine.status.oldest is not None)
+    await machine.shipper(gateway.slot)
+    await asyncio.sleep(0.2)
+    assert machine.kafka.taken == []
+    machine.shippers[0].seconds_to_finish = 0.0
+    await machine.shippers[0].finish()
+    await until(lambda: machine.kafka.values == [b"1", b"2"])
+
+
+async def test_on_a_stop_what_waits_is_shipped(machine: Machine) -> None:
+    gateway = machine.gateway()
+    shipper = await machine.shipper(gateway.slot)
+    gateway.append(records(*map(str, range(20))))
+    await shipper.finish()
+    assert machine.kafka.values == [str(n).encode() for n in range(20)]
+    assert machine.left(gateway.slot) == []
+
+
+async def test_a_bug_in_shipping_is_told_and_shipping_goes_on(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, broken = SpoolReader.read, [True]
+
+    def read(*arguments: Any) -> Any:
+        if broken:
+            raise OSError("the disk says no")
+        return original(*arguments)
+
+    monkeypatch.setattr(SpoolReader, "read", read)
+    gateway = machine.gateway()
+    gateway.append(records("1"))
+    await machine.shipper(gateway.slot)
+    await until(lambda: "the disk says no" in machine.status.error)
+    broken.clear()
+    await until(lambda: machine.kafka.values == [b"1"])
+
+
+def test_a_record_that_kafka_takes_in_no_form_is_kept_sealed(tmp_path: Path) -> None:
+    path = set_aside(tmp_path, SEAL, Record(TOPIC, b"k", b"a very long text"))
+    assert b"long" not in path.read_bytes()
+    assert SEAL.open(path.read_bytes()) == b"a very long text"

@@ -1,0 +1,60 @@
+"""What the gateway knows of its shipper."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from services.gateway.metrics import SpoolCollector
+from services.gateway.status import FILE, Status, concerns, read_status
+from shared.spool import Backlog
+
+
+def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
+    status = Status(pid=7, shipped=Counter({"t": 3}), redactions=Counter({"name": 2}), oldest=5.0, error="away")
+    status.write(tmp_path)
+    assert read_status(tmp_path) == status
+    assert status.at > 0
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b'{"pid": 1}', b'{"shipped": {}, "redactions": {}, "x": 1}']
+)
+def test_a_file_that_is_no_status_counts_as_none(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
+    assert read_status(tmp_path) is None
+
+
+def test_a_shipper_that_is_silent_or_behind_is_told_and_one_that_keeps_up_is_not() -> None:
+    now = 1_000.0
+    assert concerns(Status(at=now - 1, oldest=now - 5), 60.0, now) == []
+    assert concerns(Status(at=now - 1), 60.0, now) == []
+    assert "is not running" in concerns(None, 60.0, now)[0]
+    assert "is not running" in concerns(Status(at=now - 60), 60.0, now)[0]
+    (behind,) = concerns(Status(at=now, oldest=now - 90, error="Kafka is away"), 60.0, now)
+    assert "90 s" in behind
+    assert "Kafka is away" in behind
+
+
+def test_the_spool_and_the_shipper_are_in_the_metrics() -> None:
+    registry = CollectorRegistry()
+    status = Status(shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), torn_bytes=9)
+    registry.register(SpoolCollector(lambda: Backlog(123, None), lambda: 0.25, lambda: 2, lambda: status))
+    text = generate_latest(registry).decode()
+    assert "ratchet_gateway_spool_bytes 123.0" in text
+    assert "ratchet_gateway_spool_oldest_seconds 0.0" in text
+    assert "ratchet_gateway_spool_full_ratio 0.25" in text
+    assert "ratchet_gateway_spool_sync_failures_total 2.0" in text
+    assert 'ratchet_gateway_shipped_total{topic="predictions.logged.v1"} 3.0' in text
+    assert 'ratchet_gateway_redactions_total{kind="name"} 2.0' in text
+    assert "ratchet_gateway_spool_torn_bytes 9.0" in text
+
+
+def test_before_the_start_there_is_nothing_to_count() -> None:
+    registry = CollectorRegistry()
+    registry.register(SpoolCollector(lambda: None, lambda: 0.0, lambda: 0, lambda: None))
+    assert generate_latest(registry) == b""
