@@ -37,6 +37,8 @@ class Example(Frozen):
     group: Identifier
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
+    user_hash: Identifier | None = Field(default=None, description="Keyed hash of who asked: what to forget by.")
+    predicted_at: AwareDatetime | None = Field(default=None, description="When it was asked.")
 
     @property
     def prompt(self) -> Messages:
@@ -54,6 +56,8 @@ class RejectedExample(Frozen):
     detail: Text = ""
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
+    user_hash: Identifier | None = None
+    predicted_at: AwareDatetime | None = None
 
 
 class DatasetManifest(Frozen):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from schemas.base import Event, Identifier, Messages, Probability, Text
 
@@ -37,6 +38,12 @@ class LabelRequested(Event):
     overlap: int = Field(default=1, ge=1, le=5, description="How many people are asked the same question.")
     ticket_id: Identifier | None = None
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, to forget by.")
+    predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, to forget by.")
+
+    @property
+    def happened_at(self) -> datetime:
+        """The moment that forgetting goes by: the question is made later than what it quotes."""
+        return self.predicted_at or self.occurred_at
 
     @model_validator(mode="after")
     def _tickets_are_for_pairs(self) -> Self:
@@ -64,8 +71,14 @@ class CorrectionSubmitted(Event):
     overlap: int = Field(default=1, ge=1, le=5)
     ticket_id: Identifier | None = None
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, to forget by.")
+    predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, to forget by.")
     redactions: int = Field(default=0, ge=0, description="Pieces of personal data replaced in what was typed.")
     seconds: float | None = Field(default=None, ge=0.0, description="From shown to answered.")
+
+    @property
+    def happened_at(self) -> datetime:
+        """The moment that forgetting goes by: the answer is given later than what it quotes was asked."""
+        return self.predicted_at or self.occurred_at
 
     @model_validator(mode="after")
     def _one_answer(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
@@ -99,6 +101,38 @@ class LatencySketch(Frozen):
     zeros: int = Field(default=0, ge=0, description="Latencies of 0 ms.")
     indexes: tuple[int, ...] = Field(default=(), max_length=2_000)
     counts: tuple[int, ...] = Field(default=(), max_length=2_000)
+
+
+def merged_sketch(sketches: Iterable[LatencySketch]) -> LatencySketch:
+    """The sketch of all the latencies in `sketches`. Raises ValueError if they have different buckets."""
+    counts: Counter[int] = Counter()
+    zeros, gammas = 0, set()
+    for sketch in sketches:
+        counts.update(dict(zip(sketch.indexes, sketch.counts, strict=True)))
+        zeros += sketch.zeros
+        gammas.add(sketch.gamma)
+    if len(gammas) > 1:
+        raise ValueError(f"sketches of different gammas do not add up: {sorted(gammas)}")
+    indexes = sorted(counts)
+    return LatencySketch(
+        gamma=gammas.pop() if gammas else LatencySketch().gamma,
+        zeros=zeros,
+        indexes=tuple(indexes),
+        counts=tuple(counts[index] for index in indexes),
+    )
+
+
+def sketch_quantile(sketch: LatencySketch, q: float) -> float:
+    """The latency in ms below which a share `q` in [0, 1] lies (the lower of two neighbours); 0 without any."""
+    if not sketch.counts:
+        return 0.0
+    rank = q * (sketch.zeros + sum(sketch.counts) - 1)
+    below, bucket = sketch.zeros, None
+    for index, count in zip(sketch.indexes, sketch.counts, strict=True):
+        if rank < below:
+            break
+        below, bucket = below + count, index
+    return 0.0 if bucket is None else 2.0 * sketch.gamma**bucket / (sketch.gamma + 1.0)
 
 
 class PredictionsRolledUp(Event):

@@ -58,6 +58,9 @@ class DatasetSettings(_Section):
     min_answer_chars: int = Field(default=1, ge=1)
     max_answer_chars: int = Field(default=8_000, ge=1)
     near_copy_similarity: Probability = Field(default=0.8, description="Jaccard of character 4-shingles.")
+    max_age_days: int | None = Field(
+        default=None, ge=1, description="Corrections of older predictions train no more and are deleted; empty: kept."
+    )
     seed: int = 20
 
 
@@ -155,7 +158,7 @@ class TaskSpec(_Section):
     prices: Prices = Prices()
     redaction: RedactionSettings = RedactionSettings()
     retention_days: int | None = Field(
-        default=None, ge=1, description="Predictions and feedback older than this leave the lake; empty: kept."
+        default=None, ge=1, description="Older predictions, and what waits for people of them, go; empty: kept."
     )
     golden_file: Identifier | None = None
     golden: tuple[GoldenExample, ...] = Field(default=(), max_length=5_000)

@@ -6,19 +6,22 @@ All methods raise DependencyUnavailable while the database is away.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import and_, func, select, true
+from sqlalchemy import ColumnElement, Text, and_, cast, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.cycles import StepProgressed
-from schemas.predictions import PredictionsRolledUp
-from services.console.tables import FACTS, HOURS, PROGRESS
+from schemas.failures import FailuresClustered
+from schemas.predictions import PredictionsRolledUp, SubjectForgotten
+from services.console.tables import FACTS, FORGOTTEN, HOURS, PROGRESS
 from shared.database import transaction
+from shared.forgetting import Forgotten, forgotten_among, remember
 
 
 class Chronicle(Protocol):
@@ -27,6 +30,8 @@ class Chronicle(Protocol):
     async def add_fact(self, event: Event) -> None: ...
     async def add_progress(self, event: StepProgressed) -> None: ...
     async def add_hour(self, event: PredictionsRolledUp) -> None: ...
+    async def forget(self, event: SubjectForgotten) -> None: ...
+    async def expire(self, task: str, before: datetime) -> None: ...
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]: ...
     async def facts(self, cycle_id: str) -> list[dict[str, Any]]: ...
     async def progress(self, cycle_id: str) -> dict[str, Any] | None: ...
@@ -41,16 +46,20 @@ class PostgresChronicle:
         self._engine = engine
 
     async def add_fact(self, event: Event) -> None:
-        """Keep a step's result, without the task's whole definition that travels in it."""
-        statement = insert(FACTS).values(
-            event_id=event.event_id,
-            task=event.task,
-            cycle_id=event.cycle_id,
-            topic=topic_of(type(event)).name,
-            occurred_at=event.occurred_at,
-            event=_storable(event.model_dump_json(exclude={"spec"})),
-        )
-        await self._write(statement.on_conflict_do_nothing())
+        """Keep a step's result, without the task's definition that travels in it and without forgotten people."""
+        async with transaction(self._engine) as connection:
+            if isinstance(event, FailuresClustered):
+                quoted = ((event.task, source.user_hash) for mode in event.modes for source in mode.sources)
+                event = _without(event, await forgotten_among(connection, FORGOTTEN, quoted))
+            statement = insert(FACTS).values(
+                event_id=event.event_id,
+                task=event.task,
+                cycle_id=event.cycle_id,
+                topic=topic_of(type(event)).name,
+                occurred_at=event.occurred_at,
+                event=_storable(event.model_dump_json(exclude={"spec"})),
+            )
+            await connection.execute(statement.on_conflict_do_nothing())
 
     async def add_progress(self, event: StepProgressed) -> None:
         """Keep the newest progress of its cycle."""
@@ -62,7 +71,7 @@ class PostgresChronicle:
         await self._write(statement.on_conflict_do_update(index_elements=["cycle_id"], set_=values, where=older))
 
     async def add_hour(self, event: PredictionsRolledUp) -> None:
-        """Keep the newest counts of an hour."""
+        """Keep the newest counts of an hour, not the answers themselves: nobody is shown them."""
         key = {
             "task": event.task,
             "task_revision": event.task_revision,
@@ -73,11 +82,24 @@ class PostgresChronicle:
         values = {
             "occurred_at": event.occurred_at,
             "predictions": event.predictions,
-            "event": _storable(event.model_dump_json()),
+            "event": _storable(event.model_dump_json(exclude={"answers"})),
         }
         statement = insert(HOURS).values(**key, **values)
         older = HOURS.c.occurred_at <= event.occurred_at
         await self._write(statement.on_conflict_do_update(index_elements=list(key), set_=values, where=older))
+
+    async def forget(self, event: SubjectForgotten) -> None:
+        """Take what a person asked out of the failure modes that quote it."""
+        gone = Forgotten({(event.task, event.subject_hash): event.occurred_at})
+        async with transaction(self._engine) as connection:
+            await remember(connection, FORGOTTEN, event)
+            quoting = cast(FACTS.c.event, Text).contains(event.subject_hash, autoescape=True)
+            await _rewrite(connection, event.task, lambda clustered: _without(clustered, gone), quoting)
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Take out of the failure modes what they quote from before a moment."""
+        async with transaction(self._engine) as connection:
+            await _rewrite(connection, task, lambda clustered: clustered.without(lambda s: s.predicted_at < before))
 
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]:
         """Cycles, newest first: where each stands or how it ended."""
@@ -138,6 +160,27 @@ class PostgresChronicle:
     async def _write(self, statement: Any) -> None:
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
+
+
+async def _rewrite(
+    connection: AsyncConnection,
+    task: str,
+    change: Callable[[FailuresClustered], FailuresClustered],
+    which: ColumnElement[bool] | None = None,
+) -> None:
+    """Store the task's clusterings, or only some, as `change` makes them."""
+    clustered = (FACTS.c.task == task, FACTS.c.topic == topic_of(FailuresClustered).name)
+    query = select(FACTS.c.event_id, FACTS.c.event).where(*clustered, true() if which is None else which)
+    rows = await connection.execute(query)
+    for event_id, stored in rows.all():
+        before = FailuresClustered.model_validate(stored)
+        if (kept := change(before)) != before:
+            values = {"event": _storable(kept.model_dump_json())}
+            await connection.execute(update(FACTS).where(FACTS.c.event_id == event_id).values(values))
+
+
+def _without(event: FailuresClustered, gone: Forgotten) -> FailuresClustered:
+    return event.without(lambda source: gone.covers(event.task, source.user_hash, source.predicted_at))
 
 
 def _storable(event: str) -> Any:

@@ -14,12 +14,15 @@ from typing import Any, Literal, TypeVar
 
 from schemas.base import MAX_TEXT
 from schemas.labels import CorrectionSubmitted, LabelRequested
+from schemas.rollouts import Stage
 from shared.errors import InvalidMessage
 from shared.identity import content_hash, event_id
 
 Preference = Literal["a", "b", "both_right", "both_wrong", "cannot_tell"]
 KEYS = tuple("1234567890") + tuple(string.ascii_lowercase)
 MAX_REVIEWER = 100
+RUNNING = (Stage.SHADOW, Stage.CANARY)
+"""Stages in which a candidate's answers are compared with production's."""
 LISTED = 20
 """Allowed labels that an error message lists."""
 
@@ -85,7 +88,9 @@ def check_answer(request: LabelRequested, answer: Answer) -> None:
         raise InvalidMessage(f"label: found {answer.label[:120]!r}, expected one of {allowed}")
 
 
-def correction_of(request: LabelRequested, reviewer: str, answer: Answer, now: datetime) -> CorrectionSubmitted:
+def correction_of(
+    request: LabelRequested, reviewer: str, answer: Answer, redactions: int, now: datetime
+) -> CorrectionSubmitted:
     """The event of an answer. Its ids follow from question and reviewer: a retry is the same fact."""
     return CorrectionSubmitted(
         event_id=event_id("correction", request.request_id, reviewer),
@@ -106,6 +111,8 @@ def correction_of(request: LabelRequested, reviewer: str, answer: Answer, now: d
         overlap=request.overlap,
         ticket_id=request.ticket_id,
         user_hash=request.user_hash,
+        predicted_at=request.predicted_at,
+        redactions=redactions,
         seconds=answer.seconds,
     )
 

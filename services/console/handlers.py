@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.base import Event
 from schemas.cycles import CycleFinished, CycleStarted, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
 from schemas.labels import LabelRequested
-from schemas.predictions import PredictionsRolledUp
+from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.console.chronicle import Chronicle
 from services.console.storage import Queue
@@ -36,9 +38,27 @@ class Handlers:
         """Register all handlers."""
         consumers.on_batch(LabelRequested, self.on_requests)
         for event in FACTS:
-            consumers.on(event, self._chronicle.add_fact)
+            if event is not RolloutChanged:
+                consumers.on(event, self._chronicle.add_fact)
+        consumers.on(RolloutChanged, self.on_rollout)
+        consumers.on(SubjectForgotten, self.on_forgotten)
         consumers.on(StepProgressed, self._chronicle.add_progress)
         consumers.on(PredictionsRolledUp, self._chronicle.add_hour)
 
     async def on_requests(self, deliveries: list[Delivery[LabelRequested]]) -> None:
         await self._queue.add_requests([delivery.event for delivery in deliveries])
+
+    async def on_rollout(self, event: RolloutChanged) -> None:
+        """Noted first: a question that comes later then finds that its candidate has ended."""
+        await self._chronicle.add_fact(event)
+        await self._queue.withdraw(event)
+
+    async def on_forgotten(self, event: SubjectForgotten) -> None:
+        """Questions and answers of a person go, and what failure modes quote of them."""
+        await self._queue.forget(event)
+        await self._chronicle.forget(event)
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """What was asked before that moment goes, as it leaves the lake."""
+        await self._queue.expire(task, before)
+        await self._chronicle.expire(task, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from schemas.tasks import TaskChanged
@@ -10,11 +11,14 @@ from services.console.chronicle import PostgresChronicle
 from services.console.handlers import Handlers
 from services.console.http import build_app
 from services.console.pages import mount_pages
+from services.console.redaction import Typed
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
 from shared.database import build_engine, migrate
 from shared.identity import load_or_create_key
+from shared.redaction import Redactor
+from shared.retention import expire_forever
 from shared.service import Service, run
 from shared.transport import Consumers, Publisher, build_broker
 
@@ -31,8 +35,11 @@ def build(settings: ConsoleSettings | None = None) -> Service:
     queue, chronicle = PostgresQueue(engine), PostgresChronicle(engine)
     tasks = consumers.table(TaskChanged)
     key = load_or_create_key(settings.secrets_folder, "subjects")
-    reviews = Reviews(queue, Publisher(broker, NAME), tasks, key)
-    Handlers(queue, chronicle).subscribe(consumers)
+    surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
+    typed = Typed(lambda: Redactor(surrogates))
+    reviews = Reviews(queue, Publisher(broker, NAME), tasks, key, typed)
+    handlers = Handlers(queue, chronicle)
+    handlers.subscribe(consumers)
     http = build_app(settings, reviews, chronicle)
     mount_pages(http, settings, reviews, chronicle, tasks)
 
@@ -43,6 +50,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
         NAME,
         broker,
         prepare=[prepare],
+        background=[partial(expire_forever, tasks, handlers.expire)],
         close=[engine.dispose],
         http=http,
         host=settings.console_host,

@@ -7,6 +7,7 @@ they came, and nothing says whose they are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from html import escape
@@ -18,7 +19,7 @@ from schemas.labels import LabelRequested
 from schemas.tasks import TaskChanged
 from services.console.domain import Answer, Preference, asks_preference, check_reviewer, keys_for
 from services.console.look import frame, html, soft
-from services.console.reviews import Reviews
+from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
 from shared.tables import LatestByKey
 
@@ -95,9 +96,12 @@ class Desk:
         return next(iter(others if others and self._turn % 2 == 0 else found), None)
 
     async def look_again(self) -> None:
-        """An empty queue may have filled."""
-        if self.reviewer and self._question is None and not self._busy:
-            await self.draw()
+        """An empty queue may have filled; a question whose person was forgotten is not shown any longer."""
+        if not self.reviewer or self._busy:
+            return
+        with contextlib.suppress(RatchetError):  # What is shown stays while the database is away.
+            if self._question is None or await self._reviews.is_gone(self._question.request_id):
+                await self.draw()
 
     async def on_key(self, event: events.KeyEventArguments) -> None:
         """One key, one answer."""
@@ -188,6 +192,9 @@ class Desk:
             if receipt.counted:
                 self._done += 1
                 self._seconds += seconds
+            await self.draw()
+        except UnknownError:
+            ui.notify("This question was withdrawn.", type="warning")
             await self.draw()
         except RatchetError as error:
             ui.notify(f"{error.reason} {error.way_out}".strip(), type="warning")

@@ -12,9 +12,10 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.tasks import TaskChanged
 from services.console.domain import Answer, check_answer, check_reviewer, correction_id, correction_of, interleave
+from services.console.redaction import Typed
 from services.console.storage import Queue
 from shared.errors import RatchetError
-from shared.identity import keyed_hash
+from shared.identity import event_id, keyed_hash
 from shared.tables import LatestByKey
 from shared.transport import Publishes
 
@@ -38,12 +39,14 @@ class Reviews:
         publisher: Publishes,
         tasks: LatestByKey[TaskChanged],
         subjects_key: bytes,
+        typed: Typed,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._queue = queue
         self._publisher = publisher
         self._tasks = tasks
         self._subjects_key = subjects_key
+        self._typed = typed
         self._now = now
         self._turns = [asyncio.Lock() for _ in range(64)]
 
@@ -86,8 +89,10 @@ class Reviews:
                 return Receipt(name, counted=True)
             if needed == 0:
                 return Receipt(name, counted=False)
+            answer, redactions = await self._typed.clean(request, answer, self._tasks.get(request.task))
+            check_answer(request, answer)  # A made-up name may be longer.
             now = self._now()
-            await self._publisher.publish(correction_of(request, reviewer, answer, now))
+            await self._publisher.publish(correction_of(request, reviewer, answer, redactions, now))
             await self._queue.record(request_id, reviewer, answer, now)
             return Receipt(name, counted=True)
 
@@ -97,11 +102,20 @@ class Reviews:
             raise self._no_task(task)
         subject = keyed_hash(self._subjects_key, user)
         now = self._now()
-        await self._publisher.publish(
-            SubjectForgotten(task=task, task_revision=changed.task_revision, subject_hash=subject, occurred_at=now)
+        event = SubjectForgotten(
+            event_id=event_id("subjects.forgotten", task, subject, now),
+            occurred_at=now,
+            task=task,
+            task_revision=changed.task_revision,
+            subject_hash=subject,
         )
-        await self._queue.forget(task, subject, now)
+        await self._publisher.publish(event)
+        await self._queue.forget(event)  # At once: the topic tells us too, a moment later.
         return subject
+
+    async def is_gone(self, request_id: str) -> bool:
+        """Whether a question is not there any more: its person was forgotten, and no page may go on showing it."""
+        return await self._queue.request(request_id) is None
 
     async def _revision(self, task: str) -> str | None:
         """The task's revision now; None: the task is not on its topic (yet), but was asked about before."""

@@ -6,19 +6,24 @@ All methods raise DependencyUnavailable while the database is away. What happene
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import Select, and_, delete, exists, func, select, tuple_, update
+from sqlalchemy import Select, and_, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from schemas.catalog import topic_of
 from schemas.labels import LabelRequested, Purpose
-from services.console.domain import Answer
-from services.console.tables import ANSWERS, FORGOTTEN, REQUESTS
+from schemas.predictions import SubjectForgotten
+from schemas.rollouts import RolloutChanged
+from services.console.domain import RUNNING, Answer
+from services.console.tables import ANSWERS, FACTS, FORGOTTEN, REQUESTS
 from shared.database import transaction
+from shared.forgetting import forgotten_among, remember
 
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_TICKET = REQUESTS.c.purpose == Purpose.DISCORDANT_PAIR.value
+_ROLLOUTS = topic_of(RolloutChanged).name
 
 
 class Queue(Protocol):
@@ -42,7 +47,9 @@ class Queue(Protocol):
     ) -> list[LabelRequested]: ...
     async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]: ...
     async def has_requests(self, task: str) -> bool: ...
-    async def forget(self, task: str, subject_hash: str, at: datetime) -> None: ...
+    async def forget(self, event: SubjectForgotten) -> None: ...
+    async def withdraw(self, event: RolloutChanged) -> None: ...
+    async def expire(self, task: str, before: datetime) -> None: ...
 
 
 class PostgresQueue:
@@ -52,22 +59,15 @@ class PostgresQueue:
         self._engine = engine
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
-        """Add questions; those known already, and those of people forgotten since, are left out."""
+        """Add questions, but for known ones, those of forgotten people, and those about a candidate that has ended."""
         async with transaction(self._engine) as connection:
-            gone = await _forgotten(connection, requests)
+            gone = await forgotten_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
+            ended = await _ended(connection, requests)
             rows = [
-                {
-                    "request_id": r.request_id,
-                    "task": r.task,
-                    "task_revision": r.task_revision,
-                    "purpose": r.purpose.value,
-                    "priority": r.priority,
-                    "needed": r.overlap,
-                    "user_hash": r.user_hash,
-                    "request": r.model_dump_json(),
-                }
+                _row(r)
                 for r in requests
-                if r.user_hash is None or r.occurred_at > gone.get((r.task, r.user_hash), _LONG_AGO)
+                if not gone.covers(r.task, r.user_hash, r.happened_at)
+                and not (r.ticket_id is not None and r.cycle_id in ended and r.occurred_at <= ended[r.cycle_id])
             ]
             if rows:
                 await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), rows)
@@ -105,8 +105,7 @@ class PostgresQueue:
         self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
     ) -> list[LabelRequested]:
         """Discordant pairs, first in first out: which ones are labelled must not depend on what they say."""
-        where = REQUESTS.c.purpose == Purpose.DISCORDANT_PAIR.value
-        query = _open(task, revision).where(where, _unanswered_by(reviewer))
+        query = _open(task, revision).where(_TICKET, _unanswered_by(reviewer))
         return await self._questions(query.order_by(REQUESTS.c.arrived), limit, skipped)
 
     async def others(
@@ -118,11 +117,9 @@ class PostgresQueue:
         purpose: Purpose | None = None,
         skipped: Collection[str] = (),
     ) -> list[LabelRequested]:
-        """All other questions, the most urgent first."""
-        where = REQUESTS.c.purpose != Purpose.DISCORDANT_PAIR.value
-        if purpose is not None:
-            where = REQUESTS.c.purpose == purpose.value
-        query = _open(task, revision).where(where, _unanswered_by(reviewer))
+        """All other questions, the most urgent first. A third opinion is not asked of one who gave one of the two."""
+        where = ~_TICKET if purpose is None else REQUESTS.c.purpose == purpose.value
+        query = _open(task, revision).where(where, _unanswered_by(reviewer), ~_asked_before(reviewer))
         return await self._questions(query.order_by(REQUESTS.c.priority.desc(), REQUESTS.c.arrived), limit, skipped)
 
     async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]:
@@ -136,16 +133,27 @@ class PostgresQueue:
         async with transaction(self._engine) as connection:
             return bool(await connection.scalar(select(exists().where(REQUESTS.c.task == task))))
 
-    async def forget(self, task: str, subject_hash: str, at: datetime) -> None:
-        """Remove a person's questions with their answers; a replay of older ones does not bring them back."""
+    async def forget(self, event: SubjectForgotten) -> None:
+        """Remove a person's questions with their answers; a replay does not bring them back."""
         async with transaction(self._engine) as connection:
-            statement = insert(FORGOTTEN).values(task=task, subject_hash=subject_hash, at=at)
-            newest = func.greatest(FORGOTTEN.c.at, at)
-            await connection.execute(
-                statement.on_conflict_do_update(index_elements=["task", "subject_hash"], set_={"at": newest})
-            )
-            theirs = and_(REQUESTS.c.task == task, REQUESTS.c.user_hash == subject_hash)
-            await connection.execute(delete(REQUESTS).where(theirs))  # Answers go with it: ON DELETE CASCADE.
+            await remember(connection, FORGOTTEN, event)
+            theirs = and_(REQUESTS.c.task == event.task, REQUESTS.c.user_hash == event.subject_hash)
+            # Answers go with it: ON DELETE CASCADE.
+            await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))
+
+    async def withdraw(self, event: RolloutChanged) -> None:
+        """A candidate's rollout has ended: nobody needs to compare its answers any more."""
+        if event.stage in RUNNING or event.cycle_id is None:
+            return
+        its = and_(REQUESTS.c.cycle_id == event.cycle_id, REQUESTS.c.asked_at <= event.occurred_at)
+        async with transaction(self._engine) as connection:
+            await connection.execute(update(REQUESTS).where(_TICKET, REQUESTS.c.needed > 0, its).values(needed=0))
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Remove the questions about predictions made before a moment, with their answers."""
+        async with transaction(self._engine) as connection:
+            old = and_(REQUESTS.c.task == task, REQUESTS.c.happened_at < before)
+            await connection.execute(delete(REQUESTS).where(old))
 
     async def _questions(self, query: Select[Any], limit: int, skipped: Collection[str]) -> list[LabelRequested]:
         if skipped:
@@ -165,11 +173,46 @@ def _unanswered_by(reviewer: str) -> Any:
     return ~exists().where(ANSWERS.c.request_id == REQUESTS.c.request_id, ANSWERS.c.reviewer == reviewer)
 
 
-async def _forgotten(
-    connection: AsyncConnection, requests: Sequence[LabelRequested]
-) -> dict[tuple[str, str], datetime]:
-    people = {(r.task, r.user_hash) for r in requests if r.user_hash is not None}
-    if not people:
+def _asked_before(reviewer: str) -> Any:
+    """Whether this is a third opinion on a prediction that the reviewer gave an answer about."""
+    other = REQUESTS.alias("other")
+    return and_(
+        REQUESTS.c.purpose == Purpose.DISAGREEMENT.value,
+        exists().where(
+            other.c.prediction_id == REQUESTS.c.prediction_id,
+            other.c.task == REQUESTS.c.task,
+            ANSWERS.c.request_id == other.c.request_id,
+            ANSWERS.c.reviewer == reviewer,
+        ),
+    )
+
+
+def _row(request: LabelRequested) -> dict[str, Any]:
+    return {
+        "request_id": request.request_id,
+        "task": request.task,
+        "task_revision": request.task_revision,
+        "purpose": request.purpose.value,
+        "priority": request.priority,
+        "needed": request.overlap,
+        "user_hash": request.user_hash,
+        "prediction_id": request.prediction_id,
+        "cycle_id": request.cycle_id,
+        "happened_at": request.happened_at,
+        "asked_at": request.occurred_at,
+        "request": request.model_dump_json(),
+    }
+
+
+async def _ended(connection: AsyncConnection, requests: Sequence[LabelRequested]) -> dict[str | None, datetime]:
+    """When the rollouts of these tickets' cycles ended: questions and rollouts come on topics of their own."""
+    cycles = {r.cycle_id for r in requests if r.ticket_id is not None and r.cycle_id is not None}
+    if not cycles:
         return {}
-    query = select(FORGOTTEN).where(tuple_(FORGOTTEN.c.task, FORGOTTEN.c.subject_hash).in_(sorted(people)))
-    return {(row.task, row.subject_hash): row.at for row in await connection.execute(query)}
+    query = (
+        select(FACTS.c.cycle_id, func.max(FACTS.c.occurred_at))
+        .where(FACTS.c.cycle_id.in_(sorted(cycles)), FACTS.c.topic == _ROLLOUTS)
+        .where(FACTS.c.event["stage"].astext.not_in([stage.value for stage in RUNNING]))
+        .group_by(FACTS.c.cycle_id)
+    )
+    return {cycle_id: ended_at for cycle_id, ended_at in await connection.execute(query)}

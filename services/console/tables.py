@@ -5,6 +5,8 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, DateTime, Float, Identity, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
+from shared.forgetting import forgotten_table
+
 METADATA = MetaData()
 _TIME = DateTime(timezone=True)
 
@@ -19,6 +21,10 @@ REQUESTS = Table(
     Column("priority", Float, nullable=False),
     Column("needed", Integer, nullable=False, comment="Reviewers whose answer is still wanted."),
     Column("user_hash", Text),
+    Column("prediction_id", Text, nullable=False),
+    Column("cycle_id", Text),
+    Column("happened_at", _TIME, nullable=False, comment="When the prediction was made: forgetting goes by it."),
+    Column("asked_at", _TIME, nullable=False),
     Column("request", Text, nullable=False, comment="The event, as JSON."),
 )
 ANSWERS = Table(
@@ -60,10 +66,4 @@ HOURS = Table(
     Column("predictions", BigInteger, nullable=False),
     Column("event", JSONB, nullable=False),
 )
-FORGOTTEN = Table(
-    "forgotten",
-    METADATA,
-    Column("task", Text, primary_key=True),
-    Column("subject_hash", Text, primary_key=True),
-    Column("at", _TIME, nullable=False),
-)
+FORGOTTEN = forgotten_table(METADATA)

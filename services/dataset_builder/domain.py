@@ -26,12 +26,17 @@ DUPLICATE = "duplicate"
 
 @dataclass(frozen=True)
 class Proposal:
-    """An example that nothing was held against yet. `since`: when its first correction was made."""
+    """An example that nothing was held against yet. `since`: when its first correction was made.
+
+    `user_hash`, `predicted_at`: whose it is, so that a version tells on whom it was trained.
+    """
 
     messages: tuple[Message, ...]
     prediction_id: str
     correction_ids: tuple[str, ...]
     since: datetime
+    user_hash: str | None = None
+    predicted_at: datetime | None = None
 
     @property
     def text(self) -> str:
@@ -43,7 +48,12 @@ class Proposal:
 
     def rejected(self, reason: str, detail: str = "") -> RejectedExample:
         return RejectedExample(
-            reason=reason, detail=detail, prediction_ids=(self.prediction_id,), correction_ids=self.correction_ids
+            reason=reason,
+            detail=detail,
+            prediction_ids=(self.prediction_id,),
+            correction_ids=self.correction_ids,
+            user_hash=self.user_hash,
+            predicted_at=self.predicted_at,
         )
 
 
@@ -105,14 +115,21 @@ def resolve(corrections: Iterable[CorrectionSubmitted], kind: TaskKind) -> tuple
             ids = tuple(vote.correction_id for vote in votes)
             rejected.append(
                 RejectedExample(
-                    reason="reviewers_disagree", detail=said, prediction_ids=(prediction_id,), correction_ids=ids
+                    reason="reviewers_disagree",
+                    detail=said,
+                    prediction_ids=(prediction_id,),
+                    correction_ids=ids,
+                    user_hash=votes[0].user_hash,
+                    predicted_at=votes[0].predicted_at,
                 )
             )
             continue
         agreeing = [vote for vote, answer in zip(votes, answers, strict=True) if answer == agreed]
         messages = (*votes[0].messages, Message(role=Role.ASSISTANT, content=agreed))
         ids = tuple(vote.correction_id for vote in agreeing)
-        proposals.append(Proposal(messages, prediction_id, ids, votes[0].occurred_at))
+        first = votes[0]
+        whose = (first.user_hash, first.predicted_at)
+        proposals.append(Proposal(messages, prediction_id, ids, first.occurred_at, *whose))
     return proposals, rejected
 
 
@@ -136,6 +153,7 @@ def third_opinion(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> Label
         labels=spec.labels,
         priority=2.0,  # Above all single doubts: two labels are paid for and wait for this one.
         user_hash=first.user_hash,
+        predicted_at=first.predicted_at,
     )
 
 
@@ -219,6 +237,8 @@ def _example(proposal: Proposal, group: str) -> Example:
         group=group,
         prediction_ids=(proposal.prediction_id,),
         correction_ids=proposal.correction_ids,
+        user_hash=proposal.user_hash,
+        predicted_at=proposal.predicted_at,
     )
 
 

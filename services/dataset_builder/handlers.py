@@ -15,13 +15,14 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskSpec
-from services.dataset_builder.domain import build_dataset, third_opinion, votes_of
+from services.dataset_builder.domain import Dataset, build_dataset, third_opinion, votes_of
 from services.dataset_builder.gates import judge, shortfall, way_out
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage import Store
 from services.dataset_builder.writing import Artifacts, publish_dataset
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.identity import event_id
+from shared.retention import expire_forever
 from shared.tables import LatestByKey
 from shared.transport import Consumers, Delivery, Publishes
 
@@ -57,6 +58,10 @@ class Handlers:
         consumers.on(PredictionsRolledUp, self._store.put_traffic)
         consumers.on(SubjectForgotten, self._store.forget)
         consumers.on(FailuresClustered, self.on_clustered)
+
+    async def expire_forever(self) -> None:
+        """Background: corrections go when they are too old to train on."""
+        await expire_forever(self._tasks, self._store.expire, lambda spec: spec.dataset.max_age_days)
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Keep what people said; where two disagree, ask a third, long before the cycle needs the answer."""
@@ -98,10 +103,9 @@ class Handlers:
                 f"the task changed to revision {spec.revision} after the cycle started with {event.task_revision}",
                 f"Start a cycle for the task as it is now: ratchet cycle {event.task}",
             )
-        corrections = await self._store.below(event.task, event.task_revision, event.fence)
         hours = self._settings.dataset_builder_traffic_hours
         traffic = await self._store.traffic(event.task, event.task_revision, hours)
-        dataset = await asyncio.to_thread(build_dataset, corrections, spec)
+        corrections, dataset = await self._dataset(event, spec)
         gates = judge(dataset, spec, traffic)
         if not all(gate.passed for gate in gates):
             raise StepImpossible(
@@ -124,6 +128,16 @@ class Handlers:
             data_cutoff=event.data_cutoff,
             spec=spec,
         )
+
+    async def _dataset(self, event: FailuresClustered, spec: TaskSpec) -> tuple[list[CorrectionSubmitted], Dataset]:
+        """The cycle's corrections and what they make. Who is forgotten while it is built is not in it."""
+        corrections = await self._store.below(event.task, event.task_revision, event.fence)
+        while True:
+            dataset = await asyncio.to_thread(build_dataset, corrections, spec)
+            still = await self._store.below(event.task, event.task_revision, event.fence)
+            if len(still) == len(corrections):  # Below the fence nothing comes, it only goes.
+                return corrections, dataset
+            corrections = still
 
     async def _spec(self, event: Event) -> TaskSpec:
         """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way.

@@ -25,7 +25,9 @@ def build(settings: DatasetBuilderSettings | None = None) -> Service:
     artifacts = ArtifactStore(settings.artifacts_uri, cache=settings.home / "cache")
     handlers = Handlers(settings, store, artifacts, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
-    return Service(NAME, broker, prepare=[partial(migrate, settings, NAME, MIGRATIONS)], close=[store.close])
+    prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(store.adopt, settings.kafka_incarnation)]
+    background, close = [handlers.expire_forever], [store.close]
+    return Service(NAME, broker, prepare=prepare, background=background, close=close)
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
 """Corrections in PostgreSQL, schema `dataset_builder`; finished data sets in the artifact store.
 
 Each method is one transaction. A correction is stored as the event it came in, with where it lay, so that a build
-takes exactly what is below the cycle's fence.
+takes exactly what is below the cycle's fence. Of a forgotten person nothing is stored, so no build has it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -23,19 +23,19 @@ from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from shared.database import transaction
 from shared.delivery import Delivery, Place
-from shared.positions import advance, behind, positions_table
+from shared.forgetting import forgotten_among, forgotten_table, remember
+from shared.positions import adopt_incarnation, advance, behind, broker_table, positions_table
 
 metadata = sa.MetaData()
 positions = positions_table(metadata)
+broker = broker_table(metadata)
 corrections = sa.Table(
     "corrections", metadata,
     Column("correction_id", Text, primary_key=True), Column("prediction_id", Text), Column("task", Text),
     Column("task_revision", Text), Column("user_hash", Text), Column("partition", sa.Integer),
-    Column("offset", sa.BigInteger), Column("event", Text),
+    Column("offset", sa.BigInteger), Column("event", Text), Column("happened_at", sa.DateTime(timezone=True)),
 )  # fmt: skip
-forgotten = sa.Table(
-    "forgotten", metadata, Column("task", Text, primary_key=True), Column("subject_hash", Text, primary_key=True)
-)
+forgotten = forgotten_table(metadata)
 traffic = sa.Table(
     "traffic", metadata,
     Column("task", Text, primary_key=True), Column("task_revision", Text, primary_key=True),
@@ -45,6 +45,7 @@ traffic = sa.Table(
 builds = sa.Table(
     "builds", metadata, Column("cycle_id", Text, primary_key=True), Column("topic", Text), Column("event", Text)
 )
+_IN_ORDER = sa.select(corrections.c.event).order_by(corrections.c.partition, corrections.c.offset)
 _KEEP_TRAFFIC = timedelta(days=7)
 _TOPIC = topic_of(CorrectionSubmitted).name
 
@@ -56,6 +57,7 @@ class Store(Protocol):
     async def on_prediction(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]: ...
     async def pass_over(self, place: Place) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
+    async def expire(self, task: str, before: datetime) -> None: ...
     async def put_traffic(self, event: PredictionsRolledUp) -> None: ...
     async def traffic(self, task: str, revision: str, hours: int) -> dict[str, int]: ...
     async def behind(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
@@ -71,23 +73,27 @@ class PostgresStore:
     async def close(self) -> None:
         await self._engine.dispose()
 
-    async def keep(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
-        """Store corrections, each once, and note the positions."""
-        rows = [
-            {
-                "correction_id": d.event.correction_id, "prediction_id": d.event.prediction_id,
-                "task": d.event.task, "task_revision": d.event.task_revision, "user_hash": d.event.user_hash,
-                "partition": d.partition, "offset": d.offset, "event": d.event.model_dump_json(),
-            }
-            for d in deliveries
-        ]  # fmt: skip
+    async def adopt(self, incarnation: str) -> None:
+        """Before anything is read: take all offsets from here on for those of this incarnation of the broker."""
         async with transaction(self._engine) as connection:
-            await connection.execute(insert(corrections).on_conflict_do_nothing(), rows)
+            await adopt_incarnation(connection, broker, positions, incarnation, [corrections.c.offset])
+
+    async def keep(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
+        """Store corrections, each once and none of a forgotten person, and note the positions."""
+        async with transaction(self._engine) as connection:
+            gone = await forgotten_among(connection, forgotten, ((d.event.task, d.event.user_hash) for d in deliveries))
+            rows = [
+                _row(delivery)
+                for delivery in deliveries
+                if not gone.covers(delivery.event.task, delivery.event.user_hash, delivery.event.happened_at)
+            ]
+            if rows:
+                await connection.execute(insert(corrections).on_conflict_do_nothing(), rows)
             await advance(connection, positions, deliveries)
 
     async def on_prediction(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
         """All that people said of these predictions."""
-        query = _remembered().where(corrections.c.prediction_id.in_(list(prediction_ids)))
+        query = _IN_ORDER.where(corrections.c.prediction_id.in_(list(prediction_ids)))
         return await self._events(query)
 
     async def pass_over(self, place: Place) -> None:
@@ -97,14 +103,18 @@ class PostgresStore:
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete what came of a person's requests, and remember to take no more of it."""
-        row = {"task": event.task, "subject_hash": event.subject_hash}
         async with transaction(self._engine) as connection:
-            await connection.execute(insert(forgotten).values(row).on_conflict_do_nothing())
+            await remember(connection, forgotten, event)
+            theirs = sa.and_(corrections.c.task == event.task, corrections.c.user_hash == event.subject_hash)
             await connection.execute(
-                sa.delete(corrections).where(
-                    corrections.c.task == event.task, corrections.c.user_hash == event.subject_hash
-                )
+                sa.delete(corrections).where(theirs, corrections.c.happened_at <= event.occurred_at)
             )
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Delete the corrections of predictions from before a moment."""
+        async with transaction(self._engine) as connection:
+            old = sa.and_(corrections.c.task == task, corrections.c.happened_at < before)
+            await connection.execute(sa.delete(corrections).where(old))
 
     async def put_traffic(self, event: PredictionsRolledUp) -> None:
         """An hour, restated: the last value wins. Hours older than a week are dropped."""
@@ -139,13 +149,13 @@ class PostgresStore:
             return await behind(connection, positions, fence, [_TOPIC])
 
     async def below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]:
-        """All corrections of the task's revision below the fence, of people who are not forgotten."""
+        """All corrections of the task's revision below the fence."""
         inside = [
             sa.and_(corrections.c.partition == part.partition, corrections.c.offset < part.offset)
             for part in fence
             if part.topic == _TOPIC
         ]
-        query = _remembered().where(
+        query = _IN_ORDER.where(
             corrections.c.task == task, corrections.c.task_revision == revision, sa.or_(sa.false(), *inside)
         )
         return await self._events(query)
@@ -170,9 +180,10 @@ class PostgresStore:
             return [CorrectionSubmitted.model_validate_json(event) for event in stored]
 
 
-def _remembered() -> Any:
-    """Corrections but for those of people who asked to be forgotten, also where these came after the asking."""
-    gone = sa.exists().where(
-        forgotten.c.task == corrections.c.task, forgotten.c.subject_hash == corrections.c.user_hash
-    )
-    return sa.select(corrections.c.event).where(~gone).order_by(corrections.c.partition, corrections.c.offset)
+def _row(delivery: Delivery[CorrectionSubmitted]) -> dict[str, Any]:
+    event = delivery.event
+    return {
+        "correction_id": event.correction_id, "prediction_id": event.prediction_id, "task": event.task,
+        "task_revision": event.task_revision, "user_hash": event.user_hash, "partition": delivery.partition,
+        "offset": delivery.offset, "event": event.model_dump_json(), "happened_at": event.happened_at,
+    }  # fmt: skip

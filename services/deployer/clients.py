@@ -168,15 +168,22 @@ class UnleashAdmin:
         return response.json() if response.content else None
 
 
+class ArtifactMissing(DependencyUnavailable):
+    """An adapter's folder is not in the artifact store: not yet, or not any more."""
+
+
 class ServedAdapters:
-    """Adapters on vLLM's replicas, from the artifact store."""
+    """Adapters on vLLM's replicas, from the artifact store. Raises ArtifactMissing."""
 
     def __init__(self, inference: InferenceClient, artifacts: ArtifactStore) -> None:
         self._inference = inference
         self._artifacts = artifacts
 
     async def serve(self, adapter: str, uri: str) -> None:
-        folder = await asyncio.to_thread(self._artifacts.fetch, uri)
+        try:
+            folder = await asyncio.to_thread(self._artifacts.fetch, uri)
+        except DependencyUnavailable as error:
+            raise ArtifactMissing(error.reason, error.way_out) from error
         await self._inference.serve_adapter(adapter, str(folder))
 
 

@@ -11,8 +11,9 @@ from datetime import datetime
 
 from schemas.adapters import AdapterEvaluated
 from schemas.base import Variant, utc_now
+from schemas.catalog import topic_of
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.predictions import RequestObserved
+from schemas.predictions import RequestObserved, SubjectForgotten
 from schemas.rollouts import ShadowCompared, Stage
 from schemas.tasks import TaskChanged
 from services.deployer.domain import label_outcome
@@ -22,6 +23,7 @@ from services.deployer.settings import DeployerSettings
 from services.deployer.storage import Observation, Storage
 from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable
+from shared.retention import expire_forever
 from shared.tables import LatestByKey
 from shared.transport import Consumers
 
@@ -40,7 +42,7 @@ class Handlers:
         self._storage = storage
         self._moves = moves
         self._now = now
-        self._tasks: LatestByKey[TaskChanged] | None = None
+        self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -50,6 +52,7 @@ class Handlers:
         consumers.on_batch(
             RequestObserved, self.on_observed, max_records=self._settings.deployer_observations_batch
         )  # fmt: skip
+        consumers.on(SubjectForgotten, self.on_forgotten)
         self._tasks = consumers.table(TaskChanged)
 
     async def on_evaluated(self, event: AdapterEvaluated) -> None:
@@ -58,7 +61,7 @@ class Handlers:
             await self._moves.settle(event.task)
             last = await self._storage.last_entered(event.task)
             serving = await self._moves.serving(event.task, event.base_model)
-            await self._moves.begin(begun(event, last, serving, self._now()))
+            await self._moves.begin(begun(event, last, serving, self._now()), event.occurred_at)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
         """Pairs into the ledger; those that differ become tickets that people are asked about."""
@@ -77,13 +80,13 @@ class Handlers:
         """An answer to one of our tickets. No other correction counts: they exist because production was wrong."""
         if event.ticket_id is None or event.purpose is not Purpose.DISCORDANT_PAIR:
             return
-        ticket = await self._storage.ticket(event.ticket_id)
-        rollout = await self._storage.rollout(ticket.rollout_id) if ticket is not None else None
-        if ticket is None or rollout is None:
-            logger.warning("%s: a label for the unknown ticket %s", event.task, event.ticket_id)
-            return
-        outcome = label_outcome(rollout.spec.kind, event.label, event.preference, ticket.pair)
-        async with self._storage.locked(rollout.task):
+        async with self._storage.locked(event.task):
+            ticket = await self._storage.ticket(event.ticket_id)
+            rollout = await self._storage.rollout(ticket.rollout_id) if ticket is not None else None
+            if ticket is None or rollout is None or rollout.task != event.task:
+                logger.warning("%s: a label for %s, which is unknown or void", event.task, event.ticket_id)
+                return
+            outcome = label_outcome(rollout.spec.kind, event.label, event.preference, ticket.pair)
             await self._storage.add_label(event.correction_id, ticket.ticket_id, event.reviewer, outcome)
             await self._moves.advance(rollout.task)
 
@@ -97,7 +100,16 @@ class Handlers:
                 and d.event.variant in (Variant.CANARY, Variant.PRIMARY, Variant.BASE)
             ]  # fmt: skip
             if seen:
-                await self._storage.observe(rollout.rollout_id, seen)
+                await self._storage.observe(rollout, seen)
+
+    async def on_forgotten(self, event: SubjectForgotten) -> None:
+        """No text and no hash of a person stays; what was bet stays, and their open tickets are void."""
+        async with self._storage.locked(event.task):
+            await self._storage.forget(event)
+
+    async def expire_forever(self) -> None:
+        """Background: what an ended rollout compared goes when it leaves the lake."""
+        await expire_forever(self._tasks, self._storage.expire)
 
     async def tick_forever(self) -> None:
         """Background: finish what a crash left, decide again, watch the flags."""
@@ -113,7 +125,7 @@ class Handlers:
         """One look at a task."""
         async with self._storage.locked(task):
             last = await self._storage.last_entered(task)
-            changed = self._tasks.get(task) if self._tasks is not None else None
+            changed = self._tasks.get(task)
             if last is not None and last.active and changed is not None and last.void_by(changed):
                 await self._moves.reject(task, "the task's prompt, labels or base model changed: no pair counts")
             await self._moves.advance(task)
@@ -123,4 +135,4 @@ class Handlers:
 def _observation(event: RequestObserved, rollout: Rollout) -> Observation:
     canary = event.variant is Variant.CANARY and event.adapter == rollout.candidate
     bad = event.status >= 500 or event.status == 404  # 404: a replica that does not serve the adapter.
-    return Observation(event.prediction_id, event.user_hash, canary, bad)
+    return Observation(event.prediction_id, event.user_hash, canary, bad, event.occurred_at)

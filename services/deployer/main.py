@@ -47,7 +47,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
         NAME,
         broker,
         prepare=[prepare],
-        background=[handlers.tick_forever],
+        background=[handlers.tick_forever, handlers.expire_forever],
         close=[admin.close, inference.close, engine.dispose],
     )
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from schemas.base import Messages, utc_now
 from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Stage
 from services.deployer import flags
-from services.deployer.clients import Adapters, FlagAdmin
+from services.deployer.clients import Adapters, ArtifactMissing, FlagAdmin
 from services.deployer.domain import Decision, decide
 from services.deployer.rollout import Rollout, Serving, serving_after
 from services.deployer.storage import DrawnTicket, Storage
@@ -24,6 +24,9 @@ from shared.transport import Publishes
 
 _PRIORITY = 2.0
 """Above every low-confidence question (at most 1): a candidate waits for these answers."""
+_ARTIFACT_PATIENCE = timedelta(minutes=15)
+"""An adapter is in the store before anyone hears of it. One that is not there for so long was deleted: waiting for it
+for ever would hold up all candidates behind it."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class Moves:
         for rollout in await self._storage.unsettled(task):
             current = rollout
             if rollout.moves_flags:
-                refusal = await self._refusal(rollout)
+                refusal = await self._refusal(rollout, rollout.changed_at)
                 if refusal:
                     current = rollout.refused(refusal, self._now())
                     await self._storage.store(current)
@@ -71,7 +74,7 @@ class Moves:
         payload = (state.payload or {}) if state is not None and state.enabled else {}
         return Serving(payload.get("adapter"), payload.get("previous"))
 
-    async def begin(self, fresh: Rollout) -> None:
+    async def begin(self, fresh: Rollout, evaluated_at: datetime) -> None:
         """Start a candidate's rollout, or note that the offline gates stopped it.
 
         One candidate at a time: a newer one that passed takes the place of an older one that is still on its way,
@@ -79,7 +82,7 @@ class Moves:
         whose state is published again because `rollouts.changed` keeps one value a task.
         """
         older = await self._active(fresh.task)
-        if fresh.entered and (refusal := await self._refusal(fresh)):
+        if fresh.entered and (refusal := await self._refusal(fresh, evaluated_at)):
             fresh = fresh.never_served(refusal)
         if older is None:
             await self._storage.store(fresh)
@@ -151,12 +154,19 @@ class Moves:
                 await self._publisher.publish(_question(rollout, ticket, ticket.messages, self._now()))
                 await self._storage.published(ticket.ticket_id)
 
-    async def _refusal(self, rollout: Rollout) -> str:
-        """Why vLLM does not serve the candidate; empty if it does. A move towards users is never made blindly."""
+    async def _refusal(self, rollout: Rollout, since: datetime) -> str:
+        """Why vLLM does not serve the candidate; empty if it does. A move towards users is never made blindly.
+
+        `since`: when the move was due. Raises DependencyUnavailable while it may still become possible.
+        """
         if rollout.stage in (Stage.REJECTED, Stage.ROLLED_BACK):
             return ""
         try:
             await self._adapters.serve(rollout.candidate, rollout.candidate_uri)
+        except ArtifactMissing as error:
+            if self._now() - since < _ARTIFACT_PATIENCE:
+                raise
+            return f"{rollout.candidate} is not in the artifact store any more: {error.reason}. Was it deleted?"
         except InvalidMessage as error:
             return (
                 f"vLLM does not serve {rollout.candidate}: {error.reason}. Is the artifact folder there for every "
@@ -201,4 +211,5 @@ def _question(rollout: Rollout, ticket: DrawnTicket, messages: Messages, now: da
         priority=_PRIORITY,
         ticket_id=ticket.ticket_id,
         user_hash=ticket.user_hash,
+        predicted_at=ticket.logged_at,
     )

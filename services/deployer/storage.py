@@ -4,6 +4,10 @@ The ledger is unique by rollout and pair, so that a redelivered pair bets once. 
 become a ticket; tickets are drawn in the order of those pairs, and only so many are open at once.
 A change of a rollout is stored unsettled, its flags and its event follow, then it is marked settled: whoever finds
 an unsettled change finishes it.
+
+Of a forgotten person no text and no hash stays. What was bet stays, as numbers that are nobody's: taking it back
+would change what the test has seen. A ticket without a label is void, as if it had never been drawn, which nobody
+could choose by its outcome. A forgotten person's later pairs bet no more: their first could not be told from a second.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -19,12 +24,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.base import Message, Messages
+from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Evidence, ShadowCompared, Stage
 from schemas.tasks import TaskSpec
 from services.deployer.domain import CanaryCounts, Ledger, Pair, Ticket, ticket_outcome
 from services.deployer.rollout import ACTIVE, Rollout
-from services.deployer.tables import BAD_USERS, LABELS, LEDGER, REQUESTS, ROLLOUTS
+from services.deployer.tables import BAD_USERS, FORGOTTEN, LABELS, LEDGER, REQUESTS, ROLLOUTS
 from shared.database import transaction
+from shared.forgetting import forgotten_among, remember
 from shared.identity import content_hash
 
 _FIELDS = [field.name for field in dataclasses.fields(Rollout)]
@@ -42,6 +49,7 @@ class DrawnTicket:
     messages: Messages | None
     pair: Pair
     labels: int
+    logged_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Observation:
     user_key: str | None
     canary: bool
     failed: bool
+    occurred_at: datetime
 
 
 class Storage(Protocol):
@@ -71,8 +80,10 @@ class Storage(Protocol):
     async def published(self, ticket_id: str) -> None: ...
     async def ticket(self, ticket_id: str) -> DrawnTicket | None: ...
     async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None: ...
-    async def observe(self, rollout_id: str, observations: Sequence[Observation]) -> None: ...
+    async def observe(self, rollout: Rollout, observations: Sequence[Observation]) -> None: ...
     async def ledger(self, rollout_id: str) -> Ledger: ...
+    async def forget(self, event: SubjectForgotten) -> None: ...
+    async def expire(self, task: str, before: datetime) -> None: ...
 
 
 def ticket_id_of(rollout_id: str, pair_id: str) -> str:
@@ -138,18 +149,24 @@ class PostgresStorage:
                 await connection.execute(sa.update(LEDGER).where(ended).values(messages=None))
 
     async def add_pairs(self, rollout: Rollout, pairs: Sequence[ShadowCompared], sides: Sequence[bool]) -> None:
-        """Add pairs that are new; `sides`: whether the candidate's answer is shown first.
+        """Add pairs that are new and of nobody forgotten; `sides`: whether the candidate's answer is shown first.
 
         A candidate that erred has lost: its ticket is drawn at once and nobody is asked.
         """
-        rows = [_pair_row(pair, first) for pair, first in zip(pairs, sides, strict=True)]
         async with transaction(self._engine) as connection:
+            gone = await forgotten_among(connection, FORGOTTEN, ((rollout.task, pair.user_hash) for pair in pairs))
+            rows = [
+                _pair_row(pair, first) for pair, first in zip(pairs, sides, strict=True)
+                if not gone.covers(rollout.task, pair.user_hash, pair.logged_at)
+            ]  # fmt: skip
+            if not rows:
+                return
             statement = insert(LEDGER).on_conflict_do_nothing().returning(LEDGER.c.pair_id)
             new = set((await connection.execute(statement, rows)).scalars())
             mine = LEDGER.c.rollout_id == rollout.rollout_id
             here = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
             known = await connection.execute(sa.select(LEDGER.c.user_key).where(mine, here, LEDGER.c.first))
-            users = set(known.scalars())
+            users = set(known.scalars()) | {r["user_key"] for r in rows if gone.ever(rollout.task, r["user_hash"])}
             for row in rows:
                 if row["pair_id"] in new and not row["agree"] and row["user_key"] not in users:
                     users.add(row["user_key"])
@@ -181,6 +198,7 @@ class PostgresStorage:
             await connection.execute(sa.update(LEDGER).where(LEDGER.c.ticket_id == ticket_id).values(published=True))
 
     async def ticket(self, ticket_id: str) -> DrawnTicket | None:
+        """The ticket; None: there is none of this name, or its person is forgotten, and no answer counts any more."""
         return next(iter(await self._tickets(LEDGER.c.ticket_id == ticket_id)), None)
 
     async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None:
@@ -201,17 +219,19 @@ class PostgresStorage:
                 .values(outcome=whole, published=whole is not None)
             )
 
-    async def observe(self, rollout_id: str, observations: Sequence[Observation]) -> None:
+    async def observe(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         """Count requests of the canary and users with a failed request, each once."""
-        requests = [
-            {"rollout_id": rollout_id, "prediction_id": o.prediction_id, "failed": o.failed}
-            for o in observations if o.canary
-        ]  # fmt: skip
-        users = [
-            {"rollout_id": rollout_id, "user_key": o.user_key, "canary": o.canary}
-            for o in observations if o.failed and o.user_key
-        ]  # fmt: skip
         async with transaction(self._engine) as connection:
+            people = await forgotten_among(connection, FORGOTTEN, ((rollout.task, o.user_key) for o in observations))
+            seen = [o for o in observations if not people.covers(rollout.task, o.user_key, o.occurred_at)]
+            requests = [
+                {"rollout_id": rollout.rollout_id, "prediction_id": o.prediction_id, "failed": o.failed}
+                for o in seen if o.canary
+            ]  # fmt: skip
+            users = [
+                {"rollout_id": rollout.rollout_id, "user_key": o.user_key, "canary": o.canary}
+                for o in seen if o.failed and o.user_key
+            ]  # fmt: skip
             if requests:
                 await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), requests)
             if users:
@@ -234,6 +254,33 @@ class PostgresStorage:
             agreeing, *canary = (await connection.execute(counts)).one()
             return Ledger([Ticket(row.outcome, row.asked) for row in tickets], agreeing, CanaryCounts(*canary))
 
+    async def forget(self, event: SubjectForgotten) -> None:
+        """Blank what is a person's; keep what was bet and counted. Call it with the task locked."""
+        mine = sa.select(ROLLOUTS.c.rollout_id).where(ROLLOUTS.c.task == event.task)
+        theirs = sa.and_(
+            LEDGER.c.rollout_id.in_(mine),
+            LEDGER.c.user_hash == event.subject_hash,
+            sa.func.coalesce(LEDGER.c.logged_at, event.occurred_at) <= event.occurred_at,
+        )
+        async with transaction(self._engine) as connection:
+            await remember(connection, FORGOTTEN, event)
+            void = {"first": False, "asked": False, "published": False, "ticket_id": None, "ticket_order": None}
+            await connection.execute(sa.update(LEDGER).where(theirs, LEDGER.c.outcome.is_(None)).values(void))
+            blank = {"messages": None, "production_answer": None, "candidate_answer": None, "user_hash": None}
+            await connection.execute(sa.update(LEDGER).where(theirs).values(**blank, user_key=LEDGER.c.pair_id))
+            nobody = sa.cast(sa.func.gen_random_uuid(), sa.Text)
+            failed = sa.and_(BAD_USERS.c.rollout_id.in_(mine), BAD_USERS.c.user_key == event.subject_hash)
+            await connection.execute(sa.update(BAD_USERS).where(failed).values(user_key=nobody))
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Blank the texts from before a moment, but for those of a rollout that may still ask about them."""
+        over = sa.not_(sa.and_(ROLLOUTS.c.entered, ROLLOUTS.c.stage.in_([stage.value for stage in ACTIVE])))
+        ended = sa.select(ROLLOUTS.c.rollout_id).where(ROLLOUTS.c.task == task, over)
+        old = sa.and_(LEDGER.c.rollout_id.in_(ended), LEDGER.c.logged_at < before)
+        async with transaction(self._engine) as connection:
+            blank = {"messages": None, "production_answer": None, "candidate_answer": None}
+            await connection.execute(sa.update(LEDGER).where(old).values(blank))
+
     async def _one(self, where: sa.ColumnElement[bool]) -> Rollout | None:
         statement = sa.select(ROLLOUTS).where(where).order_by(ROLLOUTS.c.entry.desc()).limit(1)
         async with transaction(self._engine) as connection:
@@ -247,7 +294,8 @@ class PostgresStorage:
 
     async def _tickets(self, where: sa.ColumnElement[bool]) -> list[DrawnTicket]:
         labels = sa.select(sa.func.count()).where(LABELS.c.ticket_id == LEDGER.c.ticket_id).scalar_subquery()
-        statement = sa.select(LEDGER, labels.label("labels")).where(where, LEDGER.c.ticket_id.is_not(None))
+        legible = sa.and_(LEDGER.c.ticket_id.is_not(None), LEDGER.c.production_answer.is_not(None))
+        statement = sa.select(LEDGER, labels.label("labels")).where(where, legible)
         async with transaction(self._engine) as connection:
             rows = await connection.execute(statement.order_by(LEDGER.c.ticket_order))
             return [_ticket(row) for row in rows]
@@ -278,6 +326,7 @@ def _ticket(row: Any) -> DrawnTicket:
         messages=None if row.messages is None else tuple(Message.model_validate(m) for m in row.messages),
         pair=Pair(row.production_answer, row.candidate_answer, row.candidate_first),
         labels=row.labels,
+        logged_at=row.logged_at,
     )
 
 
@@ -293,6 +342,7 @@ def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
         "production_answer": None if pair.agree else pair.production_answer,
         "candidate_answer": None if pair.agree else pair.candidate_answer,
         "candidate_first": candidate_first,
+        "logged_at": pair.logged_at,
     }
 
 

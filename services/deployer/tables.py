@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from shared.forgetting import forgotten_table
+
 METADATA = sa.MetaData()
 ROLLOUTS = sa.Table(
     "rollouts", METADATA,
@@ -27,6 +29,7 @@ LEDGER = sa.Table(
     sa.Column("candidate_answer", sa.Text), sa.Column("candidate_first", sa.Boolean),
     sa.Column("ticket_id", sa.Text), sa.Column("ticket_order", sa.BigInteger), sa.Column("asked", sa.Boolean),
     sa.Column("published", sa.Boolean), sa.Column("outcome", sa.Double),
+    sa.Column("logged_at", sa.DateTime(timezone=True)),
 )  # fmt: skip
 LABELS = sa.Table(
     "labels", METADATA,
@@ -43,3 +46,4 @@ BAD_USERS = sa.Table(
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("user_key", sa.Text, primary_key=True),
     sa.Column("canary", sa.Boolean),
 )  # fmt: skip
+FORGOTTEN = forgotten_table(METADATA)

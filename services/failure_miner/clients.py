@@ -35,12 +35,16 @@ class DeltaLake:
 
         Raises DependencyUnavailable if the lake does not answer.
         """
+        import pyarrow as pa
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
+        from pyarrow.dataset import field
 
-        filters = [("task", "=", task), ("date", ">=", around - _LOOK_BACK), ("prediction_id", "=", prediction_id)]
+        # Cast, because files that delta-rs rewrote (someone was forgotten) hold views, which Arrow cannot compare.
+        wanted = field("prediction_id").cast(pa.string()) == prediction_id
+        there = (field("task") == task) & (field("date") >= around - _LOOK_BACK)
         try:
-            rows = DeltaTable(self._uri).to_pyarrow_table(filters=filters).to_pylist()
+            rows = DeltaTable(self._uri).to_pyarrow_table(filters=there & wanted).to_pylist()
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.base import Messages, asked_of
-from schemas.failures import FailureMode
+from schemas.failures import ExemplarSource, FailureMode
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskSpec
@@ -29,7 +29,10 @@ EXEMPLARS = 5
 
 @dataclass(frozen=True)
 class Suspect:
-    """A prediction that may be wrong. `label` is what a person said it should have been, where one did."""
+    """A prediction that may be wrong. `label` is what a person said it should have been, where one did.
+
+    `occurred_at`: when it was asked and answered, which forgetting goes by; where the event did not say, its own time.
+    """
 
     prediction_id: str
     task: str
@@ -112,7 +115,7 @@ def suspect_of_feedback(delivery: Delivery[FeedbackGiven], answered: Answered, e
 def suspect_of_correction(delivery: Delivery[CorrectionSubmitted], embedding: Vectors) -> Suspect:
     event = delivery.event
     return Suspect(
-        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
+        event.prediction_id, event.task, event.task_revision, event.happened_at, text_of(event.messages),
         event.answers[0], None, delivery.topic, delivery.partition, delivery.offset, embedding,
         user_hash=event.user_hash,
     )  # fmt: skip
@@ -130,6 +133,7 @@ def question(
     confidence: float | None,
     purpose: Purpose,
     user_hash: str | None = None,
+    predicted_at: datetime | None = None,
 ) -> LabelRequested:
     """What people are asked of a prediction. One prediction is one question, so its ids follow from it."""
     request_id = str(event_id("review", prediction_id))
@@ -146,6 +150,7 @@ def question(
         priority=1.0 - (confidence or 0.0),
         overlap=2 if _share_of(prediction_id) < spec.failures.overlap_share else 1,
         user_hash=user_hash,
+        predicted_at=predicted_at,
     )
 
 
@@ -191,13 +196,18 @@ def describe(
     for number, positions in enumerate(members):
         known = matched.get(number)
         near = sorted(positions, key=lambda i: (-float(suspects[i].embedding @ centroids[number]), i))
-        exemplars = tuple(dict.fromkeys(suspects[i].text for i in near))[:EXEMPLARS]
+        shown = _distinct([suspects[i] for i in near])[:EXEMPLARS]
         confidences = [c for i in positions if (c := suspects[i].confidence) is not None]
+        mode_id = f"mode-{content_hash(cycle_id, shown[0].text)}" if known is None else stored[known].mode_id
         mode = FailureMode(
-            mode_id=f"mode-{content_hash(cycle_id, exemplars[0])}" if known is None else stored[known].mode_id,
-            name=" ".join(words[number]) or exemplars[0][:60],
+            mode_id=mode_id,
+            name=" ".join(words[number]) or mode_id,  # Never a quotation: a name outlives what it was taken from.
             words=words[number],
-            exemplars=exemplars,
+            exemplars=tuple(s.text for s in shown),
+            sources=tuple(
+                ExemplarSource(prediction_id=s.prediction_id, user_hash=s.user_hash, predicted_at=s.occurred_at)
+                for s in shown
+            ),
             size=len(positions),
             share=len(positions) / len(suspects),
             mean_confidence=sum(confidences) / len(confidences) if confidences else None,
@@ -205,6 +215,14 @@ def describe(
         )
         found.append(FoundMode(mode, centroids[number], tuple(positions)))
     return found
+
+
+def _distinct(near: Sequence[Suspect]) -> list[Suspect]:
+    """The first suspect of each text."""
+    first: dict[str, Suspect] = {}
+    for suspect in near:
+        first.setdefault(suspect.text, suspect)
+    return list(first.values())
 
 
 def _centroid(rows: Vectors) -> Vectors:

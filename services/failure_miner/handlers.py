@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import Store, Wish
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.identity import event_id
+from shared.retention import expire_forever
 from shared.tables import LatestByKey
 from shared.transport import Consumers, Delivery, Publishes
 
@@ -73,6 +74,7 @@ class Handlers:
         self._publisher = publisher
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+        self._missed: dict[str, datetime] = {}
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -83,6 +85,10 @@ class Handlers:
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_passed_over=passed)
         consumers.on(SubjectForgotten, self._store.forget)
         consumers.on(CycleStarted, self.on_cycle_started)
+
+    async def expire_forever(self) -> None:
+        """Background: suspects go when their predictions leave the lake."""
+        await expire_forever(self._tasks, self._store.expire)
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Keep the suspects among them, and ask people about those, the least confident first."""
@@ -98,24 +104,38 @@ class Handlers:
         for event in (d.event for d in suspicious):
             spec, sure = specs[event.task], event.confidence.score
             if event.task_revision == spec.revision:
-                questions.append(
-                    question(spec, event.prediction_id, event.messages, event.answer, sure, low, event.user_hash)
-                )
+                whose = (event.user_hash, event.occurred_at)
+                questions.append(question(spec, event.prediction_id, event.messages, event.answer, sure, low, *whose))
         await self._keep_and_ask(found, questions, deliveries, specs)
 
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
         """A prediction that a user called wrong becomes a suspect, however sure the model was of it.
 
-        Raises DependencyUnavailable while the lake does not have the prediction, InvalidMessage when that is old.
+        What a forgotten person said is passed over before it is looked up: the lake has nothing of theirs any more.
+        Raises DependencyUnavailable while the lake does not have the prediction, InvalidMessage when it was waited for.
         """
-        negative = {d.event.prediction_id: d for d in deliveries if is_negative(d.event)}
+        gone = await self._store.forgotten((d.event.task, d.event.user_hash) for d in deliveries)
+        negative = {
+            d.event.prediction_id: d
+            for d in deliveries
+            if is_negative(d.event) and not gone.covers(d.event.task, d.event.user_hash, d.event.occurred_at)
+        }
         known = await self._store.known(negative) if negative else set()
-        looked_up = [(d, await self._look_up(d.event)) for key, d in negative.items() if key not in known]
+        looked_up = await self._look_up([d for key, d in negative.items() if key not in known])
         vectors = await self._embed([text_of(answered.messages) for _, answered in looked_up])
         found = [suspect_of_feedback(d, answered, vectors[i]) for i, (d, answered) in enumerate(looked_up)]
         specs = await self._specs([d for d, _ in looked_up])
         questions = [
-            question(specs[a.task], a.prediction_id, a.messages, a.answer, a.confidence, Purpose.FEEDBACK, a.user_hash)
+            question(
+                specs[a.task],
+                a.prediction_id,
+                a.messages,
+                a.answer,
+                a.confidence,
+                Purpose.FEEDBACK,
+                a.user_hash,
+                a.occurred_at,
+            )
             for _, a in looked_up
             if a.task_revision == specs[a.task].revision
         ]
@@ -189,8 +209,7 @@ class Handlers:
             data_cutoff=event.data_cutoff,
             fence=event.fence,
         )
-        await self._store.save_clustering(clustered, [*wrong, *right], found)
-        return clustered
+        return await self._store.save_clustering(clustered, [*wrong, *right], found)
 
     async def _keep_and_ask(
         self,
@@ -210,16 +229,30 @@ class Handlers:
             if one.prediction_id in granted:
                 await self._publisher.publish(one)
 
-    async def _look_up(self, feedback: FeedbackGiven) -> Answered:
-        found = await asyncio.to_thread(
-            self._lake.find, feedback.task, feedback.prediction_id, feedback.occurred_at.astimezone(UTC).date()
-        )
-        if found is not None:
-            return found
-        age = (self._now() - feedback.occurred_at).total_seconds()
-        if age > self._settings.failure_miner_feedback_patience_seconds:
-            raise InvalidMessage(f"feedback on {feedback.prediction_id}, which the lake does not have")
-        raise DependencyUnavailable(f"the lake does not have {feedback.prediction_id} yet")
+    async def _look_up(
+        self, deliveries: Sequence[Delivery[FeedbackGiven]]
+    ) -> list[tuple[Delivery[FeedbackGiven], Answered]]:
+        found, missing = [], []
+        for one in deliveries:
+            day = one.event.occurred_at.astimezone(UTC).date()
+            row = await asyncio.to_thread(self._lake.find, one.event.task, one.event.prediction_id, day)
+            if row is None:
+                missing.append(one.event.prediction_id)
+            else:
+                found.append((one, row))
+                self._missed.pop(one.event.prediction_id, None)
+        if missing:
+            self._wait_or_give_up(missing)
+        return found
+
+    def _wait_or_give_up(self, missing: Sequence[str]) -> NoReturn:
+        """From when we first looked, not by the feedback's age: after an outage all is old, and the lake behind us."""
+        now, patience = self._now(), timedelta(seconds=self._settings.failure_miner_feedback_patience_seconds)
+        self._missed = {key: since for key, since in self._missed.items() if now - since < 2 * patience}
+        for prediction_id in missing:  # All of the batch at once: they wait side by side.
+            if now - self._missed.setdefault(prediction_id, now) > patience:
+                raise InvalidMessage(f"feedback on {prediction_id}, which the lake does not have")
+        raise DependencyUnavailable(f"the lake does not have {missing[0]} yet")
 
     async def _specs(self, deliveries: Sequence[Delivery[Any]]) -> dict[str, TaskSpec]:
         """Each task of a batch as it is now, waited for once, by its newest event."""

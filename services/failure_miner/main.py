@@ -26,7 +26,9 @@ def build(settings: FailureMinerSettings | None = None) -> Service:
     embedder = SentenceEmbedder(settings.models_folder / settings.failure_miner_embedder)
     handlers = Handlers(settings, store, embedder, DeltaLake(settings.lake_uri), Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
-    return Service(NAME, broker, prepare=[partial(migrate, settings, NAME, MIGRATIONS)], close=[store.close])
+    prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(store.adopt, settings.kafka_incarnation)]
+    background, close = [handlers.expire_forever], [store.close]
+    return Service(NAME, broker, prepare=prepare, background=background, close=close)
 
 
 def main() -> None:

@@ -14,5 +14,7 @@ class FailureMinerSettings(Settings):
         default=20_000, ge=10, description="Most suspects that a cycle clusters; the newest are taken."
     )
     failure_miner_feedback_patience_seconds: float = Field(
-        default=240.0, gt=0.0, description="Age at which feedback on a prediction that is nowhere is given up."
+        default=240.0,
+        gt=0.0,
+        description="Longest wait of feedback for its prediction in the lake.",
     )

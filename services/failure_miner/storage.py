@@ -5,7 +5,7 @@ A suspect remembers where its event lay, and so does its label: a cycle takes wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Protocol
@@ -23,10 +23,12 @@ from schemas.predictions import SubjectForgotten
 from services.failure_miner.domain import FoundMode, StoredMode, Suspect
 from shared.database import transaction
 from shared.delivery import Delivery, Place
-from shared.positions import advance, behind, positions_table
+from shared.forgetting import Forgotten, forgotten_among, forgotten_table, remember
+from shared.positions import adopt_incarnation, advance, behind, broker_table, positions_table
 
 metadata = sa.MetaData()
 positions = positions_table(metadata)
+broker = broker_table(metadata)
 suspects = sa.Table(
     "suspects", metadata,
     Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("task_revision", Text),
@@ -44,9 +46,7 @@ modes = sa.Table(
 asked = sa.Table(
     "asked", metadata, Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("day", sa.Date)
 )
-forgotten = sa.Table(
-    "forgotten", metadata, Column("task", Text, primary_key=True), Column("subject_hash", Text, primary_key=True)
-)
+forgotten = forgotten_table(metadata)
 clusterings = sa.Table(
     "clusterings", metadata, Column("cycle_id", Text, primary_key=True), Column("task", Text), Column("event", Text)
 )
@@ -72,6 +72,8 @@ class Store(Protocol):
     async def correct(self, deliveries: Sequence[Delivery[CorrectionSubmitted]], found: Sequence[Suspect]) -> None: ...
     async def pass_over(self, place: Place) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
+    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> Forgotten: ...
+    async def expire(self, task: str, before: datetime) -> None: ...
     async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]: ...
     async def clustering(self, cycle_id: str) -> FailuresClustered | None: ...
     async def open_suspects(
@@ -80,7 +82,7 @@ class Store(Protocol):
     async def modes(self, task: str, revision: str) -> list[StoredMode]: ...
     async def save_clustering(
         self, event: FailuresClustered, taken: Sequence[Suspect], found: Sequence[FoundMode]
-    ) -> None: ...
+    ) -> FailuresClustered: ...
 
 
 class PostgresStore:
@@ -91,16 +93,23 @@ class PostgresStore:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    async def adopt(self, incarnation: str) -> None:
+        """Before anything is read: take all offsets from here on for those of this incarnation of the broker."""
+        async with transaction(self._engine) as connection:
+            offsets = [suspects.c.offset, suspects.c.label_offset]
+            await adopt_incarnation(connection, broker, positions, incarnation, offsets)
+
     async def keep(
         self, found: Sequence[Suspect], wishes: Sequence[Wish], deliveries: Sequence[Delivery[Any]]
     ) -> set[str]:
         """Store suspects (each once), spend budget on wishes in their order, note the positions: all or nothing.
 
-        Returns the predictions among the wishes that are asked about, now or before.
+        Returns the predictions among the wishes that are asked about, now or before. Of a forgotten person nothing
+        is stored and nobody is asked.
         """
         async with transaction(self._engine) as connection:
-            await _insert_suspects(connection, found)
-            granted = await _grant(connection, wishes)
+            gone = await _insert_suspects(connection, found)
+            granted = await _grant(connection, [wish for wish in wishes if wish.prediction_id not in gone])
             await advance(connection, positions, deliveries)
         return granted
 
@@ -133,12 +142,26 @@ class PostgresStore:
             await advance(connection, positions, [place])
 
     async def forget(self, event: SubjectForgotten) -> None:
-        """Delete a person's suspects, and remember to cluster no more of them."""
-        row = {"task": event.task, "subject_hash": event.subject_hash}
+        """Delete a person's suspects and what failure modes quote of them; remember to take no more of theirs."""
         async with transaction(self._engine) as connection:
-            await connection.execute(insert(forgotten).values(row).on_conflict_do_nothing())
+            await remember(connection, forgotten, event)
             theirs = sa.and_(suspects.c.task == event.task, suspects.c.user_hash == event.subject_hash)
-            await connection.execute(sa.delete(suspects).where(theirs))
+            await connection.execute(sa.delete(suspects).where(theirs, suspects.c.occurred_at <= event.occurred_at))
+            gone = Forgotten({(event.task, event.subject_hash): event.occurred_at})
+            quoting = clusterings.c.event.contains(event.subject_hash, autoescape=True)
+            await _rewrite(connection, event.task, lambda clustered: _without(clustered, gone), quoting)
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Delete the suspects from before a moment and what failure modes quote from before it."""
+        async with transaction(self._engine) as connection:
+            old = sa.and_(suspects.c.task == task, suspects.c.occurred_at < before)
+            await connection.execute(sa.delete(suspects).where(old))
+            await _rewrite(connection, task, lambda clustered: clustered.without(lambda s: s.predicted_at < before))
+
+    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> Forgotten:
+        """The forgotten among these (task, user hash)."""
+        async with transaction(self._engine) as connection:
+            return await forgotten_among(connection, forgotten, people)
 
     async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]:
         async with transaction(self._engine) as connection:
@@ -154,7 +177,7 @@ class PostgresStore:
     async def open_suspects(
         self, task: str, revision: str, until: datetime, fence: Sequence[PartitionFence], limit: int
     ) -> list[Suspect]:
-        """Suspects of the task up to `until` and below the fence that no cycle took yet, but for forgotten people's.
+        """Suspects of the task up to `until` and below the fence that no cycle took yet.
 
         Over `limit`: the newest. A label above the fence is not seen: it belongs to the next cycle.
         """
@@ -169,10 +192,9 @@ class PostgresStore:
                 if part.topic == self._corrections_topic
             ),
         )
-        gone = sa.exists().where(forgotten.c.task == suspects.c.task, forgotten.c.subject_hash == suspects.c.user_hash)
         query = (
             sa.select(suspects, labelled.label("label_inside"))
-            .where(suspects.c.task == task, suspects.c.task_revision == revision, ~gone)
+            .where(suspects.c.task == task, suspects.c.task_revision == revision)
             .where(suspects.c.occurred_at <= until, suspects.c.cycle_id.is_(None), inside)
             .order_by(suspects.c.occurred_at.desc(), suspects.c.prediction_id)
             .limit(limit)
@@ -188,13 +210,18 @@ class PostgresStore:
 
     async def save_clustering(
         self, event: FailuresClustered, taken: Sequence[Suspect], found: Sequence[FoundMode]
-    ) -> None:
-        """What a cycle found: the event to publish, whom it took (`found` counts into them), the modes as they are."""
+    ) -> FailuresClustered:
+        """What a cycle found: the event to publish, whom it took (`found` counts into them), the modes as they are.
+
+        Returns the event as it is stored: without who was forgotten meanwhile.
+        """
         mode_of = {taken[i].prediction_id: one.mode.mode_id for one in found for i in one.members}
         groups: dict[str | None, list[str]] = {}
         for suspect in taken:
             groups.setdefault(mode_of.get(suspect.prediction_id), []).append(suspect.prediction_id)
         async with transaction(self._engine) as connection:
+            quoted = {(event.task, source.user_hash) for mode in event.modes for source in mode.sources}
+            event = _without(event, await forgotten_among(connection, forgotten, quoted))
             for mode_id, members in groups.items():
                 await connection.execute(
                     sa.update(suspects)
@@ -205,6 +232,26 @@ class PostgresStore:
                 await connection.execute(_upsert_mode(event, one))
             row = {"cycle_id": event.cycle_id, "task": event.task, "event": event.model_dump_json()}
             await connection.execute(insert(clusterings).values(row).on_conflict_do_nothing())
+        return event
+
+
+async def _rewrite(
+    connection: AsyncConnection,
+    task: str,
+    change: Callable[[FailuresClustered], FailuresClustered],
+    which: sa.ColumnElement[bool] | None = None,
+) -> None:
+    """Store the task's clusterings, or only some, as `change` makes them."""
+    query = sa.select(clusterings).where(clusterings.c.task == task, sa.true() if which is None else which)
+    for row in (await connection.execute(query)).all():
+        before = FailuresClustered.model_validate_json(row.event)
+        if (kept := change(before)) != before:
+            this = clusterings.c.cycle_id == row.cycle_id
+            await connection.execute(sa.update(clusterings).where(this).values(event=kept.model_dump_json()))
+
+
+def _without(event: FailuresClustered, gone: Forgotten) -> FailuresClustered:
+    return event.without(lambda source: gone.covers(event.task, source.user_hash, source.predicted_at))
 
 
 def _below(topic: Any, partition: Any, offset: Any, part: PartitionFence) -> Any:
@@ -223,9 +270,13 @@ def _upsert_mode(event: FailuresClustered, one: FoundMode) -> Any:
     return statement.on_conflict_do_update(index_elements=["mode_id"], set_=fresh)
 
 
-async def _insert_suspects(connection: AsyncConnection, found: Sequence[Suspect]) -> None:
+async def _insert_suspects(connection: AsyncConnection, found: Sequence[Suspect]) -> set[str]:
+    """Store what is new; returns the predictions that are left out, because their person is forgotten."""
+    people = await forgotten_among(connection, forgotten, ((s.task, s.user_hash) for s in found))
+    gone = {s.prediction_id for s in found if people.covers(s.task, s.user_hash, s.occurred_at)}
+    found = [s for s in found if s.prediction_id not in gone]
     if not found:
-        return
+        return gone
     rows = [
         {
             "prediction_id": s.prediction_id, "task": s.task, "task_revision": s.task_revision,
@@ -237,6 +288,7 @@ async def _insert_suspects(connection: AsyncConnection, found: Sequence[Suspect]
         for s in found
     ]  # fmt: skip
     await connection.execute(insert(suspects).on_conflict_do_nothing(), rows)
+    return gone
 
 
 async def _grant(connection: AsyncConnection, wishes: Sequence[Wish]) -> set[str]:

@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
-
 from schemas.cycles import Fence, PartitionFence
 from shared.errors import DependencyUnavailable
+from shared.kafka import read_ends, reading
+from shared.settings import Settings
 
 FENCED = ("predictions.logged.v1", "feedback.given.v1", "corrections.submitted.v1")
 """What a cycle's inputs are read from."""
-_SECONDS = 10.0
+_SECONDS = 20.0
 
 
 class Offsets(Protocol):
@@ -24,31 +23,22 @@ class Offsets(Protocol):
 
 
 class KafkaOffsets:
-    """Asks the broker for end offsets, with a consumer that reads nothing.
+    """Asks the broker for end offsets, with a consumer that reads nothing."""
 
-    Exact on Apache Kafka; tansu's are up to a batch too low, which leaves those records to the next cycle.
-    """
-
-    def __init__(self, servers: str, topics: Sequence[str] = FENCED) -> None:
-        self._servers = [server.strip() for server in servers.split(",")]
+    def __init__(self, settings: Settings, topics: Sequence[str] = FENCED) -> None:
+        self._settings = settings
         self._topics = tuple(topics)
 
     async def fence(self) -> Fence:
         """The end of every partition. Raises DependencyUnavailable when the broker does not say."""
-        consumer = AIOKafkaConsumer(
-            *self._topics, bootstrap_servers=self._servers, client_id="ratchet-scheduler-fence", group_id=None
-        )
         try:
-            async with asyncio.timeout(_SECONDS):
-                await consumer.start()  # Without a group, all partitions are assigned at once.
-                partitions = sorted(consumer.assignment())
-                ends = await consumer.end_offsets(partitions)
-        except (KafkaError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(_SECONDS), reading(self._settings, *self._topics, group_id=None) as consumer:
+                places = sorted(consumer.assignment())  # Without a group, all partitions are assigned at once.
+                ends = await read_ends(self._settings, places)
+        except TimeoutError as error:
             raise DependencyUnavailable(
-                f"Kafka does not say where its partitions end: {error!r}", "Check the broker: ratchet status"
+                "Kafka does not say where its partitions end", "Check the broker: ratchet status"
             ) from error
-        finally:
-            await consumer.stop()
         return tuple(
-            PartitionFence(topic=place.topic, partition=place.partition, offset=ends[place]) for place in partitions
+            PartitionFence(topic=place.topic, partition=place.partition, offset=ends[place]) for place in places
         )

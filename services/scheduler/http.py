@@ -1,4 +1,4 @@
-"""The scheduler's small API: start a cycle now, stop following one, list the tasks."""
+"""The scheduler's small API: start a cycle now, stop following one, list the tasks, forget people."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName
+from schemas.tasks import TaskSpec
 from services.scheduler.domain import turn_after
 from services.scheduler.handlers import Handlers
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import Storage
+from services.scheduler.subjects import Subjects
 from services.scheduler.tasks import Tasks
 from shared.http import HttpError, build_http
 
@@ -23,23 +25,33 @@ class StartCycle(BaseModel):
     task: TaskName
 
 
+class Forget(BaseModel):
+    """Body of `POST /api/subjects/forget`. `users` as the application names them in `user`, or their hashes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    users: list[Annotated[str, StringConstraints(min_length=1, max_length=500)]] = Field(default=[], max_length=100)
+    hashes: list[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$")]] = Field(default=[], max_length=100)
+    task: TaskName | None = Field(default=None, description="Only there; empty: in every task.")
+    announce: bool = Field(default=True, description="False: change nothing, only say who they are and what serves.")
+
+
 def build_app(
     settings: SchedulerSettings,
     handlers: Handlers,
     storage: Storage,
     tasks: Tasks,
+    subjects: Subjects,
     ready: Callable[[], list[str]],
 ) -> FastAPI:
-    """`POST /api/cycles` · `POST /api/cycles/{cycle_id}/stop` · `GET /api/tasks`."""
+    """`POST /api/cycles` · `POST /api/cycles/{cycle_id}/stop` · `GET /api/tasks` · `POST /api/subjects/forget`."""
     app = build_http(
         "Ratchet scheduler", ready, settings.scheduler_max_body_bytes, notes=lambda: list(tasks.broken.values())
     )
 
     @app.post("/api/cycles", status_code=202)
     async def start(body: StartCycle) -> dict[str, str]:
-        if (spec := tasks.get(body.task)) is None:
-            known = ", ".join(spec.name for spec in tasks.specs()) or "none yet"
-            raise HttpError(404, f"no task {body.task!r}; tasks: {known}", "unknown_task", "task")
+        spec = _known(tasks, body.task)
         cycle_id = await handlers.start(spec, "command")
         if cycle_id is None:
             names = [c.started.cycle_id for c in await storage.running() if c.started.task == body.task]
@@ -74,4 +86,20 @@ def build_app(
             })  # fmt: skip
         return {"tasks": items, "broken": tasks.broken}
 
+    @app.post("/api/subjects/forget", status_code=202)
+    async def forget(body: Forget) -> dict[str, Any]:
+        if not body.users and not body.hashes:
+            raise HttpError(422, "name at least one of users and hashes", "nobody", "users")
+        specs = list(tasks.specs()) if body.task is None else [_known(tasks, body.task)]
+        if not specs:
+            raise HttpError(404, "no task is known yet", "unknown_task", "task")
+        return (await subjects.forget(body.users, body.hashes, specs, announce=body.announce)).body()
+
     return app
+
+
+def _known(tasks: Tasks, name: str) -> TaskSpec:
+    if (spec := tasks.get(name)) is None:
+        known = ", ".join(spec.name for spec in tasks.specs()) or "none yet"
+        raise HttpError(404, f"no task {name!r}; tasks: {known}", "unknown_task", "task")
+    return spec

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
 from services.scheduler.clients import KafkaOffsets
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresStorage
+from services.scheduler.subjects import Subjects
 from services.scheduler.tasks import Tasks
 from shared.database import build_engine, migrate
+from shared.identity import load_or_create_key
 from shared.service import Service, run
 from shared.transport import Consumers, Publisher, build_broker
 
@@ -28,8 +31,10 @@ def build(settings: SchedulerSettings | None = None) -> Service:
     publisher = Publisher(broker, NAME)
     storage = PostgresStorage(build_engine(settings, NAME))
     tasks = Tasks(settings, publisher, consumers.table(TaskChanged))
-    handlers = Handlers(settings, storage, publisher, KafkaOffsets(settings.kafka), tasks)
+    handlers = Handlers(settings, storage, publisher, KafkaOffsets(settings), tasks)
     handlers.subscribe(consumers)
+    key = load_or_create_key(settings.secrets_folder, "subjects")  # The gateway's.
+    subjects = Subjects(publisher, tasks, consumers.table(RolloutChanged), key)
 
     async def prepare() -> None:
         await migrate(settings, NAME, MIGRATIONS)
@@ -43,7 +48,7 @@ def build(settings: SchedulerSettings | None = None) -> Service:
         prepare=[prepare],
         background=[tasks.watch, handlers.tick_forever],
         close=[storage.close],
-        http=build_app(settings, handlers, storage, tasks, missing),
+        http=build_app(settings, handlers, storage, tasks, subjects, missing),
         host=settings.scheduler_host,
         port=settings.scheduler_port,
     )

@@ -38,16 +38,17 @@ class TrainingRows(Protocol):
 
 @dataclass(frozen=True)
 class Replay:
-    """The candidate's answer; None: it erred or was too slow."""
+    """An arm's answer; None: it erred or was too slow."""
 
     answer: str | None
     latency_ms: float
 
 
-class Candidate(Protocol):
-    """Answers as the candidate does. Raises DependencyUnavailable if the whole engine is away."""
+class Engine(Protocol):
+    """Answers as either arm does. Raises DependencyUnavailable if the whole engine is away."""
 
-    async def answer(self, rollout: RolloutChanged, messages: Messages) -> Replay: ...
+    async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay: ...
+    async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay: ...
 
 
 class UnleashFlags:
@@ -115,42 +116,59 @@ class StoredTrainingRows:
         return NearCopies((asked_of(example.prompt) for example in examples), similarity)
 
 
-class EngineCandidate:
-    """The candidate on vLLM, a bounded number of replays at a time."""
+class VllmEngine:
+    """Both arms on vLLM, a bounded number of replays at a time. Greedy, constrained to the task's labels."""
 
     def __init__(self, inference: InferenceClient, artifacts: ArtifactStore, concurrency: int) -> None:
         self._inference = inference
         self._artifacts = artifacts
         self._slots = asyncio.Semaphore(concurrency)
 
-    async def answer(self, rollout: RolloutChanged, messages: Messages) -> Replay:
-        """Greedy, constrained to the task's labels. A failure is the candidate's only if the base still answers."""
+    async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay:
+        """The candidate's answer. A failure is its own only if the base still answers."""
+        return await self._answer(rollout, rollout.candidate_adapter, rollout.candidate_uri, messages)
+
+    async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay:
+        """The answer of who serves everyone: the primary adapter, or the base model."""
+        adapter = rollout.primary_adapter
+        uri = None if adapter is None else self._artifacts.address("adapters", adapter)
+        return await self._answer(rollout, adapter or rollout.spec.base_model, uri, messages)
+
+    async def _answer(self, rollout: RolloutChanged, model: str, uri: str | None, messages: Messages) -> Replay:
         async with self._slots:
             started = time.perf_counter()
             try:
-                return await self._ask(rollout, messages)
+                return await self._ask(rollout, model, messages)
             except InvalidMessage as error:  # It may be a replica that was restarted without the adapter.
-                failure = await self._again(rollout, messages, error)
+                failure = await self._again(rollout, model, uri, messages, error)
             except DependencyUnavailable as error:
                 with contextlib.suppress(InvalidMessage):  # Even a refusal says that the engine is there.
                     await self._inference.complete(rollout.spec.base_model, _PROBE, max_tokens=1)
                 failure = error
             if isinstance(failure, Replay):
                 return failure
-            logger.warning("%s: %s erred: %s", rollout.task, rollout.candidate_adapter, failure)
+            logger.warning("%s: %s erred: %s", rollout.task, model, failure)
             return Replay(None, (time.perf_counter() - started) * 1000)
 
-    async def _again(self, rollout: RolloutChanged, messages: Messages, error: InvalidMessage) -> Replay | Exception:
+    async def _again(
+        self, rollout: RolloutChanged, model: str, uri: str | None, messages: Messages, error: InvalidMessage
+    ) -> Replay | Exception:
+        if uri is None:
+            return error
         try:
-            folder = await asyncio.to_thread(self._artifacts.fetch, rollout.candidate_uri)
-            await self._inference.serve_adapter(rollout.candidate_adapter, str(folder))
-            return await self._ask(rollout, messages)
+            folder = await asyncio.to_thread(self._artifacts.fetch, uri)
+            await self._inference.serve_adapter(model, str(folder))
+            return await self._ask(rollout, model, messages)
         except InvalidMessage:
             return error
+        except DependencyUnavailable:
+            if model == rollout.candidate_adapter:
+                raise
+            return error  # Production's folder may be elsewhere: without its answer there is just no pair.
 
-    async def _ask(self, rollout: RolloutChanged, messages: Messages) -> Replay:
+    async def _ask(self, rollout: RolloutChanged, model: str, messages: Messages) -> Replay:
         completion = await self._inference.complete(
-            rollout.candidate_adapter,
+            model,
             [message.model_dump(mode="json") for message in messages],
             choices=rollout.spec.labels,
             max_tokens=rollout.spec.max_answer_tokens,

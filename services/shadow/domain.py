@@ -1,7 +1,8 @@
 """Which predictions may be compared, and what a pair is. Pure.
 
 A pair may bet only if its input is new to the candidate and its answer is that of the production arm it is compared
-with. Replaying what a candidate was trained on "proves" memorising.
+with. Replaying what a candidate was trained on "proves" memorising. Where personal data was replaced in the stored
+text, production's logged answer was given to another input: then both arms are asked again.
 """
 
 from __future__ import annotations
@@ -47,8 +48,18 @@ def same_answer(left: str, right: str) -> bool:
     return left.casefold().split() == right.casefold().split()
 
 
+def replays_needed(event: PredictionLogged) -> int:
+    """Requests to the engine for one pair: two where the stored text is not what production was asked."""
+    return 2 if event.redactions else 1
+
+
 def pair_of(
-    event: PredictionLogged, rollout: RolloutChanged, answer: str | None, latency_ms: float, now: datetime
+    event: PredictionLogged,
+    rollout: RolloutChanged,
+    production: str,
+    answer: str | None,
+    latency_ms: float,
+    now: datetime,
 ) -> ShadowCompared:
     """The pair. Same rollout and prediction, same pair: a redelivery is told by its id. `answer` None: it erred."""
     pair_id = f"pair-{content_hash(rollout.rollout_id, event.prediction_id, length=16)}"
@@ -64,9 +75,9 @@ def pair_of(
         messages=event.messages,
         production_adapter=rollout.primary_adapter,
         candidate_adapter=rollout.candidate_adapter,
-        production_answer=event.answer,
+        production_answer=production,
         candidate_answer=answer,
-        agree=answer is not None and same_answer(answer, event.answer),
+        agree=answer is not None and same_answer(answer, production),
         user_hash=event.user_hash,
         logged_at=event.occurred_at,
         candidate_latency_ms=latency_ms,
@@ -79,12 +90,12 @@ class Budget:
     def __init__(self) -> None:
         self._spent: dict[str, tuple[date, int]] = {}
 
-    def take(self, task: str, limit: int, now: datetime) -> bool:
-        """One replay, if the day's budget has it."""
+    def take(self, task: str, limit: int, now: datetime, replays: int = 1) -> bool:
+        """So many replays, if the day's budget has them all."""
         today = now.astimezone(UTC).date()
         day, spent = self._spent.get(task, (today, 0))
         spent = spent if day == today else 0
-        if spent >= limit:
+        if spent + replays > limit:
             return False
-        self._spent[task] = (today, spent + 1)
+        self._spent[task] = (today, spent + replays)
         return True

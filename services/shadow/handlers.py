@@ -10,8 +10,8 @@ from datetime import datetime
 from schemas.base import utc_now
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
-from services.shadow.clients import Candidate, Flags, TrainingRows
-from services.shadow.domain import Budget, eligible, is_near_copy, pair_of, running
+from services.shadow.clients import Engine, Flags, TrainingRows
+from services.shadow.domain import Budget, eligible, is_near_copy, pair_of, replays_needed, running
 from services.shadow.settings import ShadowSettings
 from shared.delivery import Delivery
 from shared.tables import LatestByKey
@@ -26,14 +26,14 @@ class Handlers:
         settings: ShadowSettings,
         flags: Flags,
         training_rows: TrainingRows,
-        candidate: Candidate,
+        engine: Engine,
         publisher: Publishes,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
         self._flags = flags
         self._training_rows = training_rows
-        self._candidate = candidate
+        self._engine = engine
         self._publisher = publisher
         self._now = now
         self._budget = Budget()
@@ -60,7 +60,8 @@ class Handlers:
         except ExceptionGroup as failures:  # The rest is cancelled already: the batch will come again.
             raise failures.exceptions[0] from failures
         for replay in replays:
-            await self._publisher.publish(replay.result())
+            if (pair := replay.result()) is not None:
+                await self._publisher.publish(pair)
 
     async def _choose(self, event: PredictionLogged, rollout: RolloutChanged) -> bool:
         if not eligible(event, rollout) or not self._flags.sampled(event.task, event.prediction_id):
@@ -69,12 +70,18 @@ class Handlers:
         if is_near_copy(event, rows.contains):
             return False
         limit = rollout.spec.rollout.shadow_requests_per_day
-        within = self._budget.take(event.task, limit, self._now())
+        within = self._budget.take(event.task, limit, self._now(), replays_needed(event))
         if not within and event.task not in self._out_of_budget:
             logger.warning("%s: today's %d shadow requests are spent", event.task, limit)
         (self._out_of_budget.discard if within else self._out_of_budget.add)(event.task)
         return within
 
-    async def _compare(self, event: PredictionLogged, rollout: RolloutChanged) -> ShadowCompared:
-        replay = await self._candidate.answer(rollout, event.messages)
-        return pair_of(event, rollout, replay.answer, replay.latency_ms, self._now())
+    async def _compare(self, event: PredictionLogged, rollout: RolloutChanged) -> ShadowCompared | None:
+        """The pair; None where production does not answer the stored text: there is nothing to compare with."""
+        production: str | None = event.answer
+        if event.redactions:
+            production = (await self._engine.production(rollout, event.messages)).answer
+        if production is None:
+            return None
+        replay = await self._engine.candidate(rollout, event.messages)
+        return pair_of(event, rollout, production, replay.answer, replay.latency_ms, self._now())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.shadow.clients import EngineCandidate, StoredTrainingRows, UnleashFlags
+from services.shadow.clients import StoredTrainingRows, UnleashFlags, VllmEngine
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
 from shared.artifacts import ArtifactStore
@@ -28,8 +28,8 @@ def build(settings: ShadowSettings | None = None) -> Service:
     )
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds)
-    candidate = EngineCandidate(inference, artifacts, settings.shadow_concurrency)
-    handlers = Handlers(settings, flags, StoredTrainingRows(artifacts), candidate, Publisher(broker, NAME))
+    engine = VllmEngine(inference, artifacts, settings.shadow_concurrency)
+    handlers = Handlers(settings, flags, StoredTrainingRows(artifacts), engine, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
     return Service(NAME, broker, prepare=[flags.start], close=[flags.close, inference.close])
 

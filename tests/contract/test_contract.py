@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,20 @@ from schemas.catalog import (
     topics_produced_by,
 )
 from schemas.predictions import PredictionSubmitted
+from shared.service import Service
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted((ROOT / "schemas" / "examples").glob("*/*.json"))
+
+
+def wired(service: str) -> list[Service]:
+    """The processes of a service: its main, and what runs beside it (the gateway's shipper), none of them started."""
+    files = sorted((ROOT / "services" / service).glob("*.py"))
+    entries = [
+        path.stem for path in files if re.search(r"^def build\(.*\) -> Service:", path.read_text(), re.MULTILINE)
+    ]
+    assert "main" in entries
+    return [importlib.import_module(f"services.{service}.{entry}").build() for entry in entries]
 
 
 def test_generated_schemas_are_what_the_code_says() -> None:
@@ -81,16 +93,15 @@ def test_a_consumer_ignores_fields_that_a_newer_producer_adds() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_subscribes_to_what_the_catalog_says(service: str) -> None:
-    built = importlib.import_module(f"services.{service}.main").build()
-    subscribed = {topic for subscriber in built.broker.subscribers for topic in subscriber.topic_names}
+    subscribers = [subscriber for built in wired(service) for subscriber in built.broker.subscribers]
+    subscribed = {topic for subscriber in subscribers for topic in subscriber.topic_names}
     assert subscribed == {topic.name for topic in topics_consumed_by(service)}
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_no_service_acknowledges_before_its_handler_is_done(service: str) -> None:
-    built = importlib.import_module(f"services.{service}.main").build()
     tables = {topic.name for topic in TOPICS if topic.compacted}
-    for subscriber in built.broker.subscribers:
+    for subscriber in [subscriber for built in wired(service) for subscriber in built.broker.subscribers]:
         if subscriber.group_id is None:  # A table: read anew by every process, nothing is ever acknowledged.
             assert set(subscriber.topic_names) <= tables
         else:

@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,6 +29,7 @@ from schemas.tasks import TaskChanged, TaskSpec
 from services.console.chronicle import PostgresChronicle
 from services.console.handlers import Handlers as ConsoleHandlers
 from services.console.http import build_app as build_console
+from services.console.redaction import Typed
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
@@ -67,6 +69,8 @@ from shared.database import build_engine, migrate
 from shared.files import write_atomically
 from shared.inference import Completion
 from shared.jobs import Job
+from shared.kafka import read_topic_ids
+from shared.redaction import Redactor
 from shared.settings import Settings
 from shared.transport import Consumers, Publisher
 
@@ -135,8 +139,11 @@ class Models:
         answer = (self.base if model == self.spec.base_model else self.adapter)(messages[-1]["content"])
         return Completion(answer, math.log(0.9), 1, 10, "stop", 1.0)
 
-    async def answer(self, rollout: RolloutChanged, messages: Messages) -> Replay:
+    async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay:
         return Replay(self.adapter(messages[-1].content), 1.0)
+
+    async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay:
+        return Replay((self.adapter if rollout.primary_adapter else self.base)(messages[-1].content), 1.0)
 
     async def serve(self, adapter: str, uri: str) -> None:
         """Every adapter is served."""
@@ -245,7 +252,10 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     flags = Flags()
 
     log = _settings(PredictionLogSettings, base, home)
-    LogHandlers(log, DeltaLake(log.lake_uri), publish["prediction_log"]).subscribe(consumers["prediction_log"])
+    lake = DeltaLake(log.lake_uri)
+    LogHandlers(log, lake, publish["prediction_log"], partial(read_topic_ids, log)).subscribe(
+        consumers["prediction_log"]
+    )
 
     miner = _settings(FailureMinerSettings, base, home)
     store = MinerStore(engines["failure_miner"], CORRECTIONS)
@@ -290,7 +300,7 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     queue, chronicle = PostgresQueue(engines["console"]), PostgresChronicle(engines["console"])
     tasks = consumers["console"].table(TaskChanged)
     ConsoleHandlers(queue, chronicle).subscribe(consumers["console"])
-    reviews = Reviews(queue, publish["console"], tasks, b"k" * 32)
+    reviews = Reviews(queue, publish["console"], tasks, b"k" * 32, Typed(lambda: Redactor(b"k" * 32)))
     app = build_console(desk, reviews, chronicle)
 
     settings = _settings(SchedulerSettings, base, home)

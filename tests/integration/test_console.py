@@ -15,10 +15,14 @@ from aiokafka import AIOKafkaConsumer
 
 from schemas.base import Message, Role, Variant
 from schemas.cycles import CycleFinished, CycleStarted, StepProgressed
+from schemas.failures import ExemplarSource, FailureMode, FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
-from schemas.predictions import PredictionsRolledUp
+from schemas.predictions import PredictionsRolledUp, SubjectForgotten
+from schemas.rollouts import Evidence, RolloutChanged, Stage
+from schemas.tasks import TaskKind, TaskSpec
 from services.console.chronicle import PostgresChronicle
 from services.console.domain import Answer
+from services.console.handlers import Handlers
 from services.console.main import MIGRATIONS, NAME, build
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
@@ -99,16 +103,120 @@ async def test_questions_of_an_older_revision_are_not_asked(queue: PostgresQueue
     assert await queue.open_by_purpose(task, "r2") == {"low_confidence": 1}
 
 
-async def test_a_forgotten_person_does_not_come_back_with_a_replay(queue: PostgresQueue, task: str) -> None:
+def forget(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
+    return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
+
+
+@pytest.mark.parametrize("forgotten_first", [True, False])
+async def test_a_forgotten_persons_questions_are_not_there_whatever_comes_first(
+    queue: PostgresQueue, task: str, forgotten_first: bool
+) -> None:
     theirs, other = question(task, "theirs", user_hash="h1"), question(task, "other", user_hash="h2")
+    if not forgotten_first:
+        await queue.add_requests([theirs, other])
+        await queue.record(theirs.request_id, "ann", Answer(label="refund"), NOON)
+    await queue.forget(forget(task, "h1", NOON + timedelta(hours=1)))
     await queue.add_requests([theirs, other])
-    await queue.record(theirs.request_id, "ann", Answer(label="refund"), NOON)
-    await queue.forget(task, "h1", NOON + timedelta(hours=1))
-    await queue.add_requests([theirs, other])
-    later = question(task, "later", user_hash="h1", occurred_at=NOON + timedelta(hours=2))
-    await queue.add_requests([later])
     assert await queue.request(theirs.request_id) is None
-    assert names(task, await queue.others(task, None, "ben", 9)) == ["other", "later"]
+    assert not await queue.answered(theirs.request_id, "ann")
+    assert names(task, await queue.others(task, None, "ben", 9)) == ["other"]
+
+
+async def test_a_question_is_forgotten_by_when_its_prediction_was_made(queue: PostgresQueue, task: str) -> None:
+    hour = timedelta(hours=1)
+    late = question(task, "late", user_hash="h1", predicted_at=NOON, occurred_at=NOON + 2 * hour)
+    new = question(task, "new", user_hash="h1", predicted_at=NOON + 2 * hour, occurred_at=NOON + 3 * hour)
+    for _ in range(2):
+        await queue.add_requests([late, new])
+        await queue.forget(forget(task, "h1", NOON + hour))
+        assert names(task, await queue.others(task, None, "ben", 9)) == ["new"]
+
+
+async def test_old_questions_go_by_when_their_prediction_was_made(queue: PostgresQueue, task: str) -> None:
+    hour = timedelta(hours=1)
+    old = question(task, "old", predicted_at=NOON - hour, occurred_at=NOON + hour)
+    await queue.add_requests([old, question(task, "new", predicted_at=NOON)])
+    await queue.record(old.request_id, "ann", Answer(label="refund"), NOON)
+    await queue.expire("another-task", NOON + hour)
+    assert await queue.request(old.request_id) is not None
+    await queue.expire(task, NOON)
+    assert not await queue.answered(old.request_id, "ann")
+    assert names(task, await queue.others(task, None, "ben", 9)) == ["new"]
+
+
+async def test_a_third_opinion_is_not_asked_of_one_of_the_first_two(queue: PostgresQueue, task: str) -> None:
+    first = question(task, "first", overlap=2)
+    third = question(task, "third", purpose=Purpose.DISAGREEMENT, prediction_id=first.prediction_id)
+    await queue.add_requests([first, third])
+    for reviewer in ("ann", "ben"):
+        await queue.record(first.request_id, reviewer, Answer(label="refund"), NOON)
+        assert await queue.others(task, None, reviewer, 9) == []
+    assert await queue.others(task, None, "cleo", 9) == [third]
+
+
+def rollout(task: str, stage: Stage, at: datetime) -> RolloutChanged:
+    spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("refund", "delivery"))
+    return RolloutChanged(
+        task=task, task_revision="r1", cycle_id=f"{task}-1", occurred_at=at, rollout_id="rollout-1", stage=stage,
+        primary_adapter=None, candidate_adapter="a1", candidate_uri="u", dataset_uri="d", data_cutoff=NOON,
+        evidence=Evidence(alpha=0.01), reason="r", spec=spec,
+    )  # fmt: skip
+
+
+async def test_nobody_is_asked_about_a_candidate_whose_rollout_has_ended(
+    queue: PostgresQueue, chronicle: PostgresChronicle, task: str
+) -> None:
+    minute = timedelta(minutes=1)
+    asked = [ticket(task, f"t{n}").model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON}) for n in (1, 2)]
+    other = ticket(task, "other").model_copy(update={"cycle_id": f"{task}-2"})
+    handlers = Handlers(queue, chronicle)
+    await queue.add_requests([asked[0], other, question(task, "q")])
+    await handlers.on_rollout(rollout(task, Stage.CANARY, NOON + minute))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "other"]
+    await handlers.on_rollout(rollout(task, Stage.REJECTED, NOON + 2 * minute))
+    await queue.add_requests(asked)  # On a topic of its own: it may come later.
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other"]
+    assert await queue.open_by_purpose(task, None) == {"discordant_pair": 1, "low_confidence": 1}
+    again = ticket(task, "again").model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON + 3 * minute})
+    await queue.add_requests([again])
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other", "again"]
+
+
+def clustered(task: str) -> FailuresClustered:
+    """One failure mode, which quotes h1 at noon and h2 a minute later."""
+    sources = tuple(
+        ExemplarSource(prediction_id=f"p{n}", user_hash=f"h{n}", predicted_at=NOON + timedelta(minutes=n - 1))
+        for n in (1, 2)
+    )
+    mode = FailureMode(
+        mode_id="mode-1", name="late parcel", words=("late", "parcel"), exemplars=("where?", "it is late"),
+        sources=sources, size=2, share=1.0,
+    )  # fmt: skip
+    return FailuresClustered(
+        task=task, task_revision="r1", cycle_id=f"{task}-1", occurred_at=NOON + timedelta(hours=1), suspects=2,
+        noise=0, modes=(mode,), data_cutoff=NOON, fence=(),
+    )  # fmt: skip
+
+
+async def test_a_page_quotes_nothing_older_than_its_task_keeps(chronicle: PostgresChronicle, task: str) -> None:
+    await chronicle.add_fact(clustered(task))
+    await chronicle.expire(task, NOON + timedelta(minutes=1))
+    (fact,) = await chronicle.facts(f"{task}-1")
+    assert [(m["exemplars"], m["size"]) for m in fact["event"]["modes"]] == [(["it is late"], 2)]
+
+
+@pytest.mark.parametrize("forgotten_first", [True, False])
+async def test_a_page_quotes_no_forgotten_person(
+    chronicle: PostgresChronicle, task: str, forgotten_first: bool
+) -> None:
+    event = clustered(task)
+    if not forgotten_first:
+        await chronicle.add_fact(event)
+    await chronicle.forget(forget(task, "h1", NOON))
+    await chronicle.add_fact(event)
+    (fact,) = await chronicle.facts(f"{task}-1")
+    assert [m["exemplars"] for m in fact["event"]["modes"]] == [["it is late"]]
+    assert fact["event"]["suspects"] == 2
 
 
 async def test_a_cycle_is_told_from_its_events(chronicle: PostgresChronicle, task: str) -> None:

@@ -77,16 +77,57 @@ async def test_a_build_sees_what_is_below_its_fence_and_of_its_revision(store: P
     assert await store.below(task, "r1", ()) == []
 
 
+def forget(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
+    return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
+
+
 @pytest.mark.stack
-async def test_a_forgotten_person_stays_forgotten_also_when_corrections_come_again(
-    store: PostgresStore, task: str
+@pytest.mark.parametrize("forgotten_first", [True, False])
+async def test_no_build_has_a_forgotten_person_whatever_comes_first(
+    store: PostgresStore, task: str, forgotten_first: bool
 ) -> None:
     rows = [delivered(task, 0, "u1"), delivered(task, 1, "u2"), delivered(task, 2)]
-    await store.keep(rows)
-    await store.forget(SubjectForgotten(task=task, task_revision="r1", subject_hash="u1"))
+    if not forgotten_first:
+        await store.keep(rows)
+    await store.forget(forget(task, "u1", datetime.now(UTC)))
     await store.keep(rows)
     assert ids(await store.below(task, "r1", fence(10))) == ["c1", "c2"]
     assert await store.on_prediction([f"{task}-p0"]) == []
+    partition = PartitionFence(topic=TOPIC, partition=990, offset=3)
+    assert await store.behind([partition]) == []
+
+
+@pytest.mark.stack
+async def test_a_correction_goes_by_when_its_prediction_was_made(store: PostgresStore, task: str) -> None:
+    def made(offset: int, predicted_at: datetime | None, corrected_at: datetime) -> Delivery[CorrectionSubmitted]:
+        one = delivered(task, offset, "u1")
+        times = {"predicted_at": predicted_at, "occurred_at": corrected_at}
+        return Delivery(one.event.model_copy(update=times), TOPIC, 990, offset, {})
+
+    hour = timedelta(hours=1)
+    rows = [
+        made(0, NOON - hour, NOON + hour),  # Corrected by somebody who had not heard yet.
+        made(1, NOON + hour, NOON + 2 * hour),
+        made(2, None, NOON + hour),
+        made(3, None, NOON - hour),
+    ]
+    for _ in range(2):
+        await store.keep(rows)
+        await store.forget(forget(task, "u1", NOON))
+        assert ids(await store.below(task, "r1", fence(10))) == ["c1", "c2"]
+
+
+@pytest.mark.stack
+async def test_corrections_of_old_predictions_train_no_more(store: PostgresStore, task: str) -> None:
+    def made(offset: int, predicted_at: datetime) -> Delivery[CorrectionSubmitted]:
+        event = delivered(task, offset).event.model_copy(update={"predicted_at": predicted_at, "occurred_at": NOON})
+        return Delivery(event, TOPIC, 990, offset, {})
+
+    await store.keep([made(0, NOON - timedelta(days=2)), made(1, NOON - timedelta(days=1))])
+    await store.expire("another-task", NOON)
+    await store.expire(task, NOON - timedelta(days=1))
+    assert ids(await store.below(task, "r1", fence(10))) == ["c1"]
+    assert await store.behind([PartitionFence(topic=TOPIC, partition=990, offset=2)]) == []
 
 
 @pytest.mark.stack
@@ -142,3 +183,21 @@ def test_ten_thousand_corrections_are_built_in_seconds() -> None:
     dataset = build_dataset(rows, spec)
     assert len(dataset.train) + len(dataset.eval) + len(dataset.rejected) == 10_000
     assert time.perf_counter() - started < 30.0
+
+
+async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_ones_are_waited_for(
+    store: PostgresStore, stack_settings: Settings, task: str
+) -> None:
+    await store.keep([delivered(task, 700), delivered(task, 701)])
+    try:
+        await store.adopt(f"after the loss of {task}")
+        few = PartitionFence(topic=TOPIC, partition=990, offset=3)
+        assert await store.behind([few]) == [few], "701 were read of the old topic, none of the new"
+        assert ids(await store.below(task, "r1", fence(3))) == ["c700", "c701"]
+        await store.keep([delivered(task, 2)])
+        assert await store.behind([few]) == []
+        assert ids(await store.below(task, "r1", fence(3))) == ["c700", "c701", "c2"]
+        await store.adopt(f"after the loss of {task}")  # as at each start
+        assert await store.behind([few]) == []
+    finally:
+        await store.adopt(stack_settings.kafka_incarnation)

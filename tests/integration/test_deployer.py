@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +13,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from schemas.base import Variant, utc_now
+from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
@@ -19,7 +22,7 @@ from services.deployer.storage import PostgresStorage
 from shared.database import build_engine, migrate
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
-from tests.unit.deployer.fakes import Deployer, answer, evaluated, pair
+from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair
 
 pytestmark = pytest.mark.stack
 
@@ -35,6 +38,12 @@ class Real:
 
     def flag(self, name: str) -> str:
         return f"ratchet.{self.task}.{name}"
+
+    async def dump(self, table: str) -> str:
+        """All rows of a table, as text."""
+        async with self.deployer.storage._engine.begin() as connection:
+            rows = await connection.execute(text(f"SELECT {table}::text FROM {table}"))
+            return "\n".join(rows.scalars())
 
     async def seen_by_clients(self) -> dict[str, dict[str, object]]:
         """What SDKs poll."""
@@ -133,6 +142,94 @@ async def test_a_rollout_that_ended_keeps_no_conversations(real: Real) -> None:
     assert deployer.last.stage is Stage.REJECTED
     kept = await deployer.storage.ticket(waiting)
     assert kept is not None and kept.messages is None
+
+
+def forget(task: str, subject_hash: str, at: datetime | None = None) -> SubjectForgotten:
+    return SubjectForgotten(task=task, task_revision="r", subject_hash=subject_hash, occurred_at=at or utc_now())
+
+
+async def test_forgetting_changes_no_number_and_leaves_no_text_of_the_person(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    name = deployer.last.rollout_id
+    await deployer.compare_and_label(range(3), "delivery")
+    await deployer.compare(
+        pair(deployer.last, 5, ("refund", "refund"), user="user-1"),
+        pair(deployer.last, 6, ("refund", None), user="user-6"),
+        pair(deployer.last, 7, ("refund", "delivery"), user="user-7"),
+    )
+    before = await deployer.storage.ledger(name)
+    for user in ("user-1", "user-6"):
+        await deployer.handlers.on_forgotten(forget(real.task, user))
+    after = await deployer.storage.ledger(name)
+    assert (after.outcomes, after.agreeing) == (before.outcomes, before.agreeing) == ([1.0, 1.0, 1.0, -1.0, None], 1)
+    everything = await real.dump("ledger")
+    assert "question 2" in everything and "user-2" in everything
+    assert not [word for word in ("user-1", "user-6", "question 1", "question 6") if word in everything]
+
+
+async def test_an_open_question_of_a_forgotten_person_is_void(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    name = deployer.last.rollout_id
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "delivery")) for number in range(3)])
+    asked = deployer.publisher.questions[1]
+    assert (asked.user_hash, asked.predicted_at) == ("user-1", CUTOFF + timedelta(hours=1))
+    await deployer.handlers.on_forgotten(forget(real.task, "user-1"))
+    assert len((await deployer.storage.ledger(name)).tickets) == 2
+    await deployer.handlers.on_correction(answer(asked, label="delivery"))
+    await deployer.handlers.on_correction(answer(deployer.publisher.questions[2], label="delivery"))
+    await deployer.handlers.tick(real.task)
+    assert (await deployer.storage.ledger(name)).outcomes == [None, 1.0]
+    assert len(deployer.publisher.questions) == 3
+
+
+async def test_pairs_of_a_forgotten_person_that_come_later_are_dropped_and_newer_ones_do_not_bet(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    early = pair(deployer.last, 0, ("refund", "delivery"), user="u")
+    await deployer.handlers.on_forgotten(forget(real.task, "u", early.logged_at))
+    await deployer.compare(early)
+    late = pair(deployer.last, 1, ("refund", "delivery"), user="u")
+    await deployer.compare(late.model_copy(update={"logged_at": early.logged_at + timedelta(seconds=1)}))
+    await deployer.compare(pair(deployer.last, 2, ("refund", "delivery")))
+    assert [asked.prediction_id for asked in deployer.publisher.questions] == [f"{real.task}.2"]
+    assert "question 0" not in await real.dump("ledger")
+
+
+async def test_old_texts_of_ended_rollouts_go_and_those_that_are_still_asked_about_stay(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    name = deployer.last.rollout_id
+    early, late = (pair(deployer.last, number, ("refund", f"answer {number}")) for number in (0, 5))
+    moment = early.logged_at + timedelta(days=1)
+    await deployer.compare(early, late.model_copy(update={"logged_at": moment}))
+    await deployer.storage.expire(real.task, moment)
+    assert "answer 0" in await real.dump("ledger")
+    await deployer.moves.reject(real.task, "no reason")
+    await deployer.storage.expire("another-task", moment)
+    assert "answer 0" in await real.dump("ledger")
+    before = await deployer.storage.ledger(name)
+    await deployer.storage.expire(real.task, moment)
+    everything = await real.dump("ledger")
+    assert ("answer 0" in everything, "answer 5" in everything) == (False, True)
+    assert await deployer.storage.ledger(name) == before
+
+
+async def test_users_whose_requests_failed_are_still_counted_when_forgotten_but_not_known(real: Real) -> None:
+    deployer = Deployer(real.deployer.storage, real.admin)
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task, canary_wealth=2))
+    await deployer.compare_and_label(range(5), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    await deployer.see_canary(2, status=500)
+    counted = (await deployer.storage.ledger(deployer.last.rollout_id)).canary
+    await deployer.handlers.on_forgotten(forget(real.task, "user-1"))
+    assert "user-1" not in await real.dump("bad_users")
+    early = observed(deployer.last, 1, Variant.CANARY, 500)
+    await deployer.handlers.on_observed(
+        deliveries([early.model_copy(update={"occurred_at": deployer.last.occurred_at})])
+    )
+    assert (await deployer.storage.ledger(deployer.last.rollout_id)).canary == counted
 
 
 async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_tickets(real: Real) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
@@ -21,8 +22,8 @@ from services.failure_miner.clients import DeltaLake
 from services.failure_miner.domain import Suspect, describe
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.recipe import SentenceEmbedder, cluster
-from services.failure_miner.storage import PostgresStore, Wish
-from shared.database import build_engine, migrate
+from services.failure_miner.storage import PostgresStore, Wish, _insert_suspects
+from shared.database import build_engine, migrate, transaction
 from shared.delivery import Delivery
 from shared.settings import Settings
 
@@ -131,7 +132,7 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
 ) -> None:
     suspects = [suspect(task, 1), suspect(task, 2)]
     await store.keep(suspects, [], [])
-    found = describe(suspects, [0, 0], [], "cycle-1", 0.85)
+    found = describe(suspects, [0, 0], [], f"{task}-cycle-1", 0.85)
     event = clustered(task, f"{task}-cycle-1")
     await store.save_clustering(event, suspects, found)
     assert await store.open_suspects(task, "r1", NOON, fence(task), 10) == []
@@ -142,17 +143,87 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
     assert not again[0].mode.is_new
 
 
+def forget(task: str, subject_hash: str, at: datetime = NOON) -> SubjectForgotten:
+    return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
+
+
+def wish(task: str, number: int) -> Wish:
+    return Wish(f"{task}.{number}", task, date(2026, 11, 2), budget=9)
+
+
 @pytest.mark.stack
-async def test_a_forgotten_person_is_in_no_cycle_also_when_predictions_come_again(
-    store: PostgresStore, task: str
+@pytest.mark.parametrize("forgotten_first", [True, False])
+async def test_of_a_forgotten_person_nothing_is_kept_and_nobody_is_asked_whatever_comes_first(
+    store: PostgresStore, task: str, forgotten_first: bool
 ) -> None:
     people = [suspect(task, 1, user_hash="u1"), suspect(task, 2, user_hash="u2"), suspect(task, 3)]
+    wishes = [wish(task, number) for number in (1, 2, 3)]
+    if not forgotten_first:
+        await store.keep(people, wishes, [])
+    await store.forget(forget(task, "u1"))
+    assert await store.keep(people, wishes, []) == {f"{task}.2", f"{task}.3"}
+    await store.correct([], [people[0]])
+    assert await store.known([f"{task}.{n}" for n in (1, 2, 3)]) == {f"{task}.2", f"{task}.3"}
+
+
+@pytest.mark.stack
+async def test_what_a_person_does_after_being_forgotten_is_new(store: PostgresStore, task: str) -> None:
+    before, after = (suspect(task, n, user_hash="u1", occurred_at=NOON + timedelta(minutes=n - 1)) for n in (1, 2))
+    for _ in range(2):
+        await store.keep([before, after], [], [])
+        await store.forget(forget(task, "u1"))
+        assert await store.known([before.prediction_id, after.prediction_id]) == {after.prediction_id}
+    await store.forget(forget("another-task", "u1", NOON + timedelta(days=1)))
+    await store.forget(forget(task, "u1", NOON - timedelta(days=1)))
+    await store.keep([before, after], [], [])
+    assert await store.known([before.prediction_id, after.prediction_id]) == {after.prediction_id}
+    await store.forget(forget(task, "u1", NOON + timedelta(hours=1)))
+    await store.keep([before, after], [], [])
+    assert await store.known([before.prediction_id, after.prediction_id]) == set()
+
+
+@pytest.mark.stack
+async def test_failure_modes_quote_no_forgotten_person(store: PostgresStore, task: str) -> None:
+    people = [suspect(task, n, user_hash=f"u{n}", text=f"what {n} wrote") for n in (1, 2, 3)]
+    (found,) = describe(people, [0, 0, 0], [], f"{task}-1", 0.0)
+    event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
     await store.keep(people, [], [])
-    await store.forget(SubjectForgotten(task=task, task_revision="r1", subject_hash="u1"))
-    assert await store.known([f"{task}.1"]) == set()
-    await store.keep(people, [], [])
-    taken = await store.open_suspects(task, "r1", NOON, fence(task), 10)
-    assert [s.prediction_id for s in taken] == [f"{task}.2", f"{task}.3"]
+    await store.forget(forget(task, "u1"))  # After the cycle had read its suspects.
+    stored = await store.save_clustering(event, people, [found])
+    assert sorted(stored.modes[0].exemplars) == ["what 2 wrote", "what 3 wrote"]
+    assert await store.clustering(f"{task}-1") == stored
+    await store.forget(forget(task, "u2"))
+    left = await store.clustering(f"{task}-1")
+    assert left is not None
+    assert (left.modes[0].exemplars, left.modes[0].size) == (("what 3 wrote",), 3)
+
+
+@pytest.mark.stack
+async def test_old_suspects_go_and_failure_modes_quote_them_no_more(store: PostgresStore, task: str) -> None:
+    early, late = (suspect(task, n, occurred_at=NOON + timedelta(days=n)) for n in (1, 2))
+    (found,) = describe([early, late], [0, 0], [], f"{task}-1", 0.0)
+    await store.keep([early, late], [], [])
+    event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
+    await store.save_clustering(event, [early, late], [found])
+    await store.expire("another-task", NOON + timedelta(days=9))
+    await store.expire(task, late.occurred_at)
+    assert await store.known([early.prediction_id, late.prediction_id]) == {late.prediction_id}
+    left = await store.clustering(f"{task}-1")
+    assert left is not None
+    assert (left.modes[0].exemplars, left.modes[0].size) == ((late.text,), 2)
+
+
+@pytest.mark.stack
+async def test_a_row_that_is_written_while_its_person_is_forgotten_does_not_stay(
+    store: PostgresStore, task: str
+) -> None:
+    theirs = suspect(task, 1, user_hash="u1")
+    async with transaction(store._engine) as connection:
+        await _insert_suspects(connection, [theirs])
+        forgetting = asyncio.create_task(store.forget(forget(task, "u1")))
+        await asyncio.sleep(0.3)  # It has had the time to miss the row, which is not committed yet.
+    await forgetting
+    assert await store.known([theirs.prediction_id]) == set()
 
 
 @pytest.mark.stack
@@ -167,7 +238,7 @@ async def test_positions_say_what_is_still_to_be_read(store: PostgresStore, task
 
 def test_the_lake_answers_for_one_prediction(tmp_path: Path) -> None:
     import pyarrow as pa
-    from deltalake import write_deltalake
+    from deltalake import DeltaTable, write_deltalake
 
     assert DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) is None
     row = {
@@ -177,12 +248,15 @@ def test_the_lake_answers_for_one_prediction(tmp_path: Path) -> None:
     }  # fmt: skip
     schema = pa.Table.from_pylist([row]).schema
     schema = schema.set(schema.get_field_index("user_hash"), pa.field("user_hash", pa.string()))
-    table = pa.Table.from_pylist([row], schema=schema)
+    table = pa.Table.from_pylist([row, row | {"prediction_id": "p2"}], schema=schema)
     write_deltalake(f"{tmp_path}/{PREDICTIONS}", table, partition_by=["task", "date"])
     found = DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2))
     assert found is not None
     assert found.messages[0].content == "where is it"
     assert DeltaLake(str(tmp_path)).find("other", "p1", date(2026, 11, 2)) is None
+    DeltaTable(f"{tmp_path}/{PREDICTIONS}").delete("prediction_id = 'p2'")  # The rest of its file is written anew.
+    assert DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) == found
+    assert DeltaLake(str(tmp_path)).find("desk", "p2", date(2026, 11, 2)) is None
 
 
 @pytest.mark.stack

@@ -90,14 +90,14 @@ async def test_turns_are_remembered(storage: PostgresStorage, task: str) -> None
 
 
 async def test_the_fence_names_every_partition_of_the_inputs(stack_settings: Settings) -> None:
-    fence = await KafkaOffsets(stack_settings.kafka).fence()
+    fence = await KafkaOffsets(stack_settings).fence()
     counts = {topic: sum(part.topic == topic for part in fence) for topic in {part.topic for part in fence}}
     assert counts == {"predictions.logged.v1": 8, "feedback.given.v1": 4, "corrections.submitted.v1": 4}
 
 
 async def test_without_a_broker_there_is_no_fence() -> None:
     with pytest.raises(DependencyUnavailable):
-        await KafkaOffsets("127.0.0.1:1").fence()
+        await KafkaOffsets(Settings(kafka="127.0.0.1:1")).fence()
 
 
 @asynccontextmanager

@@ -15,13 +15,16 @@ from nicegui.page import page
 from schemas.base import Event, Message, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
-from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from schemas.rollouts import RolloutChanged
+from schemas.tasks import RedactionSettings, TaskChanged, TaskKind, TaskSpec
 from services.console.domain import Answer, interleave, keys_for, shown
 from services.console.http import build_app
+from services.console.redaction import Typed
 from services.console.review_page import Desk, _conversation
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from shared.errors import DependencyUnavailable
+from shared.redaction import Redactor
 from shared.tables import LatestByKey
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -45,7 +48,7 @@ class MemoryQueue:
     def __init__(self) -> None:
         self.requests: dict[str, LabelRequested] = {}
         self.answers: dict[tuple[str, str], Answer] = {}
-        self.forgotten: list[tuple[str, str]] = []
+        self.forgotten: list[SubjectForgotten] = []
         self.recording_fails = False
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
@@ -90,17 +93,26 @@ class MemoryQueue:
     async def has_requests(self, task: str) -> bool:
         return any(request.task == task for request in self.requests.values())
 
-    async def forget(self, task: str, subject_hash: str, at: datetime) -> None:
-        self.forgotten.append((task, subject_hash))
+    async def forget(self, event: SubjectForgotten) -> None:
+        self.forgotten.append(event)
+        self.requests = {name: r for name, r in self.requests.items() if r.user_hash != event.subject_hash}
+
+    async def withdraw(self, event: RolloutChanged) -> None: ...
 
 
 class Scene:
     def __init__(self, tmp_path: Path) -> None:
         self.queue = MemoryQueue()
         self.published: list[Event] = []
+        self.redactor_is_broken = False
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        reviews = Reviews(self.queue, self, self.tasks, b"k" * 32, lambda: NOON)
+        reviews = Reviews(self.queue, self, self.tasks, b"k" * 32, Typed(self.redactor), lambda: NOON)
         self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # no cycles here
+
+    def redactor(self) -> Redactor:
+        if self.redactor_is_broken:
+            raise OSError("no model")
+        return Redactor(b"k" * 32)
 
     async def publish(self, event: Event) -> None:
         self.published.append(event)
@@ -153,6 +165,43 @@ async def test_an_answer_that_comes_when_there_are_enough_is_not_published(scene
     late = await scene.correct(label="refund", reviewer="ben")
     assert (late.status_code, late.json()["counted"]) == (200, False)
     assert len(scene.published) == 1
+
+
+async def test_what_a_reviewer_types_is_redacted_before_it_is_published_or_stored(scene: Scene) -> None:
+    await scene.queue.add_requests([question("free", labels=())])
+    assert (await scene.correct("free", label="Write to maria@acme.internal.")).status_code == 200
+    (event,) = scene.published
+    assert isinstance(event, CorrectionSubmitted)
+    assert event.redactions == 1
+    assert event.label is not None
+    assert "acme" not in event.label
+    assert scene.queue.answers["free", "ann"].label == event.label
+
+
+async def test_a_made_up_name_copied_from_the_question_stays(scene: Scene) -> None:
+    asked = question("free", labels=(), messages=(Message(role=Role.USER, content="I am x@example.com"),))
+    await scene.queue.add_requests([asked])
+    await scene.correct("free", label="Dear x@example.com")
+    (event,) = scene.published
+    assert isinstance(event, CorrectionSubmitted)
+    assert (event.label, event.redactions) == ("Dear x@example.com", 0)
+
+
+async def test_a_task_without_redaction_keeps_what_is_typed(scene: Scene) -> None:
+    spec = SPEC.model_copy(update={"redaction": RedactionSettings(enabled=False)})
+    await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=spec.revision, spec=spec))
+    await scene.queue.add_requests([question("free", labels=())])
+    await scene.correct("free", label="Write to maria@acme.internal.")
+    assert [getattr(event, "label", None) for event in scene.published] == ["Write to maria@acme.internal."]
+
+
+async def test_an_answer_that_cannot_be_redacted_is_neither_published_nor_stored(scene: Scene) -> None:
+    scene.redactor_is_broken = True
+    await scene.queue.add_requests([question("free", labels=())])
+    assert (await scene.correct("free", label="Write to maria@acme.internal.")).status_code == 503
+    assert (scene.published, scene.queue.answers) == ([], {})
+    scene.redactor_is_broken = False
+    assert (await scene.correct("free", label="Write to maria@acme.internal.")).status_code == 200
 
 
 async def test_two_reviewers_may_answer_a_question_that_wants_two(scene: Scene) -> None:
@@ -244,7 +293,7 @@ async def test_forgetting_is_published_with_a_keyed_hash_and_done_here(scene: Sc
     assert isinstance(event, SubjectForgotten)
     assert event.subject_hash == answer.json()["subject_hash"]
     assert "jo" not in event.model_dump_json()
-    assert scene.queue.forgotten == [("desk", event.subject_hash)]
+    assert scene.queue.forgotten == [event]
     unknown = await scene.call("POST", "/api/subjects/forget", json={"task": "nope", "user": "jo"})
     assert unknown.status_code == 404
 

@@ -253,3 +253,44 @@ async def test_a_broken_record_is_passed_over_so_that_no_fence_waits_for_it(
 ) -> None:
     await handlers.broker.publish(b"{not json", TOPIC)  # type: ignore[attr-defined]
     assert [place.topic for place in store.passed] == [TOPIC]
+
+
+async def test_an_example_says_whose_it_is_and_from_when(handlers: Handlers, published: Published) -> None:
+    early = NOON - timedelta(days=1)
+    theirs = correction(1, "refund", user_hash="u1").model_copy(update={"predicted_at": early})
+    unknown = correction(2, "no such label", user_hash="u2").model_copy(update={"predicted_at": early})
+    await filled(handlers)
+    await handlers.on_corrections(delivered(theirs.model_copy(update={"correction_id": "mine", "prediction_id": "x"})))
+    await handlers.on_corrections(delivered(unknown.model_copy(update={"correction_id": "bad", "prediction_id": "y"})))
+    await handlers.on_clustered(clustered())
+    (built,) = published.events
+    assert isinstance(built, DatasetBuilt)
+    lines = [
+        json.loads(line)
+        for name in ("train.jsonl", "eval.jsonl", "rejected.jsonl")
+        for line in (Path(built.uri) / name).read_text().splitlines()
+    ]
+    whose = {line["prediction_ids"][0]: (line["user_hash"], line["predicted_at"]) for line in lines}
+    at = early.isoformat().replace("+00:00", "Z")
+    assert (whose["x"], whose["y"], whose["p5"]) == (("u1", at), ("u2", at), (None, None))
+
+
+async def test_who_is_forgotten_during_a_build_is_not_in_it(
+    handlers: Handlers, store: MemoryStore, published: Published
+) -> None:
+    await filled(handlers)
+    await handlers.on_corrections(delivered(correction(77, "refund", user_hash="u1")))
+    read = store.below
+
+    async def read_and_forget(task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]:
+        found = await read(task, revision, fence)
+        await store.forget(SubjectForgotten(task=task, task_revision=revision, subject_hash="u1"))
+        return found
+
+    store.below = read_and_forget  # type: ignore[method-assign]
+    await handlers.on_clustered(clustered())
+    (built,) = published.events
+    assert isinstance(built, DatasetBuilt)
+    assert built.train_examples + built.eval_examples == 30
+    files = ("train.jsonl", "eval.jsonl", "rejected.jsonl")
+    assert "p77" not in "".join((Path(built.uri) / name).read_text() for name in files)

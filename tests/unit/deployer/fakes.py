@@ -15,7 +15,7 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import RequestObserved
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
-from services.deployer.clients import FlagAdmin, FlagState, Strategy
+from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
 from services.deployer.domain import CanaryCounts, Ledger, Pair, Ticket, ticket_outcome
 from services.deployer.handlers import Handlers
 from services.deployer.moves import Moves
@@ -104,6 +104,8 @@ def answer(asked: LabelRequested, **given: Any) -> CorrectionSubmitted:
         messages=asked.messages,
         answers=asked.answers,
         ticket_id=asked.ticket_id,
+        user_hash=asked.user_hash,
+        predicted_at=asked.predicted_at,
         **given,
     )
 
@@ -198,9 +200,12 @@ class MemoryAdapters:
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
+        self.deleted: set[str] = set()
         self.away = False
 
     async def serve(self, adapter: str, uri: str) -> None:
+        if adapter in self.deleted:
+            raise ArtifactMissing(f"no artifact at {uri}")
         if self.away:
             raise DependencyUnavailable("vLLM is away")
         if adapter in self.refused:
@@ -301,8 +306,9 @@ class MemoryStorage:
         labels = sum(ticket == row["ticket"] for ticket, _ in self.labels.values())
         event = row["event"]
         return DrawnTicket(
-            row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.messages, row["pair"], labels
-        )
+            row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.messages, row["pair"], labels,
+            event.logged_at,
+        )  # fmt: skip
 
     async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None:
         if correction_id not in self.labels:
@@ -310,12 +316,12 @@ class MemoryStorage:
             whole = ticket_outcome([x for ticket, x in self.labels.values() if ticket == ticket_id])
             self._row(ticket_id).update(outcome=whole, published=whole is not None)
 
-    async def observe(self, rollout_id: str, observations: Sequence[Observation]) -> None:
+    async def observe(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         for seen in observations:
             if seen.canary:
-                self.requests.setdefault(rollout_id, {}).setdefault(seen.prediction_id, seen.failed)
+                self.requests.setdefault(rollout.rollout_id, {}).setdefault(seen.prediction_id, seen.failed)
             if seen.failed and seen.user_key:
-                self.bad.setdefault(rollout_id, {}).setdefault(seen.user_key, seen.canary)
+                self.bad.setdefault(rollout.rollout_id, {}).setdefault(seen.user_key, seen.canary)
 
     async def ledger(self, rollout_id: str) -> Ledger:
         tickets = [Ticket(row["outcome"], row["asked"]) for row in self._drawn(rollout_id)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from schemas.base import Variant
+from schemas.base import Variant, utc_now
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged, TaskKind
 from services.deployer.clients import FlagState
@@ -370,3 +372,25 @@ async def test_a_label_decides_for_its_own_rollout_only() -> None:
     await deployer.handlers.on_correction(answer(late, label="delivery"))
     assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == []
     assert deployer.last.stage is Stage.SHADOW
+
+
+async def test_a_candidate_whose_artifact_was_deleted_is_given_up_when_its_verdict_is_old() -> None:
+    deployer = Deployer()
+    deployer.adapters.deleted.add("a1")
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.on_evaluated(evaluated().model_copy(update={"occurred_at": utc_now()}))
+    long_ago = utc_now() - timedelta(hours=1)
+    await deployer.handlers.on_evaluated(evaluated().model_copy(update={"occurred_at": long_ago}))
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, None)
+    assert "a1 is not in the artifact store any more" in deployer.last.reason
+    await deployer.handlers.on_evaluated(evaluated("a2"))
+    assert (deployer.last.stage, deployer.last.candidate_adapter) == (Stage.SHADOW, "a2")
+
+
+async def test_an_engine_that_is_away_is_waited_for_however_long() -> None:
+    deployer = Deployer()
+    deployer.adapters.away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.on_evaluated(
+            evaluated().model_copy(update={"occurred_at": utc_now() - timedelta(days=1)})
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -114,6 +115,22 @@ def test_a_mode_keeps_its_identity_while_its_centroid_does() -> None:
     assert money.exemplars[0] == "money back"
     assert money.share == pytest.approx(0.5)
     assert money.mean_confidence == pytest.approx(0.4)
+
+
+def test_a_mode_says_whose_its_exemplars_are_and_can_do_without_one() -> None:
+    suspects = [
+        replace(suspect(word, 1, 0.01 * i), user_hash=f"u{i}") for i, word in enumerate(("late", "lost", "gone"))
+    ]
+    (found,) = describe(suspects, [0, 0, 0], [], "c", 0.85)
+    assert [source.prediction_id for source in found.mode.sources] == [f"p-{text}" for text in found.mode.exemplars]
+    kept = found.mode.without(lambda source: source.user_hash == "u1")
+    assert (set(kept.exemplars), {s.user_hash for s in kept.sources}) == ({"late", "gone"}, {"u0", "u2"})
+    assert (kept.size, kept.name) == (3, found.mode.name)
+
+
+def test_a_mode_without_words_is_not_named_after_what_somebody_wrote() -> None:
+    (found,) = describe([suspect("4711", 1, 0.1), suspect("4712", 1, 0)], [0, 0], [], "c", 0.85)
+    assert found.mode.name == found.mode.mode_id
 
 
 def test_noise_alone_makes_no_mode() -> None:

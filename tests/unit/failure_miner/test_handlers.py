@@ -24,6 +24,7 @@ from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import Wish
 from shared.delivery import Delivery, Place
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.forgetting import Forgotten
 from shared.transport import Consumers, build_broker
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -55,6 +56,7 @@ class MemoryStore:
         self.stored_modes: list[StoredMode] = []
         self.taken: list[Suspect] = []
         self.corrected: list[CorrectionSubmitted] = []
+        self.forgotten_people: dict[tuple[str, str], datetime] = {}
 
     async def keep(
         self, found: Sequence[Suspect], wishes: Sequence[Wish], deliveries: Sequence[Delivery[Any]]
@@ -76,7 +78,11 @@ class MemoryStore:
 
     async def pass_over(self, place: Place) -> None: ...
 
-    async def forget(self, event: SubjectForgotten) -> None: ...
+    async def forget(self, event: SubjectForgotten) -> None:
+        self.forgotten_people[event.task, event.subject_hash] = event.occurred_at
+
+    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> Forgotten:
+        return Forgotten(self.forgotten_people)
 
     async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]:
         return self.late
@@ -94,9 +100,10 @@ class MemoryStore:
 
     async def save_clustering(
         self, event: FailuresClustered, taken: Sequence[Suspect], found: Sequence[FoundMode]
-    ) -> None:
+    ) -> FailuresClustered:
         self.done[str(event.cycle_id)] = event
         self.taken = list(taken)
+        return event
 
 
 class WordEmbedder:
@@ -154,10 +161,10 @@ class Bench:
     """The handlers with everything around them in memory."""
 
     def __init__(self, home: Path) -> None:
-        self.store, self.published, self.lake = MemoryStore(), Published(), MemoryLake()
+        self.store, self.published, self.lake, self.now = MemoryStore(), Published(), MemoryLake(), NOON
         settings = FailureMinerSettings(home=home)
         self.handlers = Handlers(
-            settings, self.store, WordEmbedder(), self.lake, self.published, now=lambda: NOON
+            settings, self.store, WordEmbedder(), self.lake, self.published, now=lambda: self.now
         )  # fmt: skip
         self.handlers.subscribe(Consumers(build_broker(settings, "failure_miner"), "failure_miner", settings))
 
@@ -236,10 +243,22 @@ async def test_a_thumb_down_on_a_known_suspect_needs_no_lake(bench: Bench) -> No
 
 
 async def test_feedback_waits_for_the_lake_and_then_gives_up(bench: Bench) -> None:
+    both = delivered(thumbs_down("p8"), thumbs_down("p9"))
     with pytest.raises(DependencyUnavailable):
-        await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
-    with pytest.raises(InvalidMessage):
-        await bench.handlers.on_feedback(delivered(thumbs_down("p9", minutes_ago=30)))
+        await bench.handlers.on_feedback(both)
+    bench.now = NOON + timedelta(minutes=5)
+    for one in both:
+        with pytest.raises(InvalidMessage):
+            await bench.handlers.on_feedback([one])
+
+
+async def test_feedback_that_an_outage_made_old_waits_for_the_lake_too(bench: Bench) -> None:
+    late = delivered(thumbs_down("p9", minutes_ago=300))
+    with pytest.raises(DependencyUnavailable):
+        await bench.handlers.on_feedback(late)
+    bench.lake.rows["p9"] = Answered("p9", SPEC.name, SPEC.revision, NOON, messages("where"), "refund", 0.99, "u1")
+    await bench.handlers.on_feedback(late)
+    assert set(bench.store.suspects) == {"p9"}
 
 
 def correction(prediction_id: str, label: str, purpose: Purpose = Purpose.FEEDBACK) -> CorrectionSubmitted:
@@ -342,3 +361,24 @@ async def test_clustering_that_breaks_fails_the_step(bench: Bench, monkeypatch: 
 async def test_a_cycle_without_an_id_is_invalid(bench: Bench) -> None:
     with pytest.raises(InvalidMessage):
         await bench.handlers.on_cycle_started(cycle(cycle_id=None))
+
+
+async def test_a_question_says_when_its_prediction_was_made(bench: Bench) -> None:
+    early = NOON - timedelta(hours=3)
+    bench.lake.rows["p9"] = Answered(
+        "p9", SPEC.name, SPEC.revision, early, messages("where"), "refund", 0.9, "u9"
+    )  # fmt: skip
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.1, occurred_at=early)))
+    await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
+    assert [(q.prediction_id, q.predicted_at) for q in bench.questions] == [("p1", early), ("p9", early)]
+
+
+async def test_what_a_forgotten_person_said_of_an_answer_is_not_looked_up(bench: Bench) -> None:
+    await bench.store.forget(
+        SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="u1", occurred_at=NOON)
+    )
+    theirs = thumbs_down("p1", minutes_ago=60).model_copy(update={"user_hash": "u1"})
+    await bench.handlers.on_feedback(delivered(theirs))
+    later = theirs.model_copy(update={"occurred_at": NOON + timedelta(minutes=1)})
+    with pytest.raises(DependencyUnavailable, match="p1"):
+        await bench.handlers.on_feedback(delivered(later))

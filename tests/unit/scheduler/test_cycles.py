@@ -19,6 +19,7 @@ from services.scheduler.domain import Cycle, Turn, further
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
 from services.scheduler.settings import SchedulerSettings
+from services.scheduler.subjects import Subjects
 from services.scheduler.tasks import Tasks
 from shared.errors import DependencyUnavailable
 from shared.tables import LatestByKey
@@ -98,7 +99,9 @@ class Scene:
         self.table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
         self.tasks = Tasks(settings, self, self.table)
         self.handlers = Handlers(settings, self.storage, self, self, self.tasks, lambda: self.now)
-        self.http = build_app(settings, self.handlers, self.storage, self.tasks, list)
+        self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed.v1")
+        subjects = Subjects(self, self.tasks, self.rollouts, b"k" * 32, lambda: self.now)
+        self.http = build_app(settings, self.handlers, self.storage, self.tasks, subjects, list)
 
     async def publish(self, event: Event) -> None:
         if self.away:

@@ -16,7 +16,7 @@ from schemas.base import Event, Message, Role, Variant
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
-from services.shadow.clients import EngineCandidate, Replay
+from services.shadow.clients import Replay, VllmEngine
 from services.shadow.domain import Budget, eligible, pair_of, same_answer
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
@@ -87,17 +87,22 @@ class TrainingRows:
         return self._index
 
 
-class Candidate:
+class BothArms:
     def __init__(self, answer: str | None = "delivery") -> None:
         self.given = answer
+        self.given_by_production: str | None = "login"
         self.asked = 0
         self.away = False
 
-    async def answer(self, rollout: RolloutChanged, messages: Any) -> Replay:
+    async def candidate(self, rollout: RolloutChanged, messages: Any) -> Replay:
         self.asked += 1
         if self.away:
             raise DependencyUnavailable("the engine is away")
         return Replay(self.given, 5.0)
+
+    async def production(self, rollout: RolloutChanged, messages: Any) -> Replay:
+        self.asked += 1
+        return Replay(self.given_by_production, 5.0)
 
 
 class Published:
@@ -112,7 +117,7 @@ class Shadow:
     """The handlers with everything around them in memory."""
 
     def __init__(self, *trained: str) -> None:
-        self.flags, self.candidate, self.published = Flags(), Candidate(), Published()
+        self.flags, self.candidate, self.published = Flags(), BothArms(), Published()
         rows = TrainingRows(*trained)
         self.handlers = Handlers(ShadowSettings(), self.flags, rows, self.candidate, self.published)
 
@@ -197,7 +202,31 @@ async def test_a_redelivered_prediction_is_the_same_pair() -> None:
     (first,) = await shadow.replay(prediction())
     (second,) = await shadow.replay(prediction())
     assert (first.event_id, first.pair_id) == (second.event_id, second.pair_id)
-    assert first.pair_id != pair_of(prediction(2), rollout(), "refund", 1.0, CUTOFF).pair_id
+    assert first.pair_id != pair_of(prediction(2), rollout(), "refund", "refund", 1.0, CUTOFF).pair_id
+
+
+async def test_where_the_stored_text_was_redacted_both_arms_are_asked_the_same() -> None:
+    shadow = Shadow()
+    (pair,) = await shadow.replay(prediction(redactions=1))
+    assert (pair.production_answer, pair.candidate_answer, pair.agree) == ("login", "delivery", False)
+    shadow.candidate.given_by_production = "delivery"
+    (pair,) = await shadow.replay(prediction(2, redactions=3))
+    assert (pair.production_answer, pair.agree) == ("delivery", True)
+    assert shadow.candidate.asked == 4
+
+
+async def test_without_productions_answer_to_the_stored_text_there_is_no_pair() -> None:
+    shadow = Shadow()
+    shadow.candidate.given_by_production = None
+    assert await shadow.replay(prediction(redactions=1)) == []
+    assert shadow.candidate.asked == 1
+
+
+async def test_both_replays_of_a_redacted_text_are_paid_from_the_budget() -> None:
+    shadow = Shadow()
+    events = [prediction(number, redactions=1) for number in range(30)]
+    assert len(await shadow.replay(prediction(99), *events)) == 1 + 9
+    assert shadow.candidate.asked == 1 + 18
 
 
 async def test_a_candidate_that_errs_disagrees() -> None:
@@ -229,10 +258,10 @@ class Engine:
         self.running = self.most = 0
         self.bodies: list[dict[str, Any]] = []
 
-    def candidate(self, concurrency: int = 4) -> EngineCandidate:
+    def arms(self, concurrency: int = 4) -> VllmEngine:
         inference = InferenceClient(["http://engine"], 1.0)
         inference._client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
-        return EngineCandidate(inference, FixedArtifacts(), concurrency)
+        return VllmEngine(inference, FixedArtifacts(), concurrency)
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
 
@@ -258,12 +287,17 @@ class FixedArtifacts(ArtifactStore):
         pass
 
     def fetch(self, address: str) -> Any:
+        if "gone" in address:
+            raise DependencyUnavailable("no such artifact")
         return address
+
+    def address(self, kind: str, name: str) -> str:
+        return f"/artifacts/{kind}/{name}"
 
 
 async def test_the_candidate_is_asked_greedily_for_one_of_the_labels() -> None:
     engine = Engine()
-    replay = await engine.candidate().answer(rollout(), prediction().messages)
+    replay = await engine.arms().candidate(rollout(), prediction().messages)
     assert replay.answer == "delivery"
     (body,) = engine.bodies
     assert (body["model"], body["temperature"]) == ("a1", 0.0)
@@ -273,29 +307,46 @@ async def test_the_candidate_is_asked_greedily_for_one_of_the_labels() -> None:
 
 async def test_replays_are_bounded() -> None:
     engine = Engine()
-    candidate = engine.candidate(concurrency=3)
-    await asyncio.gather(*[candidate.answer(rollout(), prediction(n).messages) for n in range(12)])
+    arms = engine.arms(concurrency=3)
+    await asyncio.gather(*[arms.candidate(rollout(), prediction(n).messages) for n in range(12)])
     assert engine.most == 3
 
 
 async def test_a_candidate_that_fails_while_the_base_answers_has_erred() -> None:
     engine = Engine()
     engine.status["a1"] = 500
-    assert (await engine.candidate().answer(rollout(), prediction().messages)).answer is None
+    assert (await engine.arms().candidate(rollout(), prediction().messages)).answer is None
 
 
 async def test_when_the_base_fails_too_the_engine_is_away() -> None:
     engine = Engine()
     engine.status |= {"a1": 500, "base": 503}
     with pytest.raises(DependencyUnavailable):
-        await engine.candidate().answer(rollout(), prediction().messages)
+        await engine.arms().candidate(rollout(), prediction().messages)
 
 
 async def test_a_restarted_replica_is_told_of_the_adapter_again() -> None:
     engine = Engine()
     engine.status["a1"] = 404
-    assert (await engine.candidate().answer(rollout(), prediction().messages)).answer == "delivery"
+    assert (await engine.arms().candidate(rollout(), prediction().messages)).answer == "delivery"
     assert engine.loaded == ["a1"]
+
+
+@pytest.mark.parametrize(("primary", "model"), [(None, "base"), ("a0", "a0")])
+async def test_production_is_asked_by_the_name_of_who_serves(primary: str | None, model: str) -> None:
+    engine = Engine()
+    replay = await engine.arms().production(rollout(primary=primary), prediction().messages)
+    assert replay.answer == "delivery"
+    assert [body["model"] for body in engine.bodies] == [model]
+
+
+@pytest.mark.parametrize("primary", [None, "a0", "gone"])
+async def test_a_production_arm_that_refuses_the_text_has_no_answer(primary: str | None) -> None:
+    engine = Engine()
+    engine.status |= {"base": 400, "gone": 404}
+    arms = engine.arms()
+    replay = await arms.production(rollout(primary=primary), prediction().messages)
+    assert (replay.answer is None) == (primary != "a0")
 
 
 async def test_from_the_topics_to_the_topic() -> None:

@@ -1,0 +1,17 @@
+"""Which incarnation of the broker the offsets are of."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "dataset_builder_0003"
+down_revision = "dataset_builder_0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table("broker", sa.Column("incarnation", sa.Text, primary_key=True))
+
+
+def downgrade() -> None:
+    op.drop_table("broker")

@@ -1,0 +1,17 @@
+"""Which incarnation of the broker the offsets are of."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "failure_miner_0004"
+down_revision = "failure_miner_0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table("broker", sa.Column("incarnation", sa.Text, primary_key=True))
+
+
+def downgrade() -> None:
+    op.drop_table("broker")

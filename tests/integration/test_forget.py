@@ -1,0 +1,408 @@
+"""A person is forgotten on the real broker and database: by the command, in every store, and for good.
+
+The same events then come again, now after the request to forget, as in a replay of the topics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from schemas.base import Message, Role, Variant, utc_now
+from schemas.catalog import topics_consumed_by
+from schemas.cycles import PartitionFence
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.predictions import Confidence, PredictionLogged
+from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
+from schemas.tasks import TaskSpec
+from services.console.main import build as build_console
+from services.console.settings import ConsoleSettings
+from services.dataset_builder.main import build as build_dataset_builder
+from services.dataset_builder.settings import DatasetBuilderSettings
+from services.deployer.main import build as build_deployer
+from services.deployer.settings import DeployerSettings
+from services.failure_miner.main import build as build_failure_miner
+from services.failure_miner.settings import FailureMinerSettings
+from services.prediction_log.main import build as build_prediction_log
+from services.prediction_log.settings import PredictionLogSettings
+from services.scheduler.main import build as build_scheduler
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.task_files import read_task
+from shared import retention
+from shared.database import database_url
+from shared.identity import keyed_hash, load_or_create_key
+from shared.service import running
+from shared.settings import Settings
+from shared.transport import Publisher, build_broker
+from tests.integration.backlog import pass_over_backlog
+from tests.integration.test_shadow import following
+from tests.unit.deployer.fakes import evaluated
+
+pytestmark = pytest.mark.stack
+
+STORES = ("failure_miner", "console", "dataset_builder", "deployer")
+"""Services with tables. prediction_log's are in the lake."""
+KEPT_DAYS = 30
+CORRECTIONS = "corrections.submitted.v1"
+REPLAYED = ("predictions.logged.v1", "labels.requested.v1", CORRECTIONS, "shadow.compared.v1")
+TABLE = "tasks.changed.v1"
+"""Read anew by each process, outside of any group."""
+TASK = """
+name: {name}
+kind: classification
+system_prompt: Which queue?
+labels: [delivery, refund]
+dataset: {{max_age_days: {days}, min_examples: 2, min_examples_per_label: 1, eval_share: 0.4}}
+failures: {{overlap_share: 0.0}}
+retention_days: {days}
+"""
+
+
+@dataclass
+class Scene:
+    """All services that keep what people wrote, and a task of the test's own."""
+
+    settings: Settings
+    spec: TaskSpec
+    console: httpx.AsyncClient
+    count: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def task(self) -> str:
+        return self.spec.name
+
+    def hash_of(self, user: str) -> str:
+        """As the gateway makes it."""
+        key = load_or_create_key(self.settings.secrets_folder, "subjects")
+        return keyed_hash(key, f"{user}@{self.task}")
+
+    async def asked(self, user: str, text: str, at: datetime | None = None) -> PredictionLogged:
+        """A prediction that the model was unsure of, made now or `at` another time."""
+        self.count[user] += 1
+        event = PredictionLogged(
+            task=self.task, task_revision=self.spec.revision, prediction_id=f"{self.task}.{user}-{self.count[user]}",
+            messages=(Message(role=Role.USER, content=text),), answer="refund", model="base", variant=Variant.BASE,
+            confidence=Confidence(score=0.1), user_hash=self.hash_of(user), latency_ms=1.0,
+            occurred_at=at or utc_now(),
+        )  # fmt: skip
+        await self.publish("gateway", event)
+        return event
+
+    async def publish(self, service: str, *events: Any) -> None:
+        broker = build_broker(self.settings, f"test-{service}")
+        await broker.start()
+        for event in events:
+            await Publisher(broker, service).publish(event)
+        await broker.stop()
+
+    async def queue(self) -> dict[str, Any]:
+        """Open questions by their prediction and purpose."""
+        answer = await self.console.get("/api/queue", params={"task": self.task, "reviewer": "ann", "limit": 500})
+        items = answer.json().get("items", [])
+        return {f"{item['prediction_id'].rpartition('.')[2]}:{item['purpose']}": item for item in items}
+
+    async def queue_of(self, count: int) -> dict[str, Any] | None:
+        found = await self.queue()
+        return found if len(found) == count else None
+
+    async def correct(self, question: dict[str, Any]) -> None:
+        body = {"request_id": question["request_id"], "reviewer": "ann", "label": "delivery"}
+        assert (await self.console.post("/api/corrections", json=body)).status_code == 200
+
+    async def tables_with(self, word: str) -> dict[str, list[str]]:
+        """The tables of each service that hold the word, anywhere in a row."""
+        return await asyncio.to_thread(tables_with, self.settings, word)
+
+    async def kept_in(self, word: str, services: Collection[str]) -> bool:
+        return set(await self.tables_with(word)) == set(services)
+
+    async def lake_has(self, word: str) -> bool:
+        """Whether any file of the lake holds the word, those that are no part of a table any more included."""
+        return await asyncio.to_thread(lake_has, Path(self.settings.lake_uri), word)
+
+    async def dataset(self, count: int = 1) -> list[str]:
+        """The texts of the task's versions, oldest first, once there are so many."""
+
+        def read() -> list[str]:
+            folder = Path(self.settings.artifacts_uri) / "datasets"
+            versions = sorted(folder.glob(f"{self.task}-*"), key=lambda path: path.stat().st_mtime)
+            return ["".join(file.read_text() for file in version.glob("*.jsonl")) for version in versions]
+
+        found = await asyncio.to_thread(read)
+        return found if len(found) >= count else []
+
+    async def records(self, topic: str) -> list[Any]:
+        """The task's records of a topic."""
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.settings.kafka, auto_offset_reset="earliest")
+        await consumer.start()
+        found: list[Any] = []
+        while batches := await consumer.getmany(timeout_ms=1_000):
+            found += [r for batch in batches.values() for r in batch if self.task.encode() in (r.value or b"")]
+        await consumer.stop()
+        return found
+
+    async def send_again(self) -> None:
+        """Every record of the task once more, as it was, but for the request to forget."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka)
+        await producer.start()
+        for topic in REPLAYED:
+            for record in await self.records(topic):
+                await producer.send_and_wait(topic, record.value, key=record.key)
+        await producer.stop()
+
+
+def tables_with(settings: Settings, word: str) -> dict[str, list[str]]:
+    engine = sa.create_engine(database_url(settings))
+    found: dict[str, list[str]] = {}
+    with engine.connect() as connection:
+        for service in STORES:
+            for table in sa.inspect(connection).get_table_names(schema=service):
+                query = sa.text(f'SELECT count(*) FROM "{service}"."{table}" AS r WHERE r::text LIKE :word')
+                if connection.scalar(query, {"word": f"%{word}%"}):
+                    found.setdefault(service, []).append(table)
+    engine.dispose()
+    return found
+
+
+def lake_has(lake: Path, word: str) -> bool:
+    for file in lake.rglob("*.parquet"):
+        if "_delta_log" in file.parts:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # Vacuumed meanwhile.
+            if word in str(pq.ParquetFile(file).read().to_pylist()):
+                return True
+    return False
+
+
+WORDS = ("where the parcel is", "about a refund", "that the login fails", "about an invoice", "for a new address",
+         "of a broken lamp", "to cancel it all", "about the voucher")  # fmt: skip
+
+
+async def until(look: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> Any:
+    async with asyncio.timeout(seconds):
+        while not (seen := await look()):
+            await asyncio.sleep(0.1)
+        return seen
+
+
+@asynccontextmanager
+async def an_engine_that_serves(adapter: str) -> AsyncIterator[str]:
+    """As much of vLLM as says that it has an adapter."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = json.dumps({"data": [{"id": adapter}]}).encode()
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture
+async def scene(
+    stack_settings: Settings, tmp_path: Path, unused_tcp_port_factory: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Scene]:  # fmt: skip
+    task = f"forget-{uuid4().hex[:8]}"
+    (tmp_path / "tasks").mkdir()
+    file = tmp_path / "tasks" / f"{task}.yaml"
+    file.write_text(TASK.format(name=task, days=KEPT_DAYS))
+    folder = tmp_path / "artifacts" / "adapters" / "lora"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    await pass_over_backlog(stack_settings, "scheduler", *STORES)
+    monkeypatch.setattr(retention, "_PAUSE_SECONDS", 0.5)
+    async with an_engine_that_serves("lora") as engine:
+        ports = [unused_tcp_port_factory() for _ in range(2)]
+        values = {
+            **stack_settings.model_dump(), "artifacts": str(tmp_path / "artifacts"), "vllm": engine,
+            "lake": str(tmp_path / "lake"), "prediction_log_maintenance_seconds": 1.0, "prediction_log_grace_hours": 0,
+            "scheduler_tasks": tmp_path / "tasks", "scheduler_poll_seconds": 0.2, "console_port": ports[0],
+            "scheduler_port": ports[1], "deployer_tick_seconds": 0.3,
+        }  # fmt: skip
+        monkeypatch.setenv("RATCHET_HOME", str(stack_settings.home))
+        monkeypatch.setenv("RATCHET_SCHEDULER_PORT", str(ports[1]))
+        monkeypatch.setenv("RATCHET_ARTIFACTS", str(tmp_path / "artifacts"))
+        monkeypatch.setenv("RATCHET_LAKE", str(tmp_path / "lake"))
+        services = [
+            build_scheduler(SchedulerSettings.model_validate(values)),
+            build_prediction_log(PredictionLogSettings.model_validate(values)),
+            build_failure_miner(FailureMinerSettings.model_validate(values)),
+            build_console(ConsoleSettings.model_validate(values)),
+            build_dataset_builder(DatasetBuilderSettings.model_validate(values)),
+            build_deployer(DeployerSettings.model_validate(values)),
+        ]
+        patient = httpx.AsyncHTTPTransport(retries=8)  # The ports open a moment after the start.
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports[0]}", timeout=20.0, transport=patient)
+        async with running(services), client:
+            own = {"artifacts": str(tmp_path / "artifacts"), "lake": str(tmp_path / "lake")}
+            settings = stack_settings.model_copy(update=own)
+            made = Scene(settings, read_task(file), client)
+
+            async def listed() -> Any:
+                answer = (await client.get(f"http://127.0.0.1:{ports[1]}/api/tasks")).json()["tasks"]
+                return task in [item["name"] for item in answer]
+
+            await until(listed)
+            yield made
+
+
+async def candidate_in_shadow(scene: Scene) -> RolloutChanged:
+    uri = str(Path(scene.settings.artifacts_uri) / "adapters" / "lora")
+    its = {"adapter_uri": uri, "occurred_at": utc_now(), "spec": scene.spec, "task_revision": scene.spec.revision}
+    verdict = evaluated("lora", scene.task).model_copy(update=its)
+    async with following(scene.settings, scene.task, RolloutChanged) as found:
+        await scene.publish("evaluator", verdict)
+
+        async def changed() -> Any:
+            return found[RolloutChanged]
+
+        change: RolloutChanged = (await until(changed))[0]
+    assert change.stage is Stage.SHADOW, change.reason
+    return change
+
+
+def compared(change: RolloutChanged, event: PredictionLogged) -> ShadowCompared:
+    return ShadowCompared(
+        task=event.task, task_revision=event.task_revision, cycle_id=change.cycle_id,
+        pair_id=f"pair-{event.prediction_id}", rollout_id=change.rollout_id, prediction_id=event.prediction_id,
+        messages=event.messages, production_adapter=None, candidate_adapter="lora", production_answer="refund",
+        candidate_answer="delivery", agree=False, user_hash=event.user_hash, logged_at=event.occurred_at,
+        candidate_latency_ms=1.0,
+    )  # fmt: skip
+
+
+def corrected(event: PredictionLogged) -> CorrectionSubmitted:
+    """Somebody's answer, given just now."""
+    return CorrectionSubmitted(
+        task=event.task, task_revision=event.task_revision, correction_id=f"c-{event.prediction_id}",
+        request_id=f"r-{event.prediction_id}", prediction_id=event.prediction_id, purpose=Purpose.LOW_CONFIDENCE,
+        reviewer="ann", messages=event.messages, answers=(event.answer,), label="delivery", user_hash=event.user_hash,
+        predicted_at=event.occurred_at,
+    )  # fmt: skip
+
+
+async def clustered(scene: Scene) -> FailuresClustered:
+    """The miner's word that a cycle's data set may be built of all corrections so far."""
+    return FailuresClustered(
+        task=scene.task, task_revision=scene.spec.revision, cycle_id=f"{scene.task}-1", suspects=0, noise=0, modes=(),
+        data_cutoff=utc_now(), fence=await fence_of(scene),
+    )  # fmt: skip
+
+
+async def fence_of(scene: Scene) -> tuple[PartitionFence, ...]:
+    """Up to the task's corrections so far, in the partitions where they lie."""
+    ends: dict[int, int] = {}
+    for record in await scene.records(CORRECTIONS):
+        ends[record.partition] = record.offset + 1
+    return tuple(PartitionFence(topic=CORRECTIONS, partition=p, offset=o) for p, o in sorted(ends.items()))
+
+
+async def caught_up(settings: Settings) -> bool:
+    """Whether the services have handled all there is: a group commits what is handled."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, group_id=None)
+    await admin.start()
+    await consumer.start()
+    try:
+        for service in (*STORES, "prediction_log"):
+            for topic in topics_consumed_by(service):
+                if topic.name != TABLE:
+                    places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+                    ends = await consumer.end_offsets(places)
+                    done = await admin.list_consumer_group_offsets(f"ratchet.{service}.{topic.name}")
+                    if any(ends[place] > (done[place].offset if place in done else 0) for place in places):
+                        return False
+        return True
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
+async def test_a_person_is_forgotten_everywhere_and_stays_so_when_everything_comes_again(scene: Scene) -> None:
+    change = await candidate_in_shadow(scene)
+    for user in ("leaves", "stays"):
+        events = [await scene.asked(user, f"{user} wrote {words}") for words in WORDS]
+        await scene.publish("shadow", compared(change, events[-1]))
+    questions = await until(lambda: scene.queue_of(2 * len(WORDS) + 2))
+    for name, question in questions.items():
+        if name not in ("leaves-1:low_confidence", "stays-1:low_confidence"):
+            await scene.correct(question)
+    await until(lambda: scene.kept_in("leaves wrote", STORES))
+    await until(lambda: scene.lake_has("leaves wrote"))
+    await until(lambda: caught_up(scene.settings))
+    await scene.publish("failure_miner", await clustered(scene))
+    await until(scene.dataset)
+
+    arguments = [f"leaves@{scene.task}", "--task", scene.task, "--yes", "--json"]
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["forget", *arguments])  # This thread answers it.
+    assert result.exit_code == 0, result.output
+    assert "leaves" not in result.output
+    report = json.loads(result.stdout)
+    subject = scene.hash_of("leaves")
+    (version,) = report["datasets"]
+    assert (report["subjects"], version["people"]) == ([subject], 1)
+    assert report["predictions"] == {subject: len(WORDS)}
+    assert version["training"] + version["held_out"] == len(WORDS) - 1
+
+    await until(lambda: scene.kept_in("leaves wrote", ()))
+
+    async def vacuumed() -> bool:
+        return not await scene.lake_has("leaves wrote")
+
+    await until(vacuumed)
+    assert await scene.lake_has("stays wrote")
+    assert set(await scene.tables_with("stays wrote")) == set(STORES)
+    assert await scene.tables_with(subject) == {service: ["forgotten"] for service in STORES}
+    assert set(await scene.queue()) == {"stays-1:low_confidence"}
+
+    await scene.send_again()
+    await scene.asked("leaves", "somebody who came back")
+    await until(lambda: caught_up(scene.settings))
+    assert await scene.tables_with("leaves wrote") == {}
+    await until(lambda: scene.lake_has("somebody who came back"))
+    await until(vacuumed)
+    assert set(await scene.queue()) == {"stays-1:low_confidence", f"leaves-{len(WORDS) + 1}:low_confidence"}
+    await scene.publish("failure_miner", (await clustered(scene)).model_copy(update={"cycle_id": f"{scene.task}-2"}))
+    await until(lambda: scene.dataset(2))
+    assert "leaves wrote" not in (await scene.dataset(2))[-1]
+
+
+async def test_what_is_older_than_its_task_keeps_goes_from_every_store(scene: Scene) -> None:
+    for word, days in (("old", KEPT_DAYS + 2), ("new", KEPT_DAYS - 2)):
+        event = await scene.asked(word, f"{word} words", utc_now() - timedelta(days=days))
+        await scene.publish("console", corrected(event))
+    await until(lambda: caught_up(scene.settings))
+    stores = {"failure_miner", "console", "dataset_builder"}
+    await until(lambda: scene.kept_in("new words", stores))
+    await until(lambda: scene.lake_has("new words"))
+
+    async def gone() -> bool:
+        return not await scene.tables_with("old words") and not await scene.lake_has("old words")
+
+    await until(gone)
+    assert set(await scene.tables_with("new words")) == stores
+    assert await scene.lake_has("new words")

@@ -1,0 +1,242 @@
+"""`ratchet forget`: who is sent to the scheduler, and what the artifact store says was made of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from typer.testing import CliRunner
+
+from deploy import forget as command
+from deploy.cli import app
+from deploy.lineage import lineage_of
+from schemas.base import Message, Role
+from schemas.datasets import DatasetManifest, Example, RejectedExample
+
+U1 = "5f0c" * 6
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+
+
+class Artifacts:
+    """Datasets and adapters as the builder and the trainer write them."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._files, self._root = fsspec.core.url_to_fs(uri)
+
+    def write(self, path: str, content: str) -> None:
+        place = f"{self._root}/{path}"
+        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        with self._files.open(place, "wb") as file:
+            file.write(content.encode())
+
+    def dataset(self, name: str, train: dict[str, datetime], held_out: dict[str, datetime], rejected: str = "") -> None:
+        manifest = DatasetManifest(
+            dataset_id=name, task="desk", task_revision="r", cycle_id="c", created_at=NOON, data_cutoff=NOON, seed=1,
+            files={}, train_examples=1, eval_examples=1, rejected={}, labels={},
+        )  # fmt: skip
+        self.write(f"datasets/{name}/manifest.json", manifest.model_dump_json())
+        for file, people in (("train", train), ("eval", held_out)):
+            rows = [example(who, at).model_dump_json() for who, at in people.items()]
+            self.write(f"datasets/{name}/{file}.jsonl", "\n".join(rows))
+        row = RejectedExample(
+            reason="duplicate",
+            prediction_ids=("p",),
+            correction_ids=("c",),
+            user_hash=rejected or None,
+            predicted_at=NOON,
+        )
+        self.write(f"datasets/{name}/rejected.jsonl", f"{row.model_dump_json()}\n" if rejected else "")
+
+    def adapter(self, name: str, dataset: str) -> None:
+        manifest = {"adapter": name, "task": "desk", "dataset_id": dataset, "losses": [1.0]}
+        self.write(f"adapters/{name}/manifest.json", json.dumps(manifest))
+
+
+def example(who: str, at: datetime) -> Example:
+    messages = (Message(role=Role.USER, content=f'"user_hash":"{who}x"'), Message(role=Role.ASSISTANT, content="a"))
+    return Example(
+        example_id="e", messages=messages, group="g", prediction_ids=("p",), correction_ids=("c",), user_hash=who,
+        predicted_at=at,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["folder", "object store"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
+    made = Artifacts(str(tmp_path) if request.param == "folder" else f"memory://{tmp_path.name}")
+    made.dataset("desk-1", {"u1": NOON, "u2": NOON}, {"u3": NOON}, rejected="u4")
+    made.dataset("desk-2", {"u2": NOON, "u1": NOON + timedelta(days=1)}, {"u1": NOON})
+    for number in (1, 2):
+        made.adapter(f"lora-{number}", f"desk-{number}")
+    return made
+
+
+def test_adapters_are_found_by_the_people_they_were_trained_on(artifacts: Artifacts) -> None:
+    found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
+    counts = [(use.dataset_id, use.training, use.held_out, use.people) for use in found.datasets]
+    assert counts == [("desk-1", 1, 0, 1), ("desk-2", 0, 1, 1)]
+    assert [(use.adapter, use.dataset_id, use.examples) for use in found.adapters] == [("lora-1", "desk-1", 1)]
+    assert found.adapters[0].uri == f"{artifacts.uri}/adapters/lora-1"
+    assert found.unknown == {}
+
+
+def test_what_was_asked_after_being_forgotten_does_not_count(artifacts: Artifacts) -> None:
+    later = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON + timedelta(days=2))
+    assert [use.adapter for use in later.adapters] == ["lora-1", "lora-2"]
+    assert lineage_of(artifacts.uri, ["u1"], ["desk"], NOON - timedelta(days=2)).datasets == []
+
+
+def test_held_out_and_rejected_rows_are_listed_but_train_no_adapter(artifacts: Artifacts) -> None:
+    found = lineage_of(artifacts.uri, ["u3", "u4", "u1x"], ["desk"], NOON)
+    assert [(use.training, use.held_out, use.rejected, use.people) for use in found.datasets] == [(0, 1, 1, 2)]
+    assert found.adapters == []
+
+
+def test_other_tasks_are_not_looked_at(artifacts: Artifacts) -> None:
+    found = lineage_of(artifacts.uri, ["u1"], ["other"], NOON)
+    assert (found.datasets, found.adapters, found.unknown) == ([], [], {})
+
+
+def test_what_cannot_be_told_is_said(artifacts: Artifacts) -> None:
+    old = json.loads(example("u1", NOON).model_dump_json(exclude={"user_hash", "predicted_at"}))
+    artifacts.dataset("desk-3", {}, {})
+    artifacts.write("datasets/desk-3/train.jsonl", json.dumps(old))
+    artifacts.adapter("lora-9", "deleted")
+    artifacts.write("adapters/broken/manifest.json", "{")
+    artifacts.write("adapters/unfinished/adapter.safetensors", "")
+    found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
+    assert found.unknown == {
+        "datasets/desk-3": "1 of its rows do not say whose they are: it is of an older version",
+        "adapters/lora-9": "its dataset deleted is not in the store",
+        "adapters/broken": "its manifest cannot be read",
+    }
+
+
+def test_a_damaged_version_is_said_and_the_others_are_still_found(artifacts: Artifacts) -> None:
+    artifacts.write("datasets/desk-2/train.jsonl", '{"user_hash": "u1"')
+    found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
+    assert [use.adapter for use in found.adapters] == ["lora-1"]
+    assert "cannot be read" in found.unknown["datasets/desk-2"]
+
+
+def test_an_empty_store_holds_nobody(tmp_path: Path) -> None:
+    assert lineage_of(str(tmp_path / "nothing"), ["u1"], ["desk"], NOON).datasets == []
+
+
+class Scheduler:
+    """Answers as the scheduler does, with a hash that is the name in upper case."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        monkeypatch.setenv("RATCHET_HOME", str(home))
+        monkeypatch.delenv("RATCHET_ARTIFACTS", raising=False)
+        monkeypatch.setattr(command, "ask_scheduler", self.answer)
+
+    def answer(self, method: str, path: str, json: dict[str, Any]) -> dict[str, Any]:
+        assert (method, path) == ("POST", "/api/subjects/forget")
+        self.bodies.append(json)
+        subjects = [*(f"hash-of-{len(user)}" for user in json.get("users", ())), *json.get("hashes", ())]
+        serving = {"task": "desk", "primary": "lora-1", "previous": "lora-0", "candidate": None}
+        return {"subjects": subjects, "at": NOON.isoformat(), "announced": json["announce"], "tasks": [serving]}
+
+    @property
+    def announced(self) -> list[dict[str, Any]]:
+        return [body for body in self.bodies if body["announce"]]
+
+    def run(self, *arguments: str, given: str | None = None) -> Any:
+        return CliRunner().invoke(app, ["forget", *arguments], input=given)
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
+    rows = pa.table({"task": ["desk", "desk", "desk", "other"], "user_hash": [U1, U1, None, U1]})
+    write_deltalake(str(tmp_path / "lake" / "predictions"), rows, partition_by=["task"])
+    made = Artifacts(str(tmp_path / "artifacts"))
+    made.dataset("desk-1", {U1: NOON}, {})
+    made.adapter("lora-1", "desk-1")
+    made.adapter("lora-2", "desk-1")
+    return Scheduler(tmp_path, monkeypatch)
+
+
+def test_json_says_who_is_forgotten_and_what_serves_that_was_trained_on_them(scheduler: Scheduler) -> None:
+    result = scheduler.run("--hash", U1, "--task", "desk", "--yes", "--json")
+    assert result.exit_code == 0, result.output
+    sent = {"hashes": [U1], "task": "desk"}
+    assert scheduler.bodies == [{**sent, "announce": False}, {**sent, "announce": True}]
+    report = json.loads(result.stdout)
+    assert report["predictions"] == {U1: 2}
+    assert (report["subjects"], report["forgotten_until"]) == ([U1], NOON.isoformat())
+    assert [(one["adapter"], one["in_use_as"]) for one in report["adapters"]] == [
+        ("lora-1", "primary"),
+        ("lora-2", None),
+    ]
+    assert "ratchet cycle desk" in report["next"][0]
+
+
+def test_nobody_is_forgotten_without_a_yes(scheduler: Scheduler) -> None:
+    refused = scheduler.run("--hash", U1, given="n\n")
+    assert (refused.exit_code, scheduler.announced) == (1, [])
+    assert "(2 predictions in the lake)" in refused.output
+    assert scheduler.run("--hash", U1, given="y\n").exit_code == 0
+    assert scheduler.announced == [{"hashes": [U1], "task": None, "announce": True}]
+
+
+def test_of_whom_the_lake_has_nothing_it_is_said_since_the_name_may_be_misspelt(scheduler: Scheduler) -> None:
+    result = scheduler.run("customer-4711", "--hash", U1, "--yes")
+    assert result.exit_code == 0
+    assert "no prediction of 1 of 2 (hash-of-13)" in result.stderr
+    assert scheduler.run("--hash", U1, "--yes").stderr == ""
+
+
+def test_people_are_forgotten_where_the_lake_cannot_be_read(scheduler: Scheduler, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "lake")
+    result = scheduler.run("--hash", U1, "--yes", "--json")
+    assert (result.exit_code, len(scheduler.announced)) == (0, 1)
+    assert json.loads(result.stdout)["predictions"] is None
+    assert "there is no lake" in result.stderr
+
+
+def test_a_dry_run_asks_nothing_and_announces_nothing(scheduler: Scheduler) -> None:
+    result = scheduler.run("--hash", U1, "--dry-run", "--json")
+    assert (result.exit_code, len(scheduler.bodies), scheduler.announced) == (0, 1, [])
+    assert json.loads(result.stdout)["forgotten_until"] is None
+
+
+def test_many_are_read_from_a_file_or_the_input_as_they_are_and_sent_in_parts(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    people = [f"person {n} " for n in range(60)]
+    (tmp_path / "people.txt").write_bytes("\r\n".join(["", *people, ""]).encode())
+    assert scheduler.run("--file", str(tmp_path / "people.txt"), "--yes").exit_code == 0
+    assert [one for body in scheduler.announced for one in body["users"]] == people
+    assert max(len(body["users"]) for body in scheduler.bodies) <= 25
+    assert scheduler.run("--file", "-", "--yes", given="jo\n").exit_code == 0
+    assert scheduler.bodies[-1]["users"] == ["jo"]
+
+
+def test_the_person_is_not_printed(scheduler: Scheduler) -> None:
+    result = scheduler.run("customer-4711", "--yes")
+    assert result.exit_code == 0
+    assert "4711" not in result.output
+    assert "hash-of-13" in result.output
+
+
+def test_no_person_a_missing_file_and_too_many_are_refused(
+    scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "MAX_PEOPLE", 2)
+    (tmp_path / "many.txt").write_text("a\nb\nc\n")
+    for arguments in ((), ("--file", str(tmp_path / "none.txt")), ("--file", str(tmp_path / "many.txt"), "--yes")):
+        assert scheduler.run(*arguments).exit_code == 2
+    for bad in (("",), ("x" * 501,), ("--hash", "jo@example.org"), ("--hash", U1.upper())):
+        result = scheduler.run(*bad, "--yes")
+        assert result.exit_code == 2
+        assert "characters" in result.output and "example.org" not in result.output
+    assert scheduler.bodies == []

@@ -1,0 +1,38 @@
+"""Which tasks drop what, and from which moment on it is kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from shared.retention import expire, kept_from, of_predictions
+
+NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("days", "now", "start"),
+    [
+        (1, NOW, datetime(2026, 11, 19, tzinfo=UTC)),
+        (30, NOW, datetime(2026, 10, 21, tzinfo=UTC)),
+        (1, datetime(2026, 11, 20, 1, tzinfo=timezone(timedelta(hours=5))), datetime(2026, 11, 18, tzinfo=UTC)),
+        (10_000_000, NOW, datetime.min.replace(tzinfo=UTC)),
+    ],
+)
+def test_whole_days_in_utc_are_kept(days: int, now: datetime, start: datetime) -> None:
+    assert kept_from(days, now) == start
+
+
+async def test_a_task_that_keeps_everything_drops_nothing() -> None:
+    dropped: list[tuple[str, datetime]] = []
+
+    async def drop(task: str, before: datetime) -> None:
+        dropped.append((task, before))
+
+    spec = TaskSpec(name="desk", kind=TaskKind.GENERATION, system_prompt="p")
+    short = spec.model_copy(update={"name": "short", "retention_days": 7})
+    tasks = [TaskChanged(task=one.name, task_revision=one.revision, spec=one) for one in (spec, short)]
+    await expire(tasks, drop, of_predictions, NOW)
+    assert dropped == [("short", datetime(2026, 11, 13, tzinfo=UTC))]
