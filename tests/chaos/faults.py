@@ -1,0 +1,252 @@
+"""What goes wrong, and when: a seeded schedule of faults of several kinds, which overlap, but never two of one kind.
+
+- `service`: kill -9 of a random service process, or of a gateway's shipper
+- `broker`: kill -9, or stopped for a while (tansu forgets everything when it ends: it is frozen instead)
+- `database`: kill -9 of PostgreSQL's first process, or stopped for a while
+- `disk`: the disk of the spools or of the lake is full for a while
+- `zombie`: a writer of the lake is frozen until its group has given its partitions to another, then goes on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.load import Load
+from tests.chaos.system import BROKER, DATABASE, GATEWAYS, WRITERS, System
+
+KINDS = ("service", "broker", "database", "disk", "zombie")
+SHIPPER = "shipper"
+_WEIGHTS = {"gateway": 6, "prediction_log": 6, SHIPPER: 8, "failure_miner": 1, "trainer": 1, "evaluator": 1}
+_LIGHT = 3
+_ZOMBIE_SECONDS = (11.0, 14.0)
+"""A little more than the session timeout of our consumer groups."""
+_BREATHS = {"broker": (4.0, 4.0, 4.0, 15.0), "database": (2.0,)}
+_BREATH = (0.5,)
+"""Least seconds between a fault and the next of its kind, in turn: without them nothing would run between two outages.
+Consumers need ten to have a dead member's partitions, so that there are storms, and calms after them."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault. `at`: share of the run that has passed, in [0, 1]. `seconds`: how long the outage lasts."""
+
+    at: float
+    kind: str
+    target: str
+    way: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Played:
+    """What was really done."""
+
+    by_kind: Counter[str] = field(default_factory=Counter)
+    by_way: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    now: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    """From the beginning of each fault of a kind until what it hit answered again."""
+
+    @property
+    def lasted(self) -> dict[str, dict[str, float]]:
+        """Median and longest of `seconds`, by kind."""
+        return {
+            kind: {"median_s": round(statistics.median(found), 1), "longest_s": round(max(found), 1)}
+            for kind, found in self.seconds.items()
+        }
+
+
+def schedule(seed: int, each: int, services: list[str], broker: str, without: set[str]) -> list[Fault]:
+    """The faults of a run, `each` of every kind (zombies: a fifth of it, at least one), in the order of time."""
+    chance = random.Random(seed)
+    counts = dict.fromkeys(KINDS, each) | {"zombie": max(1, each // 5)}
+    found: list[Fault] = []
+    for kind in KINDS:
+        if kind in without or (kind == "broker" and broker == "external"):
+            continue
+        count = counts[kind]
+        targets = _service_targets(chance, count, services) if kind == "service" else [""] * count
+        for number, target in enumerate(targets):
+            at = 0.03 + 0.92 * (number + chance.uniform(0.1, 0.9)) / count
+            found.append(_fault(chance, at, kind, target, number, broker))
+    return sorted(found, key=lambda fault: fault.at)
+
+
+def _service_targets(chance: random.Random, count: int, services: list[str]) -> list[str]:
+    """Each process twice where there is room, the rest by weight: those on the way of a prediction more often."""
+    every = [*services, SHIPPER]
+    fixed = every * 2 if count >= 2 * len(every) else []
+    weights = [_WEIGHTS.get(name.partition("-")[0], _LIGHT) for name in every]
+    if not fixed:  # A short run: those on the way of a prediction first.
+        fixed = ["gateway", WRITERS[0], SHIPPER][:count]
+    targets = fixed + chance.choices(every, weights, k=count - len(fixed))
+    chance.shuffle(targets)
+    return targets
+
+
+def _fault(chance: random.Random, at: float, kind: str, target: str, number: int, broker: str) -> Fault:
+    if kind == "service":
+        return Fault(at, kind, target, "kill -9")
+    if kind == "broker":
+        way = "frozen" if broker == "tansu" else ("kill -9", "stopped")[number % 2]
+        return Fault(at, kind, BROKER, way, chance.uniform(1.0, 3.0))
+    if kind == "database":
+        return Fault(at, kind, DATABASE, ("kill -9", "stopped")[number % 2], chance.uniform(0.5, 3.0))
+    if kind == "disk":
+        return Fault(at, kind, ("spool", "lake")[number % 2], "full", chance.uniform(1.0, 3.0))
+    return Fault(at, kind, WRITERS[(number + 1) % 2], "frozen", chance.uniform(*_ZOMBIE_SECONDS))
+
+
+class Faults:
+    """Plays a schedule."""
+
+    def __init__(self, system: System, load: Load, plan: list[Fault], seconds: float) -> None:
+        self._system = system
+        self._load = load
+        self._plan = plan
+        self._seconds = seconds
+        self._random = random.Random(len(plan))
+        self.played = Played()
+        self._players: dict[str, Callable[[Fault], object]] = {
+            "service": self._service, "broker": self._broker, "database": self._database, "disk": self._disk,
+            "zombie": self._zombie,
+        }  # fmt: skip
+
+    @property
+    def planned(self) -> int:
+        return len(self._plan)
+
+    async def run(self) -> None:
+        """All faults, each kind in turn, kinds side by side. One that is late is played after a breath."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for kind in KINDS:
+                group.create_task(self._play(began, [fault for fault in self._plan if fault.kind == kind]))
+
+    async def _play(self, began: float, plan: list[Fault]) -> None:
+        for number, fault in enumerate(plan, 1):
+            await asyncio.sleep(max(0.0, began + fault.at * self._seconds - time.monotonic()))
+            self.played.now[fault.kind] = f"{fault.target} {fault.way}"
+            player: Callable[..., object] = self._players[fault.kind]
+            started = time.monotonic()
+            done = await player(fault)  # type: ignore[misc]
+            self.played.seconds.setdefault(fault.kind, []).append(time.monotonic() - started)
+            self.played.now.pop(fault.kind, None)
+            if done:
+                self.played.by_kind[fault.kind] += 1
+                self.played.by_way[f"{fault.kind}: {fault.target} {fault.way}"] += 1
+            else:
+                self.played.missed[f"{fault.kind}: {fault.target}"] += 1
+            if number < len(plan):
+                breaths = _BREATHS.get(fault.kind, _BREATH)
+                await asyncio.sleep(breaths[(number - 1) % len(breaths)])
+
+    async def _service(self, fault: Fault) -> bool:
+        if fault.target == SHIPPER:
+            return await self._kill_shipper()
+        return await self._kill(fault.target)
+
+    async def _kill(self, name: str) -> bool:
+        """kill -9 of what runs; what is just being started again is waited for."""
+        program = self._system.program(name)
+        for _ in range(100):
+            if program.running:
+                await program.kill()
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    async def _kill_shipper(self) -> bool:
+        for _ in range(50):
+            found = [child for name in GATEWAYS for child in self._system.program(name).children(SHIPPER)]
+            if found:
+                victim = self._random.choice(found)
+                try:
+                    victim.kill()
+                    return True
+                except psutil.Error:
+                    continue
+            await asyncio.sleep(0.1)
+        return False
+
+    async def _broker(self, fault: Fault) -> bool:
+        self._load.broker_away = True
+        try:
+            await self._outage(fault)
+            await self._system.until_up(BROKER)
+        finally:
+            self._load.broker_away = False
+        return True
+
+    async def _database(self, fault: Fault) -> bool:
+        await self._outage(fault)
+        await self._system.until_up(DATABASE)
+        return True
+
+    async def _outage(self, fault: Fault) -> None:
+        program = self._system.program(fault.target)
+        if fault.way == "kill -9":
+            await self._kill(fault.target)
+        elif fault.way == "frozen":
+            program.signal(signal.SIGSTOP)
+            await asyncio.sleep(fault.seconds)
+            program.signal(signal.SIGCONT)
+        else:
+            await program.stop()
+            await asyncio.sleep(fault.seconds)
+            program.resume()
+
+    async def _disk(self, fault: Fault) -> bool:
+        """Fill the disk to its last block, hold it so, and free it. What others free meanwhile is filled again."""
+        folder = self._system.spool_disk if fault.target == "spool" else self._system.lake_disk
+        until, fillers = time.monotonic() + fault.seconds, []
+        try:
+            while time.monotonic() < until:
+                fillers += await asyncio.to_thread(_fill, folder, len(fillers))
+                await asyncio.sleep(0.1)
+        finally:
+            for path in fillers:
+                path.unlink(missing_ok=True)
+        return bool(fillers)
+
+    async def _zombie(self, fault: Fault) -> bool:
+        program = self._system.program(fault.target)
+        process = program.process
+        if process is None or process.returncode is not None:
+            return False
+        program.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            woken = program.process is process and process.returncode is None
+            if woken:
+                program.signal(signal.SIGCONT)
+        return woken  # Killed while it was frozen, it was no zombie.
+
+
+def _fill(folder: Path, number: int) -> list[Path]:
+    """Take all free blocks of the file system; returns the files made (none when there was nothing to take)."""
+    path = folder / f"filler-{number}"
+    for _ in range(20):
+        free = os.statvfs(folder)
+        if free.f_bavail <= 0:
+            return []
+        with path.open("wb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+                return [path]
+            except OSError:
+                path.unlink()  # Somebody else was quicker with the last blocks.
+    return []

@@ -1,0 +1,189 @@
+"""Where the seeded personal data may be found at rest: every file of the lake, topics, spools, the database.
+
+The lake is read file by file, removed ones included: what a table no longer shows still lies on the disk. Topics are
+consumed, since their segments are compressed. `predictions.submitted.v1` is left out: it is the one topic that is
+defined to hold raw text, for a day.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from psycopg import sql
+
+from schemas.deadletters import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
+from shared.letters import open_letter
+from shared.sealing import Seal
+
+_IDLE_SECONDS = 2.0
+_TOPICS_SECONDS = 300.0
+_SHOWN = 10
+_REASON = 200
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+"""delta-rs writes `string`; what it rewrites, it writes as `string_view`."""
+
+
+@dataclass
+class Leaks:
+    """What was found. `by_place`: place and kind to texts that hold a seeded value; `examples`: some, shortened."""
+
+    by_place: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    looked_at: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_place.values())
+
+
+class Scanner:
+    """Looks for the values in texts and bytes. `values`: kind to values."""
+
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
+        self._kinds = {
+            kind: re.compile("|".join(map(re.escape, found)).encode()) for kind, found in values.items() if found
+        }
+        every = sorted({value for found in values.values() for value in found})
+        self._any = "|".join(_quoted(value) for value in every)
+
+    def texts(self, place: str, values: pa.Array | pa.ChunkedArray | Iterable[bytes], leaks: Leaks) -> None:
+        """Look into an Arrow array of strings or binaries, or into bytes; note what is found under `place`."""
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
+            values = pa.array(list(values), pa.large_binary())
+        leaks.looked_at[place] += len(values)
+        if not len(values):
+            return
+        hits = values.filter(pc.fill_null(pc.match_substring_regex(values, self._any), False)).to_pylist()
+        for hit in hits:
+            data = hit.encode() if isinstance(hit, str) else hit
+            for kind, pattern in self._kinds.items():
+                if found := pattern.search(data):
+                    leaks.by_place[f"{place}: {kind}"] += 1
+                    if len(leaks.examples) < _SHOWN:
+                        around = data[max(0, found.start() - 40) : found.end() + 40]
+                        leaks.examples.append(f"{place}: {kind}: {around.decode(errors='replace')}")
+
+
+def _quoted(value: str) -> str:
+    """Literal for RE2, at the edges of words: one made-up address must not be found inside a longer one."""
+    edge = r"\b" if value[0].isalnum() else ""
+    return edge + re.sub(r"([^\w\s])", r"\\\1", value) + (r"\b" if value[-1].isalnum() else "")
+
+
+def scan_lake(scanner: Scanner, lake: Path, leaks: Leaks) -> None:
+    """All string columns of all Parquet files below the folder."""
+    for path in sorted(lake.rglob("*.parquet")):
+        try:
+            table = pq.ParquetFile(path).read()
+        except FileNotFoundError:
+            continue  # Vacuumed meanwhile.
+        except pa.ArrowInvalid:
+            # A file of a write that a full disk or a kill cut short: no table shows it, and text in it may be plain.
+            scanner.texts("lake, torn files", [path.read_bytes()], leaks)
+            continue
+        for name in table.column_names:
+            column = table.column(name)
+            if pa.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            if any(is_text(column.type) for is_text in _TEXTS):
+                scanner.texts("lake", column.cast(pa.large_string()).combine_chunks(), leaks)
+
+
+def scan_files(scanner: Scanner, place: str, folder: Path, leaks: Leaks) -> int:
+    """Raw bytes of all files below a folder; returns how many bytes there were."""
+    seen = 0
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            data = path.read_bytes()
+        except OSError:
+            continue  # Shipped and removed meanwhile.
+        seen += len(data)
+        scanner.texts(place, [data], leaks)
+    return seen
+
+
+def scan_database(scanner: Scanner, url: str, leaks: Leaks) -> None:
+    """Every row of every table, as text."""
+    tables = (
+        "SELECT table_schema, table_name FROM information_schema.tables "
+        "WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')"
+    )
+    with psycopg.connect(url) as connection:
+        for schema, table in connection.execute(tables).fetchall():
+            query = sql.SQL("SELECT t::text FROM {}.{} t").format(sql.Identifier(schema), sql.Identifier(table))
+            rows = (row[0].encode() for row in connection.execute(query))
+            scanner.texts("database", rows, leaks)
+
+
+@dataclass
+class TopicsSeen:
+    """What lay on the broker. `logged`: how often each prediction id; `letters`: service to its distinct letters."""
+
+    logged: Counter[str] = field(default_factory=Counter)
+    submitted: set[str] = field(default_factory=set)
+    letters: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], seal: Seal, leaks: Leaks) -> TopicsSeen:
+    """Consume all of the topics from their start, and look into what was not meant to be raw. Raises TimeoutError.
+
+    Dead letters are looked into as they lie there, sealed; `seal` opens their reasons, to tell them.
+    """
+    seen = TopicsSeen()
+    values: dict[str, list[bytes]] = {topic: [] for topic in topics}
+    for message in _records(kafka, topics):
+        topic, key = str(message.topic()), (message.key() or b"").decode(errors="replace")
+        headers = {name: value.decode(errors="replace") for name, value in message.headers() or []}
+        if topic.startswith("predictions.submitted"):
+            seen.submitted.add(key)
+            continue
+        if topic.startswith("predictions.logged"):
+            seen.logged[key] += 1
+        elif topic.startswith("deadletters."):
+            service = topic.split(".")[1]
+            place = (headers.get(HEADER_TOPIC, ""), headers.get(HEADER_PARTITION, ""), headers.get(HEADER_OFFSET, ""))
+            seen.letters.setdefault(service, set()).add(place)
+            letter = open_letter(seal, message.offset() or 0, message.key(), message.value() or b"", headers)
+            seen.errors[f"{service}: {letter.topic}: {letter.error[:_REASON]}"] += 1
+        values[topic].append((message.value() or b"") + b" " + " ".join(headers.values()).encode())
+    for topic, found in values.items():
+        if found:
+            scanner.texts(f"topic {topic}", found, leaks)
+    return seen
+
+
+def _records(kafka: str, topics: Sequence[str]) -> Iterable[Message]:
+    """Every record. tansu's ends of partitions are not to be trusted, so a pause must follow them."""
+    consumer = Consumer({
+        "bootstrap.servers": kafka, "group.id": "chaos-checker", "enable.auto.commit": False,
+        "auto.offset.reset": "earliest", "enable.partition.eof": True, "log_level": 0,
+    })  # fmt: skip
+    try:
+        known = consumer.list_topics(timeout=20).topics
+        left = {(topic, partition) for topic in topics if topic in known for partition in known[topic].partitions}
+        consumer.assign([TopicPartition(*place, OFFSET_BEGINNING) for place in left])
+        last, deadline = time.monotonic(), time.monotonic() + _TOPICS_SECONDS
+        while time.monotonic() < deadline:
+            for message in consumer.consume(2_000, timeout=0.5):
+                error = message.error()
+                if error is None:
+                    last = time.monotonic()
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard((message.topic(), message.partition()))
+            if not left and time.monotonic() - last > _IDLE_SECONDS:
+                return
+        raise TimeoutError(f"the topics could not be read to their ends within {_TOPICS_SECONDS:.0f} s")
+    finally:
+        consumer.close()

@@ -1,0 +1,137 @@
+"""Forty people who do not exist, and what they write: the personal data that must not rest anywhere in clear.
+
+Numbers are made to be valid (Luhn, IBAN's mod 97) and to be nobody's: telephone numbers of an exchange that is not
+given out, cards of the networks' test prefixes, IP addresses of RFC 2544, mail domains of RFC 2606. They lie outside
+the ranges from which a redactor takes its substitutes (555-01xx, RFC 5737), which would look like leaks.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cached_property
+
+_NAMES = (
+    "Anna Schneider", "Robert Whitfield", "Maria Escobar", "James Ashworth", "Sophie Lambert", "David Caldwell",
+    "Laura Benedetti", "Thomas Becker", "Emily Radcliffe", "Michael Thornbury", "Julia Hoffmann", "Daniel Prescott",
+    "Sarah Kensington", "Peter Andersen", "Linda Fairbanks", "Paul Lefevre", "Karen Hollingsworth", "George Pemberton",
+    "Nina Petersen", "Charles Winslow", "Olivia Marchetti", "Henry Blackwood", "Rachel Goldstein", "Martin Fischer",
+    "Alice Montgomery", "Stephen Lockhart", "Hannah Weber", "Brian Gallagher", "Claire Dubois", "Kevin Sutherland",
+    "Susan Abernathy", "Oliver Kaufmann", "Monica Alvarado", "Edward Harrington", "Teresa Romano", "Jonathan Whitaker",
+    "Elena Morales", "Victor Lindqvist", "Barbara Eastwood", "Samuel Rosenthal",
+)  # fmt: skip
+"""Not the most frequent names: a made-up substitute would now and then be one of them, and look like a leak."""
+
+_TEMPLATES = {
+    "name": "Hello, my name is {name} and my parcel has not arrived.",
+    "email": "Please answer to {email}, I never got the invoice.",
+    "phone": "You can call me at {phone} after six.",
+    "card": "The amount was taken twice from my card {card}.",
+    "iban": "Please send the refund to {iban}.",
+    "ip": "Since yesterday I cannot log in from {ip}.",
+    "ssn": "My social security number is {ssn}, is that what you need?",
+    "both": "I am {name}, write to me at {email} please.",
+}
+
+_ASKS = (
+    "where is my order", "I want my money back", "the box was damaged", "cannot log in", "wrong address",
+    "cancel the order", "is the blue one in stock", "the discount did not work", "how long is the warranty",
+    "the invoice is wrong", "the delivery is late", "the courier never came",
+)  # fmt: skip
+_TAILS = (
+    "thanks", "please help", "since monday", "for the second time", "and nobody answers", "as agreed", "again",
+    "what can I do", "any news", "it is urgent", "no hurry", "I am waiting",
+)  # fmt: skip
+_THINGS = (
+    "jacket", "lamp", "kettle", "desk", "bicycle", "camera", "printer", "phone case", "blanket", "tent", "chair",
+    "keyboard", "mirror", "backpack", "coffee machine", "speaker", "monitor", "drill", "vacuum cleaner", "carpet",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Person:
+    """One made-up person. `number` makes all their data different from everyone else's."""
+
+    name: str
+    number: int
+
+    @property
+    def email(self) -> str:
+        return f"{self.name.lower().replace(' ', '.')}{self.number}@mail.example.com"
+
+    @property
+    def phone(self) -> str:
+        return f"(646) 555-04{self.number:02d}"
+
+    @cached_property
+    def card(self) -> str:
+        digits = _with_luhn(f"41111111{self.number * 7919 % 10_000_000:07d}")
+        return " ".join(digits[i : i + 4] for i in range(0, 16, 4))
+
+    @cached_property
+    def iban(self) -> str:
+        account = f"37040044{self.number * 104_729 % 10_000_000_000:010d}"
+        check = 98 - int(account + "131400") % 97  # D and E are 13 and 14; the check digits count as 00.
+        return f"DE{check:02d}{account}"
+
+    @property
+    def ip(self) -> str:
+        return f"198.18.37.{self.number + 10}"
+
+    @property
+    def ssn(self) -> str:
+        return f"{self.number + 512:03d}-{self.number % 80 + 11:02d}-{self.number * 37 % 9000 + 1000:04d}"
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Kind to value."""
+        return {kind: getattr(self, kind) for kind in ("name", "email", "phone", "card", "iban", "ip", "ssn")}
+
+
+PEOPLE = tuple(Person(name, number) for number, name in enumerate(_NAMES))
+
+
+def personal_texts() -> list[str]:
+    """Every person's sentences."""
+    return [template.format(**person.data) for person in PEOPLE for template in _TEMPLATES.values()]
+
+
+def plain_texts() -> list[str]:
+    """A few thousand different short texts without personal data."""
+    return [f"{ask} ({thing}), {tail}" for ask in _ASKS for thing in _THINGS for tail in _TAILS]
+
+
+def seeded_values() -> dict[str, list[str]]:
+    """What a scan looks for: kind to values. A card also without its spaces."""
+    found: dict[str, list[str]] = {}
+    for person in PEOPLE:
+        for kind, value in person.data.items():
+            found.setdefault(kind, []).append(value)
+        found["card"].append(person.card.replace(" ", ""))
+    return found
+
+
+class Texts:
+    """Texts in a seeded order; `personal_share` of them with personal data."""
+
+    def __init__(self, seed: int, personal_share: float) -> None:
+        self._random = random.Random(seed)
+        self._share = personal_share
+        self._plain, self._personal = plain_texts(), personal_texts()
+        self.personal = 0
+
+    def next(self) -> str:
+        """One text; counts those with personal data."""
+        if self._random.random() < self._share:
+            self.personal += 1
+            return self._random.choice(self._personal)
+        return self._random.choice(self._plain)
+
+
+def _with_luhn(digits: str) -> str:
+    """The number with its check digit."""
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (2 if place % 2 == 0 else 1)
+        total += value - 9 if value > 9 else value
+    return digits + str(-total % 10)

@@ -1,0 +1,166 @@
+"""Processes that are kept alive by the harness itself, which knows when it is the one that ended them.
+
+`deploy.local.supervisor` gives a part up after six early ends in a row, which is right for a person and wrong here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from deploy.local.part import Launch
+from deploy.local.supervisor import group_of
+
+TOKEN = "RATCHET_CHAOS_RUN"
+"""Marks every process of a run in its environment, and its children: so the sweep ends these and no others."""
+_PR_SET_PDEATHSIG = 1
+_EARLY_SECONDS = 5.0
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """In the child: be killed when the harness dies, however it dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@dataclass
+class Program:
+    """One process that is started again at once when it ends. `fell`: how often it ended unasked, by exit code."""
+
+    name: str
+    launch: Launch
+    log: Path
+    env: Mapping[str, str]
+    process: asyncio.subprocess.Process | None = None
+    starts: int = 0
+    fell: dict[int, int] = field(default_factory=dict)
+    _held: bool = False
+    _asked: bool = False
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def keep(self) -> None:
+        """Until cancelled: start it, wait for its end, start it again."""
+        while True:
+            while self._held:
+                self._wake.clear()
+                await self._wake.wait()
+            began = time.monotonic()
+            process = await self._start()
+            code = await process.wait()
+            if not self._asked:
+                self.fell[code] = self.fell.get(code, 0) + 1
+                with self.log.open("a") as log:
+                    log.write(f"chaos: {self.name} ended unasked with {code}\n")
+            early = not self._asked and time.monotonic() - began < _EARLY_SECONDS
+            await asyncio.sleep(1.0 if early else 0.1)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        user = self.launch.user
+        drop = {"user": user, "group": group_of(user), "extra_groups": []} if user else {}
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.launch.argv, env={**self.env, **self.launch.env}, cwd=self.launch.cwd,
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=_die_with_parent, **drop,
+            )  # fmt: skip
+        self.starts += 1
+        self._asked = False
+        return self.process
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    def children(self, word: str) -> list[psutil.Process]:
+        """Its child processes whose command line has this word."""
+        if not self.running or self.process is None:
+            return []
+        found = []
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                if any(word in part for part in child.cmdline()):
+                    found.append(child)
+        return found
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process alone, if it runs: its children are left as a real kill leaves them."""
+        if self.running and self.process is not None:
+            self._asked = self._asked or number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    async def kill(self) -> None:
+        """kill -9; `keep` starts it again at once."""
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            await self.process.wait()
+
+    async def stop(self) -> None:
+        """Stop it in its own way and leave it stopped, until `resume`."""
+        self._held = True
+        self.signal(self.launch.stop_signal)
+        if self.process is not None:
+            try:
+                await asyncio.wait_for(self.process.wait(), self.launch.grace_seconds)
+            except TimeoutError:
+                await self.kill()
+
+    def resume(self) -> None:
+        """Start what `stop` stopped."""
+        self._held = False
+        self._wake.set()
+
+
+class Keeper:
+    """All programs of a run."""
+
+    def __init__(self, env: Mapping[str, str], logs: Path, token: str) -> None:
+        self._env = {**env, TOKEN: token}
+        self._logs = logs
+        self._token = token
+        self._tasks: list[asyncio.Task[None]] = []
+        self.programs: dict[str, Program] = {}
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def start(self, name: str, launch: Launch, env: Mapping[str, str] | None = None) -> Program:
+        """Start a program and keep it alive."""
+        program = Program(name, launch, self._logs / f"{name}.log", {**self._env, **(env or {})})
+        self.programs[name] = program
+        self._tasks.append(asyncio.create_task(program.keep(), name=f"keep {name}"))
+        return program
+
+    def check(self) -> None:
+        """Raise what broke a keeper: a program that cannot even be started."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                raise error
+
+    async def close(self) -> None:
+        """kill -9 of everything, and of what it left behind: no run ends more gently than it went."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for program in self.programs.values():
+            program.signal(signal.SIGKILL)
+        await asyncio.gather(*(p.process.wait() for p in self.programs.values() if p.process is not None))
+        await asyncio.to_thread(sweep, self._token)
+
+
+def sweep(token: str) -> int:
+    """Kill every process that carries this run's token in its environment; returns how many there were."""
+    killed = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(TOKEN) == token:
+                process.kill()
+                killed += 1
+    return killed

@@ -1,0 +1,182 @@
+"""What is told of a run: tables for people, in the terminal and as Markdown, and JSON for the record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos.checker import Checked, Finding
+
+_NUMBERS = (
+    "accepted", "stored", "lost", "doubled", "invented", "forgotten", "forgotten_left", "unknown", "unknown_stored",
+    "refused", "refused_stored",
+)  # fmt: skip
+"""Of the predictions. Stored are those accepted and not forgotten, and what the client was told no end of."""
+SAME = "same: "
+"""How `rebuilt` begins to tell of a table with the same hash."""
+
+
+@dataclass
+class Outcome:
+    """Everything that a run found. `verdict`: the sentences that say why it failed; empty: it passed."""
+
+    system: dict[str, Any]
+    seconds: float = 0.0
+    faults: dict[str, int] = field(default_factory=dict)
+    faults_by_way: dict[str, int] = field(default_factory=dict)
+    faults_lasted: dict[str, dict[str, float]] = field(default_factory=dict)
+    faults_missed: dict[str, int] = field(default_factory=dict)
+    not_played: dict[str, str] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
+    checked: Checked | None = None
+    suspects: dict[str, int] = field(default_factory=dict)
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    dead_letter_errors: dict[str, int] = field(default_factory=dict)
+    leaks: dict[str, int] = field(default_factory=dict)
+    looked_at: dict[str, int] = field(default_factory=dict)
+    leak_examples: list[str] = field(default_factory=list)
+    last_seen: dict[str, Any] = field(default_factory=dict)
+    rebuilt: dict[str, Any] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+    fell: dict[str, dict[str, int]] = field(default_factory=dict)
+    settled_seconds: float = 0.0
+    verdict: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.verdict
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers first, as the file says them."""
+        head: dict[str, Any] = {"passed": self.passed, "verdict": self.verdict}
+        if self.checked:
+            counted = asdict(self.checked.predictions)
+            head |= {name: counted[name] for name in _NUMBERS}
+        dead = sum(count for name, count in self.dead_letters.items() if name != "poison_sent")
+        head |= {"dead_lettered": dead, "leaked": sum(self.leaks.values())}
+        return head | {"faults": self.faults, "not_played": self.not_played, "rebuilt_the_same": self.rebuilt_the_same}
+
+    @property
+    def rebuilt_the_same(self) -> bool | None:
+        """Whether the lake, rebuilt from the topics, was the same to the last byte of its rows; None: not tried."""
+        hashes = [text for table, text in self.rebuilt.items() if table != "seconds"]
+        return all(str(text).startswith(SAME) for text in hashes) if hashes else None
+
+    def write(self, path: Path, private: Sequence[Path] = ()) -> None:
+        """JSON: the summary, then all of it; beside it the same as Markdown. `private` folders are not named in it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = json.dumps({**self.summary(), "details": asdict(self)}, indent=1, default=str) + "\n"
+        for target, text in ((path, told), (path.with_suffix(".md"), markdown(self))):
+            for folder in private:
+                text = text.replace(str(folder), f"<{folder.name}>")
+            target.write_text(text)
+
+
+def markdown(outcome: Outcome) -> str:
+    """The whole outcome, a section for each of its parts that has something to say."""
+    summary = outcome.summary()
+    lines = ["# Chaos", "", "**Passed**: lost 0, doubled 0, leaked 0." if outcome.passed else "**Failed**:", ""]
+    lines += [f"- {sentence}" for sentence in outcome.verdict] + [""] * bool(outcome.verdict)
+    names = (*_NUMBERS, "dead_lettered", "leaked", "rebuilt_the_same")
+    lines += _rows({name.replace("_", " "): summary[name] for name in names if name in summary}, "predictions")
+    parts: dict[str, Mapping[str, object]] = {
+        "Ran": {
+            **outcome.system,
+            "seconds of load and faults": outcome.seconds,
+            "settled after": outcome.settled_seconds,
+        },
+        "Faults": {
+            kind: f"{count:,}" + _lasted(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()
+        },
+        "Faults by way": outcome.faults_by_way,
+        "Planned, and found nothing to hit": outcome.faults_missed,
+        "Not played": outcome.not_played,
+        "Clients": {name: value for name, value in outcome.load.items() if not isinstance(value, dict)},
+        "Clients were told": outcome.load.get("answers", {}),
+        "Dead letters": {**outcome.dead_letters, **outcome.dead_letter_errors},
+        "Failure miner": outcome.suspects,
+        "Texts looked into for seeded personal data": outcome.looked_at,
+        "Leaked": outcome.leaks,
+        "The lake, deleted and rebuilt from the topics": outcome.rebuilt,
+        "What is missing was last seen": outcome.last_seen,
+        "Started again": {name: count for name, count in outcome.restarts.items() if count},
+        "Ended by themselves, by exit code": outcome.fell,
+    }
+    if outcome.checked:
+        for name, found in asdict(outcome.checked).items():
+            parts[f"What clients were told, against the lake: {name}"] = found
+    for title, values in parts.items():
+        if values:
+            lines += ["", f"## {title}", "", *_rows(values, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _lasted(lasted: Mapping[str, float] | None) -> str:
+    return f" (median {lasted['median_s']} s, longest {lasted['longest_s']} s)" if lasted else ""
+
+
+def _rows(values: Mapping[str, object], column: str) -> list[str]:
+    """A Markdown table of two columns."""
+    found = [f"| | {column} |", "|---|---|"]
+    for name, value in values.items():
+        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        text = "not tried" if value is None else text
+        found.append(f"| {name} | {text} |".replace("\n", " "))
+    return found
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """The tables, and the verdict last."""
+    if outcome.checked:
+        console.print(_checked_table(outcome.checked))
+    faults = {kind: f"{count:,}" + _lasted(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()}
+    console.print(_table("faults", faults, "played"))
+    if outcome.not_played:
+        console.print(_table("not played", outcome.not_played, "why"))
+    console.print(_table("failure miner: suspects", outcome.suspects, "predictions"))
+    console.print(_table("dead letters", {**outcome.dead_letters, **outcome.dead_letter_errors}, "records"))
+    console.print(_table("looked into for seeded personal data", outcome.looked_at, "texts"))
+    if outcome.leaks:
+        console.print(_table("LEAKED", outcome.leaks, "texts"))
+        for example in outcome.leak_examples:
+            console.print(f"  {example}", style="red", highlight=False, markup=False, soft_wrap=True)
+    if outcome.rebuilt:
+        console.print(_table("the lake, deleted and rebuilt from the topics", outcome.rebuilt, ""))
+    if outcome.last_seen:
+        console.print(_table("what is missing was last seen", outcome.last_seen, ""))
+    restarts = ", ".join(f"{name} {count}" for name, count in outcome.restarts.items() if count)
+    console.print(f"started again: {restarts}", highlight=False, soft_wrap=True)
+    if outcome.fell:
+        console.print(_table("processes that ended by themselves", outcome.fell, "exit code: times"))
+    for sentence in outcome.verdict:
+        console.print(f"FAILED: {sentence}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    if outcome.passed:
+        console.print("lost 0, doubled 0, leaked 0", style="bold green")
+
+
+def _checked_table(checked: Checked) -> Table:
+    table = Table(title="what clients were told, against the lake", title_justify="left")
+    table.add_column("")
+    columns = {"predictions": checked.predictions, "feedback": checked.feedback, "requests": checked.requests}
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in Finding.__dataclass_fields__:
+        if row != "examples":
+            bad = row in ("lost", "doubled", "invented", "forgotten_left")
+            values = [getattr(found, row) for found in columns.values()]
+            style = "bold red" if bad and any(values) else "bold green" if bad else ""
+            table.add_row(row.replace("_", " "), *(f"{value:,}" for value in values), style=style)
+    return table
+
+
+def _table(title: str, values: Mapping[str, object], column: str) -> Table:
+    table = Table("", column, title=title, title_justify="left")
+    for name, value in values.items():
+        table.add_row(str(name), f"{value:,}" if isinstance(value, int) else str(value))
+    return table
