@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure that has no peer: how fresh, how large."""
+
+    name: str
+    unit: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -60,17 +70,35 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def report(results: list[Result], file: str) -> None:
-    """Print the results and write them beside this file."""
-    table = Table(
-        "what", "unit", "ours", "peer", "ratio", "against", "pairs", title=f"Python {platform.python_version()}"
-    )
-    lines = ["| what | unit | ours | peer | ratio | against | pairs |", "|---|---|---|---|---|---|---|"]
-    for r in results:
-        row = [r.name, r.unit, f"{r.ours:,.0f}", f"{r.peer:,.0f}", f"{r.ratio:.2f}", r.peer_name, str(r.pairs)]
+def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = ()) -> None:
+    """Print the results and write them beside this file, as Markdown and JSON."""
+    title = f"{file}: Python {platform.python_version()}, {os.cpu_count()} cores"
+    written = [f"{title}\n"]
+    if results:
+        rows = [
+            (r.name, r.unit, _number(r.ours), _number(r.peer), f"{r.ratio:.2f}", r.peer_name, str(r.pairs))
+            for r in results
+        ]
+        written.append(_table(title, ("what", "unit", "ours", "peer", "ratio", "against", "pairs"), rows))
+    if measured:
+        written.append(_table(title, ("what", "unit", "value"), [(m.name, m.unit, _number(m.value)) for m in measured]))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{file}.md").write_text("\n".join(written))
+    found = {"results": [asdict(r) for r in results], "measured": [asdict(m) for m in measured]}
+    (RESULTS / f"{file}.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _number(value: float) -> str:
+    """Three digits that matter, or all of a large one."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Print a table; return it as Markdown."""
+    table = Table(*columns, title=title)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
         table.add_row(*row)
         lines.append("| " + " | ".join(row) + " |")
     Console().print(table)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{file}.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / f"{file}.json").write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")
+    return "\n".join(lines) + "\n"
