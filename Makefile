@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help loop test check lint types contracts up down bench clean
+.PHONY: help loop test check lint types contracts up down bench chaos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ down: $(INSTALLED)  ## Stop what `up` started
 
 bench: $(INSTALLED)  ## Benchmarks; results go to tests/benchmarks/results
 	$(BIN)/python -m tests.benchmarks
+
+chaos: $(INSTALLED)  ## A quarter of an hour of kills, outages and full disks; ends with what was lost and doubled: nothing
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 clean:  ## Remove the environment and all local state (stops the stack first)
 	-$(BIN)/ratchet down
