@@ -78,7 +78,8 @@ class Redaction:
         self._rules: dict[str, _Task] = {}
 
     async def load(self) -> None:
-        """Build the redactor and warm it up now, so that the first event does not wait for its model."""
+        """Build the redactor and warm it up before the first event needs it; not at all while no task does."""
+        await self._tasks.wait_until_one_redacts()
         async with self._one_at_a_time:
             await asyncio.to_thread((await self._loaded()).redact, [_SAMPLE], _DEFAULT)
 

@@ -7,6 +7,8 @@ import asyncio
 from schemas.tasks import TaskChanged
 from shared.tables import READ_SECONDS, LatestByKey
 
+_LOOK_SECONDS = 0.5
+
 
 class Tasks:
     def __init__(self, table: LatestByKey[TaskChanged]) -> None:
@@ -17,6 +19,11 @@ class Tasks:
         """Background, which begins when the broker answers: after an outage the topic is not read yet."""
         await asyncio.sleep(READ_SECONDS)
         self._read = True
+
+    async def wait_until_one_redacts(self) -> None:
+        """Until there is a task whose texts are to be redacted: for ever, if none is."""
+        while not any(change.spec.redaction.enabled for change in self._table):
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def get(self, name: str) -> TaskChanged | None:
         return self._table.get(name)

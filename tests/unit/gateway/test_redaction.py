@@ -192,6 +192,18 @@ async def test_a_redactor_that_is_broken_itself_holds_events_back_and_refuses_no
         await cleaning.clean(feedback(HAIKU, "Maria"))
 
 
+async def test_the_redactor_is_warmed_up_once_a_task_redacts_and_not_before() -> None:
+    swaps, table = Swaps(), LatestByKey[TaskChanged]("tasks.changed.v1")
+    redaction = Redaction(Tasks(table), lambda: swaps, 10, Status())
+    loading = asyncio.create_task(redaction.load())
+    await table.put(OPEN.name, TaskChanged(task=OPEN.name, task_revision=OPEN.revision, spec=OPEN))
+    await asyncio.sleep(0.1)
+    assert swaps.asked == []
+    await table.put(HAIKU.name, TaskChanged(task=HAIKU.name, task_revision=HAIKU.revision, spec=HAIKU))
+    await asyncio.wait_for(loading, 5.0)
+    assert len(swaps.asked) == 1
+
+
 async def test_a_redactor_that_cannot_be_built_is_tried_again() -> None:
     builds: list[Swaps] = []
 
