@@ -96,9 +96,13 @@ async def test_personal_data_is_readable_neither_in_the_spool_nor_in_kafka(
         assert event.redactions == 4
         assert FeedbackGiven.model_validate_json(given).redactions == 3
         assert event.messages[1].content.startswith("I am ")
-        metrics = (await http.get("/metrics")).text
-    assert 'ratchet_gateway_shipped_total{topic="predictions.logged.v1"}' in metrics
-    assert "ratchet_gateway_redactions_total{" in metrics
+
+        async def counted() -> bool:  # The shipper tells the gateway once a second.
+            metrics = (await http.get("/metrics")).text
+            shipped = 'ratchet_gateway_shipped_total{topic="predictions.logged.v1"}' in metrics
+            return shipped and "ratchet_gateway_redactions_total{" in metrics
+
+        await until(counted)
 
 
 async def test_a_direct_producers_answer_arrives_redacted_and_twice_sent_is_one_event(
