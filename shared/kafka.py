@@ -32,6 +32,9 @@ MAX_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
 COMPRESSION = "lz4"
 T = TypeVar("T")
 _END_SECONDS = 10.0
+_METADATA_MS = 10_000
+"""How long a client may not know of a topic that was made anew. A group's leader that does not know it assigns it to
+nobody; with the default of five minutes nobody would notice for as long."""
 _RETRY_MS = 500
 """While a broker is away every client asks in several loops, and each try is a line in the log: not ten a second."""
 _ADMIN_LIMITS = {"request_timeout_ms": 10_000, "bootstrap_timeout_ms": 5_000}
@@ -52,7 +55,10 @@ def broker_options(settings: Settings) -> dict[str, Any]:
 
     Raises ConfigurationError.
     """
-    return {"bootstrap_servers": servers(settings), "security": _security(settings), **producer_options(settings)}
+    return {
+        "bootstrap_servers": servers(settings), "security": _security(settings), "metadata_max_age_ms": _METADATA_MS,
+        **producer_options(settings),
+    }  # fmt: skip
 
 
 def client_options(settings: Settings) -> dict[str, Any]:

@@ -99,8 +99,8 @@ class Gateway:
                 return response
             assert asked_at < deadline, dict(response.headers)
 
-    async def event(self, kind: type[Event], prediction_id: str, seconds: float = 20.0) -> list[Any]:
-        """The events of this kind about this prediction; waits for the first."""
+    async def event(self, kind: type[Event], prediction_id: str, count: int = 1, seconds: float = 20.0) -> list[Any]:
+        """The events of this kind about this prediction; waits for so many."""
         consumer = AIOKafkaConsumer(
             topic_of(kind).name, bootstrap_servers=self.settings.kafka.split(","), auto_offset_reset="earliest"
         )
@@ -108,7 +108,7 @@ class Gateway:
         found: list[Any] = []
         try:
             deadline = time.monotonic() + seconds
-            while not found and time.monotonic() < deadline:
+            while len(found) < count and time.monotonic() < deadline:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     found += [kind.model_validate_json(r.value) for r in records if r.key == prediction_id.encode()]
         finally:
@@ -269,6 +269,6 @@ async def test_a_canary_that_is_not_served_is_an_error_of_the_canary_and_the_bas
         response = await gateway.ask()
     assert response.status_code == 200
     assert response.headers["x-ratchet-variant"] == "base"
-    seen = await gateway.event(RequestObserved, response.headers["x-ratchet-prediction-id"])
+    seen = await gateway.event(RequestObserved, response.headers["x-ratchet-prediction-id"], count=2)
     assert {(event.variant.value, event.status) for event in seen} == {("canary", 404), ("base", 200)}
     await gateway.unleash.clear()
