@@ -16,6 +16,7 @@ _TYPES = (
     r"hollow|junctions?|keys?|manors?|meadows?|mills?|mission|neck|orchard|oval|points?|port|prairie|ramp|ranch|rapids?|"
     r"rest|river|roads|run|shoals?|shores?|skyway|springs?|spurs?|squares|stream|summit|trace|track|trafficway|tunnel|"
     r"union|unions|village|ville|vista|well|wells|cove|corner|corners|creek|crossing|curve|dale|dam|divide|estates?|"
+    r"cottages?|yard|barns?|farm|house|hall|buildings?|mansions|bungalows?|towers?|lofts?|maisonettes?|gate|common|chase|"
     r"extensions?|falls|ferry|fields?|flats?|fords?|forest|forges?|forks?|fort|freeway|garden|gateway|glens?|greens|groves"
 )
 _SURE = (
@@ -25,15 +26,20 @@ _SURE = (
 _UNIT = (
     r"(?:(?:apt|apartment|flat|unit|suite|ste|room|floor|no|block|building|bldg|house)\.?,? ?#?\w{1,6},? ?(?:,? ?at )?)"
 )
-_CAP = r"[A-ZÀ-Þ][^\W\d_]*(?:['’.-][^\W\d_]+)*\.?"
+_CAP = r"[A-ZÀ-ÞİŁŚŠŻŽŞĆČĐŘŤŐŰ][^\W\d_]*(?:['’.-][^\W\d_]+)*\.?"
 _UK = r"[A-Za-z]{1,2}\d[A-Za-z\d]? ?\d[A-Za-z]{2}"
 _ZIP = r"\d{5}(?:-\d{4})?|\d{4} ?[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|\d{4}|\d{6}|\d{2}-\d{3}|\d{3} \d{2}|\d{3}-\d{4}"
 _JOINTS = "of|the|upon|on|de|la|le|les|los|las|do|da|dos|di|du|aux|sur|am|an|der|im|del|den"
 _TOWN = rf"(?:{_CAP}|{_JOINTS})(?:[ -](?:{_CAP}|{_JOINTS})(?!\w)){{0,3}}(?!\w)"
 _STATE = r"[A-Z]{2}\b|[A-Z]{3}\b"
+_FLOOR = (  # "3.º B", "2e étage", "1. OG links", "scala B int. 4"
+    r"(?:\d{1,2}\.?[ºªo°](?:[ -]?[A-Z]|,? (?:izq|dcha|izda|Dto|Esq)\.?)?|\d{1,2}(?:er?|ème) étage|"
+    r"\d{1,2}\. (?:OG|Stock|Etage)(?: links| rechts| mitte)?|(?:EG|DG|Hinterhaus|bajo|ático|escalera \w|bât\.? \w{1,3}|"
+    r"appt\.? \w{1,4}|(?:scala|int\.?|piano) \w{1,3}(?:,? (?:scala|int\.?|piano) \w{1,3})?)(?: \w\b)?)"
+)
 _TAIL = (
     rf"(?:(?:,? ?\n? ?|\s)(?:(?:{_UK})(?!\w)|(?:{_STATE})?,? ?(?:{_ZIP})(?!\w)(?: {_TOWN})?|"
-    rf"(?:{_UNIT})(?=[,\n]|$)|"
+    rf"(?i:{_UNIT})(?=[,\n]|$)|(?<=[,\n] ){_FLOOR}(?=[,\n]|$)|"
     rf"(?<=[,\n] ){_TOWN}(?:,? (?:{_STATE}))?(?:,? (?:{_UK}|{_ZIP}|\d{{3}})(?!\w))?|"
     rf"(?<=\n){_TOWN}(?:,? (?:{_STATE}))?(?:,? (?:{_UK}|{_ZIP})(?!\w))?|"
     rf"(?<=\w ){_TOWN},? (?:(?:{_STATE}),? )?(?:{_UK}|{_ZIP})(?!\w))){{0,4}}"
@@ -71,9 +77,21 @@ _POSTCODE = re.compile(
 _NUMBER_LAST = re.compile(
     rf"(?<![\w.-]){_CAP}(?:[ -](?:{_CAP}|\d{{1,2}}\.|de|la|del|der|den|van|von|di|da|dalla|zur?|na|nad|pod|út|utca|tér|"
     rf"enparantza|kalea)){{0,5}},? \d{{1,4}} ?[A-Za-z]?,? ?\n?"
-    rf"(?:[A-Z]{{1,2}}-)?(?:\d{{4,5}}(?: ?[A-Z]{{2}}(?!\w))?|\d{{2}}-\d{{3}}|\d{{3}} \d{{2}}) {_TOWN}"
+    rf"(?<=[ ,\n])(?:[A-Z]{{1,2}}-)?(?:\d{{4,5}}(?: ?[A-Z]{{2}}(?!\w))?|\d{{2}}-\d{{3}}|\d{{3}} \d{{2}}) {_TOWN}"
 )
 _CITY_STATE_ZIP = re.compile(rf"(?<!\w){_CAP}(?: {_CAP}){{0,2}}, [A-Z]{{2}},? \d{{5}}(?:-\d{{4}})?(?!\w)")
+
+
+_TURKISH = re.compile(
+    rf"(?<!\w)(?:{_CAP} ){{1,4}}(?:Sokak|Sokağı|Sok\.|Sk\.|Caddesi|Cad\.|Cd\.|Mahallesi|Mah\.|Bulvarı|Blv\.)"
+    rf"(?:,? {_CAP}){{0,4}},? (?:No|Numara)\.? ?:? ?\d{{1,4}}(?:/\d{{1,4}})?[A-Z]?"
+    rf"(?:,? (?:Daire|D|Kat)\.? ?:? ?\d{{1,3}})*(?:,? (?:\d{{5}},? )?{_TOWN}(?:/{_TOWN})?)?"
+)
+# A house with a name, or only a unit: what ends with a British postcode and is written in capitals, comma by comma.
+_NAMED_HOUSE = re.compile(
+    rf"(?<![\w.-])(?:(?i:{_UNIT}))?{_CAP}(?: {_CAP}| (?:of|the|on|upon)){{0,4}}"
+    rf"(?:,\s(?:\d{{1,4}}[A-Z]? )?{_CAP}(?:[ -](?:{_CAP}|of|the|on|upon)){{0,4}}){{1,4}},?\s(?:{_UK})(?!\w)"
+)
 
 
 def find_addresses(text: str) -> Iterator[Span]:
@@ -88,6 +106,8 @@ def find_addresses(text: str) -> Iterator[Span]:
         (_NUMBER_LAST, 5),
         (_BOX, 6),
         (_CITY_STATE_ZIP, 5),
+        (_TURKISH, 6),
+        (_NAMED_HOUSE, 6),
         (_POSTCODE, 4),
     ):
         for found in pattern.finditer(text):

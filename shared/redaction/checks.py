@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 # Lengths of IBANs by country, from the IBAN registry (SWIFT, release 99).
@@ -72,3 +74,25 @@ def nhs_valid(digits: str) -> bool:
     """Mod 11 of a ten-digit NHS number."""
     check = -sum(int(d) * w for d, w in zip(digits, range(10, 1, -1), strict=False)) % 11
     return len(digits) == 10 and check != 10 and check == int(digits[9])
+
+
+def weighted(digits: str, weights: Iterable[int]) -> int:
+    """The sum of digits times weights; what is longer than the other does not count."""
+    return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=False))
+
+
+_DIHEDRAL = (
+    "0123456789", "1234067895", "2340178956", "3401289567", "4012395678",
+    "5987604321", "6598710432", "7659821043", "8765932104", "9876543210",
+)  # fmt: skip
+_PERMUTED = (
+    "0123456789", "1576283094", "5803796142", "8916043527", "9453126870", "4286573901", "2793806415", "7046913258",
+)  # fmt: skip
+
+
+def verhoeff_valid(digits: str) -> bool:
+    """Whether the last of the digits is their Verhoeff check digit."""
+    check = 0
+    for place, digit in enumerate(reversed(digits)):
+        check = int(_DIHEDRAL[check][int(_PERMUTED[place % 8][int(digit)])])
+    return check == 0

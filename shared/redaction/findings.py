@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from shared.redaction import model
-from shared.redaction.cues import HOME, TITLE
+from shared.redaction.cues import HOME, RANK, TITLE
 from shared.redaction.lexicon import PARTICLES, Lexicon, Token, tokens_of
 from shared.redaction.spans import Span
 
@@ -69,7 +69,10 @@ class Findings:
         for start, end, kind in spans:
             words = tokens_of(piece[start:end])
             while words and (
-                words[0].low in know.stop or know.greeting(words[0].low) or TITLE.fullmatch(words[0].text)
+                words[0].low in know.stop
+                or know.greeting(words[0].low)
+                or TITLE.fullmatch(words[0].text)
+                or (len(words[0].text) > 2 and RANK.fullmatch(words[0].text))
             ):
                 words.pop(0)
             while words and (not words[-1].capital or (words[-1].low in know.stop and not _after_particle(words))):
@@ -79,7 +82,7 @@ class Findings:
             begin, stop = offset + start + words[0].start, offset + start + words[-1].end
             if any(char.isdigit() or char in "@_/\\" for char in text[begin:stop]):
                 continue
-            if foreign and not any(know.is_name(w.low) for w in words):
+            if foreign and not any(know.is_first(w.low) and w.low not in know.foreign_stop for w in words):
                 continue
             if kind == "person" and (self._is_person(words) or self._are_names(words)):
                 if before := self._rare_first(text, begin):
@@ -112,6 +115,7 @@ class Findings:
                 or not (one.capital and two.capital)
                 or one.coded
                 or two.coded
+                or TITLE.fullmatch(one.text)
                 or min(len(one.low), len(two.low)) < 3
             ):
                 continue
@@ -135,7 +139,10 @@ class Findings:
         found = _WORD_BEFORE.search(text, max(0, begin - 40), begin)
         low = found[1].casefold() if found else ""
         unknown = low and not (
-            self._lexicon.ordinary(low) or low in self._lexicon.not_people or self._lexicon.greeting(low)
+            TITLE.fullmatch(low)
+            or self._lexicon.ordinary(low)
+            or low in self._lexicon.not_people
+            or self._lexicon.greeting(low)
         )
         return len(found[0]) if found and unknown else 0
 

@@ -31,7 +31,7 @@ _EVERYDAY = frozenset(
     victor victory viola violet virtue vernon wade ward warren wes will willow winter wolf woody adelaide albino ale
     alexandria ani ante archer aria ascension aura austin baptist brooklyn candela carmine cheyenne concha constance
     coral cord corona devon diamond durante ebony edit emmy eta fanny flora forum franco gala gaspar greco grit
-    hardy harm harper harsh indie jan janus jena kauri kelvin kent kike kingston lance lea lilo lincoln lope lore
+    hardy harm harper harsh indie jai jan janus jena kauri kelvin kent kike kingston lance lea lilo lincoln lope lore
     madison mar margarita mari marina marine marten maxi maxim maxima maya mina montserrat nacho nada oni orlando
     osha paca panini pastor peer perry philippine phoenix pilar piper poppy raven reyes roman rosa rosario salome
     salvador santiago santos shay sierra sol sole tai te tia till tito tori tory trinidad undine urban valentine
@@ -41,6 +41,9 @@ _EVERYDAY = frozenset(
 # Names of somebody, but of no person that one would hide: calendar, places, brands, and how letters begin and end.
 _NOT_PEOPLE = frozenset(
     """
+    montag dienstag mittwoch donnerstag freitag samstag sonntag lundi mardi mercredi jeudi vendredi samedi dimanche
+    lunes martes miércoles jueves viernes sábado lunedì martedì mercoledì giovedì venerdì sabato domenica maandag
+    dinsdag woensdag donderdag vrijdag zaterdag zondag
     monday tuesday wednesday thursday friday saturday sunday january february march july september october november
     december easter christmas ramadan diwali hanukkah africa america asia austria australia berlin brussels canada
     china cuba europe france germany india ireland israel italy japan jordan kenya london madrid milan moscow munich
@@ -58,6 +61,8 @@ _NOT_PEOPLE = frozenset(
     mail web www http https name address street city country date order invoice iban bic attn fwd theres guten liebe
     lieber viele vielen beste grüße gruß freundlichen dank danke tag morgen abend geehrte geehrter bonjour merci
     cordialement buenos buenas gracias saludos grazie saluti team support service desk customer agent bot god jesus
+    doc folks everyone everybody guys estimado estimada estimados apreciado querido querida gentile gentilissimo
+    egregio spettabile cher chère caro cara prezado prezada beste geachte kære hej username password login userid
     """.split()  # noqa: SIM905
 )
 ORGANISATION = frozenset(

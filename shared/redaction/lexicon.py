@@ -32,6 +32,18 @@ _GREETINGS = frozenset(
 )
 
 
+MONTHS = frozenset(
+    """
+    january february march april may june july august september october november december jan januar februar märz
+    mai juni juli oktober dezember janvier février mars avril juin juillet août septembre octobre novembre décembre
+    enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre gennaio febbraio aprile
+    maggio giugno luglio settembre ottobre dicembre janeiro fevereiro março maio junho julho setembro outubro
+    novembro dezembro januari februari maart mei augustus
+    """.split()  # noqa: SIM905
+)
+"""Months, in the languages that texts come in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A word. `starts`: it begins a sentence or line, so its capital says nothing; `coded`: an acronym or aCode."""
@@ -60,7 +72,14 @@ def tokens_of(text: str) -> list[Token]:
         between = text[end : match.start()]
         starts = not found or not _ENDS_SENTENCE.isdisjoint(between)
         found.append(
-            Token(match.start(), match.start() + len(word), word, word.casefold(), starts, _coded(word, shouted))
+            Token(
+                match.start(),
+                match.start() + len(word),
+                word,
+                word.casefold(),
+                starts,
+                _coded(word, shouted) or text[match.start() - 1 : match.start()].isdigit(),
+            )
         )
         end = match.end()
     return found
@@ -80,7 +99,9 @@ class Lexicon:
         self.first, self.last, self.english = known.first, known.last, known.english
         self.everyday, self.not_people, self.organisation = known.everyday, known.not_people, ORGANISATION
         self.stop = model.stop_words()
-        self._verbs = others
+        self.foreign_stop = model.foreign_stop_words()
+        self._foreign_only = self.foreign_stop - self.stop
+        self._verbs, self._nouns = others, nouns - others - self.stop
         self._dictionary = others | nouns | self.stop
         self._seen: dict[str, bool] = {}
 
@@ -109,12 +130,41 @@ class Lexicon:
 
     def is_name(self, low: str) -> bool:
         """A first name or a surname to somebody."""
+        if "-" in low:
+            return any(part in self.first or part in self.last for part in low.split("-"))
         return low in self.first or low in self.last
 
     def foreign(self, tokens: list[Token]) -> bool:
         """Most of its small words are not English: the English model is no witness there, nor is a German's capital."""
         small = [token.low for token in tokens if not token.capital and len(token.low) > 1]
-        return len(small) > 1 and 2 * sum(low in self._dictionary for low in small) <= len(small)
+        if len(small) > 1 and 2 * sum(low in self._dictionary for low in small) <= len(small):
+            return True
+        others = sum(low in self._foreign_only for low in small)
+        return others > 1 and others > sum(low in self.stop for low in small)
+
+    def verb(self, low: str) -> bool:
+        """A word of English that is more than a noun."""
+        return low in self._verbs
+
+    def only_noun(self, low: str) -> bool:
+        """Money, version: no verb that a person could be doing."""
+        plural = len(low) > 4 and low.endswith("s") and low not in self.stop and low not in self._verbs
+        return low in self._nouns or (plural and low[:-1] in self._nouns) or low == "one"
+
+    def listed(self, low: str) -> bool:
+        """In the dictionary, common first name or not: basil, olive."""
+        return low in self._dictionary
+
+    def compound(self, low: str) -> bool:
+        """Two English words in one, and no name: username, payout."""
+        if self.is_name(low):
+            return False
+        cuts = range(3, len(low) - 2)
+        return any(low[:i] in self._dictionary and low[i:] in self._dictionary for i in cuts)
+
+    def only_foreign(self, low: str) -> bool:
+        """A small word of another language that is nobody's name: unsere, nous."""
+        return low in self._foreign_only and not self.is_name(low)
 
     def greeting(self, low: str) -> bool:
         """Said before a name, and taken for part of it by the model."""

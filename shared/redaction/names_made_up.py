@@ -10,6 +10,7 @@ from shared.redaction.gazetteer import names
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’`][^\W\d_]+)*")
 _PIECE = re.compile(r"\d+|[^\W\d_]+(?:['’`][^\W\d_]+)*")
+_AT = re.compile(r"(\s?[@＠]\s?|%40|\s?[\[(]at[\])]\s?| at )", re.I)
 _KEPT_IN_NAMES = frozenset(
     """
     de da di del della der den van von bin ibn bint du dos das do san ter ten zu y af av jr sr
@@ -84,7 +85,7 @@ class NamesMadeUp:
 
     def email(self, text: str) -> str:
         """The local part as its names are elsewhere; an example domain (RFC 2606)."""
-        local, mark, domain = re.split(r"(@|\s?[\[(]at[\])]\s?)", text, maxsplit=1, flags=re.I)
+        local, mark, domain = _AT.split(text, maxsplit=1)
         made = _PIECE.sub(lambda m: self._local_word(m[0]), local)
         at = Chance(self._key, "domain", domain.casefold()).below(3)
         if made == local and _DOMAINS[at] == domain.casefold():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
+from shared.redaction import national
 from shared.redaction.chance import Chance, in_case_of, pour
 from shared.redaction.checks import card_network, iban_digits, iban_valid, luhn_digit, luhn_valid, nhs_valid
 
@@ -23,9 +24,18 @@ _FICTION = {
 _AREAS = """
     201 202 206 212 213 303 305 312 313 404 415 503 512 602 612 617 619 702 713 718 773 801 816 901 919
     """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
-_MONTHS = """
-    january february march april may june july august september october november december
-    """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
+_MONTHS = tuple(
+    tuple(year.split())
+    for year in (
+        "january february march april may june july august september october november december",
+        "januar februar märz april mai juni juli august september oktober november dezember",
+        "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
+        "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
+        "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
+        "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+        "januari februari maart april mei juni juli augustus september oktober november december",
+    )
+)
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -124,7 +134,7 @@ def identifier(text: str, chance: Chance) -> str:
     if len(digits) == 9 and len(text) > 9 and luhn_valid(digits):  # No SIN begins with 0.
         body = "0" + chance.digits(7)
         return pour(body + luhn_digit(body), text)
-    return chance.like(text)
+    return national.made_up(text, chance) or chance.like(text)
 
 
 def account(text: str, chance: Chance) -> str:
@@ -158,9 +168,10 @@ def date(text: str, chance: Chance) -> str:
 
     def month(found: re.Match[str]) -> str:
         low = found[0].casefold()
-        if low in ("of", "st", "nd", "rd", "th") or not any(m.startswith(low[:3]) for m in _MONTHS):
+        year = next((year for year in _MONTHS if len(low) > 2 and any(m.startswith(low) for m in year)), None)
+        if year is None:
             return found[0]
-        made = chance.of(_MONTHS)
+        made = chance.of(year)
         return in_case_of((made if len(low) > 3 else made[:3]).capitalize(), found[0])
 
     return re.sub(r"[^\W\d_]+", month, re.sub(r"(\d+)(st|nd|rd|th)?", other, text))

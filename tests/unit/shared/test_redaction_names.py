@@ -1,0 +1,88 @@
+"""Names by the words around them, in several languages; and firms, places and words that look like names."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.redaction import Redactor, Rules
+
+
+@pytest.fixture(scope="module")
+def redactor() -> Redactor:
+    return Redactor(b"k" * 32)
+
+
+def people(redactor: Redactor, text: str) -> list[str]:
+    return [text[s.start : s.end] for s in redactor.find([text], Rules())[0] if s.kind == "person"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("PC Hargreaves spoke to Cllr Okonjo.", ["Hargreaves", "Okonjo"]),
+        ("Termin mit Frau Dr. Schönhauser am Montag um neun", ["Schönhauser"]),
+        ("Ich habe mit Herrn Prof. Dr. von Weißenbach gesprochen", ["von Weißenbach"]),
+        ("Gentile dott. Scaramella, il bonifico non è arrivato", ["Scaramella"]),
+        ("le escribo por doña Inmaculada, que no está", ["Inmaculada"]),
+        ("pour ma fille Apolline, absente jeudi", ["Apolline"]),
+        ("Mijn naam is Sanne van den Heuvel en ik bel u", ["Sanne van den Heuvel"]),
+        ("# TODO(marcin): back off", ["marcin"]),
+        ("NOTES\n- Kasia: importer\n- Jean-Marc: lake", ["Kasia", "Jean-Marc"]),
+        ("name on it MARGARET Q OAKWOOD, exp 09/27", ["MARGARET Q OAKWOOD"]),
+        ("Emergency contact: Prudence Redwood (sister)", ["Prudence Redwood"]),
+        ("Kind regards,\nA. Przybylski", ["A. Przybylski"]),
+        ("tell him Xochitl sent you", ["Xochitl"]),
+        ("it was her carer Abimbola who rang", ["Abimbola"]),
+        ("Hi there, it's Ignatius. The pump is broken", ["Ignatius"]),
+        ('{"first_name": "Rose", "last": "Stubbs"}', ["Rose", "Stubbs"]),
+        ("He reports to Bronwen Adeyemi-Cole now", ["Bronwen Adeyemi-Cole"]),
+        ("she lied because emeka told them", ["emeka"]),
+    ],
+)
+def test_a_name_is_found_by_the_words_around_it(redactor: Redactor, text: str, names: list[str]) -> None:
+    assert people(redactor, text) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Goldman Sachs, Ernst & Young and Harley-Davidson beat estimates.",
+        "I drive an Alfa Romeo Giulia and wear Calvin Klein.",
+        "Charles Schwab and Edward Jones charge high fees.",
+        "We sailed on Lake Victoria and climbed Mount Elgon.",
+        "Take the Victoria line to St. James's Park.",
+        "They met at Madison Square Garden and the Prince Albert Dock.",
+        "The Violet one is out of stock; mine is Olive Green.",
+        "IN=eth0 LEN=60 TTL=49",
+        "Username: stormcrow_88\nPayout: late",
+        "New rates apply from June.",
+        "Bitte überweisen Sie den Betrag bis Freitag auf das Konto DE89 3704 0044 0532 0130 00.",
+        "Der Kunde hat den Termin im Juli storniert, das Konto wurde gesperrt.",
+        "Con DNI 50318467X. Quiero dar de baja la línea.",
+        "Il mio ordine del 5 marzo non è arrivato. La Banca ha detto di aspettare.",
+        "X-Request-Id: 77\nContent-Type: text",
+    ],
+)
+def test_what_only_looks_like_a_name_is_none(redactor: Redactor, text: str) -> None:
+    assert people(redactor, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("My name is Charles Schwab and the bank closed my account.", ["Charles Schwab"]),
+        ("Please ask Edward Jones about the roof.", ["Edward Jones"]),
+        ("Mr Morgan Stanley is waiting.", ["Morgan Stanley"]),
+        ("I asked Grant and Violet about it.", ["Grant", "Violet"]),
+        ("Tom & Anna are here.", ["Tom & Anna"]),
+        ("I spoke to June yesterday.", ["June"]),
+        ("Please tell Oskar that Anna has the keys.", ["Oskar", "Anna"]),
+        ("Anna, Kwabena, Li and Noor came.", ["Anna", "Kwabena", "Li", "Noor"]),
+    ],
+)
+def test_the_same_words_are_people_where_a_text_says_so(redactor: Redactor, text: str, names: list[str]) -> None:
+    assert people(redactor, text) == names
+
+
+def test_codes_behind_a_name_are_no_second_one(redactor: Redactor) -> None:
+    assert people(redactor, "Urs Zurbriggen, Lohnkonto CH93 0076 2011 6238 5295 7") == ["Urs Zurbriggen"]
