@@ -40,14 +40,15 @@ _LITERALS = (b"NaN", b"-Infinity", b"1e999999", b"-0", b"01", b"0x1", b"1" * 5_0
 
 
 def sound(tasks: Sequence[str], prediction_id: str) -> list[tuple[str, dict[str, Any] | list[Any]]]:
-    """Path and body of what the gateway takes."""
+    """Path and body of what the gateway takes; the first task must be a generation."""
     found: list[tuple[str, Any]] = []
     for task in tasks:
         turns = [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "hello"}]}]
         tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
         call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
         called = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "4"}]
-        chat = {"model": task, "messages": turns, "user": "ann", "n": 2, "stop": ["x"], "seed": 4, "temperature": 0.5}
+        many = 2 if task == tasks[0] else 1  # A classification's answers would all be the same: refused.
+        chat = {"model": task, "messages": turns, "user": "ann", "n": many, "stop": ["x"], "seed": 4, "temperature": 1}
         external = {"task": task, "messages": turns, "answer": "refund", "latency_ms": 3.0, "confidence": 0.5}
         found += [
             ("/v1/chat/completions", chat),

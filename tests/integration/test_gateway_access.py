@@ -157,8 +157,9 @@ async def test_spans_of_the_gateway_and_of_a_consumer_are_in_the_callers_trace(p
         provider = tracer_provider(settings, "deployer")
         assert provider is not None
         await asyncio.to_thread(provider.force_flush)
-        (consumed,) = in_trace(got, "deployer")
-        assert (consumed.name, consumed.parent_span_id) == (f"{OBSERVATIONS} process", span.span_id)
+        # The test before this one left a record of the same trace.
+        (consumed,) = (one for one in in_trace(got, "deployer") if one.parent_span_id == span.span_id)
+        assert consumed.name == f"{OBSERVATIONS} process"
 
 
 async def test_keys_are_given_and_taken_while_the_gateway_runs_and_never_written_to_its_log(place: Place) -> None:
