@@ -18,10 +18,7 @@ FORGOTTEN = "forgotten"
 
 
 class PredictionRow(Frozen):
-    """One answer. `messages` is the JSON of the conversation as the model saw it.
-
-    `confidence` is the event's `confidence.score`, `confidence_raw` the same before calibration where there is one.
-    """
+    """One answer. `messages` is the JSON of the conversation as the model saw it."""
 
     prediction_id: str
     task: str
@@ -41,12 +38,6 @@ class PredictionRow(Frozen):
     answer_tokens: int
     finish_reason: str | None
     redactions: int | None
-    confidence_raw: float | None
-    margin: float | None
-    entropy: float | None
-    outside: float | None
-    uncertain_share: float | None
-    calibration: str | None
 
 
 class FeedbackRow(Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,10 @@ import httpx
 
 from shared.errors import DependencyUnavailable, InvalidMessage
 
-_LOGPROBS: Mapping[str, Any] = {"logprobs": True}
-
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `logprob`: sum over its tokens, nats; None where the engine gave none.
-
-    `tokens_logprobs`: OpenAI's `logprobs.content`, one object a token.
-    """
+    """One answer. `logprob`: sum over its tokens, nats; None where the engine gave none."""
 
     text: str
     logprob: float | None
@@ -29,7 +24,6 @@ class Completion:
     prompt_tokens: int
     finish_reason: str
     latency_ms: float
-    tokens_logprobs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def sequence_probability(self) -> float | None:
@@ -48,20 +42,15 @@ class InferenceClient:
         await self._client.aclose()
 
     async def complete(
-        self,
-        model: str,
-        messages: Sequence[dict[str, str]],
-        *,
-        choices: Sequence[str] = (),
-        max_tokens: int = 256,
-        fields: Mapping[str, Any] = _LOGPROBS,
+        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 256
     ) -> Completion:
-        """Greedy completion; with `choices`, constrained to one of them. `fields`: what else the request asks for.
+        """Greedy completion; with `choices`, constrained to one of them.
 
         Raises InvalidMessage when the engine refuses the request itself (4xx), DependencyUnavailable otherwise.
         """
         body: dict[str, Any] = {
-            **fields, "model": model, "messages": list(messages), "temperature": 0.0, "max_tokens": max_tokens,
+            "model": model, "messages": list(messages), "temperature": 0.0, "max_tokens": max_tokens,
+            "logprobs": True,
         }  # fmt: skip
         if choices:
             body["structured_outputs"] = {"choice": list(choices)}
@@ -115,5 +104,4 @@ def parse_completion(answer: dict[str, Any], latency_ms: float) -> Completion:
         prompt_tokens=int(usage.get("prompt_tokens", 0)),
         finish_reason=choice.get("finish_reason") or "",
         latency_ms=latency_ms,
-        tokens_logprobs=tuple(content),
     )

@@ -18,7 +18,7 @@ from shared.kafka import client_options, producer_options
 from shared.settings import Settings
 from shared.spool import Record
 
-_JSON = ("content-type", b"application/json")
+_HEADERS = [("content-type", b"application/json")]
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _LINGER_MS = 5
 _BATCH_BYTES = 256 * 1024
@@ -91,8 +91,7 @@ class Outlet:
         producer = await self._started()
         for number, record in enumerate(records):
             try:
-                headers = [_JSON, *record.headers]
-                futures.append(await producer.send(record.topic, record.value, key=record.key, headers=headers))
+                futures.append(await producer.send(record.topic, record.value, key=record.key, headers=_HEADERS))
                 sent.append(record)
             except _TOO_LARGE:
                 large.append(record)
@@ -123,8 +122,7 @@ class Outlet:
         if not was_alone:
             producer = await self._started()
             with contextlib.suppress(*_TOO_LARGE):
-                headers = [_JSON, *record.headers]
-                await producer.send_and_wait(record.topic, record.value, key=record.key, headers=headers)
+                await producer.send_and_wait(record.topic, record.value, key=record.key, headers=_HEADERS)
                 self._status.shipped[record.topic] += 1
                 return
         reason = f"Kafka takes no event of {len(record.value)} bytes on {record.topic}"

@@ -26,12 +26,11 @@ class Sync(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One message that goes to Kafka later. `headers` are for what is not the event's own: where its trace goes on."""
+    """One message that goes to Kafka later."""
 
     topic: str
     key: bytes
     value: bytes
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Position(NamedTuple):
