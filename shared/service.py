@@ -142,9 +142,9 @@ async def _forever(name: str, work: Background) -> None:
     while True:
         try:
             return await work()
-        except (
-            Exception
-        ):  # The work must go on after a bug; it is logged with its trace, and paused for longer each time.
+        except DependencyUnavailable as error:  # Foreseen: no trace of a stack, which would look like a bug.
+            logger.warning("%s: background work waits, again in %.0f s: %s", name, pause, error)
+        except Exception:  # The work must go on after a bug; it is logged with its trace.
             logger.exception("%s: background work failed, again in %.0f s", name, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 30.0)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 30.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from aiokafka import AIOKafkaConsumer
 from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
-from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
 from shared.service import running
 from shared.settings import Settings
 from shared.topics import create_topics
-from shared.transport import Publisher, build_broker
+from tests.conftest import free_ports
+from tests.integration.gateway_process import publish_task
 
 pytestmark = pytest.mark.stack
 
@@ -116,22 +116,6 @@ class Gateway:
         return found
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def _publish_task(settings: Settings, spec: TaskSpec) -> None:
-    broker = build_broker(settings, "scheduler")
-    await broker.start()
-    try:
-        change = TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec)
-        await Publisher(broker, "scheduler").publish(change)
-    finally:
-        await broker.stop()
-
-
 async def _until_ready(http: httpx.AsyncClient, task: str) -> None:
     deadline = time.monotonic() + 60
     while True:
@@ -149,7 +133,7 @@ async def gateway(
     stack_settings: Settings, vllm: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Gateway]:
     home: Path = tmp_path_factory.mktemp("gateway")
-    values = {**stack_settings.model_dump(), "home": home, "gateway_port": _free_port()}
+    values = {**stack_settings.model_dump(), "home": home, "gateway_port": free_ports(1)[0]}
     settings = GatewaySettings(**values)
     await asyncio.to_thread(create_topics, settings)
     async with httpx.AsyncClient() as anyone:
@@ -160,7 +144,7 @@ async def gateway(
         system_prompt="Name the intent of the message.", labels=LABELS, max_answer_tokens=12,
         cron="0 0 29 2 *",  # The topic keeps this task for good: it must not start cycles on a stack that lives on.
     )  # fmt: skip
-    await _publish_task(settings, spec)
+    await publish_task(settings, spec)
     url = f"http://127.0.0.1:{settings.gateway_port}"
     unleash = UnleashAdmin(settings)
     async with (

@@ -9,7 +9,6 @@ import asyncio
 import datetime
 import ipaddress
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from shared.letters import read_letters, replay_letters
 from shared.settings import Settings
 from shared.topics import create_topics
 from shared.transport import Consumers, Publisher, build_broker
+from tests.conftest import free_ports
 
 pytestmark = [
     pytest.mark.stack,
@@ -139,17 +139,6 @@ class Secured:
             kafka_ca_file=self.ca,
             kafka_client_certificate=self.client,
         )
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 @pytest.fixture(scope="module")
