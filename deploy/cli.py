@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy import contract, dlq, lake_command, tasks_command, topics_command
+from deploy import contract, dlq, keys_command, lake_command, tasks_command, topics_command
 from deploy.forget import forget
 from deploy.local import stack
 from deploy.local.catalog import select
@@ -35,6 +35,7 @@ app.command()(loop)
 app.add_typer(tasks_command.app, name="tasks")
 app.command()(tasks_command.cycle)
 app.command()(forget)
+app.add_typer(keys_command.app, name="keys")
 app.add_typer(topics_command.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(lake_command.app, name="lake")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import logging
 import os
 import sys
+import threading
+import time
+from collections.abc import Coroutine
 
 from schemas.catalog import SERVICES
-from shared.errors import ConfigurationError, DependencyUnavailable, MustStop
+from shared.errors import ConfigurationError, DependencyUnavailable, MustStop, RatchetError
 from shared.service import Service, run
 from shared.settings import Settings
 from shared.topics import create_topics, find_drift
 
+_TOPICS_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +40,31 @@ def prepare_topics(settings: Settings) -> None:
         logger.warning("the topics could not be compared with the catalog: %s", error)
 
 
+def look_after_topics(services: list[Service], settings: Settings) -> None:
+    """Before the services start; where each of them serves without the broker, as soon as one answers."""
+    if not all(one.serves_before_broker or one.broker is None for one in services):
+        prepare_topics(settings)
+        return
+
+    def try_until_done() -> None:
+        while True:
+            try:
+                return prepare_topics(settings)
+            except RatchetError as error:
+                logger.warning("topics are looked after later: %s", error)
+                time.sleep(_TOPICS_SECONDS)
+
+    threading.Thread(target=try_until_done, name="topics", daemon=True).start()
+
+
+def _run_in_loop(work: Coroutine[None, None, None]) -> None:
+    """With the gateway's extra, on its faster event loop."""
+    if importlib.util.find_spec("uvloop"):
+        importlib.import_module("uvloop").run(work)
+    else:
+        asyncio.run(work)
+
+
 def main() -> None:
     """Entry point."""
     # Torch and BLAS would each take all cores, for embeddings of one sentence: leave them to the jobs and to vLLM.
@@ -45,8 +75,9 @@ def main() -> None:
     for chatty in ("kafka", "alembic.runtime.plugins"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        prepare_topics(Settings.load())
-        asyncio.run(run(build_services(sys.argv[1:])))
+        services = build_services(sys.argv[1:])
+        look_after_topics(services, Settings.load())
+        _run_in_loop(run(services))
     except (ConfigurationError, MustStop) as error:
         sys.exit(f"{error.reason}\n{error.way_out}")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import AwareDatetime, Field
+from itertools import pairwise
+from typing import Literal, Self
+
+from pydantic import AwareDatetime, Field, model_validator
 
 from schemas.base import Event, Frozen, Gate, Identifier, Interval, Probability, Verdict
 from schemas.tasks import TaskSpec
@@ -44,6 +47,39 @@ class ArmScore(Frozen):
     latency_ms_p50: float = Field(ge=0.0)
 
 
+CALIBRATIONS, CALIBRATION_FILE = "calibrations", "calibration.json"
+"""Where an adapter's calibration lies in the artifact store: the kind of artifact, and the file in its folder."""
+
+
+class Calibration(Frozen):
+    """An adapter's map from how sure it says it is to how often it then is right. Classification only.
+
+    It is fitted on the candidate's answers to the evaluation set and lies beside the adapter in the artifact store, as
+    `calibrations/<adapter>/calibration.json`, for good. The score's log-odds x = ln(p / (1 - p)), cut at +-20, go in.
+    `temperature`: the calibrated log-odds are x / temperature. `isotonic`: the calibrated probability lies on the
+    straight line between neighbouring `knots`, and beyond the last ones it stays. Both keep the order of answers.
+    """
+
+    name: Identifier = Field(description="Follows from the adapter and the map.")
+    kind: Literal["temperature", "isotonic"]
+    temperature: float = Field(default=1.0, gt=0.0)
+    knots: tuple[tuple[float, Probability], ...] = Field(
+        default=(), max_length=200, description="Log-odds and probability, both ascending."
+    )
+    answers: int = Field(ge=1, description="How many answers it was fitted on.")
+    ece_before: Probability = Field(description="Expected calibration error of these answers as they were.")
+    ece_after: Probability = Field(description="The same, each answer mapped by a fit that had not seen it.")
+
+    @model_validator(mode="after")
+    def _keeps_the_order(self) -> Self:
+        if self.kind == "isotonic" and len(self.knots) < 2:
+            raise ValueError("an isotonic calibration needs two knots at least")
+        for (left, low), (right, high) in pairwise(self.knots):
+            if not (left < right and low <= high):
+                raise ValueError(f"knots must ascend: {(left, low)} comes before {(right, high)}")
+        return self
+
+
 class AdapterEvaluated(Event):
     """Candidate and production side by side, with every gate's verdict. Key: task."""
 
@@ -60,4 +96,7 @@ class AdapterEvaluated(Event):
     golden_lost: int = Field(default=0, ge=0)
     golden_gained: int = Field(default=0, ge=0)
     golden_total: int = Field(default=0, ge=0)
+    calibration: Calibration | None = Field(
+        default=None, description="The candidate's; None: a generation, or too few answers with a confidence."
+    )
     spec: TaskSpec

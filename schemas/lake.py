@@ -18,7 +18,10 @@ FORGOTTEN = "forgotten"
 
 
 class PredictionRow(Frozen):
-    """One answer. `messages` is the JSON of the conversation as the model saw it."""
+    """One answer. `messages` is the JSON of the conversation as the model saw it.
+
+    `confidence` is the event's `confidence.score`, `confidence_raw` the same before calibration where there is one.
+    """
 
     prediction_id: str
     task: str
@@ -38,6 +41,12 @@ class PredictionRow(Frozen):
     answer_tokens: int
     finish_reason: str | None
     redactions: int | None
+    confidence_raw: float | None
+    margin: float | None
+    entropy: float | None
+    outside: float | None
+    uncertain_share: float | None
+    calibration: str | None
 
 
 class FeedbackRow(Frozen):

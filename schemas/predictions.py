@@ -14,13 +14,30 @@ from schemas.base import Event, Frozen, Identifier, Messages, Probability, Text,
 class Confidence(Frozen):
     """How sure the model was, from its own token log-probabilities.
 
-    `score` is the probability of the whole answer for a classification task, and its geometric mean per token for
-    a generation. None: the upstream gave no log-probabilities.
+    `score` for a classification: the probability of the answered label among the task's labels, by the adapter's
+    calibration where it has one; for a generation: the geometric mean of its tokens' probabilities. None: the
+    upstream gave no log-probabilities. `shared/confidence.py` says how each is measured.
     """
 
     score: Probability | None = None
     logprob: float | None = Field(default=None, le=0.0, description="Sum over the answer's tokens, in nats.")
     tokens: int = Field(default=0, ge=0)
+    raw: Probability | None = Field(default=None, description="The score before calibration; None: it had none.")
+    margin: float | None = Field(
+        default=None, ge=-1.0, le=1.0, description="Label: its probability less that of the next one, uncalibrated."
+    )
+    entropy: Probability | None = Field(
+        default=None, description="Label: how spread the probability is; 1: all labels are as probable. Uncalibrated."
+    )
+    outside: Probability | None = Field(
+        default=None,
+        description="Label: the probability that, left free, the answer begins like none of the labels. Near 0 where "
+        "the engine reports only what its constraint has left, as vLLM does.",
+    )
+    uncertain_share: Probability | None = Field(
+        default=None, description="Generation: the share of tokens that had a probability under one half."
+    )
+    calibration: Identifier | None = Field(default=None, description="The calibration that made `score` of `raw`.")
 
 
 class PredictionLogged(Event):

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import DependencyUnavailable, InvalidMessage
 
+_AGAIN = {"retry-after": "2"}
+
 
 class HttpError(Exception):
-    """An answer that is an error: status, what went wrong, and a code that a program can test."""
+    """An answer that is an error: status, what went wrong, a code that a program can test, and what headers say.
 
-    def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
+    Without `headers`, 429 and 503 say to come again in two seconds.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = error_body(message, code, status, param)
+        self.headers = dict(headers or (_AGAIN if status in (429, 503) else {}))
 
 
 def error_body(message: str, code: str, status: int, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object, so that its clients show the message."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "server_error" if status >= 500 else "requests" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -34,13 +43,15 @@ def build_http(
     ready: Callable[[], list[str]],
     max_body_bytes: int,
     notes: Callable[[], list[str]] = list,
+    larger: Mapping[str, int] | None = None,
 ) -> FastAPI:
     """An application with the common parts.
 
     `ready` returns what is missing; empty means ready. `notes` returns what is worth saying but stops nothing.
+    `larger`: paths with a limit of their own, in bytes.
     """
     app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, larger=larger)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:
@@ -59,8 +70,7 @@ def build_http(
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HttpError)
     async def _known(_: Request, error: HttpError) -> JSONResponse:
-        headers = {"retry-after": "2"} if error.status in (429, 503) else None
-        return JSONResponse(error.body, status_code=error.status, headers=headers)
+        return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -76,41 +86,54 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(DependencyUnavailable)
     async def _away(_: Request, error: DependencyUnavailable) -> JSONResponse:
         body = error_body(f"{error.reason}. {error.way_out}".strip(), "unavailable", 503)
-        return JSONResponse(body, status_code=503, headers={"retry-after": "2"})
+        return JSONResponse(body, status_code=503, headers=_AGAIN)
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(str(error.detail), "http_error", error.status_code), error.status_code)
 
 
+def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The application, usable by pages of these origins; without any, the very same application.
+
+    Never with cookies: who may do what is said by the key, which the page must send itself. Questions that browsers
+    ask first (OPTIONS) are answered here, without a key.
+    """
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=["*"]
+    )
+
+
 class BodyLimit:
     """Refuses a body over the limit, by its declared length or by what really arrives, with 413."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._max = max_bytes
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        most = self._larger.get(scope["path"], self._max)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max:
-            return await self._refuse(scope, receive, send)
+        if declared.isdigit() and int(declared) > most:
+            body = error_body(_over(most), "body_too_large", 413)
+            return await JSONResponse(body, status_code=413)(scope, receive, send)
         seen = 0
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max:
-                raise HttpError(413, self._message(), "body_too_large")
+            if seen > most:
+                raise HttpError(413, _over(most), "body_too_large")
             return message
 
         await self._app(scope, counted, send)
 
-    def _message(self) -> str:
-        return f"the request body is over the limit of {self._max} bytes"
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = JSONResponse(error_body(self._message(), "body_too_large", 413), status_code=413)
-        await response(scope, receive, send)
+def _over(most: int) -> str:
+    return f"the request body is over the limit of {most} bytes"

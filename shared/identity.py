@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 from uuid import UUID, uuid5
 
-_NAMESPACE = UUID("6d1f3b1e-51a7-4c50-9a0c-3f4e8f4d7a10")
+NAMESPACE = UUID("6d1f3b1e-51a7-4c50-9a0c-3f4e8f4d7a10")
 
 
 def event_id(*parts: object) -> UUID:
     """The id of an event that a retried handler may publish twice: same parts, same id (RFC 9562 version 5)."""
-    return uuid5(_NAMESPACE, "\x1f".join(str(part) for part in parts))
+    return uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts))
 
 
 def content_hash(*parts: bytes | str, length: int = 12) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,15 @@ import httpx
 
 from shared.errors import DependencyUnavailable, InvalidMessage
 
+_LOGPROBS: Mapping[str, Any] = {"logprobs": True}
+
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `logprob`: sum over its tokens, nats; None where the engine gave none."""
+    """One answer. `logprob`: sum over its tokens, nats; None where the engine gave none.
+
+    `tokens_logprobs`: OpenAI's `logprobs.content`, one object a token.
+    """
 
     text: str
     logprob: float | None
@@ -24,6 +29,7 @@ class Completion:
     prompt_tokens: int
     finish_reason: str
     latency_ms: float
+    tokens_logprobs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def sequence_probability(self) -> float | None:
@@ -42,15 +48,20 @@ class InferenceClient:
         await self._client.aclose()
 
     async def complete(
-        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 256
+        self,
+        model: str,
+        messages: Sequence[dict[str, str]],
+        *,
+        choices: Sequence[str] = (),
+        max_tokens: int = 256,
+        fields: Mapping[str, Any] = _LOGPROBS,
     ) -> Completion:
-        """Greedy completion; with `choices`, constrained to one of them.
+        """Greedy completion; with `choices`, constrained to one of them. `fields`: what else the request asks for.
 
         Raises InvalidMessage when the engine refuses the request itself (4xx), DependencyUnavailable otherwise.
         """
         body: dict[str, Any] = {
-            "model": model, "messages": list(messages), "temperature": 0.0, "max_tokens": max_tokens,
-            "logprobs": True,
+            **fields, "model": model, "messages": list(messages), "temperature": 0.0, "max_tokens": max_tokens,
         }  # fmt: skip
         if choices:
             body["structured_outputs"] = {"choice": list(choices)}
@@ -104,4 +115,5 @@ def parse_completion(answer: dict[str, Any], latency_ms: float) -> Completion:
         prompt_tokens=int(usage.get("prompt_tokens", 0)),
         finish_reason=choice.get("finish_reason") or "",
         latency_ms=latency_ms,
+        tokens_logprobs=tuple(content),
     )

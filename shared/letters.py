@@ -23,6 +23,7 @@ from shared.errors import DependencyUnavailable
 from shared.kafka import build_producer, read_ends, reading
 from shared.sealing import Seal, SealBroken, load_seal
 from shared.settings import Settings
+from shared.tracing import letter_headers
 
 SEAL_NAME = "dead-letters"
 MOST_SHOWN = 1_000
@@ -149,7 +150,7 @@ async def replay_letters(
 
 def _headers(letter: Letter, service: str) -> list[tuple[str, bytes]]:
     only = {dl.HEADER_ONLY: service, dl.HEADER_REPLAYED: str(letter.replayed + 1)}
-    headers = {"content-type": "application/json", **only}
+    headers = {"content-type": "application/json", **letter_headers(letter.headers), **only}
     return [(name, value.encode()) for name, value in headers.items()]
 
 

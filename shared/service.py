@@ -1,7 +1,8 @@
 """A service as a value, and the one way to run some of them in a process.
 
 `services/<name>/main.py` builds a `Service`; `run` starts it: preparation (migrations), broker, background work,
-HTTP; and stops it in reverse on SIGTERM, finishing what it holds.
+HTTP; and stops it in reverse on SIGTERM, finishing what it holds. One that `serves_before_broker` starts the other way
+round: it answers at once, and looks for the broker for as long as that takes.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 from aiokafka.errors import KafkaError
-from fastapi import FastAPI
 from faststream.kafka import KafkaBroker
+from starlette.types import ASGIApp
 
-from shared.errors import DependencyUnavailable, MustStop
+from shared.errors import DependencyUnavailable, MustStop, RatchetError
 from shared.transport import Broker
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
+_SAY_AGAIN_SECONDS = 60.0
 
 Hook = Callable[[], Awaitable[None]]
 Background = Callable[[], Coroutine[None, None, None]]
@@ -30,18 +34,28 @@ Background = Callable[[], Coroutine[None, None, None]]
 
 @dataclass(frozen=True)
 class Service:
-    """One service, wired. `background` coroutines run until cancelled and are restarted if they fail."""
+    """One service, wired. `background` coroutines run until cancelled and are restarted if they fail.
+
+    `broker` None: a process that only keeps others.
+    `serves_before_broker`: preparation, background and HTTP do not wait for the broker, which may be away for hours.
+    `connected`: background that begins when the broker answers. `share_port`: other processes listen there too.
+    `http_options` are uvicorn's.
+    """
 
     name: str
-    broker: KafkaBroker
+    broker: KafkaBroker | None
     prepare: Sequence[Hook] = ()
     background: Sequence[Background] = ()
+    connected: Sequence[Background] = ()
     close: Sequence[Hook] = ()
-    http: FastAPI | None = None
+    http: ASGIApp | None = None
     host: str = "127.0.0.1"
     port: int = 0
+    share_port: bool = False
+    http_options: Mapping[str, Any] = field(default_factory=dict)
+    serves_before_broker: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
-    servers: list[uvicorn.Server] = field(default_factory=list, init=False)
+    servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = field(default_factory=list, init=False)
 
 
 class _Server(uvicorn.Server):
@@ -95,29 +109,69 @@ async def running(services: Sequence[Service]) -> AsyncIterator[None]:
 async def _start(service: Service) -> None:
     for hook in service.prepare:
         await _patiently(service.name, hook)
-    await _patiently(service.name, service.broker.start)
-    for work in service.background:
-        service.tasks.append(asyncio.create_task(_forever(service.name, work)))
+    if service.serves_before_broker:
+        _in_background(service, lambda: _connect(service))
+    else:
+        if service.broker is not None:
+            await _patiently(service.name, service.broker.start)
+        _in_background(service, *service.connected)
+    _in_background(service, *service.background)
     if service.http is not None:
-        config = uvicorn.Config(
-            service.http, host=service.host, port=service.port, log_level="warning", access_log=False,
-            timeout_graceful_shutdown=5,
-        )  # fmt: skip
-        server = _Server(config)
-        service.servers.append(server)
-        service.tasks.append(asyncio.create_task(server.serve()))
+        _serve(service, service.http)
+
+
+def _in_background(service: Service, *works: Background) -> None:
+    service.tasks.extend(asyncio.create_task(_forever(service.name, work)) for work in works)
+
+
+def _serve(service: Service, http: ASGIApp) -> None:
+    options = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5, **service.http_options}
+    server = _Server(uvicorn.Config(http, host=service.host, port=service.port, **options))
+    sockets = [_shared_socket(service.host, service.port)] if service.share_port else None
+    service.servers.append((server, asyncio.create_task(server.serve(sockets))))
+
+
+def _shared_socket(host: str, port: int) -> socket.socket:
+    """A socket on a port that other processes have too: the kernel deals connections out to those that live."""
+    one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind((host, port))
+    return one
+
+
+async def _connect(service: Service) -> None:
+    """Look for the broker for as long as it takes, then begin what needs it. A refusal is told, and tried again."""
+    clock = asyncio.get_running_loop().time
+    pause, said, said_at = 0.2, "", 0.0
+    while True:
+        try:
+            if service.broker is not None:
+                await service.broker.start()
+            break
+        except (RatchetError, KafkaError, OSError) as error:
+            if str(error) != said or clock() - said_at > _SAY_AGAIN_SECONDS:
+                said, said_at = str(error), clock()
+                logger.warning("%s goes on without its broker: %s", service.name, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+    if said:
+        logger.info("%s: the broker answers", service.name)
+    _in_background(service, *service.connected)
 
 
 async def _stop(service: Service) -> None:
-    for server in service.servers:  # Answers that are on their way are finished first.
+    for server, serving in service.servers:  # Answers that are on their way are finished first.
         server.should_exit = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(service.tasks[-1]), 6.0)
-    for task in service.tasks:
+            await asyncio.wait_for(asyncio.shield(serving), 6.0)
+    tasks = [*service.tasks, *(serving for _, serving in service.servers)]
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*service.tasks, return_exceptions=True)
-    with contextlib.suppress(KafkaError, OSError):
-        await service.broker.stop()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if service.broker is not None:
+        with contextlib.suppress(KafkaError, OSError):
+            await service.broker.stop()
     for hook in service.close:
         await hook()
 

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     vllm: str = Field(default="http://127.0.0.1:28000", description="Replicas' base URLs, comma-separated.")
     lake: str = Field(default="", description="Folder or s3:// URI of the lake; empty: <home>/lake.")
     artifacts: str = Field(default="", description="Folder or s3:// URI of artifacts; empty: <home>/artifacts.")
+    otlp_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s]+)?$",
+        description="Where OpenTelemetry spans go, OTLP/HTTP: http://host:4318. Empty: none are made.",
+    )
     retry_attempts: int = Field(default=6, ge=1, description="Tries of a message before it is redelivered.")
     retry_base_seconds: float = Field(default=0.2, gt=0.0, description="First pause; doubles up to 10 s.")
 

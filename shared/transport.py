@@ -37,6 +37,7 @@ from shared.resuming import Resume, Resuming
 from shared.sealing import Seal, load_seal
 from shared.settings import Settings
 from shared.tables import LatestByKey
+from shared.tracing import Carried, carried_by, consumer_middlewares, letter_headers
 
 MAX_PAUSE_SECONDS = 10.0
 BUG_ATTEMPTS = 3
@@ -103,6 +104,7 @@ def build_broker(settings: Settings, service: str) -> Broker:
         **broker_options(settings),
         allow_auto_create_topics=False,
         logger=None,
+        middlewares=consumer_middlewares(settings, service),
     )
     broker.settings = settings
     return broker
@@ -210,11 +212,15 @@ class Consumers:
             group_id=None,
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.ACK_FIRST,
-            parser=_bare,
+            parser=self._parser,
             decoder=_undecoded,
             no_reply=True,
         )(consume)
         return table
+
+    @property
+    def _parser(self) -> Callable[..., Awaitable[KafkaMessage]]:
+        return _traced if self._settings.otlp_endpoint else _bare
 
     def _checked_topic(self, event: type[E]) -> str:
         topic = topic_of(event)
@@ -256,7 +262,7 @@ class Consumers:
             group_id=f"ratchet.{self._service}.{topic}",
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.NACK_ON_ERROR,
-            parser=_bare,
+            parser=self._parser,
             decoder=_undecoded,
             no_reply=True,
             session_timeout_ms=10_000,
@@ -342,12 +348,13 @@ class Consumers:
             trace = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s: %s: %s\n%s", self._service, what, type(error).__name__, trace)
 
-    async def bury(self, topic: str, key: bytes | None, value: bytes, error: Exception) -> None:
+    async def bury(self, topic: str, key: bytes | None, value: bytes, error: Exception, headers: Carried = ()) -> None:
         """Keep, as a dead letter of this service, a record that never came to lie in its topic.
 
         Raises DependencyUnavailable; from MessageSizeTooLargeError where it is too large for a letter.
         """
-        await self._keep(key, value, error, {dl.HEADER_TOPIC: topic})
+        trace = {name: one.decode("ascii") for name, one in carried_by(headers)}
+        await self._keep(key, value, error, {dl.HEADER_TOPIC: topic, **trace})
 
     async def _bury(self, record: ConsumerRecord, error: Exception, on_passed_over: PassedOver | None = None) -> None:
         """Keep the raw record, with where it lay and why it failed, in the service's dead-letter topic."""
@@ -357,6 +364,7 @@ class Consumers:
             dl.HEADER_PARTITION: str(place.partition),
             dl.HEADER_OFFSET: str(place.offset),
             dl.HEADER_REPLAYED: _headers(record).get(dl.HEADER_REPLAYED, "0"),
+            **letter_headers(_headers(record)),
         }
         try:
             await self._keep(record.key, record.value or b"", error, lay)
@@ -434,6 +442,22 @@ async def _bare(raw: Any, original: Callable[[Any], Awaitable[KafkaMessage]]) ->
     message = await original((first,) if batch else first)
     message.raw_message = raw
     return message
+
+
+async def _traced(raw: Any, original: Callable[[Any], Awaitable[KafkaMessage]]) -> KafkaMessage:
+    """The same with what FastStream's tracing looks for: the trace of a record, or of each in a batch."""
+    message = await _bare(raw, original)
+    message.correlation_id = message.message_id
+    if isinstance(raw, tuple | list):
+        traces = filter(None, (_trace_of(record) for record in raw))
+        message.batch_headers = [{"correlation_id": one["traceparent"], **one} for one in traces]
+    else:
+        message.headers = _trace_of(raw)
+    return message
+
+
+def _trace_of(record: ConsumerRecord) -> dict[str, str]:
+    return {name: value.decode("ascii") for name, value in carried_by(record.headers)}
 
 
 async def _undecoded(message: KafkaMessage) -> Any:

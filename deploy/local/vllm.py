@@ -31,6 +31,8 @@ MAX_LORAS = 2
 
 COMMON_OPTIONS = (
     "--enable-lora",
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
     f"--max-loras={MAX_LORAS}",
     f"--max-lora-rank={MAX_LORA_RANK}",
     "--max-cpu-loras=8",

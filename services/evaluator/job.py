@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.adapters import CALIBRATION_FILE, CALIBRATIONS, AdapterEvaluated, AdapterTrained, Calibration
 from schemas.datasets import Example
+from schemas.tasks import TaskKind
 from services.evaluator.domain import Comparison, Question, evaluation_questions, golden_questions
 from services.evaluator.gates import judge, regression_set, verdict
-from shared.artifacts import ArtifactStore
+from shared.artifacts import MANIFEST, ArtifactStore
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id
@@ -47,7 +49,8 @@ def work(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
     progress(0, 1, "waiting for a free slot")
     with slot(job.slots_folder, job.slots):
         candidate, production = asyncio.run(_ask_both(job, store, [*evaluation, *golden], folder, progress))
-    return evaluate(job, folder.name, evaluation, golden, candidate, production)
+    calibration = calibrate(job.trained, evaluation, candidate, store, folder)
+    return evaluate(job, folder.name, evaluation, golden, candidate, production, calibration)
 
 
 async def _ask_both(
@@ -109,6 +112,30 @@ async def _ask(
     return answers
 
 
+def calibrate(
+    trained: AdapterTrained, evaluation: Sequence[Question], candidate: Answers, store: ArtifactStore, folder: Path
+) -> Calibration | None:
+    """The candidate's calibration, as it is in the artifact store from now on: an adapter's first one stays.
+
+    None for a generation, where nobody knows which answers are right, and where too few answers have a confidence.
+    """
+    from services.evaluator.calibrating import fit
+
+    if trained.spec.kind is not TaskKind.CLASSIFICATION:
+        return None
+    right = candidate.part(evaluation, 0, trained.spec.kind).right
+    scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
+    fitted = fit(trained.adapter, scores, right)
+    if fitted is None:
+        return None
+    made = folder / "calibration"
+    write_atomically(made / CALIBRATION_FILE, fitted.model_dump_json(indent=2).encode())
+    manifest = {"adapter": trained.adapter, "task_revision": trained.task_revision, "dataset_id": trained.dataset_id}
+    write_atomically(made / MANIFEST, json.dumps(manifest, indent=2).encode())
+    uri = store.publish(made, CALIBRATIONS, trained.adapter)
+    return Calibration.model_validate_json((store.fetch(uri) / CALIBRATION_FILE).read_bytes())
+
+
 def evaluate(
     job: EvaluationJob,
     name: str,
@@ -116,6 +143,7 @@ def evaluate(
     golden: Sequence[Question],
     candidate: Answers,
     production: Answers,
+    calibration: Calibration | None = None,
 ) -> AdapterEvaluated:
     """The event. Both arms answered `evaluation` and then `golden`; the id follows from the job's name."""
     from services.evaluator.recipe import score
@@ -146,6 +174,7 @@ def evaluate(
         golden_lost=len(regression.lost),
         golden_gained=len(regression.gained),
         golden_total=len(regression.questions),
+        calibration=calibration,
         spec=spec,
     )
 

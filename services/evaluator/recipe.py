@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 from sklearn.metrics import precision_recall_fscore_support
@@ -13,6 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from schemas.adapters import ArmScore, ClassScore
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import Answered, Question, is_right, token_f1, wilson
+from shared.confidence import measure, request_fields
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.inference import Completion
 
@@ -23,15 +24,25 @@ class Completes(Protocol):
     """What is needed of an inference client."""
 
     async def complete(
-        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 256
+        self,
+        model: str,
+        messages: Sequence[dict[str, str]],
+        *,
+        choices: Sequence[str],
+        max_tokens: int,
+        fields: Mapping[str, Any],
     ) -> Completion: ...
 
 
 class Answers(BaseModel):
-    """One arm's answers in the questions' order; None: the request failed. Latencies of those answered, ms."""
+    """One arm's answers in the questions' order; None: the request failed. Latencies of those answered, ms.
+
+    `scores`: how sure each answer was, uncalibrated, in [0, 1]; None: failed, or the engine gave no log-probabilities.
+    """
 
     answers: tuple[str | None, ...]
     latencies_ms: tuple[float, ...]
+    scores: tuple[float | None, ...] = ()
 
     def part(self, questions: Sequence[Question], start: int, kind: TaskKind) -> Answered:
         """Those to `questions`, which were asked from position `start` on."""
@@ -48,7 +59,7 @@ async def ask(
     concurrency: int,
     report: Callable[[int], None],
 ) -> Answers:
-    """Ask `model` everything, `concurrency` at a time, constrained to the task's labels as the gateway does.
+    """Ask `model` everything, `concurrency` at a time, constrained and measured as the gateway does.
 
     `report(n)` is called with the number answered so far. A request that fails twice is a failed answer, but when
     most of them fail it is the engine that is away: DependencyUnavailable.
@@ -73,6 +84,7 @@ async def ask(
     return Answers(
         answers=tuple(None if c is None else c.text for c in completions),
         latencies_ms=tuple(c.latency_ms for c in completions if c is not None),
+        scores=tuple(None if c is None else measure(spec, c.tokens_logprobs).score for c in completions),
     )
 
 
@@ -80,7 +92,13 @@ async def _complete(client: Completes, model: str, question: Question, spec: Tas
     messages = [message.model_dump(mode="json") for message in question.messages]
     for _ in range(_TRIES):
         try:
-            return await client.complete(model, messages, choices=spec.labels, max_tokens=spec.max_answer_tokens)
+            return await client.complete(
+                model,
+                messages,
+                choices=spec.labels,
+                max_tokens=spec.max_answer_tokens,
+                fields=request_fields(spec),
+            )
         except DependencyUnavailable:
             continue
         except InvalidMessage:  # The engine refuses the request itself: a second try would be refused too.

@@ -1,169 +1,157 @@
-"""OpenAI's chat format, in and out: what a client may send, what vLLM is asked, what the client gets back. No I/O.
+"""OpenAI's chat completions, in and out: what a client may send, what vLLM is asked, what the client gets. No I/O.
 
-Hand-written checks instead of a model: they run on every request, and they say what to do in the caller's terms.
+What the client sends goes to vLLM as it came, whatever vLLM takes. The gateway's own are: `model` (the task's arm),
+`user` (never passed on), the task's system prompt where the client has none, log-probabilities (asked for always, given
+to who asked), a stream's usage (the same), and for a classification the labels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import orjson
+from services.gateway.checks import bad
+from services.gateway.chunks import ChunkRelay, Part
+from services.gateway.dialects import Choice, Outcome, count, dumped, flag, number_of, reason_of, stream_options
+from services.gateway.facts import TaskFacts
+from services.gateway.rendering import Turn, answer_of, too_many, turns_of, with_calls
 
-from schemas.base import Role
-from schemas.predictions import Confidence
-from schemas.tasks import TaskKind, TaskSpec
-from services.gateway.checks import MAX_USER, bad, checked_text, text_field
-from services.gateway.domain import Arm, confidence
-
-MAX_MESSAGES = 64
-_NOT_PASSED_ON = {"model", "messages", "user", "stream", "stream_options", "n", "logprobs"}
-"""The client's fields that the gateway answers for itself; every other one goes to the upstream as it came."""
-_OVERRULED_BY_LABELS = {
-    "temperature", "max_tokens", "max_completion_tokens", "min_tokens", "stop", "response_format", "structured_outputs",
-    "tools", "tool_choice", "logit_bias",
-}  # fmt: skip
+_OVERRULED_BY_LABELS = (
+    "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "min_tokens", "stop",
+    "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "response_format", "structured_outputs", "tools",
+    "tool_choice", "functions", "function_call", "parallel_tool_calls", "logit_bias", "bad_words", "allowed_token_ids",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty", "use_beam_search", "echo",
+    "suffix", "best_of", "skip_special_tokens", "spaces_between_special_tokens", "continue_final_message",
+    "add_generation_prompt", "vllm_xargs",
+)  # fmt: skip
 """A classification's answer is one of the labels, whole: what could change or cut it is not passed on."""
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """A sound request: `messages` is what the model will see, the task's system prompt included."""
-
-    messages: list[dict[str, str]]
-    user: str | None
-    stream: bool
-    include_usage: bool
-    wants_logprobs: bool
-    passed_on: dict[str, Any]
+def constrain(data: dict[str, Any], facts: TaskFacts) -> None:
+    """Make a request, of chat or completions, answer with one of the task's labels."""
+    for name in _OVERRULED_BY_LABELS:
+        data.pop(name, None)
+    data["temperature"] = 0.0
+    data["structured_outputs"] = facts.constraint
+    data["max_tokens"] = facts.spec.max_answer_tokens
 
 
-@dataclass(frozen=True)
-class ChatAnswer:
-    """The upstream's answer, read."""
+class Chat:
+    """See `dialects.Asked`."""
 
-    body: dict[str, Any]
-    text: str
-    confidence: Confidence
-    prompt_tokens: int
-    answer_tokens: int
-    finish_reason: str | None
+    path: ClassVar[str] = "/v1/chat/completions"
+    __slots__ = ("_data", "_include_usage", "_stream", "_top", "_turns", "_wants_logprobs", "facts", "predictions")
+
+    def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
+        self.facts = facts
+        self._data = data
+        self._stream = flag(data, "stream")
+        self.predictions = count(data, "n", facts)
+        options = stream_options(data)
+        self._include_usage = bool(options.get("include_usage"))
+        if self._stream:
+            data["stream_options"] = {**options, "include_usage": True}
+        self._wants_logprobs = flag(data, "logprobs")
+        self._top = data.get("top_logprobs")
+        self._turns = conversation(data, facts)
+        if facts.classifies:
+            constrain(data, facts)
+        elif data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
+            data["max_tokens"] = facts.spec.max_answer_tokens
+        data.pop("user", None)
+        data.update(facts.asks)
+        if not self._wants_logprobs:
+            if "top_logprobs" not in facts.asks:
+                data.pop("top_logprobs", None)
+        elif isinstance(self._top, int):
+            data["top_logprobs"] = max(self._top, facts.top_logprobs)
+
+    def conversation(self, number: int) -> list[Turn]:
+        return self._turns
+
+    def body(self, model: str) -> bytes:
+        self._data["model"] = model
+        return dumped(self._data)
+
+    def read(self, body: Any) -> Outcome:
+        try:
+            listed = body["choices"]
+            if len(listed) > 1:  # Ids are given in the order of the index.
+                listed.sort(key=lambda choice: choice.get("index", 0))
+            choices = [_choice(choice) for choice in listed]
+            usage = body.get("usage")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no chat completion: {error!r}") from error
+        if not 1 <= len(choices) <= self.predictions:
+            raise ValueError(f"{len(choices)} answers to a request for {self.predictions}")
+        told = number_of(usage, "completion_tokens") or sum(len(choice.tokens) for choice in choices)
+        return Outcome(choices, number_of(usage, "prompt_tokens"), told)
+
+    def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+        body["id"], body["model"] = ids[0], self.facts.name
+        for choice in body["choices"]:
+            self._without_what_was_not_asked(choice)
+        return body
+
+    def relay(self, ids: Sequence[str]) -> ChunkRelay | None:
+        if not self._stream:
+            return None
+        return ChunkRelay(ids, self.facts.name, self._take, _text, self._include_usage)
+
+    def _take(self, part: Part, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta") or {}
+        if text := delta.get("content") or delta.get("refusal"):
+            part.text.append(str(text))
+        for call in delta.get("tool_calls") or ():
+            _add_call(part.calls, call)
+        if logprobs := choice.get("logprobs"):
+            part.tokens += logprobs.get("content") or ()
+        self._without_what_was_not_asked(choice)
+
+    def _without_what_was_not_asked(self, choice: dict[str, Any]) -> None:
+        logprobs = choice.get("logprobs")
+        if not logprobs:
+            return
+        if not self._wants_logprobs:
+            choice["logprobs"] = None
+        elif isinstance(self._top or 0, int) and (self._top or 0) < self.facts.top_logprobs:
+            # Copies: the tokens themselves are still needed whole.
+            tokens = logprobs.get("content") or ()
+            cut = [{**token, "top_logprobs": token.get("top_logprobs", [])[: self._top or 0]} for token in tokens]
+            choice["logprobs"] = {**logprobs, "content": cut}
 
 
-def parse_messages(value: Any, spec: TaskSpec) -> list[dict[str, str]]:
-    """The conversation with the task's system prompt put first if the client sent none. Raises HttpError 400."""
-    if not isinstance(value, list) or not value:
+def conversation(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
+    """The conversation for the event; in `data` it is made the one that the model is to see. Raises HttpError 400."""
+    messages = data.get("messages")
+    if not isinstance(messages, list) or not messages:
         raise bad("`messages` must be a list with at least one message", "messages")
-    messages = [_message(item, f"messages.{number}") for number, item in enumerate(value)]
-    if spec.system_prompt and all(message["role"] != Role.SYSTEM for message in messages):
-        messages.insert(0, {"role": "system", "content": spec.system_prompt})
-    if len(messages) > MAX_MESSAGES:
-        raise bad(f"{len(messages)} messages with the system prompt; at most {MAX_MESSAGES} are taken", "messages")
-    return messages
+    turns = turns_of(messages)
+    for message in messages:  # OpenAI's newer name of the same; chat templates know the old one.
+        if message["role"] == "developer":
+            message["role"] = "system"
+    if facts.system is not None and all(turn["role"] != "system" for turn in turns):
+        messages.insert(0, facts.system)
+        turns.insert(0, facts.system)
+    too_many(turns, "messages")
+    return turns
 
 
-def _message(item: Any, where: str) -> dict[str, str]:
-    if not isinstance(item, dict):
-        raise bad(f"`{where}` must be an object with `role` and `content`", where)
-    role = item.get("role")
-    role = (
-        "system" if role == "developer" else role
-    )  # OpenAI's newer name of the same; chat templates know the old one.
-    if role not in list(Role):
-        allowed = ", ".join(Role)
-        raise bad(f"`{where}.role` is {str(role)[:50]!r}; a task takes: {allowed}", f"{where}.role")
-    return {"role": role, "content": checked_text(_content(item.get("content"), where), f"{where}.content")}
+def _choice(choice: Any) -> Choice:
+    logprobs = choice.get("logprobs")
+    tokens = (logprobs.get("content") or ()) if logprobs else ()
+    return Choice(answer_of(choice["message"]), tokens, reason_of(choice))
 
 
-def _content(content: Any, where: str) -> str:
-    """Text as it is; a list of text parts joined by line breaks, as vLLM itself joins them."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        raise bad(f"`{where}.content` must be text, or a list of text parts", f"{where}.content")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise bad(
-                f"`{where}.content` has a part of type {str(kind)[:50]!r}; only text is taken", f"{where}.content"
-            )
-        texts.append(part["text"])
-    return "\n".join(texts)
+def _add_call(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) -> None:
+    """A tool call arrives in pieces: its name first, then its arguments bit by bit."""
+    call = calls.setdefault(delta.get("index", 0), {"name": None, "arguments": ""})
+    function = delta.get("function") or {}
+    call["name"] = function.get("name") or call["name"]
+    call["arguments"] += function.get("arguments") or ""
 
 
-def parse_chat(data: dict[str, Any], spec: TaskSpec) -> ChatRequest:
-    """Check a chat completion request of a known task. Raises HttpError 400 with the field at fault."""
-    for flag in ("stream", "logprobs"):
-        if not isinstance(data.get(flag, False), bool | None):
-            raise bad(f"`{flag}` must be true or false", flag)
-    if data.get("n") not in (None, 1):
-        raise bad("`n` must be 1: each answer is one prediction; send several requests", "n")
-    options = data.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise bad("`stream_options` must be an object", "stream_options")
-    refused = _NOT_PASSED_ON | (_OVERRULED_BY_LABELS if spec.kind is TaskKind.CLASSIFICATION else set())
-    return ChatRequest(
-        messages=parse_messages(data.get("messages"), spec),
-        user=text_field(data, "user", MAX_USER),
-        stream=bool(data.get("stream")),
-        include_usage=bool((options or {}).get("include_usage")),
-        wants_logprobs=bool(data.get("logprobs")),
-        passed_on={name: value for name, value in data.items() if name not in refused},
-    )
-
-
-def upstream_body(request: ChatRequest, spec: TaskSpec, arm: Arm) -> bytes:
-    """What vLLM is asked: the arm's model, always with log-probabilities, and a label constraint for labels."""
-    body: dict[str, Any] = {
-        **request.passed_on, "model": arm.adapter or spec.base_model, "messages": request.messages, "logprobs": True,
-    }  # fmt: skip
-    if spec.kind is TaskKind.CLASSIFICATION:
-        body |= {"temperature": 0.0, "structured_outputs": {"choice": list(spec.labels)}}
-    if "max_tokens" not in body and "max_completion_tokens" not in body:
-        body["max_tokens"] = spec.max_answer_tokens
-    return orjson.dumps(body)
-
-
-def read_answer(body: Any, kind: TaskKind) -> ChatAnswer:
-    """Read the upstream's answer. Raises ValueError if it is not a chat completion."""
-    try:
-        choice = body["choices"][0]
-        text = choice["message"].get("content") or ""
-        tokens = [float(token["logprob"]) for token in (choice.get("logprobs") or {}).get("content") or ()]
-        usage = body.get("usage") or {}
-        return ChatAnswer(
-            body=body,
-            text=text,
-            confidence=confidence(kind, tokens),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            answer_tokens=int(usage.get("completion_tokens") or len(tokens)),
-            finish_reason=choice.get("finish_reason") or None,
-        )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a chat completion: {error!r}") from error
-
-
-def completion(answer: ChatAnswer, request: ChatRequest, task: str, prediction_id: str) -> dict[str, Any]:
-    """The client's answer: under the task's name and our id, without log-probabilities it did not ask for."""
-    body = {**answer.body, "id": prediction_id, "model": task}
-    if not request.wants_logprobs:
-        body["choices"] = [{**choice, "logprobs": None} for choice in body["choices"]]
-    return body
-
-
-def sse(body: dict[str, Any], include_usage: bool) -> list[bytes]:
-    """A finished completion as the server-sent events of a stream: the answer whole, its end, `[DONE]`."""
-    choice = body["choices"][0]
-    delta = {"role": "assistant"} | {k: v for k, v in choice["message"].items() if v is not None}
-    if calls := delta.get("tool_calls"):
-        delta["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls)]
-    common = {
-        "id": body["id"], "object": "chat.completion.chunk", "created": body.get("created", 0), "model": body["model"],
-    }  # fmt: skip
-    first = {"index": 0, "delta": delta, "logprobs": choice.get("logprobs"), "finish_reason": None}
-    last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice.get("finish_reason")}
-    chunks: list[dict[str, Any]] = [{**common, "choices": [first]}, {**common, "choices": [last]}]
-    if include_usage:
-        chunks.append({**common, "choices": [], "usage": body.get("usage")})
-    return [b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks] + [b"data: [DONE]\n\n"]
+def _text(part: Part) -> str:
+    text = "".join(part.text)
+    calls = [{"function": part.calls[number]} for number in sorted(part.calls)]
+    return with_calls(text, calls) if calls else text

@@ -1,17 +1,13 @@
-"""The gateway's rules: who answers, how sure the answer is, which prediction ids are ours. Pure."""
+"""The gateway's rules: who answers, which prediction ids are ours. Pure."""
 
 from __future__ import annotations
 
 import hmac
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
 from schemas.base import Variant
-from schemas.predictions import Confidence
-from schemas.tasks import TaskKind
 from shared.identity import keyed_hash
 
 _MAC_HEX = 12
@@ -36,10 +32,15 @@ class TaskFlags:
 
 @dataclass(frozen=True)
 class Arm:
-    """Who answers. `adapter` None: the base model."""
+    """Who answers. `adapter` None: the base model, or with variant EXTERNAL `model` of somebody else's API."""
 
     variant: Variant
     adapter: str | None = None
+    model: str | None = None
+
+    def named(self, base_model: str) -> str:
+        """The model's name as its server knows it."""
+        return self.model or self.adapter or base_model
 
 
 BASE = Arm(Variant.BASE)
@@ -50,11 +51,27 @@ def choose_arm(flags: TaskFlags) -> Arm:
     return arms_in_order(flags)[0]
 
 
-def arms_in_order(flags: TaskFlags) -> tuple[Arm, ...]:
+def arms_in_order(flags: TaskFlags, external_model: str | None = None) -> tuple[Arm, ...]:
     """The chosen arm, then those that may stand in, one by one, where its adapter is not served.
 
-    A stand-in answers under its own variant, so that its answers are never taken for the chosen arm's.
+    A stand-in answers under its own variant, so that its answers are never taken for the chosen arm's. Last comes
+    the external API, where there is one: `external_model` is what it is asked for.
     """
+    own = _own_arms(flags)
+    return (*own, Arm(Variant.EXTERNAL, model=external_model)) if external_model else own
+
+
+def arms_after(arms: tuple[Arm, ...], failed: Arm, *, down: bool) -> tuple[Arm, ...]:
+    """The arms that may still answer after `failed`, one of `arms`, did not.
+
+    `down`: no replica answers at all (`UpstreamFailed.down`). Then every arm of ours would fail alike: only the
+    external API is left, if there is one.
+    """
+    left = arms[arms.index(failed) + 1 :]
+    return tuple(arm for arm in left if arm.variant is Variant.EXTERNAL) if down else left
+
+
+def _own_arms(flags: TaskFlags) -> tuple[Arm, ...]:
     previous = flags.primary.previous if flags.primary else None
     safe = (Arm(Variant.ROLLBACK, previous), BASE) if previous else (BASE,)
     if flags.rollback:
@@ -87,30 +104,31 @@ def _adapter(payload: str, field: str) -> str | None:
     return name
 
 
-def confidence(kind: TaskKind, logprobs: Sequence[float]) -> Confidence:
-    """How sure the model was, from its tokens' log-probabilities (nats).
-
-    The probability of the whole answer for a classification; the geometric mean per token for a generation, which
-    does not fall just because an answer is long.
-    """
-    if not logprobs:
-        return Confidence()
-    total = min(sum(logprobs), 0.0)  # Rounding upstream can put a certain token a hair above zero.
-    mean = total if kind is TaskKind.CLASSIFICATION else total / len(logprobs)
-    return Confidence(score=math.exp(mean), logprob=total, tokens=len(logprobs))
-
-
 class PredictionIds:
     """Ids that say which task they belong to and that nobody else can make: `<task>.<uuid4 hex>.<12 hex HMAC>`.
 
-    An invented or altered id is refused without a look-up in any store.
+    An invented or altered id is refused without a look-up in any store. An application that names its answers itself
+    (a span, or what the `ratchet` package sends) says `<task>/<its own id>`; for those it is `<task>.x<hash>.<HMAC>`.
     """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def new(self, task: str) -> str:
-        name = f"{task}.{uuid4().hex}"
+        return self._signed(f"{task}.{uuid4().hex}")
+
+    def of(self, task: str, own_id: str) -> str:
+        """The id of an answer that the application calls `own_id`: always the same."""
+        return self._signed(f"{task}.x{keyed_hash(self._key, f'{task}/{own_id}', 32)}")
+
+    def resolve(self, given: str) -> str | None:
+        """The id that a client means by ours, or by `<task>/<own id>`; None for any other text."""
+        task, named, own_id = given.partition("/")
+        if named:
+            return self.of(task, own_id) if task and own_id else None
+        return given if self.task_of(given) is not None else None
+
+    def _signed(self, name: str) -> str:
         return f"{name}.{keyed_hash(self._key, name, _MAC_HEX)}"
 
     def task_of(self, prediction_id: str) -> str | None:

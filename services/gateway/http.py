@@ -1,63 +1,74 @@
-"""The gateway's HTTP: OpenAI's chat completions, and Ratchet's feedback and predictions."""
+"""The gateway's HTTP: what answers is served by the door, feedback and the rest by FastAPI behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import orjson
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from schemas.tasks import TaskChanged
-from services.gateway.chat import sse
-from services.gateway.handlers import Handlers
+from services.gateway.answering import Answering
+from services.gateway.chat import Chat
+from services.gateway.completions import Completion
+from services.gateway.dialects import Asked
+from services.gateway.door import Door
+from services.gateway.embeddings import Embedding
+from services.gateway.handlers import MAX_PREDICTIONS, Handlers
 from services.gateway.metrics import Measured, Metrics
+from services.gateway.openapi import ERRORS, FEEDBACK, body_of, describe_hot_routes, predictions
+from services.gateway.responses import Response as ResponsesRequest
 from shared.http import build_http
+
+DIALECTS: tuple[type[Asked], ...] = (Chat, Completion, ResponsesRequest, Embedding)
 
 
 def build_app(
+    answering: Answering,
     handlers: Handlers,
     metrics: Metrics,
     ready: Callable[[], list[str]],
     notes: Callable[[], list[str]],
     max_body_bytes: int,
-) -> FastAPI:
-    """The application. Bodies are read by hand: see `chat.py`."""
-    app = build_http("Ratchet gateway", ready, max_body_bytes, notes)
+    routers: Sequence[APIRouter] = (),
+    larger: Mapping[str, int] | None = None,
+) -> Door:
+    """The application. Bodies are read by hand: see `checks.py`. `larger`: routers' paths with a limit of their own."""
+    app = build_http("Ratchet gateway", ready, max_body_bytes, notes, larger)
     app.add_middleware(Measured, metrics=metrics)
+    for router in routers:
+        app.include_router(router)
+    _add_cold_routes(app, handlers, metrics)
+    describe_hot_routes(app)
+    return Door(app, {one.path: answering.endpoint(one) for one in DIALECTS}, metrics, max_body_bytes)
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        answer = await handlers.answer(await request.body())
-        if not answer.stream:
-            return Response(orjson.dumps(answer.body), headers=answer.headers, media_type="application/json")
-        # The whole answer was kept before its first byte leaves, so a stream is its parts sent at once.
-        events = b"".join(sse(answer.body, answer.include_usage))
-        headers = {**answer.headers, "cache-control": "no-cache"}
-        return Response(events, headers=headers, media_type="text/event-stream")
 
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return _json({"object": "list", "data": [_model(task) for task in handlers.tasks()]})
+def _add_cold_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None:
+    @app.get("/v1/models", responses=ERRORS)
+    async def models(request: Request) -> Response:
+        """The tasks that the key may ask."""
+        tasks = handlers.models(request.headers.raw)
+        return _json({"object": "list", "data": [_model(task) for task in tasks]})
 
-    @app.get("/v1/models/{name}")
-    async def model(name: str) -> Response:
-        return _json(_model(handlers.task(name)))
+    @app.get("/v1/models/{name}", responses=ERRORS)
+    async def model(name: str, request: Request) -> Response:
+        return _json(_model(handlers.model(name, request.headers.raw)))
 
-    @app.post("/v1/feedback")
+    @app.post("/v1/feedback", responses=ERRORS, openapi_extra=body_of(FEEDBACK))
     async def feedback(request: Request) -> Response:
-        return _json(await handlers.feedback(await request.body()))
+        """What a user or an application says of an answer; however late, and the same again is the same."""
+        return _json(await handlers.feedback(await request.body(), request.headers.raw))
 
-    @app.post("/v1/predictions")
-    async def predictions(request: Request) -> Response:
-        return _json({"prediction_ids": await handlers.record(await request.body())})
+    @app.post("/v1/predictions", responses=ERRORS, openapi_extra=body_of(predictions(MAX_PREDICTIONS)))
+    async def record(request: Request) -> Response:
+        """Answers that were made elsewhere."""
+        return _json({"prediction_ids": await handlers.record(await request.body(), request.headers.raw)})
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return app
+        return Response(generate_latest(metrics.exposed), media_type=CONTENT_TYPE_LATEST)
 
 
 def _model(task: TaskChanged) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from schemas.catalog import key_of, topic_of
 from services.gateway.metrics import Metrics
 from shared.sealing import load_seal
 from shared.spool import Backlog, Record, Spool, SpoolFull, SpoolOptions
+from shared.tracing import Carried
 
 _SAY_AGAIN_SECONDS = 10.0
 
@@ -19,10 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class Log(Protocol):
-    """Keeps events for ever once `append` has returned."""
+    """Keeps events for ever once `append` or `keep` has returned."""
 
     async def append(self, *events: Event) -> None:
         """Returns when all are kept, whatever dies next. Raises SpoolFull: then none is."""
+
+    async def keep(self, records: Sequence[Record]) -> None:
+        """The same for events that are written already (`records.py`)."""
 
 
 class SpoolLog:
@@ -71,16 +76,22 @@ class SpoolLog:
         return self._spool.sync_failures if self._spool is not None else 0
 
     async def append(self, *events: Event) -> None:
+        """All or none. Raises SpoolFull."""
+        await self.keep([record_of(event) for event in events])
+
+    async def keep(self, records: Sequence[Record]) -> None:
         """All or none. Tens of microseconds, and with `sync: always` one write to the disk. Raises SpoolFull."""
+        spool = self._spool or self._open
         started = time.perf_counter()
         try:
-            self._open.append([record_of(event) for event in events])
+            spool.append(records)
             self._metrics.spool_seconds.observe(time.perf_counter() - started)
-            await self._open.synced()
+            await spool.synced()
         except SpoolFull as error:
             self._refused(error)
             raise
-        self.trouble = ""
+        if self.trouble:
+            self.trouble = ""
 
     def _refused(self, error: SpoolFull) -> None:
         """Count it, and log it as an error: not every time, while the spool is full it would be every request."""
@@ -97,6 +108,6 @@ class SpoolLog:
         return self._spool
 
 
-def record_of(event: Event) -> Record:
-    """The event as Kafka will keep it."""
-    return Record(topic_of(type(event)).name, key_of(event).encode(), event.model_dump_json().encode())
+def record_of(event: Event, trace: Carried = ()) -> Record:
+    """The event as Kafka will keep it; `trace`: the headers that carry its request's on."""
+    return Record(topic_of(type(event)).name, key_of(event).encode(), event.model_dump_json().encode(), trace)

@@ -3,93 +3,141 @@
 from __future__ import annotations
 
 import asyncio
-import time
+
+import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.clients import UnleashFlags, VllmReplicas
+from services.gateway.access import Access
+from services.gateway.answering import Answering, External
+from services.gateway.calibration import Calibrations
 from services.gateway.domain import PredictionIds
+from services.gateway.external import ExternalApi
+from services.gateway.facts import KnownTasks
+from services.gateway.flags import UnleashFlags
 from services.gateway.handlers import Handlers
+from services.gateway.heads import BoundedHttp
 from services.gateway.http import build_app
-from services.gateway.keeper import Keeper
+from services.gateway.keeper import end_without, shipper_keeper
+from services.gateway.keeping import Keeping
 from services.gateway.log import SpoolLog
 from services.gateway.metrics import Metrics, SpoolCollector
+from services.gateway.otlp import OTLP_PATHS, build_router
+from services.gateway.readiness import Readiness
+from services.gateway.replicas import Replicas
 from services.gateway.settings import GatewaySettings
-from services.gateway.status import Status, concerns, read_status
+from services.gateway.siblings import WRITE_SECONDS, AllWorkers
+from services.gateway.tasks import TasksOnDisk
+from services.gateway.traces import Traces
+from services.gateway.tracing import event_headers, with_spans
+from services.gateway.waiting import WaitingRoom
+from services.gateway.workers import build_workers
+from shared.artifacts import ArtifactStore
+from shared.http import with_cors
 from shared.identity import load_or_create_key
+from shared.sealing import load_seal
 from shared.service import Service, run
 from shared.transport import Consumers, build_broker
 
 NAME = "gateway"
-_NEARLY = 0.8
+_HTTP = {"http": BoundedHttp, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75}
+"""Of uvicorn. Idle connections are kept for longer than clients keep theirs: who closes first may cut a request."""
 
 
 def build(settings: GatewaySettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """The service, wired but not started: one that answers, or one that keeps the workers that do."""
     settings = settings or GatewaySettings.load()
+    return build_worker(settings) if settings.gateway_workers == 1 else build_workers(settings, NAME)
+
+
+def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None = None) -> Service:
+    """What answers. `number` and `parent`, a process id: of one of several workers."""
     metrics = Metrics()
+    if settings.gateway_workers > 1:
+        metrics.exposed = AllWorkers(metrics.registry, settings.home / "gateway" / "metrics", number)
     broker = build_broker(settings, NAME)
-    tasks = Consumers(broker, NAME, settings).table(TaskChanged)
+    table = Consumers(broker, NAME, settings).table(TaskChanged)
+    tasks_on_disk = TasksOnDisk(table, settings.home / "gateway" / "tasks.json")
+    tasks = KnownTasks(table, metrics)
     flags = UnleashFlags(
-        settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, settings.home / "unleash"
+        settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, settings.home / "gateway"
     )
-    upstream = VllmReplicas(
-        settings.vllm_urls, settings.gateway_upstream_seconds, settings.gateway_connect_seconds,
-        settings.gateway_connections, metrics,
-    )  # fmt: skip
+    upstream = Replicas(settings.vllm_urls, settings.limits, metrics, last_resort=settings.fallback_model is None)
+    external = _external(settings, metrics)
+    calibrations = Calibrations(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     log = SpoolLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
-    keeper = Keeper(settings, lambda: log.slot)
-    refuses = settings.gateway_spool_full == "refuse"
-    handlers = Handlers(
-        tasks=tasks,
-        flags=flags,
-        upstream=upstream,
-        log=log,
-        ids=PredictionIds(load_or_create_key(settings.secrets_folder, "prediction-ids")),
-        subjects_key=load_or_create_key(settings.secrets_folder, "subjects"),
-        metrics=metrics,
-        answer_when_full=not refuses,
+    keeper = shipper_keeper(settings, lambda: log.slot)
+    access = Access(settings.keys_file, settings.gateway_require_keys)
+    ids = PredictionIds(load_or_create_key(settings.secrets_folder, "prediction-ids"))
+    subjects_key = load_or_create_key(settings.secrets_folder, "subjects")
+    answering = Answering(
+        tasks,
+        flags,
+        upstream,
+        Keeping(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer"),
+        ids,
+        subjects_key,
+        metrics,
+        access=access,
+        tracing=event_headers,
+        external=External(external, settings.gateway_fallback_model) if external is not None else None,
     )
-
-    def status() -> Status | None:
-        return read_status(log.slot) if log.backlog is not None else None
-
+    handlers = Handlers(tasks, log, ids, subjects_key, access)
+    readiness = Readiness(settings, access, tasks, upstream, flags, log)
     metrics.registry.register(
-        SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, status)
+        SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper)
     )
+    room = WaitingRoom(
+        settings.home / "gateway" / "waiting", load_seal(settings.secrets_folder, "spool"),
+        settings.gateway_traces_wait_seconds, settings.gateway_traces_max_waiting, metrics.spans.labels("lost").inc,
+    )  # fmt: skip
+    traces = Traces(
+        tasks, log, ids, subjects_key, metrics, room, settings.traces_tasks, settings.gateway_traces_max_spans
+    )
+    longest = settings.gateway_traces_max_body_bytes
+    door = build_app(
+        answering, handlers, metrics, readiness.missing, readiness.notes, settings.gateway_max_body_bytes,
+        [build_router(traces, access, 4 * longest)], dict.fromkeys(OTLP_PATHS, longest),
+    )  # fmt: skip
 
-    def missing() -> list[str]:
-        checks = {
-            "no task is known: ratchet tasks apply FILE": len(tasks) > 0,
-            "no model server answers: ratchet status": upstream.answered_within(settings.gateway_ready_seconds),
-            "the spool is full: requests are refused until events reach Kafka": not refuses or log.fullness < 1.0,
-        }
-        return [problem for problem, fine in checks.items() if not fine]
+    async def share_metrics() -> None:
+        while isinstance(metrics.exposed, AllWorkers):
+            metrics.exposed.write()
+            await asyncio.sleep(WRITE_SECONDS)
 
-    def notes() -> list[str]:
-        said = concerns(status(), settings.gateway_shipper_late_seconds, time.time())
-        if (full := log.fullness) >= _NEARLY:
-            said.append(f"the spool is {full:.0%} full; then, by the setting: {settings.gateway_spool_full}")
-        if log.trouble:
-            said.append(f"the last event was not kept: {log.trouble}; by the setting: {settings.gateway_spool_full}")
-        if not flags.reachable:
-            said.append("Unleash does not answer: the last known flags hold")
-        return said
+    async def watch_parent() -> None:
+        if parent is not None:
+            await end_without(parent, "the gateway that kept this worker is gone")
 
+    others = [external] if external is not None else []
     return Service(
         NAME,
         broker,
-        prepare=[log.start, upstream.start, flags.start],
-        background=[keeper.keep_shipper, upstream.watch_forever, flags.watch_forever],
-        close=[log.close, keeper.close, upstream.close, flags.close],
-        http=build_app(handlers, metrics, missing, notes, settings.gateway_max_body_bytes),
+        prepare=[
+            log.start, tasks_on_disk.load, access.start, flags.start,
+        ],
+        background=[
+            keeper.keep, upstream.watch_forever, flags.watch_forever, access.watch_forever, tasks_on_disk.keep_forever,
+            room.sweep_forever, calibrations.watch_forever, share_metrics, watch_parent,
+        ],
+        close=[log.close, keeper.close, upstream.close, *(one.close for one in others), flags.close],
+        http=with_cors(with_spans(door, settings, NAME), settings.cors_origins),
         host=settings.gateway_host,
         port=settings.gateway_port,
-    )
+        share_port=settings.gateway_workers > 1,
+        http_options=_HTTP,
+        serves_before_broker=True,
+    )  # fmt: skip
+
+
+def _external(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | None:
+    if settings.fallback_model is None:
+        return None
+    return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.limits, metrics)
 
 
 def main() -> None:
     """Entry point: `python -m services.gateway.main`."""
-    asyncio.run(run([build()]))
+    uvloop.run(run([build()]))
 
 
 if __name__ == "__main__":

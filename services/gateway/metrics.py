@@ -20,6 +20,8 @@ _MICROSECONDS = tuple(value * 1e-6 for value in (10, 20, 30, 50, 75, 100, 200, 5
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.exposed: Collector = self.registry
+        """What /metrics tells: also of the other workers, where there are several (`siblings.py`)."""
         self.requests = Counter(
             "ratchet_gateway_requests", "Requests by route and status.", ["route", "status"], registry=self.registry
         )
@@ -46,6 +48,10 @@ class Metrics:
         self.answers_unlogged = Counter(
             "ratchet_gateway_answers_unlogged", "Answers that left without a record (gateway_spool_full: answer).",
             registry=self.registry,
+        )  # fmt: skip
+        self.spans = Counter(
+            "ratchet_gateway_spans", "Calls that spans told of: logged, failed, known (our own answers), rejected, "
+            "waiting (for messages), lost (none came).", ["outcome"], registry=self.registry,
         )  # fmt: skip
         self.observations_dropped = Counter(
             "ratchet_gateway_observations_dropped", "Failed requests not recorded: the spool was full.",

@@ -18,7 +18,7 @@ from shared.kafka import client_options, producer_options
 from shared.settings import Settings
 from shared.spool import Record
 
-_HEADERS = [("content-type", b"application/json")]
+_JSON = ("content-type", b"application/json")
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _LINGER_MS = 5
 _BATCH_BYTES = 256 * 1024
@@ -91,7 +91,8 @@ class Outlet:
         producer = await self._started()
         for number, record in enumerate(records):
             try:
-                futures.append(await producer.send(record.topic, record.value, key=record.key, headers=_HEADERS))
+                headers = [_JSON, *record.headers]
+                futures.append(await producer.send(record.topic, record.value, key=record.key, headers=headers))
                 sent.append(record)
             except _TOO_LARGE:
                 large.append(record)
@@ -122,7 +123,8 @@ class Outlet:
         if not was_alone:
             producer = await self._started()
             with contextlib.suppress(*_TOO_LARGE):
-                await producer.send_and_wait(record.topic, record.value, key=record.key, headers=_HEADERS)
+                headers = [_JSON, *record.headers]
+                await producer.send_and_wait(record.topic, record.value, key=record.key, headers=headers)
                 self._status.shipped[record.topic] += 1
                 return
         reason = f"Kafka takes no event of {len(record.value)} bytes on {record.topic}"

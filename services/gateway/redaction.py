@@ -231,4 +231,4 @@ def _rewritten(
     if data is None or not count:
         return record
     data["redactions"] = data.get("redactions", 0) + count
-    return Record(record.topic, record.key, orjson.dumps(data))
+    return Record(record.topic, record.key, orjson.dumps(data), record.headers)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
+from services.gateway.limits import Limits
+from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.spool import SpoolOptions, Sync
 
@@ -15,9 +17,41 @@ class GatewaySettings(Settings):
     gateway_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     gateway_port: int = Field(default=28080, ge=0, le=65_535)
     gateway_max_body_bytes: int = Field(default=256 * 1024, ge=1_024, description="A longer body is refused: 413.")
-    gateway_upstream_seconds: float = Field(default=120.0, gt=0.0, description="Longest wait for one answer.")
+    gateway_keys_file: Path | None = Field(
+        default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."
+    )
+    gateway_require_keys: bool = Field(
+        default=False, description="Refuse everybody while there is no file of keys; by default it is open then."
+    )
+    gateway_cors_origins: str = Field(
+        default="", description="Web pages that may use the gateway: origins, comma-separated, or *. Empty: none."
+    )
+    gateway_workers: int = Field(
+        default=1, ge=1, le=64, description="Processes that answer, on one port; each has a spool and a shipper."
+    )
+    gateway_upstream_seconds: float = Field(default=120.0, gt=0.0, description="Longest wait for one whole answer.")
+    gateway_stream_seconds: float = Field(default=600.0, gt=0.0, description="Longest streamed answer.")
+    gateway_piece_seconds: float = Field(
+        default=60.0, gt=0.0, description="Longest silence of a streamed answer, before its first piece too."
+    )
     gateway_connect_seconds: float = Field(default=2.0, gt=0.0, description="Longest wait for a connection.")
-    gateway_connections: int = Field(default=1_000, ge=1, description="Connections to all replicas together.")
+    gateway_connections: int = Field(default=1_000, ge=1, description="A worker's connections to all replicas.")
+    gateway_retries: int = Field(
+        default=2, ge=0, le=10, description="How often a request that failed is tried again, at another replica."
+    )
+    gateway_circuit_failures: int = Field(
+        default=3, ge=1, description="A replica is left alone, but for a probe, after so many failures in a row."
+    )
+    gateway_fallback_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s]+)?$",
+        description="An OpenAI-compatible API that answers while no replica does: its base_url, such as "
+        "https://api.openai.com/v1. Prompts, with the personal data in them, then leave for whoever runs it. "
+        "Empty: they never do.",
+    )
+    gateway_fallback_model: str = Field(default="", max_length=200, description="The model that it is asked for.")
+    gateway_fallback_key: SecretStr = SecretStr("")
+    gateway_fallback_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
     gateway_flags_seconds: int = Field(default=1, ge=1, description="Between two looks at the flags.")
     gateway_ready_seconds: float = Field(
         default=30.0, gt=0.0, description="Ready only if a replica answered within this time."
@@ -55,7 +89,74 @@ class GatewaySettings(Settings):
     gateway_intake_records: int = Field(
         default=500, ge=1, description="Most answers of direct producers handled at once."
     )
+    gateway_traces_tasks: str = Field(
+        default="",
+        description="Whose spans are whose: `service=task` or `model=task`, comma-separated, for applications that set "
+        "no `ratchet.task` and whose `service.name` is no task's name.",
+    )
+    gateway_traces_max_body_bytes: int = Field(
+        default=4 * 1024**2, ge=64 * 1024, description="Of /v1/traces and /v1/logs, as sent; unpacked: four times it."
+    )
+    gateway_traces_max_spans: int = Field(default=10_000, ge=1, description="Spans or log records of one request.")
+    gateway_traces_max_waiting: int = Field(default=50_000, ge=1, description="Spans that wait for log records.")
+    gateway_traces_wait_seconds: float = Field(
+        default=300.0, gt=0.0, description="So long a span without messages waits for log records that have them."
+    )
     gateway_redaction_cache: int = Field(default=20_000, ge=0, description="Texts whose redaction is remembered.")
+
+    @property
+    def keys_file(self) -> Path:
+        return self.gateway_keys_file or self.home / "gateway" / "keys.json"
+
+    @property
+    def cors_origins(self) -> tuple[str, ...]:
+        """As browsers write them: no slash at the end."""
+        return tuple(one.strip().rstrip("/") for one in self.gateway_cors_origins.split(",") if one.strip())
+
+    @property
+    def limits(self) -> Limits:
+        """What bounds a request to a model server."""
+        return Limits(
+            total=self.gateway_upstream_seconds,
+            stream=self.gateway_stream_seconds,
+            piece=self.gateway_piece_seconds,
+            connect=self.gateway_connect_seconds,
+            connections=self.gateway_connections,
+            retries=self.gateway_retries,
+            opens_after=self.gateway_circuit_failures,
+        )
+
+    @property
+    def fallback_model(self) -> str | None:
+        """What the external API is asked for; None without one. Raises ConfigurationError if a half is missing."""
+        if bool(self.gateway_fallback_url) != bool(self.gateway_fallback_model):
+            raise ConfigurationError(
+                "a fallback needs an address and a model",
+                "Set both RATCHET_GATEWAY_FALLBACK_URL and RATCHET_GATEWAY_FALLBACK_MODEL, or neither.",
+            )
+        return self.gateway_fallback_model or None
+
+    def fallback_key(self) -> str:
+        """The external API's key, empty if it needs none. Raises ConfigurationError for a file that is not there."""
+        if self.gateway_fallback_key_file is None:
+            return self.gateway_fallback_key.get_secret_value()
+        try:
+            return self.gateway_fallback_key_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"RATCHET_GATEWAY_FALLBACK_KEY_FILE={self.gateway_fallback_key_file} cannot be read: {error}",
+                "Set it to a file that holds the key.",
+            ) from error
+
+    @property
+    def traces_tasks(self) -> dict[str, str]:
+        """The task of a service or model. Raises ConfigurationError."""
+        pairs = [one.split("=") for one in self.gateway_traces_tasks.split(",") if one.strip()]
+        if not all(len(pair) == 2 and pair[0].strip() and pair[1].strip() for pair in pairs):
+            raise ConfigurationError(
+                f"RATCHET_GATEWAY_TRACES_TASKS is {self.gateway_traces_tasks!r}", "Write service=task,model=task."
+            )
+        return {name.strip(): task.strip() for name, task in pairs}
 
     @property
     def spool_folder(self) -> Path:

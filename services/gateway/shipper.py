@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from schemas.tasks import TaskChanged
 from services.gateway.intake import Intake
+from services.gateway.keeper import end_without
 from services.gateway.outlet import Outlet
 from services.gateway.redaction import Redaction, Refused
 from services.gateway.settings import GatewaySettings
@@ -185,7 +185,7 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
     redaction = Redaction(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
 
     async def bury(record: Record, error: Exception) -> None:
-        await consumers.bury(record.topic, record.key, record.value, error)
+        await consumers.bury(record.topic, record.key, record.value, error, record.headers)
 
     def outlet() -> Outlet:
         return Outlet(settings, bury, lambda record: set_aside(settings.spool_folder, seal, record), status)
@@ -202,19 +202,21 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
             await asyncio.sleep(SECONDS)
 
     async def watch_parent() -> None:
-        """No orphan: without its gateway a shipper ends after the batch that it holds."""
-        while parent is None or os.getppid() == parent:
-            await asyncio.sleep(0.5)
-        logger.warning("the gateway is gone: the next one's shipper goes on")
+        """Without its gateway a shipper ends after the batch that it holds."""
+        if parent is not None:
+            await end_without(parent, "the gateway is gone: the next one's shipper goes on", hurry)
+
+    def hurry() -> None:
         shipper.seconds_to_finish = _ORPHAN_SECONDS
-        os.kill(os.getpid(), signal.SIGTERM)
 
     return Service(
         NAME,
         broker,
         prepare=[shipper.start],
-        background=[tasks.wait_until_read, redaction.load, tell_forever, watch_parent],
+        background=[redaction.load, tell_forever, watch_parent],
+        connected=[tasks.wait_until_read],
         close=[shipper.finish, taking_in.close],
+        serves_before_broker=True,
     )
 
 

@@ -62,6 +62,11 @@ _MADE: Mapping[str, Mapping[str, Callable[[Sequence[Plain]], Iterable[Any]]]] = 
         "messages": _messages,
         "confidence": partial(_column, "confidence.score"),
         "logprob": partial(_column, "confidence.logprob"),
+        "confidence_raw": partial(_column, "confidence.raw"),
+        **{
+            name: partial(_column, f"confidence.{name}")
+            for name in ("margin", "entropy", "outside", "uncertain_share", "calibration")
+        },
     },
     FEEDBACK: {},
     REQUESTS: {},

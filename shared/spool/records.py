@@ -26,11 +26,12 @@ class Sync(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One message that goes to Kafka later."""
+    """One message that goes to Kafka later. `headers` are for what is not the event's own: where its trace goes on."""
 
     topic: str
     key: bytes
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Position(NamedTuple):

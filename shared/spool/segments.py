@@ -28,6 +28,11 @@ _FIXED = struct.Struct("<4sIId")  # magic, length of the sealed message, its CRC
 _CHECK = struct.Struct("<I")
 HEADER_BYTES = _FIXED.size + _CHECK.size
 _RECORD = struct.Struct("<HII")  # lengths of topic, key and value
+_HEADERS = struct.Struct("<H")  # how many headers follow the value
+_HEADER = struct.Struct("<HI")  # lengths of name and value
+_MARK = b"\xff"
+"""Before the topic of a record with headers. No text in UTF-8 begins so: records without headers lie as they always
+did, and code that knows no headers takes such a frame for damaged and sets it aside, instead of misreading it."""
 MAX_FRAME_BYTES = 32 << 20
 
 SEGMENT = ".segment"
@@ -49,7 +54,11 @@ def pack(records: Sequence[Record], seal: Seal, now: float) -> bytes:
     parts: list[bytes] = []
     for record in records:
         topic = record.topic.encode()
+        if record.headers:
+            topic = _MARK + topic
         parts += (_RECORD.pack(len(topic), len(record.key), len(record.value)), topic, record.key, record.value)
+        if record.headers:
+            parts += _packed(record.headers)
     sealed = seal.seal(b"".join(parts))
     fixed = _FIXED.pack(MAGIC, len(sealed), crc32(sealed), now)
     return b"".join((fixed, _CHECK.pack(crc32(fixed)), sealed))
@@ -63,11 +72,39 @@ def unpack(sealed: bytes, seal: Seal) -> list[Record]:
             topic, key, value = _RECORD.unpack_from(data, at)
             at += _RECORD.size
             ends = (at + topic, at + topic + key, at + topic + key + value)
-            records.append(Record(data[at : ends[0]].decode(), data[ends[0] : ends[1]], data[ends[1] : ends[2]]))
+            name, parts = data[at : ends[0]], (data[ends[0] : ends[1]], data[ends[1] : ends[2]])
             at = ends[2]
+            if name.startswith(_MARK):
+                headers, at = _headers(data, at)
+                records.append(Record(name[1:].decode(), *parts, headers))
+            else:
+                records.append(Record(name.decode(), *parts))
     except (struct.error, UnicodeDecodeError):
-        raise SealBroken("A spooled frame holds something else than records.") from None
+        at = -1
+    if at != len(data):
+        raise SealBroken("A spooled frame holds something else than records.")
     return records
+
+
+def _packed(headers: Sequence[tuple[str, bytes]]) -> list[bytes]:
+    parts = [_HEADERS.pack(len(headers))]
+    for name, value in headers:
+        encoded = name.encode()
+        parts += (_HEADER.pack(len(encoded), len(value)), encoded, value)
+    return parts
+
+
+def _headers(data: bytes, at: int) -> tuple[tuple[tuple[str, bytes], ...], int]:
+    """The headers that begin at `at`, and where they end."""
+    (count,) = _HEADERS.unpack_from(data, at)
+    at += _HEADERS.size
+    found = []
+    for _ in range(count):
+        name, value = _HEADER.unpack_from(data, at)
+        at += _HEADER.size
+        found.append((data[at : at + name].decode(), data[at + name : at + name + value]))
+        at += name + value
+    return tuple(found), at
 
 
 def header(data: bytes, at: int = 0) -> Header | None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("spool", "redaction", "log", "soak")
+NAMES = ("spool", "redaction", "log", "soak", "confidence", "servers", "gateway")
 
 
 def main(names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(NAMES)}.")] = None) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,19 @@ TASK = "bench"
 @contextlib.contextmanager
 def private_broker(name: str) -> Iterator[tuple[Settings, dict[str, str]]]:
     """Settings and environment of a fresh home with a broker that runs and has all topics."""
+    with private_stack(name, ("kafka",)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def private_stack(name: str, parts: Sequence[str]) -> Iterator[tuple[Settings, dict[str, str]]]:
+    """Settings and environment of a fresh home with these parts of the stack, a broker that has all topics included."""
     home = ROOT / ".ratchet" / "bench" / name
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     running = TestStack(home)
     try:
-        settings = running.start(["kafka"])
+        settings = running.start(parts)
         create_topics(settings)
         yield settings, running.env
     finally:

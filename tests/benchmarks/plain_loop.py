@@ -21,6 +21,7 @@ _COLUMNS = (
     "prediction_id", "task", "task_revision", "answer", "model", "adapter", "variant", "user_hash", "latency_ms",
     "prompt_tokens", "answer_tokens", "finish_reason", "redactions",
 )  # fmt: skip
+_CONFIDENCE = ("logprob", "margin", "entropy", "outside", "uncertain_share", "calibration")
 
 
 def row(value: bytes) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def row(value: bytes) -> dict[str, Any]:
         "date": occurred_at.date(),
         "messages": orjson.dumps(event["messages"]).decode(),
         "confidence": event["confidence"]["score"],
-        "logprob": event["confidence"]["logprob"],
+        "confidence_raw": event["confidence"]["raw"],
+        **{name: event["confidence"][name] for name in _CONFIDENCE},
     }
 
 

@@ -1,8 +1,8 @@
 """What keeping an event costs a request: the gateway's spool, by fsync policy, against SQLite in the same run.
 
-Costs are taken where they arise: 16 clients ask the gateway's handlers, whose model server answers at once, as fast as
+Costs are taken where they arise: 16 clients ask the gateway's use case, whose model server answers at once, as fast as
 they can; timed is what each answer then waits for the log. A request leaves a prediction of 1 KB and an observation,
-which are serialised, encrypted and written together. SQLite (WAL, synchronous=NORMAL: what a process's death leaves
+which are encrypted and written together. SQLite (WAL, synchronous=NORMAL: what a process's death leaves
 and, but for the last moments, a power cut) gets the same bytes, not encrypted, in one transaction a request.
 """
 
@@ -13,6 +13,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,16 @@ import orjson
 
 from schemas.base import Event
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.gateway.answering import Answering
+from services.gateway.chat import Chat
 from services.gateway.domain import PredictionIds, TaskFlags
-from services.gateway.handlers import Handlers
+from services.gateway.exchange import Call
+from services.gateway.facts import KnownTasks
+from services.gateway.keeping import Keeping
 from services.gateway.log import Log, SpoolLog, record_of
 from services.gateway.metrics import Metrics
 from services.gateway.settings import GatewaySettings
-from shared.spool import Sync
+from shared.spool import Record, Sync
 from shared.tables import LatestByKey
 from tests.benchmarks.table import Measured, compare, report
 
@@ -36,14 +41,14 @@ SPEC = TaskSpec(name="support-desk", kind=TaskKind.GENERATION, base_model="base"
 QUESTION = {"model": SPEC.name, "messages": [{"role": "user", "content": "x" * 360}], "user": "customer-4711"}
 """With it a prediction is 1 KB as JSON."""
 _TOKEN = {"token": "t", "logprob": -0.1, "bytes": None, "top_logprobs": []}
-_ANSWER = {
+_ANSWER = orjson.dumps({
     "id": "c", "object": "chat.completion", "created": 1, "model": "base",
     "choices": [{
         "index": 0, "message": {"role": "assistant", "content": "It is on its way."}, "finish_reason": "stop",
         "logprobs": {"content": [_TOKEN]},
     }],
     "usage": {"prompt_tokens": 120, "completion_tokens": 1, "total_tokens": 121},
-}  # fmt: skip
+})  # fmt: skip
 
 
 class Sqlite:
@@ -56,7 +61,9 @@ class Sqlite:
         self._connection.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, topic TEXT, key BLOB, value BLOB)")
 
     async def append(self, *events: Event) -> None:
-        records = [record_of(event) for event in events]
+        await self.keep([record_of(event) for event in events])
+
+    async def keep(self, records: Sequence[Record]) -> None:
         self._connection.execute("BEGIN")
         self._connection.executemany(
             "INSERT INTO events (topic, key, value) VALUES (?, ?, ?)", [(r.topic, r.key, r.value) for r in records]
@@ -69,25 +76,31 @@ class Sqlite:
 
 @dataclass
 class Timed:
-    """A log whose appends are timed, and the last events that it got."""
+    """A log whose appends are timed, and the last records that it got."""
 
     log: Log
     seconds: list[float] = field(default_factory=list)
-    last: tuple[Event, ...] = ()
+    last: Sequence[Record] = ()
 
     async def append(self, *events: Event) -> None:
+        await self.keep([record_of(event) for event in events])
+
+    async def keep(self, records: Sequence[Record]) -> None:
         started = time.perf_counter()
-        await self.log.append(*events)
+        await self.log.keep(records)
         self.seconds.append(time.perf_counter() - started)
-        self.last = events
+        self.last = records
 
 
 class Answers:
     """A model server that answers at once."""
 
-    async def complete(self, body: bytes) -> Any:
+    async def post(self, path: str, body: bytes) -> bytes:
         await asyncio.sleep(0)
         return _ANSWER
+
+    def stream(self, path: str, body: bytes) -> Any:
+        raise AssertionError("nobody asks for a stream here")
 
 
 class NoFlags:
@@ -131,12 +144,20 @@ async def _ask(log: Log) -> Timed:
     timed = Timed(log)
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
-    handlers = Handlers(tasks, NoFlags(), Answers(), timed, PredictionIds(bytes(32)), bytes(32), Metrics())
+    metrics, ids = Metrics(), PredictionIds(bytes(32))
+    answer = Answering(
+        KnownTasks(tasks, metrics), NoFlags(), Answers(), Keeping(timed, metrics), ids, bytes(32), metrics
+    ).endpoint(Chat)
     body = orjson.dumps(QUESTION)
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nothing is streamed here")
 
     async def client(requests: int) -> None:
         for _ in range(requests):
-            await handlers.answer(body)
+            call = Call([], send)
+            call.body = body
+            await answer(call)
 
     await client(200)  # Warm.
     timed.seconds.clear()
@@ -144,9 +165,9 @@ async def _ask(log: Log) -> Timed:
     return timed
 
 
-async def _drive(log: Log, events: tuple[Event, ...]) -> None:
+async def _drive(log: Log, records: Sequence[Record]) -> None:
     for _ in range(BATCH):
-        await log.append(*events)
+        await log.keep(records)
 
 
 def _percentiles(name: str, timed: Timed) -> list[Measured]:

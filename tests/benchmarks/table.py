@@ -24,6 +24,17 @@ class Measured:
     name: str
     unit: str
     value: float
+    most: float | None = None
+    """The aim: no more than this."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of its own, of words."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Result:
     ratio: float
     peer_name: str
     pairs: int
+    least: float | None = None
+    """The aim: a ratio of no less than this."""
 
 
 def compare(
@@ -70,8 +83,8 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = ()) -> None:
-    """Print the results and write them beside this file, as Markdown and JSON."""
+def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = (), grids: Sequence[Grid] = ()) -> None:
+    """Print the results and write them beside this file, as Markdown and JSON. Where there are aims, they are shown."""
     title = f"{file}: Python {platform.python_version()}, {os.cpu_count()} cores"
     written = [f"{title}\n"]
     if results:
@@ -79,18 +92,35 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
             (r.name, r.unit, _number(r.ours), _number(r.peer), f"{r.ratio:.2f}", r.peer_name, str(r.pairs))
             for r in results
         ]
-        written.append(_table(title, ("what", "unit", "ours", "peer", "ratio", "against", "pairs"), rows))
+        aims = [_aim("≥", r.least, r.least is not None and r.ratio >= r.least) for r in results]
+        written.append(_aimed(title, ("what", "unit", "ours", "peer", "ratio", "against", "pairs"), rows, aims))
     if measured:
-        written.append(_table(title, ("what", "unit", "value"), [(m.name, m.unit, _number(m.value)) for m in measured]))
+        rows = [(m.name, m.unit, _number(m.value)) for m in measured]
+        aims = [_aim("≤", m.most, m.most is not None and m.value <= m.most) for m in measured]
+        written.append(_aimed(title, ("what", "unit", "value"), rows, aims))
+    for one in grids:
+        written.append(f"{one.title}:\n\n{_table(f'{file}: {one.title}', one.columns, one.rows)}")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{file}.md").write_text("\n".join(written))
     found = {"results": [asdict(r) for r in results], "measured": [asdict(m) for m in measured]}
+    found |= {"grids": [asdict(one) for one in grids]} if grids else {}
     (RESULTS / f"{file}.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _number(value: float) -> str:
     """Three digits that matter, or all of a large one."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _aim(sign: str, bar: float | None, met: bool) -> str:
+    return "" if bar is None else f"{sign} {bar:g}: {'met' if met else 'missed'}"
+
+
+def _aimed(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]], aims: Sequence[str]) -> str:
+    """A table with a column for the aims, if there are any."""
+    if not any(aims):
+        return _table(title, columns, rows)
+    return _table(title, (*columns, "aim"), [(*row, aim) for row, aim in zip(rows, aims, strict=True)])
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

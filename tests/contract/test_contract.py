@@ -70,14 +70,22 @@ def test_events_and_their_parts_are_frozen() -> None:
     assert [model for model in ours if not model.model_config.get("frozen")] == []
 
 
+def as_far_as(golden: object, written: object) -> object:
+    """`written` without the fields that came since the golden message, at any depth."""
+    if isinstance(golden, dict) and isinstance(written, dict):
+        return {name: as_far_as(golden[name], written[name]) for name in golden if name in written}
+    if isinstance(golden, list) and isinstance(written, list) and len(golden) == len(written):
+        return [as_far_as(*pair) for pair in zip(golden, written, strict=True)]
+    return written
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_golden_messages_are_still_read_and_written_the_same(path: Path) -> None:
     event_class = next(topic.event for topic in TOPICS if topic.name == path.parent.name)
     golden = json.loads(path.read_text())
     event = event_class.model_validate(golden)
     assert key_of(event)
-    written = json.loads(event.model_dump_json())
-    assert {name: written[name] for name in golden} == golden
+    assert as_far_as(golden, json.loads(event.model_dump_json())) == golden
     assert topic_of(type(event)).name == path.parent.name
 
 

@@ -134,7 +134,7 @@ class Models:
     adapter: Answer
 
     async def complete(
-        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 0
+        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), **_: object
     ) -> Completion:
         answer = (self.base if model == self.spec.base_model else self.adapter)(messages[-1]["content"])
         return Completion(answer, math.log(0.9), 1, 10, "stop", 1.0)

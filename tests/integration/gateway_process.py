@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,22 +34,23 @@ from tests.conftest import ROOT, TestStack, free_ports
 
 
 class OwnBroker:
-    """A broker that nobody else uses, so that it may be stopped."""
+    """A broker that nobody else uses, so that it may be stopped; and other parts, for whom it must all be away."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, others: Sequence[str] = ()) -> None:
         self._stack = TestStack(home)
+        self._parts = ["kafka", *others]
         self._stack.env.pop("RATCHET_KAFKA", None)
         self.env = self._stack.env
         self.home = home
 
     def start(self) -> Settings:
         """Start it, with all topics (one that keeps everything in memory has lost them)."""
-        settings = self._stack.start(["kafka"])
+        settings = self._stack.start(self._parts)
         create_topics(settings)
         return settings
 
     def stop(self) -> None:
-        stack.down(["kafka"], home=self.home, env=self.env)
+        stack.down(self._parts, home=self.home, env=self.env)
 
 
 @asynccontextmanager
@@ -93,8 +94,8 @@ class GatewayProcess:
 
     def start(self) -> None:
         env = {
-            **os.environ, **self.env, "RATCHET_HOME": str(self.home), "RATCHET_GATEWAY_PORT": str(self.port),
-            "RATCHET_UNLEASH": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+            **os.environ, "RATCHET_UNLEASH": "http://127.0.0.1:9", **self.env, "RATCHET_HOME": str(self.home),
+            "RATCHET_GATEWAY_PORT": str(self.port), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         with (self.home / "gateway.log").open("ab") as log:
             argv = [sys.executable, "-m", "services.gateway.main"]

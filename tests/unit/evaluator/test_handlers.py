@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.adapters import AdapterEvaluated, AdapterTrained, Calibration
 from schemas.base import Event, Message, Role
 from schemas.cycles import StepFailed, StepProgressed
 from schemas.rollouts import RolloutChanged
+from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question, job_name
 from services.evaluator.handlers import Handlers
-from services.evaluator.job import EvaluationJob, evaluate, read_examples
+from services.evaluator.job import EvaluationJob, calibrate, evaluate, read_examples
 from services.evaluator.recipe import Answers
 from services.evaluator.settings import EvaluatorSettings
+from shared.artifacts import ArtifactStore
 from shared.errors import StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.tables import LatestByKey
@@ -115,6 +117,44 @@ async def test_the_verdict_is_one_fact_with_both_arms_scores(
     assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 20, 30)
     await handlers.on_done(Job("job", tmp_path), event.model_dump_json().encode())
     assert published.events == [AdapterEvaluated.model_validate_json(event.model_dump_json())]
+
+
+def asked(trained: AdapterTrained) -> list[Question]:
+    labels = trained.spec.labels
+    return [Question((Message(role=Role.USER, content=f"{n}"),), labels[n % len(labels)]) for n in range(40)]
+
+
+def half_right(questions: list[Question], score: float) -> Answers:
+    answers = tuple(q.answer if n % 2 else "wrong" for n, q in enumerate(questions))
+    return Answers(answers=answers, latencies_ms=(1.0,) * len(answers), scores=(score,) * len(answers))
+
+
+def test_the_calibration_lies_beside_the_adapter_and_an_adapters_first_one_stays(
+    trained: AdapterTrained, tmp_path: Path
+) -> None:
+    store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
+    first = calibrate(trained, questions, half_right(questions, 0.9), store, tmp_path / "one")
+    assert first is not None
+    assert (first.answers, first.temperature > 1.5, first.ece_before) == (40, True, pytest.approx(0.4))
+    stored = tmp_path / "artifacts" / "calibrations" / trained.adapter / "calibration.json"
+    assert Calibration.model_validate_json(stored.read_bytes()) == first
+    assert calibrate(trained, questions, half_right(questions, 0.6), store, tmp_path / "two") == first
+
+
+def test_golden_answers_make_no_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
+    store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
+    few = questions[:10]
+    assert calibrate(trained, few, half_right(questions, 0.9), store, tmp_path / "one") is None
+
+
+def test_a_generation_and_answers_of_an_older_job_have_no_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
+    store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
+    older = half_right(questions, 0.9).model_copy(update={"scores": ()})
+    assert calibrate(trained, questions, older, store, tmp_path / "one") is None
+    free = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
+    writer = trained.model_copy(update={"spec": free})
+    assert calibrate(writer, questions, half_right(questions, 0.9), store, tmp_path / "two") is None
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_an_empty_evaluation_set_is_no_verdict(tmp_path: Path) -> None:

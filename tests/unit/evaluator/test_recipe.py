@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -8,6 +10,7 @@ from schemas.base import Message, Role
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.recipe import Answers, ask, score
+from shared.confidence import request_fields
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.inference import Completion
 
@@ -27,15 +30,28 @@ class Engine:
     def __init__(self, troubles: dict[str, list[Exception]] | None = None) -> None:
         self.troubles = troubles or {}
         self.seen: list[tuple[str, tuple[str, ...], int]] = []
+        self.asked_for: list[Mapping[str, Any]] = []
 
     async def complete(
-        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), max_tokens: int = 256
+        self,
+        model: str,
+        messages: Sequence[dict[str, str]],
+        *,
+        choices: Sequence[str],
+        max_tokens: int,
+        fields: Mapping[str, Any],
     ) -> Completion:
         self.seen.append((model, tuple(choices), max_tokens))
+        self.asked_for.append(fields)
         text = messages[-1]["content"]
         if self.troubles.get(text):
             raise self.troubles[text].pop(0)
-        return Completion(text[0], -0.1, 1, 5, "stop", 10.0)
+        listed = [
+            {"token": text[0], "logprob": math.log(0.6)},
+            {"token": "ab"[text[0] == "a"], "logprob": math.log(0.2)},
+        ]
+        token = {**listed[0], "top_logprobs": listed}
+        return Completion(text[0], token["logprob"], 1, 5, "stop", 10.0, (token,))
 
 
 QUESTIONS = [question("a1", "a"), question("b1", "b"), question("b2", "a")]
@@ -46,7 +62,13 @@ async def test_both_arms_are_asked_as_the_gateway_asks() -> None:
     answers = await ask(engine, "adapter", QUESTIONS, SPEC, 2, counts.append)
     assert answers.answers == ("a", "b", "b")
     assert set(engine.seen) == {("adapter", ("a", "b"), 8)}
+    assert engine.asked_for == [request_fields(SPEC)] * 3
     assert counts == [1, 2, 3]
+
+
+async def test_each_answer_is_measured_as_the_gateway_measures_it() -> None:
+    answers = await ask(Engine({"b1": [InvalidMessage("no")]}), "adapter", QUESTIONS, SPEC, 2, lambda _: None)
+    assert answers.scores == (pytest.approx(0.75), None, pytest.approx(0.75))
 
 
 async def test_a_request_is_tried_twice_before_it_counts_as_failed() -> None:

@@ -12,17 +12,21 @@ import httpx
 import orjson
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
 from schemas.base import Event
+from schemas.catalog import TOPICS
 from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.clients import NotServed, UpstreamFailed
+from services.gateway.answering import Answering
 from services.gateway.domain import PredictionIds, TaskFlags
+from services.gateway.door import Door
+from services.gateway.facts import KnownTasks
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
+from services.gateway.keeping import Keeping
 from services.gateway.metrics import Metrics
-from shared.spool import SpoolFull
+from services.gateway.upstream import NotServed, UpstreamFailed
+from shared.spool import Record, SpoolFull
 from shared.tables import LatestByKey
 
 SUPPORT = TaskSpec(
@@ -30,46 +34,109 @@ SUPPORT = TaskSpec(
     labels=("refund", "card_lost"), max_answer_tokens=12,
 )  # fmt: skip
 HAIKU = TaskSpec(name="haiku", kind=TaskKind.GENERATION, base_model="small", system_prompt="Write a haiku.")
+_EVENTS = {topic.name: topic.event for topic in TOPICS}
+_COMMON = {"id": "chatcmpl-1", "created": 1_790_000_000, "model": "small"}
 
 
-def chat_completion(text: str, logprobs: list[float]) -> dict[str, Any]:
+def logprobs_of(values: Sequence[float]) -> dict[str, Any]:
+    return {"content": [{"token": "t", "logprob": value, "bytes": None, "top_logprobs": []} for value in values]}
+
+
+def chat_completion(text: str, logprobs: list[float], **message: Any) -> dict[str, Any]:
     """What vLLM answers."""
-    tokens = [{"token": "t", "logprob": value, "bytes": None, "top_logprobs": []} for value in logprobs]
     return {
-        "id": "chatcmpl-1", "object": "chat.completion", "created": 1_790_000_000, "model": "small",
+        **_COMMON, "object": "chat.completion",
         "choices": [{
-            "index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop",
-            "logprobs": {"content": tokens},
+            "index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": "stop",
+            "logprobs": logprobs_of(logprobs),
         }],
-        "usage": {"prompt_tokens": 20, "completion_tokens": len(tokens), "total_tokens": 20 + len(tokens)},
+        "usage": {"prompt_tokens": 20, "completion_tokens": len(logprobs), "total_tokens": 20 + len(logprobs)},
     }  # fmt: skip
+
+
+def sse(*chunks: Any) -> list[bytes]:
+    """Events as vLLM sends them, the end included."""
+    return [b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks] + [b"data: [DONE]\n\n"]
+
+
+def chunk(delta: dict[str, Any], index: int = 0, finish: str | None = None, logprob: float | None = -0.1) -> Any:
+    choice = {
+        "index": index, "delta": delta, "finish_reason": finish,
+        "logprobs": logprobs_of([logprob]) if logprob is not None else None,
+    }  # fmt: skip
+    return {**_COMMON, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+USAGE = {
+    **_COMMON, "object": "chat.completion.chunk", "choices": [],
+    "usage": {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22},
+}  # fmt: skip
+REFUND = sse(
+    chunk({"role": "assistant", "content": ""}, logprob=None), chunk({"content": "ref"}), chunk({"content": "und"}),
+    chunk({"content": ""}, finish="stop", logprob=None), USAGE,
+)  # fmt: skip
 
 
 @dataclass
 class FakeUpstream:
+    """`pieces` are a stream's; an exception among them is raised, an event is waited for."""
+
     asked: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     not_served: set[str] = field(default_factory=set)
     failure: UpstreamFailed | None = None
     answer: Any = field(default_factory=lambda: chat_completion("refund", [-0.1, -0.2]))
+    pieces: list[bytes | Exception | asyncio.Event] = field(default_factory=lambda: list(REFUND))
+    waits_for: asyncio.Event | None = None
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def says(self, text: str, logprobs: list[float]) -> None:
         self.answer = chat_completion(text, logprobs)
 
-    async def complete(self, body: bytes) -> Any:
+    async def post(self, path: str, body: bytes) -> bytes:
+        self._note(path, body)
+        try:
+            if self.waits_for is not None:
+                await self.waits_for.wait()
+        except asyncio.CancelledError:
+            self.closed.set()
+            raise
+        return self.answer if isinstance(self.answer, bytes) else orjson.dumps(self.answer)
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+        self._note(path, body)
+        try:
+            yield self._pieces()
+        finally:
+            self.closed.set()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            if isinstance(piece, asyncio.Event):
+                await piece.wait()
+            else:
+                yield piece
+
+    def _note(self, path: str, body: bytes) -> None:
         request = orjson.loads(body)
         self.asked.append(request)
+        self.paths.append(path)
         if request["model"] in self.not_served:
-            raise NotServed(404, "no such model", "not_served")
+            raise NotServed(404, "no such model", "not_served", elsewhere=True)
         if self.failure is not None:
             raise self.failure
-        return self.answer
 
 
 @dataclass
 class FakeFlags:
     flags: TaskFlags = field(default_factory=TaskFlags)
+    users: list[str | None] = field(default_factory=list)
 
     def of(self, task: str, user: str | None) -> TaskFlags:
+        self.users.append(user)
         return self.flags
 
 
@@ -84,6 +151,9 @@ class FakeLog:
         if self.full:
             raise SpoolFull("the spool is full", "make room")
         self.kept.append(events)
+
+    async def keep(self, records: Sequence[Record]) -> None:
+        await self.append(*(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
 
     @property
     def events(self) -> list[Any]:
@@ -101,25 +171,33 @@ class Gateway:
     flags: FakeFlags
     log: FakeLog
     ids: PredictionIds
-    app: FastAPI
+    app: Door
     metrics: Metrics
 
     async def ask(self, text: str = "I want my money back", **more: Any) -> httpx.Response:
         body = {"model": "support", "messages": [{"role": "user", "content": text}], **more}
         return await self.http.post("/v1/chat/completions", json=body)
 
+    async def metric(self, name: str) -> float:
+        """The value of one line of /metrics, labels included in the name."""
+        lines = (await self.http.get("/metrics")).text.splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
 
 @asynccontextmanager
 async def serving(
-    answer_when_full: bool = False, specs: Sequence[TaskSpec] = (SUPPORT, HAIKU)
+    answer_when_full: bool = False, specs: Sequence[TaskSpec] = (SUPPORT, HAIKU), **more: Any
 ) -> AsyncIterator[Gateway]:
-    tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    """`more` goes to `Answering`; `access` and `calibrations` also where else they belong."""
+    table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
-        await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
+        await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     upstream, flags, log, metrics = FakeUpstream(), FakeFlags(), FakeLog(), Metrics()
-    ids = PredictionIds(b"k" * 32)
-    handlers = Handlers(tasks, flags, upstream, log, ids, b"s" * 32, metrics, answer_when_full)
-    app = build_app(handlers, metrics, list, list, 4_096)
+    ids, tasks = PredictionIds(b"k" * 32), KnownTasks(table, metrics)
+    keeping = Keeping(log, metrics, more.pop("calibrations", None), answer_when_full)
+    answering = Answering(tasks, flags, upstream, keeping, ids, b"s" * 32, metrics, **more)
+    handlers = Handlers(tasks, log, ids, b"s" * 32, more.get("access"))
+    app = build_app(answering, handlers, metrics, list, list, 64 * 1024)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         yield Gateway(http, upstream, flags, log, ids, app, metrics)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from schemas.base import Variant
-from services.gateway.clients import UpstreamFailed
 from services.gateway.domain import Primary, TaskFlags
+from services.gateway.upstream import UpstreamFailed
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -53,9 +53,9 @@ async def test_the_applications_own_system_prompt_replaces_the_tasks(gateway: Ga
         {"type": "text", "text": "two"}, {"type": "text", "text": "parts"},
     ]}]  # fmt: skip
     assert (await gateway.ask(messages=messages)).status_code == 200
-    assert gateway.upstream.asked[0]["messages"] == [
-        {"role": "system", "content": "Mine."}, {"role": "user", "content": "two\nparts"},
-    ]  # fmt: skip
+    assert gateway.upstream.asked[0]["messages"] == [{"role": "system", "content": "Mine."}, messages[1]]
+    seen = [(message.role, message.content) for message in gateway.log.events[0].messages]
+    assert seen == [("system", "Mine."), ("user", "two\nparts")]
 
 
 async def test_logprobs_reach_only_a_client_that_asked_for_them(gateway: Gateway) -> None:
@@ -157,7 +157,13 @@ async def test_an_upstream_error_passes_with_its_status_and_is_observed(gateway:
     assert gateway.log.events == []
 
 
-@pytest.mark.parametrize("answer", [None, {}, {"choices": []}, {"choices": [{"message": "text"}]}, "pong"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None, {}, {"choices": []}, {"choices": [{"message": "text"}]}, "pong", b"pong", {"choices": [7, 8]},
+        {"choices": [{"index": 0, "message": {}}, {"index": 1, "message": {}}]},
+    ],
+)  # fmt: skip
 async def test_an_answer_that_is_no_completion_is_a_bad_gateway(gateway: Gateway, answer: object) -> None:
     gateway.upstream.answer = answer
     response = await gateway.ask()
@@ -182,3 +188,12 @@ async def test_requests_are_counted_by_route_and_status(gateway: Gateway) -> Non
     assert 'ratchet_gateway_requests_total{route="/v1/chat/completions",status="404"} 1.0' in text
     assert 'ratchet_gateway_answers_total{task="support",variant="base"} 1.0' in text
     assert "made" not in text
+
+
+async def test_odd_numbers_and_names_of_an_upstream_break_nothing(gateway: Gateway) -> None:
+    gateway.upstream.answer["usage"] = {"prompt_tokens": "many", "completion_tokens": [1]}
+    gateway.upstream.answer["choices"][0]["finish_reason"] = 7
+    gateway.upstream.answer["choices"][0]["message"] = {"content": None, "refusal": 5}
+    assert (await gateway.ask()).status_code == 200
+    (event,) = gateway.log.events
+    assert (event.answer, event.finish_reason, event.prompt_tokens, event.answer_tokens) == ("5", "7", 0, 2)

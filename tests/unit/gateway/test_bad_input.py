@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.gateway.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import serving
 
 if TYPE_CHECKING:
@@ -23,16 +24,24 @@ USER = {"role": "user", "content": "hello"}
         ({"messages": None}, 400, "at least one message"),
         ({"messages": "hello"}, 400, "at least one message"),
         ({"messages": ["hello"]}, 400, "messages.0"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "system, user, assistant"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "system, user, assistant"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "system, developer, user, assistant, tool"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "system, developer, user, assistant, tool"),
         ({"messages": [{"content": "x"}]}, 400, "messages.0.role"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, 400, "messages.1.content"),
         ({"messages": [{"role": "user", "content": []}]}, 400, "messages.0.content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "'image_url'"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "only text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "without a text"),
+        ({"messages": [{"role": "user", "content": [{}]}]}, 400, "without a `type`"),
+        ({"messages": [{"role": "user", "content": [7]}]}, 400, "without a `type`"),
+        ({"messages": [{"role": "assistant", "tool_calls": {"a": 1}}]}, 400, "messages.0.tool_calls"),
+        ({"messages": [{"role": "user", "content": "x" * 32_001}]}, 400, "at most 32000"),
         ({"messages": [{"role": "user", "content": "a\x00b"}]}, 400, "NUL"),
         ({"messages": [USER] * 64}, 400, "at most 64"),
-        ({"n": 2}, 400, "`n` must be 1"),
+        ({"n": 2}, 400, "`n` must be 1: support is a classification"),
+        ({"model": "haiku", "n": 0}, 400, "from 1 to 128"),
+        ({"model": "haiku", "n": 129}, 400, "from 1 to 128"),
+        ({"model": "haiku", "n": True}, 400, "from 1 to 128"),
+        ({"model": "haiku", "n": 2**60}, 400, "from 1 to 128"),
+        ({"logprobs": 5}, 400, "`logprobs`"),
         ({"stream": "yes"}, 400, "`stream`"),
         ({"stream_options": True}, 400, "`stream_options`"),
         ({"user": 12}, 400, "`user` must be a string"),
@@ -60,25 +69,27 @@ async def test_a_gateway_that_knows_no_task_yet_says_try_again(path: str) -> Non
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"model": NaN}', b"\xff\xfe", b'{"model": "\\ud800"}'])
-@pytest.mark.parametrize("path", ["chat/completions", "feedback", "predictions"])
+@pytest.mark.parametrize(
+    "path", ["chat/completions", "completions", "responses", "embeddings", "feedback", "predictions"]
+)
 async def test_malformed_json_is_refused_everywhere(gateway: Gateway, path: str, body: bytes) -> None:
     response = await gateway.http.post(f"/v1/{path}", content=body)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "malformed_json"
 
 
-@pytest.mark.parametrize("path", ["chat/completions", "feedback"])
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "embeddings", "feedback"])
 async def test_a_body_that_is_no_object_is_refused(gateway: Gateway, path: str) -> None:
     response = await gateway.http.post(f"/v1/{path}", content=b"[1]")
     assert response.status_code == 400
 
 
 async def test_a_body_over_the_limit_is_refused_declared_or_not(gateway: Gateway) -> None:
-    assert (await gateway.ask("x" * 5_000)).status_code == 413
+    assert (await gateway.ask("x" * 70_000)).status_code == 413
 
     async def undeclared() -> Any:
         for _ in range(5):
-            yield b" " * 1_000
+            yield b" " * 20_000
 
     response = await gateway.http.post("/v1/chat/completions", content=undeclared())
     assert response.status_code == 413
@@ -87,5 +98,60 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(gateway: Gateway
 
 async def test_a_wrong_method_is_an_error_in_openais_shape(gateway: Gateway) -> None:
     response = await gateway.http.get("/v1/chat/completions")
-    assert response.status_code == 405
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
     assert response.json()["error"]["message"] == "Method Not Allowed"
+
+
+@pytest.mark.parametrize("depth", [200, 300, 1_000, 30_000])
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "embeddings"])
+async def test_nesting_without_end_is_passed_on_or_refused_and_never_a_failure_of_ours(
+    gateway: Gateway, path: str, depth: int
+) -> None:
+    nested = "[" * depth + "]" * depth
+    asked = '"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"'
+    gateway.upstream.failure = UpstreamFailed(400, "no such tools", "status_400")
+    response = await gateway.http.post(f"/v1/{path}", content=f'{{"model": "haiku", {asked}, "tools": {nested}}}')
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+
+
+async def test_numbers_that_no_machine_word_holds_are_the_upstreams_to_refuse(gateway: Gateway) -> None:
+    raw = b'{"model": "haiku", "messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 40 + b"}"
+    assert (await gateway.http.post("/v1/chat/completions", content=raw)).status_code == 200
+    assert gateway.upstream.asked[0]["seed"] == 1e40
+
+
+async def test_a_length_that_is_no_length_is_refused(gateway: Gateway) -> None:
+    response = await gateway.http.post("/v1/chat/completions", content=b"{}", headers={"content-length": "9" * 30})
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "says"),
+    [
+        ("completions", {}, "`prompt`"),
+        ("completions", {"prompt": []}, "`prompt`"),
+        ("completions", {"prompt": [1, "two"]}, "`prompt`"),
+        ("completions", {"prompt": [[]]}, "`prompt`"),
+        ("completions", {"prompt": ["x"] * 129}, "129 answers"),
+        ("completions", {"prompt": "a\x00"}, "NUL"),
+        ("completions", {"prompt": "x" * 32_001}, "at most 32000"),
+        ("responses", {}, "`input`"),
+        ("responses", {"input": []}, "`input`"),
+        ("responses", {"input": ["x"]}, "input.0"),
+        ("responses", {"input": [{"type": "message", "role": "robot", "content": "x"}]}, "input.0.role"),
+        ("responses", {"input": [{"type": "function_call_output", "output": 7}]}, "input.0.output"),
+        ("responses", {"input": [{"type": "reasoning"}]}, "nothing but reasoning"),
+        ("responses", {"input": "x", "previous_response_id": "resp_1"}, "send the whole conversation"),
+        ("responses", {"input": "x", "background": True}, "stream it"),
+        ("responses", {"input": "x", "instructions": 7}, "`instructions`"),
+        ("responses", {"input": "x", "stream": 1}, "`stream`"),
+    ],
+)
+async def test_the_other_apis_say_what_is_wrong_too(
+    gateway: Gateway, path: str, fields: dict[str, Any], says: str
+) -> None:
+    response = await gateway.http.post(f"/v1/{path}", json={"model": "haiku", **fields})
+    assert response.status_code == 400
+    assert says in response.json()["error"]["message"]
+    assert gateway.upstream.asked == []

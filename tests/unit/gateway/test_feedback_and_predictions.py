@@ -106,3 +106,14 @@ async def test_one_bad_answer_in_a_list_refuses_the_list_and_says_which(
 @pytest.mark.parametrize("items", [[], [ELSEWHERE["messages"]], [1], [{}] * 101])
 async def test_a_list_of_the_wrong_size_or_kind_is_refused(gateway: Gateway, items: list[Any]) -> None:
     assert (await gateway.http.post("/v1/predictions", json=items)).status_code == 400
+
+
+async def test_an_answer_with_an_id_of_the_applications_own_is_logged_as_the_same_again(gateway: Gateway) -> None:
+    named = {**ELSEWHERE, "prediction_id": "order-7/answer 3"}
+    first, second = [(await gateway.http.post("/v1/predictions", json=named)).json() for _ in range(2)]
+    assert first == second
+    assert len({event.event_id for event in gateway.log.events}) == 1
+    response = await _give(gateway, prediction_id="support/order-7/answer 3", kind="thumbs", positive=True)
+    assert response.json()["prediction_id"] == first["prediction_ids"][0]
+    too_long = await gateway.http.post("/v1/predictions", json={**ELSEWHERE, "prediction_id": "x" * 501})
+    assert too_long.status_code == 400

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from services.gateway.clients import UnleashFlags
 from services.gateway.domain import Primary, TaskFlags
+from services.gateway.flags import LiveFlags, StateOnDisk, UnleashFlags
 
 
 def flag(name: str, payload: str | None = None, percent: int = 100, stickiness: str = "default") -> dict[str, Any]:
@@ -105,13 +105,89 @@ async def test_a_broken_payload_counts_as_a_flag_that_is_off(unleash: FakeUnleas
         await flags.close()
 
 
-async def test_a_silent_server_holds_the_start_for_seconds_only(unleash: FakeUnleash, tmp_path: Path) -> None:
+async def test_a_silent_server_holds_the_start_for_a_second_and_the_last_known_flags_serve(
+    unleash: FakeUnleash, tmp_path: Path
+) -> None:
+    unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
+    before = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    await before.start()
+    await before.close()
     unleash.delay = 30.0
     flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    assert flags.of("support", "ann").primary == Primary("new", None)  # Before it has even started.
     started = time.monotonic()
     try:
         await flags.start()
-        assert time.monotonic() - started < 6.0
-        assert flags.of("support", "ann") == TaskFlags()
+        assert time.monotonic() - started < 1.5
+        assert flags.of("support", "ann").primary == Primary("new", None)
     finally:
         await flags.close()
+
+
+@pytest.mark.parametrize("torn", ["", '{"version": 2, "feat', "[]", "null", '{"features": 3}'])
+async def test_a_torn_file_counts_as_no_flags_and_stops_no_start(
+    unleash: FakeUnleash, tmp_path: Path, torn: str
+) -> None:
+    (tmp_path / "flags.json").write_text(torn)
+    unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
+    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    assert flags.of("support", "ann") == TaskFlags()
+    try:
+        await flags.start()
+        await _until(flags, TaskFlags(Primary("new", None)))
+    finally:
+        await flags.close()
+
+
+async def test_what_was_evaluated_is_remembered_until_flags_move(unleash: FakeUnleash, tmp_path: Path) -> None:
+    unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}'), flag("ratchet.support.rollback")]
+    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    try:
+        await flags.start()
+        first = flags.of("support", "ann")
+        assert flags.of("support", "ben") is first  # For everyone the same: one evaluation.
+        started = time.perf_counter()
+        for _ in range(10_000):
+            flags.of("support", "ann")
+        assert (time.perf_counter() - started) / 10_000 < 20e-6
+        unleash.features = [
+            flag("ratchet.support.canary", '{"adapter": "x"}', percent=50, stickiness="userId"),
+            flag("ratchet.other.canary", '{"adapter": "x"}', percent=100, stickiness="userId"),
+        ]
+        await _until(flags, flags._evaluated("support", "ann"))
+        await asyncio.sleep(1.5)
+        assert {flags.of("support", f"u{n}").canary for n in range(50)} == {"x", None}
+        assert flags.of("other", "ann").canary == "x"
+        assert flags.of("other", None).canary is None
+    finally:
+        await flags.close()
+
+
+def test_only_a_flag_that_is_the_same_for_everyone_is_evaluated_once_for_all() -> None:
+    plain = flag("ratchet.t.primary", '{"adapter": "a"}')
+    (strategy,) = plain["strategies"]
+    constraint = {"contextName": "userId", "operator": "IN", "values": ["ann"]}
+    two = [*strategy["variants"], {"name": "w", "weight": 500}]
+    for differs in (
+        {**strategy, "constraints": [constraint]},
+        {**strategy, "segments": [1]},
+        {**strategy, "variants": two},
+        {**strategy, "name": "userWithId", "parameters": {"userIds": "ann"}},
+        {**strategy, "parameters": {**strategy["parameters"], "rollout": "50"}},
+        {**strategy, "parameters": {**strategy["parameters"], "stickiness": "userId"}},
+    ):
+        live = LiveFlags(json.dumps({"features": [{**plain, "strategies": [differs]}]}))
+        assert live.sticky == {"t"}, differs
+    for same in (plain, {**plain, "enabled": False}, flag("ratchet.t.shadow", None, 10, "userId")):
+        assert not LiveFlags(json.dumps({"features": [same]})).sticky
+    for more in ({"variants": [{"name": "v"}]}, {"dependencies": [{"feature": "f"}]}):
+        assert LiveFlags(json.dumps({"features": [{**plain, **more}]})).sticky == {"t"}
+
+
+def test_flags_that_cannot_be_kept_still_move(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    state = StateOnDisk(tmp_path / "file" / "flags.json")
+    state.mset({"/client/features": '{"features": []}', "etag": ""})
+    assert state.features == '{"features": []}'
+    assert state.get("etag") == ""
+    assert not state.exists("other")

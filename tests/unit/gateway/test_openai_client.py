@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
+from pydantic import BaseModel
+
+from tests.unit.gateway.conftest import REFUND, USAGE, chat_completion, chunk, sse
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
@@ -41,7 +44,8 @@ async def test_a_stream_has_the_answer_its_end_and_the_usage_if_wanted(address: 
         chunks = [chunk async for chunk in stream]
     choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
     assert "".join(choice.delta.content or "" for choice in choices) == "refund"
-    assert [choice.finish_reason for choice in choices] == [None, "stop"]
+    assert [choice.finish_reason for choice in choices] == [None, None, None, "stop"]
+    assert chunks[-1].ratchet["prediction_id"] == chunks[0].id
     assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == ([22] if include_usage else [])
 
 
@@ -67,3 +71,105 @@ async def test_an_unknown_task_raises_the_clients_own_not_found(address: str) ->
         with pytest.raises(openai.NotFoundError, match="Known tasks: haiku, support") as caught:
             await client.chat.completions.create(model="gpt-5", messages=MESSAGES)
     assert caught.value.code == "model_not_found"
+
+
+async def test_the_sync_client_streams(gateway: Gateway, address: str) -> None:
+    def ask() -> str:
+        with openai.OpenAI(base_url=address, api_key="any") as client:
+            stream = client.chat.completions.create(model="support", messages=MESSAGES, stream=True)
+            return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+    assert await asyncio.to_thread(ask) == "refund"
+    assert gateway.log.events[0].answer == "refund"
+
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}]
+
+
+async def test_tool_calls_come_back_whole_and_in_a_stream(gateway: Gateway, address: str) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    gateway.upstream.answer = chat_completion("", [-0.1], tool_calls=[call])
+    gateway.upstream.pieces = list(
+        sse(chunk({"tool_calls": [{"index": 0, **call}]}), chunk({}, finish="tool_calls", logprob=None), USAGE)
+    )
+    async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
+        answer = await client.chat.completions.create(model="haiku", messages=MESSAGES, tools=TOOLS)
+        async with client.chat.completions.stream(model="haiku", messages=MESSAGES, tools=TOOLS) as stream:
+            streamed = await stream.get_final_completion()
+        for one in (answer, streamed):
+            (made,) = one.choices[0].message.tool_calls
+            assert (made.function.name, made.function.arguments) == ("find", "{}")
+        result = {"role": "tool", "tool_call_id": "call_1", "content": "found"}
+        conversation = [*MESSAGES, answer.choices[0].message, result]
+        await client.chat.completions.create(model="haiku", messages=conversation, tools=TOOLS)
+    assert [m.role.value for m in gateway.log.events[-1].messages] == ["system", "user", "assistant", "user"]
+
+
+class Poem(BaseModel):
+    title: str
+    lines: int
+
+
+async def test_structured_outputs_are_parsed_by_the_client(gateway: Gateway, address: str) -> None:
+    gateway.upstream.says('{"title": "Pond", "lines": 3}', [-0.1])
+    async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
+        answer = await client.chat.completions.parse(model="haiku", messages=MESSAGES, response_format=Poem)
+    assert answer.choices[0].message.parsed == Poem(title="Pond", lines=3)
+    assert gateway.upstream.asked[0]["response_format"]["type"] == "json_schema"
+
+
+async def test_two_answers_and_their_logprobs(gateway: Gateway, address: str) -> None:
+    one = chat_completion("one", [-0.1])
+    gateway.upstream.answer = {**one, "choices": [one["choices"][0], {**one["choices"][0], "index": 1}]}
+    async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
+        answer = await client.chat.completions.create(model="haiku", messages=MESSAGES, n=2, logprobs=True)
+    assert [choice.logprobs.content[0].logprob for choice in answer.choices] == [-0.1, -0.1]
+    assert len(gateway.log.events) == 2
+
+
+async def test_a_stream_that_the_client_closes_is_logged_as_cancelled(gateway: Gateway, address: str) -> None:
+    gateway.upstream.pieces = [*REFUND[:2], asyncio.Event()]
+    async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
+        stream = await client.chat.completions.create(model="support", messages=MESSAGES, stream=True)
+        async for piece in stream:
+            if piece.choices[0].delta.content:
+                break
+        await stream.close()
+    await asyncio.wait_for(gateway.upstream.closed.wait(), 5)
+    async with asyncio.timeout(5):
+        while not gateway.log.events:
+            await asyncio.sleep(0.01)
+    assert gateway.log.events[0].finish_reason == "cancelled"
+
+
+async def test_a_stream_that_breaks_off_raises_the_clients_own_error(gateway: Gateway, address: str) -> None:
+    gateway.upstream.pieces = list(REFUND[:2])
+    async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
+        stream = await client.chat.completions.create(model="support", messages=MESSAGES, stream=True)
+        with pytest.raises(openai.APIError, match="ended before the answer did"):
+            async for _ in stream:
+                pass
+
+
+async def test_the_other_apis_of_the_client_work(gateway: Gateway, address: str) -> None:
+    async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
+        gateway.upstream.answer = {
+            "id": "c", "object": "text_completion", "created": 1, "model": "small",
+            "choices": [{"index": 0, "text": " pond", "finish_reason": "stop", "logprobs": None}],
+        }  # fmt: skip
+        assert (await client.completions.create(model="haiku", prompt="An old")).choices[0].text == " pond"
+        gateway.upstream.answer = {
+            "object": "list", "model": "small", "usage": {"prompt_tokens": 1, "total_tokens": 1},
+            "data": [{"object": "embedding", "index": 0, "embedding": "AACAPwAAAEA="}],
+        }  # fmt: skip
+        assert (await client.embeddings.create(model="haiku", input="x")).data[0].embedding == [1.0, 2.0]
+        message = {
+            "id": "m", "type": "message", "role": "assistant", "status": "completed",
+            "content": [{"type": "output_text", "text": "pond", "annotations": []}],
+        }  # fmt: skip
+        gateway.upstream.answer = {
+            "id": "r", "object": "response", "created_at": 1, "model": "small", "status": "completed",
+            "output": [message],
+        }  # fmt: skip
+        assert (await client.responses.create(model="haiku", input="An old")).output_text == "pond"
+    assert [event.answer for event in gateway.log.events] == [" pond", "pond"]

@@ -218,3 +218,10 @@ async def test_a_redactor_that_cannot_be_built_is_tried_again() -> None:
         await cleaning.clean(feedback(HAIKU, "Maria"))
     (clean,) = await cleaning.clean(feedback(HAIKU, "Maria"))
     assert clean["text"] == "Paula"
+
+
+async def test_a_redacted_record_keeps_its_headers(cleaning: Cleaning) -> None:
+    record = record_of(feedback(HAIKU, "Maria"), (("traceparent", b"00-a-b-01"),))
+    (clean,) = await cleaning.redaction.clean([record])
+    assert isinstance(clean, Record)
+    assert (b"Paula" in clean.value, clean.headers) == (True, record.headers)

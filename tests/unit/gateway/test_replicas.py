@@ -3,49 +3,115 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from services.gateway.clients import NotServed, UpstreamFailed, VllmReplicas
+from services.gateway.limits import Limits
 from services.gateway.metrics import Metrics
+from services.gateway.replicas import NotServed, Replicas, UpstreamFailed
 
-Start = Callable[..., Awaitable[str]]
 DEAD = "http://127.0.0.1:9"
+CHAT = "/v1/chat/completions"
+MISSING = '{"error": {"message": "The model `a` does not exist."}}'
+UNLOADABLE = '{"error": {"message": "LoRA adapter \'a\' was found but could not be loaded."}}'
+
+
+@dataclass
+class Server:
+    """A replica that answers every completion as it is told. `asked` counts; `cut`: connections a client closed."""
+
+    status: int = 200
+    text: str = '{"from": "here"}'
+    delay: float = 0.0
+    dies: int = 0
+    pieces: tuple[bytes, ...] = ()
+    between: float = 0.0
+    dies_after: int = 1_000
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: int = 0
+    cut: int = 0
+    url: str = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked += 1
+        try:
+            if self.dies > 0:
+                self.dies -= 1
+                return self._die(request)
+            await asyncio.sleep(self.delay)
+            if not self.pieces:
+                return web.Response(
+                    status=self.status, text=self.text, content_type="application/json", headers=self.headers
+                )
+            return await self._stream(request)
+        except asyncio.CancelledError:
+            self.cut += 1
+            raise
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for number, piece in enumerate(self.pieces):
+            if number == self.dies_after:
+                return self._die(request)
+            await response.write(piece)
+            await asyncio.sleep(self.between)
+        await response.write_eof()
+        return response
+
+    def _die(self, request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": []}, status=200 if self.status < 500 else self.status)
+
+
+Start = Callable[..., Awaitable[Server]]
+Make = Callable[..., Awaitable[Replicas]]
 
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start a replica that answers every completion with this status and body; returns its URL."""
-    runners: list[web.AppRunner] = []
+    """Start a server; at its address of before, if it is stopped and started again."""
+    runners: dict[int, web.AppRunner] = {}
 
-    async def _start(status: int = 200, text: str = '{"from": "here"}', delay: float = 0.0) -> str:
-        async def answer(_: web.Request) -> web.Response:
-            await asyncio.sleep(delay)
-            return web.Response(status=status, text=text, content_type="application/json")
-
+    async def _start(server: Server | None = None, **told: Any) -> Server:
+        server = server or Server(**told)
         app = web.Application()
-        app.router.add_post("/v1/chat/completions", answer)
-        runner = web.AppRunner(app)
-        runners.append(runner)
+        app.router.add_post("/v1/{rest:.*}", server.answer)
+        app.router.add_get("/v1/models", server.models)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+        port = int(server.url.rpartition(":")[2]) if server.url else 0
+        await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        runners[id(server)] = runner
+        return server
 
+    async def stop(server: Server) -> None:
+        await runners.pop(id(server)).cleanup()
+
+    _start.stop = stop  # type: ignore[attr-defined]
     yield _start
-    for runner in runners:
+    for runner in runners.values():
         await runner.cleanup()
 
 
 @pytest.fixture
-async def replicas() -> AsyncIterator[Callable[..., Awaitable[VllmReplicas]]]:
-    made: list[VllmReplicas] = []
+async def make() -> AsyncIterator[Make]:
+    made: list[Replicas] = []
 
-    async def _make(*urls: str, seconds: float = 5.0) -> VllmReplicas:
-        made.append(VllmReplicas(urls, seconds, 0.5, 10, Metrics()))
-        await made[-1].start()
+    async def _make(*servers: Server | str, last_resort: bool = True, **limits: Any) -> Replicas:
+        urls = [one if isinstance(one, str) else one.url for one in servers]
+        made.append(Replicas(urls, Limits(**{"connect": 0.5, **limits}), Metrics(), last_resort=last_resort))
         return made[-1]
 
     yield _make
@@ -53,62 +119,267 @@ async def replicas() -> AsyncIterator[Callable[..., Awaitable[VllmReplicas]]]:
         await one.close()
 
 
-async def test_a_replica_that_is_away_is_passed_over(start: Start, replicas: Callable) -> None:
-    upstream = await replicas(DEAD, await start())
-    assert not upstream.answered_within(60)
-    for _ in range(4):
-        assert await upstream.complete(b"{}") == {"from": "here"}
-    assert upstream.answered_within(60)
-    assert upstream._metrics.upstream_errors.labels("away")._value.get() == 1  # Then it is asked last.
+def errors(replicas: Replicas, reason: str) -> int:
+    return int(replicas._metrics.upstream_errors.labels(reason)._value.get())
 
 
-async def test_when_all_replicas_are_away_the_client_is_told_so(replicas: Callable) -> None:
-    upstream = await replicas(DEAD, DEAD)
+def outstanding(replicas: Replicas) -> int:
+    return sum(one.outstanding for one in replicas._pool)
+
+
+async def refused(replicas: Replicas) -> UpstreamFailed:
     with pytest.raises(UpstreamFailed) as caught:
-        await upstream.complete(b"{}")
-    assert caught.value.status == 503
+        await replicas.post(CHAT, b"{}")
+    assert outstanding(replicas) == 0
+    return caught.value
+
+
+async def streamed(replicas: Replicas) -> list[bytes]:
+    async with replicas.stream(CHAT, b"{}") as pieces:
+        return [piece async for piece in pieces]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_a_replica_where_nobody_listens_costs_one_try_and_is_left_alone_then(start: Start, make: Make) -> None:
+    replicas = await make(DEAD, await start())
+    assert not replicas.answered_within(60)
+    for _ in range(4):
+        assert await replicas.post(CHAT, b"{}") == b'{"from": "here"}'
+    assert replicas.answered_within(60)
+    assert errors(replicas, "away") == 1
+    assert outstanding(replicas) == 0
+
+
+async def test_when_all_replicas_are_away_the_client_is_told_so_and_they_are_asked_as_a_last_resort(
+    start: Start, make: Make
+) -> None:
+    replicas = await make(DEAD, DEAD)
+    for _ in range(3):
+        error = await refused(replicas)
+        assert (error.status, error.down) == (503, True)
+    assert errors(replicas, "away") == 6
+
+
+async def test_with_somebody_to_stand_in_no_time_is_lost_on_replicas_that_are_away(start: Start, make: Make) -> None:
+    replicas = await make(DEAD, DEAD, last_resort=False)
+    await refused(replicas)
+    error = await refused(replicas)
+    assert (error.status, error.down) == (503, True)
+    assert errors(replicas, "away") == 2
+
+
+async def test_load_goes_where_the_fewest_requests_wait(start: Start, make: Make) -> None:
+    slow, quick = await start(delay=0.4), await start()
+    replicas = await make(slow, quick)
+    waiting = [asyncio.create_task(replicas.post(CHAT, b"{}")) for _ in range(2)]
+    await until(lambda: slow.asked == 1)
+    for _ in range(8):
+        await replicas.post(CHAT, b"{}")
+    await asyncio.gather(*waiting)
+    assert (slow.asked, quick.asked) == (1, 9)
+
+
+async def test_a_replica_that_dies_before_its_answer_is_whole_is_replaced_for_all_who_waited_for_it(
+    start: Start, make: Make
+) -> None:
+    dying, other = await start(dies=20), await start()
+    replicas = await make(dying, other)
+    answers = await asyncio.gather(*(replicas.post(CHAT, b"{}") for _ in range(40)))
+    assert answers == [b'{"from": "here"}'] * 40
+    assert other.asked >= 20
+
+
+async def test_a_lost_connection_to_the_only_replica_is_worth_a_second_try(start: Start, make: Make) -> None:
+    only = await start(dies=1)
+    assert await (await make(only)).post(CHAT, b"{}") == b'{"from": "here"}'
+    only.dies = 5
+    error = await refused(await make(only))
+    assert (error.status, error.reason, error.down, only.asked) == (502, "lost", True, 4)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_a_replica_in_trouble_is_passed_over(start: Start, replicas: Callable, status: int) -> None:
-    upstream = await replicas(await start(status), await start())
-    assert await upstream.complete(b"{}") == {"from": "here"}
+async def test_a_replica_in_trouble_is_passed_over(start: Start, make: Make, status: int) -> None:
+    replicas = await make(await start(status=status), await start())
+    for _ in range(3):
+        assert await replicas.post(CHAT, b"{}") == b'{"from": "here"}'
 
 
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
-        (404, '{"error": {"message": "The model `a` does not exist."}}'),
-        (400, '{"error": {"message": "LoRA adapter \'a\' was found but could not be loaded."}}'),
-    ],
-)
+async def test_when_every_replica_answers_with_errors_the_load_grows_by_a_fifth_only(start: Start, make: Make) -> None:
+    servers = [await start(status=500) for _ in range(3)]
+    replicas = await make(*servers)
+    for _ in range(200):
+        assert (await refused(replicas)).status == 500
+    assert 240 <= sum(one.asked for one in servers) <= 252
+
+
+async def test_a_request_is_tried_three_times_at_most(start: Start, make: Make) -> None:
+    servers = [await start(status=500) for _ in range(5)]
+    await refused(await make(*servers))
+    assert sum(one.asked for one in servers) == 3
+
+
+async def test_a_circuit_closes_when_a_probe_is_answered(start: Start, make: Make) -> None:
+    broken, other = await start(status=503), await start()
+    replicas = await make(broken, other)
+    watching = asyncio.create_task(replicas.watch_forever())
+    try:
+        for _ in range(6):
+            await replicas.post(CHAT, b"{}")
+        asked = broken.asked
+        assert asked <= 3
+        for _ in range(6):
+            await replicas.post(CHAT, b"{}")
+        assert broken.asked == asked
+        broken.status = 200
+        await until(lambda: not next(iter(replicas._pool)).is_open)
+        for _ in range(4):
+            await replicas.post(CHAT, b"{}")
+        assert broken.asked > asked
+    finally:
+        watching.cancel()
+
+
+async def test_a_replica_that_came_back_is_found_by_the_probe(start: Start, make: Make) -> None:
+    server = await start()
+    replicas = await make(server, last_resort=False)
+    watching = asyncio.create_task(replicas.watch_forever())
+    try:
+        await until(lambda: replicas.answered_within(1))
+        await start.stop(server)  # type: ignore[attr-defined]
+        assert (await refused(replicas)).down
+        await start(server)
+        await until(lambda: not next(iter(replicas._pool)).is_open)
+        assert await replicas.post(CHAT, b"{}") == b'{"from": "here"}'
+    finally:
+        watching.cancel()
+
+
+async def test_retry_after_is_respected(start: Start, make: Make) -> None:
+    busy, other = await start(status=429, headers={"retry-after": "30"}), await start()
+    replicas = await make(busy, other)
+    for _ in range(6):
+        await replicas.post(CHAT, b"{}")
+    assert busy.asked == 1
+    other.status, other.headers = 429, {"retry-after": "7"}
+    assert (await refused(replicas)).retry_after == 7.0
+    error = await refused(replicas)
+    assert (error.status, error.reason, error.down) == (429, "busy", False)
+    assert error.retry_after is not None and 6 < error.retry_after <= 7
+    assert (busy.asked, other.asked) == (1, 7)
+
+
+@pytest.mark.parametrize(("status", "text"), [(404, MISSING), (400, UNLOADABLE)])
 async def test_a_model_is_not_served_only_if_no_replica_serves_it(
-    start: Start, replicas: Callable, status: int, text: str
+    start: Start, make: Make, status: int, text: str
 ) -> None:
-    lacking = await start(status, text)
-    assert await (await replicas(lacking, await start())).complete(b"{}") == {"from": "here"}
-    with pytest.raises(NotServed):
-        await (await replicas(lacking, DEAD)).complete(b"{}")
+    lacking = [await start(status=status, text=text) for _ in range(5)]
+    assert await (await make(*lacking, await start())).post(CHAT, b"{}") == b'{"from": "here"}'
+    for servers in ([*lacking], [lacking[0], DEAD]):
+        error = await refused(await make(*servers))
+        assert isinstance(error, NotServed)
+        assert not error.down
 
 
-async def test_a_refusal_of_the_request_itself_is_not_tried_elsewhere(start: Start, replicas: Callable) -> None:
-    refusing = await start(400, '{"error": {"message": "context length exceeded"}}')
-    upstream = await replicas(refusing, await start())
-    with pytest.raises(UpstreamFailed, match="context length exceeded") as caught:
-        await upstream.complete(b"{}")
-    assert caught.value.status == 400
+async def test_a_path_that_vllm_does_not_have_is_no_missing_model(start: Start, make: Make) -> None:
+    error = await refused(await make(await start(status=404, text='{"detail": "Not Found"}')))
+    assert (error.status, isinstance(error, NotServed), error.down) == (404, False, False)
 
 
-async def test_an_answer_that_takes_too_long_is_a_gateway_timeout(start: Start, replicas: Callable) -> None:
-    upstream = await replicas(await start(delay=0.6), seconds=0.2)
-    with pytest.raises(UpstreamFailed) as caught:
-        await upstream.complete(b"{}")
-    assert caught.value.status == 504
+async def test_a_refusal_of_the_request_itself_is_passed_on_as_it_is_and_not_tried_elsewhere(
+    start: Start, make: Make
+) -> None:
+    text = '{"error": {"message": "context length exceeded"}}'
+    refusing = [await start(status=400, text=text) for _ in range(2)]
+    error = await refused(await make(*refusing))
+    assert (error.status, error.message, error.raw) == (400, "context length exceeded", text.encode())
+    assert not error.down
+    assert sum(one.asked for one in refusing) == 1
+    assert (await refused(await make(await start(status=418, text="[]")))).message == "the model server said 418"
 
 
-async def test_garbled_answers_are_bad_gateways(start: Start, replicas: Callable) -> None:
-    with pytest.raises(UpstreamFailed) as caught:
-        await (await replicas(await start(text="<html>"))).complete(b"{}")
-    assert caught.value.status == 502
-    with pytest.raises(UpstreamFailed, match="said 418"):
-        await (await replicas(await start(418, "[]"))).complete(b"{}")
+async def test_an_answer_that_takes_too_long_is_a_gateway_timeout_and_is_not_asked_for_again(
+    start: Start, make: Make
+) -> None:
+    servers = [await start(delay=0.6) for _ in range(2)]
+    error = await refused(await make(*servers, total=0.2))
+    assert (error.status, error.down) == (504, False)
+    assert sum(one.asked for one in servers) == 1
+
+
+async def test_who_stops_waiting_closes_the_connection_to_the_replica(start: Start, make: Make) -> None:
+    server = await start(delay=5.0)
+    replicas = await make(server)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(replicas.post(CHAT, b"{}"), 0.2)
+    await until(lambda: server.cut == 1)
+    assert outstanding(replicas) == 0
+
+
+async def test_a_stream_arrives_piece_by_piece_and_its_connection_is_used_again(start: Start, make: Make) -> None:
+    server = await start(pieces=(b"data: 1\n\n", b"data: 2\n\n"), between=0.2)
+    replicas = await make(server, connections=1)
+    started = time.monotonic()
+    async with replicas.stream(CHAT, b"{}") as pieces:
+        assert time.monotonic() - started < 0.15
+        assert outstanding(replicas) == 1
+        assert b"".join([piece async for piece in pieces]) == b"data: 1\n\ndata: 2\n\n"
+    assert outstanding(replicas) == 0
+    assert b"".join(await streamed(replicas)) == b"data: 1\n\ndata: 2\n\n"
+
+
+async def test_a_stream_begins_at_another_replica_if_the_first_dies_before_its_first_piece(
+    start: Start, make: Make
+) -> None:
+    pieces = (b"data: 1\n\n",)
+    for bad in (
+        DEAD,
+        await start(dies=9, pieces=pieces),
+        await start(pieces=pieces, dies_after=0),
+        await start(status=500),
+    ):
+        replicas = await make(bad, await start(pieces=pieces))
+        for _ in range(2):
+            assert await streamed(replicas) == [b"data: 1\n\n"]
+        assert outstanding(replicas) == 0
+
+
+async def test_a_stream_that_is_refused_says_why(start: Start, make: Make) -> None:
+    replicas = await make(await start(status=404, text=MISSING))
+    with pytest.raises(NotServed, match="does not exist"):
+        await streamed(replicas)
+    assert outstanding(replicas) == 0
+
+
+async def test_a_stream_that_breaks_off_or_falls_silent_fails_where_it_is_and_begins_nowhere_else(
+    start: Start, make: Make
+) -> None:
+    pieces = (b"data: 1\n\n", b"data: 2\n\n")
+    other = await start(pieces=pieces)
+    breaking = Server(pieces=pieces, dies_after=1, between=0.05)
+    for server, status in ((breaking, 502), (Server(pieces=pieces, between=2), 504)):
+        replicas = await make(await start(server), other, piece=0.3)
+        got: list[bytes] = []
+        with pytest.raises(UpstreamFailed) as caught:
+            async with replicas.stream(CHAT, b"{}") as stream:
+                async for piece in stream:
+                    got.append(piece)
+        assert (got, caught.value.status, caught.value.down) == ([b"data: 1\n\n"], status, False)
+        assert status == 502 or "longer than 0.3 s" in caught.value.message
+        assert outstanding(replicas) == 0
+    assert other.asked == 0
+
+
+async def test_a_stream_that_is_left_is_closed_at_the_replica(start: Start, make: Make) -> None:
+    server = await start(pieces=(b"data: 1\n\n",) * 100, between=0.1)
+    replicas = await make(server)
+    async with replicas.stream(CHAT, b"{}") as pieces:
+        async for _ in pieces:
+            break
+    await until(lambda: server.cut == 1)
+    assert outstanding(replicas) == 0

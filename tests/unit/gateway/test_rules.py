@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.base import Variant
-from schemas.tasks import TaskKind
 from services.gateway.domain import (
     Arm,
     PredictionIds,
     Primary,
     TaskFlags,
+    arms_after,
     arms_in_order,
     choose_arm,
-    confidence,
     parse_primary,
 )
 
@@ -48,6 +45,22 @@ def test_the_arms_that_may_stand_in_end_with_the_base_and_name_no_adapter_twice(
     assert arms_in_order(TaskFlags(rollback=True)) == (Arm(Variant.ROLLBACK),)
 
 
+def test_the_external_api_comes_last_and_is_asked_for_its_own_model() -> None:
+    external = Arm(Variant.EXTERNAL, model="large")
+    arms = arms_in_order(TaskFlags(primary=Primary("new", None)), "large")
+    assert arms == (Arm(Variant.PRIMARY, "new"), Arm(Variant.BASE), external)
+    assert [arm.named("small") for arm in arms] == ["new", "small", "large"]
+    assert choose_arm(TaskFlags()) == Arm(Variant.BASE)
+
+
+def test_where_no_replica_answers_the_external_api_is_next_and_without_one_nothing_is() -> None:
+    arms = arms_in_order(TaskFlags(primary=BOTH), "large")
+    assert [arm.variant for arm in arms_after(arms, arms[0], down=False)] == ["rollback", "base", "external"]
+    assert [arm.variant for arm in arms_after(arms, arms[0], down=True)] == ["external"]
+    assert arms_after(arms, arms[-1], down=True) == ()
+    assert arms_after(arms_in_order(TaskFlags(primary=BOTH)), Arm(Variant.PRIMARY, "new"), down=True) == ()
+
+
 @pytest.mark.parametrize("payload", ["", "null", "[]", "{", '"name"', '{"adapter": 3}', '{"adapter": ""}'])
 def test_a_payload_that_the_deployer_would_not_write_is_refused(payload: str) -> None:
     with pytest.raises(ValueError, match=r"payload|adapter|Expecting"):
@@ -56,22 +69,6 @@ def test_a_payload_that_the_deployer_would_not_write_is_refused(payload: str) ->
 
 def test_a_payload_may_lack_what_is_null() -> None:
     assert parse_primary('{"adapter": "a"}') == Primary("a", None)
-
-
-def test_confidence_is_the_whole_answers_probability_for_labels_and_the_mean_tokens_for_text() -> None:
-    logprobs = [math.log(0.5), math.log(0.125)]
-    label = confidence(TaskKind.CLASSIFICATION, logprobs)
-    text = confidence(TaskKind.GENERATION, logprobs)
-    assert label.score == pytest.approx(0.0625)
-    assert text.score == pytest.approx(0.25)
-    assert label.logprob == text.logprob == pytest.approx(math.log(0.0625))
-    assert label.tokens == 2
-
-
-def test_without_logprobs_there_is_no_confidence_and_rounding_never_exceeds_one() -> None:
-    assert confidence(TaskKind.GENERATION, []).score is None
-    assert confidence(TaskKind.CLASSIFICATION, [1e-9]).score == 1.0
-    assert confidence(TaskKind.CLASSIFICATION, [-9999.0]).score == 0.0
 
 
 @given(st.text())

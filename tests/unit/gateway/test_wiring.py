@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
+from shared.errors import ConfigurationError
 
 HEAVY = ("torch", "transformers", "numpy", "sqlalchemy", "deltalake", "sklearn", "spacy", "faker")
 
@@ -27,10 +29,31 @@ async def test_a_gateway_that_has_read_and_heard_nothing_is_alive_but_not_ready(
         ready = await http.get("/readyz")
     assert ready.status_code == 503
     assert [problem.partition(":")[0] for problem in ready.json()["missing"]] == [
-        "no task is known", "no model server answers",
+        "no task is known", "no model server answers", "the API keys are not read yet",
     ]  # fmt: skip
-    assert ready.json()["notes"] == [
-        "the shipper is not running: events wait in the spool, nothing reaches Kafka",
-        "Unleash does not answer: the last known flags hold",
-    ]
+    assert [note.partition(":")[0] for note in ready.json()["notes"]] == [
+        "the shipper is not running", "Unleash does not answer", "no API keys",
+    ]  # fmt: skip
     assert (tmp_path / "secrets" / "prediction-ids").stat().st_mode & 0o077 == 0
+
+
+async def test_an_external_api_that_stands_in_makes_the_gateway_able_to_serve_and_is_told(tmp_path: Path) -> None:
+    service = build(
+        GatewaySettings(
+            home=tmp_path, unleash="http://127.0.0.1:9", vllm="http://127.0.0.1:9",
+            gateway_fallback_url="https://api.example.com/v1", gateway_fallback_model="large",
+        )
+    )  # fmt: skip
+    assert service.http is not None
+    transport = httpx.ASGITransport(app=service.http)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        ready = (await http.get("/readyz")).json()
+    assert not any("model server" in problem for problem in ready["missing"])
+    assert "no model server answers: https://api.example.com/v1 stands in with large" in ready["notes"]
+
+
+def test_with_several_workers_the_gateway_is_a_process_that_keeps_them(tmp_path: Path) -> None:
+    service = build(GatewaySettings(home=tmp_path, gateway_workers=3))
+    assert (service.http, service.broker, len(service.background)) == (None, None, 3)
+    with pytest.raises(ConfigurationError, match="need one port"):
+        build(GatewaySettings(home=tmp_path, gateway_workers=2, gateway_port=0))

@@ -36,7 +36,16 @@ def prediction(name: str, at: datetime = NOON, user: str | None = "u", task: str
         answer="delivery",
         model="base",
         variant=Variant.BASE,
-        confidence=Confidence(score=0.9, logprob=-0.1, tokens=1),
+        confidence=Confidence(
+            score=0.9,
+            logprob=-0.1,
+            tokens=1,
+            raw=0.95,
+            margin=0.8,
+            entropy=0.2,
+            outside=0.01,
+            calibration="support-desk-cal",
+        ),
         user_hash=user,
         latency_ms=12.5,
     )

@@ -22,7 +22,8 @@ def prediction(name: str, at: datetime = NOON, **values: Any) -> dict[str, Any]:
         "prediction_id": name, "task": TASK, "date": at.date(), "task_revision": "r1", "occurred_at": at,
         "messages": "[]", "answer": "delivery", "model": "base", "adapter": None, "variant": "base",
         "confidence": 0.95, "logprob": None, "user_hash": "u", "latency_ms": 12.5, "prompt_tokens": 1,
-        "answer_tokens": 1, "finish_reason": "stop", "redactions": 0, **values,
+        "answer_tokens": 1, "finish_reason": "stop", "redactions": 0, "confidence_raw": None, "margin": None,
+        "entropy": None, "outside": None, "uncertain_share": None, "calibration": None, **values,
     }  # fmt: skip
 
 

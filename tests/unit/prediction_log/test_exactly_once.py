@@ -50,6 +50,8 @@ def test_a_row_has_what_the_event_had(tmp_path: Path) -> None:
         "occurred_at": NOON, "messages": '[{"role":"user","content":"where is my parcel?"}]', "answer": "delivery",
         "model": "base", "adapter": None, "variant": "base", "confidence": 0.9, "logprob": -0.1, "user_hash": "u",
         "latency_ms": 12.5, "prompt_tokens": 0, "answer_tokens": 0, "finish_reason": None, "redactions": 0,
+        "confidence_raw": 0.95, "margin": 0.8, "entropy": 0.2, "outside": 0.01, "uncertain_share": None,
+        "calibration": "support-desk-cal",
     }  # fmt: skip
 
 

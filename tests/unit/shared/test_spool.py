@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from shared.errors import InvalidMessage
-from shared.sealing import KeyMissing, Seal
+from shared.sealing import KeyMissing, Seal, SealBroken
 from shared.spool import (
     Position,
     Record,
@@ -26,7 +27,7 @@ from shared.spool import (
     lock_for_shipping,
     slots,
 )
-from shared.spool.segments import CURSOR, HEADER_BYTES, MAX_FRAME_BYTES, QUARANTINE, numbers, segment_path
+from shared.spool.segments import CURSOR, HEADER_BYTES, MAX_FRAME_BYTES, QUARANTINE, numbers, pack, segment_path, unpack
 
 SEAL = Seal(bytes(32))
 PROCESS = SpoolOptions(sync=Sync.PROCESS)
@@ -65,6 +66,30 @@ def test_a_record_comes_back_whole_with_the_time_of_its_append(spool: Spool) -> 
     got = SpoolReader(spool.slot, SEAL).read(10, 1 << 20)
     assert [spooled.record for spooled in got] == wanted
     assert before <= got[0].appended_at <= time.time()
+
+
+def test_a_records_headers_come_back_beside_records_without(spool: Spool) -> None:
+    headers = (("traceparent", b"00-a-b-01"), ("x-ä", b""), ("binary", b"\xff\x00"))
+    wanted = [Record("t", b"k", b"1"), Record("t", b"", b"", headers), Record("tü", b"k", b"3", headers[:1]), record()]
+    spool.append(wanted)
+    assert [spooled.record for spooled in SpoolReader(spool.slot, SEAL).read(10, 1 << 20)] == wanted
+
+
+def test_a_frame_from_before_records_had_headers_is_read() -> None:
+    """Also what such code takes for granted: that a topic is text. It sets frames with headers aside."""
+    old = struct.pack("<HII", 5, 2, 3) + b"topic" + b"ke" + b"val" + struct.pack("<HII", 1, 0, 0) + b"t"
+    assert unpack(SEAL.seal(old), SEAL) == [Record("topic", b"ke", b"val"), Record("t", b"", b"")]
+    new = SEAL.open(pack([Record("topic", b"ke", b"val", (("a", b"b"),))], SEAL, 1.0)[HEADER_BYTES:])
+    length, *_ = struct.unpack_from("<HII", new)
+    with pytest.raises(UnicodeDecodeError):
+        new[10 : 10 + length].decode()
+
+
+def test_headers_that_are_cut_short_are_a_broken_frame_and_no_record() -> None:
+    whole = SEAL.open(pack([Record("t", b"k", b"v", (("name", b"value"),))], SEAL, 1.0)[HEADER_BYTES:])
+    for end in range(14, len(whole)):
+        with pytest.raises(SealBroken):
+            unpack(SEAL.seal(whole[:end]), SEAL)
 
 
 def test_what_lies_on_disk_cannot_be_read_there(spool: Spool) -> None:

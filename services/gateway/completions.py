@@ -1,0 +1,130 @@
+"""OpenAI's (older) completions, in and out: prompts go on as they are; each answer is a prediction. No I/O.
+
+The task's system prompt has no place in them. For the event a prompt is a message of the user; one that is a list of
+token ids is that list as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from services.gateway.chat import constrain
+from services.gateway.checks import bad, checked_text
+from services.gateway.chunks import ChunkRelay, Part
+from services.gateway.dialects import (
+    MAX_PREDICTIONS,
+    Choice,
+    Outcome,
+    Token,
+    count,
+    dumped,
+    flag,
+    number_of,
+    reason_of,
+    stream_options,
+)
+from services.gateway.facts import TaskFacts
+from services.gateway.rendering import Turn, compact
+
+
+class Completion:
+    """See `dialects.Asked`."""
+
+    path: ClassVar[str] = "/v1/completions"
+    __slots__ = ("_data", "_echo", "_include_usage", "_n", "_prompts", "_stream", "_wanted", "facts", "predictions")
+
+    def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
+        self.facts = facts
+        self._data = data
+        self._stream = flag(data, "stream")
+        self._n = count(data, "n", facts)
+        self._prompts = _prompts(data.get("prompt"))
+        self.predictions = self._n * len(self._prompts)
+        if self.predictions > MAX_PREDICTIONS:
+            raise bad(f"{self.predictions} answers in one request; at most {MAX_PREDICTIONS} are given", "prompt")
+        options = stream_options(data)
+        self._include_usage = bool(options.get("include_usage"))
+        if self._stream:
+            data["stream_options"] = {**options, "include_usage": True}
+        if facts.classifies:
+            constrain(data, facts)
+        self._echo = flag(data, "echo")
+        self._wanted = data.get("logprobs")
+        # With `echo` vLLM would send the prompt's too, and there is no confidence to be had.
+        if (self._wanted is None and not self._echo) or isinstance(self._wanted, int):
+            data["logprobs"] = max(int(self._wanted or 0), facts.top_logprobs)
+        data.pop("user", None)
+
+    def conversation(self, number: int) -> list[Turn]:
+        return [{"role": "user", "content": self._prompts[number // self._n]}]
+
+    def body(self, model: str) -> bytes:
+        self._data["model"] = model
+        return dumped(self._data)
+
+    def read(self, body: Any) -> Outcome:
+        try:
+            choices = [
+                Choice(str(choice["text"]), self._tokens(choice), reason_of(choice))
+                for choice in sorted(body["choices"], key=lambda choice: choice.get("index", 0))
+            ]
+            usage = body.get("usage")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no completion: {error!r}") from error
+        if not 1 <= len(choices) <= self.predictions:
+            raise ValueError(f"{len(choices)} answers to a request for {self.predictions}")
+        return Outcome(choices, number_of(usage, "prompt_tokens"), number_of(usage, "completion_tokens"))
+
+    def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+        body["id"], body["model"] = ids[0], self.facts.name
+        for choice in body["choices"]:
+            self._without_what_was_not_asked(choice)
+        return body
+
+    def relay(self, ids: Sequence[str]) -> ChunkRelay | None:
+        if not self._stream:
+            return None
+        return ChunkRelay(ids, self.facts.name, self._take, lambda part: "".join(part.text), self._include_usage)
+
+    def _take(self, part: Part, choice: dict[str, Any]) -> None:
+        part.text.append(str(choice.get("text") or ""))
+        part.tokens += self._tokens(choice)
+        self._without_what_was_not_asked(choice)
+
+    def _tokens(self, choice: dict[str, Any]) -> Sequence[Token]:
+        """In the chat API's format. None with `echo`: the prompt's tokens would count as the answer's."""
+        logprobs = choice.get("logprobs")
+        if not logprobs or self._echo:
+            return ()
+        tops = logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
+        return [
+            {
+                "token": token, "logprob": logprob,
+                "top_logprobs": [{"token": name, "logprob": value} for name, value in (top or {}).items()],
+            }
+            for token, logprob, top in zip(logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True)
+        ]  # fmt: skip
+
+    def _without_what_was_not_asked(self, choice: dict[str, Any]) -> None:
+        if self._wanted is None:
+            if "logprobs" in choice:
+                choice["logprobs"] = None
+        elif isinstance(self._wanted, int) and self._wanted < self.facts.top_logprobs and choice.get("logprobs"):
+            logprobs = choice["logprobs"]
+            # vLLM gives the chosen token beside those that were asked for.
+            cut = [dict(list(top.items())[: self._wanted + 1]) if top else top for top in logprobs["top_logprobs"]]
+            choice["logprobs"] = {**logprobs, "top_logprobs": cut}
+
+
+def _prompts(prompt: Any) -> list[str]:
+    """The texts of a prompt for the events. Raises HttpError 400."""
+    several = isinstance(prompt, list) and bool(prompt) and all(isinstance(one, str | list) for one in prompt)
+    texts = []
+    for one in prompt if several else [prompt]:
+        if not isinstance(one, str):
+            if not isinstance(one, list) or not one or not all(type(token) is int for token in one):
+                raise bad("`prompt` must be a text, a list of texts, or token ids", "prompt")
+            one = compact(one)
+        texts.append(checked_text(one, "prompt"))
+    return texts

@@ -1,0 +1,125 @@
+"""Messages as spans have them, in the shape of the chat API, which `rendering.py` makes text of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from services.gateway.rendering import answer_of, compact, text_of
+from services.gateway.spans import Attributes
+
+_ROLES = {"developer": "system", "model": "assistant", "ai": "assistant", "human": "user"}
+_CALLS = frozenset({"tool_call", "function"})
+_UNSAID = frozenset({"reasoning", "thinking"})
+_MARKS = frozenset({"role", "parts", "content", "type", "tool_calls"})
+
+Message = dict[str, Any]
+
+
+def items(value: Any) -> list[Any]:
+    """A list of messages: as it is, as JSON in a string, or one message, be it bare text."""
+    if isinstance(value, str):
+        value = _decoded(value)
+    if isinstance(value, list):
+        return value
+    return [] if value in (None, "") else [value]
+
+
+def _decoded(text: str) -> Any:
+    """JSON, if it is of messages; text that only looks like JSON stays text."""
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if text.startswith(('[{"role"', '[{"parts"', '[{"type"')):  # The SDK's attribute limit cuts anywhere.
+            raise ValueError("its messages are no whole JSON: was an attribute cut short?") from error
+        return text
+    found = value if isinstance(value, list) else [value]
+    return value if all(isinstance(one, dict) and not _MARKS.isdisjoint(one) for one in found) else text
+
+
+def gathered(attributes: Attributes, prefix: str, inner: str = "") -> list[Any]:
+    """`prefix.N.inner.field` as a list of objects, in the order of N; parts of a content joined as parts."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, value in attributes.items():
+        if not name.startswith(prefix):
+            continue
+        number, _, field = name.removeprefix(prefix).partition(".")
+        field = field.removeprefix(inner)
+        if number.isdecimal() and len(number) < 6:
+            _put(found.setdefault(int(number), {}), field.split("."), value)
+    return [found[number] for number in sorted(found)]
+
+
+def _put(item: dict[str, Any], field: list[str], value: Any) -> None:
+    """One attribute into its message; parts of a content, and calls of tools, in the order of their coming."""
+    if field[0] == "contents":
+        if field[-1] == "text":
+            item.setdefault("parts", []).append(value)
+    elif field[0] == "tool_calls":
+        calls = item.setdefault("tool_calls", [])
+        if field[-1] == "name":
+            calls.append({"name": value})
+        elif field[-1] == "arguments" and calls:
+            calls[-1]["arguments"] = value
+    else:
+        item[".".join(field)] = value
+
+
+def message_of(item: Any) -> Message:
+    """A message of any convention as the chat API has it, which `rendering.py` makes text of."""
+    if not isinstance(item, Mapping):
+        return {"role": "user", "content": item}
+    role = str(item.get("role") or "user").lower()
+    message: Message = {"role": _ROLES.get(role, role), "content": item.get("content")}
+    if role == "tool":
+        message["tool_call_id"] = item.get("tool_call_id")
+    calls = [_call(call) for call in told] if isinstance(told := item.get("tool_calls"), list) else []
+    if isinstance(parts := item.get("parts", message["content"]), list):
+        calls += [_call(part) for part in parts if _kind(part) in _CALLS]
+        message["content"] = [_part(part) for part in parts if _kind(part) not in _CALLS | _UNSAID]
+        if results := [part for part in parts if _kind(part) == "tool_call_response"]:
+            message |= {"role": "tool", "tool_call_id": results[0].get("id")}
+    elif isinstance(parts, Mapping):
+        message["content"] = [_part(parts)]
+    if calls:
+        message["tool_calls"] = calls
+    # What was only thought, or left out, is a message without words.
+    message["content"] = message["content"] or (None if calls else "")
+    return message
+
+
+def answer_text(item: Any) -> str:
+    """The text of an answer, calls of tools included. Raises HttpError 400 for what has none."""
+    message = message_of(item)
+    if isinstance(message["content"], list):
+        message["content"] = text_of(message["content"], "answer")
+    return answer_of(message)
+
+
+def _kind(part: Any) -> str:
+    return str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
+
+
+def _part(part: Any) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    kind = _kind(part)
+    if kind == "text":
+        return {"type": "text", "text": part.get("content", part.get("text"))}
+    if kind == "tool_call_response":
+        response = part.get("response", part.get("result"))
+        return {"type": "text", "text": response if isinstance(response, str) else compact(response)}
+    return dict(part)
+
+
+def _call(call: Any) -> dict[str, Any]:
+    """A call of a tool as the chat API has it; arguments are there a JSON text."""
+    call = call if isinstance(call, Mapping) else {}
+    function = call["function"] if isinstance(call.get("function"), Mapping) else call
+    arguments = function.get("arguments")
+    text = arguments if isinstance(arguments, str | None) else compact(arguments)
+    return {"function": {"name": function.get("name"), "arguments": text}}

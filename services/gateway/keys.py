@@ -1,0 +1,102 @@
+"""API keys at rest: one small JSON file, `<home>/gateway/keys.json`, which holds no key, only what a key hashes to.
+
+The hash is plain SHA-256. Slow, salted hashes make guessing of passwords dear, because people choose from few of them;
+a key here is 256 random bits, of which nobody guesses one from its hash at any speed, and a slow hash would cost every
+request what it costs an attacker. Nothing here runs on the request path: see `access.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import RatchetError
+from shared.files import write_atomically
+
+PREFIX = "rk_"
+"""Every key begins so: people, log scrubbers and secret scanners know one when they see it."""
+
+
+class KeysBroken(RatchetError):
+    """The keys file cannot be read, or is none."""
+
+
+class ApiKey(BaseModel):
+    """What is known of a key. `tasks` None: all. An unknown field is an error: it may be a restriction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    app: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, in hex.")
+    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    requests_per_second: float | None = Field(default=None, gt=0.0, le=1e6)
+    burst: int | None = Field(default=None, ge=1, le=10**6, description="Requests at once; default: one second's.")
+    bytes_per_minute: int | None = Field(default=None, ge=1_000, le=10**12, description="Of requests' bodies.")
+
+    @property
+    def id(self) -> str:
+        """How people call it; says nothing of the key."""
+        return self.digest[:12]
+
+    def expired(self, now: datetime) -> bool:
+        return self.expires_at is not None and now >= self.expires_at
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    keys: tuple[ApiKey, ...]
+
+
+def new_key() -> tuple[str, str]:
+    """A key, and its digest in hex."""
+    key = PREFIX + secrets.token_urlsafe(32)
+    return key, hashlib.sha256(key.encode()).hexdigest()
+
+
+def read_keys(path: Path) -> tuple[ApiKey, ...] | None:
+    """The keys; None where there is no file. Raises KeysBroken, in words that quote nothing of the file."""
+    try:
+        return _File.model_validate_json(path.read_bytes()).keys
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeysBroken(
+            f"the API keys in {path} cannot be read: {error.strerror}", "The gateway's user must own the file."
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise KeysBroken(
+            f"{path} is no file of API keys: {where}: {first['msg']}",
+            "Correct it, or restore it; it is written by: ratchet keys",
+        ) from None
+
+
+def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
+    """Replace the file as a whole, readable by its owner alone. Raises OSError."""
+    write_atomically(path, _File(keys=tuple(keys)).model_dump_json(indent=2).encode() + b"\n")
+
+
+@contextmanager
+def editing(path: Path) -> Iterator[None]:
+    """While one reads, changes and writes the file, nobody else does so. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,136 @@
+"""For the documentation: the routes that FastAPI does not serve (see `door.py`), and the bodies it does not read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from schemas.base import MAX_TEXT
+from services.gateway.checks import FEEDBACK_KINDS, MAX_USER
+from services.gateway.dialects import MAX_PREDICTIONS
+from services.gateway.rendering import MAX_MESSAGES, ROLES
+
+_Schema = dict[str, Any]
+_TEXT: _Schema = {"type": "string", "maxLength": MAX_TEXT}
+_PARTS: _Schema = {
+    "type": "array", "minItems": 1, "items": {
+        "type": "object", "required": ["type"], "properties": {"type": {"type": "string"}, "text": _TEXT},
+    },
+}  # fmt: skip
+_CONTENT: _Schema = {"anyOf": [_TEXT, _PARTS, {"type": "null"}]}
+_MESSAGE: _Schema = {
+    "type": "object", "required": ["role"], "properties": {
+        "role": {"enum": list(ROLES)}, "content": _CONTENT, "tool_call_id": {"type": "string"},
+        "tool_calls": {"type": "array", "items": {"type": "object"}},
+    },
+}  # fmt: skip
+_MESSAGES: _Schema = {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES, "items": _MESSAGE}
+_MODEL: _Schema = {"type": "string", "description": "The task's name."}
+_USER: _Schema = {
+    "type": ["string", "null"], "maxLength": MAX_USER,
+    "description": "Keeps a user on one side of a canary; stored only as a keyed hash. Or the header x-ratchet-user.",
+}  # fmt: skip
+_COMMON: dict[str, _Schema] = {
+    "model": _MODEL, "user": _USER, "stream": {"type": ["boolean", "null"]},
+    "n": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_PREDICTIONS},
+    "stream_options": {"type": ["object", "null"]},
+}  # fmt: skip
+_PROMPT: _Schema = {
+    "anyOf": [
+        _TEXT, {"type": "array", "minItems": 1, "items": _TEXT},
+        {"type": "array", "minItems": 1, "items": {"type": "integer"}},
+        {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": {"type": "integer"}}},
+    ]
+}  # fmt: skip
+_ELSEWHERE: _Schema = {
+    "type": "object", "required": ["task", "messages", "answer", "latency_ms"], "properties": {
+        "task": {"type": "string"}, "messages": _MESSAGES, "answer": _TEXT,
+        "prediction_id": {
+            "type": ["string", "null"], "maxLength": 500,
+            "description": "The application's own, unique in the task. Feedback names it as <task>/<own id>.",
+        },
+        "latency_ms": {"type": "number", "minimum": 0, "maximum": 1e9},
+        "model": {"type": ["string", "null"], "maxLength": 200},
+        "adapter": {"type": ["string", "null"], "maxLength": 200},
+        "confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "logprob": {"type": ["number", "null"], "minimum": -1e9, "maximum": 0}, "user": _USER,
+    },
+}  # fmt: skip
+
+
+def body_of(schema: _Schema) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads its body by hand."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _object(required: list[str], properties: dict[str, _Schema]) -> _Schema:
+    """What is not named here goes to the model server as it is."""
+    return {"type": "object", "required": required, "properties": properties, "additionalProperties": True}
+
+
+FEEDBACK = _object(
+    ["prediction_id", "kind"],
+    {
+        "prediction_id": {"type": "string"}, "kind": {"enum": list(FEEDBACK_KINDS)},
+        "positive": {"type": ["boolean", "null"], "description": "For thumbs and accepted."},
+        "text": {"type": ["string", "null"], "maxLength": MAX_TEXT, "description": "For edited and label."},
+        "user": _USER,
+    },
+)  # fmt: skip
+
+
+def predictions(most: int) -> _Schema:
+    """One answer made elsewhere, or a list of at most so many."""
+    return {"anyOf": [_ELSEWHERE, {"type": "array", "minItems": 1, "maxItems": most, "items": _ELSEWHERE}]}
+
+
+_HOT = {
+    "/v1/chat/completions": (
+        "OpenAI's chat completions", _object(["model", "messages"], {**_COMMON, "messages": _MESSAGES}),
+    ),
+    "/v1/completions": ("OpenAI's completions", _object(["model", "prompt"], {**_COMMON, "prompt": _PROMPT})),
+    "/v1/responses": (
+        "OpenAI's responses, of which none is stored",
+        _object(["model", "input"], {
+            "model": _MODEL, "user": _USER, "stream": {"type": ["boolean", "null"]},
+            "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
+            "instructions": {"type": ["string", "null"], "maxLength": MAX_TEXT},
+        }),
+    ),
+    "/v1/embeddings": (
+        "OpenAI's embeddings, which are observed and not logged",
+        _object(["model", "input"], {"model": _MODEL, "user": _USER, "input": {}}),
+    ),
+}  # fmt: skip
+_ERROR: _Schema = {
+    "type": "object", "required": ["error"], "properties": {
+        "error": {
+            "type": "object", "required": ["message"], "properties": {
+                "message": {"type": "string"}, "type": {"type": ["string", "null"]},
+                "param": {"type": ["string", "null"]}, "code": {"type": ["string", "integer", "null"]},
+            },
+        },
+    },
+}  # fmt: skip
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "What is wrong", "content": {"application/json": {"schema": _ERROR}}},
+}
+
+
+def describe_hot_routes(app: FastAPI) -> None:
+    """Put the routes that answer into the documentation of `app`."""
+    plain = app.openapi
+
+    def whole() -> dict[str, Any]:
+        schema = plain()
+        schema["paths"].update({path: {"post": _operation(*told)} for path, told in _HOT.items()})
+        return schema
+
+    app.openapi = whole  # type: ignore[method-assign]
+
+
+def _operation(summary: str, schema: _Schema) -> dict[str, Any]:
+    answer = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
+    responses = {"200": {"description": "The answer", "content": answer}, **ERRORS}
+    return {"summary": summary, **body_of(schema), "responses": responses}

@@ -1,0 +1,169 @@
+"""Whether confidence means something: Banking77's ten most frequent intents, asked through the gateway.
+
+The adapter is the one that `ratchet loop` trains, evaluates, calibrates and promotes on Banking77's training file;
+where the home (RATCHET_HOME) has none that serves, a whole turn is played first, about ten minutes. Then questions
+that the turn did not see (Banking77's test file, and what the turn left of the training file; near-copies of what it
+saw are left out) go through the gateway to vLLM. Raw scores are read from the events, calibrated ones too.
+
+Exit code 1 below a bar: expected calibration error at most 0.05 after calibration, and at least half of all errors in
+the tenth of answers with the lowest confidence. RATCHET_BANKING77 names the folder with train.csv and test.csv.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from deploy.local.services import probe_ready
+from deploy.loop.clients import TIMEOUT, Asked, Gateway
+from deploy.loop.command import run
+from deploy.loop.data import Row, read_rows
+from deploy.loop.measure import wilson
+from deploy.loop.parts import SIMILARITY, Parts, split
+from deploy.loop.settings import LoopSettings
+from deploy.loop.show import Show
+from deploy.loop.stack import bring_up, take_down
+from deploy.loop.state import Options
+from schemas.catalog import topic_of
+from schemas.predictions import Confidence, PredictionLogged
+from shared.kafka import reading
+from shared.near_copies import NearCopies
+from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures
+from tests.benchmarks.table import RESULTS, Measured, report
+
+LABELS = 10
+SEED = 20
+MOST = 1_000
+CONCURRENCY = 8
+MAX_ECE = 0.05
+MIN_LOWEST_TENTH = 0.5
+TASK = "banking77"
+_BESIDE = Path(__file__).parents[3] / "shared" / "data" / "banking77"
+_SHIPPED_SECONDS = 60.0
+
+
+def main() -> None:
+    """Play a turn where there is none, ask, measure; SystemExit(1) below a bar."""
+    folder = Path(os.environ.get("RATCHET_BANKING77") or _BESIDE)
+    if not (folder / "train.csv").is_file():
+        raise SystemExit(f"no Banking77 in {folder}: set RATCHET_BANKING77 to the folder with train.csv and test.csv")
+    show, running = Show(), probe_ready(LoopSettings.load().gateway_url) is None
+    try:
+        settings = bring_up(lambda _: None)
+        task = asyncio.run(_promoted(settings)) or _play(folder, show)
+        passed = asyncio.run(_measure(settings, task, unseen(folder), show))
+    finally:
+        if not running:
+            take_down(lambda _: None)
+    if not passed:
+        raise SystemExit(1)
+
+
+async def _promoted(settings: LoopSettings) -> str | None:
+    """The task, if the home has one whose adapter serves everyone."""
+    async with httpx.AsyncClient(timeout=TIMEOUT) as http:
+        gateway = Gateway(http, settings.gateway_url, TASK)
+        if TASK not in await gateway.tasks():
+            return None
+        answer = await gateway.ask(Row("Where is my card?", ""), "benchmark")
+        return TASK if answer.variant == "primary" else None
+
+
+def _play(folder: Path, show: Show) -> str:
+    options = Options(
+        data=folder / "train.csv", label="category", labels=LABELS, task_name=TASK, seed=SEED,
+        report=RESULTS / "confidence-loop",
+    )  # fmt: skip
+    result = run(options, show)
+    if not result.promoted:
+        raise SystemExit(f"the turn promoted nothing, stopped by {result.stopped_by}: {result.evidence}")
+    return result.task
+
+
+def unseen(folder: Path) -> list[Row]:
+    """Questions that no part of the turn saw, the test file's first, at most `MOST`; in a seeded order."""
+    data = read_rows(folder / "train.csv", "text", "category", LABELS)
+    parts: Parts = split(data, SEED)
+    seen = NearCopies((row.text for part in (parts.traffic, parts.live, parts.held_out) for row in part), SIMILARITY)
+    rows = [row for row in read_rows(folder / "test.csv", "text", "category").rows if row.label in data.labels]
+    rest = list(data.rows)
+    random.Random(SEED).shuffle(rest)
+    return [row for row in dict.fromkeys([*rows, *rest]) if not seen.contains(row.text)][:MOST]
+
+
+async def _measure(settings: LoopSettings, task: str, rows: Sequence[Row], show: Show) -> bool:
+    async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
+        gateway = Gateway(http, settings.gateway_url, task)
+        await gateway.ask(rows[0], "warm-up")
+        await asyncio.sleep(2.0)  # The gateway looks for an adapter's calibration once it was asked for it.
+        with show.step("asked", f"{len(rows)} questions that the turn did not see") as bar:
+            done = 0
+
+            def count(_: Asked) -> None:
+                nonlocal done
+                done += 1
+                bar.update(done, len(rows))
+
+            answers = [one for one in await gateway.ask_all(rows, "benchmark", CONCURRENCY, count) if one.ok]
+    events = await _confidences(settings, {one.prediction_id for one in answers})
+    found = [(one, events[one.prediction_id]) for one in answers if one.prediction_id in events]
+    strange = {(one.variant, sure.calibration) for one, sure in found if sure.raw is None or one.variant != "primary"}
+    if strange or len(found) < len(rows):
+        raise SystemExit(
+            f"{len(found)} of {len(rows)} answers have an event; not primary, or not calibrated: {strange}"
+        )
+    return _report(found)
+
+
+async def _confidences(settings: LoopSettings, ids: set[str]) -> dict[str, Confidence]:
+    """The events of these predictions; those that are not in Kafka after a while are missing."""
+    found: dict[str, Confidence] = {}
+    topic = topic_of(PredictionLogged).name
+    async with reading(settings, topic, auto_offset_reset="earliest") as consumer:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHIPPED_SECONDS):
+                while ids - found.keys():
+                    for records in (await consumer.getmany(timeout_ms=500)).values():
+                        mine = [record.value for record in records if (record.key or b"").decode() in ids]
+                        events = [PredictionLogged.model_validate_json(value) for value in mine]
+                        found |= {event.prediction_id: event.confidence for event in events}
+    return found
+
+
+def _report(found: Sequence[tuple[Asked, Confidence]]) -> bool:
+    right = np.array([float(one.right) for one, _ in found])
+    before = np.array([sure.raw for _, sure in found], dtype=np.float64)
+    after = np.array([sure.score for _, sure in found], dtype=np.float64)
+    raw, calibrated = figures(before, right), figures(after, right)
+    accuracy = wilson(int(right.sum()), len(right))
+    ceiling = best_possible_lowest_tenth(right)
+    lines = [
+        Measured("questions", "", len(right)),
+        Measured(f"accuracy (95 %: {accuracy.low:.3f} to {accuracy.high:.3f})", "", accuracy.value),
+        Measured("ECE before calibration, 15 bins of equal mass", "", raw.ece),
+        Measured(f"ECE after calibration, 15 bins of equal mass (at most {MAX_ECE})", "", calibrated.ece),
+        Measured("ECE before calibration, 15 bins of equal width", "", raw.ece_width),
+        Measured("ECE after calibration, 15 bins of equal width", "", calibrated.ece_width),
+        Measured("AUROC of confidence for errors", "", calibrated.auroc),
+        Measured(f"errors in the lowest tenth (at least {MIN_LOWEST_TENTH}; at most {ceiling:.2f} are possible)", "",
+                 calibrated.lowest_tenth),
+        Measured("mean mass outside the labels", "", float(np.mean([sure.outside for _, sure in found]))),
+    ]  # fmt: skip
+    report([], "confidence", lines)
+    draw(before, after, right, RESULTS / "confidence.png")
+    passed = calibrated.ece <= MAX_ECE and calibrated.lowest_tenth >= MIN_LOWEST_TENTH
+    if not passed:
+        print("below a bar", file=sys.stderr)
+    return passed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What a gateway costs a request: ours, LiteLLM's and Portkey's, and the least that one in Python can cost.
+
+All pass on the same model server that answers at once, in one run, one worker each. Ours runs as in production: events
+in the encrypted spool before the answer leaves, its shipper bringing them to a real broker meanwhile, flags from a real
+Unleash, confidence measured. Its processor time has the shipper in it; what it has not shipped when the load ends is
+waited for. The load generator, the model server, the broker and the target share this machine's cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from deploy.local.config import StackConfig
+from deploy.local.errors import PartError
+from shared.settings import Settings
+from tests.benchmarks import targets
+from tests.benchmarks.load import Generator
+from tests.benchmarks.pipeline import private_stack
+from tests.benchmarks.rounds import DIRECT, GRID, Case, Rounds, added, grid, median, ratio, visit
+from tests.benchmarks.table import RESULTS, Grid, Measured, Result, report
+from tests.benchmarks.targets import Place, Target
+from tests.conftest import free_ports
+
+ROUNDS = int(os.environ.get("RATCHET_BENCH_ROUNDS", "5"))
+SECONDS = float(os.environ.get("RATCHET_BENCH_SECONDS", "2"))
+OURS, LITELLM, PORTKEY, BARE = "ratchet", "LiteLLM", "Portkey", "bare pass-through"
+AIMS = {LITELLM: 20.0, PORTKEY: 2.0, BARE: 0.6}
+"""Our requests/s over theirs, at least."""
+MOST_ADDED_MS = 0.5
+"""What we may add at one connection, p50."""
+WHOLE = [Case(connections) for connections in (1, 16, 64)]
+STREAMED = [Case(connections, stream=True) for connections in (1, 16, 64)]
+
+
+def main() -> None:
+    """Run and report."""
+    with _everything() as everything:
+        names = [target.name for target in everything.targets]
+        rounds = visit(everything.generator, everything.targets, [*WHOLE, *STREAMED], ROUNDS, SECONDS, _say)
+    title = "whole answers" if len(names) == 5 else f"whole answers (not here: {', '.join(everything.missing)})"
+    grids = [
+        Grid("one connection", GRID, grid(rounds, names, WHOLE[:1])),
+        Grid(title, GRID, grid(rounds, names, WHOLE[1:])),
+        Grid("streamed: time to the first token", GRID, grid(rounds, names, STREAMED)),
+    ]
+    report(_ratios(rounds, names), "gateway", _figures(rounds, names), grids)
+    _plot(rounds, names)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """What runs during the measurement, and who could not be had."""
+
+    generator: Generator
+    targets: list[Target]
+    missing: list[str]
+
+
+@contextlib.contextmanager
+def _everything() -> Iterator[Everything]:
+    with private_stack("gateway", ("kafka", "postgres", "unleash")) as (settings, env), contextlib.ExitStack() as stack:
+        place = Place(StackConfig.load(settings.home, env), targets.plain_environment() | env)
+        (port,) = free_ports(1)
+        direct = stack.enter_context(place.target(DIRECT, targets.upstream(port), port))
+        to = direct.url.removesuffix("/v1/chat/completions")
+        found, missing = [direct], []
+        for name, start in _starts(place, settings, to).items():
+            _say(f"starting {name}")
+            try:
+                found.append(stack.enter_context(start()))
+            except PartError as error:
+                _say(f"{name} is left out. {error}")
+                missing.append(name)
+        yield Everything(stack.enter_context(Generator()), found, missing)
+
+
+def _starts(place: Place, settings: Settings, to: str) -> dict[str, Callable[[], AbstractContextManager[Target]]]:
+    (bare,) = free_ports(1)
+    return {
+        OURS: lambda: targets.ours(place, settings, to),
+        LITELLM: lambda: targets.litellm(place, to, _say),
+        PORTKEY: lambda: targets.portkey(place, to, _say),
+        BARE: lambda: place.target(BARE, targets.bare(bare, to), bare),
+    }
+
+
+def _say(words: str) -> None:
+    print(f"gateway: {words}", flush=True)
+
+
+def _ratios(rounds: Rounds, names: list[str]) -> list[Result]:
+    return [
+        Result(
+            f"{'streamed' if case.stream else 'whole'} answers, {case.connections} at once",
+            "requests/s",
+            median(rounds, OURS, case, lambda run: run.rate),
+            median(rounds, peer, case, lambda run: run.rate),
+            ratio(rounds, OURS, peer, case),
+            peer,
+            len(rounds),
+            None if case.stream else least,
+        )
+        for case in (*WHOLE, *STREAMED)
+        for peer, least in AIMS.items()
+        if peer in names
+    ]
+
+
+def _figures(rounds: Rounds, names: list[str]) -> list[Measured]:
+    one, many = WHOLE[0], WHOLE[1]
+    computed = median(rounds, OURS, many, lambda run: run.computed)
+    root = median(rounds, OURS, many, lambda run: run.root)
+    loads = {name: max(median(rounds, name, case, lambda run: run.busy) for case in WHOLE) for name in names}
+    busiest = max((name for name in names if name != DIRECT), key=lambda name: loads[name])
+    return [
+        Measured("ratchet adds to an answer at one connection, p50", "ms", added(rounds, OURS, one, 50), MOST_ADDED_MS),
+        Measured("ratchet adds to the first token at one connection, p50", "ms", added(rounds, OURS, STREAMED[0], 50)),
+        Measured("ratchet's CPU a request: the process that answers", "µs", root),
+        Measured("ratchet's CPU a request: its shipper, beside it", "µs", computed - root),
+        Measured("the load generator's own limit, 64 connections, direct", "requests/s",
+                 median(rounds, DIRECT, WHOLE[2], lambda run: run.rate)),
+        Measured(f"the load generator's core, at its busiest target ({busiest})", "share busy", loads[busiest]),
+    ]  # fmt: skip
+
+
+def _plot(rounds: Rounds, names: list[str]) -> None:
+    """requests/s by connections, and what each adds at one connection, as a PNG beside the tables."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    for name in names:
+        rates = [median(rounds, name, case, lambda run: run.rate) for case in WHOLE]
+        left.plot([case.connections for case in WHOLE], rates, marker="o", label=name)
+    left.set(xscale="log", yscale="log", xlabel="connections", ylabel="requests/s", title="whole answers")
+    left.set_xticks([case.connections for case in WHOLE], [str(case.connections) for case in WHOLE])
+    left.legend()
+    proxies = [name for name in names if name != DIRECT]
+    right.barh(proxies, [added(rounds, name, WHOLE[0], 50) for name in proxies])
+    right.axvline(MOST_ADDED_MS, linestyle="--", color="grey")
+    right.set(xscale="log", xlabel="ms added at one connection, p50", title=f"the aim: {MOST_ADDED_MS} ms")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "gateway.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The load generator: raw connections on uvloop, each asking again as soon as it has its answer.
+
+A process of its own: `python -m tests.benchmarks.load` reads one `Load` a line from its input, as JSON, and writes one
+`Answered` a line. It reads no more of HTTP than it must: where an answer ends, and whether it is a 200.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Self, cast
+from urllib.parse import urlsplit
+
+import uvloop
+
+from tests.benchmarks.upstream import FIRST
+from tests.conftest import ROOT
+
+_END_OF_CHUNKS = b"0\r\n\r\n"
+_MARK = FIRST.encode()
+SETTLE_SECONDS = 0.2
+"""What is asked in the first moments is not counted."""
+_PATIENCE_SECONDS = 30.0
+"""A request that takes longer ends the run."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to ask, of whom, and how."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: str
+    connections: int
+    seconds: float
+
+
+@dataclass
+class Answered:
+    """`seconds`: of each request, to its last byte. `first`: to the first token. `wall`: of the whole; `busy`: the
+    share of it that the generator itself computed, at 1 it is the bottleneck. `refused`: what was no 200, with the
+    first of it."""
+
+    seconds: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    wall: float = 0.0
+    busy: float = 0.0
+    requests: int = 0
+    refused: int = 0
+    sample: str = ""
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, request: bytes, until: float, counted_from: float, answered: Answered) -> None:
+        self._request = request
+        self._until = until
+        self._counted_from = counted_from
+        self._answered = answered
+        self._buffer = b""
+        self._asked = 0.0
+        self._first: float | None = None
+        self._expected: int | None = None
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked = time.perf_counter()
+        if self._asked > self._until:
+            self._transport.close()
+            return
+        self._buffer, self._first, self._expected = b"", None, None
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._first is None and _MARK in data:
+            self._first = time.perf_counter()
+        if self._expected is None and (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            place = head.find(b"content-length:")
+            length = int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else -1
+            self._expected = end + 4 + length if length >= 0 else 0
+        if self._expected is None:
+            return
+        if len(self._buffer) >= self._expected if self._expected else self._buffer.endswith(_END_OF_CHUNKS):
+            self._note(time.perf_counter())
+            self._ask()
+
+    def _note(self, now: float) -> None:
+        answered = self._answered
+        answered.requests += 1
+        if self._buffer[9:12] != b"200" or self._first is None:
+            answered.refused += 1
+            answered.sample = answered.sample or self._buffer[:600].decode(errors="replace")
+        elif self._asked > self._counted_from:
+            answered.seconds.append(now - self._asked)
+            answered.first.append(self._first - self._asked)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+async def ask(load: Load) -> Answered:
+    """Ask with so many connections for so long; one that the server closes is opened again."""
+    parts = urlsplit(load.url)
+    body = load.body.encode()
+    lines = {"host": parts.netloc, "content-type": "application/json", "content-length": str(len(body)), **load.headers}
+    head = f"POST {parts.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    request = head.encode() + b"\r\n" + body
+    answered, loop = Answered(), asyncio.get_running_loop()
+    began, computed = time.perf_counter(), time.process_time()
+    until = began + load.seconds
+
+    async def keep_asking() -> None:
+        while time.perf_counter() < until:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(request, until, began + SETTLE_SECONDS, answered), parts.hostname, parts.port
+            )
+            await connection.closed
+
+    gc.disable()
+    async with asyncio.timeout(load.seconds + _PATIENCE_SECONDS):
+        await asyncio.gather(*(keep_asking() for _ in range(load.connections)))
+    gc.enable()
+    answered.wall = time.perf_counter() - began
+    answered.busy = (time.process_time() - computed) / answered.wall
+    return answered
+
+
+class Generator:
+    """The process, from outside."""
+
+    def __enter__(self) -> Self:
+        argv = [sys.executable, "-m", "tests.benchmarks.load"]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def run(self, load: Load) -> Answered:
+        """Raises RuntimeError if nothing but refusals came back: there is nothing to measure then."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(asdict(load)), file=self._process.stdin, flush=True)
+        answered = Answered(**json.loads(self._process.stdout.readline()))
+        if answered.refused or not answered.seconds:
+            raise RuntimeError(
+                f"{load.url}: {answered.refused} of {answered.requests} requests failed, {answered.sample!r}"
+            )
+        return answered
+
+
+def main() -> None:
+    """Entry point."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for line in sys.stdin:
+            print(json.dumps(asdict(runner.run(ask(Load(**json.loads(line)))))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The gateways that ours is measured against, installed as their makers say: LiteLLM's proxy from PyPI into a virtual
+environment of its own, Portkey's from npm. Once; a later run finds them in the checkout's tools.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from deploy.local.config import StackConfig
+from deploy.local.errors import PartError
+from deploy.local.packages import ensure, pip, pip_target, run_logged, virtual_environment
+from deploy.local.part import Launch, Say
+from deploy.local.unleash import NODE_PACKAGE, NPM_OPTIONS, find_node, npm, packaged_node
+from tests.benchmarks.upstream import ADAPTER
+
+LITELLM = "litellm[proxy]==1.108.7"
+"""The newest whose requirements could all be had from PyPI when this was written."""
+PORTKEY = "1.15.2"
+LITELLM_KEY = "sk-bench"
+"""LiteLLM's proxy refuses to work without a key of its own."""
+PORTKEY_HEADERS = {"x-portkey-provider": "openai", "authorization": "Bearer unused"}
+
+
+def litellm(config: StackConfig, upstream: str, port: int, say: Say) -> Launch:
+    """How to start LiteLLM's proxy with one worker, as its pages on production advise. Raises PartError."""
+
+    def build(folder: Path) -> None:
+        say(f"installing {LITELLM}")
+        pip(config, virtual_environment(folder, config), [LITELLM], LITELLM)
+
+    folder = ensure(config.tools / "bench-litellm", LITELLM, build)
+    settings = {
+        "model_list": [
+            {
+                "model_name": ADAPTER,
+                "litellm_params": {"model": f"openai/{ADAPTER}", "api_base": f"{upstream}/v1", "api_key": "unused"},
+            }
+        ],
+        "general_settings": {"master_key": LITELLM_KEY},
+    }
+    file = config.home / "litellm.yaml"
+    file.write_text(json.dumps(settings))  # JSON is YAML.
+    env = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    options = ("--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
+    return Launch(argv=(str(folder / "bin" / "litellm"), *options, "--telemetry", "False"), env=env)
+
+
+def portkey(config: StackConfig, port: int, say: Say) -> Launch:
+    """How to start Portkey's gateway; each request tells it where to. Raises PartError."""
+    node = find_node(config)
+    if node is None:
+        pip_target(config, config.tools / "node", NODE_PACKAGE, say)
+        packaged_node(config).chmod(0o755)
+        node = str(packaged_node(config))
+
+    def build(folder: Path) -> None:
+        say(f"installing @portkey-ai/gateway {PORTKEY} from npm")
+        (folder / "package.json").write_text('{"name": "ratchet-bench-portkey", "private": true}\n')
+        argv = [*npm(config, node), "install", "--prefix", str(folder), f"@portkey-ai/gateway@{PORTKEY}", *NPM_OPTIONS]
+        run_logged(argv, config.logs / "install-portkey.log", "npm install @portkey-ai/gateway", "", cwd=folder)
+
+    folder = ensure(config.tools / "bench-portkey", PORTKEY, build)
+    script = folder / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+    if not script.exists():
+        raise PartError(f"Portkey {PORTKEY} has no {script.name}", f"Remove {folder} and try again.")
+    return Launch(argv=(node, str(script), "--headless", f"--port={port}"), env={"NODE_ENV": "production"})

@@ -1,0 +1,211 @@
+"""Whom the load generator asks: each a real process, or a tree of them, whose processor time can be told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import psutil
+
+from deploy.local.config import StackConfig
+from deploy.local.part import Launch, Say
+from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from services.deployer.clients import Strategy, UnleashAdmin
+from services.deployer.flags import name as flag_name
+from shared.settings import Settings
+from tests.benchmarks import peers
+from tests.benchmarks.upstream import ADAPTER, BASE
+from tests.conftest import ROOT, free_ports
+from tests.integration.gateway_process import publish_task
+
+HOST = "127.0.0.1"
+QUESTION = (
+    "Where is my parcel? I ordered two weeks ago, and the tracking page has said the same thing since Monday. " * 3
+)
+_START_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that answers chat completions. `pid`: the root of its processes."""
+
+    name: str
+    url: str
+    model: str
+    pid: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    settle: Callable[[], None] = lambda: None
+    """Returns when it has done what the requests so far made it do."""
+
+    def body(self, stream: bool) -> str:
+        asked = {"model": self.model, "messages": [{"role": "user", "content": QUESTION}], "user": "customer-4711"}
+        return json.dumps({**asked, "stream": True} if stream else asked)
+
+    def computed(self) -> dict[int, float]:
+        """Processor seconds of each of its processes so far, by process id."""
+        found = {}
+        root = psutil.Process(self.pid)
+        for process in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                found[process.pid] = times.user + times.system
+        return found
+
+
+@contextlib.contextmanager
+def running(name: str, launch: Launch, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for the length of a `with`, its output in `log`; its children end with it."""
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            launch.argv, env={**env, **launch.env, "OMP_NUM_THREADS": "1"}, stdout=output, stderr=output, cwd=ROOT
+        )
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(psutil.Error):
+            processes = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+            child.terminate()
+            for one in psutil.wait_procs(processes, timeout=20)[1]:
+                one.kill()
+        child.wait()
+
+
+def until_it_answers(target: Target, child: subprocess.Popen[bytes], log: Path) -> Target:
+    """Ask until there is an answer. Raises RuntimeError with the log's end when there is none."""
+    deadline, trouble = time.monotonic() + _START_SECONDS, ""
+    headers = {"content-type": "application/json", **target.headers}
+    while time.monotonic() < deadline and child.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.post(target.url, content=target.body(False), headers=headers, timeout=10.0)
+            if answer.status_code == 200:
+                return target
+            trouble = answer.text[:500]
+        time.sleep(0.2)
+    raise RuntimeError(f"{target.name} does not answer: {trouble}\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the processes' files go, and what they are started with."""
+
+    config: StackConfig
+    env: Mapping[str, str]
+
+    @contextlib.contextmanager
+    def target(self, name: str, launch: Launch, port: int, model: str = ADAPTER, **headers: str) -> Iterator[Target]:
+        """Start it; it is ready inside the `with`."""
+        log = self.config.logs / f"{name.replace(' ', '-').replace(',', '')}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with running(name, launch, self.env, log) as child:
+            target = Target(name, f"http://{HOST}:{port}/v1/chat/completions", model, child.pid, headers)
+            yield until_it_answers(target, child, log)
+
+
+def upstream(port: int) -> Launch:
+    """The model server that answers at once, one worker."""
+    return _granian("rsgi", "tests.benchmarks.upstream:app", port, {})
+
+
+def bare(port: int, to: str, server: str = "uvicorn", client: str = "aiohttp") -> Launch:
+    """The bare pass-through, one worker, on uvloop."""
+    env = {"RATCHET_BENCH_UPSTREAM": to, "RATCHET_BENCH_CLIENT": client}
+    if server == "granian":
+        return _granian("asgi", "tests.benchmarks.bare:app", port, env)
+    options = ("--host", HOST, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log")
+    return Launch(argv=(sys.executable, "-m", "uvicorn", *options, "tests.benchmarks.bare:app"), env=env)
+
+
+def _granian(interface: str, app: str, port: int, env: Mapping[str, str]) -> Launch:
+    options = ("--interface", interface, "--host", HOST, "--port", str(port), "--loop", "uvloop", "--no-ws")
+    argv = (sys.executable, "-m", "granian", *options, "--workers", "1", "--log-level", "warning", app)
+    return Launch(argv=argv, env=env)
+
+
+@contextlib.contextmanager
+def ours(place: Place, settings: Settings, to: str) -> Iterator[Target]:
+    """Our gateway, one worker, as an operator runs it: spool, shipper and flags on, an adapter that serves everyone.
+
+    The task redacts nothing: what redaction costs the shipper is `redaction`'s to measure.
+    """
+    task = TaskSpec(
+        name="bench", kind=TaskKind.GENERATION, base_model=BASE, system_prompt="Answer the customer.",
+        redaction=RedactionSettings(enabled=False),
+    )  # fmt: skip
+    asyncio.run(_announce(settings, task))
+    (port,) = free_ports(1)
+    env = {"RATCHET_VLLM": to, "RATCHET_GATEWAY_PORT": str(port), "RATCHET_HOME": str(settings.home)}
+    launch = Launch(argv=(sys.executable, "-m", "services.gateway.main"), env=env)
+    with place.target("ratchet", launch, port, task.name) as target:
+        _until_the_adapter_serves(target)
+        yield replace(target, settle=lambda: _until_shipped(target))
+
+
+def _until_shipped(target: Target) -> None:
+    """Until Kafka has what the spool had. Raises RuntimeError if that takes longer than half a minute."""
+    deadline = time.monotonic() + 30.0
+    address = target.url.replace("/v1/chat/completions", "/metrics")
+    while time.monotonic() < deadline:
+        lines = httpx.get(address, timeout=10.0).text.splitlines()
+        if any(line.startswith("ratchet_gateway_spool_bytes ") and float(line.split()[1]) == 0.0 for line in lines):
+            return
+        time.sleep(0.05)
+    raise RuntimeError("the shipper does not keep up")
+
+
+async def _announce(settings: Settings, task: TaskSpec) -> None:
+    """The task on the broker, its flags in Unleash."""
+    await publish_task(settings, task)
+    admin = UnleashAdmin(settings.unleash, settings.unleash_admin_token)
+    try:
+        primary = Strategy(variant="primary", payload={"adapter": ADAPTER, "previous": None})
+        await admin.ensure(flag_name(task.name, "primary"), "Serves everyone", primary, on=True)
+        canary = Strategy(percent=0, stickiness="userId", variant="canary", payload={"adapter": "bench-canary"})
+        await admin.ensure(flag_name(task.name, "canary"), "Serves nobody", canary, on=True)
+        await admin.ensure(flag_name(task.name, "rollback"), "Off", Strategy())
+    finally:
+        await admin.close()
+
+
+def _until_the_adapter_serves(target: Target) -> None:
+    """The flags must have arrived, and the confidence must be there: otherwise less is measured than is said."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        headers = httpx.post(target.url, content=target.body(False), timeout=10.0).headers
+        if headers.get("x-ratchet-variant") == "primary" and "x-ratchet-confidence" in headers:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the flags did not reach the gateway: {dict(headers)}")
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def litellm(place: Place, to: str, say: Say) -> Iterator[Target]:
+    """LiteLLM's proxy, one worker. Raises PartError if it cannot be installed."""
+    (port,) = free_ports(1)
+    launch = peers.litellm(place.config, to, port, say)
+    with place.target("LiteLLM", launch, port, authorization=f"Bearer {peers.LITELLM_KEY}") as target:
+        yield target
+
+
+@contextlib.contextmanager
+def portkey(place: Place, to: str, say: Say) -> Iterator[Target]:
+    """Portkey's gateway. Raises PartError if it cannot be installed."""
+    (port,) = free_ports(1)
+    launch = peers.portkey(place.config, port, say)
+    headers = {**peers.PORTKEY_HEADERS, "x-portkey-custom-host": f"{to}/v1"}
+    with place.target("Portkey", launch, port, **headers) as target:
+        yield target
+
+
+def plain_environment() -> dict[str, str]:
+    """Ours without settings of Ratchet: what a person set for a stack of their own must not leak into a benchmark."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}

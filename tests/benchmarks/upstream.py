@@ -1,0 +1,63 @@
+"""A model server that answers at once, the same to everybody: `granian --interface rsgi tests.benchmarks.upstream:app`.
+
+What it sends has the shape and the size of vLLM's: a sentence of eight tokens with their log-probabilities, whole, or
+as a stream of one event a token. Every proxy has the same bytes to pass on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+ADAPTER, BASE = "bench-adapter", "bench-base"
+FIRST = "Parcel"
+"""The first token of the answer; nothing else that is sent has this word."""
+_TOKENS = (FIRST, " 4711", " left", " us", " on", " Monday", " morning", ".")
+_COMMON = {"id": "chatcmpl-0123456789abcdef0123456789abcdef", "created": 1_750_000_000, "model": ADAPTER}
+_USAGE = {"prompt_tokens": 96, "completion_tokens": len(_TOKENS), "total_tokens": 96 + len(_TOKENS)}
+_JSON = [("content-type", "application/json")]
+_EVENTS = [("content-type", "text/event-stream; charset=utf-8")]
+
+
+def _logprobs(*tokens: str) -> dict[str, Any]:
+    return {
+        "content": [{"token": t, "logprob": -0.0123, "bytes": list(t.encode()), "top_logprobs": []} for t in tokens]
+    }
+
+
+def _completion() -> bytes:
+    message = {"role": "assistant", "content": "".join(_TOKENS), "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": _logprobs(*_TOKENS), "finish_reason": "stop"}
+    return orjson.dumps({**_COMMON, "object": "chat.completion", "choices": [choice], "usage": _USAGE})
+
+
+def _event(delta: dict[str, str], logprobs: dict[str, Any] | None, finish_reason: str | None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    return b"data: " + orjson.dumps({**_COMMON, "object": "chat.completion.chunk", "choices": [choice]}) + b"\n\n"
+
+
+COMPLETION = _completion()
+STREAM = (
+    _event({"role": "assistant", "content": ""}, None, None),
+    *(_event({"content": token}, _logprobs(token), None) for token in _TOKENS),
+    _event({}, None, "stop"),
+    b"data: [DONE]\n\n",
+)
+MODELS = orjson.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in (BASE, ADAPTER)]})
+
+
+async def app(scope: Any, protocol: Any) -> None:
+    """RSGI: granian's own interface, the least that Python can do for a request."""
+    if scope.proto != "http":
+        return
+    if scope.method == "GET":
+        protocol.response_bytes(200, _JSON, MODELS)
+        return
+    asked = await protocol()
+    if b'"stream":true' in asked or b'"stream": true' in asked:
+        stream = protocol.response_stream(200, _EVENTS)
+        for event in STREAM:
+            await stream.send_bytes(event)
+    else:
+        protocol.response_bytes(200, _JSON, COMPLETION)

@@ -1,0 +1,92 @@
+"""A model server that answers everything that it is asked: `python -m tests.integration.any_model PORT`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from tests.conftest import ROOT, free_ports
+
+_USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "input_tokens": 5, "output_tokens": 1}
+_TOKEN = {"token": "refund", "logprob": -0.1, "bytes": None, "top_logprobs": []}
+
+
+def _chat(asked: dict[str, Any], part: str) -> dict[str, Any]:
+    told = {"role": "assistant", "content": "refund"}
+    choice = {"finish_reason": "stop", "logprobs": {"content": [_TOKEN]}, part: told}
+    return {"id": "c", "created": 1, "choices": [{"index": place, **choice} for place in range(_count(asked))]}
+
+
+def _completion(asked: dict[str, Any]) -> dict[str, Any]:
+    logprobs = {"tokens": ["refund"], "token_logprobs": [-0.1], "top_logprobs": [{"refund": -0.1}], "text_offset": [0]}
+    choice = {"text": "refund", "finish_reason": "stop", "logprobs": logprobs}
+    return {"id": "c", "created": 1, "choices": [{"index": place, **choice} for place in range(_count(asked))]}
+
+
+def _response() -> dict[str, Any]:
+    part = {"type": "output_text", "text": "refund", "annotations": [], "logprobs": [_TOKEN]}
+    item = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [part]}
+    return {"id": "r", "object": "response", "created_at": 1, "status": "completed", "output": [item], "usage": _USAGE}
+
+
+def _count(asked: dict[str, Any]) -> int:
+    n = asked.get("n")
+    return n if type(n) is int and 1 <= n <= 128 else 1
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
+    asked = orjson.loads(await request.read())
+    streamed = asked.get("stream") is True
+    events: list[dict[str, Any]]
+    if request.path == "/v1/chat/completions":
+        whole, events = _chat(asked, "message"), [_chat(asked, "delta")]
+    elif request.path == "/v1/completions":
+        whole, events = _completion(asked), [_completion(asked)]
+    elif request.path == "/v1/responses":
+        whole = _response()
+        delta = {"type": "response.output_text.delta", "delta": "refund", "logprobs": [_TOKEN]}
+        events = [delta, {"type": "response.completed", "response": whole}]
+    else:
+        whole, events = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}]}, []
+    if not streamed:
+        return web.Response(body=orjson.dumps({**whole, "usage": _USAGE}), content_type="application/json")
+    text = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+    return web.Response(body=text, content_type="text/event-stream")
+
+
+async def _models(_: web.Request) -> web.Response:
+    return web.json_response({"object": "list", "data": []})
+
+
+@contextmanager
+def any_model() -> Iterator[str]:
+    """The address of such a process."""
+    (port,) = free_ports(1)
+    argv = [sys.executable, "-m", "tests.integration.any_model", str(port)]
+    process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Entry point."""
+    app = web.Application(client_max_size=4 * 1024**2)
+    routes = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+    app.add_routes([web.get("/v1/models", _models), *(web.post(path, _answer) for path in routes)])
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""`ratchet keys`: what it hands out opens the gateway, and what it says is enough to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from services.gateway.access import Access
+from services.gateway.keys import read_keys, write_keys
+from shared.http import HttpError
+
+Keys = Callable[..., Result]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    return tmp_path / "gateway" / "keys.json"
+
+
+@pytest.fixture
+def keys(file: Path) -> Keys:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["keys", *arguments], env={"COLUMNS": "200"})
+
+    return run
+
+
+def opens(file: Path, key: str, task: str = "support") -> bool:
+    access = Access(file)
+    access.look()
+    try:
+        return access.check([(b"authorization", b"Bearer " + key.encode())], task) is not None
+    except HttpError:
+        return False
+
+
+def made(result: Result) -> str:
+    """The key that a command printed: all of its output."""
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def test_a_created_key_opens_its_tasks_and_is_all_of_the_output(file: Path, keys: Keys) -> None:
+    result = keys("create", "shop", "--task", "support", "--task", "reviews")
+    key = made(result)
+    assert key.startswith("rk_") and "\n" not in key
+    assert "first key" in result.stderr and key not in result.stderr
+    assert [opens(file, key, task) for task in ("support", "reviews", "payroll")] == [True, True, False]
+    assert key not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_key_of_an_app_leaves_the_first_valid(file: Path, keys: Keys) -> None:
+    first = made(keys("create", "shop"))
+    result = keys("create", "shop", "--expires", "1")
+    assert opens(file, first) and opens(file, made(result))
+    assert "first key" not in result.stderr
+
+
+def test_the_list_names_ids_tasks_limits_and_ends_but_no_key(file: Path, keys: Keys) -> None:
+    key = made(keys("create", "shop", "--task", "support", "--rate", "5", "--burst", "20"))
+    made(keys("create", "import", "--expires", "30", "--bytes-per-minute", "2000000"))
+    (stored, _) = read_keys(file) or ()
+    listed = keys("list").output
+    for said in (stored.id, "support", "5/s, 20 at once", "never", "import", "all tasks", "2000000 bytes/min"):
+        assert said in listed
+    assert key not in listed and stored.digest not in listed
+
+
+def test_a_rotated_key_overlaps_with_the_old_one_and_may_the_same(file: Path, keys: Keys) -> None:
+    old = made(keys("create", "shop", "--task", "support", "--rate", "5", "--expires", "90"))
+    new = made(keys("rotate", "shop", "--overlap", "2"))
+    assert opens(file, old) and opens(file, new) and not opens(file, new, "payroll")
+    before, after = read_keys(file) or ()
+    assert after.requests_per_second == 5.0
+    soon = datetime.now(UTC) + timedelta(hours=2)
+    assert before.expires_at and after.expires_at
+    assert abs(before.expires_at - soon) < timedelta(minutes=1)
+    assert abs(after.expires_at - datetime.now(UTC) - timedelta(days=90)) < timedelta(minutes=1)
+    newest = made(keys("rotate", "shop", "--overlap", "0"))
+    assert [opens(file, key) for key in (old, new, newest)] == [False, False, True]
+
+
+def test_a_rotation_does_not_lengthen_what_ends_sooner_and_drops_what_has_ended(file: Path, keys: Keys) -> None:
+    key = made(keys("create", "shop"))
+    (stored,) = read_keys(file) or ()
+    now = datetime.now(UTC)
+    ended = stored.model_copy(update={"digest": "0" * 64, "expires_at": now - timedelta(seconds=1)})
+    ending = stored.model_copy(update={"expires_at": now + timedelta(minutes=5)})
+    write_keys(file, [ended, ending])
+    made(keys("rotate", "shop"))
+    assert next(one.expires_at for one in read_keys(file) or ()) == ending.expires_at
+    assert len(read_keys(file) or ()) == 2
+    assert opens(file, key)
+
+
+def test_keys_for_different_things_are_rotated_by_name_only(file: Path, keys: Keys) -> None:
+    support = made(keys("create", "shop", "--task", "support"))
+    payroll = made(keys("create", "shop", "--task", "payroll"))
+    refused = keys("rotate", "shop")
+    assert refused.exit_code == 1 and "--key ID" in refused.output
+    stored = (read_keys(file) or ())[0]
+    new = made(keys("rotate", "shop", "--key", stored.id, "--overlap", "0"))
+    assert [opens(file, support), opens(file, new), opens(file, payroll, "payroll")] == [False, True, True]
+
+
+def test_a_revoked_key_ends_at_once_and_the_last_one_is_told(file: Path, keys: Keys) -> None:
+    first, second, other = (made(keys("create", name)) for name in ("shop", "shop", "import"))
+    assert keys("revoke", (read_keys(file) or ())[0].id).exit_code == 0
+    assert [opens(file, key) for key in (first, second, other)] == [False, True, True]
+    assert keys("revoke", "--app", "shop").exit_code == 0
+    result = keys("revoke", "--app", "import")
+    assert "refuses every request" in result.output and str(file) in result.output.replace("\n", "")
+    assert not opens(file, other)
+    assert "none gets in" in keys("list").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("create", "Shop"), "lower-case"),
+        (("create", "shop/../x"), "lower-case"),
+        (("create", "shop", "--burst", "3"), "--rate"),
+        (("create", "shop", "--rate", "0"), "--rate"),
+        (("create", "shop", "--bytes-per-minute", "1"), "--bytes-per-minute"),
+        (("create", "shop", "--expires", "-1"), "--expires"),
+        (("revoke",), "--app"),
+        (("revoke", "nothing"), "ratchet keys list"),
+        (("revoke", "--app", "nothing"), "ratchet keys list"),
+        (("rotate", "nothing"), "ratchet keys create nothing"),
+    ],
+)
+def test_a_mistake_is_told_with_the_way_out_and_changes_nothing(
+    file: Path, keys: Keys, arguments: tuple[str, ...], said: str
+) -> None:
+    made(keys("create", "shop"))
+    before = file.read_bytes()
+    result = keys(*arguments)
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+    assert file.read_bytes() == before
+
+
+def test_a_broken_file_is_left_as_it_is(file: Path, keys: Keys) -> None:
+    file.parent.mkdir()
+    file.write_text('{"keys": [{"app": "shop", "digest": "secret"}]}')
+    for arguments in (("create", "shop"), ("list",), ("rotate", "shop"), ("revoke", "--app", "shop")):
+        result = keys(*arguments)
+        assert result.exit_code == 1
+        assert "Correct it, or restore it" in result.output and "secret" not in result.output
+    assert "secret" in file.read_text()
+
+
+def test_without_a_file_the_list_says_that_the_gateway_is_open(file: Path, keys: Keys) -> None:
+    assert "whoever reaches the gateway" in keys("list").output
+    assert not file.parent.exists()

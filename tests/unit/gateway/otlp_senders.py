@@ -1,0 +1,210 @@
+"""What applications send as OTLP: spans and log records made by hand, and what real instrumentations sent."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from schemas.base import Event
+from schemas.catalog import topic_of
+from schemas.predictions import PredictionLogged, RequestObserved
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.gateway.access import OPEN, Grant
+from services.gateway.domain import PredictionIds
+from services.gateway.facts import KnownTasks
+from services.gateway.metrics import Metrics
+from services.gateway.otlp import build_router
+from services.gateway.traces import Traces
+from services.gateway.waiting import WaitingRoom
+from shared.http import build_http
+from shared.sealing import Seal
+from shared.spool import Record, SpoolFull
+from shared.tables import LatestByKey
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+START = 1_790_000_000_000_000_000
+PROTOBUF = {"content-type": "application/x-protobuf"}
+ASKED = [{"role": "user", "parts": [{"type": "text", "content": "where is my parcel?"}]}]
+ANSWERED = [{"role": "assistant", "parts": [{"type": "text", "content": "delivery"}], "finish_reason": "stop"}]
+CHAT: dict[str, Any] = {
+    "gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o", "gen_ai.response.model": "gpt-4o-2024",
+    "gen_ai.response.id": "chatcmpl-abc", "gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 2,
+    "gen_ai.response.finish_reasons": ["stop"],
+}  # fmt: skip
+WHOLE = {**CHAT, "gen_ai.input.messages": json.dumps(ASKED), "gen_ai.output.messages": json.dumps(ANSWERED)}
+"""A chat with its messages on the span, as the newest conventions have it."""
+RECORDED: dict[str, list[list[str]]] = json.loads((Path(__file__).parent / "recorded" / "otlp.json").read_text())
+"""By instrumentation: path and gzipped body of each request for one plain and one streamed chat with openai 3.57."""
+
+
+def recorded(name: str) -> list[tuple[str, bytes]]:
+    return [(path, gzip.decompress(base64.b64decode(body))) for path, body in RECORDED[name]]
+
+
+def any_value(value: Any) -> AnyValue:
+    if isinstance(value, bool):
+        return AnyValue(bool_value=value)
+    if isinstance(value, int):
+        return AnyValue(int_value=value)
+    if isinstance(value, float):
+        return AnyValue(double_value=value)
+    if isinstance(value, str):
+        return AnyValue(string_value=value)
+    if isinstance(value, Mapping):
+        return AnyValue(kvlist_value=KeyValueList(values=attributes(value)))
+    return AnyValue(array_value=ArrayValue(values=map(any_value, value))) if value is not None else AnyValue()
+
+
+def attributes(values: Mapping[str, Any]) -> list[KeyValue]:
+    return [KeyValue(key=name, value=any_value(value)) for name, value in values.items()]
+
+
+def span(values: Mapping[str, Any], events: Sequence[tuple[str, Mapping[str, Any]]] = (), **fields: Any) -> Span:
+    told = [Span.Event(name=name, attributes=attributes(data)) for name, data in events]
+    usual = {
+        "trace_id": bytes.fromhex(TRACE), "span_id": bytes.fromhex(SPAN), "start_time_unix_nano": START,
+        "end_time_unix_nano": START + 250_000_000,
+    }  # fmt: skip
+    return Span(attributes=attributes(values), events=told, **{**usual, **fields})
+
+
+def traces(*spans: Span, service: str = "support", **resource: str) -> ExportTraceServiceRequest:
+    request = ExportTraceServiceRequest()
+    of_resource = request.resource_spans.add()
+    named = {name.replace("__", "."): value for name, value in resource.items()}
+    of_resource.resource.attributes.extend(attributes({"service.name": service, **named}))
+    of_resource.scope_spans.add().spans.extend(spans)
+    return request
+
+
+def logs(*records: tuple[str, Mapping[str, Any]], span_id: str = SPAN) -> ExportLogsServiceRequest:
+    request = ExportLogsServiceRequest()
+    request.resource_logs.add().scope_logs.add().log_records.extend(
+        LogRecord(trace_id=bytes.fromhex(TRACE), span_id=bytes.fromhex(span_id), event_name=name, body=any_value(body))
+        for name, body in records
+    )
+    return request
+
+
+def as_json(request: Any) -> dict[str, Any]:
+    """OTLP's JSON: protobuf's, but ids in hex and enums as numbers."""
+    data: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
+
+    def with_hex(value: Any) -> Any:
+        if isinstance(value, list):
+            return [with_hex(item) for item in value]
+        if isinstance(value, dict):
+            return {
+                name: base64.b64decode(item).hex() if name in ("traceId", "spanId") else with_hex(item)
+                for name, item in value.items()
+            }
+        return value
+
+    told: dict[str, Any] = with_hex(data)
+    return told
+
+
+@dataclass
+class KeptRecords:
+    records: list[Record] = field(default_factory=list)
+    full: bool = False
+
+    async def append(self, *events: Event) -> None:
+        raise NotImplementedError
+
+    async def keep(self, records: Sequence[Record]) -> None:
+        if self.full:
+            raise SpoolFull("the spool is full", "make room")
+        self.records += records
+
+    @property
+    def predictions(self) -> list[PredictionLogged]:
+        topic = topic_of(PredictionLogged).name
+        return [PredictionLogged.model_validate_json(one.value) for one in self.records if one.topic == topic]
+
+    @property
+    def observed(self) -> list[RequestObserved]:
+        topic = topic_of(RequestObserved).name
+        return [RequestObserved.model_validate_json(one.value) for one in self.records if one.topic == topic]
+
+
+@dataclass
+class Keyring:
+    """Lets everybody in who is not refused."""
+
+    allowed: Grant = OPEN
+    refusal: Exception | None = None
+
+    def grant(self, headers: Any, size: int = 0) -> Grant:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.allowed
+
+
+@dataclass
+class Receiver:
+    """The gateway's two OTLP routes, without the rest of it."""
+
+    http: httpx.AsyncClient
+    log: KeptRecords
+    ids: PredictionIds
+    metrics: Metrics
+    room: WaitingRoom
+    keys: Keyring
+
+    async def send(self, request: Any, **headers: str) -> httpx.Response:
+        path = "/v1/logs" if isinstance(request, ExportLogsServiceRequest) else "/v1/traces"
+        return await self.http.post(path, content=request.SerializeToString(), headers={**PROTOBUF, **headers})
+
+    async def accepted(self, request: Any) -> Any:
+        """Send it; returns what is said of what was not taken."""
+        response = await self.send(request)
+        assert response.status_code == 200, response.text
+        is_logs = isinstance(request, ExportLogsServiceRequest)
+        told = ExportLogsServiceResponse() if is_logs else ExportTraceServiceResponse()
+        told.ParseFromString(response.content)
+        return told.partial_success
+
+    def counted(self, outcome: str) -> float:
+        return self.metrics.registry.get_sample_value("ratchet_gateway_spans_total", {"outcome": outcome}) or 0.0
+
+
+SPECS = (
+    TaskSpec(name="support", kind=TaskKind.CLASSIFICATION, system_prompt="Name it.", labels=("delivery", "refund")),
+    TaskSpec(name="haiku", kind=TaskKind.GENERATION, system_prompt=""),
+)
+
+
+@asynccontextmanager
+async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIterator[Receiver]:
+    """With at most 50 spans a request, 64 KiB a body, 256 KiB unpacked."""
+    tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    for spec in specs:
+        await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
+    metrics, log, ids, keys = Metrics(), KeptRecords(), PredictionIds(b"k" * 32), Keyring()
+    room = WaitingRoom(folder, Seal(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
+    known = KnownTasks(tasks, metrics)
+    names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
+    app = build_http("test", list, 64 * 1024)
+    taking = Traces(known, log, ids, b"s" * 32, metrics, room, names, 50)
+    app.include_router(build_router(taking, keys, 256 * 1024))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        yield Receiver(http, log, ids, metrics, room, keys)

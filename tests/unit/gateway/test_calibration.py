@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.adapters import CALIBRATION_FILE, CALIBRATIONS, Calibration
+from services.gateway.calibration import Calibrations
+from shared.artifacts import MANIFEST, ArtifactStore
+
+FOUND = Calibration(
+    name="desk-1-abc", kind="temperature", temperature=2.0, answers=80, ece_before=0.1, ece_after=0.04
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+
+
+def publish(store: ArtifactStore, folder: Path, adapter: str, content: str = "") -> None:
+    made = folder / f"made-{adapter}"
+    made.mkdir()
+    (made / CALIBRATION_FILE).write_text(content or FOUND.model_dump_json())
+    (made / MANIFEST).write_text("{}")
+    store.publish(made, CALIBRATIONS, adapter)
+
+
+async def test_an_adapter_is_calibrated_once_it_was_looked_for(store: ArtifactStore, tmp_path: Path) -> None:
+    publish(store, tmp_path, "desk-1")
+    calibrations = Calibrations(store)
+    assert calibrations.of("desk-1") is None
+    await calibrations.look()
+    assert calibrations.of("desk-1") == FOUND
+
+
+async def test_the_base_model_and_an_adapter_without_one_have_none(store: ArtifactStore) -> None:
+    calibrations = Calibrations(store)
+    assert calibrations.of(None) is None
+    assert calibrations.of("desk-1") is None
+    await calibrations.look()
+    assert calibrations.of("desk-1") is None
+
+
+async def test_one_that_comes_later_is_found(store: ArtifactStore, tmp_path: Path) -> None:
+    calibrations = Calibrations(store, again_seconds=0.0)
+    calibrations.of("desk-1")
+    await calibrations.look()
+    publish(store, tmp_path, "desk-1")
+    await calibrations.look()
+    assert calibrations.of("desk-1") == FOUND
+
+
+async def test_a_missing_one_is_not_looked_for_all_the_time(store: ArtifactStore, tmp_path: Path) -> None:
+    calibrations = Calibrations(store, again_seconds=60.0)
+    calibrations.of("desk-1")
+    await calibrations.look()
+    publish(store, tmp_path, "desk-1")
+    await calibrations.look()
+    assert calibrations.of("desk-1") is None
+
+
+async def test_a_damaged_file_leaves_scores_raw_and_the_others_calibrated(
+    store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, tmp_path, "torn", content="{")
+    publish(store, tmp_path, "desk-1")
+    calibrations = Calibrations(store)
+    for adapter in ("torn", "desk-1"):
+        calibrations.of(adapter)
+    await calibrations.look()
+    assert calibrations.of("torn") is None
+    assert calibrations.of("desk-1") == FOUND
+    assert "the calibration of torn cannot be read" in caplog.text

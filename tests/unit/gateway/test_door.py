@@ -1,0 +1,147 @@
+"""The front of the gateway, on a real socket where it matters: clients that leave, keep-alive, the documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import orjson
+import pytest
+
+from tests.unit.gateway.conftest import REFUND
+
+if TYPE_CHECKING:
+    from tests.unit.gateway.conftest import Gateway
+
+ASKED = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
+
+
+async def _until(holds: Any) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_leaves_stops_the_upstream_and_is_observed(gateway: Gateway, address: str) -> None:
+    gateway.upstream.waits_for = asyncio.Event()
+    async with httpx.AsyncClient(timeout=0.2) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(f"{address}/chat/completions", json=ASKED)
+    await asyncio.wait_for(gateway.upstream.closed.wait(), 5)
+    await _until(lambda: gateway.log.observed)
+    assert [event.status for event in gateway.log.observed] == [499]
+    assert gateway.log.events == []
+    name = 'ratchet_gateway_requests_total{route="/v1/chat/completions",status="499"}'
+    assert await gateway.metric(name) == 1.0
+
+
+async def test_a_stream_that_its_client_leaves_is_logged_as_cancelled_with_what_had_come(
+    gateway: Gateway, address: str
+) -> None:
+    gateway.upstream.pieces = [*REFUND[:2], asyncio.Event()]
+    asked = {**ASKED, "stream": True}
+    async with (
+        httpx.AsyncClient() as http,
+        http.stream("POST", f"{address}/chat/completions", json=asked) as response,
+    ):
+        seen = b""
+        async for piece in response.aiter_raw():
+            seen += piece
+            if b'"ref"' in seen:
+                break
+    await asyncio.wait_for(gateway.upstream.closed.wait(), 5)
+    await _until(lambda: gateway.log.events)
+    (event,) = gateway.log.events
+    assert (event.answer, event.finish_reason, event.confidence.tokens) == ("ref", "cancelled", 1)
+    assert event.prediction_id == response.headers["x-ratchet-prediction-id"]
+    assert [one.status for one in gateway.log.observed] == [499]
+
+
+async def test_a_client_that_leaves_before_the_first_piece_of_a_stream_is_observed(
+    gateway: Gateway, address: str
+) -> None:
+    gateway.upstream.pieces = [asyncio.Event()]
+    async with httpx.AsyncClient(timeout=0.2) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(f"{address}/chat/completions", json={**ASKED, "stream": True})
+    await _until(lambda: gateway.log.observed)
+    assert [one.status for one in gateway.log.observed] == [499]
+
+
+async def test_one_connection_serves_answers_streams_errors_and_the_rest(gateway: Gateway, address: str) -> None:
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+    async with httpx.AsyncClient(limits=limits) as http:
+        for _ in range(2):
+            assert (await http.post(f"{address}/chat/completions", json=ASKED)).status_code == 200
+            streamed = await http.post(f"{address}/chat/completions", json={**ASKED, "stream": True})
+            assert streamed.content.endswith(b"data: [DONE]\n\n")
+            assert (await http.post(f"{address}/chat/completions", content=b"{")).status_code == 400
+            assert (await http.get(f"{address}/models")).status_code == 200
+    assert len(gateway.log.events) == 4
+
+
+async def test_a_slow_answer_is_an_answer(gateway: Gateway, address: str) -> None:
+    gateway.upstream.waits_for = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.3, gateway.upstream.waits_for.set)
+    async with httpx.AsyncClient() as http:
+        assert (await http.post(f"{address}/chat/completions", json=ASKED)).status_code == 200
+    assert [one.status for one in gateway.log.observed] == [200]
+
+
+async def test_a_body_that_comes_in_pieces_is_read_whole(gateway: Gateway) -> None:
+    async def pieces() -> Any:
+        raw = orjson.dumps(ASKED)
+        for at in range(0, len(raw), 10):
+            yield raw[at : at + 10]
+
+    assert (await gateway.http.post("/v1/chat/completions", content=pieces())).status_code == 200
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_error(gateway: Gateway) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    await gateway.app(scope, receive, send)
+    assert sent == []
+
+
+async def test_a_mistake_of_ours_is_an_error_in_openais_shape_and_in_the_log(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.upstream.answer = None
+    gateway.upstream.asked = None  # type: ignore[assignment]
+    with caplog.at_level(logging.ERROR):
+        response = await gateway.ask()
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert "AttributeError" in caplog.text
+    assert "hello" not in response.text
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "HEAD"])
+async def test_a_route_that_answers_takes_post_only(gateway: Gateway, method: str) -> None:
+    response = await gateway.http.request(method, "/v1/responses")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+async def test_the_documentation_names_every_route_and_what_it_takes(gateway: Gateway) -> None:
+    assert (await gateway.http.get("/docs")).status_code == 200
+    paths = (await gateway.http.get("/openapi.json")).json()["paths"]
+    taking = {
+        "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/feedback", "/v1/predictions",
+    }  # fmt: skip
+    for path in taking:
+        assert paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"/v1/models", "/v1/models/{name}"} <= paths.keys()
+
+
+async def test_hot_routes_are_timed_too(gateway: Gateway) -> None:
+    await gateway.ask()
+    assert await gateway.metric('ratchet_gateway_seconds_count{route="/v1/chat/completions"}') == 1.0

@@ -1,0 +1,313 @@
+"""What a client may send, what of it vLLM gets, and what of the conversation an event has."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from services.gateway.domain import Primary, TaskFlags
+from services.gateway.upstream import UpstreamFailed
+from shared.http import HttpError
+from tests.unit.gateway.conftest import chat_completion, logprobs_of, serving
+
+if TYPE_CHECKING:
+    from tests.unit.gateway.conftest import Gateway
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"id":7}'}}
+
+
+async def test_whatever_vllm_takes_goes_on_as_it_came(gateway: Gateway) -> None:
+    fields: dict[str, Any] = {
+        "tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False, "seed": 7, "stop": ["\n"], "top_p": 0.9,
+        "response_format": {"type": "json_object"}, "frequency_penalty": 0.5, "logit_bias": {"50": -100},
+        "max_completion_tokens": 5, "chat_template_kwargs": {"x": 1}, "guided_regex": "a+", "metadata": {"a": "b"},
+    }  # fmt: skip
+    assert (await gateway.ask(model="haiku", **fields)).status_code == 200
+    (asked,) = gateway.upstream.asked
+    assert {name: asked[name] for name in fields} == fields
+    assert "max_tokens" not in asked
+
+
+async def test_the_users_name_stays_here(gateway: Gateway) -> None:
+    for path, more in (("completions", {"prompt": "x"}), ("responses", {"input": "x"}), ("embeddings", {"input": "x"})):
+        await gateway.http.post(f"/v1/{path}", json={"model": "haiku", "user": "ann@example.com", **more})
+    await gateway.ask(user="ann@example.com")
+    assert len(gateway.upstream.asked) == 4
+    assert not any("user" in asked for asked in gateway.upstream.asked)
+
+
+async def test_a_whole_conversation_with_tools_goes_on_and_is_text_in_the_event(gateway: Gateway) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [
+            {"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:…"}},
+        ]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
+        {"role": "assistant", "content": "Looking.", "tool_calls": [CALL]},
+    ]  # fmt: skip
+    assert (await gateway.ask(model="haiku", messages=messages)).status_code == 200
+    assert gateway.upstream.asked[0]["messages"] == messages
+    rendered = '[{"name":"find","arguments":"{\\"id\\":7}"}]'
+    assert [(m.role.value, m.content) for m in gateway.log.events[0].messages] == [
+        ("system", "Be brief."), ("user", "What is it?\n[image_url]"), ("assistant", rendered),
+        ("user", '{"tool_call_id":"call_1","content":"a cat"}'), ("assistant", f"Looking.\n{rendered}"),
+    ]  # fmt: skip
+
+
+async def test_tool_calls_are_the_answer_without_their_random_ids(gateway: Gateway) -> None:
+    gateway.upstream.answer = chat_completion("", [-0.1], tool_calls=[CALL])
+    response = await gateway.ask(model="haiku", tools=TOOLS)
+    assert response.json()["choices"][0]["message"]["tool_calls"] == [CALL]
+    assert gateway.log.events[0].answer == '[{"name":"find","arguments":"{\\"id\\":7}"}]'
+
+
+async def test_a_refusal_is_the_answer_where_there_is_no_other(gateway: Gateway) -> None:
+    gateway.upstream.answer = chat_completion("", [-0.1], refusal="I can't")
+    gateway.upstream.answer["choices"][0]["message"]["content"] = None
+    await gateway.ask(model="haiku")
+    assert gateway.log.events[0].answer == "I can't"
+
+
+async def test_each_of_several_answers_is_a_prediction_of_its_own(gateway: Gateway) -> None:
+    first, second = chat_completion("one", [-0.1]), chat_completion("two", [-0.2, -0.2])
+    second["choices"][0]["index"] = 1
+    gateway.upstream.answer = {**first, "choices": [*first["choices"], *second["choices"]]}
+    response = await gateway.ask(model="haiku", n=2)
+    ids = response.headers["x-ratchet-prediction-ids"].split(",")
+    events = gateway.log.events
+    assert [(e.prediction_id, e.answer, e.answer_tokens) for e in events] == [(ids[0], "one", 1), (ids[1], "two", 2)]
+    assert response.json()["id"] == response.headers["x-ratchet-prediction-id"] == ids[0]
+    assert len(response.json()["choices"]) == 2
+    assert [gateway.ids.task_of(one) for one in ids] == ["haiku", "haiku"]
+    assert len({e.event_id for e in events}) == 2
+    assert len(gateway.log.observed) == 1
+    feedback = {"prediction_id": ids[1], "kind": "thumbs", "positive": True}
+    assert (await gateway.http.post("/v1/feedback", json=feedback)).status_code == 200
+
+
+async def test_a_client_gets_as_many_alternatives_as_it_asked_for(gateway: Gateway) -> None:
+    tops = [{"token": name, "logprob": -1.0, "bytes": None} for name in "abcde"]
+    gateway.upstream.answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = tops
+    asked_for = (await gateway.ask(logprobs=True, top_logprobs=2)).json()
+    none = (await gateway.ask(logprobs=True)).json()
+    assert asked_for["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == tops[:2]
+    assert none["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+
+
+async def test_an_upstreams_error_passes_in_its_own_words(gateway: Gateway) -> None:
+    error = {"message": "too long", "type": "BadRequestError", "param": "messages", "code": 400}
+    raw = orjson.dumps({"error": error})
+    gateway.upstream.failure = UpstreamFailed(400, "too long", "status_400", raw=raw)
+    response = await gateway.ask()
+    assert (response.status_code, response.json()) == (400, {"error": error})
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b'{"detail":"Not Found"}', b'{"error":"no"}'])
+async def test_an_error_of_another_shape_gets_openais(gateway: Gateway, raw: bytes) -> None:
+    gateway.upstream.failure = UpstreamFailed(404, "the model server said 404", "status_404", raw=raw)
+    error = (await gateway.ask()).json()["error"]
+    assert (error["message"], error["code"]) == ("the model server said 404", "upstream_status_404")
+
+
+async def test_how_long_to_wait_is_passed_on(gateway: Gateway) -> None:
+    gateway.upstream.failure = UpstreamFailed(429, "busy", "busy", retry_after=7.0)
+    assert (await gateway.ask()).headers["retry-after"] == "7"
+
+
+async def test_a_user_is_named_by_the_field_or_by_a_header(gateway: Gateway) -> None:
+    await gateway.ask(user="ann")
+    body = {"model": "support", "messages": [{"role": "user", "content": "x"}]}
+    await gateway.http.post("/v1/chat/completions", json=body, headers={"x-ratchet-user": "ann"})
+    await gateway.http.post("/v1/chat/completions", json={**body, "user": "ann"}, headers={"x-ratchet-user": "bob"})
+    await gateway.http.post("/v1/chat/completions", json=body)
+    assert gateway.flags.users == ["ann", "ann", "ann", None]
+    hashes = [event.user_hash for event in gateway.log.events]
+    assert hashes[0] == hashes[1] == hashes[2] is not None
+    assert hashes[3] is None
+    too_long = await gateway.http.post("/v1/chat/completions", json=body, headers={"x-ratchet-user": "u" * 501})
+    assert too_long.status_code == 400
+
+
+async def test_a_flags_odd_payload_breaks_no_header(gateway: Gateway) -> None:
+    gateway.flags.flags = TaskFlags(Primary("adapter\r\nx-evil: 1 ü", None))
+    assert (await gateway.ask()).headers["x-ratchet-adapter"] == "adapter??x-evil: 1 ?"
+
+
+class _Refusing:
+    """Access that knows one key."""
+
+    def check(self, headers: Any, task: str, size: int = 0) -> str | None:
+        if (b"authorization", b"Bearer good") not in headers:
+            raise HttpError(401, "no good key", "invalid_api_key")
+        return "app"
+
+
+async def test_without_a_good_key_nothing_is_asked_and_no_task_is_named() -> None:
+    async with serving(access=_Refusing()) as gateway:
+        refused = await gateway.ask(model="nope")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        gateway.http.headers["authorization"] = "Bearer good"
+        assert (await gateway.ask()).status_code == 200
+        assert len(gateway.upstream.asked) == 1
+
+
+async def test_the_callers_trace_goes_on_in_the_events_headers() -> None:
+    def tracing(headers: Any) -> tuple[tuple[str, bytes], ...]:
+        return (("traceparent", dict(headers)[b"traceparent"]),)
+
+    async with serving(tracing=tracing) as gateway:
+        kept: list[Any] = []
+
+        async def keep(records: Any) -> None:
+            kept.extend(records)
+
+        gateway.log.keep = keep  # type: ignore[method-assign]
+        gateway.http.headers["traceparent"] = "00-1-2-01"
+        await gateway.ask()
+    assert [record.headers for record in kept] == [(("traceparent", b"00-1-2-01"),)] * 2
+
+
+async def test_a_prompt_is_a_users_message_and_each_of_its_answers_a_prediction(gateway: Gateway) -> None:
+    def choice(index: int, text: str) -> Any:
+        logprobs = {"tokens": ["a", "b"], "token_logprobs": [-0.1, -0.3], "top_logprobs": [{"a": -0.1}, None]}
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": "length"}
+
+    gateway.upstream.answer = {
+        "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "small",
+        "choices": [choice(1, "B"), choice(0, "A")], "usage": {"prompt_tokens": 4, "completion_tokens": 4},
+    }  # fmt: skip
+    response = await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": ["first", [1, 2]]})
+    assert gateway.upstream.paths == ["/v1/completions"]
+    assert gateway.upstream.asked[0]["prompt"] == ["first", [1, 2]]
+    body = response.json()
+    assert (body["model"], body["id"]) == ("haiku", response.headers["x-ratchet-prediction-id"])
+    assert [one["logprobs"] for one in body["choices"]] == [None, None]
+    events = gateway.log.events
+    assert [[(m.role.value, m.content) for m in e.messages] for e in events] == [
+        [("user", "first")], [("user", "[1,2]")],
+    ]  # fmt: skip
+    assert [(e.answer, e.finish_reason) for e in events] == [("A", "length"), ("B", "length")]
+    assert events[0].confidence.score == pytest.approx(math.exp(-0.2))
+
+
+async def test_a_streamed_completion_is_logged_and_an_echo_has_no_confidence(gateway: Gateway) -> None:
+    def piece(text: str, finish: str | None = None) -> bytes:
+        logprobs = {"tokens": ["t"], "token_logprobs": [None], "top_logprobs": [None]}
+        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        body = {"id": "c", "object": "text_completion", "created": 1, "model": "small", "choices": [choice]}
+        return b"data: " + orjson.dumps(body) + b"\n\n"
+
+    gateway.upstream.pieces = [piece("once"), piece(" upon", "stop"), b"data: [DONE]\n\n"]
+    body = {"model": "haiku", "prompt": "once", "stream": True, "echo": True, "logprobs": 0}
+    response = await gateway.http.post("/v1/completions", json=body)
+    assert b'"tokens":["t"]' in response.content
+    (event,) = gateway.log.events
+    assert (event.answer, event.confidence.score) == ("once upon", None)
+
+
+async def test_an_echo_asks_for_no_logprobs_of_the_prompt_that_nobody_wanted(gateway: Gateway) -> None:
+    for fields in ({"echo": True}, {"echo": True, "logprobs": 1}, {}):
+        await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": "x", **fields})
+    assert [asked.get("logprobs") for asked in gateway.upstream.asked] == [None, 1, 0]
+
+
+async def test_a_classification_by_completion_is_constrained_too(gateway: Gateway) -> None:
+    await gateway.http.post("/v1/completions", json={"model": "support", "prompt": "x", "best_of": 3, "suffix": "y"})
+    (asked,) = gateway.upstream.asked
+    assert asked["structured_outputs"] == {"choice": ["refund", "card_lost"]}
+    assert (asked["temperature"], asked["max_tokens"], asked["logprobs"]) == (0.0, 12, 20)
+    assert not {"best_of", "suffix"} & asked.keys()
+
+
+async def test_embeddings_pass_and_are_observed_and_not_logged(gateway: Gateway) -> None:
+    gateway.upstream.answer = {"object": "list", "data": [{"embedding": [0.1, 0.25]}], "model": "small", "usage": {}}
+    response = await gateway.http.post("/v1/embeddings", json={"model": "haiku", "input": ["x"], "dimensions": 2})
+    assert response.json() == {**gateway.upstream.answer, "model": "haiku"}
+    assert gateway.upstream.asked == [{"model": "small", "input": ["x"], "dimensions": 2}]
+    assert gateway.log.events == []
+    assert [event.status for event in gateway.log.observed] == [200]
+
+
+def _logprobs(value: float) -> Any:
+    return logprobs_of([value])["content"]
+
+
+RESPONSE: dict[str, Any] = {
+    "id": "resp_1", "object": "response", "created_at": 1, "model": "small", "status": "completed",
+    "instructions": "Write a haiku.", "top_logprobs": 0, "user": None,
+    "output": [
+        {"type": "reasoning", "id": "rs_1", "content": []},
+        {"type": "message", "id": "msg_1", "role": "assistant", "content": [
+            {"type": "output_text", "text": "pond", "annotations": [], "logprobs": _logprobs(-0.5)},
+        ]},
+        {"type": "function_call", "name": "find", "arguments": "{}", "call_id": "call_1"},
+    ],
+    "usage": {"input_tokens": 9, "output_tokens": 3},
+}  # fmt: skip
+
+
+async def test_a_response_is_logged_like_a_chat(gateway: Gateway) -> None:
+    gateway.upstream.answer = RESPONSE
+    asked = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+        {"type": "reasoning", "summary": []},
+        {"type": "function_call", "name": "find", "arguments": "{}", "call_id": "c"},
+        {"type": "function_call_output", "call_id": "c", "output": "a cat"},
+    ]
+    response = await gateway.http.post("/v1/responses", json={"model": "haiku", "input": asked, "user": "ann"})
+    body = response.json()
+    assert (body["id"], body["model"]) == (response.headers["x-ratchet-prediction-id"], "haiku")
+    assert (body["instructions"], body["user"], body["top_logprobs"]) == (None, "ann", None)
+    assert body["output"][1]["content"][0]["logprobs"] is None
+    (sent,) = gateway.upstream.asked
+    assert (sent["instructions"], sent["input"]) == ("Write a haiku.", asked)
+    assert (sent["include"], sent["max_output_tokens"]) == (["message.output_text.logprobs"], 256)
+    (event,) = gateway.log.events
+    assert [(m.role.value, m.content) for m in event.messages] == [
+        ("system", "Write a haiku."), ("user", "Hi"), ("assistant", '[{"name":"find","arguments":"{}"}]'),
+        ("user", '{"tool_call_id":"c","content":"a cat"}'),
+    ]  # fmt: skip
+    assert (event.answer, event.finish_reason) == ('pond\n[{"name":"find","arguments":"{}"}]', "stop")
+    assert (event.prompt_tokens, event.answer_tokens) == (9, 3)
+    assert event.confidence.score == pytest.approx(math.exp(-0.5))
+
+
+async def test_a_streamed_response_is_rewritten_held_back_and_logged(gateway: Gateway) -> None:
+    def event(**fields: Any) -> bytes:
+        return f"event: {fields['type']}\n".encode() + b"data: " + orjson.dumps(fields) + b"\n\n"
+
+    started = {**RESPONSE, "status": "in_progress", "output": []}
+    whole = orjson.loads(orjson.dumps(RESPONSE))
+    whole["output"][1]["content"][0]["logprobs"] = None  # vLLM has them in the pieces only.
+    text = {"type": "output_text", "text": "pond", "annotations": [], "logprobs": _logprobs(-0.5)}
+    gateway.upstream.pieces = [
+        event(type="response.created", sequence_number=0, response=started),
+        event(type="response.output_text.delta", sequence_number=1, delta="pond", logprobs=_logprobs(-0.5)),
+        event(type="response.content_part.done", sequence_number=2, part=text),
+        event(type="response.completed", sequence_number=3, response=whole),
+    ]
+    response = await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "Hi", "stream": True})
+    events = [orjson.loads(one.split(b"data: ")[1]) for one in response.content.split(b"\n\n") if one]
+    assert response.content.startswith(b"event: response.created\ndata: ")
+    prediction_id = response.headers["x-ratchet-prediction-id"]
+    assert [e["response"]["id"] for e in events if "response" in e] == [prediction_id] * 2
+    assert (events[1]["logprobs"], events[2]["part"]["logprobs"]) == ([], None)
+    assert events[-1]["ratchet"]["confidence"] == pytest.approx(math.exp(-0.5))
+    (logged,) = gateway.log.events
+    assert logged.answer.startswith("pond\n")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [{"type": "error", "message": "no"}, {"type": "response.failed", "response": {"error": {"message": "no"}}}],
+)
+async def test_a_streamed_response_that_fails_ends_with_an_error(gateway: Gateway, failure: Any) -> None:
+    gateway.upstream.pieces = [b"data: " + orjson.dumps(failure) + b"\n\n"]
+    response = await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "Hi", "stream": True})
+    assert b'"message":"no"' in response.content
+    assert [event.status for event in gateway.log.observed] == [502]

@@ -1,0 +1,235 @@
+"""Streams through the gateway: forwarded as they come, kept before they end, cut by either side."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from services.gateway.domain import Primary, TaskFlags
+from services.gateway.upstream import UpstreamFailed
+from tests.unit.gateway.conftest import REFUND, USAGE, chunk, sse
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.unit.gateway.conftest import Gateway
+
+MESSAGES = [{"role": "user", "content": "I want my money back"}]
+
+
+def _chunks(response: httpx.Response) -> list[Any]:
+    events = [event.removeprefix(b"data: ") for event in response.content.split(b"\n\n") if event]
+    return [orjson.loads(event) for event in events if event != b"[DONE]"]
+
+
+async def test_a_stream_is_forwarded_under_our_id_and_the_tasks_name(gateway: Gateway) -> None:
+    response = await gateway.ask(stream=True)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.content.endswith(b"data: [DONE]\n\n")
+    prediction_id = response.headers["x-ratchet-prediction-id"]
+    chunks = _chunks(response)
+    assert {(one["id"], one["model"], one["created"]) for one in chunks} == {(prediction_id, "support", 1_790_000_000)}
+    assert "".join(one["choices"][0]["delta"].get("content") or "" for one in chunks) == "refund"
+    assert [one["choices"][0]["logprobs"] for one in chunks] == [None] * 4
+    (asked,) = gateway.upstream.asked
+    assert (asked["stream"], asked["stream_options"]) == (True, {"include_usage": True})
+
+
+async def test_the_last_chunk_says_who_answered_and_how_surely(gateway: Gateway) -> None:
+    gateway.flags.flags = TaskFlags(Primary("now", None))
+    response = await gateway.ask(stream=True)
+    *others, last = _chunks(response)
+    (event,) = gateway.log.events
+    assert last["ratchet"] == {
+        "prediction_id": event.prediction_id, "variant": "primary", "adapter": "now",
+        "confidence": event.confidence.score,
+    }  # fmt: skip
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert not any("ratchet" in one for one in others)
+    assert response.headers["x-ratchet-variant"] == "primary"
+    assert response.headers["x-ratchet-adapter"] == "now"
+
+
+async def test_a_streamed_answer_is_logged_as_a_whole_one_is(gateway: Gateway) -> None:
+    await gateway.ask(stream=True, user="ann")
+    gateway.upstream.says("refund", [-0.1, -0.1])
+    await gateway.ask(user="ann")
+    streamed, whole = gateway.log.events
+    own = {"event_id", "occurred_at", "prediction_id", "latency_ms"}
+    assert streamed.model_dump(exclude=own) == whole.model_dump(exclude=own)
+    assert [event.status for event in gateway.log.observed] == [200, 200]
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+async def test_usage_reaches_only_a_client_that_asked_for_it(gateway: Gateway, include_usage: bool) -> None:
+    chunks = _chunks(await gateway.ask(stream=True, stream_options={"include_usage": include_usage}))
+    assert [one["usage"]["total_tokens"] for one in chunks if one.get("usage")] == ([22] if include_usage else [])
+    assert "ratchet" in chunks[-1]
+    assert len(chunks) == (5 if include_usage else 4)
+
+
+async def test_what_vllm_puts_into_its_last_chunk_is_in_the_last_that_the_client_gets(gateway: Gateway) -> None:
+    gateway.upstream.pieces = list(
+        sse(chunk({"content": "refund"}), chunk({}, finish="stop", logprob=None), {**USAGE, "system_fingerprint": "fp"})
+    )
+    without = _chunks(await gateway.ask(stream=True))
+    assert [one.get("system_fingerprint") for one in without] == [None, "fp"]
+    with_usage = _chunks(await gateway.ask(stream=True, stream_options={"include_usage": True}))
+    assert [one.get("system_fingerprint") for one in with_usage] == [None, None, "fp"]
+
+
+async def test_logprobs_of_a_stream_reach_a_client_that_asked_as_far_as_it_asked(gateway: Gateway) -> None:
+    tops = [{"token": name, "logprob": -1.0, "bytes": None} for name in "abcde"]
+    one = chunk({"content": "refund"})
+    one["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = tops
+    gateway.upstream.pieces = list(sse(one, chunk({}, finish="stop", logprob=None), USAGE))
+    chunks = _chunks(await gateway.ask(stream=True, logprobs=True, top_logprobs=2))
+    (token,) = chunks[0]["choices"][0]["logprobs"]["content"]
+    assert token["top_logprobs"] == tops[:2]
+    assert gateway.upstream.asked[0]["top_logprobs"] == 20
+
+
+async def test_nothing_waits_but_the_end(gateway: Gateway) -> None:
+    more = asyncio.Event()
+    gateway.upstream.pieces = [*REFUND[:2], more, *REFUND[2:]]
+    sent: list[bytes] = []
+    arrived = asyncio.Event()
+
+    async def receive() -> Any:
+        body = orjson.dumps({"model": "support", "messages": MESSAGES, "stream": True})
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if len(sent) == 3:  # The start, the role, the first token.
+            arrived.set()
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    request = asyncio.create_task(gateway.app(scope, receive, send))
+    await asyncio.wait_for(arrived.wait(), 5)
+    assert b'"ref"' in sent[2]
+    assert gateway.log.kept == []
+    more.set()
+    await request
+    assert b'"ratchet"' in sent[-1]
+    assert gateway.log.events[0].answer == "refund"
+
+
+async def test_the_end_waits_for_the_log(gateway: Gateway) -> None:
+    gateway.log.full = True
+    response = await gateway.ask(stream=True)
+    *chunks, last = _chunks(response)
+    assert last["error"]["code"] == "unavailable"
+    assert [one["choices"][0]["finish_reason"] for one in chunks] == [None, None, None]
+    assert b"[DONE]" not in response.content
+
+
+async def test_by_the_setting_a_stream_ends_without_a_record_and_says_so(answering: Gateway) -> None:
+    answering.log.full = True
+    chunks = _chunks(await answering.ask(stream=True))
+    assert chunks[-1]["ratchet"]["logged"] is False
+
+
+@pytest.mark.parametrize(
+    ("pieces", "code"),
+    [
+        ([*REFUND[:3], UpstreamFailed(502, "the model server broke off", "lost", elsewhere=True)], "upstream_lost"),
+        (list(REFUND[:3]), "upstream_cut"),
+        ([*REFUND[:2], b"data: pong\n\n"], "upstream_garbled"),
+        ([*REFUND[:2], b'data: {"choices": [{"index": 7}]}\n\n'], "upstream_garbled"),
+        ([*REFUND[:2], b'data: {"choices": 7}\n\n'], "upstream_garbled"),
+        ([*REFUND[:2], b'data: {"error": "out of memory"}\n\n'], "upstream_failed"),
+    ],
+)
+async def test_a_stream_that_the_upstream_cuts_ends_with_an_error_and_is_observed_as_failed(
+    gateway: Gateway, pieces: list[Any], code: str
+) -> None:
+    gateway.upstream.pieces = pieces
+    response = await gateway.ask(stream=True)
+    assert response.status_code == 200
+    assert _chunks(response)[-1]["error"]["code"] == code
+    assert b"[DONE]" not in response.content
+    assert gateway.log.events == []
+    assert [event.status for event in gateway.log.observed] == [502]
+
+
+async def test_an_error_of_the_engine_in_the_midst_of_a_stream_passes_in_its_own_words(gateway: Gateway) -> None:
+    error = {"message": "aborted", "type": "InternalServerError", "param": None, "code": 500}
+    gateway.upstream.pieces = [*REFUND[:2], *sse({"error": error})]
+    assert _chunks(await gateway.ask(stream=True))[-1] == {"error": error}
+    assert [event.status for event in gateway.log.observed] == [500]
+
+
+async def test_a_stream_that_cannot_begin_is_an_error_with_its_status(gateway: Gateway) -> None:
+    gateway.upstream.failure = UpstreamFailed(429, "slow down", "status_429")
+    response = await gateway.ask(stream=True)
+    assert (response.status_code, response.json()["error"]["message"]) == (429, "slow down")
+    assert [event.status for event in gateway.log.observed] == [429]
+
+
+async def test_another_arm_streams_where_the_first_is_not_served(gateway: Gateway) -> None:
+    gateway.flags.flags = TaskFlags(Primary("now", None), canary="next")
+    gateway.upstream.not_served = {"next"}
+    response = await gateway.ask(stream=True)
+    assert response.headers["x-ratchet-variant"] == "primary"
+    assert response.headers["x-ratchet-instead-of"] == "canary"
+    assert _chunks(response)[-1]["ratchet"]["adapter"] == "now"
+
+
+async def test_tool_calls_are_put_together_for_the_log(gateway: Gateway) -> None:
+    def call(**function: str) -> Any:
+        return chunk({"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": function}]})
+
+    gateway.upstream.pieces = list(
+        sse(call(name="find", arguments=""), call(arguments='{"id"'), call(arguments=": 7}"),
+            chunk({}, finish="tool_calls", logprob=None), USAGE)
+    )  # fmt: skip
+    chunks = _chunks(await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}]))
+    assert chunks[1]["choices"][0]["delta"]["tool_calls"][0]["function"] == {"arguments": '{"id"'}
+    (event,) = gateway.log.events
+    assert event.answer == '[{"name":"find","arguments":"{\\"id\\": 7}"}]'
+    assert event.finish_reason == "tool_calls"
+
+
+async def test_each_choice_of_a_stream_is_a_prediction_of_its_own(gateway: Gateway) -> None:
+    gateway.upstream.pieces = list(
+        sse(chunk({"content": "one"}, 0), chunk({"content": "two"}, 1), chunk({}, 1, "length", None),
+            chunk({}, 0, "stop", None), USAGE)
+    )  # fmt: skip
+    response = await gateway.ask(model="haiku", stream=True, n=2)
+    ids = response.headers["x-ratchet-prediction-ids"].split(",")
+    assert ids[0] == response.headers["x-ratchet-prediction-id"]
+    events = gateway.log.events
+    assert [(event.prediction_id, event.answer, event.finish_reason) for event in events] == [
+        (ids[0], "one", "stop"), (ids[1], "two", "length"),
+    ]  # fmt: skip
+    chunks = _chunks(response)
+    assert [one["choices"][0]["finish_reason"] for one in chunks] == [None, None, "length", "stop"]
+    assert [one["prediction_id"] for one in chunks[-1]["ratchet"]["choices"]] == ids
+    assert chunks[-1]["ratchet"]["choices"][1]["confidence"] == pytest.approx(math.exp(-0.1))
+
+
+async def test_a_stream_cut_into_odd_pieces_is_the_same_stream(gateway: Gateway) -> None:
+    whole = b"".join(REFUND)
+    gateway.upstream.pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
+    chunks = _chunks(await gateway.ask(stream=True))
+    assert "".join(one["choices"][0]["delta"].get("content") or "" for one in chunks) == "refund"
+    assert gateway.log.events[0].answer == "refund"
+
+
+async def test_other_line_ends_comments_and_split_data_are_server_sent_events_too(gateway: Gateway) -> None:
+    odd = [b": ping\r\n\r\n", REFUND[1].replace(b"\n", b"\r\n"), b"event: x\n" + REFUND[2], *REFUND[3:]]
+    gateway.upstream.pieces = list(odd)
+    await gateway.ask(stream=True)
+    assert gateway.log.events[0].answer == "refund"
+
+
+async def test_a_stream_without_a_finish_reason_still_says_at_its_end_who_answered(gateway: Gateway) -> None:
+    gateway.upstream.pieces = list(sse(chunk({"content": "refund"})))
+    chunks = _chunks(await gateway.ask(stream=True))
+    assert (chunks[-1]["choices"], chunks[-1]["ratchet"]["variant"]) == ([], "base")
+    assert gateway.log.events[0].finish_reason is None

@@ -1,0 +1,297 @@
+"""HTTP/1.1 as servers really speak it, played byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from services.gateway.wire import Answer, ConnectFailed, ConnectionLost, Origin, Silent
+from shared.errors import ConfigurationError
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@dataclass
+class Server:
+    """Answers the requests of each connection with `script`, piece by piece; then, or at `None`, it closes it."""
+
+    script: Sequence[bytes | None] = (OK,)
+    pause: float = 0.0
+    url: str = ""
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    sent: int = 0
+    open_now: int = 0
+    most_open: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open_now += 1
+        self.most_open = max(self.most_open, self.open_now)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await self._answer(reader, writer)
+        self.open_now -= 1
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+            self.requests.append(head + await reader.readexactly(length))
+            for piece in self.script:
+                if piece is None:
+                    return
+                writer.write(piece)
+                await writer.drain()
+                self.sent += len(piece)
+                await asyncio.sleep(self.pause)
+
+
+Start = Callable[[Server], Awaitable[Origin]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Start a server; returns who asks it."""
+    opened: list[tuple[asyncio.Server, Origin]] = []
+
+    async def _start(server: Server, slots: int = 10, path: str = "") -> Origin:
+        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        server.url = f"127.0.0.1:{port}"
+        origin = Origin(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(slots))
+        opened.append((listening, origin))
+        return origin
+
+    yield _start
+    for listening, origin in opened:
+        origin.close()
+        listening.close()
+
+
+async def ask(origin: Origin, body: bytes = b"{}", seconds: float = 5.0) -> Answer:
+    return await origin.ask("POST", "/v1/x", body, seconds)
+
+
+async def test_a_request_says_what_it_must_and_its_connection_serves_the_next(start: Start) -> None:
+    origin = await start(server := Server(), path="/base/")
+    for body in (b"one", b"two" * 50_000):
+        assert await ask(origin, body) == (200, {b"content-length": b"5"}, b"hello")
+    head = f"POST /base/v1/x HTTP/1.1\r\nhost: {server.url}\r\nx-key: k\r\ncontent-length: 3\r\n\r\none"
+    assert server.requests[0].decode() == head
+    assert server.requests[1].endswith(b"twotwo")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "body"),
+    [
+        ((CHUNKED, b"3\r\nhel\r\n", b"2\r\nlo\r\n0\r\n\r\n"), b"hello"),
+        ((OK[:20], OK[20:45], OK[45:]), b"hello"),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n", OK), b"hello"),
+        ((b"HTTP/1.1 200 OK\r\n\r\n", b"to the end", None), b"to the end"),
+        ((b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello",), b"hello"),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",), b""),
+        ((b"HTTP/1.1 204 No Content\r\n\r\n",), b""),
+    ],
+)
+async def test_an_answer_is_whole_however_it_is_framed(
+    start: Start, script: Sequence[bytes | None], body: bytes
+) -> None:
+    origin = await start(Server(script, pause=0.01))
+    for _ in range(2):
+        assert (await ask(origin)).body == body
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        (None,),
+        (OK[:20], None),
+        (OK[:-2], None),
+        (CHUNKED, b"3\r\nhel\r\n", None),
+        (b"SSH-2.0-OpenSSH_9.2\r\n",),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",),
+        (CHUNKED, b"zz\r\n"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",),
+    ],
+)
+async def test_what_breaks_off_or_is_no_http_is_lost_and_the_next_connection_is_a_new_one(
+    start: Start, script: Sequence[bytes | None]
+) -> None:
+    origin = await start(server := Server(script, pause=0.01))
+    with pytest.raises(ConnectionLost):
+        await ask(origin)
+    server.script = (OK,)
+    assert (await ask(origin)).body == b"hello"
+    assert server.connections == 2
+
+
+async def test_a_connection_that_its_server_closed_while_idle_is_not_used_again(start: Start) -> None:
+    origin = await start(server := Server((OK, None)))
+    for _ in range(3):
+        assert (await ask(origin)).body == b"hello"
+        await asyncio.sleep(0.05)
+    assert server.connections == 3
+
+
+async def test_nothing_that_a_server_says_unasked_becomes_the_next_answer(start: Start) -> None:
+    evil = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-evil: 1\r\n\r\nevil"
+    for script in ((OK + evil,), (OK, evil)):
+        origin = await start(server := Server(script, pause=0.02))
+        for _ in range(3):
+            assert await ask(origin) == (200, {b"content-length": b"5"}, b"hello")
+            await asyncio.sleep(0.1)
+        assert server.connections == 3
+
+
+async def test_who_must_not_be_asked_again_on_a_connection_is_not(start: Start) -> None:
+    origin = await start(server := Server((OK.replace(b"200 OK\r\n", b"200 OK\r\nconnection: close\r\n"),)))
+    await ask(origin)
+    await ask(origin)
+    assert server.connections == 2
+
+
+async def test_where_nobody_listens_or_nobody_takes_the_connection_it_fails_in_time() -> None:
+    slots = asyncio.Semaphore(1)
+    with pytest.raises(ConnectFailed):
+        await ask(Origin("http://127.0.0.1:9", {}, 0.5, slots))
+    with pytest.raises(ConnectFailed):
+        await ask(Origin("http://no-such-host.invalid", {}, 0.5, slots))
+    with pytest.raises(ConnectFailed):
+        await ask(Origin("https://127.0.0.1:9", {}, 0.5, slots))
+    assert not slots.locked()
+
+
+async def test_an_answer_has_its_time_and_the_connection_is_closed_after_it(start: Start) -> None:
+    origin = await start(server := Server((OK,), pause=0.0))
+    server.script = (b"HTTP/1.1 200 OK\r\n",)
+    with pytest.raises(TimeoutError):
+        await ask(origin, seconds=0.1)
+    async with asyncio.timeout(5):
+        while server.open_now:
+            await asyncio.sleep(0.01)
+
+
+async def test_there_are_no_more_connections_than_slots_and_who_waits_gets_one(start: Start) -> None:
+    origin = await start(server := Server((OK,), pause=0.02), slots=3)
+    assert [answer.body for answer in await asyncio.gather(*(ask(origin) for _ in range(20)))] == [b"hello"] * 20
+    assert server.most_open == 3
+    server.script = (b"HTTP/1.1 200 OK\r\n",)
+    waiting = [asyncio.create_task(ask(origin)) for _ in range(6)]
+    await asyncio.sleep(0.05)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    server.script = (OK,)
+    assert (await ask(origin)).body == b"hello"
+
+
+async def test_a_stream_gives_each_piece_when_it_comes_and_leaves_its_connection_to_the_next(start: Start) -> None:
+    script = (CHUNKED, b"3\r\nhel\r\n", b"2\r\nlo\r\n", b"0\r\n\r\n")
+    origin = await start(server := Server(script, pause=0.05), slots=1)
+    for _ in range(2):
+        stream = await origin.stream("/v1/x", b"{}", 1.0, 5.0)
+        assert stream.status == 200
+        assert [await stream.piece() for _ in range(3)] == [b"hel", b"lo", b""]
+        stream.close()
+    assert server.connections == 1
+
+
+async def test_a_stream_that_is_silent_too_long_or_takes_too_long_ends(start: Start) -> None:
+    origin = await start(server := Server((CHUNKED, *[b"1\r\nx\r\n"] * 20), pause=0.05))
+    stream = await origin.stream("/v1/x", b"{}", 1.0, 0.3)
+    with pytest.raises(TimeoutError) as caught:
+        await stream.rest()
+    assert not isinstance(caught.value, Silent)
+    stream.close()
+    server.script = (CHUNKED, b"1\r\nx\r\n")
+    stream = await origin.stream("/v1/x", b"{}", 0.2, 5.0)
+    assert await stream.piece() == b"x"
+    with pytest.raises(Silent):
+        await stream.piece()
+    stream.close()
+    server.script = ()
+    with pytest.raises(Silent):
+        await origin.stream("/v1/x", b"{}", 0.2, 5.0)
+
+
+async def test_a_server_waits_while_nobody_reads_its_stream(start: Start) -> None:
+    piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    origin = await start(server := Server((CHUNKED, *[piece] * 400, b"0\r\n\r\n")))
+    stream = await origin.stream("/v1/x", b"{}", 5.0, 30.0)
+    await asyncio.sleep(0.5)
+    assert server.sent < 0x10000 * 200
+    assert len(await stream.rest()) == 0x10000 * 400
+    stream.close()
+
+
+async def test_a_user_in_the_address_is_told_to_the_server(start: Start) -> None:
+    origin = await start(server := Server())
+    named = Origin(f"http://ann:p%40ss@{server.url}", {}, 0.5, asyncio.Semaphore(1))
+    await ask(named)
+    assert b"authorization: Basic YW5uOnBAc3M=\r\n" in server.requests[0]
+    assert server.url.encode() in server.requests[0]
+    named.close()
+    origin.close()
+
+
+async def test_a_server_with_tls_is_asked_only_if_its_certificate_is_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = tmp_path / "localhost.pem"
+    pem.write_bytes(self_signed("localhost"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    server = Server()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
+    url = f"https://localhost:{listening.sockets[0].getsockname()[1]}"
+    with pytest.raises(ConnectFailed, match="certificate"):
+        await ask(Origin(url, {}, 2.0, asyncio.Semaphore(1)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    with pytest.raises(ConnectFailed, match="certificate"):
+        await ask(Origin(url.replace("localhost", "127.0.0.1"), {}, 2.0, asyncio.Semaphore(1)))
+    origin = Origin(url, {}, 2.0, asyncio.Semaphore(1))
+    for _ in range(2):
+        assert (await ask(origin)).body == b"hello"
+    assert len(server.requests) == 2
+    origin.close()
+    listening.close()
+
+
+def self_signed(name: str) -> bytes:
+    """Certificate and key, PEM, for a host of this name."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    formats = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(*formats)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://host:port"])
+def test_what_is_no_address_is_refused_with_what_one_looks_like(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="no address of a model server"):
+        Origin(url, {}, 1.0, asyncio.Semaphore(1))
