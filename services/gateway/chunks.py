@@ -67,6 +67,13 @@ class Part:
         self.finish_reason: str | None = None
 
 
+def _says_nothing(choice: Mapping[str, Any]) -> bool:
+    """Whether vLLM sent it for its log-probabilities alone, which the client did not ask for."""
+    return choice.get("delta") == {} and not any(
+        choice.get(name) for name in ("finish_reason", "logprobs", "token_ids")
+    )
+
+
 Take = Callable[[Part, dict[str, Any]], None]
 """Puts what a chunk's choice holds into the part, and takes out of the choice what the client did not ask for."""
 
@@ -104,6 +111,8 @@ class ChunkRelay:
         self._usage = chunk.get("usage") or self._usage
         if not self._common:
             self._common = {name: value for name, value in chunk.items() if name not in ("choices", "usage")}
+        if choices and all(_says_nothing(choice) for choice in choices):
+            return b""
         if self._open > 0 and choices:
             return b"data: " + orjson.dumps(chunk) + b"\n\n"
         if choices or self._include_usage:

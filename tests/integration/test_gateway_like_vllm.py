@@ -24,10 +24,11 @@ __all__ = ["gateway"]
 SETTLED = {"temperature": 0.0, "seed": 7, "max_tokens": 8}
 TOOL = {
     "type": "function", "function": {
-        "name": "find_card", "description": "Find a lost card.",
+        "name": "find_card", "description": "Find a lost card.", "strict": True,
         "parameters": {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]},
     },
 }  # fmt: skip
+NAMED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "find_card"}}, "max_tokens": 120}
 _OWN = {"id", "created", "created_at", "model", "ratchet", "call_id", "item_id"}
 """What is each answer's own: ids, times, and under which name the model was asked."""
 
@@ -77,7 +78,9 @@ def _events(response: httpx.Response) -> list[Any]:
         {"n": 2, "temperature": 1.0, "top_k": 1},
         {"stop": [" "]},
         {"response_format": {"type": "json_object"}},
-        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "find_card"}}, "max_tokens": 40},
+        NAMED,
+        {"tools": [TOOL], "tool_choice": "required", "max_tokens": 40},
+        {"tools": [TOOL], "tool_choice": "auto"},
         {"tools": [TOOL], "tool_choice": "none"},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Say"}, {"type": "text", "text": "hi"}]}]},
         {"messages": [
@@ -97,7 +100,7 @@ async def test_a_chat_is_answered_as_vllm_answers_it(gateway: Gateway, fields: d
     assert len(await gateway.event(PredictionLogged, body["id"])) == 1
 
 
-@pytest.mark.parametrize("fields", [{}, {"stream_options": {"include_usage": True}}, {"logprobs": True}])
+@pytest.mark.parametrize("fields", [{}, {"stream_options": {"include_usage": True}}, {"logprobs": True}, NAMED])
 async def test_a_stream_is_vllms_stream_chunk_by_chunk(gateway: Gateway, fields: dict[str, Any]) -> None:
     asked = {"messages": MESSAGES, **SETTLED, "stream": True, **fields}
     ours, theirs = await _both(gateway, "/v1/chat/completions", asked)
@@ -170,13 +173,10 @@ async def test_structured_outputs_and_tools_work_through_the_official_client(gat
         model=gateway.free, messages=MESSAGES, response_format=Card, temperature=0.0, max_tokens=60
     )
     assert isinstance(answer.choices[0].message.parsed, Card)
-    named = {"type": "function", "function": {"name": "find_card"}}
 
     def call_a_tool() -> Any:
         with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="any") as client:
-            return client.chat.completions.create(
-                model=gateway.free, messages=MESSAGES, tools=[TOOL], tool_choice=named, temperature=0.0, max_tokens=60
-            )  # type: ignore[call-overload]
+            return client.chat.completions.create(model=gateway.free, messages=MESSAGES, temperature=0.0, **NAMED)  # type: ignore[call-overload]
 
     # In a thread: the gateway runs in this test's event loop, which a client that blocks would stop.
     called = await asyncio.to_thread(call_a_tool)
@@ -185,3 +185,8 @@ async def test_structured_outputs_and_tools_work_through_the_official_client(gat
     assert orjson.loads(call.function.arguments)["color"] in ("red", "blue")
     (event,) = await gateway.event(PredictionLogged, called.id)
     assert event.answer.startswith('[{"name":"find_card"')
+    stream = await gateway.client.chat.completions.create(
+        model=gateway.free, messages=MESSAGES, temperature=0.0, stream=True, **NAMED
+    )  # type: ignore[call-overload]
+    calls = [call async for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+    assert orjson.loads("".join(one.function.arguments or "" for one in calls))["color"] in ("red", "blue")
