@@ -7,9 +7,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -71,6 +72,10 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HttpError)
     async def _known(_: Request, error: HttpError) -> JSONResponse:
         return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _left(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # Nobody reads it; it is what the request is counted under.
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:

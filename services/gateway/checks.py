@@ -19,6 +19,13 @@ def bad(message: str, param: str | None = None, status: int = 400) -> HttpError:
     return HttpError(status, message, "invalid_request", param)
 
 
+def shown(value: Any) -> str:
+    """At most fifty characters of it for a message; what may be nested deeper than Python can show, by its kind."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return repr(str(value)[:50])
+
+
 def read_json(body: bytes) -> Any:
     """The body, decoded. Raises HttpError 400."""
     try:

@@ -73,8 +73,10 @@ def message_of(item: Any) -> Message:
     """A message of any convention as the chat API has it, which `rendering.py` makes text of."""
     if not isinstance(item, Mapping):
         return {"role": "user", "content": item}
-    role = str(item.get("role") or "user").lower()
-    message: Message = {"role": _ROLES.get(role, role), "content": item.get("content")}
+    role = item.get("role") or "user"
+    if isinstance(role, str):
+        role = _ROLES.get(role.lower(), role.lower())
+    message: Message = {"role": role, "content": item.get("content")}
     if role == "tool":
         message["tool_call_id"] = item.get("tool_call_id")
     calls = [_call(call) for call in told] if isinstance(told := item.get("tool_calls"), list) else []
@@ -101,7 +103,8 @@ def answer_text(item: Any) -> str:
 
 
 def _kind(part: Any) -> str:
-    return str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
+    kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+    return kind if isinstance(kind, str) else ""
 
 
 def _part(part: Any) -> Any:

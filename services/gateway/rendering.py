@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from schemas.base import MAX_TEXT
-from services.gateway.checks import bad, checked_text
+from services.gateway.checks import bad, checked_text, shown
 
 Turn = dict[str, str]
 """A message as an event has it: `role` (system, user, assistant) and `content`."""
@@ -37,7 +37,7 @@ def turn_of(message: Any, where: str) -> Turn:
     known = ROLES.get(role) if isinstance(role, str) else None
     if known is None:
         allowed = ", ".join(ROLES)
-        raise bad(f"`{where}.role` is {str(role)[:50]!r}; it must be one of: {allowed}", f"{where}.role")
+        raise bad(f"`{where}.role` is {shown(role)}; it must be one of: {allowed}", f"{where}.role")
     calls = message.get("tool_calls")
     if calls is None and (call := message.get("function_call")) is not None:
         calls = [{"function": call}]
@@ -95,7 +95,8 @@ def answer_of(message: Any) -> str:
     if not isinstance(message, dict):
         raise ValueError("no message")
     content = message.get("content")
-    text = content if isinstance(content, str) else str(message.get("refusal") or "")
+    said = content if isinstance(content, str) else message.get("refusal")
+    text = said if isinstance(said, str) else ""
     calls = message.get("tool_calls")
     return with_calls(text, calls) if isinstance(calls, list) and calls else text
 

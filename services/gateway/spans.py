@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from services.gateway.checks import shown
+
 _DEEPEST = 24
 """Levels of values in values; a message of a conversation has five."""
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -126,7 +128,7 @@ def _json_spans(data: dict[str, Any], wanted: Wanted) -> Iterator[Span]:
     for of_resource in _list(data, "resourceSpans"):
         resource = _json_attributes(_dict(of_resource, "resource"))
         for span in (span for scope in _list(of_resource, "scopeSpans") for span in _list(scope, "spans")):
-            if wanted({str(item.get("key")) for item in _list(span, "attributes")}):
+            if wanted({_text(item, "key") for item in _list(span, "attributes")}):
                 yield Span(
                     trace_id=_id(span.get("traceId"), _TRACE_ID),
                     span_id=_id(span.get("spanId"), _SPAN_ID),
@@ -136,7 +138,7 @@ def _json_spans(data: dict[str, Any], wanted: Wanted) -> Iterator[Span]:
                     attributes=_json_attributes(span),
                     resource=resource,
                     events=tuple(
-                        Said(str(event.get("name", "")), _json_attributes(event)) for event in _list(span, "events")
+                        Said(_text(event, "name"), _json_attributes(event)) for event in _list(span, "events")
                     ),
                 )
 
@@ -147,10 +149,10 @@ def _json_logs(data: dict[str, Any]) -> Iterator[LogRecord]:
             record for scope in _list(of_resource, "scopeLogs") for record in _list(scope, "logRecords")
         ):  # fmt: skip
             attributes = _json_attributes(record)
-            name = record.get("eventName") or attributes.get("event.name")
-            if name and record.get("traceId") and record.get("spanId"):
+            name = _text(record, "eventName") or attributes.get("event.name")
+            if isinstance(name, str) and name and record.get("traceId") and record.get("spanId"):
                 body = _json_value(_dict(record, "body"))
-                yield _record(str(name), record["traceId"], record["spanId"], attributes, body)
+                yield _record(name, record["traceId"], record["spanId"], attributes, body)
 
 
 def _record(name: str, trace_id: Any, span_id: Any, attributes: dict[str, Any], body: Any) -> LogRecord:
@@ -186,8 +188,17 @@ def _dict(data: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def _text(data: dict[str, Any], name: str) -> str:
+    found = data.get(name)
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        raise Malformed(f"`{name}` must be a string")
+    return found
+
+
 def _json_attributes(data: dict[str, Any]) -> dict[str, Any]:
-    return {str(item.get("key")): _json_value(_dict(item, "value")) for item in _list(data, "attributes")}
+    return {_text(item, "key"): _json_value(_dict(item, "value")) for item in _list(data, "attributes")}
 
 
 def _json_value(value: dict[str, Any], depth: int = 0) -> Any:
@@ -197,7 +208,7 @@ def _json_value(value: dict[str, Any], depth: int = 0) -> Any:
     if "kvlistValue" in value:
         _check_depth(depth)
         items = _list(_dict(value, "kvlistValue"), "values")
-        return {str(item.get("key")): _json_value(_dict(item, "value"), depth + 1) for item in items}
+        return {_text(item, "key"): _json_value(_dict(item, "value"), depth + 1) for item in items}
     if "intValue" in value:
         return _whole(value["intValue"])
     for kind, types in _PLAIN.items():
@@ -218,7 +229,7 @@ def _whole(value: Any) -> int:
     try:
         number = int(value or 0)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Malformed(f"{str(value)[:50]!r} is no whole number") from error
+        raise Malformed(f"{shown(value)} is no whole number") from error
     if not -(2**63) <= number < 2**64:
         raise Malformed("a whole number is longer than 64 bits")
     return number

@@ -22,8 +22,8 @@ class Broken(NamedTuple):
 _STRANGE: tuple[Any, ...] = (
     None, True, False, 0, -1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400, 1e308, 0.1, "", " ", "\x00", "a\x00b",
     "\ud800", "\udfff\ud800", "\uffff", "\U0010ffff", "x" * 60_000, [], {}, [[]], [None], [{}], {"": None},
-    {"\x00": 1}, ["\ud800"], float("inf"), float("-inf"), float("nan"), [0] * 5_000, [{"role": "user"}] * 200,
-    "ratchet", {"type": "x" * 5_000},
+    {"\x00": 1}, ["\ud800"], float("inf"), float("-inf"), float("nan"), [0] * 5_000,
+    [{"role": "user"} for _ in range(200)], "ratchet", {"type": "x" * 5_000},
 )  # fmt: skip
 _BYTES = (
     b"\xff",
@@ -125,7 +125,8 @@ def _replace(dice: random.Random, body: Any, value: Any) -> Any:
 
 def _strange(dice: random.Random, body: Any) -> bytes:
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
-        body = _replace(dice, body, dice.choice(_STRANGE)) if _nodes(body) else dice.choice(_STRANGE)
+        value = deepcopy(dice.choice(_STRANGE))  # It may itself be changed next: shared, it could come to hold itself.
+        body = _replace(dice, body, value) if _nodes(body) else value
     if dice.random() < 0.5:
         return json.dumps(body).encode()  # A lone surrogate as an escape.
     return _dumped(body)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from services.gateway.upstream import UpstreamFailed
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
 
 USER = {"role": "user", "content": "hello"}
+DEEP = orjson.loads(b"[" * 900 + b"]" * 900)
+"""Deeper than Python can show from where a request is served."""
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,7 @@ USER = {"role": "user", "content": "hello"}
         ({"messages": ["hello"]}, 400, "messages.0"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "system, developer, user, assistant, tool"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "system, developer, user, assistant, tool"),
+        ({"messages": [{"role": DEEP, "content": "x"}]}, 400, "`messages.0.role` is a list"),
         ({"messages": [{"content": "x"}]}, 400, "messages.0.role"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, 400, "messages.1.content"),
         ({"messages": [{"role": "user", "content": []}]}, 400, "messages.0.content"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from google.rpc.status_pb2 import Status
 from hypothesis import HealthCheck, given, settings
@@ -150,6 +151,7 @@ def _with(change: dict[str, Any]) -> dict[str, Any]:
 _DEEP: dict[str, Any] = {"stringValue": "x"}
 for _ in range(60):
     _DEEP = {"arrayValue": {"values": [_DEEP]}}
+_DEEP_LIST = orjson.loads(b"[" * 900 + b"]" * 900)
 CHAT_MARK = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}
 
 
@@ -162,6 +164,8 @@ CHAT_MARK = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}
         _with({"status": "bad"}), _with({"events": [{"attributes": 1}]}), _with({"attributes": [CHAT_MARK, 1]}),
         _with({"attributes": [CHAT_MARK, {"key": "deep", "value": _DEEP}]}),
         _with({"attributes": [CHAT_MARK, {"key": "n", "value": {"intValue": "1.5"}}]}),
+        _with({"attributes": [{"key": _DEEP_LIST}]}), _with({"events": [{"name": _DEEP_LIST}]}),
+        _with({"startTimeUnixNano": _DEEP_LIST}),
     ],
 )  # fmt: skip
 async def test_broken_json_is_a_400_with_a_status(one: Receiver, body: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 from fastapi import Request
+from starlette.types import Message
 
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError, build_http
@@ -45,6 +46,25 @@ async def test_a_streamed_body_over_the_limit_is_refused_by_what_arrives(client:
             yield b"x" * 10
 
     assert (await client.post("/echo", content=chunks())).status_code == 413
+
+
+async def test_a_client_that_leaves_before_its_body_is_whole_is_no_mistake_of_ours() -> None:
+    app = build_http("test", ready=list, max_body_bytes=100)
+    sent: list[int] = []
+
+    @app.post("/echo")
+    async def echo(request: Request) -> int:
+        return len(await request.body())
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("status", 0))
+
+    scope = {"type": "http", "method": "POST", "path": "/echo", "headers": [], "query_string": b"", "app": app}
+    await app(scope, receive, send)
+    assert sent[0] == 499
 
 
 @pytest.mark.parametrize(("kind", "status"), [("known", 404), ("invalid", 422), ("away", 503)])
