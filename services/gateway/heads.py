@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from services.gateway.onewrite import OneWrite
 from shared.http import error_body
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -53,6 +54,8 @@ class BoundedHttp(HttpToolsProtocol):
                 self._too_large = True
                 raise httptools.HttpParserError("the head is too large")  # Has uvicorn call `send_400_response`.
         super().on_headers_complete()
+        if type(self.cycle) is RequestResponseCycle:  # Not begun yet; uvicorn has no option for what it makes.
+            self.cycle.__class__ = OneWrite
 
     def send_400_response(self, msg: str) -> None:
         """Refuse and close; `msg` is uvicorn's, for a request that is no HTTP."""

@@ -124,8 +124,10 @@ class SpoolReader:
 
     def _frames(self, file: SegmentFile, number: int, at: int, finished: bool) -> Iterator[tuple[Frame, list[Record]]]:
         """The good frames from `at` to the end."""
-        while at < file.size():
+        while True:
             frame = file.frame(at)
+            if frame is None and at >= file.size():
+                return
             if frame is None and file.is_torn(at):
                 if finished:
                     self._torn[number] = file.size() - at

@@ -17,6 +17,8 @@ from tests.benchmarks.upstream import ADAPTER
 LITELLM = "litellm[proxy]==1.108.7"
 """The newest whose requirements could all be had from PyPI when this was written."""
 PORTKEY = "1.15.2"
+PORTKEY_OVERRIDES = {"@hono/node-server": "1.14.0"}
+"""Its range allows newer ones, with which every stream is a 500: they no longer copy the upstream's headers."""
 LITELLM_KEY = "sk-bench"
 """LiteLLM's proxy refuses to work without a key of its own."""
 PORTKEY_HEADERS = {"x-portkey-provider": "openai", "authorization": "Bearer unused"}
@@ -56,11 +58,12 @@ def portkey(config: StackConfig, port: int, say: Say) -> Launch:
 
     def build(folder: Path) -> None:
         say(f"installing @portkey-ai/gateway {PORTKEY} from npm")
-        (folder / "package.json").write_text('{"name": "ratchet-bench-portkey", "private": true}\n')
+        package = {"name": "ratchet-bench-portkey", "private": True, "overrides": PORTKEY_OVERRIDES}
+        (folder / "package.json").write_text(json.dumps(package))
         argv = [*npm(config, node), "install", "--prefix", str(folder), f"@portkey-ai/gateway@{PORTKEY}", *NPM_OPTIONS]
         run_logged(argv, config.logs / "install-portkey.log", "npm install @portkey-ai/gateway", "", cwd=folder)
 
-    folder = ensure(config.tools / "bench-portkey", PORTKEY, build)
+    folder = ensure(config.tools / "bench-portkey", f"{PORTKEY} {PORTKEY_OVERRIDES}", build)
     script = folder / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
     if not script.exists():
         raise PartError(f"Portkey {PORTKEY} has no {script.name}", f"Remove {folder} and try again.")
