@@ -136,13 +136,17 @@ def _external(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | None
     return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.limits, metrics)
 
 
-def main() -> None:
-    """Entry point: `python -m services.gateway.main`."""
-    service = build()
+def serve(service: Service) -> None:
+    """Run it as this process, until it is told to stop."""
     # A request leaves hundreds of objects and no cycle; the collector would look at what lives on, again and again.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     uvloop.run(run([service]))
+
+
+def main() -> None:
+    """Entry point: `python -m services.gateway.main`."""
+    serve(build())
 
 
 if __name__ == "__main__":

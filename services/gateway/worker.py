@@ -5,11 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
-import uvloop
-
-from services.gateway.main import build_worker
+from services.gateway.main import build_worker, serve
 from services.gateway.settings import GatewaySettings
-from shared.service import run
 
 
 def main() -> None:
@@ -17,7 +14,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     number, parent = int(sys.argv[1]), int(sys.argv[2])
-    uvloop.run(run([build_worker(GatewaySettings.load(), number, parent)]))
+    serve(build_worker(GatewaySettings.load(), number, parent))
 
 
 if __name__ == "__main__":
