@@ -67,8 +67,11 @@ class Calibration(Frozen):
         default=(), max_length=200, description="Log-odds and probability, both ascending."
     )
     answers: int = Field(ge=1, description="How many answers it was fitted on.")
+    mistakes: Probability = Field(default=0.0, description="Share of the judgements taken to be mistakes of people.")
     ece_before: Probability = Field(description="Expected calibration error of these answers as they were.")
-    ece_after: Probability = Field(description="The same, each answer mapped by a fit that had not seen it.")
+    ece_after: Probability = Field(
+        description="The same, each answer mapped, and the mistakes expected, by a fit that had not seen it."
+    )
 
     @model_validator(mode="after")
     def _keeps_the_order(self) -> Self:

@@ -125,7 +125,7 @@ def calibrate(
         return None
     right = candidate.part(evaluation, 0, trained.spec.kind).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
-    fitted = fit(trained.adapter, scores, right)
+    fitted = fit(trained.adapter, scores, right, len(trained.spec.labels))
     if fitted is None:
         return None
     made = folder / "calibration"

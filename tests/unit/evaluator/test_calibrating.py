@@ -17,6 +17,9 @@ from services.evaluator.calibrating import (
 )
 from shared.confidence import calibrated
 
+LABELS = 10
+CHANCE = 1 / (LABELS - 1)
+
 
 def world(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
     """Raw scores of a model whose log-odds are `truth` times too large, and whether each answer was right."""
@@ -28,7 +31,7 @@ def world(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np.nda
 
 def fitted(answers: int, truth: float, seed: int = 7) -> Calibration:
     scores, right = world(answers, truth, seed)
-    found = fit("desk-1", list(scores), list(right))
+    found = fit("desk-1", list(scores), list(right), LABELS)
     assert found is not None
     return found
 
@@ -45,6 +48,26 @@ def test_below_a_thousand_answers_the_temperature_is_found_and_above_them_the_cu
         assert expected_calibration_error(scores, right) > 0.08
 
 
+@pytest.mark.parametrize(("answers", "most"), [(300, 0.035), (3_000, 0.025)])
+@pytest.mark.parametrize("truth", [0.6, 1.0, 2.0])
+def test_mistakes_of_those_who_judge_take_little_confidence_from_the_answers(
+    answers: int, most: float, truth: float
+) -> None:
+    asked, honest = world(20_000, truth, seed=8)
+    errors, shares = [], []
+    for seed in range(5):
+        scores, right = world(answers, truth, seed)
+        chance = np.random.default_rng(seed + 100)
+        wrong = chance.random(answers) < 0.06
+        said = np.where(wrong, ~right & (chance.random(answers) < CHANCE), right)
+        found = fit("desk-1", list(scores), list(said), LABELS)
+        assert found is not None
+        errors.append(expected_calibration_error(np.array([calibrated(found, s) for s in asked]), honest))
+        shares.append(found.mistakes)
+    assert np.mean(errors) < most
+    assert 0.03 < np.mean(shares) < 0.08
+
+
 @pytest.mark.parametrize("truth", [0.4, 1.0, 3.0])
 @pytest.mark.parametrize("answers", [300, 2_000])
 def test_the_error_that_is_told_is_that_of_answers_a_fit_had_not_seen(truth: float, answers: int) -> None:
@@ -58,20 +81,20 @@ def test_the_error_that_is_told_is_that_of_answers_a_fit_had_not_seen(truth: flo
 
 def test_few_answers_make_a_mild_map_and_fewer_none() -> None:
     sure = [0.99] * LEAST
-    found = fit("desk-1", sure, [True] * LEAST)
+    found = fit("desk-1", sure, [True] * LEAST, LABELS)
     assert found is not None
     assert 0.7 < found.temperature <= 1.0
-    assert fit("desk-1", sure[1:], [True] * (LEAST - 1)) is None
-    assert fit("desk-1", [None] * 500, [True] * 500) is None
+    assert fit("desk-1", sure[1:], [True] * (LEAST - 1), LABELS) is None
+    assert fit("desk-1", [None] * 500, [True] * 500, LABELS) is None
 
 
 def test_answers_without_a_score_do_not_count() -> None:
     scores, right = world(100, 2.0)
     with_gaps = [None if n % 2 else score for n, score in enumerate(scores)]
-    found = fit("desk-1", with_gaps, list(right))
+    found = fit("desk-1", with_gaps, list(right), LABELS)
     assert found is not None
     assert found.answers == 50
-    assert found.temperature == temperature_map(scores[::2], right[::2].astype(float))["temperature"]
+    assert found.temperature == temperature_map(scores[::2], right[::2].astype(float), CHANCE)["temperature"]
 
 
 def test_the_name_follows_from_the_adapter_and_the_map() -> None:
@@ -93,7 +116,7 @@ pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=LEAST, max_
 @given(pairs, st.sampled_from([temperature_map, isotonic_map]), st.lists(st.floats(0, 1), min_size=2, max_size=20))
 def test_any_answers_make_a_map_that_keeps_the_order(pairs, make, asked) -> None:  # type: ignore[no-untyped-def]
     scores, right = np.array([s for s, _ in pairs]), np.array([float(r) for _, r in pairs])
-    fields = make(scores, right)
+    fields = make(scores, right, CHANCE)
     found = Calibration.model_validate({**fields, "name": "n", "answers": 1, "ece_before": 0.0, "ece_after": 0.0})
     mapped = [calibrated(found, score) for score in sorted(asked)]
     assert all(0.0 <= score <= 1.0 for score in mapped)
@@ -102,7 +125,7 @@ def test_any_answers_make_a_map_that_keeps_the_order(pairs, make, asked) -> None
 
 def test_an_isotonic_map_has_no_level_stretch_to_lose_the_order_on() -> None:
     scores, right = world(3_000, 3.0)
-    found = fit("desk-1", list(scores), list(right))
+    found = fit("desk-1", list(scores), list(right), LABELS)
     assert found is not None
     ladder = [calibrated(found, score) for score in np.linspace(0.001, 0.999, 500)]
     assert all(low < high for low, high in pairwise(ladder))
