@@ -21,6 +21,9 @@ def loop(
     text: Annotated[str, typer.Option(help="Its column of texts.")] = "text",
     label: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
     labels: Annotated[int, typer.Option(min=2, max=100, help="How many of its most frequent labels to take.")] = 10,
+    corrections: Annotated[
+        int | None, typer.Option(min=12, help="Most corrections of a label; 40 without it. Training takes longer.")
+    ] = None,
     task_name: Annotated[str | None, typer.Option(help="Name of the task; else from the file.")] = None,
     report: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path("report"),
     shuffle_labels: Annotated[
@@ -38,8 +41,8 @@ def loop(
 ) -> None:
     """One turn of the wheel on real components: from a production request to a promoted adapter."""
     options = Options(
-        data=data, text=text, label=label, labels=labels, task_name=task_name, report=report,
-        shuffle_labels=shuffle_labels, prove_rollback=prove_rollback, wrong_share=wrong_share,
+        data=data, text=text, label=label, labels=labels, corrections=corrections, task_name=task_name,
+        report=report, shuffle_labels=shuffle_labels, prove_rollback=prove_rollback, wrong_share=wrong_share,
         disagree_share=disagree_share, seed=seed,
     )  # fmt: skip
     show = Show()

@@ -32,15 +32,15 @@ class Quota:
     held_out: tuple[int, int]
 
     @classmethod
-    def of(cls, labels: int) -> Quota:
+    def of(cls, labels: int, corrections: int | None = None) -> Quota:
         """About 40 corrections a label, fewer where there are many labels: people and two cores have their limits.
 
-        At least 100 live rows and 100 to 150 held-out ones in all.
+        `corrections`: so many a label at most instead. At least 100 live rows and 100 to 150 held-out ones in all.
         """
         hundred = ceil(100 / labels)
         held_out = max(min(ceil(120 / labels), 150 // labels), 1)
         return cls(
-            traffic=(12, min(40, max(12, 400 // labels))),
+            traffic=(12, max(12, corrections or min(40, 400 // labels))),
             live=(hundred, 2 * hundred),
             held_out=(min(hundred, held_out), held_out),
         )
@@ -59,13 +59,14 @@ class Parts:
     held_out: tuple[Row, ...]
 
 
-def split(data: Data, seed: int) -> Parts:
+def split(data: Data, seed: int, corrections: int | None = None) -> Parts:
     """Split by group of near-copies, balanced over labels. Raises DataError where a label has too few rows.
 
+    `corrections`: most rows of a label that are answered and then corrected; without it as many as `Quota.of` says.
     Where the file has a column `part`, its rows named `heldout` are the held-out part.
     """
     rng = random.Random(seed)  # noqa: S311 - a reproducible split, not a secret
-    quota = Quota.of(len(data.labels))
+    quota = Quota.of(len(data.labels), corrections)
     groups = _groups(data, rng)
     given = any(row.part == HELD_OUT for row in data.rows)
     held_out: list[Row] = []

@@ -27,6 +27,7 @@ class Options:
     text: str = "text"
     label: str = "label"
     labels: int = 10
+    corrections: int | None = None
     task_name: str | None = None
     report: Path = Path("report")
     shuffle_labels: bool = False

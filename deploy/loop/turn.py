@@ -36,7 +36,7 @@ def read_parts(options: Options) -> tuple[Data, Parts]:
         data = read_rows(shipped()[1], "text", "label")
     else:
         data = read_rows(options.data, options.text, options.label, options.labels)
-    return data, split(data, options.seed)
+    return data, split(data, options.seed, options.corrections)
 
 
 async def play(options: Options, settings: LoopSettings, data: Data, parts: Parts, show: Show) -> Result:

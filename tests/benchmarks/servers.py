@@ -1,6 +1,7 @@
-"""Why the gateway stands on uvicorn and aiohttp: the bare pass-through on each server, and with each client.
+"""What a server and a client cost a gateway: the bare pass-through on each server, and with each client.
 
-uvicorn (uvloop, httptools) against granian (its ASGI interface, uvloop), aiohttp against httpx, one worker each.
+uvicorn (uvloop, httptools) against granian (its ASGI interface, uvloop), aiohttp against httpx, one worker each. The
+gateway stands on uvicorn; its client is its own, which `python -m tests.benchmarks.wire` puts beside these two.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,15 @@ def test_the_shipped_data_is_enough_for_a_turn() -> None:
     assert "heldout" not in {row.part for row in (*parts.traffic, *parts.live)}
     assert len(parts.held_out) >= 100
     assert len(parts.live) >= 100
+
+
+def test_more_corrections_are_taken_where_they_are_asked_for_and_there_the_rest_is_live() -> None:
+    data = Data(rows(10, 90), tuple(f"label-{n}" for n in range(10)), {})
+    usual, more = split(data, seed=1), split(data, seed=1, corrections=60)
+    for parts, most in ((usual, 40), (more, 60)):
+        assert max(Counter(row.label for row in parts.traffic).values()) == most
+    assert len(more.live) < len(usual.live)
+    assert len(more.held_out) == len(usual.held_out)
 
 
 @pytest.mark.parametrize("labels", [2, 3, 10, 30, 77, 100])
