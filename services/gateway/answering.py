@@ -10,17 +10,17 @@ import orjson
 
 from schemas.base import Variant
 from services.gateway.access import Access
+from services.gateway.backends.upstream import NotServed, Upstream, UpstreamFailed
 from services.gateway.checks import MAX_USER, checked_text, read_object, text_field
-from services.gateway.dialects import Asked, Outcome, Relay
 from services.gateway.domain import Arm, PredictionIds, arms_after, arms_in_order
-from services.gateway.exchange import CLIENT_LEFT, Call, Endpoint, Headers, Reply, json_reply
 from services.gateway.facts import KnownTasks
 from services.gateway.flags import Flags
+from services.gateway.formats.dialects import Asked, Outcome, Relay
+from services.gateway.front.exchange import CLIENT_LEFT, Call, Endpoint, Headers, Reply, json_reply
 from services.gateway.keeping import Keeping, Request, headers_of
 from services.gateway.metrics import Metrics
 from services.gateway.records import TraceHeaders
 from services.gateway.streaming import Streaming
-from services.gateway.upstream import NotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
 from shared.identity import keyed_hash
 

@@ -8,8 +8,8 @@ import orjson
 
 from schemas.base import Variant
 from schemas.tasks import TaskChanged, TaskKind
+from services.gateway.formats.rendering import Turn
 from services.gateway.metrics import Metrics
-from services.gateway.rendering import Turn
 from shared.confidence import request_fields
 from shared.http import HttpError
 from shared.tables import LatestByKey

@@ -84,7 +84,11 @@ def shipper_keeper(settings: GatewaySettings, slot: Callable[[], Path]) -> Keepe
     """
     seconds = settings.gateway_shipper_stop_seconds + _LEAVING_SECONDS
     return Keeper(
-        "the shipper", lambda: ("services.gateway.shipper", str(slot())), settings, seconds, "events wait in the spool"
+        "the shipper",
+        lambda: ("services.gateway.shipping.shipper", str(slot())),
+        settings,
+        seconds,
+        "events wait in the spool",
     )
 
 

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from schemas.adapters import Calibration
-from services.gateway.dialects import Asked, Outcome
 from services.gateway.domain import Arm
-from services.gateway.exchange import Call, Headers
 from services.gateway.facts import TaskFacts
+from services.gateway.formats.dialects import Asked, Outcome
+from services.gateway.front.exchange import Call, Headers
 from services.gateway.log import Log
 from services.gateway.metrics import Metrics
 from services.gateway.records import TraceHeaders, observation, prediction

@@ -10,27 +10,27 @@ import uvloop
 from schemas.tasks import TaskChanged
 from services.gateway.access import Access
 from services.gateway.answering import Answering, External
+from services.gateway.backends.external import ExternalApi
+from services.gateway.backends.replicas import Replicas
 from services.gateway.calibration import Calibrations
 from services.gateway.domain import PredictionIds
-from services.gateway.external import ExternalApi
 from services.gateway.facts import KnownTasks
 from services.gateway.flags import UnleashFlags
+from services.gateway.front.heads import BoundedHttp
 from services.gateway.handlers import Handlers
-from services.gateway.heads import BoundedHttp
 from services.gateway.http import build_app
 from services.gateway.keeper import end_without, shipper_keeper
 from services.gateway.keeping import Keeping
 from services.gateway.log import SpoolLog
 from services.gateway.metrics import Metrics, SpoolCollector
-from services.gateway.otlp import OTLP_PATHS, build_router
 from services.gateway.readiness import Readiness
-from services.gateway.replicas import Replicas
 from services.gateway.settings import GatewaySettings
 from services.gateway.siblings import WRITE_SECONDS, AllWorkers
 from services.gateway.tasks import TasksOnDisk
-from services.gateway.traces import Traces
+from services.gateway.telemetry.otlp import OTLP_PATHS, build_router
+from services.gateway.telemetry.traces import Traces
+from services.gateway.telemetry.waiting import WaitingRoom
 from services.gateway.tracing import event_headers, with_spans
-from services.gateway.waiting import WaitingRoom
 from services.gateway.workers import build_workers
 from shared.artifacts import ArtifactStore
 from shared.http import with_cors

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from services.gateway.access import Access
+from services.gateway.backends.replicas import Replicas
 from services.gateway.facts import KnownTasks
 from services.gateway.flags import UnleashFlags
 from services.gateway.log import SpoolLog
-from services.gateway.replicas import Replicas
 from services.gateway.settings import GatewaySettings
-from services.gateway.status import Status, concerns, read_status
+from services.gateway.shipping.status import Status, concerns, read_status
 
 _NEARLY = 0.8
 _NO_SERVER = "no model server answers"

@@ -15,7 +15,7 @@ import orjson
 from schemas.base import Variant
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
-from services.gateway.rendering import Turn, kept_text
+from services.gateway.formats.rendering import Turn, kept_text
 from shared.identity import NAMESPACE
 from shared.spool import Record
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 
-from services.gateway.chunks import Events
-from services.gateway.dialects import Relay, StreamFailed
+from services.gateway.backends.upstream import UpstreamFailed
 from services.gateway.domain import Arm
-from services.gateway.exchange import CLIENT_LEFT, Call, error_event
+from services.gateway.formats.chunks import Events
+from services.gateway.formats.dialects import Relay, StreamFailed
+from services.gateway.front.exchange import CLIENT_LEFT, Call, error_event
 from services.gateway.keeping import Keeping, Request, headers_of, ratchet_of
-from services.gateway.upstream import UpstreamFailed
 from shared.http import error_body
 from shared.spool import SpoolFull
 

@@ -23,10 +23,10 @@ import orjson
 from schemas.base import Event
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering import Answering
-from services.gateway.chat import Chat
 from services.gateway.domain import PredictionIds, TaskFlags
-from services.gateway.exchange import Call
 from services.gateway.facts import KnownTasks
+from services.gateway.formats.chat import Chat
+from services.gateway.front.exchange import Call
 from services.gateway.keeping import Keeping
 from services.gateway.log import Log, SpoolLog, record_of
 from services.gateway.metrics import Metrics

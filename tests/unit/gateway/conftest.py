@@ -18,14 +18,14 @@ from schemas.catalog import TOPICS
 from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering import Answering
+from services.gateway.backends.upstream import NotServed, UpstreamFailed
 from services.gateway.domain import PredictionIds, TaskFlags
-from services.gateway.door import Door
 from services.gateway.facts import KnownTasks
+from services.gateway.front.door import Door
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.keeping import Keeping
 from services.gateway.metrics import Metrics
-from services.gateway.upstream import NotServed, UpstreamFailed
 from shared.spool import Record, SpoolFull
 from shared.tables import LatestByKey
 

@@ -30,9 +30,9 @@ from services.gateway.access import OPEN, Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.facts import KnownTasks
 from services.gateway.metrics import Metrics
-from services.gateway.otlp import build_router
-from services.gateway.traces import Traces
-from services.gateway.waiting import WaitingRoom
+from services.gateway.telemetry.otlp import build_router
+from services.gateway.telemetry.traces import Traces
+from services.gateway.telemetry.waiting import WaitingRoom
 from shared.http import build_http
 from shared.sealing import Seal
 from shared.spool import Record, SpoolFull

@@ -14,8 +14,8 @@ import pytest
 from openai import AsyncOpenAI, AuthenticationError, PermissionDeniedError, RateLimitError
 
 from services.gateway.access import Access
+from services.gateway.backends.upstream import UpstreamFailed
 from services.gateway.keys import ApiKey, new_key, write_keys
-from services.gateway.upstream import UpstreamFailed
 from shared.http import with_cors
 from tests.unit.gateway.conftest import Gateway, serving
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
-from services.gateway.spans import Malformed, read_logs, read_spans
+from services.gateway.telemetry.spans import Malformed, read_logs, read_spans
 from shared.errors import ConfigurationError
 from shared.http import HttpError
 from tests.unit.gateway.otlp_senders import (

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from services.gateway.pool import Pool, Replica
-from services.gateway.retries import RetryBudget
+from services.gateway.backends.pool import Pool, Replica
+from services.gateway.backends.retries import RetryBudget
 
 
 def picked(pool: Pool, now: float = 0.0) -> Replica:

@@ -15,8 +15,8 @@ from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
 from services.gateway import tasks as gateway_tasks
 from services.gateway.log import record_of
-from services.gateway.redaction import Redaction, Refused
-from services.gateway.status import Status
+from services.gateway.shipping.redaction import Redaction, Refused
+from services.gateway.shipping.status import Status
 from services.gateway.tasks import Tasks
 from shared.errors import DependencyUnavailable
 from shared.redaction import Redacted, Rules

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from services.gateway.metrics import SpoolCollector
-from services.gateway.status import FILE, Status, concerns, read_status
+from services.gateway.shipping.status import FILE, Status, concerns, read_status
 from shared.spool import Backlog
 
 

@@ -18,10 +18,10 @@ from schemas.base import Message, Variant
 from schemas.tasks import TaskChanged
 from services.gateway.access import Grant
 from services.gateway.facts import TaskFacts
-from services.gateway.genai import is_content, is_generation, user_of
 from services.gateway.metrics import Metrics
-from services.gateway.span_events import events_of
-from services.gateway.spans import Said, Span
+from services.gateway.telemetry.genai import is_content, is_generation, user_of
+from services.gateway.telemetry.span_events import events_of
+from services.gateway.telemetry.spans import Said, Span
 from shared.http import HttpError
 from shared.identity import keyed_hash
 from tests.unit.gateway.otlp_senders import (

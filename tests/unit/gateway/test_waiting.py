@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.spans import Said, Span
-from services.gateway.waiting import WaitingRoom
+from services.gateway.telemetry.spans import Said, Span
+from services.gateway.telemetry.waiting import WaitingRoom
 from shared.errors import DependencyUnavailable
 from shared.sealing import Seal
 from tests.unit.gateway.otlp_senders import CHAT, SPAN, TRACE, WHOLE, Receiver, logs, receiver, recorded, span, traces

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.gateway.pool import Replica
-from services.gateway.upstream import NotServed, UpstreamFailed
+from services.gateway.backends.pool import Replica
+from services.gateway.backends.upstream import NotServed, UpstreamFailed
 
 
 class RetryBudget:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from services.gateway.spans import Said, Span
+from services.gateway.telemetry.spans import Said, Span
 from shared.errors import DependencyUnavailable
 from shared.sealing import Seal, SealBroken
 

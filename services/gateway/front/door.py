@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
-from services.gateway.exchange import CLIENT_LEFT, Call, Endpoint, Receive, Reply, Send, json_reply
+from services.gateway.front.exchange import CLIENT_LEFT, Call, Endpoint, Receive, Reply, Send, json_reply
 from services.gateway.metrics import Metrics
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError

@@ -22,12 +22,12 @@ from pathlib import Path
 import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.intake import Intake
 from services.gateway.keeper import end_without
-from services.gateway.outlet import Outlet
-from services.gateway.redaction import Redaction, Refused
 from services.gateway.settings import GatewaySettings
-from services.gateway.status import SECONDS, Status
+from services.gateway.shipping.intake import Intake
+from services.gateway.shipping.outlet import Outlet
+from services.gateway.shipping.redaction import Redaction, Refused
+from services.gateway.shipping.status import SECONDS, Status
 from services.gateway.tasks import Tasks
 from shared.identity import load_or_create_key
 from shared.redaction import Redactor
@@ -238,7 +238,10 @@ def set_aside(folder: Path, seal: Seal, record: Record) -> Path:
 
 
 def main() -> None:
-    """Entry point: `python -m services.gateway.shipper [SLOT PARENT]`; without a slot it empties those left behind."""
+    """Entry point: `python -m services.gateway.shipping.shipper [SLOT PARENT]`.
+
+    Without a slot it empties those that were left behind.
+    """
     os.nice(_NICER)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)

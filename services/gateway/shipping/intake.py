@@ -9,9 +9,9 @@ from __future__ import annotations
 from schemas.base import Message, Variant
 from schemas.predictions import PredictionLogged, PredictionSubmitted
 from services.gateway.log import record_of
-from services.gateway.outlet import Outlet
-from services.gateway.redaction import Redaction
-from services.gateway.status import Status
+from services.gateway.shipping.outlet import Outlet
+from services.gateway.shipping.redaction import Redaction
+from services.gateway.shipping.status import Status
 from services.gateway.tasks import Tasks
 from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable, InvalidMessage

@@ -8,8 +8,8 @@ from fastapi import FastAPI
 
 from schemas.base import MAX_TEXT
 from services.gateway.checks import FEEDBACK_KINDS, MAX_USER
-from services.gateway.dialects import MAX_PREDICTIONS
-from services.gateway.rendering import MAX_MESSAGES, ROLES
+from services.gateway.formats.dialects import MAX_PREDICTIONS
+from services.gateway.formats.rendering import MAX_MESSAGES, ROLES
 
 _Schema = dict[str, Any]
 _TEXT: _Schema = {"type": "string", "maxLength": MAX_TEXT}

@@ -25,10 +25,10 @@ from typing import Any
 
 import orjson
 
-from services.gateway.limits import Limits
+from services.gateway.backends.limits import Limits
+from services.gateway.backends.replicas import Replicas
+from services.gateway.backends.upstream import NotServed, UpstreamFailed
 from services.gateway.metrics import Metrics
-from services.gateway.replicas import Replicas
-from services.gateway.upstream import NotServed, UpstreamFailed
 
 _VLLM_ONLY = (
     "structured_outputs", "guided_choice", "guided_json", "guided_regex", "guided_grammar", "chat_template",

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from services.gateway.checks import bad
-from services.gateway.chunks import ChunkRelay, Part
-from services.gateway.dialects import Choice, Outcome, count, dumped, flag, number_of, reason_of, stream_options
 from services.gateway.facts import TaskFacts
-from services.gateway.rendering import Turn, answer_of, too_many, turns_of, with_calls
+from services.gateway.formats.chunks import ChunkRelay, Part
+from services.gateway.formats.dialects import Choice, Outcome, count, dumped, flag, number_of, reason_of, stream_options
+from services.gateway.formats.rendering import Turn, answer_of, too_many, turns_of, with_calls
 
 _OVERRULED_BY_LABELS = (
     "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "min_tokens", "stop",

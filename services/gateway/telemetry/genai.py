@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.genai_messages import answer_text, gathered, items, message_of
-from services.gateway.rendering import Turn, turns_of
-from services.gateway.spans import Attributes, Said, Span
+from services.gateway.formats.rendering import Turn, turns_of
+from services.gateway.telemetry.genai_messages import answer_text, gathered, items, message_of
+from services.gateway.telemetry.spans import Attributes, Said, Span
 
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
 _KINDS = frozenset({"gen_ai.operation.name", "openinference.span.kind", "llm.request.type"})

@@ -7,7 +7,7 @@ import json
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from services.gateway.onewrite import OneWrite
+from services.gateway.front.onewrite import OneWrite
 from shared.http import error_body
 
 MAX_HEAD_BYTES = 64 * 1024

@@ -14,8 +14,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from aiokafka.partitioner import murmur2
 
-from services.gateway.redaction import Refused
-from services.gateway.status import Status
+from services.gateway.shipping.redaction import Refused
+from services.gateway.shipping.status import Status
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka import client_options, producer_options
 from shared.settings import Settings

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from services.gateway.rendering import answer_of, compact, text_of
-from services.gateway.spans import Attributes
+from services.gateway.formats.rendering import answer_of, compact, text_of
+from services.gateway.telemetry.spans import Attributes
 
 _ROLES = {"developer": "system", "model": "assistant", "ai": "assistant", "human": "user"}
 _CALLS = frozenset({"tool_call", "function"})

@@ -16,7 +16,9 @@ from schemas.base import Event
 from services.gateway.access import Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.facts import KnownTasks, TaskFacts
-from services.gateway.genai import (
+from services.gateway.log import Log, record_of
+from services.gateway.metrics import Metrics
+from services.gateway.telemetry.genai import (
     is_content,
     is_generation,
     may_be_generation,
@@ -24,11 +26,9 @@ from services.gateway.genai import (
     response_id_of,
     user_of,
 )
-from services.gateway.log import Log, record_of
-from services.gateway.metrics import Metrics
-from services.gateway.span_events import events_of
-from services.gateway.spans import Malformed, Said, Span, read_logs, read_spans
-from services.gateway.waiting import WaitingRoom
+from services.gateway.telemetry.span_events import events_of
+from services.gateway.telemetry.spans import Malformed, Said, Span, read_logs, read_spans
+from services.gateway.telemetry.waiting import WaitingRoom
 from shared.http import HttpError
 from shared.identity import keyed_hash
 from shared.spool import Record

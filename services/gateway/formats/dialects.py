@@ -9,7 +9,7 @@ import orjson
 
 from services.gateway.checks import bad
 from services.gateway.facts import TaskFacts
-from services.gateway.rendering import Turn
+from services.gateway.formats.rendering import Turn
 
 Token = Mapping[str, Any]
 """`token`, `logprob` and `top_logprobs`, as in `choices[].logprobs.content` of OpenAI's chat format."""

@@ -13,7 +13,7 @@ import orjson
 from schemas.catalog import topic_of
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.tasks import RedactionSettings, TaskChanged, TaskKind
-from services.gateway.status import Status
+from services.gateway.shipping.status import Status
 from services.gateway.tasks import Tasks
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.redaction import Redacted, Rules

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.chat import constrain
 from services.gateway.checks import bad, checked_text
-from services.gateway.chunks import ChunkRelay, Part
-from services.gateway.dialects import (
+from services.gateway.facts import TaskFacts
+from services.gateway.formats.chat import constrain
+from services.gateway.formats.chunks import ChunkRelay, Part
+from services.gateway.formats.dialects import (
     MAX_PREDICTIONS,
     Choice,
     Outcome,
@@ -24,8 +25,7 @@ from services.gateway.dialects import (
     reason_of,
     stream_options,
 )
-from services.gateway.facts import TaskFacts
-from services.gateway.rendering import Turn, compact
+from services.gateway.formats.rendering import Turn, compact
 
 
 class Completion:

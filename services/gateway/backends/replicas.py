@@ -10,15 +10,15 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self, TypeVar
 
-from services.gateway.limits import Limits
+from services.gateway.backends.limits import Limits
+from services.gateway.backends.pool import Pool, Replica
+from services.gateway.backends.retries import RetryBudget, Tries
+from services.gateway.backends.upstream import NotServed as NotServed
+from services.gateway.backends.upstream import Upstream as Upstream
+from services.gateway.backends.upstream import UpstreamFailed as UpstreamFailed
+from services.gateway.backends.upstream import refusal
+from services.gateway.backends.wire import ConnectFailed, ConnectionLost, Origin, Silent, Stream
 from services.gateway.metrics import Metrics
-from services.gateway.pool import Pool, Replica
-from services.gateway.retries import RetryBudget, Tries
-from services.gateway.upstream import NotServed as NotServed
-from services.gateway.upstream import Upstream as Upstream
-from services.gateway.upstream import UpstreamFailed as UpstreamFailed
-from services.gateway.upstream import refusal
-from services.gateway.wire import ConnectFailed, ConnectionLost, Origin, Silent, Stream
 
 _PROBE_SECONDS = 1.0
 _CALM_PROBES = 5

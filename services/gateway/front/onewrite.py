@@ -8,7 +8,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from services.gateway.exchange import Headers
+from services.gateway.front.exchange import Headers
 
 _UNUSUAL = frozenset({b"connection", b"transfer-encoding"})
 _BODILESS = (204, 304)

@@ -18,8 +18,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from services.gateway.access import Grant
-from services.gateway.spans import Malformed
-from services.gateway.traces import Taken, Traces
+from services.gateway.telemetry.spans import Malformed
+from services.gateway.telemetry.traces import Taken, Traces
 from shared.errors import DependencyUnavailable
 from shared.http import HttpError
 

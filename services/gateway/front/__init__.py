@@ -1,0 +1,1 @@
+"""HTTP as the hot path sees it: bounded heads, raw bodies, an answer in one write."""

@@ -1,0 +1,1 @@
+"""From the spool to Kafka, redacted: a process beside the gateway."""

@@ -1,0 +1,1 @@
+"""Answers that others gave, told in OpenTelemetry's spans and log records."""
