@@ -31,12 +31,13 @@ EXAMPLES = sorted((ROOT / "schemas" / "examples").glob("*/*.json"))
 
 def wired(service: str) -> list[Service]:
     """The processes of a service: its main, and what runs beside it (the gateway's shipper), none of them started."""
-    files = sorted((ROOT / "services" / service).glob("*.py"))
+    files = sorted((ROOT / "services" / service).rglob("*.py"))
+    builds = re.compile(r"^def build\(.*\) -> Service:", re.MULTILINE)
     entries = [
-        path.stem for path in files if re.search(r"^def build\(.*\) -> Service:", path.read_text(), re.MULTILINE)
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if builds.search(path.read_text())
     ]
-    assert "main" in entries
-    return [importlib.import_module(f"services.{service}.{entry}").build() for entry in entries]
+    assert f"services.{service}.main" in entries
+    return [importlib.import_module(entry).build() for entry in entries]
 
 
 def test_generated_schemas_are_what_the_code_says() -> None:
