@@ -42,8 +42,8 @@ from tests.benchmarks.table import RESULTS, Measured, report
 LABELS = 10
 SEED = 20
 CORRECTIONS = 120
-"""Of a label, at most: three times what a turn takes by itself. With 40 the adapter was right in 88 % of its answers, and
-the least confident tenth held 36 % of its errors: the more it errs, the fewer of its errors there is room for there."""
+"""Of a label, at most: three times what a turn takes by itself. With 40 the adapter was right in 88 % of its answers
+and the least confident tenth held 36 % of its errors: the more it errs, the less room there is for them in a tenth."""
 MOST = 1_000
 CONCURRENCY = 8
 MAX_ECE = 0.05
