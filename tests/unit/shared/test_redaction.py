@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from ipaddress import ip_address, ip_network
@@ -171,13 +172,21 @@ def test_a_pattern_without_end_is_stopped_and_what_it_could_not_judge_is_replace
 @pytest.mark.parametrize("unit", ["\n", "1 ", "Aa ", "a@", "Anna and ", "name ", "'", "ab:", "1 Abc Street, ", "A. "])
 def test_no_text_takes_more_than_its_length(redactor: Redactor, unit: str) -> None:
     """Twice as long takes about twice as long: CPU seconds, so that a busy machine does not count."""
+
+    def least_seconds(size: int) -> float:
+        taken = []
+        for _ in range(2):
+            started = time.process_time()
+            one(redactor, unit * (size // len(unit)))
+            taken.append(time.process_time() - started)
+        return min(taken)
+
     one(redactor, "Does it work, Maria?")
-    seconds = []
-    for size in (8_000, 32_000):
-        started = time.process_time()
-        one(redactor, unit * (size // len(unit)))
-        seconds.append(time.process_time() - started)
-    assert seconds[1] < 8 * seconds[0] + 0.5
+    gc.disable()  # What it looks through is what all the tests before this one have left.
+    try:
+        assert least_seconds(32_000) < 8 * least_seconds(8_000) + 0.5
+    finally:
+        gc.enable()
 
 
 def test_a_long_text_loses_what_stands_at_its_ends(redactor: Redactor) -> None:
