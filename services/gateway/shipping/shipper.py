@@ -41,7 +41,7 @@ NAME = "gateway"
 _POLL_SECONDS = 0.05
 _GATHER_SECONDS = 0.02
 """Between two batches while there is little: what a batch costs by itself, it costs for more records then."""
-_NICER = 5
+_NICER = 10
 """Where processors are short, answers come first: what is in the spool can wait."""
 _LOOK_SECONDS = 2.0
 _LONGEST_PAUSE = 15.0
@@ -237,12 +237,19 @@ def set_aside(folder: Path, seal: Seal, record: Record) -> Path:
     return path
 
 
+def _give_way() -> None:
+    os.nice(_NICER)
+    # Linux gives every session the same share, whatever its processes' niceness, but for this: sched(7), autogroup.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(_NICER))
+
+
 def main() -> None:
     """Entry point: `python -m services.gateway.shipping.shipper [SLOT PARENT]`.
 
     Without a slot it empties those that were left behind.
     """
-    os.nice(_NICER)
+    _give_way()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     slot, parent = (Path(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) == 3 else (None, None)
