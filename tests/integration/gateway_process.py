@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,19 @@ class OwnBroker:
 
     def stop(self) -> None:
         stack.down(self._parts, home=self.home, env=self.env)
+
+
+@contextmanager
+def own_broker(name: str, others: Sequence[str] = ()) -> Iterator[OwnBroker]:
+    """For a module of tests, in a folder of its own; not started."""
+    home = ROOT / ".ratchet" / "tests" / f"{os.getpid()}-{name}"
+    home.mkdir(parents=True)
+    one = OwnBroker(home, others)
+    try:
+        yield one
+    finally:
+        one.stop()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @asynccontextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,9 +22,8 @@ from shared.kafka import client_options
 from shared.settings import Settings
 from shared.tracing import tracer_provider
 from shared.transport import Consumers, build_broker
-from tests.conftest import ROOT
 from tests.integration.gateway_clients import PREDICTIONS, Place
-from tests.integration.gateway_process import OwnBroker, model_server, until
+from tests.integration.gateway_process import OwnBroker, model_server, own_broker, until
 
 pytestmark = pytest.mark.stack
 
@@ -37,14 +34,8 @@ SENT = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "vendor=1"}
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnBroker]:
-    home = ROOT / ".ratchet" / "tests" / f"{os.getpid()}-access"
-    home.mkdir(parents=True)
-    one = OwnBroker(home)
-    try:
+    with own_broker("access") as one:
         yield one
-    finally:
-        one.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

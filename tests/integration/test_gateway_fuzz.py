@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -21,10 +19,9 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
-from tests.conftest import ROOT
 from tests.integration.any_model import any_model
 from tests.integration.gateway_clients import Place, ask
-from tests.integration.gateway_process import GatewayProcess, OwnBroker
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, own_broker
 from tests.integration.malformed import Broken, broken, framed, sound
 
 pytestmark = pytest.mark.stack
@@ -38,14 +35,8 @@ PATIENCE_SECONDS = 20.0
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnBroker]:
-    home = ROOT / ".ratchet" / "tests" / f"{os.getpid()}-fuzz"
-    home.mkdir(parents=True)
-    one = OwnBroker(home)
-    try:
+    with own_broker("fuzz") as one:
         yield one
-    finally:
-        one.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +26,7 @@ from services.prediction_log.tables import open_table
 from shared.settings import Settings
 from tests.conftest import ROOT
 from tests.integration.gateway_clients import Place, accepted, ask
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, until
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, own_broker, until
 from tests.integration.gateway_stack import UnleashAdmin
 from tests.integration.model_process import ModelProcess, model_processes
 
@@ -39,14 +38,8 @@ OTHERS = ("postgres", "unleash")
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnBroker]:
     """With a database and a flag server of its own."""
-    home = ROOT / ".ratchet" / "tests" / f"{os.getpid()}-outages"
-    home.mkdir(parents=True)
-    one = OwnBroker(home, OTHERS)
-    try:
+    with own_broker("outages", OTHERS) as one:
         yield one
-    finally:
-        one.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

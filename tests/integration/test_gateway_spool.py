@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
@@ -16,7 +14,6 @@ from schemas.predictions import FeedbackGiven, PredictionLogged, PredictionSubmi
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from shared.identity import event_id, keyed_hash, load_or_create_key
 from shared.transport import build_broker
-from tests.conftest import ROOT
 from tests.integration.gateway_clients import (
     PREDICTIONS,
     Filling,
@@ -28,7 +25,15 @@ from tests.integration.gateway_clients import (
     oldest_seconds,
     tear_the_end,
 )
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, lives, model_server, read_raw, until
+from tests.integration.gateway_process import (
+    GatewayProcess,
+    OwnBroker,
+    lives,
+    model_server,
+    own_broker,
+    read_raw,
+    until,
+)
 
 pytestmark = pytest.mark.stack
 
@@ -39,14 +44,8 @@ PERSONAL = ("Gonzalez", "maria.gonzalez@example.com", "415-555-0132")
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnBroker]:
-    home = ROOT / ".ratchet" / "tests" / f"{os.getpid()}-spool"
-    home.mkdir(parents=True)
-    one = OwnBroker(home)
-    try:
+    with own_broker("spool") as one:
         yield one
-    finally:
-        one.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

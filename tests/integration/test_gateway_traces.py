@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -22,7 +21,7 @@ from services.prediction_log.tables import open_table
 from shared.service import running
 from tests.conftest import ROOT
 from tests.integration.gateway_clients import Place
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server, until
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server, own_broker, until
 
 pytestmark = pytest.mark.stack
 
@@ -58,14 +57,8 @@ logs.shutdown()
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnBroker]:
-    home = ROOT / ".ratchet" / "tests" / f"{os.getpid()}-traces"
-    home.mkdir(parents=True)
-    one = OwnBroker(home)
-    try:
+    with own_broker("traces") as one:
         yield one
-    finally:
-        one.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
