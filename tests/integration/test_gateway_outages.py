@@ -238,6 +238,7 @@ async def test_several_workers_answer_on_one_port_and_one_that_dies_is_replaced_
         ids = {await ask_anew(gateway, place.task) for _ in range(24)}
         assert await counted_by(gateway) == {"0", "1"}
         first.kill()
+        await asyncio.to_thread(first.wait, 10)  # Until it is gone, the kernel gives it connections too.
         ids |= {await ask_anew(gateway, place.task) for _ in range(8)}
         replaced = await until_workers(gateway, without=first)
         assert second in replaced
