@@ -36,11 +36,7 @@ class UnleashPart:
         return find_node(config) is not None and server_script(config).exists()
 
     def install(self, config: StackConfig, say: Say) -> None:
-        node = find_node(config)
-        if node is None:
-            pip_target(config, config.tools / "node", NODE_PACKAGE, say)
-            packaged_node(config).chmod(0o755)
-            node = str(packaged_node(config))
+        node = ensure_node(config, say)
 
         def build(folder: Path) -> None:
             say(f"installing unleash-server {VERSION} from npm")
@@ -148,6 +144,15 @@ def find_node(config: StackConfig) -> str | None:
         if found and int(found[1]) >= OLDEST_NODE:
             return path
     return str(packaged_node(config)) if packaged_node(config).exists() else None
+
+
+def ensure_node(config: StackConfig, say: Say) -> str:
+    """The machine's Node, else the packaged one, which is installed if it is not there. Raises PartError."""
+    if (node := find_node(config)) is not None:
+        return node
+    pip_target(config, config.tools / "node", NODE_PACKAGE, say)
+    packaged_node(config).chmod(0o755)
+    return str(packaged_node(config))
 
 
 def npm(config: StackConfig, node: str) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from deploy.local.config import StackConfig
 from deploy.local.errors import PartError
-from deploy.local.packages import ensure, pip, pip_target, run_logged, virtual_environment
+from deploy.local.packages import ensure, pip, run_logged, virtual_environment
 from deploy.local.part import Launch, Say
-from deploy.local.unleash import NODE_PACKAGE, NPM_OPTIONS, find_node, npm, packaged_node
+from deploy.local.unleash import NPM_OPTIONS, ensure_node, npm
 from tests.benchmarks.upstream import ADAPTER
 
 LITELLM = "litellm[proxy]==1.108.7"
@@ -50,11 +50,7 @@ def litellm(config: StackConfig, upstream: str, port: int, say: Say) -> Launch:
 
 def portkey(config: StackConfig, port: int, say: Say) -> Launch:
     """How to start Portkey's gateway; each request tells it where to. Raises PartError."""
-    node = find_node(config)
-    if node is None:
-        pip_target(config, config.tools / "node", NODE_PACKAGE, say)
-        packaged_node(config).chmod(0o755)
-        node = str(packaged_node(config))
+    node = ensure_node(config, say)
 
     def build(folder: Path) -> None:
         say(f"installing @portkey-ai/gateway {PORTKEY} from npm")
