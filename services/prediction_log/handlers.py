@@ -21,6 +21,7 @@ from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import Lake
 from shared.decoding import Decoder
 from shared.tables import LatestByKey
+from shared.threads import in_thread
 from shared.transport import Consumers, Delivery, Publishes
 
 FULL_BYTES = 1024 * 1024
@@ -78,8 +79,8 @@ class Handlers:
 
     async def roll_up_once(self) -> None:
         """Restate the hours that changed. Raises DependencyUnavailable; what was not published stays to be done."""
-        for hour in await asyncio.to_thread(self._roll_ups.pending):
-            for event in await asyncio.to_thread(self._roll_ups.count, hour, self._now()):
+        for hour in await in_thread(self._roll_ups.pending):
+            for event in await in_thread(self._roll_ups.count, hour, self._now()):
                 await self._publisher.publish(event)
             self._roll_ups.done(hour)
 
@@ -92,7 +93,7 @@ class Handlers:
     async def maintain_once(self) -> None:
         """One round over the lake. Raises DependencyUnavailable."""
         retention = {changed.task: changed.spec.retention_days for changed in self._tasks}
-        await asyncio.to_thread(self._maintenance.run, retention, self._now())
+        await in_thread(self._maintenance.run, retention, self._now())
 
     async def maintain_forever(self) -> None:
         """Background: the maintenance, from a random moment on so that replicas take turns."""
