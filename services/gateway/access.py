@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
+from services.gateway.buckets import Bucket, Buckets
 from services.gateway.keys import PREFIX, ApiKey, KeysBroken, read_keys
 from shared.http import HttpError
 
@@ -32,31 +33,6 @@ Clock = Callable[[], float]
 Stamp = tuple[int, ...] | None
 
 logger = logging.getLogger(__name__)
-
-
-class Bucket:
-    """A token bucket: `rate` a second flow in, at most `burst` lie in it. Full at first."""
-
-    __slots__ = ("_at", "_level", "burst", "rate")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self.rate = rate
-        self.burst = burst
-        self._level = burst
-        self._at = now
-
-    def take(self, amount: float, now: float) -> float:
-        """Take `amount`, or nothing; returns how many seconds to wait: 0.0, it was taken.
-
-        More than the whole bucket is given when it is full, and owed afterwards: else it would never be given.
-        """
-        self._level = min(self.burst, self._level + max(0.0, now - self._at) * self.rate)
-        self._at = now
-        lacking = min(amount, self.burst) - self._level
-        if lacking > 1e-9:
-            return lacking / self.rate
-        self._level -= amount
-        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +60,21 @@ OPEN = Grant()
 
 
 class Access:
-    """The gateway's keys. Until `start`, nobody gets in."""
+    """The gateway's keys. Until `start`, nobody gets in. `clock`: Unix seconds; `monotonic`: that of the limits."""
 
-    def __init__(self, file: Path, required: bool = False, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        file: Path,
+        required: bool = False,
+        buckets: Buckets | None = None,
+        clock: Clock = time.time,
+        monotonic: Clock = time.monotonic,
+    ) -> None:
         self._file = file
         self._required = required
+        self._buckets = buckets or Buckets()
         self._clock = clock
+        self._monotonic = monotonic
         self._grants: dict[bytes, Grant] | None = None
         self._stamp: Stamp = None
         self._trouble = "the API keys are not read yet"
@@ -120,12 +105,11 @@ class Access:
         grant = grants.get(sha256(_key_in(headers)).digest())
         if grant is None:
             _refuse("this API key is not known here. It may be revoked, or of another gateway")
-        now = self._clock()
-        if now >= grant.expires_at:
+        if self._clock() >= grant.expires_at:
             _refuse(f"this API key of {grant.app} has expired. A new one: ratchet keys rotate {grant.app}")
-        if grant.requests is not None and (seconds := grant.requests.take(1.0, now)):
+        if grant.requests is not None and (seconds := grant.requests.take(1.0, self._monotonic())):
             _too_much(f"{grant.app} may ask {grant.requests.rate:g} times a second", seconds)
-        if grant.bytes is not None and (seconds := grant.bytes.take(size, now)):
+        if grant.bytes is not None and (seconds := grant.bytes.take(size, self._monotonic())):
             _too_much(f"{grant.app} may send {grant.bytes.burst:g} bytes a minute", seconds)
         return grant
 
@@ -160,18 +144,6 @@ class Access:
         self._stamp, self._trouble = stamp, ""
 
     def _granted(self, keys: Sequence[ApiKey]) -> dict[bytes, Grant]:
-        """Buckets are an app's, not a key's, and outlive a change of the file: while two keys of an app overlap, they
-        share its limits."""
-        now = self._clock()
-        known: dict[tuple[str | None, str, float, float], Bucket] = {}
-        for grant in (self._grants or {}).values():
-            for kind, bucket in (("requests", grant.requests), ("bytes", grant.bytes)):
-                if bucket is not None:
-                    known[grant.app, kind, bucket.rate, bucket.burst] = bucket
-
-        def same(key: ApiKey, kind: str, rate: float, burst: float) -> Bucket:
-            return known.setdefault((key.app, kind, rate, burst), Bucket(rate, burst, now))
-
         grants = {}
         for key in keys:
             rate, size = key.requests_per_second, key.bytes_per_minute
@@ -179,8 +151,8 @@ class Access:
                 key.app,
                 frozenset(key.tasks) if key.tasks is not None else None,
                 key.expires_at.timestamp() if key.expires_at else math.inf,
-                same(key, "requests", rate, key.burst or max(1.0, rate)) if rate else None,
-                same(key, "bytes", size / 60, size) if size else None,
+                self._buckets.bucket(key.app, "requests", rate, key.burst or max(1.0, rate)) if rate else None,
+                self._buckets.bucket(key.app, "bytes", size / 60, size) if size else None,
             )
         return grants
 

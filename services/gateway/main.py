@@ -12,6 +12,7 @@ from services.gateway.access import Access
 from services.gateway.answering import Answering, External
 from services.gateway.backends.external import ExternalApi
 from services.gateway.backends.replicas import Replicas
+from services.gateway.buckets import Buckets
 from services.gateway.calibration import Calibrations
 from services.gateway.domain import PredictionIds
 from services.gateway.facts import KnownTasks
@@ -67,7 +68,8 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     calibrations = Calibrations(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     log = SpoolLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
     keeper = shipper_keeper(settings, lambda: log.slot)
-    access = Access(settings.keys_file, settings.gateway_require_keys)
+    buckets = Buckets(settings.limits_folder if settings.gateway_workers > 1 else None)
+    access = Access(settings.keys_file, settings.gateway_require_keys, buckets)
     ids = PredictionIds(load_or_create_key(settings.secrets_folder, "prediction-ids"))
     subjects_key = load_or_create_key(settings.secrets_folder, "subjects")
     answering = Answering(

@@ -109,6 +109,11 @@ class GatewaySettings(Settings):
         return self.gateway_keys_file or self.home / "gateway" / "keys.json"
 
     @property
+    def limits_folder(self) -> Path:
+        """What several workers share of the keys' limits."""
+        return self.home / "gateway" / "limits"
+
+    @property
     def cors_origins(self) -> tuple[str, ...]:
         """As browsers write them: no slash at the end."""
         return tuple(one.strip().rstrip("/") for one in self.gateway_cors_origins.split(",") if one.strip())

@@ -1,7 +1,7 @@
 """A gateway of several processes: each answers on the same port, with a spool and a shipper of its own.
 
-They share nothing but the port and the settings. The kernel deals connections out to those that live, so one that dies
-takes with it what it was answering and no more; what it had accepted is in its spool.
+They share nothing but the port, the settings and the limits of API keys. The kernel deals connections out to those that
+live, so one that dies takes with it what it was answering and no more; what it had accepted is in its spool.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 
+from services.gateway.buckets import clear
 from services.gateway.keeper import worker_keeper
 from services.gateway.settings import GatewaySettings
 from shared.errors import ConfigurationError
@@ -22,13 +23,14 @@ def build_workers(settings: GatewaySettings, name: str) -> Service:
         raise ConfigurationError("several workers need one port", "Set RATCHET_GATEWAY_PORT, or one worker.")
     keepers = [worker_keeper(settings, number) for number in range(settings.gateway_workers)]
 
-    async def check_port() -> None:
+    async def prepare() -> None:
         _check_port(settings.gateway_host, settings.gateway_port)
+        clear(settings.limits_folder)
 
     async def close() -> None:
         await asyncio.gather(*(one.close() for one in keepers))
 
-    return Service(name, None, prepare=[check_port], background=[one.keep for one in keepers], close=[close])
+    return Service(name, None, prepare=[prepare], background=[one.keep for one in keepers], close=[close])
 
 
 def _check_port(host: str, port: int) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import httpx
@@ -22,6 +23,7 @@ import pytest
 
 from schemas.lake import PREDICTIONS as TABLE
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from services.gateway.keys import ApiKey, new_key, write_keys
 from services.prediction_log.tables import open_table
 from shared.settings import Settings
 from tests.conftest import ROOT
@@ -267,6 +269,27 @@ async def test_workers_whose_keeper_is_killed_end_too(place: Place) -> None:
         end_workers(gateway)
 
 
+async def test_what_an_app_may_ask_is_for_all_workers_together_and_outlives_one_of_them(place: Place) -> None:
+    async with place.gateway() as alone:
+        await alone.end(signal.SIGTERM)
+    gateway = GatewayProcess(alone.home, {"RATCHET_VLLM": place.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
+    key, digest = new_key()
+    limit = ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC), requests_per_second=0.001, burst=20)
+    write_keys(gateway.settings.keys_file, [limit])
+    gateway.start()
+    try:
+        first, _ = await until_workers(gateway)
+        statuses = Counter([await status_anew(gateway, place.task, key) for _ in range(60)])
+        assert statuses == {200: 20, 429: 40}
+        assert await counted_by(gateway) == {"0", "1"}
+        first.kill()
+        await asyncio.to_thread(first.wait, 10)
+        await until_workers(gateway, without=first)
+        assert {await status_anew(gateway, place.task, key) for _ in range(16)} == {429}
+    finally:
+        end_workers(gateway)
+
+
 async def until_workers(gateway: GatewayProcess, without: psutil.Process | None = None) -> list[psutil.Process]:
     """The two workers, by number, once both are ready; not that one."""
     found: list[psutil.Process] = []
@@ -295,6 +318,13 @@ async def ask_anew(gateway: GatewayProcess, task: str) -> str:
         answer = await ask(http, task)
     assert answer.status_code == 200, answer.text
     return answer.headers["x-ratchet-prediction-id"]
+
+
+async def status_anew(gateway: GatewayProcess, task: str, key: str) -> int:
+    """Over a connection of its own, with this key."""
+    async with gateway.http() as http:
+        http.headers["authorization"] = f"Bearer {key}"
+        return (await ask(http, task)).status_code
 
 
 async def counted_by(gateway: GatewayProcess) -> set[str]:

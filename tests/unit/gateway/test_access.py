@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from services.gateway import access as access_module
-from services.gateway.access import Access, Bucket
+from services.gateway.access import Access
 from services.gateway.keys import ApiKey, KeysBroken, new_key, read_keys, write_keys
 from shared.http import HttpError
 
@@ -29,7 +29,7 @@ class Door:
     seconds: float = START.timestamp()
 
     def __post_init__(self) -> None:
-        self.access = Access(self.file, self.required, lambda: self.seconds)
+        self.access = Access(self.file, self.required, None, lambda: self.seconds, lambda: self.seconds)
         self.keys: list[ApiKey] = []
 
     def add(self, app: str = "shop", **known: Any) -> str:
@@ -197,13 +197,6 @@ def test_bytes_are_limited_too_and_one_large_body_is_owed(door: Door) -> None:
     assert door.refusal(bearer(key), size=100).headers["retry-after"] == "31"
     door.seconds += 31
     assert door.access.check(bearer(key), "support", size=100) == "shop"
-
-
-def test_a_clock_set_back_neither_fills_nor_blocks_a_bucket() -> None:
-    bucket = Bucket(1.0, 2.0, now=1_000.0)
-    assert [bucket.take(1, 1_000.0), bucket.take(1, 900.0)] == [0.0, 0.0]
-    assert bucket.take(1, 900.5) == pytest.approx(0.5)
-    assert bucket.take(1, 901.0) == 0.0
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b"[]", b'{"keys": [{"app": "shop"}]}', b'{"version": 9, "keys": []}'])
