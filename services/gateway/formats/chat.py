@@ -13,7 +13,16 @@ from typing import Any, ClassVar
 from services.gateway.checks import bad
 from services.gateway.facts import TaskFacts
 from services.gateway.formats.chunks import ChunkRelay, Part
-from services.gateway.formats.dialects import Choice, Outcome, count, dumped, flag, number_of, reason_of, stream_options
+from services.gateway.formats.dialects import (
+    Choice,
+    Outcome,
+    count,
+    dumped,
+    flag,
+    read_choices,
+    reason_of,
+    stream_options,
+)
 from services.gateway.formats.rendering import Turn, answer_of, too_many, turns_of, with_calls
 
 _OVERRULED_BY_LABELS = (
@@ -74,18 +83,7 @@ class Chat:
         return dumped(self._data)
 
     def read(self, body: Any) -> Outcome:
-        try:
-            listed = body["choices"]
-            if len(listed) > 1:  # Ids are given in the order of the index.
-                listed.sort(key=lambda choice: choice.get("index", 0))
-            choices = [_choice(choice) for choice in listed]
-            usage = body.get("usage")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no chat completion: {error!r}") from error
-        if not 1 <= len(choices) <= self.predictions:
-            raise ValueError(f"{len(choices)} answers to a request for {self.predictions}")
-        told = number_of(usage, "completion_tokens") or sum(len(choice.tokens) for choice in choices)
-        return Outcome(choices, number_of(usage, "prompt_tokens"), told)
+        return read_choices(body, _choice, self.predictions, "chat completion")
 
     def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body["id"], body["model"] = ids[0], self.facts.name

@@ -21,7 +21,7 @@ from services.gateway.formats.dialects import (
     count,
     dumped,
     flag,
-    number_of,
+    read_choices,
     reason_of,
     stream_options,
 )
@@ -64,17 +64,7 @@ class Completion:
         return dumped(self._data)
 
     def read(self, body: Any) -> Outcome:
-        try:
-            choices = [
-                Choice(str(choice["text"]), self._tokens(choice), reason_of(choice))
-                for choice in sorted(body["choices"], key=lambda choice: choice.get("index", 0))
-            ]
-            usage = body.get("usage")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no completion: {error!r}") from error
-        if not 1 <= len(choices) <= self.predictions:
-            raise ValueError(f"{len(choices)} answers to a request for {self.predictions}")
-        return Outcome(choices, number_of(usage, "prompt_tokens"), number_of(usage, "completion_tokens"))
+        return read_choices(body, self._choice, self.predictions, "completion")
 
     def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body["id"], body["model"] = ids[0], self.facts.name
@@ -91,6 +81,9 @@ class Completion:
         part.text.append(str(choice.get("text") or ""))
         part.tokens += self._tokens(choice)
         self._without_what_was_not_asked(choice)
+
+    def _choice(self, choice: Any) -> Choice:
+        return Choice(str(choice["text"]), self._tokens(choice), reason_of(choice))
 
     def _tokens(self, choice: dict[str, Any]) -> Sequence[Token]:
         """In the chat API's format. None with `echo`: the prompt's tokens would count as the answer's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import orjson
@@ -94,6 +94,22 @@ def dumped(body: Mapping[str, Any]) -> bytes:
         return orjson.dumps(body)
     except TypeError as error:
         raise bad(f"the body cannot be passed on: {error}") from error
+
+
+def read_choices(body: Any, of_one: Callable[[Any], Choice], most: int, kind: str) -> Outcome:
+    """The answers that an upstream's body lists. Raises ValueError if it is none of this kind, or has too many."""
+    try:
+        listed = body["choices"]
+        if len(listed) > 1:  # Ids are given in the order of the index.
+            listed.sort(key=lambda choice: choice.get("index", 0))
+        choices = [of_one(choice) for choice in listed]
+        usage = body.get("usage")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no {kind}: {error!r}") from error
+    if not 1 <= len(choices) <= most:
+        raise ValueError(f"{len(choices)} answers to a request for {most}")
+    answer_tokens = number_of(usage, "completion_tokens") or sum(len(choice.tokens) for choice in choices)
+    return Outcome(choices, number_of(usage, "prompt_tokens"), answer_tokens)
 
 
 def number_of(usage: Any, name: str) -> int:
