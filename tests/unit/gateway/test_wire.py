@@ -228,6 +228,44 @@ async def test_a_stream_that_is_silent_too_long_or_takes_too_long_ends(start: St
         await origin.stream("/v1/x", b"{}", 0.2, 5.0)
 
 
+async def test_a_shorter_time_limit_holds_on_a_connection_that_a_longer_one_was_set_on(start: Start) -> None:
+    origin = await start(server := Server())
+    await ask(origin, seconds=60.0)
+    server.script = ()
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    with pytest.raises(TimeoutError):
+        await ask(origin, seconds=0.2)
+    assert 0.15 < clock() - began < 2.0
+    assert server.connections == 1
+
+
+async def test_the_time_limit_of_an_answer_that_came_does_not_end_its_connection(start: Start) -> None:
+    origin = await start(server := Server())
+    await ask(origin, seconds=0.1)
+    await asyncio.sleep(0.2)
+    server.script, server.pause = (OK[:30], OK[30:]), 0.2
+    assert (await ask(origin, seconds=5.0)).body == b"hello"
+    assert server.connections == 1
+
+
+async def test_a_stream_may_take_longer_than_a_piece_of_it(start: Start) -> None:
+    origin = await start(Server((CHUNKED, *[b"1\r\nx\r\n"] * 8, b"0\r\n\r\n"), pause=0.1))
+    stream = await origin.stream("/v1/x", b"{}", 0.4, 5.0)
+    assert await stream.rest() == b"x" * 8
+    stream.close()
+
+
+async def test_waiting_for_a_free_connection_counts(start: Start) -> None:
+    origin = await start(Server((), pause=0.0), slots=1)
+    first = asyncio.create_task(ask(origin, seconds=5.0))
+    await asyncio.sleep(0.05)
+    with pytest.raises(TimeoutError):
+        await ask(origin, seconds=0.2)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
 async def test_a_server_waits_while_nobody_reads_its_stream(start: Start) -> None:
     piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     origin = await start(server := Server((CHUNKED, *[piece] * 400, b"0\r\n\r\n")))
