@@ -110,8 +110,8 @@ class GatewaySettings(Settings):
 
     @property
     def limits_folder(self) -> Path:
-        """What several workers share of the keys' limits."""
-        return self.home / "gateway" / "limits"
+        """What the workers of one gateway, on one port, share of the keys' limits."""
+        return self.home / "gateway" / "limits" / str(self.gateway_port)
 
     @property
     def cors_origins(self) -> tuple[str, ...]:
