@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from services.gateway.keys import ApiKey, KeysBroken, editing, new_key, read_keys, write_keys
+from services.gateway.access.keys import ApiKey, KeysBroken, editing, new_key, read_keys, write_keys
 from services.gateway.settings import GatewaySettings
 
 HELP = """API keys: which application may use the gateway, for which tasks, how often.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from schemas.base import Variant
-from services.gateway.access import Access
+from services.gateway.access.grants import Access
 from services.gateway.backends.upstream import NotServed, Upstream, UpstreamFailed
 from services.gateway.checks import MAX_USER, checked_text, read_object, text_field
 from services.gateway.domain import Arm, PredictionIds, arms_after, arms_in_order

@@ -7,7 +7,7 @@ from typing import Any
 from schemas.base import Message, Role, Variant
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskChanged
-from services.gateway.access import OPEN, Access, Grant, Headers
+from services.gateway.access.grants import OPEN, Access, Grant, Headers
 from services.gateway.checks import MAX_USER, bad, feedback_fields, number, read_json, read_object, text_field
 from services.gateway.domain import PredictionIds
 from services.gateway.facts import KnownTasks

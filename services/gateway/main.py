@@ -8,11 +8,11 @@ import gc
 import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.access import Access
+from services.gateway.access.buckets import Buckets
+from services.gateway.access.grants import Access
 from services.gateway.answering import Answering, External
 from services.gateway.backends.external import ExternalApi
 from services.gateway.backends.replicas import Replicas
-from services.gateway.buckets import Buckets
 from services.gateway.calibration import Calibrations
 from services.gateway.domain import PredictionIds
 from services.gateway.facts import KnownTasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from services.gateway.access import Access
+from services.gateway.access.grants import Access
 from services.gateway.backends.replicas import Replicas
 from services.gateway.facts import KnownTasks
 from services.gateway.flags import UnleashFlags

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 
-from services.gateway.buckets import clear
+from services.gateway.access.buckets import clear
 from services.gateway.keeper import worker_keeper
 from services.gateway.settings import GatewaySettings
 from shared.errors import ConfigurationError

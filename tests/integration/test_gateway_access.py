@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from schemas.predictions import RequestObserved
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
-from services.gateway.keys import ApiKey, new_key, write_keys
+from services.gateway.access.keys import ApiKey, new_key, write_keys
 from shared.kafka import client_options
 from shared.settings import Settings
 from shared.tracing import tracer_provider

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from schemas.base import Event
-from services.gateway.access import Grant
+from services.gateway.access.grants import Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.facts import KnownTasks, TaskFacts
 from services.gateway.log import Log, record_of

@@ -11,8 +11,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from services.gateway.access import Access
-from services.gateway.keys import read_keys, write_keys
+from services.gateway.access.grants import Access
+from services.gateway.access.keys import read_keys, write_keys
 from shared.http import HttpError
 
 Keys = Callable[..., Result]

@@ -26,7 +26,7 @@ from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.access import OPEN, Grant
+from services.gateway.access.grants import OPEN, Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.facts import KnownTasks
 from services.gateway.metrics import Metrics

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from services.gateway import access as access_module
-from services.gateway.access import Access
-from services.gateway.keys import ApiKey, KeysBroken, new_key, read_keys, write_keys
+from services.gateway.access import grants
+from services.gateway.access.grants import Access
+from services.gateway.access.keys import ApiKey, KeysBroken, new_key, read_keys, write_keys
 from shared.http import HttpError
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -257,7 +257,7 @@ def test_a_change_within_the_clock_of_the_disk_and_of_the_same_size_counts(door:
 
 
 async def test_a_new_key_counts_without_a_restart(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(grants, "LOOK_SECONDS", 0.01)
     await door.access.start()
     watch = asyncio.create_task(door.access.watch_forever())
     try:

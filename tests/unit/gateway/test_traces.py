@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from schemas.base import Message, Variant
 from schemas.tasks import TaskChanged
-from services.gateway.access import Grant
+from services.gateway.access.grants import Grant
 from services.gateway.facts import TaskFacts
 from services.gateway.metrics import Metrics
 from services.gateway.telemetry.genai import is_content, is_generation, user_of

@@ -18,8 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
-from services.gateway.buckets import Bucket, Buckets
-from services.gateway.keys import PREFIX, ApiKey, KeysBroken, read_keys
+from services.gateway.access.buckets import Bucket, Buckets
+from services.gateway.access.keys import PREFIX, ApiKey, KeysBroken, read_keys
 from shared.http import HttpError
 
 LOOK_SECONDS = 1.0

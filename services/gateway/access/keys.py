@@ -2,7 +2,7 @@
 
 The hash is plain SHA-256. Slow, salted hashes make guessing of passwords dear, because people choose from few of them;
 a key here is 256 random bits, of which nobody guesses one from its hash at any speed, and a slow hash would cost every
-request what it costs an attacker. Nothing here runs on the request path: see `access.py`.
+request what it costs an attacker. Nothing here runs on the request path: see `grants.py`.
 """
 
 from __future__ import annotations
