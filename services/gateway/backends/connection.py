@@ -21,12 +21,12 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.closed = False
-        self.late = False
         self.complete = True
         self.reusable = False
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.idle_since = 0.0
+        self._late = False
         self._headed = False
         self._eager = False
         self._paused = False
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         Its time limit is a number, and one timer looks at it that stays from one wait to the next: one for each wait
         (`asyncio.timeout`) was a fifth of what a request cost here, and five microseconds of each piece of a stream.
         """
-        if self.late:
+        if self._late:
             raise TimeoutError
         if self.closed:
             raise ConnectionLost("the connection broke before the answer was whole")
@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._looks_at, self._timer = math.inf, None
         if self._loop.time() >= self._until:
-            self.late = True
+            self._late = True
             self.close()
         elif self._until < math.inf:
             self._look_at(self._until)

@@ -21,7 +21,7 @@ from services.gateway.formats.dialects import (
     flag,
     read_choices,
     reason_of,
-    stream_options,
+    with_usage,
 )
 from services.gateway.formats.rendering import Turn, answer_of, too_many, turns_of, with_calls
 
@@ -56,10 +56,7 @@ class Chat:
         self._data = data
         self._stream = flag(data, "stream")
         self.predictions = count(data, "n", facts)
-        options = stream_options(data)
-        self._include_usage = bool(options.get("include_usage"))
-        if self._stream:
-            data["stream_options"] = {**options, "include_usage": True}
+        self._include_usage = with_usage(data, streams=self._stream)
         self._wants_logprobs = flag(data, "logprobs")
         self._top = data.get("top_logprobs")
         self._turns = conversation(data, facts)

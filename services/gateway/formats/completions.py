@@ -23,7 +23,7 @@ from services.gateway.formats.dialects import (
     flag,
     read_choices,
     reason_of,
-    stream_options,
+    with_usage,
 )
 from services.gateway.formats.rendering import Turn, compact
 
@@ -43,10 +43,7 @@ class Completion:
         self.predictions = self._n * len(self._prompts)
         if self.predictions > MAX_PREDICTIONS:
             raise bad(f"{self.predictions} answers in one request; at most {MAX_PREDICTIONS} are given", "prompt")
-        options = stream_options(data)
-        self._include_usage = bool(options.get("include_usage"))
-        if self._stream:
-            data["stream_options"] = {**options, "include_usage": True}
+        self._include_usage = with_usage(data, streams=self._stream)
         if facts.classifies:
             constrain(data, facts)
         self._echo = flag(data, "echo")

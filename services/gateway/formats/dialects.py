@@ -144,11 +144,13 @@ def count(data: Mapping[str, Any], name: str, facts: TaskFacts) -> int:
     return value
 
 
-def stream_options(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The client's own. Raises HttpError 400."""
+def with_usage(data: dict[str, Any], *, streams: bool) -> bool:
+    """Have a stream end with its usage; returns whether the client asked for that itself. Raises HttpError 400."""
     options = data.get("stream_options")
     if options is None:
-        return {}
+        options = {}
     if not isinstance(options, dict):
         raise bad("`stream_options` must be an object", "stream_options")
-    return options
+    if streams:
+        data["stream_options"] = {**options, "include_usage": True}
+    return bool(options.get("include_usage"))
