@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.datasets import DatasetManifest, Example, RejectedExample
 from schemas.lake import PREDICTIONS
-from shared.artifacts import MANIFEST
 from shared.errors import DependencyUnavailable
+from shared.storage.artifacts import MANIFEST
 
 FILES: dict[str, type[Example] | type[RejectedExample]] = {
     "train.jsonl": Example,

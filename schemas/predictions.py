@@ -16,7 +16,7 @@ class Confidence(Frozen):
 
     `score` for a classification: the probability of the answered label among the task's labels, by the adapter's
     calibration where it has one; for a generation: the geometric mean of its tokens' probabilities. None: the
-    upstream gave no log-probabilities. `shared/confidence.py` says how each is measured.
+    upstream gave no log-probabilities. `shared/model/confidence.py` says how each is measured.
     """
 
     score: Probability | None = None

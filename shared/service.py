@@ -22,7 +22,7 @@ from faststream.kafka import KafkaBroker
 from starlette.types import ASGIApp
 
 from shared.errors import DependencyUnavailable, MustStop, RatchetError
-from shared.transport import Broker
+from shared.kafka.consumers import Broker
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0

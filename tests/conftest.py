@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import stack
-from deploy.local.config import PORTS, StackConfig
-from deploy.local.models import ensure_embedding_model
+from deploy.devstack import stack
+from deploy.devstack.config import PORTS, StackConfig
+from deploy.devstack.install.models import ensure_embedding_model
+from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from shared.topics import create_topics
 
 ROOT = Path(__file__).parent.parent
 

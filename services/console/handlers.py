@@ -12,9 +12,9 @@ from schemas.failures import FailuresClustered
 from schemas.labels import LabelRequested
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import RolloutChanged
-from services.console.chronicle import Chronicle
+from services.console.history import Chronicle
 from services.console.storage import Queue
-from shared.transport import Consumers, Delivery
+from shared.kafka.consumers import Consumers, Delivery
 
 FACTS: tuple[type[Event], ...] = (
     CycleStarted,

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName
 from schemas.labels import Purpose
-from services.console.chronicle import Chronicle
 from services.console.domain import Answer, Preference, shown
+from services.console.history import Chronicle
 from services.console.reviews import Reviews, UnknownError
 from services.console.settings import ConsoleSettings
 from shared.http import HttpError, build_http, error_body

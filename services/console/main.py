@@ -7,20 +7,20 @@ from functools import partial
 from pathlib import Path
 
 from schemas.tasks import TaskChanged
-from services.console.chronicle import PostgresChronicle
 from services.console.handlers import Handlers
+from services.console.history import PostgresChronicle
 from services.console.http import build_app
-from services.console.pages import mount_pages
+from services.console.pages.overview import mount_pages
 from services.console.redaction import Typed
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
-from shared.database import build_engine, migrate
 from shared.identity import load_or_create_key
-from shared.redaction import Redactor
-from shared.retention import expire_forever
+from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.privacy.redaction import Redactor
+from shared.privacy.retention import expire_forever
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
+from shared.storage.database import build_engine, migrate
 
 NAME = "console"
 MIGRATIONS = Path(__file__).parent / "migrations"

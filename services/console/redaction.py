@@ -11,7 +11,7 @@ from schemas.labels import LabelRequested
 from schemas.tasks import RedactionSettings, TaskChanged
 from services.console.domain import Answer
 from shared.errors import DependencyUnavailable
-from shared.redaction import Redacted, Rules
+from shared.privacy.redaction import Redacted, Rules
 
 
 class Redacts(Protocol):

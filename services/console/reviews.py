@@ -16,8 +16,8 @@ from services.console.redaction import Typed
 from services.console.storage import Queue
 from shared.errors import RatchetError
 from shared.identity import event_id, keyed_hash
-from shared.tables import LatestByKey
-from shared.transport import Publishes
+from shared.kafka.consumers import Publishes
+from shared.kafka.latest_by_key import LatestByKey
 
 
 class UnknownError(RatchetError):

@@ -19,8 +19,8 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.console.domain import RUNNING, Answer
 from services.console.tables import ANSWERS, FACTS, FORGOTTEN, REQUESTS
-from shared.database import transaction
-from shared.forgetting import forgotten_among, remember
+from shared.privacy.erasure import forgotten_among, remember
+from shared.storage.database import transaction
 
 _TICKET = REQUESTS.c.purpose == Purpose.DISCORDANT_PAIR.value
 _ROLLOUTS = topic_of(RolloutChanged).name

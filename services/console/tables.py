@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, DateTime, Float, Identity, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.forgetting import forgotten_table
+from shared.privacy.erasure import forgotten_table
 
 METADATA = MetaData()
 _TIME = DateTime(timezone=True)

@@ -18,7 +18,7 @@ from schemas.datasets import Example, RejectedExample
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.tasks import TaskKind, TaskSpec
 from shared.identity import content_hash, event_id
-from shared.near_copies import group_near_copies, text_hash
+from shared.model.near_duplicates import group_near_copies, text_hash
 
 MAX_MESSAGES = 64
 DUPLICATE = "duplicate"

@@ -17,14 +17,14 @@ from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskSpec
 from services.dataset_builder.domain import Dataset, build_dataset, third_opinion, votes_of
 from services.dataset_builder.gates import judge, shortfall, way_out
+from services.dataset_builder.publishing import Artifacts, publish_dataset
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage import Store
-from services.dataset_builder.writing import Artifacts, publish_dataset
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.identity import event_id
-from shared.retention import expire_forever
-from shared.tables import LatestByKey
-from shared.transport import Consumers, Delivery, Publishes
+from shared.kafka.consumers import Consumers, Delivery, Publishes
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.retention import expire_forever
 
 logger = logging.getLogger(__name__)
 NAME = "dataset_builder"

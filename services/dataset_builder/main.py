@@ -9,10 +9,10 @@ from pathlib import Path
 from services.dataset_builder.handlers import NAME, Handlers
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage import PostgresStore
-from shared.artifacts import ArtifactStore
-from shared.database import build_engine, migrate
+from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.database import build_engine, migrate
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

@@ -21,10 +21,10 @@ from schemas.catalog import topic_named, topic_of
 from schemas.cycles import PartitionFence
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
-from shared.database import transaction
-from shared.delivery import Delivery, Place
-from shared.forgetting import forgotten_among, forgotten_table, remember
-from shared.positions import adopt_incarnation, advance, behind, broker_table, positions_table
+from shared.kafka.delivery import Delivery, Place
+from shared.privacy.erasure import forgotten_among, forgotten_table, remember
+from shared.storage.database import transaction
+from shared.storage.offsets import adopt_incarnation, advance, behind, broker_table, positions_table
 
 metadata = sa.MetaData()
 positions = positions_table(metadata)

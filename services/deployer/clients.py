@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import httpx
 
-from shared.artifacts import ArtifactStore
 from shared.errors import DependencyUnavailable
-from shared.inference import InferenceClient
+from shared.model.inference import InferenceClient
+from shared.storage.artifacts import ArtifactStore
 
 _STRATEGY = "flexibleRollout"
 

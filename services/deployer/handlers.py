@@ -17,15 +17,15 @@ from schemas.predictions import RequestObserved, SubjectForgotten
 from schemas.rollouts import ShadowCompared, Stage
 from schemas.tasks import TaskChanged
 from services.deployer.domain import label_outcome
-from services.deployer.moves import Moves
 from services.deployer.rollout import Rollout, begun
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage import Observation, Storage
-from shared.delivery import Delivery
+from services.deployer.transitions import Moves
 from shared.errors import DependencyUnavailable
-from shared.retention import expire_forever
-from shared.tables import LatestByKey
-from shared.transport import Consumers
+from shared.kafka.consumers import Consumers
+from shared.kafka.delivery import Delivery
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.retention import expire_forever
 
 logger = logging.getLogger(__name__)
 

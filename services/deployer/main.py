@@ -7,14 +7,14 @@ from pathlib import Path
 
 from services.deployer.clients import ServedAdapters, UnleashAdmin
 from services.deployer.handlers import Handlers
-from services.deployer.moves import Moves
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage import PostgresStorage
-from shared.artifacts import ArtifactStore
-from shared.database import build_engine, migrate
-from shared.inference import InferenceClient
+from services.deployer.transitions import Moves
+from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.model.inference import InferenceClient
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.database import build_engine, migrate
 
 NAME = "deployer"
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -30,9 +30,9 @@ from schemas.tasks import TaskSpec
 from services.deployer.domain import CanaryCounts, Ledger, Pair, Ticket, ticket_outcome
 from services.deployer.rollout import ACTIVE, Rollout
 from services.deployer.tables import BAD_USERS, FORGOTTEN, LABELS, LEDGER, REQUESTS, ROLLOUTS
-from shared.database import transaction
-from shared.forgetting import forgotten_among, remember
 from shared.identity import content_hash
+from shared.privacy.erasure import forgotten_among, remember
+from shared.storage.database import transaction
 
 _FIELDS = [field.name for field in dataclasses.fields(Rollout)]
 _ACTIVE = sa.and_(ROLLOUTS.c.entered, ROLLOUTS.c.stage.in_(ACTIVE))

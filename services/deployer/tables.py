@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.forgetting import forgotten_table
+from shared.privacy.erasure import forgotten_table
 
 METADATA = sa.MetaData()
 ROLLOUTS = sa.Table(

@@ -11,8 +11,8 @@ from services.evaluator.settings import EvaluatorSettings
 from shared.errors import DependencyUnavailable
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
-from shared.tables import LatestByKey
-from shared.transport import Consumers, Publishes
+from shared.kafka.consumers import Consumers, Publishes
+from shared.kafka.latest_by_key import LatestByKey
 
 SERVICE = "evaluator"
 

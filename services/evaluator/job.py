@@ -15,12 +15,12 @@ from schemas.datasets import Example
 from schemas.tasks import TaskKind
 from services.evaluator.domain import Comparison, Question, evaluation_questions, golden_questions
 from services.evaluator.gates import judge, regression_set, verdict
-from shared.artifacts import MANIFEST, ArtifactStore
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id
-from shared.inference import InferenceClient
 from shared.jobs import Progress, run_job, slot
+from shared.model.inference import InferenceClient
+from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import Answers
@@ -119,7 +119,7 @@ def calibrate(
 
     None for a generation, where nobody knows which answers are right, and where too few answers have a confidence.
     """
-    from services.evaluator.calibrating import fit
+    from services.evaluator.calibration import fit
 
     if trained.spec.kind is not TaskKind.CLASSIFICATION:
         return None

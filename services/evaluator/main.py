@@ -8,8 +8,8 @@ from schemas.rollouts import RolloutChanged
 from services.evaluator.handlers import Handlers
 from services.evaluator.settings import EvaluatorSettings
 from shared.jobs import Jobs
+from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
 
 NAME = "evaluator"
 

@@ -13,9 +13,9 @@ from sklearn.metrics import precision_recall_fscore_support
 from schemas.adapters import ArmScore, ClassScore
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import Answered, Question, is_right, token_f1, wilson
-from shared.confidence import measure, request_fields
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.inference import Completion
+from shared.model.confidence import measure, request_fields
+from shared.model.inference import Completion
 
 _TRIES = 2
 

@@ -16,8 +16,8 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskSpec
 from services.failure_miner.naming import name_words
-from shared.delivery import Delivery
 from shared.identity import content_hash, event_id
+from shared.kafka.delivery import Delivery
 
 Vectors = npt.NDArray[np.float32]
 """Embeddings, one a row, each of length 1: their dot product is the cosine."""

@@ -39,9 +39,9 @@ from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import Store, Wish
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.identity import event_id
-from shared.retention import expire_forever
-from shared.tables import LatestByKey
-from shared.transport import Consumers, Delivery, Publishes
+from shared.kafka.consumers import Consumers, Delivery, Publishes
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.retention import expire_forever
 
 logger = logging.getLogger(__name__)
 NAME = "failure_miner"

@@ -11,9 +11,9 @@ from services.failure_miner.handlers import CORRECTIONS, NAME, Handlers
 from services.failure_miner.recipe import SentenceEmbedder
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresStore
-from shared.database import build_engine, migrate
+from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
+from shared.storage.database import build_engine, migrate
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

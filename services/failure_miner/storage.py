@@ -21,10 +21,10 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import SubjectForgotten
 from services.failure_miner.domain import FoundMode, StoredMode, Suspect
-from shared.database import transaction
-from shared.delivery import Delivery, Place
-from shared.forgetting import Forgotten, forgotten_among, forgotten_table, remember
-from shared.positions import adopt_incarnation, advance, behind, broker_table, positions_table
+from shared.kafka.delivery import Delivery, Place
+from shared.privacy.erasure import Forgotten, forgotten_among, forgotten_table, remember
+from shared.storage.database import transaction
+from shared.storage.offsets import adopt_incarnation, advance, behind, broker_table, positions_table
 
 metadata = sa.MetaData()
 positions = positions_table(metadata)

@@ -7,14 +7,22 @@ from typing import Any
 from schemas.base import Message, Role, Variant
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskChanged
-from services.gateway.access.grants import OPEN, Access, Grant, Headers
-from services.gateway.checks import MAX_USER, bad, feedback_fields, number, read_json, read_object, text_field
+from services.gateway.auth.grants import OPEN, Access, Grant, Headers
 from services.gateway.domain import PredictionIds
-from services.gateway.facts import KnownTasks
 from services.gateway.formats.chat import conversation
 from services.gateway.formats.rendering import Turn
-from services.gateway.log import Log, record_of
-from services.gateway.tracing import event_headers
+from services.gateway.formats.validation import (
+    MAX_USER,
+    bad,
+    feedback_fields,
+    number,
+    read_json,
+    read_object,
+    text_field,
+)
+from services.gateway.observability.tracing import event_headers
+from services.gateway.recording.event_log import Log, record_of
+from services.gateway.tasks.served import KnownTasks
 from shared.http import HttpError
 from shared.identity import event_id, keyed_hash
 

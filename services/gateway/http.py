@@ -10,16 +10,16 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from schemas.tasks import TaskChanged
-from services.gateway.answering import Answering
+from services.gateway.answering.answer import Answering
+from services.gateway.asgi.app import Door
+from services.gateway.formats.api import Asked
 from services.gateway.formats.chat import Chat
 from services.gateway.formats.completions import Completion
-from services.gateway.formats.dialects import Asked
 from services.gateway.formats.embeddings import Embedding
 from services.gateway.formats.openapi import ERRORS, FEEDBACK, body_of, describe_hot_routes, predictions
 from services.gateway.formats.responses import Response as ResponsesRequest
-from services.gateway.front.door import Door
 from services.gateway.handlers import MAX_PREDICTIONS, Handlers
-from services.gateway.metrics import Measured, Metrics
+from services.gateway.observability.metrics import Measured, Metrics
 from shared.http import build_http
 
 DIALECTS: tuple[type[Asked], ...] = (Chat, Completion, ResponsesRequest, Embedding)

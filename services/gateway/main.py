@@ -8,37 +8,37 @@ import gc
 import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.access.buckets import Buckets
-from services.gateway.access.grants import Access
-from services.gateway.answering import Answering, External
-from services.gateway.backends.external import ExternalApi
-from services.gateway.backends.replicas import Replicas
-from services.gateway.calibration import Calibrations
+from services.gateway.answering.answer import Answering, External
+from services.gateway.asgi.protocol import BoundedHttp
+from services.gateway.auth.grants import Access
+from services.gateway.auth.rate_limits import Buckets
 from services.gateway.domain import PredictionIds
-from services.gateway.facts import KnownTasks
-from services.gateway.flags import UnleashFlags
-from services.gateway.front.heads import BoundedHttp
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
-from services.gateway.keeper import end_without, shipper_keeper
-from services.gateway.keeping import Keeping
-from services.gateway.log import SpoolLog
-from services.gateway.metrics import Metrics, SpoolCollector
+from services.gateway.observability.metrics import Metrics, SpoolCollector
+from services.gateway.observability.tracing import event_headers, with_spans
+from services.gateway.observability.worker_metrics import WRITE_SECONDS, AllWorkers
+from services.gateway.processes.supervisor import end_without, shipper_keeper
+from services.gateway.processes.workers import build_workers
 from services.gateway.readiness import Readiness
+from services.gateway.recording.event_log import SpoolLog
+from services.gateway.recording.recorder import Keeping
+from services.gateway.routing.calibration import Calibrations
+from services.gateway.routing.flags import UnleashFlags
 from services.gateway.settings import GatewaySettings
-from services.gateway.siblings import WRITE_SECONDS, AllWorkers
-from services.gateway.tasks import TasksOnDisk
+from services.gateway.tasks.served import KnownTasks
+from services.gateway.tasks.snapshot import TasksOnDisk
+from services.gateway.telemetry.correlation import WaitingRoom
 from services.gateway.telemetry.otlp import OTLP_PATHS, build_router
 from services.gateway.telemetry.traces import Traces
-from services.gateway.telemetry.waiting import WaitingRoom
-from services.gateway.tracing import event_headers, with_spans
-from services.gateway.workers import build_workers
-from shared.artifacts import ArtifactStore
+from services.gateway.upstreams.external import ExternalApi
+from services.gateway.upstreams.replicas import Replicas
 from shared.http import with_cors
 from shared.identity import load_or_create_key
-from shared.sealing import load_seal
+from shared.kafka.consumers import Consumers, build_broker
+from shared.privacy.encryption import load_seal
 from shared.service import Service, run
-from shared.transport import Consumers, build_broker
+from shared.storage.artifacts import ArtifactStore
 
 NAME = "gateway"
 _HTTP = {"http": BoundedHttp, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75}

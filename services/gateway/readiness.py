@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from services.gateway.access.grants import Access
-from services.gateway.backends.replicas import Replicas
-from services.gateway.facts import KnownTasks
-from services.gateway.flags import UnleashFlags
-from services.gateway.log import SpoolLog
+from services.gateway.auth.grants import Access
+from services.gateway.observability.shipper_status import Status, concerns, read_status
+from services.gateway.recording.event_log import SpoolLog
+from services.gateway.routing.flags import UnleashFlags
 from services.gateway.settings import GatewaySettings
-from services.gateway.shipping.status import Status, concerns, read_status
+from services.gateway.tasks.served import KnownTasks
+from services.gateway.upstreams.replicas import Replicas
 
 _NEARLY = 0.8
 _NO_SERVER = "no model server answers"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from services.gateway.backends.limits import Limits
+from services.gateway.upstreams.limits import Limits
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.spool import SpoolOptions, Sync

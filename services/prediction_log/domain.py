@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
-from shared.delivery import Delivery
+from shared.kafka.delivery import Delivery
 
 _WHERE = attrgetter("topic", "partition", "offset")
 

@@ -13,16 +13,16 @@ from schemas.catalog import topic_of
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved, SubjectForgotten
 from schemas.tasks import TaskChanged
-from services.prediction_log.forgotten import Forgotten
-from services.prediction_log.maintenance import Maintenance, Upkeep
-from services.prediction_log.positions import TopicIds, resume_from
-from services.prediction_log.rollups import RollUps
+from services.prediction_log.erasure.subjects import Forgotten
+from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.offsets.resume import TopicIds, resume_from
+from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import Lake
-from shared.decoding import Decoder
-from shared.tables import LatestByKey
+from shared.kafka.consumers import Consumers, Delivery, Publishes
+from shared.kafka.decoding import Decoder
+from shared.kafka.latest_by_key import LatestByKey
 from shared.threads import in_thread
-from shared.transport import Consumers, Delivery, Publishes
 
 FULL_BYTES = 1024 * 1024
 """So much, compressed, is worth a commit of its own at once. Each commit is a file for a task and day, and a line in

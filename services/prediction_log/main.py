@@ -9,9 +9,9 @@ from functools import partial
 from services.prediction_log.handlers import Handlers
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
-from shared.kafka import read_topic_ids
+from shared.kafka.clients import read_topic_ids
+from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
 
 NAME = "prediction_log"
 

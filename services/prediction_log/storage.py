@@ -27,15 +27,15 @@ from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
 from schemas.lake import PREDICTIONS
-from services.prediction_log.columns import ID_COLUMN, to_arrow
+from services.prediction_log.arrow_columns import ID_COLUMN, to_arrow
+from services.prediction_log.deduplication.duplicates import Duplicates
 from services.prediction_log.domain import new_deliveries
-from services.prediction_log.duplicates import Duplicates
-from services.prediction_log.files import file_of, filesystem, write
-from services.prediction_log.left_out import LeftOut
-from services.prediction_log.marks import Marks, Place
+from services.prediction_log.erasure.tombstones import LeftOut
+from services.prediction_log.offsets.commit_offsets import Marks, Place
+from services.prediction_log.parquet_files import file_of, filesystem, write
 from services.prediction_log.tables import AWAY, PARTITIONED, SCHEMAS, create_table, open_table
-from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable
+from shared.kafka.delivery import Delivery
 
 ATTEMPTS = 20
 """Rivals that may be first, in one call, before the records are redelivered."""
@@ -79,7 +79,7 @@ class DeltaLake:
             Path(uri).mkdir(parents=True, exist_ok=True)
 
     def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int:
-        """Append the deliveries' events (shared/decoding.py) that are not in yet; returns how many rows that made.
+        """Append the deliveries' events (shared/kafka/decoding.py) that are not in yet; returns the number of rows.
 
         What is left out (a replay, a fact that is in already, a forgotten person's) moves the position all the same.
         Raises DependencyUnavailable when the store is away or other writers are always first: redeliver.

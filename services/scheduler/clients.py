@@ -8,7 +8,7 @@ from typing import Protocol
 
 from schemas.cycles import Fence, PartitionFence
 from shared.errors import DependencyUnavailable
-from shared.kafka import read_ends, reading
+from shared.kafka.clients import read_ends, reading
 from shared.settings import Settings
 
 FENCED = ("predictions.logged.v1", "feedback.given.v1", "corrections.submitted.v1")

@@ -23,10 +23,10 @@ from services.scheduler.clients import Offsets
 from services.scheduler.domain import Cycle, End, due, end_of, finished_of, late_of, start_of, valid_cron
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import Storage
-from services.scheduler.tasks import Tasks
+from services.scheduler.task_watcher import Tasks
 from shared.errors import DependencyUnavailable
 from shared.identity import event_id
-from shared.transport import Consumers, Publishes
+from shared.kafka.consumers import Consumers, Publishes
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from schemas.base import TaskName
 from schemas.tasks import TaskSpec
 from services.scheduler.domain import turn_after
+from services.scheduler.erasure import Subjects
 from services.scheduler.handlers import Handlers
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import Storage
-from services.scheduler.subjects import Subjects
-from services.scheduler.tasks import Tasks
+from services.scheduler.task_watcher import Tasks
 from shared.http import HttpError, build_http
 
 

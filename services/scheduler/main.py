@@ -8,16 +8,16 @@ from pathlib import Path
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
 from services.scheduler.clients import KafkaOffsets
+from services.scheduler.erasure import Subjects
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresStorage
-from services.scheduler.subjects import Subjects
-from services.scheduler.tasks import Tasks
-from shared.database import build_engine, migrate
+from services.scheduler.task_watcher import Tasks
 from shared.identity import load_or_create_key
+from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
+from shared.storage.database import build_engine, migrate
 
 NAME = "scheduler"
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.cycles import CycleFinished, CycleStarted, Step
 from services.scheduler.domain import Cycle, Turn, further
-from shared.database import transaction
+from shared.storage.database import transaction
 
 METADATA = MetaData()
 _TIME = DateTime(timezone=True)

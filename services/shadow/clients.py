@@ -16,10 +16,10 @@ from UnleashClient.utils import InstanceAllowType
 from schemas.base import Messages, asked_of
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
-from shared.artifacts import ArtifactStore
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.inference import InferenceClient
-from shared.near_copies import NearCopies
+from shared.model.inference import InferenceClient
+from shared.model.near_duplicates import NearCopies
+from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.clients import Engine, Flags, TrainingRows
 from services.shadow.domain import Budget, eligible, is_near_copy, pair_of, replays_needed, running
 from services.shadow.settings import ShadowSettings
-from shared.delivery import Delivery
-from shared.tables import LatestByKey
-from shared.transport import Consumers, Publishes
+from shared.kafka.consumers import Consumers, Publishes
+from shared.kafka.delivery import Delivery
+from shared.kafka.latest_by_key import LatestByKey
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import asyncio
 from services.shadow.clients import StoredTrainingRows, UnleashFlags, VllmEngine
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
-from shared.artifacts import ArtifactStore
-from shared.inference import InferenceClient
+from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.model.inference import InferenceClient
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
+from shared.storage.artifacts import ArtifactStore
 
 NAME = "shadow"
 

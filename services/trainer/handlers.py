@@ -11,7 +11,7 @@ from services.trainer.settings import TrainerSettings
 from shared.errors import StepImpossible
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
-from shared.transport import Consumers, Publishes
+from shared.kafka.consumers import Consumers, Publishes
 
 SERVICE = "trainer"
 

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from schemas.adapters import AdapterTrained
 from schemas.datasets import DatasetBuilt, Example
 from services.trainer.domain import Outcome
-from shared.artifacts import MANIFEST, ArtifactStore
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id, folder_hash
 from shared.jobs import Progress, run_job, slot
+from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 
 class TrainingJob(BaseModel):

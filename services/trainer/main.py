@@ -7,8 +7,8 @@ import asyncio
 from services.trainer.handlers import Handlers
 from services.trainer.settings import TrainerSettings
 from shared.jobs import Jobs
+from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.service import Service, run
-from shared.transport import Consumers, Publisher, build_broker
 
 NAME = "trainer"
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.sealing import KeyMissing, Seal, SealBroken
+from shared.privacy.encryption import KeyMissing, Seal, SealBroken
 from shared.spool.frames import Frame, SegmentFile
 from shared.spool.records import Backlog, Position, Record, Spooled
 from shared.spool.segments import QUARANTINE, load_cursor, numbers, save_cursor, segment_path, unpack, unshipped

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from shared.sealing import Seal, SealBroken
+from shared.privacy.encryption import Seal, SealBroken
 from shared.spool.records import Position, Record
 
 MAGIC = b"RSP1"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.errors import InvalidMessage
-from shared.sealing import Seal
+from shared.privacy.encryption import Seal
 from shared.spool.flusher import Flusher
 from shared.spool.records import Backlog, Record, SpoolFull, SpoolOptions, Sync
 from shared.spool.segments import MAX_FRAME_BYTES, load_cursor, next_number, pack, segment_path, unshipped

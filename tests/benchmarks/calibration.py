@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from services.evaluator.calibrating import expected_calibration_error
+from services.evaluator.calibration import expected_calibration_error
 from services.evaluator.domain import wilson
 
 BINS = 15

@@ -22,20 +22,20 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from deploy.local.services import probe_ready
-from deploy.loop.clients import TIMEOUT, Asked, Gateway
-from deploy.loop.command import run
-from deploy.loop.data import Row, read_rows
-from deploy.loop.measure import wilson
-from deploy.loop.parts import SIMILARITY, Parts, split
-from deploy.loop.settings import LoopSettings
-from deploy.loop.show import Show
-from deploy.loop.stack import bring_up, take_down
-from deploy.loop.state import Options
+from deploy.cli.loop import run
+from deploy.demo.clients import TIMEOUT, Asked, Gateway
+from deploy.demo.data.csv_file import Row, read_rows
+from deploy.demo.data.split import SIMILARITY, Parts, split
+from deploy.demo.report.measure import wilson
+from deploy.demo.settings import LoopSettings
+from deploy.demo.stack import bring_up, take_down
+from deploy.demo.state import Options
+from deploy.demo.terminal import Show
+from deploy.devstack.parts.services import probe_ready
 from schemas.catalog import topic_of
 from schemas.predictions import Confidence, PredictionLogged
-from shared.kafka import reading
-from shared.near_copies import NearCopies
+from shared.kafka.clients import reading
+from shared.model.near_duplicates import NearCopies
 from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures
 from tests.benchmarks.table import RESULTS, Measured, report
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from deploy.local.config import StackConfig
-from deploy.local.errors import PartError
+from deploy.devstack.config import StackConfig
+from deploy.devstack.errors import PartError
 from shared.settings import Settings
 from tests.benchmarks import targets
 from tests.benchmarks.load import Generator

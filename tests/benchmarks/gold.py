@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.redaction.spans import Span
+from shared.privacy.redaction.spans import Span
 from tests.conftest import ROOT
 
 SETS = Path(__file__).parent / "data" / "redaction"

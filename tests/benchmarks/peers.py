@@ -7,11 +7,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deploy.local.config import StackConfig
-from deploy.local.errors import PartError
-from deploy.local.packages import ensure, pip, run_logged, virtual_environment
-from deploy.local.part import Launch, Say
-from deploy.local.unleash import NPM_OPTIONS, ensure_node, npm
+from deploy.devstack.config import StackConfig
+from deploy.devstack.errors import PartError
+from deploy.devstack.install.packages import ensure, pip, run_logged, virtual_environment
+from deploy.devstack.part import Launch, Say
+from deploy.devstack.parts.unleash import NPM_OPTIONS, ensure_node, npm
 from tests.benchmarks.upstream import ADAPTER
 
 LITELLM = "litellm[proxy]==1.108.7"

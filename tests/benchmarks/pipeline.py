@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from shared.topics import create_topics
 from tests.conftest import ROOT, TestStack
 
 TASK = "bench"

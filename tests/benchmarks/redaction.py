@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shared.redaction import Redactor, Rules
-from shared.redaction.spans import Span
+from shared.privacy.redaction import Redactor, Rules
+from shared.privacy.redaction.spans import Span
 from tests.benchmarks import gold
 from tests.benchmarks.gold import Gold, Score
 from tests.benchmarks.table import Measured, compare, report
@@ -85,7 +85,7 @@ def _presidio() -> Callable[..., list[list[Span]]]:
     from presidio_analyzer import AnalyzerEngine, BatchAnalyzerEngine
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
-    from shared.redaction.model import folder
+    from shared.privacy.redaction.data.language_model import folder
 
     class Loaded(SpacyNlpEngine):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from deploy.local.config import StackConfig
+from deploy.devstack.config import StackConfig
 from tests.benchmarks import targets
 from tests.benchmarks.gateway import ROUNDS, SECONDS
 from tests.benchmarks.load import Generator

@@ -22,17 +22,17 @@ import orjson
 
 from schemas.base import Event
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.answering import Answering
+from services.gateway.answering.answer import Answering
+from services.gateway.asgi.exchange import Call
 from services.gateway.domain import PredictionIds, TaskFlags
-from services.gateway.facts import KnownTasks
 from services.gateway.formats.chat import Chat
-from services.gateway.front.exchange import Call
-from services.gateway.keeping import Keeping
-from services.gateway.log import Log, SpoolLog, record_of
-from services.gateway.metrics import Metrics
+from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.event_log import Log, SpoolLog, record_of
+from services.gateway.recording.recorder import Keeping
 from services.gateway.settings import GatewaySettings
+from services.gateway.tasks.served import KnownTasks
+from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, Sync
-from shared.tables import LatestByKey
 from tests.benchmarks.table import Measured, compare, report
 
 CLIENTS, REQUESTS_EACH = 16, 600

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from deploy.local.config import StackConfig
-from deploy.local.part import Launch, Say
+from deploy.devstack.config import StackConfig
+from deploy.devstack.part import Launch, Say
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.flags import name as flag_name

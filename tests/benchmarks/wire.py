@@ -1,4 +1,4 @@
-"""What asking a model server costs the asking process: `services/gateway/backends/wire.py` beside aiohttp and httpx.
+"""What asking a model server costs a process: `services/gateway/upstreams/http_client.py` beside aiohttp and httpx.
 
 `python -m tests.benchmarks.wire [REQUESTS]`: requests one after the other, to a server that answers with a constant.
 Prints microseconds of the processor, of this process alone, for each; best of five rounds, taken in turns.
@@ -16,10 +16,10 @@ import aiohttp
 import httpx
 import uvloop
 
-from services.gateway.backends.limits import Limits
-from services.gateway.backends.replicas import Replicas
-from services.gateway.backends.wire import Origin
-from services.gateway.metrics import Metrics
+from services.gateway.observability.metrics import Metrics
+from services.gateway.upstreams.http_client import Origin
+from services.gateway.upstreams.limits import Limits
+from services.gateway.upstreams.replicas import Replicas
 from tests.conftest import ROOT, free_ports
 
 PATH = "/v1/chat/completions"

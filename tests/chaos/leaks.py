@@ -22,8 +22,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 from psycopg import sql
 
 from schemas.deadletters import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
-from shared.letters import open_letter
-from shared.sealing import Seal
+from shared.kafka.dead_letters import open_letter
+from shared.privacy.encryption import Seal
 
 _IDLE_SECONDS = 2.0
 _TOPICS_SECONDS = 300.0

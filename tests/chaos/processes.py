@@ -1,6 +1,7 @@
 """Processes that are kept alive by the harness itself, which knows when it is the one that ended them.
 
-`deploy.local.supervisor` gives a part up after six early ends in a row, which is right for a person and wrong here.
+`deploy.devstack.supervision.supervisor` gives a part up after six early ends in a row: right for a
+person and wrong here.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from deploy.local.part import Launch
-from deploy.local.supervisor import group_of
+from deploy.devstack.part import Launch
+from deploy.devstack.supervision.supervisor import group_of
 
 TOKEN = "RATCHET_CHAOS_RUN"
 """Marks every process of a run in its environment, and its children: so the sweep ends these and no others."""

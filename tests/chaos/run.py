@@ -18,8 +18,8 @@ import psycopg
 from deltalake.exceptions import DeltaError
 
 from schemas.catalog import DEAD_LETTERS, SERVICES, TOPICS
-from shared.letters import SEAL_NAME
-from shared.sealing import load_seal
+from shared.kafka.dead_letters import SEAL_NAME
+from shared.privacy.encryption import load_seal
 from tests.chaos import checker, leaks
 from tests.chaos.faults import KINDS, Faults, schedule
 from tests.chaos.ledger import Ledger

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import httpx
 
-from deploy.local.catalog import part_named
-from deploy.local.config import HOST, StackConfig
-from deploy.local.credentials import Credentials
-from deploy.local.kafka import distribution
-from deploy.local.models import ensure_embedding_model
-from deploy.local.part import Launch, Part
-from deploy.local.postgres import data_folder, probe_database
-from deploy.local.stack import free_ports
+from deploy.devstack.catalog import part_named
+from deploy.devstack.config import HOST, StackConfig
+from deploy.devstack.credentials import Credentials
+from deploy.devstack.install.models import ensure_embedding_model
+from deploy.devstack.part import Launch, Part
+from deploy.devstack.parts.kafka import distribution
+from deploy.devstack.parts.postgres import data_folder, probe_database
+from deploy.devstack.stack import free_ports
 from schemas.catalog import SERVICES
+from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from shared.topics import create_topics
 from tests.chaos.processes import Keeper, Program
 
 ROOT = Path(__file__).parents[2]

@@ -129,7 +129,7 @@ def test_a_service_publishes_what_the_catalog_says(service: str) -> None:
     assert constructed & events == {topic.event.__name__ for topic in topics_produced_by(service)}
 
 
-def test_only_the_transport_subscribes() -> None:
+def test_only_consumers_py_subscribes() -> None:
     for path in [*(ROOT / "services").rglob("*.py"), *(ROOT / "shared").rglob("*.py")]:
-        if path != ROOT / "shared" / "transport.py":
-            assert ".subscriber(" not in path.read_text(), f"{path}: subscribe through shared.transport.Consumers"
+        if path != ROOT / "shared" / "kafka" / "consumers.py":
+            assert ".subscriber(" not in path.read_text(), f"{path}: subscribe through shared.kafka.consumers.Consumers"

@@ -26,8 +26,8 @@ from schemas.base import Messages
 from schemas.cycles import Fence, PartitionFence
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged, TaskSpec
-from services.console.chronicle import PostgresChronicle
 from services.console.handlers import Handlers as ConsoleHandlers
+from services.console.history import PostgresChronicle
 from services.console.http import build_app as build_console
 from services.console.redaction import Typed
 from services.console.reviews import Reviews
@@ -38,9 +38,9 @@ from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage import PostgresStore as BuilderStore
 from services.deployer.clients import FlagState, Strategy
 from services.deployer.handlers import Handlers as DeployerHandlers
-from services.deployer.moves import Moves
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage import PostgresStorage as DeployerStorage
+from services.deployer.transitions import Moves
 from services.evaluator import job as evaluation
 from services.evaluator import recipe as evaluating
 from services.evaluator.handlers import Handlers as EvaluatorHandlers
@@ -56,7 +56,7 @@ from services.prediction_log.storage import DeltaLake
 from services.scheduler.handlers import Handlers as SchedulerHandlers
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresStorage as SchedulerStorage
-from services.scheduler.tasks import Tasks
+from services.scheduler.task_watcher import Tasks
 from services.shadow.clients import Replay, StoredTrainingRows
 from services.shadow.handlers import Handlers as ShadowHandlers
 from services.shadow.settings import ShadowSettings
@@ -64,15 +64,15 @@ from services.trainer import job as training
 from services.trainer.domain import Outcome
 from services.trainer.handlers import Handlers as TrainerHandlers
 from services.trainer.settings import TrainerSettings
-from shared.artifacts import ArtifactStore
-from shared.database import build_engine, migrate
 from shared.files import write_atomically
-from shared.inference import Completion
 from shared.jobs import Job
-from shared.kafka import read_topic_ids
-from shared.redaction import Redactor
+from shared.kafka.clients import read_topic_ids
+from shared.kafka.consumers import Consumers, Publisher
+from shared.model.inference import Completion
+from shared.privacy.redaction import Redactor
 from shared.settings import Settings
-from shared.transport import Consumers, Publisher
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.database import build_engine, migrate
 
 ROOT = Path(__file__).parent.parent.parent
 INPUTS = ("predictions.logged.v1", "corrections.submitted.v1")
@@ -83,7 +83,7 @@ Answer = Callable[[str], str]
 
 def support_desk() -> list[tuple[str, str]]:
     """(text, label) of the shipped data set."""
-    with (ROOT / "deploy" / "data" / "support_desk.csv").open(encoding="utf-8") as file:
+    with (ROOT / "deploy" / "demo" / "data" / "support_desk.csv").open(encoding="utf-8") as file:
         return [(row["text"], row["label"]) for row in csv.DictReader(file)]
 
 

@@ -22,15 +22,15 @@ import psutil
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer
 
-from deploy.local import stack
+from deploy.devstack import stack
 from schemas.tasks import TaskChanged, TaskSpec
 from services.gateway.settings import GatewaySettings
-from shared.kafka import client_options, read_ends
-from shared.sealing import load_seal
+from shared.kafka.clients import client_options, read_ends
+from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.topics import create_topics
+from shared.privacy.encryption import load_seal
 from shared.settings import Settings
 from shared.spool import SpoolReader, slots
-from shared.topics import create_topics
-from shared.transport import Publisher, build_broker
 from tests.conftest import ROOT, TestStack, free_ports
 
 

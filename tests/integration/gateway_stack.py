@@ -21,9 +21,9 @@ from schemas.catalog import topic_of
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
+from shared.kafka.topics import create_topics
 from shared.service import running
 from shared.settings import Settings
-from shared.topics import create_topics
 from tests.conftest import free_ports
 from tests.integration.gateway_process import publish_task
 

@@ -12,16 +12,16 @@ from aiokafka import ConsumerRecord, TopicPartition
 from faststream.kafka import KafkaBroker
 from typer.testing import CliRunner
 
-from deploy.cli import app
+from deploy.cli.app import app
 from schemas.deadletters import HEADER_ERROR, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, dead_letter_topic
 from schemas.predictions import FeedbackGiven, SubjectForgotten
-from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.kafka import build_producer, reading
-from shared.letters import SEAL_NAME, count_letters, read_letters, replay_letters, seal_letter
-from shared.sealing import KeyMissing, Seal, load_seal
+from shared.kafka.clients import build_producer, reading
+from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.dead_letters import SEAL_NAME, count_letters, read_letters, replay_letters, seal_letter
+from shared.kafka.delivery import Delivery
+from shared.privacy.encryption import KeyMissing, Seal, load_seal
 from shared.settings import Settings
-from shared.transport import Consumers, Publisher, build_broker
 
 pytestmark = pytest.mark.stack
 

@@ -20,16 +20,16 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskKind, TaskSpec
-from services.console.chronicle import PostgresChronicle
 from services.console.domain import Answer
 from services.console.handlers import Handlers
+from services.console.history import PostgresChronicle
 from services.console.main import MIGRATIONS, NAME, build
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
-from shared.database import build_engine, migrate
+from shared.kafka.consumers import Publisher, build_broker
 from shared.service import running
 from shared.settings import Settings
-from shared.transport import Publisher, build_broker
+from shared.storage.database import build_engine, migrate
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

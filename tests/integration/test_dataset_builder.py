@@ -17,9 +17,9 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.domain import build_dataset
 from services.dataset_builder.main import MIGRATIONS, NAME
 from services.dataset_builder.storage import PostgresStore
-from shared.database import build_engine, migrate
-from shared.delivery import Delivery, Place
+from shared.kafka.delivery import Delivery, Place
 from shared.settings import Settings
+from shared.storage.database import build_engine, migrate
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 TOPIC = "corrections.submitted.v1"

@@ -19,9 +19,9 @@ from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
 from services.deployer.storage import PostgresStorage
-from shared.database import build_engine, migrate
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
+from shared.storage.database import build_engine, migrate
 from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair
 
 pytestmark = pytest.mark.stack

@@ -24,10 +24,10 @@ from schemas.datasets import Example
 from schemas.tasks import GoldenExample, TaskKind, TaskSpec
 from services.evaluator.main import build
 from services.evaluator.settings import EvaluatorSettings
-from shared.artifacts import ArtifactStore
+from shared.kafka.consumers import Publisher, build_broker
 from shared.service import running
 from shared.settings import Settings
-from shared.transport import Publisher, build_broker
+from shared.storage.artifacts import ArtifactStore
 from tests.integration.backlog import pass_over_backlog
 
 pytestmark = pytest.mark.stack

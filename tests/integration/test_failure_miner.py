@@ -23,11 +23,11 @@ from services.failure_miner.domain import Suspect, describe
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.recipe import SentenceEmbedder, cluster
 from services.failure_miner.storage import PostgresStore, Wish, _insert_suspects
-from shared.database import build_engine, migrate, transaction
-from shared.delivery import Delivery
+from shared.kafka.delivery import Delivery
 from shared.settings import Settings
+from shared.storage.database import build_engine, migrate, transaction
 
-DATA = Path(__file__).parents[2] / "deploy" / "data" / "support_desk.csv"
+DATA = Path(__file__).parents[2] / "deploy" / "demo" / "data" / "support_desk.csv"
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
 

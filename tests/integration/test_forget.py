@@ -25,7 +25,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from typer.testing import CliRunner
 
-from deploy.cli import app
+from deploy.cli.app import app
 from schemas.base import Message, Role, Variant, utc_now
 from schemas.catalog import topics_consumed_by
 from schemas.cycles import PartitionFence
@@ -47,12 +47,12 @@ from services.prediction_log.settings import PredictionLogSettings
 from services.scheduler.main import build as build_scheduler
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.task_files import read_task
-from shared import retention
-from shared.database import database_url
 from shared.identity import keyed_hash, load_or_create_key
+from shared.kafka.consumers import Publisher, build_broker
+from shared.privacy import retention
 from shared.service import running
 from shared.settings import Settings
-from shared.transport import Publisher, build_broker
+from shared.storage.database import database_url
 from tests.integration.backlog import pass_over_backlog
 from tests.integration.test_shadow import following
 from tests.unit.deployer.fakes import evaluated

@@ -17,11 +17,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from schemas.predictions import RequestObserved
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
-from services.gateway.access.keys import ApiKey, new_key, write_keys
-from shared.kafka import client_options
+from services.gateway.auth.keys import ApiKey, new_key, write_keys
+from shared.kafka.clients import client_options
+from shared.kafka.consumers import Consumers, build_broker
 from shared.settings import Settings
 from shared.tracing import tracer_provider
-from shared.transport import Consumers, build_broker
 from tests.integration.gateway_clients import PREDICTIONS, Place
 from tests.integration.gateway_process import OwnBroker, model_server, own_broker, until
 

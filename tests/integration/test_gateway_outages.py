@@ -23,7 +23,7 @@ import pytest
 
 from schemas.lake import PREDICTIONS as TABLE
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
-from services.gateway.access.keys import ApiKey, new_key, write_keys
+from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.prediction_log.tables import open_table
 from shared.settings import Settings
 from tests.conftest import ROOT

@@ -20,19 +20,19 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from deploy.local import records
-from deploy.local.config import StackConfig
+from deploy.cli.app import app
+from deploy.devstack.config import StackConfig
+from deploy.devstack.supervision import records
 from schemas.base import Event
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from schemas.predictions import SubjectForgotten
 from services.prediction_log.main import build
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.tables import open_table
+from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.topics import create_topics
 from shared.service import running
 from shared.settings import Settings
-from shared.topics import create_topics
-from shared.transport import Publisher, build_broker
 from tests.conftest import ROOT
 from tests.integration.gateway_process import OwnBroker
 from tests.unit.prediction_log.deliveries import NOON, TASK, feedback, prediction, request
@@ -143,7 +143,7 @@ class Process:
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        argv = [sys.executable, "-m", "deploy.run", "prediction_log"]
+        argv = [sys.executable, "-m", "deploy.runner", "prediction_log"]
         with log.open("wb") as file:
             self._process = subprocess.Popen(argv, cwd=ROOT, stdout=file, stderr=file)
 

@@ -17,10 +17,10 @@ from pyarrow.fs import FileSelector
 
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS, REQUESTS
-from services.prediction_log.files import filesystem
-from services.prediction_log.forgetting import Person, Sweep, forget
-from services.prediction_log.maintenance import Maintenance, Upkeep
-from services.prediction_log.rollups import RollUps
+from services.prediction_log.erasure.erase import Person, Sweep, forget
+from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.parquet_files import filesystem
+from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import create_table, open_table, storage_options
 from shared.errors import DependencyUnavailable

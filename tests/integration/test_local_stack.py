@@ -16,9 +16,10 @@ import httpx
 import psycopg
 import pytest
 
-from deploy.local import records, stack
-from deploy.local.ascent import port_free
-from deploy.local.config import StackConfig
+from deploy.devstack import stack
+from deploy.devstack.config import StackConfig
+from deploy.devstack.startup import port_free
+from deploy.devstack.supervision import records
 
 pytestmark = pytest.mark.stack
 
@@ -43,7 +44,7 @@ class Home:
 
     def ratchet(self, *words: str) -> subprocess.CompletedProcess[str]:
         env = {**self.env, "COLUMNS": "200"}
-        command = [sys.executable, "-m", "deploy.cli", *words]
+        command = [sys.executable, "-m", "deploy.cli.app", *words]
         return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -23,8 +23,8 @@ from services.dataset_builder import storage as dataset_builder
 from services.deployer import tables as deployer
 from services.failure_miner import storage as failure_miner
 from services.scheduler import storage as scheduler
-from shared.database import build_engine, migrate
 from shared.settings import Settings
+from shared.storage.database import build_engine, migrate
 
 pytestmark = pytest.mark.stack
 

@@ -13,13 +13,13 @@ from aiokafka import TopicPartition
 
 from schemas.catalog import topic_of
 from schemas.predictions import FeedbackGiven
-from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable, MustStop
-from shared.kafka import connect_admin, read_ends
-from shared.letters import read_letters
+from shared.kafka.clients import connect_admin, read_ends
+from shared.kafka.consumers import Broker, Consumers, Publisher, build_broker
+from shared.kafka.dead_letters import read_letters
+from shared.kafka.delivery import Delivery
+from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from shared.topics import create_topics
-from shared.transport import Broker, Consumers, Publisher, build_broker
 
 pytestmark = pytest.mark.stack
 

@@ -20,11 +20,11 @@ from services.scheduler.domain import End, Turn, finished_of
 from services.scheduler.main import MIGRATIONS, NAME, build
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresStorage
-from shared.database import build_engine, migrate
 from shared.errors import DependencyUnavailable
+from shared.kafka.consumers import Publisher, build_broker
 from shared.service import running
 from shared.settings import Settings
-from shared.transport import Publisher, build_broker
+from shared.storage.database import build_engine, migrate
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -25,17 +25,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 from pydantic import SecretStr
 
-from deploy.local.config import StackConfig
-from deploy.local.java import find_java, install_java
-from deploy.local.kafka import LOGGING, KafkaPart, format_storage, render_properties
+from deploy.devstack.config import StackConfig
+from deploy.devstack.install.java import find_java, install_java
+from deploy.devstack.parts.kafka import LOGGING, KafkaPart, format_storage, render_properties
 from schemas.predictions import FeedbackGiven
 from services.scheduler.clients import KafkaOffsets
 from shared.errors import ConfigurationError, DependencyUnavailable, InvalidMessage
-from shared.kafka import build_producer, client_options, connect_admin, read_ends
-from shared.letters import read_letters, replay_letters
+from shared.kafka.clients import build_producer, client_options, connect_admin, read_ends
+from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.dead_letters import read_letters, replay_letters
+from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from shared.topics import create_topics
-from shared.transport import Consumers, Publisher, build_broker
 from tests.conftest import free_ports
 
 pytestmark = [

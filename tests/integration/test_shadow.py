@@ -29,11 +29,11 @@ from services.deployer.settings import DeployerSettings
 from services.shadow.clients import StoredTrainingRows, UnleashFlags
 from services.shadow.main import build as build_shadow
 from services.shadow.settings import ShadowSettings
-from shared.artifacts import ArtifactStore
 from shared.errors import DependencyUnavailable
+from shared.kafka.consumers import Publisher, build_broker
 from shared.service import running
 from shared.settings import Settings
-from shared.transport import Publisher, build_broker
+from shared.storage.artifacts import ArtifactStore
 from tests.integration.backlog import pass_over_backlog
 from tests.unit.deployer.fakes import answer, evaluated
 

@@ -10,12 +10,12 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, NewPartitions
 from typer.testing import CliRunner
 
-from deploy.cli import app
+from deploy.cli.app import app
 from schemas.catalog import DEAD_LETTERS, TOPICS, topic_named
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.kafka import MAX_LETTER_BYTES, connect_admin
+from shared.kafka.clients import MAX_LETTER_BYTES, connect_admin
+from shared.kafka.topics import Drift, correct_topics, create_topics, find_drift, wanted_topics
 from shared.settings import Settings
-from shared.topics import Drift, correct_topics, create_topics, find_drift, wanted_topics
 
 pytestmark = pytest.mark.stack
 CHANGED = "steps.progressed.v1"

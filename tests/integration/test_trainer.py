@@ -28,12 +28,12 @@ from services.trainer.job import AdapterManifest
 from services.trainer.main import build
 from services.trainer.recipe import train
 from services.trainer.settings import TrainerSettings
-from shared.artifacts import ArtifactStore
 from shared.errors import StepImpossible
 from shared.jobs import Jobs
+from shared.kafka.consumers import Publisher, build_broker
 from shared.service import running
 from shared.settings import Settings
-from shared.transport import Publisher, build_broker
+from shared.storage.artifacts import ArtifactStore
 from tests.integration.backlog import pass_over_backlog
 from tests.unit.trainer.test_handlers import Published
 

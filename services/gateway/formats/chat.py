@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.checks import bad
-from services.gateway.facts import TaskFacts
-from services.gateway.formats.chunks import ChunkRelay, Part
-from services.gateway.formats.dialects import (
+from services.gateway.formats.api import (
     Choice,
     Outcome,
     count,
@@ -23,7 +20,10 @@ from services.gateway.formats.dialects import (
     reason_of,
     with_usage,
 )
+from services.gateway.formats.chunks import ChunkRelay, Part
 from services.gateway.formats.rendering import Turn, answer_of, too_many, turns_of, with_calls
+from services.gateway.formats.validation import bad
+from services.gateway.tasks.served import TaskFacts
 
 _OVERRULED_BY_LABELS = (
     "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "min_tokens", "stop",

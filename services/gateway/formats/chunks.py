@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from services.gateway.formats.dialects import Choice, Outcome, StreamFailed, Token, number_of, reason_of
+from services.gateway.formats.api import Choice, Outcome, StreamFailed, Token, number_of, reason_of
 
 _LONGEST_EVENT = 8 << 20
 """Bytes; a stream that has a longer one is no stream of answers."""

@@ -9,11 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.checks import bad, checked_text
-from services.gateway.facts import TaskFacts
-from services.gateway.formats.chat import constrain
-from services.gateway.formats.chunks import ChunkRelay, Part
-from services.gateway.formats.dialects import (
+from services.gateway.formats.api import (
     MAX_PREDICTIONS,
     Choice,
     Outcome,
@@ -25,7 +21,11 @@ from services.gateway.formats.dialects import (
     reason_of,
     with_usage,
 )
+from services.gateway.formats.chat import constrain
+from services.gateway.formats.chunks import ChunkRelay, Part
 from services.gateway.formats.rendering import Turn, compact
+from services.gateway.formats.validation import bad, checked_text
+from services.gateway.tasks.served import TaskFacts
 
 
 class Completion:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.facts import TaskFacts
-from services.gateway.formats.dialects import Outcome, dumped
+from services.gateway.formats.api import Outcome, dumped
 from services.gateway.formats.rendering import Turn
+from services.gateway.tasks.served import TaskFacts
 
 
 class Embedding:

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from schemas.base import MAX_TEXT
-from services.gateway.checks import FEEDBACK_KINDS, MAX_USER
-from services.gateway.formats.dialects import MAX_PREDICTIONS
+from services.gateway.formats.api import MAX_PREDICTIONS
 from services.gateway.formats.rendering import MAX_MESSAGES, ROLES
+from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_USER
 
 _Schema = dict[str, Any]
 _TEXT: _Schema = {"type": "string", "maxLength": MAX_TEXT}

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from schemas.base import MAX_TEXT
-from services.gateway.checks import bad, checked_text, shown
+from services.gateway.formats.validation import bad, checked_text, shown
 
 Turn = dict[str, str]
 """A message as an event has it: `role` (system, user, assistant) and `content`."""

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import orjson
 
-from services.gateway.checks import bad, checked_text, text_field
-from services.gateway.facts import TaskFacts
+from services.gateway.formats.api import Choice, Outcome, StreamFailed, Token, dumped, flag, number_of
 from services.gateway.formats.chunks import event_object
-from services.gateway.formats.dialects import Choice, Outcome, StreamFailed, Token, dumped, flag, number_of
 from services.gateway.formats.rendering import Turn, compact, text_of, too_many, turn_of, with_calls
+from services.gateway.formats.validation import bad, checked_text, text_field
+from services.gateway.tasks.served import TaskFacts
 
 _LOGPROBS = "message.output_text.logprobs"
 _REFUSED = {

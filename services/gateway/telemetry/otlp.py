@@ -17,7 +17,7 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from services.gateway.access.grants import Grant
+from services.gateway.auth.grants import Grant
 from services.gateway.telemetry.spans import Malformed
 from services.gateway.telemetry.traces import Taken, Traces
 from shared.errors import DependencyUnavailable
@@ -34,7 +34,7 @@ Take = Callable[..., Awaitable[Taken]]
 
 
 class Keys(Protocol):
-    """Who may send: `services.gateway.access.grants.Access`."""
+    """Who may send: `services.gateway.auth.grants.Access`."""
 
     def grant(self, headers: Any, size: int = 0) -> Grant: ...
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from schemas.base import Event, Message, Role, Variant, utc_now
 from schemas.predictions import PredictionLogged, RequestObserved
-from services.gateway.facts import TaskFacts
 from services.gateway.formats.rendering import kept_text, too_many
+from services.gateway.tasks.served import TaskFacts
 from services.gateway.telemetry.genai import Content, content_of, model_of, status_of, tokens_of
 from services.gateway.telemetry.spans import Span
 from shared.identity import event_id

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from services.gateway.checks import shown
+from services.gateway.formats.validation import shown
 
 _DEEPEST = 24
 """Levels of values in values; a message of a conversation has five."""

@@ -13,11 +13,12 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from schemas.base import Event
-from services.gateway.access.grants import Grant
+from services.gateway.auth.grants import Grant
 from services.gateway.domain import PredictionIds
-from services.gateway.facts import KnownTasks, TaskFacts
-from services.gateway.log import Log, record_of
-from services.gateway.metrics import Metrics
+from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.event_log import Log, record_of
+from services.gateway.tasks.served import KnownTasks, TaskFacts
+from services.gateway.telemetry.correlation import WaitingRoom
 from services.gateway.telemetry.genai import (
     is_content,
     is_generation,
@@ -28,7 +29,6 @@ from services.gateway.telemetry.genai import (
 )
 from services.gateway.telemetry.span_events import events_of
 from services.gateway.telemetry.spans import Malformed, Said, Span, read_logs, read_spans
-from services.gateway.telemetry.waiting import WaitingRoom
 from shared.http import HttpError
 from shared.identity import keyed_hash
 from shared.spool import Record

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.console.cycle_view import sections, timeline
-from services.console.look import Markup, duration, link, table
+from services.console.pages.cycle import sections, timeline
+from services.console.pages.layout import Markup, duration, link, table
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples"

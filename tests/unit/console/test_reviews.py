@@ -19,13 +19,13 @@ from schemas.rollouts import RolloutChanged
 from schemas.tasks import RedactionSettings, TaskChanged, TaskKind, TaskSpec
 from services.console.domain import Answer, interleave, keys_for, shown
 from services.console.http import build_app
+from services.console.pages.review import Desk, _conversation
 from services.console.redaction import Typed
-from services.console.review_page import Desk, _conversation
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from shared.errors import DependencyUnavailable
-from shared.redaction import Redactor
-from shared.tables import LatestByKey
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.redaction import Redactor
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SPEC = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("delivery", "refund"))

@@ -12,7 +12,7 @@ from schemas.base import Message, Role
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
 from services.dataset_builder.domain import build_dataset, check, resolve, third_opinion, votes_of
-from shared.near_copies import jaccard, shingles
+from shared.model.near_duplicates import jaccard, shingles
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")

@@ -19,10 +19,10 @@ from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import DatasetSettings, TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.settings import DatasetBuilderSettings
-from shared.artifacts import ArtifactStore
-from shared.delivery import Delivery, Place
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.transport import Consumers, build_broker
+from shared.kafka.consumers import Consumers, build_broker
+from shared.kafka.delivery import Delivery, Place
+from shared.storage.artifacts import ArtifactStore
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 TOPIC = "corrections.submitted.v1"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import stack
-from deploy.local.catalog import select, with_split_services
-from deploy.local.config import StackConfig
-from deploy.local.errors import PartError
-from deploy.local.services import SERVICES
+from deploy.devstack import stack
+from deploy.devstack.catalog import select, with_split_services
+from deploy.devstack.config import StackConfig
+from deploy.devstack.errors import PartError
+from deploy.devstack.parts.services import SERVICES
 
 
 def test_without_settings_everything_is_ours_and_in_the_home(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from deploy.local.vllm import PLUGIN_FOLDER  # noqa: E402  # after the skip
+from deploy.devstack.parts.vllm import PLUGIN_FOLDER  # noqa: E402  # after the skip
 
 
 @pytest.fixture(scope="module")

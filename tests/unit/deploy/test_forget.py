@@ -14,8 +14,8 @@ import pytest
 from deltalake import write_deltalake
 from typer.testing import CliRunner
 
-from deploy import forget as command
-from deploy.cli import app
+from deploy.cli import forget as command
+from deploy.cli.app import app
 from deploy.lineage import lineage_of
 from schemas.base import Message, Role
 from schemas.datasets import DatasetManifest, Example, RejectedExample

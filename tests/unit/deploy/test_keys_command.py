@@ -10,9 +10,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from deploy.cli import app
-from services.gateway.access.grants import Access
-from services.gateway.access.keys import read_keys, write_keys
+from deploy.cli.app import app
+from services.gateway.auth.grants import Access
+from services.gateway.auth.keys import read_keys, write_keys
 from shared.http import HttpError
 
 Keys = Callable[..., Result]

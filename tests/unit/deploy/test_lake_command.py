@@ -12,10 +12,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from deploy.cli import app
+from deploy.cli.app import app
 from schemas.lake import PREDICTIONS
-from services.prediction_log import standing
-from services.prediction_log.positions import resume_from
+from services.prediction_log.offsets import lag as standing
+from services.prediction_log.offsets.resume import resume_from
 from services.prediction_log.storage import DeltaLake
 from shared.errors import RatchetError
 from shared.settings import Settings

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.loop.data import Data, DataError, Row, read_rows
-from deploy.loop.parts import SIMILARITY, Quota, split
-from deploy.loop.taskfile import OWN_DATA_EPOCHS, SUPPORT_DESK_DATA, SYSTEM_PROMPT, apply, free_name, name_for
-from shared.near_copies import NearCopies
+from deploy.demo.data.csv_file import Data, DataError, Row, read_rows
+from deploy.demo.data.split import SIMILARITY, Quota, split
+from deploy.demo.data.task_file import OWN_DATA_EPOCHS, SUPPORT_DESK_DATA, SYSTEM_PROMPT, apply, free_name, name_for
+from shared.model.near_duplicates import NearCopies
 
 THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
 WHERE = (

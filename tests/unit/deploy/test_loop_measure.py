@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.loop.clients import Asked
-from deploy.loop.cycle import CyclePage, StepBroke, StepLate, event_of, follow, rejected_examples, stage_in
-from deploy.loop.data import Row
-from deploy.loop.flags import Switched
-from deploy.loop.ledger import PairLedger
-from deploy.loop.measure import measure, percentile, wilson
-from deploy.loop.report import Report, as_json, write
-from deploy.loop.reviewers import Tally
-from deploy.loop.state import Result
+from deploy.demo.clients import Asked
+from deploy.demo.data.csv_file import Row
+from deploy.demo.pairs import PairLedger
+from deploy.demo.report.measure import measure, percentile, wilson
+from deploy.demo.report.report import Report, as_json, write
+from deploy.demo.reviewers import Tally
+from deploy.demo.state import Result
+from deploy.demo.steps.cycle import CyclePage, StepBroke, StepLate, event_of, follow, rejected_examples, stage_in
+from deploy.demo.steps.rollback import Switched
 from schemas.base import utc_now
 from schemas.labels import CorrectionSubmitted
 from schemas.rollouts import ShadowCompared

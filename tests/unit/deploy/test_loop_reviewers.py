@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.loop.data import Row
-from deploy.loop.reviewers import PAIR, REVIEWERS, Habits, Reviewers, shuffled_truth
+from deploy.demo.data.csv_file import Row
+from deploy.demo.reviewers import PAIR, REVIEWERS, Habits, Reviewers, shuffled_truth
 
 LABELS = ("a", "b", "c", "d")
 ROWS = [Row(f"question {n}", LABELS[n % 4]) for n in range(200)]

@@ -12,15 +12,15 @@ import httpx
 import pytest
 from rich.console import Console as Terminal
 
-from deploy.loop import live
-from deploy.loop.asking import QUIET_SECONDS
-from deploy.loop.command import succeeded
-from deploy.loop.cycle import StepBroke
-from deploy.loop.flags import Flags, prove_rollback
-from deploy.loop.settings import LoopSettings
-from deploy.loop.show import Show
-from deploy.loop.state import Options, Result
-from deploy.loop.turn import play, read_parts
+from deploy.cli.loop import succeeded
+from deploy.demo.settings import LoopSettings
+from deploy.demo.state import Options, Result
+from deploy.demo.steps import live_test as live
+from deploy.demo.steps.cycle import StepBroke
+from deploy.demo.steps.rollback import Flags, prove_rollback
+from deploy.demo.steps.traffic import QUIET_SECONDS
+from deploy.demo.story import play, read_parts
+from deploy.demo.terminal import Show
 from schemas.base import utc_now
 from shared.errors import RatchetError
 
@@ -149,9 +149,9 @@ class World:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.loop.asking.QUIET_SECONDS", QUIET_SECONDS / 20)
-    monkeypatch.setattr("deploy.loop.cycle.POLL_SECONDS", 0.02)
-    monkeypatch.setattr("deploy.loop.reviewers.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("deploy.demo.steps.traffic.QUIET_SECONDS", QUIET_SECONDS / 20)
+    monkeypatch.setattr("deploy.demo.steps.cycle.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("deploy.demo.reviewers.IDLE_SECONDS", 0.05)
     monkeypatch.setattr(live, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(live, "QUIET_SECONDS", 0.5)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import kafka, postgres, unleash, vllm
-from deploy.local.config import StackConfig
-from deploy.local.credentials import Credentials
-from deploy.local.errors import PartError
-from deploy.local.java import java_major
-from deploy.local.packages import MARK, complete, ensure
-from deploy.local.part import tail
+from deploy.devstack.config import StackConfig
+from deploy.devstack.credentials import Credentials
+from deploy.devstack.errors import PartError
+from deploy.devstack.install.java import java_major
+from deploy.devstack.install.packages import MARK, complete, ensure
+from deploy.devstack.part import tail
+from deploy.devstack.parts import kafka, postgres, unleash, vllm
 
 
 def test_kafkas_properties_hold_the_ports_and_the_data_folder(tmp_path: Path) -> None:

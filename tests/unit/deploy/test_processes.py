@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import records
-from deploy.local.config import StackConfig
-from deploy.local.part import Launch
-from deploy.local.processes import Identity, memory_bytes, stop
+from deploy.devstack.config import StackConfig
+from deploy.devstack.part import Launch
+from deploy.devstack.supervision import records
+from deploy.devstack.supervision.processes import Identity, memory_bytes, stop
 
 Config = StackConfig
 
@@ -88,7 +88,7 @@ def test_a_crashed_part_is_started_again(config: Config) -> None:
 
 
 def test_a_part_that_keeps_ending_is_called_failed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy.local import supervisor
+    from deploy.devstack.supervision import supervisor
 
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
     path = config.records / "part.json"

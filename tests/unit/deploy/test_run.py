@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from deploy import run
+from deploy import runner as run
 from shared.errors import DependencyUnavailable
+from shared.kafka.consumers import build_broker
 from shared.service import Service
 from shared.settings import Settings
-from shared.transport import build_broker
 
 SETTINGS = Settings(kafka="127.0.0.1:9")
 

@@ -18,12 +18,12 @@ from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
 from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
 from services.deployer.domain import CanaryCounts, Ledger, Pair, Ticket, ticket_outcome
 from services.deployer.handlers import Handlers
-from services.deployer.moves import Moves
 from services.deployer.rollout import Rollout
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage import DrawnTicket, Observation, Storage, ticket_id_of
-from shared.delivery import Delivery
+from services.deployer.transitions import Moves
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.kafka.delivery import Delivery
 
 CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 LABELS = ("delivery", "refund", "login")

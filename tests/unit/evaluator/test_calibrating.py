@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.adapters import Calibration
-from services.evaluator.calibrating import (
+from services.evaluator.calibration import (
     LEAST,
     expected_calibration_error,
     fit,
     isotonic_map,
     temperature_map,
 )
-from shared.confidence import calibrated
+from shared.model.confidence import calibrated
 
 LABELS = 10
 CHANCE = 1 / (LABELS - 1)

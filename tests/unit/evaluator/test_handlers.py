@@ -15,10 +15,10 @@ from services.evaluator.handlers import Handlers
 from services.evaluator.job import EvaluationJob, calibrate, evaluate, read_examples
 from services.evaluator.recipe import Answers
 from services.evaluator.settings import EvaluatorSettings
-from shared.artifacts import ArtifactStore
 from shared.errors import StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
-from shared.tables import LatestByKey
+from shared.kafka.latest_by_key import LatestByKey
+from shared.storage.artifacts import ArtifactStore
 
 PROMOTED = Path("schemas/examples/rollouts.changed.v1/promoted.json").read_bytes()
 

@@ -10,9 +10,9 @@ from schemas.base import Message, Role
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.recipe import Answers, ask, score
-from shared.confidence import request_fields
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.inference import Completion
+from shared.model.confidence import request_fields
+from shared.model.inference import Completion
 
 SPEC = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"], "max_answer_tokens": 8}

@@ -22,10 +22,10 @@ from services.failure_miner.domain import Answered, FoundMode, StoredMode, Suspe
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import Wish
-from shared.delivery import Delivery, Place
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.forgetting import Forgotten
-from shared.transport import Consumers, build_broker
+from shared.kafka.consumers import Consumers, build_broker
+from shared.kafka.delivery import Delivery, Place
+from shared.privacy.erasure import Forgotten
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SPEC = TaskSpec(
@@ -212,11 +212,11 @@ async def test_an_older_revision_is_kept_but_not_asked_about(bench: Bench) -> No
 async def test_a_task_that_nobody_applied_is_waited_for_and_then_buried(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.tables.READ_SECONDS", 0.0)
+    monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 0.0)
     stranger = prediction(1, 0.5, task="unheard-of", occurred_at=NOON - timedelta(minutes=2))
     with pytest.raises(InvalidMessage, match="unheard-of"):
         await bench.handlers.on_predictions(delivered(stranger))
-    monkeypatch.setattr("shared.tables.READ_SECONDS", 60.0)
+    monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 60.0)
     bench.handlers._tasks.wait_for = never  # type: ignore[method-assign]
     with pytest.raises(DependencyUnavailable):
         await bench.handlers.on_predictions(delivered(stranger))

@@ -17,17 +17,17 @@ from schemas.base import Event
 from schemas.catalog import TOPICS
 from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.answering import Answering
-from services.gateway.backends.upstream import NotServed, UpstreamFailed
+from services.gateway.answering.answer import Answering
+from services.gateway.asgi.app import Door
 from services.gateway.domain import PredictionIds, TaskFlags
-from services.gateway.facts import KnownTasks
-from services.gateway.front.door import Door
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
-from services.gateway.keeping import Keeping
-from services.gateway.metrics import Metrics
+from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.recorder import Keeping
+from services.gateway.tasks.served import KnownTasks
+from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, SpoolFull
-from shared.tables import LatestByKey
 
 SUPPORT = TaskSpec(
     name="support", kind=TaskKind.CLASSIFICATION, base_model="small", system_prompt="Name the intent.",

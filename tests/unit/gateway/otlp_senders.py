@@ -26,17 +26,17 @@ from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.access.grants import OPEN, Grant
+from services.gateway.auth.grants import OPEN, Grant
 from services.gateway.domain import PredictionIds
-from services.gateway.facts import KnownTasks
-from services.gateway.metrics import Metrics
+from services.gateway.observability.metrics import Metrics
+from services.gateway.tasks.served import KnownTasks
+from services.gateway.telemetry.correlation import WaitingRoom
 from services.gateway.telemetry.otlp import build_router
 from services.gateway.telemetry.traces import Traces
-from services.gateway.telemetry.waiting import WaitingRoom
 from shared.http import build_http
-from shared.sealing import Seal
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.encryption import Seal
 from shared.spool import Record, SpoolFull
-from shared.tables import LatestByKey
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 START = 1_790_000_000_000_000_000

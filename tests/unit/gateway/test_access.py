@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from services.gateway.access import grants
-from services.gateway.access.grants import Access
-from services.gateway.access.keys import ApiKey, KeysBroken, new_key, read_keys, write_keys
+from services.gateway.auth import grants
+from services.gateway.auth.grants import Access
+from services.gateway.auth.keys import ApiKey, KeysBroken, new_key, read_keys, write_keys
 from shared.http import HttpError
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, AuthenticationError, PermissionDeniedError, RateLimitError
 
-from services.gateway.access.grants import Access
-from services.gateway.access.keys import ApiKey, new_key, write_keys
-from services.gateway.backends.upstream import UpstreamFailed
+from services.gateway.auth.grants import Access
+from services.gateway.auth.keys import ApiKey, new_key, write_keys
+from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import with_cors
 from tests.unit.gateway.conftest import Gateway, serving
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from schemas.base import Variant
-from services.gateway.backends.upstream import UpstreamFailed
 from services.gateway.domain import Primary, TaskFlags
+from services.gateway.upstreams.upstream import UpstreamFailed
 
 if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway

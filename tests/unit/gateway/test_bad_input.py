@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from services.gateway.backends.upstream import UpstreamFailed
+from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import serving
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.access.buckets import Buckets, clear
+from services.gateway.auth.rate_limits import Buckets, clear
 
 _TAKER = """
 import sys, time
 from pathlib import Path
-from services.gateway.access.buckets import Buckets
+from services.gateway.auth.rate_limits import Buckets
 bucket = Buckets(Path(sys.argv[1])).bucket("shop", "requests", 0.001, 1_000.0)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from schemas.adapters import CALIBRATION_FILE, CALIBRATIONS, Calibration
-from services.gateway.calibration import Calibrations
-from shared.artifacts import MANIFEST, ArtifactStore
+from services.gateway.routing.calibration import Calibrations
+from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 FOUND = Calibration(
     name="desk-1-abc", kind="temperature", temperature=2.0, answers=80, ece_before=0.1, ece_after=0.04

@@ -10,11 +10,11 @@ import orjson
 import pytest
 from aiohttp import web
 
-from services.gateway.backends.external import ExternalApi, base_of, without_vllm
-from services.gateway.backends.limits import Limits
-from services.gateway.backends.upstream import NotServed, UpstreamFailed
-from services.gateway.metrics import Metrics
+from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import GatewaySettings
+from services.gateway.upstreams.external import ExternalApi, base_of, without_vllm
+from services.gateway.upstreams.limits import Limits
+from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.errors import ConfigurationError
 
 CHAT = "/v1/chat/completions"

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from services.gateway.domain import Primary, TaskFlags
-from services.gateway.flags import LiveFlags, StateOnDisk, UnleashFlags
+from services.gateway.routing.flags import LiveFlags, StateOnDisk, UnleashFlags
 
 
 def flag(name: str, payload: str | None = None, percent: int = 100, stickiness: str = "default") -> dict[str, Any]:

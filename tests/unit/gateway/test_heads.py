@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from services.gateway.front.heads import MAX_HEAD_BYTES, BoundedHttp
+from services.gateway.asgi.protocol import MAX_HEAD_BYTES, BoundedHttp
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from schemas.predictions import FeedbackGiven
-from services.gateway.log import SpoolLog
-from services.gateway.metrics import Metrics
-from shared.sealing import load_seal
+from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.event_log import SpoolLog
+from shared.privacy.encryption import load_seal
 from shared.spool import SpoolFull, SpoolOptions, SpoolReader
 
 Open = Callable[[SpoolOptions], SpoolLog]

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from services.gateway.front.heads import BoundedHttp
+from services.gateway.asgi.protocol import BoundedHttp
 
 LENGTH = (b"content-length", b"2")
 
@@ -89,7 +89,7 @@ async def test_a_stream_of_one_piece_is_one_write(last: bytes) -> None:
 )
 async def test_the_unusual_is_left_to_uvicorn(messages: Any, how: dict[str, bytes], monkeypatch: Any) -> None:
     sent = b"".join((await answered(*messages, **how)).written)
-    monkeypatch.setattr("services.gateway.front.onewrite.OneWrite._sent", lambda *_: False)
+    monkeypatch.setattr("services.gateway.asgi.response.OneWrite._sent", lambda *_: False)
     assert sent == b"".join((await answered(*messages, **how)).written)
     assert sent.startswith(b"HTTP/1.1 ")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from services.gateway.backends.upstream import UpstreamFailed
 from services.gateway.domain import Primary, TaskFlags
+from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
 from tests.unit.gateway.conftest import chat_completion, logprobs_of, serving
 

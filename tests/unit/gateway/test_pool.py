@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from services.gateway.backends.pool import Pool, Replica
-from services.gateway.backends.retries import RetryBudget
+from services.gateway.upstreams.pool import Pool, Replica
+from services.gateway.upstreams.retries import RetryBudget
 
 
 def picked(pool: Pool, now: float = 0.0) -> Replica:

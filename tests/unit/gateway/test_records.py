@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.base import MAX_TEXT, Message, Role, Variant
 from schemas.predictions import Confidence, PredictionLogged, RequestObserved
-from services.gateway.records import event_id_text, observation, prediction
+from services.gateway.recording.events import event_id_text, observation, prediction
 from shared.identity import event_id
 from shared.spool import Record
 

@@ -13,15 +13,15 @@ import pytest
 from schemas.base import Event, Message, Role, Variant
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
-from services.gateway import tasks as gateway_tasks
-from services.gateway.log import record_of
-from services.gateway.shipping.redaction import Redaction, Refused
-from services.gateway.shipping.status import Status
-from services.gateway.tasks import Tasks
+from services.gateway.observability.shipper_status import Status
+from services.gateway.recording.event_log import record_of
+from services.gateway.shipper.redaction import Redaction, Refused
+from services.gateway.tasks import snapshot as gateway_tasks
+from services.gateway.tasks.snapshot import Tasks
 from shared.errors import DependencyUnavailable
-from shared.redaction import Redacted, Rules
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.redaction import Redacted, Rules
 from shared.spool import Record
-from shared.tables import LatestByKey
 from tests.unit.gateway.conftest import HAIKU, SUPPORT
 
 OPEN = HAIKU.model_copy(update={"name": "open", "redaction": RedactionSettings(enabled=False)})

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from services.gateway.backends.limits import Limits
-from services.gateway.backends.replicas import NotServed, Replicas, UpstreamFailed
-from services.gateway.metrics import Metrics
+from services.gateway.observability.metrics import Metrics
+from services.gateway.upstreams.limits import Limits
+from services.gateway.upstreams.replicas import NotServed, Replicas, UpstreamFailed
 
 DEAD = "http://127.0.0.1:9"
 CHAT = "/v1/chat/completions"

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from services.gateway.observability.shipper_status import Status
 from services.gateway.settings import GatewaySettings
-from services.gateway.shipping.redaction import Redaction, Refused
-from services.gateway.shipping.shipper import Shipper, set_aside
-from services.gateway.shipping.status import Status
-from services.gateway.tasks import Tasks
-from shared.sealing import Seal
+from services.gateway.shipper.redaction import Redaction, Refused
+from services.gateway.shipper.shipper import Shipper, set_aside
+from services.gateway.tasks.snapshot import Tasks
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.encryption import Seal
 from shared.spool import Record, Spool, SpoolReader, lock_for_shipping
-from shared.tables import LatestByKey
 
 SEAL = Seal(b"k" * 32)
 TOPIC = "requests.observed.v1"
@@ -137,7 +137,7 @@ async def test_the_slot_of_a_gateway_that_died_is_shipped_by_another_ones_shippe
 async def test_the_slot_of_a_living_gateway_is_left_to_its_own_shipper(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.gateway.shipping.shipper._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("services.gateway.shipper.shipper._LOOK_SECONDS", 0.01)
     other, own = machine.gateway(), machine.gateway()
     other.append(records("not yours"))
     await machine.shipper(own.slot)

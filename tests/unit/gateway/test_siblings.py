@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from services.gateway.siblings import AllWorkers
+from services.gateway.observability.worker_metrics import AllWorkers
 
 
 def worker(folder: Path, number: int) -> tuple[AllWorkers, Counter, Histogram]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.gateway.metrics import SpoolCollector
-from services.gateway.shipping.status import FILE, Status, concerns, read_status
+from services.gateway.observability.metrics import SpoolCollector
+from services.gateway.observability.shipper_status import FILE, Status, concerns, read_status
 from shared.spool import Backlog
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from services.gateway.backends.upstream import UpstreamFailed
 from services.gateway.domain import Primary, TaskFlags
+from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import REFUND, USAGE, chunk, sse
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.tasks import TasksOnDisk
-from shared.tables import LatestByKey
+from services.gateway.tasks.snapshot import TasksOnDisk
+from shared.kafka.latest_by_key import LatestByKey
 
 
 def changed(name: str, prompt: str = "") -> TaskChanged:

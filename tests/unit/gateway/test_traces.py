@@ -16,9 +16,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from schemas.base import Message, Variant
 from schemas.tasks import TaskChanged
-from services.gateway.access.grants import Grant
-from services.gateway.facts import TaskFacts
-from services.gateway.metrics import Metrics
+from services.gateway.auth.grants import Grant
+from services.gateway.observability.metrics import Metrics
+from services.gateway.tasks.served import TaskFacts
 from services.gateway.telemetry.genai import is_content, is_generation, user_of
 from services.gateway.telemetry.span_events import events_of
 from services.gateway.telemetry.spans import Said, Span

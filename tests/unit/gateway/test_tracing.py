@@ -16,10 +16,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from services.gateway.backends.upstream import UpstreamFailed
-from services.gateway.shipping.outlet import Outlet
-from services.gateway.shipping.status import Status
-from services.gateway.tracing import Traced, event_headers, with_spans
+from services.gateway.observability.shipper_status import Status
+from services.gateway.observability.tracing import Traced, event_headers, with_spans
+from services.gateway.shipper.publisher import Outlet
+from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.settings import Settings
 from shared.spool import Record
 from tests.unit.gateway.conftest import serving

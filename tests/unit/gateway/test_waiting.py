@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.telemetry.correlation import WaitingRoom
 from services.gateway.telemetry.spans import Said, Span
-from services.gateway.telemetry.waiting import WaitingRoom
 from shared.errors import DependencyUnavailable
-from shared.sealing import Seal
+from shared.privacy.encryption import Seal
 from tests.unit.gateway.otlp_senders import CHAT, SPAN, TRACE, WHOLE, Receiver, logs, receiver, recorded, span, traces
 
 QUESTION = ("gen_ai.user.message", {"content": "where is Maria Gonzalez?"})

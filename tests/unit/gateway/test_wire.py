@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from services.gateway.backends.wire import Answer, ConnectFailed, ConnectionLost, Origin, Silent
+from services.gateway.upstreams.http_client import Answer, ConnectFailed, ConnectionLost, Origin, Silent
 from shared.errors import ConfigurationError
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"

@@ -14,9 +14,9 @@ from deltalake import DeltaTable
 from schemas.base import Event, Message, Role, Variant
 from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, RequestObserved
-from shared.decoding import Decoder, Plain
-from shared.delivery import Delivery
 from shared.identity import event_id
+from shared.kafka.decoding import Decoder, Plain
+from shared.kafka.delivery import Delivery
 
 TASK = "support-desk"
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS
-from services.prediction_log.forgetting import Person, forget
-from services.prediction_log.maintenance import Maintenance, Upkeep
-from services.prediction_log.rollups import RollUps
+from services.prediction_log.erasure.erase import Person, forget
+from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
 from tests.unit.prediction_log.deliveries import NOON, TASK, delivery, kept, prediction

@@ -10,10 +10,10 @@ import pytest
 from deltalake import DeltaTable
 
 from schemas.lake import PREDICTIONS
-from services.prediction_log import duplicates
-from services.prediction_log.seen import Seen, keys_of
+from services.prediction_log.deduplication import duplicates
+from services.prediction_log.deduplication.id_window import Seen, keys_of
 from services.prediction_log.storage import DeltaLake
-from shared.delivery import Delivery
+from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.deliveries import NOON, delivery, kept, prediction
 
 SMALL = 10

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.domain import new_deliveries
-from services.prediction_log.forgetting import Person, forget
-from services.prediction_log.positions import resume_from
+from services.prediction_log.erasure.erase import Person, forget
+from services.prediction_log.offsets.resume import resume_from
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import SCHEMAS, create_table
 from shared.errors import DependencyUnavailable, MustStop

@@ -11,10 +11,10 @@ import pytest
 from schemas.catalog import topic_of
 from schemas.lake import FORGOTTEN, PREDICTIONS
 from schemas.predictions import SubjectForgotten
-from services.prediction_log.forgotten import Forgotten
-from services.prediction_log.marks import furthest_of
-from shared.delivery import Delivery
+from services.prediction_log.erasure.subjects import Forgotten
+from services.prediction_log.offsets.commit_offsets import furthest_of
 from shared.errors import DependencyUnavailable
+from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, opened, prediction, write
 
 TOPIC = topic_of(SubjectForgotten).name
@@ -64,7 +64,7 @@ def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
         raise DependencyUnavailable("away")
 
     with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
-        patched.setattr("services.prediction_log.forgetting.delete", away)
+        patched.setattr("services.prediction_log.erasure.erase.delete", away)
         store.take([asked("ann", 0)])
     assert store.positions(FORGOTTEN, [PLACE]) == {}
     store.take([asked("ann", 0)])

@@ -17,9 +17,9 @@ from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.prediction_log.handlers import Handlers
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
-from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable
-from shared.tables import LatestByKey
+from shared.kafka.delivery import Delivery
+from shared.kafka.latest_by_key import LatestByKey
 from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, prediction, write
 
 

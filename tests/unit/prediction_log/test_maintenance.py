@@ -18,8 +18,8 @@ from deltalake.exceptions import CommitFailedError
 
 from schemas.base import utc_now
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
-from services.prediction_log.forgetting import Person, Sweep, delete, forget
-from services.prediction_log.maintenance import Maintenance, Upkeep
+from services.prediction_log.erasure.erase import Person, Sweep, delete, forget
+from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
 from services.prediction_log.tables import SCHEMAS, fence, maintained_at, quoted
 from shared.errors import DependencyUnavailable
 from tests.unit.prediction_log.lake_rows import NOON, TASK, feedback, ids, opened, prediction, request, write
@@ -210,7 +210,7 @@ def test_a_person_is_remembered_as_forgotten_once_and_before_anything_is_deleted
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
-        patched.setattr("services.prediction_log.forgetting.delete", crash)
+        patched.setattr("services.prediction_log.erasure.erase.delete", crash)
         forget(str(tmp_path), [Person(TASK, "ann", NOON)])
     assert "ann-1" in ids(tmp_path, PREDICTIONS)
     for _ in range(2):
@@ -236,7 +236,7 @@ def test_a_crash_after_any_deletion_is_repaired_by_doing_it_again(
         delete(uri, table, predicate, metadata)
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
-        patched.setattr("services.prediction_log.forgetting.delete", until_killed)
+        patched.setattr("services.prediction_log.erasure.erase.delete", until_killed)
         forget(str(tmp_path), [Person(TASK, "ann", NOON)])
     forget(str(tmp_path), [Person(TASK, "ann", NOON)])
     maintain(tmp_path)
@@ -330,7 +330,7 @@ def test_a_deletion_that_meets_other_writers_is_tried_again(tmp_path: Path, monk
     stale = opened(tmp_path, PREDICTIONS)
     opened(tmp_path, PREDICTIONS).optimize.compact()
     answers: list[Callable[[], object]] = [lambda: stale, lambda: opened(tmp_path, PREDICTIONS)]
-    monkeypatch.setattr("services.prediction_log.forgetting.open_table", lambda *_: answers.pop(0)())
+    monkeypatch.setattr("services.prediction_log.erasure.erase.open_table", lambda *_: answers.pop(0)())
     delete(str(tmp_path), PREDICTIONS, "user_hash = 'gone'")
     assert answers == []
     assert ids(tmp_path, PREDICTIONS) == []

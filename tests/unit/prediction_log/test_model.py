@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.lake import PREDICTIONS
-from services.prediction_log.forgetting import Person, forget
+from services.prediction_log.erasure.erase import Person, forget
 from services.prediction_log.storage import DeltaLake
-from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable
+from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.deliveries import NOON, TASK, TOPICS, delivery, kept, prediction
 
 WINDOW = 4

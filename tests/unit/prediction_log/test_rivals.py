@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError
 from schemas.lake import PREDICTIONS
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import fence
-from shared.delivery import Delivery
+from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.deliveries import NOON, TOPICS, delivery, kept, numbered, prediction
 
 PLACE = (TOPICS[PREDICTIONS], 0)

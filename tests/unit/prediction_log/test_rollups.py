@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from schemas.lake import PREDICTIONS, REQUESTS
 from schemas.predictions import LatencySketch, PredictionsRolledUp, merged_sketch, sketch_quantile
-from services.prediction_log.dirty_hours import Hour
-from services.prediction_log.forgetting import Person, forget
-from services.prediction_log.maintenance import Maintenance, Upkeep
-from services.prediction_log.rollups import MOST_FREQUENT, RollUps
+from services.prediction_log.erasure.erase import Person, forget
+from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.rollups.dirty_hours import Hour
+from services.prediction_log.rollups.hourly import MOST_FREQUENT, RollUps
 from services.prediction_log.tables import create_table
 from tests.unit.prediction_log.lake_rows import NOON, TASK, opened, prediction, request, write
 

@@ -16,13 +16,13 @@ from schemas.failures import FailuresClustered
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.scheduler.domain import Cycle, Turn, further
+from services.scheduler.erasure import Subjects
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.subjects import Subjects
-from services.scheduler.tasks import Tasks
+from services.scheduler.task_watcher import Tasks
 from shared.errors import DependencyUnavailable
-from shared.tables import LatestByKey
+from shared.kafka.latest_by_key import LatestByKey
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SPEC = TaskSpec(

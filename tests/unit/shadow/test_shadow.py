@@ -20,12 +20,12 @@ from services.shadow.clients import Replay, VllmEngine
 from services.shadow.domain import Budget, eligible, pair_of, same_answer
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
-from shared.artifacts import ArtifactStore
-from shared.delivery import Delivery
 from shared.errors import DependencyUnavailable
-from shared.inference import InferenceClient
-from shared.near_copies import NearCopies
-from shared.transport import Consumers, Publisher
+from shared.kafka.consumers import Consumers, Publisher
+from shared.kafka.delivery import Delivery
+from shared.model.inference import InferenceClient
+from shared.model.near_duplicates import NearCopies
+from shared.storage.artifacts import ArtifactStore
 
 CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 SPEC = TaskSpec(

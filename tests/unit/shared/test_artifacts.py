@@ -7,8 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from shared.artifacts import ArtifactStore
 from shared.errors import DependencyUnavailable
+from shared.storage.artifacts import ArtifactStore
 
 
 def folder(path: Path, content: str = "x") -> Path:

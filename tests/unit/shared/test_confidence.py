@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.adapters import Calibration
 from schemas.predictions import Confidence
 from schemas.tasks import TaskSpec
-from shared.confidence import UNKNOWN, Measure, calibrated, log_odds, measure, request_fields
+from shared.model.confidence import UNKNOWN, Measure, calibrated, log_odds, measure, request_fields
 
 END = "<|im_end|>"
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from schemas.base import MAX_TEXT, Event
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
-from shared.decoding import Decoder
 from shared.errors import InvalidMessage
+from shared.kafka.decoding import Decoder
 
 DECODERS = {kind: Decoder(kind) for kind in (PredictionLogged, FeedbackGiven, RequestObserved)}
 UUID = '"816c08a2-ed3f-48d0-8b5f-000000000000"'

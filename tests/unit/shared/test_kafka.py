@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from shared.errors import ConfigurationError
-from shared.kafka import broker_options, client_options, producer_options
+from shared.kafka.clients import broker_options, client_options, producer_options
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[3]

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, client
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
-from shared import kafka
+from shared.kafka import clients as kafka
 
 ADDRESS = "127.0.0.1:9"
 

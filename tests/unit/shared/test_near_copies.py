@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.near_copies import NearCopies, group_near_copies, jaccard, normalise, shingles, text_hash
+from shared.model.near_duplicates import NearCopies, group_near_copies, jaccard, normalise, shingles, text_hash
 
 WORDS = ("card", "refund", "please", "where", "my", "is", "delivery", "late", "cancel", "invoice", "the", "again")
 SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)

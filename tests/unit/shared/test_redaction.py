@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from schemas.tasks import RedactionSettings
 from shared.errors import ConfigurationError
-from shared.redaction import Redacted, Redactor, Rules
-from shared.redaction.checks import card_network, iban_valid, luhn_valid
-from shared.redaction.spans import Span, without_overlaps
+from shared.privacy.redaction import Redacted, Redactor, Rules
+from shared.privacy.redaction.data.checksums import card_network, iban_valid, luhn_valid
+from shared.privacy.redaction.spans import Span, without_overlaps
 
 KEY = b"k" * 32
 ALL = Rules()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.redaction import Redactor, Rules
-from shared.redaction.national import FORMS, find_national
+from shared.privacy.redaction import Redactor, Rules
+from shared.privacy.redaction.data.national_ids import FORMS, find_national
 
 PATTERNS = Rules(names=False)
 # Each holds; all are from the authorities' or python-stdnum's examples, or were computed.

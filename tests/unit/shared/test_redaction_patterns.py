@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.redaction import Redactor, Rules
+from shared.privacy.redaction import Redactor, Rules
 
 PATTERNS = Rules(names=False)
 

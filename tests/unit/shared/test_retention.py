@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from shared.retention import expire, kept_from, of_predictions
+from shared.privacy.retention import expire, kept_from, of_predictions
 
 NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
 

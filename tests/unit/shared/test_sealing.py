@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.sealing import OVERHEAD, KeyMissing, Seal, SealBroken, load_seal
+from shared.privacy.encryption import OVERHEAD, KeyMissing, Seal, SealBroken, load_seal
 
 KEY = bytes(range(32))
 

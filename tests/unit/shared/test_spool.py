@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from shared.errors import InvalidMessage
-from shared.sealing import KeyMissing, Seal, SealBroken
+from shared.privacy.encryption import KeyMissing, Seal, SealBroken
 from shared.spool import (
     Position,
     Record,

@@ -21,7 +21,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.sealing import Seal
+from shared.privacy.encryption import Seal
 from shared.spool import Position, Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
 from shared.spool.segments import QUARANTINE, numbers, segment_path
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.sealing import Seal
+from shared.privacy.encryption import Seal
 from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync, slots
 from shared.spool.segments import numbers
 
@@ -22,7 +22,7 @@ SEAL = Seal(bytes(32))
 APPENDS = """
 import sys
 from pathlib import Path
-from shared.sealing import Seal
+from shared.privacy.encryption import Seal
 from shared.spool import Record, Spool, SpoolOptions, Sync
 spool = Spool.open(Path(sys.argv[1]), Seal(bytes(32)), SpoolOptions(sync=Sync(sys.argv[2]), segment_bytes=20_000))
 print(spool.slot.name, flush=True)
@@ -36,7 +36,7 @@ while True:
 FILLS = """
 import sys
 from pathlib import Path
-from shared.sealing import Seal
+from shared.privacy.encryption import Seal
 from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
 from shared.spool.segments import numbers
 folder = Path(sys.argv[1])

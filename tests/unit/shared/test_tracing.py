@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from schemas import deadletters as dl
 from schemas.predictions import FeedbackGiven
 from shared import tracing
-from shared.delivery import Delivery
 from shared.errors import ConfigurationError, DependencyUnavailable
+from shared.kafka.consumers import Broker, Consumers, build_broker
+from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.tracing import carried, carried_by, tracer_provider
-from shared.transport import Broker, Consumers, build_broker
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -64,7 +64,8 @@ def test_a_records_headers_may_be_anything() -> None:
 
 def test_while_tracing_is_off_not_even_the_library_is_imported() -> None:
     code = (
-        "import sys, services.gateway.tracing, shared.transport as t; from shared.settings import Settings;"
+        "import sys, services.gateway.observability.tracing, shared.kafka.consumers as t;"
+        "from shared.settings import Settings;"
         "t.build_broker(Settings(), 'x');"
         "assert not any(name.startswith('opentelemetry.sdk') for name in sys.modules)"
     )

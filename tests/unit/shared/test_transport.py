@@ -11,12 +11,12 @@ from faststream.kafka import KafkaBroker, KafkaMessage, TestKafkaBroker
 from schemas import deadletters as dl
 from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from shared.delivery import Delivery, Place
 from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
-from shared.letters import SEAL_NAME, Letter, open_letter
-from shared.sealing import load_seal
+from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.dead_letters import SEAL_NAME, Letter, open_letter
+from shared.kafka.delivery import Delivery, Place
+from shared.privacy.encryption import load_seal
 from shared.settings import Settings
-from shared.transport import Consumers, Publisher, build_broker
 
 TOPIC = "feedback.given.v1"
 

@@ -1,0 +1,124 @@
+"""Rows to three disjoint parts: near-copies stay together, so no part has seen another's questions.
+
+traffic    answered by production, then corrected by people: the candidate is trained on it
+live       fresh traffic after the cut-off, each row once and by a user of its own: shadow and canary
+held-out   asked before and after; never corrected, never shadowed
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from deploy.demo.data.csv_file import Data, DataError, Row
+from shared.model.near_duplicates import group_near_copies
+
+HELD_OUT = "heldout"
+SIMILARITY = 0.7
+"""Stricter than the 0.8 of the data gates: a near-copy that they let pass does not straddle parts either."""
+MAX_PER_LABEL = 300
+"""Rows of a label that are looked at, drawn at random: finding near-copies in more would only cost time."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many rows of each label go where: least and most."""
+
+    traffic: tuple[int, int]
+    live: tuple[int, int]
+    held_out: tuple[int, int]
+
+    @classmethod
+    def of(cls, labels: int, corrections: int | None = None) -> Quota:
+        """About 40 corrections a label, fewer where there are many labels: people and two cores have their limits.
+
+        `corrections`: so many a label at most instead. At least 100 live rows and 100 to 150 held-out ones in all.
+        """
+        hundred = ceil(100 / labels)
+        held_out = max(min(ceil(120 / labels), 150 // labels), 1)
+        return cls(
+            traffic=(12, max(12, corrections or min(40, 400 // labels))),
+            live=(hundred, 2 * hundred),
+            held_out=(min(hundred, held_out), held_out),
+        )
+
+    @property
+    def least(self) -> int:
+        return self.traffic[0] + self.live[0] + self.held_out[0]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts, each in a seeded order."""
+
+    traffic: tuple[Row, ...]
+    live: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+
+
+def split(data: Data, seed: int, corrections: int | None = None) -> Parts:
+    """Split by group of near-copies, balanced over labels. Raises DataError where a label has too few rows.
+
+    `corrections`: most rows of a label that are answered and then corrected; without it as many as `Quota.of` says.
+    Where the file has a column `part`, its rows named `heldout` are the held-out part.
+    """
+    rng = random.Random(seed)  # noqa: S311 - a reproducible split, not a secret
+    quota = Quota.of(len(data.labels), corrections)
+    groups = _groups(data, rng)
+    given = any(row.part == HELD_OUT for row in data.rows)
+    held_out: list[Row] = []
+    pools: dict[str, list[list[Row]]] = defaultdict(list)
+    for group in groups:
+        if given and any(row.part == HELD_OUT for row in group):
+            held_out += [row for row in group if row.part == HELD_OUT]
+        else:
+            pools[group[0].label].append(group)
+    traffic: list[Row] = []
+    live: list[Row] = []
+    for label in data.labels:
+        _share_out(label, pools[label], quota, given, (traffic, live, held_out))
+    for part in (traffic, live, held_out):
+        rng.shuffle(part)
+    return Parts(tuple(traffic), tuple(live), tuple(held_out[:150]))
+
+
+def _groups(data: Data, rng: random.Random) -> list[list[Row]]:
+    by_label: dict[str, list[Row]] = defaultdict(list)
+    for row in data.rows:
+        by_label[row.label].append(row)
+    rows: list[Row] = []
+    for label in data.labels:
+        rng.shuffle(by_label[label])
+        rows += by_label[label][:MAX_PER_LABEL]
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for row, group in zip(rows, group_near_copies([row.text for row in rows], SIMILARITY), strict=True):
+        groups[group].append(row)
+    return list(groups.values())
+
+
+def _share_out(
+    label: str, pool: Sequence[list[Row]], quota: Quota, given: bool, parts: tuple[list[Row], list[Row], list[Row]]
+) -> None:
+    """Fill the leasts first, then traffic, then live. One row a group in live and held-out: they are the judges."""
+    traffic, live, held_out = parts
+    least = quota.least - (quota.held_out[0] if given else 0)
+    if len(pool) < least:
+        raise DataError(
+            f"label {label!r} has {len(pool)} different texts (near-copies counted once); {least} are needed: "
+            f"{quota.traffic[0]} for corrections, {quota.live[0]} live"
+            + ("" if given else f", {quota.held_out[0]} held out"),
+            "Give more rows, or choose fewer labels with --labels: the most frequent ones are taken.",
+        )
+    spare = len(pool) - least
+    own = 0 if given else min(quota.held_out[1], quota.held_out[0] + spare)
+    spare -= max(own - quota.held_out[0], 0)
+    corrected = min(quota.traffic[1], quota.traffic[0] + spare)
+    spare -= corrected - quota.traffic[0]
+    fresh = min(quota.live[1], quota.live[0] + spare)
+    held_out += [group[0] for group in pool[:own]]
+    live += [group[0] for group in pool[own : own + fresh]]
+    taken = [row for group in pool[own + fresh :] for row in group if row.label == label]
+    traffic += taken[:corrected]

@@ -1,0 +1,132 @@
+"""Where everything of the local stack is: one frozen object, read from the environment once, handed down.
+
+`RATCHET_HOME` holds all state; `RATCHET_TOOLS` the installed programs (heavy; may be shared by several homes).
+Every part can be the user's own: `RATCHET_KAFKA`, `RATCHET_POSTGRES`, `RATCHET_UNLEASH`, `RATCHET_VLLM`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from deploy.devstack.errors import PartError
+
+DEFAULT_BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HOST = "127.0.0.1"
+
+PORTS = {
+    "kafka": 29092,
+    "kafka_controller": 29093,
+    "postgres": 25432,
+    "unleash": 24242,
+    "vllm": 28000,
+    "gateway": 28080,
+    "console": 28090,
+    "scheduler": 28091,
+}
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """What `up` needs to know. Build it with `load`."""
+
+    home: Path
+    tools: Path
+    ports: Mapping[str, int]
+    externals: Mapping[str, str] = field(default_factory=dict)
+    kafka_home: Path | None = None
+    base_model: str = DEFAULT_BASE_MODEL
+    unleash_client_token: str = ""
+    unleash_admin_token: str = ""
+
+    @classmethod
+    def load(cls, home: Path | None = None, env: Mapping[str, str] | None = None) -> StackConfig:
+        """Read `env` (default: this process's environment). Raises PartError for a value that cannot be."""
+        values = os.environ if env is None else env
+        folder = Path(home or values.get("RATCHET_HOME") or ".ratchet").absolute()
+        ports = _ports(values)
+        return cls(
+            home=folder,
+            tools=Path(values.get("RATCHET_TOOLS") or folder / "tools").absolute(),
+            ports=ports,
+            externals=_externals(values, ports),
+            kafka_home=_kafka_home(values),
+            base_model=values.get("RATCHET_BASE_MODEL") or DEFAULT_BASE_MODEL,
+            unleash_client_token=values.get("RATCHET_UNLEASH_CLIENT_TOKEN", ""),
+            unleash_admin_token=values.get("RATCHET_UNLEASH_ADMIN_TOKEN", ""),
+        )
+
+    def address(self, part: str) -> str:
+        """host:port where our own `part` listens."""
+        return f"{HOST}:{self.ports[part]}"
+
+    @property
+    def base_model_name(self) -> str:
+        """The short name: folder under `models/`, vLLM's served name, and what adapters name as their base."""
+        return self.base_model.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def adapters(self) -> Path:
+        return self.home / "artifacts" / "adapters"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def records(self) -> Path:
+        """One file per running part: who supervises it, and how it was started."""
+        return self.home / "state" / "pids"
+
+
+def _ports(env: Mapping[str, str]) -> dict[str, int]:
+    ports: dict[str, int] = {}
+    for name, default in PORTS.items():
+        variable = f"RATCHET_{name.upper()}_PORT"
+        if name == "kafka_controller" and "RATCHET_KAFKA_PORT" in env:
+            default = ports["kafka"] + 1
+        text = env.get(variable) or str(default)
+        if not text.isdigit() or not 0 < int(text) < 65536:
+            raise PartError(f"{variable}={text!r} is not a port", f"Set {variable} to a number from 1 to 65535.")
+        ports[name] = int(text)
+    return ports
+
+
+def _externals(env: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
+    """The parts that are the user's own. Our own address means that the user exported our `stack.env`: not external."""
+    found = {}
+    for part in ("kafka", "postgres", "unleash", "vllm"):
+        value = env.get(f"RATCHET_{part.upper()}", "").strip()
+        addresses = [_host_port(one) for one in value.split(",") if one.strip()]
+        if addresses and addresses != [f"{HOST}:{ports[part]}"]:
+            found[part] = value.rstrip("/")
+    return found
+
+
+def _host_port(text: str) -> str:
+    address = text.strip()
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    try:
+        return f"{parts.hostname}:{parts.port}"
+    except ValueError as error:
+        raise PartError(f"{address!r} is not an address: {error}", "Write host:port, or a URL.") from error
+
+
+def _kafka_home(env: Mapping[str, str]) -> Path | None:
+    value = env.get("KAFKA_HOME", "")
+    if not value:
+        return None
+    folder = Path(value).absolute()
+    if not any((folder / "libs").glob("*.jar")):
+        raise PartError(
+            f"KAFKA_HOME={value} has no libs/*.jar, so it is no Kafka distribution",
+            "Point KAFKA_HOME at an unpacked Apache Kafka, or unset it to use tansu (memory only).",
+        )
+    return folder

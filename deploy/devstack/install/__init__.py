@@ -1,0 +1,1 @@
+"""Installation of what the local stack runs: packages, Java, models."""

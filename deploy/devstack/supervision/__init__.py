@@ -1,0 +1,1 @@
+"""Supervision: detached processes that are restarted, identified and stopped."""

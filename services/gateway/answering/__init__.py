@@ -1,0 +1,1 @@
+"""Answering: the use case behind every request, whole or streamed."""

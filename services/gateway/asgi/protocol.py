@@ -1,0 +1,75 @@
+"""HTTP heads (request line and headers) of a bounded size: httptools by itself keeps all that a client sends as one."""
+
+from __future__ import annotations
+
+import json
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from services.gateway.asgi.response import OneWrite
+from shared.http import error_body
+
+MAX_HEAD_BYTES = 64 * 1024
+_LINGER_SECONDS = 0.5
+_LINGER_BYTES = 8 * MAX_HEAD_BYTES
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's own protocol; a head that is too large gets 431, and what is no HTTP a 400, both in OpenAI's shape.
+
+    A usual request, whose head comes in one small piece, costs nothing more.
+    """
+
+    _in_head = False
+    _waiting = 0
+    """Bytes of the pieces that ended within the present head."""
+    _look = False
+    _too_large = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._too_large:
+            self._waiting += len(data)
+            if self._waiting > _LINGER_BYTES:
+                self.transport.abort()
+            return
+        self._look = len(data) > MAX_HEAD_BYTES
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._waiting += len(data)
+            if self._waiting > MAX_HEAD_BYTES:
+                self._too_large = True
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._waiting = 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._look or self._waiting:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                self._too_large = True
+                raise httptools.HttpParserError("the head is too large")  # Has uvicorn call `send_400_response`.
+        super().on_headers_complete()
+        if type(self.cycle) is RequestResponseCycle:  # Not begun yet; uvicorn has no option for what it makes.
+            self.cycle.__class__ = OneWrite
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse and close; `msg` is uvicorn's, for a request that is no HTTP."""
+        if self._too_large:
+            told = f"the request's headers are over the limit of {MAX_HEAD_BYTES} bytes"
+            status, body = 431, error_body(told, "headers_too_large", 431)
+        else:
+            status, body = 400, error_body(f"{msg} Is it HTTP/1.1?", "malformed_http", 400)
+        content = json.dumps(body).encode()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
+        self.transport.write(STATUS_LINE[status] + head + content)
+        if self._too_large and self.transport.can_write_eof():
+            # Closed with something unread, a connection is reset, and the client never reads why.
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()

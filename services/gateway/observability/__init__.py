@@ -1,0 +1,1 @@
+"""Observability: metrics, traces, and the status file of the shipper."""

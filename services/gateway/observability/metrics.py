@@ -1,0 +1,142 @@
+"""What the gateway counts, for Prometheus. One registry an application, so that tests can build several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.observability.shipper_status import Status
+from shared.spool import Backlog
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_MICROSECONDS = tuple(value * 1e-6 for value in (10, 20, 30, 50, 75, 100, 200, 500, 1_000, 10_000, 100_000))
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.exposed: Collector = self.registry
+        """What /metrics tells: also of the other workers, where there are several (`siblings.py`)."""
+        self.requests = Counter(
+            "ratchet_gateway_requests", "Requests by route and status.", ["route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "ratchet_gateway_seconds", "Seconds until the answer.", ["route"], buckets=_SECONDS, registry=self.registry
+        )
+        self.answers = Counter(
+            "ratchet_gateway_answers", "Answers by task and arm.", ["task", "variant"], registry=self.registry
+        )
+        self.upstream_errors = Counter(
+            "ratchet_gateway_upstream_errors", "Failed tries at a replica.", ["reason"], registry=self.registry
+        )
+        self.fallbacks = Counter(
+            "ratchet_gateway_fallbacks", "Arms whose adapter no replica served.", ["task", "variant"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.spool_seconds = Histogram(
+            "ratchet_gateway_spool_append_seconds", "Seconds to encrypt and append a request's events.",
+            buckets=_MICROSECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.spool_refusals = Counter(
+            "ratchet_gateway_spool_refusals", "Appends refused: the spool or its disk is full.", registry=self.registry
+        )
+        self.answers_unlogged = Counter(
+            "ratchet_gateway_answers_unlogged", "Answers that left without a record (gateway_spool_full: answer).",
+            registry=self.registry,
+        )  # fmt: skip
+        self.spans = Counter(
+            "ratchet_gateway_spans", "Calls that spans told of: logged, failed, known (our own answers), rejected, "
+            "waiting (for messages), lost (none came).", ["outcome"], registry=self.registry,
+        )  # fmt: skip
+        self.observations_dropped = Counter(
+            "ratchet_gateway_observations_dropped", "Failed requests not recorded: the spool was full.",
+            registry=self.registry,
+        )  # fmt: skip
+
+
+class SpoolCollector(Collector):
+    """What waits in the spool and what the shipper did, looked up when Prometheus asks."""
+
+    def __init__(
+        self,
+        backlog: Callable[[], Backlog | None],
+        fullness: Callable[[], float],
+        sync_failures: Callable[[], int],
+        status: Callable[[], Status | None],
+    ) -> None:
+        self._backlog = backlog
+        self._fullness = fullness
+        self._sync_failures = sync_failures
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        if (waiting := self._backlog()) is not None:
+            age = max(0.0, time.time() - waiting.oldest) if waiting.oldest is not None else 0.0
+            yield _gauge("spool_bytes", "Bytes that wait for the shipper.", waiting.bytes)
+            yield _gauge("spool_oldest_seconds", "How long the oldest of them has waited.", age)
+            yield _gauge("spool_full_ratio", "How near the size or age limit is; full at 1.", self._fullness())
+            yield _count("spool_sync_failures", "Times the disk failed to keep what it took.", self._sync_failures())
+        status = self._status()
+        if status is None:
+            return
+        yield _gauge("shipper_status_age_seconds", "Since the shipper told how it is.", time.time() - status.at)
+        yield _gauge("shipper_failing", "1 while the shipper cannot ship.", float(bool(status.error)))
+        yield _count("shipper_taken_in", "Answers of direct producers logged.", status.taken_in)
+        yield _count("shipper_buried", "Events that went to the dead letters.", status.buried)
+        yield _count("redacted_texts", "Texts looked through for personal data.", status.redacted_texts)
+        yield _count("redaction_seconds", "Seconds spent on it.", status.redaction_seconds)
+        yield _gauge("spool_torn_bytes", "Bytes of records that a crash cut short.", status.torn_bytes)
+        yield _gauge("spool_quarantined", "Segments set aside as damaged: look at them.", status.quarantined)
+        shipped = CounterMetricFamily(
+            "ratchet_gateway_shipped", "Events that Kafka has acknowledged.", labels=["topic"]
+        )
+        for topic, count in status.shipped.items():
+            shipped.add_metric([topic], count)
+        yield shipped
+        redactions = CounterMetricFamily(
+            "ratchet_gateway_redactions", "Pieces of personal data replaced.", labels=["kind"]
+        )
+        for kind, count in status.redactions.items():
+            redactions.add_metric([kind], count)
+        yield redactions
+
+
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"ratchet_gateway_{name}", help_text, value=value)
+
+
+def _count(name: str, help_text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"ratchet_gateway_{name}", help_text, value=value)
+
+
+class Measured:
+    """ASGI middleware: counts and times every request, refused ones too."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started = time.perf_counter()
+        status = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            # The route's pattern, which FastAPI leaves in the scope: a made-up path must not become a label.
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)

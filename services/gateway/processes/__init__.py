@@ -1,0 +1,1 @@
+"""Processes: the supervisor of shippers and workers."""

@@ -1,0 +1,1 @@
+"""Recording: the events of a request, written to the local spool before the answer leaves."""

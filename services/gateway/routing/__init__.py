@@ -1,0 +1,1 @@
+"""Routing: which adapter answers (arms and flags), and the calibration of its confidence."""

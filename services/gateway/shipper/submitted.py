@@ -1,0 +1,80 @@
+"""Answers that applications made elsewhere and sent straight to Kafka: redacted and logged like our own.
+
+consumes  predictions.submitted (raw text, kept for a day)
+produces  predictions.logged (variant external)
+"""
+
+from __future__ import annotations
+
+from schemas.base import Message, Variant
+from schemas.predictions import PredictionLogged, PredictionSubmitted
+from services.gateway.observability.shipper_status import Status
+from services.gateway.recording.event_log import record_of
+from services.gateway.shipper.publisher import Outlet
+from services.gateway.shipper.redaction import Redaction
+from services.gateway.tasks.snapshot import Tasks
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.identity import event_id, keyed_hash
+from shared.kafka.consumers import Consumers
+from shared.kafka.delivery import Delivery
+
+CURRENT = "current"
+"""As `task_revision`: the one that the task has when its answer arrives."""
+
+
+class Intake:
+    def __init__(self, tasks: Tasks, redaction: Redaction, outlet: Outlet, subjects_key: bytes, status: Status) -> None:
+        self._tasks = tasks
+        self._redaction = redaction
+        self._outlet = outlet
+        self._subjects_key = subjects_key
+        self._status = status
+
+    def subscribe(self, consumers: Consumers, max_records: int) -> None:
+        consumers.on_batch(PredictionSubmitted, self.on_submitted, max_records=max_records)
+
+    async def on_submitted(self, deliveries: list[Delivery[PredictionSubmitted]]) -> None:
+        """Log them; acknowledged after. The same prediction_id again becomes the same event.
+
+        Raises InvalidMessage for a task that does not exist, DependencyUnavailable while the topics are not read yet
+        or Kafka takes nothing.
+        """
+        records = [record_of(self._logged(delivery.event)) for delivery in deliveries]
+        left = await self._outlet.send(await self._redaction.clean(records))
+        if left:
+            raise DependencyUnavailable(f"Kafka did not take {len(left)} of {len(records)} submitted predictions")
+        self._status.taken_in += len(records)
+
+    def _logged(self, event: PredictionSubmitted) -> PredictionLogged:
+        return PredictionLogged(
+            event_id=event_id("predictions.logged", event.task, event.prediction_id),
+            occurred_at=event.occurred_at,
+            task=event.task,
+            task_revision=self._revision(event),
+            cycle_id=event.cycle_id,
+            prediction_id=event.prediction_id,
+            messages=tuple(Message(role=m.role, content=_storable(m.content)) for m in event.messages),
+            answer=_storable(event.answer),
+            model=event.model,
+            adapter=event.adapter,
+            variant=Variant.EXTERNAL,
+            confidence=event.confidence,
+            user_hash=keyed_hash(self._subjects_key, event.user) if event.user else None,
+            latency_ms=event.latency_ms,
+            prompt_tokens=event.prompt_tokens,
+            answer_tokens=event.answer_tokens,
+            finish_reason=event.finish_reason,
+        )
+
+    def _revision(self, event: PredictionSubmitted) -> str:
+        task = self._tasks.get(event.task)
+        if task is not None:
+            return task.task_revision if event.task_revision == CURRENT else event.task_revision
+        if self._tasks.lacks(event.task):
+            raise InvalidMessage(f"there is no task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
+        raise DependencyUnavailable(f"the task {event.task!r} is not known yet", "Is it applied? ratchet tasks list")
+
+
+def _storable(text: str) -> str:
+    """NUL is legal in JSON and in no database's text."""
+    return text.replace("\x00", "")

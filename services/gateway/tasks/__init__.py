@@ -1,0 +1,1 @@
+"""Tasks: those that are served, and their snapshot on disk."""

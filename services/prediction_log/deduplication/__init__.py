@@ -1,0 +1,1 @@
+"""Deduplication: which rows a table holds already."""

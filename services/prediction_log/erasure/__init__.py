@@ -1,0 +1,1 @@
+"""Erasure: rows of a person are deleted, and stay away."""

@@ -1,0 +1,175 @@
+"""A Delta table's Parquet files: written before their commit, and read a few columns at a time.
+
+Files are written here and not by delta-rs' `write_deltalake`, because a writer that was second must be able to commit
+the same files again, and because it costs a third less. Until a commit names a file, nobody sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction
+from pyarrow.fs import FileSystem, PyFileSystem
+
+from services.prediction_log.deduplication.id_window import Partition
+from services.prediction_log.tables import storage_options
+
+_DICTIONARY = ["task_revision", "answer", "model", "adapter", "variant", "finish_reason", "kind", "status"]
+_TIME = pa.timestamp("us", tz="UTC")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_FOREVER = np.iinfo(np.int64).max
+MICROSECONDS_OF_STATISTICS = 1_000
+"""The Delta log cuts times down to milliseconds: a file's newest row may be so much later than it says."""
+
+
+def microseconds(time: datetime) -> int:
+    """Since 1970, UTC."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a table. `newest`: no row occurred later (µs); `oldest`: none earlier. Unknown times are extreme."""
+
+    path: str
+    partition: Partition
+    rows: int
+    oldest: int
+    newest: int
+
+
+def filesystem(uri: str, table: str) -> FileSystem:
+    """The table's folder, wherever it is. What is written there is visible when it is whole, or not at all."""
+    return PyFileSystem(_Handler(f"{uri}/{table}", storage_options(uri)))
+
+
+class _Handler(DeltaStorageHandler):  # type: ignore[misc]  # deltalake is untyped
+    """delta-rs' own way to the store; its streams take only `bytes`, and Arrow hands them buffers."""
+
+    def open_output_stream(self, path: str, metadata: dict[str, str] | None = None) -> pa.PythonFile:
+        return pa.PythonFile(_TakesBuffers(self._handler.open_output_stream(path, metadata)), mode="w")
+
+
+class _TakesBuffers:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, data: Any) -> int:
+        return int(self._stream.write(bytes(data)))
+
+
+def files_of(delta: DeltaTable) -> list[File]:
+    """The files that make up the table."""
+    actions = pa.table(delta.get_add_actions(flatten=True))
+
+    def column(name: str) -> list[object]:
+        return list(actions[name].to_pylist()) if name in actions.column_names else [None] * actions.num_rows
+
+    columns = [column(f"partition.{name}") for name in ("task", "date")]
+    rows = zip(
+        column("path"), *columns, column("num_records"), column("min.occurred_at"), column("max.occurred_at"),
+        strict=True,
+    )  # fmt: skip
+    return [_file(*row) for row in rows]
+
+
+def _file(path: str, task: str, day: date, rows: int | None, oldest: datetime | None, newest: datetime | None) -> File:
+    return File(
+        path, (task, day), rows or 0,
+        -_FOREVER if oldest is None else microseconds(oldest),
+        _FOREVER if newest is None else microseconds(newest) + MICROSECONDS_OF_STATISTICS,
+    )  # fmt: skip
+
+
+def file_of(action: AddAction) -> File:
+    """The same of a file that we wrote."""
+    statistics = json.loads(action.stats)
+    times = (datetime.fromisoformat(statistics[name]["occurred_at"]) for name in ("minValues", "maxValues"))
+    task, day = action.partition_values["task"], action.partition_values["date"]
+    return _file(action.path, str(task), date.fromisoformat(str(day)), statistics["numRecords"], *times)
+
+
+def read(files: Iterable[File], fs: FileSystem, columns: Sequence[str], first: int, last: int) -> Iterator[pa.Table]:
+    """The rows of each file that occurred within [first, last] (µs): these text columns and `occurred_at`."""
+    # The types are said, because delta-rs' rewritten files ask for views, which Arrow cannot filter.
+    schema = pa.schema([*((name, pa.string()) for name in columns), ("occurred_at", _TIME)])
+    within = (ds.field("occurred_at") >= _instant(first)) & (ds.field("occurred_at") <= _instant(last))
+    for file in files:
+        yield pq.read_table(file.path, filesystem=fs, schema=schema, filters=within, partitioning=None)
+
+
+def _instant(time: int) -> pa.Scalar:
+    return pa.scalar(time, pa.int64()).cast(_TIME)
+
+
+def write(rows: pa.Table, fs: FileSystem) -> list[AddAction]:
+    """Write rows, a file for each task and day; what a commit needs to name them."""
+    return [_write_file(part, partition, fs) for partition, part in by_partition(rows)]
+
+
+def by_partition(rows: pa.Table) -> list[tuple[Partition, pa.Table]]:
+    """The rows of each task and day."""
+    if not rows.num_rows:
+        return []
+    tasks, days = rows["task"].combine_chunks(), rows["date"].combine_chunks()
+    first: Partition = (tasks[0].as_py(), days[0].as_py())
+    if pc.all(pc.and_(pc.equal(tasks, tasks[0]), pc.equal(days, days[0]))).as_py():
+        return [(first, rows)]
+    groups: dict[Partition, list[int]] = {}
+    for number, partition in enumerate(zip(tasks.to_pylist(), days.to_pylist(), strict=True)):
+        groups.setdefault(partition, []).append(number)
+    return [(partition, rows.take(pa.array(numbers))) for partition, numbers in groups.items()]
+
+
+def span(rows: pa.Table) -> tuple[int, int]:
+    """When the first and the last of the rows occurred (µs)."""
+    times = rows["occurred_at"].cast(pa.int64())
+    bounds = pc.min_max(times)
+    return bounds["min"].as_py(), bounds["max"].as_py()
+
+
+def _write_file(rows: pa.Table, partition: Partition, fs: FileSystem) -> AddAction:
+    task, day = partition
+    body = rows.drop_columns(["task", "date"])
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        body, buffer, compression="zstd", compression_level=1,
+        use_dictionary=[name for name in _DICTIONARY if name in body.column_names],
+        write_statistics=["occurred_at"],
+    )  # fmt: skip
+    data = buffer.getvalue()
+    path = f"task={task}/date={day.isoformat()}/{uuid4()}.zstd.parquet"
+    with fs.open_output_stream(path) as stream:
+        stream.write(data)
+    values = {"task": task, "date": day.isoformat()}
+    return AddAction(path, data.size, values, int(time.time() * 1000), True, _statistics(rows))
+
+
+def _statistics(rows: pa.Table) -> str:
+    first, last = (_EPOCH + timedelta(microseconds=value) for value in span(rows))
+    return json.dumps(
+        {
+            "numRecords": rows.num_rows,
+            "minValues": {"occurred_at": first.isoformat(timespec="milliseconds")},
+            # Rounded up: a reader that trusts it must not pass over the last row.
+            "maxValues": {"occurred_at": (last + _MILLISECOND).isoformat(timespec="milliseconds")},
+            "nullCount": {"occurred_at": 0},
+        }
+    )

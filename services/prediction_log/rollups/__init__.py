@@ -1,0 +1,1 @@
+"""Roll-ups: hours that changed, counted again."""

@@ -1,0 +1,179 @@
+"""Hours, counted by Polars.
+
+An hour is counted anew from the table whenever it changed. Only the columns needed are read, an hour at a time, by
+streaming group-bys whose results are buckets and 64-bit hashes; so memory follows the distinct answers of one hour,
+never the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from schemas.base import Variant
+from schemas.lake import PREDICTIONS, REQUESTS
+from schemas.predictions import LabelCount, LatencySketch, PredictionsRolledUp, sketch_quantile
+from services.prediction_log.rollups.dirty_hours import HOUR, DirtyHours, Hour
+from services.prediction_log.tables import AWAY, open_table, polars_options
+from shared.errors import DependencyUnavailable
+from shared.identity import content_hash, event_id
+
+MOST_FREQUENT = 100
+"""Distinct answers that a roll-up names; a generation task has as many answers as predictions."""
+_GAMMA = float(LatencySketch.model_fields["gamma"].default)
+_SHORTEST, _LONGEST = 1e-6, 1e12
+"""Milliseconds that a sketch tells apart: within them it has 1,060 buckets at most."""
+_KEY = ("task", "task_revision", "variant", "adapter")
+_ANSWERED_BADLY = 500
+
+
+class RollUps:
+    """Counts hours of the lake at `uri`."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri.rstrip("/")
+        self._dirty = DirtyHours(self._uri)
+
+    def pending(self) -> list[Hour]:
+        """The hours that changed since they were `done`. Blocks. Raises DependencyUnavailable."""
+        return self._dirty.look()
+
+    def done(self, hour: Hour) -> None:
+        """The hour's events are published."""
+        self._dirty.done(hour)
+
+    def count(self, hour: Hour, now: datetime) -> list[PredictionsRolledUp]:
+        """One event per revision, variant and adapter of the hour, of 0 where the last row was deleted. Blocks.
+
+        Raises DependencyUnavailable.
+        """
+        try:
+            return self._count(hour, now)
+        except (*AWAY, pl.exceptions.PolarsError) as error:
+            # A file may have been vacuumed between the table's log and its reading; next time the log is newer.
+            raise DependencyUnavailable(f"the lake's hour {hour.start:%Y-%m-%d %H} was not counted: {error}") from error
+
+    def _count(self, hour: Hour, now: datetime) -> list[PredictionsRolledUp]:
+        predictions, requests = self._rows(PREDICTIONS, hour), self._rows(REQUESTS, hour)
+        latency = _frame(predictions, latency_counts)
+        confidence = _groups(_frame(predictions, confidence_counts), "bin")
+        answers = _groups(_frame(predictions, most_frequent), "answer")
+        seen = _frame(requests, request_counts)
+        observed = {tuple(row[name] for name in _KEY): (row["requests"], row["errors"]) for row in _named(seen)}
+        buckets = _groups(latency, "bucket")
+        keys = sorted({*buckets, *observed, *self._dirty.emptied(hour)}, key=str)
+        return [
+            _event(
+                dict(zip(_KEY, key, strict=True)), hour, now,
+                buckets.get(key, []), confidence.get(key, []), answers.get(key, []), observed.get(key, (0, 0)),
+            )
+            for key in keys
+        ]  # fmt: skip
+
+    def _rows(self, table: str, hour: Hour) -> pl.LazyFrame | None:
+        delta = open_table(self._uri, table)
+        if delta is None:
+            return None
+        return pl.scan_delta(delta, storage_options=polars_options(self._uri)).filter(
+            pl.col("task") == hour.task,
+            pl.col("date") == hour.start.date(),
+            pl.col("occurred_at") >= hour.start,
+            pl.col("occurred_at") < hour.start + HOUR,
+        )
+
+
+def latency_counts(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows per key and bucket of the latency sketch; the bucket is null for 0 ms."""
+    clipped = pl.col("latency_ms").clip(_SHORTEST, _LONGEST)
+    bucket = pl.when(pl.col("latency_ms") > 0.0).then((clipped.log() / math.log(_GAMMA)).ceil().cast(pl.Int64))
+    return rows.group_by(*_KEY, bucket.alias("bucket")).agg(pl.len().alias("count"))
+
+
+def confidence_counts(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows per key and tenth of confidence; 1.0 is in the last."""
+    tenth = (pl.col("confidence") * 10).floor().clip(0, 9).cast(pl.Int64)
+    known = rows.filter(pl.col("confidence").is_finite())
+    return known.group_by(*_KEY, tenth.alias("bin")).agg(pl.len().alias("count"))
+
+
+def most_frequent(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """The most frequent answers per key, most frequent first; a tie is decided by the hash, so every time alike.
+
+    First the answers' hashes are counted, then the text of the few that count is read.
+    """
+    hashed = rows.with_columns(pl.col("answer").hash(seed=0).alias("hash"))
+    counts = hashed.group_by(*_KEY, "hash").agg(pl.len().alias("count"))
+    ranked = counts.sort("count", "hash", descending=[True, False]).group_by(*_KEY, maintain_order=True)
+    top = ranked.head(MOST_FREQUENT).collect(engine="streaming")
+    wanted = top.lazy().select("hash").unique()
+    texts = hashed.join(wanted, on="hash", how="semi").group_by("hash").agg(pl.col("answer").first())
+    return top.lazy().join(texts, on="hash", how="left", maintain_order="left").select(*_KEY, "answer", "count")
+
+
+def request_counts(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Requests per key, and those of them that failed."""
+    failed = (pl.col("status") >= _ANSWERED_BADLY).sum()
+    return rows.group_by(*_KEY).agg(pl.len().alias("requests"), failed.alias("errors"))
+
+
+def _frame(rows: pl.LazyFrame | None, query: Any) -> pl.DataFrame:
+    return pl.DataFrame() if rows is None else query(rows).collect(engine="streaming")
+
+
+def _named(frame: pl.DataFrame) -> Iterable[dict[str, Any]]:
+    return frame.iter_rows(named=True)
+
+
+def _groups(frame: pl.DataFrame, value: str) -> dict[tuple[Any, ...], list[tuple[Any, int]]]:
+    """Key → (value, count) in the frame's order."""
+    groups: dict[tuple[Any, ...], list[tuple[Any, int]]] = {}
+    for row in _named(frame):
+        groups.setdefault(tuple(row[name] for name in _KEY), []).append((row[value], row["count"]))
+    return groups
+
+
+def _event(
+    key: dict[str, Any],
+    hour: Hour,
+    now: datetime,
+    buckets: list[tuple[int | None, int]],
+    confidence: list[tuple[int, int]],
+    answers: list[tuple[str, int]],
+    observed: tuple[int, int],
+) -> PredictionsRolledUp:
+    histogram = [0] * 10
+    for tenth, count in confidence:
+        histogram[tenth] = count
+    sketch = _sketch(buckets)
+    requests, errors = observed
+    fields: dict[str, Any] = {
+        "task": key["task"],
+        "task_revision": key["task_revision"],
+        "hour": hour.start,
+        "variant": Variant(key["variant"]),
+        "adapter": key["adapter"],
+        "predictions": sum(count for _, count in buckets),
+        "answers": tuple(LabelCount(answer=answer, count=count) for answer, count in answers),
+        "confidence_histogram": tuple(histogram),
+        "latency_ms_p50": sketch_quantile(sketch, 0.5),
+        "latency_ms_p95": sketch_quantile(sketch, 0.95),
+        "latency": sketch,
+        "requests": requests,
+        "errors": errors,
+    }
+    # The same counts are the same fact, at every restating.
+    same = content_hash(repr(sorted(fields.items())), length=32)
+    return PredictionsRolledUp(event_id=event_id("rolled_up", same), occurred_at=now, **fields)
+
+
+def _sketch(buckets: list[tuple[int | None, int]]) -> LatencySketch:
+    counted = sorted((bucket, count) for bucket, count in buckets if bucket is not None)
+    return LatencySketch(
+        zeros=sum(count for bucket, count in buckets if bucket is None),
+        indexes=tuple(bucket for bucket, _ in counted),
+        counts=tuple(count for _, count in counted),
+    )

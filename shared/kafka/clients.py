@@ -1,0 +1,257 @@
+"""One place that turns `Settings` into what each Kafka client wants: FastStream, aiokafka and kafka-python.
+
+Who opens a connection to the broker takes its options from here, so that a managed Kafka (TLS, passwords, client
+certificates) works everywhere once it works anywhere. Every mistake in the settings names the variable to set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError as AdminError
+
+from shared.errors import ConfigurationError, RatchetError
+from shared.kafka.bootstrap import refuse_unready_brokers
+from shared.kafka.diagnostics import explain, explain_now
+from shared.settings import Settings
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
+"""A dead letter is a message with a seal and the reason: one of the largest must still fit."""
+COMPRESSION = "lz4"
+T = TypeVar("T")
+_END_SECONDS = 10.0
+_METADATA_MS = 10_000
+"""How long a client may not know of a topic that was made anew. A group's leader that does not know it assigns it to
+nobody; with the default of five minutes nobody would notice for as long."""
+_RETRY_MS = 500
+"""While a broker is away every client asks in several loops, and each try is a line in the log: not ten a second."""
+_ADMIN_LIMITS = {"request_timeout_ms": 10_000, "bootstrap_timeout_ms": 5_000}
+
+refuse_unready_brokers()
+
+
+def servers(settings: Settings) -> list[str]:
+    """The bootstrap servers, `host:port` each. Raises ConfigurationError when there is none."""
+    found = [server.strip() for server in settings.kafka.split(",") if server.strip()]
+    if not found:
+        raise ConfigurationError("no Kafka broker is named", "Set RATCHET_KAFKA=host:port")
+    return found
+
+
+def broker_options(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of FastStream's KafkaBroker: where, how secured, and a producer that loses nothing.
+
+    Raises ConfigurationError.
+    """
+    return {
+        "bootstrap_servers": servers(settings), "security": _security(settings), "metadata_max_age_ms": _METADATA_MS,
+        **producer_options(settings),
+    }  # fmt: skip
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of any client of aiokafka or kafka-python. Raises ConfigurationError."""
+    _check(settings)
+    options: dict[str, Any] = {"bootstrap_servers": servers(settings), "security_protocol": settings.kafka_security}
+    if context := _ssl_context(settings):
+        options["ssl_context"] = context
+    return options | _sasl(settings)
+
+
+def producer_options(settings: Settings) -> dict[str, Any]:
+    """What makes a producer safe: all replicas acknowledge, and a retry is no second record where the broker can.
+
+    Order within a partition holds without idempotence too: aiokafka sends a partition's next batch only after the one
+    before it was acknowledged.
+    """
+    return {
+        "acks": "all",
+        "enable_idempotence": settings.kafka_idempotence,
+        "compression_type": COMPRESSION,
+        "max_request_size": MAX_LETTER_BYTES,
+        "retry_backoff_ms": _RETRY_MS,
+    }
+
+
+def build_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
+    """A producer, not started. Needs a running event loop."""
+    return AIOKafkaProducer(client_id=client_id, **client_options(settings), **producer_options(settings))
+
+
+def connect_admin(settings: Settings, client_id: str, wait_seconds: float = 0.0, **options: Any) -> KafkaAdminClient:
+    """A connected kafka-python admin client; the caller closes it.
+
+    Raises DependencyUnavailable when no broker answers for `wait_seconds`, ConfigurationError when one refuses us.
+    """
+    connection = client_options(settings)
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return KafkaAdminClient(client_id=client_id, **{**_ADMIN_LIMITS, **connection, **options})
+        except (AdminError, OSError) as error:
+            reason = explain_now(connection, error)
+            if isinstance(reason, ConfigurationError) or time.monotonic() >= deadline:
+                raise reason from error
+            time.sleep(0.5)
+
+
+async def unreachable(settings: Settings, error: BaseException) -> RatchetError:
+    """What to raise, from `error`, when a client of ours could not connect."""
+    return await explain(client_options(settings), error)
+
+
+@asynccontextmanager
+async def reading(settings: Settings, *topics: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """A started consumer, stopped at the end. Raises DependencyUnavailable when no broker lets us in."""
+    consumer = AIOKafkaConsumer(*topics, **client_options(settings), **{"enable_auto_commit": False, **options})
+    try:
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
+            raise await unreachable(settings, error) from error
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def read_ends(settings: Settings, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    """Where partitions end: the offset that the next record will get. Exact on any broker.
+
+    tansu's answer to ListOffsets is the first record of the last batch plus one; its fetches tell the truth. Without
+    idempotence we take the broker for one like it. Raises DependencyUnavailable when the broker does not say.
+    """
+    try:
+        async with asyncio.timeout(_END_SECONDS), reading(settings, group_id=None) as consumer:
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(list(places))
+            doubted = [] if settings.kafka_idempotence else [place for place in places if ends[place] > 0]
+            if doubted:
+                ends |= await _fetched_ends(consumer, {place: ends[place] - 1 for place in doubted})
+            return ends
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise await unreachable(settings, error) from error
+
+
+@dataclass(frozen=True)
+class TopicFacts:
+    """What a broker says of a topic. `topic_id`: given when it was made; a topic made anew has another."""
+
+    topic_id: str
+    partitions: tuple[int, ...]
+
+
+async def read_topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicFacts]:
+    """Of each topic; missing ones are left out. Raises DependencyUnavailable when the broker does not say."""
+    return await asyncio.to_thread(_topics, settings, names)
+
+
+async def read_topic_ids(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """The ids of topics, as `read_topics`."""
+    return {name: facts.topic_id for name, facts in (await read_topics(settings, names)).items()}
+
+
+def _topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicFacts]:
+    admin = connect_admin(settings, "ratchet-topic-ids")
+    try:
+        topics = admin.describe_topics(list(names))
+    except (AdminError, OSError) as error:
+        raise explain_now(client_options(settings), error) from error
+    finally:
+        admin.close()
+    return {
+        topic["name"]: TopicFacts(str(topic["topic_id"]), tuple(one["partition_index"] for one in topic["partitions"]))
+        for topic in topics
+        if not topic["error_code"]
+    }
+
+
+async def _fetched_ends(consumer: AIOKafkaConsumer, last: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    consumer.assign(list(last))
+    for place, offset in last.items():
+        consumer.seek(place, offset)
+    while True:
+        await consumer.getmany(timeout_ms=200)
+        ends = {place: consumer.highwater(place) for place in last}
+        if all(end is not None for end in ends.values()):
+            return {place: int(end) for place, end in ends.items() if end is not None}
+
+
+def _check(settings: Settings) -> None:
+    """Raises ConfigurationError for settings that contradict each other: none may be silently without effect."""
+    security = settings.kafka_security
+    named = {
+        "RATCHET_KAFKA_USERNAME": settings.kafka_username,
+        "RATCHET_KAFKA_PASSWORD": settings.kafka_password.get_secret_value(),
+    }
+    files = {
+        "RATCHET_KAFKA_CA_FILE": settings.kafka_ca_file,
+        "RATCHET_KAFKA_CLIENT_CERTIFICATE": settings.kafka_client_certificate,
+    }
+    if security.startswith("SASL"):
+        if missing := [name for name, value in named.items() if not value]:
+            raise ConfigurationError(f"RATCHET_KAFKA_SECURITY={security} needs a user", f"Set {' and '.join(missing)}")
+    elif given := [name for name, value in named.items() if value]:
+        raise ConfigurationError(
+            f"{' and '.join(given)} would not be used: RATCHET_KAFKA_SECURITY is {security}",
+            "Set RATCHET_KAFKA_SECURITY=SASL_SSL",
+        )
+    if not security.endswith("SSL") and (idle := [name for name, value in files.items() if value]):
+        raise ConfigurationError(
+            f"{' and '.join(idle)} would not be used: RATCHET_KAFKA_SECURITY is {security}",
+            "Set RATCHET_KAFKA_SECURITY=SSL, or SASL_SSL with a user",
+        )
+
+
+def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.kafka_security.endswith("SSL"):
+        return None
+    context = ssl.create_default_context()
+    if settings.kafka_ca_file:
+        context = _with_file("RATCHET_KAFKA_CA_FILE", settings.kafka_ca_file, _trusting)
+    if settings.kafka_client_certificate:
+        _with_file("RATCHET_KAFKA_CLIENT_CERTIFICATE", settings.kafka_client_certificate, context.load_cert_chain)
+    return context
+
+
+def _trusting(file: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=file)
+
+
+def _with_file(variable: str, file: Path, use: Callable[[Path], T]) -> T:
+    try:
+        return use(file)
+    except OSError as error:  # ssl.SSLError, for a file that is no PEM, is one too.
+        raise ConfigurationError(
+            f"{variable}={file} cannot be used: {error}", f"Set {variable} to a PEM file"
+        ) from error
+
+
+def _sasl(settings: Settings) -> dict[str, Any]:
+    if not settings.kafka_security.startswith("SASL"):
+        return {}
+    return {
+        "sasl_mechanism": settings.kafka_sasl_mechanism,
+        "sasl_plain_username": settings.kafka_username,
+        "sasl_plain_password": settings.kafka_password.get_secret_value(),
+    }
+
+
+def _security(settings: Settings) -> BaseSecurity:
+    _check(settings)
+    context = _ssl_context(settings)
+    if not settings.kafka_security.startswith("SASL"):
+        return BaseSecurity(ssl_context=context)
+    kinds = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
+    kind = kinds[settings.kafka_sasl_mechanism]
+    return kind(settings.kafka_username, settings.kafka_password.get_secret_value(), ssl_context=context)

@@ -1,0 +1,196 @@
+"""Dead letters: what a service could not handle, kept sealed; read, and sent again to that service alone.
+
+A letter's value and the reason of its failure are encrypted (shared/privacy/encryption.py), since both may hold
+personal data that was not redacted yet. A replayed record goes back to its topic as it was, with `x-ratchet-only`, so
+that the topic's other consumers, who handled it the first time, pass it by. How far a service's letters are replayed
+is the committed offset of a consumer group.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas import deadletters as dl
+from schemas.base import utc_now
+from shared.errors import DependencyUnavailable
+from shared.kafka.clients import build_producer, read_ends, reading
+from shared.privacy.encryption import Seal, SealBroken, load_seal
+from shared.settings import Settings
+from shared.tracing import letter_headers
+
+SEAL_NAME = "dead-letters"
+MOST_SHOWN = 1_000
+_ERROR_LENGTH = 2_000
+_REMEMBERED = 100_000
+"""Places of letters that are remembered while reading: the same record, buried twice, counts once."""
+_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One dead letter, opened. `offset` is its place in the dead-letter topic.
+
+    `broken` says why it could not be opened (another key, damage); value and error are empty then.
+    """
+
+    offset: int
+    key: bytes | None
+    value: bytes
+    error: str
+    headers: dict[str, str]
+    broken: SealBroken | None = None
+
+    @property
+    def topic(self) -> str:
+        return self.headers.get(dl.HEADER_TOPIC, "?")
+
+    @property
+    def failed_at(self) -> str:
+        return self.headers.get(dl.HEADER_FAILED_AT, "")
+
+    @property
+    def replayed(self) -> int:
+        text = self.headers.get(dl.HEADER_REPLAYED, "0")
+        return int(text) if text.isdigit() else 0
+
+    @property
+    def origin(self) -> str:
+        """Where the record lay: equal for letters that are about the same record."""
+        names = (dl.HEADER_TOPIC, dl.HEADER_PARTITION, dl.HEADER_OFFSET)
+        return "/".join(self.headers.get(name, "?") for name in names)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many letters were not replayed yet, and the last of them."""
+
+    count: int
+    last: Letter | None
+
+
+def seal_letter(seal: Seal, service: str, value: bytes, error: Exception) -> tuple[bytes, dict[str, str]]:
+    """Value and headers of a letter of `service`; where the record lay is for the caller to add."""
+    sealed = seal.seal(value)
+    reason = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+    headers = {
+        dl.HEADER_SEALED: sealed[:4].hex(),
+        dl.HEADER_ERROR: base64.b64encode(seal.seal(reason.encode())).decode(),
+        dl.HEADER_SERVICE: service,
+        dl.HEADER_FAILED_AT: utc_now().isoformat(),
+        dl.HEADER_REPLAYED: "0",
+    }
+    return sealed, headers
+
+
+def open_letter(seal: Seal, offset: int, key: bytes | None, value: bytes, headers: Mapping[str, str]) -> Letter:
+    """A letter as it lies in its topic, opened; those from before letters were sealed are taken as they are."""
+    kept = dict(headers)
+    if dl.HEADER_SEALED not in headers:
+        return Letter(offset, key, value, headers.get(dl.HEADER_ERROR, "?"), kept)
+    try:
+        reason = seal.open(base64.b64decode(headers.get(dl.HEADER_ERROR, ""))).decode(errors="replace")
+        return Letter(offset, key, seal.open(value), reason, kept)
+    except (SealBroken, ValueError) as error:
+        broken = error if isinstance(error, SealBroken) else SealBroken(f"a header is damaged: {error}")
+        return Letter(offset, key, b"", f"cannot be opened: {broken.reason}", kept, broken)
+
+
+async def count_letters(settings: Settings, service: str) -> Waiting:
+    """Counts by reading, one batch at a time."""
+    count, last = 0, None
+    async for letter in _waiting(settings, service):
+        count, last = count + 1, letter
+    return Waiting(count, last)
+
+
+async def read_letters(settings: Settings, service: str, limit: int = MOST_SHOWN) -> list[Letter]:
+    """The newest letters that were not replayed yet, oldest of them first; at most `limit`."""
+    newest: deque[Letter] = deque(maxlen=min(limit, MOST_SHOWN))
+    async for letter in _waiting(settings, service):
+        newest.append(letter)
+    return list(newest)
+
+
+async def replay_letters(
+    settings: Settings, service: str, limit: int | None = None, *, skip_broken: bool = False
+) -> int:
+    """Send letters back to their topics, for this service only, oldest first; returns how many.
+
+    Each is acknowledged by the broker before it is noted as replayed: a crash in between sends one letter twice, which
+    handlers bear, and never none. What fails again becomes a letter behind those that waited when this began. Raises
+    SealBroken at a letter that cannot be opened, unless `skip_broken`: it is then left behind for good.
+    """
+    sent = 0
+    producer = build_producer(settings, "ratchet-dlq")
+    await producer.start()
+    try:
+        async with _consumer(settings, service) as consumer:
+            async for letter, again in _letters(settings, service, consumer):
+                if limit is not None and sent >= limit and not again:
+                    break
+                if letter.broken and not skip_broken:
+                    raise letter.broken
+                if not letter.broken and not again:
+                    await producer.send_and_wait(
+                        letter.topic, letter.value, key=letter.key, headers=_headers(letter, service)
+                    )
+                    sent += 1
+                await consumer.commit({_partition(service): letter.offset + 1})
+    finally:
+        await producer.stop()
+    return sent
+
+
+def _headers(letter: Letter, service: str) -> list[tuple[str, bytes]]:
+    only = {dl.HEADER_ONLY: service, dl.HEADER_REPLAYED: str(letter.replayed + 1)}
+    headers = {"content-type": "application/json", **letter_headers(letter.headers), **only}
+    return [(name, value.encode()) for name, value in headers.items()]
+
+
+def _partition(service: str) -> TopicPartition:
+    return TopicPartition(dl.dead_letter_topic(service), 0)
+
+
+def _consumer(settings: Settings, service: str) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+    group = f"ratchet.letters.{service}"
+    return reading(settings, group_id=group, auto_offset_reset="earliest", max_poll_records=100)
+
+
+async def _waiting(settings: Settings, service: str) -> AsyncIterator[Letter]:
+    async with _consumer(settings, service) as consumer:
+        async for letter, again in _letters(settings, service, consumer):
+            if not again:
+                yield letter
+
+
+async def _letters(settings: Settings, service: str, consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[Letter, bool]]:
+    """From what was replayed up to what is there now; and whether the letter is about a record that had one already."""
+    place = _partition(service)
+    end = (await read_ends(settings, [place]))[place]
+    seal = load_seal(settings.secrets_folder, SEAL_NAME)
+    consumer.assign([place])
+    known: OrderedDict[str, None] = OrderedDict()
+    silent_since = time.monotonic()
+    while await consumer.position(place) < end:
+        records = (await consumer.getmany(place, timeout_ms=1_000)).get(place, [])
+        if records:
+            silent_since = time.monotonic()
+        elif time.monotonic() - silent_since > _SECONDS:
+            raise DependencyUnavailable(f"Kafka has not given {place.topic} up to its end", "Try again")
+        for record in records:
+            if record.offset >= end:
+                return
+            headers = {name: value.decode(errors="replace") for name, value in record.headers}
+            letter = open_letter(seal, record.offset, record.key, record.value or b"", headers)
+            yield letter, letter.origin in known
+            if "?" not in letter.origin:
+                known[letter.origin] = None
+                if len(known) > _REMEMBERED:
+                    known.popitem(last=False)

@@ -1,0 +1,1 @@
+"""Language models: asking them, confidence in their answers, and near-duplicate texts."""

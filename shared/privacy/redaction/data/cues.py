@@ -1,0 +1,132 @@
+"""Words that announce a name: what follows their match is one, if it looks like one."""
+
+from __future__ import annotations
+
+import re
+
+from shared.privacy.redaction.data.titles import JOBS, JOBS_ABROAD, RANKS, RELATIVES, RELATIVES_ABROAD, STACKED, TITLES
+
+TITLE = re.compile(rf"(?:{TITLES})\.?", re.I)
+RANK = re.compile(rf"(?:{RANKS})\.?")
+TITLED = re.compile(
+    rf"\b(?:{TITLES})\b\.?\s{{1,8}}(?:(?:{TITLES}|{STACKED})\.{{1,2}}\s?(?:{STACKED})?\.?\s{{1,8}}){{0,3}}", re.I
+)
+# "PC Hollis" with its capitals. A form's field with two words in capitals; a key of JSON with its value.
+RANKED = re.compile(rf"\b(?:{RANKS})\.?\s{{1,4}}(?=[A-ZÀ-Þ])")
+FIELD = re.compile(
+    r"(?:\b(?i:contact|kin|policy ?holder|insured|tenant|applicant|employee|candidate|attendee|traveller|passenger|"
+    r"member|"
+    r"signatory|referee|assignee|originator|remitter|debtor|creditor|borrower|guarantor|donor|nominee|petitioner|"
+    r"respondent|plaintiff|defendant|consignee|shipper|ship to|bill to|deliver to|sold to|leaseholder|customer|client|"
+    r"receiver|recipient|sender|beneficiary|payee|payer|guest|patient(?:in)?|versicherungsnehmer(?:in)?|empfänger(?:in)?|"
+    r"kund(?:e|in)|destinataire|bénéficiaire|facturer à|entregar a|beneficiario|destinatario|ordonnateur)\s?:\s{1,4})"
+    r"(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
+)
+KEYED = re.compile(
+    r"[\"'](?:first|last|given|family|middle|sur|maiden)_?(?:name)?[\"']\s?:\s?[\"'](?=[^\W\d_][\w'’ -]{1,40}[\"'])",
+    re.I,
+)
+NAMED = re.compile(
+    r"(?:\b(?:sur|first |last |middle |maiden |given |family |full )?name(?:s|'s|’s)?\b"
+    r"(?:\s{1,8}on\s{1,8}(?:(?:the|my|this|that)\s{1,8}\w+|it|card))?"
+    r"(?:\s{1,8}(?:is|was|should be|to|as|reads|will be)\b|\s?[:=?-])?\s{1,8}(?:now\s{1,8})?|\bnamed\s{1,8}|"
+    r"\bin the names? of\s{1,8}|"
+    r"\b(?:she|he|who|they)(?:['’]?s|['’]re| is| are| was)? called\s{1,8}|\b(?:ich heiße|je suis|me llamo|ich bin|"
+    r"mein name ist|je m['’]appelle|mi chiamo|il mio nome è|mi nombre es|mon nom est|chamo-me|meu nome é|mijn naam is|"
+    r"ik heet|jag heter|jeg heter|jeg hedder|nazywam się|benim adım|soy)\s{1,8}|\b(?:todo|fixme|xxx|hack)\()",
+    re.I,
+)
+STRONG = re.compile(
+    r"(?:\b(?:signed by|signed for by|a/c holder|account ?holder|holder|cardholder|beneficiary|recipient|receiver|"
+    r"sender|"
+    r"payee|attn|attention|c/o|caller|customer|client|patient|passenger|guest|buyer|seller|contact person|person|"
+    r"delivered to|attention of)\b\s?[:.=-]?\s{1,8}|"
+    rf"\b(?:{RELATIVES}|{JOBS})\b,?:?\s{{1,8}}|\b(?:photo|credit|author|contact|written|text|story|names?|executor|heir|witness):?\s{{1,8}}|"
+    r"(?:^|[\n>\"“])\s{0,8}"
+    r"(?:hi|hello|hey|hiya|dear|good (?:morning|afternoon|evening)|morning|hallo|bonjour|ciao|hola)"
+    r"(?: there)?,?\s{1,8}(?=[^\W\d_]+(?: [^\W\d_]+)?\s{0,8}[,!.:\n]))",
+    re.I,
+)
+ABROAD = re.compile(rf"\b(?:{RELATIVES_ABROAD}|{JOBS_ABROAD})\b,?:?\s{{1,8}}", re.I)
+"""The same in texts that are not English."""
+# "Hi Sam, it's Ignatius." - who it is after a greeting.
+INTRODUCED = re.compile(
+    r"\b(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening)|morning)\b[^.!?\n]{0,24}?[,.!]?\s"
+    r"(?:it['’]?s|this is|here is|i am|i['’]?m)\s(?=[A-ZÀ-Þ][^\W\d_]+(?:[.,!]| from\b| here\b| again\b| at\b))",
+    re.I,
+)
+SIGN_OFF = re.compile(
+    r"(?:\b(?:regards|sincerely|faithfully|truly|wishes|best|cheers|thanks|thank you|thanks again|thx|ta|love|"
+    r"greetings|respectfully|cordially|bye|"
+    r"grüße|gruß|lg|vg|mfg|saluti|saludos|abrazo|atentamente|atenciosamente|groet(?:en|jes)?|hälsningar|hilsen|"
+    r"pozdrawiam|cordialement|bien à vous|gracias|grazie|merci|danke|obrigad[oa])\b"
+    r"[,.!]*\s{0,8}(?:\n\s{0,8}|(?<=,)\s{0,8}|(?<=[!.])\s{0,8}(?=[^\W\d_]+\s{0,8}$))|(?:^|"
+    r"\n)\s{0,8}[-–—~]{1,2}\s{0,8}(?=[^\W\d_]+(?: [^\W\d_]+)?\s{0,8}(?:$|\n))|"
+    r"\s[-–—]\s{0,8}(?=[^\W\d_]+\s{0,8}$))",
+    re.I,
+)
+# "Anna: hello", "Anna wrote:", "Anna here": the name stands before the cue, so the match is empty and the cue is ahead.
+SPEAKER = re.compile(
+    r"(?<![\w@.])(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+)?(?: here\b(?! is| are| to| for)|"
+    r"\s{1,8}(?:wrote|joined|speaking|"
+    r"said|says|told|asked|promised|"
+    r"claimed|thinks|explained|replied|answered|complained|insisted|phoned|rang|schrieb|left the chat|was born|died|"
+    r"hier)\b))|"
+    r"(?:(?<=^)|(?<=\n)|(?<=[.!?] )|(?<=\n[-*•] )|(?<=^[-*•] ))"
+    r"(?=[A-ZÀ-Þ](?:[^\W\d_A-Z]|['’]|-[A-ZÀ-Þ]?)+(?: [A-ZÀ-Þ][\w'’-]+)?: )|"
+    r"(?:(?<=^)|(?<=\n)|(?<=[.!?] ))(?=[A-ZÀ-Þ][^\W\d_]+, (?:can|could|would|will|please|may|you|thank|thanks|are you|"
+    r"do you|what|why|how|when|where)\b)|"
+    r"(?<![\w@.])(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+)? (?:from|in|at) (?:the |your |our )?"
+    r"(?:[Bb]illing|[Aa]ccounts|[Ss]ales|[Ss]upport|HR|IT|[Rr]eception|[Ff]inance|[Mm]arketing|[Ll]ogistics|[Pp]ayroll|"
+    r"[Pp]rocurement|[Ll]egal|front desk|help ?desk|warehouse|workshop|mailroom|call cent(?:re|er))\b)"
+)
+# "Temperance Blackwood (sister)": who it is stands behind the name.
+RELATED = re.compile(
+    rf"(?<![\w@.])(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ][\w'’-]+ \((?:(?:my|his|her|their|the) )?(?:{RELATIVES}|{JOBS})\))", re.I
+)
+TOWARDS = re.compile(
+    r"\b(?:(?:tell|told|ask|asked|let|give|gave|show|showed|sent) (?:him|her|them|us|me|u)|"
+    r"(?:shout|yell|smil|wav|laugh)(?:ed|ing) at|starring|featuring|tell|told|ask|asked|let|spoke (?:to|with)|"
+    r"speak (?:to|with)|speaking (?:to|with)|talk(?:ed|ing)? (?:to|with)|met|meet|thanks|thank you|sorry|"
+    r"hi|hello|hey|dear|love from|greetings from|(?:\w+ed|written|sold|sent|made|taken|given|and|or) by|"
+    r"invoice for|tickets? for|order for|parcel for|package for|booking for|letter for|call(?:ed)?|contact(?:ed)?|"
+    r"email(?:ed)?|phone[d]?|paid|pay|"
+    r"thank|remind(?:ed)?|invited?|ping(?:ed)?|(?:re)?assign(?:ed)? (?:to|from)|hand(?:ed)? over to|married to|"
+    r"on behalf of|mailbox of|mailbox for|escalated? to|reports? to|"
+    r"whether|because|according to|it was|wasn't|not)\b[,:;!]?\s{1,8}",
+    re.I,
+)
+WEAK = re.compile(
+    r"(?:\b(?:i am|i'm|i’m|im|it's|it’s|its|it is|this is|hi|hello|hey|dear|morning|spoke (?:to|with)|speak (?:to|"
+    r"with)|"
+    r"speaking to|talk(?:ed|ing)? (?:to|with)|ask(?:ed)?|tell|told|contact(?:ed)?|call|called|email(?:ed)?|met|meet|"
+    r"met with|see|saw|with|for|"
+    r"from|by|to|and|or|of|remove|add|refund|pay|paid|let|thanks|sorry|like|that|says?|does|did|has|is|was|"
+    r"who(?: the hell)? is|named|where is|if|whether|because|but)\b[,:;!]?\s{1,8})",
+    re.I,
+)
+HOME = re.compile(
+    r"(?:\b(?:live[sd]?|living|reside[sd]?|residing|moved|moving|relocat(?:ed|ing)|born|based|grew up|"
+    r"resident)\b[^.!?\n]{0,14}\b(?:in|to|near|of|from|at)|"
+    r"\b(?:i am|i'm|i’m|am|[A-ZÀ-Þ][\w'’-]+) from)\s{1,8}$"
+)
+# "I'm anna lee," - in lower case nothing but the place after it and what follows says that it is a name.
+SELF = re.compile(
+    r"\b(?:i am|i'm|i’m|this is|its|it's|im|my name is|names?)\s{1,8}(?=[^\W\d_]{3,}\s[^\W\d_]{3,}(?:[,.;!]|$| and\b|"
+    r" from\b| here\b| calling\b| i\b))",
+    re.I,
+)
+BESIDE = re.compile(r"(?:,| and| or| nor| but| &| und| et| y|, and)\s{1,8}", re.I)
+# "from June", "by May": before a month these say nothing.
+JOINING = re.compile(
+    r"\b(?:from|by|for|of|to|with|and|or|that|has|is|was|see|but|if|because|whether|in|since|until|like)\W{1,8}$",
+    re.I,
+)
+# What people do, behind a lower-case first name: "and now raj wont look at me".
+DOING = re.compile(
+    r"\b(?:and now|but now|and then|so then|cause|cuz|coz|because|bc|when|while|since|until|that|now|says?|said)\s{1,4}"
+    r"(?=[^\W\d_]{3,} (?:wont|won['’]t|doesn?['’]?t|didn?['’]?t|isn?['’]?t|wasn?['’]?t|cant|can['’]t|hasn?['’]?t|"
+    r"says?|said|told|thinks|keeps|wants|hates|loves|sent|left|quit|wrote|called|asked|knows|came|went|got|gave|"
+    r"started|is like)\b)",
+    re.I,
+)

@@ -1,0 +1,1 @@
+"""Detection: where in a text personal data stands."""

@@ -1,0 +1,197 @@
+"""Personal data that has a form: found by pattern, kept by its checksum or by the words before it. No model.
+
+    find_patterns(text)  e-mail, phone, card, IBAN, account, national ids, IP and MAC, date of birth, crypto wallets
+
+A number alone says little: 10 digits are a phone, an order or an account. So a number counts as personal where its
+form is unmistakable (a checksum, a country code, the groups of a phone number) or where a word before it says so,
+and a word that says "order", "ticket" or "reference" takes it back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from shared.privacy.redaction.data.checksums import card_network, iban_length, iban_valid, luhn_valid
+from shared.privacy.redaction.detect.identifiers import find_identifiers
+from shared.privacy.redaction.detect.phones import find_phones
+from shared.privacy.redaction.spans import Span
+
+_TRIGGER = re.compile(r"[\d@＠]|\(at\)|\[at\]|::| dot ", re.I)
+_BEFORE = 48
+
+_EMAIL = re.compile(
+    r"[\w.+%&'*/=?^`{|}~!#$-]{1,64}(?:@|\s?[\[(]at[\])]\s?)(?:[\w-]{1,63}(?:\.|\s?[\[(]dot[\])]\s?)){1,6}[^\W\d_][\w-]{1,62}",
+    re.I,
+)
+# In a URL, told aloud, or set apart: "j.doe%40example.org", "j.doe at example dot org", "j.doe @ example.org".
+_TOLD = re.compile(
+    r"[\w.+-]{1,64}%40(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}|"
+    r"(?<![\w.+-])[\w.+-]{1,64}(?: (?:dot|punkt|point|punto) [\w+-]{1,64}){0,3} at "
+    r"[\w-]{1,63}(?:(?:\.| dot )[\w-]{1,63}){0,3} dot "
+    r"(?:com|net|org|edu|gov|info|biz|co|io|me|eu|uk|ie|de|fr|es|it|nl|be|ch|at|se|no|dk|fi|pl|pt|us|ca|au|in|br|mx)(?!\w)|"
+    r"(?<![\w.+-])[\w.+-]{1,64} ?[@＠] ?(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}(?!\w)",
+    re.I,
+)
+_CARD = re.compile(r"(?<![\w.-])(?<!\d )[2-6]\d{3}(?:[ .-]?\d){8,15}(?![\w])")
+_CARD_WORD = re.compile(r"\b(?:card|visa|mastercard|amex|american express|discover|maestro|pan|cc)\b", re.I)
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[ -]?\d{2}(?:[ -]?[A-Z0-9]){11,32}(?![A-Za-z0-9])|"
+                   r"(?<![A-Za-z0-9])[a-z]{2}\d{2}(?:[ -]?[a-z0-9]){11,30}(?![A-Za-z0-9])")  # fmt: skip
+_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?![\w:])")
+_MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4}(?![\w:-])")
+_VERSION = re.compile(
+    r"(?:\bv(?:er(?:sions?|\.)?)?|releases?|firmware|build|app|update|chapter|section|clause|§|install(?:ed|ing)?|"
+    r"upgraded? to|downgraded? to|driver|sdk|patch)\s*$",
+    re.I,
+)
+_SOFTWARE = re.compile(
+    r"\b(?:versions?|firmware|releases?|upgrad\w+|downgrad\w+|install\w*|changelog|sdk|patch\w*|build|driver|rollback)\b",
+    re.I,
+)
+_NETWORK = re.compile(
+    r"\b(?:ips?|ipv4|address(?:es)?|hosts?|servers?|src|dst|login|logged|ping|subnet|dns|gateway|port|proxy|vpn|ssh|"
+    r"https?|router|whitelist|allow ?list|block|client|network|adresse|direcci[oó]n|indirizzo)\b",
+    re.I,
+)
+_SMALL = 30
+_CRYPTO = re.compile(r"(?<!\w)(?:[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[02-9ac-hj-np-z]{11,71}|0x[0-9a-fA-F]{40})(?!\w)")
+
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+    r"nov(?:ember)?|dec(?:ember)?|januari?|februari?|märz|maart|mai|mei|juin|juni|juillet|juli|août|augustus|septembre|"
+    r"ok?tober|octobre|novembre|de[zc]ember|décembre|janvier|février|mars|avril|"
+    r"enero|febrero|marzo|abril|mayo|junio|julio|agosto|sep?tiembre|octubre|noviembre|diciembre|"
+    r"gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre|"
+    r"janeiro|fevereiro|março|maio|junho|julho|setembro|outubro|novembro|dezembro)"
+)
+DATE = re.compile(
+    rf"(?<![\w/.-])(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}([-/.])\d{{1,2}}\1(?:\d{{4}}|\d{{2}})|"
+    rf"\d{{1,2}}(?:st|nd|rd|th|er|\.)?(?: of| de)?[ -]{_MONTH}\.?,?(?: de)?[ -](?:\d{{4}}|'?\d{{2}})|"
+    rf"{_MONTH}\.? \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})(?![\w/-])",
+    re.I,
+)
+_BIRTH = re.compile(
+    r"\b(?:born|birth|dob|d\.o\.b|birthday|birthdate|geboren|geb|geburts(?:datum|tag)|née?|naissance|"
+    r"nacid[oa]|nacimiento|nat[oa]|nascita|nascid[oa]|nascimento|geboortedatum|född|født|fødselsdato|syntynyt|"
+    r"urodz(?:ony|ona|enia))\b",
+    re.I,
+)
+# Another date's word, between the word for birth and a date far behind it.
+_OTHER_DAY = re.compile(
+    r"\b(?:on|since|until|by|from|due|dated?|appointment|visit|admitted|seen|issued|expir\w+|valid|ordered|paid|booked|"
+    r"started|today|am|ab|bis|seit|vom|le|du|el|il|dal|op|gültig|rendez-vous|cita|appuntamento)\b[^\d\n]{0,16}$",
+    re.I,
+)
+_FAR = 140
+
+
+def find_patterns(text: str) -> list[Span]:
+    """Everything personal that has a form, overlaps and all. The heavier of two that overlap is the surer."""
+    if not _TRIGGER.search(text):  # All of these have a digit or an @ in them; most texts have neither.
+        return []
+    spans = list(_emails(text))
+    if any(char.isdigit() for char in text):
+        for find in (_cards, _ibans, _addresses_of_machines, _wallets, _births, find_identifiers, find_phones):
+            spans.extend(find(text))
+    elif "::" in text:
+        spans.extend(_addresses_of_machines(text))
+    return spans
+
+
+def _emails(text: str) -> Iterator[Span]:
+    low = text.lower()
+    if "%40" in text or " dot " in low or "＠" in text or "@ " in text or " @" in text:
+        for found in _TOLD.finditer(text):
+            yield Span(*found.span(), "email", 9)
+    if "@" not in text and "at" not in low:
+        return
+    for found in _EMAIL.finditer(text):
+        start, end = found.span()
+        while start < end and text[start] in "'*`.=-":  # Quotes and Markdown around it are not of it.
+            start += 1
+        yield Span(start, end, "email", 9)
+
+
+def _cards(text: str) -> Iterator[Span]:
+    for found in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", found[0])
+        if not 12 <= len(digits) <= 19 or card_network(digits) is None:
+            continue
+        if luhn_valid(digits):
+            yield Span(*found.span(), "card", 8)
+        elif len(digits) >= 15 and _CARD_WORD.search(text, max(0, found.start() - _BEFORE), found.start()):
+            yield Span(*found.span(), "card", 7)  # Mistyped, and still somebody's card.
+
+
+def _ibans(text: str) -> Iterator[Span]:
+    for found in _IBAN.finditer(text):
+        raw, end = found[0], found.start()
+        length = iban_length(raw)
+        if length is None:
+            continue
+        count = 0
+        for offset, char in enumerate(raw, start=1):
+            count += char.isalnum()
+            if count == length:
+                end = found.start() + offset
+                break
+        if count < length or (end < len(text) and text[end].isalnum()):
+            continue
+        said = "iban" in text[max(0, found.start() - _BEFORE) : found.start()].lower()
+        if said or iban_valid(text[found.start() : end]):
+            yield Span(found.start(), end, "iban", 9)
+
+
+def _addresses_of_machines(text: str) -> Iterator[Span]:
+    for found in _IPV4.finditer(text):
+        if not _is_version(text, found):
+            try:
+                IPv4Address(found[0])
+            except AddressValueError:
+                continue
+            yield Span(*found.span(), "ip", 7)
+    if ":" not in text and text.count("-") < 5:
+        return
+    for found in _MAC.finditer(text):
+        yield Span(*found.span(), "id", 8)
+    for found in _IPV6.finditer(text):
+        try:
+            IPv6Address(found[0])
+        except AddressValueError:
+            continue
+        if any(char.isalnum() for char in found[0]):
+            yield Span(*found.span(), "ip", 8)
+
+
+def _is_version(text: str, found: re.Match[str]) -> bool:
+    """Behind a word for one; or small numbers in a text on software in which no word is about networks."""
+    if _VERSION.search(text, max(0, found.start() - 24), found.start()):
+        return True
+    first = int(found[0].split(".")[0])
+    return first <= _SMALL and first != 10 and bool(_SOFTWARE.search(text)) and not _NETWORK.search(text)
+
+
+def _wallets(text: str) -> Iterator[Span]:
+    for found in _CRYPTO.finditer(text):
+        if found[0][:2] in ("bc", "0x") or sum(char.isdigit() for char in found[0]) >= 2:
+            yield Span(*found.span(), "crypto", 7)
+
+
+def _births(text: str) -> Iterator[Span]:
+    if not _BIRTH.search(text):
+        return
+    known = 0
+    for found in DATE.finditer(text):
+        start = found.start()
+        between = text[known:start] if known else ""
+        if known and not _BIRTH.search(between) and _OTHER_DAY.search(between):
+            continue  # "dob 12/03/1980, appointment on 14/06/2024".
+        if _BIRTH.search(text[max(0, start - _BEFORE) : found.end() + 24]):
+            known = found.end()
+            yield Span(*found.span(), "birth_date", 8)
+            continue
+        sentence = re.split(r"[.!?] |\n", text[max(0, start - _FAR) : start])[-1]
+        if _BIRTH.search(sentence) and not _OTHER_DAY.search(sentence):
+            yield Span(*found.span(), "birth_date", 8)

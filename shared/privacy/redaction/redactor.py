@@ -1,0 +1,81 @@
+"""Redaction: personal data in texts is replaced by made-up data before anything of them is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from schemas.tasks import RedactionSettings
+from shared.privacy.redaction.detect.addresses import find_addresses
+from shared.privacy.redaction.detect.custom_patterns import find_extra
+from shared.privacy.redaction.detect.patterns import find_patterns
+from shared.privacy.redaction.detect.people import People
+from shared.privacy.redaction.replace.surrogates import Surrogates
+from shared.privacy.redaction.spans import Span, without_overlaps
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a task wants redacted. `patterns`: (name, regular expression) of its own kinds of personal data."""
+
+    enabled: bool = True
+    names: bool = True
+    patterns: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, settings: RedactionSettings) -> Self:
+        """The rules that a task's settings ask for."""
+        return cls(settings.enabled, settings.names, tuple((p.name, p.regex) for p in settings.patterns))
+
+
+@dataclass(frozen=True)
+class Redacted:
+    """A text without personal data; how many pieces were replaced, and how many of each kind."""
+
+    text: str
+    count: int
+    kinds: Mapping[str, int]
+
+
+class Redactor:
+    """Not for use by two threads at once. Takes about 3 s of CPU to warm up and 250 MB; build one per process."""
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: at least 16 secret bytes; the same key gives the same surrogates."""
+        self._surrogates = Surrogates(key)
+        self._people: People | None = None
+
+    def redact(self, texts: Sequence[str], rules: Rules, already: Sequence[str] = ()) -> list[Redacted]:
+        """The texts without personal data, in order.
+
+        `already`: texts that were redacted before. What was found and stands in one of them too is a surrogate, and
+        stays: it must not get a surrogate of its own.
+        """
+        if not rules.enabled:
+            return [Redacted(text, 0, {}) for text in texts]
+        return [
+            self._replaced(text, [s for s in spans if not any(text[s.start : s.end] in known for known in already)])
+            for text, spans in zip(texts, self.find(texts, rules), strict=True)
+        ]
+
+    def find(self, texts: Sequence[str], rules: Rules) -> list[list[Span]]:
+        """What is personal in each text: disjoint spans, sorted."""
+        found: list[list[Span]] = [[] for _ in texts]
+        if rules.names and texts:
+            self._people = self._people or People()
+            found = self._people.find(texts)
+        for text, spans in zip(texts, found, strict=True):
+            spans.extend(find_patterns(text))
+            spans.extend(find_addresses(text))
+            for name, regex in rules.patterns:
+                spans.extend(find_extra(text, name, regex))
+        return [without_overlaps(text, spans) if spans else [] for text, spans in zip(texts, found, strict=True)]
+
+    def _replaced(self, text: str, spans: Sequence[Span]) -> Redacted:
+        pieces, position = [], 0
+        for span in spans:
+            pieces += [text[position : span.start], self._surrogates.of(span.kind, text[span.start : span.end])]
+            position = span.end
+        return Redacted("".join(pieces) + text[position:], len(spans), Counter(span.kind for span in spans))

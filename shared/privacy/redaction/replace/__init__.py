@@ -1,0 +1,1 @@
+"""Replacement: made-up data of the same shape, always the same for the same original."""

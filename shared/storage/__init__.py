@@ -1,0 +1,1 @@
+"""Stores: PostgreSQL, consumer offsets kept in it, and the artifact store."""
