@@ -70,7 +70,7 @@ TOPICS: tuple[Topic, ...] = (
           ("prediction_log", "deployer"), "prediction_id", 8, _WEEK),
     Topic("predictions.rolled_up.v1", PredictionsRolledUp, ("prediction_log",),
           ("dataset_builder", "console"), "task", 1, _QUARTER),
-    Topic("subjects.forgotten.v1", SubjectForgotten, ("console", "scheduler"),
+    Topic("subjects.forgotten.v1", SubjectForgotten, ("scheduler",),
           ("prediction_log", "failure_miner", "console", "dataset_builder", "deployer"), "task", 1, _FOREVER),
     Topic("failures.clustered.v1", FailuresClustered, ("failure_miner",),
           ("dataset_builder", "console", "scheduler"), "task", 1, _FOREVER),

@@ -3,7 +3,7 @@
 consumes  labels.requested · every step's result (failures.clustered, datasets.built, adapters.trained,
           adapters.evaluated, rollouts.changed, cycles.*, steps.*) · predictions.rolled_up · subjects.forgotten ·
           tasks.changed (as a table)
-does      keeps the review queue, blind; redacts what reviewers type; shows tasks and cycles; takes "forget me", and
-          forgets
-produces  corrections.submitted · subjects.forgotten
+does      keeps the review queue, blind; redacts what reviewers type; shows tasks and cycles; erases
+          what belongs to a forgotten person
+produces  corrections.submitted
 """

@@ -1,6 +1,6 @@
 """The console's API: the same for people's page, scripts and the demonstration.
 
-Reading and answering questions, how cycles stand, and forgetting a person. Errors say what is allowed.
+Reading and answering questions, and how cycles stand. Errors say what is allowed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,6 @@ class Correction(BaseModel):
     label: str | None = Field(default=None, description="What the answer should have been.")
     preference: Preference | None = Field(default=None, description="For pairs of free texts: which side is better.")
     seconds: float | None = Field(default=None, ge=0.0, le=86_400.0)
-
-
-class Subject(BaseModel):
-    """Body of `POST /api/subjects/forget`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    task: TaskName
-    user: str = Field(min_length=1, max_length=500, description="As the application names them in `user`.")
 
 
 def build_app(settings: ConsoleSettings, reviews: Reviews, chronicle: Chronicle) -> FastAPI:
@@ -85,7 +76,3 @@ def _review_routes(app: FastAPI, reviews: Reviews) -> None:
         answer = Answer(body.label, body.preference, body.seconds)
         receipt = await reviews.answer(body.request_id, body.reviewer, answer)
         return {"correction_id": receipt.correction_id, "counted": receipt.counted}
-
-    @app.post("/api/subjects/forget")
-    async def forget(body: Subject) -> dict[str, str]:
-        return {"subject_hash": await reviews.forget(body.task, body.user)}

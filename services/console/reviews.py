@@ -1,4 +1,4 @@
-"""What people do: take a question, answer it, ask that somebody be forgotten. The API and the pages both use it."""
+"""What people do: take a question, answer it. The API and the pages both use it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from datetime import datetime
 
 from schemas.base import utc_now
 from schemas.labels import LabelRequested, Purpose
-from schemas.predictions import SubjectForgotten
 from schemas.tasks import TaskChanged
 from services.console.domain import Answer, check_answer, check_reviewer, correction_id, correction_of, interleave
 from services.console.redaction import Typed
 from services.console.storage import Queue
 from shared.errors import RatchetError
-from shared.identity import event_id, keyed_hash
 from shared.kafka.consumers import Publishes
 from shared.kafka.latest_by_key import LatestByKey
 
@@ -38,14 +36,12 @@ class Reviews:
         queue: Queue,
         publisher: Publishes,
         tasks: LatestByKey[TaskChanged],
-        subjects_key: bytes,
         typed: Typed,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._queue = queue
         self._publisher = publisher
         self._tasks = tasks
-        self._subjects_key = subjects_key
         self._typed = typed
         self._now = now
         self._turns = [asyncio.Lock() for _ in range(64)]
@@ -95,23 +91,6 @@ class Reviews:
             await self._publisher.publish(correction_of(request, reviewer, answer, redactions, now))
             await self._queue.record(request_id, reviewer, answer, now)
             return Receipt(name, counted=True)
-
-    async def forget(self, task: str, user: str) -> str:
-        """Tell everybody to forget a user of a task, and forget them here; returns the hash. Raises UnknownError."""
-        if (changed := self._tasks.get(task)) is None:
-            raise self._no_task(task)
-        subject = keyed_hash(self._subjects_key, user)
-        now = self._now()
-        event = SubjectForgotten(
-            event_id=event_id("subjects.forgotten", task, subject, now),
-            occurred_at=now,
-            task=task,
-            task_revision=changed.task_revision,
-            subject_hash=subject,
-        )
-        await self._publisher.publish(event)
-        await self._queue.forget(event)  # At once: the topic tells us too, a moment later.
-        return subject
 
     async def is_gone(self, request_id: str) -> bool:
         """Whether a question is not there any more: its person was forgotten, and no page may go on showing it."""

@@ -48,7 +48,6 @@ class MemoryQueue:
     def __init__(self) -> None:
         self.requests: dict[str, LabelRequested] = {}
         self.answers: dict[tuple[str, str], Answer] = {}
-        self.forgotten: list[SubjectForgotten] = []
         self.recording_fails = False
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
@@ -94,7 +93,6 @@ class MemoryQueue:
         return any(request.task == task for request in self.requests.values())
 
     async def forget(self, event: SubjectForgotten) -> None:
-        self.forgotten.append(event)
         self.requests = {name: r for name, r in self.requests.items() if r.user_hash != event.subject_hash}
 
     async def withdraw(self, event: RolloutChanged) -> None: ...
@@ -106,7 +104,7 @@ class Scene:
         self.published: list[Event] = []
         self.redactor_is_broken = False
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        reviews = Reviews(self.queue, self, self.tasks, b"k" * 32, Typed(self.redactor), lambda: NOON)
+        reviews = Reviews(self.queue, self, self.tasks, Typed(self.redactor), lambda: NOON)
         self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # no cycles here
 
     def redactor(self) -> Redactor:
@@ -285,17 +283,6 @@ async def test_a_bad_question_for_questions_is_told_why(scene: Scene, path: str,
     answer = await scene.call("GET", path)
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
-
-
-async def test_forgetting_is_published_with_a_keyed_hash_and_done_here(scene: Scene) -> None:
-    answer = await scene.call("POST", "/api/subjects/forget", json={"task": "desk", "user": "jo@example.org"})
-    (event,) = scene.published
-    assert isinstance(event, SubjectForgotten)
-    assert event.subject_hash == answer.json()["subject_hash"]
-    assert "jo" not in event.model_dump_json()
-    assert scene.queue.forgotten == [event]
-    unknown = await scene.call("POST", "/api/subjects/forget", json={"task": "nope", "user": "jo"})
-    assert unknown.status_code == 404
 
 
 def test_a_page_shows_a_ticket_and_something_else_in_turn() -> None:
