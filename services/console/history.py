@@ -20,7 +20,7 @@ from schemas.cycles import StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from services.console.tables import FACTS, FORGOTTEN, HOURS, PROGRESS
-from shared.privacy.erasure import Forgotten, forgotten_among, remember
+from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
 
 
@@ -50,7 +50,7 @@ class PostgresChronicle:
         async with transaction(self._engine) as connection:
             if isinstance(event, FailuresClustered):
                 quoted = ((event.task, source.user_hash) for mode in event.modes for source in mode.sources)
-                event = _without(event, await forgotten_among(connection, FORGOTTEN, quoted))
+                event = _without(event, await erased_among(connection, FORGOTTEN, quoted))
             statement = insert(FACTS).values(
                 event_id=event.event_id,
                 task=event.task,
@@ -90,9 +90,9 @@ class PostgresChronicle:
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Take what a person asked out of the failure modes that quote it."""
-        gone = Forgotten({(event.task, event.subject_hash): event.occurred_at})
+        gone = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
         async with transaction(self._engine) as connection:
-            await remember(connection, FORGOTTEN, event)
+            await record_erasure(connection, FORGOTTEN, event)
             quoting = cast(FACTS.c.event, Text).contains(event.subject_hash, autoescape=True)
             await _rewrite(connection, event.task, lambda clustered: _without(clustered, gone), quoting)
 
@@ -179,7 +179,7 @@ async def _rewrite(
             await connection.execute(update(FACTS).where(FACTS.c.event_id == event_id).values(values))
 
 
-def _without(event: FailuresClustered, gone: Forgotten) -> FailuresClustered:
+def _without(event: FailuresClustered, gone: ErasedSubjects) -> FailuresClustered:
     return event.without(lambda source: gone.covers(event.task, source.user_hash, source.predicted_at))
 
 

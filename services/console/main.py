@@ -18,7 +18,7 @@ from services.console.storage import PostgresQueue
 from shared.identity import load_or_create_key
 from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.privacy.redaction import Redactor
-from shared.privacy.retention import expire_forever
+from shared.privacy.retention import drop_expired_forever
 from shared.service import Service, run
 from shared.storage.database import build_engine, migrate
 
@@ -49,7 +49,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
         NAME,
         broker,
         prepare=[prepare],
-        background=[partial(expire_forever, tasks, handlers.expire)],
+        background=[partial(drop_expired_forever, tasks, handlers.expire)],
         close=[engine.dispose],
         http=http,
         host=settings.console_host,

@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from schemas.labels import LabelRequested
 from schemas.tasks import RedactionSettings, TaskChanged
 from services.console.domain import Answer
 from shared.errors import DependencyUnavailable
-from shared.privacy.redaction import Redacted, Rules
-
-
-class Redacts(Protocol):
-    def redact(self, texts: Sequence[str], rules: Rules, already: Sequence[str] = ()) -> list[Redacted]: ...
+from shared.privacy.redaction import Redacted, Rules, TextRedactor
 
 
 class Typed:
     """Redacts answers. The redactor loads a language model, so it is built in a thread, when first needed."""
 
-    def __init__(self, build: Callable[[], Redacts]) -> None:
+    def __init__(self, build: Callable[[], TextRedactor]) -> None:
         self._build = build
-        self._redactor: Redacts | None = None
+        self._redactor: TextRedactor | None = None
         self._one_at_a_time = asyncio.Lock()
 
     async def clean(self, request: LabelRequested, answer: Answer, task: TaskChanged | None) -> tuple[Answer, int]:

@@ -19,7 +19,7 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.console.domain import RUNNING, Answer
 from services.console.tables import ANSWERS, FACTS, FORGOTTEN, REQUESTS
-from shared.privacy.erasure import forgotten_among, remember
+from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
 _TICKET = REQUESTS.c.purpose == Purpose.DISCORDANT_PAIR.value
@@ -61,7 +61,7 @@ class PostgresQueue:
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
         """Add questions, but for known ones, those of forgotten people, and those about a candidate that has ended."""
         async with transaction(self._engine) as connection:
-            gone = await forgotten_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
+            gone = await erased_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
             ended = await _ended(connection, requests)
             rows = [
                 _row(r)
@@ -136,7 +136,7 @@ class PostgresQueue:
     async def forget(self, event: SubjectForgotten) -> None:
         """Remove a person's questions with their answers; a replay does not bring them back."""
         async with transaction(self._engine) as connection:
-            await remember(connection, FORGOTTEN, event)
+            await record_erasure(connection, FORGOTTEN, event)
             theirs = and_(REQUESTS.c.task == event.task, REQUESTS.c.user_hash == event.subject_hash)
             # Answers go with it: ON DELETE CASCADE.
             await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))

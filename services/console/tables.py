@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, DateTime, Float, Identity, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.privacy.erasure import forgotten_table
+from shared.privacy.erasure import erased_subjects_table
 
 METADATA = MetaData()
 _TIME = DateTime(timezone=True)
@@ -66,4 +66,4 @@ HOURS = Table(
     Column("predictions", BigInteger, nullable=False),
     Column("event", JSONB, nullable=False),
 )
-FORGOTTEN = forgotten_table(METADATA)
+FORGOTTEN = erased_subjects_table(METADATA)

@@ -24,7 +24,7 @@ from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.identity import event_id
 from shared.kafka.consumers import Consumers, Delivery, Publishes
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.retention import expire_forever
+from shared.privacy.retention import drop_expired_forever
 
 logger = logging.getLogger(__name__)
 NAME = "dataset_builder"
@@ -61,7 +61,7 @@ class Handlers:
 
     async def expire_forever(self) -> None:
         """Background: corrections go when they are too old to train on."""
-        await expire_forever(self._tasks, self._store.expire, lambda spec: spec.dataset.max_age_days)
+        await drop_expired_forever(self._tasks, self._store.expire, lambda spec: spec.dataset.max_age_days)
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Keep what people said; where two disagree, ask a third, long before the cycle needs the answer."""

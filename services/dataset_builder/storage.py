@@ -22,7 +22,7 @@ from schemas.cycles import PartitionFence
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from shared.kafka.delivery import Delivery, Place
-from shared.privacy.erasure import forgotten_among, forgotten_table, remember
+from shared.privacy.erasure import erased_among, erased_subjects_table, record_erasure
 from shared.storage.database import transaction
 from shared.storage.offsets import adopt_incarnation, advance, behind, broker_table, positions_table
 
@@ -35,7 +35,7 @@ corrections = sa.Table(
     Column("task_revision", Text), Column("user_hash", Text), Column("partition", sa.Integer),
     Column("offset", sa.BigInteger), Column("event", Text), Column("happened_at", sa.DateTime(timezone=True)),
 )  # fmt: skip
-forgotten = forgotten_table(metadata)
+forgotten = erased_subjects_table(metadata)
 traffic = sa.Table(
     "traffic", metadata,
     Column("task", Text, primary_key=True), Column("task_revision", Text, primary_key=True),
@@ -81,7 +81,7 @@ class PostgresStore:
     async def keep(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
         """Store corrections, each once and none of a forgotten person, and note the positions."""
         async with transaction(self._engine) as connection:
-            gone = await forgotten_among(connection, forgotten, ((d.event.task, d.event.user_hash) for d in deliveries))
+            gone = await erased_among(connection, forgotten, ((d.event.task, d.event.user_hash) for d in deliveries))
             rows = [
                 _row(delivery)
                 for delivery in deliveries
@@ -104,7 +104,7 @@ class PostgresStore:
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete what came of a person's requests, and remember to take no more of it."""
         async with transaction(self._engine) as connection:
-            await remember(connection, forgotten, event)
+            await record_erasure(connection, forgotten, event)
             theirs = sa.and_(corrections.c.task == event.task, corrections.c.user_hash == event.subject_hash)
             await connection.execute(
                 sa.delete(corrections).where(theirs, corrections.c.happened_at <= event.occurred_at)

@@ -25,7 +25,7 @@ from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.retention import expire_forever
+from shared.privacy.retention import drop_expired_forever
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Handlers:
 
     async def expire_forever(self) -> None:
         """Background: what an ended rollout compared goes when it leaves the lake."""
-        await expire_forever(self._tasks, self._storage.expire)
+        await drop_expired_forever(self._tasks, self._storage.expire)
 
     async def tick_forever(self) -> None:
         """Background: finish what a crash left, decide again, watch the flags."""

@@ -31,7 +31,7 @@ from services.deployer.domain import CanaryCounts, Ledger, Pair, Ticket, ticket_
 from services.deployer.rollout import ACTIVE, Rollout
 from services.deployer.tables import BAD_USERS, FORGOTTEN, LABELS, LEDGER, REQUESTS, ROLLOUTS
 from shared.identity import content_hash
-from shared.privacy.erasure import forgotten_among, remember
+from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
 _FIELDS = [field.name for field in dataclasses.fields(Rollout)]
@@ -154,7 +154,7 @@ class PostgresStorage:
         A candidate that erred has lost: its ticket is drawn at once and nobody is asked.
         """
         async with transaction(self._engine) as connection:
-            gone = await forgotten_among(connection, FORGOTTEN, ((rollout.task, pair.user_hash) for pair in pairs))
+            gone = await erased_among(connection, FORGOTTEN, ((rollout.task, pair.user_hash) for pair in pairs))
             rows = [
                 _pair_row(pair, first) for pair, first in zip(pairs, sides, strict=True)
                 if not gone.covers(rollout.task, pair.user_hash, pair.logged_at)
@@ -166,7 +166,7 @@ class PostgresStorage:
             mine = LEDGER.c.rollout_id == rollout.rollout_id
             here = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
             known = await connection.execute(sa.select(LEDGER.c.user_key).where(mine, here, LEDGER.c.first))
-            users = set(known.scalars()) | {r["user_key"] for r in rows if gone.ever(rollout.task, r["user_hash"])}
+            users = set(known.scalars()) | {r["user_key"] for r in rows if gone.includes(rollout.task, r["user_hash"])}
             for row in rows:
                 if row["pair_id"] in new and not row["agree"] and row["user_key"] not in users:
                     users.add(row["user_key"])
@@ -222,7 +222,7 @@ class PostgresStorage:
     async def observe(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         """Count requests of the canary and users with a failed request, each once."""
         async with transaction(self._engine) as connection:
-            people = await forgotten_among(connection, FORGOTTEN, ((rollout.task, o.user_key) for o in observations))
+            people = await erased_among(connection, FORGOTTEN, ((rollout.task, o.user_key) for o in observations))
             seen = [o for o in observations if not people.covers(rollout.task, o.user_key, o.occurred_at)]
             requests = [
                 {"rollout_id": rollout.rollout_id, "prediction_id": o.prediction_id, "failed": o.failed}
@@ -263,7 +263,7 @@ class PostgresStorage:
             sa.func.coalesce(LEDGER.c.logged_at, event.occurred_at) <= event.occurred_at,
         )
         async with transaction(self._engine) as connection:
-            await remember(connection, FORGOTTEN, event)
+            await record_erasure(connection, FORGOTTEN, event)
             void = {"first": False, "asked": False, "published": False, "ticket_id": None, "ticket_order": None}
             await connection.execute(sa.update(LEDGER).where(theirs, LEDGER.c.outcome.is_(None)).values(void))
             blank = {"messages": None, "production_answer": None, "candidate_answer": None, "user_hash": None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.privacy.erasure import forgotten_table
+from shared.privacy.erasure import erased_subjects_table
 
 METADATA = sa.MetaData()
 ROLLOUTS = sa.Table(
@@ -46,4 +46,4 @@ BAD_USERS = sa.Table(
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("user_key", sa.Text, primary_key=True),
     sa.Column("canary", sa.Boolean),
 )  # fmt: skip
-FORGOTTEN = forgotten_table(METADATA)
+FORGOTTEN = erased_subjects_table(METADATA)

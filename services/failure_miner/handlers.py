@@ -41,7 +41,7 @@ from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.identity import event_id
 from shared.kafka.consumers import Consumers, Delivery, Publishes
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.retention import expire_forever
+from shared.privacy.retention import drop_expired_forever
 
 logger = logging.getLogger(__name__)
 NAME = "failure_miner"
@@ -88,7 +88,7 @@ class Handlers:
 
     async def expire_forever(self) -> None:
         """Background: suspects go when their predictions leave the lake."""
-        await expire_forever(self._tasks, self._store.expire)
+        await drop_expired_forever(self._tasks, self._store.expire)
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Keep the suspects among them, and ask people about those, the least confident first."""

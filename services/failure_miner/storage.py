@@ -22,7 +22,7 @@ from schemas.labels import CorrectionSubmitted
 from schemas.predictions import SubjectForgotten
 from services.failure_miner.domain import FoundMode, StoredMode, Suspect
 from shared.kafka.delivery import Delivery, Place
-from shared.privacy.erasure import Forgotten, forgotten_among, forgotten_table, remember
+from shared.privacy.erasure import ErasedSubjects, erased_among, erased_subjects_table, record_erasure
 from shared.storage.database import transaction
 from shared.storage.offsets import adopt_incarnation, advance, behind, broker_table, positions_table
 
@@ -46,7 +46,7 @@ modes = sa.Table(
 asked = sa.Table(
     "asked", metadata, Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("day", sa.Date)
 )
-forgotten = forgotten_table(metadata)
+forgotten = erased_subjects_table(metadata)
 clusterings = sa.Table(
     "clusterings", metadata, Column("cycle_id", Text, primary_key=True), Column("task", Text), Column("event", Text)
 )
@@ -72,7 +72,7 @@ class Store(Protocol):
     async def correct(self, deliveries: Sequence[Delivery[CorrectionSubmitted]], found: Sequence[Suspect]) -> None: ...
     async def pass_over(self, place: Place) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
-    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> Forgotten: ...
+    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
     async def expire(self, task: str, before: datetime) -> None: ...
     async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]: ...
     async def clustering(self, cycle_id: str) -> FailuresClustered | None: ...
@@ -144,10 +144,10 @@ class PostgresStore:
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete a person's suspects and what failure modes quote of them; remember to take no more of theirs."""
         async with transaction(self._engine) as connection:
-            await remember(connection, forgotten, event)
+            await record_erasure(connection, forgotten, event)
             theirs = sa.and_(suspects.c.task == event.task, suspects.c.user_hash == event.subject_hash)
             await connection.execute(sa.delete(suspects).where(theirs, suspects.c.occurred_at <= event.occurred_at))
-            gone = Forgotten({(event.task, event.subject_hash): event.occurred_at})
+            gone = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
             quoting = clusterings.c.event.contains(event.subject_hash, autoescape=True)
             await _rewrite(connection, event.task, lambda clustered: _without(clustered, gone), quoting)
 
@@ -158,10 +158,10 @@ class PostgresStore:
             await connection.execute(sa.delete(suspects).where(old))
             await _rewrite(connection, task, lambda clustered: clustered.without(lambda s: s.predicted_at < before))
 
-    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> Forgotten:
+    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
         """The forgotten among these (task, user hash)."""
         async with transaction(self._engine) as connection:
-            return await forgotten_among(connection, forgotten, people)
+            return await erased_among(connection, forgotten, people)
 
     async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]:
         async with transaction(self._engine) as connection:
@@ -221,7 +221,7 @@ class PostgresStore:
             groups.setdefault(mode_of.get(suspect.prediction_id), []).append(suspect.prediction_id)
         async with transaction(self._engine) as connection:
             quoted = {(event.task, source.user_hash) for mode in event.modes for source in mode.sources}
-            event = _without(event, await forgotten_among(connection, forgotten, quoted))
+            event = _without(event, await erased_among(connection, forgotten, quoted))
             for mode_id, members in groups.items():
                 await connection.execute(
                     sa.update(suspects)
@@ -250,7 +250,7 @@ async def _rewrite(
             await connection.execute(sa.update(clusterings).where(this).values(event=kept.model_dump_json()))
 
 
-def _without(event: FailuresClustered, gone: Forgotten) -> FailuresClustered:
+def _without(event: FailuresClustered, gone: ErasedSubjects) -> FailuresClustered:
     return event.without(lambda source: gone.covers(event.task, source.user_hash, source.predicted_at))
 
 
@@ -272,7 +272,7 @@ def _upsert_mode(event: FailuresClustered, one: FoundMode) -> Any:
 
 async def _insert_suspects(connection: AsyncConnection, found: Sequence[Suspect]) -> set[str]:
     """Store what is new; returns the predictions that are left out, because their person is forgotten."""
-    people = await forgotten_among(connection, forgotten, ((s.task, s.user_hash) for s in found))
+    people = await erased_among(connection, forgotten, ((s.task, s.user_hash) for s in found))
     gone = {s.prediction_id for s in found if people.covers(s.task, s.user_hash, s.occurred_at)}
     found = [s for s in found if s.prediction_id not in gone]
     if not found:

@@ -36,7 +36,7 @@ from services.gateway.upstreams.replicas import Replicas
 from shared.http import with_cors
 from shared.identity import load_or_create_key
 from shared.kafka.consumers import Consumers, build_broker
-from shared.privacy.encryption import load_seal
+from shared.privacy.encryption import load_cipher
 from shared.service import Service, run
 from shared.storage.artifacts import ArtifactStore
 
@@ -90,7 +90,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper)
     )
     room = WaitingRoom(
-        settings.home / "gateway" / "waiting", load_seal(settings.secrets_folder, "spool"),
+        settings.home / "gateway" / "waiting", load_cipher(settings.secrets_folder, "spool"),
         settings.gateway_traces_wait_seconds, settings.gateway_traces_max_waiting, metrics.spans.labels("lost").inc,
     )  # fmt: skip
     traces = Traces(

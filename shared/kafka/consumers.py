@@ -35,7 +35,7 @@ from shared.kafka.delivery import Delivery as Delivery
 from shared.kafka.delivery import Place as Place
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.resuming import Resume, Resuming
-from shared.privacy.encryption import Seal, load_seal
+from shared.privacy.encryption import Cipher, load_cipher
 from shared.settings import Settings
 from shared.tracing import Carried, carried_by, consumer_middlewares, letter_headers
 
@@ -382,12 +382,12 @@ class Consumers:
         where = "/".join(lay[name] for name in (dl.HEADER_TOPIC, dl.HEADER_PARTITION, dl.HEADER_OFFSET) if name in lay)
         # The error's words may quote the message: they are for `ratchet dlq show`, not for a log.
         logger.error("%s: dead letter from %s: %s", self._service, where, type(error).__name__)
-        sealed, headers = seal_letter(self._seal, self._service, value, error)
+        sealed, headers = seal_letter(self._cipher, self._service, value, error)
         await _send(self._broker, dl.dead_letter_topic(self._service), key, sealed, headers | lay)
 
     @cached_property
-    def _seal(self) -> Seal:
-        return load_seal(self._settings.secrets_folder, SEAL_NAME)
+    def _cipher(self) -> Cipher:
+        return load_cipher(self._settings.secrets_folder, SEAL_NAME)
 
 
 async def _send(broker: KafkaBroker, topic: str, key: bytes | None, value: bytes, headers: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from schemas import deadletters as dl
 from schemas.base import utc_now
 from shared.errors import DependencyUnavailable
 from shared.kafka.clients import build_producer, read_ends, reading
-from shared.privacy.encryption import Seal, SealBroken, load_seal
+from shared.privacy.encryption import Cipher, DecryptionFailed, load_cipher
 from shared.settings import Settings
 from shared.tracing import letter_headers
 
@@ -45,7 +45,7 @@ class Letter:
     value: bytes
     error: str
     headers: dict[str, str]
-    broken: SealBroken | None = None
+    broken: DecryptionFailed | None = None
 
     @property
     def topic(self) -> str:
@@ -75,13 +75,13 @@ class Waiting:
     last: Letter | None
 
 
-def seal_letter(seal: Seal, service: str, value: bytes, error: Exception) -> tuple[bytes, dict[str, str]]:
+def seal_letter(cipher: Cipher, service: str, value: bytes, error: Exception) -> tuple[bytes, dict[str, str]]:
     """Value and headers of a letter of `service`; where the record lay is for the caller to add."""
-    sealed = seal.seal(value)
+    sealed = cipher.encrypt(value)
     reason = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
     headers = {
         dl.HEADER_SEALED: sealed[:4].hex(),
-        dl.HEADER_ERROR: base64.b64encode(seal.seal(reason.encode())).decode(),
+        dl.HEADER_ERROR: base64.b64encode(cipher.encrypt(reason.encode())).decode(),
         dl.HEADER_SERVICE: service,
         dl.HEADER_FAILED_AT: utc_now().isoformat(),
         dl.HEADER_REPLAYED: "0",
@@ -89,16 +89,16 @@ def seal_letter(seal: Seal, service: str, value: bytes, error: Exception) -> tup
     return sealed, headers
 
 
-def open_letter(seal: Seal, offset: int, key: bytes | None, value: bytes, headers: Mapping[str, str]) -> Letter:
+def open_letter(cipher: Cipher, offset: int, key: bytes | None, value: bytes, headers: Mapping[str, str]) -> Letter:
     """A letter as it lies in its topic, opened; those from before letters were sealed are taken as they are."""
     kept = dict(headers)
     if dl.HEADER_SEALED not in headers:
         return Letter(offset, key, value, headers.get(dl.HEADER_ERROR, "?"), kept)
     try:
-        reason = seal.open(base64.b64decode(headers.get(dl.HEADER_ERROR, ""))).decode(errors="replace")
-        return Letter(offset, key, seal.open(value), reason, kept)
-    except (SealBroken, ValueError) as error:
-        broken = error if isinstance(error, SealBroken) else SealBroken(f"a header is damaged: {error}")
+        reason = cipher.decrypt(base64.b64decode(headers.get(dl.HEADER_ERROR, ""))).decode(errors="replace")
+        return Letter(offset, key, cipher.decrypt(value), reason, kept)
+    except (DecryptionFailed, ValueError) as error:
+        broken = error if isinstance(error, DecryptionFailed) else DecryptionFailed(f"a header is damaged: {error}")
         return Letter(offset, key, b"", f"cannot be opened: {broken.reason}", kept, broken)
 
 
@@ -125,7 +125,7 @@ async def replay_letters(
 
     Each is acknowledged by the broker before it is noted as replayed: a crash in between sends one letter twice, which
     handlers bear, and never none. What fails again becomes a letter behind those that waited when this began. Raises
-    SealBroken at a letter that cannot be opened, unless `skip_broken`: it is then left behind for good.
+    DecryptionFailed at a letter that cannot be opened, unless `skip_broken`: it is then left behind for good.
     """
     sent = 0
     producer = build_producer(settings, "ratchet-dlq")
@@ -174,7 +174,7 @@ async def _letters(settings: Settings, service: str, consumer: AIOKafkaConsumer)
     """From what was replayed up to what is there now; and whether the letter is about a record that had one already."""
     place = _partition(service)
     end = (await read_ends(settings, [place]))[place]
-    seal = load_seal(settings.secrets_folder, SEAL_NAME)
+    cipher = load_cipher(settings.secrets_folder, SEAL_NAME)
     consumer.assign([place])
     known: OrderedDict[str, None] = OrderedDict()
     silent_since = time.monotonic()
@@ -188,7 +188,7 @@ async def _letters(settings: Settings, service: str, consumer: AIOKafkaConsumer)
             if record.offset >= end:
                 return
             headers = {name: value.decode(errors="replace") for name, value in record.headers}
-            letter = open_letter(seal, record.offset, record.key, record.value or b"", headers)
+            letter = open_letter(cipher, record.offset, record.key, record.value or b"", headers)
             yield letter, letter.origin in known
             if "?" not in letter.origin:
                 known[letter.origin] = None

@@ -1,4 +1,4 @@
-"""Text that has to lie on disk before it is redacted lies there sealed: AES-256-GCM, with keys that can be rotated."""
+"""AES-256-GCM encryption, with keys that can be rotated, of text that must lie on disk before it is redacted."""
 
 from __future__ import annotations
 
@@ -16,90 +16,90 @@ from shared.errors import RatchetError
 from shared.identity import load_or_create_key
 
 KEY_BYTES = 32
-_ID_BYTES = 4
+_KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
-OVERHEAD = _ID_BYTES + _NONCE_BYTES + _TAG_BYTES
-"""Bytes by which a sealed message is longer than what is in it."""
+OVERHEAD_BYTES = _KEY_ID_BYTES + _NONCE_BYTES + _TAG_BYTES
+"""By how much an encrypted message is longer than its plaintext."""
 
 
-class SealBroken(RatchetError):
-    """These bytes are not what was sealed: damaged, tampered with, or no sealed message at all."""
+class DecryptionFailed(RatchetError):
+    """The message is damaged, was tampered with, or is no encrypted message at all."""
 
 
-class KeyMissing(SealBroken):
-    """The message was sealed with a key that is not here: nothing is wrong with the message."""
+class DecryptionKeyMissing(DecryptionFailed):
+    """The message was encrypted with a key that is not here; the message itself may be fine."""
 
 
-class Seal:
-    """Seals with `key`, opens what `key` or one of `previous` sealed (32 bytes each).
+class Cipher:
+    """Encrypts with `key`; decrypts what `key` or one of `previous` encrypted (32 bytes each).
 
-    A sealed message is the key's id (4 bytes of its SHA-256), a nonce (12 bytes), the ciphertext and its tag. The
-    nonce is 8 random bytes drawn once a process and a counter, so it does not repeat however many messages there are
-    (a random nonce a message would be spent after 2^32 of them). Safe to use from several threads and after a fork.
+    An encrypted message is the key's id (4 bytes of its SHA-256), a nonce (12 bytes), the ciphertext and its tag. The
+    nonce is 8 random bytes, drawn once per process, and a counter, so it never repeats (random nonces alone would be
+    safe for only 2^32 messages). Thread-safe and fork-safe.
     """
 
     def __init__(self, key: bytes, previous: Sequence[bytes] = ()) -> None:
-        self._ciphers = {_key_id(k): AESGCM(_checked(k)) for k in (*previous, key)}
-        self._id = _key_id(key)
-        self._cipher = self._ciphers[self._id]
-        self._renew()
-        _seals.add(self)
+        self._keys = {_key_id(k): AESGCM(_checked(k)) for k in (*previous, key)}
+        self._key_id = _key_id(key)
+        self._key = self._keys[self._key_id]
+        self._renew_nonce()
+        _ciphers.add(self)
 
-    def _renew(self) -> None:
-        self._prefix = self._id + os.urandom(8)
+    def _renew_nonce(self) -> None:
+        self._prefix = self._key_id + os.urandom(8)
         self._count = count()
 
-    def seal(self, data: bytes) -> bytes:
-        """`data`, unreadable without the key; longer by `OVERHEAD` bytes."""
+    def encrypt(self, data: bytes) -> bytes:
+        """Encrypt `data`; the result is longer by `OVERHEAD_BYTES`."""
         number = next(self._count)
-        if number >> 32:  # Counted out: 2^32 messages later a new random part.
-            self._renew()
+        if number >> 32:  # The 4-byte counter is used up after 2^32 messages: draw a new random part.
+            self._renew_nonce()
             number = next(self._count)
         prefix = self._prefix + number.to_bytes(4, "big")
-        return prefix + self._cipher.encrypt(prefix[_ID_BYTES:], data, None)
+        return prefix + self._key.encrypt(prefix[_KEY_ID_BYTES:], data, None)
 
-    def open(self, data: bytes) -> bytes:
-        """What was sealed. `KeyMissing` if no key here has sealed it, `SealBroken` if it is not what was sealed."""
-        if len(data) < OVERHEAD:
-            raise SealBroken(f"{len(data)} bytes are too few for a sealed message.")
-        cipher = self._ciphers.get(data[:_ID_BYTES])
-        if cipher is None:
-            raise KeyMissing(
-                f"Sealed with key {data[:_ID_BYTES].hex()}, which is not here.",
-                "Put the 32-byte key that was used before beside the present one, as <name>.previous.",
+    def decrypt(self, data: bytes) -> bytes:
+        """Decrypt a message. Raises `DecryptionKeyMissing` if its key is not here, `DecryptionFailed` if damaged."""
+        if len(data) < OVERHEAD_BYTES:
+            raise DecryptionFailed(f"{len(data)} bytes are too few for an encrypted message.")
+        key = self._keys.get(data[:_KEY_ID_BYTES])
+        if key is None:
+            raise DecryptionKeyMissing(
+                f"Encrypted with key {data[:_KEY_ID_BYTES].hex()}, which is not here.",
+                "Append the 32-byte key that was used before to the file <name>.previous beside the current key.",
             )
-        nonce = data[_ID_BYTES : _ID_BYTES + _NONCE_BYTES]
+        nonce = data[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
         try:
-            return cipher.decrypt(nonce, data[_ID_BYTES + _NONCE_BYTES :], None)
+            return key.decrypt(nonce, data[_KEY_ID_BYTES + _NONCE_BYTES :], None)
         except InvalidTag:
-            raise SealBroken("A sealed message was changed after it was sealed.") from None
+            raise DecryptionFailed("An encrypted message was changed after it was encrypted.") from None
 
 
-def load_seal(folder: Path, name: str) -> Seal:
-    """The seal with the key `folder/name`, made on first use; `folder/name.previous` has older ones, 32 bytes each."""
+def load_cipher(folder: Path, name: str) -> Cipher:
+    """Load the key `folder/name`, created on first use; `folder/name.previous` holds older keys, 32 bytes each."""
     older = folder / f"{name}.previous"
     data = older.read_bytes() if older.exists() else b""
     previous = [data[at : at + KEY_BYTES] for at in range(0, len(data), KEY_BYTES)]
-    return Seal(load_or_create_key(folder, name), previous)
+    return Cipher(load_or_create_key(folder, name), previous)
 
 
 def _key_id(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()[:_ID_BYTES]
+    return hashlib.sha256(key).digest()[:_KEY_ID_BYTES]
 
 
 def _checked(key: bytes) -> bytes:
     if len(key) != KEY_BYTES:
-        raise SealBroken(f"A key of a seal has {KEY_BYTES} bytes, not {len(key)}.", "Restore the key file.")
+        raise DecryptionFailed(f"An encryption key has {KEY_BYTES} bytes, not {len(key)}.", "Restore the key file.")
     return key
 
 
-_seals: weakref.WeakSet[Seal] = weakref.WeakSet()
+_ciphers: weakref.WeakSet[Cipher] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for seal in _seals:
-        seal._renew()  # Parent and child must never seal with the same nonce.
+    for cipher in _ciphers:
+        cipher._renew_nonce()  # Parent and child must never encrypt with the same nonce.
 
 
 os.register_at_fork(after_in_child=_after_fork)

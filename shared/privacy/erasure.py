@@ -1,10 +1,10 @@
-"""Who asked to be forgotten, remembered in the database of every service that keeps what is theirs.
+"""Records who asked to be erased, in the database of every service that stores personal data, and filters new rows.
 
-The rule is the same everywhere: what a person asked is dropped if it happened at or before the moment of their
-asking to be forgotten, in whatever order the two are read and however often. What they do later is new, and is kept.
+One rule everywhere: a row of an erased person is dropped if it happened at or before their request, whatever the order
+in which row and request arrive and however often. What the person does later is stored as usual.
 
-`remember` and `forgotten_among` wait for each other (an advisory lock of the schema): without it, a row that is being
-written while its person is being forgotten would be seen by neither and stay.
+`record_erasure` and `erased_among` exclude each other by an advisory lock of the schema: otherwise a row written while
+its person is being erased would escape both.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from schemas.predictions import SubjectForgotten
 _LOCK = sa.func.hashtext(sa.literal("forgetting ") + sa.func.current_schema())
 
 
-def forgotten_table(metadata: sa.MetaData) -> sa.Table:
-    """The table `forgotten` of a service's schema: until when what a person did is dropped, by task."""
+def erased_subjects_table(metadata: sa.MetaData) -> sa.Table:
+    """Define a service's table `forgotten`: per task and person, the moment up to which rows are erased."""
     return sa.Table(
         "forgotten",
         metadata,
@@ -34,23 +34,23 @@ def forgotten_table(metadata: sa.MetaData) -> sa.Table:
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """Until when each person, by task and hash, is forgotten."""
+class ErasedSubjects:
+    """The moment up to which each person, by (task, user hash), is erased."""
 
-    until: Mapping[tuple[str, str], datetime]
+    erased_until: Mapping[tuple[str, str], datetime]
 
     def covers(self, task: str, user_hash: str | None, happened_at: datetime) -> bool:
-        """Whether this is to be dropped: it is of a forgotten person and did not happen after the asking."""
-        until = None if user_hash is None else self.until.get((task, user_hash))
-        return until is not None and happened_at <= until
+        """Return True if a row must be dropped: its person is erased and it happened no later than their request."""
+        erased_until = None if user_hash is None else self.erased_until.get((task, user_hash))
+        return erased_until is not None and happened_at <= erased_until
 
-    def ever(self, task: str, user_hash: str | None) -> bool:
-        """Whether this person was forgotten at any time."""
-        return user_hash is not None and (task, user_hash) in self.until
+    def includes(self, task: str, user_hash: str | None) -> bool:
+        """Return True if this person was erased at any time."""
+        return user_hash is not None and (task, user_hash) in self.erased_until
 
 
-async def remember(connection: AsyncConnection, table: sa.Table, event: SubjectForgotten) -> None:
-    """Note who is forgotten. Call it before deleting what is theirs, in the same transaction."""
+async def record_erasure(connection: AsyncConnection, table: sa.Table, event: SubjectForgotten) -> None:
+    """Record that a person is erased. Call it before deleting their rows, in the same transaction."""
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     statement = insert(table).values(task=event.task, subject_hash=event.subject_hash, at=event.occurred_at)
     newest = sa.func.greatest(table.c.at, statement.excluded.at)
@@ -59,13 +59,13 @@ async def remember(connection: AsyncConnection, table: sa.Table, event: SubjectF
     )
 
 
-async def forgotten_among(
+async def erased_among(
     connection: AsyncConnection, table: sa.Table, people: Iterable[tuple[str, str | None]]
-) -> Forgotten:
-    """The forgotten among these (task, user hash). Call it before storing what is theirs, in the same transaction."""
-    known = sorted({(task, user_hash) for task, user_hash in people if user_hash is not None})
-    if not known:
-        return Forgotten({})
+) -> ErasedSubjects:
+    """Return the erased of these (task, user hash). Call it before storing their rows, in the same transaction."""
+    subjects = sorted({(task, user_hash) for task, user_hash in people if user_hash is not None})
+    if not subjects:
+        return ErasedSubjects({})
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(_LOCK)))
-    rows = await connection.execute(sa.select(table).where(sa.tuple_(table.c.task, table.c.subject_hash).in_(known)))
-    return Forgotten({(row.task, row.subject_hash): row.at for row in rows})
+    rows = await connection.execute(sa.select(table).where(sa.tuple_(table.c.task, table.c.subject_hash).in_(subjects)))
+    return ErasedSubjects({(row.task, row.subject_hash): row.at for row in rows})

@@ -1,7 +1,7 @@
-"""How long text is kept, by task: every service that has a copy of what was asked or answered drops it when it is old.
+"""Retention: every service that stores text of predictions drops it when it is older than its task's retention.
 
-The lake drops whole days, and so do the copies: what a task keeps is the same everywhere. A replay may bring old events
-back; the next round drops them again.
+The lake drops whole days, and so does every copy, so that a task's text disappears everywhere at once. A replay may
+bring old events back; the next round drops them again.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from datetime import UTC, datetime, time, timedelta
 from schemas.base import utc_now
 from schemas.tasks import TaskChanged, TaskSpec
 
-Expire = Callable[[str, datetime], Awaitable[None]]
-"""Drop what happened in a task before a moment. Raises DependencyUnavailable."""
-Days = Callable[[TaskSpec], int | None]
-"""How many days a task keeps it; None: for ever."""
-_PAUSE_SECONDS = 600.0
+DropBefore = Callable[[str, datetime], Awaitable[None]]
+"""Drops what happened in a task before a moment. Raises DependencyUnavailable."""
+RetentionDays = Callable[[TaskSpec], int | None]
+"""Returns a task's retention in days; None: for ever."""
+_ROUND_SECONDS = 600.0
 
 
-def kept_from(days: int, now: datetime) -> datetime:
-    """The start (UTC) of the oldest day that is kept."""
+def oldest_retained_moment(days: int, now: datetime) -> datetime:
+    """Return the start (UTC) of the oldest day within a retention of `days`."""
     try:
         first = (now.astimezone(UTC) - timedelta(days=days)).date()
     except OverflowError:
@@ -29,24 +29,26 @@ def kept_from(days: int, now: datetime) -> datetime:
     return datetime.combine(first, time(), UTC)
 
 
-def of_predictions(spec: TaskSpec) -> int | None:
-    """How long the task keeps predictions."""
+def prediction_retention_days(spec: TaskSpec) -> int | None:
+    """Return the retention of a task's predictions."""
     return spec.retention_days
 
 
-async def expire(tasks: Iterable[TaskChanged], drop: Expire, days: Days, now: datetime) -> None:
-    """One round over the tasks. Raises DependencyUnavailable."""
-    for changed in tasks:
-        if (kept := days(changed.spec)) is not None:
-            await drop(changed.task, kept_from(kept, now))
-
-
-async def expire_forever(
-    tasks: Iterable[TaskChanged],
-    drop: Expire,
-    days: Callable[[TaskSpec], int | None] = lambda spec: spec.retention_days,
+async def drop_expired(
+    tasks: Iterable[TaskChanged], drop_before: DropBefore, retention_days: RetentionDays, now: datetime
 ) -> None:
-    """Background: a round every ten minutes."""
+    """Drop each task's expired rows once. Raises DependencyUnavailable."""
+    for changed in tasks:
+        if (days := retention_days(changed.spec)) is not None:
+            await drop_before(changed.task, oldest_retained_moment(days, now))
+
+
+async def drop_expired_forever(
+    tasks: Iterable[TaskChanged],
+    drop_before: DropBefore,
+    retention_days: RetentionDays = prediction_retention_days,
+) -> None:
+    """Drop expired rows every ten minutes, as a background task."""
     while True:
-        await expire(tasks, drop, days, utc_now())
-        await asyncio.sleep(_PAUSE_SECONDS)
+        await drop_expired(tasks, drop_before, retention_days, utc_now())
+        await asyncio.sleep(_ROUND_SECONDS)

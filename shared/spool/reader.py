@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.privacy.encryption import KeyMissing, Seal, SealBroken
+from shared.privacy.encryption import Cipher, DecryptionFailed, DecryptionKeyMissing
 from shared.spool.frames import Frame, SegmentFile
 from shared.spool.records import Backlog, Position, Record, Spooled
 from shared.spool.segments import QUARANTINE, load_cursor, numbers, save_cursor, segment_path, unpack, unshipped
@@ -29,9 +29,9 @@ _SETTLE_SECONDS = 0.01
 class SpoolReader:
     """Reads one slot; hold `lock_for_shipping(slot)` while you do."""
 
-    def __init__(self, slot: Path, seal: Seal) -> None:
+    def __init__(self, slot: Path, cipher: Cipher) -> None:
         self.slot = slot
-        self._seal = seal
+        self._cipher = cipher
         self._cursor = self._saved = load_cursor(slot)
         self._complained = False
         self._torn: dict[int, int] = {}
@@ -55,7 +55,8 @@ class SpoolReader:
         """The records behind `after` (a `Spooled.position`), else behind the cursor: always the same until `advance`.
 
         At most `max_records`; at most `max_bytes` of topics, keys and values, but one record at least. Empty when
-        there is nothing more for now. Raises `KeyMissing` when the next record was sealed with a key that is not here.
+        there is nothing more for now. Raises `DecryptionKeyMissing` when the next record was
+        encrypted with a key that is not here.
         """
         taken: list[Spooled] = []
         size = 0
@@ -72,7 +73,7 @@ class SpoolReader:
                 taken.append(spooled)
                 if len(taken) >= max_records:
                     return taken
-        except KeyMissing:
+        except DecryptionKeyMissing:
             if taken:
                 return taken
             raise
@@ -150,10 +151,10 @@ class SpoolReader:
 
     def _opened(self, frame: Frame) -> list[Record] | None:
         try:
-            return unpack(frame.sealed, self._seal)
-        except KeyMissing:  # An operator's mistake, not the frame's: nothing may be skipped because of it.
+            return unpack(frame.sealed, self._cipher)
+        except DecryptionKeyMissing:  # An operator's mistake, not the frame's: nothing may be skipped because of it.
             raise
-        except SealBroken:
+        except DecryptionFailed:
             return None
 
     def _set_aside(self, number: int, at: int) -> None:

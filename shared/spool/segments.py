@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from shared.privacy.encryption import Seal, SealBroken
+from shared.privacy.encryption import Cipher, DecryptionFailed
 from shared.spool.records import Position, Record
 
 MAGIC = b"RSP1"
@@ -49,7 +49,7 @@ class Header(NamedTuple):
     appended_at: float
 
 
-def pack(records: Sequence[Record], seal: Seal, now: float) -> bytes:
+def pack(records: Sequence[Record], cipher: Cipher, now: float) -> bytes:
     """The frame that holds `records`. Raises ValueError when one is larger than the format can say."""
     parts: list[bytes] = []
     for record in records:
@@ -59,14 +59,14 @@ def pack(records: Sequence[Record], seal: Seal, now: float) -> bytes:
         parts += (_RECORD.pack(len(topic), len(record.key), len(record.value)), topic, record.key, record.value)
         if record.headers:
             parts += _packed(record.headers)
-    sealed = seal.seal(b"".join(parts))
+    sealed = cipher.encrypt(b"".join(parts))
     fixed = _FIXED.pack(MAGIC, len(sealed), crc32(sealed), now)
     return b"".join((fixed, _CHECK.pack(crc32(fixed)), sealed))
 
 
-def unpack(sealed: bytes, seal: Seal) -> list[Record]:
-    """The records of a frame. Raises `SealBroken`, `KeyMissing`."""
-    data, at, records = seal.open(sealed), 0, []
+def unpack(sealed: bytes, cipher: Cipher) -> list[Record]:
+    """The records of a frame. Raises `DecryptionFailed`, `DecryptionKeyMissing`."""
+    data, at, records = cipher.decrypt(sealed), 0, []
     try:
         while at < len(data):
             topic, key, value = _RECORD.unpack_from(data, at)
@@ -82,7 +82,7 @@ def unpack(sealed: bytes, seal: Seal) -> list[Record]:
     except (struct.error, UnicodeDecodeError):
         at = -1
     if at != len(data):
-        raise SealBroken("A spooled frame holds something else than records.")
+        raise DecryptionFailed("A spooled frame holds something else than records.")
     return records
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.errors import InvalidMessage
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from shared.spool.flusher import Flusher
 from shared.spool.records import Backlog, Record, SpoolFull, SpoolOptions, Sync
 from shared.spool.segments import MAX_FRAME_BYTES, load_cursor, next_number, pack, segment_path, unshipped
@@ -31,10 +31,10 @@ class Spool:
     reaches a limit is it looked up how much is really left.
     """
 
-    def __init__(self, lock: SlotLock, seal: Seal, options: SpoolOptions) -> None:
+    def __init__(self, lock: SlotLock, cipher: Cipher, options: SpoolOptions) -> None:
         self.slot = lock.slot
         self._lock = lock
-        self._seal = seal
+        self._cipher = cipher
         self._options = options
         self._number = next_number(self.slot) - 1
         self._descriptor: int | None = None
@@ -49,9 +49,9 @@ class Spool:
             self._begin_segment()
 
     @classmethod
-    def open(cls, folder: Path, seal: Seal, options: SpoolOptions) -> Spool:
+    def open(cls, folder: Path, cipher: Cipher, options: SpoolOptions) -> Spool:
         """Take the first slot in `folder` without a living owner, and begin a new segment. Raises `SpoolFull`."""
-        return cls(take_slot(folder), seal, options)
+        return cls(take_slot(folder), cipher, options)
 
     def append(self, records: Sequence[Record]) -> None:
         """Keep all of `records` or none, in microseconds; when it returns they survive the death of this process.
@@ -115,7 +115,7 @@ class Spool:
 
     def _packed(self, records: Sequence[Record], now: float) -> bytes:
         try:
-            frame = pack(records, self._seal, now)
+            frame = pack(records, self._cipher, now)
         except struct.error as error:
             raise InvalidMessage(f"A record does not fit the spool's format: {error}") from error
         if len(frame) > MAX_FRAME_BYTES:

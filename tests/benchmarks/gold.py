@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 from tests.conftest import ROOT
 
 SETS = Path(__file__).parent / "data" / "redaction"
@@ -76,7 +76,7 @@ def sets() -> dict[str, list[Gold]]:
     return found
 
 
-def score(golds: Sequence[Gold], spans: Sequence[Sequence[Span]]) -> Score:
+def score(golds: Sequence[Gold], spans: Sequence[Sequence[TextSpan]]) -> Score:
     """How these spans do. A title ("Dr") before a name may stay. The kind that a span was given does not matter."""
     result = Score()
     for gold, found in zip(golds, spans, strict=True):

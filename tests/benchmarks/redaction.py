@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.privacy.redaction import Redactor, Rules
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 from tests.benchmarks import gold
 from tests.benchmarks.gold import Gold, Score
 from tests.benchmarks.table import Measured, compare, report
@@ -79,7 +79,7 @@ def _show(name: str, golds: Sequence[Gold], ours: Score, theirs: Score, fair: Sc
     Console().print(table)
 
 
-def _presidio() -> Callable[..., list[list[Span]]]:
+def _presidio() -> Callable[..., list[list[TextSpan]]]:
     """Presidio's analyser as it comes, on the same spaCy model. Its own engine would want to download one."""
     import spacy
     from presidio_analyzer import AnalyzerEngine, BatchAnalyzerEngine
@@ -94,9 +94,9 @@ def _presidio() -> Callable[..., list[list[Span]]]:
 
     batch = BatchAnalyzerEngine(AnalyzerEngine(nlp_engine=Loaded(), supported_languages=["en"]))
 
-    def find(texts: Sequence[str], without: Sequence[str] = ()) -> list[list[Span]]:
+    def find(texts: Sequence[str], without: Sequence[str] = ()) -> list[list[TextSpan]]:
         found: list[list[Any]] = batch.analyze_iterator(list(texts), language="en", batch_size=_BATCH)
-        return [[Span(r.start, r.end, r.entity_type) for r in one if r.entity_type not in without] for one in found]
+        return [[TextSpan(r.start, r.end, r.entity_type) for r in one if r.entity_type not in without] for one in found]
 
     return find
 

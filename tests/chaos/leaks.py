@@ -23,7 +23,7 @@ from psycopg import sql
 
 from schemas.deadletters import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from shared.kafka.dead_letters import open_letter
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 
 _IDLE_SECONDS = 2.0
 _TOPICS_SECONDS = 300.0
@@ -135,10 +135,10 @@ class TopicsSeen:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], seal: Seal, leaks: Leaks) -> TopicsSeen:
+def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cipher, leaks: Leaks) -> TopicsSeen:
     """Consume all of the topics from their start, and look into what was not meant to be raw. Raises TimeoutError.
 
-    Dead letters are looked into as they lie there, sealed; `seal` opens their reasons, to tell them.
+    Dead letters are looked into as they lie there, sealed; `cipher` opens their reasons, to tell them.
     """
     seen = TopicsSeen()
     values: dict[str, list[bytes]] = {topic: [] for topic in topics}
@@ -154,7 +154,7 @@ def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], seal: Seal,
             service = topic.split(".")[1]
             place = (headers.get(HEADER_TOPIC, ""), headers.get(HEADER_PARTITION, ""), headers.get(HEADER_OFFSET, ""))
             seen.letters.setdefault(service, set()).add(place)
-            letter = open_letter(seal, message.offset() or 0, message.key(), message.value() or b"", headers)
+            letter = open_letter(cipher, message.offset() or 0, message.key(), message.value() or b"", headers)
             seen.errors[f"{service}: {letter.topic}: {letter.error[:_REASON]}"] += 1
         values[topic].append((message.value() or b"") + b" " + " ".join(headers.values()).encode())
     for topic, found in values.items():

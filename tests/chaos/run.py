@@ -19,7 +19,7 @@ from deltalake.exceptions import DeltaError
 
 from schemas.catalog import DEAD_LETTERS, SERVICES, TOPICS
 from shared.kafka.dead_letters import SEAL_NAME
-from shared.privacy.encryption import load_seal
+from shared.privacy.encryption import load_cipher
 from tests.chaos import checker, leaks
 from tests.chaos.faults import KINDS, Faults, schedule
 from tests.chaos.ledger import Ledger
@@ -265,8 +265,8 @@ class _Run:
         await asyncio.to_thread(leaks.scan_files, self._scanner, "spool files", system.spool, found)
         await asyncio.to_thread(leaks.scan_database, self._scanner, system.settings.postgres, found)
         topics = [*(topic.name for topic in TOPICS), *DEAD_LETTERS]
-        seal = load_seal(system.settings.secrets_folder, SEAL_NAME)
-        seen = await asyncio.to_thread(leaks.read_topics, self._scanner, system.settings.kafka, topics, seal, found)
+        cipher = load_cipher(system.settings.secrets_folder, SEAL_NAME)
+        seen = await asyncio.to_thread(leaks.read_topics, self._scanner, system.settings.kafka, topics, cipher, found)
         self._letters(seen)
         self._last_seen(seen)
         self.outcome.leaks = dict(found.by_place)

@@ -28,7 +28,7 @@ from services.gateway.settings import GatewaySettings
 from shared.kafka.clients import client_options, read_ends
 from shared.kafka.consumers import Publisher, build_broker
 from shared.kafka.topics import create_topics
-from shared.privacy.encryption import load_seal
+from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
 from shared.spool import SpoolReader, slots
 from tests.conftest import ROOT, TestStack, free_ports
@@ -154,9 +154,9 @@ class GatewayProcess:
 
     def waiting(self) -> list[bytes]:
         """The values of what is in the spool and not in Kafka."""
-        seal = load_seal(self.settings.secrets_folder, "spool")
+        cipher = load_cipher(self.settings.secrets_folder, "spool")
         return [s.record.value for slot in slots(self.settings.spool_folder) for s in
-                SpoolReader(slot, seal).read(10**6, 10**9)]  # fmt: skip
+                SpoolReader(slot, cipher).read(10**6, 10**9)]  # fmt: skip
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[httpx.AsyncClient]:

@@ -20,7 +20,7 @@ from shared.kafka.clients import build_producer, reading
 from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.kafka.dead_letters import SEAL_NAME, count_letters, read_letters, replay_letters, seal_letter
 from shared.kafka.delivery import Delivery
-from shared.privacy.encryption import KeyMissing, Seal, load_seal
+from shared.privacy.encryption import Cipher, DecryptionKeyMissing, load_cipher
 from shared.settings import Settings
 
 pytestmark = pytest.mark.stack
@@ -105,7 +105,10 @@ async def test_a_record_that_was_buried_twice_is_one_letter_and_is_replayed_once
     await replay_letters(settings, "failure_miner", skip_broken=True)
     event = feedback(mark, 1)
     value, headers = seal_letter(
-        load_seal(settings.secrets_folder, SEAL_NAME), "failure_miner", event.model_dump_json().encode(), KeyError("x")
+        load_cipher(settings.secrets_folder, SEAL_NAME),
+        "failure_miner",
+        event.model_dump_json().encode(),
+        KeyError("x"),
     )
     lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     for _ in range(2):  # As when a service dies after burying, before its offset is committed.
@@ -139,12 +142,12 @@ async def test_letters_from_before_sealing_are_read_as_they_are(settings: Settin
 async def test_a_letter_that_no_key_opens_stops_a_replay_unless_it_is_left_behind(settings: Settings) -> None:
     mark = uuid4().hex
     await replay_letters(settings, "shadow", skip_broken=True)
-    value, headers = seal_letter(Seal(b"another key, of another machine!"), "shadow", b"{}", KeyError("x"))
+    value, headers = seal_letter(Cipher(b"another key, of another machine!"), "shadow", b"{}", KeyError("x"))
     lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     await _publish(settings, value, dead_letter_topic("shadow"), {**headers, **lay})
     (letter,) = await read_letters(settings, "shadow")
-    assert isinstance(letter.broken, KeyMissing)
-    with pytest.raises(KeyMissing):
+    assert isinstance(letter.broken, DecryptionKeyMissing)
+    with pytest.raises(DecryptionKeyMissing):
         await replay_letters(settings, "shadow")
     assert await replay_letters(settings, "shadow", skip_broken=True) == 0
     assert await read_letters(settings, "shadow") == []
@@ -156,8 +159,8 @@ def test_the_command_lists_shows_and_replays(settings: Settings, monkeypatch: py
         monkeypatch.setenv(f"RATCHET_{name}", value)
     monkeypatch.setenv("COLUMNS", "160")
     assert command.invoke(app, ["dlq", "replay", "trainer", "--skip-broken"]).exit_code == 0
-    seal = load_seal(settings.secrets_folder, SEAL_NAME)
-    value, headers = seal_letter(seal, "trainer", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}"))
+    cipher = load_cipher(settings.secrets_folder, SEAL_NAME)
+    value, headers = seal_letter(cipher, "trainer", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}"))
     lay = {HEADER_TOPIC: "datasets.built.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     asyncio.run(_publish(settings, value, dead_letter_topic("trainer"), {**headers, **lay}))
     listed = command.invoke(app, ["dlq", "list"]).output

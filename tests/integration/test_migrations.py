@@ -144,7 +144,7 @@ async def test_an_older_dataset_builder_keeps_its_corrections_and_whom_it_forgot
     fence = [PartitionFence(topic="corrections.submitted.v1", partition=0, offset=8)]
     assert await store.below("desk", "r1", fence) == [event]
     async with database.engine.connect() as connection:
-        gone = await dataset_builder.forgotten_among(connection, dataset_builder.forgotten, [("desk", "u1")])
+        gone = await dataset_builder.erased_among(connection, dataset_builder.forgotten, [("desk", "u1")])
     assert gone.covers("desk", "u1", NOON - timedelta(days=1))
     await store.expire("desk", NOON + timedelta(days=1))
     assert await store.below("desk", "r1", fence) == []

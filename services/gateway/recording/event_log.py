@@ -11,7 +11,7 @@ from typing import Protocol
 from schemas.base import Event
 from schemas.catalog import key_of, topic_of
 from services.gateway.observability.metrics import Metrics
-from shared.privacy.encryption import load_seal
+from shared.privacy.encryption import load_cipher
 from shared.spool import Backlog, Record, Spool, SpoolFull, SpoolOptions
 from shared.tracing import Carried
 
@@ -46,7 +46,7 @@ class SpoolLog:
     async def start(self) -> None:
         """Take a slot of the spool; that of a gateway that died, if there is one."""
         if self._spool is None:
-            self._spool = Spool.open(self._folder, load_seal(self._secrets, "spool"), self._options)
+            self._spool = Spool.open(self._folder, load_cipher(self._secrets, "spool"), self._options)
 
     async def close(self) -> None:
         if self._spool is not None:

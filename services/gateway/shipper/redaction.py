@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -16,7 +16,7 @@ from schemas.tasks import RedactionSettings, TaskChanged, TaskKind
 from services.gateway.observability.shipper_status import Status
 from services.gateway.tasks.snapshot import Tasks
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.privacy.redaction import Redacted, Rules
+from shared.privacy.redaction import Redacted, Rules, TextRedactor
 from shared.spool import Record
 
 _PREDICTIONS = topic_of(PredictionLogged).name
@@ -26,10 +26,6 @@ _LONGEST_REMEMBERED = 2_000
 _PAUSE_SECONDS = 0.2
 _SAMPLE = "Does it work?"
 _DEFAULT = Rules.of(RedactionSettings())
-
-
-class Redacts(Protocol):
-    def redact(self, texts: Sequence[str], rules: Rules) -> list[Redacted]: ...
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,10 @@ class _Text:
 class Redaction:
     """Redacts records. The redactor loads a language model, so it is built in a thread and when first needed."""
 
-    def __init__(self, tasks: Tasks, build: Callable[[], Redacts], remembered: int, status: Status) -> None:
+    def __init__(self, tasks: Tasks, build: Callable[[], TextRedactor], remembered: int, status: Status) -> None:
         self._tasks = tasks
         self._build = build
-        self._redactor: Redacts | None = None
+        self._redactor: TextRedactor | None = None
         self._one_at_a_time = asyncio.Lock()
         self._seen: dict[tuple[Rules, str], Redacted] = {}
         self._remembered = remembered
@@ -151,7 +147,7 @@ class Redaction:
         while len(self._seen) > self._remembered:
             del self._seen[next(iter(self._seen))]
 
-    async def _loaded(self) -> Redacts:
+    async def _loaded(self) -> TextRedactor:
         if self._redactor is None:
             self._redactor = await asyncio.to_thread(self._build)
         return self._redactor
@@ -188,7 +184,7 @@ def _sound(data: dict[str, Any]) -> Iterator[bool]:
         yield isinstance(data.get(name), str | None)
 
 
-def _redact_all(redactor: Redacts, texts: list[str], rules: Rules) -> list[Redacted | Exception]:
+def _redact_all(redactor: TextRedactor, texts: list[str], rules: Rules) -> list[Redacted | Exception]:
     """In a thread: each text's result, or what it raised. Raises DependencyUnavailable if it is the redactor."""
     results = _halving(redactor, texts, rules)
     if all(isinstance(result, Exception) for result in results):
@@ -201,7 +197,7 @@ def _redact_all(redactor: Redacts, texts: list[str], rules: Rules) -> list[Redac
     return results
 
 
-def _halving(redactor: Redacts, texts: list[str], rules: Rules) -> list[Redacted | Exception]:
+def _halving(redactor: TextRedactor, texts: list[str], rules: Rules) -> list[Redacted | Exception]:
     """A text that breaks the redactor is found by halving, so that it takes no other with it."""
     try:
         return list(redactor.redact(texts, rules))

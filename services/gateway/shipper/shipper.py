@@ -31,7 +31,7 @@ from services.gateway.shipper.submitted import Intake
 from services.gateway.tasks.snapshot import Tasks
 from shared.identity import load_or_create_key
 from shared.kafka.consumers import Consumers, build_broker
-from shared.privacy.encryption import Seal, load_seal
+from shared.privacy.encryption import Cipher, load_cipher
 from shared.privacy.redaction import Redactor
 from shared.service import Service, run
 from shared.spool import Position, Record, SpoolReader, lock_for_shipping, slots
@@ -58,14 +58,14 @@ class Shipper:
         self,
         settings: GatewaySettings,
         own: Path | None,
-        seal: Seal,
+        cipher: Cipher,
         redaction: Redaction,
         outlet: Callable[[], Outlet],
         status: Status,
     ) -> None:
         self._settings = settings
         self._own = own
-        self._seal = seal
+        self._cipher = cipher
         self._redaction = redaction
         self._outlet = outlet
         self._status = status
@@ -132,7 +132,7 @@ class Shipper:
 
         The next batch is read and redacted while the one before it is on its way.
         """
-        reader = SpoolReader(slot, self._seal)
+        reader = SpoolReader(slot, self._cipher)
         after: Position | None = None
         on_its_way: asyncio.Task[None] | None = None
         try:
@@ -190,7 +190,7 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
     tasks = Tasks(consumers.table(TaskChanged))
-    seal = load_seal(settings.secrets_folder, "spool")
+    cipher = load_cipher(settings.secrets_folder, "spool")
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
     redaction = Redaction(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
 
@@ -198,12 +198,12 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
         await consumers.bury(record.topic, record.key, record.value, error, record.headers)
 
     def outlet() -> Outlet:
-        return Outlet(settings, bury, lambda record: set_aside(settings.spool_folder, seal, record), status)
+        return Outlet(settings, bury, lambda record: set_aside(settings.spool_folder, cipher, record), status)
 
     taking_in = outlet()
     intake = Intake(tasks, redaction, taking_in, load_or_create_key(settings.secrets_folder, "subjects"), status)
     intake.subscribe(consumers, settings.gateway_intake_records)
-    shipper = Shipper(settings, own, seal, redaction, outlet, status)
+    shipper = Shipper(settings, own, cipher, redaction, outlet, status)
 
     async def tell_forever() -> None:
         while own is not None:
@@ -230,11 +230,11 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
     )
 
 
-def set_aside(folder: Path, seal: Seal, record: Record) -> Path:
+def set_aside(folder: Path, cipher: Cipher, record: Record) -> Path:
     """Keep a record that Kafka takes in no form, sealed, beside the slots. Returns where."""
     path = folder / "too-large" / f"{record.topic}-{time.time_ns()}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(seal.seal(record.value))
+    path.write_bytes(cipher.encrypt(record.value))
     return path
 
 

@@ -24,7 +24,7 @@ import orjson
 
 from services.gateway.telemetry.spans import Said, Span
 from shared.errors import DependencyUnavailable
-from shared.privacy.encryption import Seal, SealBroken
+from shared.privacy.encryption import Cipher, DecryptionFailed
 
 _SPAN, _SAID = "span", "said"
 _LOOK_SECONDS = 5.0
@@ -43,10 +43,10 @@ class _Found(NamedTuple):
 class WaitingRoom:
     """Shared by all gateways on this folder. What came twice is there once."""
 
-    def __init__(self, folder: Path, seal: Seal, seconds: float, most: int, lost: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, cipher: Cipher, seconds: float, most: int, lost: Callable[[int], None]) -> None:
         """`seconds`: how long a half waits; `most` spans do; `lost` is told how many spans nobody came for."""
         self._folder = folder
-        self._seal = seal
+        self._cipher = cipher
         self._seconds = seconds
         self._most = most
         self._lost = lost
@@ -78,7 +78,7 @@ class WaitingRoom:
         try:
             if not (place / name).exists():
                 self._count += not place.exists()
-                self._write(place, name, self._seal.seal(piece))
+                self._write(place, name, self._cipher.encrypt(piece))
             return self._read(place)
         except OSError as error:
             raise DependencyUnavailable(f"a span cannot wait for its other half: {error}", "Free the disk.") from error
@@ -103,8 +103,8 @@ class WaitingRoom:
         files = []
         with contextlib.suppress(FileNotFoundError):
             for path in place.iterdir():
-                with contextlib.suppress(FileNotFoundError, SealBroken):
-                    data = orjson.loads(self._seal.open(path.read_bytes()))
+                with contextlib.suppress(FileNotFoundError, DecryptionFailed):
+                    data = orjson.loads(self._cipher.decrypt(path.read_bytes()))
                     files.append((path.stat().st_mtime_ns, path.name, data))
         said = [Said(**one) for _, name, data in sorted(files) if name != _SPAN for one in data]
         return _Found(next((_span(data) for _, name, data in files if name == _SPAN), None), said)

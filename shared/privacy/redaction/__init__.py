@@ -12,6 +12,6 @@
 Heavy imports (spaCy, Faker) happen when a Redactor is built or first used, not here.
 """
 
-from shared.privacy.redaction.redactor import Redacted, Redactor, Rules
+from shared.privacy.redaction.redactor import Redacted, Redactor, Rules, TextRedactor
 
-__all__ = ["Redacted", "Redactor", "Rules"]
+__all__ = ["Redacted", "Redactor", "Rules", "TextRedactor"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from schemas.tasks import RedactionSettings
 from shared.privacy.redaction.detect.addresses import find_addresses
@@ -13,7 +13,7 @@ from shared.privacy.redaction.detect.custom_patterns import find_extra
 from shared.privacy.redaction.detect.patterns import find_patterns
 from shared.privacy.redaction.detect.people import People
 from shared.privacy.redaction.replace.surrogates import Surrogates
-from shared.privacy.redaction.spans import Span, without_overlaps
+from shared.privacy.redaction.spans import TextSpan, without_overlaps
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class Redacted:
     kinds: Mapping[str, int]
 
 
+class TextRedactor(Protocol):
+    """What replaces the personal data in texts; `Redactor` is the one implementation outside tests."""
+
+    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
+
+
 class Redactor:
     """Not for use by two threads at once. Takes about 3 s of CPU to warm up and 250 MB; build one per process."""
 
@@ -47,22 +53,22 @@ class Redactor:
         self._surrogates = Surrogates(key)
         self._people: People | None = None
 
-    def redact(self, texts: Sequence[str], rules: Rules, already: Sequence[str] = ()) -> list[Redacted]:
-        """The texts without personal data, in order.
+    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
+        """Return the texts without personal data, in order.
 
-        `already`: texts that were redacted before. What was found and stands in one of them too is a surrogate, and
-        stays: it must not get a surrogate of its own.
+        `already_redacted`: texts that were redacted before. A finding that also stands in one of them is a surrogate
+        and stays as it is: it must not get a surrogate of its own.
         """
         if not rules.enabled:
             return [Redacted(text, 0, {}) for text in texts]
         return [
-            self._replaced(text, [s for s in spans if not any(text[s.start : s.end] in known for known in already)])
+            self._replaced(text, [s for s in spans if not any(text[s.start : s.end] in t for t in already_redacted)])
             for text, spans in zip(texts, self.find(texts, rules), strict=True)
         ]
 
-    def find(self, texts: Sequence[str], rules: Rules) -> list[list[Span]]:
+    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         """What is personal in each text: disjoint spans, sorted."""
-        found: list[list[Span]] = [[] for _ in texts]
+        found: list[list[TextSpan]] = [[] for _ in texts]
         if rules.names and texts:
             self._people = self._people or People()
             found = self._people.find(texts)
@@ -73,7 +79,7 @@ class Redactor:
                 spans.extend(find_extra(text, name, regex))
         return [without_overlaps(text, spans) if spans else [] for text, spans in zip(texts, found, strict=True)]
 
-    def _replaced(self, text: str, spans: Sequence[Span]) -> Redacted:
+    def _replaced(self, text: str, spans: Sequence[TextSpan]) -> Redacted:
         pieces, position = [], 0
         for span in spans:
             pieces += [text[position : span.start], self._surrogates.of(span.kind, text[span.start : span.end])]

@@ -9,7 +9,7 @@ _SHORTEST_REST = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TextSpan:
     """`text[start:end]` is of `kind`. Where two overlap the one of the higher `weight` holds, of equals the longer."""
 
     start: int
@@ -18,10 +18,10 @@ class Span:
     weight: int = 0
 
 
-def without_overlaps(text: str, spans: Iterable[Span]) -> list[Span]:
+def without_overlaps(text: str, spans: Iterable[TextSpan]) -> list[TextSpan]:
     """Disjoint spans, sorted. Of a span that a heavier one cuts, the rest stays: it was found to be personal too."""
     taken = bytearray(len(text))
-    kept: list[Span] = []
+    kept: list[TextSpan] = []
     for span in sorted(spans, key=lambda s: (-s.weight, s.start - s.end, s.start)):
         for start, end in _free(taken, span.start, span.end):
             piece = text[start:end]
@@ -29,7 +29,7 @@ def without_overlaps(text: str, spans: Iterable[Span]) -> list[Span]:
             start, end = start + left, start + left + len(piece.strip(" ,;\n"))
             whole = (start, end) == (span.start, span.end)
             if start < end and (whole or sum(c.isalnum() for c in text[start:end]) >= _SHORTEST_REST):
-                kept.append(Span(start, end, span.kind, span.weight))
+                kept.append(TextSpan(start, end, span.kind, span.weight))
                 taken[start:end] = b"\x01" * (end - start)  # Not what was let go: another may have it as a whole.
     return sorted(kept, key=lambda s: s.start)
 
@@ -46,13 +46,13 @@ def _free(taken: bytearray, start: int, end: int) -> list[tuple[int, int]]:
     return pieces
 
 
-def merged(spans: Iterable[Span]) -> list[Span]:
+def merged(spans: Iterable[TextSpan]) -> list[TextSpan]:
     """Spans of one kind, those that overlap joined to one."""
-    joined: list[Span] = []
+    joined: list[TextSpan] = []
     for span in sorted(spans, key=lambda s: s.start):
         if joined and span.start < joined[-1].end:
             last = joined.pop()
-            joined.append(Span(last.start, max(last.end, span.end), last.kind, max(last.weight, span.weight)))
+            joined.append(TextSpan(last.start, max(last.end, span.end), last.kind, max(last.weight, span.weight)))
         else:
             joined.append(span)
     return joined

@@ -25,7 +25,7 @@ from services.failure_miner.storage import Wish
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.consumers import Consumers, build_broker
 from shared.kafka.delivery import Delivery, Place
-from shared.privacy.erasure import Forgotten
+from shared.privacy.erasure import ErasedSubjects
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SPEC = TaskSpec(
@@ -81,8 +81,8 @@ class MemoryStore:
     async def forget(self, event: SubjectForgotten) -> None:
         self.forgotten_people[event.task, event.subject_hash] = event.occurred_at
 
-    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> Forgotten:
-        return Forgotten(self.forgotten_people)
+    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
+        return ErasedSubjects(self.forgotten_people)
 
     async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]:
         return self.late

@@ -35,7 +35,7 @@ from services.gateway.telemetry.otlp import build_router
 from services.gateway.telemetry.traces import Traces
 from shared.http import build_http
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from shared.spool import Record, SpoolFull
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -199,7 +199,7 @@ async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIter
     for spec in specs:
         await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     metrics, log, ids, keys = Metrics(), KeptRecords(), PredictionIds(b"k" * 32), Keyring()
-    room = WaitingRoom(folder, Seal(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
+    room = WaitingRoom(folder, Cipher(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
     known = KnownTasks(tasks, metrics)
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)

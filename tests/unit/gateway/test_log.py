@@ -11,7 +11,7 @@ import pytest
 from schemas.predictions import FeedbackGiven
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import SpoolLog
-from shared.privacy.encryption import load_seal
+from shared.privacy.encryption import load_cipher
 from shared.spool import SpoolFull, SpoolOptions, SpoolReader
 
 Open = Callable[[SpoolOptions], SpoolLog]
@@ -41,7 +41,7 @@ async def test_an_event_is_kept_as_kafka_will_have_it(tmp_path: Path, logs: list
     log, _ = await opened(tmp_path, logs)
     first, second = event("one"), event("two")
     await log.append(first, second)
-    spooled = SpoolReader(log.slot, load_seal(tmp_path / "secrets", "spool")).read(10, 10_000)
+    spooled = SpoolReader(log.slot, load_cipher(tmp_path / "secrets", "spool")).read(10, 10_000)
     assert [(s.record.topic, s.record.key) for s in spooled] == [("feedback.given.v1", b"p-1")] * 2
     assert [FeedbackGiven.model_validate_json(s.record.value) for s in spooled] == [first, second]
 
@@ -62,7 +62,7 @@ async def test_a_full_spool_refuses_counts_it_and_keeps_what_it_has(tmp_path: Pa
     with pytest.raises(SpoolFull):
         await log.append(event("b" * 500), event("c" * 1_000))
     assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
-    spooled = SpoolReader(log.slot, load_seal(tmp_path / "secrets", "spool")).read(10, 10_000)
+    spooled = SpoolReader(log.slot, load_cipher(tmp_path / "secrets", "spool")).read(10, 10_000)
     assert [FeedbackGiven.model_validate_json(s.record.value).text for s in spooled] == ["a" * 500]
     assert 0.3 < log.fullness < 1.0
 

@@ -35,7 +35,7 @@ class Swaps:
     asked: list[tuple[list[str], Rules]] = field(default_factory=list)
     breaks_on: str | None = None
 
-    def redact(self, texts: Sequence[str], rules: Rules) -> list[Redacted]:
+    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
         self.asked.append((list(texts), rules))
         if self.breaks_on is not None and any(self.breaks_on in text for text in texts):
             raise RuntimeError("no idea what this is")

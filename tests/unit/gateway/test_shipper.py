@@ -16,10 +16,10 @@ from services.gateway.shipper.redaction import Redaction, Refused
 from services.gateway.shipper.shipper import Shipper, set_aside
 from services.gateway.tasks.snapshot import Tasks
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from shared.spool import Record, Spool, SpoolReader, lock_for_shipping
 
-SEAL = Seal(b"k" * 32)
+CIPHER = Cipher(b"k" * 32)
 TOPIC = "requests.observed.v1"
 
 
@@ -55,7 +55,7 @@ class Machine:
     status: Status = field(default_factory=Status)
 
     def gateway(self) -> Spool:
-        spool = Spool.open(self.settings.spool_folder, SEAL, self.settings.spool_options)
+        spool = Spool.open(self.settings.spool_folder, CIPHER, self.settings.spool_options)
         self.spools.append(spool)
         return spool
 
@@ -65,13 +65,13 @@ class Machine:
 
         redaction = Redaction(Tasks(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
         outlet: Any = kafka or self.kafka
-        shipper = Shipper(self.settings, own, SEAL, redaction, lambda: outlet, self.status)
+        shipper = Shipper(self.settings, own, CIPHER, redaction, lambda: outlet, self.status)
         await shipper.start()
         self.shippers.append(shipper)
         return shipper
 
     def left(self, slot: Path) -> list[bytes]:
-        return [one.record.value for one in SpoolReader(slot, SEAL).read(1_000, 10**6)]
+        return [one.record.value for one in SpoolReader(slot, CIPHER).read(1_000, 10**6)]
 
 
 @pytest.fixture
@@ -192,6 +192,6 @@ async def test_a_bug_in_shipping_is_told_and_shipping_goes_on(
 
 
 def test_a_record_that_kafka_takes_in_no_form_is_kept_sealed(tmp_path: Path) -> None:
-    path = set_aside(tmp_path, SEAL, Record(TOPIC, b"k", b"a very long text"))
+    path = set_aside(tmp_path, CIPHER, Record(TOPIC, b"k", b"a very long text"))
     assert b"long" not in path.read_bytes()
-    assert SEAL.open(path.read_bytes()) == b"a very long text"
+    assert CIPHER.decrypt(path.read_bytes()) == b"a very long text"

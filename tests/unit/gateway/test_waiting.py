@@ -12,7 +12,7 @@ import pytest
 from services.gateway.telemetry.correlation import WaitingRoom
 from services.gateway.telemetry.spans import Said, Span
 from shared.errors import DependencyUnavailable
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from tests.unit.gateway.otlp_senders import CHAT, SPAN, TRACE, WHOLE, Receiver, logs, receiver, recorded, span, traces
 
 QUESTION = ("gen_ai.user.message", {"content": "where is Maria Gonzalez?"})
@@ -119,7 +119,7 @@ async def test_a_span_for_which_nothing_comes_is_counted_as_lost(tmp_path: Path,
 
 
 def test_no_more_wait_than_there_is_room_for(tmp_path: Path) -> None:
-    room = WaitingRoom(tmp_path / "waiting", Seal(b"w" * 32), 60.0, 2, lambda count: None)
+    room = WaitingRoom(tmp_path / "waiting", Cipher(b"w" * 32), 60.0, 2, lambda count: None)
     said = [Said("gen_ai.user.message", {"content": "?"})]
     for number in range(2):
         room.put_said(TRACE, f"{number:016x}", said)
@@ -133,8 +133,8 @@ def test_no_more_wait_than_there_is_room_for(tmp_path: Path) -> None:
 def test_a_file_that_no_key_opens_is_as_if_it_had_not_come(tmp_path: Path) -> None:
     said = [Said("gen_ai.user.message", {"content": "?"})]
     waiting = Span(TRACE, SPAN, 1, 2, False, {"a": 1}, {"b": [2]})
-    WaitingRoom(tmp_path, Seal(b"x" * 32), 60.0, 9, lambda count: None).put_said(TRACE, SPAN, said)
-    room = WaitingRoom(tmp_path, Seal(b"w" * 32), 60.0, 9, lambda count: None)
+    WaitingRoom(tmp_path, Cipher(b"x" * 32), 60.0, 9, lambda count: None).put_said(TRACE, SPAN, said)
+    room = WaitingRoom(tmp_path, Cipher(b"w" * 32), 60.0, 9, lambda count: None)
     assert room.put_span(waiting) == waiting
 
 

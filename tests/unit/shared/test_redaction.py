@@ -16,7 +16,7 @@ from schemas.tasks import RedactionSettings
 from shared.errors import ConfigurationError
 from shared.privacy.redaction import Redacted, Redactor, Rules
 from shared.privacy.redaction.data.checksums import card_network, iban_valid, luhn_valid
-from shared.privacy.redaction.spans import Span, without_overlaps
+from shared.privacy.redaction.spans import TextSpan, without_overlaps
 
 KEY = b"k" * 32
 ALL = Rules()
@@ -128,7 +128,7 @@ def test_two_spellings_of_a_phone_number_are_one_made_up_number(redactor: Redact
 def test_what_was_redacted_already_is_left_as_it_is(redactor: Redactor) -> None:
     asked = one(redactor, "I am Maria Gonzalez, mail maria@acme.internal")
     name = asked.text.split()[2]
-    (again,) = redactor.redact([f"Dear {name}, thank you. I told Ivan."], ALL, already=[asked.text])
+    (again,) = redactor.redact([f"Dear {name}, thank you. I told Ivan."], ALL, already_redacted=[asked.text])
     assert again.text.startswith(f"Dear {name}, thank you. I told ")
     assert (again.count, "Ivan" in again.text) == (1, False)
 
@@ -140,7 +140,7 @@ def test_redacting_twice_replaces_again_and_never_brings_anything_back(redactor:
     twice = one(redactor, once.text)
     assert once.count == twice.count
     assert not re.search("Maria|Gonzalez|acme", once.text + twice.text, re.I)
-    (known,) = redactor.redact([once.text], ALL, already=[once.text])
+    (known,) = redactor.redact([once.text], ALL, already_redacted=[once.text])
     assert known == Redacted(once.text, 0, {})
 
 
@@ -209,7 +209,7 @@ def test_any_text_at_all_is_redacted_without_an_error_and_by_patterns_the_same_e
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 3)), max_size=8),
 )
 def test_of_spans_that_overlap_none_keeps_three_letters_in_clear(text: str, found: list[tuple[int, int, int]]) -> None:
-    spans = [Span(min(a, b), max(a, b), f"kind{w}", w) for a, b, w in found if a != b]
+    spans = [TextSpan(min(a, b), max(a, b), f"kind{w}", w) for a, b, w in found if a != b]
     kept = without_overlaps(text, spans)
     assert all(a.end <= b.start for a, b in pairwise(kept))
     covered = {i for s in kept for i in range(s.start, s.end)}

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from shared.privacy.retention import expire, kept_from, of_predictions
+from shared.privacy.retention import drop_expired, oldest_retained_moment, prediction_retention_days
 
 NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
 
@@ -22,7 +22,7 @@ NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
     ],
 )
 def test_whole_days_in_utc_are_kept(days: int, now: datetime, start: datetime) -> None:
-    assert kept_from(days, now) == start
+    assert oldest_retained_moment(days, now) == start
 
 
 async def test_a_task_that_keeps_everything_drops_nothing() -> None:
@@ -34,5 +34,5 @@ async def test_a_task_that_keeps_everything_drops_nothing() -> None:
     spec = TaskSpec(name="desk", kind=TaskKind.GENERATION, system_prompt="p")
     short = spec.model_copy(update={"name": "short", "retention_days": 7})
     tasks = [TaskChanged(task=one.name, task_revision=one.revision, spec=one) for one in (spec, short)]
-    await expire(tasks, drop, of_predictions, NOW)
+    await drop_expired(tasks, drop, prediction_retention_days, NOW)
     assert dropped == [("short", datetime(2026, 11, 13, tzinfo=UTC))]

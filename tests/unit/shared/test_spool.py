@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from shared.errors import InvalidMessage
-from shared.privacy.encryption import KeyMissing, Seal, SealBroken
+from shared.privacy.encryption import Cipher, DecryptionFailed, DecryptionKeyMissing
 from shared.spool import (
     Position,
     Record,
@@ -29,14 +29,14 @@ from shared.spool import (
 )
 from shared.spool.segments import CURSOR, HEADER_BYTES, MAX_FRAME_BYTES, QUARANTINE, numbers, pack, segment_path, unpack
 
-SEAL = Seal(bytes(32))
+CIPHER = Cipher(bytes(32))
 PROCESS = SpoolOptions(sync=Sync.PROCESS)
 SMALL = SpoolOptions(sync=Sync.PROCESS, segment_bytes=1)  # A segment for each append.
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
-    opened = Spool.open(tmp_path, SEAL, PROCESS)
+    opened = Spool.open(tmp_path, CIPHER, PROCESS)
     yield opened
     opened.close()
 
@@ -63,7 +63,7 @@ def test_a_record_comes_back_whole_with_the_time_of_its_append(spool: Spool) -> 
     wanted = [Record("predictions.logged.v1", "clé".encode(), b"\0" * 70_000), Record("feedback.given.v1", b"", b"")]
     before = time.time()
     spool.append(wanted)
-    got = SpoolReader(spool.slot, SEAL).read(10, 1 << 20)
+    got = SpoolReader(spool.slot, CIPHER).read(10, 1 << 20)
     assert [spooled.record for spooled in got] == wanted
     assert before <= got[0].appended_at <= time.time()
 
@@ -72,24 +72,24 @@ def test_a_records_headers_come_back_beside_records_without(spool: Spool) -> Non
     headers = (("traceparent", b"00-a-b-01"), ("x-ä", b""), ("binary", b"\xff\x00"))
     wanted = [Record("t", b"k", b"1"), Record("t", b"", b"", headers), Record("tü", b"k", b"3", headers[:1]), record()]
     spool.append(wanted)
-    assert [spooled.record for spooled in SpoolReader(spool.slot, SEAL).read(10, 1 << 20)] == wanted
+    assert [spooled.record for spooled in SpoolReader(spool.slot, CIPHER).read(10, 1 << 20)] == wanted
 
 
 def test_a_frame_from_before_records_had_headers_is_read() -> None:
     """Also what such code takes for granted: that a topic is text. It sets frames with headers aside."""
     old = struct.pack("<HII", 5, 2, 3) + b"topic" + b"ke" + b"val" + struct.pack("<HII", 1, 0, 0) + b"t"
-    assert unpack(SEAL.seal(old), SEAL) == [Record("topic", b"ke", b"val"), Record("t", b"", b"")]
-    new = SEAL.open(pack([Record("topic", b"ke", b"val", (("a", b"b"),))], SEAL, 1.0)[HEADER_BYTES:])
+    assert unpack(CIPHER.encrypt(old), CIPHER) == [Record("topic", b"ke", b"val"), Record("t", b"", b"")]
+    new = CIPHER.decrypt(pack([Record("topic", b"ke", b"val", (("a", b"b"),))], CIPHER, 1.0)[HEADER_BYTES:])
     length, *_ = struct.unpack_from("<HII", new)
     with pytest.raises(UnicodeDecodeError):
         new[10 : 10 + length].decode()
 
 
 def test_headers_that_are_cut_short_are_a_broken_frame_and_no_record() -> None:
-    whole = SEAL.open(pack([Record("t", b"k", b"v", (("name", b"value"),))], SEAL, 1.0)[HEADER_BYTES:])
+    whole = CIPHER.decrypt(pack([Record("t", b"k", b"v", (("name", b"value"),))], CIPHER, 1.0)[HEADER_BYTES:])
     for end in range(14, len(whole)):
-        with pytest.raises(SealBroken):
-            unpack(SEAL.seal(whole[:end]), SEAL)
+        with pytest.raises(DecryptionFailed):
+            unpack(CIPHER.encrypt(whole[:end]), CIPHER)
 
 
 def test_what_lies_on_disk_cannot_be_read_there(spool: Spool) -> None:
@@ -102,16 +102,16 @@ def test_what_lies_on_disk_cannot_be_read_there(spool: Spool) -> None:
 
 def test_a_batch_can_be_advanced_past_in_part(spool: Spool) -> None:
     spool.append([record(b"1"), record(b"2"), record(b"3")])
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     reader.advance(reader.read(10, 1 << 20)[1].position)
     assert values(reader) == [b"3"]
-    assert values(SpoolReader(spool.slot, SEAL)) == [b"3"]
+    assert values(SpoolReader(spool.slot, CIPHER)) == [b"3"]
 
 
 def test_a_record_larger_than_asked_for_is_read_alone(spool: Spool) -> None:
     spool.append([record(b"x" * 1000)])
     spool.append([record(b"y")])
-    assert len(SpoolReader(spool.slot, SEAL).read(10, 1)) == 1
+    assert len(SpoolReader(spool.slot, CIPHER).read(10, 1)) == 1
 
 
 def test_an_append_larger_than_a_frame_is_invalid_and_not_kept(spool: Spool) -> None:
@@ -124,7 +124,7 @@ def test_an_append_larger_than_a_frame_is_invalid_and_not_kept(spool: Spool) -> 
 
 
 def test_the_backlog_is_what_is_not_shipped(spool: Spool) -> None:
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     assert (spool.backlog.bytes, spool.backlog.oldest, reader.backlog.oldest) == (0, None, None)
     spool.append([record(b"1")])
     spool.append([record(b"2")])
@@ -138,7 +138,7 @@ def test_the_backlog_is_what_is_not_shipped(spool: Spool) -> None:
 
 
 def test_the_size_limit_refuses_until_something_is_shipped(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS, max_bytes=5000, segment_bytes=1000))
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS, max_bytes=5000, segment_bytes=1000))
     kept = 0
     with pytest.raises(SpoolFull, match="limit") as refused:
         while True:
@@ -146,7 +146,7 @@ def test_the_size_limit_refuses_until_something_is_shipped(tmp_path: Path) -> No
             kept += 1
     assert refused.value.way_out
     assert sum(path.stat().st_size for path in spool.slot.glob("*.segment")) <= 5000
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     got = reader.read(1000, 1 << 20)
     assert [s.record.value for s in got] == [b"%d" % n for n in range(kept)]
     reader.advance(got[-1].position)
@@ -157,8 +157,8 @@ def test_the_size_limit_refuses_until_something_is_shipped(tmp_path: Path) -> No
 
 
 def test_the_age_limit_refuses_until_the_oldest_is_shipped(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS, max_age_seconds=60))
-    reader = SpoolReader(spool.slot, SEAL)
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS, max_age_seconds=60))
+    reader = SpoolReader(spool.slot, CIPHER)
     with patch("shared.spool.writer.time.time", lambda: 1000.0):
         spool.append([record(b"old")])
     with patch("shared.spool.writer.time.time", lambda: 1059.0):
@@ -175,34 +175,34 @@ def test_the_age_limit_refuses_until_the_oldest_is_shipped(tmp_path: Path) -> No
 
 def test_a_new_owner_knows_how_old_the_backlog_is(tmp_path: Path) -> None:
     options = SpoolOptions(sync=Sync.PROCESS, max_age_seconds=60)
-    spool = Spool.open(tmp_path, SEAL, options)
+    spool = Spool.open(tmp_path, CIPHER, options)
     with patch("shared.spool.writer.time.time", lambda: 1000.0):
         spool.append([record()])
     spool.close()
     with pytest.raises(SpoolFull, match="oldest"):
-        Spool.open(tmp_path, SEAL, options).append([record()])
+        Spool.open(tmp_path, CIPHER, options).append([record()])
 
 
 def test_a_new_owner_begins_a_segment_and_leaves_the_old_one_as_it_is(tmp_path: Path) -> None:
-    first = Spool.open(tmp_path, SEAL, PROCESS)
+    first = Spool.open(tmp_path, CIPHER, PROCESS)
     first.append([record(b"1")])
     (old,) = numbers(first.slot)
     first.close()
     before = segment_path(first.slot, old).read_bytes()
-    second = Spool.open(tmp_path, SEAL, PROCESS)
+    second = Spool.open(tmp_path, CIPHER, PROCESS)
     second.append([record(b"2")])
     assert second.slot == first.slot
     assert segment_path(first.slot, old).read_bytes() == before
-    assert values(SpoolReader(first.slot, SEAL)) == [b"1", b"2"]
+    assert values(SpoolReader(first.slot, CIPHER)) == [b"1", b"2"]
     second.close()
 
 
 def test_two_living_owners_have_different_slots_and_a_freed_one_is_taken_again(tmp_path: Path) -> None:
     assert slots(tmp_path / "nothing") == []
-    a, b = Spool.open(tmp_path, SEAL, PROCESS), Spool.open(tmp_path, SEAL, PROCESS)
+    a, b = Spool.open(tmp_path, CIPHER, PROCESS), Spool.open(tmp_path, CIPHER, PROCESS)
     assert [a.slot, b.slot] == slots(tmp_path)
     a.close()
-    c = Spool.open(tmp_path, SEAL, PROCESS)
+    c = Spool.open(tmp_path, CIPHER, PROCESS)
     assert c.slot == a.slot
     b.close(), c.close()
 
@@ -217,10 +217,10 @@ def test_one_shipper_a_slot_whoever_writes_to_it(spool: Spool) -> None:
 
 
 def test_what_is_shipped_leaves_the_disk_with_its_segment(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, SMALL)
+    spool = Spool.open(tmp_path, CIPHER, SMALL)
     for n in range(3):
         spool.append([record(b"%d" % n)])
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     got = reader.read(10, 1 << 20)
     assert len(numbers(spool.slot)) == 3
     reader.advance(got[-1].position)
@@ -231,18 +231,18 @@ def test_what_is_shipped_leaves_the_disk_with_its_segment(tmp_path: Path) -> Non
 
 
 def test_segments_that_a_crash_left_behind_the_cursor_are_deleted(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, SMALL)
+    spool = Spool.open(tmp_path, CIPHER, SMALL)
     spool.append([record()]), spool.append([record()])
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     with patch.object(SpoolReader, "_delete"):  # The crash: after the cursor was written.
         reader.advance(reader.read(10, 1 << 20)[-1].position)
     spool.close()
-    assert SpoolReader(spool.slot, SEAL).read(10, 1 << 20) == []
+    assert SpoolReader(spool.slot, CIPHER).read(10, 1 << 20) == []
     assert numbers(spool.slot) == []
 
 
 def test_a_segment_ends_after_its_time_too(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS, segment_seconds=-1))
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS, segment_seconds=-1))
     spool.append([record()]), spool.append([record()])
     assert len(numbers(spool.slot)) == 2
     spool.close()
@@ -252,7 +252,7 @@ def test_a_segment_ends_after_its_time_too(tmp_path: Path) -> None:
 def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
     tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     size = []
     for n in range(3):
         spool.append([record(b"%d" % n)])
@@ -263,12 +263,12 @@ def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
     flip(path, size[0] + at % (size[1] - size[0]))
     changed = path.read_bytes()
 
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     with caplog.at_level(logging.ERROR):
         got = reader.read(10, 1 << 20)
     assert [s.record.value for s in got] == [b"0", b"2"]
     assert "was changed at byte" in caplog.text
-    reader = SpoolReader(spool.slot, SEAL)  # A restart between reading and advancing forgets nothing.
+    reader = SpoolReader(spool.slot, CIPHER)  # A restart between reading and advancing forgets nothing.
     reader.advance(got[-1].position)
     assert reader.read(10, 1 << 20) == []
     assert (numbers(spool.slot), reader.quarantined, reader.torn_bytes) == ([], 1, 0)
@@ -276,46 +276,46 @@ def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
 
 
 def test_a_damaged_segment_is_kept_even_where_no_second_name_can_be_made(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record()])
     spool.close()
     flip(segment_path(spool.slot, numbers(spool.slot)[0]), 40)
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     with patch("shared.spool.reader.os.link", no_room):
         assert reader.read(10, 1 << 20) == []
     assert (numbers(spool.slot), reader.quarantined) == ([], 1)
 
 
 def test_a_torn_end_is_counted_once_and_is_no_damage(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     whole = spool.backlog.bytes
     spool.append([record(b"2")])
     spool.close()
     path = segment_path(spool.slot, numbers(spool.slot)[0])
     os.truncate(path, whole + 30)
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     assert values(reader) == values(reader) == [b"1"]
     assert (reader.torn_bytes, reader.quarantined) == (30, 0)
 
 
 def test_zeros_that_a_power_cut_left_at_the_end_are_no_damage(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     spool.close()
     path = segment_path(spool.slot, numbers(spool.slot)[0])
     os.truncate(path, path.stat().st_size + 5000)
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     assert values(reader) == [b"1"]
     assert (reader.torn_bytes, reader.quarantined) == (5000, 0)
 
 
 def test_a_half_written_record_of_a_living_owner_is_waited_for(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     path = segment_path(spool.slot, numbers(spool.slot)[0])
     whole = path.read_bytes()
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     for size in range(1, len(whole)):
         path.write_bytes(whole + whole[:size])
         assert values(reader) == [b"1"]
@@ -326,7 +326,7 @@ def test_a_half_written_record_of_a_living_owner_is_waited_for(tmp_path: Path) -
 
 
 def test_a_missing_key_stops_the_reader_and_skips_nothing(tmp_path: Path) -> None:
-    old, new = Seal(bytes(32)), Seal(b"n" * 32)
+    old, new = Cipher(bytes(32)), Cipher(b"n" * 32)
     spool = Spool.open(tmp_path, new, PROCESS)
     spool.append([record(b"readable")])
     spool.close()
@@ -338,7 +338,7 @@ def test_a_missing_key_stops_the_reader_and_skips_nothing(tmp_path: Path) -> Non
     assert [s.record.value for s in got] == [b"readable"]
     reader.advance(got[-1].position)
     for _ in range(2):
-        with pytest.raises(KeyMissing):
+        with pytest.raises(DecryptionKeyMissing):
             reader.read(10, 1 << 20)
     assert reader.quarantined == 0
     assert values(SpoolReader(spool.slot, old)) == [b"sealed"]
@@ -356,77 +356,77 @@ def test_a_full_disk_refuses_leaves_nothing_behind_and_takes_again_when_there_is
         spool.append([record(b"refused")])
     assert spool.backlog.bytes == size
     spool.append([record(b"2")])
-    assert values(SpoolReader(spool.slot, SEAL)) == [b"1", b"2"]
+    assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2"]
     assert len(numbers(spool.slot)) == 1
 
 
 def test_a_disk_that_takes_no_new_file_refuses_and_recovers(tmp_path: Path) -> None:
-    Spool.open(tmp_path, SEAL, SMALL).close()
+    Spool.open(tmp_path, CIPHER, SMALL).close()
     real = os.open
 
     def no_new_segment(path: Path, *how: int) -> int:
         return no_room() or 0 if path.suffix == ".segment" else real(path, *how)
 
     with patch("shared.spool.writer.os.open", no_new_segment):
-        spool = Spool.open(tmp_path, SEAL, SMALL)
+        spool = Spool.open(tmp_path, CIPHER, SMALL)
         with pytest.raises(SpoolFull):
             spool.append([record(b"refused")])
     spool.append([record(b"1")])
     with patch("shared.spool.writer.os.open", no_new_segment), pytest.raises(SpoolFull):
         spool.append([record(b"refused")])
     spool.append([record(b"2")])
-    assert values(SpoolReader(spool.slot, SEAL)) == [b"1", b"2"]
+    assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2"]
     spool.close()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_a_way_out(tmp_path: Path) -> None:
     with patch("shared.spool.slots.os.open", no_room), pytest.raises(SpoolFull) as refused:
-        Spool.open(tmp_path, SEAL, SMALL)
+        Spool.open(tmp_path, CIPHER, SMALL)
     assert refused.value.way_out
 
 
 def test_without_room_for_the_cursor_segments_are_freed_and_only_the_last_is_shipped_twice(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, SMALL)
+    spool = Spool.open(tmp_path, CIPHER, SMALL)
     for n in range(3):
         spool.append([record(b"%d" % n)])
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     with patch("shared.spool.segments.Path.write_bytes", no_room):
         reader.advance(reader.read(10, 1 << 20)[-1].position)
     assert values(reader) == []
     assert len(numbers(spool.slot)) == 1
-    crashed = SpoolReader(spool.slot, SEAL)
+    crashed = SpoolReader(spool.slot, CIPHER)
     (tmp_path / "0" / CURSOR).unlink()
     assert values(crashed) == []  # It has read the cursor that the first one wrote when there was room again.
-    assert values(SpoolReader(spool.slot, SEAL)) == [b"2"]
+    assert values(SpoolReader(spool.slot, CIPHER)) == [b"2"]
     spool.close()
 
 
 def test_a_number_never_comes_again_under_a_reader_whose_cursor_was_lost(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     spool.close()
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     reader.advance(reader.read(1, 1 << 20)[-1].position)
     assert values(reader) == []
     (spool.slot / CURSOR).write_bytes(b"not a cursor")
     time.sleep(1.0 - time.time() % 1.0)  # Numbers are at least the clock's seconds.
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"2")])
     assert values(reader) == [b"2"]
     spool.close()
 
 
 def test_an_older_cursor_ships_again_and_loses_nothing(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, PROCESS)
+    spool = Spool.open(tmp_path, CIPHER, PROCESS)
     for n in range(4):
         spool.append([record(b"%d" % n)])
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     got = reader.read(10, 1 << 20)
     reader.advance(got[0].position)
     old = (spool.slot / CURSOR).read_bytes()
     reader.advance(got[2].position)
     (spool.slot / CURSOR).write_bytes(old)
-    assert values(SpoolReader(spool.slot, SEAL)) == [b"1", b"2", b"3"]
+    assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2", b"3"]
     reader.advance(Position(0, 0, 0))
     assert values(reader) == [b"3"]  # A cursor never goes back.
     spool.close()
@@ -440,7 +440,7 @@ async def test_always_waits_for_an_fsync_that_began_after_the_append(tmp_path: P
         synced.append(os.fstat(descriptor).st_size)
         real(descriptor)
 
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600))
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600))
     with patch("shared.spool.flusher.os.fsync", fsync):
         for n in range(20):
             spool.append([record(b"%d" % n)])
@@ -461,7 +461,7 @@ async def test_always_covers_segments_that_ended_meanwhile(tmp_path: Path) -> No
         synced.add(os.fstat(descriptor).st_ino)
         real(descriptor)
 
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600, segment_bytes=1))
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600, segment_bytes=1))
     with patch("shared.spool.flusher.os.fsync", fsync):
         for _ in range(5):
             spool.append([record()])
@@ -474,7 +474,7 @@ async def test_always_covers_segments_that_ended_meanwhile(tmp_path: Path) -> No
 async def test_a_failed_fsync_is_told_to_all_who_waited_and_never_called_durable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600))
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600))
     spool.append([record(b"1")])
     with patch("shared.spool.flusher.os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
         results = await asyncio.gather(spool.synced(), spool.synced(), return_exceptions=True)
@@ -491,7 +491,7 @@ async def test_a_failed_fsync_is_told_to_all_who_waited_and_never_called_durable
 
 def test_interval_syncs_in_the_background_and_when_closed(tmp_path: Path) -> None:
     sizes: list[int] = []
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.INTERVAL, sync_seconds=0.01))
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.INTERVAL, sync_seconds=0.01))
     with patch("shared.spool.flusher.os.fsync", lambda fd: sizes.append(os.fstat(fd).st_size)):
         spool.append([record()])
         end = time.monotonic() + 5
@@ -506,7 +506,7 @@ def test_interval_syncs_in_the_background_and_when_closed(tmp_path: Path) -> Non
 
 async def test_the_other_policies_do_not_make_an_answer_wait(tmp_path: Path) -> None:
     for sync in (Sync.PROCESS, Sync.INTERVAL):
-        spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=sync, sync_seconds=3600))
+        spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=sync, sync_seconds=3600))
         with patch("shared.spool.flusher.os.fsync", side_effect=AssertionError("fsync before the answer")):
             spool.append([record()])
             await spool.synced()
@@ -515,6 +515,6 @@ async def test_the_other_policies_do_not_make_an_answer_wait(tmp_path: Path) -> 
 
 def test_a_spool_that_kept_nothing_leaves_no_segment(tmp_path: Path) -> None:
     for sync in Sync:
-        spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=sync))
+        spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=sync))
         spool.close()
         assert numbers(spool.slot) == []

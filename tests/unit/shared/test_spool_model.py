@@ -21,11 +21,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from shared.spool import Position, Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
 from shared.spool.segments import QUARANTINE, numbers, segment_path
 
-SEAL = Seal(bytes(32))
+CIPHER = Cipher(bytes(32))
 OPTIONS = SpoolOptions(sync=Sync.PROCESS, segment_bytes=700)
 
 
@@ -45,9 +45,9 @@ class SpoolAndModel(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.settle = patch("shared.spool.reader._SETTLE_SECONDS", 0.0)
         self.settle.start()
-        self.spool: Spool | None = Spool.open(self.folder, SEAL, OPTIONS)
+        self.spool: Spool | None = Spool.open(self.folder, CIPHER, OPTIONS)
         self.slot = self.spool.slot
-        self.reader = SpoolReader(self.slot, SEAL)
+        self.reader = SpoolReader(self.slot, CIPHER)
         self.pending: list[Kept] = []
         self.read: list[tuple[int, Position]] = []  # What the last read gave: records up to here, and its position.
         self.flipped: set[Path] = set()
@@ -134,7 +134,7 @@ class SpoolAndModel(RuleBasedStateMachine):
     @precondition(lambda self: self.spool is None)
     @rule()
     def adopt(self) -> None:
-        self.spool = Spool.open(self.folder, SEAL, OPTIONS)
+        self.spool = Spool.open(self.folder, CIPHER, OPTIONS)
         assert self.spool.slot == self.slot
 
     @rule(count=st.integers(1, 12), max_bytes=st.sampled_from([1, 200, 1 << 20]), room=st.booleans())
@@ -176,7 +176,7 @@ class SpoolAndModel(RuleBasedStateMachine):
     @rule()
     def restart_reader(self) -> None:
         self.reader.advance(Position(0, 0, 0))  # There is room again for a cursor that could not be written.
-        self.reader = SpoolReader(self.slot, SEAL)
+        self.reader = SpoolReader(self.slot, CIPHER)
         self.read = []
 
     @precondition(lambda self: self.pending)

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync, slots
 from shared.spool.segments import numbers
 
 ROOT = Path(__file__).parents[3]
-SEAL = Seal(bytes(32))
+CIPHER = Cipher(bytes(32))
 
 APPENDS = """
 import sys
 from pathlib import Path
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from shared.spool import Record, Spool, SpoolOptions, Sync
-spool = Spool.open(Path(sys.argv[1]), Seal(bytes(32)), SpoolOptions(sync=Sync(sys.argv[2]), segment_bytes=20_000))
+spool = Spool.open(Path(sys.argv[1]), Cipher(bytes(32)), SpoolOptions(sync=Sync(sys.argv[2]), segment_bytes=20_000))
 print(spool.slot.name, flush=True)
 n = 0
 while True:
@@ -36,11 +36,11 @@ while True:
 FILLS = """
 import sys
 from pathlib import Path
-from shared.privacy.encryption import Seal
+from shared.privacy.encryption import Cipher
 from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
 from shared.spool.segments import numbers
 folder = Path(sys.argv[1])
-spool = Spool.open(folder / "spool", Seal(bytes(32)), SpoolOptions(sync=Sync.PROCESS, segment_bytes=100_000))
+spool = Spool.open(folder / "spool", Cipher(bytes(32)), SpoolOptions(sync=Sync.PROCESS, segment_bytes=100_000))
 kept, refused = 0, 0
 while refused < 3:
     try:
@@ -49,7 +49,7 @@ while refused < 3:
     except SpoolFull:
         refused += 1
 assert kept > 500, kept
-reader, read = SpoolReader(spool.slot, Seal(bytes(32))), []
+reader, read = SpoolReader(spool.slot, Cipher(bytes(32))), []
 while got := reader.read(50, 1 << 20):  # The disk stays full but for what shipping frees.
     read += [int(s.record.value.rstrip(b"x")) for s in got]
     reader.advance(got[-1].position)
@@ -103,7 +103,7 @@ def test_what_a_killed_process_acknowledged_is_read_in_order_and_its_slot_is_ado
         _, more = acknowledged(child)
         assert slot == "0\n"
         told += [f"{name} {n}" for n in range(more + 1)]  # The first line of `more` was read as the slot's.
-    reader = SpoolReader(tmp_path / "0", SEAL)
+    reader = SpoolReader(tmp_path / "0", CIPHER)
     read, known = drain(reader), set(told)
     beyond = [value for value in read if value not in known]
     assert [value for value in read if value in known] == told
@@ -118,7 +118,7 @@ def test_a_reader_in_another_process_keeps_up_with_a_living_writer_and_loses_not
     with appending(tmp_path, "a") as child:
         assert child.stdout is not None
         child.stdout.readline()
-        reader = SpoolReader(tmp_path / "0", SEAL)
+        reader = SpoolReader(tmp_path / "0", CIPHER)
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             got = reader.read(37, 1 << 20)
@@ -148,15 +148,15 @@ def test_processes_that_live_at_once_never_have_the_same_slot(tmp_path: Path) ->
             child.kill(), child.wait()
     assert sorted(taken) == ["0", "1", "2", "3"]
     for slot in slots(tmp_path):
-        owners = {value.split()[0] for value in drain(SpoolReader(slot, SEAL))}
+        owners = {value.split()[0] for value in drain(SpoolReader(slot, CIPHER))}
         assert owners <= {str(taken.index(slot.name))}
-    again = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS))
+    again = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS))
     assert again.slot.name == "0"
     again.close()
 
 
 def test_a_file_that_may_not_grow_takes_no_half_record(tmp_path: Path) -> None:
-    spool = Spool.open(tmp_path, SEAL, SpoolOptions(sync=Sync.PROCESS))
+    spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     kept = 0
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
@@ -170,7 +170,7 @@ def test_a_file_that_may_not_grow_takes_no_half_record(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     spool.append([Record("t", b"", b"%d" % kept)])
-    reader = SpoolReader(spool.slot, SEAL)
+    reader = SpoolReader(spool.slot, CIPHER)
     assert [int(s.record.value.rstrip(b"x")) for s in reader.read(100, 1 << 20)] == list(range(kept + 1))
     assert numbers(spool.slot) == [number]
     spool.close()

@@ -15,7 +15,7 @@ from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
 from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.kafka.dead_letters import SEAL_NAME, Letter, open_letter
 from shared.kafka.delivery import Delivery, Place
-from shared.privacy.encryption import load_seal
+from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
 
 TOPIC = "feedback.given.v1"
@@ -33,7 +33,7 @@ class Stage:
     def __init__(self, home: Path) -> None:
         self.broker = KafkaBroker("nowhere:9092")
         settings = Settings(home=home, retry_base_seconds=0.001, retry_attempts=4)
-        self._seal = load_seal(settings.secrets_folder, SEAL_NAME)
+        self._cipher = load_cipher(settings.secrets_folder, SEAL_NAME)
         self.consumers = Consumers(self.broker, "prediction_log", settings)
         self.seen: list[FeedbackGiven] = []
         self.letters: list[Letter] = []
@@ -43,7 +43,7 @@ class Stage:
         async def bury(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message
             self.lying.append(raw.value + b"".join(value for _, value in raw.headers))
-            self.letters.append(open_letter(self._seal, 0, raw.key, raw.value, message.headers))
+            self.letters.append(open_letter(self._cipher, 0, raw.key, raw.value, message.headers))
 
     @staticmethod
     async def _as_is(message: KafkaMessage) -> Any:

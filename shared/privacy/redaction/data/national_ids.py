@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from shared.privacy.redaction.data import national_checksums as checks
 from shared.privacy.redaction.data.checksums import luhn_valid, nhs_valid, verhoeff_valid
 from shared.privacy.redaction.replace.keyed_random import Chance
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _ORDERED = re.compile(
     r"(?:\b(?:orders?|bestell\w*|commande|pedido|ordine|ticket|case|ref(?:erence)?|invoice|rechnung\w*|facture|factura|"
@@ -39,7 +39,7 @@ class Form:
     kept: tuple[int, int] = (0, 0)
 
 
-def find_national(text: str) -> Iterator[Span]:
+def find_national(text: str) -> Iterator[TextSpan]:
     """Numbers of these forms that hold."""
     for start in _STARTS.finditer(text):
         for form in FORMS:
@@ -48,7 +48,7 @@ def find_national(text: str) -> Iterator[Span]:
                 continue
             if found[0].isdigit() and _ORDERED.search(text, max(0, found.start() - 40), found.start()):
                 continue
-            yield Span(*found.span(), "id", 7)
+            yield TextSpan(*found.span(), "id", 7)
 
 
 def made_up(text: str, chance: Chance) -> str | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from shared.privacy.redaction.data import language_model as model
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _TYPES = (
     r"street|str|st|road|rd|avenue|ave|av|lane|ln|drive|drv|dr|terrace|parkway|pkwy|boulevard|blvd|court|ct|place|pl|"
@@ -94,7 +94,7 @@ _NAMED_HOUSE = re.compile(
 )
 
 
-def find_addresses(text: str) -> Iterator[Span]:
+def find_addresses(text: str) -> Iterator[TextSpan]:
     """Postal addresses, house number to postcode."""
     if not any(char.isdigit() for char in text):
         return
@@ -116,7 +116,7 @@ def find_addresses(text: str) -> Iterator[Span]:
             if pattern is _GERMANIC and _is_english(found[0].split()[0].casefold()):
                 continue
             raw = found[0].rstrip(" ,.\n")
-            yield Span(found.start(), found.start() + len(raw), "address", weight)
+            yield TextSpan(found.start(), found.start() + len(raw), "address", weight)
 
 
 def _is_english(low: str) -> bool:

@@ -15,7 +15,7 @@ from shared.privacy.redaction.data.organisations import (
     PLACE_END,
 )
 from shared.privacy.redaction.detect.lexicon import MONTHS, Lexicon, Token
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _DETERMINERS = frozenset(
     """
@@ -34,7 +34,7 @@ class Doubts:
         self._lexicon = lexicon
         self._heads = {name[0] for name in (*FIRMS, *OFTEN_PEOPLE)}
 
-    def firms(self, text: str, tokens: list[Token]) -> list[Span]:
+    def firms(self, text: str, tokens: list[Token]) -> list[TextSpan]:
         """Where firms and brands stand that carry people's names, with what follows in capitals ("… Giulia")."""
         if not any(token.low.split("-")[0] in self._heads for token in tokens):
             return []
@@ -43,7 +43,7 @@ class Doubts:
             return [*sure, *maybe]
         return sure
 
-    def refuted(self, text: str, tokens: list[Token], at: dict[int, int], span: Span, foreign: bool) -> bool:
+    def refuted(self, text: str, tokens: list[Token], at: dict[int, int], span: TextSpan, foreign: bool) -> bool:
         """Whether a span that no cue announced is nobody; `at`: the index of the token that starts there."""
         index = at.get(span.start)
         if index is None:
@@ -64,7 +64,7 @@ class Doubts:
             or (len(words) > 1 and self._lexicon.only_foreign(words[0].low))
         )
 
-    def _listed(self, text: str, tokens: list[Token], names: frozenset[tuple[str, ...]]) -> Iterator[Span]:
+    def _listed(self, text: str, tokens: list[Token], names: frozenset[tuple[str, ...]]) -> Iterator[TextSpan]:
         for index, token in enumerate(tokens):
             if not token.capital or token.low.split("-")[0] not in self._heads:
                 continue
@@ -76,9 +76,9 @@ class Doubts:
                 if text[tokens[last].end : tokens[last + 1].start] != " ":
                     break
                 last += 1
-            yield Span(token.start, tokens[last].end, "firm")
+            yield TextSpan(token.start, tokens[last].end, "firm")
 
-    def _is_key(self, text: str, span: Span, words: list[Token]) -> bool:
+    def _is_key(self, text: str, span: TextSpan, words: list[Token]) -> bool:
         """LEN=60, Username: a key of a log or a form, not somebody."""
         if len(words) > 1:
             return False

@@ -15,7 +15,7 @@ from typing import Any
 import regex as timed  # Python's own `re` cannot be given a deadline.
 
 from shared.errors import ConfigurationError
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 SECONDS = 0.1
 """For one pattern on one text, and once more for all its pieces together."""
@@ -36,7 +36,7 @@ def _compiled(name: str, expression: str) -> Any:
         ) from error
 
 
-def find_extra(text: str, name: str, expression: str) -> list[Span]:
+def find_extra(text: str, name: str, expression: str) -> list[TextSpan]:
     """The matches of one pattern. Raises ConfigurationError for an expression that cannot be compiled."""
     pattern = _compiled(name, expression)
     try:
@@ -46,16 +46,16 @@ def find_extra(text: str, name: str, expression: str) -> list[Span]:
     return list(_by_pieces(pattern, name, text))
 
 
-def _by_pieces(pattern: Any, name: str, text: str) -> Iterator[Span]:
+def _by_pieces(pattern: Any, name: str, text: str) -> Iterator[TextSpan]:
     deadline = time.monotonic() + SECONDS
     for start in range(0, len(text), _PIECE - _OVERLAP):
         piece = text[start : start + _PIECE]
         try:
             yield from _matches(pattern, name, piece, start, max(0.001, deadline - time.monotonic()))
         except TimeoutError:
-            yield Span(start, start + len(piece), name, _WEIGHT)
+            yield TextSpan(start, start + len(piece), name, _WEIGHT)
 
 
-def _matches(pattern: Any, name: str, text: str, offset: int, seconds: float) -> list[Span]:
+def _matches(pattern: Any, name: str, text: str, offset: int, seconds: float) -> list[TextSpan]:
     found = pattern.finditer(text, timeout=seconds)
-    return [Span(offset + m.start(), offset + m.end(), name, _WEIGHT) for m in found if m.end() > m.start()]
+    return [TextSpan(offset + m.start(), offset + m.end(), name, _WEIGHT) for m in found if m.end() > m.start()]

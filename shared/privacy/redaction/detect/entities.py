@@ -12,7 +12,7 @@ from itertools import pairwise
 from shared.privacy.redaction.data import language_model as model
 from shared.privacy.redaction.data.cues import HOME, RANK, TITLE
 from shared.privacy.redaction.detect.lexicon import PARTICLES, Lexicon, Token, tokens_of
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _SENTENCES = re.compile(r"[^.!?\n]+(?:[.!?](?!\s|$)[^.!?\n]*)*[.!?\n]*")
 _WORD_BEFORE = re.compile(r"(?<!\w)([A-ZÀ-Þ][^\W\d_A-Z]{2,}) $")
@@ -25,9 +25,9 @@ class Findings:
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
 
-    def of(self, texts: Sequence[str], tokens: Sequence[list[Token]], foreign: Sequence[bool]) -> list[list[Span]]:
+    def of(self, texts: Sequence[str], tokens: Sequence[list[Token]], foreign: Sequence[bool]) -> list[list[TextSpan]]:
         """The people and towns that the model finds in each text, and the rare names that it fails to see."""
-        found: list[list[Span]] = [[] for _ in texts]
+        found: list[list[TextSpan]] = [[] for _ in texts]
         asked = [(i, start, piece) for i, text in enumerate(texts) for start, piece in self._doubtful(text, tokens[i])]
         for (i, offset, piece), entities in zip(asked, model.entities(piece for _, _, piece in asked), strict=True):
             found[i].extend(self._checked(texts[i], offset, piece, entities, foreign[i]))
@@ -63,7 +63,7 @@ class Findings:
 
     def _checked(
         self, text: str, offset: int, piece: str, spans: Iterable[tuple[int, int, str]], foreign: bool
-    ) -> Iterator[Span]:
+    ) -> Iterator[TextSpan]:
         """What of the model's findings holds: it takes brands, greetings and headings for people."""
         know = self._lexicon
         for start, end, kind in spans:
@@ -87,18 +87,18 @@ class Findings:
             if kind == "person" and (self._is_person(words) or self._are_names(words)):
                 if before := self._rare_first(text, begin):
                     begin -= before
-                yield Span(begin, stop, "person", _PERSON)
+                yield TextSpan(begin, stop, "person", _PERSON)
             elif kind == "town" and HOME.search(text, max(0, begin - 40), begin):
-                yield Span(begin, stop, "town", _TOWN)
+                yield TextSpan(begin, stop, "town", _TOWN)
             elif (
                 kind == "other"
                 and 2 <= len(words) <= 3
                 and self._is_person(words)
                 and (any(know.is_name(w.low) for w in words) or not any(know.ordinary(w.low) or w.coded for w in words))
             ):
-                yield Span(begin, stop, "person", _PERSON)
+                yield TextSpan(begin, stop, "person", _PERSON)
 
-    def _unclaimed(self, offset: int, piece: str, entities: Sequence[tuple[int, int, str]]) -> Iterator[Span]:
+    def _unclaimed(self, offset: int, piece: str, entities: Sequence[tuple[int, int, str]]) -> Iterator[TextSpan]:
         """Two unknown words with capitals inside a sentence, which the model takes for nothing at all: a rare name."""
         know, words = self._lexicon, tokens_of(piece)
         claimed = bytearray(len(piece))
@@ -122,7 +122,7 @@ class Findings:
             if not any(
                 know.ordinary(w.low) or w.low in know.not_people or w.low in know.organisation for w in (one, two)
             ):
-                yield Span(offset + one.start, offset + two.end, "person", _PERSON)
+                yield TextSpan(offset + one.start, offset + two.end, "person", _PERSON)
 
     def _are_names(self, words: list[Token]) -> bool:
         """Words that are English, of which the last is a name too: Miles Wilson, and Reid alone."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from shared.privacy.redaction.data.checksums import iban_length
 from shared.privacy.redaction.data.national_ids import find_national
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _LABELLED = re.compile(
     r"\b(?P<what>passport|pass\s?port|driv(?:er|ing)(?:'?s)?[ -]li[cs]en[cs]e|licen[cs]e|nhs|national (?:id|insurance|"
@@ -52,19 +52,19 @@ _ORDERED = re.compile(
 _NEAR, _SENTENCE = 40, 120
 
 
-def find_identifiers(text: str) -> Iterator[Span]:
+def find_identifiers(text: str) -> Iterator[TextSpan]:
     """Numbers that identify a person or an account."""
     for found in _SSN.finditer(text):
-        yield Span(*found.span(), "ssn", 7)
+        yield TextSpan(*found.span(), "ssn", 7)
     yield from find_national(text)
     yield from _labelled(text)
     for label in _BANK.finditer(text):
         found_ = _NUMBER.search(text, label.end(), min(len(text), label.end() + 60))
         if found_ and found_.start() - label.end() <= _NEAR:
-            yield Span(*found_.span(), "account", 5)
+            yield TextSpan(*found_.span(), "account", 5)
 
 
-def _labelled(text: str) -> Iterator[Span]:
+def _labelled(text: str) -> Iterator[TextSpan]:
     """What a word before it names: the next number; passports and SSN also farther on."""
     for label in _LABELLED.finditer(text):
         for found in _VALUE.finditer(text, label.end(), min(len(text), label.end() + _NEAR + 24)):
@@ -75,13 +75,13 @@ def _labelled(text: str) -> Iterator[Span]:
                 continue
             if found.start() - label.end() <= _NEAR and _is_value(text[start : found.end()]):
                 kind = "ssn" if label["what"].lower() in ("ssn", "social", "social security") else "id"
-                yield Span(start, found.end(), kind, 6)
+                yield TextSpan(start, found.end(), kind, 6)
                 break
     for cue, value, kind in ((_PASSPORT, _PASSPORT_VALUE, "id"), (_SSN_WORD, _NINE, "ssn")):
         for label in cue.finditer(text):
             for found in value.finditer(text, label.end(), min(len(text), label.end() + _SENTENCE)):
                 if not _ORDERED.search(text, max(0, found.start() - _NEAR), found.start()):
-                    yield Span(*found.span(), kind, 6)
+                    yield TextSpan(*found.span(), kind, 6)
 
 
 def _is_value(text: str) -> bool:

@@ -26,7 +26,7 @@ from shared.privacy.redaction.data.cues import (
 from shared.privacy.redaction.data.organisations import PLACE_END
 from shared.privacy.redaction.detect.lexicon import MONTHS, PARTICLES, Lexicon, Token
 from shared.privacy.redaction.detect.name_shapes import WEIGHT, Shapes, Strength
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _CUES = (
     (TITLED, Strength.TITLE), (KEYED, Strength.TITLE), (RANKED, Strength.STRONG), (INTRODUCED, Strength.STRONG),
@@ -47,7 +47,7 @@ class Announced:
 
     def told(
         self, text: str, tokens: list[Token], at: dict[int, int], foreign: bool
-    ) -> Iterator[tuple[Span, Strength]]:
+    ) -> Iterator[tuple[TextSpan, Strength]]:
         """Each name with how surely it is one; `at`: the index of the token that starts there."""
         for cue, strength in (*_CUES, *_CUES_ABROAD) if foreign else _CUES:
             if (sign := _NEEDED.get(cue)) and sign not in text:
@@ -62,7 +62,7 @@ class Announced:
                     continue
                 if strength is Strength.TITLE and self._is_particle(tokens, index):
                     name = self._shapes.name(text, tokens, index + 1, strength)
-                    yield Span(tokens[index].start, name.end, "person", WEIGHT), strength
+                    yield TextSpan(tokens[index].start, name.end, "person", WEIGHT), strength
                 elif self.may_begin(tokens, index, strength, foreign):
                     yield self._shapes.name(text, tokens, index, strength), strength
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 from shared.privacy.redaction.data.cues import RANK, TITLE
 from shared.privacy.redaction.detect.lexicon import MONTHS, PARTICLES, Lexicon, Token
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _LONGEST = 5
 WEIGHT = 3
@@ -34,7 +34,7 @@ class Shapes:
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
 
-    def untold(self, text: str, tokens: list[Token]) -> Iterator[Span]:
+    def untold(self, text: str, tokens: list[Token]) -> Iterator[TextSpan]:
         """The names that are known as such, without a word that announces them."""
         done = 0
         for index, token in enumerate(tokens):
@@ -45,7 +45,7 @@ class Shapes:
                 if "-" in token.low or last not in self._lexicon.organisation:
                     yield span
 
-    def name(self, text: str, tokens: list[Token], index: int, strength: Strength) -> Span:
+    def name(self, text: str, tokens: list[Token], index: int, strength: Strength) -> TextSpan:
         """From its first word to its end: capitals follow a capital, known names a lower-case one."""
         first, last = tokens[index], index
         while last + 1 < len(tokens) and last - index < _LONGEST:
@@ -61,7 +61,7 @@ class Shapes:
                 last += 1
             else:
                 break
-        return Span(first.start, tokens[last].end, "person", WEIGHT)
+        return TextSpan(first.start, tokens[last].end, "person", WEIGHT)
 
     def _begins(self, text: str, tokens: list[Token], index: int) -> bool:
         """Whether a name begins here, without a cue."""

@@ -16,7 +16,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from shared.privacy.redaction.data.checksums import card_network, iban_length, iban_valid, luhn_valid
 from shared.privacy.redaction.detect.identifiers import find_identifiers
 from shared.privacy.redaction.detect.phones import find_phones
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _TRIGGER = re.compile(r"[\d@＠]|\(at\)|\[at\]|::| dot ", re.I)
 _BEFORE = 48
@@ -87,7 +87,7 @@ _OTHER_DAY = re.compile(
 _FAR = 140
 
 
-def find_patterns(text: str) -> list[Span]:
+def find_patterns(text: str) -> list[TextSpan]:
     """Everything personal that has a form, overlaps and all. The heavier of two that overlap is the surer."""
     if not _TRIGGER.search(text):  # All of these have a digit or an @ in them; most texts have neither.
         return []
@@ -100,32 +100,32 @@ def find_patterns(text: str) -> list[Span]:
     return spans
 
 
-def _emails(text: str) -> Iterator[Span]:
+def _emails(text: str) -> Iterator[TextSpan]:
     low = text.lower()
     if "%40" in text or " dot " in low or "＠" in text or "@ " in text or " @" in text:
         for found in _TOLD.finditer(text):
-            yield Span(*found.span(), "email", 9)
+            yield TextSpan(*found.span(), "email", 9)
     if "@" not in text and "at" not in low:
         return
     for found in _EMAIL.finditer(text):
         start, end = found.span()
         while start < end and text[start] in "'*`.=-":  # Quotes and Markdown around it are not of it.
             start += 1
-        yield Span(start, end, "email", 9)
+        yield TextSpan(start, end, "email", 9)
 
 
-def _cards(text: str) -> Iterator[Span]:
+def _cards(text: str) -> Iterator[TextSpan]:
     for found in _CARD.finditer(text):
         digits = re.sub(r"\D", "", found[0])
         if not 12 <= len(digits) <= 19 or card_network(digits) is None:
             continue
         if luhn_valid(digits):
-            yield Span(*found.span(), "card", 8)
+            yield TextSpan(*found.span(), "card", 8)
         elif len(digits) >= 15 and _CARD_WORD.search(text, max(0, found.start() - _BEFORE), found.start()):
-            yield Span(*found.span(), "card", 7)  # Mistyped, and still somebody's card.
+            yield TextSpan(*found.span(), "card", 7)  # Mistyped, and still somebody's card.
 
 
-def _ibans(text: str) -> Iterator[Span]:
+def _ibans(text: str) -> Iterator[TextSpan]:
     for found in _IBAN.finditer(text):
         raw, end = found[0], found.start()
         length = iban_length(raw)
@@ -141,28 +141,28 @@ def _ibans(text: str) -> Iterator[Span]:
             continue
         said = "iban" in text[max(0, found.start() - _BEFORE) : found.start()].lower()
         if said or iban_valid(text[found.start() : end]):
-            yield Span(found.start(), end, "iban", 9)
+            yield TextSpan(found.start(), end, "iban", 9)
 
 
-def _addresses_of_machines(text: str) -> Iterator[Span]:
+def _addresses_of_machines(text: str) -> Iterator[TextSpan]:
     for found in _IPV4.finditer(text):
         if not _is_version(text, found):
             try:
                 IPv4Address(found[0])
             except AddressValueError:
                 continue
-            yield Span(*found.span(), "ip", 7)
+            yield TextSpan(*found.span(), "ip", 7)
     if ":" not in text and text.count("-") < 5:
         return
     for found in _MAC.finditer(text):
-        yield Span(*found.span(), "id", 8)
+        yield TextSpan(*found.span(), "id", 8)
     for found in _IPV6.finditer(text):
         try:
             IPv6Address(found[0])
         except AddressValueError:
             continue
         if any(char.isalnum() for char in found[0]):
-            yield Span(*found.span(), "ip", 8)
+            yield TextSpan(*found.span(), "ip", 8)
 
 
 def _is_version(text: str, found: re.Match[str]) -> bool:
@@ -173,13 +173,13 @@ def _is_version(text: str, found: re.Match[str]) -> bool:
     return first <= _SMALL and first != 10 and bool(_SOFTWARE.search(text)) and not _NETWORK.search(text)
 
 
-def _wallets(text: str) -> Iterator[Span]:
+def _wallets(text: str) -> Iterator[TextSpan]:
     for found in _CRYPTO.finditer(text):
         if found[0][:2] in ("bc", "0x") or sum(char.isdigit() for char in found[0]) >= 2:
-            yield Span(*found.span(), "crypto", 7)
+            yield TextSpan(*found.span(), "crypto", 7)
 
 
-def _births(text: str) -> Iterator[Span]:
+def _births(text: str) -> Iterator[TextSpan]:
     if not _BIRTH.search(text):
         return
     known = 0
@@ -190,8 +190,8 @@ def _births(text: str) -> Iterator[Span]:
             continue  # "dob 12/03/1980, appointment on 14/06/2024".
         if _BIRTH.search(text[max(0, start - _BEFORE) : found.end() + 24]):
             known = found.end()
-            yield Span(*found.span(), "birth_date", 8)
+            yield TextSpan(*found.span(), "birth_date", 8)
             continue
         sentence = re.split(r"[.!?] |\n", text[max(0, start - _FAR) : start])[-1]
         if _BIRTH.search(sentence) and not _OTHER_DAY.search(sentence):
-            yield Span(*found.span(), "birth_date", 8)
+            yield TextSpan(*found.span(), "birth_date", 8)

@@ -20,7 +20,7 @@ from shared.privacy.redaction.detect.entities import Findings
 from shared.privacy.redaction.detect.introduced import SURE, Announced
 from shared.privacy.redaction.detect.lexicon import PARTICLES, Lexicon, Token, tokens_of
 from shared.privacy.redaction.detect.name_shapes import WEIGHT, Shapes, Strength
-from shared.privacy.redaction.spans import Span, merged
+from shared.privacy.redaction.spans import TextSpan, merged
 
 _AND_BEFORE = re.compile(r" (?:and|&|und|et|y) $")
 _LIST_GOES_ON = re.compile(r"[,.;:!?)\n]|$| (?:and|or|und|et|y|e|&) ")
@@ -37,14 +37,14 @@ class People:
         self._announced = Announced(self._lexicon, self._shapes)
         self._findings, self._doubts = Findings(self._lexicon), Doubts(self._lexicon)
 
-    def find(self, texts: Sequence[str]) -> list[list[Span]]:
+    def find(self, texts: Sequence[str]) -> list[list[TextSpan]]:
         """The people and towns of each text."""
         tokens = [tokens_of(text) for text in texts]
         foreign = [self._lexicon.foreign(words) for words in tokens]
         modelled = self._findings.of(texts, tokens, foreign)
         return [self._one(*one) for one in zip(texts, tokens, foreign, modelled, strict=True)]
 
-    def _one(self, text: str, tokens: list[Token], foreign: bool, modelled: list[Span]) -> list[Span]:
+    def _one(self, text: str, tokens: list[Token], foreign: bool, modelled: list[TextSpan]) -> list[TextSpan]:
         at = {token.start: i for i, token in enumerate(tokens)}
         firms = {token.start for token in _within(merged(self._doubts.firms(text, tokens)), tokens)}
         told = list(self._announced.told(text, tokens, at, foreign))
@@ -59,7 +59,7 @@ class People:
         towns = [span for span in modelled if span.kind != "person"]
         return [*self._echoed(text, tokens, foreign, [*sure, *kept]), *towns]
 
-    def _echoed(self, text: str, tokens: list[Token], foreign: bool, spans: list[Span]) -> list[Span]:
+    def _echoed(self, text: str, tokens: list[Token], foreign: bool, spans: list[TextSpan]) -> list[TextSpan]:
         """The spans, who is named in one breath with them, and each name wherever else it stands in the text."""
         know = self._lexicon
         people = merged(spans)
@@ -69,10 +69,10 @@ class People:
         inside = (t for t in _within(people, tokens) if len(t.text) > 2 and t.low not in self._small)
         parts = {t.text for t in inside if t.capital or not know.ordinary(t.low)}
         if parts:
-            people = merged([*people, *(Span(t.start, t.end, "person", WEIGHT) for t in tokens if t.text in parts)])
+            people = merged([*people, *(TextSpan(t.start, t.end, "person", WEIGHT) for t in tokens if t.text in parts)])
         return people
 
-    def _beside(self, text: str, tokens: list[Token], foreign: bool, people: list[Span]) -> Iterator[Span]:
+    def _beside(self, text: str, tokens: list[Token], foreign: bool, people: list[TextSpan]) -> Iterator[TextSpan]:
         """Who is named after somebody: "Anna, Kwabena, Li and Noor", each of whom leads to the next."""
         at = {token.start: i for i, token in enumerate(tokens)}
         known = {token.start for token in _within(people, tokens)}
@@ -95,17 +95,17 @@ class People:
             return self._lexicon.is_name(token.low) or not _CODE_NEXT.match(text, token.end)
         return bool(_LIST_GOES_ON.match(text, token.end))
 
-    def _before(self, text: str, tokens: list[Token], people: list[Span]) -> Iterator[Span]:
+    def _before(self, text: str, tokens: list[Token], people: list[TextSpan]) -> Iterator[TextSpan]:
         """The same from behind: the first of "Ebony and Tyrell", which at the start of a sentence is any word."""
         ends = {token.end: token for token in tokens}
         for span in people:
             found = _AND_BEFORE.search(text, max(0, span.start - 8), span.start)
             token = ends.get(found.start()) if found else None
             if token is not None and token.capital and token.low in self._lexicon.first and not token.coded:
-                yield Span(token.start, token.end, "person", WEIGHT)
+                yield TextSpan(token.start, token.end, "person", WEIGHT)
 
 
-def _within(people: list[Span], tokens: list[Token]) -> Iterator[Token]:
+def _within(people: list[TextSpan], tokens: list[Token]) -> Iterator[Token]:
     """The tokens that are in one of the spans; both sorted, the spans disjoint."""
     spans = iter(people)
     span = next(spans, None)

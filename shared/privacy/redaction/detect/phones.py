@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from shared.privacy.redaction.spans import Span
+from shared.privacy.redaction.spans import TextSpan
 
 _SEPARATOR = r"[ .\-/\u00a0\u2010-\u2013]"
 _EXTENSION = r"(?:,?\s?(?:x|ext\.?|extension)\s?\d{1,6})?"
@@ -49,7 +49,7 @@ _SURE = 8  # No other number has a plus: "+61 491 570 156" is not a Canadian SIN
 _WITH_ZEROS = 11  # Two zeros, a country, and what remains of the shortest numbers: "0078-0511-20" is an article.
 
 
-def find_phones(text: str) -> Iterator[Span]:
+def find_phones(text: str) -> Iterator[TextSpan]:
     """Phone numbers in a text; 7 to 15 digits (E.164)."""
     for pattern, weight in ((_INTERNATIONAL, 6), (_AMERICAN, 6), (_NATIONAL, 5), (_TRUNK, 4)):
         for found in pattern.finditer(text):
@@ -62,12 +62,12 @@ def find_phones(text: str) -> Iterator[Span]:
             if pattern is _INTERNATIONAL and not plus and sum(char.isdigit() for char in found[0]) < _WITH_ZEROS:
                 continue
             if plus or not _NOT_A_PHONE.search(before) or _WORD.search(before):
-                yield Span(*found.span(), "phone", _SURE if plus else weight)
+                yield TextSpan(*found.span(), "phone", _SURE if plus else weight)
     for found in _ANY.finditer(text):
         before = text[max(0, found.start() - 48) : found.start()]
         said = _WORD.search(before)
         if said and _plausible(found[0]) and not _NOT_A_PHONE.search(before):
-            yield Span(*found.span(), "phone", 3)
+            yield TextSpan(*found.span(), "phone", 3)
 
 
 def _plausible(text: str) -> bool:
