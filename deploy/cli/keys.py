@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from services.gateway.auth.keys import ApiKey, KeysBroken, editing, new_key, read_keys, write_keys
+from services.gateway.auth.keys import ApiKey, KeysUnreadable, locked_for_editing, new_key, read_keys, write_keys
 from services.gateway.settings import GatewaySettings
 
 HELP = """API keys: which application may use the gateway, for which tasks, how often.
@@ -55,9 +55,9 @@ def _keys(changing: bool = True) -> Iterator[tuple[Path, tuple[ApiKey, ...] | No
     """The file and what is in it; while `changing`, nobody else does. What goes wrong is told, with the way out."""
     path = GatewaySettings.load().keys_file
     try:
-        with editing(path) if changing else nullcontext():
+        with locked_for_editing(path) if changing else nullcontext():
             yield path, read_keys(path)
-    except KeysBroken as error:
+    except KeysUnreadable as error:
         _give_up(error.reason, error.way_out)
     except OSError as error:
         _give_up(f"{path} cannot be written: {error.strerror}", "RATCHET_HOME or RATCHET_GATEWAY_KEYS_FILE says where.")

@@ -7,15 +7,15 @@ from typing import Any
 from schemas.base import Message, Role, Variant
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskChanged
-from services.gateway.auth.grants import OPEN, Access, Grant, Headers
+from services.gateway.auth.grants import UNRESTRICTED, AccessControl, Grant, Headers
 from services.gateway.domain import PredictionIds
-from services.gateway.formats.chat import conversation
+from services.gateway.formats.chat import prepare_messages
 from services.gateway.formats.rendering import Turn
 from services.gateway.formats.validation import (
     MAX_USER,
-    bad,
+    bad_request,
     feedback_fields,
-    number,
+    number_field,
     read_json,
     read_object,
     text_field,
@@ -39,7 +39,7 @@ class Handlers:
         log: Log,
         ids: PredictionIds,
         subjects_key: bytes,
-        access: Access | None = None,
+        access: AccessControl | None = None,
     ) -> None:
         self._tasks = tasks
         self._log = log
@@ -94,7 +94,7 @@ class Handlers:
         data = read_json(body)
         items = data if isinstance(data, list) else [data]
         if not 1 <= len(items) <= MAX_PREDICTIONS:
-            raise bad(f"send one prediction or a list of 1 to {MAX_PREDICTIONS}, not {len(items)}")
+            raise bad_request(f"send one prediction or a list of 1 to {MAX_PREDICTIONS}, not {len(items)}")
         events = []
         for place, item in enumerate(items):
             try:
@@ -109,7 +109,7 @@ class Handlers:
 
     def _external(self, item: Any, grant: Grant) -> PredictionLogged:
         if not isinstance(item, dict):
-            raise bad("a prediction must be an object with `task`, `messages`, `answer` and `latency_ms`")
+            raise bad_request("a prediction must be an object with `task`, `messages`, `answer` and `latency_ms`")
         name = text_field(item, "task", required=True) or ""
         grant.require(name)
         facts = self._tasks.of(name)
@@ -120,20 +120,20 @@ class Handlers:
             task=facts.name,
             task_revision=facts.revision,
             prediction_id=prediction_id,
-            messages=_messages(conversation(item, facts)),
+            messages=_messages(prepare_messages(item, facts)),
             answer=text_field(item, "answer", required=True) or "",
             model=text_field(item, "model", 200) or "external",
             adapter=text_field(item, "adapter", 200) or None,
             variant=Variant.EXTERNAL,
             confidence=Confidence(
-                score=number(item, "confidence", 0.0, 1.0), logprob=number(item, "logprob", -1e9, 0.0)
+                score=number_field(item, "confidence", 0.0, 1.0), logprob=number_field(item, "logprob", -1e9, 0.0)
             ),
             user_hash=self._user_hash(text_field(item, "user", MAX_USER)),
-            latency_ms=number(item, "latency_ms", 0.0, 1e9, required=True) or 0.0,
+            latency_ms=number_field(item, "latency_ms", 0.0, 1e9, required=True) or 0.0,
         )
 
     def _grant(self, headers: Headers, size: int = 0) -> Grant:
-        return self._access.grant(headers, size) if self._access is not None else OPEN
+        return self._access.grant(headers, size) if self._access is not None else UNRESTRICTED
 
     def _user_hash(self, user: str | None) -> str | None:
         return keyed_hash(self._subjects_key, user) if user else None

@@ -12,17 +12,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answering
 from services.gateway.asgi.app import Door
-from services.gateway.formats.api import Asked
-from services.gateway.formats.chat import Chat
-from services.gateway.formats.completions import Completion
-from services.gateway.formats.embeddings import Embedding
-from services.gateway.formats.openapi import ERRORS, FEEDBACK, body_of, describe_hot_routes, predictions
-from services.gateway.formats.responses import Response as ResponsesRequest
+from services.gateway.formats.api import ApiRequest
+from services.gateway.formats.chat import ChatRequest
+from services.gateway.formats.completions import CompletionRequest
+from services.gateway.formats.embeddings import EmbeddingRequest
+from services.gateway.formats.openapi import ERRORS, FEEDBACK, document_answer_routes, predictions_schema, request_body
+from services.gateway.formats.responses import ResponsesRequest
 from services.gateway.handlers import MAX_PREDICTIONS, Handlers
 from services.gateway.observability.metrics import Measured, Metrics
 from shared.http import build_http
 
-DIALECTS: tuple[type[Asked], ...] = (Chat, Completion, ResponsesRequest, Embedding)
+DIALECTS: tuple[type[ApiRequest], ...] = (ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingRequest)
 
 
 def build_app(
@@ -41,7 +41,7 @@ def build_app(
     for router in routers:
         app.include_router(router)
     _add_cold_routes(app, handlers, metrics)
-    describe_hot_routes(app)
+    document_answer_routes(app)
     return Door(app, {one.path: answering.endpoint(one) for one in DIALECTS}, metrics, max_body_bytes)
 
 
@@ -56,12 +56,12 @@ def _add_cold_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None
     async def model(name: str, request: Request) -> Response:
         return _json(_model(handlers.model(name, request.headers.raw)))
 
-    @app.post("/v1/feedback", responses=ERRORS, openapi_extra=body_of(FEEDBACK))
+    @app.post("/v1/feedback", responses=ERRORS, openapi_extra=request_body(FEEDBACK))
     async def feedback(request: Request) -> Response:
         """What a user or an application says of an answer; however late, and the same again is the same."""
         return _json(await handlers.feedback(await request.body(), request.headers.raw))
 
-    @app.post("/v1/predictions", responses=ERRORS, openapi_extra=body_of(predictions(MAX_PREDICTIONS)))
+    @app.post("/v1/predictions", responses=ERRORS, openapi_extra=request_body(predictions_schema(MAX_PREDICTIONS)))
     async def record(request: Request) -> Response:
         """Answers that were made elsewhere."""
         return _json({"prediction_ids": await handlers.record(await request.body(), request.headers.raw)})

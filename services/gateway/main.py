@@ -10,8 +10,8 @@ import uvloop
 from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answering, External
 from services.gateway.asgi.protocol import BoundedHttp
-from services.gateway.auth.grants import Access
-from services.gateway.auth.rate_limits import Buckets
+from services.gateway.auth.grants import AccessControl
+from services.gateway.auth.rate_limits import TokenBuckets
 from services.gateway.domain import PredictionIds
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
@@ -28,9 +28,9 @@ from services.gateway.routing.flags import UnleashFlags
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import KnownTasks
 from services.gateway.tasks.snapshot import TasksOnDisk
-from services.gateway.telemetry.correlation import WaitingRoom
+from services.gateway.telemetry.correlation import CorrelationBuffer
+from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import OTLP_PATHS, build_router
-from services.gateway.telemetry.traces import Traces
 from services.gateway.upstreams.external import ExternalApi
 from services.gateway.upstreams.replicas import Replicas
 from shared.http import with_cors
@@ -68,8 +68,8 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     calibrations = Calibrations(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     log = SpoolLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
     keeper = shipper_keeper(settings, lambda: log.slot)
-    buckets = Buckets(settings.limits_folder if settings.gateway_workers > 1 else None)
-    access = Access(settings.keys_file, settings.gateway_require_keys, buckets)
+    buckets = TokenBuckets(settings.limits_folder if settings.gateway_workers > 1 else None)
+    access = AccessControl(settings.keys_file, settings.gateway_require_keys, buckets)
     ids = PredictionIds(load_or_create_key(settings.secrets_folder, "prediction-ids"))
     subjects_key = load_or_create_key(settings.secrets_folder, "subjects")
     answering = Answering(
@@ -89,11 +89,11 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper)
     )
-    room = WaitingRoom(
+    room = CorrelationBuffer(
         settings.home / "gateway" / "waiting", load_cipher(settings.secrets_folder, "spool"),
         settings.gateway_traces_wait_seconds, settings.gateway_traces_max_waiting, metrics.spans.labels("lost").inc,
     )  # fmt: skip
-    traces = Traces(
+    traces = TelemetryIngest(
         tasks, log, ids, subjects_key, metrics, room, settings.traces_tasks, settings.gateway_traces_max_spans
     )
     longest = settings.gateway_traces_max_body_bytes

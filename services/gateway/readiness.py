@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from services.gateway.auth.grants import Access
+from services.gateway.auth.grants import AccessControl
 from services.gateway.observability.shipper_status import Status, concerns, read_status
 from services.gateway.recording.event_log import SpoolLog
 from services.gateway.routing.flags import UnleashFlags
@@ -22,7 +22,7 @@ class Readiness:
     def __init__(
         self,
         settings: GatewaySettings,
-        access: Access,
+        access: AccessControl,
         tasks: KnownTasks,
         upstream: Replicas,
         flags: UnleashFlags,

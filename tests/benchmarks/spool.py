@@ -25,7 +25,7 @@ from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answering
 from services.gateway.asgi.exchange import Call
 from services.gateway.domain import PredictionIds, TaskFlags
-from services.gateway.formats.chat import Chat
+from services.gateway.formats.chat import ChatRequest
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import Log, SpoolLog, record_of
 from services.gateway.recording.recorder import Keeping
@@ -147,7 +147,7 @@ async def _ask(log: Log) -> Timed:
     metrics, ids = Metrics(), PredictionIds(bytes(32))
     answer = Answering(
         KnownTasks(tasks, metrics), NoFlags(), Answers(), Keeping(timed, metrics), ids, bytes(32), metrics
-    ).endpoint(Chat)
+    ).endpoint(ChatRequest)
     body = orjson.dumps(QUESTION)
 
     async def send(message: Any) -> None:

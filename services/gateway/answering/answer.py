@@ -11,9 +11,9 @@ import orjson
 from schemas.base import Variant
 from services.gateway.answering.stream import Streaming
 from services.gateway.asgi.exchange import CLIENT_LEFT, Call, Endpoint, Headers, Reply, json_reply
-from services.gateway.auth.grants import Access
+from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Arm, PredictionIds, arms_after, arms_in_order
-from services.gateway.formats.api import Asked, Outcome, Relay
+from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.validation import MAX_USER, checked_text, read_object, text_field
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.events import TraceHeaders
@@ -51,7 +51,7 @@ class Answering:
         subjects_key: bytes,
         metrics: Metrics,
         *,
-        access: Access | None = None,
+        access: AccessControl | None = None,
         tracing: Tracing | None = None,
         external: External | None = None,
     ) -> None:
@@ -67,17 +67,17 @@ class Answering:
         self._tracing = tracing
         self._external = external
 
-    def endpoint(self, dialect: type[Asked]) -> Endpoint:
+    def endpoint(self, dialect: type[ApiRequest]) -> Endpoint:
         """The route that answers requests of this API."""
 
         async def answer(call: Call) -> Reply | None:
             one, arms = self._understood(call, dialect)
-            relay = one.asked.relay(one.ids)
+            relay = one.asked.open_relay(one.ids)
             return await (self._whole(one, arms) if relay is None else self._stream(one, relay, arms))
 
         return answer
 
-    def _understood(self, call: Call, dialect: type[Asked]) -> tuple[Request, tuple[Arm, ...]]:
+    def _understood(self, call: Call, dialect: type[ApiRequest]) -> tuple[Request, tuple[Arm, ...]]:
         """The request, and who may answer it, in order. Raises HttpError for what is wrong with it."""
         data = read_object(call.body)
         name = text_field(data, "model", required=True) or ""
@@ -86,7 +86,7 @@ class Answering:
         facts = self._tasks.of(name)
         user = text_field(data, "user", MAX_USER) or _user_in(call.headers)
         asked = dialect(data, facts)
-        ids = [self._ids.new(name) for _ in range(asked.predictions or 1)]
+        ids = [self._ids.new(name) for _ in range(asked.prediction_count or 1)]
         trace = self._tracing(call.headers) if self._tracing is not None else ()
         one = Request(call, facts, asked, ids, keyed_hash(self._subjects_key, user) if user else None, trace)
         return one, arms_in_order(self._flags.of(name, user), self._external.model if self._external else None)
@@ -96,9 +96,11 @@ class Answering:
         arm = arms[0]
         while True:
             try:
-                raw = await self._source(arm).post(one.asked.path, one.asked.body(arm.named(one.facts.spec.base_model)))
+                raw = await self._source(arm).post(
+                    one.asked.path, one.asked.encode_for_upstream(arm.named(one.facts.spec.base_model))
+                )
                 body = orjson.loads(raw)
-                outcome = one.asked.read(body)
+                outcome = one.asked.parse_answer(body)
                 break
             except UpstreamFailed as error:
                 arms = await self._next(one, arms, error)
@@ -111,7 +113,7 @@ class Answering:
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
         return await self._kept(one, arm, body, outcome)
 
-    async def _kept(self, one: Request, arm: Arm, body: dict[str, Any], outcome: Outcome) -> Reply:
+    async def _kept(self, one: Request, arm: Arm, body: dict[str, Any], outcome: ApiAnswer) -> Reply:
         headers = headers_of(one, arm)
         if outcome.choices:
             measures = self._keeping.measured(one, arm, outcome)
@@ -121,13 +123,13 @@ class Answering:
                 headers.append((b"x-ratchet-confidence", b"%.6f" % score))
         else:
             await self._keeping.observed(one, arm, 200)
-        return json_reply(one.asked.shaped(body, one.ids), headers)
+        return json_reply(one.asked.rewrite_for_client(body, one.ids), headers)
 
-    async def _stream(self, one: Request, relay: Relay, arms: tuple[Arm, ...]) -> None:
+    async def _stream(self, one: Request, relay: StreamRelay, arms: tuple[Arm, ...]) -> None:
         """An answer piece by piece. Raises as `_whole` does before the first one; then it is the stream that tells."""
         while True:
             arm = arms[0]
-            body = one.asked.body(arm.named(one.facts.spec.base_model))
+            body = one.asked.encode_for_upstream(arm.named(one.facts.spec.base_model))
             try:
                 return await self._streaming.answer(one, arm, relay, self._source(arm).stream(one.asked.path, body))
             except UpstreamFailed as error:

@@ -12,8 +12,8 @@ import orjson
 
 from services.gateway.asgi.exchange import CLIENT_LEFT, Call, error_event
 from services.gateway.domain import Arm
-from services.gateway.formats.api import Relay, StreamFailed
-from services.gateway.formats.chunks import Events
+from services.gateway.formats.api import StreamFailed, StreamRelay
+from services.gateway.formats.chunks import ServerSentEventParser
 from services.gateway.recording.recorder import Keeping, Request, headers_of, ratchet_of
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import error_body
@@ -28,24 +28,24 @@ class Streaming:
         self._keeping = keeping
 
     async def answer(
-        self, one: Request, arm: Arm, relay: Relay, stream: AbstractAsyncContextManager[AsyncIterator[bytes]]
+        self, one: Request, arm: Arm, relay: StreamRelay, stream: AbstractAsyncContextManager[AsyncIterator[bytes]]
     ) -> None:
         """Stream an answer to its client. Raises UpstreamFailed if none has begun; once it has, nothing but the
         cancellation: what goes wrong is the client's last event."""
         async with stream as pieces:
             await self._relayed(one, arm, relay, pieces)
 
-    async def _relayed(self, one: Request, arm: Arm, relay: Relay, pieces: AsyncIterator[bytes]) -> None:
+    async def _relayed(self, one: Request, arm: Arm, relay: StreamRelay, pieces: AsyncIterator[bytes]) -> None:
         call = one.call
         kept = False
         try:
             await call.begin(headers_of(one, arm))
             await _forward(relay, pieces, call)
-            outcome = relay.outcome()
+            outcome = relay.answer_so_far()
             measures = self._keeping.measured(one, arm, outcome)
             kept = True  # From here on, a client that leaves changes nothing of what is kept.
             logged = await self._keeping.answered(one, arm, outcome, measures)
-            await call.write(relay.finale(ratchet_of(one, arm, measures, logged)), last=True)
+            await call.write(relay.final_events(ratchet_of(one, arm, measures, logged)), last=True)
             async for _ in pieces:  # To the end, so that the connection can be used again.
                 pass
         except asyncio.CancelledError:
@@ -69,17 +69,17 @@ class Streaming:
             await self._keeping.observed(one, arm, status)
             await one.call.write(error_event(body), last=True)
 
-    async def _cancelled(self, one: Request, arm: Arm, relay: Relay) -> None:
+    async def _cancelled(self, one: Request, arm: Arm, relay: StreamRelay) -> None:
         """Keep as much of the answer as had come when its client left."""
-        outcome = relay.outcome()
+        outcome = relay.answer_so_far()
         measures = self._keeping.measured(one, arm, outcome)
         with contextlib.suppress(SpoolFull):
             await self._keeping.answered(one, arm, outcome, measures, status=CLIENT_LEFT, cut=CANCELLED)
 
 
-async def _forward(relay: Relay, pieces: AsyncIterator[bytes], call: Call) -> None:
-    """Pass the pieces on until the answer is whole. Raises as `Relay.feed` and the pieces do."""
-    events = Events()
+async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], call: Call) -> None:
+    """Pass the pieces on until the answer is whole. Raises as `StreamRelay.feed` and the pieces do."""
+    events = ServerSentEventParser()
     async for piece in pieces:
         if now := b"".join([relay.feed(data) for data in events.feed(piece)]):
             await call.write(now)

@@ -18,11 +18,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
-from services.gateway.auth.keys import PREFIX, ApiKey, KeysBroken, read_keys
-from services.gateway.auth.rate_limits import Bucket, Buckets
+from services.gateway.auth.keys import PREFIX, ApiKey, KeysUnreadable, read_keys
+from services.gateway.auth.rate_limits import TokenBucket, TokenBuckets
 from shared.http import HttpError
 
-LOOK_SECONDS = 1.0
+RELOAD_SECONDS = 1.0
 """Between two looks at the file: so late, at most, does a new or revoked key count."""
 _LONGEST_KEY = 200
 _PREFIX = PREFIX.encode()
@@ -42,8 +42,8 @@ class Grant:
     app: str | None = None
     tasks: frozenset[str] | None = None
     expires_at: float = math.inf
-    requests: Bucket | None = None
-    bytes: Bucket | None = None
+    requests: TokenBucket | None = None
+    bytes: TokenBucket | None = None
 
     def sees(self, task: str) -> bool:
         return self.tasks is None or task in self.tasks
@@ -56,23 +56,23 @@ class Grant:
             raise HttpError(403, message, "task_not_allowed", "model")
 
 
-OPEN = Grant()
+UNRESTRICTED = Grant()
 
 
-class Access:
+class AccessControl:
     """The gateway's keys. Until `start`, nobody gets in. `clock`: Unix seconds; `monotonic`: that of the limits."""
 
     def __init__(
         self,
         file: Path,
         required: bool = False,
-        buckets: Buckets | None = None,
+        buckets: TokenBuckets | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
     ) -> None:
         self._file = file
         self._required = required
-        self._buckets = buckets or Buckets()
+        self._buckets = buckets or TokenBuckets()
         self._clock = clock
         self._monotonic = monotonic
         self._grants: dict[bytes, Grant] | None = None
@@ -86,7 +86,7 @@ class Access:
     async def watch_forever(self) -> None:
         """Background: follow the file."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(RELOAD_SECONDS)
             await asyncio.to_thread(self.look)
 
     def check(self, headers: Headers, task: str, size: int = 0) -> str | None:
@@ -132,8 +132,10 @@ class Access:
                 return
             keys = read_keys(self._file)
             if keys is None and self._grants is not None:
-                raise KeysBroken(f"the API keys in {self._file} are gone", "A restart without the file opens the door.")
-        except KeysBroken as error:
+                raise KeysUnreadable(
+                    f"the API keys in {self._file} are gone", "A restart without the file opens the door."
+                )
+        except KeysUnreadable as error:
             if error.reason != self._trouble:
                 logger.error("%s. %s", error.reason, error.way_out)
             self._trouble = error.reason
@@ -161,7 +163,7 @@ class Access:
             raise HttpError(503, "the gateway cannot read its API keys: see /readyz", "keys_unreadable")
         if self._required:
             _refuse(f"this gateway requires an API key and has none yet. {_MAKE_ONE}")
-        return OPEN
+        return UNRESTRICTED
 
 
 def _key_in(headers: Headers) -> bytes:

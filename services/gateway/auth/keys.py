@@ -26,7 +26,7 @@ PREFIX = "rk_"
 """Every key begins so: people, log scrubbers and secret scanners know one when they see it."""
 
 
-class KeysBroken(RatchetError):
+class KeysUnreadable(RatchetError):
     """The keys file cannot be read, or is none."""
 
 
@@ -67,19 +67,19 @@ def new_key() -> tuple[str, str]:
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...] | None:
-    """The keys; None where there is no file. Raises KeysBroken, in words that quote nothing of the file."""
+    """The keys; None where there is no file. Raises KeysUnreadable, in words that quote nothing of the file."""
     try:
         return _File.model_validate_json(path.read_bytes()).keys
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise KeysBroken(
+        raise KeysUnreadable(
             f"the API keys in {path} cannot be read: {error.strerror}", "The gateway's user must own the file."
         ) from error
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise KeysBroken(
+        raise KeysUnreadable(
             f"{path} is no file of API keys: {where}: {first['msg']}",
             "Correct it, or restore it; it is written by: ratchet keys",
         ) from None
@@ -91,7 +91,7 @@ def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
 
 
 @contextmanager
-def editing(path: Path) -> Iterator[None]:
+def locked_for_editing(path: Path) -> Iterator[None]:
     """While one reads, changes and writes the file, nobody else does so. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

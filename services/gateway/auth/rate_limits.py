@@ -19,7 +19,7 @@ _OVERDRAFT = 1e-9
 logger = logging.getLogger(__name__)
 
 
-class Bucket:
+class TokenBucket:
     """`rate` a second flow in, at most `burst` lie in it. Full at first. In its cell: seconds of a monotonic clock."""
 
     __slots__ = ("_full_at", "burst", "rate")
@@ -42,7 +42,7 @@ class Bucket:
         return 0.0
 
 
-class Buckets:
+class TokenBuckets:
     """The buckets of all apps. They outlive a change of the keys: two keys of an app that overlap share its limits.
 
     `folder`: what the workers share; None: this process is alone. Whoever starts the workers clears the folder first
@@ -51,13 +51,13 @@ class Buckets:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._known: dict[str, Bucket] = {}
+        self._known: dict[str, TokenBucket] = {}
 
-    def bucket(self, app: str, kind: str, rate: float, burst: float) -> Bucket:
+    def bucket(self, app: str, kind: str, rate: float, burst: float) -> TokenBucket:
         """That of an app's requests or bytes; `app` is fit for a file's name. Blocks."""
         name = f"{app} {kind} {rate!r} {burst!r}"
         if name not in self._known:
-            self._known[name] = Bucket(rate, burst, self._cell(name))
+            self._known[name] = TokenBucket(rate, burst, self._cell(name))
         return self._known[name]
 
     def _cell(self, name: str) -> memoryview[float]:
@@ -69,7 +69,7 @@ class Buckets:
         return _own()
 
 
-def clear(folder: Path) -> None:
+def clear_buckets(folder: Path) -> None:
     """Forget what the buckets in it hold: all will be full. Raises OSError."""
     if folder.exists():
         shutil.rmtree(folder)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import orjson
 
 from services.gateway.formats.rendering import Turn
-from services.gateway.formats.validation import bad
+from services.gateway.formats.validation import bad_request
 from services.gateway.tasks.served import TaskFacts
 
 Token = Mapping[str, Any]
@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     finish_reason: str | None
 
 
-class Outcome(NamedTuple):
+class ApiAnswer(NamedTuple):
     """All answers to one request, in order. `answer_tokens`: of all of them together."""
 
     choices: Sequence[Choice]
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
     answer_tokens: int
 
 
-class Relay(Protocol):
+class StreamRelay(Protocol):
     """A stream on its way from the upstream to the client, and what was in it."""
 
     complete: bool
@@ -45,10 +45,10 @@ class Relay(Protocol):
         Raises ValueError if it is nothing that belongs here, StreamFailed if it is the upstream's word of a failure.
         """
 
-    def outcome(self) -> Outcome:
+    def answer_so_far(self) -> ApiAnswer:
         """What has arrived so far."""
 
-    def finale(self, ratchet: Mapping[str, Any]) -> bytes:
+    def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         """The events held back, the last one with `ratchet` in it, and the end of the stream."""
 
 
@@ -60,43 +60,43 @@ class StreamFailed(Exception):
         self.raw = raw
 
 
-class Asked(Protocol):
+class ApiRequest(Protocol):
     """A sound request of one of the APIs. Its class is made with the decoded body, which it then owns."""
 
     path: ClassVar[str]
 
     @property
-    def predictions(self) -> int:
+    def prediction_count(self) -> int:
         """How many answers are asked for; each is a prediction."""
 
     def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
         """Raises HttpError 400 with the field at fault."""
 
-    def conversation(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[Turn]:
         """What was asked, for the event of this prediction."""
 
-    def body(self, model: str) -> bytes:
+    def encode_for_upstream(self, model: str) -> bytes:
         """What the upstream is asked. Raises HttpError 400 if it cannot be written as JSON."""
 
-    def read(self, body: Any) -> Outcome:
+    def parse_answer(self, body: Any) -> ApiAnswer:
         """The upstream's answer, read. Raises ValueError if it is none."""
 
-    def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         """The client's answer: under the task's name and our id, without what it did not ask for. Changes `body`."""
 
-    def relay(self, ids: Sequence[str]) -> Relay | None:
+    def open_relay(self, ids: Sequence[str]) -> StreamRelay | None:
         """For an answer that is to be streamed; None: it is to come in one piece."""
 
 
-def dumped(body: Mapping[str, Any]) -> bytes:
+def encode_json(body: Mapping[str, Any]) -> bytes:
     """JSON for the upstream. Raises HttpError 400: what was decoded may be nested too deeply to be encoded."""
     try:
         return orjson.dumps(body)
     except TypeError as error:
-        raise bad(f"the body cannot be passed on: {error}") from error
+        raise bad_request(f"the body cannot be passed on: {error}") from error
 
 
-def read_choices(body: Any, of_one: Callable[[Any], Choice], most: int, kind: str) -> Outcome:
+def read_choices(body: Any, of_one: Callable[[Any], Choice], most: int, kind: str) -> ApiAnswer:
     """The answers that an upstream's body lists. Raises ValueError if it is none of this kind, or has too many."""
     try:
         listed = body["choices"]
@@ -108,49 +108,51 @@ def read_choices(body: Any, of_one: Callable[[Any], Choice], most: int, kind: st
         raise ValueError(f"no {kind}: {error!r}") from error
     if not 1 <= len(choices) <= most:
         raise ValueError(f"{len(choices)} answers to a request for {most}")
-    answer_tokens = number_of(usage, "completion_tokens") or sum(len(choice.tokens) for choice in choices)
-    return Outcome(choices, number_of(usage, "prompt_tokens"), answer_tokens)
+    answer_tokens = token_count(usage, "completion_tokens") or sum(len(choice.tokens) for choice in choices)
+    return ApiAnswer(choices, token_count(usage, "prompt_tokens"), answer_tokens)
 
 
-def number_of(usage: Any, name: str) -> int:
+def token_count(usage: Any, name: str) -> int:
     """A count of the upstream's usage, 0 where it has none."""
     value = usage.get(name) if isinstance(usage, dict) else None
     return max(0, value) if isinstance(value, int) else 0
 
 
-def reason_of(choice: Mapping[str, Any]) -> str | None:
+def finish_reason_of(choice: Mapping[str, Any]) -> str | None:
     """Why an answer ended, None where nothing is said."""
     reason = choice.get("finish_reason")
     return str(reason) if reason else None
 
 
-def flag(data: Mapping[str, Any], name: str) -> bool:
+def bool_field(data: Mapping[str, Any], name: str) -> bool:
     """A field that is true, false, null or absent. Raises HttpError 400."""
     value = data.get(name)
     if value is not None and not isinstance(value, bool):
-        raise bad(f"`{name}` must be true or false", name)
+        raise bad_request(f"`{name}` must be true or false", name)
     return bool(value)
 
 
-def count(data: Mapping[str, Any], name: str, facts: TaskFacts) -> int:
+def answer_count(data: Mapping[str, Any], name: str, facts: TaskFacts) -> int:
     """How many answers are asked for. Raises HttpError 400."""
     value = data.get(name)
     if value is None:
         return 1
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PREDICTIONS:
-        raise bad(f"`{name}` must be a whole number from 1 to {MAX_PREDICTIONS}", name)
+        raise bad_request(f"`{name}` must be a whole number from 1 to {MAX_PREDICTIONS}", name)
     if value > 1 and facts.classifies:
-        raise bad(f"`{name}` must be 1: {facts.name} is a classification, all its answers would be the same", name)
+        raise bad_request(
+            f"`{name}` must be 1: {facts.name} is a classification, all its answers would be the same", name
+        )
     return value
 
 
-def with_usage(data: dict[str, Any], *, streams: bool) -> bool:
+def request_stream_usage(data: dict[str, Any], *, streams: bool) -> bool:
     """Have a stream end with its usage; returns whether the client asked for that itself. Raises HttpError 400."""
     options = data.get("stream_options")
     if options is None:
         options = {}
     if not isinstance(options, dict):
-        raise bad("`stream_options` must be an object", "stream_options")
+        raise bad_request("`stream_options` must be an object", "stream_options")
     if streams:
         data["stream_options"] = {**options, "include_usage": True}
     return bool(options.get("include_usage"))

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from services.gateway.formats.api import (
+    ApiAnswer,
     Choice,
-    Outcome,
-    count,
-    dumped,
-    flag,
+    answer_count,
+    bool_field,
+    encode_json,
+    finish_reason_of,
     read_choices,
-    reason_of,
-    with_usage,
+    request_stream_usage,
 )
-from services.gateway.formats.chunks import ChunkRelay, Part
-from services.gateway.formats.rendering import Turn, answer_of, too_many, turns_of, with_calls
-from services.gateway.formats.validation import bad
+from services.gateway.formats.chunks import ChunkRelay, PartialChoice
+from services.gateway.formats.rendering import Turn, answer_text, check_message_count, messages_of, with_tool_calls
+from services.gateway.formats.validation import bad_request
 from services.gateway.tasks.served import TaskFacts
 
 _OVERRULED_BY_LABELS = (
@@ -45,21 +45,21 @@ def constrain(data: dict[str, Any], facts: TaskFacts) -> None:
     data["max_tokens"] = facts.spec.max_answer_tokens
 
 
-class Chat:
-    """See `dialects.Asked`."""
+class ChatRequest:
+    """See `api.Asked`."""
 
     path: ClassVar[str] = "/v1/chat/completions"
-    __slots__ = ("_data", "_include_usage", "_stream", "_top", "_turns", "_wants_logprobs", "facts", "predictions")
+    __slots__ = ("_data", "_include_usage", "_stream", "_top", "_turns", "_wants_logprobs", "facts", "prediction_count")
 
     def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
         self.facts = facts
         self._data = data
-        self._stream = flag(data, "stream")
-        self.predictions = count(data, "n", facts)
-        self._include_usage = with_usage(data, streams=self._stream)
-        self._wants_logprobs = flag(data, "logprobs")
+        self._stream = bool_field(data, "stream")
+        self.prediction_count = answer_count(data, "n", facts)
+        self._include_usage = request_stream_usage(data, streams=self._stream)
+        self._wants_logprobs = bool_field(data, "logprobs")
         self._top = data.get("top_logprobs")
-        self._turns = conversation(data, facts)
+        self._turns = prepare_messages(data, facts)
         if facts.classifies:
             constrain(data, facts)
         elif data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
@@ -72,28 +72,28 @@ class Chat:
         elif isinstance(self._top, int):
             data["top_logprobs"] = max(self._top, facts.top_logprobs)
 
-    def conversation(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[Turn]:
         return self._turns
 
-    def body(self, model: str) -> bytes:
+    def encode_for_upstream(self, model: str) -> bytes:
         self._data["model"] = model
-        return dumped(self._data)
+        return encode_json(self._data)
 
-    def read(self, body: Any) -> Outcome:
-        return read_choices(body, _choice, self.predictions, "chat completion")
+    def parse_answer(self, body: Any) -> ApiAnswer:
+        return read_choices(body, _choice, self.prediction_count, "chat completion")
 
-    def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body["id"], body["model"] = ids[0], self.facts.name
         for choice in body["choices"]:
             self._without_what_was_not_asked(choice)
         return body
 
-    def relay(self, ids: Sequence[str]) -> ChunkRelay | None:
+    def open_relay(self, ids: Sequence[str]) -> ChunkRelay | None:
         if not self._stream:
             return None
         return ChunkRelay(ids, self.facts.name, self._take, _text, self._include_usage)
 
-    def _take(self, part: Part, choice: dict[str, Any]) -> None:
+    def _take(self, part: PartialChoice, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
         if text := delta.get("content") or delta.get("refusal"):
             part.text.append(str(text))
@@ -116,26 +116,26 @@ class Chat:
             choice["logprobs"] = {**logprobs, "content": cut}
 
 
-def conversation(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
+def prepare_messages(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
     """The conversation for the event; in `data` it is made the one that the model is to see. Raises HttpError 400."""
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise bad("`messages` must be a list with at least one message", "messages")
-    turns = turns_of(messages)
+        raise bad_request("`messages` must be a list with at least one message", "messages")
+    turns = messages_of(messages)
     for message in messages:  # OpenAI's newer name of the same; chat templates know the old one.
         if message["role"] == "developer":
             message["role"] = "system"
     if facts.system is not None and all(turn["role"] != "system" for turn in turns):
         messages.insert(0, facts.system)
         turns.insert(0, facts.system)
-    too_many(turns, "messages")
+    check_message_count(turns, "messages")
     return turns
 
 
 def _choice(choice: Any) -> Choice:
     logprobs = choice.get("logprobs")
     tokens = (logprobs.get("content") or ()) if logprobs else ()
-    return Choice(answer_of(choice["message"]), tokens, reason_of(choice))
+    return Choice(answer_text(choice["message"]), tokens, finish_reason_of(choice))
 
 
 def _add_call(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ def _add_call(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) -> None:
     call["arguments"] += function.get("arguments") or ""
 
 
-def _text(part: Part) -> str:
+def _text(part: PartialChoice) -> str:
     text = "".join(part.text)
     calls = [{"function": part.calls[number]} for number in sorted(part.calls)]
-    return with_calls(text, calls) if calls else text
+    return with_tool_calls(text, calls) if calls else text

@@ -11,14 +11,14 @@ from typing import Any
 
 import orjson
 
-from services.gateway.formats.api import Choice, Outcome, StreamFailed, Token, number_of, reason_of
+from services.gateway.formats.api import ApiAnswer, Choice, StreamFailed, Token, finish_reason_of, token_count
 
 _LONGEST_EVENT = 8 << 20
 """Bytes; a stream that has a longer one is no stream of answers."""
 _DONE = b"[DONE]"
 
 
-class Events:
+class ServerSentEventParser:
     """Cuts a stream of server-sent events into the data of each, wherever its pieces were cut."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ def event_object(data: bytes) -> dict[str, Any]:
     return chunk
 
 
-class Part:
+class PartialChoice:
     """One answer as it arrives."""
 
     __slots__ = ("calls", "finish_reason", "text", "tokens")
@@ -74,22 +74,22 @@ def _says_nothing(choice: Mapping[str, Any]) -> bool:
     )
 
 
-Take = Callable[[Part, dict[str, Any]], None]
+Take = Callable[[PartialChoice, dict[str, Any]], None]
 """Puts what a chunk's choice holds into the part, and takes out of the choice what the client did not ask for."""
 
 
 class ChunkRelay:
-    """See `dialects.Relay`."""
+    """See `api.StreamRelay`."""
 
     def __init__(
-        self, ids: Sequence[str], model: str, take: Take, text: Callable[[Part], str], include_usage: bool
+        self, ids: Sequence[str], model: str, take: Take, text: Callable[[PartialChoice], str], include_usage: bool
     ) -> None:
         self._id = ids[0]
         self._model = model
         self._take = take
         self._text = text
         self._include_usage = include_usage
-        self._parts = [Part() for _ in ids]
+        self._parts = [PartialChoice() for _ in ids]
         self._open = len(ids)
         self._held: list[dict[str, Any]] = []
         self._usage: Any = None
@@ -124,16 +124,16 @@ class ChunkRelay:
     def _note(self, choice: dict[str, Any]) -> None:
         part = self._parts[choice.get("index", 0)]
         self._take(part, choice)
-        if part.finish_reason is None and (reason := reason_of(choice)):
+        if part.finish_reason is None and (reason := finish_reason_of(choice)):
             part.finish_reason = reason
             self._open -= 1
 
-    def outcome(self) -> Outcome:
+    def answer_so_far(self) -> ApiAnswer:
         choices = [Choice(self._text(part), part.tokens, part.finish_reason) for part in self._parts]
-        told = number_of(self._usage, "completion_tokens") or sum(len(part.tokens) for part in self._parts)
-        return Outcome(choices, number_of(self._usage, "prompt_tokens"), told)
+        told = token_count(self._usage, "completion_tokens") or sum(len(part.tokens) for part in self._parts)
+        return ApiAnswer(choices, token_count(self._usage, "prompt_tokens"), told)
 
-    def finale(self, ratchet: Mapping[str, Any]) -> bytes:
+    def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         held = self._held or [{**self._common, "choices": []}]
         held[-1]["ratchet"] = ratchet
         return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in held) + b"data: [DONE]\n\n"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.formats.api import Outcome, dumped
+from services.gateway.formats.api import ApiAnswer, encode_json
 from services.gateway.formats.rendering import Turn
 from services.gateway.tasks.served import TaskFacts
 
 
-class Embedding:
-    """See `dialects.Asked`."""
+class EmbeddingRequest:
+    """See `api.Asked`."""
 
     path: ClassVar[str] = "/v1/embeddings"
-    predictions = 0
+    prediction_count = 0
     __slots__ = ("_data", "facts")
 
     def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
@@ -22,21 +22,21 @@ class Embedding:
         self._data = data
         data.pop("user", None)
 
-    def conversation(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[Turn]:
         return []
 
-    def body(self, model: str) -> bytes:
+    def encode_for_upstream(self, model: str) -> bytes:
         self._data["model"] = model
-        return dumped(self._data)
+        return encode_json(self._data)
 
-    def read(self, body: Any) -> Outcome:
+    def parse_answer(self, body: Any) -> ApiAnswer:
         if not isinstance(body, dict) or "data" not in body:
             raise ValueError("no list of embeddings")
-        return Outcome((), 0, 0)
+        return ApiAnswer((), 0, 0)
 
-    def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body["model"] = self.facts.name
         return body
 
-    def relay(self, ids: Sequence[str]) -> None:
+    def open_relay(self, ids: Sequence[str]) -> None:
         return None

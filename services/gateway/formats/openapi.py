@@ -59,7 +59,7 @@ _ELSEWHERE: _Schema = {
 }  # fmt: skip
 
 
-def body_of(schema: _Schema) -> dict[str, Any]:
+def request_body(schema: _Schema) -> dict[str, Any]:
     """The `openapi_extra` of a route that reads its body by hand."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -80,7 +80,7 @@ FEEDBACK = _object(
 )  # fmt: skip
 
 
-def predictions(most: int) -> _Schema:
+def predictions_schema(most: int) -> _Schema:
     """One answer made elsewhere, or a list of at most so many."""
     return {"anyOf": [_ELSEWHERE, {"type": "array", "minItems": 1, "maxItems": most, "items": _ELSEWHERE}]}
 
@@ -118,7 +118,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def describe_hot_routes(app: FastAPI) -> None:
+def document_answer_routes(app: FastAPI) -> None:
     """Put the routes that answer into the documentation of `app`."""
     plain = app.openapi
 
@@ -133,4 +133,4 @@ def describe_hot_routes(app: FastAPI) -> None:
 def _operation(summary: str, schema: _Schema) -> dict[str, Any]:
     answer = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
     responses = {"200": {"description": "The answer", "content": answer}, **ERRORS}
-    return {"summary": summary, **body_of(schema), "responses": responses}
+    return {"summary": summary, **request_body(schema), "responses": responses}

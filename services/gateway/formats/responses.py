@@ -11,10 +11,17 @@ from typing import Any, ClassVar
 
 import orjson
 
-from services.gateway.formats.api import Choice, Outcome, StreamFailed, Token, dumped, flag, number_of
+from services.gateway.formats.api import ApiAnswer, Choice, StreamFailed, Token, bool_field, encode_json, token_count
 from services.gateway.formats.chunks import event_object
-from services.gateway.formats.rendering import Turn, compact, text_of, too_many, turn_of, with_calls
-from services.gateway.formats.validation import bad, checked_text, text_field
+from services.gateway.formats.rendering import (
+    Turn,
+    check_message_count,
+    compact_json,
+    message_of,
+    text_of,
+    with_tool_calls,
+)
+from services.gateway.formats.validation import bad_request, checked_text, text_field
 from services.gateway.tasks.served import TaskFacts
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -33,20 +40,20 @@ _ENDS = {"response.completed", "response.incomplete"}
 _FINISH = {"completed": "stop", "max_output_tokens": "length"}
 
 
-class Response:
-    """See `dialects.Asked`."""
+class ResponsesRequest:
+    """See `api.Asked`."""
 
     path: ClassVar[str] = "/v1/responses"
-    predictions = 1
+    prediction_count = 1
     __slots__ = ("_client", "_data", "_stream", "_top", "_turns", "_wants_logprobs", "facts")
 
     def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
         self.facts = facts
         self._data = data
-        self._stream = flag(data, "stream")
+        self._stream = bool_field(data, "stream")
         for name, why in _REFUSED.items():
             if data.get(name):
-                raise bad(f"`{name}` is not taken: {why}", name)
+                raise bad_request(f"`{name}` is not taken: {why}", name)
         self._client = {"instructions": data.get("instructions"), "user": data.pop("user", None)}
         self._turns = _turns(data, facts)
         if facts.classifies:
@@ -65,23 +72,23 @@ class Response:
         elif self._top is None or isinstance(self._top, int):
             data["top_logprobs"] = max(self._top or 0, facts.top_logprobs)
 
-    def conversation(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[Turn]:
         return self._turns
 
-    def body(self, model: str) -> bytes:
+    def encode_for_upstream(self, model: str) -> bytes:
         self._data["model"] = model
-        return dumped(self._data)
+        return encode_json(self._data)
 
-    def read(self, body: Any) -> Outcome:
+    def parse_answer(self, body: Any) -> ApiAnswer:
         try:
             choice = _choice(body)
             usage = body.get("usage")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no response: {error!r}") from error
-        told = number_of(usage, "output_tokens") or len(choice.tokens)
-        return Outcome([choice], number_of(usage, "input_tokens"), told)
+        told = token_count(usage, "output_tokens") or len(choice.tokens)
+        return ApiAnswer([choice], token_count(usage, "input_tokens"), told)
 
-    def shaped(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body |= {"id": ids[0], "model": self.facts.name, **self._client}
         if not self._wants_logprobs:
             body["top_logprobs"] = None
@@ -104,22 +111,22 @@ class Response:
         top = self._top if isinstance(self._top, int) else 0
         return [{**token, "top_logprobs": (token.get("top_logprobs") or [])[:top]} for token in tokens]
 
-    def relay(self, ids: Sequence[str]) -> ResponseRelay | None:
+    def open_relay(self, ids: Sequence[str]) -> ResponseRelay | None:
         if not self._stream:
             return None
         return ResponseRelay(self, ids)
 
 
 class ResponseRelay:
-    """See `dialects.Relay`. The last event, `response.completed`, has the whole answer: it is the one held back."""
+    """See `api.StreamRelay`. The last event, `response.completed`, has the whole answer: it is the one held back."""
 
-    def __init__(self, asked: Response, ids: Sequence[str]) -> None:
+    def __init__(self, asked: ResponsesRequest, ids: Sequence[str]) -> None:
         self._asked = asked
         self._ids = ids
         self._text: list[str] = []
         self._tokens: list[Token] = []
         self._last: dict[str, Any] = {}
-        self._outcome: Outcome | None = None
+        self._outcome: ApiAnswer | None = None
         self.complete = False
 
     def feed(self, data: bytes) -> bytes:
@@ -140,7 +147,7 @@ class ResponseRelay:
             self._tokens += event.get("logprobs") or ()
         response = event.get("response")
         if kind in _ENDS and response is not None:
-            self._outcome = self._asked.read(response)
+            self._outcome = self._asked.parse_answer(response)
             if not self._outcome.choices[0].tokens:  # vLLM has them in the pieces only.
                 whole = self._outcome.choices[0]._replace(tokens=self._tokens)
                 self._outcome = self._outcome._replace(choices=[whole])
@@ -150,18 +157,18 @@ class ResponseRelay:
             if holder is not None:
                 self._asked.without_what_was_not_asked(holder)
         if response is not None:
-            self._asked.shaped(response, self._ids)
+            self._asked.rewrite_for_client(response, self._ids)
         if kind in _ENDS:
             self._last, self.complete = event, True
             return b""
         return _event(event)
 
-    def outcome(self) -> Outcome:
+    def answer_so_far(self) -> ApiAnswer:
         if self._outcome is not None:
             return self._outcome
-        return Outcome([Choice("".join(self._text), self._tokens, None)], 0, len(self._tokens))
+        return ApiAnswer([Choice("".join(self._text), self._tokens, None)], 0, len(self._tokens))
 
-    def finale(self, ratchet: Mapping[str, Any]) -> bytes:
+    def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         return _event({**self._last, "ratchet": ratchet})
 
 
@@ -189,7 +196,9 @@ def _choice(body: dict[str, Any]) -> Choice:
             calls.append({"function": item})
     why = (body.get("incomplete_details") or {}).get("reason") or body.get("status")
     text = "".join(texts)
-    return Choice(with_calls(text, calls) if calls else text, tokens, _FINISH.get(str(why), str(why)) if why else None)
+    return Choice(
+        with_tool_calls(text, calls) if calls else text, tokens, _FINISH.get(str(why), str(why)) if why else None
+    )
 
 
 def _turns(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
@@ -201,27 +210,27 @@ def _turns(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
     elif isinstance(asked, list) and asked:
         turns = [turn for number, item in enumerate(asked) for turn in _item(item, f"input.{number}")]
     else:
-        raise bad("`input` must be a text, or a list with at least one item", "input")
+        raise bad_request("`input` must be a text, or a list with at least one item", "input")
     if not turns:
-        raise bad("`input` has nothing but reasoning", "input")
+        raise bad_request("`input` has nothing but reasoning", "input")
     if instructions is None and facts.system is not None and all(turn["role"] != "system" for turn in turns):
         instructions = data["instructions"] = facts.system["content"]
     if instructions:
         turns.insert(0, {"role": "system", "content": instructions})
-    too_many(turns, "input")
+    check_message_count(turns, "input")
     return turns
 
 
 def _item(item: Any, where: str) -> list[Turn]:
     kind = item.get("type", "message") if isinstance(item, dict) else None
     if not isinstance(kind, str):
-        raise bad(f"`{where}` must be an object with a `type`", where)
+        raise bad_request(f"`{where}` must be an object with a `type`", where)
     if kind == "message":
-        return [turn_of({"role": item.get("role"), "content": item.get("content")}, where)]
+        return [message_of({"role": item.get("role"), "content": item.get("content")}, where)]
     if kind == "function_call":
-        return [{"role": "assistant", "content": checked_text(with_calls("", [{"function": item}]), where)}]
+        return [{"role": "assistant", "content": checked_text(with_tool_calls("", [{"function": item}]), where)}]
     if kind == "function_call_output":
         output = item.get("output")
         told = {"tool_call_id": item.get("call_id"), "content": text_of(output, f"{where}.output")}
-        return [{"role": "user", "content": checked_text(compact(told), where)}]
+        return [{"role": "user", "content": checked_text(compact_json(told), where)}]
     return [] if kind == "reasoning" else [{"role": "user", "content": f"[{kind[:50]}]"}]

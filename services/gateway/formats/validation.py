@@ -14,12 +14,12 @@ MAX_USER = 500
 FEEDBACK_KINDS = ("thumbs", "accepted", "edited", "label")
 
 
-def bad(message: str, param: str | None = None, status: int = 400) -> HttpError:
+def bad_request(message: str, param: str | None = None, status: int = 400) -> HttpError:
     """The refusal of a request that can never succeed as it is."""
     return HttpError(status, message, "invalid_request", param)
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """At most fifty characters of it for a message; what may be nested deeper than Python can show, by its kind."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
@@ -38,7 +38,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     """The body, which must be a JSON object. Raises HttpError 400."""
     data = read_json(body)
     if not isinstance(data, dict):
-        raise bad("the body must be a JSON object")
+        raise bad_request("the body must be a JSON object")
     return data
 
 
@@ -47,19 +47,19 @@ def text_field(data: dict[str, Any], name: str, longest: int = MAX_TEXT, *, requ
     value = data.get(name)
     if value is None:
         if required:
-            raise bad(f"`{name}` is missing", name)
+            raise bad_request(f"`{name}` is missing", name)
         return None
     if not isinstance(value, str):
-        raise bad(f"`{name}` must be a string", name)
+        raise bad_request(f"`{name}` must be a string", name)
     return checked_text(value, name, longest)
 
 
 def checked_text(text: str, where: str, longest: int = MAX_TEXT) -> str:
     """The text, if an event can carry it. Raises HttpError 400."""
     if len(text) > longest:
-        raise bad(f"`{where}` has {len(text)} characters; at most {longest} are taken", where)
+        raise bad_request(f"`{where}` has {len(text)} characters; at most {longest} are taken", where)
     if "\x00" in text:
-        raise bad(f"`{where}` has a NUL character, which no text store takes", where)
+        raise bad_request(f"`{where}` has a NUL character, which no text store takes", where)
     return text
 
 
@@ -67,27 +67,27 @@ def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | N
     """Kind, `positive` and `text`, where each kind has exactly the one it needs."""
     kind = data.get("kind")
     if kind not in FEEDBACK_KINDS:
-        raise bad(f"`kind` must be one of: {', '.join(FEEDBACK_KINDS)}", "kind")
+        raise bad_request(f"`kind` must be one of: {', '.join(FEEDBACK_KINDS)}", "kind")
     if kind in ("thumbs", "accepted"):
         positive = data.get("positive")
         if not isinstance(positive, bool):
-            raise bad(f"{kind} needs `positive`: true or false", "positive")
+            raise bad_request(f"{kind} needs `positive`: true or false", "positive")
         return kind, positive, None
     text = text_field(data, "text", required=True) or ""
     if not text.strip():
-        raise bad("`text` is empty: give the answer as it should have been", "text")
+        raise bad_request("`text` is empty: give the answer as it should have been", "text")
     if spec.kind is TaskKind.CLASSIFICATION and text not in spec.labels:
-        raise bad(f"{text[:100]!r} is no label of {spec.name}; one of: {', '.join(spec.labels)}", "text", 422)
+        raise bad_request(f"{text[:100]!r} is no label of {spec.name}; one of: {', '.join(spec.labels)}", "text", 422)
     if spec.kind is TaskKind.GENERATION and kind == "label":
-        raise bad(f"{spec.name} has no labels; send kind `edited`", "kind", 422)
+        raise bad_request(f"{spec.name} has no labels; send kind `edited`", "kind", 422)
     return kind, None, text
 
 
-def number(item: dict[str, Any], name: str, low: float, high: float, *, required: bool = False) -> float | None:
+def number_field(item: dict[str, Any], name: str, low: float, high: float, *, required: bool = False) -> float | None:
     """A number of an object, checked; absent or null: None. Raises HttpError 400."""
     value = item.get(name)
     if value is None and not required:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise bad(f"`{name}` must be a number from {low:g} to {high:g}", name)
+        raise bad_request(f"`{name}` must be a number from {low:g} to {high:g}", name)
     return float(value)

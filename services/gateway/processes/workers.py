@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 
-from services.gateway.auth.rate_limits import clear
+from services.gateway.auth.rate_limits import clear_buckets
 from services.gateway.processes.supervisor import worker_keeper
 from services.gateway.settings import GatewaySettings
 from shared.errors import ConfigurationError
@@ -25,7 +25,7 @@ def build_workers(settings: GatewaySettings, name: str) -> Service:
 
     async def prepare() -> None:
         _check_port(settings.gateway_host, settings.gateway_port)
-        clear(settings.limits_folder)
+        clear_buckets(settings.limits_folder)
 
     async def close() -> None:
         await asyncio.gather(*(one.close() for one in keepers))

@@ -15,7 +15,7 @@ import orjson
 from schemas.base import Variant
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
-from services.gateway.formats.rendering import Turn, kept_text
+from services.gateway.formats.rendering import Turn, storable_text
 from shared.identity import NAMESPACE
 from shared.spool import Record
 
@@ -63,7 +63,7 @@ def prediction(
         "cycle_id": None,
         "prediction_id": prediction_id,
         "messages": messages,
-        "answer": kept_text(answer),
+        "answer": storable_text(answer),
         "model": model,
         "adapter": adapter,
         "variant": variant,

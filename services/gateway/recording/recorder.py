@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from schemas.adapters import Calibration
 from services.gateway.asgi.exchange import Call, Headers
 from services.gateway.domain import Arm
-from services.gateway.formats.api import Asked, Outcome
+from services.gateway.formats.api import ApiAnswer, ApiRequest
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import Log
 from services.gateway.recording.events import TraceHeaders, observation, prediction
@@ -32,7 +32,7 @@ class Request:
         self,
         call: Call,
         facts: TaskFacts,
-        asked: Asked,
+        asked: ApiRequest,
         ids: Sequence[str],
         user_hash: str | None,
         trace: TraceHeaders,
@@ -57,7 +57,7 @@ class Keeping:
         self._calibrations = calibrations
         self._answer_when_full = answer_when_full
 
-    def measured(self, one: Request, arm: Arm, outcome: Outcome) -> list[Measure]:
+    def measured(self, one: Request, arm: Arm, outcome: ApiAnswer) -> list[Measure]:
         """How sure each answer is."""
         calibration = self._calibrations.of(arm.adapter) if self._calibrations is not None else None
         return [measure(one.facts.spec, choice.tokens, calibration) for choice in outcome.choices]
@@ -66,7 +66,7 @@ class Keeping:
         self,
         one: Request,
         arm: Arm,
-        outcome: Outcome,
+        outcome: ApiAnswer,
         measures: Sequence[Measure],
         *,
         status: int = 200,
@@ -85,7 +85,7 @@ class Keeping:
                 task=facts.name,
                 revision=facts.revision,
                 prediction_id=prediction_id,
-                messages=asked.conversation(number),
+                messages=asked.messages_for_event(number),
                 answer=choice.text,
                 model=model,
                 adapter=arm.adapter,

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooL
 from aiokafka.partitioner import murmur2
 
 from services.gateway.observability.shipper_status import Status
-from services.gateway.shipper.redaction import Refused
+from services.gateway.shipper.redaction import RefusedRecord
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.clients import client_options, producer_options
 from shared.settings import Settings
@@ -49,7 +49,7 @@ Bury = Callable[[Record, Exception], Awaitable[None]]
 SetAside = Callable[[Record], Path]
 
 
-class Outlet:
+class BatchPublisher:
     """One producer. Idempotent where the broker can, so that its own retries are no second records."""
 
     def __init__(self, settings: Settings, bury: Bury, aside: SetAside, status: Status) -> None:
@@ -60,7 +60,7 @@ class Outlet:
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
-    async def deliver(self, records: Sequence[Record | Refused]) -> None:
+    async def deliver(self, records: Sequence[Record | RefusedRecord]) -> None:
         """Returns when Kafka has every record, or its dead letter: however long the broker is away."""
         left = list(records)
         pause = 0.2
@@ -73,9 +73,9 @@ class Outlet:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def send(self, records: Sequence[Record | Refused]) -> list[Record | Refused]:
+    async def send(self, records: Sequence[Record | RefusedRecord]) -> list[Record | RefusedRecord]:
         """Try once; returns what is to be tried again. Raises DependencyUnavailable if Kafka took nothing at all."""
-        refused = [one for one in records if isinstance(one, Refused)]
+        refused = [one for one in records if isinstance(one, RefusedRecord)]
         for one in refused:
             await self._to_letters(one)
         left, error = await self._publish([one for one in records if isinstance(one, Record)])
@@ -94,7 +94,7 @@ class Outlet:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 await asyncio.wait_for(producer.stop(), _CLOSING_SECONDS)
 
-    async def _publish(self, records: Sequence[Record]) -> tuple[list[Record | Refused], BaseException | None]:
+    async def _publish(self, records: Sequence[Record]) -> tuple[list[Record | RefusedRecord], BaseException | None]:
         """What Kafka did not take, in order, and why not."""
         if not records:
             return [], None
@@ -116,7 +116,7 @@ class Outlet:
                 unsent = list(records[number:])
                 break
         await self._all_done(futures)
-        failed: list[Record | Refused] = []
+        failed: list[Record | RefusedRecord] = []
         for record, future in zip(sent, futures, strict=True):
             if (reason := future.exception()) is None:
                 self._status.shipped[record.topic] += 1
@@ -143,9 +143,9 @@ class Outlet:
                 self._status.shipped[record.topic] += 1
                 return
         reason = f"Kafka takes no event of {len(record.value)} bytes on {record.topic}"
-        await self._to_letters(Refused(record, InvalidMessage(reason)))
+        await self._to_letters(RefusedRecord(record, InvalidMessage(reason)))
 
-    async def _to_letters(self, refused: Refused) -> None:
+    async def _to_letters(self, refused: RefusedRecord) -> None:
         try:
             await self._bury(refused.record, refused.error)
         except DependencyUnavailable as failure:

@@ -29,7 +29,7 @@ _DEFAULT = Rules.of(RedactionSettings())
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedRecord:
     """A record that cannot be shipped, ever, and why."""
 
     record: Record
@@ -60,7 +60,7 @@ class _Text:
         return value
 
 
-class Redaction:
+class RecordRedactor:
     """Redacts records. The redactor loads a language model, so it is built in a thread and when first needed."""
 
     def __init__(self, tasks: Tasks, build: Callable[[], TextRedactor], remembered: int, status: Status) -> None:
@@ -79,7 +79,7 @@ class Redaction:
         async with self._one_at_a_time:
             await asyncio.to_thread((await self._loaded()).redact, [_SAMPLE], _DEFAULT)
 
-    async def clean(self, records: Sequence[Record]) -> list[Record | Refused]:
+    async def clean(self, records: Sequence[Record]) -> list[Record | RefusedRecord]:
         """The records without personal data, in order; refused is what is no event of ours, or cannot be redacted."""
         parsed = [_parse(record) for record in records]
         found: list[list[_Text]] = []
@@ -213,15 +213,15 @@ def _rewritten(
     data: dict[str, Any] | Exception | None,
     texts: Sequence[_Text],
     answers: dict[tuple[Rules, str], Redacted | Exception],
-) -> Record | Refused:
+) -> Record | RefusedRecord:
     """The record with its texts replaced; the very same bytes where nothing was found."""
     if isinstance(data, Exception):
-        return Refused(record, data)
+        return RefusedRecord(record, data)
     count = 0
     for one in texts:
         result = answers[one.rules, one.text]
         if isinstance(result, Exception):
-            return Refused(record, InvalidMessage(f"it cannot be redacted: {result!r}"))
+            return RefusedRecord(record, InvalidMessage(f"it cannot be redacted: {result!r}"))
         one.holder[one.name] = result.text
         count += result.count
     if data is None or not count:

@@ -25,9 +25,9 @@ from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import SECONDS, Status
 from services.gateway.processes.supervisor import end_without
 from services.gateway.settings import GatewaySettings
-from services.gateway.shipper.publisher import Outlet
-from services.gateway.shipper.redaction import Redaction, Refused
-from services.gateway.shipper.submitted import Intake
+from services.gateway.shipper.publisher import BatchPublisher
+from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
+from services.gateway.shipper.submitted import SubmittedPredictions
 from services.gateway.tasks.snapshot import Tasks
 from shared.identity import load_or_create_key
 from shared.kafka.consumers import Consumers, build_broker
@@ -59,8 +59,8 @@ class Shipper:
         settings: GatewaySettings,
         own: Path | None,
         cipher: Cipher,
-        redaction: Redaction,
-        outlet: Callable[[], Outlet],
+        redaction: RecordRedactor,
+        outlet: Callable[[], BatchPublisher],
         status: Status,
     ) -> None:
         self._settings = settings
@@ -127,7 +127,7 @@ class Shipper:
             await self._sleep(_LOOK_SECONDS)
         await outlet.close()
 
-    async def _ship(self, slot: Path, outlet: Outlet, once_empty: Callable[[], bool]) -> None:
+    async def _ship(self, slot: Path, outlet: BatchPublisher, once_empty: Callable[[], bool]) -> None:
         """A slot from its cursor on, until it is empty and `once_empty` says that this is the end.
 
         The next batch is read and redacted while the one before it is on its way.
@@ -163,7 +163,7 @@ class Shipper:
                 await asyncio.gather(on_its_way, return_exceptions=True)
 
     async def _deliver(
-        self, outlet: Outlet, records: list[Record | Refused], reader: SpoolReader, position: Position
+        self, outlet: BatchPublisher, records: list[Record | RefusedRecord], reader: SpoolReader, position: Position
     ) -> None:
         await outlet.deliver(records)
         reader.advance(position)
@@ -192,16 +192,20 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
     tasks = Tasks(consumers.table(TaskChanged))
     cipher = load_cipher(settings.secrets_folder, "spool")
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
-    redaction = Redaction(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
+    redaction = RecordRedactor(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
 
     async def bury(record: Record, error: Exception) -> None:
         await consumers.bury(record.topic, record.key, record.value, error, record.headers)
 
-    def outlet() -> Outlet:
-        return Outlet(settings, bury, lambda record: set_aside(settings.spool_folder, cipher, record), status)
+    def outlet() -> BatchPublisher:
+        return BatchPublisher(
+            settings, bury, lambda record: quarantine_record(settings.spool_folder, cipher, record), status
+        )
 
     taking_in = outlet()
-    intake = Intake(tasks, redaction, taking_in, load_or_create_key(settings.secrets_folder, "subjects"), status)
+    intake = SubmittedPredictions(
+        tasks, redaction, taking_in, load_or_create_key(settings.secrets_folder, "subjects"), status
+    )
     intake.subscribe(consumers, settings.gateway_intake_records)
     shipper = Shipper(settings, own, cipher, redaction, outlet, status)
 
@@ -230,7 +234,7 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
     )
 
 
-def set_aside(folder: Path, cipher: Cipher, record: Record) -> Path:
+def quarantine_record(folder: Path, cipher: Cipher, record: Record) -> Path:
     """Keep a record that Kafka takes in no form, sealed, beside the slots. Returns where."""
     path = folder / "too-large" / f"{record.topic}-{time.time_ns()}"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from schemas.base import Message, Variant
 from schemas.predictions import PredictionLogged, PredictionSubmitted
 from services.gateway.observability.shipper_status import Status
 from services.gateway.recording.event_log import record_of
-from services.gateway.shipper.publisher import Outlet
-from services.gateway.shipper.redaction import Redaction
+from services.gateway.shipper.publisher import BatchPublisher
+from services.gateway.shipper.redaction import RecordRedactor
 from services.gateway.tasks.snapshot import Tasks
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id, keyed_hash
@@ -22,8 +22,10 @@ CURRENT = "current"
 """As `task_revision`: the one that the task has when its answer arrives."""
 
 
-class Intake:
-    def __init__(self, tasks: Tasks, redaction: Redaction, outlet: Outlet, subjects_key: bytes, status: Status) -> None:
+class SubmittedPredictions:
+    def __init__(
+        self, tasks: Tasks, redaction: RecordRedactor, outlet: BatchPublisher, subjects_key: bytes, status: Status
+    ) -> None:
         self._tasks = tasks
         self._redaction = redaction
         self._outlet = outlet

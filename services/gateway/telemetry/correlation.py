@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from services.gateway.telemetry.spans import Said, Span
+from services.gateway.telemetry.spans import Span, SpanEvent
 from shared.errors import DependencyUnavailable
 from shared.privacy.encryption import Cipher, DecryptionFailed
 
@@ -37,10 +37,10 @@ class _Found(NamedTuple):
     """All that has come of a span: the span itself, and what was said of it, in the order of its coming."""
 
     span: Span | None
-    said: list[Said]
+    said: list[SpanEvent]
 
 
-class WaitingRoom:
+class CorrelationBuffer:
     """Shared by all gateways on this folder. What came twice is there once."""
 
     def __init__(self, folder: Path, cipher: Cipher, seconds: float, most: int, lost: Callable[[int], None]) -> None:
@@ -57,7 +57,7 @@ class WaitingRoom:
         found = self._put(_key(span), _SPAN, orjson.dumps(span))
         return replace(span, events=(*span.events, *found.said))
 
-    def put_said(self, trace_id: str, span_id: str, said: Sequence[Said]) -> Span | None:
+    def put_said(self, trace_id: str, span_id: str, said: Sequence[SpanEvent]) -> Span | None:
         """Keep what was said of a span, unless it is there; returns the span with all that was, if it has come.
 
         Raises DependencyUnavailable.
@@ -106,7 +106,7 @@ class WaitingRoom:
                 with contextlib.suppress(FileNotFoundError, DecryptionFailed):
                     data = orjson.loads(self._cipher.decrypt(path.read_bytes()))
                     files.append((path.stat().st_mtime_ns, path.name, data))
-        said = [Said(**one) for _, name, data in sorted(files) if name != _SPAN for one in data]
+        said = [SpanEvent(**one) for _, name, data in sorted(files) if name != _SPAN for one in data]
         return _Found(next((_span(data) for _, name, data in files if name == _SPAN), None), said)
 
     async def sweep_forever(self) -> None:
@@ -143,4 +143,4 @@ def _key(span: Span) -> str:
 
 
 def _span(data: dict[str, Any]) -> Span:
-    return Span(**{**data, "events": tuple(Said(**one) for one in data["events"])})
+    return Span(**{**data, "events": tuple(SpanEvent(**one) for one in data["events"])})

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.formats.rendering import Turn, turns_of
-from services.gateway.telemetry.genai_messages import answer_text, gathered, items, message_of
-from services.gateway.telemetry.spans import Attributes, Said, Span
+from services.gateway.formats.rendering import Turn, messages_of
+from services.gateway.telemetry.genai_messages import answer_of_span_message, chat_message_of, gathered, items
+from services.gateway.telemetry.spans import Attributes, Span, SpanEvent
 
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
 _KINDS = frozenset({"gen_ai.operation.name", "openinference.span.kind", "llm.request.type"})
@@ -96,14 +96,14 @@ def content_of(span: Span) -> Content | None:
     for messages, answers in (*map(_from_attributes, sources), _from_events(span.events), _numbered(span.attributes)):
         if messages and answers:
             return Content(
-                messages=turns_of([message_of(item) for item in messages]),
-                answer=answer_text(answers[0]),
+                messages=messages_of([chat_message_of(item) for item in messages]),
+                answer=answer_of_span_message(answers[0]),
                 finish_reason=_finish_reason(answers[0], span.attributes),
             )
     return None
 
 
-def is_content(said: Said) -> bool:
+def is_content(said: SpanEvent) -> bool:
     """Whether a log record has texts of a conversation; without leave to capture them they come empty."""
     if said.name == _DETAILS:
         return "gen_ai.output.messages" in said.data
@@ -125,7 +125,7 @@ def _from_attributes(data: Attributes) -> tuple[list[Any], list[Any]]:
     return messages, items(data.get("gen_ai.output.messages"))
 
 
-def _from_events(events: Sequence[Said]) -> tuple[list[Any], list[Any]]:
+def _from_events(events: Sequence[SpanEvent]) -> tuple[list[Any], list[Any]]:
     messages: list[Any] = []
     answers: dict[int, Any] = {}
     for event in events:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from services.gateway.formats.rendering import answer_of, compact, text_of
+from services.gateway.formats.rendering import answer_text, compact_json, text_of
 from services.gateway.telemetry.spans import Attributes
 
 _ROLES = {"developer": "system", "model": "assistant", "ai": "assistant", "human": "user"}
@@ -69,7 +69,7 @@ def _put(item: dict[str, Any], field: list[str], value: Any) -> None:
         item[".".join(field)] = value
 
 
-def message_of(item: Any) -> Message:
+def chat_message_of(item: Any) -> Message:
     """A message of any convention as the chat API has it, which `rendering.py` makes text of."""
     if not isinstance(item, Mapping):
         return {"role": "user", "content": item}
@@ -94,12 +94,12 @@ def message_of(item: Any) -> Message:
     return message
 
 
-def answer_text(item: Any) -> str:
+def answer_of_span_message(item: Any) -> str:
     """The text of an answer, calls of tools included. Raises HttpError 400 for what has none."""
-    message = message_of(item)
+    message = chat_message_of(item)
     if isinstance(message["content"], list):
         message["content"] = text_of(message["content"], "answer")
-    return answer_of(message)
+    return answer_text(message)
 
 
 def _kind(part: Any) -> str:
@@ -115,7 +115,7 @@ def _part(part: Any) -> Any:
         return {"type": "text", "text": part.get("content", part.get("text"))}
     if kind == "tool_call_response":
         response = part.get("response", part.get("result"))
-        return {"type": "text", "text": response if isinstance(response, str) else compact(response)}
+        return {"type": "text", "text": response if isinstance(response, str) else compact_json(response)}
     return dict(part)
 
 
@@ -124,5 +124,5 @@ def _call(call: Any) -> dict[str, Any]:
     call = call if isinstance(call, Mapping) else {}
     function = call["function"] if isinstance(call.get("function"), Mapping) else call
     arguments = function.get("arguments")
-    text = arguments if isinstance(arguments, str | None) else compact(arguments)
+    text = arguments if isinstance(arguments, str | None) else compact_json(arguments)
     return {"function": {"name": function.get("name"), "arguments": text}}

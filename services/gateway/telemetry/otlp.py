@@ -18,8 +18,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from services.gateway.auth.grants import Grant
-from services.gateway.telemetry.spans import Malformed
-from services.gateway.telemetry.traces import Taken, Traces
+from services.gateway.telemetry.ingest import ExportResult, TelemetryIngest
+from services.gateway.telemetry.spans import MalformedTelemetry
 from shared.errors import DependencyUnavailable
 from shared.http import HttpError
 
@@ -30,7 +30,7 @@ _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 413: 11, 415: 3, 429: 8, 503: 14}
 _INTERNAL = 13
 _GZIP = 16 + zlib.MAX_WBITS
 
-Take = Callable[..., Awaitable[Taken]]
+Take = Callable[..., Awaitable[ExportResult]]
 
 
 class Keys(Protocol):
@@ -39,7 +39,7 @@ class Keys(Protocol):
     def grant(self, headers: Any, size: int = 0) -> Grant: ...
 
 
-def build_router(traces: Traces, keys: Keys, max_unpacked_bytes: int) -> APIRouter:
+def build_router(traces: TelemetryIngest, keys: Keys, max_unpacked_bytes: int) -> APIRouter:
     """The two routes. The longest body is for the application's limit to say, its length when unpacked for this."""
     router = APIRouter()
     responses: dict[int | str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def build_router(traces: Traces, keys: Keys, max_unpacked_bytes: int) -> APIRout
             _check_type(request)
             body = _unpacked(raw, request.headers.get("content-encoding", ""), max_unpacked_bytes)
             return _told(await take(body, grant, as_json=as_json), signal, response, as_json)
-        except Malformed as error:
+        except MalformedTelemetry as error:
             return _status(400, str(error), as_json)
         except DependencyUnavailable as error:
             return _status(503, f"{error.reason}. {error.way_out}".strip(), as_json, {"retry-after": "2"})
@@ -66,12 +66,12 @@ def build_router(traces: Traces, keys: Keys, max_unpacked_bytes: int) -> APIRout
     @router.post("/v1/traces", responses=responses)
     async def spans(request: Request) -> Response:
         """Spans with `gen_ai.*` attributes, as OpenTelemetry's exporters send them, become predictions."""
-        return await answer(request, traces.take_spans, "rejectedSpans", ExportTraceServiceResponse())
+        return await answer(request, traces.ingest_spans, "rejectedSpans", ExportTraceServiceResponse())
 
     @router.post("/v1/logs", responses=responses)
     async def logs(request: Request) -> Response:
         """Log records with messages of spans, from instrumentations that do not write them on the span."""
-        return await answer(request, traces.take_logs, "rejectedLogRecords", ExportLogsServiceResponse())
+        return await answer(request, traces.ingest_logs, "rejectedLogRecords", ExportLogsServiceResponse())
 
     return router
 
@@ -87,7 +87,7 @@ def _check_type(request: Request) -> None:
 
 
 def _unpacked(body: bytes, encoding: str, longest: int) -> bytes:
-    """The body without its compression. Raises Malformed, HttpError 413: no more than `longest` bytes are unpacked."""
+    """The body without its compression. Raises MalformedTelemetry, HttpError 413: at `longest` bytes."""
     encoding = encoding.strip().lower()
     if encoding not in ("", "identity", "gzip"):
         raise HttpError(415, f"the content encoding is {encoding[:100]!r}; gzip is taken", "content_encoding")
@@ -96,16 +96,16 @@ def _unpacked(body: bytes, encoding: str, longest: int) -> bytes:
         try:
             body = unpacker.decompress(body, longest + 1)
         except zlib.error as error:
-            raise Malformed(f"the body is no gzip: {error}") from error
+            raise MalformedTelemetry(f"the body is no gzip: {error}") from error
         if not unpacker.eof and len(body) <= longest:
-            raise Malformed("the body is no gzip: its end is missing")
+            raise MalformedTelemetry("the body is no gzip: its end is missing")
     if len(body) > longest:
         message = f"the body is over the limit of {longest} bytes when unpacked: set a smaller batch in the exporter"
         raise HttpError(413, message, "body_too_large")
     return body
 
 
-def _told(taken: Taken, signal: str, response: Any, as_json: bool) -> Response:
+def _told(taken: ExportResult, signal: str, response: Any, as_json: bool) -> Response:
     if as_json:
         partial = {signal: str(taken.rejected), "errorMessage": taken.message}
         return Response(orjson.dumps({"partialSuccess": partial} if taken.message else {}), media_type=_JSON)

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from services.gateway.formats.validation import shown
+from services.gateway.formats.validation import quoted
 
 _DEEPEST = 24
 """Levels of values in values; a message of a conversation has five."""
@@ -30,12 +30,12 @@ Wanted = Callable[[set[str]], bool]
 """Whether a span with attributes of these names is worth reading: an app sends spans of all that it does."""
 
 
-class Malformed(ValueError):
+class MalformedTelemetry(ValueError):
     """The body is not what its content type says."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SpanEvent:
     """An event of a span, or a log record about one: `data` is its attributes, and its body's fields."""
 
     name: str
@@ -53,23 +53,23 @@ class Span:
     failed: bool
     attributes: Attributes
     resource: Attributes
-    events: tuple[Said, ...] = ()
+    events: tuple[SpanEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
     trace_id: str
     span_id: str
-    said: Said
+    said: SpanEvent
 
 
 def read_spans(body: bytes, *, as_json: bool, wanted: Wanted) -> Iterator[Span]:
-    """The wanted spans of an ExportTraceServiceRequest, one by one. Raises Malformed, at the first at the latest."""
+    """The wanted spans of an ExportTraceServiceRequest, one by one. Raises MalformedTelemetry."""
     return _json_spans(_object(body), wanted) if as_json else _proto_spans(body, wanted)
 
 
 def read_logs(body: bytes, *, as_json: bool) -> Iterator[LogRecord]:
-    """Those log records of an ExportLogsServiceRequest that are events of a span. Raises Malformed."""
+    """Those log records of an ExportLogsServiceRequest that are events of a span. Raises MalformedTelemetry."""
     return _json_logs(_object(body)) if as_json else _proto_logs(body)
 
 
@@ -86,7 +86,7 @@ def _proto_spans(body: bytes, wanted: Wanted) -> Iterator[Span]:
                     failed=span.status.code in _ERROR,
                     attributes=_proto_attributes(span.attributes),
                     resource=resource,
-                    events=tuple(Said(event.name, _proto_attributes(event.attributes)) for event in span.events),
+                    events=tuple(SpanEvent(event.name, _proto_attributes(event.attributes)) for event in span.events),
                 )
 
 
@@ -103,7 +103,7 @@ def _parsed(message: Any, body: bytes) -> Any:
     try:
         message.ParseFromString(body)
     except DecodeError as error:
-        raise Malformed(f"the body is no {type(message).__name__} in protobuf: {error}") from error
+        raise MalformedTelemetry(f"the body is no {type(message).__name__} in protobuf: {error}") from error
     return message
 
 
@@ -138,7 +138,7 @@ def _json_spans(data: dict[str, Any], wanted: Wanted) -> Iterator[Span]:
                     attributes=_json_attributes(span),
                     resource=resource,
                     events=tuple(
-                        Said(_text(event, "name"), _json_attributes(event)) for event in _list(span, "events")
+                        SpanEvent(_text(event, "name"), _json_attributes(event)) for event in _list(span, "events")
                     ),
                 )
 
@@ -157,16 +157,16 @@ def _json_logs(data: dict[str, Any]) -> Iterator[LogRecord]:
 
 def _record(name: str, trace_id: Any, span_id: Any, attributes: dict[str, Any], body: Any) -> LogRecord:
     data = attributes | (body if isinstance(body, dict) else {})
-    return LogRecord(_id(trace_id, _TRACE_ID), _id(span_id, _SPAN_ID), Said(name, data))
+    return LogRecord(_id(trace_id, _TRACE_ID), _id(span_id, _SPAN_ID), SpanEvent(name, data))
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Malformed(f"the body is not valid JSON: {error}") from error
+        raise MalformedTelemetry(f"the body is not valid JSON: {error}") from error
     if not isinstance(data, dict):
-        raise Malformed("the body must be a JSON object")
+        raise MalformedTelemetry("the body must be a JSON object")
     return data
 
 
@@ -175,7 +175,7 @@ def _list(data: dict[str, Any], name: str) -> list[dict[str, Any]]:
     if found is None:
         return []
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise Malformed(f"`{name}` must be a list of objects")
+        raise MalformedTelemetry(f"`{name}` must be a list of objects")
     return found
 
 
@@ -184,7 +184,7 @@ def _dict(data: dict[str, Any], name: str) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise Malformed(f"`{name}` must be an object")
+        raise MalformedTelemetry(f"`{name}` must be an object")
     return found
 
 
@@ -193,7 +193,7 @@ def _text(data: dict[str, Any], name: str) -> str:
     if found is None:
         return ""
     if not isinstance(found, str):
-        raise Malformed(f"`{name}` must be a string")
+        raise MalformedTelemetry(f"`{name}` must be a string")
     return found
 
 
@@ -214,14 +214,14 @@ def _json_value(value: dict[str, Any], depth: int = 0) -> Any:
     for kind, types in _PLAIN.items():
         if kind in value:
             if not isinstance(value[kind], types):
-                raise Malformed(f"a {kind} is none")
+                raise MalformedTelemetry(f"a {kind} is none")
             return value[kind]
     return None
 
 
 def _check_depth(depth: int) -> None:
     if depth >= _DEEPEST:
-        raise Malformed(f"a value has more than {_DEEPEST} levels of values in it")
+        raise MalformedTelemetry(f"a value has more than {_DEEPEST} levels of values in it")
 
 
 def _whole(value: Any) -> int:
@@ -229,9 +229,9 @@ def _whole(value: Any) -> int:
     try:
         number = int(value or 0)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Malformed(f"{shown(value)} is no whole number") from error
+        raise MalformedTelemetry(f"{quoted(value)} is no whole number") from error
     if not -(2**63) <= number < 2**64:
-        raise Malformed("a whole number is longer than 64 bits")
+        raise MalformedTelemetry("a whole number is longer than 64 bits")
     return number
 
 
@@ -239,5 +239,5 @@ def _id(value: Any, pattern: re.Pattern[str]) -> str:
     text = value.lower() if isinstance(value, str) else ""
     if not pattern.fullmatch(text) or not text.strip("0"):
         digits = 32 if pattern is _TRACE_ID else 16
-        raise Malformed(f"an id is not {digits} hex digits that are not all zero")
+        raise MalformedTelemetry(f"an id is not {digits} hex digits that are not all zero")
     return text

@@ -46,19 +46,19 @@ class ExternalApi:
 
     def __init__(self, url: str, key: str, limits: Limits, metrics: Metrics) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._api = Replicas([base_of(url)], limits, metrics, headers=headers)
+        self._api = Replicas([base_url_of(url)], limits, metrics, headers=headers)
 
     async def close(self) -> None:
         await self._api.close()
 
     async def post(self, path: str, body: bytes) -> bytes:
         try:
-            return await self._api.post(path, without_vllm(body))
+            return await self._api.post(path, without_vllm_fields(body))
         except UpstreamFailed as error:
             raise _ours(error) from error
 
     def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return _Told(self._api.stream(path, without_vllm(body)))
+        return _Told(self._api.stream(path, without_vllm_fields(body)))
 
 
 class _Told(AbstractAsyncContextManager[AsyncIterator[bytes]]):
@@ -77,12 +77,12 @@ class _Told(AbstractAsyncContextManager[AsyncIterator[bytes]]):
         await self._stream.__aexit__(*raised)
 
 
-def base_of(url: str) -> str:
+def base_url_of(url: str) -> str:
     """An API's address without the `/v1` that OpenAI's clients want in their `base_url`: it is in every path."""
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def without_vllm(body: bytes) -> bytes:
+def without_vllm_fields(body: bytes) -> bytes:
     """The request in OpenAI's terms. That the answer must be one of some labels, vLLM enforces: others are told."""
     asked: dict[str, Any] = orjson.loads(body)
     constraint = asked.get("structured_outputs")

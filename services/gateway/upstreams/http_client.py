@@ -28,11 +28,11 @@ class ConnectFailed(ConnectionError):
     """Nobody listens there, or not within the time for it."""
 
 
-class Silent(TimeoutError):
+class StreamIdle(TimeoutError):
     """A stream gave nothing for too long."""
 
 
-class Answer(NamedTuple):
+class UpstreamResponse(NamedTuple):
     """`headers` with names in lower case."""
 
     status: int
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Origin:
+class UpstreamClient:
     """A server at `url`, whose path goes before every request's. `slots`: how many connections all origins may have.
 
     Raises ConfigurationError for an address that is none.
@@ -63,7 +63,7 @@ class Origin:
             fields.setdefault("authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
         self._fields = "".join(f"{field}: {value}\r\n" for field, value in fields.items())
 
-    async def ask(self, method: str, path: str, body: bytes, seconds: float) -> Answer:
+    async def ask(self, method: str, path: str, body: bytes, seconds: float) -> UpstreamResponse:
         """A whole answer. Raises ConnectFailed, ConnectionLost, TimeoutError. Cancelled, it closes the connection."""
         until = asyncio.get_running_loop().time() + seconds
         one = await self._taken(until)
@@ -75,12 +75,12 @@ class Origin:
             raise
         finally:
             self._slots.release()
-        answer = Answer(one.status, one.headers, raw)
+        answer = UpstreamResponse(one.status, one.headers, raw)
         self._release(one)
         return answer
 
-    async def stream(self, path: str, body: bytes, piece_seconds: float, seconds: float) -> Stream:
-        """A streamed answer to a POST, once its headers are there. Close it. Raises as `ask`, and Silent."""
+    async def stream(self, path: str, body: bytes, piece_seconds: float, seconds: float) -> ResponseStream:
+        """A streamed answer to a POST, once its headers are there. Close it. Raises as `ask`, and StreamIdle."""
         now = asyncio.get_running_loop().time()
         until = now + seconds
         first = min(now + piece_seconds, until)
@@ -95,7 +95,7 @@ class Origin:
                 raise
         except TimeoutError as error:
             raise _late(first, until) from error
-        return Stream(self, one, piece_seconds, until)
+        return ResponseStream(self, one, piece_seconds, until)
 
     async def _taken(self, until: float) -> Connection:
         """A connection, of those that there may be. Raises ConnectFailed; TimeoutError at `until`."""
@@ -151,10 +151,10 @@ class Origin:
             one.close()
 
 
-class Stream:
+class ResponseStream:
     """A streamed answer: `piece` after `piece`."""
 
-    def __init__(self, origin: Origin, one: Connection, piece_seconds: float, until: float) -> None:
+    def __init__(self, origin: UpstreamClient, one: Connection, piece_seconds: float, until: float) -> None:
         self._origin = origin
         self._one = one
         self._piece_seconds = piece_seconds
@@ -164,7 +164,7 @@ class Stream:
         self.headers: Mapping[bytes, bytes] = one.headers
 
     async def piece(self) -> bytes:
-        """What came since the last one, cut anywhere; empty at the end. Raises ConnectionLost, Silent, TimeoutError."""
+        """What came since the last one, cut anywhere; empty at the end. Raises ConnectionLost, StreamIdle."""
         moment = min(self._clock() + self._piece_seconds, self._until)
         try:
             return await self._one.piece(moment)
@@ -193,4 +193,4 @@ def _place(url: str) -> tuple[SplitResult, int | None]:
 
 def _late(moment: float, until: float) -> TimeoutError:
     """What a stream has run into that gave nothing up to this moment, and may take until then."""
-    return Silent() if moment < until else TimeoutError()
+    return StreamIdle() if moment < until else TimeoutError()

@@ -11,7 +11,13 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from services.gateway.observability.metrics import Metrics
-from services.gateway.upstreams.http_client import ConnectFailed, ConnectionLost, Origin, Silent, Stream
+from services.gateway.upstreams.http_client import (
+    ConnectFailed,
+    ConnectionLost,
+    ResponseStream,
+    StreamIdle,
+    UpstreamClient,
+)
 from services.gateway.upstreams.limits import Limits
 from services.gateway.upstreams.pool import Pool, Replica
 from services.gateway.upstreams.retries import RetryBudget, Tries
@@ -27,7 +33,7 @@ _RETRY_SHARE = 0.2
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_Begun = tuple[Stream, bytes]
+_Begun = tuple[ResponseStream, bytes]
 """A 200 answer and the first piece of its body."""
 Broken = Callable[[Replica, OSError], UpstreamFailed]
 
@@ -53,7 +59,7 @@ class Replicas:
         self._metrics = metrics
         fields = {"content-type": "application/json", **(headers or {})}
         slots = asyncio.Semaphore(limits.connections)
-        self._origins = {one: Origin(one.url, fields, limits.connect, slots) for one in self._pool}
+        self._origins = {one: UpstreamClient(one.url, fields, limits.connect, slots) for one in self._pool}
         self._answered_at: float | None = None
 
     async def close(self) -> None:
@@ -112,7 +118,7 @@ class Replicas:
 
     async def _open(self, replica: Replica, path: str, body: bytes) -> _Begun:
         """A 200 answer and its first piece. Whatever else happens, the connection is closed."""
-        stream: Stream | None = None
+        stream: ResponseStream | None = None
         try:
             stream = await self._origins[replica].stream(path, body, self._limits.piece, self._limits.stream)
             if stream.status != 200:
@@ -145,7 +151,7 @@ class Replicas:
 
     def _longest(self, error: OSError) -> float:
         """The limit that a stream ran into: of its silence, or of the whole."""
-        return self._limits.piece if isinstance(error, Silent) else self._limits.stream
+        return self._limits.piece if isinstance(error, StreamIdle) else self._limits.stream
 
     def _refused(self, replica: Replica, status: int, headers: Mapping[bytes, bytes], raw: bytes) -> UpstreamFailed:
         retry_after = _seconds(headers.get(b"retry-after"))
@@ -208,7 +214,7 @@ class _Stream:
         self._begin = begin
         self._broken = broken
         self._first: bytes | None = None
-        self._stream: Stream
+        self._stream: ResponseStream
         self._replica: Replica
 
     async def __aenter__(self) -> Self:

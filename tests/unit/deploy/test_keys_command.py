@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
-from services.gateway.auth.grants import Access
+from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.keys import read_keys, write_keys
 from shared.http import HttpError
 
@@ -33,7 +33,7 @@ def keys(file: Path) -> Keys:
 
 
 def opens(file: Path, key: str, task: str = "support") -> bool:
-    access = Access(file)
+    access = AccessControl(file)
     access.look()
     try:
         return access.check([(b"authorization", b"Bearer " + key.encode())], task) is not None

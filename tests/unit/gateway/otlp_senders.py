@@ -26,13 +26,13 @@ from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.auth.grants import OPEN, Grant
+from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.observability.metrics import Metrics
 from services.gateway.tasks.served import KnownTasks
-from services.gateway.telemetry.correlation import WaitingRoom
+from services.gateway.telemetry.correlation import CorrelationBuffer
+from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
-from services.gateway.telemetry.traces import Traces
 from shared.http import build_http
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.encryption import Cipher
@@ -149,7 +149,7 @@ class KeptRecords:
 class Keyring:
     """Lets everybody in who is not refused."""
 
-    allowed: Grant = OPEN
+    allowed: Grant = UNRESTRICTED
     refusal: Exception | None = None
 
     def grant(self, headers: Any, size: int = 0) -> Grant:
@@ -166,7 +166,7 @@ class Receiver:
     log: KeptRecords
     ids: PredictionIds
     metrics: Metrics
-    room: WaitingRoom
+    room: CorrelationBuffer
     keys: Keyring
 
     async def send(self, request: Any, **headers: str) -> httpx.Response:
@@ -199,11 +199,11 @@ async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIter
     for spec in specs:
         await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     metrics, log, ids, keys = Metrics(), KeptRecords(), PredictionIds(b"k" * 32), Keyring()
-    room = WaitingRoom(folder, Cipher(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
+    room = CorrelationBuffer(folder, Cipher(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
     known = KnownTasks(tasks, metrics)
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)
-    taking = Traces(known, log, ids, b"s" * 32, metrics, room, names, 50)
+    taking = TelemetryIngest(known, log, ids, b"s" * 32, metrics, room, names, 50)
     app.include_router(build_router(taking, keys, 256 * 1024))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from services.gateway.auth import grants
-from services.gateway.auth.grants import Access
-from services.gateway.auth.keys import ApiKey, KeysBroken, new_key, read_keys, write_keys
+from services.gateway.auth.grants import AccessControl
+from services.gateway.auth.keys import ApiKey, KeysUnreadable, new_key, read_keys, write_keys
 from shared.http import HttpError
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -29,7 +29,7 @@ class Door:
     seconds: float = START.timestamp()
 
     def __post_init__(self) -> None:
-        self.access = Access(self.file, self.required, None, lambda: self.seconds, lambda: self.seconds)
+        self.access = AccessControl(self.file, self.required, None, lambda: self.seconds, lambda: self.seconds)
         self.keys: list[ApiKey] = []
 
     def add(self, app: str = "shop", **known: Any) -> str:
@@ -220,7 +220,7 @@ def test_a_broken_file_leaves_the_last_keys_valid_and_is_told_and_logged_once(
 def test_a_file_with_a_restriction_that_we_do_not_know_is_not_taken_without_it(door: Door) -> None:
     key = door.add()
     door.file.write_bytes(door.file.read_bytes().replace(b'"app"', b'"only_from": "10.0.0.0/8", "app"'))
-    with pytest.raises(KeysBroken, match="only_from"):
+    with pytest.raises(KeysUnreadable, match="only_from"):
         read_keys(door.file)
     assert door.access.check(bearer(key), "support") == "shop"
 
@@ -257,7 +257,7 @@ def test_a_change_within_the_clock_of_the_disk_and_of_the_same_size_counts(door:
 
 
 async def test_a_new_key_counts_without_a_restart(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grants, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(grants, "RELOAD_SECONDS", 0.01)
     await door.access.start()
     watch = asyncio.create_task(door.access.watch_forever())
     try:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, AuthenticationError, PermissionDeniedError, RateLimitError
 
-from services.gateway.auth.grants import Access
+from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import with_cors
@@ -50,7 +50,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
             ApiKey(app="desk", digest=two, tasks=("support",), requests_per_second=1.0, burst=4, **known),
         ],
     )
-    access = Access(tmp_path / "keys.json")
+    access = AccessControl(tmp_path / "keys.json")
     access.look()
     async with serving(access=access) as gateway:
         yield Guarded(gateway, whole, support)

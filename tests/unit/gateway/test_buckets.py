@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.auth.rate_limits import Buckets, clear
+from services.gateway.auth.rate_limits import TokenBuckets, clear_buckets
 
 _TAKER = """
 import sys, time
 from pathlib import Path
-from services.gateway.auth.rate_limits import Buckets
-bucket = Buckets(Path(sys.argv[1])).bucket("shop", "requests", 0.001, 1_000.0)
+from services.gateway.auth.rate_limits import TokenBuckets
+bucket = TokenBuckets(Path(sys.argv[1])).bucket("shop", "requests", 0.001, 1_000.0)
 print("ready", flush=True)
 sys.stdin.readline()
 taken = 0
@@ -30,7 +30,7 @@ print(taken, flush=True)
 
 
 def test_what_is_taken_flows_in_again_up_to_the_burst() -> None:
-    bucket = Buckets().bucket("shop", "requests", 2.0, 3.0)
+    bucket = TokenBuckets().bucket("shop", "requests", 2.0, 3.0)
     assert [bucket.take(1.0, 10.0) for _ in range(3)] == [0.0, 0.0, 0.0]
     assert bucket.take(1.0, 10.0) == pytest.approx(0.5)
     assert bucket.take(1.0, 10.5) == 0.0
@@ -38,7 +38,7 @@ def test_what_is_taken_flows_in_again_up_to_the_burst() -> None:
 
 
 def test_more_than_the_whole_bucket_is_given_when_it_is_full_and_owed_afterwards() -> None:
-    bucket = Buckets().bucket("shop", "bytes", 1.0, 10.0)
+    bucket = TokenBuckets().bucket("shop", "bytes", 1.0, 10.0)
     assert bucket.take(25.0, 0.0) == 0.0
     assert bucket.take(1.0, 0.0) == pytest.approx(16.0)
     assert bucket.take(11.0, 24.0) == pytest.approx(1.0)
@@ -46,14 +46,14 @@ def test_more_than_the_whole_bucket_is_given_when_it_is_full_and_owed_afterwards
 
 
 def test_a_refusal_takes_nothing() -> None:
-    bucket = Buckets().bucket("shop", "requests", 1.0, 1.0)
+    bucket = TokenBuckets().bucket("shop", "requests", 1.0, 1.0)
     assert bucket.take(1.0, 0.0) == 0.0
     assert [bucket.take(1.0, 0.9) for _ in range(50)] == [pytest.approx(0.1)] * 50
     assert bucket.take(1.0, 1.0) == 0.0
 
 
 def test_buckets_are_kept_by_app_kind_and_limit() -> None:
-    buckets = Buckets()
+    buckets = TokenBuckets()
     one = buckets.bucket("shop", "requests", 1.0, 1.0)
     assert buckets.bucket("shop", "requests", 1.0, 1.0) is one
     others = [("web", "requests", 1.0, 1.0), ("shop", "bytes", 1.0, 1.0), ("shop", "requests", 2.0, 1.0)]
@@ -62,13 +62,13 @@ def test_buckets_are_kept_by_app_kind_and_limit() -> None:
 
 def test_workers_share_a_folder_and_its_clearing_fills_all(tmp_path: Path) -> None:
     folder = tmp_path / "limits"
-    first, second = (Buckets(folder).bucket("shop", "requests", 1.0, 2.0) for _ in range(2))
+    first, second = (TokenBuckets(folder).bucket("shop", "requests", 1.0, 2.0) for _ in range(2))
     assert [first.take(1.0, 5.0), second.take(1.0, 5.0)] == [0.0, 0.0]
     assert first.take(1.0, 5.0) == second.take(1.0, 5.0) == pytest.approx(1.0)
     assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600]
-    clear(folder)
-    clear(folder)
-    assert Buckets(folder).bucket("shop", "requests", 1.0, 2.0).take(1.0, 5.0) == 0.0
+    clear_buckets(folder)
+    clear_buckets(folder)
+    assert TokenBuckets(folder).bucket("shop", "requests", 1.0, 2.0).take(1.0, 5.0) == 0.0
 
 
 def test_processes_together_take_what_one_may(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_each_worker_its_own_limit_and_says_so(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with caplog.at_level(logging.ERROR):
-        bucket = Buckets(tmp_path).bucket("shop", "requests", 1.0, 1.0)
+        bucket = TokenBuckets(tmp_path).bucket("shop", "requests", 1.0, 1.0)
     assert "shop" in caplog.text and "No space left" in caplog.text
     now = time.monotonic()
     assert [bucket.take(1.0, now), bucket.take(1.0, now)] == [0.0, pytest.approx(1.0)]

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import GatewaySettings
-from services.gateway.upstreams.external import ExternalApi, base_of, without_vllm
+from services.gateway.upstreams.external import ExternalApi, base_url_of, without_vllm_fields
 from services.gateway.upstreams.limits import Limits
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.errors import ConfigurationError
@@ -64,13 +64,15 @@ async def test_it_is_asked_with_the_key_at_its_own_address_in_openais_terms(api:
 def test_labels_that_vllm_would_enforce_are_told_in_words() -> None:
     messages = [{"role": "user", "content": "My card is gone"}]
     body = {"model": "m", "messages": messages, "structured_outputs": {"choice": ["refund", "card_lost"]}}
-    asked = orjson.loads(without_vllm(orjson.dumps(body)))
+    asked = orjson.loads(without_vllm_fields(orjson.dumps(body)))
     order, *rest = asked["messages"]
     assert order["role"] == "system"
     assert "refund, card_lost" in order["content"]
     assert rest == messages
     assert set(asked) == {"model", "messages"}
-    assert orjson.loads(without_vllm(b'{"prompt": "x", "structured_outputs": {"choice": ["a"]}}')) == {"prompt": "x"}
+    assert orjson.loads(without_vllm_fields(b'{"prompt": "x", "structured_outputs": {"choice": ["a"]}}')) == {
+        "prompt": "x"
+    }
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -93,7 +95,7 @@ async def test_what_is_wrong_with_the_request_itself_is(api: Api, external: Exte
 
 def test_an_address_may_end_as_openais_clients_want_it() -> None:
     for url in ("https://api.example.com", "https://api.example.com/", "https://api.example.com/v1/"):
-        assert base_of(url) == "https://api.example.com"
+        assert base_url_of(url) == "https://api.example.com"
 
 
 def test_its_key_comes_from_a_setting_or_a_file_and_is_never_shown(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.spans import Malformed, read_logs, read_spans
+from services.gateway.telemetry.spans import MalformedTelemetry, read_logs, read_spans
 from shared.errors import ConfigurationError
 from shared.http import HttpError
 from tests.unit.gateway.otlp_senders import (
@@ -241,7 +241,7 @@ def test_damaged_protobuf_is_read_or_malformed_and_nothing_else(
             body[place % len(body)] = value
     try:
         list(read_spans(bytes(body), as_json=False, wanted=bool))
-    except Malformed as error:
+    except MalformedTelemetry as error:
         assert str(error)
 
 
@@ -259,5 +259,5 @@ JSON_VALUES = st.recursive(
 def test_any_json_is_read_or_malformed_and_nothing_else(value: Any) -> None:
     try:
         list(read_spans(json.dumps(value).encode(), as_json=True, wanted=lambda names: True))
-    except Malformed as error:
+    except MalformedTelemetry as error:
         assert str(error)

@@ -15,7 +15,7 @@ from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
 from services.gateway.observability.shipper_status import Status
 from services.gateway.recording.event_log import record_of
-from services.gateway.shipper.redaction import Redaction, Refused
+from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.tasks import snapshot as gateway_tasks
 from services.gateway.tasks.snapshot import Tasks
 from shared.errors import DependencyUnavailable
@@ -48,7 +48,7 @@ class Swaps:
 
 @dataclass
 class Cleaning:
-    redaction: Redaction
+    redaction: RecordRedactor
     swaps: Swaps
     status: Status
     tasks: Tasks
@@ -56,7 +56,7 @@ class Cleaning:
     async def clean(self, *events: Event) -> list[Any]:
         """The events as Kafka will have them."""
         cleaned = await self.redaction.clean([record_of(event) for event in events])
-        return [one if isinstance(one, Refused) else orjson.loads(one.value) for one in cleaned]
+        return [one if isinstance(one, RefusedRecord) else orjson.loads(one.value) for one in cleaned]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def cleaner(build: Callable[[Swaps], Swaps], remembered: int = 100) -> Cle
     for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     swaps, status, tasks = Swaps(), Status(), Tasks(table)
-    return Cleaning(Redaction(tasks, lambda: build(swaps), remembered, status), swaps, status, tasks)
+    return Cleaning(RecordRedactor(tasks, lambda: build(swaps), remembered, status), swaps, status, tasks)
 
 
 def prediction(task: TaskSpec, asked: str, answer: str, system: str | None = None) -> PredictionLogged:
@@ -173,7 +173,7 @@ async def test_what_is_no_event_of_ours_is_refused_and_its_neighbours_are_not(
 ) -> None:
     good = record_of(feedback(HAIKU, "Maria"))
     bad, clean = await cleaning.redaction.clean([Record(topic, b"k", value), good])
-    assert isinstance(bad, Refused)
+    assert isinstance(bad, RefusedRecord)
     assert bad.record.value == value
     assert isinstance(clean, Record)
 
@@ -182,7 +182,7 @@ async def test_a_text_that_breaks_the_redactor_refuses_its_own_event_only(cleani
     cleaning.swaps.breaks_on = "curse"
     events = [feedback(HAIKU, text) for text in ("Maria 1", "Maria 2", "a curse", "Maria 3")]
     results = await cleaning.clean(*events)
-    assert isinstance(results.pop(2), Refused)
+    assert isinstance(results.pop(2), RefusedRecord)
     assert [one["text"] for one in results] == ["Paula 1", "Paula 2", "Paula 3"]
 
 
@@ -194,7 +194,7 @@ async def test_a_redactor_that_is_broken_itself_holds_events_back_and_refuses_no
 
 async def test_the_redactor_is_warmed_up_once_a_task_redacts_and_not_before() -> None:
     swaps, table = Swaps(), LatestByKey[TaskChanged]("tasks.changed.v1")
-    redaction = Redaction(Tasks(table), lambda: swaps, 10, Status())
+    redaction = RecordRedactor(Tasks(table), lambda: swaps, 10, Status())
     loading = asyncio.create_task(redaction.load())
     await table.put(OPEN.name, TaskChanged(task=OPEN.name, task_revision=OPEN.revision, spec=OPEN))
     await asyncio.sleep(0.1)

@@ -12,8 +12,8 @@ import pytest
 
 from services.gateway.observability.shipper_status import Status
 from services.gateway.settings import GatewaySettings
-from services.gateway.shipper.redaction import Redaction, Refused
-from services.gateway.shipper.shipper import Shipper, set_aside
+from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
+from services.gateway.shipper.shipper import Shipper, quarantine_record
 from services.gateway.tasks.snapshot import Tasks
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.encryption import Cipher
@@ -27,11 +27,11 @@ TOPIC = "requests.observed.v1"
 class Kafka:
     """Takes what is delivered while it is open."""
 
-    taken: list[Record | Refused] = field(default_factory=list)
+    taken: list[Record | RefusedRecord] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     batches: int = 0
 
-    async def deliver(self, records: Sequence[Record | Refused]) -> None:
+    async def deliver(self, records: Sequence[Record | RefusedRecord]) -> None:
         await self.open.wait()
         self.taken.extend(records)
         self.batches += 1
@@ -63,7 +63,7 @@ class Machine:
         def no_redactor() -> Any:
             raise AssertionError("observations have no text")
 
-        redaction = Redaction(Tasks(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
+        redaction = RecordRedactor(Tasks(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
         outlet: Any = kafka or self.kafka
         shipper = Shipper(self.settings, own, CIPHER, redaction, lambda: outlet, self.status)
         await shipper.start()
@@ -192,6 +192,6 @@ async def test_a_bug_in_shipping_is_told_and_shipping_goes_on(
 
 
 def test_a_record_that_kafka_takes_in_no_form_is_kept_sealed(tmp_path: Path) -> None:
-    path = set_aside(tmp_path, CIPHER, Record(TOPIC, b"k", b"a very long text"))
+    path = quarantine_record(tmp_path, CIPHER, Record(TOPIC, b"k", b"a very long text"))
     assert b"long" not in path.read_bytes()
     assert CIPHER.decrypt(path.read_bytes()) == b"a very long text"

@@ -20,8 +20,8 @@ from services.gateway.auth.grants import Grant
 from services.gateway.observability.metrics import Metrics
 from services.gateway.tasks.served import TaskFacts
 from services.gateway.telemetry.genai import is_content, is_generation, user_of
-from services.gateway.telemetry.span_events import events_of
-from services.gateway.telemetry.spans import Said, Span
+from services.gateway.telemetry.predictions import events_of
+from services.gateway.telemetry.spans import Span, SpanEvent
 from shared.http import HttpError
 from shared.identity import keyed_hash
 from tests.unit.gateway.otlp_senders import (
@@ -323,7 +323,7 @@ VALUES = st.dictionaries(NAMES, ANYTHING, max_size=6)
 def test_whatever_is_in_a_span_it_is_events_or_says_why_not(
     values: dict[str, Any], events: list[tuple[str, dict[str, Any]]], failed: bool
 ) -> None:
-    said = tuple(Said(name, data) for name, data in events)
+    said = tuple(SpanEvent(name, data) for name, data in events)
     assert {is_content(one) for one in said} <= {True, False}
     one = Span(TRACE, SPAN, START, START + 1, failed, values, {}, said)
     assert is_generation(values) in (True, False)

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from services.gateway.observability.shipper_status import Status
 from services.gateway.observability.tracing import Traced, event_headers, with_spans
-from services.gateway.shipper.publisher import Outlet
+from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.settings import Settings
 from shared.spool import Record
@@ -73,14 +73,14 @@ async def test_the_outlet_hands_a_records_headers_to_kafka(tmp_path: Path, monke
             future.set_result(None)
             return future
 
-    async def started(outlet: Outlet) -> Producer:
+    async def started(outlet: BatchPublisher) -> Producer:
         return Producer()
 
     async def never(record: Record, error: Exception) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(Outlet, "_started", started)
-    outlet = Outlet(Settings(home=tmp_path), never, lambda record: tmp_path, Status())
+    monkeypatch.setattr(BatchPublisher, "_started", started)
+    outlet = BatchPublisher(Settings(home=tmp_path), never, lambda record: tmp_path, Status())
     trace = (("traceparent", PARENT.encode()),)
     assert await outlet.send([Record("t", b"k", b"v", trace), Record("t", b"k", b"v")]) == []
     json = ("content-type", b"application/json")

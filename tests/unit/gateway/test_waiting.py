@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.telemetry.correlation import WaitingRoom
-from services.gateway.telemetry.spans import Said, Span
+from services.gateway.telemetry.correlation import CorrelationBuffer
+from services.gateway.telemetry.spans import Span, SpanEvent
 from shared.errors import DependencyUnavailable
 from shared.privacy.encryption import Cipher
 from tests.unit.gateway.otlp_senders import CHAT, SPAN, TRACE, WHOLE, Receiver, logs, receiver, recorded, span, traces
@@ -119,8 +119,8 @@ async def test_a_span_for_which_nothing_comes_is_counted_as_lost(tmp_path: Path,
 
 
 def test_no_more_wait_than_there_is_room_for(tmp_path: Path) -> None:
-    room = WaitingRoom(tmp_path / "waiting", Cipher(b"w" * 32), 60.0, 2, lambda count: None)
-    said = [Said("gen_ai.user.message", {"content": "?"})]
+    room = CorrelationBuffer(tmp_path / "waiting", Cipher(b"w" * 32), 60.0, 2, lambda count: None)
+    said = [SpanEvent("gen_ai.user.message", {"content": "?"})]
     for number in range(2):
         room.put_said(TRACE, f"{number:016x}", said)
     with pytest.raises(DependencyUnavailable, match="2 spans wait"):
@@ -131,10 +131,10 @@ def test_no_more_wait_than_there_is_room_for(tmp_path: Path) -> None:
 
 
 def test_a_file_that_no_key_opens_is_as_if_it_had_not_come(tmp_path: Path) -> None:
-    said = [Said("gen_ai.user.message", {"content": "?"})]
+    said = [SpanEvent("gen_ai.user.message", {"content": "?"})]
     waiting = Span(TRACE, SPAN, 1, 2, False, {"a": 1}, {"b": [2]})
-    WaitingRoom(tmp_path, Cipher(b"x" * 32), 60.0, 9, lambda count: None).put_said(TRACE, SPAN, said)
-    room = WaitingRoom(tmp_path, Cipher(b"w" * 32), 60.0, 9, lambda count: None)
+    CorrelationBuffer(tmp_path, Cipher(b"x" * 32), 60.0, 9, lambda count: None).put_said(TRACE, SPAN, said)
+    room = CorrelationBuffer(tmp_path, Cipher(b"w" * 32), 60.0, 9, lambda count: None)
     assert room.put_span(waiting) == waiting
 
 

@@ -16,7 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from services.gateway.upstreams.http_client import Answer, ConnectFailed, ConnectionLost, Origin, Silent
+from services.gateway.upstreams.http_client import (
+    ConnectFailed,
+    ConnectionLost,
+    StreamIdle,
+    UpstreamClient,
+    UpstreamResponse,
+)
 from shared.errors import ConfigurationError
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
@@ -59,19 +65,19 @@ class Server:
                 await asyncio.sleep(self.pause)
 
 
-Start = Callable[[Server], Awaitable[Origin]]
+Start = Callable[[Server], Awaitable[UpstreamClient]]
 
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
     """Start a server; returns who asks it."""
-    opened: list[tuple[asyncio.Server, Origin]] = []
+    opened: list[tuple[asyncio.Server, UpstreamClient]] = []
 
-    async def _start(server: Server, slots: int = 10, path: str = "") -> Origin:
+    async def _start(server: Server, slots: int = 10, path: str = "") -> UpstreamClient:
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         server.url = f"127.0.0.1:{port}"
-        origin = Origin(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(slots))
+        origin = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(slots))
         opened.append((listening, origin))
         return origin
 
@@ -81,7 +87,7 @@ async def start() -> AsyncIterator[Start]:
         listening.close()
 
 
-async def ask(origin: Origin, body: bytes = b"{}", seconds: float = 5.0) -> Answer:
+async def ask(origin: UpstreamClient, body: bytes = b"{}", seconds: float = 5.0) -> UpstreamResponse:
     return await origin.ask("POST", "/v1/x", body, seconds)
 
 
@@ -167,11 +173,11 @@ async def test_who_must_not_be_asked_again_on_a_connection_is_not(start: Start) 
 async def test_where_nobody_listens_or_nobody_takes_the_connection_it_fails_in_time() -> None:
     slots = asyncio.Semaphore(1)
     with pytest.raises(ConnectFailed):
-        await ask(Origin("http://127.0.0.1:9", {}, 0.5, slots))
+        await ask(UpstreamClient("http://127.0.0.1:9", {}, 0.5, slots))
     with pytest.raises(ConnectFailed):
-        await ask(Origin("http://no-such-host.invalid", {}, 0.5, slots))
+        await ask(UpstreamClient("http://no-such-host.invalid", {}, 0.5, slots))
     with pytest.raises(ConnectFailed):
-        await ask(Origin("https://127.0.0.1:9", {}, 0.5, slots))
+        await ask(UpstreamClient("https://127.0.0.1:9", {}, 0.5, slots))
     assert not slots.locked()
 
 
@@ -215,16 +221,16 @@ async def test_a_stream_that_is_silent_too_long_or_takes_too_long_ends(start: St
     stream = await origin.stream("/v1/x", b"{}", 1.0, 0.3)
     with pytest.raises(TimeoutError) as caught:
         await stream.rest()
-    assert not isinstance(caught.value, Silent)
+    assert not isinstance(caught.value, StreamIdle)
     stream.close()
     server.script = (CHUNKED, b"1\r\nx\r\n")
     stream = await origin.stream("/v1/x", b"{}", 0.2, 5.0)
     assert await stream.piece() == b"x"
-    with pytest.raises(Silent):
+    with pytest.raises(StreamIdle):
         await stream.piece()
     stream.close()
     server.script = ()
-    with pytest.raises(Silent):
+    with pytest.raises(StreamIdle):
         await origin.stream("/v1/x", b"{}", 0.2, 5.0)
 
 
@@ -278,7 +284,7 @@ async def test_a_server_waits_while_nobody_reads_its_stream(start: Start) -> Non
 
 async def test_a_user_in_the_address_is_told_to_the_server(start: Start) -> None:
     origin = await start(server := Server())
-    named = Origin(f"http://ann:p%40ss@{server.url}", {}, 0.5, asyncio.Semaphore(1))
+    named = UpstreamClient(f"http://ann:p%40ss@{server.url}", {}, 0.5, asyncio.Semaphore(1))
     await ask(named)
     assert b"authorization: Basic YW5uOnBAc3M=\r\n" in server.requests[0]
     assert server.url.encode() in server.requests[0]
@@ -297,11 +303,11 @@ async def test_a_server_with_tls_is_asked_only_if_its_certificate_is_good(
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
     url = f"https://localhost:{listening.sockets[0].getsockname()[1]}"
     with pytest.raises(ConnectFailed, match="certificate"):
-        await ask(Origin(url, {}, 2.0, asyncio.Semaphore(1)))
+        await ask(UpstreamClient(url, {}, 2.0, asyncio.Semaphore(1)))
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
     with pytest.raises(ConnectFailed, match="certificate"):
-        await ask(Origin(url.replace("localhost", "127.0.0.1"), {}, 2.0, asyncio.Semaphore(1)))
-    origin = Origin(url, {}, 2.0, asyncio.Semaphore(1))
+        await ask(UpstreamClient(url.replace("localhost", "127.0.0.1"), {}, 2.0, asyncio.Semaphore(1)))
+    origin = UpstreamClient(url, {}, 2.0, asyncio.Semaphore(1))
     for _ in range(2):
         assert (await ask(origin)).body == b"hello"
     assert len(server.requests) == 2
@@ -332,4 +338,4 @@ def self_signed(name: str) -> bytes:
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://host:port"])
 def test_what_is_no_address_is_refused_with_what_one_looks_like(url: str) -> None:
     with pytest.raises(ConfigurationError, match="no address of a model server"):
-        Origin(url, {}, 1.0, asyncio.Semaphore(1))
+        UpstreamClient(url, {}, 1.0, asyncio.Semaphore(1))

@@ -18,7 +18,7 @@ from services.gateway.domain import PredictionIds
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import Log, record_of
 from services.gateway.tasks.served import KnownTasks, TaskFacts
-from services.gateway.telemetry.correlation import WaitingRoom
+from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.genai import (
     is_content,
     is_generation,
@@ -27,8 +27,8 @@ from services.gateway.telemetry.genai import (
     response_id_of,
     user_of,
 )
-from services.gateway.telemetry.span_events import events_of
-from services.gateway.telemetry.spans import Malformed, Said, Span, read_logs, read_spans
+from services.gateway.telemetry.predictions import events_of
+from services.gateway.telemetry.spans import MalformedTelemetry, Span, SpanEvent, read_logs, read_spans
 from shared.http import HttpError
 from shared.identity import keyed_hash
 from shared.spool import Record
@@ -47,7 +47,7 @@ _NO_MESSAGES = (
 T = TypeVar("T")
 
 
-class Taken(NamedTuple):
+class ExportResult(NamedTuple):
     """How many spans or records were not taken, and why; `message` may warn where all were."""
 
     rejected: int = 0
@@ -76,7 +76,7 @@ class _Rejected(Exception):
     """One span cannot be logged; the rest of the batch can."""
 
 
-class Traces:
+class TelemetryIngest:
     def __init__(
         self,
         tasks: KnownTasks,
@@ -84,7 +84,7 @@ class Traces:
         ids: PredictionIds,
         subjects_key: bytes,
         metrics: Metrics,
-        room: WaitingRoom,
+        room: CorrelationBuffer,
         names: Mapping[str, str],
         most: int,
     ) -> None:
@@ -98,16 +98,16 @@ class Traces:
         self._names = names
         self._most = most
 
-    async def take_spans(self, body: bytes, grant: Grant, *, as_json: bool) -> Taken:
+    async def ingest_spans(self, body: bytes, grant: Grant, *, as_json: bool) -> ExportResult:
         """Log the answers among the spans; what else an app does is none of our business. The same again is the same
-        fact. Raises Malformed, HttpError 503 while no task is known, DependencyUnavailable without room: try again.
+        fact. Raises MalformedTelemetry, HttpError 503 while no task is known, DependencyUnavailable.
         """
         spans = await self._all(read_spans(body, as_json=as_json, wanted=may_be_generation))
         return await self._take([span for span in spans if self._is_news(span)], grant)
 
-    async def take_logs(self, body: bytes, grant: Grant, *, as_json: bool) -> Taken:
+    async def ingest_logs(self, body: bytes, grant: Grant, *, as_json: bool) -> ExportResult:
         """Join what log records say of spans with these, whichever came first. Raises as `take_spans` does."""
-        by_span: dict[tuple[str, str], list[Said]] = {}
+        by_span: dict[tuple[str, str], list[SpanEvent]] = {}
         for record in await self._all(read_logs(body, as_json=as_json)):
             if is_content(record.said):
                 by_span.setdefault((record.trace_id, record.span_id), []).append(record.said)
@@ -116,10 +116,10 @@ class Traces:
             met += await asyncio.to_thread(self._put_said, group)
         return await self._take([span for span in met if span is not None], grant, waited=True)
 
-    def _put_said(self, group: list[tuple[tuple[str, str], list[Said]]]) -> list[Span | None]:
+    def _put_said(self, group: list[tuple[tuple[str, str], list[SpanEvent]]]) -> list[Span | None]:
         return [self._room.put_said(trace_id, span_id, said) for (trace_id, span_id), said in group]
 
-    async def _take(self, spans: Iterable[Span], grant: Grant, *, waited: bool = False) -> Taken:
+    async def _take(self, spans: Iterable[Span], grant: Grant, *, waited: bool = False) -> ExportResult:
         """`waited`: the spans are in the waiting room, and stay there while messages are missing."""
         rejected: Counter[str] = Counter()
         outcomes: Counter[str] = Counter()
@@ -160,12 +160,12 @@ class Traces:
         return _Seen(span, events, waited)
 
     async def _all(self, items: Iterator[T]) -> list[T]:
-        """All of a request, read a few at a time, so that nobody's answer waits. Raises Malformed for too many."""
+        """All of a request, read a few at a time, so that nobody's answer waits. MalformedTelemetry if too many."""
         found: list[T] = []
         for item in items:
             found.append(item)
             if len(found) > self._most:
-                raise Malformed(f"more than {self._most} in one request: set a smaller batch in the exporter")
+                raise MalformedTelemetry(f"more than {self._most} in one request: set a smaller batch in the exporter")
             if not len(found) % _AT_ONCE:
                 await asyncio.sleep(0)
         return found
@@ -213,8 +213,8 @@ def _reason(error: Exception) -> str:
     return str(error)[:500]
 
 
-def _taken(rejected: Counter[str], waiting: int) -> Taken:
+def _taken(rejected: Counter[str], waiting: int) -> ExportResult:
     told = [f"{count}: {reason}" for reason, count in rejected.most_common(_REASONS)]
     if waiting:
         told.append(f"{waiting} wait for /v1/logs: {_NO_MESSAGES}")
-    return Taken(rejected.total(), "; ".join(told))
+    return ExportResult(rejected.total(), "; ".join(told))

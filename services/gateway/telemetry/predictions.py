@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from schemas.base import Event, Message, Role, Variant, utc_now
 from schemas.predictions import PredictionLogged, RequestObserved
-from services.gateway.formats.rendering import kept_text, too_many
+from services.gateway.formats.rendering import check_message_count, storable_text
 from services.gateway.tasks.served import TaskFacts
 from services.gateway.telemetry.genai import Content, content_of, model_of, status_of, tokens_of
 from services.gateway.telemetry.spans import Span
@@ -36,7 +36,7 @@ def events_of(span: Span, task: TaskFacts, prediction_id: str, user_hash: str | 
 
 
 def _prediction(span: Span, observed: RequestObserved, content: Content) -> PredictionLogged:
-    too_many(content.messages, "messages")
+    check_message_count(content.messages, "messages")
     prompt_tokens, answer_tokens = tokens_of(span.attributes)
     return PredictionLogged(
         event_id=event_id("predictions.logged", observed.prediction_id),
@@ -45,7 +45,7 @@ def _prediction(span: Span, observed: RequestObserved, content: Content) -> Pred
         task_revision=observed.task_revision,
         prediction_id=observed.prediction_id,
         messages=tuple(Message(role=Role(turn["role"]), content=turn["content"]) for turn in content.messages),
-        answer=kept_text(content.answer),
+        answer=storable_text(content.answer),
         model=model_of(span.attributes) or "external",
         variant=Variant.EXTERNAL,
         user_hash=observed.user_hash,
