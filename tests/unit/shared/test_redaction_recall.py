@@ -39,5 +39,5 @@ def test_every_set_is_there_and_has_people_and_structured_kinds() -> None:
 
 def test_a_name_of_which_a_letter_stays_counts_as_missed() -> None:
     (line,) = [gold._parsed("I am [[PERSON:Maria Gonzalez]].")]
-    half = gold.score([line], [[gold.Span(5, 10, "person")]])
+    half = gold.score([line], [[gold.TextSpan(5, 10, "person")]])
     assert (half.recall(), half.precision) == (0.0, 1.0)
