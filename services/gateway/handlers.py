@@ -8,9 +8,8 @@ from schemas.base import Message, Role, Variant
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskChanged
 from services.gateway.auth.grants import UNRESTRICTED, AccessControl, Grant, Headers
-from services.gateway.domain import PredictionIds
+from services.gateway.domain import ChatMessage, PredictionIds
 from services.gateway.formats.chat import prepare_messages
-from services.gateway.formats.rendering import Turn
 from services.gateway.formats.validation import (
     MAX_USER,
     bad_request,
@@ -139,5 +138,5 @@ class Handlers:
         return keyed_hash(self._subjects_key, user) if user else None
 
 
-def _messages(turns: list[Turn]) -> tuple[Message, ...]:
+def _messages(turns: list[ChatMessage]) -> tuple[Message, ...]:
     return tuple(Message(role=Role(turn["role"]), content=turn["content"]) for turn in turns)

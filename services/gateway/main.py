@@ -63,7 +63,9 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     flags = UnleashFlags(
         settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, settings.home / "gateway"
     )
-    upstream = Replicas(settings.vllm_urls, settings.limits, metrics, last_resort=settings.fallback_model is None)
+    upstream = Replicas(
+        settings.vllm_urls, settings.upstream_limits, metrics, last_resort=settings.fallback_model is None
+    )
     external = _external(settings, metrics)
     calibrations = Calibrations(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     log = SpoolLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
@@ -135,7 +137,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
 def _external(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | None:
     if settings.fallback_model is None:
         return None
-    return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.limits, metrics)
+    return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.upstream_limits, metrics)
 
 
 def serve(service: Service) -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from services.gateway.upstreams.limits import Limits
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.spool import SpoolOptions, Sync
+
+
+@dataclass(frozen=True)
+class UpstreamLimits:
+    """The limits of a request to a model server. Seconds: `total` for a whole answer, `stream` for a whole stream,
+    `piece` for a stream's longest silence, `connect` for a connection. `retries` of one request; `opens_after`:
+    consecutive failures that open a replica's circuit breaker."""
+
+    total: float = 120.0
+    stream: float = 600.0
+    piece: float = 60.0
+    connect: float = 2.0
+    connections: int = 1_000
+    retries: int = 2
+    opens_after: int = 3
 
 
 class GatewaySettings(Settings):
@@ -119,9 +134,9 @@ class GatewaySettings(Settings):
         return tuple(one.strip().rstrip("/") for one in self.gateway_cors_origins.split(",") if one.strip())
 
     @property
-    def limits(self) -> Limits:
+    def upstream_limits(self) -> UpstreamLimits:
         """What bounds a request to a model server."""
-        return Limits(
+        return UpstreamLimits(
             total=self.gateway_upstream_seconds,
             stream=self.gateway_stream_seconds,
             piece=self.gateway_piece_seconds,

@@ -24,11 +24,12 @@ from schemas.base import Event
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answering
 from services.gateway.asgi.exchange import Call
-from services.gateway.domain import PredictionIds, TaskFlags
+from services.gateway.domain import PredictionIds
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import Log, SpoolLog, record_of
 from services.gateway.recording.recorder import Keeping
+from services.gateway.routing.arms import TaskFlags
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import KnownTasks
 from shared.kafka.latest_by_key import LatestByKey

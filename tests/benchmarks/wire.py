@@ -17,8 +17,8 @@ import httpx
 import uvloop
 
 from services.gateway.observability.metrics import Metrics
+from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import UpstreamClient
-from services.gateway.upstreams.limits import Limits
 from services.gateway.upstreams.replicas import Replicas
 from tests.conftest import ROOT, free_ports
 
@@ -51,7 +51,10 @@ async def compare(port: int, requests: int) -> dict[str, float]:
     """Microseconds of the processor a request, by client."""
     url = f"http://127.0.0.1:{port}"
     headers = {"content-type": "application/json"}
-    origin, replicas = UpstreamClient(url, headers, 2.0, asyncio.Semaphore(10)), Replicas([url], Limits(), Metrics())
+    origin, replicas = (
+        UpstreamClient(url, headers, 2.0, asyncio.Semaphore(10)),
+        Replicas([url], UpstreamLimits(), Metrics()),
+    )
     async with aiohttp.ClientSession(headers=headers) as session, httpx.AsyncClient(headers=headers) as client:
 
         async def by_aiohttp() -> object:

@@ -12,12 +12,13 @@ from schemas.base import Variant
 from services.gateway.answering.stream import Streaming
 from services.gateway.asgi.exchange import CLIENT_LEFT, Call, Endpoint, Headers, Reply, json_reply
 from services.gateway.auth.grants import AccessControl
-from services.gateway.domain import Arm, PredictionIds, arms_after, arms_in_order
+from services.gateway.domain import PredictionIds
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.validation import MAX_USER, checked_text, read_object, text_field
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.events import TraceHeaders
 from services.gateway.recording.recorder import Keeping, Request, headers_of
+from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
 from services.gateway.routing.flags import Flags
 from services.gateway.tasks.served import KnownTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
@@ -89,18 +90,17 @@ class Answering:
         ids = [self._ids.new(name) for _ in range(asked.prediction_count or 1)]
         trace = self._tracing(call.headers) if self._tracing is not None else ()
         one = Request(call, facts, asked, ids, keyed_hash(self._subjects_key, user) if user else None, trace)
-        return one, arms_in_order(self._flags.of(name, user), self._external.model if self._external else None)
+        return one, choose_arms(self._flags.of(name, user), self._external.model if self._external else None)
 
     async def _whole(self, one: Request, arms: tuple[Arm, ...]) -> Reply:
         """An answer in one piece. What is to be kept is in the log when this returns."""
         arm = arms[0]
         while True:
             try:
-                raw = await self._source(arm).post(
-                    one.asked.path, one.asked.encode_for_upstream(arm.named(one.facts.spec.base_model))
-                )
-                body = orjson.loads(raw)
-                outcome = one.asked.parse_answer(body)
+                body = one.asked.encode_for_upstream(arm.model_name(one.facts.spec.base_model))
+                raw = await self._source(arm).post(one.asked.path, body)
+                answer = orjson.loads(raw)
+                outcome = one.asked.parse_answer(answer)
                 break
             except UpstreamFailed as error:
                 arms = await self._next(one, arms, error)
@@ -111,7 +111,7 @@ class Answering:
             except ValueError as error:  # No JSON is one too.
                 await self._keeping.observed(one, arm, 502)
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
-        return await self._kept(one, arm, body, outcome)
+        return await self._kept(one, arm, answer, outcome)
 
     async def _kept(self, one: Request, arm: Arm, body: dict[str, Any], outcome: ApiAnswer) -> Reply:
         headers = headers_of(one, arm)
@@ -129,7 +129,7 @@ class Answering:
         """An answer piece by piece. Raises as `_whole` does before the first one; then it is the stream that tells."""
         while True:
             arm = arms[0]
-            body = one.asked.encode_for_upstream(arm.named(one.facts.spec.base_model))
+            body = one.asked.encode_for_upstream(arm.model_name(one.facts.spec.base_model))
             try:
                 return await self._streaming.answer(one, arm, relay, self._source(arm).stream(one.asked.path, body))
             except UpstreamFailed as error:
@@ -149,9 +149,9 @@ class Answering:
         failed = arms[0]
         await self._keeping.observed(one, failed, error.status)
         lacking = isinstance(error, NotServed)
-        left = arms_after(arms, failed, down=error.down) if lacking or error.down else ()
+        left = remaining_arms(arms, failed, down=error.down) if lacking or error.down else ()
         if not left:
-            raise _refusal(error, failed.named(one.facts.spec.base_model))
+            raise _refusal(error, failed.model_name(one.facts.spec.base_model))
         if lacking:
             self._metrics.fallbacks.labels(one.facts.name, failed.variant).inc()
         one.instead_of = one.instead_of or failed

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from services.gateway.asgi.exchange import CLIENT_LEFT, Call, error_event
-from services.gateway.domain import Arm
 from services.gateway.formats.api import StreamFailed, StreamRelay
 from services.gateway.formats.chunks import ServerSentEventParser
 from services.gateway.recording.recorder import Keeping, Request, headers_of, ratchet_of
+from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import error_body
 from shared.spool import SpoolFull

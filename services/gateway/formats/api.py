@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import orjson
 
-from services.gateway.formats.rendering import Turn
+from services.gateway.domain import ChatMessage
 from services.gateway.formats.validation import bad_request
 from services.gateway.tasks.served import TaskFacts
 
@@ -72,7 +72,7 @@ class ApiRequest(Protocol):
     def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
         """Raises HttpError 400 with the field at fault."""
 
-    def messages_for_event(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[ChatMessage]:
         """What was asked, for the event of this prediction."""
 
     def encode_for_upstream(self, model: str) -> bytes:

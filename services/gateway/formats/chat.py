@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import (
     ApiAnswer,
     Choice,
@@ -21,7 +22,7 @@ from services.gateway.formats.api import (
     request_stream_usage,
 )
 from services.gateway.formats.chunks import ChunkRelay, PartialChoice
-from services.gateway.formats.rendering import Turn, answer_text, check_message_count, messages_of, with_tool_calls
+from services.gateway.formats.rendering import answer_text, check_message_count, messages_of, with_tool_calls
 from services.gateway.formats.validation import bad_request
 from services.gateway.tasks.served import TaskFacts
 
@@ -72,7 +73,7 @@ class ChatRequest:
         elif isinstance(self._top, int):
             data["top_logprobs"] = max(self._top, facts.top_logprobs)
 
-    def messages_for_event(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[ChatMessage]:
         return self._turns
 
     def encode_for_upstream(self, model: str) -> bytes:
@@ -116,7 +117,7 @@ class ChatRequest:
             choice["logprobs"] = {**logprobs, "content": cut}
 
 
-def prepare_messages(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
+def prepare_messages(data: dict[str, Any], facts: TaskFacts) -> list[ChatMessage]:
     """The conversation for the event; in `data` it is made the one that the model is to see. Raises HttpError 400."""
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import (
     MAX_PREDICTIONS,
     ApiAnswer,
@@ -23,7 +24,7 @@ from services.gateway.formats.api import (
 )
 from services.gateway.formats.chat import constrain
 from services.gateway.formats.chunks import ChunkRelay, PartialChoice
-from services.gateway.formats.rendering import Turn, compact_json
+from services.gateway.formats.rendering import compact_json
 from services.gateway.formats.validation import bad_request, checked_text
 from services.gateway.tasks.served import TaskFacts
 
@@ -65,7 +66,7 @@ class CompletionRequest:
             data["logprobs"] = max(int(self._wanted or 0), facts.top_logprobs)
         data.pop("user", None)
 
-    def messages_for_event(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[ChatMessage]:
         return [{"role": "user", "content": self._prompts[number // self._n]}]
 
     def encode_for_upstream(self, model: str) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import ApiAnswer, encode_json
-from services.gateway.formats.rendering import Turn
 from services.gateway.tasks.served import TaskFacts
 
 
@@ -22,7 +22,7 @@ class EmbeddingRequest:
         self._data = data
         data.pop("user", None)
 
-    def messages_for_event(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[ChatMessage]:
         return []
 
     def encode_for_upstream(self, model: str) -> bytes:

@@ -13,10 +13,9 @@ from typing import Any
 import orjson
 
 from schemas.base import MAX_TEXT
+from services.gateway.domain import ChatMessage
 from services.gateway.formats.validation import bad_request, checked_text, quoted
 
-Turn = dict[str, str]
-"""A message as an event has it: `role` (system, user, assistant) and `content`."""
 MAX_MESSAGES = 64
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant",
@@ -24,12 +23,12 @@ ROLES = {
 }  # fmt: skip
 
 
-def messages_of(messages: list[Any]) -> list[Turn]:
+def messages_of(messages: list[Any]) -> list[ChatMessage]:
     """The messages of the chat API for an event. Raises HttpError 400, naming the message at fault."""
     return [message_of(message, f"messages.{number}") for number, message in enumerate(messages)]
 
 
-def message_of(message: Any, where: str) -> Turn:
+def message_of(message: Any, where: str) -> ChatMessage:
     """One message of the chat API for an event. Raises HttpError 400."""
     if not isinstance(message, dict):
         raise bad_request(f"`{where}` must be an object with `role` and `content`", where)
@@ -109,7 +108,7 @@ def compact_json(value: Any) -> str:
         raise bad_request(f"the body cannot be passed on: {error}") from error
 
 
-def check_message_count(turns: list[Turn], field: str) -> None:
+def check_message_count(turns: list[ChatMessage], field: str) -> None:
     """Raises HttpError 400 if no event can carry so many."""
     if len(turns) > MAX_MESSAGES:
         raise bad_request(f"{len(turns)} messages with the system prompt; at most {MAX_MESSAGES} are taken", field)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import orjson
 
+from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import ApiAnswer, Choice, StreamFailed, Token, bool_field, encode_json, token_count
 from services.gateway.formats.chunks import event_object
 from services.gateway.formats.rendering import (
-    Turn,
     check_message_count,
     compact_json,
     message_of,
@@ -72,7 +72,7 @@ class ResponsesRequest:
         elif self._top is None or isinstance(self._top, int):
             data["top_logprobs"] = max(self._top or 0, facts.top_logprobs)
 
-    def messages_for_event(self, number: int) -> list[Turn]:
+    def messages_for_event(self, number: int) -> list[ChatMessage]:
         return self._turns
 
     def encode_for_upstream(self, model: str) -> bytes:
@@ -201,12 +201,12 @@ def _choice(body: dict[str, Any]) -> Choice:
     )
 
 
-def _turns(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
+def _turns(data: dict[str, Any], facts: TaskFacts) -> list[ChatMessage]:
     """The conversation for the event; the task's prompt becomes the instructions if the client has none."""
     instructions = text_field(data, "instructions")
     asked = data.get("input")
     if isinstance(asked, str) and asked:
-        turns: list[Turn] = [{"role": "user", "content": checked_text(asked, "input")}]
+        turns: list[ChatMessage] = [{"role": "user", "content": checked_text(asked, "input")}]
     elif isinstance(asked, list) and asked:
         turns = [turn for number, item in enumerate(asked) for turn in _item(item, f"input.{number}")]
     else:
@@ -221,7 +221,7 @@ def _turns(data: dict[str, Any], facts: TaskFacts) -> list[Turn]:
     return turns
 
 
-def _item(item: Any, where: str) -> list[Turn]:
+def _item(item: Any, where: str) -> list[ChatMessage]:
     kind = item.get("type", "message") if isinstance(item, dict) else None
     if not isinstance(kind, str):
         raise bad_request(f"`{where}` must be an object with a `type`", where)

@@ -15,7 +15,8 @@ import orjson
 from schemas.base import Variant
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
-from services.gateway.formats.rendering import Turn, storable_text
+from services.gateway.domain import ChatMessage
+from services.gateway.formats.rendering import storable_text
 from shared.identity import NAMESPACE
 from shared.spool import Record
 
@@ -41,7 +42,7 @@ def prediction(
     task: str,
     revision: str,
     prediction_id: str,
-    messages: Sequence[Turn],
+    messages: Sequence[ChatMessage],
     answer: str,
     model: str,
     adapter: str | None,

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from schemas.adapters import Calibration
 from services.gateway.asgi.exchange import Call, Headers
-from services.gateway.domain import Arm
 from services.gateway.formats.api import ApiAnswer, ApiRequest
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import Log
 from services.gateway.recording.events import TraceHeaders, observation, prediction
+from services.gateway.routing.arms import Arm
 from services.gateway.tasks.served import TaskFacts
 from shared.model.confidence import Measure, measure
 from shared.spool import SpoolFull
@@ -78,7 +78,7 @@ class Keeping:
         """
         facts, asked, trace = one.facts, one.asked, one.trace
         latency_ms = one.call.seconds * 1000.0
-        model = arm.named(facts.spec.base_model)
+        model = arm.model_name(facts.spec.base_model)
         answers = list(zip(one.ids, outcome.choices, measures, strict=False))
         records = [
             prediction(

@@ -17,7 +17,7 @@ from UnleashClient.constants import FEATURES_URL
 from UnleashClient.events import BaseEvent, UnleashEventType
 from UnleashClient.utils import InstanceAllowType
 
-from services.gateway.domain import TaskFlags, parse_canary, parse_primary
+from services.gateway.routing.arms import TaskFlags, parse_canary, parse_primary
 from shared.files import write_atomically
 
 _PROBE_SECONDS = 5.0

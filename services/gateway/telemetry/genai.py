@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.formats.rendering import Turn, messages_of
+from services.gateway.domain import ChatMessage
+from services.gateway.formats.rendering import messages_of
 from services.gateway.telemetry.genai_messages import answer_of_span_message, chat_message_of, gathered, items
 from services.gateway.telemetry.spans import Attributes, Span, SpanEvent
 
@@ -38,7 +39,7 @@ _STATUSES = {
 class Content:
     """The conversation, what was answered to it, and why the answer ended."""
 
-    messages: list[Turn]
+    messages: list[ChatMessage]
     answer: str
     finish_reason: str | None = None
 

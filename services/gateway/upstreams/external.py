@@ -1,19 +1,19 @@
 """Somebody else's OpenAI-compatible API, for when no replica of ours answers. Off unless a person sets it: texts leave.
 
-How a use case asks it (`arms` from `domain.arms_in_order(flags, external_model)`, last of them the external arm):
+How a use case asks it (`arms` from `domain.choose_arms(flags, external_model)`, last of them the external arm):
 
-    arms = arms_in_order(flags, external_model)
+    arms = choose_arms(flags, external_model)
     while arms:
         arm = arms[0]
         source = external if arm.variant is Variant.EXTERNAL else replicas
-        body = …, with "model": arm.named(spec.base_model)
+        body = …, with "model": arm.model_name(spec.base_model)
         try:
             raw = await source.post(path, body)
         except UpstreamFailed as error:
-            arms = arms_after(arms, arm, down=error.down) if error.down or isinstance(error, NotServed) else ()
+            arms = remaining_arms(arms, arm, down=error.down) if error.down or isinstance(error, NotServed) else ()
             …if not arms: raise
 
-`model` of the logged prediction is `arm.named(spec.base_model)`, its variant EXTERNAL, and the client is told by
+`model` of the logged prediction is `arm.model_name(spec.base_model)`, its variant EXTERNAL, and the client is told by
 `x-ratchet-instead-of`, as with any arm that stands in.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 
 from services.gateway.observability.metrics import Metrics
-from services.gateway.upstreams.limits import Limits
+from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 
@@ -44,7 +44,7 @@ _VLLM_ONLY = (
 class ExternalApi:
     """An `Upstream`. It is asked as a replica is, but never probed: each look would be paid for."""
 
-    def __init__(self, url: str, key: str, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, url: str, key: str, limits: UpstreamLimits, metrics: Metrics) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._api = Replicas([base_url_of(url)], limits, metrics, headers=headers)
 

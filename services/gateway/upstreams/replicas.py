@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from services.gateway.observability.metrics import Metrics
+from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import (
     ConnectFailed,
     ConnectionLost,
@@ -18,7 +19,6 @@ from services.gateway.upstreams.http_client import (
     StreamIdle,
     UpstreamClient,
 )
-from services.gateway.upstreams.limits import Limits
 from services.gateway.upstreams.pool import Pool, Replica
 from services.gateway.upstreams.retries import RetryBudget, Tries
 from services.gateway.upstreams.upstream import NotServed as NotServed
@@ -47,7 +47,7 @@ class Replicas:
     def __init__(
         self,
         urls: Sequence[str],
-        limits: Limits,
+        limits: UpstreamLimits,
         metrics: Metrics,
         *,
         headers: Mapping[str, str] | None = None,

@@ -37,7 +37,7 @@ class UpstreamFailed(Exception):
 
     @property
     def down(self) -> bool:
-        """No replica can answer this request, whatever the arm: see `domain.arms_after`."""
+        """No replica can answer this request, whatever the arm: see `routing.arms.remaining_arms`."""
         return self.elsewhere and self.status != 429
 
 

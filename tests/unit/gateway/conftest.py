@@ -19,11 +19,12 @@ from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answering
 from services.gateway.asgi.app import Door
-from services.gateway.domain import PredictionIds, TaskFlags
+from services.gateway.domain import PredictionIds
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.recorder import Keeping
+from services.gateway.routing.arms import TaskFlags
 from services.gateway.tasks.served import KnownTasks
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey

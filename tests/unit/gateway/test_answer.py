@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from schemas.base import Variant
-from services.gateway.domain import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, TaskFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ import pytest
 from aiohttp import web
 
 from services.gateway.observability.metrics import Metrics
-from services.gateway.settings import GatewaySettings
+from services.gateway.settings import GatewaySettings, UpstreamLimits
 from services.gateway.upstreams.external import ExternalApi, base_url_of, without_vllm_fields
-from services.gateway.upstreams.limits import Limits
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.errors import ConfigurationError
 
@@ -46,7 +45,7 @@ async def api() -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def external(api: Api) -> AsyncIterator[ExternalApi]:
-    one = ExternalApi(api.url, "sk-secret", Limits(), Metrics())
+    one = ExternalApi(api.url, "sk-secret", UpstreamLimits(), Metrics())
     yield one
     await one.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from services.gateway.domain import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, TaskFlags
 from services.gateway.routing.flags import LiveFlags, StateOnDisk, UnleashFlags
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from services.gateway.domain import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, TaskFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
 from tests.unit.gateway.conftest import chat_completion, logprobs_of, serving

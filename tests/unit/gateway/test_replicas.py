@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from services.gateway.observability.metrics import Metrics
-from services.gateway.upstreams.limits import Limits
+from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import NotServed, Replicas, UpstreamFailed
 
 DEAD = "http://127.0.0.1:9"
@@ -111,7 +111,7 @@ async def make() -> AsyncIterator[Make]:
 
     async def _make(*servers: Server | str, last_resort: bool = True, **limits: Any) -> Replicas:
         urls = [one if isinstance(one, str) else one.url for one in servers]
-        made.append(Replicas(urls, Limits(**{"connect": 0.5, **limits}), Metrics(), last_resort=last_resort))
+        made.append(Replicas(urls, UpstreamLimits(**{"connect": 0.5, **limits}), Metrics(), last_resort=last_resort))
         return made[-1]
 
     yield _make

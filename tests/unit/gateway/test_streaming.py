@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from services.gateway.domain import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, TaskFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import REFUND, USAGE, chunk, sse
 

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from schemas.base import Variant
+from services.gateway.routing.arms import Arm, Primary, TaskFlags, choose_arms, parse_primary, remaining_arms
+
+BOTH = Primary("new", "old")
+
+
+@pytest.mark.parametrize(
+    ("flags", "arm"),
+    [
+        (TaskFlags(), Arm(Variant.BASE)),
+        (TaskFlags(primary=BOTH), Arm(Variant.PRIMARY, "new")),
+        (TaskFlags(primary=Primary(None, None)), Arm(Variant.BASE)),
+        (TaskFlags(primary=BOTH, canary="next"), Arm(Variant.CANARY, "next")),
+        (TaskFlags(canary="next"), Arm(Variant.CANARY, "next")),
+        (TaskFlags(primary=BOTH, canary="next", rollback=True), Arm(Variant.ROLLBACK, "old")),
+        (TaskFlags(primary=Primary("new", None), rollback=True), Arm(Variant.ROLLBACK)),
+        (TaskFlags(rollback=True), Arm(Variant.ROLLBACK)),
+    ],
+)
+def test_rollback_goes_before_canary_before_primary_before_base(flags: TaskFlags, arm: Arm) -> None:
+    assert choose_arms(flags)[0] == arm
+
+
+def test_the_arms_that_may_stand_in_end_with_the_base_and_name_no_adapter_twice() -> None:
+    assert choose_arms(TaskFlags(primary=BOTH, canary="next")) == (
+        Arm(Variant.CANARY, "next"), Arm(Variant.PRIMARY, "new"), Arm(Variant.ROLLBACK, "old"), Arm(Variant.BASE),
+    )  # fmt: skip
+    assert choose_arms(TaskFlags(primary=BOTH, rollback=True)) == (Arm(Variant.ROLLBACK, "old"), Arm(Variant.BASE))
+    assert choose_arms(TaskFlags(canary="next")) == (Arm(Variant.CANARY, "next"), Arm(Variant.BASE))
+    assert choose_arms(TaskFlags(rollback=True)) == (Arm(Variant.ROLLBACK),)
+
+
+def test_the_external_api_comes_last_and_is_asked_for_its_own_model() -> None:
+    external = Arm(Variant.EXTERNAL, model="large")
+    arms = choose_arms(TaskFlags(primary=Primary("new", None)), "large")
+    assert arms == (Arm(Variant.PRIMARY, "new"), Arm(Variant.BASE), external)
+    assert [arm.model_name("small") for arm in arms] == ["new", "small", "large"]
+    assert choose_arms(TaskFlags())[0] == Arm(Variant.BASE)
+
+
+def test_where_no_replica_answers_the_external_api_is_next_and_without_one_nothing_is() -> None:
+    arms = choose_arms(TaskFlags(primary=BOTH), "large")
+    assert [arm.variant for arm in remaining_arms(arms, arms[0], down=False)] == ["rollback", "base", "external"]
+    assert [arm.variant for arm in remaining_arms(arms, arms[0], down=True)] == ["external"]
+    assert remaining_arms(arms, arms[-1], down=True) == ()
+    assert remaining_arms(choose_arms(TaskFlags(primary=BOTH)), Arm(Variant.PRIMARY, "new"), down=True) == ()
+
+
+@pytest.mark.parametrize("payload", ["", "null", "[]", "{", '"name"', '{"adapter": 3}', '{"adapter": ""}'])
+def test_a_payload_that_the_deployer_would_not_write_is_refused(payload: str) -> None:
+    with pytest.raises(ValueError, match=r"payload|adapter|Expecting"):
+        parse_primary(payload)
+
+
+def test_a_payload_may_lack_what_is_null() -> None:
+    assert parse_primary('{"adapter": "a"}') == Primary("a", None)
