@@ -19,7 +19,7 @@ from shared.files import write_atomically
 from shared.settings import GONE_ON, Settings
 
 if TYPE_CHECKING:
-    from services.prediction_log.offsets.lag import Standing
+    from services.prediction_log.offsets.lag import TopicLag
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=__doc__)
 console = Console()
@@ -37,7 +37,7 @@ def status(as_json: AsJson = False) -> None:
     """
     with _explained():
         settings = Settings.load()
-        found = _standings(settings)
+        found = _topic_lags(settings)
     if as_json:
         rows = [asdict(one) for one in found]
         typer.echo(json.dumps({"lake": settings.lake_uri, "incarnation": settings.kafka_incarnation, "tables": rows}))
@@ -45,7 +45,7 @@ def status(as_json: AsJson = False) -> None:
         _show(settings, found)
         if any(one.stops for one in found):
             console.print("prediction_log stops there and discards nothing. The way on: ratchet lake go-on --help")
-    raise typer.Exit(1 if any(one.stops or (one.trouble and one.rows) for one in found) else 0)
+    raise typer.Exit(1 if any(one.stops or (one.problem and one.rows) for one in found) else 0)
 
 
 @app.command("go-on")
@@ -74,7 +74,7 @@ def go_on(
     """
     with _explained():
         settings = Settings.load()
-        found = _standings(settings)
+        found = _topic_lags(settings)
     _show(settings, found)
     if not force and not any(one.stops for one in found):
         console.print("The lake and the broker agree: there is nothing to go on from. Nothing was changed.")
@@ -94,11 +94,11 @@ def go_on(
     _tell(Settings.load(home=settings.home))
 
 
-def _standings(settings: Settings) -> list[Standing]:
+def _topic_lags(settings: Settings) -> list[TopicLag]:
     # Here and not above: every other command would wait for Delta's libraries to load.
-    from services.prediction_log.offsets.lag import standings
+    from services.prediction_log.offsets.lag import topic_lags
 
-    return asyncio.run(standings(settings))
+    return asyncio.run(topic_lags(settings))
 
 
 def _name_incarnation(settings: Settings) -> None:
@@ -119,12 +119,12 @@ def _tell(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def _show(settings: Settings, found: Sequence[Standing]) -> None:
+def _show(settings: Settings, found: Sequence[TopicLag]) -> None:
     table = Table("table", "rows", "topic", "read", "waiting", "")
     for one in found:
-        style = "red" if one.stops else "yellow" if one.trouble else None
+        style = "red" if one.stops else "yellow" if one.problem else None
         counts = (f"{one.read:,}", f"{one.waiting:,}")
-        table.add_row(one.table, f"{one.rows:,}", one.topic, *counts, one.trouble or "well", style=style)
+        table.add_row(one.table, f"{one.rows:,}", one.topic, *counts, one.problem or "well", style=style)
     console.print(f"{settings.lake_uri} and {settings.kafka}", highlight=False, soft_wrap=True)
     console.print(table)
 

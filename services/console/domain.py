@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReviewAnswer:
     """What a reviewer said: a label or, for a pair without labels, a preference."""
 
     label: str | None = None
@@ -69,7 +69,7 @@ def check_reviewer(reviewer: str) -> str:
     return name
 
 
-def check_answer(request: LabelRequested, answer: Answer) -> None:
+def check_answer(request: LabelRequested, answer: ReviewAnswer) -> None:
     """Raises InvalidMessage, with what is allowed, for an answer that does not fit its question."""
     if (answer.label is None) == (answer.preference is None):
         raise InvalidMessage("give exactly one of label and preference")
@@ -89,7 +89,7 @@ def check_answer(request: LabelRequested, answer: Answer) -> None:
 
 
 def correction_of(
-    request: LabelRequested, reviewer: str, answer: Answer, redactions: int, now: datetime
+    request: LabelRequested, reviewer: str, answer: ReviewAnswer, redactions: int, now: datetime
 ) -> CorrectionSubmitted:
     """The event of an answer. Its ids follow from question and reviewer: a retry is the same fact."""
     return CorrectionSubmitted(

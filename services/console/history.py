@@ -19,39 +19,39 @@ from schemas.catalog import topic_of
 from schemas.cycles import StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
-from services.console.tables import FACTS, FORGOTTEN, HOURS, PROGRESS
+from services.console.tables import EVENTS, FORGOTTEN, HOURS, PROGRESS
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
 
 
-class Chronicle(Protocol):
+class CycleHistory(Protocol):
     """What the cycle pages need of the storage. Facts are `{"topic", "occurred_at", "event"}`, oldest first."""
 
-    async def add_fact(self, event: Event) -> None: ...
+    async def add_event(self, event: Event) -> None: ...
     async def add_progress(self, event: StepProgressed) -> None: ...
     async def add_hour(self, event: PredictionsRolledUp) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def expire(self, task: str, before: datetime) -> None: ...
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]: ...
-    async def facts(self, cycle_id: str) -> list[dict[str, Any]]: ...
+    async def events(self, cycle_id: str) -> list[dict[str, Any]]: ...
     async def progress(self, cycle_id: str) -> dict[str, Any] | None: ...
     async def serving(self, task: str) -> dict[str, Any] | None: ...
     async def predictions_since(self, task: str, start: datetime) -> int: ...
 
 
-class PostgresChronicle:
-    """See `Chronicle`."""
+class PostgresCycleHistory:
+    """See `CycleHistory`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def add_fact(self, event: Event) -> None:
+    async def add_event(self, event: Event) -> None:
         """Keep a step's result, without the task's definition that travels in it and without forgotten people."""
         async with transaction(self._engine) as connection:
             if isinstance(event, FailuresClustered):
                 quoted = ((event.task, source.user_hash) for mode in event.modes for source in mode.sources)
                 event = _without(event, await erased_among(connection, FORGOTTEN, quoted))
-            statement = insert(FACTS).values(
+            statement = insert(EVENTS).values(
                 event_id=event.event_id,
                 task=event.task,
                 cycle_id=event.cycle_id,
@@ -93,7 +93,7 @@ class PostgresChronicle:
         gone = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
-            quoting = cast(FACTS.c.event, Text).contains(event.subject_hash, autoescape=True)
+            quoting = cast(EVENTS.c.event, Text).contains(event.subject_hash, autoescape=True)
             await _rewrite(connection, event.task, lambda clustered: _without(clustered, gone), quoting)
 
     async def expire(self, task: str, before: datetime) -> None:
@@ -103,7 +103,7 @@ class PostgresChronicle:
 
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]:
         """Cycles, newest first: where each stands or how it ended."""
-        started, finished = FACTS.alias("started"), FACTS.alias("finished")
+        started, finished = EVENTS.alias("started"), EVENTS.alias("finished")
         joined = started.outerjoin(
             finished, and_(finished.c.cycle_id == started.c.cycle_id, finished.c.topic == "cycles.finished.v1")
         )
@@ -131,9 +131,9 @@ class PostgresChronicle:
             for cycle_id, name, at, trigger, until, end in rows
         ]
 
-    async def facts(self, cycle_id: str) -> list[dict[str, Any]]:
+    async def events(self, cycle_id: str) -> list[dict[str, Any]]:
         """All that happened in a cycle."""
-        query = select(FACTS).where(FACTS.c.cycle_id == cycle_id).order_by(FACTS.c.occurred_at, FACTS.c.topic)
+        query = select(EVENTS).where(EVENTS.c.cycle_id == cycle_id).order_by(EVENTS.c.occurred_at, EVENTS.c.topic)
         async with transaction(self._engine) as connection:
             rows = list(await connection.execute(query))
         return [{"topic": row.topic, "occurred_at": row.occurred_at, "event": row.event} for row in rows]
@@ -146,9 +146,9 @@ class PostgresChronicle:
 
     async def serving(self, task: str) -> dict[str, Any] | None:
         """The newest `rollouts.changed` of a task: who serves."""
-        query = select(FACTS.c.event).where(FACTS.c.task == task, FACTS.c.topic == "rollouts.changed.v1")
+        query = select(EVENTS.c.event).where(EVENTS.c.task == task, EVENTS.c.topic == "rollouts.changed.v1")
         async with transaction(self._engine) as connection:
-            newest = query.order_by(FACTS.c.occurred_at.desc()).limit(1)
+            newest = query.order_by(EVENTS.c.occurred_at.desc()).limit(1)
             return await connection.scalar(newest)
 
     async def predictions_since(self, task: str, start: datetime) -> int:
@@ -169,14 +169,14 @@ async def _rewrite(
     which: ColumnElement[bool] | None = None,
 ) -> None:
     """Store the task's clusterings, or only some, as `change` makes them."""
-    clustered = (FACTS.c.task == task, FACTS.c.topic == topic_of(FailuresClustered).name)
-    query = select(FACTS.c.event_id, FACTS.c.event).where(*clustered, true() if which is None else which)
+    clustered = (EVENTS.c.task == task, EVENTS.c.topic == topic_of(FailuresClustered).name)
+    query = select(EVENTS.c.event_id, EVENTS.c.event).where(*clustered, true() if which is None else which)
     rows = await connection.execute(query)
     for event_id, stored in rows.all():
         before = FailuresClustered.model_validate(stored)
         if (kept := change(before)) != before:
             values = {"event": _storable(kept.model_dump_json())}
-            await connection.execute(update(FACTS).where(FACTS.c.event_id == event_id).values(values))
+            await connection.execute(update(EVENTS).where(EVENTS.c.event_id == event_id).values(values))
 
 
 def _without(event: FailuresClustered, gone: ErasedSubjects) -> FailuresClustered:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName
 from schemas.labels import Purpose
-from services.console.domain import Answer, Preference, shown
-from services.console.history import Chronicle
+from services.console.domain import Preference, ReviewAnswer, shown
+from services.console.history import CycleHistory
 from services.console.reviews import Reviews, UnknownError
 from services.console.settings import ConsoleSettings
 from shared.http import HttpError, build_http, error_body
@@ -34,7 +34,7 @@ class Correction(BaseModel):
     seconds: float | None = Field(default=None, ge=0.0, le=86_400.0)
 
 
-def build_app(settings: ConsoleSettings, reviews: Reviews, chronicle: Chronicle) -> FastAPI:
+def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory) -> FastAPI:
     """The API; the pages are mounted on it in `main`."""
     app = build_http("Ratchet console", list, settings.console_max_body_bytes)
 
@@ -46,14 +46,14 @@ def build_app(settings: ConsoleSettings, reviews: Reviews, chronicle: Chronicle)
 
     @app.get("/api/cycles")
     async def cycles(task: TaskName | None = None) -> dict[str, Any]:
-        return {"cycles": await chronicle.cycles(task)}
+        return {"cycles": await history.cycles(task)}
 
     @app.get("/api/cycles/{cycle_id}")
     async def cycle(cycle_id: Name) -> dict[str, Any]:
-        steps = await chronicle.facts(cycle_id)
+        steps = await history.events(cycle_id)
         if not steps:
             raise HttpError(404, f"no cycle {cycle_id!r}", "unknown_cycle", "cycle_id")
-        progress = await chronicle.progress(cycle_id)
+        progress = await history.progress(cycle_id)
         return {"cycle_id": cycle_id, "task": steps[0]["event"]["task"], "steps": steps, "progress": progress}
 
     return app
@@ -73,6 +73,6 @@ def _review_routes(app: FastAPI, reviews: Reviews) -> None:
 
     @app.post("/api/corrections")
     async def correct(body: Correction) -> dict[str, Any]:
-        answer = Answer(body.label, body.preference, body.seconds)
+        answer = ReviewAnswer(body.label, body.preference, body.seconds)
         receipt = await reviews.answer(body.request_id, body.reviewer, answer)
         return {"correction_id": receipt.correction_id, "counted": receipt.counted}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from schemas.tasks import TaskChanged
 from services.console.handlers import Handlers
-from services.console.history import PostgresChronicle
+from services.console.history import PostgresCycleHistory
 from services.console.http import build_app
 from services.console.pages.overview import mount_pages
-from services.console.redaction import Typed
+from services.console.redaction import AnswerRedactor
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
@@ -32,15 +32,15 @@ def build(settings: ConsoleSettings | None = None) -> Service:
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
     engine = build_engine(settings, NAME)
-    queue, chronicle = PostgresQueue(engine), PostgresChronicle(engine)
+    queue, history = PostgresQueue(engine), PostgresCycleHistory(engine)
     tasks = consumers.table(TaskChanged)
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
-    typed = Typed(lambda: Redactor(surrogates))
+    typed = AnswerRedactor(lambda: Redactor(surrogates))
     reviews = Reviews(queue, Publisher(broker, NAME), tasks, typed)
-    handlers = Handlers(queue, chronicle)
+    handlers = Handlers(queue, history)
     handlers.subscribe(consumers)
-    http = build_app(settings, reviews, chronicle)
-    mount_pages(http, settings, reviews, chronicle, tasks)
+    http = build_app(settings, reviews, history)
+    mount_pages(http, settings, reviews, history, tasks)
 
     async def prepare() -> None:
         await migrate(settings, NAME, MIGRATIONS)

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from schemas.labels import LabelRequested
 from schemas.tasks import RedactionSettings, TaskChanged
-from services.console.domain import Answer
+from services.console.domain import ReviewAnswer
 from shared.errors import DependencyUnavailable
 from shared.privacy.redaction import Redacted, Rules, TextRedactor
 
 
-class Typed:
+class AnswerRedactor:
     """Redacts answers. The redactor loads a language model, so it is built in a thread, when first needed."""
 
     def __init__(self, build: Callable[[], TextRedactor]) -> None:
@@ -21,7 +21,9 @@ class Typed:
         self._redactor: TextRedactor | None = None
         self._one_at_a_time = asyncio.Lock()
 
-    async def clean(self, request: LabelRequested, answer: Answer, task: TaskChanged | None) -> tuple[Answer, int]:
+    async def clean(
+        self, request: LabelRequested, answer: ReviewAnswer, task: TaskChanged | None
+    ) -> tuple[ReviewAnswer, int]:
         """The answer without personal data, and how many pieces were replaced. A label that was chosen has none.
 
         The names in the question are made up already; copied into an answer they stay, so that the two agree.

@@ -10,8 +10,8 @@ from datetime import datetime
 from schemas.base import utc_now
 from schemas.labels import LabelRequested, Purpose
 from schemas.tasks import TaskChanged
-from services.console.domain import Answer, check_answer, check_reviewer, correction_id, correction_of, interleave
-from services.console.redaction import Typed
+from services.console.domain import ReviewAnswer, check_answer, check_reviewer, correction_id, correction_of, interleave
+from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
 from shared.errors import RatchetError
 from shared.kafka.consumers import Publishes
@@ -36,7 +36,7 @@ class Reviews:
         queue: Queue,
         publisher: Publishes,
         tasks: LatestByKey[TaskChanged],
-        typed: Typed,
+        typed: AnswerRedactor,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._queue = queue
@@ -62,14 +62,14 @@ class Reviews:
         if purpose in (None, Purpose.DISCORDANT_PAIR):
             tickets = await self._queue.tickets(task, revision, reviewer, limit, skipped)
         if purpose is not Purpose.DISCORDANT_PAIR:
-            others = await self._queue.others(task, revision, reviewer, limit, purpose, skipped)
+            others = await self._queue.other_questions(task, revision, reviewer, limit, purpose, skipped)
         return interleave(tickets, others, limit)
 
     async def count(self, task: str) -> dict[str, int]:
         """Open questions by purpose. Raises UnknownError."""
         return await self._queue.open_by_purpose(task, await self._revision(task))
 
-    async def answer(self, request_id: str, reviewer: str, answer: Answer) -> Receipt:
+    async def answer(self, request_id: str, reviewer: str, answer: ReviewAnswer) -> Receipt:
         """Publish an answer, then note it: a crash between the two makes a retry publish the same fact again.
 
         Raises UnknownError for the question, InvalidMessage for the answer, DependencyUnavailable.

@@ -17,8 +17,8 @@ from schemas.catalog import topic_of
 from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
-from services.console.domain import RUNNING, Answer
-from services.console.tables import ANSWERS, FACTS, FORGOTTEN, REQUESTS
+from services.console.domain import RUNNING, ReviewAnswer
+from services.console.tables import ANSWERS, EVENTS, FORGOTTEN, REQUESTS
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
@@ -32,11 +32,11 @@ class Queue(Protocol):
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None: ...
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None: ...
     async def answered(self, request_id: str, reviewer: str) -> bool: ...
-    async def record(self, request_id: str, reviewer: str, answer: Answer, at: datetime) -> None: ...
+    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None: ...
     async def tickets(
         self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
     ) -> list[LabelRequested]: ...
-    async def others(
+    async def other_questions(
         self,
         task: str,
         revision: str | None,
@@ -85,7 +85,7 @@ class PostgresQueue:
         async with transaction(self._engine) as connection:
             return bool(await connection.scalar(query))
 
-    async def record(self, request_id: str, reviewer: str, answer: Answer, at: datetime) -> None:
+    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None:
         """Keep the answer; the question wants one less. A second time changes nothing."""
         row = {
             "request_id": request_id,
@@ -108,7 +108,7 @@ class PostgresQueue:
         query = _open(task, revision).where(_TICKET, _unanswered_by(reviewer))
         return await self._questions(query.order_by(REQUESTS.c.arrived), limit, skipped)
 
-    async def others(
+    async def other_questions(
         self,
         task: str,
         revision: str | None,
@@ -210,9 +210,9 @@ async def _ended(connection: AsyncConnection, requests: Sequence[LabelRequested]
     if not cycles:
         return {}
     query = (
-        select(FACTS.c.cycle_id, func.max(FACTS.c.occurred_at))
-        .where(FACTS.c.cycle_id.in_(sorted(cycles)), FACTS.c.topic == _ROLLOUTS)
-        .where(FACTS.c.event["stage"].astext.not_in([stage.value for stage in RUNNING]))
-        .group_by(FACTS.c.cycle_id)
+        select(EVENTS.c.cycle_id, func.max(EVENTS.c.occurred_at))
+        .where(EVENTS.c.cycle_id.in_(sorted(cycles)), EVENTS.c.topic == _ROLLOUTS)
+        .where(EVENTS.c.event["stage"].astext.not_in([stage.value for stage in RUNNING]))
+        .group_by(EVENTS.c.cycle_id)
     )
     return {cycle_id: ended_at for cycle_id, ended_at in await connection.execute(query)}

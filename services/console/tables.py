@@ -37,7 +37,7 @@ ANSWERS = Table(
     Column("seconds", Float),
     Column("answered_at", _TIME, nullable=False),
 )
-FACTS = Table(
+EVENTS = Table(
     "facts",
     METADATA,
     Column("event_id", Uuid, primary_key=True),

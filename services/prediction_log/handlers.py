@@ -1,4 +1,4 @@
-"""Events in: appended to the lake, and people forgotten. Events out: the hours, rolled up. By a schedule: upkeep."""
+"""Events in: appended to the lake, and people forgotten. Events out: the hours, rolled up. By a schedule: policy."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from schemas.catalog import topic_of
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved, SubjectForgotten
 from schemas.tasks import TaskChanged
-from services.prediction_log.erasure.subjects import Forgotten
-from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
-from services.prediction_log.offsets.resume import TopicIds, resume_from
+from services.prediction_log.erasure.subjects import ErasureRequests
+from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
+from services.prediction_log.offsets.resume import ReadTopicIds, resume_from
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import Lake
@@ -35,7 +35,7 @@ class Handlers:
         settings: PredictionLogSettings,
         lake: Lake,
         publisher: Publishes,
-        topic_ids: TopicIds,
+        topic_ids: ReadTopicIds,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
@@ -44,9 +44,9 @@ class Handlers:
         self._topic_ids = topic_ids
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
-        self._forgotten = Forgotten(settings.lake_uri, settings.kafka_incarnation)
+        self._forgotten = ErasureRequests(settings.lake_uri, settings.kafka_incarnation)
         self._roll_ups = RollUps(settings.lake_uri)
-        self._maintenance = Maintenance(settings.lake_uri, upkeep(settings))
+        self._maintenance = Maintenance(settings.lake_uri, policy(settings))
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -104,9 +104,9 @@ class Handlers:
             await asyncio.sleep(pause)
 
 
-def upkeep(settings: PredictionLogSettings) -> Upkeep:
+def policy(settings: PredictionLogSettings) -> MaintenancePolicy:
     """The maintenance's part of the settings."""
-    return Upkeep(
+    return MaintenancePolicy(
         interval=timedelta(seconds=settings.prediction_log_maintenance_seconds),
         small_files=settings.prediction_log_small_files,
         target_bytes=settings.prediction_log_file_bytes,

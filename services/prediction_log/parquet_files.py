@@ -24,8 +24,7 @@ from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 from pyarrow.fs import FileSystem, PyFileSystem
 
-from services.prediction_log.deduplication.id_window import Partition
-from services.prediction_log.tables import storage_options
+from services.prediction_log.tables import TablePartition, storage_options
 
 _DICTIONARY = ["task_revision", "answer", "model", "adapter", "variant", "finish_reason", "kind", "status"]
 _TIME = pa.timestamp("us", tz="UTC")
@@ -46,7 +45,7 @@ class File:
     """One file of a table. `newest`: no row occurred later (µs); `oldest`: none earlier. Unknown times are extreme."""
 
     path: str
-    partition: Partition
+    partition: TablePartition
     rows: int
     oldest: int
     newest: int
@@ -124,15 +123,15 @@ def write(rows: pa.Table, fs: FileSystem) -> list[AddAction]:
     return [_write_file(part, partition, fs) for partition, part in by_partition(rows)]
 
 
-def by_partition(rows: pa.Table) -> list[tuple[Partition, pa.Table]]:
+def by_partition(rows: pa.Table) -> list[tuple[TablePartition, pa.Table]]:
     """The rows of each task and day."""
     if not rows.num_rows:
         return []
     tasks, days = rows["task"].combine_chunks(), rows["date"].combine_chunks()
-    first: Partition = (tasks[0].as_py(), days[0].as_py())
+    first: TablePartition = (tasks[0].as_py(), days[0].as_py())
     if pc.all(pc.and_(pc.equal(tasks, tasks[0]), pc.equal(days, days[0]))).as_py():
         return [(first, rows)]
-    groups: dict[Partition, list[int]] = {}
+    groups: dict[TablePartition, list[int]] = {}
     for number, partition in enumerate(zip(tasks.to_pylist(), days.to_pylist(), strict=True)):
         groups.setdefault(partition, []).append(number)
     return [(partition, rows.take(pa.array(numbers))) for partition, numbers in groups.items()]
@@ -145,7 +144,7 @@ def span(rows: pa.Table) -> tuple[int, int]:
     return bounds["min"].as_py(), bounds["max"].as_py()
 
 
-def _write_file(rows: pa.Table, partition: Partition, fs: FileSystem) -> AddAction:
+def _write_file(rows: pa.Table, partition: TablePartition, fs: FileSystem) -> AddAction:
     task, day = partition
     body = rows.drop_columns(["task", "date"])
     buffer = pa.BufferOutputStream()

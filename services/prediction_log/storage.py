@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 from schemas.lake import PREDICTIONS
 from services.prediction_log.arrow_columns import ID_COLUMN, to_arrow
-from services.prediction_log.deduplication.duplicates import Duplicates
+from services.prediction_log.deduplication.duplicates import DuplicateFinder
 from services.prediction_log.domain import new_deliveries
-from services.prediction_log.erasure.tombstones import LeftOut
-from services.prediction_log.offsets.commit_offsets import Marks, Place
+from services.prediction_log.erasure.tombstones import Tombstones
+from services.prediction_log.offsets.commit_offsets import CommitOffsets, Place
 from services.prediction_log.parquet_files import file_of, filesystem, write
-from services.prediction_log.tables import AWAY, PARTITIONED, SCHEMAS, create_table, open_table
+from services.prediction_log.tables import PARTITIONED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
 
@@ -50,7 +50,7 @@ class Lake(Protocol):
     def recognize(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
-class _Rivalry(Exception):
+class _CommitConflict(Exception):
     """Another writer committed first."""
 
 
@@ -59,7 +59,7 @@ class _State:
     """What this process knows of one table, as of `version`."""
 
     delta: DeltaTable
-    duplicates: Duplicates
+    duplicates: DuplicateFinder
     version: int = -1
     committed: dict[Place, int] = field(default_factory=dict)
 
@@ -69,12 +69,12 @@ class DeltaLake:
 
     def __init__(self, uri: str, incarnation: str = "", window: int = 1_000_000) -> None:
         self._uri = uri.rstrip("/")
-        self._marks = Marks(incarnation)
+        self._marks = CommitOffsets(incarnation)
         self._window = window
         self._topic_ids: dict[str, UUID] = {}
         self._states: dict[str, _State] = {}
         self._locks = {table: threading.Lock() for table in PARTITIONED}
-        self._left_out = LeftOut(self._uri)
+        self._left_out = Tombstones(self._uri)
         if "://" not in uri:
             Path(uri).mkdir(parents=True, exist_ok=True)
 
@@ -96,9 +96,9 @@ class DeltaLake:
                         written = _Written(batch.rows, write(batch.rows, filesystem(self._uri, table)))
                     self._commit(table, state, batch, written)
                     return self._after(table, state, batch, written)
-                except _Rivalry:
+                except _CommitConflict:
                     time.sleep(random.uniform(0.0, 0.02) * attempt)  # noqa: S311 - spreads rivals, no secret
-                except AWAY as error:
+                except STORE_ERRORS as error:
                     # Whether our commit was made is unknown: what is read anew tells, and makes a second one harmless.
                     self._states.pop(table, None)
                     raise DependencyUnavailable(
@@ -112,7 +112,7 @@ class DeltaLake:
             try:
                 state = self._fresh(table)
                 found = {place: self._committed(state, place) for place in places}
-            except AWAY as error:
+            except STORE_ERRORS as error:
                 self._states.pop(table, None)
                 raise DependencyUnavailable(f"the lake at {self._uri}/{table} does not answer: {error}") from error
         return {place: offset for place, offset in found.items() if offset >= 0}
@@ -125,7 +125,7 @@ class DeltaLake:
         with self._locks[table]:
             try:
                 known = self._marks.knows(self._fresh(table).delta, topic, topic_id)
-            except AWAY as error:
+            except STORE_ERRORS as error:
                 self._states.pop(table, None)
                 raise DependencyUnavailable(f"the lake at {self._uri}/{table} does not answer: {error}") from error
         if known is False:
@@ -139,7 +139,7 @@ class DeltaLake:
         if state is None:
             delta = open_table(self._uri, table) or create_table(self._uri, table)
             _add_missing_columns(delta, SCHEMAS[table])
-            duplicates = Duplicates(filesystem(self._uri, table), ID_COLUMN[table], self._window)
+            duplicates = DuplicateFinder(filesystem(self._uri, table), ID_COLUMN[table], self._window)
             state = self._states[table] = _State(delta, duplicates)
         state.delta.update_incremental()
         if state.delta.version() != state.version:
@@ -179,7 +179,7 @@ class DeltaLake:
             )  # fmt: skip
         except CommitFailedError as error:
             logger.info("another writer of %s was first: %s", table, error)
-            raise _Rivalry from error
+            raise _CommitConflict from error
 
     def _after(self, table: str, state: _State, batch: _Batch, written: _Written) -> int:
         """Remember what was committed; the handle learns of it next time."""

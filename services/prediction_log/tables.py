@@ -11,7 +11,7 @@ began earlier, a paused process or another replica, fails instead.
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
@@ -40,7 +40,7 @@ _MAINTAINED = "ratchet.maintained"
 DROPPED = "dropped"
 """Not published: predictions that were not stored, or deleted, because their people are forgotten. What is said of
 them later is not stored either. Not partitioned."""
-AWAY = (DeltaError, OSError)
+STORE_ERRORS = (DeltaError, OSError)
 """What delta-rs raises when the store is away, or when another writer was first."""
 
 
@@ -56,6 +56,8 @@ SCHEMAS = {
     FORGOTTEN: arrow_schema(ForgottenRow),
 }
 SCHEMAS[DROPPED] = pa.schema([("task", pa.string()), ("prediction_id", pa.string())])
+TablePartition = tuple[str, date]
+"""Task and day: what the partitioned tables are partitioned by."""
 PARTITIONED = (PREDICTIONS, FEEDBACK, REQUESTS)
 """The tables with a task and a date in their paths; `forgotten` is small and has none."""
 
@@ -96,7 +98,7 @@ def open_table(uri: str, table: str) -> DeltaTable | None:
         return DeltaTable(f"{uri}/{table}", storage_options=storage_options(uri))
     except TableNotFoundError:
         return None
-    except AWAY as error:
+    except STORE_ERRORS as error:
         raise DependencyUnavailable(f"the lake at {uri}/{table} does not answer: {error}") from error
 
 
@@ -112,7 +114,7 @@ def create_table(uri: str, table: str) -> DeltaTable:
             configuration=table_properties(table),
             storage_options=storage_options(uri),
         )
-    except AWAY as error:
+    except STORE_ERRORS as error:
         raise DependencyUnavailable(f"the lake at {uri}/{table} was not created: {error}") from error
 
 
@@ -142,6 +144,6 @@ def fence(delta: DeltaTable, now: datetime) -> bool:
             raise_if_not_exists=False,
             commit_properties=CommitProperties(max_commit_retries=0),
         )
-    except AWAY:
+    except STORE_ERRORS:
         return False
     return True

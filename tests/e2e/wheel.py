@@ -27,9 +27,9 @@ from schemas.cycles import Fence, PartitionFence
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged, TaskSpec
 from services.console.handlers import Handlers as ConsoleHandlers
-from services.console.history import PostgresChronicle
+from services.console.history import PostgresCycleHistory
 from services.console.http import build_app as build_console
-from services.console.redaction import Typed
+from services.console.redaction import AnswerRedactor
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
@@ -297,11 +297,11 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     deciding.subscribe(consumers["deployer"])
 
     desk = _settings(ConsoleSettings, base, home)
-    queue, chronicle = PostgresQueue(engines["console"]), PostgresChronicle(engines["console"])
+    queue, history = PostgresQueue(engines["console"]), PostgresCycleHistory(engines["console"])
     tasks = consumers["console"].table(TaskChanged)
-    ConsoleHandlers(queue, chronicle).subscribe(consumers["console"])
-    reviews = Reviews(queue, publish["console"], tasks, b"k" * 32, Typed(lambda: Redactor(b"k" * 32)))
-    app = build_console(desk, reviews, chronicle)
+    ConsoleHandlers(queue, history).subscribe(consumers["console"])
+    reviews = Reviews(queue, publish["console"], tasks, b"k" * 32, AnswerRedactor(lambda: Redactor(b"k" * 32)))
+    app = build_console(desk, reviews, history)
 
     settings = _settings(SchedulerSettings, base, home)
     cycles = SchedulerStorage(engines["scheduler"])

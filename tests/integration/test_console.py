@@ -20,9 +20,9 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskKind, TaskSpec
-from services.console.domain import Answer
+from services.console.domain import ReviewAnswer
 from services.console.handlers import Handlers
-from services.console.history import PostgresChronicle
+from services.console.history import PostgresCycleHistory
 from services.console.main import MIGRATIONS, NAME, build
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
@@ -50,10 +50,10 @@ async def queue(stack_settings: Settings) -> AsyncIterator[PostgresQueue]:
 
 
 @pytest.fixture
-async def chronicle(stack_settings: Settings) -> AsyncIterator[PostgresChronicle]:
+async def history(stack_settings: Settings) -> AsyncIterator[PostgresCycleHistory]:
     await migrate(stack_settings, NAME, MIGRATIONS)
     engine = build_engine(stack_settings, NAME)
-    yield PostgresChronicle(engine)
+    yield PostgresCycleHistory(engine)
     await engine.dispose()
 
 
@@ -78,7 +78,7 @@ async def test_the_least_sure_come_first_and_tickets_in_the_order_they_came(queu
     asked = [question(task, "b", 0.2), question(task, "a", 0.9), ticket(task, "t1"), ticket(task, "t2")]
     await queue.add_requests(asked)
     await queue.add_requests(asked)
-    assert names(task, await queue.others(task, None, "ann", 9)) == ["a", "b"]
+    assert names(task, await queue.other_questions(task, None, "ann", 9)) == ["a", "b"]
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "t2"]
     assert names(task, await queue.tickets(task, None, "ann", 9, {f"{task}-t1"})) == ["t2"]
     assert await queue.open_by_purpose(task, None) == {"low_confidence": 2, "discordant_pair": 2}
@@ -88,18 +88,18 @@ async def test_a_question_is_open_until_enough_people_have_answered(queue: Postg
     asked = question(task, "q", overlap=2)
     await queue.add_requests([asked])
     for _ in range(2):
-        await queue.record(asked.request_id, "ann", Answer(label="refund"), NOON)
+        await queue.record(asked.request_id, "ann", ReviewAnswer(label="refund"), NOON)
     assert await queue.request(asked.request_id) == (asked, 1)
-    assert await queue.others(task, None, "ann", 9) == []
-    assert await queue.others(task, None, "ben", 9) == [asked]
-    await queue.record(asked.request_id, "ben", Answer(label="delivery"), NOON)
+    assert await queue.other_questions(task, None, "ann", 9) == []
+    assert await queue.other_questions(task, None, "ben", 9) == [asked]
+    await queue.record(asked.request_id, "ben", ReviewAnswer(label="delivery"), NOON)
     assert await queue.request(asked.request_id) == (asked, 0)
-    assert await queue.others(task, None, "cleo", 9) == []
+    assert await queue.other_questions(task, None, "cleo", 9) == []
 
 
 async def test_questions_of_an_older_revision_are_not_asked(queue: PostgresQueue, task: str) -> None:
     await queue.add_requests([question(task, "old"), question(task, "new", task_revision="r2")])
-    assert names(task, await queue.others(task, "r2", "ann", 9)) == ["new"]
+    assert names(task, await queue.other_questions(task, "r2", "ann", 9)) == ["new"]
     assert await queue.open_by_purpose(task, "r2") == {"low_confidence": 1}
 
 
@@ -114,12 +114,12 @@ async def test_a_forgotten_persons_questions_are_not_there_whatever_comes_first(
     theirs, other = question(task, "theirs", user_hash="h1"), question(task, "other", user_hash="h2")
     if not forgotten_first:
         await queue.add_requests([theirs, other])
-        await queue.record(theirs.request_id, "ann", Answer(label="refund"), NOON)
+        await queue.record(theirs.request_id, "ann", ReviewAnswer(label="refund"), NOON)
     await queue.forget(forget(task, "h1", NOON + timedelta(hours=1)))
     await queue.add_requests([theirs, other])
     assert await queue.request(theirs.request_id) is None
     assert not await queue.answered(theirs.request_id, "ann")
-    assert names(task, await queue.others(task, None, "ben", 9)) == ["other"]
+    assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["other"]
 
 
 async def test_a_question_is_forgotten_by_when_its_prediction_was_made(queue: PostgresQueue, task: str) -> None:
@@ -129,19 +129,19 @@ async def test_a_question_is_forgotten_by_when_its_prediction_was_made(queue: Po
     for _ in range(2):
         await queue.add_requests([late, new])
         await queue.forget(forget(task, "h1", NOON + hour))
-        assert names(task, await queue.others(task, None, "ben", 9)) == ["new"]
+        assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["new"]
 
 
 async def test_old_questions_go_by_when_their_prediction_was_made(queue: PostgresQueue, task: str) -> None:
     hour = timedelta(hours=1)
     old = question(task, "old", predicted_at=NOON - hour, occurred_at=NOON + hour)
     await queue.add_requests([old, question(task, "new", predicted_at=NOON)])
-    await queue.record(old.request_id, "ann", Answer(label="refund"), NOON)
+    await queue.record(old.request_id, "ann", ReviewAnswer(label="refund"), NOON)
     await queue.expire("another-task", NOON + hour)
     assert await queue.request(old.request_id) is not None
     await queue.expire(task, NOON)
     assert not await queue.answered(old.request_id, "ann")
-    assert names(task, await queue.others(task, None, "ben", 9)) == ["new"]
+    assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["new"]
 
 
 async def test_a_third_opinion_is_not_asked_of_one_of_the_first_two(queue: PostgresQueue, task: str) -> None:
@@ -149,9 +149,9 @@ async def test_a_third_opinion_is_not_asked_of_one_of_the_first_two(queue: Postg
     third = question(task, "third", purpose=Purpose.DISAGREEMENT, prediction_id=first.prediction_id)
     await queue.add_requests([first, third])
     for reviewer in ("ann", "ben"):
-        await queue.record(first.request_id, reviewer, Answer(label="refund"), NOON)
-        assert await queue.others(task, None, reviewer, 9) == []
-    assert await queue.others(task, None, "cleo", 9) == [third]
+        await queue.record(first.request_id, reviewer, ReviewAnswer(label="refund"), NOON)
+        assert await queue.other_questions(task, None, reviewer, 9) == []
+    assert await queue.other_questions(task, None, "cleo", 9) == [third]
 
 
 def rollout(task: str, stage: Stage, at: datetime) -> RolloutChanged:
@@ -164,12 +164,12 @@ def rollout(task: str, stage: Stage, at: datetime) -> RolloutChanged:
 
 
 async def test_nobody_is_asked_about_a_candidate_whose_rollout_has_ended(
-    queue: PostgresQueue, chronicle: PostgresChronicle, task: str
+    queue: PostgresQueue, history: PostgresCycleHistory, task: str
 ) -> None:
     minute = timedelta(minutes=1)
     asked = [ticket(task, f"t{n}").model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON}) for n in (1, 2)]
     other = ticket(task, "other").model_copy(update={"cycle_id": f"{task}-2"})
-    handlers = Handlers(queue, chronicle)
+    handlers = Handlers(queue, history)
     await queue.add_requests([asked[0], other, question(task, "q")])
     await handlers.on_rollout(rollout(task, Stage.CANARY, NOON + minute))
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "other"]
@@ -198,56 +198,56 @@ def clustered(task: str) -> FailuresClustered:
     )  # fmt: skip
 
 
-async def test_a_page_quotes_nothing_older_than_its_task_keeps(chronicle: PostgresChronicle, task: str) -> None:
-    await chronicle.add_fact(clustered(task))
-    await chronicle.expire(task, NOON + timedelta(minutes=1))
-    (fact,) = await chronicle.facts(f"{task}-1")
+async def test_a_page_quotes_nothing_older_than_its_task_keeps(history: PostgresCycleHistory, task: str) -> None:
+    await history.add_event(clustered(task))
+    await history.expire(task, NOON + timedelta(minutes=1))
+    (fact,) = await history.events(f"{task}-1")
     assert [(m["exemplars"], m["size"]) for m in fact["event"]["modes"]] == [(["it is late"], 2)]
 
 
 @pytest.mark.parametrize("forgotten_first", [True, False])
 async def test_a_page_quotes_no_forgotten_person(
-    chronicle: PostgresChronicle, task: str, forgotten_first: bool
+    history: PostgresCycleHistory, task: str, forgotten_first: bool
 ) -> None:
     event = clustered(task)
     if not forgotten_first:
-        await chronicle.add_fact(event)
-    await chronicle.forget(forget(task, "h1", NOON))
-    await chronicle.add_fact(event)
-    (fact,) = await chronicle.facts(f"{task}-1")
+        await history.add_event(event)
+    await history.forget(forget(task, "h1", NOON))
+    await history.add_event(event)
+    (fact,) = await history.events(f"{task}-1")
     assert [m["exemplars"] for m in fact["event"]["modes"]] == [["it is late"]]
     assert fact["event"]["suspects"] == 2
 
 
-async def test_a_cycle_is_told_from_its_events(chronicle: PostgresChronicle, task: str) -> None:
+async def test_a_cycle_is_told_from_its_events(history: PostgresCycleHistory, task: str) -> None:
     common: dict[str, Any] = {"task": task, "task_revision": "r1", "cycle_id": f"{task}-1"}
     begun = CycleStarted(**common, occurred_at=NOON, trigger="cron", data_cutoff=NOON)
     for _ in range(2):
-        await chronicle.add_fact(begun)
-    (cycle,) = await chronicle.cycles(task)
+        await history.add_event(begun)
+    (cycle,) = await history.cycles(task)
     assert (cycle["cycle_id"], cycle["trigger"], cycle["outcome"]) == (f"{task}-1", "cron", None)
     for minute in (2, 1):
         at = NOON + timedelta(minutes=minute)
-        await chronicle.add_progress(StepProgressed(**common, occurred_at=at, step="training", done=minute, total=3))
-    progress = await chronicle.progress(f"{task}-1")
+        await history.add_progress(StepProgressed(**common, occurred_at=at, step="training", done=minute, total=3))
+    progress = await history.progress(f"{task}-1")
     assert progress is not None
     assert progress["done"] == 2
-    await chronicle.add_fact(
+    await history.add_event(
         CycleFinished(**common, occurred_at=NOON + timedelta(hours=1), outcome="rejected", reason="no", seconds=3600)
     )
-    assert [fact["topic"] for fact in await chronicle.facts(f"{task}-1")] == ["cycles.started.v1", "cycles.finished.v1"]
-    assert (await chronicle.cycles(task))[0]["outcome"] == "rejected"
+    assert [fact["topic"] for fact in await history.events(f"{task}-1")] == ["cycles.started.v1", "cycles.finished.v1"]
+    assert (await history.cycles(task))[0]["outcome"] == "rejected"
 
 
-async def test_an_hour_is_restated_not_added(chronicle: PostgresChronicle, task: str) -> None:
+async def test_an_hour_is_restated_not_added(history: PostgresCycleHistory, task: str) -> None:
     for minute, count in ((1, 10), (3, 30), (2, 20)):
         hour = PredictionsRolledUp(
             task=task, task_revision="r1", occurred_at=NOON + timedelta(minutes=minute), hour=NOON,
             variant=Variant.BASE, predictions=count, latency_ms_p50=1, latency_ms_p95=2,
         )  # fmt: skip
-        await chronicle.add_hour(hour)
-    assert await chronicle.predictions_since(task, NOON) == 30
-    assert await chronicle.predictions_since(task, NOON + timedelta(hours=1)) == 0
+        await history.add_hour(hour)
+    assert await history.predictions_since(task, NOON) == 30
+    assert await history.predictions_since(task, NOON + timedelta(hours=1)) == 0
 
 
 @asynccontextmanager

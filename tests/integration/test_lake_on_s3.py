@@ -17,8 +17,8 @@ from pyarrow.fs import FileSelector
 
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS, REQUESTS
-from services.prediction_log.erasure.erase import Person, Sweep, forget
-from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.erasure.erase import ErasureRequest, ErasureSweep, erase_subjects
+from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
 from services.prediction_log.parquet_files import filesystem
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.storage import DeltaLake
@@ -27,7 +27,9 @@ from shared.errors import DependencyUnavailable
 from tests.integration.s3_server import S3Server
 from tests.unit.prediction_log.deliveries import NOON, TASK, TOPICS, delivery, prediction, request
 
-UPKEEP = Upkeep(timedelta(minutes=10), small_files=4, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24)
+POLICY = MaintenancePolicy(
+    timedelta(minutes=10), small_files=4, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24
+)
 BATCHES, IN_A_BATCH = 8, 25
 
 
@@ -109,8 +111,8 @@ def test_two_processes_that_share_a_partition_store_each_record_once_while_it_is
         writer.start()
     now = utc_now()
     while any(writer.is_alive() for writer in writers):
-        now += UPKEEP.interval
-        Maintenance(lake, Upkeep(**{**vars(UPKEEP), "grace_hours": 1})).run({}, now)
+        now += POLICY.interval
+        Maintenance(lake, MaintenancePolicy(**{**vars(POLICY), "grace_hours": 1})).run({}, now)
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
@@ -129,7 +131,7 @@ def test_small_objects_are_compacted_and_the_old_ones_deleted(lake: str) -> None
     (some, *_) = [path for path in objects(lake, PREDICTIONS) if path.startswith("task=")]
     with store.open_output_stream(f"{some.rpartition('/')[0]}/uncommitted.parquet") as copy:
         copy.write(store.open_input_file(some).read())
-    Maintenance(lake, UPKEEP).run({}, utc_now())
+    Maintenance(lake, POLICY).run({}, utc_now())
     data = [path for path in objects(lake, PREDICTIONS) if path.startswith("task=")]
     assert len(data) == 2 and any("uncommitted" in path for path in data)
     assert ids(lake) == [f"p-{offset}" for offset in range(6)]
@@ -141,9 +143,9 @@ def test_a_forgotten_person_is_in_no_object(lake: str) -> None:
     writer.append(PREDICTIONS, [delivery(hers, 0), delivery(prediction("bobs", user="bob"), 1)])
     writer.append(REQUESTS, [delivery(request("hers", user="ann"), 0), delivery(request("bobs", user="bob"), 1)])
     assert holds(lake, PREDICTIONS, "Zebedee")
-    forget(lake, [Person(TASK, "ann", NOON)])
-    assert not Sweep(lake).run()
-    Maintenance(lake, UPKEEP).run({}, utc_now())
+    erase_subjects(lake, [ErasureRequest(TASK, "ann", NOON)])
+    assert not ErasureSweep(lake).run()
+    Maintenance(lake, POLICY).run({}, utc_now())
     assert holds(lake, PREDICTIONS, "Zebedee") == []
     assert (ids(lake), ids(lake, REQUESTS)) == (["bobs"], ["bobs"])
     assert DeltaLake(lake).append(PREDICTIONS, [delivery(hers, 2)]) == 0, "replayed"
@@ -158,7 +160,7 @@ def test_hours_are_counted_alike_by_every_process_also_after_compaction(lake: st
     (before,) = counter.count(hour, NOON)
     counter.done(hour)
     assert counter.pending() == []
-    Maintenance(lake, UPKEEP).run({}, utc_now())
+    Maintenance(lake, POLICY).run({}, utc_now())
     later = RollUps(lake)
     assert later.pending() == [], "where the hours were published up to is in the lake"
     (after,) = later.count(hour, NOON)

@@ -15,7 +15,7 @@ from nicegui import core, ui
 
 from schemas.base import utc_now
 from schemas.tasks import TaskChanged
-from services.console.history import Chronicle
+from services.console.history import CycleHistory
 from services.console.pages import cycle as cycle_view
 from services.console.pages.layout import (
     Markup,
@@ -42,7 +42,7 @@ def mount_pages(
     app: FastAPI,
     settings: ConsoleSettings,
     reviews: Reviews,
-    chronicle: Chronicle,
+    history: CycleHistory,
     tasks: LatestByKey[TaskChanged],
 ) -> None:
     """Put the pages on the API's application. Nothing is loaded from the internet."""
@@ -52,18 +52,18 @@ def mount_pages(
     async def overview() -> None:
         with frame("Overview"):
             html("<h1>Tasks</h1>")
-            await _live(every, lambda: _overview(reviews, chronicle, tasks))
+            await _live(every, lambda: _overview(reviews, history, tasks))
 
     @ui.page("/tasks/{task}")
     async def task_page(task: str) -> None:
         with frame(task, "cycles"):
             html(f"<h1>{escape(task)}</h1>")
-            await _live(every, lambda: _task(chronicle, tasks.get(task), task))
+            await _live(every, lambda: _task(history, tasks.get(task), task))
 
     @ui.page("/cycles/{cycle_id}")
     async def cycle_page(cycle_id: str) -> None:
         with frame(cycle_id, "cycle"):
-            await _live(every, lambda: _cycle(chronicle, cycle_id))
+            await _live(every, lambda: _cycle(history, cycle_id))
 
     mount_review_page(reviews, tasks)
     if core.app.middleware_stack is not None:  # A second console in one process, as in tests: begin anew.
@@ -98,7 +98,7 @@ async def _live(every: float, read: Callable[[], Awaitable[list[Card]]]) -> None
     ui.timer(every, draw, immediate=False)
 
 
-async def _overview(reviews: Reviews, chronicle: Chronicle, tasks: LatestByKey[TaskChanged]) -> list[Card]:
+async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[TaskChanged]) -> list[Card]:
     cards: list[Card] = []
     for changed in sorted(tasks, key=lambda changed: changed.task):
         task, spec = changed.task, changed.spec
@@ -106,12 +106,12 @@ async def _overview(reviews: Reviews, chronicle: Chronicle, tasks: LatestByKey[T
             waiting = sum((await reviews.count(task)).values())
         except UnknownError:  # pragma: no cover - it is on the topic
             waiting = 0
-        serving = await chronicle.serving(task)
-        newest = next(iter(await chronicle.cycles(task, limit=1)), None)
+        serving = await history.serving(task)
+        newest = next(iter(await history.cycles(task, limit=1)), None)
         parts = [
             facts(
                 open_questions=number(waiting),
-                answers_in_the_last_day=number(await chronicle.predictions_since(task, utc_now() - timedelta(days=1))),
+                answers_in_the_last_day=number(await history.predictions_since(task, utc_now() - timedelta(days=1))),
                 serves_everyone=(serving or {}).get("primary_adapter") or "base model",
             ),
             soft(f"{spec.kind} · {spec.base_model} · {len(spec.labels)} labels · revision {changed.task_revision}"),
@@ -128,8 +128,8 @@ def _newest_cycle(cycle: dict[str, Any] | None) -> str:
     return f"<p>{link('/cycles/' + cycle['cycle_id'], cycle['cycle_id'])} &nbsp; {_outcome(cycle)}</p>"
 
 
-async def _task(chronicle: Chronicle, changed: TaskChanged | None, task: str) -> list[Card]:
-    cycles = await chronicle.cycles(task)
+async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -> list[Card]:
+    cycles = await history.cycles(task)
     rows = [
         (
             link(f"/cycles/{c['cycle_id']}", c["cycle_id"]),
@@ -156,8 +156,8 @@ def _outcome(cycle: dict[str, Any]) -> Markup:
     return tag(cycle["outcome"], "good" if cycle["outcome"] == "promoted" else "bad")
 
 
-async def _cycle(chronicle: Chronicle, cycle_id: str) -> list[Card]:
-    steps = await chronicle.facts(cycle_id)
+async def _cycle(history: CycleHistory, cycle_id: str) -> list[Card]:
+    steps = await history.events(cycle_id)
     if not steps:
         return [("No such cycle", [soft(f"Nothing is known of {cycle_id}.")])]
     task = steps[0]["event"]["task"]
@@ -171,7 +171,7 @@ async def _cycle(chronicle: Chronicle, cycle_id: str) -> list[Card]:
     )
     parts = [head, f"<div class=steps>{line}</div>"]
     running = next((s.step for s in states if s.state == "go"), None)
-    progress = await chronicle.progress(cycle_id)
+    progress = await history.progress(cycle_id)
     if progress is not None and progress["step"] == running:
         parts.append(_bar(progress))
     return [("", parts), *cycle_view.sections(steps)]

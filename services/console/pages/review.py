@@ -17,7 +17,7 @@ from nicegui import events, ui
 from schemas.base import Role
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskChanged
-from services.console.domain import Answer, Preference, asks_preference, check_reviewer, keys_for
+from services.console.domain import Preference, ReviewAnswer, asks_preference, check_reviewer, keys_for
 from services.console.pages.layout import frame, html, soft
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
@@ -42,7 +42,7 @@ def mount_review_page(reviews: Reviews, tasks: LatestByKey[TaskChanged]) -> None
     async def review(task: str) -> None:
         with frame(f"Review {task}", f"review · {task}"):
             await ui.context.client.connected()
-            desk = Desk(reviews, task)
+            desk = ReviewPage(reviews, task)
             remembered = await ui.run_javascript(f"localStorage.getItem({json.dumps(_REMEMBERED)})")
             ui.keyboard(on_key=desk.on_key, ignore=["input", "textarea", "select"])
             ui.timer(_IDLE_SECONDS, desk.look_again, immediate=False)
@@ -51,7 +51,7 @@ def mount_review_page(reviews: Reviews, tasks: LatestByKey[TaskChanged]) -> None
             await desk.draw()
 
 
-class Desk:
+class ReviewPage:
     """One reviewer's open page."""
 
     def __init__(self, reviews: Reviews, task: str) -> None:
@@ -187,7 +187,7 @@ class Desk:
         self._busy = True  # A second key while the first is on its way would answer a question not yet seen.
         seconds = time.monotonic() - self._shown_at
         try:
-            answer = Answer(label, preference, seconds)
+            answer = ReviewAnswer(label, preference, seconds)
             receipt = await self._reviews.answer(self._question.request_id, self.reviewer, answer)
             if receipt.counted:
                 self._done += 1

@@ -10,20 +10,21 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
 
-from services.prediction_log.deduplication.id_window import Keys, Partition, Seen, keys_of
+from services.prediction_log.deduplication.id_window import IdHashes, IdWindow, hash_ids
 from services.prediction_log.parquet_files import File, by_partition, files_of, read, span
+from services.prediction_log.tables import TablePartition
 
 _EVER = (-(2**62), 2**62)
 
 
-class Duplicates:
+class DuplicateFinder:
     """Of one table. It always speaks of the version that `follow` was last given, of whoever's rows."""
 
     def __init__(self, fs: FileSystem, id_column: str, capacity: int) -> None:
         self._fs = fs
         self._id = id_column
         self._capacity = capacity
-        self._seen = Seen(capacity)
+        self._seen = IdWindow(capacity)
         self._files: dict[str, File] = {}
         self._followed = False
 
@@ -49,7 +50,7 @@ class Duplicates:
         """Which of the rows are in the table already, or twice among themselves (all but the first). Exact."""
         ids = rows[self._id].to_pylist()
         tasks = rows["task"].to_pylist()
-        keys = keys_of(tasks, ids)
+        keys = hash_ids(tasks, ids)
         doubled = np.zeros(len(keys), np.bool_)
         if len(np.unique(keys)) < len(keys):
             first: set[tuple[str, str]] = set()
@@ -94,7 +95,7 @@ class Duplicates:
                 found[wanted[one]] = True
         return found
 
-    def _overlapping(self, partition: Partition, first: int, last: int) -> list[File]:
+    def _overlapping(self, partition: TablePartition, first: int, last: int) -> list[File]:
         files = self._files.values()
         return [f for f in files if f.partition == partition and f.oldest <= last and f.newest >= first]
 
@@ -103,7 +104,7 @@ class Duplicates:
 
     def _load(self, files: list[File]) -> None:
         """Start the window anew with the newest files."""
-        self._seen = Seen(self._capacity)
+        self._seen = IdWindow(self._capacity)
         kept: list[File] = []
         rows = 0
         for file in sorted(files, key=lambda file: file.newest, reverse=True):
@@ -125,14 +126,14 @@ class Duplicates:
             for part in _slices(table):
                 keys = self._keys(file.partition, part)
                 new = ~self._seen.holds(keys)
-                newest: Mapping[Partition, int] = {file.partition: span(part)[1]}
+                newest: Mapping[TablePartition, int] = {file.partition: span(part)[1]}
                 self._seen.add(keys[new], newest)
 
     def _passed(self, file: File) -> bool:
         return file.newest <= self._seen.horizon.get(file.partition, _EVER[0])
 
-    def _keys(self, partition: Partition, rows: pa.Table) -> Keys:
-        return keys_of([partition[0]] * rows.num_rows, rows[self._id].to_pylist())
+    def _keys(self, partition: TablePartition, rows: pa.Table) -> IdHashes:
+        return hash_ids([partition[0]] * rows.num_rows, rows[self._id].to_pylist())
 
 
 def _slices(rows: pa.Table, size: int = 100_000) -> Iterator[pa.Table]:

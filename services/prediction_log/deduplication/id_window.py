@@ -9,54 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Partition = tuple[str, date]
-"""Task and day, as the tables are partitioned."""
-Keys = NDArray[np.int64]
+from services.prediction_log.tables import TablePartition
+
+IdHashes = NDArray[np.int64]
 
 _FRESH = 65_536
-"""Keys that are added to a small array before they are merged into the large one."""
+"""IdHashes that are added to a small array before they are merged into the large one."""
 
 
-def keys_of(tasks: Iterable[str], ids: Iterable[str]) -> Keys:
+def hash_ids(tasks: Iterable[str], ids: Iterable[str]) -> IdHashes:
     """64-bit hashes of ids within their tasks. They differ from process to process: never store them."""
     return np.fromiter(map(hash, zip(tasks, ids, strict=True)), np.int64)
 
 
 @dataclass
 class _Generation:
-    keys: Keys = field(default_factory=lambda: np.empty(0, np.int64))
-    fresh: Keys = field(default_factory=lambda: np.empty(0, np.int64))
-    newest: dict[Partition, int] = field(default_factory=dict)
+    keys: IdHashes = field(default_factory=lambda: np.empty(0, np.int64))
+    fresh: IdHashes = field(default_factory=lambda: np.empty(0, np.int64))
+    newest: dict[TablePartition, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys) + len(self.fresh)
 
-    def add(self, keys: Keys) -> None:
+    def add(self, keys: IdHashes) -> None:
         self.fresh = np.sort(np.concatenate([self.fresh, keys]))
         if len(self.fresh) >= _FRESH:
             self.keys = np.sort(np.concatenate([self.keys, self.fresh]))
             self.fresh = np.empty(0, np.int64)
 
 
-class Seen:
+class IdWindow:
     """Between `capacity` and twice as many of the newest keys: two generations, the elder is let go as a whole."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._young, self._old = _Generation(), _Generation()
-        self.horizon: dict[Partition, int] = {}
+        self.horizon: dict[TablePartition, int] = {}
         """Microseconds since 1970 (UTC). A partition that is not named is covered whole."""
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def add(self, keys: Keys, newest: Mapping[Partition, int]) -> None:
+    def add(self, keys: IdHashes, newest: Mapping[TablePartition, int]) -> None:
         """Remember keys; `newest`: the latest `occurred_at` among them by partition, in microseconds."""
         if len(self._young) and len(self._young) + len(keys) > self._capacity:
             self.leave_out(self._old.newest)
@@ -64,11 +63,11 @@ class Seen:
         self._young.add(keys)
         _raise(self._young.newest, newest)
 
-    def leave_out(self, newest: Mapping[Partition, int]) -> None:
+    def leave_out(self, newest: Mapping[TablePartition, int]) -> None:
         """The table has rows up to these times that are not in the window."""
         _raise(self.horizon, newest)
 
-    def holds(self, keys: Keys) -> NDArray[np.bool_]:
+    def holds(self, keys: IdHashes) -> NDArray[np.bool_]:
         """Which keys are in the window; a key of another fact is, once in 10^13 times."""
         order = np.argsort(keys)
         ordered, found = keys[order], np.zeros(len(keys), np.bool_)
@@ -82,6 +81,6 @@ class Seen:
         return answer
 
 
-def _raise(times: dict[Partition, int], to: Mapping[Partition, Any]) -> None:
+def _raise(times: dict[TablePartition, int], to: Mapping[TablePartition, Any]) -> None:
     for partition, time in to.items():
         times[partition] = max(time, times.get(partition, time))

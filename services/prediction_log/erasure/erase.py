@@ -1,10 +1,12 @@
-"""A person's rows leave the lake, and stay away.
+"""Erasure: a person's rows are deleted from the lake and stay deleted.
 
-First the table `forgotten` says so: from then on no writer takes what is theirs and is not newer (a replay, a late
-delivery). Then the ids of their predictions are noted in `dropped`, because feedback need not say whose it is. Then
-their rows are deleted. A crash in between is repaired by doing it all again. A writer that read both tables just before
-may still append a row just after: `Sweep` finds it, in whatever file it is. The files that held the rows are no part
-of the table any more, and the maintenance vacuums them.
+1. The request goes into the table `forgotten`. From then on no writer stores rows of that person that are not newer
+   than the request (a replay, a late delivery).
+2. The ids of their predictions go into the table `dropped` (tombstones): feedback need not name its person.
+3. Their rows are deleted. The replaced files are vacuumed by the maintenance.
+
+After a crash all steps are repeated. A writer that read both tables just before step 1 may still append a row just
+after step 3: `ErasureSweep` finds it.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
-from services.prediction_log.erasure.tombstones import note_dropped
+from services.prediction_log.erasure.tombstones import add_tombstones
 from services.prediction_log.rollups.dirty_hours import COUNTED, deleted
 from services.prediction_log.tables import (
-    AWAY,
     DROPPED,
     PARTITIONED,
     SCHEMAS,
+    STORE_ERRORS,
     create_table,
     open_table,
     polars_options,
@@ -41,7 +43,7 @@ _PREDICTION = ["task", "prediction_id"]
 
 
 @dataclass(frozen=True)
-class Person:
+class ErasureRequest:
     """Who is forgotten: what they did in the task at or before `occurred_at`."""
 
     task: str
@@ -49,7 +51,7 @@ class Person:
     occurred_at: datetime
 
 
-def forget(uri: str, people: Sequence[Person]) -> None:
+def erase_subjects(uri: str, people: Sequence[ErasureRequest]) -> None:
     """Remember that these are forgotten, then delete what they left until then. Blocks.
 
     Raises DependencyUnavailable; call it again until it does not.
@@ -64,8 +66,8 @@ def forget(uri: str, people: Sequence[Person]) -> None:
         )
         if not new.is_empty():
             write_deltalake(delta, new.select(SCHEMAS[FORGOTTEN].names).to_arrow(), mode="append")
-    except AWAY as error:
-        raise DependencyUnavailable(f"the lake did not remember whom to forget: {error}") from error
+    except STORE_ERRORS as error:
+        raise DependencyUnavailable(f"the lake did not remember whom to erase_subjects: {error}") from error
     erase(uri, rows)
 
 
@@ -80,8 +82,8 @@ def erase(uri: str, people: pl.DataFrame) -> None:
         for some in _batches(theirs):
             predictions = _collected(_theirs(_rows(uri, PREDICTIONS), some).select("prediction_id"))
             for ids in _batches(predictions.select(pl.lit(task).alias("task"), "prediction_id")):
-                note_dropped(uri, list(ids.iter_rows()))
-                erase_said_of(uri, ids)
+                add_tombstones(uri, list(ids.iter_rows()))
+                delete_by_prediction(uri, ids)
             persons = [
                 f"(user_hash = {quoted(subject)} AND occurred_at <= {quoted(_text(until))})"
                 for subject, until in some.select("subject_hash", "occurred_at").iter_rows()
@@ -90,7 +92,7 @@ def erase(uri: str, people: pl.DataFrame) -> None:
                 _delete_where(uri, table, str(task), _theirs(_rows(uri, table), some), " OR ".join(persons))
 
 
-def erase_said_of(uri: str, predictions: pl.DataFrame) -> None:
+def delete_by_prediction(uri: str, predictions: pl.DataFrame) -> None:
     """Delete the feedback and the requests of these predictions: `task`, `prediction_id`. As `erase` otherwise."""
     for (task,), ids in predictions.group_by("task"):
         for some in _batches(ids):
@@ -111,7 +113,7 @@ def delete(uri: str, table: str, predicate: str, metadata: Mapping[str, str] | N
             return
         try:
             delta.delete(predicate, commit_properties=CommitProperties(custom_metadata=dict(metadata or {})))
-        except AWAY as error:
+        except STORE_ERRORS as error:
             if attempt == _ATTEMPTS:
                 raise DependencyUnavailable(f"the lake's {table} took no deletion: {error}") from error
             time.sleep(random.uniform(0.0, 0.1))  # noqa: S311 - spreads rivals, no secret
@@ -119,7 +121,7 @@ def delete(uri: str, table: str, predicate: str, metadata: Mapping[str, str] | N
             return
 
 
-class Sweep:
+class ErasureSweep:
     """Finds rows of the forgotten that got in after the deletion. Reads each file once, a few columns of it.
 
     Memory: the paths of the files that make up the tables now, who is forgotten, and what was dropped.
@@ -140,7 +142,7 @@ class Sweep:
             dropped = pl.DataFrame(schema=_texts(_PREDICTION))
             if dropped_ids is not None:
                 dropped = pl.DataFrame(dropped_ids.to_pyarrow_table()).unique().sort(_PREDICTION)
-        except AWAY as error:
+        except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the lake did not say who is forgotten: {error}") from error
         if self._known is None or not (people.equals(self._known[0]) and dropped.equals(self._known[1])):
             self._clean = {}  # What is new there may be in any file.
@@ -148,7 +150,7 @@ class Sweep:
         late = people.join(pl.concat([self._late(table, now[table], people) for table in PARTITIONED]), on=_PERSON)
         erase(self._uri, late.unique())
         said = pl.concat([self._said(table, now[table], dropped) for table in (FEEDBACK, REQUESTS)]).unique()
-        erase_said_of(self._uri, said)
+        delete_by_prediction(self._uri, said)
         self._clean, self._known = now, (people, dropped)
         return not (late.is_empty() and said.is_empty())
 
@@ -197,7 +199,7 @@ def _of(rows: pl.LazyFrame, predictions: pl.DataFrame) -> pl.LazyFrame:
 def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     try:
         return rows.unique().collect(engine="streaming")
-    except (*AWAY, pl.exceptions.PolarsError) as error:
+    except (*STORE_ERRORS, pl.exceptions.PolarsError) as error:
         raise DependencyUnavailable(f"the lake did not say what the forgotten left: {error}") from error
 
 

@@ -14,26 +14,26 @@ from deltalake import CommitProperties, DeltaTable
 
 from schemas.lake import FORGOTTEN
 from schemas.predictions import SubjectForgotten
-from services.prediction_log.erasure.erase import Person, forget
-from services.prediction_log.offsets.commit_offsets import Marks, Place, furthest_of
-from services.prediction_log.tables import AWAY, create_table, open_table
+from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.offsets.commit_offsets import CommitOffsets, Place, last_offsets
+from services.prediction_log.tables import STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
 
 
-class Forgotten:
+class ErasureRequests:
     """Of the lake at `uri`. Every method blocks and raises DependencyUnavailable."""
 
     def __init__(self, uri: str, incarnation: str = "") -> None:
         self._uri = uri.rstrip("/")
-        self._marks = Marks(incarnation)
+        self._marks = CommitOffsets(incarnation)
         self._topic_ids: dict[str, UUID] = {}
 
     def take(self, deliveries: Sequence[Delivery[SubjectForgotten]]) -> None:
         """Forget these people. Again: changes nothing."""
         events = [one.event for one in deliveries]
-        forget(self._uri, [Person(one.task, one.subject_hash, one.occurred_at) for one in events])
-        furthest = furthest_of((one.topic, one.partition, one.offset) for one in deliveries)
+        erase_subjects(self._uri, [ErasureRequest(one.task, one.subject_hash, one.occurred_at) for one in events])
+        furthest = last_offsets((one.topic, one.partition, one.offset) for one in deliveries)
         delta = self._table()
         try:
             delta.create_write_transaction(
@@ -42,7 +42,7 @@ class Forgotten:
                     app_transactions=self._marks.transactions(furthest, self._topic_ids)
                 ),
             )  # fmt: skip
-        except AWAY as error:
+        except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the lake did not note how far it forgot: {error}") from error
 
     def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]:

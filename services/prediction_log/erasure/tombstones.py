@@ -20,25 +20,25 @@ from deltalake import DeltaTable, write_deltalake
 from numpy.typing import NDArray
 
 from schemas.lake import FORGOTTEN, PREDICTIONS
-from services.prediction_log.tables import AWAY, DROPPED, SCHEMAS, create_table, open_table
+from services.prediction_log.tables import DROPPED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 
 Prediction = tuple[str, str]
 """Task and prediction_id."""
 
 
-def note_dropped(uri: str, predictions: Sequence[Prediction]) -> None:
+def add_tombstones(uri: str, predictions: Sequence[Prediction]) -> None:
     """Remember predictions that are not, or soon no longer, in the lake. Blocks. Raises DependencyUnavailable."""
     tasks, ids = zip(*predictions, strict=True)
     rows = pa.table({"task": tasks, "prediction_id": ids}, schema=SCHEMAS[DROPPED])
     delta = open_table(uri, DROPPED) or create_table(uri, DROPPED)
     try:
         write_deltalake(delta, rows, mode="append")
-    except AWAY as error:
+    except STORE_ERRORS as error:
         raise DependencyUnavailable(f"the lake at {uri}/{DROPPED} took no rows: {error}") from error
 
 
-class LeftOut:
+class Tombstones:
     """Answers for the rows of a batch. Safe to use from several threads."""
 
     def __init__(self, uri: str) -> None:
@@ -69,7 +69,7 @@ class LeftOut:
         pairs = set(zip(rows["task"].to_pylist(), rows["prediction_id"].to_pylist(), strict=True))
         with self._lock:
             if new := sorted(pairs - self._dropped):
-                note_dropped(self._uri, new)
+                add_tombstones(self._uri, new)
 
     def _refresh(self) -> None:
         if self._changed(FORGOTTEN):

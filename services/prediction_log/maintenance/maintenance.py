@@ -18,8 +18,8 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from schemas.lake import FORGOTTEN
-from services.prediction_log.erasure.erase import Sweep, delete
-from services.prediction_log.tables import AWAY, DROPPED, PARTITIONED, fence, maintained_at, open_table, quoted
+from services.prediction_log.erasure.erase import ErasureSweep, delete
+from services.prediction_log.tables import DROPPED, PARTITIONED, STORE_ERRORS, fence, maintained_at, open_table, quoted
 from shared.errors import DependencyUnavailable
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ TABLES = (*PARTITIONED, FORGOTTEN, DROPPED)
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class MaintenancePolicy:
     """When what is done. Files smaller than half the target are small."""
 
     interval: timedelta
@@ -40,10 +40,10 @@ class Upkeep:
 class Maintenance:
     """Keeps the lake at `uri`. All methods block and raise DependencyUnavailable."""
 
-    def __init__(self, uri: str, upkeep: Upkeep) -> None:
+    def __init__(self, uri: str, policy: MaintenancePolicy) -> None:
         self._uri = uri.rstrip("/")
-        self._upkeep = upkeep
-        self._sweep = Sweep(self._uri)
+        self._upkeep = policy
+        self._sweep = ErasureSweep(self._uri)
         self._orphans_at: dict[str, datetime] = {}
 
     def run(self, retention: Mapping[str, int | None], now: datetime) -> None:
@@ -78,7 +78,7 @@ class Maintenance:
             delta.create_checkpoint()
             delta.cleanup_metadata()
             self.vacuum(table, delta, now)
-        except AWAY as error:
+        except STORE_ERRORS as error:
             # A deletion or another fence was first, or the store is away. Nothing is half done: next time.
             logger.info("the maintenance of %s stopped and will be done next time: %s", table, error)
             return False

@@ -17,7 +17,7 @@ _LARGEST = 2**63 - 1
 """An app transaction carries 63 bits."""
 
 
-class Marks:
+class CommitOffsets:
     """Of one incarnation of the broker."""
 
     def __init__(self, incarnation: str) -> None:
@@ -48,7 +48,7 @@ class Marks:
         return f"{self._incarnation}:{topic}:id"
 
 
-def furthest_of(places: Iterable[tuple[str, int, int]]) -> dict[Place, int]:
+def last_offsets(places: Iterable[tuple[str, int, int]]) -> dict[Place, int]:
     """The last offset of each partition among (topic, partition, offset)."""
     furthest: dict[Place, int] = {}
     for topic, partition, offset in places:

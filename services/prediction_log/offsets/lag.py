@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from schemas.catalog import topic_of
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved, SubjectForgotten
-from services.prediction_log.offsets.commit_offsets import Marks
+from services.prediction_log.offsets.commit_offsets import CommitOffsets
 from services.prediction_log.tables import open_table
 from shared.kafka.clients import read_ends, read_topics, reading
 from shared.settings import Settings
@@ -30,10 +30,10 @@ _NO_ID = UUID(int=0)
 
 
 @dataclass(frozen=True)
-class Standing:
+class TopicLag:
     """A table and its topic. Counts are of rows and of records: a record that was left out has no row.
 
-    `trouble`: in words; empty: none. `stops`: the writer will not go on from there by itself.
+    `problem`: in words; empty: none. `stops`: the writer will not go on from there by itself.
     """
 
     table: str
@@ -41,29 +41,29 @@ class Standing:
     rows: int
     read: int
     waiting: int
-    trouble: str = ""
+    problem: str = ""
     stops: bool = False
 
 
 @dataclass(frozen=True)
-class OnBroker:
+class BrokerTopic:
     """What the broker says of a topic: its id, and where each partition starts and ends."""
 
     topic_id: UUID
     logs: Mapping[int, tuple[int, int]]
 
 
-async def standings(settings: Settings) -> list[Standing]:
+async def topic_lags(settings: Settings) -> list[TopicLag]:
     """Of every table that is filled from a topic. Raises DependencyUnavailable."""
-    topics = await on_broker(settings)
-    marks = Marks(settings.kafka_incarnation)
+    topics = await read_broker_topics(settings)
+    marks = CommitOffsets(settings.kafka_incarnation)
     return [
         await asyncio.to_thread(_stand, settings.lake_uri, marks, table, topic, topics.get(topic))
         for table, topic in TOPICS.items()
     ]
 
 
-async def on_broker(settings: Settings) -> dict[str, OnBroker]:
+async def read_broker_topics(settings: Settings) -> dict[str, BrokerTopic]:
     """Those that the broker has."""
     found = await read_topics(settings, list(TOPICS.values()))
     places = [TopicPartition(name, number) for name, facts in found.items() for number in facts.partitions]
@@ -73,31 +73,31 @@ async def on_broker(settings: Settings) -> dict[str, OnBroker]:
         starts = await consumer.beginning_offsets(places)
     ends = await read_ends(settings, places)
     return {
-        name: OnBroker(UUID(facts.topic_id), {p.partition: (starts[p], ends[p]) for p in places if p.topic == name})
+        name: BrokerTopic(UUID(facts.topic_id), {p.partition: (starts[p], ends[p]) for p in places if p.topic == name})
         for name, facts in found.items()
     }
 
 
-def _stand(uri: str, marks: Marks, table: str, topic: str, there: OnBroker | None) -> Standing:
+def _stand(uri: str, marks: CommitOffsets, table: str, topic: str, there: BrokerTopic | None) -> TopicLag:
     delta = open_table(uri, table)
     if delta is None:
         waiting = sum(end - start for start, end in there.logs.values()) if there else 0
-        return Standing(table, topic, 0, 0, waiting, trouble="" if there else "the broker has no such topic yet")
+        return TopicLag(table, topic, 0, 0, waiting, problem="" if there else "the broker has no such topic yet")
     rows = _rows(delta)
     if there is None:
         filled = marks.knows(delta, topic, _NO_ID) is not None
-        return Standing(table, topic, rows, 0, 0, "the broker has no such topic", stops=filled)
+        return TopicLag(table, topic, rows, 0, 0, "the broker has no such topic", stops=filled)
     if there.topic_id != _NO_ID and marks.knows(delta, topic, there.topic_id) is False:
         waiting = sum(end - start for start, end in there.logs.values())
-        return Standing(table, topic, rows, 0, waiting, "the topic was made anew", stops=True)
+        return TopicLag(table, topic, rows, 0, waiting, "the topic was made anew", stops=True)
     stored = {number: marks.read(delta, (topic, number)) for number in there.logs}
     nexts = {number: 0 if last is None else last + 1 for number, last in stored.items()}
-    trouble, stops = _trouble(nexts, there.logs)
+    problem, stops = _problem(nexts, there.logs)
     waiting = sum(max(0, end - max(start, nexts[number])) for number, (start, end) in there.logs.items())
-    return Standing(table, topic, rows, sum(nexts.values()), waiting, trouble, stops)
+    return TopicLag(table, topic, rows, sum(nexts.values()), waiting, problem, stops)
 
 
-def _trouble(nexts: Mapping[int, int], logs: Mapping[int, tuple[int, int]]) -> tuple[str, bool]:
+def _problem(nexts: Mapping[int, int], logs: Mapping[int, tuple[int, int]]) -> tuple[str, bool]:
     ahead = [f"{number} (read to {nexts[number]}, ends at {end})" for number, (_, end) in logs.items()
              if nexts[number] > end]  # fmt: skip
     if ahead:

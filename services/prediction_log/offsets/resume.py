@@ -17,18 +17,18 @@ from services.prediction_log.offsets.commit_offsets import Place
 from shared.errors import MustStop
 from shared.kafka.resuming import Resume
 
-TopicIds = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
+ReadTopicIds = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
 """Names of topics → the id that the broker gave each; a topic or an id that it does not know is left out."""
 
 
-class Stands(Protocol):
+class OffsetStore(Protocol):
     """What knows how far it was filled. Every method blocks and raises DependencyUnavailable."""
 
     def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]: ...
     def recognize(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
-def resume_from(lake: Stands, table: str, topic_ids: TopicIds) -> Resume:
+def resume_from(lake: OffsetStore, table: str, topic_ids: ReadTopicIds) -> Resume:
     """What a consumer asks when partitions are assigned to it: the next offset of each for this table."""
 
     async def resume(places: Sequence[Place]) -> Mapping[Place, int]:
@@ -41,7 +41,7 @@ def resume_from(lake: Stands, table: str, topic_ids: TopicIds) -> Resume:
     return resume
 
 
-async def _recognize(lake: Stands, table: str, topic: str, topic_id: UUID) -> None:
+async def _recognize(lake: OffsetStore, table: str, topic: str, topic_id: UUID) -> None:
     if topic_id.int == 0:  # A broker that knows no ids says so by this one.
         return
     if not await asyncio.to_thread(lake.recognize, table, topic, topic_id):

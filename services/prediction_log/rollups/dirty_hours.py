@@ -24,7 +24,7 @@ from pyarrow.fs import FileType
 
 from schemas.lake import PREDICTIONS, REQUESTS
 from services.prediction_log.parquet_files import filesystem
-from services.prediction_log.tables import AWAY, open_table
+from services.prediction_log.tables import STORE_ERRORS, open_table
 from shared.errors import DependencyUnavailable
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Hour:
 
 
 @dataclass(frozen=True)
-class _Mark:
+class Watermark:
     """A table's log was followed to this version; `at`: milliseconds since 1970."""
 
     table_id: str
@@ -69,8 +69,8 @@ class DirtyHours:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._marks: dict[str, _Mark] = {}
-        self._kept: dict[str, _Mark | None] = {}
+        self._marks: dict[str, Watermark] = {}
+        self._kept: dict[str, Watermark | None] = {}
         self._dirty: dict[Hour, set[Group]] = {}
 
     def look(self) -> list[Hour]:
@@ -80,7 +80,7 @@ class DirtyHours:
                 self._keep()
             for table in COUNTED:
                 self._follow(table)
-        except AWAY as error:
+        except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the logs of the lake at {self._uri} were not read: {error}") from error
         return sorted(self._dirty, key=lambda hour: (hour.start, hour.task))
 
@@ -98,7 +98,7 @@ class DirtyHours:
             return
         if table not in self._kept:
             self._kept[table] = self._read(table)
-        now = _Mark(str(delta.metadata().id), delta.version(), int(time.time() * 1000))
+        now = Watermark(str(delta.metadata().id), delta.version(), int(time.time() * 1000))
         mark = self._marks.get(table) or self._kept[table]
         if mark is None or mark.table_id != now.table_id:
             self._mark(_written(delta, since=0))
@@ -131,14 +131,14 @@ class DirtyHours:
             for hour, *group in json.loads(info.get(_DELETED, "[]")):
                 self._dirty.setdefault(Hour(group[0], datetime.fromisoformat(hour)), set()).add((*group,))
 
-    def _read(self, table: str) -> _Mark | None:
+    def _read(self, table: str) -> Watermark | None:
         store = filesystem(self._uri, table)
         if store.get_file_info(_FILE).type == FileType.NotFound:
             return None
         with store.open_input_stream(_FILE) as file:
             text = file.read()
         try:
-            return _Mark(**json.loads(text))
+            return Watermark(**json.loads(text))
         except (ValueError, TypeError):
             logger.warning("%s/%s/%s is not ours: all hours are counted again", self._uri, table, _FILE)
             return None

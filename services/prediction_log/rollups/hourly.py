@@ -18,11 +18,11 @@ from schemas.base import Variant
 from schemas.lake import PREDICTIONS, REQUESTS
 from schemas.predictions import LabelCount, LatencySketch, PredictionsRolledUp, sketch_quantile
 from services.prediction_log.rollups.dirty_hours import HOUR, DirtyHours, Hour
-from services.prediction_log.tables import AWAY, open_table, polars_options
+from services.prediction_log.tables import STORE_ERRORS, open_table, polars_options
 from shared.errors import DependencyUnavailable
 from shared.identity import content_hash, event_id
 
-MOST_FREQUENT = 100
+MAX_ANSWERS = 100
 """Distinct answers that a roll-up names; a generation task has as many answers as predictions."""
 _GAMMA = float(LatencySketch.model_fields["gamma"].default)
 _SHORTEST, _LONGEST = 1e-6, 1e12
@@ -53,7 +53,7 @@ class RollUps:
         """
         try:
             return self._count(hour, now)
-        except (*AWAY, pl.exceptions.PolarsError) as error:
+        except (*STORE_ERRORS, pl.exceptions.PolarsError) as error:
             # A file may have been vacuumed between the table's log and its reading; next time the log is newer.
             raise DependencyUnavailable(f"the lake's hour {hour.start:%Y-%m-%d %H} was not counted: {error}") from error
 
@@ -108,7 +108,7 @@ def most_frequent(rows: pl.LazyFrame) -> pl.LazyFrame:
     hashed = rows.with_columns(pl.col("answer").hash(seed=0).alias("hash"))
     counts = hashed.group_by(*_KEY, "hash").agg(pl.len().alias("count"))
     ranked = counts.sort("count", "hash", descending=[True, False]).group_by(*_KEY, maintain_order=True)
-    top = ranked.head(MOST_FREQUENT).collect(engine="streaming")
+    top = ranked.head(MAX_ANSWERS).collect(engine="streaming")
     wanted = top.lazy().select("hash").unique()
     texts = hashed.join(wanted, on="hash", how="semi").group_by("hash").agg(pl.col("answer").first())
     return top.lazy().join(texts, on="hash", how="left", maintain_order="left").select(*_KEY, "answer", "count")

@@ -17,10 +17,10 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import RedactionSettings, TaskChanged, TaskKind, TaskSpec
-from services.console.domain import Answer, interleave, keys_for, shown
+from services.console.domain import ReviewAnswer, interleave, keys_for, shown
 from services.console.http import build_app
-from services.console.pages.review import Desk, _conversation
-from services.console.redaction import Typed
+from services.console.pages.review import ReviewPage, _conversation
+from services.console.redaction import AnswerRedactor
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from shared.errors import DependencyUnavailable
@@ -47,7 +47,7 @@ def ticket(name: str = "t", **more: Any) -> LabelRequested:
 class MemoryQueue:
     def __init__(self) -> None:
         self.requests: dict[str, LabelRequested] = {}
-        self.answers: dict[tuple[str, str], Answer] = {}
+        self.answers: dict[tuple[str, str], ReviewAnswer] = {}
         self.recording_fails = False
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
@@ -64,7 +64,7 @@ class MemoryQueue:
     async def answered(self, request_id: str, reviewer: str) -> bool:
         return (request_id, reviewer) in self.answers
 
-    async def record(self, request_id: str, reviewer: str, answer: Answer, at: datetime) -> None:
+    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None:
         if self.recording_fails:
             raise DependencyUnavailable("no database")
         self.answers[(request_id, reviewer)] = answer
@@ -80,7 +80,7 @@ class MemoryQueue:
     ) -> list[LabelRequested]:
         return self.open(True, reviewer)[:limit]
 
-    async def others(
+    async def other_questions(
         self, task: str, revision: str | None, reviewer: str, limit: int, purpose: Purpose | None = None,
         skipped: Collection[str] = (),
     ) -> list[LabelRequested]:  # fmt: skip
@@ -104,7 +104,7 @@ class Scene:
         self.published: list[Event] = []
         self.redactor_is_broken = False
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        reviews = Reviews(self.queue, self, self.tasks, Typed(self.redactor), lambda: NOON)
+        reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), lambda: NOON)
         self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # no cycles here
 
     def redactor(self) -> Redactor:
@@ -287,7 +287,7 @@ async def test_a_bad_question_for_questions_is_told_why(scene: Scene, path: str,
 
 def test_a_page_shows_a_ticket_and_something_else_in_turn() -> None:
     with Client(page("")):
-        desk = Desk(None, "desk")  # type: ignore[arg-type]  # nothing is asked of the queue
+        desk = ReviewPage(None, "desk")  # type: ignore[arg-type]  # nothing is asked of the queue
     shown_ids = [desk._next_of(found).request_id for found in ([ticket(), question()], [ticket(), question()])]  # type: ignore[union-attr]
     assert shown_ids == ["t", "q"]
     assert desk._next_of([]) is None

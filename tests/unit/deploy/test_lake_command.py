@@ -31,9 +31,9 @@ class Broker:
         self.ids = dict(topics)
         self.logs = {(TOPIC, 0): (0, 0)}
 
-    async def topics(self, settings: Settings) -> dict[str, standing.OnBroker]:
+    async def topics(self, settings: Settings) -> dict[str, standing.BrokerTopic]:
         return {
-            name: standing.OnBroker(UUID(topic_id), {0: self.logs.get((name, 0), (0, 0))})
+            name: standing.BrokerTopic(UUID(topic_id), {0: self.logs.get((name, 0), (0, 0))})
             for name, topic_id in self.ids.items()
         }
 
@@ -46,7 +46,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broker:
     monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
     monkeypatch.delenv("RATCHET_KAFKA_INCARNATION", raising=False)
     one = Broker({topic: str(uuid4()) for topic in standing.TOPICS.values()})
-    monkeypatch.setattr(standing, "on_broker", one.topics)
+    monkeypatch.setattr(standing, "read_broker_topics", one.topics)
     return one
 
 

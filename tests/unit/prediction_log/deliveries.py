@@ -79,7 +79,7 @@ def numbered(partition: int, offset: int) -> Delivery[Any]:
     return delivery(prediction(f"p-{partition}-{offset}"), offset, partition)
 
 
-def kept(lake: Path, table: str = PREDICTIONS) -> list[str]:
+def stored_ids(lake: Path, table: str = PREDICTIONS) -> list[str]:
     """The ids of a table's rows, sorted: a row that is there twice is named twice."""
     column = {PREDICTIONS: "prediction_id", FEEDBACK: "event_id", REQUESTS: "event_id"}[table]
     return sorted(DeltaTable(lake / table).to_pyarrow_table(columns=[column])[column].to_pylist())

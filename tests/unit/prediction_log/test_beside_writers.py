@@ -11,16 +11,18 @@ from pathlib import Path
 
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS
-from services.prediction_log.erasure.erase import Person, forget
-from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
-from tests.unit.prediction_log.deliveries import NOON, TASK, delivery, kept, prediction
+from tests.unit.prediction_log.deliveries import NOON, TASK, delivery, prediction, stored_ids
 from tests.unit.prediction_log.lake_rows import opened
 
 BATCHES, IN_A_BATCH = 40, 5
-UPKEEP = Upkeep(timedelta(seconds=1), small_files=3, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24)
+POLICY = MaintenancePolicy(
+    timedelta(seconds=1), small_files=3, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24
+)
 
 
 def patiently(action: Callable[[], object]) -> None:
@@ -54,8 +56,8 @@ def test_upkeep_beside_two_writers_of_a_partition_loses_and_doubles_nothing(tmp_
     def keep() -> None:
         now = utc_now()
         while not done.is_set():
-            now += UPKEEP.interval
-            patiently(partial(Maintenance(str(tmp_path), UPKEEP).run, {}, now))
+            now += POLICY.interval
+            patiently(partial(Maintenance(str(tmp_path), POLICY).run, {}, now))
 
     def count_hours() -> None:
         for hour in counter.pending():
@@ -78,7 +80,7 @@ def test_upkeep_beside_two_writers_of_a_partition_loses_and_doubles_nothing(tmp_
         for one in beside:
             one.result()
     expected = sorted(f"p-{p}-{o}" for p in range(3) for o in range(BATCHES * IN_A_BATCH))
-    assert kept(tmp_path) == expected
+    assert stored_ids(tmp_path) == expected
     count_hours()
     assert sum(last.values()) == len(expected)
     operations = {commit["operation"] for commit in opened(tmp_path, PREDICTIONS).history()}
@@ -90,7 +92,7 @@ def test_who_is_forgotten_while_writers_append_is_gone_after_the_next_round(tmp_
         writer = pool.submit(write_partitions, tmp_path, [0], "ann")
         while not writer.done() and not (tmp_path / PREDICTIONS / "_delta_log" / f"{9:020d}.json").exists():
             pass
-        patiently(lambda: forget(str(tmp_path), [Person(TASK, "ann", NOON + timedelta(days=1))]))
+        patiently(lambda: erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + timedelta(days=1))]))
         writer.result()
-    Maintenance(str(tmp_path), UPKEEP).run({}, utc_now() + UPKEEP.interval)
-    assert kept(tmp_path) == sorted(f"p-0-{o}" for o in range(0, BATCHES * IN_A_BATCH, 2))
+    Maintenance(str(tmp_path), POLICY).run({}, utc_now() + POLICY.interval)
+    assert stored_ids(tmp_path) == sorted(f"p-0-{o}" for o in range(0, BATCHES * IN_A_BATCH, 2))

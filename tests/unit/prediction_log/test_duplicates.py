@@ -1,4 +1,4 @@
-"""Duplicates are known by their ids: exactly, however old they are, and whoever stored the first."""
+"""DuplicateFinder are known by their ids: exactly, however old they are, and whoever stored the first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from deltalake import DeltaTable
 
 from schemas.lake import PREDICTIONS
 from services.prediction_log.deduplication import duplicates
-from services.prediction_log.deduplication.id_window import Seen, keys_of
+from services.prediction_log.deduplication.id_window import IdWindow, hash_ids
 from services.prediction_log.storage import DeltaLake
 from shared.kafka.delivery import Delivery
-from tests.unit.prediction_log.deliveries import NOON, delivery, kept, prediction
+from tests.unit.prediction_log.deliveries import NOON, delivery, prediction, stored_ids
 
 SMALL = 10
 """A window that the tests' rows do not fit in."""
@@ -59,10 +59,10 @@ def test_a_late_fact_is_not_taken_for_a_duplicate(tmp_path: Path) -> None:
 
 
 def test_two_facts_whose_hashes_are_the_same_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "keys_of", lambda tasks, ids: np.zeros(len(list(ids)), np.int64))
+    monkeypatch.setattr(duplicates, "hash_ids", lambda tasks, ids: np.zeros(len(list(ids)), np.int64))
     lake = fill(tmp_path, 20, window=1_000)
     assert lake.append(PREDICTIONS, [again(3, 100), minute(101), again(19, 102)]) == 1
-    assert len(kept(tmp_path)) == 21
+    assert len(stored_ids(tmp_path)) == 21
 
 
 def test_a_fact_that_another_process_stored_in_between_is_known(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_a_fact_whose_row_was_deleted_is_stored_when_it_comes_again(tmp_path: Pa
 
 
 def test_the_window_holds_at_least_its_capacity_and_at_most_twice_that_and_says_what_it_let_go() -> None:
-    seen, partition = Seen(100), ("task", NOON.date())
-    keys = keys_of(["t"] * 1_000, map(str, range(1_000)))
+    seen, partition = IdWindow(100), ("task", NOON.date())
+    keys = hash_ids(["t"] * 1_000, map(str, range(1_000)))
     for start in range(0, 1_000, 25):
         seen.add(keys[start : start + 25], {partition: start + 24})
         held = seen.holds(keys)
@@ -93,9 +93,9 @@ def test_the_window_holds_at_least_its_capacity_and_at_most_twice_that_and_says_
 
 
 def test_a_large_window_finds_what_it_has_and_nothing_else() -> None:
-    seen = Seen(150_000)
-    keys = keys_of(["t"] * 200_000, map(str, range(200_000)))
+    seen = IdWindow(150_000)
+    keys = hash_ids(["t"] * 200_000, map(str, range(200_000)))
     for part in np.array_split(keys, 7):
         seen.add(part, {})
     assert seen.holds(keys[-150_000:]).all()
-    assert not seen.holds(keys_of(["u"] * 200_000, map(str, range(200_000)))).any()
+    assert not seen.holds(hash_ids(["u"] * 200_000, map(str, range(200_000)))).any()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.domain import new_deliveries
-from services.prediction_log.erasure.erase import Person, forget
+from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
 from services.prediction_log.offsets.resume import resume_from
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import SCHEMAS, create_table
@@ -25,10 +25,10 @@ from tests.unit.prediction_log.deliveries import (
     content,
     delivery,
     feedback,
-    kept,
     numbered,
     prediction,
     request,
+    stored_ids,
 )
 
 TOPIC = TOPICS[PREDICTIONS]
@@ -39,7 +39,7 @@ def test_a_redelivered_prediction_is_kept_once(tmp_path: Path) -> None:
     batch = [numbered(0, n) for n in range(3)]
     assert lake.append(PREDICTIONS, batch) == 3
     assert lake.append(PREDICTIONS, [*batch, numbered(0, 3)]) == 1
-    assert kept(tmp_path) == ["p-0-0", "p-0-1", "p-0-2", "p-0-3"]
+    assert stored_ids(tmp_path) == ["p-0-0", "p-0-1", "p-0-2", "p-0-3"]
 
 
 def test_a_row_has_what_the_event_had(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_feedback_and_requests_are_kept_once_too(tmp_path: Path) -> None:
     for table, event in ((FEEDBACK, feedback("f", "p")), (REQUESTS, request("p"))):
         assert lake.append(table, [delivery(event, 0), delivery(event, 1)]) == 1
         assert lake.append(table, [delivery(event, 1), delivery(event, 2)]) == 0
-        assert kept(tmp_path, table) == [str(event.event_id)]
+        assert stored_ids(tmp_path, table) == [str(event.event_id)]
     (row,) = DeltaTable(tmp_path / REQUESTS).to_pyarrow_table().to_pylist()
     assert (row["status"], row["variant"], row["latency_ms"], row["confidence"]) == (502, "base", 3.0, None)
 
@@ -78,7 +78,7 @@ def test_a_fact_that_was_sent_twice_is_kept_once_and_moves_the_position(tmp_path
     assert lake.append(PREDICTIONS, [delivery(once, 0, partition=1)]) == 1
     assert lake.append(PREDICTIONS, [delivery(once, 5, partition=2)]) == 0
     assert DeltaLake(str(tmp_path)).append(PREDICTIONS, [delivery(once, 6, partition=2)]) == 0, "another process"
-    assert kept(tmp_path) == ["p"]
+    assert stored_ids(tmp_path) == ["p"]
     assert lake.positions(PREDICTIONS, [(TOPIC, 2)]) == {(TOPIC, 2): 6}
 
 
@@ -99,7 +99,7 @@ def test_offsets_of_another_incarnation_of_the_broker_are_other_records_and_ids_
     DeltaLake(str(tmp_path), "first").append(PREDICTIONS, [numbered(0, 5)])
     second = DeltaLake(str(tmp_path), "second")
     assert second.append(PREDICTIONS, [numbered(0, 0), delivery(prediction("p-0-5"), 1)]) == 1
-    assert kept(tmp_path) == ["p-0-0", "p-0-5"]
+    assert stored_ids(tmp_path) == ["p-0-0", "p-0-5"]
 
 
 async def test_reading_goes_on_after_what_the_lake_has_and_starts_anew_where_it_has_nothing(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ async def test_a_topic_that_was_made_anew_stops_the_writer_until_the_operator_sa
     went_on = DeltaLake(str(tmp_path), "next")
     assert await resume_from(went_on, PREDICTIONS, topic_ids)(places) == {(TOPIC, 0): 0}
     assert went_on.append(PREDICTIONS, [delivery(prediction("p-0-3"), 0), delivery(prediction("new"), 1)]) == 1
-    assert kept(tmp_path) == ["new", "p-0-3"]
+    assert stored_ids(tmp_path) == ["new", "p-0-3"]
 
 
 def test_late_and_out_of_order_events_lie_under_the_day_they_occurred_on(tmp_path: Path) -> None:
@@ -172,23 +172,23 @@ def test_an_unreachable_lake_asks_for_the_records_again(tmp_path: Path) -> None:
 def test_what_a_forgotten_person_did_before_is_not_stored_again_and_what_they_do_later_is(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
-    forget(str(tmp_path), [Person(TASK, "ann", NOON + timedelta(hours=1))])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + timedelta(hours=1))])
     late, later = prediction("a2", NOON + timedelta(hours=1), "ann"), prediction("a3", NOON + timedelta(hours=2), "ann")
     assert lake.append(PREDICTIONS, [delivery(late, 2), delivery(later, 3)]) == 1
     assert lake.append(REQUESTS, [delivery(request("a2", user="ann"), 0), delivery(request("b1", user="bob"), 1)]) == 1
     assert lake.append(FEEDBACK, [delivery(feedback("f1", "a1", user="ann"), 0)]) == 0
-    assert kept(tmp_path) == ["a3", "b1"]
+    assert stored_ids(tmp_path) == ["a3", "b1"]
     assert lake.positions(PREDICTIONS, [(TOPIC, 0)]) == {(TOPIC, 0): 3}, "what is left out is read once"
 
 
 def test_feedback_on_a_prediction_that_was_left_out_is_left_out(tmp_path: Path) -> None:
     create_table(str(tmp_path), FORGOTTEN)
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
     said = [feedback("f1", "a1", NOON + timedelta(days=1)), feedback("f2", "b1", NOON + timedelta(days=1))]
     assert lake.append(FEEDBACK, [delivery(event, n) for n, event in enumerate(said)]) == 1
-    assert kept(tmp_path, FEEDBACK) == [str(said[1].event_id)]
+    assert stored_ids(tmp_path, FEEDBACK) == [str(said[1].event_id)]
 
 
 def test_a_lake_that_was_deleted_is_rebuilt_by_a_replay_row_for_row(tmp_path: Path) -> None:

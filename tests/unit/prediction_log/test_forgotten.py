@@ -11,8 +11,8 @@ import pytest
 from schemas.catalog import topic_of
 from schemas.lake import FORGOTTEN, PREDICTIONS
 from schemas.predictions import SubjectForgotten
-from services.prediction_log.erasure.subjects import Forgotten
-from services.prediction_log.offsets.commit_offsets import furthest_of
+from services.prediction_log.erasure.subjects import ErasureRequests
+from services.prediction_log.offsets.commit_offsets import last_offsets
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, opened, prediction, write
@@ -28,37 +28,37 @@ def asked(subject: str, offset: int) -> Delivery[SubjectForgotten]:
 
 def test_a_batch_is_forgotten_and_its_position_is_in_the_lake(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction(f"p-{who}", user_hash=who) for who in ("ann", "bob", "eve")])
-    Forgotten(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
+    ErasureRequests(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
     assert ids(tmp_path, PREDICTIONS) == ["p-eve"]
-    assert Forgotten(str(tmp_path)).positions(FORGOTTEN, [PLACE, (TOPIC, 1)]) == {PLACE: 4}
-    Forgotten(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
+    assert ErasureRequests(str(tmp_path)).positions(FORGOTTEN, [PLACE, (TOPIC, 1)]) == {PLACE: 4}
+    ErasureRequests(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == 2
 
 
 def test_a_lake_without_the_table_has_read_nobodys_request(tmp_path: Path) -> None:
-    assert Forgotten(str(tmp_path)).positions(FORGOTTEN, [PLACE]) == {}
+    assert ErasureRequests(str(tmp_path)).positions(FORGOTTEN, [PLACE]) == {}
 
 
 def test_requests_of_another_incarnation_of_the_broker_are_read_from_their_start(tmp_path: Path) -> None:
-    Forgotten(str(tmp_path), "first").take([asked("ann", 3)])
-    assert Forgotten(str(tmp_path), "second").positions(FORGOTTEN, [PLACE]) == {}
-    assert Forgotten(str(tmp_path), "first").positions(FORGOTTEN, [PLACE]) == {PLACE: 3}
+    ErasureRequests(str(tmp_path), "first").take([asked("ann", 3)])
+    assert ErasureRequests(str(tmp_path), "second").positions(FORGOTTEN, [PLACE]) == {}
+    assert ErasureRequests(str(tmp_path), "first").positions(FORGOTTEN, [PLACE]) == {PLACE: 3}
 
 
 def test_a_topic_made_anew_is_not_recognized(tmp_path: Path) -> None:
     first, second = uuid4(), uuid4()
-    store = Forgotten(str(tmp_path))
+    store = ErasureRequests(str(tmp_path))
     assert store.recognize(FORGOTTEN, TOPIC, first)
     store.take([asked("ann", 0)])
-    assert Forgotten(str(tmp_path)).recognize(FORGOTTEN, TOPIC, first)
-    assert not Forgotten(str(tmp_path)).recognize(FORGOTTEN, TOPIC, second)
+    assert ErasureRequests(str(tmp_path)).recognize(FORGOTTEN, TOPIC, first)
+    assert not ErasureRequests(str(tmp_path)).recognize(FORGOTTEN, TOPIC, second)
 
 
 def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, PREDICTIONS, [prediction("hers", user_hash="ann")])
-    store = Forgotten(str(tmp_path))
+    store = ErasureRequests(str(tmp_path))
 
     def away(*_: object) -> None:
         raise DependencyUnavailable("away")
@@ -73,11 +73,11 @@ def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
 
 def test_the_furthest_of_each_partition() -> None:
     places = [("t", 0, 5), ("t", 1, 0), ("t", 0, 3), ("u", 0, 1)]
-    assert furthest_of(places) == {("t", 0): 5, ("t", 1): 0, ("u", 0): 1}
+    assert last_offsets(places) == {("t", 0): 5, ("t", 1): 0, ("u", 0): 1}
 
 
 def test_what_is_asked_again_later_counts_until_then(tmp_path: Path) -> None:
-    store = Forgotten(str(tmp_path))
+    store = ErasureRequests(str(tmp_path))
     store.take([asked("ann", 0)])
     write(tmp_path, PREDICTIONS, [prediction("later", NOON + timedelta(hours=1), user_hash="ann")])
     again = asked("ann", 1)

@@ -18,18 +18,20 @@ from deltalake.exceptions import CommitFailedError
 
 from schemas.base import utc_now
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
-from services.prediction_log.erasure.erase import Person, Sweep, delete, forget
-from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.erasure.erase import ErasureRequest, ErasureSweep, delete, erase_subjects
+from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
 from services.prediction_log.tables import SCHEMAS, fence, maintained_at, quoted
 from shared.errors import DependencyUnavailable
 from tests.unit.prediction_log.lake_rows import NOON, TASK, feedback, ids, opened, prediction, request, write
 
-UPKEEP = Upkeep(timedelta(minutes=10), small_files=4, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24)
+POLICY = MaintenancePolicy(
+    timedelta(minutes=10), small_files=4, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24
+)
 TEXT = "my cat Zebedee ate the Quibblesworth parcel"
 
 
-def maintain(lake: Path, upkeep: Upkeep = UPKEEP, **retention: int | None) -> None:
-    Maintenance(str(lake), upkeep).run(retention, utc_now())
+def maintain(lake: Path, policy: MaintenancePolicy = POLICY, **retention: int | None) -> None:
+    Maintenance(str(lake), policy).run(retention, utc_now())
 
 
 def files_on_disk(lake: Path, table: str) -> list[Path]:
@@ -88,7 +90,7 @@ def test_a_file_that_a_writer_has_not_committed_yet_survives_and_an_old_orphan_d
 def test_a_replaced_file_stays_for_its_readers_until_their_grace_is_over(tmp_path: Path) -> None:
     written(tmp_path, 6)
     before = files_on_disk(tmp_path, PREDICTIONS)
-    maintain(tmp_path, replace(UPKEEP, grace_hours=1))
+    maintain(tmp_path, replace(POLICY, grace_hours=1))
     assert all(path.exists() for path in before)
 
 
@@ -99,8 +101,8 @@ def test_who_comes_second_within_the_interval_leaves_the_table_alone(tmp_path: P
     version = opened(tmp_path, PREDICTIONS).version()
     maintain(tmp_path)
     assert opened(tmp_path, PREDICTIONS).version() == version
-    later = utc_now().replace(microsecond=0) + UPKEEP.interval
-    Maintenance(str(tmp_path), UPKEEP).run({}, later)
+    later = utc_now().replace(microsecond=0) + POLICY.interval
+    Maintenance(str(tmp_path), POLICY).run({}, later)
     assert maintained_at(opened(tmp_path, PREDICTIONS)) == later
 
 
@@ -115,7 +117,7 @@ def test_a_compaction_begun_before_anothers_fence_does_not_double_the_rows(tmp_p
     names = written(tmp_path, 6)
     paused = opened(tmp_path, PREDICTIONS)
     if fenced:
-        maintain(tmp_path, replace(UPKEEP, grace_hours=1))
+        maintain(tmp_path, replace(POLICY, grace_hours=1))
         with pytest.raises(CommitFailedError):
             paused.optimize.compact()
         assert ids(tmp_path, PREDICTIONS) == names
@@ -157,7 +159,7 @@ def test_days_older_than_a_task_keeps_leave_all_tables_and_other_tasks_stay(tmp_
             write(tmp_path, PREDICTIONS, [prediction(f"{task}-{days}", at, task=task)])
             write(tmp_path, FEEDBACK, [feedback(f"{task}-{days}", "p", at, task=task)])
             write(tmp_path, REQUESTS, [request(f"{task}-{days}", at, task=task)])
-    Maintenance(str(tmp_path), UPKEEP).run({"short": 7, "long": None, "o'dd": 7, "unknown": 1}, now)
+    Maintenance(str(tmp_path), POLICY).run({"short": 7, "long": None, "o'dd": 7, "unknown": 1}, now)
     kept = sorted([*(f"long-{d}" for d in (0, 6, 8)), *(f"{t}-{d}" for t in ("short", "o'dd") for d in (0, 6))])
     assert [ids(tmp_path, table) for table in (PREDICTIONS, FEEDBACK, REQUESTS)] == [kept] * 3
 
@@ -193,7 +195,7 @@ def test_after_forgetting_and_vacuum_no_file_has_the_persons_text(tmp_path: Path
     seeded(tmp_path)
     assert holds(tmp_path, TEXT)
     assert not [name for name in holds(tmp_path, "Zebedee") if not name.endswith(".parquet")], "the log has no text"
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     maintain(tmp_path)
     assert holds(tmp_path, "Zebedee") == []
     assert ids(tmp_path, PREDICTIONS) == ["ann-elsewhere", "bob-ann-1", "bob-ann-2"]
@@ -211,10 +213,10 @@ def test_a_person_is_remembered_as_forgotten_once_and_before_anything_is_deleted
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
         patched.setattr("services.prediction_log.erasure.erase.delete", crash)
-        forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     assert "ann-1" in ids(tmp_path, PREDICTIONS)
     for _ in range(2):
-        forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().to_pylist() == [
         {"task": TASK, "subject_hash": "ann", "occurred_at": NOON}
     ]
@@ -237,16 +239,16 @@ def test_a_crash_after_any_deletion_is_repaired_by_doing_it_again(
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
         patched.setattr("services.prediction_log.erasure.erase.delete", until_killed)
-        forget(str(tmp_path), [Person(TASK, "ann", NOON)])
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     maintain(tmp_path)
     assert holds(tmp_path, "Zebedee") == []
 
 
 def test_a_row_that_came_after_the_deletion_is_swept(tmp_path: Path) -> None:
     seeded(tmp_path)
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
-    sweep = Sweep(str(tmp_path))
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    sweep = ErasureSweep(str(tmp_path))
     assert not sweep.run()
     write(tmp_path, PREDICTIONS, [prediction("ann-late", user_hash="ann", answer=TEXT), prediction("bob-late")])
     write(tmp_path, FEEDBACK, [feedback("late", "ann-late", text=TEXT)])
@@ -261,16 +263,16 @@ def test_what_a_forgotten_person_does_later_is_kept(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction("until", user_hash="ann"), prediction("after", later, user_hash="ann")])
     write(tmp_path, FEEDBACK, [feedback("after", "after", later, user_hash="ann")])
     write(tmp_path, FORGOTTEN, [{"task": TASK, "subject_hash": "ann", "occurred_at": NOON - timedelta(days=9)}])
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
-    assert not Sweep(str(tmp_path)).run()
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    assert not ErasureSweep(str(tmp_path)).run()
     assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == (["after"], ["after"])
-    forget(str(tmp_path), [Person(TASK, "ann", later)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", later)])
     assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == ([], [])
 
 
 def test_feedback_that_comes_after_its_prediction_was_deleted_is_swept(tmp_path: Path) -> None:
     seeded(tmp_path)
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     write(tmp_path, FEEDBACK, [feedback("late", "ann-1", NOON + timedelta(days=9), text=TEXT)])
     maintain(tmp_path)
     assert ids(tmp_path, FEEDBACK) == ["by-bob"]
@@ -286,15 +288,15 @@ def test_files_from_before_a_column_are_searched_too(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction("ann-1", user_hash="ann")])
     opened(tmp_path, FEEDBACK).alter.add_columns([one for one in Schema.from_arrow(SCHEMAS[FEEDBACK]).fields][-2:-1])
     write(tmp_path, FEEDBACK, [feedback("new", "bob-1", user_hash="bob")])
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
-    assert not Sweep(str(tmp_path)).run()
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    assert not ErasureSweep(str(tmp_path)).run()
     assert ids(tmp_path, FEEDBACK) == ["bobs", "new"]
 
 
 def test_a_sweep_searches_old_files_again_for_who_is_newly_forgotten(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction("carl-1", user_hash="carl"), prediction("bob-1", user_hash="bob")])
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
-    sweep = Sweep(str(tmp_path))
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    sweep = ErasureSweep(str(tmp_path))
     sweep.run()
     write(tmp_path, FORGOTTEN, [{"task": TASK, "subject_hash": "carl", "occurred_at": NOON}])
     assert sweep.run()
@@ -306,7 +308,7 @@ def test_a_quote_in_an_identifier_ends_no_predicate(tmp_path: Path, subject: str
     rows = [prediction("bob-1"), prediction(f"hers {subject}", user_hash=subject)]
     write(tmp_path, PREDICTIONS, rows)
     write(tmp_path, FEEDBACK, [feedback("of-hers", f"hers {subject}"), feedback("other", "bob-1")])
-    forget(str(tmp_path), [Person(TASK, subject, NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, subject, NOON)])
     assert ids(tmp_path, PREDICTIONS) == ["bob-1"]
     assert ids(tmp_path, FEEDBACK) == ["other"]
 
@@ -315,8 +317,8 @@ def test_many_are_forgotten_at_once_each_until_their_last_asking(tmp_path: Path)
     people = [f"user-{n}" for n in range(1_200)]
     rows = [prediction(f"p-{who}", user_hash=who) for who in people]
     write(tmp_path, PREDICTIONS, [*rows, prediction("after", NOON + timedelta(hours=1), user_hash="user-0")])
-    asked = [Person(TASK, who, at) for at in (NOON, NOON - timedelta(days=1)) for who in people]
-    forget(str(tmp_path), asked)
+    asked = [ErasureRequest(TASK, who, at) for at in (NOON, NOON - timedelta(days=1)) for who in people]
+    erase_subjects(str(tmp_path), asked)
     assert ids(tmp_path, PREDICTIONS) == ["after"]
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == len(people)
 

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.lake import PREDICTIONS
-from services.prediction_log.erasure.erase import Person, forget
+from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
-from tests.unit.prediction_log.deliveries import NOON, TASK, TOPICS, delivery, kept, prediction
+from tests.unit.prediction_log.deliveries import NOON, TASK, TOPICS, delivery, prediction, stored_ids
 
 WINDOW = 4
 PARTITIONS = st.integers(0, 1)
@@ -164,7 +164,7 @@ class Log(RuleBasedStateMachine):
     @rule(who=st.sampled_from(["ann", "bob"]), until=st.integers(0, 40))
     def forget(self, who: str, until: int) -> None:
         at = NOON + timedelta(hours=until)
-        forget(str(self.folder), [Person(TASK, who, at)])
+        erase_subjects(str(self.folder), [ErasureRequest(TASK, who, at)])
         self.forgotten_until[who] = max(at, self.forgotten_until.get(who, at))
 
     @rule()
@@ -208,7 +208,7 @@ class Log(RuleBasedStateMachine):
         return delivery(prediction(f"p{fact}", occurred_at(fact), user(fact)), offset, partition)
 
     def _rows(self) -> list[str]:
-        return kept(self.folder) if (self.folder / PREDICTIONS).exists() else []
+        return stored_ids(self.folder) if (self.folder / PREDICTIONS).exists() else []
 
     def _forgotten(self, fact: int) -> bool:
         until = self.forgotten_until.get(user(fact))

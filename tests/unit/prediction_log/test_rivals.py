@@ -21,7 +21,7 @@ from schemas.lake import PREDICTIONS
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import fence
 from shared.kafka.delivery import Delivery
-from tests.unit.prediction_log.deliveries import NOON, TOPICS, delivery, kept, numbered, prediction
+from tests.unit.prediction_log.deliveries import NOON, TOPICS, delivery, numbered, prediction, stored_ids
 
 PLACE = (TOPICS[PREDICTIONS], 0)
 RECORDS, BATCH, WRITERS = 240, 8, 3
@@ -84,7 +84,7 @@ def test_two_writers_that_read_the_same_positions_store_each_record_once(
         batches = [[numbered(0, n) for n in part] for part in (mine, theirs)]
         stored = list(pool.map(lambda rival, batch: rival.append(PREDICTIONS, batch), rivals, batches))
     assert sum(stored) == 9 if len(mine) != len(theirs) else 5
-    assert kept(tmp_path) == sorted([*names(max(len(mine), len(theirs))), "p-1-0"])
+    assert stored_ids(tmp_path) == sorted([*names(max(len(mine), len(theirs))), "p-1-0"])
 
 
 def test_a_fact_in_two_partitions_is_stored_once_by_two_writers_at_the_same_moment(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_fact_in_two_partitions_is_stored_once_by_two_writers_at_the_same_mome
     with ThreadPoolExecutor(2) as pool:
         stored = list(pool.map(lambda rival, batch: rival.append(PREDICTIONS, batch), rivals, batches))
     assert sorted(stored) == [0, 2]
-    assert kept(tmp_path) == ["a", "b", "p-3-0"]
+    assert stored_ids(tmp_path) == ["a", "b", "p-3-0"]
 
 
 @pytest.mark.parametrize("change", ["compaction", "fence", "deletion", "another writer's row"])
@@ -118,7 +118,7 @@ def test_whatever_changes_the_table_before_the_commit_nothing_is_lost_or_doubled
     lake = Paused(tmp_path, once(interfere))
     assert lake.append(PREDICTIONS, [numbered(0, n) for n in range(6)]) == 3
     expected = set(names(6)) | ({"p-2-0"} if change == "another writer's row" else set())
-    assert kept(tmp_path) == sorted(expected - ({"p-0-1"} if change == "deletion" else set()))
+    assert stored_ids(tmp_path) == sorted(expected - ({"p-0-1"} if change == "deletion" else set()))
 
 
 def test_a_writer_that_was_second_commits_the_file_that_it_has_already_written(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_processes_that_write_the_same_records_at_once_one_of_them_killed_store_
         writers[0].kill()
         until(lambda: all(writer.poll() is not None for writer in writers), outputs)
     assert [writer.returncode for writer in writers] == [-signal.SIGKILL, 0, 0], said(outputs)
-    assert kept(lake) == names(RECORDS)
+    assert stored_ids(lake) == names(RECORDS)
 
 
 def until(condition: Callable[[], bool], outputs: list[Path]) -> None:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from schemas.lake import PREDICTIONS, REQUESTS
 from schemas.predictions import LatencySketch, PredictionsRolledUp, merged_sketch, sketch_quantile
-from services.prediction_log.erasure.erase import Person, forget
-from services.prediction_log.maintenance.maintenance import Maintenance, Upkeep
+from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
 from services.prediction_log.rollups.dirty_hours import Hour
-from services.prediction_log.rollups.hourly import MOST_FREQUENT, RollUps
+from services.prediction_log.rollups.hourly import MAX_ANSWERS, RollUps
 from services.prediction_log.tables import create_table
 from tests.unit.prediction_log.lake_rows import NOON, TASK, opened, prediction, request, write
 
@@ -62,10 +62,10 @@ def test_an_hour_is_counted_per_revision_variant_and_adapter(tmp_path: Path) -> 
 
 
 def test_answers_are_the_most_frequent_with_their_counts(tmp_path: Path) -> None:
-    answers = [f"answer {n}" for n in range(MOST_FREQUENT + 50) for _ in range(n + 1)]
+    answers = [f"answer {n}" for n in range(MAX_ANSWERS + 50) for _ in range(n + 1)]
     write(tmp_path, PREDICTIONS, [prediction(f"p{n}", answer=answer) for n, answer in enumerate(answers)])
     (event,) = counted(tmp_path)
-    assert [(one.answer, one.count) for one in event.answers] == Counter(answers).most_common(MOST_FREQUENT)
+    assert [(one.answer, one.count) for one in event.answers] == Counter(answers).most_common(MAX_ANSWERS)
     assert event.predictions == len(answers)
 
 
@@ -117,7 +117,7 @@ def test_an_hour_is_restated_with_less_after_somebody_is_forgotten_and_no_other_
     write(tmp_path, PREDICTIONS, [prediction("p0"), prediction("p1", user_hash="ann"), prediction("p2", NOON + HOUR)])
     counter = roll_ups(tmp_path)
     restated(counter)
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     assert restated(counter) == [NOON]
     assert counted(tmp_path)[0].predictions == 1
 
@@ -127,7 +127,7 @@ def test_a_group_that_has_no_row_left_is_restated_as_none_and_names_no_answer(tm
     write(tmp_path, REQUESTS, [request("hers", user_hash="ann", variant="canary")])
     counter = roll_ups(tmp_path)
     restated(counter)
-    forget(str(tmp_path), [Person(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     (hour,) = counter.pending()
     events = {(e.variant.value, e.adapter): e for e in counter.count(hour, LATER)}
     assert {group: e.predictions for group, e in events.items()} == {
@@ -138,11 +138,11 @@ def test_a_group_that_has_no_row_left_is_restated_as_none_and_names_no_answer(tm
 
 def test_rows_of_the_forgotten_that_the_maintenance_finds_restate_their_hour(tmp_path: Path) -> None:
     counter = roll_ups(tmp_path)
-    forget(str(tmp_path), [Person(TASK, "ann", NOON + HOUR)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + HOUR)])
     write(tmp_path, PREDICTIONS, [prediction("p0"), prediction("late", NOON + HOUR, user_hash="ann")])
     restated(counter)
-    upkeep = Upkeep(HOUR, small_files=9, target_bytes=1024, grace_hours=0, orphan_hours=24)
-    Maintenance(str(tmp_path), upkeep).run({}, LATER)
+    policy = MaintenancePolicy(HOUR, small_files=9, target_bytes=1024, grace_hours=0, orphan_hours=24)
+    Maintenance(str(tmp_path), policy).run({}, LATER)
     assert restated(counter) == [NOON + HOUR]
 
 
@@ -173,7 +173,7 @@ def test_what_a_killed_process_had_not_published_is_pending_in_the_next_deletion
     restated(killed)
     killed.pending()
     write(tmp_path, PREDICTIONS, [prediction("p2", NOON + 2 * HOUR), prediction("p3", NOON + 3 * HOUR)])
-    forget(str(tmp_path), [Person(TASK, "ann", NOON + HOUR)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + HOUR)])
     killed.done(killed.pending()[0])
     killed.pending()
     assert restated(roll_ups(tmp_path)) == [NOON + HOUR, NOON + 2 * HOUR, NOON + 3 * HOUR]
@@ -205,8 +205,8 @@ def test_the_note_of_the_progress_outlives_every_vacuum(tmp_path: Path) -> None:
     counter.pending()
     note = tmp_path / PREDICTIONS / "_rolled_up.json"
     os.utime(note, (1.0, 1.0))
-    upkeep = Upkeep(HOUR, small_files=2, target_bytes=1024, grace_hours=0, orphan_hours=24)
-    Maintenance(str(tmp_path), upkeep).run({}, LATER)
+    policy = MaintenancePolicy(HOUR, small_files=2, target_bytes=1024, grace_hours=0, orphan_hours=24)
+    Maintenance(str(tmp_path), policy).run({}, LATER)
     assert note.exists()
 
 
