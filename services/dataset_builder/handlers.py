@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from schemas.base import Event, utc_now
 from schemas.catalog import topic_of
-from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, RejectedCount
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
@@ -20,18 +18,15 @@ from services.dataset_builder.gates import judge, shortfall, way_out
 from services.dataset_builder.publishing import Artifacts, publish_dataset
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage import Store
-from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.cycle_step import CycleStep, current_spec, cycle_spec
+from shared.errors import StepImpossible
 from shared.identity import event_id
 from shared.kafka.consumers import Consumers, Delivery, Publishes
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.retention import drop_expired_forever
 
-logger = logging.getLogger(__name__)
 NAME = "dataset_builder"
-
-
-_UNKNOWN_TASK_PATIENCE = timedelta(seconds=15)
-"""A task is announced before anyone can use it, so this is many times the lag between two topics."""
+STEP = CycleStep(NAME, "dataset", inputs=(topic_of(CorrectionSubmitted).name,))
 
 
 class Handlers:
@@ -70,39 +65,17 @@ class Handlers:
         for votes in votes_of(await self._store.on_prediction(touched)).values():
             if len(votes) < 2:
                 continue
-            spec = await self._spec(votes[-1])
+            spec = await current_spec(votes[-1], self._tasks, self._now())
             question = third_opinion(votes, spec)
             if question is not None and votes[0].task_revision == spec.revision:
                 await self._publisher.publish(question)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
         """Build the cycle's data set. Raises DependencyUnavailable until all corrections below the fence are in."""
-        if event.cycle_id is None:
-            raise InvalidMessage("failures.clustered without a cycle_id")
-        outcome = await self._store.outcome(event.cycle_id)
-        if outcome is None:
-            late = await self._store.behind(event.fence)
-            if late:
-                places = ", ".join(str(part.partition) for part in late)
-                raise DependencyUnavailable(f"corrections of partitions {places} are not all read yet")
-            try:
-                outcome = await self._build(event)
-            except DependencyUnavailable:
-                raise
-            except Exception as error:  # A bug too ends the step aloud: silent, it would look like a stall.
-                if not isinstance(error, StepImpossible):
-                    logger.exception("the build of %s failed", event.cycle_id)
-                outcome = _failed(event, error)
-            await self._store.save_outcome(outcome)
-        await self._publisher.publish(outcome)
+        await STEP.run(event, self._store, self._publisher, self._build, self._store.save_outcome)
 
     async def _build(self, event: FailuresClustered) -> Event:
-        spec = await self._spec(event)
-        if spec.revision != event.task_revision:
-            raise StepImpossible(
-                f"the task changed to revision {spec.revision} after the cycle started with {event.task_revision}",
-                f"Start a cycle for the task as it is now: ratchet cycle {event.task}",
-            )
+        spec = await cycle_spec(event, self._tasks, self._now())
         hours = self._settings.dataset_builder_traffic_hours
         traffic = await self._store.traffic(event.task, event.task_revision, hours)
         corrections, dataset = await self._dataset(event, spec)
@@ -138,31 +111,3 @@ class Handlers:
             if len(still) == len(corrections):  # Below the fence nothing comes, it only goes.
                 return corrections, dataset
             corrections = still
-
-    async def _spec(self, event: Event) -> TaskSpec:
-        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way.
-
-        Raises DependencyUnavailable for a task not read yet, InvalidMessage for one that nobody applied:
-        it must not block the partition, and its dead letters can be replayed.
-        """
-        if self._tasks.lacks(event.task) and self._now() - event.occurred_at > _UNKNOWN_TASK_PATIENCE:
-            raise InvalidMessage(f"no task {event.task!r}", "Apply the task, then replay the dead letters.")
-        changed = await self._tasks.wait_until(
-            event.task,
-            lambda known: known.spec.revision == event.task_revision or known.occurred_at > event.occurred_at,
-        )
-        return changed.spec
-
-
-def _failed(event: FailuresClustered, error: Exception) -> StepFailed:
-    unforeseen = "See the log of dataset_builder; then start a new cycle."
-    return StepFailed(
-        event_id=event_id("steps.failed", NAME, event.cycle_id),
-        task=event.task,
-        task_revision=event.task_revision,
-        cycle_id=event.cycle_id,
-        service=NAME,
-        step="dataset",
-        reason=(str(error) or type(error).__name__)[:4_000],
-        way_out=error.way_out if isinstance(error, StepImpossible) else unforeseen,
-    )

@@ -24,7 +24,7 @@ from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from shared.kafka.delivery import Delivery, Place
 from shared.privacy.erasure import erased_among, erased_subjects_table, record_erasure
 from shared.storage.database import transaction
-from shared.storage.offsets import adopt_incarnation, advance, behind, broker_table, positions_table
+from shared.storage.offsets import adopt_incarnation, advance, broker_table, positions_table, unread
 
 metadata = sa.MetaData()
 positions = positions_table(metadata)
@@ -60,7 +60,7 @@ class Store(Protocol):
     async def expire(self, task: str, before: datetime) -> None: ...
     async def put_traffic(self, event: PredictionsRolledUp) -> None: ...
     async def traffic(self, task: str, revision: str, hours: int) -> dict[str, int]: ...
-    async def behind(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
     async def below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]: ...
     async def outcome(self, cycle_id: str) -> Event | None: ...
     async def save_outcome(self, event: Event) -> None: ...
@@ -144,9 +144,9 @@ class PostgresStore:
                 counts.update(answers)
         return dict(counts)
 
-    async def behind(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         async with transaction(self._engine) as connection:
-            return await behind(connection, positions, fence, [_TOPIC])
+            return await unread(connection, positions, fence)
 
     async def below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]:
         """All corrections of the task's revision below the fence."""

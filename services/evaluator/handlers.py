@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained
-from schemas.cycles import StepFailed, StepProgressed
+from schemas.cycles import StepProgressed
 from schemas.rollouts import RolloutChanged
 from services.evaluator.domain import job_name, production_of
 from services.evaluator.job import EvaluationJob
 from services.evaluator.settings import EvaluatorSettings
+from shared.cycle_step import CycleStep
 from shared.errors import DependencyUnavailable
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import Consumers, Publishes
 from shared.kafka.latest_by_key import LatestByKey
 
-SERVICE = "evaluator"
+STEP = CycleStep("evaluator", "evaluation")
 
 
 class Handlers:
@@ -67,18 +68,8 @@ class Handlers:
         await self._publisher.publish(AdapterEvaluated.model_validate_json(result))
 
     async def on_failed(self, job: Job, failure: JobFailure) -> None:
-        trained = _trained(job)
         await self._publisher.publish(
-            StepFailed(
-                event_id=event_id("evaluation failed", job.name),
-                task=trained.task,
-                task_revision=trained.task_revision,
-                cycle_id=trained.cycle_id,
-                service=SERVICE,
-                step="evaluation",
-                reason=failure.reason[:4_000],
-                way_out=failure.way_out[:2_000],
-            )
+            STEP.failed(_trained(job), failure.reason, failure.way_out, event_id("evaluation failed", job.name))
         )
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from schemas.base import Event, utc_now
+from schemas.base import utc_now
 from schemas.catalog import topic_of
-from schemas.cycles import CycleStarted, StepFailed
+from schemas.cycles import CycleStarted
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
@@ -37,18 +36,16 @@ from services.failure_miner.domain import (
 )
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import Store, Wish
-from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.cycle_step import CycleStep, current_spec, cycle_spec
+from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id
 from shared.kafka.consumers import Consumers, Delivery, Publishes
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.retention import drop_expired_forever
 
-logger = logging.getLogger(__name__)
 NAME = "failure_miner"
 CORRECTIONS = topic_of(CorrectionSubmitted).name
-INPUTS = (topic_of(PredictionLogged).name, topic_of(FeedbackGiven).name, CORRECTIONS)
-_UNKNOWN_TASK_PATIENCE = timedelta(seconds=15)
-"""A task is announced before anyone can use it, so this is many times the lag between two topics."""
+STEP = CycleStep(NAME, "failures", inputs=(topic_of(PredictionLogged).name, topic_of(FeedbackGiven).name, CORRECTIONS))
 
 
 class Embeds(Protocol):
@@ -163,32 +160,11 @@ class Handlers:
 
         Raises DependencyUnavailable until everything below the fence is in.
         """
-        cycle_id = event.cycle_id
-        if cycle_id is None:
-            raise InvalidMessage("cycles.started without a cycle_id")
-        clustered = await self._store.clustering(cycle_id)
-        if clustered is None:
-            late = await self._store.behind(event.fence, INPUTS)
-            if late:
-                places = ", ".join(f"{part.topic}/{part.partition}" for part in late[:5])
-                raise DependencyUnavailable(f"not all of the cycle's input is read yet: {places}")
-            try:
-                clustered = await self._cluster(event, cycle_id)
-            except DependencyUnavailable:
-                raise
-            except Exception as error:  # A bug too ends the step aloud: silent, it would look like a stall.
-                logger.exception("clustering of %s failed", cycle_id)
-                await self._publisher.publish(_failed(event, error))
-                return
-        await self._publisher.publish(clustered)
+        await STEP.run(event, self._store, self._publisher, self._cluster)
 
-    async def _cluster(self, event: CycleStarted, cycle_id: str) -> FailuresClustered:
-        spec = await self._spec(event)
-        if spec.revision != event.task_revision:
-            raise StepImpossible(
-                f"the task changed to revision {spec.revision} after the cycle started with {event.task_revision}",
-                f"Start a cycle for the task as it is now: ratchet cycle {event.task}",
-            )
+    async def _cluster(self, event: CycleStarted) -> FailuresClustered:
+        cycle_id = str(event.cycle_id)
+        spec = await cycle_spec(event, self._tasks, self._now())
         suspects = await self._store.open_suspects(
             event.task, event.task_revision, event.data_cutoff, event.fence,
             self._settings.failure_miner_max_suspects,
@@ -257,21 +233,7 @@ class Handlers:
     async def _specs(self, deliveries: Sequence[Delivery[Any]]) -> dict[str, TaskSpec]:
         """Each task of a batch as it is now, waited for once, by its newest event."""
         newest = {d.event.task: d.event for d in sorted(deliveries, key=lambda d: d.event.occurred_at)}
-        return {task: await self._spec(event) for task, event in newest.items()}
-
-    async def _spec(self, event: Event) -> TaskSpec:
-        """The event's task as it is now. Where the event knows a newer revision than we do, ours is on its way.
-
-        Raises DependencyUnavailable for a task not read yet, InvalidMessage for one that nobody applied:
-        it must not block the partition, and its dead letters can be replayed.
-        """
-        if self._tasks.lacks(event.task) and self._now() - event.occurred_at > _UNKNOWN_TASK_PATIENCE:
-            raise InvalidMessage(f"no task {event.task!r}", "Apply the task, then replay the dead letters.")
-        changed = await self._tasks.wait_until(
-            event.task,
-            lambda known: known.spec.revision == event.task_revision or known.occurred_at > event.occurred_at,
-        )
-        return changed.spec
+        return {task: await current_spec(event, self._tasks, self._now()) for task, event in newest.items()}
 
     async def _embed(self, texts: Sequence[str]) -> Vectors:
         return await asyncio.to_thread(self._embedder.embed, texts)
@@ -284,17 +246,3 @@ def _group(wrong: Sequence[Suspect], stored: Sequence[StoredMode], cycle_id: str
     rules = spec.failures
     labels = recipe.cluster(np.stack([s.embedding for s in wrong]), rules.min_cluster_size, rules.min_samples)
     return describe(wrong, labels.tolist(), stored, cycle_id, rules.same_mode_cosine)
-
-
-def _failed(event: CycleStarted, error: Exception) -> StepFailed:
-    way_out = error.way_out if isinstance(error, StepImpossible) else "See the log of failure_miner; start a new cycle."
-    return StepFailed(
-        event_id=event_id("steps.failed", NAME, event.cycle_id),
-        task=event.task,
-        task_revision=event.task_revision,
-        cycle_id=event.cycle_id,
-        service=NAME,
-        step="failures",
-        reason=str(error)[:4_000] or type(error).__name__,
-        way_out=way_out,
-    )

@@ -24,7 +24,7 @@ from services.failure_miner.domain import FoundMode, StoredMode, Suspect
 from shared.kafka.delivery import Delivery, Place
 from shared.privacy.erasure import ErasedSubjects, erased_among, erased_subjects_table, record_erasure
 from shared.storage.database import transaction
-from shared.storage.offsets import adopt_incarnation, advance, behind, broker_table, positions_table
+from shared.storage.offsets import adopt_incarnation, advance, broker_table, positions_table, unread
 
 metadata = sa.MetaData()
 positions = positions_table(metadata)
@@ -74,8 +74,8 @@ class Store(Protocol):
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
     async def expire(self, task: str, before: datetime) -> None: ...
-    async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]: ...
-    async def clustering(self, cycle_id: str) -> FailuresClustered | None: ...
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
+    async def outcome(self, cycle_id: str) -> FailuresClustered | None: ...
     async def open_suspects(
         self, task: str, revision: str, until: datetime, fence: Sequence[PartitionFence], limit: int
     ) -> list[Suspect]: ...
@@ -163,11 +163,11 @@ class PostgresStore:
         async with transaction(self._engine) as connection:
             return await erased_among(connection, forgotten, people)
 
-    async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]:
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         async with transaction(self._engine) as connection:
-            return await behind(connection, positions, fence, topics)
+            return await unread(connection, positions, fence)
 
-    async def clustering(self, cycle_id: str) -> FailuresClustered | None:
+    async def outcome(self, cycle_id: str) -> FailuresClustered | None:
         """What this cycle's clustering said, if it was done already."""
         async with transaction(self._engine) as connection:
             query = sa.select(clusterings.c.event).where(clusterings.c.cycle_id == cycle_id)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from schemas.adapters import AdapterTrained
-from schemas.cycles import StepFailed, StepProgressed
+from schemas.cycles import StepProgressed
 from schemas.datasets import DatasetBuilt
 from services.trainer.domain import check_servable, job_name
 from services.trainer.job import TrainingJob
 from services.trainer.settings import TrainerSettings
+from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import Consumers, Publishes
 
-SERVICE = "trainer"
+STEP = CycleStep("trainer", "training")
 
 
 class Handlers:
@@ -72,16 +73,7 @@ class Handlers:
 
     async def _announce_failure(self, dataset: DatasetBuilt, job: str, failure: JobFailure) -> None:
         await self._publisher.publish(
-            StepFailed(
-                event_id=event_id("training failed", job),
-                task=dataset.task,
-                task_revision=dataset.task_revision,
-                cycle_id=dataset.cycle_id,
-                service=SERVICE,
-                step="training",
-                reason=failure.reason[:4_000],
-                way_out=failure.way_out[:2_000],
-            )
+            STEP.failed(dataset, failure.reason, failure.way_out, event_id("training failed", job))
         )
 
 

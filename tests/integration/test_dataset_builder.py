@@ -94,7 +94,7 @@ async def test_no_build_has_a_forgotten_person_whatever_comes_first(
     assert ids(await store.below(task, "r1", fence(10))) == ["c1", "c2"]
     assert await store.on_prediction([f"{task}-p0"]) == []
     partition = PartitionFence(topic=TOPIC, partition=990, offset=3)
-    assert await store.behind([partition]) == []
+    assert await store.unread([partition]) == []
 
 
 @pytest.mark.stack
@@ -127,16 +127,16 @@ async def test_corrections_of_old_predictions_train_no_more(store: PostgresStore
     await store.expire("another-task", NOON)
     await store.expire(task, NOON - timedelta(days=1))
     assert ids(await store.below(task, "r1", fence(10))) == ["c1"]
-    assert await store.behind([PartitionFence(topic=TOPIC, partition=990, offset=2)]) == []
+    assert await store.unread([PartitionFence(topic=TOPIC, partition=990, offset=2)]) == []
 
 
 @pytest.mark.stack
 async def test_a_buried_record_moves_the_position_too(store: PostgresStore, task: str) -> None:
     partition = int(task[-6:], 16)
     wanted = [PartitionFence(topic=TOPIC, partition=partition, offset=8)]
-    assert await store.behind(wanted) == wanted
+    assert await store.unread(wanted) == wanted
     await store.pass_over(Place(TOPIC, partition, 7))
-    assert await store.behind(wanted) == []
+    assert await store.unread(wanted) == []
 
 
 def hour(task: str, hours_ago: int, **answers: int) -> PredictionsRolledUp:
@@ -192,12 +192,12 @@ async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_on
     try:
         await store.adopt(f"after the loss of {task}")
         few = PartitionFence(topic=TOPIC, partition=990, offset=3)
-        assert await store.behind([few]) == [few], "701 were read of the old topic, none of the new"
+        assert await store.unread([few]) == [few], "701 were read of the old topic, none of the new"
         assert ids(await store.below(task, "r1", fence(3))) == ["c700", "c701"]
         await store.keep([delivered(task, 2)])
-        assert await store.behind([few]) == []
+        assert await store.unread([few]) == []
         assert ids(await store.below(task, "r1", fence(3))) == ["c700", "c701", "c2"]
         await store.adopt(f"after the loss of {task}")  # as at each start
-        assert await store.behind([few]) == []
+        assert await store.unread([few]) == []
     finally:
         await store.adopt(stack_settings.kafka_incarnation)

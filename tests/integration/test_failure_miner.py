@@ -136,7 +136,7 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
     event = clustered(task, f"{task}-cycle-1")
     await store.save_clustering(event, suspects, found)
     assert await store.open_suspects(task, "r1", NOON, fence(task), 10) == []
-    assert await store.clustering(f"{task}-cycle-1") == event
+    assert await store.outcome(f"{task}-cycle-1") == event
     (mode,) = await store.modes(task, "r1")
     again = describe(suspects, [0, 0], [mode], "cycle-2", 0.85)
     assert again[0].mode.mode_id == found[0].mode.mode_id
@@ -191,9 +191,9 @@ async def test_failure_modes_quote_no_forgotten_person(store: PostgresStore, tas
     await store.forget(forget(task, "u1"))  # After the cycle had read its suspects.
     stored = await store.save_clustering(event, people, [found])
     assert sorted(stored.modes[0].exemplars) == ["what 2 wrote", "what 3 wrote"]
-    assert await store.clustering(f"{task}-1") == stored
+    assert await store.outcome(f"{task}-1") == stored
     await store.forget(forget(task, "u2"))
-    left = await store.clustering(f"{task}-1")
+    left = await store.outcome(f"{task}-1")
     assert left is not None
     assert (left.modes[0].exemplars, left.modes[0].size) == (("what 3 wrote",), 3)
 
@@ -208,7 +208,7 @@ async def test_old_suspects_go_and_failure_modes_quote_them_no_more(store: Postg
     await store.expire("another-task", NOON + timedelta(days=9))
     await store.expire(task, late.occurred_at)
     assert await store.known([early.prediction_id, late.prediction_id]) == {late.prediction_id}
-    left = await store.clustering(f"{task}-1")
+    left = await store.outcome(f"{task}-1")
     assert left is not None
     assert (left.modes[0].exemplars, left.modes[0].size) == ((late.text,), 2)
 
@@ -230,10 +230,10 @@ async def test_a_row_that_is_written_while_its_person_is_forgotten_does_not_stay
 async def test_positions_say_what_is_still_to_be_read(store: PostgresStore, task: str) -> None:
     topic = f"predictions.{task}"
     wanted = (PartitionFence(topic=topic, partition=0, offset=3),)
-    assert await store.behind(wanted, [topic]) == list(wanted)
+    assert await store.unread(wanted) == list(wanted)
     delivery = correction(task, 1, "x", 2)
     await store.keep([], [], [Delivery(delivery.event, topic, 0, 2, {})])
-    assert await store.behind(wanted, [topic]) == []
+    assert await store.unread(wanted) == []
 
 
 def test_the_lake_answers_for_one_prediction(tmp_path: Path) -> None:

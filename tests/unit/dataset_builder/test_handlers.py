@@ -76,7 +76,7 @@ class MemoryStore:
     async def traffic(self, task: str, revision: str, hours: int) -> dict[str, int]:
         return {"refund": 10, "delivery": 10}
 
-    async def behind(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         return self.late
 
     async def below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]:

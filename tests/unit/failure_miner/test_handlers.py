@@ -84,10 +84,10 @@ class MemoryStore:
     async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
         return ErasedSubjects(self.forgotten_people)
 
-    async def behind(self, fence: Sequence[PartitionFence], topics: Sequence[str]) -> list[PartitionFence]:
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         return self.late
 
-    async def clustering(self, cycle_id: str) -> FailuresClustered | None:
+    async def outcome(self, cycle_id: str) -> FailuresClustered | None:
         return self.done.get(cycle_id)
 
     async def open_suspects(

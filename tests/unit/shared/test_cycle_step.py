@@ -1,0 +1,131 @@
+"""A step of a cycle: it awaits its inputs up to the fence, runs once, and publishes its outcome or its failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schemas.base import Event
+from schemas.cycles import CycleStarted, PartitionFence, StepFailed
+from schemas.failures import FailuresClustered
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from shared.cycle_step import CycleStep, current_spec, cycle_spec
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.kafka import latest_by_key
+from shared.kafka.latest_by_key import LatestByKey
+
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+READ, OTHER = "predictions.logged.v1", "corrections.submitted.v1"
+STEP = CycleStep("failure_miner", "failures", inputs=(READ,))
+SPEC = TaskSpec(name="desk", kind=TaskKind.GENERATION, system_prompt="p")
+
+
+class Cycle:
+    """A step's store, publisher and work, all in memory."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Event] = {}
+        self.next_offset = 0
+        self.published: list[Event] = []
+        self.error: Exception | None = None
+        self.runs = 0
+
+    async def outcome(self, cycle_id: str) -> Event | None:
+        return self.outcomes.get(cycle_id)
+
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
+        return [part for part in fence if self.next_offset < part.offset]
+
+    async def publish(self, event: Event) -> None:
+        self.published.append(event)
+
+    async def save(self, event: Event) -> None:
+        self.outcomes[str(event.cycle_id)] = event
+
+    async def work(self, event: CycleStarted) -> Event:
+        self.runs += 1
+        if self.error is not None:
+            raise self.error
+        return FailuresClustered(
+            task=event.task, task_revision=event.task_revision, cycle_id=event.cycle_id, suspects=0, noise=0, modes=(),
+            data_cutoff=NOON, fence=event.fence,
+        )  # fmt: skip
+
+    async def run(self, cycle_id: str | None = "c1") -> None:
+        await STEP.run(started(cycle_id), self, self, self.work, self.save)
+
+
+def started(cycle_id: str | None = "c1") -> CycleStarted:
+    return CycleStarted(
+        task="desk", task_revision=SPEC.revision, cycle_id=cycle_id, trigger="command", data_cutoff=NOON,
+        occurred_at=NOON, fence=tuple(PartitionFence(topic=topic, partition=2, offset=5) for topic in (READ, OTHER)),
+    )  # fmt: skip
+
+
+async def test_a_step_awaits_its_own_inputs_up_to_the_fence() -> None:
+    cycle = Cycle()
+    with pytest.raises(DependencyUnavailable) as caught:
+        await cycle.run()
+    assert READ in caught.value.reason
+    assert OTHER not in caught.value.reason
+    assert (cycle.runs, cycle.published) == (0, [])
+    cycle.next_offset = 5
+    await cycle.run()
+    assert isinstance(cycle.published[0], FailuresClustered)
+
+
+@pytest.mark.parametrize("error", [None, StepImpossible("too few", "collect more"), KeyError("bug")])
+async def test_a_redelivery_publishes_the_first_outcome_without_running_again(error: Exception | None) -> None:
+    cycle = Cycle()
+    cycle.next_offset, cycle.error = 5, error
+    await cycle.run()
+    cycle.error = None
+    await cycle.run()
+    assert cycle.published[0] == cycle.published[1]
+    assert cycle.runs == 1
+
+
+async def test_a_failed_step_says_why_and_what_to_do() -> None:
+    cycle = Cycle()
+    cycle.next_offset = 5
+    for error in (StepImpossible("too few " + "x" * 5_000, "collect more"), ValueError()):
+        cycle.error = error
+        await STEP.run(started(), cycle, cycle, cycle.work)
+    impossible, broken = cycle.published
+    assert isinstance(impossible, StepFailed)
+    assert isinstance(broken, StepFailed)
+    assert (impossible.reason[:7], len(impossible.reason), impossible.way_out) == ("too few", 4_000, "collect more")
+    assert (broken.reason, broken.service, broken.step) == ("ValueError", "failure_miner", "failures")
+    assert "log of failure_miner" in broken.way_out
+    assert impossible.event_id == broken.event_id
+
+
+async def test_a_dependency_that_is_away_fails_no_step() -> None:
+    cycle = Cycle()
+    cycle.next_offset, cycle.error = 5, DependencyUnavailable("no lake")
+    with pytest.raises(DependencyUnavailable):
+        await cycle.run()
+    assert (cycle.outcomes, cycle.published) == ({}, [])
+
+
+async def test_an_event_without_a_cycle_is_invalid() -> None:
+    with pytest.raises(InvalidMessage, match=r"cycles\.started"):
+        await Cycle().run(cycle_id=None)
+
+
+async def test_a_task_that_nobody_applied_is_awaited_and_then_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latest_by_key, "READ_SECONDS", 0.0)
+    tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    with pytest.raises(InvalidMessage, match="desk"):
+        await current_spec(started(), tasks, NOON + timedelta(minutes=1))
+
+
+async def test_a_task_that_changed_since_its_cycle_started_makes_the_step_impossible() -> None:
+    tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    newer = SPEC.model_copy(update={"system_prompt": "other"})
+    await tasks.put("desk", TaskChanged(task="desk", task_revision=newer.revision, spec=newer))
+    assert await current_spec(started(), tasks, NOON) == newer
+    with pytest.raises(StepImpossible, match="changed to revision"):
+        await cycle_spec(started(), tasks, NOON)
