@@ -2,6 +2,6 @@
 
 consumes  adapters.evaluated · shadow.compared · corrections.submitted · requests.observed · subjects.forgotten ·
           tasks.changed
-does      keeps each candidate's ledger of pairs; asks people about pairs that differ; bets; guards the canary
+does      records each candidate's pairs in a ledger; asks people about pairs that differ; bets; guards the canary
 produces  rollouts.changed · labels.requested
 """

@@ -1,15 +1,15 @@
-"""The betting test: wealth as a function of labelled pairs. Pure.
+"""The betting test: the wealth of a candidate as a function of its labelled pairs. Pure.
 
 A pair's outcome X is -1 (the candidate was worse), 0 or 1; the mean of several people's answers lies between. Under
 the null E[X] <= m the wealth of a fixed mixture of bets is a supermartingale, so it reaches 1/alpha, at *any* time,
 with probability at most alpha (Ville 1939; Waudby-Smith & Ramdas 2024). Three rules keep that true in practice:
 
-- every bet's lambda is constant, so wealth does not depend on the order in which labels come;
+- every bet's lambda is constant, so wealth does not depend on the order in which labels arrive;
 - a ticket without a label counts as the worst case, so slow or missing labels cannot help a candidate;
-- the statistic is the greatest wealth over ticket prefixes, in the order in which tickets were drawn.
+- the statistic is the maximum of the wealth over ticket prefixes, in the order in which tickets were drawn.
 
-This version tests superiority (margin 0), harm and futility. Non-inferiority is the same function with a negative
-margin, where pairs that agree count too; the deployer does not promote by it yet.
+The deployer tests superiority (margin 0), harm and futility. Non-inferiority is the same function with a negative
+margin, where pairs that agree count too; the deployer does not use it yet.
 """
 
 from __future__ import annotations
@@ -26,55 +26,55 @@ Floats = npt.NDArray[np.float64]
 _GRID = (np.arange(20) + 0.5) / 20
 _WEIGHTS = _GRID**3 * (1 - _GRID) ** 7
 _LOG_WEIGHTS = np.log(_WEIGHTS / _WEIGHTS.sum())
-_LARGEST_LOG = 700.0
+_MAX_LOG = 700.0
 
 FUTILITY_ODDS = 10.0
-"""Evidence against a candidate at which it is given up. Not binding: stopping early can only lose power."""
+"""Odds against a candidate at which it is rejected. Not binding: stopping early can only lose power."""
 HARM_WEALTH = 20.0
-"""Wealth of the opposite bet (the candidate is worse) at which it is dropped: alpha = 0.05."""
+"""Wealth of the opposite bet (the candidate is worse) at which it is rejected: alpha = 0.05."""
 
 
 def wealth(wins: float, ties: float, losses: float, margin: float = 0.0) -> float:
-    """Wealth after these counts: the mixture over lambda of (1+l(1-m))^wins (1-lm)^ties (1-l(1+m))^losses."""
+    """Return the wealth of these counts: the mixture over lambda of (1+l(1-m))^wins (1-lm)^ties (1-l(1+m))^losses."""
     bets = _bets(margin)
     logs = wins * np.log1p(bets * (1 - margin)) + losses * np.log1p(-bets * (1 + margin))
     if margin:
         logs = logs + ties * np.log1p(-bets * margin)
-    return float(_mixed(logs))
+    return float(_mixture(logs))
 
 
 def harm(wins: float, ties: float, losses: float) -> float:
-    """Wealth of the bet that the candidate is worse."""
+    """Return the wealth of the bet that the candidate is worse."""
     return wealth(losses, ties, wins)
 
 
 @dataclass(frozen=True)
-class Best:
-    """The greatest wealth over ticket prefixes, and how many tickets that prefix has."""
+class BestPrefix:
+    """The maximum wealth over ticket prefixes, and the length of that prefix."""
 
     wealth: float
     tickets: int
 
 
-def best_prefix(outcomes: Sequence[float | None], pending: float = -1.0, margin: float = 0.0) -> Best:
-    """The statistic. `outcomes` in ticket order; None: no label yet, which counts as `pending`.
+def best_prefix(outcomes: Sequence[float | None], pending: float = -1.0, margin: float = 0.0) -> BestPrefix:
+    """Return the test's statistic. `outcomes` are in ticket order; None: no label yet, which counts as `pending`.
 
-    An outcome between -1 and 1 (people disagreed) has the factor 1 + lambda (X - m), as all others have.
+    An outcome between -1 and 1 (people disagreed) has the factor 1 + lambda (X - m) like any other.
     """
     if not outcomes:
-        return Best(1.0, 0)
+        return BestPrefix(1.0, 0)
     x = np.array([pending if outcome is None else outcome for outcome in outcomes], dtype=float)
     bets = _bets(margin)
     logs = np.cumsum(np.log1p(np.outer(x - margin, bets)), axis=0)
-    by_prefix = _mixed(logs)
+    by_prefix = _mixture(logs)
     tickets = int(by_prefix.argmax())
-    return Best(1.0, 0) if by_prefix[tickets] < 1.0 else Best(float(by_prefix[tickets]), tickets + 1)
+    return BestPrefix(1.0, 0) if by_prefix[tickets] < 1.0 else BestPrefix(float(by_prefix[tickets]), tickets + 1)
 
 
 def futility(outcomes: Sequence[float | None]) -> float:
-    """Odds that a candidate wins only 40-50 % of decisive pairs, against 60 %; pending tickets count as wins.
+    """Return the odds that the candidate wins 40-50 % of decisive pairs, against 60 %; pending tickets count as wins.
 
-    The greatest over ticket prefixes of 1/2 sum over theta in {.4, .5} of (theta/.6)^wins ((1-theta)/.4)^losses.
+    It is the maximum over ticket prefixes of 1/2 sum over theta in {.4, .5} of (theta/.6)^wins ((1-theta)/.4)^losses.
     """
     best, wins, losses = 1.0, 0.0, 0.0
     for outcome in outcomes:
@@ -88,20 +88,20 @@ def futility(outcomes: Sequence[float | None]) -> float:
 
 
 def alpha_for(yearly: float, cycles: int, previous_alpha: float | None, previous_promoted: bool) -> float:
-    """What the next candidate may spend: its even share, plus its predecessor's if that one was promoted.
+    """Return the next candidate's alpha: an equal share of the year's, plus its predecessor's if that was promoted.
 
-    A rightly promoted candidate gives its level back (online fallback, Tian & Ramdas 2021), so that any false
-    promotion in a year keeps a probability of at most `yearly`.
+    A rightly promoted candidate returns its alpha (online fallback, Tian & Ramdas 2021), so the probability of any
+    false promotion in a year stays at most `yearly`.
     """
     share = yearly / cycles
     return min(share + (previous_alpha or 0.0), yearly) if previous_promoted else share
 
 
 def canary_guard(bad_canary: int, bad: int, share: float, ratio: float) -> float:
-    """Evidence that the canary fails more often than `ratio` times the primary. 20 is 5 % significance.
+    """Return the evidence that the canary fails over `ratio` times as often as the primary. 20 is significant at 5 %.
 
-    bad: users with a failed request, each by the arm of their first; bad_canary of them were in the canary, which
-    has `share` of all users. Under the null the share of the canary among them is at most p r / (p r + 1 - p): a
+    bad: users with a failed request, each counted in the arm of the first one; bad_canary of them were in the canary,
+    which has `share` of all users. Under the null the share of the canary among them is at most p r / (p r + 1 - p): a
     mixture over greater shares is then an e-process (Lindon et al. 2022).
     """
     null = share * ratio / (share * ratio + 1 - share)
@@ -109,16 +109,16 @@ def canary_guard(bad_canary: int, bad: int, share: float, ratio: float) -> float
         return 1.0
     alternatives = null + (1 - null) * _GRID
     logs = bad_canary * np.log(alternatives / null) + (bad - bad_canary) * np.log((1 - alternatives) / (1 - null))
-    return float(np.exp(np.minimum(_log_sum(logs - math.log(len(_GRID))), _LARGEST_LOG)))
+    return float(np.exp(np.minimum(_log_sum(logs - math.log(len(_GRID))), _MAX_LOG)))
 
 
 def _bets(margin: float) -> Floats:
     return _GRID / (1 + margin) if margin > 0 else _GRID
 
 
-def _mixed(logs: Floats) -> Floats:
-    """Log wealth of each bet, last axis lambda, to the mixture's wealth; capped where a float ends."""
-    return np.exp(np.minimum(_log_sum(logs + _LOG_WEIGHTS), _LARGEST_LOG))
+def _mixture(logs: Floats) -> Floats:
+    """Return the mixture's wealth from the log wealth of each bet (last axis: lambda), capped below a float's limit."""
+    return np.exp(np.minimum(_log_sum(logs + _LOG_WEIGHTS), _MAX_LOG))
 
 
 def _log_sum(logs: Floats) -> Floats:

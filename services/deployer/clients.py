@@ -1,7 +1,7 @@
-"""What the deployer asks of others: Unleash's admin API (the flags) and vLLM (does it serve the adapter?).
+"""Clients of the deployer: Unleash's admin API, which holds the flags, and vLLM, which serves the adapters.
 
-Unleash's traps, each met live: a flag switched on without a strategy gets one of 100 %; PUT of a flag resets what it
-omits; rollout values are not validated; a duplicate is a 409; an archived flag keeps its name.
+What to know of Unleash, each observed on a live server: a flag switched on without a strategy gets one of 100 %; PUT
+of a flag resets what it omits; rollout values are not validated; a duplicate is a 409; an archived flag keeps its name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STRATEGY = "flexibleRollout"
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a flag is rolled out: to whom, and with which payload. `variant` None: the flag has no payload."""
+    """The rollout of a flag: to whom, and with which payload. `variant` None: the flag has no payload."""
 
     percent: int = 100
     stickiness: str = "default"
@@ -32,7 +32,7 @@ class Strategy:
     payload: Mapping[str, Any] | None = None
 
     def body(self, flag: str) -> dict[str, Any]:
-        """As Unleash's admin API takes it: parameters are strings, a variant needs a variable weight."""
+        """Return it as Unleash's admin API takes it: parameters are strings, a variant needs a variable weight."""
         parameters = {
             "rollout": str(min(max(self.percent, 0), 100)),
             "stickiness": self.stickiness,
@@ -52,7 +52,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class FlagState:
-    """A flag as it is now."""
+    """A flag as it is in Unleash."""
 
     enabled: bool
     strategies: tuple[dict[str, Any], ...]
@@ -67,17 +67,18 @@ class FlagState:
                     return parsed if isinstance(parsed, dict) else None
         return None
 
-    def follows(self, wanted: dict[str, Any]) -> bool:
-        """Whether the one strategy is as wanted; what Unleash adds to it is not compared."""
+    def matches(self, wanted: dict[str, Any]) -> bool:
+        """Return True if the flag has this strategy and no other; fields that Unleash adds are not compared."""
         if len(self.strategies) != 1:
             return False
         found = self.strategies[0]
-        same = found.get("name") == wanted["name"] and found.get("parameters") == wanted["parameters"]
-        return same and [_essence(v) for v in found.get("variants") or ()] == [_essence(v) for v in wanted["variants"]]
+        if found.get("name") != wanted["name"] or found.get("parameters") != wanted["parameters"]:
+            return False
+        return list(map(_variant_key, found.get("variants") or ())) == list(map(_variant_key, wanted["variants"]))
 
 
 class FlagAdmin(Protocol):
-    """What moves flags. Every call is idempotent, and writes nothing where nothing differs."""
+    """Reads and writes flags. Every call is idempotent and writes only what differs."""
 
     async def read(self, flag: str) -> FlagState | None: ...
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None: ...
@@ -85,8 +86,8 @@ class FlagAdmin(Protocol):
     async def switch(self, flag: str, on: bool) -> None: ...
 
 
-class Adapters(Protocol):
-    """What makes sure that an adapter answers on every replica. Raises InvalidMessage if vLLM refuses it."""
+class AdapterServer(Protocol):
+    """Makes every vLLM replica serve an adapter. Raises InvalidMessage if vLLM refuses it."""
 
     async def serve(self, adapter: str, uri: str) -> None: ...
 
@@ -103,61 +104,61 @@ class UnleashAdmin:
         await self._client.aclose()
 
     async def read(self, flag: str) -> FlagState | None:
-        """The flag as it is, or None where there is none."""
-        answer = await self._ask("GET", self._place(flag), missing_ok=True)
+        """Return the flag, or None if it does not exist."""
+        answer = await self._request("GET", self._environment_url(flag), missing_ok=True)
         if answer is None:
             return None
         return FlagState(bool(answer.get("enabled")), tuple(answer.get("strategies") or ()))
 
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
-        """Create the flag with its strategy, if there is none. One that exists is the operator's: it stays.
+        """Create the flag with its strategy if it does not exist. An existing flag belongs to the operator and stays.
 
-        `on` comes before the strategy here: a flag that a crash left half made is then told from one that an
-        operator turned off, and a flag without payload serves nobody anything.
+        A flag is switched on before it gets its strategy: so one that a crash left incomplete differs from one that
+        an operator turned off, and a flag without a payload serves nobody anything.
         """
         state = await self.read(flag)
         if state is None:
             body = {"name": flag, "type": "release", "description": description, "impressionData": False}
-            await self._ask("POST", self._features, json=body, conflict_ok=True)
+            await self._request("POST", self._features, json=body, conflict_ok=True)
         elif state.strategies and (strategy.variant is None or state.payload is not None):
             return
         if on and (state is None or not state.strategies):
-            await self._ask("POST", f"{self._place(flag)}/on")
+            await self._request("POST", f"{self._environment_url(flag)}/on")
         await self.set_strategy(flag, strategy)
 
     async def set_strategy(self, flag: str, strategy: Strategy) -> None:
-        """Make the flag's strategy this one and no other."""
+        """Give the flag this strategy and no other."""
         state = await self.read(flag)
         if state is None:
-            raise DependencyUnavailable(f"flag {flag} is gone", "Was it archived? Revive it in Unleash.")
+            raise DependencyUnavailable(f"the flag {flag} does not exist", "Was it archived? Revive it in Unleash.")
         wanted = strategy.body(flag)
-        if state.follows(wanted):
+        if state.matches(wanted):
             return
-        strategies = f"{self._place(flag)}/strategies"
+        strategies = f"{self._environment_url(flag)}/strategies"
         ids = [found["id"] for found in state.strategies]
-        if ids:  # The first is changed in place, so that at no moment the flag is without a strategy.
-            await self._ask("PUT", f"{strategies}/{ids[0]}", json=wanted)
+        if ids:  # The first is changed in place, so that the flag is never without a strategy.
+            await self._request("PUT", f"{strategies}/{ids[0]}", json=wanted)
         else:
-            await self._ask("POST", strategies, json=wanted)
+            await self._request("POST", strategies, json=wanted)
         for other in ids[1:]:
-            await self._ask("DELETE", f"{strategies}/{other}")
+            await self._request("DELETE", f"{strategies}/{other}")
 
     async def switch(self, flag: str, on: bool) -> None:
         """Turn the flag on or off."""
         state = await self.read(flag)
         if state is not None and state.enabled != on:
-            await self._ask("POST", f"{self._place(flag)}/{'on' if on else 'off'}")
+            await self._request("POST", f"{self._environment_url(flag)}/{'on' if on else 'off'}")
 
-    def _place(self, flag: str) -> str:
+    def _environment_url(self, flag: str) -> str:
         return f"{self._features}/{flag}/environments/{self._environment}"
 
-    async def _ask(
+    async def _request(
         self, method: str, url: str, *, json: Any = None, missing_ok: bool = False, conflict_ok: bool = False
     ) -> Any:
         try:
             response = await self._client.request(method, url, json=json)
         except httpx.HTTPError as error:
-            raise DependencyUnavailable(f"Unleash does not answer: {error!r}", "Check it: ratchet status") from error
+            raise DependencyUnavailable(f"Unleash unavailable: {error!r}", "Check it: ratchet status") from error
         if (response.status_code == 404 and missing_ok) or (response.status_code == 409 and conflict_ok):
             return None
         if response.status_code >= 400:
@@ -172,8 +173,8 @@ class ArtifactMissing(DependencyUnavailable):
     """An adapter's folder is not in the artifact store: not yet, or not any more."""
 
 
-class ServedAdapters:
-    """Adapters on vLLM's replicas, from the artifact store. Raises ArtifactMissing."""
+class VllmAdapterServer:
+    """Serves adapters from the artifact store on all vLLM replicas. Raises ArtifactMissing."""
 
     def __init__(self, inference: InferenceClient, artifacts: ArtifactStore) -> None:
         self._inference = inference
@@ -187,5 +188,5 @@ class ServedAdapters:
         await self._inference.serve_adapter(adapter, str(folder))
 
 
-def _essence(variant: dict[str, Any]) -> tuple[Any, ...]:
+def _variant_key(variant: dict[str, Any]) -> tuple[Any, ...]:
     return variant.get("name"), variant.get("weight"), variant.get("payload")

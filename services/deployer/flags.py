@@ -3,9 +3,9 @@
     ratchet.<task>.primary    on: everyone is served the payload's adapter        ratchet.<task>.shadow   sample %
     ratchet.<task>.rollback   on: everyone is served the payload's previous       ratchet.<task>.canary   user %
 
-Flags move with our own changes only. In between they belong to the operator: what was turned by hand stays.
-The order of writes is chosen so that a crash between any two leaves everybody with an adapter that is proven,
-or with the canary that had earned its share.
+The deployer writes flags only when a rollout changes. Between changes they belong to the operator: what was turned by
+hand stays. Writes are ordered so that a crash between any two leaves every user with a proven adapter, or with the
+canary that has earned its share.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from services.deployer.rollout import Rollout
 
 
 @dataclass(frozen=True)
-class Observed:
-    """A task's flags as they are. None: never created."""
+class TaskFlags:
+    """A task's flags as they are in Unleash. None: never created."""
 
     primary: FlagState | None
     rollback: FlagState | None
@@ -31,7 +31,7 @@ class Observed:
         return self.rollback is not None and self.rollback.enabled
 
     def differences(self, rollout: Rollout) -> tuple[str, ...]:
-        """What an operator turned by hand since the rollout's last change, as sentences."""
+        """Return what an operator changed since the rollout's last change, as sentences."""
         found = []
         if self.primary is None or not self.primary.enabled:
             found.append("primary is off: the base model serves")
@@ -48,8 +48,8 @@ class Observed:
         return tuple(found)
 
 
-def name(task: str, flag: str) -> str:
-    """The full name of a task's flag."""
+def flag_name(task: str, flag: str) -> str:
+    """Return the full name of a task's flag."""
     return f"ratchet.{task}.{flag}"
 
 
@@ -58,7 +58,7 @@ def primary_strategy(rollout: Rollout) -> Strategy:
 
 
 def canary_strategy(rollout: Rollout) -> Strategy:
-    """Sticky by user; the group is the rollout, so that each candidate meets other users first."""
+    """The canary is sticky by user and grouped by rollout, so that each candidate meets other users first."""
     return Strategy(
         percent=rollout.spec.rollout.canary_percent,
         stickiness="userId",
@@ -69,26 +69,25 @@ def canary_strategy(rollout: Rollout) -> Strategy:
 
 
 def shadow_strategy(rollout: Rollout) -> Strategy:
-    """The shadow service asks with the prediction's id as the user: a redelivery is sampled the same way."""
+    """The shadow service passes the prediction's id as the user, so that a redelivery is sampled the same way."""
     return Strategy(percent=rollout.spec.rollout.shadow_percent, stickiness="userId", group=rollout.rollout_id)
 
 
-async def observe(admin: FlagAdmin, task: str) -> Observed:
-    """Read a task's flags."""
-    return Observed(*[await admin.read(name(task, flag)) for flag in ("primary", "rollback", "canary", "shadow")])
+async def read_flags(admin: FlagAdmin, task: str) -> TaskFlags:
+    return TaskFlags(*[await admin.read(flag_name(task, flag)) for flag in ("primary", "rollback", "canary", "shadow")])
 
 
-async def apply(admin: FlagAdmin, rollout: Rollout) -> None:
-    """Bring the flags to where the rollout's last change wants them. Idempotent."""
+async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
+    """Set the flags as the rollout's last change wants them. Idempotent."""
     if rollout.stage is Stage.SHADOW:
         await _to_shadow(admin, rollout)
     elif rollout.stage is Stage.CANARY:
-        flag = name(rollout.task, "canary")
+        flag = flag_name(rollout.task, "canary")
         await admin.set_strategy(flag, canary_strategy(rollout))
         await admin.switch(flag, True)
     elif rollout.stage is Stage.PROMOTED:
-        await admin.set_strategy(name(rollout.task, "primary"), primary_strategy(rollout))
-        await admin.switch(name(rollout.task, "primary"), True)
+        await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(rollout))
+        await admin.switch(flag_name(rollout.task, "primary"), True)
         await _stop(admin, rollout.task)
     elif rollout.stage is Stage.REJECTED:
         await _stop(admin, rollout.task)
@@ -96,21 +95,22 @@ async def apply(admin: FlagAdmin, rollout: Rollout) -> None:
 
 async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
     task = rollout.task
-    primary, rollback = name(task, "primary"), name(task, "rollback")
+    primary, rollback = flag_name(task, "primary"), flag_name(task, "rollback")
+    canary, shadow = flag_name(task, "canary"), flag_name(task, "shadow")
     await admin.ensure(primary, f"Serves {task}'s adapter; off: the base model", primary_strategy(rollout), on=True)
     await admin.ensure(rollback, f"On: {task}'s previous adapter serves", Strategy())
-    await admin.ensure(name(task, "canary"), f"Share of {task}'s users on the candidate", canary_strategy(rollout))
-    await admin.ensure(name(task, "shadow"), f"Share of {task}'s traffic replayed", shadow_strategy(rollout))
+    await admin.ensure(canary, f"Share of {task}'s users on the candidate", canary_strategy(rollout))
+    await admin.ensure(shadow, f"Share of {task}'s traffic replayed", shadow_strategy(rollout))
     state = await admin.read(rollback)
     if state is not None and state.enabled and rollout.primary == rollout.previous:
-        # The rollback becomes the normal state (see `serving_after`): the same adapter serves at every write.
+        # The rolled-back adapter becomes the primary (see `serving_after`): it serves before and after each write.
         await admin.set_strategy(primary, primary_strategy(rollout))
         await admin.switch(rollback, False)
-    await admin.switch(name(task, "canary"), False)
-    await admin.set_strategy(name(task, "shadow"), shadow_strategy(rollout))
-    await admin.switch(name(task, "shadow"), True)
+    await admin.switch(canary, False)
+    await admin.set_strategy(shadow, shadow_strategy(rollout))
+    await admin.switch(shadow, True)
 
 
 async def _stop(admin: FlagAdmin, task: str) -> None:
-    await admin.switch(name(task, "canary"), False)
-    await admin.switch(name(task, "shadow"), False)
+    await admin.switch(flag_name(task, "canary"), False)
+    await admin.switch(flag_name(task, "shadow"), False)

@@ -1,4 +1,8 @@
-"""Events in: what candidates are worth. Out: where they stand, and questions about pairs that differ."""
+"""Kafka handlers of the deployer, and its background work.
+
+consumes  adapters.evaluated · shadow.compared · corrections.submitted · requests.observed · subjects.forgotten
+produces  rollouts.changed and labels.requested, through `RolloutTransitions`
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,6 @@ import asyncio
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Callable
-from datetime import datetime
 
 from schemas.adapters import AdapterEvaluated
 from schemas.base import Variant, utc_now
@@ -16,11 +18,12 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import RequestObserved, SubjectForgotten
 from schemas.rollouts import ShadowCompared, Stage
 from schemas.tasks import TaskChanged
-from services.deployer.domain import label_outcome
-from services.deployer.rollout import Rollout, begun
+from services.deployer.domain import Observation, label_outcome
+from services.deployer.rollout import Rollout, new_rollout
 from services.deployer.settings import DeployerSettings
-from services.deployer.storage import Observation, Storage
-from services.deployer.transitions import Moves
+from services.deployer.storage.ledger import LedgerStore
+from services.deployer.storage.rollouts import RolloutStore
+from services.deployer.transitions import RolloutTransitions
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery
@@ -34,14 +37,14 @@ class Handlers:
     def __init__(
         self,
         settings: DeployerSettings,
-        storage: Storage,
-        moves: Moves,
-        now: Callable[[], datetime] = utc_now,
+        rollouts: RolloutStore,
+        ledger: LedgerStore,
+        transitions: RolloutTransitions,
     ) -> None:
         self._settings = settings
-        self._storage = storage
-        self._moves = moves
-        self._now = now
+        self._rollouts = rollouts
+        self._ledger = ledger
+        self._transitions = transitions
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
 
     def subscribe(self, consumers: Consumers) -> None:
@@ -56,83 +59,87 @@ class Handlers:
         self._tasks = consumers.table(TaskChanged)
 
     async def on_evaluated(self, event: AdapterEvaluated) -> None:
-        """A candidate enters shadow, or ends at the offline gates."""
-        async with self._storage.locked(event.task):
-            await self._moves.settle(event.task)
-            last = await self._storage.last_entered(event.task)
-            serving = await self._moves.serving(event.task, event.base_model)
-            await self._moves.begin(begun(event, last, serving, self._now()), event.occurred_at)
+        """Start a candidate's rollout in shadow, or reject it by the offline gates."""
+        async with self._rollouts.locked(event.task):
+            await self._transitions.settle(event.task)
+            last = await self._rollouts.last_entered(event.task)
+            serving = await self._transitions.serving(event.task, event.base_model)
+            await self._transitions.start(new_rollout(event, last, serving, utc_now()), event.occurred_at)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
-        """Pairs into the ledger; those that differ become tickets that people are asked about."""
+        """Add pairs to the ledger; those that differ may become tickets that people are asked about."""
         by_rollout: dict[tuple[str, str], list[ShadowCompared]] = defaultdict(list)
         for delivery in deliveries:
             by_rollout[delivery.event.task, delivery.event.rollout_id].append(delivery.event)
         for (task, rollout_id), pairs in by_rollout.items():
-            async with self._storage.locked(task):
-                rollout = await self._storage.rollout(rollout_id)
+            async with self._rollouts.locked(task):
+                rollout = await self._rollouts.get(rollout_id)
                 if rollout is not None and rollout.task == task and rollout.active:
-                    sides = [bool(secrets.randbelow(2)) for _ in pairs]  # The first delivery's toss is kept.
-                    await self._storage.add_pairs(rollout, pairs, sides)
-                    await self._moves.advance(task)
+                    candidate_first = [
+                        bool(secrets.randbelow(2)) for _ in pairs
+                    ]  # A redelivery changes no stored pair.
+                    await self._ledger.add_pairs(rollout, pairs, candidate_first)
+                    await self._transitions.advance(task)
 
     async def on_correction(self, event: CorrectionSubmitted) -> None:
-        """An answer to one of our tickets. No other correction counts: they exist because production was wrong."""
+        """Add an answer to a ticket. No other correction is evidence: those exist because production was wrong."""
         if event.ticket_id is None or event.purpose is not Purpose.DISCORDANT_PAIR:
             return
-        async with self._storage.locked(event.task):
-            ticket = await self._storage.ticket(event.ticket_id)
-            rollout = await self._storage.rollout(ticket.rollout_id) if ticket is not None else None
+        async with self._rollouts.locked(event.task):
+            ticket = await self._ledger.ticket(event.ticket_id)
+            rollout = await self._rollouts.get(ticket.rollout_id) if ticket is not None else None
             if ticket is None or rollout is None or rollout.task != event.task:
-                logger.warning("%s: a label for %s, which is unknown or void", event.task, event.ticket_id)
+                logger.warning("%s: label skipped: ticket %s is unknown or void", event.task, event.ticket_id)
                 return
             outcome = label_outcome(rollout.spec.kind, event.label, event.preference, ticket.pair)
-            await self._storage.add_label(event.correction_id, ticket.ticket_id, event.reviewer, outcome)
-            await self._moves.advance(rollout.task)
+            await self._ledger.add_label(event.correction_id, ticket.ticket_id, event.reviewer, outcome)
+            await self._transitions.advance(rollout.task)
 
     async def on_observed(self, deliveries: list[Delivery[RequestObserved]]) -> None:
-        """Counts for the canary's guard and for its least number of requests."""
-        canaries = {r.task: r for r in await self._storage.active() if r.stage is Stage.CANARY}
+        """Count requests for the canary's guard and for its minimum number of requests."""
+        canaries = {r.task: r for r in await self._rollouts.active() if r.stage is Stage.CANARY}
         for task, rollout in canaries.items():
-            seen = [
+            observations = [
                 _observation(d.event, rollout) for d in deliveries
                 if d.event.task == task and d.event.occurred_at >= rollout.changed_at
                 and d.event.variant in (Variant.CANARY, Variant.PRIMARY, Variant.BASE)
             ]  # fmt: skip
-            if seen:
-                await self._storage.observe(rollout, seen)
+            if observations:
+                await self._ledger.add_observations(rollout, observations)
 
     async def on_forgotten(self, event: SubjectForgotten) -> None:
-        """No text and no hash of a person stays; what was bet stays, and their open tickets are void."""
-        async with self._storage.locked(event.task):
-            await self._storage.forget(event)
+        """Delete a person's texts and hash and void their open tickets; what was bet remains as numbers."""
+        async with self._rollouts.locked(event.task):
+            await self._ledger.forget(event)
 
     async def expire_forever(self) -> None:
-        """Background: what an ended rollout compared goes when it leaves the lake."""
-        await drop_expired_forever(self._tasks, self._storage.expire)
+        """Background: delete the texts of ended rollouts when retention deletes them from the lake."""
+        await drop_expired_forever(self._tasks, self._ledger.expire)
 
     async def tick_forever(self) -> None:
-        """Background: finish what a crash left, decide again, watch the flags."""
+        """Background: tick every task, forever."""
         while True:
-            for task in await self._storage.tasks():
+            for task in await self._rollouts.tasks():
                 try:
                     await self.tick(task)
                 except DependencyUnavailable as error:
-                    logger.warning("%s: looked at again later: %s", task, error)
+                    logger.warning("%s: retrying in %g s: %s", task, self._settings.deployer_tick_seconds, error)
             await asyncio.sleep(self._settings.deployer_tick_seconds)
 
     async def tick(self, task: str) -> None:
-        """One look at a task."""
-        async with self._storage.locked(task):
-            last = await self._storage.last_entered(task)
+        """Finish what a crash left unsettled, decide about the candidate, and watch the flags."""
+        async with self._rollouts.locked(task):
+            last = await self._rollouts.last_entered(task)
             changed = self._tasks.get(task)
-            if last is not None and last.active and changed is not None and last.void_by(changed):
-                await self._moves.reject(task, "the task's prompt, labels or base model changed: no pair counts")
-            await self._moves.advance(task)
-            await self._moves.watch(task)
+            if last is not None and last.active and changed is not None and last.is_invalidated_by(changed):
+                await self._transitions.reject(
+                    task, "the task's prompt, labels or base model changed, so its pairs no longer count"
+                )
+            await self._transitions.advance(task)
+            await self._transitions.watch_flags(task)
 
 
 def _observation(event: RequestObserved, rollout: Rollout) -> Observation:
-    canary = event.variant is Variant.CANARY and event.adapter == rollout.candidate
-    bad = event.status >= 500 or event.status == 404  # 404: a replica that does not serve the adapter.
-    return Observation(event.prediction_id, event.user_hash, canary, bad, event.occurred_at)
+    in_canary = event.variant is Variant.CANARY and event.adapter == rollout.candidate
+    failed = event.status >= 500 or event.status == 404  # 404: a replica that does not serve the adapter.
+    return Observation(event.prediction_id, event.user_hash, in_canary, failed, event.occurred_at)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services.deployer.clients import ServedAdapters, UnleashAdmin
+from services.deployer.clients import UnleashAdmin, VllmAdapterServer
 from services.deployer.handlers import Handlers
 from services.deployer.settings import DeployerSettings
-from services.deployer.storage import PostgresStorage
-from services.deployer.transitions import Moves
+from services.deployer.storage.ledger import PostgresLedger
+from services.deployer.storage.rollouts import PostgresRollouts
+from services.deployer.transitions import RolloutTransitions
 from shared.kafka.consumers import Consumers, Publisher, build_broker
 from shared.model.inference import InferenceClient
 from shared.service import Service, run
@@ -21,11 +22,11 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: DeployerSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Build the service without starting it."""
     settings = settings or DeployerSettings.load()
     broker = build_broker(settings, NAME)
     engine = build_engine(settings, NAME)
-    storage = PostgresStorage(engine)
+    rollouts, ledger = PostgresRollouts(engine), PostgresLedger(engine)
     admin = UnleashAdmin(
         settings.unleash,
         settings.unleash_admin_token,
@@ -34,10 +35,15 @@ def build(settings: DeployerSettings | None = None) -> Service:
     )
     inference = InferenceClient(settings.vllm_urls)
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
-    moves = Moves(
-        storage, admin, ServedAdapters(inference, artifacts), Publisher(broker, NAME), settings.deployer_open_tickets
+    transitions = RolloutTransitions(
+        rollouts,
+        ledger,
+        admin,
+        VllmAdapterServer(inference, artifacts),
+        Publisher(broker, NAME),
+        settings.deployer_open_tickets,
     )
-    handlers = Handlers(settings, storage, moves)
+    handlers = Handlers(settings, rollouts, ledger, transitions)
     handlers.subscribe(Consumers(broker, NAME, settings))
 
     async def prepare() -> None:

@@ -1,4 +1,4 @@
-"""One candidate's way, as a value: how it begins, and every change that it can go through. Pure."""
+"""A candidate's rollout as a value: how it starts and every change it can go through. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ ACTIVE = (Stage.SHADOW, Stage.CANARY)
 
 @dataclass(frozen=True)
 class Rollout:
-    """One candidate's way. `version` counts its changes; `settled`: the flags and the event of the last one are out.
+    """One candidate's rollout: a flat record, field for field what its table and its events hold.
 
-    `moves_flags` is False for changes that the flags do not follow from: a candidate that failed offline never had
-    any, and what an operator did by hand is only noted.
+    `entered`: it passed the offline gates, went into shadow and has spent its alpha. `version` counts the changes;
+    `settled`: the flags and the event of the last change are out. `moves_flags` is False for a change that sets no
+    flag: that of a candidate which never entered, and one that an operator made by hand.
     """
 
     rollout_id: str
@@ -47,38 +48,38 @@ class Rollout:
     def active(self) -> bool:
         return self.entered and self.stage in ACTIVE
 
-    def moved(
+    def with_stage(
         self, stage: Stage, reason: str, evidence: Evidence, now: datetime, *, moves_flags: bool = True
     ) -> Rollout:
-        """The rollout after its next change; the caller stores it, then settles it."""
+        """Return the rollout after its next change, unsettled; the caller saves it, then settles it."""
         return replace(
             self, stage=stage, reason=reason[:2_000], evidence=evidence, changed_at=now, version=self.version + 1,
             moves_flags=moves_flags, settled=False,
         )  # fmt: skip
 
     def promoted(self, reason: str, evidence: Evidence, now: datetime) -> Rollout:
-        """The candidate becomes the primary."""
-        return self.moved(Stage.PROMOTED, reason, evidence, now).serving(self.candidate, self.primary)
+        """Return the rollout with the candidate as the primary."""
+        return self.with_stage(Stage.PROMOTED, reason, evidence, now).with_serving(self.candidate, self.primary)
 
-    def serving(self, primary: str | None, previous: str | None) -> Rollout:
-        """The rollout with others serving."""
+    def with_serving(self, primary: str | None, previous: str | None) -> Rollout:
+        """Return the rollout with these adapters serving."""
         return replace(self, primary=primary, previous=previous)
 
-    def refused(self, reason: str, now: datetime) -> Rollout:
-        """vLLM does not serve the candidate any more: whoever served before goes on."""
-        back = self.moved(Stage.REJECTED, reason, self.evidence, now)
-        return back.serving(self.previous, None) if self.stage is Stage.PROMOTED else back
+    def not_servable(self, reason: str, now: datetime) -> Rollout:
+        """Return the rollout rejected because vLLM no longer serves the candidate; the adapter before it serves on."""
+        rejected = self.with_stage(Stage.REJECTED, reason, self.evidence, now)
+        return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected
 
-    def never_served(self, reason: str) -> Rollout:
-        """vLLM never served the candidate: it did not enter, costs no alpha and moves no flag."""
+    def rejected_before_entry(self, reason: str) -> Rollout:
+        """Return the rollout of a candidate that vLLM never served: it spends no alpha and moves no flag."""
         return replace(self, stage=Stage.REJECTED, reason=reason[:2_000], entered=False, moves_flags=False)
 
-    def void_by(self, changed: TaskChanged) -> bool:
-        """Whether the task is another one since the candidate's data was cut: then the null is another one too."""
+    def is_invalidated_by(self, changed: TaskChanged) -> bool:
+        """Return True if the task changed after the candidate's data cut-off: its null hypothesis changed with it."""
         return changed.occurred_at > self.data_cutoff and changed.spec.revision != self.task_revision
 
     def event(self) -> RolloutChanged:
-        """The change as an event: the same change is the same event, however often it is published."""
+        """Return the last change as an event. Its id follows from rollout and version, so it can be published again."""
         return RolloutChanged(
             event_id=event_id("rollout", self.rollout_id, self.version),
             occurred_at=self.changed_at,
@@ -100,33 +101,33 @@ class Rollout:
 
 
 def rollout_id(event: AdapterEvaluated) -> str:
-    """A resubmission of the same adapter is another rollout: it starts at wealth 1 with an alpha of its own."""
+    """Return the rollout's id. An adapter evaluated again gets another rollout, with wealth 1 and its own alpha."""
     return f"rollout-{event.adapter}-{content_hash(str(event.event_id), length=6)}"
 
 
 @dataclass(frozen=True)
-class Serving:
-    """Who serves everyone, and who served before. None: the base model."""
+class ServingState:
+    """The adapter that serves everyone and the one that served before. None: the base model."""
 
     primary: str | None = None
     previous: str | None = None
 
 
-def serving_after(last: Rollout, base_model: str) -> Serving:
-    """Who serves after a rollout: the base itself where the task has moved to another base model since.
+def serving_after(last: Rollout, base_model: str) -> ServingState:
+    """Return who serves after a rollout; the base model itself if the task uses another base model by now.
 
-    After an operator's rollback both are the adapter that was gone back to: then the primary's payload can be put
-    right, and the flag be turned off, without changing anybody's answer.
+    After an operator's rollback both are the adapter that was restored. The primary's payload can then be corrected
+    and the rollback flag turned off without changing any user's answers.
     """
     if last.spec.base_model != base_model:
-        return Serving()
-    return Serving(last.primary, last.primary if last.stage is Stage.ROLLED_BACK else last.previous)
+        return ServingState()
+    return ServingState(last.primary, last.primary if last.stage is Stage.ROLLED_BACK else last.previous)
 
 
-def begun(event: AdapterEvaluated, last: Rollout | None, serving: Serving, now: datetime) -> Rollout:
-    """The rollout of a candidate that was just evaluated: in shadow, or rejected by the offline gates.
+def new_rollout(event: AdapterEvaluated, last: Rollout | None, serving: ServingState, now: datetime) -> Rollout:
+    """Return the rollout of a candidate that was just evaluated: in shadow, or rejected by the offline gates.
 
-    `last`: the task's last candidate that entered shadow, on whose fate this one's alpha depends.
+    `last`: the task's last rollout that entered shadow. This one's alpha depends on whether it was promoted.
     """
     passed = event.verdict == "passed"
     settings = event.spec.rollout
@@ -159,15 +160,15 @@ def begun(event: AdapterEvaluated, last: Rollout | None, serving: Serving, now: 
 
 
 def offline_reason(event: AdapterEvaluated) -> str:
-    """Why the offline gates let it pass, or which stopped it and with what evidence."""
+    """Return why the candidate passed the offline gates, or which gates it failed and what they measured."""
     candidate, production = event.candidate.accuracy, event.production.accuracy
     compared = f"accuracy {candidate.value:.3f} against production's {production.value:.3f} on {candidate.n} examples"
     if event.verdict == "passed":
-        return f"passed all {len(event.gates)} offline gates ({compared}); now compared on live traffic"
+        return f"passed all {len(event.gates)} offline gates ({compared}); compared on live traffic from now on"
     failed = [
         f"{gate.name} ({'not measured' if gate.measured is None else f'{gate.measured:.4g}'}, required "
         f"{gate.required}{f': {gate.detail}' if gate.detail else ''})"
         for gate in event.gates
         if not gate.passed
     ]
-    return f"stopped before any live traffic by {', '.join(failed) or 'the evaluator'}; {compared}"[:2_000]
+    return f"rejected before any live traffic by {', '.join(failed) or 'the evaluator'}; {compared}"[:2_000]

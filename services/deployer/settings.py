@@ -8,11 +8,15 @@ from shared.settings import Settings
 
 
 class DeployerSettings(Settings):
-    deployer_tick_seconds: float = Field(default=2.0, gt=0.0, description="Between two looks at flags and canaries.")
-    deployer_pairs_batch: int = Field(default=200, ge=1, description="Most shadow pairs handled at once.")
-    deployer_open_tickets: int = Field(
-        default=40, ge=1, description="Most unanswered questions of a candidate: it needs tens, not hundreds."
+    deployer_tick_seconds: float = Field(
+        default=2.0, gt=0.0, description="Time between two checks of flags and canaries."
     )
-    deployer_observations_batch: int = Field(default=500, ge=1, description="Most observed requests handled at once.")
+    deployer_pairs_batch: int = Field(default=200, ge=1, description="Maximum number of shadow pairs per batch.")
+    deployer_open_tickets: int = Field(
+        default=40, ge=1, description="Maximum open questions per candidate: it needs tens, not hundreds."
+    )
+    deployer_observations_batch: int = Field(
+        default=500, ge=1, description="Maximum number of observed requests per batch."
+    )
     deployer_unleash_project: str = Field(default="default", description="Unleash project of the flags.")
     deployer_unleash_environment: str = Field(default="development", description="Unleash environment of the flags.")

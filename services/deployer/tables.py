@@ -1,4 +1,4 @@
-"""The tables of schema `deployer`, as `migrations/` makes them."""
+"""The tables of schema `deployer`, as `migrations/` creates them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch, Say
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
-from services.deployer.flags import name as flag_name
+from services.deployer.flags import flag_name
 from shared.settings import Settings
 from tests.benchmarks import peers
 from tests.benchmarks.upstream import ADAPTER, BASE

@@ -39,8 +39,9 @@ from services.dataset_builder.storage import PostgresStore as BuilderStore
 from services.deployer.clients import FlagState, Strategy
 from services.deployer.handlers import Handlers as DeployerHandlers
 from services.deployer.settings import DeployerSettings
-from services.deployer.storage import PostgresStorage as DeployerStorage
-from services.deployer.transitions import Moves
+from services.deployer.storage.ledger import PostgresLedger
+from services.deployer.storage.rollouts import PostgresRollouts
+from services.deployer.transitions import RolloutTransitions
 from services.evaluator import job as evaluation
 from services.evaluator import recipe as evaluating
 from services.evaluator.handlers import Handlers as EvaluatorHandlers
@@ -291,9 +292,11 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     )
 
     deployer = _settings(DeployerSettings, base, home)
-    deployments = DeployerStorage(engines["deployer"])
-    moves = Moves(deployments, flags, models, publish["deployer"], deployer.deployer_open_tickets)
-    deciding = DeployerHandlers(deployer, deployments, moves)
+    rollouts, ledger = PostgresRollouts(engines["deployer"]), PostgresLedger(engines["deployer"])
+    transitions = RolloutTransitions(
+        rollouts, ledger, flags, models, publish["deployer"], deployer.deployer_open_tickets
+    )
+    deciding = DeployerHandlers(deployer, rollouts, ledger, transitions)
     deciding.subscribe(consumers["deployer"])
 
     desk = _settings(ConsoleSettings, base, home)

@@ -18,7 +18,8 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
-from services.deployer.storage import PostgresStorage
+from services.deployer.storage.ledger import PostgresLedger
+from services.deployer.storage.rollouts import PostgresRollouts
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
@@ -41,7 +42,7 @@ class Real:
 
     async def dump(self, table: str) -> str:
         """All rows of a table, as text."""
-        async with self.deployer.storage._engine.begin() as connection:
+        async with self.deployer.rollouts._engine.begin() as connection:
             rows = await connection.execute(text(f"SELECT {table}::text FROM {table}"))
             return "\n".join(rows.scalars())
 
@@ -59,7 +60,8 @@ async def real(stack_settings: Settings) -> AsyncIterator[Real]:
     await migrate(stack_settings, schema, MIGRATIONS)
     engine = build_engine(stack_settings, schema)
     admin = UnleashAdmin(stack_settings.unleash, stack_settings.unleash_admin_token)
-    yield Real(Deployer(PostgresStorage(engine), admin), admin, stack_settings, f"task-{uuid4().hex[:8]}")
+    deployer = Deployer(PostgresRollouts(engine), PostgresLedger(engine), admin)
+    yield Real(deployer, admin, stack_settings, f"task-{uuid4().hex[:8]}")
     async with engine.begin() as connection:
         await connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
     await engine.dispose()
@@ -108,12 +110,12 @@ async def test_the_ledger_keeps_a_redelivered_pair_and_label_once(real: Real) ->
     for _ in range(2):
         await deployer.handlers.on_correction(answer(deployer.publisher.questions[1], label="delivery"))
         await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="refund"))
-    ledger = await deployer.storage.ledger(deployer.last.rollout_id)
+    ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert (ledger.outcomes, ledger.agreeing, ledger.asked) == ([-1.0, -1.0, 1.0, None], 1, 3)
 
 
 async def test_tickets_are_drawn_in_turn_and_asked_again_of_a_second_person(real: Real) -> None:
-    deployer = Deployer(real.deployer.storage, real.admin, most_open=2)
+    deployer = Deployer(real.deployer.rollouts, real.deployer.ledger, real.admin, max_open=2)
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     await deployer.compare(pair(deployer.last, 0, ("refund", "delivery"), user="heavy"))
     await deployer.compare(pair(deployer.last, 1, ("refund", None), user="heavy"))
@@ -125,7 +127,7 @@ async def test_tickets_are_drawn_in_turn_and_asked_again_of_a_second_person(real
     assert (again.ticket_id, again.request_id) == (questions[0].ticket_id, f"{questions[0].ticket_id}.2")
     await deployer.handlers.on_correction(answer(again, label="login", reviewer="bob"))
     assert [asked.prediction_id for asked in deployer.publisher.questions][-1] == f"{real.task}.3"
-    ledger = await deployer.storage.ledger(deployer.last.rollout_id)
+    ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert ledger.outcomes == [0.0, None, None]
 
 
@@ -134,13 +136,13 @@ async def test_a_rollout_that_ended_keeps_no_conversations(real: Real) -> None:
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     await deployer.compare(pair(deployer.last, 99, ("refund", "delivery")))
     waiting = deployer.publisher.questions[0].ticket_id
-    kept = await deployer.storage.ticket(waiting)
+    kept = await deployer.ledger.ticket(waiting)
     assert kept is not None and kept.messages is not None
     await deployer.compare_and_label(range(7), "refund")
     assert deployer.last.stage is Stage.SHADOW, "the open ticket may still be a win"
     await deployer.compare_and_label(range(7, 10), "refund")
     assert deployer.last.stage is Stage.REJECTED
-    kept = await deployer.storage.ticket(waiting)
+    kept = await deployer.ledger.ticket(waiting)
     assert kept is not None and kept.messages is None
 
 
@@ -158,10 +160,10 @@ async def test_forgetting_changes_no_number_and_leaves_no_text_of_the_person(rea
         pair(deployer.last, 6, ("refund", None), user="user-6"),
         pair(deployer.last, 7, ("refund", "delivery"), user="user-7"),
     )
-    before = await deployer.storage.ledger(name)
+    before = await deployer.ledger.load(name)
     for user in ("user-1", "user-6"):
         await deployer.handlers.on_forgotten(forget(real.task, user))
-    after = await deployer.storage.ledger(name)
+    after = await deployer.ledger.load(name)
     assert (after.outcomes, after.agreeing) == (before.outcomes, before.agreeing) == ([1.0, 1.0, 1.0, -1.0, None], 1)
     everything = await real.dump("ledger")
     assert "question 2" in everything and "user-2" in everything
@@ -176,11 +178,11 @@ async def test_an_open_question_of_a_forgotten_person_is_void(real: Real) -> Non
     asked = deployer.publisher.questions[1]
     assert (asked.user_hash, asked.predicted_at) == ("user-1", CUTOFF + timedelta(hours=1))
     await deployer.handlers.on_forgotten(forget(real.task, "user-1"))
-    assert len((await deployer.storage.ledger(name)).tickets) == 2
+    assert len((await deployer.ledger.load(name)).tickets) == 2
     await deployer.handlers.on_correction(answer(asked, label="delivery"))
     await deployer.handlers.on_correction(answer(deployer.publisher.questions[2], label="delivery"))
     await deployer.handlers.tick(real.task)
-    assert (await deployer.storage.ledger(name)).outcomes == [None, 1.0]
+    assert (await deployer.ledger.load(name)).outcomes == [None, 1.0]
     assert len(deployer.publisher.questions) == 3
 
 
@@ -204,32 +206,32 @@ async def test_old_texts_of_ended_rollouts_go_and_those_that_are_still_asked_abo
     early, late = (pair(deployer.last, number, ("refund", f"answer {number}")) for number in (0, 5))
     moment = early.logged_at + timedelta(days=1)
     await deployer.compare(early, late.model_copy(update={"logged_at": moment}))
-    await deployer.storage.expire(real.task, moment)
+    await deployer.ledger.expire(real.task, moment)
     assert "answer 0" in await real.dump("ledger")
-    await deployer.moves.reject(real.task, "no reason")
-    await deployer.storage.expire("another-task", moment)
+    await deployer.transitions.reject(real.task, "no reason")
+    await deployer.ledger.expire("another-task", moment)
     assert "answer 0" in await real.dump("ledger")
-    before = await deployer.storage.ledger(name)
-    await deployer.storage.expire(real.task, moment)
+    before = await deployer.ledger.load(name)
+    await deployer.ledger.expire(real.task, moment)
     everything = await real.dump("ledger")
     assert ("answer 0" in everything, "answer 5" in everything) == (False, True)
-    assert await deployer.storage.ledger(name) == before
+    assert await deployer.ledger.load(name) == before
 
 
 async def test_users_whose_requests_failed_are_still_counted_when_forgotten_but_not_known(real: Real) -> None:
-    deployer = Deployer(real.deployer.storage, real.admin)
+    deployer = Deployer(real.deployer.rollouts, real.deployer.ledger, real.admin)
     await deployer.handlers.on_evaluated(evaluated("a1", real.task, canary_wealth=2))
     await deployer.compare_and_label(range(5), "delivery")
     assert deployer.last.stage is Stage.CANARY
     await deployer.see_canary(2, status=500)
-    counted = (await deployer.storage.ledger(deployer.last.rollout_id)).canary
+    counted = (await deployer.ledger.load(deployer.last.rollout_id)).canary
     await deployer.handlers.on_forgotten(forget(real.task, "user-1"))
     assert "user-1" not in await real.dump("bad_users")
     early = observed(deployer.last, 1, Variant.CANARY, 500)
     await deployer.handlers.on_observed(
         deliveries([early.model_copy(update={"occurred_at": deployer.last.occurred_at})])
     )
-    assert (await deployer.storage.ledger(deployer.last.rollout_id)).canary == counted
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).canary == counted
 
 
 async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_tickets(real: Real) -> None:
@@ -238,15 +240,15 @@ async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_ticke
     events = [pair(deployer.last, number, ("refund", "delivery")) for number in range(5)]
     await asyncio.gather(*[deployer.compare(*events) for _ in range(4)])
     assert len(deployer.publisher.questions) == 5
-    assert len((await deployer.storage.ledger(deployer.last.rollout_id)).tickets) == 5
+    assert len((await deployer.ledger.load(deployer.last.rollout_id)).tickets) == 5
 
 
 async def test_a_change_that_a_crash_left_half_done_is_finished_by_another_process(real: Real) -> None:
     first = real.deployer
-    first.publisher.away = True
+    first.publisher.is_away = True
     with pytest.raises(DependencyUnavailable):
         await first.handlers.on_evaluated(evaluated("a1", real.task))
-    second = Deployer(first.storage, real.admin)
+    second = Deployer(first.rollouts, first.ledger, real.admin)
     await second.handlers.tick(real.task)
     await second.handlers.tick(real.task)
     assert (second.last.stage, second.publisher.sent) == (Stage.SHADOW, 1)
@@ -267,9 +269,9 @@ async def test_the_newest_candidate_is_the_only_one_on_its_way(real: Real) -> No
     deployer = real.deployer
     for adapter in ("a1", "a2", "a3"):
         await deployer.handlers.on_evaluated(evaluated(adapter, real.task))
-    active = [r.candidate for r in await deployer.storage.active() if r.task == real.task]
+    active = [r.candidate for r in await deployer.rollouts.active() if r.task == real.task]
     assert active == ["a3"]
-    assert await deployer.storage.unsettled(real.task) == []
+    assert await deployer.rollouts.unsettled(real.task) == []
     assert deployer.last.candidate_adapter == "a3"
 
 
@@ -281,7 +283,7 @@ async def test_a_flag_is_clamped_created_once_and_not_written_when_it_is_right(r
     state = await real.admin.read(flag)
     assert state is not None and not state.enabled
     assert [s["parameters"]["rollout"] for s in state.strategies] == ["100"]
-    assert state.follows(over.body(flag))
+    assert state.matches(over.body(flag))
     await real.admin.set_strategy(flag, Strategy(percent=7, stickiness="userId"))
     state = await real.admin.read(flag)
     assert state is not None and [s["parameters"]["rollout"] for s in state.strategies] == ["7"]

@@ -1,4 +1,4 @@
-"""When a pair's prediction was made, and who is forgotten until when."""
+"""The time of each pair's prediction, and the people who were forgotten and when."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    op.add_column("ledger", sa.Column("logged_at", TIME))  # Empty: before this version.
+    op.add_column("ledger", sa.Column("logged_at", TIME))  # NULL in rows from before this version.
     op.create_index("ledger_by_person", "ledger", ["user_hash"])
     op.create_table(
         "forgotten",

@@ -1,4 +1,4 @@
-"""A deployer without its surroundings: storage, flags and vLLM in memory, and the events that it reads."""
+"""A deployer with its stores, Unleash and vLLM in memory, and builders for the events that it reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,22 @@ from schemas.predictions import RequestObserved
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
 from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
-from services.deployer.domain import CanaryCounts, Ledger, Pair, Ticket, ticket_outcome
+from services.deployer.domain import (
+    CanaryCounts,
+    DrawnTicket,
+    Ledger,
+    Observation,
+    Pair,
+    Ticket,
+    ticket_id_of,
+    ticket_outcome,
+)
 from services.deployer.handlers import Handlers
 from services.deployer.rollout import Rollout
 from services.deployer.settings import DeployerSettings
-from services.deployer.storage import DrawnTicket, Observation, Storage, ticket_id_of
-from services.deployer.transitions import Moves
+from services.deployer.storage.ledger import LedgerStore
+from services.deployer.storage.rollouts import RolloutStore
+from services.deployer.transitions import RolloutTransitions
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.delivery import Delivery
 
@@ -128,15 +138,15 @@ def deliveries(events: Iterable[Any]) -> list[Delivery[Any]]:
 
 
 class MemoryPublisher:
-    """Keeps each event once by its id, as consumers do; `sent` counts every publication."""
+    """Records each event once by its id, as consumers do; `sent` counts every publication."""
 
     def __init__(self) -> None:
         self.events: dict[Any, Event] = {}
         self.sent = 0
-        self.away = False
+        self.is_away = False
 
     async def publish(self, event: Event) -> None:
-        if self.away:
+        if self.is_away:
             raise DependencyUnavailable("Kafka is away")
         self.sent += 1
         self.events[event.event_id] = event
@@ -174,7 +184,7 @@ class MemoryAdmin:
             self._write(flag, enabled=on, strategies=(strategy.body(flag),))
 
     async def set_strategy(self, flag: str, strategy: Strategy) -> None:
-        if not self.flags[flag].follows(strategy.body(flag)):
+        if not self.flags[flag].matches(strategy.body(flag)):
             self._write(flag, strategies=(strategy.body(flag),))
 
     async def switch(self, flag: str, on: bool) -> None:
@@ -182,7 +192,7 @@ class MemoryAdmin:
             self._write(flag, enabled=on)
 
     def serves(self, task: str, *, in_canary: bool = False) -> str | None:
-        """Who answers, by the gateway's order of flags."""
+        """Return the adapter that answers, by the gateway's order of flags."""
         primary = self.flags.get(f"ratchet.{task}.primary")
         payload = (primary.payload or {}) if primary else {}
         if self._on(task, "rollback"):
@@ -196,38 +206,34 @@ class MemoryAdmin:
 
 
 class MemoryAdapters:
-    """vLLM: serves everything but what is in `refused`."""
+    """A vLLM that serves every adapter except those in `refused`."""
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
         self.deleted: set[str] = set()
-        self.away = False
+        self.is_away = False
 
     async def serve(self, adapter: str, uri: str) -> None:
         if adapter in self.deleted:
             raise ArtifactMissing(f"no artifact at {uri}")
-        if self.away:
+        if self.is_away:
             raise DependencyUnavailable("vLLM is away")
         if adapter in self.refused:
             raise InvalidMessage(f"rank of {adapter} is too high")
 
 
-class MemoryStorage:
-    """The storage's rules without a database."""
+class MemoryRollouts:
+    """The rules of the rollout store without a database."""
 
     def __init__(self) -> None:
         self.rollouts: dict[str, Rollout] = {}
-        self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
-        self.labels: dict[str, tuple[str, float | None]] = {}
-        self.requests: dict[str, dict[str, bool]] = {}
-        self.bad: dict[str, dict[str, bool]] = {}
         self._changes: list[str] = []
 
     @asynccontextmanager
     async def locked(self, task: str) -> AsyncIterator[None]:
         yield
 
-    async def rollout(self, rollout_id: str) -> Rollout | None:
+    async def get(self, rollout_id: str) -> Rollout | None:
         return self.rollouts.get(rollout_id)
 
     async def last_entered(self, task: str) -> Rollout | None:
@@ -243,10 +249,10 @@ class MemoryStorage:
     async def tasks(self) -> list[str]:
         return sorted({r.task for r in self.rollouts.values()})
 
-    async def store(self, *rollouts: Rollout) -> None:
+    async def save(self, *rollouts: Rollout) -> None:
         for rollout in rollouts:
-            there = self.rollouts.get(rollout.rollout_id)
-            if there is None or there.version < rollout.version:
+            stored = self.rollouts.get(rollout.rollout_id)
+            if stored is None or stored.version < rollout.version:
                 self.rollouts[rollout.rollout_id] = rollout
                 self._changes = [name for name in self._changes if name != rollout.rollout_id] + [rollout.rollout_id]
 
@@ -254,25 +260,37 @@ class MemoryStorage:
         if self.rollouts[rollout.rollout_id].version == rollout.version:
             self.rollouts[rollout.rollout_id] = dataclasses.replace(rollout, settled=True)
 
-    async def add_pairs(self, rollout: Rollout, pairs: Sequence[ShadowCompared], sides: Sequence[bool]) -> None:
-        for event, first in zip(pairs, sides, strict=True):
+
+class MemoryLedger:
+    """The rules of the ledger store without a database."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.labels: dict[str, tuple[str, float | None]] = {}
+        self.requests: dict[str, dict[str, bool]] = {}
+        self.bad_users: dict[str, dict[str, bool]] = {}
+
+    async def add_pairs(
+        self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
+    ) -> None:
+        for event, first in zip(pairs, candidate_first, strict=True):
             if (rollout.rollout_id, event.pair_id) in self.pairs:
                 continue
             user = event.user_hash or event.prediction_id
-            known = any(row["user"] == user and row["first"] for row in self._rows(rollout.rollout_id))
+            has_first = any(row["user"] == user and row["first"] for row in self._rows(rollout.rollout_id))
             row = {
                 "event": event, "pair": Pair(event.production_answer, event.candidate_answer, first), "user": user,
-                "first": not event.agree and not known, "published": False, "outcome": None,
+                "first": not event.agree and not has_first, "published": False, "outcome": None,
             }  # fmt: skip
             self.pairs[rollout.rollout_id, event.pair_id] = row
             if row["first"] and event.candidate_answer is None:
                 self._draw(row, asked=False, outcome=-1.0)
 
-    async def draw(self, rollout: Rollout, most_open: int) -> None:
+    async def draw_tickets(self, rollout: Rollout, max_open: int) -> None:
         for row in self._rows(rollout.rollout_id):
             asked = [r for r in self._drawn(rollout.rollout_id) if r["asked"]]
             still_open = sum(r["outcome"] is None for r in asked)
-            room = still_open < most_open and len(asked) < rollout.spec.rollout.max_labels
+            room = still_open < max_open and len(asked) < rollout.spec.rollout.max_labels
             if room and row["first"] and "ticket" not in row:
                 self._draw(row, asked=True, outcome=None)
 
@@ -287,13 +305,13 @@ class MemoryStorage:
     def _drawn(self, rollout_id: str) -> list[dict[str, Any]]:
         return sorted((row for row in self._rows(rollout_id) if "ticket" in row), key=lambda row: row.get("order", 0))
 
-    async def unpublished(self, rollout_id: str) -> list[DrawnTicket]:
+    async def unpublished_tickets(self, rollout_id: str) -> list[DrawnTicket]:
         return [
             self._ticket(row) for row in self._drawn(rollout_id)
             if row["asked"] and not row["published"] and row["outcome"] is None
         ]  # fmt: skip
 
-    async def published(self, ticket_id: str) -> None:
+    async def set_published(self, ticket_id: str) -> None:
         self._row(ticket_id)["published"] = True
 
     async def ticket(self, ticket_id: str) -> DrawnTicket | None:
@@ -313,34 +331,45 @@ class MemoryStorage:
     async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None:
         if correction_id not in self.labels:
             self.labels[correction_id] = (ticket_id, outcome)
-            whole = ticket_outcome([x for ticket, x in self.labels.values() if ticket == ticket_id])
-            self._row(ticket_id).update(outcome=whole, published=whole is not None)
+            combined = ticket_outcome([x for ticket, x in self.labels.values() if ticket == ticket_id])
+            self._row(ticket_id).update(outcome=combined, published=combined is not None)
 
-    async def observe(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
-        for seen in observations:
-            if seen.canary:
-                self.requests.setdefault(rollout.rollout_id, {}).setdefault(seen.prediction_id, seen.failed)
-            if seen.failed and seen.user_key:
-                self.bad.setdefault(rollout.rollout_id, {}).setdefault(seen.user_key, seen.canary)
+    async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
+        for observation in observations:
+            if observation.canary:
+                requests = self.requests.setdefault(rollout.rollout_id, {})
+                requests.setdefault(observation.prediction_id, observation.failed)
+            if observation.failed and observation.user_key:
+                users = self.bad_users.setdefault(rollout.rollout_id, {})
+                users.setdefault(observation.user_key, observation.canary)
 
-    async def ledger(self, rollout_id: str) -> Ledger:
+    async def load(self, rollout_id: str) -> Ledger:
         tickets = [Ticket(row["outcome"], row["asked"]) for row in self._drawn(rollout_id)]
         agreeing = sum(row["event"].agree for (owner, _), row in self.pairs.items() if owner == rollout_id)
-        requests, bad = self.requests.get(rollout_id, {}), self.bad.get(rollout_id, {})
-        canary = CanaryCounts(len(requests), sum(requests.values()), len(bad), sum(bad.values()))
+        requests, users = self.requests.get(rollout_id, {}), self.bad_users.get(rollout_id, {})
+        canary = CanaryCounts(len(requests), sum(requests.values()), len(users), sum(users.values()))
         return Ledger(tickets, agreeing, canary)
 
 
 class Deployer:
-    """The deployer's handlers on given storage and flags."""
+    """The deployer's handlers on the given stores and flags, in memory by default."""
 
-    def __init__(self, storage: Storage | None = None, admin: FlagAdmin | None = None, most_open: int = 50) -> None:
-        self.storage: Any = storage or MemoryStorage()
+    def __init__(
+        self,
+        rollouts: RolloutStore | None = None,
+        ledger: LedgerStore | None = None,
+        admin: FlagAdmin | None = None,
+        max_open: int = 50,
+    ) -> None:
+        self.rollouts: Any = rollouts or MemoryRollouts()
+        self.ledger: Any = ledger or MemoryLedger()
         self.admin: Any = admin or MemoryAdmin()
         self.adapters = MemoryAdapters()
         self.publisher = MemoryPublisher()
-        self.moves = Moves(self.storage, self.admin, self.adapters, self.publisher, most_open)
-        self.handlers = Handlers(DeployerSettings(), self.storage, self.moves)
+        self.transitions = RolloutTransitions(
+            self.rollouts, self.ledger, self.admin, self.adapters, self.publisher, max_open
+        )
+        self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions)
 
     @property
     def last(self) -> RolloutChanged:
@@ -352,9 +381,9 @@ class Deployer:
     async def compare_and_label(self, numbers: Iterable[int], truth: str) -> None:
         """Pairs where production says refund and the candidate delivery, each labelled with the truth."""
         for number in numbers:
-            known = {asked.request_id for asked in self.publisher.questions}
+            earlier = {asked.request_id for asked in self.publisher.questions}
             await self.compare(pair(self.last, number, ("refund", "delivery")))
-            for asked in [a for a in self.publisher.questions if a.request_id not in known]:
+            for asked in [a for a in self.publisher.questions if a.request_id not in earlier]:
                 assert asked.purpose is Purpose.DISCORDANT_PAIR
                 await self.handlers.on_correction(answer(asked, label=truth))
 

@@ -101,7 +101,7 @@ async def test_a_redelivered_pair_and_a_redelivered_label_bet_once() -> None:
     assert len(deployer.publisher.questions) == 3
     for _ in range(5):
         await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="delivery"))
-    ledger = await deployer.storage.ledger(deployer.last.rollout_id)
+    ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert ledger.outcomes == [1.0, None, None]
 
 
@@ -114,7 +114,7 @@ async def test_a_user_has_one_ticket_and_its_first_pair_is_it() -> None:
 
 
 async def test_people_are_asked_a_few_pairs_at_a_time_and_the_others_wait_their_turn() -> None:
-    deployer = Deployer(most_open=3)
+    deployer = Deployer(max_open=3)
     await deployer.handlers.on_evaluated(evaluated())
     pairs = [pair(deployer.last, number, ("refund", "delivery")) for number in range(12)]
     await deployer.compare(*pairs)
@@ -123,16 +123,16 @@ async def test_people_are_asked_a_few_pairs_at_a_time_and_the_others_wait_their_
     for number in range(9):
         await deployer.handlers.on_correction(answer(deployer.publisher.questions[number], label="delivery"))
         assert len(deployer.publisher.questions) == number + 4
-    assert len((await deployer.storage.ledger(deployer.last.rollout_id)).tickets) == 12
+    assert len((await deployer.ledger.load(deployer.last.rollout_id)).tickets) == 12
 
 
 async def test_a_user_whose_first_pair_waits_does_not_bet_by_a_later_one() -> None:
-    deployer = Deployer(most_open=1)
+    deployer = Deployer(max_open=1)
     await deployer.handlers.on_evaluated(evaluated())
     await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
     await deployer.compare(pair(deployer.last, 2, ("refund", "delivery"), user="ann"))
     await deployer.compare(pair(deployer.last, 3, ("refund", None), user="ann"))
-    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == [None]
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [None]
 
 
 async def test_a_candidate_that_errs_has_lost_and_nobody_is_asked() -> None:
@@ -161,7 +161,7 @@ async def test_who_cannot_tell_passes_the_ticket_to_a_second_person() -> None:
     second = deployer.publisher.questions[-1]
     assert (second.ticket_id, second.request_id != first.request_id) == (first.ticket_id, True)
     await deployer.handlers.on_correction(answer(second, preference="cannot_tell", reviewer="bob"))
-    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == [0.0]
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [0.0]
 
 
 async def test_an_ordinary_correction_is_no_evidence() -> None:
@@ -171,7 +171,7 @@ async def test_an_ordinary_correction_is_no_evidence() -> None:
         update={"ticket_id": None, "purpose": "low_confidence"}
     )
     await deployer.handlers.on_correction(ordinary)
-    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == [None]
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [None]
 
 
 def test_a_label_is_the_truth_and_a_preference_is_mapped_through_the_hidden_sides() -> None:
@@ -207,7 +207,7 @@ async def test_failures_of_everyone_are_no_fault_of_the_canary() -> None:
     await deployer.handlers.on_observed(deliveries(events))
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.CANARY
-    assert (await deployer.storage.ledger(deployer.last.rollout_id)).canary.bad_users == 20
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad_users == 20
 
 
 async def test_a_newer_candidate_takes_the_place_of_an_older_one() -> None:
@@ -264,10 +264,10 @@ async def test_a_crash_between_any_two_writes_is_made_good_at_the_next_tick(cras
 
 async def test_a_crash_before_the_event_publishes_the_same_event_later() -> None:
     deployer = Deployer()
-    deployer.publisher.away = True
+    deployer.publisher.is_away = True
     with pytest.raises(DependencyUnavailable):
         await deployer.handlers.on_evaluated(evaluated())
-    deployer.publisher.away = False
+    deployer.publisher.is_away = False
     await deployer.handlers.tick(TASK)
     await deployer.handlers.tick(TASK)
     assert [change.stage for change in deployer.publisher.changes] == [Stage.SHADOW]
@@ -284,7 +284,7 @@ async def test_an_adapter_that_vllm_refuses_never_enters_shadow_and_the_older_on
     assert (refused.candidate_adapter, refused.stage) == ("a2", Stage.REJECTED)
     assert refused.reason.startswith("vLLM does not serve a2: rank of a2 is too high. ")
     assert (goes_on.candidate_adapter, goes_on.stage) == ("a1", Stage.SHADOW)
-    assert goes_on.reason == "goes on in shadow: the newer a2 did not enter"
+    assert goes_on.reason == "stays in shadow: the newer a2 was rejected before shadow"
 
 
 async def test_an_adapter_that_vllm_no_longer_serves_is_not_promoted() -> None:
@@ -349,10 +349,12 @@ async def test_an_adapter_that_served_before_ratchet_came_is_the_first_primary()
 async def test_a_task_that_changes_voids_the_comparison() -> None:
     deployer = await in_shadow()
     changed = spec().model_copy(update={"system_prompt": "Another prompt."})
-    rollout = await deployer.storage.last_entered(TASK)
-    assert rollout.void_by(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
-    assert not rollout.void_by(TaskChanged(task=TASK, task_revision=spec().revision, spec=spec(canary_percent=50)))
-    await deployer.moves.reject(TASK, "the task changed")
+    rollout = await deployer.rollouts.last_entered(TASK)
+    assert rollout.is_invalidated_by(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+    assert not rollout.is_invalidated_by(
+        TaskChanged(task=TASK, task_revision=spec().revision, spec=spec(canary_percent=50))
+    )
+    await deployer.transitions.reject(TASK, "the task changed")
     assert (deployer.last.stage, deployer.last.reason) == (Stage.REJECTED, "the task changed")
 
 
@@ -370,7 +372,7 @@ async def test_a_label_decides_for_its_own_rollout_only() -> None:
     late = deployer.publisher.questions[0]
     await deployer.handlers.on_evaluated(evaluated("a2"))
     await deployer.handlers.on_correction(answer(late, label="delivery"))
-    assert (await deployer.storage.ledger(deployer.last.rollout_id)).outcomes == []
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == []
     assert deployer.last.stage is Stage.SHADOW
 
 
@@ -389,7 +391,7 @@ async def test_a_candidate_whose_artifact_was_deleted_is_given_up_when_its_verdi
 
 async def test_an_engine_that_is_away_is_waited_for_however_long() -> None:
     deployer = Deployer()
-    deployer.adapters.away = True
+    deployer.adapters.is_away = True
     with pytest.raises(DependencyUnavailable):
         await deployer.handlers.on_evaluated(
             evaluated().model_copy(update={"occurred_at": utc_now() - timedelta(days=1)})

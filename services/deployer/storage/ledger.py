@@ -1,0 +1,263 @@
+"""The ledger of each rollout in PostgreSQL: pairs, tickets, labels and canary observations.
+
+The ledger is unique by rollout and pair, so a redelivered pair bets once. A user's first pair that differs may become
+a ticket. Tickets are drawn in the order of those pairs, and only so many are open at once.
+
+When a person is forgotten, their text and their hash are deleted. What was already bet or counted remains, as numbers
+that name nobody: removing it would change a statistic that was already looked at. Their tickets without a label become
+void, as if never drawn: nobody could have chosen that by the outcome. Their later pairs do not bet, because a first
+pair can no longer be told from a second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from schemas.base import Message
+from schemas.predictions import SubjectForgotten
+from schemas.rollouts import ShadowCompared
+from services.deployer.domain import (
+    CanaryCounts,
+    DrawnTicket,
+    Ledger,
+    Observation,
+    Pair,
+    Ticket,
+    ticket_id_of,
+    ticket_outcome,
+)
+from services.deployer.rollout import Rollout
+from services.deployer.storage.rollouts import IS_ACTIVE
+from services.deployer.tables import BAD_USERS, FORGOTTEN, LABELS, LEDGER, REQUESTS, ROLLOUTS
+from shared.privacy.erasure import erased_among, record_erasure
+from shared.storage.database import transaction
+
+
+class LedgerStore(Protocol):
+    """The ledgers of all rollouts. Every method that adds something is idempotent."""
+
+    async def load(self, rollout_id: str) -> Ledger: ...
+    async def add_pairs(
+        self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
+    ) -> None: ...
+    async def draw_tickets(self, rollout: Rollout, max_open: int) -> None: ...
+    async def unpublished_tickets(self, rollout_id: str) -> list[DrawnTicket]: ...
+    async def set_published(self, ticket_id: str) -> None: ...
+    async def ticket(self, ticket_id: str) -> DrawnTicket | None: ...
+    async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None: ...
+    async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None: ...
+    async def forget(self, event: SubjectForgotten) -> None: ...
+    async def expire(self, task: str, before: datetime) -> None: ...
+
+
+class PostgresLedger:
+    """Ledgers in PostgreSQL."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def load(self, rollout_id: str) -> Ledger:
+        """Return what the decision about a rollout reads."""
+        async with transaction(self._engine) as connection:
+            tickets = await connection.execute(
+                sa.select(LEDGER.c.outcome, LEDGER.c.asked)
+                .where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.ticket_id.is_not(None))
+                .order_by(LEDGER.c.ticket_order)
+            )
+            counts = sa.select(
+                _count(LEDGER, rollout_id, LEDGER.c.agree),
+                _count(REQUESTS, rollout_id, sa.true()),
+                _count(REQUESTS, rollout_id, REQUESTS.c.failed),
+                _count(BAD_USERS, rollout_id, sa.true()),
+                _count(BAD_USERS, rollout_id, BAD_USERS.c.canary),
+            )
+            agreeing, *canary = (await connection.execute(counts)).one()
+            return Ledger([Ticket(row.outcome, row.asked) for row in tickets], agreeing, CanaryCounts(*canary))
+
+    async def add_pairs(
+        self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
+    ) -> None:
+        """Add the pairs that are new, without those of forgotten erased. `candidate_first`: one for each pair.
+
+        A candidate that erred has lost: its ticket is drawn at once and nobody is asked.
+        """
+        async with transaction(self._engine) as connection:
+            erased = await erased_among(connection, FORGOTTEN, ((rollout.task, pair.user_hash) for pair in pairs))
+            rows = [
+                _pair_row(pair, first) for pair, first in zip(pairs, candidate_first, strict=True)
+                if not erased.covers(rollout.task, pair.user_hash, pair.logged_at)
+            ]  # fmt: skip
+            if not rows:
+                return
+            statement = insert(LEDGER).on_conflict_do_nothing().returning(LEDGER.c.pair_id)
+            inserted = set((await connection.execute(statement, rows)).scalars())
+            of_rollout = LEDGER.c.rollout_id == rollout.rollout_id
+            of_users = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
+            with_first = await connection.execute(
+                sa.select(LEDGER.c.user_key).where(of_rollout, of_users, LEDGER.c.first)
+            )
+            excluded = {row["user_key"] for row in rows if erased.includes(rollout.task, row["user_hash"])}
+            excluded |= set(with_first.scalars())
+            for row in rows:
+                if row["pair_id"] in inserted and not row["agree"] and row["user_key"] not in excluded:
+                    excluded.add(row["user_key"])
+                    is_pair = LEDGER.c.pair_id == row["pair_id"]
+                    await connection.execute(sa.update(LEDGER).where(of_rollout, is_pair).values(first=True))
+                    if row["candidate_answer"] is None:
+                        await _draw(connection, rollout.rollout_id, row["pair_id"], asked=False, outcome=-1.0)
+
+    async def draw_tickets(self, rollout: Rollout, max_open: int) -> None:
+        """Draw tickets for the oldest waiting pairs, as long as fewer than `max_open` are open and labels remain."""
+        of_rollout = LEDGER.c.rollout_id == rollout.rollout_id
+        async with transaction(self._engine) as connection:
+            counts = sa.select(sa.func.count(), sa.func.count().filter(LEDGER.c.outcome.is_(None)))
+            drawn, still_open = (await connection.execute(counts.where(of_rollout, LEDGER.c.asked))).one()
+            room = max(0, min(max_open - still_open, rollout.spec.rollout.max_labels - drawn))
+            waiting = sa.select(LEDGER.c.pair_id).where(of_rollout, LEDGER.c.first, LEDGER.c.ticket_id.is_(None))
+            pair_ids = await connection.execute(waiting.order_by(LEDGER.c.number).limit(room))
+            for pair_id in pair_ids.scalars().all():
+                await _draw(connection, rollout.rollout_id, pair_id, asked=True, outcome=None)
+
+    async def unpublished_tickets(self, rollout_id: str) -> list[DrawnTicket]:
+        """Return the open tickets whose question may not be published yet."""
+        return await self._select_tickets(
+            sa.and_(LEDGER.c.rollout_id == rollout_id, LEDGER.c.asked, ~LEDGER.c.published, LEDGER.c.outcome.is_(None))
+        )
+
+    async def set_published(self, ticket_id: str) -> None:
+        async with transaction(self._engine) as connection:
+            await connection.execute(sa.update(LEDGER).where(LEDGER.c.ticket_id == ticket_id).values(published=True))
+
+    async def ticket(self, ticket_id: str) -> DrawnTicket | None:
+        """Return the ticket, or None where it is unknown or its person is forgotten: then no answer counts."""
+        return next(iter(await self._select_tickets(LEDGER.c.ticket_id == ticket_id)), None)
+
+    async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None:
+        """Add one person's answer and update the ticket's outcome. Idempotent by `correction_id`.
+
+        Without an outcome (the person could not tell) the ticket becomes unpublished, so that a second person is asked.
+        """
+        values = {"correction_id": correction_id, "ticket_id": ticket_id, "reviewer": reviewer, "outcome": outcome}
+        async with transaction(self._engine) as connection:
+            added = insert(LABELS).values(values).on_conflict_do_nothing().returning(LABELS.c.correction_id)
+            if (await connection.execute(added)).first() is None:
+                return
+            labels = await connection.execute(sa.select(LABELS.c.outcome).where(LABELS.c.ticket_id == ticket_id))
+            combined = ticket_outcome(list(labels.scalars()))
+            await connection.execute(
+                sa.update(LEDGER)
+                .where(LEDGER.c.ticket_id == ticket_id)
+                .values(outcome=combined, published=combined is not None)
+            )
+
+    async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
+        """Count the canary's requests, and the users with a failed request, each once."""
+        async with transaction(self._engine) as connection:
+            erased = await erased_among(connection, FORGOTTEN, ((rollout.task, o.user_key) for o in observations))
+            counted = [o for o in observations if not erased.covers(rollout.task, o.user_key, o.occurred_at)]
+            requests = [
+                {"rollout_id": rollout.rollout_id, "prediction_id": o.prediction_id, "failed": o.failed}
+                for o in counted if o.canary
+            ]  # fmt: skip
+            users = [
+                {"rollout_id": rollout.rollout_id, "user_key": o.user_key, "canary": o.canary}
+                for o in counted if o.failed and o.user_key
+            ]  # fmt: skip
+            if requests:
+                await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), requests)
+            if users:
+                await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), users)
+
+    async def forget(self, event: SubjectForgotten) -> None:
+        """Delete a person's text and hash, and void their open tickets; what was bet or counted remains.
+
+        Call it with the task locked.
+        """
+        of_task = sa.select(ROLLOUTS.c.rollout_id).where(ROLLOUTS.c.task == event.task)
+        of_person = sa.and_(
+            LEDGER.c.rollout_id.in_(of_task),
+            LEDGER.c.user_hash == event.subject_hash,
+            sa.func.coalesce(LEDGER.c.logged_at, event.occurred_at) <= event.occurred_at,
+        )
+        async with transaction(self._engine) as connection:
+            await record_erasure(connection, FORGOTTEN, event)
+            void = {"first": False, "asked": False, "published": False, "ticket_id": None, "ticket_order": None}
+            await connection.execute(sa.update(LEDGER).where(of_person, LEDGER.c.outcome.is_(None)).values(void))
+            blank = {"messages": None, "production_answer": None, "candidate_answer": None, "user_hash": None}
+            await connection.execute(sa.update(LEDGER).where(of_person).values(**blank, user_key=LEDGER.c.pair_id))
+            anonymous = sa.cast(sa.func.gen_random_uuid(), sa.Text)
+            failed = sa.and_(BAD_USERS.c.rollout_id.in_(of_task), BAD_USERS.c.user_key == event.subject_hash)
+            await connection.execute(sa.update(BAD_USERS).where(failed).values(user_key=anonymous))
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Delete texts logged before a moment, except those of an active rollout, which may still be asked about."""
+        ended = sa.select(ROLLOUTS.c.rollout_id).where(ROLLOUTS.c.task == task, sa.not_(IS_ACTIVE))
+        expired = sa.and_(LEDGER.c.rollout_id.in_(ended), LEDGER.c.logged_at < before)
+        async with transaction(self._engine) as connection:
+            blank = {"messages": None, "production_answer": None, "candidate_answer": None}
+            await connection.execute(sa.update(LEDGER).where(expired).values(blank))
+
+    async def _select_tickets(self, where: sa.ColumnElement[bool]) -> list[DrawnTicket]:
+        labels = sa.select(sa.func.count()).where(LABELS.c.ticket_id == LEDGER.c.ticket_id).scalar_subquery()
+        has_text = sa.and_(LEDGER.c.ticket_id.is_not(None), LEDGER.c.production_answer.is_not(None))
+        statement = sa.select(LEDGER, labels.label("labels")).where(where, has_text)
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(statement.order_by(LEDGER.c.ticket_order))
+            return [_ticket(row) for row in rows]
+
+
+async def _draw(
+    connection: AsyncConnection, rollout_id: str, pair_id: str, *, asked: bool, outcome: float | None
+) -> None:
+    last = sa.select(sa.func.coalesce(sa.func.max(LEDGER.c.ticket_order), 0)).where(LEDGER.c.rollout_id == rollout_id)
+    await connection.execute(
+        sa.update(LEDGER)
+        .where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.pair_id == pair_id)
+        .values(
+            ticket_id=ticket_id_of(rollout_id, pair_id),
+            ticket_order=last.scalar_subquery() + 1,
+            asked=asked,
+            outcome=outcome,
+        )
+    )
+
+
+def _ticket(row: Any) -> DrawnTicket:
+    return DrawnTicket(
+        ticket_id=row.ticket_id,
+        rollout_id=row.rollout_id,
+        prediction_id=row.prediction_id,
+        user_hash=row.user_hash,
+        messages=None if row.messages is None else tuple(Message.model_validate(m) for m in row.messages),
+        pair=Pair(row.production_answer, row.candidate_answer, row.candidate_first),
+        labels=row.labels,
+        logged_at=row.logged_at,
+    )
+
+
+def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
+    return {
+        "rollout_id": pair.rollout_id,
+        "pair_id": pair.pair_id,
+        "prediction_id": pair.prediction_id,
+        "user_hash": pair.user_hash,
+        "user_key": pair.user_hash or pair.prediction_id,
+        "agree": pair.agree,
+        "messages": None if pair.agree else [message.model_dump(mode="json") for message in pair.messages],
+        "production_answer": None if pair.agree else pair.production_answer,
+        "candidate_answer": None if pair.agree else pair.candidate_answer,
+        "candidate_first": candidate_first,
+        "logged_at": pair.logged_at,
+    }
+
+
+def _count(table: sa.Table, rollout_id: str, where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
+    return (
+        sa.select(sa.func.count()).select_from(table).where(table.c.rollout_id == rollout_id, where).scalar_subquery()
+    )
