@@ -20,8 +20,8 @@ from services.gateway.formats.validation import (
     text_field,
 )
 from services.gateway.observability.tracing import event_headers
-from services.gateway.recording.event_log import Log, record_of
-from services.gateway.tasks.served import KnownTasks
+from services.gateway.recording.event_log import EventLog, encode_event
+from services.gateway.tasks.served import ServedTasks
 from shared.http import HttpError
 from shared.identity import event_id, keyed_hash
 
@@ -34,8 +34,8 @@ MAX_OWN_ID = 500
 class Handlers:
     def __init__(
         self,
-        tasks: KnownTasks,
-        log: Log,
+        tasks: ServedTasks,
+        log: EventLog,
         ids: PredictionIds,
         subjects_key: bytes,
         access: AccessControl | None = None,
@@ -81,7 +81,7 @@ class Handlers:
             text=text,
             user_hash=user_hash,
         )
-        await self._log.keep([record_of(event, event_headers(headers))])
+        await self._log.append([encode_event(event, event_headers(headers))])
         return {"event_id": str(event.event_id), "prediction_id": prediction_id}
 
     async def record(self, body: bytes, headers: Headers) -> list[str]:
@@ -103,7 +103,7 @@ class Handlers:
                     error.body["error"]["message"] = f"prediction {place}: {error.body['error']['message']}"
                 raise
         trace = event_headers(headers)
-        await self._log.keep([record_of(event, trace) for event in events])
+        await self._log.append([encode_event(event, trace) for event in events])
         return [event.prediction_id for event in events]
 
     def _external(self, item: Any, grant: Grant) -> PredictionLogged:

@@ -10,8 +10,8 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from schemas.tasks import TaskChanged
-from services.gateway.answering.answer import Answering
-from services.gateway.asgi.app import Door
+from services.gateway.answering.answer import Answerer
+from services.gateway.asgi.app import AsgiApp
 from services.gateway.formats.api import ApiRequest
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.completions import CompletionRequest
@@ -19,14 +19,14 @@ from services.gateway.formats.embeddings import EmbeddingRequest
 from services.gateway.formats.openapi import ERRORS, FEEDBACK, document_answer_routes, predictions_schema, request_body
 from services.gateway.formats.responses import ResponsesRequest
 from services.gateway.handlers import MAX_PREDICTIONS, Handlers
-from services.gateway.observability.metrics import Measured, Metrics
+from services.gateway.observability.metrics import Metrics, MetricsMiddleware
 from shared.http import build_http
 
 DIALECTS: tuple[type[ApiRequest], ...] = (ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingRequest)
 
 
 def build_app(
-    answering: Answering,
+    answering: Answerer,
     handlers: Handlers,
     metrics: Metrics,
     ready: Callable[[], list[str]],
@@ -34,15 +34,15 @@ def build_app(
     max_body_bytes: int,
     routers: Sequence[APIRouter] = (),
     larger: Mapping[str, int] | None = None,
-) -> Door:
+) -> AsgiApp:
     """The application. Bodies are read by hand: see `checks.py`. `larger`: routers' paths with a limit of their own."""
     app = build_http("Ratchet gateway", ready, max_body_bytes, notes, larger)
-    app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     for router in routers:
         app.include_router(router)
     _add_cold_routes(app, handlers, metrics)
     document_answer_routes(app)
-    return Door(app, {one.path: answering.endpoint(one) for one in DIALECTS}, metrics, max_body_bytes)
+    return AsgiApp(app, {one.path: answering.endpoint(one) for one in DIALECTS}, metrics, max_body_bytes)
 
 
 def _add_cold_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None:

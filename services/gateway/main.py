@@ -8,8 +8,8 @@ import gc
 import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.answering.answer import Answering, External
-from services.gateway.asgi.protocol import BoundedHttp
+from services.gateway.answering.answer import Answerer, ExternalFallback
+from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
 from services.gateway.domain import PredictionIds
@@ -17,17 +17,17 @@ from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics, SpoolCollector
 from services.gateway.observability.tracing import event_headers, with_spans
-from services.gateway.observability.worker_metrics import WRITE_SECONDS, AllWorkers
-from services.gateway.processes.supervisor import end_without, shipper_keeper
+from services.gateway.observability.worker_metrics import WRITE_SECONDS, WorkerMetrics
+from services.gateway.processes.supervisor import exit_with_parent, supervise_shipper
 from services.gateway.processes.workers import build_workers
 from services.gateway.readiness import Readiness
-from services.gateway.recording.event_log import SpoolLog
-from services.gateway.recording.recorder import Keeping
-from services.gateway.routing.calibration import Calibrations
-from services.gateway.routing.flags import UnleashFlags
+from services.gateway.recording.event_log import SpoolEventLog
+from services.gateway.recording.recorder import Recorder
+from services.gateway.routing.calibration import CalibrationCache
+from services.gateway.routing.flags import UnleashFlagReader
 from services.gateway.settings import GatewaySettings
-from services.gateway.tasks.served import KnownTasks
-from services.gateway.tasks.snapshot import TasksOnDisk
+from services.gateway.tasks.served import ServedTasks
+from services.gateway.tasks.snapshot import TaskSnapshot
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import OTLP_PATHS, build_router
@@ -41,7 +41,9 @@ from shared.service import Service, run
 from shared.storage.artifacts import ArtifactStore
 
 NAME = "gateway"
-_HTTP = {"http": BoundedHttp, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75}
+_HTTP = {
+    "http": BoundedHttpProtocol, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
+}  # fmt: skip
 """Of uvicorn. Idle connections are kept for longer than clients keep theirs: who closes first may cut a request."""
 
 
@@ -55,36 +57,36 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     """What answers. `number` and `parent`, a process id: of one of several workers."""
     metrics = Metrics()
     if settings.gateway_workers > 1:
-        metrics.exposed = AllWorkers(metrics.registry, settings.home / "gateway" / "metrics", number)
+        metrics.exposed = WorkerMetrics(metrics.registry, settings.home / "gateway" / "metrics", number)
     broker = build_broker(settings, NAME)
     table = Consumers(broker, NAME, settings).table(TaskChanged)
-    tasks_on_disk = TasksOnDisk(table, settings.home / "gateway" / "tasks.json")
-    tasks = KnownTasks(table, metrics)
-    flags = UnleashFlags(
+    tasks_on_disk = TaskSnapshot(table, settings.home / "gateway" / "tasks.json")
+    tasks = ServedTasks(table, metrics)
+    flags = UnleashFlagReader(
         settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, settings.home / "gateway"
     )
     upstream = Replicas(
         settings.vllm_urls, settings.upstream_limits, metrics, last_resort=settings.fallback_model is None
     )
     external = _external(settings, metrics)
-    calibrations = Calibrations(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
-    log = SpoolLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
-    keeper = shipper_keeper(settings, lambda: log.slot)
+    calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
+    log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
+    keeper = supervise_shipper(settings, lambda: log.slot)
     buckets = TokenBuckets(settings.limits_folder if settings.gateway_workers > 1 else None)
     access = AccessControl(settings.keys_file, settings.gateway_require_keys, buckets)
     ids = PredictionIds(load_or_create_key(settings.secrets_folder, "prediction-ids"))
     subjects_key = load_or_create_key(settings.secrets_folder, "subjects")
-    answering = Answering(
+    answering = Answerer(
         tasks,
         flags,
         upstream,
-        Keeping(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer"),
+        Recorder(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer"),
         ids,
         subjects_key,
         metrics,
         access=access,
         tracing=event_headers,
-        external=External(external, settings.gateway_fallback_model) if external is not None else None,
+        external=ExternalFallback(external, settings.gateway_fallback_model) if external is not None else None,
     )
     handlers = Handlers(tasks, log, ids, subjects_key, access)
     readiness = Readiness(settings, access, tasks, upstream, flags, log)
@@ -105,13 +107,13 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )  # fmt: skip
 
     async def share_metrics() -> None:
-        while isinstance(metrics.exposed, AllWorkers):
+        while isinstance(metrics.exposed, WorkerMetrics):
             metrics.exposed.write()
             await asyncio.sleep(WRITE_SECONDS)
 
     async def watch_parent() -> None:
         if parent is not None:
-            await end_without(parent, "the gateway that kept this worker is gone")
+            await exit_with_parent(parent, "the gateway that kept this worker is gone")
 
     others = [external] if external is not None else []
     return Service(
@@ -121,7 +123,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
             log.start, tasks_on_disk.load, access.start, flags.start,
         ],
         background=[
-            keeper.keep, upstream.watch_forever, flags.watch_forever, access.watch_forever, tasks_on_disk.keep_forever,
+            keeper.keep, upstream.watch_forever, flags.watch_forever, access.watch_forever, tasks_on_disk.sync_forever,
             room.sweep_forever, calibrations.watch_forever, share_metrics, watch_parent,
         ],
         close=[log.close, keeper.close, upstream.close, *(one.close for one in others), flags.close],

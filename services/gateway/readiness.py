@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from services.gateway.auth.grants import AccessControl
-from services.gateway.observability.shipper_status import Status, concerns, read_status
-from services.gateway.recording.event_log import SpoolLog
-from services.gateway.routing.flags import UnleashFlags
+from services.gateway.observability.shipper_status import ShipperStatus, read_shipper_status, shipper_problems
+from services.gateway.recording.event_log import SpoolEventLog
+from services.gateway.routing.flags import UnleashFlagReader
 from services.gateway.settings import GatewaySettings
-from services.gateway.tasks.served import KnownTasks
+from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.replicas import Replicas
 
 _NEARLY = 0.8
@@ -23,10 +23,10 @@ class Readiness:
         self,
         settings: GatewaySettings,
         access: AccessControl,
-        tasks: KnownTasks,
+        tasks: ServedTasks,
         upstream: Replicas,
-        flags: UnleashFlags,
-        log: SpoolLog,
+        flags: UnleashFlagReader,
+        log: SpoolEventLog,
     ) -> None:
         self._settings = settings
         self._access = access
@@ -35,9 +35,9 @@ class Readiness:
         self._flags = flags
         self._log = log
 
-    def shipper(self) -> Status | None:
+    def shipper(self) -> ShipperStatus | None:
         """What the shipper told last."""
-        return read_status(self._log.slot) if self._log.backlog is not None else None
+        return read_shipper_status(self._log.slot) if self._log.backlog is not None else None
 
     def missing(self) -> list[str]:
         """Without these it cannot serve."""
@@ -52,7 +52,7 @@ class Readiness:
     def notes(self) -> list[str]:
         """With these it serves all the same."""
         settings = self._settings
-        said = concerns(self.shipper(), settings.gateway_shipper_late_seconds, time.time())
+        said = shipper_problems(self.shipper(), settings.gateway_shipper_late_seconds, time.time())
         if (full := self._log.fullness) >= _NEARLY:
             said.append(f"the spool is {full:.0%} full; then, by the setting: {settings.gateway_spool_full}")
         if self._log.trouble:

@@ -20,18 +20,17 @@ from typing import Any
 
 import orjson
 
-from schemas.base import Event
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.answering.answer import Answering
-from services.gateway.asgi.exchange import Call
+from services.gateway.answering.answer import Answerer
+from services.gateway.asgi.exchange import Exchange
 from services.gateway.domain import PredictionIds
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import Log, SpoolLog, record_of
-from services.gateway.recording.recorder import Keeping
+from services.gateway.recording.event_log import EventLog, SpoolEventLog
+from services.gateway.recording.recorder import Recorder
 from services.gateway.routing.arms import TaskFlags
 from services.gateway.settings import GatewaySettings
-from services.gateway.tasks.served import KnownTasks
+from services.gateway.tasks.served import ServedTasks
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, Sync
 from tests.benchmarks.table import Measured, compare, report
@@ -61,10 +60,7 @@ class Sqlite:
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, topic TEXT, key BLOB, value BLOB)")
 
-    async def append(self, *events: Event) -> None:
-        await self.keep([record_of(event) for event in events])
-
-    async def keep(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record]) -> None:
         self._connection.execute("BEGIN")
         self._connection.executemany(
             "INSERT INTO events (topic, key, value) VALUES (?, ?, ?)", [(r.topic, r.key, r.value) for r in records]
@@ -79,16 +75,13 @@ class Sqlite:
 class Timed:
     """A log whose appends are timed, and the last records that it got."""
 
-    log: Log
+    log: EventLog
     seconds: list[float] = field(default_factory=list)
     last: Sequence[Record] = ()
 
-    async def append(self, *events: Event) -> None:
-        await self.keep([record_of(event) for event in events])
-
-    async def keep(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record]) -> None:
         started = time.perf_counter()
-        await self.log.keep(records)
+        await self.log.append(records)
         self.seconds.append(time.perf_counter() - started)
         self.last = records
 
@@ -133,21 +126,21 @@ def main() -> None:
     report([result], "spool", measured)
 
 
-async def _open(folder: Path, sync: Sync) -> SpoolLog:
+async def _open(folder: Path, sync: Sync) -> SpoolEventLog:
     settings = GatewaySettings(home=folder, gateway_spool_sync=sync)
-    log = SpoolLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, Metrics())
+    log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, Metrics())
     await log.start()
     return log
 
 
-async def _ask(log: Log) -> Timed:
+async def _ask(log: EventLog) -> Timed:
     """What the requests of `CLIENTS` at once waited for the log."""
     timed = Timed(log)
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
     metrics, ids = Metrics(), PredictionIds(bytes(32))
-    answer = Answering(
-        KnownTasks(tasks, metrics), NoFlags(), Answers(), Keeping(timed, metrics), ids, bytes(32), metrics
+    answer = Answerer(
+        ServedTasks(tasks, metrics), NoFlags(), Answers(), Recorder(timed, metrics), ids, bytes(32), metrics
     ).endpoint(ChatRequest)
     body = orjson.dumps(QUESTION)
 
@@ -156,7 +149,7 @@ async def _ask(log: Log) -> Timed:
 
     async def client(requests: int) -> None:
         for _ in range(requests):
-            call = Call([], send)
+            call = Exchange([], send)
             call.body = body
             await answer(call)
 
@@ -166,9 +159,9 @@ async def _ask(log: Log) -> Timed:
     return timed
 
 
-async def _drive(log: Log, records: Sequence[Record]) -> None:
+async def _drive(log: EventLog, records: Sequence[Record]) -> None:
     for _ in range(BATCH):
-        await log.keep(records)
+        await log.append(records)
 
 
 def _percentiles(name: str, timed: Timed) -> list[Measured]:

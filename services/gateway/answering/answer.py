@@ -9,18 +9,18 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from schemas.base import Variant
-from services.gateway.answering.stream import Streaming
-from services.gateway.asgi.exchange import CLIENT_LEFT, Call, Endpoint, Headers, Reply, json_reply
+from services.gateway.answering.stream import StreamAnswerer
+from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Headers, Reply, json_reply
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import PredictionIds
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.validation import MAX_USER, checked_text, read_object, text_field
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.events import TraceHeaders
-from services.gateway.recording.recorder import Keeping, Request, headers_of
+from services.gateway.recording.recorder import InFlightRequest, Recorder, headers_of
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
-from services.gateway.routing.flags import Flags
-from services.gateway.tasks.served import KnownTasks
+from services.gateway.routing.flags import FlagReader
+from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
 from shared.identity import keyed_hash
@@ -34,33 +34,33 @@ class Tracing(Protocol):
         """What the events carry on of the caller's trace."""
 
 
-class External(NamedTuple):
+class ExternalFallback(NamedTuple):
     """Somebody else's API, for when no replica of ours answers, and the model that it is asked for."""
 
     api: Upstream
     model: str
 
 
-class Answering:
+class Answerer:
     def __init__(
         self,
-        tasks: KnownTasks,
-        flags: Flags,
+        tasks: ServedTasks,
+        flags: FlagReader,
         upstream: Upstream,
-        keeping: Keeping,
+        keeping: Recorder,
         ids: PredictionIds,
         subjects_key: bytes,
         metrics: Metrics,
         *,
         access: AccessControl | None = None,
         tracing: Tracing | None = None,
-        external: External | None = None,
+        external: ExternalFallback | None = None,
     ) -> None:
         self._tasks = tasks
         self._flags = flags
         self._upstream = upstream
         self._keeping = keeping
-        self._streaming = Streaming(keeping)
+        self._streaming = StreamAnswerer(keeping)
         self._ids = ids
         self._subjects_key = subjects_key
         self._metrics = metrics
@@ -71,14 +71,14 @@ class Answering:
     def endpoint(self, dialect: type[ApiRequest]) -> Endpoint:
         """The route that answers requests of this API."""
 
-        async def answer(call: Call) -> Reply | None:
+        async def answer(call: Exchange) -> Reply | None:
             one, arms = self._understood(call, dialect)
             relay = one.asked.open_relay(one.ids)
             return await (self._whole(one, arms) if relay is None else self._stream(one, relay, arms))
 
         return answer
 
-    def _understood(self, call: Call, dialect: type[ApiRequest]) -> tuple[Request, tuple[Arm, ...]]:
+    def _understood(self, call: Exchange, dialect: type[ApiRequest]) -> tuple[InFlightRequest, tuple[Arm, ...]]:
         """The request, and who may answer it, in order. Raises HttpError for what is wrong with it."""
         data = read_object(call.body)
         name = text_field(data, "model", required=True) or ""
@@ -89,10 +89,10 @@ class Answering:
         asked = dialect(data, facts)
         ids = [self._ids.new(name) for _ in range(asked.prediction_count or 1)]
         trace = self._tracing(call.headers) if self._tracing is not None else ()
-        one = Request(call, facts, asked, ids, keyed_hash(self._subjects_key, user) if user else None, trace)
+        one = InFlightRequest(call, facts, asked, ids, keyed_hash(self._subjects_key, user) if user else None, trace)
         return one, choose_arms(self._flags.of(name, user), self._external.model if self._external else None)
 
-    async def _whole(self, one: Request, arms: tuple[Arm, ...]) -> Reply:
+    async def _whole(self, one: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
         """An answer in one piece. What is to be kept is in the log when this returns."""
         arm = arms[0]
         while True:
@@ -113,7 +113,7 @@ class Answering:
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
         return await self._kept(one, arm, answer, outcome)
 
-    async def _kept(self, one: Request, arm: Arm, body: dict[str, Any], outcome: ApiAnswer) -> Reply:
+    async def _kept(self, one: InFlightRequest, arm: Arm, body: dict[str, Any], outcome: ApiAnswer) -> Reply:
         headers = headers_of(one, arm)
         if outcome.choices:
             measures = self._keeping.measured(one, arm, outcome)
@@ -125,7 +125,7 @@ class Answering:
             await self._keeping.observed(one, arm, 200)
         return json_reply(one.asked.rewrite_for_client(body, one.ids), headers)
 
-    async def _stream(self, one: Request, relay: StreamRelay, arms: tuple[Arm, ...]) -> None:
+    async def _stream(self, one: InFlightRequest, relay: StreamRelay, arms: tuple[Arm, ...]) -> None:
         """An answer piece by piece. Raises as `_whole` does before the first one; then it is the stream that tells."""
         while True:
             arm = arms[0]
@@ -144,7 +144,7 @@ class Answering:
             return self._external.api
         return self._upstream
 
-    async def _next(self, one: Request, arms: tuple[Arm, ...], error: UpstreamFailed) -> tuple[Arm, ...]:
+    async def _next(self, one: InFlightRequest, arms: tuple[Arm, ...], error: UpstreamFailed) -> tuple[Arm, ...]:
         """Observe that the first of `arms` failed; returns those that may answer now. Raises HttpError without any."""
         failed = arms[0]
         await self._keeping.observed(one, failed, error.status)

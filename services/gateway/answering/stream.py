@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from services.gateway.asgi.exchange import CLIENT_LEFT, Call, error_event
+from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange, error_event
 from services.gateway.formats.api import StreamFailed, StreamRelay
 from services.gateway.formats.chunks import ServerSentEventParser
-from services.gateway.recording.recorder import Keeping, Request, headers_of, ratchet_of
+from services.gateway.recording.recorder import InFlightRequest, Recorder, headers_of, ratchet_of
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import error_body
@@ -23,19 +23,23 @@ CANCELLED = "cancelled"
 """The finish reason of an answer whose client did not wait for its end."""
 
 
-class Streaming:
-    def __init__(self, keeping: Keeping) -> None:
+class StreamAnswerer:
+    def __init__(self, keeping: Recorder) -> None:
         self._keeping = keeping
 
     async def answer(
-        self, one: Request, arm: Arm, relay: StreamRelay, stream: AbstractAsyncContextManager[AsyncIterator[bytes]]
+        self,
+        one: InFlightRequest,
+        arm: Arm,
+        relay: StreamRelay,
+        stream: AbstractAsyncContextManager[AsyncIterator[bytes]],
     ) -> None:
         """Stream an answer to its client. Raises UpstreamFailed if none has begun; once it has, nothing but the
         cancellation: what goes wrong is the client's last event."""
         async with stream as pieces:
             await self._relayed(one, arm, relay, pieces)
 
-    async def _relayed(self, one: Request, arm: Arm, relay: StreamRelay, pieces: AsyncIterator[bytes]) -> None:
+    async def _relayed(self, one: InFlightRequest, arm: Arm, relay: StreamRelay, pieces: AsyncIterator[bytes]) -> None:
         call = one.call
         kept = False
         try:
@@ -64,12 +68,12 @@ class Streaming:
             said = f"the model server's stream is broken: {error}"
             await self._failed(one, arm, 502, error_body(said, "upstream_garbled", 502))
 
-    async def _failed(self, one: Request, arm: Arm, status: int, body: dict[str, Any]) -> None:
+    async def _failed(self, one: InFlightRequest, arm: Arm, status: int, body: dict[str, Any]) -> None:
         if not one.call.ended:
             await self._keeping.observed(one, arm, status)
             await one.call.write(error_event(body), last=True)
 
-    async def _cancelled(self, one: Request, arm: Arm, relay: StreamRelay) -> None:
+    async def _cancelled(self, one: InFlightRequest, arm: Arm, relay: StreamRelay) -> None:
         """Keep as much of the answer as had come when its client left."""
         outcome = relay.answer_so_far()
         measures = self._keeping.measured(one, arm, outcome)
@@ -77,7 +81,7 @@ class Streaming:
             await self._keeping.answered(one, arm, outcome, measures, status=CLIENT_LEFT, cut=CANCELLED)
 
 
-async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], call: Call) -> None:
+async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], call: Exchange) -> None:
     """Pass the pieces on until the answer is whole. Raises as `StreamRelay.feed` and the pieces do."""
     events = ServerSentEventParser()
     async for piece in pieces:

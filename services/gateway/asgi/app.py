@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
-from services.gateway.asgi.exchange import CLIENT_LEFT, Call, Endpoint, Receive, Reply, Send, json_reply
+from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Receive, Reply, Send, json_reply
 from services.gateway.observability.metrics import Metrics
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
@@ -25,7 +25,7 @@ _PATIENCE_SECONDS = 0.05
 logger = logging.getLogger(__name__)
 
 
-class Door:
+class AsgiApp:
     """Give uvicorn this one. `app` is the FastAPI application behind it."""
 
     def __init__(self, app: FastAPI, endpoints: Mapping[str, Endpoint], metrics: Metrics, max_body_bytes: int) -> None:
@@ -37,14 +37,14 @@ class Door:
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
         if route is None:
             return await self.app(scope, receive, send)
-        call = Call(scope["headers"], send)
+        call = Exchange(scope["headers"], send)
         status = CLIENT_LEFT
         try:
             status = await self._serve(route, scope["method"], call, receive, send)
         finally:
             route.count(status, call.seconds)
 
-    async def _serve(self, route: _Route, method: str, call: Call, receive: Receive, send: Send) -> int:
+    async def _serve(self, route: _Route, method: str, call: Exchange, receive: Receive, send: Send) -> int:
         """Serve one request; returns the status it is counted under."""
         watch = None
         try:
@@ -69,7 +69,7 @@ class Door:
                 watch.end()
         return await _send(send, reply) if reply is not None else 200
 
-    async def _read(self, call: Call, receive: Receive) -> bool:
+    async def _read(self, call: Exchange, receive: Receive) -> bool:
         """Read the body; False: the client left before it was whole. Raises HttpError 413."""
         for name, value in call.headers:
             if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > self._max):

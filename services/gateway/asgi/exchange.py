@@ -26,7 +26,7 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Call:
+class Exchange:
     """A request whose body is read. An endpoint returns a `Reply`, or streams through `begin` and `write`."""
 
     __slots__ = ("_send", "begun", "body", "ended", "headers", "started")
@@ -56,7 +56,7 @@ class Call:
 
 
 class Endpoint(Protocol):
-    async def __call__(self, call: Call) -> Reply | None:
+    async def __call__(self, call: Exchange) -> Reply | None:
         """Answer; None: it was streamed. Raises HttpError and `shared.errors` before a stream has begun."""
 
 

@@ -7,7 +7,7 @@ import json
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from services.gateway.asgi.response import OneWrite
+from services.gateway.asgi.response import SingleWriteCycle
 from shared.http import error_body
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -15,7 +15,7 @@ _LINGER_SECONDS = 0.5
 _LINGER_BYTES = 8 * MAX_HEAD_BYTES
 
 
-class BoundedHttp(HttpToolsProtocol):
+class BoundedHttpProtocol(HttpToolsProtocol):
     """uvicorn's own protocol; a head that is too large gets 431, and what is no HTTP a 400, both in OpenAI's shape.
 
     A usual request, whose head comes in one small piece, costs nothing more.
@@ -55,7 +55,7 @@ class BoundedHttp(HttpToolsProtocol):
                 raise httptools.HttpParserError("the head is too large")  # Has uvicorn call `send_400_response`.
         super().on_headers_complete()
         if type(self.cycle) is RequestResponseCycle:  # Not begun yet; uvicorn has no option for what it makes.
-            self.cycle.__class__ = OneWrite
+            self.cycle.__class__ = SingleWriteCycle
 
     def send_400_response(self, msg: str) -> None:
         """Refuse and close; `msg` is uvicorn's, for a request that is no HTTP."""

@@ -14,7 +14,7 @@ _UNUSUAL = frozenset({b"connection", b"transfer-encoding"})
 _BODILESS = (204, 304)
 
 
-class OneWrite(RequestResponseCycle):
+class SingleWriteCycle(RequestResponseCycle):
     """uvicorn's own cycle for anything but the usual: a POST over a connection that stays, to a client that reads."""
 
     _start: Any = None

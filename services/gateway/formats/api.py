@@ -9,7 +9,7 @@ import orjson
 
 from services.gateway.domain import ChatMessage
 from services.gateway.formats.validation import bad_request
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 
 Token = Mapping[str, Any]
 """`token`, `logprob` and `top_logprobs`, as in `choices[].logprobs.content` of OpenAI's chat format."""
@@ -69,7 +69,7 @@ class ApiRequest(Protocol):
     def prediction_count(self) -> int:
         """How many answers are asked for; each is a prediction."""
 
-    def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
+    def __init__(self, data: dict[str, Any], facts: ServedTask) -> None:
         """Raises HttpError 400 with the field at fault."""
 
     def messages_for_event(self, number: int) -> list[ChatMessage]:
@@ -132,7 +132,7 @@ def bool_field(data: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def answer_count(data: Mapping[str, Any], name: str, facts: TaskFacts) -> int:
+def answer_count(data: Mapping[str, Any], name: str, facts: ServedTask) -> int:
     """How many answers are asked for. Raises HttpError 400."""
     value = data.get(name)
     if value is None:

@@ -24,7 +24,7 @@ from services.gateway.formats.api import (
 from services.gateway.formats.chunks import ChunkRelay, PartialChoice
 from services.gateway.formats.rendering import answer_text, check_message_count, messages_of, with_tool_calls
 from services.gateway.formats.validation import bad_request
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 
 _OVERRULED_BY_LABELS = (
     "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "min_tokens", "stop",
@@ -37,7 +37,7 @@ _OVERRULED_BY_LABELS = (
 """A classification's answer is one of the labels, whole: what could change or cut it is not passed on."""
 
 
-def constrain(data: dict[str, Any], facts: TaskFacts) -> None:
+def constrain(data: dict[str, Any], facts: ServedTask) -> None:
     """Make a request, of chat or completions, answer with one of the task's labels."""
     for name in _OVERRULED_BY_LABELS:
         data.pop(name, None)
@@ -52,7 +52,7 @@ class ChatRequest:
     path: ClassVar[str] = "/v1/chat/completions"
     __slots__ = ("_data", "_include_usage", "_stream", "_top", "_turns", "_wants_logprobs", "facts", "prediction_count")
 
-    def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
+    def __init__(self, data: dict[str, Any], facts: ServedTask) -> None:
         self.facts = facts
         self._data = data
         self._stream = bool_field(data, "stream")
@@ -117,7 +117,7 @@ class ChatRequest:
             choice["logprobs"] = {**logprobs, "content": cut}
 
 
-def prepare_messages(data: dict[str, Any], facts: TaskFacts) -> list[ChatMessage]:
+def prepare_messages(data: dict[str, Any], facts: ServedTask) -> list[ChatMessage]:
     """The conversation for the event; in `data` it is made the one that the model is to see. Raises HttpError 400."""
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:

@@ -26,7 +26,7 @@ from services.gateway.formats.chat import constrain
 from services.gateway.formats.chunks import ChunkRelay, PartialChoice
 from services.gateway.formats.rendering import compact_json
 from services.gateway.formats.validation import bad_request, checked_text
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 
 
 class CompletionRequest:
@@ -45,7 +45,7 @@ class CompletionRequest:
         "prediction_count",
     )
 
-    def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
+    def __init__(self, data: dict[str, Any], facts: ServedTask) -> None:
         self.facts = facts
         self._data = data
         self._stream = bool_field(data, "stream")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import ApiAnswer, encode_json
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 
 
 class EmbeddingRequest:
@@ -17,7 +17,7 @@ class EmbeddingRequest:
     prediction_count = 0
     __slots__ = ("_data", "facts")
 
-    def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
+    def __init__(self, data: dict[str, Any], facts: ServedTask) -> None:
         self.facts = facts
         self._data = data
         data.pop("user", None)

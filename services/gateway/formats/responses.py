@@ -22,7 +22,7 @@ from services.gateway.formats.rendering import (
     with_tool_calls,
 )
 from services.gateway.formats.validation import bad_request, checked_text, text_field
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 
 _LOGPROBS = "message.output_text.logprobs"
 _REFUSED = {
@@ -47,7 +47,7 @@ class ResponsesRequest:
     prediction_count = 1
     __slots__ = ("_client", "_data", "_stream", "_top", "_turns", "_wants_logprobs", "facts")
 
-    def __init__(self, data: dict[str, Any], facts: TaskFacts) -> None:
+    def __init__(self, data: dict[str, Any], facts: ServedTask) -> None:
         self.facts = facts
         self._data = data
         self._stream = bool_field(data, "stream")
@@ -201,7 +201,7 @@ def _choice(body: dict[str, Any]) -> Choice:
     )
 
 
-def _turns(data: dict[str, Any], facts: TaskFacts) -> list[ChatMessage]:
+def _turns(data: dict[str, Any], facts: ServedTask) -> list[ChatMessage]:
     """The conversation for the event; the task's prompt becomes the instructions if the client has none."""
     instructions = text_field(data, "instructions")
     asked = data.get("input")

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.observability.shipper_status import Status
+from services.gateway.observability.shipper_status import ShipperStatus
 from shared.spool import Backlog
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -67,7 +67,7 @@ class SpoolCollector(Collector):
         backlog: Callable[[], Backlog | None],
         fullness: Callable[[], float],
         sync_failures: Callable[[], int],
-        status: Callable[[], Status | None],
+        status: Callable[[], ShipperStatus | None],
     ) -> None:
         self._backlog = backlog
         self._fullness = fullness
@@ -114,7 +114,7 @@ def _count(name: str, help_text: str, value: float) -> Metric:
     return CounterMetricFamily(f"ratchet_gateway_{name}", help_text, value=value)
 
 
-class Measured:
+class MetricsMiddleware:
     """ASGI middleware: counts and times every request, refused ones too."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

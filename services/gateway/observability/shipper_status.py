@@ -8,14 +8,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FILE = "shipper.json"
-SECONDS = 1.0
+STATUS_FILE = "shipper.json"
+STATUS_SECONDS = 1.0
 """Between two writes. Older than some of these: the shipper is dead or stuck."""
 _SILENT_SECONDS = 15.0
 
 
 @dataclass
-class Status:
+class ShipperStatus:
     """Counts since the shipper started. `at` and `oldest`: Unix seconds; `oldest` None: nothing waits."""
 
     at: float = 0.0
@@ -35,26 +35,26 @@ class Status:
     def write(self, folder: Path) -> None:
         """Whole or not at all. Without fsync: what is lost in a crash is a second old."""
         self.at = time.time()
-        fresh = folder / f".{FILE}"
+        fresh = folder / f".{STATUS_FILE}"
         fresh.write_text(json.dumps(vars(self)))
-        fresh.replace(folder / FILE)
+        fresh.replace(folder / STATUS_FILE)
 
     def age(self, now: float) -> float:
         """Seconds that the oldest event has waited for Kafka."""
         return max(0.0, now - self.oldest) if self.oldest is not None else 0.0
 
 
-def read_status(folder: Path) -> Status | None:
+def read_shipper_status(folder: Path) -> ShipperStatus | None:
     """What the shipper wrote last; None if it never did, or if the file is none of ours."""
     try:
-        told = json.loads((folder / FILE).read_text())
+        told = json.loads((folder / STATUS_FILE).read_text())
         told["shipped"], told["redactions"] = Counter(told["shipped"]), Counter(told["redactions"])
-        return Status(**told)
+        return ShipperStatus(**told)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def concerns(status: Status | None, late_seconds: float, now: float) -> list[str]:
+def shipper_problems(status: ShipperStatus | None, late_seconds: float, now: float) -> list[str]:
     """What an operator should know of the shipper, in words. Nothing is lost by any of it."""
     if status is None or now - status.at > _SILENT_SECONDS:
         return ["the shipper is not running: events wait in the spool, nothing reaches Kafka"]

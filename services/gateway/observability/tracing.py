@@ -1,7 +1,8 @@
 """The caller's trace, carried on: into the events that a request leaves, and into spans where they are switched on.
 
 Without spans an event carries what the caller sent. With them it carries the request's own span, a child of the
-caller's: `Traced` puts that into the request's headers before anybody reads them, so nothing behind it knows which.
+caller's: `TracingMiddleware` puts that into the request's headers before anybody reads them, so nothing behind it
+knows which.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def event_headers(headers: Iterable[tuple[bytes, bytes]]) -> Carried:
 def with_spans(app: ASGIApp, settings: Settings, service: str) -> ASGIApp:
     """The application with a span a request; the very same one while tracing is off. Raises ConfigurationError."""
     provider = tracer_provider(settings, service)
-    return app if provider is None else Traced(app, provider.get_tracer("ratchet"))
+    return app if provider is None else TracingMiddleware(app, provider.get_tracer("ratchet"))
 
 
-class Traced:
+class TracingMiddleware:
     """ASGI middleware: a server span a request, under the caller's if that sent one."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:

@@ -19,7 +19,7 @@ WRITE_SECONDS = 5.0
 _STALE_SECONDS = 30.0
 
 
-class AllWorkers(Collector):
+class WorkerMetrics(Collector):
     """Each worker writes what it counts to a file; what is told are the files, so that no counter ever goes back."""
 
     def __init__(self, registry: CollectorRegistry, folder: Path, number: int) -> None:

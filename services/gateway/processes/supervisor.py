@@ -28,7 +28,7 @@ _ANSWERING_SECONDS = 8.0
 logger = logging.getLogger(__name__)
 
 
-class Keeper:
+class ProcessSupervisor:
     """Starts a process, starts it again when it died, ends it with this one. `meanwhile`: what its death means."""
 
     def __init__(
@@ -77,13 +77,13 @@ class Keeper:
             await self._process.wait()
 
 
-def shipper_keeper(settings: GatewaySettings, slot: Callable[[], Path]) -> Keeper:
+def supervise_shipper(settings: GatewaySettings, slot: Callable[[], Path]) -> ProcessSupervisor:
     """Of the shipper: a process of its own, so that redaction never takes the request path's core.
 
     At the end it ships what waits, as far as its time goes; the rest is the next start's.
     """
     seconds = settings.gateway_shipper_stop_seconds + _LEAVING_SECONDS
-    return Keeper(
+    return ProcessSupervisor(
         "the shipper",
         lambda: ("services.gateway.shipper.shipper", str(slot())),
         settings,
@@ -92,15 +92,15 @@ def shipper_keeper(settings: GatewaySettings, slot: Callable[[], Path]) -> Keepe
     )
 
 
-def worker_keeper(settings: GatewaySettings, number: int) -> Keeper:
+def supervise_worker(settings: GatewaySettings, number: int) -> ProcessSupervisor:
     """Of one of several workers; with the time that its own shipper may take."""
     seconds = settings.gateway_shipper_stop_seconds + _LEAVING_SECONDS + _ANSWERING_SECONDS
-    return Keeper(
+    return ProcessSupervisor(
         f"worker {number}", lambda: ("services.gateway.worker", str(number)), settings, seconds, "the others answer"
     )
 
 
-async def end_without(parent: int, said: str, before: Callable[[], None] = lambda: None) -> None:
+async def exit_with_parent(parent: int, said: str, before: Callable[[], None] = lambda: None) -> None:
     """Background of a kept process: no orphan. It ends, as on SIGTERM, when the process that keeps it is gone."""
     while os.getppid() == parent:
         await asyncio.sleep(0.5)

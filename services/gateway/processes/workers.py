@@ -11,7 +11,7 @@ import contextlib
 import socket
 
 from services.gateway.auth.rate_limits import clear_buckets
-from services.gateway.processes.supervisor import worker_keeper
+from services.gateway.processes.supervisor import supervise_worker
 from services.gateway.settings import GatewaySettings
 from shared.errors import ConfigurationError
 from shared.service import Service
@@ -21,7 +21,7 @@ def build_workers(settings: GatewaySettings, name: str) -> Service:
     """The process that keeps them. Raises ConfigurationError without a port that they could share."""
     if settings.gateway_port == 0:
         raise ConfigurationError("several workers need one port", "Set RATCHET_GATEWAY_PORT, or one worker.")
-    keepers = [worker_keeper(settings, number) for number in range(settings.gateway_workers)]
+    keepers = [supervise_worker(settings, number) for number in range(settings.gateway_workers)]
 
     async def prepare() -> None:
         _check_port(settings.gateway_host, settings.gateway_port)

@@ -1,4 +1,4 @@
-"""Where events go. What `Log.append` has taken is kept: in the local spool first, in Kafka when the shipper sent it."""
+"""The event log: events are in the local spool when `append` returns, and in Kafka once the shipper has sent them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,12 @@ _SAY_AGAIN_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Log(Protocol):
-    """Keeps events for ever once `append` or `keep` has returned."""
-
-    async def append(self, *events: Event) -> None:
-        """Returns when all are kept, whatever dies next. Raises SpoolFull: then none is."""
-
-    async def keep(self, records: Sequence[Record]) -> None:
-        """The same for events that are written already (`records.py`)."""
+class EventLog(Protocol):
+    async def append(self, records: Sequence[Record]) -> None:
+        """Append events, all or none. They are durable when this returns. Raises SpoolFull, and none is appended."""
 
 
-class SpoolLog:
+class SpoolEventLog:
     """The spool of this process: a file that no other process writes, encrypted, shipped by `shipper.py`."""
 
     def __init__(self, folder: Path, secrets_folder: Path, options: SpoolOptions, metrics: Metrics) -> None:
@@ -75,12 +70,8 @@ class SpoolLog:
         """How often the disk failed to keep what it had taken."""
         return self._spool.sync_failures if self._spool is not None else 0
 
-    async def append(self, *events: Event) -> None:
-        """All or none. Raises SpoolFull."""
-        await self.keep([record_of(event) for event in events])
-
-    async def keep(self, records: Sequence[Record]) -> None:
-        """All or none. Tens of microseconds, and with `sync: always` one write to the disk. Raises SpoolFull."""
+    async def append(self, records: Sequence[Record]) -> None:
+        """Append events, all or none. Takes tens of microseconds, with `sync: always` a disk write. Raises SpoolFull."""
         spool = self._spool or self._open
         started = time.perf_counter()
         try:
@@ -104,10 +95,10 @@ class SpoolLog:
     @property
     def _open(self) -> Spool:
         if self._spool is None:
-            raise RuntimeError("SpoolLog.start() was not called")
+            raise RuntimeError("SpoolEventLog.start() was not called")
         return self._spool
 
 
-def record_of(event: Event, trace: Carried = ()) -> Record:
+def encode_event(event: Event, trace: Carried = ()) -> Record:
     """The event as Kafka will keep it; `trace`: the headers that carry its request's on."""
     return Record(topic_of(type(event)).name, key_of(event).encode(), event.model_dump_json().encode(), trace)

@@ -7,31 +7,31 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from schemas.adapters import Calibration
-from services.gateway.asgi.exchange import Call, Headers
+from services.gateway.asgi.exchange import Exchange, Headers
 from services.gateway.formats.api import ApiAnswer, ApiRequest
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import Log
+from services.gateway.recording.event_log import EventLog
 from services.gateway.recording.events import TraceHeaders, observation, prediction
 from services.gateway.routing.arms import Arm
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 from shared.model.confidence import Measure, measure
 from shared.spool import SpoolFull
 
 
-class Calibrations(Protocol):
+class CalibrationLookup(Protocol):
     def of(self, adapter: str | None) -> Calibration | None:
         """The calibration that travels with the adapter, if it is known: a look into memory."""
 
 
-class Request:
+class InFlightRequest:
     """One request while it is answered. `ids`: of its predictions; without any, the one it is observed under."""
 
     __slots__ = ("asked", "call", "facts", "ids", "instead_of", "trace", "user_hash")
 
     def __init__(
         self,
-        call: Call,
-        facts: TaskFacts,
+        call: Exchange,
+        facts: ServedTask,
         asked: ApiRequest,
         ids: Sequence[str],
         user_hash: str | None,
@@ -46,25 +46,29 @@ class Request:
         self.instead_of: Arm | None = None
 
 
-class Keeping:
+class Recorder:
     """`answer_when_full`: an answer may leave although there was no room for it in the log."""
 
     def __init__(
-        self, log: Log, metrics: Metrics, calibrations: Calibrations | None = None, answer_when_full: bool = False
+        self,
+        log: EventLog,
+        metrics: Metrics,
+        calibrations: CalibrationLookup | None = None,
+        answer_when_full: bool = False,
     ) -> None:
         self._log = log
         self._metrics = metrics
         self._calibrations = calibrations
         self._answer_when_full = answer_when_full
 
-    def measured(self, one: Request, arm: Arm, outcome: ApiAnswer) -> list[Measure]:
+    def measured(self, one: InFlightRequest, arm: Arm, outcome: ApiAnswer) -> list[Measure]:
         """How sure each answer is."""
         calibration = self._calibrations.of(arm.adapter) if self._calibrations is not None else None
         return [measure(one.facts.spec, choice.tokens, calibration) for choice in outcome.choices]
 
     async def answered(
         self,
-        one: Request,
+        one: InFlightRequest,
         arm: Arm,
         outcome: ApiAnswer,
         measures: Sequence[Measure],
@@ -102,7 +106,7 @@ class Keeping:
         ]
         records.append(_observed(one, arm, status, latency_ms, measures[0].score if measures else None))
         try:
-            await self._log.keep(records)
+            await self._log.append(records)
         except SpoolFull:
             if not self._answer_when_full:
                 raise
@@ -111,15 +115,15 @@ class Keeping:
         facts.answers[arm.variant].inc()
         return True
 
-    async def observed(self, one: Request, arm: Arm, status: int) -> None:
+    async def observed(self, one: InFlightRequest, arm: Arm, status: int) -> None:
         """Keep that this arm gave no answer that is kept. Never raises: the client must hear of its own failure."""
         try:
-            await self._log.keep([_observed(one, arm, status, one.call.seconds * 1000.0)])
+            await self._log.append([_observed(one, arm, status, one.call.seconds * 1000.0)])
         except SpoolFull:
             self._metrics.observations_dropped.inc()
 
 
-def headers_of(one: Request, arm: Arm) -> Headers:
+def headers_of(one: InFlightRequest, arm: Arm) -> Headers:
     """Who answers, for the client. The ids of several answers, in order, are in a header of their own."""
     headers = [
         (b"x-ratchet-prediction-id", one.ids[0].encode()),
@@ -133,7 +137,7 @@ def headers_of(one: Request, arm: Arm) -> Headers:
     return headers
 
 
-def ratchet_of(one: Request, arm: Arm, measures: Sequence[Measure], kept: bool) -> dict[str, Any]:
+def ratchet_of(one: InFlightRequest, arm: Arm, measures: Sequence[Measure], kept: bool) -> dict[str, Any]:
     """The same at the end of a stream, with how sure the answer is."""
     told: dict[str, Any] = {
         "prediction_id": one.ids[0],
@@ -149,7 +153,7 @@ def ratchet_of(one: Request, arm: Arm, measures: Sequence[Measure], kept: bool) 
     return told
 
 
-def _observed(one: Request, arm: Arm, status: int, latency_ms: float, score: float | None = None) -> Any:
+def _observed(one: InFlightRequest, arm: Arm, status: int, latency_ms: float, score: float | None = None) -> Any:
     return observation(
         task=one.facts.name,
         revision=one.facts.revision,

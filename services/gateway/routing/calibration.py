@@ -24,7 +24,7 @@ _MOST = 1_000
 logger = logging.getLogger(__name__)
 
 
-class Calibrations:
+class CalibrationCache:
     def __init__(self, store: ArtifactStore, again_seconds: float = _AGAIN_SECONDS) -> None:
         self._store = store
         self._again_seconds = again_seconds

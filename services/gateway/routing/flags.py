@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Flags(Protocol):
+class FlagReader(Protocol):
     def of(self, task: str, user: str | None) -> TaskFlags: ...
 
 
-class UnleashFlags:
+class UnleashFlagReader:
     """A task's flags, evaluated in this process from Unleash's last known state, which is also kept on disk.
 
     While Unleash is away the last state holds, at a start too; with none ever seen, the base model answers.
@@ -47,7 +47,7 @@ class UnleashFlags:
         self._features_url = f"{url.rstrip('/')}/api/client/features"
         self._headers = {"Authorization": token}
         self._poll_seconds = poll_seconds
-        self._state = StateOnDisk(folder / "flags.json")
+        self._state = UnleashStateFile(folder / "flags.json")
         self._client = UnleashClient(
             url=f"{url.rstrip('/')}/api",
             app_name="ratchet-gateway",
@@ -64,7 +64,7 @@ class UnleashFlags:
         )
         self._starting: asyncio.Task[None] | None = None
         self._broken: set[str] = set()
-        self._live = LiveFlags(self._state.features)
+        self._live = EnabledFlags(self._state.features)
         self._known: dict[tuple[str, str | None], TaskFlags] = {}
         self.reachable: bool | None = None
 
@@ -121,7 +121,7 @@ class UnleashFlags:
     def _on_event(self, event: BaseEvent) -> None:
         """Called by a thread of the SDK when it has taken over a new state."""
         if event.event_type is UnleashEventType.FETCHED:
-            self._live = LiveFlags(self._state.features)
+            self._live = EnabledFlags(self._state.features)
             self._known = {}
 
     async def watch_forever(self) -> None:
@@ -153,7 +153,7 @@ class UnleashFlags:
 _AWAY = "is away or refuses the token: the last known flags hold"
 
 
-class StateOnDisk(BaseCache):  # type: ignore[misc]  # the SDK has no types
+class UnleashStateFile(BaseCache):  # type: ignore[misc]  # the SDK has no types
     """What the SDK keeps: in memory, and of it the features in one file, whole or not there, for the next start.
 
     The SDK's own cache writes in place, several times a poll: torn by a crash, and shared by workers.
@@ -197,7 +197,7 @@ class StateOnDisk(BaseCache):  # type: ignore[misc]  # the SDK has no types
         """The end of this process is not the end of the state."""
 
 
-class LiveFlags:
+class EnabledFlags:
     """What is worth knowing of a state before asking the SDK, which takes 20 to 30 µs a flag.
 
     `names`: flags that are not plainly off. `sticky`: tasks with a flag whose answer may differ between users.

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from aiokafka.partitioner import murmur2
 
-from services.gateway.observability.shipper_status import Status
+from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.redaction import RefusedRecord
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.clients import client_options, producer_options
@@ -52,7 +52,7 @@ SetAside = Callable[[Record], Path]
 class BatchPublisher:
     """One producer. Idempotent where the broker can, so that its own retries are no second records."""
 
-    def __init__(self, settings: Settings, bury: Bury, aside: SetAside, status: Status) -> None:
+    def __init__(self, settings: Settings, bury: Bury, aside: SetAside, status: ShipperStatus) -> None:
         self._settings = settings
         self._bury = bury
         self._aside = aside

@@ -13,8 +13,8 @@ import orjson
 from schemas.catalog import topic_of
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.tasks import RedactionSettings, TaskChanged, TaskKind
-from services.gateway.observability.shipper_status import Status
-from services.gateway.tasks.snapshot import Tasks
+from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.privacy.redaction import Redacted, Rules, TextRedactor
 from shared.spool import Record
@@ -63,7 +63,9 @@ class _Text:
 class RecordRedactor:
     """Redacts records. The redactor loads a language model, so it is built in a thread and when first needed."""
 
-    def __init__(self, tasks: Tasks, build: Callable[[], TextRedactor], remembered: int, status: Status) -> None:
+    def __init__(
+        self, tasks: TaskTable, build: Callable[[], TextRedactor], remembered: int, status: ShipperStatus
+    ) -> None:
         self._tasks = tasks
         self._build = build
         self._redactor: TextRedactor | None = None
@@ -102,7 +104,7 @@ class RecordRedactor:
 
     async def _task(self, name: Any) -> _Task:
         """The task's rules. One that is not known once the topic was read gets the defaults: everything is redacted."""
-        while (change := self._tasks.get(str(name))) is None and not self._tasks.lacks(str(name)):
+        while (change := self._tasks.get(str(name))) is None and not self._tasks.is_missing(str(name)):
             await asyncio.sleep(_PAUSE_SECONDS)
         task = self._rules.get(str(name))
         if task is None or task.change is not change:

@@ -22,13 +22,13 @@ from pathlib import Path
 import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.observability.shipper_status import SECONDS, Status
-from services.gateway.processes.supervisor import end_without
+from services.gateway.observability.shipper_status import STATUS_SECONDS, ShipperStatus
+from services.gateway.processes.supervisor import exit_with_parent
 from services.gateway.settings import GatewaySettings
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.shipper.submitted import SubmittedPredictions
-from services.gateway.tasks.snapshot import Tasks
+from services.gateway.tasks.snapshot import TaskTable
 from shared.identity import load_or_create_key
 from shared.kafka.consumers import Consumers, build_broker
 from shared.privacy.encryption import Cipher, load_cipher
@@ -61,7 +61,7 @@ class Shipper:
         cipher: Cipher,
         redaction: RecordRedactor,
         outlet: Callable[[], BatchPublisher],
-        status: Status,
+        status: ShipperStatus,
     ) -> None:
         self._settings = settings
         self._own = own
@@ -186,10 +186,10 @@ class Shipper:
 def build(settings: GatewaySettings | None = None, own: Path | None = None, parent: int | None = None) -> Service:
     """The process, wired but not started. `own`: its gateway's slot; `parent`: its gateway's process id."""
     settings = settings or GatewaySettings.load()
-    status = Status(pid=os.getpid())
+    status = ShipperStatus(pid=os.getpid())
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
-    tasks = Tasks(consumers.table(TaskChanged))
+    tasks = TaskTable(consumers.table(TaskChanged))
     cipher = load_cipher(settings.secrets_folder, "spool")
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
     redaction = RecordRedactor(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
@@ -213,12 +213,12 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
         while own is not None:
             with contextlib.suppress(OSError):  # A full disk: the gateway sees how old the file is.
                 status.write(own)
-            await asyncio.sleep(SECONDS)
+            await asyncio.sleep(STATUS_SECONDS)
 
     async def watch_parent() -> None:
         """Without its gateway a shipper ends after the batch that it holds."""
         if parent is not None:
-            await end_without(parent, "the gateway is gone: the next one's shipper goes on", hurry)
+            await exit_with_parent(parent, "the gateway is gone: the next one's shipper goes on", hurry)
 
     def hurry() -> None:
         shipper.seconds_to_finish = _ORPHAN_SECONDS

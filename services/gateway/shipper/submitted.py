@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from schemas.base import Message, Variant
 from schemas.predictions import PredictionLogged, PredictionSubmitted
-from services.gateway.observability.shipper_status import Status
-from services.gateway.recording.event_log import record_of
+from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
-from services.gateway.tasks.snapshot import Tasks
+from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id, keyed_hash
 from shared.kafka.consumers import Consumers
@@ -24,7 +24,12 @@ CURRENT = "current"
 
 class SubmittedPredictions:
     def __init__(
-        self, tasks: Tasks, redaction: RecordRedactor, outlet: BatchPublisher, subjects_key: bytes, status: Status
+        self,
+        tasks: TaskTable,
+        redaction: RecordRedactor,
+        outlet: BatchPublisher,
+        subjects_key: bytes,
+        status: ShipperStatus,
     ) -> None:
         self._tasks = tasks
         self._redaction = redaction
@@ -41,7 +46,7 @@ class SubmittedPredictions:
         Raises InvalidMessage for a task that does not exist, DependencyUnavailable while the topics are not read yet
         or Kafka takes nothing.
         """
-        records = [record_of(self._logged(delivery.event)) for delivery in deliveries]
+        records = [encode_event(self._logged(delivery.event)) for delivery in deliveries]
         left = await self._outlet.send(await self._redaction.clean(records))
         if left:
             raise DependencyUnavailable(f"Kafka did not take {len(left)} of {len(records)} submitted predictions")
@@ -72,7 +77,7 @@ class SubmittedPredictions:
         task = self._tasks.get(event.task)
         if task is not None:
             return task.task_revision if event.task_revision == CURRENT else event.task_revision
-        if self._tasks.lacks(event.task):
+        if self._tasks.is_missing(event.task):
             raise InvalidMessage(f"there is no task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
         raise DependencyUnavailable(f"the task {event.task!r} is not known yet", "Is it applied? ratchet tasks list")
 

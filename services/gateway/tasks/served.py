@@ -15,7 +15,7 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.model.confidence import request_fields
 
 
-class TaskFacts:
+class ServedTask:
     """Of one task. `asks`: what confidence needs of the upstream, in the chat API's fields."""
 
     __slots__ = ("answers", "asks", "change", "classifies", "constraint", "name", "revision", "spec", "system")
@@ -39,26 +39,26 @@ class TaskFacts:
         return int(self.asks.get("top_logprobs") or 0)
 
 
-class KnownTasks:
+class ServedTasks:
     """The tasks known now."""
 
     def __init__(self, table: LatestByKey[TaskChanged], metrics: Metrics) -> None:
         self._table = table
         self._metrics = metrics
-        self._facts: dict[str, TaskFacts] = {}
+        self._facts: dict[str, ServedTask] = {}
 
     def all(self) -> list[TaskChanged]:
         """By name."""
         return sorted(self._table, key=lambda change: change.task)
 
-    def of(self, name: str) -> TaskFacts:
+    def of(self, name: str) -> ServedTask:
         """The task of this name. Raises HttpError 404 naming those there are, 503 while none is known."""
         change = self._table.get(name)
         if change is None:
             raise self._unknown(name)
         facts = self._facts.get(name)
         if facts is None or facts.change is not change:
-            facts = self._facts[name] = TaskFacts(change, self._metrics)
+            facts = self._facts[name] = ServedTask(change, self._metrics)
         return facts
 
     def _unknown(self, name: str) -> HttpError:

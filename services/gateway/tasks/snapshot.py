@@ -18,7 +18,7 @@ _LOOK_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
 
-class TasksOnDisk:
+class TaskSnapshot:
     """A table's tasks in a file, so that a start needs no broker to know them. The topic stays the truth."""
 
     def __init__(self, table: LatestByKey[TaskChanged], path: Path) -> None:
@@ -40,7 +40,7 @@ class TasksOnDisk:
             await self._table.put(change.task, change)
         self._written = changes
 
-    async def keep_forever(self) -> None:
+    async def sync_forever(self) -> None:
         """Background: write the file anew within a second of a change."""
         while True:
             if (now := list(self._table)) != self._written:
@@ -50,7 +50,7 @@ class TasksOnDisk:
             await asyncio.sleep(_LOOK_SECONDS)
 
 
-class Tasks:
+class TaskTable:
     """As the shipper knows them."""
 
     def __init__(self, table: LatestByKey[TaskChanged]) -> None:
@@ -70,6 +70,6 @@ class Tasks:
     def get(self, name: str) -> TaskChanged | None:
         return self._table.get(name)
 
-    def lacks(self, name: str) -> bool:
+    def is_missing(self, name: str) -> bool:
         """Whether there surely is no such task."""
         return self._read and self._table.get(name) is None

@@ -16,8 +16,8 @@ from schemas.base import Event
 from services.gateway.auth.grants import Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import Log, record_of
-from services.gateway.tasks.served import KnownTasks, TaskFacts
+from services.gateway.recording.event_log import EventLog, encode_event
+from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.genai import (
     is_content,
@@ -69,7 +69,7 @@ class _Seen(NamedTuple):
     def records(self) -> list[Record]:
         """As Kafka will have them, in the trace that the span is of."""
         trace = ((PARENT, f"00-{self.span.trace_id}-{self.span.span_id}-01".encode()),)
-        return [replace(record_of(event), headers=trace) for event in self.events or ()]
+        return [replace(encode_event(event), headers=trace) for event in self.events or ()]
 
 
 class _Rejected(Exception):
@@ -79,8 +79,8 @@ class _Rejected(Exception):
 class TelemetryIngest:
     def __init__(
         self,
-        tasks: KnownTasks,
-        log: Log,
+        tasks: ServedTasks,
+        log: EventLog,
         ids: PredictionIds,
         subjects_key: bytes,
         metrics: Metrics,
@@ -138,7 +138,7 @@ class TelemetryIngest:
                     left += [span] if one.waited else []
                 outcomes[one.outcome] += 1
             if records:
-                await self._log.keep(records)
+                await self._log.append(records)
             for span in left:
                 await asyncio.to_thread(self._room.drop, span)
             await asyncio.sleep(0)
@@ -180,7 +180,7 @@ class TelemetryIngest:
             self._metrics.spans.labels("known").inc()
         return not ours
 
-    def _task(self, span: Span, grant: Grant) -> TaskFacts:
+    def _task(self, span: Span, grant: Grant) -> ServedTask:
         """Raises _Rejected where no task is named, or not one of the key's; HttpError 503 while none is known."""
         service = str(span.resource.get("service.name", ""))
         named = span.attributes.get(TASK) or span.resource.get(TASK)
@@ -194,7 +194,7 @@ class TelemetryIngest:
             way_out = "" if named else f"; {_NAME_IT}"
             raise _Rejected(f"service {service[:100]!r}: {error}{way_out}") from error
 
-    def _events(self, span: Span, task: TaskFacts) -> list[Event] | None:
+    def _events(self, span: Span, task: ServedTask) -> list[Event] | None:
         user = user_of(span.attributes)
         user_hash = keyed_hash(self._subjects_key, user) if user else None
         return events_of(span, task, self._ids.of(task.name, f"{span.trace_id}-{span.span_id}"), user_hash)

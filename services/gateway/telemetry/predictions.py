@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from schemas.base import Event, Message, Role, Variant, utc_now
 from schemas.predictions import PredictionLogged, RequestObserved
 from services.gateway.formats.rendering import check_message_count, storable_text
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 from services.gateway.telemetry.genai import Content, content_of, model_of, status_of, tokens_of
 from services.gateway.telemetry.spans import Span
 from shared.identity import event_id
 
 
-def events_of(span: Span, task: TaskFacts, prediction_id: str, user_hash: str | None) -> list[Event] | None:
+def events_of(span: Span, task: ServedTask, prediction_id: str, user_hash: str | None) -> list[Event] | None:
     """A prediction and what was observed of the call, of a failed call only the latter; None while the span has no
     messages. The same span gives the same ids. Raises ValueError, HttpError 400 for messages that no event carries.
     """

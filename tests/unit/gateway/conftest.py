@@ -17,15 +17,15 @@ from schemas.base import Event
 from schemas.catalog import TOPICS
 from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.answering.answer import Answering
-from services.gateway.asgi.app import Door
+from services.gateway.answering.answer import Answerer
+from services.gateway.asgi.app import AsgiApp
 from services.gateway.domain import PredictionIds
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.recorder import Keeping
+from services.gateway.recording.recorder import Recorder
 from services.gateway.routing.arms import TaskFlags
-from services.gateway.tasks.served import KnownTasks
+from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, SpoolFull
@@ -148,13 +148,10 @@ class FakeLog:
     kept: list[tuple[Event, ...]] = field(default_factory=list)
     full: bool = False
 
-    async def append(self, *events: Event) -> None:
+    async def append(self, records: Sequence[Record]) -> None:
         if self.full:
             raise SpoolFull("the spool is full", "make room")
-        self.kept.append(events)
-
-    async def keep(self, records: Sequence[Record]) -> None:
-        await self.append(*(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
+        self.kept.append(tuple(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
 
     @property
     def events(self) -> list[Any]:
@@ -172,7 +169,7 @@ class Gateway:
     flags: FakeFlags
     log: FakeLog
     ids: PredictionIds
-    app: Door
+    app: AsgiApp
     metrics: Metrics
 
     async def ask(self, text: str = "I want my money back", **more: Any) -> httpx.Response:
@@ -189,14 +186,14 @@ class Gateway:
 async def serving(
     answer_when_full: bool = False, specs: Sequence[TaskSpec] = (SUPPORT, HAIKU), **more: Any
 ) -> AsyncIterator[Gateway]:
-    """`more` goes to `Answering`; `access` and `calibrations` also where else they belong."""
+    """`more` goes to `Answerer`; `access` and `calibrations` also where else they belong."""
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     upstream, flags, log, metrics = FakeUpstream(), FakeFlags(), FakeLog(), Metrics()
-    ids, tasks = PredictionIds(b"k" * 32), KnownTasks(table, metrics)
-    keeping = Keeping(log, metrics, more.pop("calibrations", None), answer_when_full)
-    answering = Answering(tasks, flags, upstream, keeping, ids, b"s" * 32, metrics, **more)
+    ids, tasks = PredictionIds(b"k" * 32), ServedTasks(table, metrics)
+    keeping = Recorder(log, metrics, more.pop("calibrations", None), answer_when_full)
+    answering = Answerer(tasks, flags, upstream, keeping, ids, b"s" * 32, metrics, **more)
     handlers = Handlers(tasks, log, ids, b"s" * 32, more.get("access"))
     app = build_app(answering, handlers, metrics, list, list, 64 * 1024)
     transport = httpx.ASGITransport(app=app)

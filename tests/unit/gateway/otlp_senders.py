@@ -22,14 +22,13 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.domain import PredictionIds
 from services.gateway.observability.metrics import Metrics
-from services.gateway.tasks.served import KnownTasks
+from services.gateway.tasks.served import ServedTasks
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
@@ -126,10 +125,7 @@ class KeptRecords:
     records: list[Record] = field(default_factory=list)
     full: bool = False
 
-    async def append(self, *events: Event) -> None:
-        raise NotImplementedError
-
-    async def keep(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record]) -> None:
         if self.full:
             raise SpoolFull("the spool is full", "make room")
         self.records += records
@@ -200,7 +196,7 @@ async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIter
         await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     metrics, log, ids, keys = Metrics(), KeptRecords(), PredictionIds(b"k" * 32), Keyring()
     room = CorrelationBuffer(folder, Cipher(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
-    known = KnownTasks(tasks, metrics)
+    known = ServedTasks(tasks, metrics)
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)
     taking = TelemetryIngest(known, log, ids, b"s" * 32, metrics, room, names, 50)

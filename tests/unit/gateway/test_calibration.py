@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from schemas.adapters import CALIBRATION_FILE, CALIBRATIONS, Calibration
-from services.gateway.routing.calibration import Calibrations
+from services.gateway.routing.calibration import CalibrationCache
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 FOUND = Calibration(
@@ -28,14 +28,14 @@ def publish(store: ArtifactStore, folder: Path, adapter: str, content: str = "")
 
 async def test_an_adapter_is_calibrated_once_it_was_looked_for(store: ArtifactStore, tmp_path: Path) -> None:
     publish(store, tmp_path, "desk-1")
-    calibrations = Calibrations(store)
+    calibrations = CalibrationCache(store)
     assert calibrations.of("desk-1") is None
     await calibrations.look()
     assert calibrations.of("desk-1") == FOUND
 
 
 async def test_the_base_model_and_an_adapter_without_one_have_none(store: ArtifactStore) -> None:
-    calibrations = Calibrations(store)
+    calibrations = CalibrationCache(store)
     assert calibrations.of(None) is None
     assert calibrations.of("desk-1") is None
     await calibrations.look()
@@ -43,7 +43,7 @@ async def test_the_base_model_and_an_adapter_without_one_have_none(store: Artifa
 
 
 async def test_one_that_comes_later_is_found(store: ArtifactStore, tmp_path: Path) -> None:
-    calibrations = Calibrations(store, again_seconds=0.0)
+    calibrations = CalibrationCache(store, again_seconds=0.0)
     calibrations.of("desk-1")
     await calibrations.look()
     publish(store, tmp_path, "desk-1")
@@ -52,7 +52,7 @@ async def test_one_that_comes_later_is_found(store: ArtifactStore, tmp_path: Pat
 
 
 async def test_a_missing_one_is_not_looked_for_all_the_time(store: ArtifactStore, tmp_path: Path) -> None:
-    calibrations = Calibrations(store, again_seconds=60.0)
+    calibrations = CalibrationCache(store, again_seconds=60.0)
     calibrations.of("desk-1")
     await calibrations.look()
     publish(store, tmp_path, "desk-1")
@@ -65,7 +65,7 @@ async def test_a_damaged_file_leaves_scores_raw_and_the_others_calibrated(
 ) -> None:
     publish(store, tmp_path, "torn", content="{")
     publish(store, tmp_path, "desk-1")
-    calibrations = Calibrations(store)
+    calibrations = CalibrationCache(store)
     for adapter in ("torn", "desk-1"):
         calibrations.of(adapter)
     await calibrations.look()

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from services.gateway.routing.arms import Primary, TaskFlags
-from services.gateway.routing.flags import LiveFlags, StateOnDisk, UnleashFlags
+from services.gateway.routing.flags import EnabledFlags, UnleashFlagReader, UnleashStateFile
 
 
 def flag(name: str, payload: str | None = None, percent: int = 100, stickiness: str = "default") -> dict[str, Any]:
@@ -49,7 +49,7 @@ async def unleash() -> AsyncIterator[FakeUnleash]:
     await runner.cleanup()
 
 
-async def _until(flags: UnleashFlags, wanted: TaskFlags, seconds: float = 3.0) -> None:
+async def _until(flags: UnleashFlagReader, wanted: TaskFlags, seconds: float = 3.0) -> None:
     deadline = time.monotonic() + seconds
     while flags.of("support", "ann") != wanted:
         assert time.monotonic() < deadline, flags.of("support", "ann")
@@ -61,7 +61,7 @@ async def test_a_flag_that_moves_is_seen_within_three_seconds_and_outlives_its_s
 ) -> None:
     primary = flag("ratchet.support.primary", json.dumps({"adapter": "new", "previous": "old"}))
     unleash.features = [primary]
-    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
         assert flags.of("support", None) == TaskFlags(Primary("new", "old"))
@@ -74,7 +74,7 @@ async def test_a_flag_that_moves_is_seen_within_three_seconds_and_outlives_its_s
         await _until(flags, TaskFlags(Primary("new", "old")))
     finally:
         await flags.close()
-    later = UnleashFlags("http://127.0.0.1:9", "token", 1, tmp_path)
+    later = UnleashFlagReader("http://127.0.0.1:9", "token", 1, tmp_path)
     try:
         await later.start()
         assert later.of("support", None) == TaskFlags(Primary("new", "old"))
@@ -84,7 +84,7 @@ async def test_a_flag_that_moves_is_seen_within_three_seconds_and_outlives_its_s
 
 async def test_a_canary_is_sticky_by_user_and_off_without_one(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.canary", '{"adapter": "next"}', percent=50, stickiness="userId")]
-    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
         served = {user: flags.of("support", f"u{user}").canary for user in range(200)}
@@ -97,7 +97,7 @@ async def test_a_canary_is_sticky_by_user_and_off_without_one(unleash: FakeUnlea
 
 async def test_a_broken_payload_counts_as_a_flag_that_is_off(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.primary", "oops"), flag("ratchet.support.canary", '{"adapter": 1}')]
-    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
         assert flags.of("support", "ann") == TaskFlags()
@@ -109,11 +109,11 @@ async def test_a_silent_server_holds_the_start_for_a_second_and_the_last_known_f
     unleash: FakeUnleash, tmp_path: Path
 ) -> None:
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
-    before = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    before = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     await before.start()
     await before.close()
     unleash.delay = 30.0
-    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     assert flags.of("support", "ann").primary == Primary("new", None)  # Before it has even started.
     started = time.monotonic()
     try:
@@ -130,7 +130,7 @@ async def test_a_torn_file_counts_as_no_flags_and_stops_no_start(
 ) -> None:
     (tmp_path / "flags.json").write_text(torn)
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
-    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     assert flags.of("support", "ann") == TaskFlags()
     try:
         await flags.start()
@@ -141,7 +141,7 @@ async def test_a_torn_file_counts_as_no_flags_and_stops_no_start(
 
 async def test_what_was_evaluated_is_remembered_until_flags_move(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}'), flag("ratchet.support.rollback")]
-    flags = UnleashFlags(unleash.url, "token", 1, tmp_path)
+    flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
         first = flags.of("support", "ann")
@@ -176,17 +176,17 @@ def test_only_a_flag_that_is_the_same_for_everyone_is_evaluated_once_for_all() -
         {**strategy, "parameters": {**strategy["parameters"], "rollout": "50"}},
         {**strategy, "parameters": {**strategy["parameters"], "stickiness": "userId"}},
     ):
-        live = LiveFlags(json.dumps({"features": [{**plain, "strategies": [differs]}]}))
+        live = EnabledFlags(json.dumps({"features": [{**plain, "strategies": [differs]}]}))
         assert live.sticky == {"t"}, differs
     for same in (plain, {**plain, "enabled": False}, flag("ratchet.t.shadow", None, 10, "userId")):
-        assert not LiveFlags(json.dumps({"features": [same]})).sticky
+        assert not EnabledFlags(json.dumps({"features": [same]})).sticky
     for more in ({"variants": [{"name": "v"}]}, {"dependencies": [{"feature": "f"}]}):
-        assert LiveFlags(json.dumps({"features": [{**plain, **more}]})).sticky == {"t"}
+        assert EnabledFlags(json.dumps({"features": [{**plain, **more}]})).sticky == {"t"}
 
 
 def test_flags_that_cannot_be_kept_still_move(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    state = StateOnDisk(tmp_path / "file" / "flags.json")
+    state = UnleashStateFile(tmp_path / "file" / "flags.json")
     state.mset({"/client/features": '{"features": []}', "etag": ""})
     assert state.features == '{"features": []}'
     assert state.get("etag") == ""

@@ -163,10 +163,10 @@ async def test_the_callers_trace_goes_on_in_the_events_headers() -> None:
     async with serving(tracing=tracing) as gateway:
         kept: list[Any] = []
 
-        async def keep(records: Any) -> None:
+        async def append(records: Any) -> None:
             kept.extend(records)
 
-        gateway.log.keep = keep  # type: ignore[method-assign]
+        gateway.log.append = append  # type: ignore[method-assign]
         gateway.http.headers["traceparent"] = "00-1-2-01"
         await gateway.ask()
     assert [record.headers for record in kept] == [(("traceparent", b"00-1-2-01"),)] * 2

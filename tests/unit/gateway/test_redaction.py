@@ -13,11 +13,11 @@ import pytest
 from schemas.base import Event, Message, Role, Variant
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
-from services.gateway.observability.shipper_status import Status
-from services.gateway.recording.event_log import record_of
+from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.tasks import snapshot as gateway_tasks
-from services.gateway.tasks.snapshot import Tasks
+from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.redaction import Redacted, Rules
@@ -50,12 +50,12 @@ class Swaps:
 class Cleaning:
     redaction: RecordRedactor
     swaps: Swaps
-    status: Status
-    tasks: Tasks
+    status: ShipperStatus
+    tasks: TaskTable
 
     async def clean(self, *events: Event) -> list[Any]:
         """The events as Kafka will have them."""
-        cleaned = await self.redaction.clean([record_of(event) for event in events])
+        cleaned = await self.redaction.clean([encode_event(event) for event in events])
         return [one if isinstance(one, RefusedRecord) else orjson.loads(one.value) for one in cleaned]
 
 
@@ -68,7 +68,7 @@ async def cleaner(build: Callable[[Swaps], Swaps], remembered: int = 100) -> Cle
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
-    swaps, status, tasks = Swaps(), Status(), Tasks(table)
+    swaps, status, tasks = Swaps(), ShipperStatus(), TaskTable(table)
     return Cleaning(RecordRedactor(tasks, lambda: build(swaps), remembered, status), swaps, status, tasks)
 
 
@@ -100,7 +100,7 @@ async def test_texts_are_redacted_and_counted_and_nothing_else_of_the_event_chan
 
 
 async def test_an_event_in_which_nothing_is_found_stays_byte_for_byte(cleaning: Cleaning) -> None:
-    record = record_of(prediction(HAIKU, "no names here", "an old pond"))
+    record = encode_event(prediction(HAIKU, "no names here", "an old pond"))
     assert await cleaning.redaction.clean([record]) == [record]
 
 
@@ -144,7 +144,7 @@ async def test_observations_pass_without_being_read(cleaning: Cleaning) -> None:
     observed = RequestObserved(
         task="unknown", task_revision="r", prediction_id="p", variant=Variant.BASE, status=200, latency_ms=1
     )
-    record = record_of(observed)
+    record = encode_event(observed)
     assert await cleaning.redaction.clean([record]) == [record]
 
 
@@ -171,7 +171,7 @@ async def test_an_unknown_tasks_events_wait_for_the_topic_and_are_then_redacted_
 async def test_what_is_no_event_of_ours_is_refused_and_its_neighbours_are_not(
     cleaning: Cleaning, topic: str, value: bytes
 ) -> None:
-    good = record_of(feedback(HAIKU, "Maria"))
+    good = encode_event(feedback(HAIKU, "Maria"))
     bad, clean = await cleaning.redaction.clean([Record(topic, b"k", value), good])
     assert isinstance(bad, RefusedRecord)
     assert bad.record.value == value
@@ -194,7 +194,7 @@ async def test_a_redactor_that_is_broken_itself_holds_events_back_and_refuses_no
 
 async def test_the_redactor_is_warmed_up_once_a_task_redacts_and_not_before() -> None:
     swaps, table = Swaps(), LatestByKey[TaskChanged]("tasks.changed.v1")
-    redaction = RecordRedactor(Tasks(table), lambda: swaps, 10, Status())
+    redaction = RecordRedactor(TaskTable(table), lambda: swaps, 10, ShipperStatus())
     loading = asyncio.create_task(redaction.load())
     await table.put(OPEN.name, TaskChanged(task=OPEN.name, task_revision=OPEN.revision, spec=OPEN))
     await asyncio.sleep(0.1)
@@ -221,7 +221,7 @@ async def test_a_redactor_that_cannot_be_built_is_tried_again() -> None:
 
 
 async def test_a_redacted_record_keeps_its_headers(cleaning: Cleaning) -> None:
-    record = record_of(feedback(HAIKU, "Maria"), (("traceparent", b"00-a-b-01"),))
+    record = encode_event(feedback(HAIKU, "Maria"), (("traceparent", b"00-a-b-01"),))
     (clean,) = await cleaning.redaction.clean([record])
     assert isinstance(clean, Record)
     assert (b"Paula" in clean.value, clean.headers) == (True, record.headers)

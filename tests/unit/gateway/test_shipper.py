@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from services.gateway.observability.shipper_status import Status
+from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.settings import GatewaySettings
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.shipper.shipper import Shipper, quarantine_record
-from services.gateway.tasks.snapshot import Tasks
+from services.gateway.tasks.snapshot import TaskTable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.encryption import Cipher
 from shared.spool import Record, Spool, SpoolReader, lock_for_shipping
@@ -52,7 +52,7 @@ class Machine:
     kafka: Kafka
     shippers: list[Shipper] = field(default_factory=list)
     spools: list[Spool] = field(default_factory=list)
-    status: Status = field(default_factory=Status)
+    status: ShipperStatus = field(default_factory=ShipperStatus)
 
     def gateway(self) -> Spool:
         spool = Spool.open(self.settings.spool_folder, CIPHER, self.settings.spool_options)
@@ -63,7 +63,7 @@ class Machine:
         def no_redactor() -> Any:
             raise AssertionError("observations have no text")
 
-        redaction = RecordRedactor(Tasks(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
+        redaction = RecordRedactor(TaskTable(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
         outlet: Any = kafka or self.kafka
         shipper = Shipper(self.settings, own, CIPHER, redaction, lambda: outlet, self.status)
         await shipper.start()

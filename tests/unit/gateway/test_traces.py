@@ -18,7 +18,7 @@ from schemas.base import Message, Variant
 from schemas.tasks import TaskChanged
 from services.gateway.auth.grants import Grant
 from services.gateway.observability.metrics import Metrics
-from services.gateway.tasks.served import TaskFacts
+from services.gateway.tasks.served import ServedTask
 from services.gateway.telemetry.genai import is_content, is_generation, user_of
 from services.gateway.telemetry.predictions import events_of
 from services.gateway.telemetry.spans import Span, SpanEvent
@@ -327,7 +327,7 @@ def test_whatever_is_in_a_span_it_is_events_or_says_why_not(
     assert {is_content(one) for one in said} <= {True, False}
     one = Span(TRACE, SPAN, START, START + 1, failed, values, {}, said)
     assert is_generation(values) in (True, False)
-    task = TaskFacts(TaskChanged(task="haiku", task_revision="r", spec=SPECS[1]), Metrics())
+    task = ServedTask(TaskChanged(task="haiku", task_revision="r", spec=SPECS[1]), Metrics())
     with contextlib.suppress(ValueError, HttpError):
         for event in events_of(one, task, "p", user_of(values)) or ():
             assert type(event).model_validate_json(event.model_dump_json()) == event

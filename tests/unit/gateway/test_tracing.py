@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from services.gateway.observability.shipper_status import Status
-from services.gateway.observability.tracing import Traced, event_headers, with_spans
+from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.observability.tracing import TracingMiddleware, event_headers, with_spans
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.settings import Settings
@@ -47,10 +47,10 @@ async def test_every_record_of_a_request_carries_its_trace(monkeypatch: pytest.M
     records: list[Record] = []
     async with serving(tracing=event_headers) as gateway:
 
-        async def keep(kept: Sequence[Record]) -> None:
-            records.extend(kept)
+        async def append(appended: Sequence[Record]) -> None:
+            records.extend(appended)
 
-        monkeypatch.setattr(gateway.log, "keep", keep)
+        monkeypatch.setattr(gateway.log, "append", append)
         gateway.http.headers["traceparent"] = PARENT
         assert (await gateway.ask()).status_code == 200
         gateway.upstream.failure = UpstreamFailed(500, "broken", "error")
@@ -80,7 +80,7 @@ async def test_the_outlet_hands_a_records_headers_to_kafka(tmp_path: Path, monke
         raise AssertionError
 
     monkeypatch.setattr(BatchPublisher, "_started", started)
-    outlet = BatchPublisher(Settings(home=tmp_path), never, lambda record: tmp_path, Status())
+    outlet = BatchPublisher(Settings(home=tmp_path), never, lambda record: tmp_path, ShipperStatus())
     trace = (("traceparent", PARENT.encode()),)
     assert await outlet.send([Record("t", b"k", b"v", trace), Record("t", b"k", b"v")]) == []
     json = ("content-type", b"application/json")
@@ -94,7 +94,7 @@ async def _never(scope: object, receive: object, send: object) -> None:
 def test_while_tracing_is_off_the_application_is_the_very_same(tmp_path: Path) -> None:
     assert with_spans(_never, Settings(home=tmp_path), "gateway") is _never
     traced = with_spans(_never, Settings(home=tmp_path, otlp_endpoint="http://127.0.0.1:9"), "gateway")
-    assert isinstance(traced, Traced)
+    assert isinstance(traced, TracingMiddleware)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def client(spans: InMemorySpanExporter) -> Iterator[httpx.AsyncClient]:
 
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    transport = httpx.ASGITransport(Traced(app, provider.get_tracer("test")), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(TracingMiddleware(app, provider.get_tracer("test")), raise_app_exceptions=False)
     yield httpx.AsyncClient(transport=transport, base_url="http://gateway")
     provider.shutdown()
 

@@ -10,24 +10,24 @@ import pytest
 
 from schemas.predictions import FeedbackGiven
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import SpoolLog
+from services.gateway.recording.event_log import SpoolEventLog, encode_event
 from shared.privacy.encryption import load_cipher
-from shared.spool import SpoolFull, SpoolOptions, SpoolReader
+from shared.spool import Record, SpoolFull, SpoolOptions, SpoolReader
 
-Open = Callable[[SpoolOptions], SpoolLog]
+Open = Callable[[SpoolOptions], SpoolEventLog]
 
 
 @pytest.fixture
-async def logs(tmp_path: Path) -> AsyncIterator[list[SpoolLog]]:
-    opened: list[SpoolLog] = []
+async def logs(tmp_path: Path) -> AsyncIterator[list[SpoolEventLog]]:
+    opened: list[SpoolEventLog] = []
     yield opened
     for log in opened:
         await log.close()
 
 
-async def opened(tmp_path: Path, logs: list[SpoolLog], **options: float) -> tuple[SpoolLog, Metrics]:
+async def opened(tmp_path: Path, logs: list[SpoolEventLog], **options: float) -> tuple[SpoolEventLog, Metrics]:
     metrics = Metrics()
-    log = SpoolLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(**options), metrics)  # type: ignore[arg-type]
+    log = SpoolEventLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(**options), metrics)  # type: ignore[arg-type]
     await log.start()
     logs.append(log)
     return log, metrics
@@ -37,18 +37,22 @@ def event(text: str = "Maria Gonzalez") -> FeedbackGiven:
     return FeedbackGiven(task="t", task_revision="r", prediction_id="p-1", kind="edited", text=text)
 
 
-async def test_an_event_is_kept_as_kafka_will_have_it(tmp_path: Path, logs: list[SpoolLog]) -> None:
+def encoded(*events: FeedbackGiven) -> list[Record]:
+    return [encode_event(one) for one in events]
+
+
+async def test_an_event_is_kept_as_kafka_will_have_it(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, _ = await opened(tmp_path, logs)
     first, second = event("one"), event("two")
-    await log.append(first, second)
+    await log.append(encoded(first, second))
     spooled = SpoolReader(log.slot, load_cipher(tmp_path / "secrets", "spool")).read(10, 10_000)
     assert [(s.record.topic, s.record.key) for s in spooled] == [("feedback.given.v1", b"p-1")] * 2
     assert [FeedbackGiven.model_validate_json(s.record.value) for s in spooled] == [first, second]
 
 
-async def test_no_file_of_the_spool_can_be_read_without_the_key(tmp_path: Path, logs: list[SpoolLog]) -> None:
+async def test_no_file_of_the_spool_can_be_read_without_the_key(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, _ = await opened(tmp_path, logs)
-    await log.append(event("Maria Gonzalez, +1 415-555-0132"))
+    await log.append(encoded(event("Maria Gonzalez, +1 415-555-0132")))
     files = [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) > 200
     for path in files:
@@ -56,11 +60,11 @@ async def test_no_file_of_the_spool_can_be_read_without_the_key(tmp_path: Path, 
         assert b"prediction_id" not in path.read_bytes()
 
 
-async def test_a_full_spool_refuses_counts_it_and_keeps_what_it_has(tmp_path: Path, logs: list[SpoolLog]) -> None:
+async def test_a_full_spool_refuses_counts_it_and_keeps_what_it_has(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, metrics = await opened(tmp_path, logs, max_bytes=2_000)
-    await log.append(event("a" * 500))
+    await log.append(encoded(event("a" * 500)))
     with pytest.raises(SpoolFull):
-        await log.append(event("b" * 500), event("c" * 1_000))
+        await log.append(encoded(event("b" * 500), event("c" * 1_000)))
     assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
     spooled = SpoolReader(log.slot, load_cipher(tmp_path / "secrets", "spool")).read(10, 10_000)
     assert [FeedbackGiven.model_validate_json(s.record.value).text for s in spooled] == ["a" * 500]
@@ -68,30 +72,30 @@ async def test_a_full_spool_refuses_counts_it_and_keeps_what_it_has(tmp_path: Pa
 
 
 async def test_while_it_refuses_it_says_why_but_not_for_every_request(
-    tmp_path: Path, logs: list[SpoolLog], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, logs: list[SpoolEventLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     log, _ = await opened(tmp_path, logs, max_bytes=2_000)
     for _ in range(3):
         with pytest.raises(SpoolFull):
-            await log.append(event("a" * 3_000))
+            await log.append(encoded(event("a" * 3_000)))
     assert "its limit is reached" in log.trouble
     assert [(r.levelname, log.trouble in r.message) for r in caplog.records] == [("ERROR", True)]
-    await log.append(event("a"))
+    await log.append(encoded(event("a")))
     assert log.trouble == ""
 
 
-async def test_an_event_that_waits_for_too_long_makes_the_spool_full(tmp_path: Path, logs: list[SpoolLog]) -> None:
+async def test_an_event_that_waits_for_too_long_makes_the_spool_full(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, metrics = await opened(tmp_path, logs, max_age_seconds=0.05)
-    await log.append(event())
+    await log.append(encoded(event()))
     await asyncio.sleep(0.1)
     with pytest.raises(SpoolFull, match="waits for"):
-        await log.append(event())
+        await log.append(encoded(event()))
     assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
     assert log.fullness > 1.0
 
 
 async def test_each_gateway_has_a_slot_of_its_own_and_takes_over_a_dead_ones(
-    tmp_path: Path, logs: list[SpoolLog]
+    tmp_path: Path, logs: list[SpoolEventLog]
 ) -> None:
     first, _ = await opened(tmp_path, logs)
     second, _ = await opened(tmp_path, logs)

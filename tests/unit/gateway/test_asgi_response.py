@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from services.gateway.asgi.protocol import BoundedHttp
+from services.gateway.asgi.protocol import BoundedHttpProtocol
 
 LENGTH = (b"content-length", b"2")
 
@@ -39,7 +39,7 @@ async def answered(*messages: dict[str, Any], method: bytes = b"POST", head: byt
 
     config = uvicorn.Config(app, log_level="critical")
     config.load()
-    protocol = BoundedHttp(config, ServerState(), {})
+    protocol = BoundedHttpProtocol(config, ServerState(), {})
     transport = FakeTransport()
     protocol.connection_made(transport)
     protocol.data_received(b"%b / HTTP/1.1\r\nhost: g\r\n%bcontent-length: 1\r\n\r\nx" % (method, head))
@@ -89,7 +89,7 @@ async def test_a_stream_of_one_piece_is_one_write(last: bytes) -> None:
 )
 async def test_the_unusual_is_left_to_uvicorn(messages: Any, how: dict[str, bytes], monkeypatch: Any) -> None:
     sent = b"".join((await answered(*messages, **how)).written)
-    monkeypatch.setattr("services.gateway.asgi.response.OneWrite._sent", lambda *_: False)
+    monkeypatch.setattr("services.gateway.asgi.response.SingleWriteCycle._sent", lambda *_: False)
     assert sent == b"".join((await answered(*messages, **how)).written)
     assert sent.startswith(b"HTTP/1.1 ")
 

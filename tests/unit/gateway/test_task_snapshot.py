@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.tasks.snapshot import TasksOnDisk
+from services.gateway.tasks.snapshot import TaskSnapshot
 from shared.kafka.latest_by_key import LatestByKey
 
 
@@ -28,7 +28,7 @@ async def until_written(path: Path, word: bytes) -> None:
 
 async def test_the_tasks_known_last_are_known_at_a_start_without_a_broker(tmp_path: Path) -> None:
     path, known = tmp_path / "gateway" / "tasks.json", table()
-    keeping = asyncio.create_task(TasksOnDisk(known, path).keep_forever())
+    keeping = asyncio.create_task(TaskSnapshot(known, path).sync_forever())
     try:
         await known.put("support", changed("support", "Älter"))
         await until_written(path, "Älter".encode())
@@ -39,7 +39,7 @@ async def test_the_tasks_known_last_are_known_at_a_start_without_a_broker(tmp_pa
         keeping.cancel()
     assert path.stat().st_mode & 0o077 == 0
     later = table()
-    await TasksOnDisk(later, path).load()
+    await TaskSnapshot(later, path).load()
     assert later.get("support") == change
     assert {one.task for one in later} == {"support", "haiku"}
 
@@ -50,15 +50,15 @@ async def test_a_file_that_is_missing_or_broken_is_as_good_as_none(tmp_path: Pat
         if content is not None:
             path.write_bytes(content)
         known = table()
-        await TasksOnDisk(known, path).load()
+        await TaskSnapshot(known, path).load()
         assert len(known) == 0
 
 
 async def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
     path, known = tmp_path / "tasks.json", table()
     await known.put("haiku", changed("haiku"))
-    one = TasksOnDisk(known, path)
-    keeping = asyncio.create_task(one.keep_forever())
+    one = TaskSnapshot(known, path)
+    keeping = asyncio.create_task(one.sync_forever())
     try:
         await until_written(path, b"haiku")
         path.unlink()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from services.gateway.observability.worker_metrics import AllWorkers
+from services.gateway.observability.worker_metrics import WorkerMetrics
 
 
-def worker(folder: Path, number: int) -> tuple[AllWorkers, Counter, Histogram]:
+def worker(folder: Path, number: int) -> tuple[WorkerMetrics, Counter, Histogram]:
     registry = CollectorRegistry()
     requests = Counter("ratchet_requests", "Requests.", ["status"], registry=registry)
     seconds = Histogram("ratchet_seconds", "Seconds.", registry=registry, buckets=(1.0,))
-    return AllWorkers(registry, folder, number), requests, seconds
+    return WorkerMetrics(registry, folder, number), requests, seconds
 
 
 def test_any_worker_tells_what_all_count_each_under_its_own_label(tmp_path: Path) -> None:

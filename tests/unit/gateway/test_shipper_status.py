@@ -9,14 +9,19 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from services.gateway.observability.metrics import SpoolCollector
-from services.gateway.observability.shipper_status import FILE, Status, concerns, read_status
+from services.gateway.observability.shipper_status import (
+    STATUS_FILE,
+    ShipperStatus,
+    read_shipper_status,
+    shipper_problems,
+)
 from shared.spool import Backlog
 
 
 def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
-    status = Status(pid=7, shipped=Counter({"t": 3}), redactions=Counter({"name": 2}), oldest=5.0, error="away")
+    status = ShipperStatus(pid=7, shipped=Counter({"t": 3}), redactions=Counter({"name": 2}), oldest=5.0, error="away")
     status.write(tmp_path)
-    assert read_status(tmp_path) == status
+    assert read_shipper_status(tmp_path) == status
     assert status.at > 0
 
 
@@ -25,24 +30,24 @@ def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_status_counts_as_none(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
-        (tmp_path / FILE).write_bytes(content)
-    assert read_status(tmp_path) is None
+        (tmp_path / STATUS_FILE).write_bytes(content)
+    assert read_shipper_status(tmp_path) is None
 
 
 def test_a_shipper_that_is_silent_or_behind_is_told_and_one_that_keeps_up_is_not() -> None:
     now = 1_000.0
-    assert concerns(Status(at=now - 1, oldest=now - 5), 60.0, now) == []
-    assert concerns(Status(at=now - 1), 60.0, now) == []
-    assert "is not running" in concerns(None, 60.0, now)[0]
-    assert "is not running" in concerns(Status(at=now - 60), 60.0, now)[0]
-    (behind,) = concerns(Status(at=now, oldest=now - 90, error="Kafka is away"), 60.0, now)
+    assert shipper_problems(ShipperStatus(at=now - 1, oldest=now - 5), 60.0, now) == []
+    assert shipper_problems(ShipperStatus(at=now - 1), 60.0, now) == []
+    assert "is not running" in shipper_problems(None, 60.0, now)[0]
+    assert "is not running" in shipper_problems(ShipperStatus(at=now - 60), 60.0, now)[0]
+    (behind,) = shipper_problems(ShipperStatus(at=now, oldest=now - 90, error="Kafka is away"), 60.0, now)
     assert "90 s" in behind
     assert "Kafka is away" in behind
 
 
 def test_the_spool_and_the_shipper_are_in_the_metrics() -> None:
     registry = CollectorRegistry()
-    status = Status(shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), torn_bytes=9)
+    status = ShipperStatus(shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), torn_bytes=9)
     registry.register(SpoolCollector(lambda: Backlog(123, None), lambda: 0.25, lambda: 2, lambda: status))
     text = generate_latest(registry).decode()
     assert "ratchet_gateway_spool_bytes 123.0" in text
