@@ -71,7 +71,7 @@ class SpoolEventLog:
         return self._spool.sync_failures if self._spool is not None else 0
 
     async def append(self, records: Sequence[Record]) -> None:
-        """Append events, all or none. Takes tens of microseconds, with `sync: always` a disk write. Raises SpoolFull."""
+        """Append events, all or none. Takes tens of µs, with `sync: always` a disk write. Raises SpoolFull."""
         spool = self._spool or self._open
         started = time.perf_counter()
         try:

@@ -101,7 +101,7 @@ async def test_each_gateway_has_a_slot_of_its_own_and_takes_over_a_dead_ones(
     second, _ = await opened(tmp_path, logs)
     assert first.slot != second.slot
     left = first.slot
-    await first.append(event())
+    await first.append(encoded(event()))
     await first.close()
     third, _ = await opened(tmp_path, logs)
     assert third.slot == left
