@@ -1,1 +1,1 @@
-"""What OpenAI's APIs ask and answer: requests read, answers shaped, streams relayed. No I/O."""
+"""OpenAI's API formats: parse requests, rewrite answers, relay streams. No I/O."""

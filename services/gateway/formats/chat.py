@@ -1,29 +1,19 @@
-"""OpenAI's chat completions, in and out: what a client may send, what vLLM is asked, what the client gets. No I/O.
+"""OpenAI's chat completions: the client's request, what is sent to vLLM, what is sent back. No I/O.
 
-What the client sends goes to vLLM as it came, whatever vLLM takes. The gateway's own are: `model` (the task's arm),
-`user` (never passed on), the task's system prompt where the client has none, log-probabilities (asked for always, given
-to who asked), a stream's usage (the same), and for a classification the labels.
+Every field goes to vLLM unchanged except: `model` (the adapter that answers), `user` (never passed on), the task's
+system prompt if the client sent none, log-probabilities and a stream's usage (always requested; the client gets them
+only if it asked), and for a classification the fields that would change the answer's format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from services.gateway.domain import ChatMessage
-from services.gateway.formats.api import (
-    ApiAnswer,
-    Choice,
-    answer_count,
-    bool_field,
-    encode_json,
-    finish_reason_of,
-    read_choices,
-    request_stream_usage,
-)
-from services.gateway.formats.chunks import ChunkRelay, PartialChoice
-from services.gateway.formats.rendering import answer_text, check_message_count, messages_of, with_tool_calls
-from services.gateway.formats.validation import bad_request
+from services.gateway.formats.api import Choice, answer_count, finish_reason_of, request_stream_usage
+from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
+from services.gateway.formats.rendering import answer_text, check_message_count, messages_of
+from services.gateway.formats.validation import bad_request, bool_field
 from services.gateway.tasks.served import ServedTask
 
 _OVERRULED_BY_LABELS = (
@@ -34,120 +24,86 @@ _OVERRULED_BY_LABELS = (
     "suffix", "best_of", "skip_special_tokens", "spaces_between_special_tokens", "continue_final_message",
     "add_generation_prompt", "vllm_xargs",
 )  # fmt: skip
-"""A classification's answer is one of the labels, whole: what could change or cut it is not passed on."""
+"""Removed from a classification's request: the answer must be one of the labels, whole."""
 
 
-def constrain(data: dict[str, Any], facts: ServedTask) -> None:
-    """Make a request, of chat or completions, answer with one of the task's labels."""
+def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
+    """Make a chat or completions request answer with one of the task's labels."""
     for name in _OVERRULED_BY_LABELS:
         data.pop(name, None)
     data["temperature"] = 0.0
-    data["structured_outputs"] = facts.constraint
-    data["max_tokens"] = facts.spec.max_answer_tokens
+    data["structured_outputs"] = task.constraint
+    data["max_tokens"] = task.spec.max_answer_tokens
 
 
-class ChatRequest:
-    """See `api.Asked`."""
-
+class ChatRequest(ChoicesRequest):
     path: ClassVar[str] = "/v1/chat/completions"
-    __slots__ = ("_data", "_include_usage", "_stream", "_top", "_turns", "_wants_logprobs", "facts", "prediction_count")
+    answer_kind: ClassVar[str] = "chat completion"
+    __slots__ = ("_messages", "_top", "_wants_logprobs")
 
-    def __init__(self, data: dict[str, Any], facts: ServedTask) -> None:
-        self.facts = facts
+    def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
+        self.task = task
         self._data = data
         self._stream = bool_field(data, "stream")
-        self.prediction_count = answer_count(data, "n", facts)
-        self._include_usage = request_stream_usage(data, streams=self._stream)
+        self.prediction_count = answer_count(data, "n", task)
+        self.include_usage = request_stream_usage(data, streams=self._stream)
         self._wants_logprobs = bool_field(data, "logprobs")
         self._top = data.get("top_logprobs")
-        self._turns = prepare_messages(data, facts)
-        if facts.classifies:
-            constrain(data, facts)
+        self._messages = prepare_messages(data, task)
+        if task.classifies:
+            constrain_to_labels(data, task)
         elif data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
-            data["max_tokens"] = facts.spec.max_answer_tokens
+            data["max_tokens"] = task.spec.max_answer_tokens
         data.pop("user", None)
-        data.update(facts.asks)
+        data.update(task.asks)
         if not self._wants_logprobs:
-            if "top_logprobs" not in facts.asks:
+            if "top_logprobs" not in task.asks:
                 data.pop("top_logprobs", None)
         elif isinstance(self._top, int):
-            data["top_logprobs"] = max(self._top, facts.top_logprobs)
+            data["top_logprobs"] = max(self._top, task.top_logprobs)
 
     def messages_for_event(self, number: int) -> list[ChatMessage]:
-        return self._turns
+        return self._messages
 
-    def encode_for_upstream(self, model: str) -> bytes:
-        self._data["model"] = model
-        return encode_json(self._data)
+    def parse_choice(self, choice: Any) -> Choice:
+        logprobs = choice.get("logprobs")
+        tokens = (logprobs.get("content") or ()) if logprobs else ()
+        return Choice(answer_text(choice["message"]), tokens, finish_reason_of(choice))
 
-    def parse_answer(self, body: Any) -> ApiAnswer:
-        return read_choices(body, _choice, self.prediction_count, "chat completion")
-
-    def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
-        body["id"], body["model"] = ids[0], self.facts.name
-        for choice in body["choices"]:
-            self._without_what_was_not_asked(choice)
-        return body
-
-    def open_relay(self, ids: Sequence[str]) -> ChunkRelay | None:
-        if not self._stream:
-            return None
-        return ChunkRelay(ids, self.facts.name, self._take, _text, self._include_usage)
-
-    def _take(self, part: PartialChoice, choice: dict[str, Any]) -> None:
+    def add_chunk(self, part: PartialChoice, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
         if text := delta.get("content") or delta.get("refusal"):
             part.text.append(str(text))
         for call in delta.get("tool_calls") or ():
-            _add_call(part.calls, call)
+            part.add_call(call)
         if logprobs := choice.get("logprobs"):
             part.tokens += logprobs.get("content") or ()
-        self._without_what_was_not_asked(choice)
+        self.drop_unrequested_logprobs(choice)
 
-    def _without_what_was_not_asked(self, choice: dict[str, Any]) -> None:
+    def drop_unrequested_logprobs(self, choice: dict[str, Any]) -> None:
         logprobs = choice.get("logprobs")
         if not logprobs:
             return
         if not self._wants_logprobs:
             choice["logprobs"] = None
-        elif isinstance(self._top or 0, int) and (self._top or 0) < self.facts.top_logprobs:
-            # Copies: the tokens themselves are still needed whole.
+        elif isinstance(self._top or 0, int) and (self._top or 0) < self.task.top_logprobs:
+            # Copies, because confidence still needs the tokens with all alternatives.
             tokens = logprobs.get("content") or ()
             cut = [{**token, "top_logprobs": token.get("top_logprobs", [])[: self._top or 0]} for token in tokens]
             choice["logprobs"] = {**logprobs, "content": cut}
 
 
-def prepare_messages(data: dict[str, Any], facts: ServedTask) -> list[ChatMessage]:
-    """The conversation for the event; in `data` it is made the one that the model is to see. Raises HttpError 400."""
+def prepare_messages(data: dict[str, Any], task: ServedTask) -> list[ChatMessage]:
+    """Return the conversation to log, and change `data["messages"]` to what the model sees. Raises HttpError 400."""
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
         raise bad_request("`messages` must be a list with at least one message", "messages")
-    turns = messages_of(messages)
-    for message in messages:  # OpenAI's newer name of the same; chat templates know the old one.
+    logged = messages_of(messages)
+    for message in messages:  # `developer` is OpenAI's newer name of `system`; chat templates know the old one.
         if message["role"] == "developer":
             message["role"] = "system"
-    if facts.system is not None and all(turn["role"] != "system" for turn in turns):
-        messages.insert(0, facts.system)
-        turns.insert(0, facts.system)
-    check_message_count(turns, "messages")
-    return turns
-
-
-def _choice(choice: Any) -> Choice:
-    logprobs = choice.get("logprobs")
-    tokens = (logprobs.get("content") or ()) if logprobs else ()
-    return Choice(answer_text(choice["message"]), tokens, finish_reason_of(choice))
-
-
-def _add_call(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) -> None:
-    """A tool call arrives in pieces: its name first, then its arguments bit by bit."""
-    call = calls.setdefault(delta.get("index", 0), {"name": None, "arguments": ""})
-    function = delta.get("function") or {}
-    call["name"] = function.get("name") or call["name"]
-    call["arguments"] += function.get("arguments") or ""
-
-
-def _text(part: PartialChoice) -> str:
-    text = "".join(part.text)
-    calls = [{"function": part.calls[number]} for number in sorted(part.calls)]
-    return with_tool_calls(text, calls) if calls else text
+    if task.system is not None and all(message["role"] != "system" for message in logged):
+        messages.insert(0, task.system)
+        logged.insert(0, task.system)
+    check_message_count(logged, "messages")
+    return logged

@@ -1,62 +1,72 @@
-"""Streams of the chat and completions APIs: `data:` events, each a chunk of JSON, then `[DONE]`. No I/O.
+"""What the chat and completions APIs share: answers are `choices`, a stream is chunks of them, then `[DONE]`. No I/O.
 
-Every chunk but the last ones goes on as soon as it is here, under our id and the task's name. Held back are the chunk
-that ends the last answer and what follows it: they leave when the event is kept.
+A chunk is sent on as soon as it arrives, under the prediction's id and the task's name. The chunk that ends the last
+answer, and what follows it, are held back until the event is in the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import orjson
 
-from services.gateway.formats.api import ApiAnswer, Choice, StreamFailed, Token, finish_reason_of, token_count
+from services.gateway.formats.api import (
+    ApiAnswer,
+    ApiRequest,
+    Choice,
+    StreamFailed,
+    Token,
+    finish_reason_of,
+    token_count,
+)
+from services.gateway.formats.rendering import with_tool_calls
 
-_LONGEST_EVENT = 8 << 20
-"""Bytes; a stream that has a longer one is no stream of answers."""
+_MAX_EVENT_BYTES = 8 << 20
+"""A longer event is taken as a broken stream."""
 _DONE = b"[DONE]"
 
 
 class ServerSentEventParser:
-    """Cuts a stream of server-sent events into the data of each, wherever its pieces were cut."""
+    """Splits a stream of server-sent events into the data of each event, wherever the pieces were cut."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        """The data of the events that are whole now. Raises ValueError if one has no end."""
+        """Yield the data of the events that are complete now. Raises ValueError if an event does not end."""
         rest = self._rest + piece if self._rest else piece
         if b"\r" in rest:
             rest = rest.replace(b"\r\n", b"\n")
         *events, self._rest = rest.split(b"\n\n")
-        if len(self._rest) > _LONGEST_EVENT:
-            raise ValueError("an event without an end")
+        if len(self._rest) > _MAX_EVENT_BYTES:
+            raise ValueError(f"an event is longer than {_MAX_EVENT_BYTES} bytes")
         for event in events:
             if event.startswith(b"data: ") and b"\n" not in event:
                 yield event[6:]
-            elif data := b"\n".join(_data(event)):
+            elif data := b"\n".join(_data_lines(event)):
                 yield data
 
 
-def _data(event: bytes) -> Iterator[bytes]:
+def _data_lines(event: bytes) -> Iterator[bytes]:
     for line in event.split(b"\n"):
         if line.startswith(b"data:"):
             yield line[5:].removeprefix(b" ")
 
 
-def event_object(data: bytes) -> dict[str, Any]:
-    """The data of an event. Raises ValueError if it is no object, StreamFailed if it tells of an error."""
-    chunk = orjson.loads(data)
-    if not isinstance(chunk, dict):
-        raise ValueError("an event that is no object")
-    if chunk.get("error"):
+def parse_event(data: bytes) -> dict[str, Any]:
+    """Decode an event's data. Raises ValueError if it is not an object, StreamFailed if it reports an error."""
+    event = orjson.loads(data)
+    if not isinstance(event, dict):
+        raise ValueError("an event is not an object")
+    if event.get("error"):
         raise StreamFailed(data)
-    return chunk
+    return event
 
 
 class PartialChoice:
-    """One answer as it arrives."""
+    """One answer while its chunks arrive."""
 
     __slots__ = ("calls", "finish_reason", "text", "tokens")
 
@@ -66,31 +76,73 @@ class PartialChoice:
         self.calls: dict[int, dict[str, Any]] = {}
         self.finish_reason: str | None = None
 
+    def add_call(self, delta: dict[str, Any]) -> None:
+        """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
+        call = self.calls.setdefault(delta.get("index", 0), {"name": None, "arguments": ""})
+        function = delta.get("function") or {}
+        call["name"] = function.get("name") or call["name"]
+        call["arguments"] += function.get("arguments") or ""
 
-def _says_nothing(choice: Mapping[str, Any]) -> bool:
-    """Whether vLLM sent it for its log-probabilities alone, which the client did not ask for."""
-    return choice.get("delta") == {} and not any(
-        choice.get(name) for name in ("finish_reason", "logprobs", "token_ids")
-    )
+    def whole_text(self) -> str:
+        text = "".join(self.text)
+        calls = [{"function": self.calls[number]} for number in sorted(self.calls)]
+        return with_tool_calls(text, calls) if calls else text
 
 
-Take = Callable[[PartialChoice, dict[str, Any]], None]
-"""Puts what a chunk's choice holds into the part, and takes out of the choice what the client did not ask for."""
+class ChoicesRequest(ApiRequest):
+    """A request of the chat or the completions API."""
+
+    answer_kind: ClassVar[str]
+    include_usage: bool
+    _stream: bool
+    __slots__ = ("_stream", "include_usage", "prediction_count")
+
+    @abstractmethod
+    def parse_choice(self, choice: Any) -> Choice:
+        """Parse one of an answer's `choices`."""
+
+    @abstractmethod
+    def add_chunk(self, part: PartialChoice, choice: dict[str, Any]) -> None:
+        """Add a chunk's choice to `part`, then drop from the choice what the client did not ask for."""
+
+    @abstractmethod
+    def drop_unrequested_logprobs(self, choice: dict[str, Any]) -> None:
+        """Drop from a choice the log-probabilities that the client did not ask for."""
+
+    def parse_answer(self, body: Any) -> ApiAnswer:
+        try:
+            listed = body["choices"]
+            if len(listed) > 1:  # Ids are given in the order of the index.
+                listed.sort(key=lambda choice: choice.get("index", 0))
+            choices = [self.parse_choice(choice) for choice in listed]
+            usage = body.get("usage")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a {self.answer_kind}: {error!r}") from error
+        if not 1 <= len(choices) <= self.prediction_count:
+            raise ValueError(f"invalid: {len(choices)} choices, but the request asked for {self.prediction_count}")
+        answer_tokens = token_count(usage, "completion_tokens") or sum(len(choice.tokens) for choice in choices)
+        return ApiAnswer(choices, token_count(usage, "prompt_tokens"), answer_tokens)
+
+    def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+        body["id"], body["model"] = ids[0], self.task.name
+        for choice in body["choices"]:
+            self.drop_unrequested_logprobs(choice)
+        return body
+
+    def open_relay(self, ids: Sequence[str]) -> ChunkRelay | None:
+        return ChunkRelay(self, ids) if self._stream else None
 
 
 class ChunkRelay:
-    """See `api.StreamRelay`."""
+    """A `StreamRelay` of chunks."""
 
-    def __init__(
-        self, ids: Sequence[str], model: str, take: Take, text: Callable[[PartialChoice], str], include_usage: bool
-    ) -> None:
+    def __init__(self, request: ChoicesRequest, ids: Sequence[str]) -> None:
         self._id = ids[0]
-        self._model = model
-        self._take = take
-        self._text = text
-        self._include_usage = include_usage
+        self._model = request.task.name
+        self._add_chunk = request.add_chunk
+        self._include_usage = request.include_usage
         self._parts = [PartialChoice() for _ in ids]
-        self._open = len(ids)
+        self._unfinished = len(ids)
         self._held: list[dict[str, Any]] = []
         self._usage: Any = None
         self._common: dict[str, Any] = {}
@@ -100,20 +152,20 @@ class ChunkRelay:
         if data == _DONE:
             self.complete = True
             return b""
-        chunk = event_object(data)
+        chunk = parse_event(data)
         chunk["id"], chunk["model"] = self._id, self._model
         try:
             choices = chunk["choices"]
             for choice in choices:
-                self._note(choice)
+                self._add(choice)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"no chunk of a completion: {error!r}") from error
+            raise ValueError(f"not a chunk of a completion: {error!r}") from error
         self._usage = chunk.get("usage") or self._usage
         if not self._common:
             self._common = {name: value for name, value in chunk.items() if name not in ("choices", "usage")}
-        if choices and all(_says_nothing(choice) for choice in choices):
+        if choices and all(_is_empty(choice) for choice in choices):
             return b""
-        if self._open > 0 and choices:
+        if self._unfinished > 0 and choices:
             return b"data: " + orjson.dumps(chunk) + b"\n\n"
         if choices or self._include_usage:
             self._held.append(chunk)
@@ -121,19 +173,26 @@ class ChunkRelay:
             self._held[-1]["system_fingerprint"] = chunk["system_fingerprint"]
         return b""
 
-    def _note(self, choice: dict[str, Any]) -> None:
+    def _add(self, choice: dict[str, Any]) -> None:
         part = self._parts[choice.get("index", 0)]
-        self._take(part, choice)
+        self._add_chunk(part, choice)
         if part.finish_reason is None and (reason := finish_reason_of(choice)):
             part.finish_reason = reason
-            self._open -= 1
+            self._unfinished -= 1
 
     def answer_so_far(self) -> ApiAnswer:
-        choices = [Choice(self._text(part), part.tokens, part.finish_reason) for part in self._parts]
-        told = token_count(self._usage, "completion_tokens") or sum(len(part.tokens) for part in self._parts)
-        return ApiAnswer(choices, token_count(self._usage, "prompt_tokens"), told)
+        choices = [Choice(part.whole_text(), part.tokens, part.finish_reason) for part in self._parts]
+        answer_tokens = token_count(self._usage, "completion_tokens") or sum(len(part.tokens) for part in self._parts)
+        return ApiAnswer(choices, token_count(self._usage, "prompt_tokens"), answer_tokens)
 
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         held = self._held or [{**self._common, "choices": []}]
         held[-1]["ratchet"] = ratchet
         return b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in held) + b"data: [DONE]\n\n"
+
+
+def _is_empty(choice: Mapping[str, Any]) -> bool:
+    """Return True for a chunk that vLLM sent for its log-probabilities alone, which the client did not ask for."""
+    return choice.get("delta") == {} and not any(
+        choice.get(name) for name in ("finish_reason", "logprobs", "token_ids")
+    )

@@ -1,7 +1,7 @@
-"""OpenAI's (older) completions, in and out: prompts go on as they are; each answer is a prediction. No I/O.
+"""OpenAI's older completions API: prompts are passed on unchanged; each answer is a prediction. No I/O.
 
-The task's system prompt has no place in them. For the event a prompt is a message of the user; one that is a list of
-token ids is that list as JSON.
+The task's system prompt is not used here. In the event a prompt is a user message; a prompt of token ids is that list
+as JSON.
 """
 
 from __future__ import annotations
@@ -12,91 +12,57 @@ from typing import Any, ClassVar
 from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import (
     MAX_PREDICTIONS,
-    ApiAnswer,
     Choice,
     Token,
     answer_count,
-    bool_field,
-    encode_json,
     finish_reason_of,
-    read_choices,
     request_stream_usage,
 )
-from services.gateway.formats.chat import constrain
-from services.gateway.formats.chunks import ChunkRelay, PartialChoice
+from services.gateway.formats.chat import constrain_to_labels
+from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
 from services.gateway.formats.rendering import compact_json
-from services.gateway.formats.validation import bad_request, checked_text
+from services.gateway.formats.validation import bad_request, bool_field, checked_text
 from services.gateway.tasks.served import ServedTask
 
 
-class CompletionRequest:
-    """See `api.Asked`."""
-
+class CompletionRequest(ChoicesRequest):
     path: ClassVar[str] = "/v1/completions"
-    __slots__ = (
-        "_data",
-        "_echo",
-        "_include_usage",
-        "_n",
-        "_prompts",
-        "_stream",
-        "_wanted",
-        "facts",
-        "prediction_count",
-    )
+    answer_kind: ClassVar[str] = "completion"
+    __slots__ = ("_echo", "_n", "_prompts", "_top")
 
-    def __init__(self, data: dict[str, Any], facts: ServedTask) -> None:
-        self.facts = facts
+    def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
+        self.task = task
         self._data = data
         self._stream = bool_field(data, "stream")
-        self._n = answer_count(data, "n", facts)
-        self._prompts = _prompts(data.get("prompt"))
+        self._n = answer_count(data, "n", task)
+        self._prompts = _prompt_texts(data.get("prompt"))
         self.prediction_count = self._n * len(self._prompts)
         if self.prediction_count > MAX_PREDICTIONS:
-            raise bad_request(
-                f"{self.prediction_count} answers in one request; at most {MAX_PREDICTIONS} are given", "prompt"
-            )
-        self._include_usage = request_stream_usage(data, streams=self._stream)
-        if facts.classifies:
-            constrain(data, facts)
+            message = f"{self.prediction_count} answers in one request; at most {MAX_PREDICTIONS} are allowed"
+            raise bad_request(message, "prompt")
+        self.include_usage = request_stream_usage(data, streams=self._stream)
+        if task.classifies:
+            constrain_to_labels(data, task)
         self._echo = bool_field(data, "echo")
-        self._wanted = data.get("logprobs")
-        # With `echo` vLLM would send the prompt's too, and there is no confidence to be had.
-        if (self._wanted is None and not self._echo) or isinstance(self._wanted, int):
-            data["logprobs"] = max(int(self._wanted or 0), facts.top_logprobs)
+        self._top = data.get("logprobs")
+        # With `echo` vLLM would send the prompt's log-probabilities too, and confidence cannot be computed.
+        if (self._top is None and not self._echo) or isinstance(self._top, int):
+            data["logprobs"] = max(int(self._top or 0), task.top_logprobs)
         data.pop("user", None)
 
     def messages_for_event(self, number: int) -> list[ChatMessage]:
         return [{"role": "user", "content": self._prompts[number // self._n]}]
 
-    def encode_for_upstream(self, model: str) -> bytes:
-        self._data["model"] = model
-        return encode_json(self._data)
-
-    def parse_answer(self, body: Any) -> ApiAnswer:
-        return read_choices(body, self._choice, self.prediction_count, "completion")
-
-    def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
-        body["id"], body["model"] = ids[0], self.facts.name
-        for choice in body["choices"]:
-            self._without_what_was_not_asked(choice)
-        return body
-
-    def open_relay(self, ids: Sequence[str]) -> ChunkRelay | None:
-        if not self._stream:
-            return None
-        return ChunkRelay(ids, self.facts.name, self._take, lambda part: "".join(part.text), self._include_usage)
-
-    def _take(self, part: PartialChoice, choice: dict[str, Any]) -> None:
-        part.text.append(str(choice.get("text") or ""))
-        part.tokens += self._tokens(choice)
-        self._without_what_was_not_asked(choice)
-
-    def _choice(self, choice: Any) -> Choice:
+    def parse_choice(self, choice: Any) -> Choice:
         return Choice(str(choice["text"]), self._tokens(choice), finish_reason_of(choice))
 
+    def add_chunk(self, part: PartialChoice, choice: dict[str, Any]) -> None:
+        part.text.append(str(choice.get("text") or ""))
+        part.tokens += self._tokens(choice)
+        self.drop_unrequested_logprobs(choice)
+
     def _tokens(self, choice: dict[str, Any]) -> Sequence[Token]:
-        """In the chat API's format. None with `echo`: the prompt's tokens would count as the answer's."""
+        """The tokens in the chat API's format; empty with `echo`, where the prompt's would count as the answer's."""
         logprobs = choice.get("logprobs")
         if not logprobs or self._echo:
             return ()
@@ -109,25 +75,25 @@ class CompletionRequest:
             for token, logprob, top in zip(logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True)
         ]  # fmt: skip
 
-    def _without_what_was_not_asked(self, choice: dict[str, Any]) -> None:
-        if self._wanted is None:
+    def drop_unrequested_logprobs(self, choice: dict[str, Any]) -> None:
+        if self._top is None:
             if "logprobs" in choice:
                 choice["logprobs"] = None
-        elif isinstance(self._wanted, int) and self._wanted < self.facts.top_logprobs and choice.get("logprobs"):
+        elif isinstance(self._top, int) and self._top < self.task.top_logprobs and choice.get("logprobs"):
             logprobs = choice["logprobs"]
-            # vLLM gives the chosen token beside those that were asked for.
-            cut = [dict(list(top.items())[: self._wanted + 1]) if top else top for top in logprobs["top_logprobs"]]
+            # vLLM gives the chosen token in addition to those that were asked for.
+            cut = [dict(list(top.items())[: self._top + 1]) if top else top for top in logprobs["top_logprobs"]]
             choice["logprobs"] = {**logprobs, "top_logprobs": cut}
 
 
-def _prompts(prompt: Any) -> list[str]:
-    """The texts of a prompt for the events. Raises HttpError 400."""
-    several = isinstance(prompt, list) and bool(prompt) and all(isinstance(one, str | list) for one in prompt)
+def _prompt_texts(prompt: Any) -> list[str]:
+    """The prompts as text, for the events. Raises HttpError 400."""
+    several = isinstance(prompt, list) and bool(prompt) and all(isinstance(item, str | list) for item in prompt)
     texts = []
-    for one in prompt if several else [prompt]:
-        if not isinstance(one, str):
-            if not isinstance(one, list) or not one or not all(type(token) is int for token in one):
+    for item in prompt if several else [prompt]:
+        if not isinstance(item, str):
+            if not isinstance(item, list) or not item or not all(type(token) is int for token in item):
                 raise bad_request("`prompt` must be a text, a list of texts, or token ids", "prompt")
-            one = compact_json(one)
-        texts.append(checked_text(one, "prompt"))
+            item = compact_json(item)
+        texts.append(checked_text(item, "prompt"))
     return texts

@@ -1,4 +1,4 @@
-"""For the documentation: the routes that FastAPI does not serve (see `door.py`), and the bodies it does not read."""
+"""The OpenAPI documentation of routes and bodies that FastAPI does not handle itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MESSAGES: _Schema = {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES, 
 _MODEL: _Schema = {"type": "string", "description": "The task's name."}
 _USER: _Schema = {
     "type": ["string", "null"], "maxLength": MAX_USER,
-    "description": "Keeps a user on one side of a canary; stored only as a keyed hash. Or the header x-ratchet-user.",
+    "description": "Makes a canary sticky; stored only as a keyed hash. The header x-ratchet-user works too.",
 }  # fmt: skip
 _COMMON: dict[str, _Schema] = {
     "model": _MODEL, "user": _USER, "stream": {"type": ["boolean", "null"]},
@@ -43,7 +43,7 @@ _PROMPT: _Schema = {
         {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": {"type": "integer"}}},
     ]
 }  # fmt: skip
-_ELSEWHERE: _Schema = {
+_PREDICTION: _Schema = {
     "type": "object", "required": ["task", "messages", "answer", "latency_ms"], "properties": {
         "task": {"type": "string"}, "messages": _MESSAGES, "answer": _TEXT,
         "prediction_id": {
@@ -60,12 +60,12 @@ _ELSEWHERE: _Schema = {
 
 
 def request_body(schema: _Schema) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads its body by hand."""
+    """The `openapi_extra` of a route that parses its own body."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _object(required: list[str], properties: dict[str, _Schema]) -> _Schema:
-    """What is not named here goes to the model server as it is."""
+    """An object; fields that are not listed are passed on to the model server."""
     return {"type": "object", "required": required, "properties": properties, "additionalProperties": True}
 
 
@@ -80,18 +80,18 @@ FEEDBACK = _object(
 )  # fmt: skip
 
 
-def predictions_schema(most: int) -> _Schema:
-    """One answer made elsewhere, or a list of at most so many."""
-    return {"anyOf": [_ELSEWHERE, {"type": "array", "minItems": 1, "maxItems": most, "items": _ELSEWHERE}]}
+def predictions_schema(max_items: int) -> _Schema:
+    """One prediction made outside the gateway, or a list of them."""
+    return {"anyOf": [_PREDICTION, {"type": "array", "minItems": 1, "maxItems": max_items, "items": _PREDICTION}]}
 
 
-_HOT = {
+_ANSWER_ROUTES = {
     "/v1/chat/completions": (
         "OpenAI's chat completions", _object(["model", "messages"], {**_COMMON, "messages": _MESSAGES}),
     ),
     "/v1/completions": ("OpenAI's completions", _object(["model", "prompt"], {**_COMMON, "prompt": _PROMPT})),
     "/v1/responses": (
-        "OpenAI's responses, of which none is stored",
+        "OpenAI's responses, which are not stored",
         _object(["model", "input"], {
             "model": _MODEL, "user": _USER, "stream": {"type": ["boolean", "null"]},
             "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
@@ -99,7 +99,7 @@ _HOT = {
         }),
     ),
     "/v1/embeddings": (
-        "OpenAI's embeddings, which are observed and not logged",
+        "OpenAI's embeddings, which are not logged as predictions",
         _object(["model", "input"], {"model": _MODEL, "user": _USER, "input": {}}),
     ),
 }  # fmt: skip
@@ -114,20 +114,20 @@ _ERROR: _Schema = {
     },
 }  # fmt: skip
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "What is wrong", "content": {"application/json": {"schema": _ERROR}}},
+    "default": {"description": "The error", "content": {"application/json": {"schema": _ERROR}}},
 }
 
 
 def document_answer_routes(app: FastAPI) -> None:
-    """Put the routes that answer into the documentation of `app`."""
-    plain = app.openapi
+    """Add the routes that the ASGI app answers before FastAPI to the documentation of `app`."""
+    generate = app.openapi
 
-    def whole() -> dict[str, Any]:
-        schema = plain()
-        schema["paths"].update({path: {"post": _operation(*told)} for path, told in _HOT.items()})
+    def openapi() -> dict[str, Any]:
+        schema = generate()
+        schema["paths"].update({path: {"post": _operation(*route)} for path, route in _ANSWER_ROUTES.items()})
         return schema
 
-    app.openapi = whole  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _operation(summary: str, schema: _Schema) -> dict[str, Any]:

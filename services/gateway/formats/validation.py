@@ -1,7 +1,8 @@
-"""Checks of what a client sends, with refusals in its own terms. Hand-written: they run on every request. No I/O."""
+"""Checks of what a client sends. Hand-written, because they run on every request. No I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -15,19 +16,19 @@ FEEDBACK_KINDS = ("thumbs", "accepted", "edited", "label")
 
 
 def bad_request(message: str, param: str | None = None, status: int = 400) -> HttpError:
-    """The refusal of a request that can never succeed as it is."""
+    """The error for a request that can never succeed; `param` is the invalid field."""
     return HttpError(status, message, "invalid_request", param)
 
 
 def quoted(value: Any) -> str:
-    """At most fifty characters of it for a message; what may be nested deeper than Python can show, by its kind."""
+    """Quote at most 50 characters of a value in a message; lists and objects, however deeply nested, by their type."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(str(value)[:50])
 
 
 def read_json(body: bytes) -> Any:
-    """The body, decoded. Raises HttpError 400."""
+    """Decode a body. Raises HttpError 400."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -35,15 +36,31 @@ def read_json(body: bytes) -> Any:
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The body, which must be a JSON object. Raises HttpError 400."""
+    """Decode a body that must be a JSON object. Raises HttpError 400."""
     data = read_json(body)
     if not isinstance(data, dict):
         raise bad_request("the body must be a JSON object")
     return data
 
 
-def text_field(data: dict[str, Any], name: str, longest: int = MAX_TEXT, *, required: bool = False) -> str | None:
-    """A text of an object, checked; absent or null: None. Raises HttpError 400."""
+def encode_json(value: Any) -> bytes:
+    """Encode as JSON. Raises HttpError 400: a body that could be decoded may be nested too deeply to be encoded."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise bad_request(f"the body cannot be passed on: {error}") from error
+
+
+def bool_field(data: Mapping[str, Any], name: str) -> bool:
+    """A field that is true or false; False if absent or null. Raises HttpError 400."""
+    value = data.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise bad_request(f"`{name}` must be true or false", name)
+    return bool(value)
+
+
+def text_field(data: dict[str, Any], name: str, max_length: int = MAX_TEXT, *, required: bool = False) -> str | None:
+    """A text field; None if absent or null. Raises HttpError 400."""
     value = data.get(name)
     if value is None:
         if required:
@@ -51,20 +68,20 @@ def text_field(data: dict[str, Any], name: str, longest: int = MAX_TEXT, *, requ
         return None
     if not isinstance(value, str):
         raise bad_request(f"`{name}` must be a string", name)
-    return checked_text(value, name, longest)
+    return checked_text(value, name, max_length)
 
 
-def checked_text(text: str, where: str, longest: int = MAX_TEXT) -> str:
-    """The text, if an event can carry it. Raises HttpError 400."""
-    if len(text) > longest:
-        raise bad_request(f"`{where}` has {len(text)} characters; at most {longest} are taken", where)
+def checked_text(text: str, field: str, max_length: int = MAX_TEXT) -> str:
+    """Return the text if an event can carry it. Raises HttpError 400."""
+    if len(text) > max_length:
+        raise bad_request(f"`{field}` has {len(text)} characters; at most {max_length} are allowed", field)
     if "\x00" in text:
-        raise bad_request(f"`{where}` has a NUL character, which no text store takes", where)
+        raise bad_request(f"`{field}` has a NUL character, which cannot be stored", field)
     return text
 
 
 def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | None, str | None]:
-    """Kind, `positive` and `text`, where each kind has exactly the one it needs."""
+    """Return kind, `positive` and `text`; each kind has exactly the one of the two that it needs."""
     kind = data.get("kind")
     if kind not in FEEDBACK_KINDS:
         raise bad_request(f"`kind` must be one of: {', '.join(FEEDBACK_KINDS)}", "kind")
@@ -77,14 +94,16 @@ def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | N
     if not text.strip():
         raise bad_request("`text` is empty: give the answer as it should have been", "text")
     if spec.kind is TaskKind.CLASSIFICATION and text not in spec.labels:
-        raise bad_request(f"{text[:100]!r} is no label of {spec.name}; one of: {', '.join(spec.labels)}", "text", 422)
+        raise bad_request(
+            f"{text[:100]!r} is not a label of {spec.name}; its labels: {', '.join(spec.labels)}", "text", 422
+        )
     if spec.kind is TaskKind.GENERATION and kind == "label":
         raise bad_request(f"{spec.name} has no labels; send kind `edited`", "kind", 422)
     return kind, None, text
 
 
 def number_field(item: dict[str, Any], name: str, low: float, high: float, *, required: bool = False) -> float | None:
-    """A number of an object, checked; absent or null: None. Raises HttpError 400."""
+    """A number field; None if absent or null. Raises HttpError 400."""
     value = item.get(name)
     if value is None and not required:
         return None

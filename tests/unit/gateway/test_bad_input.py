@@ -145,7 +145,7 @@ async def test_a_length_that_is_no_length_is_refused(gateway: Gateway) -> None:
         ("responses", {"input": ["x"]}, "input.0"),
         ("responses", {"input": [{"type": "message", "role": "robot", "content": "x"}]}, "input.0.role"),
         ("responses", {"input": [{"type": "function_call_output", "output": 7}]}, "input.0.output"),
-        ("responses", {"input": [{"type": "reasoning"}]}, "nothing but reasoning"),
+        ("responses", {"input": [{"type": "reasoning"}]}, "only reasoning items"),
         ("responses", {"input": "x", "previous_response_id": "resp_1"}, "send the whole conversation"),
         ("responses", {"input": "x", "background": True}, "stream it"),
         ("responses", {"input": "x", "instructions": 7}, "`instructions`"),
