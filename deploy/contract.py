@@ -13,8 +13,7 @@ from typing import Any
 
 import typer
 
-from schemas.catalog import SERVICES, TOPICS, Topic, topics_consumed_by, topics_produced_by
-from schemas.deadletters import dead_letter_topic
+from schemas.catalog import SERVICES, TOPICS, Topic, dead_letter_topic, topics_consumed_by, topics_produced_by
 
 app = typer.Typer(no_args_is_help=True, help="The generated part of the contract: JSON Schema and AsyncAPI.")
 

@@ -62,7 +62,7 @@ class Message(Frozen):
 Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=64)]
 
 
-def asked_of(messages: tuple[Message, ...]) -> str:
+def input_text(messages: tuple[Message, ...]) -> str:
     """What was asked: all but the system prompt, which is the same in every input of a task. For comparing inputs."""
     return "\n".join(message.content for message in messages if message.role is not Role.SYSTEM)
 

@@ -13,7 +13,6 @@ from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.base import Event
 from schemas.cycles import CycleFinished, CycleStarted, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
-from schemas.deadletters import dead_letter_topic
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import (
@@ -96,6 +95,25 @@ TOPICS: tuple[Topic, ...] = (
     Topic("steps.progressed.v1", StepProgressed, ("trainer", "evaluator"),
           ("scheduler", "console"), "task", 1, _WEEK),
 )  # fmt: skip
+
+HEADER_TOPIC = "x-ratchet-topic"
+HEADER_PARTITION = "x-ratchet-partition"
+HEADER_OFFSET = "x-ratchet-offset"
+HEADER_SERVICE = "x-ratchet-service"
+HEADER_ERROR = "x-ratchet-error"
+HEADER_FAILED_AT = "x-ratchet-failed-at"
+HEADER_ENCRYPTED = "x-ratchet-sealed"
+"""On a dead letter whose value and error are encrypted: the id of the key. Older dead letters do not have it."""
+HEADER_ONLY = "x-ratchet-only"
+"""On a replayed record: the one service it is meant for. The topic's other consumers skip it."""
+HEADER_REPLAYED = "x-ratchet-replayed"
+"""How often the record was replayed already: it shows an operator which message keeps failing."""
+
+
+def dead_letter_topic(service: str) -> str:
+    """Return the topic of a service's dead letters, from whichever topic they came."""
+    return f"deadletters.{service}.v1"
+
 
 DEAD_LETTERS: tuple[str, ...] = tuple(dead_letter_topic(service) for service in SERVICES)
 DEAD_LETTER_RETENTION = _QUARTER

@@ -16,8 +16,8 @@ from schemas.failures import FailuresClustered
 from schemas.tasks import TaskChanged, TaskSpec
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.identity import event_id
-from shared.kafka.consumers import Publishes
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", CycleStarted, FailuresClustered)
@@ -45,7 +45,7 @@ class CycleStep:
         self,
         event: E,
         store: StepStore,
-        publisher: Publishes,
+        publisher: EventPublisher,
         work: Callable[[E], Awaitable[Event]],
         save: Save | None = None,
     ) -> None:
@@ -100,7 +100,7 @@ async def current_spec(event: Event, tasks: LatestByKey[TaskChanged], now: datet
     Raises DependencyUnavailable for a task that is not read yet, InvalidMessage for one that nobody applied: it must
     not block the partition, and its dead letters can be replayed.
     """
-    if tasks.lacks(event.task) and now - event.occurred_at > _UNKNOWN_TASK_PATIENCE:
+    if tasks.is_missing(event.task) and now - event.occurred_at > _UNKNOWN_TASK_PATIENCE:
         raise InvalidMessage(f"no task {event.task!r}", "Apply the task, then replay the dead letters.")
     changed = await tasks.wait_until(
         event.task,

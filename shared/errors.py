@@ -1,6 +1,9 @@
-"""Errors named by what the caller must do about them."""
+"""Errors named by what the caller must do about them, and how a validation error reads."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 
 class RatchetError(Exception):
@@ -13,11 +16,11 @@ class RatchetError(Exception):
 
 
 class InvalidMessage(RatchetError):
-    """This message can never succeed: it goes to the dead-letter topic and the partition moves on."""
+    """This message can never succeed: it is dead-lettered and its partition moves on."""
 
 
 class DependencyUnavailable(RatchetError):
-    """Something this needs is away and may come back: the message is redelivered until it does."""
+    """A dependency is away and may come back: the message is redelivered until it does."""
 
 
 class StepImpossible(RatchetError):
@@ -29,4 +32,21 @@ class ConfigurationError(RatchetError):
 
 
 class MustStop(RatchetError):
-    """Going on would lose or double data; a person must decide. Never retried, never buried: the process stops."""
+    """Continuing would lose or duplicate data: the process stops and a person decides. Never retried."""
+
+
+class _Validation(Protocol):
+    """pydantic's ValidationError, or FastAPI's of a request."""
+
+    def errors(self) -> Sequence[Any]: ...
+
+
+def describe_validation_error(error: _Validation, limit: int = 5) -> str:
+    """Return the first `limit` problems as `field: problem; field: problem`, without the values that were refused."""
+    problems = [(field_path(detail), detail["msg"]) for detail in error.errors()[:limit]]
+    return "; ".join(f"{field}: {problem}" if field else str(problem) for field, problem in problems)
+
+
+def field_path(detail: Mapping[str, Any]) -> str:
+    """Return the dotted path of the field that one problem of a validation error is about; empty: the whole value."""
+    return ".".join(str(part) for part in detail["loc"] if part != "body")

@@ -22,7 +22,7 @@ from faststream.kafka import KafkaBroker
 from starlette.types import ASGIApp
 
 from shared.errors import DependencyUnavailable, MustStop, RatchetError
-from shared.kafka.consumers import Broker
+from shared.kafka.broker import Broker
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
@@ -33,13 +33,23 @@ Background = Callable[[], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True)
+class HttpServer:
+    """An application and where it listens. `share_port`: other processes listen there too. `options` are uvicorn's."""
+
+    app: ASGIApp
+    host: str
+    port: int
+    share_port: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Service:
     """One service, wired. `background` coroutines run until cancelled and are restarted if they fail.
 
-    `broker` None: a process that only keeps others.
+    `broker` is None for a process that only supervises others.
     `serves_before_broker`: preparation, background and HTTP do not wait for the broker, which may be away for hours.
-    `connected`: background that begins when the broker answers. `share_port`: other processes listen there too.
-    `http_options` are uvicorn's.
+    `connected`: background work that begins when the broker answers.
     """
 
     name: str
@@ -48,11 +58,7 @@ class Service:
     background: Sequence[Background] = ()
     connected: Sequence[Background] = ()
     close: Sequence[Hook] = ()
-    http: ASGIApp | None = None
-    host: str = "127.0.0.1"
-    port: int = 0
-    share_port: bool = False
-    http_options: Mapping[str, Any] = field(default_factory=dict)
+    http: HttpServer | None = None
     serves_before_broker: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
     servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = field(default_factory=list, init=False)
@@ -124,10 +130,10 @@ def _in_background(service: Service, *works: Background) -> None:
     service.tasks.extend(asyncio.create_task(_forever(service.name, work)) for work in works)
 
 
-def _serve(service: Service, http: ASGIApp) -> None:
-    options = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5, **service.http_options}
-    server = _Server(uvicorn.Config(http, host=service.host, port=service.port, **options))
-    sockets = [_shared_socket(service.host, service.port)] if service.share_port else None
+def _serve(service: Service, http: HttpServer) -> None:
+    options = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5, **http.options}
+    server = _Server(uvicorn.Config(http.app, host=http.host, port=http.port, **options))
+    sockets = [_shared_socket(http.host, http.port)] if http.share_port else None
     service.servers.append((server, asyncio.create_task(server.serve(sockets))))
 
 

@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-GONE_ON = "gone-on"
+INCARNATION_FILE = "gone-on"
 """A file in the home. Its text is added to the broker's incarnation, unless that ends with it already."""
 
 
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         """Read the settings, `<home>/stack.env` and what `ratchet lake go-on` noted included."""
         home = Path(str(overrides.get("home", default_home())))
         settings = cls(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
-        noted = home / GONE_ON
+        noted = home / INCARNATION_FILE
         gone_on = noted.read_text() if noted.exists() else ""
         if "kafka_incarnation" in overrides or settings.kafka_incarnation.endswith(gone_on):
             return settings

@@ -23,10 +23,10 @@ STATE = "tracestate"
 _PARENT = re.compile(rb"([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,200})?")
 _STATE = re.compile(rb"[\t -~]{1,512}")
 
-Carried = tuple[tuple[str, bytes], ...]
+TraceHeaders = tuple[tuple[str, bytes], ...]
 
 
-def carried(parent: bytes | None, state: bytes | None = None) -> Carried:
+def trace_headers(parent: bytes | None, state: bytes | None = None) -> TraceHeaders:
     """The headers that carry a trace on: nothing where `parent` is no traceparent, as W3C wants it."""
     found = _PARENT.fullmatch(parent) if parent else None
     if parent is None or found is None or found[1] == b"ff" or (found[1] == b"00" and found[2]):
@@ -36,13 +36,13 @@ def carried(parent: bytes | None, state: bytes | None = None) -> Carried:
     return ((PARENT, parent),)
 
 
-def carried_by(headers: Iterable[tuple[str, bytes | None]]) -> Carried:
+def trace_headers_of(headers: Iterable[tuple[str, bytes | None]]) -> TraceHeaders:
     """The same of a record's headers."""
     named = dict(headers)
-    return carried(named.get(PARENT), named.get(STATE))
+    return trace_headers(named.get(PARENT), named.get(STATE))
 
 
-def letter_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def pick_trace_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """What a dead letter keeps of its record's headers, so that its trace goes on when it is replayed."""
     return {name: headers[name] for name in (PARENT, STATE) if name in headers}
 

@@ -11,7 +11,14 @@ from rich.table import Table
 
 from schemas.catalog import SERVICES
 from shared.errors import RatchetError
-from shared.kafka.dead_letters import MOST_SHOWN, Letter, Waiting, count_letters, read_letters, replay_letters
+from shared.kafka.dead_letters import (
+    MAX_SHOWN,
+    DeadLetter,
+    PendingDeadLetters,
+    count_pending,
+    read_dead_letters,
+    replay_dead_letters,
+)
 from shared.settings import Settings
 
 HELP = """What the services could not handle: look at it, mend the cause, send it again.
@@ -48,8 +55,8 @@ def _give_up(error: RatchetError) -> NoReturn:
     raise typer.Exit(1) from error
 
 
-async def _count_all(settings: Settings) -> list[Waiting]:
-    return await asyncio.gather(*(count_letters(settings, service) for service in SERVICES))
+async def _count_all(settings: Settings) -> list[PendingDeadLetters]:
+    return await asyncio.gather(*(count_pending(settings, service) for service in SERVICES))
 
 
 @app.command("list")
@@ -70,14 +77,14 @@ def list_letters() -> None:
 @app.command()
 def show(
     service: Service,
-    limit: Annotated[int, typer.Option(min=1, max=MOST_SHOWN, help="Newest letters shown.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_SHOWN, help="Newest letters shown.")] = 20,
 ) -> None:
     """The letters of a service, opened: where each came from, why it failed, and its body.
 
     Letters lie encrypted on the broker. What you see may be personal data: it was not redacted.
     """
     try:
-        letters = asyncio.run(read_letters(Settings.load(), _known(service), limit))
+        letters = asyncio.run(read_dead_letters(Settings.load(), _known(service), limit))
     except RatchetError as error:
         _give_up(error)
     for letter in letters:
@@ -86,7 +93,7 @@ def show(
         console.print("This may be personal data: it is encrypted on the broker, and was not redacted.", style="yellow")
 
 
-def _print(letter: Letter) -> None:
+def _print(letter: DeadLetter) -> None:
     replayed = f" · replayed {letter.replayed} times" if letter.replayed else ""
     console.rule(f"{letter.origin} · letter {letter.offset} · {letter.failed_at[:19]}{replayed}", align="left")
     console.print(letter.error, style="red", markup=False)
@@ -107,7 +114,7 @@ def replay(
 ) -> None:
     """Send a service's letters to it again, as they were, oldest first. What fails again becomes a letter again."""
     try:
-        count = asyncio.run(replay_letters(Settings.load(), _known(service), limit, skip_broken=skip_broken))
+        count = asyncio.run(replay_dead_letters(Settings.load(), _known(service), limit, skip_broken=skip_broken))
     except RatchetError as error:
         _give_up(error)
     console.print(f"{count} letters sent again to {service}")

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from shared.errors import RatchetError
 from shared.files import write_atomically
-from shared.settings import GONE_ON, Settings
+from shared.settings import INCARNATION_FILE, Settings
 
 if TYPE_CHECKING:
     from services.prediction_log.offsets.lag import TopicLag
@@ -102,7 +102,7 @@ def _topic_lags(settings: Settings) -> list[TopicLag]:
 
 
 def _name_incarnation(settings: Settings) -> None:
-    path = settings.home / GONE_ON
+    path = settings.home / INCARNATION_FILE
     try:
         write_atomically(path, f"{datetime.now(UTC):%Y%m%dT%H%M%S}".encode())
     except OSError as error:
@@ -111,7 +111,9 @@ def _name_incarnation(settings: Settings) -> None:
 
 def _tell(settings: Settings) -> None:
     name = settings.kafka_incarnation
-    console.print(f"The broker's incarnation is {name} now; {settings.home / GONE_ON} says so.", soft_wrap=True)
+    console.print(
+        f"The broker's incarnation is {name} now; {settings.home / INCARNATION_FILE} says so.", soft_wrap=True
+    )
     console.print("Restart the services: ratchet down --only services && ratchet up", highlight=False)
     console.print(
         f"Where services run with a home of their own, set RATCHET_KAFKA_INCARNATION={name} for all of them.",

@@ -14,7 +14,8 @@ from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from services.console.history import CycleHistory
 from services.console.storage import Queue
-from shared.kafka.consumers import Consumers, Delivery
+from shared.kafka.consumers import Consumers
+from shared.kafka.delivery import Delivery
 
 FACTS: tuple[type[Event], ...] = (
     CycleStarted,

@@ -16,10 +16,12 @@ from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
 from shared.identity import load_or_create_key
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.privacy.redaction import Redactor
 from shared.privacy.retention import drop_expired_forever
-from shared.service import Service, run
+from shared.service import HttpServer, Service, run
 from shared.storage.database import build_engine, migrate
 
 NAME = "console"
@@ -51,9 +53,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
         prepare=[prepare],
         background=[partial(drop_expired_forever, tasks, handlers.expire)],
         close=[engine.dispose],
-        http=http,
-        host=settings.console_host,
-        port=settings.console_port,
+        http=HttpServer(http, settings.console_host, settings.console_port),
     )
 
 

@@ -14,8 +14,8 @@ from services.console.domain import ReviewAnswer, check_answer, check_reviewer, 
 from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
 from shared.errors import RatchetError
-from shared.kafka.consumers import Publishes
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 
 
 class UnknownError(RatchetError):
@@ -34,7 +34,7 @@ class Reviews:
     def __init__(
         self,
         queue: Queue,
-        publisher: Publishes,
+        publisher: EventPublisher,
         tasks: LatestByKey[TaskChanged],
         typed: AnswerRedactor,
         now: Callable[[], datetime] = utc_now,

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from schemas.base import Message, Role, asked_of
+from schemas.base import Message, Role, input_text
 from schemas.datasets import Example, RejectedExample
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.tasks import TaskKind, TaskSpec
 from shared.identity import content_hash, event_id
-from shared.model.near_duplicates import group_near_copies, text_hash
+from shared.model.near_duplicates import group_near_duplicates, text_hash
 
 MAX_MESSAGES = 64
 DUPLICATE = "duplicate"
@@ -40,7 +40,7 @@ class Proposal:
 
     @property
     def text(self) -> str:
-        return asked_of(self.messages[:-1])
+        return input_text(self.messages[:-1])
 
     @property
     def answer(self) -> str:
@@ -215,7 +215,7 @@ def split(proposals: Sequence[Proposal], spec: TaskSpec) -> tuple[list[Example],
     empty, the group nearest to the line crosses it.
     """
     ordered = sorted(proposals, key=_age)
-    firsts = group_near_copies([proposal.text for proposal in ordered], spec.dataset.near_copy_similarity)
+    firsts = group_near_duplicates([proposal.text for proposal in ordered], spec.dataset.near_copy_similarity)
     names = [text_hash(ordered[first].text) for first in firsts]
     place = {name: _place(spec.dataset.seed, name) for name in names}
     held_out = {name for name in place if place[name] < spec.dataset.eval_share}

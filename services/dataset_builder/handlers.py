@@ -21,8 +21,10 @@ from services.dataset_builder.storage import Store
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.errors import StepImpossible
 from shared.identity import event_id
-from shared.kafka.consumers import Consumers, Delivery, Publishes
+from shared.kafka.consumers import BatchOptions, Consumers
+from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 from shared.privacy.retention import drop_expired_forever
 
 NAME = "dataset_builder"
@@ -35,7 +37,7 @@ class Handlers:
         settings: DatasetBuilderSettings,
         store: Store,
         artifacts: Artifacts,
-        publisher: Publishes,
+        publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
@@ -48,8 +50,8 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
-        batch, passed = self._settings.dataset_builder_batch, self._store.pass_over
-        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_passed_over=passed)
+        batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._store.skip
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip)
         consumers.on(PredictionsRolledUp, self._store.put_traffic)
         consumers.on(SubjectForgotten, self._store.forget)
         consumers.on(FailuresClustered, self.on_clustered)

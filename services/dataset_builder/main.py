@@ -9,7 +9,9 @@ from pathlib import Path
 from services.dataset_builder.handlers import NAME, Handlers
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage import PostgresStore
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.service import Service, run
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate

@@ -21,14 +21,14 @@ from schemas.catalog import topic_named, topic_of
 from schemas.cycles import PartitionFence
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
-from shared.kafka.delivery import Delivery, Place
+from shared.kafka.delivery import Delivery, RecordPosition
 from shared.privacy.erasure import erased_among, erased_subjects_table, record_erasure
 from shared.storage.database import transaction
-from shared.storage.offsets import adopt_incarnation, advance, broker_table, positions_table, unread
+from shared.storage.offsets import adopt_incarnation, advance_offsets, incarnation_table, offsets_table, unread
 
 metadata = sa.MetaData()
-positions = positions_table(metadata)
-broker = broker_table(metadata)
+positions = offsets_table(metadata)
+broker = incarnation_table(metadata)
 corrections = sa.Table(
     "corrections", metadata,
     Column("correction_id", Text, primary_key=True), Column("prediction_id", Text), Column("task", Text),
@@ -55,7 +55,7 @@ class Store(Protocol):
 
     async def keep(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None: ...
     async def on_prediction(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]: ...
-    async def pass_over(self, place: Place) -> None: ...
+    async def skip(self, place: RecordPosition) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def expire(self, task: str, before: datetime) -> None: ...
     async def put_traffic(self, event: PredictionsRolledUp) -> None: ...
@@ -89,17 +89,17 @@ class PostgresStore:
             ]
             if rows:
                 await connection.execute(insert(corrections).on_conflict_do_nothing(), rows)
-            await advance(connection, positions, deliveries)
+            await advance_offsets(connection, positions, deliveries)
 
     async def on_prediction(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
         """All that people said of these predictions."""
         query = _IN_ORDER.where(corrections.c.prediction_id.in_(list(prediction_ids)))
         return await self._events(query)
 
-    async def pass_over(self, place: Place) -> None:
+    async def skip(self, place: RecordPosition) -> None:
         """A record went to the dead letters: nothing is kept of it, but it was read."""
         async with transaction(self._engine) as connection:
-            await advance(connection, positions, [place])
+            await advance_offsets(connection, positions, [place])
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete what came of a person's requests, and remember to take no more of it."""

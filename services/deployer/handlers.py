@@ -25,7 +25,7 @@ from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
 from shared.errors import DependencyUnavailable
-from shared.kafka.consumers import Consumers
+from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.retention import drop_expired_forever
@@ -50,10 +50,10 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         consumers.on(AdapterEvaluated, self.on_evaluated)
-        consumers.on_batch(ShadowCompared, self.on_compared, max_records=self._settings.deployer_pairs_batch)
+        consumers.on_batch(ShadowCompared, self.on_compared, BatchOptions(self._settings.deployer_pairs_batch))
         consumers.on(CorrectionSubmitted, self.on_correction)
         consumers.on_batch(
-            RequestObserved, self.on_observed, max_records=self._settings.deployer_observations_batch
+            RequestObserved, self.on_observed, BatchOptions(self._settings.deployer_observations_batch)
         )  # fmt: skip
         consumers.on(SubjectForgotten, self.on_forgotten)
         self._tasks = consumers.table(TaskChanged)

@@ -11,7 +11,9 @@ from services.deployer.settings import DeployerSettings
 from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
 from services.deployer.transitions import RolloutTransitions
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.model.inference import InferenceClient
 from shared.service import Service, run
 from shared.storage.artifacts import ArtifactStore

@@ -20,7 +20,7 @@ from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from shared.errors import InvalidMessage
 from shared.identity import event_id
-from shared.kafka.consumers import Publishes
+from shared.kafka.publisher import EventPublisher
 
 _PRIORITY = 2.0
 """Above every low-confidence question (at most 1): a candidate waits for these answers."""
@@ -40,7 +40,7 @@ class RolloutTransitions:
         ledger: LedgerStore,
         admin: FlagAdmin,
         adapters: AdapterServer,
-        publisher: Publishes,
+        publisher: EventPublisher,
         max_open_tickets: int,
     ) -> None:
         self._rollouts = rollouts

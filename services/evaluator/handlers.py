@@ -12,8 +12,9 @@ from shared.cycle_step import CycleStep
 from shared.errors import DependencyUnavailable
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
-from shared.kafka.consumers import Consumers, Publishes
+from shared.kafka.consumers import Consumers
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 
 STEP = CycleStep("evaluator", "evaluation")
 
@@ -23,7 +24,7 @@ class Handlers:
         self,
         settings: EvaluatorSettings,
         jobs: Jobs,
-        publisher: Publishes,
+        publisher: EventPublisher,
         rollouts: LatestByKey[RolloutChanged],
         table_seconds: float = 3.0,
     ) -> None:

@@ -8,7 +8,9 @@ from schemas.rollouts import RolloutChanged
 from services.evaluator.handlers import Handlers
 from services.evaluator.settings import EvaluatorSettings
 from shared.jobs import Jobs
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.service import Service, run
 
 NAME = "evaluator"

@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from schemas.base import Messages, asked_of
+from schemas.base import Messages, input_text
 from schemas.failures import ExemplarSource, FailureMode
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged
@@ -92,7 +92,7 @@ def is_negative(feedback: FeedbackGiven) -> bool:
 
 def text_of(messages: Messages) -> str:
     """What is embedded of a conversation."""
-    return asked_of(messages)[:MAX_TEXT_CHARS]
+    return input_text(messages)[:MAX_TEXT_CHARS]
 
 
 def suspect_of_prediction(delivery: Delivery[PredictionLogged], embedding: Vectors) -> Suspect:

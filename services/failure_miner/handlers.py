@@ -39,8 +39,10 @@ from services.failure_miner.storage import Store, Wish
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id
-from shared.kafka.consumers import Consumers, Delivery, Publishes
+from shared.kafka.consumers import BatchOptions, Consumers
+from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 from shared.privacy.retention import drop_expired_forever
 
 NAME = "failure_miner"
@@ -61,7 +63,7 @@ class Handlers:
         store: Store,
         embedder: Embeds,
         lake: Lake,
-        publisher: Publishes,
+        publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
@@ -76,10 +78,10 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
-        batch, passed = self._settings.failure_miner_batch, self._store.pass_over
-        consumers.on_batch(PredictionLogged, self.on_predictions, max_records=batch, on_passed_over=passed)
-        consumers.on_batch(FeedbackGiven, self.on_feedback, max_records=batch, on_passed_over=passed)
-        consumers.on_batch(CorrectionSubmitted, self.on_corrections, max_records=batch, on_passed_over=passed)
+        batch, skip = BatchOptions(self._settings.failure_miner_batch), self._store.skip
+        consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip)
+        consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=skip)
+        consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip)
         consumers.on(SubjectForgotten, self._store.forget)
         consumers.on(CycleStarted, self.on_cycle_started)
 

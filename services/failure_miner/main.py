@@ -11,7 +11,9 @@ from services.failure_miner.handlers import CORRECTIONS, NAME, Handlers
 from services.failure_miner.recipe import SentenceEmbedder
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresStore
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.service import Service, run
 from shared.storage.database import build_engine, migrate
 

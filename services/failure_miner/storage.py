@@ -21,14 +21,14 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import SubjectForgotten
 from services.failure_miner.domain import FoundMode, StoredMode, Suspect
-from shared.kafka.delivery import Delivery, Place
+from shared.kafka.delivery import Delivery, RecordPosition
 from shared.privacy.erasure import ErasedSubjects, erased_among, erased_subjects_table, record_erasure
 from shared.storage.database import transaction
-from shared.storage.offsets import adopt_incarnation, advance, broker_table, positions_table, unread
+from shared.storage.offsets import adopt_incarnation, advance_offsets, incarnation_table, offsets_table, unread
 
 metadata = sa.MetaData()
-positions = positions_table(metadata)
-broker = broker_table(metadata)
+positions = offsets_table(metadata)
+broker = incarnation_table(metadata)
 suspects = sa.Table(
     "suspects", metadata,
     Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("task_revision", Text),
@@ -70,7 +70,7 @@ class Store(Protocol):
     ) -> set[str]: ...
     async def known(self, prediction_ids: Iterable[str]) -> set[str]: ...
     async def correct(self, deliveries: Sequence[Delivery[CorrectionSubmitted]], found: Sequence[Suspect]) -> None: ...
-    async def pass_over(self, place: Place) -> None: ...
+    async def skip(self, place: RecordPosition) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
     async def expire(self, task: str, before: datetime) -> None: ...
@@ -110,7 +110,7 @@ class PostgresStore:
         async with transaction(self._engine) as connection:
             gone = await _insert_suspects(connection, found)
             granted = await _grant(connection, [wish for wish in wishes if wish.prediction_id not in gone])
-            await advance(connection, positions, deliveries)
+            await advance_offsets(connection, positions, deliveries)
         return granted
 
     async def known(self, prediction_ids: Iterable[str]) -> set[str]:
@@ -134,12 +134,12 @@ class PostgresStore:
                             label_offset=delivery.offset,
                         )
                     )
-            await advance(connection, positions, deliveries)
+            await advance_offsets(connection, positions, deliveries)
 
-    async def pass_over(self, place: Place) -> None:
+    async def skip(self, place: RecordPosition) -> None:
         """A record went to the dead letters: nothing is kept of it, but it was read."""
         async with transaction(self._engine) as connection:
-            await advance(connection, positions, [place])
+            await advance_offsets(connection, positions, [place])
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete a person's suspects and what failure modes quote of them; remember to take no more of theirs."""

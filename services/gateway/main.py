@@ -35,9 +35,10 @@ from services.gateway.upstreams.external import ExternalApi
 from services.gateway.upstreams.replicas import Replicas
 from shared.http import with_cors
 from shared.identity import load_or_create_key
-from shared.kafka.consumers import Consumers, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
 from shared.privacy.encryption import load_cipher
-from shared.service import Service, run
+from shared.service import HttpServer, Service, run
 from shared.storage.artifacts import ArtifactStore
 
 NAME = "gateway"
@@ -127,11 +128,10 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
             room.sweep_forever, calibrations.watch_forever, share_metrics, watch_parent,
         ],
         close=[log.close, keeper.close, upstream.close, *(one.close for one in others), flags.close],
-        http=with_cors(with_spans(door, settings, NAME), settings.cors_origins),
-        host=settings.gateway_host,
-        port=settings.gateway_port,
-        share_port=settings.gateway_workers > 1,
-        http_options=_HTTP,
+        http=HttpServer(
+            with_cors(with_spans(door, settings, NAME), settings.cors_origins),
+            settings.gateway_host, settings.gateway_port, settings.gateway_workers > 1, _HTTP,
+        ),
         serves_before_broker=True,
     )  # fmt: skip
 

@@ -19,9 +19,11 @@ from services.prediction_log.offsets.resume import ReadTopicIds, resume_from
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import Lake
-from shared.kafka.consumers import Consumers, Delivery, Publishes
+from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.decoding import Decoder
+from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 from shared.threads import in_thread
 
 FULL_BYTES = 1024 * 1024
@@ -34,7 +36,7 @@ class Handlers:
         self,
         settings: PredictionLogSettings,
         lake: Lake,
-        publisher: Publishes,
+        publisher: EventPublisher,
         topic_ids: ReadTopicIds,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -67,9 +69,7 @@ class Handlers:
         consumers.on_batch(
             event,
             append,
-            max_records=self._settings.prediction_log_batch,
-            wait_ms=self._settings.prediction_log_wait_ms,
-            min_bytes=FULL_BYTES,
+            BatchOptions(self._settings.prediction_log_batch, self._settings.prediction_log_wait_ms, FULL_BYTES),
             resume=resume_from(self._lake, table, self._topic_ids),
             decode=Decoder(event),
         )

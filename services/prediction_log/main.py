@@ -9,8 +9,10 @@ from functools import partial
 from services.prediction_log.handlers import Handlers
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
-from shared.kafka.clients import read_topic_ids
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.clients import topic_ids
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.service import Service, run
 
 NAME = "prediction_log"
@@ -21,7 +23,7 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
     settings = settings or PredictionLogSettings.load()
     broker = build_broker(settings, NAME)
     lake = DeltaLake(settings.lake_uri, settings.kafka_incarnation, settings.prediction_log_window)
-    handlers = Handlers(settings, lake, Publisher(broker, NAME), partial(read_topic_ids, settings))
+    handlers = Handlers(settings, lake, Publisher(broker, NAME), partial(topic_ids, settings))
     handlers.subscribe(Consumers(broker, NAME, settings))
     return Service(NAME, broker, background=[handlers.roll_up_forever, handlers.maintain_forever])
 

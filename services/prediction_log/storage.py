@@ -31,11 +31,11 @@ from services.prediction_log.arrow_columns import ID_COLUMN, to_arrow
 from services.prediction_log.deduplication.duplicates import DuplicateFinder
 from services.prediction_log.domain import new_deliveries
 from services.prediction_log.erasure.tombstones import Tombstones
-from services.prediction_log.offsets.commit_offsets import CommitOffsets, Place
+from services.prediction_log.offsets.commit_offsets import CommitOffsets
 from services.prediction_log.parquet_files import file_of, filesystem, write
 from services.prediction_log.tables import PARTITIONED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
-from shared.kafka.delivery import Delivery
+from shared.kafka.delivery import Delivery, TopicPartition
 
 ATTEMPTS = 20
 """Rivals that may be first, in one call, before the records are redelivered."""
@@ -46,7 +46,7 @@ class Lake(Protocol):
     """What the handlers need of the lake. Every method blocks and raises DependencyUnavailable."""
 
     def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int: ...
-    def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]: ...
+    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
     def recognize(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
@@ -61,7 +61,7 @@ class _State:
     delta: DeltaTable
     duplicates: DuplicateFinder
     version: int = -1
-    committed: dict[Place, int] = field(default_factory=dict)
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
 
 
 class DeltaLake:
@@ -106,7 +106,7 @@ class DeltaLake:
                     ) from error
         raise DependencyUnavailable(f"other writers of {self._uri}/{table} were first {ATTEMPTS} times")
 
-    def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]:
+    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The last offset stored of each partition that the table has any of."""
         with self._locks[table]:
             try:
@@ -148,7 +148,7 @@ class DeltaLake:
             state.version = state.delta.version()
         return state
 
-    def _committed(self, state: _State, place: Place) -> int:
+    def _committed(self, state: _State, place: TopicPartition) -> int:
         if place not in state.committed:
             version = self._marks.read(state.delta, place)
             state.committed[place] = -1 if version is None else version
@@ -192,7 +192,7 @@ class DeltaLake:
 @dataclass(frozen=True)
 class _Batch:
     rows: pa.Table
-    furthest: Mapping[Place, int]
+    furthest: Mapping[TopicPartition, int]
     left_out: pa.Table
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from schemas.cycles import Fence, PartitionFence
 from shared.errors import DependencyUnavailable
-from shared.kafka.clients import read_ends, reading
+from shared.kafka.clients import end_offsets, open_consumer
 from shared.settings import Settings
 
 FENCED = ("predictions.logged.v1", "feedback.given.v1", "corrections.submitted.v1")
@@ -32,9 +32,12 @@ class KafkaOffsets:
     async def fence(self) -> Fence:
         """The end of every partition. Raises DependencyUnavailable when the broker does not say."""
         try:
-            async with asyncio.timeout(_SECONDS), reading(self._settings, *self._topics, group_id=None) as consumer:
+            async with (
+                asyncio.timeout(_SECONDS),
+                open_consumer(self._settings, *self._topics, group_id=None) as consumer,
+            ):
                 places = sorted(consumer.assignment())  # Without a group, all partitions are assigned at once.
-                ends = await read_ends(self._settings, places)
+                ends = await end_offsets(self._settings, places)
         except TimeoutError as error:
             raise DependencyUnavailable(
                 "Kafka does not say where its partitions end", "Check the broker: ratchet status"

@@ -18,8 +18,8 @@ from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskSpec
 from services.scheduler.task_watcher import Tasks
 from shared.identity import event_id, keyed_hash
-from shared.kafka.consumers import Publishes
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Forgetting:
 class Subjects:
     def __init__(
         self,
-        publisher: Publishes,
+        publisher: EventPublisher,
         tasks: Tasks,
         rollouts: LatestByKey[RolloutChanged],
         key: bytes,

@@ -26,7 +26,8 @@ from services.scheduler.storage import Storage
 from services.scheduler.task_watcher import Tasks
 from shared.errors import DependencyUnavailable
 from shared.identity import event_id
-from shared.kafka.consumers import Consumers, Publishes
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Handlers:
         self,
         settings: SchedulerSettings,
         storage: Storage,
-        publisher: Publishes,
+        publisher: EventPublisher,
         offsets: Offsets,
         tasks: Tasks,
         now: Callable[[], datetime] = utc_now,

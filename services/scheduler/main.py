@@ -15,8 +15,10 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresStorage
 from services.scheduler.task_watcher import Tasks
 from shared.identity import load_or_create_key
-from shared.kafka.consumers import Consumers, Publisher, build_broker
-from shared.service import Service, run
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
+from shared.service import HttpServer, Service, run
 from shared.storage.database import build_engine, migrate
 
 NAME = "scheduler"
@@ -48,9 +50,11 @@ def build(settings: SchedulerSettings | None = None) -> Service:
         prepare=[prepare],
         background=[tasks.watch, handlers.tick_forever],
         close=[storage.close],
-        http=build_app(settings, handlers, storage, tasks, subjects, missing),
-        host=settings.scheduler_host,
-        port=settings.scheduler_port,
+        http=HttpServer(
+            build_app(settings, handlers, storage, tasks, subjects, missing),
+            settings.scheduler_host,
+            settings.scheduler_port,
+        ),
     )
 
 

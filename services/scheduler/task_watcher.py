@@ -15,14 +15,14 @@ from schemas.tasks import TaskChanged, TaskSpec
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.task_files import read_task
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.kafka.consumers import Publishes
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 
 
 class Tasks:
-    def __init__(self, settings: SchedulerSettings, publisher: Publishes, table: LatestByKey[TaskChanged]) -> None:
+    def __init__(self, settings: SchedulerSettings, publisher: EventPublisher, table: LatestByKey[TaskChanged]) -> None:
         self._settings = settings
         self._publisher = publisher
         self._table = table

@@ -13,12 +13,12 @@ from typing import Protocol
 from UnleashClient import UnleashClient
 from UnleashClient.utils import InstanceAllowType
 
-from schemas.base import Messages, asked_of
+from schemas.base import Messages, input_text
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.inference import InferenceClient
-from shared.model.near_duplicates import NearCopies
+from shared.model.near_duplicates import NearDuplicates
 from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Flags(Protocol):
 class TrainingRows(Protocol):
     """What a candidate was trained on. Raises DependencyUnavailable."""
 
-    async def near_copies(self, rollout: RolloutChanged) -> NearCopies: ...
+    async def near_duplicates(self, rollout: RolloutChanged) -> NearDuplicates: ...
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class StoredTrainingRows:
     def __init__(self, artifacts: ArtifactStore, keep: int = 8) -> None:
         self._artifacts = artifacts
         self._keep = keep
-        self._indexes: dict[str, NearCopies] = {}
+        self._indexes: dict[str, NearDuplicates] = {}
 
-    async def near_copies(self, rollout: RolloutChanged) -> NearCopies:
+    async def near_duplicates(self, rollout: RolloutChanged) -> NearDuplicates:
         uri = rollout.dataset_uri
         if uri not in self._indexes:
             similarity = rollout.spec.dataset.near_copy_similarity
@@ -106,14 +106,14 @@ class StoredTrainingRows:
                 del self._indexes[next(iter(self._indexes))]
         return self._indexes[uri]
 
-    def _read(self, uri: str, similarity: float) -> NearCopies:
+    def _read(self, uri: str, similarity: float) -> NearDuplicates:
         path = self._artifacts.fetch(uri) / "train.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise DependencyUnavailable(f"the training rows at {path} cannot be read: {error}") from error
         examples = [Example.model_validate_json(line) for line in lines if line]
-        return NearCopies((asked_of(example.prompt) for example in examples), similarity)
+        return NearDuplicates((input_text(example.prompt) for example in examples), similarity)
 
 
 class VllmEngine:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
-from schemas.base import Variant, asked_of
+from schemas.base import Variant, input_text
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from shared.identity import content_hash, event_id
@@ -38,9 +38,9 @@ def eligible(event: PredictionLogged, rollout: RolloutChanged) -> bool:
     )
 
 
-def is_near_copy(event: PredictionLogged, contains: Callable[[str], bool]) -> bool:
+def is_near_duplicate(event: PredictionLogged, contains: Callable[[str], bool]) -> bool:
     """Whether the candidate was trained on this input or on nearly this input."""
-    return contains(asked_of(event.messages))
+    return contains(input_text(event.messages))
 
 
 def same_answer(left: str, right: str) -> bool:

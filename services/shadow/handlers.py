@@ -11,11 +11,12 @@ from schemas.base import utc_now
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.clients import Engine, Flags, TrainingRows
-from services.shadow.domain import Budget, eligible, is_near_copy, pair_of, replays_needed, running
+from services.shadow.domain import Budget, eligible, is_near_duplicate, pair_of, replays_needed, running
 from services.shadow.settings import ShadowSettings
-from shared.kafka.consumers import Consumers, Publishes
+from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Handlers:
         flags: Flags,
         training_rows: TrainingRows,
         engine: Engine,
-        publisher: Publishes,
+        publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
@@ -43,7 +44,9 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self.rollouts = consumers.table(RolloutChanged)
-        consumers.on_batch(PredictionLogged, self.on_predictions, max_records=self._settings.shadow_batch, wait_ms=100)
+        consumers.on_batch(
+            PredictionLogged, self.on_predictions, BatchOptions(self._settings.shadow_batch, wait_ms=100)
+        )
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Replay a batch's eligible predictions, a few at a time, and publish their pairs."""
@@ -66,8 +69,8 @@ class Handlers:
     async def _choose(self, event: PredictionLogged, rollout: RolloutChanged) -> bool:
         if not eligible(event, rollout) or not self._flags.sampled(event.task, event.prediction_id):
             return False
-        rows = await self._training_rows.near_copies(rollout)
-        if is_near_copy(event, rows.contains):
+        rows = await self._training_rows.near_duplicates(rollout)
+        if is_near_duplicate(event, rows.contains):
             return False
         limit = rollout.spec.rollout.shadow_requests_per_day
         within = self._budget.take(event.task, limit, self._now(), replays_needed(event))

@@ -7,7 +7,9 @@ import asyncio
 from services.shadow.clients import StoredTrainingRows, UnleashFlags, VllmEngine
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.model.inference import InferenceClient
 from shared.service import Service, run
 from shared.storage.artifacts import ArtifactStore

@@ -12,13 +12,14 @@ from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
-from shared.kafka.consumers import Consumers, Publishes
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import EventPublisher
 
 STEP = CycleStep("trainer", "training")
 
 
 class Handlers:
-    def __init__(self, settings: TrainerSettings, jobs: Jobs, publisher: Publishes) -> None:
+    def __init__(self, settings: TrainerSettings, jobs: Jobs, publisher: EventPublisher) -> None:
         self._settings = settings
         self._jobs = jobs
         self._publisher = publisher

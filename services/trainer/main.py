@@ -7,7 +7,9 @@ import asyncio
 from services.trainer.handlers import Handlers
 from services.trainer.settings import TrainerSettings
 from shared.jobs import Jobs
-from shared.kafka.consumers import Consumers, Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.service import Service, run
 
 NAME = "trainer"

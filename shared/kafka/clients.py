@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError as AdminError
 
 from shared.errors import ConfigurationError, RatchetError
-from shared.kafka.bootstrap import refuse_unready_brokers
-from shared.kafka.diagnostics import explain, explain_now
+from shared.kafka.diagnostics import diagnose, diagnose_sync
 from shared.settings import Settings
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-MAX_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
+MAX_DEAD_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
 """A dead letter is a message with a seal and the reason: one of the largest must still fit."""
 COMPRESSION = "lz4"
 T = TypeVar("T")
@@ -39,7 +39,25 @@ _RETRY_MS = 500
 """While a broker is away every client asks in several loops, and each try is a line in the log: not ten a second."""
 _ADMIN_LIMITS = {"request_timeout_ms": 10_000, "bootstrap_timeout_ms": 5_000}
 
-refuse_unready_brokers()
+_bootstrap = AIOKafkaClient.bootstrap
+
+
+async def _bootstrap_from_ready_broker(client: AIOKafkaClient) -> None:
+    """Make `start()` of every aiokafka client raise KafkaConnectionError at a broker that is still starting.
+
+    Such a broker may answer before it knows of any broker, itself included. aiokafka takes this for a cluster without
+    topics and uses the one connection it has; when that breaks it knows no other broker and never reconnects (`Unable
+    to update metadata from []`), while its consumers and producers wait forever. So the start fails here, and whoever
+    starts the client retries, as with a broker that is away.
+    """
+    await _bootstrap(client)
+    if not client.cluster.brokers():
+        await client.close()
+        client._conns.clear()  # Closed connections would break the next attempt.
+        raise KafkaConnectionError("the broker answers but knows of no broker yet: it is still starting")
+
+
+AIOKafkaClient.bootstrap = _bootstrap_from_ready_broker
 
 
 def servers(settings: Settings) -> list[str]:
@@ -80,7 +98,7 @@ def producer_options(settings: Settings) -> dict[str, Any]:
         "acks": "all",
         "enable_idempotence": settings.kafka_idempotence,
         "compression_type": COMPRESSION,
-        "max_request_size": MAX_LETTER_BYTES,
+        "max_request_size": MAX_DEAD_LETTER_BYTES,
         "retry_backoff_ms": _RETRY_MS,
     }
 
@@ -101,76 +119,78 @@ def connect_admin(settings: Settings, client_id: str, wait_seconds: float = 0.0,
         try:
             return KafkaAdminClient(client_id=client_id, **{**_ADMIN_LIMITS, **connection, **options})
         except (AdminError, OSError) as error:
-            reason = explain_now(connection, error)
+            reason = diagnose_sync(connection, error)
             if isinstance(reason, ConfigurationError) or time.monotonic() >= deadline:
                 raise reason from error
             time.sleep(0.5)
 
 
-async def unreachable(settings: Settings, error: BaseException) -> RatchetError:
+async def connection_error(settings: Settings, error: BaseException) -> RatchetError:
     """What to raise, from `error`, when a client of ours could not connect."""
-    return await explain(client_options(settings), error)
+    return await diagnose(client_options(settings), error)
 
 
 @asynccontextmanager
-async def reading(settings: Settings, *topics: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+async def open_consumer(settings: Settings, *topics: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
     """A started consumer, stopped at the end. Raises DependencyUnavailable when no broker lets us in."""
     consumer = AIOKafkaConsumer(*topics, **client_options(settings), **{"enable_auto_commit": False, **options})
     try:
         try:
             await consumer.start()
         except (KafkaError, OSError) as error:
-            raise await unreachable(settings, error) from error
+            raise await connection_error(settings, error) from error
         yield consumer
     finally:
         await consumer.stop()
 
 
-async def read_ends(settings: Settings, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-    """Where partitions end: the offset that the next record will get. Exact on any broker.
+async def end_offsets(settings: Settings, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    """Return the offset that each partition's next record will get. Exact on any broker.
 
-    tansu's answer to ListOffsets is the first record of the last batch plus one; its fetches tell the truth. Without
-    idempotence we take the broker for one like it. Raises DependencyUnavailable when the broker does not say.
+    tansu answers ListOffsets with the first record of the last batch plus one; its fetches report the true end. A
+    broker without idempotence is taken for tansu. Raises DependencyUnavailable when the broker does not answer.
     """
     try:
-        async with asyncio.timeout(_END_SECONDS), reading(settings, group_id=None) as consumer:
-            ends: dict[TopicPartition, int] = await consumer.end_offsets(list(places))
-            doubted = [] if settings.kafka_idempotence else [place for place in places if ends[place] > 0]
-            if doubted:
-                ends |= await _fetched_ends(consumer, {place: ends[place] - 1 for place in doubted})
+        async with asyncio.timeout(_END_SECONDS), open_consumer(settings, group_id=None) as consumer:
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(list(partitions))
+            unsure = [] if settings.kafka_idempotence else [partition for partition in partitions if ends[partition]]
+            if unsure:
+                ends |= await _fetched_ends(consumer, {partition: ends[partition] - 1 for partition in unsure})
             return ends
     except (KafkaError, OSError, TimeoutError) as error:
-        raise await unreachable(settings, error) from error
+        raise await connection_error(settings, error) from error
 
 
 @dataclass(frozen=True)
-class TopicFacts:
-    """What a broker says of a topic. `topic_id`: given when it was made; a topic made anew has another."""
+class TopicDescription:
+    """What a broker reports of a topic. `topic_id`: given when the topic was made; a topic made anew has another."""
 
     topic_id: str
     partitions: tuple[int, ...]
 
 
-async def read_topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicFacts]:
-    """Of each topic; missing ones are left out. Raises DependencyUnavailable when the broker does not say."""
-    return await asyncio.to_thread(_topics, settings, names)
+async def describe_topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicDescription]:
+    """Describe topics by name, without those that are missing. Raises DependencyUnavailable."""
+    return await asyncio.to_thread(_describe_topics, settings, names)
 
 
-async def read_topic_ids(settings: Settings, names: Sequence[str]) -> dict[str, str]:
-    """The ids of topics, as `read_topics`."""
-    return {name: facts.topic_id for name, facts in (await read_topics(settings, names)).items()}
+async def topic_ids(settings: Settings, names: Sequence[str]) -> dict[str, str]:
+    """Return the ids of topics by name, without those that are missing. Raises DependencyUnavailable."""
+    return {name: topic.topic_id for name, topic in (await describe_topics(settings, names)).items()}
 
 
-def _topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicFacts]:
+def _describe_topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicDescription]:
     admin = connect_admin(settings, "ratchet-topic-ids")
     try:
         topics = admin.describe_topics(list(names))
     except (AdminError, OSError) as error:
-        raise explain_now(client_options(settings), error) from error
+        raise diagnose_sync(client_options(settings), error) from error
     finally:
         admin.close()
     return {
-        topic["name"]: TopicFacts(str(topic["topic_id"]), tuple(one["partition_index"] for one in topic["partitions"]))
+        topic["name"]: TopicDescription(
+            str(topic["topic_id"]), tuple(partition["partition_index"] for partition in topic["partitions"])
+        )
         for topic in topics
         if not topic["error_code"]
     }
@@ -178,13 +198,13 @@ def _topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicFacts]:
 
 async def _fetched_ends(consumer: AIOKafkaConsumer, last: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
     consumer.assign(list(last))
-    for place, offset in last.items():
-        consumer.seek(place, offset)
+    for partition, offset in last.items():
+        consumer.seek(partition, offset)
     while True:
         await consumer.getmany(timeout_ms=200)
-        ends = {place: consumer.highwater(place) for place in last}
+        ends = {partition: consumer.highwater(partition) for partition in last}
         if all(end is not None for end in ends.values()):
-            return {place: int(end) for place, end in ends.items() if end is not None}
+            return {partition: int(end) for partition, end in ends.items() if end is not None}
 
 
 def _check(settings: Settings) -> None:

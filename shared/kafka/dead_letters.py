@@ -17,24 +17,24 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas import deadletters as dl
+from schemas import catalog
 from schemas.base import utc_now
 from shared.errors import DependencyUnavailable
-from shared.kafka.clients import build_producer, read_ends, reading
+from shared.kafka.clients import build_producer, end_offsets, open_consumer
 from shared.privacy.encryption import Cipher, DecryptionFailed, load_cipher
 from shared.settings import Settings
-from shared.tracing import letter_headers
+from shared.tracing import pick_trace_headers
 
-SEAL_NAME = "dead-letters"
-MOST_SHOWN = 1_000
+DEAD_LETTER_KEY = "dead-letters"
+MAX_SHOWN = 1_000
 _ERROR_LENGTH = 2_000
 _REMEMBERED = 100_000
-"""Places of letters that are remembered while reading: the same record, buried twice, counts once."""
+"""Places of letters that are remembered while open_consumer: the same record, buried twice, counts once."""
 _SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """One dead letter, opened. `offset` is its place in the dead-letter topic.
 
     `broken` says why it could not be opened (another key, damage); value and error are empty then.
@@ -49,76 +49,78 @@ class Letter:
 
     @property
     def topic(self) -> str:
-        return self.headers.get(dl.HEADER_TOPIC, "?")
+        return self.headers.get(catalog.HEADER_TOPIC, "?")
 
     @property
     def failed_at(self) -> str:
-        return self.headers.get(dl.HEADER_FAILED_AT, "")
+        return self.headers.get(catalog.HEADER_FAILED_AT, "")
 
     @property
     def replayed(self) -> int:
-        text = self.headers.get(dl.HEADER_REPLAYED, "0")
+        text = self.headers.get(catalog.HEADER_REPLAYED, "0")
         return int(text) if text.isdigit() else 0
 
     @property
     def origin(self) -> str:
         """Where the record lay: equal for letters that are about the same record."""
-        names = (dl.HEADER_TOPIC, dl.HEADER_PARTITION, dl.HEADER_OFFSET)
+        names = (catalog.HEADER_TOPIC, catalog.HEADER_PARTITION, catalog.HEADER_OFFSET)
         return "/".join(self.headers.get(name, "?") for name in names)
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingDeadLetters:
     """How many letters were not replayed yet, and the last of them."""
 
     count: int
-    last: Letter | None
+    last: DeadLetter | None
 
 
-def seal_letter(cipher: Cipher, service: str, value: bytes, error: Exception) -> tuple[bytes, dict[str, str]]:
+def encrypt_dead_letter(cipher: Cipher, service: str, value: bytes, error: Exception) -> tuple[bytes, dict[str, str]]:
     """Value and headers of a letter of `service`; where the record lay is for the caller to add."""
     sealed = cipher.encrypt(value)
     reason = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
     headers = {
-        dl.HEADER_SEALED: sealed[:4].hex(),
-        dl.HEADER_ERROR: base64.b64encode(cipher.encrypt(reason.encode())).decode(),
-        dl.HEADER_SERVICE: service,
-        dl.HEADER_FAILED_AT: utc_now().isoformat(),
-        dl.HEADER_REPLAYED: "0",
+        catalog.HEADER_ENCRYPTED: sealed[:4].hex(),
+        catalog.HEADER_ERROR: base64.b64encode(cipher.encrypt(reason.encode())).decode(),
+        catalog.HEADER_SERVICE: service,
+        catalog.HEADER_FAILED_AT: utc_now().isoformat(),
+        catalog.HEADER_REPLAYED: "0",
     }
     return sealed, headers
 
 
-def open_letter(cipher: Cipher, offset: int, key: bytes | None, value: bytes, headers: Mapping[str, str]) -> Letter:
+def decrypt_dead_letter(
+    cipher: Cipher, offset: int, key: bytes | None, value: bytes, headers: Mapping[str, str]
+) -> DeadLetter:
     """A letter as it lies in its topic, opened; those from before letters were sealed are taken as they are."""
     kept = dict(headers)
-    if dl.HEADER_SEALED not in headers:
-        return Letter(offset, key, value, headers.get(dl.HEADER_ERROR, "?"), kept)
+    if catalog.HEADER_ENCRYPTED not in headers:
+        return DeadLetter(offset, key, value, headers.get(catalog.HEADER_ERROR, "?"), kept)
     try:
-        reason = cipher.decrypt(base64.b64decode(headers.get(dl.HEADER_ERROR, ""))).decode(errors="replace")
-        return Letter(offset, key, cipher.decrypt(value), reason, kept)
+        reason = cipher.decrypt(base64.b64decode(headers.get(catalog.HEADER_ERROR, ""))).decode(errors="replace")
+        return DeadLetter(offset, key, cipher.decrypt(value), reason, kept)
     except (DecryptionFailed, ValueError) as error:
         broken = error if isinstance(error, DecryptionFailed) else DecryptionFailed(f"a header is damaged: {error}")
-        return Letter(offset, key, b"", f"cannot be opened: {broken.reason}", kept, broken)
+        return DeadLetter(offset, key, b"", f"cannot be opened: {broken.reason}", kept, broken)
 
 
-async def count_letters(settings: Settings, service: str) -> Waiting:
-    """Counts by reading, one batch at a time."""
+async def count_pending(settings: Settings, service: str) -> PendingDeadLetters:
+    """Counts by open_consumer, one batch at a time."""
     count, last = 0, None
     async for letter in _waiting(settings, service):
         count, last = count + 1, letter
-    return Waiting(count, last)
+    return PendingDeadLetters(count, last)
 
 
-async def read_letters(settings: Settings, service: str, limit: int = MOST_SHOWN) -> list[Letter]:
+async def read_dead_letters(settings: Settings, service: str, limit: int = MAX_SHOWN) -> list[DeadLetter]:
     """The newest letters that were not replayed yet, oldest of them first; at most `limit`."""
-    newest: deque[Letter] = deque(maxlen=min(limit, MOST_SHOWN))
+    newest: deque[DeadLetter] = deque(maxlen=min(limit, MAX_SHOWN))
     async for letter in _waiting(settings, service):
         newest.append(letter)
     return list(newest)
 
 
-async def replay_letters(
+async def replay_dead_letters(
     settings: Settings, service: str, limit: int | None = None, *, skip_broken: bool = False
 ) -> int:
     """Send letters back to their topics, for this service only, oldest first; returns how many.
@@ -148,33 +150,35 @@ async def replay_letters(
     return sent
 
 
-def _headers(letter: Letter, service: str) -> list[tuple[str, bytes]]:
-    only = {dl.HEADER_ONLY: service, dl.HEADER_REPLAYED: str(letter.replayed + 1)}
-    headers = {"content-type": "application/json", **letter_headers(letter.headers), **only}
+def _headers(letter: DeadLetter, service: str) -> list[tuple[str, bytes]]:
+    only = {catalog.HEADER_ONLY: service, catalog.HEADER_REPLAYED: str(letter.replayed + 1)}
+    headers = {"content-type": "application/json", **pick_trace_headers(letter.headers), **only}
     return [(name, value.encode()) for name, value in headers.items()]
 
 
 def _partition(service: str) -> TopicPartition:
-    return TopicPartition(dl.dead_letter_topic(service), 0)
+    return TopicPartition(catalog.dead_letter_topic(service), 0)
 
 
 def _consumer(settings: Settings, service: str) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
     group = f"ratchet.letters.{service}"
-    return reading(settings, group_id=group, auto_offset_reset="earliest", max_poll_records=100)
+    return open_consumer(settings, group_id=group, auto_offset_reset="earliest", max_poll_records=100)
 
 
-async def _waiting(settings: Settings, service: str) -> AsyncIterator[Letter]:
+async def _waiting(settings: Settings, service: str) -> AsyncIterator[DeadLetter]:
     async with _consumer(settings, service) as consumer:
         async for letter, again in _letters(settings, service, consumer):
             if not again:
                 yield letter
 
 
-async def _letters(settings: Settings, service: str, consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[Letter, bool]]:
+async def _letters(
+    settings: Settings, service: str, consumer: AIOKafkaConsumer
+) -> AsyncIterator[tuple[DeadLetter, bool]]:
     """From what was replayed up to what is there now; and whether the letter is about a record that had one already."""
     place = _partition(service)
-    end = (await read_ends(settings, [place]))[place]
-    cipher = load_cipher(settings.secrets_folder, SEAL_NAME)
+    end = (await end_offsets(settings, [place]))[place]
+    cipher = load_cipher(settings.secrets_folder, DEAD_LETTER_KEY)
     consumer.assign([place])
     known: OrderedDict[str, None] = OrderedDict()
     silent_since = time.monotonic()
@@ -188,7 +192,7 @@ async def _letters(settings: Settings, service: str, consumer: AIOKafkaConsumer)
             if record.offset >= end:
                 return
             headers = {name: value.decode(errors="replace") for name, value in record.headers}
-            letter = open_letter(cipher, record.offset, record.key, record.value or b"", headers)
+            letter = decrypt_dead_letter(cipher, record.offset, record.key, record.value or b"", headers)
             yield letter, letter.origin in known
             if "?" not in letter.origin:
                 known[letter.origin] = None

@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from schemas.base import Event
-from shared.errors import InvalidMessage
+from shared.errors import InvalidMessage, describe_validation_error
 
 Plain = Any
 """An event's fields as attributes: text, numbers, datetimes, tuples, structs; enums as their values, UUIDs as text."""
@@ -50,8 +50,7 @@ class Decoder:
         try:
             whole = self._event.model_validate_json(value)
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-            raise InvalidMessage(f"not a valid {self._event.__name__}: {problems}") from error
+            raise InvalidMessage(f"not a valid {self._event.__name__}: {describe_validation_error(error)}") from error
         return self.plain(whole)
 
     def plain(self, event: Event) -> Plain:

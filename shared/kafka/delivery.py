@@ -1,19 +1,23 @@
-"""An event as it was delivered: batch handlers store its position together with what they make of it."""
+"""A record as it was delivered: its event, its position and its headers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
+
+from aiokafka import ConsumerRecord
+from aiokafka import TopicPartition as TopicPartition
 
 from schemas.base import Event
 
 E = TypeVar("E", bound=Event)
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a record lay that is no event: it could not be handled and is in the dead letters."""
+class RecordPosition(NamedTuple):
+    """The position of a record that was skipped: a dead letter, or a replay for another service."""
 
     topic: str
     partition: int
@@ -21,10 +25,21 @@ class Place:
 
 
 class Delivery(NamedTuple, Generic[E]):
-    """An event and where it lay. (A tuple, because a batch has thousands: it is made in a fifth of the time.)"""
+    """An event and the position of its record. (A tuple, because a batch has thousands: it is five times as fast.)"""
 
     event: E
     topic: str
     partition: int
     offset: int
     headers: Mapping[str, str]
+
+
+def record_headers(record: ConsumerRecord) -> Mapping[str, str]:
+    """Return a record's headers as text, read-only. Bytes that are not UTF-8 are replaced."""
+    return _text(tuple(record.headers)) if record.headers else _NO_HEADERS
+
+
+@lru_cache(maxsize=256)
+def _text(headers: tuple[tuple[str, bytes | None], ...]) -> Mapping[str, str]:
+    """Cached, since nearly all records have the same headers."""
+    return MappingProxyType({name: (value or b"").decode(errors="replace") for name, value in headers})

@@ -25,7 +25,7 @@ from shared.errors import ConfigurationError, DependencyUnavailable, RatchetErro
 _SECONDS = 5.0
 
 
-async def explain(options: Mapping[str, Any], error: BaseException) -> RatchetError:
+async def diagnose(options: Mapping[str, Any], error: BaseException) -> RatchetError:
     """The error to raise for `error` of a client with these options (shared/kafka/clients.py).
 
     ConfigurationError where only another setting helps, else DependencyUnavailable.
@@ -39,10 +39,10 @@ async def explain(options: Mapping[str, Any], error: BaseException) -> RatchetEr
     return next((one for one in found if isinstance(one, ConfigurationError)), found[-1])
 
 
-def explain_now(options: Mapping[str, Any], error: BaseException) -> RatchetError:
-    """`explain` for code that is not asynchronous."""
+def diagnose_sync(options: Mapping[str, Any], error: BaseException) -> RatchetError:
+    """`diagnose` for code that is not asynchronous."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(explain(options, error))).result()
+        return pool.submit(lambda: asyncio.run(diagnose(options, error))).result()
 
 
 async def _try(server: str, options: Mapping[str, Any]) -> BaseException | None:

@@ -39,7 +39,7 @@ class LatestByKey(Generic[E]):
     def get(self, key: str) -> E | None:
         return self._values.get(key)
 
-    def lacks(self, key: str) -> bool:
+    def is_missing(self, key: str) -> bool:
         """Whether the topic had time to be read and has no value for the key: waiting for it may be in vain."""
         return key not in self._values and time.monotonic() - self._since >= READ_SECONDS
 

@@ -13,13 +13,13 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from shared.errors import DependencyUnavailable, MustStop
+from shared.kafka.delivery import TopicPartition
 
-Partition = tuple[str, int]
-Resume = Callable[[Sequence[Partition]], Awaitable[Mapping[Partition, int | None]]]
+Resume = Callable[[Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, int | None]]]
 """The partitions just assigned → the next offset to read of each one the store speaks for; 0 or None: from the start of
 the log. What is left out starts where the group was. May raise MustStop; other failures are tried again."""
 
@@ -28,7 +28,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Resuming(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
     """Holds new partitions still until the store was asked and the consumer stands where it says.
 
     This happens in a task of its own: the group must not wait for a slow store, or it would take this member for dead.
@@ -47,10 +47,10 @@ class Resuming(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._halt = halt
         self._subscriber: Any = None
         self._placing: asyncio.Task[None] | None = None
-        self._floors: dict[Partition, int] = {}
+        self._floors: dict[TopicPartition, int] = {}
         """Below these nothing can come, unless the log was cut or made anew under us."""
 
-    def consumer_of(self, subscriber: Any) -> None:
+    def attach(self, subscriber: Any) -> None:
         """The FastStream subscriber whose consumer is moved; it makes that consumer when it starts."""
         self._subscriber = subscriber
 
@@ -61,13 +61,13 @@ class Resuming(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._forget()
         self._place(list(assigned))
 
-    def handled(self, last: Mapping[Partition, int]) -> None:
+    def handled(self, last: Mapping[TopicPartition, int]) -> None:
         """These offsets, and all before them, were handled since the partitions were assigned."""
         for partition, offset in last.items():
             if partition in self._floors:
                 self._floors[partition] = max(self._floors[partition], offset + 1)
 
-    def expects(self, first: Mapping[Partition, int]) -> bool:
+    def expects(self, first: Mapping[TopicPartition, int]) -> bool:
         """Whether records from these offsets on can be handled; if not, the store is asked again where it stands."""
         strange = [place for place, offset in first.items() if offset < self._floors.get(place, 0)]
         if strange:

@@ -23,8 +23,8 @@ from kafka.errors import (
 
 from schemas.catalog import DEAD_LETTER_RETENTION, DEAD_LETTERS, TOPICS
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.kafka.clients import MAX_LETTER_BYTES, client_options, connect_admin
-from shared.kafka.diagnostics import explain_now
+from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, client_options, connect_admin
+from shared.kafka.diagnostics import diagnose_sync
 from shared.settings import Settings
 
 EXISTENCE, PARTITIONS, REPLICATION = "existence", "partitions", "replication"
@@ -72,7 +72,7 @@ def create_topics(settings: Settings, wait_seconds: float = 30.0) -> list[str]:
         admin.wait_for_topics([topic.name for topic in missing])
         return created
     except (KafkaError, OSError) as error:
-        raise explain_now(client_options(settings), error) from error
+        raise diagnose_sync(client_options(settings), error) from error
     finally:
         admin.close()
 
@@ -86,7 +86,7 @@ def find_drift(settings: Settings) -> list[Drift]:
     try:
         return _compare(admin, settings)
     except (KafkaError, OSError) as error:
-        raise explain_now(client_options(settings), error) from error
+        raise diagnose_sync(client_options(settings), error) from error
     finally:
         admin.close()
 
@@ -106,14 +106,14 @@ def correct_topics(settings: Settings) -> list[Drift]:
                 raise DependencyUnavailable(f"the broker did not set {sorted(configs)} of {name}: {answer}")
         return drift
     except (KafkaError, OSError) as error:
-        raise explain_now(client_options(settings), error) from error
+        raise diagnose_sync(client_options(settings), error) from error
     finally:
         admin.close()
 
 
 def wanted_topics(settings: Settings) -> list[Wanted]:
     """The catalog's topics and the dead letters', as this deployment wants them."""
-    common = {"max.message.bytes": str(MAX_LETTER_BYTES)}
+    common = {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
     if settings.kafka_replication > 1:
         # "All replicas acknowledged" counts those in sync only; without this, one that is alone would do.
         common["min.insync.replicas"] = str(settings.kafka_replication - 1)

@@ -1,8 +1,8 @@
 """Texts that are the same but for a typo, a comma or a word: found by MinHash, confirmed by exact Jaccard.
 
     normalise   case, Unicode form, punctuation and spaces do not make a text another one
-    NearCopies  an index: is there a near-copy of this text in it?
-    group_near_copies   a list of texts to groups: near-copies, and near-copies of those, share one
+    NearDuplicates  an index: is there a near-copy of this text in it?
+    group_near_duplicates   a list of texts to groups: near-copies, and near-copies of those, share one
 
 MinHash proposes (locality-sensitive hashing over character 4-shingles), the exact Jaccard similarity decides. So a
 group is never wrong by chance, and what the hashing misses at the asked similarity is under one in 100,000.
@@ -50,7 +50,7 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     return shared / (len(left) + len(right) - shared)
 
 
-class NearCopies:
+class NearDuplicates:
     """An index of texts, asked whether it holds a near-copy. Not for use by two threads at once."""
 
     def __init__(self, texts: Iterable[str] = (), similarity: float = 0.8) -> None:
@@ -91,9 +91,9 @@ class NearCopies:
         return jaccard(pieces, self._shingles[key]) >= self._similarity
 
 
-def group_near_copies(texts: Sequence[str], similarity: float) -> list[int]:
+def group_near_duplicates(texts: Sequence[str], similarity: float) -> list[int]:
     """The group of each text, named by the position of its first member. Groups are closed: a chain is one group."""
-    index = NearCopies(similarity=similarity)
+    index = NearDuplicates(similarity=similarity)
     firsts: list[int] = []  # Position of the text that brought in the key.
     keys: list[int] = []
     parents: list[int] = []  # Union-find over keys.

@@ -18,13 +18,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.cycles import PartitionFence
-from shared.kafka.delivery import Delivery, Place
+from shared.kafka.delivery import Delivery, RecordPosition
 
 _BEFORE = 2**40
 """More than any offset: what is moved down by it lies before all that comes, and after what was moved twice."""
 
 
-def positions_table(metadata: MetaData) -> Table:
+def offsets_table(metadata: MetaData) -> Table:
     """The table `positions` of a service's schema: next offset to read, by topic and partition."""
     return Table(
         "positions",
@@ -35,7 +35,7 @@ def positions_table(metadata: MetaData) -> Table:
     )
 
 
-def broker_table(metadata: MetaData) -> Table:
+def incarnation_table(metadata: MetaData) -> Table:
     """The table `broker` of a service's schema: one row, the incarnation that its offsets are of."""
     return Table("broker", metadata, Column("incarnation", Text, primary_key=True))
 
@@ -61,7 +61,9 @@ async def adopt_incarnation(
     return True
 
 
-async def advance(connection: AsyncConnection, table: Table, deliveries: Iterable[Delivery[Any] | Place]) -> None:
+async def advance_offsets(
+    connection: AsyncConnection, table: Table, deliveries: Iterable[Delivery[Any] | RecordPosition]
+) -> None:
     """Note that these were handled, or buried. A redelivery never moves a position back."""
     furthest: dict[tuple[str, int], int] = {}
     for delivery in deliveries:
@@ -75,8 +77,12 @@ async def advance(connection: AsyncConnection, table: Table, deliveries: Iterabl
         )
 
 
-async def unread(connection: AsyncConnection, table: Table, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
-    """Return the partitions of the fence that are not read up to it; empty once all inputs of the cycle are stored."""
+async def unread(
+    connection: AsyncConnection, table: Table, fence: Sequence[PartitionFence], topics: Sequence[str]
+) -> list[PartitionFence]:
+    """The partitions of `topics` whose fence is not reached yet; empty when all inputs of the cycle are in."""
     rows = await connection.execute(select(table.c.topic, table.c.partition, table.c.next_offset))
     reached = {(row.topic, row.partition): row.next_offset for row in rows}
-    return [part for part in fence if reached.get((part.topic, part.partition), 0) < part.offset]
+    return [
+        part for part in fence if part.topic in topics and reached.get((part.topic, part.partition), 0) < part.offset
+    ]

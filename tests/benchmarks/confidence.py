@@ -34,8 +34,8 @@ from deploy.demo.terminal import Show
 from deploy.devstack.parts.services import probe_ready
 from schemas.catalog import topic_of
 from schemas.predictions import Confidence, PredictionLogged
-from shared.kafka.clients import reading
-from shared.model.near_duplicates import NearCopies
+from shared.kafka.clients import open_consumer
+from shared.model.near_duplicates import NearDuplicates
 from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures
 from tests.benchmarks.table import RESULTS, Measured, report
 
@@ -95,7 +95,9 @@ def unseen(folder: Path) -> list[Row]:
     """Questions that no part of the turn saw, the test file's first, at most `MOST`; in a seeded order."""
     data = read_rows(folder / "train.csv", "text", "category", LABELS)
     parts: Parts = split(data, SEED, CORRECTIONS)
-    seen = NearCopies((row.text for part in (parts.traffic, parts.live, parts.held_out) for row in part), SIMILARITY)
+    seen = NearDuplicates(
+        (row.text for part in (parts.traffic, parts.live, parts.held_out) for row in part), SIMILARITY
+    )
     rows = [row for row in read_rows(folder / "test.csv", "text", "category").rows if row.label in data.labels]
     rest = list(data.rows)
     random.Random(SEED).shuffle(rest)
@@ -130,7 +132,7 @@ async def _confidences(settings: LoopSettings, ids: set[str]) -> dict[str, Confi
     """The events of these predictions; those that are not in Kafka after a while are missing."""
     found: dict[str, Confidence] = {}
     topic = topic_of(PredictionLogged).name
-    async with reading(settings, topic, auto_offset_reset="earliest") as consumer:
+    async with open_consumer(settings, topic, auto_offset_reset="earliest") as consumer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SHIPPED_SECONDS):
                 while ids - found.keys():

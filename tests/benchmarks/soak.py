@@ -19,7 +19,8 @@ from faker import Faker
 from rich.progress import Progress
 
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.settings import Settings
 from tests.benchmarks.pipeline import TASK, DeltaLog, private_broker, process, resident_mib
 from tests.benchmarks.table import Measured, report

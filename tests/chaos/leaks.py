@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 from psycopg import sql
 
-from schemas.deadletters import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
-from shared.kafka.dead_letters import open_letter
+from schemas.catalog import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
+from shared.kafka.dead_letters import decrypt_dead_letter
 from shared.privacy.encryption import Cipher
 
 _IDLE_SECONDS = 2.0
@@ -154,7 +154,7 @@ def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cip
             service = topic.split(".")[1]
             place = (headers.get(HEADER_TOPIC, ""), headers.get(HEADER_PARTITION, ""), headers.get(HEADER_OFFSET, ""))
             seen.letters.setdefault(service, set()).add(place)
-            letter = open_letter(cipher, message.offset() or 0, message.key(), message.value() or b"", headers)
+            letter = decrypt_dead_letter(cipher, message.offset() or 0, message.key(), message.value() or b"", headers)
             seen.errors[f"{service}: {letter.topic}: {letter.error[:_REASON]}"] += 1
         values[topic].append((message.value() or b"") + b" " + " ".join(headers.values()).encode())
     for topic, found in values.items():

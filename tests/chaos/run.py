@@ -18,7 +18,7 @@ import psycopg
 from deltalake.exceptions import DeltaError
 
 from schemas.catalog import DEAD_LETTERS, SERVICES, TOPICS
-from shared.kafka.dead_letters import SEAL_NAME
+from shared.kafka.dead_letters import DEAD_LETTER_KEY
 from shared.privacy.encryption import load_cipher
 from tests.chaos import checker, leaks
 from tests.chaos.faults import KINDS, Faults, schedule
@@ -265,7 +265,7 @@ class _Run:
         await asyncio.to_thread(leaks.scan_files, self._scanner, "spool files", system.spool, found)
         await asyncio.to_thread(leaks.scan_database, self._scanner, system.settings.postgres, found)
         topics = [*(topic.name for topic in TOPICS), *DEAD_LETTERS]
-        cipher = load_cipher(system.settings.secrets_folder, SEAL_NAME)
+        cipher = load_cipher(system.settings.secrets_folder, DEAD_LETTER_KEY)
         seen = await asyncio.to_thread(leaks.read_topics, self._scanner, system.settings.kafka, topics, cipher, found)
         self._letters(seen)
         self._last_seen(seen)

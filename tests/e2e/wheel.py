@@ -67,8 +67,9 @@ from services.trainer.handlers import Handlers as TrainerHandlers
 from services.trainer.settings import TrainerSettings
 from shared.files import write_atomically
 from shared.jobs import Job
-from shared.kafka.clients import read_topic_ids
-from shared.kafka.consumers import Consumers, Publisher
+from shared.kafka.clients import topic_ids
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import Publisher
 from shared.model.inference import Completion
 from shared.privacy.redaction import Redactor
 from shared.settings import Settings
@@ -254,9 +255,7 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
 
     log = _settings(PredictionLogSettings, base, home)
     lake = DeltaLake(log.lake_uri)
-    LogHandlers(log, lake, publish["prediction_log"], partial(read_topic_ids, log)).subscribe(
-        consumers["prediction_log"]
-    )
+    LogHandlers(log, lake, publish["prediction_log"], partial(topic_ids, log)).subscribe(consumers["prediction_log"])
 
     miner = _settings(FailureMinerSettings, base, home)
     store = MinerStore(engines["failure_miner"], CORRECTIONS)

@@ -25,8 +25,9 @@ from aiokafka import AIOKafkaConsumer
 from deploy.devstack import stack
 from schemas.tasks import TaskChanged, TaskSpec
 from services.gateway.settings import GatewaySettings
-from shared.kafka.clients import client_options, read_ends
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.clients import client_options, end_offsets
+from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
@@ -208,7 +209,7 @@ async def read_raw(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
     )
     await consumer.start()
     try:
-        ends = await read_ends(settings, list(consumer.assignment()))
+        ends = await end_offsets(settings, list(consumer.assignment()))
         assert ends, f"no partition of {topic} is known"
         found: list[tuple[bytes, bytes]] = []
         async with asyncio.timeout(30):

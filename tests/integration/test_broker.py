@@ -13,13 +13,21 @@ from faststream.kafka import KafkaBroker
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
-from schemas.deadletters import HEADER_ERROR, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, dead_letter_topic
+from schemas.catalog import HEADER_ERROR, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC, dead_letter_topic
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.kafka.broker import build_broker
 from shared.kafka.clients import build_producer, reading
-from shared.kafka.consumers import Consumers, Publisher, build_broker
-from shared.kafka.dead_letters import SEAL_NAME, count_letters, read_letters, replay_letters, seal_letter
+from shared.kafka.consumers import Consumers
+from shared.kafka.dead_letters import (
+    DEAD_LETTER_KEY,
+    count_pending,
+    encrypt_dead_letter,
+    read_dead_letters,
+    replay_dead_letters,
+)
 from shared.kafka.delivery import Delivery
+from shared.kafka.publisher import Publisher
 from shared.privacy.encryption import Cipher, DecryptionKeyMissing, load_cipher
 from shared.settings import Settings
 
@@ -56,7 +64,9 @@ def settings(stack_settings: Settings) -> Settings:
 
 async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Settings) -> None:
     mark, broken, seen = uuid4().hex, True, []
-    await replay_letters(settings, "prediction_log", skip_broken=True)  # What another key sealed, on a broker in use.
+    await replay_dead_letters(
+        settings, "prediction_log", skip_broken=True
+    )  # What another key sealed, on a broker in use.
 
     async def handler(event: FeedbackGiven) -> None:
         if event.task != f"t-{mark}":
@@ -72,7 +82,9 @@ async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Setting
         await gateway.publish(feedback(mark, 2))
         async with asyncio.timeout(30):
             while True:
-                letters = [one for one in await read_letters(settings, "prediction_log") if mark.encode() in one.value]
+                letters = [
+                    one for one in await read_dead_letters(settings, "prediction_log") if mark.encode() in one.value
+                ]
                 if len(letters) == 3:
                     break
         assert {letter.topic for letter in letters} == {"feedback.given.v1"}
@@ -80,11 +92,13 @@ async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Setting
         broken = False
         (lying,) = [one.value for one in await lying_in(settings, letters[1].offset)]
         assert mark.encode() not in lying, "what lies on the broker is sealed"
-        assert await replay_letters(settings, "prediction_log") >= 3
+        assert await replay_dead_letters(settings, "prediction_log") >= 3
         await until(lambda: len(seen) == 2)
         async with asyncio.timeout(30):
             while not (
-                again := [one for one in await read_letters(settings, "prediction_log") if mark.encode() in one.value]
+                again := [
+                    one for one in await read_dead_letters(settings, "prediction_log") if mark.encode() in one.value
+                ]
             ):
                 await asyncio.sleep(0.2)
     assert [one.value[:7] for one in again] == [b"{poison"], "what is poison still is, and is kept"
@@ -102,10 +116,10 @@ async def lying_in(settings: Settings, offset: int) -> list[ConsumerRecord]:
 
 async def test_a_record_that_was_buried_twice_is_one_letter_and_is_replayed_once(settings: Settings) -> None:
     mark, seen = uuid4().hex, []
-    await replay_letters(settings, "failure_miner", skip_broken=True)
+    await replay_dead_letters(settings, "failure_miner", skip_broken=True)
     event = feedback(mark, 1)
-    value, headers = seal_letter(
-        load_cipher(settings.secrets_folder, SEAL_NAME),
+    value, headers = encrypt_dead_letter(
+        load_cipher(settings.secrets_folder, DEAD_LETTER_KEY),
         "failure_miner",
         event.model_dump_json().encode(),
         KeyError("x"),
@@ -113,15 +127,17 @@ async def test_a_record_that_was_buried_twice_is_one_letter_and_is_replayed_once
     lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     for _ in range(2):  # As when a service dies after burying, before its offset is committed.
         await _publish(settings, value, dead_letter_topic("failure_miner"), {**headers, **lay})
-    assert (await count_letters(settings, "failure_miner")).count == 1
-    assert [one.value for one in await read_letters(settings, "failure_miner")] == [event.model_dump_json().encode()]
+    assert (await count_pending(settings, "failure_miner")).count == 1
+    assert [one.value for one in await read_dead_letters(settings, "failure_miner")] == [
+        event.model_dump_json().encode()
+    ]
 
     async def take(event: FeedbackGiven) -> None:
         if event.task == f"t-{mark}":
             seen.append(event.prediction_id)
 
-    assert await replay_letters(settings, "failure_miner") == 1
-    assert (await count_letters(settings, "failure_miner")).count == 0, "the second is behind us too"
+    assert await replay_dead_letters(settings, "failure_miner") == 1
+    assert (await count_pending(settings, "failure_miner")).count == 0, "the second is behind us too"
     broker = build_broker(settings, "failure_miner")
     Consumers(broker, "failure_miner", settings).on(FeedbackGiven, take)
     await broker.start()
@@ -135,22 +151,22 @@ async def test_letters_from_before_sealing_are_read_as_they_are(settings: Settin
     mark = uuid4().hex
     headers = {HEADER_TOPIC: "feedback.given.v1", HEADER_ERROR: "InvalidMessage: old", HEADER_OFFSET: mark}
     await _publish(settings, b"{plain", dead_letter_topic("failure_miner"), headers)
-    (letter,) = [one for one in await read_letters(settings, "failure_miner") if mark in one.origin]
+    (letter,) = [one for one in await read_dead_letters(settings, "failure_miner") if mark in one.origin]
     assert (letter.value, letter.error) == (b"{plain", "InvalidMessage: old")
 
 
 async def test_a_letter_that_no_key_opens_stops_a_replay_unless_it_is_left_behind(settings: Settings) -> None:
     mark = uuid4().hex
-    await replay_letters(settings, "shadow", skip_broken=True)
-    value, headers = seal_letter(Cipher(b"another key, of another machine!"), "shadow", b"{}", KeyError("x"))
+    await replay_dead_letters(settings, "shadow", skip_broken=True)
+    value, headers = encrypt_dead_letter(Cipher(b"another key, of another machine!"), "shadow", b"{}", KeyError("x"))
     lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     await _publish(settings, value, dead_letter_topic("shadow"), {**headers, **lay})
-    (letter,) = await read_letters(settings, "shadow")
+    (letter,) = await read_dead_letters(settings, "shadow")
     assert isinstance(letter.broken, DecryptionKeyMissing)
     with pytest.raises(DecryptionKeyMissing):
-        await replay_letters(settings, "shadow")
-    assert await replay_letters(settings, "shadow", skip_broken=True) == 0
-    assert await read_letters(settings, "shadow") == []
+        await replay_dead_letters(settings, "shadow")
+    assert await replay_dead_letters(settings, "shadow", skip_broken=True) == 0
+    assert await read_dead_letters(settings, "shadow") == []
 
 
 def test_the_command_lists_shows_and_replays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +175,10 @@ def test_the_command_lists_shows_and_replays(settings: Settings, monkeypatch: py
         monkeypatch.setenv(f"RATCHET_{name}", value)
     monkeypatch.setenv("COLUMNS", "160")
     assert command.invoke(app, ["dlq", "replay", "trainer", "--skip-broken"]).exit_code == 0
-    cipher = load_cipher(settings.secrets_folder, SEAL_NAME)
-    value, headers = seal_letter(cipher, "trainer", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}"))
+    cipher = load_cipher(settings.secrets_folder, DEAD_LETTER_KEY)
+    value, headers = encrypt_dead_letter(
+        cipher, "trainer", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}")
+    )
     lay = {HEADER_TOPIC: "datasets.built.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
     asyncio.run(_publish(settings, value, dead_letter_topic("trainer"), {**headers, **lay}))
     listed = command.invoke(app, ["dlq", "list"]).output

@@ -26,7 +26,8 @@ from services.console.history import PostgresCycleHistory
 from services.console.main import MIGRATIONS, NAME, build
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate

@@ -17,7 +17,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.domain import build_dataset
 from services.dataset_builder.main import MIGRATIONS, NAME
 from services.dataset_builder.storage import PostgresStore
-from shared.kafka.delivery import Delivery, Place
+from shared.kafka.delivery import Delivery, RecordPosition
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
 
@@ -135,7 +135,7 @@ async def test_a_buried_record_moves_the_position_too(store: PostgresStore, task
     partition = int(task[-6:], 16)
     wanted = [PartitionFence(topic=TOPIC, partition=partition, offset=8)]
     assert await store.unread(wanted) == wanted
-    await store.pass_over(Place(TOPIC, partition, 7))
+    await store.skip(RecordPosition(TOPIC, partition, 7))
     assert await store.unread(wanted) == []
 
 

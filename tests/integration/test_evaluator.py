@@ -24,7 +24,8 @@ from schemas.datasets import Example
 from schemas.tasks import GoldenExample, TaskKind, TaskSpec
 from services.evaluator.main import build
 from services.evaluator.settings import EvaluatorSettings
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore

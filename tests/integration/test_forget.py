@@ -48,7 +48,8 @@ from services.scheduler.main import build as build_scheduler
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.task_files import read_task
 from shared.identity import keyed_hash, load_or_create_key
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.privacy import retention
 from shared.service import running
 from shared.settings import Settings

@@ -18,8 +18,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from schemas.predictions import RequestObserved
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
+from shared.kafka.broker import build_broker
 from shared.kafka.clients import client_options
-from shared.kafka.consumers import Consumers, build_broker
+from shared.kafka.consumers import Consumers
 from shared.settings import Settings
 from shared.tracing import tracer_provider
 from tests.integration.gateway_clients import PREDICTIONS, Place

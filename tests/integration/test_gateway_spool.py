@@ -13,7 +13,7 @@ from schemas.base import Message, Role, Variant
 from schemas.predictions import FeedbackGiven, PredictionLogged, PredictionSubmitted, RequestObserved
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from shared.identity import event_id, keyed_hash, load_or_create_key
-from shared.kafka.consumers import build_broker
+from shared.kafka.broker import build_broker
 from tests.integration.gateway_clients import (
     PREDICTIONS,
     Filling,

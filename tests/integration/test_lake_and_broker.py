@@ -29,7 +29,8 @@ from schemas.predictions import SubjectForgotten
 from services.prediction_log.main import build
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.tables import open_table
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.service import running
 from shared.settings import Settings

@@ -14,10 +14,12 @@ from aiokafka import TopicPartition
 from schemas.catalog import topic_of
 from schemas.predictions import FeedbackGiven
 from shared.errors import DependencyUnavailable, MustStop
-from shared.kafka.clients import connect_admin, read_ends
-from shared.kafka.consumers import Broker, Consumers, Publisher, build_broker
-from shared.kafka.dead_letters import read_letters
+from shared.kafka.broker import Broker, build_broker
+from shared.kafka.clients import connect_admin, end_offsets
+from shared.kafka.consumers import Consumers
+from shared.kafka.dead_letters import read_dead_letters
 from shared.kafka.delivery import Delivery
+from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 
@@ -62,7 +64,7 @@ async def consuming(settings: Settings, store: Store) -> AsyncIterator[Broker]:
 
 
 async def ends(settings: Settings) -> dict[tuple[str, int], int | None]:
-    found = await read_ends(settings, [TopicPartition(*place) for place in PLACES])
+    found = await end_offsets(settings, [TopicPartition(*place) for place in PLACES])
     return {(place.topic, place.partition): end for place, end in found.items()}
 
 
@@ -215,6 +217,6 @@ async def test_a_handler_that_must_stop_is_called_once_and_its_batch_is_kept_in_
         await publish(settings, mark, ["c"])
         await asyncio.sleep(1.0)
     assert calls == 1
-    assert not [one for one in await read_letters(settings, NAME) if mark.encode() in one.value]
+    assert not [one for one in await read_dead_letters(settings, NAME) if mark.encode() in one.value]
     async with consuming(settings, mended := Store()):  # by the group: nothing was acknowledged
         await until(lambda: mended.given(mark) == ["a", "b", "c"])

@@ -21,7 +21,8 @@ from services.scheduler.main import MIGRATIONS, NAME, build
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresStorage
 from shared.errors import DependencyUnavailable
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate

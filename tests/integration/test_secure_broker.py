@@ -31,9 +31,11 @@ from deploy.devstack.parts.kafka import LOGGING, KafkaPart, format_storage, rend
 from schemas.predictions import FeedbackGiven
 from services.scheduler.clients import KafkaOffsets
 from shared.errors import ConfigurationError, DependencyUnavailable, InvalidMessage
-from shared.kafka.clients import build_producer, client_options, connect_admin, read_ends
-from shared.kafka.consumers import Consumers, Publisher, build_broker
-from shared.kafka.dead_letters import read_letters, replay_letters
+from shared.kafka.broker import build_broker
+from shared.kafka.clients import build_producer, client_options, connect_admin, end_offsets
+from shared.kafka.consumers import Consumers
+from shared.kafka.dead_letters import read_dead_letters, replay_dead_letters
+from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.conftest import free_ports
@@ -216,10 +218,10 @@ async def _there_and_back(settings: Settings) -> None:
         event = FeedbackGiven(task="t", task_revision="r", prediction_id=mark, kind="thumbs", positive=True)
         await Publisher(broker, "gateway").publish(event)
         deadline = time.monotonic() + 30
-        while not await read_letters(settings, "prediction_log"):
+        while not await read_dead_letters(settings, "prediction_log"):
             assert time.monotonic() < deadline
         broken = False
-        assert await replay_letters(settings, "prediction_log") == 1
+        assert await replay_dead_letters(settings, "prediction_log") == 1
         while mark not in seen:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
@@ -301,7 +303,7 @@ async def _refusals(settings: Settings) -> list[ConfigurationError | DependencyU
     await broker.stop()
     found.append(stream.value)
     with pytest.raises((ConfigurationError, DependencyUnavailable)) as consumer:
-        await read_ends(settings, [TopicPartition("feedback.given.v1", 0)])
+        await end_offsets(settings, [TopicPartition("feedback.given.v1", 0)])
     found.append(consumer.value)
     return found
 

@@ -30,7 +30,8 @@ from services.shadow.clients import StoredTrainingRows, UnleashFlags
 from services.shadow.main import build as build_shadow
 from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -162,7 +163,7 @@ async def test_training_rows_are_read_from_the_store(tmp_path: Path) -> None:
     uri = publish_rows(store, "d1", tmp_path / "rows", "where is my parcel, please?")
     event = evaluated().model_copy(update={"dataset_uri": uri})
     rows = StoredTrainingRows(store)
-    index = await rows.near_copies(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
+    index = await rows.near_duplicates(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
     assert index.contains("Where is my parcel please")
     assert not index.contains("I want my money back")
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from deploy.cli.app import app
 from schemas.catalog import DEAD_LETTERS, TOPICS, topic_named
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.kafka.clients import MAX_LETTER_BYTES, connect_admin
+from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, connect_admin
 from shared.kafka.topics import Drift, correct_topics, create_topics, find_drift, wanted_topics
 from shared.settings import Settings
 
@@ -61,7 +61,7 @@ def test_the_topics_are_as_the_catalog_says_and_creating_them_again_changes_noth
     assert told["predictions.logged.v1"]["cleanup.policy"]["value"] == "delete"
     assert told["predictions.submitted.v1"]["retention.ms"]["value"] == "86400000"
     assert told["corrections.submitted.v1"]["retention.ms"]["value"] == "-1"
-    assert told["feedback.given.v1"]["max.message.bytes"]["value"] == str(MAX_LETTER_BYTES)
+    assert told["feedback.given.v1"]["max.message.bytes"]["value"] == str(MAX_DEAD_LETTER_BYTES)
 
 
 def test_what_was_changed_on_the_broker_is_found_kept_at_a_start_and_corrected_when_asked(changed: Settings) -> None:

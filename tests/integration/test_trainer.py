@@ -30,7 +30,8 @@ from services.trainer.recipe import train
 from services.trainer.settings import TrainerSettings
 from shared.errors import StepImpossible
 from shared.jobs import Jobs
-from shared.kafka.consumers import Publisher, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore

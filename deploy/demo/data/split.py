@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from deploy.demo.data.csv_file import Data, DataError, Row
-from shared.model.near_duplicates import group_near_copies
+from shared.model.near_duplicates import group_near_duplicates
 
 HELD_OUT = "heldout"
 SIMILARITY = 0.7
@@ -94,7 +94,7 @@ def _groups(data: Data, rng: random.Random) -> list[list[Row]]:
         rng.shuffle(by_label[label])
         rows += by_label[label][:MAX_PER_LABEL]
     groups: dict[int, list[Row]] = defaultdict(list)
-    for row, group in zip(rows, group_near_copies([row.text for row in rows], SIMILARITY), strict=True):
+    for row, group in zip(rows, group_near_duplicates([row.text for row in rows], SIMILARITY), strict=True):
         groups[group].append(row)
     return list(groups.values())
 

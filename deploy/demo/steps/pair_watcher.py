@@ -14,7 +14,7 @@ from schemas.catalog import topic_of
 from schemas.labels import CorrectionSubmitted
 from schemas.rollouts import ShadowCompared
 from shared.errors import RatchetError
-from shared.kafka.clients import reading
+from shared.kafka.clients import open_consumer
 from shared.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ async def watch_pairs(settings: Settings, task: str, ledger: PairLedger) -> None
     pairs, labels = topic_of(ShadowCompared), topic_of(CorrectionSubmitted)
     late: list[CorrectionSubmitted] = []
     try:
-        async with reading(settings, group_id=None, auto_offset_reset="earliest") as consumer:
+        async with open_consumer(settings, group_id=None, auto_offset_reset="earliest") as consumer:
             places = [TopicPartition(topic.name, n) for topic in (pairs, labels) for n in range(topic.partitions)]
             consumer.assign(places)
             await consumer.seek_to_beginning(*places)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.settings import Settings
-from shared.tracing import PARENT, STATE, Carried, carried, tracer_provider
+from shared.tracing import PARENT, STATE, TraceHeaders, trace_headers, tracer_provider
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -28,7 +28,7 @@ _TOLD = {
 }
 
 
-def event_headers(headers: Iterable[tuple[bytes, bytes]]) -> Carried:
+def event_headers(headers: Iterable[tuple[bytes, bytes]]) -> TraceHeaders:
     """The headers of the events of a request with these headers (ASGI's, names in lower case).
 
     Several traceparents, or one that is none, count as none, and their tracestate with them.
@@ -41,7 +41,7 @@ def event_headers(headers: Iterable[tuple[bytes, bytes]]) -> Carried:
             parent = value
         elif name == _STATE:
             state = value if state is None else state + b"," + value
-    return carried(parent, state) if parent is not None else ()
+    return trace_headers(parent, state) if parent is not None else ()
 
 
 def with_spans(app: ASGIApp, settings: Settings, service: str) -> ASGIApp:

@@ -13,7 +13,7 @@ from schemas.catalog import key_of, topic_of
 from services.gateway.observability.metrics import Metrics
 from shared.privacy.encryption import load_cipher
 from shared.spool import Backlog, Record, Spool, SpoolFull, SpoolOptions
-from shared.tracing import Carried
+from shared.tracing import TraceHeaders
 
 _SAY_AGAIN_SECONDS = 10.0
 
@@ -99,6 +99,6 @@ class SpoolEventLog:
         return self._spool
 
 
-def encode_event(event: Event, trace: Carried = ()) -> Record:
+def encode_event(event: Event, trace: TraceHeaders = ()) -> Record:
     """The event as Kafka will keep it; `trace`: the headers that carry its request's on."""
     return Record(topic_of(type(event)).name, key_of(event).encode(), event.model_dump_json().encode(), trace)

@@ -30,7 +30,9 @@ from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.shipper.submitted import SubmittedPredictions
 from services.gateway.tasks.snapshot import TaskTable
 from shared.identity import load_or_create_key
-from shared.kafka.consumers import Consumers, build_broker
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.publisher import DeadLetterPublisher
 from shared.privacy.encryption import Cipher, load_cipher
 from shared.privacy.redaction import Redactor
 from shared.service import Service, run
@@ -194,12 +196,14 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
     redaction = RecordRedactor(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
 
-    async def bury(record: Record, error: Exception) -> None:
-        await consumers.bury(record.topic, record.key, record.value, error, record.headers)
+    dead_letters = DeadLetterPublisher(broker, NAME, settings)
+
+    async def dead_letter(record: Record, error: Exception) -> None:
+        await dead_letters.publish(record.topic, record.key, record.value, error, record.headers)
 
     def outlet() -> BatchPublisher:
         return BatchPublisher(
-            settings, bury, lambda record: quarantine_record(settings.spool_folder, cipher, record), status
+            settings, dead_letter, lambda record: quarantine_record(settings.spool_folder, cipher, record), status
         )
 
     taking_in = outlet()

@@ -15,7 +15,7 @@ from services.gateway.shipper.redaction import RecordRedactor
 from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id, keyed_hash
-from shared.kafka.consumers import Consumers
+from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 
 CURRENT = "current"
@@ -38,7 +38,7 @@ class SubmittedPredictions:
         self._status = status
 
     def subscribe(self, consumers: Consumers, max_records: int) -> None:
-        consumers.on_batch(PredictionSubmitted, self.on_submitted, max_records=max_records)
+        consumers.on_batch(PredictionSubmitted, self.on_submitted, BatchOptions(max_records))
 
     async def on_submitted(self, deliveries: list[Delivery[PredictionSubmitted]]) -> None:
         """Log them; acknowledged after. The same prediction_id again becomes the same event.

@@ -15,10 +15,10 @@ from deltalake import CommitProperties, DeltaTable
 from schemas.lake import FORGOTTEN
 from schemas.predictions import SubjectForgotten
 from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
-from services.prediction_log.offsets.commit_offsets import CommitOffsets, Place, last_offsets
+from services.prediction_log.offsets.commit_offsets import CommitOffsets, last_offsets
 from services.prediction_log.tables import STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
-from shared.kafka.delivery import Delivery
+from shared.kafka.delivery import Delivery, TopicPartition
 
 
 class ErasureRequests:
@@ -45,7 +45,7 @@ class ErasureRequests:
         except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the lake did not note how far it forgot: {error}") from error
 
-    def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]:
+    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The last offset taken in of each partition that the table has any of."""
         delta = self._table()
         found = {place: self._marks.read(delta, place) for place in places}

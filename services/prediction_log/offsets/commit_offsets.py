@@ -11,8 +11,8 @@ from uuid import UUID
 
 from deltalake import DeltaTable, Transaction
 
-Place = tuple[str, int]
-"""Topic and partition."""
+from shared.kafka.delivery import TopicPartition
+
 _LARGEST = 2**63 - 1
 """An app transaction carries 63 bits."""
 
@@ -24,7 +24,7 @@ class CommitOffsets:
         self._prefix = f"{incarnation}:" if incarnation else ""
         self._incarnation = incarnation
 
-    def read(self, delta: DeltaTable, place: Place) -> int | None:
+    def read(self, delta: DeltaTable, place: TopicPartition) -> int | None:
         """The last offset that the table has of a partition."""
         version: int | None = delta.transaction_version(self._place(place))
         return version
@@ -34,13 +34,13 @@ class CommitOffsets:
         noted = delta.transaction_version(self._topic(topic))
         return None if noted is None else bool(noted == _number(topic_id))
 
-    def transactions(self, furthest: Mapping[Place, int], topic_ids: Mapping[str, UUID]) -> list[Transaction]:
+    def transactions(self, furthest: Mapping[TopicPartition, int], topic_ids: Mapping[str, UUID]) -> list[Transaction]:
         """To commit with the rows: the last offset of each partition, and the ids of their topics."""
         places = [Transaction(self._place(place), offset) for place, offset in sorted(furthest.items())]
         topics = sorted({topic for topic, _ in furthest} & topic_ids.keys())
         return [*places, *(Transaction(self._topic(topic), _number(topic_ids[topic])) for topic in topics)]
 
-    def _place(self, place: Place) -> str:
+    def _place(self, place: TopicPartition) -> str:
         topic, partition = place
         return f"{self._prefix}{topic}/{partition}"
 
@@ -48,12 +48,12 @@ class CommitOffsets:
         return f"{self._incarnation}:{topic}:id"
 
 
-def last_offsets(places: Iterable[tuple[str, int, int]]) -> dict[Place, int]:
+def last_offsets(places: Iterable[tuple[str, int, int]]) -> dict[TopicPartition, int]:
     """The last offset of each partition among (topic, partition, offset)."""
-    furthest: dict[Place, int] = {}
+    furthest: dict[tuple[str, int], int] = {}
     for topic, partition, offset in places:
         furthest[topic, partition] = max(offset, furthest.get((topic, partition), offset))
-    return furthest
+    return {TopicPartition(*partition): offset for partition, offset in furthest.items()}
 
 
 def _number(topic_id: UUID) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import pyarrow as pa
-from aiokafka import TopicPartition
 from deltalake import DeltaTable
 
 from schemas.catalog import topic_of
@@ -16,7 +15,8 @@ from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved, SubjectForgotten
 from services.prediction_log.offsets.commit_offsets import CommitOffsets
 from services.prediction_log.tables import open_table
-from shared.kafka.clients import read_ends, read_topics, reading
+from shared.kafka.clients import describe_topics, end_offsets, open_consumer
+from shared.kafka.delivery import TopicPartition
 from shared.settings import Settings
 
 TOPICS = {
@@ -65,13 +65,13 @@ async def topic_lags(settings: Settings) -> list[TopicLag]:
 
 async def read_broker_topics(settings: Settings) -> dict[str, BrokerTopic]:
     """Those that the broker has."""
-    found = await read_topics(settings, list(TOPICS.values()))
+    found = await describe_topics(settings, list(TOPICS.values()))
     places = [TopicPartition(name, number) for name, facts in found.items() for number in facts.partitions]
     if not places:
         return {}
-    async with reading(settings, group_id=None) as consumer:
+    async with open_consumer(settings, group_id=None) as consumer:
         starts = await consumer.beginning_offsets(places)
-    ends = await read_ends(settings, places)
+    ends = await end_offsets(settings, places)
     return {
         name: BrokerTopic(UUID(facts.topic_id), {p.partition: (starts[p], ends[p]) for p in places if p.topic == name})
         for name, facts in found.items()
@@ -90,7 +90,7 @@ def _stand(uri: str, marks: CommitOffsets, table: str, topic: str, there: Broker
     if there.topic_id != _NO_ID and marks.knows(delta, topic, there.topic_id) is False:
         waiting = sum(end - start for start, end in there.logs.values())
         return TopicLag(table, topic, rows, 0, waiting, "the topic was made anew", stops=True)
-    stored = {number: marks.read(delta, (topic, number)) for number in there.logs}
+    stored = {number: marks.read(delta, TopicPartition(topic, number)) for number in there.logs}
     nexts = {number: 0 if last is None else last + 1 for number, last in stored.items()}
     problem, stops = _problem(nexts, there.logs)
     waiting = sum(max(0, end - max(start, nexts[number])) for number, (start, end) in there.logs.items())

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from services.prediction_log.offsets.commit_offsets import Place
 from shared.errors import MustStop
+from shared.kafka.delivery import TopicPartition
 from shared.kafka.resuming import Resume
 
 ReadTopicIds = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
@@ -24,14 +24,14 @@ ReadTopicIds = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
 class OffsetStore(Protocol):
     """What knows how far it was filled. Every method blocks and raises DependencyUnavailable."""
 
-    def positions(self, table: str, places: Sequence[Place]) -> Mapping[Place, int]: ...
+    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
     def recognize(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
 def resume_from(lake: OffsetStore, table: str, topic_ids: ReadTopicIds) -> Resume:
     """What a consumer asks when partitions are assigned to it: the next offset of each for this table."""
 
-    async def resume(places: Sequence[Place]) -> Mapping[Place, int]:
+    async def resume(places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         topics = sorted({topic for topic, _ in places})
         for topic, topic_id in (await topic_ids(topics)).items():
             await _recognize(lake, table, topic, UUID(topic_id))

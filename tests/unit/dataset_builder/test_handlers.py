@@ -20,8 +20,9 @@ from schemas.tasks import DatasetSettings, TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.handlers import Handlers
 from services.dataset_builder.settings import DatasetBuilderSettings
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.kafka.consumers import Consumers, build_broker
-from shared.kafka.delivery import Delivery, Place
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.delivery import Delivery, RecordPosition
 from shared.storage.artifacts import ArtifactStore
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -53,7 +54,7 @@ class MemoryStore:
         self.rows: dict[str, CorrectionSubmitted] = {}
         self.outcomes: dict[str, Event] = {}
         self.late: list[PartitionFence] = []
-        self.passed: list[Place] = []
+        self.passed: list[RecordPosition] = []
         self.hours: list[PredictionsRolledUp] = []
 
     async def keep(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
@@ -64,7 +65,7 @@ class MemoryStore:
         wanted = set(prediction_ids)
         return [row for row in self.rows.values() if row.prediction_id in wanted]
 
-    async def pass_over(self, place: Place) -> None:
+    async def skip(self, place: RecordPosition) -> None:
         self.passed.append(place)
 
     async def forget(self, event: SubjectForgotten) -> None:

@@ -10,7 +10,7 @@ import pytest
 from deploy.demo.data.csv_file import Data, DataError, Row, read_rows
 from deploy.demo.data.split import SIMILARITY, Quota, split
 from deploy.demo.data.task_file import OWN_DATA_EPOCHS, SUPPORT_DESK_DATA, SYSTEM_PROMPT, apply, free_name, name_for
-from shared.model.near_duplicates import NearCopies
+from shared.model.near_duplicates import NearDuplicates
 
 THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
 WHERE = (
@@ -126,7 +126,7 @@ def test_parts_are_disjoint_and_balanced_and_no_near_copy_crosses() -> None:
     assert len(parts.live) >= 100
     assert 350 <= len(parts.traffic) <= 400
     for one, others in ((parts.held_out, parts.traffic + parts.live), (parts.live, parts.traffic)):
-        index = NearCopies((row.text for row in others), SIMILARITY)
+        index = NearDuplicates((row.text for row in others), SIMILARITY)
         assert not any(index.contains(row.text) for row in one)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from deploy import runner as run
 from shared.errors import DependencyUnavailable
-from shared.kafka.consumers import build_broker
+from shared.kafka.broker import build_broker
 from shared.service import Service
 from shared.settings import Settings
 

@@ -23,8 +23,9 @@ from services.failure_miner.handlers import Handlers
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import Wish
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.kafka.consumers import Consumers, build_broker
-from shared.kafka.delivery import Delivery, Place
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.delivery import Delivery, RecordPosition
 from shared.privacy.erasure import ErasedSubjects
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -76,7 +77,7 @@ class MemoryStore:
         for one in found:
             self.suspects.setdefault(one.prediction_id, one)
 
-    async def pass_over(self, place: Place) -> None: ...
+    async def skip(self, place: RecordPosition) -> None: ...
 
     async def forget(self, event: SubjectForgotten) -> None:
         self.forgotten_people[event.task, event.subject_hash] = event.occurred_at

@@ -209,7 +209,7 @@ async def test_the_gateway_takes_longer_bodies_of_spans_than_of_anything_else(tm
     settings = GatewaySettings(home=tmp_path, gateway_max_body_bytes=1_024, gateway_traces_max_body_bytes=64 * 1024)
     service = build(settings)
     assert service.http is not None
-    transport = httpx.ASGITransport(app=service.http)
+    transport = httpx.ASGITransport(app=service.http.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         for path, size, refused in (
             ("/v1/traces", 64 * 1024, False), ("/v1/traces", 64 * 1024 + 1, True), ("/v1/logs", 2_000, False),

@@ -23,7 +23,7 @@ def test_the_gateway_imports_nothing_heavy() -> None:
 async def test_a_gateway_that_has_read_and_heard_nothing_is_alive_but_not_ready(tmp_path: Path) -> None:
     service = build(GatewaySettings(home=tmp_path, unleash="http://127.0.0.1:9", vllm="http://127.0.0.1:9"))
     assert service.http is not None
-    transport = httpx.ASGITransport(app=service.http)
+    transport = httpx.ASGITransport(app=service.http.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         assert (await http.get("/healthz")).status_code == 200
         ready = await http.get("/readyz")
@@ -45,7 +45,7 @@ async def test_an_external_api_that_stands_in_makes_the_gateway_able_to_serve_an
         )
     )  # fmt: skip
     assert service.http is not None
-    transport = httpx.ASGITransport(app=service.http)
+    transport = httpx.ASGITransport(app=service.http.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         ready = (await http.get("/readyz")).json()
     assert not any("model server" in problem for problem in ready["missing"])

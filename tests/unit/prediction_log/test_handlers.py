@@ -38,7 +38,7 @@ class Broker:
         assert isinstance(event, PredictionsRolledUp)
         self.events.append(event)
 
-    def on_batch(self, event: type[Event], handler: Any, **options: Any) -> None:
+    def on_batch(self, event: type[Event], handler: Any, batch: Any = None, **options: Any) -> None:
         assert options["resume"], "the lake says where to go on, for every topic"
         self.batches[event] = handler
 

@@ -21,10 +21,11 @@ from services.shadow.domain import Budget, eligible, pair_of, same_answer
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
-from shared.kafka.consumers import Consumers, Publisher
+from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery
+from shared.kafka.publisher import Publisher
 from shared.model.inference import InferenceClient
-from shared.model.near_duplicates import NearCopies
+from shared.model.near_duplicates import NearDuplicates
 from shared.storage.artifacts import ArtifactStore
 
 CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -81,9 +82,9 @@ class Flags:
 
 class TrainingRows:
     def __init__(self, *texts: str) -> None:
-        self._index = NearCopies(texts, 0.8)
+        self._index = NearDuplicates(texts, 0.8)
 
-    async def near_copies(self, rollout: RolloutChanged) -> NearCopies:
+    async def near_duplicates(self, rollout: RolloutChanged) -> NearDuplicates:
         return self._index
 
 

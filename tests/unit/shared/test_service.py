@@ -12,7 +12,7 @@ import pytest
 
 import shared.service
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.service import Service, running
+from shared.service import HttpServer, Service, running
 from tests.conftest import free_ports
 
 DEAD = DependencyUnavailable("no broker answers")
@@ -71,7 +71,12 @@ async def test_a_service_that_serves_before_its_broker_answers_and_connects_when
         did.append("connected")
 
     service = Service(
-        "s", broker, http=hello, port=port, background=[background], connected=[connected], serves_before_broker=True
+        "s",
+        broker,
+        http=HttpServer(hello, "127.0.0.1", port),
+        background=[background],
+        connected=[connected],
+        serves_before_broker=True,
     )  # type: ignore[arg-type]
     async with running([service]):
         assert await get(port) == "hello"
@@ -94,7 +99,7 @@ async def test_any_other_service_waits_for_its_broker_and_gives_up_in_the_end(mo
 
 async def test_services_that_share_a_port_all_answer_and_one_that_ends_leaves_it_to_the_other() -> None:
     port = free_ports(1)[0]
-    one, other = (Service("s", None, http=hello, port=port, share_port=True) for _ in range(2))
+    one, other = (Service("s", None, http=HttpServer(hello, "127.0.0.1", port, share_port=True)) for _ in range(2))
     async with running([one]):
         async with running([other]):
             assert await get(port) == "hello"

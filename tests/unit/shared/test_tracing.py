@@ -18,14 +18,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import ValidationError
 
-from schemas import deadletters as dl
+from schemas import catalog
 from schemas.predictions import FeedbackGiven
 from shared import tracing
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.kafka.consumers import Broker, Consumers, build_broker
+from shared.kafka.broker import Broker, build_broker
+from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery
+from shared.kafka.publisher import DeadLetterPublisher
 from shared.settings import Settings
-from shared.tracing import carried, carried_by, tracer_provider
+from shared.tracing import trace_headers, trace_headers_of, tracer_provider
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -35,7 +37,7 @@ EVENT = FeedbackGiven(task="support", task_revision="r1", prediction_id="p1", ki
 
 @pytest.mark.parametrize("parent", [PARENT, PARENT[:-1] + "0", "cc" + PARENT[2:], "cc" + PARENT[2:] + "-what-comes"])
 def test_a_traceparent_is_carried_on_as_it_is(parent: str) -> None:
-    assert carried(parent.encode()) == (("traceparent", parent.encode()),)
+    assert trace_headers(parent.encode()) == (("traceparent", parent.encode()),)
 
 
 @pytest.mark.parametrize(
@@ -47,24 +49,24 @@ def test_a_traceparent_is_carried_on_as_it_is(parent: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_traceparent_is_ignored_and_its_tracestate_too(parent: bytes) -> None:
-    assert carried(parent, b"vendor=1") == ()
+    assert trace_headers(parent, b"vendor=1") == ()
 
 
 def test_a_tracestate_goes_along_unless_it_is_none() -> None:
-    assert carried(PARENT.encode(), b"vendor=1,b=2")[1] == ("tracestate", b"vendor=1,b=2")
+    assert trace_headers(PARENT.encode(), b"vendor=1,b=2")[1] == ("tracestate", b"vendor=1,b=2")
     for state in (None, b"", b"a=\xff", b"a=1\r\nx-evil: 1", b"a" * 513):
-        assert carried(PARENT.encode(), state) == (("traceparent", PARENT.encode()),)
+        assert trace_headers(PARENT.encode(), state) == (("traceparent", PARENT.encode()),)
 
 
 def test_a_records_headers_may_be_anything() -> None:
-    assert carried_by([("traceparent", None), ("x", b"\xff")]) == ()
-    assert carried_by(()) == ()
-    assert carried_by([("x", None), ("traceparent", PARENT.encode())]) == (("traceparent", PARENT.encode()),)
+    assert trace_headers_of([("traceparent", None), ("x", b"\xff")]) == ()
+    assert trace_headers_of(()) == ()
+    assert trace_headers_of([("x", None), ("traceparent", PARENT.encode())]) == (("traceparent", PARENT.encode()),)
 
 
 def test_while_tracing_is_off_not_even_the_library_is_imported() -> None:
     code = (
-        "import sys, services.gateway.observability.tracing, shared.kafka.consumers as t;"
+        "import sys, services.gateway.observability.tracing, shared.kafka.broker as t;"
         "from shared.settings import Settings;"
         "t.build_broker(Settings(), 'x');"
         "assert not any(name.startswith('opentelemetry.sdk') for name in sys.modules)"
@@ -157,14 +159,16 @@ async def test_a_dead_letter_keeps_the_trace_of_its_record(tmp_path: Path) -> No
 
     async def handler(event: FeedbackGiven) -> None: ...
 
-    @broker.subscriber(dl.dead_letter_topic("prediction_log"), group_id="test", decoder=_as_is)
+    @broker.subscriber(catalog.dead_letter_topic("prediction_log"), group_id="test", decoder=_as_is)
     async def lies(body: Any, message: KafkaMessage) -> None:
         letters.append(list(message.raw_message.headers))
 
     consumers.on(FeedbackGiven, handler)
     async with TestKafkaBroker(broker):
         await broker.publish(b"{", TOPIC, key=b"p1", headers={"traceparent": PARENT, "tracestate": "v=1"})
-        await consumers.bury(TOPIC, b"p1", b"x", ValueError(), (("traceparent", PARENT.encode()), ("other", b"\xff")))
+        await DeadLetterPublisher(broker, "prediction_log", Settings(home=tmp_path)).publish(
+            TOPIC, b"p1", b"x", ValueError(), (("traceparent", PARENT.encode()), ("other", b"\xff"))
+        )
     carried_on = [(("traceparent", PARENT.encode()) in one, ("tracestate", b"v=1") in one) for one in letters]
     assert carried_on == [(True, True), (True, False)]
 

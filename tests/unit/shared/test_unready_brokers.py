@@ -48,7 +48,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> type[Connection]:
 
 @pytest.mark.parametrize("kind", [AIOKafkaProducer, AIOKafkaConsumer])
 async def test_no_client_starts_on_a_broker_that_knows_no_broker(broker: type[Connection], kind: type) -> None:
-    assert kafka.servers  # What every service imports is what makes them refuse.
+    assert kafka.servers  # Importing clients.py is what makes them refuse.
     started = kind(bootstrap_servers=ADDRESS)
     with pytest.raises(KafkaConnectionError, match="still starting"):
         await started.start()

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from faststream.kafka import KafkaBroker, KafkaMessage, TestKafkaBroker
 
-from schemas import deadletters as dl
+from schemas import catalog
 from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
-from shared.kafka.consumers import Consumers, Publisher, build_broker
-from shared.kafka.dead_letters import SEAL_NAME, Letter, open_letter
-from shared.kafka.delivery import Delivery, Place
+from shared.kafka.broker import build_broker
+from shared.kafka.consumers import Consumers
+from shared.kafka.dead_letters import DEAD_LETTER_KEY, DeadLetter, decrypt_dead_letter
+from shared.kafka.delivery import Delivery, RecordPosition
+from shared.kafka.publisher import DeadLetterPublisher, Publisher
 from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
 
@@ -32,18 +34,18 @@ class Stage:
 
     def __init__(self, home: Path) -> None:
         self.broker = KafkaBroker("nowhere:9092")
-        settings = Settings(home=home, retry_base_seconds=0.001, retry_attempts=4)
-        self._cipher = load_cipher(settings.secrets_folder, SEAL_NAME)
-        self.consumers = Consumers(self.broker, "prediction_log", settings)
+        self.settings = Settings(home=home, retry_base_seconds=0.001, retry_attempts=4)
+        self._cipher = load_cipher(self.settings.secrets_folder, DEAD_LETTER_KEY)
+        self.consumers = Consumers(self.broker, "prediction_log", self.settings)
         self.seen: list[FeedbackGiven] = []
-        self.letters: list[Letter] = []
+        self.letters: list[DeadLetter] = []
         self.lying: list[bytes] = []
 
-        @self.broker.subscriber(dl.dead_letter_topic("prediction_log"), group_id="test", decoder=self._as_is)
-        async def bury(body: Any, message: KafkaMessage) -> None:
+        @self.broker.subscriber(catalog.dead_letter_topic("prediction_log"), group_id="test", decoder=self._as_is)
+        async def dead_letter(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message
             self.lying.append(raw.value + b"".join(value for _, value in raw.headers))
-            self.letters.append(open_letter(self._cipher, 0, raw.key, raw.value, message.headers))
+            self.letters.append(decrypt_dead_letter(self._cipher, 0, raw.key, raw.value, message.headers))
 
     @staticmethod
     async def _as_is(message: KafkaMessage) -> Any:
@@ -162,7 +164,9 @@ async def test_what_a_handler_must_stop_at_is_tried_once_and_neither_buried_nor_
 async def test_a_record_that_never_came_to_lie_in_its_topic_can_be_buried(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     async with TestKafkaBroker(stage.broker):
-        await stage.consumers.bury(TOPIC, b"k", b"what was to be sent", InvalidMessage("too large"))
+        await DeadLetterPublisher(stage.broker, "prediction_log", stage.settings).publish(
+            TOPIC, b"k", b"what was to be sent", InvalidMessage("too large")
+        )
     assert (stage.letters[0].topic, stage.letters[0].value) == (TOPIC, b"what was to be sent")
 
 
@@ -221,14 +225,14 @@ async def test_a_bug_outside_the_handler_is_told_and_the_record_comes_again(
 
     async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None: ...
 
-    async def passed_over(place: Place) -> None:
+    async def skipped(place: RecordPosition) -> None:
         raise KeyError("oops")
 
-    stage.consumers.on_batch(FeedbackGiven, handler, on_passed_over=passed_over)
+    stage.consumers.on_batch(FeedbackGiven, handler, on_skipped=skipped)
     async with TestKafkaBroker(stage.broker):
         with pytest.raises(KeyError):
             await stage.broker.publish(b"{broken", TOPIC)
-    assert "delivered again: KeyError" in caplog.text
+    assert "redelivered: KeyError" in caplog.text
 
 
 async def test_what_a_decoder_stumbles_over_is_buried_whatever_it_raises(tmp_path: Path) -> None:
@@ -263,15 +267,15 @@ async def test_what_a_handler_is_not_given_is_passed_over_by_name(tmp_path: Path
     async def handler(deliveries: list[Delivery[FeedbackGiven]]) -> None:
         stage.seen.extend(d.event for d in deliveries)
 
-    async def passed_over(place: Place) -> None:
+    async def skipped(place: RecordPosition) -> None:
         passed.append(place.topic)
 
-    stage.consumers.on_batch(FeedbackGiven, handler, on_passed_over=passed_over)
+    stage.consumers.on_batch(FeedbackGiven, handler, on_skipped=skipped)
     async with TestKafkaBroker(stage.broker):
         await stage.broker.publish(b"{broken", TOPIC)
         again = feedback().model_dump_json().encode()
-        await stage.broker.publish(again, TOPIC, headers={dl.HEADER_ONLY: "failure_miner"})
-        await stage.broker.publish(again, TOPIC, headers={dl.HEADER_ONLY: "prediction_log"})
+        await stage.broker.publish(again, TOPIC, headers={catalog.HEADER_ONLY: "failure_miner"})
+        await stage.broker.publish(again, TOPIC, headers={catalog.HEADER_ONLY: "prediction_log"})
     assert passed == [TOPIC, TOPIC]
     assert len(stage.seen) == 1
 

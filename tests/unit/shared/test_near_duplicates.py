@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.model.near_duplicates import NearCopies, group_near_copies, jaccard, normalise, shingles, text_hash
+from shared.model.near_duplicates import NearDuplicates, group_near_duplicates, jaccard, normalise, shingles, text_hash
 
 WORDS = ("card", "refund", "please", "where", "my", "is", "delivery", "late", "cancel", "invoice", "the", "again")
 SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
@@ -31,13 +31,13 @@ def test_a_text_of_signs_alone_is_not_every_other_text_of_signs() -> None:
 
 
 def test_a_typo_is_a_near_copy_and_another_question_is_not() -> None:
-    index = NearCopies(["My card has still not arrived after two weeks"], similarity=0.7)
+    index = NearDuplicates(["My card has still not arrived after two weeks"], similarity=0.7)
     assert index.contains("my card has still not arived after two weeks!")
     assert not index.contains("How do I cancel my subscription before it renews?")
 
 
 def test_an_added_text_is_contained() -> None:
-    index = NearCopies(similarity=0.9)
+    index = NearDuplicates(similarity=0.9)
     assert not index.contains("hi")
     index.add("Hi!")
     assert index.contains("hi")
@@ -46,7 +46,7 @@ def test_an_added_text_is_contained() -> None:
 
 def test_a_similarity_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="similarity"):
-        NearCopies(similarity=0.0)
+        NearDuplicates(similarity=0.0)
 
 
 def test_a_chain_of_near_copies_is_one_group() -> None:
@@ -54,13 +54,13 @@ def test_a_chain_of_near_copies_is_one_group() -> None:
     words = sentence.split()
     chain = [" ".join(words[i : i + 12]) for i in range(4)]
     assert jaccard(shingles(chain[0]), shingles(chain[3])) < 0.8
-    assert group_near_copies([*chain, "something else entirely"], 0.8) == [0, 0, 0, 0, 4]
+    assert group_near_duplicates([*chain, "something else entirely"], 0.8) == [0, 0, 0, 0, 4]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(SENTENCE, max_size=25), st.sampled_from((0.5, 0.6, 0.8, 0.95)))
 def test_two_texts_as_similar_as_asked_are_in_one_group(texts: list[str], similarity: float) -> None:
-    groups = group_near_copies(texts, similarity)
+    groups = group_near_duplicates(texts, similarity)
     pieces = [shingles(text) for text in texts]
     for i in range(len(texts)):
         for j in range(i):
@@ -73,7 +73,7 @@ def test_two_texts_as_similar_as_asked_are_in_one_group(texts: list[str], simila
 def test_the_order_of_texts_does_not_change_who_is_together(texts: list[str], random) -> None:  # type: ignore[no-untyped-def]
     def together(order: list[str]) -> set[frozenset[str]]:
         members: dict[int, set[str]] = {}
-        for text, group in zip(order, group_near_copies(order, 0.8), strict=True):
+        for text, group in zip(order, group_near_duplicates(order, 0.8), strict=True):
             members.setdefault(group, set()).add(text)
         return {frozenset(group) for group in members.values()}
 
