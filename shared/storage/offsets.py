@@ -77,12 +77,8 @@ async def advance_offsets(
         )
 
 
-async def unread(
-    connection: AsyncConnection, table: Table, fence: Sequence[PartitionFence], topics: Sequence[str]
-) -> list[PartitionFence]:
-    """The partitions of `topics` whose fence is not reached yet; empty when all inputs of the cycle are in."""
+async def unread(connection: AsyncConnection, table: Table, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
+    """Return the partitions of the fence that are not read up to it; empty once all inputs of the cycle are stored."""
     rows = await connection.execute(select(table.c.topic, table.c.partition, table.c.next_offset))
     reached = {(row.topic, row.partition): row.next_offset for row in rows}
-    return [
-        part for part in fence if part.topic in topics and reached.get((part.topic, part.partition), 0) < part.offset
-    ]
+    return [part for part in fence if reached.get((part.topic, part.partition), 0) < part.offset]
