@@ -1,6 +1,6 @@
-"""dataset_builder: people's corrections, made into a training set that has passed its gates.
+"""dataset_builder: turns people's corrections into a versioned dataset that has passed its gates.
 
 consumes  corrections.submitted · failures.clustered · predictions.rolled_up · subjects.forgotten · tasks.changed
-does      keeps corrections; per cycle validates, deduplicates, splits by group, gates and publishes a version
-produces  datasets.built · labels.requested (a third opinion) · steps.failed
+does      stores corrections; per cycle validates, deduplicates, splits by group, gates and publishes a version
+produces  datasets.built · labels.requested (a tie-break between two reviewers) · steps.failed
 """

@@ -1,9 +1,9 @@
-"""Corrections to examples: who agrees, what is sound, what was there before, who goes where. Pure.
+"""The rules that turn corrections into examples. Pure.
 
-resolve      one answer a prediction, or `reviewers_disagree`
-check        the chat format's rules, each with its reason
-deduplicate  the same text once; with two answers, not at all
-split        near-copies into one group, each group into one part, for ever
+resolve_answers  one answer per prediction, or `reviewers_disagree`
+format_error     the chat format's rules, each with its reason
+deduplicate      each text once; a text with conflicting labels not at all
+split            near-duplicates into one group, each group always into the same part
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ DUPLICATE = "duplicate"
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """An example that nothing was held against yet. `since`: when its first correction was made.
+class DraftExample:
+    """An example that may still be rejected. `corrected_at` is the time of its first correction.
 
-    `user_hash`, `predicted_at`: whose it is, so that a version tells on whom it was trained.
+    `user_hash` and `predicted_at` say whose it is and from when, so that a version can list the people in it.
     """
 
     messages: tuple[Message, ...]
     prediction_id: str
     correction_ids: tuple[str, ...]
-    since: datetime
+    corrected_at: datetime
     user_hash: str | None = None
     predicted_at: datetime | None = None
 
@@ -59,34 +59,34 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a build made of all corrections. Every correction with a label is in exactly one of the three."""
+    """The result of a build. Every correction with a label is in exactly one of the three parts."""
 
     train: tuple[Example, ...]
     eval: tuple[Example, ...]
     rejected: tuple[RejectedExample, ...]
 
     def rejected_by_reason(self) -> dict[str, int]:
-        return dict(sorted(Counter(one.reason for one in self.rejected).items()))
+        return dict(sorted(Counter(example.reason for example in self.rejected).items()))
 
 
 def build_dataset(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec) -> Dataset:
-    """All steps in turn. The same corrections give the same data set, in whatever order they come."""
-    proposals, rejected = resolve(corrections, spec.kind)
-    sound = []
-    for proposal in proposals:
-        problem = check(proposal.messages, spec)
-        if problem is None:
-            sound.append(proposal)
+    """Build a dataset. The same corrections give the same dataset, in whatever order they arrive."""
+    drafts, rejected = resolve_answers(corrections, spec.kind)
+    valid = []
+    for draft in drafts:
+        error = format_error(draft.messages, spec)
+        if error is None:
+            valid.append(draft)
         else:
-            rejected.append(proposal.rejected(*problem))
-    unique, doubles = deduplicate(sound, spec.kind)
+            rejected.append(draft.rejected(*error))
+    unique, duplicates = deduplicate(valid, spec.kind)
     train, held_out = split(unique, spec)
-    everything = sorted([*rejected, *doubles], key=lambda r: (r.reason, r.correction_ids))
-    return Dataset(tuple(train), tuple(held_out), tuple(everything))
+    all_rejected = sorted([*rejected, *duplicates], key=lambda r: (r.reason, r.correction_ids))
+    return Dataset(tuple(train), tuple(held_out), tuple(all_rejected))
 
 
-def votes_of(corrections: Iterable[CorrectionSubmitted]) -> dict[str, list[CorrectionSubmitted]]:
-    """The last label of each reviewer, by prediction, oldest first. A preference between two answers is no label."""
+def votes_by_prediction(corrections: Iterable[CorrectionSubmitted]) -> dict[str, list[CorrectionSubmitted]]:
+    """Return each reviewer's last label, by prediction, oldest first. A preference between two answers is no label."""
     last: dict[str, dict[str, CorrectionSubmitted]] = {}
     for vote in sorted(corrections, key=lambda c: (c.occurred_at, c.correction_id)):
         if vote.label is not None:
@@ -96,48 +96,40 @@ def votes_of(corrections: Iterable[CorrectionSubmitted]) -> dict[str, list[Corre
     return {prediction_id: list(by_reviewer.values()) for prediction_id, by_reviewer in last.items()}
 
 
-def winner(answers: Sequence[str]) -> str | None:
-    """The answer that all give, or of three and more the answer that most give; None if there is neither."""
-    (best, count), *others = Counter(answers).most_common()
-    if not others:
+def agreed_answer(answers: Sequence[str]) -> str | None:
+    """Return the answer that all give, or of three or more the one that a majority gives; None without agreement."""
+    (best, count), *rest = Counter(answers).most_common()
+    if not rest:
         return best
     return best if len(answers) >= 3 and count * 2 > len(answers) else None
 
 
-def resolve(corrections: Iterable[CorrectionSubmitted], kind: TaskKind) -> tuple[list[Proposal], list[RejectedExample]]:
-    """One answer a prediction. Free texts never match to the letter: of those, the last one counts."""
-    proposals, rejected = [], []
-    for prediction_id, votes in sorted(votes_of(corrections).items()):
+def resolve_answers(
+    corrections: Iterable[CorrectionSubmitted], kind: TaskKind
+) -> tuple[list[DraftExample], list[RejectedExample]]:
+    """Choose one answer per prediction. Free texts never match to the letter: of those, the last one counts."""
+    drafts, rejected = [], []
+    for prediction_id, votes in sorted(votes_by_prediction(corrections).items()):
         answers = [(vote.label or "").strip() for vote in votes]
-        agreed = winner(answers) if kind is TaskKind.CLASSIFICATION else answers[-1]
-        if agreed is None:
-            said = ", ".join(f"{vote.reviewer}: {answer}" for vote, answer in zip(votes, answers, strict=True))
-            ids = tuple(vote.correction_id for vote in votes)
-            rejected.append(
-                RejectedExample(
-                    reason="reviewers_disagree",
-                    detail=said,
-                    prediction_ids=(prediction_id,),
-                    correction_ids=ids,
-                    user_hash=votes[0].user_hash,
-                    predicted_at=votes[0].predicted_at,
-                )
-            )
-            continue
-        agreeing = [vote for vote, answer in zip(votes, answers, strict=True) if answer == agreed]
-        messages = (*votes[0].messages, Message(role=Role.ASSISTANT, content=agreed))
-        ids = tuple(vote.correction_id for vote in agreeing)
+        agreed = agreed_answer(answers) if kind is TaskKind.CLASSIFICATION else answers[-1]
         first = votes[0]
-        whose = (first.user_hash, first.predicted_at)
-        proposals.append(Proposal(messages, prediction_id, ids, first.occurred_at, *whose))
-    return proposals, rejected
+        agreeing = [vote for vote, answer in zip(votes, answers, strict=True) if agreed in (None, answer)]
+        messages = (*first.messages, Message(role=Role.ASSISTANT, content=agreed or ""))
+        ids = tuple(vote.correction_id for vote in agreeing)
+        draft = DraftExample(messages, prediction_id, ids, first.occurred_at, first.user_hash, first.predicted_at)
+        if agreed is None:
+            detail = ", ".join(f"{vote.reviewer}: {answer}" for vote, answer in zip(votes, answers, strict=True))
+            rejected.append(draft.rejected("reviewers_disagree", detail))
+        else:
+            drafts.append(draft)
+    return drafts, rejected
 
 
-def third_opinion(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> LabelRequested | None:
-    """The question to one more person where two people disagree on a label; None where there is no need."""
+def tie_break_question(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> LabelRequested | None:
+    """Return the question to one more reviewer if two disagree on a label, else None."""
     if spec.kind is not TaskKind.CLASSIFICATION or len(votes) < 2:
         return None
-    if winner([(vote.label or "").strip() for vote in votes]) is not None:
+    if agreed_answer([(vote.label or "").strip() for vote in votes]) is not None:
         return None
     first = votes[0]
     request_id = str(event_id("third opinion", first.prediction_id, len(votes)))
@@ -151,14 +143,14 @@ def third_opinion(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> Label
         messages=first.messages,
         answers=first.answers[:1],
         labels=spec.labels,
-        priority=2.0,  # Above all single doubts: two labels are paid for and wait for this one.
+        priority=2.0,  # Above every question of a single doubt: two labels are paid for and wait for this one.
         user_hash=first.user_hash,
         predicted_at=first.predicted_at,
     )
 
 
-def check(messages: Sequence[Message], spec: TaskSpec) -> tuple[str, str] | None:
-    """What is wrong with a chat example, as reason and detail; None if it is sound."""
+def format_error(messages: Sequence[Message], spec: TaskSpec) -> tuple[str, str] | None:
+    """Return what is wrong with a chat example, as reason and detail; None if it is valid."""
     roles = [message.role for message in messages]
     rules = spec.dataset
     if len(messages) > MAX_MESSAGES:
@@ -168,9 +160,9 @@ def check(messages: Sequence[Message], spec: TaskSpec) -> tuple[str, str] | None
     if roles[-1] is not Role.ASSISTANT:
         return "wrong_end", f"ends with {roles[-1]}; the assistant's answer must be last"
     if Role.SYSTEM in roles[1:]:
-        return "misplaced_system", "a system message after the first place"
-    turns = roles[1:] if roles[0] is Role.SYSTEM else roles
-    if any(role is not (Role.USER, Role.ASSISTANT)[i % 2] for i, role in enumerate(turns)):
+        return "misplaced_system", "a system message that is not the first message"
+    dialogue = roles[1:] if roles[0] is Role.SYSTEM else roles
+    if any(role is not (Role.USER, Role.ASSISTANT)[i % 2] for i, role in enumerate(dialogue)):
         return "roles_do_not_alternate", " ".join(roles)
     empty = [i for i, message in enumerate(messages) if not message.content.strip()]
     if empty:
@@ -185,67 +177,67 @@ def check(messages: Sequence[Message], spec: TaskSpec) -> tuple[str, str] | None
     return None
 
 
-def deduplicate(proposals: Sequence[Proposal], kind: TaskKind) -> tuple[list[Proposal], list[RejectedExample]]:
-    """The oldest of each text stays. Of a text with several labels, the majority's; without one, none."""
-    by_text: dict[str, list[Proposal]] = {}
-    for proposal in sorted(proposals, key=_age):
-        by_text.setdefault(text_hash(proposal.text), []).append(proposal)
-    kept, rejected = [], []
-    for same in by_text.values():
-        answers = [proposal.answer for proposal in same]
-        right = winner(answers) if kind is TaskKind.CLASSIFICATION else answers[0]
-        first = next((p for p in same if p.answer == right), None)
+def deduplicate(drafts: Sequence[DraftExample], kind: TaskKind) -> tuple[list[DraftExample], list[RejectedExample]]:
+    """Keep the oldest example of each text. Of a text with several labels: the majority's, or none without one."""
+    by_text: dict[str, list[DraftExample]] = {}
+    for draft in sorted(drafts, key=_age):
+        by_text.setdefault(text_hash(draft.text), []).append(draft)
+    unique, rejected = [], []
+    for same_text in by_text.values():
+        answers = [draft.answer for draft in same_text]
+        agreed = agreed_answer(answers) if kind is TaskKind.CLASSIFICATION else answers[0]
+        first = next((draft for draft in same_text if draft.answer == agreed), None)
         if first is not None:
-            kept.append(first)
-        for proposal in same:
-            if proposal is first:
+            unique.append(first)
+        for draft in same_text:
+            if draft is first:
                 continue
-            if kind is TaskKind.CLASSIFICATION and proposal.answer != right:
-                seen = ", ".join(f"{answer} ({count})" for answer, count in Counter(answers).most_common())
-                rejected.append(proposal.rejected("conflicting_labels", f"the same text was labelled {seen}"))
+            if kind is TaskKind.CLASSIFICATION and draft.answer != agreed:
+                counts = ", ".join(f"{answer} ({count})" for answer, count in Counter(answers).most_common())
+                rejected.append(draft.rejected("conflicting_labels", f"the same text was labelled {counts}"))
             else:
-                rejected.append(proposal.rejected(DUPLICATE, f"same text as in {same[0].prediction_id}"))
-    return kept, rejected
+                rejected.append(draft.rejected(DUPLICATE, f"same text as in {same_text[0].prediction_id}"))
+    return unique, rejected
 
 
-def split(proposals: Sequence[Proposal], spec: TaskSpec) -> tuple[list[Example], list[Example]]:
-    """Train and eval. A group is named after its oldest text, and its name and the seed say where it goes.
+def split(drafts: Sequence[DraftExample], spec: TaskSpec) -> tuple[list[Example], list[Example]]:
+    """Split into train and eval by group. A group is named after its oldest text; name and seed decide its part.
 
     So a group that grows stays where it was: what was once held out is never trained on. Where chance left a part
-    empty, the group nearest to the line crosses it.
+    empty, the group nearest to the boundary moves into it.
     """
-    ordered = sorted(proposals, key=_age)
-    firsts = group_near_duplicates([proposal.text for proposal in ordered], spec.dataset.near_copy_similarity)
+    ordered = sorted(drafts, key=_age)
+    firsts = group_near_duplicates([draft.text for draft in ordered], spec.dataset.near_copy_similarity)
     names = [text_hash(ordered[first].text) for first in firsts]
-    place = {name: _place(spec.dataset.seed, name) for name in names}
-    held_out = {name for name in place if place[name] < spec.dataset.eval_share}
-    if len(place) > 1 and not held_out:
-        held_out = {min(place, key=lambda name: place[name])}
-    if len(place) > 1 and len(held_out) == len(place):
-        held_out.discard(max(place, key=lambda name: place[name]))
+    points = {name: _split_point(spec.dataset.seed, name) for name in names}
+    held_out = {name for name in points if points[name] < spec.dataset.eval_share}
+    if len(points) > 1 and not held_out:
+        held_out = {min(points, key=lambda name: points[name])}
+    if len(points) > 1 and len(held_out) == len(points):
+        held_out.discard(max(points, key=lambda name: points[name]))
     train: list[Example] = []
     evaluation: list[Example] = []
-    for proposal, name in zip(ordered, names, strict=True):
-        (evaluation if name in held_out else train).append(_example(proposal, name))
+    for draft, name in zip(ordered, names, strict=True):
+        (evaluation if name in held_out else train).append(_example(draft, name))
     return train, evaluation
 
 
-def _example(proposal: Proposal, group: str) -> Example:
+def _example(draft: DraftExample, group: str) -> Example:
     return Example(
-        example_id=f"ex-{content_hash(proposal.prediction_id, proposal.answer)}",
-        messages=proposal.messages,
+        example_id=f"ex-{content_hash(draft.prediction_id, draft.answer)}",
+        messages=draft.messages,
         group=group,
-        prediction_ids=(proposal.prediction_id,),
-        correction_ids=proposal.correction_ids,
-        user_hash=proposal.user_hash,
-        predicted_at=proposal.predicted_at,
+        prediction_ids=(draft.prediction_id,),
+        correction_ids=draft.correction_ids,
+        user_hash=draft.user_hash,
+        predicted_at=draft.predicted_at,
     )
 
 
-def _age(proposal: Proposal) -> tuple[datetime, str]:
-    return proposal.since, proposal.prediction_id
+def _age(draft: DraftExample) -> tuple[datetime, str]:
+    return draft.corrected_at, draft.prediction_id
 
 
-def _place(seed: int, group: str) -> float:
-    """A number in [0, 1) that follows from the seed and the group."""
+def _split_point(seed: int, group: str) -> float:
+    """Return a number in [0, 1) that follows from the seed and the group."""
     return int(content_hash(str(seed), group, length=8), 16) / 16**8

@@ -1,4 +1,4 @@
-"""What a data set must be before anything is trained on it, and how its labels differ from live traffic. Pure."""
+"""The gates that a dataset must pass before training, and how its labels differ from live traffic. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.domain import DUPLICATE, Dataset
 
 
-def judge(dataset: Dataset, spec: TaskSpec, traffic: Mapping[str, int]) -> tuple[Gate, ...]:
-    """All gates, passed or not. `traffic`: how often production gave each answer in the last hours."""
+def evaluate_gates(dataset: Dataset, spec: TaskSpec, traffic: Mapping[str, int]) -> tuple[Gate, ...]:
+    """Return all gates, passed or not. `traffic`: how often production gave each answer in the last hours."""
     gates = [_min_examples(dataset, spec), _min_eval(dataset), _max_rejected(dataset, spec)]
     if spec.kind is TaskKind.CLASSIFICATION:
         gates.append(_min_per_label(dataset, spec))
@@ -20,42 +20,41 @@ def judge(dataset: Dataset, spec: TaskSpec, traffic: Mapping[str, int]) -> tuple
     return tuple(gates)
 
 
-def shortfall(gates: tuple[Gate, ...]) -> str:
-    """The gates that failed, with the numbers."""
-    said = []
+def describe_failed_gates(gates: tuple[Gate, ...]) -> str:
+    """Return the gates that failed, with their numbers."""
+    failures = []
     for gate in gates:
         if not gate.passed:
             measured = f"{round(gate.measured, 3):g}" if gate.measured is not None else "unknown"
-            said.append(
-                f"{gate.name} is {measured}, required {gate.required}" + (f" ({gate.detail})" if gate.detail else "")
-            )
-    return "; ".join(said)
+            detail = f" ({gate.detail})" if gate.detail else ""
+            failures.append(f"{gate.name} is {measured}, required {gate.required}{detail}")
+    return "; ".join(failures)
 
 
 def way_out(gates: tuple[Gate, ...], spec: TaskSpec) -> str:
-    """What an operator does about the gates that failed."""
+    """Return what an operator does about the gates that failed."""
     advice = {
         "min_examples": "Have more answers corrected in the console, or lower dataset.min_examples.",
         "min_eval_examples": "Have more answers corrected in the console, or raise dataset.eval_share.",
         "max_rejected_share": "Look at the reasons: settle the disagreements, or raise dataset.max_rejected_share.",
-        "min_examples_per_label": "Have more answers of these labels corrected, or lower the bar of the same name.",
+        "min_examples_per_label": "Have more answers of these labels corrected, or lower the setting of the same name.",
     }
     failed = " ".join(advice[gate.name] for gate in gates if not gate.passed)
     return f"{failed} Then start a new cycle: ratchet cycle {spec.name}"
 
 
 def label_counts(dataset: Dataset, spec: TaskSpec) -> dict[str, int]:
-    """Training examples per label; empty for a generation task."""
+    """Return the number of training examples per label; empty for a generation task."""
     if spec.kind is not TaskKind.CLASSIFICATION:
         return {}
     return dict(sorted(Counter(example.answer for example in dataset.train).items()))
 
 
 def corrected_psi(expected: Mapping[str, int], actual: Mapping[str, int]) -> float:
-    """Population stability index of two label counts, less its bias (K-1)(1/n + 1/m).
+    """Return the population stability index of two label counts, less its bias (K-1)(1/n + 1/m).
 
-    Without the correction, many classes and few rows look like drift on identical data. Under 0.1: none to speak of;
-    over 0.25: a different distribution. Half a count is added to each class, so that an unseen one is finite.
+    Without the correction, many classes and few rows look like drift on identical data. Under 0.1: no difference to
+    speak of; over 0.25: a different distribution. Half a count is added to each class, so that an empty one is finite.
     """
     classes = sorted(set(expected) | set(actual))
     n, m = sum(expected.values()), sum(actual.values())
@@ -71,8 +70,10 @@ def corrected_psi(expected: Mapping[str, int], actual: Mapping[str, int]) -> flo
 
 
 def _min_examples(dataset: Dataset, spec: TaskSpec) -> Gate:
-    count, bar = len(dataset.train), spec.dataset.min_examples
-    return Gate(name="min_examples", passed=count >= bar, measured=count, required=f">= {bar} training examples")
+    count, minimum = len(dataset.train), spec.dataset.min_examples
+    return Gate(
+        name="min_examples", passed=count >= minimum, measured=count, required=f">= {minimum} training examples"
+    )
 
 
 def _min_eval(dataset: Dataset) -> Gate:
@@ -81,35 +82,37 @@ def _min_eval(dataset: Dataset) -> Gate:
 
 
 def _max_rejected(dataset: Dataset, spec: TaskSpec) -> Gate:
-    """Duplicates are not counted: that many people ask the same is no fault of the data."""
-    bad = sum(1 for one in dataset.rejected if one.reason != DUPLICATE)
+    """Duplicates do not count: many people asking the same is no defect of the data."""
+    bad = sum(1 for example in dataset.rejected if example.reason != DUPLICATE)
     total = bad + len(dataset.train) + len(dataset.eval)
     share = bad / total if total else 0.0
     reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.rejected_by_reason().items())
-    bar = spec.dataset.max_rejected_share
-    return Gate(name="max_rejected_share", passed=share <= bar, measured=share, required=f"<= {bar}", detail=reasons)
+    maximum = spec.dataset.max_rejected_share
+    return Gate(
+        name="max_rejected_share", passed=share <= maximum, measured=share, required=f"<= {maximum}", detail=reasons
+    )
 
 
 def _min_per_label(dataset: Dataset, spec: TaskSpec) -> Gate:
-    """Labels that nobody gave are named, but stop nothing: a rare one may not come up for weeks."""
-    bar = spec.dataset.min_examples_per_label
+    """Labels that nobody gave are listed, but fail nothing: a rare one may not come up for weeks."""
+    minimum = spec.dataset.min_examples_per_label
     counts = Counter(example.answer for example in dataset.train)
-    seen = {example.answer for example in (*dataset.train, *dataset.eval)}
-    few = [f"{label} {counts[label]}" for label in spec.labels if label in seen and counts[label] < bar]
-    unseen = [label for label in spec.labels if label not in seen]
+    given = {example.answer for example in (*dataset.train, *dataset.eval)}
+    few = [f"{label} {counts[label]}" for label in spec.labels if label in given and counts[label] < minimum]
+    missing = [label for label in spec.labels if label not in given]
     parts = [f"too few: {', '.join(few)}"] if few else []
-    parts += [f"never given: {', '.join(unseen)}"] if unseen else []
+    parts += [f"never given: {', '.join(missing)}"] if missing else []
     return Gate(
         name="min_examples_per_label",
         passed=not few,
-        measured=min((counts[label] for label in seen), default=0),
-        required=f">= {bar} training examples of each label given",
+        measured=min((counts[label] for label in given), default=0),
+        required=f">= {minimum} training examples of each label given",
         detail="; ".join(parts)[:2_000],
     )
 
 
 def _label_distribution(dataset: Dataset, traffic: Mapping[str, int]) -> Gate:
-    """Reported, never a bar: suspects are not a sample of the traffic, and the labels correct its answers."""
+    """Reported, never failed: suspects are not a sample of the traffic, and the labels correct its answers."""
     labels = Counter(example.answer for example in dataset.train)
     psi = corrected_psi(traffic, labels)
     if not traffic:

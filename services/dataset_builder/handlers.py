@@ -1,4 +1,4 @@
-"""Events in: corrections kept, third opinions asked. A clustered cycle in: a data set out, or why there is none."""
+"""Stores corrections and asks for tie-breaks; builds a clustered cycle's dataset, or publishes why there is none."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskSpec
-from services.dataset_builder.domain import Dataset, build_dataset, third_opinion, votes_of
-from services.dataset_builder.gates import judge, shortfall, way_out
-from services.dataset_builder.publishing import Artifacts, publish_dataset
+from services.dataset_builder.domain import Dataset, build_dataset, tie_break_question, votes_by_prediction
+from services.dataset_builder.gates import describe_failed_gates, evaluate_gates, way_out
+from services.dataset_builder.publishing import ArtifactWriter, publish_dataset
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage import Store
+from services.dataset_builder.storage import CorrectionStore, TrafficStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.errors import StepImpossible
 from shared.identity import event_id
@@ -35,13 +35,15 @@ class Handlers:
     def __init__(
         self,
         settings: DatasetBuilderSettings,
-        store: Store,
-        artifacts: Artifacts,
+        corrections: CorrectionStore,
+        traffic: TrafficStore,
+        artifacts: ArtifactWriter,
         publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
-        self._store = store
+        self._corrections = corrections
+        self._traffic = traffic
         self._artifacts = artifacts
         self._publisher = publisher
         self._now = now
@@ -50,42 +52,41 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
-        batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._store.skip
+        batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._corrections.skip
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip)
-        consumers.on(PredictionsRolledUp, self._store.put_traffic)
-        consumers.on(SubjectForgotten, self._store.forget)
+        consumers.on(PredictionsRolledUp, self._traffic.save_hour)
+        consumers.on(SubjectForgotten, self._corrections.forget)
         consumers.on(FailuresClustered, self.on_clustered)
 
     async def expire_forever(self) -> None:
-        """Background: corrections go when they are too old to train on."""
-        await drop_expired_forever(self._tasks, self._store.expire, lambda spec: spec.dataset.max_age_days)
+        """Delete corrections that are too old to train on, as a background task."""
+        await drop_expired_forever(self._tasks, self._corrections.expire, lambda spec: spec.dataset.max_age_days)
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
-        """Keep what people said; where two disagree, ask a third, long before the cycle needs the answer."""
-        await self._store.keep(deliveries)
-        touched = {d.event.prediction_id for d in deliveries if d.event.label is not None}
-        for votes in votes_of(await self._store.on_prediction(touched)).values():
+        """Store corrections; where two reviewers disagree, ask one more, long before a cycle needs the answer."""
+        await self._corrections.save(deliveries)
+        labelled = {d.event.prediction_id for d in deliveries if d.event.label is not None}
+        for votes in votes_by_prediction(await self._corrections.corrections_of(labelled)).values():
             if len(votes) < 2:
                 continue
             spec = await current_spec(votes[-1], self._tasks, self._now())
-            question = third_opinion(votes, spec)
+            question = tie_break_question(votes, spec)
             if question is not None and votes[0].task_revision == spec.revision:
                 await self._publisher.publish(question)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
-        """Build the cycle's data set. Raises DependencyUnavailable until all corrections below the fence are in."""
-        await STEP.run(event, self._store, self._publisher, self._build, self._store.save_outcome)
+        """Build the cycle's dataset. Raises DependencyUnavailable until all corrections below the fence are stored."""
+        await STEP.run(event, self._corrections, self._publisher, self._build, self._corrections.save_outcome)
 
     async def _build(self, event: FailuresClustered) -> Event:
         spec = await cycle_spec(event, self._tasks, self._now())
         hours = self._settings.dataset_builder_traffic_hours
-        traffic = await self._store.traffic(event.task, event.task_revision, hours)
+        traffic = await self._traffic.answer_counts(event.task, event.task_revision, hours)
         corrections, dataset = await self._dataset(event, spec)
-        gates = judge(dataset, spec, traffic)
+        gates = evaluate_gates(dataset, spec, traffic)
         if not all(gate.passed for gate in gates):
-            raise StepImpossible(
-                f"the data set of {len(corrections)} corrections did not pass: {shortfall(gates)}", way_out(gates, spec)
-            )
+            reason = f"the dataset of {len(corrections)} corrections did not pass: {describe_failed_gates(gates)}"
+            raise StepImpossible(reason, way_out(gates, spec))
         now = self._now()
         dataset_id, uri = await asyncio.to_thread(publish_dataset, self._artifacts, dataset, spec, event, gates, now)
         return DatasetBuilt(
@@ -105,11 +106,11 @@ class Handlers:
         )
 
     async def _dataset(self, event: FailuresClustered, spec: TaskSpec) -> tuple[list[CorrectionSubmitted], Dataset]:
-        """The cycle's corrections and what they make. Who is forgotten while it is built is not in it."""
-        corrections = await self._store.below(event.task, event.task_revision, event.fence)
+        """Return the cycle's corrections and their dataset, without people who were erased during the build."""
+        corrections = await self._corrections.corrections_below(event.task, event.task_revision, event.fence)
         while True:
             dataset = await asyncio.to_thread(build_dataset, corrections, spec)
-            still = await self._store.below(event.task, event.task_revision, event.fence)
-            if len(still) == len(corrections):  # Below the fence nothing comes, it only goes.
+            remaining = await self._corrections.corrections_below(event.task, event.task_revision, event.fence)
+            if len(remaining) == len(corrections):  # Below the fence corrections only ever disappear.
                 return corrections, dataset
-            corrections = still
+            corrections = remaining

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from services.dataset_builder.handlers import NAME, Handlers
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage import PostgresStore
+from services.dataset_builder.storage import PostgresCorrectionStore, PostgresTrafficStore
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
@@ -20,16 +20,15 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: DatasetBuilderSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Return the service, wired but not started."""
     settings = settings or DatasetBuilderSettings.load()
-    broker = build_broker(settings, NAME)
-    store = PostgresStore(build_engine(settings, NAME))
+    broker, engine = build_broker(settings, NAME), build_engine(settings, NAME)
+    corrections = PostgresCorrectionStore(engine)
     artifacts = ArtifactStore(settings.artifacts_uri, cache=settings.home / "cache")
-    handlers = Handlers(settings, store, artifacts, Publisher(broker, NAME))
+    handlers = Handlers(settings, corrections, PostgresTrafficStore(engine), artifacts, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
-    prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(store.adopt, settings.kafka_incarnation)]
-    background, close = [handlers.expire_forever], [store.close]
-    return Service(NAME, broker, prepare=prepare, background=background, close=close)
+    prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(corrections.adopt, settings.kafka_incarnation)]
+    return Service(NAME, broker, prepare=prepare, background=[handlers.expire_forever], close=[engine.dispose])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A data set as files: train.jsonl, eval.jsonl, rejected.jsonl and manifest.json, published under a content name."""
+"""Publishes a dataset as train.jsonl, eval.jsonl, rejected.jsonl and manifest.json, named by their content."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from shared.storage.artifacts import MANIFEST
 KIND = "datasets"
 
 
-class Artifacts(Protocol):
-    """What the handlers need of the artifact store."""
+class ArtifactWriter(Protocol):
+    """What publishing needs of the artifact store."""
 
     def publish(self, folder: Path, kind: str, name: str) -> str: ...
 
 
 def publish_dataset(
-    artifacts: Artifacts,
+    artifacts: ArtifactWriter,
     dataset: Dataset,
     spec: TaskSpec,
     cycle: FailuresClustered,
     gates: Sequence[Gate],
     now: datetime,
 ) -> tuple[str, str]:
-    """Write the folder and publish it; returns the data set's id and address. The same rows have the same id.
+    """Publish the dataset's folder; returns its id and URI. The same rows have the same id.
 
-    A folder that is published already stays as it is: its manifest tells of the first build of these rows.
+    A folder that is already published stays as it is: its manifest describes the first build of these rows.
     """
     files = {
         "train.jsonl": _lines(dataset.train),

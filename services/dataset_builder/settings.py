@@ -8,7 +8,7 @@ from shared.settings import Settings
 
 
 class DatasetBuilderSettings(Settings):
-    dataset_builder_batch: int = Field(default=500, ge=1, description="Most corrections stored at once.")
+    dataset_builder_batch: int = Field(default=500, ge=1, description="Maximum number of corrections stored at once.")
     dataset_builder_traffic_hours: int = Field(
-        default=24, ge=1, description="Production answers of the last hours that the labels are compared with."
+        default=24, ge=1, description="Hours of production answers that the labels are compared with."
     )

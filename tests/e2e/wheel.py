@@ -35,7 +35,7 @@ from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
 from services.dataset_builder.handlers import Handlers as BuilderHandlers
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage import PostgresStore as BuilderStore
+from services.dataset_builder.storage import PostgresCorrectionStore, PostgresTrafficStore
 from services.deployer.clients import FlagState, Strategy
 from services.deployer.handlers import Handlers as DeployerHandlers
 from services.deployer.settings import DeployerSettings
@@ -265,7 +265,9 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
 
     builder = _settings(DatasetBuilderSettings, base, home)
     artifacts = ArtifactStore(builder.artifacts_uri, home / "cache")
-    BuilderHandlers(builder, BuilderStore(engines["dataset_builder"]), artifacts, publish["dataset_builder"]).subscribe(
+    database = engines["dataset_builder"]
+    corrections, traffic = PostgresCorrectionStore(database), PostgresTrafficStore(database)
+    BuilderHandlers(builder, corrections, traffic, artifacts, publish["dataset_builder"]).subscribe(
         consumers["dataset_builder"]
     )
 

@@ -1,4 +1,4 @@
-"""dataset_builder's storage on the real database: kept once, built from below the fence, forgotten for good."""
+"""dataset_builder's stores on the real database: stored once, built from below the fence, erased for good."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.base import Message, Role, Variant
 from schemas.cycles import PartitionFence, StepFailed
@@ -16,7 +17,7 @@ from schemas.predictions import LabelCount, PredictionsRolledUp, SubjectForgotte
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.domain import build_dataset
 from services.dataset_builder.main import MIGRATIONS, NAME
-from services.dataset_builder.storage import PostgresStore
+from services.dataset_builder.storage import PostgresCorrectionStore, PostgresTrafficStore
 from shared.kafka.delivery import Delivery, RecordPosition
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
@@ -26,11 +27,16 @@ TOPIC = "corrections.submitted.v1"
 
 
 @pytest.fixture
-async def store(stack_settings: Settings) -> AsyncIterator[PostgresStore]:
+async def engine(stack_settings: Settings) -> AsyncIterator[AsyncEngine]:
     await migrate(stack_settings, NAME, MIGRATIONS)
-    made = PostgresStore(build_engine(stack_settings, NAME))
-    yield made
-    await made.close()
+    engine = build_engine(stack_settings, NAME)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def store(engine: AsyncEngine) -> PostgresCorrectionStore:
+    return PostgresCorrectionStore(engine)
 
 
 @pytest.fixture
@@ -63,18 +69,20 @@ def ids(found: list[CorrectionSubmitted]) -> list[str]:
 
 
 @pytest.mark.stack
-async def test_a_redelivered_correction_is_kept_once(store: PostgresStore, task: str) -> None:
+async def test_a_redelivered_correction_is_stored_once(store: PostgresCorrectionStore, task: str) -> None:
     for _ in range(2):
-        await store.keep([delivered(task, 0), delivered(task, 1)])
-    assert ids(await store.below(task, "r1", fence(10))) == ["c0", "c1"]
+        await store.save([delivered(task, 0), delivered(task, 1)])
+    assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c0", "c1"]
 
 
 @pytest.mark.stack
-async def test_a_build_sees_what_is_below_its_fence_and_of_its_revision(store: PostgresStore, task: str) -> None:
-    await store.keep([delivered(task, 0), delivered(task, 1, revision="r2"), delivered(task, 5)])
-    assert ids(await store.below(task, "r1", fence(5))) == ["c0"]
-    assert ids(await store.below(task, "r1", fence(6))) == ["c0", "c5"]
-    assert await store.below(task, "r1", ()) == []
+async def test_a_build_sees_what_is_below_its_fence_and_of_its_revision(
+    store: PostgresCorrectionStore, task: str
+) -> None:
+    await store.save([delivered(task, 0), delivered(task, 1, revision="r2"), delivered(task, 5)])
+    assert ids(await store.corrections_below(task, "r1", fence(5))) == ["c0"]
+    assert ids(await store.corrections_below(task, "r1", fence(6))) == ["c0", "c5"]
+    assert await store.corrections_below(task, "r1", ()) == []
 
 
 def forget(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
@@ -83,55 +91,55 @@ def forget(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
 
 @pytest.mark.stack
 @pytest.mark.parametrize("forgotten_first", [True, False])
-async def test_no_build_has_a_forgotten_person_whatever_comes_first(
-    store: PostgresStore, task: str, forgotten_first: bool
+async def test_no_build_has_an_erased_person_whichever_event_comes_first(
+    store: PostgresCorrectionStore, task: str, forgotten_first: bool
 ) -> None:
     rows = [delivered(task, 0, "u1"), delivered(task, 1, "u2"), delivered(task, 2)]
     if not forgotten_first:
-        await store.keep(rows)
+        await store.save(rows)
     await store.forget(forget(task, "u1", datetime.now(UTC)))
-    await store.keep(rows)
-    assert ids(await store.below(task, "r1", fence(10))) == ["c1", "c2"]
-    assert await store.on_prediction([f"{task}-p0"]) == []
+    await store.save(rows)
+    assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c1", "c2"]
+    assert await store.corrections_of([f"{task}-p0"]) == []
     partition = PartitionFence(topic=TOPIC, partition=990, offset=3)
     assert await store.unread([partition]) == []
 
 
 @pytest.mark.stack
-async def test_a_correction_goes_by_when_its_prediction_was_made(store: PostgresStore, task: str) -> None:
+async def test_a_correction_is_erased_by_the_time_of_its_prediction(store: PostgresCorrectionStore, task: str) -> None:
     def made(offset: int, predicted_at: datetime | None, corrected_at: datetime) -> Delivery[CorrectionSubmitted]:
-        one = delivered(task, offset, "u1")
+        delivery = delivered(task, offset, "u1")
         times = {"predicted_at": predicted_at, "occurred_at": corrected_at}
-        return Delivery(one.event.model_copy(update=times), TOPIC, 990, offset, {})
+        return Delivery(delivery.event.model_copy(update=times), TOPIC, 990, offset, {})
 
     hour = timedelta(hours=1)
     rows = [
-        made(0, NOON - hour, NOON + hour),  # Corrected by somebody who had not heard yet.
+        made(0, NOON - hour, NOON + hour),  # Corrected after the request to erase.
         made(1, NOON + hour, NOON + 2 * hour),
         made(2, None, NOON + hour),
         made(3, None, NOON - hour),
     ]
     for _ in range(2):
-        await store.keep(rows)
+        await store.save(rows)
         await store.forget(forget(task, "u1", NOON))
-        assert ids(await store.below(task, "r1", fence(10))) == ["c1", "c2"]
+        assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c1", "c2"]
 
 
 @pytest.mark.stack
-async def test_corrections_of_old_predictions_train_no_more(store: PostgresStore, task: str) -> None:
+async def test_corrections_of_expired_predictions_are_deleted(store: PostgresCorrectionStore, task: str) -> None:
     def made(offset: int, predicted_at: datetime) -> Delivery[CorrectionSubmitted]:
         event = delivered(task, offset).event.model_copy(update={"predicted_at": predicted_at, "occurred_at": NOON})
         return Delivery(event, TOPIC, 990, offset, {})
 
-    await store.keep([made(0, NOON - timedelta(days=2)), made(1, NOON - timedelta(days=1))])
+    await store.save([made(0, NOON - timedelta(days=2)), made(1, NOON - timedelta(days=1))])
     await store.expire("another-task", NOON)
     await store.expire(task, NOON - timedelta(days=1))
-    assert ids(await store.below(task, "r1", fence(10))) == ["c1"]
+    assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c1"]
     assert await store.unread([PartitionFence(topic=TOPIC, partition=990, offset=2)]) == []
 
 
 @pytest.mark.stack
-async def test_a_buried_record_moves_the_position_too(store: PostgresStore, task: str) -> None:
+async def test_a_dead_lettered_record_advances_the_offset_too(store: PostgresCorrectionStore, task: str) -> None:
     partition = int(task[-6:], 16)
     wanted = [PartitionFence(topic=TOPIC, partition=partition, offset=8)]
     assert await store.unread(wanted) == wanted
@@ -148,20 +156,21 @@ def hour(task: str, hours_ago: int, **answers: int) -> PredictionsRolledUp:
 
 
 @pytest.mark.stack
-async def test_the_last_value_of_an_hour_wins_and_old_hours_do_not_count(store: PostgresStore, task: str) -> None:
+async def test_the_last_value_of_an_hour_wins_and_old_hours_do_not_count(engine: AsyncEngine, task: str) -> None:
+    store = PostgresTrafficStore(engine)
     for event in (
         hour(task, 30, refund=100),
         hour(task, 1, refund=3),
         hour(task, 0, refund=1),
         hour(task, 0, cancel=4),
     ):
-        await store.put_traffic(event)
-    assert await store.traffic(task, "r1", hours=24) == {"refund": 3, "cancel": 4}
-    assert await store.traffic(task, "r2", hours=24) == {}
+        await store.save_hour(event)
+    assert await store.answer_counts(task, "r1", hours=24) == {"refund": 3, "cancel": 4}
+    assert await store.answer_counts(task, "r2", hours=24) == {}
 
 
 @pytest.mark.stack
-async def test_the_outcome_of_a_cycle_is_kept(store: PostgresStore, task: str) -> None:
+async def test_the_first_outcome_of_a_cycle_is_stored(store: PostgresCorrectionStore, task: str) -> None:
     failed = StepFailed(
         task=task, task_revision="r1", cycle_id=f"{task}-1", service=NAME, step="dataset", reason="r", way_out="w"
     )
@@ -185,19 +194,19 @@ def test_ten_thousand_corrections_are_built_in_seconds() -> None:
     assert time.perf_counter() - started < 30.0
 
 
-async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_ones_are_waited_for(
-    store: PostgresStore, stack_settings: Settings, task: str
+async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_ones_are_awaited(
+    store: PostgresCorrectionStore, stack_settings: Settings, task: str
 ) -> None:
-    await store.keep([delivered(task, 700), delivered(task, 701)])
+    await store.save([delivered(task, 700), delivered(task, 701)])
     try:
         await store.adopt(f"after the loss of {task}")
         few = PartitionFence(topic=TOPIC, partition=990, offset=3)
         assert await store.unread([few]) == [few], "701 were read of the old topic, none of the new"
-        assert ids(await store.below(task, "r1", fence(3))) == ["c700", "c701"]
-        await store.keep([delivered(task, 2)])
+        assert ids(await store.corrections_below(task, "r1", fence(3))) == ["c700", "c701"]
+        await store.save([delivered(task, 2)])
         assert await store.unread([few]) == []
-        assert ids(await store.below(task, "r1", fence(3))) == ["c700", "c701", "c2"]
-        await store.adopt(f"after the loss of {task}")  # as at each start
+        assert ids(await store.corrections_below(task, "r1", fence(3))) == ["c700", "c701", "c2"]
+        await store.adopt(f"after the loss of {task}")  # As at each start.
         assert await store.unread([few]) == []
     finally:
         await store.adopt(stack_settings.kafka_incarnation)

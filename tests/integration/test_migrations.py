@@ -19,10 +19,12 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from services.console import tables as console
 from services.console.storage import PostgresQueue
-from services.dataset_builder import storage as dataset_builder
+from services.dataset_builder import tables as dataset_builder
+from services.dataset_builder.storage import PostgresCorrectionStore
 from services.deployer import tables as deployer
 from services.failure_miner import storage as failure_miner
 from services.scheduler import storage as scheduler
+from shared.privacy.erasure import erased_among
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
 
@@ -123,7 +125,7 @@ async def test_questions_of_an_older_console_are_still_asked_and_forgotten(
     assert await queue.request("q") is None
 
 
-async def test_an_older_dataset_builder_keeps_its_corrections_and_whom_it_forgot(
+async def test_an_older_dataset_builder_database_keeps_its_corrections_and_erased_people(
     migrated: Callable[[str], Migrated],
 ) -> None:
     event = CorrectionSubmitted(
@@ -140,14 +142,14 @@ async def test_an_older_dataset_builder_keeps_its_corrections_and_whom_it_forgot
         event=event.model_dump_json(exclude={"predicted_at"}),
     )
     await database.whole()
-    store = dataset_builder.PostgresStore(database.engine)
+    store = PostgresCorrectionStore(database.engine)
     fence = [PartitionFence(topic="corrections.submitted.v1", partition=0, offset=8)]
-    assert await store.below("desk", "r1", fence) == [event]
+    assert await store.corrections_below("desk", "r1", fence) == [event]
     async with database.engine.connect() as connection:
-        gone = await dataset_builder.erased_among(connection, dataset_builder.forgotten, [("desk", "u1")])
-    assert gone.covers("desk", "u1", NOON - timedelta(days=1))
+        erased = await erased_among(connection, dataset_builder.FORGOTTEN, [("desk", "u1")])
+    assert erased.covers("desk", "u1", NOON - timedelta(days=1))
     await store.expire("desk", NOON + timedelta(days=1))
-    assert await store.below("desk", "r1", fence) == []
+    assert await store.corrections_below("desk", "r1", fence) == []
 
 
 async def test_an_older_miner_keeps_its_suspects_and_whom_it_forgot(migrated: Callable[[str], Migrated]) -> None:

@@ -1,4 +1,4 @@
-"""From corrections to examples: agreement, every validation's reason, duplicates, and a split that never tears."""
+"""From corrections to examples: agreement, every reason to reject, duplicates, and a stable split by group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from schemas.base import Message, Role
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
-from services.dataset_builder.domain import build_dataset, check, resolve, third_opinion, votes_of
+from services.dataset_builder.domain import (
+    build_dataset,
+    format_error,
+    resolve_answers,
+    tie_break_question,
+    votes_by_prediction,
+)
 from shared.model.near_duplicates import jaccard, shingles
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -69,8 +75,8 @@ def assistant(content: str = "delivery") -> Message:
         (SYSTEM, user(), assistant("Which order?"), user("the last"), assistant()),
     ],
 )
-def test_a_sound_conversation_passes(messages: tuple[Message, ...]) -> None:
-    assert check(messages, spec()) is None
+def test_a_valid_conversation_passes(messages: tuple[Message, ...]) -> None:
+    assert format_error(messages, spec()) is None
 
 
 @pytest.mark.parametrize(
@@ -88,50 +94,50 @@ def test_a_sound_conversation_passes(messages: tuple[Message, ...]) -> None:
         ((user(), assistant()) * 33, "too_many_messages"),
     ],
 )
-def test_each_fault_has_its_reason(messages: tuple[Message, ...], reason: str) -> None:
-    problem = check(messages, spec())
-    assert problem is not None
-    assert problem[0] == reason
-    assert problem[1]
+def test_each_format_error_has_its_reason(messages: tuple[Message, ...], reason: str) -> None:
+    error = format_error(messages, spec())
+    assert error is not None
+    assert error[0] == reason
+    assert error[1]
 
 
-def test_an_answer_under_the_bound_is_too_short() -> None:
-    assert check((user(), assistant("cancel")), spec(min_answer_chars=7)) is not None
+def test_an_answer_below_the_minimum_is_too_short() -> None:
+    assert format_error((user(), assistant("cancel")), spec(min_answer_chars=7)) is not None
 
 
-def test_a_short_label_is_legal() -> None:
+def test_a_label_of_one_letter_is_valid() -> None:
     short = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("A", "B"))
-    assert check((user(), assistant("A")), short) is None
+    assert format_error((user(), assistant("A")), short) is None
 
 
 def test_reviewers_who_agree_make_one_example() -> None:
-    proposals, rejected = resolve(
+    drafts, rejected = resolve_answers(
         [correction("late", "delivery"), correction("late", "delivery ", reviewer="ben", minute=1)],
         TaskKind.CLASSIFICATION,
     )
-    assert [len(p.correction_ids) for p in proposals] == [2]
+    assert [len(draft.correction_ids) for draft in drafts] == [2]
     assert not rejected
 
 
-def test_reviewers_who_disagree_are_rejected_and_a_third_is_asked() -> None:
+def test_reviewers_who_disagree_are_rejected_and_one_more_is_asked() -> None:
     two = [correction("late", "delivery"), correction("late", "refund", reviewer="ben", minute=1)]
     dataset = build_dataset(two, spec())
     assert dataset.rejected_by_reason() == {"reviewers_disagree": 1}
     assert "ana: delivery" in dataset.rejected[0].detail
 
-    question = third_opinion(votes_of(two)["p-late"], spec())
+    question = tie_break_question(votes_by_prediction(two)["p-late"], spec())
     assert question is not None
     assert question.purpose is Purpose.DISAGREEMENT
-    assert question.event_id == third_opinion(votes_of(two)["p-late"], spec()).event_id  # type: ignore[union-attr]
+    assert question.event_id == tie_break_question(votes_by_prediction(two)["p-late"], spec()).event_id  # type: ignore[union-attr]
 
     three = [*two, correction("late", "delivery", reviewer="eva", minute=2)]
-    assert third_opinion(votes_of(three)["p-late"], spec()) is None
+    assert tie_break_question(votes_by_prediction(three)["p-late"], spec()) is None
     accepted = build_dataset(three, spec())
     assert [e.answer for e in (*accepted.train, *accepted.eval)] == ["delivery"]
 
 
-def test_a_reviewer_who_changes_his_mind_is_counted_once() -> None:
-    votes = votes_of([correction("late", "refund"), correction("late", "delivery", minute=5)])["p-late"]
+def test_only_the_last_label_of_a_reviewer_counts() -> None:
+    votes = votes_by_prediction([correction("late", "refund"), correction("late", "delivery", minute=5)])["p-late"]
     assert [vote.label for vote in votes] == ["delivery"]
 
 
@@ -159,7 +165,7 @@ def test_the_same_text_twice_is_a_duplicate() -> None:
     assert dataset.rejected[0].detail == "same text as in p-Where is it?"
 
 
-def test_the_same_text_with_two_labels_teaches_nothing() -> None:
+def test_a_text_with_two_labels_and_no_majority_is_rejected() -> None:
     dataset = build_dataset(
         [correction("It is late.", "delivery"), correction("it is late", "refund", minute=1)], spec()
     )
@@ -168,7 +174,7 @@ def test_the_same_text_with_two_labels_teaches_nothing() -> None:
     assert not dataset.eval
 
 
-def test_most_labels_of_the_same_text_win() -> None:
+def test_the_majority_label_of_a_text_wins() -> None:
     texts = ("It is late.", "it is late", "It is late!")
     labels = ("delivery", "refund", "delivery")
     dataset = build_dataset(
@@ -179,8 +185,8 @@ def test_most_labels_of_the_same_text_win() -> None:
 
 def test_free_texts_that_differ_are_no_disagreement() -> None:
     replies = [correction("late", "We are sorry."), correction("late", "Sorry!", reviewer="ben", minute=1)]
-    proposals, rejected = resolve(replies, WRITING.kind)
-    assert [p.answer for p in proposals] == ["Sorry!"]
+    drafts, rejected = resolve_answers(replies, WRITING.kind)
+    assert [draft.answer for draft in drafts] == ["Sorry!"]
     assert not rejected
 
 
@@ -198,11 +204,11 @@ def test_the_split_is_the_same_on_every_build_and_in_any_order() -> None:
     assert once.eval
 
 
-def test_another_seed_splits_otherwise() -> None:
+def test_another_seed_gives_another_split() -> None:
     assert build_dataset(many(), spec()).eval != build_dataset(many(), spec(seed=21)).eval
 
 
-def test_what_was_held_out_once_stays_held_out_as_data_grows() -> None:
+def test_a_held_out_example_stays_held_out_as_data_grows() -> None:
     before = {e.example_id for e in build_dataset(many(20), spec(near_copy_similarity=0.95)).eval}
     after = {e.example_id for e in build_dataset(many(40), spec(near_copy_similarity=0.95)).eval}
     assert before <= after
@@ -220,19 +226,19 @@ WORDS = st.sampled_from(("parcel", "refund", "please", "where", "order", "late",
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=2, max_size=9).map(" ".join), min_size=2, max_size=30), st.integers(0, 5))
-def test_near_copies_never_straddle_the_split(texts: list[str], seed: int) -> None:
+def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) -> None:
     rows = [correction(text, "refund", prediction=f"p{i}", minute=i) for i, text in enumerate(texts)]
     dataset = build_dataset(rows, spec(seed=seed, eval_share=0.5))
-    for one in dataset.train:
-        for other in dataset.eval:
-            assert one.group != other.group
-            assert jaccard(shingles(one.prompt[-1].content), shingles(other.prompt[-1].content)) < 0.8
+    for trained in dataset.train:
+        for held_out in dataset.eval:
+            assert trained.group != held_out.group
+            assert jaccard(shingles(trained.prompt[-1].content), shingles(held_out.prompt[-1].content)) < 0.8
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(WORDS, st.sampled_from(("refund", "delivery", "nonsense"))), max_size=30))
-def test_every_correction_ends_in_exactly_one_place(rows: list[tuple[str, str]]) -> None:
-    given_ = [correction(text, label, prediction=f"p{i}", minute=i) for i, (text, label) in enumerate(rows)]
-    dataset = build_dataset(given_, spec())
-    kept = [c for one in (*dataset.train, *dataset.eval, *dataset.rejected) for c in one.correction_ids]
-    assert sorted(kept) == sorted(c.correction_id for c in given_)
+def test_every_correction_ends_in_exactly_one_part(rows: list[tuple[str, str]]) -> None:
+    corrections = [correction(text, label, prediction=f"p{i}", minute=i) for i, (text, label) in enumerate(rows)]
+    dataset = build_dataset(corrections, spec())
+    found = [c for example in (*dataset.train, *dataset.eval, *dataset.rejected) for c in example.correction_ids]
+    assert sorted(found) == sorted(c.correction_id for c in corrections)

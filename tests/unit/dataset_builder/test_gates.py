@@ -1,4 +1,4 @@
-"""The gates: each fails for its own reason, with numbers and a way out."""
+"""Each gate fails for its own reason, with its numbers and a way out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.base import Gate, Message, Role
 from schemas.datasets import Example, RejectedExample
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
 from services.dataset_builder.domain import Dataset
-from services.dataset_builder.gates import corrected_psi, judge, shortfall, way_out
+from services.dataset_builder.gates import corrected_psi, describe_failed_gates, evaluate_gates, way_out
 
 
 def spec(**dataset: object) -> TaskSpec:
@@ -45,7 +45,7 @@ def failed(gates: tuple[Gate, ...]) -> list[str]:
 
 
 def test_a_good_dataset_passes_all_gates() -> None:
-    assert failed(judge(dataset("aabb"), spec(), {"a": 5, "b": 5})) == []
+    assert failed(evaluate_gates(dataset("aabb"), spec(), {"a": 5, "b": 5})) == []
 
 
 @pytest.mark.parametrize(
@@ -59,36 +59,36 @@ def test_a_good_dataset_passes_all_gates() -> None:
     ],
 )
 def test_each_gate_fails_for_its_own_reason(data: Dataset, gate: str) -> None:
-    gates = judge(data, spec(), {})
+    gates = evaluate_gates(data, spec(), {})
     assert gate in failed(gates)
-    assert gate in shortfall(gates)
+    assert gate in describe_failed_gates(gates)
     assert "ratchet cycle t" in way_out(gates, spec())
 
 
-def test_the_shortfall_says_the_numbers() -> None:
-    said = shortfall(judge(dataset("aab"), spec(min_examples=1234), {}))
-    assert "min_examples is 3, required >= 1234" in said
-    assert "too few: b 1" in said
+def test_failed_gates_are_described_with_their_numbers() -> None:
+    description = describe_failed_gates(evaluate_gates(dataset("aab"), spec(min_examples=1234), {}))
+    assert "min_examples is 3, required >= 1234" in description
+    assert "too few: b 1" in description
 
 
-def test_duplicates_are_no_fault_of_the_data() -> None:
-    assert failed(judge(dataset("aabb", rejected=("duplicate",) * 50), spec(), {})) == []
+def test_duplicates_do_not_count_as_rejected() -> None:
+    assert failed(evaluate_gates(dataset("aabb", rejected=("duplicate",) * 50), spec(), {})) == []
 
 
-def test_a_label_that_nobody_gave_is_named_but_stops_nothing() -> None:
-    per_label = next(g for g in judge(dataset("aabb"), spec(), {}) if g.name == "min_examples_per_label")
+def test_a_label_that_nobody_gave_is_listed_but_fails_no_gate() -> None:
+    per_label = next(g for g in evaluate_gates(dataset("aabb"), spec(), {}) if g.name == "min_examples_per_label")
     assert per_label.passed
     assert per_label.detail == "never given: c"
 
 
-def test_drift_is_reported_and_never_stops_a_build() -> None:
-    drift = next(g for g in judge(dataset("aabb"), spec(), {"c": 1_000}) if g.name == "label_distribution")
+def test_drift_is_reported_but_fails_no_gate() -> None:
+    drift = next(g for g in evaluate_gates(dataset("aabb"), spec(), {"c": 1_000}) if g.name == "label_distribution")
     assert drift.passed
     assert drift.measured is not None
     assert drift.measured > 0.25
 
 
-def test_psi_does_not_alarm_on_identical_data_with_many_classes() -> None:
+def test_psi_of_identical_data_with_many_classes_is_near_zero() -> None:
     chance = random.Random(20)
     classes = [f"c{i}" for i in range(77)]
     values = [

@@ -1,4 +1,4 @@
-"""The builder on an in-memory broker: a cycle in, a folder and an event out, or a failure with its reason."""
+"""The handlers on an in-memory broker: a cycle gives a folder and an event, or a failure with its reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPEC = TaskSpec(
 
 
 class Published:
-    """A publisher that remembers."""
+    """A publisher that records events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -48,39 +48,41 @@ class Published:
 
 
 class MemoryStore:
-    """What PostgresStore does, as far as the handlers see."""
+    """PostgresCorrectionStore and PostgresTrafficStore in memory, as far as the handlers use them."""
 
     def __init__(self) -> None:
         self.rows: dict[str, CorrectionSubmitted] = {}
         self.outcomes: dict[str, Event] = {}
-        self.late: list[PartitionFence] = []
-        self.passed: list[RecordPosition] = []
+        self.not_read: list[PartitionFence] = []
+        self.skipped: list[RecordPosition] = []
         self.hours: list[PredictionsRolledUp] = []
 
-    async def keep(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
+    async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
         for delivery in deliveries:
             self.rows.setdefault(delivery.event.correction_id, delivery.event)
 
-    async def on_prediction(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
+    async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
         wanted = set(prediction_ids)
         return [row for row in self.rows.values() if row.prediction_id in wanted]
 
-    async def skip(self, place: RecordPosition) -> None:
-        self.passed.append(place)
+    async def skip(self, position: RecordPosition) -> None:
+        self.skipped.append(position)
 
     async def forget(self, event: SubjectForgotten) -> None:
         self.rows = {k: row for k, row in self.rows.items() if row.user_hash != event.subject_hash}
 
-    async def put_traffic(self, event: PredictionsRolledUp) -> None:
+    async def save_hour(self, event: PredictionsRolledUp) -> None:
         self.hours.append(event)
 
-    async def traffic(self, task: str, revision: str, hours: int) -> dict[str, int]:
+    async def answer_counts(self, task: str, revision: str, hours: int) -> dict[str, int]:
         return {"refund": 10, "delivery": 10}
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
-        return self.late
+        return self.not_read
 
-    async def below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]:
+    async def corrections_below(
+        self, task: str, revision: str, fence: Sequence[PartitionFence]
+    ) -> list[CorrectionSubmitted]:
         return list(self.rows.values())
 
     async def outcome(self, cycle_id: str) -> Event | None:
@@ -134,7 +136,7 @@ def published() -> Published:
 async def handlers(tmp_path: Path, store: MemoryStore, published: Published) -> AsyncIterator[Handlers]:
     settings = DatasetBuilderSettings(home=tmp_path, retry_base_seconds=0.001)
     artifacts = ArtifactStore(settings.artifacts_uri, cache=tmp_path / "cache")
-    made = Handlers(settings, store, artifacts, published, now=lambda: NOON)
+    made = Handlers(settings, store, store, artifacts, published, now=lambda: NOON)
     broker = build_broker(settings, "dataset_builder")
     made.subscribe(Consumers(broker, "dataset_builder", settings))
     async with TestKafkaBroker(broker) as test:
@@ -167,7 +169,7 @@ async def test_a_cycle_makes_a_dataset_that_reads_back(
     assert train[0].messages[-1].role is Role.ASSISTANT
 
 
-async def test_a_redelivered_cycle_publishes_the_same_fact(handlers: Handlers, published: Published) -> None:
+async def test_a_redelivered_cycle_publishes_the_same_event(handlers: Handlers, published: Published) -> None:
     await filled(handlers)
     await handlers.on_clustered(clustered())
     await filled(handlers, 60)
@@ -204,7 +206,7 @@ async def test_no_corrections_at_all_fail_the_step(handlers: Handlers, published
 
 
 async def test_a_build_waits_for_corrections_below_the_fence(handlers: Handlers, store: MemoryStore) -> None:
-    store.late = [FENCE[0]]
+    store.not_read = [FENCE[0]]
     with pytest.raises(DependencyUnavailable):
         await handlers.on_clustered(clustered())
 
@@ -221,7 +223,7 @@ async def test_a_cycle_without_an_id_is_invalid(handlers: Handlers) -> None:
         await handlers.on_clustered(clustered(cycle_id=None))
 
 
-async def test_two_who_disagree_make_one_question_however_often_delivered(
+async def test_two_reviewers_who_disagree_make_one_question_however_often_delivered(
     handlers: Handlers, published: Published
 ) -> None:
     pair = delivered(correction(1, "refund"), correction(1, "delivery", reviewer="ben"))
@@ -234,7 +236,7 @@ async def test_two_who_disagree_make_one_question_however_often_delivered(
     assert first.event_id == second.event_id
 
 
-async def test_a_forgotten_person_is_in_no_later_dataset(handlers: Handlers, published: Published) -> None:
+async def test_an_erased_person_is_in_no_later_dataset(handlers: Handlers, published: Published) -> None:
     rows = [correction(i, SPEC.labels[i % 2], user_hash="u1" if i == 4 else "u2") for i in range(30)]
     await handlers.on_corrections(delivered(*rows))
     forgotten = SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="u1")
@@ -249,14 +251,12 @@ async def test_a_forgotten_person_is_in_no_later_dataset(handlers: Handlers, pub
     assert "p4" not in {line["prediction_ids"][0] for line in lines}
 
 
-async def test_a_broken_record_is_passed_over_so_that_no_fence_waits_for_it(
-    handlers: Handlers, store: MemoryStore
-) -> None:
+async def test_a_broken_record_is_skipped_so_that_no_fence_waits_for_it(handlers: Handlers, store: MemoryStore) -> None:
     await handlers.broker.publish(b"{not json", TOPIC)  # type: ignore[attr-defined]
-    assert [place.topic for place in store.passed] == [TOPIC]
+    assert [position.topic for position in store.skipped] == [TOPIC]
 
 
-async def test_an_example_says_whose_it_is_and_from_when(handlers: Handlers, published: Published) -> None:
+async def test_an_example_names_its_person_and_time(handlers: Handlers, published: Published) -> None:
     early = NOON - timedelta(days=1)
     theirs = correction(1, "refund", user_hash="u1").model_copy(update={"predicted_at": early})
     unknown = correction(2, "no such label", user_hash="u2").model_copy(update={"predicted_at": early})
@@ -276,19 +276,19 @@ async def test_an_example_says_whose_it_is_and_from_when(handlers: Handlers, pub
     assert (whose["x"], whose["y"], whose["p5"]) == (("u1", at), ("u2", at), (None, None))
 
 
-async def test_who_is_forgotten_during_a_build_is_not_in_it(
+async def test_a_person_erased_during_a_build_is_not_in_it(
     handlers: Handlers, store: MemoryStore, published: Published
 ) -> None:
     await filled(handlers)
     await handlers.on_corrections(delivered(correction(77, "refund", user_hash="u1")))
-    read = store.below
+    read = store.corrections_below
 
     async def read_and_forget(task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]:
         found = await read(task, revision, fence)
         await store.forget(SubjectForgotten(task=task, task_revision=revision, subject_hash="u1"))
         return found
 
-    store.below = read_and_forget  # type: ignore[method-assign]
+    store.corrections_below = read_and_forget  # type: ignore[method-assign]
     await handlers.on_clustered(clustered())
     (built,) = published.events
     assert isinstance(built, DatasetBuilt)

@@ -1,0 +1,29 @@
+"""The tables of schema `dataset_builder`, as `migrations/` makes them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Text
+
+from shared.privacy.erasure import erased_subjects_table
+from shared.storage.offsets import incarnation_table, offsets_table
+
+METADATA = sa.MetaData()
+POSITIONS = offsets_table(METADATA)
+BROKER = incarnation_table(METADATA)
+FORGOTTEN = erased_subjects_table(METADATA)
+CORRECTIONS = sa.Table(
+    "corrections", METADATA,
+    Column("correction_id", Text, primary_key=True), Column("prediction_id", Text), Column("task", Text),
+    Column("task_revision", Text), Column("user_hash", Text), Column("partition", sa.Integer),
+    Column("offset", sa.BigInteger), Column("event", Text), Column("happened_at", sa.DateTime(timezone=True)),
+)  # fmt: skip
+TRAFFIC = sa.Table(
+    "traffic", METADATA,
+    Column("task", Text, primary_key=True), Column("task_revision", Text, primary_key=True),
+    Column("variant", Text, primary_key=True), Column("adapter", Text, primary_key=True),
+    Column("hour", sa.DateTime(timezone=True), primary_key=True), Column("answers", sa.JSON),
+)  # fmt: skip
+BUILDS = sa.Table(
+    "builds", METADATA, Column("cycle_id", Text, primary_key=True), Column("topic", Text), Column("event", Text)
+)
