@@ -1,1 +1,1 @@
-"""What every service stands on: transport, storage, jobs. No business nouns: those are in `schemas/`, `services/`."""
+"""What several services use: Kafka, storage, the spool, privacy, jobs, HTTP. It knows the contract and no service."""

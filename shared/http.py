@@ -1,4 +1,4 @@
-"""What every HTTP service has: a body limit, errors in OpenAI's shape, /healthz, /readyz that tells the truth."""
+"""What every HTTP service has: a body limit, errors in OpenAI's shape, /healthz, and /readyz with what is missing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.errors import DependencyUnavailable, InvalidMessage, RatchetError, describe_validation_error, field_path
 
-_AGAIN = {"retry-after": "2"}
+_RETRY_AFTER = {"retry-after": "2"}
 
 
-class HttpError(Exception):
-    """An answer that is an error: status, what went wrong, a code that a program can test, and what headers say.
+class HttpError(RatchetError):
+    """A request's error response: its status, what went wrong, a code for programs, and headers.
 
-    Without `headers`, 429 and 503 say to come again in two seconds.
+    Without `headers`, 429 and 503 ask the client to retry in two seconds.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class HttpError(Exception):
         super().__init__(message)
         self.status = status
         self.body = error_body(message, code, status, param)
-        self.headers = dict(headers or (_AGAIN if status in (429, 503) else {}))
+        self.headers = dict(headers or (_RETRY_AFTER if status in (429, 503) else {}))
 
 
 def error_body(message: str, code: str, status: int, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object, so that its clients show the message."""
+    """Return OpenAI's error object, so that its clients show the message."""
     kind = "server_error" if status >= 500 else "requests" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -46,10 +46,10 @@ def build_http(
     notes: Callable[[], list[str]] = list,
     larger: Mapping[str, int] | None = None,
 ) -> FastAPI:
-    """An application with the common parts.
+    """Return a FastAPI application with the parts that every service has.
 
-    `ready` returns what is missing; empty means ready. `notes` returns what is worth saying but stops nothing.
-    `larger`: paths with a limit of their own, in bytes.
+    `ready` returns what is missing; empty means ready. `notes` returns what an operator should know although the
+    service is ready. `larger`: limits in bytes of the paths that have their own.
     """
     app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes, larger=larger)
@@ -70,39 +70,37 @@ def build_http(
 
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HttpError)
-    async def _known(_: Request, error: HttpError) -> JSONResponse:
+    async def _http_error(_: Request, error: HttpError) -> JSONResponse:
         return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def _left(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # Nobody reads it; it is what the request is counted under.
+    async def _disconnected(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # Nobody reads it; metrics count the request under it.
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{where}: {first['msg']}" if where else str(first["msg"])
-        return JSONResponse(error_body(message, "invalid_request", 422, where or None), status_code=422)
+        message, field = describe_validation_error(error, limit=1), field_path(error.errors()[0])
+        return JSONResponse(error_body(message, "invalid_request", 422, field or None), status_code=422)
 
     @app.exception_handler(InvalidMessage)
     async def _invalid_message(_: Request, error: InvalidMessage) -> JSONResponse:
         return JSONResponse(error_body(f"{error.reason}. {error.way_out}".strip(), "invalid_request", 422), 422)
 
     @app.exception_handler(DependencyUnavailable)
-    async def _away(_: Request, error: DependencyUnavailable) -> JSONResponse:
+    async def _unavailable(_: Request, error: DependencyUnavailable) -> JSONResponse:
         body = error_body(f"{error.reason}. {error.way_out}".strip(), "unavailable", 503)
-        return JSONResponse(body, status_code=503, headers=_AGAIN)
+        return JSONResponse(body, status_code=503, headers=_RETRY_AFTER)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+    async def _http_exception(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(str(error.detail), "http_error", error.status_code), error.status_code)
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """The application, usable by pages of these origins; without any, the very same application.
+    """Return the application, usable by pages of these origins; the application itself where there are none.
 
-    Never with cookies: who may do what is said by the key, which the page must send itself. Questions that browsers
-    ask first (OPTIONS) are answered here, without a key.
+    Cookies are never allowed: the key, which the page must send itself, decides who may do what. Browsers' preflight
+    requests (OPTIONS) are answered here, without a key.
     """
     if not origins:
         return app
@@ -112,7 +110,7 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 
 class BodyLimit:
-    """Refuses a body over the limit, by its declared length or by what really arrives, with 413."""
+    """ASGI middleware that refuses a body over the limit, by its declared length or by what arrives, with 413."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
         self._app = app
@@ -122,23 +120,23 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        most = self._larger.get(scope["path"], self._max)
+        max_bytes = self._larger.get(scope["path"], self._max)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > most:
-            body = error_body(_over(most), "body_too_large", 413)
+        if declared.isdigit() and int(declared) > max_bytes:
+            body = error_body(_over(max_bytes), "body_too_large", 413)
             return await JSONResponse(body, status_code=413)(scope, receive, send)
-        seen = 0
+        received = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > most:
-                raise HttpError(413, _over(most), "body_too_large")
+            received += len(message.get("body", b""))
+            if received > max_bytes:
+                raise HttpError(413, _over(max_bytes), "body_too_large")
             return message
 
         await self._app(scope, counted, send)
 
 
-def _over(most: int) -> str:
-    return f"the request body is over the limit of {most} bytes"
+def _over(max_bytes: int) -> str:
+    return f"the request body is over the limit of {max_bytes} bytes"

@@ -1,4 +1,4 @@
-"""Names that follow from content: the same thing gets the same name on every machine and on every retry."""
+"""Names derived from content: the same thing gets the same name on every machine and at every retry."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAMESPACE = UUID("6d1f3b1e-51a7-4c50-9a0c-3f4e8f4d7a10")
 
 
 def event_id(*parts: object) -> UUID:
-    """The id of an event that a retried handler may publish twice: same parts, same id (RFC 9562 version 5)."""
+    """Return the id of an event that a retried handler may publish twice: same parts, same id (RFC 9562 version 5)."""
     return uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts))
 
 
 def content_hash(*parts: bytes | str, length: int = 12) -> str:
-    """The first `length` hex digits of the SHA-256 of the parts, each prefixed by its size."""
+    """Return the first `length` hex digits of the SHA-256 of the parts, each prefixed by its size."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -30,9 +30,9 @@ def content_hash(*parts: bytes | str, length: int = 12) -> str:
 
 
 def folder_hash(folder: Path, length: int = 12) -> str:
-    """`content_hash` of all files below `folder`, names included, in sorted order."""
+    """Return the first `length` hex digits of the SHA-256 of all files below `folder`, names included, sorted."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(str(path.relative_to(folder)).encode() + b"\x1f")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -40,19 +40,19 @@ def folder_hash(folder: Path, length: int = 12) -> str:
 
 
 def keyed_hash(key: bytes, text: str, length: int = 24) -> str:
-    """HMAC-SHA256 of `text`, hex: joins events of one person without saying who it is."""
+    """Return the HMAC-SHA256 of `text` in hex: it joins the events of a person without saying who it is."""
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:length]
 
 
 def load_or_create_key(folder: Path, name: str) -> bytes:
-    """A 32-byte secret kept in `folder` (mode 0600), made on first use. Safe when two processes race for it."""
+    """Return the 32-byte secret in the file `name` (mode 0600), made on first use. Safe when two processes race."""
     path = folder / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        handle, fresh = tempfile.mkstemp(dir=folder)  # Mode 0600.
-        with os.fdopen(handle, "wb") as file:
+        descriptor, temporary = tempfile.mkstemp(dir=folder)  # Mode 0600.
+        with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))
-        with contextlib.suppress(FileExistsError):  # Another process was first: its key is then the key.
-            os.link(fresh, path)
-        Path(fresh).unlink()
+        with contextlib.suppress(FileExistsError):  # Another process was first: its key is used.
+            os.link(temporary, path)
+        Path(temporary).unlink()
     return path.read_bytes()

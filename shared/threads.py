@@ -1,4 +1,4 @@
-"""Blocking work in a thread that is never left behind."""
+"""Blocking work in a thread, whose end a cancellation waits for."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call it in a thread. As `asyncio.to_thread`, but a cancellation waits until the thread has come to its end.
+    """Call `function` in a thread, like `asyncio.to_thread`, but let a cancellation wait until the thread has ended.
 
-    For background work: a service that stops cancels it, and nothing can stop a thread. Left behind, it would still
-    write to a store that its service, stopped, is believed to have let go.
+    For background work: a service cancels it when it stops, and nothing can stop a thread. Abandoned, the thread would
+    still write to a store after its service has stopped.
     """
     work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:
@@ -24,5 +24,5 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     except asyncio.CancelledError:
         await asyncio.wait([work])
         if error := work.exception():
-            logger.warning("failed while it was being stopped: %r", error)
+            logger.warning("background thread failed while its service was stopping: %r", error)
         raise

@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from schemas.tasks import GoldenExample, TaskSpec
 from services.scheduler.domain import valid_cron
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, describe_validation_error, field_path
 from shared.files import write_atomically
 
 MAX_BYTES = 1_000_000
@@ -135,7 +135,7 @@ def _of_pydantic(path: Path, document: CommentedMap, error: ValidationError) -> 
 
 
 def _describe(detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    key = field_path(detail)
     if detail["type"] == "extra_forbidden":
         known = sorted(_known_keys(detail["loc"][:-1]))
         near = get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
@@ -198,9 +198,9 @@ def _golden(golden: Path, number: int, row: str, spec: TaskSpec) -> dict[str, An
     except json.JSONDecodeError as error:
         raise _error(golden, number, f"found {_brief(row)}", 'expected {"text": "…", "label": "…"}') from error
     except ValidationError as error:
-        detail = error.errors()[0]
-        key = ".".join(str(part) for part in detail["loc"])
-        raise _error(golden, number, f"{key}: {detail['msg']}", 'expected {"text": "…", "label": "…"}') from error
+        raise _error(
+            golden, number, describe_validation_error(error, limit=1), 'expected {"text": "…", "label": "…"}'
+        ) from error
     if spec.labels and example.label not in spec.labels:
         near = get_close_matches(example.label, spec.labels, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "expected one of the task's labels"

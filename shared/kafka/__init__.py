@@ -1,1 +1,1 @@
-"""Kafka: what publishes and consumes for every service, and the clients, topics and dead letters beside it."""
+"""Kafka: how every service publishes and consumes, with its clients, topics and dead letters."""

@@ -1,1 +1,1 @@
-"""Stores: PostgreSQL, consumer offsets kept in it, and the artifact store."""
+"""Storage: PostgreSQL, the consumer offsets stored in it, and the artifact store."""

@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import RatchetError
+from shared.errors import RatchetError, describe_validation_error
 from shared.files import write_atomically
 
 PREFIX = "rk_"
@@ -77,10 +77,8 @@ def read_keys(path: Path) -> tuple[ApiKey, ...] | None:
             f"the API keys in {path} cannot be read: {error.strerror}", "The gateway's user must own the file."
         ) from error
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise KeysUnreadable(
-            f"{path} is no file of API keys: {where}: {first['msg']}",
+            f"{path} is no file of API keys: {describe_validation_error(error, limit=1)}",
             "Correct it, or restore it; it is written by: ratchet keys",
         ) from None
 
