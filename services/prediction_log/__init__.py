@@ -1,12 +1,12 @@
-"""prediction_log: every prediction and every piece of feedback, in the lake, exactly once.
+"""prediction_log: stores every prediction and every piece of feedback in the lake, exactly once.
 
 consumes  predictions.logged · feedback.given · requests.observed · subjects.forgotten · tasks.changed (as a table)
-does      appends batches to Delta tables, the Kafka offsets in the same commit; rolls hours up; forgets people;
-          compacts, vacuums and lets what is older than a task keeps go
+does      appends batches to Delta tables, with their Kafka offsets in the same commit; rolls hours up; erases people;
+          compacts, vacuums and applies each task's retention
 produces  predictions.rolled_up
 """
 
 import os
 
-# Counting hours must leave the cores to appending. Polars reads this once, at its import.
+# Roll-ups must leave the cores to appending. Polars reads this once, at its import.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")

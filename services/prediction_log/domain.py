@@ -1,4 +1,4 @@
-"""Which deliveries are new. Pure."""
+"""Decides which deliveries are new. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from shared.kafka.delivery import Delivery
 
-_WHERE = attrgetter("topic", "partition", "offset")
+_POSITION = attrgetter("topic", "partition", "offset")
 
 
 def new_deliveries(
     deliveries: Iterable[Delivery[Any]], committed: Mapping[tuple[str, int], int]
 ) -> list[Delivery[Any]]:
-    """Those above the offset that the table has committed for their partition, each once."""
-    furthest = dict(committed)
-    fresh = []
-    for delivery in sorted(deliveries, key=_WHERE):
-        place = (delivery.topic, delivery.partition)
-        if delivery.offset > furthest.get(place, -1):
-            furthest[place] = delivery.offset
-            fresh.append(delivery)
-    return fresh
+    """Return the deliveries above the committed offset of their partition, each once, in the order of their offsets."""
+    last_offsets = dict(committed)
+    new = []
+    for delivery in sorted(deliveries, key=_POSITION):
+        partition = (delivery.topic, delivery.partition)
+        if delivery.offset > last_offsets.get(partition, -1):
+            last_offsets[partition] = delivery.offset
+            new.append(delivery)
+    return new

@@ -1,4 +1,4 @@
-"""Events in: appended to the lake, and people forgotten. Events out: the hours, rolled up. By a schedule: policy."""
+"""Appends events to the lake, erases people, and in the background publishes roll-ups and maintains the lake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved, SubjectForgotten
 from schemas.tasks import TaskChanged
 from services.prediction_log.erasure.subjects import ErasureRequests
-from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
+from services.prediction_log.maintenance.compaction import MaintenancePolicy
+from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.offsets.resume import ReadTopicIds, resume_from
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
@@ -26,9 +27,9 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 from shared.threads import in_thread
 
-FULL_BYTES = 1024 * 1024
-"""So much, compressed, is worth a commit of its own at once. Each commit is a file for a task and day, and a line in
-the table's history: a trickle of events waits for company."""
+MIN_BATCH_BYTES = 1024 * 1024
+"""Compressed bytes that are worth a commit at once. Each commit is a file for a task and day, and an entry in the
+table's history, so fewer events wait until the batch's time is up."""
 
 
 class Handlers:
@@ -37,31 +38,30 @@ class Handlers:
         settings: PredictionLogSettings,
         lake: Lake,
         publisher: EventPublisher,
-        topic_ids: ReadTopicIds,
+        read_topic_ids: ReadTopicIds,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
         self._lake = lake
         self._publisher = publisher
-        self._topic_ids = topic_ids
+        self._read_topic_ids = read_topic_ids
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
-        self._forgotten = ErasureRequests(settings.lake_uri, settings.kafka_incarnation)
+        self._erasure_requests = ErasureRequests(settings.lake_uri, settings.kafka_incarnation)
         self._roll_ups = RollUps(settings.lake_uri)
-        self._maintenance = Maintenance(settings.lake_uri, policy(settings))
+        self._maintenance = Maintenance(settings.lake_uri, maintenance_policy(settings))
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
-        self._store(consumers, PredictionLogged, PREDICTIONS)
-        self._store(consumers, FeedbackGiven, FEEDBACK)
-        self._store(consumers, RequestObserved, REQUESTS)
-        consumers.on_batch(
-            SubjectForgotten, self.on_forgotten, resume=resume_from(self._forgotten, FORGOTTEN, self._topic_ids)
-        )
+        self._append_to_table(consumers, PredictionLogged, PREDICTIONS)
+        self._append_to_table(consumers, FeedbackGiven, FEEDBACK)
+        self._append_to_table(consumers, RequestObserved, REQUESTS)
+        resume = resume_from(self._erasure_requests, FORGOTTEN, self._read_topic_ids)
+        consumers.on_batch(SubjectForgotten, self.on_subjects_forgotten, resume=resume)
         self._tasks = consumers.table(TaskChanged)
 
-    def _store(self, consumers: Consumers, event: type[Event], table: str) -> None:
-        """Every event of this class becomes a row of the table."""
+    def _append_to_table(self, consumers: Consumers, event: type[Event], table: str) -> None:
+        """Make every event of this class a row of the table."""
 
         async def append(deliveries: list[Delivery[Any]]) -> None:
             await asyncio.to_thread(self._lake.append, table, deliveries)
@@ -69,34 +69,34 @@ class Handlers:
         consumers.on_batch(
             event,
             append,
-            BatchOptions(self._settings.prediction_log_batch, self._settings.prediction_log_wait_ms, FULL_BYTES),
-            resume=resume_from(self._lake, table, self._topic_ids),
+            BatchOptions(self._settings.prediction_log_batch, self._settings.prediction_log_wait_ms, MIN_BATCH_BYTES),
+            resume=resume_from(self._lake, table, self._read_topic_ids),
             decode=Decoder(event),
         )
 
-    async def on_forgotten(self, deliveries: list[Delivery[SubjectForgotten]]) -> None:
-        await asyncio.to_thread(self._forgotten.take, deliveries)
+    async def on_subjects_forgotten(self, deliveries: list[Delivery[SubjectForgotten]]) -> None:
+        await asyncio.to_thread(self._erasure_requests.apply, deliveries)
 
     async def roll_up_once(self) -> None:
-        """Restate the hours that changed. Raises DependencyUnavailable; what was not published stays to be done."""
+        """Publish the hours that changed. Raises DependencyUnavailable; hours not published yet stay pending."""
         for hour in await in_thread(self._roll_ups.pending):
             for event in await in_thread(self._roll_ups.count, hour, self._now()):
                 await self._publisher.publish(event)
-            self._roll_ups.done(hour)
+            self._roll_ups.published(hour)
 
     async def roll_up_forever(self) -> None:
-        """Background: a roll-up every few minutes."""
+        """Publish roll-ups every few minutes, in the background."""
         while True:
             await asyncio.sleep(self._settings.prediction_log_roll_up_seconds)
             await self.roll_up_once()
 
     async def maintain_once(self) -> None:
-        """One round over the lake. Raises DependencyUnavailable."""
-        retention = {changed.task: changed.spec.retention_days for changed in self._tasks}
-        await in_thread(self._maintenance.run, retention, self._now())
+        """Run one round of maintenance over the lake. Raises DependencyUnavailable."""
+        retention_days = {changed.task: changed.spec.retention_days for changed in self._tasks}
+        await in_thread(self._maintenance.run, retention_days, self._now())
 
     async def maintain_forever(self) -> None:
-        """Background: the maintenance, from a random moment on so that replicas take turns."""
+        """Maintain the lake in the background, starting at a random moment so that replicas alternate."""
         pause = self._settings.prediction_log_maintenance_seconds
         await asyncio.sleep(random.uniform(0.0, pause))  # noqa: S311 - spreads replicas, no secret
         while True:
@@ -104,8 +104,8 @@ class Handlers:
             await asyncio.sleep(pause)
 
 
-def policy(settings: PredictionLogSettings) -> MaintenancePolicy:
-    """The maintenance's part of the settings."""
+def maintenance_policy(settings: PredictionLogSettings) -> MaintenancePolicy:
+    """Return the maintenance's part of the settings."""
     return MaintenancePolicy(
         interval=timedelta(seconds=settings.prediction_log_maintenance_seconds),
         small_files=settings.prediction_log_small_files,

@@ -1,4 +1,4 @@
-"""The wiring of prediction_log."""
+"""Wires prediction_log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "prediction_log"
 
 
 def build(settings: PredictionLogSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Build the service without starting it."""
     settings = settings or PredictionLogSettings.load()
     broker = build_broker(settings, NAME)
     lake = DeltaLake(settings.lake_uri, settings.kafka_incarnation, settings.prediction_log_window)
@@ -29,9 +29,9 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
 
 
 def main() -> None:
-    """Entry point: `python -m services.prediction_log.main`."""
+    """Run `python -m services.prediction_log.main`."""
     service = build()
-    # A batch is 100,000 objects that all live until its commit: the collector would look at them hundreds of times.
+    # A batch is 100,000 objects that live until its commit: the garbage collector would visit them hundreds of times.
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
     asyncio.run(run([service]))

@@ -1,7 +1,7 @@
-"""A Delta table's Parquet files: written before their commit, and read a few columns at a time.
+"""Writes a Delta table's Parquet files before their commit, and reads them a few columns at a time.
 
-Files are written here and not by delta-rs' `write_deltalake`, because a writer that was second must be able to commit
-the same files again, and because it costs a third less. Until a commit names a file, nobody sees it.
+The files are not written by delta-rs' `write_deltalake`: a writer whose commit conflicted must be able to commit the
+same files again, and it costs a third less. A file is invisible until a commit names it.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from pyarrow.fs import FileSystem, PyFileSystem
 
 from services.prediction_log.tables import TablePartition, storage_options
 
-_DICTIONARY = ["task_revision", "answer", "model", "adapter", "variant", "finish_reason", "kind", "status"]
+_DICTIONARY_COLUMNS = ["task_revision", "answer", "model", "adapter", "variant", "finish_reason", "kind", "status"]
 _TIME = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_FOREVER = np.iinfo(np.int64).max
-MICROSECONDS_OF_STATISTICS = 1_000
-"""The Delta log cuts times down to milliseconds: a file's newest row may be so much later than it says."""
+_MAX_TIME = np.iinfo(np.int64).max
+STATISTICS_ERROR_MICROSECONDS = 1_000
+"""The Delta log truncates times to milliseconds: a file's newest row may be this much later than its statistics."""
 
 
 def microseconds(time: datetime) -> int:
-    """Since 1970, UTC."""
+    """Return the microseconds since 1970, UTC."""
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
-class File:
-    """One file of a table. `newest`: no row occurred later (µs); `oldest`: none earlier. Unknown times are extreme."""
+class DataFile:
+    """One file of a table. No row occurred before `oldest` or after `newest` (µs); unknown times are extreme."""
 
     path: str
     partition: TablePartition
@@ -52,18 +52,18 @@ class File:
 
 
 def filesystem(uri: str, table: str) -> FileSystem:
-    """The table's folder, wherever it is. What is written there is visible when it is whole, or not at all."""
-    return PyFileSystem(_Handler(f"{uri}/{table}", storage_options(uri)))
+    """Return the table's folder, local or remote. A file written there becomes visible only when it is complete."""
+    return PyFileSystem(_StorageHandler(f"{uri}/{table}", storage_options(uri)))
 
 
-class _Handler(DeltaStorageHandler):  # type: ignore[misc]  # deltalake is untyped
-    """delta-rs' own way to the store; its streams take only `bytes`, and Arrow hands them buffers."""
+class _StorageHandler(DeltaStorageHandler):  # type: ignore[misc]  # deltalake is untyped
+    """delta-rs' access to the store. Its streams accept only `bytes`, and Arrow passes buffers."""
 
     def open_output_stream(self, path: str, metadata: dict[str, str] | None = None) -> pa.PythonFile:
-        return pa.PythonFile(_TakesBuffers(self._handler.open_output_stream(path, metadata)), mode="w")
+        return pa.PythonFile(_BufferStream(self._handler.open_output_stream(path, metadata)), mode="w")
 
 
-class _TakesBuffers:
+class _BufferStream:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
@@ -74,8 +74,8 @@ class _TakesBuffers:
         return int(self._stream.write(bytes(data)))
 
 
-def files_of(delta: DeltaTable) -> list[File]:
-    """The files that make up the table."""
+def data_files(delta: DeltaTable) -> list[DataFile]:
+    """Return the files that make up the table."""
     actions = pa.table(delta.get_add_actions(flatten=True))
 
     def column(name: str) -> list[object]:
@@ -86,28 +86,32 @@ def files_of(delta: DeltaTable) -> list[File]:
         column("path"), *columns, column("num_records"), column("min.occurred_at"), column("max.occurred_at"),
         strict=True,
     )  # fmt: skip
-    return [_file(*row) for row in rows]
+    return [_data_file(*row) for row in rows]
 
 
-def _file(path: str, task: str, day: date, rows: int | None, oldest: datetime | None, newest: datetime | None) -> File:
-    return File(
+def _data_file(
+    path: str, task: str, day: date, rows: int | None, oldest: datetime | None, newest: datetime | None
+) -> DataFile:
+    return DataFile(
         path, (task, day), rows or 0,
-        -_FOREVER if oldest is None else microseconds(oldest),
-        _FOREVER if newest is None else microseconds(newest) + MICROSECONDS_OF_STATISTICS,
+        -_MAX_TIME if oldest is None else microseconds(oldest),
+        _MAX_TIME if newest is None else microseconds(newest) + STATISTICS_ERROR_MICROSECONDS,
     )  # fmt: skip
 
 
-def file_of(action: AddAction) -> File:
-    """The same of a file that we wrote."""
+def data_file_of(action: AddAction) -> DataFile:
+    """Return the file that `write_files` wrote for this action."""
     statistics = json.loads(action.stats)
     times = (datetime.fromisoformat(statistics[name]["occurred_at"]) for name in ("minValues", "maxValues"))
     task, day = action.partition_values["task"], action.partition_values["date"]
-    return _file(action.path, str(task), date.fromisoformat(str(day)), statistics["numRecords"], *times)
+    return _data_file(action.path, str(task), date.fromisoformat(str(day)), statistics["numRecords"], *times)
 
 
-def read(files: Iterable[File], fs: FileSystem, columns: Sequence[str], first: int, last: int) -> Iterator[pa.Table]:
-    """The rows of each file that occurred within [first, last] (µs): these text columns and `occurred_at`."""
-    # The types are said, because delta-rs' rewritten files ask for views, which Arrow cannot filter.
+def read_columns(
+    files: Iterable[DataFile], fs: FileSystem, columns: Sequence[str], first: int, last: int
+) -> Iterator[pa.Table]:
+    """Yield each file's rows that occurred within [first, last] (µs): these text columns and `occurred_at`."""
+    # The types are explicit because files rewritten by delta-rs declare string views, which Arrow cannot filter.
     schema = pa.schema([*((name, pa.string()) for name in columns), ("occurred_at", _TIME)])
     within = (ds.field("occurred_at") >= _instant(first)) & (ds.field("occurred_at") <= _instant(last))
     for file in files:
@@ -118,13 +122,13 @@ def _instant(time: int) -> pa.Scalar:
     return pa.scalar(time, pa.int64()).cast(_TIME)
 
 
-def write(rows: pa.Table, fs: FileSystem) -> list[AddAction]:
-    """Write rows, a file for each task and day; what a commit needs to name them."""
-    return [_write_file(part, partition, fs) for partition, part in by_partition(rows)]
+def write_files(rows: pa.Table, fs: FileSystem) -> list[AddAction]:
+    """Write a file for each task and day; return the actions that a commit adds them with."""
+    return [_write_file(part, partition, fs) for partition, part in split_by_partition(rows)]
 
 
-def by_partition(rows: pa.Table) -> list[tuple[TablePartition, pa.Table]]:
-    """The rows of each task and day."""
+def split_by_partition(rows: pa.Table) -> list[tuple[TablePartition, pa.Table]]:
+    """Return the rows of each task and day."""
     if not rows.num_rows:
         return []
     tasks, days = rows["task"].combine_chunks(), rows["date"].combine_chunks()
@@ -137,8 +141,8 @@ def by_partition(rows: pa.Table) -> list[tuple[TablePartition, pa.Table]]:
     return [(partition, rows.take(pa.array(numbers))) for partition, numbers in groups.items()]
 
 
-def span(rows: pa.Table) -> tuple[int, int]:
-    """When the first and the last of the rows occurred (µs)."""
+def time_range(rows: pa.Table) -> tuple[int, int]:
+    """Return when the first and the last of the rows occurred (µs)."""
     times = rows["occurred_at"].cast(pa.int64())
     bounds = pc.min_max(times)
     return bounds["min"].as_py(), bounds["max"].as_py()
@@ -150,7 +154,7 @@ def _write_file(rows: pa.Table, partition: TablePartition, fs: FileSystem) -> Ad
     buffer = pa.BufferOutputStream()
     pq.write_table(
         body, buffer, compression="zstd", compression_level=1,
-        use_dictionary=[name for name in _DICTIONARY if name in body.column_names],
+        use_dictionary=[name for name in _DICTIONARY_COLUMNS if name in body.column_names],
         write_statistics=["occurred_at"],
     )  # fmt: skip
     data = buffer.getvalue()
@@ -162,12 +166,12 @@ def _write_file(rows: pa.Table, partition: TablePartition, fs: FileSystem) -> Ad
 
 
 def _statistics(rows: pa.Table) -> str:
-    first, last = (_EPOCH + timedelta(microseconds=value) for value in span(rows))
+    first, last = (_EPOCH + timedelta(microseconds=value) for value in time_range(rows))
     return json.dumps(
         {
             "numRecords": rows.num_rows,
             "minValues": {"occurred_at": first.isoformat(timespec="milliseconds")},
-            # Rounded up: a reader that trusts it must not pass over the last row.
+            # Rounded up: a reader that relies on it must not skip the last row.
             "maxValues": {"occurred_at": (last + _MILLISECOND).isoformat(timespec="milliseconds")},
             "nullCount": {"occurred_at": 0},
         }

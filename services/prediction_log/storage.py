@@ -1,10 +1,10 @@
-"""The lake's tables, written by this service alone. Read by anyone: `schemas/lake.py` is the contract.
+"""Appends to the lake's tables, exactly once. This service alone writes them; `schemas/lake.py` is their contract.
 
-Exactly once, in three steps. **Positions**: the offset of the last record of each partition is committed in the same
-Delta transaction as the rows (`app_transactions`), and records at or below it are dropped. **Compare-and-swap**: a
-commit is made only on the very version that these positions were read from (delta-rs: `max_commit_retries=0`); a
-writer that was second, such as a zombie after a rebalance, reads again and drops what the first one stored. **Ids**:
-a fact that reached Kafka twice has two offsets and one id; the table keeps it once, whoever stored it.
+Exactly once takes three steps. **Offsets**: the last offset of each partition is committed in the same Delta
+transaction as the rows (`app_transactions`), and records at or below it are skipped. **Compare-and-swap**: a commit
+succeeds only on the table version that these offsets were read from (delta-rs: `max_commit_retries=0`); a writer whose
+commit conflicts, such as a zombie after a rebalance, reads again and skips what the other one stored. **Ids**: an event
+that reached Kafka twice has two offsets and one id; the table stores it once, whoever stored it first.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from services.prediction_log.deduplication.duplicates import DuplicateFinder
 from services.prediction_log.domain import new_deliveries
 from services.prediction_log.erasure.tombstones import Tombstones
 from services.prediction_log.offsets.commit_offsets import CommitOffsets
-from services.prediction_log.parquet_files import file_of, filesystem, write
+from services.prediction_log.parquet_files import data_file_of, filesystem, write_files
 from services.prediction_log.tables import PARTITIONED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery, TopicPartition
 
-ATTEMPTS = 20
-"""Rivals that may be first, in one call, before the records are redelivered."""
+MAX_COMMIT_ATTEMPTS = 20
+"""Commit conflicts in one call before the records are redelivered."""
 logger = logging.getLogger(__name__)
 
 
@@ -46,8 +46,8 @@ class Lake(Protocol):
     """What the handlers need of the lake. Every method blocks and raises DependencyUnavailable."""
 
     def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int: ...
-    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
-    def recognize(self, table: str, topic: str, topic_id: UUID) -> bool: ...
+    def stored_offsets(self, table: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
+    def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
 class _CommitConflict(Exception):
@@ -55,8 +55,8 @@ class _CommitConflict(Exception):
 
 
 @dataclass
-class _State:
-    """What this process knows of one table, as of `version`."""
+class _TableState:
+    """What this process knows of one table as of `version`."""
 
     delta: DeltaTable
     duplicates: DuplicateFinder
@@ -64,113 +64,125 @@ class _State:
     committed: dict[TopicPartition, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Rows to append, the offsets committed with them, and the rows skipped because their person was erased."""
+
+    rows: pa.Table
+    offsets: Mapping[TopicPartition, int]
+    erased: pa.Table
+
+
+@dataclass(frozen=True)
+class _WrittenFiles:
+    rows: pa.Table
+    actions: list[AddAction]
+
+
 class DeltaLake:
     """Delta tables below a folder or an s3:// URI, partitioned by task and date. Safe to use from several threads."""
 
     def __init__(self, uri: str, incarnation: str = "", window: int = 1_000_000) -> None:
         self._uri = uri.rstrip("/")
-        self._marks = CommitOffsets(incarnation)
+        self._offsets = CommitOffsets(incarnation)
         self._window = window
         self._topic_ids: dict[str, UUID] = {}
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, _TableState] = {}
         self._locks = {table: threading.Lock() for table in PARTITIONED}
-        self._left_out = Tombstones(self._uri)
+        self._tombstones = Tombstones(self._uri)
         if "://" not in uri:
             Path(uri).mkdir(parents=True, exist_ok=True)
 
     def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int:
-        """Append the deliveries' events (shared/kafka/decoding.py) that are not in yet; returns the number of rows.
+        """Append the deliveries' events (shared/kafka/decoding.py) that are not stored yet; return the number of rows.
 
-        What is left out (a replay, a fact that is in already, a forgotten person's) moves the position all the same.
-        Raises DependencyUnavailable when the store is away or other writers are always first: redeliver.
+        Skipped records (a replay, a duplicate, an erased person's) move the committed offset all the same. Raises
+        DependencyUnavailable when the store is unavailable or every commit conflicts: redeliver.
         """
-        written: _Written | None = None
+        written: _WrittenFiles | None = None
         with self._locks[table]:
-            for attempt in range(ATTEMPTS):
+            for attempt in range(MAX_COMMIT_ATTEMPTS):
                 try:
-                    state = self._fresh(table)
-                    batch = self._choose(table, state, deliveries)
+                    state = self._updated_state(table)
+                    batch = self._select(table, state, deliveries)
                     if batch is None:
                         return 0
                     if written is None or not written.rows.equals(batch.rows):
-                        written = _Written(batch.rows, write(batch.rows, filesystem(self._uri, table)))
+                        written = _WrittenFiles(batch.rows, write_files(batch.rows, filesystem(self._uri, table)))
                     self._commit(table, state, batch, written)
-                    return self._after(table, state, batch, written)
+                    return self._record_commit(state, batch, written)
                 except _CommitConflict:
-                    time.sleep(random.uniform(0.0, 0.02) * attempt)  # noqa: S311 - spreads rivals, no secret
+                    time.sleep(random.uniform(0.0, 0.02) * attempt)  # noqa: S311 - spreads the writers, no secret
                 except STORE_ERRORS as error:
-                    # Whether our commit was made is unknown: what is read anew tells, and makes a second one harmless.
+                    # The commit may have succeeded. Reading the table again finds out, so a second commit is harmless.
                     self._states.pop(table, None)
                     raise DependencyUnavailable(
-                        f"the lake at {self._uri}/{table} took no rows: {error}", "Check its folder or object store"
+                        f"no rows were appended to {self._uri}/{table}: {error}", "Check its folder or object store"
                     ) from error
-        raise DependencyUnavailable(f"other writers of {self._uri}/{table} were first {ATTEMPTS} times")
+        raise DependencyUnavailable(f"{MAX_COMMIT_ATTEMPTS} commits to {self._uri}/{table} conflicted with others")
 
-    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The last offset stored of each partition that the table has any of."""
+    def stored_offsets(self, table: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Return the last stored offset of each partition that the table has records of."""
         with self._locks[table]:
             try:
-                state = self._fresh(table)
-                found = {place: self._committed(state, place) for place in places}
+                state = self._updated_state(table)
+                offsets = {partition: self._committed(state, partition) for partition in partitions}
             except STORE_ERRORS as error:
                 self._states.pop(table, None)
-                raise DependencyUnavailable(f"the lake at {self._uri}/{table} does not answer: {error}") from error
-        return {place: offset for place, offset in found.items() if offset >= 0}
+                raise DependencyUnavailable(f"the lake at {self._uri}/{table} is unavailable: {error}") from error
+        return {partition: offset for partition, offset in offsets.items() if offset >= 0}
 
-    def recognize(self, table: str, topic: str, topic_id: UUID) -> bool:
-        """Whether this is the topic that the table was filled from, by the broker's id of it; it is noted from now on.
-
-        True where nothing was noted yet. Blocks. Raises DependencyUnavailable.
-        """
+    def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool:
+        """Return False if the table was filled from a topic with another broker id; else commit this id from now on."""
         with self._locks[table]:
             try:
-                known = self._marks.knows(self._fresh(table).delta, topic, topic_id)
+                is_filled_from = self._offsets.is_filled_from(self._updated_state(table).delta, topic, topic_id)
             except STORE_ERRORS as error:
                 self._states.pop(table, None)
-                raise DependencyUnavailable(f"the lake at {self._uri}/{table} does not answer: {error}") from error
-        if known is False:
+                raise DependencyUnavailable(f"the lake at {self._uri}/{table} is unavailable: {error}") from error
+        if is_filled_from is False:
             return False
         self._topic_ids[topic] = topic_id
         return True
 
-    def _fresh(self, table: str) -> _State:
-        """What we know of the table, brought up to its newest version."""
+    def _updated_state(self, table: str) -> _TableState:
+        """Return what is known of the table, updated to its newest version."""
         state = self._states.get(table)
         if state is None:
             delta = open_table(self._uri, table) or create_table(self._uri, table)
             _add_missing_columns(delta, SCHEMAS[table])
             duplicates = DuplicateFinder(filesystem(self._uri, table), ID_COLUMN[table], self._window)
-            state = self._states[table] = _State(delta, duplicates)
+            state = self._states[table] = _TableState(delta, duplicates)
         state.delta.update_incremental()
         if state.delta.version() != state.version:
-            state.duplicates.follow(state.delta)
+            state.duplicates.sync(state.delta)
             state.committed.clear()  # Another writer may have moved them.
             state.version = state.delta.version()
         return state
 
-    def _committed(self, state: _State, place: TopicPartition) -> int:
-        if place not in state.committed:
-            version = self._marks.read(state.delta, place)
-            state.committed[place] = -1 if version is None else version
-        return state.committed[place]
+    def _committed(self, state: _TableState, partition: TopicPartition) -> int:
+        if partition not in state.committed:
+            offset = self._offsets.last_offset(state.delta, partition)
+            state.committed[partition] = -1 if offset is None else offset
+        return state.committed[partition]
 
-    def _choose(self, table: str, state: _State, deliveries: Sequence[Delivery[Any]]) -> _Batch | None:
-        """The rows to append, and the positions that come with them; None: all was in."""
-        places = {(one.topic, one.partition) for one in deliveries}
-        fresh = new_deliveries(deliveries, {place: self._committed(state, place) for place in places})
-        if not fresh:
+    def _select(self, table: str, state: _TableState, deliveries: Sequence[Delivery[Any]]) -> _Batch | None:
+        """Return the rows to append and the offsets to commit with them, or None if all records were stored before."""
+        partitions = {(delivery.topic, delivery.partition) for delivery in deliveries}
+        new = new_deliveries(deliveries, {partition: self._committed(state, partition) for partition in partitions})
+        if not new:
             return None
-        furthest = {(one.topic, one.partition): one.offset for one in fresh}
-        rows = to_arrow(table, [one.event for one in fresh])
-        out = self._left_out.among(table, rows)
-        left_out = _where(rows, out)
-        rows = _where(rows, ~out)
-        return _Batch(_where(rows, ~state.duplicates.among(rows)), furthest, left_out)
+        offsets = {(delivery.topic, delivery.partition): delivery.offset for delivery in new}
+        rows = to_arrow(table, [delivery.event for delivery in new])
+        is_erased = self._tombstones.match(table, rows)
+        erased = _where(rows, is_erased)
+        rows = _where(rows, ~is_erased)
+        return _Batch(_where(rows, ~state.duplicates.find(rows)), offsets, erased)
 
-    def _commit(self, table: str, state: _State, batch: _Batch, written: _Written) -> None:
-        if table == PREDICTIONS and batch.left_out.num_rows:  # First: what is said about them must find them there.
-            self._left_out.note(batch.left_out)
-        transactions = self._marks.transactions(batch.furthest, self._topic_ids)
+    def _commit(self, table: str, state: _TableState, batch: _Batch, written: _WrittenFiles) -> None:
+        if table == PREDICTIONS and batch.erased.num_rows:  # First: their feedback must find the tombstones.
+            self._tombstones.add(batch.erased)
+        transactions = self._offsets.transactions(batch.offsets, self._topic_ids)
         try:
             state.delta.create_write_transaction(
                 written.actions, "append", state.delta.schema(), ["task", "date"],
@@ -178,37 +190,24 @@ class DeltaLake:
                 post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
             )  # fmt: skip
         except CommitFailedError as error:
-            logger.info("another writer of %s was first: %s", table, error)
+            logger.info("commit conflict on %s, retrying: %s", table, error)
             raise _CommitConflict from error
 
-    def _after(self, table: str, state: _State, batch: _Batch, written: _Written) -> int:
-        """Remember what was committed; the handle learns of it next time."""
-        state.duplicates.add(batch.rows, [file_of(action) for action in written.actions])
-        state.committed.update(batch.furthest)
+    def _record_commit(self, state: _TableState, batch: _Batch, written: _WrittenFiles) -> int:
+        """Add what was committed to the state; the table's handle is updated at the next call."""
+        state.duplicates.add(batch.rows, [data_file_of(action) for action in written.actions])
+        state.committed.update(batch.offsets)
         state.version += 1
         return int(batch.rows.num_rows)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    rows: pa.Table
-    furthest: Mapping[TopicPartition, int]
-    left_out: pa.Table
-
-
-@dataclass(frozen=True)
-class _Written:
-    rows: pa.Table
-    actions: list[AddAction]
-
-
-def _where(rows: pa.Table, chosen: NDArray[np.bool_]) -> pa.Table:
-    return rows if chosen.all() else rows.filter(pa.array(chosen))
+def _where(rows: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:
+    return rows if mask.all() else rows.filter(pa.array(mask))
 
 
 def _add_missing_columns(delta: DeltaTable, schema: pa.Schema) -> None:
-    """An older table gets the columns that came since; its rows have null there. Columns we do not know stay."""
-    there = {field.name for field in delta.schema().fields}
-    missing = [name for name in schema.names if name not in there]
+    """Add newer columns to an older table; its rows have null there. Columns that this version does not have stay."""
+    existing = {field.name for field in delta.schema().fields}
+    missing = [name for name in schema.names if name not in existing]
     if missing:
-        delta.alter.add_columns([one for one in Schema.from_arrow(schema).fields if one.name in missing])
+        delta.alter.add_columns([field for field in Schema.from_arrow(schema).fields if field.name in missing])

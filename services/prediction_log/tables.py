@@ -2,10 +2,10 @@
 
 Statistics go into the Delta log, where no deletion of rows reaches them: only columns without text have any.
 
-Rewriting is fenced because delta-rs (1.6) lets two compactions of the same files both commit, which doubles their
-rows; it does not write `app_transactions` with a compaction either. It does refuse every transaction that was begun
-before a change of the table's metadata. So who compacts changes a property first (compare-and-swap), and whoever
-began earlier, a paused process or another replica, fails instead.
+Rewrites are fenced because delta-rs (1.6) lets two compactions of the same files both commit, which doubles their
+rows; it does not write `app_transactions` with a compaction either. But it refuses every transaction that began before
+a change of the table's metadata. So a process that compacts first changes a property (compare-and-swap), and the
+commit of any process that began earlier, paused or on another replica, fails.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from schemas.lake import (
 from shared.errors import DependencyUnavailable
 
 _TIME = pa.timestamp("us", tz="UTC")
-_ARROW = {
+_ARROW_TYPES = {
     "str": pa.string(), "str | None": pa.string(), "float": pa.float64(), "float | None": pa.float64(),
     "int": pa.int64(), "int | None": pa.int64(), "bool | None": pa.bool_(), "date": pa.date32(), "datetime": _TIME,
 }  # fmt: skip
-_WITH_STATISTICS = ("prediction_id", "event_id", "occurred_at", "user_hash", "subject_hash")
-_MAINTAINED = "ratchet.maintained"
+_STATISTICS_COLUMNS = ("prediction_id", "event_id", "occurred_at", "user_hash", "subject_hash")
+_MAINTAINED_PROPERTY = "ratchet.maintained"
 DROPPED = "dropped"
-"""Not published: predictions that were not stored, or deleted, because their people are forgotten. What is said of
-them later is not stored either. Not partitioned."""
+"""Tombstones: predictions that were skipped or deleted because their person was erased. Their feedback and requests are
+not stored either. Not published, not partitioned."""
 STORE_ERRORS = (DeltaError, OSError)
-"""What delta-rs raises when the store is away, or when another writer was first."""
+"""Errors of delta-rs when the store is unavailable, or when another writer committed first."""
 
 
 def arrow_schema(row: type[Frozen]) -> pa.Schema:
-    """The columns of a row model as an Arrow schema."""
-    return pa.schema([pa.field(name, _ARROW[str(field)]) for name, field in row.__annotations__.items()])
+    """Return the columns of a row model as an Arrow schema."""
+    return pa.schema([pa.field(name, _ARROW_TYPES[str(field)]) for name, field in row.__annotations__.items()])
 
 
 SCHEMAS = {
@@ -54,19 +54,19 @@ SCHEMAS = {
     FEEDBACK: arrow_schema(FeedbackRow),
     REQUESTS: arrow_schema(RequestRow),
     FORGOTTEN: arrow_schema(ForgottenRow),
+    DROPPED: pa.schema([("task", pa.string()), ("prediction_id", pa.string())]),
 }
-SCHEMAS[DROPPED] = pa.schema([("task", pa.string()), ("prediction_id", pa.string())])
 TablePartition = tuple[str, date]
 """Task and day: what the partitioned tables are partitioned by."""
 PARTITIONED = (PREDICTIONS, FEEDBACK, REQUESTS)
-"""The tables with a task and a date in their paths; `forgotten` is small and has none."""
+"""The tables with a task and a date in their paths; `forgotten` and `dropped` are small and have none."""
 
 
 def table_properties(table: str) -> dict[str, str]:
-    """The Delta properties of a table."""
+    """Return the Delta properties of a table."""
     return {
-        "delta.dataSkippingStatsColumns": ",".join(n for n in SCHEMAS[table].names if n in _WITH_STATISTICS),
-        # A removed file is deleted within hours; a longer memory of it only makes the log longer.
+        "delta.dataSkippingStatsColumns": ",".join(n for n in SCHEMAS[table].names if n in _STATISTICS_COLUMNS),
+        # A removed file is deleted within hours; listing it for longer would only make the log longer.
         "delta.deletedFileRetentionDuration": "interval 6 hours",
         "delta.logRetentionDuration": "interval 1 days",
         "delta.checkpointInterval": "100",
@@ -74,11 +74,11 @@ def table_properties(table: str) -> dict[str, str]:
 
 
 def storage_options(uri: str) -> dict[str, str] | None:
-    """Options of the object store. Address and keys come from the environment, as with every S3 client: `AWS_…`.
+    """Return the options of the object store. Address and keys come from the environment, `AWS_…`, as for any client.
 
-    A commit to S3 is a PUT that fails if the version is there (`If-None-Match`): without that two writers could both
-    write it. It is delta-rs's default too; said here, so that no environment turns it off. A store that does not
-    answer is given up on sooner than by default (three minutes): the caller has its own patience.
+    A commit to S3 is a PUT that fails if the version exists (`If-None-Match`): otherwise two writers could both write
+    it. That is delta-rs's default too; it is set here so that no environment variable turns it off. The timeout is
+    below the default of three minutes, because the callers retry.
     """
     if not uri.startswith(("s3://", "s3a://")):
         return None
@@ -86,24 +86,24 @@ def storage_options(uri: str) -> dict[str, str] | None:
 
 
 def polars_options(uri: str) -> dict[str, str] | None:
-    """The same address and keys as `storage_options`, for Polars, which does not read all of them itself."""
+    """Return the address and keys of `storage_options` for Polars, which does not read all of them itself."""
     if storage_options(uri) is None:
         return None
     return {name.lower(): value for name, value in os.environ.items() if name.startswith("AWS_") and value}
 
 
 def open_table(uri: str, table: str) -> DeltaTable | None:
-    """The table as it is now; None before its first row. Raises DependencyUnavailable."""
+    """Open the newest version of a table; None if it does not exist yet. Raises DependencyUnavailable."""
     try:
         return DeltaTable(f"{uri}/{table}", storage_options=storage_options(uri))
     except TableNotFoundError:
         return None
     except STORE_ERRORS as error:
-        raise DependencyUnavailable(f"the lake at {uri}/{table} does not answer: {error}") from error
+        raise DependencyUnavailable(f"the lake at {uri}/{table} is unavailable: {error}") from error
 
 
 def create_table(uri: str, table: str) -> DeltaTable:
-    """Create the table unless it is there. Raises DependencyUnavailable."""
+    """Create the table unless it exists. Raises DependencyUnavailable."""
     try:
         return DeltaTable.create(
             f"{uri}/{table}",
@@ -119,25 +119,29 @@ def create_table(uri: str, table: str) -> DeltaTable:
 
 
 def quoted(text: str) -> str:
-    """A string literal of a Delta predicate: nothing in `text` can end it."""
+    """Return a string literal for a Delta predicate: nothing in `text` can end it."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def maintained_at(delta: DeltaTable) -> datetime | None:
-    """When somebody last fenced the table to maintain it."""
-    seconds = delta.metadata().configuration.get(_MAINTAINED)
+    """Return when a process last fenced the table to maintain it."""
+    seconds = delta.metadata().configuration.get(_MAINTAINED_PROPERTY)
     return None if seconds is None else datetime.fromtimestamp(float(seconds), UTC)
 
 
 def fence(delta: DeltaTable, now: datetime) -> bool:
-    """Say in the table that we maintain it now; False: another was first. `delta` is then as new as the fence.
+    """Record in the table that this process maintains it now; return False if another process was first.
 
-    Every rewrite that was begun before fails when it commits; appends that were begun before have to start again.
+    Rewrites that began before the fence fail at their commit; appends that began before it retry. `delta` is updated
+    to the version of the fence.
     """
     last = maintained_at(delta)
-    if last is not None and now <= last:  # The same text again would change no metadata, and fence nobody.
+    if last is not None and now <= last:  # An unchanged property would change no metadata and fence nothing.
         now = last + timedelta(milliseconds=1)
-    properties = {**table_properties(delta.metadata().name or PREDICTIONS), _MAINTAINED: f"{now.timestamp():.3f}"}
+    properties = {
+        **table_properties(delta.metadata().name or PREDICTIONS),
+        _MAINTAINED_PROPERTY: f"{now.timestamp():.3f}",
+    }
     try:
         delta.alter.set_table_properties(
             properties,

@@ -71,7 +71,7 @@ def settings(broker: OwnBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def lose_everything(broker: OwnBroker) -> None:
-    """The broker comes back without its topics, groups and offsets, as after a lost disk; then they are made anew."""
+    """The broker comes back without its topics, groups and offsets, as after a lost disk; then they are recreated."""
     config = StackConfig.load(broker.home, broker.env)
     if config.kafka_home:
         broker.stop()
@@ -218,7 +218,7 @@ async def test_a_broker_that_comes_back_empty_stops_the_writer_until_somebody_sa
     assert hashes() == before, "nothing was discarded"
 
     code, said = await ratchet("lake", "status")
-    assert code == 1 and "made anew" in said and "go-on" in said
+    assert code == 1 and "recreated" in said and "go-on" in said
     code, said = await ratchet("lake", "go-on", "--dry-run")
     assert code == 0 and "The 2 records" in said
     assert (await ratchet("lake", "status"))[0] == 1, "nothing was changed yet"

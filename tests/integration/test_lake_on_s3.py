@@ -18,7 +18,8 @@ from pyarrow.fs import FileSelector
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import ErasureRequest, ErasureSweep, erase_subjects
-from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
+from services.prediction_log.maintenance.compaction import MaintenancePolicy
+from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.parquet_files import filesystem
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.storage import DeltaLake
@@ -117,7 +118,7 @@ def test_two_processes_that_share_a_partition_store_each_record_once_while_it_is
         writer.join()
         assert writer.exitcode == 0
     assert ids(lake) == sorted(f"p-{p}-{o}" for p in range(3) for o in range(BATCHES * IN_A_BATCH))
-    positions = DeltaLake(lake).positions(PREDICTIONS, [(TOPICS[PREDICTIONS], p) for p in range(3)])
+    positions = DeltaLake(lake).stored_offsets(PREDICTIONS, [(TOPICS[PREDICTIONS], p) for p in range(3)])
     assert set(positions.values()) == {BATCHES * IN_A_BATCH - 1}
     operations = [commit["operation"] for commit in opened(lake, PREDICTIONS).history()]
     assert "OPTIMIZE" in operations, "or the maintenance was never in their way"
@@ -158,7 +159,7 @@ def test_hours_are_counted_alike_by_every_process_also_after_compaction(lake: st
         writer.append(REQUESTS, [delivery(request(f"p-{offset}"), offset)])
     (hour,) = counter.pending()
     (before,) = counter.count(hour, NOON)
-    counter.done(hour)
+    counter.published(hour)
     assert counter.pending() == []
     Maintenance(lake, POLICY).run({}, utc_now())
     later = RollUps(lake)
@@ -174,7 +175,7 @@ def test_hours_are_not_missed_when_the_log_was_cleaned_up_meanwhile(lake: str) -
         writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}", NOON + timedelta(hours=offset)), offset)])
         if offset == 0:
             for hour in counter.pending():
-                counter.done(hour)
+                counter.published(hour)
     opened(lake, PREDICTIONS).create_checkpoint()
     filesystem(lake, PREDICTIONS).delete_file(f"_delta_log/{opened(lake, PREDICTIONS).version() - 1:020d}.json")
     assert {hour.start for hour in counter.pending()} >= {NOON + timedelta(hours=1), NOON + timedelta(hours=2)}

@@ -1,1 +1,1 @@
-"""Deduplication: which rows a table holds already."""
+"""Deduplication: which rows a table already has."""

@@ -1,1 +1,1 @@
-"""Erasure: rows of a person are deleted, and stay away."""
+"""Erasure: a person's rows are deleted and stay deleted."""

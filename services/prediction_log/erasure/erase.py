@@ -23,7 +23,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.tombstones import add_tombstones
-from services.prediction_log.rollups.dirty_hours import COUNTED, deleted
+from services.prediction_log.rollups.dirty_hours import COUNTED_TABLES, deletion_metadata
 from services.prediction_log.tables import (
     DROPPED,
     PARTITIONED,
@@ -36,163 +36,165 @@ from services.prediction_log.tables import (
 )
 from shared.errors import DependencyUnavailable
 
-_IN_A_PREDICATE = 500
-_ATTEMPTS = 20
+_MAX_PREDICATE_TERMS = 500
+_MAX_COMMIT_ATTEMPTS = 20
 _PERSON = ["task", "subject_hash"]
 _PREDICTION = ["task", "prediction_id"]
 
 
 @dataclass(frozen=True)
 class ErasureRequest:
-    """Who is forgotten: what they did in the task at or before `occurred_at`."""
+    """A person of a task, whose rows at or before `occurred_at` are erased."""
 
     task: str
     subject_hash: str
     occurred_at: datetime
 
 
-def erase_subjects(uri: str, people: Sequence[ErasureRequest]) -> None:
-    """Remember that these are forgotten, then delete what they left until then. Blocks.
+def erase_subjects(uri: str, requests: Sequence[ErasureRequest]) -> None:
+    """Store the requests, then delete the rows of these people up to their request. Idempotent. Blocks.
 
-    Raises DependencyUnavailable; call it again until it does not.
+    Raises DependencyUnavailable: call it again until it succeeds.
     """
     delta = open_table(uri, FORGOTTEN) or create_table(uri, FORGOTTEN)
-    rows = pl.DataFrame(pa.Table.from_pylist([asdict(person) for person in people], schema=SCHEMAS[FORGOTTEN]))
+    rows = pl.DataFrame(pa.Table.from_pylist([asdict(request) for request in requests], schema=SCHEMAS[FORGOTTEN]))
     rows = rows.group_by(_PERSON).agg(pl.col("occurred_at").max())
     try:
-        known = forgotten(delta).rename({"occurred_at": "until"})
-        new = rows.join(known, on=_PERSON, how="left").filter(
+        stored = stored_requests(delta).rename({"occurred_at": "until"})
+        new = rows.join(stored, on=_PERSON, how="left").filter(
             pl.col("until").is_null() | (pl.col("until") < pl.col("occurred_at"))
         )
         if not new.is_empty():
             write_deltalake(delta, new.select(SCHEMAS[FORGOTTEN].names).to_arrow(), mode="append")
     except STORE_ERRORS as error:
-        raise DependencyUnavailable(f"the lake did not remember whom to erase_subjects: {error}") from error
-    erase(uri, rows)
+        raise DependencyUnavailable(f"the lake did not store the erasure requests: {error}") from error
+    delete_people(uri, rows)
 
 
-def forgotten(delta: DeltaTable) -> pl.DataFrame:
-    """Who is forgotten: `task`, `subject_hash`, and `occurred_at`, the last time they asked for it."""
+def stored_requests(delta: DeltaTable) -> pl.DataFrame:
+    """Return all erased people: `task`, `subject_hash`, and `occurred_at`, the time of their last request."""
     return pl.DataFrame(delta.to_pyarrow_table()).group_by(_PERSON).agg(pl.col("occurred_at").max()).sort(_PERSON)
 
 
-def erase(uri: str, people: pl.DataFrame) -> None:
-    """Delete what these left (columns of `forgotten`). Raises DependencyUnavailable."""
-    for (task,), theirs in people.group_by("task"):
-        for some in _batches(theirs):
-            predictions = _collected(_theirs(_rows(uri, PREDICTIONS), some).select("prediction_id"))
+def delete_people(uri: str, people: pl.DataFrame) -> None:
+    """Delete the rows of these people (columns of `stored_requests`). Raises DependencyUnavailable."""
+    for (task,), of_task in people.group_by("task"):
+        for batch in _batches(of_task):
+            predictions = _collected(_rows_of_people(_rows(uri, PREDICTIONS), batch).select("prediction_id"))
             for ids in _batches(predictions.select(pl.lit(task).alias("task"), "prediction_id")):
                 add_tombstones(uri, list(ids.iter_rows()))
                 delete_by_prediction(uri, ids)
-            persons = [
-                f"(user_hash = {quoted(subject)} AND occurred_at <= {quoted(_text(until))})"
-                for subject, until in some.select("subject_hash", "occurred_at").iter_rows()
+            terms = [
+                f"(user_hash = {quoted(subject)} AND occurred_at <= {quoted(_timestamp(until))})"
+                for subject, until in batch.select("subject_hash", "occurred_at").iter_rows()
             ]
             for table in (FEEDBACK, REQUESTS, PREDICTIONS):
-                _delete_where(uri, table, str(task), _theirs(_rows(uri, table), some), " OR ".join(persons))
+                _delete_by_day(uri, table, str(task), _rows_of_people(_rows(uri, table), batch), " OR ".join(terms))
 
 
 def delete_by_prediction(uri: str, predictions: pl.DataFrame) -> None:
-    """Delete the feedback and the requests of these predictions: `task`, `prediction_id`. As `erase` otherwise."""
-    for (task,), ids in predictions.group_by("task"):
-        for some in _batches(ids):
-            listed = ", ".join(quoted(name) for name in some["prediction_id"])
+    """Delete the feedback and requests of these predictions (`task`, `prediction_id`). Raises DependencyUnavailable."""
+    for (task,), of_task in predictions.group_by("task"):
+        for batch in _batches(of_task):
+            ids = ", ".join(quoted(prediction_id) for prediction_id in batch["prediction_id"])
             for table in (FEEDBACK, REQUESTS):
-                rows = _of(_rows(uri, table), some)
-                _delete_where(uri, table, str(task), rows, f"prediction_id IN ({listed})")
+                rows = _rows_of_predictions(_rows(uri, table), batch)
+                _delete_by_day(uri, table, str(task), rows, f"prediction_id IN ({ids})")
 
 
 def delete(uri: str, table: str, predicate: str, metadata: Mapping[str, str] | None = None) -> None:
-    """Delete by predicate, again while other writers are first; `metadata` is for the commit.
-
-    Raises DependencyUnavailable.
-    """
-    for attempt in range(1, _ATTEMPTS + 1):
+    """Delete by predicate, retrying commit conflicts; `metadata` goes into the commit. Raises DependencyUnavailable."""
+    for attempt in range(1, _MAX_COMMIT_ATTEMPTS + 1):
         delta = open_table(uri, table)
         if delta is None:
             return
         try:
             delta.delete(predicate, commit_properties=CommitProperties(custom_metadata=dict(metadata or {})))
         except STORE_ERRORS as error:
-            if attempt == _ATTEMPTS:
-                raise DependencyUnavailable(f"the lake's {table} took no deletion: {error}") from error
-            time.sleep(random.uniform(0.0, 0.1))  # noqa: S311 - spreads rivals, no secret
+            if attempt == _MAX_COMMIT_ATTEMPTS:
+                raise DependencyUnavailable(f"no rows were deleted from the lake's {table}: {error}") from error
+            time.sleep(random.uniform(0.0, 0.1))  # noqa: S311 - spreads the writers, no secret
         else:
             return
 
 
 class ErasureSweep:
-    """Finds rows of the forgotten that got in after the deletion. Reads each file once, a few columns of it.
+    """Finds rows of erased people that were appended after the deletion. Reads a few columns of each file, once.
 
-    Memory: the paths of the files that make up the tables now, who is forgotten, and what was dropped.
+    Memory: the paths of the tables' current files, the erased people, and the tombstones.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._clean: dict[str, set[str]] = {}
-        self._known: tuple[pl.DataFrame, pl.DataFrame] | None = None
+        self._clean_files: dict[str, set[str]] = {}
+        self._erased: tuple[pl.DataFrame, pl.DataFrame] | None = None
 
     def run(self) -> bool:
-        """Erase what is found; whether anything was. Blocks. Raises DependencyUnavailable."""
-        delta, dropped_ids = open_table(self._uri, FORGOTTEN), open_table(self._uri, DROPPED)
+        """Delete such rows; return True if there were any. Blocks. Raises DependencyUnavailable."""
+        delta, dropped_delta = open_table(self._uri, FORGOTTEN), open_table(self._uri, DROPPED)
         if delta is None:
             return False
         try:
-            people = forgotten(delta)
-            dropped = pl.DataFrame(schema=_texts(_PREDICTION))
-            if dropped_ids is not None:
-                dropped = pl.DataFrame(dropped_ids.to_pyarrow_table()).unique().sort(_PREDICTION)
+            people = stored_requests(delta)
+            dropped = pl.DataFrame(schema={column: pl.String() for column in _PREDICTION})
+            if dropped_delta is not None:
+                dropped = pl.DataFrame(dropped_delta.to_pyarrow_table()).unique().sort(_PREDICTION)
         except STORE_ERRORS as error:
-            raise DependencyUnavailable(f"the lake did not say who is forgotten: {error}") from error
-        if self._known is None or not (people.equals(self._known[0]) and dropped.equals(self._known[1])):
-            self._clean = {}  # What is new there may be in any file.
-        now = {table: self._files(table) for table in PARTITIONED}
-        late = people.join(pl.concat([self._late(table, now[table], people) for table in PARTITIONED]), on=_PERSON)
-        erase(self._uri, late.unique())
-        said = pl.concat([self._said(table, now[table], dropped) for table in (FEEDBACK, REQUESTS)]).unique()
-        delete_by_prediction(self._uri, said)
-        self._clean, self._known = now, (people, dropped)
-        return not (late.is_empty() and said.is_empty())
+            raise DependencyUnavailable(f"the erased people were not read from the lake: {error}") from error
+        if self._erased is None or not (people.equals(self._erased[0]) and dropped.equals(self._erased[1])):
+            self._clean_files = {}  # Any file may have rows of the newly erased.
+        files = {table: self._files(table) for table in PARTITIONED}
+        late = pl.concat([self._late_people(table, files[table], people) for table in PARTITIONED])
+        late_people = people.join(late, on=_PERSON).unique()
+        delete_people(self._uri, late_people)
+        by_prediction = pl.concat(
+            [self._late_predictions(table, files[table], dropped) for table in (FEEDBACK, REQUESTS)]
+        ).unique()
+        delete_by_prediction(self._uri, by_prediction)
+        self._clean_files, self._erased = files, (people, dropped)
+        return not (late_people.is_empty() and by_prediction.is_empty())
 
     def _files(self, table: str) -> set[str]:
         delta = open_table(self._uri, table)
         return set(delta.file_uris()) if delta is not None else set()
 
-    def _late(self, table: str, files: set[str], people: pl.DataFrame) -> pl.DataFrame:
-        return _collected(_theirs(self._unsearched(table, files), people).select(_PERSON))
+    def _late_people(self, table: str, files: set[str], people: pl.DataFrame) -> pl.DataFrame:
+        return _collected(_rows_of_people(self._unsearched(table, files), people).select(_PERSON))
 
-    def _said(self, table: str, files: set[str], dropped: pl.DataFrame) -> pl.DataFrame:
-        return _collected(_of(self._unsearched(table, files), dropped).select(_PREDICTION))
+    def _late_predictions(self, table: str, files: set[str], dropped: pl.DataFrame) -> pl.DataFrame:
+        return _collected(_rows_of_predictions(self._unsearched(table, files), dropped).select(_PREDICTION))
 
     def _unsearched(self, table: str, files: set[str]) -> pl.LazyFrame:
-        fresh = sorted(files - self._clean.get(table, set()))
-        if not fresh:
-            return _none(table)
-        in_paths = {"task": pl.String(), "date": pl.Date()}
-        in_files = {name: kind for name, kind in _none(table).collect_schema().items() if name not in in_paths}
+        """Return the rows of the files that were not searched yet."""
+        unsearched = sorted(files - self._clean_files.get(table, set()))
+        if not unsearched:
+            return _no_rows(table)
+        path_columns = {"task": pl.String(), "date": pl.Date()}
+        columns = _no_rows(table).collect_schema().items()
         return pl.scan_parquet(
-            fresh, hive_partitioning=True, hive_schema=in_paths, schema=in_files,
+            unsearched, hive_partitioning=True, hive_schema=path_columns,
+            schema={name: kind for name, kind in columns if name not in path_columns},
             storage_options=polars_options(self._uri), missing_columns="insert", extra_columns="ignore",
         )  # fmt: skip
 
 
-def _none(table: str) -> pl.LazyFrame:
+def _no_rows(table: str) -> pl.LazyFrame:
     return pl.DataFrame(SCHEMAS[table].empty_table()).lazy()
 
 
 def _rows(uri: str, table: str) -> pl.LazyFrame:
     delta = open_table(uri, table)
-    return _none(table) if delta is None else pl.scan_delta(delta, storage_options=polars_options(uri))
+    return _no_rows(table) if delta is None else pl.scan_delta(delta, storage_options=polars_options(uri))
 
 
-def _theirs(rows: pl.LazyFrame, people: pl.DataFrame) -> pl.LazyFrame:
-    """The rows that `people` left, until each asked to be forgotten, with `subject_hash`."""
+def _rows_of_people(rows: pl.LazyFrame, people: pl.DataFrame) -> pl.LazyFrame:
+    """Return the rows of `people` up to the request of each, with `subject_hash` in place of `user_hash`."""
     until = people.lazy().select(*_PERSON, pl.col("occurred_at").alias("until"))
     named = rows.rename({"user_hash": "subject_hash"}).join(until, on=_PERSON)
     return named.filter(pl.col("occurred_at") <= pl.col("until"))
 
 
-def _of(rows: pl.LazyFrame, predictions: pl.DataFrame) -> pl.LazyFrame:
+def _rows_of_predictions(rows: pl.LazyFrame, predictions: pl.DataFrame) -> pl.LazyFrame:
     return rows.join(predictions.lazy(), on=_PREDICTION, how="semi")
 
 
@@ -200,28 +202,25 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     try:
         return rows.unique().collect(engine="streaming")
     except (*STORE_ERRORS, pl.exceptions.PolarsError) as error:
-        raise DependencyUnavailable(f"the lake did not say what the forgotten left: {error}") from error
+        raise DependencyUnavailable(f"the rows of erased people were not read from the lake: {error}") from error
 
 
-def _delete_where(uri: str, table: str, task: str, rows: pl.LazyFrame, predicate: str) -> None:
-    """Delete `rows`, which are those of the predicate, and say in the commit of which hours they were.
+def _delete_by_day(uri: str, table: str, task: str, rows: pl.LazyFrame, predicate: str) -> None:
+    """Delete `rows`, which are those of the predicate, and record in the commit which hours lost rows.
 
-    Day by day: a deletion fails when a rival appends what it might match, and only today has many rivals.
+    One commit per day: a deletion conflicts with appends that it might match, and only today has many writers.
     """
-    group = ["task", "task_revision", "variant", "adapter"] if table in COUNTED else ["task"]
+    is_counted = table in COUNTED_TABLES
+    group = ["task", "task_revision", "variant", "adapter"] if is_counted else ["task"]
     found = _collected(rows.select(pl.col("occurred_at").dt.truncate("1h").alias("hour"), *group))
-    for (day,), theirs in found.group_by(pl.col("hour").dt.date()):
-        metadata = deleted(theirs) if table in COUNTED else None
+    for (day,), groups in found.group_by(pl.col("hour").dt.date()):
+        metadata = deletion_metadata(groups) if is_counted else None
         delete(uri, table, f"task = {quoted(task)} AND date = '{day}' AND ({predicate})", metadata)
 
 
-def _text(time: datetime) -> str:
+def _timestamp(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _texts(columns: Sequence[str]) -> dict[str, pl.DataType]:
-    return {column: pl.String() for column in columns}
-
-
 def _batches(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    return rows.iter_slices(_IN_A_PREDICATE)
+    return rows.iter_slices(_MAX_PREDICATE_TERMS)

@@ -1,8 +1,7 @@
-"""Who asked to be forgotten, taken in: batches of `subjects.forgotten`, and how far that topic was read.
+"""Applies batches of `subjects.forgotten` to the lake, and stores how far that topic was read.
 
-The position is kept in the table `forgotten` itself, and noted after the deletions. So a lake that was deleted, or
-restored from a backup, reads again who is forgotten, whatever Kafka's consumer group says; and a crash in the middle
-does the deletions again.
+The offset is stored in the table `forgotten` itself, after the deletions. So a lake that was deleted or restored from a
+backup reads the requests again, whatever Kafka's consumer group says, and a crash in between repeats the deletions.
 """
 
 from __future__ import annotations
@@ -22,38 +21,39 @@ from shared.kafka.delivery import Delivery, TopicPartition
 
 
 class ErasureRequests:
-    """Of the lake at `uri`. Every method blocks and raises DependencyUnavailable."""
+    """The erasure requests of the lake at `uri`. Every method blocks and raises DependencyUnavailable."""
 
     def __init__(self, uri: str, incarnation: str = "") -> None:
         self._uri = uri.rstrip("/")
-        self._marks = CommitOffsets(incarnation)
+        self._offsets = CommitOffsets(incarnation)
         self._topic_ids: dict[str, UUID] = {}
 
-    def take(self, deliveries: Sequence[Delivery[SubjectForgotten]]) -> None:
-        """Forget these people. Again: changes nothing."""
-        events = [one.event for one in deliveries]
-        erase_subjects(self._uri, [ErasureRequest(one.task, one.subject_hash, one.occurred_at) for one in events])
-        furthest = last_offsets((one.topic, one.partition, one.offset) for one in deliveries)
+    def apply(self, deliveries: Sequence[Delivery[SubjectForgotten]]) -> None:
+        """Erase these people, then commit the offsets. Idempotent."""
+        events = [delivery.event for delivery in deliveries]
+        requests = [ErasureRequest(event.task, event.subject_hash, event.occurred_at) for event in events]
+        erase_subjects(self._uri, requests)
+        offsets = last_offsets((delivery.topic, delivery.partition, delivery.offset) for delivery in deliveries)
         delta = self._table()
         try:
             delta.create_write_transaction(
                 [], "append", delta.schema(), [],
                 commit_properties=CommitProperties(
-                    app_transactions=self._marks.transactions(furthest, self._topic_ids)
+                    app_transactions=self._offsets.transactions(offsets, self._topic_ids)
                 ),
             )  # fmt: skip
         except STORE_ERRORS as error:
-            raise DependencyUnavailable(f"the lake did not note how far it forgot: {error}") from error
+            raise DependencyUnavailable(f"the offsets of the erasure requests were not committed: {error}") from error
 
-    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The last offset taken in of each partition that the table has any of."""
+    def stored_offsets(self, table: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Return the last applied offset of each partition that the table has requests of."""
         delta = self._table()
-        found = {place: self._marks.read(delta, place) for place in places}
-        return {place: offset for place, offset in found.items() if offset is not None}
+        offsets = {partition: self._offsets.last_offset(delta, partition) for partition in partitions}
+        return {partition: offset for partition, offset in offsets.items() if offset is not None}
 
-    def recognize(self, table: str, topic: str, topic_id: UUID) -> bool:
-        """Whether this is the topic that the table was filled from, by the broker's id of it; noted from now on."""
-        if self._marks.knows(self._table(), topic, topic_id) is False:
+    def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool:
+        """Return False if the table was filled from a topic with another broker id; else commit this id from now on."""
+        if self._offsets.is_filled_from(self._table(), topic, topic_id) is False:
             return False
         self._topic_ids[topic] = topic_id
         return True

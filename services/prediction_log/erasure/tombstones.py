@@ -1,17 +1,17 @@
-"""What a writer leaves out because its people are forgotten, also when it comes late or is replayed.
+"""Finds rows of a batch that must not be stored because their person was erased, also when they are late or replayed.
 
-A row is left out when it is a forgotten person's and occurred no later than the moment they asked for it. What is said
-of a prediction that was left out, or deleted, goes by the prediction's id, which the table `dropped` keeps: feedback
-need not say whose it is. Both tables are small, and read again only when their version changes.
+A row is skipped when its person was erased and it occurred no later than their request. Feedback and requests need not
+name their person, so they are skipped by the tombstone of their prediction: the table `dropped` has the ids of
+predictions that were skipped or deleted. Both tables are small, and are read again only when their version changes.
 
-A writer that has just read them may still append a row of somebody who is forgotten in that very moment: the
+A writer that has just read them may still append a row of somebody who is being erased at that moment: the
 maintenance finds it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -23,64 +23,60 @@ from schemas.lake import FORGOTTEN, PREDICTIONS
 from services.prediction_log.tables import DROPPED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 
-Prediction = tuple[str, str]
+PredictionKey = tuple[str, str]
 """Task and prediction_id."""
 
 
-def add_tombstones(uri: str, predictions: Sequence[Prediction]) -> None:
-    """Remember predictions that are not, or soon no longer, in the lake. Blocks. Raises DependencyUnavailable."""
+def add_tombstones(uri: str, predictions: Sequence[PredictionKey]) -> None:
+    """Record predictions that are skipped or about to be deleted. Blocks. Raises DependencyUnavailable."""
     tasks, ids = zip(*predictions, strict=True)
     rows = pa.table({"task": tasks, "prediction_id": ids}, schema=SCHEMAS[DROPPED])
     delta = open_table(uri, DROPPED) or create_table(uri, DROPPED)
     try:
         write_deltalake(delta, rows, mode="append")
     except STORE_ERRORS as error:
-        raise DependencyUnavailable(f"the lake at {uri}/{DROPPED} took no rows: {error}") from error
+        raise DependencyUnavailable(f"no rows were appended to {uri}/{DROPPED}: {error}") from error
 
 
 class Tombstones:
-    """Answers for the rows of a batch. Safe to use from several threads."""
+    """The erased persons and predictions of the lake at `uri`. Safe to use from several threads."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._lock = threading.Lock()
         self._tables: dict[str, DeltaTable] = {}
         self._versions: dict[str, int] = {}
-        self._until: dict[tuple[str, str], datetime] = {}
-        self._dropped: set[Prediction] = set()
+        self._erased_until: dict[tuple[str, str], datetime] = {}
+        self._dropped: set[PredictionKey] = set()
 
-    def among(self, table: str, rows: pa.Table) -> NDArray[np.bool_]:
-        """Which of the rows are to be left out. Blocks. Raises what delta-rs raises."""
-        out = np.zeros(rows.num_rows, np.bool_)
+    def match(self, table: str, rows: pa.Table) -> NDArray[np.bool_]:
+        """Return which rows must be skipped. Blocks. Raises delta-rs' errors."""
+        is_erased = np.zeros(rows.num_rows, np.bool_)
         with self._lock:
             self._refresh()
-            if self._until:
+            if self._erased_until:
                 people = zip(rows["task"].to_pylist(), rows["user_hash"].to_pylist(), strict=True)
                 for number, person in enumerate(people):
-                    until = self._until.get(person)
-                    out[number] = until is not None and rows["occurred_at"][number].as_py() <= until
+                    until = self._erased_until.get(person)
+                    is_erased[number] = until is not None and rows["occurred_at"][number].as_py() <= until
             if self._dropped and table != PREDICTIONS:
-                pairs = zip(rows["task"].to_pylist(), rows["prediction_id"].to_pylist(), strict=True)
-                out |= np.fromiter((pair in self._dropped for pair in pairs), np.bool_, rows.num_rows)
-        return out
+                is_erased |= np.fromiter((key in self._dropped for key in _keys(rows)), np.bool_, rows.num_rows)
+        return is_erased
 
-    def note(self, rows: pa.Table) -> None:
-        """These predictions are left out. Call it before their position is committed. Raises DependencyUnavailable."""
-        pairs = set(zip(rows["task"].to_pylist(), rows["prediction_id"].to_pylist(), strict=True))
+    def add(self, predictions: pa.Table) -> None:
+        """Add skipped predictions. Call it before their offsets are committed. Raises DependencyUnavailable."""
         with self._lock:
-            if new := sorted(pairs - self._dropped):
+            if new := sorted(set(_keys(predictions)) - self._dropped):
                 add_tombstones(self._uri, new)
 
     def _refresh(self) -> None:
         if self._changed(FORGOTTEN):
-            rows = self._tables[FORGOTTEN].to_pyarrow_table().to_pylist()
-            self._until = {}
-            for row in rows:
+            self._erased_until = {}
+            for row in self._tables[FORGOTTEN].to_pyarrow_table().to_pylist():
                 person = (row["task"], row["subject_hash"])
-                self._until[person] = max(row["occurred_at"], self._until.get(person, row["occurred_at"]))
+                self._erased_until[person] = max(row["occurred_at"], self._erased_until.get(person, row["occurred_at"]))
         if self._changed(DROPPED):
-            columns = self._tables[DROPPED].to_pyarrow_table()
-            self._dropped = set(zip(columns["task"].to_pylist(), columns["prediction_id"].to_pylist(), strict=True))
+            self._dropped = set(_keys(self._tables[DROPPED].to_pyarrow_table()))
 
     def _changed(self, table: str) -> bool:
         if table not in self._tables:
@@ -94,3 +90,7 @@ class Tombstones:
         changed = bool(version != self._versions.get(table))
         self._versions[table] = version
         return changed
+
+
+def _keys(rows: pa.Table) -> Iterator[PredictionKey]:
+    return zip(rows["task"].to_pylist(), rows["prediction_id"].to_pylist(), strict=True)

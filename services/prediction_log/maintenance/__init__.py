@@ -1,1 +1,1 @@
-"""Maintenance: compaction, checkpoints, vacuum, retention."""
+"""Maintenance of the lake: retention, compaction, vacuum."""

@@ -1,7 +1,8 @@
-"""What a commit says, in the Delta log, of where its rows came from: how far each partition was read, of which topic.
+"""Kafka offsets in the commits of a Delta table: how far each partition was read, and of which topic.
 
-These are Delta's app transactions, a name and a number each. Offsets of another incarnation of the broker (an operator
-names a new one when its topics were lost) have other names: they are another log's.
+They are Delta app transactions: a name and a number each. Positions belong to one broker incarnation; another
+incarnation (an operator names a new one when the broker lost its topics) invalidates them, because its app
+transactions have other names.
 """
 
 from __future__ import annotations
@@ -13,48 +14,49 @@ from deltalake import DeltaTable, Transaction
 
 from shared.kafka.delivery import TopicPartition
 
-_LARGEST = 2**63 - 1
+_MAX_VERSION = 2**63 - 1
 """An app transaction carries 63 bits."""
 
 
 class CommitOffsets:
-    """Of one incarnation of the broker."""
+    """Reads and writes the app transactions that belong to one broker incarnation."""
 
     def __init__(self, incarnation: str) -> None:
         self._prefix = f"{incarnation}:" if incarnation else ""
         self._incarnation = incarnation
 
-    def read(self, delta: DeltaTable, place: TopicPartition) -> int | None:
-        """The last offset that the table has of a partition."""
-        version: int | None = delta.transaction_version(self._place(place))
+    def last_offset(self, delta: DeltaTable, partition: TopicPartition) -> int | None:
+        """Return the last offset of a partition that the table has, or None."""
+        version: int | None = delta.transaction_version(self._partition_name(partition))
         return version
 
-    def knows(self, delta: DeltaTable, topic: str, topic_id: UUID) -> bool | None:
-        """Whether the table was filled from this topic, by the broker's id of it; None: nothing is noted."""
-        noted = delta.transaction_version(self._topic(topic))
-        return None if noted is None else bool(noted == _number(topic_id))
+    def is_filled_from(self, delta: DeltaTable, topic: str, topic_id: UUID) -> bool | None:
+        """Return True if the table was filled from the topic with this broker id, None if it has no topic id yet."""
+        stored = delta.transaction_version(self._topic_name(topic))
+        return None if stored is None else bool(stored == _version_of(topic_id))
 
-    def transactions(self, furthest: Mapping[TopicPartition, int], topic_ids: Mapping[str, UUID]) -> list[Transaction]:
-        """To commit with the rows: the last offset of each partition, and the ids of their topics."""
-        places = [Transaction(self._place(place), offset) for place, offset in sorted(furthest.items())]
-        topics = sorted({topic for topic, _ in furthest} & topic_ids.keys())
-        return [*places, *(Transaction(self._topic(topic), _number(topic_ids[topic])) for topic in topics)]
+    def transactions(self, offsets: Mapping[TopicPartition, int], topic_ids: Mapping[str, UUID]) -> list[Transaction]:
+        """Return what to commit with rows: the last offset of each partition, and the ids of their topics."""
+        last = [Transaction(self._partition_name(partition), offset) for partition, offset in sorted(offsets.items())]
+        topics = sorted({topic for topic, _ in offsets} & topic_ids.keys())
+        return [*last, *(Transaction(self._topic_name(name), _version_of(topic_ids[name])) for name in topics)]
 
-    def _place(self, place: TopicPartition) -> str:
-        topic, partition = place
-        return f"{self._prefix}{topic}/{partition}"
+    def _partition_name(self, partition: TopicPartition) -> str:
+        topic, number = partition
+        return f"{self._prefix}{topic}/{number}"
 
-    def _topic(self, topic: str) -> str:
+    def _topic_name(self, topic: str) -> str:
         return f"{self._incarnation}:{topic}:id"
 
 
-def last_offsets(places: Iterable[tuple[str, int, int]]) -> dict[TopicPartition, int]:
-    """The last offset of each partition among (topic, partition, offset)."""
-    furthest: dict[tuple[str, int], int] = {}
-    for topic, partition, offset in places:
-        furthest[topic, partition] = max(offset, furthest.get((topic, partition), offset))
-    return {TopicPartition(*partition): offset for partition, offset in furthest.items()}
+def last_offsets(positions: Iterable[tuple[str, int, int]]) -> dict[TopicPartition, int]:
+    """Return the last offset of each partition among (topic, partition, offset)."""
+    last: dict[TopicPartition, int] = {}
+    for topic, number, offset in positions:
+        partition = TopicPartition(topic, number)
+        last[partition] = max(offset, last.get(partition, offset))
+    return last
 
 
-def _number(topic_id: UUID) -> int:
-    return int(topic_id) & _LARGEST
+def _version_of(topic_id: UUID) -> int:
+    return int(topic_id) & _MAX_VERSION

@@ -1,4 +1,4 @@
-"""How the lake stands to the broker: what was read, what waits, and what would stop the writer. Changes nothing."""
+"""Compares the lake with the broker: records read, records waiting, and problems that stop the writer. Read-only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import pyarrow as pa
-from deltalake import DeltaTable
 
 from schemas.catalog import topic_of
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
@@ -26,14 +25,14 @@ TOPICS = {
     FORGOTTEN: topic_of(SubjectForgotten).name,
 }
 _NO_ID = UUID(int=0)
-"""What a broker that knows no ids says, and what stands here for a topic that is missing."""
+"""The id that a broker without topic ids reports; used here for a missing topic too."""
 
 
 @dataclass(frozen=True)
 class TopicLag:
-    """A table and its topic. Counts are of rows and of records: a record that was left out has no row.
+    """How far a table has read its topic. Counts are of rows and of records: a skipped record has no row.
 
-    `problem`: in words; empty: none. `stops`: the writer will not go on from there by itself.
+    `problem` is empty if there is none. `stops`: the writer does not continue without an operator.
     """
 
     table: str
@@ -47,65 +46,61 @@ class TopicLag:
 
 @dataclass(frozen=True)
 class BrokerTopic:
-    """What the broker says of a topic: its id, and where each partition starts and ends."""
+    """A topic as the broker reports it: its id, and the start and end offset of each partition."""
 
     topic_id: UUID
     logs: Mapping[int, tuple[int, int]]
 
 
 async def topic_lags(settings: Settings) -> list[TopicLag]:
-    """Of every table that is filled from a topic. Raises DependencyUnavailable."""
+    """Return the lag of every table that is filled from a topic. Raises DependencyUnavailable."""
     topics = await read_broker_topics(settings)
-    marks = CommitOffsets(settings.kafka_incarnation)
+    offsets = CommitOffsets(settings.kafka_incarnation)
     return [
-        await asyncio.to_thread(_stand, settings.lake_uri, marks, table, topic, topics.get(topic))
+        await asyncio.to_thread(_lag_of, settings.lake_uri, offsets, table, topic, topics.get(topic))
         for table, topic in TOPICS.items()
     ]
 
 
 async def read_broker_topics(settings: Settings) -> dict[str, BrokerTopic]:
-    """Those that the broker has."""
+    """Return those of `TOPICS` that the broker has, by name."""
     found = await describe_topics(settings, list(TOPICS.values()))
-    places = [TopicPartition(name, number) for name, facts in found.items() for number in facts.partitions]
-    if not places:
+    partitions = [TopicPartition(name, number) for name, topic in found.items() for number in topic.partitions]
+    if not partitions:
         return {}
     async with open_consumer(settings, group_id=None) as consumer:
-        starts = await consumer.beginning_offsets(places)
-    ends = await end_offsets(settings, places)
+        starts = await consumer.beginning_offsets(partitions)
+    ends = await end_offsets(settings, partitions)
     return {
-        name: BrokerTopic(UUID(facts.topic_id), {p.partition: (starts[p], ends[p]) for p in places if p.topic == name})
-        for name, facts in found.items()
+        name: BrokerTopic(
+            UUID(topic.topic_id), {p.partition: (starts[p], ends[p]) for p in partitions if p.topic == name}
+        )
+        for name, topic in found.items()
     }
 
 
-def _stand(uri: str, marks: CommitOffsets, table: str, topic: str, there: BrokerTopic | None) -> TopicLag:
+def _lag_of(uri: str, offsets: CommitOffsets, table: str, topic: str, broker: BrokerTopic | None) -> TopicLag:
     delta = open_table(uri, table)
+    waiting = sum(end - start for start, end in broker.logs.values()) if broker else 0
     if delta is None:
-        waiting = sum(end - start for start, end in there.logs.values()) if there else 0
-        return TopicLag(table, topic, 0, 0, waiting, problem="" if there else "the broker has no such topic yet")
-    rows = _rows(delta)
-    if there is None:
-        filled = marks.knows(delta, topic, _NO_ID) is not None
-        return TopicLag(table, topic, rows, 0, 0, "the broker has no such topic", stops=filled)
-    if there.topic_id != _NO_ID and marks.knows(delta, topic, there.topic_id) is False:
-        waiting = sum(end - start for start, end in there.logs.values())
-        return TopicLag(table, topic, rows, 0, waiting, "the topic was made anew", stops=True)
-    stored = {number: marks.read(delta, TopicPartition(topic, number)) for number in there.logs}
-    nexts = {number: 0 if last is None else last + 1 for number, last in stored.items()}
-    problem, stops = _problem(nexts, there.logs)
-    waiting = sum(max(0, end - max(start, nexts[number])) for number, (start, end) in there.logs.items())
-    return TopicLag(table, topic, rows, sum(nexts.values()), waiting, problem, stops)
+        return TopicLag(table, topic, 0, 0, waiting, problem="" if broker else "the broker has no such topic yet")
+    rows = sum(count or 0 for count in pa.table(delta.get_add_actions(flatten=True))["num_records"].to_pylist())
+    if broker is None:
+        is_filled = offsets.is_filled_from(delta, topic, _NO_ID) is not None
+        return TopicLag(table, topic, rows, 0, 0, "the broker has no such topic", stops=is_filled)
+    if broker.topic_id != _NO_ID and offsets.is_filled_from(delta, topic, broker.topic_id) is False:
+        return TopicLag(table, topic, rows, 0, waiting, "the topic was recreated", stops=True)
+    stored = {number: offsets.last_offset(delta, TopicPartition(topic, number)) for number in broker.logs}
+    next_offsets = {number: 0 if last is None else last + 1 for number, last in stored.items()}
+    problem, stops = _problem(next_offsets, broker.logs)
+    waiting = sum(max(0, end - max(start, next_offsets[number])) for number, (start, end) in broker.logs.items())
+    return TopicLag(table, topic, rows, sum(next_offsets.values()), waiting, problem, stops)
 
 
-def _problem(nexts: Mapping[int, int], logs: Mapping[int, tuple[int, int]]) -> tuple[str, bool]:
-    ahead = [f"{number} (read to {nexts[number]}, ends at {end})" for number, (_, end) in logs.items()
-             if nexts[number] > end]  # fmt: skip
+def _problem(next_offsets: Mapping[int, int], logs: Mapping[int, tuple[int, int]]) -> tuple[str, bool]:
+    ahead = [f"{number} (read to {next_offsets[number]}, ends at {end})" for number, (_, end) in logs.items()
+             if next_offsets[number] > end]  # fmt: skip
     if ahead:
         return f"the broker's log is shorter than what was read of it: partition {', '.join(ahead)}", True
-    gone = sum(max(0, start - nexts[number]) for number, (start, _) in logs.items() if nexts[number])
-    return (f"the broker deleted {gone} records before they were read (retention)" if gone else ""), False
-
-
-def _rows(delta: DeltaTable) -> int:
-    counts = pa.table(delta.get_add_actions(flatten=True))["num_records"].to_pylist()
-    return sum(count or 0 for count in counts)
+    lost = sum(max(0, start - next_offsets[number]) for number, (start, _) in logs.items() if next_offsets[number])
+    return (f"the broker deleted {lost} records before they were read (retention)" if lost else ""), False

@@ -1,9 +1,9 @@
-"""Where to go on reading: the lake says it, not Kafka's consumer group, and only on the topics that filled the lake.
+"""Decides where to resume reading: the lake has the offsets, not Kafka's consumer group.
 
-A lake that was deleted is filled again from the start of the topics, and one that was restored from where it stands.
-A topic that was made anew starts its offsets from 0: taking them for those that were stored would throw new records
-away as old ones. So the broker's id of each topic is kept in the lake; another id stops the writer. (A log that is
-shorter than what was stored stops it too: shared/kafka/resuming.py.)
+A deleted lake is filled again from the start of the topics, a restored one from its own offsets. A recreated topic
+starts its offsets from 0: read as the stored ones, they would discard new records as old ones. So the lake stores the
+broker's id of each topic, and another id stops the writer. (So does a log that is shorter than what was stored:
+shared/kafka/resuming.py.)
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from shared.kafka.delivery import TopicPartition
 from shared.kafka.resuming import Resume
 
 ReadTopicIds = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
-"""Names of topics → the id that the broker gave each; a topic or an id that it does not know is left out."""
+"""Topic names → the broker's id of each; topics and ids that the broker does not know are absent."""
 
 
 class OffsetStore(Protocol):
-    """What knows how far it was filled. Every method blocks and raises DependencyUnavailable."""
+    """A store that commits the offsets it was filled to. Every method blocks and raises DependencyUnavailable."""
 
-    def positions(self, table: str, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
-    def recognize(self, table: str, topic: str, topic_id: UUID) -> bool: ...
+    def stored_offsets(self, table: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
+    def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
-def resume_from(lake: OffsetStore, table: str, topic_ids: ReadTopicIds) -> Resume:
-    """What a consumer asks when partitions are assigned to it: the next offset of each for this table."""
+def resume_from(store: OffsetStore, table: str, read_topic_ids: ReadTopicIds) -> Resume:
+    """Return what a consumer calls when partitions are assigned to it: the next offset of each for this table."""
 
-    async def resume(places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        topics = sorted({topic for topic, _ in places})
-        for topic, topic_id in (await topic_ids(topics)).items():
-            await _recognize(lake, table, topic, UUID(topic_id))
-        stored = await asyncio.to_thread(lake.positions, table, places)
-        return {place: stored.get(place, -1) + 1 for place in places}
+    async def resume(partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        topics = sorted({topic for topic, _ in partitions})
+        for topic, topic_id in (await read_topic_ids(topics)).items():
+            await _check_topic(store, table, topic, UUID(topic_id))
+        stored = await asyncio.to_thread(store.stored_offsets, table, partitions)
+        return {partition: stored.get(partition, -1) + 1 for partition in partitions}
 
     return resume
 
 
-async def _recognize(lake: OffsetStore, table: str, topic: str, topic_id: UUID) -> None:
-    if topic_id.int == 0:  # A broker that knows no ids says so by this one.
+async def _check_topic(store: OffsetStore, table: str, topic: str, topic_id: UUID) -> None:
+    if topic_id.int == 0:  # The id that a broker without topic ids reports.
         return
-    if not await asyncio.to_thread(lake.recognize, table, topic, topic_id):
+    if not await asyncio.to_thread(store.accept_topic, table, topic, topic_id):
         raise MustStop(
-            f"the topic {topic} is not the one that the lake's {table} was filled from: it was made anew (the broker's "
-            f"id of it is {topic_id} now), so its offsets mean other records. Nothing was read from it, and nothing "
+            f"the topic {topic} was recreated: the lake's {table} was filled from a topic with another id (the "
+            f"broker's id is {topic_id} now), so its offsets mean other records. Nothing was read from it, and nothing "
             "of the lake was changed.",
             "If the old topic is gone for good, read the new one from its start, keeping the lake: ratchet lake go-on",
         )

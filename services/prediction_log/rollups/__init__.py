@@ -1,1 +1,1 @@
-"""Roll-ups: hours that changed, counted again."""
+"""Roll-ups: the hours that changed, counted again."""

@@ -1,10 +1,10 @@
-"""Which hours have changed since they were last published, read from the tables' logs.
+"""Finds the hours that changed since they were last published, in the tables' Delta logs.
 
-Every commit that brought rows names their files with their first and last time; so an hour is restated whenever a row
-of it comes, however late. Compaction brings no rows. A deletion rewrites files that hold many other hours: who deletes
-says in the commit which rows went (`deleted`). How far the logs were followed is kept in the lake, so a process that
-was killed before it published leaves nothing out; several processes may keep it, each at its own pace, because the
-least of them is true for all.
+Every commit of new rows names its files with their first and last time, so an hour is published again whenever a row
+of it is appended, however late. Compaction appends no rows. A deletion rewrites files that hold many other hours, so
+its commit says which hours lost rows (`deletion_metadata`). The watermark, how far a log was read and published, is
+stored in the lake: a process that was killed before it published skips nothing. Several processes may store it, each
+at its own pace: reading on from a lower watermark only publishes some hours again.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from shared.errors import DependencyUnavailable
 
 logger = logging.getLogger(__name__)
 HOUR = timedelta(hours=1)
-COUNTED = (PREDICTIONS, REQUESTS)
-_DELETED = "ratchet.deleted"
-_FILE = "_rolled_up.json"
+COUNTED_TABLES = (PREDICTIONS, REQUESTS)
+_DELETION_METADATA = "ratchet.deleted"
+_WATERMARK_FILE = "_rolled_up.json"
 """In the table's folder, where neither its readers nor a vacuum look."""
-_SLACK_MS = 3_600_000
-"""A file is written before its commit, by another clock."""
-_Span = tuple[str, datetime, datetime]
+_CLOCK_TOLERANCE_MS = 3_600_000
+"""A file is written before its commit, and its time comes from another machine's clock."""
+_TaskSpan = tuple[str, datetime, datetime]
 """Task, first and last time of a file's rows."""
-Group = tuple[str, str, str, str | None]
+GroupKey = tuple[str, str, str, str | None]
 """What an hour is counted by: task, task_revision, variant, adapter."""
 
 
 @dataclass(frozen=True)
-class Hour:
+class TaskHour:
     """An hour of a task. `start` is on the hour, in UTC."""
 
     task: str
@@ -50,70 +50,70 @@ class Hour:
 
 
 @dataclass(frozen=True)
-class Watermark:
-    """A table's log was followed to this version; `at`: milliseconds since 1970."""
+class _Watermark:
+    """The version up to which a table's log was read; `at`: when, in milliseconds since 1970."""
 
     table_id: str
     version: int
     at: int
 
 
-def deleted(rows: pl.DataFrame) -> dict[str, str]:
-    """What a deletion's commit says of `rows`: hour, task, task_revision, variant, adapter. To be `metadata` of it."""
+def deletion_metadata(rows: pl.DataFrame) -> dict[str, str]:
+    """Return the commit metadata for a deletion of rows with hour, task, task_revision, variant, adapter."""
     groups = [(hour.isoformat(), *group) for hour, *group in rows.unique().sort(pl.all()).iter_rows()]
-    return {_DELETED: json.dumps(groups)} if groups else {}
+    return {_DELETION_METADATA: json.dumps(groups)} if groups else {}
 
 
 class DirtyHours:
-    """Of the lake at `uri`. Memory: the hours that are to be done."""
+    """The hours of the lake at `uri` that changed and are not published yet."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._marks: dict[str, Watermark] = {}
-        self._kept: dict[str, Watermark | None] = {}
-        self._dirty: dict[Hour, set[Group]] = {}
+        self._watermarks: dict[str, _Watermark] = {}
+        self._stored: dict[str, _Watermark | None] = {}
+        self._dirty: dict[TaskHour, set[GroupKey]] = {}
 
-    def look(self) -> list[Hour]:
-        """The hours to be done, oldest first. Blocks. Raises DependencyUnavailable."""
+    def pending(self) -> list[TaskHour]:
+        """Read the logs; return the hours to publish, oldest first. Blocks. Raises DependencyUnavailable."""
         try:
-            if not self._dirty:  # All that was seen is published.
-                self._keep()
-            for table in COUNTED:
-                self._follow(table)
+            if not self._dirty:  # All hours up to the watermarks are published.
+                self._store_watermarks()
+            for table in COUNTED_TABLES:
+                self._read_log(table)
         except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the logs of the lake at {self._uri} were not read: {error}") from error
         return sorted(self._dirty, key=lambda hour: (hour.start, hour.task))
 
-    def done(self, hour: Hour) -> None:
-        """It was published as it was at the last look."""
+    def published(self, hour: TaskHour) -> None:
+        """Record that an hour was published as of the last call of `pending`."""
         self._dirty.pop(hour, None)
 
-    def emptied(self, hour: Hour) -> frozenset[Group]:
-        """The groups that lost rows in an hour to be done: they may have none left."""
+    def groups_with_deletions(self, hour: TaskHour) -> frozenset[GroupKey]:
+        """Return the groups of a pending hour that lost rows: they may have none left."""
         return frozenset(self._dirty.get(hour, ()))
 
-    def _follow(self, table: str) -> None:
+    def _read_log(self, table: str) -> None:
         delta = open_table(self._uri, table)
         if delta is None:
             return
-        if table not in self._kept:
-            self._kept[table] = self._read(table)
-        now = Watermark(str(delta.metadata().id), delta.version(), int(time.time() * 1000))
-        mark = self._marks.get(table) or self._kept[table]
-        if mark is None or mark.table_id != now.table_id:
-            self._mark(_written(delta, since=0))
-        elif mark.version == now.version:
+        if table not in self._stored:
+            self._stored[table] = self._stored_watermark(table)
+        newest = _Watermark(str(delta.metadata().id), delta.version(), int(time.time() * 1000))
+        watermark = self._watermarks.get(table) or self._stored[table]
+        if watermark is None or watermark.table_id != newest.table_id:
+            self._add_spans(_spans_of_files(delta, since=0))
+        elif watermark.version == newest.version:
             return
         else:
             try:
-                commits = list(self._commits(table, mark.version + 1, now.version))
-            except FileNotFoundError:  # We slept so long that the log was cleaned up.
-                self._mark(_written(delta, since=mark.at - _SLACK_MS))
+                commits = list(self._commits(table, watermark.version + 1, newest.version))
+            except FileNotFoundError:  # The log was cleaned up before it was read.
+                self._add_spans(_spans_of_files(delta, since=watermark.at - _CLOCK_TOLERANCE_MS))
             else:
                 for actions in commits:
-                    self._mark(_brought(actions))
-                    self._mark_deleted(actions)
-        self._marks[table] = now
+                    self._add_spans(_spans_of_new_rows(actions))
+                    self._add_deletions(actions)
+        self._watermarks[table] = newest
 
     def _commits(self, table: str, first: int, last: int) -> Iterator[list[dict[str, Any]]]:
         store = filesystem(self._uri, table)
@@ -121,46 +121,48 @@ class DirtyHours:
             with store.open_input_stream(f"_delta_log/{number:020d}.json") as commit:
                 yield [json.loads(line) for line in commit.read().splitlines() if line.strip()]
 
-    def _mark(self, spans: Iterable[_Span]) -> None:
+    def _add_spans(self, spans: Iterable[_TaskSpan]) -> None:
         for task, first, last in spans:
             for start in _hours(first, last):
-                self._dirty.setdefault(Hour(task, start), set())
+                self._dirty.setdefault(TaskHour(task, start), set())
 
-    def _mark_deleted(self, actions: list[dict[str, Any]]) -> None:
+    def _add_deletions(self, actions: list[dict[str, Any]]) -> None:
         for info in (action["commitInfo"] for action in actions if "commitInfo" in action):
-            for hour, *group in json.loads(info.get(_DELETED, "[]")):
-                self._dirty.setdefault(Hour(group[0], datetime.fromisoformat(hour)), set()).add((*group,))
+            for hour, *group in json.loads(info.get(_DELETION_METADATA, "[]")):
+                self._dirty.setdefault(TaskHour(group[0], datetime.fromisoformat(hour)), set()).add((*group,))
 
-    def _read(self, table: str) -> Watermark | None:
+    def _stored_watermark(self, table: str) -> _Watermark | None:
         store = filesystem(self._uri, table)
-        if store.get_file_info(_FILE).type == FileType.NotFound:
+        if store.get_file_info(_WATERMARK_FILE).type == FileType.NotFound:
             return None
-        with store.open_input_stream(_FILE) as file:
+        with store.open_input_stream(_WATERMARK_FILE) as file:
             text = file.read()
         try:
-            return Watermark(**json.loads(text))
+            return _Watermark(**json.loads(text))
         except (ValueError, TypeError):
-            logger.warning("%s/%s/%s is not ours: all hours are counted again", self._uri, table, _FILE)
+            logger.warning(
+                "invalid watermark in %s/%s/%s: all hours are counted again", self._uri, table, _WATERMARK_FILE
+            )
             return None
 
-    def _keep(self) -> None:
-        for table, mark in self._marks.items():
-            if mark != self._kept[table]:
-                with filesystem(self._uri, table).open_output_stream(_FILE) as file:
-                    file.write(json.dumps(asdict(mark)).encode())
-                self._kept[table] = mark
+    def _store_watermarks(self) -> None:
+        for table, watermark in self._watermarks.items():
+            if watermark != self._stored[table]:
+                with filesystem(self._uri, table).open_output_stream(_WATERMARK_FILE) as file:
+                    file.write(json.dumps(asdict(watermark)).encode())
+                self._stored[table] = watermark
 
 
-def _written(delta: DeltaTable, since: int) -> Iterator[_Span]:
-    """Of the table's files that were written since then (ms), compacted ones too."""
+def _spans_of_files(delta: DeltaTable, since: int) -> Iterator[_TaskSpan]:
+    """Yield the spans of the table's files written since a time (ms), compacted ones too."""
     files = pl.DataFrame(pa.table(delta.get_add_actions(flatten=True)))
     for row in files.filter(pl.col("modification_time") >= since).iter_rows(named=True):
         first, last = row.get("min.occurred_at"), row.get("max.occurred_at")
         yield _span(row["partition.task"], str(row["partition.date"]), first, last)
 
 
-def _brought(actions: list[dict[str, Any]]) -> Iterator[_Span]:
-    """What a commit's files with new rows span."""
+def _spans_of_new_rows(actions: list[dict[str, Any]]) -> Iterator[_TaskSpan]:
+    """Yield the spans of the files with new rows in a commit."""
     if any(action.get("commitInfo", {}).get("operation") == "DELETE" for action in actions):
         return
     for add in (action["add"] for action in actions if "add" in action):
@@ -176,8 +178,8 @@ def _brought(actions: list[dict[str, Any]]) -> Iterator[_Span]:
         )
 
 
-def _span(task: str, date: str, first: datetime | None, last: datetime | None) -> _Span:
-    """Without statistics a file may have rows of the whole day."""
+def _span(task: str, date: str, first: datetime | None, last: datetime | None) -> _TaskSpan:
+    """Return a file's span; without statistics it may have rows of the whole day."""
     day = datetime.fromisoformat(date).replace(tzinfo=UTC)
     return task, first or day, last or day + timedelta(hours=23)
 

@@ -1,14 +1,13 @@
-"""Hours, counted by Polars.
+"""Counts the predictions and requests of an hour, with Polars.
 
-An hour is counted anew from the table whenever it changed. Only the columns needed are read, an hour at a time, by
-streaming group-bys whose results are buckets and 64-bit hashes; so memory follows the distinct answers of one hour,
-never the table.
+An hour is counted again from the table whenever it changed. Only the needed columns of that hour are read, by streaming
+group-bys whose results are buckets and 64-bit hashes: memory grows with the distinct answers of an hour, not with the
+table.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -17,64 +16,64 @@ import polars as pl
 from schemas.base import Variant
 from schemas.lake import PREDICTIONS, REQUESTS
 from schemas.predictions import LabelCount, LatencySketch, PredictionsRolledUp, sketch_quantile
-from services.prediction_log.rollups.dirty_hours import HOUR, DirtyHours, Hour
+from services.prediction_log.rollups.dirty_hours import HOUR, DirtyHours, TaskHour
 from services.prediction_log.tables import STORE_ERRORS, open_table, polars_options
 from shared.errors import DependencyUnavailable
 from shared.identity import content_hash, event_id
 
 MAX_ANSWERS = 100
-"""Distinct answers that a roll-up names; a generation task has as many answers as predictions."""
+"""Distinct answers in a roll-up; a generation task has as many answers as predictions."""
 _GAMMA = float(LatencySketch.model_fields["gamma"].default)
-_SHORTEST, _LONGEST = 1e-6, 1e12
-"""Milliseconds that a sketch tells apart: within them it has 1,060 buckets at most."""
-_KEY = ("task", "task_revision", "variant", "adapter")
-_ANSWERED_BADLY = 500
+_MIN_SKETCH_MS, _MAX_SKETCH_MS = 1e-6, 1e12
+"""The range of latencies that a sketch tells apart, in at most 1,060 buckets."""
+_GROUP_COLUMNS = ("task", "task_revision", "variant", "adapter")
+_SERVER_ERROR = 500
 
 
 class RollUps:
-    """Counts hours of the lake at `uri`."""
+    """The hourly roll-ups of the lake at `uri`."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
         self._dirty = DirtyHours(self._uri)
 
-    def pending(self) -> list[Hour]:
-        """The hours that changed since they were `done`. Blocks. Raises DependencyUnavailable."""
-        return self._dirty.look()
+    def pending(self) -> list[TaskHour]:
+        """Return the hours that changed since they were published. Blocks. Raises DependencyUnavailable."""
+        return self._dirty.pending()
 
-    def done(self, hour: Hour) -> None:
-        """The hour's events are published."""
-        self._dirty.done(hour)
+    def published(self, hour: TaskHour) -> None:
+        """Record that the hour's events are published."""
+        self._dirty.published(hour)
 
-    def count(self, hour: Hour, now: datetime) -> list[PredictionsRolledUp]:
-        """One event per revision, variant and adapter of the hour, of 0 where the last row was deleted. Blocks.
+    def count(self, hour: TaskHour, now: datetime) -> list[PredictionsRolledUp]:
+        """Return an event per revision, variant and adapter of the hour, with count 0 if its last row was deleted.
 
-        Raises DependencyUnavailable.
+        Blocks. Raises DependencyUnavailable.
         """
         try:
             return self._count(hour, now)
         except (*STORE_ERRORS, pl.exceptions.PolarsError) as error:
-            # A file may have been vacuumed between the table's log and its reading; next time the log is newer.
+            # A file may have been vacuumed after the table's log was read; the next attempt reads a newer log.
             raise DependencyUnavailable(f"the lake's hour {hour.start:%Y-%m-%d %H} was not counted: {error}") from error
 
-    def _count(self, hour: Hour, now: datetime) -> list[PredictionsRolledUp]:
+    def _count(self, hour: TaskHour, now: datetime) -> list[PredictionsRolledUp]:
         predictions, requests = self._rows(PREDICTIONS, hour), self._rows(REQUESTS, hour)
         latency = _frame(predictions, latency_counts)
         confidence = _groups(_frame(predictions, confidence_counts), "bin")
         answers = _groups(_frame(predictions, most_frequent), "answer")
-        seen = _frame(requests, request_counts)
-        observed = {tuple(row[name] for name in _KEY): (row["requests"], row["errors"]) for row in _named(seen)}
+        counted = _frame(requests, request_counts)
+        observed = {_group(row): (row["requests"], row["errors"]) for row in counted.iter_rows(named=True)}
         buckets = _groups(latency, "bucket")
-        keys = sorted({*buckets, *observed, *self._dirty.emptied(hour)}, key=str)
+        keys = sorted({*buckets, *observed, *self._dirty.groups_with_deletions(hour)}, key=str)
         return [
             _event(
-                dict(zip(_KEY, key, strict=True)), hour, now,
+                dict(zip(_GROUP_COLUMNS, key, strict=True)), hour, now,
                 buckets.get(key, []), confidence.get(key, []), answers.get(key, []), observed.get(key, (0, 0)),
             )
             for key in keys
         ]  # fmt: skip
 
-    def _rows(self, table: str, hour: Hour) -> pl.LazyFrame | None:
+    def _rows(self, table: str, hour: TaskHour) -> pl.LazyFrame | None:
         delta = open_table(self._uri, table)
         if delta is None:
             return None
@@ -87,58 +86,60 @@ class RollUps:
 
 
 def latency_counts(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Rows per key and bucket of the latency sketch; the bucket is null for 0 ms."""
-    clipped = pl.col("latency_ms").clip(_SHORTEST, _LONGEST)
+    """Count the rows per group and bucket of the latency sketch; the bucket is null for 0 ms."""
+    clipped = pl.col("latency_ms").clip(_MIN_SKETCH_MS, _MAX_SKETCH_MS)
     bucket = pl.when(pl.col("latency_ms") > 0.0).then((clipped.log() / math.log(_GAMMA)).ceil().cast(pl.Int64))
-    return rows.group_by(*_KEY, bucket.alias("bucket")).agg(pl.len().alias("count"))
+    return rows.group_by(*_GROUP_COLUMNS, bucket.alias("bucket")).agg(pl.len().alias("count"))
 
 
 def confidence_counts(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Rows per key and tenth of confidence; 1.0 is in the last."""
+    """Count the rows per group and tenth of confidence; 1.0 is in the last."""
     tenth = (pl.col("confidence") * 10).floor().clip(0, 9).cast(pl.Int64)
-    known = rows.filter(pl.col("confidence").is_finite())
-    return known.group_by(*_KEY, tenth.alias("bin")).agg(pl.len().alias("count"))
+    measured = rows.filter(pl.col("confidence").is_finite())
+    return measured.group_by(*_GROUP_COLUMNS, tenth.alias("bin")).agg(pl.len().alias("count"))
 
 
 def most_frequent(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """The most frequent answers per key, most frequent first; a tie is decided by the hash, so every time alike.
+    """Return the most frequent answers per group, most frequent first; the hash breaks ties, so they are repeatable.
 
-    First the answers' hashes are counted, then the text of the few that count is read.
+    The answers' hashes are counted first; then only the texts of the most frequent ones are read.
     """
     hashed = rows.with_columns(pl.col("answer").hash(seed=0).alias("hash"))
-    counts = hashed.group_by(*_KEY, "hash").agg(pl.len().alias("count"))
-    ranked = counts.sort("count", "hash", descending=[True, False]).group_by(*_KEY, maintain_order=True)
+    counts = hashed.group_by(*_GROUP_COLUMNS, "hash").agg(pl.len().alias("count"))
+    ranked = counts.sort("count", "hash", descending=[True, False]).group_by(*_GROUP_COLUMNS, maintain_order=True)
     top = ranked.head(MAX_ANSWERS).collect(engine="streaming")
     wanted = top.lazy().select("hash").unique()
     texts = hashed.join(wanted, on="hash", how="semi").group_by("hash").agg(pl.col("answer").first())
-    return top.lazy().join(texts, on="hash", how="left", maintain_order="left").select(*_KEY, "answer", "count")
+    return (
+        top.lazy().join(texts, on="hash", how="left", maintain_order="left").select(*_GROUP_COLUMNS, "answer", "count")
+    )
 
 
 def request_counts(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Requests per key, and those of them that failed."""
-    failed = (pl.col("status") >= _ANSWERED_BADLY).sum()
-    return rows.group_by(*_KEY).agg(pl.len().alias("requests"), failed.alias("errors"))
+    """Count the requests per group, and those of them that failed."""
+    failed = (pl.col("status") >= _SERVER_ERROR).sum()
+    return rows.group_by(*_GROUP_COLUMNS).agg(pl.len().alias("requests"), failed.alias("errors"))
 
 
 def _frame(rows: pl.LazyFrame | None, query: Any) -> pl.DataFrame:
     return pl.DataFrame() if rows is None else query(rows).collect(engine="streaming")
 
 
-def _named(frame: pl.DataFrame) -> Iterable[dict[str, Any]]:
-    return frame.iter_rows(named=True)
+def _group(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _GROUP_COLUMNS)
 
 
 def _groups(frame: pl.DataFrame, value: str) -> dict[tuple[Any, ...], list[tuple[Any, int]]]:
-    """Key → (value, count) in the frame's order."""
+    """Return each group's (value, count) pairs, in the frame's order."""
     groups: dict[tuple[Any, ...], list[tuple[Any, int]]] = {}
-    for row in _named(frame):
-        groups.setdefault(tuple(row[name] for name in _KEY), []).append((row[value], row["count"]))
+    for row in frame.iter_rows(named=True):
+        groups.setdefault(_group(row), []).append((row[value], row["count"]))
     return groups
 
 
 def _event(
     key: dict[str, Any],
-    hour: Hour,
+    hour: TaskHour,
     now: datetime,
     buckets: list[tuple[int | None, int]],
     confidence: list[tuple[int, int]],
@@ -165,9 +166,9 @@ def _event(
         "requests": requests,
         "errors": errors,
     }
-    # The same counts are the same fact, at every restating.
-    same = content_hash(repr(sorted(fields.items())), length=32)
-    return PredictionsRolledUp(event_id=event_id("rolled_up", same), occurred_at=now, **fields)
+    # An hour that is published again with the same counts is the same event.
+    counts = content_hash(repr(sorted(fields.items())), length=32)
+    return PredictionsRolledUp(event_id=event_id("rolled_up", counts), occurred_at=now, **fields)
 
 
 def _sketch(buckets: list[tuple[int | None, int]]) -> LatencySketch:

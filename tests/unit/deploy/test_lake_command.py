@@ -89,7 +89,7 @@ def test_an_empty_lake_is_well(broker: Broker) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param("made anew", "the topic was made anew", id="made anew"),
+        pytest.param("recreated", "the topic was recreated", id="recreated"),
         pytest.param("shorter", "partition 0 (read to 3, ends at 1)", id="shorter"),
         pytest.param("missing", "the broker has no such topic", id="missing"),
     ],
@@ -98,7 +98,7 @@ def test_a_broker_that_lost_a_topic_is_named_and_going_on_is_another_incarnation
     broker: Broker, tmp_path: Path, change: str, words: str
 ) -> None:
     fill(broker, 3)
-    if change == "made anew":
+    if change == "recreated":
         broker.ids[TOPIC] = str(uuid4())
     elif change == "missing":
         del broker.ids[TOPIC]
@@ -115,7 +115,7 @@ def test_a_broker_that_lost_a_topic_is_named_and_going_on_is_another_incarnation
     assert ratchet("status").exit_code == (1 if change == "missing" else 0)
     assert predictions()["rows"] == 3, "the lake keeps what it has"
     lake = DeltaLake(Settings.load().lake_uri, first)
-    if change == "made anew":
+    if change == "recreated":
         assert where_to_read(broker, lake) == {(TOPIC, 0): 0}
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS
 from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
-from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
+from services.prediction_log.maintenance.compaction import MaintenancePolicy
+from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
@@ -63,7 +64,7 @@ def test_upkeep_beside_two_writers_of_a_partition_loses_and_doubles_nothing(tmp_
         for hour in counter.pending():
             for event in counter.count(hour, NOON):
                 last[event.hour] = event.predictions
-            counter.done(hour)
+            counter.published(hour)
 
     def count() -> None:
         while not done.is_set():

@@ -81,21 +81,21 @@ def test_a_fact_whose_row_was_deleted_is_stored_when_it_comes_again(tmp_path: Pa
 
 
 def test_the_window_holds_at_least_its_capacity_and_at_most_twice_that_and_says_what_it_let_go() -> None:
-    seen, partition = IdWindow(100), ("task", NOON.date())
+    window, partition = IdWindow(100), ("task", NOON.date())
     keys = hash_ids(["t"] * 1_000, map(str, range(1_000)))
     for start in range(0, 1_000, 25):
-        seen.add(keys[start : start + 25], {partition: start + 24})
-        held = seen.holds(keys)
+        window.add(keys[start : start + 25], {partition: start + 24})
+        held = window.contains(keys)
         assert held[max(0, start - 75) : start + 25].all(), "the newest are there"
-        assert len(seen) <= 200
+        assert len(window) <= 200
         not_held = np.flatnonzero(~held[: start + 25])
-        assert (not_held <= seen.horizon.get(partition, -1)).all(), "and of the others it is known that they are not"
+        assert (not_held <= window.horizon.get(partition, -1)).all(), "and of the others it is known that they are not"
 
 
 def test_a_large_window_finds_what_it_has_and_nothing_else() -> None:
-    seen = IdWindow(150_000)
+    window = IdWindow(150_000)
     keys = hash_ids(["t"] * 200_000, map(str, range(200_000)))
     for part in np.array_split(keys, 7):
-        seen.add(part, {})
-    assert seen.holds(keys[-150_000:]).all()
-    assert not seen.holds(hash_ids(["u"] * 200_000, map(str, range(200_000)))).any()
+        window.add(part, {})
+    assert window.contains(keys[-150_000:]).all()
+    assert not window.contains(hash_ids(["u"] * 200_000, map(str, range(200_000)))).any()

@@ -69,7 +69,7 @@ def test_partitions_have_offsets_of_their_own(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [numbered(0, 10)])
     assert lake.append(PREDICTIONS, [numbered(1, 0), numbered(0, 10)]) == 1
-    assert lake.positions(PREDICTIONS, [(TOPIC, 0), (TOPIC, 1), (TOPIC, 2)]) == {(TOPIC, 0): 10, (TOPIC, 1): 0}
+    assert lake.stored_offsets(PREDICTIONS, [(TOPIC, 0), (TOPIC, 1), (TOPIC, 2)]) == {(TOPIC, 0): 10, (TOPIC, 1): 0}
 
 
 def test_a_fact_that_was_sent_twice_is_kept_once_and_moves_the_position(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_fact_that_was_sent_twice_is_kept_once_and_moves_the_position(tmp_path
     assert lake.append(PREDICTIONS, [delivery(once, 5, partition=2)]) == 0
     assert DeltaLake(str(tmp_path)).append(PREDICTIONS, [delivery(once, 6, partition=2)]) == 0, "another process"
     assert stored_ids(tmp_path) == ["p"]
-    assert lake.positions(PREDICTIONS, [(TOPIC, 2)]) == {(TOPIC, 2): 6}
+    assert lake.stored_offsets(PREDICTIONS, [(TOPIC, 2)]) == {(TOPIC, 2): 6}
 
 
 def test_the_same_id_in_another_task_is_another_fact(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ async def test_a_topic_that_was_made_anew_stops_the_writer_until_the_operator_sa
     assert await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(places) == {(TOPIC, 0): 4}
     ids[TOPIC] = str(uuid4())
     for _ in range(2):
-        with pytest.raises(MustStop, match="made anew") as stopped:
+        with pytest.raises(MustStop, match="recreated") as stopped:
             await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(places)
         assert "ratchet lake go-on" in stopped.value.way_out
     went_on = DeltaLake(str(tmp_path), "next")
@@ -178,7 +178,7 @@ def test_what_a_forgotten_person_did_before_is_not_stored_again_and_what_they_do
     assert lake.append(REQUESTS, [delivery(request("a2", user="ann"), 0), delivery(request("b1", user="bob"), 1)]) == 1
     assert lake.append(FEEDBACK, [delivery(feedback("f1", "a1", user="ann"), 0)]) == 0
     assert stored_ids(tmp_path) == ["a3", "b1"]
-    assert lake.positions(PREDICTIONS, [(TOPIC, 0)]) == {(TOPIC, 0): 3}, "what is left out is read once"
+    assert lake.stored_offsets(PREDICTIONS, [(TOPIC, 0)]) == {(TOPIC, 0): 3}, "what is left out is read once"
 
 
 def test_feedback_on_a_prediction_that_was_left_out_is_left_out(tmp_path: Path) -> None:

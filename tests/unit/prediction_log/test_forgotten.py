@@ -28,30 +28,30 @@ def asked(subject: str, offset: int) -> Delivery[SubjectForgotten]:
 
 def test_a_batch_is_forgotten_and_its_position_is_in_the_lake(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction(f"p-{who}", user_hash=who) for who in ("ann", "bob", "eve")])
-    ErasureRequests(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
+    ErasureRequests(str(tmp_path)).apply([asked("ann", 3), asked("bob", 4)])
     assert ids(tmp_path, PREDICTIONS) == ["p-eve"]
-    assert ErasureRequests(str(tmp_path)).positions(FORGOTTEN, [PLACE, (TOPIC, 1)]) == {PLACE: 4}
-    ErasureRequests(str(tmp_path)).take([asked("ann", 3), asked("bob", 4)])
+    assert ErasureRequests(str(tmp_path)).stored_offsets(FORGOTTEN, [PLACE, (TOPIC, 1)]) == {PLACE: 4}
+    ErasureRequests(str(tmp_path)).apply([asked("ann", 3), asked("bob", 4)])
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == 2
 
 
 def test_a_lake_without_the_table_has_read_nobodys_request(tmp_path: Path) -> None:
-    assert ErasureRequests(str(tmp_path)).positions(FORGOTTEN, [PLACE]) == {}
+    assert ErasureRequests(str(tmp_path)).stored_offsets(FORGOTTEN, [PLACE]) == {}
 
 
 def test_requests_of_another_incarnation_of_the_broker_are_read_from_their_start(tmp_path: Path) -> None:
-    ErasureRequests(str(tmp_path), "first").take([asked("ann", 3)])
-    assert ErasureRequests(str(tmp_path), "second").positions(FORGOTTEN, [PLACE]) == {}
-    assert ErasureRequests(str(tmp_path), "first").positions(FORGOTTEN, [PLACE]) == {PLACE: 3}
+    ErasureRequests(str(tmp_path), "first").apply([asked("ann", 3)])
+    assert ErasureRequests(str(tmp_path), "second").stored_offsets(FORGOTTEN, [PLACE]) == {}
+    assert ErasureRequests(str(tmp_path), "first").stored_offsets(FORGOTTEN, [PLACE]) == {PLACE: 3}
 
 
 def test_a_topic_made_anew_is_not_recognized(tmp_path: Path) -> None:
     first, second = uuid4(), uuid4()
     store = ErasureRequests(str(tmp_path))
-    assert store.recognize(FORGOTTEN, TOPIC, first)
-    store.take([asked("ann", 0)])
-    assert ErasureRequests(str(tmp_path)).recognize(FORGOTTEN, TOPIC, first)
-    assert not ErasureRequests(str(tmp_path)).recognize(FORGOTTEN, TOPIC, second)
+    assert store.accept_topic(FORGOTTEN, TOPIC, first)
+    store.apply([asked("ann", 0)])
+    assert ErasureRequests(str(tmp_path)).accept_topic(FORGOTTEN, TOPIC, first)
+    assert not ErasureRequests(str(tmp_path)).accept_topic(FORGOTTEN, TOPIC, second)
 
 
 def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
@@ -65,10 +65,10 @@ def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
 
     with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
         patched.setattr("services.prediction_log.erasure.erase.delete", away)
-        store.take([asked("ann", 0)])
-    assert store.positions(FORGOTTEN, [PLACE]) == {}
-    store.take([asked("ann", 0)])
-    assert (ids(tmp_path, PREDICTIONS), store.positions(FORGOTTEN, [PLACE])) == ([], {PLACE: 0})
+        store.apply([asked("ann", 0)])
+    assert store.stored_offsets(FORGOTTEN, [PLACE]) == {}
+    store.apply([asked("ann", 0)])
+    assert (ids(tmp_path, PREDICTIONS), store.stored_offsets(FORGOTTEN, [PLACE])) == ([], {PLACE: 0})
 
 
 def test_the_furthest_of_each_partition() -> None:
@@ -78,9 +78,9 @@ def test_the_furthest_of_each_partition() -> None:
 
 def test_what_is_asked_again_later_counts_until_then(tmp_path: Path) -> None:
     store = ErasureRequests(str(tmp_path))
-    store.take([asked("ann", 0)])
+    store.apply([asked("ann", 0)])
     write(tmp_path, PREDICTIONS, [prediction("later", NOON + timedelta(hours=1), user_hash="ann")])
     again = asked("ann", 1)
     later = again.event.model_copy(update={"occurred_at": NOON + timedelta(hours=2)})
-    store.take([Delivery(later, TOPIC, 0, 1, {})])
+    store.apply([Delivery(later, TOPIC, 0, 1, {})])
     assert ids(tmp_path, PREDICTIONS) == []

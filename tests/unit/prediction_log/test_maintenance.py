@@ -19,7 +19,8 @@ from deltalake.exceptions import CommitFailedError
 from schemas.base import utc_now
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import ErasureRequest, ErasureSweep, delete, erase_subjects
-from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
+from services.prediction_log.maintenance.compaction import MaintenancePolicy
+from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.tables import SCHEMAS, fence, maintained_at, quoted
 from shared.errors import DependencyUnavailable
 from tests.unit.prediction_log.lake_rows import NOON, TASK, feedback, ids, opened, prediction, request, write

@@ -52,9 +52,9 @@ class Mortal(DeltaLake):
     fate = ""
     rival: Callable[[], None] | None = None
 
-    def _choose(self, *arguments: Any) -> Any:
+    def _select(self, *arguments: Any) -> Any:
         self._meet("before the file")
-        return super()._choose(*arguments)
+        return super()._select(*arguments)
 
     def _commit(self, table: str, state: Any, batch: Any, written: Any) -> None:
         if self.fate == "dies in the file":
@@ -153,7 +153,7 @@ class Log(RuleBasedStateMachine):
     def start(self, writer: int) -> None:
         """The process, or a rebalance: positions come from the lake."""
         self.writers[writer] = self._started()
-        stored = self.writers[writer].positions(PREDICTIONS, PLACES)
+        stored = self.writers[writer].stored_offsets(PREDICTIONS, PLACES)
         self.stands[writer] = [stored.get(place, -1) + 1 for place in PLACES]
 
     @precondition(lambda self: (self.folder / PREDICTIONS).exists())
@@ -185,7 +185,7 @@ class Log(RuleBasedStateMachine):
     def every_process_knows_how_far_the_records_were_read(self) -> None:
         """And it is as far as was acknowledged at least, never back, and never further than was delivered."""
         for process in (self._started(), *self.writers):
-            stored = process.positions(PREDICTIONS, PLACES)
+            stored = process.stored_offsets(PREDICTIONS, PLACES)
             stands = [stored.get(place, -1) for place in PLACES]
             assert all(known >= read for known, read in zip(stands, self.reached, strict=True))
             assert all(known < len(log) for known, log in zip(stands, self.partitions, strict=True))

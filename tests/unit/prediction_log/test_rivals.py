@@ -143,7 +143,7 @@ def test_processes_that_write_the_same_records_at_once_one_of_them_killed_store_
         until(lambda: all(READY in output.read_text() for output in outputs), outputs)
         go.touch()
         watching = DeltaLake(str(lake))
-        until(lambda: watching.positions(PREDICTIONS, [PLACE]).get(PLACE, 0) >= RECORDS // 3, outputs)
+        until(lambda: watching.stored_offsets(PREDICTIONS, [PLACE]).get(PLACE, 0) >= RECORDS // 3, outputs)
         writers[0].kill()
         until(lambda: all(writer.poll() is not None for writer in writers), outputs)
     assert [writer.returncode for writer in writers] == [-signal.SIGKILL, 0, 0], said(outputs)

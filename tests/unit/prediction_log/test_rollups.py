@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from schemas.lake import PREDICTIONS, REQUESTS
 from schemas.predictions import LatencySketch, PredictionsRolledUp, merged_sketch, sketch_quantile
 from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
-from services.prediction_log.maintenance.maintenance import Maintenance, MaintenancePolicy
-from services.prediction_log.rollups.dirty_hours import Hour
+from services.prediction_log.maintenance.compaction import MaintenancePolicy
+from services.prediction_log.maintenance.maintenance import Maintenance
+from services.prediction_log.rollups.dirty_hours import TaskHour
 from services.prediction_log.rollups.hourly import MAX_ANSWERS, RollUps
 from services.prediction_log.tables import create_table
 from tests.unit.prediction_log.lake_rows import NOON, TASK, opened, prediction, request, write
@@ -34,14 +35,14 @@ def roll_ups(lake: Path) -> RollUps:
 
 
 def counted(lake: Path, start: datetime = NOON) -> list[PredictionsRolledUp]:
-    return roll_ups(lake).count(Hour(TASK, start), LATER)
+    return roll_ups(lake).count(TaskHour(TASK, start), LATER)
 
 
 def restated(counter: RollUps) -> list[datetime]:
     """The hours pending; all of them are then done."""
     hours = counter.pending()
     for hour in hours:
-        counter.done(hour)
+        counter.published(hour)
     return [hour.start for hour in hours]
 
 
@@ -110,7 +111,7 @@ def test_a_late_row_restates_its_own_hour_and_no_other(tmp_path: Path) -> None:
 def test_an_hour_that_was_not_published_stays_to_be_done(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction("p")])
     counter = roll_ups(tmp_path)
-    assert counter.pending() == counter.pending() == [Hour(TASK, NOON)]
+    assert counter.pending() == counter.pending() == [TaskHour(TASK, NOON)]
 
 
 def test_an_hour_is_restated_with_less_after_somebody_is_forgotten_and_no_other_hour_is(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_what_a_killed_process_had_not_published_is_pending_in_the_next_deletion
     killed.pending()
     write(tmp_path, PREDICTIONS, [prediction("p2", NOON + 2 * HOUR), prediction("p3", NOON + 3 * HOUR)])
     erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + HOUR)])
-    killed.done(killed.pending()[0])
+    killed.published(killed.pending()[0])
     killed.pending()
     assert restated(roll_ups(tmp_path)) == [NOON + HOUR, NOON + 2 * HOUR, NOON + 3 * HOUR]
 
@@ -257,7 +258,7 @@ def test_rows_in_any_order_and_any_batches_give_the_same_hours(
             for hour in counter.pending():
                 for event in counter.count(hour, LATER):
                     last[(event.hour, event.adapter or "")] = event.predictions
-                counter.done(hour)
+                counter.published(hour)
     assert last == Counter((NOON + h * HOUR, a) for h, a in rows)
 
 

@@ -1,0 +1,89 @@
+"""Compacts, checkpoints and vacuums one table at a time.
+
+Every replica runs this. The first one records it in the table (`tables.fence`); the others see that and skip the table.
+A vacuum never deletes a file that a writer has written and not committed yet: the frequent one deletes only files that
+the Delta log lists as removed; the one that deletes files that no log lists (left by crashes and commit conflicts)
+skips anything younger than a day.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from services.prediction_log.tables import STORE_ERRORS, fence, maintained_at, open_table
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MaintenancePolicy:
+    """When the lake is compacted and vacuumed. A file is small below half of `target_bytes`."""
+
+    interval: timedelta
+    small_files: int
+    target_bytes: int
+    grace_hours: int
+    orphan_hours: int
+
+
+class Compaction:
+    """Compacts the tables of the lake at `uri`. All methods block."""
+
+    def __init__(self, uri: str, policy: MaintenancePolicy) -> None:
+        self._uri = uri
+        self._policy = policy
+        self._orphans_deleted_at: dict[str, datetime] = {}
+
+    def run(self, table: str, delta: DeltaTable, now: datetime) -> bool:
+        """Compact, checkpoint and vacuum one table; return False if another process does, or did within `interval`."""
+        last = maintained_at(delta)
+        if last is not None and timedelta(0) <= now - last < self._policy.interval * 0.9:
+            return False
+        if not fence(delta, now):
+            return False
+        try:
+            self._compact(delta)
+            delta = open_table(self._uri, table) or delta
+            delta.create_checkpoint()
+            delta.cleanup_metadata()
+            self._vacuum(table, delta, now)
+        except STORE_ERRORS as error:
+            # A deletion or another fence was first, or the store is unavailable. Every step is complete or not done.
+            logger.info("maintenance of %s stopped, retrying in the next round: %s", table, error)
+            return False
+        return True
+
+    def _compact(self, delta: DeltaTable) -> None:
+        for partition in crowded_partitions(delta, self._policy.target_bytes // 2, self._policy.small_files):
+            delta.optimize.compact(
+                partition_filters=[(name, "=", value) for name, value in partition.items()] or None,
+                target_size=self._policy.target_bytes,
+                max_concurrent_tasks=1,
+            )
+
+    def _vacuum(self, table: str, delta: DeltaTable, now: datetime) -> None:
+        """Delete removed files after their readers' grace and, once in `orphan_hours`, orphans of that age."""
+        orphan_hours = self._policy.orphan_hours
+        delta.vacuum(retention_hours=self._policy.grace_hours, dry_run=False, enforce_retention_duration=False)
+        last = self._orphans_deleted_at.get(table, datetime.min.replace(tzinfo=UTC))
+        if now - last >= timedelta(hours=orphan_hours):
+            delta.vacuum(retention_hours=orphan_hours, dry_run=False, enforce_retention_duration=False, full=True)
+            self._orphans_deleted_at[table] = now
+
+
+def crowded_partitions(delta: DeltaTable, small_bytes: int, min_files: int) -> list[dict[str, str]]:
+    """Return the partitions with at least `min_files` small files, as column → value; {} is an unpartitioned table."""
+    files = pl.DataFrame(pa.table(delta.get_add_actions(flatten=True)))
+    small = files.filter(pl.col("size_bytes") < small_bytes)
+    columns = delta.metadata().partition_columns
+    if not columns:
+        return [{}] if small.height >= min_files else []
+    keys = [pl.col(f"partition.{name}").cast(pl.String).alias(name) for name in columns]
+    counted = small.group_by(keys).agg(pl.len().alias("files")).filter(pl.col("files") >= min_files)
+    return list(counted.sort(columns).select(columns).iter_rows(named=True))
