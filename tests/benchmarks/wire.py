@@ -51,10 +51,8 @@ async def compare(port: int, requests: int) -> dict[str, float]:
     """Microseconds of the processor a request, by client."""
     url = f"http://127.0.0.1:{port}"
     headers = {"content-type": "application/json"}
-    origin, replicas = (
-        UpstreamClient(url, headers, 2.0, asyncio.Semaphore(10)),
-        Replicas([url], UpstreamLimits(), Metrics()),
-    )
+    http = UpstreamClient(url, headers, 2.0, asyncio.Semaphore(10))
+    replicas = Replicas([url], UpstreamLimits(), Metrics())
     async with aiohttp.ClientSession(headers=headers) as session, httpx.AsyncClient(headers=headers) as client:
 
         async def by_aiohttp() -> object:
@@ -62,7 +60,7 @@ async def compare(port: int, requests: int) -> dict[str, float]:
                 return await response.read()
 
         clients: dict[str, Callable[[], Awaitable[object]]] = {
-            "wire": lambda: origin.ask("POST", PATH, BODY, 60.0),
+            "wire": lambda: http.request("POST", PATH, BODY, 60.0),
             "wire, with choice, circuit and retries": lambda: replicas.post(PATH, BODY),
             "aiohttp": by_aiohttp,
             "httpx": lambda: client.post(url + PATH, content=BODY),

@@ -1,1 +1,1 @@
-"""The model servers: which one is asked, how, and what is done when it does not answer."""
+"""Requests to model servers: load balancing, circuit breakers, retries, HTTP."""

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to a model server: requests one after the other, each answer whole or in pieces."""
+"""One HTTP/1.1 connection to a model server: one request at a time, its response read whole or in pieces."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import cast
 
 import httptools
 
-_UNREAD_BYTES = 256 * 1024
-"""Of a stream that nobody reads; then the server is made to wait."""
+_MAX_UNREAD_BYTES = 256 * 1024
+"""With more unread bytes of a stream, reading from the socket pauses, so that the server waits."""
 
 
 class ConnectionLost(ConnectionError):
-    """It broke before the answer was whole, or what came is no HTTP."""
+    """The connection broke before the response was complete, or the server does not speak HTTP."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection, which carries one request at a time. httptools calls the `on_…` methods."""
+    """A connection that carries one request at a time. httptools calls the `on_…` methods."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -26,17 +26,17 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.idle_since = 0.0
-        self._late = False
-        self._headed = False
-        self._eager = False
+        self._timed_out = False
+        self._has_headers = False
+        self._streaming = False
         self._paused = False
-        self._unread = 0
+        self._unread_bytes = 0
         self._parts: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
         self._loop = asyncio.get_running_loop()
-        self._waiting: asyncio.Future[None] | None = None
-        self._until = math.inf
-        self._looks_at = math.inf
+        self._waiter: asyncio.Future[None] | None = None
+        self._deadline = math.inf
+        self._next_check = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -47,12 +47,12 @@ class Connection(asyncio.Protocol):
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if error is None and self._headed and not self.headers.keys() & {b"content-length", b"transfer-encoding"}:
-            self.complete = True  # A body without a length ends with its connection.
+        if error is None and self._has_headers and not self.headers.keys() & {b"content-length", b"transfer-encoding"}:
+            self.complete = True  # A body without a length ends when the connection closes.
         self._wake()
 
     def data_received(self, data: bytes) -> None:
-        if self.complete:  # Nobody asked: whatever it is, it must not become the answer to the next request.
+        if self.complete:  # Unsolicited data must not become the response to the next request.
             self.close()
             return
         try:
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_message_begin(self) -> None:
-        if self.complete:  # A second answer, in one piece with the first.
+        if self.complete:  # A second response that came together with the first.
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -72,98 +72,94 @@ class Connection(asyncio.Protocol):
         if self.complete:
             return
         self.status = self._parser.get_status_code()
-        if self.status < 200:  # 100 Continue and its like: the answer is still to come.
+        if self.status < 200:  # 1xx such as 100 Continue: the real response follows.
             self.headers = {}
             return
-        self._headed = True
-        if self._eager:
+        self._has_headers = True
+        if self._streaming:
             self._wake()
 
     def on_body(self, body: bytes) -> None:
         if self.complete:
             return
         self._parts.append(body)
-        if self._eager:
-            self._unread += len(body)
-            if self._unread > _UNREAD_BYTES and not self._paused:
+        if self._streaming:
+            self._unread_bytes += len(body)
+            if self._unread_bytes > _MAX_UNREAD_BYTES and not self._paused:
                 self._paused = True
                 self._transport.pause_reading()
             self._wake()
 
     def on_message_complete(self) -> None:
-        if self._headed and not self.complete:
+        if self._has_headers and not self.complete:
             self.complete = True
             self.reusable = self._parser.should_keep_alive()
             self._wake()
 
-    def send(self, request: bytes, *, eager: bool) -> None:
-        """Send a request. `eager`: its answer is wanted piece by piece."""
-        self.status, self.headers, self._parts, self._unread = 0, {}, [], 0
-        self.complete = self.reusable = self._headed = False
-        self._eager = eager
+    def send(self, request: bytes, *, streaming: bool) -> None:
+        """Send a request. `streaming`: the response will be read piece by piece."""
+        self.status, self.headers, self._parts, self._unread_bytes = 0, {}, [], 0
+        self.complete = self.reusable = self._has_headers = False
+        self._streaming = streaming
         self._transport.write(request)
 
-    async def whole(self, until: float) -> bytes:
-        """The body, once it is there. Raises ConnectionLost; TimeoutError at `until`, on the loop's clock."""
+    async def read_body(self, deadline: float) -> bytes:
+        """Return the complete body. Raises ConnectionLost; TimeoutError at `deadline`, on the loop's clock."""
         while not self.complete:
-            await self._something(until)
+            await self._wait_for_data(deadline)
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
-    async def head(self, until: float) -> None:
-        """Returns when the headers are there. Raises as `whole`."""
-        while not self._headed:
-            await self._something(until)
+    async def wait_for_headers(self, deadline: float) -> None:
+        """Return when the headers have arrived. Raises as `read_body`."""
+        while not self._has_headers:
+            await self._wait_for_data(deadline)
 
-    @property
-    def has_piece(self) -> bool:
-        return bool(self._parts) or self.complete
-
-    async def piece(self, until: float) -> bytes:
-        """What came since the last piece; empty at the end. Raises as `whole`."""
-        while not self.has_piece:
-            await self._something(until)
+    async def read_piece(self, deadline: float) -> bytes:
+        """Return what has arrived since the last piece; empty at the end. Raises as `read_body`."""
+        while not self._parts and not self.complete:
+            await self._wait_for_data(deadline)
         piece = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
-        self._unread = 0
+        self._unread_bytes = 0
         if self._paused and not self.closed:
             self._paused = False
             self._transport.resume_reading()
         return piece
 
-    async def _something(self, until: float) -> None:
-        """Wait until something came.
+    async def _wait_for_data(self, deadline: float) -> None:
+        """Wait until something arrives. Raises ConnectionLost, TimeoutError.
 
-        Its time limit is a number, and one timer looks at it that stays from one wait to the next: one for each wait
-        (`asyncio.timeout`) was a fifth of what a request cost here, and five microseconds of each piece of a stream.
+        One timer per connection checks the deadline and outlives the wait. A timer for each wait (`asyncio.timeout`)
+        took a fifth of a request's processor time, and five microseconds for each piece of a stream.
         """
-        if self._late:
+        if self._timed_out:
             raise TimeoutError
         if self.closed:
-            raise ConnectionLost("the connection broke before the answer was whole")
-        self._until = until
-        if until < self._looks_at:
-            self._look_at(until)
-        self._waiting = self._loop.create_future()
-        await self._waiting
+            raise ConnectionLost("connection closed before the response was complete")
+        self._deadline = deadline
+        if deadline < self._next_check:
+            self._check_at(deadline)
+        self._waiter = self._loop.create_future()
+        await self._waiter
 
-    def _look_at(self, moment: float) -> None:
+    def _check_at(self, moment: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._looks_at = moment
-        self._timer = self._loop.call_at(moment, self._look)
+        self._next_check = moment
+        self._timer = self._loop.call_at(moment, self._check)
 
-    def _look(self) -> None:
-        self._looks_at, self._timer = math.inf, None
-        if self._loop.time() >= self._until:
-            self._late = True
+    def _check(self) -> None:
+        self._next_check, self._timer = math.inf, None
+        if self._loop.time() >= self._deadline:
+            self._timed_out = True
             self.close()
-        elif self._until < math.inf:
-            self._look_at(self._until)
+        elif self._deadline < math.inf:
+            self._check_at(self._deadline)
 
     def _wake(self) -> None:
-        self._until = math.inf
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        self._deadline = math.inf
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def close(self) -> None:
         if not self.closed:

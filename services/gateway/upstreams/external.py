@@ -1,20 +1,7 @@
-"""Somebody else's OpenAI-compatible API, for when no replica of ours answers. Off unless a person sets it: texts leave.
+"""The fallback: an external OpenAI-compatible API, used when no replica answers. Off unless it is configured, since
+conversations are sent to a third party.
 
-How a use case asks it (`arms` from `domain.choose_arms(flags, external_model)`, last of them the external arm):
-
-    arms = choose_arms(flags, external_model)
-    while arms:
-        arm = arms[0]
-        source = external if arm.variant is Variant.EXTERNAL else replicas
-        body = …, with "model": arm.model_name(spec.base_model)
-        try:
-            raw = await source.post(path, body)
-        except UpstreamFailed as error:
-            arms = remaining_arms(arms, arm, down=error.down) if error.down or isinstance(error, NotServed) else ()
-            …if not arms: raise
-
-`model` of the logged prediction is `arm.model_name(spec.base_model)`, its variant EXTERNAL, and the client is told by
-`x-ratchet-instead-of`, as with any arm that stands in.
+Its answers are logged with variant EXTERNAL; the header `x-ratchet-instead-of` names the arm they replace.
 """
 
 from __future__ import annotations
@@ -38,11 +25,11 @@ _VLLM_ONLY = (
     "allowed_token_ids", "bad_words", "use_beam_search", "logprob_token_ids", "return_tokens_as_token_ids",
     "return_token_ids", "priority", "cache_salt", "documents", "mm_processor_kwargs", "vllm_xargs",
 )  # fmt: skip
-"""Fields of vLLM that OpenAI's API refuses as unknown."""
+"""Fields that only vLLM knows; OpenAI's API rejects them."""
 
 
 class ExternalApi:
-    """An `Upstream`. It is asked as a replica is, but never probed: each look would be paid for."""
+    """An `Upstream`. It is never probed, because each request is paid for."""
 
     def __init__(self, url: str, key: str, limits: UpstreamLimits, metrics: Metrics) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -55,14 +42,14 @@ class ExternalApi:
         try:
             return await self._api.post(path, without_vllm_fields(body))
         except UpstreamFailed as error:
-            raise _ours(error) from error
+            raise _hide_refusal(error) from error
 
     def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return _Told(self._api.stream(path, without_vllm_fields(body)))
+        return _ExternalStream(self._api.stream(path, without_vllm_fields(body)))
 
 
-class _Told(AbstractAsyncContextManager[AsyncIterator[bytes]]):
-    """A stream whose failure to begin is told as the API's."""
+class _ExternalStream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
+    """A stream whose opening errors are converted by `_hide_refusal`."""
 
     def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> None:
         self._stream = stream
@@ -71,33 +58,33 @@ class _Told(AbstractAsyncContextManager[AsyncIterator[bytes]]):
         try:
             return await self._stream.__aenter__()
         except UpstreamFailed as error:
-            raise _ours(error) from error
+            raise _hide_refusal(error) from error
 
     async def __aexit__(self, *raised: Any) -> None:
         await self._stream.__aexit__(*raised)
 
 
 def base_url_of(url: str) -> str:
-    """An API's address without the `/v1` that OpenAI's clients want in their `base_url`: it is in every path."""
+    """Remove the `/v1` that OpenAI clients want in their `base_url`: every path here starts with it."""
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def without_vllm_fields(body: bytes) -> bytes:
-    """The request in OpenAI's terms. That the answer must be one of some labels, vLLM enforces: others are told."""
-    asked: dict[str, Any] = orjson.loads(body)
-    constraint = asked.get("structured_outputs")
+    """Remove vLLM's own fields. A constraint to labels, which vLLM enforces, becomes an instruction in the prompt."""
+    request: dict[str, Any] = orjson.loads(body)
+    constraint = request.get("structured_outputs")
     for name in _VLLM_ONLY:
-        asked.pop(name, None)
+        request.pop(name, None)
     labels = constraint.get("choice") if isinstance(constraint, dict) else None
-    if labels and isinstance(asked.get("messages"), list):
-        order = f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
-        asked["messages"] = [{"role": "system", "content": order}, *asked["messages"]]
-    return orjson.dumps(asked)
+    if labels and isinstance(request.get("messages"), list):
+        instruction = f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
+        request["messages"] = [{"role": "system", "content": instruction}, *request["messages"]]
+    return orjson.dumps(request)
 
 
-def _ours(error: UpstreamFailed) -> UpstreamFailed:
-    """What a client may hear: that our key is refused, or our model's name wrong, is not the client's mistake."""
+def _hide_refusal(error: UpstreamFailed) -> UpstreamFailed:
+    """Convert a refusal of the gateway's own key or model name, which is not the client's mistake, to a 502."""
     if error.status in (401, 403) or isinstance(error, NotServed):
-        said = f"no model server answers, and the external API refuses us: {error.message}"
-        return UpstreamFailed(502, said, "external_refused", raw=error.raw)
+        message = f"upstream unavailable, and the external API refused the gateway: {error.message}"
+        return UpstreamFailed(502, message, "external_refused", raw=error.raw)
     return error

@@ -1,8 +1,8 @@
-"""HTTP/1.1 to one model server, and no more of it than a gateway needs: bytes there, bytes back, pieces of a stream.
+"""A minimal HTTP/1.1 client for one model server: whole responses, and streams piece by piece.
 
-A general client does much for each request that is of no use here: redirects, cookies, encodings, events for tracing.
-It was the largest part of what a request cost: `python -m tests.benchmarks.wire` measured 38 µs of the processor here,
-120 for aiohttp, 450 for httpx. The framing is llhttp's, the parser of Node, through httptools.
+A general client spends time on redirects, cookies, encodings and tracing events, none of which are needed here.
+`python -m tests.benchmarks.wire` measures the processor time of a request: 38 µs here, 120 for aiohttp, 450 for httpx.
+httptools parses the responses (llhttp, Node's parser).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from services.gateway.upstreams.connection import Connection
 from services.gateway.upstreams.connection import ConnectionLost as ConnectionLost
 from shared.errors import ConfigurationError
 
-_IDLE_SECONDS = 4.0
-"""vLLM closes a connection that was idle for 5 s: one that is closed while we send on it costs a retry."""
+_MAX_IDLE_SECONDS = 4.0
+"""vLLM closes a connection after 5 idle seconds; a request sent on a closing connection costs a retry."""
 
 
 class ConnectFailed(ConnectionError):
-    """Nobody listens there, or not within the time for it."""
+    """The connection was refused, or not accepted within the connect timeout."""
 
 
 class StreamIdle(TimeoutError):
-    """A stream gave nothing for too long."""
+    """A stream sent nothing for too long."""
 
 
 class UpstreamResponse(NamedTuple):
-    """`headers` with names in lower case."""
+    """A whole response. Header names are in lower case."""
 
     status: int
     headers: Mapping[bytes, bytes]
@@ -41,156 +41,160 @@ class UpstreamResponse(NamedTuple):
 
 
 class UpstreamClient:
-    """A server at `url`, whose path goes before every request's. `slots`: how many connections all origins may have.
+    """The client of the server at `url`, whose path is the prefix of every request's path.
 
-    Raises ConfigurationError for an address that is none.
+    `slots` limits the connections of all clients together. Raises ConfigurationError for an invalid address.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], connect_seconds: float, slots: asyncio.Semaphore) -> None:
-        place, port = _place(url)
-        self._tls = ssl.create_default_context() if place.scheme == "https" else None
-        self._host = place.hostname or ""
+        address, port = _parse_url(url)
+        self._tls = ssl.create_default_context() if address.scheme == "https" else None
+        self._host = address.hostname or ""
         self._port = port or (443 if self._tls else 80)
-        self._base = place.path.rstrip("/")
+        self._base_path = address.path.rstrip("/")
         self._connect_seconds = connect_seconds
         self._slots = slots
         self._idle: list[Connection] = []
         self._heads: dict[tuple[str, str], bytes] = {}
-        name = f"[{self._host}]" if ":" in self._host else self._host
-        fields = {"host": f"{name}:{port}" if port else name, **headers}
-        if place.username is not None:
-            user = f"{unquote(place.username)}:{unquote(place.password or '')}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        fields = {"host": f"{host}:{port}" if port else host, **headers}
+        if address.username is not None:
+            user = f"{unquote(address.username)}:{unquote(address.password or '')}"
             fields.setdefault("authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
-        self._fields = "".join(f"{field}: {value}\r\n" for field, value in fields.items())
+        self._header_lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
-    async def ask(self, method: str, path: str, body: bytes, seconds: float) -> UpstreamResponse:
-        """A whole answer. Raises ConnectFailed, ConnectionLost, TimeoutError. Cancelled, it closes the connection."""
-        until = asyncio.get_running_loop().time() + seconds
-        one = await self._taken(until)
+    async def request(self, method: str, path: str, body: bytes, seconds: float) -> UpstreamResponse:
+        """Return a whole response. Raises ConnectFailed, ConnectionLost, TimeoutError.
+
+        A cancelled request closes its connection.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        connection = await self._acquire(deadline)
         try:
-            one.send(self._head(method, path, body), eager=False)
-            raw = await one.whole(until)
+            connection.send(self._encode(method, path, body), streaming=False)
+            response_body = await connection.read_body(deadline)
         except BaseException:
-            one.close()
+            connection.close()
             raise
         finally:
             self._slots.release()
-        answer = UpstreamResponse(one.status, one.headers, raw)
-        self._release(one)
-        return answer
+        response = UpstreamResponse(connection.status, connection.headers, response_body)
+        self._reuse_or_close(connection)
+        return response
 
-    async def stream(self, path: str, body: bytes, piece_seconds: float, seconds: float) -> ResponseStream:
-        """A streamed answer to a POST, once its headers are there. Close it. Raises as `ask`, and StreamIdle."""
+    async def open_stream(self, path: str, body: bytes, piece_seconds: float, seconds: float) -> ResponseStream:
+        """POST; return the response, to be closed, once its headers arrive. Raises as `request`, and StreamIdle."""
         now = asyncio.get_running_loop().time()
-        until = now + seconds
-        first = min(now + piece_seconds, until)
+        deadline = now + seconds
+        piece_deadline = min(now + piece_seconds, deadline)
         try:
-            one = await self._taken(first)
+            connection = await self._acquire(piece_deadline)
             try:
-                one.send(self._head("POST", path, body), eager=True)
-                await one.head(first)
+                connection.send(self._encode("POST", path, body), streaming=True)
+                await connection.wait_for_headers(piece_deadline)
             except BaseException:
-                one.close()
+                connection.close()
                 self._slots.release()
                 raise
         except TimeoutError as error:
-            raise _late(first, until) from error
-        return ResponseStream(self, one, piece_seconds, until)
+            raise _timeout(piece_deadline, deadline) from error
+        return ResponseStream(self, connection, piece_seconds, deadline)
 
-    async def _taken(self, until: float) -> Connection:
-        """A connection, of those that there may be. Raises ConnectFailed; TimeoutError at `until`."""
+    async def _acquire(self, deadline: float) -> Connection:
+        """Take a slot and a connection. Raises ConnectFailed; TimeoutError at `deadline`."""
         if self._slots.locked():
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()
         else:
             await self._slots.acquire()
         try:
-            return await self._connection(until)
+            return await self._connect(deadline)
         except BaseException:
             self._slots.release()
             raise
 
-    def end(self, one: Connection) -> None:
-        """Of a stream: its connection is used again if it was read to its end."""
+    def release(self, connection: Connection) -> None:
+        """Give back a stream's connection. It is used again if the stream was read to its end."""
         self._slots.release()
-        self._release(one)
+        self._reuse_or_close(connection)
 
     def close(self) -> None:
-        """Close what is idle. What is not belongs to whoever waits for it."""
-        for one in self._idle:
-            one.close()
+        """Close the idle connections. A connection in use is closed by its user."""
+        for connection in self._idle:
+            connection.close()
         self._idle.clear()
 
-    def _head(self, method: str, path: str, body: bytes) -> bytes:
+    def _encode(self, method: str, path: str, body: bytes) -> bytes:
         head = self._heads.get((method, path))
-        if head is None:  # Kept: `path` is one of the few that we have routes for.
-            text = f"{method} {self._base}{path} HTTP/1.1\r\n{self._fields}content-length: "
+        if head is None:  # There are only as many heads as the gateway has routes.
+            text = f"{method} {self._base_path}{path} HTTP/1.1\r\n{self._header_lines}content-length: "
             head = self._heads[method, path] = text.encode("latin-1")
         return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
-    async def _connection(self, until: float) -> Connection:
+    async def _connect(self, deadline: float) -> Connection:
+        """Return an idle connection, or a new one."""
         now = time.monotonic()
         while self._idle:
-            one = self._idle.pop()
-            if not one.closed and now - one.idle_since < _IDLE_SECONDS:
-                return one
-            one.close()
+            connection = self._idle.pop()
+            if not connection.closed and now - connection.idle_since < _MAX_IDLE_SECONDS:
+                return connection
+            connection.close()
         try:
             loop = asyncio.get_running_loop()
-            async with asyncio.timeout_at(min(loop.time() + self._connect_seconds, until)):
-                _, one = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
-        except OSError as error:  # TimeoutError and ssl.SSLError are among them.
+            async with asyncio.timeout_at(min(loop.time() + self._connect_seconds, deadline)):
+                _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+        except OSError as error:  # Includes TimeoutError and ssl.SSLError.
             raise ConnectFailed(f"{self._host}:{self._port}: {error!r}") from error
-        return one
+        return connection
 
-    def _release(self, one: Connection) -> None:
-        if one.complete and one.reusable and not one.closed:
-            one.idle_since = time.monotonic()
-            self._idle.append(one)
+    def _reuse_or_close(self, connection: Connection) -> None:
+        if connection.complete and connection.reusable and not connection.closed:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
         else:
-            one.close()
+            connection.close()
 
 
 class ResponseStream:
-    """A streamed answer: `piece` after `piece`."""
+    """A streamed response, read piece by piece."""
 
-    def __init__(self, origin: UpstreamClient, one: Connection, piece_seconds: float, until: float) -> None:
-        self._origin = origin
-        self._one = one
+    def __init__(self, client: UpstreamClient, connection: Connection, piece_seconds: float, deadline: float) -> None:
+        self._client = client
+        self._connection = connection
         self._piece_seconds = piece_seconds
-        self._until = until
+        self._deadline = deadline
         self._clock = asyncio.get_running_loop().time
-        self.status = one.status
-        self.headers: Mapping[bytes, bytes] = one.headers
+        self.status = connection.status
+        self.headers: Mapping[bytes, bytes] = connection.headers
 
-    async def piece(self) -> bytes:
-        """What came since the last one, cut anywhere; empty at the end. Raises ConnectionLost, StreamIdle."""
-        moment = min(self._clock() + self._piece_seconds, self._until)
+    async def read_piece(self) -> bytes:
+        """Return the next bytes, cut anywhere; empty at the end. Raises ConnectionLost, StreamIdle, TimeoutError."""
+        piece_deadline = min(self._clock() + self._piece_seconds, self._deadline)
         try:
-            return await self._one.piece(moment)
+            return await self._connection.read_piece(piece_deadline)
         except TimeoutError as error:
-            raise _late(moment, self._until) from error
+            raise _timeout(piece_deadline, self._deadline) from error
 
-    async def rest(self) -> bytes:
-        """All that is to come."""
+    async def read_rest(self) -> bytes:
+        """Return everything up to the end."""
         pieces = []
-        while piece := await self.piece():
+        while piece := await self.read_piece():
             pieces.append(piece)
         return b"".join(pieces)
 
     def close(self) -> None:
-        self._origin.end(self._one)
+        self._client.release(self._connection)
 
 
-def _place(url: str) -> tuple[SplitResult, int | None]:
-    """An address and its port. Raises ConfigurationError."""
-    with contextlib.suppress(ValueError):  # A port that is no number.
-        place = urlsplit(url)
-        if place.scheme in ("http", "https") and place.hostname:
-            return place, place.port
-    raise ConfigurationError(f"{url!r} is no address of a model server", "Write it as http://host:port")
+def _parse_url(url: str) -> tuple[SplitResult, int | None]:
+    """Return an address and its port. Raises ConfigurationError."""
+    with contextlib.suppress(ValueError):  # A port that is not a number.
+        address = urlsplit(url)
+        if address.scheme in ("http", "https") and address.hostname:
+            return address, address.port
+    raise ConfigurationError(f"{url!r} is not the address of a model server", "Write it as http://host:port")
 
 
-def _late(moment: float, until: float) -> TimeoutError:
-    """What a stream has run into that gave nothing up to this moment, and may take until then."""
-    return StreamIdle() if moment < until else TimeoutError()
+def _timeout(piece_deadline: float, deadline: float) -> TimeoutError:
+    """The error of a stream that sent nothing until `piece_deadline`: it was idle, or it reached its own deadline."""
+    return StreamIdle() if piece_deadline < deadline else TimeoutError()

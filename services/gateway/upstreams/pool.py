@@ -1,93 +1,94 @@
-"""Which replica is asked next, and which are left alone for a while. Pure: no I/O, no clock of its own, no locks.
+"""Least-outstanding-requests load balancing over replicas, with a circuit breaker each. Pure: no I/O, clock or locks.
 
-Everything is a plain number of one process's event loop: several workers each see their own share of the load.
+The state belongs to one process: each worker balances its own share of the load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-_LONGEST_BUSY_SECONDS = 60.0
+_MAX_PAUSE_SECONDS = 60.0
 
 
 class Replica:
-    """One model server. `outstanding`: requests that wait for it; `failures`: in a row, since its last answer."""
+    """A model server. `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer."""
 
-    __slots__ = ("busy_until", "failures", "is_open", "outstanding", "turn", "url")
+    __slots__ = ("circuit_open", "failures", "last_picked", "outstanding", "paused_until", "url")
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.outstanding = 0
         self.failures = 0
-        self.is_open = False
-        self.busy_until = 0.0
-        self.turn = 0
+        self.circuit_open = False
+        self.paused_until = 0.0
+        self.last_picked = 0
 
 
-class Pool:
-    """The replicas, with a circuit each.
+class ReplicaPool:
+    """The replicas, each with a circuit breaker.
 
-    A circuit opens after `opens_after` failures in a row, at once if nobody listens; then only the probe in the
-    background asks the replica. When that gets an answer, the circuit is half open: requests go there again, and the
-    first that fails opens it. If all circuits are open and `last_resort` is set, requests go to all of them as if
-    none were: to fail without asking helps nobody where nobody else can answer.
+    A circuit opens after `opens_after` consecutive failures, or at once if the connection is refused; then only the
+    background probe reaches the replica. A successful probe half-opens it: requests are sent again, and the first
+    failure opens it. With all circuits open and `last_resort` set, requests are sent to all replicas: with no other
+    source of answers, failing without trying would help nobody.
     """
 
     def __init__(self, urls: Sequence[str], opens_after: int, *, last_resort: bool = True) -> None:
         self._replicas = tuple(Replica(url) for url in urls)
         self._opens_after = opens_after
         self._last_resort = last_resort
-        self._turn = 0
+        self._picks = 0
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas)
 
     def pick(self, now: float, tried: Collection[Replica] = ()) -> Replica | None:
-        """The replica with the fewest outstanding requests, of equals the one that had none for longest.
+        """Return the replica with the fewest outstanding requests; among equals, the least recently picked.
 
-        None if those that are left were tried, are open or asked to wait. `now`: seconds of a monotonic clock.
+        None if every replica was tried, has an open circuit or asked for a pause. `now`: seconds, monotonic.
         """
-        best = self._least(now, tried, False)
-        if best is None and self._last_resort and all(one.is_open for one in self._replicas):
-            best = self._least(now, tried, True)
+        best = self._least_outstanding(now, tried, False)
+        if best is None and self._last_resort and all(replica.circuit_open for replica in self._replicas):
+            best = self._least_outstanding(now, tried, True)
         if best is not None:
-            self._turn += 1
-            best.turn = self._turn
+            self._picks += 1
+            best.last_picked = self._picks
         return best
 
-    def _least(self, now: float, tried: Collection[Replica], open_too: bool) -> Replica | None:
+    def _least_outstanding(self, now: float, tried: Collection[Replica], include_open: bool) -> Replica | None:
         best = None
-        for one in self._replicas:
-            if (one.is_open and not open_too) or one.busy_until > now or one in tried:
+        for replica in self._replicas:
+            if (replica.circuit_open and not include_open) or replica.paused_until > now or replica in tried:
                 continue
             if (
                 best is None
-                or one.outstanding < best.outstanding
-                or (one.outstanding == best.outstanding and one.turn < best.turn)
+                or replica.outstanding < best.outstanding
+                or (replica.outstanding == best.outstanding and replica.last_picked < best.last_picked)
             ):
-                best = one
+                best = replica
         return best
 
-    def seconds_busy(self, now: float) -> float:
-        """How long until a replica that is there takes requests again; 0.0 if one does now, or none is there."""
-        return max(0.0, min((one.busy_until - now for one in self._replicas if not one.is_open), default=0.0))
+    def seconds_until_available(self, now: float) -> float:
+        """Seconds until the first paused replica takes requests again; 0.0 if there is nothing to wait for."""
+        pauses = (replica.paused_until - now for replica in self._replicas if not replica.circuit_open)
+        return max(0.0, min(pauses, default=0.0))
 
-    def succeeded(self, replica: Replica) -> None:
+    def record_success(self, replica: Replica) -> None:
         replica.failures = 0
-        replica.is_open = False
+        replica.circuit_open = False
 
-    def failed(self, replica: Replica, *, gone: bool = False) -> None:
-        """`gone`: nobody listens there, which needs no second opinion."""
+    def record_failure(self, replica: Replica, *, refused: bool = False) -> None:
+        """`refused`: the connection was refused, which opens the circuit at once."""
         replica.failures += 1
-        if gone or replica.failures >= self._opens_after:
-            replica.is_open = True
+        if refused or replica.failures >= self._opens_after:
+            replica.circuit_open = True
 
-    def busy(self, replica: Replica, until: float, now: float) -> None:
-        """It asked for a pause: `until`, but no longer than a minute."""
-        replica.busy_until = min(until, now + _LONGEST_BUSY_SECONDS)
+    def pause(self, replica: Replica, until: float, now: float) -> None:
+        """Send the replica nothing until then, but for a minute at most."""
+        replica.paused_until = min(until, now + _MAX_PAUSE_SECONDS)
 
-    def probed(self, replica: Replica) -> None:
-        """It answers again: half open."""
-        if replica.is_open:
-            replica.is_open = False
+    def half_open(self, replica: Replica) -> None:
+        """Record that a replica with an open circuit answered a probe."""
+        if replica.circuit_open:
+            replica.circuit_open = False
             replica.failures = self._opens_after - 1

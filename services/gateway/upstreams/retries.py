@@ -1,4 +1,4 @@
-"""When a request that failed at one replica is tried again. Pure."""
+"""Rules for retrying a request that failed at one replica. Pure."""
 
 from __future__ import annotations
 
@@ -7,57 +7,56 @@ from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 
 
 class RetryBudget:
-    """Retries of what a replica has worked on and refused: at most `share` of the requests, beside a few to begin with.
+    """A retry budget: retries after an error may be at most `share` of the requests, plus a small reserve.
 
-    So an outage in which every replica answers with errors adds `share` to the load, and does not multiply it.
+    So an outage in which every replica answers with errors adds `share` to the load instead of multiplying it.
     """
 
     def __init__(self, share: float, reserve: float = 10.0) -> None:
         self._share = share
-        self._most = max(reserve, 1.0)
-        self._left = reserve
+        self._max_tokens = max(reserve, 1.0)
+        self._tokens = reserve
 
-    def asked(self) -> None:
-        """A request came."""
-        if self._left < self._most:
-            self._left += self._share
+    def record_request(self) -> None:
+        if self._tokens < self._max_tokens:
+            self._tokens += self._share
 
-    def spend(self) -> bool:
-        """Whether one more retry is within the budget; it is taken from it."""
-        if self._left < 1.0:
+    def try_spend(self) -> bool:
+        """Take one retry from the budget; return False if it is used up."""
+        if self._tokens < 1.0:
             return False
-        self._left -= 1.0
+        self._tokens -= 1.0
         return True
 
 
-class Tries:
-    """What one request has been through."""
+class Attempts:
+    """The attempts of one request so far."""
 
     def __init__(self, retries: int) -> None:
         self.tried: list[Replica] = []
         self.failure: UpstreamFailed | None = None
-        self._left = retries
+        self._retries_left = retries
         self._lost: Replica | None = None
 
-    def again(self) -> Replica | None:
-        """The replica whose connection was lost, once more, when there is no other: it had been idle for too long."""
-        again, self._lost = self._lost, None
-        return again
+    def take_lost(self) -> Replica | None:
+        """Return, once, the replica whose connection was lost: an idle connection may just have been closed."""
+        replica, self._lost = self._lost, None
+        return replica
 
-    def goes_on(self, replica: Replica, error: UpstreamFailed, budget: RetryBudget) -> bool:
-        """Whether to try again after this failure. `failure` is what to raise if nobody answers.
+    def should_retry(self, replica: Replica, error: UpstreamFailed, budget: RetryBudget) -> bool:
+        """Return True to try another replica after this failure. `failure` is the one to raise if none answers.
 
-        A replica that is up and lacks the model says more than one that is away: another arm can answer.
+        NotServed wins over a connection error: it means that another arm may answer.
         """
         if not isinstance(self.failure, NotServed) or isinstance(error, NotServed):
             self.failure = error
-        if not error.elsewhere and error.status != 429:
+        if not error.another_may_answer and error.status != 429:
             self.failure = error
             return False
         if error.reason == "lost" and replica not in self.tried:
             self._lost = replica
         self.tried.append(replica)
-        if isinstance(error, NotServed):  # Said at once, without work: all may be asked.
+        if isinstance(error, NotServed):  # Costs the replica no work, so every replica may be tried.
             return True
-        self._left -= 1
-        return self._left >= 0 and (error.reason in ("away", "lost") or budget.spend())
+        self._retries_left -= 1
+        return self._retries_left >= 0 and (error.reason in ("away", "lost") or budget.try_spend())

@@ -1,4 +1,4 @@
-"""What every source of answers has in common: how it is asked, and how it says that there is no answer."""
+"""The interface of every source of answers, and its errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _NO_ROUTE = "Not Found"
 
 
 class UpstreamFailed(Exception):
-    """No answer. `status`, `message`: what the client is told; `raw`: the upstream's own error body, if it sent one.
+    """The upstream gave no answer. `status`, `message`: for the client; `raw`: the upstream's error body, if any.
 
-    `elsewhere`: the request may be sound, another server may answer it. `retry_after`: seconds, if the upstream said.
+    `another_may_answer`: the request may be valid, so another server may answer it. `retry_after`: seconds.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class UpstreamFailed(Exception):
         reason: str,
         *,
         raw: bytes = b"",
-        elsewhere: bool = False,
+        another_may_answer: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
@@ -32,17 +32,17 @@ class UpstreamFailed(Exception):
         self.message = message
         self.reason = reason
         self.raw = raw
-        self.elsewhere = elsewhere
+        self.another_may_answer = another_may_answer
         self.retry_after = retry_after
 
     @property
     def down(self) -> bool:
-        """No replica can answer this request, whatever the arm: see `routing.arms.remaining_arms`."""
-        return self.elsewhere and self.status != 429
+        """True if no replica can answer, whatever the arm: see `routing.arms.remaining_arms`."""
+        return self.another_may_answer and self.status != 429
 
 
 class NotServed(UpstreamFailed):
-    """No replica knows the model: another arm may be served."""
+    """No replica serves the model; another arm may be served."""
 
     @property
     def down(self) -> bool:
@@ -50,36 +50,36 @@ class NotServed(UpstreamFailed):
 
 
 class Upstream(Protocol):
-    """Where answers come from. Cancelling the caller closes the connection, so that vLLM stops computing."""
+    """A source of answers. Cancelling a call closes its connection, so that vLLM stops computing."""
 
     async def post(self, path: str, body: bytes) -> bytes:
-        """The body of a 200 answer to POST {replica}{path} (path such as "/v1/chat/completions").
+        """POST to {replica}{path} (such as "/v1/chat/completions") and return the body of a 200 response.
 
-        Tries another replica while it is safe. Raises UpstreamFailed, NotServed if no replica serves the model.
+        Tries another replica while that is safe. Raises UpstreamFailed, NotServed if no replica serves the model.
         """
 
     def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Raw pieces of a 200 event stream, cut anywhere. Read to their end, the connection is used again.
+        """POST and yield raw pieces of a 200 event stream, cut anywhere. Read to the end, its connection is reused.
 
-        Entering it means that the first piece is there; before it another replica is tried. Entering raises as `post`
-        does, reading UpstreamFailed when the stream breaks off.
+        Entering waits for the first piece; until then another replica may be tried. Entering raises as `post` does;
+        reading raises UpstreamFailed if the stream breaks off.
         """
 
 
-def refusal(status: int, raw: bytes, retry_after: float | None = None) -> UpstreamFailed:
-    """The error of an answer that is none."""
+def error_of_response(status: int, raw: bytes, retry_after: float | None = None) -> UpstreamFailed:
+    """The error for a response that is not 200."""
     message = _message(raw)
-    # vLLM says 404 for a name it does not know, and 400 for an adapter whose files it found but could not load. A
-    # path that it does not know is a 404 too.
-    lacking = (status == 404 and message not in ("", _NO_ROUTE)) or (status == 400 and "LoRA adapter" in message)
-    if lacking:
-        return NotServed(status, message, "not_served", raw=raw, elsewhere=True)
+    # vLLM answers 404 for an unknown model, and 400 for an adapter whose files it found but could not load. An
+    # unknown path is a 404 too.
+    is_not_served = (status == 404 and message not in ("", _NO_ROUTE)) or (status == 400 and "LoRA adapter" in message)
+    if is_not_served:
+        return NotServed(status, message, "not_served", raw=raw, another_may_answer=True)
     return UpstreamFailed(
         status,
-        message or f"the model server said {status}",
+        message or f"the model server answered {status}",
         f"status_{status}",
         raw=raw,
-        elsewhere=status >= 500,
+        another_may_answer=status >= 500,
         retry_after=retry_after,
     )
 

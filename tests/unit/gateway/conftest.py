@@ -126,7 +126,7 @@ class FakeUpstream:
         self.asked.append(request)
         self.paths.append(path)
         if request["model"] in self.not_served:
-            raise NotServed(404, "no such model", "not_served", elsewhere=True)
+            raise NotServed(404, "no such model", "not_served", another_may_answer=True)
         if self.failure is not None:
             raise self.failure
 

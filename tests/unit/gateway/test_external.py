@@ -1,4 +1,4 @@
-"""Somebody else's API, played by a small server on a real socket."""
+"""The external fallback API, played by a small server on a real socket."""
 
 from __future__ import annotations
 
@@ -22,35 +22,37 @@ CHAT = "/v1/chat/completions"
 class Api:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
-        self.status, self.told = 200, '{"from": "outside"}'
+        self.status, self.answer_text = 200, '{"from": "outside"}'
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
         key = request.headers.get("authorization", "")
         self.asked.append((request.path, key, orjson.loads(await request.read())))
-        return web.Response(status=self.status, text=self.told)
+        return web.Response(status=self.status, text=self.answer_text)
 
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
-    one, app = Api(), web.Application()
-    app.router.add_post("/{rest:.*}", one.answer)
+    api, app = Api(), web.Application()
+    app.router.add_post("/{rest:.*}", api.answer)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    one.url = f"http://127.0.0.1:{runner.addresses[0][1]}/openai/v1"
-    yield one
+    api.url = f"http://127.0.0.1:{runner.addresses[0][1]}/openai/v1"
+    yield api
     await runner.cleanup()
 
 
 @pytest.fixture
 async def external(api: Api) -> AsyncIterator[ExternalApi]:
-    one = ExternalApi(api.url, "sk-secret", UpstreamLimits(), Metrics())
-    yield one
-    await one.close()
+    external = ExternalApi(api.url, "sk-secret", UpstreamLimits(), Metrics())
+    yield external
+    await external.close()
 
 
-async def test_it_is_asked_with_the_key_at_its_own_address_in_openais_terms(api: Api, external: ExternalApi) -> None:
+async def test_requests_go_to_its_own_address_with_the_key_and_without_fields_of_vllm(
+    api: Api, external: ExternalApi
+) -> None:
     body = orjson.dumps({"model": "large", "messages": [], "top_k": 5, "temperature": 0})
     assert await external.post(CHAT, body) == b'{"from": "outside"}'
     asked = {"model": "large", "messages": [], "temperature": 0}
@@ -60,44 +62,44 @@ async def test_it_is_asked_with_the_key_at_its_own_address_in_openais_terms(api:
     assert api.asked[1] == api.asked[0]
 
 
-def test_labels_that_vllm_would_enforce_are_told_in_words() -> None:
+def test_labels_that_vllm_would_enforce_become_an_instruction() -> None:
     messages = [{"role": "user", "content": "My card is gone"}]
     body = {"model": "m", "messages": messages, "structured_outputs": {"choice": ["refund", "card_lost"]}}
-    asked = orjson.loads(without_vllm_fields(orjson.dumps(body)))
-    order, *rest = asked["messages"]
-    assert order["role"] == "system"
-    assert "refund, card_lost" in order["content"]
+    request = orjson.loads(without_vllm_fields(orjson.dumps(body)))
+    instruction, *rest = request["messages"]
+    assert instruction["role"] == "system"
+    assert "refund, card_lost" in instruction["content"]
     assert rest == messages
-    assert set(asked) == {"model", "messages"}
+    assert set(request) == {"model", "messages"}
     assert orjson.loads(without_vllm_fields(b'{"prompt": "x", "structured_outputs": {"choice": ["a"]}}')) == {
         "prompt": "x"
     }
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-async def test_that_our_key_or_model_is_refused_is_not_told_as_the_clients_mistake(
+async def test_a_refusal_of_the_gateways_own_key_or_model_is_not_reported_as_the_clients_mistake(
     api: Api, external: ExternalApi, status: int
 ) -> None:
-    api.status, api.told = status, '{"error": {"message": "no such thing"}}'
+    api.status, api.answer_text = status, '{"error": {"message": "no such thing"}}'
     for asking in (external.post(CHAT, b"{}"), external.stream(CHAT, b"{}").__aenter__()):
-        with pytest.raises(UpstreamFailed, match="refuses us: no such thing") as caught:
+        with pytest.raises(UpstreamFailed, match="refused the gateway: no such thing") as caught:
             await asking
         assert (caught.value.status, isinstance(caught.value, NotServed)) == (502, False)
 
 
-async def test_what_is_wrong_with_the_request_itself_is(api: Api, external: ExternalApi) -> None:
-    api.status, api.told = 400, '{"error": {"message": "too long"}}'
+async def test_an_invalid_request_is_reported_as_the_clients_mistake(api: Api, external: ExternalApi) -> None:
+    api.status, api.answer_text = 400, '{"error": {"message": "too long"}}'
     with pytest.raises(UpstreamFailed, match=r"^too long$") as caught:
         await external.post(CHAT, b"{}")
     assert caught.value.status == 400
 
 
-def test_an_address_may_end_as_openais_clients_want_it() -> None:
+def test_the_address_may_end_in_v1_as_openai_clients_want_it() -> None:
     for url in ("https://api.example.com", "https://api.example.com/", "https://api.example.com/v1/"):
         assert base_url_of(url) == "https://api.example.com"
 
 
-def test_its_key_comes_from_a_setting_or_a_file_and_is_never_shown(tmp_path: Path) -> None:
+def test_its_key_comes_from_a_setting_or_a_file_and_is_never_in_a_repr(tmp_path: Path) -> None:
     settings = GatewaySettings(home=tmp_path, gateway_fallback_key="sk-secret")
     assert settings.fallback_key() == "sk-secret"
     assert "sk-secret" not in repr(settings)
@@ -107,7 +109,7 @@ def test_its_key_comes_from_a_setting_or_a_file_and_is_never_shown(tmp_path: Pat
         GatewaySettings(home=tmp_path, gateway_fallback_key_file=tmp_path / "none").fallback_key()
 
 
-def test_it_is_off_by_default_and_half_of_it_is_refused(tmp_path: Path) -> None:
+def test_the_fallback_is_off_by_default_and_needs_both_settings(tmp_path: Path) -> None:
     assert GatewaySettings(home=tmp_path).fallback_model is None
     for half in ({"gateway_fallback_url": "https://x"}, {"gateway_fallback_model": "m"}):
         with pytest.raises(ConfigurationError, match="an address and a model"):

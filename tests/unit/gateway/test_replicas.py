@@ -14,7 +14,8 @@ from aiohttp import web
 
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
-from services.gateway.upstreams.replicas import NotServed, Replicas, UpstreamFailed
+from services.gateway.upstreams.replicas import Replicas
+from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 
 DEAD = "http://127.0.0.1:9"
 CHAT = "/v1/chat/completions"
@@ -24,7 +25,7 @@ UNLOADABLE = '{"error": {"message": "LoRA adapter \'a\' was found but could not 
 
 @dataclass
 class Server:
-    """A replica that answers every completion as it is told. `asked` counts; `cut`: connections a client closed."""
+    """A replica with scripted answers. `asked` counts requests; `cut`: connections that a client closed."""
 
     status: int = 200
     text: str = '{"from": "here"}'
@@ -80,11 +81,11 @@ Make = Callable[..., Awaitable[Replicas]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start a server; at its address of before, if it is stopped and started again."""
+    """Start a server; one that was stopped starts at its old address."""
     runners: dict[int, web.AppRunner] = {}
 
-    async def _start(server: Server | None = None, **told: Any) -> Server:
-        server = server or Server(**told)
+    async def _start(server: Server | None = None, **options: Any) -> Server:
+        server = server or Server(**options)
         app = web.Application()
         app.router.add_post("/v1/{rest:.*}", server.answer)
         app.router.add_get("/v1/models", server.models)
@@ -110,13 +111,13 @@ async def make() -> AsyncIterator[Make]:
     made: list[Replicas] = []
 
     async def _make(*servers: Server | str, last_resort: bool = True, **limits: Any) -> Replicas:
-        urls = [one if isinstance(one, str) else one.url for one in servers]
+        urls = [server if isinstance(server, str) else server.url for server in servers]
         made.append(Replicas(urls, UpstreamLimits(**{"connect": 0.5, **limits}), Metrics(), last_resort=last_resort))
         return made[-1]
 
     yield _make
-    for one in made:
-        await one.close()
+    for replicas in made:
+        await replicas.close()
 
 
 def errors(replicas: Replicas, reason: str) -> int:
@@ -124,7 +125,7 @@ def errors(replicas: Replicas, reason: str) -> int:
 
 
 def outstanding(replicas: Replicas) -> int:
-    return sum(one.outstanding for one in replicas._pool)
+    return sum(replica.outstanding for replica in replicas._pool)
 
 
 async def refused(replicas: Replicas) -> UpstreamFailed:
@@ -146,7 +147,9 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_replica_where_nobody_listens_costs_one_try_and_is_left_alone_then(start: Start, make: Make) -> None:
+async def test_a_replica_that_refuses_connections_costs_one_attempt_and_its_circuit_opens(
+    start: Start, make: Make
+) -> None:
     replicas = await make(DEAD, await start())
     assert not replicas.answered_within(60)
     for _ in range(4):
@@ -156,7 +159,7 @@ async def test_a_replica_where_nobody_listens_costs_one_try_and_is_left_alone_th
     assert outstanding(replicas) == 0
 
 
-async def test_when_all_replicas_are_away_the_client_is_told_so_and_they_are_asked_as_a_last_resort(
+async def test_when_all_replicas_are_unavailable_requests_still_try_them_as_a_last_resort(
     start: Start, make: Make
 ) -> None:
     replicas = await make(DEAD, DEAD)
@@ -166,7 +169,7 @@ async def test_when_all_replicas_are_away_the_client_is_told_so_and_they_are_ask
     assert errors(replicas, "away") == 6
 
 
-async def test_with_somebody_to_stand_in_no_time_is_lost_on_replicas_that_are_away(start: Start, make: Make) -> None:
+async def test_with_a_fallback_no_time_is_lost_on_unavailable_replicas(start: Start, make: Make) -> None:
     replicas = await make(DEAD, DEAD, last_resort=False)
     await refused(replicas)
     error = await refused(replicas)
@@ -174,7 +177,7 @@ async def test_with_somebody_to_stand_in_no_time_is_lost_on_replicas_that_are_aw
     assert errors(replicas, "away") == 2
 
 
-async def test_load_goes_where_the_fewest_requests_wait(start: Start, make: Make) -> None:
+async def test_load_goes_to_the_replica_with_the_fewest_outstanding_requests(start: Start, make: Make) -> None:
     slow, quick = await start(delay=0.4), await start()
     replicas = await make(slow, quick)
     waiting = [asyncio.create_task(replicas.post(CHAT, b"{}")) for _ in range(2)]
@@ -195,7 +198,7 @@ async def test_a_replica_that_dies_before_its_answer_is_whole_is_replaced_for_al
     assert other.asked >= 20
 
 
-async def test_a_lost_connection_to_the_only_replica_is_worth_a_second_try(start: Start, make: Make) -> None:
+async def test_a_lost_connection_to_the_only_replica_is_retried(start: Start, make: Make) -> None:
     only = await start(dies=1)
     assert await (await make(only)).post(CHAT, b"{}") == b'{"from": "here"}'
     only.dies = 5
@@ -204,27 +207,29 @@ async def test_a_lost_connection_to_the_only_replica_is_worth_a_second_try(start
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_a_replica_in_trouble_is_passed_over(start: Start, make: Make, status: int) -> None:
+async def test_a_replica_with_errors_is_skipped(start: Start, make: Make, status: int) -> None:
     replicas = await make(await start(status=status), await start())
     for _ in range(3):
         assert await replicas.post(CHAT, b"{}") == b'{"from": "here"}'
 
 
-async def test_when_every_replica_answers_with_errors_the_load_grows_by_a_fifth_only(start: Start, make: Make) -> None:
+async def test_when_every_replica_answers_with_errors_retries_add_only_a_fifth_to_the_load(
+    start: Start, make: Make
+) -> None:
     servers = [await start(status=500) for _ in range(3)]
     replicas = await make(*servers)
     for _ in range(200):
         assert (await refused(replicas)).status == 500
-    assert 240 <= sum(one.asked for one in servers) <= 252
+    assert 240 <= sum(server.asked for server in servers) <= 252
 
 
 async def test_a_request_is_tried_three_times_at_most(start: Start, make: Make) -> None:
     servers = [await start(status=500) for _ in range(5)]
     await refused(await make(*servers))
-    assert sum(one.asked for one in servers) == 3
+    assert sum(server.asked for server in servers) == 3
 
 
-async def test_a_circuit_closes_when_a_probe_is_answered(start: Start, make: Make) -> None:
+async def test_an_answered_probe_lets_requests_through_again(start: Start, make: Make) -> None:
     broken, other = await start(status=503), await start()
     replicas = await make(broken, other)
     watching = asyncio.create_task(replicas.watch_forever())
@@ -237,7 +242,7 @@ async def test_a_circuit_closes_when_a_probe_is_answered(start: Start, make: Mak
             await replicas.post(CHAT, b"{}")
         assert broken.asked == asked
         broken.status = 200
-        await until(lambda: not next(iter(replicas._pool)).is_open)
+        await until(lambda: not next(iter(replicas._pool)).circuit_open)
         for _ in range(4):
             await replicas.post(CHAT, b"{}")
         assert broken.asked > asked
@@ -254,7 +259,7 @@ async def test_a_replica_that_came_back_is_found_by_the_probe(start: Start, make
         await start.stop(server)  # type: ignore[attr-defined]
         assert (await refused(replicas)).down
         await start(server)
-        await until(lambda: not next(iter(replicas._pool)).is_open)
+        await until(lambda: not next(iter(replicas._pool)).circuit_open)
         assert await replicas.post(CHAT, b"{}") == b'{"from": "here"}'
     finally:
         watching.cancel()
@@ -278,41 +283,37 @@ async def test_retry_after_is_respected(start: Start, make: Make) -> None:
 async def test_a_model_is_not_served_only_if_no_replica_serves_it(
     start: Start, make: Make, status: int, text: str
 ) -> None:
-    lacking = [await start(status=status, text=text) for _ in range(5)]
-    assert await (await make(*lacking, await start())).post(CHAT, b"{}") == b'{"from": "here"}'
-    for servers in ([*lacking], [lacking[0], DEAD]):
+    without_model = [await start(status=status, text=text) for _ in range(5)]
+    assert await (await make(*without_model, await start())).post(CHAT, b"{}") == b'{"from": "here"}'
+    for servers in ([*without_model], [without_model[0], DEAD]):
         error = await refused(await make(*servers))
         assert isinstance(error, NotServed)
         assert not error.down
 
 
-async def test_a_path_that_vllm_does_not_have_is_no_missing_model(start: Start, make: Make) -> None:
+async def test_an_unknown_path_is_not_a_missing_model(start: Start, make: Make) -> None:
     error = await refused(await make(await start(status=404, text='{"detail": "Not Found"}')))
     assert (error.status, isinstance(error, NotServed), error.down) == (404, False, False)
 
 
-async def test_a_refusal_of_the_request_itself_is_passed_on_as_it_is_and_not_tried_elsewhere(
-    start: Start, make: Make
-) -> None:
+async def test_a_rejected_request_is_passed_on_unchanged_and_not_retried(start: Start, make: Make) -> None:
     text = '{"error": {"message": "context length exceeded"}}'
     refusing = [await start(status=400, text=text) for _ in range(2)]
     error = await refused(await make(*refusing))
     assert (error.status, error.message, error.raw) == (400, "context length exceeded", text.encode())
     assert not error.down
-    assert sum(one.asked for one in refusing) == 1
-    assert (await refused(await make(await start(status=418, text="[]")))).message == "the model server said 418"
+    assert sum(server.asked for server in refusing) == 1
+    assert (await refused(await make(await start(status=418, text="[]")))).message == "the model server answered 418"
 
 
-async def test_an_answer_that_takes_too_long_is_a_gateway_timeout_and_is_not_asked_for_again(
-    start: Start, make: Make
-) -> None:
+async def test_an_answer_that_takes_too_long_is_a_gateway_timeout_and_is_not_retried(start: Start, make: Make) -> None:
     servers = [await start(delay=0.6) for _ in range(2)]
     error = await refused(await make(*servers, total=0.2))
     assert (error.status, error.down) == (504, False)
-    assert sum(one.asked for one in servers) == 1
+    assert sum(server.asked for server in servers) == 1
 
 
-async def test_who_stops_waiting_closes_the_connection_to_the_replica(start: Start, make: Make) -> None:
+async def test_a_cancelled_request_closes_its_connection_to_the_replica(start: Start, make: Make) -> None:
     server = await start(delay=5.0)
     replicas = await make(server)
     with contextlib.suppress(TimeoutError):
@@ -356,9 +357,7 @@ async def test_a_stream_that_is_refused_says_why(start: Start, make: Make) -> No
     assert outstanding(replicas) == 0
 
 
-async def test_a_stream_that_breaks_off_or_falls_silent_fails_where_it_is_and_begins_nowhere_else(
-    start: Start, make: Make
-) -> None:
+async def test_a_stream_that_breaks_off_or_falls_silent_fails_and_is_not_retried(start: Start, make: Make) -> None:
     pieces = (b"data: 1\n\n", b"data: 2\n\n")
     other = await start(pieces=pieces)
     breaking = Server(pieces=pieces, dies_after=1, between=0.05)
@@ -375,7 +374,7 @@ async def test_a_stream_that_breaks_off_or_falls_silent_fails_where_it_is_and_be
     assert other.asked == 0
 
 
-async def test_a_stream_that_is_left_is_closed_at_the_replica(start: Start, make: Make) -> None:
+async def test_a_stream_that_its_reader_leaves_is_closed_at_the_replica(start: Start, make: Make) -> None:
     server = await start(pieces=(b"data: 1\n\n",) * 100, between=0.1)
     replicas = await make(server)
     async with replicas.stream(CHAT, b"{}") as pieces:

@@ -137,7 +137,10 @@ async def test_by_the_setting_a_stream_ends_without_a_record_and_says_so(answeri
 @pytest.mark.parametrize(
     ("pieces", "code"),
     [
-        ([*REFUND[:3], UpstreamFailed(502, "the model server broke off", "lost", elsewhere=True)], "upstream_lost"),
+        (
+            [*REFUND[:3], UpstreamFailed(502, "the model server broke off", "lost", another_may_answer=True)],
+            "upstream_lost",
+        ),
         (list(REFUND[:3]), "upstream_cut"),
         ([*REFUND[:2], b"data: pong\n\n"], "upstream_garbled"),
         ([*REFUND[:2], b'data: {"choices": [{"index": 7}]}\n\n'], "upstream_garbled"),

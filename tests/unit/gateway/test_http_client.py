@@ -1,4 +1,4 @@
-"""HTTP/1.1 as servers really speak it, played byte by byte."""
+"""The HTTP client against scripted servers that answer byte by byte."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 @dataclass
 class Server:
-    """Answers the requests of each connection with `script`, piece by piece; then, or at `None`, it closes it."""
+    """Answers each request with the pieces of `script`; `None` closes the connection."""
 
     script: Sequence[bytes | None] = (OK,)
     pause: float = 0.0
@@ -40,12 +40,12 @@ class Server:
     requests: list[bytes] = field(default_factory=list)
     sent: int = 0
     open_now: int = 0
-    most_open: int = 0
+    max_open: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open_now += 1
-        self.most_open = max(self.most_open, self.open_now)
+        self.max_open = max(self.max_open, self.open_now)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await self._answer(reader, writer)
         self.open_now -= 1
@@ -70,31 +70,31 @@ Start = Callable[[Server], Awaitable[UpstreamClient]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start a server; returns who asks it."""
+    """Start a server and return a client of it."""
     opened: list[tuple[asyncio.Server, UpstreamClient]] = []
 
     async def _start(server: Server, slots: int = 10, path: str = "") -> UpstreamClient:
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         server.url = f"127.0.0.1:{port}"
-        origin = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(slots))
-        opened.append((listening, origin))
-        return origin
+        client = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(slots))
+        opened.append((listening, client))
+        return client
 
     yield _start
-    for listening, origin in opened:
-        origin.close()
+    for listening, client in opened:
+        client.close()
         listening.close()
 
 
-async def ask(origin: UpstreamClient, body: bytes = b"{}", seconds: float = 5.0) -> UpstreamResponse:
-    return await origin.ask("POST", "/v1/x", body, seconds)
+async def ask(client: UpstreamClient, body: bytes = b"{}", seconds: float = 5.0) -> UpstreamResponse:
+    return await client.request("POST", "/v1/x", body, seconds)
 
 
-async def test_a_request_says_what_it_must_and_its_connection_serves_the_next(start: Start) -> None:
-    origin = await start(server := Server(), path="/base/")
+async def test_a_request_has_its_headers_and_its_connection_is_reused(start: Start) -> None:
+    client = await start(server := Server(), path="/base/")
     for body in (b"one", b"two" * 50_000):
-        assert await ask(origin, body) == (200, {b"content-length": b"5"}, b"hello")
+        assert await ask(client, body) == (200, {b"content-length": b"5"}, b"hello")
     head = f"POST /base/v1/x HTTP/1.1\r\nhost: {server.url}\r\nx-key: k\r\ncontent-length: 3\r\n\r\none"
     assert server.requests[0].decode() == head
     assert server.requests[1].endswith(b"twotwo")
@@ -113,12 +113,12 @@ async def test_a_request_says_what_it_must_and_its_connection_serves_the_next(st
         ((b"HTTP/1.1 204 No Content\r\n\r\n",), b""),
     ],
 )
-async def test_an_answer_is_whole_however_it_is_framed(
+async def test_a_response_is_read_whole_however_it_is_framed(
     start: Start, script: Sequence[bytes | None], body: bytes
 ) -> None:
-    origin = await start(Server(script, pause=0.01))
+    client = await start(Server(script, pause=0.01))
     for _ in range(2):
-        assert (await ask(origin)).body == body
+        assert (await ask(client)).body == body
 
 
 @pytest.mark.parametrize(
@@ -134,43 +134,43 @@ async def test_an_answer_is_whole_however_it_is_framed(
         (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",),
     ],
 )
-async def test_what_breaks_off_or_is_no_http_is_lost_and_the_next_connection_is_a_new_one(
+async def test_a_broken_response_loses_its_connection_and_the_next_request_gets_a_new_one(
     start: Start, script: Sequence[bytes | None]
 ) -> None:
-    origin = await start(server := Server(script, pause=0.01))
+    client = await start(server := Server(script, pause=0.01))
     with pytest.raises(ConnectionLost):
-        await ask(origin)
+        await ask(client)
     server.script = (OK,)
-    assert (await ask(origin)).body == b"hello"
+    assert (await ask(client)).body == b"hello"
     assert server.connections == 2
 
 
-async def test_a_connection_that_its_server_closed_while_idle_is_not_used_again(start: Start) -> None:
-    origin = await start(server := Server((OK, None)))
+async def test_a_connection_that_its_server_closed_while_idle_is_not_reused(start: Start) -> None:
+    client = await start(server := Server((OK, None)))
     for _ in range(3):
-        assert (await ask(origin)).body == b"hello"
+        assert (await ask(client)).body == b"hello"
         await asyncio.sleep(0.05)
     assert server.connections == 3
 
 
-async def test_nothing_that_a_server_says_unasked_becomes_the_next_answer(start: Start) -> None:
+async def test_an_unsolicited_response_never_answers_the_next_request(start: Start) -> None:
     evil = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-evil: 1\r\n\r\nevil"
     for script in ((OK + evil,), (OK, evil)):
-        origin = await start(server := Server(script, pause=0.02))
+        client = await start(server := Server(script, pause=0.02))
         for _ in range(3):
-            assert await ask(origin) == (200, {b"content-length": b"5"}, b"hello")
+            assert await ask(client) == (200, {b"content-length": b"5"}, b"hello")
             await asyncio.sleep(0.1)
         assert server.connections == 3
 
 
-async def test_who_must_not_be_asked_again_on_a_connection_is_not(start: Start) -> None:
-    origin = await start(server := Server((OK.replace(b"200 OK\r\n", b"200 OK\r\nconnection: close\r\n"),)))
-    await ask(origin)
-    await ask(origin)
+async def test_a_connection_that_its_server_closes_is_not_reused(start: Start) -> None:
+    client = await start(server := Server((OK.replace(b"200 OK\r\n", b"200 OK\r\nconnection: close\r\n"),)))
+    await ask(client)
+    await ask(client)
     assert server.connections == 2
 
 
-async def test_where_nobody_listens_or_nobody_takes_the_connection_it_fails_in_time() -> None:
+async def test_a_refused_or_unaccepted_connection_fails_in_time() -> None:
     slots = asyncio.Semaphore(1)
     with pytest.raises(ConnectFailed):
         await ask(UpstreamClient("http://127.0.0.1:9", {}, 0.5, slots))
@@ -181,120 +181,118 @@ async def test_where_nobody_listens_or_nobody_takes_the_connection_it_fails_in_t
     assert not slots.locked()
 
 
-async def test_an_answer_has_its_time_and_the_connection_is_closed_after_it(start: Start) -> None:
-    origin = await start(server := Server((OK,), pause=0.0))
+async def test_a_response_that_takes_too_long_closes_its_connection(start: Start) -> None:
+    client = await start(server := Server((OK,), pause=0.0))
     server.script = (b"HTTP/1.1 200 OK\r\n",)
     with pytest.raises(TimeoutError):
-        await ask(origin, seconds=0.1)
+        await ask(client, seconds=0.1)
     async with asyncio.timeout(5):
         while server.open_now:
             await asyncio.sleep(0.01)
 
 
-async def test_there_are_no_more_connections_than_slots_and_who_waits_gets_one(start: Start) -> None:
-    origin = await start(server := Server((OK,), pause=0.02), slots=3)
-    assert [answer.body for answer in await asyncio.gather(*(ask(origin) for _ in range(20)))] == [b"hello"] * 20
-    assert server.most_open == 3
+async def test_there_are_no_more_connections_than_slots_and_a_waiting_request_gets_one(start: Start) -> None:
+    client = await start(server := Server((OK,), pause=0.02), slots=3)
+    assert [answer.body for answer in await asyncio.gather(*(ask(client) for _ in range(20)))] == [b"hello"] * 20
+    assert server.max_open == 3
     server.script = (b"HTTP/1.1 200 OK\r\n",)
-    waiting = [asyncio.create_task(ask(origin)) for _ in range(6)]
+    waiting = [asyncio.create_task(ask(client)) for _ in range(6)]
     await asyncio.sleep(0.05)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     server.script = (OK,)
-    assert (await ask(origin)).body == b"hello"
+    assert (await ask(client)).body == b"hello"
 
 
-async def test_a_stream_gives_each_piece_when_it_comes_and_leaves_its_connection_to_the_next(start: Start) -> None:
+async def test_a_stream_gives_each_piece_as_it_arrives_and_its_connection_is_reused(start: Start) -> None:
     script = (CHUNKED, b"3\r\nhel\r\n", b"2\r\nlo\r\n", b"0\r\n\r\n")
-    origin = await start(server := Server(script, pause=0.05), slots=1)
+    client = await start(server := Server(script, pause=0.05), slots=1)
     for _ in range(2):
-        stream = await origin.stream("/v1/x", b"{}", 1.0, 5.0)
+        stream = await client.open_stream("/v1/x", b"{}", 1.0, 5.0)
         assert stream.status == 200
-        assert [await stream.piece() for _ in range(3)] == [b"hel", b"lo", b""]
+        assert [await stream.read_piece() for _ in range(3)] == [b"hel", b"lo", b""]
         stream.close()
     assert server.connections == 1
 
 
-async def test_a_stream_that_is_silent_too_long_or_takes_too_long_ends(start: Start) -> None:
-    origin = await start(server := Server((CHUNKED, *[b"1\r\nx\r\n"] * 20), pause=0.05))
-    stream = await origin.stream("/v1/x", b"{}", 1.0, 0.3)
+async def test_a_stream_that_is_idle_or_takes_too_long_ends(start: Start) -> None:
+    client = await start(server := Server((CHUNKED, *[b"1\r\nx\r\n"] * 20), pause=0.05))
+    stream = await client.open_stream("/v1/x", b"{}", 1.0, 0.3)
     with pytest.raises(TimeoutError) as caught:
-        await stream.rest()
+        await stream.read_rest()
     assert not isinstance(caught.value, StreamIdle)
     stream.close()
     server.script = (CHUNKED, b"1\r\nx\r\n")
-    stream = await origin.stream("/v1/x", b"{}", 0.2, 5.0)
-    assert await stream.piece() == b"x"
+    stream = await client.open_stream("/v1/x", b"{}", 0.2, 5.0)
+    assert await stream.read_piece() == b"x"
     with pytest.raises(StreamIdle):
-        await stream.piece()
+        await stream.read_piece()
     stream.close()
     server.script = ()
     with pytest.raises(StreamIdle):
-        await origin.stream("/v1/x", b"{}", 0.2, 5.0)
+        await client.open_stream("/v1/x", b"{}", 0.2, 5.0)
 
 
-async def test_a_shorter_time_limit_holds_on_a_connection_that_a_longer_one_was_set_on(start: Start) -> None:
-    origin = await start(server := Server())
-    await ask(origin, seconds=60.0)
+async def test_a_shorter_deadline_holds_on_a_connection_that_had_a_longer_one(start: Start) -> None:
+    client = await start(server := Server())
+    await ask(client, seconds=60.0)
     server.script = ()
     clock = asyncio.get_running_loop().time
     began = clock()
     with pytest.raises(TimeoutError):
-        await ask(origin, seconds=0.2)
+        await ask(client, seconds=0.2)
     assert 0.15 < clock() - began < 2.0
     assert server.connections == 1
 
 
-async def test_the_time_limit_of_an_answer_that_came_does_not_end_its_connection(start: Start) -> None:
-    origin = await start(server := Server())
-    await ask(origin, seconds=0.1)
+async def test_the_deadline_of_a_finished_request_does_not_close_its_connection(start: Start) -> None:
+    client = await start(server := Server())
+    await ask(client, seconds=0.1)
     await asyncio.sleep(0.2)
     server.script, server.pause = (OK[:30], OK[30:]), 0.2
-    assert (await ask(origin, seconds=5.0)).body == b"hello"
+    assert (await ask(client, seconds=5.0)).body == b"hello"
     assert server.connections == 1
 
 
 async def test_a_stream_may_take_longer_than_a_piece_of_it(start: Start) -> None:
-    origin = await start(Server((CHUNKED, *[b"1\r\nx\r\n"] * 8, b"0\r\n\r\n"), pause=0.1))
-    stream = await origin.stream("/v1/x", b"{}", 0.4, 5.0)
-    assert await stream.rest() == b"x" * 8
+    client = await start(Server((CHUNKED, *[b"1\r\nx\r\n"] * 8, b"0\r\n\r\n"), pause=0.1))
+    stream = await client.open_stream("/v1/x", b"{}", 0.4, 5.0)
+    assert await stream.read_rest() == b"x" * 8
     stream.close()
 
 
-async def test_waiting_for_a_free_connection_counts(start: Start) -> None:
-    origin = await start(Server((), pause=0.0), slots=1)
-    first = asyncio.create_task(ask(origin, seconds=5.0))
+async def test_waiting_for_a_free_connection_counts_towards_the_deadline(start: Start) -> None:
+    client = await start(Server((), pause=0.0), slots=1)
+    first = asyncio.create_task(ask(client, seconds=5.0))
     await asyncio.sleep(0.05)
     with pytest.raises(TimeoutError):
-        await ask(origin, seconds=0.2)
+        await ask(client, seconds=0.2)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
 
 
-async def test_a_server_waits_while_nobody_reads_its_stream(start: Start) -> None:
+async def test_a_server_has_to_wait_while_its_stream_is_not_read(start: Start) -> None:
     piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-    origin = await start(server := Server((CHUNKED, *[piece] * 400, b"0\r\n\r\n")))
-    stream = await origin.stream("/v1/x", b"{}", 5.0, 30.0)
+    client = await start(server := Server((CHUNKED, *[piece] * 400, b"0\r\n\r\n")))
+    stream = await client.open_stream("/v1/x", b"{}", 5.0, 30.0)
     await asyncio.sleep(0.5)
     assert server.sent < 0x10000 * 200
-    assert len(await stream.rest()) == 0x10000 * 400
+    assert len(await stream.read_rest()) == 0x10000 * 400
     stream.close()
 
 
-async def test_a_user_in_the_address_is_told_to_the_server(start: Start) -> None:
-    origin = await start(server := Server())
+async def test_a_user_in_the_address_becomes_an_authorization_header(start: Start) -> None:
+    client = await start(server := Server())
     named = UpstreamClient(f"http://ann:p%40ss@{server.url}", {}, 0.5, asyncio.Semaphore(1))
     await ask(named)
     assert b"authorization: Basic YW5uOnBAc3M=\r\n" in server.requests[0]
     assert server.url.encode() in server.requests[0]
     named.close()
-    origin.close()
+    client.close()
 
 
-async def test_a_server_with_tls_is_asked_only_if_its_certificate_is_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_with_tls_needs_a_valid_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pem = tmp_path / "localhost.pem"
     pem.write_bytes(self_signed("localhost"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -307,16 +305,16 @@ async def test_a_server_with_tls_is_asked_only_if_its_certificate_is_good(
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
     with pytest.raises(ConnectFailed, match="certificate"):
         await ask(UpstreamClient(url.replace("localhost", "127.0.0.1"), {}, 2.0, asyncio.Semaphore(1)))
-    origin = UpstreamClient(url, {}, 2.0, asyncio.Semaphore(1))
+    client = UpstreamClient(url, {}, 2.0, asyncio.Semaphore(1))
     for _ in range(2):
-        assert (await ask(origin)).body == b"hello"
+        assert (await ask(client)).body == b"hello"
     assert len(server.requests) == 2
-    origin.close()
+    client.close()
     listening.close()
 
 
 def self_signed(name: str) -> bytes:
-    """Certificate and key, PEM, for a host of this name."""
+    """A certificate and its key, PEM, for a host name."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -336,6 +334,6 @@ def self_signed(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://host:port"])
-def test_what_is_no_address_is_refused_with_what_one_looks_like(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="no address of a model server"):
+def test_an_invalid_address_is_refused_with_an_example_of_a_valid_one(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="not the address of a model server"):
         UpstreamClient(url, {}, 1.0, asyncio.Semaphore(1))
