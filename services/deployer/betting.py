@@ -43,11 +43,6 @@ def wealth(wins: float, ties: float, losses: float, margin: float = 0.0) -> floa
     return float(_mixture(logs))
 
 
-def harm(wins: float, ties: float, losses: float) -> float:
-    """Return the wealth of the bet that the candidate is worse."""
-    return wealth(losses, ties, wins)
-
-
 @dataclass(frozen=True)
 class BestPrefix:
     """The maximum wealth over ticket prefixes, and the length of that prefix."""

@@ -48,7 +48,6 @@ class Handlers:
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
 
     def subscribe(self, consumers: Consumers) -> None:
-        """Register all handlers."""
         consumers.on(AdapterEvaluated, self.on_evaluated)
         consumers.on_batch(ShadowCompared, self.on_compared, BatchOptions(self._settings.deployer_pairs_batch))
         consumers.on(CorrectionSubmitted, self.on_correction)

@@ -61,7 +61,6 @@ def build(settings: DeployerSettings | None = None) -> Service:
 
 
 def main() -> None:
-    """Entry point: `python -m services.deployer.main`."""
     asyncio.run(run([build()]))
 
 

@@ -1,6 +1,6 @@
-"""evaluator: candidate and production side by side on the frozen evaluation set, before any live traffic.
+"""evaluator: compares a candidate with production on the frozen evaluation set, before any live traffic.
 
-consumes  adapters.trained · rollouts.changed (as a table: who serves now)
-does      asks both through vLLM, in a job; scores; puts the candidate before the gates
+consumes  adapters.trained · rollouts.changed (as a table: the current primary)
+does      asks both arms through vLLM, in a job; scores the answers; checks the offline gates
 produces  adapters.evaluated · steps.progressed · steps.failed
 """

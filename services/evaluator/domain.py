@@ -1,4 +1,4 @@
-"""What is asked, what is right, and the measures that the gates read. Pure."""
+"""The questions of an evaluation, when an answer is right, and the statistics that the gates read. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt and the answer that is right."""
+    """A prompt and its right answer."""
 
     messages: Messages
     answer: str
@@ -31,8 +31,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One arm on one set of questions, in their order. `answers`: None where the request failed."""
+class GradedAnswers:
+    """One arm's answers to a set of questions, in their order, and whether each is right. None: the request failed."""
 
     answers: tuple[str | None, ...]
     right: tuple[bool, ...]
@@ -44,15 +44,15 @@ class Answered:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate and production on the same questions."""
+    """The answers of candidate and production to the same questions."""
 
     questions: Sequence[Question]
-    candidate: Answered
-    production: Answered
+    candidate: GradedAnswers
+    production: GradedAnswers
 
     @property
     def lost(self) -> list[int]:
-        """Questions that production got right and the candidate does not."""
+        """The positions of questions that production answers right and the candidate does not."""
         return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if p > c]
 
     @property
@@ -61,36 +61,35 @@ class Comparison:
 
 
 def job_name(event: AdapterTrained, production: str | None) -> str:
-    """One evaluation per candidate, opponent and cycle."""
+    """Return the job's name, one for each candidate, opponent and cycle."""
     cycle = content_hash(event.cycle_id or "", length=6)
     return f"{event.adapter}-vs-{production or 'base'}-{cycle}"
 
 
 def production_of(event: AdapterTrained, rollout: RolloutChanged | None) -> str | None:
-    """Who serves everyone now; None: the base model, also where the task has moved to another base since."""
+    """Return the adapter that serves everyone now. None: the base model, also if the task uses another base by now."""
     if rollout is None or rollout.spec.base_model != event.base_model:
         return None
     return rollout.primary_adapter
 
 
 def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
-    """The frozen evaluation set."""
     return [Question(row.prompt, row.answer) for row in rows]
 
 
 def golden_questions(spec: TaskSpec) -> list[Question]:
-    """The task's golden examples, asked as the gateway would."""
+    """Return the task's golden examples as the gateway would ask them."""
     system = Message(role=Role.SYSTEM, content=spec.system_prompt)
     return [Question((system, Message(role=Role.USER, content=g.text)), g.label) for g in spec.golden]
 
 
 def normalised(text: str) -> str:
-    """Case, punctuation and space aside: what exact match compares for a generation task."""
+    """Return the text without case, punctuation and extra space, which exact match on generated text ignores."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def is_right(answer: str | None, expected: str, kind: TaskKind) -> bool:
-    """A failed request is wrong. Labels are compared as they are, generated text after normalisation."""
+    """Return True if the answer is right. Labels are compared as they are, generated text after normalisation."""
     if answer is None:
         return False
     if kind is TaskKind.CLASSIFICATION:
@@ -99,14 +98,14 @@ def is_right(answer: str | None, expected: str, kind: TaskKind) -> bool:
 
 
 def token_f1(answer: str | None, expected: str) -> float:
-    """SQuAD's F1 over the words of both: thin evidence for generated text, until a judge or task metrics are there."""
-    got, wanted = Counter(normalised(answer or "").split()), Counter(normalised(expected).split())
-    common = sum((got & wanted).values())
-    return 2 * common / (sum(got.values()) + sum(wanted.values())) if common else 0.0
+    """Return SQuAD's F1 over the words of both: weak evidence for generated text, but there is no judge model yet."""
+    given, wanted = Counter(normalised(answer or "").split()), Counter(normalised(expected).split())
+    common = sum((given & wanted).values())
+    return 2 * common / (sum(given.values()) + sum(wanted.values())) if common else 0.0
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """A proportion and its 95 % Wilson interval (Wilson 1927); n = 0 is everything between 0 and 1."""
+    """Return a proportion and its 95 % Wilson interval (Wilson 1927); [0, 1] for n = 0."""
     if n == 0:
         return Interval(value=0.0, low=0.0, high=1.0, n=0)
     share, z2 = successes / n, _Z95**2
@@ -116,7 +115,7 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def mcnemar_worse(lost: int, gained: int) -> float:
-    """P-value of "the candidate is not worse" (exact McNemar, one-sided): P(losses >= lost) at even odds."""
+    """Return the p-value of "the candidate is not worse" (exact McNemar, one-sided): P(losses >= lost) at even odds."""
     n = lost + gained
     tail: int = sum(math.comb(n, k) for k in range(lost, n + 1))
     return tail / (1 << n)

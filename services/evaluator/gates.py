@@ -1,4 +1,4 @@
-"""The gates between a trained adapter and live traffic: each says what it measured and what it wanted. Pure."""
+"""The offline gates between a trained adapter and live traffic. Each reports what it measured and required. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from schemas.base import Gate, Interval, Verdict
 from schemas.tasks import TaskKind, TaskSpec
-from services.evaluator.domain import Answered, Comparison, mcnemar_worse, wilson
+from services.evaluator.domain import Comparison, GradedAnswers, mcnemar_worse, wilson
 
 SIGNIFICANCE = 0.05
-_SHOWN = 3
-"""Lost answers that a gate's detail quotes."""
+_MAX_QUOTES = 3
+"""Maximum number of lost answers that a gate's detail quotes."""
 
 
-def judge(spec: TaskSpec, evaluation: Comparison, golden: Comparison) -> tuple[Gate, ...]:
-    """Every gate, passed or not, with what was measured. `golden` may be empty."""
+def check_gates(spec: TaskSpec, evaluation: Comparison, golden: Comparison) -> tuple[Gate, ...]:
+    """Return every gate's result, passed or not. `golden` may be empty."""
     gates = [
         _min_accuracy(spec, evaluation),
         _min_gain(spec, evaluation),
@@ -29,22 +29,23 @@ def judge(spec: TaskSpec, evaluation: Comparison, golden: Comparison) -> tuple[G
 
 
 def verdict(gates: Sequence[Gate]) -> Verdict:
-    """Passed only if every gate is."""
     return "passed" if all(gate.passed for gate in gates) else "failed"
 
 
 def regression_set(evaluation: Comparison, golden: Comparison) -> Comparison:
-    """The golden examples, or, for a task that has none, the evaluation set. Never both: gains on the many rows of
-    one would hide losses on the few of the other."""
+    """Return the golden examples, or the evaluation set of a task that has none.
+
+    Never both together: gains on the many rows of one would hide losses on the few of the other.
+    """
     return golden if golden.questions else evaluation
 
 
-def _accuracy(arm: Answered) -> Interval:
+def _accuracy(arm: GradedAnswers) -> Interval:
     return wilson(sum(arm.right), len(arm.right))
 
 
 def _better_than_chance(evaluation: Comparison) -> Gate:
-    """A model that has learnt nothing does about as well as always naming the most frequent label."""
+    """A model that learned nothing is about as often right as one that always names the most frequent label."""
     label, count = Counter(question.answer for question in evaluation.questions).most_common(1)[0]
     share = count / len(evaluation.questions)
     accuracy = _accuracy(evaluation.candidate)
@@ -53,8 +54,8 @@ def _better_than_chance(evaluation: Comparison) -> Gate:
         passed=accuracy.low > share,
         measured=accuracy.low,
         required=f"> {share:.3f}, the share of the most frequent label",
-        detail=f"The candidate is right on {_count(evaluation.candidate)}, {_range(accuracy)}; always answering "
-        f"{label!r} would be right on {count}. The lower end of the interval must be above that.",
+        detail=f"The candidate is right on {_right_count(evaluation.candidate)}, {_with_interval(accuracy)}; always "
+        f"answering {label!r} would be right on {count}. The interval's lower end must be above that share.",
     )
 
 
@@ -66,7 +67,7 @@ def _min_accuracy(spec: TaskSpec, evaluation: Comparison) -> Gate:
         passed=accuracy.value >= bar,
         measured=accuracy.value,
         required=f">= {bar:g}",
-        detail=f"Right on {_count(evaluation.candidate)}, {_range(accuracy)}.",
+        detail=f"Right on {_right_count(evaluation.candidate)}, {_with_interval(accuracy)}.",
     )
 
 
@@ -90,7 +91,7 @@ def _not_worse(evaluation: Comparison) -> Gate:
         passed=p >= SIGNIFICANCE,
         measured=p,
         required=f"p >= {SIGNIFICANCE} (exact McNemar, one-sided)",
-        detail=f"Where the two differ, the candidate wins {gained} and loses {lost} rows.{_quote(evaluation)}",
+        detail=f"Where the two differ, the candidate wins {gained} and loses {lost} rows.{_quote_lost(evaluation)}",
     )
 
 
@@ -103,8 +104,9 @@ def _golden(spec: TaskSpec, regression: Comparison) -> Gate:
         passed=share <= bar,
         measured=share,
         required=f"<= {bar:g} of the golden answers lost, net",
-        detail=f"{lost} lost, {gained} gained, of {total}"
-        f"{'' if spec.golden else ' (the task has no golden examples: the evaluation set)'}.{_quote(regression)}",
+        detail=f"{lost} lost, {gained} gained, of {total} "
+        f"{'golden examples' if spec.golden else 'evaluation rows (the task has no golden examples)'}."
+        f"{_quote_lost(regression)}",
     )
 
 
@@ -117,23 +119,23 @@ def _failed_share(spec: TaskSpec, evaluation: Comparison, golden: Comparison) ->
         passed=failed / asked <= bar,
         measured=failed / asked,
         required=f"<= {bar:g}",
-        detail=f"{failed} of {asked} requests to the candidate erred or timed out; each counts as wrong.",
+        detail=f"{failed} of {asked} requests to the candidate failed or timed out; each counts as wrong.",
     )
 
 
-def _count(arm: Answered) -> str:
+def _right_count(arm: GradedAnswers) -> str:
     return f"{sum(arm.right)} of {len(arm.right)} rows"
 
 
-def _range(accuracy: Interval) -> str:
+def _with_interval(accuracy: Interval) -> str:
     return f"{accuracy.value:.1%} (95 % interval {accuracy.low:.1%} to {accuracy.high:.1%})"
 
 
-def _quote(comparison: Comparison) -> str:
-    """A few lost answers in full: what a person wants to see first."""
+def _quote_lost(comparison: Comparison) -> str:
+    """Quote a few lost answers, which people want to see first."""
     lines = [
         f"{comparison.questions[i].text[:120]!r}: {comparison.candidate.answers[i]!r} "
         f"instead of {comparison.questions[i].answer[:120]!r}"
-        for i in comparison.lost[:_SHOWN]
+        for i in comparison.lost[:_MAX_QUOTES]
     ]
     return f" Lost, for example: {'; '.join(lines)}."[:1_500] if lines else ""

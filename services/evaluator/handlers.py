@@ -1,4 +1,8 @@
-"""Adapters in: a job each. Verdicts out, and how far the evaluation is."""
+"""Kafka handlers of the evaluator: every trained adapter becomes an evaluation job.
+
+consumes  adapters.trained · rollouts.changed (as a table)
+produces  adapters.evaluated · steps.progressed · steps.failed
+"""
 
 from __future__ import annotations
 
@@ -35,11 +39,11 @@ class Handlers:
         self._table_seconds = table_seconds
 
     def subscribe(self, consumers: Consumers) -> None:
-        """Register all handlers. `rollouts` is a table of the same consumers."""
+        """Register the handlers on the consumers that `rollouts` is a table of."""
         consumers.on(AdapterTrained, self.on_adapter)
 
     async def follow_jobs(self) -> None:
-        """Background: run the jobs and announce how they end."""
+        """Background: run the jobs and publish their progress and results."""
         await self._jobs.watch(self.on_done, self.on_failed, self.on_progress)
 
     async def on_adapter(self, event: AdapterTrained) -> None:
@@ -50,7 +54,7 @@ class Handlers:
             production=production,
             vllm=settings.inference_urls,
             artifacts=settings.artifacts_uri,
-            cache=settings.cache_folder,
+            cache=settings.home / "cache",
             slots_folder=settings.slots_folder,
             slots=settings.evaluator_slots,
             concurrency=settings.evaluator_concurrency,
@@ -59,7 +63,7 @@ class Handlers:
         self._jobs.submit(job_name(event, production), job)
 
     async def _rollout(self, task: str) -> RolloutChanged | None:
-        """The task's rollout; a task that never had one is known by waiting: the table may just be being read."""
+        """Return the task's last rollout, or None. Waits a little, because the table may still be loading."""
         try:
             return await self._rollouts.wait_for(task, self._table_seconds)
         except DependencyUnavailable:

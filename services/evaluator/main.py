@@ -17,7 +17,7 @@ NAME = "evaluator"
 
 
 def build(settings: EvaluatorSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Build the service without starting it."""
     settings = settings or EvaluatorSettings.load()
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
@@ -28,7 +28,6 @@ def build(settings: EvaluatorSettings | None = None) -> Service:
 
 
 def main() -> None:
-    """Entry point: `python -m services.evaluator.main`."""
     asyncio.run(run([build()]))
 
 

@@ -1,4 +1,4 @@
-"""Asking an arm the questions, and scoring its answers (scikit-learn)."""
+"""Asks an arm the questions and scores its answers (scikit-learn)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from schemas.adapters import ArmScore, ClassScore
 from schemas.tasks import TaskKind, TaskSpec
-from services.evaluator.domain import Answered, Question, is_right, token_f1, wilson
+from services.evaluator.domain import GradedAnswers, Question, is_right, token_f1, wilson
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.confidence import measure, request_fields
 from shared.model.inference import Completion
 
-_TRIES = 2
+_MAX_ATTEMPTS = 2
 
 
-class Completes(Protocol):
-    """What is needed of an inference client."""
+class CompletionClient(Protocol):
+    """The part of an inference client that an evaluation needs."""
 
     async def complete(
         self,
@@ -34,63 +34,63 @@ class Completes(Protocol):
     ) -> Completion: ...
 
 
-class Answers(BaseModel):
-    """One arm's answers in the questions' order; None: the request failed. Latencies of those answered, ms.
+class ArmAnswers(BaseModel):
+    """One arm's answers in the order of the questions (None: the request failed), and the others' latencies in ms.
 
-    `scores`: how sure each answer was, uncalibrated, in [0, 1]; None: failed, or the engine gave no log-probabilities.
+    `scores`: each answer's uncalibrated confidence in [0, 1]; None: failed, or vLLM returned no log-probabilities.
     """
 
     answers: tuple[str | None, ...]
     latencies_ms: tuple[float, ...]
     scores: tuple[float | None, ...] = ()
 
-    def part(self, questions: Sequence[Question], start: int, kind: TaskKind) -> Answered:
-        """Those to `questions`, which were asked from position `start` on."""
+    def graded(self, questions: Sequence[Question], start: int, kind: TaskKind) -> GradedAnswers:
+        """Grade the answers to `questions`, which were asked from position `start` on."""
         answers = self.answers[start : start + len(questions)]
         right = tuple(is_right(a, q.answer, kind) for a, q in zip(answers, questions, strict=True))
-        return Answered(answers, right)
+        return GradedAnswers(answers, right)
 
 
 async def ask(
-    client: Completes,
+    client: CompletionClient,
     model: str,
     questions: Sequence[Question],
     spec: TaskSpec,
     concurrency: int,
     report: Callable[[int], None],
-) -> Answers:
-    """Ask `model` everything, `concurrency` at a time, constrained and measured as the gateway does.
+) -> ArmAnswers:
+    """Ask `model` all questions, `concurrency` at a time, constrained and measured as the gateway does.
 
-    `report(n)` is called with the number answered so far. A request that fails twice is a failed answer, but when
-    most of them fail it is the engine that is away: DependencyUnavailable.
+    `report(n)` is called with the number of requests done. A request that fails twice is a failed answer. Raises
+    DependencyUnavailable if most of them failed, because then the fault is vLLM's.
     """
-    gate = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     done = 0
 
-    async def one(question: Question) -> Completion | None:
+    async def complete(question: Question) -> Completion | None:
         nonlocal done
-        async with gate:
+        async with slots:
             completion = await _complete(client, model, question, spec)
         done += 1
         report(done)
         return completion
 
-    completions = await asyncio.gather(*(one(question) for question in questions))
+    completions = await asyncio.gather(*(complete(question) for question in questions))
     failed = sum(completion is None for completion in completions)
     if 2 * failed > len(completions):
         raise DependencyUnavailable(
             f"{failed} of {len(completions)} requests to {model} failed", "Check vLLM and its log: ratchet status"
         )
-    return Answers(
+    return ArmAnswers(
         answers=tuple(None if c is None else c.text for c in completions),
         latencies_ms=tuple(c.latency_ms for c in completions if c is not None),
         scores=tuple(None if c is None else measure(spec, c.tokens_logprobs).score for c in completions),
     )
 
 
-async def _complete(client: Completes, model: str, question: Question, spec: TaskSpec) -> Completion | None:
+async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
     messages = [message.model_dump(mode="json") for message in question.messages]
-    for _ in range(_TRIES):
+    for _ in range(_MAX_ATTEMPTS):
         try:
             return await client.complete(
                 model,
@@ -101,18 +101,22 @@ async def _complete(client: Completes, model: str, question: Question, spec: Tas
             )
         except DependencyUnavailable:
             continue
-        except InvalidMessage:  # The engine refuses the request itself: a second try would be refused too.
+        except InvalidMessage:  # A request that vLLM refuses would be refused again.
             return None
     return None
 
 
 def score(
-    adapter: str | None, arm: Answered, questions: Sequence[Question], latencies_ms: Sequence[float], spec: TaskSpec
+    adapter: str | None,
+    arm: GradedAnswers,
+    questions: Sequence[Question],
+    latencies_ms: Sequence[float],
+    spec: TaskSpec,
 ) -> ArmScore:
-    """Accuracy with its interval, precision, recall and F1 per label.
+    """Return accuracy with its interval, and precision, recall and F1 per label.
 
-    A generation task has no classes: its accuracy is exact match after normalisation, and `macro_f1` is the mean
-    token F1. Both are thin evidence for free text.
+    A generation task has no labels: its accuracy is exact match after normalisation, and `macro_f1` is the mean
+    token F1. Both are weak evidence for free text.
     """
     classes: tuple[ClassScore, ...] = ()
     if spec.kind is TaskKind.CLASSIFICATION:
@@ -131,7 +135,7 @@ def score(
     )
 
 
-def _class_scores(arm: Answered, questions: Sequence[Question], labels: Sequence[str]) -> tuple[ClassScore, ...]:
+def _class_scores(arm: GradedAnswers, questions: Sequence[Question], labels: Sequence[str]) -> tuple[ClassScore, ...]:
     expected = [question.answer for question in questions]
     given = ["" if answer is None else answer.strip() for answer in arm.answers]
     precision, recall, f1, support = precision_recall_fscore_support(

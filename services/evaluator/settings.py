@@ -10,10 +10,10 @@ from shared.settings import Settings
 
 
 class EvaluatorSettings(Settings):
-    evaluator_vllm: str = Field(default="", description="A pool of its own, comma-separated; empty: RATCHET_VLLM.")
-    evaluator_concurrency: int = Field(default=8, ge=1, description="Requests on their way at once.")
+    evaluator_vllm: str = Field(default="", description="vLLM pool of its own, comma-separated; empty: RATCHET_VLLM.")
+    evaluator_concurrency: int = Field(default=8, ge=1, description="Maximum number of concurrent requests.")
     evaluator_timeout_seconds: float = Field(default=60.0, gt=0.0, description="A slower answer counts as failed.")
-    evaluator_slots: int = Field(default=1, ge=1, description="Evaluations at once on this machine.")
+    evaluator_slots: int = Field(default=1, ge=1, description="Concurrent evaluations on this machine.")
 
     @property
     def inference_urls(self) -> tuple[str, ...]:
@@ -27,7 +27,3 @@ class EvaluatorSettings(Settings):
     @property
     def slots_folder(self) -> Path:
         return self.home / "slots" / "evaluator"
-
-    @property
-    def cache_folder(self) -> Path:
-        return self.home / "cache"

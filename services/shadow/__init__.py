@@ -1,9 +1,9 @@
-"""shadow: what would the candidate have answered? Live traffic, replayed off the request path.
+"""shadow: replays live traffic on the candidate, off the request path.
 
 consumes  predictions.logged · rollouts.changed (as a table)
-does      picks eligible, sampled predictions within the budget and asks the candidate the same
+does      samples eligible predictions within the day's budget and asks the candidate the same questions
 produces  shadow.compared
 
-It stores nothing, so there is nothing here to forget. Where predictions are read again from an earlier offset, pairs of
-forgotten people may be published again: the deployer, which keeps pairs, drops them.
+It stores nothing, so it has nothing to forget. When predictions are read again from an earlier offset, pairs of
+forgotten people may be published again; the deployer, which stores pairs, drops them.
 """

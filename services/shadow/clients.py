@@ -1,4 +1,4 @@
-"""What shadow asks of others: Unleash (how much), the artifact store (what was trained on), the engine (an answer)."""
+"""Clients of shadow: Unleash (the sample), the artifact store (the training rows) and vLLM (both arms' answers)."""
 
 from __future__ import annotations
 
@@ -23,40 +23,42 @@ from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
+_PROBE_MESSAGES = ({"role": "user", "content": "."},)
 
-class Flags(Protocol):
-    """How much is sampled. Raises DependencyUnavailable while the flags were never seen."""
+
+class ShadowSampling(Protocol):
+    """Decides which predictions are replayed. Raises DependencyUnavailable until the flags were loaded once."""
 
     def sampled(self, task: str, prediction_id: str) -> bool: ...
 
 
-class TrainingRows(Protocol):
-    """What a candidate was trained on. Raises DependencyUnavailable."""
+class TrainingIndexes(Protocol):
+    """Finds near-duplicates of what a candidate was trained on. Raises DependencyUnavailable."""
 
-    async def near_duplicates(self, rollout: RolloutChanged) -> NearDuplicates: ...
+    async def for_rollout(self, rollout: RolloutChanged) -> NearDuplicates: ...
 
 
 @dataclass(frozen=True)
 class Replay:
-    """An arm's answer; None: it erred or was too slow."""
+    """An arm's answer and its latency. `answer` None: the arm erred or was too slow."""
 
     answer: str | None
     latency_ms: float
 
 
-class Engine(Protocol):
-    """Answers as either arm does. Raises DependencyUnavailable if the whole engine is away."""
+class ReplayEngine(Protocol):
+    """Replays messages on either arm. Raises DependencyUnavailable if the whole engine is unavailable."""
 
     async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay: ...
     async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay: ...
 
 
-class UnleashFlags:
-    """The flag `ratchet.<task>.shadow`, from the SDK's last known state: off pauses, its percentage samples."""
+class UnleashSampling:
+    """Samples by the flag `ratchet.<task>.shadow` in the SDK's last known state: off pauses, a percentage samples."""
 
     def __init__(self, url: str, token: str, poll_seconds: int, environment: str, cache: Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
-        # The SDK logs a stack trace at every poll while the server is away.
+        # The SDK logs a stack trace at every poll while the server is unavailable.
         logging.getLogger("UnleashClient").setLevel(logging.CRITICAL)
         self._client = UnleashClient(
             url=f"{url.rstrip('/')}/api",
@@ -64,7 +66,7 @@ class UnleashFlags:
             environment=environment,
             custom_headers={"Authorization": token},
             refresh_interval=poll_seconds,
-            request_timeout=2,  # A silent server would hold the start for 150 s with the SDK's defaults.
+            request_timeout=2,  # With the SDK's defaults a silent server blocks the start for 150 s.
             request_retries=0,
             disable_metrics=True,
             disable_registration=True,
@@ -74,7 +76,7 @@ class UnleashFlags:
         self._started = False
 
     async def start(self) -> None:
-        """Begin to poll. Idempotent."""
+        """Start to poll. Idempotent."""
         if not self._started:
             self._started = True
             await asyncio.to_thread(self._client.initialize_client)
@@ -83,26 +85,26 @@ class UnleashFlags:
         await asyncio.to_thread(self._client.destroy)
 
     def sampled(self, task: str, prediction_id: str) -> bool:
-        """Whether this prediction is in the sample. The same prediction always is or is not."""
-        if not self._client.feature_definitions():  # The SDK calls itself initialised without ever having seen one.
-            raise DependencyUnavailable("no flags seen yet", "Is Unleash up, and RATCHET_UNLEASH_CLIENT_TOKEN right?")
+        """Return True if the prediction is in the sample; the same prediction always gets the same result."""
+        if not self._client.feature_definitions():  # The SDK reports itself initialised without any flags, too.
+            raise DependencyUnavailable("no flags loaded yet", "Is Unleash up, and RATCHET_UNLEASH_CLIENT_TOKEN right?")
         return bool(self._client.is_enabled(f"ratchet.{task}.shadow", {"userId": prediction_id}))
 
 
-class StoredTrainingRows:
-    """An index of a dataset's train.jsonl, kept for the rollouts in use."""
+class StoredTrainingIndexes:
+    """Builds an index of a dataset's train.jsonl, and caches the last `max_cached` indexes."""
 
-    def __init__(self, artifacts: ArtifactStore, keep: int = 8) -> None:
+    def __init__(self, artifacts: ArtifactStore, max_cached: int = 8) -> None:
         self._artifacts = artifacts
-        self._keep = keep
+        self._max_cached = max_cached
         self._indexes: dict[str, NearDuplicates] = {}
 
-    async def near_duplicates(self, rollout: RolloutChanged) -> NearDuplicates:
+    async def for_rollout(self, rollout: RolloutChanged) -> NearDuplicates:
         uri = rollout.dataset_uri
         if uri not in self._indexes:
             similarity = rollout.spec.dataset.near_copy_similarity
             self._indexes[uri] = await asyncio.to_thread(self._read, uri, similarity)
-            while len(self._indexes) > self._keep:
+            while len(self._indexes) > self._max_cached:
                 del self._indexes[next(iter(self._indexes))]
         return self._indexes[uri]
 
@@ -117,7 +119,7 @@ class StoredTrainingRows:
 
 
 class VllmEngine:
-    """Both arms on vLLM, a bounded number of replays at a time. Greedy, constrained to the task's labels."""
+    """Replays on vLLM, a bounded number at a time: greedy, constrained to the task's labels."""
 
     def __init__(self, inference: InferenceClient, artifacts: ArtifactStore, concurrency: int) -> None:
         self._inference = inference
@@ -125,11 +127,11 @@ class VllmEngine:
         self._slots = asyncio.Semaphore(concurrency)
 
     async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay:
-        """The candidate's answer. A failure is its own only if the base still answers."""
+        """Return the candidate's answer. A failure counts against it only if the base model still answers."""
         return await self._answer(rollout, rollout.candidate_adapter, rollout.candidate_uri, messages)
 
     async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay:
-        """The answer of who serves everyone: the primary adapter, or the base model."""
+        """Return the answer of the primary adapter, or of the base model where there is none."""
         adapter = rollout.primary_adapter
         uri = None if adapter is None else self._artifacts.address("adapters", adapter)
         return await self._answer(rollout, adapter or rollout.spec.base_model, uri, messages)
@@ -139,20 +141,21 @@ class VllmEngine:
             started = time.perf_counter()
             try:
                 return await self._ask(rollout, model, messages)
-            except InvalidMessage as error:  # It may be a replica that was restarted without the adapter.
-                failure = await self._again(rollout, model, uri, messages, error)
+            except InvalidMessage as error:  # The replica may have restarted without the adapter.
+                failure = await self._load_and_retry(rollout, model, uri, messages, error)
             except DependencyUnavailable as error:
-                with contextlib.suppress(InvalidMessage):  # Even a refusal says that the engine is there.
-                    await self._inference.complete(rollout.spec.base_model, _PROBE, max_tokens=1)
+                with contextlib.suppress(InvalidMessage):  # A refusal, too, proves that the engine is up.
+                    await self._inference.complete(rollout.spec.base_model, _PROBE_MESSAGES, max_tokens=1)
                 failure = error
             if isinstance(failure, Replay):
                 return failure
-            logger.warning("%s: %s erred: %s", rollout.task, model, failure)
+            logger.warning("%s: replay on %s failed: %s", rollout.task, model, failure)
             return Replay(None, (time.perf_counter() - started) * 1000)
 
-    async def _again(
+    async def _load_and_retry(
         self, rollout: RolloutChanged, model: str, uri: str | None, messages: Messages, error: InvalidMessage
     ) -> Replay | Exception:
+        """Serve the adapter again and ask once more. Returns the failure where that does not help."""
         if uri is None:
             return error
         try:
@@ -164,7 +167,7 @@ class VllmEngine:
         except DependencyUnavailable:
             if model == rollout.candidate_adapter:
                 raise
-            return error  # Production's folder may be elsewhere: without its answer there is just no pair.
+            return error  # Production's folder may be elsewhere; without its answer there is no pair.
 
     async def _ask(self, rollout: RolloutChanged, model: str, messages: Messages) -> Replay:
         completion = await self._inference.complete(
@@ -174,6 +177,3 @@ class VllmEngine:
             max_tokens=rollout.spec.max_answer_tokens,
         )
         return Replay(completion.text, completion.latency_ms)
-
-
-_PROBE = ({"role": "user", "content": "."},)

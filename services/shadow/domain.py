@@ -1,55 +1,45 @@
-"""Which predictions may be compared, and what a pair is. Pure.
+"""Which predictions may be compared, what a pair is, and the daily budget. The rules are pure.
 
-A pair may bet only if its input is new to the candidate and its answer is that of the production arm it is compared
-with. Replaying what a candidate was trained on "proves" memorising. Where personal data was replaced in the stored
-text, production's logged answer was given to another input: then both arms are asked again.
+A pair may bet only if its input is new to the candidate and its answer is from the production arm that the candidate is
+compared with: replaying what a candidate was trained on "proves" memorising. Where personal data was replaced in the
+stored text, production's logged answer belongs to another input, so both arms are asked again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 
-from schemas.base import Variant, input_text
+from schemas.base import Variant
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from shared.identity import content_hash, event_id
 
-_RUNNING = (Stage.SHADOW, Stage.CANARY)
+_COMPARING = (Stage.SHADOW, Stage.CANARY)
 _PRODUCTION = (Variant.PRIMARY, Variant.BASE)
 
 
-def running(rollout: RolloutChanged | None) -> bool:
-    """Whether a candidate is being compared."""
-    return rollout is not None and rollout.stage in _RUNNING
+def is_eligible(event: PredictionLogged, rollout: RolloutChanged) -> bool:
+    """Return True if the prediction may become a pair of this rollout, near-duplicates of training rows aside.
 
-
-def eligible(event: PredictionLogged, rollout: RolloutChanged) -> bool:
-    """Whether the prediction may become a pair, but for near-copies, which need the candidate's training rows.
-
-    Canary answers are the candidate's own, a rollback's are not the primary's, and an external application's model
-    is unknown.
+    A canary's answer is the candidate's own, a rollback's is not the primary's, and an external application's model is
+    unknown: none of them is comparable.
     """
     return (
-        event.occurred_at > rollout.data_cutoff
+        rollout.stage in _COMPARING
+        and event.occurred_at > rollout.data_cutoff
         and event.task_revision == rollout.task_revision
         and event.variant in _PRODUCTION
         and event.adapter == rollout.primary_adapter
     )
 
 
-def is_near_duplicate(event: PredictionLogged, contains: Callable[[str], bool]) -> bool:
-    """Whether the candidate was trained on this input or on nearly this input."""
-    return contains(input_text(event.messages))
-
-
 def same_answer(left: str, right: str) -> bool:
-    """Answers that differ only in case and white space agree."""
+    """Return True if the answers differ in nothing but case and white space."""
     return left.casefold().split() == right.casefold().split()
 
 
-def replays_needed(event: PredictionLogged) -> int:
-    """Requests to the engine for one pair: two where the stored text is not what production was asked."""
+def replays_per_pair(event: PredictionLogged) -> int:
+    """Return the requests to the engine for one pair: two where the stored text is not what production was asked."""
     return 2 if event.redactions else 1
 
 
@@ -61,7 +51,7 @@ def pair_of(
     latency_ms: float,
     now: datetime,
 ) -> ShadowCompared:
-    """The pair. Same rollout and prediction, same pair: a redelivery is told by its id. `answer` None: it erred."""
+    """Build the pair. Its id follows from rollout and prediction. `answer` is the candidate's; None: it erred."""
     pair_id = f"pair-{content_hash(rollout.rollout_id, event.prediction_id, length=16)}"
     return ShadowCompared(
         event_id=event_id("shadow", pair_id),
@@ -84,14 +74,14 @@ def pair_of(
     )
 
 
-class Budget:
-    """Replays of a task in a day (UTC). In memory: a restart begins a new count, which errs by one budget at most."""
+class DailyBudget:
+    """Counts each task's replays per UTC day, in memory: a restart may spend one more day's budget at most."""
 
     def __init__(self) -> None:
         self._spent: dict[str, tuple[date, int]] = {}
 
     def take(self, task: str, limit: int, now: datetime, replays: int = 1) -> bool:
-        """So many replays, if the day's budget has them all."""
+        """Spend so many replays and return True, or return False if the rest of the day's budget is smaller."""
         today = now.astimezone(UTC).date()
         day, spent = self._spent.get(task, (today, 0))
         spent = spent if day == today else 0

@@ -1,17 +1,19 @@
-"""Predictions in: the eligible ones are asked again of the candidate. Pairs out."""
+"""Kafka handlers of shadow: eligible predictions are replayed on the candidate.
+
+consumes  predictions.logged · rollouts.changed (as a table)
+produces  shadow.compared
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from datetime import datetime
 
-from schemas.base import utc_now
+from schemas.base import input_text, utc_now
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
-from services.shadow.clients import Engine, Flags, TrainingRows
-from services.shadow.domain import Budget, eligible, is_near_duplicate, pair_of, replays_needed, running
+from services.shadow.clients import ReplayEngine, ShadowSampling, TrainingIndexes
+from services.shadow.domain import DailyBudget, is_eligible, pair_of, replays_per_pair
 from services.shadow.settings import ShadowSettings
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
@@ -25,24 +27,21 @@ class Handlers:
     def __init__(
         self,
         settings: ShadowSettings,
-        flags: Flags,
-        training_rows: TrainingRows,
-        engine: Engine,
+        sampling: ShadowSampling,
+        training_indexes: TrainingIndexes,
+        engine: ReplayEngine,
         publisher: EventPublisher,
-        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
-        self._flags = flags
-        self._training_rows = training_rows
+        self._sampling = sampling
+        self._training_indexes = training_indexes
         self._engine = engine
         self._publisher = publisher
-        self._now = now
-        self._budget = Budget()
+        self._budget = DailyBudget()
         self._out_of_budget: set[str] = set()
         self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed")
 
     def subscribe(self, consumers: Consumers) -> None:
-        """Register all handlers."""
         self.rollouts = consumers.table(RolloutChanged)
         consumers.on_batch(
             PredictionLogged, self.on_predictions, BatchOptions(self._settings.shadow_batch, wait_ms=100)
@@ -53,38 +52,38 @@ class Handlers:
         chosen = []
         for delivery in deliveries:
             rollout = self.rollouts.get(delivery.event.task)
-            if rollout is not None and running(rollout) and await self._choose(delivery.event, rollout):
+            if rollout is not None and await self._is_chosen(delivery.event, rollout):
                 chosen.append((delivery.event, rollout))
         if not chosen:
             return
         try:
             async with asyncio.TaskGroup() as group:
-                replays = [group.create_task(self._compare(event, rollout)) for event, rollout in chosen]
-        except ExceptionGroup as failures:  # The rest is cancelled already: the batch will come again.
+                comparisons = [group.create_task(self._compare(event, rollout)) for event, rollout in chosen]
+        except ExceptionGroup as failures:  # The group cancelled the rest; the batch will be redelivered.
             raise failures.exceptions[0] from failures
-        for replay in replays:
-            if (pair := replay.result()) is not None:
+        for comparison in comparisons:
+            if (pair := comparison.result()) is not None:
                 await self._publisher.publish(pair)
 
-    async def _choose(self, event: PredictionLogged, rollout: RolloutChanged) -> bool:
-        if not eligible(event, rollout) or not self._flags.sampled(event.task, event.prediction_id):
+    async def _is_chosen(self, event: PredictionLogged, rollout: RolloutChanged) -> bool:
+        if not is_eligible(event, rollout) or not self._sampling.sampled(event.task, event.prediction_id):
             return False
-        rows = await self._training_rows.near_duplicates(rollout)
-        if is_near_duplicate(event, rows.contains):
+        index = await self._training_indexes.for_rollout(rollout)
+        if index.contains(input_text(event.messages)):
             return False
         limit = rollout.spec.rollout.shadow_requests_per_day
-        within = self._budget.take(event.task, limit, self._now(), replays_needed(event))
+        within = self._budget.take(event.task, limit, utc_now(), replays_per_pair(event))
         if not within and event.task not in self._out_of_budget:
-            logger.warning("%s: today's %d shadow requests are spent", event.task, limit)
+            logger.warning("%s: today's budget of %d shadow requests is spent", event.task, limit)
         (self._out_of_budget.discard if within else self._out_of_budget.add)(event.task)
         return within
 
     async def _compare(self, event: PredictionLogged, rollout: RolloutChanged) -> ShadowCompared | None:
-        """The pair; None where production does not answer the stored text: there is nothing to compare with."""
+        """Return the pair, or None where production does not answer the stored text: nothing to compare with."""
         production: str | None = event.answer
         if event.redactions:
             production = (await self._engine.production(rollout, event.messages)).answer
         if production is None:
             return None
         replay = await self._engine.candidate(rollout, event.messages)
-        return pair_of(event, rollout, production, replay.answer, replay.latency_ms, self._now())
+        return pair_of(event, rollout, production, replay.answer, replay.latency_ms, utc_now())

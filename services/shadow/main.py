@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.shadow.clients import StoredTrainingRows, UnleashFlags, VllmEngine
+from services.shadow.clients import StoredTrainingIndexes, UnleashSampling, VllmEngine
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
 from shared.kafka.broker import build_broker
@@ -18,10 +18,10 @@ NAME = "shadow"
 
 
 def build(settings: ShadowSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Build the service without starting it."""
     settings = settings or ShadowSettings.load()
     broker = build_broker(settings, NAME)
-    flags = UnleashFlags(
+    sampling = UnleashSampling(
         settings.unleash,
         settings.unleash_client_token,
         settings.shadow_poll_seconds,
@@ -31,13 +31,12 @@ def build(settings: ShadowSettings | None = None) -> Service:
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds)
     engine = VllmEngine(inference, artifacts, settings.shadow_concurrency)
-    handlers = Handlers(settings, flags, StoredTrainingRows(artifacts), engine, Publisher(broker, NAME))
+    handlers = Handlers(settings, sampling, StoredTrainingIndexes(artifacts), engine, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
-    return Service(NAME, broker, prepare=[flags.start], close=[flags.close, inference.close])
+    return Service(NAME, broker, prepare=[sampling.start], close=[sampling.close, inference.close])
 
 
 def main() -> None:
-    """Entry point: `python -m services.shadow.main`."""
     asyncio.run(run([build()]))
 
 

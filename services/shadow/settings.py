@@ -8,10 +8,15 @@ from shared.settings import Settings
 
 
 class ShadowSettings(Settings):
-    shadow_concurrency: int = Field(default=4, ge=1, description="Replays at once: what shadow may load the engine.")
+    shadow_concurrency: int = Field(default=4, ge=1, description="Maximum number of concurrent replays.")
     shadow_batch: int = Field(
-        default=32, ge=1, le=64, description="Most predictions handled at once; with the timeout, well under 5 minutes."
+        default=32,
+        ge=1,
+        le=64,
+        description="Maximum number of predictions per batch; with the timeout, well under 5 minutes.",
     )
-    shadow_timeout_seconds: float = Field(default=20.0, gt=0.0, le=30.0, description="A slower candidate has erred.")
-    shadow_poll_seconds: int = Field(default=1, ge=1, description="Between two looks at the flags.")
+    shadow_timeout_seconds: float = Field(
+        default=20.0, gt=0.0, le=30.0, description="A slower answer counts as an error."
+    )
+    shadow_poll_seconds: int = Field(default=1, ge=1, description="Time between two polls of the flags.")
     shadow_unleash_environment: str = Field(default="development", description="Unleash environment of the flags.")

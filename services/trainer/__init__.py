@@ -1,6 +1,6 @@
-"""trainer: a dataset becomes a LoRA adapter.
+"""trainer: trains a LoRA adapter on a dataset.
 
 consumes  datasets.built
-does      runs a training job in a process of its own (TRL, PEFT), resumed where it was if the process is killed
+does      runs a training job in a process of its own (TRL, PEFT); a killed one resumes from its last checkpoint
 produces  adapters.trained · steps.progressed · steps.failed
 """

@@ -1,4 +1,4 @@
-"""What may be trained, and under which name. Pure."""
+"""Which trainings are possible, what a job is called, and what a training results in. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shared.identity import content_hash
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a training went. `losses`: mean per answer token, nats, one per step; `train_loss`: of the last epoch.
+class TrainingOutcome:
+    """The result of a training.
 
-    `too_long`: rows left out because they are over `max_length`. `seconds`: of the process that finished it; a killed
-    one's time is not in it.
+    `losses` (by step) and `train_loss` (of the last epoch) are means per answer token in nats. `too_long`: rows skipped
+    because they exceed `max_length`. `seconds`: of the process that finished, without those that were killed before.
     """
 
     steps: int
@@ -27,13 +27,13 @@ class Outcome:
 
 
 def job_name(dataset: DatasetBuilt) -> str:
-    """One training per dataset, settings and cycle: a redelivery meets the same job, a new cycle gets its own."""
+    """Return the job's name, one for each dataset, settings and cycle, so that a redelivery attaches to its job."""
     settings = dataset.spec.training.model_dump_json()
     return f"{dataset.dataset_id}-{content_hash(settings, dataset.spec.base_model, dataset.cycle_id or '')}"
 
 
 def check_servable(spec: TaskSpec, max_rank: int) -> None:
-    """Raises StepImpossible for an adapter that the fleet could not load: better now than after the training."""
+    """Raise StepImpossible, before any training, for an adapter that vLLM could not load."""
     if spec.training.r > max_rank:
         raise StepImpossible(
             f"the adapter's rank {spec.training.r} is over the fleet's limit of {max_rank}",
@@ -43,7 +43,7 @@ def check_servable(spec: TaskSpec, max_rank: int) -> None:
 
 
 def time_left(done: int, total: int, seconds: float) -> str:
-    """How long the rest takes at the pace so far, for people: `1 min 20 s left`."""
+    """Return the time that the rest takes at the pace so far, for people: `1 min 20 s left`."""
     if done <= 0:
         return ""
     minutes, rest = divmod(round(seconds / done * (total - done)), 60)

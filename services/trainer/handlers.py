@@ -1,4 +1,8 @@
-"""Datasets in: a job each. Adapters out, and how far the training is."""
+"""Kafka handlers of the trainer: every built dataset becomes a training job.
+
+consumes  datasets.built
+produces  adapters.trained · steps.progressed · steps.failed
+"""
 
 from __future__ import annotations
 
@@ -25,11 +29,10 @@ class Handlers:
         self._publisher = publisher
 
     def subscribe(self, consumers: Consumers) -> None:
-        """Register all handlers."""
         consumers.on(DatasetBuilt, self.on_dataset)
 
     async def follow_jobs(self) -> None:
-        """Background: run the jobs and announce how they end."""
+        """Background: run the jobs and publish their progress and results."""
         await self._jobs.watch(self.on_done, self.on_failed, self.on_progress)
 
     async def on_dataset(self, event: DatasetBuilt) -> None:
@@ -37,14 +40,14 @@ class Handlers:
         try:
             check_servable(event.spec, self._settings.trainer_max_rank)
         except StepImpossible as error:
-            await self._announce_failure(event, name, JobFailure(reason=error.reason, way_out=error.way_out))
+            await self._publish_failure(event, name, JobFailure(reason=error.reason, way_out=error.way_out))
             return
         settings = self._settings
         job = TrainingJob(
             dataset=event,
             models_folder=settings.models_folder,
             artifacts=settings.artifacts_uri,
-            cache=settings.cache_folder,
+            cache=settings.home / "cache",
             slots_folder=settings.slots_folder,
             slots=settings.trainer_slots,
             threads=settings.trainer_threads,
@@ -55,7 +58,7 @@ class Handlers:
         await self._publisher.publish(AdapterTrained.model_validate_json(result))
 
     async def on_failed(self, job: Job, failure: JobFailure) -> None:
-        await self._announce_failure(_dataset(job), job.name, failure)
+        await self._publish_failure(_dataset(job), job.name, failure)
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:
         dataset = _dataset(job)
@@ -72,7 +75,7 @@ class Handlers:
             )
         )
 
-    async def _announce_failure(self, dataset: DatasetBuilt, job: str, failure: JobFailure) -> None:
+    async def _publish_failure(self, dataset: DatasetBuilt, job: str, failure: JobFailure) -> None:
         await self._publisher.publish(
             STEP.failed(dataset, failure.reason, failure.way_out, event_id("training failed", job))
         )

@@ -1,4 +1,4 @@
-"""A training, from dataset to published adapter. Run by `shared.jobs` as `python -m services.trainer.job FOLDER`."""
+"""The training job, from dataset to adapter. `shared.jobs` runs it: `python -m services.trainer.job FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from schemas.adapters import AdapterTrained
 from schemas.datasets import DatasetBuilt, Example
-from services.trainer.domain import Outcome
+from services.trainer.domain import TrainingOutcome
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id, folder_hash
@@ -19,7 +19,7 @@ from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 
 class TrainingJob(BaseModel):
-    """All that the process needs to know."""
+    """The input of the job's process."""
 
     dataset: DatasetBuilt
     models_folder: Path
@@ -31,7 +31,7 @@ class TrainingJob(BaseModel):
 
 
 class AdapterManifest(BaseModel):
-    """manifest.json of an adapter: what made it. `losses`: one per step, mean over the answer's tokens, nats."""
+    """manifest.json of an adapter: how it was trained. `losses`: by step, the mean per answer token in nats."""
 
     adapter: str
     task: str
@@ -49,27 +49,27 @@ class AdapterManifest(BaseModel):
     files: dict[str, str]
 
 
-def work(spec: bytes, folder: Path, progress: Progress) -> AdapterTrained:
-    """Train and publish. Raises StepImpossible where the dataset or the base model will not do."""
+def train_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterTrained:
+    """Train an adapter and publish it. Raises StepImpossible if the dataset or the base model cannot be used."""
     job = TrainingJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
     rows = read_examples(store.fetch(job.dataset.uri) / "train.jsonl")
     progress(0, 1, "waiting for a free slot")
     with slot(job.slots_folder, job.slots):
-        from services.trainer import recipe  # torch: only in this process, and only once it is its turn
+        from services.trainer import recipe  # Loads torch: only in this process, once it has a slot.
 
         outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
     adapter = folder / "adapter"
-    manifest = describe(job.dataset, adapter, outcome)
+    manifest = build_manifest(job.dataset, adapter, outcome)
     write_atomically(adapter / MANIFEST, manifest.model_dump_json(indent=2).encode())
     uri = store.publish(adapter, "adapters", manifest.adapter)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # The optimiser's state, twice the adapter's size.
-    return trained(job.dataset, folder.name, manifest, uri)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # Their optimiser state is twice the adapter's size.
+    return trained_event(job.dataset, folder.name, manifest, uri)
 
 
-def describe(dataset: DatasetBuilt, adapter: Path, outcome: Outcome) -> AdapterManifest:
-    """The manifest of the adapter in a folder. Its name follows from the files: the same weights, the same name."""
-    (adapter / MANIFEST).unlink(missing_ok=True)  # Left by a process that was killed before it could publish.
+def build_manifest(dataset: DatasetBuilt, adapter: Path, outcome: TrainingOutcome) -> AdapterManifest:
+    """Build the manifest of the adapter in a folder. The adapter's name is a hash of its files."""
+    (adapter / MANIFEST).unlink(missing_ok=True)  # A process that was killed before publishing may have left one.
     files = sorted(path for path in adapter.iterdir() if path.is_file())
     return AdapterManifest(
         adapter=f"{dataset.task}-{folder_hash(adapter)}",
@@ -89,8 +89,8 @@ def describe(dataset: DatasetBuilt, adapter: Path, outcome: Outcome) -> AdapterM
     )
 
 
-def trained(dataset: DatasetBuilt, job: str, manifest: AdapterManifest, uri: str) -> AdapterTrained:
-    """The event. Its id follows from the job's name: however often it is published, it is one fact."""
+def trained_event(dataset: DatasetBuilt, job: str, manifest: AdapterManifest, uri: str) -> AdapterTrained:
+    """Build the event. Its id follows from the job's name, so publishing it again is idempotent."""
     return AdapterTrained(
         event_id=event_id("adapter trained", job),
         task=dataset.task,
@@ -112,13 +112,13 @@ def trained(dataset: DatasetBuilt, job: str, manifest: AdapterManifest, uri: str
 
 
 def base_model(job: TrainingJob) -> str:
-    """The folder of the task's base model where this machine has one, else its name on the Hugging Face hub."""
+    """Return the local folder of the task's base model, or else its name on the Hugging Face hub."""
     folder = job.models_folder / job.dataset.spec.base_model
     return str(folder) if folder.is_dir() else job.dataset.spec.base_model
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The rows of train.jsonl. Raises StepImpossible for a row that is not an Example, with its line."""
+    """Read the rows of train.jsonl. Raises StepImpossible with the line of a row that is not an Example."""
     rows = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -126,10 +126,10 @@ def read_examples(path: Path) -> list[Example]:
                 rows.append(Example.model_validate_json(line))
             except ValueError as error:
                 raise StepImpossible(
-                    f"{path}, line {number}, is not a training example: {error}", "Build the dataset again."
+                    f"{path}, line {number} is not a training example: {error}", "Build the dataset again."
                 ) from error
     return rows
 
 
 if __name__ == "__main__":
-    run_job(work)
+    run_job(train_adapter)

@@ -16,7 +16,7 @@ NAME = "trainer"
 
 
 def build(settings: TrainerSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Build the service without starting it."""
     settings = settings or TrainerSettings.load()
     broker = build_broker(settings, NAME)
     jobs = Jobs(settings.jobs_folder, "services.trainer.job", {"OMP_WAIT_POLICY": "PASSIVE"})
@@ -26,7 +26,6 @@ def build(settings: TrainerSettings | None = None) -> Service:
 
 
 def main() -> None:
-    """Entry point: `python -m services.trainer.main`."""
     asyncio.run(run([build()]))
 
 

@@ -1,8 +1,8 @@
 """The LoRA recipe: TRL's SFTTrainer on prompt and completion, the loss on the answer's tokens only.
 
-The base stays frozen in bfloat16, on a GPU where there is one. TRL computes the language-model head for the
-answer's tokens alone, which on a short answer is a fifth of a small model's work; batches hold rows of like length.
-A checkpoint is kept after each epoch, so a killed process goes on from there.
+The base model stays frozen in bfloat16, on a GPU if there is one. TRL computes the language-model head for the
+answer's tokens alone, which with a short answer saves four fifths of a small model's work. Batches hold rows of similar
+length. Every epoch ends with a checkpoint, from which a killed process resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trl import SFTConfig, SFTTrainer
 from schemas.base import Messages
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec, TrainingSettings
-from services.trainer.domain import Outcome, time_left
+from services.trainer.domain import TrainingOutcome, time_left
 from shared.errors import StepImpossible
 
 logger = logging.getLogger(__name__)
@@ -37,20 +37,20 @@ Report = Callable[[float, float, str], None]
 
 def train(
     rows: Sequence[Example], spec: TaskSpec, base: str, folder: Path, report: Report, threads: int | None = None
-) -> Outcome:
-    """Train on `rows` and leave the adapter in `folder/adapter`; checkpoints are in `folder/checkpoints`.
+) -> TrainingOutcome:
+    """Train on `rows` and write the adapter to `folder/adapter`; checkpoints are in `folder/checkpoints`.
 
-    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible where there is no such model, or where
-    no row fits into the settings' `max_length`.
+    `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible if the model cannot be loaded, or if no
+    row fits into the settings' `max_length`.
     """
     on_gpu = torch.cuda.is_available()
-    threads = spec.training.threads or threads or (None if on_gpu else spare_cores())
+    threads = spec.training.threads or threads or (None if on_gpu else default_threads())
     if threads:
         torch.set_num_threads(threads)
     started = time.monotonic()
     report(0, 1, "loading the base model")
     model, tokenizer = _load(base, on_gpu)
-    fitting = _that_fit(rows, tokenizer, spec)
+    fitting = _rows_within_limit(rows, tokenizer, spec)
     checkpoints = folder / "checkpoints"
     progress = _Progress(report)
     trainer = SFTTrainer(
@@ -63,13 +63,13 @@ def train(
     )
     resumed = last_checkpoint(checkpoints)
     if resumed is not None:
-        logger.info("going on from %s", resumed)
+        logger.info("resuming from %s", resumed)
     trainer.train(resume_from_checkpoint=resumed)
     _save(trainer, folder / "adapter", spec.base_model)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     losses = tuple(float(entry["loss"]) for entry in history)
     last_epoch = [float(entry["loss"]) for entry in history if entry["epoch"] > trainer.state.epoch - 1]
-    return Outcome(
+    return TrainingOutcome(
         steps=trainer.state.global_step,
         losses=losses,
         too_long=len(rows) - len(fitting),
@@ -79,17 +79,19 @@ def train(
     )
 
 
-def spare_cores() -> int:
-    """All cores but one. OpenMP's threads wait for each other by spinning, so a step that shares its cores with
-    another program does not take twice as long but twenty times (measured: 2 s with one thread of two, 45 s with two).
+def default_threads() -> int:
+    """Return all cores but one.
+
+    OpenMP's threads wait for each other by spinning, so a step that shares all its cores with another program takes
+    twenty times as long, not twice (measured on two cores: 2 s with one thread, 45 s with two).
     """
     return max(1, (os.cpu_count() or 1) - 1)
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint. `trainer_state.json` is written last: without it, the process died in between."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """Return the newest complete checkpoint: one with `trainer_state.json`, which is written last."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return str(newest) if newest else None
 
 
@@ -98,7 +100,7 @@ def _load(base: str, on_gpu: bool) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, **placement)
-    except OSError as error:  # What transformers raises for a model that is nowhere, or that may not be read.
+    except OSError as error:  # transformers raises it for a model that does not exist or may not be read.
         raise StepImpossible(
             f"the base model {base} cannot be loaded: {error}",
             "Put it into <home>/models under its name, or check its name and your access on the Hugging Face hub.",
@@ -108,13 +110,13 @@ def _load(base: str, on_gpu: bool) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _that_fit(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> list[Example]:
-    """The rows within `max_length` tokens. A longer one would be cut, and half an answer would be taught as whole."""
+def _rows_within_limit(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> list[Example]:
+    """Return the rows within `max_length` tokens. A longer one would be cut and teach half an answer."""
     limit = spec.training.max_length
     fitting = [
         row
         for row in rows
-        if len(tokenizer.apply_chat_template(_plain(row.messages), return_dict=True)["input_ids"]) <= limit
+        if len(tokenizer.apply_chat_template(_as_dicts(row.messages), return_dict=True)["input_ids"]) <= limit
     ]
     if not fitting:
         raise StepImpossible(
@@ -122,9 +124,7 @@ def _that_fit(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> list[E
             f"Raise training.max_length of {spec.name}.",
         )
     if len(fitting) < len(rows):
-        logger.warning(
-            "%d of %d rows are longer than %d tokens and left out", len(rows) - len(fitting), len(rows), limit
-        )
+        logger.warning("%d of %d rows skipped: longer than %d tokens", len(rows) - len(fitting), len(rows), limit)
     return fitting
 
 
@@ -165,39 +165,41 @@ def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool) -> S
 
 
 def _prompt_and_completion(row: Example) -> dict[str, list[dict[str, str]]]:
-    return {"prompt": _plain(row.prompt), "completion": _plain(row.messages[-1:])}
+    return {"prompt": _as_dicts(row.prompt), "completion": _as_dicts(row.messages[-1:])}
 
 
-def _plain(messages: Messages) -> list[dict[str, str]]:
+def _as_dicts(messages: Messages) -> list[dict[str, str]]:
     return [message.model_dump(mode="json") for message in messages]
 
 
 def _save(trainer: SFTTrainer, folder: Path, base_model: str) -> None:
-    """The weights and their configuration, naming the base as vLLM's filesystem resolver demands: as it is served."""
+    """Save weights and configuration. The base model gets its served name, which vLLM's filesystem resolver demands."""
     trainer.model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # An empty template of a model card.
+    (folder / "README.md").unlink(missing_ok=True)  # An empty model card template.
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_model
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set, whose order changes by process.
+    config["target_modules"] = sorted(
+        config["target_modules"]
+    )  # PEFT uses a set, whose order differs between processes.
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Steps done, the last loss and the time left. A resumed run's pace counts from where it went on."""
+    """Reports steps, loss and the time left. The pace of a resumed training counts from the step it resumed at."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._started = 0.0
-        self._first = 0
+        self._first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started, self._first = time.monotonic(), state.global_step
+        self._started, self._first_step = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
         elapsed = time.monotonic() - self._started
-        left = time_left(state.global_step - self._first, state.max_steps - self._first, elapsed)
+        left = time_left(state.global_step - self._first_step, state.max_steps - self._first_step, elapsed)
         message = f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}, {left}"
         self._report(state.global_step, state.max_steps, message)

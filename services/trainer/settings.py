@@ -10,8 +10,10 @@ from shared.settings import Settings
 
 
 class TrainerSettings(Settings):
-    trainer_max_rank: int = Field(default=16, ge=1, description="The fleet's --max-lora-rank: what vLLM can serve.")
-    trainer_slots: int = Field(default=1, ge=1, description="Trainings at once on this machine: one per GPU.")
+    trainer_max_rank: int = Field(
+        default=16, ge=1, description="The fleet's --max-lora-rank: the highest rank that vLLM serves."
+    )
+    trainer_slots: int = Field(default=1, ge=1, description="Concurrent trainings on this machine: one per GPU.")
     trainer_threads: int | None = Field(
         default=None, ge=1, description="CPU threads where the task sets none; None: all cores but one."
     )
@@ -23,7 +25,3 @@ class TrainerSettings(Settings):
     @property
     def slots_folder(self) -> Path:
         return self.home / "slots"
-
-    @property
-    def cache_folder(self) -> Path:
-        return self.home / "cache"

@@ -58,11 +58,11 @@ from services.scheduler.handlers import Handlers as SchedulerHandlers
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresStorage as SchedulerStorage
 from services.scheduler.task_watcher import Tasks
-from services.shadow.clients import Replay, StoredTrainingRows
+from services.shadow.clients import Replay, StoredTrainingIndexes
 from services.shadow.handlers import Handlers as ShadowHandlers
 from services.shadow.settings import ShadowSettings
 from services.trainer import job as training
-from services.trainer.domain import Outcome
+from services.trainer.domain import TrainingOutcome
 from services.trainer.handlers import Handlers as TrainerHandlers
 from services.trainer.settings import TrainerSettings
 from shared.files import write_atomically
@@ -164,11 +164,13 @@ class TrainingJobs:
         store = ArtifactStore(spec.artifacts, spec.cache)
         rows = training.read_examples(store.fetch(spec.dataset.uri) / "train.jsonl")
         write_atomically(folder / "adapter" / "adapter_model.safetensors", f"{len(rows)} rows".encode())
-        outcome = Outcome(steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={}, too_long=0)
-        manifest = training.describe(spec.dataset, folder / "adapter", outcome)
+        outcome = TrainingOutcome(
+            steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={}, too_long=0
+        )
+        manifest = training.build_manifest(spec.dataset, folder / "adapter", outcome)
         write_atomically(folder / "adapter" / "manifest.json", manifest.model_dump_json().encode())
         uri = store.publish(folder / "adapter", "adapters", manifest.adapter)
-        result = training.trained(spec.dataset, name, manifest, uri)
+        result = training.trained_event(spec.dataset, name, manifest, uri)
         assert self.handlers is not None
         _later(self.handlers.on_done(Job(name, folder), result.model_dump_json().encode()))
 
@@ -195,7 +197,7 @@ class EvaluationJobs:
         both = [*questions, *golden]
         arms = [trained.adapter, spec.production or trained.base_model]
         asked = [await evaluating.ask(self._models, arm, both, trained.spec, 4, lambda done: None) for arm in arms]
-        result = evaluation.evaluate(spec, name, questions, golden, *asked)
+        result = evaluation.verdict_event(spec, name, questions, golden, *asked)
         assert self.handlers is not None
         await self.handlers.on_done(Job(name, folder), result.model_dump_json().encode())
 
@@ -288,7 +290,7 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     evaluator.subscribe(consumers["evaluator"])
 
     shadow = _settings(ShadowSettings, base, home)
-    ShadowHandlers(shadow, flags, StoredTrainingRows(artifacts), models, publish["shadow"]).subscribe(
+    ShadowHandlers(shadow, flags, StoredTrainingIndexes(artifacts), models, publish["shadow"]).subscribe(
         consumers["shadow"]
     )
 

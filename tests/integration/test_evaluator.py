@@ -154,5 +154,5 @@ async def test_an_adapter_that_vllm_cannot_find_fails_the_step(
     trained = adapter_trained(spec, f"{task}-nowhere", str(tmp_path / "nowhere"), dataset_uri)
     async with evaluated(settings, trained) as event:
         assert isinstance(event, StepFailed), event
-    assert "vLLM does not take the adapter" in event.reason
+    assert "vLLM does not serve the adapter" in event.reason
     assert (event.service, event.step, event.cycle_id) == ("evaluator", "evaluation", trained.cycle_id)

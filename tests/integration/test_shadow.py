@@ -26,7 +26,7 @@ from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import build as build_deployer
 from services.deployer.settings import DeployerSettings
-from services.shadow.clients import StoredTrainingRows, UnleashFlags
+from services.shadow.clients import StoredTrainingIndexes, UnleashSampling
 from services.shadow.main import build as build_shadow
 from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
@@ -128,7 +128,7 @@ async def test_the_real_flag_samples_pauses_and_decides_the_same_twice(
     admin = UnleashAdmin(stack_settings.unleash, stack_settings.unleash_admin_token)
     await admin.ensure(flag, "a test", Strategy(percent=50, stickiness="userId"))
     await admin.switch(flag, True)
-    flags = UnleashFlags(
+    flags = UnleashSampling(
         stack_settings.unleash, stack_settings.unleash_client_token, 1, "development", tmp_path / "flags"
     )
     await flags.start()
@@ -150,9 +150,9 @@ async def test_the_real_flag_samples_pauses_and_decides_the_same_twice(
 
 
 async def test_flags_that_were_never_seen_are_no_off(tmp_path: Path) -> None:
-    flags = UnleashFlags("http://127.0.0.1:9", "token", 1, "development", tmp_path / "flags")
+    flags = UnleashSampling("http://127.0.0.1:9", "token", 1, "development", tmp_path / "flags")
     await flags.start()
-    with pytest.raises(DependencyUnavailable, match="no flags seen yet"):
+    with pytest.raises(DependencyUnavailable, match="no flags loaded yet"):
         flags.sampled("task", "p1")
     await flags.close()
 
@@ -162,8 +162,8 @@ async def test_training_rows_are_read_from_the_store(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     uri = publish_rows(store, "d1", tmp_path / "rows", "where is my parcel, please?")
     event = evaluated().model_copy(update={"dataset_uri": uri})
-    rows = StoredTrainingRows(store)
-    index = await rows.near_duplicates(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
+    rows = StoredTrainingIndexes(store)
+    index = await rows.for_rollout(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
     assert index.contains("Where is my parcel please")
     assert not index.contains("I want my money back")
 

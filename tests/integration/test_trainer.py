@@ -111,7 +111,7 @@ def task() -> str:
 async def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, task: str) -> None:
     settings = TrainerSettings(home=tmp_path)
     make_tiny_model(settings.models_folder / BASE)
-    store = ArtifactStore(settings.artifacts_uri, settings.cache_folder)
+    store = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     event = dataset_built(store, tmp_path / "data", task, epochs=60)
     published = Published()
     jobs = Jobs(settings.jobs_folder, "services.trainer.job", {"HF_HUB_OFFLINE": "1"})
@@ -129,7 +129,7 @@ async def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, tas
     trained = published.events[-1]
     assert isinstance(trained, AdapterTrained), (spec.parent / "log.txt").read_text()
     assert (spec.parent / "attempts").read_text() == "2"
-    assert "going on from" in (spec.parent / "log.txt").read_text()
+    assert "resuming from" in (spec.parent / "log.txt").read_text()
     manifest = AdapterManifest.model_validate_json((Path(trained.uri) / "manifest.json").read_bytes())
     assert (trained.steps, len(manifest.losses)) == (240, 240)
     assert manifest.losses[-1] < manifest.losses[0]

@@ -57,8 +57,6 @@ class LedgerStore(Protocol):
 
 
 class PostgresLedger:
-    """Ledgers in PostgreSQL."""
-
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 

@@ -39,8 +39,6 @@ class RolloutStore(Protocol):
 
 
 class PostgresRollouts:
-    """Rollouts in PostgreSQL."""
-
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 

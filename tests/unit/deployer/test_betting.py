@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.deployer.betting import alpha_for, best_prefix, canary_guard, futility, harm, wealth
+from services.deployer.betting import alpha_for, best_prefix, canary_guard, futility, wealth
 
 ALPHA = 0.05 / 52
 WEEK_BAR = 1 / ALPHA
@@ -121,7 +121,7 @@ def test_a_candidate_two_points_better_needs_about_as_many_labels_as_the_table_s
 
 
 def test_a_worse_candidate_is_seen_by_the_opposite_bet_and_given_up_early() -> None:
-    assert harm(0, 0, 9) < 20 <= harm(0, 0, 10)
+    assert wealth(9, 0, 0) < 20 <= wealth(10, 0, 0), "ten losses in a row are ten wins of the opposite bet"
     assert futility([-1.0] * 6) < 10 <= futility([-1.0] * 7)
     assert futility([None] * 7) == 1.0, "tickets without a label are not held against a candidate"
 

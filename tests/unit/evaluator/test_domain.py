@@ -14,8 +14,8 @@ from schemas.base import Gate, Message, Role
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import GoldenExample, TaskKind, TaskSpec
 from services.evaluator.domain import (
-    Answered,
     Comparison,
+    GradedAnswers,
     Question,
     golden_questions,
     is_right,
@@ -25,10 +25,10 @@ from services.evaluator.domain import (
     token_f1,
     wilson,
 )
-from services.evaluator.gates import judge, regression_set, verdict
+from services.evaluator.gates import check_gates, regression_set, verdict
 
 LABELS = tuple("abcdefghij")
-NO_GOLDEN = Comparison((), Answered((), ()), Answered((), ()))
+NO_GOLDEN = Comparison((), GradedAnswers((), ()), GradedAnswers((), ()))
 
 
 def spec(**evaluation: object) -> TaskSpec:
@@ -41,9 +41,9 @@ def questions(n: int) -> list[Question]:
     return [Question((Message(role=Role.USER, content=f"question {i}"),), LABELS[i % len(LABELS)]) for i in range(n)]
 
 
-def arm(asked: list[Question], right: set[int], failed: frozenset[int] = frozenset()) -> Answered:
+def arm(asked: list[Question], right: set[int], failed: frozenset[int] = frozenset()) -> GradedAnswers:
     answers = tuple(None if i in failed else q.answer if i in right else "wrong" for i, q in enumerate(asked))
-    return Answered(
+    return GradedAnswers(
         answers, tuple(is_right(a, q.answer, TaskKind.CLASSIFICATION) for a, q in zip(answers, asked, strict=True))
     )
 
@@ -59,7 +59,7 @@ def gate(gates: tuple[Gate, ...], name: str) -> Gate:
 
 
 def test_a_better_candidate_passes_every_gate() -> None:
-    gates = judge(spec(), compared(60, set(range(54)), set(range(12))), NO_GOLDEN)
+    gates = check_gates(spec(), compared(60, set(range(54)), set(range(12))), NO_GOLDEN)
     assert verdict(gates) == "passed"
     assert gate(gates, "min_gain").measured == pytest.approx(0.7)
     assert "Candidate 90.0%, production 20.0% of 60 rows" in gate(gates, "min_gain").detail
@@ -72,20 +72,20 @@ def test_a_candidate_trained_on_shuffled_labels_is_stopped_by_chance_alone(n: in
     for seed in range(200):
         rng = random.Random(seed)
         lucky = {i for i in range(n) if rng.random() < 1 / len(LABELS)}
-        gates = judge(spec(), compared(n, lucky, set(range(n // 20))), NO_GOLDEN)
+        gates = check_gates(spec(), compared(n, lucky, set(range(n // 20))), NO_GOLDEN)
         stopped += not gate(gates, "better_than_chance").passed
     assert stopped >= 190
 
 
 def test_better_than_chance_says_what_chance_is() -> None:
-    stopped = gate(judge(spec(), compared(60, set(range(8)), set()), NO_GOLDEN), "better_than_chance")
+    stopped = gate(check_gates(spec(), compared(60, set(range(8)), set()), NO_GOLDEN), "better_than_chance")
     assert not stopped.passed
     assert stopped.required == "> 0.100, the share of the most frequent label"
     assert "right on 8 of 60 rows" in stopped.detail
 
 
 def test_a_significantly_worse_candidate_fails_and_its_losses_are_quoted() -> None:
-    gates = judge(spec(min_gain=-1.0), compared(100, set(range(80)), set(range(90))), NO_GOLDEN)
+    gates = check_gates(spec(min_gain=-1.0), compared(100, set(range(80)), set(range(90))), NO_GOLDEN)
     worse = gate(gates, "not_worse")
     assert not worse.passed
     assert "wins 0 and loses 10 rows" in worse.detail
@@ -93,13 +93,13 @@ def test_a_significantly_worse_candidate_fails_and_its_losses_are_quoted() -> No
 
 
 def test_an_insignificant_loss_fails_min_gain_only() -> None:
-    gates = judge(spec(), compared(100, set(range(80)), set(range(81))), NO_GOLDEN)
+    gates = check_gates(spec(), compared(100, set(range(80)), set(range(81))), NO_GOLDEN)
     assert [g.name for g in gates if not g.passed] == ["min_gain"]
 
 
 def test_golden_losses_are_not_outweighed_by_gains_elsewhere() -> None:
     golden = compared(20, set(range(15)), set(range(20)))
-    gates = judge(spec(), compared(60, set(range(60)), set()), golden)
+    gates = check_gates(spec(), compared(60, set(range(60)), set()), golden)
     assert [g.name for g in gates if not g.passed] == ["golden_regression"]
     assert gate(gates, "golden_regression").measured == pytest.approx(0.25)
 
@@ -113,14 +113,14 @@ def test_without_golden_examples_the_evaluation_set_is_the_regression_set() -> N
 def test_failed_requests_count_as_wrong_and_stop_the_candidate() -> None:
     asked = questions(50)
     evaluation = Comparison(asked, arm(asked, set(range(48)), frozenset({48, 49})), arm(asked, set()))
-    failed = gate(judge(spec(), evaluation, NO_GOLDEN), "max_failed_share")
+    failed = gate(check_gates(spec(), evaluation, NO_GOLDEN), "max_failed_share")
     assert not failed.passed
     assert failed.measured == pytest.approx(0.04)
     assert sum(evaluation.candidate.right) == 48
 
 
 def test_min_accuracy_is_a_bar_of_its_own() -> None:
-    gates = judge(spec(min_accuracy=0.8), compared(50, set(range(30)), set()), NO_GOLDEN)
+    gates = check_gates(spec(min_accuracy=0.8), compared(50, set(range(30)), set()), NO_GOLDEN)
     assert [g.name for g in gates if not g.passed] == ["min_accuracy"]
 
 

@@ -12,8 +12,8 @@ from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question, job_name
 from services.evaluator.handlers import Handlers
-from services.evaluator.job import EvaluationJob, calibrate, evaluate, read_examples
-from services.evaluator.recipe import Answers
+from services.evaluator.job import EvaluationJob, calibrate, read_examples, verdict_event
+from services.evaluator.recipe import ArmAnswers
 from services.evaluator.settings import EvaluatorSettings
 from shared.errors import StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
@@ -106,10 +106,10 @@ async def test_the_verdict_is_one_fact_with_both_arms_scores(
         for label in labels
         for number in range(10)
     ]
-    right = Answers(answers=tuple(q.answer for q in asked), latencies_ms=(5.0,) * len(asked))
-    wrong = Answers(answers=(labels[0],) * len(asked), latencies_ms=(3.0,) * len(asked))
-    event = evaluate(submitted(settings), "job", asked, [], right, wrong)
-    again = evaluate(submitted(settings), "job", asked, [], right, wrong)
+    right = ArmAnswers(answers=tuple(q.answer for q in asked), latencies_ms=(5.0,) * len(asked))
+    wrong = ArmAnswers(answers=(labels[0],) * len(asked), latencies_ms=(3.0,) * len(asked))
+    event = verdict_event(submitted(settings), "job", asked, [], right, wrong)
+    again = verdict_event(submitted(settings), "job", asked, [], right, wrong)
     assert event.event_id == again.event_id
     assert event.verdict == "passed"
     assert (event.candidate.adapter, event.production.adapter) == (trained.adapter, None)
@@ -124,9 +124,9 @@ def asked(trained: AdapterTrained) -> list[Question]:
     return [Question((Message(role=Role.USER, content=f"{n}"),), labels[n % len(labels)]) for n in range(40)]
 
 
-def half_right(questions: list[Question], score: float) -> Answers:
+def half_right(questions: list[Question], score: float) -> ArmAnswers:
     answers = tuple(q.answer if n % 2 else "wrong" for n, q in enumerate(questions))
-    return Answers(answers=answers, latencies_ms=(1.0,) * len(answers), scores=(score,) * len(answers))
+    return ArmAnswers(answers=answers, latencies_ms=(1.0,) * len(answers), scores=(score,) * len(answers))
 
 
 def test_the_calibration_lies_beside_the_adapter_and_an_adapters_first_one_stays(

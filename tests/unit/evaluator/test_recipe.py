@@ -9,7 +9,7 @@ import pytest
 from schemas.base import Message, Role
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
-from services.evaluator.recipe import Answers, ask, score
+from services.evaluator.recipe import ArmAnswers, ask, score
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.confidence import request_fields
 from shared.model.inference import Completion
@@ -25,7 +25,7 @@ def question(text: str, answer: str) -> Question:
 
 
 class Engine:
-    """Answers with the question's first letter; raises what is listed for a question, in turn."""
+    """ArmAnswers with the question's first letter; raises what is listed for a question, in turn."""
 
     def __init__(self, troubles: dict[str, list[Exception]] | None = None) -> None:
         self.troubles = troubles or {}
@@ -93,7 +93,7 @@ async def test_an_engine_that_is_away_is_no_verdict_on_the_candidate() -> None:
 
 
 def test_scores_per_label_are_precision_recall_and_f1() -> None:
-    arm = Answers(answers=("a", "b", "b"), latencies_ms=(1.0, 2.0, 9.0)).part(QUESTIONS, 0, SPEC.kind)
+    arm = ArmAnswers(answers=("a", "b", "b"), latencies_ms=(1.0, 2.0, 9.0)).graded(QUESTIONS, 0, SPEC.kind)
     scored = score("adapter", arm, QUESTIONS, (1.0, 2.0, 9.0), SPEC)
     by_label = {c.label: c for c in scored.classes}
     assert (by_label["a"].precision, by_label["a"].recall, by_label["a"].support) == (1.0, 0.5, 2)
@@ -105,7 +105,7 @@ def test_scores_per_label_are_precision_recall_and_f1() -> None:
 
 def test_a_generation_task_has_exact_match_and_token_f1() -> None:
     asked = [question("q", "the refund is due"), question("r", "yes")]
-    arm = Answers(answers=("The refund is due.", "yes of course"), latencies_ms=()).part(asked, 0, FREE.kind)
+    arm = ArmAnswers(answers=("The refund is due.", "yes of course"), latencies_ms=()).graded(asked, 0, FREE.kind)
     scored = score(None, arm, asked, (), FREE)
     assert scored.accuracy.value == 0.5
     assert scored.macro_f1 == pytest.approx((1.0 + 0.5) / 2)

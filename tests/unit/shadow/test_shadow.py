@@ -17,7 +17,7 @@ from schemas.predictions import PredictionLogged
 from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
 from services.shadow.clients import Replay, VllmEngine
-from services.shadow.domain import Budget, eligible, pair_of, same_answer
+from services.shadow.domain import DailyBudget, is_eligible, pair_of, same_answer
 from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
@@ -72,7 +72,7 @@ def prediction(number: int = 1, **changes: Any) -> PredictionLogged:
     return PredictionLogged(**{**values, **changes})
 
 
-class Flags:
+class Sampling:
     def __init__(self, on: bool = True) -> None:
         self.on = on
 
@@ -80,11 +80,11 @@ class Flags:
         return self.on
 
 
-class TrainingRows:
+class OneTrainingIndex:
     def __init__(self, *texts: str) -> None:
         self._index = NearDuplicates(texts, 0.8)
 
-    async def near_duplicates(self, rollout: RolloutChanged) -> NearDuplicates:
+    async def for_rollout(self, rollout: RolloutChanged) -> NearDuplicates:
         return self._index
 
 
@@ -118,9 +118,9 @@ class Shadow:
     """The handlers with everything around them in memory."""
 
     def __init__(self, *trained: str) -> None:
-        self.flags, self.candidate, self.published = Flags(), BothArms(), Published()
-        rows = TrainingRows(*trained)
-        self.handlers = Handlers(ShadowSettings(), self.flags, rows, self.candidate, self.published)
+        self.sampling, self.candidate, self.published = Sampling(), BothArms(), Published()
+        index = OneTrainingIndex(*trained)
+        self.handlers = Handlers(ShadowSettings(), self.sampling, index, self.candidate, self.published)
 
     async def replay(self, *events: PredictionLogged, under: RolloutChanged | None = None) -> list[Any]:
         await self.handlers.rollouts.put(SPEC.name, under or rollout())
@@ -152,7 +152,7 @@ async def test_an_eligible_prediction_becomes_a_pair() -> None:
 async def test_what_is_not_the_primarys_answer_to_a_new_input_is_no_pair(
     changes: dict[str, Any], primary: str | None
 ) -> None:
-    assert not eligible(prediction(**changes), rollout(primary=primary))
+    assert not is_eligible(prediction(**changes), rollout(primary=primary))
     assert await Shadow().replay(prediction(**changes), under=rollout(primary=primary)) == []
 
 
@@ -177,9 +177,9 @@ async def test_a_near_copy_of_a_training_row_is_no_pair() -> None:
 
 async def test_the_flag_pauses_shadow() -> None:
     shadow = Shadow()
-    shadow.flags.on = False
+    shadow.sampling.on = False
     assert await shadow.replay(prediction()) == []
-    shadow.flags.on = True
+    shadow.sampling.on = True
     assert len(await shadow.replay(prediction())) == 1
 
 
@@ -191,7 +191,7 @@ async def test_a_days_budget_is_not_exceeded() -> None:
 
 
 def test_a_budget_is_new_each_day_and_of_each_task() -> None:
-    budget = Budget()
+    budget = DailyBudget()
     day = datetime(2026, 11, 23, 23, 59, tzinfo=UTC)
     assert [budget.take("t", 2, day) for _ in range(3)] == [True, True, False]
     assert budget.take("another", 2, day)
@@ -353,7 +353,9 @@ async def test_a_production_arm_that_refuses_the_text_has_no_answer(primary: str
 async def test_from_the_topics_to_the_topic() -> None:
     broker = KafkaBroker("nowhere:9092")
     shadow = Shadow()
-    handlers = Handlers(ShadowSettings(), shadow.flags, TrainingRows(), shadow.candidate, Publisher(broker, "shadow"))
+    handlers = Handlers(
+        ShadowSettings(), shadow.sampling, OneTrainingIndex(), shadow.candidate, Publisher(broker, "shadow")
+    )
     handlers.subscribe(Consumers(broker, "shadow", ShadowSettings()))
     pairs: list[ShadowCompared] = []
 

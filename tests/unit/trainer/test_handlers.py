@@ -9,9 +9,9 @@ from schemas.adapters import AdapterTrained
 from schemas.base import Event
 from schemas.cycles import StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
-from services.trainer.domain import Outcome, job_name
+from services.trainer.domain import TrainingOutcome, job_name
 from services.trainer.handlers import Handlers
-from services.trainer.job import TrainingJob, base_model, describe, read_examples, trained
+from services.trainer.job import TrainingJob, base_model, build_manifest, read_examples, trained_event
 from services.trainer.settings import TrainerSettings
 from shared.errors import StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
@@ -97,20 +97,20 @@ def adapter_folder(folder: Path, weights: bytes = b"weights") -> Path:
     return folder
 
 
-OUTCOME = Outcome(steps=60, losses=(2.0, 0.1), too_long=0, train_loss=0.1, seconds=9.0, versions={"torch": "2"})
+OUTCOME = TrainingOutcome(steps=60, losses=(2.0, 0.1), too_long=0, train_loss=0.1, seconds=9.0, versions={"torch": "2"})
 
 
 async def test_the_same_weights_have_the_same_name_and_the_event_is_one_fact(
     handlers: Handlers, dataset: DatasetBuilt, published: Published, tmp_path: Path
 ) -> None:
-    first = describe(dataset, adapter_folder(tmp_path / "a"), OUTCOME)
-    second = describe(dataset, adapter_folder(tmp_path / "b"), OUTCOME)
-    other = describe(dataset, adapter_folder(tmp_path / "c", b"others"), OUTCOME)
+    first = build_manifest(dataset, adapter_folder(tmp_path / "a"), OUTCOME)
+    second = build_manifest(dataset, adapter_folder(tmp_path / "b"), OUTCOME)
+    other = build_manifest(dataset, adapter_folder(tmp_path / "c", b"others"), OUTCOME)
     assert first.adapter == second.adapter != other.adapter
     assert first.adapter.startswith("support-desk-")
     assert set(first.files) == {"adapter_model.safetensors", "adapter_config.json"}
-    event = trained(dataset, "job", first, "/artifacts/adapters/x")
-    assert event.event_id == trained(dataset, "job", second, "/artifacts/adapters/x").event_id
+    event = trained_event(dataset, "job", first, "/artifacts/adapters/x")
+    assert event.event_id == trained_event(dataset, "job", second, "/artifacts/adapters/x").event_id
     await handlers.on_done(Job("job", tmp_path), event.model_dump_json().encode())
     assert published.events == [event]
     assert isinstance(event, AdapterTrained)
@@ -119,9 +119,9 @@ async def test_the_same_weights_have_the_same_name_and_the_event_is_one_fact(
 
 def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: DatasetBuilt, tmp_path: Path) -> None:
     folder = adapter_folder(tmp_path / "a")
-    before = describe(dataset, folder, OUTCOME).adapter
+    before = build_manifest(dataset, folder, OUTCOME).adapter
     (folder / "manifest.json").write_text("{}")
-    assert describe(dataset, folder, OUTCOME).adapter == before
+    assert build_manifest(dataset, folder, OUTCOME).adapter == before
 
 
 def test_the_base_model_is_the_local_folder_where_there_is_one(dataset: DatasetBuilt, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.adapters import Calibration
 from services.evaluator.calibration import (
-    LEAST,
+    MIN_ANSWERS,
     expected_calibration_error,
     fit,
     isotonic_map,
@@ -80,11 +80,11 @@ def test_the_error_that_is_told_is_that_of_answers_a_fit_had_not_seen(truth: flo
 
 
 def test_few_answers_make_a_mild_map_and_fewer_none() -> None:
-    sure = [0.99] * LEAST
-    found = fit("desk-1", sure, [True] * LEAST, LABELS)
+    sure = [0.99] * MIN_ANSWERS
+    found = fit("desk-1", sure, [True] * MIN_ANSWERS, LABELS)
     assert found is not None
     assert 0.7 < found.temperature <= 1.0
-    assert fit("desk-1", sure[1:], [True] * (LEAST - 1), LABELS) is None
+    assert fit("desk-1", sure[1:], [True] * (MIN_ANSWERS - 1), LABELS) is None
     assert fit("desk-1", [None] * 500, [True] * 500, LABELS) is None
 
 
@@ -109,7 +109,7 @@ def test_every_answer_at_its_own_frequency_is_no_error_and_the_opposite_is_all_o
     assert expected_calibration_error(1.0 - right, right, bins=2) == 1.0
 
 
-pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=LEAST, max_size=200)
+pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=MIN_ANSWERS, max_size=200)
 
 
 @settings(max_examples=150, deadline=None)
