@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.rollouts import ShadowCompared
-from services.deployer.betting import best_prefix
+from services.deployer.betting import max_wealth
 
 
 @dataclass(frozen=True)
@@ -68,5 +68,5 @@ class PairLedger:
             losses=sum(x is not None and x < 0 for x in outcomes),
             ties=sum(x == 0 for x in outcomes),
             pending=sum(x is None for x in outcomes),
-            wealth=best_prefix(outcomes).wealth,
+            wealth=max_wealth(outcomes),
         )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -43,27 +42,17 @@ def wealth(wins: float, ties: float, losses: float, margin: float = 0.0) -> floa
     return float(_mixture(logs))
 
 
-@dataclass(frozen=True)
-class BestPrefix:
-    """The maximum wealth over ticket prefixes, and the length of that prefix."""
+def max_wealth(outcomes: Sequence[float | None], pending: float = -1.0, margin: float = 0.0) -> float:
+    """Return the test's statistic: the maximum of the wealth over ticket prefixes, at least 1.
 
-    wealth: float
-    tickets: int
-
-
-def best_prefix(outcomes: Sequence[float | None], pending: float = -1.0, margin: float = 0.0) -> BestPrefix:
-    """Return the test's statistic. `outcomes` are in ticket order; None: no label yet, which counts as `pending`.
-
-    An outcome between -1 and 1 (people disagreed) has the factor 1 + lambda (X - m) like any other.
+    `outcomes` are in ticket order; None: no label yet, which counts as `pending`. An outcome between -1 and 1 (people
+    disagreed) has the factor 1 + lambda (X - m) like any other.
     """
     if not outcomes:
-        return BestPrefix(1.0, 0)
+        return 1.0
     x = np.array([pending if outcome is None else outcome for outcome in outcomes], dtype=float)
-    bets = _bets(margin)
-    logs = np.cumsum(np.log1p(np.outer(x - margin, bets)), axis=0)
-    by_prefix = _mixture(logs)
-    tickets = int(by_prefix.argmax())
-    return BestPrefix(1.0, 0) if by_prefix[tickets] < 1.0 else BestPrefix(float(by_prefix[tickets]), tickets + 1)
+    logs = np.cumsum(np.log1p(np.outer(x - margin, _bets(margin))), axis=0)
+    return max(1.0, float(_mixture(logs).max()))
 
 
 def futility(outcomes: Sequence[float | None]) -> float:

@@ -18,8 +18,6 @@ from shared.errors import DependencyUnavailable
 from shared.model.inference import InferenceClient
 from shared.storage.artifacts import ArtifactStore
 
-_STRATEGY = "flexibleRollout"
-
 
 @dataclass(frozen=True)
 class Strategy:
@@ -38,16 +36,21 @@ class Strategy:
             "stickiness": self.stickiness,
             "groupId": self.group or flag,
         }
-        variants = []
-        if self.variant is not None:
-            payload = {"type": "json", "value": json.dumps(dict(self.payload or {}), sort_keys=True)}
-            variants = [
-                {
-                    "name": self.variant, "weight": 1000, "weightType": "variable",
-                    "stickiness": self.stickiness, "payload": payload,
-                }
-            ]  # fmt: skip
-        return {"name": _STRATEGY, "constraints": [], "segments": [], "parameters": parameters, "variants": variants}
+        variant = {
+            "name": self.variant,
+            "weight": 1000,
+            "weightType": "variable",
+            "stickiness": self.stickiness,
+            "payload": {"type": "json", "value": json.dumps(dict(self.payload or {}), sort_keys=True)},
+        }
+        variants = [] if self.variant is None else [variant]
+        return {
+            "name": "flexibleRollout",
+            "constraints": [],
+            "segments": [],
+            "parameters": parameters,
+            "variants": variants,
+        }
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from datetime import datetime
 from schemas.base import Messages
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import RolloutSettings, TaskKind
-from services.deployer.betting import FUTILITY_ODDS, HARM_WEALTH, best_prefix, canary_guard, futility
+from services.deployer.betting import FUTILITY_ODDS, HARM_WEALTH, canary_guard, futility, max_wealth
 from shared.identity import content_hash
 
 CANNOT_TELL_LIMIT = 2
@@ -68,7 +68,7 @@ class Ledger:
             ties=sum(outcome == 0 for outcome in labelled) + self.agreeing,
             losses=sum(outcome < 0 for outcome in labelled),
             pending=len(self.tickets) - len(labelled),
-            wealth=best_prefix(self.outcomes).wealth,
+            wealth=max_wealth(self.outcomes),
             alpha=alpha,
             canary_requests=self.canary.requests,
             canary_errors=self.canary.errors,
@@ -129,7 +129,7 @@ def _canary_failure(canary: CanaryCounts, settings: RolloutSettings) -> str:
 
 
 def _reason_to_reject(ledger: Ledger, settings: RolloutSettings, counts: str) -> str:
-    worse = best_prefix([None if x is None else -x for x in ledger.outcomes]).wealth
+    worse = max_wealth([None if x is None else -x for x in ledger.outcomes])
     if worse >= HARM_WEALTH:
         return f"the candidate is worse: wealth against it {worse:.0f} ≥ {HARM_WEALTH:.0f} after {counts}"
     odds = futility(ledger.outcomes)

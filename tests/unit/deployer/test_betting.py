@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.deployer.betting import alpha_for, best_prefix, canary_guard, futility, wealth
+from services.deployer.betting import alpha_for, canary_guard, futility, max_wealth, wealth
 
 ALPHA = 0.05 / 52
 WEEK_BAR = 1 / ALPHA
@@ -67,9 +67,9 @@ def test_expected_wealth_at_the_null_stays_one(margin: float) -> None:
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=40), st.randoms())
 def test_wealth_depends_on_counts_alone_and_never_on_order(outcomes: list[float], random: object) -> None:
     counted = wealth(outcomes.count(1.0), outcomes.count(0.0), outcomes.count(-1.0))
-    assert best_prefix(outcomes).wealth >= counted * (1 - 1e-9)
+    assert max_wealth(outcomes) >= counted * (1 - 1e-9)
     ordered = sorted(outcomes)  # Losses first: no prefix is better than the whole.
-    assert best_prefix(ordered).wealth == pytest.approx(max(counted, 1.0))
+    assert max_wealth(ordered) == pytest.approx(max(counted, 1.0))
 
 
 @settings(max_examples=50, deadline=None)
@@ -79,17 +79,16 @@ def test_a_pending_ticket_never_helps(outcomes: list[float | None]) -> None:
         if outcome is None:
             for truth in (-1.0, 0.0, 1.0):
                 told = [*outcomes[:position], truth, *outcomes[position + 1 :]]
-                assert best_prefix(told).wealth >= best_prefix(outcomes).wealth * (1 - 1e-9)
+                assert max_wealth(told) >= max_wealth(outcomes) * (1 - 1e-9)
 
 
 def test_unanswered_tickets_at_the_end_do_not_take_a_proof_away() -> None:
     proven = [1.0] * 19
-    assert best_prefix([*proven, *[None] * 50]).wealth == pytest.approx(best_prefix(proven).wealth)
-    assert best_prefix([*proven, None]).tickets == 19
+    assert max_wealth([*proven, *[None] * 50]) == pytest.approx(max_wealth(proven))
 
 
 def test_a_split_vote_bets_its_mean() -> None:
-    assert wealth(0, 0, 0) < best_prefix([0.5]).wealth < best_prefix([1.0]).wealth
+    assert wealth(0, 0, 0) < max_wealth([0.5]) < max_wealth([1.0])
 
 
 def test_equal_candidates_are_promoted_less_often_than_alpha() -> None:
@@ -104,7 +103,7 @@ def test_slow_labels_of_losses_do_not_promote_an_equal_candidate() -> None:
     for path in paths(win=0.5, tie=0.0, runs=60, tickets=60, seed=4):
         for seen in range(5, 61, 5):
             told = [None if x < 0 and position > seen - 30 else x for position, x in enumerate(path[:seen])]
-            if best_prefix(told).wealth >= 20:
+            if max_wealth(told) >= 20:
                 crossed += 1
                 break
     assert crossed <= 3 + 3  # 5 % of 60, and two standard errors.
