@@ -20,7 +20,7 @@ from schemas.catalog import topic_named, topic_of
 from schemas.cycles import PartitionFence
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
-from services.dataset_builder.tables import BROKER, BUILDS, CORRECTIONS, FORGOTTEN, POSITIONS, TRAFFIC
+from services.dataset_builder.tables import BUILDS, CORRECTIONS, FORGOTTEN, INCARNATION, OFFSETS, TRAFFIC
 from shared.kafka.delivery import Delivery, RecordPosition
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
@@ -62,7 +62,7 @@ class PostgresCorrectionStore:
     async def adopt(self, incarnation: str) -> None:
         """Make all stored offsets those of this broker incarnation. Call it at the start, before anything is read."""
         async with transaction(self._engine) as connection:
-            await adopt_incarnation(connection, BROKER, POSITIONS, incarnation, [CORRECTIONS.c.offset])
+            await adopt_incarnation(connection, INCARNATION, OFFSETS, incarnation, [CORRECTIONS.c.offset])
 
     async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
         """Store corrections and advance the offsets. Idempotent. Corrections of erased people are left out."""
@@ -76,7 +76,7 @@ class PostgresCorrectionStore:
             ]
             if rows:
                 await connection.execute(insert(CORRECTIONS).on_conflict_do_nothing(), rows)
-            await advance_offsets(connection, POSITIONS, deliveries)
+            await advance_offsets(connection, OFFSETS, deliveries)
 
     async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
         """Return all corrections of these predictions."""
@@ -86,7 +86,7 @@ class PostgresCorrectionStore:
     async def skip(self, position: RecordPosition) -> None:
         """Advance the offset over a dead-lettered record."""
         async with transaction(self._engine) as connection:
-            await advance_offsets(connection, POSITIONS, [position])
+            await advance_offsets(connection, OFFSETS, [position])
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete a person's corrections up to their request, and store no more of that time."""
@@ -106,7 +106,7 @@ class PostgresCorrectionStore:
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         """Return the partitions that are not stored up to the fence yet."""
         async with transaction(self._engine) as connection:
-            return await unread(connection, POSITIONS, fence)
+            return await unread(connection, OFFSETS, fence)
 
     async def corrections_below(
         self, task: str, revision: str, fence: Sequence[PartitionFence]

@@ -9,8 +9,8 @@ from shared.privacy.erasure import erased_subjects_table
 from shared.storage.offsets import incarnation_table, offsets_table
 
 METADATA = sa.MetaData()
-POSITIONS = offsets_table(METADATA)
-BROKER = incarnation_table(METADATA)
+OFFSETS = offsets_table(METADATA)
+INCARNATION = incarnation_table(METADATA)
 FORGOTTEN = erased_subjects_table(METADATA)
 CORRECTIONS = sa.Table(
     "corrections", METADATA,

@@ -1,4 +1,4 @@
-"""The lake, read only: what production answered, for feedback that comes on a prediction that is no suspect."""
+"""Reads predictions from the lake: feedback may be about one that is not stored as a suspect."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pydantic import TypeAdapter
 
 from schemas.base import Messages
 from schemas.lake import PREDICTIONS
-from services.failure_miner.domain import Answered
+from services.failure_miner.domain import AnsweredPrediction
 from shared.errors import DependencyUnavailable
 
 _MESSAGES: TypeAdapter[Messages] = TypeAdapter(Messages)
 _LOOK_BACK = timedelta(days=92)
-"""As long as predictions are kept in Kafka: feedback on older ones comes too late to learn from."""
+"""As long as Kafka retains predictions: feedback on older ones comes too late to learn from."""
 
 
-class Lake(Protocol):
+class PredictionLookup(Protocol):
     """What the handlers need of the lake."""
 
-    def find(self, task: str, prediction_id: str, around: date) -> Answered | None: ...
+    def find(self, task: str, prediction_id: str, around: date) -> AnsweredPrediction | None: ...
 
 
-class DeltaLake:
-    """The table `predictions` below a folder or an s3:// URI (schemas/lake.py)."""
+class DeltaPredictionLookup:
+    """Finds predictions in the Delta table `predictions` below a folder or an s3:// URI (schemas/lake.py)."""
 
     def __init__(self, uri: str) -> None:
         self._uri = f"{uri.rstrip('/')}/{PREDICTIONS}"
 
-    def find(self, task: str, prediction_id: str, around: date) -> Answered | None:
-        """The prediction of this id; None if it is not in (yet). Blocking: call it in a thread.
+    def find(self, task: str, prediction_id: str, around: date) -> AnsweredPrediction | None:
+        """Return the prediction of this id; None if it is not in the lake (yet). Blocking: call it in a thread.
 
         Raises DependencyUnavailable if the lake does not answer.
         """
@@ -40,11 +40,11 @@ class DeltaLake:
         from deltalake.exceptions import DeltaError, TableNotFoundError
         from pyarrow.dataset import field
 
-        # Cast, because files that delta-rs rewrote (someone was forgotten) hold views, which Arrow cannot compare.
-        wanted = field("prediction_id").cast(pa.string()) == prediction_id
-        there = (field("task") == task) & (field("date") >= around - _LOOK_BACK)
+        # Cast, because files that delta-rs rewrote (after an erasure) hold string views, which Arrow cannot compare.
+        has_id = field("prediction_id").cast(pa.string()) == prediction_id
+        in_partitions = (field("task") == task) & (field("date") >= around - _LOOK_BACK)
         try:
-            rows = DeltaTable(self._uri).to_pyarrow_table(filters=there & wanted).to_pylist()
+            rows = DeltaTable(self._uri).to_pyarrow_table(filters=in_partitions & has_id).to_pylist()
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -52,7 +52,7 @@ class DeltaLake:
         if not rows:
             return None
         row = rows[0]
-        return Answered(
+        return AnsweredPrediction(
             prediction_id=row["prediction_id"],
             task=row["task"],
             task_revision=row["task_revision"],

@@ -1,11 +1,12 @@
-"""Who is a suspect, what people are asked of it, and which failure modes were here before. Pure."""
+"""The rules of who is a suspect, what people are asked, and which failure modes are those of earlier cycles. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,32 @@ from shared.identity import content_hash, event_id
 from shared.kafka.delivery import Delivery
 
 Vectors = npt.NDArray[np.float32]
-"""Embeddings, one a row, each of length 1: their dot product is the cosine."""
+"""Embeddings, one per row, each of length 1: their dot product is the cosine."""
 
 MAX_TEXT_CHARS = 2_000
-"""The sentence encoder reads 256 tokens; what is beyond would not count."""
-EXEMPLARS = 5
+"""The sentence encoder reads 256 tokens and ignores the rest."""
+MAX_EXEMPLARS = 5
+
+
+@dataclass(frozen=True)
+class AnsweredPrediction:
+    """What was asked and answered in a prediction. `occurred_at` is when; erasure and retention go by it."""
+
+    prediction_id: str
+    task: str
+    task_revision: str
+    occurred_at: datetime
+    messages: Messages
+    answer: str
+    confidence: float | None
+    user_hash: str | None
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A prediction that may be wrong. `label` is what a person said it should have been, where one did.
+    """A prediction that may be wrong. `label` is what a person said it should have been, if one did.
 
-    `occurred_at`: when it was asked and answered, which forgetting goes by; where the event did not say, its own time.
+    `topic`, `partition` and `offset` are the position of the event that made it a suspect: a cycle's fence goes by it.
     """
 
     prediction_id: str
@@ -50,17 +65,13 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A prediction as the lake holds it."""
+class BudgetClaim:
+    """A question's claim on its task's review budget of the day."""
 
     prediction_id: str
     task: str
-    task_revision: str
-    occurred_at: datetime
-    messages: Messages
-    answer: str
-    confidence: float | None
-    user_hash: str | None
+    day: date
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class StoredMode:
 
 @dataclass(frozen=True)
 class FoundMode:
-    """One cluster of this cycle: what the event says of it, its centroid, and which suspects are in it."""
+    """A failure mode of this cycle, with its centroid and the indices of its suspects."""
 
     mode: FailureMode
     centroid: Vectors
@@ -81,43 +92,41 @@ class FoundMode:
 
 
 def is_suspect(confidence: float | None, threshold: float) -> bool:
-    """An answer without a confidence may be anything, so it is one."""
+    """Return True for a low confidence, and for none: such an answer may be anything."""
     return confidence is None or confidence < threshold
 
 
 def is_negative(feedback: FeedbackGiven) -> bool:
-    """Whether feedback says that the answer was wrong."""
+    """Return True if the feedback says that the answer was wrong."""
     return feedback.kind in ("edited", "label") or feedback.positive is False
 
 
-def text_of(messages: Messages) -> str:
-    """What is embedded of a conversation."""
+def embedded_text(messages: Messages) -> str:
+    """Return the part of a conversation that is embedded."""
     return input_text(messages)[:MAX_TEXT_CHARS]
 
 
-def suspect_of_prediction(delivery: Delivery[PredictionLogged], embedding: Vectors) -> Suspect:
-    event = delivery.event
-    return Suspect(
-        event.prediction_id, event.task, event.task_revision, event.occurred_at, text_of(event.messages),
-        event.answer, event.confidence.score, delivery.topic, delivery.partition, delivery.offset, embedding,
-        user_hash=event.user_hash,
+def logged_prediction(event: PredictionLogged) -> AnsweredPrediction:
+    return AnsweredPrediction(
+        event.prediction_id, event.task, event.task_revision, event.occurred_at, event.messages, event.answer,
+        event.confidence.score, event.user_hash,
     )  # fmt: skip
 
 
-def suspect_of_feedback(delivery: Delivery[FeedbackGiven], answered: Answered, embedding: Vectors) -> Suspect:
-    return Suspect(
-        answered.prediction_id, answered.task, answered.task_revision, answered.occurred_at,
-        text_of(answered.messages), answered.answer, answered.confidence, delivery.topic, delivery.partition,
-        delivery.offset, embedding, label=delivery.event.text, user_hash=answered.user_hash,
+def corrected_prediction(event: CorrectionSubmitted) -> AnsweredPrediction:
+    return AnsweredPrediction(
+        event.prediction_id, event.task, event.task_revision, event.happened_at, event.messages, event.answers[0],
+        None, event.user_hash,
     )  # fmt: skip
 
 
-def suspect_of_correction(delivery: Delivery[CorrectionSubmitted], embedding: Vectors) -> Suspect:
-    event = delivery.event
+def suspect_of(prediction: AnsweredPrediction, delivery: Delivery[Any], embedding: Vectors) -> Suspect:
+    """Make a suspect of a prediction because of a delivered event. The text of a user's feedback is its label."""
     return Suspect(
-        event.prediction_id, event.task, event.task_revision, event.happened_at, text_of(event.messages),
-        event.answers[0], None, delivery.topic, delivery.partition, delivery.offset, embedding,
-        user_hash=event.user_hash,
+        prediction.prediction_id, prediction.task, prediction.task_revision, prediction.occurred_at,
+        embedded_text(prediction.messages), prediction.answer, prediction.confidence, delivery.topic,
+        delivery.partition, delivery.offset, embedding, user_hash=prediction.user_hash,
+        label=delivery.event.text if isinstance(delivery.event, FeedbackGiven) else None,
     )  # fmt: skip
 
 
@@ -125,37 +134,28 @@ def same_answer(left: str, right: str) -> bool:
     return left.strip().casefold() == right.strip().casefold()
 
 
-def question(
-    spec: TaskSpec,
-    prediction_id: str,
-    messages: Messages,
-    answer: str,
-    confidence: float | None,
-    purpose: Purpose,
-    user_hash: str | None = None,
-    predicted_at: datetime | None = None,
-) -> LabelRequested:
-    """What people are asked of a prediction. One prediction is one question, so its ids follow from it."""
-    request_id = str(event_id("review", prediction_id))
+def review_question(spec: TaskSpec, prediction: AnsweredPrediction, purpose: Purpose) -> LabelRequested:
+    """Return the question to people about a prediction. There is one per prediction, so its ids follow from it."""
+    request_id = str(event_id("review", prediction.prediction_id))
     return LabelRequested(
         event_id=event_id("labels.requested", request_id),
         task=spec.name,
         task_revision=spec.revision,
         request_id=request_id,
-        prediction_id=prediction_id,
+        prediction_id=prediction.prediction_id,
         purpose=purpose,
-        messages=messages,
-        answers=(answer,),
+        messages=prediction.messages,
+        answers=(prediction.answer,),
         labels=spec.labels,
-        priority=1.0 - (confidence or 0.0),
-        overlap=2 if _share_of(prediction_id) < spec.failures.overlap_share else 1,
-        user_hash=user_hash,
-        predicted_at=predicted_at,
+        priority=1.0 - (prediction.confidence or 0.0),
+        overlap=2 if _sampling_point(prediction.prediction_id) < spec.failures.overlap_share else 1,
+        user_hash=prediction.user_hash,
+        predicted_at=prediction.occurred_at,
     )
 
 
 def match_modes(found: Vectors, stored: Vectors, cosine: float) -> dict[int, int]:
-    """Which found centroid is which stored one: pairs of at least `cosine`, nearest first, one to one.
+    """Match found centroids to stored ones: pairs of at least `cosine`, nearest first, one to one.
 
     Rows of both are of length 1. Matching centroids week by week beats assigning points to old ones (measured).
     """
@@ -173,18 +173,18 @@ def match_modes(found: Vectors, stored: Vectors, cosine: float) -> dict[int, int
     return matched
 
 
-def describe(
+def describe_modes(
     suspects: Sequence[Suspect],
     labels: Sequence[int],
     stored: Sequence[StoredMode],
     cycle_id: str,
     same_mode_cosine: float,
 ) -> list[FoundMode]:
-    """Clusters to failure modes, largest first. `labels[i]` is the cluster of `suspects[i]`; -1 is noise."""
+    """Describe clusters as failure modes, largest first. `labels[i]` is the cluster of `suspects[i]`; -1 is noise."""
     clusters: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
+    for index, label in enumerate(labels):
         if label >= 0:
-            clusters.setdefault(int(label), []).append(position)
+            clusters.setdefault(int(label), []).append(index)
     members = sorted(clusters.values(), key=lambda m: (-len(m), m))
     if not members:
         return []
@@ -193,34 +193,36 @@ def describe(
     matched = match_modes(centroids, old.astype(np.float32), same_mode_cosine)
     words = name_words([[suspects[i].text for i in m] for m in members])
     found = []
-    for number, positions in enumerate(members):
-        known = matched.get(number)
-        near = sorted(positions, key=lambda i: (-float(suspects[i].embedding @ centroids[number]), i))
-        shown = _distinct([suspects[i] for i in near])[:EXEMPLARS]
-        confidences = [c for i in positions if (c := suspects[i].confidence) is not None]
-        mode_id = f"mode-{content_hash(cycle_id, shown[0].text)}" if known is None else stored[known].mode_id
+    for number, indices in enumerate(members):
+        earlier = matched.get(number)
+        nearest = sorted(indices, key=lambda i: (-float(suspects[i].embedding @ centroids[number]), i))
+        exemplars = _distinct_texts([suspects[i] for i in nearest])[:MAX_EXEMPLARS]
+        confidences = [c for i in indices if (c := suspects[i].confidence) is not None]
+        mode_id = (
+            stored[earlier].mode_id if earlier is not None else f"mode-{content_hash(cycle_id, exemplars[0].text)}"
+        )
         mode = FailureMode(
             mode_id=mode_id,
-            name=" ".join(words[number]) or mode_id,  # Never a quotation: a name outlives what it was taken from.
+            name=" ".join(words[number]) or mode_id,  # Never a quotation: the name outlives the erasure of its source.
             words=words[number],
-            exemplars=tuple(s.text for s in shown),
+            exemplars=tuple(s.text for s in exemplars),
             sources=tuple(
                 ExemplarSource(prediction_id=s.prediction_id, user_hash=s.user_hash, predicted_at=s.occurred_at)
-                for s in shown
+                for s in exemplars
             ),
-            size=len(positions),
-            share=len(positions) / len(suspects),
+            size=len(indices),
+            share=len(indices) / len(suspects),
             mean_confidence=sum(confidences) / len(confidences) if confidences else None,
-            is_new=known is None,
+            is_new=earlier is None,
         )
-        found.append(FoundMode(mode, centroids[number], tuple(positions)))
+        found.append(FoundMode(mode, centroids[number], tuple(indices)))
     return found
 
 
-def _distinct(near: Sequence[Suspect]) -> list[Suspect]:
-    """The first suspect of each text."""
+def _distinct_texts(suspects: Sequence[Suspect]) -> list[Suspect]:
+    """Return the first suspect of each text."""
     first: dict[str, Suspect] = {}
-    for suspect in near:
+    for suspect in suspects:
         first.setdefault(suspect.text, suspect)
     return list(first.values())
 
@@ -231,6 +233,6 @@ def _centroid(rows: Vectors) -> Vectors:
     return unit
 
 
-def _share_of(prediction_id: str) -> float:
-    """A number in [0, 1) that follows from the id: the same prediction is always in the same share."""
+def _sampling_point(prediction_id: str) -> float:
+    """Return a number in [0, 1) that follows from the id: a prediction is always in the same sample."""
     return int(hashlib.sha256(prediction_id.encode()).hexdigest()[:8], 16) / 2**32

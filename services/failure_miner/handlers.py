@@ -1,4 +1,4 @@
-"""Events in: suspects, embedded and stored, and questions to people. A cycle in: failure modes out."""
+"""Stores suspects and asks people about them as events arrive; clusters them into failure modes on a cycle."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from schemas.base import utc_now
 from schemas.catalog import topic_of
 from schemas.cycles import CycleStarted
 from schemas.failures import FailuresClustered
-from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskSpec
 from services.failure_miner import recipe
-from services.failure_miner.clients import Lake
+from services.failure_miner.clients import PredictionLookup
 from services.failure_miner.domain import (
-    Answered,
+    AnsweredPrediction,
+    BudgetClaim,
     FoundMode,
     StoredMode,
     Suspect,
     Vectors,
-    describe,
+    corrected_prediction,
+    describe_modes,
+    embedded_text,
     is_negative,
     is_suspect,
-    question,
+    logged_prediction,
+    review_question,
     same_answer,
-    suspect_of_correction,
-    suspect_of_feedback,
-    suspect_of_prediction,
-    text_of,
+    suspect_of,
 )
 from services.failure_miner.settings import FailureMinerSettings
-from services.failure_miner.storage import Store, Wish
+from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id
@@ -50,7 +51,7 @@ CORRECTIONS = topic_of(CorrectionSubmitted).name
 STEP = CycleStep(NAME, "failures", inputs=(topic_of(PredictionLogged).name, topic_of(FeedbackGiven).name, CORRECTIONS))
 
 
-class Embeds(Protocol):
+class Embedder(Protocol):
     """What the handlers need of the sentence encoder."""
 
     def embed(self, texts: Sequence[str]) -> Vectors: ...
@@ -60,90 +61,66 @@ class Handlers:
     def __init__(
         self,
         settings: FailureMinerSettings,
-        store: Store,
-        embedder: Embeds,
-        lake: Lake,
+        suspects: SuspectStore,
+        embedder: Embedder,
+        predictions: PredictionLookup,
         publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
-        self._store = store
+        self._suspects = suspects
         self._embedder = embedder
-        self._lake = lake
+        self._predictions = predictions
         self._publisher = publisher
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
-        self._missed: dict[str, datetime] = {}
+        self._missing_since: dict[str, datetime] = {}
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._tasks = consumers.table(TaskChanged)
-        batch, skip = BatchOptions(self._settings.failure_miner_batch), self._store.skip
+        batch, skip = BatchOptions(self._settings.failure_miner_batch), self._suspects.skip
         consumers.on_batch(PredictionLogged, self.on_predictions, batch, on_skipped=skip)
         consumers.on_batch(FeedbackGiven, self.on_feedback, batch, on_skipped=skip)
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip)
-        consumers.on(SubjectForgotten, self._store.forget)
+        consumers.on(SubjectForgotten, self._suspects.forget)
         consumers.on(CycleStarted, self.on_cycle_started)
 
     async def expire_forever(self) -> None:
-        """Background: suspects go when their predictions leave the lake."""
-        await drop_expired_forever(self._tasks, self._store.expire)
+        """Delete suspects when their predictions leave the lake, as a background task."""
+        await drop_expired_forever(self._tasks, self._suspects.expire)
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
-        """Keep the suspects among them, and ask people about those, the least confident first."""
+        """Store the suspects among them and ask people about those, the least confident first."""
         specs = await self._specs(deliveries)
         suspicious = [
-            d
+            (logged_prediction(d.event), d)
             for d in deliveries
             if is_suspect(d.event.confidence.score, specs[d.event.task].failures.confidence_threshold)
         ]
-        vectors = await self._embed([text_of(d.event.messages) for d in suspicious])
-        found = [suspect_of_prediction(d, vectors[i]) for i, d in enumerate(suspicious)]
-        low, questions = Purpose.LOW_CONFIDENCE, []
-        for event in (d.event for d in suspicious):
-            spec, sure = specs[event.task], event.confidence.score
-            if event.task_revision == spec.revision:
-                whose = (event.user_hash, event.occurred_at)
-                questions.append(question(spec, event.prediction_id, event.messages, event.answer, sure, low, *whose))
-        await self._keep_and_ask(found, questions, deliveries, specs)
+        await self._save_and_ask(suspicious, deliveries, specs, Purpose.LOW_CONFIDENCE)
 
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
-        """A prediction that a user called wrong becomes a suspect, however sure the model was of it.
+        """Make a suspect of each prediction that a user called wrong, however confident the model was.
 
-        What a forgotten person said is passed over before it is looked up: the lake has nothing of theirs any more.
-        Raises DependencyUnavailable while the lake does not have the prediction, InvalidMessage when it was waited for.
+        Feedback of an erased person is dropped before it is looked up: the lake no longer has their predictions.
+        Raises DependencyUnavailable while the lake does not have a prediction, InvalidMessage after waiting for it.
         """
-        gone = await self._store.forgotten((d.event.task, d.event.user_hash) for d in deliveries)
+        erased = await self._suspects.erased((d.event.task, d.event.user_hash) for d in deliveries)
         negative = {
             d.event.prediction_id: d
             for d in deliveries
-            if is_negative(d.event) and not gone.covers(d.event.task, d.event.user_hash, d.event.occurred_at)
+            if is_negative(d.event) and not erased.covers(d.event.task, d.event.user_hash, d.event.occurred_at)
         }
-        known = await self._store.known(negative) if negative else set()
-        looked_up = await self._look_up([d for key, d in negative.items() if key not in known])
-        vectors = await self._embed([text_of(answered.messages) for _, answered in looked_up])
-        found = [suspect_of_feedback(d, answered, vectors[i]) for i, (d, answered) in enumerate(looked_up)]
-        specs = await self._specs([d for d, _ in looked_up])
-        questions = [
-            question(
-                specs[a.task],
-                a.prediction_id,
-                a.messages,
-                a.answer,
-                a.confidence,
-                Purpose.FEEDBACK,
-                a.user_hash,
-                a.occurred_at,
-            )
-            for _, a in looked_up
-            if a.task_revision == specs[a.task].revision
-        ]
-        await self._keep_and_ask(found, questions, deliveries, specs)
+        stored = await self._suspects.stored_ids(negative) if negative else set()
+        looked_up = await self._look_up([d for prediction_id, d in negative.items() if prediction_id not in stored])
+        specs = await self._specs([d for _, d in looked_up])
+        await self._save_and_ask(looked_up, deliveries, specs, Purpose.FEEDBACK)
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
-        """Note what people said. A corrected answer that was no suspect becomes one.
+        """Store people's labels. A corrected answer that is no suspect becomes one.
 
-        Of a blind pair nobody here knows which answer was production's: its label counts for suspects we know.
+        The correction of a blind pair does not say which answer was production's, so it only labels stored suspects.
         """
         corrected = {
             d.event.prediction_id: d
@@ -152,29 +129,28 @@ class Handlers:
             and d.event.purpose is not Purpose.DISCORDANT_PAIR
             and not same_answer(d.event.label, d.event.answers[0])
         }
-        known = await self._store.known(corrected) if corrected else set()
-        fresh = [d for key, d in corrected.items() if key not in known]
-        vectors = await self._embed([text_of(d.event.messages) for d in fresh])
-        await self._store.correct(deliveries, [suspect_of_correction(d, vectors[i]) for i, d in enumerate(fresh)])
+        stored = await self._suspects.stored_ids(corrected) if corrected else set()
+        new = [(corrected_prediction(d.event), d) for key, d in corrected.items() if key not in stored]
+        await self._suspects.save_labels(deliveries, await self._embed(new))
 
     async def on_cycle_started(self, event: CycleStarted) -> None:
-        """Cluster the cycle's suspects into failure modes; say so, or say why not.
+        """Cluster the cycle's suspects into failure modes and publish them, or why that failed.
 
-        Raises DependencyUnavailable until everything below the fence is in.
+        Raises DependencyUnavailable until everything below the fence is stored.
         """
-        await STEP.run(event, self._store, self._publisher, self._cluster)
+        await STEP.run(event, self._suspects, self._publisher, self._cluster)
 
     async def _cluster(self, event: CycleStarted) -> FailuresClustered:
         cycle_id = str(event.cycle_id)
         spec = await cycle_spec(event, self._tasks, self._now())
-        suspects = await self._store.open_suspects(
+        suspects = await self._suspects.unclustered(
             event.task, event.task_revision, event.data_cutoff, event.fence,
             self._settings.failure_miner_max_suspects,
         )  # fmt: skip
         wrong = [s for s in suspects if s.label is None or not same_answer(s.label, s.answer)]
         right = [s for s in suspects if s.label is not None and same_answer(s.label, s.answer)]
-        stored = await self._store.modes(event.task, event.task_revision)
-        found = await asyncio.to_thread(_group, wrong, stored, cycle_id, spec)
+        stored = await self._suspects.modes(event.task, event.task_revision)
+        found = await asyncio.to_thread(_find_modes, wrong, stored, cycle_id, spec)
         clustered = FailuresClustered(
             event_id=event_id("failures.clustered", cycle_id),
             occurred_at=self._now(),
@@ -182,69 +158,83 @@ class Handlers:
             task_revision=event.task_revision,
             cycle_id=cycle_id,
             suspects=len(wrong),
-            noise=len(wrong) - sum(len(one.members) for one in found),
-            modes=tuple(one.mode for one in found),
+            noise=len(wrong) - sum(len(mode.members) for mode in found),
+            modes=tuple(mode.mode for mode in found),
             data_cutoff=event.data_cutoff,
             fence=event.fence,
         )
-        return await self._store.save_clustering(clustered, [*wrong, *right], found)
+        return await self._suspects.save_clustering(clustered, [*wrong, *right], found)
 
-    async def _keep_and_ask(
+    async def _save_and_ask(
         self,
-        found: Sequence[Suspect],
-        questions: Sequence[LabelRequested],
+        found: Sequence[tuple[AnsweredPrediction, Delivery[Any]]],
         deliveries: Sequence[Delivery[Any]],
         specs: Mapping[str, TaskSpec],
+        purpose: Purpose,
     ) -> None:
-        """Store first, publish after: a redelivery finds what was granted and publishes the same questions again."""
-        today = self._now().astimezone(UTC).date()
-        ordered = sorted(questions, key=lambda q: -q.priority)
-        wishes = [
-            Wish(one.prediction_id, one.task, today, specs[one.task].failures.review_budget_per_day) for one in ordered
+        """Store suspects, then publish questions: a redelivery is granted, and publishes, the same questions again.
+
+        Predictions of another revision of their task are stored, but nobody is asked about them.
+        """
+        questions = [
+            review_question(specs[prediction.task], prediction, purpose)
+            for prediction, _ in found
+            if prediction.task_revision == specs[prediction.task].revision
         ]
-        granted = await self._store.keep(found, wishes, deliveries)
-        for one in ordered:
-            if one.prediction_id in granted:
-                await self._publisher.publish(one)
+        questions.sort(key=lambda question: -question.priority)
+        today = self._now().astimezone(UTC).date()
+        claims = [
+            BudgetClaim(q.prediction_id, q.task, today, specs[q.task].failures.review_budget_per_day) for q in questions
+        ]
+        granted = await self._suspects.save(await self._embed(found), claims, deliveries)
+        for question in questions:
+            if question.prediction_id in granted:
+                await self._publisher.publish(question)
 
     async def _look_up(
         self, deliveries: Sequence[Delivery[FeedbackGiven]]
-    ) -> list[tuple[Delivery[FeedbackGiven], Answered]]:
+    ) -> list[tuple[AnsweredPrediction, Delivery[FeedbackGiven]]]:
         found, missing = [], []
-        for one in deliveries:
-            day = one.event.occurred_at.astimezone(UTC).date()
-            row = await asyncio.to_thread(self._lake.find, one.event.task, one.event.prediction_id, day)
-            if row is None:
-                missing.append(one.event.prediction_id)
+        for delivery in deliveries:
+            event = delivery.event
+            day = event.occurred_at.astimezone(UTC).date()
+            prediction = await asyncio.to_thread(self._predictions.find, event.task, event.prediction_id, day)
+            if prediction is None:
+                missing.append(event.prediction_id)
             else:
-                found.append((one, row))
-                self._missed.pop(one.event.prediction_id, None)
+                found.append((prediction, delivery))
+                self._missing_since.pop(event.prediction_id, None)
         if missing:
             self._wait_or_give_up(missing)
         return found
 
     def _wait_or_give_up(self, missing: Sequence[str]) -> NoReturn:
-        """From when we first looked, not by the feedback's age: after an outage all is old, and the lake behind us."""
+        """Measure the wait from the first look-up, not from the feedback: after an outage both it and the lake lag."""
         now, patience = self._now(), timedelta(seconds=self._settings.failure_miner_feedback_patience_seconds)
-        self._missed = {key: since for key, since in self._missed.items() if now - since < 2 * patience}
-        for prediction_id in missing:  # All of the batch at once: they wait side by side.
-            if now - self._missed.setdefault(prediction_id, now) > patience:
+        self._missing_since = {key: since for key, since in self._missing_since.items() if now - since < 2 * patience}
+        for prediction_id in missing:  # All of the batch at once: they wait in parallel.
+            if now - self._missing_since.setdefault(prediction_id, now) > patience:
                 raise InvalidMessage(f"feedback on {prediction_id}, which the lake does not have")
         raise DependencyUnavailable(f"the lake does not have {missing[0]} yet")
 
     async def _specs(self, deliveries: Sequence[Delivery[Any]]) -> dict[str, TaskSpec]:
-        """Each task of a batch as it is now, waited for once, by its newest event."""
+        """Return the current spec of each task of a batch, looked up once by the task's newest event."""
         newest = {d.event.task: d.event for d in sorted(deliveries, key=lambda d: d.event.occurred_at)}
         return {task: await current_spec(event, self._tasks, self._now()) for task, event in newest.items()}
 
-    async def _embed(self, texts: Sequence[str]) -> Vectors:
-        return await asyncio.to_thread(self._embedder.embed, texts)
+    async def _embed(self, found: Sequence[tuple[AnsweredPrediction, Delivery[Any]]]) -> list[Suspect]:
+        """Make suspects of predictions, each with the event that made it one."""
+        texts = [embedded_text(prediction.messages) for prediction, _ in found]
+        vectors = await asyncio.to_thread(self._embedder.embed, texts)
+        return [suspect_of(prediction, delivery, vectors[i]) for i, (prediction, delivery) in enumerate(found)]
 
 
-def _group(wrong: Sequence[Suspect], stored: Sequence[StoredMode], cycle_id: str, spec: TaskSpec) -> list[FoundMode]:
-    """The heavy part of a cycle, in a thread."""
+def _find_modes(
+    wrong: Sequence[Suspect], stored: Sequence[StoredMode], cycle_id: str, spec: TaskSpec
+) -> list[FoundMode]:
+    """Cluster suspects and describe the clusters. Blocking: call it in a thread."""
     if not wrong:
         return []
     rules = spec.failures
     labels = recipe.cluster(np.stack([s.embedding for s in wrong]), rules.min_cluster_size, rules.min_samples)
-    return describe(wrong, labels.tolist(), stored, cycle_id, rules.same_mode_cosine)
+    return describe_modes(wrong, labels.tolist(), stored, cycle_id, rules.same_mode_cosine)

@@ -6,11 +6,11 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from services.failure_miner.clients import DeltaLake
+from services.failure_miner.clients import DeltaPredictionLookup
 from services.failure_miner.handlers import CORRECTIONS, NAME, Handlers
 from services.failure_miner.recipe import SentenceEmbedder
 from services.failure_miner.settings import FailureMinerSettings
-from services.failure_miner.storage import PostgresStore
+from services.failure_miner.storage import PostgresSuspectStore
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
@@ -21,16 +21,16 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: FailureMinerSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Return the service, wired but not started."""
     settings = settings or FailureMinerSettings.load()
-    broker = build_broker(settings, NAME)
-    store = PostgresStore(build_engine(settings, NAME), CORRECTIONS)
+    broker, engine = build_broker(settings, NAME), build_engine(settings, NAME)
+    suspects = PostgresSuspectStore(engine, CORRECTIONS)
     embedder = SentenceEmbedder(settings.models_folder / settings.failure_miner_embedder)
-    handlers = Handlers(settings, store, embedder, DeltaLake(settings.lake_uri), Publisher(broker, NAME))
+    predictions = DeltaPredictionLookup(settings.lake_uri)
+    handlers = Handlers(settings, suspects, embedder, predictions, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
-    prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(store.adopt, settings.kafka_incarnation)]
-    background, close = [handlers.expire_forever], [store.close]
-    return Service(NAME, broker, prepare=prepare, background=background, close=close)
+    prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(suspects.adopt, settings.kafka_incarnation)]
+    return Service(NAME, broker, prepare=prepare, background=[handlers.expire_forever], close=[engine.dispose])
 
 
 def main() -> None:

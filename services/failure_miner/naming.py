@@ -1,4 +1,4 @@
-"""What a failure mode is called: the words that tell it from the others. Pure."""
+"""Names failure modes by the words that distinguish them. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-WORDS = 4
+MAX_WORDS = 4
 _WORD = re.compile(r"[^\W\d_](?:'?[^\W\d_])+")
 STOP_WORDS = frozenset(
     """a about after again all also am an and any are aren't as at be because been before being both but by can can't
@@ -21,10 +21,10 @@ STOP_WORDS = frozenset(
 )
 
 
-def name_words(clusters: Sequence[Sequence[str]], count: int = WORDS) -> list[tuple[str, ...]]:
-    """The words that tell each cluster from the others, best first, by c-TF-IDF (Grootendorst 2022, BERTopic).
+def name_words(clusters: Sequence[Sequence[str]], count: int = MAX_WORDS) -> list[tuple[str, ...]]:
+    """Return the words that distinguish each cluster, best first, by c-TF-IDF (Grootendorst 2022, BERTopic).
 
-    A word's weight in a cluster is its share there times log(1 + average words a cluster / its count in all).
+    A word's weight in a cluster is its share there times log(1 + average words per cluster / its count in all).
     """
     counts = [Counter(w for text in texts for w in _words(text)) for texts in clusters]
     total: Counter[str] = Counter()

@@ -1,18 +1,16 @@
 """Suspects and failure modes in PostgreSQL, schema `failure_miner`. Each method is one transaction.
 
-A suspect remembers where its event lay, and so does its label: a cycle takes what lies below its fence.
+A suspect is stored with the position of its event, and so is its label: a cycle takes what is below its fence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Protocol
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Column, Text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,218 +18,189 @@ from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import SubjectForgotten
-from services.failure_miner.domain import FoundMode, StoredMode, Suspect
+from services.failure_miner.domain import BudgetClaim, FoundMode, StoredMode, Suspect
+from services.failure_miner.tables import ASKED, CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
 from shared.kafka.delivery import Delivery, RecordPosition
-from shared.privacy.erasure import ErasedSubjects, erased_among, erased_subjects_table, record_erasure
+from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
-from shared.storage.offsets import adopt_incarnation, advance_offsets, incarnation_table, offsets_table, unread
-
-metadata = sa.MetaData()
-positions = offsets_table(metadata)
-broker = incarnation_table(metadata)
-suspects = sa.Table(
-    "suspects", metadata,
-    Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("task_revision", Text),
-    Column("occurred_at", sa.DateTime(timezone=True)), Column("text", Text), Column("answer", Text),
-    Column("confidence", sa.Float), Column("topic", Text), Column("partition", sa.Integer),
-    Column("offset", sa.BigInteger), Column("embedding", sa.LargeBinary), Column("user_hash", Text),
-    Column("label", Text), Column("label_partition", sa.Integer), Column("label_offset", sa.BigInteger),
-    Column("cycle_id", Text), Column("mode_id", Text),
-)  # fmt: skip
-modes = sa.Table(
-    "modes", metadata,
-    Column("mode_id", Text, primary_key=True), Column("task", Text), Column("task_revision", Text),
-    Column("name", Text), Column("centroid", sa.LargeBinary), Column("first_cycle", Text), Column("last_cycle", Text),
-)  # fmt: skip
-asked = sa.Table(
-    "asked", metadata, Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("day", sa.Date)
-)
-forgotten = erased_subjects_table(metadata)
-clusterings = sa.Table(
-    "clusterings", metadata, Column("cycle_id", Text, primary_key=True), Column("task", Text), Column("event", Text)
-)
+from shared.storage.offsets import adopt_incarnation, advance_offsets, unread
 
 
-@dataclass(frozen=True)
-class Wish:
-    """A question that one would like to ask people, if the task's budget of the day allows."""
-
-    prediction_id: str
-    task: str
-    day: date
-    budget: int
-
-
-class Store(Protocol):
+class SuspectStore(Protocol):
     """What the handlers need of the database."""
 
-    async def keep(
-        self, found: Sequence[Suspect], wishes: Sequence[Wish], deliveries: Sequence[Delivery[Any]]
+    async def save(
+        self, suspects: Sequence[Suspect], claims: Sequence[BudgetClaim], deliveries: Sequence[Delivery[Any]]
     ) -> set[str]: ...
-    async def known(self, prediction_ids: Iterable[str]) -> set[str]: ...
-    async def correct(self, deliveries: Sequence[Delivery[CorrectionSubmitted]], found: Sequence[Suspect]) -> None: ...
-    async def skip(self, place: RecordPosition) -> None: ...
+    async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]: ...
+    async def save_labels(
+        self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
+    ) -> None: ...
+    async def skip(self, position: RecordPosition) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
-    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
+    async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
     async def expire(self, task: str, before: datetime) -> None: ...
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
     async def outcome(self, cycle_id: str) -> FailuresClustered | None: ...
-    async def open_suspects(
+    async def unclustered(
         self, task: str, revision: str, until: datetime, fence: Sequence[PartitionFence], limit: int
     ) -> list[Suspect]: ...
     async def modes(self, task: str, revision: str) -> list[StoredMode]: ...
     async def save_clustering(
-        self, event: FailuresClustered, taken: Sequence[Suspect], found: Sequence[FoundMode]
+        self, event: FailuresClustered, suspects: Sequence[Suspect], found: Sequence[FoundMode]
     ) -> FailuresClustered: ...
 
 
-class PostgresStore:
+class PostgresSuspectStore:
+    """See `SuspectStore`. Methods raise DependencyUnavailable while the database is away."""
+
     def __init__(self, engine: AsyncEngine, corrections_topic: str) -> None:
         self._engine = engine
         self._corrections_topic = corrections_topic
 
-    async def close(self) -> None:
-        await self._engine.dispose()
-
     async def adopt(self, incarnation: str) -> None:
-        """Before anything is read: take all offsets from here on for those of this incarnation of the broker."""
+        """Make all stored offsets those of this broker incarnation. Call it at the start, before anything is read."""
         async with transaction(self._engine) as connection:
-            offsets = [suspects.c.offset, suspects.c.label_offset]
-            await adopt_incarnation(connection, broker, positions, incarnation, offsets)
+            columns = [SUSPECTS.c.offset, SUSPECTS.c.label_offset]
+            await adopt_incarnation(connection, INCARNATION, OFFSETS, incarnation, columns)
 
-    async def keep(
-        self, found: Sequence[Suspect], wishes: Sequence[Wish], deliveries: Sequence[Delivery[Any]]
+    async def save(
+        self, suspects: Sequence[Suspect], claims: Sequence[BudgetClaim], deliveries: Sequence[Delivery[Any]]
     ) -> set[str]:
-        """Store suspects (each once), spend budget on wishes in their order, note the positions: all or nothing.
+        """Store suspects, spend budget on claims in their order, advance the offsets. Idempotent.
 
-        Returns the predictions among the wishes that are asked about, now or before. Of a forgotten person nothing
-        is stored and nobody is asked.
+        Returns the predictions whose claim is granted, now or earlier. Nothing of an erased person is stored or asked.
         """
         async with transaction(self._engine) as connection:
-            gone = await _insert_suspects(connection, found)
-            granted = await _grant(connection, [wish for wish in wishes if wish.prediction_id not in gone])
-            await advance_offsets(connection, positions, deliveries)
+            erased = await _insert_suspects(connection, suspects)
+            granted = await _grant(connection, [claim for claim in claims if claim.prediction_id not in erased])
+            await advance_offsets(connection, OFFSETS, deliveries)
         return granted
 
-    async def known(self, prediction_ids: Iterable[str]) -> set[str]:
+    async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]:
+        """Return those of the predictions that are stored as suspects."""
         async with transaction(self._engine) as connection:
-            query = sa.select(suspects.c.prediction_id).where(suspects.c.prediction_id.in_(list(prediction_ids)))
+            query = sa.select(SUSPECTS.c.prediction_id).where(SUSPECTS.c.prediction_id.in_(list(prediction_ids)))
             return set((await connection.execute(query)).scalars())
 
-    async def correct(self, deliveries: Sequence[Delivery[CorrectionSubmitted]], found: Sequence[Suspect]) -> None:
-        """Note people's labels on suspects; `found` are predictions that became suspects by being corrected."""
+    async def save_labels(
+        self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
+    ) -> None:
+        """Store suspects that became so by being corrected, and people's labels on suspects."""
         async with transaction(self._engine) as connection:
-            await _insert_suspects(connection, found)
+            await _insert_suspects(connection, suspects)
             for delivery in deliveries:
                 if delivery.event.label is not None:
                     await connection.execute(
-                        sa.update(suspects)
-                        .where(suspects.c.prediction_id == delivery.event.prediction_id)
-                        .where(sa.func.coalesce(suspects.c.label_offset, -1) <= delivery.offset)
+                        sa.update(SUSPECTS)
+                        .where(SUSPECTS.c.prediction_id == delivery.event.prediction_id)
+                        .where(sa.func.coalesce(SUSPECTS.c.label_offset, -1) <= delivery.offset)
                         .values(
                             label=delivery.event.label,
                             label_partition=delivery.partition,
                             label_offset=delivery.offset,
                         )
                     )
-            await advance_offsets(connection, positions, deliveries)
+            await advance_offsets(connection, OFFSETS, deliveries)
 
-    async def skip(self, place: RecordPosition) -> None:
-        """A record went to the dead letters: nothing is kept of it, but it was read."""
+    async def skip(self, position: RecordPosition) -> None:
+        """Advance the offset over a dead-lettered record."""
         async with transaction(self._engine) as connection:
-            await advance_offsets(connection, positions, [place])
+            await advance_offsets(connection, OFFSETS, [position])
 
     async def forget(self, event: SubjectForgotten) -> None:
-        """Delete a person's suspects and what failure modes quote of them; remember to take no more of theirs."""
+        """Delete a person's suspects and quotations up to their request, and store no more of that time."""
         async with transaction(self._engine) as connection:
-            await record_erasure(connection, forgotten, event)
-            theirs = sa.and_(suspects.c.task == event.task, suspects.c.user_hash == event.subject_hash)
-            await connection.execute(sa.delete(suspects).where(theirs, suspects.c.occurred_at <= event.occurred_at))
-            gone = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
-            quoting = clusterings.c.event.contains(event.subject_hash, autoescape=True)
-            await _rewrite(connection, event.task, lambda clustered: _without(clustered, gone), quoting)
+            await record_erasure(connection, FORGOTTEN, event)
+            of_person = sa.and_(SUSPECTS.c.task == event.task, SUSPECTS.c.user_hash == event.subject_hash)
+            await connection.execute(sa.delete(SUSPECTS).where(of_person, SUSPECTS.c.occurred_at <= event.occurred_at))
+            erased = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
+            quoting = CLUSTERINGS.c.event.contains(event.subject_hash, autoescape=True)
+            await _rewrite(connection, event.task, lambda clustered: _without(clustered, erased), quoting)
 
     async def expire(self, task: str, before: datetime) -> None:
-        """Delete the suspects from before a moment and what failure modes quote from before it."""
+        """Delete the task's suspects from before a moment, and what its failure modes quote from before it."""
         async with transaction(self._engine) as connection:
-            old = sa.and_(suspects.c.task == task, suspects.c.occurred_at < before)
-            await connection.execute(sa.delete(suspects).where(old))
+            expired = sa.and_(SUSPECTS.c.task == task, SUSPECTS.c.occurred_at < before)
+            await connection.execute(sa.delete(SUSPECTS).where(expired))
             await _rewrite(connection, task, lambda clustered: clustered.without(lambda s: s.predicted_at < before))
 
-    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
-        """The forgotten among these (task, user hash)."""
+    async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
+        """Return the erased of these (task, user hash)."""
         async with transaction(self._engine) as connection:
-            return await erased_among(connection, forgotten, people)
+            return await erased_among(connection, FORGOTTEN, people)
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
+        """Return the partitions that are not stored up to the fence yet."""
         async with transaction(self._engine) as connection:
-            return await unread(connection, positions, fence)
+            return await unread(connection, OFFSETS, fence)
 
     async def outcome(self, cycle_id: str) -> FailuresClustered | None:
-        """What this cycle's clustering said, if it was done already."""
+        """Return the event of this cycle's clustering; None if it was not clustered yet."""
         async with transaction(self._engine) as connection:
-            query = sa.select(clusterings.c.event).where(clusterings.c.cycle_id == cycle_id)
+            query = sa.select(CLUSTERINGS.c.event).where(CLUSTERINGS.c.cycle_id == cycle_id)
             event = (await connection.execute(query)).scalar_one_or_none()
         return None if event is None else FailuresClustered.model_validate_json(event)
 
-    async def open_suspects(
+    async def unclustered(
         self, task: str, revision: str, until: datetime, fence: Sequence[PartitionFence], limit: int
     ) -> list[Suspect]:
-        """Suspects of the task up to `until` and below the fence that no cycle took yet.
+        """Return the task's suspects up to `until` and below the fence that no cycle took yet, the newest `limit`.
 
-        Over `limit`: the newest. A label above the fence is not seen: it belongs to the next cycle.
+        A label above the fence is left out: it belongs to the next cycle.
         """
         if not fence:
             return []
-        inside = sa.or_(*(_below(suspects.c.topic, suspects.c.partition, suspects.c.offset, part) for part in fence))
-        labelled = sa.or_(
+        below = sa.or_(*(_below(SUSPECTS.c.topic, SUSPECTS.c.partition, SUSPECTS.c.offset, part) for part in fence))
+        label_below = sa.or_(
             sa.false(),
             *(
-                sa.and_(suspects.c.label_partition == part.partition, suspects.c.label_offset < part.offset)
+                sa.and_(SUSPECTS.c.label_partition == part.partition, SUSPECTS.c.label_offset < part.offset)
                 for part in fence
                 if part.topic == self._corrections_topic
             ),
         )
         query = (
-            sa.select(suspects, labelled.label("label_inside"))
-            .where(suspects.c.task == task, suspects.c.task_revision == revision)
-            .where(suspects.c.occurred_at <= until, suspects.c.cycle_id.is_(None), inside)
-            .order_by(suspects.c.occurred_at.desc(), suspects.c.prediction_id)
+            sa.select(SUSPECTS, label_below.label("label_below"))
+            .where(SUSPECTS.c.task == task, SUSPECTS.c.task_revision == revision)
+            .where(SUSPECTS.c.occurred_at <= until, SUSPECTS.c.cycle_id.is_(None), below)
+            .order_by(SUSPECTS.c.occurred_at.desc(), SUSPECTS.c.prediction_id)
             .limit(limit)
         )
         async with transaction(self._engine) as connection:
             return [_suspect(row) for row in await connection.execute(query)]
 
     async def modes(self, task: str, revision: str) -> list[StoredMode]:
+        """Return the failure modes of the task's earlier cycles."""
         async with transaction(self._engine) as connection:
-            query = sa.select(modes).where(modes.c.task == task, modes.c.task_revision == revision)
-            rows = await connection.execute(query.order_by(modes.c.mode_id))
+            query = sa.select(MODES).where(MODES.c.task == task, MODES.c.task_revision == revision)
+            rows = await connection.execute(query.order_by(MODES.c.mode_id))
             return [StoredMode(row.mode_id, _vector(row.centroid)) for row in rows]
 
     async def save_clustering(
-        self, event: FailuresClustered, taken: Sequence[Suspect], found: Sequence[FoundMode]
+        self, event: FailuresClustered, suspects: Sequence[Suspect], found: Sequence[FoundMode]
     ) -> FailuresClustered:
-        """What a cycle found: the event to publish, whom it took (`found` counts into them), the modes as they are.
+        """Store a cycle's event, its suspects as taken, and its modes, whose members are indices into `suspects`.
 
-        Returns the event as it is stored: without who was forgotten meanwhile.
+        Returns the event as it is stored: without people who were erased meanwhile.
         """
-        mode_of = {taken[i].prediction_id: one.mode.mode_id for one in found for i in one.members}
+        mode_of = {suspects[i].prediction_id: mode.mode.mode_id for mode in found for i in mode.members}
         groups: dict[str | None, list[str]] = {}
-        for suspect in taken:
+        for suspect in suspects:
             groups.setdefault(mode_of.get(suspect.prediction_id), []).append(suspect.prediction_id)
         async with transaction(self._engine) as connection:
             quoted = {(event.task, source.user_hash) for mode in event.modes for source in mode.sources}
-            event = _without(event, await erased_among(connection, forgotten, quoted))
+            event = _without(event, await erased_among(connection, FORGOTTEN, quoted))
             for mode_id, members in groups.items():
                 await connection.execute(
-                    sa.update(suspects)
-                    .where(suspects.c.prediction_id.in_(members))
+                    sa.update(SUSPECTS)
+                    .where(SUSPECTS.c.prediction_id.in_(members))
                     .values(cycle_id=event.cycle_id, mode_id=mode_id)
                 )
-            for one in found:
-                await connection.execute(_upsert_mode(event, one))
+            for mode in found:
+                await connection.execute(_upsert_mode(event, mode))
             row = {"cycle_id": event.cycle_id, "task": event.task, "event": event.model_dump_json()}
-            await connection.execute(insert(clusterings).values(row).on_conflict_do_nothing())
+            await connection.execute(insert(CLUSTERINGS).values(row).on_conflict_do_nothing())
         return event
 
 
@@ -239,44 +208,41 @@ async def _rewrite(
     connection: AsyncConnection,
     task: str,
     change: Callable[[FailuresClustered], FailuresClustered],
-    which: sa.ColumnElement[bool] | None = None,
+    condition: sa.ColumnElement[bool] | None = None,
 ) -> None:
-    """Store the task's clusterings, or only some, as `change` makes them."""
-    query = sa.select(clusterings).where(clusterings.c.task == task, sa.true() if which is None else which)
+    """Apply `change` to the task's stored clusterings, or to those that meet the condition."""
+    query = sa.select(CLUSTERINGS).where(CLUSTERINGS.c.task == task, sa.true() if condition is None else condition)
     for row in (await connection.execute(query)).all():
         before = FailuresClustered.model_validate_json(row.event)
-        if (kept := change(before)) != before:
-            this = clusterings.c.cycle_id == row.cycle_id
-            await connection.execute(sa.update(clusterings).where(this).values(event=kept.model_dump_json()))
+        if (after := change(before)) != before:
+            has_id = CLUSTERINGS.c.cycle_id == row.cycle_id
+            await connection.execute(sa.update(CLUSTERINGS).where(has_id).values(event=after.model_dump_json()))
 
 
-def _without(event: FailuresClustered, gone: ErasedSubjects) -> FailuresClustered:
-    return event.without(lambda source: gone.covers(event.task, source.user_hash, source.predicted_at))
+def _without(event: FailuresClustered, erased: ErasedSubjects) -> FailuresClustered:
+    return event.without(lambda source: erased.covers(event.task, source.user_hash, source.predicted_at))
 
 
 def _below(topic: Any, partition: Any, offset: Any, part: PartitionFence) -> Any:
     return sa.and_(topic == part.topic, partition == part.partition, offset < part.offset)
 
 
-def _upsert_mode(event: FailuresClustered, one: FoundMode) -> Any:
-    fresh = {"name": one.mode.name, "centroid": one.centroid.tobytes(), "last_cycle": event.cycle_id}
-    statement = insert(modes).values(
-        mode_id=one.mode.mode_id,
+def _upsert_mode(event: FailuresClustered, found: FoundMode) -> Any:
+    latest = {"name": found.mode.name, "centroid": found.centroid.tobytes(), "last_cycle": event.cycle_id}
+    statement = insert(MODES).values(
+        mode_id=found.mode.mode_id,
         task=event.task,
         task_revision=event.task_revision,
         first_cycle=event.cycle_id,
-        **fresh,
+        **latest,
     )
-    return statement.on_conflict_do_update(index_elements=["mode_id"], set_=fresh)
+    return statement.on_conflict_do_update(index_elements=["mode_id"], set_=latest)
 
 
-async def _insert_suspects(connection: AsyncConnection, found: Sequence[Suspect]) -> set[str]:
-    """Store what is new; returns the predictions that are left out, because their person is forgotten."""
-    people = await erased_among(connection, forgotten, ((s.task, s.user_hash) for s in found))
-    gone = {s.prediction_id for s in found if people.covers(s.task, s.user_hash, s.occurred_at)}
-    found = [s for s in found if s.prediction_id not in gone]
-    if not found:
-        return gone
+async def _insert_suspects(connection: AsyncConnection, suspects: Sequence[Suspect]) -> set[str]:
+    """Store new suspects. Returns the predictions that are left out because their person is erased."""
+    people = await erased_among(connection, FORGOTTEN, ((s.task, s.user_hash) for s in suspects))
+    erased = {s.prediction_id for s in suspects if people.covers(s.task, s.user_hash, s.occurred_at)}
     rows = [
         {
             "prediction_id": s.prediction_id, "task": s.task, "task_revision": s.task_revision,
@@ -285,38 +251,40 @@ async def _insert_suspects(connection: AsyncConnection, found: Sequence[Suspect]
             "topic": s.topic, "partition": s.partition, "offset": s.offset, "embedding": s.embedding.tobytes(),
             "user_hash": s.user_hash, "label": s.label,
         }
-        for s in found
+        for s in suspects
+        if s.prediction_id not in erased
     ]  # fmt: skip
-    await connection.execute(insert(suspects).on_conflict_do_nothing(), rows)
-    return gone
+    if rows:
+        await connection.execute(insert(SUSPECTS).on_conflict_do_nothing(), rows)
+    return erased
 
 
-async def _grant(connection: AsyncConnection, wishes: Sequence[Wish]) -> set[str]:
-    """Wishes that were granted before, and as many more as each task's budget of the day has left."""
-    if not wishes:
+async def _grant(connection: AsyncConnection, claims: Sequence[BudgetClaim]) -> set[str]:
+    """Return the claims granted earlier, and grant as many more as each task's budget of the day allows."""
+    if not claims:
         return set()
-    for task in sorted({wish.task for wish in wishes}):  # Two processes must not spend the same budget.
+    for task in sorted({claim.task for claim in claims}):  # Two processes must not spend the same budget.
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"asked {task}"))))
-    ids = [wish.prediction_id for wish in wishes]
+    ids = [claim.prediction_id for claim in claims]
     granted = set(
-        (await connection.execute(sa.select(asked.c.prediction_id).where(asked.c.prediction_id.in_(ids)))).scalars()
+        (await connection.execute(sa.select(ASKED.c.prediction_id).where(ASKED.c.prediction_id.in_(ids)))).scalars()
     )
-    days = {(wish.task, wish.day) for wish in wishes}
+    days = {(claim.task, claim.day) for claim in claims}
     rows = await connection.execute(
-        sa.select(asked.c.task, asked.c.day, sa.func.count().label("spent"))
-        .where(sa.tuple_(asked.c.task, asked.c.day).in_(list(days)))
-        .group_by(asked.c.task, asked.c.day)
+        sa.select(ASKED.c.task, ASKED.c.day, sa.func.count().label("spent"))
+        .where(sa.tuple_(ASKED.c.task, ASKED.c.day).in_(list(days)))
+        .group_by(ASKED.c.task, ASKED.c.day)
     )
     spent: dict[tuple[str, date], int] = {(row.task, row.day): row.spent for row in rows}
-    fresh = []
-    for wish in wishes:
-        place = (wish.task, wish.day)
-        if wish.prediction_id not in granted and spent.get(place, 0) < wish.budget:
-            spent[place] = spent.get(place, 0) + 1
-            granted.add(wish.prediction_id)
-            fresh.append({"prediction_id": wish.prediction_id, "task": wish.task, "day": wish.day})
-    if fresh:
-        await connection.execute(insert(asked).on_conflict_do_nothing(), fresh)
+    new = []
+    for claim in claims:
+        budget = (claim.task, claim.day)
+        if claim.prediction_id not in granted and spent.get(budget, 0) < claim.budget:
+            spent[budget] = spent.get(budget, 0) + 1
+            granted.add(claim.prediction_id)
+            new.append({"prediction_id": claim.prediction_id, "task": claim.task, "day": claim.day})
+    if new:
+        await connection.execute(insert(ASKED).on_conflict_do_nothing(), new)
     return granted
 
 
@@ -325,12 +293,12 @@ def _suspect(row: Any) -> Suspect:
         prediction_id=row.prediction_id, task=row.task, task_revision=row.task_revision,
         occurred_at=row.occurred_at, text=row.text, answer=row.answer, confidence=row.confidence, topic=row.topic,
         partition=row.partition, offset=row.offset, embedding=_vector(row.embedding),
-        label=row.label if row.label_offset is None or row.label_inside else None, user_hash=row.user_hash,
+        label=row.label if row.label_offset is None or row.label_below else None, user_hash=row.user_hash,
     )  # fmt: skip
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL takes every character but NUL, which JSON may carry."""
+    """Remove NUL, the one character that JSON may carry and PostgreSQL cannot store."""
     return text.replace("\x00", "")
 
 

@@ -46,11 +46,11 @@ from services.evaluator import job as evaluation
 from services.evaluator import recipe as evaluating
 from services.evaluator.handlers import Handlers as EvaluatorHandlers
 from services.evaluator.settings import EvaluatorSettings
-from services.failure_miner.clients import DeltaLake as LakeReader
+from services.failure_miner.clients import DeltaPredictionLookup
 from services.failure_miner.handlers import CORRECTIONS
 from services.failure_miner.handlers import Handlers as MinerHandlers
 from services.failure_miner.settings import FailureMinerSettings
-from services.failure_miner.storage import PostgresStore as MinerStore
+from services.failure_miner.storage import PostgresSuspectStore
 from services.prediction_log.handlers import Handlers as LogHandlers
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
@@ -260,8 +260,9 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     LogHandlers(log, lake, publish["prediction_log"], partial(topic_ids, log)).subscribe(consumers["prediction_log"])
 
     miner = _settings(FailureMinerSettings, base, home)
-    store = MinerStore(engines["failure_miner"], CORRECTIONS)
-    MinerHandlers(miner, store, HashedWords(), LakeReader(miner.lake_uri), publish["failure_miner"]).subscribe(
+    suspects = PostgresSuspectStore(engines["failure_miner"], CORRECTIONS)
+    predictions = DeltaPredictionLookup(miner.lake_uri)
+    MinerHandlers(miner, suspects, HashedWords(), predictions, publish["failure_miner"]).subscribe(
         consumers["failure_miner"]
     )
 

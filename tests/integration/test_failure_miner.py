@@ -18,11 +18,11 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
 from schemas.predictions import SubjectForgotten
-from services.failure_miner.clients import DeltaLake
-from services.failure_miner.domain import Suspect, describe
+from services.failure_miner.clients import DeltaPredictionLookup
+from services.failure_miner.domain import BudgetClaim, Suspect, describe_modes
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.recipe import SentenceEmbedder, cluster
-from services.failure_miner.storage import PostgresStore, Wish, _insert_suspects
+from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate, transaction
@@ -32,11 +32,11 @@ NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def store(stack_settings: Settings) -> AsyncIterator[PostgresStore]:
+async def store(stack_settings: Settings) -> AsyncIterator[PostgresSuspectStore]:
     await migrate(stack_settings, NAME, MIGRATIONS)
-    made = PostgresStore(build_engine(stack_settings, NAME), "corrections.test")
-    yield made
-    await made.close()
+    engine = build_engine(stack_settings, NAME)
+    yield PostgresSuspectStore(engine, "corrections.test")
+    await engine.dispose()
 
 
 @pytest.fixture
@@ -79,18 +79,20 @@ def clustered(task: str, cycle_id: str) -> FailuresClustered:
 
 
 @pytest.mark.stack
-async def test_a_redelivered_suspect_is_kept_once_and_reads_back(store: PostgresStore, task: str) -> None:
+async def test_a_redelivered_suspect_is_stored_once_and_reads_back(store: PostgresSuspectStore, task: str) -> None:
     for _ in range(2):
-        await store.keep([suspect(task, 1, text="a \x00 b"), suspect(task, 2)], [], [])
-    first, second = await store.open_suspects(task, "r1", NOON, fence(task), 10)
+        await store.save([suspect(task, 1, text="a \x00 b"), suspect(task, 2)], [], [])
+    first, second = await store.unclustered(task, "r1", NOON, fence(task), 10)
     assert (first.prediction_id, first.text) == (f"{task}.1", "a  b")
     assert (second.embedding == suspect(task, 2).embedding).all()
-    assert await store.known([f"{task}.1", "other"]) == {f"{task}.1"}
+    assert await store.stored_ids([f"{task}.1", "other"]) == {f"{task}.1"}
 
 
 @pytest.mark.stack
-async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(store: PostgresStore, task: str) -> None:
-    await store.keep(
+async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(
+    store: PostgresSuspectStore, task: str
+) -> None:
+    await store.save(
         [
             suspect(task, 1),
             suspect(task, 2, task_revision="r2"),
@@ -100,45 +102,45 @@ async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(store: 
         [],
         [],
     )
-    taken = await store.open_suspects(task, "r1", NOON, fence(task, predictions=7), 10)
+    taken = await store.unclustered(task, "r1", NOON, fence(task, predictions=7), 10)
     assert [s.prediction_id for s in taken] == [f"{task}.1"]
-    assert await store.open_suspects(task, "r1", NOON, (), 10) == []
+    assert await store.unclustered(task, "r1", NOON, (), 10) == []
 
 
 @pytest.mark.stack
-async def test_a_label_above_the_fence_is_not_seen_by_the_cycle(store: PostgresStore, task: str) -> None:
-    await store.keep([suspect(task, 1)], [], [])
-    await store.correct([correction(task, 1, "cancel", 5)], [])
-    await store.correct([correction(task, 1, "older", 4)], [])
-    (before,) = await store.open_suspects(task, "r1", NOON, fence(task, corrections=5), 10)
-    (after,) = await store.open_suspects(task, "r1", NOON, fence(task, corrections=6), 10)
+async def test_a_label_above_the_fence_is_not_in_the_cycle(store: PostgresSuspectStore, task: str) -> None:
+    await store.save([suspect(task, 1)], [], [])
+    await store.save_labels([correction(task, 1, "cancel", 5)], [])
+    await store.save_labels([correction(task, 1, "older", 4)], [])
+    (before,) = await store.unclustered(task, "r1", NOON, fence(task, corrections=5), 10)
+    (after,) = await store.unclustered(task, "r1", NOON, fence(task, corrections=6), 10)
     assert before.label is None
     assert after.label == "cancel"
 
 
 @pytest.mark.stack
-async def test_the_budget_of_a_day_is_spent_once_per_question(store: PostgresStore, task: str) -> None:
+async def test_the_budget_of_a_day_is_spent_once_per_question(store: PostgresSuspectStore, task: str) -> None:
     today = date(2026, 11, 2)
-    wishes = [Wish(f"{task}.{i}", task, today, budget=2) for i in range(3)]
-    assert await store.keep([], wishes, []) == {f"{task}.0", f"{task}.1"}
-    assert await store.keep([], wishes, []) == {f"{task}.0", f"{task}.1"}
-    tomorrow = [Wish(f"{task}.2", task, today + timedelta(days=1), budget=2)]
-    assert await store.keep([], tomorrow, []) == {f"{task}.2"}
+    claims = [BudgetClaim(f"{task}.{i}", task, today, budget=2) for i in range(3)]
+    assert await store.save([], claims, []) == {f"{task}.0", f"{task}.1"}
+    assert await store.save([], claims, []) == {f"{task}.0", f"{task}.1"}
+    tomorrow = [BudgetClaim(f"{task}.2", task, today + timedelta(days=1), budget=2)]
+    assert await store.save([], tomorrow, []) == {f"{task}.2"}
 
 
 @pytest.mark.stack
 async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_again(
-    store: PostgresStore, task: str
+    store: PostgresSuspectStore, task: str
 ) -> None:
     suspects = [suspect(task, 1), suspect(task, 2)]
-    await store.keep(suspects, [], [])
-    found = describe(suspects, [0, 0], [], f"{task}-cycle-1", 0.85)
+    await store.save(suspects, [], [])
+    found = describe_modes(suspects, [0, 0], [], f"{task}-cycle-1", 0.85)
     event = clustered(task, f"{task}-cycle-1")
     await store.save_clustering(event, suspects, found)
-    assert await store.open_suspects(task, "r1", NOON, fence(task), 10) == []
+    assert await store.unclustered(task, "r1", NOON, fence(task), 10) == []
     assert await store.outcome(f"{task}-cycle-1") == event
     (mode,) = await store.modes(task, "r1")
-    again = describe(suspects, [0, 0], [mode], "cycle-2", 0.85)
+    again = describe_modes(suspects, [0, 0], [mode], "cycle-2", 0.85)
     assert again[0].mode.mode_id == found[0].mode.mode_id
     assert not again[0].mode.is_new
 
@@ -147,100 +149,100 @@ def forget(task: str, subject_hash: str, at: datetime = NOON) -> SubjectForgotte
     return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
 
 
-def wish(task: str, number: int) -> Wish:
-    return Wish(f"{task}.{number}", task, date(2026, 11, 2), budget=9)
+def claim(task: str, number: int) -> BudgetClaim:
+    return BudgetClaim(f"{task}.{number}", task, date(2026, 11, 2), budget=9)
 
 
 @pytest.mark.stack
 @pytest.mark.parametrize("forgotten_first", [True, False])
-async def test_of_a_forgotten_person_nothing_is_kept_and_nobody_is_asked_whatever_comes_first(
-    store: PostgresStore, task: str, forgotten_first: bool
+async def test_nothing_of_an_erased_person_is_stored_or_asked_whichever_event_comes_first(
+    store: PostgresSuspectStore, task: str, forgotten_first: bool
 ) -> None:
     people = [suspect(task, 1, user_hash="u1"), suspect(task, 2, user_hash="u2"), suspect(task, 3)]
-    wishes = [wish(task, number) for number in (1, 2, 3)]
+    claims = [claim(task, number) for number in (1, 2, 3)]
     if not forgotten_first:
-        await store.keep(people, wishes, [])
+        await store.save(people, claims, [])
     await store.forget(forget(task, "u1"))
-    assert await store.keep(people, wishes, []) == {f"{task}.2", f"{task}.3"}
-    await store.correct([], [people[0]])
-    assert await store.known([f"{task}.{n}" for n in (1, 2, 3)]) == {f"{task}.2", f"{task}.3"}
+    assert await store.save(people, claims, []) == {f"{task}.2", f"{task}.3"}
+    await store.save_labels([], [people[0]])
+    assert await store.stored_ids([f"{task}.{n}" for n in (1, 2, 3)]) == {f"{task}.2", f"{task}.3"}
 
 
 @pytest.mark.stack
-async def test_what_a_person_does_after_being_forgotten_is_new(store: PostgresStore, task: str) -> None:
+async def test_what_a_person_does_after_their_erasure_is_stored(store: PostgresSuspectStore, task: str) -> None:
     before, after = (suspect(task, n, user_hash="u1", occurred_at=NOON + timedelta(minutes=n - 1)) for n in (1, 2))
     for _ in range(2):
-        await store.keep([before, after], [], [])
+        await store.save([before, after], [], [])
         await store.forget(forget(task, "u1"))
-        assert await store.known([before.prediction_id, after.prediction_id]) == {after.prediction_id}
+        assert await store.stored_ids([before.prediction_id, after.prediction_id]) == {after.prediction_id}
     await store.forget(forget("another-task", "u1", NOON + timedelta(days=1)))
     await store.forget(forget(task, "u1", NOON - timedelta(days=1)))
-    await store.keep([before, after], [], [])
-    assert await store.known([before.prediction_id, after.prediction_id]) == {after.prediction_id}
+    await store.save([before, after], [], [])
+    assert await store.stored_ids([before.prediction_id, after.prediction_id]) == {after.prediction_id}
     await store.forget(forget(task, "u1", NOON + timedelta(hours=1)))
-    await store.keep([before, after], [], [])
-    assert await store.known([before.prediction_id, after.prediction_id]) == set()
+    await store.save([before, after], [], [])
+    assert await store.stored_ids([before.prediction_id, after.prediction_id]) == set()
 
 
 @pytest.mark.stack
-async def test_failure_modes_quote_no_forgotten_person(store: PostgresStore, task: str) -> None:
+async def test_failure_modes_quote_no_erased_person(store: PostgresSuspectStore, task: str) -> None:
     people = [suspect(task, n, user_hash=f"u{n}", text=f"what {n} wrote") for n in (1, 2, 3)]
-    (found,) = describe(people, [0, 0, 0], [], f"{task}-1", 0.0)
+    (found,) = describe_modes(people, [0, 0, 0], [], f"{task}-1", 0.0)
     event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
-    await store.keep(people, [], [])
+    await store.save(people, [], [])
     await store.forget(forget(task, "u1"))  # After the cycle had read its suspects.
     stored = await store.save_clustering(event, people, [found])
     assert sorted(stored.modes[0].exemplars) == ["what 2 wrote", "what 3 wrote"]
     assert await store.outcome(f"{task}-1") == stored
     await store.forget(forget(task, "u2"))
-    left = await store.outcome(f"{task}-1")
-    assert left is not None
-    assert (left.modes[0].exemplars, left.modes[0].size) == (("what 3 wrote",), 3)
+    stored = await store.outcome(f"{task}-1")
+    assert stored is not None
+    assert (stored.modes[0].exemplars, stored.modes[0].size) == (("what 3 wrote",), 3)
 
 
 @pytest.mark.stack
-async def test_old_suspects_go_and_failure_modes_quote_them_no_more(store: PostgresStore, task: str) -> None:
+async def test_expired_suspects_are_deleted_and_failure_modes_no_longer_quote_them(
+    store: PostgresSuspectStore, task: str
+) -> None:
     early, late = (suspect(task, n, occurred_at=NOON + timedelta(days=n)) for n in (1, 2))
-    (found,) = describe([early, late], [0, 0], [], f"{task}-1", 0.0)
-    await store.keep([early, late], [], [])
+    (found,) = describe_modes([early, late], [0, 0], [], f"{task}-1", 0.0)
+    await store.save([early, late], [], [])
     event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
     await store.save_clustering(event, [early, late], [found])
     await store.expire("another-task", NOON + timedelta(days=9))
     await store.expire(task, late.occurred_at)
-    assert await store.known([early.prediction_id, late.prediction_id]) == {late.prediction_id}
-    left = await store.outcome(f"{task}-1")
-    assert left is not None
-    assert (left.modes[0].exemplars, left.modes[0].size) == ((late.text,), 2)
+    assert await store.stored_ids([early.prediction_id, late.prediction_id]) == {late.prediction_id}
+    stored = await store.outcome(f"{task}-1")
+    assert stored is not None
+    assert (stored.modes[0].exemplars, stored.modes[0].size) == ((late.text,), 2)
 
 
 @pytest.mark.stack
-async def test_a_row_that_is_written_while_its_person_is_forgotten_does_not_stay(
-    store: PostgresStore, task: str
-) -> None:
+async def test_a_row_written_while_its_person_is_erased_does_not_stay(store: PostgresSuspectStore, task: str) -> None:
     theirs = suspect(task, 1, user_hash="u1")
     async with transaction(store._engine) as connection:
         await _insert_suspects(connection, [theirs])
-        forgetting = asyncio.create_task(store.forget(forget(task, "u1")))
-        await asyncio.sleep(0.3)  # It has had the time to miss the row, which is not committed yet.
-    await forgetting
-    assert await store.known([theirs.prediction_id]) == set()
+        erasure = asyncio.create_task(store.forget(forget(task, "u1")))
+        await asyncio.sleep(0.3)  # Time enough to miss the row, which is not committed yet.
+    await erasure
+    assert await store.stored_ids([theirs.prediction_id]) == set()
 
 
 @pytest.mark.stack
-async def test_positions_say_what_is_still_to_be_read(store: PostgresStore, task: str) -> None:
+async def test_offsets_show_what_is_not_read_yet(store: PostgresSuspectStore, task: str) -> None:
     topic = f"predictions.{task}"
     wanted = (PartitionFence(topic=topic, partition=0, offset=3),)
     assert await store.unread(wanted) == list(wanted)
     delivery = correction(task, 1, "x", 2)
-    await store.keep([], [], [Delivery(delivery.event, topic, 0, 2, {})])
+    await store.save([], [], [Delivery(delivery.event, topic, 0, 2, {})])
     assert await store.unread(wanted) == []
 
 
-def test_the_lake_answers_for_one_prediction(tmp_path: Path) -> None:
+def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:
     import pyarrow as pa
     from deltalake import DeltaTable, write_deltalake
 
-    assert DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) is None
+    assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) is None
     row = {
         "prediction_id": "p1", "task": "desk", "date": date(2026, 11, 1), "task_revision": "r1", "occurred_at": NOON,
         "messages": '[{"role": "user", "content": "where is it"}]', "answer": "refund", "confidence": 0.9,
@@ -250,17 +252,17 @@ def test_the_lake_answers_for_one_prediction(tmp_path: Path) -> None:
     schema = schema.set(schema.get_field_index("user_hash"), pa.field("user_hash", pa.string()))
     table = pa.Table.from_pylist([row, row | {"prediction_id": "p2"}], schema=schema)
     write_deltalake(f"{tmp_path}/{PREDICTIONS}", table, partition_by=["task", "date"])
-    found = DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2))
+    found = DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2))
     assert found is not None
     assert found.messages[0].content == "where is it"
-    assert DeltaLake(str(tmp_path)).find("other", "p1", date(2026, 11, 2)) is None
+    assert DeltaPredictionLookup(str(tmp_path)).find("other", "p1", date(2026, 11, 2)) is None
     DeltaTable(f"{tmp_path}/{PREDICTIONS}").delete("prediction_id = 'p2'")  # The rest of its file is written anew.
-    assert DeltaLake(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) == found
-    assert DeltaLake(str(tmp_path)).find("desk", "p2", date(2026, 11, 2)) is None
+    assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) == found
+    assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p2", date(2026, 11, 2)) is None
 
 
 @pytest.mark.stack
-def test_real_sentences_fall_into_modes_that_are_mostly_one_intent(stack_settings: Settings) -> None:
+def test_real_sentences_form_modes_that_are_mostly_one_intent(stack_settings: Settings) -> None:
     with DATA.open(newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = []
@@ -269,10 +271,10 @@ def test_real_sentences_fall_into_modes_that_are_mostly_one_intent(stack_setting
     embedder = SentenceEmbedder(stack_settings.models_folder / "all-MiniLM-L6-v2")
     vectors = embedder.embed([row["text"] for row in chosen])
     suspects = [suspect("desk", i, text=row["text"], embedding=vectors[i]) for i, row in enumerate(chosen)]
-    found = describe(suspects, cluster(vectors, 5, 2).tolist(), [], "cycle-1", 0.85)
-    intents = [[chosen[i]["label"] for i in one.members] for one in found]
+    found = describe_modes(suspects, cluster(vectors, 5, 2).tolist(), [], "cycle-1", 0.85)
+    intents = [[chosen[i]["label"] for i in mode.members] for mode in found]
     majorities = [max(set(labels), key=labels.count) for labels in intents]
-    medoids = [next(row["label"] for row in chosen if row["text"] == one.mode.exemplars[0]) for one in found]
+    medoids = [next(row["label"] for row in chosen if row["text"] == mode.mode.exemplars[0]) for mode in found]
     right = sum(labels.count(majority) for labels, majority in zip(intents, majorities, strict=True))
     assert len(set(majorities)) >= 2
     assert medoids == majorities

@@ -22,7 +22,8 @@ from services.console.storage import PostgresQueue
 from services.dataset_builder import tables as dataset_builder
 from services.dataset_builder.storage import PostgresCorrectionStore
 from services.deployer import tables as deployer
-from services.failure_miner import storage as failure_miner
+from services.failure_miner import tables as failure_miner
+from services.failure_miner.storage import PostgresSuspectStore
 from services.scheduler import storage as scheduler
 from shared.privacy.erasure import erased_among
 from shared.settings import Settings
@@ -81,7 +82,7 @@ async def test_the_migrations_make_the_tables_that_the_code_names(
     service = module.__name__.split(".")[1]
     database = migrated(service)
     await database.whole()
-    metadata: sa.MetaData = getattr(module, "METADATA", None) or module.metadata
+    metadata: sa.MetaData = module.METADATA
 
     def columns(connection: sa.Connection) -> dict[str, set[str]]:
         look = sa.inspect(connection)
@@ -152,7 +153,9 @@ async def test_an_older_dataset_builder_database_keeps_its_corrections_and_erase
     assert await store.corrections_below("desk", "r1", fence) == []
 
 
-async def test_an_older_miner_keeps_its_suspects_and_whom_it_forgot(migrated: Callable[[str], Migrated]) -> None:
+async def test_an_older_failure_miner_database_keeps_its_suspects_and_erased_people(
+    migrated: Callable[[str], Migrated],
+) -> None:
     database = migrated("failure_miner")
     await database.up_to(2)
     await database.execute("INSERT INTO forgotten (task, subject_hash) VALUES ('desk', 'u1')")
@@ -162,6 +165,6 @@ async def test_an_older_miner_keeps_its_suspects_and_whom_it_forgot(migrated: Ca
         at=NOON,
     )
     await database.whole()
-    store = failure_miner.PostgresStore(database.engine, "corrections.submitted.v1")
-    assert await store.known(["desk.1"]) == {"desk.1"}
-    assert (await store.forgotten([("desk", "u1")])).covers("desk", "u1", NOON - timedelta(days=1))
+    store = PostgresSuspectStore(database.engine, "corrections.submitted.v1")
+    assert await store.stored_ids(["desk.1"]) == {"desk.1"}
+    assert (await store.erased([("desk", "u1")])).covers("desk", "u1", NOON - timedelta(days=1))

@@ -1,4 +1,4 @@
-"""Who is a suspect, who is asked, what modes are called, and how they keep their identity."""
+"""Who is a suspect, what people are asked, what modes are called, and how they keep their identity."""
 
 from __future__ import annotations
 
@@ -13,25 +13,31 @@ from schemas.labels import Purpose
 from schemas.predictions import FeedbackGiven
 from schemas.tasks import FailureSettings, TaskKind, TaskSpec
 from services.failure_miner.domain import (
+    AnsweredPrediction,
     StoredMode,
     Suspect,
-    describe,
+    describe_modes,
     is_negative,
     is_suspect,
     match_modes,
-    question,
+    review_question,
     same_answer,
 )
 from services.failure_miner.naming import name_words
 
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SPEC = TaskSpec(name="support-desk", kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "cancel"))
 MESSAGES = (Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content="where is it"))
+
+
+def answered(prediction_id: str) -> AnsweredPrediction:
+    return AnsweredPrediction(prediction_id, SPEC.name, "r", NOON, MESSAGES, "refund", 0.2, "u1")
 
 
 def suspect(text: str, *vector: float, confidence: float | None = 0.4) -> Suspect:
     row = np.array(vector, dtype=np.float32)
     return Suspect(
-        f"p-{text}", "t", "r", datetime(2026, 11, 2, tzinfo=UTC), text, "a", confidence, "predictions.logged.v1", 0, 0,
+        f"p-{text}", "t", "r", NOON, text, "a", confidence, "predictions.logged.v1", 0, 0,
         row / np.linalg.norm(row),
     )  # fmt: skip
 
@@ -58,23 +64,23 @@ def test_an_answer_without_a_confidence_is_a_suspect() -> None:
         (feedback("label", text="refund"), True),
     ],
 )
-def test_feedback_that_says_wrong_is_told_from_feedback_that_says_right(given: FeedbackGiven, negative: bool) -> None:
+def test_negative_feedback_is_recognised(given: FeedbackGiven, negative: bool) -> None:
     assert is_negative(given) is negative
 
 
 def test_a_question_is_the_same_on_every_delivery() -> None:
-    first, again = (question(SPEC, "p1", MESSAGES, "refund", 0.2, Purpose.LOW_CONFIDENCE, "u1") for _ in range(2))
+    first, again = (review_question(SPEC, answered("p1"), Purpose.LOW_CONFIDENCE) for _ in range(2))
     assert (first.event_id, first.request_id) == (again.event_id, again.request_id)
     assert first.priority == pytest.approx(0.8)
     assert first.labels == SPEC.labels
     assert first.user_hash == "u1"
 
 
-def test_the_asked_share_of_questions_is_put_to_two_people() -> None:
+def test_the_overlap_share_of_questions_is_put_to_two_people() -> None:
     spec = SPEC.model_copy(update={"failures": FailureSettings(overlap_share=0.25)})
-    asked = [question(spec, f"p{i}", MESSAGES, "refund", 0.2, Purpose.LOW_CONFIDENCE) for i in range(2_000)]
-    assert {one.overlap for one in asked} == {1, 2}
-    assert sum(one.overlap == 2 for one in asked) / 2_000 == pytest.approx(0.25, abs=0.03)
+    asked = [review_question(spec, answered(f"p{i}"), Purpose.LOW_CONFIDENCE) for i in range(2_000)]
+    assert {q.overlap for q in asked} == {1, 2}
+    assert sum(q.overlap == 2 for q in asked) / 2_000 == pytest.approx(0.25, abs=0.03)
 
 
 def test_case_and_spaces_do_not_make_an_answer_wrong() -> None:
@@ -82,7 +88,7 @@ def test_case_and_spaces_do_not_make_an_answer_wrong() -> None:
     assert not same_answer("refund", "cancel")
 
 
-def test_names_are_the_words_that_tell_clusters_apart() -> None:
+def test_names_are_the_words_that_distinguish_clusters() -> None:
     words = name_words(
         [
             ["I want my money back please", "please send the money back"],
@@ -105,10 +111,10 @@ def test_centroids_match_one_to_one_nearest_first() -> None:
 def test_a_mode_keeps_its_identity_while_its_centroid_does() -> None:
     suspects = [suspect("parcel late", 1, 0.1), suspect("parcel lost", 1, -0.1), suspect("odd one", -1, 0)]
     suspects += [suspect("money back", 0, 1), suspect("money please", 0.1, 1), suspect("refund money", -0.1, 1)]
-    known = [StoredMode("mode-old", np.array([1.0, 0.0], dtype=np.float32))]
-    found = describe(suspects, [0, 0, -1, 1, 1, 1], known, "cycle-2", 0.85)
-    assert [one.mode.size for one in found] == [3, 2]
-    money, parcel = (one.mode for one in found)
+    stored = [StoredMode("mode-old", np.array([1.0, 0.0], dtype=np.float32))]
+    found = describe_modes(suspects, [0, 0, -1, 1, 1, 1], stored, "cycle-2", 0.85)
+    assert [mode.mode.size for mode in found] == [3, 2]
+    money, parcel = (mode.mode for mode in found)
     assert parcel.mode_id == "mode-old"
     assert not parcel.is_new
     assert money.is_new
@@ -117,28 +123,28 @@ def test_a_mode_keeps_its_identity_while_its_centroid_does() -> None:
     assert money.mean_confidence == pytest.approx(0.4)
 
 
-def test_a_mode_says_whose_its_exemplars_are_and_can_do_without_one() -> None:
+def test_a_mode_names_the_sources_of_its_exemplars_and_can_drop_one() -> None:
     suspects = [
         replace(suspect(word, 1, 0.01 * i), user_hash=f"u{i}") for i, word in enumerate(("late", "lost", "gone"))
     ]
-    (found,) = describe(suspects, [0, 0, 0], [], "c", 0.85)
+    (found,) = describe_modes(suspects, [0, 0, 0], [], "c", 0.85)
     assert [source.prediction_id for source in found.mode.sources] == [f"p-{text}" for text in found.mode.exemplars]
-    kept = found.mode.without(lambda source: source.user_hash == "u1")
-    assert (set(kept.exemplars), {s.user_hash for s in kept.sources}) == ({"late", "gone"}, {"u0", "u2"})
-    assert (kept.size, kept.name) == (3, found.mode.name)
+    rest = found.mode.without(lambda source: source.user_hash == "u1")
+    assert (set(rest.exemplars), {s.user_hash for s in rest.sources}) == ({"late", "gone"}, {"u0", "u2"})
+    assert (rest.size, rest.name) == (3, found.mode.name)
 
 
-def test_a_mode_without_words_is_not_named_after_what_somebody_wrote() -> None:
-    (found,) = describe([suspect("4711", 1, 0.1), suspect("4712", 1, 0)], [0, 0], [], "c", 0.85)
+def test_a_mode_without_words_is_named_by_its_id_not_by_a_quotation() -> None:
+    (found,) = describe_modes([suspect("4711", 1, 0.1), suspect("4712", 1, 0)], [0, 0], [], "c", 0.85)
     assert found.mode.name == found.mode.mode_id
 
 
 def test_noise_alone_makes_no_mode() -> None:
-    assert describe([suspect("a", 1, 0)], [-1], [], "c", 0.85) == []
+    assert describe_modes([suspect("a", 1, 0)], [-1], [], "c", 0.85) == []
 
 
 def test_the_same_suspects_make_the_same_modes() -> None:
     suspects = [suspect("parcel late", 1, 0.1, confidence=None), suspect("parcel lost", 1, -0.1, confidence=None)]
-    first, again = (describe(suspects, [0, 0], [], "c", 0.85)[0].mode for _ in range(2))
+    first, again = (describe_modes(suspects, [0, 0], [], "c", 0.85)[0].mode for _ in range(2))
     assert first == again
     assert first.mean_confidence is None

@@ -1,4 +1,4 @@
-"""The miner's handlers: suspects kept and asked about once, feedback looked up, a cycle clustered or failed."""
+"""The handlers: suspects are stored and asked about once, feedback is looked up, a cycle is clustered or fails."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, SubjectForgotten
 from schemas.tasks import FailureSettings, TaskChanged, TaskKind, TaskSpec
-from services.failure_miner.domain import Answered, FoundMode, StoredMode, Suspect, Vectors
+from services.failure_miner.domain import AnsweredPrediction, BudgetClaim, FoundMode, StoredMode, Suspect, Vectors
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.settings import FailureMinerSettings
-from services.failure_miner.storage import Wish
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
@@ -47,51 +46,53 @@ class Published:
 
 
 class MemoryStore:
-    """What PostgresStore does, as far as the handlers see."""
+    """PostgresSuspectStore in memory, as far as the handlers use it."""
 
     def __init__(self) -> None:
         self.suspects: dict[str, Suspect] = {}
         self.asked: set[str] = set()
         self.done: dict[str, FailuresClustered] = {}
-        self.late: list[PartitionFence] = []
+        self.not_read: list[PartitionFence] = []
         self.stored_modes: list[StoredMode] = []
         self.taken: list[Suspect] = []
         self.corrected: list[CorrectionSubmitted] = []
         self.forgotten_people: dict[tuple[str, str], datetime] = {}
 
-    async def keep(
-        self, found: Sequence[Suspect], wishes: Sequence[Wish], deliveries: Sequence[Delivery[Any]]
+    async def save(
+        self, suspects: Sequence[Suspect], claims: Sequence[BudgetClaim], deliveries: Sequence[Delivery[Any]]
     ) -> set[str]:
-        for one in found:
-            self.suspects.setdefault(one.prediction_id, one)
-        for wish in wishes:
-            if len(self.asked) < wish.budget:
-                self.asked.add(wish.prediction_id)
-        return self.asked & {wish.prediction_id for wish in wishes}
+        for suspect in suspects:
+            self.suspects.setdefault(suspect.prediction_id, suspect)
+        for claim in claims:
+            if len(self.asked) < claim.budget:
+                self.asked.add(claim.prediction_id)
+        return self.asked & {claim.prediction_id for claim in claims}
 
-    async def known(self, prediction_ids: Iterable[str]) -> set[str]:
+    async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]:
         return set(prediction_ids) & set(self.suspects)
 
-    async def correct(self, deliveries: Sequence[Delivery[CorrectionSubmitted]], found: Sequence[Suspect]) -> None:
+    async def save_labels(
+        self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
+    ) -> None:
         self.corrected += [d.event for d in deliveries]
-        for one in found:
-            self.suspects.setdefault(one.prediction_id, one)
+        for suspect in suspects:
+            self.suspects.setdefault(suspect.prediction_id, suspect)
 
-    async def skip(self, place: RecordPosition) -> None: ...
+    async def skip(self, position: RecordPosition) -> None: ...
 
     async def forget(self, event: SubjectForgotten) -> None:
         self.forgotten_people[event.task, event.subject_hash] = event.occurred_at
 
-    async def forgotten(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
+    async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
         return ErasedSubjects(self.forgotten_people)
 
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
-        return self.late
+        return self.not_read
 
     async def outcome(self, cycle_id: str) -> FailuresClustered | None:
         return self.done.get(cycle_id)
 
-    async def open_suspects(
+    async def unclustered(
         self, task: str, revision: str, until: datetime, fence: Sequence[PartitionFence], limit: int
     ) -> list[Suspect]:
         return list(self.suspects.values())
@@ -100,10 +101,10 @@ class MemoryStore:
         return self.stored_modes
 
     async def save_clustering(
-        self, event: FailuresClustered, taken: Sequence[Suspect], found: Sequence[FoundMode]
+        self, event: FailuresClustered, suspects: Sequence[Suspect], found: Sequence[FoundMode]
     ) -> FailuresClustered:
         self.done[str(event.cycle_id)] = event
-        self.taken = list(taken)
+        self.taken = list(suspects)
         return event
 
 
@@ -118,11 +119,11 @@ class WordEmbedder:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True) if len(texts) else rows
 
 
-class MemoryLake:
+class MemoryLookup:
     def __init__(self) -> None:
-        self.rows: dict[str, Answered] = {}
+        self.rows: dict[str, AnsweredPrediction] = {}
 
-    def find(self, task: str, prediction_id: str, around: date) -> Answered | None:
+    def find(self, task: str, prediction_id: str, around: date) -> AnsweredPrediction | None:
         return self.rows.get(prediction_id)
 
 
@@ -162,10 +163,10 @@ class Bench:
     """The handlers with everything around them in memory."""
 
     def __init__(self, home: Path) -> None:
-        self.store, self.published, self.lake, self.now = MemoryStore(), Published(), MemoryLake(), NOON
+        self.store, self.published, self.predictions, self.now = MemoryStore(), Published(), MemoryLookup(), NOON
         settings = FailureMinerSettings(home=home)
         self.handlers = Handlers(
-            settings, self.store, WordEmbedder(), self.lake, self.published, now=lambda: self.now
+            settings, self.store, WordEmbedder(), self.predictions, self.published, now=lambda: self.now
         )  # fmt: skip
         self.handlers.subscribe(Consumers(build_broker(settings, "failure_miner"), "failure_miner", settings))
 
@@ -181,7 +182,7 @@ async def bench(tmp_path: Path) -> Bench:
     return made
 
 
-async def test_the_unsure_are_kept_and_asked_about_least_confident_first(bench: Bench) -> None:
+async def test_suspects_are_stored_and_asked_about_least_confident_first(bench: Bench) -> None:
     await bench.handlers.on_predictions(
         delivered(prediction(1, 0.5), prediction(2, 0.9), prediction(3, 0.1), prediction(4, None))
     )
@@ -198,29 +199,29 @@ async def test_a_redelivered_prediction_asks_the_same_question(bench: Bench) -> 
     assert len(bench.store.suspects) == 1
 
 
-async def test_no_more_is_asked_than_the_budget_allows(bench: Bench) -> None:
+async def test_no_more_questions_are_asked_than_the_budget_allows(bench: Bench) -> None:
     await bench.handlers.on_predictions(delivered(*(prediction(i, 0.05 * i) for i in range(6))))
     assert [q.prediction_id for q in bench.questions] == ["p0", "p1", "p2"]
     assert len(bench.store.suspects) == 6
 
 
-async def test_an_older_revision_is_kept_but_not_asked_about(bench: Bench) -> None:
+async def test_a_prediction_of_an_older_revision_is_stored_but_not_asked_about(bench: Bench) -> None:
     await bench.handlers.on_predictions(delivered(prediction(1, 0.1, task_revision="older")))
     assert set(bench.store.suspects) == {"p1"}
     assert not bench.questions
 
 
-async def test_a_task_that_nobody_applied_is_waited_for_and_then_buried(
+async def test_a_task_that_nobody_applied_is_awaited_and_then_dead_lettered(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 0.0)
-    stranger = prediction(1, 0.5, task="unheard-of", occurred_at=NOON - timedelta(minutes=2))
+    unknown = prediction(1, 0.5, task="unheard-of", occurred_at=NOON - timedelta(minutes=2))
     with pytest.raises(InvalidMessage, match="unheard-of"):
-        await bench.handlers.on_predictions(delivered(stranger))
+        await bench.handlers.on_predictions(delivered(unknown))
     monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 60.0)
     bench.handlers._tasks.wait_for = never  # type: ignore[method-assign]
     with pytest.raises(DependencyUnavailable):
-        await bench.handlers.on_predictions(delivered(stranger))
+        await bench.handlers.on_predictions(delivered(unknown))
 
 
 async def never(key: str, seconds: float = 0.0) -> TaskChanged:
@@ -228,7 +229,7 @@ async def never(key: str, seconds: float = 0.0) -> TaskChanged:
 
 
 async def test_a_thumb_down_on_a_sure_answer_makes_a_suspect_and_a_question(bench: Bench) -> None:
-    bench.lake.rows["p9"] = Answered(
+    bench.predictions.rows["p9"] = AnsweredPrediction(
         "p9", SPEC.name, SPEC.revision, NOON, messages("where is it"), "refund", 0.99, "u1"
     )  # fmt: skip
     await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
@@ -237,7 +238,7 @@ async def test_a_thumb_down_on_a_sure_answer_makes_a_suspect_and_a_question(benc
     assert bench.questions[0].user_hash == "u1"
 
 
-async def test_a_thumb_down_on_a_known_suspect_needs_no_lake(bench: Bench) -> None:
+async def test_a_thumb_down_on_a_stored_suspect_needs_no_lake(bench: Bench) -> None:
     await bench.handlers.on_predictions(delivered(prediction(1, 0.5)))
     await bench.handlers.on_feedback(delivered(thumbs_down("p1")))
     assert len(bench.questions) == 1
@@ -248,16 +249,18 @@ async def test_feedback_waits_for_the_lake_and_then_gives_up(bench: Bench) -> No
     with pytest.raises(DependencyUnavailable):
         await bench.handlers.on_feedback(both)
     bench.now = NOON + timedelta(minutes=5)
-    for one in both:
+    for delivery in both:
         with pytest.raises(InvalidMessage):
-            await bench.handlers.on_feedback([one])
+            await bench.handlers.on_feedback([delivery])
 
 
-async def test_feedback_that_an_outage_made_old_waits_for_the_lake_too(bench: Bench) -> None:
+async def test_feedback_that_is_old_because_of_an_outage_waits_for_the_lake_too(bench: Bench) -> None:
     late = delivered(thumbs_down("p9", minutes_ago=300))
     with pytest.raises(DependencyUnavailable):
         await bench.handlers.on_feedback(late)
-    bench.lake.rows["p9"] = Answered("p9", SPEC.name, SPEC.revision, NOON, messages("where"), "refund", 0.99, "u1")
+    bench.predictions.rows["p9"] = AnsweredPrediction(
+        "p9", SPEC.name, SPEC.revision, NOON, messages("where"), "refund", 0.99, "u1"
+    )
     await bench.handlers.on_feedback(late)
     assert set(bench.store.suspects) == {"p9"}
 
@@ -311,15 +314,15 @@ async def test_answers_that_people_confirmed_are_no_failures(bench: Bench) -> No
     assert len(bench.store.taken) == 16
 
 
-async def test_a_cycle_without_suspects_still_goes_on(bench: Bench) -> None:
+async def test_a_cycle_without_suspects_publishes_an_empty_clustering(bench: Bench) -> None:
     await bench.handlers.on_cycle_started(cycle())
     (event,) = bench.published.events
     assert isinstance(event, FailuresClustered)
     assert (event.suspects, event.noise, event.modes) == (0, 0, ())
 
 
-async def test_a_cycle_waits_until_everything_below_its_fence_is_read(bench: Bench) -> None:
-    bench.store.late = [PartitionFence(topic="predictions.logged.v1", partition=3, offset=9)]
+async def test_a_cycle_waits_until_everything_below_its_fence_is_stored(bench: Bench) -> None:
+    bench.store.not_read = [PartitionFence(topic="predictions.logged.v1", partition=3, offset=9)]
     with pytest.raises(DependencyUnavailable, match=r"predictions\.logged\.v1/3"):
         await bench.handlers.on_cycle_started(cycle())
 
@@ -332,7 +335,7 @@ async def test_a_task_that_changed_meanwhile_fails_the_step(bench: Bench) -> Non
     assert "ratchet cycle" in event.way_out
 
 
-async def test_a_revision_that_we_have_not_read_yet_is_waited_for(bench: Bench) -> None:
+async def test_a_task_revision_that_is_not_read_yet_is_awaited(bench: Bench) -> None:
     newer = SPEC.model_copy(update={"system_prompt": "Which intent?"})
     early = cycle(revision=newer.revision).model_copy(update={"occurred_at": utc_now()})
 
@@ -366,7 +369,7 @@ async def test_a_cycle_without_an_id_is_invalid(bench: Bench) -> None:
 
 async def test_a_question_says_when_its_prediction_was_made(bench: Bench) -> None:
     early = NOON - timedelta(hours=3)
-    bench.lake.rows["p9"] = Answered(
+    bench.predictions.rows["p9"] = AnsweredPrediction(
         "p9", SPEC.name, SPEC.revision, early, messages("where"), "refund", 0.9, "u9"
     )  # fmt: skip
     await bench.handlers.on_predictions(delivered(prediction(1, 0.1, occurred_at=early)))
@@ -374,7 +377,7 @@ async def test_a_question_says_when_its_prediction_was_made(bench: Bench) -> Non
     assert [(q.prediction_id, q.predicted_at) for q in bench.questions] == [("p1", early), ("p9", early)]
 
 
-async def test_what_a_forgotten_person_said_of_an_answer_is_not_looked_up(bench: Bench) -> None:
+async def test_feedback_of_an_erased_person_is_not_looked_up(bench: Bench) -> None:
     await bench.store.forget(
         SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="u1", occurred_at=NOON)
     )

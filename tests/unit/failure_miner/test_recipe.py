@@ -1,4 +1,4 @@
-"""Clustering: deterministic, honest about too few, and right on vectors whose groups are known."""
+"""Clustering is deterministic, makes no clusters of too few rows, and finds groups that are known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def blobs(sizes: tuple[int, ...], spread: float = 0.05) -> tuple[np.ndarray, np.
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), truth
 
 
-def test_groups_are_found() -> None:
+def test_known_groups_are_found() -> None:
     rows, truth = blobs((30, 20, 15))
     labels = cluster(rows, min_cluster_size=8, min_samples=2)
     assert len(set(labels) - {-1}) >= 3
@@ -38,12 +38,12 @@ def test_fewer_suspects_than_two_clusters_need_are_all_noise() -> None:
     assert len(cluster(rows[:0], 8, 2)) == 0
 
 
-def test_identical_vectors_do_not_break_it() -> None:
+def test_identical_vectors_are_clustered_without_an_error() -> None:
     rows = np.repeat(np.eye(384, dtype=np.float32)[:1], 40, axis=0)
     assert len(cluster(rows, 8, 2)) == 40
 
 
-def test_a_model_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+def test_a_missing_model_is_an_unavailable_dependency(tmp_path: Path) -> None:
     with pytest.raises(DependencyUnavailable, match="embedding model"):
         SentenceEmbedder(tmp_path).embed(["hello"])
 

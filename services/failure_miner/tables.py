@@ -1,0 +1,34 @@
+"""The tables of schema `failure_miner`, as `migrations/` makes them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Text
+
+from shared.privacy.erasure import erased_subjects_table
+from shared.storage.offsets import incarnation_table, offsets_table
+
+METADATA = sa.MetaData()
+OFFSETS = offsets_table(METADATA)
+INCARNATION = incarnation_table(METADATA)
+FORGOTTEN = erased_subjects_table(METADATA)
+SUSPECTS = sa.Table(
+    "suspects", METADATA,
+    Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("task_revision", Text),
+    Column("occurred_at", sa.DateTime(timezone=True)), Column("text", Text), Column("answer", Text),
+    Column("confidence", sa.Float), Column("topic", Text), Column("partition", sa.Integer),
+    Column("offset", sa.BigInteger), Column("embedding", sa.LargeBinary), Column("user_hash", Text),
+    Column("label", Text), Column("label_partition", sa.Integer), Column("label_offset", sa.BigInteger),
+    Column("cycle_id", Text), Column("mode_id", Text),
+)  # fmt: skip
+MODES = sa.Table(
+    "modes", METADATA,
+    Column("mode_id", Text, primary_key=True), Column("task", Text), Column("task_revision", Text),
+    Column("name", Text), Column("centroid", sa.LargeBinary), Column("first_cycle", Text), Column("last_cycle", Text),
+)  # fmt: skip
+ASKED = sa.Table(
+    "asked", METADATA, Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("day", sa.Date)
+)
+CLUSTERINGS = sa.Table(
+    "clusterings", METADATA, Column("cycle_id", Text, primary_key=True), Column("task", Text), Column("event", Text)
+)
