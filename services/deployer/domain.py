@@ -84,7 +84,7 @@ class Decision:
 
 
 def decide(stage: Stage, ledger: Ledger, alpha: float, settings: RolloutSettings) -> Decision | None:
-    """Return the next stage, or None to continue. Proof is checked before the reasons to give up."""
+    """Return the next stage, or None to continue. Checks the canary guard, then proof, then the reasons to reject."""
     evidence = ledger.evidence(alpha)
     counts = (
         f"{_counted(evidence.wins, 'win')}, {_counted(evidence.losses, 'loss', 'losses')}, "

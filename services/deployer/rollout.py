@@ -57,7 +57,7 @@ class Rollout:
             moves_flags=moves_flags, settled=False,
         )  # fmt: skip
 
-    def promoted(self, reason: str, evidence: Evidence, now: datetime) -> Rollout:
+    def with_promotion(self, reason: str, evidence: Evidence, now: datetime) -> Rollout:
         """Return the rollout with the candidate as the primary."""
         return self.with_stage(Stage.PROMOTED, reason, evidence, now).with_serving(self.candidate, self.primary)
 
@@ -65,7 +65,7 @@ class Rollout:
         """Return the rollout with these adapters serving."""
         return replace(self, primary=primary, previous=previous)
 
-    def not_servable(self, reason: str, now: datetime) -> Rollout:
+    def with_refusal(self, reason: str, now: datetime) -> Rollout:
         """Return the rollout rejected because vLLM no longer serves the candidate; the adapter before it serves on."""
         rejected = self.with_stage(Stage.REJECTED, reason, self.evidence, now)
         return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected

@@ -59,7 +59,7 @@ class RolloutTransitions:
             if rollout.moves_flags:
                 refusal = await self._refusal(rollout, rollout.changed_at)
                 if refusal:
-                    current = rollout.not_servable(refusal, utc_now())
+                    current = rollout.with_refusal(refusal, utc_now())
                     await self._rollouts.save(current)
                 await apply_flags(self._admin, current)
             await self._publisher.publish(current.event())
@@ -112,7 +112,7 @@ class RolloutTransitions:
             return
         evidence = ledger.evidence(rollout.alpha)
         if decision.stage is Stage.PROMOTED:
-            changed = rollout.promoted(decision.reason, evidence, utc_now())
+            changed = rollout.with_promotion(decision.reason, evidence, utc_now())
         else:
             changed = rollout.with_stage(decision.stage, decision.reason, evidence, utc_now())
         await self._rollouts.save(changed)

@@ -1,4 +1,4 @@
-"""The deployer on a real PostgreSQL and a real Unleash: the same way, the same flags, once whatever is redelivered."""
+"""The deployer on a real PostgreSQL and a real Unleash."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Real:
             return "\n".join(rows.scalars())
 
     async def seen_by_clients(self) -> dict[str, dict[str, object]]:
-        """What SDKs poll."""
+        """The flags as SDKs poll them."""
         headers = {"Authorization": self.settings.unleash_client_token}
         async with httpx.AsyncClient(headers=headers) as client:
             answer = await client.get(f"{self.settings.unleash}/api/client/features")
@@ -98,7 +98,7 @@ async def test_a_candidate_is_promoted_by_real_flags(real: Real) -> None:
     assert enabled == {"primary": True, "rollback": False, "canary": False, "shadow": False}
 
 
-async def test_the_ledger_keeps_a_redelivered_pair_and_label_once(real: Real) -> None:
+async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     events = [pair(deployer.last, number, ("refund", "delivery")) for number in range(3)]
@@ -114,7 +114,7 @@ async def test_the_ledger_keeps_a_redelivered_pair_and_label_once(real: Real) ->
     assert (ledger.outcomes, ledger.agreeing, ledger.asked) == ([-1.0, -1.0, 1.0, None], 1, 3)
 
 
-async def test_tickets_are_drawn_in_turn_and_asked_again_of_a_second_person(real: Real) -> None:
+async def test_tickets_are_drawn_in_order_and_a_second_person_is_asked_after_cannot_tell(real: Real) -> None:
     deployer = Deployer(real.deployer.rollouts, real.deployer.ledger, real.admin, max_open=2)
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     await deployer.compare(pair(deployer.last, 0, ("refund", "delivery"), user="heavy"))
@@ -123,27 +123,27 @@ async def test_tickets_are_drawn_in_turn_and_asked_again_of_a_second_person(real
     questions = deployer.publisher.questions
     assert [asked.prediction_id for asked in questions] == [f"{real.task}.0", f"{real.task}.2"]
     await deployer.handlers.on_correction(answer(questions[0], preference="cannot_tell"))
-    again = deployer.publisher.questions[-1]
-    assert (again.ticket_id, again.request_id) == (questions[0].ticket_id, f"{questions[0].ticket_id}.2")
-    await deployer.handlers.on_correction(answer(again, label="login", reviewer="bob"))
+    second = deployer.publisher.questions[-1]
+    assert (second.ticket_id, second.request_id) == (questions[0].ticket_id, f"{questions[0].ticket_id}.2")
+    await deployer.handlers.on_correction(answer(second, label="login", reviewer="bob"))
     assert [asked.prediction_id for asked in deployer.publisher.questions][-1] == f"{real.task}.3"
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert ledger.outcomes == [0.0, None, None]
 
 
-async def test_a_rollout_that_ended_keeps_no_conversations(real: Real) -> None:
+async def test_the_conversations_of_an_ended_rollout_are_deleted(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     await deployer.compare(pair(deployer.last, 99, ("refund", "delivery")))
     waiting = deployer.publisher.questions[0].ticket_id
-    kept = await deployer.ledger.ticket(waiting)
-    assert kept is not None and kept.messages is not None
+    ticket = await deployer.ledger.ticket(waiting)
+    assert ticket is not None and ticket.messages is not None
     await deployer.compare_and_label(range(7), "refund")
     assert deployer.last.stage is Stage.SHADOW, "the open ticket may still be a win"
     await deployer.compare_and_label(range(7, 10), "refund")
     assert deployer.last.stage is Stage.REJECTED
-    kept = await deployer.ledger.ticket(waiting)
-    assert kept is not None and kept.messages is None
+    ticket = await deployer.ledger.ticket(waiting)
+    assert ticket is not None and ticket.messages is None
 
 
 def forget(task: str, subject_hash: str, at: datetime | None = None) -> SubjectForgotten:
@@ -165,12 +165,12 @@ async def test_forgetting_changes_no_number_and_leaves_no_text_of_the_person(rea
         await deployer.handlers.on_forgotten(forget(real.task, user))
     after = await deployer.ledger.load(name)
     assert (after.outcomes, after.agreeing) == (before.outcomes, before.agreeing) == ([1.0, 1.0, 1.0, -1.0, None], 1)
-    everything = await real.dump("ledger")
-    assert "question 2" in everything and "user-2" in everything
-    assert not [word for word in ("user-1", "user-6", "question 1", "question 6") if word in everything]
+    rows = await real.dump("ledger")
+    assert "question 2" in rows and "user-2" in rows
+    assert not [word for word in ("user-1", "user-6", "question 1", "question 6") if word in rows]
 
 
-async def test_an_open_question_of_a_forgotten_person_is_void(real: Real) -> None:
+async def test_an_open_ticket_of_a_forgotten_person_becomes_void(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     name = deployer.last.rollout_id
@@ -186,7 +186,7 @@ async def test_an_open_question_of_a_forgotten_person_is_void(real: Real) -> Non
     assert len(deployer.publisher.questions) == 3
 
 
-async def test_pairs_of_a_forgotten_person_that_come_later_are_dropped_and_newer_ones_do_not_bet(real: Real) -> None:
+async def test_late_pairs_of_a_forgotten_person_are_dropped_and_newer_ones_do_not_bet(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     early = pair(deployer.last, 0, ("refund", "delivery"), user="u")
@@ -199,7 +199,7 @@ async def test_pairs_of_a_forgotten_person_that_come_later_are_dropped_and_newer
     assert "question 0" not in await real.dump("ledger")
 
 
-async def test_old_texts_of_ended_rollouts_go_and_those_that_are_still_asked_about_stay(real: Real) -> None:
+async def test_retention_deletes_texts_of_ended_rollouts_only(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     name = deployer.last.rollout_id
@@ -213,12 +213,12 @@ async def test_old_texts_of_ended_rollouts_go_and_those_that_are_still_asked_abo
     assert "answer 0" in await real.dump("ledger")
     before = await deployer.ledger.load(name)
     await deployer.ledger.expire(real.task, moment)
-    everything = await real.dump("ledger")
-    assert ("answer 0" in everything, "answer 5" in everything) == (False, True)
+    rows = await real.dump("ledger")
+    assert ("answer 0" in rows, "answer 5" in rows) == (False, True)
     assert await deployer.ledger.load(name) == before
 
 
-async def test_users_whose_requests_failed_are_still_counted_when_forgotten_but_not_known(real: Real) -> None:
+async def test_a_forgotten_user_with_failed_requests_is_still_counted_anonymously(real: Real) -> None:
     deployer = Deployer(real.deployer.rollouts, real.deployer.ledger, real.admin)
     await deployer.handlers.on_evaluated(evaluated("a1", real.task, canary_wealth=2))
     await deployer.compare_and_label(range(5), "delivery")
@@ -243,7 +243,7 @@ async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_ticke
     assert len((await deployer.ledger.load(deployer.last.rollout_id)).tickets) == 5
 
 
-async def test_a_change_that_a_crash_left_half_done_is_finished_by_another_process(real: Real) -> None:
+async def test_a_change_that_a_crash_left_unsettled_is_finished_by_another_process(real: Real) -> None:
     first = real.deployer
     first.publisher.is_away = True
     with pytest.raises(DependencyUnavailable):
@@ -254,7 +254,7 @@ async def test_a_change_that_a_crash_left_half_done_is_finished_by_another_proce
     assert (second.last.stage, second.publisher.sent) == (Stage.SHADOW, 1)
 
 
-async def test_what_an_operator_turned_off_in_unleash_stays_off(real: Real) -> None:
+async def test_a_flag_that_an_operator_turned_off_stays_off(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
     await real.admin.switch(real.flag("primary"), False)
@@ -265,7 +265,7 @@ async def test_what_an_operator_turned_off_in_unleash_stays_off(real: Real) -> N
     assert deployer.last.stage is Stage.SHADOW
 
 
-async def test_the_newest_candidate_is_the_only_one_on_its_way(real: Real) -> None:
+async def test_only_the_newest_candidate_is_active(real: Real) -> None:
     deployer = real.deployer
     for adapter in ("a1", "a2", "a3"):
         await deployer.handlers.on_evaluated(evaluated(adapter, real.task))
@@ -275,7 +275,7 @@ async def test_the_newest_candidate_is_the_only_one_on_its_way(real: Real) -> No
     assert deployer.last.candidate_adapter == "a3"
 
 
-async def test_a_flag_is_clamped_created_once_and_not_written_when_it_is_right(real: Real) -> None:
+async def test_a_flag_is_created_once_with_its_percentage_clamped(real: Real) -> None:
     flag = real.flag("canary")
     over = Strategy(percent=150, stickiness="userId", variant="canary", payload={"adapter": "a1"})
     await real.admin.ensure(flag, "a test", over)
@@ -290,7 +290,7 @@ async def test_a_flag_is_clamped_created_once_and_not_written_when_it_is_right(r
     assert state.payload is None
 
 
-async def test_a_wrong_token_says_so(stack_settings: Settings) -> None:
+async def test_a_wrong_token_is_reported(stack_settings: Settings) -> None:
     admin = UnleashAdmin(stack_settings.unleash, "*:*.wrong")
     with pytest.raises(DependencyUnavailable, match="401"):
         await admin.ensure(f"ratchet.{uuid4().hex}.primary", "a test", Strategy())

@@ -70,13 +70,13 @@ async def migrated(stack_settings: Settings, tmp_path: Path) -> AsyncIterator[Ca
         return made[-1]
 
     yield make
-    for one in made:
-        await one.execute(f'DROP SCHEMA IF EXISTS "{one.schema}" CASCADE')
-        await one.engine.dispose()
+    for database in made:
+        await database.execute(f'DROP SCHEMA IF EXISTS "{database.schema}" CASCADE')
+        await database.engine.dispose()
 
 
 @pytest.mark.parametrize("module", [console, dataset_builder, deployer, failure_miner, scheduler])
-async def test_the_migrations_make_the_tables_that_the_code_names(
+async def test_the_migrations_create_the_tables_of_the_code(
     migrated: Callable[[str], Migrated], module: ModuleType
 ) -> None:
     service = module.__name__.split(".")[1]

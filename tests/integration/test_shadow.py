@@ -120,50 +120,48 @@ def prediction(spec: TaskSpec, number: int, text: str) -> PredictionLogged:
     )
 
 
-async def test_the_real_flag_samples_pauses_and_decides_the_same_twice(
-    stack_settings: Settings, tmp_path: Path
-) -> None:
+async def test_the_real_flag_samples_pauses_and_is_repeatable(stack_settings: Settings, tmp_path: Path) -> None:
     task = f"task-{uuid4().hex[:8]}"
     flag = f"ratchet.{task}.shadow"
     admin = UnleashAdmin(stack_settings.unleash, stack_settings.unleash_admin_token)
     await admin.ensure(flag, "a test", Strategy(percent=50, stickiness="userId"))
     await admin.switch(flag, True)
-    flags = UnleashSampling(
+    sampling = UnleashSampling(
         stack_settings.unleash, stack_settings.unleash_client_token, 1, "development", tmp_path / "flags"
     )
-    await flags.start()
+    await sampling.start()
     ids = [f"{task}.{number}" for number in range(400)]
 
-    def begun() -> bool:
+    def any_sampled() -> bool:
         with contextlib.suppress(DependencyUnavailable):  # A new Unleash may still say that it has no flags at all.
-            return any(flags.sampled(task, one) for one in ids)
+            return any(sampling.sampled(task, prediction_id) for prediction_id in ids)
         return False
 
-    await until(begun, 10)
-    sample = [flags.sampled(task, one) for one in ids]
+    await until(any_sampled, 10)
+    sample = [sampling.sampled(task, prediction_id) for prediction_id in ids]
     assert 140 < sum(sample) < 260
-    assert sample == [flags.sampled(task, one) for one in ids]
+    assert sample == [sampling.sampled(task, prediction_id) for prediction_id in ids]
     await admin.switch(flag, False)
-    await until(lambda: not any(flags.sampled(task, one) for one in ids), 3)
-    await flags.close()
+    await until(lambda: not any(sampling.sampled(task, prediction_id) for prediction_id in ids), 3)
+    await sampling.close()
     await admin.close()
 
 
-async def test_flags_that_were_never_seen_are_no_off(tmp_path: Path) -> None:
-    flags = UnleashSampling("http://127.0.0.1:9", "token", 1, "development", tmp_path / "flags")
-    await flags.start()
+async def test_flags_that_were_never_loaded_are_not_off(tmp_path: Path) -> None:
+    sampling = UnleashSampling("http://127.0.0.1:9", "token", 1, "development", tmp_path / "flags")
+    await sampling.start()
     with pytest.raises(DependencyUnavailable, match="no flags loaded yet"):
-        flags.sampled("task", "p1")
-    await flags.close()
+        sampling.sampled("task", "p1")
+    await sampling.close()
 
 
-async def test_training_rows_are_read_from_the_store(tmp_path: Path) -> None:
+async def test_training_rows_are_read_from_the_artifact_store(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
     (tmp_path / "rows").mkdir()
     uri = publish_rows(store, "d1", tmp_path / "rows", "where is my parcel, please?")
     event = evaluated().model_copy(update={"dataset_uri": uri})
-    rows = StoredTrainingIndexes(store)
-    index = await rows.for_rollout(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
+    indexes = StoredTrainingIndexes(store)
+    index = await indexes.for_rollout(event)  # type: ignore[arg-type]  # it reads dataset_uri and spec, which both have
     assert index.contains("Where is my parcel please")
     assert not index.contains("I want my money back")
 

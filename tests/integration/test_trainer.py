@@ -108,7 +108,7 @@ def task() -> str:
     return f"train-{uuid4().hex[:8]}"
 
 
-async def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, task: str) -> None:
+async def test_a_killed_training_resumes_from_its_last_epoch(tmp_path: Path, task: str) -> None:
     settings = TrainerSettings(home=tmp_path)
     make_tiny_model(settings.models_folder / BASE)
     store = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
@@ -136,7 +136,7 @@ async def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, tas
     assert trained.cycle_id == event.cycle_id
 
 
-def test_rows_over_the_length_limit_are_left_out_and_counted(tmp_path: Path, task: str) -> None:
+def test_rows_over_the_length_limit_are_skipped_and_counted(tmp_path: Path, task: str) -> None:
     make_tiny_model(tmp_path / BASE)
     store = ArtifactStore(str(tmp_path / "store"), tmp_path)
     spec = dataset_built(store, tmp_path / "data", task, epochs=1).spec
@@ -155,12 +155,12 @@ def test_rows_over_the_length_limit_are_left_out_and_counted(tmp_path: Path, tas
         train([long], spec, str(tmp_path / BASE), tmp_path / "second", report)
 
 
-def test_a_base_model_that_is_nowhere_says_where_to_put_it(tmp_path: Path, task: str) -> None:
+def test_a_missing_base_model_is_reported_with_where_to_put_it(tmp_path: Path, task: str) -> None:
     store = ArtifactStore(str(tmp_path / "store"), tmp_path)
     spec = dataset_built(store, tmp_path / "data", task, epochs=1).spec
-    with pytest.raises(StepImpossible, match="cannot be loaded") as nowhere:
+    with pytest.raises(StepImpossible, match="cannot be loaded") as missing:
         train([example(0)], spec, str(tmp_path / "no-model"), tmp_path, lambda done, total, message: None)
-    assert "<home>/models" in nowhere.value.way_out
+    assert "<home>/models" in missing.value.way_out
 
 
 @pytest.mark.stack

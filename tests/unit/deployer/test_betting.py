@@ -1,4 +1,4 @@
-"""The betting test does what STATISTICS of promotion promise. Fixed seeds; small Monte Carlo."""
+"""The betting test has the error rates and label counts of STATISTICS.md. Fixed seeds; small Monte Carlo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALPHA = 0.05 / 52
 WEEK_BAR = 1 / ALPHA
 
 
-def straight(bar: float) -> int:
+def wins_until(bar: float) -> int:
     wins = 0
     while wealth(wins, 0, 0) < bar:
         wins += 1
@@ -42,15 +42,15 @@ def crossing(outcomes: np.ndarray, bar: float) -> np.ndarray:
 
 
 def test_ten_straight_wins_earn_a_canary_and_nineteen_a_promotion() -> None:
-    assert straight(20) == 10
-    assert straight(WEEK_BAR) == 19
+    assert wins_until(20) == 10
+    assert wins_until(WEEK_BAR) == 19
 
 
 def test_pairs_that_agree_cost_nothing() -> None:
     assert wealth(12, 5_000, 3) == wealth(12, 0, 3)
 
 
-def test_wealth_begins_at_one_whatever_the_margin() -> None:
+def test_wealth_starts_at_one_for_every_margin() -> None:
     assert wealth(0, 0, 0) == pytest.approx(1.0)
     assert wealth(0, 0, 0, margin=-0.02) == pytest.approx(1.0)
 
@@ -78,8 +78,8 @@ def test_a_pending_ticket_never_helps(outcomes: list[float | None]) -> None:
     for position, outcome in enumerate(outcomes):
         if outcome is None:
             for truth in (-1.0, 0.0, 1.0):
-                told = [*outcomes[:position], truth, *outcomes[position + 1 :]]
-                assert max_wealth(told) >= max_wealth(outcomes) * (1 - 1e-9)
+                labelled = [*outcomes[:position], truth, *outcomes[position + 1 :]]
+                assert max_wealth(labelled) >= max_wealth(outcomes) * (1 - 1e-9)
 
 
 def test_unanswered_tickets_at_the_end_do_not_take_a_proof_away() -> None:
@@ -98,18 +98,18 @@ def test_equal_candidates_are_promoted_less_often_than_alpha() -> None:
 
 
 def test_slow_labels_of_losses_do_not_promote_an_equal_candidate() -> None:
-    """Wins are labelled at once, losses 30 tickets late: betting by arrival would be fooled, ticket order is not."""
+    """Wins are labelled at once, losses 30 tickets late. Only betting by arrival would promote."""
     crossed = 0
     for path in paths(win=0.5, tie=0.0, runs=60, tickets=60, seed=4):
-        for seen in range(5, 61, 5):
-            told = [None if x < 0 and position > seen - 30 else x for position, x in enumerate(path[:seen])]
-            if max_wealth(told) >= 20:
+        for drawn in range(5, 61, 5):
+            labelled = [None if x < 0 and position > drawn - 30 else x for position, x in enumerate(path[:drawn])]
+            if max_wealth(labelled) >= 20:
                 crossed += 1
                 break
     assert crossed <= 3 + 3  # 5 % of 60, and two standard errors.
 
 
-def test_a_candidate_two_points_better_needs_about_as_many_labels_as_the_table_says() -> None:
+def test_a_candidate_two_points_better_needs_as_many_labels_as_the_statistics_table_states() -> None:
     """Discordance .04/.02: two of three decisive labels are wins. The table: 46 to the canary, 118 to everyone."""
     better = paths(win=2 / 3, tie=0.0, runs=1_000, tickets=300, seed=1)
     assert 40 <= np.median(crossing(better, 20)) <= 52
@@ -119,18 +119,18 @@ def test_a_candidate_two_points_better_needs_about_as_many_labels_as_the_table_s
     assert len(reached) / len(to_all) >= 0.9
 
 
-def test_a_worse_candidate_is_seen_by_the_opposite_bet_and_given_up_early() -> None:
+def test_the_opposite_bet_and_futility_reject_a_worse_candidate_early() -> None:
     assert wealth(9, 0, 0) < 20 <= wealth(10, 0, 0), "ten losses in a row are ten wins of the opposite bet"
     assert futility([-1.0] * 6) < 10 <= futility([-1.0] * 7)
     assert futility([None] * 7) == 1.0, "tickets without a label are not held against a candidate"
 
 
-def test_giving_up_costs_little_power_for_a_better_candidate() -> None:
+def test_futility_costs_little_power_for_a_better_candidate() -> None:
     runs = paths(win=2 / 3, tie=0.0, runs=150, tickets=120, seed=9)
     assert np.mean([futility(list(path)) >= 10 for path in runs]) <= 0.1
 
 
-def test_alpha_is_an_even_share_and_a_promotion_gives_its_own_back() -> None:
+def test_alpha_is_an_equal_share_of_the_year_and_a_promotion_returns_its_alpha() -> None:
     share = 0.05 / 52
     assert alpha_for(0.05, 52, None, False) == pytest.approx(share)
     assert alpha_for(0.05, 52, share, True) == pytest.approx(2 * share)
@@ -138,13 +138,13 @@ def test_alpha_is_an_even_share_and_a_promotion_gives_its_own_back() -> None:
     assert alpha_for(0.05, 1, 0.05, True) == 0.05
 
 
-def test_the_canary_guard_is_rarely_wrong_and_sees_a_broken_canary() -> None:
+def test_the_canary_guard_is_rarely_wrong_and_detects_a_broken_canary() -> None:
     generator = np.random.default_rng(3)
     null = 0.05 * 1.5 / (0.05 * 1.5 + 0.95)
-    wrong = 0
+    false_alarms = 0
     for path in generator.random((300, 60)) < null:
         bad = np.cumsum(path)
-        wrong += any(canary_guard(int(bad[n]), n + 1, 0.05, 1.5) >= 20 for n in range(60))
-    assert wrong / 300 <= 0.05
+        false_alarms += any(canary_guard(int(bad[n]), n + 1, 0.05, 1.5) >= 20 for n in range(60))
+    assert false_alarms / 300 <= 0.05
     assert canary_guard(3, 4, 0.05, 1.5) >= 20
     assert canary_guard(0, 0, 0.05, 1.5) == 1.0

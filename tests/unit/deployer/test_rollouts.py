@@ -1,4 +1,4 @@
-"""A candidate's way: what moves it, what stops it, and what a crash or an operator does to it."""
+"""A rollout from shadow to its end: what advances it, what rejects it, and what a crash or an operator changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def in_shadow(**rollout: object) -> Deployer:
     return deployer
 
 
-async def test_a_candidate_that_wins_goes_through_the_canary_to_everyone() -> None:
+async def test_a_candidate_that_wins_is_promoted_through_the_canary() -> None:
     deployer = await in_shadow()
     assert deployer.last.stage is Stage.SHADOW
     assert deployer.admin.serves(TASK) is None
@@ -58,7 +58,7 @@ async def test_the_next_candidate_inherits_the_primary_and_the_alpha_of_a_promot
     assert deployer.last.evidence.wealth == 1.0
 
 
-async def test_a_candidate_that_fails_offline_is_rejected_by_the_gate_and_touches_no_flag() -> None:
+async def test_a_candidate_that_fails_an_offline_gate_is_rejected_and_changes_no_flag() -> None:
     deployer = Deployer()
     await deployer.handlers.on_evaluated(evaluated(passed=False))
     assert deployer.last.stage is Stage.REJECTED
@@ -74,10 +74,10 @@ async def test_a_worse_candidate_is_rejected_and_the_primary_stays() -> None:
     assert "0 wins, 7 losses" in deployer.last.reason
     assert deployer.admin.serves(TASK, in_canary=True) is None
     await deployer.compare(pair(deployer.publisher.changes[0], 99, ("refund", "delivery")))
-    assert len(deployer.publisher.questions) == 7, "an ended rollout asks nothing"
+    assert len(deployer.publisher.questions) == 7, "an ended rollout asks no questions"
 
 
-async def test_labels_that_decide_nothing_run_out() -> None:
+async def test_a_candidate_is_rejected_when_its_labels_are_spent_without_proof() -> None:
     deployer = await in_shadow(max_labels=4)
     await deployer.compare_and_label(range(6), "login")
     assert len(deployer.publisher.questions) == 4
@@ -105,7 +105,7 @@ async def test_a_redelivered_pair_and_a_redelivered_label_bet_once() -> None:
     assert ledger.outcomes == [1.0, None, None]
 
 
-async def test_a_user_has_one_ticket_and_its_first_pair_is_it() -> None:
+async def test_a_user_has_one_ticket_for_the_first_discordant_pair() -> None:
     deployer = await in_shadow()
     answers = ("refund", "delivery")
     await deployer.compare(*[pair(deployer.last, number, answers, user="heavy") for number in range(5)])
@@ -113,7 +113,7 @@ async def test_a_user_has_one_ticket_and_its_first_pair_is_it() -> None:
     assert [asked.prediction_id[-1] for asked in deployer.publisher.questions] == ["0", "5", "6", "7"]
 
 
-async def test_people_are_asked_a_few_pairs_at_a_time_and_the_others_wait_their_turn() -> None:
+async def test_only_a_few_tickets_are_open_at_once_and_the_next_pairs_wait_in_order() -> None:
     deployer = Deployer(max_open=3)
     await deployer.handlers.on_evaluated(evaluated())
     pairs = [pair(deployer.last, number, ("refund", "delivery")) for number in range(12)]
@@ -153,7 +153,7 @@ async def test_what_people_are_asked_is_blind_and_in_random_order() -> None:
     assert all(asked.labels == ("delivery", "refund", "login") for asked in deployer.publisher.questions)
 
 
-async def test_who_cannot_tell_passes_the_ticket_to_a_second_person() -> None:
+async def test_cannot_tell_passes_the_ticket_to_a_second_person() -> None:
     deployer = await in_shadow()
     await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
     (first,) = deployer.publisher.questions
@@ -164,7 +164,7 @@ async def test_who_cannot_tell_passes_the_ticket_to_a_second_person() -> None:
     assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [0.0]
 
 
-async def test_an_ordinary_correction_is_no_evidence() -> None:
+async def test_an_ordinary_correction_is_not_evidence() -> None:
     deployer = await in_shadow()
     await deployer.compare(pair(deployer.last, 1, ("refund", "delivery")))
     ordinary = answer(deployer.publisher.questions[0], label="delivery").model_copy(
@@ -180,8 +180,8 @@ def test_a_label_is_the_truth_and_a_preference_is_mapped_through_the_hidden_side
     assert [label_outcome(kind, label, None, better) for label in ("delivery", "refund", "login")] == [1, -1, 0]
     for first, a, b in ((True, 1, -1), (False, -1, 1)):
         sides = Pair("p", "c", candidate_first=first)
-        told = [label_outcome(TaskKind.GENERATION, None, p, sides) for p in ("a", "b", "both_right", "cannot_tell")]
-        assert told == [a, b, 0, None]
+        outcomes = [label_outcome(TaskKind.GENERATION, None, p, sides) for p in ("a", "b", "both_right", "cannot_tell")]
+        assert outcomes == [a, b, 0, None]
         assert sides.sides == (("c", "p") if first else ("p", "c"))
     assert ticket_outcome([1.0, -1.0, 1.0]) == pytest.approx(1 / 3)
     assert ticket_outcome([None]) is None
@@ -199,7 +199,7 @@ async def test_a_canary_that_fails_is_rejected_while_everyone_keeps_the_primary(
     assert deployer.admin.serves(TASK, in_canary=True) is None
 
 
-async def test_failures_of_everyone_are_no_fault_of_the_canary() -> None:
+async def test_failures_in_every_arm_do_not_count_against_the_canary() -> None:
     deployer = await in_shadow()
     await deployer.compare_and_label(range(10), "delivery")
     events = [observed(deployer.last, n, Variant.CANARY if n == 0 else Variant.BASE, 503) for n in range(20)]
@@ -210,7 +210,7 @@ async def test_failures_of_everyone_are_no_fault_of_the_canary() -> None:
     assert (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad_users == 20
 
 
-async def test_a_newer_candidate_takes_the_place_of_an_older_one() -> None:
+async def test_a_newer_candidate_supersedes_an_older_one() -> None:
     deployer = await in_shadow()
     await deployer.handlers.on_evaluated(evaluated("a2"))
     stages = [(change.candidate_adapter, change.stage) for change in deployer.publisher.changes]
@@ -219,7 +219,7 @@ async def test_a_newer_candidate_takes_the_place_of_an_older_one() -> None:
     assert deployer.admin.flags[f"ratchet.{TASK}.shadow"].enabled
 
 
-async def test_a_newer_candidate_that_fails_offline_leaves_the_older_one_as_the_last_word() -> None:
+async def test_after_a_newer_candidate_fails_offline_the_older_one_is_published_again() -> None:
     deployer = await in_shadow()
     await deployer.handlers.on_evaluated(evaluated("a2", passed=False))
     assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.SHADOW)
@@ -243,7 +243,7 @@ async def test_a_redelivered_evaluation_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("crash_at", range(10))
-async def test_a_crash_between_any_two_writes_is_made_good_at_the_next_tick(crash_at: int) -> None:
+async def test_a_crash_between_any_two_writes_is_repaired_at_the_next_tick(crash_at: int) -> None:
     deployer = Deployer()
     deployer.admin.crash_at = crash_at
     event = evaluated(canary_wealth=2, min_canary_requests=0)
@@ -274,17 +274,17 @@ async def test_a_crash_before_the_event_publishes_the_same_event_later() -> None
     assert deployer.publisher.sent == 1
 
 
-async def test_an_adapter_that_vllm_refuses_never_enters_shadow_and_the_older_one_goes_on() -> None:
+async def test_an_adapter_that_vllm_refuses_never_enters_shadow_and_the_older_one_stays() -> None:
     deployer = await in_shadow()
     deployer.adapters.refused.add("a2")
     event = evaluated("a2")
     for _ in range(2):
         await deployer.handlers.on_evaluated(event)
-    refused, goes_on = deployer.publisher.changes[1:]
+    refused, stays = deployer.publisher.changes[1:]
     assert (refused.candidate_adapter, refused.stage) == ("a2", Stage.REJECTED)
     assert refused.reason.startswith("vLLM does not serve a2: rank of a2 is too high. ")
-    assert (goes_on.candidate_adapter, goes_on.stage) == ("a1", Stage.SHADOW)
-    assert goes_on.reason == "stays in shadow: the newer a2 was rejected before shadow"
+    assert (stays.candidate_adapter, stays.stage) == ("a1", Stage.SHADOW)
+    assert stays.reason == "stays in shadow: the newer a2 was rejected before shadow"
 
 
 async def test_an_adapter_that_vllm_no_longer_serves_is_not_promoted() -> None:
@@ -297,7 +297,7 @@ async def test_an_adapter_that_vllm_no_longer_serves_is_not_promoted() -> None:
     assert deployer.admin.serves(TASK, in_canary=True) is None
 
 
-async def test_what_an_operator_turned_by_hand_stays_and_costs_no_write() -> None:
+async def test_flags_that_an_operator_changed_are_never_written() -> None:
     deployer = await in_shadow()
     primary = f"ratchet.{TASK}.primary"
     await deployer.admin.switch(primary, False)
@@ -305,14 +305,14 @@ async def test_what_an_operator_turned_by_hand_stays_and_costs_no_write() -> Non
     await deployer.compare_and_label(range(12), "delivery")
     for _ in range(3):
         await deployer.handlers.tick(TASK)
-    assert deployer.last.stage is Stage.SHADOW, "the canary is earned, but waits for the operator"
+    assert deployer.last.stage is Stage.SHADOW, "the candidate has earned the canary but waits for the operator"
     assert deployer.admin.writes == writes
     await deployer.admin.switch(primary, True)
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.CANARY
 
 
-async def test_an_operators_rollback_is_published_and_becomes_the_ground_of_the_next_candidate() -> None:
+async def test_an_operators_rollback_is_published_and_the_next_candidate_starts_from_it() -> None:
     deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
     await deployer.compare_and_label(range(20), "delivery")
     await deployer.handlers.on_evaluated(evaluated("a2", canary_wealth=2, min_canary_requests=0))
@@ -328,7 +328,7 @@ async def test_an_operators_rollback_is_published_and_becomes_the_ground_of_the_
     assert not deployer.admin.flags[f"ratchet.{TASK}.rollback"].enabled
 
 
-async def test_a_rollback_that_is_taken_back_is_published_too() -> None:
+async def test_the_end_of_a_rollback_is_published_too() -> None:
     deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
     await deployer.compare_and_label(range(20), "delivery")
     for on, stage, primary in ((True, Stage.ROLLED_BACK, None), (False, Stage.PROMOTED, "a1")):
@@ -338,7 +338,7 @@ async def test_a_rollback_that_is_taken_back_is_published_too() -> None:
         assert deployer.admin.serves(TASK) == primary
 
 
-async def test_an_adapter_that_served_before_ratchet_came_is_the_first_primary() -> None:
+async def test_an_adapter_that_the_flag_served_before_any_rollout_is_the_first_primary() -> None:
     deployer = Deployer()
     strategy = {"variants": [{"name": "primary", "payload": {"value": '{"adapter": "old", "previous": null}'}}]}
     deployer.admin.flags[f"ratchet.{TASK}.primary"] = FlagState(True, (strategy,))
@@ -346,7 +346,7 @@ async def test_an_adapter_that_served_before_ratchet_came_is_the_first_primary()
     assert deployer.last.primary_adapter == "old"
 
 
-async def test_a_task_that_changes_voids_the_comparison() -> None:
+async def test_a_changed_task_invalidates_the_comparison() -> None:
     deployer = await in_shadow()
     changed = spec().model_copy(update={"system_prompt": "Another prompt."})
     rollout = await deployer.rollouts.last_entered(TASK)
@@ -358,7 +358,7 @@ async def test_a_task_that_changes_voids_the_comparison() -> None:
     assert (deployer.last.stage, deployer.last.reason) == (Stage.REJECTED, "the task changed")
 
 
-async def test_the_same_adapter_submitted_again_starts_anew() -> None:
+async def test_the_same_adapter_evaluated_again_starts_a_new_rollout() -> None:
     deployer = await in_shadow()
     await deployer.compare_and_label(range(7), "refund")
     await deployer.handlers.on_evaluated(evaluated())
@@ -376,7 +376,7 @@ async def test_a_label_decides_for_its_own_rollout_only() -> None:
     assert deployer.last.stage is Stage.SHADOW
 
 
-async def test_a_candidate_whose_artifact_was_deleted_is_given_up_when_its_verdict_is_old() -> None:
+async def test_a_candidate_whose_artifact_was_deleted_is_rejected_when_its_verdict_is_old() -> None:
     deployer = Deployer()
     deployer.adapters.deleted.add("a1")
     with pytest.raises(DependencyUnavailable):
@@ -389,7 +389,7 @@ async def test_a_candidate_whose_artifact_was_deleted_is_given_up_when_its_verdi
     assert (deployer.last.stage, deployer.last.candidate_adapter) == (Stage.SHADOW, "a2")
 
 
-async def test_an_engine_that_is_away_is_waited_for_however_long() -> None:
+async def test_a_candidate_waits_for_an_unavailable_vllm_without_limit() -> None:
     deployer = Deployer()
     deployer.adapters.is_away = True
     with pytest.raises(DependencyUnavailable):

@@ -21,7 +21,7 @@ LABELS = 10
 CHANCE = 1 / (LABELS - 1)
 
 
-def world(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
+def simulated(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
     """Raw scores of a model whose log-odds are `truth` times too large, and whether each answer was right."""
     random = np.random.default_rng(seed)
     honest = random.normal(2.0, 2.0, answers)
@@ -30,56 +30,54 @@ def world(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np.nda
 
 
 def fitted(answers: int, truth: float, seed: int = 7) -> Calibration:
-    scores, right = world(answers, truth, seed)
+    scores, right = simulated(answers, truth, seed)
     found = fit("desk-1", list(scores), list(right), LABELS)
     assert found is not None
     return found
 
 
-def test_below_a_thousand_answers_the_temperature_is_found_and_above_them_the_curve() -> None:
+def test_below_a_thousand_answers_the_map_is_a_temperature_and_above_it_is_isotonic() -> None:
     few, many = fitted(900, 3.0), fitted(3_000, 3.0)
     assert (few.kind, few.answers) == ("temperature", 900)
     assert few.temperature == pytest.approx(3.0, rel=0.15)
     assert (many.kind, many.answers) == ("isotonic", 3_000)
-    scores, right = world(20_000, 3.0, seed=8)
+    scores, right = simulated(20_000, 3.0, seed=8)
     for found in (few, many):
         mapped = np.array([calibrated(found, score) for score in scores])
         assert expected_calibration_error(mapped, right) < 0.02
         assert expected_calibration_error(scores, right) > 0.08
 
 
-@pytest.mark.parametrize(("answers", "most"), [(300, 0.035), (3_000, 0.025)])
+@pytest.mark.parametrize(("answers", "max_error"), [(300, 0.035), (3_000, 0.025)])
 @pytest.mark.parametrize("truth", [0.6, 1.0, 2.0])
-def test_mistakes_of_those_who_judge_take_little_confidence_from_the_answers(
-    answers: int, most: float, truth: float
-) -> None:
-    asked, honest = world(20_000, truth, seed=8)
+def test_mistakes_of_reviewers_lower_the_confidence_only_a_little(answers: int, max_error: float, truth: float) -> None:
+    asked, honest = simulated(20_000, truth, seed=8)
     errors, shares = [], []
     for seed in range(5):
-        scores, right = world(answers, truth, seed)
+        scores, right = simulated(answers, truth, seed)
         chance = np.random.default_rng(seed + 100)
         wrong = chance.random(answers) < 0.06
-        said = np.where(wrong, ~right & (chance.random(answers) < CHANCE), right)
-        found = fit("desk-1", list(scores), list(said), LABELS)
+        judged = np.where(wrong, ~right & (chance.random(answers) < CHANCE), right)
+        found = fit("desk-1", list(scores), list(judged), LABELS)
         assert found is not None
         errors.append(expected_calibration_error(np.array([calibrated(found, s) for s in asked]), honest))
         shares.append(found.mistakes)
-    assert np.mean(errors) < most
+    assert np.mean(errors) < max_error
     assert 0.03 < np.mean(shares) < 0.08
 
 
 @pytest.mark.parametrize("truth", [0.4, 1.0, 3.0])
 @pytest.mark.parametrize("answers", [300, 2_000])
-def test_the_error_that_is_told_is_that_of_answers_a_fit_had_not_seen(truth: float, answers: int) -> None:
+def test_the_reported_error_is_that_of_answers_outside_the_fit(truth: float, answers: int) -> None:
     found = fitted(answers, truth)
-    scores, right = world(20_000, truth, seed=9)
+    scores, right = simulated(20_000, truth, seed=9)
     mapped = np.array([calibrated(found, score) for score in scores])
     noise = 0.03 if answers == 300 else 0.015  # Fifteen bins of answers/15 each scatter by about so much.
     assert found.ece_after == pytest.approx(expected_calibration_error(mapped, right), abs=2 * noise)
     assert found.ece_before == pytest.approx(expected_calibration_error(scores, right), abs=2 * noise)
 
 
-def test_few_answers_make_a_mild_map_and_fewer_none() -> None:
+def test_few_answers_give_a_map_near_identity_and_too_few_give_none() -> None:
     sure = [0.99] * MIN_ANSWERS
     found = fit("desk-1", sure, [True] * MIN_ANSWERS, LABELS)
     assert found is not None
@@ -89,7 +87,7 @@ def test_few_answers_make_a_mild_map_and_fewer_none() -> None:
 
 
 def test_answers_without_a_score_do_not_count() -> None:
-    scores, right = world(100, 2.0)
+    scores, right = simulated(100, 2.0)
     with_gaps = [None if n % 2 else score for n, score in enumerate(scores)]
     found = fit("desk-1", with_gaps, list(right), LABELS)
     assert found is not None
@@ -103,7 +101,7 @@ def test_the_name_follows_from_the_adapter_and_the_map() -> None:
     assert fitted(100, 2.0).name.startswith("desk-1-")
 
 
-def test_every_answer_at_its_own_frequency_is_no_error_and_the_opposite_is_all_of_it() -> None:
+def test_the_calibration_error_is_zero_for_true_frequencies_and_one_for_their_opposite() -> None:
     right = np.array([1.0, 0.0] * 30)
     assert expected_calibration_error(np.full(60, 0.5), right) == 0.0
     assert expected_calibration_error(1.0 - right, right, bins=2) == 1.0
@@ -114,18 +112,18 @@ pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=MIN_ANSWERS
 
 @settings(max_examples=150, deadline=None)
 @given(pairs, st.sampled_from([temperature_map, isotonic_map]), st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_any_answers_make_a_map_that_keeps_the_order(pairs, make, asked) -> None:  # type: ignore[no-untyped-def]
+def test_every_map_preserves_the_order_of_scores(pairs, fit_map, asked) -> None:  # type: ignore[no-untyped-def]
     scores, right = np.array([s for s, _ in pairs]), np.array([float(r) for _, r in pairs])
-    fields = make(scores, right, CHANCE)
+    fields = fit_map(scores, right, CHANCE)
     found = Calibration.model_validate({**fields, "name": "n", "answers": 1, "ece_before": 0.0, "ece_after": 0.0})
     mapped = [calibrated(found, score) for score in sorted(asked)]
     assert all(0.0 <= score <= 1.0 for score in mapped)
     assert all(low <= high + 1e-12 for low, high in pairwise(mapped))
 
 
-def test_an_isotonic_map_has_no_level_stretch_to_lose_the_order_on() -> None:
-    scores, right = world(3_000, 3.0)
+def test_an_isotonic_map_increases_strictly() -> None:
+    scores, right = simulated(3_000, 3.0)
     found = fit("desk-1", list(scores), list(right), LABELS)
     assert found is not None
-    ladder = [calibrated(found, score) for score in np.linspace(0.001, 0.999, 500)]
-    assert all(low < high for low, high in pairwise(ladder))
+    mapped = [calibrated(found, score) for score in np.linspace(0.001, 0.999, 500)]
+    assert all(low < high for low, high in pairwise(mapped))

@@ -66,7 +66,7 @@ def test_a_better_candidate_passes_every_gate() -> None:
 
 
 @pytest.mark.parametrize("n", [30, 60, 200])
-def test_a_candidate_trained_on_shuffled_labels_is_stopped_by_chance_alone(n: int) -> None:
+def test_a_candidate_trained_on_shuffled_labels_fails_the_better_than_chance_gate(n: int) -> None:
     """Even where it happens to beat a base that guesses: its answers have nothing to do with the questions."""
     stopped = 0
     for seed in range(200):
@@ -77,7 +77,7 @@ def test_a_candidate_trained_on_shuffled_labels_is_stopped_by_chance_alone(n: in
     assert stopped >= 190
 
 
-def test_better_than_chance_says_what_chance_is() -> None:
+def test_the_better_than_chance_gate_reports_what_chance_is() -> None:
     stopped = gate(check_gates(spec(), compared(60, set(range(8)), set()), NO_GOLDEN), "better_than_chance")
     assert not stopped.passed
     assert stopped.required == "> 0.100, the share of the most frequent label"
@@ -119,7 +119,7 @@ def test_failed_requests_count_as_wrong_and_stop_the_candidate() -> None:
     assert sum(evaluation.candidate.right) == 48
 
 
-def test_min_accuracy_is_a_bar_of_its_own() -> None:
+def test_min_accuracy_is_a_gate_of_its_own() -> None:
     gates = check_gates(spec(min_accuracy=0.8), compared(50, set(range(30)), set()), NO_GOLDEN)
     assert [g.name for g in gates if not g.passed] == ["min_accuracy"]
 
@@ -131,7 +131,7 @@ def test_wilson_agrees_with_the_published_interval() -> None:
 
 
 @given(n=st.integers(1, 2_000), data=st.data())
-def test_wilson_always_holds_the_share(n: int, data: st.DataObject) -> None:
+def test_the_wilson_interval_always_contains_the_share(n: int, data: st.DataObject) -> None:
     interval = wilson(data.draw(st.integers(0, n)), n)
     assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
 
@@ -165,12 +165,12 @@ def rollout() -> RolloutChanged:
     return RolloutChanged.model_validate(data)
 
 
-def test_production_is_who_serves_everyone_now() -> None:
+def test_production_is_the_current_primary() -> None:
     assert production_of(trained(), rollout()) == rollout().primary_adapter is not None
     assert production_of(trained(), None) is None
 
 
-def test_an_adapter_of_another_base_is_no_opponent() -> None:
+def test_an_adapter_of_another_base_model_is_not_an_opponent() -> None:
     moved = trained().model_copy(update={"base_model": "another"})
     assert production_of(moved, rollout()) is None
 

@@ -96,7 +96,7 @@ async def test_progress_and_failure_carry_the_cycle(
     assert (failed.step, failed.reason, failed.cycle_id) == ("evaluation", "vLLM is away", trained.cycle_id)
 
 
-async def test_the_verdict_is_one_fact_with_both_arms_scores(
+async def test_the_verdict_has_one_event_id_and_the_scores_of_both_arms(
     handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, published: Published, tmp_path: Path
 ) -> None:
     await handlers.on_adapter(trained)
@@ -109,8 +109,8 @@ async def test_the_verdict_is_one_fact_with_both_arms_scores(
     right = ArmAnswers(answers=tuple(q.answer for q in asked), latencies_ms=(5.0,) * len(asked))
     wrong = ArmAnswers(answers=(labels[0],) * len(asked), latencies_ms=(3.0,) * len(asked))
     event = verdict_event(submitted(settings), "job", asked, [], right, wrong)
-    again = verdict_event(submitted(settings), "job", asked, [], right, wrong)
-    assert event.event_id == again.event_id
+    second = verdict_event(submitted(settings), "job", asked, [], right, wrong)
+    assert event.event_id == second.event_id
     assert event.verdict == "passed"
     assert (event.candidate.adapter, event.production.adapter) == (trained.adapter, None)
     assert (event.candidate.accuracy.value, event.production.accuracy.value) == (1.0, pytest.approx(1 / len(labels)))
@@ -129,7 +129,7 @@ def half_right(questions: list[Question], score: float) -> ArmAnswers:
     return ArmAnswers(answers=answers, latencies_ms=(1.0,) * len(answers), scores=(score,) * len(answers))
 
 
-def test_the_calibration_lies_beside_the_adapter_and_an_adapters_first_one_stays(
+def test_the_calibration_is_stored_beside_the_adapter_and_the_first_one_stays(
     trained: AdapterTrained, tmp_path: Path
 ) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
@@ -141,13 +141,15 @@ def test_the_calibration_lies_beside_the_adapter_and_an_adapters_first_one_stays
     assert calibrate(trained, questions, half_right(questions, 0.6), store, tmp_path / "two") == first
 
 
-def test_golden_answers_make_no_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
+def test_golden_answers_are_not_used_for_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
     few = questions[:10]
     assert calibrate(trained, few, half_right(questions, 0.9), store, tmp_path / "one") is None
 
 
-def test_a_generation_and_answers_of_an_older_job_have_no_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
+def test_generation_tasks_and_answers_without_scores_have_no_calibration(
+    trained: AdapterTrained, tmp_path: Path
+) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
     older = half_right(questions, 0.9).model_copy(update={"scores": ()})
     assert calibrate(trained, questions, older, store, tmp_path / "one") is None
@@ -157,7 +159,7 @@ def test_a_generation_and_answers_of_an_older_job_have_no_calibration(trained: A
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_an_empty_evaluation_set_is_no_verdict(tmp_path: Path) -> None:
+def test_an_empty_evaluation_set_fails_the_step(tmp_path: Path) -> None:
     path = tmp_path / "eval.jsonl"
     path.write_text("")
     with pytest.raises(StepImpossible, match="nothing to evaluate on"):

@@ -25,11 +25,11 @@ def question(text: str, answer: str) -> Question:
 
 
 class Engine:
-    """ArmAnswers with the question's first letter; raises what is listed for a question, in turn."""
+    """Answers with the question's first letter; raises the errors listed for a question, one per request."""
 
-    def __init__(self, troubles: dict[str, list[Exception]] | None = None) -> None:
-        self.troubles = troubles or {}
-        self.seen: list[tuple[str, tuple[str, ...], int]] = []
+    def __init__(self, errors: dict[str, list[Exception]] | None = None) -> None:
+        self.errors = errors or {}
+        self.requests: list[tuple[str, tuple[str, ...], int]] = []
         self.asked_for: list[Mapping[str, Any]] = []
 
     async def complete(
@@ -41,11 +41,11 @@ class Engine:
         max_tokens: int,
         fields: Mapping[str, Any],
     ) -> Completion:
-        self.seen.append((model, tuple(choices), max_tokens))
+        self.requests.append((model, tuple(choices), max_tokens))
         self.asked_for.append(fields)
         text = messages[-1]["content"]
-        if self.troubles.get(text):
-            raise self.troubles[text].pop(0)
+        if self.errors.get(text):
+            raise self.errors[text].pop(0)
         listed = [
             {"token": text[0], "logprob": math.log(0.6)},
             {"token": "ab"[text[0] == "a"], "logprob": math.log(0.2)},
@@ -61,7 +61,7 @@ async def test_both_arms_are_asked_as_the_gateway_asks() -> None:
     engine, counts = Engine(), list[int]()
     answers = await ask(engine, "adapter", QUESTIONS, SPEC, 2, counts.append)
     assert answers.answers == ("a", "b", "b")
-    assert set(engine.seen) == {("adapter", ("a", "b"), 8)}
+    assert set(engine.requests) == {("adapter", ("a", "b"), 8)}
     assert engine.asked_for == [request_fields(SPEC)] * 3
     assert counts == [1, 2, 3]
 
@@ -83,10 +83,10 @@ async def test_a_refused_request_is_not_tried_again() -> None:
     engine = Engine({"a1": [InvalidMessage("too long")]})
     answers = await ask(engine, "adapter", QUESTIONS, SPEC, 1, lambda _: None)
     assert answers.answers[0] is None
-    assert len(engine.seen) == 3
+    assert len(engine.requests) == 3
 
 
-async def test_an_engine_that_is_away_is_no_verdict_on_the_candidate() -> None:
+async def test_an_unavailable_engine_is_not_counted_against_the_candidate() -> None:
     engine = Engine({q.text: [DependencyUnavailable("gone")] * 2 for q in QUESTIONS})
     with pytest.raises(DependencyUnavailable, match="3 of 3 requests"):
         await ask(engine, "adapter", QUESTIONS, SPEC, 1, lambda _: None)

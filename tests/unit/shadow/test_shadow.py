@@ -1,4 +1,4 @@
-"""Shadow compares only what may be compared, off the request path, within its sample and its budget."""
+"""Shadow replays only eligible predictions, within its sample and its budget."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Published:
 
 
 class Shadow:
-    """The handlers with everything around them in memory."""
+    """The handlers with Unleash, the training rows and vLLM in memory."""
 
     def __init__(self, *trained: str) -> None:
         self.sampling, self.candidate, self.published = Sampling(), BothArms(), Published()
@@ -149,7 +149,7 @@ async def test_an_eligible_prediction_becomes_a_pair() -> None:
         ({"variant": Variant.BASE}, "a0"),
     ],
 )
-async def test_what_is_not_the_primarys_answer_to_a_new_input_is_no_pair(
+async def test_only_the_primarys_answer_to_a_new_input_becomes_a_pair(
     changes: dict[str, Any], primary: str | None
 ) -> None:
     assert not is_eligible(prediction(**changes), rollout(primary=primary))
@@ -162,13 +162,13 @@ async def test_the_primary_adapters_answers_are_compared_when_it_serves() -> Non
 
 
 @pytest.mark.parametrize("stage", [Stage.PROMOTED, Stage.REJECTED, Stage.ROLLED_BACK])
-async def test_nothing_is_replayed_when_no_candidate_is_on_its_way(stage: Stage) -> None:
+async def test_nothing_is_replayed_without_an_active_candidate(stage: Stage) -> None:
     shadow = Shadow()
     assert await shadow.replay(prediction(), under=rollout(stage)) == []
     assert shadow.candidate.asked == 0
 
 
-async def test_a_near_copy_of_a_training_row_is_no_pair() -> None:
+async def test_a_near_duplicate_of_a_training_row_is_not_a_pair() -> None:
     shadow = Shadow("Where is parcel number 1, that I ordered?!")
     assert await shadow.replay(prediction(1)) == []
     other = prediction(2, messages=(Message(role=Role.USER, content="please send my money back"),))
@@ -190,7 +190,7 @@ async def test_a_days_budget_is_not_exceeded() -> None:
     assert shadow.candidate.asked == 20
 
 
-def test_a_budget_is_new_each_day_and_of_each_task() -> None:
+def test_each_task_has_its_own_budget_each_day() -> None:
     budget = DailyBudget()
     day = datetime(2026, 11, 23, 23, 59, tzinfo=UTC)
     assert [budget.take("t", 2, day) for _ in range(3)] == [True, True, False]
@@ -206,7 +206,7 @@ async def test_a_redelivered_prediction_is_the_same_pair() -> None:
     assert first.pair_id != pair_of(prediction(2), rollout(), "refund", "refund", 1.0, CUTOFF).pair_id
 
 
-async def test_where_the_stored_text_was_redacted_both_arms_are_asked_the_same() -> None:
+async def test_both_arms_are_asked_again_when_the_stored_text_was_redacted() -> None:
     shadow = Shadow()
     (pair,) = await shadow.replay(prediction(redactions=1))
     assert (pair.production_answer, pair.candidate_answer, pair.agree) == ("login", "delivery", False)
@@ -223,7 +223,7 @@ async def test_without_productions_answer_to_the_stored_text_there_is_no_pair() 
     assert shadow.candidate.asked == 1
 
 
-async def test_both_replays_of_a_redacted_text_are_paid_from_the_budget() -> None:
+async def test_both_replays_of_a_redacted_text_count_against_the_budget() -> None:
     shadow = Shadow()
     events = [prediction(number, redactions=1) for number in range(30)]
     assert len(await shadow.replay(prediction(99), *events)) == 1 + 9
@@ -237,7 +237,7 @@ async def test_a_candidate_that_errs_disagrees() -> None:
     assert (pair.candidate_answer, pair.agree) == (None, False)
 
 
-async def test_an_engine_that_is_away_is_no_loss_but_a_redelivery() -> None:
+async def test_an_unavailable_engine_means_redelivery_and_not_a_loss() -> None:
     shadow = Shadow()
     shadow.candidate.away = True
     with pytest.raises(DependencyUnavailable):
@@ -256,10 +256,10 @@ class Engine:
     def __init__(self) -> None:
         self.status: dict[str, int] = {}
         self.loaded: list[str] = []
-        self.running = self.most = 0
+        self.running = self.max_running = 0
         self.bodies: list[dict[str, Any]] = []
 
-    def arms(self, concurrency: int = 4) -> VllmEngine:
+    def replay_engine(self, concurrency: int = 4) -> VllmEngine:
         inference = InferenceClient(["http://engine"], 1.0)
         inference._client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
         return VllmEngine(inference, FixedArtifacts(), concurrency)
@@ -275,7 +275,7 @@ class Engine:
             return httpx.Response(200, json={})
         self.bodies.append(body)
         self.running += 1
-        self.most = max(self.most, self.running)
+        self.max_running = max(self.max_running, self.running)
         await asyncio.sleep(0.005)
         self.running -= 1
         status = self.status.get(body["model"], 200)
@@ -298,7 +298,7 @@ class FixedArtifacts(ArtifactStore):
 
 async def test_the_candidate_is_asked_greedily_for_one_of_the_labels() -> None:
     engine = Engine()
-    replay = await engine.arms().candidate(rollout(), prediction().messages)
+    replay = await engine.replay_engine().candidate(rollout(), prediction().messages)
     assert replay.answer == "delivery"
     (body,) = engine.bodies
     assert (body["model"], body["temperature"]) == ("a1", 0.0)
@@ -308,35 +308,35 @@ async def test_the_candidate_is_asked_greedily_for_one_of_the_labels() -> None:
 
 async def test_replays_are_bounded() -> None:
     engine = Engine()
-    arms = engine.arms(concurrency=3)
-    await asyncio.gather(*[arms.candidate(rollout(), prediction(n).messages) for n in range(12)])
-    assert engine.most == 3
+    replay_engine = engine.replay_engine(concurrency=3)
+    await asyncio.gather(*[replay_engine.candidate(rollout(), prediction(n).messages) for n in range(12)])
+    assert engine.max_running == 3
 
 
 async def test_a_candidate_that_fails_while_the_base_answers_has_erred() -> None:
     engine = Engine()
     engine.status["a1"] = 500
-    assert (await engine.arms().candidate(rollout(), prediction().messages)).answer is None
+    assert (await engine.replay_engine().candidate(rollout(), prediction().messages)).answer is None
 
 
-async def test_when_the_base_fails_too_the_engine_is_away() -> None:
+async def test_when_the_base_model_fails_too_the_engine_is_unavailable() -> None:
     engine = Engine()
     engine.status |= {"a1": 500, "base": 503}
     with pytest.raises(DependencyUnavailable):
-        await engine.arms().candidate(rollout(), prediction().messages)
+        await engine.replay_engine().candidate(rollout(), prediction().messages)
 
 
-async def test_a_restarted_replica_is_told_of_the_adapter_again() -> None:
+async def test_the_adapter_is_loaded_again_into_a_restarted_replica() -> None:
     engine = Engine()
     engine.status["a1"] = 404
-    assert (await engine.arms().candidate(rollout(), prediction().messages)).answer == "delivery"
+    assert (await engine.replay_engine().candidate(rollout(), prediction().messages)).answer == "delivery"
     assert engine.loaded == ["a1"]
 
 
 @pytest.mark.parametrize(("primary", "model"), [(None, "base"), ("a0", "a0")])
-async def test_production_is_asked_by_the_name_of_who_serves(primary: str | None, model: str) -> None:
+async def test_production_is_asked_by_the_name_of_the_adapter_that_serves(primary: str | None, model: str) -> None:
     engine = Engine()
-    replay = await engine.arms().production(rollout(primary=primary), prediction().messages)
+    replay = await engine.replay_engine().production(rollout(primary=primary), prediction().messages)
     assert replay.answer == "delivery"
     assert [body["model"] for body in engine.bodies] == [model]
 
@@ -345,12 +345,12 @@ async def test_production_is_asked_by_the_name_of_who_serves(primary: str | None
 async def test_a_production_arm_that_refuses_the_text_has_no_answer(primary: str | None) -> None:
     engine = Engine()
     engine.status |= {"base": 400, "gone": 404}
-    arms = engine.arms()
-    replay = await arms.production(rollout(primary=primary), prediction().messages)
+    replay_engine = engine.replay_engine()
+    replay = await replay_engine.production(rollout(primary=primary), prediction().messages)
     assert (replay.answer is None) == (primary != "a0")
 
 
-async def test_from_the_topics_to_the_topic() -> None:
+async def test_a_prediction_on_the_broker_becomes_a_pair_on_the_broker() -> None:
     broker = KafkaBroker("nowhere:9092")
     shadow = Shadow()
     handlers = Handlers(
@@ -359,10 +359,10 @@ async def test_from_the_topics_to_the_topic() -> None:
     handlers.subscribe(Consumers(broker, "shadow", ShadowSettings()))
     pairs: list[ShadowCompared] = []
 
-    async def keep(event: ShadowCompared) -> None:
+    async def record(event: ShadowCompared) -> None:
         pairs.append(event)
 
-    Consumers(broker, "deployer", ShadowSettings()).on(ShadowCompared, keep)
+    Consumers(broker, "deployer", ShadowSettings()).on(ShadowCompared, record)
     async with TestKafkaBroker(broker):
         await Publisher(broker, "deployer").publish(rollout())
         await Publisher(broker, "gateway").publish(prediction())

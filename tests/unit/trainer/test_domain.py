@@ -23,19 +23,19 @@ def changed(dataset: DatasetBuilt, **training: object) -> DatasetBuilt:
     return DatasetBuilt.model_validate(data)
 
 
-def test_a_redelivered_dataset_names_the_same_job(dataset: DatasetBuilt) -> None:
-    again = DatasetBuilt.model_validate_json(dataset.model_dump_json())
-    assert job_name(again) == job_name(dataset)
+def test_a_redelivered_dataset_has_the_same_job_name(dataset: DatasetBuilt) -> None:
+    redelivered = DatasetBuilt.model_validate_json(dataset.model_dump_json())
+    assert job_name(redelivered) == job_name(dataset)
     assert job_name(dataset).startswith(dataset.dataset_id)
 
 
-def test_other_settings_or_another_cycle_name_another_job(dataset: DatasetBuilt) -> None:
+def test_other_settings_or_another_cycle_have_another_job_name(dataset: DatasetBuilt) -> None:
     next_week = dataset.model_copy(update={"cycle_id": "support-desk-20261130-030000"})
     names = {job_name(dataset), job_name(changed(dataset, seed=21)), job_name(next_week)}
     assert len(names) == 3
 
 
-def test_a_rank_over_the_fleets_limit_is_refused_with_the_way_out(dataset: DatasetBuilt) -> None:
+def test_a_rank_over_the_fleets_limit_is_refused_with_a_way_out(dataset: DatasetBuilt) -> None:
     check_servable(dataset.spec, 16)
     with pytest.raises(StepImpossible, match="rank 32 is over the fleet's limit of 16") as refused:
         check_servable(changed(dataset, r=32).spec, 16)

@@ -100,7 +100,7 @@ def adapter_folder(folder: Path, weights: bytes = b"weights") -> Path:
 OUTCOME = TrainingOutcome(steps=60, losses=(2.0, 0.1), too_long=0, train_loss=0.1, seconds=9.0, versions={"torch": "2"})
 
 
-async def test_the_same_weights_have_the_same_name_and_the_event_is_one_fact(
+async def test_the_same_weights_have_the_same_name_and_the_event_one_id(
     handlers: Handlers, dataset: DatasetBuilt, published: Published, tmp_path: Path
 ) -> None:
     first = build_manifest(dataset, adapter_folder(tmp_path / "a"), OUTCOME)
@@ -124,7 +124,7 @@ def test_a_manifest_left_by_a_killed_process_does_not_change_the_name(dataset: D
     assert build_manifest(dataset, folder, OUTCOME).adapter == before
 
 
-def test_the_base_model_is_the_local_folder_where_there_is_one(dataset: DatasetBuilt, tmp_path: Path) -> None:
+def test_a_local_folder_of_the_base_model_is_preferred_to_the_hub(dataset: DatasetBuilt, tmp_path: Path) -> None:
     job = TrainingJob(
         dataset=dataset, models_folder=tmp_path, artifacts="", cache=tmp_path, slots_folder=tmp_path, slots=1
     )
@@ -133,7 +133,7 @@ def test_the_base_model_is_the_local_folder_where_there_is_one(dataset: DatasetB
     assert base_model(job) == str(tmp_path / "SmolLM2-135M-Instruct")
 
 
-def test_a_broken_training_row_is_named_by_its_line(tmp_path: Path) -> None:
+def test_a_broken_training_row_is_reported_with_its_line(tmp_path: Path) -> None:
     row = {
         "example_id": "e", "group": "g", "prediction_ids": [], "correction_ids": [],
         "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "login"}],
