@@ -1,1 +1,1 @@
-"""Who may ask what, and how often."""
+"""API keys: what each key may do, and its rate limits."""

@@ -1,8 +1,8 @@
-"""API keys at rest: one small JSON file, `<home>/gateway/keys.json`, which holds no key, only what a key hashes to.
+"""The keys file, `<home>/gateway/keys.json`: the hashes of the API keys, not the keys themselves.
 
-The hash is plain SHA-256. Slow, salted hashes make guessing of passwords dear, because people choose from few of them;
-a key here is 256 random bits, of which nobody guesses one from its hash at any speed, and a slow hash would cost every
-request what it costs an attacker. Nothing here runs on the request path: see `grants.py`.
+The hash is plain SHA-256. Slow, salted hashes protect passwords, which people choose from few; a key here is 256
+random bits, which cannot be guessed from a hash at any speed, and a slow hash would slow every request down. Nothing
+here runs on the request path: see `grants.py`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from shared.errors import RatchetError, describe_validation_error
 from shared.files import write_atomically
 
 PREFIX = "rk_"
-"""Every key begins so: people, log scrubbers and secret scanners know one when they see it."""
+"""The start of every key, so that people, log scrubbers and secret scanners recognise one."""
 
 
 class KeysUnreadable(RatchetError):
-    """The keys file cannot be read, or is none."""
+    """The keys file cannot be read, or is not a keys file."""
 
 
 class ApiKey(BaseModel):
-    """What is known of a key. `tasks` None: all. An unknown field is an error: it may be a restriction."""
+    """A key's entry in the file. `tasks` None: all. An unknown field is an error, because it may be a restriction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,18 +42,18 @@ class ApiKey(BaseModel):
     expires_at: AwareDatetime | None = None
     requests_per_second: float | None = Field(default=None, gt=0.0, le=1e6)
     burst: int | None = Field(default=None, ge=1, le=10**6, description="Requests at once; default: one second's.")
-    bytes_per_minute: int | None = Field(default=None, ge=1_000, le=10**12, description="Of requests' bodies.")
+    bytes_per_minute: int | None = Field(default=None, ge=1_000, le=10**12, description="Of request bodies.")
 
     @property
     def id(self) -> str:
-        """How people call it; says nothing of the key."""
+        """A short name for the key, from its hash."""
         return self.digest[:12]
 
     def expired(self, now: datetime) -> bool:
         return self.expires_at is not None and now >= self.expires_at
 
 
-class _File(BaseModel):
+class _KeysFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
@@ -61,15 +61,15 @@ class _File(BaseModel):
 
 
 def new_key() -> tuple[str, str]:
-    """A key, and its digest in hex."""
+    """Make a key; return it and its digest in hex."""
     key = PREFIX + secrets.token_urlsafe(32)
     return key, hashlib.sha256(key.encode()).hexdigest()
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...] | None:
-    """The keys; None where there is no file. Raises KeysUnreadable, in words that quote nothing of the file."""
+    """Read the keys; None if there is no file. Raises KeysUnreadable, which quotes nothing of the file."""
     try:
-        return _File.model_validate_json(path.read_bytes()).keys
+        return _KeysFile.model_validate_json(path.read_bytes()).keys
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -78,19 +78,19 @@ def read_keys(path: Path) -> tuple[ApiKey, ...] | None:
         ) from error
     except ValidationError as error:
         raise KeysUnreadable(
-            f"{path} is no file of API keys: {describe_validation_error(error, limit=1)}",
+            f"{path} is not a file of API keys: {describe_validation_error(error, limit=1)}",
             "Correct it, or restore it; it is written by: ratchet keys",
         ) from None
 
 
 def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
-    """Replace the file as a whole, readable by its owner alone. Raises OSError."""
-    write_atomically(path, _File(keys=tuple(keys)).model_dump_json(indent=2).encode() + b"\n")
+    """Replace the file atomically, readable by its owner only. Raises OSError."""
+    write_atomically(path, _KeysFile(keys=tuple(keys)).model_dump_json(indent=2).encode() + b"\n")
 
 
 @contextmanager
 def locked_for_editing(path: Path) -> Iterator[None]:
-    """While one reads, changes and writes the file, nobody else does so. Raises OSError."""
+    """Hold an exclusive lock while the file is read, changed and written. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

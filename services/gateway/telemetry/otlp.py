@@ -34,7 +34,7 @@ Take = Callable[..., Awaitable[ExportResult]]
 
 
 class Keys(Protocol):
-    """Who may send: `services.gateway.auth.grants.Access`."""
+    """Who may send: `services.gateway.auth.grants.AccessControl`."""
 
     def grant(self, headers: Any, size: int = 0) -> Grant: ...
 

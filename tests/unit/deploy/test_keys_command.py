@@ -34,7 +34,7 @@ def keys(file: Path) -> Keys:
 
 def opens(file: Path, key: str, task: str = "support") -> bool:
     access = AccessControl(file)
-    access.look()
+    access.reload()
     try:
         return access.check([(b"authorization", b"Bearer " + key.encode())], task) is not None
     except HttpError:

@@ -1,4 +1,4 @@
-"""Every route that says or takes something of a task asks for the key; no key ever gets into a log or a metric."""
+"""Every route of a task needs an API key, and no key ever gets into a log or a metric."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Guarded:
 
 @pytest.fixture
 async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
-    (whole, one), (support, two) = new_key(), new_key()
-    known: dict[str, Any] = {"created_at": datetime.now(UTC)}
+    (whole, whole_digest), (support, support_digest) = new_key(), new_key()
+    created: dict[str, Any] = {"created_at": datetime.now(UTC)}
     write_keys(
         tmp_path / "keys.json",
         [
-            ApiKey(app="shop", digest=one, **known),
-            ApiKey(app="desk", digest=two, tasks=("support",), requests_per_second=1.0, burst=4, **known),
+            ApiKey(app="shop", digest=whole_digest, **created),
+            ApiKey(app="desk", digest=support_digest, tasks=("support",), requests_per_second=1.0, burst=4, **created),
         ],
     )
     access = AccessControl(tmp_path / "keys.json")
-    access.look()
+    access.reload()
     async with serving(access=access) as gateway:
         yield Guarded(gateway, whole, support)
 
@@ -72,7 +72,7 @@ def external(task: str) -> dict[str, Any]:
         ("GET", "/v1/models/haiku", None),
     ],
 )
-async def test_without_a_key_401_and_with_anothers_403(guarded: Guarded, method: str, path: str, body: Any) -> None:
+async def test_no_key_is_401_and_another_apps_key_is_403(guarded: Guarded, method: str, path: str, body: Any) -> None:
     for key, status in ((None, 401), ("rk_wrong", 401), (guarded.support, 403)):
         response = await guarded.send(method, path, key, body)
         assert (response.status_code, set(response.json()["error"])) == (status, {"message", "type", "param", "code"})
@@ -83,7 +83,7 @@ async def test_without_a_key_401_and_with_anothers_403(guarded: Guarded, method:
 async def test_feedback_needs_a_key_of_the_predictions_task(guarded: Guarded) -> None:
     body = {"prediction_id": guarded.gateway.ids.new("haiku"), "kind": "thumbs", "positive": True}
     sent = [await guarded.send("POST", "/v1/feedback", key, body) for key in (None, guarded.support, guarded.whole)]
-    assert [one.status_code for one in sent] == [401, 403, 200]
+    assert [response.status_code for response in sent] == [401, 403, 200]
     assert len(guarded.gateway.log.events) == 1
 
 
@@ -91,15 +91,15 @@ async def test_models_are_the_tasks_of_the_key(guarded: Guarded) -> None:
     assert (await guarded.send("GET", "/v1/models", None)).status_code == 401
     for key, names in ((guarded.support, ["support"]), (guarded.whole, ["haiku", "support"])):
         listed = (await guarded.send("GET", "/v1/models", key)).json()["data"]
-        assert [one["id"] for one in listed] == names
+        assert [model["id"] for model in listed] == names
 
 
-async def test_health_readiness_and_metrics_need_none(guarded: Guarded) -> None:
+async def test_health_readiness_and_metrics_need_no_key(guarded: Guarded) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await guarded.send("GET", path, None)).status_code == 200
 
 
-async def test_the_openai_client_sends_the_key_and_knows_the_refusals(guarded: Guarded) -> None:
+async def test_the_openai_client_sends_the_key_and_raises_its_own_errors(guarded: Guarded) -> None:
     asked: Any = {"model": "support", **CHAT}
     async with guarded.openai(guarded.support) as client:
         answer = await client.chat.completions.create(**asked)
@@ -112,7 +112,7 @@ async def test_the_openai_client_sends_the_key_and_knows_the_refusals(guarded: G
         assert limited.value.code == "rate_limit_exceeded"
         assert 0 < int(limited.value.response.headers["retry-after-ms"]) <= 1_000
     async with guarded.openai("rk_wrong") as client:
-        with pytest.raises(AuthenticationError, match="not known here"):
+        with pytest.raises(AuthenticationError, match="unknown"):
             await client.chat.completions.create(**asked)
 
 
@@ -122,21 +122,25 @@ async def test_no_key_gets_into_logs_metrics_events_or_upstream(
     caplog.set_level(logging.DEBUG)
     gateway, stranger = guarded.gateway, new_key()[0]
     asked = {"model": "support", **CHAT}
-    failures: list[Any] = [UpstreamFailed(500, "the model broke", "error"), RuntimeError("a mistake of ours"), None]
+    failures: list[Any] = [
+        UpstreamFailed(500, "the model broke", "error"),
+        RuntimeError("internal error in a test"),
+        None,
+    ]
     for failure in failures:
         gateway.upstream.failure = failure
         for key in (guarded.whole, guarded.support, stranger):
             await guarded.send("POST", "/v1/chat/completions", key, asked)
     await guarded.send("POST", f"/v1/{guarded.whole}", guarded.whole, asked)
-    told = [record.getMessage() + (record.exc_text or "") for record in caplog.records if record.name != "httpx"]
-    assert any("a mistake of ours" in text for text in told)
-    told += [(await gateway.http.get("/metrics")).text, repr(gateway.log.kept), repr(gateway.upstream.asked)]
-    assert "prediction_id" in told[-2]
+    logged = [record.getMessage() + (record.exc_text or "") for record in caplog.records if record.name != "httpx"]
+    assert any("internal error in a test" in text for text in logged)
+    logged += [(await gateway.http.get("/metrics")).text, repr(gateway.log.kept), repr(gateway.upstream.asked)]
+    assert "prediction_id" in logged[-2]
     secrets = [key.removeprefix("rk_") for key in (guarded.whole, guarded.support, stranger)]
-    assert [text for text in told for secret in secrets if secret in text] == []
+    assert [text for text in logged for secret in secrets if secret in text] == []
 
 
-async def test_pages_of_other_origins_are_served_only_where_they_are_named(guarded: Guarded) -> None:
+async def test_cors_allows_only_the_configured_origins(guarded: Guarded) -> None:
     asks = {"origin": "https://app.example", "access-control-request-method": "POST"}
     wants = {"access-control-request-headers": "authorization,content-type,x-stainless-lang"}
     app = guarded.gateway.app

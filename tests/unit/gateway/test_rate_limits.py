@@ -1,4 +1,4 @@
-"""Token buckets, and that processes share them."""
+"""Token buckets, alone and shared by processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(taken, flush=True)
 """
 
 
-def test_what_is_taken_flows_in_again_up_to_the_burst() -> None:
+def test_a_bucket_refills_up_to_its_burst() -> None:
     bucket = TokenBuckets().bucket("shop", "requests", 2.0, 3.0)
     assert [bucket.take(1.0, 10.0) for _ in range(3)] == [0.0, 0.0, 0.0]
     assert bucket.take(1.0, 10.0) == pytest.approx(0.5)
@@ -37,7 +37,7 @@ def test_what_is_taken_flows_in_again_up_to_the_burst() -> None:
     assert [bucket.take(1.0, 9_999.0) for _ in range(4)] == [0.0, 0.0, 0.0, pytest.approx(0.5)]
 
 
-def test_more_than_the_whole_bucket_is_given_when_it_is_full_and_owed_afterwards() -> None:
+def test_more_than_the_burst_is_granted_by_a_full_bucket_and_paid_back() -> None:
     bucket = TokenBuckets().bucket("shop", "bytes", 1.0, 10.0)
     assert bucket.take(25.0, 0.0) == 0.0
     assert bucket.take(1.0, 0.0) == pytest.approx(16.0)
@@ -52,15 +52,15 @@ def test_a_refusal_takes_nothing() -> None:
     assert bucket.take(1.0, 1.0) == 0.0
 
 
-def test_buckets_are_kept_by_app_kind_and_limit() -> None:
+def test_there_is_one_bucket_for_each_app_kind_and_limit() -> None:
     buckets = TokenBuckets()
-    one = buckets.bucket("shop", "requests", 1.0, 1.0)
-    assert buckets.bucket("shop", "requests", 1.0, 1.0) is one
-    others = [("web", "requests", 1.0, 1.0), ("shop", "bytes", 1.0, 1.0), ("shop", "requests", 2.0, 1.0)]
-    assert not any(buckets.bucket(*other) is one for other in others)
+    bucket = buckets.bucket("shop", "requests", 1.0, 1.0)
+    assert buckets.bucket("shop", "requests", 1.0, 1.0) is bucket
+    different = [("web", "requests", 1.0, 1.0), ("shop", "bytes", 1.0, 1.0), ("shop", "requests", 2.0, 1.0)]
+    assert not any(buckets.bucket(*arguments) is bucket for arguments in different)
 
 
-def test_workers_share_a_folder_and_its_clearing_fills_all(tmp_path: Path) -> None:
+def test_workers_share_the_buckets_of_a_folder_until_it_is_cleared(tmp_path: Path) -> None:
     folder = tmp_path / "limits"
     first, second = (TokenBuckets(folder).bucket("shop", "requests", 1.0, 2.0) for _ in range(2))
     assert [first.take(1.0, 5.0), second.take(1.0, 5.0)] == [0.0, 0.0]
@@ -71,7 +71,7 @@ def test_workers_share_a_folder_and_its_clearing_fills_all(tmp_path: Path) -> No
     assert TokenBuckets(folder).bucket("shop", "requests", 1.0, 2.0).take(1.0, 5.0) == 0.0
 
 
-def test_processes_together_take_what_one_may(tmp_path: Path) -> None:
+def test_processes_together_take_no_more_than_one_bucket_allows(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _TAKER, str(tmp_path / "limits")]
     takers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
@@ -84,12 +84,12 @@ def test_processes_together_take_what_one_may(tmp_path: Path) -> None:
         taker.stdin.write("go\n")
         taker.stdin.flush()
     taken = [int(taker.communicate(timeout=60)[0]) for taker in takers]
-    # Nearly: of two in the same microsecond one may go uncounted.
+    # Of two takes in the same microsecond one may go uncounted.
     assert 1_000 <= sum(taken) <= 1_050, taken
     assert min(taken) > 0
 
 
-def test_a_full_disk_leaves_each_worker_its_own_limit_and_says_so(
+def test_on_a_full_disk_each_worker_limits_for_itself_and_logs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
