@@ -1,7 +1,8 @@
 # The two commands: `make loop` plays one turn of the wheel, `make test` runs every test. Each sets itself up.
-# PYTHON must be 3.11 or newer; pip and the package registries are all else that is needed.
+# A Python from 3.11 to 3.13 is looked for (deploy/setup.sh; PYTHON names another); the package registries are all
+# else that is needed.
 
-PYTHON ?= python3.11
+PYTHON ?=
 VENV ?= .venv
 RATCHET_HOME ?= $(CURDIR)/.ratchet
 export RATCHET_HOME
@@ -14,11 +15,9 @@ INSTALLED := $(VENV)/.installed
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade 'pip>=25'
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable ./client
-	touch $@
+$(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt deploy/setup.sh
+	@sh deploy/setup.sh $(VENV) $(PYTHON)
+	@touch $@
 
 loop: $(INSTALLED)  ## One turn of the wheel on real components: from a request to a promoted adapter
 	$(BIN)/ratchet loop $(ARGS)
