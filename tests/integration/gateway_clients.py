@@ -16,7 +16,14 @@ import httpx
 from schemas.predictions import PredictionLogged
 from schemas.tasks import RedactionSettings, TaskSpec
 from shared.settings import Settings
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, publish_task, read_raw, until
+from tests.integration.gateway_process import (
+    PATIENCE_SECONDS,
+    GatewayProcess,
+    OwnBroker,
+    publish_task,
+    read_raw,
+    until,
+)
 
 PREDICTIONS = "predictions.logged.v1"
 
@@ -62,7 +69,7 @@ class Place:
         finally:
             one.kill_all()
 
-    async def events(self, topic: str, ids: set[str], seconds: float = 60.0) -> list[bytes]:
+    async def events(self, topic: str, ids: set[str], seconds: float = PATIENCE_SECONDS) -> list[bytes]:
         """The values of all records with these keys, once each of the keys is there."""
         found: list[tuple[bytes, bytes]] = []
 

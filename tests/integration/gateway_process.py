@@ -34,6 +34,10 @@ from shared.settings import Settings
 from shared.spool import SpoolReader, slots
 from tests.conftest import ROOT, TestStack, free_ports
 
+PATIENCE_SECONDS = 240.0
+"""What a test waits at most. Only a failure takes so long; a shipper, which is nice, may get little of a busy machine:
+to load its language model then takes a minute and more."""
+
 
 class OwnBroker:
     """A broker that nobody else uses, so that it may be stopped; and other parts, for whom it must all be away."""
@@ -53,6 +57,16 @@ class OwnBroker:
 
     def stop(self) -> None:
         stack.down(self._parts, home=self.home, env=self.env)
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """Stop it for the length of a `with`, and start it again whatever happens: a test that fails inside must not
+        fail the next."""
+        await asyncio.to_thread(self.stop)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.start)
 
 
 @contextmanager
@@ -124,7 +138,7 @@ class GatewayProcess:
     async def end(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.send(number)
-        await asyncio.to_thread(self.process.wait, 60)
+        await asyncio.to_thread(self.process.wait, PATIENCE_SECONDS)
 
     @property
     def settings(self) -> GatewaySettings:
@@ -164,7 +178,7 @@ class GatewayProcess:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
             yield client
 
-    async def until_ready(self, seconds: float = 90.0) -> None:
+    async def until_ready(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Until it answers and its shipper has told how it is: from then on its slot is known."""
         started, self.slot = time.time(), None
         async with self.http() as http:
@@ -181,7 +195,9 @@ class GatewayProcess:
         return ready and self.status().get("at", 0.0) > started
 
 
-async def until(condition: Callable[[], Any], seconds: float = 60.0, story: Callable[[], str] = lambda: "") -> None:
+async def until(
+    condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, story: Callable[[], str] = lambda: ""
+) -> None:
     """Wait for a condition, plain or a coroutine; `story` is told if it does not come."""
     deadline = time.monotonic() + seconds
     while True:
@@ -212,7 +228,7 @@ async def read_raw(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
         ends = await end_offsets(settings, list(consumer.assignment()))
         assert ends, f"no partition of {topic} is known"
         found: list[tuple[bytes, bytes]] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while any([await consumer.position(partition) < end for partition, end in ends.items()]):
                 records = await consumer.getmany(timeout_ms=500)
                 found += [(one.key or b"", one.value) for batch in records.values() for one in batch]

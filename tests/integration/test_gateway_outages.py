@@ -191,17 +191,16 @@ async def test_with_kafka_unleash_and_postgres_away_it_serves_and_starts_and_aft
         async with place.gateway(RATCHET_UNLEASH=settings.unleash) as gateway:
             await until_primary(gateway, place.task)
             ids |= await accepted(gateway, place.task, 16)
-            await asyncio.to_thread(place.broker.stop)
-            assert not reachable(settings)
-            ids |= await accepted(gateway, place.task, 40)
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                await gateway.end(number)
-                gateway.start()
-                await gateway.until_ready(20.0)
-                assert await variant(gateway, place.task) == "primary"  # From the last known flags, and tasks.
+            async with place.broker.away():
+                assert not reachable(settings)
                 ids |= await accepted(gateway, place.task, 40)
-            await asyncio.to_thread(place.broker.start)
-            await until(lambda: ids <= set(in_the_lake(settings, place.task)), 120.0, lambda: story(gateway, settings))
+                for number in (signal.SIGTERM, signal.SIGKILL):
+                    await gateway.end(number)
+                    gateway.start()
+                    await gateway.until_ready()
+                    assert await variant(gateway, place.task) == "primary"  # From the last known flags, and tasks.
+                    ids |= await accepted(gateway, place.task, 40)
+            await until(lambda: ids <= set(in_the_lake(settings, place.task)), story=lambda: story(gateway, settings))
             assert set(in_the_lake(settings, place.task).values()) == {1}
             await until(lambda: gateway.waiting() == [])
     await admin.close()
@@ -211,7 +210,7 @@ async def until_primary(gateway: GatewayProcess, task: str) -> None:
     async def there() -> bool:
         return await variant(gateway, task) == "primary"
 
-    await until(there, 10.0)
+    await until(there)
 
 
 def reachable(settings: Settings) -> list[str]:
@@ -240,7 +239,7 @@ async def test_several_workers_answer_on_one_port_and_one_that_dies_is_replaced_
         ids = {await ask_anew(gateway, place.task) for _ in range(24)}
         assert await counted_by(gateway) == {"0", "1"}
         first.kill()
-        await asyncio.to_thread(first.wait, 10)  # Until it is gone, the kernel gives it connections too.
+        await asyncio.to_thread(first.wait, 60)  # Until it is gone, the kernel gives it connections too.
         ids |= {await ask_anew(gateway, place.task) for _ in range(8)}
         replaced = await until_workers(gateway, without=first)
         assert second in replaced
@@ -264,7 +263,7 @@ async def test_workers_whose_keeper_is_killed_end_too(place: Place) -> None:
         assert gateway.process is not None
         gateway.process.kill()
         await asyncio.to_thread(gateway.process.wait)
-        await until(lambda: not any(one.is_running() for one in workers), 30.0)
+        await until(lambda: not any(one.is_running() for one in workers))
     finally:
         end_workers(gateway)
 
@@ -283,7 +282,7 @@ async def test_what_an_app_may_ask_is_for_all_workers_together_and_outlives_one_
         assert statuses == {200: 20, 429: 40}
         assert await counted_by(gateway) == {"0", "1"}
         first.kill()
-        await asyncio.to_thread(first.wait, 10)
+        await asyncio.to_thread(first.wait, 60)
         await until_workers(gateway, without=first)
         assert {await status_anew(gateway, place.task, key) for _ in range(16)} == {429}
     finally:
@@ -300,7 +299,7 @@ async def until_workers(gateway: GatewayProcess, without: psutil.Process | None 
         found[:] = sorted((one for one in children if one != without), key=lambda one: one.cmdline()[3:4])
         return len(found) == 2 and all([await answers(gateway) for _ in range(16)])
 
-    await until(ready, 60.0, lambda: (gateway.home / "gateway.log").read_text()[-3000:])
+    await until(ready, story=lambda: (gateway.home / "gateway.log").read_text()[-3000:])
     return list(found)
 
 
@@ -339,7 +338,7 @@ async def counted_by(gateway: GatewayProcess) -> set[str]:
     async def both() -> bool:
         return len(await told()) == 2
 
-    await until(both, 15.0)  # A worker writes what it counts every five seconds.
+    await until(both)  # A worker writes what it counts every five seconds.
     return await told()
 
 

@@ -145,7 +145,7 @@ async def test_a_direct_producers_answer_arrives_redacted_and_twice_sent_is_one_
         letters[:] = [value for key, value in found if key == nowhere.prediction_id.encode()]
         return bool(letters)
 
-    await until(buried, 90.0)
+    await until(buried)
     assert [word for word in PERSONAL if word.encode() in letters[0]] == []
 
 
@@ -180,7 +180,7 @@ async def test_under_load_kills_of_gateway_and_shipper_lose_nothing_that_was_ans
         await gateway.end(signal.SIGKILL)
         gateway.start()
         await gateway.until_ready()
-        await until(lambda: not lives(orphan), 20.0)
+        await until(lambda: not lives(orphan))
         await until(lambda: len(ids) > before + 10)
         await place.arrived(set(ids))
 
@@ -210,19 +210,18 @@ async def test_while_the_broker_is_away_the_gateway_goes_on_and_everything_arriv
     async with place.gateway(**settings) as gateway, gateway.http() as http:
         await place.arrived(await accepted(gateway, place.raw, 8))
         await until(lambda: gateway.waiting() == [])
-        await asyncio.to_thread(place.broker.stop)
-        ids = await accepted(gateway, place.raw, 40)
-        thumbs = {"prediction_id": next(iter(ids)), "kind": "thumbs", "positive": True}
-        assert (await http.post("/v1/feedback", json=thumbs)).status_code == 200
+        async with place.broker.away():
+            ids = await accepted(gateway, place.raw, 40)
+            thumbs = {"prediction_id": next(iter(ids)), "kind": "thumbs", "positive": True}
+            assert (await http.post("/v1/feedback", json=thumbs)).status_code == 200
 
-        async def told() -> bool:
-            return any("the shipper is behind" in note for note in (await http.get("/readyz")).json()["notes"])
+            async def told() -> bool:
+                return any("the shipper is behind" in note for note in (await http.get("/readyz")).json()["notes"])
 
-        await until(told)
-        assert oldest_seconds((await http.get("/metrics")).text) > 1.0
-        await gateway.end(signal.SIGTERM)  # It cannot ship what it holds, and keeps it.
-        assert len(gateway.waiting()) == 81
-        await asyncio.to_thread(place.broker.start)
+            await until(told)
+            assert oldest_seconds((await http.get("/metrics")).text) > 1.0
+            await gateway.end(signal.SIGTERM)  # It cannot ship what it holds, and keeps it.
+            assert len(gateway.waiting()) == 81
         await place.announce()
         gateway.start()
         await gateway.until_ready()
