@@ -1,6 +1,6 @@
-"""gateway: the application's way in, and the only service on its request path.
+"""gateway: where applications send their requests; the only service on the request path.
 
 consumes  HTTP (OpenAI's API) · Unleash flags · tasks.changed (as a table)
-does      answers from the arm the flags choose, measures confidence, takes feedback and answers made elsewhere
-produces  predictions.logged (acknowledged before the answer leaves) · feedback.given · requests.observed
+does      answers from the arm that the flags choose, measures confidence, takes feedback and predictions made elsewhere
+produces  predictions.logged (durable before the answer leaves) · feedback.given · requests.observed
 """

@@ -1,4 +1,9 @@
-"""The gateway's other use cases: name the tasks, take feedback, take answers made elsewhere. HTTP is in `http.py`."""
+"""The use cases behind the HTTP routes that are not hot: models, feedback, predictions made elsewhere.
+
+produces  feedback.given · predictions.logged (variant external)
+
+Answering, the hot route, is `answering/`. The routes themselves are in `http.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from schemas.base import Message, Role, Variant
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskChanged
 from services.gateway.auth.grants import UNRESTRICTED, AccessControl, Grant, Headers
-from services.gateway.domain import ChatMessage, PredictionIds
+from services.gateway.domain import Identifiers
 from services.gateway.formats.chat import prepare_messages
 from services.gateway.formats.validation import (
     MAX_USER,
@@ -23,43 +28,38 @@ from services.gateway.observability.tracing import event_headers
 from services.gateway.recording.event_log import EventLog, encode_event
 from services.gateway.tasks.served import ServedTasks
 from shared.http import HttpError
-from shared.identity import event_id, keyed_hash
+from shared.identity import event_id
 
 MAX_PREDICTIONS = 100
-"""Most answers made elsewhere in one request."""
+"""The most predictions made elsewhere in one request."""
 MAX_OWN_ID = 500
-"""Characters of an application's own id of an answer."""
+"""The most characters of an application's own id of an answer."""
 
 
 class Handlers:
     def __init__(
-        self,
-        tasks: ServedTasks,
-        log: EventLog,
-        ids: PredictionIds,
-        subjects_key: bytes,
-        access: AccessControl | None = None,
+        self, tasks: ServedTasks, log: EventLog, identifiers: Identifiers, access: AccessControl | None = None
     ) -> None:
         self._tasks = tasks
         self._log = log
-        self._ids = ids
-        self._subjects_key = subjects_key
+        self._ids = identifiers.predictions
+        self._user_hash = identifiers.user_hash
         self._access = access
 
     def models(self, headers: Headers) -> list[TaskChanged]:
-        """The tasks that the caller may ask, by name. Raises HttpError 401, 429."""
+        """The tasks that the caller may use, by name. Raises HttpError 401, 429."""
         grant = self._grant(headers)
         return [change for change in self._tasks.all() if grant.tasks is None or change.task in grant.tasks]
 
     def model(self, name: str, headers: Headers) -> TaskChanged:
-        """The task of this name. Raises HttpError 404 naming those there are, 401, 403, 429."""
+        """The task of this name. Raises HttpError 404 with the names of the existing tasks, 401, 403, 429."""
         self._grant(headers).require(name)
-        return self._tasks.of(name).change
+        return self._tasks.get(name).change
 
     async def feedback(self, body: bytes, headers: Headers) -> dict[str, str]:
-        """Take what a user or an application says of an answer. The same again is the same event.
+        """Record what a user or an application says about an answer. Idempotent.
 
-        Raises HttpError: 404 for an id that we did not give, 422 for a label that the task has not, 400 otherwise.
+        Raises HttpError 404 for an unknown prediction id, 422 for a label that the task does not have, else 400.
         """
         grant = self._grant(headers, len(body))
         data = read_object(body)
@@ -68,13 +68,13 @@ class Handlers:
         if prediction_id is None or name is None:
             raise HttpError(404, "no prediction has this id", "prediction_not_found", "prediction_id")
         grant.require(name)
-        facts = self._tasks.of(name)
-        kind, positive, text = feedback_fields(data, facts.spec)
+        task = self._tasks.get(name)
+        kind, positive, text = feedback_fields(data, task.spec)
         user_hash = self._user_hash(text_field(data, "user", MAX_USER))
         event = FeedbackGiven(
             event_id=event_id("feedback.given", prediction_id, kind, positive, text, user_hash),
-            task=facts.name,
-            task_revision=facts.revision,
+            task=task.name,
+            task_revision=task.revision,
             prediction_id=prediction_id,
             kind=kind,
             positive=positive,
@@ -84,10 +84,10 @@ class Handlers:
         await self._log.append([encode_event(event, event_headers(headers))])
         return {"event_id": str(event.event_id), "prediction_id": prediction_id}
 
-    async def record(self, body: bytes, headers: Headers) -> list[str]:
-        """Log answers that an application made elsewhere, one or a list: all or none. Returns their ids, in order.
+    async def record_predictions(self, body: bytes, headers: Headers) -> list[str]:
+        """Record predictions made elsewhere, one or a list, all or none. Returns their ids in order.
 
-        With `prediction_id`, the application's own, the same answer again is the same event.
+        Idempotent for predictions with a `prediction_id`, the application's own.
         """
         grant = self._grant(headers, len(body))
         data = read_json(body)
@@ -95,31 +95,34 @@ class Handlers:
         if not 1 <= len(items) <= MAX_PREDICTIONS:
             raise bad_request(f"send one prediction or a list of 1 to {MAX_PREDICTIONS}, not {len(items)}")
         events = []
-        for place, item in enumerate(items):
+        for number, item in enumerate(items):
             try:
-                events.append(self._external(item, grant))
+                events.append(self._prediction(item, grant))
             except HttpError as error:
                 if isinstance(data, list):
-                    error.body["error"]["message"] = f"prediction {place}: {error.body['error']['message']}"
+                    error.body["error"]["message"] = f"prediction {number}: {error.body['error']['message']}"
                 raise
         trace = event_headers(headers)
         await self._log.append([encode_event(event, trace) for event in events])
         return [event.prediction_id for event in events]
 
-    def _external(self, item: Any, grant: Grant) -> PredictionLogged:
+    def _prediction(self, item: Any, grant: Grant) -> PredictionLogged:
         if not isinstance(item, dict):
             raise bad_request("a prediction must be an object with `task`, `messages`, `answer` and `latency_ms`")
         name = text_field(item, "task", required=True) or ""
         grant.require(name)
-        facts = self._tasks.of(name)
+        task = self._tasks.get(name)
         own_id = text_field(item, "prediction_id", MAX_OWN_ID)
-        prediction_id = self._ids.of(facts.name, own_id) if own_id else self._ids.new(facts.name)
+        prediction_id = self._ids.derive(task.name, own_id) if own_id else self._ids.new(task.name)
         return PredictionLogged(
             event_id=event_id("predictions.logged", prediction_id),
-            task=facts.name,
-            task_revision=facts.revision,
+            task=task.name,
+            task_revision=task.revision,
             prediction_id=prediction_id,
-            messages=_messages(prepare_messages(item, facts)),
+            messages=tuple(
+                Message(role=Role(message["role"]), content=message["content"])
+                for message in prepare_messages(item, task)
+            ),
             answer=text_field(item, "answer", required=True) or "",
             model=text_field(item, "model", 200) or "external",
             adapter=text_field(item, "adapter", 200) or None,
@@ -133,10 +136,3 @@ class Handlers:
 
     def _grant(self, headers: Headers, size: int = 0) -> Grant:
         return self._access.grant(headers, size) if self._access is not None else UNRESTRICTED
-
-    def _user_hash(self, user: str | None) -> str | None:
-        return keyed_hash(self._subjects_key, user) if user else None
-
-
-def _messages(turns: list[ChatMessage]) -> tuple[Message, ...]:
-    return tuple(Message(role=Role(turn["role"]), content=turn["content"]) for turn in turns)

@@ -1,4 +1,4 @@
-"""The gateway's HTTP: what answers is served by the door, feedback and the rest by FastAPI behind it."""
+"""The gateway's HTTP routes: the hot ones, which answer, are served by `AsgiApp`, all others by FastAPI."""
 
 from __future__ import annotations
 
@@ -22,33 +22,36 @@ from services.gateway.handlers import MAX_PREDICTIONS, Handlers
 from services.gateway.observability.metrics import Metrics, MetricsMiddleware
 from shared.http import build_http
 
-DIALECTS: tuple[type[ApiRequest], ...] = (ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingRequest)
+ANSWER_APIS: tuple[type[ApiRequest], ...] = (ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingRequest)
 
 
 def build_app(
-    answering: Answerer,
+    answerer: Answerer,
     handlers: Handlers,
     metrics: Metrics,
-    ready: Callable[[], list[str]],
+    missing: Callable[[], list[str]],
     notes: Callable[[], list[str]],
     max_body_bytes: int,
     routers: Sequence[APIRouter] = (),
-    larger: Mapping[str, int] | None = None,
+    body_limits: Mapping[str, int] | None = None,
 ) -> AsgiApp:
-    """The application. Bodies are read by hand: see `checks.py`. `larger`: routers' paths with a limit of their own."""
-    app = build_http("Ratchet gateway", ready, max_body_bytes, notes, larger)
+    """The application. Bodies are parsed by hand in `formats/validation.py`.
+
+    `missing` and `notes` are what /readyz reports. `body_limits`: paths with a limit of their own, in bytes.
+    """
+    app = build_http("Ratchet gateway", missing, max_body_bytes, notes, body_limits)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     for router in routers:
         app.include_router(router)
-    _add_cold_routes(app, handlers, metrics)
+    _add_other_routes(app, handlers, metrics)
     document_answer_routes(app)
-    return AsgiApp(app, {one.path: answering.endpoint(one) for one in DIALECTS}, metrics, max_body_bytes)
+    return AsgiApp(app, {api.path: answerer.endpoint(api) for api in ANSWER_APIS}, metrics, max_body_bytes)
 
 
-def _add_cold_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None:
+def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None:
     @app.get("/v1/models", responses=ERRORS)
     async def models(request: Request) -> Response:
-        """The tasks that the key may ask."""
+        """The tasks that the key may use."""
         tasks = handlers.models(request.headers.raw)
         return _json({"object": "list", "data": [_model(task) for task in tasks]})
 
@@ -58,17 +61,18 @@ def _add_cold_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None
 
     @app.post("/v1/feedback", responses=ERRORS, openapi_extra=request_body(FEEDBACK))
     async def feedback(request: Request) -> Response:
-        """What a user or an application says of an answer; however late, and the same again is the same."""
+        """What a user or an application says about an answer, at any time later. Idempotent."""
         return _json(await handlers.feedback(await request.body(), request.headers.raw))
 
     @app.post("/v1/predictions", responses=ERRORS, openapi_extra=request_body(predictions_schema(MAX_PREDICTIONS)))
-    async def record(request: Request) -> Response:
-        """Answers that were made elsewhere."""
-        return _json({"prediction_ids": await handlers.record(await request.body(), request.headers.raw)})
+    async def record_predictions(request: Request) -> Response:
+        """Predictions that were made elsewhere."""
+        prediction_ids = await handlers.record_predictions(await request.body(), request.headers.raw)
+        return _json({"prediction_ids": prediction_ids})
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.exposed), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(metrics.exported), media_type=CONTENT_TYPE_LATEST)
 
 
 def _model(task: TaskChanged) -> dict[str, object]:

@@ -1,23 +1,22 @@
-"""The wiring of the gateway."""
+"""The wiring of the gateway: one process that answers, or the supervisor of several workers that do."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 
 import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.answering.answer import Answerer, ExternalFallback
+from services.gateway.answering.answer import Answerer, AnswerSources, ExternalFallback
 from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
-from services.gateway.domain import PredictionIds
+from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics, SpoolCollector
-from services.gateway.observability.tracing import event_headers, with_spans
-from services.gateway.observability.worker_metrics import WRITE_SECONDS, WorkerMetrics
+from services.gateway.observability.tracing import with_spans
+from services.gateway.observability.worker_metrics import WorkerMetrics
 from services.gateway.processes.supervisor import exit_with_parent, supervise_shipper
 from services.gateway.processes.workers import build_workers
 from services.gateway.readiness import Readiness
@@ -45,106 +44,99 @@ NAME = "gateway"
 _HTTP = {
     "http": BoundedHttpProtocol, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
 }  # fmt: skip
-"""Of uvicorn. Idle connections are kept for longer than clients keep theirs: who closes first may cut a request."""
+"""uvicorn's options. Idle connections stay open for longer than clients keep theirs: if the server closed first, a
+request could arrive on a closing connection."""
 
 
 def build(settings: GatewaySettings | None = None) -> Service:
-    """The service, wired but not started: one that answers, or one that keeps the workers that do."""
+    """The gateway, wired but not started: one process that answers, or the supervisor of several workers."""
     settings = settings or GatewaySettings.load()
     return build_worker(settings) if settings.gateway_workers == 1 else build_workers(settings, NAME)
 
 
 def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None = None) -> Service:
-    """What answers. `number` and `parent`, a process id: of one of several workers."""
-    metrics = Metrics()
-    if settings.gateway_workers > 1:
-        metrics.exposed = WorkerMetrics(metrics.registry, settings.home / "gateway" / "metrics", number)
-    broker = build_broker(settings, NAME)
+    """A process that answers, wired but not started. One of several workers has a `number`, and a `parent`: the process
+    id of its supervisor."""
+    folder, several_workers = settings.home / "gateway", settings.gateway_workers > 1
+    metrics, broker = Metrics(), build_broker(settings, NAME)
+    worker_metrics = WorkerMetrics(metrics.registry, folder / "metrics", number)
     table = Consumers(broker, NAME, settings).table(TaskChanged)
-    tasks_on_disk = TaskSnapshot(table, settings.home / "gateway" / "tasks.json")
-    tasks = ServedTasks(table, metrics)
-    flags = UnleashFlagReader(
-        settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, settings.home / "gateway"
-    )
-    upstream = Replicas(
-        settings.vllm_urls, settings.upstream_limits, metrics, last_resort=settings.fallback_model is None
-    )
-    external = _external(settings, metrics)
-    calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
-    log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
-    keeper = supervise_shipper(settings, lambda: log.slot)
-    buckets = TokenBuckets(settings.limits_folder if settings.gateway_workers > 1 else None)
+    tasks, snapshot = ServedTasks(table, metrics), TaskSnapshot(table, folder / "tasks.json")
+    buckets = TokenBuckets(settings.limits_folder if several_workers else None)
     access = AccessControl(settings.keys_file, settings.gateway_require_keys, buckets)
-    ids = PredictionIds(load_or_create_key(settings.secrets_folder, "prediction-ids"))
-    subjects_key = load_or_create_key(settings.secrets_folder, "subjects")
-    answering = Answerer(
-        tasks,
-        flags,
-        upstream,
-        Recorder(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer"),
-        ids,
-        subjects_key,
-        metrics,
-        access=access,
-        tracing=event_headers,
-        external=ExternalFallback(external, settings.gateway_fallback_model) if external is not None else None,
-    )
-    handlers = Handlers(tasks, log, ids, subjects_key, access)
-    readiness = Readiness(settings, access, tasks, upstream, flags, log)
+    flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, folder)
+    replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
+    log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
+    shipper = supervise_shipper(settings, lambda: log.slot)
+    calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
+    recorder = Recorder(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer")
+    identifiers = _identifiers(settings)
+    fallback = ExternalFallback(external, settings.gateway_fallback_model) if external is not None else None
+    answerer = Answerer(tasks, flags, AnswerSources(replicas, fallback), recorder, identifiers, access)
+    readiness = Readiness(settings, access, tasks, replicas, flags, log)
     metrics.registry.register(
-        SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper)
+        SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
-    room = CorrelationBuffer(
-        settings.home / "gateway" / "waiting", load_cipher(settings.secrets_folder, "spool"),
-        settings.gateway_traces_wait_seconds, settings.gateway_traces_max_waiting, metrics.spans.labels("lost").inc,
+    correlation = _correlation_buffer(settings, metrics)
+    ingest = TelemetryIngest(
+        tasks, log, identifiers.predictions, identifiers.subjects_key, metrics, correlation, settings.traces_tasks,
+        settings.gateway_traces_max_spans,
     )  # fmt: skip
-    traces = TelemetryIngest(
-        tasks, log, ids, subjects_key, metrics, room, settings.traces_tasks, settings.gateway_traces_max_spans
-    )
-    longest = settings.gateway_traces_max_body_bytes
-    door = build_app(
-        answering, handlers, metrics, readiness.missing, readiness.notes, settings.gateway_max_body_bytes,
-        [build_router(traces, access, 4 * longest)], dict.fromkeys(OTLP_PATHS, longest),
+    max_otlp_bytes = settings.gateway_traces_max_body_bytes
+    app = build_app(
+        answerer, Handlers(tasks, log, identifiers, access), metrics, readiness.missing, readiness.notes,
+        settings.gateway_max_body_bytes, [build_router(ingest, access, 4 * max_otlp_bytes)],
+        dict.fromkeys(OTLP_PATHS, max_otlp_bytes),
     )  # fmt: skip
-
-    async def share_metrics() -> None:
-        while isinstance(metrics.exposed, WorkerMetrics):
-            metrics.exposed.write()
-            await asyncio.sleep(WRITE_SECONDS)
-
-    async def watch_parent() -> None:
-        if parent is not None:
-            await exit_with_parent(parent, "the gateway that kept this worker is gone")
-
-    others = [external] if external is not None else []
+    background = [
+        shipper.run_forever, replicas.watch_forever, flags.watch_forever, access.watch_forever, snapshot.sync_forever,
+        correlation.sweep_forever, calibrations.watch_forever,
+    ]  # fmt: skip
+    if several_workers:
+        metrics.exported = worker_metrics
+        background.append(worker_metrics.write_forever)
+    if parent is not None:
+        background.append(lambda: exit_with_parent(parent, "the gateway that supervised this worker is gone"))
     return Service(
         NAME,
         broker,
-        prepare=[
-            log.start, tasks_on_disk.load, access.start, flags.start,
-        ],
-        background=[
-            keeper.keep, upstream.watch_forever, flags.watch_forever, access.watch_forever, tasks_on_disk.sync_forever,
-            room.sweep_forever, calibrations.watch_forever, share_metrics, watch_parent,
-        ],
-        close=[log.close, keeper.close, upstream.close, *(one.close for one in others), flags.close],
+        prepare=[log.start, snapshot.load, access.start, flags.start],
+        background=background,
+        close=[log.close, shipper.close, replicas.close, *([external.close] if external else []), flags.close],
         http=HttpServer(
-            with_cors(with_spans(door, settings, NAME), settings.cors_origins),
-            settings.gateway_host, settings.gateway_port, settings.gateway_workers > 1, _HTTP,
+            with_cors(with_spans(app, settings, NAME), settings.cors_origins),
+            settings.gateway_host, settings.gateway_port, several_workers, _HTTP,
         ),
         serves_before_broker=True,
     )  # fmt: skip
 
 
-def _external(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | None:
+def _identifiers(settings: GatewaySettings) -> Identifiers:
+    signing_key = load_or_create_key(settings.secrets_folder, "prediction-ids")
+    return Identifiers(PredictionIds(signing_key), load_or_create_key(settings.secrets_folder, "subjects"))
+
+
+def _replicas(settings: GatewaySettings, metrics: Metrics) -> Replicas:
+    last_resort = settings.fallback_model is None
+    return Replicas(settings.vllm_urls, settings.upstream_limits, metrics, last_resort=last_resort)
+
+
+def _external_api(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | None:
     if settings.fallback_model is None:
         return None
     return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.upstream_limits, metrics)
 
 
+def _correlation_buffer(settings: GatewaySettings, metrics: Metrics) -> CorrelationBuffer:
+    return CorrelationBuffer(
+        settings.home / "gateway" / "waiting", load_cipher(settings.secrets_folder, "spool"),
+        settings.gateway_traces_wait_seconds, settings.gateway_traces_max_waiting, metrics.spans.labels("lost").inc,
+    )  # fmt: skip
+
+
 def serve(service: Service) -> None:
-    """Run it as this process, until it is told to stop."""
-    # A request leaves hundreds of objects and no cycle; the collector would look at what lives on, again and again.
+    """Run the service as this process, until SIGTERM or SIGINT."""
+    # A request creates hundreds of objects and no cycle; the collector would keep scanning long-lived objects.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     uvloop.run(run([service]))

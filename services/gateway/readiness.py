@@ -1,4 +1,4 @@
-"""What a gateway tells of itself at /readyz: what is missing to serve, and what is worth knowing."""
+"""What the gateway reports at /readyz: what it is missing to serve, and notes for an operator."""
 
 from __future__ import annotations
 
@@ -12,58 +12,57 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.replicas import Replicas
 
-_NEARLY = 0.8
+_NEARLY_FULL = 0.8
 _NO_SERVER = "no model server answers"
 
 
 class Readiness:
-    """Asked when somebody looks; nothing of it takes I/O but the shipper's small file."""
+    """Computes the report on request. The only I/O is to read the shipper's small status file."""
 
     def __init__(
         self,
         settings: GatewaySettings,
         access: AccessControl,
         tasks: ServedTasks,
-        upstream: Replicas,
+        replicas: Replicas,
         flags: UnleashFlagReader,
         log: SpoolEventLog,
     ) -> None:
         self._settings = settings
         self._access = access
         self._tasks = tasks
-        self._upstream = upstream
+        self._replicas = replicas
         self._flags = flags
         self._log = log
 
-    def shipper(self) -> ShipperStatus | None:
-        """What the shipper told last."""
+    def shipper_status(self) -> ShipperStatus | None:
+        """The shipper's last status."""
         return read_shipper_status(self._log.slot) if self._log.backlog is not None else None
 
     def missing(self) -> list[str]:
-        """Without these it cannot serve."""
+        """Why the gateway cannot serve; empty if it is ready."""
         refuses = self._settings.gateway_spool_full == "refuse"
         checks = {
             "no task is known: ratchet tasks apply FILE": bool(self._tasks.all()),
-            f"{_NO_SERVER}: ratchet status": self._answers or self._settings.fallback_model is not None,
+            f"{_NO_SERVER}: ratchet status": self._replicas_answer or self._settings.fallback_model is not None,
             "the spool is full: requests are refused until events reach Kafka": not refuses or self._log.fullness < 1.0,
         }
-        return [*(problem for problem, fine in checks.items() if not fine), *self._access.missing()]
+        return [*(problem for problem, passed in checks.items() if not passed), *self._access.missing()]
 
     def notes(self) -> list[str]:
-        """With these it serves all the same."""
-        settings = self._settings
-        said = shipper_problems(self.shipper(), settings.gateway_shipper_late_seconds, time.time())
-        if (full := self._log.fullness) >= _NEARLY:
-            said.append(f"the spool is {full:.0%} full; then, by the setting: {settings.gateway_spool_full}")
-        if self._log.trouble:
-            trouble = self._log.trouble
-            said.append(f"the last event was not kept: {trouble}; by the setting: {settings.gateway_spool_full}")
-        if settings.fallback_model is not None and not self._answers:
-            said.append(f"{_NO_SERVER}: {settings.gateway_fallback_url} stands in with {settings.fallback_model}")
+        """Problems that do not stop the gateway from serving."""
+        settings, on_full = self._settings, f"gateway_spool_full={self._settings.gateway_spool_full}"
+        notes = shipper_problems(self.shipper_status(), settings.gateway_shipper_late_seconds, time.time())
+        if (full := self._log.fullness) >= _NEARLY_FULL:
+            notes.append(f"the spool is {full:.0%} full; once it is, {on_full} applies")
+        if problem := self._log.problem:
+            notes.append(f"event not recorded: {problem}; {on_full} applies")
+        if settings.fallback_model is not None and not self._replicas_answer:
+            notes.append(f"{_NO_SERVER}: {settings.gateway_fallback_url} stands in with {settings.fallback_model}")
         if not self._flags.reachable:
-            said.append("Unleash does not answer: the last known flags hold")
-        return [*said, *self._access.notes()]
+            notes.append("Unleash does not answer: the last known flags apply")
+        return [*notes, *self._access.notes()]
 
     @property
-    def _answers(self) -> bool:
-        return self._upstream.answered_within(self._settings.gateway_ready_seconds)
+    def _replicas_answer(self) -> bool:
+        return self._replicas.answered_within(self._settings.gateway_ready_seconds)

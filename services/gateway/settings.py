@@ -1,4 +1,4 @@
-"""What an operator can set of the gateway."""
+"""The gateway's settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GatewaySettings(Settings):
         default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."
     )
     gateway_require_keys: bool = Field(
-        default=False, description="Refuse everybody while there is no file of keys; by default it is open then."
+        default=False, description="Refuse every request while there is no file of keys; by default all pass."
     )
     gateway_cors_origins: str = Field(
         default="", description="Web pages that may use the gateway: origins, comma-separated, or *. Empty: none."
@@ -55,7 +55,7 @@ class GatewaySettings(Settings):
         default=2, ge=0, le=10, description="How often a request that failed is tried again, at another replica."
     )
     gateway_circuit_failures: int = Field(
-        default=3, ge=1, description="A replica is left alone, but for a probe, after so many failures in a row."
+        default=3, ge=1, description="Consecutive failures that open a replica's circuit breaker, to all but probes."
     )
     gateway_fallback_url: str = Field(
         default="",
@@ -64,10 +64,10 @@ class GatewaySettings(Settings):
         "https://api.openai.com/v1. Prompts, with the personal data in them, then leave for whoever runs it. "
         "Empty: they never do.",
     )
-    gateway_fallback_model: str = Field(default="", max_length=200, description="The model that it is asked for.")
+    gateway_fallback_model: str = Field(default="", max_length=200, description="The model of that API.")
     gateway_fallback_key: SecretStr = SecretStr("")
     gateway_fallback_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
-    gateway_flags_seconds: int = Field(default=1, ge=1, description="Between two looks at the flags.")
+    gateway_flags_seconds: int = Field(default=1, ge=1, description="Seconds between two polls of the flags.")
     gateway_ready_seconds: float = Field(
         default=30.0, gt=0.0, description="Ready only if a replica answered within this time."
     )
@@ -76,7 +76,7 @@ class GatewaySettings(Settings):
     )
     gateway_spool_sync: Sync = Field(
         default=Sync.INTERVAL,
-        description="When an event counts as kept. process: it is with the operating system, so the death of any "
+        description="When an event counts as durable. process: it is with the operating system, so the death of any "
         "process loses nothing. interval: also on the disk within gateway_spool_sync_seconds, so a power cut loses at "
         "most the events of that time. always: on the disk before the answer leaves; each answer waits for the disk.",
     )
@@ -91,7 +91,7 @@ class GatewaySettings(Settings):
     gateway_spool_full: Literal["refuse", "answer"] = Field(
         default="refuse",
         description="What a request gets while the spool or its disk is full. refuse: 503, and nothing is answered "
-        "that is not kept. answer: its answer, marked x-ratchet-logged: false, counted and never kept.",
+        "that is not recorded. answer: its answer, marked x-ratchet-logged: false, counted and never recorded.",
     )
     gateway_shipper_records: int = Field(default=2_000, ge=1, le=50_000, description="Most events shipped at once.")
     gateway_shipper_bytes: int = Field(default=8 * 1024**2, ge=64 * 1024, description="Most bytes shipped at once.")
@@ -99,15 +99,15 @@ class GatewaySettings(Settings):
         default=10.0, ge=0.0, description="On a stop, time to ship what waits; the rest is shipped by the next start."
     )
     gateway_shipper_late_seconds: float = Field(
-        default=60.0, gt=0.0, description="An event that waits for longer is told by /readyz."
+        default=60.0, gt=0.0, description="/readyz notes an event that waits for longer."
     )
     gateway_intake_records: int = Field(
-        default=500, ge=1, description="Most answers of direct producers handled at once."
+        default=500, ge=1, description="Most predictions of direct producers handled at once."
     )
     gateway_traces_tasks: str = Field(
         default="",
-        description="Whose spans are whose: `service=task` or `model=task`, comma-separated, for applications that set "
-        "no `ratchet.task` and whose `service.name` is no task's name.",
+        description="The task of a service or model: `service=task` or `model=task`, comma-separated, for applications "
+        "that set no `ratchet.task` and whose `service.name` is not a task's name.",
     )
     gateway_traces_max_body_bytes: int = Field(
         default=4 * 1024**2, ge=64 * 1024, description="Of /v1/traces and /v1/logs, as sent; unpacked: four times it."
@@ -115,7 +115,7 @@ class GatewaySettings(Settings):
     gateway_traces_max_spans: int = Field(default=10_000, ge=1, description="Spans or log records of one request.")
     gateway_traces_max_waiting: int = Field(default=50_000, ge=1, description="Spans that wait for log records.")
     gateway_traces_wait_seconds: float = Field(
-        default=300.0, gt=0.0, description="So long a span without messages waits for log records that have them."
+        default=300.0, gt=0.0, description="How long a span without messages waits for log records that have them."
     )
     gateway_redaction_cache: int = Field(default=20_000, ge=0, description="Texts whose redaction is remembered.")
 
@@ -125,17 +125,16 @@ class GatewaySettings(Settings):
 
     @property
     def limits_folder(self) -> Path:
-        """What the workers of one gateway, on one port, share of the keys' limits."""
+        """Where the workers of one gateway, on one port, share the rate limits of API keys."""
         return self.home / "gateway" / "limits" / str(self.gateway_port)
 
     @property
     def cors_origins(self) -> tuple[str, ...]:
-        """As browsers write them: no slash at the end."""
-        return tuple(one.strip().rstrip("/") for one in self.gateway_cors_origins.split(",") if one.strip())
+        """Origins as browsers write them, without a slash at the end."""
+        return tuple(origin.strip().rstrip("/") for origin in self.gateway_cors_origins.split(",") if origin.strip())
 
     @property
     def upstream_limits(self) -> UpstreamLimits:
-        """What bounds a request to a model server."""
         return UpstreamLimits(
             total=self.gateway_upstream_seconds,
             stream=self.gateway_stream_seconds,
@@ -148,7 +147,7 @@ class GatewaySettings(Settings):
 
     @property
     def fallback_model(self) -> str | None:
-        """What the external API is asked for; None without one. Raises ConfigurationError if a half is missing."""
+        """The model of the external API; None without one. Raises ConfigurationError if only one half is set."""
         if bool(self.gateway_fallback_url) != bool(self.gateway_fallback_model):
             raise ConfigurationError(
                 "a fallback needs an address and a model",
@@ -157,7 +156,7 @@ class GatewaySettings(Settings):
         return self.gateway_fallback_model or None
 
     def fallback_key(self) -> str:
-        """The external API's key, empty if it needs none. Raises ConfigurationError for a file that is not there."""
+        """The key of the external API, empty if it needs none. Raises ConfigurationError for an unreadable file."""
         if self.gateway_fallback_key_file is None:
             return self.gateway_fallback_key.get_secret_value()
         try:
@@ -171,7 +170,7 @@ class GatewaySettings(Settings):
     @property
     def traces_tasks(self) -> dict[str, str]:
         """The task of a service or model. Raises ConfigurationError."""
-        pairs = [one.split("=") for one in self.gateway_traces_tasks.split(",") if one.strip()]
+        pairs = [pair.split("=") for pair in self.gateway_traces_tasks.split(",") if pair.strip()]
         if not all(len(pair) == 2 and pair[0].strip() and pair[1].strip() for pair in pairs):
             raise ConfigurationError(
                 f"RATCHET_GATEWAY_TRACES_TASKS is {self.gateway_traces_tasks!r}", "Write service=task,model=task."

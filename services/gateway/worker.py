@@ -1,4 +1,4 @@
-"""One of several workers of a gateway: `python -m services.gateway.worker NUMBER PARENT`, started by `keeper.py`."""
+"""Entry point of one of several workers of a gateway, which `processes/supervisor.py` starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.gateway.settings import GatewaySettings
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point: `python -m services.gateway.worker NUMBER PARENT`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     number, parent = int(sys.argv[1]), int(sys.argv[2])

@@ -21,9 +21,9 @@ from typing import Any
 import orjson
 
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.answering.answer import Answerer
+from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.exchange import Exchange
-from services.gateway.domain import PredictionIds
+from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import EventLog, SpoolEventLog
@@ -100,7 +100,7 @@ class Answers:
 class NoFlags:
     """Everyone gets the base model."""
 
-    def of(self, task: str, user: str | None) -> TaskFlags:
+    def read(self, task: str, user: str | None) -> TaskFlags:
         return TaskFlags()
 
 
@@ -138,10 +138,10 @@ async def _ask(log: EventLog) -> Timed:
     timed = Timed(log)
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
-    metrics, ids = Metrics(), PredictionIds(bytes(32))
-    answer = Answerer(
-        ServedTasks(tasks, metrics), NoFlags(), Answers(), Recorder(timed, metrics), ids, bytes(32), metrics
-    ).endpoint(ChatRequest)
+    metrics, identifiers = Metrics(), Identifiers(PredictionIds(bytes(32)), bytes(32))
+    sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics)
+    answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers)
+    answer = answerer.endpoint(ChatRequest)
     body = orjson.dumps(QUESTION)
 
     async def send(message: Any) -> None:
@@ -149,9 +149,9 @@ async def _ask(log: EventLog) -> Timed:
 
     async def client(requests: int) -> None:
         for _ in range(requests):
-            call = Exchange([], send)
-            call.body = body
-            await answer(call)
+            exchange = Exchange([], send)
+            exchange.body = body
+            await answer(exchange)
 
     await client(200)  # Warm.
     timed.seconds.clear()

@@ -246,7 +246,7 @@ async def test_a_full_spool_and_a_full_disk_refuse_loudly_and_recover(place: Pla
         assert "its limit is reached" in refused.json()["error"]["message"]
         assert (await http.get("/readyz")).status_code in (200, 503)  # Full only to the size of the next event.
         assert await client.count("spool_refusals") == 2
-        assert (gateway.home / "gateway.log").read_text().count("an event was not kept") >= 1
+        assert (gateway.home / "gateway.log").read_text().count("event not recorded") >= 1
         gateway.shipper(signal.SIGCONT)
         await client.until_room()
         assert "not kept" not in await client.notes()

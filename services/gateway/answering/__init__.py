@@ -1,1 +1,1 @@
-"""Answering: the use case behind every request, whole or streamed."""
+"""Answers requests, whole or streamed: asks the chosen arm's server, and has the answer recorded before it leaves."""

@@ -1,44 +1,51 @@
-"""The gateway's main use case: answer. On the way there is no pydantic, no log line, no lock, and nothing is waited for
-but the upstream and the log."""
+"""The gateway's main use case: answer a request. On its path there is no pydantic, no log line and no lock, and nothing
+is awaited but the upstream and the event log.
+
+does      asks the arms that the flags choose, in order, and has the answer recorded before it leaves
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
 from schemas.base import Variant
+from services.gateway.answering.attribution import attribution_headers
 from services.gateway.answering.stream import StreamAnswerer
 from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Headers, Reply, json_reply
 from services.gateway.auth.grants import AccessControl
-from services.gateway.domain import PredictionIds
+from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.validation import MAX_USER, checked_text, read_object, text_field
-from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.events import TraceHeaders
-from services.gateway.recording.recorder import InFlightRequest, Recorder, headers_of
+from services.gateway.observability.tracing import event_headers
+from services.gateway.recording.recorder import Recorder
+from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
 from services.gateway.routing.flags import FlagReader
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
-from shared.identity import keyed_hash
 
 USER_HEADER = b"x-ratchet-user"
-"""Instead of the field `user`: who it is that asks, so that a canary stays or not for the whole session."""
-
-
-class Tracing(Protocol):
-    def __call__(self, headers: Headers) -> TraceHeaders:
-        """What the events carry on of the caller's trace."""
+"""Names the user where the body has no field `user`, so that a canary is sticky for the whole session."""
 
 
 class ExternalFallback(NamedTuple):
-    """Somebody else's API, for when no replica of ours answers, and the model that it is asked for."""
+    """An external API that answers while no replica does, and the model that it is asked for."""
 
     api: Upstream
     model: str
+
+
+@dataclass(frozen=True)
+class AnswerSources:
+    """Where answers come from."""
+
+    replicas: Upstream
+    external: ExternalFallback | None = None
 
 
 class Answerer:
@@ -46,116 +53,114 @@ class Answerer:
         self,
         tasks: ServedTasks,
         flags: FlagReader,
-        upstream: Upstream,
-        keeping: Recorder,
-        ids: PredictionIds,
-        subjects_key: bytes,
-        metrics: Metrics,
-        *,
+        sources: AnswerSources,
+        recorder: Recorder,
+        identifiers: Identifiers,
         access: AccessControl | None = None,
-        tracing: Tracing | None = None,
-        external: ExternalFallback | None = None,
     ) -> None:
         self._tasks = tasks
         self._flags = flags
-        self._upstream = upstream
-        self._keeping = keeping
-        self._streaming = StreamAnswerer(keeping)
-        self._ids = ids
-        self._subjects_key = subjects_key
-        self._metrics = metrics
+        self._replicas = sources.replicas
+        self._external = sources.external
+        self._recorder = recorder
+        self._streams = StreamAnswerer(recorder)
+        self._new_id = identifiers.predictions.new
+        self._user_hash = identifiers.user_hash
         self._access = access
-        self._tracing = tracing
-        self._external = external
 
-    def endpoint(self, dialect: type[ApiRequest]) -> Endpoint:
-        """The route that answers requests of this API."""
+    def endpoint(self, api: type[ApiRequest]) -> Endpoint:
+        """The route that answers the requests of this API."""
 
-        async def answer(call: Exchange) -> Reply | None:
-            one, arms = self._understood(call, dialect)
-            relay = one.asked.open_relay(one.ids)
-            return await (self._whole(one, arms) if relay is None else self._stream(one, relay, arms))
+        async def answer(exchange: Exchange) -> Reply | None:
+            request, arms = self._accept(exchange, api)
+            relay = request.parsed.open_relay(request.prediction_ids)
+            return await (self._answer_whole(request, arms) if relay is None else self._stream(request, relay, arms))
 
         return answer
 
-    def _understood(self, call: Exchange, dialect: type[ApiRequest]) -> tuple[InFlightRequest, tuple[Arm, ...]]:
-        """The request, and who may answer it, in order. Raises HttpError for what is wrong with it."""
-        data = read_object(call.body)
+    def _accept(self, exchange: Exchange, api: type[ApiRequest]) -> tuple[InFlightRequest, tuple[Arm, ...]]:
+        """The request, and the arms that may answer it, in order. Raises HttpError if it is invalid or not allowed."""
+        data = read_object(exchange.body)
         name = text_field(data, "model", required=True) or ""
         if self._access is not None:
-            self._access.check(call.headers, name, len(call.body))
-        facts = self._tasks.of(name)
-        user = text_field(data, "user", MAX_USER) or _user_in(call.headers)
-        asked = dialect(data, facts)
-        ids = [self._ids.new(name) for _ in range(asked.prediction_count or 1)]
-        trace = self._tracing(call.headers) if self._tracing is not None else ()
-        one = InFlightRequest(call, facts, asked, ids, keyed_hash(self._subjects_key, user) if user else None, trace)
-        return one, choose_arms(self._flags.of(name, user), self._external.model if self._external else None)
+            self._access.check(exchange.headers, name, len(exchange.body))
+        task = self._tasks.get(name)
+        user = text_field(data, "user", MAX_USER) or _user_in(exchange.headers)
+        parsed = api(data, task)
+        prediction_ids = [self._new_id(name) for _ in range(parsed.prediction_count or 1)]
+        trace = event_headers(exchange.headers)
+        request = InFlightRequest(exchange, task, parsed, prediction_ids, self._user_hash(user), trace)
+        return request, choose_arms(self._flags.read(name, user), self._external.model if self._external else None)
 
-    async def _whole(self, one: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
-        """An answer in one piece. What is to be kept is in the log when this returns."""
+    async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
+        """Answer in one piece. The answer's events are durable when this returns."""
         arm = arms[0]
         while True:
             try:
-                body = one.asked.encode_for_upstream(arm.model_name(one.facts.spec.base_model))
-                raw = await self._source(arm).post(one.asked.path, body)
-                answer = orjson.loads(raw)
-                outcome = one.asked.parse_answer(answer)
+                asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
+                body = orjson.loads(await self._source(arm).post(request.parsed.path, asked))
+                answer = request.parsed.parse_answer(body)
                 break
             except UpstreamFailed as error:
-                arms = await self._next(one, arms, error)
+                arms = await self._fall_back(request, arms, error)
                 arm = arms[0]
             except asyncio.CancelledError:
-                await self._keeping.observed(one, arm, CLIENT_LEFT)
+                await self._recorder.record_observation(request, arm, CLIENT_LEFT)
                 raise
-            except ValueError as error:  # No JSON is one too.
-                await self._keeping.observed(one, arm, 502)
+            except ValueError as error:  # Includes malformed JSON.
+                await self._recorder.record_observation(request, arm, 502)
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
-        return await self._kept(one, arm, answer, outcome)
+        return await self._recorded(request, arm, body, answer)
 
-    async def _kept(self, one: InFlightRequest, arm: Arm, body: dict[str, Any], outcome: ApiAnswer) -> Reply:
-        headers = headers_of(one, arm)
-        if outcome.choices:
-            measures = self._keeping.measured(one, arm, outcome)
-            if not await self._keeping.answered(one, arm, outcome, measures):
+    async def _recorded(self, request: InFlightRequest, arm: Arm, body: dict[str, Any], answer: ApiAnswer) -> Reply:
+        """The reply to the client, once the answer is recorded."""
+        headers = attribution_headers(request, arm)
+        if answer.choices:
+            confidences = self._recorder.measure_confidence(request, arm, answer)
+            if not await self._recorder.record_answer(request, arm, answer, confidences):
                 headers.append((b"x-ratchet-logged", b"false"))
-            if (score := measures[0].score) is not None:
+            if (score := confidences[0].score) is not None:
                 headers.append((b"x-ratchet-confidence", b"%.6f" % score))
         else:
-            await self._keeping.observed(one, arm, 200)
-        return json_reply(one.asked.rewrite_for_client(body, one.ids), headers)
+            await self._recorder.record_observation(request, arm, 200)
+        return json_reply(request.parsed.rewrite_for_client(body, request.prediction_ids), headers)
 
-    async def _stream(self, one: InFlightRequest, relay: StreamRelay, arms: tuple[Arm, ...]) -> None:
-        """An answer piece by piece. Raises as `_whole` does before the first one; then it is the stream that tells."""
+    async def _stream(self, request: InFlightRequest, relay: StreamRelay, arms: tuple[Arm, ...]) -> None:
+        """Answer piece by piece. Raises as `_answer_whole` does until the stream has started; later errors are events
+        of the stream."""
         while True:
             arm = arms[0]
-            body = one.asked.encode_for_upstream(arm.model_name(one.facts.spec.base_model))
+            asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
+            stream = self._source(arm).stream(request.parsed.path, asked)
             try:
-                return await self._streaming.answer(one, arm, relay, self._source(arm).stream(one.asked.path, body))
+                return await self._streams.answer(request, arm, relay, stream)
             except UpstreamFailed as error:
-                arms = await self._next(one, arms, error)
+                arms = await self._fall_back(request, arms, error)
             except asyncio.CancelledError:
-                if not one.call.begun:
-                    await self._keeping.observed(one, arm, CLIENT_LEFT)
+                if not request.exchange.stream_started:
+                    await self._recorder.record_observation(request, arm, CLIENT_LEFT)
                 raise
 
     def _source(self, arm: Arm) -> Upstream:
         if arm.variant is Variant.EXTERNAL and self._external is not None:
             return self._external.api
-        return self._upstream
+        return self._replicas
 
-    async def _next(self, one: InFlightRequest, arms: tuple[Arm, ...], error: UpstreamFailed) -> tuple[Arm, ...]:
-        """Observe that the first of `arms` failed; returns those that may answer now. Raises HttpError without any."""
+    async def _fall_back(
+        self, request: InFlightRequest, arms: tuple[Arm, ...], error: UpstreamFailed
+    ) -> tuple[Arm, ...]:
+        """Record that the first of `arms` failed. Returns the arms that may still answer; without any, raises the
+        HttpError for the client."""
         failed = arms[0]
-        await self._keeping.observed(one, failed, error.status)
-        lacking = isinstance(error, NotServed)
-        left = remaining_arms(arms, failed, down=error.down) if lacking or error.down else ()
-        if not left:
-            raise _refusal(error, failed.model_name(one.facts.spec.base_model))
-        if lacking:
-            self._metrics.fallbacks.labels(one.facts.name, failed.variant).inc()
-        one.instead_of = one.instead_of or failed
-        return left
+        await self._recorder.record_observation(request, failed, error.status)
+        not_served = isinstance(error, NotServed)
+        remaining = remaining_arms(arms, failed, down=error.down) if not_served or error.down else ()
+        if not remaining:
+            raise _client_error(error, failed.model_name(request.task.spec.base_model))
+        if not_served:
+            self._recorder.count_fallback(request, failed)
+        request.instead_of = request.instead_of or failed
+        return remaining
 
 
 def _user_in(headers: Headers) -> str | None:
@@ -165,18 +170,18 @@ def _user_in(headers: Headers) -> str | None:
     return None
 
 
-def _refusal(error: UpstreamFailed, model: str) -> HttpError:
-    """What the client is told: the upstream's own words where they have OpenAI's shape."""
+def _client_error(error: UpstreamFailed, model: str) -> HttpError:
+    """The error for the client, with the upstream's own body if that is in OpenAI's format."""
     if isinstance(error, NotServed):
         return HttpError(502, f"no model server serves {model!r}, the task's base model", "upstream_not_served")
     headers = {"retry-after": f"{error.retry_after:.0f}"} if error.retry_after is not None else None
-    refusal = HttpError(error.status, error.message, f"upstream_{error.reason}", headers=headers)
-    if (told := _in_openais_shape(error.raw)) is not None:
-        refusal.body = told
-    return refusal
+    client_error = HttpError(error.status, error.message, f"upstream_{error.reason}", headers=headers)
+    if (body := _openai_error(error.raw)) is not None:
+        client_error.body = body
+    return client_error
 
 
-def _in_openais_shape(raw: bytes) -> dict[str, Any] | None:
+def _openai_error(raw: bytes) -> dict[str, Any] | None:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:

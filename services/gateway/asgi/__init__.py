@@ -1,1 +1,1 @@
-"""HTTP as the hot path sees it: bounded heads, raw bodies, an answer in one write."""
+"""The hot routes' own HTTP: limited request heads, raw bodies, an answer in a single write."""

@@ -1,5 +1,6 @@
-"""An answer's head leaves together with the first of its body. uvicorn writes the two one after the other: one more
-system call here, and a client that wakes up twice.
+"""Sends an answer's head together with the first piece of its body.
+
+uvicorn writes them one after the other, which costs a second system call and wakes the client twice.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from services.gateway.asgi.exchange import Headers
 
-_UNUSUAL = frozenset({b"connection", b"transfer-encoding"})
-_BODILESS = (204, 304)
+_UNUSUAL_HEADERS = frozenset({b"connection", b"transfer-encoding"})
+_STATUSES_WITHOUT_BODY = (204, 304)
 
 
 class SingleWriteCycle(RequestResponseCycle):
-    """uvicorn's own cycle for anything but the usual: a POST over a connection that stays, to a client that reads."""
+    """uvicorn's cycle, with a single write in the usual case: a POST on a kept-alive connection that is writable."""
 
     _start: Any = None
-    """The message that begins the answer, held until there is something to send with it."""
+    """The message that starts the answer, held back until there is a body to send with it."""
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start" and not self.response_started:
@@ -27,12 +28,12 @@ class SingleWriteCycle(RequestResponseCycle):
         start, self._start = self._start, None
         if start is None:
             await super().send(message)
-        elif not self._sent(start["status"], start["headers"], message):
+        elif not self._send_at_once(start["status"], start["headers"], message):
             await super().send(start)
             await super().send(message)
 
-    def _sent(self, status: int, headers: Headers, message: Any) -> bool:
-        """Send head and first piece, if there is nothing unusual about them."""
+    def _send_at_once(self, status: int, headers: Headers, message: Any) -> bool:
+        """Send the head with the first piece. Returns False, having sent nothing, in an unusual case."""
         body, more = message.get("body", b""), message.get("more_body", False)
         if self.scope["method"] != "POST" or not self.keep_alive or self.disconnected or self.flow.write_paused:
             return False
@@ -40,11 +41,11 @@ class SingleWriteCycle(RequestResponseCycle):
         for name, value in (*self.default_headers, *headers):
             if name == b"content-length":
                 length = int(value)
-            elif name in _UNUSUAL:
+            elif name in _UNUSUAL_HEADERS:
                 return False
             lines += (name, b": ", value, b"\r\n")
         if length is None:
-            if status in _BODILESS:
+            if status in _STATUSES_WITHOUT_BODY:
                 return False
             lines.append(b"transfer-encoding: chunked\r\n\r\n")
         elif more or length != len(body):
@@ -52,9 +53,9 @@ class SingleWriteCycle(RequestResponseCycle):
         else:
             lines.append(b"\r\n")
         head = b"".join(lines)
-        ends = 1 + len(self.default_headers) + len(headers) + (2 if length is None else 1)
-        if head.count(b"\n") != ends or head.count(b"\r") != ends:
-            return False  # A line break within a header would begin another: uvicorn refuses it.
+        line_ends = 1 + len(self.default_headers) + len(headers) + (2 if length is None else 1)
+        if head.count(b"\n") != line_ends or head.count(b"\r") != line_ends:
+            return False  # A line break in a header would inject another header: uvicorn refuses it.
         self.response_started = True
         self.waiting_for_100_continue = False
         if length is None:

@@ -55,9 +55,9 @@ class ChatRequest(ChoicesRequest):
         elif data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
             data["max_tokens"] = task.spec.max_answer_tokens
         data.pop("user", None)
-        data.update(task.asks)
+        data.update(task.confidence_fields)
         if not self._wants_logprobs:
-            if "top_logprobs" not in task.asks:
+            if "top_logprobs" not in task.confidence_fields:
                 data.pop("top_logprobs", None)
         elif isinstance(self._top, int):
             data["top_logprobs"] = max(self._top, task.top_logprobs)

@@ -1,1 +1,1 @@
-"""Observability: metrics, traces, and the status file of the shipper."""
+"""Metrics, tracing, and the shipper's status file."""

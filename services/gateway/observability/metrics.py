@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus. One registry an application, so that tests can build several."""
+"""The gateway's Prometheus metrics. Each application has a registry of its own, so that tests can build several."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MICROSECONDS = tuple(value * 1e-6 for value in (10, 20, 30, 50, 75, 100, 200, 5
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.exposed: Collector = self.registry
-        """What /metrics tells: also of the other workers, where there are several (`siblings.py`)."""
+        self.exported: Collector = self.registry
+        """What /metrics exports: with several workers the metrics of all (`worker_metrics.py`)."""
         self.requests = Counter(
             "ratchet_gateway_requests", "Requests by route and status.", ["route", "status"], registry=self.registry
         )
@@ -50,7 +50,7 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.spans = Counter(
-            "ratchet_gateway_spans", "Calls that spans told of: logged, failed, known (our own answers), rejected, "
+            "ratchet_gateway_spans", "Model calls reported by spans: logged, failed, known (answered here), rejected, "
             "waiting (for messages), lost (none came).", ["outcome"], registry=self.registry,
         )  # fmt: skip
         self.observations_dropped = Counter(
@@ -60,7 +60,7 @@ class Metrics:
 
 
 class SpoolCollector(Collector):
-    """What waits in the spool and what the shipper did, looked up when Prometheus asks."""
+    """Metrics of the spool and the shipper, collected when Prometheus scrapes."""
 
     def __init__(
         self,
@@ -75,23 +75,23 @@ class SpoolCollector(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        if (waiting := self._backlog()) is not None:
-            age = max(0.0, time.time() - waiting.oldest) if waiting.oldest is not None else 0.0
-            yield _gauge("spool_bytes", "Bytes that wait for the shipper.", waiting.bytes)
+        if (backlog := self._backlog()) is not None:
+            age = max(0.0, time.time() - backlog.oldest) if backlog.oldest is not None else 0.0
+            yield _gauge("spool_bytes", "Bytes that wait for the shipper.", backlog.bytes)
             yield _gauge("spool_oldest_seconds", "How long the oldest of them has waited.", age)
             yield _gauge("spool_full_ratio", "How near the size or age limit is; full at 1.", self._fullness())
-            yield _count("spool_sync_failures", "Times the disk failed to keep what it took.", self._sync_failures())
+            yield _count("spool_sync_failures", "Failed syncs to disk.", self._sync_failures())
         status = self._status()
         if status is None:
             return
-        yield _gauge("shipper_status_age_seconds", "Since the shipper told how it is.", time.time() - status.at)
+        yield _gauge("shipper_status_age_seconds", "Age of the shipper's status.", time.time() - status.at)
         yield _gauge("shipper_failing", "1 while the shipper cannot ship.", float(bool(status.error)))
-        yield _count("shipper_taken_in", "Answers of direct producers logged.", status.taken_in)
-        yield _count("shipper_buried", "Events that went to the dead letters.", status.buried)
-        yield _count("redacted_texts", "Texts looked through for personal data.", status.redacted_texts)
-        yield _count("redaction_seconds", "Seconds spent on it.", status.redaction_seconds)
-        yield _gauge("spool_torn_bytes", "Bytes of records that a crash cut short.", status.torn_bytes)
-        yield _gauge("spool_quarantined", "Segments set aside as damaged: look at them.", status.quarantined)
+        yield _count("shipper_taken_in", "Predictions of direct producers logged.", status.taken_in)
+        yield _count("shipper_buried", "Events that were dead-lettered.", status.buried)
+        yield _count("redacted_texts", "Texts searched for personal data.", status.redacted_texts)
+        yield _count("redaction_seconds", "Seconds spent on redaction.", status.redaction_seconds)
+        yield _gauge("spool_torn_bytes", "Bytes of torn records after a crash.", status.torn_bytes)
+        yield _gauge("spool_quarantined", "Damaged segments that were quarantined.", status.quarantined)
         shipped = CounterMetricFamily(
             "ratchet_gateway_shipped", "Events that Kafka has acknowledged.", labels=["topic"]
         )
@@ -115,7 +115,7 @@ def _count(name: str, help_text: str, value: float) -> Metric:
 
 
 class MetricsMiddleware:
-    """ASGI middleware: counts and times every request, refused ones too."""
+    """ASGI middleware that counts and times every request, including refused ones."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -127,16 +127,16 @@ class MetricsMiddleware:
         started = time.perf_counter()
         status = 500
 
-        async def noted(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send_noting_status)
         finally:
-            # The route's pattern, which FastAPI leaves in the scope: a made-up path must not become a label.
+            # The route's pattern, which FastAPI stores in the scope: an invented path must not become a label.
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)

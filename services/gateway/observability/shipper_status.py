@@ -1,4 +1,4 @@
-"""How the shipper is doing, told by a small file: it is another process, and /metrics is the gateway's."""
+"""The shipper's status: a small file that the shipper, a process of its own, writes and the gateway reports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from pathlib import Path
 
 STATUS_FILE = "shipper.json"
 STATUS_SECONDS = 1.0
-"""Between two writes. Older than some of these: the shipper is dead or stuck."""
-_SILENT_SECONDS = 15.0
+"""Time between two writes."""
+_DEAD_SECONDS = 15.0
+"""A shipper whose status is older is dead or stuck."""
 
 
 @dataclass
 class ShipperStatus:
-    """Counts since the shipper started. `at` and `oldest`: Unix seconds; `oldest` None: nothing waits."""
+    """Counters since the shipper started; a plain record, and the JSON of the file.
+
+    `at`, when it was written, and `oldest`, when the oldest waiting event was appended, are Unix seconds. `oldest` is
+    None if nothing waits. `buried`: events that were dead-lettered.
+    """
 
     at: float = 0.0
     pid: int = 0
@@ -33,32 +38,32 @@ class ShipperStatus:
     error: str = ""
 
     def write(self, folder: Path) -> None:
-        """Whole or not at all. Without fsync: what is lost in a crash is a second old."""
+        """Write the file atomically. Without fsync: a crash loses the counters of a second."""
         self.at = time.time()
-        fresh = folder / f".{STATUS_FILE}"
-        fresh.write_text(json.dumps(vars(self)))
-        fresh.replace(folder / STATUS_FILE)
+        temporary = folder / f".{STATUS_FILE}"
+        temporary.write_text(json.dumps(vars(self)))
+        temporary.replace(folder / STATUS_FILE)
 
     def age(self, now: float) -> float:
-        """Seconds that the oldest event has waited for Kafka."""
+        """Seconds for which the oldest event has waited for Kafka."""
         return max(0.0, now - self.oldest) if self.oldest is not None else 0.0
 
 
 def read_shipper_status(folder: Path) -> ShipperStatus | None:
-    """What the shipper wrote last; None if it never did, or if the file is none of ours."""
+    """The shipper's last status; None if there is none or the file is invalid."""
     try:
-        told = json.loads((folder / STATUS_FILE).read_text())
-        told["shipped"], told["redactions"] = Counter(told["shipped"]), Counter(told["redactions"])
-        return ShipperStatus(**told)
+        fields = json.loads((folder / STATUS_FILE).read_text())
+        fields["shipped"], fields["redactions"] = Counter(fields["shipped"]), Counter(fields["redactions"])
+        return ShipperStatus(**fields)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def shipper_problems(status: ShipperStatus | None, late_seconds: float, now: float) -> list[str]:
-    """What an operator should know of the shipper, in words. Nothing is lost by any of it."""
-    if status is None or now - status.at > _SILENT_SECONDS:
+    """The shipper's problems, for an operator. None of them loses an event."""
+    if status is None or now - status.at > _DEAD_SECONDS:
         return ["the shipper is not running: events wait in the spool, nothing reaches Kafka"]
     if (age := status.age(now)) > late_seconds:
-        why = f" ({status.error})" if status.error else ""
-        return [f"the shipper is behind: an event has waited for Kafka for {age:.0f} s{why}"]
+        reason = f" ({status.error})" if status.error else ""
+        return [f"the shipper is behind: an event has waited for Kafka for {age:.0f} s{reason}"]
     return []

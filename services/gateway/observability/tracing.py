@@ -1,8 +1,7 @@
-"""The caller's trace, carried on: into the events that a request leaves, and into spans where they are switched on.
+"""Propagates the caller's trace to the events of a request, and to a span per request where tracing is on.
 
-Without spans an event carries what the caller sent. With them it carries the request's own span, a child of the
-caller's: `TracingMiddleware` puts that into the request's headers before anybody reads them, so nothing behind it
-knows which.
+Without spans an event carries the trace headers that the caller sent. With them it carries the request's own span, a
+child of the caller's: `TracingMiddleware` replaces the request's trace headers before anything else reads them.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 _PARENT, _STATE = PARENT.encode(), STATE.encode()
-_QUIET = frozenset(("/healthz", "/readyz", "/metrics", "/v1/traces", "/v1/logs"))
-"""Asked every few seconds by machines, with nothing to learn from it."""
-_TOLD = {
+_UNTRACED_PATHS = frozenset(("/healthz", "/readyz", "/metrics", "/v1/traces", "/v1/logs"))
+"""Polled by machines every few seconds, or telemetry itself."""
+_ATTRIBUTES = {
     b"x-ratchet-prediction-id": "ratchet.prediction_id",
     b"x-ratchet-variant": "ratchet.variant",
     b"x-ratchet-adapter": "ratchet.adapter",
@@ -29,9 +28,9 @@ _TOLD = {
 
 
 def event_headers(headers: Iterable[tuple[bytes, bytes]]) -> TraceHeaders:
-    """The headers of the events of a request with these headers (ASGI's, names in lower case).
+    """The trace headers for the events of a request with these headers (ASGI's, names in lower case).
 
-    Several traceparents, or one that is none, count as none, and their tracestate with them.
+    None if there is no valid traceparent, or more than one.
     """
     parent = state = None
     for name, value in headers:
@@ -45,13 +44,13 @@ def event_headers(headers: Iterable[tuple[bytes, bytes]]) -> TraceHeaders:
 
 
 def with_spans(app: ASGIApp, settings: Settings, service: str) -> ASGIApp:
-    """The application with a span a request; the very same one while tracing is off. Raises ConfigurationError."""
+    """The application with a span per request; unchanged while tracing is off. Raises ConfigurationError."""
     provider = tracer_provider(settings, service)
     return app if provider is None else TracingMiddleware(app, provider.get_tracer("ratchet"))
 
 
 class TracingMiddleware:
-    """ASGI middleware: a server span a request, under the caller's if that sent one."""
+    """ASGI middleware that makes a server span of each request, a child of the caller's span if there is one."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         from opentelemetry.trace import SpanKind
@@ -63,42 +62,42 @@ class TracingMiddleware:
         self._w3c = TraceContextTextMapPropagator()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _QUIET:
+        if scope["type"] != "http" or scope["path"] in _UNTRACED_PATHS:
             return await self._app(scope, receive, send)
-        span = self._begun(scope)
-        inner = {**scope, "headers": self._carrying(span, scope["headers"])}
+        span = self._start_span(scope)
+        inner = {**scope, "headers": self._with_trace(span, scope["headers"])}
         status = 500
 
-        async def noted(message: Message) -> None:
+        async def send_noting_attributes(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 for name, value in message.get("headers", ()):
-                    if name in _TOLD:
-                        span.set_attribute(_TOLD[name], value.decode("latin-1"))
+                    if name in _ATTRIBUTES:
+                        span.set_attribute(_ATTRIBUTES[name], value.decode("latin-1"))
             await send(message)
 
         try:
-            await self._app(inner, receive, noted)
+            await self._app(inner, receive, send_noting_attributes)
         finally:
             _end(span, inner, status)
 
-    def _begun(self, scope: Scope) -> Span:
+    def _start_span(self, scope: Scope) -> Span:
         caller = {name: value.decode("ascii") for name, value in event_headers(scope["headers"])}
-        asked = {"http.request.method": scope["method"], "url.path": scope["path"]}
-        return self._tracer.start_span(scope["method"], self._w3c.extract(caller), self._server, asked)
+        attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
+        return self._tracer.start_span(scope["method"], self._w3c.extract(caller), self._server, attributes)
 
-    def _carrying(self, span: Span, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def _with_trace(self, span: Span, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         from opentelemetry.trace import set_span_in_context
 
         carrier: dict[str, str] = {}
         self._w3c.inject(carrier, set_span_in_context(span))
-        own = [(name.encode(), value.encode()) for name, value in carrier.items()]
-        return [*(one for one in headers if one[0] not in (_PARENT, _STATE)), *own]
+        trace = [(name.encode(), value.encode()) for name, value in carrier.items()]
+        return [*(header for header in headers if header[0] not in (_PARENT, _STATE)), *trace]
 
 
 def _end(span: Span, scope: Scope, status: int) -> None:
-    """The route's pattern, which FastAPI leaves in the scope, names the span: a made-up path must not."""
+    """End the span. Its name is the route's pattern, which FastAPI stores in the scope, never an invented path."""
     from opentelemetry.trace import StatusCode
 
     route = getattr(scope.get("route"), "path", scope["path"] if status < 400 else None)

@@ -1,1 +1,1 @@
-"""Processes: the supervisor of shippers and workers."""
+"""Starts and supervises the gateway's other processes: shippers, and workers where there are several."""

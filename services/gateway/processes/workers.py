@@ -1,7 +1,7 @@
-"""A gateway of several processes: each answers on the same port, with a spool and a shipper of its own.
+"""A gateway of several worker processes, which answer on the same port, each with a spool and a shipper of its own.
 
-They share nothing but the port, the settings and the limits of API keys. The kernel deals connections out to those that
-live, so one that dies takes with it what it was answering and no more; what it had accepted is in its spool.
+They share the port, the settings and the rate limits of API keys. The kernel distributes connections among the live
+workers. One that dies loses only the answers in flight: whatever it had answered is in its spool.
 """
 
 from __future__ import annotations
@@ -18,26 +18,24 @@ from shared.service import Service
 
 
 def build_workers(settings: GatewaySettings, name: str) -> Service:
-    """The process that keeps them. Raises ConfigurationError without a port that they could share."""
+    """The process that supervises the workers. Raises ConfigurationError without a port that they can share."""
     if settings.gateway_port == 0:
         raise ConfigurationError("several workers need one port", "Set RATCHET_GATEWAY_PORT, or one worker.")
-    keepers = [supervise_worker(settings, number) for number in range(settings.gateway_workers)]
+    supervisors = [supervise_worker(settings, number) for number in range(settings.gateway_workers)]
 
     async def prepare() -> None:
         _check_port(settings.gateway_host, settings.gateway_port)
         clear_buckets(settings.limits_folder)
 
     async def close() -> None:
-        await asyncio.gather(*(one.close() for one in keepers))
+        await asyncio.gather(*(supervisor.close() for supervisor in supervisors))
 
-    return Service(name, None, prepare=[prepare], background=[one.keep for one in keepers], close=[close])
+    background = [supervisor.run_forever for supervisor in supervisors]
+    return Service(name, None, prepare=[prepare], background=background, close=[close])
 
 
 def _check_port(host: str, port: int) -> None:
-    """Workers would share the port with a stranger of the same user, and each get a part of the requests.
-
-    Raises OSError while somebody listens there.
-    """
-    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind((host, port))
+    """Raises OSError if another process listens on the port: the workers would share it with that one."""
+    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))

@@ -1,1 +1,1 @@
-"""Recording: the events of a request, written to the local spool before the answer leaves."""
+"""Makes a request's predictions durable before the answer leaves: events, written to the local spool."""

@@ -1,4 +1,4 @@
-"""The event log: events are in the local spool when `append` returns, and in Kafka once the shipper has sent them."""
+"""The durable event log: an event is in the local spool when `append` returns, and later shipped to Kafka."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.privacy.encryption import load_cipher
 from shared.spool import Backlog, Record, Spool, SpoolFull, SpoolOptions
 from shared.tracing import TraceHeaders
 
-_SAY_AGAIN_SECONDS = 10.0
+_REPEAT_LOG_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class EventLog(Protocol):
 
 
 class SpoolEventLog:
-    """The spool of this process: a file that no other process writes, encrypted, shipped by `shipper.py`."""
+    """An event log in this process's slot of the spool: encrypted files that no other process writes."""
 
     def __init__(self, folder: Path, secrets_folder: Path, options: SpoolOptions, metrics: Metrics) -> None:
         self._folder = folder
@@ -34,12 +34,12 @@ class SpoolEventLog:
         self._options = options
         self._metrics = metrics
         self._spool: Spool | None = None
-        self._said_at = float("-inf")
-        self.trouble = ""
-        """Why the last append was refused; empty when it was not."""
+        self._logged_at = float("-inf")
+        self.problem = ""
+        """Why the last append failed; empty after one that succeeded."""
 
     async def start(self) -> None:
-        """Take a slot of the spool; that of a gateway that died, if there is one."""
+        """Open a slot of the spool, preferably one that a dead gateway left."""
         if self._spool is None:
             self._spool = Spool.open(self._folder, load_cipher(self._secrets, "spool"), self._options)
 
@@ -49,25 +49,25 @@ class SpoolEventLog:
 
     @property
     def slot(self) -> Path:
-        """The folder that this process writes."""
+        """The folder that this process writes to."""
         return self._open.slot
 
     @property
     def backlog(self) -> Backlog | None:
-        """What waits for the shipper; None before the start."""
+        """What waits for the shipper; None before `start`."""
         return self._spool.backlog if self._spool is not None else None
 
     @property
     def fullness(self) -> float:
-        """How near the limits are: 1.0 is full."""
-        if (waiting := self.backlog) is None:
+        """How much of the limits is used; 1.0 is full."""
+        if (backlog := self.backlog) is None:
             return 0.0
-        age = time.time() - waiting.oldest if waiting.oldest is not None else 0.0
-        return max(waiting.bytes / self._options.max_bytes, age / self._options.max_age_seconds)
+        age = time.time() - backlog.oldest if backlog.oldest is not None else 0.0
+        return max(backlog.bytes / self._options.max_bytes, age / self._options.max_age_seconds)
 
     @property
     def sync_failures(self) -> int:
-        """How often the disk failed to keep what it had taken."""
+        """How often syncing to disk failed."""
         return self._spool.sync_failures if self._spool is not None else 0
 
     async def append(self, records: Sequence[Record]) -> None:
@@ -79,18 +79,18 @@ class SpoolEventLog:
             self._metrics.spool_seconds.observe(time.perf_counter() - started)
             await spool.synced()
         except SpoolFull as error:
-            self._refused(error)
+            self._count_refusal(error)
             raise
-        if self.trouble:
-            self.trouble = ""
+        if self.problem:
+            self.problem = ""
 
-    def _refused(self, error: SpoolFull) -> None:
-        """Count it, and log it as an error: not every time, while the spool is full it would be every request."""
+    def _count_refusal(self, error: SpoolFull) -> None:
+        """Count the refusal and log an error, but not at every request while the spool stays full."""
         self._metrics.spool_refusals.inc()
-        self.trouble = error.reason
-        if time.monotonic() - self._said_at > _SAY_AGAIN_SECONDS:
-            self._said_at = time.monotonic()
-            logger.error("an event was not kept: %s. %s", error.reason, error.way_out)
+        self.problem = error.reason
+        if time.monotonic() - self._logged_at > _REPEAT_LOG_SECONDS:
+            self._logged_at = time.monotonic()
+            logger.error("event not recorded: %s. %s", error.reason, error.way_out)
 
     @property
     def _open(self) -> Spool:
@@ -100,5 +100,5 @@ class SpoolEventLog:
 
 
 def encode_event(event: Event, trace: TraceHeaders = ()) -> Record:
-    """The event as Kafka will keep it; `trace`: the headers that carry its request's on."""
+    """The event as a record for Kafka. `trace`: the trace headers of its request."""
     return Record(topic_of(type(event)).name, key_of(event).encode(), event.model_dump_json().encode(), trace)

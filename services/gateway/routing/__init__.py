@@ -1,1 +1,1 @@
-"""Routing: which adapter answers (arms and flags), and the calibration of its confidence."""
+"""Decides which adapter answers (`arms.py`) by the flags (`flags.py`), and has its confidence calibration."""

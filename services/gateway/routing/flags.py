@@ -1,4 +1,4 @@
-"""Who is served what: Unleash's flags, evaluated in this process from the last state that was seen."""
+"""Reads a task's flags from Unleash and evaluates them in this process. `arms.py` decides by them which arm answers."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ from shared.files import write_atomically
 
 _PROBE_SECONDS = 5.0
 _FIRST_FLAGS_SECONDS = 1.0
-"""How long a start waits for flags newer than those on disk: long for a server that answers, short for any other."""
-_REMEMBERED = 10_000
-_NAMES = ("primary", "rollback", "canary")
+"""How long a start waits for flags newer than those on disk: a server that answers needs less."""
+_MAX_CACHED = 10_000
+_FLAG_NAMES = ("primary", "rollback", "canary")
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class FlagReader(Protocol):
-    def of(self, task: str, user: str | None) -> TaskFlags: ...
+    def read(self, task: str, user: str | None) -> TaskFlags:
+        """The task's flags as they apply to this user."""
 
 
 class UnleashFlagReader:
-    """A task's flags, evaluated in this process from Unleash's last known state, which is also kept on disk.
+    """Evaluates flags from the last known state of Unleash, which is also saved to disk.
 
-    While Unleash is away the last state holds, at a start too; with none ever seen, the base model answers.
+    While Unleash is unreachable that state applies, even after a restart. Without any state, all flags are off and the
+    base model answers.
     """
 
     def __init__(self, url: str, token: str, poll_seconds: int, folder: Path) -> None:
-        # The SDK logs a stack trace at every poll while the server is away; `reachable` says it once instead.
+        # The SDK logs a stack trace at every poll while the server is down; we log each change of `reachable`.
         logging.getLogger("UnleashClient").setLevel(logging.CRITICAL)
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         self._features_url = f"{url.rstrip('/')}/api/client/features"
@@ -54,7 +56,7 @@ class UnleashFlagReader:
             environment="development",
             custom_headers=self._headers,
             refresh_interval=poll_seconds,
-            request_timeout=2,  # A silent server would hold a poll for 150 s with the SDK's defaults.
+            request_timeout=2,  # With the SDK's defaults a silent server blocks a poll for 150 s.
             request_retries=0,
             disable_metrics=True,
             disable_registration=True,
@@ -63,48 +65,48 @@ class UnleashFlagReader:
             event_callback=self._on_event,
         )
         self._starting: asyncio.Task[None] | None = None
-        self._broken: set[str] = set()
-        self._live = EnabledFlags(self._state.features)
-        self._known: dict[tuple[str, str | None], TaskFlags] = {}
+        self._reported: set[str] = set()
+        self._enabled = EnabledFlags(self._state.features)
+        self._cache: dict[tuple[str, str | None], TaskFlags] = {}
         self.reachable: bool | None = None
 
     async def start(self) -> None:
-        """Read the flags, or give up waiting for them: a start never depends on Unleash."""
+        """Wait for the flags, but not for long: a start never depends on Unleash."""
         if self._starting is None:
             self._starting = asyncio.create_task(asyncio.to_thread(self._client.initialize_client))
         done, _ = await asyncio.wait({self._starting}, timeout=_FIRST_FLAGS_SECONDS)
         for started in done:
-            started.result()  # What it raises is a mistake of ours or of a setting, never Unleash being away.
+            started.result()  # Raises an internal error or one of a setting, never that Unleash is down.
 
     async def close(self) -> None:
         await asyncio.to_thread(self._client.destroy)
 
-    def of(self, task: str, user: str | None) -> TaskFlags:
-        """The task's flags for this user, without I/O. Without a user, sticky rollouts are off.
+    def read(self, task: str, user: str | None) -> TaskFlags:
+        """The task's flags as they apply to this user, without I/O. Without a user, sticky rollouts are off.
 
-        Under a microsecond where it is remembered since the last poll, 30 to 100 µs where it is not.
+        Takes under a microsecond if cached since the last poll, else 30 to 100 µs.
         """
-        known = self._known  # Taken once: what is found with an old state must not be remembered with the new one.
-        key = (task, user if task in self._live.sticky else None)
-        found = known.get(key)
-        if found is None:
-            found = self._evaluated(*key)
-            if len(known) < _REMEMBERED:
-                known[key] = found
-        return found
+        cache = self._cache  # Read once: a result of an old state must not be cached for the new one.
+        key = (task, user if task in self._enabled.sticky_tasks else None)
+        flags = cache.get(key)
+        if flags is None:
+            flags = self._evaluate(*key)
+            if len(cache) < _MAX_CACHED:
+                cache[key] = flags
+        return flags
 
-    def _evaluated(self, task: str, user: str | None) -> TaskFlags:
+    def _evaluate(self, task: str, user: str | None) -> TaskFlags:
         context = {"userId": user} if user else {}
-        primary, rollback, canary = (f"ratchet.{task}.{name}" for name in _NAMES)
+        primary, rollback, canary = (f"ratchet.{task}.{name}" for name in _FLAG_NAMES)
         return TaskFlags(
-            primary=self._parsed(primary, context, parse_primary),
-            rollback=rollback in self._live.names and bool(self._client.is_enabled(rollback, context)),
-            canary=self._parsed(canary, context, parse_canary),
+            primary=self._payload(primary, context, parse_primary),
+            rollback=rollback in self._enabled.names and bool(self._client.is_enabled(rollback, context)),
+            canary=self._payload(canary, context, parse_canary),
         )
 
-    def _parsed(self, flag: str, context: dict[str, str], parse: Callable[[str], T]) -> T | None:
-        """A payload that a person broke counts as a flag that is off: the safer arm answers, and the log says so."""
-        if flag not in self._live.names:
+    def _payload(self, flag: str, context: dict[str, str], parse: Callable[[str], T]) -> T | None:
+        """A flag's payload; None if it is off. An invalid one counts as off, so the safer arm answers; it is logged."""
+        if flag not in self._enabled.names:
             return None
         variant = self._client.get_variant(flag, context)
         payload = (variant.get("payload") or {}).get("value") if variant.get("enabled") else None
@@ -113,26 +115,26 @@ class UnleashFlagReader:
         try:
             return parse(payload)
         except ValueError as error:
-            if payload not in self._broken:
-                self._broken.add(payload)
-                logger.error("flag %s counts as off: %s", flag, error)
+            if payload not in self._reported:
+                self._reported.add(payload)
+                logger.error("invalid payload, flag %s counts as off: %s", flag, error)
             return None
 
     def _on_event(self, event: BaseEvent) -> None:
-        """Called by a thread of the SDK when it has taken over a new state."""
+        """Called by a thread of the SDK after it has fetched a new state."""
         if event.event_type is UnleashEventType.FETCHED:
-            self._live = EnabledFlags(self._state.features)
-            self._known = {}
+            self._enabled = EnabledFlags(self._state.features)
+            self._cache = {}
 
     async def watch_forever(self) -> None:
-        """Background: forget what was evaluated, since constraints may name a time; and look whether Unleash answers,
-        for /readyz: the SDK does not tell."""
+        """Background: clear the cache, since a flag may depend on the time, and probe Unleash for /readyz, as the SDK
+        does not report whether it is reachable."""
         timeout = aiohttp.ClientTimeout(total=2.0)
         loop = asyncio.get_running_loop()
         async with aiohttp.ClientSession(timeout=timeout, headers=self._headers) as session:
             probe_at = 0.0
             while True:
-                self._known = {}
+                self._cache = {}
                 if loop.time() >= probe_at:
                     await self._probe(session)
                     probe_at = loop.time() + _PROBE_SECONDS
@@ -146,17 +148,15 @@ class UnleashFlagReader:
             answers = False
         if answers is not self.reachable:
             level = logging.INFO if answers else logging.WARNING
-            logger.log(level, "Unleash at %s %s", self._features_url, "answers" if answers else _AWAY)
+            state = "reachable" if answers else "unreachable or refuses the token: the last known flags apply"
+            logger.log(level, "Unleash at %s is %s", self._features_url, state)
         self.reachable = answers
 
 
-_AWAY = "is away or refuses the token: the last known flags hold"
-
-
 class UnleashStateFile(BaseCache):  # type: ignore[misc]  # the SDK has no types
-    """What the SDK keeps: in memory, and of it the features in one file, whole or not there, for the next start.
+    """The SDK's cache: in memory, with the features also in a file, written atomically, for the next start.
 
-    The SDK's own cache writes in place, several times a poll: torn by a crash, and shared by workers.
+    The SDK's own file cache writes in place several times a poll, so a crash tears it, and workers would share it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -167,11 +167,11 @@ class UnleashStateFile(BaseCache):  # type: ignore[misc]  # the SDK has no types
         if not _is_state(self.features):
             self._values.pop(FEATURES_URL, None)
         self.bootstrapped = bool(self.features)
-        """True: the SDK takes the state over at once, before it has asked the server."""
+        """True makes the SDK use this state before it has asked the server."""
 
     @property
     def features(self) -> str:
-        """The server's answer, JSON; empty if there was none yet."""
+        """The server's last answer, JSON; empty before the first."""
         return str(self._values.get(FEATURES_URL, ""))
 
     def set(self, key: str, value: Any) -> None:
@@ -180,8 +180,8 @@ class UnleashStateFile(BaseCache):  # type: ignore[misc]  # the SDK has no types
         if changed:
             try:
                 write_atomically(self._path, str(value).encode())
-            except OSError as error:  # A full disk must not keep a moved flag from moving.
-                logger.warning("flags are not kept for the next start: %s", error)
+            except OSError as error:  # With a full disk, flags must still change.
+                logger.warning("flags are not saved for the next start: %s", error)
 
     def mset(self, data: dict[str, Any]) -> None:
         for key, value in data.items():
@@ -194,28 +194,28 @@ class UnleashStateFile(BaseCache):  # type: ignore[misc]  # the SDK has no types
         return key in self._values
 
     def destroy(self) -> None:
-        """The end of this process is not the end of the state."""
+        """Does nothing: the state outlives the process."""
 
 
 class EnabledFlags:
-    """What is worth knowing of a state before asking the SDK, which takes 20 to 30 µs a flag.
+    """An index of a state, to avoid asking the SDK, which takes 20 to 30 µs a flag.
 
-    `names`: flags that are not plainly off. `sticky`: tasks with a flag whose answer may differ between users.
+    `names`: flags that are enabled. `sticky_tasks`: tasks with a flag whose value may differ between users.
     """
 
     def __init__(self, state: str) -> None:
         features = json.loads(state)["features"] if _is_state(state) else []
-        live = [one for one in features if one.get("enabled") and str(one.get("name")).startswith("ratchet.")]
-        self.names = frozenset(str(one["name"]) for one in live)
-        self.sticky = frozenset(
-            str(one["name"]).split(".")[1]
-            for one in live
-            if str(one["name"]).endswith(tuple(f".{name}" for name in _NAMES)) and not _same_for_everyone(one)
+        enabled = [flag for flag in features if flag.get("enabled") and str(flag.get("name")).startswith("ratchet.")]
+        self.names = frozenset(str(flag["name"]) for flag in enabled)
+        self.sticky_tasks = frozenset(
+            str(flag["name"]).split(".")[1]
+            for flag in enabled
+            if str(flag["name"]).endswith(tuple(f".{name}" for name in _FLAG_NAMES)) and not _same_for_everyone(flag)
         )
 
 
 def _same_for_everyone(feature: dict[str, Any]) -> bool:
-    """Whether a flag that is on is on for each user, in the same variant. In doubt, no."""
+    """Return True if an enabled flag surely has the same value for every user."""
     if feature.get("variants") or feature.get("dependencies"):
         return False
     return all(
@@ -235,7 +235,7 @@ def _is_for_all(strategy: dict[str, Any]) -> bool:
 
 def _is_state(state: str) -> bool:
     try:
-        told = json.loads(state)
-        return isinstance(told, dict) and isinstance(told.get("features"), list)
+        value = json.loads(state)
+        return isinstance(value, dict) and isinstance(value.get("features"), list)
     except ValueError:
         return False

@@ -1,1 +1,1 @@
-"""Tasks: those that are served, and their snapshot on disk."""
+"""The tasks that are served, and their snapshot on disk."""

@@ -1,4 +1,4 @@
-"""What a request needs of its task, worked out once for each change of the task. No I/O."""
+"""The tasks that are served, with what a request needs of its task, computed once for each change of it. No I/O."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from shared.model.confidence import request_fields
 
 
 class ServedTask:
-    """Of one task. `asks`: what confidence needs of the upstream, in the chat API's fields."""
+    """A task. `confidence_fields`: what confidence needs from the upstream, as fields of a chat request.
 
-    __slots__ = ("answers", "asks", "change", "classifies", "constraint", "name", "revision", "spec", "system")
+    `constraint`: a classification's labels, as vLLM's `structured_outputs`. `answers`: counters by variant.
+    """
+
+    __slots__ = (
+        "answers", "change", "classifies", "confidence_fields", "constraint", "name", "revision", "spec", "system",
+    )  # fmt: skip
 
     def __init__(self, change: TaskChanged, metrics: Metrics) -> None:
         self.change = change
@@ -30,39 +35,37 @@ class ServedTask:
         self.system: ChatMessage | None = None
         if change.spec.system_prompt:
             self.system = {"role": "system", "content": change.spec.system_prompt}
-        self.asks: dict[str, Any] = request_fields(change.spec)
+        self.confidence_fields: dict[str, Any] = request_fields(change.spec)
         self.answers = {variant: metrics.answers.labels(change.task, variant) for variant in Variant}
 
     @property
     def top_logprobs(self) -> int:
         """How many alternatives of each token confidence needs."""
-        return int(self.asks.get("top_logprobs") or 0)
+        return int(self.confidence_fields.get("top_logprobs") or 0)
 
 
 class ServedTasks:
-    """The tasks known now."""
-
     def __init__(self, table: LatestByKey[TaskChanged], metrics: Metrics) -> None:
         self._table = table
         self._metrics = metrics
-        self._facts: dict[str, ServedTask] = {}
+        self._served: dict[str, ServedTask] = {}
 
     def all(self) -> list[TaskChanged]:
-        """By name."""
+        """All tasks, by name."""
         return sorted(self._table, key=lambda change: change.task)
 
-    def of(self, name: str) -> ServedTask:
-        """The task of this name. Raises HttpError 404 naming those there are, 503 while none is known."""
+    def get(self, name: str) -> ServedTask:
+        """The task of this name. Raises HttpError 404 with the names of the existing tasks, 503 while none is known."""
         change = self._table.get(name)
         if change is None:
             raise self._unknown(name)
-        facts = self._facts.get(name)
-        if facts is None or facts.change is not change:
-            facts = self._facts[name] = ServedTask(change, self._metrics)
-        return facts
+        task = self._served.get(name)
+        if task is None or task.change is not change:
+            task = self._served[name] = ServedTask(change, self._metrics)
+        return task
 
     def _unknown(self, name: str) -> HttpError:
-        if not len(self._table):  # Just started: the tasks are still being read.
+        if not len(self._table):  # Just started: the topic is still being read.
             message = "no task is known yet: try again, or apply one: ratchet tasks apply FILE"
             return HttpError(503, message, "not_ready")
         known = ", ".join(change.task for change in self.all())

@@ -1,4 +1,4 @@
-"""The tasks: on disk, for a gateway that starts without its broker; and when not to know one means there is none."""
+"""The tasks of `tasks.changed`: a snapshot on disk for a start without the broker, and the shipper's table of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from schemas.tasks import TaskChanged
 from shared.files import write_atomically
 from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
 
 class TaskSnapshot:
-    """A table's tasks in a file, so that a start needs no broker to know them. The topic stays the truth."""
+    """A file with the tasks of a table, so that a start needs no broker. The topic remains the source of truth."""
 
     def __init__(self, table: LatestByKey[TaskChanged], path: Path) -> None:
         self._table = table
@@ -27,49 +27,49 @@ class TaskSnapshot:
         self._written: list[TaskChanged] = []
 
     async def load(self) -> None:
-        """Begin with the tasks known last. A file that is missing or broken is as good as none."""
+        """Fill the table from the file. A missing or broken file is skipped."""
         try:
-            kept = orjson.loads(self._path.read_bytes())
-            changes = [TaskChanged.model_validate_json(orjson.dumps(one)) for one in kept]
+            saved = orjson.loads(self._path.read_bytes())
+            changes = [TaskChanged.model_validate_json(orjson.dumps(change)) for change in saved]
         except FileNotFoundError:
             return
         except (OSError, TypeError, ValueError, ValidationError) as error:
-            logger.warning("%s is of no use, the tasks come from Kafka: %s", self._path, error)
+            logger.warning("cannot read %s, waiting for the tasks from Kafka: %s", self._path, error)
             return
         for change in changes:
             await self._table.put(change.task, change)
         self._written = changes
 
     async def sync_forever(self) -> None:
-        """Background: write the file anew within a second of a change."""
+        """Background: write the file within a second of a change."""
         while True:
-            if (now := list(self._table)) != self._written:
-                body = b"[" + b",\n".join(change.model_dump_json().encode() for change in now) + b"]"
+            if (changes := list(self._table)) != self._written:
+                body = b"[" + b",\n".join(change.model_dump_json().encode() for change in changes) + b"]"
                 await asyncio.to_thread(write_atomically, self._path, body)
-                self._written = now
-            await asyncio.sleep(_LOOK_SECONDS)
+                self._written = changes
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 class TaskTable:
-    """As the shipper knows them."""
+    """The tasks as the shipper reads them: knows when a task that is not there does not exist."""
 
     def __init__(self, table: LatestByKey[TaskChanged]) -> None:
         self._table = table
-        self._read = False
+        self._complete = False
 
     async def wait_until_read(self) -> None:
-        """Background that begins when the broker answers: after an outage the topic is not read yet."""
+        """Background, started when the broker answers: wait until the topic must have been read to its end."""
         await asyncio.sleep(READ_SECONDS)
-        self._read = True
+        self._complete = True
 
     async def wait_until_one_redacts(self) -> None:
-        """Until there is a task whose texts are to be redacted: for ever, if none is."""
+        """Return once there is a task whose texts are redacted, which may be never."""
         while not any(change.spec.redaction.enabled for change in self._table):
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     def get(self, name: str) -> TaskChanged | None:
         return self._table.get(name)
 
     def is_missing(self, name: str) -> bool:
-        """Whether there surely is no such task."""
-        return self._read and self._table.get(name) is None
+        """Return True if this task surely does not exist."""
+        return self._complete and self._table.get(name) is None

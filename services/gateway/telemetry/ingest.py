@@ -187,7 +187,7 @@ class TelemetryIngest:
         name = str(named or self._names.get(service) or self._names.get(model_of(span.attributes) or "") or service)
         try:
             grant.require(name)
-            return self._tasks.of(name)
+            return self._tasks.get(name)
         except HttpError as error:
             if error.status == 503:
                 raise
@@ -197,7 +197,7 @@ class TelemetryIngest:
     def _events(self, span: Span, task: ServedTask) -> list[Event] | None:
         user = user_of(span.attributes)
         user_hash = keyed_hash(self._subjects_key, user) if user else None
-        return events_of(span, task, self._ids.of(task.name, f"{span.trace_id}-{span.span_id}"), user_hash)
+        return events_of(span, task, self._ids.derive(task.name, f"{span.trace_id}-{span.span_id}"), user_hash)
 
 
 def _groups(items: Iterable[T]) -> Iterator[list[T]]:

@@ -1,4 +1,4 @@
-"""A gateway whose neighbours are stand-ins: what it was asked and what it kept can be looked at."""
+"""A gateway with fakes for the model servers, flags and event log, whose contents tests can look at."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from schemas.base import Event
 from schemas.catalog import TOPICS
 from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.gateway.answering.answer import Answerer
+from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.app import AsgiApp
-from services.gateway.domain import PredictionIds
+from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
@@ -136,30 +136,30 @@ class FakeFlags:
     flags: TaskFlags = field(default_factory=TaskFlags)
     users: list[str | None] = field(default_factory=list)
 
-    def of(self, task: str, user: str | None) -> TaskFlags:
+    def read(self, task: str, user: str | None) -> TaskFlags:
         self.users.append(user)
         return self.flags
 
 
 @dataclass
 class FakeLog:
-    """Keeps what it is given; what was observed of requests is told apart from the rest."""
+    """An event log in memory: the events of each append, which can be refused as by a full spool."""
 
-    kept: list[tuple[Event, ...]] = field(default_factory=list)
+    appends: list[tuple[Event, ...]] = field(default_factory=list)
     full: bool = False
 
     async def append(self, records: Sequence[Record]) -> None:
         if self.full:
             raise SpoolFull("the spool is full", "make room")
-        self.kept.append(tuple(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
+        self.appends.append(tuple(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
 
     @property
     def events(self) -> list[Any]:
-        return [event for events in self.kept for event in events if not isinstance(event, RequestObserved)]
+        return [event for events in self.appends for event in events if not isinstance(event, RequestObserved)]
 
     @property
     def observed(self) -> list[RequestObserved]:
-        return [event for events in self.kept for event in events if isinstance(event, RequestObserved)]
+        return [event for events in self.appends for event in events if isinstance(event, RequestObserved)]
 
 
 @dataclass
@@ -184,34 +184,32 @@ class Gateway:
 
 @asynccontextmanager
 async def serving(
-    answer_when_full: bool = False, specs: Sequence[TaskSpec] = (SUPPORT, HAIKU), **more: Any
+    answer_when_full: bool = False, specs: Sequence[TaskSpec] = (SUPPORT, HAIKU), access: Any = None
 ) -> AsyncIterator[Gateway]:
-    """`more` goes to `Answerer`; `access` and `calibrations` also where else they belong."""
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     upstream, flags, log, metrics = FakeUpstream(), FakeFlags(), FakeLog(), Metrics()
-    ids, tasks = PredictionIds(b"k" * 32), ServedTasks(table, metrics)
-    keeping = Recorder(log, metrics, more.pop("calibrations", None), answer_when_full)
-    answering = Answerer(tasks, flags, upstream, keeping, ids, b"s" * 32, metrics, **more)
-    handlers = Handlers(tasks, log, ids, b"s" * 32, more.get("access"))
-    app = build_app(answering, handlers, metrics, list, list, 64 * 1024)
+    tasks, identifiers = ServedTasks(table, metrics), Identifiers(PredictionIds(b"k" * 32), b"s" * 32)
+    recorder = Recorder(log, metrics, answer_when_full=answer_when_full)
+    answerer = Answerer(tasks, flags, AnswerSources(upstream), recorder, identifiers, access)
+    app = build_app(answerer, Handlers(tasks, log, identifiers, access), metrics, list, list, 64 * 1024)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        yield Gateway(http, upstream, flags, log, ids, app, metrics)
+        yield Gateway(http, upstream, flags, log, identifiers.predictions, app, metrics)
 
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
-    async with serving() as one:
-        yield one
+    async with serving() as gateway:
+        yield gateway
 
 
 @pytest.fixture
-async def answering() -> AsyncIterator[Gateway]:
-    """A gateway that answers even if it cannot keep the answer."""
-    async with serving(answer_when_full=True) as one:
-        yield one
+async def answering_when_full() -> AsyncIterator[Gateway]:
+    """A gateway that answers even if it cannot record the answer."""
+    async with serving(answer_when_full=True) as gateway:
+        yield gateway
 
 
 @pytest.fixture

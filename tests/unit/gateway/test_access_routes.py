@@ -77,7 +77,7 @@ async def test_no_key_is_401_and_another_apps_key_is_403(guarded: Guarded, metho
         response = await guarded.send(method, path, key, body)
         assert (response.status_code, set(response.json()["error"])) == (status, {"message", "type", "param", "code"})
     assert guarded.gateway.upstream.asked == []
-    assert guarded.gateway.log.kept == []
+    assert guarded.gateway.log.appends == []
 
 
 async def test_feedback_needs_a_key_of_the_predictions_task(guarded: Guarded) -> None:
@@ -134,7 +134,7 @@ async def test_no_key_gets_into_logs_metrics_events_or_upstream(
     await guarded.send("POST", f"/v1/{guarded.whole}", guarded.whole, asked)
     logged = [record.getMessage() + (record.exc_text or "") for record in caplog.records if record.name != "httpx"]
     assert any("internal error in a test" in text for text in logged)
-    logged += [(await gateway.http.get("/metrics")).text, repr(gateway.log.kept), repr(gateway.upstream.asked)]
+    logged += [(await gateway.http.get("/metrics")).text, repr(gateway.log.appends), repr(gateway.upstream.asked)]
     assert "prediction_id" in logged[-2]
     secrets = [key.removeprefix("rk_") for key in (guarded.whole, guarded.support, stranger)]
     assert [text for text in logged for secret in secrets if secret in text] == []

@@ -68,7 +68,7 @@ async def test_logprobs_reach_only_a_client_that_asked_for_them(gateway: Gateway
 
 async def test_an_answer_and_what_was_observed_of_its_request_are_kept_in_one_append(gateway: Gateway) -> None:
     response = await gateway.ask()
-    ((prediction, seen),) = gateway.log.kept
+    ((prediction, seen),) = gateway.log.appends
     assert prediction.prediction_id == seen.prediction_id == response.headers["x-ratchet-prediction-id"]
     assert (seen.status, seen.confidence, seen.latency_ms) == (200, prediction.confidence.score, prediction.latency_ms)
 
@@ -84,25 +84,25 @@ async def test_without_room_in_the_log_there_is_no_answer(gateway: Gateway) -> N
     assert "x-ratchet-prediction-id" not in response.headers
 
 
-async def test_by_the_setting_an_answer_leaves_without_a_record_and_says_so(answering: Gateway) -> None:
-    assert "x-ratchet-logged" not in (await answering.ask()).headers
-    answering.log.full = True
+async def test_by_the_setting_an_answer_leaves_without_a_record_and_says_so(answering_when_full: Gateway) -> None:
+    assert "x-ratchet-logged" not in (await answering_when_full.ask()).headers
+    answering_when_full.log.full = True
     for _ in range(3):
-        response = await answering.ask()
+        response = await answering_when_full.ask()
         assert (response.status_code, response.headers["x-ratchet-logged"]) == (200, "false")
         assert response.json()["choices"][0]["message"]["content"] == "refund"
-    assert len(answering.log.events) == 1
-    assert "ratchet_gateway_answers_unlogged_total 3.0" in (await answering.http.get("/metrics")).text
+    assert len(answering_when_full.log.events) == 1
+    assert "ratchet_gateway_answers_unlogged_total 3.0" in (await answering_when_full.http.get("/metrics")).text
 
 
-async def test_feedback_and_answers_made_elsewhere_are_refused_even_then(answering: Gateway) -> None:
-    answering.log.full = True
+async def test_feedback_and_answers_made_elsewhere_are_refused_even_then(answering_when_full: Gateway) -> None:
+    answering_when_full.log.full = True
     elsewhere = {
         "task": "support", "messages": [{"role": "user", "content": "x"}], "answer": "refund", "latency_ms": 1,
     }  # fmt: skip
-    feedback = {"prediction_id": answering.ids.new("support"), "kind": "thumbs", "positive": True}
-    assert (await answering.http.post("/v1/predictions", json=elsewhere)).status_code == 503
-    assert (await answering.http.post("/v1/feedback", json=feedback)).status_code == 503
+    feedback = {"prediction_id": answering_when_full.ids.new("support"), "kind": "thumbs", "positive": True}
+    assert (await answering_when_full.http.post("/v1/predictions", json=elsewhere)).status_code == 503
+    assert (await answering_when_full.http.post("/v1/feedback", json=feedback)).status_code == 503
 
 
 async def test_a_full_log_does_not_change_the_upstreams_error(gateway: Gateway) -> None:

@@ -89,7 +89,7 @@ async def test_a_stream_of_one_piece_is_one_write(last: bytes) -> None:
 )
 async def test_the_unusual_is_left_to_uvicorn(messages: Any, how: dict[str, bytes], monkeypatch: Any) -> None:
     sent = b"".join((await answered(*messages, **how)).written)
-    monkeypatch.setattr("services.gateway.asgi.response.SingleWriteCycle._sent", lambda *_: False)
+    monkeypatch.setattr("services.gateway.asgi.response.SingleWriteCycle._send_at_once", lambda *_: False)
     assert sent == b"".join((await answered(*messages, **how)).written)
     assert sent.startswith(b"HTTP/1.1 ")
 

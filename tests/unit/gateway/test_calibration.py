@@ -29,35 +29,35 @@ def publish(store: ArtifactStore, folder: Path, adapter: str, content: str = "")
 async def test_an_adapter_is_calibrated_once_it_was_looked_for(store: ArtifactStore, tmp_path: Path) -> None:
     publish(store, tmp_path, "desk-1")
     calibrations = CalibrationCache(store)
-    assert calibrations.of("desk-1") is None
-    await calibrations.look()
-    assert calibrations.of("desk-1") == FOUND
+    assert calibrations.get("desk-1") is None
+    await calibrations.look_up()
+    assert calibrations.get("desk-1") == FOUND
 
 
 async def test_the_base_model_and_an_adapter_without_one_have_none(store: ArtifactStore) -> None:
     calibrations = CalibrationCache(store)
-    assert calibrations.of(None) is None
-    assert calibrations.of("desk-1") is None
-    await calibrations.look()
-    assert calibrations.of("desk-1") is None
+    assert calibrations.get(None) is None
+    assert calibrations.get("desk-1") is None
+    await calibrations.look_up()
+    assert calibrations.get("desk-1") is None
 
 
 async def test_one_that_comes_later_is_found(store: ArtifactStore, tmp_path: Path) -> None:
-    calibrations = CalibrationCache(store, again_seconds=0.0)
-    calibrations.of("desk-1")
-    await calibrations.look()
+    calibrations = CalibrationCache(store, retry_seconds=0.0)
+    calibrations.get("desk-1")
+    await calibrations.look_up()
     publish(store, tmp_path, "desk-1")
-    await calibrations.look()
-    assert calibrations.of("desk-1") == FOUND
+    await calibrations.look_up()
+    assert calibrations.get("desk-1") == FOUND
 
 
 async def test_a_missing_one_is_not_looked_for_all_the_time(store: ArtifactStore, tmp_path: Path) -> None:
-    calibrations = CalibrationCache(store, again_seconds=60.0)
-    calibrations.of("desk-1")
-    await calibrations.look()
+    calibrations = CalibrationCache(store, retry_seconds=60.0)
+    calibrations.get("desk-1")
+    await calibrations.look_up()
     publish(store, tmp_path, "desk-1")
-    await calibrations.look()
-    assert calibrations.of("desk-1") is None
+    await calibrations.look_up()
+    assert calibrations.get("desk-1") is None
 
 
 async def test_a_damaged_file_leaves_scores_raw_and_the_others_calibrated(
@@ -67,8 +67,8 @@ async def test_a_damaged_file_leaves_scores_raw_and_the_others_calibrated(
     publish(store, tmp_path, "desk-1")
     calibrations = CalibrationCache(store)
     for adapter in ("torn", "desk-1"):
-        calibrations.of(adapter)
-    await calibrations.look()
-    assert calibrations.of("torn") is None
-    assert calibrations.of("desk-1") == FOUND
+        calibrations.get(adapter)
+    await calibrations.look_up()
+    assert calibrations.get("torn") is None
+    assert calibrations.get("desk-1") == FOUND
     assert "the calibration of torn cannot be read" in caplog.text

@@ -78,10 +78,10 @@ async def test_while_it_refuses_it_says_why_but_not_for_every_request(
     for _ in range(3):
         with pytest.raises(SpoolFull):
             await log.append(encoded(event("a" * 3_000)))
-    assert "its limit is reached" in log.trouble
-    assert [(r.levelname, log.trouble in r.message) for r in caplog.records] == [("ERROR", True)]
+    assert "its limit is reached" in log.problem
+    assert [(r.levelname, log.problem in r.message) for r in caplog.records] == [("ERROR", True)]
     await log.append(encoded(event("a")))
-    assert log.trouble == ""
+    assert log.problem == ""
 
 
 async def test_an_event_that_waits_for_too_long_makes_the_spool_full(tmp_path: Path, logs: list[SpoolEventLog]) -> None:

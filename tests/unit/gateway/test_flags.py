@@ -51,8 +51,8 @@ async def unleash() -> AsyncIterator[FakeUnleash]:
 
 async def _until(flags: UnleashFlagReader, wanted: TaskFlags, seconds: float = 3.0) -> None:
     deadline = time.monotonic() + seconds
-    while flags.of("support", "ann") != wanted:
-        assert time.monotonic() < deadline, flags.of("support", "ann")
+    while flags.read("support", "ann") != wanted:
+        assert time.monotonic() < deadline, flags.read("support", "ann")
         await asyncio.sleep(0.05)
 
 
@@ -64,8 +64,8 @@ async def test_a_flag_that_moves_is_seen_within_three_seconds_and_outlives_its_s
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
-        assert flags.of("support", None) == TaskFlags(Primary("new", "old"))
-        assert flags.of("other", "ann") == TaskFlags()
+        assert flags.read("support", None) == TaskFlags(Primary("new", "old"))
+        assert flags.read("other", "ann") == TaskFlags()
         unleash.features = [primary, flag("ratchet.support.rollback")]
         await _until(flags, TaskFlags(Primary("new", "old"), rollback=True))
         unleash.features = [{**primary, "enabled": False}]
@@ -77,7 +77,7 @@ async def test_a_flag_that_moves_is_seen_within_three_seconds_and_outlives_its_s
     later = UnleashFlagReader("http://127.0.0.1:9", "token", 1, tmp_path)
     try:
         await later.start()
-        assert later.of("support", None) == TaskFlags(Primary("new", "old"))
+        assert later.read("support", None) == TaskFlags(Primary("new", "old"))
     finally:
         await later.close()
 
@@ -87,10 +87,10 @@ async def test_a_canary_is_sticky_by_user_and_off_without_one(unleash: FakeUnlea
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
-        served = {user: flags.of("support", f"u{user}").canary for user in range(200)}
+        served = {user: flags.read("support", f"u{user}").canary for user in range(200)}
         assert 60 < sum(adapter == "next" for adapter in served.values()) < 140
-        assert all(flags.of("support", f"u{user}").canary == adapter for user, adapter in served.items())
-        assert flags.of("support", None).canary is None
+        assert all(flags.read("support", f"u{user}").canary == adapter for user, adapter in served.items())
+        assert flags.read("support", None).canary is None
     finally:
         await flags.close()
 
@@ -100,7 +100,7 @@ async def test_a_broken_payload_counts_as_a_flag_that_is_off(unleash: FakeUnleas
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
-        assert flags.of("support", "ann") == TaskFlags()
+        assert flags.read("support", "ann") == TaskFlags()
     finally:
         await flags.close()
 
@@ -114,12 +114,12 @@ async def test_a_silent_server_holds_the_start_for_a_second_and_the_last_known_f
     await before.close()
     unleash.delay = 30.0
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
-    assert flags.of("support", "ann").primary == Primary("new", None)  # Before it has even started.
+    assert flags.read("support", "ann").primary == Primary("new", None)  # Before it has even started.
     started = time.monotonic()
     try:
         await flags.start()
         assert time.monotonic() - started < 1.5
-        assert flags.of("support", "ann").primary == Primary("new", None)
+        assert flags.read("support", "ann").primary == Primary("new", None)
     finally:
         await flags.close()
 
@@ -131,7 +131,7 @@ async def test_a_torn_file_counts_as_no_flags_and_stops_no_start(
     (tmp_path / "flags.json").write_text(torn)
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
-    assert flags.of("support", "ann") == TaskFlags()
+    assert flags.read("support", "ann") == TaskFlags()
     try:
         await flags.start()
         await _until(flags, TaskFlags(Primary("new", None)))
@@ -144,21 +144,21 @@ async def test_what_was_evaluated_is_remembered_until_flags_move(unleash: FakeUn
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
-        first = flags.of("support", "ann")
-        assert flags.of("support", "ben") is first  # For everyone the same: one evaluation.
+        first = flags.read("support", "ann")
+        assert flags.read("support", "ben") is first  # For everyone the same: one evaluation.
         started = time.perf_counter()
         for _ in range(10_000):
-            flags.of("support", "ann")
+            flags.read("support", "ann")
         assert (time.perf_counter() - started) / 10_000 < 20e-6
         unleash.features = [
             flag("ratchet.support.canary", '{"adapter": "x"}', percent=50, stickiness="userId"),
             flag("ratchet.other.canary", '{"adapter": "x"}', percent=100, stickiness="userId"),
         ]
-        await _until(flags, flags._evaluated("support", "ann"))
+        await _until(flags, flags._evaluate("support", "ann"))
         await asyncio.sleep(1.5)
-        assert {flags.of("support", f"u{n}").canary for n in range(50)} == {"x", None}
-        assert flags.of("other", "ann").canary == "x"
-        assert flags.of("other", None).canary is None
+        assert {flags.read("support", f"u{n}").canary for n in range(50)} == {"x", None}
+        assert flags.read("other", "ann").canary == "x"
+        assert flags.read("other", None).canary is None
     finally:
         await flags.close()
 
@@ -177,11 +177,11 @@ def test_only_a_flag_that_is_the_same_for_everyone_is_evaluated_once_for_all() -
         {**strategy, "parameters": {**strategy["parameters"], "stickiness": "userId"}},
     ):
         live = EnabledFlags(json.dumps({"features": [{**plain, "strategies": [differs]}]}))
-        assert live.sticky == {"t"}, differs
+        assert live.sticky_tasks == {"t"}, differs
     for same in (plain, {**plain, "enabled": False}, flag("ratchet.t.shadow", None, 10, "userId")):
-        assert not EnabledFlags(json.dumps({"features": [same]})).sticky
+        assert not EnabledFlags(json.dumps({"features": [same]})).sticky_tasks
     for more in ({"variants": [{"name": "v"}]}, {"dependencies": [{"feature": "f"}]}):
-        assert EnabledFlags(json.dumps({"features": [{**plain, **more}]})).sticky == {"t"}
+        assert EnabledFlags(json.dumps({"features": [{**plain, **more}]})).sticky_tasks == {"t"}
 
 
 def test_flags_that_cannot_be_kept_still_move(tmp_path: Path) -> None:

@@ -156,22 +156,6 @@ async def test_without_a_good_key_nothing_is_asked_and_no_task_is_named() -> Non
         assert len(gateway.upstream.asked) == 1
 
 
-async def test_the_callers_trace_goes_on_in_the_events_headers() -> None:
-    def tracing(headers: Any) -> tuple[tuple[str, bytes], ...]:
-        return (("traceparent", dict(headers)[b"traceparent"]),)
-
-    async with serving(tracing=tracing) as gateway:
-        kept: list[Any] = []
-
-        async def append(records: Any) -> None:
-            kept.extend(records)
-
-        gateway.log.append = append  # type: ignore[method-assign]
-        gateway.http.headers["traceparent"] = "00-1-2-01"
-        await gateway.ask()
-    assert [record.headers for record in kept] == [(("traceparent", b"00-1-2-01"),)] * 2
-
-
 async def test_a_prompt_is_a_users_message_and_each_of_its_answers_a_prediction(gateway: Gateway) -> None:
     def choice(index: int, text: str) -> Any:
         logprobs = {"tokens": ["a", "b"], "token_logprobs": [-0.1, -0.3], "top_logprobs": [{"a": -0.1}, None]}

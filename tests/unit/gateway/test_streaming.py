@@ -112,7 +112,7 @@ async def test_nothing_waits_but_the_end(gateway: Gateway) -> None:
     request = asyncio.create_task(gateway.app(scope, receive, send))
     await asyncio.wait_for(arrived.wait(), 5)
     assert b'"ref"' in sent[2]
-    assert gateway.log.kept == []
+    assert gateway.log.appends == []
     more.set()
     await request
     assert b'"ratchet"' in sent[-1]
@@ -128,9 +128,9 @@ async def test_the_end_waits_for_the_log(gateway: Gateway) -> None:
     assert b"[DONE]" not in response.content
 
 
-async def test_by_the_setting_a_stream_ends_without_a_record_and_says_so(answering: Gateway) -> None:
-    answering.log.full = True
-    chunks = _chunks(await answering.ask(stream=True))
+async def test_by_the_setting_a_stream_ends_without_a_record_and_says_so(answering_when_full: Gateway) -> None:
+    answering_when_full.log.full = True
+    chunks = _chunks(await answering_when_full.ask(stream=True))
     assert chunks[-1]["ratchet"]["logged"] is False
 
 

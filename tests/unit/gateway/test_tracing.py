@@ -45,7 +45,7 @@ def test_a_malformed_traceparent_is_ignored() -> None:
 
 async def test_every_record_of_a_request_carries_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     records: list[Record] = []
-    async with serving(tracing=event_headers) as gateway:
+    async with serving() as gateway:
 
         async def append(appended: Sequence[Record]) -> None:
             records.extend(appended)

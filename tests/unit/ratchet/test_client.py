@@ -74,7 +74,7 @@ def test_an_answer_and_what_was_thought_of_it_arrive_in_order_under_one_name(gat
     }  # fmt: skip
     assert told == {"prediction_id": name, "kind": "thumbs", "positive": False}
     ids = PredictionIds(b"k" * 32)
-    assert ids.resolve(name) == ids.of("support", logged["prediction_id"])
+    assert ids.resolve(name) == ids.derive("support", logged["prediction_id"])
     client.close()
 
 

@@ -21,7 +21,7 @@ def test_an_answer_is_found_by_the_providers_id() -> None:
     ids = PredictionIds(b"k" * 32)
     name = spans.name_of("chatcmpl-2")
     assert name is not None
-    assert ids.resolve(name) == ids.of("support", f"{last.trace_id:032x}-{last.span_id:016x}")
+    assert ids.resolve(name) == ids.derive("support", f"{last.trace_id:032x}-{last.span_id:016x}")
     assert (spans.name_of("chatcmpl-0"), spans.name_of("never")) == (None, None)
     assert provider.force_flush()
     provider.shutdown()
