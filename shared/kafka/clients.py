@@ -1,7 +1,7 @@
-"""One place that turns `Settings` into what each Kafka client wants: FastStream, aiokafka and kafka-python.
+"""The options of every Kafka client (FastStream, aiokafka, kafka-python), made from `Settings`, and clients of ours.
 
-Who opens a connection to the broker takes its options from here, so that a managed Kafka (TLS, passwords, client
-certificates) works everywhere once it works anywhere. Every mistake in the settings names the variable to set.
+Every connection to the broker takes its options from here, so that a managed Kafka (TLS, passwords, client
+certificates) works everywhere once it works anywhere. An error in the settings names the variable to set.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from shared.settings import Settings
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_DEAD_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
-"""A dead letter is a message with a seal and the reason: one of the largest must still fit."""
+"""A dead letter is an encrypted message with the reason of its failure: the largest message must fit too."""
 COMPRESSION = "lz4"
 T = TypeVar("T")
-_END_SECONDS = 10.0
+_END_OFFSETS_SECONDS = 10.0
 _METADATA_MS = 10_000
-"""How long a client may not know of a topic that was made anew. A group's leader that does not know it assigns it to
-nobody; with the default of five minutes nobody would notice for as long."""
+"""How long a client may not know that a topic was made anew. A group's leader that does not know assigns it to no
+member; with the default of five minutes nothing would be read for as long."""
 _RETRY_MS = 500
-"""While a broker is away every client asks in several loops, and each try is a line in the log: not ten a second."""
+"""While a broker is away every client retries in several loops and logs each attempt: not ten lines a second."""
 _ADMIN_LIMITS = {"request_timeout_ms": 10_000, "bootstrap_timeout_ms": 5_000}
 
 _bootstrap = AIOKafkaClient.bootstrap
@@ -61,15 +61,15 @@ AIOKafkaClient.bootstrap = _bootstrap_from_ready_broker
 
 
 def servers(settings: Settings) -> list[str]:
-    """The bootstrap servers, `host:port` each. Raises ConfigurationError when there is none."""
-    found = [server.strip() for server in settings.kafka.split(",") if server.strip()]
-    if not found:
-        raise ConfigurationError("no Kafka broker is named", "Set RATCHET_KAFKA=host:port")
-    return found
+    """Return the bootstrap servers, `host:port` each. Raises ConfigurationError when there is none."""
+    names = [server.strip() for server in settings.kafka.split(",") if server.strip()]
+    if not names:
+        raise ConfigurationError("no Kafka broker is configured", "Set RATCHET_KAFKA=host:port")
+    return names
 
 
 def broker_options(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of FastStream's KafkaBroker: where, how secured, and a producer that loses nothing.
+    """Return keyword arguments of FastStream's KafkaBroker: servers, security, and a producer that loses nothing.
 
     Raises ConfigurationError.
     """
@@ -80,7 +80,7 @@ def broker_options(settings: Settings) -> dict[str, Any]:
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of any client of aiokafka or kafka-python. Raises ConfigurationError."""
+    """Return keyword arguments of any client of aiokafka or kafka-python. Raises ConfigurationError."""
     _check(settings)
     options: dict[str, Any] = {"bootstrap_servers": servers(settings), "security_protocol": settings.kafka_security}
     if context := _ssl_context(settings):
@@ -89,10 +89,10 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def producer_options(settings: Settings) -> dict[str, Any]:
-    """What makes a producer safe: all replicas acknowledge, and a retry is no second record where the broker can.
+    """Return the options of a safe producer: all replicas acknowledge, and a retry does not add a second record.
 
-    Order within a partition holds without idempotence too: aiokafka sends a partition's next batch only after the one
-    before it was acknowledged.
+    (The latter where the broker supports idempotence.) Without it too, order within a partition holds: aiokafka sends
+    a partition's next batch only after the previous one was acknowledged.
     """
     return {
         "acks": "all",
@@ -104,14 +104,15 @@ def producer_options(settings: Settings) -> dict[str, Any]:
 
 
 def build_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
-    """A producer, not started. Needs a running event loop."""
+    """Return a producer that is not started yet. Needs a running event loop."""
     return AIOKafkaProducer(client_id=client_id, **client_options(settings), **producer_options(settings))
 
 
 def connect_admin(settings: Settings, client_id: str, wait_seconds: float = 0.0, **options: Any) -> KafkaAdminClient:
-    """A connected kafka-python admin client; the caller closes it.
+    """Return a connected kafka-python admin client; the caller closes it.
 
-    Raises DependencyUnavailable when no broker answers for `wait_seconds`, ConfigurationError when one refuses us.
+    Raises DependencyUnavailable when no broker answers for `wait_seconds`, ConfigurationError when the broker refuses
+    the connection.
     """
     connection = client_options(settings)
     deadline = time.monotonic() + wait_seconds
@@ -126,13 +127,13 @@ def connect_admin(settings: Settings, client_id: str, wait_seconds: float = 0.0,
 
 
 async def connection_error(settings: Settings, error: BaseException) -> RatchetError:
-    """What to raise, from `error`, when a client of ours could not connect."""
+    """Return the error to raise, with its way out, when a client failed to connect with `error`."""
     return await diagnose(client_options(settings), error)
 
 
 @asynccontextmanager
 async def open_consumer(settings: Settings, *topics: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """A started consumer, stopped at the end. Raises DependencyUnavailable when no broker lets us in."""
+    """Start a consumer for the length of a `with`. Raises as `connect_admin` does when it cannot connect."""
     consumer = AIOKafkaConsumer(*topics, **client_options(settings), **{"enable_auto_commit": False, **options})
     try:
         try:
@@ -151,7 +152,7 @@ async def end_offsets(settings: Settings, partitions: Sequence[TopicPartition]) 
     broker without idempotence is taken for tansu. Raises DependencyUnavailable when the broker does not answer.
     """
     try:
-        async with asyncio.timeout(_END_SECONDS), open_consumer(settings, group_id=None) as consumer:
+        async with asyncio.timeout(_END_OFFSETS_SECONDS), open_consumer(settings, group_id=None) as consumer:
             ends: dict[TopicPartition, int] = await consumer.end_offsets(list(partitions))
             unsure = [] if settings.kafka_idempotence else [partition for partition in partitions if ends[partition]]
             if unsure:
@@ -208,9 +209,9 @@ async def _fetched_ends(consumer: AIOKafkaConsumer, last: Mapping[TopicPartition
 
 
 def _check(settings: Settings) -> None:
-    """Raises ConfigurationError for settings that contradict each other: none may be silently without effect."""
+    """Raise ConfigurationError for settings that contradict each other: none may silently have no effect."""
     security = settings.kafka_security
-    named = {
+    credentials = {
         "RATCHET_KAFKA_USERNAME": settings.kafka_username,
         "RATCHET_KAFKA_PASSWORD": settings.kafka_password.get_secret_value(),
     }
@@ -219,16 +220,16 @@ def _check(settings: Settings) -> None:
         "RATCHET_KAFKA_CLIENT_CERTIFICATE": settings.kafka_client_certificate,
     }
     if security.startswith("SASL"):
-        if missing := [name for name, value in named.items() if not value]:
+        if missing := [name for name, value in credentials.items() if not value]:
             raise ConfigurationError(f"RATCHET_KAFKA_SECURITY={security} needs a user", f"Set {' and '.join(missing)}")
-    elif given := [name for name, value in named.items() if value]:
+    elif unused := [name for name, value in credentials.items() if value]:
         raise ConfigurationError(
-            f"{' and '.join(given)} would not be used: RATCHET_KAFKA_SECURITY is {security}",
+            f"{' and '.join(unused)} would not be used: RATCHET_KAFKA_SECURITY is {security}",
             "Set RATCHET_KAFKA_SECURITY=SASL_SSL",
         )
-    if not security.endswith("SSL") and (idle := [name for name, value in files.items() if value]):
+    if not security.endswith("SSL") and (unused := [name for name, value in files.items() if value]):
         raise ConfigurationError(
-            f"{' and '.join(idle)} would not be used: RATCHET_KAFKA_SECURITY is {security}",
+            f"{' and '.join(unused)} would not be used: RATCHET_KAFKA_SECURITY is {security}",
             "Set RATCHET_KAFKA_SECURITY=SSL, or SASL_SSL with a user",
         )
 
@@ -238,20 +239,20 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context()
     if settings.kafka_ca_file:
-        context = _with_file("RATCHET_KAFKA_CA_FILE", settings.kafka_ca_file, _trusting)
+        context = _with_file("RATCHET_KAFKA_CA_FILE", settings.kafka_ca_file, _context_of)
     if settings.kafka_client_certificate:
         _with_file("RATCHET_KAFKA_CLIENT_CERTIFICATE", settings.kafka_client_certificate, context.load_cert_chain)
     return context
 
 
-def _trusting(file: Path) -> ssl.SSLContext:
+def _context_of(file: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=file)
 
 
 def _with_file(variable: str, file: Path, use: Callable[[Path], T]) -> T:
     try:
         return use(file)
-    except OSError as error:  # ssl.SSLError, for a file that is no PEM, is one too.
+    except OSError as error:  # ssl.SSLError, for a file that is not PEM, is one too.
         raise ConfigurationError(
             f"{variable}={file} cannot be used: {error}", f"Set {variable} to a PEM file"
         ) from error
@@ -272,6 +273,7 @@ def _security(settings: Settings) -> BaseSecurity:
     context = _ssl_context(settings)
     if not settings.kafka_security.startswith("SASL"):
         return BaseSecurity(ssl_context=context)
-    kinds = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
-    kind = kinds[settings.kafka_sasl_mechanism]
-    return kind(settings.kafka_username, settings.kafka_password.get_secret_value(), ssl_context=context)
+    mechanisms = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
+    return mechanisms[settings.kafka_sasl_mechanism](
+        settings.kafka_username, settings.kafka_password.get_secret_value(), ssl_context=context
+    )

@@ -1,7 +1,7 @@
-"""Why no broker lets us in, said so that a person knows which variable to set.
+"""Why a client cannot connect to the broker, as an error that names the variable to set.
 
-aiokafka and kafka-python tell "unable to bootstrap" and leave the reason in the log: here one connection is tried by
-hand to see it.
+aiokafka and kafka-python raise "unable to bootstrap" and only log the reason: here one connection is tried by hand to
+see it.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ _SECONDS = 5.0
 
 
 async def diagnose(options: Mapping[str, Any], error: BaseException) -> RatchetError:
-    """The error to raise for `error` of a client with these options (shared/kafka/clients.py).
+    """Return the error to raise for `error` of a client with these options (shared/kafka/clients.py).
 
-    ConfigurationError where only another setting helps, else DependencyUnavailable.
+    It is a ConfigurationError where only another setting helps, else a DependencyUnavailable.
     """
-    found: list[RatchetError] = []
+    problems: list[RatchetError] = []
     for server in options["bootstrap_servers"]:
-        reason = await _try(server, options)
+        reason = await _try_connection(server, options)
         if reason is None:
             return DependencyUnavailable(f"Kafka at {server}: {error!r}", "Check the broker: ratchet status")
-        found.append(_told(server, reason, options))
-    return next((one for one in found if isinstance(one, ConfigurationError)), found[-1])
+        problems.append(_problem_of(server, reason, options))
+    return next((problem for problem in problems if isinstance(problem, ConfigurationError)), problems[-1])
 
 
 def diagnose_sync(options: Mapping[str, Any], error: BaseException) -> RatchetError:
-    """`diagnose` for code that is not asynchronous."""
+    """Return the error of `diagnose`, in code that is not asynchronous."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(diagnose(options, error))).result()
 
 
-async def _try(server: str, options: Mapping[str, Any]) -> BaseException | None:
+async def _try_connection(server: str, options: Mapping[str, Any]) -> BaseException | None:
     host, _, port = server.rpartition(":")
     rest = {name: value for name, value in options.items() if name != "bootstrap_servers"}
     try:
@@ -56,12 +56,12 @@ async def _try(server: str, options: Mapping[str, Any]) -> BaseException | None:
     return None
 
 
-def _told(server: str, error: BaseException, options: Mapping[str, Any]) -> RatchetError:
+def _problem_of(server: str, error: BaseException, options: Mapping[str, Any]) -> RatchetError:
     security = options["security_protocol"]
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConfigurationError(
             f"the certificate of {server} is not trusted: {error.verify_message}",
-            "Set RATCHET_KAFKA_CA_FILE to the PEM file of who signed it; name the broker as its certificate does",
+            "Set RATCHET_KAFKA_CA_FILE to the PEM file of its issuer, and use the broker's name in the certificate",
         )
     if isinstance(error, ssl.SSLError):
         return ConfigurationError(
@@ -70,17 +70,17 @@ def _told(server: str, error: BaseException, options: Mapping[str, Any]) -> Ratc
         )
     if isinstance(error, UnsupportedSaslMechanismError):
         return ConfigurationError(
-            f"{server} does not take {options['sasl_mechanism']}: {error}", "Set RATCHET_KAFKA_SASL_MECHANISM"
+            f"{server} does not support {options['sasl_mechanism']}: {error}", "Set RATCHET_KAFKA_SASL_MECHANISM"
         )
     if isinstance(error, AuthenticationFailedError | SaslAuthenticationFailed):
         return ConfigurationError(
             f"{server} refuses the user {options['sasl_plain_username']!r}: {error}",
             "Set RATCHET_KAFKA_USERNAME and RATCHET_KAFKA_PASSWORD",
         )
-    return DependencyUnavailable(f"no Kafka broker answers at {server}: {error!r}", _is_it_up(security))
+    return DependencyUnavailable(f"no Kafka broker answers at {server}: {error!r}", _questions(security))
 
 
-def _is_it_up(security: str) -> str:
+def _questions(security: str) -> str:
     if security == "PLAINTEXT":
         return "Start one: ratchet up --only kafka. Or does this port want RATCHET_KAFKA_SECURITY?"
     return (

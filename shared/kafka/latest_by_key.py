@@ -1,4 +1,4 @@
-"""The last value per key of a compacted topic, as a table in memory."""
+"""A compacted topic as a table in memory: its last value per key."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from shared.errors import DependencyUnavailable
 
 E = TypeVar("E", bound=Event)
 READ_SECONDS = 30.0
-"""By then a process that runs has read a compacted topic from its start."""
+"""After so long a running process has read a compacted topic from its start."""
 
 
 class LatestByKey(Generic[E]):
-    """Filled by `Consumers.table`. Reads never block, but for `wait_for`."""
+    """The last value per key, filled by `Consumers.table`. Reads do not block, except `wait_for` and `wait_until`."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._values: dict[str, E] = {}
         self._changed = asyncio.Condition()
-        self._since = time.monotonic()
+        self._started = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -40,11 +40,11 @@ class LatestByKey(Generic[E]):
         return self._values.get(key)
 
     def is_missing(self, key: str) -> bool:
-        """Whether the topic had time to be read and has no value for the key: waiting for it may be in vain."""
-        return key not in self._values and time.monotonic() - self._since >= READ_SECONDS
+        """Return True if the topic had time to be read and has no value for the key: it may never come."""
+        return key not in self._values and time.monotonic() - self._started >= READ_SECONDS
 
     async def wait_for(self, key: str, seconds: float = 5.0) -> E:
-        """The value, waiting for the topic to be read. Raises DependencyUnavailable if it does not come."""
+        """Return the value, waiting for the topic to be read. Raises DependencyUnavailable if it does not come."""
         try:
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: key in self._values)
@@ -54,13 +54,13 @@ class LatestByKey(Generic[E]):
             ) from error
         return self._values[key]
 
-    async def wait_until(self, key: str, holds: Callable[[E], bool], seconds: float = 2.0) -> E:
-        """The value once `holds(value)`, or as it is after `seconds`: this topic may be read later than another.
+    async def wait_until(self, key: str, condition: Callable[[E], bool], seconds: float = 2.0) -> E:
+        """Return the value once `condition(value)` is true, or the latest after `seconds`: another topic may be ahead.
 
         Raises DependencyUnavailable as `wait_for` does.
         """
         await self.wait_for(key)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: holds(self._values[key]))
+                await self._changed.wait_for(lambda: condition(self._values[key]))
         return self._values[key]

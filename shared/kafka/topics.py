@@ -1,7 +1,7 @@
-"""The catalog's topics on a broker: create what is missing, find what differs, correct what can be.
+"""The catalog's topics on a broker: creates what is missing, finds what differs, corrects what can be corrected.
 
-Creating is idempotent and leaves existing topics as they are: an operator may have had a reason. What differs is
-told at every start and by `ratchet topics list`; `ratchet topics correct` sets it as the catalog says.
+Creating is idempotent and leaves existing topics unchanged: an operator may have had a reason. Differences are logged
+at every start and shown by `ratchet topics list`; `ratchet topics correct` sets what the catalog says.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ EXISTENCE, PARTITIONS, REPLICATION = "existence", "partitions", "replication"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A topic as the catalog has it. `configs`: the broker's names and values."""
+class TopicSpec:
+    """A topic as the catalog specifies it. `configs` has the broker's names and values."""
 
     name: str
     partitions: int
@@ -41,9 +41,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Drift:
-    """One thing of a topic that is not as the catalog says: `setting` is a config's name or one of those below.
+    """One difference between a topic and the catalog. `setting`: a config's name, or one of the constants above.
 
-    Partitions and replication are not corrected: keys would move to other partitions, replicas to other machines.
+    Partitions and replication cannot be corrected: keys would move to other partitions, replicas to other machines.
     """
 
     topic: str
@@ -60,9 +60,9 @@ class Drift:
 
 
 def create_topics(settings: Settings, wait_seconds: float = 30.0) -> list[str]:
-    """Create what is missing, and wait until it can be used; returns the names created.
+    """Create the missing topics and wait until they can be used; returns the names created.
 
-    Raises DependencyUnavailable if no broker answers, ConfigurationError if it may or can not create them.
+    Raises DependencyUnavailable if no broker answers, ConfigurationError if it refuses to create one.
     """
     admin = connect_admin(settings, "ratchet-topics", wait_seconds)
     try:
@@ -78,9 +78,9 @@ def create_topics(settings: Settings, wait_seconds: float = 30.0) -> list[str]:
 
 
 def find_drift(settings: Settings) -> list[Drift]:
-    """What differs from the catalog, topic by topic.
+    """Return what differs from the catalog, topic by topic.
 
-    Raises DependencyUnavailable when the broker does not say, or may not tell us.
+    Raises DependencyUnavailable when the broker does not answer, or does not allow this user to read the settings.
     """
     admin = connect_admin(settings, "ratchet-topics")
     try:
@@ -92,45 +92,45 @@ def find_drift(settings: Settings) -> list[Drift]:
 
 
 def correct_topics(settings: Settings) -> list[Drift]:
-    """Set existing topics' configs as the catalog says; returns what was corrected.
+    """Set the configs of existing topics as the catalog says; returns what was corrected.
 
-    A shorter retention deletes records: this is for a person to ask for. Raises DependencyUnavailable.
+    A shorter retention deletes records, so a person must ask for this. Raises DependencyUnavailable.
     """
     admin = connect_admin(settings, "ratchet-topics")
     try:
-        drift = [one for one in _compare(admin, settings) if one.correctable and one.setting != EXISTENCE]
-        for name in {one.topic for one in drift}:
-            configs = {one.setting: one.wanted for one in drift if one.topic == name}
-            told = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs)])
-            if (answer := told["topic"][name]) != "OK":
-                raise DependencyUnavailable(f"the broker did not set {sorted(configs)} of {name}: {answer}")
-        return drift
+        drifts = [drift for drift in _compare(admin, settings) if drift.correctable and drift.setting != EXISTENCE]
+        for name in {drift.topic for drift in drifts}:
+            configs = {drift.setting: drift.wanted for drift in drifts if drift.topic == name}
+            response = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs)])
+            if (status := response["topic"][name]) != "OK":
+                raise DependencyUnavailable(f"the broker did not set {sorted(configs)} of {name}: {status}")
+        return drifts
     except (KafkaError, OSError) as error:
         raise diagnose_sync(client_options(settings), error) from error
     finally:
         admin.close()
 
 
-def wanted_topics(settings: Settings) -> list[Wanted]:
-    """The catalog's topics and the dead letters', as this deployment wants them."""
+def wanted_topics(settings: Settings) -> list[TopicSpec]:
+    """Return the catalog's topics and the dead-letter topics, as this deployment specifies them."""
     common = {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
     if settings.kafka_replication > 1:
-        # "All replicas acknowledged" counts those in sync only; without this, one that is alone would do.
+        # acks=all counts the replicas in sync only; without this, a single one would be enough.
         common["min.insync.replicas"] = str(settings.kafka_replication - 1)
     topics = [
-        Wanted(topic.name, topic.partitions, common | _keeping(topic.retention, compacted=topic.compacted))
+        TopicSpec(topic.name, topic.partitions, common | _retention_configs(topic.retention, compacted=topic.compacted))
         for topic in TOPICS
     ]
-    return topics + [Wanted(name, 1, common | _keeping(DEAD_LETTER_RETENTION)) for name in DEAD_LETTERS]
+    return topics + [TopicSpec(name, 1, common | _retention_configs(DEAD_LETTER_RETENTION)) for name in DEAD_LETTERS]
 
 
-def _keeping(retention: timedelta, *, compacted: bool = False) -> dict[str, str]:
+def _retention_configs(retention: timedelta, *, compacted: bool = False) -> dict[str, str]:
     milliseconds = int(retention / timedelta(milliseconds=1))
     return {"retention.ms": str(milliseconds), "cleanup.policy": "compact" if compacted else "delete"}
 
 
-def _create(admin: KafkaAdminClient, topic: Wanted, settings: Settings) -> bool:
-    """Whether it was us who created it, and not another process that starts as well."""
+def _create(admin: KafkaAdminClient, topic: TopicSpec, settings: Settings) -> bool:
+    """Return True if this call created the topic, False if another process did at the same time."""
     replicas = settings.kafka_replication
     try:
         admin.create_topics([NewTopic(topic.name, topic.partitions, replicas, topic_configs=topic.configs)])
@@ -138,12 +138,12 @@ def _create(admin: KafkaAdminClient, topic: Wanted, settings: Settings) -> bool:
         return False
     except InvalidReplicationFactorError as error:
         raise ConfigurationError(
-            f"the cluster cannot keep {replicas} replicas of {topic.name}: {error}", "Set RATCHET_KAFKA_REPLICATION"
+            f"the cluster cannot hold {replicas} replicas of {topic.name}: {error}", "Set RATCHET_KAFKA_REPLICATION"
         ) from error
     except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError, PolicyViolationError) as error:
         raise ConfigurationError(
             f"the broker does not let us create {topic.name}: {error}",
-            "Allow it to this user, or have the topics created by who may: ratchet topics correct",
+            "Allow it to this user, or create the topics as a user who may: ratchet topics correct",
         ) from error
     return True
 
@@ -151,22 +151,25 @@ def _create(admin: KafkaAdminClient, topic: Wanted, settings: Settings) -> bool:
 def _compare(admin: KafkaAdminClient, settings: Settings) -> list[Drift]:
     existing = set(admin.list_topics())
     wanted = wanted_topics(settings)
-    there = [topic for topic in wanted if topic.name in existing]
-    missing = [Drift(topic.name, EXISTENCE, "missing", "there") for topic in wanted if topic not in there]
-    if not there:
+    present = [topic for topic in wanted if topic.name in existing]
+    missing = [Drift(topic.name, EXISTENCE, "missing", "there") for topic in wanted if topic not in present]
+    if not present:
         return missing
-    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in there]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in present]
     configs = admin.describe_configs(resources, config_filter="all")["topic"]
-    shapes = {one["name"]: one["partitions"] for one in admin.describe_topics([topic.name for topic in there])}
+    described = admin.describe_topics([topic.name for topic in present])
+    partitions = {topic["name"]: topic["partitions"] for topic in described}
     return missing + [
-        one for topic in there for one in _differing(topic, shapes[topic.name], configs[topic.name], settings)
+        drift
+        for topic in present
+        for drift in _compare_topic(topic, partitions[topic.name], configs[topic.name], settings)
     ]
 
 
-def _differing(
-    topic: Wanted, partitions: list[dict[str, Any]], configs: dict[str, dict[str, Any]], settings: Settings
+def _compare_topic(
+    topic: TopicSpec, partitions: list[dict[str, Any]], configs: dict[str, dict[str, Any]], settings: Settings
 ) -> list[Drift]:
-    replicas = min((len(one["replica_nodes"]) for one in partitions), default=0)
+    replicas = min((len(partition["replica_nodes"]) for partition in partitions), default=0)
     compared = [
         (PARTITIONS, str(len(partitions)), str(topic.partitions)),
         (REPLICATION, str(replicas), str(settings.kafka_replication)),
