@@ -1,10 +1,10 @@
-"""Long work as jobs: a process of its own with a deterministic name, resumable, whose result is written atomically.
+"""Jobs: long work in processes of their own, with deterministic names, resumable, with atomically written results.
 
     <home>/jobs/<service>/<name>/   spec.json · lock · log.txt · progress.json · result.json | failure.json · announced
 
-A handler submits and returns; `Jobs.watch` starts processes, attaches to running ones after a restart, and calls
-back with the result until the callback has succeeded once. The process holds `lock` while it lives, so that a second
-run of the same job can tell; `slots` is how many run at once over all services that share the slot folder.
+A handler submits a job and returns; `Jobs.watch` starts processes, attaches to running ones after a restart, and calls
+the callback with the result until it has succeeded once. The process holds `lock` while it lives, so that a second run
+of the same job notices it. `slot` limits how many jobs run at once over all services that share a folder of slots.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from shared.errors import DependencyUnavailable, RatchetError
 from shared.files import write_atomically
 
 MAX_ATTEMPTS = 3
-"""Starts of a job whose process dies without a word (killed, out of memory) before it counts as failed."""
-PATIENCE_SECONDS = 600.0
-"""How long a job waits for a dependency that is away before it counts as failed."""
+"""How often a job is started whose process dies without a result (killed, out of memory), before it has failed."""
+MAX_WAIT_SECONDS = 600.0
+"""How long a job waits for a dependency that is away, before it has failed."""
 _POLL_SECONDS = 0.5
 _CALLBACK_PAUSE_SECONDS = 10.0
 
@@ -56,7 +56,7 @@ class JobProgress(BaseModel):
 
 @dataclass(frozen=True)
 class Job:
-    """One job's folder, read."""
+    """One job, read from its folder."""
 
     name: str
     folder: Path
@@ -71,7 +71,7 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether a process holds the job's lock. Looking takes the lock for an instant: `run_job` tries again."""
+        """True if a process holds the job's lock. Checking takes the lock for an instant, so `run_job` retries."""
         path = self.folder / "lock"
         if not path.exists():
             return False
@@ -90,7 +90,7 @@ OnProgress = Callable[[Job, JobProgress], Awaitable[None]]
 
 
 class Jobs:
-    """A service's jobs. `module` is run as `python -m MODULE FOLDER`."""
+    """A service's jobs, each run as `python -m MODULE FOLDER`."""
 
     def __init__(self, folder: Path, module: str, environment: dict[str, str] | None = None) -> None:
         self._folder = folder
@@ -101,13 +101,13 @@ class Jobs:
         self._not_before: dict[str, float] = {}
 
     def submit(self, name: str, spec: BaseModel) -> None:
-        """Note the job; `watch` runs it. Submitting the same name again changes nothing."""
+        """Store the job for `watch` to run. Idempotent for the same name."""
         path = self._folder / name / "spec.json"
         if not path.exists():
             write_atomically(path, spec.model_dump_json().encode())
 
     async def watch(self, on_done: OnDone, on_failed: OnFailed, on_progress: OnProgress | None = None) -> None:
-        """Run and follow all jobs, for ever. Cancelling it leaves running processes running: they are resumed."""
+        """Run and follow all jobs forever. After a cancellation their processes run on: the next `watch` attaches."""
         while True:
             for path in sorted(self._folder.glob("*/spec.json")):
                 job = Job(path.parent.name, path.parent)
@@ -116,9 +116,9 @@ class Jobs:
                 try:
                     await self._follow(job, on_done, on_failed, on_progress)
                 except DependencyUnavailable as error:
-                    logger.info("job %s: announced later: %s", job.name, error)
-                except Exception:  # One job's trouble must not hold up the others.
-                    logger.exception("job %s: its callback failed, again in %.0f s", job.name, _CALLBACK_PAUSE_SECONDS)
+                    logger.info("job %s: its result is announced later: %s", job.name, error)
+                except Exception:  # One job's error must not hold up the others.
+                    logger.exception("job %s: internal error, retrying in %.0f s", job.name, _CALLBACK_PAUSE_SECONDS)
                     self._not_before[job.name] = time.monotonic() + _CALLBACK_PAUSE_SECONDS
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -159,9 +159,9 @@ class Jobs:
 
 
 def stop_running(folder: Path) -> list[str]:
-    """End the jobs that run below `folder` (a service's jobs, or all services'); returns their names.
+    """Terminate the jobs that run below `folder` (a service's, or all services'); returns their names.
 
-    For an operator who takes everything down. The next start resumes them, and this does not count as a crash.
+    The next start resumes them, and the attempt does not count as a crash.
     """
     stopped = []
     for lock in sorted(folder.glob("**/lock")):
@@ -175,7 +175,7 @@ def stop_running(folder: Path) -> list[str]:
 
 
 class Progress:
-    """How far a job is, for those who watch. Cheap: it writes at most four times a second."""
+    """Reports how far a job is. Cheap: it writes its file at most four times a second."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "progress.json"
@@ -186,33 +186,34 @@ class Progress:
         if now - self._last < 0.25 and done < total:
             return
         self._last = now
-        fresh = self._path.with_suffix(".tmp")  # No fsync: losing a progress report in a crash is no loss.
-        fresh.write_text(json.dumps({"done": done, "total": total, "message": message}))
-        fresh.replace(self._path)
+        temporary = self._path.with_suffix(".tmp")  # No fsync: a crash may lose a progress report.
+        temporary.write_text(json.dumps({"done": done, "total": total, "message": message}))
+        temporary.replace(self._path)
 
 
-def run_job(work: Callable[[bytes, Path, Progress], Result], patience: float = PATIENCE_SECONDS) -> None:
-    """The main of a job's module: `work(spec, folder, progress)` returns the result, or raises RatchetError.
+def run_job(work: Callable[[bytes, Path, Progress], Result], max_wait: float = MAX_WAIT_SECONDS) -> None:
+    """Run the job whose folder is the first argument: the main function of a job's module.
 
-    DependencyUnavailable is tried again for `patience` seconds: `work` must be able to start over. A killed process
-    leaves neither a result nor a failure, and is started again.
+    `work(spec, folder, progress)` returns the result or raises RatchetError. It is retried for `max_wait` seconds after
+    DependencyUnavailable, so it must be able to start over. A killed process leaves neither a result nor a failure,
+    and is started again.
     """
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with (folder / "lock").open("ab") as lock:
         if not _acquire(lock):
-            logger.info("another process runs this job")
+            logger.info("another process runs this job already")
             return
         lock.truncate(0)
-        lock.write(str(os.getpid()).encode())  # Who it is, for people and for those who must stop it.
+        lock.write(str(os.getpid()).encode())  # For people, and for `stop_running`.
         lock.flush()
         if (folder / "result.json").exists():
             return
         try:
-            result = _patiently(work, folder, patience)
+            result = _call_with_retries(work, folder, max_wait)
         except RatchetError as error:
             _fail(folder, JobFailure(reason=error.reason, way_out=error.way_out))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service must hear of it
+        except Exception as error:  # noqa: BLE001 - the service must learn of any error
             traceback.print_exc()
             _fail(folder, JobFailure(reason=repr(error), way_out=f"Read {folder / 'log.txt'}."))
         else:
@@ -220,7 +221,7 @@ def run_job(work: Callable[[bytes, Path, Progress], Result], patience: float = P
 
 
 def _acquire(lock: IO[bytes]) -> bool:
-    """Take the job's lock. Tries for a second: a watcher that just looks holds it for an instant."""
+    """Take the job's lock; retries for a second, since a watcher that checks it holds it for an instant."""
     for _ in range(20):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,8 +230,8 @@ def _acquire(lock: IO[bytes]) -> bool:
     return False
 
 
-def _patiently(work: Callable[[bytes, Path, Progress], Result], folder: Path, patience: float) -> Result:
-    deadline = time.monotonic() + patience
+def _call_with_retries(work: Callable[[bytes, Path, Progress], Result], folder: Path, max_wait: float) -> Result:
+    deadline = time.monotonic() + max_wait
     pause = 0.5
     while True:
         try:
@@ -238,7 +239,7 @@ def _patiently(work: Callable[[bytes, Path, Progress], Result], folder: Path, pa
         except DependencyUnavailable as error:
             if time.monotonic() + pause > deadline:
                 raise
-            logger.warning("waiting: %s %s", error.reason, error.way_out)
+            logger.warning("retrying in %.1f s: %s %s", pause, error.reason, error.way_out)
             Progress(folder)(0, 1, f"waiting: {error.reason}")
             time.sleep(pause)
             pause = min(pause * 2, 15.0)
@@ -250,7 +251,10 @@ def _fail(folder: Path, failure: JobFailure) -> None:
 
 @contextmanager
 def slot(folder: Path, count: int) -> Iterator[IO[bytes]]:
-    """Hold one of `count` slots (a GPU each, say); waits until one is free. The lease ends with the process."""
+    """Hold one of `count` slots (a GPU each, say) for the length of a `with`; waits for a free one.
+
+    The slot is free again when the process ends, however it ends.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = [(folder / f"{number}.lock").open("ab") for number in range(count)]
     try:

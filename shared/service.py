@@ -1,8 +1,8 @@
-"""A service as a value, and the one way to run some of them in a process.
+"""A service as a value, and how one process runs several of them.
 
-`services/<name>/main.py` builds a `Service`; `run` starts it: preparation (migrations), broker, background work,
-HTTP; and stops it in reverse on SIGTERM, finishing what it holds. One that `serves_before_broker` starts the other way
-round: it answers at once, and looks for the broker for as long as that takes.
+`services/<name>/main.py` builds a `Service`; `run` starts its preparation (migrations), broker, background work and
+HTTP, and stops them in reverse order on SIGTERM, after the work in progress. A service that `serves_before_broker`
+answers at once and connects to the broker whenever that is there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.kafka.broker import Broker
 
 logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
-_SAY_AGAIN_SECONDS = 60.0
+_REPEAT_LOG_SECONDS = 60.0
 
 Hook = Callable[[], Awaitable[None]]
 Background = Callable[[], Coroutine[None, None, None]]
@@ -45,7 +45,7 @@ class HttpServer:
 
 @dataclass(frozen=True)
 class Service:
-    """One service, wired. `background` coroutines run until cancelled and are restarted if they fail.
+    """One service, wired. `background` coroutines run until they are cancelled and are restarted when they fail.
 
     `broker` is None for a process that only supervises others.
     `serves_before_broker`: preparation, background and HTTP do not wait for the broker, which may be away for hours.
@@ -65,7 +65,7 @@ class Service:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: `run` has them for the whole process."""
+    """uvicorn without its signal handlers: `run` handles signals for the whole process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,7 +75,7 @@ class _Server(uvicorn.Server):
 async def run(services: Sequence[Service]) -> None:
     """Run services until SIGTERM or SIGINT, then stop them gracefully.
 
-    Raises MustStop, after stopping them, when one of them says that going on would lose or double data.
+    Raises MustStop, after stopping them, when one of them reports that continuing would lose or duplicate data.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -88,20 +88,21 @@ async def run(services: Sequence[Service]) -> None:
 
 
 async def _first_problem(services: Sequence[Service], stop: asyncio.Event) -> MustStop | None:
-    """Wait for a problem of one of the services, or, for None, until told to stop."""
-    told = asyncio.create_task(stop.wait())
-    problems = [asyncio.create_task(one.broker.halted()) for one in services if isinstance(one.broker, Broker)]
+    """Wait until a service must stop and return its problem, or until `stop` is set and return None."""
+    stopped = asyncio.create_task(stop.wait())
+    brokers = [service.broker for service in services if isinstance(service.broker, Broker)]
+    problems = [asyncio.create_task(broker.halted()) for broker in brokers]
     try:
-        await asyncio.wait([told, *problems], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopped, *problems], return_when=asyncio.FIRST_COMPLETED)
         return next((task.result() for task in problems if task.done()), None)
     finally:
-        for task in (told, *problems):
+        for task in (stopped, *problems):
             task.cancel()
 
 
 @contextlib.asynccontextmanager
 async def running(services: Sequence[Service]) -> AsyncIterator[None]:
-    """The services, started, for the length of a `with`."""
+    """Start the services for the length of a `with`, then stop them."""
     try:
         for outcome in await asyncio.gather(*(_start(service) for service in services), return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -114,12 +115,12 @@ async def running(services: Sequence[Service]) -> AsyncIterator[None]:
 
 async def _start(service: Service) -> None:
     for hook in service.prepare:
-        await _patiently(service.name, hook)
+        await _call_with_retries(service.name, hook)
     if service.serves_before_broker:
         _in_background(service, lambda: _connect(service))
     else:
         if service.broker is not None:
-            await _patiently(service.name, service.broker.start)
+            await _call_with_retries(service.name, service.broker.start)
         _in_background(service, *service.connected)
     _in_background(service, *service.background)
     if service.http is not None:
@@ -127,7 +128,7 @@ async def _start(service: Service) -> None:
 
 
 def _in_background(service: Service, *works: Background) -> None:
-    service.tasks.extend(asyncio.create_task(_forever(service.name, work)) for work in works)
+    service.tasks.extend(asyncio.create_task(_run_forever(service.name, work)) for work in works)
 
 
 def _serve(service: Service, http: HttpServer) -> None:
@@ -138,36 +139,36 @@ def _serve(service: Service, http: HttpServer) -> None:
 
 
 def _shared_socket(host: str, port: int) -> socket.socket:
-    """A socket on a port that other processes have too: the kernel deals connections out to those that live."""
-    one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    one.bind((host, port))
-    return one
+    """Return a socket on a port that other processes share: the kernel distributes connections over them."""
+    shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    shared.bind((host, port))
+    return shared
 
 
 async def _connect(service: Service) -> None:
-    """Look for the broker for as long as it takes, then begin what needs it. A refusal is told, and tried again."""
+    """Connect to the broker, retrying for as long as it takes, then start the work that needs it."""
     clock = asyncio.get_running_loop().time
-    pause, said, said_at = 0.2, "", 0.0
+    pause, logged, logged_at = 0.2, "", 0.0
     while True:
         try:
             if service.broker is not None:
                 await service.broker.start()
             break
         except (RatchetError, KafkaError, OSError) as error:
-            if str(error) != said or clock() - said_at > _SAY_AGAIN_SECONDS:
-                said, said_at = str(error), clock()
-                logger.warning("%s goes on without its broker: %s", service.name, error)
+            if str(error) != logged or clock() - logged_at > _REPEAT_LOG_SECONDS:
+                logged, logged_at = str(error), clock()
+                logger.warning("%s serves without its broker, retrying: %s", service.name, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
-    if said:
-        logger.info("%s: the broker answers", service.name)
+    if logged:
+        logger.info("%s: connected to the broker", service.name)
     _in_background(service, *service.connected)
 
 
 async def _stop(service: Service) -> None:
-    for server, serving in service.servers:  # Answers that are on their way are finished first.
+    for server, serving in service.servers:  # Requests in progress are finished first.
         server.should_exit = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(serving), 6.0)
@@ -182,8 +183,8 @@ async def _stop(service: Service) -> None:
         await hook()
 
 
-async def _patiently(name: str, hook: Hook) -> None:
-    """Call `hook` until what it needs is there: services and their dependencies start in any order."""
+async def _call_with_retries(name: str, hook: Hook) -> None:
+    """Call `hook` until its dependencies are there: services and their dependencies start in any order."""
     deadline = asyncio.get_running_loop().time() + _START_SECONDS
     pause = 0.2
     while True:
@@ -192,19 +193,19 @@ async def _patiently(name: str, hook: Hook) -> None:
         except (DependencyUnavailable, KafkaError, OSError) as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise
-            logger.warning("%s: waiting to start: %s", name, error)
+            logger.warning("%s: cannot start, retrying in %.1f s: %s", name, pause, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
 
 
-async def _forever(name: str, work: Background) -> None:
+async def _run_forever(name: str, work: Background) -> None:
     pause = 1.0
     while True:
         try:
             return await work()
-        except DependencyUnavailable as error:  # Foreseen: no trace of a stack, which would look like a bug.
-            logger.warning("%s: background work waits, again in %.0f s: %s", name, pause, error)
-        except Exception:  # The work must go on after a bug; it is logged with its trace.
-            logger.exception("%s: background work failed, again in %.0f s", name, pause)
+        except DependencyUnavailable as error:  # Expected: a stack trace would look like a bug.
+            logger.warning("%s: background work failed, retrying in %.0f s: %s", name, pause, error)
+        except Exception:  # A bug must not end the work; it is logged with its stack trace.
+            logger.exception("%s: internal error in background work, retrying in %.0f s", name, pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, 30.0)

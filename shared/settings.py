@@ -1,4 +1,4 @@
-"""Where everything is. One frozen object, built in `main`, handed down; never global, never read at import.
+"""The settings of all services: one frozen object, built in `main` and handed down; never read at import.
 
 Sources, first wins: arguments, environment (`RATCHET_…`), `<home>/stack.env` (written by `ratchet up`), defaults.
 """
@@ -13,16 +13,16 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 INCARNATION_FILE = "gone-on"
-"""A file in the home. Its text is added to the broker's incarnation, unless that ends with it already."""
+"""A file in the home, written by `ratchet lake go-on`. Its text is appended to `kafka_incarnation`."""
 
 
 def default_home() -> Path:
-    """The folder with all local state: `RATCHET_HOME`, else `.ratchet` in the current folder."""
+    """Return the folder with all local state: `RATCHET_HOME`, else `.ratchet` in the current folder."""
     return Path(os.environ.get("RATCHET_HOME", ".ratchet")).absolute()
 
 
 class Settings(BaseSettings):
-    """What all services need to know. Each service adds its own in `services/<name>/settings.py`."""
+    """What all services need. Each service adds its own settings in `services/<name>/settings.py`."""
 
     model_config = SettingsConfigDict(env_prefix="RATCHET_", frozen=True, extra="ignore")
 
@@ -30,15 +30,15 @@ class Settings(BaseSettings):
     kafka: str = Field(default="127.0.0.1:29092", description="Bootstrap servers, comma-separated host:port.")
     kafka_idempotence: bool = Field(default=True, description="Idempotent producers; tansu has none.")
     kafka_incarnation: str = Field(
-        default="", max_length=64, description="Changed when a broker lost its topics: offsets before mean nothing."
+        default="", max_length=64, description="Changed when a broker lost its topics: older offsets are void."
     )
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     kafka_username: str = ""
     kafka_password: SecretStr = SecretStr("")
-    kafka_ca_file: Path | None = Field(default=None, description="PEM of who signed the brokers; empty: the system's.")
+    kafka_ca_file: Path | None = Field(default=None, description="PEM of the brokers' issuer; empty: the system's.")
     kafka_client_certificate: Path | None = Field(default=None, description="PEM with certificate and key, for mTLS.")
-    kafka_replication: int = Field(default=1, ge=1, description="Replication factor of topics we create.")
+    kafka_replication: int = Field(default=1, ge=1, description="Replication factor of topics that are created.")
     postgres: str = "postgresql://ratchet@127.0.0.1:25432/ratchet"
     unleash: str = "http://127.0.0.1:24242"
     unleash_client_token: str = ""
@@ -49,21 +49,21 @@ class Settings(BaseSettings):
     otlp_endpoint: str = Field(
         default="",
         pattern=r"^(https?://[^\s]+)?$",
-        description="Where OpenTelemetry spans go, OTLP/HTTP: http://host:4318. Empty: none are made.",
+        description="Where OpenTelemetry spans go, OTLP/HTTP: http://host:4318; empty: none are made.",
     )
-    retry_attempts: int = Field(default=6, ge=1, description="Tries of a message before it is redelivered.")
+    retry_attempts: int = Field(default=6, ge=1, description="Attempts of a message before it is redelivered.")
     retry_base_seconds: float = Field(default=0.2, gt=0.0, description="First pause; doubles up to 10 s.")
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
-        """Read the settings, `<home>/stack.env` and what `ratchet lake go-on` noted included."""
+        """Read the settings, including `<home>/stack.env` and the incarnation that `ratchet lake go-on` stored."""
         home = Path(str(overrides.get("home", default_home())))
         settings = cls(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
-        noted = home / INCARNATION_FILE
-        gone_on = noted.read_text() if noted.exists() else ""
-        if "kafka_incarnation" in overrides or settings.kafka_incarnation.endswith(gone_on):
+        file = home / INCARNATION_FILE
+        suffix = file.read_text() if file.exists() else ""
+        if "kafka_incarnation" in overrides or settings.kafka_incarnation.endswith(suffix):
             return settings
-        name = "-".join(part for part in (settings.kafka_incarnation, gone_on) if part)
+        name = "-".join(part for part in (settings.kafka_incarnation, suffix) if part)
         return settings.model_copy(update={"kafka_incarnation": name})
 
     @property

@@ -1,8 +1,8 @@
-"""Traces: the W3C context that travels with requests and records, and OpenTelemetry's spans where they are wanted.
+"""Traces: the W3C trace context of requests and records, and OpenTelemetry spans where they are switched on.
 
-Carrying a context on costs a look and needs no library. Spans are made only where `RATCHET_OTLP_ENDPOINT` says where
-they go (the extra `tracing`); sampling, headers and certificates of the exporter are OpenTelemetry's own variables,
-such as `OTEL_TRACES_SAMPLER` and `OTEL_EXPORTER_OTLP_HEADERS`. A span never holds a text of an event.
+Passing a context on is cheap and needs no library. Spans are made only where `RATCHET_OTLP_ENDPOINT` is set (the extra
+`tracing`); the exporter's sampling, headers and certificates are OpenTelemetry's own variables, such as
+`OTEL_TRACES_SAMPLER` and `OTEL_EXPORTER_OTLP_HEADERS`. A span never holds text of an event.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ TraceHeaders = tuple[tuple[str, bytes], ...]
 
 
 def trace_headers(parent: bytes | None, state: bytes | None = None) -> TraceHeaders:
-    """The headers that carry a trace on: nothing where `parent` is no traceparent, as W3C wants it."""
-    found = _PARENT.fullmatch(parent) if parent else None
-    if parent is None or found is None or found[1] == b"ff" or (found[1] == b"00" and found[2]):
+    """Return the headers that pass a trace on: none where `parent` is not a valid W3C traceparent."""
+    match = _PARENT.fullmatch(parent) if parent else None
+    if parent is None or match is None or match[1] == b"ff" or (match[1] == b"00" and match[2]):
         return ()
     if state and _STATE.fullmatch(state):
         return (PARENT, parent), (STATE, state)
@@ -37,23 +37,23 @@ def trace_headers(parent: bytes | None, state: bytes | None = None) -> TraceHead
 
 
 def trace_headers_of(headers: Iterable[tuple[str, bytes | None]]) -> TraceHeaders:
-    """The same of a record's headers."""
-    named = dict(headers)
-    return trace_headers(named.get(PARENT), named.get(STATE))
+    """Return those of a record's headers that pass its trace on."""
+    by_name = dict(headers)
+    return trace_headers(by_name.get(PARENT), by_name.get(STATE))
 
 
 def pick_trace_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What a dead letter keeps of its record's headers, so that its trace goes on when it is replayed."""
+    """Return the headers that a dead letter takes over from its record, so that a replay continues the trace."""
     return {name: headers[name] for name in (PARENT, STATE) if name in headers}
 
 
 def tracer_provider(settings: Settings, service: str) -> TracerProvider | None:
-    """Makes the spans of a service and sends them on, in a thread; None: tracing is off. Raises ConfigurationError."""
+    """Return what makes and exports a service's spans, or None if tracing is off. Raises ConfigurationError."""
     return _provider(settings.otlp_endpoint, service) if settings.otlp_endpoint else None
 
 
 def consumer_middlewares(settings: Settings, service: str) -> tuple[Any, ...]:
-    """What makes FastStream's brokers trace: a span for what is consumed and what is published."""
+    """Return the FastStream middlewares that make a span for each record consumed and published."""
     provider = tracer_provider(settings, service)
     if provider is None:
         return ()
@@ -64,7 +64,7 @@ def consumer_middlewares(settings: Settings, service: str) -> tuple[Any, ...]:
 
 @cache
 def _provider(endpoint: str, service: str) -> TracerProvider:
-    """One a service in a process: each has a thread and a connection. It is emptied when the process ends."""
+    """One per service and process: each has a thread and a connection, and is flushed when the process ends."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -72,7 +72,7 @@ def _provider(endpoint: str, service: str) -> TracerProvider:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigurationError(
-            f"RATCHET_OTLP_ENDPOINT is set, but there is no OpenTelemetry here: {error}",
+            f"RATCHET_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: {error}",
             "pip install 'ratchet-loop[tracing]', or unset it",
         ) from error
     address = endpoint.rstrip("/")

@@ -1,4 +1,4 @@
-"""A client of vLLM (or any OpenAI-compatible engine): completions with their log-probabilities, and LoRA adapters."""
+"""A client of vLLM, or of any OpenAI-compatible engine: completions with log-probabilities, and LoRA adapters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `logprob`: sum over its tokens, nats; None where the engine gave none.
+    """One answer. `logprob` is the sum over its tokens in nats; None where the engine reported none.
 
-    `tokens_logprobs`: OpenAI's `logprobs.content`, one object a token.
+    `tokens_logprobs` is OpenAI's `logprobs.content`, one object per token.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Completion:
 
 
 class InferenceClient:
-    """Spreads requests over replicas in turn. Raises DependencyUnavailable when none answers."""
+    """Sends requests to replicas in turn. Raises DependencyUnavailable when the replica does not answer."""
 
     def __init__(self, urls: Sequence[str], timeout_seconds: float = 60.0) -> None:
         self._urls = tuple(urls)
@@ -56,7 +56,7 @@ class InferenceClient:
         max_tokens: int = 256,
         fields: Mapping[str, Any] = _LOGPROBS,
     ) -> Completion:
-        """Greedy completion; with `choices`, constrained to one of them. `fields`: what else the request asks for.
+        """Complete greedily; with `choices`, constrained to one of them. `fields` are further fields of the request.
 
         Raises InvalidMessage when the engine refuses the request itself (4xx), DependencyUnavailable otherwise.
         """
@@ -70,14 +70,14 @@ class InferenceClient:
         return parse_completion(answer, (time.perf_counter() - started) * 1000)
 
     async def models(self, url: str) -> set[str]:
-        """Names that this replica lists: the base model and the adapters loaded so far."""
+        """Return the models that a replica lists: the base model and the adapters loaded so far."""
         answer = await self._request("GET", url, "/v1/models")
         return {model["id"] for model in answer["data"]}
 
     async def serve_adapter(self, name: str, folder: str) -> None:
-        """Make sure that every replica answers for adapter `name`. Idempotent; call it before the first use.
+        """Make every replica serve the adapter `name`. Idempotent; call it before the first use.
 
-        A replica with vLLM's filesystem resolver finds the adapter at the first request; one without is told.
+        A replica with vLLM's filesystem resolver finds the adapter at the first request; others are asked to load it.
         """
         probe = {"model": name, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}
         for url in self._urls:
@@ -97,14 +97,14 @@ class InferenceClient:
         except httpx.HTTPError as error:
             raise DependencyUnavailable(f"{url} does not answer: {error!r}", "Check it: ratchet status") from error
         if response.status_code >= 500 or response.status_code == 429:
-            raise DependencyUnavailable(f"{url}{path} said {response.status_code}: {response.text[:300]}")
+            raise DependencyUnavailable(f"{url}{path} answered {response.status_code}: {response.text[:300]}")
         if response.status_code >= 400:
-            raise InvalidMessage(f"{url}{path} said {response.status_code}: {response.text[:300]}")
+            raise InvalidMessage(f"{url}{path} answered {response.status_code}: {response.text[:300]}")
         return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
 
 
 def parse_completion(answer: dict[str, Any], latency_ms: float) -> Completion:
-    """Read an OpenAI chat completion's first choice."""
+    """Return the first choice of an OpenAI chat completion."""
     choice = answer["choices"][0]
     content = (choice.get("logprobs") or {}).get("content") or []
     usage = answer.get("usage") or {}

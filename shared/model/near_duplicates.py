@@ -1,11 +1,7 @@
-"""Texts that are the same but for a typo, a comma or a word: found by MinHash, confirmed by exact Jaccard.
+"""Near-duplicates: texts that differ by a typo, a comma or a word, found by MinHash and confirmed by exact Jaccard.
 
-    normalise   case, Unicode form, punctuation and spaces do not make a text another one
-    NearDuplicates  an index: is there a near-copy of this text in it?
-    group_near_duplicates   a list of texts to groups: near-copies, and near-copies of those, share one
-
-MinHash proposes (locality-sensitive hashing over character 4-shingles), the exact Jaccard similarity decides. So a
-group is never wrong by chance, and what the hashing misses at the asked similarity is under one in 100,000.
+MinHash proposes candidates (locality-sensitive hashing over character 4-shingles), and the exact Jaccard similarity
+decides. So no group is wrong by chance, and the hashing misses fewer than one pair in 100,000 at the given similarity.
 """
 
 from __future__ import annotations
@@ -21,23 +17,23 @@ from shared.identity import content_hash
 SHINGLE = 4
 PERMUTATIONS = 128
 _SEED = 20
-_MISS = 1e-5
+_MAX_MISS = 1e-5
 _NOT_WORDS = re.compile(r"[^\w]+|_+")
 
 
 def normalise(text: str) -> str:
-    """Unicode NFKC, case folded, punctuation and runs of white space to one space. A text of signs alone stays."""
+    """Return the text in NFKC, case folded, with punctuation and white space as one space. Pure punctuation stays."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return _NOT_WORDS.sub(" ", folded).strip() or " ".join(folded.split())
 
 
 def text_hash(text: str) -> str:
-    """24 hex digits, the same for texts that are equal after `normalise`."""
+    """Return 24 hex digits that are the same for texts that are equal after `normalise`."""
     return content_hash(normalise(text), length=24)
 
 
 def shingles(text: str) -> frozenset[str]:
-    """All runs of four characters of the normalised text; the whole of it where it is shorter."""
+    """Return all runs of four characters of the normalised text; the whole text if it is shorter."""
     clean = normalise(text)
     if len(clean) <= SHINGLE:
         return frozenset((clean,))
@@ -45,16 +41,16 @@ def shingles(text: str) -> frozenset[str]:
 
 
 def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """Shared shingles over all shingles, 0 to 1."""
+    """Return the share of shingles that both sets have, 0 to 1."""
     shared = len(left & right)
     return shared / (len(left) + len(right) - shared)
 
 
 class NearDuplicates:
-    """An index of texts, asked whether it holds a near-copy. Not for use by two threads at once."""
+    """An index of texts that finds the near-duplicates of a text. Not thread-safe."""
 
     def __init__(self, texts: Iterable[str] = (), similarity: float = 0.8) -> None:
-        """`similarity`: exact Jaccard similarity of shingles from which two texts are near-copies, in (0, 1]."""
+        """`similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
         if not 0.0 < similarity <= 1.0:
             raise ValueError(f"similarity must be in (0, 1], not {similarity}")
         self._similarity = similarity
@@ -68,7 +64,7 @@ class NearDuplicates:
         return len(self._shingles)
 
     def add(self, text: str) -> int:
-        """Put a text into the index; returns its key: 0, 1, 2 … in order of adding, an older one if it is in."""
+        """Add a text; returns its key: 0, 1, 2 … in order, or the older key of a text that is in the index already."""
         pieces = shingles(text)
         if pieces in self._keys:
             return self._keys[pieces]
@@ -78,32 +74,32 @@ class NearDuplicates:
         return key
 
     def contains(self, text: str) -> bool:
-        """Whether a text in the index is equal to this one or a near-copy of it."""
+        """Return True if the index has this text or a near-duplicate of it."""
         pieces = shingles(text)
-        return pieces in self._keys or any(self._near(pieces, key) for key in self._index.query(_sketch(pieces)))
+        return pieces in self._keys or any(self._is_near(pieces, key) for key in self._index.query(_sketch(pieces)))
 
-    def near(self, text: str) -> list[int]:
-        """The keys of all near-copies of this text, sorted."""
+    def keys_near(self, text: str) -> list[int]:
+        """Return the keys of all near-duplicates of this text, sorted."""
         pieces = shingles(text)
-        return sorted(key for key in set(self._index.query(_sketch(pieces))) if self._near(pieces, key))
+        return sorted(key for key in set(self._index.query(_sketch(pieces))) if self._is_near(pieces, key))
 
-    def _near(self, pieces: frozenset[str], key: int) -> bool:
+    def _is_near(self, pieces: frozenset[str], key: int) -> bool:
         return jaccard(pieces, self._shingles[key]) >= self._similarity
 
 
 def group_near_duplicates(texts: Sequence[str], similarity: float) -> list[int]:
-    """The group of each text, named by the position of its first member. Groups are closed: a chain is one group."""
+    """Return each text's group, named by the index of its first member. A chain of near-duplicates is one group."""
     index = NearDuplicates(similarity=similarity)
-    firsts: list[int] = []  # Position of the text that brought in the key.
+    firsts: list[int] = []  # Index of the first text of each key.
     keys: list[int] = []
     parents: list[int] = []  # Union-find over keys.
-    for position, text in enumerate(texts):
+    for number, text in enumerate(texts):
         key = index.add(text)
         keys.append(key)
         if key == len(firsts):
-            firsts.append(position)
+            firsts.append(number)
             parents.append(key)
-            for other in index.near(text):
+            for other in index.keys_near(text):
                 _join(parents, key, other)
     return [firsts[_root(parents, key)] for key in keys]
 
@@ -127,8 +123,8 @@ def _sketch(pieces: frozenset[str]) -> RMinHash:
 
 
 def _bands(similarity: float) -> int:
-    """The fewest bands (fewest false proposals) that miss a pair of this similarity with probability under 1e-5."""
+    """Return the fewest bands (fewest false candidates) that miss a pair with a probability below `_MAX_MISS`."""
     for bands in (16, 32, 64):
-        if (1.0 - similarity ** (PERMUTATIONS // bands)) ** bands < _MISS:
+        if (1.0 - similarity ** (PERMUTATIONS // bands)) ** bands < _MAX_MISS:
             return bands
     return PERMUTATIONS

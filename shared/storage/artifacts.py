@@ -1,9 +1,9 @@
-"""The artifact store: folders named by content, on a disk or in an object store (fsspec).
+"""The artifact store: immutable folders named by content, on a disk or in an object store (fsspec).
 
     <artifacts>/datasets/<dataset_id>/   <artifacts>/adapters/<adapter>/
 
-A folder is written whole and never changed. On a disk it appears by a rename; in an object store `manifest.json` is
-written last, and a folder without it is not there.
+A folder is written completely and never changed. On a disk it appears by a rename; in an object store `manifest.json`
+is written last, and a folder without it does not exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 
 class ArtifactStore:
-    """Publish a local folder under a name; fetch it back as a local folder."""
+    """Publishes local folders by kind and name, and fetches them as local folders."""
 
     def __init__(self, uri: str, cache: Path) -> None:
         self._uri = uri.rstrip("/")
@@ -31,7 +31,7 @@ class ArtifactStore:
         return f"{self._uri}/{kind}/{name}"
 
     def publish(self, folder: Path, kind: str, name: str) -> str:
-        """Copy `folder`, which must hold manifest.json, to its place; returns its address. Done already: no-op."""
+        """Copy `folder`, which must hold manifest.json, to the store; returns its address. Idempotent."""
         if not (folder / MANIFEST).exists():
             raise ValueError(f"{folder} has no {MANIFEST}")
         address = self.address(kind, name)
@@ -42,7 +42,7 @@ class ArtifactStore:
         return address
 
     def fetch(self, address: str) -> Path:
-        """The folder at `address`, on this machine. Raises DependencyUnavailable if it is not there (yet)."""
+        """Return the folder at `address` on this machine. Raises DependencyUnavailable if it is not published (yet)."""
         if "://" not in address or address.startswith("file://"):
             path = Path(address.removeprefix("file://"))
             if not (path / MANIFEST).exists():
@@ -54,13 +54,13 @@ class ArtifactStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             return
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        shutil.copytree(folder, fresh, dirs_exist_ok=True)
-        fresh.chmod(0o755)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        shutil.copytree(folder, temporary, dirs_exist_ok=True)
+        temporary.chmod(0o755)
         try:
-            fresh.rename(target)
+            temporary.rename(target)
         except OSError:  # Another process published the same content first.
-            shutil.rmtree(fresh)
+            shutil.rmtree(temporary)
             if not target.exists():
                 raise
 
@@ -69,7 +69,7 @@ class ArtifactStore:
         if filesystem.exists(f"{root}/{MANIFEST}"):
             return
         files = [path for path in folder.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda p: p.name == MANIFEST):
+        for path in sorted(files, key=lambda path: path.name == MANIFEST):
             filesystem.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")
 
     def _fetch_remotely(self, address: str) -> Path:
@@ -79,7 +79,7 @@ class ArtifactStore:
             if not filesystem.exists(f"{root}/{MANIFEST}"):
                 raise DependencyUnavailable(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
             target.parent.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(dir=target.parent))
-            filesystem.get(f"{root}/", f"{fresh}/", recursive=True)
-            fresh.rename(target)
+            temporary = Path(tempfile.mkdtemp(dir=target.parent))
+            filesystem.get(f"{root}/", f"{temporary}/", recursive=True)
+            temporary.rename(target)
         return target

@@ -1,6 +1,6 @@
-"""PostgreSQL: one schema a service, made and moved by Alembic.
+"""PostgreSQL: one schema per service, created and migrated by Alembic.
 
-A service keeps its tables in `storage.py` (SQLAlchemy Core) and its migrations in `services/<name>/migrations/`.
+A service has its tables in `tables.py` (SQLAlchemy Core) and its migrations in `services/<name>/migrations/`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 
 _ALEMBIC = threading.Lock()
-"""Alembic keeps its context in module globals: services of one process migrate in turn."""
+"""Alembic has its context in module globals, so the services of a process migrate one after the other."""
 _ENV_FOLDER = Path(__file__).parent / "alembic"
 
 
 def database_url(settings: Settings) -> str:
-    """The SQLAlchemy URL for psycopg 3, sync and async alike."""
+    """Return the SQLAlchemy URL for psycopg 3, for sync and async engines."""
     scheme, _, rest = settings.postgres.partition("://")
     return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else settings.postgres
 
 
 def build_engine(settings: Settings, service: str) -> AsyncEngine:
-    """An engine whose connections see the service's own schema only. It connects on first use."""
+    """Return an engine whose connections see the service's own schema only. It connects on first use."""
     return create_async_engine(
         database_url(settings),
         pool_size=5,
@@ -43,7 +43,7 @@ def build_engine(settings: Settings, service: str) -> AsyncEngine:
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """`engine.begin()` that raises DependencyUnavailable, not a driver's error, while the database is away."""
+    """Begin a transaction; raises DependencyUnavailable instead of a driver's error while the database is away."""
     try:
         async with engine.begin() as connection:
             yield connection
@@ -53,7 +53,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def migrate(settings: Settings, service: str, versions: Path) -> None:
-    """Bring the service's schema to the newest version. Two processes may call it at once: one waits."""
+    """Migrate the service's schema to the newest version. Two processes may call it at once: one waits."""
     await asyncio.to_thread(_migrate, settings, service, versions)
 
 

@@ -1,11 +1,11 @@
-"""How far a service has read, kept in the same transaction as what it made of it.
+"""A service's next offsets to read, stored in the same transaction as what it made of the records.
 
-A cycle's fence says up to where its inputs go; a service that has not read that far yet waits, and one that has
-read further leaves the rest for the next cycle.
+A cycle's fence says where its inputs end; a service that has not read up to it waits, and one that has read further
+leaves the rest for the next cycle.
 
-Offsets mean something in one incarnation of the broker only. When its topics were lost, an operator names a new one
-(RATCHET_KAFKA_INCARNATION, `ratchet lake go-on`): positions start at 0 again, and what was kept from the old topics
-lies before everything in the new ones.
+Offsets belong to one broker incarnation; another incarnation invalidates them. When the broker's topics were lost, an
+operator names a new one (RATCHET_KAFKA_INCARNATION, `ratchet lake go-on`): offsets start at 0 again, and rows from the
+old topics come before everything in the new ones.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.cycles import PartitionFence
 from shared.kafka.delivery import Delivery, RecordPosition
 
-_BEFORE = 2**40
-"""More than any offset: what is moved down by it lies before all that comes, and after what was moved twice."""
+_OFFSETS_PER_INCARNATION = 2**40
+"""More than any offset: rows shifted down by it come before all new ones, and after rows shifted twice."""
 
 
 def offsets_table(metadata: MetaData) -> Table:
-    """The table `positions` of a service's schema: next offset to read, by topic and partition."""
+    """Return the table `positions` of a service's schema: the next offset to read, by topic and partition."""
     return Table(
         "positions",
         metadata,
@@ -36,41 +36,41 @@ def offsets_table(metadata: MetaData) -> Table:
 
 
 def incarnation_table(metadata: MetaData) -> Table:
-    """The table `broker` of a service's schema: one row, the incarnation that its offsets are of."""
+    """Return the table `broker` of a service's schema: one row, the incarnation that its offsets belong to."""
     return Table("broker", metadata, Column("incarnation", Text, primary_key=True))
 
 
 async def adopt_incarnation(
-    connection: AsyncConnection, broker: Table, positions: Table, incarnation: str, offsets: Sequence[Column[Any]]
+    connection: AsyncConnection, broker: Table, offsets: Table, incarnation: str, columns: Sequence[Column[Any]]
 ) -> bool:
-    """At a service's start: have its offsets be of this incarnation; returns whether they were of another.
+    """Make a starting service's offsets belong to `incarnation`; returns True if they belonged to another.
 
-    `offsets`: the columns that hold offsets of what is kept. They are moved below 0, in the same order.
+    `columns` hold offsets of stored rows. They are shifted below 0 and keep their order.
     """
-    await connection.execute(text(f'LOCK TABLE "{broker.name}" IN EXCLUSIVE MODE'))  # One of two that start at once.
-    known = (await connection.execute(select(broker.c.incarnation))).scalar_one_or_none()
-    if known == incarnation:
+    await connection.execute(text(f'LOCK TABLE "{broker.name}" IN EXCLUSIVE MODE'))  # Two processes may start at once.
+    stored = (await connection.execute(select(broker.c.incarnation))).scalar_one_or_none()
+    if stored == incarnation:
         return False
     await connection.execute(delete(broker))
     await connection.execute(insert(broker).values(incarnation=incarnation))
-    if (known or "") == incarnation:
+    if (stored or "") == incarnation:
         return False
-    for column in offsets:
-        await connection.execute(update(column.table).values({column: column - _BEFORE}))
-    await connection.execute(update(positions).values(next_offset=0))
+    for column in columns:
+        await connection.execute(update(column.table).values({column: column - _OFFSETS_PER_INCARNATION}))
+    await connection.execute(update(offsets).values(next_offset=0))
     return True
 
 
 async def advance_offsets(
     connection: AsyncConnection, table: Table, deliveries: Iterable[Delivery[Any] | RecordPosition]
 ) -> None:
-    """Note that these were handled, or buried. A redelivery never moves a position back."""
-    furthest: dict[tuple[str, int], int] = {}
+    """Store that these records were handled or skipped. A redelivery never moves an offset back."""
+    next_offsets: dict[tuple[str, int], int] = {}
     for delivery in deliveries:
-        place = (delivery.topic, delivery.partition)
-        furthest[place] = max(furthest.get(place, 0), delivery.offset + 1)
-    for (topic, partition), offset in sorted(furthest.items()):
-        statement = insert(table).values(topic=topic, partition=partition, next_offset=offset)
+        partition = (delivery.topic, delivery.partition)
+        next_offsets[partition] = max(next_offsets.get(partition, 0), delivery.offset + 1)
+    for (topic, number), offset in sorted(next_offsets.items()):
+        statement = insert(table).values(topic=topic, partition=number, next_offset=offset)
         newest = func.greatest(table.c.next_offset, statement.excluded.next_offset)
         await connection.execute(
             statement.on_conflict_do_update(index_elements=["topic", "partition"], set_={"next_offset": newest})
