@@ -1,9 +1,9 @@
-"""console: people see the wheel turn, and correct what the model gets wrong.
+"""console: the web page on which people review the model's answers and watch the cycles.
 
 consumes  labels.requested · every step's result (failures.clustered, datasets.built, adapters.trained,
           adapters.evaluated, rollouts.changed, cycles.*, steps.*) · predictions.rolled_up · subjects.forgotten ·
           tasks.changed (as a table)
-does      keeps the review queue, blind; redacts what reviewers type; shows tasks and cycles; erases
-          what belongs to a forgotten person
+does      stores the review queue and shows it blind; redacts what reviewers type; shows tasks and cycles; erases
+          the questions and quotations of erased people
 produces  corrections.submitted
 """

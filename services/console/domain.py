@@ -1,6 +1,6 @@
-"""The review queue's rules. Pure.
+"""The rules of the review queue. Pure.
 
-Reviewers are blind: what they are shown says what was asked and what was answered, never by whom.
+Reviews are blind: reviewers are shown what was asked and what was answered, never by which model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEYS = tuple("1234567890") + tuple(string.ascii_lowercase)
 MAX_REVIEWER = 100
 RUNNING = (Stage.SHADOW, Stage.CANARY)
 """Stages in which a candidate's answers are compared with production's."""
-LISTED = 20
+MAX_LISTED_LABELS = 20
 """Allowed labels that an error message lists."""
 
 T = TypeVar("T")
@@ -31,38 +31,38 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReviewAnswer:
-    """What a reviewer said: a label or, for a pair without labels, a preference."""
+    """A reviewer's answer: a label or, for a pair of free texts, a preference."""
 
     label: str | None = None
     preference: Preference | None = None
     seconds: float | None = None
 
 
-def interleave(tickets: Sequence[T], others: Sequence[T], limit: int) -> list[T]:
-    """One ticket, one other, in turn: neither the proof nor the training data starves. Each keeps its own order."""
+def interleave(tickets: Sequence[T], questions: Sequence[T], limit: int) -> list[T]:
+    """Alternate tickets and other questions, each in its own order, so that neither has to wait for the other."""
     nothing: list[T] = []
-    pairs = zip_longest(([t] for t in tickets), ([o] for o in others), fillvalue=nothing)
-    return [item for one, other in pairs for item in (*one, *other)][:limit]
+    pairs = zip_longest(([ticket] for ticket in tickets), ([other] for other in questions), fillvalue=nothing)
+    return [item for ticket, question in pairs for item in (*ticket, *question)][:limit]
 
 
 def keys_for(labels: Iterable[str]) -> dict[str, str]:
-    """Key to label, as far as keys go: 1 to 9, 0, then a to z."""
+    """Return key → label: 1 to 9, 0, then a to z. Labels beyond those have no key."""
     return dict(zip(KEYS, labels, strict=False))
 
 
 def asks_preference(request: LabelRequested) -> bool:
-    """A pair of free texts is compared; everything else is asked for its true answer."""
+    """Return True if the question is which of two free texts is better, not what the true answer is."""
     return not request.labels and len(request.answers) == 2
 
 
 def shown(request: LabelRequested) -> dict[str, Any]:
-    """What a reviewer may see of a question."""
+    """Return the fields of a question that a reviewer may see."""
     fields = {"request_id", "prediction_id", "purpose", "messages", "answers", "labels", "overlap"}
     return request.model_dump(mode="json", include=fields)
 
 
 def check_reviewer(reviewer: str) -> str:
-    """The reviewer's name, trimmed. Raises InvalidMessage if it is none."""
+    """Return the reviewer's name, trimmed. Raises InvalidMessage if it is not a valid name."""
     name = reviewer.strip()
     if not name or len(name) > MAX_REVIEWER or not name.isprintable():
         raise InvalidMessage(f"reviewer: give a name of 1 to {MAX_REVIEWER} printable characters")
@@ -70,7 +70,7 @@ def check_reviewer(reviewer: str) -> str:
 
 
 def check_answer(request: LabelRequested, answer: ReviewAnswer) -> None:
-    """Raises InvalidMessage, with what is allowed, for an answer that does not fit its question."""
+    """Raise InvalidMessage, with the allowed answers, if an answer does not fit its question."""
     if (answer.label is None) == (answer.preference is None):
         raise InvalidMessage("give exactly one of label and preference")
     if asks_preference(request):
@@ -83,15 +83,16 @@ def check_answer(request: LabelRequested, answer: ReviewAnswer) -> None:
     elif not answer.label.strip() or "\x00" in answer.label:
         raise InvalidMessage("label: found no text, or a NUL character")
     elif request.labels and answer.label not in request.labels:
-        more = f" and {len(request.labels) - LISTED} more" if len(request.labels) > LISTED else ""
-        allowed = ", ".join(repr(label) for label in request.labels[:LISTED]) + more
+        omitted = len(request.labels) - MAX_LISTED_LABELS
+        more = f" and {omitted} more" if omitted > 0 else ""
+        allowed = ", ".join(repr(label) for label in request.labels[:MAX_LISTED_LABELS]) + more
         raise InvalidMessage(f"label: found {answer.label[:120]!r}, expected one of {allowed}")
 
 
 def correction_of(
     request: LabelRequested, reviewer: str, answer: ReviewAnswer, redactions: int, now: datetime
 ) -> CorrectionSubmitted:
-    """The event of an answer. Its ids follow from question and reviewer: a retry is the same fact."""
+    """Return the event of an answer. Its ids derive from question and reviewer, so a retry is the same event."""
     return CorrectionSubmitted(
         event_id=event_id("correction", request.request_id, reviewer),
         occurred_at=now,
@@ -118,5 +119,5 @@ def correction_of(
 
 
 def correction_id(request_id: str, reviewer: str) -> str:
-    """The name of what this reviewer answers to this question."""
+    """Return the id of this reviewer's correction for this question."""
     return f"correction-{content_hash(request_id, reviewer, length=20)}"

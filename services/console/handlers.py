@@ -1,4 +1,4 @@
-"""Events in: questions to the queue, results to the history."""
+"""Stores questions in the review queue and results in the cycle history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.console.storage import Queue
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery
 
-FACTS: tuple[type[Event], ...] = (
+CYCLE_EVENTS: tuple[type[Event], ...] = (
     CycleStarted,
     FailuresClustered,
     DatasetBuilt,
@@ -27,7 +27,7 @@ FACTS: tuple[type[Event], ...] = (
     StepFailed,
     CycleFinished,
 )
-"""What is kept of a cycle, in the order in which it usually happens."""
+"""The events stored of a cycle, in their usual order."""
 
 
 class Handlers:
@@ -38,11 +38,11 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         consumers.on_batch(LabelRequested, self.on_requests)
-        for event in FACTS:
+        for event in CYCLE_EVENTS:
             if event is not RolloutChanged:
                 consumers.on(event, self._history.add_event)
         consumers.on(RolloutChanged, self.on_rollout)
-        consumers.on(SubjectForgotten, self.on_forgotten)
+        consumers.on(SubjectForgotten, self.on_subject_forgotten)
         consumers.on(StepProgressed, self._history.add_progress)
         consumers.on(PredictionsRolledUp, self._history.add_hour)
 
@@ -50,16 +50,16 @@ class Handlers:
         await self._queue.add_requests([delivery.event for delivery in deliveries])
 
     async def on_rollout(self, event: RolloutChanged) -> None:
-        """Noted first: a question that comes later then finds that its candidate has ended."""
+        """Store the rollout first: a question that arrives later then finds that its candidate's rollout has ended."""
         await self._history.add_event(event)
         await self._queue.withdraw(event)
 
-    async def on_forgotten(self, event: SubjectForgotten) -> None:
-        """Questions and answers of a person go, and what failure modes quote of them."""
-        await self._queue.forget(event)
-        await self._history.forget(event)
+    async def on_subject_forgotten(self, event: SubjectForgotten) -> None:
+        """Delete a person's questions with their answers, and the texts that failure modes quote of them."""
+        await self._queue.erase(event)
+        await self._history.erase(event)
 
-    async def expire(self, task: str, before: datetime) -> None:
-        """What was asked before that moment goes, as it leaves the lake."""
-        await self._queue.expire(task, before)
-        await self._history.expire(task, before)
+    async def drop_before(self, task: str, before: datetime) -> None:
+        """Delete questions and quotations of predictions made before a moment, as the lake does."""
+        await self._queue.drop_before(task, before)
+        await self._history.drop_before(task, before)

@@ -1,6 +1,6 @@
-"""What happened in cycles: results, progress, hourly counts. Every write may be repeated.
+"""Stores the history of cycles: results, progress, hourly counts. Every write is idempotent.
 
-All methods raise DependencyUnavailable while the database is away.
+All methods raise DependencyUnavailable while the database is unavailable.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from shared.storage.database import transaction
 
 
 class CycleHistory(Protocol):
-    """What the cycle pages need of the storage. Facts are `{"topic", "occurred_at", "event"}`, oldest first."""
+    """What handlers and pages need of the storage. Events are `{"topic", "occurred_at", "event"}`, oldest first."""
 
     async def add_event(self, event: Event) -> None: ...
     async def add_progress(self, event: StepProgressed) -> None: ...
     async def add_hour(self, event: PredictionsRolledUp) -> None: ...
-    async def forget(self, event: SubjectForgotten) -> None: ...
-    async def expire(self, task: str, before: datetime) -> None: ...
+    async def erase(self, event: SubjectForgotten) -> None: ...
+    async def drop_before(self, task: str, before: datetime) -> None: ...
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]: ...
     async def events(self, cycle_id: str) -> list[dict[str, Any]]: ...
     async def progress(self, cycle_id: str) -> dict[str, Any] | None: ...
@@ -40,17 +40,17 @@ class CycleHistory(Protocol):
 
 
 class PostgresCycleHistory:
-    """See `CycleHistory`."""
+    """Implements `CycleHistory` on PostgreSQL."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def add_event(self, event: Event) -> None:
-        """Keep a step's result, without the task's definition that travels in it and without forgotten people."""
+        """Store a step's result without the task's definition in it and without the texts of erased people."""
         async with transaction(self._engine) as connection:
             if isinstance(event, FailuresClustered):
-                quoted = ((event.task, source.user_hash) for mode in event.modes for source in mode.sources)
-                event = _without(event, await erased_among(connection, FORGOTTEN, quoted))
+                people = ((event.task, source.user_hash) for mode in event.modes for source in mode.sources)
+                event = _without(event, await erased_among(connection, FORGOTTEN, people))
             statement = insert(EVENTS).values(
                 event_id=event.event_id,
                 task=event.task,
@@ -62,16 +62,16 @@ class PostgresCycleHistory:
             await connection.execute(statement.on_conflict_do_nothing())
 
     async def add_progress(self, event: StepProgressed) -> None:
-        """Keep the newest progress of its cycle."""
+        """Store the newest progress of its cycle."""
         if event.cycle_id is None:
             return
         values = {"occurred_at": event.occurred_at, "event": _storable(event.model_dump_json())}
         statement = insert(PROGRESS).values(cycle_id=event.cycle_id, **values)
-        older = PROGRESS.c.occurred_at <= event.occurred_at
-        await self._write(statement.on_conflict_do_update(index_elements=["cycle_id"], set_=values, where=older))
+        is_newer = PROGRESS.c.occurred_at <= event.occurred_at
+        await self._write(statement.on_conflict_do_update(index_elements=["cycle_id"], set_=values, where=is_newer))
 
     async def add_hour(self, event: PredictionsRolledUp) -> None:
-        """Keep the newest counts of an hour, not the answers themselves: nobody is shown them."""
+        """Store the newest counts of an hour, without the answers, which no page shows."""
         key = {
             "task": event.task,
             "task_revision": event.task_revision,
@@ -85,24 +85,24 @@ class PostgresCycleHistory:
             "event": _storable(event.model_dump_json(exclude={"answers"})),
         }
         statement = insert(HOURS).values(**key, **values)
-        older = HOURS.c.occurred_at <= event.occurred_at
-        await self._write(statement.on_conflict_do_update(index_elements=list(key), set_=values, where=older))
+        is_newer = HOURS.c.occurred_at <= event.occurred_at
+        await self._write(statement.on_conflict_do_update(index_elements=list(key), set_=values, where=is_newer))
 
-    async def forget(self, event: SubjectForgotten) -> None:
-        """Take what a person asked out of the failure modes that quote it."""
-        gone = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
+    async def erase(self, event: SubjectForgotten) -> None:
+        """Remove a person's texts from the failure modes that quote them."""
+        erased = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
             quoting = cast(EVENTS.c.event, Text).contains(event.subject_hash, autoescape=True)
-            await _rewrite(connection, event.task, lambda clustered: _without(clustered, gone), quoting)
+            await _rewrite(connection, event.task, lambda modes: _without(modes, erased), quoting)
 
-    async def expire(self, task: str, before: datetime) -> None:
-        """Take out of the failure modes what they quote from before a moment."""
+    async def drop_before(self, task: str, before: datetime) -> None:
+        """Remove texts of predictions made before a moment from the failure modes that quote them."""
         async with transaction(self._engine) as connection:
-            await _rewrite(connection, task, lambda clustered: clustered.without(lambda s: s.predicted_at < before))
+            await _rewrite(connection, task, lambda event: event.without(lambda source: source.predicted_at < before))
 
     async def cycles(self, task: str | None, limit: int = 200) -> list[dict[str, Any]]:
-        """Cycles, newest first: where each stands or how it ended."""
+        """Return cycles, newest first, with their outcome if they have ended."""
         started, finished = EVENTS.alias("started"), EVENTS.alias("finished")
         joined = started.outerjoin(
             finished, and_(finished.c.cycle_id == started.c.cycle_id, finished.c.topic == "cycles.finished.v1")
@@ -120,39 +120,39 @@ class PostgresCycleHistory:
         return [
             {
                 "cycle_id": cycle_id,
-                "task": name,
-                "started_at": at,
+                "task": task_name,
+                "started_at": started_at,
                 "trigger": trigger,
-                "finished_at": until,
+                "finished_at": finished_at,
                 "outcome": end["outcome"] if end else None,
                 "reason": end["reason"] if end else None,
                 "adapter": end["adapter"] if end else None,
             }
-            for cycle_id, name, at, trigger, until, end in rows
+            for cycle_id, task_name, started_at, trigger, finished_at, end in rows
         ]
 
     async def events(self, cycle_id: str) -> list[dict[str, Any]]:
-        """All that happened in a cycle."""
+        """Return all events of a cycle."""
         query = select(EVENTS).where(EVENTS.c.cycle_id == cycle_id).order_by(EVENTS.c.occurred_at, EVENTS.c.topic)
         async with transaction(self._engine) as connection:
             rows = list(await connection.execute(query))
         return [{"topic": row.topic, "occurred_at": row.occurred_at, "event": row.event} for row in rows]
 
     async def progress(self, cycle_id: str) -> dict[str, Any] | None:
-        """The newest `steps.progressed` of a cycle."""
+        """Return the newest `steps.progressed` of a cycle."""
         async with transaction(self._engine) as connection:
             query = select(PROGRESS.c.event).where(PROGRESS.c.cycle_id == cycle_id)
             return await connection.scalar(query)
 
     async def serving(self, task: str) -> dict[str, Any] | None:
-        """The newest `rollouts.changed` of a task: who serves."""
+        """Return the newest `rollouts.changed` of a task, which names the serving adapter."""
         query = select(EVENTS.c.event).where(EVENTS.c.task == task, EVENTS.c.topic == "rollouts.changed.v1")
         async with transaction(self._engine) as connection:
             newest = query.order_by(EVENTS.c.occurred_at.desc()).limit(1)
             return await connection.scalar(newest)
 
     async def predictions_since(self, task: str, start: datetime) -> int:
-        """Predictions in the hours from `start` on."""
+        """Count the predictions in the hours from `start` on."""
         query = select(func.coalesce(func.sum(HOURS.c.predictions), 0))
         async with transaction(self._engine) as connection:
             return int(await connection.scalar(query.where(HOURS.c.task == task, HOURS.c.hour >= start)) or 0)
@@ -166,23 +166,23 @@ async def _rewrite(
     connection: AsyncConnection,
     task: str,
     change: Callable[[FailuresClustered], FailuresClustered],
-    which: ColumnElement[bool] | None = None,
+    condition: ColumnElement[bool] | None = None,
 ) -> None:
-    """Store the task's clusterings, or only some, as `change` makes them."""
+    """Apply `change` to the task's stored `failures.clustered` events that meet the condition."""
     clustered = (EVENTS.c.task == task, EVENTS.c.topic == topic_of(FailuresClustered).name)
-    query = select(EVENTS.c.event_id, EVENTS.c.event).where(*clustered, true() if which is None else which)
+    query = select(EVENTS.c.event_id, EVENTS.c.event).where(*clustered, true() if condition is None else condition)
     rows = await connection.execute(query)
     for event_id, stored in rows.all():
-        before = FailuresClustered.model_validate(stored)
-        if (kept := change(before)) != before:
-            values = {"event": _storable(kept.model_dump_json())}
+        event = FailuresClustered.model_validate(stored)
+        if (changed := change(event)) != event:
+            values = {"event": _storable(changed.model_dump_json())}
             await connection.execute(update(EVENTS).where(EVENTS.c.event_id == event_id).values(values))
 
 
-def _without(event: FailuresClustered, gone: ErasedSubjects) -> FailuresClustered:
-    return event.without(lambda source: gone.covers(event.task, source.user_hash, source.predicted_at))
+def _without(event: FailuresClustered, erased: ErasedSubjects) -> FailuresClustered:
+    return event.without(lambda source: erased.covers(event.task, source.user_hash, source.predicted_at))
 
 
 def _storable(event: str) -> Any:
-    """The event as JSONB can hold it: PostgreSQL has no NUL character."""
+    """Return the event as JSONB can store it: PostgreSQL has no NUL character."""
     return json.loads(event.replace("\\u0000", "\\ufffd"))

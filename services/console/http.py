@@ -1,7 +1,4 @@
-"""The console's API: the same for people's page, scripts and the demonstration.
-
-Reading and answering questions, and how cycles stand. Errors say what is allowed.
-"""
+"""The console's HTTP API: questions, corrections, and the state of cycles. Errors say what is allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from services.console.reviews import Reviews, UnknownError
 from services.console.settings import ConsoleSettings
 from shared.http import HttpError, build_http, error_body
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
 
 class Correction(BaseModel):
@@ -27,19 +24,19 @@ class Correction(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    request_id: Name
-    reviewer: str = Field(description="Who answers: a name that stays the same.")
+    request_id: Identifier
+    reviewer: str = Field(description="The reviewer's name, the same every time.")
     label: str | None = Field(default=None, description="What the answer should have been.")
     preference: Preference | None = Field(default=None, description="For pairs of free texts: which side is better.")
     seconds: float | None = Field(default=None, ge=0.0, le=86_400.0)
 
 
 def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory) -> FastAPI:
-    """The API; the pages are mounted on it in `main`."""
+    """Build the API; `main` mounts the pages on it."""
     app = build_http("Ratchet console", list, settings.console_max_body_bytes)
 
     @app.exception_handler(UnknownError)
-    async def _unknown(_: Request, error: UnknownError) -> JSONResponse:
+    async def _not_found(_: Request, error: UnknownError) -> JSONResponse:
         return JSONResponse(error_body(error.reason, "not_found", 404), status_code=404)
 
     _review_routes(app, reviews)
@@ -49,7 +46,7 @@ def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory
         return {"cycles": await history.cycles(task)}
 
     @app.get("/api/cycles/{cycle_id}")
-    async def cycle(cycle_id: Name) -> dict[str, Any]:
+    async def cycle(cycle_id: Identifier) -> dict[str, Any]:
         steps = await history.events(cycle_id)
         if not steps:
             raise HttpError(404, f"no cycle {cycle_id!r}", "unknown_cycle", "cycle_id")

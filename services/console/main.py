@@ -1,4 +1,4 @@
-"""The wiring of the console."""
+"""Wires the console."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: ConsoleSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Build the service without starting it."""
     settings = settings or ConsoleSettings.load()
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
@@ -37,8 +37,7 @@ def build(settings: ConsoleSettings | None = None) -> Service:
     queue, history = PostgresQueue(engine), PostgresCycleHistory(engine)
     tasks = consumers.table(TaskChanged)
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
-    typed = AnswerRedactor(lambda: Redactor(surrogates))
-    reviews = Reviews(queue, Publisher(broker, NAME), tasks, typed)
+    reviews = Reviews(queue, Publisher(broker, NAME), tasks, AnswerRedactor(lambda: Redactor(surrogates)))
     handlers = Handlers(queue, history)
     handlers.subscribe(consumers)
     http = build_app(settings, reviews, history)
@@ -51,14 +50,14 @@ def build(settings: ConsoleSettings | None = None) -> Service:
         NAME,
         broker,
         prepare=[prepare],
-        background=[partial(drop_expired_forever, tasks, handlers.expire)],
+        background=[partial(drop_expired_forever, tasks, handlers.drop_before)],
         close=[engine.dispose],
         http=HttpServer(http, settings.console_host, settings.console_port),
     )
 
 
 def main() -> None:
-    """Entry point: `python -m services.console.main`."""
+    """Run `python -m services.console.main`."""
     asyncio.run(run([build()]))
 
 

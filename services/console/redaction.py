@@ -1,4 +1,4 @@
-"""Personal data out of what reviewers type, before it is stored or told to anybody."""
+"""Redacts personal data in what reviewers type, before it is stored or published."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from shared.privacy.redaction import Redacted, Rules, TextRedactor
 
 
 class AnswerRedactor:
-    """Redacts answers. The redactor loads a language model, so it is built in a thread, when first needed."""
+    """Redacts answers. The redactor loads a language model, so it is built in a thread, when it is first needed."""
 
     def __init__(self, build: Callable[[], TextRedactor]) -> None:
         self._build = build
         self._redactor: TextRedactor | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
-    async def clean(
+    async def redact(
         self, request: LabelRequested, answer: ReviewAnswer, task: TaskChanged | None
     ) -> tuple[ReviewAnswer, int]:
-        """The answer without personal data, and how many pieces were replaced. A label that was chosen has none.
+        """Return the answer without personal data, and the number of redactions; 0 for a label chosen from a list.
 
-        The names in the question are made up already; copied into an answer they stay, so that the two agree.
-        `task` None: not known yet, everything is redacted. Raises DependencyUnavailable: never let it through raw.
+        Surrogates in the question stay when they are copied into the answer, so that both agree. `task` None: its
+        settings are unknown, so the defaults apply. Raises DependencyUnavailable: never pass the answer on unredacted.
         """
         if answer.label is None or request.labels:
             return answer, 0
         rules = Rules.of(task.spec.redaction if task is not None else RedactionSettings())
-        asked = [message.content for message in request.messages]
-        async with self._one_at_a_time:
+        question = [message.content for message in request.messages]
+        async with self._lock:
             try:
-                redacted = await asyncio.to_thread(self._redact, answer.label, rules, [*asked, *request.answers])
+                redacted = await asyncio.to_thread(self._redact, answer.label, rules, [*question, *request.answers])
             except Exception as error:
                 raise DependencyUnavailable(
-                    f"the answer cannot be redacted: {error!r}", "It was not stored. Read the console's log."
+                    f"the answer cannot be redacted: {error!r}", "The answer was not stored. Read the console's log."
                 ) from error
         return replace(answer, label=redacted.text), redacted.count
 

@@ -1,4 +1,4 @@
-"""What people do: take a question, answer it. The API and the pages both use it."""
+"""The use cases of reviewing: get questions, answer one. The API and the pages call them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from shared.kafka.publisher import EventPublisher
 
 
 class UnknownError(RatchetError):
-    """There is no such task or question."""
+    """The task or question does not exist."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """`counted` is false for an answer that came when the question had enough: it was not published."""
+    """Confirms an answer. `counted` is False if the question had enough answers: the answer is not published."""
 
     correction_id: str
     counted: bool
@@ -36,15 +36,15 @@ class Reviews:
         queue: Queue,
         publisher: EventPublisher,
         tasks: LatestByKey[TaskChanged],
-        typed: AnswerRedactor,
+        redactor: AnswerRedactor,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._queue = queue
         self._publisher = publisher
         self._tasks = tasks
-        self._typed = typed
+        self._redactor = redactor
         self._now = now
-        self._turns = [asyncio.Lock() for _ in range(64)]
+        self._locks = [asyncio.Lock() for _ in range(64)]
 
     async def questions(
         self,
@@ -54,50 +54,50 @@ class Reviews:
         purpose: Purpose | None = None,
         skipped: Collection[str] = (),
     ) -> list[LabelRequested]:
-        """Questions for this reviewer, tickets and others in turn. Raises UnknownError, InvalidMessage."""
+        """Return questions for this reviewer, tickets alternating with others. Raises UnknownError, InvalidMessage."""
         reviewer = check_reviewer(reviewer)
         revision = await self._revision(task)
         tickets: list[LabelRequested] = []
-        others: list[LabelRequested] = []
+        questions: list[LabelRequested] = []
         if purpose in (None, Purpose.DISCORDANT_PAIR):
             tickets = await self._queue.tickets(task, revision, reviewer, limit, skipped)
         if purpose is not Purpose.DISCORDANT_PAIR:
-            others = await self._queue.other_questions(task, revision, reviewer, limit, purpose, skipped)
-        return interleave(tickets, others, limit)
+            questions = await self._queue.other_questions(task, revision, reviewer, limit, purpose, skipped)
+        return interleave(tickets, questions, limit)
 
     async def count(self, task: str) -> dict[str, int]:
-        """Open questions by purpose. Raises UnknownError."""
+        """Count the open questions by purpose. Raises UnknownError."""
         return await self._queue.open_by_purpose(task, await self._revision(task))
 
     async def answer(self, request_id: str, reviewer: str, answer: ReviewAnswer) -> Receipt:
-        """Publish an answer, then note it: a crash between the two makes a retry publish the same fact again.
+        """Publish an answer, then record it: after a crash in between, a retry publishes the same event again.
 
         Raises UnknownError for the question, InvalidMessage for the answer, DependencyUnavailable.
         """
         reviewer = check_reviewer(reviewer)
-        async with self._turns[hash(request_id) % len(self._turns)]:  # Two reviewers at once: one of them is late.
+        async with self._locks[hash(request_id) % len(self._locks)]:  # Of two reviewers at once, one is late.
             if (found := await self._queue.request(request_id)) is None:
                 raise UnknownError(f"no question {request_id!r}")
             request, needed = found
             check_answer(request, answer)
-            name = correction_id(request_id, reviewer)
+            correction = correction_id(request_id, reviewer)
             if await self._queue.answered(request_id, reviewer):
-                return Receipt(name, counted=True)
+                return Receipt(correction, counted=True)
             if needed == 0:
-                return Receipt(name, counted=False)
-            answer, redactions = await self._typed.clean(request, answer, self._tasks.get(request.task))
-            check_answer(request, answer)  # A made-up name may be longer.
+                return Receipt(correction, counted=False)
+            answer, redactions = await self._redactor.redact(request, answer, self._tasks.get(request.task))
+            check_answer(request, answer)  # A surrogate may be longer than the name it replaces.
             now = self._now()
             await self._publisher.publish(correction_of(request, reviewer, answer, redactions, now))
             await self._queue.record(request_id, reviewer, answer, now)
-            return Receipt(name, counted=True)
+            return Receipt(correction, counted=True)
 
     async def is_gone(self, request_id: str) -> bool:
-        """Whether a question is not there any more: its person was forgotten, and no page may go on showing it."""
+        """Return True if a question was deleted, because its person was erased: no page may show it any longer."""
         return await self._queue.request(request_id) is None
 
     async def _revision(self, task: str) -> str | None:
-        """The task's revision now; None: the task is not on its topic (yet), but was asked about before."""
+        """Return the task's current revision; None if the task has questions but was not read from its topic yet."""
         if (changed := self._tasks.get(task)) is not None:
             return changed.task_revision
         if not await self._queue.has_requests(task):
@@ -105,5 +105,5 @@ class Reviews:
         return None
 
     def _no_task(self, task: str) -> UnknownError:
-        known = ", ".join(sorted(changed.task for changed in self._tasks)) or "none yet"
-        return UnknownError(f"no task {task!r}; tasks: {known}")
+        names = ", ".join(sorted(changed.task for changed in self._tasks)) or "none yet"
+        return UnknownError(f"no task {task!r}; tasks: {names}")

@@ -1,6 +1,6 @@
-"""The review queue: questions and answers. Every write may be repeated.
+"""Stores the review queue: questions and answers. Every write is idempotent.
 
-All methods raise DependencyUnavailable while the database is away. What happened in cycles is in `chronicle.py`.
+All methods raise DependencyUnavailable while the database is unavailable. The events of cycles are in `history.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROLLOUTS = topic_of(RolloutChanged).name
 
 
 class Queue(Protocol):
-    """What reviews need of the storage."""
+    """What reviews and handlers need of the storage."""
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None: ...
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None: ...
@@ -47,46 +47,46 @@ class Queue(Protocol):
     ) -> list[LabelRequested]: ...
     async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]: ...
     async def has_requests(self, task: str) -> bool: ...
-    async def forget(self, event: SubjectForgotten) -> None: ...
+    async def erase(self, event: SubjectForgotten) -> None: ...
     async def withdraw(self, event: RolloutChanged) -> None: ...
-    async def expire(self, task: str, before: datetime) -> None: ...
+    async def drop_before(self, task: str, before: datetime) -> None: ...
 
 
 class PostgresQueue:
-    """See `Queue`."""
+    """Implements `Queue` on PostgreSQL."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
-        """Add questions, but for known ones, those of forgotten people, and those about a candidate that has ended."""
+        """Add questions, except existing ones, those of erased people, and tickets of rollouts that have ended."""
         async with transaction(self._engine) as connection:
-            gone = await erased_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
+            erased = await erased_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
             ended = await _ended(connection, requests)
             rows = [
                 _row(r)
                 for r in requests
-                if not gone.covers(r.task, r.user_hash, r.happened_at)
+                if not erased.covers(r.task, r.user_hash, r.happened_at)
                 and not (r.ticket_id is not None and r.cycle_id in ended and r.occurred_at <= ended[r.cycle_id])
             ]
             if rows:
                 await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), rows)
 
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
-        """A question, and how many more answers it wants; None: there is no such question."""
+        """Return a question and how many more answers it needs, or None if it does not exist."""
         query = select(REQUESTS.c.request, REQUESTS.c.needed).where(REQUESTS.c.request_id == request_id)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else (LabelRequested.model_validate_json(row.request), row.needed)
 
     async def answered(self, request_id: str, reviewer: str) -> bool:
-        """Did this reviewer answer this question?"""
+        """Return True if this reviewer has answered this question."""
         query = select(exists().where(ANSWERS.c.request_id == request_id, ANSWERS.c.reviewer == reviewer))
         async with transaction(self._engine) as connection:
             return bool(await connection.scalar(query))
 
     async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None:
-        """Keep the answer; the question wants one less. A second time changes nothing."""
+        """Store an answer and reduce the number of answers that its question needs. Idempotent."""
         row = {
             "request_id": request_id,
             "reviewer": reviewer,
@@ -98,13 +98,13 @@ class PostgresQueue:
         async with transaction(self._engine) as connection:
             new = insert(ANSWERS).values(row).on_conflict_do_nothing().returning(ANSWERS.c.request_id)
             if (await connection.execute(new)).one_or_none() is not None:
-                one_less = update(REQUESTS).where(REQUESTS.c.request_id == request_id)
-                await connection.execute(one_less.values(needed=func.greatest(REQUESTS.c.needed - 1, 0)))
+                answered = update(REQUESTS).where(REQUESTS.c.request_id == request_id)
+                await connection.execute(answered.values(needed=func.greatest(REQUESTS.c.needed - 1, 0)))
 
     async def tickets(
         self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
     ) -> list[LabelRequested]:
-        """Discordant pairs, first in first out: which ones are labelled must not depend on what they say."""
+        """Return discordant pairs, first in first out: which ones get labels must not depend on their content."""
         query = _open(task, revision).where(_TICKET, _unanswered_by(reviewer))
         return await self._questions(query.order_by(REQUESTS.c.arrived), limit, skipped)
 
@@ -117,40 +117,41 @@ class PostgresQueue:
         purpose: Purpose | None = None,
         skipped: Collection[str] = (),
     ) -> list[LabelRequested]:
-        """All other questions, the most urgent first. A third opinion is not asked of one who gave one of the two."""
+        """Return all other questions, by priority. A third opinion is never asked of one of the first two reviewers."""
         where = ~_TICKET if purpose is None else REQUESTS.c.purpose == purpose.value
         query = _open(task, revision).where(where, _unanswered_by(reviewer), ~_asked_before(reviewer))
         return await self._questions(query.order_by(REQUESTS.c.priority.desc(), REQUESTS.c.arrived), limit, skipped)
 
     async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]:
-        """How many questions still want an answer."""
+        """Count the questions that still need an answer, by purpose."""
         query = _open(task, revision).with_only_columns(REQUESTS.c.purpose, func.count()).group_by(REQUESTS.c.purpose)
         async with transaction(self._engine) as connection:
             return {purpose: count for purpose, count in await connection.execute(query)}
 
     async def has_requests(self, task: str) -> bool:
-        """Was anything ever asked of this task?"""
+        """Return True if the queue has any question of this task."""
         async with transaction(self._engine) as connection:
             return bool(await connection.scalar(select(exists().where(REQUESTS.c.task == task))))
 
-    async def forget(self, event: SubjectForgotten) -> None:
-        """Remove a person's questions with their answers; a replay does not bring them back."""
+    async def erase(self, event: SubjectForgotten) -> None:
+        """Delete a person's questions with their answers; a replay does not add them again."""
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
             theirs = and_(REQUESTS.c.task == event.task, REQUESTS.c.user_hash == event.subject_hash)
-            # Answers go with it: ON DELETE CASCADE.
+            # Their answers are deleted too: ON DELETE CASCADE.
             await connection.execute(delete(REQUESTS).where(theirs, REQUESTS.c.happened_at <= event.occurred_at))
 
     async def withdraw(self, event: RolloutChanged) -> None:
-        """A candidate's rollout has ended: nobody needs to compare its answers any more."""
+        """Close the tickets of a rollout that has ended: its pairs need no more labels."""
         if event.stage in RUNNING or event.cycle_id is None:
             return
-        its = and_(REQUESTS.c.cycle_id == event.cycle_id, REQUESTS.c.asked_at <= event.occurred_at)
+        of_rollout = and_(REQUESTS.c.cycle_id == event.cycle_id, REQUESTS.c.asked_at <= event.occurred_at)
         async with transaction(self._engine) as connection:
-            await connection.execute(update(REQUESTS).where(_TICKET, REQUESTS.c.needed > 0, its).values(needed=0))
+            open_tickets = update(REQUESTS).where(_TICKET, REQUESTS.c.needed > 0, of_rollout)
+            await connection.execute(open_tickets.values(needed=0))
 
-    async def expire(self, task: str, before: datetime) -> None:
-        """Remove the questions about predictions made before a moment, with their answers."""
+    async def drop_before(self, task: str, before: datetime) -> None:
+        """Delete the questions about predictions made before a moment, with their answers."""
         async with transaction(self._engine) as connection:
             old = and_(REQUESTS.c.task == task, REQUESTS.c.happened_at < before)
             await connection.execute(delete(REQUESTS).where(old))
@@ -164,7 +165,7 @@ class PostgresQueue:
 
 
 def _open(task: str, revision: str | None) -> Select[Any]:
-    """Open questions of the task as it is now: answers to an older revision's would be of no use."""
+    """Select the open questions of a task's revision (None: any): answers for an older revision cannot be used."""
     query = select(REQUESTS.c.request).where(REQUESTS.c.task == task, REQUESTS.c.needed > 0)
     return query if revision is None else query.where(REQUESTS.c.task_revision == revision)
 
@@ -174,7 +175,7 @@ def _unanswered_by(reviewer: str) -> Any:
 
 
 def _asked_before(reviewer: str) -> Any:
-    """Whether this is a third opinion on a prediction that the reviewer gave an answer about."""
+    """Select third opinions on predictions that the reviewer has answered a question about."""
     other = REQUESTS.alias("other")
     return and_(
         REQUESTS.c.purpose == Purpose.DISAGREEMENT.value,
@@ -205,7 +206,7 @@ def _row(request: LabelRequested) -> dict[str, Any]:
 
 
 async def _ended(connection: AsyncConnection, requests: Sequence[LabelRequested]) -> dict[str | None, datetime]:
-    """When the rollouts of these tickets' cycles ended: questions and rollouts come on topics of their own."""
+    """Return when the rollouts of these tickets' cycles ended: questions and rollouts arrive on different topics."""
     cycles = {r.cycle_id for r in requests if r.ticket_id is not None and r.cycle_id is not None}
     if not cycles:
         return {}

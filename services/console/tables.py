@@ -19,11 +19,11 @@ REQUESTS = Table(
     Column("task_revision", Text, nullable=False),
     Column("purpose", Text, nullable=False),
     Column("priority", Float, nullable=False),
-    Column("needed", Integer, nullable=False, comment="Reviewers whose answer is still wanted."),
+    Column("needed", Integer, nullable=False, comment="Answers that are still wanted."),
     Column("user_hash", Text),
     Column("prediction_id", Text, nullable=False),
     Column("cycle_id", Text),
-    Column("happened_at", _TIME, nullable=False, comment="When the prediction was made: forgetting goes by it."),
+    Column("happened_at", _TIME, nullable=False, comment="When the prediction was made, for erasure and retention."),
     Column("asked_at", _TIME, nullable=False),
     Column("request", Text, nullable=False, comment="The event, as JSON."),
 )
@@ -38,7 +38,7 @@ ANSWERS = Table(
     Column("answered_at", _TIME, nullable=False),
 )
 EVENTS = Table(
-    "facts",
+    "cycle_events",
     METADATA,
     Column("event_id", Uuid, primary_key=True),
     Column("task", Text, nullable=False),

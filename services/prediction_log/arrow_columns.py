@@ -29,8 +29,9 @@ def to_arrow(table: str, events: Sequence[Plain]) -> pa.Table:
     schema = SCHEMAS[table]
     if not events:
         return schema.empty_table()
-    starts = range(0, len(events), _CHUNK_EVENTS)
-    chunks = [_chunk(table, schema, events[start : start + _CHUNK_EVENTS]) for start in starts]
+    chunks = [
+        _chunk(table, schema, events[start : start + _CHUNK_EVENTS]) for start in range(0, len(events), _CHUNK_EVENTS)
+    ]
     return pa.concat_tables(chunks).combine_chunks()
 
 

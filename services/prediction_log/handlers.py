@@ -56,8 +56,11 @@ class Handlers:
         self._append_to_table(consumers, PredictionLogged, PREDICTIONS)
         self._append_to_table(consumers, FeedbackGiven, FEEDBACK)
         self._append_to_table(consumers, RequestObserved, REQUESTS)
-        resume = resume_from(self._erasure_requests, FORGOTTEN, self._read_topic_ids)
-        consumers.on_batch(SubjectForgotten, self.on_subjects_forgotten, resume=resume)
+        consumers.on_batch(
+            SubjectForgotten,
+            self.on_subjects_forgotten,
+            resume=resume_from(self._erasure_requests, FORGOTTEN, self._read_topic_ids),
+        )
         self._tasks = consumers.table(TaskChanged)
 
     def _append_to_table(self, consumers: Consumers, event: type[Event], table: str) -> None:

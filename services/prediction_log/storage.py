@@ -32,6 +32,7 @@ from services.prediction_log.deduplication.duplicates import DuplicateFinder
 from services.prediction_log.domain import new_deliveries
 from services.prediction_log.erasure.tombstones import Tombstones
 from services.prediction_log.offsets.commit_offsets import CommitOffsets
+from services.prediction_log.offsets.resume import OffsetStore
 from services.prediction_log.parquet_files import data_file_of, filesystem, write_files
 from services.prediction_log.tables import PARTITIONED, SCHEMAS, STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
@@ -42,12 +43,10 @@ MAX_COMMIT_ATTEMPTS = 20
 logger = logging.getLogger(__name__)
 
 
-class Lake(Protocol):
+class Lake(OffsetStore, Protocol):
     """What the handlers need of the lake. Every method blocks and raises DependencyUnavailable."""
 
     def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int: ...
-    def stored_offsets(self, table: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
-    def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool: ...
 
 
 class _CommitConflict(Exception):
@@ -86,7 +85,6 @@ class DeltaLake:
         self._uri = uri.rstrip("/")
         self._offsets = CommitOffsets(incarnation)
         self._window = window
-        self._topic_ids: dict[str, UUID] = {}
         self._states: dict[str, _TableState] = {}
         self._locks = {table: threading.Lock() for table in PARTITIONED}
         self._tombstones = Tombstones(self._uri)
@@ -136,14 +134,10 @@ class DeltaLake:
         """Return False if the table was filled from a topic with another broker id; else commit this id from now on."""
         with self._locks[table]:
             try:
-                is_filled_from = self._offsets.is_filled_from(self._updated_state(table).delta, topic, topic_id)
+                return self._offsets.accept_topic(self._updated_state(table).delta, topic, topic_id)
             except STORE_ERRORS as error:
                 self._states.pop(table, None)
                 raise DependencyUnavailable(f"the lake at {self._uri}/{table} is unavailable: {error}") from error
-        if is_filled_from is False:
-            return False
-        self._topic_ids[topic] = topic_id
-        return True
 
     def _updated_state(self, table: str) -> _TableState:
         """Return what is known of the table, updated to its newest version."""
@@ -182,7 +176,7 @@ class DeltaLake:
     def _commit(self, table: str, state: _TableState, batch: _Batch, written: _WrittenFiles) -> None:
         if table == PREDICTIONS and batch.erased.num_rows:  # First: their feedback must find the tombstones.
             self._tombstones.add(batch.erased)
-        transactions = self._offsets.transactions(batch.offsets, self._topic_ids)
+        transactions = self._offsets.transactions(batch.offsets)
         try:
             state.delta.create_write_transaction(
                 written.actions, "append", state.delta.schema(), ["task", "date"],

@@ -116,7 +116,7 @@ async def test_a_forgotten_persons_questions_are_not_there_whatever_comes_first(
     if not forgotten_first:
         await queue.add_requests([theirs, other])
         await queue.record(theirs.request_id, "ann", ReviewAnswer(label="refund"), NOON)
-    await queue.forget(forget(task, "h1", NOON + timedelta(hours=1)))
+    await queue.erase(forget(task, "h1", NOON + timedelta(hours=1)))
     await queue.add_requests([theirs, other])
     assert await queue.request(theirs.request_id) is None
     assert not await queue.answered(theirs.request_id, "ann")
@@ -129,7 +129,7 @@ async def test_a_question_is_forgotten_by_when_its_prediction_was_made(queue: Po
     new = question(task, "new", user_hash="h1", predicted_at=NOON + 2 * hour, occurred_at=NOON + 3 * hour)
     for _ in range(2):
         await queue.add_requests([late, new])
-        await queue.forget(forget(task, "h1", NOON + hour))
+        await queue.erase(forget(task, "h1", NOON + hour))
         assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["new"]
 
 
@@ -138,9 +138,9 @@ async def test_old_questions_go_by_when_their_prediction_was_made(queue: Postgre
     old = question(task, "old", predicted_at=NOON - hour, occurred_at=NOON + hour)
     await queue.add_requests([old, question(task, "new", predicted_at=NOON)])
     await queue.record(old.request_id, "ann", ReviewAnswer(label="refund"), NOON)
-    await queue.expire("another-task", NOON + hour)
+    await queue.drop_before("another-task", NOON + hour)
     assert await queue.request(old.request_id) is not None
-    await queue.expire(task, NOON)
+    await queue.drop_before(task, NOON)
     assert not await queue.answered(old.request_id, "ann")
     assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["new"]
 
@@ -201,7 +201,7 @@ def clustered(task: str) -> FailuresClustered:
 
 async def test_a_page_quotes_nothing_older_than_its_task_keeps(history: PostgresCycleHistory, task: str) -> None:
     await history.add_event(clustered(task))
-    await history.expire(task, NOON + timedelta(minutes=1))
+    await history.drop_before(task, NOON + timedelta(minutes=1))
     (fact,) = await history.events(f"{task}-1")
     assert [(m["exemplars"], m["size"]) for m in fact["event"]["modes"]] == [(["it is late"], 2)]
 
@@ -213,7 +213,7 @@ async def test_a_page_quotes_no_forgotten_person(
     event = clustered(task)
     if not forgotten_first:
         await history.add_event(event)
-    await history.forget(forget(task, "h1", NOON))
+    await history.erase(forget(task, "h1", NOON))
     await history.add_event(event)
     (fact,) = await history.events(f"{task}-1")
     assert [m["exemplars"] for m in fact["event"]["modes"]] == [["it is late"]]

@@ -120,9 +120,9 @@ async def test_questions_of_an_older_console_are_still_asked_and_forgotten(
     await database.whole()
     queue = PostgresQueue(database.engine)
     assert await queue.other_questions("desk", "r1", "ann", 9) == [event]
-    await queue.forget(forget(NOON - timedelta(seconds=1)))
+    await queue.erase(forget(NOON - timedelta(seconds=1)))
     assert await queue.request("q") is not None
-    await queue.forget(forget(NOON))
+    await queue.erase(forget(NOON))
     assert await queue.request("q") is None
 
 

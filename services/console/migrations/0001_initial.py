@@ -1,4 +1,4 @@
-"""Questions, answers, and what happened in cycles."""
+"""Creates the tables of questions, answers, and the events of cycles."""
 
 import sqlalchemy as sa
 from alembic import op

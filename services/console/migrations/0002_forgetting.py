@@ -1,4 +1,4 @@
-"""What a question needs to be forgotten by, to be withdrawn by, and to be kept from who answered it already."""
+"""Adds to questions what erasure, withdrawal and the choice of reviewers filter by."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ TIME = sa.DateTime(timezone=True)
 
 
 def _field(name: str) -> str:
-    """A text of the event, found in its JSON as it is written: PostgreSQL decodes none whose texts hold a NUL."""
+    """Return SQL for a text field of the event, found by pattern: PostgreSQL decodes no JSON with a NUL character."""
     return rf"""substring(request from '"{name}":("(?:[^"\\]|\\.)*")')::json #>> '{{}}'"""
 
 
@@ -27,7 +27,7 @@ def upgrade() -> None:
             cycle_id = {_field("cycle_id")},
             happened_at = ({_field("occurred_at")})::timestamptz,
             asked_at = ({_field("occurred_at")})::timestamptz
-    """)  # noqa: S608 - nothing in it is anybody's input
+    """)  # noqa: S608 - it contains no user input
     for column in ("prediction_id", "happened_at", "asked_at"):
         op.alter_column("requests", column, nullable=False)
     op.create_index("requests_by_prediction", "requests", ["prediction_id"])

@@ -1,4 +1,4 @@
-"""A cycle's facts as pieces of a page. Pure: facts in, markup out."""
+"""Renders a cycle's events as the timeline and cards of its page. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from html import escape
 from typing import Any, get_args
 
 from schemas.cycles import Step
-from services.console.pages.layout import Markup, duration, facts, moment, number, percent, soft, table, tag
+from services.console.pages.layout import Markup, duration, figures, moment, muted, number, percent, table, tag
 
-Fact = dict[str, Any]
+Json = dict[str, Any]
+"""A record of `CycleHistory.events`, an event, or a part of one."""
 RESULT_OF: dict[Step, str] = {
     "failures": "failures.clustered.v1",
     "dataset": "datasets.built.v1",
@@ -19,38 +20,39 @@ RESULT_OF: dict[Step, str] = {
     "evaluation": "adapters.evaluated.v1",
     "rollout": "cycles.finished.v1",
 }
-MOST_MODES = 12
+MAX_MODES = 12
 
 
 @dataclass(frozen=True)
 class StepState:
-    """One step of the timeline: state is done, go (running), bad (failed) or empty (not yet)."""
+    """One step of the timeline. `state`: done, go (running), bad (failed) or empty (not started)."""
 
     step: Step
     state: str
     note: str
 
 
-def timeline(steps: Sequence[Fact], now: datetime) -> list[StepState]:
-    """Where the cycle stands. A step that was reported late is still running."""
-    at = {fact["topic"]: fact["occurred_at"] for fact in reversed(steps)}
-    finished = next((f["event"] for f in steps if f["topic"] == "cycles.finished.v1"), None)
-    failed = [f["event"] for f in steps if f["topic"] == "steps.failed.v1"]
-    late = {event["step"] for event in failed if event["service"] == "scheduler"}
-    broken = {event["step"] for event in failed if event["service"] != "scheduler"}
+def timeline(records: Sequence[Json], now: datetime) -> list[StepState]:
+    """Return the state of every step of a cycle. A step that the scheduler reported as late is still running."""
+    first_at = {record["topic"]: record["occurred_at"] for record in reversed(records)}
+    outcome = outcome_of(records)
+    failures = _events(records, "steps.failed.v1")
+    late = {event["step"] for event in failures if event["service"] == "scheduler"}
+    failed = {event["step"] for event in failures if event["service"] != "scheduler"}
+    has_rollout = bool(_events(records, "rollouts.changed.v1"))
     states: list[StepState] = []
-    since = steps[0]["occurred_at"]
+    since = records[0]["occurred_at"]
     running = True
     for step in get_args(Step):
-        done = at.get(RESULT_OF[step])
-        if step in broken:
+        done = first_at.get(RESULT_OF[step])
+        if step in failed:
             states.append(StepState(step, "bad", "failed"))
             running = False
-        elif done is not None and running and not (step == "rollout" and not _rolled(steps)):
-            kind = "done" if step != "rollout" or finished is None or finished["outcome"] == "promoted" else "bad"
+        elif done is not None and running and (step != "rollout" or has_rollout):
+            kind = "done" if step != "rollout" or outcome in (None, "promoted") else "bad"
             states.append(StepState(step, kind, duration((done - since).total_seconds())))
             since = done
-        elif running and finished is None:
+        elif running and outcome is None:
             note = f"{'late, ' if step in late else ''}{duration((now - since).total_seconds())}"
             states.append(StepState(step, "go", note))
             running = False
@@ -59,76 +61,80 @@ def timeline(steps: Sequence[Fact], now: datetime) -> list[StepState]:
     return states
 
 
-def outcome(steps: Sequence[Fact]) -> Markup:
-    """A pill that says how the cycle ended."""
-    finished = next((f["event"] for f in steps if f["topic"] == "cycles.finished.v1"), None)
-    if finished is None:
+def outcome_of(records: Sequence[Json]) -> str | None:
+    """Return the outcome of a cycle, or None while it runs."""
+    return next((event["outcome"] for event in _events(records, "cycles.finished.v1")), None)
+
+
+def outcome_tag(outcome: str | None) -> Markup:
+    """Return a pill with the outcome of a cycle."""
+    if outcome is None:
         return tag("running", "go")
-    return tag(finished["outcome"], "good" if finished["outcome"] == "promoted" else "bad")
+    return tag(outcome, "good" if outcome == "promoted" else "bad")
 
 
-def sections(steps: Sequence[Fact]) -> Iterator[tuple[str, list[str]]]:
-    """Title and parts of each card, in the order of the steps."""
-    for topic, (title, view) in _VIEWS.items():
-        found = [fact["event"] for fact in steps if fact["topic"] == topic]
-        if found:
-            yield title, view(found)
+def sections(records: Sequence[Json]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the title and parts of each card, in the order of the steps."""
+    for topic, (title, render) in _CARDS.items():
+        if events := _events(records, topic):
+            yield title, render(events)
 
 
-def _rolled(steps: Sequence[Fact]) -> bool:
-    return any(fact["topic"] == "rollouts.changed.v1" for fact in steps)
+def _events(records: Sequence[Json], topic: str) -> list[Json]:
+    return [record["event"] for record in records if record["topic"] == topic]
 
 
-def _finished(events: list[Fact]) -> list[str]:
+def _outcome_card(events: list[Json]) -> list[str]:
     event = events[-1]
-    words = facts(outcome=event["outcome"], took=duration(event["seconds"]), adapter=event["adapter"] or "–")
-    return [words, soft(event["reason"])]
+    summary = figures(outcome=event["outcome"], took=duration(event["seconds"]), adapter=event["adapter"] or "–")
+    return [summary, muted(event["reason"])]
 
 
-def _failures(events: list[Fact]) -> list[str]:
+def _failure_modes_card(events: list[Json]) -> list[str]:
     event = events[-1]
     rows = []
-    for mode in event["modes"][:MOST_MODES]:
+    for mode in event["modes"][:MAX_MODES]:
         new = f" {tag('new', 'go')}" if mode["is_new"] else ""
-        examples = "".join(f"<div class='soft small'>“{escape(text[:160])}”</div>" for text in mode["exemplars"][:3])
+        examples = "".join(f"<div class='muted small'>“{escape(text[:160])}”</div>" for text in mode["exemplars"][:3])
         name = Markup(f"<b>{escape(mode['name'])}</b>{new}{examples}")
         rows.append((name, mode["size"], percent(mode["share"]), percent(mode["mean_confidence"])))
-    words = facts(suspects=number(event["suspects"]), failure_modes=len(event["modes"]), in_no_mode=event["noise"])
-    return [words, table(("Failure mode", "Size", "Share", "Confidence"), rows) if rows else soft("No mode yet.")]
+    summary = figures(suspects=number(event["suspects"]), failure_modes=len(event["modes"]), in_no_mode=event["noise"])
+    return [summary, table(("Failure mode", "Size", "Share", "Confidence"), rows) if rows else muted("No mode yet.")]
 
 
-def _dataset(events: list[Fact]) -> list[str]:
+def _dataset_card(events: list[Json]) -> list[str]:
     event = events[-1]
-    words = facts(
+    summary = figures(
         training_examples=number(event["train_examples"]),
         held_out=number(event["eval_examples"]),
         rejected=number(sum(r["count"] for r in event["rejected"])),
     )
     rejected = table(("Rejected because", "Rows"), [(r["reason"], r["count"]) for r in event["rejected"]])
-    return [words, rejected if event["rejected"] else "", _gates(event["gates"])]
+    return [summary, rejected if event["rejected"] else "", _gates_table(event["gates"])]
 
 
-def _training(events: list[Fact]) -> list[str]:
+def _training_card(events: list[Json]) -> list[str]:
     event = events[-1]
-    words = facts(
+    summary = figures(
         method=f"{event['method']}, rank {event['rank']}",
         steps=number(event["steps"]),
         training_loss=number(event["train_loss"], 3),
         took=duration(event["seconds"]),
     )
-    return [words, soft(event["adapter"])]
+    return [summary, muted(event["adapter"])]
 
 
-def _evaluation(events: list[Fact]) -> list[str]:
+def _evaluation_card(events: list[Json]) -> list[str]:
     event = events[-1]
     arms = (event["candidate"], event["production"])
 
-    def row(name: str, value: Callable[[Fact], str]) -> tuple[str, ...]:
+    def row(name: str, value: Callable[[Json], str]) -> tuple[str, ...]:
         return (name, *(value(arm) for arm in arms))
 
-    def accuracy(arm: Fact) -> str:
-        a = arm["accuracy"]
-        return f"{percent(a['value'])}  ({percent(a['low'])} to {percent(a['high'])}, n = {a['n']})"
+    def accuracy(arm: Json) -> str:
+        estimate = arm["accuracy"]
+        interval = f"{percent(estimate['low'])} to {percent(estimate['high'])}"
+        return f"{percent(estimate['value'])}  ({interval}, n = {estimate['n']})"
 
     rows = [
         row("Adapter", lambda arm: arm["adapter"] or "base model"),
@@ -139,22 +145,22 @@ def _evaluation(events: list[Fact]) -> list[str]:
     ]
     golden = f"Golden set: {event['golden_gained']} gained, {event['golden_lost']} lost, of {event['golden_total']}."
     side_by_side = table(("", "Candidate", "Production"), rows)
-    return [side_by_side, soft(golden), _gates(event["gates"]), _classes(event)]
+    return [side_by_side, muted(golden), _gates_table(event["gates"]), _labels_table(event)]
 
 
-def _classes(event: Fact) -> str:
+def _labels_table(event: Json) -> str:
     production = {score["label"]: score for score in event["production"]["classes"]}
     rows = [
         (s["label"], percent(s["f1"]), percent(production.get(s["label"], {}).get("f1")), s["support"])
         for s in sorted(event["candidate"]["classes"], key=lambda s: float(s["f1"]))
     ]
     body = table(("Label, worst first", "F1 candidate", "F1 production", "Rows"), rows)
-    return f"<details><summary class='small soft'>By label</summary>{body}</details>" if rows else ""
+    return f"<details><summary class='small muted'>By label</summary>{body}</details>" if rows else ""
 
 
-def _rollout(events: list[Fact]) -> list[str]:
+def _rollout_card(events: list[Json]) -> list[str]:
     last = events[-1]["evidence"]
-    words = facts(
+    summary = figures(
         wealth=number(last["wealth"]),
         needed=number(1 / last["alpha"], 0),
         won=last["wins"],
@@ -163,19 +169,19 @@ def _rollout(events: list[Fact]) -> list[str]:
         waiting_for_a_label=last["pending"],
     )
     rows = [
-        (moment(e["occurred_at"]), tag(e["stage"], _STAGES.get(e["stage"], "")), number(e["evidence"]["wealth"]),
+        (moment(e["occurred_at"]), tag(e["stage"], _STAGE_KINDS.get(e["stage"], "")), number(e["evidence"]["wealth"]),
          e["primary_adapter"] or "base model", e["reason"])
         for e in events
     ]  # fmt: skip
-    return [words, table(("When", "Stage", "Wealth", "Serves", "Why"), rows)]
+    return [summary, table(("When", "Stage", "Wealth", "Serves", "Why"), rows)]
 
 
-def _failed(events: list[Fact]) -> list[str]:
+def _problems_card(events: list[Json]) -> list[str]:
     rows = [(e["step"], e["service"], e["reason"], e["way_out"]) for e in events]
-    return [table(("Step", "Says", "What", "Way out"), rows)]
+    return [table(("Step", "Reported by", "Problem", "Way out"), rows)]
 
 
-def _gates(gates: Sequence[Fact]) -> str:
+def _gates_table(gates: Sequence[Json]) -> str:
     if not gates:
         return ""
     rows = [
@@ -186,13 +192,13 @@ def _gates(gates: Sequence[Fact]) -> str:
     return table(("Gate", "", "Measured", "Required", ""), rows)
 
 
-_STAGES = {"shadow": "go", "canary": "go", "promoted": "good", "rejected": "bad", "rolled_back": "bad"}
-_VIEWS: dict[str, tuple[str, Callable[[list[Fact]], list[str]]]] = {
-    "cycles.finished.v1": ("Outcome", _finished),
-    "steps.failed.v1": ("Trouble", _failed),
-    "failures.clustered.v1": ("Failure modes", _failures),
-    "datasets.built.v1": ("Dataset", _dataset),
-    "adapters.trained.v1": ("Training", _training),
-    "adapters.evaluated.v1": ("Evaluation", _evaluation),
-    "rollouts.changed.v1": ("Rollout", _rollout),
+_STAGE_KINDS = {"shadow": "go", "canary": "go", "promoted": "good", "rejected": "bad", "rolled_back": "bad"}
+_CARDS: dict[str, tuple[str, Callable[[list[Json]], list[str]]]] = {
+    "cycles.finished.v1": ("Outcome", _outcome_card),
+    "steps.failed.v1": ("Problems", _problems_card),
+    "failures.clustered.v1": ("Failure modes", _failure_modes_card),
+    "datasets.built.v1": ("Dataset", _dataset_card),
+    "adapters.trained.v1": ("Training", _training_card),
+    "adapters.evaluated.v1": ("Evaluation", _evaluation_card),
+    "rollouts.changed.v1": ("Rollout", _rollout_card),
 }

@@ -1,4 +1,4 @@
-"""How pages look: one style sheet, a frame, and small pieces of HTML whose text is always escaped."""
+"""The look of the pages: a style sheet, a frame, and small pieces of HTML whose text is always escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STYLE = Path(__file__).with_name("layout.css")
 
 @contextmanager
 def frame(title: str, note: str = "") -> Iterator[None]:
-    """A page's header and column."""
+    """Show a page's header, and its content in a column."""
     ui.page_title(f"{title} · Ratchet")
     ui.add_css(_STYLE)
     ui.colors(primary="#2f5f8a")
@@ -27,65 +27,66 @@ def frame(title: str, note: str = "") -> Iterator[None]:
 
 
 def html(markup: str, classes: str = "") -> None:
-    """Markup made here, all of its text escaped."""
+    """Show markup whose text is escaped already."""
     ui.html(markup, sanitize=False).classes(classes)
 
 
 def card(title: str, *parts: str) -> None:
-    """A white card with a heading."""
+    """Show a white card with a heading."""
     html(f"<h2>{escape(title)}</h2>{''.join(parts)}", "card")
 
 
-def facts(**values: Any) -> str:
-    """Big numbers with small names."""
+def figures(**values: Any) -> str:
+    """Return large numbers with small names: the arguments' names, with spaces for underscores."""
     cells = (
-        f"<div class=fact><b>{escape(str(v))}</b><span>{escape(_words(k))}</span></div>" for k, v in values.items()
+        f"<div class=figure><b>{escape(str(value))}</b><span>{escape(name.replace('_', ' '))}</span></div>"
+        for name, value in values.items()
     )
     return f'<div class="row">{"".join(cells)}</div>'
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; a cell that is `Markup` is taken as it is."""
+    """Return a table. A cell that is `Markup` is not escaped."""
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """A string that is HTML already."""
 
     __slots__ = ()
 
 
 def link(target: str, text: str) -> Markup:
-    """A link inside the console."""
+    """Return a link inside the console."""
     return Markup(f'<a href="{escape(target, quote=True)}">{escape(text)}</a>')
 
 
 def tag(text: str, kind: str = "") -> Markup:
-    """A pill: kind is good, bad, go or nothing."""
+    """Return a pill. `kind`: good, bad, go (running) or empty."""
     return Markup(f'<span class="tag {kind}">{escape(text)}</span>')
 
 
-def soft(text: str) -> Markup:
-    """A line in the background."""
-    return Markup(f'<p class="soft small">{escape(text)}</p>')
+def muted(text: str) -> Markup:
+    """Return a paragraph in small grey type."""
+    return Markup(f'<p class="muted small">{escape(text)}</p>')
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number as people read it."""
+    """Return a number with separators; – for None."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1_000 else f"{value:,.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share."""
+    """Return a share as a percentage; – for None."""
     return "–" if value is None else f"{100 * value:.1f}\u00a0%"
 
 
 def moment(value: datetime | str | None) -> str:
-    """A time, in UTC."""
+    """Return a time in UTC; – for None."""
     if value is None:
         return "–"
     at = datetime.fromisoformat(value) if isinstance(value, str) else value
@@ -93,10 +94,10 @@ def moment(value: datetime | str | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time."""
-    minutes, rest = divmod(int(seconds), 60)
+    """Return a length of time in its two largest units."""
+    minutes, remainder = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {remainder} s" if minutes else f"{remainder} s"
 
 
 def _cell(value: Any) -> str:
@@ -105,7 +106,3 @@ def _cell(value: Any) -> str:
     kind = ' class="num"' if isinstance(value, int | float) else ""
     text = number(value) if isinstance(value, float) else str(value)
     return f"<td{kind}>{escape(text)}</td>"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -1,6 +1,6 @@
-"""The pages: an overview, a task's cycles, one cycle live. The review queue is in `review_page.py`.
+"""The pages: an overview, a task's cycles, one cycle live. The review page is in `review.py`.
 
-NiceGUI keeps its pages in one application per process; what they read is handed to them by `mount_pages`.
+NiceGUI has one application per process: `mount_pages` passes to the pages what they read from.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from html import escape
-from typing import Any
 
 from fastapi import FastAPI
 from nicegui import core, ui
@@ -16,20 +15,18 @@ from nicegui import core, ui
 from schemas.base import utc_now
 from schemas.tasks import TaskChanged
 from services.console.history import CycleHistory
-from services.console.pages import cycle as cycle_view
+from services.console.pages.cycle import Json, outcome_of, outcome_tag, sections, timeline
 from services.console.pages.layout import (
-    Markup,
     card,
     duration,
-    facts,
+    figures,
     frame,
     html,
     link,
     moment,
+    muted,
     number,
-    soft,
     table,
-    tag,
 )
 from services.console.pages.review import mount_review_page
 from services.console.reviews import Reviews, UnknownError
@@ -45,28 +42,28 @@ def mount_pages(
     history: CycleHistory,
     tasks: LatestByKey[TaskChanged],
 ) -> None:
-    """Put the pages on the API's application. Nothing is loaded from the internet."""
-    every = settings.console_refresh_seconds
+    """Mount the pages on the API's application. They load nothing from the internet."""
+    seconds = settings.console_refresh_seconds
 
     @ui.page("/")
     async def overview() -> None:
         with frame("Overview"):
             html("<h1>Tasks</h1>")
-            await _live(every, lambda: _overview(reviews, history, tasks))
+            await _live(seconds, lambda: _overview(reviews, history, tasks))
 
     @ui.page("/tasks/{task}")
     async def task_page(task: str) -> None:
         with frame(task, "cycles"):
             html(f"<h1>{escape(task)}</h1>")
-            await _live(every, lambda: _task(history, tasks.get(task), task))
+            await _live(seconds, lambda: _task(history, tasks.get(task), task))
 
     @ui.page("/cycles/{cycle_id}")
     async def cycle_page(cycle_id: str) -> None:
         with frame(cycle_id, "cycle"):
-            await _live(every, lambda: _cycle(history, cycle_id))
+            await _live(seconds, lambda: _cycle(history, cycle_id))
 
     mount_review_page(reviews, tasks)
-    if core.app.middleware_stack is not None:  # A second console in one process, as in tests: begin anew.
+    if core.app.middleware_stack is not None:  # A second console in the same process, as in tests.
         core.app.user_middleware.clear()
         core.app.middleware_stack = None
     ui.run_with(app, title="Ratchet", favicon="🔧", show_welcome_message=False, tailwind=False)
@@ -75,8 +72,8 @@ def mount_pages(
 Card = tuple[str, list[str]]
 
 
-async def _live(every: float, read: Callable[[], Awaitable[list[Card]]]) -> None:
-    """Cards that are read again and again, and drawn again when they have changed. An empty title: no card."""
+async def _live(seconds: float, read: Callable[[], Awaitable[list[Card]]]) -> None:
+    """Show cards, read them again at this interval, and redraw them when they change. An empty title: no card."""
     drawn: list[Card] | None = None
     box = ui.element("div")
 
@@ -85,7 +82,7 @@ async def _live(every: float, read: Callable[[], Awaitable[list[Card]]]) -> None
         try:
             cards = await read()
         except RatchetError as error:
-            cards = [("Not now", [soft(error.reason), soft(error.way_out)])]
+            cards = [("Unavailable", [muted(error.reason), muted(error.way_out)])]
         if cards == drawn:
             return
         drawn = cards
@@ -95,7 +92,7 @@ async def _live(every: float, read: Callable[[], Awaitable[list[Card]]]) -> None
                 card(title, *parts) if title else html("".join(parts))
 
     await draw()
-    ui.timer(every, draw, immediate=False)
+    ui.timer(seconds, draw, immediate=False)
 
 
 async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[TaskChanged]) -> list[Card]:
@@ -104,28 +101,28 @@ async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[
         task, spec = changed.task, changed.spec
         try:
             waiting = sum((await reviews.count(task)).values())
-        except UnknownError:  # pragma: no cover - it is on the topic
+        except UnknownError:  # pragma: no cover - the task is on its topic
             waiting = 0
         serving = await history.serving(task)
         newest = next(iter(await history.cycles(task, limit=1)), None)
         parts = [
-            facts(
+            figures(
                 open_questions=number(waiting),
                 answers_in_the_last_day=number(await history.predictions_since(task, utc_now() - timedelta(days=1))),
                 serves_everyone=(serving or {}).get("primary_adapter") or "base model",
             ),
-            soft(f"{spec.kind} · {spec.base_model} · {len(spec.labels)} labels · revision {changed.task_revision}"),
+            muted(f"{spec.kind} · {spec.base_model} · {len(spec.labels)} labels · revision {changed.task_revision}"),
             _newest_cycle(newest),
             f"<p>{link(f'/review/{task}', 'Review answers')} &nbsp; {link(f'/tasks/{task}', 'All cycles')}</p>",
         ]
         cards.append((task, parts))
-    return cards or [("No task yet", [soft("Apply one: ratchet tasks apply FILE.yaml")])]
+    return cards or [("No task yet", [muted("Apply one: ratchet tasks apply FILE.yaml")])]
 
 
-def _newest_cycle(cycle: dict[str, Any] | None) -> str:
+def _newest_cycle(cycle: Json | None) -> str:
     if cycle is None:
-        return soft("No cycle yet.")
-    return f"<p>{link('/cycles/' + cycle['cycle_id'], cycle['cycle_id'])} &nbsp; {_outcome(cycle)}</p>"
+        return muted("No cycle yet.")
+    return f"<p>{link('/cycles/' + cycle['cycle_id'], cycle['cycle_id'])} &nbsp; {outcome_tag(cycle['outcome'])}</p>"
 
 
 async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -> list[Card]:
@@ -133,7 +130,7 @@ async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -
     rows = [
         (
             link(f"/cycles/{c['cycle_id']}", c["cycle_id"]),
-            _outcome(c),
+            outcome_tag(c["outcome"]),
             c["trigger"],
             duration((c["finished_at"] - c["started_at"]).total_seconds()) if c["finished_at"] else "–",
             c["reason"] or "",
@@ -141,43 +138,38 @@ async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -
         for c in cycles
     ]
     heads = ("Cycle", "", "Started by", "Took", "Why")
-    cards: list[Card] = [("Cycles", [table(heads, rows) if rows else soft("None yet.")])]
+    cards: list[Card] = [("Cycles", [table(heads, rows) if rows else muted("None yet.")])]
     if changed is not None:
         spec = changed.spec
-        words = [("System prompt", spec.system_prompt), ("Labels", ", ".join(spec.labels) or "free text"),
+        definition = [("System prompt", spec.system_prompt), ("Labels", ", ".join(spec.labels) or "free text"),
                  ("Base model", spec.base_model), ("Cron, UTC", spec.cron), ("Revision", spec.revision)]  # fmt: skip
-        cards.append(("The task", [table(("", ""), words)]))
+        cards.append(("The task", [table(("", ""), definition)]))
     return cards
 
 
-def _outcome(cycle: dict[str, Any]) -> Markup:
-    if cycle["outcome"] is None:
-        return tag("running", "go")
-    return tag(cycle["outcome"], "good" if cycle["outcome"] == "promoted" else "bad")
-
-
 async def _cycle(history: CycleHistory, cycle_id: str) -> list[Card]:
-    steps = await history.events(cycle_id)
-    if not steps:
-        return [("No such cycle", [soft(f"Nothing is known of {cycle_id}.")])]
-    task = steps[0]["event"]["task"]
-    states = cycle_view.timeline(steps, utc_now())
+    records = await history.events(cycle_id)
+    if not records:
+        return [("No such cycle", [muted(f"The console has no events of {cycle_id}.")])]
+    task = records[0]["event"]["task"]
+    states = timeline(records, utc_now())
     head = (
-        f"<h1>{escape(cycle_id)}</h1>{cycle_view.outcome(steps)} &nbsp;"
-        f"<span class=soft>started {moment(steps[0]['occurred_at'])} UTC</span> &nbsp; {link(f'/tasks/{task}', task)}"
+        f"<h1>{escape(cycle_id)}</h1>{outcome_tag(outcome_of(records))} &nbsp; "
+        f"<span class=muted>started {moment(records[0]['occurred_at'])} UTC</span> &nbsp; "
+        f"{link(f'/tasks/{task}', task)}"
     )
-    line = "".join(
-        f"<div class='step {s.state}'><b>{s.step}</b><span class=soft>{escape(s.note)}</span></div>" for s in states
+    steps = "".join(
+        f"<div class='step {s.state}'><b>{s.step}</b><span class=muted>{escape(s.note)}</span></div>" for s in states
     )
-    parts = [head, f"<div class=steps>{line}</div>"]
+    parts = [head, f"<div class=steps>{steps}</div>"]
     running = next((s.step for s in states if s.state == "go"), None)
     progress = await history.progress(cycle_id)
     if progress is not None and progress["step"] == running:
-        parts.append(_bar(progress))
-    return [("", parts), *cycle_view.sections(steps)]
+        parts.append(_progress_bar(progress))
+    return [("", parts), *sections(records)]
 
 
-def _bar(progress: dict[str, Any]) -> str:
+def _progress_bar(progress: Json) -> str:
     share = min(1.0, progress["done"] / progress["total"])
     text = f"{progress['step']}: {share:.0%} {progress['message']}"
-    return f"<p class='small soft'><progress value='{share:.3f}' style='width: 240px'></progress> {escape(text)}</p>"
+    return f"<p class='small muted'><progress value='{share:.3f}' style='width: 240px'></progress> {escape(text)}</p>"

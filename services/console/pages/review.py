@@ -1,8 +1,7 @@
-"""The review queue: one question at a time, one key per answer.
+"""The review page: one question at a time, one key per answer.
 
-What is shown is blind. For a label task the model's answers are not shown at all: the true label is asked, and an
-answer that is there to read would be agreed with. For a pair of free texts both sides are, in the order in which
-they came, and nothing says whose they are.
+Reviews are blind. For a label task the model's answers are not shown: the question is the true label, and a visible
+answer invites agreement. For a pair of free texts both are shown in the order of the event, without their models.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from schemas.base import Role
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskChanged
 from services.console.domain import Preference, ReviewAnswer, asks_preference, check_reviewer, keys_for
-from services.console.pages.layout import frame, html, soft
+from services.console.pages.layout import frame, html, muted
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
 from shared.kafka.latest_by_key import LatestByKey
@@ -31,8 +30,8 @@ PREFERENCES: dict[str, tuple[Preference, str]] = {
     "5": ("cannot_tell", "I cannot tell"),
 }
 SKIP_KEY = "ArrowRight"
-_REMEMBERED = "ratchet.reviewer"
-_IDLE_SECONDS = 2.0
+_REVIEWER_KEY = "ratchet.reviewer"  # In the browser's local storage.
+_REFRESH_SECONDS = 2.0
 
 
 def mount_review_page(reviews: Reviews, tasks: LatestByKey[TaskChanged]) -> None:
@@ -42,13 +41,13 @@ def mount_review_page(reviews: Reviews, tasks: LatestByKey[TaskChanged]) -> None
     async def review(task: str) -> None:
         with frame(f"Review {task}", f"review · {task}"):
             await ui.context.client.connected()
-            desk = ReviewPage(reviews, task)
-            remembered = await ui.run_javascript(f"localStorage.getItem({json.dumps(_REMEMBERED)})")
-            ui.keyboard(on_key=desk.on_key, ignore=["input", "textarea", "select"])
-            ui.timer(_IDLE_SECONDS, desk.look_again, immediate=False)
-            if isinstance(remembered, str):
-                desk.reviewer = remembered
-            await desk.draw()
+            page = ReviewPage(reviews, task)
+            stored_name = await ui.run_javascript(f"localStorage.getItem({json.dumps(_REVIEWER_KEY)})")
+            ui.keyboard(on_key=page.on_key, ignore=["input", "textarea", "select"])
+            ui.timer(_REFRESH_SECONDS, page.refresh, immediate=False)
+            if isinstance(stored_name, str):
+                page.reviewer = stored_name
+            await page.draw()
 
 
 class ReviewPage:
@@ -61,52 +60,52 @@ class ReviewPage:
         self._question: LabelRequested | None = None
         self._shown_at = 0.0
         self._skipped: set[str] = set()
-        self._done = 0
-        self._turn = 0
-        self._seconds = 0.0
+        self._answered = 0
+        self._questions_shown = 0
+        self._answer_seconds = 0.0
         self._busy = False
         self._box = ui.element("div")
 
     async def draw(self) -> None:
-        """Show the next question, or ask who is there."""
+        """Show the next question, or ask for the reviewer's name."""
         self._box.clear()
         with self._box:
             if not self.reviewer:
                 self._ask_name()
                 return
             try:
-                found = await self._reviews.questions(self._task, self.reviewer, 2, skipped=self._skipped)
+                questions = await self._reviews.questions(self._task, self.reviewer, 2, skipped=self._skipped)
                 waiting = sum((await self._reviews.count(self._task)).values())
             except RatchetError as error:
                 self._question = None
-                html(f"<h1>{escape(error.reason)}</h1>{soft(error.way_out)}")
+                html(f"<h1>{escape(error.reason)}</h1>{muted(error.way_out)}")
                 return
-            self._question = self._next_of(found)
+            self._question = self._next_of(questions)
             self._shown_at = time.monotonic()
             self._head(waiting)
             if self._question is None:
-                html("<h1>Nothing to review.</h1>" + soft("New questions appear here by themselves."), "card")
+                html("<h1>Nothing to review.</h1>" + muted("New questions appear here by themselves."), "card")
             else:
                 self._show(self._question)
 
-    def _next_of(self, found: list[LabelRequested]) -> LabelRequested | None:
-        """A ticket, then something else, in turn, like the queue itself, of which a page sees two at a time."""
-        self._turn += 1
-        others = [question for question in found if question.ticket_id is None]
-        return next(iter(others if others and self._turn % 2 == 0 else found), None)
+    def _next_of(self, questions: list[LabelRequested]) -> LabelRequested | None:
+        """Alternate tickets and other questions, as the queue does: a page reads only two questions at a time."""
+        self._questions_shown += 1
+        without_ticket = [question for question in questions if question.ticket_id is None]
+        return next(iter(without_ticket if without_ticket and self._questions_shown % 2 == 0 else questions), None)
 
-    async def look_again(self) -> None:
-        """An empty queue may have filled; a question whose person was forgotten is not shown any longer."""
+    async def refresh(self) -> None:
+        """Redraw if the queue was empty, or if the question was deleted because its person was erased."""
         if not self.reviewer or self._busy:
             return
-        with contextlib.suppress(RatchetError):  # What is shown stays while the database is away.
+        with contextlib.suppress(RatchetError):  # The page stays as it is while the database is unavailable.
             if self._question is None or await self._reviews.is_gone(self._question.request_id):
                 await self.draw()
 
     async def on_key(self, event: events.KeyEventArguments) -> None:
-        """One key, one answer."""
-        held = event.modifiers.ctrl or event.modifiers.alt or event.modifiers.meta
-        if self._question is None or not event.action.keydown or event.action.repeat or held:
+        """Answer or skip the question by one key."""
+        has_modifier = event.modifiers.ctrl or event.modifiers.alt or event.modifiers.meta
+        if self._question is None or not event.action.keydown or event.action.repeat or has_modifier:
             return
         key = str(event.key.name)
         if key == SKIP_KEY:
@@ -118,35 +117,37 @@ class ReviewPage:
             await self._answer(label=label)
 
     def _ask_name(self) -> None:
-        async def remember() -> None:
+        async def start() -> None:
             try:
                 self.reviewer = check_reviewer(name.value or "")
             except RatchetError as error:
                 ui.notify(error.reason)
                 return
-            ui.run_javascript(f"localStorage.setItem({json.dumps(_REMEMBERED)}, {json.dumps(self.reviewer)})")
+            ui.run_javascript(f"localStorage.setItem({json.dumps(_REVIEWER_KEY)}, {json.dumps(self.reviewer)})")
             await self.draw()
 
-        html("<h1>Who is reviewing?</h1>" + soft("Your name goes with your answers. This browser remembers it."))
-        name = ui.input("Name").classes("name").props("autofocus outlined").on("keydown.enter", remember)
-        ui.button("Start", on_click=remember).props("unelevated no-caps").style("margin-top: 14px")
+        html("<h1>Who is reviewing?</h1>" + muted("Your name goes with your answers. This browser remembers it."))
+        name = ui.input("Name").classes("name").props("autofocus outlined").on("keydown.enter", start)
+        ui.button("Start", on_click=start).props("unelevated no-caps").style("margin-top: 14px")
 
     def _head(self, waiting: int) -> None:
-        async def other() -> None:
+        async def change_reviewer() -> None:
             self.reviewer = ""
             await self.draw()
 
-        pace = f" · {self._seconds / self._done:.1f} s each" if self._done else ""
+        pace = f" · {self._answer_seconds / self._answered:.1f} s each" if self._answered else ""
         with ui.element("div").classes("row").style("align-items: center"):
-            html(f"<span class=soft>{waiting:,} open · {self._done} answered{pace} · {escape(self.reviewer)}</span>")
-            ui.button("not you?", on_click=other).props("flat dense no-caps size=sm")
+            html(
+                f"<span class=muted>{waiting:,} open · {self._answered} answered{pace} · {escape(self.reviewer)}</span>"
+            )
+            ui.button("not you?", on_click=change_reviewer).props("flat dense no-caps size=sm")
 
     def _show(self, question: LabelRequested) -> None:
         html(_conversation(question), "card")
         if asks_preference(question):
             a, b = (
-                f"<div class='card side'><h2>{n}</h2>{escape(t)}</div>"
-                for n, t in zip("AB", question.answers, strict=True)
+                f"<div class='card side'><h2>{name}</h2>{escape(text)}</div>"
+                for name, text in zip("AB", question.answers, strict=True)
             )
             html(f"<div class=row>{a}{b}</div>")
         with ui.element("div").classes("answers"):
@@ -184,14 +185,14 @@ class ReviewPage:
     async def _answer(self, *, label: str | None = None, preference: Preference | None = None) -> None:
         if self._question is None or self._busy:
             return
-        self._busy = True  # A second key while the first is on its way would answer a question not yet seen.
+        self._busy = True  # Otherwise a second key press would answer the next question before it is shown.
         seconds = time.monotonic() - self._shown_at
         try:
             answer = ReviewAnswer(label, preference, seconds)
             receipt = await self._reviews.answer(self._question.request_id, self.reviewer, answer)
             if receipt.counted:
-                self._done += 1
-                self._seconds += seconds
+                self._answered += 1
+                self._answer_seconds += seconds
             await self.draw()
         except UnknownError:
             ui.notify("This question was withdrawn.", type="warning")
@@ -203,9 +204,9 @@ class ReviewPage:
 
 
 def _conversation(question: LabelRequested) -> str:
-    """What was asked; the system prompt small, the last message big."""
+    """Return the messages of a question: the user's large, the others small."""
     parts = []
     for message in question.messages:
-        size = "soft small" if message.role is not Role.USER else "question"
+        size = "muted small" if message.role is not Role.USER else "question"
         parts.append(f"<div class='{size}'>{escape(message.content)}</div>")
     return "".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from services.prediction_log.parquet_files import DataFile, data_files, read_col
 from services.prediction_log.tables import TablePartition
 
 _ALL_TIMES = (-(2**62), 2**62)
+_SLICE_ROWS = 100_000
 
 
 class DuplicateFinder:
@@ -125,7 +126,8 @@ class DuplicateFinder:
         horizon = self._window.horizon.get(file.partition)
         first = _ALL_TIMES[0] if horizon is None else horizon + 1
         for table in read_columns([file], self._fs, [self._id_column], first, _ALL_TIMES[1]):
-            for rows in _slices(table):
+            for start in range(0, table.num_rows, _SLICE_ROWS):
+                rows = table.slice(start, _SLICE_ROWS)
                 hashes = self._hashes(file.partition, rows)
                 new = ~self._window.contains(hashes)
                 self._window.add(hashes[new], {file.partition: time_range(rows)[1]})
@@ -135,8 +137,3 @@ class DuplicateFinder:
 
     def _hashes(self, partition: TablePartition, rows: pa.Table) -> IdHashes:
         return hash_ids([partition[0]] * rows.num_rows, rows[self._id_column].to_pylist())
-
-
-def _slices(rows: pa.Table, size: int = 100_000) -> Iterator[pa.Table]:
-    for start in range(0, rows.num_rows, size):
-        yield rows.slice(start, size)

@@ -144,25 +144,19 @@ class ErasureSweep:
         if self._erased is None or not (people.equals(self._erased[0]) and dropped.equals(self._erased[1])):
             self._clean_files = {}  # Any file may have rows of the newly erased.
         files = {table: self._files(table) for table in PARTITIONED}
-        late = pl.concat([self._late_people(table, files[table], people) for table in PARTITIONED])
+        rows = {table: self._unsearched(table, files[table]) for table in PARTITIONED}
+        late = pl.concat([_collected(_rows_of_people(rows[table], people).select(_PERSON)) for table in PARTITIONED])
         late_people = people.join(late, on=_PERSON).unique()
         delete_people(self._uri, late_people)
-        by_prediction = pl.concat(
-            [self._late_predictions(table, files[table], dropped) for table in (FEEDBACK, REQUESTS)]
-        ).unique()
-        delete_by_prediction(self._uri, by_prediction)
+        unnamed = (_rows_of_predictions(rows[table], dropped).select(_PREDICTION) for table in (FEEDBACK, REQUESTS))
+        late_predictions = pl.concat([_collected(found) for found in unnamed]).unique()
+        delete_by_prediction(self._uri, late_predictions)
         self._clean_files, self._erased = files, (people, dropped)
-        return not (late_people.is_empty() and by_prediction.is_empty())
+        return not (late_people.is_empty() and late_predictions.is_empty())
 
     def _files(self, table: str) -> set[str]:
         delta = open_table(self._uri, table)
         return set(delta.file_uris()) if delta is not None else set()
-
-    def _late_people(self, table: str, files: set[str], people: pl.DataFrame) -> pl.DataFrame:
-        return _collected(_rows_of_people(self._unsearched(table, files), people).select(_PERSON))
-
-    def _late_predictions(self, table: str, files: set[str], dropped: pl.DataFrame) -> pl.DataFrame:
-        return _collected(_rows_of_predictions(self._unsearched(table, files), dropped).select(_PREDICTION))
 
     def _unsearched(self, table: str, files: set[str]) -> pl.LazyFrame:
         """Return the rows of the files that were not searched yet."""

@@ -26,7 +26,6 @@ class ErasureRequests:
     def __init__(self, uri: str, incarnation: str = "") -> None:
         self._uri = uri.rstrip("/")
         self._offsets = CommitOffsets(incarnation)
-        self._topic_ids: dict[str, UUID] = {}
 
     def apply(self, deliveries: Sequence[Delivery[SubjectForgotten]]) -> None:
         """Erase these people, then commit the offsets. Idempotent."""
@@ -38,9 +37,7 @@ class ErasureRequests:
         try:
             delta.create_write_transaction(
                 [], "append", delta.schema(), [],
-                commit_properties=CommitProperties(
-                    app_transactions=self._offsets.transactions(offsets, self._topic_ids)
-                ),
+                commit_properties=CommitProperties(app_transactions=self._offsets.transactions(offsets)),
             )  # fmt: skip
         except STORE_ERRORS as error:
             raise DependencyUnavailable(f"the offsets of the erasure requests were not committed: {error}") from error
@@ -53,10 +50,7 @@ class ErasureRequests:
 
     def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool:
         """Return False if the table was filled from a topic with another broker id; else commit this id from now on."""
-        if self._offsets.is_filled_from(self._table(), topic, topic_id) is False:
-            return False
-        self._topic_ids[topic] = topic_id
-        return True
+        return self._offsets.accept_topic(self._table(), topic, topic_id)
 
     def _table(self) -> DeltaTable:
         return open_table(self._uri, FORGOTTEN) or create_table(self._uri, FORGOTTEN)

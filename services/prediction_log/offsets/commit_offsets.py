@@ -24,6 +24,7 @@ class CommitOffsets:
     def __init__(self, incarnation: str) -> None:
         self._prefix = f"{incarnation}:" if incarnation else ""
         self._incarnation = incarnation
+        self._topic_ids: dict[str, UUID] = {}
 
     def last_offset(self, delta: DeltaTable, partition: TopicPartition) -> int | None:
         """Return the last offset of a partition that the table has, or None."""
@@ -35,11 +36,18 @@ class CommitOffsets:
         stored = delta.transaction_version(self._topic_name(topic))
         return None if stored is None else bool(stored == _version_of(topic_id))
 
-    def transactions(self, offsets: Mapping[TopicPartition, int], topic_ids: Mapping[str, UUID]) -> list[Transaction]:
-        """Return what to commit with rows: the last offset of each partition, and the ids of their topics."""
+    def accept_topic(self, delta: DeltaTable, topic: str, topic_id: UUID) -> bool:
+        """Return False if the table was filled from a topic with another broker id; else commit this id from now on."""
+        if self.is_filled_from(delta, topic, topic_id) is False:
+            return False
+        self._topic_ids[topic] = topic_id
+        return True
+
+    def transactions(self, offsets: Mapping[TopicPartition, int]) -> list[Transaction]:
+        """Return what to commit with rows: the last offset of each partition, and the accepted ids of their topics."""
         last = [Transaction(self._partition_name(partition), offset) for partition, offset in sorted(offsets.items())]
-        topics = sorted({topic for topic, _ in offsets} & topic_ids.keys())
-        return [*last, *(Transaction(self._topic_name(name), _version_of(topic_ids[name])) for name in topics)]
+        topics = sorted({topic for topic, _ in offsets} & self._topic_ids.keys())
+        return [*last, *(Transaction(self._topic_name(name), _version_of(self._topic_ids[name])) for name in topics)]
 
     def _partition_name(self, partition: TopicPartition) -> str:
         topic, number = partition

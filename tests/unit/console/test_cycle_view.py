@@ -62,7 +62,7 @@ def test_every_golden_message_has_a_card() -> None:
     topics = ("cycles.finished", "steps.failed", *ORDER[1:], "rollouts.changed")
     cards = dict(sections([fact(topic, 0) for topic in topics]))
     assert list(cards) == [
-        "Outcome", "Trouble", "Failure modes", "Dataset", "Training", "Evaluation", "Rollout",
+        "Outcome", "Problems", "Failure modes", "Dataset", "Training", "Evaluation", "Rollout",
     ]  # fmt: skip
 
 

@@ -92,7 +92,7 @@ class MemoryQueue:
     async def has_requests(self, task: str) -> bool:
         return any(request.task == task for request in self.requests.values())
 
-    async def forget(self, event: SubjectForgotten) -> None:
+    async def erase(self, event: SubjectForgotten) -> None:
         self.requests = {name: r for name, r in self.requests.items() if r.user_hash != event.subject_hash}
 
     async def withdraw(self, event: RolloutChanged) -> None: ...
