@@ -49,7 +49,7 @@ class Handlers:
     def models(self, headers: Headers) -> list[TaskChanged]:
         """The tasks that the caller may use, by name. Raises HttpError 401, 429."""
         grant = self._grant(headers)
-        return [change for change in self._tasks.all() if grant.tasks is None or change.task in grant.tasks]
+        return [change for change in self._tasks.all() if grant.allows(change.task)]
 
     def model(self, name: str, headers: Headers) -> TaskChanged:
         """The task of this name. Raises HttpError 404 with the names of the existing tasks, 401, 403, 429."""

@@ -1,1 +1,1 @@
-"""From the spool to Kafka, redacted: a process beside the gateway."""
+"""The shipper process: from the spool to Kafka, redacted."""

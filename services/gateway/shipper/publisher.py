@@ -1,4 +1,4 @@
-"""Kafka for many records at once: sent without waiting for each, done when all replicas have all of them."""
+"""Publishes batches of records to Kafka: sent without waiting for each, done when all are acknowledged."""
 
 from __future__ import annotations
 
@@ -25,147 +25,152 @@ _JSON = ("content-type", b"application/json")
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _LINGER_MS = 5
 _BATCH_BYTES = 256 * 1024
-"""Of one partition, before compression: below Kafka's usual limit of 1 MB for one batch."""
-_NEWS_SECONDS = 5.0
-_CLOSING_SECONDS = 3.0
-_LONGEST_PAUSE = 2.0
-"""Between two looks for a broker that is away: so late, at most, does shipping begin when it is back."""
+"""Of one partition, before compression; Kafka's usual limit is 1 MB."""
+_ACKNOWLEDGEMENT_REPORT_SECONDS = 5.0
+_CLOSE_TIMEOUT_SECONDS = 3.0
+_MAX_BACKOFF_SECONDS = 2.0
+"""Between two attempts while the broker is unavailable."""
 
 logger = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=64)
 def _hash(key: bytes) -> int:
-    """Kafka's own, in Python a third of what sending costs; kept for the second event of a request."""
+    """Kafka's hash of a key. It is a third of the cost of sending, so it is cached for a request's other events."""
     return cast(int, murmur2(key)) & 0x7FFFFFFF
 
 
-def _partition(key: bytes, every: list[int], _: list[int]) -> int:
-    """Where every other client puts this key."""
-    return every[_hash(key) % len(every)]
+def _partition(key: bytes, partitions: list[int], _: list[int]) -> int:
+    """The same partition that every other Kafka client chooses for this key."""
+    return partitions[_hash(key) % len(partitions)]
 
 
-Bury = Callable[[Record, Exception], Awaitable[None]]
-SetAside = Callable[[Record], Path]
+DeadLetter = Callable[[Record, Exception], Awaitable[None]]
+Quarantine = Callable[[Record], Path]
 
 
 class BatchPublisher:
-    """One producer. Idempotent where the broker can, so that its own retries are no second records."""
+    """Publishes through one producer, which is idempotent if the broker supports it."""
 
-    def __init__(self, settings: Settings, bury: Bury, aside: SetAside, status: ShipperStatus) -> None:
+    def __init__(
+        self, settings: Settings, dead_letter: DeadLetter, quarantine: Quarantine, status: ShipperStatus
+    ) -> None:
         self._settings = settings
-        self._bury = bury
-        self._aside = aside
+        self._dead_letter = dead_letter
+        self._quarantine = quarantine
         self._status = status
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
-    async def deliver(self, records: Sequence[Record | RefusedRecord]) -> None:
-        """Returns when Kafka has every record, or its dead letter: however long the broker is away."""
-        left = list(records)
-        pause = 0.2
-        while left:
+    async def publish(self, records: Sequence[Record | RefusedRecord]) -> None:
+        """Publish every record or its dead letter; retry for as long as the broker is unavailable."""
+        unpublished = list(records)
+        backoff = 0.2
+        while unpublished:
             try:
-                left = await self.send(left)
+                unpublished = await self.publish_once(unpublished)
             except DependencyUnavailable as error:
                 self._status.error = error.reason
-                logger.warning("%s; again in %.1f s", error.reason, pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                logger.warning("%s; retrying in %.1f s", error.reason, backoff)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
 
-    async def send(self, records: Sequence[Record | RefusedRecord]) -> list[Record | RefusedRecord]:
-        """Try once; returns what is to be tried again. Raises DependencyUnavailable if Kafka took nothing at all."""
-        refused = [one for one in records if isinstance(one, RefusedRecord)]
-        for one in refused:
-            await self._to_letters(one)
-        left, error = await self._publish([one for one in records if isinstance(one, Record)])
+    async def publish_once(self, records: Sequence[Record | RefusedRecord]) -> list[Record | RefusedRecord]:
+        """Try once; return the records to retry. Raises DependencyUnavailable if none was published."""
+        for record in records:
+            if isinstance(record, RefusedRecord):
+                await self._publish_dead_letter(record)
+        failed, error = await self._send_batch([record for record in records if isinstance(record, Record)])
         if error is not None:
-            if len(left) == len(records):
-                raise DependencyUnavailable(f"Kafka takes no events: {error!r}", "Check the broker: ratchet status")
-            logger.warning("Kafka did not take %d of %d events: %r", len(left), len(records), error)
+            if len(failed) == len(records):
+                raise DependencyUnavailable(f"Kafka unavailable: {error!r}", "Check the broker: ratchet status")
+            logger.warning("Kafka rejected %d of %d events: %r", len(failed), len(records), error)
         else:
             self._status.error = ""
-        return left
+        return failed
 
     async def close(self) -> None:
-        """Let go of the connections. What was not acknowledged is still in the spool."""
+        """Close the connections. Records that were not acknowledged are still in the spool."""
         if (producer := self._producer) is not None:
             self._producer = None
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(producer.stop(), _CLOSING_SECONDS)
+                await asyncio.wait_for(producer.stop(), _CLOSE_TIMEOUT_SECONDS)
 
-    async def _publish(self, records: Sequence[Record]) -> tuple[list[Record | RefusedRecord], BaseException | None]:
-        """What Kafka did not take, in order, and why not."""
+    async def _send_batch(self, records: Sequence[Record]) -> tuple[list[Record | RefusedRecord], BaseException | None]:
+        """Send the records; return those that failed, in order, and the error."""
         if not records:
             return [], None
         futures: list[asyncio.Future[object]] = []
         error: BaseException | None = None
-        large: list[Record] = []
+        too_large: list[Record] = []
         sent: list[Record] = []
         unsent: list[Record] = []
-        producer = await self._started()
+        producer = await self._started_producer()
         for number, record in enumerate(records):
             try:
                 headers = [_JSON, *record.headers]
                 futures.append(await producer.send(record.topic, record.value, key=record.key, headers=headers))
                 sent.append(record)
             except _TOO_LARGE:
-                large.append(record)
+                too_large.append(record)
             except (KafkaError, OSError) as failure:
                 error = failure
                 unsent = list(records[number:])
                 break
-        await self._all_done(futures)
+        await self._wait_until_acknowledged(futures)
         failed: list[Record | RefusedRecord] = []
         for record, future in zip(sent, futures, strict=True):
             if (reason := future.exception()) is None:
                 self._status.shipped[record.topic] += 1
             elif isinstance(reason, _TOO_LARGE):
-                large.append(record)
+                too_large.append(record)
             elif isinstance(reason, KafkaError | OSError):
                 error = reason
                 failed.append(record)
             else:
                 raise reason
-        for record in large:
-            await self._alone(record, len(sent) == 1)
+        for record in too_large:
+            await self._send_alone(record, len(sent) == 1)
         if error is not None:
-            await self.close()  # An idempotent producer may not go on after a failure: the next try has a new one.
+            await self.close()  # An idempotent producer cannot continue after a failure; a new one is started.
         return [*failed, *unsent], error
 
-    async def _alone(self, record: Record, was_alone: bool) -> None:
-        """A batch that was too large is refused whole: each of its records is tried for itself, then buried."""
+    async def _send_alone(self, record: Record, was_alone: bool) -> None:
+        """Send a record of a batch that was too large on its own; dead-letter it if it alone is too large."""
         if not was_alone:
-            producer = await self._started()
+            producer = await self._started_producer()
             with contextlib.suppress(*_TOO_LARGE):
                 headers = [_JSON, *record.headers]
                 await producer.send_and_wait(record.topic, record.value, key=record.key, headers=headers)
                 self._status.shipped[record.topic] += 1
                 return
-        reason = f"Kafka takes no event of {len(record.value)} bytes on {record.topic}"
-        await self._to_letters(RefusedRecord(record, InvalidMessage(reason)))
+        reason = f"an event of {len(record.value)} bytes is too large for {record.topic}"
+        await self._publish_dead_letter(RefusedRecord(record, InvalidMessage(reason)))
 
-    async def _to_letters(self, refused: RefusedRecord) -> None:
+    async def _publish_dead_letter(self, refused: RefusedRecord) -> None:
         try:
-            await self._bury(refused.record, refused.error)
+            await self._dead_letter(refused.record, refused.error)
         except DependencyUnavailable as failure:
             if not isinstance(failure.__cause__, _TOO_LARGE):
                 raise
-            path = self._aside(refused.record)
+            path = self._quarantine(refused.record)
             logger.error(
-                "%s: %s, not even as a dead letter: it lies sealed in %s", refused.record.topic, refused.error, path
+                "event of %s cannot be published, even as a dead letter: %s. It is stored encrypted in %s",
+                refused.record.topic,
+                refused.error,
+                path,
             )
         self._status.buried += 1
 
-    async def _all_done(self, futures: Sequence[asyncio.Future[object]]) -> None:
-        """Wait for acknowledgements. aiokafka settles each in the end, be the broker away for hours."""
+    async def _wait_until_acknowledged(self, futures: Sequence[asyncio.Future[object]]) -> None:
+        """Wait until every future is done. aiokafka settles each in the end, even after hours without a broker."""
         waiting: set[asyncio.Future[object]] = set(futures)
         while waiting:
-            _, waiting = await asyncio.wait(waiting, timeout=_NEWS_SECONDS)
+            _, waiting = await asyncio.wait(waiting, timeout=_ACKNOWLEDGEMENT_REPORT_SECONDS)
             if waiting:
-                self._status.error = f"Kafka has not acknowledged {len(waiting)} events yet"
+                self._status.error = f"waiting for Kafka to acknowledge {len(waiting)} events"
 
-    async def _started(self) -> AIOKafkaProducer:
+    async def _started_producer(self) -> AIOKafkaProducer:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(
@@ -179,7 +184,7 @@ class BatchPublisher:
                     with contextlib.suppress(KafkaError, OSError):
                         await producer.stop()
                     raise DependencyUnavailable(
-                        f"no Kafka broker answers at {self._settings.kafka}: {error!r}", "Check it: ratchet status"
+                        f"Kafka unavailable at {self._settings.kafka}: {error!r}", "Check it: ratchet status"
                     ) from error
                 self._producer = producer
             return self._producer

@@ -1,11 +1,12 @@
-"""The shipper: a process beside each gateway that brings the spool to Kafka, redacted, in order, and only once acked.
+"""The shipper process beside each gateway: moves events from the spool to Kafka, redacted and in order.
 
 consumes  the spool's slots · predictions.submitted · tasks.changed (as a table)
-does      redacts, publishes, and moves a slot's cursor when Kafka has everything before it
+does      redacts, publishes, and advances a slot's cursor when Kafka has acknowledged everything before it
 produces  predictions.logged · feedback.given · requests.observed
 
-A crash between acknowledgement and cursor ships a record twice, with the same event id. It ships its own gateway's
-slot, and those of gateways that died. When its gateway is gone it ends too; the next gateway's shipper goes on.
+A crash between acknowledgement and cursor ships a record twice, with the same event id. A shipper ships its own
+gateway's slot and adopts the slots of gateways that died. It exits when its gateway is gone; the next gateway's shipper
+adopts what is left.
 """
 
 from __future__ import annotations
@@ -42,49 +43,49 @@ from shared.spool.slots import has_owner
 NAME = "gateway"
 _POLL_SECONDS = 0.05
 _GATHER_SECONDS = 0.1
-"""Between two batches while there is little: what a batch costs by itself, it costs for more records then. At 1,700
-requests/s this is a third less of the processor than 0.02, and answers that a batch holds up are held up less often."""
-_NICER = 10
-"""Where processors are short, answers come first: what is in the spool can wait."""
-_LOOK_SECONDS = 2.0
-_LONGEST_PAUSE = 15.0
-_ORPHAN_SECONDS = 2.0
+"""Between two batches while the spool is nearly empty. Larger batches cost less: at 1,700 requests/s this takes a third
+less processor time than 0.02, and delays fewer answers."""
+_NICENESS = 10
+"""Answers have priority over shipping where processors are short."""
+_ADOPT_SECONDS = 2.0
+_MAX_BACKOFF_SECONDS = 15.0
+_ORPHAN_STOP_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
 
 class Shipper:
-    """Ships slots until it is told to finish."""
+    """Ships slots until `finish`."""
 
     def __init__(
         self,
         settings: GatewaySettings,
-        own: Path | None,
+        own_slot: Path | None,
         cipher: Cipher,
-        redaction: RecordRedactor,
-        outlet: Callable[[], BatchPublisher],
+        redactor: RecordRedactor,
+        new_publisher: Callable[[], BatchPublisher],
         status: ShipperStatus,
     ) -> None:
         self._settings = settings
-        self._own = own
+        self._own_slot = own_slot
         self._cipher = cipher
-        self._redaction = redaction
-        self._outlet = outlet
+        self._redactor = redactor
+        self._new_publisher = new_publisher
         self._status = status
-        self._ending = asyncio.Event()
+        self._finishing = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.seconds_to_finish = settings.gateway_shipper_stop_seconds
 
     async def start(self) -> None:
-        """Begin to ship. Again: nothing more."""
+        """Start shipping. Idempotent."""
         if not self._tasks:
-            self._tasks = [asyncio.create_task(self._adopt_forever())]
-            if self._own is not None:
+            self._tasks = [asyncio.create_task(self._adopt_orphaned_slots())]
+            if self._own_slot is not None:
                 self._tasks.append(asyncio.create_task(self._ship_own()))
 
     async def finish(self) -> None:
-        """Ship what waits, as far as `seconds_to_finish` goes. The rest stays in the spool."""
-        self._ending.set()
+        """Ship the backlog for at most `seconds_to_finish`. The rest stays in the spool."""
+        self._finishing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.seconds_to_finish)
         for task in self._tasks:
@@ -92,101 +93,101 @@ class Shipper:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _ship_own(self) -> None:
-        """Our gateway's slot, until the end; waits while another shipper is still emptying it."""
-        assert self._own is not None  # noqa: S101 - `start` looked
-        outlet = self._outlet()
-        pause = 0.5
+        """Ship the own gateway's slot until `finish`; waits while another shipper has its lock."""
+        assert self._own_slot is not None  # noqa: S101 - `start` checked
+        publisher = self._new_publisher()
+        backoff = 0.5
         while True:
             try:
-                if (lock := lock_for_shipping(self._own)) is not None:
+                if (lock := lock_for_shipping(self._own_slot)) is not None:
                     with lock:
-                        await self._ship(self._own, outlet, self._ending.is_set)
+                        await self._ship(self._own_slot, publisher, self._finishing.is_set)
                     break
                 await self._sleep(_POLL_SECONDS)
-            except Exception as error:  # It must go on after a bug; it is logged with its trace, and told by /readyz.
+            except Exception as error:  # Shipping continues after any error; it is logged, and reported by /readyz.
                 self._status.error = repr(error)
-                logger.exception("shipping failed, again in %.1f s", pause)
-                await self._sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            if self._ending.is_set():
+                logger.exception("shipping failed; retrying in %.1f s", backoff)
+                await self._sleep(backoff)
+                backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
+            if self._finishing.is_set():
                 break
-        await outlet.close()
+        await publisher.close()
 
-    async def _adopt_forever(self) -> None:
-        """Slots of gateways that died, each until it is empty."""
-        outlet = self._outlet()
-        while not self._ending.is_set():
+    async def _adopt_orphaned_slots(self) -> None:
+        """Ship the slots of gateways that died, each until it is empty."""
+        publisher = self._new_publisher()
+        while not self._finishing.is_set():
             try:
                 for slot in slots(self._settings.spool_folder):
-                    if slot == self._own or has_owner(slot) or (lock := lock_for_shipping(slot)) is None:
+                    if slot == self._own_slot or has_owner(slot) or (lock := lock_for_shipping(slot)) is None:
                         continue
                     with lock:
-                        await self._ship(slot, outlet, lambda: True)
+                        await self._ship(slot, publisher, lambda: True)
             except Exception as error:  # As above.
                 self._status.error = repr(error)
-                logger.exception("shipping an abandoned slot failed, again in %.0f s", _LONGEST_PAUSE)
-                await self._sleep(_LONGEST_PAUSE)
-            await self._sleep(_LOOK_SECONDS)
-        await outlet.close()
+                logger.exception("shipping an orphaned slot failed; retrying in %.0f s", _MAX_BACKOFF_SECONDS)
+                await self._sleep(_MAX_BACKOFF_SECONDS)
+            await self._sleep(_ADOPT_SECONDS)
+        await publisher.close()
 
-    async def _ship(self, slot: Path, outlet: BatchPublisher, once_empty: Callable[[], bool]) -> None:
-        """A slot from its cursor on, until it is empty and `once_empty` says that this is the end.
+    async def _ship(self, slot: Path, publisher: BatchPublisher, ends_when_empty: Callable[[], bool]) -> None:
+        """Ship a slot from its cursor on, until it is empty and `ends_when_empty` returns True.
 
-        The next batch is read and redacted while the one before it is on its way.
+        The next batch is read and redacted while the previous one is being published.
         """
         reader = SpoolReader(slot, self._cipher)
         after: Position | None = None
-        on_its_way: asyncio.Task[None] | None = None
+        publishing: asyncio.Task[None] | None = None
         try:
             while True:
                 limits = self._settings.gateway_shipper_records, self._settings.gateway_shipper_bytes
                 spooled = reader.read(*limits, after)
-                self._tell(slot, reader)
+                self._update_status(slot, reader)
                 if not spooled:
-                    if on_its_way is not None:
-                        await on_its_way
-                        on_its_way = after = None  # The cursor is there now; it may move on by itself.
-                    elif once_empty():
+                    if publishing is not None:
+                        await publishing
+                        publishing = after = None  # The cursor has caught up, so it may move past damaged records.
+                    elif ends_when_empty():
                         return
                     else:
                         await self._sleep(_POLL_SECONDS)
                     continue
-                little = 2 * len(spooled) < limits[0]
-                clean = await self._redaction.clean([one.record for one in spooled])
-                if on_its_way is not None:
-                    await on_its_way
+                is_small = 2 * len(spooled) < limits[0]
+                redacted = await self._redactor.redact([item.record for item in spooled])
+                if publishing is not None:
+                    await publishing
                 after = spooled[-1].position
-                on_its_way = asyncio.create_task(self._deliver(outlet, clean, reader, after))
-                if little:
+                publishing = asyncio.create_task(self._publish(publisher, redacted, reader, after))
+                if is_small:
                     await self._sleep(_GATHER_SECONDS)
         finally:
-            if on_its_way is not None:
-                on_its_way.cancel()
-                await asyncio.gather(on_its_way, return_exceptions=True)
+            if publishing is not None:
+                publishing.cancel()
+                await asyncio.gather(publishing, return_exceptions=True)
 
-    async def _deliver(
-        self, outlet: BatchPublisher, records: list[Record | RefusedRecord], reader: SpoolReader, position: Position
+    async def _publish(
+        self, publisher: BatchPublisher, records: list[Record | RefusedRecord], reader: SpoolReader, position: Position
     ) -> None:
-        await outlet.deliver(records)
+        await publisher.publish(records)
         reader.advance(position)
 
-    def _tell(self, slot: Path, reader: SpoolReader) -> None:
-        if slot == self._own:
+    def _update_status(self, slot: Path, reader: SpoolReader) -> None:
+        if slot == self._own_slot:
             backlog = reader.backlog
             self._status.oldest, self._status.waiting_bytes = backlog.oldest, backlog.bytes
             self._status.torn_bytes, self._status.quarantined = reader.torn_bytes, reader.quarantined
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, or wake at once when it is time to finish."""
-        if self._ending.is_set():
+        """Sleep, but wake at once on `finish`."""
+        if self._finishing.is_set():
             await asyncio.sleep(min(seconds, _POLL_SECONDS))
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ending.wait(), seconds)
+            await asyncio.wait_for(self._finishing.wait(), seconds)
 
 
-def build(settings: GatewaySettings | None = None, own: Path | None = None, parent: int | None = None) -> Service:
-    """The process, wired but not started. `own`: its gateway's slot; `parent`: its gateway's process id."""
+def build(settings: GatewaySettings | None = None, own_slot: Path | None = None, parent: int | None = None) -> Service:
+    """Wire the process without starting it. `own_slot`: its gateway's slot; `parent`: its gateway's process id."""
     settings = settings or GatewaySettings.load()
     status = ShipperStatus(pid=os.getpid())
     broker = build_broker(settings, NAME)
@@ -194,75 +195,75 @@ def build(settings: GatewaySettings | None = None, own: Path | None = None, pare
     tasks = TaskTable(consumers.table(TaskChanged))
     cipher = load_cipher(settings.secrets_folder, "spool")
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
-    redaction = RecordRedactor(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
+    redactor = RecordRedactor(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
 
     dead_letters = DeadLetterPublisher(broker, NAME, settings)
 
     async def dead_letter(record: Record, error: Exception) -> None:
         await dead_letters.publish(record.topic, record.key, record.value, error, record.headers)
 
-    def outlet() -> BatchPublisher:
+    def new_publisher() -> BatchPublisher:
         return BatchPublisher(
             settings, dead_letter, lambda record: quarantine_record(settings.spool_folder, cipher, record), status
         )
 
-    taking_in = outlet()
-    intake = SubmittedPredictions(
-        tasks, redaction, taking_in, load_or_create_key(settings.secrets_folder, "subjects"), status
+    submitted_publisher = new_publisher()
+    submitted = SubmittedPredictions(
+        tasks, redactor, submitted_publisher, load_or_create_key(settings.secrets_folder, "subjects"), status
     )
-    intake.subscribe(consumers, settings.gateway_intake_records)
-    shipper = Shipper(settings, own, cipher, redaction, outlet, status)
+    submitted.subscribe(consumers, settings.gateway_intake_records)
+    shipper = Shipper(settings, own_slot, cipher, redactor, new_publisher, status)
 
-    async def tell_forever() -> None:
-        while own is not None:
-            with contextlib.suppress(OSError):  # A full disk: the gateway sees how old the file is.
-                status.write(own)
+    async def write_status_forever() -> None:
+        while own_slot is not None:
+            with contextlib.suppress(OSError):  # On a full disk the gateway notices the old file.
+                status.write(own_slot)
             await asyncio.sleep(STATUS_SECONDS)
 
     async def watch_parent() -> None:
-        """Without its gateway a shipper ends after the batch that it holds."""
+        """Exit after the current batch when the gateway is gone."""
         if parent is not None:
-            await exit_with_parent(parent, "the gateway is gone: the next one's shipper goes on", hurry)
+            await exit_with_parent(parent, "the gateway is gone: the next gateway's shipper continues", shorten_finish)
 
-    def hurry() -> None:
-        shipper.seconds_to_finish = _ORPHAN_SECONDS
+    def shorten_finish() -> None:
+        shipper.seconds_to_finish = _ORPHAN_STOP_SECONDS
 
     return Service(
         NAME,
         broker,
         prepare=[shipper.start],
-        background=[redaction.load, tell_forever, watch_parent],
+        background=[redactor.load, write_status_forever, watch_parent],
         connected=[tasks.wait_until_read],
-        close=[shipper.finish, taking_in.close],
+        close=[shipper.finish, submitted_publisher.close],
         serves_before_broker=True,
     )
 
 
 def quarantine_record(folder: Path, cipher: Cipher, record: Record) -> Path:
-    """Keep a record that Kafka takes in no form, sealed, beside the slots. Returns where."""
+    """Write a record that is too large for Kafka to an encrypted file beside the slots; return its path."""
     path = folder / "too-large" / f"{record.topic}-{time.time_ns()}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cipher.encrypt(record.value))
     return path
 
 
-def _give_way() -> None:
-    os.nice(_NICER)
-    # Linux gives every session the same share, whatever its processes' niceness, but for this: sched(7), autogroup.
+def _lower_priority() -> None:
+    os.nice(_NICENESS)
+    # Linux gives every session the same share whatever its niceness, except for its autogroup's: sched(7).
     with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICER))
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def main() -> None:
     """Entry point: `python -m services.gateway.shipper.shipper [SLOT PARENT]`.
 
-    Without a slot it empties those that were left behind.
+    Without a slot it ships the slots that died gateways left behind.
     """
-    _give_way()
+    _lower_priority()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     slot, parent = (Path(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) == 3 else (None, None)
-    uvloop.run(run([build(own=slot, parent=parent)]))
+    uvloop.run(run([build(own_slot=slot, parent=parent)]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Answers that applications made elsewhere and sent straight to Kafka: redacted and logged like our own.
+"""Logs the predictions that applications submit to Kafka themselves, redacted like the gateway's own.
 
-consumes  predictions.submitted (raw text, kept for a day)
+consumes  predictions.submitted (raw text, retained for a day)
 produces  predictions.logged (variant external)
 """
 
@@ -19,21 +19,23 @@ from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 
 CURRENT = "current"
-"""As `task_revision`: the one that the task has when its answer arrives."""
+"""A `task_revision` that stands for the task's revision at the time of arrival."""
 
 
 class SubmittedPredictions:
+    """The consumer of predictions.submitted."""
+
     def __init__(
         self,
         tasks: TaskTable,
-        redaction: RecordRedactor,
-        outlet: BatchPublisher,
+        redactor: RecordRedactor,
+        publisher: BatchPublisher,
         subjects_key: bytes,
         status: ShipperStatus,
     ) -> None:
         self._tasks = tasks
-        self._redaction = redaction
-        self._outlet = outlet
+        self._redactor = redactor
+        self._publisher = publisher
         self._subjects_key = subjects_key
         self._status = status
 
@@ -41,18 +43,17 @@ class SubmittedPredictions:
         consumers.on_batch(PredictionSubmitted, self.on_submitted, BatchOptions(max_records))
 
     async def on_submitted(self, deliveries: list[Delivery[PredictionSubmitted]]) -> None:
-        """Log them; acknowledged after. The same prediction_id again becomes the same event.
+        """Log the predictions, then acknowledge them. A repeated prediction_id becomes the same event.
 
-        Raises InvalidMessage for a task that does not exist, DependencyUnavailable while the topics are not read yet
-        or Kafka takes nothing.
+        Raises InvalidMessage for an unknown task, DependencyUnavailable before the tasks are read or without Kafka.
         """
-        records = [encode_event(self._logged(delivery.event)) for delivery in deliveries]
-        left = await self._outlet.send(await self._redaction.clean(records))
-        if left:
-            raise DependencyUnavailable(f"Kafka did not take {len(left)} of {len(records)} submitted predictions")
+        records = [encode_event(self._to_logged(delivery.event)) for delivery in deliveries]
+        unpublished = await self._publisher.publish_once(await self._redactor.redact(records))
+        if unpublished:
+            raise DependencyUnavailable(f"Kafka rejected {len(unpublished)} of {len(records)} submitted predictions")
         self._status.taken_in += len(records)
 
-    def _logged(self, event: PredictionSubmitted) -> PredictionLogged:
+    def _to_logged(self, event: PredictionSubmitted) -> PredictionLogged:
         return PredictionLogged(
             event_id=event_id("predictions.logged", event.task, event.prediction_id),
             occurred_at=event.occurred_at,
@@ -78,10 +79,12 @@ class SubmittedPredictions:
         if task is not None:
             return task.task_revision if event.task_revision == CURRENT else event.task_revision
         if self._tasks.is_missing(event.task):
-            raise InvalidMessage(f"there is no task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
-        raise DependencyUnavailable(f"the task {event.task!r} is not known yet", "Is it applied? ratchet tasks list")
+            raise InvalidMessage(f"unknown task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
+        raise DependencyUnavailable(
+            f"the task {event.task!r} is not read yet", "See whether it is applied: ratchet tasks list"
+        )
 
 
 def _storable(text: str) -> str:
-    """NUL is legal in JSON and in no database's text."""
+    """Remove NUL, which is legal in JSON but not in a database's text."""
     return text.replace("\x00", "")

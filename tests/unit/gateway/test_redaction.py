@@ -1,4 +1,4 @@
-"""What of an event is redacted, and what must stay byte for byte."""
+"""Which texts of an event are redacted, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLAIN = HAIKU.model_copy(update={"name": "plain", "redaction": RedactionSettings
 
 @dataclass
 class Swaps:
-    """Makes each Maria a Paula, and remembers what it was asked."""
+    """A redactor that turns each Maria into a Paula and records its calls."""
 
     asked: list[tuple[list[str], Rules]] = field(default_factory=list)
     breaks_on: str | None = None
@@ -47,29 +47,29 @@ class Swaps:
 
 
 @dataclass
-class Cleaning:
-    redaction: RecordRedactor
+class Setup:
+    redactor: RecordRedactor
     swaps: Swaps
     status: ShipperStatus
     tasks: TaskTable
 
-    async def clean(self, *events: Event) -> list[Any]:
-        """The events as Kafka will have them."""
-        cleaned = await self.redaction.clean([encode_event(event) for event in events])
-        return [one if isinstance(one, RefusedRecord) else orjson.loads(one.value) for one in cleaned]
+    async def redact(self, *events: Event) -> list[Any]:
+        """The events as they are published."""
+        redacted = await self.redactor.redact([encode_event(event) for event in events])
+        return [record if isinstance(record, RefusedRecord) else orjson.loads(record.value) for record in redacted]
 
 
 @pytest.fixture
-async def cleaning() -> Cleaning:
-    return await cleaner(lambda swaps: swaps)
+async def setup() -> Setup:
+    return await set_up(lambda swaps: swaps)
 
 
-async def cleaner(build: Callable[[Swaps], Swaps], remembered: int = 100) -> Cleaning:
+async def set_up(build: Callable[[Swaps], Swaps], cache_size: int = 100) -> Setup:
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     swaps, status, tasks = Swaps(), ShipperStatus(), TaskTable(table)
-    return Cleaning(RecordRedactor(tasks, lambda: build(swaps), remembered, status), swaps, status, tasks)
+    return Setup(RecordRedactor(tasks, lambda: build(swaps), cache_size, status), swaps, status, tasks)
 
 
 def prediction(task: TaskSpec, asked: str, answer: str, system: str | None = None) -> PredictionLogged:
@@ -87,75 +87,75 @@ def feedback(task: TaskSpec, text: str) -> FeedbackGiven:
     return FeedbackGiven(task=task.name, task_revision="r", prediction_id="p", kind="edited", text=text)
 
 
-async def test_texts_are_redacted_and_counted_and_nothing_else_of_the_event_changes(cleaning: Cleaning) -> None:
+async def test_texts_are_redacted_and_counted_and_nothing_else_of_the_event_changes(setup: Setup) -> None:
     event = prediction(HAIKU, "I am Maria, Maria Gonzalez", "Dear Maria")
-    (clean,) = await cleaning.clean(event)
+    (clean,) = await setup.redact(event)
     assert [message["content"] for message in clean["messages"]] == ["Write a haiku.", "I am Paula, Paula Gonzalez"]
     assert (clean["answer"], clean["redactions"]) == ("Dear Paula", 3)
     before = orjson.loads(event.model_dump_json())
     changed = {"messages", "answer", "redactions"}
     assert {k: v for k, v in clean.items() if k not in changed} == {k: v for k, v in before.items() if k not in changed}
     assert PredictionLogged.model_validate(clean).event_id == event.event_id
-    assert cleaning.status.redactions == {"name": 3}
+    assert setup.status.redactions == {"name": 3}
 
 
-async def test_an_event_in_which_nothing_is_found_stays_byte_for_byte(cleaning: Cleaning) -> None:
+async def test_an_event_without_personal_data_stays_byte_for_byte(setup: Setup) -> None:
     record = encode_event(prediction(HAIKU, "no names here", "an old pond"))
-    assert await cleaning.redaction.clean([record]) == [record]
+    assert await setup.redactor.redact([record]) == [record]
 
 
-async def test_the_tasks_own_prompt_and_labels_are_not_looked_at(cleaning: Cleaning) -> None:
-    await cleaning.clean(prediction(SUPPORT, "where is it", "refund"), feedback(SUPPORT, "card_lost"))
-    assert cleaning.swaps.texts == ["where is it"]
+async def test_the_tasks_own_prompt_and_labels_are_not_redacted(setup: Setup) -> None:
+    await setup.redact(prediction(SUPPORT, "where is it", "refund"), feedback(SUPPORT, "card_lost"))
+    assert setup.swaps.texts == ["where is it"]
 
 
-async def test_an_applications_own_prompt_is_redacted(cleaning: Cleaning) -> None:
-    (clean,) = await cleaning.clean(prediction(SUPPORT, "hello", "refund", system="The customer is Maria."))
+async def test_an_applications_own_prompt_is_redacted(setup: Setup) -> None:
+    (clean,) = await setup.redact(prediction(SUPPORT, "hello", "refund", system="The customer is Maria."))
     assert clean["messages"][0]["content"] == "The customer is Paula."
 
 
-async def test_the_text_of_a_correction_is_redacted(cleaning: Cleaning) -> None:
-    (clean,) = await cleaning.clean(feedback(HAIKU, "Maria sits by the pond"))
+async def test_the_text_of_a_correction_is_redacted(setup: Setup) -> None:
+    (clean,) = await setup.redact(feedback(HAIKU, "Maria sits by the pond"))
     assert (clean["text"], clean["redactions"]) == ("Paula sits by the pond", 1)
 
 
-async def test_a_repeated_text_is_redacted_once_and_counted_each_time(cleaning: Cleaning) -> None:
+async def test_a_repeated_text_is_redacted_once_and_counted_each_time(setup: Setup) -> None:
     event = prediction(HAIKU, "I am Maria", "Dear Maria")
     for _ in range(3):
-        assert [one["redactions"] for one in await cleaning.clean(event, event)] == [2, 2]
-    assert sorted(cleaning.swaps.texts) == ["Dear Maria", "I am Maria"]
-    assert cleaning.status.redactions == {"name": 12}
+        assert [event["redactions"] for event in await setup.redact(event, event)] == [2, 2]
+    assert sorted(setup.swaps.texts) == ["Dear Maria", "I am Maria"]
+    assert setup.status.redactions == {"name": 12}
 
 
-async def test_what_is_remembered_is_bounded_and_the_least_used_goes_first() -> None:
-    cleaning = await cleaner(lambda swaps: swaps, remembered=2)
+async def test_the_cache_is_bounded_and_drops_the_least_recently_used() -> None:
+    setup = await set_up(lambda swaps: swaps, cache_size=2)
     for text in ("one", "two", "one", "three", "one", "two"):
-        await cleaning.clean(feedback(HAIKU, text))
-    assert cleaning.swaps.texts == ["one", "two", "three", "two"]
+        await setup.redact(feedback(HAIKU, text))
+    assert setup.swaps.texts == ["one", "two", "three", "two"]
 
 
-async def test_each_task_has_its_own_rules_and_a_task_without_redaction_none(cleaning: Cleaning) -> None:
+async def test_each_task_has_its_own_rules(setup: Setup) -> None:
     events = [feedback(HAIKU, "Maria"), feedback(PLAIN, "Maria"), feedback(OPEN, "Maria")]
-    assert (await cleaning.clean(*events))[2]["text"] == "Maria"
-    assert [rules.names for _, rules in cleaning.swaps.asked] == [True, False]
+    assert (await setup.redact(*events))[2]["text"] == "Maria"
+    assert [rules.names for _, rules in setup.swaps.asked] == [True, False]
 
 
-async def test_observations_pass_without_being_read(cleaning: Cleaning) -> None:
+async def test_observations_are_not_decoded(setup: Setup) -> None:
     observed = RequestObserved(
         task="unknown", task_revision="r", prediction_id="p", variant=Variant.BASE, status=200, latency_ms=1
     )
     record = encode_event(observed)
-    assert await cleaning.redaction.clean([record]) == [record]
+    assert await setup.redactor.redact([record]) == [record]
 
 
-async def test_an_unknown_tasks_events_wait_for_the_topic_and_are_then_redacted_by_the_defaults(
-    cleaning: Cleaning, monkeypatch: pytest.MonkeyPatch
+async def test_events_of_an_unknown_task_wait_for_the_topic_and_then_get_the_default_rules(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_tasks, "READ_SECONDS", 0.0)
-    waiting = asyncio.create_task(cleaning.clean(prediction(HAIKU.model_copy(update={"name": "new"}), "Maria", "x")))
+    waiting = asyncio.create_task(setup.redact(prediction(HAIKU.model_copy(update={"name": "new"}), "Maria", "x")))
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    await cleaning.tasks.wait_until_read()
+    await setup.tasks.wait_until_read()
     (clean,) = await waiting
     assert clean["messages"][1]["content"] == "Paula"
 
@@ -168,34 +168,32 @@ async def test_an_unknown_tasks_events_wait_for_the_topic_and_are_then_redacted_
         ("cycles.started.v1", b"{}"),
     ],
 )  # fmt: skip
-async def test_what_is_no_event_of_ours_is_refused_and_its_neighbours_are_not(
-    cleaning: Cleaning, topic: str, value: bytes
-) -> None:
+async def test_an_invalid_event_is_refused_and_its_neighbours_are_not(setup: Setup, topic: str, value: bytes) -> None:
     good = encode_event(feedback(HAIKU, "Maria"))
-    bad, clean = await cleaning.redaction.clean([Record(topic, b"k", value), good])
-    assert isinstance(bad, RefusedRecord)
-    assert bad.record.value == value
-    assert isinstance(clean, Record)
+    invalid, valid = await setup.redactor.redact([Record(topic, b"k", value), good])
+    assert isinstance(invalid, RefusedRecord)
+    assert invalid.record.value == value
+    assert isinstance(valid, Record)
 
 
-async def test_a_text_that_breaks_the_redactor_refuses_its_own_event_only(cleaning: Cleaning) -> None:
-    cleaning.swaps.breaks_on = "curse"
+async def test_a_text_that_breaks_the_redactor_refuses_its_own_event_only(setup: Setup) -> None:
+    setup.swaps.breaks_on = "curse"
     events = [feedback(HAIKU, text) for text in ("Maria 1", "Maria 2", "a curse", "Maria 3")]
-    results = await cleaning.clean(*events)
+    results = await setup.redact(*events)
     assert isinstance(results.pop(2), RefusedRecord)
-    assert [one["text"] for one in results] == ["Paula 1", "Paula 2", "Paula 3"]
+    assert [event["text"] for event in results] == ["Paula 1", "Paula 2", "Paula 3"]
 
 
-async def test_a_redactor_that_is_broken_itself_holds_events_back_and_refuses_none(cleaning: Cleaning) -> None:
-    cleaning.swaps.breaks_on = ""
+async def test_a_redactor_that_always_fails_refuses_no_event(setup: Setup) -> None:
+    setup.swaps.breaks_on = ""
     with pytest.raises(DependencyUnavailable, match="the redactor fails"):
-        await cleaning.clean(feedback(HAIKU, "Maria"))
+        await setup.redact(feedback(HAIKU, "Maria"))
 
 
-async def test_the_redactor_is_warmed_up_once_a_task_redacts_and_not_before() -> None:
+async def test_the_redactor_is_warmed_up_when_the_first_task_redacts() -> None:
     swaps, table = Swaps(), LatestByKey[TaskChanged]("tasks.changed.v1")
-    redaction = RecordRedactor(TaskTable(table), lambda: swaps, 10, ShipperStatus())
-    loading = asyncio.create_task(redaction.load())
+    redactor = RecordRedactor(TaskTable(table), lambda: swaps, 10, ShipperStatus())
+    loading = asyncio.create_task(redactor.load())
     await table.put(OPEN.name, TaskChanged(task=OPEN.name, task_revision=OPEN.revision, spec=OPEN))
     await asyncio.sleep(0.1)
     assert swaps.asked == []
@@ -204,7 +202,7 @@ async def test_the_redactor_is_warmed_up_once_a_task_redacts_and_not_before() ->
     assert len(swaps.asked) == 1
 
 
-async def test_a_redactor_that_cannot_be_built_is_tried_again() -> None:
+async def test_building_the_redactor_is_retried() -> None:
     builds: list[Swaps] = []
 
     def build(swaps: Swaps) -> Swaps:
@@ -213,15 +211,15 @@ async def test_a_redactor_that_cannot_be_built_is_tried_again() -> None:
             raise OSError("no model")
         return swaps
 
-    cleaning = await cleaner(build)
+    setup = await set_up(build)
     with pytest.raises(OSError, match="no model"):
-        await cleaning.clean(feedback(HAIKU, "Maria"))
-    (clean,) = await cleaning.clean(feedback(HAIKU, "Maria"))
+        await setup.redact(feedback(HAIKU, "Maria"))
+    (clean,) = await setup.redact(feedback(HAIKU, "Maria"))
     assert clean["text"] == "Paula"
 
 
-async def test_a_redacted_record_keeps_its_headers(cleaning: Cleaning) -> None:
+async def test_a_redacted_record_keeps_its_headers(setup: Setup) -> None:
     record = encode_event(feedback(HAIKU, "Maria"), (("traceparent", b"00-a-b-01"),))
-    (clean,) = await cleaning.redaction.clean([record])
+    (clean,) = await setup.redactor.redact([record])
     assert isinstance(clean, Record)
     assert (b"Paula" in clean.value, clean.headers) == (True, record.headers)

@@ -1,4 +1,4 @@
-"""The shipper on real spools; Kafka is played."""
+"""The shipper on real spools, with a fake Kafka."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ TOPIC = "requests.observed.v1"
 
 @dataclass
 class Kafka:
-    """Takes what is delivered while it is open."""
+    """Takes what is published while it is open."""
 
     taken: list[Record | RefusedRecord] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     batches: int = 0
 
-    async def deliver(self, records: Sequence[Record | RefusedRecord]) -> None:
+    async def publish(self, records: Sequence[Record | RefusedRecord]) -> None:
         await self.open.wait()
         self.taken.extend(records)
         self.batches += 1
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to close."""
 
     @property
     def values(self) -> list[bytes]:
-        return [one.value for one in self.taken if isinstance(one, Record)]
+        return [record.value for record in self.taken if isinstance(record, Record)]
 
 
 @dataclass
@@ -63,15 +63,15 @@ class Machine:
         def no_redactor() -> Any:
             raise AssertionError("observations have no text")
 
-        redaction = RecordRedactor(TaskTable(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
-        outlet: Any = kafka or self.kafka
-        shipper = Shipper(self.settings, own, CIPHER, redaction, lambda: outlet, self.status)
+        redactor = RecordRedactor(TaskTable(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
+        publisher: Any = kafka or self.kafka
+        shipper = Shipper(self.settings, own, CIPHER, redactor, lambda: publisher, self.status)
         await shipper.start()
         self.shippers.append(shipper)
         return shipper
 
     def left(self, slot: Path) -> list[bytes]:
-        return [one.record.value for one in SpoolReader(slot, CIPHER).read(1_000, 10**6)]
+        return [item.record.value for item in SpoolReader(slot, CIPHER).read(1_000, 10**6)]
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_appended_is_shipped_in_order_and_then_gone_from_the_spool(machine: Machine) -> None:
+async def test_records_are_shipped_in_order_and_then_removed_from_the_spool(machine: Machine) -> None:
     gateway = machine.gateway()
     await machine.shipper(gateway.slot)
     gateway.append(records("1", "2"))
@@ -110,7 +110,7 @@ async def test_what_is_appended_is_shipped_in_order_and_then_gone_from_the_spool
     await until(lambda: machine.kafka.values[-1] == b"8")
 
 
-async def test_nothing_leaves_the_spool_before_kafka_has_it(machine: Machine) -> None:
+async def test_nothing_is_removed_from_the_spool_before_kafka_acknowledges_it(machine: Machine) -> None:
     gateway = machine.gateway()
     machine.kafka.open.clear()
     first = await machine.shipper(gateway.slot)
@@ -125,7 +125,7 @@ async def test_nothing_leaves_the_spool_before_kafka_has_it(machine: Machine) ->
     assert machine.kafka.values == [b"1", b"2", b"3", b"4", b"5"]
 
 
-async def test_the_slot_of_a_gateway_that_died_is_shipped_by_another_ones_shipper(machine: Machine) -> None:
+async def test_the_slot_of_a_gateway_that_died_is_shipped_by_another_gateways_shipper(machine: Machine) -> None:
     dead, alive = machine.gateway(), machine.gateway()
     dead.append(records("left behind"))
     dead.close()
@@ -134,10 +134,10 @@ async def test_the_slot_of_a_gateway_that_died_is_shipped_by_another_ones_shippe
     await until(lambda: machine.left(dead.slot) == [])
 
 
-async def test_the_slot_of_a_living_gateway_is_left_to_its_own_shipper(
+async def test_the_slot_of_a_running_gateway_is_left_to_its_own_shipper(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.gateway.shipper.shipper._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("services.gateway.shipper.shipper._ADOPT_SECONDS", 0.01)
     other, own = machine.gateway(), machine.gateway()
     other.append(records("not yours"))
     await machine.shipper(own.slot)
@@ -163,7 +163,7 @@ async def test_two_shippers_never_ship_one_slot_together(machine: Machine) -> No
     await until(lambda: machine.kafka.values == [b"1", b"2"])
 
 
-async def test_on_a_stop_what_waits_is_shipped(machine: Machine) -> None:
+async def test_the_backlog_is_shipped_when_the_shipper_stops(machine: Machine) -> None:
     gateway = machine.gateway()
     shipper = await machine.shipper(gateway.slot)
     gateway.append(records(*map(str, range(20))))
@@ -172,7 +172,7 @@ async def test_on_a_stop_what_waits_is_shipped(machine: Machine) -> None:
     assert machine.left(gateway.slot) == []
 
 
-async def test_a_bug_in_shipping_is_told_and_shipping_goes_on(
+async def test_an_error_in_shipping_is_reported_and_shipping_is_retried(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, broken = SpoolReader.read, [True]
@@ -191,7 +191,7 @@ async def test_a_bug_in_shipping_is_told_and_shipping_goes_on(
     await until(lambda: machine.kafka.values == [b"1"])
 
 
-def test_a_record_that_kafka_takes_in_no_form_is_kept_sealed(tmp_path: Path) -> None:
+def test_a_record_that_is_too_large_for_kafka_is_stored_encrypted(tmp_path: Path) -> None:
     path = quarantine_record(tmp_path, CIPHER, Record(TOPIC, b"k", b"a very long text"))
     assert b"long" not in path.read_bytes()
     assert CIPHER.decrypt(path.read_bytes()) == b"a very long text"

@@ -63,7 +63,7 @@ async def test_every_record_of_a_request_carries_its_trace(monkeypatch: pytest.M
     assert {record.headers for record in records} == {(("traceparent", PARENT.encode()),)}
 
 
-async def test_the_outlet_hands_a_records_headers_to_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_publisher_sends_a_records_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[list[tuple[str, bytes]]] = []
 
     class Producer:
@@ -73,16 +73,16 @@ async def test_the_outlet_hands_a_records_headers_to_kafka(tmp_path: Path, monke
             future.set_result(None)
             return future
 
-    async def started(outlet: BatchPublisher) -> Producer:
+    async def started(publisher: BatchPublisher) -> Producer:
         return Producer()
 
     async def never(record: Record, error: Exception) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(BatchPublisher, "_started", started)
-    outlet = BatchPublisher(Settings(home=tmp_path), never, lambda record: tmp_path, ShipperStatus())
+    monkeypatch.setattr(BatchPublisher, "_started_producer", started)
+    publisher = BatchPublisher(Settings(home=tmp_path), never, lambda record: tmp_path, ShipperStatus())
     trace = (("traceparent", PARENT.encode()),)
-    assert await outlet.send([Record("t", b"k", b"v", trace), Record("t", b"k", b"v")]) == []
+    assert await publisher.publish_once([Record("t", b"k", b"v", trace), Record("t", b"k", b"v")]) == []
     json = ("content-type", b"application/json")
     assert sent == [[json, *trace], [json]]
 
