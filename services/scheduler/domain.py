@@ -1,4 +1,4 @@
-"""When a cycle is due, where it stands, and when a step is late. Pure."""
+"""The rules of when a cycle is due, which step it is in, when a step is late and how a cycle ends. Pure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from schemas.tasks import TaskSpec
 from shared.identity import event_id
 
 STEPS: tuple[Step, ...] = get_args(Step)
-Outcome = Literal["promoted", "rejected", "failed"]
 NAME = "scheduler"
 
 
 @dataclass(frozen=True)
-class Turn:
-    """The last turn of a task's cron that was considered: started, or skipped because a cycle was running."""
+class ScheduledRun:
+    """The last run of a task's cron that was decided on: started, or skipped because a cycle was running."""
 
     cron: str
     considered_at: datetime
@@ -30,7 +29,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Cycle:
-    """A cycle as the scheduler remembers it."""
+    """A stored cycle. `late_step` is the step that was reported late last."""
 
     started: CycleStarted
     step: Step
@@ -41,52 +40,52 @@ class Cycle:
 
 
 @dataclass(frozen=True)
-class End:
-    """How a cycle ends, and by which event."""
+class CycleEnd:
+    """How a cycle ends and why."""
 
-    outcome: Outcome
+    outcome: Literal["promoted", "rejected", "failed"]
     reason: str
     adapter: str | None = None
 
 
 def valid_cron(cron: str) -> bool:
-    """Five fields, in UTC. Names such as @weekly are refused: the file should say when."""
+    """Return True for five fields, in UTC. Names such as @weekly are refused: the file must say when."""
     return len(cron.split()) == 5 and bool(croniter.is_valid(cron))
 
 
-def turn_before(cron: str, now: datetime) -> datetime:
-    """The latest turn at or before `now`."""
+def latest_run(cron: str, now: datetime) -> datetime:
+    """Return the latest scheduled time at or before `now`."""
     previous: datetime = croniter(cron, now.astimezone(UTC) + timedelta(seconds=1)).get_prev(datetime)
     return previous
 
 
-def turn_after(cron: str, now: datetime) -> datetime:
-    """The next turn after `now`."""
+def next_run(cron: str, now: datetime) -> datetime:
+    """Return the next scheduled time after `now`."""
     following: datetime = croniter(cron, now.astimezone(UTC)).get_next(datetime)
     return following
 
 
-def due(cron: str, last: Turn | None, now: datetime) -> tuple[bool, Turn]:
-    """Is a cycle due, and the turn to remember.
+def check_schedule(cron: str, last: ScheduledRun | None, now: datetime) -> tuple[bool, ScheduledRun]:
+    """Return whether a cycle is due, and the run to store.
 
-    However many turns were missed while the scheduler was down, one is started. A task that was never seen, or whose
-    cron has changed, waits for its next turn.
+    However many runs were missed while the scheduler was down, one cycle is started. A new task, or one whose cron
+    has changed, waits for its next run.
     """
     if last is None or last.cron != cron:
-        return False, Turn(cron, now)
-    latest = turn_before(cron, now)
+        return False, ScheduledRun(cron, now)
+    latest = latest_run(cron, now)
     if latest <= last.considered_at:
         return False, last
-    return True, Turn(cron, latest)
+    return True, ScheduledRun(cron, latest)
 
 
 def cycle_name(task: str, now: datetime) -> str:
-    """`<task>-<UTC yyyymmdd-hhmmss>`."""
+    """Return `<task>-<UTC yyyymmdd-hhmmss>`."""
     return f"{task}-{now.astimezone(UTC):%Y%m%d-%H%M%S}"
 
 
-def start_of(spec: TaskSpec, trigger: Literal["cron", "command"], fence: Fence, now: datetime) -> CycleStarted:
-    """The event that starts a cycle of this task now."""
+def cycle_started(spec: TaskSpec, trigger: Literal["cron", "command"], fence: Fence, now: datetime) -> CycleStarted:
+    """Return the event that starts a cycle of this task now."""
     name = cycle_name(spec.name, now)
     return CycleStarted(
         event_id=event_id("cycle started", name),
@@ -100,28 +99,28 @@ def start_of(spec: TaskSpec, trigger: Literal["cron", "command"], fence: Fence, 
     )
 
 
-def further(step: Step, than: Step) -> bool:
-    """Events of different topics overtake each other: a cycle's step only ever moves forward."""
+def is_later_step(step: Step, than: Step) -> bool:
+    """Return True if `step` comes after `than`. Events overtake each other, but a cycle never goes back."""
     return STEPS.index(step) > STEPS.index(than)
 
 
-def end_of(event: Event) -> End | None:
-    """Does this event end its cycle? A candidate that failed its offline gates never reaches a rollout."""
+def cycle_end(event: Event) -> CycleEnd | None:
+    """Return the end that this event brings to its cycle, if any. A candidate that fails offline has no rollout."""
     if isinstance(event, RolloutChanged) and event.stage is Stage.PROMOTED:
-        return End("promoted", event.reason, event.candidate_adapter)
+        return CycleEnd("promoted", event.reason, event.candidate_adapter)
     if isinstance(event, RolloutChanged) and event.stage is Stage.REJECTED:
-        return End("rejected", event.reason, event.candidate_adapter)
+        return CycleEnd("rejected", event.reason, event.candidate_adapter)
     if isinstance(event, AdapterEvaluated) and event.verdict == "failed":
         failed = [f"{g.name} ({g.measured:.4g}, required {g.required})" if g.measured is not None
                   else f"{g.name} (required {g.required})" for g in event.gates if not g.passed]  # fmt: skip
-        return End("rejected", f"offline gates failed: {', '.join(failed)}"[:2_000], event.adapter)
-    if isinstance(event, StepFailed) and event.service != NAME:  # Our own say that a step is late, not that it failed.
-        return End("failed", f"{event.service}: {event.reason}"[:2_000])
+        return CycleEnd("rejected", f"offline gates failed: {', '.join(failed)}"[:2_000], event.adapter)
+    if isinstance(event, StepFailed) and event.service != NAME:  # Ours says that a step is late, not that it failed.
+        return CycleEnd("failed", f"{event.service}: {event.reason}"[:2_000])
     return None
 
 
-def finished_of(started: CycleStarted, end: End, at: datetime) -> CycleFinished:
-    """The event of a cycle's end: the same whenever it is made."""
+def cycle_finished(started: CycleStarted, end: CycleEnd, at: datetime) -> CycleFinished:
+    """Return the event of a cycle's end. Its id follows from the cycle's."""
     return CycleFinished(
         event_id=event_id("cycle finished", started.cycle_id),
         occurred_at=at,
@@ -135,14 +134,13 @@ def finished_of(started: CycleStarted, end: End, at: datetime) -> CycleFinished:
     )
 
 
-def late_of(cycle: Cycle, now: datetime) -> StepFailed | None:
-    """The report of a late step, once a step; None while it is in time.
+def late_step_report(cycle: Cycle, now: datetime) -> StepFailed | None:
+    """Return the report of a late step, once per step; None while the step is on time.
 
-    It does not end the cycle: a late step that finishes after all goes on.
+    The report does not end the cycle: a late step may still finish.
     """
-    sign = max(cycle.step_since, cycle.progress_at or cycle.step_since)
-    silent = now - sign
-    if cycle.late_step == cycle.step or silent <= timedelta(minutes=cycle.timeout_minutes):
+    silence = now - max(cycle.step_since, cycle.progress_at or cycle.step_since)
+    if cycle.late_step == cycle.step or silence <= timedelta(minutes=cycle.timeout_minutes):
         return None
     started = cycle.started
     return StepFailed(
@@ -153,14 +151,14 @@ def late_of(cycle: Cycle, now: datetime) -> StepFailed | None:
         cycle_id=started.cycle_id,
         service=NAME,
         step=cycle.step,
-        reason=f"late: no sign of step {cycle.step} for {silent.total_seconds() / 60:.0f} minutes "
+        reason=f"late: no progress of step {cycle.step} for {silence.total_seconds() / 60:.0f} minutes "
         f"(step_timeout_minutes is {cycle.timeout_minutes})",
-        way_out=f"{WAITING_FOR[cycle.step]} See `ratchet status` and the log of that service. If it cannot go on: "
-        f"POST /api/cycles/{started.cycle_id}/stop on the scheduler.",
+        way_out=f"{LATE_STEP_HINTS[cycle.step]} See `ratchet status` and the log of that service. If it cannot "
+        f"finish: POST /api/cycles/{started.cycle_id}/stop on the scheduler.",
     )
 
 
-WAITING_FOR: dict[Step, str] = {
+LATE_STEP_HINTS: dict[Step, str] = {
     "failures": "The failure_miner clusters the suspects.",
     "dataset": "The dataset_builder builds the dataset.",
     "training": "The trainer trains: look at the job's log.txt below <home>/jobs/trainer.",

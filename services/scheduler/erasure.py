@@ -1,8 +1,8 @@
-"""Forgetting people: who they are, as the keyed hash that events carry, and the event of it for each task.
+"""Announces erasures: turns names of people into the keyed hashes that events carry, and publishes one event per task.
 
-The moment is the scheduler's own: what a person did up to then is dropped everywhere, and what they do later is new.
-Asking again is therefore another fact, which covers what came in between. The id of the person stays in this process:
-neither the events nor the logs have it.
+The moment of the request is the scheduler's: what a person did up to it is dropped everywhere, what they do later is
+stored as usual. So a later request is another event, which covers the time between the two. The name of a person stays
+in this process: neither events nor logs contain it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from schemas.base import utc_now
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskSpec
-from services.scheduler.task_watcher import Tasks
 from shared.identity import event_id, keyed_hash
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 
 
 @dataclass(frozen=True)
-class Serving:
-    """The adapters in use of a task. None: the base model, or that there is no such adapter."""
+class AdaptersInUse:
+    """A task's adapters that serve or are on trial; None: the base model, or no such adapter."""
 
     task: str
     primary: str | None
@@ -33,39 +32,39 @@ class Serving:
 
 
 @dataclass(frozen=True)
-class Forgetting:
-    """What was asked for: the hashes in the order of the request, and the tasks with what they use now."""
+class ErasureReport:
+    """The hashes of a request in its order, and its tasks with their adapters in use."""
 
     subjects: tuple[str, ...]
     at: datetime
     announced: bool
-    tasks: tuple[Serving, ...]
+    tasks: tuple[AdaptersInUse, ...]
 
     def body(self) -> dict[str, Any]:
         return asdict(self)
 
 
-class Subjects:
+class ErasureAnnouncer:
+    """The only producer of `subjects.forgotten`."""
+
     def __init__(
         self,
         publisher: EventPublisher,
-        tasks: Tasks,
         rollouts: LatestByKey[RolloutChanged],
         key: bytes,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._publisher = publisher
-        self._tasks = tasks
         self._rollouts = rollouts
         self._key = key
         self._now = now
 
     async def forget(
         self, users: Sequence[str], hashes: Sequence[str], specs: Sequence[TaskSpec], *, announce: bool = True
-    ) -> Forgetting:
-        """Tell everybody to forget these people in these tasks. `announce` False: only say who and where.
+    ) -> ErasureReport:
+        """Announce the erasure of these people in these tasks. `announce` False: only report who and where.
 
-        Raises DependencyUnavailable while the broker is away; then it is to be asked again.
+        Raises DependencyUnavailable while the broker is away; send the request again then.
         """
         at = self._now()
         subjects = tuple(dict.fromkeys([*(keyed_hash(self._key, user) for user in users), *hashes]))
@@ -80,11 +79,11 @@ class Subjects:
                         subject_hash=subject,
                     )
                 )
-        return Forgetting(subjects, at, announce, tuple(self._serving(spec.name) for spec in specs))
+        return ErasureReport(subjects, at, announce, tuple(self._adapters_in_use(spec.name) for spec in specs))
 
-    def _serving(self, task: str) -> Serving:
+    def _adapters_in_use(self, task: str) -> AdaptersInUse:
         last = self._rollouts.get(task)
         if last is None:
-            return Serving(task, None, None, None)
-        running = last.stage in (Stage.SHADOW, Stage.CANARY)
-        return Serving(task, last.primary_adapter, last.previous_adapter, last.candidate_adapter if running else None)
+            return AdaptersInUse(task, None, None, None)
+        candidate = last.candidate_adapter if last.stage in (Stage.SHADOW, Stage.CANARY) else None
+        return AdaptersInUse(task, last.primary_adapter, last.previous_adapter, candidate)

@@ -1,4 +1,4 @@
-"""The scheduler's small API: start a cycle now, stop following one, list the tasks, forget people."""
+"""The scheduler's API: start a cycle now, stop following one, list the tasks, erase people."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName
 from schemas.tasks import TaskSpec
-from services.scheduler.domain import turn_after
-from services.scheduler.erasure import Subjects
+from services.scheduler.domain import next_run
+from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.storage import Storage
-from services.scheduler.task_watcher import Tasks
+from services.scheduler.storage import CycleStore
+from services.scheduler.task_watcher import TaskWatcher
 from shared.http import HttpError, build_http
 
 
@@ -25,36 +25,38 @@ class StartCycle(BaseModel):
     task: TaskName
 
 
-class Forget(BaseModel):
-    """Body of `POST /api/subjects/forget`. `users` as the application names them in `user`, or their hashes."""
+class ErasureRequest(BaseModel):
+    """Body of `POST /api/subjects/forget`. `users` are named as in the application's `user` field."""
 
     model_config = ConfigDict(extra="forbid")
 
     users: list[Annotated[str, StringConstraints(min_length=1, max_length=500)]] = Field(default=[], max_length=100)
     hashes: list[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$")]] = Field(default=[], max_length=100)
-    task: TaskName | None = Field(default=None, description="Only there; empty: in every task.")
-    announce: bool = Field(default=True, description="False: change nothing, only say who they are and what serves.")
+    task: TaskName | None = Field(default=None, description="The only task to erase in; unset: every task.")
+    announce: bool = Field(
+        default=True, description="False: erase nothing, only report the hashes and the adapters in use."
+    )
 
 
 def build_app(
     settings: SchedulerSettings,
     handlers: Handlers,
-    storage: Storage,
-    tasks: Tasks,
-    subjects: Subjects,
+    cycles: CycleStore,
+    tasks: TaskWatcher,
+    erasures: ErasureAnnouncer,
     ready: Callable[[], list[str]],
 ) -> FastAPI:
     """`POST /api/cycles` · `POST /api/cycles/{cycle_id}/stop` · `GET /api/tasks` · `POST /api/subjects/forget`."""
     app = build_http(
-        "Ratchet scheduler", ready, settings.scheduler_max_body_bytes, notes=lambda: list(tasks.broken.values())
+        "Ratchet scheduler", ready, settings.scheduler_max_body_bytes, notes=lambda: list(tasks.invalid_files.values())
     )
 
     @app.post("/api/cycles", status_code=202)
     async def start(body: StartCycle) -> dict[str, str]:
-        spec = _known(tasks, body.task)
+        spec = _spec_of(tasks, body.task)
         cycle_id = await handlers.start(spec, "command")
         if cycle_id is None:
-            names = [c.started.cycle_id for c in await storage.running() if c.started.task == body.task]
+            names = [c.started.cycle_id for c in await cycles.running() if c.started.task == body.task]
             running = f"cycle {names[0]}" if names else f"a cycle of {body.task}"
             raise HttpError(409, f"{running} is running; one at a time", "cycle_running", "task")
         return {"cycle_id": cycle_id}
@@ -69,7 +71,7 @@ def build_app(
 
     @app.get("/api/tasks")
     async def list_tasks() -> dict[str, Any]:
-        running = {cycle.started.task: cycle for cycle in await storage.running()}
+        running = {cycle.started.task: cycle for cycle in await cycles.running()}
         items = []
         for spec in tasks.specs():
             cycle = running.get(spec.name)
@@ -80,26 +82,26 @@ def build_app(
                 "revision": spec.revision,
                 "labels": len(spec.labels),
                 "cron": spec.cron,
-                "next_turn": turn_after(spec.cron, handlers.now()),
+                "next_turn": next_run(spec.cron, handlers.now()),
                 "cycle_id": cycle.started.cycle_id if cycle else None,
                 "step": cycle.step if cycle else None,
             })  # fmt: skip
-        return {"tasks": items, "broken": tasks.broken}
+        return {"tasks": items, "broken": tasks.invalid_files}
 
     @app.post("/api/subjects/forget", status_code=202)
-    async def forget(body: Forget) -> dict[str, Any]:
+    async def forget(body: ErasureRequest) -> dict[str, Any]:
         if not body.users and not body.hashes:
             raise HttpError(422, "name at least one of users and hashes", "nobody", "users")
-        specs = list(tasks.specs()) if body.task is None else [_known(tasks, body.task)]
+        specs = list(tasks.specs()) if body.task is None else [_spec_of(tasks, body.task)]
         if not specs:
-            raise HttpError(404, "no task is known yet", "unknown_task", "task")
-        return (await subjects.forget(body.users, body.hashes, specs, announce=body.announce)).body()
+            raise HttpError(404, "there is no task yet", "unknown_task", "task")
+        return (await erasures.forget(body.users, body.hashes, specs, announce=body.announce)).body()
 
     return app
 
 
-def _known(tasks: Tasks, name: str) -> TaskSpec:
+def _spec_of(tasks: TaskWatcher, name: str) -> TaskSpec:
     if (spec := tasks.get(name)) is None:
-        known = ", ".join(spec.name for spec in tasks.specs()) or "none yet"
-        raise HttpError(404, f"no task {name!r}; tasks: {known}", "unknown_task", "task")
+        names = ", ".join(spec.name for spec in tasks.specs()) or "none yet"
+        raise HttpError(404, f"no task {name!r}; tasks: {names}", "unknown_task", "task")
     return spec

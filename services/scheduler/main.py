@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
-from services.scheduler.clients import KafkaOffsets
-from services.scheduler.erasure import Subjects
+from services.scheduler.clients import KafkaFenceReader
+from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.storage import PostgresStorage
-from services.scheduler.task_watcher import Tasks
+from services.scheduler.storage import PostgresCycleStore
+from services.scheduler.task_watcher import TaskWatcher
 from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
@@ -26,32 +27,29 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: SchedulerSettings | None = None) -> Service:
-    """The service, wired but not started."""
+    """Return the service, wired but not started."""
     settings = settings or SchedulerSettings.load()
-    broker = build_broker(settings, NAME)
+    broker, engine = build_broker(settings, NAME), build_engine(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
     publisher = Publisher(broker, NAME)
-    storage = PostgresStorage(build_engine(settings, NAME))
-    tasks = Tasks(settings, publisher, consumers.table(TaskChanged))
-    handlers = Handlers(settings, storage, publisher, KafkaOffsets(settings), tasks)
+    cycles = PostgresCycleStore(engine)
+    tasks = TaskWatcher(settings, publisher, consumers.table(TaskChanged))
+    handlers = Handlers(settings, cycles, publisher, KafkaFenceReader(settings), tasks)
     handlers.subscribe(consumers)
-    key = load_or_create_key(settings.secrets_folder, "subjects")  # The gateway's.
-    subjects = Subjects(publisher, tasks, consumers.table(RolloutChanged), key)
+    key = load_or_create_key(settings.secrets_folder, "subjects")  # The key that the gateway hashes with.
+    erasures = ErasureAnnouncer(publisher, consumers.table(RolloutChanged), key)
 
-    async def prepare() -> None:
-        await migrate(settings, NAME, MIGRATIONS)
-
-    def missing() -> list[str]:
-        return [] if tasks.looked else [f"a first look at {settings.tasks_folder}"]
+    def not_ready() -> list[str]:
+        return [] if tasks.scanned else [f"a first scan of {settings.tasks_folder}"]
 
     return Service(
         NAME,
         broker,
-        prepare=[prepare],
-        background=[tasks.watch, handlers.tick_forever],
-        close=[storage.close],
+        prepare=[partial(migrate, settings, NAME, MIGRATIONS)],
+        background=[tasks.scan_forever, handlers.tick_forever],
+        close=[engine.dispose],
         http=HttpServer(
-            build_app(settings, handlers, storage, tasks, subjects, missing),
+            build_app(settings, handlers, cycles, tasks, erasures, not_ready),
             settings.scheduler_host,
             settings.scheduler_port,
         ),

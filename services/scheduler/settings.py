@@ -13,8 +13,12 @@ class SchedulerSettings(Settings):
     scheduler_host: str = "127.0.0.1"
     scheduler_port: int = Field(default=28091, ge=1, le=65_535)
     scheduler_tasks: Path | None = Field(default=None, description="Folder of task files; unset: <home>/tasks.")
-    scheduler_poll_seconds: float = Field(default=2.0, gt=0.0, description="Between two looks at the task files.")
-    scheduler_tick_seconds: float = Field(default=1.0, gt=0.0, description="Between two looks at clock and cycles.")
+    scheduler_poll_seconds: float = Field(
+        default=2.0, gt=0.0, description="Interval between two scans of the task files."
+    )
+    scheduler_tick_seconds: float = Field(
+        default=1.0, gt=0.0, description="Interval between two checks of schedules and cycles."
+    )
     scheduler_max_body_bytes: int = Field(default=64 * 1024, ge=1_024)
 
     @property

@@ -1,4 +1,4 @@
-"""A task's YAML file, read so that a mistake is named by file, line, what was found and what was expected.
+"""Reads a task's YAML file. An error names the file, the line, what was found and what was expected.
 
 `golden_file` is a JSON-lines file of {"text", "label"}, named relative to the YAML's own folder.
 """
@@ -32,23 +32,23 @@ _EXPECTED = {
     "system_prompt": "the text that the model is told before every question",
 }
 
-_SAID = {
+_EXPECTED_BY_MESSAGE = {
     "Input should be a valid dictionary": "keys with values",
     "Input should be a valid tuple": "a list",
     "Input should be ": "",
     "Input should ": "to ",
     "String should ": "text to ",
 }
-"""How pydantic begins its messages, and what a person reads instead."""
+"""How pydantic begins its messages, and what an operator reads instead."""
 
 
 def read_task(path: Path) -> TaskSpec:
-    """Parse and check a task file, its golden file too. Raises ConfigurationError."""
+    """Parse and check a task file and its golden file. Raises ConfigurationError."""
     return _parse(path)[0]
 
 
 def apply_task(source: Path, folder: Path) -> TaskSpec:
-    """Check a task file and copy it to `folder`, from where the scheduler takes it; its golden file goes with it.
+    """Check a task file and copy it, with its golden file, to the `folder` that the scheduler watches.
 
     Raises ConfigurationError, and then nothing was copied.
     """
@@ -58,11 +58,11 @@ def apply_task(source: Path, folder: Path) -> TaskSpec:
         write_atomically(folder / name, (source.parent / spec.golden_file).read_bytes())
         document["golden_file"] = name
     target = folder / f"{spec.name}.yaml"
-    fresh = target.with_suffix(".tmp")  # Not *.yaml: the scheduler must not see half of it.
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-    with fresh.open("w", encoding="utf-8") as file:
+    partial = target.with_suffix(".tmp")  # Not *.yaml: the scheduler must not read half a file.
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8") as file:
         _yaml().dump(document, file)
-    fresh.replace(target)
+    partial.replace(target)
     return spec
 
 
@@ -72,13 +72,12 @@ def _parse(path: Path) -> tuple[TaskSpec, CommentedMap]:
         raise _error(path, 1, f"found {_brief(document)}", "expected keys with values, such as `name: support-desk`")
     budget = [MAX_NODES]
     data = _plain(path, document, budget, depth=0)
-    golden: list[dict[str, Any]] = []
     if data.get("golden_file") is not None and data.get("golden"):
         raise _error(path, _line(document, ("golden",)), "found golden and golden_file", "expected one of the two")
     try:
         spec = TaskSpec.model_validate(data)
     except ValidationError as error:
-        raise _of_pydantic(path, document, error) from error
+        raise _describe_errors(path, document, error) from error
     if not valid_cron(spec.cron):
         line = _line(document, ("cron",))
         raise _error(path, line, f"cron: found {spec.cron!r}", "expected five fields in UTC, such as `0 3 * * 1`")
@@ -108,16 +107,16 @@ def _load(path: Path) -> Any:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 1
         problem = " ".join(part for part in (error.problem, error.context) if part).splitlines()[0]
-        raise _error(path, line, f"found what is not YAML: {problem}", "expected `key: value`") from error
+        raise _error(path, line, f"found invalid YAML: {problem}", "expected `key: value`") from error
     except (YAMLError, ValueError, RecursionError) as error:
-        raise _error(path, 1, f"found what is not YAML: {error}", "expected `key: value`") from error
+        raise _error(path, 1, f"found invalid YAML: {error}", "expected `key: value`") from error
 
 
 def _plain(path: Path, node: Any, budget: list[int], depth: int) -> Any:
-    """Python's own types. The budget stops a small file whose aliases unfold to a huge one."""
+    """Convert a YAML node to plain Python types. The budget stops a small file whose aliases expand to a huge one."""
     budget[0] -= 1
     if budget[0] < 0 or depth > 20:
-        raise _error(path, 1, "found aliases that unfold without end", "expected a plain file")
+        raise _error(path, 1, "found aliases that expand without end", "expected a file without such aliases")
     if isinstance(node, CommentedMap):
         return {str(key): _plain(path, value, budget, depth + 1) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
@@ -128,30 +127,30 @@ def _plain(path: Path, node: Any, budget: list[int], depth: int) -> Any:
     return node
 
 
-def _of_pydantic(path: Path, document: CommentedMap, error: ValidationError) -> ConfigurationError:
-    """All mistakes, in the order of their lines."""
-    lines = sorted((_line(document, detail["loc"]), _describe(detail)) for detail in error.errors()[:20])
+def _describe_errors(path: Path, document: CommentedMap, error: ValidationError) -> ConfigurationError:
+    """Return one error that lists all problems, in the order of their lines."""
+    lines = sorted((_line(document, detail["loc"]), _describe_problem(detail)) for detail in error.errors()[:20])
     return ConfigurationError("\n".join(f"{path}:{line}: {text}" for line, text in lines), WAY_OUT)
 
 
-def _describe(detail: ErrorDetails) -> str:
+def _describe_problem(detail: ErrorDetails) -> str:
     key = field_path(detail)
     if detail["type"] == "extra_forbidden":
-        known = sorted(_known_keys(detail["loc"][:-1]))
-        near = get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
-        expected = f"did you mean `{near[0]}`?" if near else f"expected one of: {', '.join(known)}"
+        keys = sorted(_allowed_keys(detail["loc"][:-1]))
+        near = get_close_matches(str(detail["loc"][-1]), keys, n=1, cutoff=0.5)
+        expected = f"did you mean `{near[0]}`?" if near else f"expected one of: {', '.join(keys)}"
         return f"{key}: found an unknown key; {expected}"
     if detail["type"] == "missing":
         return f"{key}: found nothing; expected {_EXPECTED.get(key, 'a value')}"
     message = detail["msg"].removeprefix("Value error, ")
-    for said, expected in _SAID.items():
-        if message.startswith(said):
-            wanted = expected + message.removeprefix(said)
-            return f"{key}: found {_brief(detail['input'])}; expected {wanted.split(' or instance of ')[0]}"
+    for prefix, replacement in _EXPECTED_BY_MESSAGE.items():
+        if message.startswith(prefix):
+            expected = replacement + message.removeprefix(prefix)
+            return f"{key}: found {_brief(detail['input'])}; expected {expected.split(' or instance of ')[0]}"
     return f"{key}: {message}" if key else message
 
 
-def _known_keys(location: Sequence[str | int]) -> set[str]:
+def _allowed_keys(location: Sequence[str | int]) -> set[str]:
     model: type[BaseModel] = TaskSpec
     for part in location:
         field = model.model_fields.get(str(part))
@@ -163,7 +162,7 @@ def _known_keys(location: Sequence[str | int]) -> set[str]:
 
 
 def _line(document: CommentedMap, location: Sequence[str | int]) -> int:
-    """The line of the deepest part of `location` that is in the file, counted from one."""
+    """Return the line, from 1, of the deepest part of `location` that is in the file."""
     node: Any = document
     line = 1
     for part in location:
@@ -173,7 +172,7 @@ def _line(document: CommentedMap, location: Sequence[str | int]) -> int:
             node = node[part]
         except (KeyError, IndexError, TypeError, AttributeError):
             break
-    if not location and "labels" in document:  # The rules that span keys are all about labels.
+    if not location and "labels" in document:  # All rules that span several keys are about labels.
         return int(document.lc.key("labels")[0]) + 1
     return line
 
@@ -186,7 +185,7 @@ def _read_golden(path: Path, line: int, spec: TaskSpec) -> list[dict[str, Any]]:
         rows = golden.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         found = f"golden_file: {golden} cannot be read ({error.strerror})"
-        raise _error(path, line, found, "expected a file beside this one") from error
+        raise _error(path, line, found, "expected a readable file, relative to this one") from error
     except UnicodeDecodeError as error:
         raise _error(path, line, f"golden_file: {golden} is not UTF-8", "expected UTF-8 text") from error
     return [_golden(golden, number, row, spec) for number, row in enumerate(rows, start=1) if row.strip()]

@@ -1,6 +1,6 @@
-"""The task files, watched: what changed is published.
+"""Watches the task files and publishes the tasks that changed.
 
-A broken file is logged once and its task stays as it was. A file that is removed leaves its task in place: data and
+An invalid file is logged once and its task stays as it was. A file that is removed leaves its task in place: data and
 adapters outlive it.
 """
 
@@ -21,62 +21,58 @@ from shared.kafka.publisher import EventPublisher
 logger = logging.getLogger(__name__)
 
 
-class Tasks:
+class TaskWatcher:
+    """The tasks as their files and the topic `tasks.changed` define them."""
+
     def __init__(self, settings: SchedulerSettings, publisher: EventPublisher, table: LatestByKey[TaskChanged]) -> None:
         self._settings = settings
         self._publisher = publisher
         self._table = table
         self._published: dict[str, TaskSpec] = {}
-        self._broken: dict[str, str] = {}
-        self._looked = False
+        self.invalid_files: dict[str, str] = {}
+        """File name to what is wrong with it."""
+        self.scanned = False
+        """True once the files were read."""
 
     def specs(self) -> Iterator[TaskSpec]:
-        """All tasks as they are now."""
+        """Return all current tasks, by name."""
         names = sorted(self._published.keys() | {event.task for event in self._table})
         return (spec for name in names if (spec := self.get(name)) is not None)
 
     def get(self, name: str) -> TaskSpec | None:
-        """One task: what this process published, else what the topic says."""
+        """Return one task: what this process published, else what is on the topic."""
         changed = self._table.get(name)
         return self._published.get(name) or (changed.spec if changed is not None else None)
 
-    @property
-    def looked(self) -> bool:
-        """The files were read at least once."""
-        return self._looked
-
-    @property
-    def broken(self) -> dict[str, str]:
-        """File name to what is wrong with it."""
-        return dict(self._broken)
-
-    async def look(self) -> None:
-        """Read every task file once; publish the tasks that changed."""
+    async def scan(self) -> None:
+        """Read every task file once; publish the tasks that changed. Raises DependencyUnavailable."""
         files = await asyncio.to_thread(self._read)
-        taken: dict[str, Path] = {}
-        broken: dict[str, str] = {}
-        for path, outcome in files:
-            if isinstance(outcome, ConfigurationError):
-                broken[path.name] = outcome.reason
-            elif outcome.name in taken:
-                broken[path.name] = f"{path}: task {outcome.name} is already that of {taken[outcome.name].name}"
+        file_of: dict[str, str] = {}
+        invalid: dict[str, str] = {}
+        for path, task in files:
+            if isinstance(task, ConfigurationError):
+                invalid[path.name] = task.reason
+            elif task.name in file_of:
+                invalid[path.name] = f"{path}: task {task.name} is already defined in {file_of[task.name]}"
             else:
-                taken[outcome.name] = path
-                await self._publish(outcome)
-        for name, reason in broken.items():
-            if self._broken.get(name) != reason:
-                logger.error("a task file is wrong, its task stays as it was:\n%s", reason)
-        self._broken = broken
-        self._looked = True
+                file_of[task.name] = path.name
+                await self._publish(task)
+        for name, reason in invalid.items():
+            if self.invalid_files.get(name) != reason:
+                logger.error("invalid task file, its task stays as it was:\n%s", reason)
+        self.invalid_files = invalid
+        self.scanned = True
 
-    async def watch(self) -> None:
-        """Background: `look` every two seconds."""
+    async def scan_forever(self) -> None:
+        """Run `scan` at the configured interval, as a background task."""
         await asyncio.sleep(min(1.0, self._settings.scheduler_poll_seconds))  # The table is read meanwhile.
         while True:
             try:
-                await self.look()
+                await self.scan()
             except DependencyUnavailable as error:
-                logger.warning("scheduler: tasks are published later: %s", error)
+                logger.warning(
+                    "tasks are not published, retrying in %s s: %s", self._settings.scheduler_poll_seconds, error
+                )
             await asyncio.sleep(self._settings.scheduler_poll_seconds)
 
     def _read(self) -> list[tuple[Path, TaskSpec | ConfigurationError]]:

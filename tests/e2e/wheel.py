@@ -56,8 +56,8 @@ from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
 from services.scheduler.handlers import Handlers as SchedulerHandlers
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.storage import PostgresStorage as SchedulerStorage
-from services.scheduler.task_watcher import Tasks
+from services.scheduler.storage import PostgresCycleStore
+from services.scheduler.task_watcher import TaskWatcher
 from services.shadow.clients import Replay, StoredTrainingIndexes
 from services.shadow.handlers import Handlers as ShadowHandlers
 from services.shadow.settings import ShadowSettings
@@ -311,8 +311,8 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     app = build_console(desk, reviews, history)
 
     settings = _settings(SchedulerSettings, base, home)
-    cycles = SchedulerStorage(engines["scheduler"])
-    applied = Tasks(settings, publish["scheduler"], consumers["scheduler"].table(TaskChanged))
+    cycles = PostgresCycleStore(engines["scheduler"])
+    applied = TaskWatcher(settings, publish["scheduler"], consumers["scheduler"].table(TaskChanged))
     scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], EverythingSoFar(), applied)
     scheduler.subscribe(consumers["scheduler"])
 

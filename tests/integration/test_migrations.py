@@ -24,7 +24,7 @@ from services.dataset_builder.storage import PostgresCorrectionStore
 from services.deployer import tables as deployer
 from services.failure_miner import tables as failure_miner
 from services.failure_miner.storage import PostgresSuspectStore
-from services.scheduler import storage as scheduler
+from services.scheduler import tables as scheduler
 from shared.privacy.erasure import erased_among
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate

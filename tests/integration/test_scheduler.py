@@ -15,11 +15,11 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from schemas.cycles import CycleFinished, CycleStarted, StepFailed
-from services.scheduler.clients import KafkaOffsets
-from services.scheduler.domain import End, Turn, finished_of
+from services.scheduler.clients import KafkaFenceReader
+from services.scheduler.domain import CycleEnd, ScheduledRun, cycle_finished
 from services.scheduler.main import MIGRATIONS, NAME, build
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.storage import PostgresStorage
+from services.scheduler.storage import PostgresCycleStore
 from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
@@ -38,11 +38,11 @@ def task() -> str:
 
 
 @pytest.fixture
-async def storage(stack_settings: Settings) -> AsyncIterator[PostgresStorage]:
+async def cycles(stack_settings: Settings) -> AsyncIterator[PostgresCycleStore]:
     await migrate(stack_settings, NAME, MIGRATIONS)
-    made = PostgresStorage(build_engine(stack_settings, NAME))
-    yield made
-    await made.close()
+    engine = build_engine(stack_settings, NAME)
+    yield PostgresCycleStore(engine)
+    await engine.dispose()
 
 
 def started(task: str, at: datetime = NOON) -> CycleStarted:
@@ -51,54 +51,54 @@ def started(task: str, at: datetime = NOON) -> CycleStarted:
     )
 
 
-async def test_the_database_lets_one_cycle_of_a_task_run(storage: PostgresStorage, task: str) -> None:
+async def test_the_database_lets_one_cycle_of_a_task_run(cycles: PostgresCycleStore, task: str) -> None:
     first = started(task)
-    tries = [storage.start(started(task, NOON + timedelta(seconds=n)), 5) for n in range(1, 6)]
-    assert await storage.start(first, 5)
+    tries = [cycles.start(started(task, NOON + timedelta(seconds=n)), 5) for n in range(1, 6)]
+    assert await cycles.start(first, 5)
     assert not any(await asyncio.gather(*tries))
     event = uuid4()
-    finished = finished_of(first, End("failed", "why"), NOON)
-    assert await storage.finish(finished, event)
-    assert await storage.finish(finished, event)
-    assert not await storage.finish(finished, uuid4())
-    assert await storage.start(started(task, NOON + timedelta(seconds=9)), 5)
+    finished = cycle_finished(first, CycleEnd("failed", "why"), NOON)
+    assert await cycles.finish(finished, event)
+    assert await cycles.finish(finished, event)
+    assert not await cycles.finish(finished, uuid4())
+    assert await cycles.start(started(task, NOON + timedelta(seconds=9)), 5)
 
 
-async def test_a_cycle_is_kept_as_it_was(storage: PostgresStorage, task: str) -> None:
+async def test_a_cycle_is_stored_as_it_was(cycles: PostgresCycleStore, task: str) -> None:
     event = started(task)
     name = str(event.cycle_id)
-    await storage.start(event, 7)
-    assert event in await storage.unannounced()
-    await storage.announced(name)
-    assert event not in await storage.unannounced()
-    await storage.enter(name, "training", NOON + timedelta(minutes=2))
-    await storage.enter(name, "dataset", NOON + timedelta(minutes=3))
-    await storage.progressed(name, NOON + timedelta(minutes=5))
-    await storage.progressed(name, NOON + timedelta(minutes=4))
-    await storage.late(name, "training")
-    cycle = await storage.get(name)
+    await cycles.start(event, 7)
+    assert event in await cycles.unannounced()
+    await cycles.save_announced(name)
+    assert event not in await cycles.unannounced()
+    await cycles.enter_step(name, "training", NOON + timedelta(minutes=2))
+    await cycles.enter_step(name, "dataset", NOON + timedelta(minutes=3))
+    await cycles.save_progress(name, NOON + timedelta(minutes=5))
+    await cycles.save_progress(name, NOON + timedelta(minutes=4))
+    await cycles.save_late_step(name, "training")
+    cycle = await cycles.get(name)
     assert cycle is not None
     assert (cycle.started, cycle.step, cycle.late_step, cycle.timeout_minutes) == (event, "training", "training", 7)
     assert cycle.step_since == NOON + timedelta(minutes=2)
     assert cycle.progress_at == NOON + timedelta(minutes=5)
 
 
-async def test_turns_are_remembered(storage: PostgresStorage, task: str) -> None:
-    assert await storage.turn(task) is None
+async def test_the_last_scheduled_run_is_stored(cycles: PostgresCycleStore, task: str) -> None:
+    assert await cycles.last_run(task) is None
     for minute in (1, 2):
-        await storage.considered(task, Turn("0 3 * * 1", NOON + timedelta(minutes=minute)))
-    assert await storage.turn(task) == Turn("0 3 * * 1", NOON + timedelta(minutes=2))
+        await cycles.save_run(task, ScheduledRun("0 3 * * 1", NOON + timedelta(minutes=minute)))
+    assert await cycles.last_run(task) == ScheduledRun("0 3 * * 1", NOON + timedelta(minutes=2))
 
 
 async def test_the_fence_names_every_partition_of_the_inputs(stack_settings: Settings) -> None:
-    fence = await KafkaOffsets(stack_settings).fence()
+    fence = await KafkaFenceReader(stack_settings).fence()
     counts = {topic: sum(part.topic == topic for part in fence) for topic in {part.topic for part in fence}}
     assert counts == {"predictions.logged.v1": 8, "feedback.given.v1": 4, "corrections.submitted.v1": 4}
 
 
 async def test_without_a_broker_there_is_no_fence() -> None:
     with pytest.raises(DependencyUnavailable):
-        await KafkaOffsets(Settings(kafka="127.0.0.1:1")).fence()
+        await KafkaFenceReader(Settings(kafka="127.0.0.1:1")).fence()
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.install.java import find_java, install_java
 from deploy.devstack.parts.kafka import LOGGING, KafkaPart, format_storage, render_properties
 from schemas.predictions import FeedbackGiven
-from services.scheduler.clients import KafkaOffsets
+from services.scheduler.clients import KafkaFenceReader
 from shared.errors import ConfigurationError, DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import build_producer, client_options, connect_admin, end_offsets
@@ -240,7 +240,7 @@ async def test_everything_works_with_a_client_certificate(secured: Secured) -> N
 
 async def test_a_cycles_fence_is_asked_for_with_tls_and_a_password(secured: Secured) -> None:
     create_topics(secured.settings())
-    assert len(await KafkaOffsets(secured.settings(), ["feedback.given.v1"]).fence()) == 4
+    assert len(await KafkaFenceReader(secured.settings(), ["feedback.given.v1"]).fence()) == 4
 
 
 def test_the_local_stack_takes_a_managed_broker(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""How a cycle starts, goes on, is late, and ends."""
+"""How a cycle starts, moves on, is late, and ends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from schemas.cycles import CycleFinished, CycleStarted, Fence, PartitionFence, S
 from schemas.failures import FailuresClustered
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.scheduler.domain import Cycle, Turn, further
-from services.scheduler.erasure import Subjects
+from services.scheduler.domain import Cycle, ScheduledRun, is_later_step
+from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.http import build_app
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.task_watcher import Tasks
+from services.scheduler.task_watcher import TaskWatcher
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 
@@ -32,10 +32,10 @@ SPEC = TaskSpec(
 FENCE = (PartitionFence(topic="predictions.logged.v1", partition=0, offset=7),)
 
 
-class MemoryStorage:
+class MemoryCycleStore:
     def __init__(self) -> None:
         self.cycles: dict[str, dict[str, Any]] = {}
-        self.turns: dict[str, Turn] = {}
+        self.runs: dict[str, ScheduledRun] = {}
 
     async def start(self, started: CycleStarted, timeout_minutes: int) -> bool:
         if any(c["started"].task == started.task and c["finished"] is None for c in self.cycles.values()):
@@ -46,7 +46,7 @@ class MemoryStorage:
         }  # fmt: skip
         return True
 
-    async def announced(self, cycle_id: str) -> None:
+    async def save_announced(self, cycle_id: str) -> None:
         self.cycles[cycle_id]["announced"] = True
 
     async def unannounced(self) -> list[CycleStarted]:
@@ -60,18 +60,18 @@ class MemoryStorage:
         running = [name for name, c in self.cycles.items() if c["finished"] is None]
         return [cycle for name in running if (cycle := await self.get(name)) is not None]
 
-    async def enter(self, cycle_id: str, step: Step, at: datetime) -> None:
+    async def enter_step(self, cycle_id: str, step: Step, at: datetime) -> None:
         c = self.cycles[cycle_id]
-        if further(step, c["step"]):
+        if is_later_step(step, c["step"]):
             c.update(step=step, since=at, progress=None)
         elif step == c["step"]:
             c["progress"] = at
 
-    async def progressed(self, cycle_id: str, at: datetime) -> None:
+    async def save_progress(self, cycle_id: str, at: datetime) -> None:
         if cycle_id in self.cycles:
             self.cycles[cycle_id]["progress"] = at
 
-    async def late(self, cycle_id: str, step: Step) -> None:
+    async def save_late_step(self, cycle_id: str, step: Step) -> None:
         self.cycles[cycle_id]["late"] = step
 
     async def finish(self, finished: CycleFinished, by: UUID) -> bool:
@@ -80,28 +80,28 @@ class MemoryStorage:
             c.update(finished=finished, by=by)
         return bool(c["by"] == by)
 
-    async def turn(self, task: str) -> Turn | None:
-        return self.turns.get(task)
+    async def last_run(self, task: str) -> ScheduledRun | None:
+        return self.runs.get(task)
 
-    async def considered(self, task: str, turn: Turn) -> None:
-        self.turns[task] = turn
+    async def save_run(self, task: str, run: ScheduledRun) -> None:
+        self.runs[task] = run
 
 
-class Scene:
+class SchedulerBench:
     """The scheduler on a clock that is set by hand, with what it published."""
 
     def __init__(self, folder: Path) -> None:
         self.now = NOON
         self.published: list[Event] = []
         self.away = False
-        self.storage = MemoryStorage()
+        self.cycles = MemoryCycleStore()
         settings = SchedulerSettings(home=folder)
         self.table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        self.tasks = Tasks(settings, self, self.table)
-        self.handlers = Handlers(settings, self.storage, self, self, self.tasks, lambda: self.now)
+        self.tasks = TaskWatcher(settings, self, self.table)
+        self.handlers = Handlers(settings, self.cycles, self, self, self.tasks, lambda: self.now)
         self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed.v1")
-        subjects = Subjects(self, self.tasks, self.rollouts, b"k" * 32, lambda: self.now)
-        self.http = build_app(settings, self.handlers, self.storage, self.tasks, subjects, list)
+        erasures = ErasureAnnouncer(self, self.rollouts, b"k" * 32, lambda: self.now)
+        self.http = build_app(settings, self.handlers, self.cycles, self.tasks, erasures, list)
 
     async def publish(self, event: Event) -> None:
         if self.away:
@@ -121,8 +121,8 @@ class Scene:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> Scene:
-    made = Scene(tmp_path)
+async def bench(tmp_path: Path) -> SchedulerBench:
+    made = SchedulerBench(tmp_path)
     await made.table.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
     return made
 
@@ -137,9 +137,9 @@ def clustered(cycle_id: str, at: datetime = NOON) -> FailuresClustered:
     )
 
 
-def rollout(cycle_id: str, stage: Stage, at: datetime = NOON) -> RolloutChanged:
+def rollout(cycle_id: str, reached: Stage, at: datetime = NOON) -> RolloutChanged:
     return RolloutChanged(
-        **envelope(cycle_id), occurred_at=at, rollout_id="r", stage=stage, primary_adapter=None,
+        **envelope(cycle_id), occurred_at=at, rollout_id="r", stage=reached, primary_adapter=None,
         candidate_adapter="desk-1", candidate_uri="/a", dataset_uri="/d", data_cutoff=NOON,
         evidence=Evidence(alpha=0.001), reason="wealth 1204 >= 1000", spec=SPEC,
     )  # fmt: skip
@@ -149,163 +149,165 @@ def failed(cycle_id: str) -> StepFailed:
     return StepFailed(**envelope(cycle_id), service="trainer", step="training", reason="out of memory", way_out="buy")
 
 
-async def test_a_command_starts_a_cycle_with_a_fence_and_a_cut_off(stage: Scene) -> None:
-    answer = await stage.post("/api/cycles", {"task": "desk"})
+async def test_a_command_starts_a_cycle_with_a_fence_and_a_cut_off(bench: SchedulerBench) -> None:
+    answer = await bench.post("/api/cycles", {"task": "desk"})
     assert (answer.status_code, answer.json()) == (202, {"cycle_id": "desk-20261123-120000"})
-    (started,) = stage.of(CycleStarted)
+    (started,) = bench.of(CycleStarted)
     assert (started.fence, started.data_cutoff, started.trigger) == (FENCE, NOON, "command")
     assert started.task_revision == SPEC.revision
 
 
-async def test_one_cycle_of_a_task_runs_at_a_time(stage: Scene) -> None:
-    await stage.post("/api/cycles", {"task": "desk"})
-    stage.now += timedelta(seconds=5)
-    answer = await stage.post("/api/cycles", {"task": "desk"})
+async def test_one_cycle_of_a_task_runs_at_a_time(bench: SchedulerBench) -> None:
+    await bench.post("/api/cycles", {"task": "desk"})
+    bench.now += timedelta(seconds=5)
+    answer = await bench.post("/api/cycles", {"task": "desk"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "cycle_running")
 
 
 @pytest.mark.parametrize("body", [{"task": "nope"}, {"task": "Nope!"}, {}, {"task": "desk", "x": 1}, None])
-async def test_a_bad_command_is_told_why(stage: Scene, body: Any) -> None:
-    answer = await stage.post("/api/cycles", body)
+async def test_a_bad_command_is_refused_with_a_reason(bench: SchedulerBench, body: Any) -> None:
+    answer = await bench.post("/api/cycles", body)
     assert answer.status_code in (404, 422)
     assert answer.json()["error"]["message"]
 
 
-async def test_a_cycle_that_could_not_be_announced_is_announced_later_as_the_same_fact(stage: Scene) -> None:
-    stage.away = True
-    cycle_id = await stage.handlers.start(SPEC, "cron")
-    stage.away = False
-    await stage.handlers.tick()
-    await stage.handlers.tick()
-    (started,) = stage.of(CycleStarted)
+async def test_a_cycle_that_could_not_be_announced_is_announced_at_a_later_tick(bench: SchedulerBench) -> None:
+    bench.away = True
+    cycle_id = await bench.handlers.start(SPEC, "cron")
+    bench.away = False
+    await bench.handlers.tick()
+    await bench.handlers.tick()
+    (started,) = bench.of(CycleStarted)
     assert started.cycle_id == cycle_id
 
 
-async def test_cron_starts_a_cycle_once_at_its_turn(stage: Scene) -> None:
-    await stage.handlers.tick()
-    assert stage.of(CycleStarted) == []
-    stage.now += timedelta(hours=3)
-    await stage.handlers.tick()
-    await stage.handlers.tick()
-    (started,) = stage.of(CycleStarted)
+async def test_cron_starts_one_cycle_when_it_is_due(bench: SchedulerBench) -> None:
+    await bench.handlers.tick()
+    assert bench.of(CycleStarted) == []
+    bench.now += timedelta(hours=3)
+    await bench.handlers.tick()
+    await bench.handlers.tick()
+    (started,) = bench.of(CycleStarted)
     assert started.trigger == "cron"
 
 
-async def test_a_turn_during_a_cycle_is_skipped(stage: Scene) -> None:
-    await stage.handlers.tick()
-    await stage.handlers.start(SPEC, "command")
-    stage.now += timedelta(hours=1)
-    await stage.handlers.tick()
-    assert len(stage.of(CycleStarted)) == 1
-    assert stage.storage.turns["desk"].considered_at == stage.now
+async def test_a_scheduled_run_during_a_cycle_is_skipped(bench: SchedulerBench) -> None:
+    await bench.handlers.tick()
+    await bench.handlers.start(SPEC, "command")
+    bench.now += timedelta(hours=1)
+    await bench.handlers.tick()
+    assert len(bench.of(CycleStarted)) == 1
+    assert bench.cycles.runs["desk"].considered_at == bench.now
 
 
 @pytest.mark.parametrize(("end", "outcome"), [(Stage.PROMOTED, "promoted"), (Stage.REJECTED, "rejected")])
 async def test_a_rollout_ends_its_cycle_once_however_often_it_is_delivered(
-    stage: Scene, end: Stage, outcome: str
+    bench: SchedulerBench, end: Stage, outcome: str
 ) -> None:
-    cycle_id = str(await stage.handlers.start(SPEC, "command"))
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
     event = rollout(cycle_id, end, NOON + timedelta(minutes=5))
-    await stage.handlers.on_step(event)
-    await stage.handlers.on_step(event)
-    finished = stage.of(CycleFinished)
+    await bench.handlers.on_step(event)
+    await bench.handlers.on_step(event)
+    finished = bench.of(CycleFinished)
     assert {(f.event_id, f.outcome, f.seconds) for f in finished} == {(finished[0].event_id, outcome, 300.0)}
 
 
-async def test_a_roll_back_after_the_promotion_does_not_reopen_or_end_again(stage: Scene) -> None:
-    cycle_id = str(await stage.handlers.start(SPEC, "command"))
-    await stage.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
-    await stage.handlers.on_step(rollout(cycle_id, Stage.ROLLED_BACK))
-    await stage.handlers.on_step(rollout(cycle_id, Stage.REJECTED))
-    assert [f.outcome for f in stage.of(CycleFinished)] == ["promoted"]
-    assert await stage.storage.running() == []
+async def test_a_rollback_after_the_promotion_neither_reopens_nor_ends_the_cycle(bench: SchedulerBench) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    await bench.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
+    await bench.handlers.on_step(rollout(cycle_id, Stage.ROLLED_BACK))
+    await bench.handlers.on_step(rollout(cycle_id, Stage.REJECTED))
+    assert [f.outcome for f in bench.of(CycleFinished)] == ["promoted"]
+    assert await bench.cycles.running() == []
 
 
-async def test_a_failed_step_ends_its_cycle_with_the_reason(stage: Scene) -> None:
-    cycle_id = str(await stage.handlers.start(SPEC, "command"))
-    await stage.handlers.on_step_failed(failed(cycle_id))
-    (finished,) = stage.of(CycleFinished)
+async def test_a_failed_step_ends_its_cycle_with_the_reason(bench: SchedulerBench) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    await bench.handlers.on_step_failed(failed(cycle_id))
+    (finished,) = bench.of(CycleFinished)
     assert (finished.outcome, finished.reason) == ("failed", "trainer: out of memory")
 
 
-async def test_events_that_overtake_each_other_do_not_move_a_cycle_back(stage: Scene) -> None:
-    cycle_id = str(await stage.handlers.start(SPEC, "command"))
-    await stage.handlers.on_step(rollout(cycle_id, Stage.SHADOW))
-    await stage.handlers.on_step(clustered(cycle_id))
-    (cycle,) = await stage.storage.running()
+async def test_events_that_overtake_each_other_do_not_move_a_cycle_back(bench: SchedulerBench) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    await bench.handlers.on_step(rollout(cycle_id, Stage.SHADOW))
+    await bench.handlers.on_step(clustered(cycle_id))
+    (cycle,) = await bench.cycles.running()
     assert cycle.step == "rollout"
 
 
-async def test_a_late_step_is_reported_once_and_may_still_finish(stage: Scene) -> None:
-    cycle_id = str(await stage.handlers.start(SPEC, "command"))
-    await stage.handlers.on_step(clustered(cycle_id))
-    stage.now += timedelta(minutes=31)
-    await stage.handlers.tick()
-    await stage.handlers.tick()
-    (late,) = stage.of(StepFailed)
+async def test_a_late_step_is_reported_once_and_may_still_finish(bench: SchedulerBench) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    await bench.handlers.on_step(clustered(cycle_id))
+    bench.now += timedelta(minutes=31)
+    await bench.handlers.tick()
+    await bench.handlers.tick()
+    (late,) = bench.of(StepFailed)
     assert (late.service, late.step, late.cycle_id) == ("scheduler", "dataset", cycle_id)
     assert "late" in late.reason
     assert "ratchet status" in late.way_out
-    await stage.handlers.on_step_failed(late)  # It hears itself.
-    assert stage.of(CycleFinished) == []
-    await stage.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
-    assert [f.outcome for f in stage.of(CycleFinished)] == ["promoted"]
+    await bench.handlers.on_step_failed(late)  # The scheduler consumes its own event.
+    assert bench.of(CycleFinished) == []
+    await bench.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
+    assert [f.outcome for f in bench.of(CycleFinished)] == ["promoted"]
 
 
-async def test_a_step_that_progresses_is_not_late(stage: Scene) -> None:
-    cycle_id = str(await stage.handlers.start(SPEC, "command"))
-    stage.now += timedelta(minutes=29)
-    await stage.handlers.on_progress(
-        StepProgressed(**envelope(cycle_id), occurred_at=stage.now, step="failures", done=1, total=2)
+async def test_a_step_that_progresses_is_not_late(bench: SchedulerBench) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    bench.now += timedelta(minutes=29)
+    await bench.handlers.on_progress(
+        StepProgressed(**envelope(cycle_id), occurred_at=bench.now, step="failures", done=1, total=2)
     )
-    stage.now += timedelta(minutes=29)
-    await stage.handlers.tick()
-    assert stage.of(StepFailed) == []
+    bench.now += timedelta(minutes=29)
+    await bench.handlers.tick()
+    assert bench.of(StepFailed) == []
 
 
-async def test_events_of_unknown_cycles_are_ignored(stage: Scene) -> None:
-    await stage.handlers.on_step(clustered("desk-of-yesterday"))
-    await stage.handlers.on_step_failed(failed("desk-of-yesterday"))
-    await stage.handlers.on_progress(StepProgressed(**envelope(None), step="training", done=1, total=2))
-    assert stage.published == []
+async def test_events_of_unknown_cycles_are_ignored(bench: SchedulerBench) -> None:
+    await bench.handlers.on_step(clustered("desk-of-yesterday"))
+    await bench.handlers.on_step_failed(failed("desk-of-yesterday"))
+    await bench.handlers.on_progress(StepProgressed(**envelope(None), step="training", done=1, total=2))
+    assert bench.published == []
 
 
-async def test_a_stopped_cycle_makes_way_for_the_next(stage: Scene) -> None:
-    cycle_id = await stage.handlers.start(SPEC, "command")
-    assert (await stage.post(f"/api/cycles/{cycle_id}/stop")).status_code == 202
-    assert (await stage.post("/api/cycles/unknown/stop")).status_code == 404
-    stage.now += timedelta(seconds=1)
-    assert await stage.handlers.start(SPEC, "command") is not None
+async def test_after_a_stopped_cycle_the_next_may_start(bench: SchedulerBench) -> None:
+    cycle_id = await bench.handlers.start(SPEC, "command")
+    assert (await bench.post(f"/api/cycles/{cycle_id}/stop")).status_code == 202
+    assert (await bench.post("/api/cycles/unknown/stop")).status_code == 404
+    bench.now += timedelta(seconds=1)
+    assert await bench.handlers.start(SPEC, "command") is not None
 
 
-async def test_a_changed_file_is_published_once_and_a_broken_one_leaves_its_task(tmp_path: Path) -> None:
-    stage = Scene(tmp_path)
+async def test_a_changed_file_is_published_once_and_an_invalid_one_leaves_its_task(tmp_path: Path) -> None:
+    bench = SchedulerBench(tmp_path)
     folder = tmp_path / "tasks"
     folder.mkdir()
     text = "name: desk\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\n"
     (folder / "desk.yaml").write_text(text)
     (folder / "twin.yaml").write_text(text)
-    await stage.tasks.look()
-    await stage.tasks.look()
-    assert len(stage.of(TaskChanged)) == 1
-    assert "already that of desk.yaml" in stage.tasks.broken["twin.yaml"]
+    await bench.tasks.scan()
+    await bench.tasks.scan()
+    assert len(bench.of(TaskChanged)) == 1
+    assert "already defined in desk.yaml" in bench.tasks.invalid_files["twin.yaml"]
     (folder / "desk.yaml").write_text("name: desk\nkind: nonsense\n")
     (folder / "twin.yaml").unlink()
-    await stage.tasks.look()
-    assert "kind: found 'nonsense'" in stage.tasks.broken["desk.yaml"]
-    assert [spec.labels for spec in stage.tasks.specs()] == [("a", "b")]
+    await bench.tasks.scan()
+    assert "kind: found 'nonsense'" in bench.tasks.invalid_files["desk.yaml"]
+    assert [spec.labels for spec in bench.tasks.specs()] == [("a", "b")]
     (folder / "desk.yaml").write_text(text.replace("[a, b]", "[a, b, c]"))
-    await stage.tasks.look()
-    assert [event.spec.labels for event in stage.of(TaskChanged)] == [("a", "b"), ("a", "b", "c")]
-    assert stage.tasks.broken == {}
+    await bench.tasks.scan()
+    assert [event.spec.labels for event in bench.of(TaskChanged)] == [("a", "b"), ("a", "b", "c")]
+    assert bench.tasks.invalid_files == {}
 
 
-async def test_a_task_that_the_topic_has_already_is_not_published_again(stage: Scene, tmp_path: Path) -> None:
+async def test_a_task_that_is_on_the_topic_already_is_not_published_again(
+    bench: SchedulerBench, tmp_path: Path
+) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "desk.yaml").write_text(
         "name: desk\nkind: classification\nsystem_prompt: p\nlabels: [a, b]\n"
         'cron: "0 * * * *"\nstep_timeout_minutes: 30\n'
     )
-    await stage.tasks.look()
-    assert stage.published == []
+    await bench.tasks.scan()
+    assert bench.published == []

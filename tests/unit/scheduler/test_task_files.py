@@ -1,4 +1,4 @@
-"""A mistake in a task file is named by file, line, what was found and what was expected."""
+"""An error in a task file is reported with file, line, what was found and what was expected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reason_of(file: Path, text: str | bytes) -> str:
     return caught.value.reason.replace(f"{file}", "FILE")
 
 
-def test_a_good_file_is_a_task(file: Path) -> None:
+def test_a_valid_file_is_a_task(file: Path) -> None:
     file.write_text(GOOD)
     assert read_task(file) == TaskSpec.model_validate(
         {
@@ -66,9 +66,9 @@ def test_the_template_shows_every_key_with_its_default() -> None:
     [
         ("", "FILE:1: found nothing; expected keys with values"),
         ("- a\n- b\n", "FILE:1: found"),
-        ("name: desk\nkind: [\n", "FILE:3: found what is not YAML"),
-        ("name: desk\n\tkind: x\n", "FILE:2: found what is not YAML"),
-        ("name: desk\nname: other\n", "FILE:2: found what is not YAML"),
+        ("name: desk\nkind: [\n", "FILE:3: found invalid YAML"),
+        ("name: desk\n\tkind: x\n", "FILE:2: found invalid YAML"),
+        ("name: desk\nname: other\n", "FILE:2: found invalid YAML"),
         (GOOD + "  confidence_treshold: 1\n", "FILE:8: failures.confidence_treshold: found an unknown key; did"),
         (GOOD + "zzz: 1\n", "FILE:8: zzz: found an unknown key; expected one of: base_model"),
         (GOOD.replace("0.7", "1.7"), ".confidence_threshold: found 1.7; expected less than or equal to 1"),
@@ -85,21 +85,21 @@ def test_the_template_shows_every_key_with_its_default() -> None:
         ("name: " + "x" * 1_000_001, "FILE:1: found 1,000,007 bytes; expected at most 1,000,000"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_its_line(file: Path, text: str | bytes, expected: str) -> None:
+def test_an_error_is_reported_with_its_line(file: Path, text: str | bytes, expected: str) -> None:
     assert expected in reason_of(file, text)
 
 
-def test_aliases_that_unfold_without_end_are_refused(file: Path) -> None:
+def test_aliases_that_expand_without_end_are_refused(file: Path) -> None:
     levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9))
-    assert "unfold" in reason_of(file, f"l0: &l0 [x]\n{levels}\n")
+    assert "expand" in reason_of(file, f"l0: &l0 [x]\n{levels}\n")
 
 
-def test_all_mistakes_are_named_at_once_in_the_order_of_their_lines(file: Path) -> None:
+def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(file: Path) -> None:
     reason = reason_of(file, GOOD.replace("0.7", "7") + "dataset:\n  eval_share: 2\n")
     assert [line.split(": ")[0] for line in reason.splitlines()] == ["FILE:7", "FILE:9"]
 
 
-def test_a_golden_file_lies_relative_to_the_task_file(file: Path) -> None:
+def test_a_golden_file_is_found_relative_to_the_task_file(file: Path) -> None:
     (file.parent / "golden.jsonl").write_text('{"text": "where is it?", "label": "delivery"}\n\n')
     file.write_text(GOOD + "golden_file: golden.jsonl\n")
     assert [example.label for example in read_task(file).golden] == ["delivery"]
@@ -113,12 +113,12 @@ def test_a_golden_file_lies_relative_to_the_task_file(file: Path) -> None:
         ('{"text": "a", "label": "refnd"}', "golden.jsonl:2: label: found 'refnd'; did you mean 'refund'?"),
     ],
 )
-def test_a_golden_example_is_checked_with_a_line_of_its_own(file: Path, row: str, expected: str) -> None:
+def test_an_error_in_a_golden_file_is_reported_with_its_line(file: Path, row: str, expected: str) -> None:
     (file.parent / "golden.jsonl").write_text('{"text": "where is it?", "label": "delivery"}\n' + row + "\n")
     assert expected in reason_of(file, GOOD + "golden_file: golden.jsonl\n")
 
 
-def test_applying_a_file_takes_its_golden_file_and_comments_along(file: Path, tmp_path: Path) -> None:
+def test_applying_a_file_copies_its_golden_file_and_comments(file: Path, tmp_path: Path) -> None:
     (file.parent / "golden.jsonl").write_text('{"text": "where is it?", "label": "delivery"}\n')
     file.write_text(GOOD + "golden_file: golden.jsonl\n")
     target = tmp_path / "tasks"
@@ -128,7 +128,7 @@ def test_applying_a_file_takes_its_golden_file_and_comments_along(file: Path, tm
     assert "# Why we are strict here." in (target / "desk.yaml").read_text()
 
 
-def test_a_wrong_file_is_not_applied(file: Path, tmp_path: Path) -> None:
+def test_an_invalid_file_is_not_applied(file: Path, tmp_path: Path) -> None:
     file.write_text("name: desk\n")
     with pytest.raises(ConfigurationError):
         apply_task(file, tmp_path / "tasks")

@@ -1,0 +1,31 @@
+"""The tables of schema `scheduler`, as `migrations/` makes them."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+
+METADATA = MetaData()
+_TIME = DateTime(timezone=True)
+CYCLES = Table(
+    "cycles",
+    METADATA,
+    Column("cycle_id", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("started", JSONB, nullable=False),
+    Column("announced", Boolean, nullable=False),
+    Column("timeout_minutes", Integer, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("step_since", _TIME, nullable=False),
+    Column("progress_at", _TIME),
+    Column("late_step", Text),
+    Column("finished", JSONB),
+    Column("finished_by", Uuid),
+)
+SCHEDULED_RUNS = Table(
+    "turns",
+    METADATA,
+    Column("task", Text, primary_key=True),
+    Column("cron", Text, nullable=False),
+    Column("considered_at", _TIME, nullable=False),
+)

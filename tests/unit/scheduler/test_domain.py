@@ -1,0 +1,59 @@
+"""When a cycle is due."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.scheduler.domain import ScheduledRun, check_schedule, cycle_name, is_later_step, valid_cron
+
+MONDAY_THREE = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+WEEKLY = "0 3 * * 1"
+
+
+def test_a_new_task_waits_for_its_next_run() -> None:
+    now = MONDAY_THREE + timedelta(hours=1)
+    assert check_schedule(WEEKLY, None, now) == (False, ScheduledRun(WEEKLY, now))
+
+
+def test_a_cycle_is_due_at_the_second_of_its_run() -> None:
+    before = ScheduledRun(WEEKLY, MONDAY_THREE - timedelta(days=2))
+    assert check_schedule(WEEKLY, before, MONDAY_THREE - timedelta(seconds=1)) == (False, before)
+    assert check_schedule(WEEKLY, before, MONDAY_THREE) == (True, ScheduledRun(WEEKLY, MONDAY_THREE))
+
+
+def test_a_run_that_was_started_is_not_started_again() -> None:
+    started = ScheduledRun(WEEKLY, MONDAY_THREE)
+    assert check_schedule(WEEKLY, started, MONDAY_THREE + timedelta(seconds=30)) == (False, started)
+
+
+def test_many_runs_missed_while_down_start_one_cycle() -> None:
+    _, last = check_schedule(
+        "0 * * * *", ScheduledRun("0 * * * *", MONDAY_THREE), MONDAY_THREE + timedelta(hours=9, minutes=20)
+    )
+    assert last.considered_at == MONDAY_THREE + timedelta(hours=9)
+    assert check_schedule("0 * * * *", last, MONDAY_THREE + timedelta(hours=9, minutes=21)) == (False, last)
+
+
+def test_a_changed_cron_does_not_start_a_past_run() -> None:
+    now = MONDAY_THREE + timedelta(days=2, minutes=20)
+    assert check_schedule("0 * * * *", ScheduledRun(WEEKLY, MONDAY_THREE), now) == (
+        False,
+        ScheduledRun("0 * * * *", now),
+    )
+
+
+@pytest.mark.parametrize("cron", ["", "@weekly", "* * * *", "0 3 * * 1 0", "61 * * * *", "0 3 * * 9"])
+def test_an_invalid_cron_is_refused(cron: str) -> None:
+    assert not valid_cron(cron)
+
+
+def test_a_cycle_is_named_by_task_and_utc() -> None:
+    assert cycle_name("desk", MONDAY_THREE) == "desk-20261123-030000"
+
+
+def test_steps_only_move_forward() -> None:
+    assert is_later_step("training", "dataset")
+    assert not is_later_step("dataset", "training")
+    assert not is_later_step("training", "training")

@@ -1,0 +1,113 @@
+"""Erasing people: one event per person and task, by the hash that the gateway gives them, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.predictions import SubjectForgotten
+from schemas.rollouts import Stage
+from schemas.tasks import TaskChanged
+from shared.identity import keyed_hash
+from tests.unit.scheduler.test_cycles import NOON, SPEC, SchedulerBench, rollout
+
+USER = "jo@example.org"
+HASH = keyed_hash(b"k" * 32, USER)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> SchedulerBench:
+    made = SchedulerBench(tmp_path)
+    for name in ("desk", "other"):
+        spec = SPEC.model_copy(update={"name": name})
+        await made.table.put(name, TaskChanged(task=name, task_revision=spec.revision, spec=spec))
+    return made
+
+
+async def forget(bench: SchedulerBench, **body: Any) -> Any:
+    return await bench.post("/api/subjects/forget", body)
+
+
+async def test_a_person_is_erased_in_every_task_by_their_hash_alone(bench: SchedulerBench) -> None:
+    answer = await forget(bench, users=[USER])
+    assert answer.status_code == 202
+    events = bench.of(SubjectForgotten)
+    assert [(event.task, event.subject_hash, event.occurred_at) for event in events] == [
+        ("desk", HASH, NOON), ("other", HASH, NOON),
+    ]  # fmt: skip
+    assert answer.json()["subjects"] == [HASH]
+    text = answer.text + json.dumps([event.model_dump_json() for event in events])
+    assert "example.org" not in text
+
+
+async def test_hashes_and_a_single_task_may_be_named_and_nobody_is_announced_twice(bench: SchedulerBench) -> None:
+    await forget(bench, users=[USER], hashes=[HASH, "a" * 24], task="other")
+    assert [(event.task, event.subject_hash) for event in bench.of(SubjectForgotten)] == [
+        ("other", HASH), ("other", "a" * 24),
+    ]  # fmt: skip
+
+
+async def test_a_later_request_is_another_event(bench: SchedulerBench) -> None:
+    await forget(bench, users=[USER], task="desk")
+    await forget(bench, users=[USER], task="desk")
+    bench.now += timedelta(days=1)
+    await forget(bench, users=[USER], task="desk")
+    first, repeated, later = bench.of(SubjectForgotten)
+    assert first.event_id == repeated.event_id != later.event_id
+    assert later.occurred_at == NOON + timedelta(days=1)
+
+
+async def test_without_announce_nothing_is_published(bench: SchedulerBench) -> None:
+    answer = await forget(bench, users=[USER], announce=False)
+    assert (answer.json()["subjects"], answer.json()["announced"]) == ([HASH], False)
+    assert bench.published == []
+
+
+async def test_the_answer_lists_the_adapters_in_use(bench: SchedulerBench) -> None:
+    promoted = rollout("c", Stage.PROMOTED).model_copy(
+        update={"primary_adapter": "desk-2", "previous_adapter": "desk-1"}
+    )
+    await bench.rollouts.put("desk", promoted)
+    nothing = {"primary": None, "previous": None, "candidate": None}
+    assert (await forget(bench, users=[USER])).json()["tasks"] == [
+        {"task": "desk", "primary": "desk-2", "previous": "desk-1", "candidate": None}, {"task": "other", **nothing},
+    ]  # fmt: skip
+    await bench.rollouts.put("desk", rollout("c", Stage.CANARY))
+    assert (await forget(bench, users=[USER], task="desk")).json()["tasks"][0]["candidate"] == "desk-1"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"users": [""]}, 422),
+        ({"users": ["x" * 501]}, 422),
+        ({"users": ["x"] * 101}, 422),
+        ({"users": "jo@example.org"}, 422),
+        ({"hashes": ["jo@example.org"]}, 422),
+        ({"users": ["jo@example.org"], "task": "nope"}, 404),
+        ({"users": ["jo@example.org"], "tsak": "desk"}, 422),
+    ],
+)
+async def test_a_bad_request_is_refused_without_repeating_the_name(
+    bench: SchedulerBench, body: Any, status: int
+) -> None:
+    answer = await forget(bench, **body)
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+    assert "example.org" not in answer.text
+    assert bench.published == []
+
+
+async def test_while_the_broker_is_away_the_request_fails_as_unavailable(bench: SchedulerBench) -> None:
+    bench.away = True
+    answer = await forget(bench, users=[USER])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+
+
+async def test_a_body_over_the_limit_is_refused(bench: SchedulerBench) -> None:
+    assert (await forget(bench, users=["x" * 400] * 100, task="y" * 70_000)).status_code == 413
