@@ -1,11 +1,13 @@
-"""Chaos: faults against real processes, and an independent count of what clients were told was accepted.
+"""Chaos: faults against real processes, and an independent check that everything accepted is stored once.
 
     python -m tests.chaos --minutes 14 --events 200000 --faults 50
 
-`processes.py` runs broker, database, flag server, a model server that answers at once (`upstream.py`; vLLM is not what
-is tested here) and all ten services, each as a process of its own, and starts again at once what ends. `load.py` asks
-the gateways and writes to Kafka, and notes in `ledger.py` what was promised to it. `faults.py` kills, stops, fills
-disks and freezes by a seeded schedule. `checker.py` then compares the ledger with the lake, reading both by
-libraries alone, and `leaks.py` looks for the personal data of `people.py` wherever data rest. `run.py` is the play,
-`report.py` what is told of it.
+system.py     broker, database, flag server, model server and all ten services, each as a process of its own
+processes.py  restarts a process as soon as it ends
+upstream.py   the model server, which answers at once (vLLM is not tested here)
+load.py       clients that ask the gateways and write to Kafka; they record in ledger.py what they were answered
+faults.py     a seeded schedule of kills, stops, frozen processes and full disks
+checker.py    compares the ledger with the lake, with libraries alone
+leaks.py      looks for the personal data of people.py wherever data is at rest
+run.py        runs all of it; report.py writes the outcome
 """

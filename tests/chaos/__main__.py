@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: one run, with progress; exit code 1 unless nothing was lost, doubled or leaked."""
+"""`python -m tests.chaos`: one run, with progress. Exit code 1 if anything was lost, doubled or leaked."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.text import Text
 
 from tests.chaos import report
 from tests.chaos.faults import KINDS
-from tests.chaos.run import Options, Progress, play
-from tests.chaos.system import ROOT, Broken
+from tests.chaos.run import Options, Progress, run_chaos
+from tests.chaos.system import ROOT, StartError
 
 RESULTS = Path(__file__).parent / "results"
 _PLAIN_SECONDS = 10.0
@@ -26,30 +26,30 @@ SHORT = Options(seconds=25.0, events=5_000, faults=2, short=True, settle_seconds
 
 
 def main(
-    minutes: Annotated[float, typer.Option(help="How long load and faults last, if the machine keeps up.")] = 14.0,
+    minutes: Annotated[float, typer.Option(help="How long load and faults last, on a fast machine.")] = 14.0,
     events: Annotated[int, typer.Option(help="Accepted predictions.")] = 200_000,
     faults: Annotated[int, typer.Option(help="Faults of each kind (zombies: a fifth).")] = 50,
-    seed: Annotated[int, typer.Option(help="Of load and schedule.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of load and schedule.")] = 4,
     out: Annotated[Path | None, typer.Option(help="JSON; default: tests/chaos/results/.")] = None,
-    short: Annotated[bool, typer.Option(help="What `make test` runs; the numbers above are not used.")] = False,
-    without: Annotated[str, typer.Option(help=f"Kinds not to play, comma-separated: {', '.join(KINDS)}.")] = "",
-    keep: Annotated[bool, typer.Option(help="Leave the folder with logs, ledger and lake.")] = False,
+    short: Annotated[bool, typer.Option(help="The short run of `make test`; the numbers above are not used.")] = False,
+    without: Annotated[str, typer.Option(help=f"Kinds not to run_chaos, comma-separated: {', '.join(KINDS)}.")] = "",
+    keep: Annotated[bool, typer.Option(help="Do not delete the folder with logs, ledger and lake.")] = False,
 ) -> None:
-    """Faults against real processes; ends with what was accepted, stored, lost, doubled and leaked."""
-    left_out = frozenset(filter(None, without.split(",")))
-    if unknown := left_out - set(KINDS):
+    """Play faults against real processes, and report what was accepted, stored, lost, doubled and leaked."""
+    excluded = frozenset(filter(None, without.split(",")))
+    if unknown := excluded - set(KINDS):
         raise typer.BadParameter(f"no such kind: {', '.join(unknown)}; kinds: {', '.join(KINDS)}")
-    options = Options(minutes * 60, events, faults, seed, without=left_out)
+    options = Options(minutes * 60, events, faults, seed, without=excluded)
     if short:
-        options = Options(SHORT.seconds, SHORT.events, SHORT.faults, seed, True, left_out, SHORT.settle_seconds)
+        options = Options(SHORT.seconds, SHORT.events, SHORT.faults, seed, True, excluded, SHORT.settle_seconds)
     console = Console()
     home = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute() / "chaos" / str(os.getpid())
     try:
         outcome = asyncio.run(_interruptible(home, options, console, keep))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print(f"interrupted; everything is stopped. Logs: {home / 'logs'}")
+        console.print(f"interrupted; all processes are stopped. Logs: {home / 'logs'}")
         raise typer.Exit(130) from None
-    except Broken as error:
+    except StartError as error:
         console.print(f"{error}\nLogs: {home / 'logs'}", style="red", highlight=False, markup=False)
         raise typer.Exit(2) from error
     report.show(outcome, console)
@@ -58,27 +58,27 @@ def main(
     outcome.write(path, (home, ROOT))
     console.print(f"written to {path} and {path.with_suffix('.md').name}")
     if not outcome.passed or keep:
-        console.print(f"logs, ledger and lake are left in {home}")
+        console.print(f"logs, ledger and lake: {home}")
     raise typer.Exit(0 if outcome.passed else 1)
 
 
 async def _interruptible(home: Path, options: Options, console: Console, keep: bool) -> report.Outcome:
-    """`play`, with Ctrl-C and SIGTERM cancelling it, so that it cleans up."""
+    """Run, and clean up on Ctrl-C and SIGTERM."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with _Screen(console, options) as screen:
-        return await play(home, options, screen.show, keep=keep)
+        return await run_chaos(home, options, screen.show, keep=keep)
 
 
 class _Screen:
-    """One live line in a terminal, a line every ten seconds elsewhere."""
+    """Shows progress: one live line in a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, console: Console, options: Options) -> None:
         self._console, self._options = console, options
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self._last, self._stage = 0.0, ""
 
     def __enter__(self) -> _Screen:
@@ -101,10 +101,10 @@ class _Screen:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _text(self, progress: Progress) -> str:
-        passed = time.monotonic() - self._began
+        elapsed = time.monotonic() - self._started_at
         share = min(1.0, progress.accepted / self._options.events)
         bar = "█" * round(share * 20) + "░" * (20 - round(share * 20))
-        words = [f"{passed:4.0f} s {bar} {progress.accepted:,} accepted, {progress.refused:,} refused"]
+        words = [f"{elapsed:4.0f} s {bar} {progress.accepted:,} accepted, {progress.refused:,} refused"]
         words.append(f"{progress.unknown:,} open, spools {progress.spool_bytes / 1e6:.1f} MB")
         if progress.faults is not None:
             words.append(", ".join(f"{kind} {progress.faults[kind]}" for kind in KINDS))

@@ -1,10 +1,10 @@
-"""The independent checker: the ledger against the lake. It reads both by libraries alone, with no code of ours.
+"""The independent checker: compares the ledger with the lake, reading both with libraries alone, no code of Ratchet.
 
     found = check(ledger_file, lake_folder, task)
     found.predictions.lost == 0
 
-`lost`: promised and not there. `doubled`: an id, or a client's marker, in more than one row. `invented`: a row that no
-client sent. `unknown`: sent, and the connection broke, so that the client was told nothing: both outcomes are right.
+`lost`: accepted and not stored. `doubled`: an id, or a client's marker, in more than one row. `invented`: a row that no
+client sent. `unknown`: sent, but the connection broke before the client got an answer: stored or not, both are right.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
-from tests.chaos.ledger import MARK
+from tests.chaos.ledger import MARKER_PREFIX
 
-SHOWN = 20
-"""Ids that a finding names; the counts are of all."""
+MAX_EXAMPLES = 20
+"""Maximum number of ids that a finding names; the counts are of all."""
 
 
 @dataclass
 class Finding:
-    """One table against the ledger. Counts; `examples` names some ids of each trouble."""
+    """One table compared with the ledger, as counts. `examples` has some ids of each problem."""
 
     accepted: int = 0
     forgotten: int = 0
@@ -45,18 +45,18 @@ class Finding:
 
     @property
     def faultless(self) -> bool:
-        """Whether every promise was kept."""
+        """True if nothing is lost, doubled, invented or left of a forgotten person."""
         return not (self.lost or self.doubled or self.invented or self.forgotten_left)
 
-    def note(self, trouble: str, ids: set[str]) -> int:
+    def record(self, problem: str, ids: set[str]) -> int:
         if ids:
-            self.examples[trouble] = sorted(ids)[:SHOWN]
+            self.examples[problem] = sorted(ids)[:MAX_EXAMPLES]
         return len(ids)
 
 
 @dataclass
-class Checked:
-    """All tables of the lake against the ledger."""
+class CheckResult:
+    """All tables of the lake compared with the ledger."""
 
     predictions: Finding
     feedback: Finding
@@ -67,17 +67,17 @@ class Checked:
         return self.predictions.faultless and self.feedback.faultless and self.requests.faultless
 
 
-def check(ledger: Path, lake: Path, task: str) -> Checked:
-    """Compare everything. Rows of other tasks are not looked at: the broker may be shared."""
+def check(ledger: Path, lake: Path, task: str) -> CheckResult:
+    """Compare all tables. Rows of other tasks are ignored, because the broker may be shared."""
     db = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
     try:
-        return Checked(_predictions(db, lake, task), _feedback(db, lake, task), _requests(db, lake, task))
+        return CheckResult(_predictions(db, lake, task), _feedback(db, lake, task), _requests(db, lake, task))
     finally:
         db.close()
 
 
 def read(lake: Path, table: str, task: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a task; no rows where the table does not exist yet."""
+    """Return the rows of a task; none if the table does not exist yet."""
     try:
         delta = DeltaTable(str(lake / table))
     except TableNotFoundError:
@@ -86,12 +86,12 @@ def read(lake: Path, table: str, task: str, columns: list[str] | None = None) ->
 
 
 def stored_ids(lake: Path, table: str, task: str) -> set[str]:
-    """The distinct prediction ids in a table."""
+    """Return the distinct prediction ids in a table."""
     return set(read(lake, table, task, ["prediction_id"]).column("prediction_id").to_pylist())
 
 
-def suspects_wanted(ledger: Path) -> tuple[set[str], set[str]]:
-    """Ids that the failure miner must know (accepted, of low confidence), and those of forgotten people."""
+def expected_suspects(ledger: Path) -> tuple[set[str], set[str]]:
+    """Return the ids that the failure miner must have (accepted, low confidence), and those of forgotten people."""
     db = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
     try:
         rows = db.execute(
@@ -104,8 +104,8 @@ def suspects_wanted(ledger: Path) -> tuple[set[str], set[str]]:
     return {prediction_id for prediction_id, _ in rows} - gone, gone
 
 
-def content_hash(lake: Path, table: str, task: str, key: str) -> str:
-    """SHA-256 (hex) of a table's rows in the order of `key`, all columns: the same rows, the same hash."""
+def rows_hash(lake: Path, table: str, task: str, key: str) -> str:
+    """Return the SHA-256 (hex) of a table's rows, all columns, in the order of `key`."""
     rows = read(lake, table, task)
     if not rows.num_rows:
         return hashlib.sha256(b"").hexdigest()
@@ -118,7 +118,7 @@ def content_hash(lake: Path, table: str, task: str, key: str) -> str:
 
 
 def _compact(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with buffers of its own: a slice of larger ones would be written with what surrounds it."""
+    """Return the batch with buffers of its own: a slice would be written with the whole buffer around it."""
     return pa.RecordBatch.from_arrays([pa.concat_arrays([column]) for column in batch.columns], schema=batch.schema)
 
 
@@ -135,57 +135,57 @@ def _predictions(db: sqlite3.Connection, lake: Path, task: str) -> Finding:
     markers = [
         _marker(*pair) for pair in zip(rows["model"].to_pylist(), rows["finish_reason"].to_pylist(), strict=True)
     ]
-    there = set(ids)
+    stored = set(ids)
     of_unknown = {i for i, m in zip(ids, markers, strict=True) if i not in promised and outcome_of.get(m) == "unknown"}
     of_refused = {i for i, m in zip(ids, markers, strict=True) if i not in promised and outcome_of.get(m) == "refused"}
-    twice = {i for i, count in Counter(ids).items() if count > 1}
+    doubled = {i for i, count in Counter(ids).items() if count > 1}
     for marker, count in Counter(m for i, m in set(zip(ids, markers, strict=True)) if m).items():
         if count > 1:
-            twice |= {i for i, m in zip(ids, markers, strict=True) if m == marker}
-    left = {i for i, m in zip(ids, markers, strict=True) if i in gone or m in gone_markers}
+            doubled |= {i for i, m in zip(ids, markers, strict=True) if m == marker}
+    remaining = {i for i, m in zip(ids, markers, strict=True) if i in gone or m in gone_markers}
     found = Finding(
         accepted=len(promised), forgotten=len(gone), stored=len(ids),
         unknown=sum(outcome == "unknown" for outcome in outcome_of.values()), unknown_stored=len(of_unknown),
         refused=sum(outcome == "refused" for outcome in outcome_of.values()), refused_stored=len(of_refused),
     )  # fmt: skip
-    # A row whose id was promised for another marker is somebody else's content under that id: invented as well.
+    # A row whose id was promised for another marker has another request's content: invented as well.
     swapped = {i for i, m in zip(ids, markers, strict=True) if i in promised and m != promised[i]}
-    found.lost = found.note("lost", set(promised) - gone - there)
-    found.doubled = found.note("doubled", twice)
-    found.invented = found.note("invented", (there - set(promised) - of_unknown - of_refused) | swapped)
-    found.forgotten_left = found.note("forgotten_left", left)
+    found.lost = found.record("lost", set(promised) - gone - stored)
+    found.doubled = found.record("doubled", doubled)
+    found.invented = found.record("invented", (stored - set(promised) - of_unknown - of_refused) | swapped)
+    found.forgotten_left = found.record("forgotten_left", remaining)
     return found
 
 
 def _marker(model: str | None, finish_reason: str | None) -> str | None:
-    return next((text for text in (model, finish_reason) if text and text.startswith(MARK)), None)
+    return next((text for text in (model, finish_reason) if text and text.startswith(MARKER_PREFIX)), None)
 
 
 def _feedback(db: sqlite3.Connection, lake: Path, task: str) -> Finding:
-    told = db.execute("SELECT prediction_id, outcome, user IN (SELECT user FROM forgotten) FROM feedback").fetchall()
-    outcome_of = {prediction_id: outcome for prediction_id, outcome, _ in told}
+    answers = db.execute("SELECT prediction_id, outcome, user IN (SELECT user FROM forgotten) FROM feedback").fetchall()
+    outcome_of = {prediction_id: outcome for prediction_id, outcome, _ in answers}
     promised = {i for i, outcome in outcome_of.items() if outcome == "accepted"}
-    gone = {i for i, _, forgotten in told if forgotten}
+    gone = {i for i, _, forgotten in answers if forgotten}
     rows = read(lake, "feedback", task, ["prediction_id", "event_id"])
     ids = rows.column("prediction_id").to_pylist()
-    there = set(ids)
+    stored = set(ids)
     found = Finding(
         accepted=len(promised), forgotten=len(gone & promised), stored=len(ids),
         unknown=sum(outcome == "unknown" for outcome in outcome_of.values()),
-        unknown_stored=sum(outcome_of.get(i) == "unknown" for i in there),
+        unknown_stored=sum(outcome_of.get(i) == "unknown" for i in stored),
         refused=sum(outcome == "refused" for outcome in outcome_of.values()),
-        refused_stored=sum(outcome_of.get(i) == "refused" for i in there),
+        refused_stored=sum(outcome_of.get(i) == "refused" for i in stored),
     )  # fmt: skip
-    found.lost = found.note("lost", promised - gone - there)
+    found.lost = found.record("lost", promised - gone - stored)
     # Each prediction gets one feedback at most, so its id twice is the same feedback twice.
-    found.doubled = found.note("doubled", {i for i, count in Counter(ids).items() if count > 1})
-    found.invented = found.note("invented", there - set(outcome_of))
-    found.forgotten_left = found.note("forgotten_left", there & gone)
+    found.doubled = found.record("doubled", {i for i, count in Counter(ids).items() if count > 1})
+    found.invented = found.record("invented", stored - set(outcome_of))
+    found.forgotten_left = found.record("forgotten_left", stored & gone)
     return found
 
 
 def _requests(db: sqlite3.Connection, lake: Path, task: str) -> Finding:
-    """Each answered chat request was observed once, as answered."""
+    """Check that each answered chat request was observed once, with its status."""
     chats = db.execute(
         "SELECT prediction_id, user IN (SELECT user FROM forgotten) FROM predictions "
         "WHERE way = 'chat' AND outcome = 'accepted'"
@@ -196,7 +196,7 @@ def _requests(db: sqlite3.Connection, lake: Path, task: str) -> Finding:
         rows = rows.filter(pc.equal(rows["status"], 200))
     ids = rows.column("prediction_id").to_pylist()
     found = Finding(accepted=len(promised), forgotten=len(gone), stored=len(ids))
-    found.lost = found.note("lost", promised - gone - set(ids))
-    found.doubled = found.note("doubled", {i for i, count in Counter(ids).items() if count > 1})
-    found.forgotten_left = found.note("forgotten_left", set(ids) & gone)
+    found.lost = found.record("lost", promised - gone - set(ids))
+    found.doubled = found.record("doubled", {i for i, count in Counter(ids).items() if count > 1})
+    found.forgotten_left = found.record("forgotten_left", set(ids) & gone)
     return found

@@ -1,10 +1,10 @@
-"""What goes wrong, and when: a seeded schedule of faults of several kinds, which overlap, but never two of one kind.
+"""A seeded schedule of faults, and what plays it. Faults of different kinds overlap, those of one kind never do.
 
 - `service`: kill -9 of a random service process, or of a gateway's shipper
-- `broker`: kill -9, or stopped for a while (tansu forgets everything when it ends: it is frozen instead)
+- `broker`: kill -9, or stopped for a while (tansu loses its data when it ends, so it is frozen instead)
 - `database`: kill -9 of PostgreSQL's first process, or stopped for a while
 - `disk`: the disk of the spools or of the lake is full for a while
-- `zombie`: a writer of the lake is frozen until its group has given its partitions to another, then goes on
+- `zombie`: a writer of the lake is frozen until its group has given its partitions to another, then resumes
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from tests.chaos.system import BROKER, DATABASE, GATEWAYS, WRITERS, System
 KINDS = ("service", "broker", "database", "disk", "zombie")
 SHIPPER = "shipper"
 _WEIGHTS = {"gateway": 6, "prediction_log": 6, SHIPPER: 8, "failure_miner": 1, "trainer": 1, "evaluator": 1}
-_LIGHT = 3
+_DEFAULT_WEIGHT = 3
 _ZOMBIE_SECONDS = (11.0, 14.0)
-"""A little more than the session timeout of our consumer groups."""
-_BREATHS = {"broker": (4.0, 4.0, 4.0, 15.0), "database": (2.0,)}
-_BREATH = (0.5,)
-"""Least seconds between a fault and the next of its kind, in turn: without them nothing would run between two outages.
-Consumers need ten to have a dead member's partitions, so that there are storms, and calms after them."""
+"""A little more than the session timeout of the consumer groups."""
+_PAUSES = {"broker": (4.0, 4.0, 4.0, 15.0), "database": (2.0,)}
+_PAUSE = (0.5,)
+"""Minimum seconds between a fault and the next of its kind, in turn; without them nothing would run between outages.
+Consumers need ten seconds to take over a dead member's partitions, so the broker's longest pause is above that."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `at`: share of the run that has passed, in [0, 1]. `seconds`: how long the outage lasts."""
+    """A fault. `at`: share of the run, in [0, 1]. `way`: kill -9, stopped, frozen or full. `seconds`: its length."""
 
     at: float
     kind: str
@@ -49,19 +49,19 @@ class Fault:
 
 
 @dataclass
-class Played:
-    """What was really done."""
+class PlayedFaults:
+    """The faults that were played so far."""
 
     by_kind: Counter[str] = field(default_factory=Counter)
     by_way: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     now: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    """From the beginning of each fault of a kind until what it hit answered again."""
+    """By kind, the seconds from the start of each fault until its target answered again."""
 
     @property
     def lasted(self) -> dict[str, dict[str, float]]:
-        """Median and longest of `seconds`, by kind."""
+        """Return median and maximum of `seconds`, by kind."""
         return {
             kind: {"median_s": round(statistics.median(found), 1), "longest_s": round(max(found), 1)}
             for kind, found in self.seconds.items()
@@ -69,7 +69,7 @@ class Played:
 
 
 def schedule(seed: int, each: int, services: list[str], broker: str, without: set[str]) -> list[Fault]:
-    """The faults of a run, `each` of every kind (zombies: a fifth of it, at least one), in the order of time."""
+    """Return a run's faults, `each` of every kind (zombies: a fifth of that, at least one), in the order of time."""
     chance = random.Random(seed)
     counts = dict.fromkeys(KINDS, each) | {"zombie": max(1, each // 5)}
     found: list[Fault] = []
@@ -85,11 +85,11 @@ def schedule(seed: int, each: int, services: list[str], broker: str, without: se
 
 
 def _service_targets(chance: random.Random, count: int, services: list[str]) -> list[str]:
-    """Each process twice where there is room, the rest by weight: those on the way of a prediction more often."""
+    """Choose each process twice if `count` allows, the rest by weight: those on a prediction's path more often."""
     every = [*services, SHIPPER]
     fixed = every * 2 if count >= 2 * len(every) else []
-    weights = [_WEIGHTS.get(name.partition("-")[0], _LIGHT) for name in every]
-    if not fixed:  # A short run: those on the way of a prediction first.
+    weights = [_WEIGHTS.get(name.partition("-")[0], _DEFAULT_WEIGHT) for name in every]
+    if not fixed:  # A short run: those on a prediction's path first.
         fixed = ["gateway", WRITERS[0], SHIPPER][:count]
     targets = fixed + chance.choices(every, weights, k=count - len(fixed))
     chance.shuffle(targets)
@@ -118,7 +118,7 @@ class Faults:
         self._plan = plan
         self._seconds = seconds
         self._random = random.Random(len(plan))
-        self.played = Played()
+        self.played = PlayedFaults()
         self._players: dict[str, Callable[[Fault], object]] = {
             "service": self._service, "broker": self._broker, "database": self._database, "disk": self._disk,
             "zombie": self._zombie,
@@ -129,7 +129,7 @@ class Faults:
         return len(self._plan)
 
     async def run(self) -> None:
-        """All faults, each kind in turn, kinds side by side. One that is late is played after a breath."""
+        """Play all faults: those of a kind in turn, the kinds side by side. A late one is played after a pause."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for kind in KINDS:
@@ -150,8 +150,8 @@ class Faults:
             else:
                 self.played.missed[f"{fault.kind}: {fault.target}"] += 1
             if number < len(plan):
-                breaths = _BREATHS.get(fault.kind, _BREATH)
-                await asyncio.sleep(breaths[(number - 1) % len(breaths)])
+                pauses = _PAUSES.get(fault.kind, _PAUSE)
+                await asyncio.sleep(pauses[(number - 1) % len(pauses)])
 
     async def _service(self, fault: Fault) -> bool:
         if fault.target == SHIPPER:
@@ -159,7 +159,7 @@ class Faults:
         return await self._kill(fault.target)
 
     async def _kill(self, name: str) -> bool:
-        """kill -9 of what runs; what is just being started again is waited for."""
+        """kill -9 a program; one that is just restarting is waited for."""
         program = self._system.program(name)
         for _ in range(100):
             if program.running:
@@ -182,12 +182,12 @@ class Faults:
         return False
 
     async def _broker(self, fault: Fault) -> bool:
-        self._load.broker_away = True
+        self._load.broker_down = True
         try:
             await self._outage(fault)
             await self._system.until_up(BROKER)
         finally:
-            self._load.broker_away = False
+            self._load.broker_down = False
         return True
 
     async def _database(self, fault: Fault) -> bool:
@@ -209,7 +209,7 @@ class Faults:
             program.resume()
 
     async def _disk(self, fault: Fault) -> bool:
-        """Fill the disk to its last block, hold it so, and free it. What others free meanwhile is filled again."""
+        """Fill the disk to its last block for a while, blocks that others free included; then free it."""
         folder = self._system.spool_disk if fault.target == "spool" else self._system.lake_disk
         until, fillers = time.monotonic() + fault.seconds, []
         try:
@@ -233,11 +233,11 @@ class Faults:
             woken = program.process is process and process.returncode is None
             if woken:
                 program.signal(signal.SIGCONT)
-        return woken  # Killed while it was frozen, it was no zombie.
+        return woken  # If it was killed while frozen, it was not a zombie.
 
 
 def _fill(folder: Path, number: int) -> list[Path]:
-    """Take all free blocks of the file system; returns the files made (none when there was nothing to take)."""
+    """Take all free blocks of the file system. Returns the files made; none if nothing was free."""
     path = folder / f"filler-{number}"
     for _ in range(20):
         free = os.statvfs(folder)
@@ -248,5 +248,5 @@ def _fill(folder: Path, number: int) -> list[Path]:
                 os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
                 return [path]
             except OSError:
-                path.unlink()  # Somebody else was quicker with the last blocks.
+                path.unlink()  # Another process took the last blocks.
     return []

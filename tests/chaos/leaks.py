@@ -1,8 +1,7 @@
-"""Where the seeded personal data may be found at rest: every file of the lake, topics, spools, the database.
+"""Scans for the seeded personal data at rest: every file of the lake, topics, spools, the database.
 
-The lake is read file by file, removed ones included: what a table no longer shows still lies on the disk. Topics are
-consumed, since their segments are compressed. `predictions.submitted.v1` is left out: it is the one topic that is
-defined to hold raw text, for a day.
+The lake is read file by file, removed ones included, because they are still on the disk. Topics are consumed, because
+their segments are compressed. `predictions.submitted.v1` is not scanned: it is defined to hold raw text, for a day.
 """
 
 from __future__ import annotations
@@ -27,27 +26,27 @@ from shared.privacy.encryption import Cipher
 
 _IDLE_SECONDS = 2.0
 _TOPICS_SECONDS = 300.0
-_SHOWN = 10
-_REASON = 200
+_MAX_EXAMPLES = 10
+_MAX_REASON = 200
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-"""delta-rs writes `string`; what it rewrites, it writes as `string_view`."""
+"""delta-rs writes `string`, and `string_view` where it rewrites a file."""
 
 
 @dataclass
 class Leaks:
-    """What was found. `by_place`: place and kind to texts that hold a seeded value; `examples`: some, shortened."""
+    """The leaks found. `by_location`: location and kind to the number of texts with a seeded value."""
 
-    by_place: Counter[str] = field(default_factory=Counter)
+    by_location: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     looked_at: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
-        return sum(self.by_place.values())
+        return sum(self.by_location.values())
 
 
 class Scanner:
-    """Looks for the values in texts and bytes. `values`: kind to values."""
+    """Looks for values in texts and bytes. `values`: kind to values."""
 
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._kinds = {
@@ -57,7 +56,7 @@ class Scanner:
         self._any = "|".join(_quoted(value) for value in every)
 
     def texts(self, place: str, values: pa.Array | pa.ChunkedArray | Iterable[bytes], leaks: Leaks) -> None:
-        """Look into an Arrow array of strings or binaries, or into bytes; note what is found under `place`."""
+        """Scan an Arrow array of strings or binaries, or bytes, and record what is found under `place`."""
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             values = pa.array(list(values), pa.large_binary())
         leaks.looked_at[place] += len(values)
@@ -68,27 +67,27 @@ class Scanner:
             data = hit.encode() if isinstance(hit, str) else hit
             for kind, pattern in self._kinds.items():
                 if found := pattern.search(data):
-                    leaks.by_place[f"{place}: {kind}"] += 1
-                    if len(leaks.examples) < _SHOWN:
+                    leaks.by_location[f"{place}: {kind}"] += 1
+                    if len(leaks.examples) < _MAX_EXAMPLES:
                         around = data[max(0, found.start() - 40) : found.end() + 40]
                         leaks.examples.append(f"{place}: {kind}: {around.decode(errors='replace')}")
 
 
 def _quoted(value: str) -> str:
-    """Literal for RE2, at the edges of words: one made-up address must not be found inside a longer one."""
+    """Return a literal for RE2 at word boundaries: a made-up address must not be found inside a longer one."""
     edge = r"\b" if value[0].isalnum() else ""
     return edge + re.sub(r"([^\w\s])", r"\\\1", value) + (r"\b" if value[-1].isalnum() else "")
 
 
 def scan_lake(scanner: Scanner, lake: Path, leaks: Leaks) -> None:
-    """All string columns of all Parquet files below the folder."""
+    """Scan all string columns of all Parquet files below the folder."""
     for path in sorted(lake.rglob("*.parquet")):
         try:
             table = pq.ParquetFile(path).read()
         except FileNotFoundError:
             continue  # Vacuumed meanwhile.
         except pa.ArrowInvalid:
-            # A file of a write that a full disk or a kill cut short: no table shows it, and text in it may be plain.
+            # A full disk or a kill cut this write short. No table shows the file, but it may hold plain text.
             scanner.texts("lake, torn files", [path.read_bytes()], leaks)
             continue
         for name in table.column_names:
@@ -100,20 +99,20 @@ def scan_lake(scanner: Scanner, lake: Path, leaks: Leaks) -> None:
 
 
 def scan_files(scanner: Scanner, place: str, folder: Path, leaks: Leaks) -> int:
-    """Raw bytes of all files below a folder; returns how many bytes there were."""
-    seen = 0
+    """Scan the raw bytes of all files below a folder. Returns their number."""
+    size = 0
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             data = path.read_bytes()
         except OSError:
             continue  # Shipped and removed meanwhile.
-        seen += len(data)
+        size += len(data)
         scanner.texts(place, [data], leaks)
-    return seen
+    return size
 
 
 def scan_database(scanner: Scanner, url: str, leaks: Leaks) -> None:
-    """Every row of every table, as text."""
+    """Scan every row of every table, as text."""
     tables = (
         "SELECT table_schema, table_name FROM information_schema.tables "
         "WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')"
@@ -126,53 +125,53 @@ def scan_database(scanner: Scanner, url: str, leaks: Leaks) -> None:
 
 
 @dataclass
-class TopicsSeen:
-    """What lay on the broker. `logged`: how often each prediction id; `letters`: service to its distinct letters."""
+class TopicContents:
+    """What was on the broker. `logged`: counts by prediction id; `dead_letters`: the positions of each service's."""
 
     logged: Counter[str] = field(default_factory=Counter)
     submitted: set[str] = field(default_factory=set)
-    letters: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
+    dead_letters: dict[str, set[tuple[str, str, str]]] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cipher, leaks: Leaks) -> TopicsSeen:
-    """Consume all of the topics from their start, and look into what was not meant to be raw. Raises TimeoutError.
+def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cipher, leaks: Leaks) -> TopicContents:
+    """Consume all of the topics from their start, and scan those that must not hold raw text. Raises TimeoutError.
 
-    Dead letters are looked into as they lie there, sealed; `cipher` opens their reasons, to tell them.
+    Dead letters are scanned encrypted, as they are stored; `cipher` decrypts their reasons for the report.
     """
-    seen = TopicsSeen()
+    contents = TopicContents()
     values: dict[str, list[bytes]] = {topic: [] for topic in topics}
     for message in _records(kafka, topics):
         topic, key = str(message.topic()), (message.key() or b"").decode(errors="replace")
         headers = {name: value.decode(errors="replace") for name, value in message.headers() or []}
         if topic.startswith("predictions.submitted"):
-            seen.submitted.add(key)
+            contents.submitted.add(key)
             continue
         if topic.startswith("predictions.logged"):
-            seen.logged[key] += 1
+            contents.logged[key] += 1
         elif topic.startswith("deadletters."):
             service = topic.split(".")[1]
             place = (headers.get(HEADER_TOPIC, ""), headers.get(HEADER_PARTITION, ""), headers.get(HEADER_OFFSET, ""))
-            seen.letters.setdefault(service, set()).add(place)
+            contents.dead_letters.setdefault(service, set()).add(place)
             letter = decrypt_dead_letter(cipher, message.offset() or 0, message.key(), message.value() or b"", headers)
-            seen.errors[f"{service}: {letter.topic}: {letter.error[:_REASON]}"] += 1
+            contents.errors[f"{service}: {letter.topic}: {letter.error[:_MAX_REASON]}"] += 1
         values[topic].append((message.value() or b"") + b" " + " ".join(headers.values()).encode())
     for topic, found in values.items():
         if found:
             scanner.texts(f"topic {topic}", found, leaks)
-    return seen
+    return contents
 
 
 def _records(kafka: str, topics: Sequence[str]) -> Iterable[Message]:
-    """Every record. tansu's ends of partitions are not to be trusted, so a pause must follow them."""
+    """Yield every record. tansu reports the end of a partition too early, so a pause without records must follow."""
     consumer = Consumer({
         "bootstrap.servers": kafka, "group.id": "chaos-checker", "enable.auto.commit": False,
         "auto.offset.reset": "earliest", "enable.partition.eof": True, "log_level": 0,
     })  # fmt: skip
     try:
-        known = consumer.list_topics(timeout=20).topics
-        left = {(topic, partition) for topic in topics if topic in known for partition in known[topic].partitions}
-        consumer.assign([TopicPartition(*place, OFFSET_BEGINNING) for place in left])
+        existing = consumer.list_topics(timeout=20).topics
+        unread = {(topic, p) for topic in topics if topic in existing for p in existing[topic].partitions}
+        consumer.assign([TopicPartition(*partition, OFFSET_BEGINNING) for partition in unread])
         last, deadline = time.monotonic(), time.monotonic() + _TOPICS_SECONDS
         while time.monotonic() < deadline:
             for message in consumer.consume(2_000, timeout=0.5):
@@ -181,8 +180,8 @@ def _records(kafka: str, topics: Sequence[str]) -> Iterable[Message]:
                     last = time.monotonic()
                     yield message
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    left.discard((message.topic(), message.partition()))
-            if not left and time.monotonic() - last > _IDLE_SECONDS:
+                    unread.discard((message.topic(), message.partition()))
+            if not unread and time.monotonic() - last > _IDLE_SECONDS:
                 return
         raise TimeoutError(f"the topics could not be read to their ends within {_TOPICS_SECONDS:.0f} s")
     finally:

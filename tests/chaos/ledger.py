@@ -1,7 +1,7 @@
-"""What the clients sent and what they were told: an SQLite file of the harness, which no service knows.
+"""The ledger of what clients sent and what they were answered: an SQLite file of the harness, which no service knows.
 
-Every event carries a marker of the client's own (in a field that is stored as it comes), so that a row in the lake is
-recognised even when the connection broke before the client got its id.
+Every event carries a marker chosen by the client, in a field that is stored unchanged: a row in the lake is recognised
+even if the connection broke before the client got its id.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ CREATE TABLE IF NOT EXISTS feedback (
 CREATE TABLE IF NOT EXISTS forgotten (user TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
-MARK = "mark-"
-"""How every marker begins."""
+MARKER_PREFIX = "marker-"
+"""The prefix of every marker."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One prediction that is about to be sent. `way`: predictions, chat or direct. `low`: its confidence is low."""
+    """A prediction about to be sent. `way`: predictions, chat or direct. `low`: its confidence is low."""
 
     marker: str
     way: str
@@ -37,7 +37,7 @@ class Sent:
 
 
 class Ledger:
-    """The file. What is sent is noted before it is sent, as `unknown`; what the answer was, after."""
+    """The ledger file. An event is recorded as `unknown` before it is sent, and by its answer afterwards."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,22 +48,22 @@ class Ledger:
         self.counts = {ACCEPTED: 0, REFUSED: 0, UNKNOWN: 0}
 
     def sending(self, items: Sequence[Sent]) -> None:
-        rows = [(one.marker, one.way, one.user, one.low) for one in items]
+        rows = [(sent.marker, sent.way, sent.user, sent.low) for sent in items]
         with self._db:
             self._db.executemany("INSERT INTO predictions (marker, way, user, low) VALUES (?, ?, ?, ?)", rows)
         self.counts[UNKNOWN] += len(items)
 
     def accepted(self, ids: Iterable[tuple[str, str]]) -> None:
-        """Pairs of marker and the prediction id that the client was given. The same again is no second promise."""
+        """Record pairs of a marker and the prediction id that the client got. Idempotent."""
         with self._db:
             for marker, prediction_id in ids:
-                found = self._db.execute(
+                updated = self._db.execute(
                     "UPDATE predictions SET outcome = 'accepted', prediction_id = ? "
                     "WHERE marker = ? AND outcome != 'accepted'",
                     (prediction_id, marker),
                 )
-                self.counts[ACCEPTED] += found.rowcount
-                self.counts[UNKNOWN] -= found.rowcount
+                self.counts[ACCEPTED] += updated.rowcount
+                self.counts[UNKNOWN] -= updated.rowcount
 
     def refused(self, markers: Sequence[str]) -> None:
         with self._db:
@@ -80,7 +80,7 @@ class Ledger:
                 (prediction_id, user, negative),
             )
 
-    def feedback_told(self, prediction_id: str, outcome: str) -> None:
+    def feedback_answered(self, prediction_id: str, outcome: str) -> None:
         with self._db:
             self._db.execute("UPDATE feedback SET outcome = ? WHERE prediction_id = ?", (outcome, prediction_id))
 
@@ -89,7 +89,7 @@ class Ledger:
             self._db.execute("INSERT INTO forgotten VALUES (?, ?)", (user, at))
 
     def expected(self, way: str = "%") -> set[str]:
-        """Ids that the lake must hold: accepted, and not of a forgotten person; of all ways, or of one."""
+        """Return the ids that the lake must hold, of one way or of all: accepted, and not of a forgotten person."""
         query = (
             "SELECT prediction_id FROM predictions WHERE outcome = 'accepted' AND way LIKE ? "
             "AND (user IS NULL OR user NOT IN (SELECT user FROM forgotten))"
@@ -97,7 +97,7 @@ class Ledger:
         return {row[0] for row in self._db.execute(query, (way,))}
 
     def expected_feedback(self) -> set[str]:
-        """Prediction ids whose feedback the lake must hold."""
+        """Return the prediction ids whose feedback the lake must hold."""
         query = (
             "SELECT prediction_id FROM feedback WHERE outcome = 'accepted' "
             "AND (user IS NULL OR user NOT IN (SELECT user FROM forgotten))"

@@ -1,7 +1,7 @@
-"""The clients: what they send, and what they note of the answers.
+"""The clients: they send events and record the answers in the ledger.
 
-A client counts as accepted only what it got a 200 for, or what the broker acknowledged. A refusal (503, no connection)
-is counted, and the client goes on with new events. A connection that broke under way leaves the outcome unknown.
+An event counts as accepted only after a 200 or the broker's acknowledgement. A refusal (503, no connection) is counted,
+and the client continues with new events. A connection that breaks before the answer leaves the outcome unknown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from schemas.base import Message as ChatMessage
 from schemas.base import Role, utc_now
 from schemas.predictions import Confidence, PredictionSubmitted, SubjectForgotten
 from shared.identity import keyed_hash, load_or_create_key
-from tests.chaos.ledger import ACCEPTED, MARK, REFUSED, UNKNOWN, Ledger, Sent
+from tests.chaos.ledger import ACCEPTED, MARKER_PREFIX, REFUSED, UNKNOWN, Ledger, Sent
 from tests.chaos.people import Texts
 from tests.chaos.system import System
 from tests.chaos.upstream import is_low
@@ -34,26 +34,26 @@ USERS = 2_000
 _CONFIDENCE = {True: 0.3, False: 0.95}
 _BATCH = 100
 _TICK = 0.05
-_MOST_WAITING = 2_000
-_AFTERWARDS = 0.2
-"""Share of the rate that goes on when all was accepted and faults are still to come."""
+_MAX_UNACKNOWLEDGED = 2_000
+_RATE_AFTER_TARGET = 0.2
+"""Share of the rate that continues when the target is reached and faults are still to come."""
 _TIMEOUT = aiohttp.ClientTimeout(total=20.0, connect=3.0)
 
 
 @dataclass
-class Told:
-    """Counts of the load that are not in the ledger."""
+class LoadCounts:
+    """What the load did, beyond the ledger."""
 
     answers: Counter[str] = field(default_factory=Counter)
     copies: int = 0
     reordered: int = 0
     poison: int = 0
-    while_away: int = 0
+    while_broker_down: int = 0
     feedback: Counter[str] = field(default_factory=Counter)
 
 
 class Load:
-    """All clients of a run. `target`: accepted events; they are spread over `seconds`."""
+    """All clients of a run. `target`: the events to get accepted, spread over `seconds`."""
 
     def __init__(self, system: System, ledger: Ledger, target: int, seconds: float, seed: int) -> None:
         self._system = system
@@ -62,16 +62,16 @@ class Load:
         self._seconds = seconds
         self._random = random.Random(seed)
         self.texts = Texts(seed + 1, PERSONAL_SHARE)
-        self.told = Told()
+        self.counts = LoadCounts()
         self.stopping = False
-        self.broker_away = False
-        self._began = time.monotonic()
+        self.broker_down = False
+        self._started_at = time.monotonic()
         self._number = 0
         self._feedback: deque[tuple[str, str | None]] = deque(maxlen=5_000)
         self._leavers = [f"leaver-{n}" for n in range(LEAVERS)]
-        self._under_way: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
         self._subjects_key = load_or_create_key(system.home / "secrets", "subjects")
-        self._direct = _Direct(system, ledger, self.told, random.Random(seed + 2))
+        self._direct = _Direct(system, ledger, self.counts, random.Random(seed + 2))
 
     @property
     def accepted(self) -> int:
@@ -79,12 +79,12 @@ class Load:
 
     @property
     def reached(self) -> bool:
-        """All events that were asked for were accepted."""
+        """True once as many events as the target are accepted."""
         return self.accepted >= self._target
 
     async def run(self) -> None:
-        """Until `stopping`. The rate follows the clock; after the target it goes on, slower, until the faults end."""
-        self._began = time.monotonic()
+        """Run until `stopping`. The rate follows the clock; after the target it is lower, until the faults end."""
+        self._started_at = time.monotonic()
         http = aiohttp.ClientSession(timeout=_TIMEOUT, json_serialize=lambda value: orjson.dumps(value).decode())
         async with http, asyncio.TaskGroup() as group:
             for turn in range(3):
@@ -95,8 +95,8 @@ class Load:
         await self._direct.finish()
 
     def _ahead(self) -> bool:
-        passed = (time.monotonic() - self._began) / self._seconds
-        due = self._target * (min(passed, 1.0) + max(0.0, passed - 1.0) * _AFTERWARDS)
+        elapsed = (time.monotonic() - self._started_at) / self._seconds
+        due = self._target * (min(elapsed, 1.0) + max(0.0, elapsed - 1.0) * _RATE_AFTER_TARGET)
         return self.accepted > due and not self.stopping
 
     async def _pace(self) -> None:
@@ -112,7 +112,7 @@ class Load:
 
     def _new_marker(self, way: str) -> tuple[int, str]:
         self._number += 1
-        return self._number, f"{MARK}{way}-{self._number}"
+        return self._number, f"{MARKER_PREFIX}{way}-{self._number}"
 
     async def _post_batches(self, http: aiohttp.ClientSession, turn: int) -> None:
         while not self.stopping:
@@ -130,11 +130,11 @@ class Load:
                 }  # fmt: skip
                 items.append(item | ({"user": user} if user else {}))
             self._ledger.sending(sent)
-            users = [one.user for one in sent]
+            users = [prediction.user for prediction in sent]
             outcome, body = await self._ask(http, turn, "/v1/predictions", items, users)
-            markers = [one.marker for one in sent]
-            self._note(outcome, markers, body["prediction_ids"] if outcome == ACCEPTED else [], users)
-            turn += outcome != ACCEPTED  # As behind a load balancer: the next one goes to the other gateway.
+            markers = [prediction.marker for prediction in sent]
+            self._record(outcome, markers, body["prediction_ids"] if outcome == ACCEPTED else [], users)
+            turn += outcome != ACCEPTED  # Like a load balancer: the next batch goes to the other gateway.
 
     async def _chat(self, http: aiohttp.ClientSession) -> None:
         turn = 0
@@ -149,17 +149,17 @@ class Load:
                 {"user": user} if user else {}
             )
             outcome, body = await self._ask(http, turn, "/v1/chat/completions", asked, [user])
-            self._note(outcome, [marker], [body["id"]] if outcome == ACCEPTED else [], [user])
+            self._record(outcome, [marker], [body["id"]] if outcome == ACCEPTED else [], [user])
 
     async def _give_feedback(self, http: aiohttp.ClientSession) -> None:
-        """On accepted predictions, each at most once; one in fifty is negative."""
+        """Send feedback on accepted predictions, each at most once; one in fifty is negative."""
         turn = 0
         while not self.stopping:
             await asyncio.sleep(self._random.uniform(0.02, 0.2))
             if not self._feedback:
                 continue
-            place = self._random.randrange(len(self._feedback))
-            self._feedback.rotate(-place)
+            position = self._random.randrange(len(self._feedback))
+            self._feedback.rotate(-position)
             prediction_id, user = self._feedback.popleft()
             if user is not None and user.startswith("leaver") and user not in self._leavers:
                 continue
@@ -168,36 +168,36 @@ class Load:
             asked = {"prediction_id": prediction_id, "kind": "thumbs", "positive": not negative}
             turn += 1
             outcome, _ = await self._ask(http, turn, "/v1/feedback", asked | ({"user": user} if user else {}), [user])
-            self._ledger.feedback_told(prediction_id, outcome)
-            self.told.feedback[outcome] += 1
+            self._ledger.feedback_answered(prediction_id, outcome)
+            self.counts.feedback[outcome] += 1
 
     async def _ask(
         self, http: aiohttp.ClientSession, turn: int, path: str, body: object, users: list[str | None]
     ) -> tuple[str, dict[str, object]]:
-        """One request to one of the gateways: its outcome, and the body of a 200."""
+        """Send one request to one of the gateways; returns its outcome and the body of a 200."""
         urls = self._system.gateway_urls
-        self._under_way.update(user for user in users if user)
-        away = self.broker_away
+        self._in_flight.update(user for user in users if user)
+        away = self.broker_down
         try:
             async with http.post(urls[turn % len(urls)] + path, json=body) as response:
                 data = await response.read()
-                self.told.answers[f"{path} {response.status}"] += 1
+                self.counts.answers[f"{path} {response.status}"] += 1
                 if response.status == 200 and response.headers.get("x-ratchet-logged") != "false":
-                    self.told.while_away += len(body) if away and isinstance(body, list) else int(away)
+                    self.counts.while_broker_down += len(body) if away and isinstance(body, list) else int(away)
                     return ACCEPTED, orjson.loads(data)
                 await asyncio.sleep(0.2)
                 return REFUSED, {}
         except aiohttp.ClientConnectorError:
-            self.told.answers[f"{path} no connection"] += 1
+            self.counts.answers[f"{path} no connection"] += 1
             await asyncio.sleep(0.2)
             return REFUSED, {}
         except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
-            self.told.answers[f"{path} broke: {type(error).__name__}"] += 1
+            self.counts.answers[f"{path} broke: {type(error).__name__}"] += 1
             return UNKNOWN, {}
         finally:
-            self._under_way.subtract(user for user in users if user)
+            self._in_flight.subtract(user for user in users if user)
 
-    def _note(self, outcome: str, markers: list[str], ids: list[str], users: list[str | None]) -> None:
+    def _record(self, outcome: str, markers: list[str], ids: list[str], users: list[str | None]) -> None:
         if outcome == ACCEPTED:
             self._ledger.accepted(zip(markers, ids, strict=True))
             for prediction_id, user in zip(ids, users, strict=True):
@@ -207,28 +207,28 @@ class Load:
             self._ledger.refused(markers)
 
     async def _submit_directly(self) -> None:
-        """An application of its own: events straight to Kafka, some more than once and out of order."""
+        """Send events straight to Kafka, as an application without gateway, some more than once and out of order."""
         due, began = 0.0, time.monotonic()
         while not self.stopping:
             await asyncio.sleep(_TICK)
             self._direct.poll()
             late = time.monotonic() - began > self._seconds
-            due += self._target * DIRECT_SHARE * _TICK / self._seconds * (_AFTERWARDS if late else 1.0)
-            while due >= 1.0 and self._direct.waiting < _MOST_WAITING:
+            due += self._target * DIRECT_SHARE * _TICK / self._seconds * (_RATE_AFTER_TARGET if late else 1.0)
+            while due >= 1.0 and self._direct.waiting < _MAX_UNACKNOWLEDGED:
                 due -= 1.0
                 _, marker = self._new_marker("direct")
                 low, user = self._random.random() < LOW_SHARE, self._user()
                 self._ledger.sending([Sent(marker, "direct", user, low)])
                 self._direct.send(marker, self.texts.next(), user, _CONFIDENCE[low])
-            if min(1.0, (time.monotonic() - began) / self._seconds) * POISON > self.told.poison:
+            if min(1.0, (time.monotonic() - began) / self._seconds) * POISON > self.counts.poison:
                 self._direct.send_poison()
 
     async def forget(self) -> str | None:
-        """Let one person leave: they send nothing more, then `subjects.forgotten` says so, as the scheduler would."""
+        """Let one person leave: once nothing of theirs is in flight, publish `subjects.forgotten`."""
         if not self._leavers:
             return None
         user = self._leavers.pop()
-        while self._under_way[user] > 0 or self._direct.holds(user):
+        while self._in_flight[user] > 0 or self._direct.holds(user):
             self._direct.poll()
             await asyncio.sleep(0.1)
         event = SubjectForgotten(
@@ -240,12 +240,12 @@ class Load:
 
 
 class _Direct:
-    """A producer that waits for the broker's acknowledgement, with copies that come again later."""
+    """A producer that waits for the broker's acknowledgement and sends some events again later."""
 
-    def __init__(self, system: System, ledger: Ledger, told: Told, chance: random.Random) -> None:
+    def __init__(self, system: System, ledger: Ledger, told: LoadCounts, chance: random.Random) -> None:
         self._task = system.task
         self._ledger = ledger
-        self._told = told
+        self._counts = told
         self._random = chance
         self._acknowledged: list[str] = []
         self._later: list[tuple[float, str, bytes, str | None]] = []
@@ -257,11 +257,11 @@ class _Direct:
 
     @property
     def waiting(self) -> int:
-        """Records that the broker has not acknowledged."""
+        """The number of records that the broker has not acknowledged."""
         return len(self._producer)
 
     def holds(self, user: str) -> bool:
-        """Whether something of this user is still on its way."""
+        """Return True if a record of this user is still unacknowledged."""
         return self._open[user] > 0
 
     def send(self, prediction_id: str, text: str, user: str | None, confidence: float) -> None:
@@ -279,22 +279,22 @@ class _Direct:
         for copy in range(copies):
             delay = self._random.uniform(0.2, 5.0) if copy or late else 0.0
             self._later.append((time.monotonic() + delay, prediction_id, value, user))
-        self._told.copies += copies - 1
-        self._told.reordered += int(late)
+        self._counts.copies += copies - 1
+        self._counts.reordered += int(late)
 
     def send_poison(self) -> None:
-        """What no service can ever handle: it must not stop the partition, and must reach the dead letters."""
-        self._told.poison += 1
-        self._producer.produce("predictions.submitted.v1", b'{"task": "no event"', f"poison-{self._told.poison}")
+        """Send a record that no service can handle: it must be dead-lettered and must not stop the partition."""
+        self._counts.poison += 1
+        self._producer.produce("predictions.submitted.v1", b'{"task": "no event"', f"poison-{self._counts.poison}")
 
     def publish(self, topic: str, key: str, value: bytes) -> None:
         self._producer.produce(topic, value, key)
 
     def poll(self) -> None:
-        """Send what is due, take acknowledgements."""
+        """Send what is due, and record acknowledgements."""
         now = time.monotonic()
-        due = [one for one in self._later if one[0] <= now]
-        self._later = [one for one in self._later if one[0] > now]
+        due = [record for record in self._later if record[0] <= now]
+        self._later = [record for record in self._later if record[0] > now]
         for _, prediction_id, value, user in sorted(due):
             self._producer.produce(
                 "predictions.submitted.v1", value, prediction_id,
@@ -312,7 +312,7 @@ class _Direct:
             self._acknowledged.append(message.key().decode())
 
     async def finish(self, seconds: float = 120.0) -> None:
-        """Send the last copies and wait for the acknowledgements of all."""
+        """Send the last copies and wait for all acknowledgements."""
         deadline = time.monotonic() + seconds
         while (self._later or self.waiting) and time.monotonic() < deadline:
             self.poll()

@@ -1,8 +1,8 @@
-"""Forty people who do not exist, and what they write: the personal data that must not rest anywhere in clear.
+"""Forty invented people and what they write: the personal data that must not be at rest in clear anywhere.
 
-Numbers are made to be valid (Luhn, IBAN's mod 97) and to be nobody's: telephone numbers of an exchange that is not
-given out, cards of the networks' test prefixes, IP addresses of RFC 2544, mail domains of RFC 2606. They lie outside
-the ranges from which a redactor takes its substitutes (555-01xx, RFC 5737), which would look like leaks.
+Their numbers are valid (Luhn, IBAN's mod 97) and belong to nobody: telephone numbers of an unassigned exchange, cards
+of the networks' test prefixes, IP addresses of RFC 2544, mail domains of RFC 2606. They are outside the ranges of a
+redactor's surrogates (555-01xx, RFC 5737), which would look like leaks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMES = (
     "Susan Abernathy", "Oliver Kaufmann", "Monica Alvarado", "Edward Harrington", "Teresa Romano", "Jonathan Whitaker",
     "Elena Morales", "Victor Lindqvist", "Barbara Eastwood", "Samuel Rosenthal",
 )  # fmt: skip
-"""Not the most frequent names: a made-up substitute would now and then be one of them, and look like a leak."""
+"""Not the most frequent names: a surrogate could equal one of those and look like a leak."""
 
 _TEMPLATES = {
     "name": "Hello, my name is {name} and my parcel has not arrived.",
@@ -50,7 +50,7 @@ _THINGS = (
 
 @dataclass(frozen=True)
 class Person:
-    """One made-up person. `number` makes all their data different from everyone else's."""
+    """An invented person. `number` makes their data unique."""
 
     name: str
     number: int
@@ -84,7 +84,7 @@ class Person:
 
     @property
     def data(self) -> dict[str, str]:
-        """Kind to value."""
+        """The person's data, kind to value."""
         return {kind: getattr(self, kind) for kind in ("name", "email", "phone", "card", "iban", "ip", "ssn")}
 
 
@@ -92,17 +92,17 @@ PEOPLE = tuple(Person(name, number) for number, name in enumerate(_NAMES))
 
 
 def personal_texts() -> list[str]:
-    """Every person's sentences."""
+    """Return every person's sentences."""
     return [template.format(**person.data) for person in PEOPLE for template in _TEMPLATES.values()]
 
 
 def plain_texts() -> list[str]:
-    """A few thousand different short texts without personal data."""
+    """Return a few thousand different short texts without personal data."""
     return [f"{ask} ({thing}), {tail}" for ask in _ASKS for thing in _THINGS for tail in _TAILS]
 
 
 def seeded_values() -> dict[str, list[str]]:
-    """What a scan looks for: kind to values. A card also without its spaces."""
+    """Return the values that a scan looks for, by kind. A card also without its spaces."""
     found: dict[str, list[str]] = {}
     for person in PEOPLE:
         for kind, value in person.data.items():
@@ -112,7 +112,7 @@ def seeded_values() -> dict[str, list[str]]:
 
 
 class Texts:
-    """Texts in a seeded order; `personal_share` of them with personal data."""
+    """Draws texts in a seeded order, a share of them with personal data."""
 
     def __init__(self, seed: int, personal_share: float) -> None:
         self._random = random.Random(seed)
@@ -121,7 +121,7 @@ class Texts:
         self.personal = 0
 
     def next(self) -> str:
-        """One text; counts those with personal data."""
+        """Return the next text, and count those with personal data."""
         if self._random.random() < self._share:
             self.personal += 1
             return self._random.choice(self._personal)
@@ -129,9 +129,9 @@ class Texts:
 
 
 def _with_luhn(digits: str) -> str:
-    """The number with its check digit."""
+    """Return the number with its check digit."""
     total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = int(digit) * (2 if place % 2 == 0 else 1)
+    for position, digit in enumerate(reversed(digits)):
+        value = int(digit) * (2 if position % 2 == 0 else 1)
         total += value - 9 if value > 9 else value
     return digits + str(-total % 10)

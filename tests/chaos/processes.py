@@ -1,7 +1,7 @@
-"""Processes that are kept alive by the harness itself, which knows when it is the one that ended them.
+"""Processes that the harness restarts itself, because it must tell its own kills from crashes.
 
-`deploy.devstack.supervision.supervisor` gives a part up after six early ends in a row: right for a
-person and wrong here.
+`deploy.devstack.supervision.supervisor` gives up on a part after six early exits in a row, which is right for a person
+and wrong here.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from deploy.devstack.part import Launch
 from deploy.devstack.supervision.supervisor import group_of
 
 TOKEN = "RATCHET_CHAOS_RUN"
-"""Marks every process of a run in its environment, and its children: so the sweep ends these and no others."""
+"""Set in the environment of every process of a run and its children, so that `sweep` kills these and no others."""
 _PR_SET_PDEATHSIG = 1
 _EARLY_SECONDS = 5.0
 _libc = ctypes.CDLL(None)
 
 
 def _die_with_parent() -> None:
-    """In the child: be killed when the harness dies, however it dies."""
+    """Run in the child: have it killed when the harness dies, however it dies."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass
 class Program:
-    """One process that is started again at once when it ends. `fell`: how often it ended unasked, by exit code."""
+    """A process that is restarted when it ends. `crashes`: how often it ended by itself, by exit code."""
 
     name: str
     launch: Launch
@@ -43,25 +43,25 @@ class Program:
     env: Mapping[str, str]
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
-    fell: dict[int, int] = field(default_factory=dict)
-    _held: bool = False
-    _asked: bool = False
+    crashes: dict[int, int] = field(default_factory=dict)
+    _stopped: bool = False
+    _ended_by_us: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def keep(self) -> None:
-        """Until cancelled: start it, wait for its end, start it again."""
+    async def run_forever(self) -> None:
+        """Start it, wait for its end and start it again, until cancelled."""
         while True:
-            while self._held:
+            while self._stopped:
                 self._wake.clear()
                 await self._wake.wait()
-            began = time.monotonic()
+            started = time.monotonic()
             process = await self._start()
             code = await process.wait()
-            if not self._asked:
-                self.fell[code] = self.fell.get(code, 0) + 1
+            if not self._ended_by_us:
+                self.crashes[code] = self.crashes.get(code, 0) + 1
                 with self.log.open("a") as log:
-                    log.write(f"chaos: {self.name} ended unasked with {code}\n")
-            early = not self._asked and time.monotonic() - began < _EARLY_SECONDS
+                    log.write(f"chaos: {self.name} crashed with exit code {code}\n")
+            early = not self._ended_by_us and time.monotonic() - started < _EARLY_SECONDS
             await asyncio.sleep(1.0 if early else 0.1)
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -74,7 +74,7 @@ class Program:
                 preexec_fn=_die_with_parent, **drop,
             )  # fmt: skip
         self.starts += 1
-        self._asked = False
+        self._ended_by_us = False
         return self.process
 
     @property
@@ -82,7 +82,7 @@ class Program:
         return self.process is not None and self.process.returncode is None
 
     def children(self, word: str) -> list[psutil.Process]:
-        """Its child processes whose command line has this word."""
+        """Return its child processes whose command line has this word."""
         if not self.running or self.process is None:
             return []
         found = []
@@ -93,21 +93,21 @@ class Program:
         return found
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process alone, if it runs: its children are left as a real kill leaves them."""
+        """Send a signal to the process alone, if it runs, and none to its children, as a real kill does."""
         if self.running and self.process is not None:
-            self._asked = self._asked or number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+            self._ended_by_us = self._ended_by_us or number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
     async def kill(self) -> None:
-        """kill -9; `keep` starts it again at once."""
+        """kill -9 it; `run_forever` restarts it."""
         self.signal(signal.SIGKILL)
         if self.process is not None:
             await self.process.wait()
 
     async def stop(self) -> None:
-        """Stop it in its own way and leave it stopped, until `resume`."""
-        self._held = True
+        """Stop it with its own stop signal until `resume`."""
+        self._stopped = True
         self.signal(self.launch.stop_signal)
         if self.process is not None:
             try:
@@ -116,12 +116,12 @@ class Program:
                 await self.kill()
 
     def resume(self) -> None:
-        """Start what `stop` stopped."""
-        self._held = False
+        """Start it again after `stop`."""
+        self._stopped = False
         self._wake.set()
 
 
-class Keeper:
+class Programs:
     """All programs of a run."""
 
     def __init__(self, env: Mapping[str, str], logs: Path, token: str) -> None:
@@ -129,35 +129,35 @@ class Keeper:
         self._logs = logs
         self._token = token
         self._tasks: list[asyncio.Task[None]] = []
-        self.programs: dict[str, Program] = {}
+        self.by_name: dict[str, Program] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, launch: Launch, env: Mapping[str, str] | None = None) -> Program:
-        """Start a program and keep it alive."""
+        """Start a program, and restart it whenever it ends."""
         program = Program(name, launch, self._logs / f"{name}.log", {**self._env, **(env or {})})
-        self.programs[name] = program
-        self._tasks.append(asyncio.create_task(program.keep(), name=f"keep {name}"))
+        self.by_name[name] = program
+        self._tasks.append(asyncio.create_task(program.run_forever(), name=f"run {name}"))
         return program
 
     def check(self) -> None:
-        """Raise what broke a keeper: a program that cannot even be started."""
+        """Raise the error of a program that could not be started."""
         for task in self._tasks:
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
 
     async def close(self) -> None:
-        """kill -9 of everything, and of what it left behind: no run ends more gently than it went."""
+        """kill -9 every program and every process that it left behind."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for program in self.programs.values():
+        for program in self.by_name.values():
             program.signal(signal.SIGKILL)
-        await asyncio.gather(*(p.process.wait() for p in self.programs.values() if p.process is not None))
+        await asyncio.gather(*(p.process.wait() for p in self.by_name.values() if p.process is not None))
         await asyncio.to_thread(sweep, self._token)
 
 
 def sweep(token: str) -> int:
-    """Kill every process that carries this run's token in its environment; returns how many there were."""
+    """Kill every process with this run's token in its environment; returns how many there were."""
     killed = 0
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

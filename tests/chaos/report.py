@@ -1,4 +1,4 @@
-"""What is told of a run: tables for people, in the terminal and as Markdown, and JSON for the record."""
+"""The report of a run: tables in the terminal and as Markdown, and JSON."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.checker import Checked, Finding
+from tests.chaos.checker import CheckResult, Finding
 
 _NUMBERS = (
     "accepted", "stored", "lost", "doubled", "invented", "forgotten", "forgotten_left", "unknown", "unknown_stored",
     "refused", "refused_stored",
 )  # fmt: skip
-"""Of the predictions. Stored are those accepted and not forgotten, and what the client was told no end of."""
+"""Counts of predictions. `stored`: those accepted and not forgotten, and those of unknown outcome that arrived."""
 SAME = "same: "
-"""How `rebuilt` begins to tell of a table with the same hash."""
+"""Prefix of `rebuilt` for a table with the same hash."""
 
 
 @dataclass
 class Outcome:
-    """Everything that a run found. `verdict`: the sentences that say why it failed; empty: it passed."""
+    """Everything that a run found. `verdict`: why it failed, in sentences; empty if it passed."""
 
     system: dict[str, Any]
     seconds: float = 0.0
@@ -34,7 +34,7 @@ class Outcome:
     faults_missed: dict[str, int] = field(default_factory=dict)
     not_played: dict[str, str] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
-    checked: Checked | None = None
+    checked: CheckResult | None = None
     suspects: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     dead_letter_errors: dict[str, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Outcome:
         return not self.verdict
 
     def summary(self) -> dict[str, Any]:
-        """The numbers first, as the file says them."""
+        """Return the numbers with which the file begins."""
         head: dict[str, Any] = {"passed": self.passed, "verdict": self.verdict}
         if self.checked:
             counted = asdict(self.checked.predictions)
@@ -64,22 +64,22 @@ class Outcome:
 
     @property
     def rebuilt_the_same(self) -> bool | None:
-        """Whether the lake, rebuilt from the topics, was the same to the last byte of its rows; None: not tried."""
+        """True if the lake rebuilt from the topics has exactly the same rows; None: not tried."""
         hashes = [text for table, text in self.rebuilt.items() if table != "seconds"]
         return all(str(text).startswith(SAME) for text in hashes) if hashes else None
 
     def write(self, path: Path, private: Sequence[Path] = ()) -> None:
-        """JSON: the summary, then all of it; beside it the same as Markdown. `private` folders are not named in it."""
+        """Write JSON (the summary, then all of it) and, beside it, Markdown, without the names of `private` folders."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        told = json.dumps({**self.summary(), "details": asdict(self)}, indent=1, default=str) + "\n"
-        for target, text in ((path, told), (path.with_suffix(".md"), markdown(self))):
+        as_json = json.dumps({**self.summary(), "details": asdict(self)}, indent=1, default=str) + "\n"
+        for target, text in ((path, as_json), (path.with_suffix(".md"), markdown(self))):
             for folder in private:
                 text = text.replace(str(folder), f"<{folder.name}>")
             target.write_text(text)
 
 
 def markdown(outcome: Outcome) -> str:
-    """The whole outcome, a section for each of its parts that has something to say."""
+    """Return the outcome as Markdown, with a section for each part that is not empty."""
     summary = outcome.summary()
     lines = ["# Chaos", "", "**Passed**: lost 0, doubled 0, leaked 0." if outcome.passed else "**Failed**:", ""]
     lines += [f"- {sentence}" for sentence in outcome.verdict] + [""] * bool(outcome.verdict)
@@ -95,22 +95,22 @@ def markdown(outcome: Outcome) -> str:
             kind: f"{count:,}" + _lasted(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()
         },
         "Faults by way": outcome.faults_by_way,
-        "Planned, and found nothing to hit": outcome.faults_missed,
+        "Planned, but without a target": outcome.faults_missed,
         "Not played": outcome.not_played,
         "Clients": {name: value for name, value in outcome.load.items() if not isinstance(value, dict)},
-        "Clients were told": outcome.load.get("answers", {}),
+        "Answers to clients": outcome.load.get("answers", {}),
         "Dead letters": {**outcome.dead_letters, **outcome.dead_letter_errors},
         "Failure miner": outcome.suspects,
-        "Texts looked into for seeded personal data": outcome.looked_at,
+        "Texts scanned for seeded personal data": outcome.looked_at,
         "Leaked": outcome.leaks,
         "The lake, deleted and rebuilt from the topics": outcome.rebuilt,
-        "What is missing was last seen": outcome.last_seen,
-        "Started again": {name: count for name, count in outcome.restarts.items() if count},
-        "Ended by themselves, by exit code": outcome.fell,
+        "Where missing predictions were last found": outcome.last_seen,
+        "Restarts": {name: count for name, count in outcome.restarts.items() if count},
+        "Crashes, by exit code": outcome.fell,
     }
     if outcome.checked:
         for name, found in asdict(outcome.checked).items():
-            parts[f"What clients were told, against the lake: {name}"] = found
+            parts[f"Ledger compared with the lake: {name}"] = found
     for title, values in parts.items():
         if values:
             lines += ["", f"## {title}", "", *_rows(values, "")]
@@ -132,7 +132,7 @@ def _rows(values: Mapping[str, object], column: str) -> list[str]:
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """The tables, and the verdict last."""
+    """Print the tables, and the verdict last."""
     if outcome.checked:
         console.print(_checked_table(outcome.checked))
     faults = {kind: f"{count:,}" + _lasted(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()}
@@ -141,7 +141,7 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(_table("not played", outcome.not_played, "why"))
     console.print(_table("failure miner: suspects", outcome.suspects, "predictions"))
     console.print(_table("dead letters", {**outcome.dead_letters, **outcome.dead_letter_errors}, "records"))
-    console.print(_table("looked into for seeded personal data", outcome.looked_at, "texts"))
+    console.print(_table("scanned for seeded personal data", outcome.looked_at, "texts"))
     if outcome.leaks:
         console.print(_table("LEAKED", outcome.leaks, "texts"))
         for example in outcome.leak_examples:
@@ -149,28 +149,28 @@ def show(outcome: Outcome, console: Console) -> None:
     if outcome.rebuilt:
         console.print(_table("the lake, deleted and rebuilt from the topics", outcome.rebuilt, ""))
     if outcome.last_seen:
-        console.print(_table("what is missing was last seen", outcome.last_seen, ""))
+        console.print(_table("where missing predictions were last found", outcome.last_seen, ""))
     restarts = ", ".join(f"{name} {count}" for name, count in outcome.restarts.items() if count)
-    console.print(f"started again: {restarts}", highlight=False, soft_wrap=True)
+    console.print(f"restarts: {restarts}", highlight=False, soft_wrap=True)
     if outcome.fell:
-        console.print(_table("processes that ended by themselves", outcome.fell, "exit code: times"))
+        console.print(_table("processes that crashed", outcome.fell, "exit code: times"))
     for sentence in outcome.verdict:
         console.print(f"FAILED: {sentence}", style="bold red", highlight=False, markup=False, soft_wrap=True)
     if outcome.passed:
         console.print("lost 0, doubled 0, leaked 0", style="bold green")
 
 
-def _checked_table(checked: Checked) -> Table:
-    table = Table(title="what clients were told, against the lake", title_justify="left")
+def _checked_table(checked: CheckResult) -> Table:
+    table = Table(title="ledger compared with the lake", title_justify="left")
     table.add_column("")
     columns = {"predictions": checked.predictions, "feedback": checked.feedback, "requests": checked.requests}
     for name in columns:
         table.add_column(name, justify="right")
     for row in Finding.__dataclass_fields__:
         if row != "examples":
-            bad = row in ("lost", "doubled", "invented", "forgotten_left")
+            is_problem = row in ("lost", "doubled", "invented", "forgotten_left")
             values = [getattr(found, row) for found in columns.values()]
-            style = "bold red" if bad and any(values) else "bold green" if bad else ""
+            style = "bold red" if is_problem and any(values) else "bold green" if is_problem else ""
             table.add_row(row.replace("_", " "), *(f"{value:,}" for value in values), style=style)
     return table
 

@@ -1,6 +1,6 @@
-"""The play: start everything, load and faults side by side, wait until all is stored, then check.
+"""One run: start everything, load and faults side by side, wait until all is stored, then check.
 
-`play` returns an `Outcome`; it stops every process and takes its disks away whatever happens.
+`run_chaos` returns an `Outcome`. It stops every process and unmounts its disks whatever happens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.chaos.ledger import Ledger
 from tests.chaos.load import LEAVERS, Load
 from tests.chaos.people import seeded_values
 from tests.chaos.report import SAME, Outcome
-from tests.chaos.system import ON_THE_WAY, WRITERS, System, can_mount
+from tests.chaos.system import EVENT_PATH, WRITERS, System, can_mount
 
 KEYS = {"predictions": "prediction_id", "feedback": "event_id", "requests": "event_id"}
 _POLL_SECONDS = 2.0
@@ -34,9 +34,9 @@ _POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Options:
-    """One run. `faults`: of each kind. `without`: kinds that are not played.
+    """The options of a run. `faults`: number of each kind. `without`: kinds that are not played.
 
-    `short`: only the services that an event passes, and no rebuild at the end.
+    `short`: only the services on an event's path, and no rebuild of the lake at the end.
     """
 
     seconds: float = 720.0
@@ -50,7 +50,7 @@ class Options:
 
 @dataclass
 class Progress:
-    """What is shown while it runs."""
+    """The state of a run that is shown meanwhile."""
 
     stage: str = "starting"
     accepted: int = 0
@@ -64,20 +64,20 @@ class Progress:
 Show = Callable[[Progress], None]
 
 
-async def play(home: Path, options: Options, show: Show, *, keep: bool = False) -> Outcome:
-    """One run in a new folder, which stays if something was wrong. Raises what broke the harness itself."""
-    not_played = {kind: "left out by --without" for kind in options.without}
+async def run_chaos(home: Path, options: Options, show: Show, *, keep: bool = False) -> Outcome:
+    """Run once in a new folder, which is not deleted after a failure. Raises what broke the harness itself."""
+    not_played = {kind: "excluded by --without" for kind in options.without}
     if "disk" not in options.without and not await asyncio.to_thread(can_mount):
-        not_played["disk"] = "a small disk must be mounted for it, and only root may do that"
-    services = ON_THE_WAY if options.short else SERVICES
+        not_played["disk"] = "it needs a small mounted disk, and only root may mount one"
+    services = EVENT_PATH if options.short else SERVICES
     system = System(home, disks="disk" not in not_played, services=services)
     if system.broker_kind == "external":
-        not_played["broker"] = "RATCHET_KAFKA names a broker that is not ours to stop"
+        not_played["broker"] = "RATCHET_KAFKA names an external broker, which the run must not stop"
     if system.broker_kind == "tansu":
-        not_played["broker: kill -9, stopped"] = "tansu keeps all in memory, and forgets it then: it is frozen instead"
+        not_played["broker: kill -9, stopped"] = "tansu loses its in-memory data when it ends, so it is frozen instead"
     if options.short:
-        left = ", ".join(name for name in SERVICES if name not in ON_THE_WAY)
-        not_played["service: others"] = f"the short run leaves out {left}"
+        absent = ", ".join(name for name in SERVICES if name not in EVENT_PATH)
+        not_played["service: others"] = f"the short run does not start {absent}"
     run = _Run(system, options, show)
     run.outcome.not_played = not_played
     try:
@@ -90,7 +90,7 @@ async def play(home: Path, options: Options, show: Show, *, keep: bool = False) 
 
 
 async def _closed(system: System, *, keep: bool) -> None:
-    if keep and system.disks and system.lake.exists():  # For a look at what went wrong: the disk itself goes.
+    if keep and system.disks and system.lake.exists():  # To look at what went wrong; the disk itself is unmounted.
         await asyncio.to_thread(shutil.copytree, system.lake, system.home / "lake", dirs_exist_ok=True)
     await system.close()
     await asyncio.to_thread(system.remove, all_of_it=not keep)
@@ -117,7 +117,7 @@ class _Run:
         await self._check()
         if not self.options.short:
             await self._rebuild()
-        self._judge()
+        self._reach_verdict()
         self.finished = True
 
     def _say(self, words: str) -> None:
@@ -141,42 +141,42 @@ class _Run:
                 await leaving
                 load.stopping = True
                 await clients
-            finally:  # Nothing is left to do for them, unless the run is interrupted.
+            finally:  # Both have ended, unless the run is interrupted.
                 for task in (clients, leaving):
                     task.cancel()
                 await asyncio.gather(clients, leaving, return_exceptions=True)
         self.outcome.seconds = round(time.monotonic() - began, 1)
         self.outcome.faults = {kind: faults.played.by_kind[kind] for kind in KINDS if kind not in without}
-        self.outcome.faults |= {"copies": load.told.copies, "reordered": load.told.reordered}
+        self.outcome.faults |= {"copies": load.counts.copies, "reordered": load.counts.reordered}
         self.outcome.faults_by_way = dict(sorted(faults.played.by_way.items()))
         self.outcome.faults_lasted = faults.played.lasted
         self.outcome.faults_missed = dict(faults.played.missed)
         self.outcome.load = {
-            **self.ledger.counts, "accepted_while_the_broker_was_away": load.told.while_away,
-            "texts_with_personal_data": load.texts.personal, "poison": load.told.poison,
-            "answers": dict(load.told.answers.most_common()), "feedback": dict(load.told.feedback),
+            **self.ledger.counts, "accepted_while_the_broker_was_away": load.counts.while_broker_down,
+            "texts_with_personal_data": load.texts.personal, "poison": load.counts.poison,
+            "answers": dict(load.counts.answers.most_common()), "feedback": dict(load.counts.feedback),
         }  # fmt: skip
 
     async def _forget(self, load: Load) -> None:
-        """One person after the other leaves, spread over the run."""
+        """Let one person after the other leave, spread over the run."""
         for _ in range(LEAVERS):
             await asyncio.sleep(self.options.seconds * 0.8 / LEAVERS)
             await load.forget()
 
     @contextlib.asynccontextmanager
     async def _watching(self, load: Load, faults: Faults) -> AsyncIterator[None]:
-        """Show counts, look into the spools now and then, and notice a keeper that broke."""
+        """Show counts, scan the spools every few seconds, and raise if a program cannot be started."""
 
         async def watch() -> None:
             turn = 0
             while True:
-                assert self.ledger is not None and self.system.keeper is not None
+                assert self.ledger is not None and self.system.programs is not None
                 counts = self.ledger.counts
                 self.progress.accepted, self.progress.refused = counts["accepted"], counts["refused"]
                 self.progress.unknown = counts["unknown"]
                 self.progress.spool_bytes = self.system.spool_bytes()
                 self.progress.faults, self.progress.now = faults.played.by_kind, faults.played.now
-                self.system.keeper.check()
+                self.system.programs.check()
                 self._show(self.progress)
                 if turn % 10 == 5:
                     await asyncio.to_thread(
@@ -194,35 +194,35 @@ class _Run:
                 await task
 
     async def _settle(self) -> None:
-        """Wait until the lake has everything that was accepted; give up when nothing arrives any more."""
+        """Wait until the lake has everything that was accepted, or until nothing more arrives."""
         assert self.ledger is not None
         self._say("waiting until everything is stored")
-        await self.system.until_whole()
+        await self.system.until_recovered()
         began = progressed = time.monotonic()
         wanted = {
             "predictions": self.ledger.expected(),
             "feedback": self.ledger.expected_feedback(),
             "requests": self.ledger.expected("chat"),
         }
-        least: int | None = None
+        fewest: int | None = None
         while True:
-            left = {table: len(ids - await self._stored(table)) for table, ids in wanted.items()}
-            left["suspects"] = len(await self._suspects_missing())
-            missing = sum(left.values())
+            remaining = {table: len(ids - await self._stored(table)) for table, ids in wanted.items()}
+            remaining["suspects"] = len(await self._suspects_missing())
+            missing = sum(remaining.values())
             self.progress.spool_bytes = self.system.spool_bytes()
-            to_come = ", ".join(f"{count:,} {table}" for table, count in left.items() if count) or "nothing"
+            to_come = ", ".join(f"{count:,} {table}" for table, count in remaining.items() if count) or "nothing"
             self._say(f"waiting until everything is stored: {to_come} to come {self._stored_error}")
             if not missing:
                 break
-            if least is None or missing < least:
-                least, progressed = missing, time.monotonic()
+            if fewest is None or missing < fewest:
+                fewest, progressed = missing, time.monotonic()
             patience = min(180.0, self.options.settle_seconds / 2)
             if time.monotonic() - progressed > patience or time.monotonic() - began > self.options.settle_seconds:
                 self.outcome.verdict.append(f"{missing:,} events did not arrive in the lake or at the failure miner")
                 break
             await asyncio.sleep(_POLL_SECONDS)
         self.outcome.settled_seconds = round(time.monotonic() - began, 1)
-        await asyncio.sleep(_POLL_SECONDS)  # What would come twice still comes.
+        await asyncio.sleep(_POLL_SECONDS)  # Duplicates may still arrive.
 
     async def _stored(self, table: str) -> set[str]:
         try:
@@ -235,11 +235,11 @@ class _Run:
 
     async def _suspects_missing(self) -> set[str]:
         assert self.ledger is not None
-        wanted, _ = checker.suspects_wanted(self.ledger.path)
+        wanted, _ = checker.expected_suspects(self.ledger.path)
         return wanted - set(await asyncio.to_thread(self._suspects))
 
     def _suspects(self) -> Counter[str]:
-        """How often the failure miner has each prediction."""
+        """Return how often the failure miner has each prediction."""
         try:
             with psycopg.connect(self.system.settings.postgres, connect_timeout=4) as connection:
                 rows = connection.execute("SELECT prediction_id FROM failure_miner.suspects").fetchall()
@@ -248,11 +248,11 @@ class _Run:
         return Counter(row[0] for row in rows)
 
     async def _check(self) -> None:
-        system, found, keeper = self.system, self._leaks, self.system.keeper
-        assert self.ledger is not None and keeper is not None
+        system, found, programs = self.system, self._leaks, self.system.programs
+        assert self.ledger is not None and programs is not None
         self._say("checking")
         self.outcome.checked = await asyncio.to_thread(checker.check, self.ledger.path, system.lake, system.task)
-        wanted, gone = checker.suspects_wanted(self.ledger.path)
+        wanted, gone = checker.expected_suspects(self.ledger.path)
         suspects = await asyncio.to_thread(self._suspects)
         self.outcome.suspects = {
             "low confidence, accepted": len(wanted),
@@ -266,45 +266,46 @@ class _Run:
         await asyncio.to_thread(leaks.scan_database, self._scanner, system.settings.postgres, found)
         topics = [*(topic.name for topic in TOPICS), *DEAD_LETTERS]
         cipher = load_cipher(system.settings.secrets_folder, DEAD_LETTER_KEY)
-        seen = await asyncio.to_thread(leaks.read_topics, self._scanner, system.settings.kafka, topics, cipher, found)
-        self._letters(seen)
-        self._last_seen(seen)
-        self.outcome.leaks = dict(found.by_place)
+        contents = await asyncio.to_thread(
+            leaks.read_topics, self._scanner, system.settings.kafka, topics, cipher, found
+        )
+        self._count_dead_letters(contents)
+        self._last_found(contents)
+        self.outcome.leaks = dict(found.by_location)
         self.outcome.looked_at = dict(found.looked_at)
         self.outcome.leak_examples = found.examples
-        self.outcome.load["more_than_once_on_predictions_logged"] = sum(seen.logged.values()) - len(seen.logged)
-        programs = keeper.programs.values()
-        self.outcome.restarts = {program.name: program.starts - 1 for program in programs}
-        self.outcome.fell = {p.name: {str(code): n for code, n in p.fell.items()} for p in programs if p.fell}
+        self.outcome.load["more_than_once_on_predictions_logged"] = sum(contents.logged.values()) - len(contents.logged)
+        started = programs.by_name.values()
+        self.outcome.restarts = {program.name: program.starts - 1 for program in started}
+        self.outcome.fell = {p.name: {str(code): n for code, n in p.crashes.items()} for p in started if p.crashes}
 
-    def _letters(self, seen: leaks.TopicsSeen) -> None:
-        """Poison was meant to become dead letters; anything else was not."""
-        poison = {
-            place for places in seen.letters.values() for place in places if place[0] == "predictions.submitted.v1"
-        }
-        others = {service: len(places - poison) for service, places in seen.letters.items() if places - poison}
+    def _count_dead_letters(self, contents: leaks.TopicContents) -> None:
+        """Count dead letters: the poison should be among them, and nothing else."""
+        letters = contents.dead_letters
+        poison = {p for positions in letters.values() for p in positions if p[0] == "predictions.submitted.v1"}
+        others = {service: len(positions - poison) for service, positions in letters.items() if positions - poison}
         sent = self.outcome.load["poison"]
-        self.outcome.dead_letters = {"poison_sent": sent, "poison_buried": len(poison), **others}
-        self.outcome.dead_letter_errors = dict(seen.errors.most_common(20))
+        self.outcome.dead_letters = {"poison_sent": sent, "poison_dead_lettered": len(poison), **others}
+        self.outcome.dead_letter_errors = dict(contents.errors.most_common(20))
 
-    def _last_seen(self, seen: leaks.TopicsSeen) -> None:
-        """Where the lost predictions were last seen."""
+    def _last_found(self, contents: leaks.TopicContents) -> None:
+        """Record where the lost predictions were last found."""
         assert self.outcome.checked is not None and self.ledger is not None
         if not self.outcome.checked.predictions.lost:
             return
         lost = self.ledger.expected() - checker.stored_ids(self.system.lake, "predictions", self.system.task)
-        logged = lost & set(seen.logged)
-        submitted = (lost & seen.submitted) - logged
+        logged = lost & set(contents.logged)
+        submitted = (lost & contents.submitted) - logged
         self.outcome.last_seen = {
             "on predictions.logged": len(logged),
             "on predictions.submitted only": len(submitted),
             "in a spool, or nowhere": len(lost - logged - submitted),
-            "bytes left in the spools": self.system.spool_bytes(),
+            "bytes in the spools": self.system.spool_bytes(),
             "examples": sorted(lost)[:10],
         }
 
     async def _rebuild(self) -> None:
-        """Delete the lake, let the writers replay the topics from their start, and compare."""
+        """Delete the lake, let the writers replay the topics from the start, and compare the rows."""
         assert self.ledger is not None
         system = self.system
         tables = [table for table in KEYS if await self._stored(table)]
@@ -329,38 +330,38 @@ class _Run:
         self.outcome.rebuilt = {"seconds": round(time.monotonic() - began, 1)}
         for table in tables:
             same = before[table] == after.get(table)
-            was, became = before[table], after.get(table, "nothing")
-            self.outcome.rebuilt[table] = f"{SAME}{was}" if same else f"DIFFERENT: {was} was, {became} is"
+            old, new = before[table], after.get(table, "nothing")
+            self.outcome.rebuilt[table] = f"{SAME}{old}" if same else f"DIFFERENT: {old} before, {new} after"
             if not same:
-                self.outcome.verdict.append(f"{table}, rebuilt from its topic, is another table")
+                self.outcome.verdict.append(f"{table}, rebuilt from its topic, has other rows")
 
     def _hashes(self, tables: list[str]) -> dict[str, str]:
-        return {table: checker.content_hash(self.system.lake, table, self.system.task, KEYS[table]) for table in tables}
+        return {table: checker.rows_hash(self.system.lake, table, self.system.task, KEYS[table]) for table in tables}
 
-    def _judge(self) -> None:
-        """Say in words what was promised and not held."""
+    def _reach_verdict(self) -> None:
+        """Add a sentence to the verdict for every broken promise."""
         outcome = self.outcome
         assert outcome.checked is not None
         for name in KEYS:
             found: checker.Finding = getattr(outcome.checked, name)
-            for trouble in ("lost", "doubled", "invented", "forgotten_left"):
-                if count := getattr(found, trouble):
-                    examples = ", ".join(found.examples.get(trouble, [])[:3])
-                    outcome.verdict.append(f"{name}: {count:,} {trouble.replace('_', ' ')} ({examples})")
-        for trouble in ("missing", "doubled", "forgotten, still there"):
-            if outcome.suspects[trouble]:
-                outcome.verdict.append(f"failure miner: {outcome.suspects[trouble]} {trouble}")
+            for problem in ("lost", "doubled", "invented", "forgotten_left"):
+                if count := getattr(found, problem):
+                    examples = ", ".join(found.examples.get(problem, [])[:3])
+                    outcome.verdict.append(f"{name}: {count:,} {problem.replace('_', ' ')} ({examples})")
+        for problem in ("missing", "doubled", "forgotten, still there"):
+            if outcome.suspects[problem]:
+                outcome.verdict.append(f"failure miner: {outcome.suspects[problem]} {problem}")
         if outcome.leaks:
             outcome.verdict.append(f"personal data at rest: {outcome.leaks}")
         if letters := {s: n for s, n in outcome.dead_letters.items() if not s.startswith("poison")}:
-            outcome.verdict.append(f"dead letters that were no poison: {letters}, see dead_letter_errors")
-        if outcome.dead_letters["poison_buried"] != outcome.dead_letters["poison_sent"]:
-            outcome.verdict.append(f"poison sent and buried differ: {outcome.dead_letters}")
+            outcome.verdict.append(f"dead letters that were not poison: {letters}, see dead_letter_errors")
+        if outcome.dead_letters["poison_dead_lettered"] != outcome.dead_letters["poison_sent"]:
+            outcome.verdict.append(f"poison sent and dead-lettered differ: {outcome.dead_letters}")
         if outcome.load["accepted"] < self.options.events:
             outcome.verdict.append(f"only {outcome.load['accepted']:,} events were accepted")
         if outcome.checked.predictions.forgotten == 0:
-            outcome.verdict.append("nobody who had sent anything was forgotten: that was not tested")
+            outcome.verdict.append("nobody who had sent anything was forgotten, so erasure was not tested")
         for kind in KINDS:
-            enough = 1 if kind == "zombie" else max(1, round(self.options.faults * 0.9))
-            if kind not in outcome.not_played and outcome.faults.get(kind, 0) < enough:
+            required = 1 if kind == "zombie" else max(1, round(self.options.faults * 0.9))
+            if kind not in outcome.not_played and outcome.faults.get(kind, 0) < required:
                 outcome.verdict.append(f"only {outcome.faults.get(kind, 0)} faults of kind {kind} were played")

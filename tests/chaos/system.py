@@ -27,13 +27,13 @@ from deploy.devstack.stack import free_ports
 from schemas.catalog import SERVICES
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from tests.chaos.processes import Keeper, Program
+from tests.chaos.processes import Program, Programs
 
 ROOT = Path(__file__).parents[2]
 WRITERS = ("prediction_log", "prediction_log-2")
 GATEWAYS = ("gateway", "gateway-2")
-ON_THE_WAY = ("gateway", "prediction_log", "failure_miner", "scheduler")
-"""Services that an event passes, and the one that tells them the tasks."""
+EVENT_PATH = ("gateway", "prediction_log", "failure_miner", "scheduler")
+"""Services that an event passes, and the one that publishes the tasks."""
 BROKER, DATABASE, FLAGS, MODEL = "kafka", "postgres", "unleash", "model"
 SPOOL_BYTES, LAKE_BYTES = 64 * 1024**2, 1024**3
 
@@ -48,12 +48,12 @@ failures: {{confidence_threshold: 0.6, review_budget_per_day: 100}}
 """
 
 
-class Broken(Exception):
-    """Something did not start or come back; says what and where its log is."""
+class StartError(Exception):
+    """Something did not start or come back; the message has the end of its log."""
 
 
 class System:
-    """Everything that runs. `home` is thrown away by `remove`; with `disks`, spool and lake lie on small disks."""
+    """All processes of a run. `remove` deletes `home`; with `disks`, spool and lake are on small disks of their own."""
 
     def __init__(self, home: Path, *, disks: bool, services: Sequence[str] = SERVICES) -> None:
         self.home = home
@@ -63,7 +63,7 @@ class System:
         self.task = f"chaos-{self.token}"
         self.spool_disk, self.lake_disk = home / "spool-disk", home / "lake-disk"
         self.spool, self.lake = self.spool_disk / "spool", self.lake_disk / "lake"
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
         shared = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute()
         (shared / "models").mkdir(parents=True, exist_ok=True)
         self._models = shared / "models"
@@ -71,29 +71,29 @@ class System:
         self.gateway_urls = tuple(f"http://{HOST}:{port}" for port in ports)
         self._model_port = _free_ports(1)[0]
         tools = os.environ.get("RATCHET_TOOLS", str(shared / "tools"))
-        ours = {
+        overrides = {
             "HOME": str(home),
             "TOOLS": tools,
             "LAKE": str(self.lake),
             "GATEWAY_SPOOL_FOLDER": str(self.spool),
             "VLLM": f"http://{HOST}:{self._model_port}",
-            # So often that they meet the faults, too.
+            # Often enough to happen during faults.
             "PREDICTION_LOG_MAINTENANCE_SECONDS": "40",
             "PREDICTION_LOG_ROLL_UP_SECONDS": "15",
         }
         self.env = {
-            **kept, **free_ports(), **{f"RATCHET_{name}": value for name, value in ours.items()},
+            **inherited, **free_ports(), **{f"RATCHET_{name}": value for name, value in overrides.items()},
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT),
         }  # fmt: skip
         if own := os.environ.get("RATCHET_KAFKA"):
             self.env["RATCHET_KAFKA"] = own
         self.config = StackConfig.load(home, self.env)
-        self.keeper: Keeper | None = None
+        self.programs: Programs | None = None
         self._mounted: list[Path] = []
 
     @property
     def broker_kind(self) -> str:
-        """apache, tansu (forgets everything when it ends) or external (not ours to stop)."""
+        """apache, tansu (loses its data when it ends) or external (must not be stopped)."""
         if BROKER in self.config.externals:
             return "external"
         return "apache" if distribution(self.config) else "tansu"
@@ -106,8 +106,8 @@ class System:
         )
 
     def program(self, name: str) -> Program:
-        assert self.keeper is not None
-        return self.keeper.programs[name]
+        assert self.programs is not None
+        return self.programs.by_name[name]
 
     @property
     def services(self) -> list[str]:
@@ -115,7 +115,7 @@ class System:
         return [*self._services, GATEWAYS[1], WRITERS[1]]
 
     async def start(self, say: Callable[[str], None]) -> None:
-        """From nothing to gateways that know the task. Raises Broken."""
+        """Start everything; returns when the gateways know the task. Raises StartError."""
         self._prepare()
         parts = [part_named(name) for name in (BROKER, DATABASE, FLAGS) if name not in self.config.externals]
         for part in parts:
@@ -123,23 +123,23 @@ class System:
         await asyncio.to_thread(ensure_embedding_model, self.config, say)
         for name in (BROKER, DATABASE, FLAGS):
             self.env |= part_named(name).environment(self.config)
-        self.keeper = Keeper(self.env, self.home / "logs", self.token)
+        self.programs = Programs(self.env, self.home / "logs", self.token)
         say("starting broker, database and flag server")
         await asyncio.gather(*(self._start_part(part, say) for part in parts))
         await asyncio.to_thread(create_topics, self.settings)
         say(f"starting {len(self.services)} processes of {len(self._services)} services")
-        self.keeper.start(MODEL, _python("tests.chaos.upstream", str(self._model_port)))
+        self.programs.start(MODEL, _python("tests.chaos.upstream", str(self._model_port)))
         for name in self.services:
             self._start_service(name)
         await self._until_ready()
 
     async def _start_part(self, part: Part, say: Callable[[str], None]) -> None:
-        """The flag server is not waited for: it is slow, and the gateways do not wait for it either."""
-        assert self.keeper is not None
+        """Start a part and wait for it, but for the flag server: it is slow, and the gateways do not wait for it."""
+        assert self.programs is not None
         if part.name == FLAGS:
             await self.until_up(DATABASE)
             await asyncio.to_thread(part_named(DATABASE).finish, self.config, say)
-        self.keeper.start(part.name, await asyncio.to_thread(part.launch, self.config))
+        self.programs.start(part.name, await asyncio.to_thread(part.launch, self.config))
         if part.name != FLAGS:
             await self.until_up(part.name)
 
@@ -157,68 +157,68 @@ class System:
                 self._mounted.append(folder)
 
     def _start_service(self, name: str) -> None:
-        assert self.keeper is not None
+        assert self.programs is not None
         service = name.partition("-")[0]
         env = {}
         if name in GATEWAYS:
             env["RATCHET_GATEWAY_PORT"] = self.gateway_urls[GATEWAYS.index(name)].rpartition(":")[2]
-        self.keeper.start(name, _python(f"services.{service}.main"), env)
+        self.programs.start(name, _python(f"services.{service}.main"), env)
 
     async def _until_ready(self, seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         async with httpx.AsyncClient(timeout=5.0) as http:
             for name, url in zip(GATEWAYS, self.gateway_urls, strict=True):
-                trouble = ""
+                problem = ""
                 while True:
                     with contextlib.suppress(httpx.HTTPError):
                         answer = await http.get(f"{url}/v1/models/{self.task}")
                         if answer.is_success:
                             break
-                        trouble = answer.text
+                        problem = answer.text
                     if time.monotonic() > deadline:
                         log = self.home / "logs" / f"{name}.log"
-                        raise Broken(f"{name} did not get ready: {trouble or 'no answer'}\n{_tail(log)}")
-                    self.keeper and self.keeper.check()
+                        raise StartError(f"{name} is not ready: {problem or 'no answer'}\n{_tail(log)}")
+                    self.programs and self.programs.check()
                     await asyncio.sleep(0.3)
 
     async def until_up(self, name: str, seconds: float = 90.0) -> None:
-        """Wait until broker, database or flag server answers a real question. Raises Broken."""
+        """Wait until broker, database or flag server answers a real question. Raises StartError."""
         part: Part = part_named(name)
         deadline = time.monotonic() + seconds
-        while trouble := await self._trouble(part):
+        while problem := await self._problem(part):
             if time.monotonic() > deadline:
-                raise Broken(f"{name} did not come up: {trouble}\n{_tail(self.home / 'logs' / f'{name}.log')}")
+                raise StartError(f"{name} did not come up: {problem}\n{_tail(self.home / 'logs' / f'{name}.log')}")
             await asyncio.sleep(0.3)
 
-    async def _trouble(self, part: Part) -> str | None:
-        if part.name not in self.config.externals and not (self.keeper and part.name in self.keeper.programs):
-            return "it was not started yet"
+    async def _problem(self, part: Part) -> str | None:
+        if part.name not in self.config.externals and not (self.programs and part.name in self.programs.by_name):
+            return "not started yet"
         return await asyncio.to_thread(part.probe, self.config)
 
-    async def until_whole(self) -> None:
-        """Wait until everything that was stopped is back, and both gateways answer."""
+    async def until_recovered(self) -> None:
+        """Wait until broker, database and both gateways answer again."""
         for name in (BROKER, DATABASE):
             if name not in self.config.externals:
                 await self.until_up(name)
         await self._until_ready()
 
     def spool_bytes(self) -> int:
-        """Bytes of all files in the spools."""
+        """Return the bytes of all files in the spools."""
         return sum(_size(path) for path in self.spool.rglob("*") if path.is_file())
 
     def database_up(self) -> bool:
         return probe_database(self.settings.postgres) is None
 
     async def close(self) -> None:
-        """Stop every process and take the small disks away."""
-        if self.keeper is not None:
-            await self.keeper.close()
+        """Stop every process and unmount the small disks."""
+        if self.programs is not None:
+            await self.programs.close()
         for folder in self._mounted:
             await asyncio.to_thread(_unmount, folder)
         self._mounted.clear()
 
     def remove(self, *, all_of_it: bool) -> None:
-        """Throw away the database, which may lie elsewhere, and with `all_of_it` logs, ledger and lake too."""
+        """Delete the database, which may be elsewhere, and with `all_of_it` logs, ledger and lake too."""
         data = data_folder(self.config)
         shutil.rmtree(data, ignore_errors=True)
         if not data.is_relative_to(self.home):
@@ -228,13 +228,13 @@ class System:
 
 
 def _unmount(folder: Path) -> None:
-    """Now, or as soon as nobody has a file open there."""
+    """Unmount now, or as soon as no file is open there."""
     if subprocess.run(["umount", str(folder)], check=False, capture_output=True).returncode != 0:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 def can_mount() -> bool:
-    """Whether a small disk of our own can be mounted: that takes root (or CAP_SYS_ADMIN)."""
+    """Return True if a small disk can be mounted, which takes root (or CAP_SYS_ADMIN)."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         return False
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ratchet-mount-{os.getpid()}"
@@ -257,12 +257,12 @@ def _python(module: str, *arguments: str) -> Launch:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        for unused in sockets:
+            unused.bind((HOST, 0))
+        return [int(unused.getsockname()[1]) for unused in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for unused in sockets:
+            unused.close()
 
 
 def _size(path: Path) -> int:

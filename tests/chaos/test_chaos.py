@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.__main__ import SHORT
-from tests.chaos.run import play
+from tests.chaos.run import run_chaos
 from tests.chaos.system import ROOT
 
 pytestmark = pytest.mark.stack
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture
 def home() -> Path:
-    """Thrown away by a run that passes; else logs, ledger and lake stay there."""
+    """Deleted by a run that passes; otherwise logs, ledger and lake stay."""
     return Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute() / "chaos" / f"test-{os.getpid()}"
 
 
 async def test_under_faults_of_every_kind_nothing_is_lost_doubled_or_leaked(home: Path) -> None:
-    outcome = await play(home, SHORT, lambda progress: None)
+    outcome = await run_chaos(home, SHORT, lambda progress: None)
     assert outcome.verdict == [], f"{outcome.summary()}; logs, ledger and lake are in {home}"
     assert outcome.checked is not None
-    assert outcome.checked.predictions.stored >= SHORT.events * 0.9  # All but what the forgotten had sent.
+    assert outcome.checked.predictions.stored >= SHORT.events * 0.9  # All but those of forgotten people.

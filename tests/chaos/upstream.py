@@ -1,7 +1,7 @@
 """A model server that answers at once, with log-probabilities: `python -m tests.chaos.upstream PORT`.
 
-It stands in for vLLM, which is not what is tested here. `seed` of a request comes back as the answer's
-`finish_reason`, which the gateway stores as it is: so the checker recognises a client's request in the lake.
+It stands in for vLLM, which is not tested here. A request's `seed` comes back in the answer's `finish_reason`, which
+the gateway stores unchanged, so the checker recognises a client's request in the lake.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import sys
 import orjson
 from aiohttp import web
 
-from tests.chaos.ledger import MARK
+from tests.chaos.ledger import MARKER_PREFIX
 
 
 async def complete(request: web.Request) -> web.Response:
-    """One chat completion; a seed that is odd in thousands is answered without confidence to speak of."""
+    """Answer a chat completion, with the low confidence of `is_low` seeds."""
     asked = orjson.loads(await request.read())
     number = int(asked.get("seed") or 0)
     logprob = -3.0 if is_low(number) else -0.01
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": "delivery"},
-        "finish_reason": f"{MARK}chat-{number}",
+        "finish_reason": f"{MARKER_PREFIX}chat-{number}",
         "logprobs": {"content": [{"token": "delivery", "logprob": logprob, "top_logprobs": []}]},
     }
     usage = {"prompt_tokens": 20, "completion_tokens": 1, "total_tokens": 21}
@@ -31,7 +31,7 @@ async def complete(request: web.Request) -> web.Response:
 
 
 def is_low(number: int) -> bool:
-    """Whether the request of this number is answered with low confidence: one in two hundred."""
+    """Return True if the request of this number gets a low confidence: one in two hundred."""
     return number % 200 == 7
 
 
