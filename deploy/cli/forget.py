@@ -1,4 +1,4 @@
-"""`ratchet forget`: a person leaves the lake, the queues and all data sets to come; and what was trained on them."""
+"""`ratchet forget`: erases a person from every store, and lists what was trained on them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from deploy.cli.output import console, say, warn
 from deploy.cli.tasks import ask_scheduler
 from deploy.lineage import AdapterUse, Lineage, lineage_of, predictions_of
 from services.scheduler.settings import SchedulerSettings
@@ -24,12 +24,9 @@ MAX_FILE_BYTES = 5_000_000
 MAX_PEOPLE = 10_000
 MAX_CHARACTERS = 500
 _HASH = re.compile("[0-9a-f]{24}")
-_AT_ONCE = 25
-"""People a request: 500 characters each stay below the scheduler's limit on bodies."""
-_LISTED = 10
-
-console = Console()
-errors = Console(stderr=True)
+_BATCH_SIZE = 25
+"""People per request: at 500 characters each they stay below the scheduler's limit on bodies."""
+_MAX_LISTED = 10
 
 
 def forget(
@@ -40,19 +37,19 @@ def forget(
         list[str] | None, typer.Option("--hash", help="Or their keyed hash, as it stands in events. Repeatable.")
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--file", help="Or a file with a person a line; - reads them from the input.")
+        str | None, typer.Option("--file", help="Or a file with one person per line; - reads standard input.")
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Only in this task; default: in all.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Only in this task; default: in all tasks.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Forget nobody, only list what was made of them.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Forget a person: what they asked until now leaves every store, and no data set to come has it.
+    """Forget a person: what they asked until now is deleted from every store, and no future dataset has it.
 
-    What they do later is new. Kafka keeps its events, with personal data replaced, as long as their topic does
-    (corrections: for ever); whoever reads them again drops these.
-    Prints which dataset versions hold their examples and which adapters were trained on them: those stay as they
-    are until you delete them; the next cycle trains without.
+    What they ask later is not affected. Kafka retains their events, with personal data replaced, as long as the topic
+    does (corrections: forever); services that read them again skip them.
+    Prints which dataset versions hold their examples and which adapters were trained on them: those stay until you
+    delete them; the next cycle trains without these examples.
 
     [bold]Examples[/bold]
 
@@ -62,23 +59,22 @@ def forget(
 
       ratchet forget --hash 5f0c…  --dry-run           only the list
     """
-    people, known = _people(subject, file), hashes or []
-    if not people and not known:
+    people, hashes = _people(subject, file), hashes or []
+    if not people and not hashes:
         raise typer.BadParameter("name a person, or give --hash or --file")
-    _check(people, known)
-    batches = [{**batch, "task": task} for batch in _batches(people, known)]
-    answers = [_ask(batch, announce=False) for batch in batches]  # Nobody is forgotten where one of them is refused.
+    _check(people, hashes)
+    batches = [{**batch, "task": task} for batch in _batches(people, hashes)]
+    answers = [_ask(batch, announce=False) for batch in batches]  # If one is refused, nobody is forgotten.
     settings = SchedulerSettings.load()
-    seen = _seen(settings.lake_uri, answers)
+    predictions = _count_predictions(settings.lake_uri, answers)
     if not dry_run:
         if not yes:
-            typer.confirm(_warning(len(people) + len(known), seen, task), abort=True, err=True)
+            typer.confirm(_warning(len(people) + len(hashes), predictions, task), abort=True, err=True)
         answers = [_ask(batch, announce=True) for batch in batches]
-    subjects = _subjects(answers)
-    serving: list[dict[str, Any]] = answers[-1]["tasks"]
+    subjects, serving = _subjects(answers), answers[-1]["tasks"]
     at = max(datetime.fromisoformat(answer["at"]) for answer in answers)
-    lineage = lineage_of(settings.artifacts_uri, subjects, [one["task"] for one in serving], at)
-    report = _report(seen, None if dry_run else at, subjects, serving, lineage)
+    lineage = lineage_of(settings.artifacts_uri, subjects, [entry["task"] for entry in serving], at)
+    report = _report(predictions, None if dry_run else at, subjects, serving, lineage)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
@@ -91,32 +87,35 @@ def _ask(batch: dict[str, Any], *, announce: bool) -> dict[str, Any]:
 
 
 def _subjects(answers: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(one for answer in answers for one in answer["subjects"]))
+    return list(dict.fromkeys(subject for answer in answers for subject in answer["subjects"]))
 
 
-def _seen(lake: str, answers: Sequence[dict[str, Any]]) -> dict[str, int] | None:
-    """Predictions of each person in the lake; says of whom there are none: a name may be misspelt. None: not known."""
-    tasks = [one["task"] for one in answers[-1]["tasks"]]
+def _count_predictions(lake: str, answers: Sequence[dict[str, Any]]) -> dict[str, int] | None:
+    """Count each person's predictions in the lake; None if it cannot be read.
+
+    Warns of people without predictions: their name may be misspelt.
+    """
+    tasks = [entry["task"] for entry in answers[-1]["tasks"]]
     try:
-        seen = predictions_of(lake, _subjects(answers), tasks)
+        counts = predictions_of(lake, _subjects(answers), tasks)
     except DependencyUnavailable as error:
-        errors.print(f"{error.reason}: not known how much they asked", style="yellow", markup=False, soft_wrap=True)
+        warn(f"{error.reason}: the number of their predictions is unknown", "yellow")
         return None
-    if strangers := [subject for subject, count in seen.items() if not count]:
-        some = ", ".join(strangers[:_LISTED]) + (", …" if len(strangers) > _LISTED else "")
-        errors.print(
-            f"The lake has no prediction of {len(strangers):,} of {len(seen):,} ({some}): they are forgotten already, "
-            "asked nothing yet, or the application names them otherwise in `user`.",
-            style="yellow", highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
-    return seen
+    if missing := [subject for subject, count in counts.items() if not count]:
+        listed = ", ".join(missing[:_MAX_LISTED]) + (", …" if len(missing) > _MAX_LISTED else "")
+        warn(
+            f"The lake has no prediction of {len(missing):,} of {len(counts):,} ({listed}): they are forgotten "
+            "already, asked nothing yet, or the application sends another name in `user`.",
+            "yellow",
+        )
+    return counts
 
 
-def _warning(count: int, seen: dict[str, int] | None, task: str | None) -> str:
-    who = "this person" if count == 1 else f"these {count:,} people"
-    many = "" if seen is None else f" ({sum(seen.values()):,} predictions in the lake)"
+def _warning(people: int, predictions: dict[str, int] | None, task: str | None) -> str:
+    who = "this person" if people == 1 else f"these {people:,} people"
+    count = "" if predictions is None else f" ({sum(predictions.values()):,} predictions in the lake)"
     where = f" in {task}" if task else ""
-    return f"Everything that {who} asked{where} until now{many} is deleted, for ever. Go on?"
+    return f"Everything that {who} asked{where} until now{count} is deleted, forever. Continue?"
 
 
 def _people(subject: str | None, file: str | None) -> list[str]:
@@ -133,10 +132,10 @@ def _people(subject: str | None, file: str | None) -> list[str]:
 
 
 def _check(people: Sequence[str], hashes: Sequence[str]) -> None:
-    """What the scheduler would refuse. No message repeats a person: it may end up in a log."""
+    """Raise BadParameter for what the scheduler would refuse. No message repeats a person: it may end up in a log."""
     if any(not 1 <= len(person) <= MAX_CHARACTERS for person in people):
-        raise typer.BadParameter(f"a person is named in 1 to {MAX_CHARACTERS} characters, as in the requests' `user`")
-    if any(not _HASH.fullmatch(one) for one in hashes):
+        raise typer.BadParameter(f"a person's name has 1 to {MAX_CHARACTERS} characters, as in the requests' `user`")
+    if any(not _HASH.fullmatch(hash_) for hash_ in hashes):
         raise typer.BadParameter("a hash is 24 characters of 0-9 and a-f: copy an event's `user_hash`")
 
 
@@ -146,26 +145,26 @@ def _read(path: Path) -> bytes:
 
 
 def _batches(people: Sequence[str], hashes: Sequence[str]) -> Iterator[dict[str, list[str]]]:
-    for name, all_of_them in (("users", people), ("hashes", hashes)):
-        for start in range(0, len(all_of_them), _AT_ONCE):
-            yield {name: list(all_of_them[start : start + _AT_ONCE])}
+    for kind, names in (("users", people), ("hashes", hashes)):
+        for start in range(0, len(names), _BATCH_SIZE):
+            yield {kind: list(names[start : start + _BATCH_SIZE])}
 
 
 def _report(
-    seen: dict[str, int] | None, until: datetime | None, subjects: Sequence[str], serving: Sequence[dict[str, Any]],
-    lineage: Lineage,
+    predictions: dict[str, int] | None, until: datetime | None, subjects: Sequence[str],
+    serving: Sequence[dict[str, Any]], lineage: Lineage,
 ) -> dict[str, Any]:  # fmt: skip
-    roles = {one["task"]: one for one in serving}
+    roles = {entry["task"]: entry for entry in serving}
     adapters = [{**asdict(use), "in_use_as": _role(use, roles[use.task])} for use in lineage.adapters]
     return {
         "subjects": list(subjects),
-        "predictions": seen,
+        "predictions": predictions,
         "forgotten_until": None if until is None else until.isoformat(),
-        "tasks": [one["task"] for one in serving],
+        "tasks": list(roles),
         "datasets": [asdict(use) for use in lineage.datasets],
         "adapters": adapters,
         "unknown": lineage.unknown,
-        "next": _next(adapters),
+        "next": _next_steps(adapters),
     }
 
 
@@ -173,47 +172,48 @@ def _role(use: AdapterUse, serving: dict[str, Any]) -> str | None:
     return next((role for role in ("primary", "previous", "candidate") if serving[role] == use.adapter), None)
 
 
-def _next(adapters: Sequence[dict[str, Any]]) -> list[str]:
+def _next_steps(adapters: Sequence[dict[str, Any]]) -> list[str]:
     """What an operator does about the adapters, in words."""
-    advice = []
-    for task in sorted({one["task"] for one in adapters if one["in_use_as"]}):
+    steps = []
+    for task in sorted({adapter["task"] for adapter in adapters if adapter["in_use_as"]}):
         names = ", ".join(
             f"{a['adapter']} ({a['in_use_as']})" for a in adapters if a["task"] == task and a["in_use_as"]
         )
-        advice.append(f"{task} uses {names}. The next cycle trains without them; start it now: ratchet cycle {task}")
-        advice.append(f"Until then the base model serves if you turn ratchet.{task}.primary off in Unleash.")
-    if any(not one["in_use_as"] for one in adapters):
-        advice.append("Adapters that are not in use, and their datasets, can be deleted from the artifact store.")
-    return advice
+        steps.append(f"{task} uses {names}. The next cycle trains without them; start it now: ratchet cycle {task}")
+        steps.append(f"Until then the base model serves if you turn ratchet.{task}.primary off in Unleash.")
+    if any(not adapter["in_use_as"] for adapter in adapters):
+        steps.append("Adapters that are not in use, and their datasets, can be deleted from the artifact store.")
+    return steps
 
 
-_WORDS = {
+_ROLES = {
     "primary": "serves everyone", "previous": "serves after a rollback", "candidate": "is compared with production",
     None: "not in use",
 }  # fmt: skip
 
 
 def _show(report: dict[str, Any]) -> None:
-    people, tasks = len(report["subjects"]), ", ".join(report["tasks"])
     if report["forgotten_until"] is not None:
-        console.print(f"forgotten: {people:,} in {tasks}, all until {report['forgotten_until']}", highlight=False)
-    for subject in report["subjects"][:_LISTED]:
-        asked = "" if report["predictions"] is None else f"  {report['predictions'][subject]:,} predictions in the lake"
-        console.print(f"  {subject}{asked}", highlight=False)
+        tasks = ", ".join(report["tasks"])
+        say(f"forgotten: {len(report['subjects']):,} in {tasks}, everything until {report['forgotten_until']}")
+    counts = report["predictions"]
+    for subject in report["subjects"][:_MAX_LISTED]:
+        say(f"  {subject}" + ("" if counts is None else f"  {counts[subject]:,} predictions in the lake"))
     if not report["datasets"]:
-        console.print("No dataset version holds an example of theirs, so no adapter was trained on one.")
+        say("No dataset version has an example of theirs, so no adapter was trained on one.")
     else:
         versions = Table("dataset version", "task", "trained on", "held out", "rejected", title_justify="left")
-        for one in report["datasets"]:
-            counts = (str(one[name]) for name in ("training", "held_out", "rejected"))
-            versions.add_row(one["dataset_id"], one["task"], *counts)
+        for use in report["datasets"]:
+            versions.add_row(
+                use["dataset_id"], use["task"], *(str(use[n]) for n in ("training", "held_out", "rejected"))
+            )
         console.print(versions)
     if report["adapters"]:
         adapters = Table("adapter", "task", "examples of theirs", "now")
-        for one in report["adapters"]:
-            adapters.add_row(one["adapter"], one["task"], str(one["examples"]), _WORDS[one["in_use_as"]])
+        for use in report["adapters"]:
+            adapters.add_row(use["adapter"], use["task"], str(use["examples"]), _ROLES[use["in_use_as"]])
         console.print(adapters)
     for folder, reason in report["unknown"].items():
-        console.print(f"not known of {folder}: {reason}", style="yellow", highlight=False, markup=False)
-    for line in report["next"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(f"unknown for {folder}: {reason}", "yellow")
+    for step in report["next"]:
+        say(step)

@@ -6,21 +6,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
-from services.gateway.auth.keys import ApiKey, KeysUnreadable, locked_for_editing, new_key, read_keys, write_keys
+from deploy.cli.output import console, warn
+from services.gateway.auth.keys import ApiKey, locked_for_editing, new_key, read_keys, write_keys
 from services.gateway.settings import GatewaySettings
+from shared.errors import RatchetError
 
 HELP = """API keys: which application may use the gateway, for which tasks, how often.
 
 Without keys the gateway is open to whoever reaches it. From the first key on, every request needs one:
 [bold]Authorization: Bearer rk_…[/bold], what OpenAI's clients send as their `api_key` (or the header `api-key`). A
-running gateway knows of a change within a second or two. Keys lie in <home>/gateway/keys.json as hashes: a lost one
+running gateway picks up a change within a second or two. <home>/gateway/keys.json stores hashes only: a lost key
 cannot be shown again, only replaced.
 
 [bold]Steps[/bold]
@@ -29,38 +30,27 @@ cannot be shown again, only replaced.
 
   ratchet keys create shop --task support-desk        for one task
 
-  ratchet keys list                                   who has which, until when
+  ratchet keys list                                   which application has which key, until when
 
-  ratchet keys rotate shop                            a new one; the old one ends a day later
+  ratchet keys rotate shop                            a new key; the old one expires a day later
 
-  ratchet keys revoke 3f0c52d1a9be                    ends at once, by its id
+  ratchet keys revoke 3f0c52d1a9be                    expires at once, by its id
 """
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=HELP)
-console = Console()
-errors = Console(stderr=True)
-"""What explains goes here, so that the output of `create` is the key alone: KEY=$(ratchet keys create shop)."""
-
 Name = Annotated[str, typer.Argument(metavar="APP", help="The application: lower case, digits, dots, dashes.")]
-
-
-def _give_up(reason: str, way_out: str) -> NoReturn:
-    errors.print(reason, style="red", markup=False, soft_wrap=True)
-    errors.print(way_out, markup=False, soft_wrap=True)
-    raise typer.Exit(1)
 
 
 @contextmanager
 def _keys(changing: bool = True) -> Iterator[tuple[Path, tuple[ApiKey, ...] | None]]:
-    """The file and what is in it; while `changing`, nobody else does. What goes wrong is told, with the way out."""
+    """Yield the keys' file and its content; with `changing`, under the lock that other writers take too."""
     path = GatewaySettings.load().keys_file
     try:
         with locked_for_editing(path) if changing else nullcontext():
             yield path, read_keys(path)
-    except KeysUnreadable as error:
-        _give_up(error.reason, error.way_out)
     except OSError as error:
-        _give_up(f"{path} cannot be written: {error.strerror}", "RATCHET_HOME or RATCHET_GATEWAY_KEYS_FILE says where.")
+        reason = f"{path} cannot be written: {error.strerror}"
+        raise RatchetError(reason, "RATCHET_HOME or RATCHET_GATEWAY_KEYS_FILE says where it is.") from error
 
 
 @app.command()
@@ -72,9 +62,10 @@ def create(
     burst: Annotated[int | None, typer.Option(metavar="N", help="Requests at once; default: one second's.")] = None,
     bytes_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Of the requests' bodies.")] = None,
 ) -> None:
-    """Make a key for an application and print it, once. Keys that the application has stay valid.
+    """Create a key for an application and print it, once. Keys that the application has already stay valid.
 
-    Limits hold for each gateway process. A request over one gets 429 and when to come again.
+    Only the key goes to standard output. Limits hold for each gateway process. A request over a limit gets 429 and the
+    time to retry after.
 
     [bold]Examples[/bold]
 
@@ -84,43 +75,37 @@ def create(
 
       ratchet keys create nightly-import --rate 5 --burst 20 --bytes-per-minute 2000000
 
-      KEY=$(ratchet keys create shop)                     only the key goes to the output
+      KEY=$(ratchet keys create shop)
     """
     if burst and not rate:
-        raise typer.BadParameter("--burst says how far --rate may be passed: give --rate too")
+        raise typer.BadParameter("--burst says how far --rate may be exceeded: give --rate too")
     if expires is not None and not 0 < expires <= 36_500:
         raise typer.BadParameter("--expires is in days from now, more than 0 and at most 36500")
     now = _now()
-    key, made = _made(
+    key, created = _new_key(
         app=name, created_at=now, expires_at=now + timedelta(days=expires) if expires else None,
         tasks=tuple(dict.fromkeys(task)) if task else None, requests_per_second=rate, burst=burst,
         bytes_per_minute=bytes_per_minute,
     )  # fmt: skip
     with _keys() as (path, keys):
-        write_keys(path, [*(keys or ()), made])
+        write_keys(path, [*(keys or ()), created])
     if keys is None:
-        errors.print(
-            "This is the first key: from now on the gateway refuses every request without one.", style="yellow"
-        )
-    _hand_out(key, made)
+        warn("This is the first key: from now on the gateway refuses every request without one.", "yellow")
+    _print_new_key(key, created)
 
 
 @app.command("list")
 def list_keys() -> None:
-    """Every key by its id: whose, for which tasks, with which limits, until when. The keys themselves are not known."""
+    """Show every key by its id: application, tasks, limits and expiry. The keys themselves are stored nowhere."""
     with _keys(changing=False) as (_, keys):
         pass
     if not keys:
-        said = (
-            "No keys: whoever reaches the gateway may use it."
-            if keys is None
-            else "All keys are revoked: none gets in."
-        )
-        errors.print(said, "A key: ratchet keys create APP", soft_wrap=True)
+        state = "No keys: anyone who reaches the gateway may use it." if keys is None else "All keys are revoked."
+        warn(f"{state} Create one: ratchet keys create APP")
         return
     table = Table("id", "app", "tasks", "limits", "created", "expires")
-    for key in sorted(keys, key=lambda one: (one.app, one.created_at)):
-        table.add_row(key.id, key.app, _tasks(key), _limits(key), f"{key.created_at:%Y-%m-%d}", _until(key))
+    for key in sorted(keys, key=lambda key: (key.app, key.created_at)):
+        table.add_row(key.id, key.app, _tasks(key), _limits(key), f"{key.created_at:%Y-%m-%d}", _expiry(key))
     console.print(table)
 
 
@@ -129,7 +114,7 @@ def revoke(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="As `ratchet keys list` shows them.")] = None,
     name: Annotated[str | None, typer.Option("--app", metavar="APP", help="All keys of this application.")] = None,
 ) -> None:
-    """End keys at once. Requests that are on their way are still answered.
+    """Revoke keys at once. Requests in flight are still answered.
 
     [bold]Examples[/bold]
 
@@ -139,18 +124,18 @@ def revoke(
     """
     if not ids and not name:
         raise typer.BadParameter("name keys by their ids, or an application with --app")
-    with _keys() as (path, found):
-        keys = found or ()
+    with _keys() as (path, stored):
+        keys = stored or ()
         unknown = set(ids or ()) - {key.id for key in keys}
         if unknown or (name and all(key.app != name for key in keys)):
-            wrong = f"no key has the id {', '.join(sorted(unknown))}" if unknown else f"{name} has no key"
-            _give_up(f"{wrong}; nothing was revoked", "See what there is: ratchet keys list")
-        left = [key for key in keys if key.id not in (ids or ()) and key.app != name]
-        write_keys(path, left)
-    errors.print(f"{len(keys) - len(left)} revoked, {len(left)} left")
-    if not left:
-        way = f"To have it open again, delete {path} and restart it."
-        errors.print(f"No key is left: the gateway refuses every request. {way}", style="yellow", soft_wrap=True)
+            reason = f"no key has the id {', '.join(sorted(unknown))}" if unknown else f"{name} has no key"
+            raise RatchetError(f"{reason}; nothing was revoked", "List the keys: ratchet keys list")
+        remaining = [key for key in keys if key.id not in (ids or ()) and key.app != name]
+        write_keys(path, remaining)
+    warn(f"{len(keys) - len(remaining)} revoked, {len(remaining)} left")
+    if not remaining:
+        way_out = f"To open it to everyone again, delete {path} and restart it."
+        warn(f"No key is left: the gateway refuses every request. {way_out}", "yellow")
 
 
 @app.command()
@@ -161,9 +146,9 @@ def rotate(
     ] = 24.0,
     key_id: Annotated[str | None, typer.Option("--key", metavar="ID", help="Replace only this key.")] = None,
 ) -> None:
-    """Make a new key with what the old one may, and print it, once; the old one ends after the overlap.
+    """Create a key with the grants of the old one and print it, once; the old one expires after the overlap.
 
-    Give the new key to the application within that time. A new key lives as long as the old one was made for.
+    Give the new key to the application within that time. The new key's lifetime is the old one's.
 
     [bold]Examples[/bold]
 
@@ -171,43 +156,42 @@ def rotate(
 
       ratchet keys rotate shop --overlap 1
 
-      ratchet keys rotate shop --key 3f0c52d1a9be         where its keys are for different things
+      ratchet keys rotate shop --key 3f0c52d1a9be         if its keys have different grants
     """
     now = _now()
-    with _keys() as (path, found):
-        old = _replaced(found or (), name, key_id, now)
-        last = max(old, key=lambda one: one.created_at)
-        expires = now + (last.expires_at - last.created_at) if last.expires_at else None
-        key, made = _made(**last.model_dump(exclude={"digest"}) | {"created_at": now, "expires_at": expires})
+    with _keys() as (path, stored):
+        old = _keys_to_replace(stored or (), name, key_id, now)
+        latest = max(old, key=lambda key: key.created_at)
+        expires = now + (latest.expires_at - latest.created_at) if latest.expires_at else None
+        key, created = _new_key(**latest.model_dump(exclude={"digest"}) | {"created_at": now, "expires_at": expires})
         end = now + timedelta(hours=overlap)
-        kept = [_ending(one, end) if one in old else one for one in found or () if not one.expired(now)]
-        write_keys(path, [*kept, made])
-    errors.print(f"The old: {', '.join(one.id for one in old)}, valid until {end:%Y-%m-%d %H:%M} UTC at the latest.")
-    _hand_out(key, made)
+        valid = [_expire_by(key, end) if key in old else key for key in stored or () if not key.expired(now)]
+        write_keys(path, [*valid, created])
+    warn(f"Old keys: {', '.join(key.id for key in old)}, valid until {end:%Y-%m-%d %H:%M} UTC at the latest.")
+    _print_new_key(key, created)
 
 
-def _replaced(keys: Sequence[ApiKey], name: str, key_id: str | None, now: datetime) -> list[ApiKey]:
-    """The valid keys that a rotation replaces; they may all the same."""
-    valid = [key for key in keys if key.app == name and not key.expired(now)]
-    old = [key for key in valid if key_id in (None, key.id)]
+def _keys_to_replace(keys: Sequence[ApiKey], name: str, key_id: str | None, now: datetime) -> list[ApiKey]:
+    """Return the valid keys that a rotation replaces; all have the same grants and limits."""
+    old = [key for key in keys if key.app == name and not key.expired(now) and key_id in (None, key.id)]
     if not old:
-        which = f"{name} has no valid key" + (f" with the id {key_id}" if key_id else "")
-        _give_up(which, f"See what there is: ratchet keys list; a first one: ratchet keys create {name}")
+        reason = f"{name} has no valid key" + (f" with the id {key_id}" if key_id else "")
+        raise RatchetError(reason, f"List the keys: ratchet keys list. Create one: ratchet keys create {name}")
     if len({(_tasks(key), _limits(key)) for key in old}) > 1:
         ids = ", ".join(f"{key.id} ({_tasks(key)})" for key in old)
-        _give_up(f"the keys of {name} are for different things: {ids}", "Say which one: --key ID")
+        raise RatchetError(f"the keys of {name} have different grants: {ids}", "Choose one: --key ID")
     return old
 
 
-def _ending(key: ApiKey, end: datetime) -> ApiKey:
+def _expire_by(key: ApiKey, end: datetime) -> ApiKey:
     return key.model_copy(update={"expires_at": min(end, key.expires_at or end)})
 
 
-def _made(**known: Any) -> tuple[str, ApiKey]:
-    """A new key, and what the file keeps of it. A value that no key can have is refused as the command's."""
+def _new_key(**fields: Any) -> tuple[str, ApiKey]:
+    """Make a key and its record in the file. Raises BadParameter, with the option's name, for an invalid value."""
     key, digest = new_key()
     try:
-        return key, ApiKey(digest=digest, **known)
+        return key, ApiKey(digest=digest, **fields)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         field = str(first["loc"][0])
@@ -217,12 +201,9 @@ def _made(**known: Any) -> tuple[str, ApiKey]:
         raise typer.BadParameter(f"--{option}: {first['msg']}") from None
 
 
-def _hand_out(key: str, made: ApiKey) -> None:
-    errors.print(
-        f"{made.id}: {made.app} may use {_tasks(made)}; limits: {_limits(made)}; expires: {_until(made)}. "
-        "The key is shown this once:",
-        soft_wrap=True, markup=False,
-    )  # fmt: skip
+def _print_new_key(key: str, created: ApiKey) -> None:
+    grants = f"{created.id}: {created.app} may use {_tasks(created)}; limits: {_limits(created)}"
+    warn(f"{grants}; expires: {_expiry(created)}. The key is shown this once:")
     typer.echo(key)
 
 
@@ -237,7 +218,7 @@ def _limits(key: ApiKey) -> str:
     return ", ".join(filter(None, (rate + burst, size))) or "none"
 
 
-def _until(key: ApiKey) -> str:
+def _expiry(key: ApiKey) -> str:
     if key.expires_at is None:
         return "never"
     return f"{key.expires_at:%Y-%m-%d %H:%M}" + (" (expired)" if key.expired(_now()) else "")

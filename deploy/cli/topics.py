@@ -1,48 +1,33 @@
-"""`ratchet topics`: the broker's topics beside the catalog's, and setting them as the catalog says."""
+"""`ratchet topics`: compares the broker's topics with the catalog, and sets them as the catalog says."""
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from shared.errors import RatchetError
-from shared.kafka.topics import Drift, correct_topics, create_topics, find_drift, wanted_topics
+from deploy.cli.output import console, say
+from shared.kafka.topics import correct_topics, create_topics, find_drift, wanted_topics
 from shared.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help=__doc__)
-console = Console()
-
-
-def _give_up(error: RatchetError) -> NoReturn:
-    console.print(error.reason, style="red", markup=False)
-    console.print(error.way_out, markup=False)
-    raise typer.Exit(1) from error
+app = typer.Typer(no_args_is_help=True, help="Compare the broker's topics with the catalog, and correct them.")
 
 
 @app.command("list")
 def list_topics() -> None:
-    """Every topic of the catalog, and where the broker's differs. Ends with 1 where one does.
+    """Show every topic of the catalog, and where the broker's differs. Exits with 1 where one does.
 
-    Missing topics are created when services start; what exists is never changed by them.
+    Missing topics are created when services start; existing ones are never changed by them.
     """
     settings = Settings.load()
-    try:
-        drift = find_drift(settings)
-    except RatchetError as error:
-        _give_up(error)
-    table = Table("topic", "partitions", "kept", "on the broker")
+    drift = find_drift(settings)
+    table = Table("topic", "partitions", "retention", "on the broker")
     for topic in wanted_topics(settings):
-        differing = [one for one in drift if one.topic == topic.name]
-        told = "\n".join(f"{one.setting} {one.found}, not {one.wanted}" for one in differing)
-        table.add_row(topic.name, str(topic.partitions), _kept(topic.configs), told or "the same")
+        differences = "\n".join(f"{d.setting} {d.found}, not {d.wanted}" for d in drift if d.topic == topic.name)
+        table.add_row(topic.name, str(topic.partitions), _retention(topic.configs), differences or "the same")
     console.print(table)
-    if any(one.correctable for one in drift):
-        console.print("To set the topics as the catalog says: ratchet topics correct")
-    if drift:
-        raise typer.Exit(1)
+    if any(difference.correctable for difference in drift):
+        say("To set the topics as the catalog says: ratchet topics correct")
+    raise typer.Exit(bool(drift))
 
 
 @app.command()
@@ -52,23 +37,15 @@ def correct() -> None:
     Partitions and replication stay: keys would move to other partitions. A shorter retention deletes records.
     """
     settings = Settings.load()
-    try:
-        created, corrected, left = create_topics(settings), correct_topics(settings), find_drift(settings)
-    except RatchetError as error:
-        _give_up(error)
-    for name in created:
-        console.print(f"{name}: created", markup=False)
-    _tell(corrected, "set")
-    _tell(left, "left as it is")
-    console.print(f"{len(created)} created, {len(corrected)} settings corrected, {len(left)} differ still")
+    created, corrected, remaining = create_topics(settings), correct_topics(settings), find_drift(settings)
+    lines = [f"{name}: created" for name in created]
+    lines += [f"{difference}: set" for difference in corrected]
+    lines += [f"{difference}: left as it is" for difference in remaining]
+    lines.append(f"{len(created)} created, {len(corrected)} settings corrected, {len(remaining)} still differ")
+    say("\n".join(lines))
 
 
-def _tell(drift: list[Drift], done: str) -> None:
-    for one in drift:
-        console.print(f"{one}: {done}", markup=False)
-
-
-def _kept(configs: dict[str, str]) -> str:
+def _retention(configs: dict[str, str]) -> str:
     milliseconds = int(configs["retention.ms"])
     if configs["cleanup.policy"] == "compact":
         return "last value per key"

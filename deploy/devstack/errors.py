@@ -1,12 +1,19 @@
-"""What goes wrong with a part of the stack, and what a person can do about it."""
+"""What goes wrong with the parts of the stack, and what a person can do about it."""
 
 from __future__ import annotations
 
+from shared.errors import RatchetError
 
-class PartError(Exception):
-    """A part cannot be had. `reason`: what failed; `way_out`: what the person can do, a command where there is one."""
 
-    def __init__(self, reason: str, way_out: str) -> None:
-        super().__init__(f"{reason}\n{way_out}")
-        self.reason = reason
-        self.way_out = way_out
+class PartError(RatchetError):
+    """One part of the stack failed. `way_out` is a command where there is one."""
+
+
+class StackError(RatchetError):
+    """Some parts did not come up. `failures`: part name → its error."""
+
+    def __init__(self, failures: dict[str, PartError]) -> None:
+        reasons = [f"{part}: {error.reason}" for part, error in failures.items()]
+        ways_out = dict.fromkeys(error.way_out for error in failures.values())
+        super().__init__("\n".join(reasons), "\n".join(ways_out))
+        self.failures = failures

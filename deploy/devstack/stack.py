@@ -20,10 +20,11 @@ from threading import Event
 from deploy.devstack.catalog import INFRASTRUCTURE, PARTS, STOP_ORDER, part_named, select, with_split_services
 from deploy.devstack.config import HOST, PORTS, StackConfig
 from deploy.devstack.credentials import Credentials
+from deploy.devstack.errors import StackError
 from deploy.devstack.install.packages import locked
 from deploy.devstack.part import Part
 from deploy.devstack.parts.services import ALL, SERVICES
-from deploy.devstack.startup import Ascent, Progress, StackError, side_by_side
+from deploy.devstack.startup import Ascent, Progress, side_by_side
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import memory_bytes
 from deploy.devstack.supervision.supervisor import write_private

@@ -10,7 +10,7 @@ from threading import Event
 
 from deploy.devstack.catalog import part_named
 from deploy.devstack.config import HOST, StackConfig
-from deploy.devstack.errors import PartError
+from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.part import Part, tail
 from deploy.devstack.supervision import records
 
@@ -22,14 +22,6 @@ STEADY_SECONDS = 4.0
 """A part without a port cannot be asked: it is well when it has run this long."""
 HOPELESS_AFTER = 3
 """Crashes before the first answer that make `up` give up, and stop the part: what never ran will not heal itself."""
-
-
-class StackError(Exception):
-    """Some parts did not come up. `failures`: part → what failed and the way out."""
-
-    def __init__(self, failures: dict[str, PartError]) -> None:
-        super().__init__("\n".join(f"{part}: {error}" for part, error in failures.items()))
-        self.failures = failures
 
 
 def side_by_side(parts: Sequence[Part], action: Callable[[Part], None], tell: Progress, cancel: Event) -> None:

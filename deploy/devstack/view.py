@@ -1,10 +1,10 @@
-"""How the local stack looks in a terminal: live progress, the status table, errors with their way out."""
+"""How the local stack looks in a terminal: live progress, the status table."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,6 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deploy.devstack.errors import PartError
 from deploy.devstack.stack import PartStatus
 
 DONE = {"ready": "green", "external": "cyan", "failed": "red", "stopped": "green"}
@@ -86,10 +85,3 @@ def show_status(console: Console, rows: Sequence[PartStatus], home: Path) -> Non
     for row in rows:
         if row.detail:
             console.print(Text.assemble((f"{row.part}: ", STATES.get(row.state, "red")), row.detail), soft_wrap=True)
-
-
-def show_failures(console: Console, failures: Mapping[str, PartError]) -> None:
-    """What failed, and what to do."""
-    for part, error in failures.items():
-        console.print(Text.assemble(("✗ ", "red"), (f"{part}: " if part else "", "bold"), error.reason))
-        console.print(Text.assemble("  → ", (error.way_out, "bold")))

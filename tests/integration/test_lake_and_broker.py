@@ -235,5 +235,5 @@ async def test_a_broker_that_comes_back_empty_stops_the_writer_until_somebody_sa
     assert {"q-0", "new", "newer"} < set(now)
     assert hashes()[FEEDBACK] == before[FEEDBACK]
     code, said = await ratchet("lake", "go-on", "--yes")
-    assert code == 0 and "nothing to go on from" in said
+    assert code == 0 and "nothing to resume from" in said
     assert (await ratchet("lake", "status"))[0] == 0

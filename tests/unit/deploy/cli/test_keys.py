@@ -1,4 +1,4 @@
-"""`ratchet keys`: what it hands out opens the gateway, and what it says is enough to go on."""
+"""`ratchet keys`: the keys that it creates open the gateway, and its errors say what to do."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ def test_a_second_key_of_an_app_leaves_the_first_valid(file: Path, keys: Keys) -
     assert "first key" not in result.stderr
 
 
-def test_the_list_names_ids_tasks_limits_and_ends_but_no_key(file: Path, keys: Keys) -> None:
+def test_the_list_shows_ids_tasks_limits_and_expiry_but_no_key(file: Path, keys: Keys) -> None:
     key = made(keys("create", "shop", "--task", "support", "--rate", "5", "--burst", "20"))
     made(keys("create", "import", "--expires", "30", "--bytes-per-minute", "2000000"))
     (stored, _) = read_keys(file) or ()
     listed = keys("list").output
-    for said in (stored.id, "support", "5/s, 20 at once", "never", "import", "all tasks", "2000000 bytes/min"):
-        assert said in listed
+    for text in (stored.id, "support", "5/s, 20 at once", "never", "import", "all tasks", "2000000 bytes/min"):
+        assert text in listed
     assert key not in listed and stored.digest not in listed
 
 
-def test_a_rotated_key_overlaps_with_the_old_one_and_may_the_same(file: Path, keys: Keys) -> None:
+def test_a_rotated_key_overlaps_with_the_old_one_and_has_its_grants(file: Path, keys: Keys) -> None:
     old = made(keys("create", "shop", "--task", "support", "--rate", "5", "--expires", "90"))
     new = made(keys("rotate", "shop", "--overlap", "2"))
     assert opens(file, old) and opens(file, new) and not opens(file, new, "payroll")
@@ -88,7 +88,7 @@ def test_a_rotated_key_overlaps_with_the_old_one_and_may_the_same(file: Path, ke
     assert [opens(file, key) for key in (old, new, newest)] == [False, False, True]
 
 
-def test_a_rotation_does_not_lengthen_what_ends_sooner_and_drops_what_has_ended(file: Path, keys: Keys) -> None:
+def test_a_rotation_extends_no_key_and_drops_expired_ones(file: Path, keys: Keys) -> None:
     key = made(keys("create", "shop"))
     (stored,) = read_keys(file) or ()
     now = datetime.now(UTC)
@@ -96,12 +96,12 @@ def test_a_rotation_does_not_lengthen_what_ends_sooner_and_drops_what_has_ended(
     ending = stored.model_copy(update={"expires_at": now + timedelta(minutes=5)})
     write_keys(file, [ended, ending])
     made(keys("rotate", "shop"))
-    assert next(one.expires_at for one in read_keys(file) or ()) == ending.expires_at
+    assert next(key.expires_at for key in read_keys(file) or ()) == ending.expires_at
     assert len(read_keys(file) or ()) == 2
     assert opens(file, key)
 
 
-def test_keys_for_different_things_are_rotated_by_name_only(file: Path, keys: Keys) -> None:
+def test_keys_with_different_grants_are_rotated_by_id_only(file: Path, keys: Keys) -> None:
     support = made(keys("create", "shop", "--task", "support"))
     payroll = made(keys("create", "shop", "--task", "payroll"))
     refused = keys("rotate", "shop")
@@ -111,7 +111,7 @@ def test_keys_for_different_things_are_rotated_by_name_only(file: Path, keys: Ke
     assert [opens(file, support), opens(file, new), opens(file, payroll, "payroll")] == [False, True, True]
 
 
-def test_a_revoked_key_ends_at_once_and_the_last_one_is_told(file: Path, keys: Keys) -> None:
+def test_a_revoked_key_ends_at_once_and_revoking_the_last_one_warns(file: Path, keys: Keys) -> None:
     first, second, other = (made(keys("create", name)) for name in ("shop", "shop", "import"))
     assert keys("revoke", (read_keys(file) or ())[0].id).exit_code == 0
     assert [opens(file, key) for key in (first, second, other)] == [False, True, True]
@@ -119,11 +119,11 @@ def test_a_revoked_key_ends_at_once_and_the_last_one_is_told(file: Path, keys: K
     result = keys("revoke", "--app", "import")
     assert "refuses every request" in result.output and str(file) in result.output.replace("\n", "")
     assert not opens(file, other)
-    assert "none gets in" in keys("list").output
+    assert "All keys are revoked" in keys("list").output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("create", "Shop"), "lower-case"),
         (("create", "shop/../x"), "lower-case"),
@@ -137,18 +137,18 @@ def test_a_revoked_key_ends_at_once_and_the_last_one_is_told(file: Path, keys: K
         (("rotate", "nothing"), "ratchet keys create nothing"),
     ],
 )
-def test_a_mistake_is_told_with_the_way_out_and_changes_nothing(
-    file: Path, keys: Keys, arguments: tuple[str, ...], said: str
+def test_an_invalid_command_names_the_way_out_and_changes_nothing(
+    file: Path, keys: Keys, arguments: tuple[str, ...], message: str
 ) -> None:
     made(keys("create", "shop"))
     before = file.read_bytes()
     result = keys(*arguments)
     assert result.exit_code in (1, 2)
-    assert said in result.output
+    assert message in result.output
     assert file.read_bytes() == before
 
 
-def test_a_broken_file_is_left_as_it_is(file: Path, keys: Keys) -> None:
+def test_a_broken_file_is_not_changed(file: Path, keys: Keys) -> None:
     file.parent.mkdir()
     file.write_text('{"keys": [{"app": "shop", "digest": "secret"}]}')
     for arguments in (("create", "shop"), ("list",), ("rotate", "shop"), ("revoke", "--app", "shop")):
@@ -159,5 +159,5 @@ def test_a_broken_file_is_left_as_it_is(file: Path, keys: Keys) -> None:
 
 
 def test_without_a_file_the_list_says_that_the_gateway_is_open(file: Path, keys: Keys) -> None:
-    assert "whoever reaches the gateway" in keys("list").output
+    assert "anyone who reaches the gateway" in keys("list").output
     assert not file.parent.exists()

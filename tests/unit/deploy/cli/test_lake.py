@@ -1,4 +1,4 @@
-"""`ratchet lake`: what it says of lake and broker, and what going on changes."""
+"""`ratchet lake`: what it reports about lake and broker, and what `go-on` changes."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Broker:
 def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broker:
     monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
     monkeypatch.delenv("RATCHET_KAFKA_INCARNATION", raising=False)
-    one = Broker({topic: str(uuid4()) for topic in standing.TOPICS.values()})
-    monkeypatch.setattr(standing, "read_broker_topics", one.topics)
-    return one
+    broker = Broker({topic: str(uuid4()) for topic in standing.TOPICS.values()})
+    monkeypatch.setattr(standing, "read_broker_topics", broker.topics)
+    return broker
 
 
 def where_to_read(broker: Broker, lake: DeltaLake) -> Mapping[tuple[str, int], int | None]:
@@ -73,16 +73,16 @@ def predictions() -> dict[str, object]:
     return {name: value for name, value in rows[0].items() if name in ("rows", "read", "waiting", "stops")}
 
 
-def test_a_lake_that_its_broker_knows_is_well_and_nothing_is_to_be_done(broker: Broker, tmp_path: Path) -> None:
+def test_a_lake_that_agrees_with_its_broker_is_ok_and_go_on_changes_nothing(broker: Broker, tmp_path: Path) -> None:
     fill(broker, 3)
     broker.logs[TOPIC, 0] = (0, 10)
     assert ratchet("status").exit_code == 0
     assert predictions() == {"rows": 3, "read": 3, "waiting": 7, "stops": False}
-    assert "nothing to go on from" in ratchet("go-on", "--yes").output
+    assert "nothing to resume from" in ratchet("go-on", "--yes").output
     assert not (tmp_path / "gone-on").exists()
 
 
-def test_an_empty_lake_is_well(broker: Broker) -> None:
+def test_an_empty_lake_is_ok(broker: Broker) -> None:
     assert ratchet("status").exit_code == 0
 
 
@@ -94,7 +94,7 @@ def test_an_empty_lake_is_well(broker: Broker) -> None:
         pytest.param("missing", "the broker has no such topic", id="missing"),
     ],
 )
-def test_a_broker_that_lost_a_topic_is_named_and_going_on_is_another_incarnation(
+def test_a_lost_topic_is_reported_and_go_on_starts_another_incarnation(
     broker: Broker, tmp_path: Path, change: str, words: str
 ) -> None:
     fill(broker, 3)
@@ -103,8 +103,8 @@ def test_a_broker_that_lost_a_topic_is_named_and_going_on_is_another_incarnation
     elif change == "missing":
         del broker.ids[TOPIC]
     broker.logs[TOPIC, 0] = (0, 1)
-    said = ratchet("status")
-    assert said.exit_code == 1 and words in said.output and "go-on" in said.output
+    result = ratchet("status")
+    assert result.exit_code == 1 and words in result.output and "go-on" in result.output
     assert ratchet("go-on", "--dry-run").exit_code == 0
     assert ratchet("go-on", answer="n\n").exit_code == 1
     assert Settings.load().kafka_incarnation == "", "neither changed anything"
@@ -119,45 +119,43 @@ def test_a_broker_that_lost_a_topic_is_named_and_going_on_is_another_incarnation
         assert where_to_read(broker, lake) == {(TOPIC, 0): 0}
 
 
-def test_going_on_adds_to_the_incarnation_that_the_environment_names(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_go_on_extends_the_incarnation_of_the_environment(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_KAFKA_INCARNATION", "east")
     fill(broker, 3)
     broker.ids[TOPIC] = str(uuid4())
-    said = ratchet("go-on", "--yes")
+    result = ratchet("go-on", "--yes")
     name = Settings.load().kafka_incarnation
-    assert name.startswith("east-") and f"RATCHET_KAFKA_INCARNATION={name}" in said.output
+    assert name.startswith("east-") and f"RATCHET_KAFKA_INCARNATION={name}" in result.output
     monkeypatch.setenv("RATCHET_KAFKA_INCARNATION", name)  # As the command says for services elsewhere.
     assert Settings.load().kafka_incarnation == name
     assert Settings.load(kafka_incarnation="mine").kafka_incarnation == "mine"
 
 
-def test_force_goes_on_although_all_is_well(broker: Broker) -> None:
+def test_force_starts_another_incarnation_although_nothing_is_wrong(broker: Broker) -> None:
     fill(broker, 3)
     assert ratchet("go-on", "--yes", "--force").exit_code == 0
     assert Settings.load().kafka_incarnation
     assert predictions() == {"rows": 3, "read": 0, "waiting": 3, "stops": False}
 
 
-def test_records_that_were_deleted_before_they_were_read_are_told_and_stop_nobody(broker: Broker) -> None:
+def test_records_deleted_before_they_were_read_are_reported_and_stop_nothing(broker: Broker) -> None:
     fill(broker, 3)
     broker.logs[TOPIC, 0] = (8, 10)
-    said = ratchet("status")
-    assert said.exit_code == 1 and "deleted 5 records before they were read" in said.output
+    result = ratchet("status")
+    assert result.exit_code == 1 and "deleted 5 records before they were read" in result.output
     assert predictions() == {"rows": 3, "read": 3, "waiting": 2, "stops": False}
-    assert "nothing to go on from" in ratchet("go-on", "--yes").output
+    assert "nothing to resume from" in ratchet("go-on", "--yes").output
 
 
-def test_a_broker_that_is_away_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_broker_is_one_line_of_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
     monkeypatch.setenv("RATCHET_KAFKA", "127.0.0.1:1")
-    said = ratchet("go-on", "--yes")
-    assert said.exit_code == 1 and "127.0.0.1:1" in said.output
-    assert not isinstance(said.exception, RatchetError)
+    result = ratchet("go-on", "--yes")
+    assert result.exit_code == 1 and "127.0.0.1:1" in result.output
+    assert not isinstance(result.exception, RatchetError)
     assert not (tmp_path / "gone-on").exists()
 
 
-def test_help_says_what_is_kept_and_what_is_lost() -> None:
-    said = " ".join(ratchet("go-on", "--help").output.split())
-    assert "Nothing is deleted" in said and "are lost with them" in said and "ratchet lake go-on --dry-run" in said
+def test_help_says_what_is_preserved_and_what_is_lost() -> None:
+    text = " ".join(ratchet("go-on", "--help").output.split())
+    assert "Nothing is deleted" in text and "are lost with them" in text and "ratchet lake go-on --dry-run" in text

@@ -1,0 +1,118 @@
+"""Every group of commands prints an error in one way: on standard error, as it is, with the way out and exit code 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from deploy.cli.app import app
+from shared.errors import RatchetError
+
+ODD = "root:x:0 [bold]x[/bold]"
+"""Rich would read an emoji and a style in it."""
+
+
+def ratchet(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "400"})
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise RatchetError(ODD, f"try {ODD}")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tasks", "check", f"{ODD}.yaml"),
+        ("tasks", "apply", f"{ODD}.yaml"),
+        ("loop", "--data", f"{ODD}.csv"),
+        ("logs", ODD),
+        ("up", "--only", ODD),
+        ("down", "--only", ODD),
+        ("install", ODD),
+        ("keys", "revoke", ODD),
+        ("keys", "rotate", ODD),
+        ("keys", "revoke", "--app", ODD),
+    ],
+)
+def test_what_the_user_gave_is_in_the_error_as_it_is(arguments: tuple[str, ...]) -> None:
+    result = ratchet(*arguments)
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert ODD in result.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "failing"),
+    [
+        (("topics", "list"), "deploy.cli.topics.find_drift"),
+        (("topics", "correct"), "deploy.cli.topics.create_topics"),
+        (("dlq", "list"), "deploy.cli.dead_letters._count_all"),
+        (("dlq", "show", "gateway"), "deploy.cli.dead_letters.read_dead_letters"),
+        (("dlq", "replay", "gateway"), "deploy.cli.dead_letters.replay_dead_letters"),
+        (("lake", "status"), "deploy.cli.lake._topic_lags"),
+        (("lake", "go-on"), "deploy.cli.lake._topic_lags"),
+        (("contract", "check"), "deploy.cli.contract.drift"),
+        (("contract", "generate"), "deploy.cli.contract.generate"),
+        (("keys", "list"), "deploy.cli.keys.read_keys"),
+        (("forget", "jo"), "deploy.cli.forget.ask_scheduler"),
+        (("cycle", "desk"), "deploy.cli.tasks.ask_scheduler"),
+        (("tasks", "list"), "deploy.cli.tasks.ask_scheduler"),
+        (("status",), "deploy.devstack.stack.status"),
+        (("up",), "deploy.devstack.stack.up"),
+        (("loop",), "deploy.demo.story.run"),
+    ],
+)
+def test_reason_and_way_out_of_an_error_are_printed_as_they_are(
+    arguments: tuple[str, ...], failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failing, fail)
+    result = ratchet(*arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"{ODD}\ntry {ODD}\n")
+
+
+def test_an_invalid_argument_is_printed_as_it_is() -> None:
+    for arguments in (("forget", "--file", f"{ODD}.txt"), ("dlq", "show", ODD)):
+        result = ratchet(*arguments)
+        assert result.exit_code == 2
+        assert ODD in result.stderr
+
+
+def test_the_schedulers_refusal_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = httpx.Response(404, json={"error": {"message": ODD}})
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: refusal)
+    result = ratchet("cycle", "desk")
+    assert (result.exit_code, result.stderr) == (1, f"{ODD}\n")
+
+
+def test_a_scheduler_that_does_not_answer_is_an_error_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_SCHEDULER_PORT", "9")
+    result = ratchet("tasks", "list")
+    assert result.exit_code == 1
+    assert "http://127.0.0.1:9" in result.stderr and "ratchet status" in result.stderr
+
+
+def test_a_files_name_is_printed_as_it_is_where_nothing_fails(tmp_path: Path) -> None:
+    path = tmp_path / f"{ODD.replace('/', '')}.yaml"
+    path.write_text("name: desk\nkind: generation\nsystem_prompt: Answer.\n")
+    result = ratchet("tasks", "check", str(path))
+    assert result.exit_code == 0, result.output
+    assert f"{path}: generation task desk" in result.stdout
+
+
+def test_other_exceptions_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: Any) -> None:
+        raise ModuleNotFoundError("a defect", name="services.nowhere")
+
+    monkeypatch.setattr("deploy.cli.lake._topic_lags", defect)
+    assert isinstance(ratchet("lake", "status").exception, ModuleNotFoundError)
