@@ -1,4 +1,4 @@
-"""The gateway, the console and the scheduler, over HTTP: as an application, a person and an operator see them."""
+"""Clients of the gateway, console, scheduler and Unleash, as an application, a person and an operator use them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ import httpx
 
 from deploy.demo.data.csv_file import Row
 from shared.errors import DependencyUnavailable, RatchetError
+from shared.settings import Settings
 
 ATTEMPTS = 4
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question with the gateway's answer. Not `ok`: the request failed after all attempts."""
+class GatewayAnswer:
+    """The gateway's answer to a row's question, or the error that remained after all attempts."""
 
     row: Row
-    user: str
-    ok: bool
     text: str = ""
     prediction_id: str = ""
     variant: str = ""
@@ -33,28 +32,53 @@ class Asked:
     error: str = ""
 
     @property
-    def right(self) -> bool:
+    def ok(self) -> bool:
+        return not self.error
+
+    @property
+    def correct(self) -> bool:
         return self.ok and self.text.strip() == self.row.label
 
 
-class Gateway:
-    """The OpenAI-compatible front door."""
+class TaskClient:
+    """A client of one service, for one task."""
 
     def __init__(self, http: httpx.AsyncClient, url: str, task: str) -> None:
         self._http = http
         self._url = url
         self._task = task
 
+    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request, and again while the service is unavailable. All calls here are safe to repeat."""
+        url = self._url + path
+        last: Exception | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(0.5 * 2**attempt)
+            try:
+                response = await self._http.request(method, url, **options)
+            except httpx.HTTPError as error:
+                last = error
+                continue
+            if response.status_code < 500:
+                return response
+            last = DependencyUnavailable(f"{response.status_code}: {response.text[:300]}")
+        raise DependencyUnavailable(f"{url} does not answer: {last!r}", "Check it: ratchet status") from last
+
+
+class GatewayClient(TaskClient):
+    """The application: asks the gateway's OpenAI-compatible API."""
+
     async def tasks(self) -> set[str]:
-        """The names of the tasks that the gateway serves; empty while it is not up."""
+        """Return the names of the tasks that the gateway serves; empty while it is not up."""
         try:
-            answer = await self._http.get(f"{self._url}/v1/models", timeout=5.0)
-            return {model["id"] for model in answer.json()["data"]} if answer.is_success else set()
+            response = await self._http.get(f"{self._url}/v1/models", timeout=5.0)
+            return {model["id"] for model in response.json()["data"]} if response.is_success else set()
         except httpx.HTTPError:
             return set()
 
-    async def ask(self, row: Row, user: str) -> Asked:
-        """One question. Errors of the server are tried again; what is left of them is in `Asked.error`."""
+    async def ask(self, row: Row, user: str) -> GatewayAnswer:
+        """Ask one question. Server errors are retried; the last one is in the answer's `error`."""
         body = {"model": self._task, "messages": [{"role": "user", "content": row.text}], "user": user}
         error = ""
         for attempt in range(ATTEMPTS):
@@ -67,124 +91,116 @@ class Gateway:
                 error = repr(failure)
                 continue
             if response.is_success:
-                return _asked(row, user, response, (time.perf_counter() - started) * 1000)
+                return _read_answer(row, response, (time.perf_counter() - started) * 1000)
             error = f"{response.status_code}: {response.text[:300]}"
             if response.status_code < 500 and response.status_code != 429:
                 break
-        return Asked(row, user, ok=False, error=error)
+        return GatewayAnswer(row, error=error)
 
     async def ask_all(
-        self, rows: Iterable[Row], users: str, concurrency: int, on_answer: Callable[[Asked], None]
-    ) -> list[Asked]:
-        """Ask each row as a user of its own, `concurrency` at a time; answers in the rows' order."""
-        gate = asyncio.Semaphore(concurrency)
+        self, rows: Iterable[Row], users: str, concurrency: int, on_answer: Callable[[GatewayAnswer], None]
+    ) -> list[GatewayAnswer]:
+        """Ask each row as a user of its own, `concurrency` at a time. Returns the answers in the rows' order."""
+        semaphore = asyncio.Semaphore(concurrency)
 
-        async def one(number: int, row: Row) -> Asked:
-            async with gate:
-                asked = await self.ask(row, f"{users}-{number}")
-            on_answer(asked)
-            return asked
+        async def ask_row(number: int, row: Row) -> GatewayAnswer:
+            async with semaphore:
+                answer = await self.ask(row, f"{users}-{number}")
+            on_answer(answer)
+            return answer
 
-        return list(await asyncio.gather(*(one(number, row) for number, row in enumerate(rows))))
+        return list(await asyncio.gather(*(ask_row(number, row) for number, row in enumerate(rows))))
 
 
-def _asked(row: Row, user: str, response: httpx.Response, latency_ms: float) -> Asked:
+def _read_answer(row: Row, response: httpx.Response, latency_ms: float) -> GatewayAnswer:
     confidence = response.headers.get("x-ratchet-confidence", "")
-    return Asked(
+    return GatewayAnswer(
         row=row,
-        user=user,
-        ok=True,
         text=response.json()["choices"][0]["message"]["content"] or "",
         prediction_id=response.headers.get("x-ratchet-prediction-id", ""),
         variant=response.headers.get("x-ratchet-variant", ""),
         adapter=response.headers.get("x-ratchet-adapter", ""),
-        confidence=_number(confidence),
+        confidence=_parse_number(confidence),
         latency_ms=latency_ms,
     )
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
         return None
 
 
-class Console:
-    """The API of the review console: the same that its own pages use."""
-
-    def __init__(self, http: httpx.AsyncClient, url: str, task: str) -> None:
-        self._http = http
-        self._url = url
-        self._task = task
+class ConsoleClient(TaskClient):
+    """A person: uses the console's API, as its own pages do."""
 
     async def queue(self, reviewer: str, limit: int, purpose: str | None = None) -> list[dict[str, Any]]:
-        """Questions that `reviewer` has not answered yet, most urgent first; none while the task is unknown."""
+        """Return questions that `reviewer` has not answered, most urgent first; none while the task is unknown."""
         params: dict[str, Any] = {"task": self._task, "reviewer": reviewer, "limit": limit}
         if purpose:
             params["purpose"] = purpose
-        response = await _send(self._http, "GET", f"{self._url}/api/queue", params=params)
+        response = await self._send("GET", "/api/queue", params=params)
         if response.status_code == 404:
             return []
-        _raise_for(response, "the console refused the queue")
+        _raise_for_status(response, "the console refused the queue")
         return list(response.json()["items"])
 
     async def correct(self, request_id: str, reviewer: str, answer: dict[str, Any]) -> bool:
-        """Submit an answer: `label` or `preference`, and `seconds`. False: it was not needed any more."""
+        """Submit an answer: `label` or `preference`, and `seconds`. Returns False if it was no longer needed."""
         body = {"request_id": request_id, "reviewer": reviewer, **answer}
-        response = await _send(self._http, "POST", f"{self._url}/api/corrections", json=body)
+        response = await self._send("POST", "/api/corrections", json=body)
         if response.status_code in (404, 409, 410):
             return False
-        _raise_for(response, "the console refused a correction")
+        _raise_for_status(response, "the console refused a correction")
         return bool(response.json().get("counted", True))
 
     async def cycles(self) -> list[dict[str, Any]]:
-        """All cycles of the task, ever."""
-        response = await _send(self._http, "GET", f"{self._url}/api/cycles", params={"task": self._task})
-        _raise_for(response, "the console cannot list cycles")
+        """Return all cycles that the task ever had."""
+        response = await self._send("GET", "/api/cycles", params={"task": self._task})
+        _raise_for_status(response, "the console cannot list cycles")
         return list(response.json()["cycles"])
 
     async def cycle(self, cycle_id: str) -> dict[str, Any] | None:
-        """The cycle's page; None until the console has heard of it."""
-        response = await _send(self._http, "GET", f"{self._url}/api/cycles/{cycle_id}")
+        """Return the cycle's page; None until the console has read of it."""
+        response = await self._send("GET", f"/api/cycles/{cycle_id}")
         if response.status_code == 404:
             return None
-        _raise_for(response, "the console cannot show the cycle")
+        _raise_for_status(response, "the console cannot show the cycle")
         return dict(response.json())
 
 
-class Scheduler:
-    """Starts cycles by command."""
-
-    def __init__(self, http: httpx.AsyncClient, url: str, task: str) -> None:
-        self._http = http
-        self._url = url
-        self._task = task
+class SchedulerClient(TaskClient):
+    """The operator: starts cycles by hand."""
 
     async def start_cycle(self) -> str:
-        """The id of the cycle that began."""
-        response = await _send(self._http, "POST", f"{self._url}/api/cycles", json={"task": self._task})
-        _raise_for(response, "the scheduler did not start a cycle")
+        """Start a cycle and return its id."""
+        response = await self._send("POST", "/api/cycles", json={"task": self._task})
+        _raise_for_status(response, "the scheduler did not start a cycle")
         return str(response.json()["cycle_id"])
 
 
-async def _send(http: httpx.AsyncClient, method: str, url: str, **options: Any) -> httpx.Response:
-    """Send, and again while the service is away or overloaded. All calls here are idempotent or refused twice."""
-    last: Exception | None = None
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(0.5 * 2**attempt)
-        try:
-            response = await http.request(method, url, **options)
-        except httpx.HTTPError as error:
-            last = error
-            continue
-        if response.status_code < 500:
-            return response
-        last = DependencyUnavailable(f"{response.status_code}: {response.text[:300]}")
-    raise DependencyUnavailable(f"{url} does not answer: {last!r}", "Check it: ratchet status") from last
+class UnleashAdmin:
+    """The operator: switches a task's flags in Unleash's development environment."""
+
+    def __init__(self, http: httpx.AsyncClient, settings: Settings, task: str) -> None:
+        self._http = http
+        self._url = f"{settings.unleash.rstrip('/')}/api/admin/projects/default/features/ratchet.{task}"
+        self._headers = {"authorization": settings.unleash_admin_token}
+
+    async def switch(self, flag: str, on: bool) -> None:
+        """Switch `ratchet.<task>.<flag>` on or off. Raises RatchetError if Unleash refuses."""
+        state = "on" if on else "off"
+        url = f"{self._url}.{flag}/environments/development/{state}"
+        response = await self._http.post(url, headers=self._headers)
+        if not response.is_success:
+            raise RatchetError(
+                f"Unleash refused to switch {flag} {state}: {response.status_code} {response.text[:200]}",
+                "Is RATCHET_UNLEASH_ADMIN_TOKEN an admin token? Was the task ever promoted?",
+            )
 
 
-def _raise_for(response: httpx.Response, what: str) -> None:
+def _raise_for_status(response: httpx.Response, problem: str) -> None:
     if not response.is_success:
-        raise RatchetError(f"{what}: {response.status_code} {response.text[:500]}", "Is the stack of this version?")
+        reason = f"{problem}: {response.status_code} {response.text[:500]}"
+        raise RatchetError(reason, "Does the running stack have the version of this command?")

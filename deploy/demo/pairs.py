@@ -1,4 +1,4 @@
-"""Pairs and their labels to counts and wealth over time. For show: the deployer decides, from its own ledger. Pure."""
+"""Counts pairs and their labels, and the wealth over time. Only for display: the deployer decides. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from services.deployer.betting import max_wealth
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where the test stands."""
+class PairCounts:
+    """The pairs of a rollout by outcome. `pending`: they differ, and nobody has judged them yet."""
 
     pairs: int = 0
     agree: int = 0
@@ -28,23 +28,23 @@ class Standing:
 
 
 class PairLedger:
-    """What shadow compared in one rollout, and what people said of the pairs that differ."""
+    """The pairs that shadow compared in one rollout, and people's labels of those that differ."""
 
     def __init__(self) -> None:
         self._pairs: dict[str, ShadowCompared] = {}
         self._outcomes: dict[str, list[float]] = defaultdict(list)
         self._counted: set[str] = set()
         self.rollout_id: str | None = None
-        self.history: list[Standing] = []
-        """The standing after each label."""
+        self.history: list[PairCounts] = []
+        """The counts after each label."""
 
     def add_pair(self, pair: ShadowCompared) -> None:
-        """Count a pair; one of another rollout than the one looked at is left out."""
+        """Count a pair, unless it belongs to another rollout."""
         if self.rollout_id in (None, pair.rollout_id):
             self._pairs.setdefault(pair.prediction_id, pair)
 
     def add_label(self, label: CorrectionSubmitted) -> None:
-        """Score a person's answer to a pair: 1 the candidate was right and production wrong, -1 the reverse."""
+        """Score a person's answer to a pair: 1 if the candidate was right and production wrong, -1 for the reverse."""
         pair = self._pairs.get(label.prediction_id)
         if label.purpose is not Purpose.DISCORDANT_PAIR or pair is None or label.correction_id in self._counted:
             return
@@ -52,16 +52,16 @@ class PairLedger:
         candidate = label.label == pair.candidate_answer
         production = label.label == pair.production_answer
         self._outcomes[label.prediction_id].append(float(candidate) - float(production))
-        self.history.append(self.standing())
+        self.history.append(self.counts())
 
-    def standing(self) -> Standing:
-        """Counts so far. Pairs that nobody has judged yet are `pending` and bet as losses, as in the deployer."""
+    def counts(self) -> PairCounts:
+        """Return the counts so far. Pending pairs bet as losses, as in the deployer."""
         discordant = [pair for pair in self._pairs.values() if not pair.agree]
         outcomes: list[float | None] = []
         for pair in discordant:
-            said = self._outcomes.get(pair.prediction_id)
-            outcomes.append(sum(said) / len(said) if said else None)
-        return Standing(
+            scores = self._outcomes.get(pair.prediction_id)
+            outcomes.append(sum(scores) / len(scores) if scores else None)
+        return PairCounts(
             pairs=len(self._pairs),
             agree=len(self._pairs) - len(discordant),
             wins=sum(x is not None and x > 0 for x in outcomes),

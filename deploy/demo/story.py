@@ -1,4 +1,4 @@
-"""One turn of the wheel, in order. Each step is a function of its own; this file only says what follows what."""
+"""The whole loop, from a production request to a promoted adapter, from top to bottom. `steps/` has its chapters."""
 
 from __future__ import annotations
 
@@ -9,168 +9,178 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from deploy.demo.clients import TIMEOUT, Console, Gateway, Scheduler
-from deploy.demo.data.csv_file import Data, read_rows
-from deploy.demo.data.split import Parts, split
-from deploy.demo.data.task_file import apply, free_name, name_for, shipped
+from deploy.demo.clients import TIMEOUT, ConsoleClient, GatewayClient, SchedulerClient, UnleashAdmin
+from deploy.demo.data.csv_file import CsvData, read_rows
+from deploy.demo.data.split import Split, split_rows
+from deploy.demo.data.task_file import apply_task_file, free_name, name_for, shipped_data
+from deploy.demo.errors import CandidateStopped, StepFailed
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
-from deploy.demo.reviewers import Habits, Reviewers, shuffled_truth
-from deploy.demo.settings import LoopSettings
-from deploy.demo.state import Options, Result, Turn
-from deploy.demo.steps.cycle import StepBroke, poll
-from deploy.demo.steps.learning import Stopped, await_dataset, await_evaluation, await_failures, await_training
+from deploy.demo.report.result import LoopResult
+from deploy.demo.reviewers import Reviewers, shuffle_labels
+from deploy.demo.settings import LoopOptions, LoopSettings
+from deploy.demo.stack import bring_up, take_down
+from deploy.demo.state import Clients, LoopContext, Setup
+from deploy.demo.steps.cycle import poll
+from deploy.demo.steps.learning import await_dataset, await_evaluation, await_failures, await_training
 from deploy.demo.steps.live_test import prove_live
 from deploy.demo.steps.pair_watcher import watch_pairs
-from deploy.demo.steps.rollback import Flags, prove_rollback
+from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import ask_held_out, await_corrections, send_traffic
-from deploy.demo.terminal import Show
+from deploy.demo.terminal import Terminal
 from shared.errors import RatchetError
 
 READY_SECONDS = 120.0
 
 
-def read_parts(options: Options) -> tuple[Data, Parts]:
-    """The rows of the turn, split. Raises DataError before anything is started."""
-    if options.data is None:
-        data = read_rows(shipped()[1], "text", "label")
+def run(options: LoopOptions, terminal: Terminal, *, stop_stack: bool = False) -> LoopResult:
+    """Read the data, start what is not running, and play the loop on it. `stop_stack`: stop the stack afterwards."""
+    data, rows = read_data(options)
+    with terminal.step("set-up", "Broker, database, Unleash, vLLM and the ten services") as progress:
+        settings = bring_up(lambda message: progress.update(message=message))
+    try:
+        return asyncio.run(play(options, settings, data, rows, terminal))
+    finally:
+        if stop_stack:
+            take_down(lambda message: terminal.say((message, "dim")))
+
+
+def read_data(options: LoopOptions) -> tuple[CsvData, Split]:
+    """Read the rows and split them. Raises DataError before anything is started."""
+    source = options.data
+    if source.path is None:
+        data = read_rows(shipped_data(), "text", "label")
     else:
-        data = read_rows(options.data, options.text, options.label, options.labels)
-    return data, split(data, options.seed, options.corrections)
+        data = read_rows(source.path, source.text_column, source.label_column, source.max_labels)
+    return data, split_rows(data, options.seed, source.max_corrections)
 
 
-async def play(options: Options, settings: LoopSettings, data: Data, parts: Parts, show: Show) -> Result:
-    """Play one turn on the running stack and write its report, also of a turn that broke.
+async def play(
+    options: LoopOptions, settings: LoopSettings, data: CsvData, rows: Split, terminal: Terminal
+) -> LoopResult:
+    """Play the loop on the running stack and write its report, also if a step fails.
 
-    Raises RatchetError with the way out where a step breaks or is late; a candidate that is stopped by a gate or by
-    the test is a result.
+    Raises RatchetError with the way out if a step fails or takes too long. A candidate that is stopped by a gate or
+    by the live test is a result.
     """
     started = time.monotonic()
-    async with _wired(options, settings, data, parts, show) as turn:
+    async with _prepared(options, settings, data, rows, terminal) as loop:
+        result = loop.result
         try:
-            await _play(turn)
+            await _measure_and_improve(loop)
         except RatchetError as error:
-            turn.result.stopped_by, turn.result.evidence = "a step that broke", error.reason
+            result.stopped_by, result.evidence = "a step that failed", error.reason
             raise
         finally:
-            turn.result.seconds = time.monotonic() - started + show.seconds.get("set-up", 0.0)
-            report = _report(turn)
+            result.seconds = time.monotonic() - started + terminal.seconds.get("set-up", 0.0)
+            report = _report(loop)
             reports.write(report, options.report)
-        reports.show(report, show, options.report)
-        return turn.result
+        reports.show(report, terminal, options.report)
+        return result
 
 
-async def _play(turn: Turn) -> None:
+async def _measure_and_improve(loop: LoopContext) -> None:
+    result = loop.result
+    result.before = await ask_held_out(loop, "before")
     try:
-        await _steps(turn)
-    except Stopped as stopped:
-        turn.result.stopped_by, turn.result.evidence = stopped.by, stopped.evidence
-        turn.show.say(f"[bold yellow]Stopped[/] by {stopped.by}: {stopped.evidence}")
-    turn.result.after = await ask_held_out(turn, "after")
-    if turn.options.prove_rollback and turn.result.promoted:
-        await _rollback(turn)
+        await _improve(loop)
+    except CandidateStopped as stopped:
+        result.stopped_by, result.evidence = stopped.by, stopped.evidence
+        loop.terminal.say(("Stopped", "bold yellow"), f" by {stopped.by}: {stopped.evidence}")
+    result.after = await ask_held_out(loop, "after")
+    if loop.setup.options.prove_rollback and result.promoted:
+        await _roll_back(loop)
 
 
-def _report(turn: Turn) -> reports.Report:
-    return reports.Report(
-        result=turn.result,
-        tally=turn.reviewers.tally,
-        history=turn.ledger.history,
-        standing=turn.ledger.standing(),
-        seconds=turn.show.seconds,
-        addresses=_addresses(turn.settings, turn),
-        canary_wealth=turn.spec.rollout.canary_wealth,
-    )
-
-
-async def _steps(turn: Turn) -> None:
-    turn.result.before = await ask_held_out(turn, "before")
-    answers = await send_traffic(turn)
-    await await_corrections(turn, answers)
-    turn.result.cycle_id = await turn.scheduler.start_cycle()
+async def _improve(loop: LoopContext) -> None:
+    answers = await send_traffic(loop)
+    await await_corrections(loop, answers)
+    loop.result.cycle.cycle_id = await loop.clients.scheduler.start_cycle()
     try:
-        await await_failures(turn)
-        await await_dataset(turn)
-    except StepBroke as broke:
-        if not turn.options.shuffle_labels or broke.step != "dataset":
+        await await_failures(loop)
+        await await_dataset(loop)
+    except StepFailed as failed:
+        if not loop.setup.options.shuffle_labels or failed.step != "dataset":
             raise
-        raise Stopped("gate of the dataset", broke.reason) from broke
-    await await_training(turn)
-    await await_evaluation(turn)
-    await prove_live(turn)
+        raise CandidateStopped("gate of the dataset", failed.reason) from failed
+    await await_training(loop)
+    await await_evaluation(loop)
+    await prove_live(loop)
+
+
+async def _roll_back(loop: LoopContext) -> None:
+    """Show that rolling back takes seconds: rollback on and off, primary off and on, each timed at the gateway."""
+    row = min(loop.setup.rows.held_out, key=lambda row: len(row.text))
+    with loop.terminal.step("rollback", "Unleash: rollback on and off, primary off and on"):
+        moves = await prove_rollback(loop.clients.unleash, lambda: loop.clients.gateway.ask(row, "operator"))
+    loop.result.flag_moves = moves
+    for move in moves:
+        late = "" if move.in_time else " over 3 s"
+        served = f"{move.variant} ({move.adapter or 'base model'})"
+        loop.terminal.say(f"{move.move}: {served} after {move.seconds:.1f} s", (late, "red"))
+
+
+def _report(loop: LoopContext) -> reports.Report:
+    settings, task, cycle_id = loop.setup.settings, loop.setup.task, loop.result.cycle.cycle_id
+    addresses = {
+        "console": settings.console_url + (f"/cycles/{cycle_id}" if cycle_id else ""),
+        "gateway": f"{settings.gateway_url}/v1 (model: {task.name})",
+        "Unleash": f"{settings.unleash} (user admin, password in {settings.home / 'secrets' / 'stack.json'})",
+    }
+    canary_wealth = task.rollout.canary_wealth
+    return reports.Report(
+        loop.result, loop.reviewers.counts, loop.pairs, loop.terminal.seconds, addresses, canary_wealth
+    )
 
 
 @contextlib.asynccontextmanager
-async def _wired(options: Options, settings: LoopSettings, data: Data, parts: Parts, show: Show) -> AsyncIterator[Turn]:
-    """The turn with its task known to the gateway, its clients and its people at work."""
-    limits = httpx.Limits(max_connections=32)
-    async with httpx.AsyncClient(timeout=TIMEOUT, limits=limits) as http:
-        wanted = options.task_name or ("support-desk" if options.data is None else name_for(options.data))
-        folder = settings.home / "tasks"
-        name = free_name(wanted, {path.stem for path in folder.glob("*.yaml")} | await _played(http, settings, wanted))
-        spec = apply(folder, name, None if options.data is None else data.labels)
-        taught = shuffled_truth(parts.traffic, options.seed) if options.shuffle_labels else None
-        console = Console(http, settings.console_url, name)
-        habits = Habits(options.wrong_share, options.disagree_share, options.seed)
-        turn = Turn(
-            options, settings, show, spec, parts,
-            gateway=Gateway(http, settings.gateway_url, name),
+async def _prepared(
+    options: LoopOptions, settings: LoopSettings, data: CsvData, rows: Split, terminal: Terminal
+) -> AsyncIterator[LoopContext]:
+    """The loop with its task served by the gateway, its clients, and its reviewers at work."""
+    path, folder = options.data.path, settings.home / "tasks"
+    async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
+        name = options.task_name or ("support-desk" if path is None else name_for(path))
+        used = {file.stem for file in folder.glob("*.yaml")}
+        if await ConsoleClient(http, settings.console_url, name).cycles():
+            used.add(name)  # Its file may be deleted, but its predictions and corrections are not.
+        name = free_name(name, used)
+        task = apply_task_file(folder, name, None if path is None else data.labels)
+        console = ConsoleClient(http, settings.console_url, name)
+        clients = Clients(
+            gateway=GatewayClient(http, settings.gateway_url, name),
             console=console,
-            scheduler=Scheduler(http, settings.scheduler_url, name),
-            reviewers=Reviewers(console, spec.labels, habits, taught),
-            ledger=PairLedger(),
-            flags=Flags(http, settings, name),
-            result=Result(task=name, shuffled=options.shuffle_labels),
-        )  # fmt: skip
-        await _task_known(turn, data)
-        watching = asyncio.create_task(watch_pairs(settings, name, turn.ledger))
-        turn.background.append(asyncio.create_task(turn.reviewers.work()))
+            scheduler=SchedulerClient(http, settings.scheduler_url, name),
+            unleash=UnleashAdmin(http, settings, name),
+        )
+        shuffled = shuffle_labels(rows.traffic, options.seed) if options.shuffle_labels else None
+        reviewers = Reviewers(console, task.labels, options.mistakes, shuffled)
+        result = LoopResult(task=name, shuffled=options.shuffle_labels)
+        loop = LoopContext(Setup(options, settings, task, rows), clients, reviewers, PairLedger(), result, terminal)
+        await _await_task(loop, data)
+        watching = asyncio.create_task(watch_pairs(settings, name, loop.pairs))
+        loop.background.append(asyncio.create_task(reviewers.work_forever()))
         try:
-            yield turn
+            yield loop
         finally:
-            for task in (watching, *turn.background):
-                task.cancel()
-            await asyncio.gather(watching, *turn.background, return_exceptions=True)
+            for background in (watching, *loop.background):
+                background.cancel()
+            await asyncio.gather(watching, *loop.background, return_exceptions=True)
 
 
-async def _played(http: httpx.AsyncClient, settings: LoopSettings, name: str) -> set[str]:
-    """`name` if the console remembers a cycle of it: the task's file may be gone, but not what was learned."""
-    return {name} if await Console(http, settings.console_url, name).cycles() else set()
+async def _await_task(loop: LoopContext, data: CsvData) -> None:
+    """Wait until the gateway serves the task, and show how its rows are split."""
+    task, rows, terminal = loop.setup.task, loop.setup.rows, loop.terminal
+    with terminal.step("task", f"Task {task.name}: {len(task.labels)} labels on {task.base_model}"):
 
+        async def served() -> bool:
+            return task.name in await loop.clients.gateway.tasks()
 
-async def _task_known(turn: Turn, data: Data) -> None:
-    with turn.show.step("task", f"Task {turn.spec.name}: {len(turn.spec.labels)} labels on {turn.spec.base_model}"):
-
-        async def known() -> bool:
-            return turn.spec.name in await turn.gateway.tasks()
-
-        late = turn.late(f"the gateway does not know the task {turn.spec.name}", READY_SECONDS)
-        await poll(known, turn.limit(READY_SECONDS), late)
-    parts = turn.parts
-    turn.show.say(
-        f"{len(parts.traffic)} rows for corrections, {len(parts.live)} live, {len(parts.held_out)} held out; "
-        "near-copies never in two of them"
+        timeout = loop.timeout(f"the gateway does not serve the task {task.name}", READY_SECONDS)
+        await poll(served, loop.limit(READY_SECONDS), timeout)
+    terminal.say(
+        f"{len(rows.traffic)} rows for corrections, {len(rows.live)} live, {len(rows.held_out)} held out; "
+        "near-duplicates never in two of them"
     )
     for reason, count in data.dropped.items():
-        turn.show.say(f"[dim]left out: {count} rows, {reason}[/]")
-
-
-async def _rollback(turn: Turn) -> None:
-    """Going back takes seconds: rollback on and off, primary off and on, each timed at the gateway."""
-    row = min(turn.parts.held_out, key=lambda row: len(row.text))
-    with turn.show.step("rollback", "Unleash: rollback on and off, primary off and on"):
-        turn.result.switched = await prove_rollback(turn.flags, lambda: turn.gateway.ask(row, "operator"))
-    for switched in turn.result.switched:
-        turn.show.say(
-            f"{switched.move}: {switched.variant} ({switched.adapter or 'base model'}) after {switched.seconds:.1f} s"
-            + ("" if switched.in_time else " [red]over 3 s[/]")
-        )
-
-
-def _addresses(settings: LoopSettings, turn: Turn) -> dict[str, str]:
-    cycle = f"/cycles/{turn.result.cycle_id}" if turn.result.cycle_id else ""
-    return {
-        "console": settings.console_url + cycle,
-        "gateway": f"{settings.gateway_url}/v1 (model: {turn.spec.name})",
-        "Unleash": f"{settings.unleash} (user admin, password in {settings.home / 'secrets' / 'stack.json'})",
-    }
+        terminal.say((f"left out: {count} rows, {reason}", "dim"))

@@ -22,15 +22,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from deploy.cli.loop import run
-from deploy.demo.clients import TIMEOUT, Asked, Gateway
+from deploy.demo.clients import TIMEOUT, GatewayAnswer, GatewayClient
 from deploy.demo.data.csv_file import Row, read_rows
-from deploy.demo.data.split import SIMILARITY, Parts, split
+from deploy.demo.data.split import SIMILARITY, split_rows
 from deploy.demo.report.measure import wilson
-from deploy.demo.settings import LoopSettings
+from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings, PlannedMistakes
 from deploy.demo.stack import bring_up, take_down
-from deploy.demo.state import Options
-from deploy.demo.terminal import Show
+from deploy.demo.story import run
+from deploy.demo.terminal import Terminal
 from deploy.devstack.parts.services import probe_ready
 from schemas.catalog import topic_of
 from schemas.predictions import Confidence, PredictionLogged
@@ -58,11 +57,11 @@ def main() -> None:
     folder = Path(os.environ.get("RATCHET_BANKING77") or _BESIDE)
     if not (folder / "train.csv").is_file():
         raise SystemExit(f"no Banking77 in {folder}: set RATCHET_BANKING77 to the folder with train.csv and test.csv")
-    show, running = Show(), probe_ready(LoopSettings.load().gateway_url) is None
+    terminal, running = Terminal(), probe_ready(LoopSettings.load().gateway_url) is None
     try:
         settings = bring_up(lambda _: None)
-        task = asyncio.run(_promoted(settings)) or _play(folder, show)
-        passed = asyncio.run(_measure(settings, task, unseen(folder), show))
+        task = asyncio.run(_promoted(settings)) or _play(folder, terminal)
+        passed = asyncio.run(_measure(settings, task, unseen(folder), terminal))
     finally:
         if not running:
             take_down(lambda _: None)
@@ -73,19 +72,19 @@ def main() -> None:
 async def _promoted(settings: LoopSettings) -> str | None:
     """The task, if the home has one whose adapter serves everyone."""
     async with httpx.AsyncClient(timeout=TIMEOUT) as http:
-        gateway = Gateway(http, settings.gateway_url, TASK)
+        gateway = GatewayClient(http, settings.gateway_url, TASK)
         if TASK not in await gateway.tasks():
             return None
         answer = await gateway.ask(Row("Where is my card?", ""), "benchmark")
         return TASK if answer.variant == "primary" else None
 
 
-def _play(folder: Path, show: Show) -> str:
-    options = Options(
-        data=folder / "train.csv", label="category", labels=LABELS, corrections=CORRECTIONS, task_name=TASK, seed=SEED,
-        report=LoopSettings.load().home / "confidence-loop",
+def _play(folder: Path, terminal: Terminal) -> str:
+    options = LoopOptions(
+        DataOptions(folder / "train.csv", "text", "category", LABELS, CORRECTIONS), PlannedMistakes(seed=SEED),
+        task_name=TASK, report=LoopSettings.load().home / "confidence-loop",
     )  # fmt: skip
-    result = run(options, show)
+    result = run(options, terminal)
     if not result.promoted:
         raise SystemExit(f"the turn promoted nothing, stopped by {result.stopped_by}: {result.evidence}")
     return result.task
@@ -94,25 +93,25 @@ def _play(folder: Path, show: Show) -> str:
 def unseen(folder: Path) -> list[Row]:
     """Questions that no part of the turn saw, the test file's first, at most `MOST`; in a seeded order."""
     data = read_rows(folder / "train.csv", "text", "category", LABELS)
-    parts: Parts = split(data, SEED, CORRECTIONS)
+    parts = split_rows(data, SEED, CORRECTIONS)
     seen = NearDuplicates(
         (row.text for part in (parts.traffic, parts.live, parts.held_out) for row in part), SIMILARITY
     )
     rows = [row for row in read_rows(folder / "test.csv", "text", "category").rows if row.label in data.labels]
     rest = list(data.rows)
     random.Random(SEED).shuffle(rest)
-    return [row for row in dict.fromkeys([*rows, *rest]) if not seen.contains(row.text)][:MOST]
+    return [row for row in dict.fromkeys([*rows, *rest]) if not used.contains(row.text)][:MOST]
 
 
-async def _measure(settings: LoopSettings, task: str, rows: Sequence[Row], show: Show) -> bool:
+async def _measure(settings: LoopSettings, task: str, rows: Sequence[Row], terminal: Terminal) -> bool:
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
-        gateway = Gateway(http, settings.gateway_url, task)
+        gateway = GatewayClient(http, settings.gateway_url, task)
         await gateway.ask(rows[0], "warm-up")
         await asyncio.sleep(2.0)  # The gateway looks for an adapter's calibration once it was asked for it.
-        with show.step("asked", f"{len(rows)} questions that the turn did not see") as bar:
+        with terminal.step("asked", f"{len(rows)} questions that the turn did not see") as bar:
             done = 0
 
-            def count(_: Asked) -> None:
+            def count(_: GatewayAnswer) -> None:
                 nonlocal done
                 done += 1
                 bar.update(done, len(rows))
@@ -143,8 +142,8 @@ async def _confidences(settings: LoopSettings, ids: set[str]) -> dict[str, Confi
     return found
 
 
-def _report(found: Sequence[tuple[Asked, Confidence]]) -> bool:
-    right = np.array([float(one.right) for one, _ in found])
+def _report(found: Sequence[tuple[GatewayAnswer, Confidence]]) -> bool:
+    right = np.array([float(one.correct) for one, _ in found])
     before = np.array([sure.raw for _, sure in found], dtype=np.float64)
     after = np.array([sure.score for _, sure in found], dtype=np.float64)
     raw, calibrated = figures(before, right), figures(after, right)

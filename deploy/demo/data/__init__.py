@@ -1,1 +1,1 @@
-"""The data of the demonstration: a CSV file, split into parts, and the task made for it."""
+"""The data of the demonstration: a CSV file, its split, and the task made for it."""

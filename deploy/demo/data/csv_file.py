@@ -1,4 +1,4 @@
-"""A CSV file to clean rows: what is wrong with a file is said before anything is started."""
+"""Reads a CSV file into clean rows, and says what is wrong with it before anything is started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DataError(ConfigurationError):
 
 @dataclass(frozen=True)
 class Row:
-    """One message and its true label. `part` is given by the file itself, or empty."""
+    """A message and its true label. `part`: the file's own column of that name, or empty."""
 
     text: str
     label: str
@@ -31,37 +31,37 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Data:
-    """Clean rows of the chosen labels, and what was left out and why."""
+class CsvData:
+    """Clean rows of the chosen labels. `dropped`: reason → the number of rows left out for it."""
 
     rows: tuple[Row, ...]
     labels: tuple[str, ...]
     dropped: dict[str, int]
 
 
-def read_rows(path: Path, text: str, label: str, labels: int | None = None) -> Data:
-    """Rows of the `labels` most frequent labels (None: all). Raises DataError with what to change.
+def read_rows(path: Path, text: str, label: str, labels: int | None = None) -> CsvData:
+    """Read the rows of the `labels` most frequent labels (None: all). Raises DataError with what to change.
 
-    Dropped, and counted: empty texts or labels, texts over 2,000 characters, repeated texts, and texts that carry
+    Drops and counts empty texts or labels, texts over 2,000 characters, repeated texts, and texts that carry
     two different labels.
     """
     dropped: Counter[str] = Counter()
-    rows = _without_repeats(list(_usable(path, text, label, dropped)), dropped)
+    rows = _without_duplicates(list(_usable_rows(path, text, label, dropped)), dropped)
     counts = Counter(row.label for row in rows)
     chosen = sorted(sorted(counts), key=lambda name: -counts[name])[:labels]
     if len(chosen) < 2:
         raise DataError(
-            f"{path} has {len(chosen)} label{'' if len(chosen) == 1 else 's'} in column {label!r}; two are the least",
+            f"{path} has {len(chosen)} label{'' if len(chosen) == 1 else 's'} in column {label!r}; two are needed",
             "Is --label the column of the classes? Give --labels 2 or more.",
         )
-    kept = tuple(row for row in rows if row.label in set(chosen))
-    if len(kept) < len(rows):
-        dropped["of a label that was not chosen"] = len(rows) - len(kept)
-    return Data(kept, tuple(sorted(chosen)), dict(dropped))
+    selected = tuple(row for row in rows if row.label in set(chosen))
+    if len(selected) < len(rows):
+        dropped["of a label that was not chosen"] = len(rows) - len(selected)
+    return CsvData(selected, tuple(sorted(chosen)), dict(dropped))
 
 
-def _usable(path: Path, text: str, label: str, dropped: Counter[str]) -> Iterator[Row]:
-    for record in _records(path, (text, label)):
+def _usable_rows(path: Path, text: str, label: str, dropped: Counter[str]) -> Iterator[Row]:
+    for record in _read_records(path, (text, label)):
         row = Row((record[text] or "").strip(), (record[label] or "").strip(), (record.get("part") or "").strip())
         if not row.text:
             dropped["empty text"] += 1
@@ -78,22 +78,22 @@ def _usable(path: Path, text: str, label: str, dropped: Counter[str]) -> Iterato
             yield row
 
 
-def _records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+def _read_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     if not path.is_file():
         raise DataError(f"no such file: {path}", "Give --data the path of a CSV file.")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise DataError(
             f"{path} has {path.stat().st_size / 1e6:.0f} MB; the limit is {MAX_FILE_BYTES / 1e6:.0f} MB",
-            "Take a sample of it: a turn of the loop uses a few hundred rows.",
+            "Take a sample of it: the loop uses a few hundred rows.",
         )
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            there = reader.fieldnames or []
-            missing = [column for column in columns if column not in there]
+            present = reader.fieldnames or []
+            missing = [column for column in columns if column not in present]
             if missing:
                 raise DataError(
-                    f"{path} has no column {', '.join(map(repr, missing))}; it has: {', '.join(there) or 'none'}",
+                    f"{path} has no column {', '.join(map(repr, missing))}; it has: {', '.join(present) or 'none'}",
                     "Name the columns with --text and --label.",
                 )
             for number, record in enumerate(reader, start=1):
@@ -108,19 +108,18 @@ def _records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         raise DataError(f"{path} is not a CSV file: {error}", "Is a quotation mark left open?") from error
 
 
-def _without_repeats(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
-    """The first of equal texts; none where equal texts have different labels: nobody knows which is true."""
+def _without_duplicates(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
+    """Return the first of equal texts, or none of them if their labels differ: the true one is unknown."""
     first: dict[str, Row] = {}
-    torn: set[str] = set()
+    contradictory: set[str] = set()
     for row in rows:
         key = text_hash(row.text)
-        known = first.setdefault(key, row)
-        if known.label != row.label:
-            torn.add(key)
-    kept = [row for key, row in first.items() if key not in torn]
-    ambiguous = sum(text_hash(row.text) in torn for row in rows) if torn else 0
+        if first.setdefault(key, row).label != row.label:
+            contradictory.add(key)
+    unique = [row for key, row in first.items() if key not in contradictory]
+    ambiguous = sum(text_hash(row.text) in contradictory for row in rows) if contradictory else 0
     if ambiguous:
         dropped["same text with different labels"] = ambiguous
-    if len(rows) - ambiguous > len(kept):
-        dropped["repeated text"] = len(rows) - ambiguous - len(kept)
-    return kept
+    if len(rows) - ambiguous > len(unique):
+        dropped["repeated text"] = len(rows) - ambiguous - len(unique)
+    return unique

@@ -1,7 +1,7 @@
-"""Rows to three disjoint parts: near-copies stay together, so no part has seen another's questions.
+"""Splits rows into three disjoint parts. Near-duplicates stay together, so no part has another's questions.
 
 traffic    answered by production, then corrected by people: the candidate is trained on it
-live       fresh traffic after the cut-off, each row once and by a user of its own: shadow and canary
+live       new traffic after the cut-off, each row once and by a user of its own: for shadow and canary
 held-out   asked before and after; never corrected, never shadowed
 """
 
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from deploy.demo.data.csv_file import Data, DataError, Row
+from deploy.demo.data.csv_file import CsvData, DataError, Row
 from shared.model.near_duplicates import group_near_duplicates
 
 HELD_OUT = "heldout"
 SIMILARITY = 0.7
-"""Stricter than the 0.8 of the data gates: a near-copy that they let pass does not straddle parts either."""
+"""Stricter than the 0.8 of the dataset gates: a near-duplicate that they let pass does not straddle parts either."""
 MAX_PER_LABEL = 300
-"""Rows of a label that are looked at, drawn at random: finding near-copies in more would only cost time."""
+"""Rows of a label that are used, drawn at random: finding near-duplicates among more would only cost time."""
 
 
 @dataclass(frozen=True)
 class Quota:
-    """How many rows of each label go where: least and most."""
+    """How many rows of each label each part gets: minimum and maximum."""
 
     traffic: tuple[int, int]
     live: tuple[int, int]
@@ -33,25 +33,25 @@ class Quota:
 
     @classmethod
     def of(cls, labels: int, corrections: int | None = None) -> Quota:
-        """About 40 corrections a label, fewer where there are many labels: people and two cores have their limits.
+        """Return the quota for so many labels: at least 100 live rows and 100 to 150 held-out ones in all.
 
-        `corrections`: so many a label at most instead. At least 100 live rows and 100 to 150 held-out ones in all.
+        `corrections`: the maximum per label; by default 40, fewer for many labels, so that a laptop can train on them.
         """
-        hundred = ceil(100 / labels)
+        share_of_100 = ceil(100 / labels)
         held_out = max(min(ceil(120 / labels), 150 // labels), 1)
         return cls(
             traffic=(12, max(12, corrections or min(40, 400 // labels))),
-            live=(hundred, 2 * hundred),
-            held_out=(min(hundred, held_out), held_out),
+            live=(share_of_100, 2 * share_of_100),
+            held_out=(min(share_of_100, held_out), held_out),
         )
 
     @property
-    def least(self) -> int:
+    def minimum(self) -> int:
         return self.traffic[0] + self.live[0] + self.held_out[0]
 
 
 @dataclass(frozen=True)
-class Parts:
+class Split:
     """The three parts, each in a seeded order."""
 
     traffic: tuple[Row, ...]
@@ -59,33 +59,33 @@ class Parts:
     held_out: tuple[Row, ...]
 
 
-def split(data: Data, seed: int, corrections: int | None = None) -> Parts:
-    """Split by group of near-copies, balanced over labels. Raises DataError where a label has too few rows.
+def split_rows(data: CsvData, seed: int, corrections: int | None = None) -> Split:
+    """Split by group of near-duplicates, balanced over labels. Raises DataError if a label has too few rows.
 
-    `corrections`: most rows of a label that are answered and then corrected; without it as many as `Quota.of` says.
-    Where the file has a column `part`, its rows named `heldout` are the held-out part.
+    `corrections`: most rows per label that are answered and then corrected; default: see `Quota.of`.
+    If the file has a column `part`, its rows named `heldout` are the held-out part.
     """
     rng = random.Random(seed)  # noqa: S311 - a reproducible split, not a secret
     quota = Quota.of(len(data.labels), corrections)
     groups = _groups(data, rng)
-    given = any(row.part == HELD_OUT for row in data.rows)
+    predefined = any(row.part == HELD_OUT for row in data.rows)
     held_out: list[Row] = []
     pools: dict[str, list[list[Row]]] = defaultdict(list)
     for group in groups:
-        if given and any(row.part == HELD_OUT for row in group):
+        if predefined and any(row.part == HELD_OUT for row in group):
             held_out += [row for row in group if row.part == HELD_OUT]
         else:
             pools[group[0].label].append(group)
     traffic: list[Row] = []
     live: list[Row] = []
     for label in data.labels:
-        _share_out(label, pools[label], quota, given, (traffic, live, held_out))
+        _share_out(label, pools[label], quota, predefined, (traffic, live, held_out))
     for part in (traffic, live, held_out):
         rng.shuffle(part)
-    return Parts(tuple(traffic), tuple(live), tuple(held_out[:150]))
+    return Split(tuple(traffic), tuple(live), tuple(held_out[:150]))
 
 
-def _groups(data: Data, rng: random.Random) -> list[list[Row]]:
+def _groups(data: CsvData, rng: random.Random) -> list[list[Row]]:
     by_label: dict[str, list[Row]] = defaultdict(list)
     for row in data.rows:
         by_label[row.label].append(row)
@@ -100,25 +100,25 @@ def _groups(data: Data, rng: random.Random) -> list[list[Row]]:
 
 
 def _share_out(
-    label: str, pool: Sequence[list[Row]], quota: Quota, given: bool, parts: tuple[list[Row], list[Row], list[Row]]
+    label: str, pool: Sequence[list[Row]], quota: Quota, predefined: bool, parts: tuple[list[Row], list[Row], list[Row]]
 ) -> None:
-    """Fill the leasts first, then traffic, then live. One row a group in live and held-out: they are the judges."""
+    """Fill the minimums first, then traffic, then live. Live and held-out, which judge, get one row per group."""
     traffic, live, held_out = parts
-    least = quota.least - (quota.held_out[0] if given else 0)
-    if len(pool) < least:
+    minimum = quota.minimum - (quota.held_out[0] if predefined else 0)
+    if len(pool) < minimum:
         raise DataError(
-            f"label {label!r} has {len(pool)} different texts (near-copies counted once); {least} are needed: "
+            f"label {label!r} has {len(pool)} different texts (near-duplicates counted once); {minimum} are needed: "
             f"{quota.traffic[0]} for corrections, {quota.live[0]} live"
-            + ("" if given else f", {quota.held_out[0]} held out"),
+            + ("" if predefined else f", {quota.held_out[0]} held out"),
             "Give more rows, or choose fewer labels with --labels: the most frequent ones are taken.",
         )
-    spare = len(pool) - least
-    own = 0 if given else min(quota.held_out[1], quota.held_out[0] + spare)
+    spare = len(pool) - minimum
+    own = 0 if predefined else min(quota.held_out[1], quota.held_out[0] + spare)
     spare -= max(own - quota.held_out[0], 0)
     corrected = min(quota.traffic[1], quota.traffic[0] + spare)
     spare -= corrected - quota.traffic[0]
-    fresh = min(quota.live[1], quota.live[0] + spare)
+    unused = min(quota.live[1], quota.live[0] + spare)
     held_out += [group[0] for group in pool[:own]]
-    live += [group[0] for group in pool[own : own + fresh]]
-    taken = [row for group in pool[own + fresh :] for row in group if row.label == label]
-    traffic += taken[:corrected]
+    live += [group[0] for group in pool[own : own + unused]]
+    candidates = [row for group in pool[own + unused :] for row in group if row.label == label]
+    traffic += candidates[:corrected]

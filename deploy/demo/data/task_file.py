@@ -1,4 +1,4 @@
-"""The task's YAML: the shipped support desk, or one made for anybody's file with the support desk's settings."""
+"""The task's YAML: the shipped support desk, or a task with its settings for the user's own file."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ DEPLOY = Path(__file__).parents[2]
 SUPPORT_DESK = DEPLOY / "tasks" / "support-desk.yaml"
 SUPPORT_DESK_DATA = DEPLOY / "demo" / "data" / "support_desk.csv"
 SYSTEM_PROMPT = "Classify the user's message. Answer with one label."
-"""For anybody's file. It does not list the labels: answers are constrained to them, and tokens are time on a CPU."""
+"""For the user's own file. It does not list the labels: answers are constrained to them, and tokens cost CPU time."""
 OWN_DATA_EPOCHS = 3
-"""One more than the support desk's, whose labels are single words: others' are longer, and a pass more learns them."""
+"""One more than the support desk's, whose labels are single words: longer labels need one more pass."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
-_SAYS_NOTHING = {"train", "test", "data", "dataset", "rows", "labels"}
+_GENERIC_NAMES = {"train", "test", "data", "dataset", "rows", "labels"}
 
 
 def name_for(path: Path) -> str:
-    """A task name from a file's name; with its folder's where the file is called `train.csv` or the like."""
+    """Make a task name from a file's name, with its folder's if the file is called `train.csv` or the like."""
     stem = _NOT_IN_NAMES.sub("-", path.stem.lower()).strip("-")
-    if stem in _SAYS_NOTHING:
+    if stem in _GENERIC_NAMES:
         folder = _NOT_IN_NAMES.sub("-", path.absolute().parent.name.lower()).strip("-")
         stem = f"{folder}-{stem}".strip("-")
     return stem[:50].strip("-") or "task"
 
 
-def free_name(wanted: str, taken: Container[str]) -> str:
-    """`wanted`, or `wanted-2`, `-3` …: a turn on a name that was used already would not begin at the beginning."""
-    if wanted not in taken:
-        return wanted
-    return next(name for number in count(2) if (name := f"{wanted}-{number}") not in taken)
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return `name`, or `name-2`, `-3` …: a loop on a task that was used already would not start from the beginning."""
+    if name not in taken:
+        return name
+    return next(free for number in count(2) if (free := f"{name}-{number}") not in taken)
 
 
-def apply(folder: Path, name: str, labels: Sequence[str] | None) -> TaskSpec:
-    """Put the task's file into `folder`, where the scheduler looks. `labels` None: the support desk as shipped.
+def apply_task_file(folder: Path, name: str, labels: Sequence[str] | None) -> TaskSpec:
+    """Write the task's file into `folder`, where the scheduler looks. `labels` None: the support desk as shipped.
 
     Raises ConfigurationError for what the scheduler would refuse.
     """
@@ -69,9 +69,9 @@ def apply(folder: Path, name: str, labels: Sequence[str] | None) -> TaskSpec:
         return apply_task(source, folder)
 
 
-def shipped() -> tuple[Path, Path]:
-    """The shipped task and its data. Raises ConfigurationError where they are not beside the package."""
+def shipped_data() -> Path:
+    """Return the shipped CSV file. Raises ConfigurationError if it or its task is not beside the package."""
     for path in (SUPPORT_DESK, SUPPORT_DESK_DATA):
         if not path.is_file():
-            raise ConfigurationError(f"the shipped file is not there: {path}", "Run from a checkout of the repository.")
-    return SUPPORT_DESK, SUPPORT_DESK_DATA
+            raise ConfigurationError(f"a shipped file is missing: {path}", "Run from a checkout of the repository.")
+    return SUPPORT_DESK_DATA

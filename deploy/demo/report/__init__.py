@@ -1,1 +1,1 @@
-"""The report at the end of the demonstration: numbers, plots, pages."""
+"""The result of a loop: measured answers, plots, `report.json` and `report.html`."""

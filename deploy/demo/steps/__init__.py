@@ -1,1 +1,1 @@
-"""The steps of the demonstration, in the order in which the story tells them."""
+"""The chapters of the story, in order: traffic, learning, live_test, rollback; they follow the cycle with `cycle`."""

@@ -1,4 +1,4 @@
-"""A cycle as the console tells it: which steps are done, how far the running one is, how it ended."""
+"""Follows a cycle on the console: which steps are done, how far the running one is, how the cycle ended."""
 
 from __future__ import annotations
 
@@ -11,33 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from shared.errors import RatchetError
+from deploy.demo.errors import StepFailed, StepTimeout
 
 POLL_SECONDS = 0.5
 
 
-class Tells(Protocol):
+class CycleClient(Protocol):
     """What following a cycle needs of the console."""
 
     async def cycle(self, cycle_id: str) -> dict[str, Any] | None: ...
 
 
-class StepLate(RatchetError):
-    """A step of the turn took longer than a demonstration waits."""
-
-
-class StepBroke(RatchetError):
-    """A service said that its step cannot finish. `service` and `step` say whose."""
-
-    def __init__(self, event: dict[str, Any]) -> None:
-        super().__init__(f"{event['service']} could not finish {event['step']}: {event['reason']}", event["way_out"])
-        self.service = str(event["service"])
-        self.step = str(event["step"])
-
-
 @dataclass(frozen=True)
 class CyclePage:
-    """One look at a cycle."""
+    """The console's page of a cycle at one moment."""
 
     steps: tuple[dict[str, Any], ...]
     progress: dict[str, Any] | None
@@ -48,61 +35,57 @@ class CyclePage:
         return cls(tuple(page.get("steps") or ()), page.get("progress"))
 
     def events(self, topic: str) -> list[dict[str, Any]]:
-        """All events of a topic, named without its version, oldest first."""
+        """Return all events of a topic, named without its version, oldest first."""
         return [step["event"] for step in self.steps if step["topic"].rsplit(".v", 1)[0] == topic]
 
     def last(self, topic: str) -> dict[str, Any] | None:
         events = self.events(topic)
         return events[-1] if events else None
 
-    @property
-    def stages(self) -> list[str]:
-        return [event["stage"] for event in self.events("rollouts.changed")]
+
+OnPoll = Callable[[CyclePage], object]
+"""Called at every poll. A changed return value is a sign of life."""
+EventFinder = Callable[[CyclePage], dict[str, Any] | None]
 
 
-Look = Callable[[CyclePage], object]
-"""Called at every poll. What it returns is a sign of life where it changes."""
-Find = Callable[[CyclePage], dict[str, Any] | None]
-
-
-def event_of(topic: str) -> Find:
-    """Finds the cycle's event of a topic."""
+def event_of(topic: str) -> EventFinder:
+    """Find the cycle's event of a topic."""
     return lambda page: page.last(topic)
 
 
-def stage_in(*stages: str) -> Find:
-    """Finds the first change of the rollout to one of these stages."""
+def stage_in(*stages: str) -> EventFinder:
+    """Find the first change of the rollout to one of these stages."""
     return lambda page: next((e for e in page.events("rollouts.changed") if e["stage"] in stages), None)
 
 
 async def follow(
-    console: Tells, cycle_id: str, find: Find, seconds: float, look: Look, late: StepLate
+    console: CycleClient, cycle_id: str, find: EventFinder, seconds: float, on_poll: OnPoll, timeout: StepTimeout
 ) -> tuple[dict[str, Any] | None, CyclePage]:
-    """Wait until `find` finds its event, calling `look` at every poll; None: the cycle ended without it.
+    """Wait until `find` finds its event. Returns None for it if the cycle ended without.
 
-    Raises StepBroke when a service gives its step up, `late` after `seconds` in which nothing changed (a slow machine
-    is not a stalled step), and whatever `look` raises.
+    Raises StepFailed when a service gives up its step, `timeout` after `seconds` in which nothing changed (a slow
+    machine is not a stalled step), and what `on_poll` raises.
     """
-    known: object = None
+    last_state: object = None
     deadline = time.monotonic() + seconds
     while True:
         page = CyclePage.of(await console.cycle(cycle_id))
         if event := find(page):
             return event, page
-        broken = page.last("steps.failed")
-        if broken is not None:
-            raise StepBroke(broken)
+        failed = page.last("steps.failed")
+        if failed is not None:
+            raise StepFailed(failed)
         if page.last("cycles.finished"):
             return None, page
-        if (news := (page, look(page))) != known:
-            known, deadline = news, time.monotonic() + seconds
+        if (state := (page, on_poll(page))) != last_state:
+            last_state, deadline = state, time.monotonic() + seconds
         if time.monotonic() > deadline:
-            raise late
+            raise timeout
         await asyncio.sleep(POLL_SECONDS)
 
 
-def rejected_examples(dataset_uri: str, most: int = 4) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """What the dataset refused, by reason, with an example each, from its `rejected.jsonl`; empty if not at hand."""
+def rejected_examples(dataset_uri: str, max_examples: int = 4) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Count a dataset's rejected rows by reason, with an example each; empty if its folder is not on this machine."""
     path = Path(dataset_uri.removeprefix("file://")) / "rejected.jsonl"
     reasons: Counter[str] = Counter()
     examples: list[dict[str, Any]] = []
@@ -111,15 +94,15 @@ def rejected_examples(dataset_uri: str, most: int = 4) -> tuple[Counter[str], li
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         reasons[row["reason"]] += 1
-        if reasons[row["reason"]] == 1 and len(examples) < most:
+        if reasons[row["reason"]] == 1 and len(examples) < max_examples:
             examples.append(row)
     return reasons, examples
 
 
-async def poll(check: Callable[[], Awaitable[bool]], seconds: float, late: StepLate) -> None:
-    """Wait until `check` is true; raises `late` after `seconds`."""
+async def poll(check: Callable[[], Awaitable[bool]], seconds: float, timeout: StepTimeout) -> None:
+    """Wait until `check` returns True. Raises `timeout` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not await check():
         if time.monotonic() > deadline:
-            raise late
+            raise timeout
         await asyncio.sleep(POLL_SECONDS)

@@ -1,86 +1,67 @@
-"""The cycle, followed on the console: failure modes, dataset, training, evaluation. Each shown as it arrives."""
+"""The learning cycle, followed on the console: failure modes, dataset, training, evaluation."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from deploy.demo.state import Turn
-from deploy.demo.steps.cycle import CyclePage, event_of, follow, rejected_examples
+from deploy.demo.errors import CandidateStopped
+from deploy.demo.state import LoopContext
+from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow, rejected_examples
+from deploy.demo.terminal import StepProgress
 
 
-class Stopped(Exception):
-    """The candidate, or its data, did not pass. Not a breakdown: it is what the gates are for."""
-
-    def __init__(self, by: str, evidence: str) -> None:
-        super().__init__(f"{by}: {evidence}")
-        self.by = by
-        self.evidence = evidence
-
-
-async def await_failures(turn: Turn) -> None:
-    """Failure modes: what the model gets wrong, in groups."""
-    with turn.show.step("failure modes", f"Cycle {turn.result.cycle_id}: failure modes from the suspects"):
-        event = await _event(turn, "failures.clustered", 180.0, lambda page: None)
-    turn.result.modes = event["modes"]
-    turn.show.table(
+async def await_failures(loop: LoopContext) -> None:
+    """Wait for the failure modes: groups of what the model gets wrong."""
+    cycle = loop.result.cycle
+    with loop.terminal.step("failure modes", f"Cycle {cycle.cycle_id}: failure modes from the suspects"):
+        event = await _event(loop, "failures.clustered", 180.0)
+    cycle.modes = event["modes"]
+    loop.terminal.table(
         f"Failure modes: {event['suspects']} suspects, {event['noise']} in no mode",
-        ("mode", "size", "share", "confidence", "the most typical one"),
+        ("mode", "size", "share", "confidence", "most typical example"),
         (
-            (m["name"], m["size"], f"{m['share']:.0%}", _confidence(m["mean_confidence"]), m["exemplars"][0][:90])
-            for m in sorted(event["modes"], key=lambda m: -m["size"])[:12]
+            (m["name"], m["size"], f"{m['share']:.0%}", _number(m["mean_confidence"], ".3f"), m["exemplars"][0][:90])
+            for m in sorted(cycle.modes, key=lambda mode: -mode["size"])[:12]
         ),
     )
 
 
-async def await_dataset(turn: Turn) -> None:
-    """The dataset, with what was rejected and why."""
-    with turn.show.step("dataset", "Dataset from the corrections: validated, deduplicated, split, gated"):
-        event = await _event(turn, "datasets.built", 120.0, lambda page: None)
+async def await_dataset(loop: LoopContext) -> None:
+    """Wait for the dataset, and show what was rejected and why."""
+    with loop.terminal.step("dataset", "Dataset from the corrections: validated, deduplicated, split, gated"):
+        event = await _event(loop, "datasets.built", 120.0)
     reasons, examples = rejected_examples(event["uri"])
-    turn.result.dataset, turn.result.rejected_examples = event, examples
-    turn.result.rejected = dict(reasons) or {r["reason"]: r["count"] for r in event["rejected"]}
-    turn.show.say(
-        f"[bold]{event['train_examples']}[/] to train on, {event['eval_examples']} to judge by, "
-        f"{sum(turn.result.rejected.values())} rejected ({event['dataset_id']})"
+    rejected = dict(reasons) or {r["reason"]: r["count"] for r in event["rejected"]}
+    loop.result.cycle.dataset, loop.result.cycle.rejected = event, rejected
+    loop.terminal.say(
+        (f"{event['train_examples']}", "bold"),
+        f" examples for training, {event['eval_examples']} for evaluation, {sum(rejected.values())} rejected "
+        f"({event['dataset_id']})",
     )
     detail = {row["reason"]: row.get("detail", "") for row in examples}
-    rows = [(reason, count, detail.get(reason, "")[:110]) for reason, count in turn.result.rejected.items()]
+    rows = [(reason, count, detail.get(reason, "")[:110]) for reason, count in rejected.items()]
     if rows:
-        turn.show.table("Rejected", ("reason", "rows", "for example"), rows)
-    _show_gates(turn, "Gates of the dataset", event["gates"])
+        loop.terminal.table("Rejected", ("reason", "rows", "for example"), rows)
+    _show_gates(loop, "Gates of the dataset", event["gates"])
 
 
-async def await_training(turn: Turn) -> None:
-    """Training, with its progress."""
-    with turn.show.step("training", f"Training: LoRA on {turn.spec.base_model}") as bar:
-
-        def look(page: CyclePage) -> None:
-            progress = page.progress or {}
-            if progress.get("step") == "training":
-                bar.update(progress["done"], progress["total"], progress.get("message", ""))
-            else:
-                bar.update(message="starting the job")
-
-        event = await _event(turn, "adapters.trained", 300.0, look)
-    turn.result.training = event
-    turn.show.say(
+async def await_training(loop: LoopContext) -> None:
+    """Wait for the trained adapter, with the job's progress."""
+    with loop.terminal.step("training", f"Training: LoRA on {loop.setup.task.base_model}") as progress:
+        event = await _event(loop, "adapters.trained", 300.0, _show_progress_of("training", progress))
+    loop.result.cycle.training = event
+    loop.terminal.say(
         f"{event['adapter']}: {event['steps']} steps, loss {event['train_loss']:.3f}, {event['seconds']:.0f} s"
     )
 
 
-async def await_evaluation(turn: Turn) -> None:
-    """Candidate and production side by side. Raises Stopped if a gate is closed."""
-    with turn.show.step("evaluation", "Evaluation: candidate and production on the same frozen questions") as bar:
-
-        def look(page: CyclePage) -> None:
-            progress = page.progress or {}
-            if progress.get("step") == "evaluation":
-                bar.update(progress["done"], progress["total"], progress.get("message", ""))
-
-        event = await _event(turn, "adapters.evaluated", 300.0, look)
-    turn.result.evaluation = event
-    arms = (("production", event["production"]), ("candidate", event["candidate"]))
-    turn.show.table(
+async def await_evaluation(loop: LoopContext) -> None:
+    """Wait for the evaluation of candidate and production. Raises CandidateStopped if a gate is closed."""
+    title = "Evaluation: candidate and production on the same frozen questions"
+    with loop.terminal.step("evaluation", title) as progress:
+        event = await _event(loop, "adapters.evaluated", 300.0, _show_progress_of("evaluation", progress))
+    loop.result.cycle.evaluation = event
+    loop.terminal.table(
         "Side by side",
         ("arm", "accuracy", "95 %", "macro F1", "failed", "p50"),
         (
@@ -89,59 +70,58 @@ async def await_evaluation(turn: Turn) -> None:
                 f"{arm['accuracy']['low']:.1%}–{arm['accuracy']['high']:.1%}", f"{arm['macro_f1']:.3f}",
                 arm["failed"], f"{arm['latency_ms_p50']:.0f} ms",
             )
-            for name, arm in arms
+            for name, arm in (("production", event["production"]), ("candidate", event["candidate"]))
         ),
     )  # fmt: skip
-    _show_gates(turn, "Gates of the evaluation", event["gates"])
+    _show_gates(loop, "Gates of the evaluation", event["gates"])
     if event["verdict"] != "passed":
         closed = [gate for gate in event["gates"] if not gate["passed"]]
-        raise Stopped(
+        raise CandidateStopped(
             "evaluation gate " + ", ".join(gate["name"] for gate in closed),
             "; ".join(f"{g['name']} measured {_number(g['measured'])}, required {g['required']}" for g in closed),
         )
 
 
-async def _event(turn: Turn, topic: str, seconds: float, look: Any) -> dict[str, Any]:
-    """The cycle's event of `topic`. Raises Stopped where the cycle ended before it."""
+def stopped_by(page: CyclePage) -> CandidateStopped:
+    """Make the error for a cycle that is over without the event that was waited for."""
+    finished = page.last("cycles.finished") or {}
+    return CandidateStopped(f"cycle {finished.get('outcome', 'over')}", str(finished.get("reason", "no reason given")))
 
-    def watch(page: CyclePage) -> None:
-        turn.check_background()
-        look(page)
 
-    late = turn.late(f"no {topic}", seconds)
-    event, page = await follow(turn.console, turn.result.cycle_id, event_of(topic), turn.limit(seconds), watch, late)
+async def _event(loop: LoopContext, topic: str, seconds: float, on_poll: OnPoll = lambda page: None) -> dict[str, Any]:
+    """Wait for the cycle's event of `topic`. Raises CandidateStopped if the cycle ends before it."""
+
+    def check(page: CyclePage) -> None:
+        loop.check_background()
+        on_poll(page)
+
+    console, cycle_id = loop.clients.console, loop.result.cycle.cycle_id
+    timeout = loop.timeout(f"no {topic}", seconds)
+    event, page = await follow(console, cycle_id, event_of(topic), loop.limit(seconds), check, timeout)
     if event is None:
         raise stopped_by(page)
     return event
 
 
-def stopped_by(page: CyclePage) -> Stopped:
-    """Why a cycle that is over ended without what was waited for."""
-    finished = page.last("cycles.finished") or {}
-    return Stopped(f"cycle {finished.get('outcome', 'over')}", str(finished.get("reason", "no reason given")))
+def _show_progress_of(step: str, progress: StepProgress) -> OnPoll:
+    def show(page: CyclePage) -> None:
+        reported = page.progress or {}
+        if reported.get("step") == step:
+            progress.update(reported["done"], reported["total"], reported.get("message", ""))
+        else:
+            progress.update(message="starting the job")
+
+    return show
 
 
-def _show_gates(turn: Turn, title: str, gates: list[dict[str, Any]]) -> None:
-    if gates:
-        turn.show.table(
-            title,
-            ("gate", "", "measured", "required", ""),
-            (
-                (
-                    g["name"],
-                    "passed" if g["passed"] else "CLOSED",
-                    _number(g["measured"]),
-                    g["required"],
-                    g["detail"][:90],
-                )
-                for g in gates
-            ),
-        )
+def _show_gates(loop: LoopContext, title: str, gates: list[dict[str, Any]]) -> None:
+    rows = [
+        (g["name"], "passed" if g["passed"] else "CLOSED", _number(g["measured"]), g["required"], g["detail"][:90])
+        for g in gates
+    ]
+    if rows:
+        loop.terminal.table(title, ("gate", "", "measured", "required", ""), rows)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _confidence(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _number(value: float | None, precision: str = ".4g") -> str:
+    return "–" if value is None else f"{value:{precision}}"

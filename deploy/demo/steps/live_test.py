@@ -1,4 +1,4 @@
-"""The live proof: fresh traffic from new users while shadow compares, people judge, and wealth buys exposure."""
+"""The live test: new traffic from new users, while shadow compares, people judge, and wealth buys exposure."""
 
 from __future__ import annotations
 
@@ -7,36 +7,39 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.demo.clients import Gateway
+from deploy.demo.clients import GatewayClient
 from deploy.demo.data.csv_file import Row
-from deploy.demo.pairs import PairLedger, Standing
+from deploy.demo.errors import CandidateStopped
+from deploy.demo.pairs import PairCounts, PairLedger
 from deploy.demo.reviewers import Reviewers
-from deploy.demo.state import Turn
+from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import CyclePage, follow, poll, stage_in
-from deploy.demo.steps.learning import Stopped, stopped_by
-from deploy.demo.terminal import Bar
+from deploy.demo.steps.learning import stopped_by
+from deploy.demo.terminal import StepProgress
 
 SENDERS = 2
-MOST_UNSEEN = 8
-"""Live answers that shadow may not have replayed yet before the traffic waits: on two cores it would only queue."""
-PATIENCE_SECONDS = 6.0
+MAX_BACKLOG = 8
+"""Answers that shadow has not compared yet, or pairs that nobody has judged, above which the traffic waits."""
+STALL_SECONDS = 6.0
+"""A backlog that has not changed for so long no longer holds the traffic up."""
 QUIET_SECONDS = 40.0
+"""Once all rows are sent, the test ends without a decision when nothing has changed for so long."""
 
 
 class LiveTraffic:
-    """Sends each live row once, as a user of its own, no faster than shadow and people keep up."""
+    """Sends each live row once, as a user of its own, no faster than shadow and people follow."""
 
-    def __init__(self, gateway: Gateway, rows: Sequence[Row], reviewers: Reviewers, ledger: PairLedger) -> None:
+    def __init__(self, gateway: GatewayClient, rows: Sequence[Row], reviewers: Reviewers, ledger: PairLedger) -> None:
         self._gateway = gateway
         self._rows = list(enumerate(rows))
         self._reviewers = reviewers
         self._ledger = ledger
-        self._standing = Standing()
+        self._counts = PairCounts()
+        self._changed_at = time.monotonic()
         self.total = len(rows)
         self.sent = 0
         self.canary = 0
         self.failed = 0
-        self.moved_at = time.monotonic()
 
     @property
     def used_up(self) -> bool:
@@ -44,139 +47,147 @@ class LiveTraffic:
 
     @property
     def quiet_seconds(self) -> float:
-        """Since anything changed: a row sent, a pair compared, a label given."""
-        self.look()
-        return time.monotonic() - self.moved_at
+        """Seconds since anything changed: a row sent, a pair compared, a label given."""
+        self.pair_counts()
+        return time.monotonic() - self._changed_at
 
-    def look(self) -> Standing:
-        """Where the test stands; notes when that changed."""
-        standing = self._ledger.standing()
-        if standing != self._standing:
-            self._standing, self.moved_at = standing, time.monotonic()
-        return standing
+    def pair_counts(self) -> PairCounts:
+        """Return the counts of pairs, and remember when they changed."""
+        counts = self._ledger.counts()
+        if counts != self._counts:
+            self._counts, self._changed_at = counts, time.monotonic()
+        return counts
 
-    async def flow(self) -> None:
-        """Send until the rows are used up; cancel to stop."""
-        await asyncio.gather(*(self._send() for _ in range(SENDERS)))
+    async def send_all(self) -> None:
+        """Send all rows; cancel to stop earlier."""
+        await asyncio.gather(*(self._send_rows() for _ in range(SENDERS)))
 
-    async def _send(self) -> None:
+    async def _send_rows(self) -> None:
         while self._rows:
-            await self._room()
+            await self._wait_for_backlog()
             if not self._rows:
                 return
             number, row = self._rows.pop(0)
-            asked = await self._gateway.ask(row, f"live-{number}")
-            self.moved_at = time.monotonic()
+            answer = await self._gateway.ask(row, f"live-{number}")
+            self._changed_at = time.monotonic()
             self.sent += 1
-            self.failed += not asked.ok
-            self.canary += asked.variant == "canary"
-            if asked.ok:
-                self._reviewers.know(asked.prediction_id, row)
+            self.failed += not answer.ok
+            self.canary += answer.variant == "canary"
+            if answer.ok:
+                self._reviewers.add_prediction(answer.prediction_id, row)
 
-    async def _room(self) -> None:
-        """Wait while shadow or people lag behind and still move; what is never replayed must not stop the traffic."""
+    async def _wait_for_backlog(self) -> None:
+        """Wait while shadow or people lag behind, unless they have stalled: what is never replayed must not block."""
         while True:
-            standing = self.look()
-            unseen = self.sent - self.failed - self.canary - standing.pairs
-            if unseen <= MOST_UNSEEN and standing.pending <= MOST_UNSEEN:
+            counts = self.pair_counts()
+            uncompared = self.sent - self.failed - self.canary - counts.pairs
+            if uncompared <= MAX_BACKLOG and counts.pending <= MAX_BACKLOG:
                 return
-            if time.monotonic() - self.moved_at > PATIENCE_SECONDS:
+            if time.monotonic() - self._changed_at > STALL_SECONDS:
                 return
             await asyncio.sleep(0.25)
 
 
-async def prove_live(turn: Turn) -> None:
-    """Shadow, canary, promoted. Raises Stopped where the candidate does not get there."""
-    with turn.show.step("rollout", "The deployer takes the candidate into shadow"):
-        event = await _stage(turn, None, None, 90.0, "shadow", "canary", "promoted", "rejected")
-        turn.ledger.rollout_id = event["rollout_id"]
-    turn.show.say(
-        f"alpha {event['evidence']['alpha']:.5f}: wealth {turn.spec.rollout.canary_wealth:.0f} buys a "
-        f"{turn.spec.rollout.canary_percent} % canary, {1 / event['evidence']['alpha']:.0f} everyone"
+async def prove_live(loop: LoopContext) -> None:
+    """Take the candidate from shadow over canary to promoted. Raises CandidateStopped if it does not get there."""
+    rollout = loop.setup.task.rollout
+    with loop.terminal.step("rollout", "The deployer takes the candidate into shadow"):
+        event = await _stage(loop, None, None, 90.0, "shadow", "canary", "promoted", "rejected")
+        loop.pairs.rollout_id = event["rollout_id"]
+    alpha = event["evidence"]["alpha"]
+    loop.terminal.say(
+        f"alpha {alpha:.5f}: wealth {rollout.canary_wealth:.0f} buys a {rollout.canary_percent} % canary, "
+        f"{1 / alpha:.0f} everyone"
     )
-    traffic = LiveTraffic(turn.gateway, turn.parts.live, turn.reviewers, turn.ledger)
-    sending = asyncio.create_task(traffic.flow())
-    turn.background.append(sending)
+    traffic = LiveTraffic(loop.clients.gateway, loop.setup.rows.live, loop.reviewers, loop.pairs)
+    sending = asyncio.create_task(traffic.send_all())
+    loop.background.append(sending)
     try:
-        with turn.show.step("shadow", "Live traffic: shadow pairs, blind judgements, wealth") as bar:
-            event = await _stage(turn, traffic, bar, 120.0, "canary", "promoted", "rejected", "rolled_back")
-        _noted(turn, event)
+        with loop.terminal.step("shadow", "Live traffic: shadow pairs, blind judgements, wealth") as progress:
+            event = await _stage(loop, traffic, progress, 120.0, "canary", "promoted", "rejected", "rolled_back")
+        _record_stage(loop, event)
         if event["stage"] == "canary":
-            with turn.show.step("canary", f"Canary: {turn.spec.rollout.canary_percent} % of users get it") as bar:
-                event = await _stage(turn, traffic, bar, 120.0, "promoted", "rejected", "rolled_back")
-            _noted(turn, event)
+            with loop.terminal.step("canary", f"Canary: {rollout.canary_percent} % of users get it") as progress:
+                event = await _stage(loop, traffic, progress, 120.0, "promoted", "rejected", "rolled_back")
+            _record_stage(loop, event)
     finally:
         sending.cancel()
-        turn.background.remove(sending)
-        turn.result.canary_answers = traffic.canary
+        loop.background.remove(sending)
+        loop.result.live_test.canary_answers = traffic.canary
     if event["stage"] != "promoted":
-        raise Stopped(f"betting test ({event['stage']})", f"{event['reason']}; {_evidence(event['evidence'])}")
-    turn.result.promoted = True
-    await _await_served(turn)
+        evidence = f"{event['reason']}; {_describe(event['evidence'])}"
+        raise CandidateStopped(f"betting test ({event['stage']})", evidence)
+    loop.result.promoted = True
+    await _await_served(loop)
 
 
-async def _await_served(turn: Turn) -> None:
-    """Until the gateway has seen the flag: three users in a row get the promoted adapter."""
-    seconds, row, users = 30.0, turn.parts.traffic[0], iter(range(10_000))
-    with turn.show.step("served", "The flag has moved: until the gateway obeys") as bar:
+async def _await_served(loop: LoopContext) -> None:
+    """Wait until the gateway obeys the flag: three users in a row get the promoted adapter."""
+    seconds, row, users = 30.0, loop.setup.rows.traffic[0], iter(range(10_000))
+    with loop.terminal.step("served", "The flag was switched: waiting until the gateway obeys") as progress:
 
         async def served() -> bool:
-            answers = [await turn.gateway.ask(row, f"probe-{next(users)}") for _ in range(3)]
-            bar.update(message=answers[-1].variant)
-            return all(asked.variant == "primary" for asked in answers)
+            answers = [await loop.clients.gateway.ask(row, f"probe-{next(users)}") for _ in range(3)]
+            progress.update(message=answers[-1].variant)
+            return all(answer.variant == "primary" for answer in answers)
 
-        late = turn.late("the gateway does not serve the promoted adapter", seconds)
-        await poll(served, turn.limit(seconds), late)
+        timeout = loop.timeout("the gateway does not serve the promoted adapter", seconds)
+        await poll(served, loop.limit(seconds), timeout)
 
 
 async def _stage(
-    turn: Turn, traffic: LiveTraffic | None, bar: Bar | None, seconds: float, *stages: str
+    loop: LoopContext, traffic: LiveTraffic | None, progress: StepProgress | None, seconds: float, *stages: str
 ) -> dict[str, Any]:
-    def look(page: CyclePage) -> object:
-        turn.check_background()
-        turn.result.rollouts = page.events("rollouts.changed")
-        if traffic is None or bar is None:
-            return None
-        bar.update(traffic.sent, traffic.total, _line(traffic.look(), traffic))
-        if traffic.used_up and traffic.quiet_seconds > turn.limit(QUIET_SECONDS):
-            raise _used_up(turn, traffic)
-        return traffic.sent, traffic.look()
+    """Wait until the rollout reaches one of these stages, while live traffic flows."""
+    result = loop.result
 
-    late = turn.late(f"the rollout did not get to {' or '.join(stages[:2])}", seconds)
-    find = stage_in(*stages)
-    event, page = await follow(turn.console, turn.result.cycle_id, find, turn.limit(seconds), look, late)
-    turn.result.rollouts = page.events("rollouts.changed")
+    def check(page: CyclePage) -> object:
+        loop.check_background()
+        result.live_test.changes = page.events("rollouts.changed")
+        if traffic is None or progress is None:
+            return None
+        progress.update(traffic.sent, traffic.total, _progress_line(traffic))
+        if traffic.used_up and traffic.quiet_seconds > loop.limit(QUIET_SECONDS):
+            raise _used_up(loop, traffic)
+        return traffic.sent, traffic.pair_counts()
+
+    timeout = loop.timeout(f"the rollout did not get to {' or '.join(stages[:2])}", seconds)
+    event, page = await follow(
+        loop.clients.console, result.cycle.cycle_id, stage_in(*stages), loop.limit(seconds), check, timeout
+    )
+    result.live_test.changes = page.events("rollouts.changed")
     if event is None:
         raise stopped_by(page)
     return event
 
 
-def _used_up(turn: Turn, traffic: LiveTraffic) -> Stopped:
-    standing = traffic.look()
-    stage = turn.result.rollouts[-1]["stage"] if turn.result.rollouts else "shadow"
-    return Stopped(
+def _used_up(loop: LoopContext, traffic: LiveTraffic) -> CandidateStopped:
+    counts, changes, rollout = traffic.pair_counts(), loop.result.live_test.changes, loop.setup.task.rollout
+    stage = changes[-1]["stage"] if changes else "shadow"
+    return CandidateStopped(
         f"betting test (still in {stage} when the live traffic was used up)",
-        f"after {traffic.sent} live requests, each used once: {standing.pairs} pairs, {standing.wins} wins, "
-        f"{standing.losses} losses, {standing.ties} ties, {standing.pending} unjudged, wealth {standing.wealth:.3g} "
-        f"of the {turn.spec.rollout.canary_wealth:.0f} that a canary costs; {traffic.canary} canary answers of the "
-        f"{turn.spec.rollout.min_canary_requests} needed",
+        f"after {traffic.sent} live requests, each used once: {counts.pairs} pairs, {counts.wins} wins, "
+        f"{counts.losses} losses, {counts.ties} ties, {counts.pending} unjudged, wealth {counts.wealth:.3g} "
+        f"of the {rollout.canary_wealth:.0f} that a canary costs; {traffic.canary} canary answers of the "
+        f"{rollout.min_canary_requests} needed",
     )
 
 
-def _noted(turn: Turn, event: dict[str, Any]) -> None:
-    turn.result.stage_labels[event["stage"]] = turn.ledger.standing().labels
-    turn.show.say(f"[bold]{event['stage']}[/]: {event['reason']} · {_evidence(event['evidence'])}")
+def _record_stage(loop: LoopContext, event: dict[str, Any]) -> None:
+    loop.result.live_test.labels_at_stage[event["stage"]] = loop.pairs.counts().labels
+    loop.terminal.say((event["stage"], "bold"), f": {event['reason']} · {_describe(event['evidence'])}")
 
 
-def _evidence(evidence: dict[str, Any]) -> str:
+def _describe(evidence: dict[str, Any]) -> str:
     return (
         f"{evidence['wins']} wins, {evidence['losses']} losses, {evidence['ties']} ties, "
         f"{evidence['pending']} pending, wealth {evidence['wealth']:,.1f} (alpha {evidence['alpha']:.5f})"
     )
 
 
-def _line(standing: Standing, traffic: LiveTraffic) -> str:
+def _progress_line(traffic: LiveTraffic) -> str:
+    counts = traffic.pair_counts()
     return (
-        f"{standing.pairs} pairs, {standing.agree} agree, {standing.wins}:{standing.losses} judged, "
-        f"{standing.pending} open, wealth {standing.wealth:,.1f}, {traffic.canary} canary answers"
+        f"{counts.pairs} pairs, {counts.agree} agree, {counts.wins}:{counts.losses} judged, "
+        f"{counts.pending} open, wealth {counts.wealth:,.1f}, {traffic.canary} canary answers"
     )

@@ -1,4 +1,4 @@
-"""Reads pairs and labels from Kafka as they appear, in no consumer group: nothing is acknowledged or changed."""
+"""Reads pairs and labels from Kafka as they appear, in no consumer group: nothing is committed or changed."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ logger = logging.getLogger(__name__)
 
 
 async def watch_pairs(settings: Settings, task: str, ledger: PairLedger) -> None:
-    """Fill `ledger` until cancelled. Where Kafka cannot be read it ends quietly: only a display goes without."""
-    pairs, labels = topic_of(ShadowCompared), topic_of(CorrectionSubmitted)
-    late: list[CorrectionSubmitted] = []
+    """Fill `ledger` until cancelled. If Kafka cannot be read it ends with a warning: only the display needs it."""
+    pair_topic, label_topic = topic_of(ShadowCompared), topic_of(CorrectionSubmitted)
+    labels: list[CorrectionSubmitted] = []
     try:
         async with open_consumer(settings, group_id=None, auto_offset_reset="earliest") as consumer:
-            places = [TopicPartition(topic.name, n) for topic in (pairs, labels) for n in range(topic.partitions)]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
+            partitions = [TopicPartition(t.name, n) for t in (pair_topic, label_topic) for n in range(t.partitions)]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
             while True:
-                found = await consumer.getmany(timeout_ms=500)
-                for place, records in found.items():
+                for partition, records in (await consumer.getmany(timeout_ms=500)).items():
                     for record in records:
-                        _take(record.value, place.topic == pairs.name, task, ledger, late)
-                for label in late:  # A label may be read before its pair: they lie in different topics.
+                        _add_record(record.value, partition.topic == pair_topic.name, task, ledger, labels)
+                for label in labels:  # All of them: one may be read before its pair, which is on another topic.
                     ledger.add_label(label)
                 await asyncio.sleep(0.2)
     except (KafkaError, OSError, RatchetError) as error:
         logger.warning("the running wealth is not shown: %s", error)
 
 
-def _take(value: bytes, is_pair: bool, task: str, ledger: PairLedger, late: list[CorrectionSubmitted]) -> None:
+def _add_record(value: bytes, is_pair: bool, task: str, ledger: PairLedger, labels: list[CorrectionSubmitted]) -> None:
     try:
         if is_pair:
             pair = ShadowCompared.model_validate_json(value)
@@ -50,6 +49,6 @@ def _take(value: bytes, is_pair: bool, task: str, ledger: PairLedger, late: list
         else:
             label = CorrectionSubmitted.model_validate_json(value)
             if label.task == task and label.ticket_id is not None:
-                late.append(label)
+                labels.append(label)
     except ValidationError:
-        return  # A broken event is its consumers' business: it is in their dead letters.
+        return  # An invalid event is in the dead letters of its consumers.

@@ -1,4 +1,4 @@
-"""Numbers of a turn: intervals, percentiles, the ledger's wealth, a cycle's page, the report."""
+"""The numbers of a loop: intervals, percentiles, the ledger's wealth, a cycle's page, the report."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.demo.clients import Asked
+from deploy.demo.clients import GatewayAnswer
 from deploy.demo.data.csv_file import Row
+from deploy.demo.errors import StepFailed, StepTimeout
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report.measure import measure, percentile, wilson
 from deploy.demo.report.report import Report, as_json, write
-from deploy.demo.reviewers import Tally
-from deploy.demo.state import Result
-from deploy.demo.steps.cycle import CyclePage, StepBroke, StepLate, event_of, follow, rejected_examples, stage_in
-from deploy.demo.steps.rollback import Switched
+from deploy.demo.report.result import FlagMove, LearningCycle, LiveTest, LoopResult
+from deploy.demo.reviewers import ReviewCounts
+from deploy.demo.steps.cycle import CyclePage, event_of, follow, rejected_examples, stage_in
 from schemas.base import utc_now
 from schemas.labels import CorrectionSubmitted
 from schemas.rollouts import ShadowCompared
@@ -28,8 +28,8 @@ from services.deployer.betting import wealth
 MESSAGES = ({"role": "user", "content": "where is it"},)
 
 
-def asked(label: str, text: str, ok: bool = True, latency_ms: float = 100.0) -> Asked:
-    return Asked(Row("q", label), "u", ok, text, "p", "base", "", 0.5, latency_ms)
+def answer(label: str, text: str, error: str = "", latency_ms: float = 100.0) -> GatewayAnswer:
+    return GatewayAnswer(Row("q", label), text, "p", "base", "", 0.5, latency_ms, error)
 
 
 def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") -> ShadowCompared:
@@ -41,11 +41,11 @@ def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") ->
     })  # fmt: skip
 
 
-def label(n: int, said: str) -> CorrectionSubmitted:
+def label(n: int, answer: str) -> CorrectionSubmitted:
     return CorrectionSubmitted.model_validate({
         "task": "t", "task_revision": "1", "correction_id": str(uuid4()), "request_id": f"r{n}",
         "prediction_id": f"p{n}", "purpose": "discordant_pair", "reviewer": "ada", "messages": MESSAGES,
-        "answers": ("x", "y"), "label": said, "ticket_id": f"t{n}",
+        "answers": ("x", "y"), "label": answer, "ticket_id": f"t{n}",
     })  # fmt: skip
 
 
@@ -53,29 +53,29 @@ def label(n: int, said: str) -> CorrectionSubmitted:
     ("right", "n", "low", "high"),
     [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 100, 0.7222, 0.8749), (19, 100, 0.1251, 0.2778)],
 )
-def test_wilson_intervals_are_those_of_the_books(right: int, n: int, low: float, high: float) -> None:
+def test_wilson_intervals_have_their_published_values(right: int, n: int, low: float, high: float) -> None:
     interval = wilson(right, n)
     assert interval.low == pytest.approx(low, abs=1e-4)
     assert interval.high == pytest.approx(high, abs=1e-4)
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
-def test_an_interval_holds_its_share_and_stays_within_0_and_1(right: int, wrong: int) -> None:
+def test_an_interval_contains_its_share_and_stays_within_0_and_1(right: int, wrong: int) -> None:
     interval = wilson(right, right + wrong)
     assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
 
 
-def test_percentiles_are_values_that_were_seen() -> None:
+def test_percentiles_are_measured_values() -> None:
     values = [float(n) for n in range(1, 101)]
     assert (percentile(values, 0.5), percentile(values, 0.95), percentile([], 0.5)) == (50.0, 95.0, 0.0)
 
 
 def test_a_failed_request_is_a_wrong_answer() -> None:
-    found = measure([asked("a", "a"), asked("a", "b"), asked("b", "b"), asked("b", "", ok=False)])
-    assert found.accuracy.value == 0.5
-    assert found.failed == 1
-    assert found.by_label == {"a": (1, 2), "b": (1, 2)}
-    assert ("b", "(no answer)", 1) in found.confusions
+    measured = measure([answer("a", "a"), answer("a", "b"), answer("b", "b"), answer("b", "", "503")])
+    assert measured.accuracy.value == 0.5
+    assert measured.failed == 1
+    assert measured.by_label == {"a": (1, 2), "b": (1, 2)}
+    assert ("b", "(no answer)", 1) in measured.confusions
 
 
 def test_the_ledger_s_wealth_is_the_deployer_s() -> None:
@@ -85,33 +85,33 @@ def test_the_ledger_s_wealth_is_the_deployer_s() -> None:
     ledger.add_pair(pair(12, "same", "same"))
     for n in range(11):
         ledger.add_label(label(n, "right"))
-    standing = ledger.standing()
-    assert (standing.pairs, standing.agree, standing.wins, standing.pending) == (13, 1, 11, 1)
-    assert standing.wealth == pytest.approx(wealth(11, 0, 0))
+    counts = ledger.counts()
+    assert (counts.pairs, counts.agree, counts.wins, counts.pending) == (13, 1, 11, 1)
+    assert counts.wealth == pytest.approx(wealth(11, 0, 0))
     ledger.add_label(label(11, "wrong"))
-    assert ledger.standing().losses == 1
+    assert ledger.counts().losses == 1
     assert len(ledger.history) == 12
 
 
-def test_a_label_on_no_pair_and_a_label_read_twice_change_nothing() -> None:
+def test_a_label_without_a_pair_and_a_label_read_twice_change_nothing() -> None:
     ledger = PairLedger()
     ledger.add_pair(pair(1, "a", "b"))
     ledger.add_label(label(77, "a"))
     twice = label(1, "c")
     ledger.add_label(twice)
     ledger.add_label(twice)
-    assert (ledger.standing().ties, len(ledger.history)) == (1, 1)
+    assert (ledger.counts().ties, len(ledger.history)) == (1, 1)
 
 
 def test_a_pair_of_another_rollout_is_not_counted() -> None:
     ledger = PairLedger()
     ledger.rollout_id = "r2"
     ledger.add_pair(pair(1, "a", "b", rollout="r1"))
-    assert ledger.standing().pairs == 0
+    assert ledger.counts().pairs == 0
 
 
 class Pages:
-    """A console that tells one page after the other."""
+    """A console that shows one page after the other."""
 
     def __init__(self, *pages: dict[str, Any] | None) -> None:
         self.pages = list(pages)
@@ -124,35 +124,35 @@ def page(*steps: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     return {"cycle_id": "c", "task": "t", "steps": [{"topic": t, "event": e} for t, e in steps], "progress": None}
 
 
-async def found(pages: Pages, find: Any, seconds: float = 5.0) -> Any:
-    return await follow(pages, "c", find, seconds, lambda page: None, StepLate("late", "wait"))
+async def followed(pages: Pages, find: Any, seconds: float = 5.0) -> Any:
+    return await follow(pages, "c", find, seconds, lambda page: None, StepTimeout("late", "wait"))
 
 
-async def test_a_cycle_is_followed_until_its_event_is_there() -> None:
+async def test_a_cycle_is_followed_until_its_event_appears() -> None:
     pages = Pages(None, page(), page(("datasets.built.v1", {"dataset_id": "d"})))
-    event, _ = await found(pages, event_of("datasets.built"))
+    event, _ = await followed(pages, event_of("datasets.built"))
     assert event == {"dataset_id": "d"}
 
 
-async def test_a_step_that_gave_up_stops_the_turn_with_its_way_out() -> None:
+async def test_a_step_that_failed_stops_the_loop_with_its_way_out() -> None:
     failed = {"service": "trainer", "step": "training", "reason": "no disk", "way_out": "free some"}
-    with pytest.raises(StepBroke, match="trainer could not finish training: no disk") as error:
-        await found(Pages(page(("steps.failed.v1", failed))), event_of("adapters.trained"))
+    with pytest.raises(StepFailed, match="trainer could not finish training: no disk") as error:
+        await followed(Pages(page(("steps.failed.v1", failed))), event_of("adapters.trained"))
     assert error.value.way_out == "free some"
 
 
-async def test_a_late_step_is_an_error_and_a_cycle_that_is_over_is_not() -> None:
-    with pytest.raises(StepLate):
-        await found(Pages(page()), event_of("adapters.trained"), seconds=-1.0)
-    event, last = await found(Pages(page(("cycles.finished.v1", {"reason": "x"}))), event_of("adapters.trained"))
+async def test_a_timeout_is_an_error_and_a_finished_cycle_is_not() -> None:
+    with pytest.raises(StepTimeout):
+        await followed(Pages(page()), event_of("adapters.trained"), seconds=-1.0)
+    event, last = await followed(Pages(page(("cycles.finished.v1", {"reason": "x"}))), event_of("adapters.trained"))
     assert event is None
     assert last.last("cycles.finished") == {"reason": "x"}
 
 
-async def test_a_stage_that_was_passed_between_two_looks_is_still_seen() -> None:
+async def test_a_stage_that_was_passed_between_two_polls_is_still_found() -> None:
     changed = "rollouts.changed.v1"
     pages = Pages(page(*((changed, {"stage": stage}) for stage in ("shadow", "canary", "promoted"))))
-    event, _ = await found(pages, stage_in("canary", "rejected"))
+    event, _ = await followed(pages, stage_in("canary", "rejected"))
     assert event == {"stage": "canary"}
 
 
@@ -165,8 +165,8 @@ def test_rejected_rows_are_counted_by_reason_with_an_example_each(tmp_path: Path
     assert rejected_examples("s3://elsewhere/d")[1] == []
 
 
-def test_a_page_without_anything_is_empty() -> None:
-    assert CyclePage.of(None).stages == []
+def test_a_missing_page_has_no_events() -> None:
+    assert CyclePage.of(None).events("rollouts.changed") == []
 
 
 def report(promoted: bool) -> Report:
@@ -175,26 +175,24 @@ def report(promoted: bool) -> Report:
         ledger.add_pair(pair(n, "wrong", "right"))
         ledger.add_label(label(n, "right"))
     evidence = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
-    result = Result(
+    change = {"stage": "canary", "reason": "wealth", "evidence": evidence, "candidate_adapter": "c"}
+    mode = {"name": "card lost", "size": 9, "share": 0.3, "mean_confidence": None, "exemplars": ["where <b>is</b>"]}
+    result = LoopResult(
         task="t",
         promoted=promoted,
         stopped_by="" if promoted else "evaluation gate min_gain",
         evidence="" if promoted else "measured -0.1 <script>",
-        before=measure([asked("a", "b")] * 8 + [asked("a", "a")] * 2),
-        after=measure([asked("a", "a")] * 9 + [asked("b", "a")]),
-        modes=[
-            {"name": "card lost", "size": 9, "share": 0.3, "mean_confidence": None, "exemplars": ["where <b>is</b>"]}
-        ],
-        rollouts=[{"stage": "canary", "reason": "wealth", "evidence": evidence, "candidate_adapter": "c"}],
-        stage_labels={"canary": 12, "promoted": 26},
-        rejected={"duplicate": 2},
-        switched=[Switched("rollback on", "rollback", "", 0.8)],
+        before=measure([answer("a", "b")] * 8 + [answer("a", "a")] * 2),
+        after=measure([answer("a", "a")] * 9 + [answer("b", "a")]),
+        cycle=LearningCycle(modes=[mode], rejected={"duplicate": 2}),
+        live_test=LiveTest([change], {"canary": 12, "promoted": 26}),
+        flag_moves=[FlagMove("rollback on", "rollback", "", 0.8)],
         seconds=600.0,
     )
-    tally = Tally(wrong=3)
-    tally.by_purpose.update(low_confidence=300, discordant_pair=30)
+    reviews = ReviewCounts(wrong=3)
+    reviews.by_purpose.update(low_confidence=300, discordant_pair=30)
     addresses = {"console": "http://127.0.0.1:28090"}
-    return Report(result, tally, ledger.history, ledger.standing(), {"before": 20.0, "training": 150.0}, addresses)
+    return Report(result, reviews, ledger, {"before": 20.0, "training": 150.0}, addresses)
 
 
 def test_the_report_s_contract_has_these_keys() -> None:
@@ -217,6 +215,6 @@ def test_the_page_is_self_contained_and_escapes_what_users_wrote(tmp_path: Path)
     assert json.loads((tmp_path / "report.json").read_text())["stopped_by"] == "evaluation gate min_gain"
 
 
-def test_a_turn_that_broke_early_still_has_a_report(tmp_path: Path) -> None:
-    write(Report(Result(task="t"), Tally(), [], PairLedger().standing(), {}, {}), tmp_path)
+def test_a_loop_that_failed_early_still_has_a_report(tmp_path: Path) -> None:
+    write(Report(LoopResult(task="t"), ReviewCounts(), PairLedger(), {}, {}), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["accuracy_before"] is None

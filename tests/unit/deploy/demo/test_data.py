@@ -1,4 +1,4 @@
-"""A CSV file to clean rows and disjoint parts: what is refused, with what words, and what never crosses."""
+"""A CSV file is read, or refused with what to change, and split into parts that share no near-duplicate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.data.csv_file import Data, DataError, Row, read_rows
-from deploy.demo.data.split import SIMILARITY, Quota, split
-from deploy.demo.data.task_file import OWN_DATA_EPOCHS, SUPPORT_DESK_DATA, SYSTEM_PROMPT, apply, free_name, name_for
+from deploy.demo.data.csv_file import CsvData, DataError, Row, read_rows
+from deploy.demo.data.split import SIMILARITY, Quota, split_rows
+from deploy.demo.data.task_file import (
+    OWN_DATA_EPOCHS,
+    SUPPORT_DESK_DATA,
+    SYSTEM_PROMPT,
+    apply_task_file,
+    free_name,
+    name_for,
+)
 from shared.model.near_duplicates import NearDuplicates
 
 THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
@@ -59,7 +66,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_rows(tmp_path / "nowhere.csv", "text", "label")
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+def test_a_missing_column_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'category'; it has: text, kind"):
         read_rows(write(tmp_path, "text,kind\na,b\n"), "text", "category")
 
@@ -75,13 +82,13 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_way_to_convert_it(tmp_path:
     assert "iconv" in error.value.way_out
 
 
-def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path: Path) -> None:
     data = read_rows(write(tmp_path, "\ufefftext,label\none thing,a\nanother,b\n"), "text", "label")
     assert data.labels == ("a", "b")
 
 
 def test_one_label_is_too_few(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has 1 label in column 'label'; two are the least"):
+    with pytest.raises(DataError, match="has 1 label in column 'label'; two are needed"):
         read_rows(write(tmp_path, "text,label\na,x\nb,x\n"), "text", "label")
 
 
@@ -91,7 +98,7 @@ def test_a_label_as_long_as_a_text_hints_at_swapped_columns(tmp_path: Path) -> N
     assert "column of the classes" in error.value.way_out
 
 
-def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
+def test_dropped_rows_are_counted_by_reason(tmp_path: Path) -> None:
     text = "text,label\n,a\nhello,\nsame,a\nSame!,a\ntorn,a\ntorn,b\nfine,b\n" + "x" * 2001 + ",a\n"
     data = read_rows(write(tmp_path, text), "text", "label")
     assert [row.text for row in data.rows] == ["same", "fine"]
@@ -114,40 +121,40 @@ def test_quoted_commas_and_line_breaks_are_read(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_of_a_label_say_how_many_are_needed() -> None:
-    data = Data(rows(2, 60), ("label-0", "label-1"), {})
+    data = CsvData(rows(2, 60), ("label-0", "label-1"), {})
     with pytest.raises(DataError, match=r"112 are needed: 12 for corrections, 50 live, 50 held out"):
-        split(data, seed=1)
+        split_rows(data, seed=1)
 
 
-def test_parts_are_disjoint_and_balanced_and_no_near_copy_crosses() -> None:
-    data = Data(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
-    parts = split(data, seed=1)
+def test_parts_are_disjoint_and_balanced_and_share_no_near_duplicate() -> None:
+    data = CsvData(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
+    parts = split_rows(data, seed=1)
     assert 100 <= len(parts.held_out) <= 150
     assert len(parts.live) >= 100
     assert 350 <= len(parts.traffic) <= 400
-    for one, others in ((parts.held_out, parts.traffic + parts.live), (parts.live, parts.traffic)):
-        index = NearDuplicates((row.text for row in others), SIMILARITY)
-        assert not any(index.contains(row.text) for row in one)
+    for part, rest in ((parts.held_out, parts.traffic + parts.live), (parts.live, parts.traffic)):
+        index = NearDuplicates((row.text for row in rest), SIMILARITY)
+        assert not any(index.contains(row.text) for row in part)
 
 
-def test_a_near_copy_of_a_held_out_row_goes_nowhere_else() -> None:
+def test_a_near_duplicate_of_a_held_out_row_is_in_no_other_part() -> None:
     made = rows(2, 130)
     marked = tuple(Row(row.text, row.label, "heldout" if n % 2 else "traffic") for n, row in enumerate(made))
     copy = Row(marked[1].text + " !!", marked[1].label, "traffic")
-    parts = split(Data((*marked, copy), ("label-0", "label-1"), {}), seed=3)
+    parts = split_rows(CsvData((*marked, copy), ("label-0", "label-1"), {}), seed=3)
     assert marked[1] in parts.held_out
     assert copy not in parts.traffic + parts.live
 
 
-def test_the_same_seed_splits_the_same_way_and_another_does_not() -> None:
-    data = Data(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
-    assert split(data, seed=1) == split(data, seed=1)
-    assert split(data, seed=1) != split(data, seed=2)
+def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
+    data = CsvData(rows(10, 70), tuple(f"label-{n}" for n in range(10)), {})
+    assert split_rows(data, seed=1) == split_rows(data, seed=1)
+    assert split_rows(data, seed=1) != split_rows(data, seed=2)
 
 
-def test_the_shipped_data_is_enough_for_a_turn() -> None:
+def test_the_shipped_data_is_enough_for_a_loop() -> None:
     data = read_rows(SUPPORT_DESK_DATA, "text", "label")
-    parts = split(data, seed=20)
+    parts = split_rows(data, seed=20)
     assert len(data.labels) == 10
     assert {row.part for row in parts.held_out} == {"heldout"}
     assert "heldout" not in {row.part for row in (*parts.traffic, *parts.live)}
@@ -155,17 +162,17 @@ def test_the_shipped_data_is_enough_for_a_turn() -> None:
     assert len(parts.live) >= 100
 
 
-def test_more_corrections_are_taken_where_they_are_asked_for_and_there_the_rest_is_live() -> None:
-    data = Data(rows(10, 90), tuple(f"label-{n}" for n in range(10)), {})
-    usual, more = split(data, seed=1), split(data, seed=1, corrections=60)
-    for parts, most in ((usual, 40), (more, 60)):
-        assert max(Counter(row.label for row in parts.traffic).values()) == most
+def test_a_higher_maximum_of_corrections_leaves_fewer_live_rows() -> None:
+    data = CsvData(rows(10, 90), tuple(f"label-{n}" for n in range(10)), {})
+    usual, more = split_rows(data, seed=1), split_rows(data, seed=1, corrections=60)
+    for parts, maximum in ((usual, 40), (more, 60)):
+        assert max(Counter(row.label for row in parts.traffic).values()) == maximum
     assert len(more.live) < len(usual.live)
     assert len(more.held_out) == len(usual.held_out)
 
 
 @pytest.mark.parametrize("labels", [2, 3, 10, 30, 77, 100])
-def test_any_number_of_labels_has_a_held_out_part_of_100_to_150_or_one_a_label(labels: int) -> None:
+def test_the_held_out_part_has_100_to_150_rows_or_one_per_label(labels: int) -> None:
     quota = Quota.of(labels)
     assert 1 <= quota.held_out[0] <= quota.held_out[1]
     assert quota.held_out[1] * labels <= 150
@@ -186,9 +193,9 @@ def test_a_name_that_was_used_gets_a_number() -> None:
     assert free_name("desk", set()) == "desk"
 
 
-def test_a_file_of_anybody_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None:
+def test_a_users_file_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None:
     labels = ("yes: please", "no # thanks", "on")
-    spec = apply(tmp_path, "mine", labels)
+    spec = apply_task_file(tmp_path, "mine", labels)
     assert spec.labels == labels
     assert spec.golden == ()
     assert spec.system_prompt == SYSTEM_PROMPT
@@ -196,7 +203,7 @@ def test_a_file_of_anybody_becomes_a_task_with_its_own_labels(tmp_path: Path) ->
 
 
 def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_path: Path) -> None:
-    spec = apply(tmp_path, "support-desk-2", None)
+    spec = apply_task_file(tmp_path, "support-desk-2", None)
     assert spec.name == "support-desk-2"
     assert spec.golden
     assert (tmp_path / "support-desk-2.yaml").exists()

@@ -1,4 +1,4 @@
-"""A whole turn against a small pretended world: what a good candidate, nonsense and a broken step end with."""
+"""A whole loop against simulated services: a good candidate, a candidate of shuffled labels, a step that fails."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
-from rich.console import Console as Terminal
+from rich.console import Console
 
-from deploy.cli.loop import succeeded
-from deploy.demo.settings import LoopSettings
-from deploy.demo.state import Options, Result
+from deploy.demo.clients import UnleashAdmin
+from deploy.demo.errors import StepFailed
+from deploy.demo.report.result import LoopResult
+from deploy.demo.settings import LoopOptions, LoopSettings
 from deploy.demo.steps import live_test as live
-from deploy.demo.steps.cycle import StepBroke
-from deploy.demo.steps.rollback import Flags, prove_rollback
+from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import QUIET_SECONDS
-from deploy.demo.story import play, read_parts
-from deploy.demo.terminal import Show
+from deploy.demo.story import play, read_data
+from deploy.demo.terminal import Terminal
 from schemas.base import utc_now
 from shared.errors import RatchetError
 
@@ -31,7 +31,7 @@ ARM = {
 }  # fmt: skip
 
 
-class World:
+class FakeServices:
     """Gateway, console and scheduler in one transport. It promotes after so many live requests."""
 
     def __init__(self, truth: dict[str, str], gain: float = 0.8, fails: str = "") -> None:
@@ -75,13 +75,13 @@ class World:
         variant = "base"
         if stage == "promoted" and self.flags["primary"]:
             variant = "rollback" if self.flags["rollback"] else "primary"
-        said = self.truth[text] if variant == "primary" or len(self.asked) % 8 == 0 else "nothing"
+        content = self.truth[text] if variant == "primary" or len(self.asked) % 8 == 0 else "nothing"
         headers = {
             "x-ratchet-prediction-id": f"p{len(self.asked)}",
             "x-ratchet-variant": variant,
             "x-ratchet-confidence": "0.1",
         }
-        return httpx.Response(200, json={"choices": [{"message": {"content": said}}]}, headers=headers)
+        return httpx.Response(200, json={"choices": [{"message": {"content": content}}]}, headers=headers)
 
     def queue(self, purpose: str | None) -> list[dict[str, Any]]:
         if purpose:
@@ -152,38 +152,38 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.demo.steps.traffic.QUIET_SECONDS", QUIET_SECONDS / 20)
     monkeypatch.setattr("deploy.demo.steps.cycle.POLL_SECONDS", 0.02)
     monkeypatch.setattr("deploy.demo.reviewers.IDLE_SECONDS", 0.05)
-    monkeypatch.setattr(live, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "STALL_SECONDS", 0.0)
     monkeypatch.setattr(live, "QUIET_SECONDS", 0.5)
 
 
 async def played(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool = False
-) -> tuple[Result, str]:
-    options = Options(report=tmp_path / "report", shuffle_labels=shuffled, prove_rollback=True)
-    data, parts = read_parts(options)
+    services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool = False
+) -> tuple[LoopResult, str]:
+    options = LoopOptions(report=tmp_path / "report", shuffle_labels=shuffled, prove_rollback=True)
+    data, parts = read_data(options)
     small = replace(parts, traffic=parts.traffic[:60], held_out=parts.held_out[:20])
-    world.truth.update({row.text: row.label for row in data.rows})
-    world.tasks = tmp_path / "tasks"
+    services.truth.update({row.text: row.label for row in data.rows})
+    services.tasks = tmp_path / "tasks"
     settings = LoopSettings(home=tmp_path, kafka="127.0.0.1:9", unleash_admin_token="x")
-    client = httpx.AsyncClient(transport=httpx.MockTransport(world))
+    client = httpx.AsyncClient(transport=httpx.MockTransport(services))
     monkeypatch.setattr("httpx.AsyncClient", lambda **_: client)
     output = io.StringIO()
-    show = Show(Terminal(file=output, width=160))
-    return await play(options, settings, data, small, show), output.getvalue()
+    terminal = Terminal(Console(file=output, width=160))
+    return await play(options, settings, data, small, terminal), output.getvalue()
 
 
 @pytest.mark.usefixtures("quick")
 async def test_a_good_candidate_is_promoted_and_the_report_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World({})
-    result, output = await played(world, tmp_path, monkeypatch)
+    services = FakeServices({})
+    result, output = await played(services, tmp_path, monkeypatch)
     assert result.promoted
-    assert succeeded(result)
+    assert result.as_expected
     assert result.after is not None
     assert result.after.accuracy.value == 1.0
-    assert [s.variant for s in result.switched] == ["rollback", "primary", "base", "primary"]
-    assert all(s.in_time for s in result.switched)
+    assert [s.variant for s in result.flag_moves] == ["rollback", "primary", "base", "primary"]
+    assert all(s.in_time for s in result.flag_moves)
     data = json.loads((tmp_path / "report" / "report.json").read_text())
     assert data["promoted"] is True
     assert data["accuracy_before"]["n"] == 20
@@ -192,63 +192,63 @@ async def test_a_good_candidate_is_promoted_and_the_report_says_so(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_held_out_questions_are_asked_twice_and_never_corrected_and_live_ones_once(
+async def test_held_out_questions_are_asked_twice_and_never_corrected_and_live_questions_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World({})
-    await played(world, tmp_path, monkeypatch)
-    held_out = {text for user, text in world.asked if user.startswith("held-out-before")}
-    assert held_out == {text for user, text in world.asked if user.startswith("held-out-after")}
-    texts = {f"p{n}": text for n, (_, text) in enumerate(world.asked, start=1)}
-    assert not held_out & {texts[p] for p in world.corrected}
-    sent_live = [text for user, text in world.asked if user.startswith("live-")]
+    services = FakeServices({})
+    await played(services, tmp_path, monkeypatch)
+    held_out = {text for user, text in services.asked if user.startswith("held-out-before")}
+    assert held_out == {text for user, text in services.asked if user.startswith("held-out-after")}
+    texts = {f"p{n}": text for n, (_, text) in enumerate(services.asked, start=1)}
+    assert not held_out & {texts[p] for p in services.corrected}
+    sent_live = [text for user, text in services.asked if user.startswith("live-")]
     assert len(sent_live) == len(set(sent_live))
-    assert not set(sent_live) & ({text for user, text in world.asked if user.startswith("traffic-")} | held_out)
+    assert not set(sent_live) & ({text for user, text in services.asked if user.startswith("traffic-")} | held_out)
 
 
 @pytest.mark.usefixtures("quick")
 async def test_a_candidate_of_shuffled_labels_is_stopped_by_a_named_gate_with_its_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, output = await played(World({}, gain=-0.05), tmp_path, monkeypatch, shuffled=True)
+    result, output = await played(FakeServices({}, gain=-0.05), tmp_path, monkeypatch, shuffled=True)
     assert not result.promoted
-    assert succeeded(result)
+    assert result.as_expected
     assert result.stopped_by == "evaluation gate min_gain"
     assert "measured -0.05, required >= 0" in result.evidence
     assert "stopped by evaluation gate min_gain" in output
 
 
 @pytest.mark.usefixtures("quick")
-async def test_live_traffic_that_is_used_up_is_said_with_how_far_it_got(
+async def test_a_test_that_used_up_the_live_traffic_reports_how_far_it_got(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World({})
-    monkeypatch.setattr(world, "move", lambda: None)
-    result, _ = await played(world, tmp_path, monkeypatch)
+    services = FakeServices({})
+    monkeypatch.setattr(services, "move", lambda: None)
+    result, _ = await played(services, tmp_path, monkeypatch)
     assert result.stopped_by == "betting test (still in shadow when the live traffic was used up)"
     assert "after 160 live requests" in result.evidence
-    assert not succeeded(result)
+    assert not result.as_expected
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_step_that_broke_is_an_error_and_the_report_says_which(
+async def test_a_step_that_failed_is_an_error_and_in_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StepBroke, match="dataset_builder could not finish dataset: too few"):
-        await played(World({}, fails="dataset_builder"), tmp_path, monkeypatch)
+    with pytest.raises(StepFailed, match="dataset_builder could not finish dataset: too few"):
+        await played(FakeServices({}, fails="dataset_builder"), tmp_path, monkeypatch)
     data = json.loads((tmp_path / "report" / "report.json").read_text())
     assert data["promoted"] is False
     assert "too few" in data["evidence"]
 
 
-async def test_flags_are_put_back_where_the_gateway_does_not_obey(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_flags_are_put_back_if_the_gateway_does_not_obey(monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[tuple[str, bool]] = []
 
-    class Recorded(Flags):
-        async def turn(self, flag: str, on: bool) -> None:
+    class Recorded(UnleashAdmin):
+        async def switch(self, flag: str, on: bool) -> None:
             moves.append((flag, on))
             if on and flag == "rollback":
-                raise RatchetError("Unleash is away")
+                raise RatchetError("Unleash is unavailable")
 
     async def ask() -> Any:
         raise RatchetError("nobody answers")

@@ -1,0 +1,69 @@
+"""How a loop ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deploy.demo.report.measure import Measurement
+
+MAX_SWITCH_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class FlagMove:
+    """A flag that was switched by hand: which, what served afterwards, and how soon."""
+
+    move: str
+    variant: str
+    adapter: str
+    seconds: float
+
+    @property
+    def in_time(self) -> bool:
+        return self.seconds <= MAX_SWITCH_SECONDS
+
+
+@dataclass
+class LearningCycle:
+    """What the cycle's steps announced, as events."""
+
+    cycle_id: str = ""
+    modes: list[dict[str, Any]] = field(default_factory=list)
+    dataset: dict[str, Any] | None = None
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Reason → the number of rows that the dataset builder rejected."""
+    training: dict[str, Any] | None = None
+    evaluation: dict[str, Any] | None = None
+
+
+@dataclass
+class LiveTest:
+    """The candidate's rollout on live traffic. `changes`: its events."""
+
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    labels_at_stage: dict[str, int] = field(default_factory=dict)
+    """Stage → the number of pair labels when it began."""
+    canary_answers: int = 0
+
+
+@dataclass
+class LoopResult:
+    """How a loop ended. Filled step by step, so that a loop that fails still reports the steps before."""
+
+    task: str
+    shuffled: bool = False
+    promoted: bool = False
+    stopped_by: str = ""
+    evidence: str = ""
+    before: Measurement | None = None
+    after: Measurement | None = None
+    cycle: LearningCycle = field(default_factory=LearningCycle)
+    live_test: LiveTest = field(default_factory=LiveTest)
+    flag_moves: list[FlagMove] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def as_expected(self) -> bool:
+        """A good candidate is promoted; one trained on shuffled labels is stopped."""
+        return self.promoted != self.shuffled
