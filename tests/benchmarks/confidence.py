@@ -94,9 +94,7 @@ def unseen(folder: Path) -> list[Row]:
     """Questions that no part of the turn saw, the test file's first, at most `MOST`; in a seeded order."""
     data = read_rows(folder / "train.csv", "text", "category", LABELS)
     parts = split_rows(data, SEED, CORRECTIONS)
-    seen = NearDuplicates(
-        (row.text for part in (parts.traffic, parts.live, parts.held_out) for row in part), SIMILARITY
-    )
+    used = NearDuplicates((row.text for row in (*parts.traffic, *parts.live, *parts.held_out)), SIMILARITY)
     rows = [row for row in read_rows(folder / "test.csv", "text", "category").rows if row.label in data.labels]
     rest = list(data.rows)
     random.Random(SEED).shuffle(rest)
