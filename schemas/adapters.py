@@ -1,4 +1,4 @@
-"""Adapters: what was trained, and how it compares with production before it sees live traffic."""
+"""Events about adapters: what was trained, and how it compares with production before it sees live traffic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.tasks import TaskSpec
 
 
 class AdapterTrained(Event):
-    """A LoRA adapter is in the artifact store under an immutable name. Key: task."""
+    """A LoRA adapter was trained and published in the artifact store under an immutable name. Key: task."""
 
     adapter: Identifier = Field(description="Immutable: task and content hash; also its name in vLLM.")
     uri: str = Field(max_length=2_000)
@@ -37,7 +37,7 @@ class ClassScore(Frozen):
 
 
 class ArmScore(Frozen):
-    """One arm on the frozen evaluation set."""
+    """The scores of one arm on the frozen evaluation set."""
 
     adapter: Identifier | None
     accuracy: Interval
@@ -48,35 +48,35 @@ class ArmScore(Frozen):
 
 
 CALIBRATIONS, CALIBRATION_FILE = "calibrations", "calibration.json"
-"""Where an adapter's calibration lies in the artifact store: the kind of artifact, and the file in its folder."""
+"""Where the artifact store has an adapter's calibration: the kind of artifact, and the file in its folder."""
 
 
 class Calibration(Frozen):
-    """An adapter's map from how sure it says it is to how often it then is right. Classification only.
+    """An adapter's map from its confidence score to how often such answers are right. Classification only.
 
-    It is fitted on the candidate's answers to the evaluation set and lies beside the adapter in the artifact store, as
-    `calibrations/<adapter>/calibration.json`, for good. The score's log-odds x = ln(p / (1 - p)), cut at +-20, go in.
-    `temperature`: the calibrated log-odds are x / temperature. `isotonic`: the calibrated probability lies on the
-    straight line between neighbouring `knots`, and beyond the last ones it stays. Both keep the order of answers.
+    It is fitted on the candidate's answers to the evaluation set and stored permanently in the artifact store, as
+    `calibrations/<adapter>/calibration.json`. Its input is the score's log-odds x = ln(p / (1 - p)), cut at +-20.
+    `temperature`: the calibrated log-odds are x / temperature. `isotonic`: the calibrated probability is interpolated
+    linearly between neighbouring `knots`, and constant beyond the outermost. Both preserve the order of answers.
     """
 
-    name: Identifier = Field(description="Follows from the adapter and the map.")
+    name: Identifier = Field(description="Derived from the adapter and the map.")
     kind: Literal["temperature", "isotonic"]
     temperature: float = Field(default=1.0, gt=0.0)
     knots: tuple[tuple[float, Probability], ...] = Field(
         default=(), max_length=200, description="Log-odds and probability, both ascending."
     )
     answers: int = Field(ge=1, description="How many answers it was fitted on.")
-    mistakes: Probability = Field(default=0.0, description="Share of the judgements taken to be mistakes of people.")
-    ece_before: Probability = Field(description="Expected calibration error of these answers as they were.")
+    mistakes: Probability = Field(default=0.0, description="Estimated share of reviewers' wrong labels.")
+    ece_before: Probability = Field(description="Expected calibration error of these answers before calibration.")
     ece_after: Probability = Field(
-        description="The same, each answer mapped, and the mistakes expected, by a fit that had not seen it."
+        description="The same after calibration, cross-fitted: no answer is mapped by a fit that used it."
     )
 
     @model_validator(mode="after")
-    def _keeps_the_order(self) -> Self:
+    def _preserves_order(self) -> Self:
         if self.kind == "isotonic" and len(self.knots) < 2:
-            raise ValueError("an isotonic calibration needs two knots at least")
+            raise ValueError("an isotonic calibration needs at least two knots")
         for (left, low), (right, high) in pairwise(self.knots):
             if not (left < right and low <= high):
                 raise ValueError(f"knots must ascend: {(left, low)} comes before {(right, high)}")
@@ -84,7 +84,7 @@ class Calibration(Frozen):
 
 
 class AdapterEvaluated(Event):
-    """Candidate and production side by side, with every gate's verdict. Key: task."""
+    """A candidate was compared with production on the evaluation set; every gate has its verdict. Key: task."""
 
     adapter: Identifier
     adapter_uri: str = Field(max_length=2_000)
@@ -100,6 +100,7 @@ class AdapterEvaluated(Event):
     golden_gained: int = Field(default=0, ge=0)
     golden_total: int = Field(default=0, ge=0)
     calibration: Calibration | None = Field(
-        default=None, description="The candidate's; None: a generation, or too few answers with a confidence."
+        default=None,
+        description="The candidate's; None for a generation task or too few answers with a confidence.",
     )
     spec: TaskSpec

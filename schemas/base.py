@@ -1,6 +1,6 @@
-"""What every event has in common, and the small types the families share.
+"""The base class of all events, and the small types that the families of events share.
 
-Events are frozen facts in the past tense. Adding an optional field keeps the version; anything else is a new
+Events are frozen and named in the past tense. Adding an optional field keeps the version; any other change needs a new
 class and a new topic. A consumer ignores fields it does not know, so that a producer may be upgraded first.
 """
 
@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_TEXT = 32_000
-"""Longest text, in characters, that an event carries; the gateway refuses longer bodies at the door."""
+"""Maximum characters of a text in an event; the gateway refuses requests with longer texts."""
 
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Lower case, digits and dashes: it becomes part of flag names, folders and adapter names."""
@@ -24,26 +24,26 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 def utc_now() -> datetime:
-    """Now, with the time zone in it: a naive time never enters an event."""
+    """Return the current time with its time zone: events have no naive times."""
     return datetime.now(UTC)
 
 
 class Frozen(BaseModel):
-    """A value inside an event."""
+    """The base class of values inside an event."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Event(Frozen):
-    """The envelope: which fact, when, about which task and which revision of it."""
+    """The base class of events, with their envelope: id, time, task and task revision."""
 
-    event_id: UUID = Field(default_factory=uuid4, description="Same fact, same id: consumers deduplicate by it.")
+    event_id: UUID = Field(default_factory=uuid4, description="Same event, same id: consumers deduplicate by it.")
     occurred_at: AwareDatetime = Field(default_factory=utc_now)
     task: TaskName
     task_revision: Identifier = Field(
         description="Hash of what makes data comparable: prompt, labels, base model. Revisions are never mixed."
     )
-    cycle_id: Identifier | None = Field(default=None, description="The weekly cycle that this belongs to, if any.")
+    cycle_id: Identifier | None = Field(default=None, description="The weekly cycle that the event belongs to, if any.")
 
 
 class Role(StrEnum):
@@ -53,7 +53,7 @@ class Role(StrEnum):
 
 
 class Message(Frozen):
-    """One chat message. Content is text; other modalities are a new version of the contract."""
+    """One chat message. Its content is text; other modalities need a new version of the contract."""
 
     role: Role
     content: Text
@@ -63,12 +63,12 @@ Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=64)]
 
 
 def input_text(messages: tuple[Message, ...]) -> str:
-    """What was asked: all but the system prompt, which is the same in every input of a task. For comparing inputs."""
+    """Return the text to compare inputs by: all messages but the system prompt, which all inputs of a task share."""
     return "\n".join(message.content for message in messages if message.role is not Role.SYSTEM)
 
 
 class Variant(StrEnum):
-    """Which arm of the rollout answered."""
+    """The arm of the rollout that answered."""
 
     BASE = "base"
     PRIMARY = "primary"
@@ -83,7 +83,7 @@ class Gate(Frozen):
     name: Identifier
     passed: bool
     measured: float | None = None
-    required: str = Field(description="The bar in words, e.g. `>= 0.05`.", max_length=200)
+    required: str = Field(description="The threshold in words, e.g. `>= 0.05`.", max_length=200)
     detail: str = Field(default="", max_length=2_000)
 
 

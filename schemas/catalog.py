@@ -1,7 +1,7 @@
-"""Every topic: its event, its producers and consumers, its key, partitions and retention.
+"""Every topic: its event, producers, consumers, key, partitions and retention; and the dead-letter topics.
 
-Services subscribe and publish through this list only, so it cannot drift from what runs. Consumers that read a
-compacted topic as a table (its last value per key) are listed as any other consumer.
+Services subscribe and publish through this list only, so it cannot differ from what runs. Consumers that read a
+compacted topic as a table (its last value per key) are listed like any other consumer.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _FOREVER = timedelta(milliseconds=-1)
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of the contract. `key` is the event's attribute that picks the partition.
+    """One topic of the contract. `key` is the event's attribute that selects the partition.
 
-    No producers: applications write to it, from outside.
+    A topic without producers is written by applications, from outside.
     """
 
     name: str
@@ -123,25 +123,25 @@ _BY_EVENT = {topic.event: topic for topic in TOPICS}
 
 
 def topic_of(event: type[Event]) -> Topic:
-    """The topic that carries this class of event. Raises KeyError for a class that is not in the catalog."""
+    """Return the topic of an event class. Raises KeyError for a class that is not in the catalog."""
     return _BY_EVENT[event]
 
 
 def topic_named(name: str) -> Topic:
-    """The topic of this name. Raises KeyError with the name if the catalog has none."""
+    """Return the topic of this name. Raises KeyError with the name if the catalog has none."""
     return _BY_NAME[name]
 
 
 def key_of(event: Event) -> str:
-    """The record key: the attribute that the catalog names for this event."""
+    """Return the record key of an event: the attribute that the catalog names."""
     return str(getattr(event, topic_of(type(event)).key))
 
 
 def topics_consumed_by(service: str) -> tuple[Topic, ...]:
-    """The topics that this service reads."""
+    """Return the topics that a service reads."""
     return tuple(topic for topic in TOPICS if service in topic.consumers)
 
 
 def topics_produced_by(service: str) -> tuple[Topic, ...]:
-    """The topics that this service writes."""
+    """Return the topics that a service writes."""
     return tuple(topic for topic in TOPICS if service in topic.producers)

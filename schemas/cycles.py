@@ -1,4 +1,4 @@
-"""The weekly cycle: its start, its end, and every step that is late, failed or on its way."""
+"""Events about the weekly cycle: its start, its end, and steps that progress or fail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schemas.base import Event, Frozen, Identifier, Probability
 
 
 class PartitionFence(Frozen):
-    """Records below `offset` are inside the cycle; the first one outside has this offset."""
+    """The end of a cycle's inputs in one partition: records below `offset` belong to the cycle."""
 
     topic: Identifier
     partition: int = Field(ge=0)
@@ -23,7 +23,7 @@ Step = Literal["failures", "dataset", "training", "evaluation", "rollout"]
 
 
 class CycleStarted(Event):
-    """A turn of the wheel begins. The fence makes its inputs the same whenever it is run. Key: task."""
+    """A cycle started. The fence makes its inputs the same whenever its steps run. Key: task."""
 
     trigger: Literal["cron", "command"]
     data_cutoff: AwareDatetime = Field(description="Predictions logged after it may judge the cycle's candidate.")
@@ -31,7 +31,7 @@ class CycleStarted(Event):
 
 
 class CycleFinished(Event):
-    """How it ended: the candidate was promoted or rejected, or a step failed. Key: task."""
+    """A cycle ended: the candidate was promoted or rejected, or a step failed. Key: task."""
 
     outcome: Literal["promoted", "rejected", "failed"]
     reason: str = Field(max_length=2_000)
@@ -40,7 +40,7 @@ class CycleFinished(Event):
 
 
 class StepProgressed(Event):
-    """A long step says how far it is: for progress bars, and to tell slow from stalled. Key: task."""
+    """A long step reported its progress: for progress bars, and to distinguish slow from stalled. Key: task."""
 
     step: Step
     done: float = Field(ge=0.0)
@@ -49,7 +49,7 @@ class StepProgressed(Event):
 
 
 class StepFailed(Event):
-    """A step cannot finish. Without this a failure would look like a stall. Key: task."""
+    """A step failed. Without this event a failure would look like a stall. Key: task."""
 
     service: Identifier
     step: Step

@@ -1,4 +1,4 @@
-"""Datasets: a version of the training and the evaluation set, in the artifact store."""
+"""Events and files of datasets: versions of the training and evaluation set, in the artifact store."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class RejectedCount(Frozen):
 
 
 class DatasetBuilt(Event):
-    """A dataset passed its gates: a folder of train.jsonl, eval.jsonl, rejected.jsonl, manifest.json. Key: task."""
+    """A dataset passed its gates: train.jsonl, eval.jsonl, rejected.jsonl and manifest.json in a folder. Key: task."""
 
-    dataset_id: Identifier = Field(description="Task and content hash: the same rows have the same name.")
+    dataset_id: Identifier = Field(description="Task and content hash: the same rows get the same id.")
     uri: str = Field(max_length=2_000)
     train_examples: int = Field(ge=1)
     eval_examples: int = Field(ge=1)
     rejected: tuple[RejectedCount, ...] = ()
     gates: tuple[Gate, ...] = ()
     data_cutoff: AwareDatetime
-    spec: TaskSpec = Field(description="The task as it was at the build: training needs no look-up.")
+    spec: TaskSpec = Field(description="The task at the time of the build, so that training needs no look-up.")
 
 
 class Example(Frozen):
     """One line of train.jsonl and eval.jsonl: a published, read-only format.
 
-    `messages` ends with the assistant's answer. `group` is the same for near-copies, which never straddle a split.
+    `messages` ends with the assistant's answer. Near-duplicates have the same `group`, which is never split.
     """
 
     example_id: Identifier
@@ -37,8 +37,8 @@ class Example(Frozen):
     group: Identifier
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
-    user_hash: Identifier | None = Field(default=None, description="Keyed hash of who asked: what to forget by.")
-    predicted_at: AwareDatetime | None = Field(default=None, description="When it was asked.")
+    user_hash: Identifier | None = Field(default=None, description="Keyed hash of the user, for erasure.")
+    predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made.")
 
     @property
     def prompt(self) -> Messages:
@@ -61,7 +61,7 @@ class RejectedExample(Frozen):
 
 
 class DatasetManifest(Frozen):
-    """manifest.json: what made this version, and how it splits."""
+    """manifest.json: what this version was built from, and how it is split."""
 
     dataset_id: Identifier
     task: Identifier

@@ -1,4 +1,4 @@
-"""What people are asked, and what they answered."""
+"""Events about labels: what reviewers are asked, and what they answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.base import Event, Identifier, Messages, Probability, Text
 
 
 class Purpose(StrEnum):
-    """Why a person is asked. Only tickets (`discordant_pair`) may count in a promotion."""
+    """Why a reviewer is asked. Only tickets (`discordant_pair`) may count in a promotion."""
 
     LOW_CONFIDENCE = "low_confidence"
     FEEDBACK = "feedback"
@@ -23,8 +23,8 @@ class Purpose(StrEnum):
 class LabelRequested(Event):
     """One question for the review queue. Key: prediction_id.
 
-    For a pair, `answers` holds both arms' answers in random order and nothing says which is whose: the reviewer
-    is blind, and so is every event that the reviewer's page reads.
+    For a pair, `answers` holds both arms' answers in random order, and no field says which arm gave which: the
+    reviewer is blind, and so is every event that the reviewer's page reads.
     """
 
     request_id: Identifier
@@ -35,14 +35,14 @@ class LabelRequested(Event):
     labels: tuple[str, ...] = Field(default=(), max_length=500, description="Allowed answers; empty: free text.")
     priority: float = Field(default=0.0, description="Higher first: one minus confidence, for example.")
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
-    overlap: int = Field(default=1, ge=1, le=5, description="How many people are asked the same question.")
+    overlap: int = Field(default=1, ge=1, le=5, description="How many reviewers are asked the same question.")
     ticket_id: Identifier | None = None
-    user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, to forget by.")
-    predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, to forget by.")
+    user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
+    predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
 
     @property
     def happened_at(self) -> datetime:
-        """The moment that forgetting goes by: the question is made later than what it quotes."""
+        """The time that erasure goes by: that of the prediction, since the question is made later."""
         return self.predicted_at or self.occurred_at
 
     @model_validator(mode="after")
@@ -53,7 +53,7 @@ class LabelRequested(Event):
 
 
 class CorrectionSubmitted(Event):
-    """A person's answer, with what was asked echoed, so that nobody needs to look it up. Key: prediction_id.
+    """A reviewer's answer, with the question repeated, so that no consumer needs to look it up. Key: prediction_id.
 
     Exactly one of `label` (what the answer should have been) and `preference` (which side of a pair) is given.
     """
@@ -70,14 +70,14 @@ class CorrectionSubmitted(Event):
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
     overlap: int = Field(default=1, ge=1, le=5)
     ticket_id: Identifier | None = None
-    user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, to forget by.")
-    predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, to forget by.")
-    redactions: int = Field(default=0, ge=0, description="Pieces of personal data replaced in what was typed.")
-    seconds: float | None = Field(default=None, ge=0.0, description="From shown to answered.")
+    user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
+    predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
+    redactions: int = Field(default=0, ge=0, description="Personal data replaced in the reviewer's text.")
+    seconds: float | None = Field(default=None, ge=0.0, description="Time from showing the question to the answer.")
 
     @property
     def happened_at(self) -> datetime:
-        """The moment that forgetting goes by: the answer is given later than what it quotes was asked."""
+        """The time that erasure goes by: that of the prediction, since the answer is given later."""
         return self.predicted_at or self.occurred_at
 
     @model_validator(mode="after")

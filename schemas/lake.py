@@ -1,8 +1,8 @@
-"""The lake's tables: published, read-only contracts. Each row model is one table's columns.
+"""The lake's tables, a published, read-only contract. Each row model has the columns of one table.
 
-`predictions`, `feedback` and `requests` are partitioned by task and date and hold each fact once, whatever the
-deliveries. `forgotten` holds who asked to be forgotten: what is theirs is not in the other tables, and a reader that
-kept copies drops them by it. A new column is nullable and comes last; readers ignore what they do not know.
+`predictions`, `feedback` and `requests` are partitioned by task and date and hold each event once, however often it is
+delivered. `forgotten` holds who asked for erasure: their rows are not in the other tables, and a reader drops its
+copies by it. A new column is nullable and comes last; readers ignore columns that they do not know.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ FORGOTTEN = "forgotten"
 
 
 class PredictionRow(Frozen):
-    """One answer. `messages` is the JSON of the conversation as the model saw it.
+    """One answer. `messages` is the JSON of the conversation as the model received it.
 
-    `confidence` is the event's `confidence.score`, `confidence_raw` the same before calibration where there is one.
+    `confidence` is the event's `confidence.score`; `confidence_raw` is the score before calibration, if any.
     """
 
     prediction_id: str
@@ -65,7 +65,7 @@ class FeedbackRow(Frozen):
 
 
 class RequestRow(Frozen):
-    """One request as the gateway saw it, failed ones too; no text."""
+    """One request at the gateway, whether it succeeded or failed; without text."""
 
     event_id: str
     prediction_id: str
@@ -82,7 +82,7 @@ class RequestRow(Frozen):
 
 
 class ForgottenRow(Frozen):
-    """Who asked to be forgotten, in which task. Not partitioned."""
+    """A user of a task who asked for erasure. Not partitioned."""
 
     task: str
     subject_hash: str

@@ -1,4 +1,4 @@
-"""What production answered, what users thought of it, and what was seen of each request."""
+"""Events about production: answers, users' feedback, requests, hourly roll-ups and erasure."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from schemas.base import Event, Frozen, Identifier, Messages, Probability, Text,
 
 
 class Confidence(Frozen):
-    """How sure the model was, from its own token log-probabilities.
+    """How sure the model was, computed from the log-probabilities of its tokens.
 
-    `score` for a classification: the probability of the answered label among the task's labels, by the adapter's
-    calibration where it has one; for a generation: the geometric mean of its tokens' probabilities. None: the
-    upstream gave no log-probabilities. `shared/model/confidence.py` says how each is measured.
+    `score` of a classification is the probability of the answered label among the task's labels, calibrated where the
+    adapter has a calibration; of a generation, the geometric mean of its tokens' probabilities; None where the
+    upstream reported no log-probabilities. `shared/model/confidence.py` says how each field is computed.
     """
 
     score: Probability | None = None
     logprob: float | None = Field(default=None, le=0.0, description="Sum over the answer's tokens, in nats.")
     tokens: int = Field(default=0, ge=0)
-    raw: Probability | None = Field(default=None, description="The score before calibration; None: it had none.")
+    raw: Probability | None = Field(default=None, description="The score before calibration; None without one.")
     margin: float | None = Field(
-        default=None, ge=-1.0, le=1.0, description="Label: its probability less that of the next one, uncalibrated."
+        default=None, ge=-1.0, le=1.0, description="Label: its probability minus that of the runner-up, uncalibrated."
     )
     entropy: Probability | None = Field(
-        default=None, description="Label: how spread the probability is; 1: all labels are as probable. Uncalibrated."
+        default=None,
+        description="Label: normalised entropy over the labels; 1: all equally probable. Uncalibrated.",
     )
     outside: Probability | None = Field(
         default=None,
-        description="Label: the probability that, left free, the answer begins like none of the labels. Near 0 where "
-        "the engine reports only what its constraint has left, as vLLM does.",
+        description="Label: the probability that an unconstrained answer begins like none of the labels. Near 0 where "
+        "the engine reports only the tokens that its constraint allows, as vLLM does.",
     )
     uncertain_share: Probability | None = Field(
-        default=None, description="Generation: the share of tokens that had a probability under one half."
+        default=None, description="Generation: the share of tokens with a probability under one half."
     )
-    calibration: Identifier | None = Field(default=None, description="The calibration that made `score` of `raw`.")
+    calibration: Identifier | None = Field(default=None, description="The calibration that turned `raw` into `score`.")
 
 
 class PredictionLogged(Event):
-    """One answer that an application was given. Key: prediction_id."""
+    """An application was given an answer. Key: prediction_id."""
 
     prediction_id: Identifier
-    messages: Messages = Field(description="The conversation exactly as the model saw it, system prompt included.")
+    messages: Messages = Field(description="The conversation exactly as the model received it, system prompt included.")
     answer: Text
-    model: Identifier = Field(description="What the upstream was asked for: the base model or an adapter's name.")
-    adapter: Identifier | None = Field(default=None, description="None: the base model itself answered.")
+    model: Identifier = Field(description="The model requested from the upstream: the base model or an adapter's name.")
+    adapter: Identifier | None = Field(default=None, description="None: the base model answered.")
     variant: Variant
     confidence: Confidence = Confidence()
     user_hash: Identifier | None = Field(default=None, description="Keyed hash of the application's user.")
@@ -59,20 +60,20 @@ class PredictionLogged(Event):
 
 
 class PredictionSubmitted(Event):
-    """An answer that an application made elsewhere and sends straight to Kafka, as it is. Key: prediction_id.
+    """An application submitted an answer that it made elsewhere, directly to Kafka. Key: prediction_id.
 
-    It is the one event that may hold personal data, so its topic keeps it for a day only. The gateway's shipper
-    redacts it and says `PredictionLogged`; nobody else reads it. The same prediction_id again is the same fact.
-    `task_revision` may be `current`: then it is the revision that the task has on arrival.
+    It is the only event that may hold personal data, so its topic's retention is a day. The gateway's shipper, its only
+    consumer, redacts it and publishes `PredictionLogged`. The same prediction_id again is the same prediction.
+    `task_revision` may be `current`: the revision that the task has on arrival.
     """
 
-    prediction_id: Identifier = Field(description="The application's own id of this answer, unique within the task.")
+    prediction_id: Identifier = Field(description="The application's own id of the answer, unique within the task.")
     messages: Messages
     answer: Text
     model: Identifier = "external"
     adapter: Identifier | None = None
     confidence: Confidence = Confidence()
-    user: Identifier | None = Field(default=None, description="The application's user; stored only as a keyed hash.")
+    user: Identifier | None = Field(default=None, description="The application's user; stored as a keyed hash only.")
     latency_ms: float = Field(default=0.0, ge=0.0)
     prompt_tokens: int = Field(default=0, ge=0)
     answer_tokens: int = Field(default=0, ge=0)
@@ -80,7 +81,7 @@ class PredictionSubmitted(Event):
 
 
 class FeedbackGiven(Event):
-    """What a user or an application said of an answer. Key: prediction_id."""
+    """A user or an application gave feedback on an answer. Key: prediction_id."""
 
     prediction_id: Identifier
     kind: Literal["thumbs", "accepted", "edited", "label"]
@@ -91,7 +92,7 @@ class FeedbackGiven(Event):
 
 
 class RequestObserved(Event):
-    """A thin line per request, failures too, for the guards of a canary. Key: prediction_id."""
+    """A request was answered or failed: what a canary's guards need of it, without text. Key: prediction_id."""
 
     prediction_id: Identifier
     variant: Variant
@@ -108,10 +109,10 @@ class LabelCount(Frozen):
 
 
 class LatencySketch(Frozen):
-    """A DDSketch (Masson, Rim & Lee 2019) of latencies: sketches of hours add up to the sketch of a day.
+    """A DDSketch (Masson, Rim & Lee 2019) of latencies, which can be merged: hours add up to a day.
 
-    A latency of x ms > 0 is counted in bucket ceil(log_gamma(x)); a quantile read from the buckets is off by at most
-    (gamma - 1) / (gamma + 1) of itself. `indexes` and `counts` are parallel, indexes ascending.
+    A latency of x ms > 0 is counted in bucket ceil(log_gamma(x)); the relative error of a quantile is at most
+    (gamma - 1) / (gamma + 1). `indexes`, ascending, and `counts` are parallel.
     """
 
     gamma: float = Field(default=1.04, gt=1.0)
@@ -121,7 +122,7 @@ class LatencySketch(Frozen):
 
 
 def merged_sketch(sketches: Iterable[LatencySketch]) -> LatencySketch:
-    """The sketch of all the latencies in `sketches`. Raises ValueError if they have different buckets."""
+    """Return the sketch of all latencies in `sketches`. Raises ValueError if their gammas differ."""
     counts: Counter[int] = Counter()
     zeros, gammas = 0, set()
     for sketch in sketches:
@@ -129,7 +130,7 @@ def merged_sketch(sketches: Iterable[LatencySketch]) -> LatencySketch:
         zeros += sketch.zeros
         gammas.add(sketch.gamma)
     if len(gammas) > 1:
-        raise ValueError(f"sketches of different gammas do not add up: {sorted(gammas)}")
+        raise ValueError(f"sketches with different gammas cannot be merged: {sorted(gammas)}")
     indexes = sorted(counts)
     return LatencySketch(
         gamma=gammas.pop() if gammas else LatencySketch().gamma,
@@ -140,7 +141,7 @@ def merged_sketch(sketches: Iterable[LatencySketch]) -> LatencySketch:
 
 
 def sketch_quantile(sketch: LatencySketch, q: float) -> float:
-    """The latency in ms below which a share `q` in [0, 1] lies (the lower of two neighbours); 0 without any."""
+    """Return the `q`-quantile in ms, `q` in [0, 1] (the lower of two neighbours); 0 for an empty sketch."""
     if not sketch.counts:
         return 0.0
     rank = q * (sketch.zeros + sum(sketch.counts) - 1)
@@ -153,7 +154,7 @@ def sketch_quantile(sketch: LatencySketch, q: float) -> float:
 
 
 class PredictionsRolledUp(Event):
-    """Counts of one hour of one variant, restated as late rows arrive: the last value wins. Key: task."""
+    """One hour of one variant was counted, again whenever late rows arrive: the last value wins. Key: task."""
 
     hour: AwareDatetime
     variant: Variant
@@ -164,11 +165,11 @@ class PredictionsRolledUp(Event):
     latency_ms_p50: float = Field(ge=0.0)
     latency_ms_p95: float = Field(ge=0.0)
     latency: LatencySketch = LatencySketch()
-    requests: int = Field(default=0, ge=0, description="Requests observed in this hour, failed ones too.")
-    errors: int = Field(default=0, ge=0, description="Of them, those answered with a status of 500 or more.")
+    requests: int = Field(default=0, ge=0, description="Requests in this hour, including failed ones.")
+    errors: int = Field(default=0, ge=0, description="Requests answered with a status of 500 or more.")
 
 
 class SubjectForgotten(Event):
-    """A person asked to be forgotten. Durable: applied at every replay and build. Key: task."""
+    """A user asked for erasure. Durable: applied at every replay and build. Key: task."""
 
     subject_hash: Identifier

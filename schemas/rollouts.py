@@ -1,4 +1,4 @@
-"""Shadow pairs and rollouts: the live proof, and who serves."""
+"""Events about rollouts: shadow pairs as evidence, and which adapter serves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.tasks import TaskSpec
 
 
 class ShadowCompared(Event):
-    """One eligible pair: production's answer and the candidate's on the same live input. Key: prediction_id."""
+    """An eligible pair was made: production's and the candidate's answer to the same live input. Key: prediction_id."""
 
     pair_id: Identifier
     rollout_id: Identifier
@@ -20,7 +20,7 @@ class ShadowCompared(Event):
     production_adapter: Identifier | None
     candidate_adapter: Identifier
     production_answer: Text
-    candidate_answer: Text | None = Field(description="None: the candidate erred or timed out, which is a loss.")
+    candidate_answer: Text | None = Field(description="None: the candidate failed or timed out: a loss.")
     agree: bool
     user_hash: Identifier | None = None
     logged_at: AwareDatetime
@@ -36,10 +36,10 @@ class Stage(StrEnum):
 
 
 class Evidence(Frozen):
-    """What the betting test saw when it decided. Wealth is recomputed from these counts alone."""
+    """What the betting test's decision was based on. Wealth is recomputed from these counts alone."""
 
     wins: int = Field(default=0, ge=0)
-    ties: int = Field(default=0, ge=0, description="Pairs that agree, or that are both right or both wrong.")
+    ties: int = Field(default=0, ge=0, description="Pairs that agree, or whose answers are both right or both wrong.")
     losses: int = Field(default=0, ge=0)
     pending: int = Field(default=0, ge=0, description="Tickets without a label: counted as losses.")
     wealth: float = Field(default=1.0, ge=0.0)
@@ -49,15 +49,15 @@ class Evidence(Frozen):
 
 
 class RolloutChanged(Event):
-    """Where a candidate stands and who serves. Compacted: the last value per task is the truth. Key: task."""
+    """A candidate's stage or the serving adapter changed. Compacted: the last value per task holds. Key: task."""
 
     rollout_id: Identifier
     stage: Stage
-    primary_adapter: Identifier | None = Field(description="Who serves everyone now; None: the base model.")
+    primary_adapter: Identifier | None = Field(description="The adapter that serves everyone; None: the base model.")
     previous_adapter: Identifier | None = None
     candidate_adapter: Identifier
     candidate_uri: str = Field(max_length=2_000)
-    dataset_uri: str = Field(max_length=2_000, description="The candidate's training rows, to tell near-copies.")
+    dataset_uri: str = Field(max_length=2_000, description="The candidate's training rows, to detect near-duplicates.")
     data_cutoff: AwareDatetime
     evidence: Evidence
     reason: str = Field(max_length=2_000)

@@ -1,6 +1,6 @@
-"""A task: what an application asks, on which base model, with which labels and thresholds.
+"""Tasks: what an application asks, on which base model, with which labels and thresholds.
 
-One YAML file a task (`deploy/tasks/<task>.yaml`) is parsed into `TaskSpec`; every change of it is an event.
+One YAML file per task (`deploy/tasks/<task>.yaml`) is parsed into `TaskSpec`; every change of it is an event.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class TaskKind(StrEnum):
 
 
 class _Section(BaseModel):
-    """Part of the YAML: an unknown key is a mistake of the writer, not a newer contract."""
+    """The base class of the YAML's sections: an unknown key is an error of the author, not a newer contract."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TrainingSettings(_Section):
-    """LoRA fine-tuning. The defaults are for 7–8B models; a demonstration overrides some."""
+    """Settings of LoRA fine-tuning. The defaults suit 7–8B models."""
 
     method: Annotated[str, StringConstraints(pattern="^lora$")] = "lora"
     r: int = Field(default=16, ge=1, le=256)
@@ -45,11 +45,11 @@ class TrainingSettings(_Section):
     max_length: int = Field(default=2048, ge=16, le=131_072, description="Tokens of prompt and answer together.")
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
     seed: int = 20
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; None: all cores but none on a GPU.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; None: all cores, and none on a GPU.")
 
 
 class DatasetSettings(_Section):
-    """What a training set must be before anything is trained on it."""
+    """The gates of a training set, and how it is split."""
 
     eval_share: float = Field(default=0.2, gt=0.0, lt=1.0)
     min_examples: int = Field(default=50, ge=2, description="Fewer accepted training examples stop the cycle.")
@@ -59,47 +59,49 @@ class DatasetSettings(_Section):
     max_answer_chars: int = Field(default=8_000, ge=1)
     near_copy_similarity: Probability = Field(default=0.8, description="Jaccard of character 4-shingles.")
     max_age_days: int | None = Field(
-        default=None, ge=1, description="Corrections of older predictions train no more and are deleted; empty: kept."
+        default=None,
+        ge=1,
+        description="Corrections of older predictions are deleted and not trained on; empty: never.",
     )
     seed: int = 20
 
 
 class FailureSettings(_Section):
-    """Which predictions are suspects, and how they are grouped into failure modes."""
+    """Which predictions are suspects, and how they are clustered into failure modes."""
 
     confidence_threshold: Probability = Field(default=0.6, description="Below it, a prediction is a suspect.")
     min_cluster_size: int = Field(default=8, ge=2)
     min_samples: int = Field(default=2, ge=1)
-    same_mode_cosine: Probability = Field(default=0.85, description="Centroids this near are the same mode.")
-    review_budget_per_day: int = Field(default=2_000, ge=0, description="Most labels asked of people in a day.")
-    overlap_share: Probability = Field(default=0.1, description="Share of questions put to two people.")
+    same_mode_cosine: Probability = Field(default=0.85, description="Minimum similarity of centroids of one mode.")
+    review_budget_per_day: int = Field(default=2_000, ge=0, description="Maximum labels requested per day.")
+    overlap_share: Probability = Field(default=0.1, description="Share of questions that two reviewers answer.")
 
 
 class EvaluationSettings(_Section):
-    """The offline gates. All must pass before a candidate sees a single live input."""
+    """The offline gates. All must pass before a candidate answers a single live input."""
 
-    min_gain: float = Field(default=0.0, ge=-1.0, le=1.0, description="Accuracy gain over production, at least.")
+    min_gain: float = Field(default=0.0, ge=-1.0, le=1.0, description="Minimum accuracy gain over production.")
     min_accuracy: Probability = 0.0
-    max_golden_net_loss: Probability = Field(default=0.05, description="Golden answers lost minus gained, share.")
-    max_failed_share: Probability = Field(default=0.02, description="Requests that errored or timed out.")
+    max_golden_net_loss: Probability = Field(default=0.05, description="Share of golden answers lost minus gained.")
+    max_failed_share: Probability = Field(default=0.02, description="Share of requests that failed or timed out.")
 
 
 class RolloutSettings(_Section):
-    """How wealth buys exposure. See the deployer's `domain.py` for the statistics."""
+    """How much evidence (wealth) a candidate needs for more traffic. The statistics are in the deployer."""
 
     yearly_false_promotion: float = Field(default=0.05, gt=0.0, lt=1.0, description="Alpha of a whole year.")
     cycles_per_year: int = Field(default=52, ge=1)
     canary_wealth: float = Field(default=20.0, gt=1.0)
     canary_percent: int = Field(default=5, ge=1, le=100)
-    min_canary_requests: int = Field(default=50, ge=0, description="Canary answers seen before everyone gets it.")
-    max_labels: int = Field(default=300, ge=1, description="Tickets a candidate may spend before it is dropped.")
-    max_error_ratio: float = Field(default=1.5, gt=1.0, description="Canary errors this many times primary's.")
+    min_canary_requests: int = Field(default=50, ge=0, description="Canary answers required for a promotion.")
+    max_labels: int = Field(default=300, ge=1, description="Tickets a candidate may use before it is rejected.")
+    max_error_ratio: float = Field(default=1.5, gt=1.0, description="Maximum ratio of error rates, canary to primary.")
     shadow_percent: int = Field(default=100, ge=1, le=100)
     shadow_requests_per_day: int = Field(default=50_000, ge=1)
 
 
 class ExtraPattern(_Section):
-    """Personal data of the task's own kind: a customer number, say."""
+    """A pattern of personal data that is special to the task, such as a customer number."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
     regex: Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -116,15 +118,15 @@ class ExtraPattern(_Section):
 
 
 class RedactionSettings(_Section):
-    """Personal data is replaced by made-up data of the same shape before anything is stored."""
+    """How personal data is replaced by surrogates of the same shape before anything is stored."""
 
     enabled: bool = True
-    names: bool = Field(default=True, description="People's names too, found by a model; off: patterns only.")
+    names: bool = Field(default=True, description="Also names of people, found by a model; off: patterns only.")
     patterns: tuple[ExtraPattern, ...] = Field(default=(), max_length=20)
 
 
 class Prices(_Section):
-    """For the cost report, in one currency."""
+    """Prices for the cost report, in one currency."""
 
     currency: str = Field(default="USD", max_length=3)
     gpu_hour: float = Field(default=0.0, ge=0.0)
@@ -133,14 +135,14 @@ class Prices(_Section):
 
 
 class GoldenExample(_Section):
-    """A question whose answer must not be lost."""
+    """A question that every candidate must still answer correctly."""
 
     text: Text
     label: Text
 
 
 class TaskSpec(_Section):
-    """One task, whole. `golden` is read from the file that `golden_file` names, beside the YAML."""
+    """The complete specification of a task. `golden` is read from `golden_file`, which is beside the YAML."""
 
     name: TaskName
     kind: TaskKind
@@ -149,7 +151,7 @@ class TaskSpec(_Section):
     labels: tuple[Label, ...] = Field(default=(), max_length=500)
     max_answer_tokens: int = Field(default=256, ge=1, le=32_768)
     cron: Identifier = "0 3 * * 1"
-    step_timeout_minutes: int = Field(default=240, ge=1, description="A step that takes longer is reported late.")
+    step_timeout_minutes: int = Field(default=240, ge=1, description="A step that takes longer is reported as late.")
     failures: FailureSettings = FailureSettings()
     dataset: DatasetSettings = DatasetSettings()
     training: TrainingSettings = TrainingSettings()
@@ -158,7 +160,7 @@ class TaskSpec(_Section):
     prices: Prices = Prices()
     redaction: RedactionSettings = RedactionSettings()
     retention_days: int | None = Field(
-        default=None, ge=1, description="Older predictions, and what waits for people of them, go; empty: kept."
+        default=None, ge=1, description="Retention of predictions and of their open review questions; empty: forever."
     )
     golden_file: Identifier | None = None
     golden: tuple[GoldenExample, ...] = Field(default=(), max_length=5_000)
@@ -178,7 +180,7 @@ class TaskSpec(_Section):
 
     @property
     def revision(self) -> str:
-        """Hash (12 hex) of what makes answers comparable: kind, base model, prompt and labels; not thresholds."""
+        """Hash (12 hex digits) of what makes answers comparable: kind, base model, prompt, labels; not thresholds."""
         comparable = {
             "kind": self.kind, "base_model": self.base_model, "system_prompt": self.system_prompt,
             "labels": sorted(self.labels),
@@ -187,6 +189,6 @@ class TaskSpec(_Section):
 
 
 class TaskChanged(Event):
-    """The task as it is from now on. The topic is compacted: its last value per task is the truth."""
+    """A task was created or changed. Compacted: the last value per task holds. Key: task."""
 
     spec: TaskSpec

@@ -124,7 +124,7 @@ async def test_background_work_goes_on_and_only_a_bug_leaves_a_trace(
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with caplog.at_level(logging.WARNING):
-        await shared.service._run_run_forever("log", work)
+        await shared.service._run_forever("log", work)
     assert slept == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     assert [bool(record.exc_info) for record in caplog.records] == [traced] * 7
     assert str(error) in caplog.text
