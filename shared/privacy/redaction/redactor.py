@@ -1,4 +1,4 @@
-"""Redaction: personal data in texts is replaced by made-up data before anything of them is stored."""
+"""Replaces personal data in texts by surrogates, before any of it is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 from schemas.tasks import RedactionSettings
 from shared.privacy.redaction.detect.addresses import find_addresses
-from shared.privacy.redaction.detect.custom_patterns import find_extra
+from shared.privacy.redaction.detect.custom_patterns import find_custom_patterns
 from shared.privacy.redaction.detect.patterns import find_patterns
 from shared.privacy.redaction.detect.people import People
 from shared.privacy.redaction.replace.surrogates import Surrogates
@@ -18,7 +18,7 @@ from shared.privacy.redaction.spans import TextSpan, without_overlaps
 
 @dataclass(frozen=True)
 class Rules:
-    """What a task wants redacted. `patterns`: (name, regular expression) of its own kinds of personal data."""
+    """What a task wants redacted. `patterns`: (name, regular expression) of the task's own kinds of personal data."""
 
     enabled: bool = True
     names: bool = True
@@ -26,13 +26,13 @@ class Rules:
 
     @classmethod
     def of(cls, settings: RedactionSettings) -> Self:
-        """The rules that a task's settings ask for."""
+        """Build the rules of a task's settings."""
         return cls(settings.enabled, settings.names, tuple((p.name, p.regex) for p in settings.patterns))
 
 
 @dataclass(frozen=True)
 class Redacted:
-    """A text without personal data; how many pieces were replaced, and how many of each kind."""
+    """A text without personal data, and how many pieces were replaced, in all and by kind."""
 
     text: str
     count: int
@@ -40,16 +40,16 @@ class Redacted:
 
 
 class TextRedactor(Protocol):
-    """What replaces the personal data in texts; `Redactor` is the one implementation outside tests."""
+    """What services need of a `Redactor`; tests have their own."""
 
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
 
 
 class Redactor:
-    """Not for use by two threads at once. Takes about 3 s of CPU to warm up and 250 MB; build one per process."""
+    """Finds and replaces personal data. Build one per process (250 MB, 3 s of CPU to warm up). Not thread-safe."""
 
     def __init__(self, key: bytes) -> None:
-        """`key`: at least 16 secret bytes; the same key gives the same surrogates."""
+        """Take a `key` of at least 16 secret bytes; the same key gives the same surrogates."""
         self._surrogates = Surrogates(key)
         self._people: People | None = None
 
@@ -67,7 +67,7 @@ class Redactor:
         ]
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
-        """What is personal in each text: disjoint spans, sorted."""
+        """Find the personal data of each text: disjoint spans, sorted."""
         found: list[list[TextSpan]] = [[] for _ in texts]
         if rules.names and texts:
             self._people = self._people or People()
@@ -76,7 +76,7 @@ class Redactor:
             spans.extend(find_patterns(text))
             spans.extend(find_addresses(text))
             for name, regex in rules.patterns:
-                spans.extend(find_extra(text, name, regex))
+                spans.extend(find_custom_patterns(text, name, regex))
         return [without_overlaps(text, spans) if spans else [] for text, spans in zip(texts, found, strict=True)]
 
     def _replaced(self, text: str, spans: Sequence[TextSpan]) -> Redacted:

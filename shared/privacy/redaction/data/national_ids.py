@@ -1,162 +1,116 @@
-"""Identity numbers of many countries that nothing else looks like: their form, and the checksum or date in them.
-
-A number of plain digits is left alone behind a word like "order"; so is what does not hold. Numbers that hold too
-easily (BSN, PESEL, TFN) need their name before them: `identifiers` looks for it.
-"""
+"""Formats of national identity numbers: the pattern, and the checksum or date that makes a number valid."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared.privacy.redaction.data import national_checksums as checks
-from shared.privacy.redaction.data.checksums import luhn_valid, nhs_valid, verhoeff_valid
-from shared.privacy.redaction.replace.keyed_random import Chance
-from shared.privacy.redaction.spans import TextSpan
-
-_ORDERED = re.compile(
-    r"(?:\b(?:orders?|bestell\w*|commande|pedido|ordine|ticket|case|ref(?:erence)?|invoice|rechnung\w*|facture|factura|"
-    r"tracking|parcel|shipment|colis|booking|transaction|sku|serial|article|artikel\w*|item|product|model|batch|lot|part|"
-    r"isbn|ean|upc|imei|build|job|request|error|timestamp)\b|#)[^\d\n]{0,24}$",
-    re.I,
+from shared.privacy.redaction.data.checksums import is_luhn_valid, is_nhs_valid, is_verhoeff_valid, only_digits
+from shared.privacy.redaction.data.national_checksums import (
+    has_date,
+    is_argentine,
+    is_australian,
+    is_australian_medicare,
+    is_belgian,
+    is_brazilian,
+    is_chilean,
+    is_chinese,
+    is_czech,
+    is_dutch,
+    is_finnish,
+    is_french,
+    is_german,
+    is_irish,
+    is_italian,
+    is_norwegian,
+    is_polish,
+    is_romanian,
+    is_singaporean,
+    is_south_african,
+    is_spanish,
+    is_swedish,
+    is_swiss,
+    is_thai,
+    is_turkish,
 )
-# Where one may begin: up to six letters, and four digits not far apart.
-_STARTS = re.compile(r"(?<![\w.+-])(?<!\d )(?=[A-Z]{0,6} ?\d(?:[A-Z]{0,3}[ ./+-]?[A-Z]{0,2}\d){3})")
 
 
 @dataclass(frozen=True)
-class Form:
-    """`born`: where among its digits a date of birth stands and its order; `check`: how many signs at the end check.
+class NumberFormat:
+    """The format of one kind of number, and what its surrogates must have.
 
-    `kept`: from which sign to which it is the same in every such number.
+    `check_characters`: how many at the end are check digits or letters. `birth_date`: where among the digits a date of
+    birth starts, and its order. `fixed`: the range of characters that a surrogate copies.
     """
 
     pattern: re.Pattern[str]
-    holds: Callable[[str], bool]
-    check: int = 0
-    born: tuple[int, str] | None = None
-    kept: tuple[int, int] = (0, 0)
+    is_valid: Callable[[str], bool]
+    check_characters: int = 0
+    birth_date: tuple[int, str] | None = None
+    fixed: tuple[int, int] = (0, 0)
 
 
-def find_national(text: str) -> Iterator[TextSpan]:
-    """Numbers of these forms that hold."""
-    for start in _STARTS.finditer(text):
-        for form in FORMS:
-            found = form.pattern.match(text, start.start())
-            if found is None or not form.holds(found[0]):
-                continue
-            if found[0].isdigit() and _ORDERED.search(text, max(0, found.start() - 40), found.start()):
-                continue
-            yield TextSpan(*found.span(), "id", 7)
-
-
-def made_up(text: str, chance: Chance) -> str | None:
-    """Another number of the same form that holds too; None: the text is of none of the forms."""
-    form = next((f for f in (*FORMS, *_BY_NAME) if f.pattern.fullmatch(text) and f.holds(text)), None)
-    if form is None:
-        return None
-    start, end = form.kept
-    for _ in range(400):
-        made = chance.like(text)
-        made = made[:start] + text[start:end] + made[end:]
-        if form.born:
-            made = _with_birth(made, *form.born, chance)
-        for candidate in _checked(made, form.check):
-            if candidate != text and form.pattern.fullmatch(candidate) and form.holds(candidate):
-                return candidate
-    return None
-
-
-def _with_birth(text: str, start: int, order: str, chance: Chance) -> str:
-    parts = {"d": 1 + chance.below(28), "m": 1 + chance.below(12), "y": 50 + chance.below(45)}
-    fill = iter("".join(f"{parts[letter]:02d}" for letter in order))
-    places = [i for i, char in enumerate(text) if char.isdigit()][start : start + 2 * len(order)]
-    made = list(text)
-    for place in places:
-        made[place] = next(fill)
-    return "".join(made)
-
-
-def _checked(text: str, count: int) -> Iterator[str]:
-    """The text with every possible end: `count` digits or one letter."""
-    places = [i for i, char in enumerate(text) if char.isalnum()][-count:] if count else []
-    if len(places) == 1:
-        ends: Iterator[str] = iter("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    else:
-        ends = (f"{value:0{count}d}" for value in range(10**count)) if count else iter(("",))
-    for end in ends:
-        made = list(text)
-        for place, sign in zip(places, end, strict=True):
-            made[place] = sign
-        yield "".join(made)
-
-
-def _form(
+def _number_format(
     pattern: str,
-    holds: Callable[[str], bool] = checks.anything,
-    check: int = 0,
-    born: tuple[int, str] | None = None,
-    kept: tuple[int, int] = (0, 0),
-) -> Form:
+    is_valid: Callable[[str], bool] = bool,  # Every text that matches the pattern.
+    check_characters: int = 0,
+    birth_date: tuple[int, str] | None = None,
+    fixed: tuple[int, int] = (0, 0),
+) -> NumberFormat:
     whole = re.compile(rf"(?<![\w.+-])(?<!\d[ ])(?:{pattern})(?![\w-])(?!\.\d| \d)")
-    return Form(whole, holds, check, born, kept)
+    return NumberFormat(whole, is_valid, check_characters, birth_date, fixed)
 
 
 _NIR = r"[12] \d{2} (?:0[1-9]|1[0-2]|[2-4]\d) (?:\d{2}|2[AB]) \d{3} \d{3} \d{2}"
 _FISCALE = r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]"
 _CURP = r"[A-Z]{4}\d{6}[HMX][A-Z]{5}[A-Z0-9]\d"
-_LICENCE = r"[A-Z9]{5}\d[0156]\d[0-3]\d{2}[A-Z9]{2}[A-Z0-9]{3}"  # A British one, for driving.
+_LICENCE = r"[A-Z9]{5}\d[0156]\d[0-3]\d{2}[A-Z9]{2}[A-Z0-9]{3}"  # British driving licence.
 _L, _N = "[AC-HJKMNP-RT-Y]", "[0-9AC-HJKMNP-RT-Y]"
 _MBI = rf"[1-9]{_L}{_N}\d-{_L}{_N}\d-{_L}{{2}}\d{{2}}"  # US Medicare.
-FORMS = (
-    _form(
-        r"\d{2}\.\d{2}\.\d{2}[- ]\d{3}[.-]\d{2}",
-        checks.belgian,
-        2,
-        (0, "ymd"),
-    ),
-    _form(r"\d{6}[-+A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]", checks.finnish, 1, (0, "dmy"), (6, 7)),
-    _form(r"756(?:\.\d{4}\.\d{4}\.\d{2}| \d{4} \d{4} \d{2}|\d{10})", checks.swiss, 1, None, (0, 3)),
-    _form(rf"{_NIR}|{_NIR.replace(' ', '')}", checks.french, 2, (1, "ym")),
-    _form(_NIR, checks.anything, 0, (1, "ym")),  # Mistyped: its blanks are nobody else's.
-    _form(r"\d{6}[-+]\d{4}", checks.swedish, 1, (0, "ymd"), (6, 7)),
-    _form(r"(?:19|20)\d{6}-\d{4}", checks.swedish, 1, (2, "ymd"), (0, 2)),
-    _form(r"[0-3]\d{5} ?\d{5}", checks.norwegian, 2, (0, "dmy")),
-    _form(r"[1-9]\d \d{3} \d{3} \d{3}|[1-9]\d{10}", checks.german, 1),
-    _form(r"\d{3}\.\d{3}\.\d{3}-\d{2}|[1-9]\d{10}", checks.brazilian, 2),
-    _form(r"\d{3}\.\d{3}\.\d{3}-\d{2}"),
-    _form(r"[1-9]\d{9}[02468]", checks.turkish, 2),
-    _form(r"[1-9]\d{5}(?:19|20)\d{9}[\dXx]", checks.chinese, 1, (8, "ymd"), (6, 8)),
-    _form(r"\d{6}-[1-8]\d{6}", lambda t: checks.has_date(t, "ymd"), 0, (0, "ymd")),  # Korea.
-    _form(r"\d{10}[01][89]\d", checks.south_african, 1, (0, "ymd"), (10, 12)),  # South Africa.
-    _form(r"[1-8]\d{12}", checks.romanian, 1, (1, "ymd")),
-    _form(r"\d{6}/\d{4}", checks.czech, 1, (0, "ymd")),
-    _form(r"\d{1,2}\.\d{3}\.\d{3}-[\dkK]|\d{7,8}-[kK]", checks.chilean, 1),
-    _form(r"\d{2}-\d{8}-\d", checks.argentine, 1, None, (0, 2)),
-    _form(r"\d-\d{4}-\d{5}-\d{2}-\d", checks.thai, 1),
-    _form(r"\d{5}-\d{7}-\d"),  # Pakistan.
-    _form(r"\d{6}-(?:0[1-9]|[1-5]\d)-\d{4}", lambda t: checks.has_date(t, "ymd"), 0, (0, "ymd")),  # Malaysia.
-    _form(r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]"),  # National Insurance.
-    _form(r"\d{3} \d{3} \d{4}", lambda t: nhs_valid(checks.digits(t)), 1),
-    _form(r"[A-Z]{5}\d{4}[A-Z]"),  # India's PAN.
-    _form(r"[2-9]\d{3} \d{4} \d{4}", lambda t: verhoeff_valid(checks.digits(t)), 1),  # Aadhaar.
-    _form(_FISCALE, checks.italian, 1),
-    _form(_FISCALE),
-    _form(r"[XYZ]?\d{7,8}-?[TRWAGMYFPDXBNJZSQVHLCKE]", checks.spanish, 1),
-    _form(_CURP, lambda t: checks.has_date(t, "ymd"), 0, (0, "ymd"), (10, 11)),
-    _form(r"\d{7}[A-W][A-IW]?", checks.irish),
-    _form(r"[STFG]\d{7}[A-Z]", checks.singaporean, 1, None, (0, 1)),
-    _form(r"[A-Z]{1,2}\d{6}\([\dA]\)"),  # Hong Kong.
-    _form(_LICENCE),
-    _form(_MBI),
-    _form(r"\d{3}[- ]\d{3}[- ]\d{3}", lambda t: luhn_valid(checks.digits(t)), 1),  # Canada's SIN.
-    _form(r"[2-6]\d{3} \d{5} \d", checks.australian_medicare),
+NUMBER_FORMATS = (
+    _number_format(r"\d{2}\.\d{2}\.\d{2}[- ]\d{3}[.-]\d{2}", is_belgian, 2, (0, "ymd")),
+    _number_format(r"\d{6}[-+A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]", is_finnish, 1, (0, "dmy"), (6, 7)),
+    _number_format(r"756(?:\.\d{4}\.\d{4}\.\d{2}| \d{4} \d{4} \d{2}|\d{10})", is_swiss, 1, None, (0, 3)),
+    _number_format(rf"{_NIR}|{_NIR.replace(' ', '')}", is_french, 2, (1, "ym")),
+    _number_format(_NIR, bool, 0, (1, "ym")),  # Mistyped: no other number has these blanks.
+    _number_format(r"\d{6}[-+]\d{4}", is_swedish, 1, (0, "ymd"), (6, 7)),
+    _number_format(r"(?:19|20)\d{6}-\d{4}", is_swedish, 1, (2, "ymd"), (0, 2)),
+    _number_format(r"[0-3]\d{5} ?\d{5}", is_norwegian, 2, (0, "dmy")),
+    _number_format(r"[1-9]\d \d{3} \d{3} \d{3}|[1-9]\d{10}", is_german, 1),
+    _number_format(r"\d{3}\.\d{3}\.\d{3}-\d{2}|[1-9]\d{10}", is_brazilian, 2),
+    _number_format(r"\d{3}\.\d{3}\.\d{3}-\d{2}"),
+    _number_format(r"[1-9]\d{9}[02468]", is_turkish, 2),
+    _number_format(r"[1-9]\d{5}(?:19|20)\d{9}[\dXx]", is_chinese, 1, (8, "ymd"), (6, 8)),
+    _number_format(r"\d{6}-[1-8]\d{6}", lambda t: has_date(t, "ymd"), 0, (0, "ymd")),  # Korea.
+    _number_format(r"\d{10}[01][89]\d", is_south_african, 1, (0, "ymd"), (10, 12)),  # South Africa.
+    _number_format(r"[1-8]\d{12}", is_romanian, 1, (1, "ymd")),
+    _number_format(r"\d{6}/\d{4}", is_czech, 1, (0, "ymd")),
+    _number_format(r"\d{1,2}\.\d{3}\.\d{3}-[\dkK]|\d{7,8}-[kK]", is_chilean, 1),
+    _number_format(r"\d{2}-\d{8}-\d", is_argentine, 1, None, (0, 2)),
+    _number_format(r"\d-\d{4}-\d{5}-\d{2}-\d", is_thai, 1),
+    _number_format(r"\d{5}-\d{7}-\d"),  # Pakistan.
+    _number_format(r"\d{6}-(?:0[1-9]|[1-5]\d)-\d{4}", lambda t: has_date(t, "ymd"), 0, (0, "ymd")),  # Malaysia.
+    _number_format(r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]"),  # National Insurance.
+    _number_format(r"\d{3} \d{3} \d{4}", lambda t: is_nhs_valid(only_digits(t)), 1),
+    _number_format(r"[A-Z]{5}\d{4}[A-Z]"),  # India's PAN.
+    _number_format(r"[2-9]\d{3} \d{4} \d{4}", lambda t: is_verhoeff_valid(only_digits(t)), 1),  # Aadhaar.
+    _number_format(_FISCALE, is_italian, 1),
+    _number_format(_FISCALE),
+    _number_format(r"[XYZ]?\d{7,8}-?[TRWAGMYFPDXBNJZSQVHLCKE]", is_spanish, 1),
+    _number_format(_CURP, lambda t: has_date(t, "ymd"), 0, (0, "ymd"), (10, 11)),
+    _number_format(r"\d{7}[A-W][A-IW]?", is_irish),
+    _number_format(r"[STFG]\d{7}[A-Z]", is_singaporean, 1, None, (0, 1)),
+    _number_format(r"[A-Z]{1,2}\d{6}\([\dA]\)"),  # Hong Kong.
+    _number_format(_LICENCE),
+    _number_format(_MBI),
+    _number_format(r"\d{3}[- ]\d{3}[- ]\d{3}", lambda t: is_luhn_valid(only_digits(t)), 1),  # Canada's SIN.
+    _number_format(r"[2-6]\d{3} \d{5} \d", is_australian_medicare),
 )
-# Too easily met by any number to be found alone; what is made up in their place holds too.
-_BY_NAME = (
-    _form(r"\d{11}", checks.polish, 1),
-    _form(r"\d{9}", checks.dutch, 1),
-    _form(r"\d{3} ?\d{3} ?\d{3}", checks.australian, 1),
-    _form(r"\d{6}-?\d{4}", lambda t: checks.has_date(t, "dmy"), 0, (0, "dmy")),  # Denmark.
+FORMATS_NEEDING_A_LABEL = (
+    _number_format(r"\d{11}", is_polish, 1),
+    _number_format(r"\d{9}", is_dutch, 1),
+    _number_format(r"\d{3} ?\d{3} ?\d{3}", is_australian, 1),
+    _number_format(r"\d{6}-?\d{4}", lambda t: has_date(t, "dmy"), 0, (0, "dmy")),  # Denmark.
 )
+"""Too many other numbers are valid in these: found only behind a label, which `detect.identifiers` looks for."""

@@ -1,7 +1,7 @@
-"""Firms, brands and works that carry people's names, and the words that places end with.
+"""Firms, brands and works named after people, and the words that are part of place and firm names.
 
-Two words of these are no person, unless a word before says so ("Mr Morgan Stanley"). Those that are as often a person
-(`OFTEN_PEOPLE`) are a firm only in a text on business.
+A listed name is not a person unless a word before it says so ("Mr Morgan Stanley"). Names that are as often a person's
+(`OFTEN_PEOPLE`) count as a firm only in a text about business.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _OFTEN_PEOPLE = """
 """
 
 
-def _listed(text: str) -> frozenset[tuple[str, ...]]:
+def _names(text: str) -> frozenset[tuple[str, ...]]:
     return frozenset(tuple(name.split()) for name in text.replace("\n", "").split("|") if name.strip())
 
 
-FIRMS = _listed(_FIRMS)
-OFTEN_PEOPLE = _listed(_OFTEN_PEOPLE)
+FIRMS = _names(_FIRMS)
+OFTEN_PEOPLE = _names(_OFTEN_PEOPLE)
 BUSINESS = frozenset(
     """
     broker brokers brokerage bank banks shares stock stocks earnings estimates dividend trademark trademarks brand
@@ -65,7 +65,7 @@ PLACE_BEFORE = frozenset(
     île villa camp point loch glen hotel hôtel playa rue calle avenida piazza gare mont lac lago monte sankt
     """.split()  # noqa: SIM905
 )
-"""What a place begins with."""
+"""Words that a place name begins with."""
 PLACE_AFTER = frozenset(
     """
     line station street road harbour harbor square dock docks bridge stadium airport avenue hospital college
@@ -73,7 +73,7 @@ PLACE_AFTER = frozenset(
     island bay peninsula mountains valley canyon falls branch
     """.split()  # noqa: SIM905
 )
-"""What follows the name of a place, a firm or a discovery, in lower case."""
+"""Lower-case words that follow the name of a place, a firm or a discovery."""
 PLACE_END = frozenset(
     """
     garden gardens dock docks harbour harbor column tower towers palace castle terminal abbey arena peninsula cape
@@ -84,7 +84,7 @@ PLACE_END = frozenset(
     furniture
     """.split()  # noqa: SIM905
 )
-"""What a place or a firm ends with; with `gazetteer.ORGANISATION`."""
+"""Words that a place or firm name ends with, in addition to `gazetteer.ORGANISATION_WORDS`."""
 COLOURS = frozenset(
     "green gold blue grey gray black white red pink brown silver purple yellow orange beige".split()  # noqa: SIM905
 )

@@ -1,4 +1,4 @@
-"""Words before a name that say who it is: titles, ranks, jobs and relatives, in the languages that texts come in."""
+"""Words that stand before a name: titles, ranks, jobs and relatives, in English and other European languages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TITLES = (
     r"dott|dott\.ssa|dottor|dottoressa|avv|avvocato|geom|sig|sig\.ra|sig\.na|"
     r"doña|dña|dona|senhora?|maître|docteur|hr|fru|fröken|rouva|herra|pani|meneer|mevrouw|mevr|dhr|bay|bayan"
 )
-"""In any case. A word with a capital behind one is a name, whatever word it is."""
+"""Matched in any case. Any capitalised word after a title is a name."""
 STACKED = r"mag|ing|dipl\.?-ing|phil|habil|med|mult|prof|dr|rer\. ?nat|hon|h\.c|ra|dott|avv|ssa"
-"""Behind a title and before the name: "Frau Mag. Gruber"."""
+"""Words between a title and the name: "Frau Mag. Gruber"."""
 RANKS = (
     r"PC|DC|DS|DI|DCI|WPC|PCSO|Sgt|Insp|Supt|Capt|Cpt|Lt|Col|Maj|Cpl|Cmdr|Adm|Gen|Brig|Hon|Fr|Ald|Det|Sen|Rep|Gov|Atty|Att|"
     r"Pvt|Cst|Ofc|Messrs|Ing|Arq|Lic|Mag|Dra?|Don|Eng|Engr|Adv|Shri|Smt|Ustad|Sheikh|Hajji|Mwalimu"
 )
-"""With their capitals; a word behind one is a name if it is no English word."""
+"""Matched with their capitals; a word after one is a name if it is not an English word."""
 JOBS = (
     r"actor|actress|author|writer|editor|director|producer|singer|songwriter|drummer|guitarist|composer|pianist|goalkeeper|"
     r"striker|player|painter|photographer|artist|poet|journalist|reporter|chairman|chairwoman|ceo|cfo|cto|founder|owner|"
@@ -31,7 +31,7 @@ JOBS = (
     r"interpreter|recruiter|candidate|applicant|petitioner|respondent|defendant|plaintiff|claimant|appellant|deceased|"
     r"nominee|trustee|guardian|paralegal|notary|foreman|barista|bartender"
 )
-JOBS_ABROAD = (
+FOREIGN_JOBS = (
     r"kolleg(?:e|in)|chefin|mitarbeiter(?:in)?|nachbar(?:in)?|vermieter(?:in)?|patient(?:in)?|kund(?:e|in)|arzt|ärztin|"
     r"collègue|voisine?|médecin|directrice|directeur|maîtresse|titulaire|patiente|"
     r"portera|portero|vecin[oa]|compañer[oa]|jef[ea]|titular|paciente|dueñ[oa]|"
@@ -44,7 +44,7 @@ RELATIVES = (
     r"stepson|stepdaughter|stepfather|stepmother|godmother|godfather|godson|goddaughter|toddler|bestie|bff|"
     r"assistant|secretary|lawyer|solicitor|doctor|dentist|teacher|accountant|supervisor|tenant|ex|(?:\w+)-in-law"
 )
-RELATIVES_ABROAD = (
+FOREIGN_RELATIVES = (
     r"tochter|sohn|ehefrau|ehemann|schwester|bruder|mutter|vater|freund|freundin|enkel|enkelin|"
     r"fille|fils|mari|épouse|sœur|frère|mère|père|copine|copain|hij[oa]|espos[oa]|marido|mujer|herman[oa]|madre|padre|"
     r"amig[oa]|novi[oa]|figli[oa]|marito|moglie|sorella|fratello|amic[oa]"

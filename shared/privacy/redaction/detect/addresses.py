@@ -1,11 +1,11 @@
-"""Postal addresses: house number and street, with the flat before and the town and postcode after."""
+"""Finds postal addresses: house number and street, with the flat before, and the town and postcode after."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from shared.privacy.redaction.data import language_model as model
+from shared.privacy.redaction.data import language_model
 from shared.privacy.redaction.spans import TextSpan
 
 _TYPES = (
@@ -19,18 +19,19 @@ _TYPES = (
     r"cottages?|yard|barns?|farm|house|hall|buildings?|mansions|bungalows?|towers?|lofts?|maisonettes?|gate|common|chase|"
     r"extensions?|falls|ferry|fields?|flats?|fords?|forest|forges?|forks?|fort|freeway|garden|gateway|glens?|greens|groves"
 )
-_SURE = (
+_SURE_TYPES = (
     r"street|road|avenue|lane|drive|terrace|parkway|boulevard|crescent|highway|mews|gardens|grove|rd|ave|blvd|ln|st|dr|"
     r"ct|close|court"
 )
 _UNIT = (
     r"(?:(?:apt|apartment|flat|unit|suite|ste|room|floor|no|block|building|bldg|house)\.?,? ?#?\w{1,6},? ?(?:,? ?at )?)"
 )
+# Fragments of the patterns below: a capitalised word, British and other postcodes, small words inside a town.
 _CAP = r"[A-ZÀ-ÞİŁŚŠŻŽŞĆČĐŘŤŐŰ][^\W\d_]*(?:['’.-][^\W\d_]+)*\.?"
 _UK = r"[A-Za-z]{1,2}\d[A-Za-z\d]? ?\d[A-Za-z]{2}"
 _ZIP = r"\d{5}(?:-\d{4})?|\d{4} ?[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|\d{4}|\d{6}|\d{2}-\d{3}|\d{3} \d{2}|\d{3}-\d{4}"
-_JOINTS = "of|the|upon|on|de|la|le|les|los|las|do|da|dos|di|du|aux|sur|am|an|der|im|del|den"
-_TOWN = rf"(?:{_CAP}|{_JOINTS})(?:[ -](?:{_CAP}|{_JOINTS})(?!\w)){{0,3}}(?!\w)"
+_SMALL_WORDS = "of|the|upon|on|de|la|le|les|los|las|do|da|dos|di|du|aux|sur|am|an|der|im|del|den"
+_TOWN = rf"(?:{_CAP}|{_SMALL_WORDS})(?:[ -](?:{_CAP}|{_SMALL_WORDS})(?!\w)){{0,3}}(?!\w)"
 _STATE = r"[A-Z]{2}\b|[A-Z]{3}\b"
 _FLOOR = (  # "3.º B", "2e étage", "1. OG links", "scala B int. 4"
     r"(?:\d{1,2}\.?[ºªo°](?:[ -]?[A-Z]|,? (?:izq|dcha|izda|Dto|Esq)\.?)?|\d{1,2}(?:er?|ème) étage|"
@@ -51,7 +52,7 @@ _ENGLISH = re.compile(
 _LOWER = re.compile(
     rf"(?<![\w.-])(?:{_UNIT})?\d{{1,5}}[a-z]? (?!(?:days?|weeks?|hours?|times?|minutes?|months?|years?|of|to|in|on|and|"
     rf"or|at)\b)"
-    rf"(?:[a-z'’-]+ ){{1,3}}(?:{_SURE})\b\.?(?:(?:,? [a-z]+){{1,3}},? (?:{_UK}|{_ZIP})(?!\w)| (?:{_UK})(?!\w))?",
+    rf"(?:[a-z'’-]+ ){{1,3}}(?:{_SURE_TYPES})\b\.?(?:(?:,? [a-z]+){{1,3}},? (?:{_UK}|{_ZIP})(?!\w)| (?:{_UK})(?!\w))?",
     re.I,
 )
 _ROMANCE = re.compile(
@@ -87,7 +88,7 @@ _TURKISH = re.compile(
     rf"(?:,? {_CAP}){{0,4}},? (?:No|Numara)\.? ?:? ?\d{{1,4}}(?:/\d{{1,4}})?[A-Z]?"
     rf"(?:,? (?:Daire|D|Kat)\.? ?:? ?\d{{1,3}})*(?:,? (?:\d{{5}},? )?{_TOWN}(?:/{_TOWN})?)?"
 )
-# A house with a name, or only a unit: what ends with a British postcode and is written in capitals, comma by comma.
+# A named house or only a unit: capitalised parts with commas between them that end with a British postcode.
 _NAMED_HOUSE = re.compile(
     rf"(?<![\w.-])(?:(?i:{_UNIT}))?{_CAP}(?: {_CAP}| (?:of|the|on|upon)){{0,4}}"
     rf"(?:,\s(?:\d{{1,4}}[A-Z]? )?{_CAP}(?:[ -](?:{_CAP}|of|the|on|upon)){{0,4}}){{1,4}},?\s(?:{_UK})(?!\w)"
@@ -95,7 +96,7 @@ _NAMED_HOUSE = re.compile(
 
 
 def find_addresses(text: str) -> Iterator[TextSpan]:
-    """Postal addresses, house number to postcode."""
+    """Yield postal addresses, from house number to postcode."""
     if not any(char.isdigit() for char in text):
         return
     for pattern, weight in (
@@ -115,12 +116,12 @@ def find_addresses(text: str) -> Iterator[TextSpan]:
                 continue
             if pattern is _GERMANIC and _is_english(found[0].split()[0].casefold()):
                 continue
-            raw = found[0].rstrip(" ,.\n")
-            yield TextSpan(found.start(), found.start() + len(raw), "address", weight)
+            yield TextSpan(found.start(), found.start() + len(found[0].rstrip(" ,.\n")), "address", weight)
 
 
-def _is_english(low: str) -> bool:
-    """During, Spring, Engineering: what ends like a street ("Parkring 3") and is none."""
-    others, nouns = model.ordinary_words()
-    stem = low.removesuffix("ing")
-    return low in model.stop_words() or any(word in others or word in nouns for word in (low, stem, stem + "e"))
+def _is_english(word: str) -> bool:
+    """Return True for During or Engineering, which end like a German street ("Parkring 3")."""
+    verbs_and_more, nouns = language_model.ordinary_words()
+    stem = word.removesuffix("ing")
+    spellings = (word, stem, stem + "e")
+    return word in language_model.stop_words() or any(s in verbs_and_more or s in nouns for s in spellings)

@@ -1,4 +1,4 @@
-"""What speaks against a name that no word announced: a firm, a place, a key, a month, a word that is one by chance."""
+"""Evidence against a name that no cue introduced: it is a firm, a place, a log's key, a month or an everyday word."""
 
 from __future__ import annotations
 
@@ -23,29 +23,33 @@ _DETERMINERS = frozenset(
     gli de het een
     """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
 )
-_OBJECTS = frozenset("it this that these those the them all as a an your my our".split())  # noqa: SIM905
-_KEY_AFTER = re.compile(r"=(?![ =])")
-_LONGEST = 40
-_CLAUSE = frozenset(",;:-–—•*")
+_OBJECT_WORDS = frozenset("it this that these those the them all as a an your my our".split())  # noqa: SIM905
+_VALUE_AFTER = re.compile(r"=(?![ =])")
+_MAX_FIRM_CHARACTERS = 40
+_CLAUSE_STARTS = frozenset(",;:-–—•*")
 
 
-class Doubts:
+class CounterEvidence:
+    """Refutes people that were found without a cue."""
+
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
-        self._heads = {name[0] for name in (*FIRMS, *OFTEN_PEOPLE)}
+        self._first_words = {name[0] for name in (*FIRMS, *OFTEN_PEOPLE)}
 
-    def firms(self, text: str, tokens: list[Token]) -> list[TextSpan]:
-        """Where firms and brands stand that carry people's names, with what follows in capitals ("… Giulia")."""
-        if not any(token.low.split("-")[0] in self._heads for token in tokens):
+    def find_firms(self, text: str, tokens: list[Token]) -> list[TextSpan]:
+        """Find firms and brands that are named after people, with the capitalised words behind them ("… Giulia")."""
+        if not any(token.lower.split("-")[0] in self._first_words for token in tokens):
             return []
-        sure, maybe = list(self._listed(text, tokens, FIRMS)), list(self._listed(text, tokens, OFTEN_PEOPLE))
-        if maybe and (sure or len(maybe) > 1 or any(token.low in BUSINESS for token in tokens)):
-            return [*sure, *maybe]
-        return sure
+        firms, possible = list(self._listed(text, tokens, FIRMS)), list(self._listed(text, tokens, OFTEN_PEOPLE))
+        if possible and (firms or len(possible) > 1 or any(token.lower in BUSINESS for token in tokens)):
+            return [*firms, *possible]
+        return firms
 
-    def refuted(self, text: str, tokens: list[Token], at: dict[int, int], span: TextSpan, foreign: bool) -> bool:
-        """Whether a span that no cue announced is nobody; `at`: the index of the token that starts there."""
-        index = at.get(span.start)
+    def is_refuted(
+        self, text: str, tokens: list[Token], index_at: dict[int, int], span: TextSpan, foreign: bool
+    ) -> bool:
+        """Return True if the words of a span are not a person; `index_at`: token indices by their start."""
+        index = index_at.get(span.start)
         if index is None:
             return False
         last = index
@@ -54,87 +58,91 @@ class Doubts:
         words = tokens[index : last + 1]
         before = tokens[index - 1] if index and text[tokens[index - 1].end : span.start] in (" ", ". ") else None
         after = tokens[last + 1] if last + 1 < len(tokens) else None
-        beside = after if after is not None and text[span.end : after.start] == " " else None
+        adjacent = after if after is not None and text[span.end : after.start] == " " else None
         return (
             self._is_key(text, span, words)
-            or self._is_place(words, before, beside)
+            or self._is_place(words, before, adjacent)
             or self._is_firm(text, tokens, index, last)
-            or (len(words) == 1 and self._is_word(text, words[0], before, beside))
+            or (len(words) == 1 and self._is_everyday_word(text, words[0], before, adjacent))
             or (foreign and self._is_foreign_word(words))
-            or (len(words) > 1 and self._lexicon.only_foreign(words[0].low))
+            or (len(words) > 1 and self._lexicon.is_only_foreign(words[0].lower))
         )
 
     def _listed(self, text: str, tokens: list[Token], names: frozenset[tuple[str, ...]]) -> Iterator[TextSpan]:
         for index, token in enumerate(tokens):
-            if not token.capital or token.low.split("-")[0] not in self._heads:
+            if not token.is_capitalised or token.lower.split("-")[0] not in self._first_words:
                 continue
             sizes = range(min(3, len(tokens) - index), 0, -1)
             last = next((index + n - 1 for n in sizes if _parts(tokens[index : index + n]) in names), None)
-            if last is None or tokens[last].end - token.start > _LONGEST:
+            if last is None or tokens[last].end - token.start > _MAX_FIRM_CHARACTERS:
                 continue
-            while last + 1 < len(tokens) and tokens[last + 1].capital:
+            while last + 1 < len(tokens) and tokens[last + 1].is_capitalised:
                 if text[tokens[last].end : tokens[last + 1].start] != " ":
                     break
                 last += 1
             yield TextSpan(token.start, tokens[last].end, "firm")
 
     def _is_key(self, text: str, span: TextSpan, words: list[Token]) -> bool:
-        """LEN=60, Username: a key of a log or a form, not somebody."""
+        """Return True for LEN=60 or Username: a key in a log or a form."""
         if len(words) > 1:
             return False
-        if _KEY_AFTER.match(text, span.end) or text[span.start - 1 : span.start] in ("$", "%"):
+        if _VALUE_AFTER.match(text, span.end) or text[span.start - 1 : span.start] in ("$", "%"):
             return True
-        return words[0].starts and self._lexicon.compound(words[0].low)
+        return words[0].starts_sentence and self._lexicon.is_compound(words[0].lower)
 
     def _is_place(self, words: list[Token], before: Token | None, after: Token | None) -> bool:
-        low = words[-1].low
-        if before is not None and before.low in PLACE_BEFORE and (before.capital or len(before.low) > 3):
+        last = words[-1].lower
+        if before is not None and before.lower in PLACE_BEFORE and (before.is_capitalised or len(before.lower) > 3):
             return True
-        if low in PLACE_END and len(words) > 1:
+        if last in PLACE_END and len(words) > 1:
             return True
-        if len(words) == 1 and words[0].capital and after is not None and after.low in PLACE_AFTER | PLACE_END:
+        if len(words) == 1 and words[0].is_capitalised and after is not None and after.lower in PLACE_AFTER | PLACE_END:
             return True
-        return len(words) == 2 and low in COLOURS and self._lexicon.ordinary(words[0].low)
+        return len(words) == 2 and last in COLOURS and self._lexicon.is_ordinary(words[0].lower)
 
     def _is_firm(self, text: str, tokens: list[Token], index: int, last: int) -> bool:
-        """One side of "Ernst & Young": two first names would be a couple."""
-        know = self._lexicon
-        for one, two in ((last, last + 1), (index - 1, index)):
-            if not (one >= 0 and two < len(tokens)) or text[tokens[one].end : tokens[two].start].strip(" ") != "&":
+        """Return True for a side of "Ernst & Young"; two first names would be a couple."""
+        lexicon = self._lexicon
+        for left, right in ((last, last + 1), (index - 1, index)):
+            if not 0 <= left < right < len(tokens) or text[tokens[left].end : tokens[right].start].strip(" ") != "&":
                 continue
-            if not (tokens[one].capital and tokens[two].capital):
+            if not (tokens[left].is_capitalised and tokens[right].is_capitalised):
                 continue
-            if not all(tokens[i].low in know.first for i in (one, two)):
+            if not all(tokens[i].lower in lexicon.first_names for i in (left, right)):
                 return True
         return False
 
-    def _is_word(self, text: str, word: Token, before: Token | None, after: Token | None) -> bool:
-        """An everyday word that has a capital, or is one in another place: "a Frank talk", "Mark it", "Grant money"."""
-        know = self._lexicon
-        if not (word.low in know.everyday or know.listed(word.low) or know.ordinary(word.low)):
+    def _is_everyday_word(self, text: str, word: Token, before: Token | None, after: Token | None) -> bool:
+        """Return True for a name that is a word in its place: "a Frank talk", "Mark it", "Grant money"."""
+        lexicon = self._lexicon
+        if not (
+            word.lower in lexicon.everyday_names
+            or lexicon.is_in_dictionary(word.lower)
+            or lexicon.is_ordinary(word.lower)
+        ):
             return False
-        if before is not None and before.low in _DETERMINERS:
+        if before is not None and before.lower in _DETERMINERS:
             return True
-        if after is None or after.capital:
+        if after is None or after.is_capitalised:
             return False
-        ordered = (
-            after.low in _OBJECTS
-            and know.verb(word.low)
-            and text[max(0, word.start - 4) : word.start].rstrip(" ")[-1:] in _CLAUSE
+        is_imperative = (
+            after.lower in _OBJECT_WORDS
+            and lexicon.is_more_than_noun(word.lower)
+            and text[max(0, word.start - 4) : word.start].rstrip(" ")[-1:] in _CLAUSE_STARTS
         )
-        return ordered or know.only_noun(after.low)
+        return is_imperative or lexicon.is_only_noun(after.lower)
 
     def _is_foreign_word(self, words: list[Token]) -> bool:
-        know = self._lexicon
-        first, last = words[0].low, words[-1].low
+        lexicon = self._lexicon
+        first, last = words[0].lower, words[-1].lower
         return (
             first in MONTHS
-            or (first in know.foreign_stop and first not in know.english)
-            or (len(words) > 1 and last in know.foreign_stop and last not in know.last)
-            or (not words[0].capital and first in know.foreign_stop)
+            or (first in lexicon.foreign_stop_words and first not in lexicon.common_first_names)
+            or (len(words) > 1 and last in lexicon.foreign_stop_words and last not in lexicon.last_names)
+            or (not words[0].is_capitalised and first in lexicon.foreign_stop_words)
         )
 
 
 def _parts(words: list[Token]) -> tuple[str, ...]:
-    """The words in lower case, "Harley-Davidson" as two."""
-    return tuple(part for word in words for part in word.low.split("-"))
+    """Return the words in lower case, "Harley-Davidson" as two."""
+    return tuple(part for word in words for part in word.lower.split("-"))

@@ -1,6 +1,6 @@
-"""What the model finds, and how far it is believed: it was taught newspaper English, and chats are none.
+"""People and towns that the language model finds, filtered: it was trained on newspapers, not on chats.
 
-Only sentences with a word that could be a name go to it; that is most of what redaction costs.
+The model is most of what redaction costs, so only sentences with a word that could be a name go to it.
 """
 
 from __future__ import annotations
@@ -9,158 +9,184 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from shared.privacy.redaction.data import language_model as model
+from shared.privacy.redaction.data import language_model
 from shared.privacy.redaction.data.cues import HOME, RANK, TITLE
 from shared.privacy.redaction.detect.lexicon import PARTICLES, Lexicon, Token, tokens_of
 from shared.privacy.redaction.spans import TextSpan
 
 _SENTENCES = re.compile(r"[^.!?\n]+(?:[.!?](?!\s|$)[^.!?\n]*)*[.!?\n]*")
-_WORD_BEFORE = re.compile(r"(?<!\w)([A-ZÀ-Þ][^\W\d_A-Z]{2,}) $")
-_LONGEST = 2_000
-_PIECES = re.compile(rf".{{1,{_LONGEST}}}(?:\s|$)|.{{1,{_LONGEST}}}", re.S)
-_PERSON, _TOWN = 2, 1
+_CAPITALISED_BEFORE = re.compile(r"(?<!\w)([A-ZÀ-Þ][^\W\d_A-Z]{2,}) $")
+_MAX_SENTENCE_CHARACTERS = 2_000
+_PIECES = re.compile(rf".{{1,{_MAX_SENTENCE_CHARACTERS}}}(?:\s|$)|.{{1,{_MAX_SENTENCE_CHARACTERS}}}", re.S)
+_PERSON_WEIGHT, _TOWN_WEIGHT = 2, 1
 
 
-class Findings:
+class EntityFindings:
+    """The findings of the language model, as far as the lexicon supports them."""
+
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
 
-    def of(self, texts: Sequence[str], tokens: Sequence[list[Token]], foreign: Sequence[bool]) -> list[list[TextSpan]]:
-        """The people and towns that the model finds in each text, and the rare names that it fails to see."""
+    def find(
+        self, texts: Sequence[str], tokens: Sequence[list[Token]], foreign: Sequence[bool]
+    ) -> list[list[TextSpan]]:
+        """Find the people and towns of each text, and rare names that the model overlooks."""
         found: list[list[TextSpan]] = [[] for _ in texts]
-        asked = [(i, start, piece) for i, text in enumerate(texts) for start, piece in self._doubtful(text, tokens[i])]
-        for (i, offset, piece), entities in zip(asked, model.entities(piece for _, _, piece in asked), strict=True):
-            found[i].extend(self._checked(texts[i], offset, piece, entities, foreign[i]))
+        sentences = [
+            (i, *found) for i, text in enumerate(texts) for found in self._candidate_sentences(text, tokens[i])
+        ]
+        entities = language_model.entities(sentence for _, _, sentence in sentences)
+        for (i, offset, sentence), found_entities in zip(sentences, entities, strict=True):
+            found[i].extend(self._supported(texts[i], offset, sentence, found_entities, foreign[i]))
             if not foreign[i]:
-                found[i].extend(self._unclaimed(offset, piece, entities))
+                found[i].extend(self._overlooked(offset, sentence, found_entities))
         return found
 
-    def _doubtful(self, text: str, tokens: list[Token]) -> Iterator[tuple[int, str]]:
-        """The sentences in which a word could be a name that no rule is sure of.
+    def _candidate_sentences(self, text: str, tokens: list[Token]) -> Iterator[tuple[int, str]]:
+        """Yield (start, sentence) where a word could be a name.
 
-        Inside a sentence a capital is enough: Wilson and Gdansk are in the dictionary too.
+        Inside a sentence any capital counts: Wilson and Gdansk are in the dictionary too.
         """
-        know = self._lexicon
+        lexicon = self._lexicon
         starts = [
             t.start
             for t in tokens
-            if t.capital
-            and not t.coded
-            and t.low not in know.not_people
-            and not (know.ordinary(t.low) and (t.starts or know.function_like(t.low) or t.low in know.stop))
+            if t.is_capitalised
+            and not t.is_code
+            and t.lower not in lexicon.not_people
+            and not (
+                lexicon.is_ordinary(t.lower)
+                and (t.starts_sentence or lexicon.can_follow_name(t.lower) or t.lower in lexicon.stop_words)
+            )
         ]
         if not starts:
             return
         pending = iter(starts)
         nearest = next(pending, None)
         for start, sentence in _sentences(text):
-            wanted = False
+            has_candidate = False
             while nearest is not None and nearest < start + len(sentence):
-                wanted = wanted or nearest >= start
+                has_candidate = has_candidate or nearest >= start
                 nearest = next(pending, None)
-            if wanted:
+            if has_candidate:
                 yield start, sentence
 
-    def _checked(
-        self, text: str, offset: int, piece: str, spans: Iterable[tuple[int, int, str]], foreign: bool
+    def _supported(
+        self, text: str, offset: int, sentence: str, entities: Iterable[tuple[int, int, str]], foreign: bool
     ) -> Iterator[TextSpan]:
-        """What of the model's findings holds: it takes brands, greetings and headings for people."""
-        know = self._lexicon
-        for start, end, kind in spans:
-            words = tokens_of(piece[start:end])
+        """Yield the entities that the lexicon supports: the model takes brands, greetings and headings for people."""
+        lexicon = self._lexicon
+        for start, end, kind in entities:
+            words = tokens_of(sentence[start:end])
             while words and (
-                words[0].low in know.stop
-                or know.greeting(words[0].low)
+                words[0].lower in lexicon.stop_words
+                or lexicon.is_greeting(words[0].lower)
                 or TITLE.fullmatch(words[0].text)
                 or (len(words[0].text) > 2 and RANK.fullmatch(words[0].text))
             ):
                 words.pop(0)
-            while words and (not words[-1].capital or (words[-1].low in know.stop and not _after_particle(words))):
+            while words and (
+                not words[-1].is_capitalised or (words[-1].lower in lexicon.stop_words and not _after_particle(words))
+            ):
                 words.pop()
-            if not words or not words[0].capital or any(w.low in know.not_people for w in words[self._given(words) :]):
+            if (
+                not words
+                or not words[0].is_capitalised
+                or any(w.lower in lexicon.not_people for w in words[self._given_names(words) :])
+            ):
                 continue
             begin, stop = offset + start + words[0].start, offset + start + words[-1].end
             if any(char.isdigit() or char in "@_/\\" for char in text[begin:stop]):
                 continue
-            if foreign and not any(know.is_first(w.low) and w.low not in know.foreign_stop for w in words):
+            if foreign and not any(
+                lexicon.is_first_name(w.lower) and w.lower not in lexicon.foreign_stop_words for w in words
+            ):
                 continue
             if kind == "person" and (self._is_person(words) or self._are_names(words)):
-                if before := self._rare_first(text, begin):
+                if before := self._rare_first_name(text, begin):
                     begin -= before
-                yield TextSpan(begin, stop, "person", _PERSON)
+                yield TextSpan(begin, stop, "person", _PERSON_WEIGHT)
             elif kind == "town" and HOME.search(text, max(0, begin - 40), begin):
-                yield TextSpan(begin, stop, "town", _TOWN)
+                yield TextSpan(begin, stop, "town", _TOWN_WEIGHT)
             elif (
                 kind == "other"
                 and 2 <= len(words) <= 3
                 and self._is_person(words)
-                and (any(know.is_name(w.low) for w in words) or not any(know.ordinary(w.low) or w.coded for w in words))
+                and (
+                    any(lexicon.is_name(w.lower) for w in words)
+                    or not any(lexicon.is_ordinary(w.lower) or w.is_code for w in words)
+                )
             ):
-                yield TextSpan(begin, stop, "person", _PERSON)
+                yield TextSpan(begin, stop, "person", _PERSON_WEIGHT)
 
-    def _unclaimed(self, offset: int, piece: str, entities: Sequence[tuple[int, int, str]]) -> Iterator[TextSpan]:
-        """Two unknown words with capitals inside a sentence, which the model takes for nothing at all: a rare name."""
-        know, words = self._lexicon, tokens_of(piece)
-        claimed = bytearray(len(piece))
+    def _overlooked(self, offset: int, sentence: str, entities: Sequence[tuple[int, int, str]]) -> Iterator[TextSpan]:
+        """Yield pairs of unknown capitalised words inside a sentence that are in no entity: rare names."""
+        lexicon, words = self._lexicon, tokens_of(sentence)
+        covered = bytearray(len(sentence))
         for start, end, _ in entities:
-            claimed[start:end] = b"\x01" * (end - start)
-        for one, two in pairwise(words):
-            apart = (
-                piece[one.end : two.start] != " "
-                or (one.starts and piece[two.end : two.end + 1] not in (",", "\n"))
-                or 1 in claimed[one.start : two.end]
+            covered[start:end] = b"\x01" * (end - start)
+        for first, second in pairwise(words):
+            is_no_pair = (
+                sentence[first.end : second.start] != " "
+                or (first.starts_sentence and sentence[second.end : second.end + 1] not in (",", "\n"))
+                or 1 in covered[first.start : second.end]
             )
             if (
-                apart
-                or not (one.capital and two.capital)
-                or one.coded
-                or two.coded
-                or TITLE.fullmatch(one.text)
-                or min(len(one.low), len(two.low)) < 3
+                is_no_pair
+                or not (first.is_capitalised and second.is_capitalised)
+                or first.is_code
+                or second.is_code
+                or TITLE.fullmatch(first.text)
+                or min(len(first.lower), len(second.lower)) < 3
             ):
                 continue
             if not any(
-                know.ordinary(w.low) or w.low in know.not_people or w.low in know.organisation for w in (one, two)
+                lexicon.is_ordinary(w.lower) or w.lower in lexicon.not_people or w.lower in lexicon.organisation_words
+                for w in (first, second)
             ):
-                yield TextSpan(offset + one.start, offset + two.end, "person", _PERSON)
+                yield TextSpan(offset + first.start, offset + second.end, "person", _PERSON_WEIGHT)
 
     def _are_names(self, words: list[Token]) -> bool:
-        """Words that are English, of which the last is a name too: Miles Wilson, and Reid alone."""
-        know = self._lexicon
-        plain = not any(w.coded or know.function_like(w.low) for w in words)
-        return plain and know.is_name(words[-1].low) and words[-1].low not in know.organisation
+        """Return True for English words of which the last is a name too: Miles Wilson, or Reid alone."""
+        lexicon = self._lexicon
+        are_plain = not any(w.is_code or lexicon.can_follow_name(w.lower) for w in words)
+        return are_plain and lexicon.is_name(words[-1].lower) and words[-1].lower not in lexicon.organisation_words
 
-    def _given(self, words: list[Token]) -> int:
-        """1 if it begins with a first name that is a place too, and a surname follows: Virginia Harjo."""
-        return int(len(words) > 1 and words[0].low in self._lexicon.first and not self._lexicon.ordinary(words[-1].low))
-
-    def _rare_first(self, text: str, begin: int) -> int:
-        """How many letters before a name are an unknown word of it, which the model left out."""
-        found = _WORD_BEFORE.search(text, max(0, begin - 40), begin)
-        low = found[1].casefold() if found else ""
-        unknown = low and not (
-            TITLE.fullmatch(low)
-            or self._lexicon.ordinary(low)
-            or low in self._lexicon.not_people
-            or self._lexicon.greeting(low)
+    def _given_names(self, words: list[Token]) -> int:
+        """Return 1 for a first name, be it a place too, with a surname behind it ("Virginia Harjo"); else 0."""
+        return int(
+            len(words) > 1
+            and words[0].lower in self._lexicon.first_names
+            and not self._lexicon.is_ordinary(words[-1].lower)
         )
-        return len(found[0]) if found and unknown else 0
+
+    def _rare_first_name(self, text: str, begin: int) -> int:
+        """Return how many characters before a name are an unknown first name that the model left out."""
+        found = _CAPITALISED_BEFORE.search(text, max(0, begin - 40), begin)
+        word = found[1].casefold() if found else ""
+        is_unknown = word and not (
+            TITLE.fullmatch(word)
+            or self._lexicon.is_ordinary(word)
+            or word in self._lexicon.not_people
+            or self._lexicon.is_greeting(word)
+        )
+        return len(found[0]) if found and is_unknown else 0
 
     def _is_person(self, words: list[Token]) -> bool:
-        know = self._lexicon
-        if words[-1].low in know.organisation or (len(words) == 1 and words[0].coded):
+        lexicon = self._lexicon
+        if words[-1].lower in lexicon.organisation_words or (len(words) == 1 and words[0].is_code):
             return False
-        return any(not know.ordinary(w.low) or w.low in know.english for w in words)
+        return any(not lexicon.is_ordinary(w.lower) or w.lower in lexicon.common_first_names for w in words)
 
 
 def _sentences(text: str) -> Iterator[tuple[int, str]]:
-    """(start, sentence); one without an end is cut at blanks, so that no text is too long for the model."""
+    """Yield (start, sentence); a sentence without an end is cut at blanks, so that none is too long for the model."""
     for sentence in _SENTENCES.finditer(text):
-        if sentence.end() - sentence.start() <= _LONGEST:
+        if sentence.end() - sentence.start() <= _MAX_SENTENCE_CHARACTERS:
             yield sentence.start(), sentence[0]
         else:
             yield from ((sentence.start() + piece.start(), piece[0]) for piece in _PIECES.finditer(sentence[0]))
 
 
 def _after_particle(words: list[Token]) -> bool:
-    return len(words) > 1 and words[-2].low in PARTICLES
+    return len(words) > 1 and words[-2].lower in PARTICLES

@@ -1,4 +1,4 @@
-"""National identity, tax, health, passport, licence and bank account numbers."""
+"""Finds national identity, tax, health, passport, licence and bank account numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from shared.privacy.redaction.data.checksums import iban_length
-from shared.privacy.redaction.data.national_ids import find_national
+from shared.privacy.redaction.data.national_ids import NUMBER_FORMATS
 from shared.privacy.redaction.spans import TextSpan
 
 _LABELLED = re.compile(
@@ -46,41 +46,62 @@ _SSN = re.compile(r"(?<![\w-])\d{3}[- ]\d{2}[- ]\d{4}(?![\w-])")
 _SSN_WORD = re.compile(r"\bssns?\b|\bsocial security\b", re.I)
 _NINE = re.compile(r"(?<![\w.+-])\d{9}(?![\w-]|\.\d)")
 _YEAR = re.compile(r"(?:19|20)\d{2}|\d{4}-\d{1,2}-\d{1,2}")
-_ORDERED = re.compile(
+_OTHER_NUMBER = re.compile(
     r"\b(?:order|ticket|case|invoice|tracking|booking|claim|routing|account|acct)\b[^\d\n]{0,24}$", re.I
 )
-_NEAR, _SENTENCE = 40, 120
+_OTHER_NATIONAL_NUMBER = re.compile(
+    r"(?:\b(?:orders?|bestell\w*|commande|pedido|ordine|ticket|case|ref(?:erence)?|invoice|rechnung\w*|facture|factura|"
+    r"tracking|parcel|shipment|colis|booking|transaction|sku|serial|article|artikel\w*|item|product|model|batch|lot|part|"
+    r"isbn|ean|upc|imei|build|job|request|error|timestamp)\b|#)[^\d\n]{0,24}$",
+    re.I,
+)
+# Where a national number may begin: up to six letters, and four digits not far apart.
+_NATIONAL_STARTS = re.compile(r"(?<![\w.+-])(?<!\d )(?=[A-Z]{0,6} ?\d(?:[A-Z]{0,3}[ ./+-]?[A-Z]{0,2}\d){3})")
+_LABEL_CHARACTERS, _SENTENCE_CHARACTERS = 40, 120
+"""How far behind a label its number may stand."""
 
 
 def find_identifiers(text: str) -> Iterator[TextSpan]:
-    """Numbers that identify a person or an account."""
+    """Yield the numbers that identify a person or an account."""
     for found in _SSN.finditer(text):
         yield TextSpan(*found.span(), "ssn", 7)
-    yield from find_national(text)
+    yield from find_national_ids(text)
     yield from _labelled(text)
     for label in _BANK.finditer(text):
-        found_ = _NUMBER.search(text, label.end(), min(len(text), label.end() + 60))
-        if found_ and found_.start() - label.end() <= _NEAR:
-            yield TextSpan(*found_.span(), "account", 5)
+        number = _NUMBER.search(text, label.end(), min(len(text), label.end() + 60))
+        if number and number.start() - label.end() <= _LABEL_CHARACTERS:
+            yield TextSpan(*number.span(), "account", 5)
+
+
+def find_national_ids(text: str) -> Iterator[TextSpan]:
+    """Yield the valid national numbers, except plain digits behind a word like "order"."""
+    for start in _NATIONAL_STARTS.finditer(text):
+        for number_format in NUMBER_FORMATS:
+            found = number_format.pattern.match(text, start.start())
+            if found is None or not number_format.is_valid(found[0]):
+                continue
+            before = max(0, found.start() - _LABEL_CHARACTERS)
+            if not (found[0].isdigit() and _OTHER_NATIONAL_NUMBER.search(text, before, found.start())):
+                yield TextSpan(*found.span(), "id", 7)
 
 
 def _labelled(text: str) -> Iterator[TextSpan]:
-    """What a word before it names: the next number; passports and SSN also farther on."""
+    """Yield the number behind each label; passport and social security numbers also later in the sentence."""
     for label in _LABELLED.finditer(text):
-        for found in _VALUE.finditer(text, label.end(), min(len(text), label.end() + _NEAR + 24)):
+        for found in _VALUE.finditer(text, label.end(), min(len(text), label.end() + _LABEL_CHARACTERS + 24)):
             start = found.start()
-            if again := _LABELLED.match(text, start, found.end()):  # "TFN declaration: TFN 123 456 782".
-                start = again.end() + 1
+            if label_again := _LABELLED.match(text, start, found.end()):  # "TFN declaration: TFN 123 456 782".
+                start = label_again.end() + 1
             if iban_length(found[0]) and found[0][2:4].isdigit():
                 continue
-            if found.start() - label.end() <= _NEAR and _is_value(text[start : found.end()]):
+            if found.start() - label.end() <= _LABEL_CHARACTERS and _is_value(text[start : found.end()]):
                 kind = "ssn" if label["what"].lower() in ("ssn", "social", "social security") else "id"
                 yield TextSpan(start, found.end(), kind, 6)
                 break
     for cue, value, kind in ((_PASSPORT, _PASSPORT_VALUE, "id"), (_SSN_WORD, _NINE, "ssn")):
         for label in cue.finditer(text):
-            for found in value.finditer(text, label.end(), min(len(text), label.end() + _SENTENCE)):
-                if not _ORDERED.search(text, max(0, found.start() - _NEAR), found.start()):
+            for found in value.finditer(text, label.end(), min(len(text), label.end() + _SENTENCE_CHARACTERS)):
+                if not _OTHER_NUMBER.search(text, max(0, found.start() - _LABEL_CHARACTERS), found.start()):
                     yield TextSpan(*found.span(), kind, 6)
 
 

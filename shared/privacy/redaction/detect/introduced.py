@@ -1,13 +1,13 @@
-"""The names that a word before them announces: "my name is …", "Dear …", "Frau Dr. …", "Regards, …"."""
+"""Names that a cue introduces: "my name is …", "Dear …", "Frau Dr. …", "Regards, …"."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from shared.privacy.redaction.data.cues import (
-    ABROAD,
     DOING,
     FIELD,
+    FOREIGN,
     INTRODUCED,
     JOINING,
     KEYED,
@@ -25,110 +25,136 @@ from shared.privacy.redaction.data.cues import (
 )
 from shared.privacy.redaction.data.organisations import PLACE_END
 from shared.privacy.redaction.detect.lexicon import MONTHS, PARTICLES, Lexicon, Token
-from shared.privacy.redaction.detect.name_shapes import WEIGHT, Shapes, Strength
+from shared.privacy.redaction.detect.name_shapes import NAME_WEIGHT, CueStrength, NameShapes
 from shared.privacy.redaction.spans import TextSpan
 
 _CUES = (
-    (TITLED, Strength.TITLE), (KEYED, Strength.TITLE), (RANKED, Strength.STRONG), (INTRODUCED, Strength.STRONG),
-    (FIELD, Strength.FIELD), (RELATED, Strength.TITLE), (DOING, Strength.DOING), (NAMED, Strength.NAMED),
-    (STRONG, Strength.STRONG), (SIGN_OFF, Strength.STRONG),
-    (SPEAKER, Strength.SPEAKER), (TOWARDS, Strength.TOWARDS), (SELF, Strength.SELF), (WEAK, Strength.WEAK),
+    (TITLED, CueStrength.TITLE), (KEYED, CueStrength.TITLE), (RANKED, CueStrength.STRONG),
+    (INTRODUCED, CueStrength.STRONG), (FIELD, CueStrength.FIELD), (RELATED, CueStrength.TITLE),
+    (DOING, CueStrength.DOING), (NAMED, CueStrength.NAMED), (STRONG, CueStrength.STRONG),
+    (SIGN_OFF, CueStrength.STRONG), (SPEAKER, CueStrength.SPEAKER), (TOWARDS, CueStrength.TOWARDS),
+    (SELF, CueStrength.SELF), (WEAK, CueStrength.WEAK),
 )  # fmt: skip
-_CUES_ABROAD = ((ABROAD, Strength.STRONG),)
-_NEEDED = {FIELD: ":", RELATED: "(", KEYED: ":"}
-"""Without this sign in the text a cue cannot be there."""
-SURE = frozenset((Strength.TITLE, Strength.NAMED, Strength.STRONG, Strength.FIELD, Strength.SELF, Strength.DOING))
-"""What is told so is not doubted."""
+_FOREIGN_CUES = ((FOREIGN, CueStrength.STRONG),)
+_REQUIRED_SIGN = {FIELD: ":", RELATED: "(", KEYED: ":"}
+"""The sign without which a text cannot contain a cue: a quick test before its expression runs."""
+CERTAIN = frozenset(
+    (CueStrength.TITLE, CueStrength.NAMED, CueStrength.STRONG, CueStrength.FIELD, CueStrength.SELF, CueStrength.DOING)
+)
+"""Names after these cues are not checked against counter-evidence."""
 
 
-class Announced:
-    def __init__(self, lexicon: Lexicon, shapes: Shapes) -> None:
+class IntroducedNames:
+    """Finds names by the cue before them."""
+
+    def __init__(self, lexicon: Lexicon, shapes: NameShapes) -> None:
         self._lexicon, self._shapes = lexicon, shapes
 
-    def told(
-        self, text: str, tokens: list[Token], at: dict[int, int], foreign: bool
-    ) -> Iterator[tuple[TextSpan, Strength]]:
-        """Each name with how surely it is one; `at`: the index of the token that starts there."""
-        for cue, strength in (*_CUES, *_CUES_ABROAD) if foreign else _CUES:
-            if (sign := _NEEDED.get(cue)) and sign not in text:
+    def find(
+        self, text: str, tokens: list[Token], index_at: dict[int, int], foreign: bool
+    ) -> Iterator[tuple[TextSpan, CueStrength]]:
+        """Yield each name with the strength of its cue; `index_at`: token indices by their start."""
+        for cue, strength in (*_CUES, *_FOREIGN_CUES) if foreign else _CUES:
+            if (sign := _REQUIRED_SIGN.get(cue)) and sign not in text:
                 continue
             for found in cue.finditer(text):
-                index = at.get(found.end())
-                if index is None or (foreign and strength is Strength.SELF):  # "im" is no "I'm" there.
+                index = index_at.get(found.end())
+                if index is None or (foreign and strength is CueStrength.SELF):  # There "im" does not mean "I'm".
                     continue
-                if strength is Strength.WEAK and tokens[index].low in MONTHS and JOINING.search(found[0]):
+                if strength is CueStrength.WEAK and tokens[index].lower in MONTHS and JOINING.search(found[0]):
                     continue
-                if strength is Strength.TITLE and self._is_place(tokens, index):
+                if strength is CueStrength.TITLE and self._is_place(tokens, index):
                     continue
-                if strength is Strength.TITLE and self._is_particle(tokens, index):
-                    name = self._shapes.name(text, tokens, index + 1, strength)
-                    yield TextSpan(tokens[index].start, name.end, "person", WEIGHT), strength
+                if strength is CueStrength.TITLE and self._is_particle(tokens, index):
+                    name = self._shapes.name_span(text, tokens, index + 1, strength)
+                    yield TextSpan(tokens[index].start, name.end, "person", NAME_WEIGHT), strength
                 elif self.may_begin(tokens, index, strength, foreign):
-                    yield self._shapes.name(text, tokens, index, strength), strength
+                    yield self._shapes.name_span(text, tokens, index, strength), strength
 
-    def may_begin(self, tokens: list[Token], index: int, strength: Strength, foreign: bool) -> bool:
-        """Whether a word after a cue is a name."""
-        know, token = self._lexicon, tokens[index]
-        if token.low in know.stop or (token.low in know.not_people and strength is not Strength.TITLE):
+    def may_begin(self, tokens: list[Token], index: int, strength: CueStrength, foreign: bool) -> bool:
+        """Return True if the word after a cue of this strength may begin a name."""
+        lexicon, token = self._lexicon, tokens[index]
+        if token.lower in lexicon.stop_words or (
+            token.lower in lexicon.not_people and strength is not CueStrength.TITLE
+        ):
             return False
-        if TITLE.fullmatch(token.text) and token.low not in know.first and strength is not Strength.TITLE:
+        if TITLE.fullmatch(token.text) and token.lower not in lexicon.first_names and strength is not CueStrength.TITLE:
             return False
-        if not token.capital:
-            if strength is Strength.SELF:
-                return not know.ordinary(token.low) and not know.ordinary(tokens[index + 1].low)
-            if strength is Strength.NAMED:
+        if not token.is_capitalised:
+            if strength is CueStrength.SELF:
+                return not lexicon.is_ordinary(token.lower) and not lexicon.is_ordinary(tokens[index + 1].lower)
+            if strength is CueStrength.NAMED:
                 after = tokens[index + 1] if index + 1 < len(tokens) else None
-                if after is not None and not after.capital and len(after.low) > 3 and not know.ordinary(after.low):
+                if (
+                    after is not None
+                    and not after.is_capitalised
+                    and len(after.lower) > 3
+                    and not lexicon.is_ordinary(after.lower)
+                ):
                     return True
-                return know.is_first(token.low) or token.low in know.english or not know.ordinary(token.low)
-            if strength is Strength.DOING:
-                known = token.low in know.first and token.low not in know.everyday
-                return known and not know.function_like(token.low)
-            return know.is_first(token.low) or (strength is Strength.STRONG and token.low in know.english)
-        if token.coded and strength not in (Strength.TITLE, Strength.NAMED):
+                return (
+                    lexicon.is_first_name(token.lower)
+                    or token.lower in lexicon.common_first_names
+                    or not lexicon.is_ordinary(token.lower)
+                )
+            if strength is CueStrength.DOING:
+                is_first_name = token.lower in lexicon.first_names and token.lower not in lexicon.everyday_names
+                return is_first_name and not lexicon.can_follow_name(token.lower)
+            return lexicon.is_first_name(token.lower) or (
+                strength is CueStrength.STRONG and token.lower in lexicon.common_first_names
+            )
+        if token.is_code and strength not in (CueStrength.TITLE, CueStrength.NAMED):
             return False
-        if strength is Strength.SPEAKER and "-" in token.low:
-            return any(part in know.first for part in token.low.split("-"))
-        if strength is Strength.SPEAKER and foreign:
-            return token.low in know.english or (token.low in know.first and not know.ordinary(token.low))
-        if strength is Strength.FIELD:
+        if strength is CueStrength.SPEAKER and "-" in token.lower:
+            return any(part in lexicon.first_names for part in token.lower.split("-"))
+        if strength is CueStrength.SPEAKER and foreign:
+            return token.lower in lexicon.common_first_names or (
+                token.lower in lexicon.first_names and not lexicon.is_ordinary(token.lower)
+            )
+        if strength is CueStrength.FIELD:
             words = tokens[index : index + 2]
-            firm = words[-1].low in know.organisation or words[-1].low in know.not_people
-            return not firm and any(know.is_name(word.low) for word in words)
-        if strength is Strength.TITLE or know.is_first(token.low) or token.low in know.english:
+            is_firm = words[-1].lower in lexicon.organisation_words or words[-1].lower in lexicon.not_people
+            return not is_firm and any(lexicon.is_name(word.lower) for word in words)
+        if (
+            strength is CueStrength.TITLE
+            or lexicon.is_first_name(token.lower)
+            or token.lower in lexicon.common_first_names
+        ):
             return True
-        if strength in (Strength.STRONG, Strength.NAMED, Strength.SPEAKER):
-            return not know.ordinary(token.low) or (strength is not Strength.SPEAKER and know.is_name(token.low))
-        if strength is Strength.BESIDE and know.is_name(token.low) and not know.function_like(token.low):
+        if strength in (CueStrength.STRONG, CueStrength.NAMED, CueStrength.SPEAKER):
+            return not lexicon.is_ordinary(token.lower) or (
+                strength is not CueStrength.SPEAKER and lexicon.is_name(token.lower)
+            )
+        if strength is CueStrength.BESIDE and lexicon.is_name(token.lower) and not lexicon.can_follow_name(token.lower):
             return True
         after = tokens[index + 1] if index + 1 < len(tokens) else None
-        organisation = after is not None and after.capital and after.low in know.organisation
+        is_organisation = after is not None and after.is_capitalised and after.lower in lexicon.organisation_words
         return (
-            strength in (Strength.TOWARDS, Strength.BESIDE)
-            and not know.ordinary(token.low)
+            strength in (CueStrength.TOWARDS, CueStrength.BESIDE)
+            and not lexicon.is_ordinary(token.lower)
             and not token.text.isupper()
-            and not organisation
+            and not is_organisation
             and not foreign
         )
 
     def _is_place(self, tokens: list[Token], index: int) -> bool:
-        """The Prince Albert Dock."""
+        """Return True for a place behind a title: the Prince Albert Dock."""
         after = tokens[index + 1] if index + 1 < len(tokens) else None
         return (
             after is not None
-            and after.capital
+            and after.is_capitalised
             and after.start == tokens[index].end + 1
-            and after.low in PLACE_END
-            and after.low not in self._lexicon.last
+            and after.lower in PLACE_END
+            and after.lower not in self._lexicon.last_names
         )
 
     def _is_particle(self, tokens: list[Token], index: int) -> bool:
-        """Whether a name begins with a small word: "Herr von Hohenfels"."""
+        """Return True for a particle that a name begins with: "Herr von Hohenfels"."""
         token, after = tokens[index], tokens[index + 1] if index + 1 < len(tokens) else None
         return (
-            token.low in PARTICLES
-            and not token.capital
+            token.lower in PARTICLES
+            and not token.is_capitalised
             and after is not None
             and after.start == token.end + 1
-            and after.capital
+            and after.is_capitalised
         )

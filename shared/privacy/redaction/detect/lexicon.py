@@ -1,24 +1,26 @@
-"""What is known of a word: a first name, a surname, an English word, a brand."""
+"""Splits texts into words, and knows of a word whether it is a name, an English word or an organisation's."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from shared.privacy.redaction.data import language_model as model
-from shared.privacy.redaction.data.gazetteer import ORGANISATION, names
+from shared.privacy.redaction.data import language_model
+from shared.privacy.redaction.data.gazetteer import ORGANISATION_WORDS, load_gazetteer
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’`-][^\W\d_]+)*")
 _POSSESSIVE = ("'s", "’s")
 _ENDS_SENTENCE = frozenset('.!?\n:;"“”>•*-–—|')
-_HUMPS = re.compile(r"[a-zà-ÿ][A-ZÀ-Þ]|[A-ZÀ-Þ]{2}[a-zà-ÿ]")
-_SCOTTISH = re.compile(r"(?:Mc|Mac|Fitz|De|Di|Da|La|Le|Van|Del|Des|Du|O['’]|D['’]|L['’])[A-ZÀ-Þ][a-zà-ÿ]+", re.UNICODE)
+_INNER_CAPITAL = re.compile(r"[a-zà-ÿ][A-ZÀ-Þ]|[A-ZÀ-Þ]{2}[a-zà-ÿ]")
+_NAME_PREFIX = re.compile(
+    r"(?:Mc|Mac|Fitz|De|Di|Da|La|Le|Van|Del|Des|Du|O['’]|D['’]|L['’])[A-ZÀ-Þ][a-zà-ÿ]+", re.UNICODE
+)
 _CONTRACTED = re.compile(
     r".*['’](?:t|ll|ve|re|d|m|s)|(?:do|does|did|is|was|were|wo|ca|has|have|had|would|could|should|are|ai)nt|"
     r"(?:there|that|what|he|she|it|who|let|where|how)s|(?:i|you|they|we)(?:ve|re|m|ll)"
 )
 _SUFFIXES = ("s", "es", "ed", "ing", "er", "est", "ly", "in")
-_SUFFIXES_OF_NAMES = ("s", "es", "ed", "ing")  # Gabrielly is no adverb.
+_SUFFIXES_AFTER_NAMES = ("s", "es", "ed", "ing")  # Gabrielly is not an adverb.
 PARTICLES = frozenset(
     """
     de da di del della dos das do der den van von bin ibn bint al el la le du san st ter ten zu y e af av
@@ -41,154 +43,166 @@ MONTHS = frozenset(
     novembro dezembro januari februari maart mei augustus
     """.split()  # noqa: SIM905
 )
-"""Months, in the languages that texts come in."""
+"""Months in English and other European languages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word. `starts`: it begins a sentence or line, so its capital says nothing; `coded`: an acronym or aCode."""
+    """A word of a text. `lower`: case-folded; `starts_sentence`: of a line too, so its capital means nothing.
+
+    `is_code`: an acronym, or a word with inner capitals such as iPhone.
+    """
 
     start: int
     end: int
     text: str
-    low: str
-    starts: bool
-    coded: bool = False
+    lower: str
+    starts_sentence: bool
+    is_code: bool = False
 
     @property
-    def capital(self) -> bool:
+    def is_capitalised(self) -> bool:
         return self.text[0].isupper()
 
 
 def tokens_of(text: str) -> list[Token]:
-    """The words of a text, without the possessive "'s"."""
-    found: list[Token] = []
+    """Split a text into words, without the possessive "'s"."""
+    tokens: list[Token] = []
     end = 0
-    shouted = sum(char.islower() for char in text) < sum(char.isupper() for char in text)
+    in_capitals = sum(char.islower() for char in text) < sum(char.isupper() for char in text)
     for match in _WORD.finditer(text):
         word = match[0]
         if word.endswith(_POSSESSIVE):
             word = word[:-2]
         between = text[end : match.start()]
-        starts = not found or not _ENDS_SENTENCE.isdisjoint(between)
-        found.append(
+        starts_sentence = not tokens or not _ENDS_SENTENCE.isdisjoint(between)
+        tokens.append(
             Token(
                 match.start(),
                 match.start() + len(word),
                 word,
                 word.casefold(),
-                starts,
-                _coded(word, shouted) or text[match.start() - 1 : match.start()].isdigit(),
+                starts_sentence,
+                _is_code(word, in_capitals) or text[match.start() - 1 : match.start()].isdigit(),
             )
         )
         end = match.end()
-    return found
+    return tokens
 
 
-def _coded(word: str, shouted: bool) -> bool:
-    """AUD, ReLU, iPhone; but not McDonald, and nothing in a text that is in capitals all over."""
+def _is_code(word: str, in_capitals: bool) -> bool:
+    """Return True for AUD, ReLU and iPhone, not for McDonald; `in_capitals`: so is the whole text."""
     if word.isupper():
-        return len(word) > 1 and not shouted
-    return bool(_HUMPS.search(word)) and not _SCOTTISH.match(word)
+        return len(word) > 1 and not in_capitals
+    return bool(_INNER_CAPITAL.search(word)) and not _NAME_PREFIX.match(word)
 
 
 class Lexicon:
+    """What is known about words; all take them in lower case. Building it takes 0.4 s."""
+
     def __init__(self) -> None:
-        known = names()
-        others, nouns = model.ordinary_words()
-        self.first, self.last, self.english = known.first, known.last, known.english
-        self.everyday, self.not_people, self.organisation = known.everyday, known.not_people, ORGANISATION
-        self.stop = model.stop_words()
-        self.foreign_stop = model.foreign_stop_words()
-        self._foreign_only = self.foreign_stop - self.stop
-        self._verbs, self._nouns = others, nouns - others - self.stop
-        self._dictionary = others | nouns | self.stop
-        self._seen: dict[str, bool] = {}
+        gazetteer = load_gazetteer()
+        verbs_and_more, nouns = language_model.ordinary_words()
+        self.first_names, self.last_names = gazetteer.first_names, gazetteer.last_names
+        self.common_first_names = gazetteer.common_first_names
+        self.everyday_names, self.not_people = gazetteer.everyday_names, gazetteer.not_people
+        self.organisation_words = ORGANISATION_WORDS
+        self.stop_words = language_model.stop_words()
+        self.foreign_stop_words = language_model.foreign_stop_words()
+        self._foreign_only = self.foreign_stop_words - self.stop_words
+        self._more_than_nouns, self._only_nouns = verbs_and_more, nouns - verbs_and_more - self.stop_words
+        self._dictionary = verbs_and_more | nouns | self.stop_words
+        self._is_ordinary_cache: dict[str, bool] = {}
 
-    def ordinary(self, low: str) -> bool:
-        """An English word, also inflected; common first names that WordNet lists too are none."""
-        known = self._seen.get(low)
-        if known is None:
-            if len(self._seen) > 100_000:  # Typos are endless.
-                self._seen.clear()
-            known = self._seen[low] = self._is_ordinary(low)
-        return known
+    def is_ordinary(self, word: str) -> bool:
+        """Return True for an English word, also inflected, but not for common first names that WordNet lists too."""
+        is_ordinary = self._is_ordinary_cache.get(word)
+        if is_ordinary is None:
+            if len(self._is_ordinary_cache) > 100_000:  # Typos never end.
+                self._is_ordinary_cache.clear()
+            is_ordinary = self._is_ordinary_cache[word] = self._look_up_ordinary(word)
+        return is_ordinary
 
-    def function_like(self, low: str) -> bool:
-        """A word that may well follow a name without being of it: "tom said", "anna long"."""
-        return low in self._verbs and low not in self.english
+    def can_follow_name(self, word: str) -> bool:
+        """Return True for a word that may follow a name without being part of it: "tom said", "anna long"."""
+        return word in self._more_than_nouns and word not in self.common_first_names
 
-    def is_first(self, low: str) -> bool:
-        """Surely a first name, if it has a capital."""
-        if "-" in low:
-            low, rest = low.split("-", 1)
-            if self.ordinary(rest) and rest not in self.first:
+    def is_first_name(self, word: str) -> bool:
+        """Return True for a word that is certainly a first name if it is capitalised."""
+        if "-" in word:
+            word, second = word.split("-", 1)
+            if self.is_ordinary(second) and second not in self.first_names:
                 return False
-        return (low in self.first and len(low) > 2 and not self.ordinary(low)) or (
-            low in self.english and low not in self.everyday
+        return (word in self.first_names and len(word) > 2 and not self.is_ordinary(word)) or (
+            word in self.common_first_names and word not in self.everyday_names
         )
 
-    def is_name(self, low: str) -> bool:
-        """A first name or a surname to somebody."""
-        if "-" in low:
-            return any(part in self.first or part in self.last for part in low.split("-"))
-        return low in self.first or low in self.last
+    def is_name(self, word: str) -> bool:
+        """Return True for a known first or last name."""
+        if "-" in word:
+            return any(part in self.first_names or part in self.last_names for part in word.split("-"))
+        return word in self.first_names or word in self.last_names
 
-    def foreign(self, tokens: list[Token]) -> bool:
-        """Most of its small words are not English: the English model is no witness there, nor is a German's capital."""
-        small = [token.low for token in tokens if not token.capital and len(token.low) > 1]
-        if len(small) > 1 and 2 * sum(low in self._dictionary for low in small) <= len(small):
+    def is_foreign(self, tokens: list[Token]) -> bool:
+        """Return True if most lower-case words are not English; neither model nor capitals can be trusted there."""
+        uncapitalised = [token.lower for token in tokens if not token.is_capitalised and len(token.lower) > 1]
+        english = sum(word in self._dictionary for word in uncapitalised)
+        if len(uncapitalised) > 1 and 2 * english <= len(uncapitalised):
             return True
-        others = sum(low in self._foreign_only for low in small)
-        return others > 1 and others > sum(low in self.stop for low in small)
+        foreign = sum(word in self._foreign_only for word in uncapitalised)
+        return foreign > 1 and foreign > sum(word in self.stop_words for word in uncapitalised)
 
-    def verb(self, low: str) -> bool:
-        """A word of English that is more than a noun."""
-        return low in self._verbs
+    def is_more_than_noun(self, word: str) -> bool:
+        """Return True for an English verb, adjective or adverb."""
+        return word in self._more_than_nouns
 
-    def only_noun(self, low: str) -> bool:
-        """Money, version: no verb that a person could be doing."""
-        plural = len(low) > 4 and low.endswith("s") and low not in self.stop and low not in self._verbs
-        return low in self._nouns or (plural and low[:-1] in self._nouns) or low == "one"
+    def is_only_noun(self, word: str) -> bool:
+        """Return True for money, version: never a verb that a person before it could be the subject of."""
+        plural = (
+            len(word) > 4 and word.endswith("s") and word not in self.stop_words and word not in self._more_than_nouns
+        )
+        return word in self._only_nouns or (plural and word[:-1] in self._only_nouns) or word == "one"
 
-    def listed(self, low: str) -> bool:
-        """In the dictionary, common first name or not: basil, olive."""
-        return low in self._dictionary
+    def is_in_dictionary(self, word: str) -> bool:
+        """Return True for a dictionary word, common first name or not: basil, olive."""
+        return word in self._dictionary
 
-    def compound(self, low: str) -> bool:
-        """Two English words in one, and no name: username, payout."""
-        if self.is_name(low):
+    def is_compound(self, word: str) -> bool:
+        """Return True for two English words written as one that are no name: username, payout."""
+        if self.is_name(word):
             return False
-        cuts = range(3, len(low) - 2)
-        return any(low[:i] in self._dictionary and low[i:] in self._dictionary for i in cuts)
+        cuts = range(3, len(word) - 2)
+        return any(word[:i] in self._dictionary and word[i:] in self._dictionary for i in cuts)
 
-    def only_foreign(self, low: str) -> bool:
-        """A small word of another language that is nobody's name: unsere, nous."""
-        return low in self._foreign_only and not self.is_name(low)
+    def is_only_foreign(self, word: str) -> bool:
+        """Return True for a function word of another language that is no name: unsere, nous."""
+        return word in self._foreign_only and not self.is_name(word)
 
-    def greeting(self, low: str) -> bool:
-        """Said before a name, and taken for part of it by the model."""
-        return low in _GREETINGS
+    def is_greeting(self, word: str) -> bool:
+        """Return True for a greeting, which the model takes for part of the name behind it."""
+        return word in _GREETINGS
 
-    def _is_ordinary(self, low: str) -> bool:
-        if low in self.english and low not in self.everyday:
+    def _look_up_ordinary(self, word: str) -> bool:
+        if word in self.common_first_names and word not in self.everyday_names:
             return False
-        if len(low) == 2 and low in self.last and low not in self.stop:
-            return False  # Li, Wu, Xu: chemistry has them too.
-        if low in self._dictionary or low in self.everyday:
+        if len(word) == 2 and word in self.last_names and word not in self.stop_words:
+            return False  # Li, Wu, Xu: in the dictionary as chemical symbols.
+        if word in self._dictionary or word in self.everyday_names:
             return True
-        if _CONTRACTED.fullmatch(low):
-            return low not in self.first and low not in self.last
-        if "'" in low or "’" in low or "-" in low:
-            return all(part in self._dictionary or len(part) < 3 for part in re.split(r"['’-]", low))
-        suffixes = _SUFFIXES_OF_NAMES if low in self.first else _SUFFIXES
-        return len(low) > 3 and any(low.endswith(end) and self._known(low.removesuffix(end)) for end in suffixes)
+        if _CONTRACTED.fullmatch(word):
+            return word not in self.first_names and word not in self.last_names
+        if "'" in word or "’" in word or "-" in word:
+            return all(part in self._dictionary or len(part) < 3 for part in re.split(r"['’-]", word))
+        suffixes = _SUFFIXES_AFTER_NAMES if word in self.first_names else _SUFFIXES
+        return len(word) > 3 and any(
+            word.endswith(suffix) and self._is_stem(word.removesuffix(suffix)) for suffix in suffixes
+        )
 
-    def _known(self, stem: str) -> bool:
-        whole = (
+    def _is_stem(self, stem: str) -> bool:
+        spellings = (
             stem,
             stem + "e",
             stem[:-1] if stem[-1:] == stem[-2:-1] else "",
             stem[:-1] + "y" if stem[-1:] == "i" else "",
         )
-        return len(stem) > 2 and any(word in self._dictionary for word in whole)
+        return len(stem) > 2 and any(word in self._dictionary for word in spellings)

@@ -1,4 +1,4 @@
-"""How a name looks: where one begins without a word before it, and where it ends."""
+"""The shape of names: where one begins without a cue before it, and where it ends."""
 
 from __future__ import annotations
 
@@ -9,135 +9,154 @@ from shared.privacy.redaction.data.cues import RANK, TITLE
 from shared.privacy.redaction.detect.lexicon import MONTHS, PARTICLES, Lexicon, Token
 from shared.privacy.redaction.spans import TextSpan
 
-_LONGEST = 5
-WEIGHT = 3
-"""Of a name that a rule finds."""
+_MAX_WORDS_AFTER_FIRST = 5
+NAME_WEIGHT = 3
+"""Weight of the span of a name that a rule finds."""
 
 
-class Strength(Enum):
-    """How much the words before it say that a word is a name."""
+class CueStrength(Enum):
+    """Which words after a cue are names, from the strongest cue to none."""
 
-    TITLE = "any word with a capital is one"
-    NAMED = "any word that is not an English one, in lower case too"
-    STRONG = "any word that is not an English one; in lower case a first name"
-    SPEAKER = "any word that is not an English one; a common first name"
-    TOWARDS = "any word that is not an English one, with its capital"
-    BESIDE = "the same, or a first name or surname"
+    TITLE = "any capitalised word"
+    NAMED = "any word that is not English, in lower case too"
+    STRONG = "any capitalised word that is not English; in lower case a first name"
+    SPEAKER = "any word that is not English, or a common first name"
+    TOWARDS = "any capitalised word that is not English"
+    BESIDE = "any capitalised word that is not English, or a first or last name"
     SELF = "two unknown words, in lower case too"
-    FIELD = "two words with capitals of which one is a name"
-    DOING = "a first name in lower case that is no verb"
+    FIELD = "two capitalised words of which one is a name"
+    DOING = "a first name in lower case that is not a verb"
     WEAK = "a first name, in lower case too"
-    NONE = "nothing is said"
+    NONE = "no cue"
 
 
-class Shapes:
+class NameShapes:
+    """Finds names by their words alone, and where a name ends."""
+
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
 
-    def untold(self, text: str, tokens: list[Token]) -> Iterator[TextSpan]:
-        """The names that are known as such, without a word that announces them."""
-        done = 0
+    def find_unintroduced(self, text: str, tokens: list[Token]) -> Iterator[TextSpan]:
+        """Yield the names that no cue introduces."""
+        end = 0
         for index, token in enumerate(tokens):
-            if token.start >= done and self._begins(text, tokens, index):
-                span = self.name(text, tokens, index, Strength.NONE)
-                done = span.end
+            if token.start >= end and self._begins(text, tokens, index):
+                span = self.name_span(text, tokens, index, CueStrength.NONE)
+                end = span.end
                 last = text[span.start : span.end].split()[-1].casefold()
-                if "-" in token.low or last not in self._lexicon.organisation:
+                if "-" in token.lower or last not in self._lexicon.organisation_words:
                     yield span
 
-    def name(self, text: str, tokens: list[Token], index: int, strength: Strength) -> TextSpan:
-        """From its first word to its end: capitals follow a capital, known names a lower-case one."""
+    def name_span(self, text: str, tokens: list[Token], index: int, strength: CueStrength) -> TextSpan:
+        """Return the span of the name that begins at `index`: capitalised words, or in lower case known names."""
         first, last = tokens[index], index
-        while last + 1 < len(tokens) and last - index < _LONGEST:
+        while last + 1 < len(tokens) and last - index < _MAX_WORDS_AFTER_FIRST:
             gap = text[tokens[last].end : tokens[last + 1].start]
             if gap not in (" ", "  ") and not (gap == ". " and len(tokens[last].text) == 1):
                 break
-            small = self._particles(tokens, last + 1)
-            if small:
-                if not self._follows(first, tokens[last + small + 1], strength, after_particle=True):
+            particles = self._count_particles(tokens, last + 1)
+            if particles:
+                if not self._follows(first, tokens[last + particles + 1], strength, after_particle=True):
                     break
-                last += small + 1
+                last += particles + 1
             elif self._follows(first, tokens[last + 1], strength):
                 last += 1
             else:
                 break
-        return TextSpan(first.start, tokens[last].end, "person", WEIGHT)
+        return TextSpan(first.start, tokens[last].end, "person", NAME_WEIGHT)
 
     def _begins(self, text: str, tokens: list[Token], index: int) -> bool:
-        """Whether a name begins here, without a cue."""
-        know, token = self._lexicon, tokens[index]
+        """Return True if a name begins here without a cue."""
+        lexicon, token = self._lexicon, tokens[index]
         after = tokens[index + 1] if index + 1 < len(tokens) else None
-        if len(token.low) == 1 and token.capital and not token.coded:
+        if len(token.lower) == 1 and token.is_capitalised and not token.is_code:
             return after is not None and text[token.end : after.start] == ". " and self._is_surname(after)
-        if token.low in know.stop or token.low in know.not_people or token.low in MONTHS:
+        if token.lower in lexicon.stop_words or token.lower in lexicon.not_people or token.lower in MONTHS:
             return False
-        beside = after is not None and text[token.end : after.start] == " " and after.capital == token.capital
-        if not token.capital:
-            first = token.low in know.english and token.low not in know.everyday
-            second = beside and after is not None and after.low in know.last and after.low not in know.stop
-            return first or (second and know.is_first(token.low) and not know.ordinary(token.low))
-        if token.coded:
-            return (
-                beside
-                and after is not None
-                and token.low in know.first
-                and after.low in know.last
-                and not know.ordinary(token.low)
-            )
-        if know.is_first(token.low):
-            return "-" in token.low or not (beside and after is not None and after.low in know.organisation)
-        if text[token.end : token.end + 2] in ("'s", "’s") and not know.ordinary(token.low):
+        is_adjacent = after is not None and text[token.end : after.start] == " "
+        adjacent = after if is_adjacent and after and after.is_capitalised == token.is_capitalised else None
+        if not token.is_capitalised:
+            if token.lower in lexicon.common_first_names and token.lower not in lexicon.everyday_names:
+                return True
+            if adjacent is None or adjacent.lower not in lexicon.last_names or adjacent.lower in lexicon.stop_words:
+                return False
+            return lexicon.is_first_name(token.lower) and not lexicon.is_ordinary(token.lower)
+        is_ordinary = lexicon.is_ordinary(token.lower)
+        if token.is_code:
+            is_first_name = token.lower in lexicon.first_names and not is_ordinary
+            return adjacent is not None and is_first_name and adjacent.lower in lexicon.last_names
+        is_firm = adjacent is not None and adjacent.lower in lexicon.organisation_words
+        if lexicon.is_first_name(token.lower):
+            return "-" in token.lower or not is_firm
+        if text[token.end : token.end + 2] in ("'s", "’s") and not is_ordinary:
             return True
-        if token.low in know.last and len(token.low) > 2 and not token.starts and not know.ordinary(token.low):
-            return not (beside and after is not None and after.low in know.organisation)
-        if token.low in know.english and not token.starts:
-            return not (beside and after is not None and know.ordinary(after.low) and after.low not in know.last)
-        coded = after is not None and text[after.end : after.end + 1].isdigit()  # "Konto DE89".
-        return beside and after is not None and not coded and self._pair(token, after)
+        if not token.starts_sentence:
+            if token.lower in lexicon.last_names and len(token.lower) > 2 and not is_ordinary:
+                return not is_firm
+            if token.lower in lexicon.common_first_names:
+                return (
+                    adjacent is None or not lexicon.is_ordinary(adjacent.lower) or adjacent.lower in lexicon.last_names
+                )
+        if adjacent is None or text[adjacent.end : adjacent.end + 1].isdigit():  # "Konto DE89".
+            return False
+        return self._is_pair(token, adjacent)
 
     def _is_surname(self, word: Token) -> bool:
-        """Whether a word is one, behind an initial."""
-        return word.capital and len(word.low) > 2 and not word.coded and not self._lexicon.ordinary(word.low)
+        """Return True if the word behind an initial is a surname."""
+        return (
+            word.is_capitalised
+            and len(word.lower) > 2
+            and not word.is_code
+            and not self._lexicon.is_ordinary(word.lower)
+        )
 
-    def _pair(self, one: Token, two: Token) -> bool:
-        """Two words with capitals of which enough is known: one a name, the other at least no English word."""
-        know = self._lexicon
-        if two.low in know.stop or two.low in know.not_people or two.low in know.organisation:
+    def _is_pair(self, first: Token, second: Token) -> bool:
+        """Return True for two capitalised words of which one is a known name and the other is not an English word."""
+        lexicon = self._lexicon
+        if (
+            second.lower in lexicon.stop_words
+            or second.lower in lexicon.not_people
+            or second.lower in lexicon.organisation_words
+        ):
             return False
-        if TITLE.fullmatch(one.text) or RANK.fullmatch(one.text):
+        if TITLE.fullmatch(first.text) or RANK.fullmatch(first.text):
             return False
-        if one.starts and know.ordinary(one.low) and (one.low not in know.first or know.ordinary(two.low)):
+        if (
+            first.starts_sentence
+            and lexicon.is_ordinary(first.lower)
+            and (first.lower not in lexicon.first_names or lexicon.is_ordinary(second.lower))
+        ):
             return False
         points = 0.0
-        for token, known in ((one, one.low in know.first), (two, know.is_name(two.low))):
-            points += 1.0 if known else 0.5
-            points -= 0.5 if know.ordinary(token.low) else 0.0
+        for token, is_known in ((first, first.lower in lexicon.first_names), (second, lexicon.is_name(second.lower))):
+            points += 1.0 if is_known else 0.5
+            points -= 0.5 if lexicon.is_ordinary(token.lower) else 0.0
         return points >= 1.5
 
-    def _particles(self, tokens: list[Token], index: int) -> int:
-        """How many small words begin here, one or two ("van den"), with another word behind them; else 0."""
+    def _count_particles(self, tokens: list[Token], index: int) -> int:
+        """Return how many particles begin here, one or two ("van den"), with another word behind them; else 0."""
         for count in (1, 2):
-            if index + count >= len(tokens) or tokens[index + count - 1].low not in PARTICLES:
+            if index + count >= len(tokens) or tokens[index + count - 1].lower not in PARTICLES:
                 return 0
             if tokens[index + count].start != tokens[index + count - 1].end + 1:
                 return 0
-            if tokens[index + count].low not in PARTICLES or tokens[index + count].capital:
+            if tokens[index + count].lower not in PARTICLES or tokens[index + count].is_capitalised:
                 return count
         return 0
 
-    def _follows(self, first: Token, word: Token, strength: Strength, after_particle: bool = False) -> bool:
-        know = self._lexicon
-        if first.capital:
+    def _follows(self, first: Token, word: Token, strength: CueStrength, after_particle: bool = False) -> bool:
+        lexicon = self._lexicon
+        if first.is_capitalised:
             return (
-                word.capital
+                word.is_capitalised
                 and word.text != "I"
-                and (after_particle or (word.low not in know.stop and word.low not in know.not_people))
+                and (after_particle or (word.lower not in lexicon.stop_words and word.lower not in lexicon.not_people))
             )
-        if word.capital or word.low in know.stop or word.low in know.not_people:
+        if word.is_capitalised or word.lower in lexicon.stop_words or word.lower in lexicon.not_people:
             return False
-        known = word.low in know.last or word.low in know.first
-        unknown = not know.ordinary(word.low) and len(word.low) > 3
-        unknown = unknown and (
-            strength in (Strength.NAMED, Strength.SELF) or not word.low.endswith(("ed", "ing", "ly"))
+        is_known = word.lower in lexicon.last_names or word.lower in lexicon.first_names
+        is_unknown = not lexicon.is_ordinary(word.lower) and len(word.lower) > 3
+        is_unknown = is_unknown and (
+            strength in (CueStrength.NAMED, CueStrength.SELF) or not word.lower.endswith(("ed", "ing", "ly"))
         )
-        return unknown or (known and not know.function_like(word.low))
+        return is_unknown or (is_known and not lexicon.can_follow_name(word.lower))

@@ -1,10 +1,8 @@
-"""Personal data that has a form: found by pattern, kept by its checksum or by the words before it. No model.
+"""Finds personal data of a fixed format by pattern, checksum and the words before it, without a model.
 
-    find_patterns(text)  e-mail, phone, card, IBAN, account, national ids, IP and MAC, date of birth, crypto wallets
-
-A number alone says little: 10 digits are a phone, an order or an account. So a number counts as personal where its
-form is unmistakable (a checksum, a country code, the groups of a phone number) or where a word before it says so,
-and a word that says "order", "ticket" or "reference" takes it back.
+E-mail, phone, card, IBAN, account, national ids, IP and MAC, date of birth, crypto wallets. Ten digits may be a phone,
+an order or an account, so a number counts as personal only if its format is unmistakable (a checksum, a country code,
+the groups of a phone number) or a word before it says so, and not behind "order", "ticket" or "reference".
 """
 
 from __future__ import annotations
@@ -13,20 +11,20 @@ import re
 from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-from shared.privacy.redaction.data.checksums import card_network, iban_length, iban_valid, luhn_valid
+from shared.privacy.redaction.data.checksums import card_network, iban_length, is_iban_valid, is_luhn_valid
 from shared.privacy.redaction.detect.identifiers import find_identifiers
 from shared.privacy.redaction.detect.phones import find_phones
 from shared.privacy.redaction.spans import TextSpan
 
 _TRIGGER = re.compile(r"[\d@＠]|\(at\)|\[at\]|::| dot ", re.I)
-_BEFORE = 48
+_CONTEXT_CHARACTERS = 48
 
 _EMAIL = re.compile(
     r"[\w.+%&'*/=?^`{|}~!#$-]{1,64}(?:@|\s?[\[(]at[\])]\s?)(?:[\w-]{1,63}(?:\.|\s?[\[(]dot[\])]\s?)){1,6}[^\W\d_][\w-]{1,62}",
     re.I,
 )
-# In a URL, told aloud, or set apart: "j.doe%40example.org", "j.doe at example dot org", "j.doe @ example.org".
-_TOLD = re.compile(
+# In a URL, spelled out, or with blanks: "j.doe%40example.org", "j.doe at example dot org", "j.doe @ example.org".
+_SPELLED_EMAIL = re.compile(
     r"[\w.+-]{1,64}%40(?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24}|"
     r"(?<![\w.+-])[\w.+-]{1,64}(?: (?:dot|punkt|point|punto) [\w+-]{1,64}){0,3} at "
     r"[\w-]{1,63}(?:(?:\.| dot )[\w-]{1,63}){0,3} dot "
@@ -55,7 +53,7 @@ _NETWORK = re.compile(
     r"https?|router|whitelist|allow ?list|block|client|network|adresse|direcci[oó]n|indirizzo)\b",
     re.I,
 )
-_SMALL = 30
+_MAX_FIRST_OF_VERSION = 30
 _CRYPTO = re.compile(r"(?<!\w)(?:[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[02-9ac-hj-np-z]{11,71}|0x[0-9a-fA-F]{40})(?!\w)")
 
 _MONTH = (
@@ -78,38 +76,38 @@ _BIRTH = re.compile(
     r"urodz(?:ony|ona|enia))\b",
     re.I,
 )
-# Another date's word, between the word for birth and a date far behind it.
+# A word for another date, between the word for birth and a date far behind it.
 _OTHER_DAY = re.compile(
     r"\b(?:on|since|until|by|from|due|dated?|appointment|visit|admitted|seen|issued|expir\w+|valid|ordered|paid|booked|"
     r"started|today|am|ab|bis|seit|vom|le|du|el|il|dal|op|gültig|rendez-vous|cita|appuntamento)\b[^\d\n]{0,16}$",
     re.I,
 )
-_FAR = 140
+_SENTENCE_CHARACTERS = 140
 
 
 def find_patterns(text: str) -> list[TextSpan]:
-    """Everything personal that has a form, overlaps and all. The heavier of two that overlap is the surer."""
-    if not _TRIGGER.search(text):  # All of these have a digit or an @ in them; most texts have neither.
+    """Find all personal data of a fixed format; spans may overlap, and the more certain one weighs more."""
+    if not _TRIGGER.search(text):  # Each format has a digit or an @; most texts have neither.
         return []
     spans = list(_emails(text))
     if any(char.isdigit() for char in text):
-        for find in (_cards, _ibans, _addresses_of_machines, _wallets, _births, find_identifiers, find_phones):
+        for find in (_cards, _ibans, _network_addresses, _wallets, _birth_dates, find_identifiers, find_phones):
             spans.extend(find(text))
     elif "::" in text:
-        spans.extend(_addresses_of_machines(text))
+        spans.extend(_network_addresses(text))
     return spans
 
 
 def _emails(text: str) -> Iterator[TextSpan]:
-    low = text.lower()
-    if "%40" in text or " dot " in low or "＠" in text or "@ " in text or " @" in text:
-        for found in _TOLD.finditer(text):
+    lower = text.lower()
+    if "%40" in text or " dot " in lower or "＠" in text or "@ " in text or " @" in text:
+        for found in _SPELLED_EMAIL.finditer(text):
             yield TextSpan(*found.span(), "email", 9)
-    if "@" not in text and "at" not in low:
+    if "@" not in text and "at" not in lower:
         return
     for found in _EMAIL.finditer(text):
         start, end = found.span()
-        while start < end and text[start] in "'*`.=-":  # Quotes and Markdown around it are not of it.
+        while start < end and text[start] in "'*`.=-":  # Quotes and Markdown around it are not part of it.
             start += 1
         yield TextSpan(start, end, "email", 9)
 
@@ -119,10 +117,10 @@ def _cards(text: str) -> Iterator[TextSpan]:
         digits = re.sub(r"\D", "", found[0])
         if not 12 <= len(digits) <= 19 or card_network(digits) is None:
             continue
-        if luhn_valid(digits):
+        if is_luhn_valid(digits):
             yield TextSpan(*found.span(), "card", 8)
-        elif len(digits) >= 15 and _CARD_WORD.search(text, max(0, found.start() - _BEFORE), found.start()):
-            yield TextSpan(*found.span(), "card", 7)  # Mistyped, and still somebody's card.
+        elif len(digits) >= 15 and _CARD_WORD.search(text, max(0, found.start() - _CONTEXT_CHARACTERS), found.start()):
+            yield TextSpan(*found.span(), "card", 7)  # Mistyped, but still a card.
 
 
 def _ibans(text: str) -> Iterator[TextSpan]:
@@ -139,12 +137,12 @@ def _ibans(text: str) -> Iterator[TextSpan]:
                 break
         if count < length or (end < len(text) and text[end].isalnum()):
             continue
-        said = "iban" in text[max(0, found.start() - _BEFORE) : found.start()].lower()
-        if said or iban_valid(text[found.start() : end]):
+        is_labelled = "iban" in text[max(0, found.start() - _CONTEXT_CHARACTERS) : found.start()].lower()
+        if is_labelled or is_iban_valid(text[found.start() : end]):
             yield TextSpan(found.start(), end, "iban", 9)
 
 
-def _addresses_of_machines(text: str) -> Iterator[TextSpan]:
+def _network_addresses(text: str) -> Iterator[TextSpan]:
     for found in _IPV4.finditer(text):
         if not _is_version(text, found):
             try:
@@ -166,11 +164,11 @@ def _addresses_of_machines(text: str) -> Iterator[TextSpan]:
 
 
 def _is_version(text: str, found: re.Match[str]) -> bool:
-    """Behind a word for one; or small numbers in a text on software in which no word is about networks."""
+    """Return True for a version number: a word before says so, or the text is about software and not about networks."""
     if _VERSION.search(text, max(0, found.start() - 24), found.start()):
         return True
     first = int(found[0].split(".")[0])
-    return first <= _SMALL and first != 10 and bool(_SOFTWARE.search(text)) and not _NETWORK.search(text)
+    return first <= _MAX_FIRST_OF_VERSION and first != 10 and bool(_SOFTWARE.search(text)) and not _NETWORK.search(text)
 
 
 def _wallets(text: str) -> Iterator[TextSpan]:
@@ -179,19 +177,19 @@ def _wallets(text: str) -> Iterator[TextSpan]:
             yield TextSpan(*found.span(), "crypto", 7)
 
 
-def _births(text: str) -> Iterator[TextSpan]:
+def _birth_dates(text: str) -> Iterator[TextSpan]:
     if not _BIRTH.search(text):
         return
-    known = 0
+    last_end = 0
     for found in DATE.finditer(text):
         start = found.start()
-        between = text[known:start] if known else ""
-        if known and not _BIRTH.search(between) and _OTHER_DAY.search(between):
+        between = text[last_end:start] if last_end else ""
+        if last_end and not _BIRTH.search(between) and _OTHER_DAY.search(between):
             continue  # "dob 12/03/1980, appointment on 14/06/2024".
-        if _BIRTH.search(text[max(0, start - _BEFORE) : found.end() + 24]):
-            known = found.end()
+        if _BIRTH.search(text[max(0, start - _CONTEXT_CHARACTERS) : found.end() + 24]):
+            last_end = found.end()
             yield TextSpan(*found.span(), "birth_date", 8)
             continue
-        sentence = re.split(r"[.!?] |\n", text[max(0, start - _FAR) : start])[-1]
+        sentence = re.split(r"[.!?] |\n", text[max(0, start - _SENTENCE_CHARACTERS) : start])[-1]
         if _BIRTH.search(sentence) and not _OTHER_DAY.search(sentence):
             yield TextSpan(*found.span(), "birth_date", 8)

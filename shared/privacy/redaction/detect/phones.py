@@ -1,10 +1,11 @@
-"""Phone numbers: by country code, by the groups that only phone numbers have, or by the word before them."""
+"""Finds phone numbers: by country code, by groups of digits that only they have, or by the word before."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
+from shared.privacy.redaction.data.checksums import only_digits
 from shared.privacy.redaction.spans import TextSpan
 
 _SEPARATOR = r"[ .\-/\u00a0\u2010-\u2013]"
@@ -23,7 +24,7 @@ _NATIONAL = re.compile(
 )
 _TRUNK = re.compile(r"(?<![\w+-])(?<!\d[.,])0[1-9]\d{8,9}(?!\w)")
 _ANY = re.compile(rf"(?<![\w+])\(?\d{{1,5}}\)?(?:{_SEPARATOR}{{0,2}}\d{{1,5}}){{1,5}}{_EXTENSION}(?!\w)", re.I)
-_WORD = re.compile(
+_PHONE_WORD = re.compile(
     r"\b(?:phone|telephone|tel|mobile|cell|cellphone|call|called|calling|callback|text|texted|sms|whatsapp|signal|"
     r"telegram|fax|dial|ring|rang|reach(?:able)?|contact|handy|landline|voicemail|pin resent|resent to|number|numbers|"
     r"mob|cel|imessage|facetime|viber|zelle|venmo|cash ?app|bizum|hotline|helpline|switchboard|pager|extension|"
@@ -33,7 +34,7 @@ _WORD = re.compile(
     r"[^\d\n]{0,40}$",
     re.I,
 )
-_NOT_A_PHONE = re.compile(
+_OTHER_NUMBER_WORD = re.compile(
     r"(?:\b(?:order|orders|ticket|case|ref|reference|invoice|tracking|parcel|shipment|booking|reservation|transaction|"
     r"txn|sku|serial|article|item|product|model|version|customer|member(?:ship)?|policy|claim|confirmation|receipt|"
     r"account|acct|routing|isbn|ean|upc|imei|id|po|code|voucher|coupon|card|amount|postcode|zip|year|ssn|price|"
@@ -42,37 +43,35 @@ _NOT_A_PHONE = re.compile(
     re.I,
 )
 
-# "1Z 999 AA1 01 2345 6784": groups with letters before it, so that it is the end of something longer.
-_CODE = re.compile(r"(?<!\w)(?:[A-Z]+\d|\d+[A-Z])\w* $")
-_SURE = 8  # No other number has a plus: "+61 491 570 156" is not a Canadian SIN behind something.
-
-_WITH_ZEROS = 11  # Two zeros, a country, and what remains of the shortest numbers: "0078-0511-20" is an article.
+# "1Z 999 AA1 01 2345 6784": groups with letters before the digits, so these are the end of a longer code.
+_CODE_BEFORE = re.compile(r"(?<!\w)(?:[A-Z]+\d|\d+[A-Z])\w* $")
+_PLUS_WEIGHT = 8  # No other number has a plus: "+61 491 570 156" does not end with a Canadian SIN.
+_MIN_DIGITS_WITH_ZEROS = 11  # "00" for abroad, a country and a short number; "0078-0511-20" is an article.
 
 
 def find_phones(text: str) -> Iterator[TextSpan]:
-    """Phone numbers in a text; 7 to 15 digits (E.164)."""
+    """Yield the phone numbers in a text: 7 to 15 digits (E.164)."""
     for pattern, weight in ((_INTERNATIONAL, 6), (_AMERICAN, 6), (_NATIONAL, 5), (_TRUNK, 4)):
         for found in pattern.finditer(text):
-            if not _plausible(found[0]):
+            if not _is_plausible(found[0]):
                 continue
             before = text[max(0, found.start() - 48) : found.start()]
-            if _CODE.search(before):
+            if _CODE_BEFORE.search(before):
                 continue
-            plus = found[0].startswith("+")
-            if pattern is _INTERNATIONAL and not plus and sum(char.isdigit() for char in found[0]) < _WITH_ZEROS:
+            has_plus = found[0].startswith("+")
+            has_zeros = pattern is _INTERNATIONAL and not has_plus
+            if has_zeros and len(only_digits(found[0])) < _MIN_DIGITS_WITH_ZEROS:
                 continue
-            if plus or not _NOT_A_PHONE.search(before) or _WORD.search(before):
-                yield TextSpan(*found.span(), "phone", _SURE if plus else weight)
+            if has_plus or not _OTHER_NUMBER_WORD.search(before) or _PHONE_WORD.search(before):
+                yield TextSpan(*found.span(), "phone", _PLUS_WEIGHT if has_plus else weight)
     for found in _ANY.finditer(text):
         before = text[max(0, found.start() - 48) : found.start()]
-        said = _WORD.search(before)
-        if said and _plausible(found[0]) and not _NOT_A_PHONE.search(before):
+        if _PHONE_WORD.search(before) and _is_plausible(found[0]) and not _OTHER_NUMBER_WORD.search(before):
             yield TextSpan(*found.span(), "phone", 3)
 
 
-def _plausible(text: str) -> bool:
+def _is_plausible(text: str) -> bool:
     number: str = re.split(r"x|ext", text, maxsplit=1, flags=re.I)[0]
     if re.search(r"\d{4}-\d{2}-\d{2}|\b\d{1,2}[/.]\d{1,2}[/.]\d{2,4}\b", number):  # A date.
         return False
-    digits = sum(char.isdigit() for char in number)
-    return 7 <= digits <= 15
+    return 7 <= len(only_digits(number)) <= 15
