@@ -85,12 +85,12 @@ def _presidio() -> Callable[..., list[list[TextSpan]]]:
     from presidio_analyzer import AnalyzerEngine, BatchAnalyzerEngine
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
-    from shared.privacy.redaction.data.language_model import folder
+    from shared.privacy.redaction.data.language_model import model_folder
 
     class Loaded(SpacyNlpEngine):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.nlp = {"en": spacy.load(folder())}
+            self.nlp = {"en": spacy.load(model_folder())}
 
     batch = BatchAnalyzerEngine(AnalyzerEngine(nlp_engine=Loaded(), supported_languages=["en"]))
 

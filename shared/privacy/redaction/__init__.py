@@ -1,15 +1,12 @@
-"""Personal data out of texts, before rest: found, and replaced by made-up data of the same shape.
+"""Redaction: finds personal data in texts and replaces it by surrogates of the same shape, before the texts are stored.
 
-    redactor     the front: Rules, Redactor, Redacted
-    patterns     what has a form: e-mail, card, IBAN, IP, birth dates; phones, identifiers; checks: their checksums
-    national     identity numbers of many countries; national_checks: whether one holds
-    addresses    postal addresses
-    people       names: announced by cues and titles, or by their shapes in a lexicon (of a gazetteer and a dictionary),
-                 then findings of a model; doubts: what is a firm (organisations), a place or a word after all
-    extra        a task's own patterns, with a deadline
-    surrogates   what stands in their place; chance: the keyed choices
+    redactor   Rules (what a task wants), Redactor, Redacted (the result)
+    spans      where in a text personal data stands
+    detect/    finds it: patterns (with phones and identifiers), addresses, people, custom_patterns of a task
+    replace/   surrogates: names and numbers, chosen by a keyed_random
+    data/      word lists, cues, checksums, formats of national numbers, the language model
 
-Heavy imports (spaCy, Faker) happen when a Redactor is built or first used, not here.
+Heavy imports (spaCy, Faker) happen when a Redactor is built or first used, not on import.
 """
 
 from shared.privacy.redaction.redactor import Redacted, Redactor, Rules, TextRedactor

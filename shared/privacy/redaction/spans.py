@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _MIN_REMAINDER_CHARACTERS = 3
@@ -34,16 +34,14 @@ def without_overlaps(text: str, spans: Iterable[TextSpan]) -> list[TextSpan]:
     return sorted(disjoint, key=lambda s: s.start)
 
 
-def _free(taken: bytearray, start: int, end: int) -> list[tuple[int, int]]:
-    pieces: list[tuple[int, int]] = []
+def _free(taken: bytearray, start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end:
         begin = taken.find(0, start, end)
         if begin < 0:
             break
         stop = taken.find(1, begin, end)
         start = end if stop < 0 else stop
-        pieces.append((begin, start))
-    return pieces
+        yield begin, start
 
 
 def merged(spans: Iterable[TextSpan]) -> list[TextSpan]:

@@ -1,15 +1,16 @@
-"""Identity numbers of many countries: found where they hold, left where they do not, and made up so that they hold."""
+"""Valid identity numbers of many countries are found and get valid surrogates; invalid ones are left alone."""
 
 from __future__ import annotations
 
 import pytest
 
 from shared.privacy.redaction import Redactor, Rules
-from shared.privacy.redaction.data.national_ids import FORMS, find_national
+from shared.privacy.redaction.data.national_ids import NUMBER_FORMATS
+from shared.privacy.redaction.detect.identifiers import find_national_ids
 
 PATTERNS = Rules(names=False)
-# Each holds; all are from the authorities' or python-stdnum's examples, or were computed.
-HOLD = {
+# All are from the authorities' or python-stdnum's examples, or were computed.
+VALID = {
     "Belgium": "85.07.30-033.28", "Finland": "131052-308T", "Switzerland": "756.9217.0769.85",
     "France": "2 69 05 49 588 157 80", "Sweden": "811218-9876", "Norway": "29029600013", "Germany": "86095742719",
     "Brazil": "111.444.777-35", "Turkey": "10000000146", "China": "11010519491231002X", "Korea": "900101-1234567",
@@ -18,8 +19,8 @@ HOLD = {
     "Mexico": "LOPM910814MDFPRR05", "Ireland": "1234567T", "Singapore": "S1234567D", "Italy": "RSSMRA85T10A562S",
     "Canada": "046 454 286", "Australia": "2123 45670 1", "England": "943 476 5919",
 }  # fmt: skip
-# One sign off, or no date.
-FAIL = [
+# One character off, or not a date.
+INVALID = [
     "85.07.30-033.29", "131052-308U", "756.9217.0769.84", "811218-9875", "29029600014", "86095742718", "10000000147",
     "110105194912310021", "901301-1234567", "8001015009086", "1630615123458", "736028/5164", "12.345.678-6",
     "20-12345678-7", "2341 2341 2347", "12345678A", "S1234567A", "046 454 287", "2123 45671 1",
@@ -31,26 +32,26 @@ def redactor() -> Redactor:
     return Redactor(b"k" * 32)
 
 
-@pytest.mark.parametrize("number", HOLD.values(), ids=HOLD)
-def test_a_number_that_holds_is_found_alone_and_its_surrogate_holds_too(redactor: Redactor, number: str) -> None:
+@pytest.mark.parametrize("number", VALID.values(), ids=VALID)
+def test_a_valid_number_is_found_and_its_surrogate_is_valid_too(redactor: Redactor, number: str) -> None:
     (done,) = redactor.redact([f"It says {number}, and that is all."], PATTERNS)
-    made = done.text.removeprefix("It says ").removesuffix(", and that is all.")
+    surrogate = done.text.removeprefix("It says ").removesuffix(", and that is all.")
     assert done.kinds == {"id": 1}
-    assert made != number
-    form = next(form for form in FORMS if form.pattern.fullmatch(number) and form.holds(number))
-    assert form.pattern.fullmatch(made)
-    assert form.holds(made)
-    assert [c if not c.isalnum() else "" for c in made] == [c if not c.isalnum() else "" for c in number]
+    assert surrogate != number
+    number_format = next(f for f in NUMBER_FORMATS if f.pattern.fullmatch(number) and f.is_valid(number))
+    assert number_format.pattern.fullmatch(surrogate)
+    assert number_format.is_valid(surrogate)
+    assert [c if not c.isalnum() else "" for c in surrogate] == [c if not c.isalnum() else "" for c in number]
 
 
-@pytest.mark.parametrize("number", FAIL)
-def test_a_number_that_does_not_hold_is_none(number: str) -> None:
-    assert list(find_national(f"It says {number}, and that is all.")) == []
+@pytest.mark.parametrize("number", INVALID)
+def test_an_invalid_number_is_not_found(number: str) -> None:
+    assert list(find_national_ids(f"It says {number}, and that is all.")) == []
 
 
 @pytest.mark.parametrize("text", ["Order 10000000146", "tracking no 29029600013", "invoice #86095742719"])
-def test_plain_digits_behind_an_order_are_left_alone(text: str) -> None:
-    assert list(find_national(text)) == []
+def test_plain_digits_behind_an_order_are_not_found(text: str) -> None:
+    assert list(find_national_ids(text)) == []
 
 
 @pytest.mark.parametrize(
@@ -65,18 +66,18 @@ def test_plain_digits_behind_an_order_are_left_alone(text: str) -> None:
         ("mon numéro de sécu 1234567890", "1234567890"),
     ],
 )
-def test_a_number_that_holds_easily_needs_its_name(redactor: Redactor, text: str, number: str) -> None:
+def test_a_number_with_a_weak_checksum_is_found_behind_its_label(redactor: Redactor, text: str, number: str) -> None:
     (done,) = redactor.redact([text], PATTERNS)
     assert number not in done.text
     assert done.kinds == {"id": 1}
 
 
 @pytest.mark.parametrize("text", ["My passport expires in 2027.", "The parcel weighs 123456782 grams"])
-def test_a_year_behind_its_name_and_a_number_without_are_none(redactor: Redactor, text: str) -> None:
+def test_a_year_behind_a_label_and_a_number_without_one_are_not_found(redactor: Redactor, text: str) -> None:
     assert redactor.redact([text], PATTERNS)[0].count == 0
 
 
-def test_nine_digits_are_an_ssn_where_the_text_speaks_of_one(redactor: Redactor) -> None:
+def test_nine_digits_are_an_ssn_if_the_text_mentions_one(redactor: Redactor) -> None:
     first, second = redactor.redact(
         ["The SSN on the form is not the one in the other system, which is 536221874.", "It weighs 536221874 g"],
         PATTERNS,
@@ -85,6 +86,6 @@ def test_nine_digits_are_an_ssn_where_the_text_speaks_of_one(redactor: Redactor)
     assert second.count == 0
 
 
-def test_a_label_does_not_take_the_iban_behind_it(redactor: Redactor) -> None:
+def test_a_label_does_not_claim_the_iban_behind_it(redactor: Redactor) -> None:
     text = "personnummer not needed, pay to NO93 8601 1117 947 450 kr"
     assert [text[s.start : s.end] for s in redactor.find([text], PATTERNS)[0]] == ["NO93 8601 1117 947"]

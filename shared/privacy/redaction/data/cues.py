@@ -1,26 +1,68 @@
-"""Cues: expressions that introduce a name. What follows a match is a name if it looks like one."""
+"""Cues: titles, ranks, jobs, relatives and phrases that introduce a name, in English and other European languages.
+
+What follows a match is a name if it looks like one.
+"""
 
 from __future__ import annotations
 
 import re
 
-from shared.privacy.redaction.data.titles import (
-    FOREIGN_JOBS,
-    FOREIGN_RELATIVES,
-    JOBS,
-    RANKS,
-    RELATIVES,
-    STACKED,
-    TITLES,
+_TITLES = (
+    r"mr|mrs|ms|miss|mx|dr|prof|professor|doctor|sir|madam|herrn?|frau|monsieur|madame|mme|señora?|sra|sr|signora?|"
+    r"captain|rev|revd|reverend|father|judge|justice|dame|lord|lady|president|chancellor|senator|governor|mayor|minister|"
+    r"coach|sergeant|inspector|constable|superintendent|"
+    r"detective|officer|colonel|general|lieutenant|corporal|major general|sister|brother|uncle|aunt|auntie|nurse|"
+    r"principal|"
+    r"congressman|congresswoman|councillor|councilor|cllr|alderman|rabbi|imam|pastor|bishop|archbishop|deacon|vicar|"
+    r"king|queen|prince|princess|chef|comrade|señorita|srta|mlle|mademoiselle|fräulein|"
+    r"dott|dott\.ssa|dottor|dottoressa|avv|avvocato|geom|sig|sig\.ra|sig\.na|"
+    r"doña|dña|dona|senhora?|maître|docteur|hr|fru|fröken|rouva|herra|pani|meneer|mevrouw|mevr|dhr|bay|bayan"
+)
+"""Matched in any case. Any capitalised word after a title is a name."""
+_STACKED = r"mag|ing|dipl\.?-ing|phil|habil|med|mult|prof|dr|rer\. ?nat|hon|h\.c|ra|dott|avv|ssa"
+"""Words between a title and the name: "Frau Mag. Gruber"."""
+_RANKS = (
+    r"PC|DC|DS|DI|DCI|WPC|PCSO|Sgt|Insp|Supt|Capt|Cpt|Lt|Col|Maj|Cpl|Cmdr|Adm|Gen|Brig|Hon|Fr|Ald|Det|Sen|Rep|Gov|Atty|Att|"
+    r"Pvt|Cst|Ofc|Messrs|Ing|Arq|Lic|Mag|Dra?|Don|Eng|Engr|Adv|Shri|Smt|Ustad|Sheikh|Hajji|Mwalimu"
+)
+"""Matched with their capitals; a word after one is a name if it is not an English word."""
+_JOBS = (
+    r"actor|actress|author|writer|editor|director|producer|singer|songwriter|drummer|guitarist|composer|pianist|goalkeeper|"
+    r"striker|player|painter|photographer|artist|poet|journalist|reporter|chairman|chairwoman|ceo|cfo|cto|founder|owner|"
+    r"secretary|spokesman|spokeswoman|lawyer|attorney|engineer|technician|mechanic|plumber|electrician|driver|courier|"
+    r"receptionist|waiter|waitress|therapist|pharmacist|surgeon|researcher|scientist|trainer|pilot|midwife|clerk|caretaker|"
+    r"janitor|host|hostess|winner|victim|witness|suspect|carer|caregiver|nanny|babysitter|childminder|cleaner|gardener|"
+    r"housekeeper|barber|hairdresser|physio|physiotherapist|counsell?or|advis[eo]r|paramedic|postman|translator|"
+    r"interpreter|recruiter|candidate|applicant|petitioner|respondent|defendant|plaintiff|claimant|appellant|deceased|"
+    r"nominee|trustee|guardian|paralegal|notary|foreman|barista|bartender"
+)
+_FOREIGN_JOBS = (
+    r"kolleg(?:e|in)|chefin|mitarbeiter(?:in)?|nachbar(?:in)?|vermieter(?:in)?|patient(?:in)?|kund(?:e|in)|arzt|ärztin|"
+    r"collègue|voisine?|médecin|directrice|directeur|maîtresse|titulaire|patiente|"
+    r"portera|portero|vecin[oa]|compañer[oa]|jef[ea]|titular|paciente|dueñ[oa]|"
+    r"collega|vicin[oa]|titolare|paziente|portiere|intestat[oa] a"
+)
+_RELATIVES = (
+    r"wife|husband|spouse|son|daughter|mother|father|mum|mom|dad|brother|sister|partner|friend|boss|manager|landlord|"
+    r"landlady|colleague|coworker|neighbou?r|twin|aunt|auntie|uncle|cousin|nephew|niece|girlfriend|boyfriend|fianc[eé]e?|"
+    r"flatmate|roommate|housemate|grandmother|grandfather|grandma|grandpa|grandson|granddaughter|nan|mate|kid|child|baby|"
+    r"stepson|stepdaughter|stepfather|stepmother|godmother|godfather|godson|goddaughter|toddler|bestie|bff|"
+    r"assistant|secretary|lawyer|solicitor|doctor|dentist|teacher|accountant|supervisor|tenant|ex|(?:\w+)-in-law"
+)
+_FOREIGN_RELATIVES = (
+    r"tochter|sohn|ehefrau|ehemann|schwester|bruder|mutter|vater|freund|freundin|enkel|enkelin|"
+    r"fille|fils|mari|épouse|sœur|frère|mère|père|copine|copain|hij[oa]|espos[oa]|marido|mujer|herman[oa]|madre|padre|"
+    r"amig[oa]|novi[oa]|figli[oa]|marito|moglie|sorella|fratello|amic[oa]"
 )
 
-TITLE = re.compile(rf"(?:{TITLES})\.?", re.I)
-RANK = re.compile(rf"(?:{RANKS})\.?")
+TITLE = re.compile(rf"(?:{_TITLES})\.?", re.I)
+RANK = re.compile(rf"(?:{_RANKS})\.?")
 TITLED = re.compile(
-    rf"\b(?:{TITLES})\b\.?\s{{1,8}}(?:(?:{TITLES}|{STACKED})\.{{1,2}}\s?(?:{STACKED})?\.?\s{{1,8}}){{0,3}}", re.I
+    rf"\b(?:{_TITLES})\b\.?\s{{1,8}}(?:(?:{_TITLES}|{_STACKED})\.{{1,2}}\s?(?:{_STACKED})?\.?\s{{1,8}}){{0,3}}",
+    re.I,
 )
 # "PC Hollis" with its capitals.
-RANKED = re.compile(rf"\b(?:{RANKS})\.?\s{{1,4}}(?=[A-ZÀ-Þ])")
+RANKED = re.compile(rf"\b(?:{_RANKS})\.?\s{{1,4}}(?=[A-ZÀ-Þ])")
 # A form's field, followed by two capitalised words.
 FIELD = re.compile(
     r"(?:\b(?i:contact|kin|policy ?holder|insured|tenant|applicant|employee|candidate|attendee|traveller|passenger|"
@@ -51,13 +93,13 @@ STRONG = re.compile(
     r"sender|"
     r"payee|attn|attention|c/o|caller|customer|client|patient|passenger|guest|buyer|seller|contact person|person|"
     r"delivered to|attention of)\b\s?[:.=-]?\s{1,8}|"
-    rf"\b(?:{RELATIVES}|{JOBS})\b,?:?\s{{1,8}}|\b(?:photo|credit|author|contact|written|text|story|names?|executor|heir|witness):?\s{{1,8}}|"
+    rf"\b(?:{_RELATIVES}|{_JOBS})\b,?:?\s{{1,8}}|\b(?:photo|credit|author|contact|written|text|story|names?|executor|heir|witness):?\s{{1,8}}|"
     r"(?:^|[\n>\"“])\s{0,8}"
     r"(?:hi|hello|hey|hiya|dear|good (?:morning|afternoon|evening)|morning|hallo|bonjour|ciao|hola)"
     r"(?: there)?,?\s{1,8}(?=[^\W\d_]+(?: [^\W\d_]+)?\s{0,8}[,!.:\n]))",
     re.I,
 )
-FOREIGN = re.compile(rf"\b(?:{FOREIGN_RELATIVES}|{FOREIGN_JOBS})\b,?:?\s{{1,8}}", re.I)
+FOREIGN = re.compile(rf"\b(?:{_FOREIGN_RELATIVES}|{_FOREIGN_JOBS})\b,?:?\s{{1,8}}", re.I)
 """Jobs and relatives in texts that are not English."""
 # "Hi Sam, it's Ignatius.": the writer's name after a greeting.
 INTRODUCED = re.compile(
@@ -92,7 +134,8 @@ SPEAKER = re.compile(
 )
 # "Temperance Blackwood (sister)": the relation stands behind the name.
 RELATED = re.compile(
-    rf"(?<![\w@.])(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ][\w'’-]+ \((?:(?:my|his|her|their|the) )?(?:{RELATIVES}|{JOBS})\))", re.I
+    rf"(?<![\w@.])(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ][\w'’-]+ \((?:(?:my|his|her|their|the) )?(?:{_RELATIVES}|{_JOBS})\))",
+    re.I,
 )
 TOWARDS = re.compile(
     r"\b(?:(?:tell|told|ask|asked|let|give|gave|show|showed|sent) (?:him|her|them|us|me|u)|"

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 _COMMON_LOCALES = ("en_US", "en_GB", "en_IE", "en_NZ", "en_IN", "fr_FR", "de_DE", "es_ES", "it_IT")
 
@@ -99,31 +100,21 @@ class Gazetteer:
 @cache
 def load_gazetteer() -> Gazetteer:
     """Build all lists, once per process: about 0.3 s."""
-    first_names: set[str] = set()
-    last_names: set[str] = set()
-    female: set[str] = set()
-    male: set[str] = set()
-    for locale in _locales():
-        female.update(_latin_words(locale, "first_names_female", "first_romanized_names_female"))
-        male.update(_latin_words(locale, "first_names_male", "first_romanized_names_male"))
-        first_names.update(
-            _latin_words(locale, "first_names", "first_names_nonbinary", "first_romanized_names", "first_names_unisex")
-        )
-        last_names.update(
-            _latin_words(locale, "last_names", "last_names_female", "last_names_male", "last_romanized_names")
-        )
-    first_names |= female | male
+    locales = _locales()
+    female = _latin_words(locales, "first_names_female", "first_romanized_names_female")
+    male = _latin_words(locales, "first_names_male", "first_romanized_names_male")
+    other = ("first_names", "first_names_nonbinary", "first_romanized_names", "first_names_unisex")
+    first_names = female | male | _latin_words(locales, *other)
+    last = ("last_names", "last_names_female", "last_names_male", "last_romanized_names")
     english = importlib.import_module("faker.providers.person.en_US").Provider
     addresses = importlib.import_module("faker.providers.address.en_US").Provider
     providers = [importlib.import_module(f"faker.providers.person.{name}").Provider for name in _COMMON_LOCALES]
     places = {name.casefold() for name in (*addresses.states, *addresses.countries) if name.isalpha()}
-    common = {
-        name for provider in providers for name in _latin_words(provider, "first_names_female", "first_names_male")
-    }
+    common = _latin_words(providers, "first_names_female", "first_names_male")
     return Gazetteer(
         first_names=frozenset(first_names),
         common_first_names=frozenset(common) - _NOT_PEOPLE,
-        last_names=frozenset(last_names),
+        last_names=frozenset(_latin_words(locales, *last)),
         everyday_names=_EVERYDAY_NAMES,
         not_people=_NOT_PEOPLE | (places - common),
         female_surrogates=_surrogates(english.first_names_female, male),
@@ -141,10 +132,10 @@ def _locales() -> list[type]:
     return [module.Provider for module in modules]
 
 
-def _latin_words(provider: type, *attributes: str) -> set[str]:
-    """Return the words of a provider's lists in lower case, with and without accents; Latin script only."""
+def _latin_words(providers: Iterable[type], *attributes: str) -> set[str]:
+    """Return the words of the providers' lists in lower case, with and without accents; Latin script only."""
     words: set[str] = set()
-    for attribute in attributes:
+    for provider, attribute in product(providers, attributes):
         values = getattr(provider, attribute, ())
         if isinstance(values, Iterable):  # Some are properties, which the class itself cannot evaluate.
             candidates = (word.casefold() for name in values for word in str(name).replace("-", " ").split())
@@ -156,5 +147,4 @@ def _latin_words(provider: type, *attributes: str) -> set[str]:
 def _surrogates(names: Iterable[str], excluded: set[str]) -> tuple[str, ...]:
     """Return the names in order, without everyday words and those in `excluded`."""
     plain = {name for name in names if name.isascii() and name.isalpha() and len(name) > 2}
-    unwanted = _EVERYDAY_NAMES | _NOT_PEOPLE | excluded
-    return tuple(sorted(name for name in plain if name.casefold() not in unwanted))
+    return tuple(sorted(n for n in plain if n.casefold() not in excluded | _EVERYDAY_NAMES | _NOT_PEOPLE))

@@ -33,8 +33,7 @@ def ordinary_words() -> tuple[frozenset[str], frozenset[str]]:
     """Return WordNet's lower-case words, which come with the model: (verbs, adjectives and adverbs; nouns)."""
     from spacy.lookups import Lookups
 
-    lookups = Lookups()
-    lookups.from_disk(model_folder() / "lemmatizer" / "lookups")
+    lookups = Lookups().from_disk(model_folder() / "lemmatizer" / "lookups")
     index, exceptions = lookups.get_table("lemma_index"), lookups.get_table("lemma_exc")
     nouns: set[str] = set(index["noun"]) | set(exceptions["noun"])
     others = {word for kind in ("verb", "adj", "adv") for table in (index, exceptions) for word in table[kind]}

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from shared.privacy.redaction.data import language_model
 from shared.privacy.redaction.data.cues import HOME, RANK, TITLE
-from shared.privacy.redaction.detect.lexicon import PARTICLES, Lexicon, Token, tokens_of
+from shared.privacy.redaction.detect.lexicon import GREETINGS, PARTICLES, Lexicon, Token, tokens_of
 from shared.privacy.redaction.spans import TextSpan
 
 _SENTENCES = re.compile(r"[^.!?\n]+(?:[.!?](?!\s|$)[^.!?\n]*)*[.!?\n]*")
@@ -80,7 +80,7 @@ class EntityFindings:
             words = tokens_of(sentence[start:end])
             while words and (
                 words[0].lower in lexicon.stop_words
-                or lexicon.is_greeting(words[0].lower)
+                or words[0].lower in GREETINGS
                 or TITLE.fullmatch(words[0].text)
                 or (len(words[0].text) > 2 and RANK.fullmatch(words[0].text))
             ):
@@ -103,9 +103,7 @@ class EntityFindings:
             ):
                 continue
             if kind == "person" and (self._is_person(words) or self._are_names(words)):
-                if before := self._rare_first_name(text, begin):
-                    begin -= before
-                yield TextSpan(begin, stop, "person", _PERSON_WEIGHT)
+                yield TextSpan(begin - self._rare_first_name(text, begin), stop, "person", _PERSON_WEIGHT)
             elif kind == "town" and HOME.search(text, max(0, begin - 40), begin):
                 yield TextSpan(begin, stop, "town", _TOWN_WEIGHT)
             elif (
@@ -168,7 +166,7 @@ class EntityFindings:
             TITLE.fullmatch(word)
             or self._lexicon.is_ordinary(word)
             or word in self._lexicon.not_people
-            or self._lexicon.is_greeting(word)
+            or word in GREETINGS
         )
         return len(found[0]) if found and is_unknown else 0
 

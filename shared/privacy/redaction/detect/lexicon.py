@@ -27,13 +27,12 @@ PARTICLES = frozenset(
     """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
 )
 """Small words inside a name."""
-_GREETINGS = frozenset(
+GREETINGS = frozenset(
     """
     hi hello hey dear thanks thank sorry please cheers morning hiya hallo regards yes no ok okay hola ciao bonjour
     """.split()  # noqa: SIM905 - a column of words reads better than a list of literals
 )
-
-
+"""Words that the model takes for part of the name behind them."""
 MONTHS = frozenset(
     """
     january february march april may june july august september october november december jan januar februar märz
@@ -177,10 +176,6 @@ class Lexicon:
     def is_only_foreign(self, word: str) -> bool:
         """Return True for a function word of another language that is no name: unsere, nous."""
         return word in self._foreign_only and not self.is_name(word)
-
-    def is_greeting(self, word: str) -> bool:
-        """Return True for a greeting, which the model takes for part of the name behind it."""
-        return word in _GREETINGS
 
     def _look_up_ordinary(self, word: str) -> bool:
         if word in self.common_first_names and word not in self.everyday_names:

@@ -55,11 +55,6 @@ def canonical(kind: str, text: str) -> str:
     return text.casefold() if kind == "ip" else compact or text
 
 
-def same_shape(text: str, random: KeyedRandom) -> str:
-    """Replace a digit by a digit and a letter by a letter."""
-    return random.same_shape(text)
-
-
 def phone(text: str, random: KeyedRandom) -> str:
     """Replace a phone number; country code and trunk zero stay, an extension gets other digits."""
     number = _without_extension(text)

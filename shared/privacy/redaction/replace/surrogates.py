@@ -30,7 +30,13 @@ class Surrogates:
         if len(key) < 16:
             raise ValueError(f"key: found {len(key)} bytes, expected at least 16")
         self._key = key
-        self._names = SurrogateNames(key)
+        names = SurrogateNames(key)
+        self._name_makers: dict[str, Callable[[str], str]] = {
+            "person": names.person,
+            "town": names.town,
+            "address": names.address,
+            "email": names.email,
+        }
         self._number_makers: dict[str, Callable[[str, KeyedRandom], str]] = {
             "phone": numbers.phone,
             "card": numbers.card,
@@ -45,12 +51,9 @@ class Surrogates:
         self.of = lru_cache(_MAX_CACHED)(self._choose)
 
     def _choose(self, kind: str, text: str) -> str:
-        named = {"person": self._names.person, "town": self._names.town, "address": self._names.address}
-        if kind in named:
-            return named[kind](text)
-        if kind == "email":
-            return self._names.email(text)
-        maker = self._number_makers.get(kind, numbers.same_shape)
+        if (replace := self._name_makers.get(kind)) is not None:
+            return replace(text)
+        maker = self._number_makers.get(kind, lambda text, random: random.same_shape(text))
         for attempt in range(100):
             surrogate = maker(text, KeyedRandom(self._key, kind, numbers.canonical(kind, text), str(attempt)))
             if surrogate != text:
