@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemas.tasks import RedactionSettings
 from shared.errors import ConfigurationError
 from shared.privacy.redaction import Redacted, Redactor, Rules
-from shared.privacy.redaction.data.checksums import card_network, iban_valid, luhn_valid
+from shared.privacy.redaction.data.checksums import card_network, is_iban_valid, is_luhn_valid
 from shared.privacy.redaction.spans import TextSpan, without_overlaps
 
 KEY = b"k" * 32
@@ -97,18 +97,18 @@ def test_another_key_makes_up_others() -> None:
 @settings(deadline=None)
 def test_a_card_becomes_a_valid_card_of_its_network_and_form(body: int) -> None:
     number = f"4000{body:011d}"
-    number += next(c for c in "0123456789" if luhn_valid(number + c))
+    number += next(c for c in "0123456789" if is_luhn_valid(number + c))
     text = " ".join(number[i : i + 4] for i in range(0, 16, 4))
     made = one(Redactor(KEY), text, PATTERNS).text
     assert made != text
     assert [len(group) for group in made.split()] == [4, 4, 4, 4]
-    assert luhn_valid(digits(made))
+    assert is_luhn_valid(digits(made))
     assert card_network(digits(made)) == "visa"
 
 
 def test_an_iban_keeps_its_country_and_valid_checksum(redactor: Redactor) -> None:
     made = one(redactor, "DE89 3704 0044 0532 0130 00").text
-    assert (made[:2], len(made), iban_valid(made)) == ("DE", 27, True)
+    assert (made[:2], len(made), is_iban_valid(made)) == ("DE", 27, True)
 
 
 @pytest.mark.parametrize(

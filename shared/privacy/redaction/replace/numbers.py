@@ -55,6 +55,10 @@ def canonical(kind: str, text: str) -> str:
     return text.casefold() if kind == "ip" else compact or text
 
 
+def other(text: str, random: KeyedRandom) -> str:
+    return random.same_shape(text)
+
+
 def phone(text: str, random: KeyedRandom) -> str:
     """Replace a phone number; country code and trunk zero stay, an extension gets other digits."""
     number = _without_extension(text)

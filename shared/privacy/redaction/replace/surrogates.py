@@ -31,13 +31,13 @@ class Surrogates:
             raise ValueError(f"key: found {len(key)} bytes, expected at least 16")
         self._key = key
         names = SurrogateNames(key)
-        self._name_makers: dict[str, Callable[[str], str]] = {
+        self._name_surrogates: dict[str, Callable[[str], str]] = {
             "person": names.person,
             "town": names.town,
             "address": names.address,
             "email": names.email,
         }
-        self._number_makers: dict[str, Callable[[str, KeyedRandom], str]] = {
+        self._number_surrogates: dict[str, Callable[[str, KeyedRandom], str]] = {
             "phone": numbers.phone,
             "card": numbers.card,
             "iban": numbers.iban,
@@ -51,11 +51,11 @@ class Surrogates:
         self.of = lru_cache(_MAX_CACHED)(self._choose)
 
     def _choose(self, kind: str, text: str) -> str:
-        if (replace := self._name_makers.get(kind)) is not None:
-            return replace(text)
-        maker = self._number_makers.get(kind, lambda text, random: random.same_shape(text))
+        if (replace_name := self._name_surrogates.get(kind)) is not None:
+            return replace_name(text)
+        replace_number = self._number_surrogates.get(kind, numbers.other)
         for attempt in range(100):
-            surrogate = maker(text, KeyedRandom(self._key, kind, numbers.canonical(kind, text), str(attempt)))
+            surrogate = replace_number(text, KeyedRandom(self._key, kind, numbers.canonical(kind, text), str(attempt)))
             if surrogate != text:
                 return surrogate
         return "x" * len(text)  # It has no digit and no letter that could be replaced.
