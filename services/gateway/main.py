@@ -28,7 +28,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.tasks.snapshot import TaskSnapshot
 from services.gateway.telemetry.correlation import CorrelationBuffer
-from services.gateway.telemetry.ingest import TelemetryIngest
+from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
 from services.gateway.telemetry.otlp import OTLP_PATHS, build_router
 from services.gateway.upstreams.external import ExternalApi
 from services.gateway.upstreams.replicas import Replicas
@@ -79,8 +79,8 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )
     correlation = _correlation_buffer(settings, metrics)
     ingest = TelemetryIngest(
-        tasks, log, identifiers.predictions, identifiers.subjects_key, metrics, correlation, settings.traces_tasks,
-        settings.gateway_traces_max_spans,
+        tasks, log, identifiers, metrics, correlation,
+        IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans),
     )  # fmt: skip
     max_otlp_bytes = settings.gateway_traces_max_body_bytes
     app = build_app(

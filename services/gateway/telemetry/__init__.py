@@ -1,1 +1,1 @@
-"""Answers that others gave, told in OpenTelemetry's spans and log records."""
+"""Predictions from OpenTelemetry: spans and log records of model calls that did not go through the gateway."""

@@ -1,4 +1,4 @@
-"""Messages as spans have them, in the shape of the chat API, which `rendering.py` makes text of. Pure."""
+"""Converts messages of spans to messages of the chat API, which `formats/rendering.py` converts to text. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from services.gateway.formats.rendering import answer_text, compact_json, text_o
 from services.gateway.telemetry.spans import Attributes
 
 _ROLES = {"developer": "system", "model": "assistant", "ai": "assistant", "human": "user"}
-_CALLS = frozenset({"tool_call", "function"})
-_UNSAID = frozenset({"reasoning", "thinking"})
-_MARKS = frozenset({"role", "parts", "content", "type", "tool_calls"})
+_CALL_PARTS = frozenset({"tool_call", "function"})
+_HIDDEN_PARTS = frozenset({"reasoning", "thinking"})
+_MESSAGE_KEYS = frozenset({"role", "parts", "content", "type", "tool_calls"})
 
 Message = dict[str, Any]
 
 
-def items(value: Any) -> list[Any]:
-    """A list of messages: as it is, as JSON in a string, or one message, be it bare text."""
+def message_list(value: Any) -> list[Any]:
+    """The messages of a value that is a list, JSON in a string, or one message (which may be plain text)."""
     if isinstance(value, str):
         value = _decoded(value)
     if isinstance(value, list):
@@ -28,21 +28,24 @@ def items(value: Any) -> list[Any]:
 
 
 def _decoded(text: str) -> Any:
-    """JSON, if it is of messages; text that only looks like JSON stays text."""
+    """Decode JSON if it contains messages; other text stays text."""
     if text[:1] not in ("[", "{"):
         return text
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        if text.startswith(('[{"role"', '[{"parts"', '[{"type"')):  # The SDK's attribute limit cuts anywhere.
-            raise ValueError("its messages are no whole JSON: was an attribute cut short?") from error
+        if text.startswith(
+            ('[{"role"', '[{"parts"', '[{"type"')
+        ):  # The SDK's length limit of attributes cuts anywhere.
+            raise ValueError("the messages are incomplete JSON: was an attribute cut short?") from error
         return text
-    found = value if isinstance(value, list) else [value]
-    return value if all(isinstance(one, dict) and not _MARKS.isdisjoint(one) for one in found) else text
+    messages = value if isinstance(value, list) else [value]
+    is_messages = all(isinstance(message, dict) and not _MESSAGE_KEYS.isdisjoint(message) for message in messages)
+    return value if is_messages else text
 
 
-def gathered(attributes: Attributes, prefix: str, inner: str = "") -> list[Any]:
-    """`prefix.N.inner.field` as a list of objects, in the order of N; parts of a content joined as parts."""
+def numbered_messages(attributes: Attributes, prefix: str, inner: str = "") -> list[Any]:
+    """Collect attributes named `prefix.N.inner.field` into a list of messages in the order of N."""
     found: dict[int, dict[str, Any]] = {}
     for name, value in attributes.items():
         if not name.startswith(prefix):
@@ -50,12 +53,12 @@ def gathered(attributes: Attributes, prefix: str, inner: str = "") -> list[Any]:
         number, _, field = name.removeprefix(prefix).partition(".")
         field = field.removeprefix(inner)
         if number.isdecimal() and len(number) < 6:
-            _put(found.setdefault(int(number), {}), field.split("."), value)
+            _add_field(found.setdefault(int(number), {}), field.split("."), value)
     return [found[number] for number in sorted(found)]
 
 
-def _put(item: dict[str, Any], field: list[str], value: Any) -> None:
-    """One attribute into its message; parts of a content, and calls of tools, in the order of their coming."""
+def _add_field(item: dict[str, Any], field: list[str], value: Any) -> None:
+    """Add an attribute to its message; content parts and tool calls keep their order."""
     if field[0] == "contents":
         if field[-1] == "text":
             item.setdefault("parts", []).append(value)
@@ -70,7 +73,7 @@ def _put(item: dict[str, Any], field: list[str], value: Any) -> None:
 
 
 def chat_message_of(item: Any) -> Message:
-    """A message of any convention as the chat API has it, which `rendering.py` makes text of."""
+    """Convert a message of any convention to one of the chat API."""
     if not isinstance(item, Mapping):
         return {"role": "user", "content": item}
     role = item.get("role") or "user"
@@ -79,23 +82,23 @@ def chat_message_of(item: Any) -> Message:
     message: Message = {"role": role, "content": item.get("content")}
     if role == "tool":
         message["tool_call_id"] = item.get("tool_call_id")
-    calls = [_call(call) for call in told] if isinstance(told := item.get("tool_calls"), list) else []
+    calls = [_call(call) for call in listed] if isinstance(listed := item.get("tool_calls"), list) else []
     if isinstance(parts := item.get("parts", message["content"]), list):
-        calls += [_call(part) for part in parts if _kind(part) in _CALLS]
-        message["content"] = [_part(part) for part in parts if _kind(part) not in _CALLS | _UNSAID]
+        calls += [_call(part) for part in parts if _kind(part) in _CALL_PARTS]
+        message["content"] = [_part(part) for part in parts if _kind(part) not in _CALL_PARTS | _HIDDEN_PARTS]
         if results := [part for part in parts if _kind(part) == "tool_call_response"]:
             message |= {"role": "tool", "tool_call_id": results[0].get("id")}
     elif isinstance(parts, Mapping):
         message["content"] = [_part(parts)]
     if calls:
         message["tool_calls"] = calls
-    # What was only thought, or left out, is a message without words.
+    # A message of which only the reasoning was recorded, or nothing, has no text.
     message["content"] = message["content"] or (None if calls else "")
     return message
 
 
 def answer_of_span_message(item: Any) -> str:
-    """The text of an answer, calls of tools included. Raises HttpError 400 for what has none."""
+    """The text of an answer, tool calls included. Raises HttpError 400 if it has none."""
     message = chat_message_of(item)
     if isinstance(message["content"], list):
         message["content"] = text_of(message["content"], "answer")
@@ -120,7 +123,7 @@ def _part(part: Any) -> Any:
 
 
 def _call(call: Any) -> dict[str, Any]:
-    """A call of a tool as the chat API has it; arguments are there a JSON text."""
+    """A tool call of the chat API, where arguments are JSON text."""
     call = call if isinstance(call, Mapping) else {}
     function = call["function"] if isinstance(call.get("function"), Mapping) else call
     arguments = function.get("arguments")

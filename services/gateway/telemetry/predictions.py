@@ -1,4 +1,4 @@
-"""The events that a span becomes. Pure, but for the clock."""
+"""Converts a span to the events it is logged as. Pure, but for the clock."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from services.gateway.telemetry.spans import Span
 from shared.identity import event_id
 
 
-def events_of(span: Span, task: ServedTask, prediction_id: str, user_hash: str | None) -> list[Event] | None:
-    """A prediction and what was observed of the call, of a failed call only the latter; None while the span has no
-    messages. The same span gives the same ids. Raises ValueError, HttpError 400 for messages that no event carries.
+def events_of_span(span: Span, task: ServedTask, prediction_id: str, user_hash: str | None) -> list[Event] | None:
+    """A prediction and an observation, or only an observation if the call failed; None if the span has no messages.
+
+    Event ids depend only on the span. Raises ValueError, HttpError 400 for messages that an event cannot carry.
     """
     observed = RequestObserved(
         event_id=event_id("requests.observed", prediction_id, Variant.EXTERNAL),
-        occurred_at=_when(span),
+        occurred_at=_end_time(span),
         task=task.name,
         task_revision=task.revision,
         prediction_id=prediction_id,
@@ -44,7 +45,7 @@ def _prediction(span: Span, observed: RequestObserved, content: Content) -> Pred
         task=observed.task,
         task_revision=observed.task_revision,
         prediction_id=observed.prediction_id,
-        messages=tuple(Message(role=Role(turn["role"]), content=turn["content"]) for turn in content.messages),
+        messages=tuple(Message(role=Role(message["role"]), content=message["content"]) for message in content.messages),
         answer=storable_text(content.answer),
         model=model_of(span.attributes) or "external",
         variant=Variant.EXTERNAL,
@@ -56,7 +57,7 @@ def _prediction(span: Span, observed: RequestObserved, content: Content) -> Pred
     )
 
 
-def _when(span: Span) -> datetime:
-    """The end of the call; never later than now, whatever the application's clock says."""
+def _end_time(span: Span) -> datetime:
+    """The end of the call; at most now, whatever the application's clock says."""
     now = utc_now()
     return min(datetime.fromtimestamp(span.ended_ns / 1e9, UTC), now) if 0 < span.ended_ns < 2**62 else now

@@ -1,4 +1,4 @@
-"""OTLP read into plain spans and log records, from protobuf and from JSON. No I/O; knows nothing of GenAI.
+"""Decodes OTLP, from protobuf or JSON, into plain spans and log records. No I/O; independent of GenAI conventions.
 
 Format: https://opentelemetry.io/docs/specs/otlp (JSON is protobuf's mapping, but ids are hex and enums are numbers).
 """
@@ -17,26 +17,28 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from services.gateway.formats.validation import quoted
 
-_DEEPEST = 24
-"""Levels of values in values; a message of a conversation has five."""
+_MAX_DEPTH = 24
+"""Levels of nested values; a message of a conversation has five."""
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
-_PLAIN: dict[str, Any] = {"stringValue": str, "boolValue": bool, "doubleValue": int | float | str}
-"""JSON has no name for numbers that are none: protobuf writes them as "NaN"."""
-_ERROR = (2, "STATUS_CODE_ERROR")
+_SCALARS: dict[str, tuple[Any, str]] = {
+    "stringValue": (str, "string"), "boolValue": (bool, "boolean"), "doubleValue": (int | float | str, "number"),
+}  # fmt: skip
+"""A doubleValue may be a string: protobuf writes "NaN" and "Infinity" in JSON."""
+_ERROR_CODES = (2, "STATUS_CODE_ERROR")
 
 Attributes = Mapping[str, Any]
 Wanted = Callable[[set[str]], bool]
-"""Whether a span with attributes of these names is worth reading: an app sends spans of all that it does."""
+"""Returns True if a span with attributes of these names is to be read: applications send all their spans."""
 
 
 class MalformedTelemetry(ValueError):
-    """The body is not what its content type says."""
+    """The request body is not valid OTLP."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
-    """An event of a span, or a log record about one: `data` is its attributes, and its body's fields."""
+    """An event of a span, or a log record about one. `data`: its attributes and the fields of its body."""
 
     name: str
     data: Attributes
@@ -44,7 +46,7 @@ class SpanEvent:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Ids are lower-case hex, times nanoseconds since 1970 (0: not told)."""
+    """Ids are lower-case hex, times nanoseconds since 1970 (0: unknown)."""
 
     trace_id: str
     span_id: str
@@ -60,30 +62,30 @@ class Span:
 class LogRecord:
     trace_id: str
     span_id: str
-    said: SpanEvent
+    event: SpanEvent
 
 
 def read_spans(body: bytes, *, as_json: bool, wanted: Wanted) -> Iterator[Span]:
-    """The wanted spans of an ExportTraceServiceRequest, one by one. Raises MalformedTelemetry."""
-    return _json_spans(_object(body), wanted) if as_json else _proto_spans(body, wanted)
+    """Yield the wanted spans of an ExportTraceServiceRequest. Raises MalformedTelemetry."""
+    return _json_spans(_decode_json(body), wanted) if as_json else _proto_spans(body, wanted)
 
 
 def read_logs(body: bytes, *, as_json: bool) -> Iterator[LogRecord]:
-    """Those log records of an ExportLogsServiceRequest that are events of a span. Raises MalformedTelemetry."""
-    return _json_logs(_object(body)) if as_json else _proto_logs(body)
+    """Yield the log records of an ExportLogsServiceRequest that are events of a span. Raises MalformedTelemetry."""
+    return _json_logs(_decode_json(body)) if as_json else _proto_logs(body)
 
 
 def _proto_spans(body: bytes, wanted: Wanted) -> Iterator[Span]:
-    for of_resource in _parsed(ExportTraceServiceRequest(), body).resource_spans:
-        resource = _proto_attributes(of_resource.resource.attributes)
-        for span in (span for scope in of_resource.scope_spans for span in scope.spans):
+    for resource_group in _decode_protobuf(ExportTraceServiceRequest(), body).resource_spans:
+        resource = _proto_attributes(resource_group.resource.attributes)
+        for span in (span for scope in resource_group.scope_spans for span in scope.spans):
             if wanted({item.key for item in span.attributes}):
                 yield Span(
                     trace_id=_id(span.trace_id.hex(), _TRACE_ID),
                     span_id=_id(span.span_id.hex(), _SPAN_ID),
                     started_ns=span.start_time_unix_nano,
                     ended_ns=span.end_time_unix_nano,
-                    failed=span.status.code in _ERROR,
+                    failed=span.status.code in _ERROR_CODES,
                     attributes=_proto_attributes(span.attributes),
                     resource=resource,
                     events=tuple(SpanEvent(event.name, _proto_attributes(event.attributes)) for event in span.events),
@@ -91,19 +93,19 @@ def _proto_spans(body: bytes, wanted: Wanted) -> Iterator[Span]:
 
 
 def _proto_logs(body: bytes) -> Iterator[LogRecord]:
-    for of_resource in _parsed(ExportLogsServiceRequest(), body).resource_logs:
-        for record in (record for scope in of_resource.scope_logs for record in scope.log_records):
+    for resource_group in _decode_protobuf(ExportLogsServiceRequest(), body).resource_logs:
+        for record in (record for scope in resource_group.scope_logs for record in scope.log_records):
             attributes = _proto_attributes(record.attributes)
             name = record.event_name or attributes.get("event.name")
             if name and record.trace_id and record.span_id:
                 yield _record(name, record.trace_id.hex(), record.span_id.hex(), attributes, _proto_value(record.body))
 
 
-def _parsed(message: Any, body: bytes) -> Any:
+def _decode_protobuf(message: Any, body: bytes) -> Any:
     try:
         message.ParseFromString(body)
     except DecodeError as error:
-        raise MalformedTelemetry(f"the body is no {type(message).__name__} in protobuf: {error}") from error
+        raise MalformedTelemetry(f"the body is not a protobuf {type(message).__name__}: {error}") from error
     return message
 
 
@@ -115,26 +117,26 @@ def _proto_value(value: Message, depth: int = 0) -> Any:
     kind = value.WhichOneof("value")
     if kind is None or kind == "bytes_value":
         return None
-    told: Any = getattr(value, kind)
+    content: Any = getattr(value, kind)
     if kind in ("array_value", "kvlist_value"):
         _check_depth(depth)
         if kind == "array_value":
-            return [_proto_value(one, depth + 1) for one in told.values]
-        return {item.key: _proto_value(item.value, depth + 1) for item in told.values}
-    return told
+            return [_proto_value(item, depth + 1) for item in content.values]
+        return {item.key: _proto_value(item.value, depth + 1) for item in content.values}
+    return content
 
 
 def _json_spans(data: dict[str, Any], wanted: Wanted) -> Iterator[Span]:
-    for of_resource in _list(data, "resourceSpans"):
-        resource = _json_attributes(_dict(of_resource, "resource"))
-        for span in (span for scope in _list(of_resource, "scopeSpans") for span in _list(scope, "spans")):
+    for resource_group in _list(data, "resourceSpans"):
+        resource = _json_attributes(_dict(resource_group, "resource"))
+        for span in (span for scope in _list(resource_group, "scopeSpans") for span in _list(scope, "spans")):
             if wanted({_text(item, "key") for item in _list(span, "attributes")}):
                 yield Span(
                     trace_id=_id(span.get("traceId"), _TRACE_ID),
                     span_id=_id(span.get("spanId"), _SPAN_ID),
-                    started_ns=_whole(span.get("startTimeUnixNano")),
-                    ended_ns=_whole(span.get("endTimeUnixNano")),
-                    failed=_dict(span, "status").get("code") in _ERROR,
+                    started_ns=_integer(span.get("startTimeUnixNano")),
+                    ended_ns=_integer(span.get("endTimeUnixNano")),
+                    failed=_dict(span, "status").get("code") in _ERROR_CODES,
                     attributes=_json_attributes(span),
                     resource=resource,
                     events=tuple(
@@ -144,9 +146,9 @@ def _json_spans(data: dict[str, Any], wanted: Wanted) -> Iterator[Span]:
 
 
 def _json_logs(data: dict[str, Any]) -> Iterator[LogRecord]:
-    for of_resource in _list(data, "resourceLogs"):
+    for resource_group in _list(data, "resourceLogs"):
         for record in (
-            record for scope in _list(of_resource, "scopeLogs") for record in _list(scope, "logRecords")
+            record for scope in _list(resource_group, "scopeLogs") for record in _list(scope, "logRecords")
         ):  # fmt: skip
             attributes = _json_attributes(record)
             name = _text(record, "eventName") or attributes.get("event.name")
@@ -160,7 +162,7 @@ def _record(name: str, trace_id: Any, span_id: Any, attributes: dict[str, Any], 
     return LogRecord(_id(trace_id, _TRACE_ID), _id(span_id, _SPAN_ID), SpanEvent(name, data))
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _decode_json(body: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -171,30 +173,30 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _list(data: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    found = data.get(name)
-    if found is None:
+    value = data.get(name)
+    if value is None:
         return []
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise MalformedTelemetry(f"`{name}` must be a list of objects")
-    return found
+    return value
 
 
 def _dict(data: dict[str, Any], name: str) -> dict[str, Any]:
-    found = data.get(name)
-    if found is None:
+    value = data.get(name)
+    if value is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise MalformedTelemetry(f"`{name}` must be an object")
-    return found
+    return value
 
 
 def _text(data: dict[str, Any], name: str) -> str:
-    found = data.get(name)
-    if found is None:
+    value = data.get(name)
+    if value is None:
         return ""
-    if not isinstance(found, str):
+    if not isinstance(value, str):
         raise MalformedTelemetry(f"`{name}` must be a string")
-    return found
+    return value
 
 
 def _json_attributes(data: dict[str, Any]) -> dict[str, Any]:
@@ -210,28 +212,28 @@ def _json_value(value: dict[str, Any], depth: int = 0) -> Any:
         items = _list(_dict(value, "kvlistValue"), "values")
         return {_text(item, "key"): _json_value(_dict(item, "value"), depth + 1) for item in items}
     if "intValue" in value:
-        return _whole(value["intValue"])
-    for kind, types in _PLAIN.items():
+        return _integer(value["intValue"])
+    for kind, (types, expected) in _SCALARS.items():
         if kind in value:
             if not isinstance(value[kind], types):
-                raise MalformedTelemetry(f"a {kind} is none")
+                raise MalformedTelemetry(f"{kind}: expected a {expected}")
             return value[kind]
     return None
 
 
 def _check_depth(depth: int) -> None:
-    if depth >= _DEEPEST:
-        raise MalformedTelemetry(f"a value has more than {_DEEPEST} levels of values in it")
+    if depth >= _MAX_DEPTH:
+        raise MalformedTelemetry(f"a value is nested more than {_MAX_DEPTH} levels deep")
 
 
-def _whole(value: Any) -> int:
-    """A 64-bit number, which protobuf's JSON writes as a string."""
+def _integer(value: Any) -> int:
+    """A 64-bit integer, which protobuf's JSON writes as a string."""
     try:
         number = int(value or 0)
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedTelemetry(f"{quoted(value)} is no whole number") from error
+        raise MalformedTelemetry(f"{quoted(value)} is not a whole number") from error
     if not -(2**63) <= number < 2**64:
-        raise MalformedTelemetry("a whole number is longer than 64 bits")
+        raise MalformedTelemetry("a whole number does not fit in 64 bits")
     return number
 
 
@@ -239,5 +241,5 @@ def _id(value: Any, pattern: re.Pattern[str]) -> str:
     text = value.lower() if isinstance(value, str) else ""
     if not pattern.fullmatch(text) or not text.strip("0"):
         digits = 32 if pattern is _TRACE_ID else 16
-        raise MalformedTelemetry(f"an id is not {digits} hex digits that are not all zero")
+        raise MalformedTelemetry(f"an id must have {digits} hex digits that are not all zero")
     return text

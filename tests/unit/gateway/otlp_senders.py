@@ -1,4 +1,4 @@
-"""What applications send as OTLP: spans and log records made by hand, and what real instrumentations sent."""
+"""OTLP requests: spans and log records made by hand, and recordings of real instrumentations."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.auth.grants import UNRESTRICTED, Grant
-from services.gateway.domain import PredictionIds
+from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.metrics import Metrics
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.telemetry.correlation import CorrelationBuffer
-from services.gateway.telemetry.ingest import TelemetryIngest
+from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
 from shared.http import build_http
 from shared.kafka.latest_by_key import LatestByKey
@@ -47,8 +47,12 @@ CHAT: dict[str, Any] = {
     "gen_ai.response.id": "chatcmpl-abc", "gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 2,
     "gen_ai.response.finish_reasons": ["stop"],
 }  # fmt: skip
-WHOLE = {**CHAT, "gen_ai.input.messages": json.dumps(ASKED), "gen_ai.output.messages": json.dumps(ANSWERED)}
-"""A chat with its messages on the span, as the newest conventions have it."""
+CHAT_WITH_MESSAGES = {
+    **CHAT,
+    "gen_ai.input.messages": json.dumps(ASKED),
+    "gen_ai.output.messages": json.dumps(ANSWERED),
+}
+"""A chat with its messages on the span, by the newest conventions."""
 RECORDED: dict[str, list[list[str]]] = json.loads((Path(__file__).parent / "recorded" / "otlp.json").read_text())
 """By instrumentation: path and gzipped body of each request for one plain and one streamed chat with openai 3.57."""
 
@@ -76,20 +80,20 @@ def attributes(values: Mapping[str, Any]) -> list[KeyValue]:
 
 
 def span(values: Mapping[str, Any], events: Sequence[tuple[str, Mapping[str, Any]]] = (), **fields: Any) -> Span:
-    told = [Span.Event(name=name, attributes=attributes(data)) for name, data in events]
-    usual = {
+    span_events = [Span.Event(name=name, attributes=attributes(data)) for name, data in events]
+    defaults = {
         "trace_id": bytes.fromhex(TRACE), "span_id": bytes.fromhex(SPAN), "start_time_unix_nano": START,
         "end_time_unix_nano": START + 250_000_000,
     }  # fmt: skip
-    return Span(attributes=attributes(values), events=told, **{**usual, **fields})
+    return Span(attributes=attributes(values), events=span_events, **{**defaults, **fields})
 
 
 def traces(*spans: Span, service: str = "support", **resource: str) -> ExportTraceServiceRequest:
     request = ExportTraceServiceRequest()
-    of_resource = request.resource_spans.add()
+    resource_group = request.resource_spans.add()
     named = {name.replace("__", "."): value for name, value in resource.items()}
-    of_resource.resource.attributes.extend(attributes({"service.name": service, **named}))
-    of_resource.scope_spans.add().spans.extend(spans)
+    resource_group.resource.attributes.extend(attributes({"service.name": service, **named}))
+    resource_group.scope_spans.add().spans.extend(spans)
     return request
 
 
@@ -116,12 +120,12 @@ def as_json(request: Any) -> dict[str, Any]:
             }
         return value
 
-    told: dict[str, Any] = with_hex(data)
-    return told
+    converted: dict[str, Any] = with_hex(data)
+    return converted
 
 
 @dataclass
-class KeptRecords:
+class RecordedEvents:
     records: list[Record] = field(default_factory=list)
     full: bool = False
 
@@ -133,17 +137,17 @@ class KeptRecords:
     @property
     def predictions(self) -> list[PredictionLogged]:
         topic = topic_of(PredictionLogged).name
-        return [PredictionLogged.model_validate_json(one.value) for one in self.records if one.topic == topic]
+        return [PredictionLogged.model_validate_json(record.value) for record in self.records if record.topic == topic]
 
     @property
     def observed(self) -> list[RequestObserved]:
         topic = topic_of(RequestObserved).name
-        return [RequestObserved.model_validate_json(one.value) for one in self.records if one.topic == topic]
+        return [RequestObserved.model_validate_json(record.value) for record in self.records if record.topic == topic]
 
 
 @dataclass
 class Keyring:
-    """Lets everybody in who is not refused."""
+    """Grants every request, unless `refusal` is set."""
 
     allowed: Grant = UNRESTRICTED
     refusal: Exception | None = None
@@ -156,13 +160,13 @@ class Keyring:
 
 @dataclass
 class Receiver:
-    """The gateway's two OTLP routes, without the rest of it."""
+    """The gateway's two OTLP routes alone."""
 
     http: httpx.AsyncClient
-    log: KeptRecords
+    log: RecordedEvents
     ids: PredictionIds
     metrics: Metrics
-    room: CorrelationBuffer
+    buffer: CorrelationBuffer
     keys: Keyring
 
     async def send(self, request: Any, **headers: str) -> httpx.Response:
@@ -170,13 +174,13 @@ class Receiver:
         return await self.http.post(path, content=request.SerializeToString(), headers={**PROTOBUF, **headers})
 
     async def accepted(self, request: Any) -> Any:
-        """Send it; returns what is said of what was not taken."""
+        """Send a request; return its partial success."""
         response = await self.send(request)
         assert response.status_code == 200, response.text
         is_logs = isinstance(request, ExportLogsServiceRequest)
-        told = ExportLogsServiceResponse() if is_logs else ExportTraceServiceResponse()
-        told.ParseFromString(response.content)
-        return told.partial_success
+        response_message = ExportLogsServiceResponse() if is_logs else ExportTraceServiceResponse()
+        response_message.ParseFromString(response.content)
+        return response_message.partial_success
 
     def counted(self, outcome: str) -> float:
         return self.metrics.registry.get_sample_value("ratchet_gateway_spans_total", {"outcome": outcome}) or 0.0
@@ -190,17 +194,18 @@ SPECS = (
 
 @asynccontextmanager
 async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIterator[Receiver]:
-    """With at most 50 spans a request, 64 KiB a body, 256 KiB unpacked."""
+    """OTLP routes that take 50 spans a request, 64 KiB a body, 256 KiB unpacked."""
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
         await tasks.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
-    metrics, log, ids, keys = Metrics(), KeptRecords(), PredictionIds(b"k" * 32), Keyring()
-    room = CorrelationBuffer(folder, Cipher(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
-    known = ServedTasks(tasks, metrics)
+    metrics, log, ids, keys = Metrics(), RecordedEvents(), PredictionIds(b"k" * 32), Keyring()
+    buffer = CorrelationBuffer(folder, Cipher(b"w" * 32), 60.0, 100, metrics.spans.labels("lost").inc)
+    served = ServedTasks(tasks, metrics)
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)
-    taking = TelemetryIngest(known, log, ids, b"s" * 32, metrics, room, names, 50)
-    app.include_router(build_router(taking, keys, 256 * 1024))
+    identifiers = Identifiers(ids, b"s" * 32)
+    ingest = TelemetryIngest(served, log, identifiers, metrics, buffer, IngestOptions(names, 50))
+    app.include_router(build_router(ingest, keys, 256 * 1024))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        yield Receiver(http, log, ids, metrics, room, keys)
+        yield Receiver(http, log, ids, metrics, buffer, keys)

@@ -1,4 +1,4 @@
-"""The protocol: OTLP/HTTP as its specification has it."""
+"""The OTLP/HTTP protocol, as its specification defines it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from shared.errors import ConfigurationError
 from shared.http import HttpError
 from tests.unit.gateway.otlp_senders import (
     CHAT,
+    CHAT_WITH_MESSAGES,
     PROTOBUF,
-    WHOLE,
     Receiver,
     as_json,
     logs,
@@ -41,101 +41,105 @@ EVENTS = [("first", {"n": 1}), ("second", {"deep": {"list": [{"x": "y"}]}})]
 
 
 @pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Receiver]:
-    async with receiver(tmp_path / "waiting") as it:
-        yield it
+async def gateway(tmp_path: Path) -> AsyncIterator[Receiver]:
+    async with receiver(tmp_path / "waiting") as receiving:
+        yield receiving
 
 
-async def _post(one: Receiver, body: Any, **headers: str) -> Any:
+async def _post(gateway: Receiver, body: Any, **headers: str) -> Any:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await one.http.post("/v1/traces", content=content, headers={**JSON, **headers})
+    return await gateway.http.post("/v1/traces", content=content, headers={**JSON, **headers})
 
 
-def test_json_says_the_same_as_protobuf() -> None:
-    request = traces(span({**WHOLE, "mixed": [1, -2, 2.5, True, None, {"a": ["b"]}]}, EVENTS, status={"code": 2}))
+def test_json_and_protobuf_are_decoded_alike() -> None:
+    request = traces(
+        span({**CHAT_WITH_MESSAGES, "mixed": [1, -2, 2.5, True, None, {"a": ["b"]}]}, EVENTS, status={"code": 2})
+    )
     plain = list(read_spans(request.SerializeToString(), as_json=False, wanted=bool))
     assert plain == list(read_spans(json.dumps(as_json(request)).encode(), as_json=True, wanted=bool))
     assert plain[0].failed
     records = logs(QUESTION, CHOICE)
-    said = list(read_logs(records.SerializeToString(), as_json=False))
-    assert said == list(read_logs(json.dumps(as_json(records)).encode(), as_json=True))
-    assert said[1].said.data["message"]["more"] == [1, 2.5, True, None, {"a": "b"}]
+    decoded = list(read_logs(records.SerializeToString(), as_json=False))
+    assert decoded == list(read_logs(json.dumps(as_json(records)).encode(), as_json=True))
+    assert decoded[1].event.data["message"]["more"] == [1, 2.5, True, None, {"a": "b"}]
 
 
-async def test_json_is_answered_in_json(one: Receiver) -> None:
-    response = await _post(one, as_json(traces(span(WHOLE))), **{"content-type": "application/json; charset=utf-8"})
+async def test_json_is_answered_in_json(gateway: Receiver) -> None:
+    response = await _post(
+        gateway, as_json(traces(span(CHAT_WITH_MESSAGES))), **{"content-type": "application/json; charset=utf-8"}
+    )
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
     assert response.json() == {}
-    assert len(one.log.predictions) == 1
-    response = await _post(one, as_json(traces(span(WHOLE), service="nowhere")))
+    assert len(gateway.log.predictions) == 1
+    response = await _post(gateway, as_json(traces(span(CHAT_WITH_MESSAGES), service="nowhere")))
     assert response.json()["partialSuccess"]["rejectedSpans"] == "1"
     assert "'nowhere'" in response.json()["partialSuccess"]["errorMessage"]
 
 
-async def test_messages_as_log_records_come_as_json_too(one: Receiver) -> None:
-    response = await one.http.post("/v1/logs", json=as_json(logs(QUESTION, CHOICE)))
+async def test_log_records_may_be_json(gateway: Receiver) -> None:
+    response = await gateway.http.post("/v1/logs", json=as_json(logs(QUESTION, CHOICE)))
     assert (response.status_code, response.json()) == (200, {})
-    await _post(one, as_json(traces(span(CHAT))))
-    assert [prediction.answer for prediction in one.log.predictions] == ["delivery"]
+    await _post(gateway, as_json(traces(span(CHAT))))
+    assert [prediction.answer for prediction in gateway.log.predictions] == ["delivery"]
 
 
-async def test_protobuf_is_answered_in_protobuf(one: Receiver) -> None:
-    response = await one.send(traces(span(WHOLE)))
+async def test_protobuf_is_answered_in_protobuf(gateway: Receiver) -> None:
+    response = await gateway.send(traces(span(CHAT_WITH_MESSAGES)))
     assert (response.headers["content-type"], response.content) == ("application/x-protobuf", b"")
 
 
 @pytest.mark.parametrize("body", [b"", traces().SerializeToString()])
-async def test_a_request_without_spans_is_taken(one: Receiver, body: bytes) -> None:
-    response = await _post(one, body, **PROTOBUF)
+async def test_a_request_without_spans_is_accepted(gateway: Receiver, body: bytes) -> None:
+    response = await _post(gateway, body, **PROTOBUF)
     assert (response.status_code, response.content) == (200, b"")
 
 
-async def test_gzip_is_unpacked(one: Receiver) -> None:
-    body = gzip.compress(traces(span(WHOLE)).SerializeToString())
-    assert (await _post(one, body, **PROTOBUF, **{"content-encoding": "gzip"})).status_code == 200
-    assert len(one.log.predictions) == 1
+async def test_gzip_is_decompressed(gateway: Receiver) -> None:
+    body = gzip.compress(traces(span(CHAT_WITH_MESSAGES)).SerializeToString())
+    assert (await _post(gateway, body, **PROTOBUF, **{"content-encoding": "gzip"})).status_code == 200
+    assert len(gateway.log.predictions) == 1
 
 
 @pytest.mark.parametrize(
     ("body", "encoding"),
     [(b"no gzip", "gzip"), (gzip.compress(b"x" * 9_000)[:-20], "gzip"), (zlib.compress(b"x"), "deflate")],
 )
-async def test_what_is_not_packed_as_it_says_is_refused(one: Receiver, body: bytes, encoding: str) -> None:
-    response = await _post(one, body, **PROTOBUF, **{"content-encoding": encoding})
+async def test_an_invalid_or_unsupported_encoding_is_refused(gateway: Receiver, body: bytes, encoding: str) -> None:
+    response = await _post(gateway, body, **PROTOBUF, **{"content-encoding": encoding})
     assert response.status_code == (415 if encoding == "deflate" else 400)
     assert "gzip" in Status.FromString(response.content).message
 
 
-async def test_a_body_that_unpacks_to_more_than_the_limit_is_refused(one: Receiver) -> None:
+async def test_a_body_that_unpacks_to_more_than_the_limit_is_refused(gateway: Receiver) -> None:
     body = gzip.compress(b"\x00" * 50 * 1024**2)
-    response = await _post(one, body, **PROTOBUF, **{"content-encoding": "gzip"})
+    response = await _post(gateway, body, **PROTOBUF, **{"content-encoding": "gzip"})
     assert (response.status_code, len(body) < 64 * 1024) == (413, True)
     assert "262144 bytes when unpacked" in Status.FromString(response.content).message
 
 
-async def test_a_body_over_the_limit_is_refused(one: Receiver) -> None:
-    assert (await _post(one, b" " * (64 * 1024 + 1))).status_code == 413
+async def test_a_body_over_the_limit_is_refused(gateway: Receiver) -> None:
+    assert (await _post(gateway, b" " * (64 * 1024 + 1))).status_code == 413
 
 
-async def test_more_spans_than_the_limit_are_refused_before_any_is_logged(one: Receiver) -> None:
-    many = [span({**WHOLE, "gen_ai.input.messages": "x"}, span_id=f"{n:8}".encode()) for n in range(51)]
-    response = await one.send(traces(*many))
+async def test_more_spans_than_the_limit_are_refused_before_any_is_logged(gateway: Receiver) -> None:
+    many = [span({**CHAT_WITH_MESSAGES, "gen_ai.input.messages": "x"}, span_id=f"{n:8}".encode()) for n in range(51)]
+    response = await gateway.send(traces(*many))
     assert response.status_code == 400
     assert "more than 50" in Status.FromString(response.content).message
-    assert one.log.records == []
-    assert (await one.accepted(traces(*many[:50]))).rejected_spans == 0
-    assert len(one.log.predictions) == 50
+    assert gateway.log.records == []
+    assert (await gateway.accepted(traces(*many[:50]))).rejected_spans == 0
+    assert len(gateway.log.predictions) == 50
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "", "application/x-www-form-urlencoded"])
-async def test_another_content_type_is_refused(one: Receiver, media_type: str) -> None:
-    response = await _post(one, b"{}", **{"content-type": media_type})
+async def test_another_content_type_is_refused(gateway: Receiver, media_type: str) -> None:
+    response = await _post(gateway, b"{}", **{"content-type": media_type})
     assert response.status_code == 415
     assert "application/json" in Status.FromString(response.content).message
 
 
-async def test_broken_protobuf_is_a_400_with_a_status(one: Receiver) -> None:
-    response = await _post(one, b"\xff\xff\xff", **PROTOBUF)
+async def test_broken_protobuf_is_a_400_with_a_status(gateway: Receiver) -> None:
+    response = await _post(gateway, b"\xff\xff\xff", **PROTOBUF)
     assert (response.status_code, response.headers["content-type"]) == (400, "application/x-protobuf")
     status = Status.FromString(response.content)
     assert status.code == 3
@@ -143,16 +147,16 @@ async def test_broken_protobuf_is_a_400_with_a_status(one: Receiver) -> None:
 
 
 def _with(change: dict[str, Any]) -> dict[str, Any]:
-    told = as_json(traces(span(WHOLE)))
-    told["resourceSpans"][0]["scopeSpans"][0]["spans"][0] |= change
-    return told
+    body = as_json(traces(span(CHAT_WITH_MESSAGES)))
+    body["resourceSpans"][0]["scopeSpans"][0]["spans"][0] |= change
+    return body
 
 
 _DEEP: dict[str, Any] = {"stringValue": "x"}
 for _ in range(60):
     _DEEP = {"arrayValue": {"values": [_DEEP]}}
 _DEEP_LIST = orjson.loads(b"[" * 900 + b"]" * 900)
-CHAT_MARK = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}
+CHAT_OPERATION = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}
 
 
 @pytest.mark.parametrize(
@@ -161,51 +165,51 @@ CHAT_MARK = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}
         b"{", [], {"resourceSpans": 1}, {"resourceSpans": [1]}, {"resourceSpans": [{"scopeSpans": {}}]},
         {"resourceSpans": [{"resource": []}]}, _with({"traceId": "xyz"}), _with({"spanId": None}),
         _with({"traceId": "0" * 32}), _with({"startTimeUnixNano": "soon"}), _with({"endTimeUnixNano": "9" * 30}),
-        _with({"status": "bad"}), _with({"events": [{"attributes": 1}]}), _with({"attributes": [CHAT_MARK, 1]}),
-        _with({"attributes": [CHAT_MARK, {"key": "deep", "value": _DEEP}]}),
-        _with({"attributes": [CHAT_MARK, {"key": "n", "value": {"intValue": "1.5"}}]}),
+        _with({"status": "bad"}), _with({"events": [{"attributes": 1}]}), _with({"attributes": [CHAT_OPERATION, 1]}),
+        _with({"attributes": [CHAT_OPERATION, {"key": "deep", "value": _DEEP}]}),
+        _with({"attributes": [CHAT_OPERATION, {"key": "n", "value": {"intValue": "1.5"}}]}),
         _with({"attributes": [{"key": _DEEP_LIST}]}), _with({"events": [{"name": _DEEP_LIST}]}),
         _with({"startTimeUnixNano": _DEEP_LIST}),
     ],
 )  # fmt: skip
-async def test_broken_json_is_a_400_with_a_status(one: Receiver, body: Any) -> None:
-    response = await _post(one, body)
+async def test_broken_json_is_a_400_with_a_status(gateway: Receiver, body: Any) -> None:
+    response = await _post(gateway, body)
     assert response.status_code == 400
     assert response.json()["code"] == 3
     assert response.json()["message"]
-    assert one.log.records == []
+    assert gateway.log.records == []
 
 
-async def test_values_nested_too_deeply_in_protobuf_are_refused(one: Receiver) -> None:
+async def test_values_nested_too_deeply_in_protobuf_are_refused(gateway: Receiver) -> None:
     deep: Any = "x"
     for _ in range(30):
         deep = [deep]
-    response = await one.send(traces(span({**WHOLE, "deep": deep})))
+    response = await gateway.send(traces(span({**CHAT_WITH_MESSAGES, "deep": deep})))
     assert response.status_code == 400
 
 
-async def test_a_full_log_and_no_task_yet_ask_to_come_again(one: Receiver) -> None:
-    one.log.full = True
-    response = await one.send(traces(span(WHOLE)))
+async def test_a_full_log_asks_the_client_to_retry(gateway: Receiver) -> None:
+    gateway.log.full = True
+    response = await gateway.send(traces(span(CHAT_WITH_MESSAGES)))
     assert (response.status_code, response.headers["retry-after"]) == (503, "2")
     assert Status.FromString(response.content).code == 14
 
 
-async def test_while_no_task_is_known_the_sender_comes_again(tmp_path: Path) -> None:
-    async with receiver(tmp_path, specs=()) as one:
-        response = await one.send(traces(span(WHOLE)))
+async def test_while_no_task_is_known_the_client_is_asked_to_retry(tmp_path: Path) -> None:
+    async with receiver(tmp_path, specs=()) as gateway:
+        response = await gateway.send(traces(span(CHAT_WITH_MESSAGES)))
     assert response.status_code == 503
     assert "no task is known yet" in Status.FromString(response.content).message
 
 
-async def test_without_a_good_key_nothing_is_read(one: Receiver) -> None:
-    one.keys.refusal = HttpError(401, "no API key", "missing_api_key", headers={"www-authenticate": "Bearer"})
-    response = await _post(one, b"no json")
+async def test_without_a_valid_key_the_body_is_not_decoded(gateway: Receiver) -> None:
+    gateway.keys.refusal = HttpError(401, "no API key", "missing_api_key", headers={"www-authenticate": "Bearer"})
+    response = await _post(gateway, b"no json")
     assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
     assert response.json() == {"code": 16, "message": "no API key"}
 
 
-async def test_the_gateway_takes_longer_bodies_of_spans_than_of_anything_else(tmp_path: Path) -> None:
+async def test_otlp_routes_have_a_body_limit_of_their_own(tmp_path: Path) -> None:
     settings = GatewaySettings(home=tmp_path, gateway_max_body_bytes=1_024, gateway_traces_max_body_bytes=64 * 1024)
     service = build(settings)
     assert service.http is not None
@@ -219,12 +223,12 @@ async def test_the_gateway_takes_longer_bodies_of_spans_than_of_anything_else(tm
             assert (response.status_code == 413) is refused, (path, size)
 
 
-def test_whose_spans_are_whose_is_read_from_the_settings_or_refused_in_words() -> None:
-    told = GatewaySettings(gateway_traces_tasks="shop=support, gpt-4o = haiku ,")
-    assert told.traces_tasks == {"shop": "support", "gpt-4o": "haiku"}
-    for wrong in ("shop", "shop=a=b", "=support", "shop="):
+def test_the_task_names_of_services_come_from_the_settings() -> None:
+    settings = GatewaySettings(gateway_traces_tasks="shop=support, gpt-4o = haiku ,")
+    assert settings.traces_tasks == {"shop": "support", "gpt-4o": "haiku"}
+    for invalid in ("shop", "shop=a=b", "=support", "shop="):
         with pytest.raises(ConfigurationError, match="RATCHET_GATEWAY_TRACES_TASKS"):
-            _ = GatewaySettings(gateway_traces_tasks=wrong).traces_tasks
+            _ = GatewaySettings(gateway_traces_tasks=invalid).traces_tasks
 
 
 SEEDS = [body for _, body in recorded("openai-v2 2.4b0, messages on spans")]
@@ -232,13 +236,13 @@ SEEDS = [body for _, body in recorded("openai-v2 2.4b0, messages on spans")]
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=5), st.data())
-def test_damaged_protobuf_is_read_or_malformed_and_nothing_else(
+def test_damaged_protobuf_is_decoded_or_malformed(
     seed: bytes, changes: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     body = bytearray(seed[: data.draw(st.integers(0, len(seed)))])
-    for place, value in changes:
+    for position, value in changes:
         if body:
-            body[place % len(body)] = value
+            body[position % len(body)] = value
     try:
         list(read_spans(bytes(body), as_json=False, wanted=bool))
     except MalformedTelemetry as error:
@@ -256,7 +260,7 @@ JSON_VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(JSON_VALUES)
-def test_any_json_is_read_or_malformed_and_nothing_else(value: Any) -> None:
+def test_any_json_is_decoded_or_malformed(value: Any) -> None:
     try:
         list(read_spans(json.dumps(value).encode(), as_json=True, wanted=lambda names: True))
     except MalformedTelemetry as error:
