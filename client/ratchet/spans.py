@@ -1,4 +1,4 @@
-"""The names of answers that an OpenTelemetry instrumentation logs: for feedback by the answer's own id."""
+"""Finds the prediction ids of answers that an OpenTelemetry instrumentation logs, for feedback."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from typing import Any
 
 
 class Spans:
-    """A span processor that remembers which span told of which answer.
+    """A span processor that remembers which span reported which answer.
 
         spans = ratchet.Spans("support-desk")
         tracer_provider.add_span_processor(spans)
-        answer = openai.chat.completions.create(…)
-        client.feedback(spans.name_of(answer.id), "thumbs", positive=True)
+        completion = openai_client.chat.completions.create(…)
+        client.feedback(spans.prediction_id(completion.id), "thumbs", positive=True)
 
-    Ask soon after the answer (of a stream: after its end), and keep the name: `most` answers are remembered.
+    Ask soon after the answer (of a stream: after its end) and store the id: only `max_answers` are remembered.
     """
 
-    def __init__(self, task: str, most: int = 10_000) -> None:
+    def __init__(self, task: str, max_answers: int = 10_000) -> None:
         self._task = task
-        self._most = most
-        self._names: OrderedDict[str, str] = OrderedDict()
+        self._max_answers = max_answers
+        self._ids: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def name_of(self, response_id: str) -> str | None:
-        """What `Client.feedback` takes for the answer that the provider calls so; None: no span told of it."""
+    def prediction_id(self, response_id: str) -> str | None:
+        """Return the prediction id, for `Client.feedback`, of the provider's response id; None if no span had it."""
         with self._lock:
-            return self._names.get(response_id)
+            return self._ids.get(response_id)
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
-        """Nothing is known of the answer yet."""
+        """Do nothing: the answer is not known yet."""
 
     def _on_ending(self, span: Any) -> None:
-        """Of the SDK: a span may still be changed here. It is not."""
+        """Do nothing. The SDK calls this on every processor."""
 
     def on_end(self, span: Any) -> None:
-        """Remember it, if it is of an answer."""
+        """Remember the span if it reports an answer."""
         response_id = (span.attributes or {}).get("gen_ai.response.id")
         if not isinstance(response_id, str):
             return
         with self._lock:
-            self._names[response_id] = f"{self._task}/{span.context.trace_id:032x}-{span.context.span_id:016x}"
-            while len(self._names) > self._most:
-                self._names.popitem(last=False)
+            self._ids[response_id] = f"{self._task}/{span.context.trace_id:032x}-{span.context.span_id:016x}"
+            while len(self._ids) > self._max_answers:
+                self._ids.popitem(last=False)
 
     def shutdown(self) -> None:
-        """Nothing is held that must go anywhere."""
+        """Do nothing: there is nothing to send."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing waits."""
+        """Return True: there is nothing to send."""
         return True

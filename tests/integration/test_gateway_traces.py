@@ -175,7 +175,7 @@ names = ratchet.Spans("{place.task}")
 spans.add_span_processor(names)
 OpenAIInstrumentor()""").replace("spans.shutdown()", f"""spans.shutdown()
 feedback = ratchet.Client("http://127.0.0.1:{gateway.port}")
-feedback.feedback(names.name_of(answer.id), "thumbs", positive=True)
+feedback.feedback(names.prediction_id(answer.id), "thumbs", positive=True)
 """)  # fmt: skip
     told = await _run(gateway, place, code, OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT="span_only")
     (row,) = await _rows(lake, PREDICTIONS, answer=told.splitlines()[0])

@@ -1,4 +1,4 @@
-"""Feedback on an answer that an instrumentation logged, by the provider's own id of it."""
+"""`ratchet.Spans` finds the prediction id of an answer that an instrumentation logged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import ratchet
 from services.gateway.domain import PredictionIds
 
 
-def test_an_answer_is_found_by_the_providers_id() -> None:
-    spans = ratchet.Spans("support", most=2)
+def test_an_answer_is_found_by_the_providers_response_id() -> None:
+    spans = ratchet.Spans("support", max_answers=2)
     provider = TracerProvider()
     provider.add_span_processor(spans)
     tracer = provider.get_tracer("test")
@@ -19,9 +19,9 @@ def test_an_answer_is_found_by_the_providers_id() -> None:
     with tracer.start_as_current_span("GET /"):
         pass
     ids = PredictionIds(b"k" * 32)
-    name = spans.name_of("chatcmpl-2")
-    assert name is not None
-    assert ids.resolve(name) == ids.derive("support", f"{last.trace_id:032x}-{last.span_id:016x}")
-    assert (spans.name_of("chatcmpl-0"), spans.name_of("never")) == (None, None)
+    prediction_id = spans.prediction_id("chatcmpl-2")
+    assert prediction_id is not None
+    assert ids.resolve(prediction_id) == ids.derive("support", f"{last.trace_id:032x}-{last.span_id:016x}")
+    assert (spans.prediction_id("chatcmpl-0"), spans.prediction_id("never")) == (None, None)
     assert provider.force_flush()
     provider.shutdown()
