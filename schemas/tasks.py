@@ -45,7 +45,9 @@ class TrainingSettings(_Section):
     max_length: int = Field(default=2048, ge=16, le=131_072, description="Tokens of prompt and answer together.")
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
     seed: int = 20
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; None: all cores, and none on a GPU.")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads; None: all cores; on a GPU, PyTorch's default."
+    )
 
 
 class DatasetSettings(_Section):

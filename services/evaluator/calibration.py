@@ -23,7 +23,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from schemas.adapters import Calibration
 from shared.identity import content_hash
-from shared.model.confidence import LIMIT, calibrated, log_odds
+from shared.model.confidence import MAX_LOG_ODDS, calibrated, log_odds
 
 MIN_ANSWERS = 20
 """There is no calibration from fewer answers."""
@@ -117,8 +117,8 @@ def isotonic_map(scores: Floats, right: Floats, chance: float) -> dict[str, obje
     # A step whose answers were all right, or all wrong, is still not certain.
     levels = np.maximum.accumulate((levels * counts + 0.5) / (counts + 1.0))
     chosen = np.unique(np.linspace(0, len(levels) - 1, _MAX_KNOTS).round().astype(int))
-    inner = [(x, y) for x, y in zip(middles[chosen], levels[chosen], strict=True) if -LIMIT < x < LIMIT]
-    ends = [(-LIMIT, levels[0]), *inner, (LIMIT, levels[-1])]
+    inner = [(x, y) for x, y in zip(middles[chosen], levels[chosen], strict=True) if -MAX_LOG_ODDS < x < MAX_LOG_ODDS]
+    ends = [(-MAX_LOG_ODDS, levels[0]), *inner, (MAX_LOG_ODDS, levels[-1])]
     knots = [(float(x), float((1.0 - _SCORE_WEIGHT) * y + _SCORE_WEIGHT / (1.0 + np.exp(-x)))) for x, y in ends]
     return {"kind": "isotonic", "knots": tuple(knots), "mistakes": mistakes}
 
