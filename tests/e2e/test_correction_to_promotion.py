@@ -1,4 +1,4 @@
-"""From corrections to a promoted adapter, and the ways in which a candidate is stopped. In memory, in seconds."""
+"""From corrections to a promoted adapter, and how a bad candidate is stopped. On an in-memory broker, in seconds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from schemas.predictions import Confidence, PredictionLogged, RequestObserved
 from schemas.rollouts import Stage
 from schemas.tasks import FailureSettings, RolloutSettings, TaskKind, TaskSpec
 from shared.settings import Settings
-from tests.e2e.wheel import Models, Wheel, answer_queue, settled, support_desk, turning
+from tests.e2e.system import Models, System, answer_queue, running_system, settled, support_desk
 
 pytestmark = pytest.mark.stack
 
 ROWS = support_desk()
 TRUTH = dict(ROWS)
 LABELS = tuple(sorted(set(TRUTH.values())))
-TAUGHT, LIVE = ROWS[:130], ROWS[130:260]
+CORRECTED, LIVE = ROWS[:130], ROWS[130:260]
 
 
 def always(label: str) -> Callable[[str], str]:
@@ -55,36 +55,36 @@ def prediction(spec: TaskSpec, text: str, answer: str, confidence: float) -> Pre
     )
 
 
-async def teach(wheel: Wheel, truth: Callable[[str], str] = TRUTH.__getitem__) -> None:
-    """Traffic that the base gets wrong, corrected by people, and a cycle up to the evaluation."""
-    for text, _ in TAUGHT:
-        await wheel.gateway.publish(prediction(wheel.spec, text, "billing", 0.1))
-    assert await answer_queue(wheel, "ann", truth) == len(TAUGHT)
-    assert await wheel.scheduler.start(wheel.spec, "command")
+async def correct_and_train(system: System, truth: Callable[[str], str] = TRUTH.__getitem__) -> None:
+    """Send traffic that the base model gets wrong, have people correct it, and run a cycle up to the evaluation."""
+    for text, _ in CORRECTED:
+        await system.gateway.publish(prediction(system.spec, text, "billing", 0.1))
+    assert await answer_queue(system, "ann", truth) == len(CORRECTED)
+    assert await system.scheduler.start(system.spec, "command")
     await settled()
 
 
-async def go_live(wheel: Wheel, until: Stage = Stage.PROMOTED) -> int:
-    """Live traffic in shadow and canary, discordant pairs labelled as they come, up to a stage. Returns the labels."""
+async def go_live(system: System, until: Stage = Stage.PROMOTED) -> int:
+    """Send live traffic through shadow and canary until a stage, and label discordant pairs. Returns the labels."""
     labels = 0
     for text, _ in LIVE:
-        await wheel.gateway.publish(prediction(wheel.spec, text, "billing", 0.1))
-        labels += await answer_queue(wheel, "bob", TRUTH.__getitem__, purpose="discordant_pair")
-        if wheel.rollouts[-1].stage is Stage.CANARY:
-            await wheel.gateway.publish(observed(wheel))
-            await wheel.deployer.tick(wheel.spec.name)
-        if wheel.rollouts[-1].stage in (until, Stage.REJECTED):
+        await system.gateway.publish(prediction(system.spec, text, "billing", 0.1))
+        labels += await answer_queue(system, "bob", TRUTH.__getitem__, purpose="discordant_pair")
+        if system.rollouts[-1].stage is Stage.CANARY:
+            await system.gateway.publish(observed(system))
+            await system.deployer.tick(system.spec.name)
+        if system.rollouts[-1].stage in (until, Stage.REJECTED):
             break
     return labels
 
 
-def observed(wheel: Wheel, status: int = 200) -> RequestObserved:
+def observed(system: System, status: int = 200) -> RequestObserved:
     return RequestObserved(
-        task=wheel.spec.name,
-        task_revision=wheel.spec.revision,
+        task=system.spec.name,
+        task_revision=system.spec.revision,
         prediction_id=uuid4().hex,
         variant=Variant.CANARY,
-        adapter=wheel.rollouts[-1].candidate_adapter,
+        adapter=system.rollouts[-1].candidate_adapter,
         user_hash=uuid4().hex,
         status=status,
         latency_ms=1.0,
@@ -93,21 +93,23 @@ def observed(wheel: Wheel, status: int = 200) -> RequestObserved:
 
 async def test_corrections_become_a_promoted_adapter(stack_settings: Settings, tmp_path: Path) -> None:
     task = spec()
-    async with turning(stack_settings, tmp_path, task, Models(task, always("billing"), TRUTH.__getitem__)) as wheel:
-        await teach(wheel)
-        assert [rollout.stage for rollout in wheel.rollouts] == [Stage.SHADOW]
-        labels = await go_live(wheel)
-        assert [rollout.stage for rollout in wheel.rollouts] == [Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
-        promoted = wheel.rollouts[-1]
+    async with running_system(
+        stack_settings, tmp_path, task, Models(task, always("billing"), TRUTH.__getitem__)
+    ) as system:
+        await correct_and_train(system)
+        assert [rollout.stage for rollout in system.rollouts] == [Stage.SHADOW]
+        labels = await go_live(system)
+        assert [rollout.stage for rollout in system.rollouts] == [Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
+        promoted = system.rollouts[-1]
         assert promoted.evidence.wealth >= 1 / promoted.evidence.alpha
         assert promoted.evidence.losses == 0
         assert 15 <= labels <= 40, "a clear winner costs tens of labels, not hundreds"
-        payload = wheel.flags.payload(f"ratchet.{task.name}.primary")
+        payload = system.flags.payload(f"ratchet.{task.name}.primary")
         assert payload == {"adapter": promoted.candidate_adapter, "previous": None}
-        assert wheel.flags.flags[f"ratchet.{task.name}.canary"][0] is False
-        assert wheel.outcomes[0][0] == "promoted"
-        (cycle,) = (await wheel.console.get("/api/cycles", params={"task": task.name})).json()["cycles"]
-        steps = (await wheel.console.get(f"/api/cycles/{cycle['cycle_id']}")).json()["steps"]
+        assert system.flags.flags[f"ratchet.{task.name}.canary"][0] is False
+        assert system.outcomes[0][0] == "promoted"
+        (cycle,) = (await system.console.get("/api/cycles", params={"task": task.name})).json()["cycles"]
+        steps = (await system.console.get(f"/api/cycles/{cycle['cycle_id']}")).json()["steps"]
         topics = [step["topic"] for step in steps]
         assert topics[:5] == [
             "cycles.started.v1",
@@ -124,47 +126,49 @@ async def test_a_candidate_that_learned_nonsense_is_stopped_before_live_traffic(
     task, dice = spec(), random.Random(1)
     nonsense = {text: dice.choice(LABELS) for text, _ in ROWS}
     learned = Models(task, always("billing"), lambda text: LABELS[len(text) % len(LABELS)])
-    async with turning(stack_settings, tmp_path, task, learned) as wheel:
-        await teach(wheel, nonsense.__getitem__)
-        (rollout,) = wheel.rollouts
+    async with running_system(stack_settings, tmp_path, task, learned) as system:
+        await correct_and_train(system, nonsense.__getitem__)
+        (rollout,) = system.rollouts
         assert rollout.stage is Stage.REJECTED
         assert "better_than_chance" in rollout.reason
-        ((outcome, reason),) = wheel.outcomes
+        ((outcome, reason),) = system.outcomes
         assert outcome == "rejected" and "better_than_chance" in reason
-        assert not wheel.flags.flags.get(f"ratchet.{task.name}.shadow", (False,))[0]
+        assert not system.flags.flags.get(f"ratchet.{task.name}.shadow", (False,))[0]
 
 
 async def test_a_candidate_that_is_only_as_good_is_never_promoted(stack_settings: Settings, tmp_path: Path) -> None:
-    """It shines on what it was evaluated on, and is a coin against production on live traffic."""
+    """It is right on the data it was evaluated on, and no better than production on live traffic."""
     task = spec()
-    known = dict(TAUGHT)
+    corrected = dict(CORRECTED)
 
     def adapter(text: str) -> str:
-        return known.get(text, TRUTH[text] if len(text) % 2 else "stock")
+        return corrected.get(text, TRUTH[text] if len(text) % 2 else "stock")
 
     def base(text: str) -> str:
         return TRUTH[text] if not len(text) % 2 else "stock"
 
-    async with turning(stack_settings, tmp_path, task, Models(task, base, adapter)) as wheel:
-        await teach(wheel)
-        assert wheel.rollouts[-1].stage is Stage.SHADOW
+    async with running_system(stack_settings, tmp_path, task, Models(task, base, adapter)) as system:
+        await correct_and_train(system)
+        assert system.rollouts[-1].stage is Stage.SHADOW
         for text, _ in LIVE[:80]:
-            await wheel.gateway.publish(prediction(wheel.spec, text, base(text), 0.9))
-            await answer_queue(wheel, "bob", TRUTH.__getitem__, purpose="discordant_pair")
-        assert Stage.PROMOTED not in {rollout.stage for rollout in wheel.rollouts}
+            await system.gateway.publish(prediction(system.spec, text, base(text), 0.9))
+            await answer_queue(system, "bob", TRUTH.__getitem__, purpose="discordant_pair")
+        assert Stage.PROMOTED not in {rollout.stage for rollout in system.rollouts}
 
 
-async def test_a_canary_that_fails_its_users_is_sent_back(stack_settings: Settings, tmp_path: Path) -> None:
+async def test_a_canary_with_many_errors_is_rejected(stack_settings: Settings, tmp_path: Path) -> None:
     task = spec()
     task = task.model_copy(update={"rollout": RolloutSettings(canary_percent=20, min_canary_requests=10_000)})
-    async with turning(stack_settings, tmp_path, task, Models(task, always("billing"), TRUTH.__getitem__)) as wheel:
-        await teach(wheel)
-        await go_live(wheel, until=Stage.CANARY)
-        assert wheel.rollouts[-1].stage is Stage.CANARY
+    async with running_system(
+        stack_settings, tmp_path, task, Models(task, always("billing"), TRUTH.__getitem__)
+    ) as system:
+        await correct_and_train(system)
+        await go_live(system, until=Stage.CANARY)
+        assert system.rollouts[-1].stage is Stage.CANARY
         for _ in range(20):
-            await wheel.gateway.publish(observed(wheel, status=502))
-        await wheel.deployer.tick(task.name)
-        last = wheel.rollouts[-1]
+            await system.gateway.publish(observed(system, status=502))
+        await system.deployer.tick(task.name)
+        last = system.rollouts[-1]
         assert last.stage is Stage.REJECTED, last.reason
         assert last.primary_adapter is None
-        assert wheel.flags.flags[f"ratchet.{task.name}.canary"][0] is False
+        assert system.flags.flags[f"ratchet.{task.name}.canary"][0] is False

@@ -1,6 +1,6 @@
-"""A person is forgotten on the real broker and database: by the command, in every store, and for good.
+"""A person is erased on the real broker and database: by the command, in every store, and for good.
 
-The same events then come again, now after the request to forget, as in a replay of the topics.
+The same events are then sent again, now after the request to erase, as in a replay of the topics.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ from tests.unit.deployer.fakes import evaluated
 pytestmark = pytest.mark.stack
 
 STORES = ("failure_miner", "console", "dataset_builder", "deployer")
-"""Services with tables. prediction_log's are in the lake."""
-KEPT_DAYS = 30
+"""The services with tables in PostgreSQL; those of prediction_log are in the lake."""
+RETENTION_DAYS = 30
 CORRECTIONS = "corrections.submitted.v1"
 REPLAYED = ("predictions.logged.v1", "labels.requested.v1", CORRECTIONS, "shadow.compared.v1")
 TABLE = "tasks.changed.v1"
-"""Read anew by each process, outside of any group."""
+"""Read from its start by each process, outside of any consumer group."""
 TASK = """
 name: {name}
 kind: classification
@@ -79,8 +79,8 @@ retention_days: {days}
 
 
 @dataclass
-class Scene:
-    """All services that keep what people wrote, and a task of the test's own."""
+class Services:
+    """All services that store what people wrote, and a task of the test's own."""
 
     settings: Settings
     spec: TaskSpec
@@ -92,12 +92,12 @@ class Scene:
         return self.spec.name
 
     def hash_of(self, user: str) -> str:
-        """As the gateway makes it."""
+        """Return the user's hash as the gateway makes it."""
         key = load_or_create_key(self.settings.secrets_folder, "subjects")
         return keyed_hash(key, f"{user}@{self.task}")
 
     async def asked(self, user: str, text: str, at: datetime | None = None) -> PredictionLogged:
-        """A prediction that the model was unsure of, made now or `at` another time."""
+        """Publish a prediction of low confidence, made now or at another time."""
         self.count[user] += 1
         event = PredictionLogged(
             task=self.task, task_revision=self.spec.revision, prediction_id=f"{self.task}.{user}-{self.count[user]}",
@@ -116,7 +116,7 @@ class Scene:
         await broker.stop()
 
     async def queue(self) -> dict[str, Any]:
-        """Open questions by their prediction and purpose."""
+        """Return the open questions by their prediction and purpose."""
         answer = await self.console.get("/api/queue", params={"task": self.task, "reviewer": "ann", "limit": 500})
         items = answer.json().get("items", [])
         return {f"{item['prediction_id'].rpartition('.')[2]}:{item['purpose']}": item for item in items}
@@ -130,18 +130,18 @@ class Scene:
         assert (await self.console.post("/api/corrections", json=body)).status_code == 200
 
     async def tables_with(self, word: str) -> dict[str, list[str]]:
-        """The tables of each service that hold the word, anywhere in a row."""
+        """Return the tables of each service that contain the word anywhere in a row."""
         return await asyncio.to_thread(tables_with, self.settings, word)
 
-    async def kept_in(self, word: str, services: Collection[str]) -> bool:
+    async def only_in(self, word: str, services: Collection[str]) -> bool:
         return set(await self.tables_with(word)) == set(services)
 
     async def lake_has(self, word: str) -> bool:
-        """Whether any file of the lake holds the word, those that are no part of a table any more included."""
+        """Return True if any file of the lake contains the word, files that no table refers to any more included."""
         return await asyncio.to_thread(lake_has, Path(self.settings.lake_uri), word)
 
     async def dataset(self, count: int = 1) -> list[str]:
-        """The texts of the task's versions, oldest first, once there are so many."""
+        """Return the texts of the task's dataset versions, oldest first, once there are `count`."""
 
         def read() -> list[str]:
             folder = Path(self.settings.artifacts_uri) / "datasets"
@@ -152,7 +152,7 @@ class Scene:
         return found if len(found) >= count else []
 
     async def records(self, topic: str) -> list[Any]:
-        """The task's records of a topic."""
+        """Return the task's records of a topic."""
         consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.settings.kafka, auto_offset_reset="earliest")
         await consumer.start()
         found: list[Any] = []
@@ -162,7 +162,7 @@ class Scene:
         return found
 
     async def send_again(self) -> None:
-        """Every record of the task once more, as it was, but for the request to forget."""
+        """Send every record of the task once more, unchanged, except the request to erase."""
         producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka)
         await producer.start()
         for topic in REPLAYED:
@@ -188,7 +188,7 @@ def lake_has(lake: Path, word: str) -> bool:
     for file in lake.rglob("*.parquet"):
         if "_delta_log" in file.parts:
             continue
-        with contextlib.suppress(FileNotFoundError):  # Vacuumed meanwhile.
+        with contextlib.suppress(FileNotFoundError):  # Vacuumed in the meantime.
             if word in str(pq.ParquetFile(file).read().to_pylist()):
                 return True
     return False
@@ -200,14 +200,14 @@ WORDS = ("where the parcel is", "about a refund", "that the login fails", "about
 
 async def until(look: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> Any:
     async with asyncio.timeout(seconds):
-        while not (seen := await look()):
+        while not (found := await look()):
             await asyncio.sleep(0.1)
-        return seen
+        return found
 
 
 @asynccontextmanager
-async def an_engine_that_serves(adapter: str) -> AsyncIterator[str]:
-    """As much of vLLM as says that it has an adapter."""
+async def vllm_that_serves(adapter: str) -> AsyncIterator[str]:
+    """Run as much of vLLM as lists an adapter among its models."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -226,17 +226,17 @@ async def an_engine_that_serves(adapter: str) -> AsyncIterator[str]:
 async def scene(
     stack_settings: Settings, tmp_path: Path, unused_tcp_port_factory: Callable[[], int],
     monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Scene]:  # fmt: skip
+) -> AsyncIterator[Services]:  # fmt: skip
     task = f"forget-{uuid4().hex[:8]}"
     (tmp_path / "tasks").mkdir()
     file = tmp_path / "tasks" / f"{task}.yaml"
-    file.write_text(TASK.format(name=task, days=KEPT_DAYS))
+    file.write_text(TASK.format(name=task, days=RETENTION_DAYS))
     folder = tmp_path / "artifacts" / "adapters" / "lora"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     await pass_over_backlog(stack_settings, "scheduler", *STORES)
     monkeypatch.setattr(retention, "_PAUSE_SECONDS", 0.5)
-    async with an_engine_that_serves("lora") as engine:
+    async with vllm_that_serves("lora") as engine:
         ports = [unused_tcp_port_factory() for _ in range(2)]
         values = {
             **stack_settings.model_dump(), "artifacts": str(tmp_path / "artifacts"), "vllm": engine,
@@ -261,7 +261,7 @@ async def scene(
         async with running(services), client:
             own = {"artifacts": str(tmp_path / "artifacts"), "lake": str(tmp_path / "lake")}
             settings = stack_settings.model_copy(update=own)
-            made = Scene(settings, read_task(file), client)
+            made = Services(settings, read_task(file), client)
 
             async def listed() -> Any:
                 answer = (await client.get(f"http://127.0.0.1:{ports[1]}/api/tasks")).json()["tasks"]
@@ -271,7 +271,7 @@ async def scene(
             yield made
 
 
-async def candidate_in_shadow(scene: Scene) -> RolloutChanged:
+async def candidate_in_shadow(scene: Services) -> RolloutChanged:
     uri = str(Path(scene.settings.artifacts_uri) / "adapters" / "lora")
     its = {"adapter_uri": uri, "occurred_at": utc_now(), "spec": scene.spec, "task_revision": scene.spec.revision}
     verdict = evaluated("lora", scene.task).model_copy(update=its)
@@ -297,7 +297,7 @@ def compared(change: RolloutChanged, event: PredictionLogged) -> ShadowCompared:
 
 
 def corrected(event: PredictionLogged) -> CorrectionSubmitted:
-    """Somebody's answer, given just now."""
+    """A correction, made now."""
     return CorrectionSubmitted(
         task=event.task, task_revision=event.task_revision, correction_id=f"c-{event.prediction_id}",
         request_id=f"r-{event.prediction_id}", prediction_id=event.prediction_id, purpose=Purpose.LOW_CONFIDENCE,
@@ -306,16 +306,16 @@ def corrected(event: PredictionLogged) -> CorrectionSubmitted:
     )  # fmt: skip
 
 
-async def clustered(scene: Scene) -> FailuresClustered:
-    """The miner's word that a cycle's data set may be built of all corrections so far."""
+async def clustered(scene: Services) -> FailuresClustered:
+    """The event that has a cycle's dataset built of all corrections so far."""
     return FailuresClustered(
         task=scene.task, task_revision=scene.spec.revision, cycle_id=f"{scene.task}-1", suspects=0, noise=0, modes=(),
         data_cutoff=utc_now(), fence=await fence_of(scene),
     )  # fmt: skip
 
 
-async def fence_of(scene: Scene) -> tuple[PartitionFence, ...]:
-    """Up to the task's corrections so far, in the partitions where they lie."""
+async def fence_of(scene: Services) -> tuple[PartitionFence, ...]:
+    """Return a fence up to the task's corrections so far."""
     ends: dict[int, int] = {}
     for record in await scene.records(CORRECTIONS):
         ends[record.partition] = record.offset + 1
@@ -323,7 +323,7 @@ async def fence_of(scene: Scene) -> tuple[PartitionFence, ...]:
 
 
 async def caught_up(settings: Settings) -> bool:
-    """Whether the services have handled all there is: a group commits what is handled."""
+    """Return True if the services have handled all records: a consumer group commits what is handled."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, group_id=None)
     await admin.start()
@@ -332,10 +332,13 @@ async def caught_up(settings: Settings) -> bool:
         for service in (*STORES, "prediction_log"):
             for topic in topics_consumed_by(service):
                 if topic.name != TABLE:
-                    places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-                    ends = await consumer.end_offsets(places)
+                    partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+                    ends = await consumer.end_offsets(partitions)
                     done = await admin.list_consumer_group_offsets(f"ratchet.{service}.{topic.name}")
-                    if any(ends[place] > (done[place].offset if place in done else 0) for place in places):
+                    if any(
+                        ends[partition] > (done[partition].offset if partition in done else 0)
+                        for partition in partitions
+                    ):
                         return False
         return True
     finally:
@@ -343,7 +346,7 @@ async def caught_up(settings: Settings) -> bool:
         await admin.close()
 
 
-async def test_a_person_is_forgotten_everywhere_and_stays_so_when_everything_comes_again(scene: Scene) -> None:
+async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(scene: Services) -> None:
     change = await candidate_in_shadow(scene)
     for user in ("leaves", "stays"):
         events = [await scene.asked(user, f"{user} wrote {words}") for words in WORDS]
@@ -352,7 +355,7 @@ async def test_a_person_is_forgotten_everywhere_and_stays_so_when_everything_com
     for name, question in questions.items():
         if name not in ("leaves-1:low_confidence", "stays-1:low_confidence"):
             await scene.correct(question)
-    await until(lambda: scene.kept_in("leaves wrote", STORES))
+    await until(lambda: scene.only_in("leaves wrote", STORES))
     await until(lambda: scene.lake_has("leaves wrote"))
     await until(lambda: caught_up(scene.settings))
     await scene.publish("failure_miner", await clustered(scene))
@@ -369,7 +372,7 @@ async def test_a_person_is_forgotten_everywhere_and_stays_so_when_everything_com
     assert report["predictions"] == {subject: len(WORDS)}
     assert version["training"] + version["held_out"] == len(WORDS) - 1
 
-    await until(lambda: scene.kept_in("leaves wrote", ()))
+    await until(lambda: scene.only_in("leaves wrote", ()))
 
     async def vacuumed() -> bool:
         return not await scene.lake_has("leaves wrote")
@@ -392,13 +395,13 @@ async def test_a_person_is_forgotten_everywhere_and_stays_so_when_everything_com
     assert "leaves wrote" not in (await scene.dataset(2))[-1]
 
 
-async def test_what_is_older_than_its_task_keeps_goes_from_every_store(scene: Scene) -> None:
-    for word, days in (("old", KEPT_DAYS + 2), ("new", KEPT_DAYS - 2)):
+async def test_every_store_deletes_what_is_older_than_its_tasks_retention(scene: Services) -> None:
+    for word, days in (("old", RETENTION_DAYS + 2), ("new", RETENTION_DAYS - 2)):
         event = await scene.asked(word, f"{word} words", utc_now() - timedelta(days=days))
         await scene.publish("console", corrected(event))
     await until(lambda: caught_up(scene.settings))
     stores = {"failure_miner", "console", "dataset_builder"}
-    await until(lambda: scene.kept_in("new words", stores))
+    await until(lambda: scene.only_in("new words", stores))
     await until(lambda: scene.lake_has("new words"))
 
     async def gone() -> bool:

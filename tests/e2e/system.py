@@ -1,7 +1,7 @@
-"""All services on one in-memory broker, for a turn of the wheel in seconds.
+"""All services on one in-memory broker, for a whole cycle in seconds.
 
 Real: every handler, rule, store (PostgreSQL, the lake, the artifact store), clustering, gates, statistics, the
-console's HTTP. Played: the model (what a label's answer is), its training, the sentence encoder, and Unleash.
+console's HTTP. Simulated: the model (a function from text to label), its training, the sentence encoder, and Unleash.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from faststream.kafka import KafkaBroker, TestKafkaBroker
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from schemas.base import Messages
+from schemas.catalog import SERVICES
 from schemas.cycles import Fence, PartitionFence
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged, TaskSpec
@@ -84,13 +85,13 @@ Answer = Callable[[str], str]
 
 
 def support_desk() -> list[tuple[str, str]]:
-    """(text, label) of the shipped data set."""
+    """Return (text, label) of the shipped dataset."""
     with (ROOT / "deploy" / "demo" / "data" / "support_desk.csv").open(encoding="utf-8") as file:
         return [(row["text"], row["label"]) for row in csv.DictReader(file)]
 
 
 class HashedWords:
-    """A sentence encoder of no understanding: enough to cluster by words."""
+    """A sentence encoder that hashes words, which is enough to cluster by them."""
 
     def embed(self, texts: Sequence[str]) -> Any:
         if not texts:
@@ -101,7 +102,7 @@ class HashedWords:
 
 @dataclass
 class Flags:
-    """Unleash, played."""
+    """Unleash, simulated."""
 
     flags: dict[str, tuple[bool, Strategy]] = field(default_factory=dict)
 
@@ -129,7 +130,7 @@ class Flags:
 
 @dataclass
 class Models:
-    """The engine, played: `base` answers for the base model, `adapter` for whatever was trained."""
+    """vLLM, simulated: `base` answers for the base model, `adapter` for whatever was trained."""
 
     spec: TaskSpec
     base: Answer
@@ -148,11 +149,11 @@ class Models:
         return Replay((self.adapter if rollout.primary_adapter else self.base)(messages[-1].content), 1.0)
 
     async def serve(self, adapter: str, uri: str) -> None:
-        """Every adapter is served."""
+        """Do nothing: every adapter is served."""
 
 
 class TrainingJobs:
-    """Runs the trainer's job here and now, but for the gradient steps."""
+    """Runs the trainer's job in this process, without the gradient steps."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -176,7 +177,7 @@ class TrainingJobs:
 
 
 class EvaluationJobs:
-    """Runs the evaluator's job here and now, asking the played models."""
+    """Runs the evaluator's job in this process, on the simulated models."""
 
     def __init__(self, folder: Path, models: Models) -> None:
         self._folder = folder
@@ -206,21 +207,21 @@ _background: set[asyncio.Task[None]] = set()
 
 
 def _later(work: Any) -> None:
-    """After the handler that submitted has returned, as a job process would."""
+    """Run a job after the handler that submitted it has returned, as a job process would."""
     task = asyncio.ensure_future(work)
     _background.add(task)
     task.add_done_callback(_background.discard)
 
 
 async def settled() -> None:
-    """All jobs submitted so far, and those that they led to, are done."""
+    """Wait until all jobs submitted so far, and those that they led to, are done."""
     while _background:
         await asyncio.gather(*list(_background))
 
 
 @dataclass
-class Wheel:
-    """The running wheel, with the handles a test needs."""
+class System:
+    """The running services, with what a test needs to drive and observe them."""
 
     spec: TaskSpec
     flags: Flags
@@ -232,8 +233,8 @@ class Wheel:
     outcomes: list[tuple[str, str]]
 
 
-class EverythingSoFar:
-    """The in-memory broker gives every record of a topic offset 0 of partition 0, and delivers it at once."""
+class FenceOverEverything:
+    """A fence over all records: the in-memory broker gives each one offset 0 of partition 0 and delivers it at once."""
 
     async def fence(self) -> Fence:
         return tuple(PartitionFence(topic=topic, partition=0, offset=1) for topic in INPUTS)
@@ -245,14 +246,14 @@ def _settings(kind: type[Settings], base: Settings, home: Path) -> Any:
 
 
 @asynccontextmanager
-async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) -> AsyncIterator[Wheel]:
+async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Models) -> AsyncIterator[System]:
     """Wire all services to one in-memory broker, on a real database."""
     for service in WITH_DATABASE:
         await migrate(base, service, ROOT / "services" / service / "migrations")
     engines = {service: build_engine(base, service) for service in WITH_DATABASE}
     broker = KafkaBroker("nowhere:9092")
-    consumers = {name: Consumers(broker, name, _settings(Settings, base, home)) for name in _NAMES}
-    publish = {name: Publisher(broker, name) for name in _NAMES}
+    consumers = {name: Consumers(broker, name, _settings(Settings, base, home)) for name in SERVICES}
+    publish = {name: Publisher(broker, name) for name in SERVICES}
     flags = Flags()
 
     log = _settings(PredictionLogSettings, base, home)
@@ -300,61 +301,57 @@ async def turning(base: Settings, home: Path, spec: TaskSpec, models: Models) ->
     transitions = RolloutTransitions(
         rollouts, ledger, flags, models, publish["deployer"], deployer.deployer_open_tickets
     )
-    deciding = DeployerHandlers(deployer, rollouts, ledger, transitions)
-    deciding.subscribe(consumers["deployer"])
+    deployer_handlers = DeployerHandlers(deployer, rollouts, ledger, transitions)
+    deployer_handlers.subscribe(consumers["deployer"])
 
-    desk = _settings(ConsoleSettings, base, home)
+    console_settings = _settings(ConsoleSettings, base, home)
     queue, history = PostgresQueue(engines["console"]), PostgresCycleHistory(engines["console"])
     tasks = consumers["console"].table(TaskChanged)
     ConsoleHandlers(queue, history).subscribe(consumers["console"])
-    reviews = Reviews(queue, publish["console"], tasks, b"k" * 32, AnswerRedactor(lambda: Redactor(b"k" * 32)))
-    app = build_console(desk, reviews, history)
+    reviews = Reviews(queue, publish["console"], tasks, AnswerRedactor(lambda: Redactor(b"k" * 32)))
+    app = build_console(console_settings, reviews, history)
 
     settings = _settings(SchedulerSettings, base, home)
     cycles = PostgresCycleStore(engines["scheduler"])
-    applied = TaskWatcher(settings, publish["scheduler"], consumers["scheduler"].table(TaskChanged))
-    scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], EverythingSoFar(), applied)
+    task_watcher = TaskWatcher(settings, publish["scheduler"], consumers["scheduler"].table(TaskChanged))
+    scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], FenceOverEverything(), task_watcher)
     scheduler.subscribe(consumers["scheduler"])
 
-    seen = SimpleNamespace(rollouts=[], outcomes=[])
+    observed = SimpleNamespace(rollouts=[], outcomes=[])
 
     @broker.subscriber("rollouts.changed.v1", group_id="test")
     async def note_rollout(body: dict[str, Any]) -> None:
-        seen.rollouts.append(RolloutChanged.model_validate(body))
+        observed.rollouts.append(RolloutChanged.model_validate(body))
 
     @broker.subscriber("cycles.finished.v1", group_id="test")
     async def note_outcome(body: dict[str, Any]) -> None:
-        seen.outcomes.append((body["outcome"], body["reason"]))
+        observed.outcomes.append((body["outcome"], body["reason"]))
 
     async with (
         TestKafkaBroker(broker),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console") as client,
     ):
         await publish["scheduler"].publish(TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
-        yield Wheel(spec, flags, publish["gateway"], scheduler, deciding, client, seen.rollouts, seen.outcomes)
+        yield System(
+            spec, flags, publish["gateway"], scheduler, deployer_handlers, client, observed.rollouts, observed.outcomes
+        )
         await settled()
     for engine in engines.values():
         await engine.dispose()
 
 
-_NAMES = (
-    "gateway", "prediction_log", "failure_miner", "console", "dataset_builder", "trainer", "evaluator", "shadow",
-    "deployer", "scheduler",
-)  # fmt: skip
-
-
-async def answer_queue(wheel: Wheel, reviewer: str, truth: Callable[[str], str], purpose: str | None = None) -> int:
-    """A reviewer answers every open question, through the API that people use. Returns how many."""
+async def answer_queue(system: System, reviewer: str, truth: Callable[[str], str], purpose: str | None = None) -> int:
+    """Answer every open question as a reviewer, through the console's API. Returns how many."""
     count = 0
-    asked = {"task": wheel.spec.name, "reviewer": reviewer, "limit": 50, **({"purpose": purpose} if purpose else {})}
-    while items := (await wheel.console.get("/api/queue", params=asked)).json()["items"]:
+    asked = {"task": system.spec.name, "reviewer": reviewer, "limit": 50, **({"purpose": purpose} if purpose else {})}
+    while items := (await system.console.get("/api/queue", params=asked)).json()["items"]:
         for item in items:
             correction = {
                 "request_id": item["request_id"],
                 "reviewer": reviewer,
                 "label": truth(item["messages"][-1]["content"]),
             }
-            response = await wheel.console.post("/api/corrections", json=correction)
+            response = await system.console.post("/api/corrections", json=correction)
             assert response.status_code == 200, response.text
             count += 1
     return count
