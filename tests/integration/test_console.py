@@ -1,4 +1,4 @@
-"""The console on the real broker and database: asked, answered, published, shown."""
+"""The console on the real broker and database: questions, answers, corrections, cycles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 @pytest.fixture
 def task() -> str:
-    """A task of its own for each test: they share the stack."""
+    """Return a task of the test's own: the tests share the stack."""
     return f"console-{uuid4().hex[:8]}"
 
 
@@ -75,7 +75,7 @@ def names(task: str, found: list[LabelRequested]) -> list[str]:
     return [request.request_id.removeprefix(f"{task}-") for request in found]
 
 
-async def test_the_least_sure_come_first_and_tickets_in_the_order_they_came(queue: PostgresQueue, task: str) -> None:
+async def test_questions_are_ordered_by_priority_and_tickets_by_arrival(queue: PostgresQueue, task: str) -> None:
     asked = [question(task, "b", 0.2), question(task, "a", 0.9), ticket(task, "t1"), ticket(task, "t2")]
     await queue.add_requests(asked)
     await queue.add_requests(asked)
@@ -104,36 +104,36 @@ async def test_questions_of_an_older_revision_are_not_asked(queue: PostgresQueue
     assert await queue.open_by_purpose(task, "r2") == {"low_confidence": 1}
 
 
-def forget(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
+def erasure(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
     return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
 
 
-@pytest.mark.parametrize("forgotten_first", [True, False])
-async def test_a_forgotten_persons_questions_are_not_there_whatever_comes_first(
-    queue: PostgresQueue, task: str, forgotten_first: bool
+@pytest.mark.parametrize("erased_first", [True, False])
+async def test_an_erased_persons_questions_are_deleted_in_whatever_order_they_arrive(
+    queue: PostgresQueue, task: str, erased_first: bool
 ) -> None:
     theirs, other = question(task, "theirs", user_hash="h1"), question(task, "other", user_hash="h2")
-    if not forgotten_first:
+    if not erased_first:
         await queue.add_requests([theirs, other])
         await queue.record(theirs.request_id, "ann", ReviewAnswer(label="refund"), NOON)
-    await queue.erase(forget(task, "h1", NOON + timedelta(hours=1)))
+    await queue.erase(erasure(task, "h1", NOON + timedelta(hours=1)))
     await queue.add_requests([theirs, other])
     assert await queue.request(theirs.request_id) is None
     assert not await queue.answered(theirs.request_id, "ann")
     assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["other"]
 
 
-async def test_a_question_is_forgotten_by_when_its_prediction_was_made(queue: PostgresQueue, task: str) -> None:
+async def test_a_question_is_erased_by_the_time_of_its_prediction(queue: PostgresQueue, task: str) -> None:
     hour = timedelta(hours=1)
     late = question(task, "late", user_hash="h1", predicted_at=NOON, occurred_at=NOON + 2 * hour)
     new = question(task, "new", user_hash="h1", predicted_at=NOON + 2 * hour, occurred_at=NOON + 3 * hour)
     for _ in range(2):
         await queue.add_requests([late, new])
-        await queue.erase(forget(task, "h1", NOON + hour))
+        await queue.erase(erasure(task, "h1", NOON + hour))
         assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["new"]
 
 
-async def test_old_questions_go_by_when_their_prediction_was_made(queue: PostgresQueue, task: str) -> None:
+async def test_old_questions_are_dropped_by_the_time_of_their_prediction(queue: PostgresQueue, task: str) -> None:
     hour = timedelta(hours=1)
     old = question(task, "old", predicted_at=NOON - hour, occurred_at=NOON + hour)
     await queue.add_requests([old, question(task, "new", predicted_at=NOON)])
@@ -164,7 +164,7 @@ def rollout(task: str, stage: Stage, at: datetime) -> RolloutChanged:
     )  # fmt: skip
 
 
-async def test_nobody_is_asked_about_a_candidate_whose_rollout_has_ended(
+async def test_tickets_of_a_rollout_that_has_ended_are_closed(
     queue: PostgresQueue, history: PostgresCycleHistory, task: str
 ) -> None:
     minute = timedelta(minutes=1)
@@ -175,16 +175,16 @@ async def test_nobody_is_asked_about_a_candidate_whose_rollout_has_ended(
     await handlers.on_rollout(rollout(task, Stage.CANARY, NOON + minute))
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "other"]
     await handlers.on_rollout(rollout(task, Stage.REJECTED, NOON + 2 * minute))
-    await queue.add_requests(asked)  # On a topic of its own: it may come later.
+    await queue.add_requests(asked)  # Questions arrive on another topic, perhaps later.
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other"]
     assert await queue.open_by_purpose(task, None) == {"discordant_pair": 1, "low_confidence": 1}
-    again = ticket(task, "again").model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON + 3 * minute})
-    await queue.add_requests([again])
-    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other", "again"]
+    repeated = ticket(task, "repeated").model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON + 3 * minute})
+    await queue.add_requests([repeated])
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other", "repeated"]
 
 
 def clustered(task: str) -> FailuresClustered:
-    """One failure mode, which quotes h1 at noon and h2 a minute later."""
+    """Return an event with one failure mode, which quotes h1 at noon and h2 a minute later."""
     sources = tuple(
         ExemplarSource(prediction_id=f"p{n}", user_hash=f"h{n}", predicted_at=NOON + timedelta(minutes=n - 1))
         for n in (1, 2)
@@ -199,28 +199,26 @@ def clustered(task: str) -> FailuresClustered:
     )  # fmt: skip
 
 
-async def test_a_page_quotes_nothing_older_than_its_task_keeps(history: PostgresCycleHistory, task: str) -> None:
+async def test_a_page_quotes_nothing_past_its_tasks_retention(history: PostgresCycleHistory, task: str) -> None:
     await history.add_event(clustered(task))
     await history.drop_before(task, NOON + timedelta(minutes=1))
-    (fact,) = await history.events(f"{task}-1")
-    assert [(m["exemplars"], m["size"]) for m in fact["event"]["modes"]] == [(["it is late"], 2)]
+    (stored,) = await history.events(f"{task}-1")
+    assert [(m["exemplars"], m["size"]) for m in stored["event"]["modes"]] == [(["it is late"], 2)]
 
 
-@pytest.mark.parametrize("forgotten_first", [True, False])
-async def test_a_page_quotes_no_forgotten_person(
-    history: PostgresCycleHistory, task: str, forgotten_first: bool
-) -> None:
+@pytest.mark.parametrize("erased_first", [True, False])
+async def test_a_page_quotes_no_erased_person(history: PostgresCycleHistory, task: str, erased_first: bool) -> None:
     event = clustered(task)
-    if not forgotten_first:
+    if not erased_first:
         await history.add_event(event)
-    await history.erase(forget(task, "h1", NOON))
+    await history.erase(erasure(task, "h1", NOON))
     await history.add_event(event)
-    (fact,) = await history.events(f"{task}-1")
-    assert [m["exemplars"] for m in fact["event"]["modes"]] == [["it is late"]]
-    assert fact["event"]["suspects"] == 2
+    (stored,) = await history.events(f"{task}-1")
+    assert [m["exemplars"] for m in stored["event"]["modes"]] == [["it is late"]]
+    assert stored["event"]["suspects"] == 2
 
 
-async def test_a_cycle_is_told_from_its_events(history: PostgresCycleHistory, task: str) -> None:
+async def test_a_cycles_state_is_read_from_its_events(history: PostgresCycleHistory, task: str) -> None:
     common: dict[str, Any] = {"task": task, "task_revision": "r1", "cycle_id": f"{task}-1"}
     begun = CycleStarted(**common, occurred_at=NOON, trigger="cron", data_cutoff=NOON)
     for _ in range(2):
@@ -236,11 +234,15 @@ async def test_a_cycle_is_told_from_its_events(history: PostgresCycleHistory, ta
     await history.add_event(
         CycleFinished(**common, occurred_at=NOON + timedelta(hours=1), outcome="rejected", reason="no", seconds=3600)
     )
-    assert [fact["topic"] for fact in await history.events(f"{task}-1")] == ["cycles.started.v1", "cycles.finished.v1"]
+    topics = [stored["topic"] for stored in await history.events(f"{task}-1")]
+    assert topics == [
+        "cycles.started.v1",
+        "cycles.finished.v1",
+    ]
     assert (await history.cycles(task))[0]["outcome"] == "rejected"
 
 
-async def test_an_hour_is_restated_not_added(history: PostgresCycleHistory, task: str) -> None:
+async def test_an_hour_is_replaced_not_added(history: PostgresCycleHistory, task: str) -> None:
     for minute, count in ((1, 10), (3, 30), (2, 20)):
         hour = PredictionsRolledUp(
             task=task, task_revision="r1", occurred_at=NOON + timedelta(minutes=minute), hour=NOON,
@@ -254,8 +256,8 @@ async def test_an_hour_is_restated_not_added(history: PostgresCycleHistory, task
 @asynccontextmanager
 async def console(stack_settings: Settings, port: int) -> AsyncIterator[httpx.AsyncClient]:
     settings = ConsoleSettings.load(home=stack_settings.home, console_port=port)
-    patient = httpx.AsyncHTTPTransport(retries=8)  # The port opens a moment after the start.
-    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0, transport=patient)
+    transport = httpx.AsyncHTTPTransport(retries=8)  # The port opens a moment after the start.
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0, transport=transport)
     async with running([build(settings)]), client:
         yield client
 

@@ -1,4 +1,4 @@
-"""The lake and a broker of its own: the one deleted and filled again, the other coming back empty."""
+"""A deleted lake is filled again from its broker, and a broker that comes back empty stops the writer."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
-    one = OwnBroker(tmp_path_factory.mktemp("broker"))
-    one.start()
-    yield one
-    one.stop()
+    broker = OwnBroker(tmp_path_factory.mktemp("broker"))
+    broker.start()
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture
 def settings(broker: OwnBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of the broker's home, with a lake of the test's own."""
+    """Return the settings of the broker's home, with a lake of the test's own."""
     for name in [name for name in os.environ if name.startswith("RATCHET_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RATCHET_HOME", str(broker.home))
@@ -71,14 +71,14 @@ def settings(broker: OwnBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def lose_everything(broker: OwnBroker) -> None:
-    """The broker comes back without its topics, groups and offsets, as after a lost disk; then they are recreated."""
+    """Restart the broker without its topics, groups and offsets, as after a lost disk, and recreate the topics."""
     config = StackConfig.load(broker.home, broker.env)
     if config.kafka_home:
         broker.stop()
         shutil.rmtree(broker.home / "data" / "kafka")
         broker.start()
         return
-    record = records.read(config, "kafka")  # In memory only: a crash is enough, its supervisor starts it again.
+    record = records.read(config, "kafka")  # In memory only: a crash is enough, its supervisor restarts it.
     assert record and record.child
     os.kill(record.child.pid, signal.SIGKILL)
     create_topics(Settings.load())
@@ -94,11 +94,11 @@ async def publish(service: str, events: Sequence[Event]) -> None:
         await broker.stop()
 
 
-def traffic(mark: str) -> list[Event]:
-    """A prediction, its request and what was said of it, for each person and hour, some late; some sent twice."""
+def traffic(prefix: str) -> list[Event]:
+    """Return a prediction, its request and its feedback for each person and hour, some late and some sent twice."""
     events: list[Event] = []
     for number in range(60):
-        name, user = f"{mark}-{number}", f"{PEOPLE[number % len(PEOPLE)]}-{mark}"
+        name, user = f"{prefix}-{number}", f"{PEOPLE[number % len(PEOPLE)]}-{prefix}"
         at = NOON + timedelta(hours=number % 7, days=-(number % 3))
         asked = prediction(name, at, user).model_copy(update={"answer": f"the secret of {user}"})
         events += [request(name, at, user), asked, feedback(f"f-{name}", name, at)]
@@ -106,7 +106,7 @@ def traffic(mark: str) -> list[Event]:
 
 
 def rows(table: str, without: str | None = None) -> list[dict[str, Any]]:
-    """Of the lake, in an order of their own; `without`: those of a person, and what was said of their predictions."""
+    """Return a table's rows in a fixed order, except those of the person `without` and of their predictions."""
     delta = open_table(Settings.load().lake_uri, table)
     found = delta.to_pyarrow_table().to_pylist() if delta else []
     theirs = {row["prediction_id"] for row in rows(PREDICTIONS) if row["user_hash"] == without} if without else set()
@@ -120,15 +120,15 @@ def hashes(without: str | None = None) -> dict[str, str]:
     }
 
 
-def holds(text: str) -> list[str]:
-    """Files of the lake, part of a table or not, with `text` in a column or in their bytes."""
+def files_with(text: str) -> list[str]:
+    """Return the files of the lake, active or not, with `text` in a column or in their raw bytes."""
     found = []
     for path in (path for path in Path(Settings.load().lake_uri).rglob("*") if path.is_file()):
         try:
             columns = parquet.ParquetFile(path).read().to_pylist() if path.suffix == ".parquet" else ""
             if text in str(columns) or text.encode() in path.read_bytes():
                 found.append(path.name)
-        except FileNotFoundError:  # It was being deleted.
+        except FileNotFoundError:  # It was deleted meanwhile.
             continue
     return found
 
@@ -140,7 +140,7 @@ async def prediction_log() -> AsyncIterator[None]:
 
 
 class Process:
-    """prediction_log as `ratchet up --split` starts it."""
+    """prediction_log in a process of its own, as `ratchet up --split` starts it."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -148,14 +148,14 @@ class Process:
         with log.open("wb") as file:
             self._process = subprocess.Popen(argv, cwd=ROOT, stdout=file, stderr=file)
 
-    async def last_words(self) -> tuple[int, str]:
-        """Its exit code and the end of what it said, when it ends by itself."""
+    async def result(self) -> tuple[int, str]:
+        """Wait for the process to exit; return its exit code and the end of its output."""
         code = await asyncio.to_thread(self._process.wait, 120.0)
         return code, self._log.read_text()[-3000:]
 
     async def stop(self) -> None:
         self._process.terminate()
-        await self.last_words()
+        await self.result()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -169,71 +169,71 @@ async def ratchet(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-async def test_a_deleted_lake_is_filled_again_with_the_same_rows_and_none_of_the_forgotten(settings: Settings) -> None:
+async def test_a_deleted_lake_is_filled_again_with_the_same_rows_without_erased_people(settings: Settings) -> None:
     await publish("gateway", traffic("p"))
     async with prediction_log():
         await until(lambda: all(len(rows(table)) >= 60 for table in (PREDICTIONS, FEEDBACK, REQUESTS)))
     first = hashes()
-    assert len(rows(PREDICTIONS)) == 60, "what was sent twice is in once"
+    assert len(rows(PREDICTIONS)) == 60, "an event that was sent twice is stored once"
     shutil.rmtree(settings.lake_uri)
     async with prediction_log():
         await until(lambda: hashes() == first)
     expected = hashes(without="bob-p")
-    assert holds("the secret of bob-p")
+    assert files_with("the secret of bob-p")
 
     asked_at = NOON + timedelta(days=1)
     await publish("scheduler", [SubjectForgotten(task=TASK, task_revision="r1", subject_hash="bob-p",
                                                  occurred_at=asked_at)])  # fmt: skip
     async with prediction_log():
-        await until(lambda: hashes() == expected and not holds("the secret of bob-p"))
+        await until(lambda: hashes() == expected and not files_with("the secret of bob-p"))
     assert len(rows(PREDICTIONS)) == 40
-    for _ in range(2):  # By now the consumer group has read all there is, the forgetting too.
+    for _ in range(2):  # By now the consumer group has read all records, the erasure request too.
         shutil.rmtree(settings.lake_uri)
         async with prediction_log():
             await until(lambda: open_table(settings.lake_uri, FORGOTTEN) is not None and hashes() == expected)
-            await until(lambda: not holds("the secret of bob-p"))
-    code, said = await ratchet("lake", "status", "--json")
-    assert code == 0, said
-    assert {one["table"]: (one["rows"], one["waiting"]) for one in json.loads(said)["tables"]} == {
+            await until(lambda: not files_with("the secret of bob-p"))
+    code, output = await ratchet("lake", "status", "--json")
+    assert code == 0, output
+    assert {row["table"]: (row["rows"], row["waiting"]) for row in json.loads(output)["tables"]} == {
         PREDICTIONS: (40, 0), FEEDBACK: (40, 0), REQUESTS: (40, 0), FORGOTTEN: (1, 0),
     }  # fmt: skip
 
 
-async def test_a_broker_that_comes_back_empty_stops_the_writer_until_somebody_says_go_on(
+async def test_a_broker_that_comes_back_empty_stops_the_writer_until_the_operator_says_go_on(
     settings: Settings, broker: OwnBroker, tmp_path: Path
 ) -> None:
     await publish("gateway", traffic("q"))
-    running_one = Process(tmp_path / "log-1")
-    # What the test before this one left on the broker is stored too: 40 rows, without those of the forgotten.
+    first = Process(tmp_path / "log-1")
+    # The events of the test before this one are stored too: 40 rows, without those of the erased person.
     await until(lambda: sum(row["prediction_id"].startswith("q-") for row in rows(PREDICTIONS)) == 60)
     await until(lambda: {len(rows(table)) for table in (PREDICTIONS, FEEDBACK, REQUESTS)} in ({60}, {100}))
     before = hashes()
     await asyncio.to_thread(lose_everything, broker)
     await publish("gateway", [prediction("new", NOON + timedelta(days=2)), prediction("q-0", NOON)])
-    for process in (running_one, Process(tmp_path / "log-2")):  # Also when it is started again, as a supervisor does.
-        code, said = await process.last_words()
-        assert code == 1, said
-        *_, problem, way_out = said.splitlines()  # Its very last words: no trace of a stack after them.
+    for process in (first, Process(tmp_path / "log-2")):  # Also after a restart by its supervisor.
+        code, output = await process.result()
+        assert code == 1, output
+        *_, problem, way_out = output.splitlines()  # The last lines: no stack trace follows them.
         assert "Nothing was read from it" in problem and "ratchet lake go-on" in way_out
-    assert hashes() == before, "nothing was discarded"
+    assert hashes() == before, "no row was discarded"
 
-    code, said = await ratchet("lake", "status")
-    assert code == 1 and "recreated" in said and "go-on" in said
-    code, said = await ratchet("lake", "go-on", "--dry-run")
-    assert code == 0 and "The 2 records" in said
-    assert (await ratchet("lake", "status"))[0] == 1, "nothing was changed yet"
-    code, said = await ratchet("lake", "go-on", "--yes")
-    assert code == 0 and "RATCHET_KAFKA_INCARNATION=" in said
+    code, output = await ratchet("lake", "status")
+    assert code == 1 and "recreated" in output and "go-on" in output
+    code, output = await ratchet("lake", "go-on", "--dry-run")
+    assert code == 0 and "The 2 records" in output
+    assert (await ratchet("lake", "status"))[0] == 1, "the dry run changed nothing"
+    code, output = await ratchet("lake", "go-on", "--yes")
+    assert code == 0 and "RATCHET_KAFKA_INCARNATION=" in output
 
-    going_on = Process(tmp_path / "log-3")
+    resumed = Process(tmp_path / "log-3")
     await until(lambda: any(row["prediction_id"] == "new" for row in rows(PREDICTIONS)))
     await publish("gateway", [prediction("newer", NOON + timedelta(days=3))])
     await until(lambda: any(row["prediction_id"] == "newer" for row in rows(PREDICTIONS)))
-    await going_on.stop()
+    await resumed.stop()
     now = [row["prediction_id"] for row in rows(PREDICTIONS)]
-    assert len(now) == len(set(now)), "what the lake had is recognised by its id"
+    assert len(now) == len(set(now)), "stored rows are found by their ids"
     assert {"q-0", "new", "newer"} < set(now)
     assert hashes()[FEEDBACK] == before[FEEDBACK]
-    code, said = await ratchet("lake", "go-on", "--yes")
-    assert code == 0 and "nothing to resume from" in said
+    code, output = await ratchet("lake", "go-on", "--yes")
+    assert code == 0 and "nothing to resume from" in output
     assert (await ratchet("lake", "status"))[0] == 0

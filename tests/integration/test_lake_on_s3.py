@@ -1,4 +1,4 @@
-"""The lake on a real S3 server: what holds on a folder holds there."""
+"""The lake on a real S3 server has the guarantees that it has on a folder."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ BATCHES, IN_A_BATCH = 8, 25
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    one = S3Server(tmp_path_factory.mktemp("s3"))
-    one.start()
-    one.make_bucket("lake")
-    yield one
-    one.stop()
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    server.make_bucket("lake")
+    yield server
+    server.stop()
 
 
 @pytest.fixture
 def lake(server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A lake of the test's own; its address and keys are in the environment alone."""
+    """Return the URI of the test's own lake; its address and keys are only in the environment."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in server.environment.items():
@@ -66,11 +66,11 @@ def ids(lake: str, table: str = PREDICTIONS) -> list[str]:
 
 def objects(lake: str, table: str) -> list[str]:
     found = filesystem(lake, table).get_file_info(FileSelector("", recursive=True))
-    return sorted(one.path for one in found if one.is_file)
+    return sorted(file.path for file in found if file.is_file)
 
 
-def holds(lake: str, table: str, text: str) -> list[str]:
-    """Objects of the table, active or not, with `text` in a column or in their raw bytes."""
+def objects_with(lake: str, table: str, text: str) -> list[str]:
+    """Return the objects of the table, active or not, with `text` in a column or in their raw bytes."""
     store, found = filesystem(lake, table), []
     for path in objects(lake, table):
         data = store.open_input_file(path).read()
@@ -80,19 +80,19 @@ def holds(lake: str, table: str, text: str) -> list[str]:
     return found
 
 
-def test_of_two_commits_of_a_version_one_is_refused(lake: str) -> None:
+def test_of_two_commits_of_a_version_the_second_is_refused(lake: str) -> None:
     create_table(lake, PREDICTIONS)
-    one, two = opened(lake, PREDICTIONS), opened(lake, PREDICTIONS)
-    rows = one.to_pyarrow_table()
+    first, second = opened(lake, PREDICTIONS), opened(lake, PREDICTIONS)
+    rows = first.to_pyarrow_table()
     once = CommitProperties(max_commit_retries=0, app_transactions=[Transaction("a", 1)])
-    write_deltalake(one, rows, mode="append", commit_properties=once)
+    write_deltalake(first, rows, mode="append", commit_properties=once)
     with pytest.raises(CommitFailedError):
-        write_deltalake(two, rows, mode="append", commit_properties=once)
-    assert (storage_options(lake) or {})["aws_conditional_put"] == "etag", "not left to a default"
+        write_deltalake(second, rows, mode="append", commit_properties=once)
+    assert (storage_options(lake) or {})["aws_conditional_put"] == "etag", "set explicitly, not left to the default"
 
 
 def write_partitions(lake: str, partitions: list[int]) -> None:
-    """A process of prediction_log that believes these partitions to be its own."""
+    """Append as a process of prediction_log that believes it owns these partitions."""
     writer = DeltaLake(lake)
     for batch in range(BATCHES):
         offsets = range(batch * IN_A_BATCH, (batch + 1) * IN_A_BATCH)
@@ -121,7 +121,7 @@ def test_two_processes_that_share_a_partition_store_each_record_once_while_it_is
     positions = DeltaLake(lake).stored_offsets(PREDICTIONS, [(TOPICS[PREDICTIONS], p) for p in range(3)])
     assert set(positions.values()) == {BATCHES * IN_A_BATCH - 1}
     operations = [commit["operation"] for commit in opened(lake, PREDICTIONS).history()]
-    assert "OPTIMIZE" in operations, "or the maintenance was never in their way"
+    assert "OPTIMIZE" in operations, "otherwise the maintenance never ran beside the writers"
 
 
 def test_small_objects_are_compacted_and_the_old_ones_deleted(lake: str) -> None:
@@ -129,30 +129,30 @@ def test_small_objects_are_compacted_and_the_old_ones_deleted(lake: str) -> None
     for offset in range(6):
         writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}"), offset)])
     store = filesystem(lake, PREDICTIONS)
-    (some, *_) = [path for path in objects(lake, PREDICTIONS) if path.startswith("task=")]
-    with store.open_output_stream(f"{some.rpartition('/')[0]}/uncommitted.parquet") as copy:
-        copy.write(store.open_input_file(some).read())
+    (file, *_) = [path for path in objects(lake, PREDICTIONS) if path.startswith("task=")]
+    with store.open_output_stream(f"{file.rpartition('/')[0]}/uncommitted.parquet") as copy:
+        copy.write(store.open_input_file(file).read())
     Maintenance(lake, POLICY).run({}, utc_now())
     data = [path for path in objects(lake, PREDICTIONS) if path.startswith("task=")]
     assert len(data) == 2 and any("uncommitted" in path for path in data)
     assert ids(lake) == [f"p-{offset}" for offset in range(6)]
 
 
-def test_a_forgotten_person_is_in_no_object(lake: str) -> None:
+def test_an_erased_person_is_in_no_object(lake: str) -> None:
     writer = DeltaLake(lake)
     hers = prediction("hers", user="ann").model_copy(update={"answer": "Zebedee ate it"})
     writer.append(PREDICTIONS, [delivery(hers, 0), delivery(prediction("bobs", user="bob"), 1)])
     writer.append(REQUESTS, [delivery(request("hers", user="ann"), 0), delivery(request("bobs", user="bob"), 1)])
-    assert holds(lake, PREDICTIONS, "Zebedee")
+    assert objects_with(lake, PREDICTIONS, "Zebedee")
     erase_subjects(lake, [ErasureRequest(TASK, "ann", NOON)])
     assert not ErasureSweep(lake).run()
     Maintenance(lake, POLICY).run({}, utc_now())
-    assert holds(lake, PREDICTIONS, "Zebedee") == []
+    assert objects_with(lake, PREDICTIONS, "Zebedee") == []
     assert (ids(lake), ids(lake, REQUESTS)) == (["bobs"], ["bobs"])
     assert DeltaLake(lake).append(PREDICTIONS, [delivery(hers, 2)]) == 0, "replayed"
 
 
-def test_hours_are_counted_alike_by_every_process_also_after_compaction(lake: str) -> None:
+def test_every_process_counts_an_hour_equally_also_after_compaction(lake: str) -> None:
     writer, counter = DeltaLake(lake), RollUps(lake)
     for offset in range(6):
         writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}"), offset)])
@@ -163,13 +163,13 @@ def test_hours_are_counted_alike_by_every_process_also_after_compaction(lake: st
     assert counter.pending() == []
     Maintenance(lake, POLICY).run({}, utc_now())
     later = RollUps(lake)
-    assert later.pending() == [], "where the hours were published up to is in the lake"
+    assert later.pending() == [], "the watermark is in the lake"
     (after,) = later.count(hour, NOON)
     assert before == after
     assert (before.predictions, before.requests, before.errors) == (6, 6, 6)
 
 
-def test_hours_are_not_missed_when_the_log_was_cleaned_up_meanwhile(lake: str) -> None:
+def test_no_hour_is_missed_when_the_log_was_cleaned_up_unread(lake: str) -> None:
     writer, counter = DeltaLake(lake), RollUps(lake)
     for offset in range(3):
         writer.append(PREDICTIONS, [delivery(prediction(f"p-{offset}", NOON + timedelta(hours=offset)), offset)])
@@ -181,7 +181,7 @@ def test_hours_are_not_missed_when_the_log_was_cleaned_up_meanwhile(lake: str) -
     assert {hour.start for hour in counter.pending()} >= {NOON + timedelta(hours=1), NOON + timedelta(hours=2)}
 
 
-def test_an_outage_is_said_to_be_one_and_loses_and_doubles_nothing(lake: str, server: S3Server) -> None:
+def test_an_outage_raises_dependency_unavailable_and_loses_and_duplicates_no_row(lake: str, server: S3Server) -> None:
     writer = DeltaLake(lake)
     writer.append(PREDICTIONS, [delivery(prediction("p-0"), 0)])
     batch = [delivery(prediction(f"p-{offset}"), offset) for offset in range(2)]
@@ -192,7 +192,7 @@ def test_an_outage_is_said_to_be_one_and_loses_and_doubles_nothing(lake: str, se
     finally:
         server.start()
     deadline = time.monotonic() + 90.0
-    while True:  # Redelivered until it is taken: a server that answers again need not have found its disks yet.
+    while True:  # Redelivered until it succeeds: a restarted server may accept requests before its disks are ready.
         try:
             assert writer.append(PREDICTIONS, batch) == 1
             break

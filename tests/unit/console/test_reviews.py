@@ -1,4 +1,4 @@
-"""What a reviewer may see, say and do."""
+"""What reviewers see, what they may answer, and what is published."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MemoryQueue:
             self.requests.setdefault(request.request_id, request)
 
     def needed(self, request: LabelRequested) -> int:
-        return request.overlap - sum(asked == request.request_id for asked, _ in self.answers)
+        return request.overlap - sum(request_id == request.request_id for request_id, _ in self.answers)
 
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
         found = self.requests.get(request_id)
@@ -105,7 +105,7 @@ class Scene:
         self.redactor_is_broken = False
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
         reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), lambda: NOON)
-        self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # no cycles here
+        self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # cycles are not read
 
     def redactor(self) -> Redactor:
         if self.redactor_is_broken:
@@ -127,30 +127,30 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> Scene:
-    made = Scene(tmp_path)
-    await made.tasks.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
-    await made.queue.add_requests([question(), ticket()])
-    return made
+    scene = Scene(tmp_path)
+    await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
+    await scene.queue.add_requests([question(), ticket()])
+    return scene
 
 
-async def test_a_correction_echoes_what_was_asked(scene: Scene) -> None:
+async def test_a_correction_has_the_fields_of_its_question(scene: Scene) -> None:
     assert (await scene.correct("t", label="delivery", seconds=2.5)).status_code == 200
     (event,) = scene.published
     assert isinstance(event, CorrectionSubmitted)
-    asked = ticket()
+    request = ticket()
     for name in ("task", "task_revision", "request_id", "prediction_id", "purpose", "messages", "answers",
                  "inclusion_probability", "overlap", "ticket_id", "user_hash"):  # fmt: skip
-        assert getattr(event, name) == getattr(asked, name)
+        assert getattr(event, name) == getattr(request, name)
     assert (event.reviewer, event.label, event.seconds) == ("ann", "delivery", 2.5)
 
 
-async def test_the_same_reviewer_again_is_the_same_correction_and_is_published_once(scene: Scene) -> None:
+async def test_a_second_answer_of_the_same_reviewer_is_the_same_correction_published_once(scene: Scene) -> None:
     first, second = await scene.correct(label="delivery"), await scene.correct(label="refund")
     assert first.json() == second.json()
     assert len(scene.published) == 1
 
 
-async def test_an_answer_whose_recording_failed_is_published_again_as_the_same_fact(scene: Scene) -> None:
+async def test_an_answer_whose_recording_failed_is_published_again_as_the_same_event(scene: Scene) -> None:
     scene.queue.recording_fails = True
     assert (await scene.correct(label="delivery")).status_code == 503
     scene.queue.recording_fails = False
@@ -158,7 +158,7 @@ async def test_an_answer_whose_recording_failed_is_published_again_as_the_same_f
     assert len({event.event_id for event in scene.published}) == 1
 
 
-async def test_an_answer_that_comes_when_there_are_enough_is_not_published(scene: Scene) -> None:
+async def test_an_answer_to_a_question_with_enough_answers_is_not_published(scene: Scene) -> None:
     await scene.correct(label="delivery", reviewer="ann")
     late = await scene.correct(label="refund", reviewer="ben")
     assert (late.status_code, late.json()["counted"]) == (200, False)
@@ -176,7 +176,7 @@ async def test_what_a_reviewer_types_is_redacted_before_it_is_published_or_store
     assert scene.queue.answers["free", "ann"].label == event.label
 
 
-async def test_a_made_up_name_copied_from_the_question_stays(scene: Scene) -> None:
+async def test_a_surrogate_copied_from_the_question_stays(scene: Scene) -> None:
     asked = question("free", labels=(), messages=(Message(role=Role.USER, content="I am x@example.com"),))
     await scene.queue.add_requests([asked])
     await scene.correct("free", label="Dear x@example.com")
@@ -185,7 +185,7 @@ async def test_a_made_up_name_copied_from_the_question_stays(scene: Scene) -> No
     assert (event.label, event.redactions) == ("Dear x@example.com", 0)
 
 
-async def test_a_task_without_redaction_keeps_what_is_typed(scene: Scene) -> None:
+async def test_answers_of_a_task_without_redaction_are_not_redacted(scene: Scene) -> None:
     spec = SPEC.model_copy(update={"redaction": RedactionSettings(enabled=False)})
     await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=spec.revision, spec=spec))
     await scene.queue.add_requests([question("free", labels=())])
@@ -202,7 +202,7 @@ async def test_an_answer_that_cannot_be_redacted_is_neither_published_nor_stored
     assert (await scene.correct("free", label="Write to maria@acme.internal.")).status_code == 200
 
 
-async def test_two_reviewers_may_answer_a_question_that_wants_two(scene: Scene) -> None:
+async def test_two_reviewers_may_answer_a_question_that_needs_two(scene: Scene) -> None:
     await scene.queue.add_requests([question("two", overlap=2)])
     ids = {(await scene.correct("two", reviewer=name, label="refund")).json()["correction_id"] for name in "ab"}
     assert len(ids) == 2
@@ -210,7 +210,7 @@ async def test_two_reviewers_may_answer_a_question_that_wants_two(scene: Scene) 
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "said"),
+    ("answer", "status", "message"),
     [
         ({"request_id": "unknown", "label": "refund"}, 404, "no question 'unknown'"),
         ({"label": "parcel"}, 422, "expected one of 'delivery', 'refund'"),
@@ -228,12 +228,12 @@ async def test_two_reviewers_may_answer_a_question_that_wants_two(scene: Scene) 
         ({"label": "refund", "request_id": "q\x00"}, 422, "request_id"),
     ],
 )
-async def test_a_bad_correction_is_told_why_and_not_published(
-    scene: Scene, answer: dict[str, Any], status: int, said: str
+async def test_an_invalid_correction_gets_a_reason_and_is_not_published(
+    scene: Scene, answer: dict[str, Any], status: int, message: str
 ) -> None:
     refused = await scene.correct(**answer)
     assert refused.status_code == status
-    assert said in refused.json()["error"]["message"]
+    assert message in refused.json()["error"]["message"]
     assert scene.published == []
 
 
@@ -260,12 +260,14 @@ async def test_a_malformed_body_is_refused(scene: Scene, body: bytes) -> None:
     assert answer.json()["error"]["message"]
 
 
-async def test_the_queue_gives_tickets_and_others_in_turn(scene: Scene) -> None:
+async def test_the_queue_alternates_tickets_and_other_questions(scene: Scene) -> None:
     await scene.queue.add_requests([question("q2"), question("q3"), ticket("t2")])
     answer = await scene.call("GET", "/api/queue", params={"task": "desk", "reviewer": "ann"})
     assert [item["request_id"] for item in answer.json()["items"]] == ["t", "q", "t2", "q2", "q3"]
-    only = await scene.call("GET", "/api/queue", params={"task": "desk", "reviewer": "a", "purpose": "discordant_pair"})
-    assert [item["request_id"] for item in only.json()["items"]] == ["t", "t2"]
+    tickets = await scene.call(
+        "GET", "/api/queue", params={"task": "desk", "reviewer": "a", "purpose": "discordant_pair"}
+    )
+    assert [item["request_id"] for item in tickets.json()["items"]] == ["t", "t2"]
 
 
 @pytest.mark.parametrize(
@@ -279,22 +281,22 @@ async def test_the_queue_gives_tickets_and_others_in_turn(scene: Scene) -> None:
         ("/api/queue?task=desk&reviewer=ann&purpose=fun", 422),
     ],
 )
-async def test_a_bad_question_for_questions_is_told_why(scene: Scene, path: str, status: int) -> None:
+async def test_an_invalid_queue_request_gets_a_reason(scene: Scene, path: str, status: int) -> None:
     answer = await scene.call("GET", path)
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
 
 
-def test_a_page_shows_a_ticket_and_something_else_in_turn() -> None:
+def test_a_page_alternates_tickets_and_other_questions() -> None:
     with Client(page("")):
-        desk = ReviewPage(None, "desk")  # type: ignore[arg-type]  # nothing is asked of the queue
-    shown_ids = [desk._next_of(found).request_id for found in ([ticket(), question()], [ticket(), question()])]  # type: ignore[union-attr]
+        review_page = ReviewPage(None, "desk")  # type: ignore[arg-type]  # the queue is not read
+    shown_ids = [review_page._next_of(found).request_id for found in ([ticket(), question()], [ticket(), question()])]  # type: ignore[union-attr]
     assert shown_ids == ["t", "q"]
-    assert desk._next_of([]) is None
-    assert desk._next_of([ticket("t1"), ticket("t2")]).request_id == "t1"  # type: ignore[union-attr]
+    assert review_page._next_of([]) is None
+    assert review_page._next_of([ticket("t1"), ticket("t2")]).request_id == "t1"  # type: ignore[union-attr]
 
 
-def test_a_question_is_shown_without_anything_that_says_whose_an_answer_is() -> None:
+def test_a_question_is_shown_without_the_models_of_its_answers() -> None:
     assert set(shown(ticket())) == {
         "request_id", "prediction_id", "purpose", "messages", "answers", "labels", "overlap",
     }  # fmt: skip
@@ -306,7 +308,7 @@ def test_the_page_of_a_label_question_shows_no_answer_and_escapes_what_it_shows(
     assert "<script>" not in page
 
 
-def test_interleaving_keeps_both_orders_and_the_limit() -> None:
+def test_interleaving_preserves_both_orders_and_the_limit() -> None:
     assert interleave([1, 2], [10, 20, 30, 40], 5) == [1, 10, 2, 20, 30]
     assert interleave([], [10, 20], 1) == [10]
 

@@ -1,4 +1,4 @@
-"""Events as prediction_log's handlers are given them, and the lake as a reader sees it."""
+"""Events as prediction_log's handlers get them, and the lake as readers get it."""
 
 from __future__ import annotations
 
@@ -75,17 +75,17 @@ def delivery(event: Event, offset: int, partition: int = 0) -> Delivery[Any]:
 
 
 def numbered(partition: int, offset: int) -> Delivery[Any]:
-    """The prediction that lies there, the same at every delivery."""
+    """Return the prediction at a position, the same at every delivery."""
     return delivery(prediction(f"p-{partition}-{offset}"), offset, partition)
 
 
 def stored_ids(lake: Path, table: str = PREDICTIONS) -> list[str]:
-    """The ids of a table's rows, sorted: a row that is there twice is named twice."""
+    """Return the ids of a table's rows, sorted, with duplicates."""
     column = {PREDICTIONS: "prediction_id", FEEDBACK: "event_id", REQUESTS: "event_id"}[table]
     return sorted(DeltaTable(lake / table).to_pyarrow_table(columns=[column])[column].to_pylist())
 
 
-def content(lake: Path, table: str = PREDICTIONS) -> str:
-    """A hash of a table's rows, whatever their order and files."""
+def rows_hash(lake: Path, table: str = PREDICTIONS) -> str:
+    """Return a hash of a table's rows that does not depend on their order and files."""
     rows = DeltaTable(lake / table).to_pyarrow_table().to_pylist()
     return hashlib.sha256("\n".join(sorted(repr(sorted(row.items())) for row in rows)).encode()).hexdigest()

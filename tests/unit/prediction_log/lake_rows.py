@@ -1,20 +1,26 @@
-"""Rows of the lake, written as any Delta writer writes them."""
+"""Rows of the lake, written and read with a plain Delta client."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
+from schemas.base import utc_now
 from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS
+from services.prediction_log.maintenance.compaction import MaintenancePolicy
+from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.tables import SCHEMAS, create_table, open_table
 
 TASK = "support-desk"
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+POLICY = MaintenancePolicy(
+    timedelta(minutes=10), small_files=4, target_bytes=1024 * 1024, grace_hours=0, orphan_hours=24
+)
 
 
 def prediction(name: str, at: datetime = NOON, **values: Any) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def request(name: str, at: datetime = NOON, **values: Any) -> dict[str, Any]:
 
 
 def write(lake: Path | str, table: str, rows: Sequence[dict[str, Any]]) -> None:
-    """One commit, one file a partition."""
+    """Append rows in one commit, with one file per partition."""
     delta = open_table(str(lake), table) or create_table(str(lake), table)
     write_deltalake(delta, pa.Table.from_pylist(list(rows), schema=SCHEMAS[table]), mode="append")
 
@@ -57,3 +63,14 @@ def opened(lake: Path | str, table: str) -> DeltaTable:
 def ids(lake: Path | str, table: str) -> list[str]:
     column = {PREDICTIONS: "prediction_id", FEEDBACK: "event_id", REQUESTS: "event_id"}[table]
     return sorted(opened(lake, table).to_pyarrow_table(columns=[column])[column].to_pylist())
+
+
+def maintain(lake: Path, policy: MaintenancePolicy = POLICY, **retention: int | None) -> None:
+    Maintenance(str(lake), policy).run(retention, utc_now())
+
+
+def write_files(lake: Path, files: int, **values: object) -> list[str]:
+    names = [f"p{n}" for n in range(files)]
+    for name in names:
+        write(lake, PREDICTIONS, [prediction(name, **values)])
+    return sorted(names)

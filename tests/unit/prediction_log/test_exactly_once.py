@@ -1,4 +1,4 @@
-"""prediction_log keeps each fact once, whatever is delivered."""
+"""prediction_log stores each event once, whatever is delivered."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.unit.prediction_log.deliveries import (
     NOON,
     TASK,
     TOPICS,
-    content,
     delivery,
     feedback,
     numbered,
     prediction,
     request,
+    rows_hash,
     stored_ids,
 )
 
@@ -42,7 +42,7 @@ def test_a_redelivered_prediction_is_kept_once(tmp_path: Path) -> None:
     assert stored_ids(tmp_path) == ["p-0-0", "p-0-1", "p-0-2", "p-0-3"]
 
 
-def test_a_row_has_what_the_event_had(tmp_path: Path) -> None:
+def test_a_row_has_the_fields_of_its_event(tmp_path: Path) -> None:
     DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, 7)])
     (row,) = DeltaTable(tmp_path / PREDICTIONS).to_pyarrow_table().to_pylist()
     assert row == {
@@ -55,7 +55,7 @@ def test_a_row_has_what_the_event_had(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_feedback_and_requests_are_kept_once_too(tmp_path: Path) -> None:
+def test_feedback_and_requests_are_stored_once_too(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     for table, event in ((FEEDBACK, feedback("f", "p")), (REQUESTS, request("p"))):
         assert lake.append(table, [delivery(event, 0), delivery(event, 1)]) == 1
@@ -72,7 +72,7 @@ def test_partitions_have_offsets_of_their_own(tmp_path: Path) -> None:
     assert lake.stored_offsets(PREDICTIONS, [(TOPIC, 0), (TOPIC, 1), (TOPIC, 2)]) == {(TOPIC, 0): 10, (TOPIC, 1): 0}
 
 
-def test_a_fact_that_was_sent_twice_is_kept_once_and_moves_the_position(tmp_path: Path) -> None:
+def test_an_event_that_was_sent_twice_is_stored_once_and_moves_the_offset(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     once = prediction("p")
     assert lake.append(PREDICTIONS, [delivery(once, 0, partition=1)]) == 1
@@ -82,18 +82,18 @@ def test_a_fact_that_was_sent_twice_is_kept_once_and_moves_the_position(tmp_path
     assert lake.stored_offsets(PREDICTIONS, [(TOPIC, 2)]) == {(TOPIC, 2): 6}
 
 
-def test_the_same_id_in_another_task_is_another_fact(tmp_path: Path) -> None:
+def test_the_same_id_in_another_task_is_another_event(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     assert lake.append(PREDICTIONS, [delivery(prediction("p"), 0), delivery(prediction("p", task="other"), 1)]) == 2
 
 
-def test_an_application_that_sends_its_id_again_with_another_time_is_kept_once(tmp_path: Path) -> None:
+def test_an_id_that_is_sent_again_with_another_time_is_stored_once(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("p"), 0)])
     assert lake.append(PREDICTIONS, [delivery(prediction("p", NOON + timedelta(days=3)), 1)]) == 0
 
 
-def test_offsets_of_another_incarnation_of_the_broker_are_other_records_and_ids_stay_the_same_facts(
+def test_another_broker_incarnation_invalidates_offsets_and_not_ids(
     tmp_path: Path,
 ) -> None:
     DeltaLake(str(tmp_path), "first").append(PREDICTIONS, [numbered(0, 5)])
@@ -102,7 +102,7 @@ def test_offsets_of_another_incarnation_of_the_broker_are_other_records_and_ids_
     assert stored_ids(tmp_path) == ["p-0-0", "p-0-5"]
 
 
-async def test_reading_goes_on_after_what_the_lake_has_and_starts_anew_where_it_has_nothing(tmp_path: Path) -> None:
+async def test_reading_resumes_after_the_stored_offset_and_starts_at_0_without_one(tmp_path: Path) -> None:
     ids = {TOPIC: str(uuid4())}
 
     async def topic_ids(names: object) -> dict[str, str]:
@@ -113,29 +113,29 @@ async def test_reading_goes_on_after_what_the_lake_has_and_starts_anew_where_it_
     assert await resume_from(lake, PREDICTIONS, topic_ids)([(TOPIC, 0), (TOPIC, 1)]) == {(TOPIC, 0): 42, (TOPIC, 1): 0}
 
 
-async def test_a_topic_that_was_made_anew_stops_the_writer_until_the_operator_says_go_on(tmp_path: Path) -> None:
+async def test_a_recreated_topic_stops_the_writer_until_the_operator_says_go_on(tmp_path: Path) -> None:
     ids = {TOPIC: str(uuid4())}
 
     async def topic_ids(names: object) -> dict[str, str]:
         return ids
 
-    places = [(TOPIC, 0)]
+    partitions = [(TOPIC, 0)]
     lake = DeltaLake(str(tmp_path))
-    await resume_from(lake, PREDICTIONS, topic_ids)(places)
+    await resume_from(lake, PREDICTIONS, topic_ids)(partitions)
     lake.append(PREDICTIONS, [numbered(0, 3)])
-    assert await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(places) == {(TOPIC, 0): 4}
+    assert await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(partitions) == {(TOPIC, 0): 4}
     ids[TOPIC] = str(uuid4())
     for _ in range(2):
         with pytest.raises(MustStop, match="recreated") as stopped:
-            await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(places)
+            await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(partitions)
         assert "ratchet lake go-on" in stopped.value.way_out
-    went_on = DeltaLake(str(tmp_path), "next")
-    assert await resume_from(went_on, PREDICTIONS, topic_ids)(places) == {(TOPIC, 0): 0}
-    assert went_on.append(PREDICTIONS, [delivery(prediction("p-0-3"), 0), delivery(prediction("new"), 1)]) == 1
+    next_lake = DeltaLake(str(tmp_path), "next")
+    assert await resume_from(next_lake, PREDICTIONS, topic_ids)(partitions) == {(TOPIC, 0): 0}
+    assert next_lake.append(PREDICTIONS, [delivery(prediction("p-0-3"), 0), delivery(prediction("new"), 1)]) == 1
     assert stored_ids(tmp_path) == ["new", "p-0-3"]
 
 
-def test_late_and_out_of_order_events_lie_under_the_day_they_occurred_on(tmp_path: Path) -> None:
+def test_late_and_unordered_events_are_in_the_partition_of_the_day_they_occurred_on(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     at = [NOON, NOON - timedelta(days=40), NOON + timedelta(hours=11, minutes=59), NOON - timedelta(days=1)]
     west = datetime(2026, 11, 25, 20, 30, tzinfo=timezone(timedelta(hours=-5)))  # The 26th in UTC.
@@ -147,16 +147,16 @@ def test_late_and_out_of_order_events_lie_under_the_day_they_occurred_on(tmp_pat
     assert {row["date"].isoformat() for row in rows} == {"2026-11-25", "2026-10-16", "2026-11-24", "2026-11-26"}
 
 
-def test_no_text_gets_into_the_delta_log(tmp_path: Path) -> None:
+def test_the_delta_log_contains_no_text(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     for offset in range(3):
         lake.append(PREDICTIONS, [numbered(0, offset)])
     DeltaTable(tmp_path / PREDICTIONS).optimize.compact()
     logged = b"".join(path.read_bytes() for path in (tmp_path / PREDICTIONS / "_delta_log").iterdir())
-    assert b"parcel" not in logged, "statistics would keep what is deleted from the rows"
+    assert b"parcel" not in logged, "statistics would retain text of deleted rows"
 
 
-def test_an_unreachable_lake_asks_for_the_records_again(tmp_path: Path) -> None:
+def test_an_unreachable_lake_has_the_records_redelivered(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [numbered(0, 0)])
     log = tmp_path / PREDICTIONS / "_delta_log"
@@ -169,7 +169,7 @@ def test_an_unreachable_lake_asks_for_the_records_again(tmp_path: Path) -> None:
     assert lake.append(PREDICTIONS, [numbered(0, 0), numbered(0, 1)]) == 1
 
 
-def test_what_a_forgotten_person_did_before_is_not_stored_again_and_what_they_do_later_is(tmp_path: Path) -> None:
+def test_earlier_events_of_an_erased_person_are_skipped_and_later_ones_are_stored(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
     erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + timedelta(hours=1))])
@@ -178,32 +178,32 @@ def test_what_a_forgotten_person_did_before_is_not_stored_again_and_what_they_do
     assert lake.append(REQUESTS, [delivery(request("a2", user="ann"), 0), delivery(request("b1", user="bob"), 1)]) == 1
     assert lake.append(FEEDBACK, [delivery(feedback("f1", "a1", user="ann"), 0)]) == 0
     assert stored_ids(tmp_path) == ["a3", "b1"]
-    assert lake.stored_offsets(PREDICTIONS, [(TOPIC, 0)]) == {(TOPIC, 0): 3}, "what is left out is read once"
+    assert lake.stored_offsets(PREDICTIONS, [(TOPIC, 0)]) == {(TOPIC, 0): 3}, "skipped records are read once"
 
 
-def test_feedback_on_a_prediction_that_was_left_out_is_left_out(tmp_path: Path) -> None:
+def test_feedback_on_a_skipped_prediction_is_skipped(tmp_path: Path) -> None:
     create_table(str(tmp_path), FORGOTTEN)
     erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
-    said = [feedback("f1", "a1", NOON + timedelta(days=1)), feedback("f2", "b1", NOON + timedelta(days=1))]
-    assert lake.append(FEEDBACK, [delivery(event, n) for n, event in enumerate(said)]) == 1
-    assert stored_ids(tmp_path, FEEDBACK) == [str(said[1].event_id)]
+    events = [feedback("f1", "a1", NOON + timedelta(days=1)), feedback("f2", "b1", NOON + timedelta(days=1))]
+    assert lake.append(FEEDBACK, [delivery(event, n) for n, event in enumerate(events)]) == 1
+    assert stored_ids(tmp_path, FEEDBACK) == [str(events[1].event_id)]
 
 
 def test_a_lake_that_was_deleted_is_rebuilt_by_a_replay_row_for_row(tmp_path: Path) -> None:
     batches = [[numbered(n % 3, n // 3) for n in range(start, start + 20)] for start in range(0, 100, 20)]
-    first, again = tmp_path / "first", tmp_path / "again"
+    first, second = tmp_path / "first", tmp_path / "second"
     lake = DeltaLake(str(first))
     for batch in batches:
         lake.append(PREDICTIONS, batch)
     DeltaTable(first / PREDICTIONS).optimize.compact()
-    rebuilt = DeltaLake(str(again))
-    rebuilt.append(PREDICTIONS, [one for batch in reversed(batches) for one in batch])
-    assert content(again) == content(first)
+    rebuilt = DeltaLake(str(second))
+    rebuilt.append(PREDICTIONS, [record for batch in reversed(batches) for record in batch])
+    assert rows_hash(second) == rows_hash(first)
 
 
-def test_an_older_table_takes_rows_with_new_columns_and_an_older_writer_a_newer_table(tmp_path: Path) -> None:
+def test_an_older_table_gets_new_columns_and_an_older_writer_appends_to_a_newer_table(tmp_path: Path) -> None:
     schema = SCHEMAS[PREDICTIONS]
     old = schema.remove(schema.get_field_index("redactions"))
     create = DeltaTable.create(tmp_path / PREDICTIONS, schema=old, partition_by=["task", "date"], name=PREDICTIONS)
@@ -223,10 +223,10 @@ def test_an_older_table_takes_rows_with_new_columns_and_an_older_writer_a_newer_
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=60))
-def test_any_deliveries_in_any_order_keep_each_record_above_the_committed_once(
-    places: list[tuple[int, int]],
+def test_of_any_deliveries_each_record_above_the_committed_offset_is_new_once(
+    positions: list[tuple[int, int]],
 ) -> None:
     committed = {(TOPIC, 0): 5}
-    fresh = new_deliveries([numbered(p, o) for p, o in places], committed)
-    expected = {(p, o) for p, o in places if not (p == 0 and o <= 5)}
+    fresh = new_deliveries([numbered(p, o) for p, o in positions], committed)
+    expected = {(p, o) for p, o in positions if not (p == 0 and o <= 5)}
     assert sorted((d.partition, d.offset) for d in fresh) == sorted(expected)

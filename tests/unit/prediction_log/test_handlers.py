@@ -1,4 +1,4 @@
-"""prediction_log's background work: hours are published until the broker has them, days kept as long as a task says."""
+"""prediction_log's background work: hours are published until the broker has them, expired days are deleted."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, prediction, wri
 
 
 class Broker:
-    """Takes events, or is away; hands out the table of tasks."""
+    """Collects published events, or is unavailable; provides the table of tasks."""
 
     def __init__(self) -> None:
-        self.away = False
+        self.is_unavailable = False
         self.events: list[PredictionsRolledUp] = []
         self.tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
         self.batches: dict[type[Event], Any] = {}
 
     async def publish(self, event: Event) -> None:
-        if self.away:
-            raise DependencyUnavailable("the broker is away")
+        if self.is_unavailable:
+            raise DependencyUnavailable("the broker is unavailable")
         assert isinstance(event, PredictionsRolledUp)
         self.events.append(event)
 
     def on_batch(self, event: type[Event], handler: Any, batch: Any = None, **options: Any) -> None:
-        assert options["resume"], "the lake says where to go on, for every topic"
+        assert options["resume"], "the lake has the offsets of every topic"
         self.batches[event] = handler
 
     def table(self, event: type[TaskChanged]) -> LatestByKey[TaskChanged]:
@@ -72,22 +72,24 @@ async def test_an_hour_is_published_once_and_again_when_it_changed(
         await handlers.roll_up_once()
     write(tmp_path, PREDICTIONS, [prediction("late", NOON + timedelta(minutes=59))])
     await handlers.roll_up_once()
-    assert [(one.hour, one.predictions) for one in broker.events] == [(NOON, 1), (NOON, 2)]
+    assert [(event.hour, event.predictions) for event in broker.events] == [(NOON, 1), (NOON, 2)]
 
 
-async def test_an_hour_that_the_broker_did_not_take_is_published_later(
+async def test_an_hour_that_could_not_be_published_is_published_later(
     tmp_path: Path, broker: Broker, handlers: Handlers
 ) -> None:
     write(tmp_path, PREDICTIONS, [prediction("p0"), prediction("p1", NOON + timedelta(hours=1))])
-    broker.away = True
+    broker.is_unavailable = True
     with pytest.raises(DependencyUnavailable):
         await handlers.roll_up_once()
-    broker.away = False
+    broker.is_unavailable = False
     await handlers.roll_up_once()
-    assert [one.hour for one in broker.events] == [NOON, NOON + timedelta(hours=1)]
+    assert [event.hour for event in broker.events] == [NOON, NOON + timedelta(hours=1)]
 
 
-async def test_rows_are_kept_as_long_as_their_task_says_now(tmp_path: Path, broker: Broker, handlers: Handlers) -> None:
+async def test_rows_are_deleted_after_the_current_retention_of_their_task(
+    tmp_path: Path, broker: Broker, handlers: Handlers
+) -> None:
     now = utc_now()
     for task in ("short", "long", "unknown"):
         write(tmp_path, PREDICTIONS, [prediction(f"{task}-{d}", now - timedelta(days=d), task=task) for d in (1, 9)])
@@ -98,11 +100,11 @@ async def test_rows_are_kept_as_long_as_their_task_says_now(tmp_path: Path, brok
     assert ids(tmp_path, PREDICTIONS) == ["long-1", "long-9", "short-1", "unknown-1", "unknown-9"]
 
 
-async def test_a_batch_of_requests_to_forget_is_obeyed(tmp_path: Path, broker: Broker, handlers: Handlers) -> None:
+async def test_a_batch_of_erasure_requests_is_applied(tmp_path: Path, broker: Broker, handlers: Handlers) -> None:
     write(tmp_path, PREDICTIONS, [prediction(f"p-{who}", user_hash=who) for who in ("ann", "bob", "eve")])
     events = [
         SubjectForgotten(task=TASK, task_revision="r1", subject_hash=who, occurred_at=NOON) for who in ("ann", "bob")
     ]
     topic = topic_of(SubjectForgotten).name
-    await broker.batches[SubjectForgotten]([Delivery(one, topic, 0, n, {}) for n, one in enumerate(events)])
+    await broker.batches[SubjectForgotten]([Delivery(event, topic, 0, n, {}) for n, event in enumerate(events)])
     assert ids(tmp_path, PREDICTIONS) == ["p-eve"]

@@ -1,4 +1,4 @@
-"""Two writers of one partition, such as a zombie after a rebalance, meet at the worst moments: rows once, none lost."""
+"""Two writers of one partition, such as a zombie after a rebalance: commits conflict, and every row is stored once."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from services.prediction_log.tables import fence
 from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.deliveries import NOON, TOPICS, delivery, numbered, prediction, stored_ids
 
-PLACE = (TOPICS[PREDICTIONS], 0)
+PARTITION = (TOPICS[PREDICTIONS], 0)
 RECORDS, BATCH, WRITERS = 240, 8, 3
-SECONDS = 60.0
-"""The longest wait for other processes, on a busy machine."""
+MAX_WAIT_SECONDS = 60.0
+"""For other processes, on a busy machine."""
 READY = "ready"
 ROOT = Path(__file__).parents[3]
 
 
 class Paused(DeltaLake):
-    """Calls `before_commit` between reading the positions and committing."""
+    """Calls `before_commit` between reading the offsets and committing."""
 
     def __init__(self, folder: Path, before_commit: Callable[[], object]) -> None:
         super().__init__(str(folder))
@@ -44,7 +44,7 @@ class Paused(DeltaLake):
 
 
 def once(action: Callable[[], object]) -> Callable[[], object]:
-    """`action` at the first call only: what a writer that lost does next is not held up."""
+    """Return a function that runs `action` at its first call only, so that a retry after a conflict is not delayed."""
     calls = iter([action])
     return lambda: next(calls, lambda: None)()
 
@@ -54,7 +54,7 @@ def names(count: int, partition: int = 0) -> list[str]:
 
 
 def test_delta_refuses_any_commit_on_a_version_that_is_not_the_newest(tmp_path: Path) -> None:
-    """What all rests on, of delta-rs itself; its own conflict check would let another application's commit pass."""
+    """Compare-and-swap rests on this; delta-rs' own conflict check lets the commit of another application pass."""
     DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, 0)])
     stale, newer = DeltaTable(tmp_path / PREDICTIONS), DeltaTable(tmp_path / PREDICTIONS)
     rows = newer.to_pyarrow_table()
@@ -74,33 +74,33 @@ def test_delta_refuses_any_commit_on_a_version_that_is_not_the_newest(tmp_path: 
         pytest.param(range(0, 9), range(0, 5), id="the zombie has more"),
     ],
 )
-def test_two_writers_that_read_the_same_positions_store_each_record_once(
+def test_two_writers_that_read_the_same_offsets_store_each_record_once(
     tmp_path: Path, mine: range, theirs: range
 ) -> None:
     DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(1, 0)])
     meeting = threading.Barrier(2)
-    rivals = [Paused(tmp_path, once(lambda: meeting.wait(30))) for _ in range(2)]
+    writers = [Paused(tmp_path, once(lambda: meeting.wait(30))) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         batches = [[numbered(0, n) for n in part] for part in (mine, theirs)]
-        stored = list(pool.map(lambda rival, batch: rival.append(PREDICTIONS, batch), rivals, batches))
+        stored = list(pool.map(lambda writer, batch: writer.append(PREDICTIONS, batch), writers, batches))
     assert sum(stored) == 9 if len(mine) != len(theirs) else 5
     assert stored_ids(tmp_path) == sorted([*names(max(len(mine), len(theirs))), "p-1-0"])
 
 
-def test_a_fact_in_two_partitions_is_stored_once_by_two_writers_at_the_same_moment(tmp_path: Path) -> None:
+def test_an_event_in_two_partitions_is_stored_once_by_two_concurrent_writers(tmp_path: Path) -> None:
     DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(3, 0)])
     meeting = threading.Barrier(2)
-    rivals = [Paused(tmp_path, once(lambda: meeting.wait(30))) for _ in range(2)]
+    writers = [Paused(tmp_path, once(lambda: meeting.wait(30))) for _ in range(2)]
     twice = [prediction("a"), prediction("b")]
     batches = [[delivery(event, n, partition) for n, event in enumerate(twice)] for partition in (0, 1)]
     with ThreadPoolExecutor(2) as pool:
-        stored = list(pool.map(lambda rival, batch: rival.append(PREDICTIONS, batch), rivals, batches))
+        stored = list(pool.map(lambda writer, batch: writer.append(PREDICTIONS, batch), writers, batches))
     assert sorted(stored) == [0, 2]
     assert stored_ids(tmp_path) == ["a", "b", "p-3-0"]
 
 
 @pytest.mark.parametrize("change", ["compaction", "fence", "deletion", "another writer's row"])
-def test_whatever_changes_the_table_before_the_commit_nothing_is_lost_or_doubled(tmp_path: Path, change: str) -> None:
+def test_any_change_of_the_table_before_the_commit_loses_and_duplicates_no_row(tmp_path: Path, change: str) -> None:
     for offset in range(3):
         DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, offset)])
 
@@ -121,49 +121,49 @@ def test_whatever_changes_the_table_before_the_commit_nothing_is_lost_or_doubled
     assert stored_ids(tmp_path) == sorted(expected - ({"p-0-1"} if change == "deletion" else set()))
 
 
-def test_a_writer_that_was_second_commits_the_file_that_it_has_already_written(tmp_path: Path) -> None:
+def test_a_writer_whose_commit_conflicted_commits_the_file_it_has_already_written(tmp_path: Path) -> None:
     DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(1, 0)])
     lake = Paused(tmp_path, once(lambda: DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(1, 1)])))
     lake.append(PREDICTIONS, [numbered(0, 0)])
-    assert len(list((tmp_path / PREDICTIONS).rglob("*.parquet"))) == 3, "one a commit"
+    assert len(list((tmp_path / PREDICTIONS).rglob("*.parquet"))) == 3, "one per commit"
 
 
-def test_processes_that_write_the_same_records_at_once_one_of_them_killed_store_each_once(tmp_path: Path) -> None:
+def test_concurrent_processes_with_the_same_records_store_each_once_although_one_is_killed(tmp_path: Path) -> None:
     lake, go = tmp_path / "lake", tmp_path / "go"
     outputs = [tmp_path / f"writer-{number}" for number in range(WRITERS)]
-    command = [sys.executable, "-m", "tests.unit.prediction_log.test_rivals", str(lake), str(go)]
-    with contextlib.ExitStack() as all_of_them:
-        files = [all_of_them.enter_context(output.open("wb")) for output in outputs]
+    command = [sys.executable, "-m", "tests.unit.prediction_log.test_commit_conflicts", str(lake), str(go)]
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(output.open("wb")) for output in outputs]
         writers = [
             subprocess.Popen([*command, str(number)], stdout=file, stderr=file, cwd=ROOT)
             for number, file in enumerate(files)
         ]
         for writer in writers:
-            all_of_them.callback(writer.kill)
+            stack.callback(writer.kill)
         until(lambda: all(READY in output.read_text() for output in outputs), outputs)
         go.touch()
         watching = DeltaLake(str(lake))
-        until(lambda: watching.stored_offsets(PREDICTIONS, [PLACE]).get(PLACE, 0) >= RECORDS // 3, outputs)
+        until(lambda: watching.stored_offsets(PREDICTIONS, [PARTITION]).get(PARTITION, 0) >= RECORDS // 3, outputs)
         writers[0].kill()
         until(lambda: all(writer.poll() is not None for writer in writers), outputs)
-    assert [writer.returncode for writer in writers] == [-signal.SIGKILL, 0, 0], said(outputs)
+    assert [writer.returncode for writer in writers] == [-signal.SIGKILL, 0, 0], printed(outputs)
     assert stored_ids(lake) == names(RECORDS)
 
 
 def until(condition: Callable[[], bool], outputs: list[Path]) -> None:
-    """Wait for it, not for ever: a failure shows what the writers said."""
-    deadline = time.monotonic() + SECONDS
+    """Wait for a condition; on a timeout, fail with the writers' output."""
+    deadline = time.monotonic() + MAX_WAIT_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"not within {SECONDS} s. {said(outputs)}"
+        assert time.monotonic() < deadline, f"not within {MAX_WAIT_SECONDS} s. {printed(outputs)}"
         time.sleep(0.01)
 
 
-def said(outputs: list[Path]) -> str:
+def printed(outputs: list[Path]) -> str:
     return "\n".join(f"{output.name}: {output.read_text()}" for output in outputs)
 
 
 def write_all(lake: str, go: Path, number: int) -> None:
-    """A writer process: everything in batches of its own size, each delivered twice."""
+    """Append all records as a writer process, in batches of its own size, each delivered twice."""
     writer = DeltaLake(lake)
     print(READY, flush=True)
     while not go.exists():

@@ -1,4 +1,4 @@
-"""Requests to be forgotten are taken in with their positions, which the lake keeps."""
+"""Erasure requests are applied, and their offsets are stored in the lake."""
 
 from __future__ import annotations
 
@@ -18,45 +18,43 @@ from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, opened, prediction, write
 
 TOPIC = topic_of(SubjectForgotten).name
-PLACE = (TOPIC, 0)
+PARTITION = (TOPIC, 0)
 
 
-def asked(subject: str, offset: int) -> Delivery[SubjectForgotten]:
+def erasure(subject: str, offset: int) -> Delivery[SubjectForgotten]:
     event = SubjectForgotten(task=TASK, task_revision="r1", subject_hash=subject, occurred_at=NOON)
     return Delivery(event, TOPIC, 0, offset, {})
 
 
-def test_a_batch_is_forgotten_and_its_position_is_in_the_lake(tmp_path: Path) -> None:
+def test_a_batch_is_erased_and_its_offset_is_in_the_lake(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction(f"p-{who}", user_hash=who) for who in ("ann", "bob", "eve")])
-    ErasureRequests(str(tmp_path)).apply([asked("ann", 3), asked("bob", 4)])
+    ErasureRequests(str(tmp_path)).apply([erasure("ann", 3), erasure("bob", 4)])
     assert ids(tmp_path, PREDICTIONS) == ["p-eve"]
-    assert ErasureRequests(str(tmp_path)).stored_offsets(FORGOTTEN, [PLACE, (TOPIC, 1)]) == {PLACE: 4}
-    ErasureRequests(str(tmp_path)).apply([asked("ann", 3), asked("bob", 4)])
+    assert ErasureRequests(str(tmp_path)).stored_offsets(FORGOTTEN, [PARTITION, (TOPIC, 1)]) == {PARTITION: 4}
+    ErasureRequests(str(tmp_path)).apply([erasure("ann", 3), erasure("bob", 4)])
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == 2
 
 
-def test_a_lake_without_the_table_has_read_nobodys_request(tmp_path: Path) -> None:
-    assert ErasureRequests(str(tmp_path)).stored_offsets(FORGOTTEN, [PLACE]) == {}
+def test_a_lake_without_the_table_has_no_offsets(tmp_path: Path) -> None:
+    assert ErasureRequests(str(tmp_path)).stored_offsets(FORGOTTEN, [PARTITION]) == {}
 
 
 def test_requests_of_another_incarnation_of_the_broker_are_read_from_their_start(tmp_path: Path) -> None:
-    ErasureRequests(str(tmp_path), "first").apply([asked("ann", 3)])
-    assert ErasureRequests(str(tmp_path), "second").stored_offsets(FORGOTTEN, [PLACE]) == {}
-    assert ErasureRequests(str(tmp_path), "first").stored_offsets(FORGOTTEN, [PLACE]) == {PLACE: 3}
+    ErasureRequests(str(tmp_path), "first").apply([erasure("ann", 3)])
+    assert ErasureRequests(str(tmp_path), "second").stored_offsets(FORGOTTEN, [PARTITION]) == {}
+    assert ErasureRequests(str(tmp_path), "first").stored_offsets(FORGOTTEN, [PARTITION]) == {PARTITION: 3}
 
 
-def test_a_topic_made_anew_is_not_recognized(tmp_path: Path) -> None:
+def test_a_recreated_topic_is_not_accepted(tmp_path: Path) -> None:
     first, second = uuid4(), uuid4()
     store = ErasureRequests(str(tmp_path))
     assert store.accept_topic(FORGOTTEN, TOPIC, first)
-    store.apply([asked("ann", 0)])
+    store.apply([erasure("ann", 0)])
     assert ErasureRequests(str(tmp_path)).accept_topic(FORGOTTEN, TOPIC, first)
     assert not ErasureRequests(str(tmp_path)).accept_topic(FORGOTTEN, TOPIC, second)
 
 
-def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_before_the_deletion_commits_no_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, PREDICTIONS, [prediction("hers", user_hash="ann")])
     store = ErasureRequests(str(tmp_path))
 
@@ -65,22 +63,22 @@ def test_a_crash_before_the_deletion_leaves_the_position_where_it_was(
 
     with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
         patched.setattr("services.prediction_log.erasure.erase.delete", away)
-        store.apply([asked("ann", 0)])
-    assert store.stored_offsets(FORGOTTEN, [PLACE]) == {}
-    store.apply([asked("ann", 0)])
-    assert (ids(tmp_path, PREDICTIONS), store.stored_offsets(FORGOTTEN, [PLACE])) == ([], {PLACE: 0})
+        store.apply([erasure("ann", 0)])
+    assert store.stored_offsets(FORGOTTEN, [PARTITION]) == {}
+    store.apply([erasure("ann", 0)])
+    assert (ids(tmp_path, PREDICTIONS), store.stored_offsets(FORGOTTEN, [PARTITION])) == ([], {PARTITION: 0})
 
 
-def test_the_furthest_of_each_partition() -> None:
-    places = [("t", 0, 5), ("t", 1, 0), ("t", 0, 3), ("u", 0, 1)]
-    assert last_offsets(places) == {("t", 0): 5, ("t", 1): 0, ("u", 0): 1}
+def test_the_last_offset_of_each_partition() -> None:
+    positions = [("t", 0, 5), ("t", 1, 0), ("t", 0, 3), ("u", 0, 1)]
+    assert last_offsets(positions) == {("t", 0): 5, ("t", 1): 0, ("u", 0): 1}
 
 
-def test_what_is_asked_again_later_counts_until_then(tmp_path: Path) -> None:
+def test_a_later_request_of_the_same_person_erases_up_to_its_time(tmp_path: Path) -> None:
     store = ErasureRequests(str(tmp_path))
-    store.apply([asked("ann", 0)])
+    store.apply([erasure("ann", 0)])
     write(tmp_path, PREDICTIONS, [prediction("later", NOON + timedelta(hours=1), user_hash="ann")])
-    again = asked("ann", 1)
-    later = again.event.model_copy(update={"occurred_at": NOON + timedelta(hours=2)})
+    repeated = erasure("ann", 1)
+    later = repeated.event.model_copy(update={"occurred_at": NOON + timedelta(hours=2)})
     store.apply([Delivery(later, TOPIC, 0, 1, {})])
     assert ids(tmp_path, PREDICTIONS) == []

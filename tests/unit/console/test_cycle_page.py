@@ -1,4 +1,4 @@
-"""How a cycle's events become a page."""
+"""A cycle's events are rendered as a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples"
 ORDER = ("cycles.started", "failures.clustered", "datasets.built", "adapters.trained", "adapters.evaluated")
 
 
-def fact(topic: str, minute: int, example: str | None = None, **changes: Any) -> dict[str, Any]:
+def stored(topic: str, minute: int, example: str | None = None, **changes: Any) -> dict[str, Any]:
     folder = EXAMPLES / f"{topic}.v1"
     path = folder / example if example else sorted(folder.iterdir())[0]
     event = {**json.loads(path.read_text()), **changes}
@@ -30,54 +30,60 @@ def states(steps: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("done", range(5))
 def test_the_first_step_without_a_result_is_running(done: int) -> None:
-    steps = [fact(topic, minute) for minute, topic in enumerate(ORDER[: done + 1])]
+    steps = [stored(topic, minute) for minute, topic in enumerate(ORDER[: done + 1])]
     assert states(steps) == ["done"] * done + ["go"] + [""] * (4 - done)
 
 
 def test_a_promoted_cycle_is_done() -> None:
-    steps = [fact(topic, minute) for minute, topic in enumerate(ORDER)]
-    steps += [fact("rollouts.changed", 7, "promoted.json"), fact("cycles.finished", 8, outcome="promoted")]
+    steps = [stored(topic, minute) for minute, topic in enumerate(ORDER)]
+    steps += [
+        stored("rollouts.changed", 7, "promoted.json"),
+        stored("cycles.finished", 8, outcome="promoted"),
+    ]
     assert states(steps) == ["done"] * 5
 
 
-def test_a_cycle_whose_candidate_lost_is_bad_at_the_rollout() -> None:
-    steps = [fact(topic, minute) for minute, topic in enumerate(ORDER)]
-    steps += [fact("rollouts.changed", 7, stage="rejected"), fact("cycles.finished", 8, outcome="rejected")]
+def test_a_cycle_whose_candidate_was_rejected_is_bad_at_the_rollout() -> None:
+    steps = [stored(topic, minute) for minute, topic in enumerate(ORDER)]
+    steps += [
+        stored("rollouts.changed", 7, stage="rejected"),
+        stored("cycles.finished", 8, outcome="rejected"),
+    ]
     assert states(steps) == ["done"] * 4 + ["bad"]
 
 
 def test_a_failed_step_is_bad_and_nothing_runs_after_it() -> None:
-    steps = [fact("cycles.started", 0), fact("steps.failed", 1, service="trainer", step="dataset")]
-    steps.insert(1, fact("failures.clustered", 0))
+    steps = [stored("cycles.started", 0), stored("steps.failed", 1, service="trainer", step="dataset")]
+    steps.insert(1, stored("failures.clustered", 0))
     assert states(steps) == ["done", "bad", "", "", ""]
 
 
 def test_a_late_step_is_still_running() -> None:
-    steps = [fact("cycles.started", 0), fact("steps.failed", 30, service="scheduler", step="failures")]
+    steps = [stored("cycles.started", 0), stored("steps.failed", 30, service="scheduler", step="failures")]
     (first, *_) = timeline(steps, NOON + timedelta(hours=1))
     assert (first.state, first.note) == ("go", "late, 1 h 0 min")
 
 
 def test_every_golden_message_has_a_card() -> None:
     topics = ("cycles.finished", "steps.failed", *ORDER[1:], "rollouts.changed")
-    cards = dict(sections([fact(topic, 0) for topic in topics]))
+    cards = dict(sections([stored(topic, 0) for topic in topics]))
     assert list(cards) == [
         "Outcome", "Problems", "Failure modes", "Dataset", "Training", "Evaluation", "Rollout",
     ]  # fmt: skip
 
 
-def test_what_people_wrote_is_escaped() -> None:
+def test_text_from_events_is_escaped() -> None:
     poison = "<img src=x onerror=alert(1)>"
     modes = [
         {"mode_id": "m", "name": poison, "words": [poison], "exemplars": [poison], "size": 1, "share": 1.0,
          "mean_confidence": None, "is_new": True}
     ]  # fmt: skip
-    cards = dict(sections([fact("failures.clustered", 0, modes=modes), fact("steps.failed", 0, reason=poison)]))
+    cards = dict(sections([stored("failures.clustered", 0, modes=modes), stored("steps.failed", 0, reason=poison)]))
     assert poison not in "".join(part for parts in cards.values() for part in parts)
     assert poison not in table((poison,), [(poison,)]) + link(poison, poison)
-    assert table(("x",), [(Markup("<b>kept</b>"),)]).count("<b>kept</b>") == 1
+    assert table(("x",), [(Markup("<b>bold</b>"),)]).count("<b>bold</b>") == 1
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min")])
-def test_a_duration_reads_well(seconds: float, text: str) -> None:
+def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Compaction, vacuum, forgetting and roll-ups run while writers append: nothing is lost, doubled or kept."""
+"""Compaction, vacuum, erasure and roll-ups run while writers append: no row is lost, duplicated or left behind."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ POLICY = MaintenancePolicy(
 )
 
 
-def patiently(action: Callable[[], object]) -> None:
-    """As the transport does: what is unavailable is tried again."""
+def retry(action: Callable[[], object]) -> None:
+    """Retry while the store is unavailable, as the consumers do."""
     while True:
         try:
             action()
@@ -37,7 +37,7 @@ def patiently(action: Callable[[], object]) -> None:
 
 
 def write_partitions(folder: Path, partitions: list[int], user: str) -> None:
-    """A process of prediction_log that believes these partitions to be its own."""
+    """Append as a process of prediction_log that believes it owns these partitions."""
     writer = DeltaLake(str(folder))
     for batch in range(BATCHES):
         offsets = range(batch * IN_A_BATCH, (batch + 1) * IN_A_BATCH)
@@ -46,19 +46,19 @@ def write_partitions(folder: Path, partitions: list[int], user: str) -> None:
             for p in partitions
             for o in offsets
         ]
-        patiently(partial(writer.append, PREDICTIONS, events))
+        retry(partial(writer.append, PREDICTIONS, events))
 
 
-def test_upkeep_beside_two_writers_of_a_partition_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_maintenance_beside_two_writers_of_a_partition_loses_and_duplicates_no_row(tmp_path: Path) -> None:
     done = threading.Event()
     last: dict[object, int] = {}
     counter = RollUps(str(tmp_path))
 
-    def keep() -> None:
+    def maintain() -> None:
         now = utc_now()
         while not done.is_set():
             now += POLICY.interval
-            patiently(partial(Maintenance(str(tmp_path), POLICY).run, {}, now))
+            retry(partial(Maintenance(str(tmp_path), POLICY).run, {}, now))
 
     def count_hours() -> None:
         for hour in counter.pending():
@@ -68,32 +68,32 @@ def test_upkeep_beside_two_writers_of_a_partition_loses_and_doubles_nothing(tmp_
 
     def count() -> None:
         while not done.is_set():
-            patiently(count_hours)
+            retry(count_hours)
 
     with ThreadPoolExecutor(4) as pool:
-        beside = [pool.submit(keep), pool.submit(count)]
+        background = [pool.submit(maintain), pool.submit(count)]
         writers = [pool.submit(write_partitions, tmp_path, part, "ann") for part in ([0, 1], [1, 2])]
         try:
             for writer in writers:
                 writer.result()
         finally:
             done.set()
-        for one in beside:
-            one.result()
+        for job in background:
+            job.result()
     expected = sorted(f"p-{p}-{o}" for p in range(3) for o in range(BATCHES * IN_A_BATCH))
     assert stored_ids(tmp_path) == expected
     count_hours()
     assert sum(last.values()) == len(expected)
     operations = {commit["operation"] for commit in opened(tmp_path, PREDICTIONS).history()}
-    assert "OPTIMIZE" in operations, "or the maintenance was never in their way"
+    assert "OPTIMIZE" in operations, "otherwise the maintenance never ran beside the writers"
 
 
-def test_who_is_forgotten_while_writers_append_is_gone_after_the_next_round(tmp_path: Path) -> None:
+def test_a_person_erased_while_writers_append_is_erased_after_the_next_round(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         writer = pool.submit(write_partitions, tmp_path, [0], "ann")
         while not writer.done() and not (tmp_path / PREDICTIONS / "_delta_log" / f"{9:020d}.json").exists():
             pass
-        patiently(lambda: erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + timedelta(days=1))]))
+        retry(lambda: erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + timedelta(days=1))]))
         writer.result()
     Maintenance(str(tmp_path), POLICY).run({}, utc_now() + POLICY.interval)
     assert stored_ids(tmp_path) == sorted(f"p-0-{o}" for o in range(0, BATCHES * IN_A_BATCH, 2))

@@ -1,0 +1,206 @@
+"""After an erasure no row and no file of the lake has the person's text, whatever is late or crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import Schema, write_deltalake
+
+from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
+from services.prediction_log.erasure.erase import ErasureRequest, ErasureSweep, delete, erase_subjects
+from services.prediction_log.tables import SCHEMAS, quoted
+from tests.unit.prediction_log.lake_rows import (
+    NOON,
+    TASK,
+    feedback,
+    ids,
+    maintain,
+    opened,
+    prediction,
+    request,
+    write,
+    write_files,
+)
+
+TEXT = "my cat Zebedee ate the Quibblesworth parcel"
+
+
+def seed(lake: Path) -> None:
+    """Write Ann's rows among other people's, some in files of their own, with her text in every text column."""
+    messages = f'[{{"role": "user", "content": "{TEXT}"}}]'
+    for name in ("ann-1", "ann-2"):
+        write(
+            lake,
+            PREDICTIONS,
+            [prediction(name, user_hash="ann", messages=messages, answer=TEXT), prediction(f"bob-{name}")],
+        )
+    write(lake, PREDICTIONS, [prediction("ann-elsewhere", user_hash="ann", task="other", answer="other")])
+    write(
+        lake, FEEDBACK, [feedback("by-her", "bob-ann-1", user_hash="ann", text=TEXT), feedback("by-bob", "bob-ann-1")]
+    )
+    write(lake, FEEDBACK, [feedback("of-hers", "ann-1", text=TEXT)])
+    write(lake, REQUESTS, [request("ann-1", user_hash="ann"), request("ann-2", user_hash=None), request("bob")])
+
+
+def files_with(lake: Path, text: str) -> list[str]:
+    """Return the files of the lake, active or not, with `text` in a column or in their raw bytes."""
+    found = []
+    for path in (path for path in lake.rglob("*") if path.is_file()):
+        columns = pq.ParquetFile(path).read().to_pylist() if path.suffix == ".parquet" else ""
+        if text in str(columns) or text.encode() in path.read_bytes():
+            found.append(path.name)
+    return found
+
+
+def test_after_erasure_and_vacuum_no_file_has_the_persons_text(tmp_path: Path) -> None:
+    seed(tmp_path)
+    assert files_with(tmp_path, TEXT)
+    assert not [name for name in files_with(tmp_path, "Zebedee") if not name.endswith(".parquet")], (
+        "the log has no text"
+    )
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    maintain(tmp_path)
+    assert files_with(tmp_path, "Zebedee") == []
+    assert ids(tmp_path, PREDICTIONS) == ["ann-elsewhere", "bob-ann-1", "bob-ann-2"]
+    assert ids(tmp_path, FEEDBACK) == ["by-bob"]
+    assert ids(tmp_path, REQUESTS) == ["bob"]
+
+
+def test_an_erasure_request_is_stored_once_and_before_any_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(tmp_path)
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr("services.prediction_log.erasure.erase.delete", crash)
+        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    assert "ann-1" in ids(tmp_path, PREDICTIONS)
+    for _ in range(2):
+        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().to_pylist() == [
+        {"task": TASK, "subject_hash": "ann", "occurred_at": NOON}
+    ]
+    assert "ann-1" not in ids(tmp_path, PREDICTIONS)
+
+
+@pytest.mark.parametrize("deletions", range(4))
+def test_a_crash_after_any_deletion_is_repaired_by_a_repetition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
+) -> None:
+    seed(tmp_path)
+    remaining = deletions
+
+    def until_killed(uri: str, table: str, predicate: str, metadata: Mapping[str, str] | None) -> None:
+        nonlocal remaining
+        if remaining == 0:
+            raise RuntimeError("killed")
+        remaining -= 1
+        delete(uri, table, predicate, metadata)
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr("services.prediction_log.erasure.erase.delete", until_killed)
+        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    maintain(tmp_path)
+    assert files_with(tmp_path, "Zebedee") == []
+
+
+def test_a_row_that_was_appended_after_the_deletion_is_swept(tmp_path: Path) -> None:
+    seed(tmp_path)
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    sweep = ErasureSweep(str(tmp_path))
+    assert not sweep.run()
+    write(tmp_path, PREDICTIONS, [prediction("ann-late", user_hash="ann", answer=TEXT), prediction("bob-late")])
+    write(tmp_path, FEEDBACK, [feedback("late", "ann-late", text=TEXT)])
+    assert sweep.run()
+    assert ids(tmp_path, PREDICTIONS) == ["ann-elsewhere", "bob-ann-1", "bob-ann-2", "bob-late"]
+    assert ids(tmp_path, FEEDBACK) == ["by-bob"]
+    assert not sweep.run()
+
+
+def test_later_rows_of_an_erased_person_stay(tmp_path: Path) -> None:
+    later = NOON + timedelta(microseconds=1)
+    write(tmp_path, PREDICTIONS, [prediction("until", user_hash="ann"), prediction("after", later, user_hash="ann")])
+    write(tmp_path, FEEDBACK, [feedback("after", "after", later, user_hash="ann")])
+    write(tmp_path, FORGOTTEN, [{"task": TASK, "subject_hash": "ann", "occurred_at": NOON - timedelta(days=9)}])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    assert not ErasureSweep(str(tmp_path)).run()
+    assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == (["after"], ["after"])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", later)])
+    assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == ([], [])
+
+
+def test_feedback_that_was_appended_after_its_prediction_was_deleted_is_swept(tmp_path: Path) -> None:
+    seed(tmp_path)
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    write(tmp_path, FEEDBACK, [feedback("late", "ann-1", NOON + timedelta(days=9), text=TEXT)])
+    maintain(tmp_path)
+    assert ids(tmp_path, FEEDBACK) == ["by-bob"]
+    assert files_with(tmp_path, "Zebedee") == []
+
+
+def test_files_without_a_newer_column_are_searched_too(tmp_path: Path) -> None:
+    older = SCHEMAS[FEEDBACK].remove(SCHEMAS[FEEDBACK].get_field_index("user_hash"))
+    yesterday = NOON - timedelta(days=1)
+    rows = [feedback("old", "ann-1", text=TEXT), feedback("bobs", "bob-1", yesterday)]
+    table = pa.Table.from_pylist(rows, schema=older)
+    write_deltalake(str(tmp_path / FEEDBACK), table, partition_by=["task", "date"], name=FEEDBACK)
+    write(tmp_path, PREDICTIONS, [prediction("ann-1", user_hash="ann")])
+    opened(tmp_path, FEEDBACK).alter.add_columns(Schema.from_arrow(SCHEMAS[FEEDBACK]).fields[-2:-1])
+    write(tmp_path, FEEDBACK, [feedback("new", "bob-1", user_hash="bob")])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    assert not ErasureSweep(str(tmp_path)).run()
+    assert ids(tmp_path, FEEDBACK) == ["bobs", "new"]
+
+
+def test_a_sweep_searches_old_files_again_for_newly_erased_people(tmp_path: Path) -> None:
+    write(tmp_path, PREDICTIONS, [prediction("carl-1", user_hash="carl"), prediction("bob-1", user_hash="bob")])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    sweep = ErasureSweep(str(tmp_path))
+    sweep.run()
+    write(tmp_path, FORGOTTEN, [{"task": TASK, "subject_hash": "carl", "occurred_at": NOON}])
+    assert sweep.run()
+    assert ids(tmp_path, PREDICTIONS) == ["bob-1"]
+
+
+@pytest.mark.parametrize("subject", ["ann' OR '1'='1", "a\\' OR 1=1 --", "'", "''", "an\nn", "ann%", "a\u2019n"])
+def test_a_quote_in_an_identifier_ends_no_predicate(tmp_path: Path, subject: str) -> None:
+    rows = [prediction("bob-1"), prediction(f"hers {subject}", user_hash=subject)]
+    write(tmp_path, PREDICTIONS, rows)
+    write(tmp_path, FEEDBACK, [feedback("of-hers", f"hers {subject}"), feedback("other", "bob-1")])
+    erase_subjects(str(tmp_path), [ErasureRequest(TASK, subject, NOON)])
+    assert ids(tmp_path, PREDICTIONS) == ["bob-1"]
+    assert ids(tmp_path, FEEDBACK) == ["other"]
+
+
+def test_many_people_are_erased_at_once_each_up_to_their_last_request(tmp_path: Path) -> None:
+    people = [f"user-{n}" for n in range(1_200)]
+    rows = [prediction(f"p-{who}", user_hash=who) for who in people]
+    write(tmp_path, PREDICTIONS, [*rows, prediction("after", NOON + timedelta(hours=1), user_hash="user-0")])
+    requests = [ErasureRequest(TASK, who, at) for at in (NOON, NOON - timedelta(days=1)) for who in people]
+    erase_subjects(str(tmp_path), requests)
+    assert ids(tmp_path, PREDICTIONS) == ["after"]
+    assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == len(people)
+
+
+def test_a_quote_is_doubled() -> None:
+    assert quoted("it's") == "'it''s'"
+
+
+def test_a_deletion_whose_commit_conflicts_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, 6, user_hash="gone")
+    stale = opened(tmp_path, PREDICTIONS)
+    opened(tmp_path, PREDICTIONS).optimize.compact()
+    versions: list[Callable[[], object]] = [lambda: stale, lambda: opened(tmp_path, PREDICTIONS)]
+    monkeypatch.setattr("services.prediction_log.erasure.erase.open_table", lambda *_: versions.pop(0)())
+    delete(str(tmp_path), PREDICTIONS, "user_hash = 'gone'")
+    assert versions == []
+    assert ids(tmp_path, PREDICTIONS) == []
