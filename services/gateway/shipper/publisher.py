@@ -84,7 +84,7 @@ class BatchPublisher:
         if error is not None:
             if len(failed) == len(records):
                 raise DependencyUnavailable(f"Kafka unavailable: {error!r}", "Check the broker: ratchet status")
-            logger.warning("Kafka rejected %d of %d events: %r", len(failed), len(records), error)
+            logger.warning("Kafka did not accept %d of %d events: %r", len(failed), len(records), error)
         else:
             self._status.error = ""
         return failed

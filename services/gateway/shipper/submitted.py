@@ -50,7 +50,9 @@ class SubmittedPredictions:
         records = [encode_event(self._to_logged(delivery.event)) for delivery in deliveries]
         unpublished = await self._publisher.publish_once(await self._redactor.redact(records))
         if unpublished:
-            raise DependencyUnavailable(f"Kafka rejected {len(unpublished)} of {len(records)} submitted predictions")
+            raise DependencyUnavailable(
+                f"Kafka did not accept {len(unpublished)} of {len(records)} submitted predictions"
+            )
         self._status.taken_in += len(records)
 
     def _to_logged(self, event: PredictionSubmitted) -> PredictionLogged:

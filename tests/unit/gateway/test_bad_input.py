@@ -1,3 +1,5 @@
+"""Invalid requests are refused with a message that names the problem."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,11 @@ if TYPE_CHECKING:
 
 USER = {"role": "user", "content": "hello"}
 DEEP = orjson.loads(b"[" * 900 + b"]" * 900)
-"""Deeper than Python can show from where a request is served."""
+"""Nested too deeply for `repr` where a request is served."""
 
 
 @pytest.mark.parametrize(
-    ("fields", "status", "says"),
+    ("fields", "status", "expected"),
     [
         ({"model": "nope"}, 404, "Known tasks: haiku, support"),
         ({"model": "x" * 3_000}, 404, "Known tasks"),
@@ -52,20 +54,20 @@ DEEP = orjson.loads(b"[" * 900 + b"]" * 900)
         ({"user": "u" * 501}, 400, "at most 500"),
     ],
 )
-async def test_a_bad_request_is_told_what_is_wrong(
-    gateway: Gateway, fields: dict[str, Any], status: int, says: str
+async def test_an_invalid_chat_request_is_refused_with_the_reason(
+    gateway: Gateway, fields: dict[str, Any], status: int, expected: str
 ) -> None:
     response = await gateway.ask(**fields)
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (status, "invalid_request_error")
-    assert says in error["message"]
+    assert expected in error["message"]
     assert len(error["message"]) < 400
     assert gateway.upstream.asked == []
     assert gateway.log.events == []
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "predictions"])
-async def test_a_gateway_that_knows_no_task_yet_says_try_again(path: str) -> None:
+async def test_while_no_task_is_known_the_client_is_asked_to_retry(path: str) -> None:
     async with serving(specs=()) as gateway:
         body = {"model": "support", "task": "support", "messages": [USER], "answer": "refund"}
         response = await gateway.http.post(f"/v1/{path}", json=body)
@@ -83,12 +85,12 @@ async def test_malformed_json_is_refused_everywhere(gateway: Gateway, path: str,
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "embeddings", "feedback"])
-async def test_a_body_that_is_no_object_is_refused(gateway: Gateway, path: str) -> None:
+async def test_a_body_that_is_not_an_object_is_refused(gateway: Gateway, path: str) -> None:
     response = await gateway.http.post(f"/v1/{path}", content=b"[1]")
     assert response.status_code == 400
 
 
-async def test_a_body_over_the_limit_is_refused_declared_or_not(gateway: Gateway) -> None:
+async def test_a_body_over_the_limit_is_refused_with_or_without_a_declared_length(gateway: Gateway) -> None:
     assert (await gateway.ask("x" * 70_000)).status_code == 413
 
     async def undeclared() -> Any:
@@ -100,7 +102,7 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(gateway: Gateway
     assert response.json()["error"]["code"] == "body_too_large"
 
 
-async def test_a_wrong_method_is_an_error_in_openais_shape(gateway: Gateway) -> None:
+async def test_a_wrong_method_is_an_openai_error(gateway: Gateway) -> None:
     response = await gateway.http.get("/v1/chat/completions")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
     assert response.json()["error"]["message"] == "Method Not Allowed"
@@ -108,7 +110,7 @@ async def test_a_wrong_method_is_an_error_in_openais_shape(gateway: Gateway) -> 
 
 @pytest.mark.parametrize("depth", [200, 300, 1_000, 30_000])
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "embeddings"])
-async def test_nesting_without_end_is_passed_on_or_refused_and_never_a_failure_of_ours(
+async def test_deep_nesting_is_passed_on_or_refused_and_never_an_internal_error(
     gateway: Gateway, path: str, depth: int
 ) -> None:
     nested = "[" * depth + "]" * depth
@@ -119,19 +121,19 @@ async def test_nesting_without_end_is_passed_on_or_refused_and_never_a_failure_o
     assert response.json()["error"]["message"]
 
 
-async def test_numbers_that_no_machine_word_holds_are_the_upstreams_to_refuse(gateway: Gateway) -> None:
+async def test_huge_numbers_are_passed_on_to_the_upstream(gateway: Gateway) -> None:
     raw = b'{"model": "haiku", "messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 40 + b"}"
     assert (await gateway.http.post("/v1/chat/completions", content=raw)).status_code == 200
     assert gateway.upstream.asked[0]["seed"] == 1e40
 
 
-async def test_a_length_that_is_no_length_is_refused(gateway: Gateway) -> None:
+async def test_an_impossible_content_length_is_refused(gateway: Gateway) -> None:
     response = await gateway.http.post("/v1/chat/completions", content=b"{}", headers={"content-length": "9" * 30})
     assert response.status_code == 413
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "says"),
+    ("path", "fields", "expected"),
     [
         ("completions", {}, "`prompt`"),
         ("completions", {"prompt": []}, "`prompt`"),
@@ -152,10 +154,10 @@ async def test_a_length_that_is_no_length_is_refused(gateway: Gateway) -> None:
         ("responses", {"input": "x", "stream": 1}, "`stream`"),
     ],
 )
-async def test_the_other_apis_say_what_is_wrong_too(
-    gateway: Gateway, path: str, fields: dict[str, Any], says: str
+async def test_an_invalid_request_of_the_other_apis_is_refused_with_the_reason(
+    gateway: Gateway, path: str, fields: dict[str, Any], expected: str
 ) -> None:
     response = await gateway.http.post(f"/v1/{path}", json={"model": "haiku", **fields})
     assert response.status_code == 400
-    assert says in response.json()["error"]["message"]
+    assert expected in response.json()["error"]["message"]
     assert gateway.upstream.asked == []

@@ -1,4 +1,4 @@
-"""The official client, unchanged, against the gateway on a socket."""
+"""OpenAI's own client against the gateway on a socket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_the_async_client_works_and_sees_the_headers(address: str) -> None
 
 
 @pytest.mark.parametrize("include_usage", [True, False])
-async def test_a_stream_has_the_answer_its_end_and_the_usage_if_wanted(address: str, include_usage: bool) -> None:
+async def test_a_stream_has_the_answer_and_the_usage_if_requested(address: str, include_usage: bool) -> None:
     async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
         stream = await client.chat.completions.create(
             model="support", messages=MESSAGES, stream=True, stream_options={"include_usage": include_usage}
@@ -49,7 +49,7 @@ async def test_a_stream_has_the_answer_its_end_and_the_usage_if_wanted(address: 
     assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == ([22] if include_usage else [])
 
 
-async def test_the_clients_stream_helper_puts_the_answer_together(address: str) -> None:
+async def test_the_clients_stream_helper_assembles_the_answer(address: str) -> None:
     async with (
         openai.AsyncOpenAI(base_url=address, api_key="any") as client,
         client.chat.completions.stream(model="support", messages=MESSAGES) as stream,
@@ -66,7 +66,7 @@ async def test_models_are_the_tasks(address: str) -> None:
             await client.models.retrieve("nope")
 
 
-async def test_an_unknown_task_raises_the_clients_own_not_found(address: str) -> None:
+async def test_an_unknown_task_raises_the_clients_not_found_error(address: str) -> None:
     async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
         with pytest.raises(openai.NotFoundError, match="Known tasks: haiku, support") as caught:
             await client.chat.completions.create(model="gpt-5", messages=MESSAGES)
@@ -86,7 +86,7 @@ async def test_the_sync_client_streams(gateway: Gateway, address: str) -> None:
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}]
 
 
-async def test_tool_calls_come_back_whole_and_in_a_stream(gateway: Gateway, address: str) -> None:
+async def test_tool_calls_arrive_whole_and_streamed(gateway: Gateway, address: str) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
     gateway.upstream.answer = chat_completion("", [-0.1], tool_calls=[call])
     gateway.upstream.pieces = list(
@@ -96,8 +96,8 @@ async def test_tool_calls_come_back_whole_and_in_a_stream(gateway: Gateway, addr
         answer = await client.chat.completions.create(model="haiku", messages=MESSAGES, tools=TOOLS)
         async with client.chat.completions.stream(model="haiku", messages=MESSAGES, tools=TOOLS) as stream:
             streamed = await stream.get_final_completion()
-        for one in (answer, streamed):
-            (made,) = one.choices[0].message.tool_calls
+        for completion in (answer, streamed):
+            (made,) = completion.choices[0].message.tool_calls
             assert (made.function.name, made.function.arguments) == ("find", "{}")
         result = {"role": "tool", "tool_call_id": "call_1", "content": "found"}
         conversation = [*MESSAGES, answer.choices[0].message, result]
@@ -119,8 +119,8 @@ async def test_structured_outputs_are_parsed_by_the_client(gateway: Gateway, add
 
 
 async def test_two_answers_and_their_logprobs(gateway: Gateway, address: str) -> None:
-    one = chat_completion("one", [-0.1])
-    gateway.upstream.answer = {**one, "choices": [one["choices"][0], {**one["choices"][0], "index": 1}]}
+    first = chat_completion("one", [-0.1])
+    gateway.upstream.answer = {**first, "choices": [first["choices"][0], {**first["choices"][0], "index": 1}]}
     async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
         answer = await client.chat.completions.create(model="haiku", messages=MESSAGES, n=2, logprobs=True)
     assert [choice.logprobs.content[0].logprob for choice in answer.choices] == [-0.1, -0.1]
@@ -142,7 +142,7 @@ async def test_a_stream_that_the_client_closes_is_logged_as_cancelled(gateway: G
     assert gateway.log.events[0].finish_reason == "cancelled"
 
 
-async def test_a_stream_that_breaks_off_raises_the_clients_own_error(gateway: Gateway, address: str) -> None:
+async def test_a_stream_that_breaks_off_raises_the_clients_error(gateway: Gateway, address: str) -> None:
     gateway.upstream.pieces = list(REFUND[:2])
     async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
         stream = await client.chat.completions.create(model="support", messages=MESSAGES, stream=True)

@@ -39,7 +39,7 @@ async def test_a_stream_is_forwarded_under_our_id_and_the_tasks_name(gateway: Ga
     assert (asked["stream"], asked["stream_options"]) == (True, {"include_usage": True})
 
 
-async def test_the_last_chunk_says_who_answered_and_how_surely(gateway: Gateway) -> None:
+async def test_the_last_chunk_has_the_variant_and_the_confidence(gateway: Gateway) -> None:
     gateway.flags.flags = TaskFlags(Primary("now", None))
     response = await gateway.ask(stream=True)
     *others, last = _chunks(response)
@@ -54,7 +54,7 @@ async def test_the_last_chunk_says_who_answered_and_how_surely(gateway: Gateway)
     assert response.headers["x-ratchet-adapter"] == "now"
 
 
-async def test_a_streamed_answer_is_logged_as_a_whole_one_is(gateway: Gateway) -> None:
+async def test_a_streamed_answer_is_logged_like_a_whole_one(gateway: Gateway) -> None:
     await gateway.ask(stream=True, user="ann")
     gateway.upstream.says("refund", [-0.1, -0.1])
     await gateway.ask(user="ann")
@@ -72,7 +72,7 @@ async def test_usage_reaches_only_a_client_that_asked_for_it(gateway: Gateway, i
     assert len(chunks) == (5 if include_usage else 4)
 
 
-async def test_what_vllm_puts_into_its_last_chunk_is_in_the_last_that_the_client_gets(gateway: Gateway) -> None:
+async def test_the_system_fingerprint_of_vllms_last_chunk_reaches_the_client(gateway: Gateway) -> None:
     gateway.upstream.pieces = list(
         sse(chunk({"content": "refund"}), chunk({}, finish="stop", logprob=None), {**USAGE, "system_fingerprint": "fp"})
     )
@@ -82,7 +82,7 @@ async def test_what_vllm_puts_into_its_last_chunk_is_in_the_last_that_the_client
     assert [one.get("system_fingerprint") for one in with_usage] == [None, None, "fp"]
 
 
-async def test_logprobs_of_a_stream_reach_a_client_that_asked_as_far_as_it_asked(gateway: Gateway) -> None:
+async def test_a_stream_has_only_the_logprobs_that_the_client_asked_for(gateway: Gateway) -> None:
     tops = [{"token": name, "logprob": -1.0, "bytes": None} for name in "abcde"]
     one = chunk({"content": "refund"})
     one["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = tops
@@ -93,7 +93,7 @@ async def test_logprobs_of_a_stream_reach_a_client_that_asked_as_far_as_it_asked
     assert gateway.upstream.asked[0]["top_logprobs"] == 20
 
 
-async def test_nothing_waits_but_the_end(gateway: Gateway) -> None:
+async def test_only_the_last_chunks_are_held_back(gateway: Gateway) -> None:
     more = asyncio.Event()
     gateway.upstream.pieces = [*REFUND[:2], more, *REFUND[2:]]
     sent: list[bytes] = []
@@ -119,7 +119,7 @@ async def test_nothing_waits_but_the_end(gateway: Gateway) -> None:
     assert gateway.log.events[0].answer == "refund"
 
 
-async def test_the_end_waits_for_the_log(gateway: Gateway) -> None:
+async def test_the_last_chunks_wait_for_the_log(gateway: Gateway) -> None:
     gateway.log.full = True
     response = await gateway.ask(stream=True)
     *chunks, last = _chunks(response)
@@ -160,21 +160,21 @@ async def test_a_stream_that_the_upstream_cuts_ends_with_an_error_and_is_observe
     assert [event.status for event in gateway.log.observed] == [502]
 
 
-async def test_an_error_of_the_engine_in_the_midst_of_a_stream_passes_in_its_own_words(gateway: Gateway) -> None:
+async def test_an_error_inside_a_stream_is_passed_on_unchanged(gateway: Gateway) -> None:
     error = {"message": "aborted", "type": "InternalServerError", "param": None, "code": 500}
     gateway.upstream.pieces = [*REFUND[:2], *sse({"error": error})]
     assert _chunks(await gateway.ask(stream=True))[-1] == {"error": error}
     assert [event.status for event in gateway.log.observed] == [500]
 
 
-async def test_a_stream_that_cannot_begin_is_an_error_with_its_status(gateway: Gateway) -> None:
+async def test_a_stream_that_cannot_begin_is_an_http_error(gateway: Gateway) -> None:
     gateway.upstream.failure = UpstreamFailed(429, "slow down", "status_429")
     response = await gateway.ask(stream=True)
     assert (response.status_code, response.json()["error"]["message"]) == (429, "slow down")
     assert [event.status for event in gateway.log.observed] == [429]
 
 
-async def test_another_arm_streams_where_the_first_is_not_served(gateway: Gateway) -> None:
+async def test_another_arm_streams_if_the_first_is_not_served(gateway: Gateway) -> None:
     gateway.flags.flags = TaskFlags(Primary("now", None), canary="next")
     gateway.upstream.not_served = {"next"}
     response = await gateway.ask(stream=True)
@@ -183,7 +183,7 @@ async def test_another_arm_streams_where_the_first_is_not_served(gateway: Gatewa
     assert _chunks(response)[-1]["ratchet"]["adapter"] == "now"
 
 
-async def test_tool_calls_are_put_together_for_the_log(gateway: Gateway) -> None:
+async def test_streamed_tool_calls_are_assembled_for_the_log(gateway: Gateway) -> None:
     def call(**function: str) -> Any:
         return chunk({"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": function}]})
 
@@ -198,7 +198,7 @@ async def test_tool_calls_are_put_together_for_the_log(gateway: Gateway) -> None
     assert event.finish_reason == "tool_calls"
 
 
-async def test_each_choice_of_a_stream_is_a_prediction_of_its_own(gateway: Gateway) -> None:
+async def test_each_choice_of_a_stream_is_a_prediction(gateway: Gateway) -> None:
     gateway.upstream.pieces = list(
         sse(chunk({"content": "one"}, 0), chunk({"content": "two"}, 1), chunk({}, 1, "length", None),
             chunk({}, 0, "stop", None), USAGE)
@@ -216,7 +216,7 @@ async def test_each_choice_of_a_stream_is_a_prediction_of_its_own(gateway: Gatew
     assert chunks[-1]["ratchet"]["choices"][1]["confidence"] == pytest.approx(math.exp(-0.1))
 
 
-async def test_a_stream_cut_into_odd_pieces_is_the_same_stream(gateway: Gateway) -> None:
+async def test_a_stream_may_be_cut_anywhere(gateway: Gateway) -> None:
     whole = b"".join(REFUND)
     gateway.upstream.pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
     chunks = _chunks(await gateway.ask(stream=True))
@@ -224,14 +224,14 @@ async def test_a_stream_cut_into_odd_pieces_is_the_same_stream(gateway: Gateway)
     assert gateway.log.events[0].answer == "refund"
 
 
-async def test_other_line_ends_comments_and_split_data_are_server_sent_events_too(gateway: Gateway) -> None:
+async def test_line_ends_comments_and_split_data_are_parsed_as_server_sent_events(gateway: Gateway) -> None:
     odd = [b": ping\r\n\r\n", REFUND[1].replace(b"\n", b"\r\n"), b"event: x\n" + REFUND[2], *REFUND[3:]]
     gateway.upstream.pieces = list(odd)
     await gateway.ask(stream=True)
     assert gateway.log.events[0].answer == "refund"
 
 
-async def test_a_stream_without_a_finish_reason_still_says_at_its_end_who_answered(gateway: Gateway) -> None:
+async def test_a_stream_without_a_finish_reason_still_ends_with_the_prediction_id(gateway: Gateway) -> None:
     gateway.upstream.pieces = list(sse(chunk({"content": "refund"})))
     chunks = _chunks(await gateway.ask(stream=True))
     assert (chunks[-1]["choices"], chunks[-1]["ratchet"]["variant"]) == ([], "base")

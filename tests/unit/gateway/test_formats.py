@@ -1,4 +1,4 @@
-"""What a client may send, what of it vLLM gets, and what of the conversation an event has."""
+"""The API formats: what is sent to vLLM, what is logged, and what the client gets back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type"
 CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"id":7}'}}
 
 
-async def test_whatever_vllm_takes_goes_on_as_it_came(gateway: Gateway) -> None:
+async def test_fields_that_vllm_knows_are_passed_on_unchanged(gateway: Gateway) -> None:
     fields: dict[str, Any] = {
         "tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False, "seed": 7, "stop": ["\n"], "top_p": 0.9,
         "response_format": {"type": "json_object"}, "frequency_penalty": 0.5, "logit_bias": {"50": -100},
@@ -32,7 +32,7 @@ async def test_whatever_vllm_takes_goes_on_as_it_came(gateway: Gateway) -> None:
     assert "max_tokens" not in asked
 
 
-async def test_the_users_name_stays_here(gateway: Gateway) -> None:
+async def test_the_user_is_not_passed_on(gateway: Gateway) -> None:
     for path, more in (("completions", {"prompt": "x"}), ("responses", {"input": "x"}), ("embeddings", {"input": "x"})):
         await gateway.http.post(f"/v1/{path}", json={"model": "haiku", "user": "ann@example.com", **more})
     await gateway.ask(user="ann@example.com")
@@ -40,7 +40,7 @@ async def test_the_users_name_stays_here(gateway: Gateway) -> None:
     assert not any("user" in asked for asked in gateway.upstream.asked)
 
 
-async def test_a_whole_conversation_with_tools_goes_on_and_is_text_in_the_event(gateway: Gateway) -> None:
+async def test_a_conversation_with_tools_is_passed_on_and_logged_as_text(gateway: Gateway) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [
@@ -59,21 +59,21 @@ async def test_a_whole_conversation_with_tools_goes_on_and_is_text_in_the_event(
     ]  # fmt: skip
 
 
-async def test_tool_calls_are_the_answer_without_their_random_ids(gateway: Gateway) -> None:
+async def test_tool_calls_are_logged_without_their_random_ids(gateway: Gateway) -> None:
     gateway.upstream.answer = chat_completion("", [-0.1], tool_calls=[CALL])
     response = await gateway.ask(model="haiku", tools=TOOLS)
     assert response.json()["choices"][0]["message"]["tool_calls"] == [CALL]
     assert gateway.log.events[0].answer == '[{"name":"find","arguments":"{\\"id\\":7}"}]'
 
 
-async def test_a_refusal_is_the_answer_where_there_is_no_other(gateway: Gateway) -> None:
+async def test_a_refusal_is_the_answer_if_there_is_no_other(gateway: Gateway) -> None:
     gateway.upstream.answer = chat_completion("", [-0.1], refusal="I can't")
     gateway.upstream.answer["choices"][0]["message"]["content"] = None
     await gateway.ask(model="haiku")
     assert gateway.log.events[0].answer == "I can't"
 
 
-async def test_each_of_several_answers_is_a_prediction_of_its_own(gateway: Gateway) -> None:
+async def test_each_of_several_answers_is_a_prediction(gateway: Gateway) -> None:
     first, second = chat_completion("one", [-0.1]), chat_completion("two", [-0.2, -0.2])
     second["choices"][0]["index"] = 1
     gateway.upstream.answer = {**first, "choices": [*first["choices"], *second["choices"]]}
@@ -83,7 +83,7 @@ async def test_each_of_several_answers_is_a_prediction_of_its_own(gateway: Gatew
     assert [(e.prediction_id, e.answer, e.answer_tokens) for e in events] == [(ids[0], "one", 1), (ids[1], "two", 2)]
     assert response.json()["id"] == response.headers["x-ratchet-prediction-id"] == ids[0]
     assert len(response.json()["choices"]) == 2
-    assert [gateway.ids.task_of(one) for one in ids] == ["haiku", "haiku"]
+    assert [gateway.ids.task_of(prediction_id) for prediction_id in ids] == ["haiku", "haiku"]
     assert len({e.event_id for e in events}) == 2
     assert len(gateway.log.observed) == 1
     feedback = {"prediction_id": ids[1], "kind": "thumbs", "positive": True}
@@ -99,7 +99,7 @@ async def test_a_client_gets_as_many_alternatives_as_it_asked_for(gateway: Gatew
     assert none["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
 
 
-async def test_an_upstreams_error_passes_in_its_own_words(gateway: Gateway) -> None:
+async def test_an_openai_error_of_the_upstream_is_passed_on_unchanged(gateway: Gateway) -> None:
     error = {"message": "too long", "type": "BadRequestError", "param": "messages", "code": 400}
     raw = orjson.dumps({"error": error})
     gateway.upstream.failure = UpstreamFailed(400, "too long", "status_400", raw=raw)
@@ -108,18 +108,18 @@ async def test_an_upstreams_error_passes_in_its_own_words(gateway: Gateway) -> N
 
 
 @pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b'{"detail":"Not Found"}', b'{"error":"no"}'])
-async def test_an_error_of_another_shape_gets_openais(gateway: Gateway, raw: bytes) -> None:
-    gateway.upstream.failure = UpstreamFailed(404, "the model server said 404", "status_404", raw=raw)
+async def test_an_error_in_another_format_becomes_an_openai_error(gateway: Gateway, raw: bytes) -> None:
+    gateway.upstream.failure = UpstreamFailed(404, "the model server answered 404", "status_404", raw=raw)
     error = (await gateway.ask()).json()["error"]
-    assert (error["message"], error["code"]) == ("the model server said 404", "upstream_status_404")
+    assert (error["message"], error["code"]) == ("the model server answered 404", "upstream_status_404")
 
 
-async def test_how_long_to_wait_is_passed_on(gateway: Gateway) -> None:
+async def test_retry_after_is_passed_on(gateway: Gateway) -> None:
     gateway.upstream.failure = UpstreamFailed(429, "busy", "busy", retry_after=7.0)
     assert (await gateway.ask()).headers["retry-after"] == "7"
 
 
-async def test_a_user_is_named_by_the_field_or_by_a_header(gateway: Gateway) -> None:
+async def test_a_user_comes_from_the_field_or_from_a_header(gateway: Gateway) -> None:
     await gateway.ask(user="ann")
     body = {"model": "support", "messages": [{"role": "user", "content": "x"}]}
     await gateway.http.post("/v1/chat/completions", json=body, headers={"x-ratchet-user": "ann"})
@@ -133,21 +133,21 @@ async def test_a_user_is_named_by_the_field_or_by_a_header(gateway: Gateway) -> 
     assert too_long.status_code == 400
 
 
-async def test_a_flags_odd_payload_breaks_no_header(gateway: Gateway) -> None:
+async def test_a_flag_payload_cannot_inject_headers(gateway: Gateway) -> None:
     gateway.flags.flags = TaskFlags(Primary("adapter\r\nx-evil: 1 ü", None))
     assert (await gateway.ask()).headers["x-ratchet-adapter"] == "adapter??x-evil: 1 ?"
 
 
 class _Refusing:
-    """Access that knows one key."""
+    """Access control that knows one key."""
 
     def check(self, headers: Any, task: str, size: int = 0) -> str | None:
         if (b"authorization", b"Bearer good") not in headers:
-            raise HttpError(401, "no good key", "invalid_api_key")
+            raise HttpError(401, "invalid key", "invalid_api_key")
         return "app"
 
 
-async def test_without_a_good_key_nothing_is_asked_and_no_task_is_named() -> None:
+async def test_without_a_valid_key_nothing_is_sent_upstream_and_no_task_is_named() -> None:
     async with serving(access=_Refusing()) as gateway:
         refused = await gateway.ask(model="nope")
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -156,7 +156,7 @@ async def test_without_a_good_key_nothing_is_asked_and_no_task_is_named() -> Non
         assert len(gateway.upstream.asked) == 1
 
 
-async def test_a_prompt_is_a_users_message_and_each_of_its_answers_a_prediction(gateway: Gateway) -> None:
+async def test_a_prompt_is_a_user_message_and_each_of_its_answers_a_prediction(gateway: Gateway) -> None:
     def choice(index: int, text: str) -> Any:
         logprobs = {"tokens": ["a", "b"], "token_logprobs": [-0.1, -0.3], "top_logprobs": [{"a": -0.1}, None]}
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": "length"}
@@ -170,7 +170,7 @@ async def test_a_prompt_is_a_users_message_and_each_of_its_answers_a_prediction(
     assert gateway.upstream.asked[0]["prompt"] == ["first", [1, 2]]
     body = response.json()
     assert (body["model"], body["id"]) == ("haiku", response.headers["x-ratchet-prediction-id"])
-    assert [one["logprobs"] for one in body["choices"]] == [None, None]
+    assert [choice["logprobs"] for choice in body["choices"]] == [None, None]
     events = gateway.log.events
     assert [[(m.role.value, m.content) for m in e.messages] for e in events] == [
         [("user", "first")], [("user", "[1,2]")],
@@ -194,13 +194,13 @@ async def test_a_streamed_completion_is_logged_and_an_echo_has_no_confidence(gat
     assert (event.answer, event.confidence.score) == ("once upon", None)
 
 
-async def test_an_echo_asks_for_no_logprobs_of_the_prompt_that_nobody_wanted(gateway: Gateway) -> None:
+async def test_an_echo_requests_logprobs_only_if_the_client_did(gateway: Gateway) -> None:
     for fields in ({"echo": True}, {"echo": True, "logprobs": 1}, {}):
         await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": "x", **fields})
     assert [asked.get("logprobs") for asked in gateway.upstream.asked] == [None, 1, 0]
 
 
-async def test_a_classification_by_completion_is_constrained_too(gateway: Gateway) -> None:
+async def test_a_classification_by_completion_is_constrained_to_the_labels(gateway: Gateway) -> None:
     await gateway.http.post("/v1/completions", json={"model": "support", "prompt": "x", "best_of": 3, "suffix": "y"})
     (asked,) = gateway.upstream.asked
     assert asked["structured_outputs"] == {"choice": ["refund", "card_lost"]}
@@ -208,7 +208,7 @@ async def test_a_classification_by_completion_is_constrained_too(gateway: Gatewa
     assert not {"best_of", "suffix"} & asked.keys()
 
 
-async def test_embeddings_pass_and_are_observed_and_not_logged(gateway: Gateway) -> None:
+async def test_embeddings_are_passed_on_and_observed_but_not_logged(gateway: Gateway) -> None:
     gateway.upstream.answer = {"object": "list", "data": [{"embedding": [0.1, 0.25]}], "model": "small", "usage": {}}
     response = await gateway.http.post("/v1/embeddings", json={"model": "haiku", "input": ["x"], "dimensions": 2})
     assert response.json() == {**gateway.upstream.answer, "model": "haiku"}
@@ -261,13 +261,15 @@ async def test_a_response_is_logged_like_a_chat(gateway: Gateway) -> None:
     assert event.confidence.score == pytest.approx(math.exp(-0.5))
 
 
-async def test_a_streamed_response_is_rewritten_held_back_and_logged(gateway: Gateway) -> None:
+async def test_a_streamed_response_is_rewritten_and_its_last_event_held_back_until_it_is_logged(
+    gateway: Gateway,
+) -> None:
     def event(**fields: Any) -> bytes:
         return f"event: {fields['type']}\n".encode() + b"data: " + orjson.dumps(fields) + b"\n\n"
 
     started = {**RESPONSE, "status": "in_progress", "output": []}
     whole = orjson.loads(orjson.dumps(RESPONSE))
-    whole["output"][1]["content"][0]["logprobs"] = None  # vLLM has them in the pieces only.
+    whole["output"][1]["content"][0]["logprobs"] = None  # vLLM sends them in the deltas only.
     text = {"type": "output_text", "text": "pond", "annotations": [], "logprobs": _logprobs(-0.5)}
     gateway.upstream.pieces = [
         event(type="response.created", sequence_number=0, response=started),
@@ -276,7 +278,7 @@ async def test_a_streamed_response_is_rewritten_held_back_and_logged(gateway: Ga
         event(type="response.completed", sequence_number=3, response=whole),
     ]
     response = await gateway.http.post("/v1/responses", json={"model": "haiku", "input": "Hi", "stream": True})
-    events = [orjson.loads(one.split(b"data: ")[1]) for one in response.content.split(b"\n\n") if one]
+    events = [orjson.loads(part.split(b"data: ")[1]) for part in response.content.split(b"\n\n") if part]
     assert response.content.startswith(b"event: response.created\ndata: ")
     prediction_id = response.headers["x-ratchet-prediction-id"]
     assert [e["response"]["id"] for e in events if "response" in e] == [prediction_id] * 2
