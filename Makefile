@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help loop test check lint types contracts up down bench chaos clean
+.PHONY: help loop test check lint types contracts check-loop up down bench chaos clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt deploy/setup.sh
 	@sh deploy/setup.sh $(VENV) $(PYTHON)
@@ -23,7 +23,8 @@ loop: $(INSTALLED)  ## One turn of the wheel on real components: from a request 
 	$(BIN)/ratchet loop $(ARGS)
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(ARGS) -n 2 tests/unit tests/contract
+	$(BIN)/pytest $(ARGS) --ignore=tests/unit --ignore=tests/contract
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
@@ -36,7 +37,11 @@ contracts: $(INSTALLED)  ## Import contracts and schema drift
 	$(BIN)/lint-imports
 	$(BIN)/ratchet contract check
 
-check: lint types contracts test  ## What CI runs
+check: lint types contracts test check-loop  ## What CI runs
+
+check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it, and its report checked
+	env -u KAFKA_HOME $(MAKE) loop ARGS="--down --report report"
+	$(BIN)/python -m tests.e2e.loop_report report
 
 up: $(INSTALLED)  ## Start the local stack and all services
 	$(BIN)/ratchet up $(ARGS)

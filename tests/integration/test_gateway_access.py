@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -24,7 +24,7 @@ from shared.kafka.consumers import Consumers
 from shared.settings import Settings
 from shared.tracing import tracer_provider
 from tests.integration.gateway_clients import PREDICTIONS, Place
-from tests.integration.gateway_process import OwnBroker, model_server, own_broker, until
+from tests.integration.gateway_process import OwnBroker, model_server, until
 
 pytestmark = pytest.mark.stack
 
@@ -34,18 +34,12 @@ SENT = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "vendor=1"}
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[OwnBroker]:
-    with own_broker("access") as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-async def place(broker: OwnBroker) -> AsyncIterator[Place]:
-    settings = await asyncio.to_thread(broker.start)
+async def place(shared_broker: OwnBroker) -> AsyncIterator[Place]:
+    settings = await asyncio.to_thread(shared_broker.start)
     plain = RedactionSettings(enabled=False)
     spec = TaskSpec(name=f"access-{uuid4().hex[:8]}", kind=TaskKind.GENERATION, system_prompt="Help.", redaction=plain)
     async with model_server(lambda: "Hello.") as vllm:
-        one = Place(broker, settings, vllm, (spec, spec))
+        one = Place(shared_broker, settings, vllm, (spec, spec))
         await one.announce()
         yield one
 

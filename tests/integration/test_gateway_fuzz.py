@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +21,7 @@ from schemathesis.checks import not_a_server_error
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from tests.integration.any_model import any_model
 from tests.integration.gateway_clients import Place, ask
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, own_broker
+from tests.integration.gateway_process import GatewayProcess, OwnBroker
 from tests.integration.malformed import Broken, broken, framed, sound
 
 pytestmark = pytest.mark.stack
@@ -34,15 +34,9 @@ PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[OwnBroker]:
-    with own_broker("fuzz") as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-async def place(broker: OwnBroker) -> AsyncIterator[Place]:
+async def place(shared_broker: OwnBroker) -> AsyncIterator[Place]:
     """Two tasks, of both kinds, and a model server of another process that answers all that it is asked."""
-    broker_settings = await asyncio.to_thread(broker.start)
+    broker_settings = await asyncio.to_thread(shared_broker.start)
     mark = uuid4().hex[:8]
     task = TaskSpec(
         name=f"answers-{mark}", kind=TaskKind.GENERATION, system_prompt="Help.",
@@ -50,7 +44,9 @@ async def place(broker: OwnBroker) -> AsyncIterator[Place]:
     )  # fmt: skip
     labels = {"kind": TaskKind.CLASSIFICATION, "labels": ("refund", "top up", "card lost")}
     with any_model() as vllm:
-        one = Place(broker, broker_settings, vllm, (task, task.model_copy(update={"name": f"labels-{mark}", **labels})))
+        one = Place(
+            shared_broker, broker_settings, vllm, (task, task.model_copy(update={"name": f"labels-{mark}", **labels}))
+        )
         await one.announce()
         yield one
 

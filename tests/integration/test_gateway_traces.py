@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +21,7 @@ from services.prediction_log.tables import open_table
 from shared.service import running
 from tests.conftest import ROOT
 from tests.integration.gateway_clients import Place
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server, own_broker, until
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server, until
 
 pytestmark = pytest.mark.stack
 
@@ -56,18 +56,12 @@ logs.shutdown()
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[OwnBroker]:
-    with own_broker("traces") as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-async def place(broker: OwnBroker) -> AsyncIterator[Place]:
-    settings = await asyncio.to_thread(broker.start)
+async def place(shared_broker: OwnBroker) -> AsyncIterator[Place]:
+    settings = await asyncio.to_thread(shared_broker.start)
     plain = RedactionSettings(enabled=False)
     spec = TaskSpec(name=f"traces-{uuid4().hex[:8]}", kind=TaskKind.GENERATION, system_prompt="Help.", redaction=plain)
     async with model_server(lambda: f"Lost: {uuid4().hex}.") as url:
-        one = Place(broker, settings, url, (spec, spec))
+        one = Place(shared_broker, settings, url, (spec, spec))
         await one.announce()
         yield one
 

@@ -1,0 +1,15 @@
+"""The broker that the gateway's modules share, as long as they do not stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.gateway_process import OwnBroker, own_broker
+
+
+@pytest.fixture(scope="session")
+def shared_broker() -> Iterator[OwnBroker]:
+    with own_broker("shared") as broker:
+        yield broker
