@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -51,7 +52,9 @@ def build_http(
     `ready` returns what is missing; empty means ready. `notes` returns what an operator should know although the
     service is ready. `larger`: limits in bytes of the paths that have their own.
     """
-    app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
+    app: FastAPI = FastAPIOffline(
+        title=title, docs_url="/docs", redoc_url=None
+    )  # /docs serves its own script and styles.
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes, larger=larger)
 
     @app.get("/healthz", include_in_schema=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 from fastapi import Request
@@ -81,3 +83,12 @@ async def test_readiness_names_what_is_missing(client: httpx.AsyncClient) -> Non
     response = await client.get("/readyz")
     assert response.status_code == 503 and response.json()["missing"] == ["vllm"]
     missing.clear()
+
+
+async def test_the_page_of_the_api_loads_nothing_from_the_internet(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/docs")).text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(assets) >= 2
+    assert [asset for asset in assets if not asset.startswith("/")] == []
+    assert {(await client.get(asset)).status_code for asset in assets} == {200}
+    assert "cdn" not in page
