@@ -7,7 +7,7 @@ import gc
 import uvloop
 
 from schemas.tasks import TaskChanged
-from services.gateway.answering.answer import Answerer, AnswerSources, ExternalFallback
+from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
@@ -66,13 +66,13 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     access = AccessControl(settings.keys_file, settings.gateway_require_keys, buckets)
     flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
+    sources = AnswerSources(replicas, external, settings.fallback_model)
     log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     recorder = Recorder(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer")
     identifiers = _identifiers(settings)
-    fallback = ExternalFallback(external, settings.gateway_fallback_model) if external is not None else None
-    answerer = Answerer(tasks, flags, AnswerSources(replicas, fallback), recorder, identifiers, access)
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers, access)
     readiness = Readiness(settings, access, tasks, replicas, flags, log)
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from schemas.base import Variant
-from services.gateway.answering.attribution import attribution_headers
 from services.gateway.answering.stream import StreamAnswerer
 from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Headers, Reply, json_reply
 from services.gateway.auth.grants import AccessControl
@@ -33,19 +32,13 @@ USER_HEADER = b"x-ratchet-user"
 """Names the user where the body has no field `user`, so that a canary is sticky for the whole session."""
 
 
-class ExternalFallback(NamedTuple):
-    """An external API that answers while no replica does, and the model that it is asked for."""
-
-    api: Upstream
-    model: str
-
-
 @dataclass(frozen=True)
 class AnswerSources:
-    """Where answers come from."""
+    """Where answers come from: our replicas, and `external_model` of an external API while no replica answers."""
 
     replicas: Upstream
-    external: ExternalFallback | None = None
+    external: Upstream | None = None
+    external_model: str | None = None
 
 
 class Answerer:
@@ -60,8 +53,8 @@ class Answerer:
     ) -> None:
         self._tasks = tasks
         self._flags = flags
-        self._replicas = sources.replicas
-        self._external = sources.external
+        self._replicas, self._external = sources.replicas, sources.external
+        self._external_model = sources.external_model
         self._recorder = recorder
         self._streams = StreamAnswerer(recorder)
         self._new_id = identifiers.predictions.new
@@ -90,7 +83,7 @@ class Answerer:
         prediction_ids = [self._new_id(name) for _ in range(parsed.prediction_count or 1)]
         trace = event_headers(exchange.headers)
         request = InFlightRequest(exchange, task, parsed, prediction_ids, self._user_hash(user), trace)
-        return request, choose_arms(self._flags.read(name, user), self._external.model if self._external else None)
+        return request, choose_arms(self._flags.read(name, user), self._external_model)
 
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
         """Answer in one piece. The answer's events are durable when this returns."""
@@ -114,7 +107,7 @@ class Answerer:
 
     async def _recorded(self, request: InFlightRequest, arm: Arm, body: dict[str, Any], answer: ApiAnswer) -> Reply:
         """The reply to the client, once the answer is recorded."""
-        headers = attribution_headers(request, arm)
+        headers = request.attribution_headers(arm)
         if answer.choices:
             confidences = self._recorder.measure_confidence(request, arm, answer)
             if not await self._recorder.record_answer(request, arm, answer, confidences):
@@ -131,8 +124,8 @@ class Answerer:
         while True:
             arm = arms[0]
             asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
-            stream = self._source(arm).stream(request.parsed.path, asked)
             try:
+                stream = self._source(arm).stream(request.parsed.path, asked)
                 return await self._streams.answer(request, arm, relay, stream)
             except UpstreamFailed as error:
                 arms = await self._fall_back(request, arms, error)
@@ -143,7 +136,7 @@ class Answerer:
 
     def _source(self, arm: Arm) -> Upstream:
         if arm.variant is Variant.EXTERNAL and self._external is not None:
-            return self._external.api
+            return self._external
         return self._replicas
 
     async def _fall_back(

@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 
-from services.gateway.answering.attribution import attribution_headers, attribution_object
 from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange, error_event
 from services.gateway.formats.api import StreamFailed, StreamRelay
 from services.gateway.formats.chunks import ServerSentEventParser
@@ -21,17 +20,18 @@ from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import error_body
 from shared.spool import SpoolFull
 
-CANCELLED = "cancelled"
-"""The finish reason of an answer whose client disconnected before its end."""
-
-UpstreamStream = AbstractAsyncContextManager[AsyncIterator[bytes]]
-
 
 class StreamAnswerer:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    async def answer(self, request: InFlightRequest, arm: Arm, relay: StreamRelay, stream: UpstreamStream) -> None:
+    async def answer(
+        self,
+        request: InFlightRequest,
+        arm: Arm,
+        relay: StreamRelay,
+        stream: AbstractAsyncContextManager[AsyncIterator[bytes]],
+    ) -> None:
         """Stream an answer to the client. Raises UpstreamFailed before the stream has started. After that nothing but
         its cancellation is raised: an error becomes the client's last event."""
         async with stream as pieces:
@@ -43,14 +43,13 @@ class StreamAnswerer:
         exchange = request.exchange
         recording = False
         try:
-            await exchange.start_stream(attribution_headers(request, arm))
+            await exchange.start_stream(request.attribution_headers(arm))
             await _forward(relay, pieces, exchange)
             answer = relay.answer_so_far()
             confidences = self._recorder.measure_confidence(request, arm, answer)
             recording = True  # From here on, a client that disconnects does not change what is recorded.
             logged = await self._recorder.record_answer(request, arm, answer, confidences)
-            last_events = relay.final_events(attribution_object(request, arm, confidences, logged))
-            await exchange.write(last_events, last=True)
+            await exchange.write(relay.final_events(request.attribution(arm, confidences, logged)), last=True)
             async for _ in pieces:  # Read to the end, so that the connection can be reused.
                 pass
         except asyncio.CancelledError:
@@ -80,7 +79,7 @@ class StreamAnswerer:
         confidences = self._recorder.measure_confidence(request, arm, answer)
         with contextlib.suppress(SpoolFull):
             await self._recorder.record_answer(
-                request, arm, answer, confidences, status=CLIENT_LEFT, missing_finish_reason=CANCELLED
+                request, arm, answer, confidences, status=CLIENT_LEFT, missing_finish_reason="cancelled"
             )
 
 

@@ -151,9 +151,8 @@ def _error_reply(error: Exception) -> Reply:
     """An error in OpenAI's format, the same as `shared.http` gives for FastAPI's routes."""
     if isinstance(error, HttpError):
         return json_reply(error.body, [(k.encode(), v.encode()) for k, v in error.headers.items()], error.status)
-    if isinstance(error, DependencyUnavailable):
-        return _error_reply(HttpError(503, f"{error.reason}. {error.way_out}".strip(), "unavailable"))
-    if isinstance(error, InvalidMessage):
-        return _error_reply(HttpError(422, f"{error.reason}. {error.way_out}".strip(), "invalid_request"))
+    if isinstance(error, DependencyUnavailable | InvalidMessage):
+        status, code = (503, "unavailable") if isinstance(error, DependencyUnavailable) else (422, "invalid_request")
+        return _error_reply(HttpError(status, f"{error.reason}. {error.way_out}".strip(), code))
     logger.error("internal error", exc_info=error)
     return _error_reply(HttpError(500, "the gateway failed; its log says why", "internal_error"))

@@ -44,10 +44,6 @@ class ShipperStatus:
         temporary.write_text(json.dumps(vars(self)))
         temporary.replace(folder / STATUS_FILE)
 
-    def age(self, now: float) -> float:
-        """Seconds for which the oldest event has waited for Kafka."""
-        return max(0.0, now - self.oldest) if self.oldest is not None else 0.0
-
 
 def read_shipper_status(folder: Path) -> ShipperStatus | None:
     """The shipper's last status; None if there is none or the file is invalid."""
@@ -63,7 +59,8 @@ def shipper_problems(status: ShipperStatus | None, late_seconds: float, now: flo
     """The shipper's problems, for an operator. None of them loses an event."""
     if status is None or now - status.at > _DEAD_SECONDS:
         return ["the shipper is not running: events wait in the spool, nothing reaches Kafka"]
-    if (age := status.age(now)) > late_seconds:
+    waited = max(0.0, now - status.oldest) if status.oldest is not None else 0.0
+    if waited > late_seconds:
         reason = f" ({status.error})" if status.error else ""
-        return [f"the shipper is behind: an event has waited for Kafka for {age:.0f} s{reason}"]
+        return [f"the shipper is behind: an event has waited for Kafka for {waited:.0f} s{reason}"]
     return []

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import SecretStr
 
@@ -121,15 +120,12 @@ async def exit_with_parent(parent: int, message: str, before: Callable[[], None]
 
 def child_environment(settings: GatewaySettings) -> dict[str, str]:
     """The environment of a child process with exactly these settings, and one thread for every numeric library."""
-    variables = {f"RATCHET_{name.upper()}": value for name, value in _values(settings)}
+    values = ((name, getattr(settings, name)) for name in type(settings).model_fields)
+    variables = {
+        f"RATCHET_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in values
+        if value is not None
+    }
     path = os.pathsep.join(filter(None, (str(_CODE_FOLDER), os.environ.get("PYTHONPATH"))))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**os.environ, **threads, **variables, "PYTHONPATH": path}
-
-
-def _values(settings: GatewaySettings) -> list[tuple[str, str]]:
-    def text(value: Any) -> str:
-        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-
-    values = ((name, getattr(settings, name)) for name in type(settings).model_fields)
-    return [(name, text(value)) for name, value in values if value is not None]

@@ -70,8 +70,7 @@ def prediction_logged(
         "finish_reason": finish_reason[:_MAX_FINISH_REASON] if finish_reason else None,
         "redactions": 0,
     }
-    value = orjson.dumps(event, option=orjson.OPT_UTC_Z)
-    return Record(_PREDICTIONS, prediction_id.encode(), value, request.trace)
+    return Record(_PREDICTIONS, prediction_id.encode(), orjson.dumps(event, option=orjson.OPT_UTC_Z), request.trace)
 
 
 def request_observed(
@@ -93,5 +92,4 @@ def request_observed(
         "latency_ms": latency_ms,
         "confidence": confidence,
     }
-    value = orjson.dumps(event, option=orjson.OPT_UTC_Z)
-    return Record(_OBSERVATIONS, prediction_id.encode(), value, request.trace)
+    return Record(_OBSERVATIONS, prediction_id.encode(), orjson.dumps(event, option=orjson.OPT_UTC_Z), request.trace)

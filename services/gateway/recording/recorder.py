@@ -63,8 +63,9 @@ class Recorder:
             prediction_logged(request, arm, answer, number, confidence, latency_ms, missing_finish_reason)
             for number, confidence in enumerate(confidences)
         ]
-        score = confidences[0].score if confidences else None
-        records.append(request_observed(request, arm, status, latency_ms, score))
+        records.append(
+            request_observed(request, arm, status, latency_ms, confidences[0].score if confidences else None)
+        )
         try:
             await self._log.append(records)
         except SpoolFull:

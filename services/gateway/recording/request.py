@@ -1,18 +1,21 @@
-"""A request while it is being answered: what the answerers share and the recorder records."""
+"""A request while it is being answered: shared by the answerers and the recorder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
-from services.gateway.asgi.exchange import Exchange
+from services.gateway.asgi.exchange import Exchange, Headers
 from services.gateway.formats.api import ApiRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.tasks.served import ServedTask
+from shared.model.confidence import Measure
 from shared.tracing import TraceHeaders
 
 
 class InFlightRequest:
-    """A request that is being answered.
+    """A request that is being answered, and the attribution of its answer.
 
     `prediction_ids`: one for each answer asked for; a request without predictions has one, for its observation.
     `trace`: the trace headers of its events. `instead_of`: the chosen arm, once another one had to stand in.
@@ -36,3 +39,39 @@ class InFlightRequest:
         self.user_hash = user_hash
         self.trace = trace
         self.instead_of: Arm | None = None
+
+    def attribution_headers(self, arm: Arm) -> Headers:
+        """Response headers that tell the client who answered. The ids of several answers, in order, have their own."""
+        headers = [
+            (b"x-ratchet-prediction-id", self.prediction_ids[0].encode()),
+            (b"x-ratchet-variant", _header_value(arm.variant)),
+            (b"x-ratchet-adapter", _header_value(arm.adapter or "")),
+        ]
+        if len(self.prediction_ids) > 1:
+            headers.append((b"x-ratchet-prediction-ids", ",".join(self.prediction_ids).encode()))
+        if self.instead_of is not None:
+            headers.append((b"x-ratchet-instead-of", _header_value(self.instead_of.variant)))
+        return headers
+
+    def attribution(self, arm: Arm, confidences: Sequence[Measure], logged: bool) -> dict[str, Any]:
+        """The object `ratchet` at the end of a stream: who answered, and how confidently."""
+        attribution: dict[str, Any] = {
+            "prediction_id": self.prediction_ids[0],
+            "variant": arm.variant,
+            "adapter": arm.adapter,
+            "confidence": confidences[0].score if confidences else None,
+        }
+        if len(self.prediction_ids) > 1:
+            attribution["choices"] = [
+                {"prediction_id": prediction_id, "confidence": confidence.score}
+                for prediction_id, confidence in zip(self.prediction_ids, confidences, strict=False)
+            ]
+        if not logged:
+            attribution["logged"] = False
+        return attribution
+
+
+@lru_cache(maxsize=1_000)
+def _header_value(text: str) -> bytes:
+    """Text as a header may carry it: a flag's payload is typed by people."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text).encode()

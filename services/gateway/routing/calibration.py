@@ -57,8 +57,7 @@ class CalibrationCache:
             except DependencyUnavailable:
                 continue  # It has no calibration, or not yet.
             except (OSError, ValueError) as error:
-                message = "the calibration of %s cannot be read, its scores stay raw, retrying in %.0f s: %s"
-                logger.warning(message, adapter, self._retry_seconds, error)
+                logger.warning("the calibration of %s cannot be read, its scores stay raw: %s", adapter, error)
                 continue
             self._cached[adapter] = found
             del self._look_up_at[adapter]

@@ -16,13 +16,15 @@ from shared.model.confidence import request_fields
 
 
 class ServedTask:
-    """A task. `confidence_fields`: what confidence needs from the upstream, as fields of a chat request.
+    """A task as requests need it.
 
-    `constraint`: a classification's labels, as vLLM's `structured_outputs`. `answers`: counters by variant.
+    `confidence_fields`: what a chat request must ask for, so that its answer can be measured. `constraint`: a
+    classification's labels, as vLLM's `structured_outputs`. `answers`: counters by variant.
     """
 
     __slots__ = (
         "answers", "change", "classifies", "confidence_fields", "constraint", "name", "revision", "spec", "system",
+        "top_logprobs",
     )  # fmt: skip
 
     def __init__(self, change: TaskChanged, metrics: Metrics) -> None:
@@ -36,12 +38,8 @@ class ServedTask:
         if change.spec.system_prompt:
             self.system = {"role": "system", "content": change.spec.system_prompt}
         self.confidence_fields: dict[str, Any] = request_fields(change.spec)
+        self.top_logprobs = int(self.confidence_fields.get("top_logprobs") or 0)
         self.answers = {variant: metrics.answers.labels(change.task, variant) for variant in Variant}
-
-    @property
-    def top_logprobs(self) -> int:
-        """How many alternatives of each token confidence needs."""
-        return int(self.confidence_fields.get("top_logprobs") or 0)
 
 
 class ServedTasks:
