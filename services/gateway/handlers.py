@@ -12,7 +12,7 @@ from typing import Any
 from schemas.base import Message, Role, Variant
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskChanged
-from services.gateway.auth.grants import UNRESTRICTED, AccessControl, Grant, Headers
+from services.gateway.auth.grants import AccessControl, Grant, Headers
 from services.gateway.domain import Identifiers
 from services.gateway.formats.chat import prepare_messages
 from services.gateway.formats.validation import (
@@ -37,9 +37,7 @@ MAX_OWN_ID = 500
 
 
 class Handlers:
-    def __init__(
-        self, tasks: ServedTasks, log: EventLog, identifiers: Identifiers, access: AccessControl | None = None
-    ) -> None:
+    def __init__(self, tasks: ServedTasks, log: EventLog, identifiers: Identifiers, access: AccessControl) -> None:
         self._tasks = tasks
         self._log = log
         self._ids = identifiers.predictions
@@ -48,12 +46,12 @@ class Handlers:
 
     def models(self, headers: Headers) -> list[TaskChanged]:
         """The tasks that the caller may use, by name. Raises HttpError 401, 429."""
-        grant = self._grant(headers)
+        grant = self._access.grant(headers)
         return [change for change in self._tasks.all() if grant.allows(change.task)]
 
     def model(self, name: str, headers: Headers) -> TaskChanged:
         """The task of this name. Raises HttpError 404 with the names of the existing tasks, 401, 403, 429."""
-        self._grant(headers).require(name)
+        self._access.grant(headers).require(name)
         return self._tasks.get(name).change
 
     async def feedback(self, body: bytes, headers: Headers) -> dict[str, str]:
@@ -61,7 +59,7 @@ class Handlers:
 
         Raises HttpError 404 for an unknown prediction id, 422 for a label that the task does not have, else 400.
         """
-        grant = self._grant(headers, len(body))
+        grant = self._access.grant(headers, len(body))
         data = read_object(body)
         prediction_id = self._ids.resolve(text_field(data, "prediction_id", required=True) or "")
         name = self._ids.task_of(prediction_id) if prediction_id is not None else None
@@ -89,7 +87,7 @@ class Handlers:
 
         Idempotent for predictions with a `prediction_id`, the application's own.
         """
-        grant = self._grant(headers, len(body))
+        grant = self._access.grant(headers, len(body))
         data = read_json(body)
         items = data if isinstance(data, list) else [data]
         if not 1 <= len(items) <= MAX_PREDICTIONS:
@@ -133,6 +131,3 @@ class Handlers:
             user_hash=self._user_hash(text_field(item, "user", MAX_USER)),
             latency_ms=number_field(item, "latency_ms", 0.0, 1e9, required=True) or 0.0,
         )
-
-    def _grant(self, headers: Headers, size: int = 0) -> Grant:
-        return self._access.grant(headers, size) if self._access is not None else UNRESTRICTED

@@ -55,8 +55,7 @@ def build(settings: GatewaySettings | None = None) -> Service:
 
 
 def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None = None) -> Service:
-    """A process that answers, wired but not started. One of several workers has a `number`, and a `parent`: the process
-    id of its supervisor."""
+    """A process that answers. One of several workers has a `number`, and a `parent`: its supervisor's process id."""
     folder, several_workers = settings.home / "gateway", settings.gateway_workers > 1
     metrics, broker = Metrics(), build_broker(settings, NAME)
     worker_metrics = WorkerMetrics(metrics.registry, folder / "metrics", number)
@@ -91,12 +90,11 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     background = [
         shipper.run_forever, replicas.watch_forever, flags.watch_forever, access.watch_forever, snapshot.sync_forever,
         correlation.sweep_forever, calibrations.watch_forever,
+        lambda: exit_with_parent(parent, "the supervisor of this worker is gone"),
     ]  # fmt: skip
     if several_workers:
         metrics.exported = worker_metrics
         background.append(worker_metrics.write_forever)
-    if parent is not None:
-        background.append(lambda: exit_with_parent(parent, "the gateway that supervised this worker is gone"))
     return Service(
         NAME,
         broker,

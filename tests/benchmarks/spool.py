@@ -23,6 +23,7 @@ import orjson
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.exchange import Exchange
+from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.observability.metrics import Metrics
@@ -139,8 +140,10 @@ async def _ask(log: EventLog) -> Timed:
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
     metrics, identifiers = Metrics(), Identifiers(PredictionIds(bytes(32)), bytes(32))
+    access = AccessControl(Path("no-keys.json"))
+    access.look()
     sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics)
-    answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers)
+    answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers, access)
     answer = answerer.endpoint(ChatRequest)
     body = orjson.dumps(QUESTION)
 

@@ -49,7 +49,7 @@ class Answerer:
         sources: AnswerSources,
         recorder: Recorder,
         identifiers: Identifiers,
-        access: AccessControl | None = None,
+        access: AccessControl,
     ) -> None:
         self._tasks = tasks
         self._flags = flags
@@ -75,8 +75,7 @@ class Answerer:
         """The request, and the arms that may answer it, in order. Raises HttpError if it is invalid or not allowed."""
         data = read_object(exchange.body)
         name = text_field(data, "model", required=True) or ""
-        if self._access is not None:
-            self._access.check(exchange.headers, name, len(exchange.body))
+        self._access.check(exchange.headers, name, len(exchange.body))
         task = self._tasks.get(name)
         user = text_field(data, "user", MAX_USER) or _user_in(exchange.headers)
         parsed = api(data, task)

@@ -106,11 +106,13 @@ def supervise_worker(settings: GatewaySettings, number: int) -> ProcessSuperviso
     )
 
 
-async def exit_with_parent(parent: int, message: str, before: Callable[[], None] = lambda: None) -> None:
+async def exit_with_parent(parent: int | None, message: str, before: Callable[[], None] = lambda: None) -> None:
     """Background of a supervised process: exit, as on SIGTERM, when its supervisor, the process `parent`, is gone.
 
-    `message` is logged and `before` called first.
+    `message` is logged and `before` called first. Without a parent it returns at once.
     """
+    if parent is None:
+        return
     while os.getppid() == parent:
         await asyncio.sleep(0.5)
     logger.warning("%s", message)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from schemas.predictions import RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.app import AsgiApp
+from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
@@ -191,6 +193,9 @@ async def serving(
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     upstream, flags, log, metrics = FakeUpstream(), FakeFlags(), FakeLog(), Metrics()
     tasks, identifiers = ServedTasks(table, metrics), Identifiers(PredictionIds(b"k" * 32), b"s" * 32)
+    if access is None:
+        access = AccessControl(Path("no-keys.json"))
+        access.look()
     recorder = Recorder(log, metrics, answer_when_full=answer_when_full)
     answerer = Answerer(tasks, flags, AnswerSources(upstream), recorder, identifiers, access)
     app = build_app(answerer, Handlers(tasks, log, identifiers, access), metrics, list, list, 64 * 1024)
