@@ -141,7 +141,7 @@ async def _ask(log: EventLog) -> Timed:
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
     metrics, identifiers = Metrics(), Identifiers(PredictionIds(bytes(32)), bytes(32))
     access = AccessControl(Path("no-keys.json"))
-    access.look()
+    await access.start()
     sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics)
     answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers, access)
     answer = answerer.endpoint(ChatRequest)

@@ -195,7 +195,7 @@ async def serving(
     tasks, identifiers = ServedTasks(table, metrics), Identifiers(PredictionIds(b"k" * 32), b"s" * 32)
     if access is None:
         access = AccessControl(Path("no-keys.json"))
-        access.look()
+        await access.start()
     recorder = Recorder(log, metrics, answer_when_full=answer_when_full)
     answerer = Answerer(tasks, flags, AnswerSources(upstream), recorder, identifiers, access)
     app = build_app(answerer, Handlers(tasks, log, identifiers, access), metrics, list, list, 64 * 1024)

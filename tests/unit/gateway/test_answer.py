@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
 
 
-async def test_an_answer_is_logged_with_what_the_model_saw_before_it_leaves(gateway: Gateway) -> None:
+async def test_an_answer_is_logged_with_the_models_input_before_it_leaves(gateway: Gateway) -> None:
     response = await gateway.ask(user="ann@example.com")
     assert response.status_code == 200
     (event,) = gateway.log.events
@@ -66,14 +66,14 @@ async def test_logprobs_reach_only_a_client_that_asked_for_them(gateway: Gateway
     assert without["model"] == "support"
 
 
-async def test_an_answer_and_what_was_observed_of_its_request_are_kept_in_one_append(gateway: Gateway) -> None:
+async def test_predictions_and_observation_of_a_request_are_one_append(gateway: Gateway) -> None:
     response = await gateway.ask()
     ((prediction, seen),) = gateway.log.appends
     assert prediction.prediction_id == seen.prediction_id == response.headers["x-ratchet-prediction-id"]
     assert (seen.status, seen.confidence, seen.latency_ms) == (200, prediction.confidence.score, prediction.latency_ms)
 
 
-async def test_without_room_in_the_log_there_is_no_answer(gateway: Gateway) -> None:
+async def test_with_a_full_log_a_request_is_refused(gateway: Gateway) -> None:
     gateway.log.full = True
     response = await gateway.ask()
     assert response.status_code == 503
@@ -84,7 +84,7 @@ async def test_without_room_in_the_log_there_is_no_answer(gateway: Gateway) -> N
     assert "x-ratchet-prediction-id" not in response.headers
 
 
-async def test_by_the_setting_an_answer_leaves_without_a_record_and_says_so(answering_when_full: Gateway) -> None:
+async def test_with_spool_full_answer_an_unrecorded_answer_is_marked(answering_when_full: Gateway) -> None:
     assert "x-ratchet-logged" not in (await answering_when_full.ask()).headers
     answering_when_full.log.full = True
     for _ in range(3):
@@ -95,7 +95,7 @@ async def test_by_the_setting_an_answer_leaves_without_a_record_and_says_so(answ
     assert "ratchet_gateway_answers_unlogged_total 3.0" in (await answering_when_full.http.get("/metrics")).text
 
 
-async def test_feedback_and_answers_made_elsewhere_are_refused_even_then(answering_when_full: Gateway) -> None:
+async def test_with_spool_full_answer_feedback_and_predictions_are_still_refused(answering_when_full: Gateway) -> None:
     answering_when_full.log.full = True
     elsewhere = {
         "task": "support", "messages": [{"role": "user", "content": "x"}], "answer": "refund", "latency_ms": 1,
@@ -140,7 +140,7 @@ async def test_an_adapter_that_is_not_served_is_an_error_of_its_arm_and_another_
     assert len({e.event_id for e in gateway.log.observed}) == 3
 
 
-async def test_a_base_model_that_nobody_serves_is_not_taken_for_an_unknown_task(gateway: Gateway) -> None:
+async def test_a_base_model_that_no_replica_serves_is_not_an_unknown_task(gateway: Gateway) -> None:
     gateway.upstream.not_served = {"small"}
     response = await gateway.ask()
     assert response.status_code == 502
@@ -164,14 +164,14 @@ async def test_an_upstream_error_passes_with_its_status_and_is_observed(gateway:
         {"choices": [{"index": 0, "message": {}}, {"index": 1, "message": {}}]},
     ],
 )  # fmt: skip
-async def test_an_answer_that_is_no_completion_is_a_bad_gateway(gateway: Gateway, answer: object) -> None:
+async def test_a_malformed_upstream_answer_is_a_502(gateway: Gateway, answer: object) -> None:
     gateway.upstream.answer = answer
     response = await gateway.ask()
     assert response.status_code == 502
     assert response.json()["error"]["code"] == "upstream_garbled"
 
 
-async def test_an_answer_that_no_event_can_carry_is_logged_as_far_as_it_can(gateway: Gateway) -> None:
+async def test_an_answer_too_long_for_an_event_is_logged_truncated(gateway: Gateway) -> None:
     gateway.upstream.says("a\x00" + "b" * 40_000, [])
     response = await gateway.ask(model="haiku")
     assert len(response.json()["choices"][0]["message"]["content"]) == 40_002
@@ -190,7 +190,7 @@ async def test_requests_are_counted_by_route_and_status(gateway: Gateway) -> Non
     assert "made" not in text
 
 
-async def test_odd_numbers_and_names_of_an_upstream_break_nothing(gateway: Gateway) -> None:
+async def test_unusual_numbers_and_names_from_an_upstream_are_accepted(gateway: Gateway) -> None:
     gateway.upstream.answer["usage"] = {"prompt_tokens": "many", "completion_tokens": [1]}
     gateway.upstream.answer["choices"][0]["finish_reason"] = 7
     gateway.upstream.answer["choices"][0]["message"] = {"content": None, "refusal": 5}

@@ -25,7 +25,7 @@ def test_rollback_goes_before_canary_before_primary_before_base(flags: TaskFlags
     assert choose_arms(flags)[0] == arm
 
 
-def test_the_arms_that_may_stand_in_end_with_the_base_and_name_no_adapter_twice() -> None:
+def test_fallbacks_end_with_the_base_model_and_repeat_no_adapter() -> None:
     assert choose_arms(TaskFlags(primary=BOTH, canary="next")) == (
         Arm(Variant.CANARY, "next"), Arm(Variant.PRIMARY, "new"), Arm(Variant.ROLLBACK, "old"), Arm(Variant.BASE),
     )  # fmt: skip
@@ -34,7 +34,7 @@ def test_the_arms_that_may_stand_in_end_with_the_base_and_name_no_adapter_twice(
     assert choose_arms(TaskFlags(rollback=True)) == (Arm(Variant.ROLLBACK),)
 
 
-def test_the_external_api_comes_last_and_is_asked_for_its_own_model() -> None:
+def test_the_external_api_is_the_last_arm_with_its_own_model() -> None:
     external = Arm(Variant.EXTERNAL, model="large")
     arms = choose_arms(TaskFlags(primary=Primary("new", None)), "large")
     assert arms == (Arm(Variant.PRIMARY, "new"), Arm(Variant.BASE), external)
@@ -42,7 +42,7 @@ def test_the_external_api_comes_last_and_is_asked_for_its_own_model() -> None:
     assert choose_arms(TaskFlags())[0] == Arm(Variant.BASE)
 
 
-def test_where_no_replica_answers_the_external_api_is_next_and_without_one_nothing_is() -> None:
+def test_when_no_replica_answers_only_the_external_api_remains() -> None:
     arms = choose_arms(TaskFlags(primary=BOTH), "large")
     assert [arm.variant for arm in remaining_arms(arms, arms[0], down=False)] == ["rollback", "base", "external"]
     assert [arm.variant for arm in remaining_arms(arms, arms[0], down=True)] == ["external"]
@@ -51,10 +51,10 @@ def test_where_no_replica_answers_the_external_api_is_next_and_without_one_nothi
 
 
 @pytest.mark.parametrize("payload", ["", "null", "[]", "{", '"name"', '{"adapter": 3}', '{"adapter": ""}'])
-def test_a_payload_that_the_deployer_would_not_write_is_refused(payload: str) -> None:
+def test_an_invalid_payload_is_refused(payload: str) -> None:
     with pytest.raises(ValueError, match=r"payload|adapter|Expecting"):
         parse_primary(payload)
 
 
-def test_a_payload_may_lack_what_is_null() -> None:
+def test_a_null_field_of_a_payload_may_be_missing() -> None:
     assert parse_primary('{"adapter": "a"}') == Primary("a", None)

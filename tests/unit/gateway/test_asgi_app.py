@@ -1,4 +1,4 @@
-"""The front of the gateway, on a real socket where it matters: clients that leave, keep-alive, the documentation."""
+"""The ASGI application, on a real socket where it matters: disconnects, keep-alive, the documentation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def _until(holds: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_client_that_leaves_stops_the_upstream_and_is_observed(gateway: Gateway, address: str) -> None:
+async def test_a_disconnect_cancels_the_upstream_request_and_is_observed(gateway: Gateway, address: str) -> None:
     gateway.upstream.waits_for = asyncio.Event()
     async with httpx.AsyncClient(timeout=0.2) as http:
         with pytest.raises(httpx.ReadTimeout):
@@ -37,7 +37,7 @@ async def test_a_client_that_leaves_stops_the_upstream_and_is_observed(gateway: 
     assert await gateway.metric(name) == 1.0
 
 
-async def test_a_stream_that_its_client_leaves_is_logged_as_cancelled_with_what_had_come(
+async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_cancelled(
     gateway: Gateway, address: str
 ) -> None:
     gateway.upstream.pieces = [*REFUND[:2], asyncio.Event()]
@@ -56,18 +56,16 @@ async def test_a_stream_that_its_client_leaves_is_logged_as_cancelled_with_what_
     (event,) = gateway.log.events
     assert (event.answer, event.finish_reason, event.confidence.tokens) == ("ref", "cancelled", 1)
     assert event.prediction_id == response.headers["x-ratchet-prediction-id"]
-    assert [one.status for one in gateway.log.observed] == [499]
+    assert [event.status for event in gateway.log.observed] == [499]
 
 
-async def test_a_client_that_leaves_before_the_first_piece_of_a_stream_is_observed(
-    gateway: Gateway, address: str
-) -> None:
+async def test_a_disconnect_before_the_first_piece_of_a_stream_is_observed(gateway: Gateway, address: str) -> None:
     gateway.upstream.pieces = [asyncio.Event()]
     async with httpx.AsyncClient(timeout=0.2) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.post(f"{address}/chat/completions", json={**ASKED, "stream": True})
     await _until(lambda: gateway.log.observed)
-    assert [one.status for one in gateway.log.observed] == [499]
+    assert [event.status for event in gateway.log.observed] == [499]
 
 
 async def test_one_connection_serves_answers_streams_errors_and_the_rest(gateway: Gateway, address: str) -> None:
@@ -82,12 +80,12 @@ async def test_one_connection_serves_answers_streams_errors_and_the_rest(gateway
     assert len(gateway.log.events) == 4
 
 
-async def test_a_slow_answer_is_an_answer(gateway: Gateway, address: str) -> None:
+async def test_a_slow_answer_is_delivered(gateway: Gateway, address: str) -> None:
     gateway.upstream.waits_for = asyncio.Event()
     asyncio.get_running_loop().call_later(0.3, gateway.upstream.waits_for.set)
     async with httpx.AsyncClient() as http:
         assert (await http.post(f"{address}/chat/completions", json=ASKED)).status_code == 200
-    assert [one.status for one in gateway.log.observed] == [200]
+    assert [event.status for event in gateway.log.observed] == [200]
 
 
 async def test_a_body_that_comes_in_pieces_is_read_whole(gateway: Gateway) -> None:
@@ -99,7 +97,7 @@ async def test_a_body_that_comes_in_pieces_is_read_whole(gateway: Gateway) -> No
     assert (await gateway.http.post("/v1/chat/completions", content=pieces())).status_code == 200
 
 
-async def test_a_client_that_leaves_while_it_sends_is_no_error(gateway: Gateway) -> None:
+async def test_a_disconnect_while_the_body_is_sent_is_not_an_error(gateway: Gateway) -> None:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -113,7 +111,7 @@ async def test_a_client_that_leaves_while_it_sends_is_no_error(gateway: Gateway)
     assert sent == []
 
 
-async def test_a_mistake_of_ours_is_an_error_in_openais_shape_and_in_the_log(
+async def test_an_internal_error_is_logged_and_has_openais_format(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.upstream.answer = None
@@ -126,12 +124,12 @@ async def test_a_mistake_of_ours_is_an_error_in_openais_shape_and_in_the_log(
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "HEAD"])
-async def test_a_route_that_answers_takes_post_only(gateway: Gateway, method: str) -> None:
+async def test_hot_routes_take_post_only(gateway: Gateway, method: str) -> None:
     response = await gateway.http.request(method, "/v1/responses")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
-async def test_the_documentation_names_every_route_and_what_it_takes(gateway: Gateway) -> None:
+async def test_the_documentation_lists_every_route_and_its_body(gateway: Gateway) -> None:
     assert (await gateway.http.get("/docs")).status_code == 200
     paths = (await gateway.http.get("/openapi.json")).json()["paths"]
     taking = {

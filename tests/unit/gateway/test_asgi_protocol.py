@@ -1,4 +1,4 @@
-"""What clients send before a body is bounded, on a real socket."""
+"""The limit of a request head, on a real socket."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def send(port: int, *pieces: bytes) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("body", [0, 1, 3 * MAX_HEAD_BYTES])
-async def test_usual_heads_pass_whatever_the_body(port: int, body: int) -> None:
+async def test_usual_heads_are_accepted_with_any_body(port: int, body: int) -> None:
     large = b"x-a: %s\r\n" % (b"v" * (MAX_HEAD_BYTES // 2))
     for head in (b"", large):
         assert await send(port, request(head, b"b" * body)) == (200, b"%d" % body)
@@ -64,12 +64,12 @@ async def test_a_head_in_pieces_passes_up_to_the_limit(port: int) -> None:
 
 
 @pytest.mark.parametrize("name", [b"authorization: Bearer rk_", b"x-a: "])
-async def test_a_head_over_the_limit_is_refused_in_openais_shape(port: int, name: bytes) -> None:
+async def test_a_head_over_the_limit_is_refused_in_openais_format(port: int, name: bytes) -> None:
     status, body = await send(port, request(b"%s%s\r\n" % (name, b"v" * (MAX_HEAD_BYTES + 1))))
     assert (status, json.loads(body)["error"]["code"]) == (431, "headers_too_large")
 
 
-async def test_a_head_without_end_is_refused_while_it_comes(port: int) -> None:
+async def test_an_endless_head_is_refused_while_it_arrives(port: int) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /size HTTP/1.1\r\nx-a: ")
     sent = 0
@@ -89,7 +89,7 @@ async def test_many_small_headers_and_a_long_address_count_too(port: int) -> Non
     assert (await send(port, b"GET /%s HTTP/1.1\r\nhost: g\r\n\r\n" % (b"p" * (MAX_HEAD_BYTES + 1))))[0] == 431
 
 
-async def test_requests_one_after_another_on_a_connection_are_counted_apart(port: int) -> None:
+async def test_the_limit_is_per_request_not_per_connection(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(4):
         writer.write(request(b"x-a: %s\r\n" % (b"v" * (MAX_HEAD_BYTES // 2))))
@@ -98,6 +98,6 @@ async def test_requests_one_after_another_on_a_connection_are_counted_apart(port
     writer.close()
 
 
-async def test_what_is_no_http_gets_a_400_in_openais_shape(port: int) -> None:
+async def test_malformed_http_gets_a_400_in_openais_format(port: int) -> None:
     status, body = await send(port, b"\x16\x03\x01\x02\x00 hello\r\n\r\n")
     assert (status, json.loads(body)["error"]["code"]) == (400, "malformed_http")

@@ -1,4 +1,4 @@
-"""How an answer leaves: what is written, in how many pieces."""
+"""What is written to the client's connection, in how many pieces."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FakeTransport(asyncio.Transport):
 
 
 async def answered(*messages: dict[str, Any], method: bytes = b"POST", head: bytes = b"") -> FakeTransport:
-    """What a client is sent when the application sends these."""
+    """What is written when the application sends these messages."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for message in messages:
@@ -87,7 +87,7 @@ async def test_a_stream_of_one_piece_is_one_write(last: bytes) -> None:
         ((start(status=304), body(b"")), {}),
     ],
 )
-async def test_the_unusual_is_left_to_uvicorn(messages: Any, how: dict[str, bytes], monkeypatch: Any) -> None:
+async def test_unusual_responses_are_left_to_uvicorn(messages: Any, how: dict[str, bytes], monkeypatch: Any) -> None:
     sent = b"".join((await answered(*messages, **how)).written)
     monkeypatch.setattr("services.gateway.asgi.response.SingleWriteCycle._send_at_once", lambda *_: False)
     assert sent == b"".join((await answered(*messages, **how)).written)
@@ -95,16 +95,16 @@ async def test_the_unusual_is_left_to_uvicorn(messages: Any, how: dict[str, byte
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb"])
-async def test_a_header_that_would_begin_another_is_never_sent(value: bytes) -> None:
+async def test_a_header_with_a_line_break_is_never_sent(value: bytes) -> None:
     transport = await answered(start((b"x-b", value), LENGTH), body(b"ok"))
     assert (transport.written, transport.closed) == ([], True)
 
 
 @pytest.mark.parametrize("data", [b"o", b"too long"])
-async def test_a_body_of_another_length_than_it_says_ends_the_connection(data: bytes) -> None:
+async def test_a_wrong_content_length_closes_the_connection(data: bytes) -> None:
     assert (await answered(start(LENGTH), body(data))).closed
 
 
-async def test_an_application_that_says_how_it_begins_and_no_more_is_a_500() -> None:
+async def test_an_application_that_sends_a_start_without_a_body_is_a_500() -> None:
     (sent, *_) = (await answered(start(LENGTH))).written
     assert sent.startswith(b"HTTP/1.1 500 ")

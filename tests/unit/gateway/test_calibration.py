@@ -26,7 +26,7 @@ def publish(store: ArtifactStore, folder: Path, adapter: str, content: str = "")
     store.publish(made, CALIBRATIONS, adapter)
 
 
-async def test_an_adapter_is_calibrated_once_it_was_looked_for(store: ArtifactStore, tmp_path: Path) -> None:
+async def test_a_calibration_is_cached_after_a_look_up(store: ArtifactStore, tmp_path: Path) -> None:
     publish(store, tmp_path, "desk-1")
     calibrations = CalibrationCache(store)
     assert calibrations.get("desk-1") is None
@@ -42,7 +42,7 @@ async def test_the_base_model_and_an_adapter_without_one_have_none(store: Artifa
     assert calibrations.get("desk-1") is None
 
 
-async def test_one_that_comes_later_is_found(store: ArtifactStore, tmp_path: Path) -> None:
+async def test_a_calibration_published_later_is_found(store: ArtifactStore, tmp_path: Path) -> None:
     calibrations = CalibrationCache(store, retry_seconds=0.0)
     calibrations.get("desk-1")
     await calibrations.look_up()
@@ -51,7 +51,7 @@ async def test_one_that_comes_later_is_found(store: ArtifactStore, tmp_path: Pat
     assert calibrations.get("desk-1") == FOUND
 
 
-async def test_a_missing_one_is_not_looked_for_all_the_time(store: ArtifactStore, tmp_path: Path) -> None:
+async def test_a_missing_calibration_is_not_looked_up_all_the_time(store: ArtifactStore, tmp_path: Path) -> None:
     calibrations = CalibrationCache(store, retry_seconds=60.0)
     calibrations.get("desk-1")
     await calibrations.look_up()
@@ -60,7 +60,7 @@ async def test_a_missing_one_is_not_looked_for_all_the_time(store: ArtifactStore
     assert calibrations.get("desk-1") is None
 
 
-async def test_a_damaged_file_leaves_scores_raw_and_the_others_calibrated(
+async def test_a_damaged_calibration_does_not_affect_others(
     store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, tmp_path, "torn", content="{")

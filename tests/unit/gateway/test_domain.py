@@ -14,11 +14,11 @@ def test_an_invented_prediction_id_belongs_to_no_task(invented: str) -> None:
 
 
 @given(st.integers(0, 60), st.characters(codec="ascii"))
-def test_an_altered_prediction_id_belongs_to_no_task(index: int, reindexment: str) -> None:
+def test_an_altered_prediction_id_belongs_to_no_task(index: int, replacement: str) -> None:
     ids = PredictionIds(b"key")
     genuine = ids.new("support")
     index %= len(genuine)
-    altered = genuine[:index] + reindexment + genuine[index + 1 :]
+    altered = genuine[:index] + replacement + genuine[index + 1 :]
     assert ids.task_of(altered) == ("support" if altered == genuine else None)
 
 

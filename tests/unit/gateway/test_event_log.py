@@ -1,4 +1,4 @@
-"""The log on a real spool."""
+"""The event log on a real spool."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def event(text: str = "Maria Gonzalez") -> FeedbackGiven:
 
 
 def encoded(*events: FeedbackGiven) -> list[Record]:
-    return [encode_event(one) for one in events]
+    return [encode_event(event) for event in events]
 
 
-async def test_an_event_is_kept_as_kafka_will_have_it(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
+async def test_an_event_is_spooled_as_the_record_for_kafka(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, _ = await opened(tmp_path, logs)
     first, second = event("one"), event("two")
     await log.append(encoded(first, second))
@@ -50,7 +50,7 @@ async def test_an_event_is_kept_as_kafka_will_have_it(tmp_path: Path, logs: list
     assert [FeedbackGiven.model_validate_json(s.record.value) for s in spooled] == [first, second]
 
 
-async def test_no_file_of_the_spool_can_be_read_without_the_key(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
+async def test_spool_files_are_encrypted(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, _ = await opened(tmp_path, logs)
     await log.append(encoded(event("Maria Gonzalez, +1 415-555-0132")))
     files = [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
@@ -60,7 +60,7 @@ async def test_no_file_of_the_spool_can_be_read_without_the_key(tmp_path: Path, 
         assert b"prediction_id" not in path.read_bytes()
 
 
-async def test_a_full_spool_refuses_counts_it_and_keeps_what_it_has(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
+async def test_a_full_spool_counts_the_refusal_and_loses_nothing(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, metrics = await opened(tmp_path, logs, max_bytes=2_000)
     await log.append(encoded(event("a" * 500)))
     with pytest.raises(SpoolFull):
@@ -71,7 +71,7 @@ async def test_a_full_spool_refuses_counts_it_and_keeps_what_it_has(tmp_path: Pa
     assert 0.3 < log.fullness < 1.0
 
 
-async def test_while_it_refuses_it_says_why_but_not_for_every_request(
+async def test_refusals_are_logged_but_not_for_every_request(
     tmp_path: Path, logs: list[SpoolEventLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     log, _ = await opened(tmp_path, logs, max_bytes=2_000)
@@ -84,7 +84,7 @@ async def test_while_it_refuses_it_says_why_but_not_for_every_request(
     assert log.problem == ""
 
 
-async def test_an_event_that_waits_for_too_long_makes_the_spool_full(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
+async def test_the_spool_is_full_when_an_event_has_waited_too_long(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, metrics = await opened(tmp_path, logs, max_age_seconds=0.05)
     await log.append(encoded(event()))
     await asyncio.sleep(0.1)
@@ -94,17 +94,17 @@ async def test_an_event_that_waits_for_too_long_makes_the_spool_full(tmp_path: P
     assert log.fullness > 1.0
 
 
-async def test_each_gateway_has_a_slot_of_its_own_and_takes_over_a_dead_ones(
+async def test_each_gateway_has_its_own_slot_and_reuses_a_dead_gateways(
     tmp_path: Path, logs: list[SpoolEventLog]
 ) -> None:
     first, _ = await opened(tmp_path, logs)
     second, _ = await opened(tmp_path, logs)
     assert first.slot != second.slot
-    left = first.slot
+    slot = first.slot
     await first.append(encoded(event()))
     await first.close()
     third, _ = await opened(tmp_path, logs)
-    assert third.slot == left
+    assert third.slot == slot
     backlog = third.backlog
     assert backlog is not None
     assert backlog.bytes > 0

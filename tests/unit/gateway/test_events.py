@@ -71,7 +71,7 @@ def _same(record: Record, event: Any, topic: str) -> None:
     fields=st.fixed_dictionaries(FIELDS), messages=MESSAGES, text=TEXTS, model=NAMES, confidence=CONFIDENCES,
     latency_ms=LATENCIES, counts=st.tuples(COUNTS, COUNTS), finish_reason=st.none() | NAMES,
 )  # fmt: skip
-def test_a_prediction_is_what_pydantic_would_have_made(
+def test_a_prediction_equals_pydantics(
     fields: dict[str, Any], messages: list[dict[str, str]], text: str, model: str, confidence: dict[str, Any],
     latency_ms: float, counts: tuple[int, int], finish_reason: str | None,
 ) -> None:  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_prediction_is_what_pydantic_would_have_made(
     fields=st.fixed_dictionaries(FIELDS), status=st.integers(100, 599), latency_ms=LATENCIES,
     confidence=st.none() | PROBABILITIES,
 )  # fmt: skip
-def test_an_observation_is_what_pydantic_would_have_made(
+def test_an_observation_equals_pydantics(
     fields: dict[str, Any], status: int, latency_ms: float, confidence: float | None
 ) -> None:
     record = request_observed(in_flight(fields), arm_of(fields), status, latency_ms, confidence)
@@ -108,11 +108,11 @@ def test_an_observation_is_what_pydantic_would_have_made(
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
-def test_the_cheap_event_id_is_the_event_id(parts: list[str]) -> None:
+def test_the_fast_event_id_equals_the_shared_one(parts: list[str]) -> None:
     assert event_id_text(*parts) == str(event_id(*parts))
 
 
-def test_a_text_that_no_event_can_carry_is_cut() -> None:
+def test_texts_too_long_for_an_event_are_cut() -> None:
     fields = {"task": "t", "revision": "r", "prediction_id": "p", "user_hash": None}
     answer = ApiAnswer([Choice("a\x00" + "b" * 40_000, (), None)], 0, 0)
     request = in_flight(fields, [{"role": "user", "content": "x"}])

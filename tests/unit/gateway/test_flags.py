@@ -56,7 +56,7 @@ async def _until(flags: UnleashFlagReader, wanted: TaskFlags, seconds: float = 3
         await asyncio.sleep(0.05)
 
 
-async def test_a_flag_that_moves_is_seen_within_three_seconds_and_outlives_its_server(
+async def test_a_changed_flag_applies_within_three_seconds_and_survives_unleash(
     unleash: FakeUnleash, tmp_path: Path
 ) -> None:
     primary = flag("ratchet.support.primary", json.dumps({"adapter": "new", "previous": "old"}))
@@ -95,7 +95,7 @@ async def test_a_canary_is_sticky_by_user_and_off_without_one(unleash: FakeUnlea
         await flags.close()
 
 
-async def test_a_broken_payload_counts_as_a_flag_that_is_off(unleash: FakeUnleash, tmp_path: Path) -> None:
+async def test_an_invalid_payload_counts_as_off(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.primary", "oops"), flag("ratchet.support.canary", '{"adapter": 1}')]
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
@@ -105,7 +105,7 @@ async def test_a_broken_payload_counts_as_a_flag_that_is_off(unleash: FakeUnleas
         await flags.close()
 
 
-async def test_a_silent_server_holds_the_start_for_a_second_and_the_last_known_flags_serve(
+async def test_a_silent_server_delays_the_start_for_a_second_and_the_last_known_flags_apply(
     unleash: FakeUnleash, tmp_path: Path
 ) -> None:
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
@@ -125,9 +125,7 @@ async def test_a_silent_server_holds_the_start_for_a_second_and_the_last_known_f
 
 
 @pytest.mark.parametrize("torn", ["", '{"version": 2, "feat', "[]", "null", '{"features": 3}'])
-async def test_a_torn_file_counts_as_no_flags_and_stops_no_start(
-    unleash: FakeUnleash, tmp_path: Path, torn: str
-) -> None:
+async def test_a_torn_state_file_counts_as_no_flags(unleash: FakeUnleash, tmp_path: Path, torn: str) -> None:
     (tmp_path / "flags.json").write_text(torn)
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
@@ -139,7 +137,7 @@ async def test_a_torn_file_counts_as_no_flags_and_stops_no_start(
         await flags.close()
 
 
-async def test_what_was_evaluated_is_remembered_until_flags_move(unleash: FakeUnleash, tmp_path: Path) -> None:
+async def test_evaluated_flags_are_cached_until_flags_change(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}'), flag("ratchet.support.rollback")]
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
@@ -163,7 +161,7 @@ async def test_what_was_evaluated_is_remembered_until_flags_move(unleash: FakeUn
         await flags.close()
 
 
-def test_only_a_flag_that_is_the_same_for_everyone_is_evaluated_once_for_all() -> None:
+def test_only_a_flag_that_is_equal_for_all_users_is_evaluated_once() -> None:
     plain = flag("ratchet.t.primary", '{"adapter": "a"}')
     (strategy,) = plain["strategies"]
     constraint = {"contextName": "userId", "operator": "IN", "values": ["ann"]}
@@ -184,7 +182,7 @@ def test_only_a_flag_that_is_the_same_for_everyone_is_evaluated_once_for_all() -
         assert EnabledFlags(json.dumps({"features": [{**plain, **more}]})).sticky_tasks == {"t"}
 
 
-def test_flags_that_cannot_be_kept_still_move(tmp_path: Path) -> None:
+def test_flags_still_change_when_they_cannot_be_saved(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     state = UnleashStateFile(tmp_path / "file" / "flags.json")
     state.mset({"/client/features": '{"features": []}', "etag": ""})

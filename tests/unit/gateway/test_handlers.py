@@ -64,13 +64,13 @@ async def test_feedback_on_a_prediction_that_does_not_exist_is_not_found(gateway
     assert response.json()["error"]["code"] == "prediction_not_found"
 
 
-async def test_feedback_waits_for_the_event_log_too(gateway: Gateway) -> None:
+async def test_feedback_is_refused_while_the_event_log_is_full(gateway: Gateway) -> None:
     gateway.log.full = True
     response = await _give(gateway, prediction_id=gateway.ids.new("haiku"), kind="accepted", positive=True)
     assert response.status_code == 503
 
 
-async def test_answers_made_elsewhere_are_logged_and_get_ids_in_order(gateway: Gateway) -> None:
+async def test_predictions_made_elsewhere_are_logged_and_get_ids_in_order(gateway: Gateway) -> None:
     response = await gateway.http.post("/v1/predictions", json=[ELSEWHERE, {**ELSEWHERE, "answer": "refund"}])
     ids = response.json()["prediction_ids"]
     assert [event.prediction_id for event in gateway.log.events] == ids
@@ -81,7 +81,7 @@ async def test_answers_made_elsewhere_are_logged_and_get_ids_in_order(gateway: G
     assert (await _give(gateway, prediction_id=ids[0], kind="thumbs", positive=True)).status_code == 200
 
 
-async def test_one_answer_need_not_be_in_a_list(gateway: Gateway) -> None:
+async def test_a_single_prediction_need_not_be_in_a_list(gateway: Gateway) -> None:
     response = await gateway.http.post("/v1/predictions", json=ELSEWHERE)
     assert len(response.json()["prediction_ids"]) == 1
 
@@ -94,7 +94,7 @@ async def test_one_answer_need_not_be_in_a_list(gateway: Gateway) -> None:
         ({"confidence": 1.1}, 400), ({"logprob": 0.5}, 400), ({"user": []}, 400),
     ],
 )  # fmt: skip
-async def test_one_bad_answer_in_a_list_refuses_the_list_and_says_which(
+async def test_an_invalid_prediction_refuses_its_list_and_is_named(
     gateway: Gateway, change: dict[str, Any], status: int
 ) -> None:
     response = await gateway.http.post("/v1/predictions", json=[ELSEWHERE, {**ELSEWHERE, **change}])
@@ -108,7 +108,7 @@ async def test_a_list_of_the_wrong_size_or_kind_is_refused(gateway: Gateway, ite
     assert (await gateway.http.post("/v1/predictions", json=items)).status_code == 400
 
 
-async def test_an_answer_with_an_id_of_the_applications_own_is_logged_as_the_same_again(gateway: Gateway) -> None:
+async def test_a_prediction_with_an_own_id_is_idempotent(gateway: Gateway) -> None:
     named = {**ELSEWHERE, "prediction_id": "order-7/answer 3"}
     first, second = [(await gateway.http.post("/v1/predictions", json=named)).json() for _ in range(2)]
     assert first == second

@@ -1,4 +1,4 @@
-"""Streams through the gateway: forwarded as they come, kept before they end, cut by either side."""
+"""Streams through the gateway: forwarded as they arrive, recorded before they end, cut by either side."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ async def test_a_stream_is_forwarded_under_our_id_and_the_tasks_name(gateway: Ga
     assert response.content.endswith(b"data: [DONE]\n\n")
     prediction_id = response.headers["x-ratchet-prediction-id"]
     chunks = _chunks(response)
-    assert {(one["id"], one["model"], one["created"]) for one in chunks} == {(prediction_id, "support", 1_790_000_000)}
-    assert "".join(one["choices"][0]["delta"].get("content") or "" for one in chunks) == "refund"
-    assert [one["choices"][0]["logprobs"] for one in chunks] == [None] * 4
+    identity = (prediction_id, "support", 1_790_000_000)
+    assert {(event["id"], event["model"], event["created"]) for event in chunks} == {identity}
+    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in chunks) == "refund"
+    assert [event["choices"][0]["logprobs"] for event in chunks] == [None] * 4
     (asked,) = gateway.upstream.asked
     assert (asked["stream"], asked["stream_options"]) == (True, {"include_usage": True})
 
@@ -49,7 +50,7 @@ async def test_the_last_chunk_has_the_variant_and_the_confidence(gateway: Gatewa
         "confidence": event.confidence.score,
     }  # fmt: skip
     assert last["choices"][0]["finish_reason"] == "stop"
-    assert not any("ratchet" in one for one in others)
+    assert not any("ratchet" in event for event in others)
     assert response.headers["x-ratchet-variant"] == "primary"
     assert response.headers["x-ratchet-adapter"] == "now"
 
@@ -67,7 +68,7 @@ async def test_a_streamed_answer_is_logged_like_a_whole_one(gateway: Gateway) ->
 @pytest.mark.parametrize("include_usage", [True, False])
 async def test_usage_reaches_only_a_client_that_asked_for_it(gateway: Gateway, include_usage: bool) -> None:
     chunks = _chunks(await gateway.ask(stream=True, stream_options={"include_usage": include_usage}))
-    assert [one["usage"]["total_tokens"] for one in chunks if one.get("usage")] == ([22] if include_usage else [])
+    assert [event["usage"]["total_tokens"] for event in chunks if event.get("usage")] == ([22] if include_usage else [])
     assert "ratchet" in chunks[-1]
     assert len(chunks) == (5 if include_usage else 4)
 
@@ -77,16 +78,16 @@ async def test_the_system_fingerprint_of_vllms_last_chunk_reaches_the_client(gat
         sse(chunk({"content": "refund"}), chunk({}, finish="stop", logprob=None), {**USAGE, "system_fingerprint": "fp"})
     )
     without = _chunks(await gateway.ask(stream=True))
-    assert [one.get("system_fingerprint") for one in without] == [None, "fp"]
+    assert [event.get("system_fingerprint") for event in without] == [None, "fp"]
     with_usage = _chunks(await gateway.ask(stream=True, stream_options={"include_usage": True}))
-    assert [one.get("system_fingerprint") for one in with_usage] == [None, None, "fp"]
+    assert [event.get("system_fingerprint") for event in with_usage] == [None, None, "fp"]
 
 
 async def test_a_stream_has_only_the_logprobs_that_the_client_asked_for(gateway: Gateway) -> None:
     tops = [{"token": name, "logprob": -1.0, "bytes": None} for name in "abcde"]
-    one = chunk({"content": "refund"})
-    one["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = tops
-    gateway.upstream.pieces = list(sse(one, chunk({}, finish="stop", logprob=None), USAGE))
+    first = chunk({"content": "refund"})
+    first["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = tops
+    gateway.upstream.pieces = list(sse(first, chunk({}, finish="stop", logprob=None), USAGE))
     chunks = _chunks(await gateway.ask(stream=True, logprobs=True, top_logprobs=2))
     (token,) = chunks[0]["choices"][0]["logprobs"]["content"]
     assert token["top_logprobs"] == tops[:2]
@@ -124,11 +125,11 @@ async def test_the_last_chunks_wait_for_the_log(gateway: Gateway) -> None:
     response = await gateway.ask(stream=True)
     *chunks, last = _chunks(response)
     assert last["error"]["code"] == "unavailable"
-    assert [one["choices"][0]["finish_reason"] for one in chunks] == [None, None, None]
+    assert [event["choices"][0]["finish_reason"] for event in chunks] == [None, None, None]
     assert b"[DONE]" not in response.content
 
 
-async def test_by_the_setting_a_stream_ends_without_a_record_and_says_so(answering_when_full: Gateway) -> None:
+async def test_with_spool_full_answer_an_unrecorded_stream_is_marked(answering_when_full: Gateway) -> None:
     answering_when_full.log.full = True
     chunks = _chunks(await answering_when_full.ask(stream=True))
     assert chunks[-1]["ratchet"]["logged"] is False
@@ -148,7 +149,7 @@ async def test_by_the_setting_a_stream_ends_without_a_record_and_says_so(answeri
         ([*REFUND[:2], b'data: {"error": "out of memory"}\n\n'], "upstream_failed"),
     ],
 )
-async def test_a_stream_that_the_upstream_cuts_ends_with_an_error_and_is_observed_as_failed(
+async def test_a_stream_cut_by_the_upstream_ends_with_an_error_and_is_observed(
     gateway: Gateway, pieces: list[Any], code: str
 ) -> None:
     gateway.upstream.pieces = pieces
@@ -211,8 +212,8 @@ async def test_each_choice_of_a_stream_is_a_prediction(gateway: Gateway) -> None
         (ids[0], "one", "stop"), (ids[1], "two", "length"),
     ]  # fmt: skip
     chunks = _chunks(response)
-    assert [one["choices"][0]["finish_reason"] for one in chunks] == [None, None, "length", "stop"]
-    assert [one["prediction_id"] for one in chunks[-1]["ratchet"]["choices"]] == ids
+    assert [event["choices"][0]["finish_reason"] for event in chunks] == [None, None, "length", "stop"]
+    assert [choice["prediction_id"] for choice in chunks[-1]["ratchet"]["choices"]] == ids
     assert chunks[-1]["ratchet"]["choices"][1]["confidence"] == pytest.approx(math.exp(-0.1))
 
 
@@ -220,7 +221,7 @@ async def test_a_stream_may_be_cut_anywhere(gateway: Gateway) -> None:
     whole = b"".join(REFUND)
     gateway.upstream.pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
     chunks = _chunks(await gateway.ask(stream=True))
-    assert "".join(one["choices"][0]["delta"].get("content") or "" for one in chunks) == "refund"
+    assert "".join(event["choices"][0]["delta"].get("content") or "" for event in chunks) == "refund"
     assert gateway.log.events[0].answer == "refund"
 
 

@@ -26,43 +26,43 @@ async def until_written(path: Path, word: bytes) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_tasks_known_last_are_known_at_a_start_without_a_broker(tmp_path: Path) -> None:
-    path, known = tmp_path / "gateway" / "tasks.json", table()
-    keeping = asyncio.create_task(TaskSnapshot(known, path).sync_forever())
+async def test_a_snapshot_restores_the_tasks_without_a_broker(tmp_path: Path) -> None:
+    path, tasks = tmp_path / "gateway" / "tasks.json", table()
+    syncing = asyncio.create_task(TaskSnapshot(tasks, path).sync_forever())
     try:
-        await known.put("support", changed("support", "Älter"))
+        await tasks.put("support", changed("support", "Älter"))
         await until_written(path, "Älter".encode())
-        await known.put("haiku", changed("haiku"))
-        await known.put("support", change := changed("support", "Neu"))
+        await tasks.put("haiku", changed("haiku"))
+        await tasks.put("support", change := changed("support", "Neu"))
         await until_written(path, b"Neu")
     finally:
-        keeping.cancel()
+        syncing.cancel()
     assert path.stat().st_mode & 0o077 == 0
     later = table()
     await TaskSnapshot(later, path).load()
     assert later.get("support") == change
-    assert {one.task for one in later} == {"support", "haiku"}
+    assert {change.task for change in later} == {"support", "haiku"}
 
 
-async def test_a_file_that_is_missing_or_broken_is_as_good_as_none(tmp_path: Path) -> None:
+async def test_a_missing_or_broken_file_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
     for content in (None, b"", b'[{"task": "supp', b"{}", b"[]", b"[1]", b"3", b'[{"task": "x"}]', b"\xff"):
         if content is not None:
             path.write_bytes(content)
-        known = table()
-        await TaskSnapshot(known, path).load()
-        assert len(known) == 0
+        tasks = table()
+        await TaskSnapshot(tasks, path).load()
+        assert len(tasks) == 0
 
 
-async def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
-    path, known = tmp_path / "tasks.json", table()
-    await known.put("haiku", changed("haiku"))
-    one = TaskSnapshot(known, path)
-    keeping = asyncio.create_task(one.sync_forever())
+async def test_unchanged_tasks_are_not_written_again(tmp_path: Path) -> None:
+    path, tasks = tmp_path / "tasks.json", table()
+    await tasks.put("haiku", changed("haiku"))
+    snapshot = TaskSnapshot(tasks, path)
+    syncing = asyncio.create_task(snapshot.sync_forever())
     try:
         await until_written(path, b"haiku")
         path.unlink()
         await asyncio.sleep(1.2)
         assert not path.exists()
     finally:
-        keeping.cancel()
+        syncing.cancel()

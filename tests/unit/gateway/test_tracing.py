@@ -1,4 +1,4 @@
-"""The caller's trace goes on in the events of its request; a span a request only where spans are switched on."""
+"""The caller's trace is propagated to the events of its request; a span per request only where tracing is on."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
 
 
-def test_the_callers_trace_goes_on_in_the_events() -> None:
+def test_events_carry_the_callers_trace() -> None:
     headers = [(b"host", b"x"), (b"tracestate", b"a=1"), (b"traceparent", PARENT.encode()), (b"tracestate", b"b=2")]
     assert event_headers(headers) == (("traceparent", PARENT.encode()), ("tracestate", b"a=1,b=2"))
     assert event_headers([]) == event_headers([(b"tracestate", b"a=1")]) == ()
 
 
-def test_two_traceparents_are_none() -> None:
+def test_two_traceparents_are_ignored() -> None:
     assert event_headers([(b"traceparent", PARENT.encode())] * 2) == ()
 
 
@@ -91,7 +91,7 @@ async def _never(scope: object, receive: object, send: object) -> None:
     raise AssertionError
 
 
-def test_while_tracing_is_off_the_application_is_the_very_same(tmp_path: Path) -> None:
+def test_without_tracing_the_application_is_unchanged(tmp_path: Path) -> None:
     assert with_spans(_never, Settings(home=tmp_path), "gateway") is _never
     traced = with_spans(_never, Settings(home=tmp_path, otlp_endpoint="http://127.0.0.1:9"), "gateway")
     assert isinstance(traced, TracingMiddleware)
@@ -108,9 +108,9 @@ def client(spans: InMemorySpanExporter) -> Iterator[httpx.AsyncClient]:
 
     @app.post("/v1/answer")
     async def answer(request: Request) -> JSONResponse:
-        """Says what its events would carry."""
-        told = {"x-ratchet-prediction-id": "p1", "x-ratchet-variant": "canary", "x-other": "not told"}
-        return JSONResponse([value.decode() for _, value in event_headers(request.scope["headers"])], headers=told)
+        """Returns the trace headers of its events."""
+        headers = {"x-ratchet-prediction-id": "p1", "x-ratchet-variant": "canary", "x-other": "not an attribute"}
+        return JSONResponse([value.decode() for _, value in event_headers(request.scope["headers"])], headers=headers)
 
     @app.get("/v1/models/{name}")
     async def model(name: str) -> None:
@@ -126,7 +126,7 @@ def client(spans: InMemorySpanExporter) -> Iterator[httpx.AsyncClient]:
     provider.shutdown()
 
 
-async def test_an_events_trace_is_the_requests_span_and_that_is_the_callers_child(
+async def test_events_carry_the_requests_span_a_child_of_the_callers(
     client: httpx.AsyncClient, spans: InMemorySpanExporter
 ) -> None:
     response = await client.post("/v1/answer", headers={"traceparent": PARENT, "tracestate": "a=1"})
@@ -141,7 +141,7 @@ async def test_an_events_trace_is_the_requests_span_and_that_is_the_callers_chil
     }  # fmt: skip
 
 
-async def test_without_a_sound_traceparent_a_trace_begins_here(
+async def test_without_a_valid_traceparent_a_new_trace_starts(
     client: httpx.AsyncClient, spans: InMemorySpanExporter
 ) -> None:
     response = await client.post("/v1/answer", headers={"traceparent": "00-nonsense-01", "tracestate": "a=1"})
@@ -151,7 +151,7 @@ async def test_without_a_sound_traceparent_a_trace_begins_here(
     assert carried.rsplit("-", 1)[0] == f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}"
 
 
-async def test_a_caller_who_does_not_sample_gets_no_span_and_its_trace_goes_on(
+async def test_an_unsampled_trace_is_propagated_without_a_span(
     client: httpx.AsyncClient, spans: InMemorySpanExporter
 ) -> None:
     response = await client.post("/v1/answer", headers={"traceparent": PARENT[:-1] + "0"})
@@ -159,7 +159,7 @@ async def test_a_caller_who_does_not_sample_gets_no_span_and_its_trace_goes_on(
     assert response.json()[0].startswith(f"00-{TRACE}-") and response.json()[0].endswith("-00")
 
 
-async def test_a_failure_is_an_error_and_a_made_up_path_names_no_span(
+async def test_a_failed_request_is_an_error_span_and_an_invented_path_names_none(
     client: httpx.AsyncClient, spans: InMemorySpanExporter
 ) -> None:
     await client.get("/v1/models/one")

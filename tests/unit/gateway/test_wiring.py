@@ -20,7 +20,7 @@ def test_the_gateway_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
-async def test_a_gateway_that_has_read_and_heard_nothing_is_alive_but_not_ready(tmp_path: Path) -> None:
+async def test_a_gateway_without_tasks_and_replicas_is_alive_but_not_ready(tmp_path: Path) -> None:
     service = build(GatewaySettings(home=tmp_path, unleash="http://127.0.0.1:9", vllm="http://127.0.0.1:9"))
     assert service.http is not None
     transport = httpx.ASGITransport(app=service.http.app)
@@ -37,7 +37,7 @@ async def test_a_gateway_that_has_read_and_heard_nothing_is_alive_but_not_ready(
     assert (tmp_path / "secrets" / "prediction-ids").stat().st_mode & 0o077 == 0
 
 
-async def test_an_external_api_that_stands_in_makes_the_gateway_able_to_serve_and_is_told(tmp_path: Path) -> None:
+async def test_an_external_api_makes_the_gateway_ready_without_replicas(tmp_path: Path) -> None:
     service = build(
         GatewaySettings(
             home=tmp_path, unleash="http://127.0.0.1:9", vllm="http://127.0.0.1:9",
@@ -52,7 +52,7 @@ async def test_an_external_api_that_stands_in_makes_the_gateway_able_to_serve_an
     assert "no model server answers: https://api.example.com/v1 stands in with large" in ready["notes"]
 
 
-def test_with_several_workers_the_gateway_is_a_process_that_keeps_them(tmp_path: Path) -> None:
+def test_with_several_workers_the_gateway_supervises_them(tmp_path: Path) -> None:
     service = build(GatewaySettings(home=tmp_path, gateway_workers=3))
     assert (service.http, service.broker, len(service.background)) == (None, None, 3)
     with pytest.raises(ConfigurationError, match="need one port"):
