@@ -1,1 +1,1 @@
-"""Running Ratchet: the `ratchet` command, the local stack, the demonstration loop, tasks."""
+"""Runs Ratchet: the `ratchet` command, the local stack, the demonstration loop and the tasks' files."""

@@ -1,8 +1,8 @@
-"""What there is of a person: predictions, examples in dataset versions, and the adapters that were trained on them.
+"""Finds a person's predictions, their examples in dataset versions, and the adapters that were trained on them.
 
-Read from what is published: the lake's tables (schemas/lake.py), and the artifact store's folders `datasets/<id>/` and
-`adapters/<name>/`, each with its manifest. A version built before examples said whose they are is counted as such, not
-left out silently.
+Reads what is published: the lake's tables (schemas/lake.py), and the artifact store's folders `datasets/<id>/` and
+`adapters/<name>/`, each with its manifest. What cannot be read is reported in `Lineage.unknown`, as are versions that
+were built before examples had a user_hash.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FILES: dict[str, type[Example] | type[RejectedExample]] = {
 }
 
 
-class _Adapter(BaseModel):
-    """What is read of an adapter's manifest."""
+class _AdapterManifest(BaseModel):
+    """The fields of an adapter's manifest that are read here."""
 
     adapter: str
     task: str
@@ -39,7 +39,7 @@ class _Adapter(BaseModel):
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """A dataset version with rows of these people. Counts are rows; `people` of the request are in it."""
+    """A dataset version with rows of these people. Counts are rows; `people`: how many of these people are in it."""
 
     dataset_id: str
     task: str
@@ -63,7 +63,7 @@ class AdapterUse:
 
 @dataclass
 class Lineage:
-    """`unknown`: folders of which it cannot be said, with the reason."""
+    """What was made of these people's requests. `unknown`: folder → why it could not be searched."""
 
     datasets: list[DatasetUse] = field(default_factory=list)
     adapters: list[AdapterUse] = field(default_factory=list)
@@ -71,9 +71,9 @@ class Lineage:
 
 
 def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str]) -> dict[str, int]:
-    """How many predictions of each person the lake has in these tasks. `lake`: a folder or an s3:// URI.
+    """Count the lake's predictions of each person in these tasks. `lake`: a folder or an s3:// URI.
 
-    Reads one column, file by file. Raises DependencyUnavailable if the lake is not there or cannot be read.
+    Reads one column, file by file. Raises DependencyUnavailable if the lake is missing or cannot be read.
     """
     import pyarrow as pa
     from deltalake import DeltaTable
@@ -83,9 +83,9 @@ def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str])
     counts = dict.fromkeys(subjects, 0)
     try:
         rows = DeltaTable(f"{lake.rstrip('/')}/{PREDICTIONS}").to_pyarrow_dataset()
-        # Cast, because files that delta-rs rewrote (someone was forgotten) hold views, which Arrow cannot compare.
-        theirs = field("task").isin(list(tasks)) & field("user_hash").cast(pa.string()).isin(list(subjects))
-        for batch in rows.scanner(columns=["user_hash"], filter=theirs).to_batches():
+        # Cast, because files that delta-rs rewrote (after an erasure) have string views, which Arrow cannot compare.
+        is_theirs = field("task").isin(list(tasks)) & field("user_hash").cast(pa.string()).isin(list(subjects))
+        for batch in rows.scanner(columns=["user_hash"], filter=is_theirs).to_batches():
             for subject in batch.column("user_hash").to_pylist():
                 counts[subject] += 1
     except TableNotFoundError as error:
@@ -96,46 +96,46 @@ def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str])
 
 
 def lineage_of(artifacts: str, subjects: Collection[str], tasks: Collection[str], until: datetime) -> Lineage:
-    """What was made of these people's requests up to `until`. `artifacts`: a folder or an fsspec URI."""
+    """Find what was made of these people's requests up to `until`. `artifacts`: a folder or an fsspec URI."""
     store = _Store(artifacts)
-    found = Lineage()
-    held: dict[str, DatasetUse | None] = {}
-    for name, content in store.manifests("datasets", found.unknown):
+    lineage = Lineage()
+    uses: dict[str, DatasetUse | None] = {}
+    for name, content in store.manifests("datasets", lineage.unknown):
         try:
             manifest = DatasetManifest.model_validate_json(content)
         except ValidationError:
-            found.unknown[f"datasets/{name}"] = "its manifest cannot be read"
+            lineage.unknown[f"datasets/{name}"] = "its manifest cannot be read"
             continue
         if manifest.task in tasks:
-            held[name] = _use(store, name, manifest.task, set(subjects), until, found.unknown)
-    found.datasets = [use for use in held.values() if use is not None]
-    for name, content in store.manifests("adapters", found.unknown):
+            uses[name] = _dataset_use(store, name, manifest.task, set(subjects), until, lineage.unknown)
+    lineage.datasets = [use for use in uses.values() if use is not None]
+    for name, content in store.manifests("adapters", lineage.unknown):
         try:
-            adapter = _Adapter.model_validate_json(content)
+            adapter = _AdapterManifest.model_validate_json(content)
         except ValidationError:
-            found.unknown[f"adapters/{name}"] = "its manifest cannot be read"
+            lineage.unknown[f"adapters/{name}"] = "its manifest cannot be read"
             continue
         if adapter.task not in tasks:
             continue
-        if adapter.dataset_id not in held:
-            found.unknown[f"adapters/{name}"] = f"its dataset {adapter.dataset_id} is not in the store"
-        elif (use := held[adapter.dataset_id]) is not None and use.training:
+        if adapter.dataset_id not in uses:
+            lineage.unknown[f"adapters/{name}"] = f"its dataset {adapter.dataset_id} is not in the store"
+        elif (use := uses[adapter.dataset_id]) is not None and use.training:
             uri = store.address("adapters", name)
-            found.adapters.append(AdapterUse(name, adapter.task, uri, use.dataset_id, use.training))
-    return found
+            lineage.adapters.append(AdapterUse(name, adapter.task, uri, use.dataset_id, use.training))
+    return lineage
 
 
-def _use(
+def _dataset_use(
     store: _Store, name: str, task: str, subjects: set[str], until: datetime, unknown: dict[str, str]
 ) -> DatasetUse | None:
     rows: Counter[str] = Counter()
     people: set[str] = set()
-    silent = 0
+    anonymous = 0
     try:
         for file, kind in FILES.items():
             for line in store.lines(f"datasets/{name}/{file}"):
                 row: dict[str, Any] = json.loads(line)
-                silent += "user_hash" not in row
+                anonymous += "user_hash" not in row
                 if row.get("user_hash") in subjects:
                     example = kind.model_validate(row)
                     if example.user_hash and (example.predicted_at is None or example.predicted_at <= until):
@@ -143,8 +143,8 @@ def _use(
                         people.add(example.user_hash)
     except (OSError, ValueError) as error:
         unknown[f"datasets/{name}"] = f"its rows cannot be read: {error}"
-    if silent:
-        unknown[f"datasets/{name}"] = f"{silent} of its rows do not say whose they are: it is of an older version"
+    if anonymous:
+        unknown[f"datasets/{name}"] = f"{anonymous} of its rows have no user_hash: an older version built them"
     if not rows:
         return None
     uri = store.address("datasets", name)
@@ -152,7 +152,7 @@ def _use(
 
 
 class _Store:
-    """The artifact store, read file by file: a dataset can be large, and an adapter's weights are not needed."""
+    """Reads the artifact store file by file: a dataset can be large, and an adapter's weights are not needed."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
@@ -162,7 +162,7 @@ class _Store:
         return f"{self._uri}/{kind}/{name}"
 
     def manifests(self, kind: str, unknown: dict[str, str]) -> Iterator[tuple[str, str]]:
-        """Name and manifest of each folder. One without a manifest is not there, or not yet."""
+        """Yield name and manifest of each folder. A folder without a manifest is not complete and skipped."""
         folder = f"{self._root}/{kind}"
         try:
             folders = sorted(self._files.ls(folder, detail=False))

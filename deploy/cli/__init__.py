@@ -1,1 +1,1 @@
-"""The `ratchet` command: one file per group of commands."""
+"""The `ratchet` command: one file per group of commands; app.py assembles them, errors.py prints their errors."""

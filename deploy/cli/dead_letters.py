@@ -92,12 +92,13 @@ def _checked(service: str) -> str:
     return service
 
 
-def _print(letter: DeadLetter) -> None:
-    replayed = f" · replayed {letter.replayed} times" if letter.replayed else ""
-    console.rule(f"{letter.origin} · dead letter {letter.offset} · {letter.failed_at[:19]}{replayed}", align="left")
-    say(letter.error, "red")
-    if letter.broken:
-        say(letter.broken.way_out)
-    say(letter.value[:MAX_BODY_BYTES].decode(errors="replace"))
-    if (more := len(letter.value) - MAX_BODY_BYTES) > 0:
+def _print(dead_letter: DeadLetter) -> None:
+    replayed = f" · replayed {dead_letter.replayed} times" if dead_letter.replayed else ""
+    position = f"{dead_letter.origin} · dead letter {dead_letter.offset}"
+    console.rule(f"{position} · {dead_letter.failed_at[:19]}{replayed}", align="left")
+    say(dead_letter.error, "red")
+    if dead_letter.broken:
+        say(dead_letter.broken.way_out)
+    say(dead_letter.value[:MAX_BODY_BYTES].decode(errors="replace"))
+    if (more := len(dead_letter.value) - MAX_BODY_BYTES) > 0:
         say(f"… and {more} bytes more", "dim")

@@ -180,7 +180,7 @@ class SchedulerClient(TaskClient):
         return str(response.json()["cycle_id"])
 
 
-class UnleashAdmin:
+class FlagClient:
     """The operator: switches a task's flags in Unleash's development environment."""
 
     def __init__(self, http: httpx.AsyncClient, settings: Settings, task: str) -> None:

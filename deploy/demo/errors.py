@@ -11,7 +11,7 @@ class StepTimeout(RatchetError):
     """A step took longer than the demonstration waits."""
 
 
-class StepFailed(RatchetError):
+class CycleStepFailed(RatchetError):
     """A service announced that its step cannot finish."""
 
     def __init__(self, event: dict[str, Any]) -> None:

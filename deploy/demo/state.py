@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from deploy.demo.clients import ConsoleClient, GatewayClient, SchedulerClient, UnleashAdmin
+from deploy.demo.clients import ConsoleClient, GatewayClient, SchedulerClient, FlagClient
 from deploy.demo.data.split import Split
 from deploy.demo.errors import StepTimeout
 from deploy.demo.pairs import PairLedger
@@ -33,7 +33,7 @@ class Clients:
     gateway: GatewayClient
     console: ConsoleClient
     scheduler: SchedulerClient
-    unleash: UnleashAdmin
+    unleash: FlagClient
 
 
 @dataclass

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from deploy.demo.clients import TIMEOUT, ConsoleClient, GatewayClient, SchedulerClient, UnleashAdmin
+from deploy.demo.clients import TIMEOUT, ConsoleClient, GatewayClient, SchedulerClient, FlagClient
 from deploy.demo.data.csv_file import CsvData, read_rows
 from deploy.demo.data.split import Split, split_rows
 from deploy.demo.data.task_file import apply_task_file, free_name, name_for, shipped_data
-from deploy.demo.errors import CandidateStopped, StepFailed
+from deploy.demo.errors import CandidateStopped, CycleStepFailed
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
 from deploy.demo.report.result import LoopResult
@@ -99,7 +99,7 @@ async def _improve(loop: LoopContext) -> None:
     try:
         await await_failures(loop)
         await await_dataset(loop)
-    except StepFailed as failed:
+    except CycleStepFailed as failed:
         if not loop.setup.options.shuffle_labels or failed.step != "dataset":
             raise
         raise CandidateStopped("gate of the dataset", failed.reason) from failed
@@ -151,7 +151,7 @@ async def _prepared(
             gateway=GatewayClient(http, settings.gateway_url, name),
             console=console,
             scheduler=SchedulerClient(http, settings.scheduler_url, name),
-            unleash=UnleashAdmin(http, settings, name),
+            unleash=FlagClient(http, settings, name),
         )
         shuffled = shuffle_labels(rows.traffic, options.seed) if options.shuffle_labels else None
         reviewers = Reviewers(console, task.labels, options.mistakes, shuffled)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from deploy.demo.errors import StepFailed, StepTimeout
+from deploy.demo.errors import CycleStepFailed, StepTimeout
 
 POLL_SECONDS = 0.5
 
@@ -63,7 +63,7 @@ async def follow(
 ) -> tuple[dict[str, Any] | None, CyclePage]:
     """Wait until `find` finds its event. Returns None for it if the cycle ended without.
 
-    Raises StepFailed when a service gives up its step, `timeout` after `seconds` in which nothing changed (a slow
+    Raises CycleStepFailed when a service gives up its step, `timeout` after `seconds` in which nothing changed (a slow
     machine is not a stalled step), and what `on_poll` raises.
     """
     last_state: object = None
@@ -74,7 +74,7 @@ async def follow(
             return event, page
         failed = page.last("steps.failed")
         if failed is not None:
-            raise StepFailed(failed)
+            raise CycleStepFailed(failed)
         if page.last("cycles.finished"):
             return None, page
         if (state := (page, on_poll(page))) != last_state:

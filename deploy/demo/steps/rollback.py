@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from deploy.demo.clients import GatewayAnswer, UnleashAdmin
+from deploy.demo.clients import GatewayAnswer, FlagClient
 from deploy.demo.report.result import FlagMove
 from shared.errors import RatchetError
 
 Ask = Callable[[], Awaitable[GatewayAnswer]]
 
 
-async def prove_rollback(unleash: UnleashAdmin, ask: Ask) -> list[FlagMove]:
+async def prove_rollback(unleash: FlagClient, ask: Ask) -> list[FlagMove]:
     """Switch rollback on and off, then primary off and on: each timed until the gateway answers accordingly.
 
     The flags are put back as they were, even if something fails.
@@ -30,7 +30,7 @@ async def prove_rollback(unleash: UnleashAdmin, ask: Ask) -> list[FlagMove]:
     return moves
 
 
-async def _switch(unleash: UnleashAdmin, ask: Ask, flag: str, on: bool, expected: str) -> FlagMove:
+async def _switch(unleash: FlagClient, ask: Ask, flag: str, on: bool, expected: str) -> FlagMove:
     """Switch a flag, then ask at most four times a second until the expected arm answers."""
     move = f"{flag} {'on' if on else 'off'}"
     await unleash.switch(flag, on)

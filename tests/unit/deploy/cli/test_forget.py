@@ -1,4 +1,4 @@
-"""`ratchet forget`: who is sent to the scheduler, and what the artifact store says was made of them."""
+"""`ratchet forget`: whom it sends to the scheduler, and what it finds in the artifact store."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Artifacts:
         self._files, self._root = fsspec.core.url_to_fs(uri)
 
     def write(self, path: str, content: str) -> None:
-        place = f"{self._root}/{path}"
-        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
-        with self._files.open(place, "wb") as file:
+        full_path = f"{self._root}/{path}"
+        self._files.makedirs(full_path.rpartition("/")[0], exist_ok=True)
+        with self._files.open(full_path, "wb") as file:
             file.write(content.encode())
 
     def dataset(self, name: str, train: dict[str, datetime], held_out: dict[str, datetime], rejected: str = "") -> None:
@@ -87,7 +87,7 @@ def test_adapters_are_found_by_the_people_they_were_trained_on(artifacts: Artifa
     assert found.unknown == {}
 
 
-def test_what_was_asked_after_being_forgotten_does_not_count(artifacts: Artifacts) -> None:
+def test_requests_after_the_erasure_do_not_count(artifacts: Artifacts) -> None:
     later = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON + timedelta(days=2))
     assert [use.adapter for use in later.adapters] == ["lora-1", "lora-2"]
     assert lineage_of(artifacts.uri, ["u1"], ["desk"], NOON - timedelta(days=2)).datasets == []
@@ -99,12 +99,12 @@ def test_held_out_and_rejected_rows_are_listed_but_train_no_adapter(artifacts: A
     assert found.adapters == []
 
 
-def test_other_tasks_are_not_looked_at(artifacts: Artifacts) -> None:
+def test_other_tasks_are_not_searched(artifacts: Artifacts) -> None:
     found = lineage_of(artifacts.uri, ["u1"], ["other"], NOON)
     assert (found.datasets, found.adapters, found.unknown) == ([], [], {})
 
 
-def test_what_cannot_be_told_is_said(artifacts: Artifacts) -> None:
+def test_what_cannot_be_searched_is_reported(artifacts: Artifacts) -> None:
     old = json.loads(example("u1", NOON).model_dump_json(exclude={"user_hash", "predicted_at"}))
     artifacts.dataset("desk-3", {}, {})
     artifacts.write("datasets/desk-3/train.jsonl", json.dumps(old))
@@ -113,20 +113,20 @@ def test_what_cannot_be_told_is_said(artifacts: Artifacts) -> None:
     artifacts.write("adapters/unfinished/adapter.safetensors", "")
     found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
     assert found.unknown == {
-        "datasets/desk-3": "1 of its rows do not say whose they are: it is of an older version",
+        "datasets/desk-3": "1 of its rows have no user_hash: an older version built them",
         "adapters/lora-9": "its dataset deleted is not in the store",
         "adapters/broken": "its manifest cannot be read",
     }
 
 
-def test_a_damaged_version_is_said_and_the_others_are_still_found(artifacts: Artifacts) -> None:
+def test_a_damaged_version_is_reported_and_the_others_are_still_found(artifacts: Artifacts) -> None:
     artifacts.write("datasets/desk-2/train.jsonl", '{"user_hash": "u1"')
     found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
     assert [use.adapter for use in found.adapters] == ["lora-1"]
     assert "cannot be read" in found.unknown["datasets/desk-2"]
 
 
-def test_an_empty_store_holds_nobody(tmp_path: Path) -> None:
+def test_an_empty_store_has_no_lineage(tmp_path: Path) -> None:
     assert lineage_of(str(tmp_path / "nothing"), ["u1"], ["desk"], NOON).datasets == []
 
 
@@ -165,7 +165,7 @@ def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     return Scheduler(tmp_path, monkeypatch)
 
 
-def test_json_says_who_is_forgotten_and_what_serves_that_was_trained_on_them(scheduler: Scheduler) -> None:
+def test_json_has_the_forgotten_people_and_the_adapters_trained_on_them(scheduler: Scheduler) -> None:
     result = scheduler.run("--hash", U1, "--task", "desk", "--yes", "--json")
     assert result.exit_code == 0, result.output
     sent = {"hashes": [U1], "task": "desk"}
@@ -173,14 +173,14 @@ def test_json_says_who_is_forgotten_and_what_serves_that_was_trained_on_them(sch
     report = json.loads(result.stdout)
     assert report["predictions"] == {U1: 2}
     assert (report["subjects"], report["forgotten_until"]) == ([U1], NOON.isoformat())
-    assert [(one["adapter"], one["in_use_as"]) for one in report["adapters"]] == [
+    assert [(use["adapter"], use["in_use_as"]) for use in report["adapters"]] == [
         ("lora-1", "primary"),
         ("lora-2", None),
     ]
     assert "ratchet cycle desk" in report["next"][0]
 
 
-def test_nobody_is_forgotten_without_a_yes(scheduler: Scheduler) -> None:
+def test_nobody_is_forgotten_without_confirmation(scheduler: Scheduler) -> None:
     refused = scheduler.run("--hash", U1, given="n\n")
     assert (refused.exit_code, scheduler.announced) == (1, [])
     assert "(2 predictions in the lake)" in refused.output
@@ -188,14 +188,14 @@ def test_nobody_is_forgotten_without_a_yes(scheduler: Scheduler) -> None:
     assert scheduler.announced == [{"hashes": [U1], "task": None, "announce": True}]
 
 
-def test_of_whom_the_lake_has_nothing_it_is_said_since_the_name_may_be_misspelt(scheduler: Scheduler) -> None:
+def test_people_without_predictions_are_warned_of_since_the_name_may_be_misspelt(scheduler: Scheduler) -> None:
     result = scheduler.run("customer-4711", "--hash", U1, "--yes")
     assert result.exit_code == 0
     assert "no prediction of 1 of 2 (hash-of-13)" in result.stderr
     assert scheduler.run("--hash", U1, "--yes").stderr == ""
 
 
-def test_people_are_forgotten_where_the_lake_cannot_be_read(scheduler: Scheduler, tmp_path: Path) -> None:
+def test_people_are_forgotten_even_if_the_lake_cannot_be_read(scheduler: Scheduler, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "lake")
     result = scheduler.run("--hash", U1, "--yes", "--json")
     assert (result.exit_code, len(scheduler.announced)) == (0, 1)
@@ -209,13 +209,13 @@ def test_a_dry_run_asks_nothing_and_announces_nothing(scheduler: Scheduler) -> N
     assert json.loads(result.stdout)["forgotten_until"] is None
 
 
-def test_many_are_read_from_a_file_or_the_input_as_they_are_and_sent_in_parts(
+def test_people_are_read_from_a_file_or_the_input_unchanged_and_sent_in_batches(
     scheduler: Scheduler, tmp_path: Path
 ) -> None:
     people = [f"person {n} " for n in range(60)]
     (tmp_path / "people.txt").write_bytes("\r\n".join(["", *people, ""]).encode())
     assert scheduler.run("--file", str(tmp_path / "people.txt"), "--yes").exit_code == 0
-    assert [one for body in scheduler.announced for one in body["users"]] == people
+    assert [user for body in scheduler.announced for user in body["users"]] == people
     assert max(len(body["users"]) for body in scheduler.bodies) <= 25
     assert scheduler.run("--file", "-", "--yes", given="jo\n").exit_code == 0
     assert scheduler.bodies[-1]["users"] == ["jo"]

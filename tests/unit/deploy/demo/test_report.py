@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.data.csv_file import Row
-from deploy.demo.errors import StepFailed, StepTimeout
+from deploy.demo.errors import CycleStepFailed, StepTimeout
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report.measure import measure, percentile, wilson
 from deploy.demo.report.report import Report, as_json, write
@@ -136,7 +136,7 @@ async def test_a_cycle_is_followed_until_its_event_appears() -> None:
 
 async def test_a_step_that_failed_stops_the_loop_with_its_way_out() -> None:
     failed = {"service": "trainer", "step": "training", "reason": "no disk", "way_out": "free some"}
-    with pytest.raises(StepFailed, match="trainer could not finish training: no disk") as error:
+    with pytest.raises(CycleStepFailed, match="trainer could not finish training: no disk") as error:
         await followed(Pages(page(("steps.failed.v1", failed))), event_of("adapters.trained"))
     assert error.value.way_out == "free some"
 

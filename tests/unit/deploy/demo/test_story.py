@@ -12,8 +12,8 @@ import httpx
 import pytest
 from rich.console import Console
 
-from deploy.demo.clients import UnleashAdmin
-from deploy.demo.errors import StepFailed
+from deploy.demo.clients import FlagClient
+from deploy.demo.errors import CycleStepFailed
 from deploy.demo.report.result import LoopResult
 from deploy.demo.settings import LoopOptions, LoopSettings
 from deploy.demo.steps import live_test as live
@@ -234,7 +234,7 @@ async def test_a_test_that_used_up_the_live_traffic_reports_how_far_it_got(
 async def test_a_step_that_failed_is_an_error_and_in_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StepFailed, match="dataset_builder could not finish dataset: too few"):
+    with pytest.raises(CycleStepFailed, match="dataset_builder could not finish dataset: too few"):
         await played(FakeServices({}, fails="dataset_builder"), tmp_path, monkeypatch)
     data = json.loads((tmp_path / "report" / "report.json").read_text())
     assert data["promoted"] is False
@@ -244,7 +244,7 @@ async def test_a_step_that_failed_is_an_error_and_in_the_report(
 async def test_flags_are_put_back_if_the_gateway_does_not_obey(monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[tuple[str, bool]] = []
 
-    class Recorded(UnleashAdmin):
+    class Recorded(FlagClient):
         async def switch(self, flag: str, on: bool) -> None:
             moves.append((flag, on))
             if on and flag == "rollback":
