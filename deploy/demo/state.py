@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from deploy.demo.clients import ConsoleClient, GatewayClient, SchedulerClient, FlagClient
+from deploy.demo.clients import ConsoleClient, FlagClient, GatewayClient, SchedulerClient
 from deploy.demo.data.split import Split
 from deploy.demo.errors import StepTimeout
 from deploy.demo.pairs import PairLedger

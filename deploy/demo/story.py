@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from deploy.demo.clients import TIMEOUT, ConsoleClient, GatewayClient, SchedulerClient, FlagClient
+from deploy.demo.clients import TIMEOUT, ConsoleClient, FlagClient, GatewayClient, SchedulerClient
 from deploy.demo.data.csv_file import CsvData, read_rows
 from deploy.demo.data.split import Split, split_rows
 from deploy.demo.data.task_file import apply_task_file, free_name, name_for, shipped_data

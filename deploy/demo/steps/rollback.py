@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from deploy.demo.clients import GatewayAnswer, FlagClient
+from deploy.demo.clients import FlagClient, GatewayAnswer
 from deploy.demo.report.result import FlagMove
 from shared.errors import RatchetError
 
