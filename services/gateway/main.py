@@ -77,10 +77,8 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
     correlation = _correlation_buffer(settings, metrics)
-    ingest = TelemetryIngest(
-        tasks, log, identifiers, metrics, correlation,
-        IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans),
-    )  # fmt: skip
+    options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
+    ingest = TelemetryIngest(tasks, log, identifiers, metrics, correlation, options)
     max_otlp_bytes = settings.gateway_traces_max_body_bytes
     app = build_app(
         answerer, Handlers(tasks, log, identifiers, access), metrics, readiness.missing, readiness.notes,

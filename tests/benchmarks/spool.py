@@ -29,7 +29,7 @@ from services.gateway.formats.chat import ChatRequest
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import EventLog, SpoolEventLog
 from services.gateway.recording.recorder import Recorder
-from services.gateway.routing.arms import TaskFlags
+from services.gateway.routing.arms import ServingFlags
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
 from shared.kafka.latest_by_key import LatestByKey
@@ -101,8 +101,8 @@ class Answers:
 class NoFlags:
     """Everyone gets the base model."""
 
-    def read(self, task: str, user: str | None) -> TaskFlags:
-        return TaskFlags()
+    def read(self, task: str, user: str | None) -> ServingFlags:
+        return ServingFlags()
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ class Primary:
 
 
 @dataclass(frozen=True)
-class TaskFlags:
+class ServingFlags:
     """A task's flags as they apply to one user. The defaults are those of a task without flags."""
 
     primary: Primary | None = None
@@ -46,7 +46,7 @@ class Arm:
 BASE = Arm(Variant.BASE)
 
 
-def choose_arms(flags: TaskFlags, external_model: str | None = None) -> tuple[Arm, ...]:
+def choose_arms(flags: ServingFlags, external_model: str | None = None) -> tuple[Arm, ...]:
     """The chosen arm, followed by its fallbacks in the order in which they are tried.
 
     A fallback answers under its own variant, so its answers are never attributed to the chosen arm. The external API,
@@ -66,7 +66,7 @@ def remaining_arms(arms: tuple[Arm, ...], failed: Arm, *, down: bool) -> tuple[A
     return tuple(arm for arm in remaining if arm.variant is Variant.EXTERNAL) if down else remaining
 
 
-def _own_arms(flags: TaskFlags) -> tuple[Arm, ...]:
+def _own_arms(flags: ServingFlags) -> tuple[Arm, ...]:
     previous = flags.primary.previous if flags.primary else None
     safe = (Arm(Variant.ROLLBACK, previous), BASE) if previous else (BASE,)
     if flags.rollback:

@@ -26,7 +26,7 @@ from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.recorder import Recorder
-from services.gateway.routing.arms import TaskFlags
+from services.gateway.routing.arms import ServingFlags
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
@@ -135,10 +135,10 @@ class FakeUpstream:
 
 @dataclass
 class FakeFlags:
-    flags: TaskFlags = field(default_factory=TaskFlags)
+    flags: ServingFlags = field(default_factory=ServingFlags)
     users: list[str | None] = field(default_factory=list)
 
-    def read(self, task: str, user: str | None) -> TaskFlags:
+    def read(self, task: str, user: str | None) -> ServingFlags:
         self.users.append(user)
         return self.flags
 

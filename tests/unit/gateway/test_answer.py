@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from schemas.base import Variant
-from services.gateway.routing.arms import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ async def test_a_full_log_does_not_change_the_upstreams_error(gateway: Gateway) 
 
 
 async def test_the_canary_answers_under_its_own_name(gateway: Gateway) -> None:
-    gateway.flags.flags = TaskFlags(Primary("now", "before"), canary="next")
+    gateway.flags.flags = ServingFlags(Primary("now", "before"), canary="next")
     response = await gateway.ask(user="u")
     assert gateway.upstream.asked[0]["model"] == "next"
     assert response.headers["x-ratchet-variant"] == "canary"
@@ -125,7 +125,7 @@ async def test_the_canary_answers_under_its_own_name(gateway: Gateway) -> None:
 
 
 async def test_an_adapter_that_is_not_served_is_an_error_of_its_arm_and_another_arm_answers(gateway: Gateway) -> None:
-    gateway.flags.flags = TaskFlags(Primary("now", "before"), canary="next")
+    gateway.flags.flags = ServingFlags(Primary("now", "before"), canary="next")
     gateway.upstream.not_served = {"next", "now"}
     response = await gateway.ask()
     assert response.status_code == 200

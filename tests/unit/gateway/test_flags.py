@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from services.gateway.routing.arms import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.routing.flags import EnabledFlags, UnleashFlagReader, UnleashStateFile
 
 
@@ -49,7 +49,7 @@ async def unleash() -> AsyncIterator[FakeUnleash]:
     await runner.cleanup()
 
 
-async def _until(flags: UnleashFlagReader, wanted: TaskFlags, seconds: float = 3.0) -> None:
+async def _until(flags: UnleashFlagReader, wanted: ServingFlags, seconds: float = 3.0) -> None:
     deadline = time.monotonic() + seconds
     while flags.read("support", "ann") != wanted:
         assert time.monotonic() < deadline, flags.read("support", "ann")
@@ -64,20 +64,20 @@ async def test_a_changed_flag_applies_within_three_seconds_and_survives_unleash(
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
-        assert flags.read("support", None) == TaskFlags(Primary("new", "old"))
-        assert flags.read("other", "ann") == TaskFlags()
+        assert flags.read("support", None) == ServingFlags(Primary("new", "old"))
+        assert flags.read("other", "ann") == ServingFlags()
         unleash.features = [primary, flag("ratchet.support.rollback")]
-        await _until(flags, TaskFlags(Primary("new", "old"), rollback=True))
+        await _until(flags, ServingFlags(Primary("new", "old"), rollback=True))
         unleash.features = [{**primary, "enabled": False}]
-        await _until(flags, TaskFlags())
+        await _until(flags, ServingFlags())
         unleash.features = [primary]
-        await _until(flags, TaskFlags(Primary("new", "old")))
+        await _until(flags, ServingFlags(Primary("new", "old")))
     finally:
         await flags.close()
     later = UnleashFlagReader("http://127.0.0.1:9", "token", 1, tmp_path)
     try:
         await later.start()
-        assert later.read("support", None) == TaskFlags(Primary("new", "old"))
+        assert later.read("support", None) == ServingFlags(Primary("new", "old"))
     finally:
         await later.close()
 
@@ -100,7 +100,7 @@ async def test_an_invalid_payload_counts_as_off(unleash: FakeUnleash, tmp_path: 
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
     try:
         await flags.start()
-        assert flags.read("support", "ann") == TaskFlags()
+        assert flags.read("support", "ann") == ServingFlags()
     finally:
         await flags.close()
 
@@ -129,10 +129,10 @@ async def test_a_torn_state_file_counts_as_no_flags(unleash: FakeUnleash, tmp_pa
     (tmp_path / "flags.json").write_text(torn)
     unleash.features = [flag("ratchet.support.primary", '{"adapter": "new"}')]
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
-    assert flags.read("support", "ann") == TaskFlags()
+    assert flags.read("support", "ann") == ServingFlags()
     try:
         await flags.start()
-        await _until(flags, TaskFlags(Primary("new", None)))
+        await _until(flags, ServingFlags(Primary("new", None)))
     finally:
         await flags.close()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from services.gateway.routing.arms import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
 from tests.unit.gateway.conftest import chat_completion, logprobs_of, serving
@@ -134,7 +134,7 @@ async def test_a_user_comes_from_the_field_or_from_a_header(gateway: Gateway) ->
 
 
 async def test_a_flag_payload_cannot_inject_headers(gateway: Gateway) -> None:
-    gateway.flags.flags = TaskFlags(Primary("adapter\r\nx-evil: 1 ü", None))
+    gateway.flags.flags = ServingFlags(Primary("adapter\r\nx-evil: 1 ü", None))
     assert (await gateway.ask()).headers["x-ratchet-adapter"] == "adapter??x-evil: 1 ?"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from services.gateway.routing.arms import Primary, TaskFlags
+from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from tests.unit.gateway.conftest import REFUND, USAGE, chunk, sse
 
@@ -41,7 +41,7 @@ async def test_a_stream_is_forwarded_under_our_id_and_the_tasks_name(gateway: Ga
 
 
 async def test_the_last_chunk_has_the_variant_and_the_confidence(gateway: Gateway) -> None:
-    gateway.flags.flags = TaskFlags(Primary("now", None))
+    gateway.flags.flags = ServingFlags(Primary("now", None))
     response = await gateway.ask(stream=True)
     *others, last = _chunks(response)
     (event,) = gateway.log.events
@@ -176,7 +176,7 @@ async def test_a_stream_that_cannot_begin_is_an_http_error(gateway: Gateway) -> 
 
 
 async def test_another_arm_streams_if_the_first_is_not_served(gateway: Gateway) -> None:
-    gateway.flags.flags = TaskFlags(Primary("now", None), canary="next")
+    gateway.flags.flags = ServingFlags(Primary("now", None), canary="next")
     gateway.upstream.not_served = {"next"}
     response = await gateway.ask(stream=True)
     assert response.headers["x-ratchet-variant"] == "primary"
