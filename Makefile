@@ -33,9 +33,10 @@ lint: $(INSTALLED)  ## ruff
 types: $(INSTALLED)  ## mypy, strict
 	$(BIN)/mypy
 
-contracts: $(INSTALLED)  ## Import contracts and schema drift
+contracts: $(INSTALLED)  ## Import contracts, drift of the schemas and of docs/configuration.md
 	$(BIN)/lint-imports
 	$(BIN)/ratchet contract check
+	$(BIN)/python -m deploy.settings_reference --check
 
 check: lint types contracts test check-loop  ## What CI runs
 

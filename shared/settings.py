@@ -26,23 +26,32 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RATCHET_", frozen=True, extra="ignore")
 
-    home: Path = Field(default_factory=default_home)
+    home: Path = Field(
+        default_factory=default_home, description="Folder of all local state; unset: `.ratchet` in the current folder."
+    )
     kafka: str = Field(default="127.0.0.1:29092", description="Bootstrap servers, comma-separated host:port.")
     kafka_idempotence: bool = Field(default=True, description="Idempotent producers; tansu has none.")
     kafka_incarnation: str = Field(
         default="", max_length=64, description="Changed when a broker lost its topics: older offsets are void."
     )
-    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    kafka_username: str = ""
-    kafka_password: SecretStr = SecretStr("")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
+    )
+    kafka_username: str = Field(default="", description="User, with SASL_…")
+    kafka_password: SecretStr = Field(default=SecretStr(""), description="Password, with SASL_…")
     kafka_ca_file: Path | None = Field(default=None, description="PEM of the brokers' issuer; empty: the system's.")
     kafka_client_certificate: Path | None = Field(default=None, description="PEM with certificate and key, for mTLS.")
     kafka_replication: int = Field(default=1, ge=1, description="Replication factor of topics that are created.")
-    postgres: str = "postgresql://ratchet@127.0.0.1:25432/ratchet"
-    unleash: str = "http://127.0.0.1:24242"
-    unleash_client_token: str = ""
-    unleash_admin_token: str = ""
+    postgres: str = Field(
+        default="postgresql://ratchet@127.0.0.1:25432/ratchet",
+        description="PostgreSQL; each service has a schema in it.",
+    )
+    unleash: str = Field(default="http://127.0.0.1:24242", description="Unleash server.")
+    unleash_client_token: str = Field(default="", description="Token that reads flags.")
+    unleash_admin_token: str = Field(default="", description="Token that moves flags; the deployer needs it.")
     vllm: str = Field(default="http://127.0.0.1:28000", description="Replicas' base URLs, comma-separated.")
     lake: str = Field(default="", description="Folder or s3:// URI of the lake; empty: <home>/lake.")
     artifacts: str = Field(default="", description="Folder or s3:// URI of artifacts; empty: <home>/artifacts.")

@@ -30,7 +30,7 @@ class UpstreamLimits:
 
 class GatewaySettings(Settings):
     gateway_host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    gateway_port: int = Field(default=28080, ge=0, le=65_535)
+    gateway_port: int = Field(default=28080, ge=0, le=65_535, description="Port to listen on.")
     gateway_max_body_bytes: int = Field(default=256 * 1024, ge=1_024, description="A longer body is refused: 413.")
     gateway_keys_file: Path | None = Field(
         default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."
@@ -65,7 +65,7 @@ class GatewaySettings(Settings):
         "Empty: they never do.",
     )
     gateway_fallback_model: str = Field(default="", max_length=200, description="The model of that API.")
-    gateway_fallback_key: SecretStr = SecretStr("")
+    gateway_fallback_key: SecretStr = Field(default=SecretStr(""), description="The key of that API.")
     gateway_fallback_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
     gateway_flags_seconds: int = Field(default=1, ge=1, description="Seconds between two polls of the flags.")
     gateway_ready_seconds: float = Field(
@@ -80,7 +80,9 @@ class GatewaySettings(Settings):
         "process loses nothing. interval: also on the disk within gateway_spool_sync_seconds, so a power cut loses at "
         "most the events of that time. always: on the disk before the answer leaves; each answer waits for the disk.",
     )
-    gateway_spool_sync_seconds: float = Field(default=0.5, gt=0.0, le=60.0)
+    gateway_spool_sync_seconds: float = Field(
+        default=0.5, gt=0.0, le=60.0, description="Longest time until an event is on the disk, with interval."
+    )
     gateway_spool_segment_bytes: int = Field(default=16 * 1024**2, ge=64 * 1024, description="Size of one file.")
     gateway_spool_max_bytes: int = Field(
         default=2 * 1024**3, ge=1024**2, description="The spool is full above it. An event is 1 to 3 KB."
