@@ -1,10 +1,17 @@
-"""A local log on disk between a process that must not wait and a broker that may be away."""
+"""A log on local disk between a process that must not wait and a broker that may be down.
+
+writer, flusher   Spool: append, and fsync in the background
+reader, frames    SpoolReader: read in order, and advance what is shipped
+segments          the format on disk
+slots             one folder per writing process, and its locks
+records           Record, Position, Backlog, SpoolOptions
+"""
 
 from __future__ import annotations
 
 from shared.spool.reader import SpoolReader
-from shared.spool.records import Backlog, Position, Record, Spooled, SpoolFull, SpoolOptions, Sync
-from shared.spool.slots import lock_for_shipping, slots
+from shared.spool.records import Backlog, Position, Record, SpooledRecord, SpoolFull, SpoolOptions, Sync
+from shared.spool.slots import list_slots, lock_for_shipping
 from shared.spool.writer import Spool
 
 __all__ = [
@@ -15,8 +22,8 @@ __all__ = [
     "SpoolFull",
     "SpoolOptions",
     "SpoolReader",
-    "Spooled",
+    "SpooledRecord",
     "Sync",
+    "list_slots",
     "lock_for_shipping",
-    "slots",
 ]

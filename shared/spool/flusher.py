@@ -1,4 +1,4 @@
-"""The thread that brings appends to the disk, so that no append ever waits for one."""
+"""The thread that fsyncs appends, so that no append ever waits for the disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 class Flusher:
-    """fsyncs the current segment every `seconds`, or at once when someone waits; one fsync for all who wait.
+    """Fsyncs the current segment every `seconds`, or at once when someone waits; one fsync serves all who wait.
 
-    The writer (one thread) calls `begin`, `retire` and counts `appended`; descriptors handed over are closed here, so
-    none is closed while it is being fsynced. The orders of reading below need no lock: what was appended before
-    `appended` was read is in `_current` as read after it, or was already put into `_retired`.
+    The writer (one thread) calls `begin` and `retire` and counts `appended`. Descriptors are closed here, so none is
+    closed during its fsync. The order of the reads in `_flush` makes a lock unnecessary: what was appended before
+    `appended` was read is in `_current` as read after it, or already in `_retired`.
     """
 
     def __init__(self, slot: Path, seconds: float) -> None:
@@ -34,38 +34,38 @@ class Flusher:
         self._failed = 0
         self._current: int | None = None
         self._retired: deque[int] = deque()
-        self._new_entry = False
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._has_new_file = False
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="spool-flusher", daemon=True)
         self._thread.start()
 
     def begin(self, descriptor: int) -> None:
-        """`descriptor` is of a new segment that takes the appends from now on."""
-        self._new_entry = True
+        """Fsync `descriptor`, a new segment, from now on."""
+        self._has_new_file = True
         self._current = descriptor
         self.broken = False
 
     def retire(self, descriptor: int) -> None:
-        """Nothing more will be appended to `descriptor`: fsync it once more, then close it."""
+        """Fsync `descriptor` once more and close it; nothing will be appended to it."""
         self._retired.append(descriptor)
         self._current = None
 
     async def synced(self) -> None:
-        """Wait until all that is appended now is on the disk. Raises `SpoolFull` if the disk failed."""
+        """Wait until everything appended so far is on the disk. Raises `SpoolFull` if the disk failed."""
         target = self.appended
         if target <= self._durable:
             return
         if target <= self._failed:
-            raise _failure()
+            raise _disk_failed()
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((target, future))
+        self._waiters.append((target, future))
         self._wake.set()
         await future
 
     def close(self) -> None:
-        """Bring everything to the disk and close all descriptors."""
+        """Fsync everything, close all descriptors and stop the thread."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -89,35 +89,33 @@ class Flusher:
                     os.fsync(current)
                 for descriptor in retired:
                     os.fsync(descriptor)
-                if self._new_entry:
-                    self._new_entry = False
+                if self._has_new_file:
+                    self._has_new_file = False
                     sync_folder(self._slot)
             finally:
                 for descriptor in retired:
                     os.close(descriptor)
-        except OSError as error:  # The kernel forgets what it could not write: a second fsync would lie (fsyncgate).
+        except OSError as error:  # The kernel drops pages it could not write: a second fsync would succeed (fsyncgate).
             self.failures += 1
             self._failed, self.broken = target, True
-            _log.error(
-                "fsync of the spool %s failed (%s): its last records may not survive a power cut", self._slot, error
-            )
+            _log.error("fsync of the spool %s failed (%s): a power cut may lose its last records", self._slot, error)
         else:
             if target > self._failed:
                 self._durable = target
-        self._answer(target)
+        self._notify(target)
 
-    def _answer(self, target: int) -> None:
+    def _notify(self, target: int) -> None:
         failed = target <= self._failed
-        while self._waiting and self._waiting[0][0] <= target:
-            future = self._waiting.popleft()[1]
-            with contextlib.suppress(RuntimeError):  # Its loop is closed: nobody waits any more.
-                future.get_loop().call_soon_threadsafe(_settle, future, failed)
+        while self._waiters and self._waiters[0][0] <= target:
+            future = self._waiters.popleft()[1]
+            with contextlib.suppress(RuntimeError):  # Its loop is closed, so nobody waits any more.
+                future.get_loop().call_soon_threadsafe(_complete, future, failed)
 
 
-def _settle(future: asyncio.Future[None], failed: bool) -> None:
+def _complete(future: asyncio.Future[None], failed: bool) -> None:
     if not future.done():
-        future.set_exception(_failure()) if failed else future.set_result(None)
+        future.set_exception(_disk_failed()) if failed else future.set_result(None)
 
 
-def _failure() -> SpoolFull:
-    return SpoolFull("The disk under the spool failed to keep what was written", "Check the disk; send it again.")
+def _disk_failed() -> SpoolFull:
+    return SpoolFull("The disk under the spool failed to store the records", "Check the disk, then send them again.")

@@ -1,80 +1,77 @@
-"""Frames in one segment's file, good and bad."""
+"""Reads frames from the file of one segment, whole and damaged."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 from zlib import crc32
 
-from shared.spool.segments import HEADER_BYTES, MAGIC, header
+from shared.spool.segments import HEADER_BYTES, MAGIC, read_header
 
-_CHUNK = 256 << 10
+_CHUNK_BYTES = 256 << 10
 
 
 class Frame(NamedTuple):
-    """Bytes `start` to `end` of a segment. `appended_at`: Unix seconds."""
+    """Bytes `start` to `end` of a segment. `appended_at`: Unix seconds; `ciphertext`: its encrypted records."""
 
     start: int
     end: int
     appended_at: float
-    sealed: bytes
+    ciphertext: bytes
 
 
-class SegmentFile:
-    """A segment open for reading; a chunk of it in memory."""
+class SegmentFile(contextlib.AbstractContextManager["SegmentFile"]):
+    """A segment open for reading, with one chunk of it in memory."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.forget()
+        self.drop_chunk()
 
-    def __enter__(self) -> SegmentFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
-    def forget(self) -> None:
-        """Read from the file again, not from memory."""
-        self._base, self._data = 0, b""
+    def drop_chunk(self) -> None:
+        """Read from the file next time, not from memory."""
+        self._chunk_start, self._chunk = 0, b""
 
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
-    def frame(self, at: int) -> Frame | None:
-        """The frame at `at` if it is whole and unchanged."""
-        head = header(self._bytes(at, HEADER_BYTES))
-        if head is None:
+    def frame(self, offset: int) -> Frame | None:
+        """Return the frame at `offset`; None if it is incomplete or damaged."""
+        header = read_header(self._read(offset, HEADER_BYTES))
+        if header is None:
             return None
-        end = at + HEADER_BYTES + head.length
-        sealed = self._bytes(at + HEADER_BYTES, head.length)
-        if len(sealed) < head.length or crc32(sealed) != head.check:
+        end = offset + HEADER_BYTES + header.length
+        ciphertext = self._read(offset + HEADER_BYTES, header.length)
+        if len(ciphertext) < header.length or crc32(ciphertext) != header.checksum:
             return None
-        return Frame(at, end, head.appended_at, sealed)
+        return Frame(offset, end, header.appended_at, ciphertext)
 
-    def is_torn(self, at: int) -> bool:
-        """Whether from `at` on there is the beginning of one frame, or zeros that a power cut left: no whole frame."""
-        rest = self.size() - at
-        if rest < HEADER_BYTES:
+    def is_incomplete(self, offset: int) -> bool:
+        """Return True if nothing follows but the beginning of one frame, or zeros that a power cut left."""
+        remaining = self.size() - offset
+        if remaining < HEADER_BYTES:
             return True
-        head = header(self._bytes(at, HEADER_BYTES))
-        if head is not None:
-            return rest < HEADER_BYTES + head.length
-        return not self._bytes(at, rest).strip(b"\0")
+        header = read_header(self._read(offset, HEADER_BYTES))
+        if header is not None:
+            return remaining < HEADER_BYTES + header.length
+        return not self._read(offset, remaining).strip(b"\0")
 
-    def find_frame(self, at: int) -> int | None:
-        """Where the first good frame at or behind `at` starts."""
-        rest = self._bytes(at, max(0, self.size() - at))
-        found = rest.find(MAGIC)
+    def find_frame(self, offset: int) -> int | None:
+        """Return the offset of the first whole frame at or behind `offset`."""
+        data = self._read(offset, max(0, self.size() - offset))
+        found = data.find(MAGIC)
         while found >= 0:
-            if self.frame(at + found) is not None:
-                return at + found
-            found = rest.find(MAGIC, found + 1)
+            if self.frame(offset + found) is not None:
+                return offset + found
+            found = data.find(MAGIC, found + 1)
         return None
 
-    def _bytes(self, at: int, size: int) -> bytes:
-        if not (self._base <= at and at + size <= self._base + len(self._data)):
-            self._base, self._data = at, os.pread(self._descriptor, max(size, _CHUNK), at)
-        start = at - self._base
-        return self._data[start : start + size]
+    def _read(self, offset: int, size: int) -> bytes:
+        if not (self._chunk_start <= offset and offset + size <= self._chunk_start + len(self._chunk)):
+            self._chunk_start, self._chunk = offset, os.pread(self._descriptor, max(size, _CHUNK_BYTES), offset)
+        start = offset - self._chunk_start
+        return self._chunk[start : start + size]

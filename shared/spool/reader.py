@@ -1,10 +1,9 @@
-"""The spool's reader: records in order, at least once, until `advance` says that they are shipped.
+"""The reader of a spool: records in order, at least once, until `advance` confirms that they are shipped.
 
-It works in another process while the writer appends, without a lock between them: what is below a file's end never
-changes, but for a half-written record that the writer takes back. A segment is finished when a later one exists or
-its owner is dead. What is torn at the end of a finished segment was never acknowledged, or lost by a power cut: it is
-skipped and counted. A frame that was changed is an error in the log; its segment is kept as `.quarantine`, the good
-frames around it are still read.
+It runs in another process while the writer appends, without a lock between them: data below a file's end never changes,
+except for a partial write that the writer removes again. A segment is finished when a later one exists or its owner is
+dead. An incomplete frame at the end of a finished segment was never acknowledged, or a power cut lost it: it is skipped
+and counted. A damaged frame is logged as an error and skipped, and its segment is quarantined.
 """
 
 from __future__ import annotations
@@ -18,8 +17,16 @@ from pathlib import Path
 
 from shared.privacy.encryption import Cipher, DecryptionFailed, DecryptionKeyMissing
 from shared.spool.frames import Frame, SegmentFile
-from shared.spool.records import Backlog, Position, Record, Spooled
-from shared.spool.segments import QUARANTINE, load_cursor, numbers, save_cursor, segment_path, unpack, unshipped
+from shared.spool.records import Backlog, Position, Record, SpooledRecord
+from shared.spool.segments import (
+    QUARANTINE_SUFFIX,
+    load_cursor,
+    measure_backlog,
+    save_cursor,
+    segment_numbers,
+    segment_path,
+    unpack_frame,
+)
 from shared.spool.slots import has_owner
 
 _log = logging.getLogger(__name__)
@@ -27,165 +34,169 @@ _SETTLE_SECONDS = 0.01
 
 
 class SpoolReader:
-    """Reads one slot; hold `lock_for_shipping(slot)` while you do."""
+    """Reads one slot; hold `lock_for_shipping(slot)` meanwhile."""
 
     def __init__(self, slot: Path, cipher: Cipher) -> None:
         self.slot = slot
         self._cipher = cipher
-        self._cursor = self._saved = load_cursor(slot)
-        self._complained = False
-        self._torn: dict[int, int] = {}
+        self._cursor = self._saved_cursor = load_cursor(slot)
+        self._cursor_failed = False
+        self._incomplete: dict[int, int] = {}
         self._damaged: set[int] = set()
 
     @property
-    def torn_bytes(self) -> int:
-        """Bytes of half-written records that this reader skipped."""
-        return sum(self._torn.values())
+    def incomplete_bytes(self) -> int:
+        """Bytes of incomplete frames that this reader skipped."""
+        return sum(self._incomplete.values())
 
     @property
-    def quarantined(self) -> int:
-        """How many segments are set aside because something in them was changed."""
-        return len(numbers(self.slot, QUARANTINE))
+    def quarantined_segments(self) -> int:
+        """How many segments are quarantined because they are damaged."""
+        return len(segment_numbers(self.slot, QUARANTINE_SUFFIX))
 
     @property
     def backlog(self) -> Backlog:
-        return Backlog(*unshipped(self.slot, self._cursor))
+        return measure_backlog(self.slot, self._cursor)
 
-    def read(self, max_records: int, max_bytes: int, after: Position | None = None) -> list[Spooled]:
-        """The records behind `after` (a `Spooled.position`), else behind the cursor: always the same until `advance`.
+    def read(self, max_records: int, max_bytes: int, after: Position | None = None) -> list[SpooledRecord]:
+        """Read the records behind `after`, by default behind the cursor: always the same ones until `advance`.
 
-        At most `max_records`; at most `max_bytes` of topics, keys and values, but one record at least. Empty when
-        there is nothing more for now. Raises `DecryptionKeyMissing` when the next record was
-        encrypted with a key that is not here.
+        At most `max_records`, and at most `max_bytes` of topics, keys and values, but at least one record. Empty if
+        there are none for now. Raises `DecryptionKeyMissing` if the next record needs a key that is not here.
         """
-        taken: list[Spooled] = []
+        records: list[SpooledRecord] = []
         size = 0
         end = self._cursor
         try:
-            for spooled, place in self._walk(after or self._cursor):
-                end = place
+            for spooled, position in self._records_from(after or self._cursor):
+                end = position
                 if spooled is None:
                     continue
                 record = spooled.record
                 size += len(record.topic) + len(record.key) + len(record.value)
-                if taken and size > max_bytes:
-                    return taken
-                taken.append(spooled)
-                if len(taken) >= max_records:
-                    return taken
+                if records and size > max_bytes:
+                    return records
+                records.append(spooled)
+                if len(records) >= max_records:
+                    return records
         except DecryptionKeyMissing:
-            if taken:
-                return taken
+            if records:
+                return records
             raise
-        if after is None and not taken:
-            self.advance(end)  # Past what is torn, damaged or empty: finished segments are deleted.
-        return taken
+        if after is None and not records:
+            self.advance(end)  # Past incomplete, damaged and empty parts, so that finished segments are deleted.
+        return records
 
     def advance(self, position: Position) -> None:
-        """All before `position` is shipped and need not be read again, by no later reader either; frees its segments.
+        """Confirm that all before `position` is shipped, for later readers too, and delete its segments.
 
-        On a full disk the old cursor stays, which ships some records twice after a crash; segments are freed even so.
+        On a full disk the old cursor stays, so that a crash ships some records twice; segments are deleted even so.
         """
         self._cursor = max(position, self._cursor)
-        if self._saved != self._cursor:
-            self._save()
-        listed = numbers(self.slot)
-        for number in listed:
-            # The number of the last one must not be given again while no cursor on the disk is past it.
-            if number < self._cursor.segment and (number != listed[-1] or number < self._saved.segment):
-                self._delete(number)
-        if self._saved != self._cursor:  # There may be room now.
-            self._save()
+        if self._saved_cursor != self._cursor:
+            self._save_cursor()
+        numbers = segment_numbers(self.slot)
+        for number in numbers:
+            # The last segment stays until a saved cursor is past it; otherwise its number could be used again.
+            if number < self._cursor.segment and (number != numbers[-1] or number < self._saved_cursor.segment):
+                self._delete_segment(number)
+        if self._saved_cursor != self._cursor:  # Deleting segments may have freed space.
+            self._save_cursor()
 
-    def _save(self) -> None:
+    def _save_cursor(self) -> None:
         try:
             save_cursor(self.slot, self._cursor)
         except OSError as error:
-            if not self._complained:
-                _log.warning("no room for the cursor of %s (%s): a crash now ships records twice", self.slot, error)
-            self._complained = True
+            if not self._cursor_failed:
+                _log.warning(
+                    "cannot save the cursor of %s (%s): after a crash records are shipped twice", self.slot, error
+                )
+            self._cursor_failed = True
         else:
-            self._saved, self._complained = self._cursor, False
+            self._saved_cursor, self._cursor_failed = self._cursor, False
 
-    def _walk(self, start: Position) -> Iterator[tuple[Spooled | None, Position]]:
-        """Each record from `start` on with the place behind it; None with a place that has nothing before it."""
-        listed = numbers(self.slot)
-        # A file made while a folder is listed may be missed, with later ones seen: of these only, all are listed now.
-        listed = [number for number in numbers(self.slot) if listed and number <= listed[-1]]
-        for number in listed:
+    def _records_from(self, start: Position) -> Iterator[tuple[SpooledRecord | None, Position]]:
+        """Yield each record from `start` on with the position behind it, and None with positions to skip to."""
+        numbers = segment_numbers(self.slot)
+        # Listing a folder may miss a file created meanwhile but include a later one. A second listing has every file
+        # up to the last of the first.
+        numbers = [number for number in segment_numbers(self.slot) if numbers and number <= numbers[-1]]
+        for number in numbers:
             if number < start.segment:
                 continue
-            place = start if number == start.segment else Position(number, 0, 0)
-            finished = number != listed[-1] or not has_owner(self.slot)  # Asked before reading: it cannot grow then.
+            position = start if number == start.segment else Position(number, 0, 0)
+            finished = number != numbers[-1] or not has_owner(self.slot)  # Before reading: it cannot grow afterwards.
             with contextlib.suppress(FileNotFoundError), SegmentFile(segment_path(self.slot, number)) as file:
-                for frame, records in self._frames(file, number, place.offset, finished):
-                    yield from _spooled(number, frame, records, place)
-                    place = Position(number, frame.end, 0)
-            yield None, Position(number + 1, 0, 0) if finished else place
+                for frame, records in self._frames(file, number, position.offset, finished):
+                    yield from _spooled_records(number, frame, records, position)
+                    position = Position(number, frame.end, 0)
+            yield None, Position(number + 1, 0, 0) if finished else position
 
-    def _frames(self, file: SegmentFile, number: int, at: int, finished: bool) -> Iterator[tuple[Frame, list[Record]]]:
-        """The good frames from `at` to the end."""
+    def _frames(
+        self, file: SegmentFile, number: int, offset: int, finished: bool
+    ) -> Iterator[tuple[Frame, list[Record]]]:
+        """Yield the whole frames from `offset` to the end, with their records."""
         while True:
-            frame = file.frame(at)
-            if frame is None and at >= file.size():
+            frame = file.frame(offset)
+            if frame is None and offset >= file.size():
                 return
-            if frame is None and file.is_torn(at):
+            if frame is None and file.is_incomplete(offset):
                 if finished:
-                    self._torn[number] = file.size() - at
+                    self._incomplete[number] = file.size() - offset
                 return
-            if frame is None and not finished:  # A half-written record may just have been taken back under our eyes.
+            if frame is None and not finished:  # The writer may just have removed a partial write: look again.
                 time.sleep(_SETTLE_SECONDS)
-                file.forget()
-                if file.frame(at) is not None or file.is_torn(at):
+                file.drop_chunk()
+                if file.frame(offset) is not None or file.is_incomplete(offset):
                     continue
-            records = self._opened(frame) if frame is not None else None
+            records = self._decrypted(frame) if frame is not None else None
             if frame is not None and records is not None:
                 yield frame, records
-                at = frame.end
+                offset = frame.end
                 continue
-            self._set_aside(number, at)
-            following = frame.end if frame is not None else file.find_frame(at + 1)
-            if following is None:
+            self._quarantine(number, offset)
+            next_offset = frame.end if frame is not None else file.find_frame(offset + 1)
+            if next_offset is None:
                 return
-            at = following
+            offset = next_offset
 
-    def _opened(self, frame: Frame) -> list[Record] | None:
+    def _decrypted(self, frame: Frame) -> list[Record] | None:
         try:
-            return unpack(frame.sealed, self._cipher)
-        except DecryptionKeyMissing:  # An operator's mistake, not the frame's: nothing may be skipped because of it.
+            return unpack_frame(frame.ciphertext, self._cipher)
+        except DecryptionKeyMissing:  # The operator's error, not damage: nothing may be skipped because of it.
             raise
         except DecryptionFailed:
             return None
 
-    def _set_aside(self, number: int, at: int) -> None:
+    def _quarantine(self, number: int, offset: int) -> None:
         if number in self._damaged:
             return
         self._damaged.add(number)
         path = segment_path(self.slot, number)
         _log.error(
-            "%s was changed at byte %d: at least one record there cannot be read. The others are shipped, and the file"
-            " is kept as %s until you delete it",
+            "segment %s is damaged at byte %d: at least one record there cannot be read. Its other records are shipped;"
+            " the file is quarantined as %s until you delete it",
             path,
-            at,
-            path.with_suffix(QUARANTINE).name,
+            offset,
+            path.with_suffix(QUARANTINE_SUFFIX).name,
         )
-        with contextlib.suppress(OSError):  # Made at once, so that a crash does not forget; else `_delete` renames.
-            os.link(path, path.with_suffix(QUARANTINE))
+        with contextlib.suppress(OSError):  # At once, so that it survives a crash; else `_delete_segment` renames.
+            os.link(path, path.with_suffix(QUARANTINE_SUFFIX))
 
-    def _delete(self, number: int) -> None:
+    def _delete_segment(self, number: int) -> None:
         path = segment_path(self.slot, number)
         with contextlib.suppress(FileNotFoundError):
-            if number in self._damaged and not path.with_suffix(QUARANTINE).exists():
-                path.rename(path.with_suffix(QUARANTINE))
+            if number in self._damaged and not path.with_suffix(QUARANTINE_SUFFIX).exists():
+                path.rename(path.with_suffix(QUARANTINE_SUFFIX))
             else:
                 path.unlink()
 
 
-def _spooled(
+def _spooled_records(
     number: int, frame: Frame, records: list[Record], start: Position
-) -> Iterator[tuple[Spooled | None, Position]]:
+) -> Iterator[tuple[SpooledRecord, Position]]:
     for index, record in enumerate(records, 1):
         if frame.start == start.offset and index <= start.record:
             continue
         end = Position(number, frame.end, 0) if index == len(records) else Position(number, frame.start, index)
-        yield Spooled(record, frame.appended_at, end), end
+        yield SpooledRecord(record, frame.appended_at, end), end

@@ -1,4 +1,4 @@
-"""What goes through a spool, and how a spool is set."""
+"""The records in a spool, positions among them, and a spool's options."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from shared.errors import DependencyUnavailable
 
 
 class SpoolFull(DependencyUnavailable):
-    """Nothing was kept of this append: the size or age limit is reached, or the disk takes no more."""
+    """The append was refused as a whole: the size or age limit is reached, or the disk is full."""
 
 
 class Sync(StrEnum):
     """What a record survives once it is acknowledged."""
 
     PROCESS = "process"
-    """`kill -9` of the process, not a power cut: it is in the page cache."""
+    """`kill -9` of the process but not a power cut: the record is in the page cache."""
     INTERVAL = "interval"
-    """A power cut too, but for the last `sync_seconds`: fsync in the background."""
+    """A power cut too, except for the last `sync_seconds`: fsync in the background."""
     ALWAYS = "always"
-    """A power cut too: fsync before the answer, one for all that wait (`Spool.synced`)."""
+    """A power cut too: fsync before the answer, shared by all who wait (`Spool.synced`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One message that goes to Kafka later. `headers` are for what is not the event's own: where its trace goes on."""
+    """A message to be shipped to Kafka. `headers` hold what is not part of the event, such as its trace."""
 
     topic: str
     key: bytes
@@ -35,7 +35,7 @@ class Record:
 
 
 class Position(NamedTuple):
-    """A place in a slot: before record number `record` of the frame at byte `offset` of segment `segment`."""
+    """A position in a slot: before record number `record` of the frame at byte `offset` of segment `segment`."""
 
     segment: int
     offset: int
@@ -43,8 +43,8 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Spooled:
-    """A record as it is read back. `appended_at`: Unix seconds. `position`: the place after it, for `advance`."""
+class SpooledRecord:
+    """A record read from a spool. `appended_at`: Unix seconds; `position`: behind the record, for `advance`."""
 
     record: Record
     appended_at: float
@@ -53,7 +53,7 @@ class Spooled:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is not shipped yet. `oldest`: when its first record was appended (Unix seconds), None if there is none."""
+    """What is not shipped yet. `oldest`: when its first record was appended (Unix seconds), None if it is empty."""
 
     bytes: int
     oldest: float | None
@@ -61,10 +61,10 @@ class Backlog:
 
 @dataclass(frozen=True)
 class SpoolOptions:
-    """`max_bytes` and `max_age_seconds` bound what is not shipped in one slot: at the limit appends are refused.
+    """When to fsync, when a segment ends, and how much of a slot may be unshipped before appends are refused.
 
-    A segment ends after `segment_bytes`, or at the first append after `segment_seconds`; what is shipped leaves the
-    disk with its segment.
+    A segment ends after `segment_bytes`, or at the first append after `segment_seconds`. Disk space is freed by whole
+    segments, once all their records are shipped.
     """
 
     sync: Sync = Sync.INTERVAL

@@ -1,13 +1,13 @@
-"""The format on disk: a slot's folder holds numbered segments, each a row of frames, and a cursor.
+"""The format on disk: a slot's folder holds numbered segments, each a sequence of frames, and a cursor.
 
-A frame is what one `append` wrote, whole: a header (magic, length, CRC-32 of what follows, time of the append, CRC-32
-of the header itself) and one sealed message with the records. The header's own checksum tells a frame that was cut
-short by a crash (its length is true, its end is missing) from one that was changed.
+One `append` writes one frame: a header (magic, length, CRC-32 of what follows, time of the append, CRC-32 of the header
+itself) and one encrypted message with the records. The header's own checksum distinguishes a frame that a crash cut
+short (its length is right, its end is missing) from a damaged one.
 
-    000000000007.segment      frames; only the owner who made it appends to it
-    000000000007.quarantine   a segment in which a frame was damaged: kept for a person to look at
-    cursor                    the first place that is not shipped yet
-    owner.lock, shipper.lock  flock: one writer and one shipper a slot
+    000000000007.segment      frames; only the process that created it appends to it
+    000000000007.quarantine   a segment with a damaged frame, for an operator to examine
+    cursor                    the first position that is not shipped yet
+    owner.lock, shipper.lock  flock: one writer and one shipper per slot
 """
 
 from __future__ import annotations
@@ -21,127 +21,127 @@ from typing import NamedTuple
 from zlib import crc32
 
 from shared.privacy.encryption import Cipher, DecryptionFailed
-from shared.spool.records import Position, Record
+from shared.spool.records import Backlog, Position, Record
 
 MAGIC = b"RSP1"
-_FIXED = struct.Struct("<4sIId")  # magic, length of the sealed message, its CRC-32, Unix seconds
-_CHECK = struct.Struct("<I")
-HEADER_BYTES = _FIXED.size + _CHECK.size
+_HEADER_FIELDS = struct.Struct("<4sIId")  # magic, length of the ciphertext, its CRC-32, Unix seconds
+_HEADER_CHECKSUM = struct.Struct("<I")
+HEADER_BYTES = _HEADER_FIELDS.size + _HEADER_CHECKSUM.size
 _RECORD = struct.Struct("<HII")  # lengths of topic, key and value
-_HEADERS = struct.Struct("<H")  # how many headers follow the value
-_HEADER = struct.Struct("<HI")  # lengths of name and value
-_MARK = b"\xff"
-"""Before the topic of a record with headers. No text in UTF-8 begins so: records without headers lie as they always
-did, and code that knows no headers takes such a frame for damaged and sets it aside, instead of misreading it."""
+_HEADER_COUNT = struct.Struct("<H")  # how many headers follow the value
+_RECORD_HEADER = struct.Struct("<HI")  # lengths of name and value
+_WITH_HEADERS = b"\xff"
+"""Prefix of the topic of a record with headers. UTF-8 never begins with it: records without headers keep their format,
+and older code quarantines such a frame as damaged instead of misreading it."""
 MAX_FRAME_BYTES = 32 << 20
 
-SEGMENT = ".segment"
-QUARANTINE = ".quarantine"
-CURSOR = "cursor"
+SEGMENT_SUFFIX = ".segment"
+QUARANTINE_SUFFIX = ".quarantine"
+CURSOR_NAME = "cursor"
 START = Position(0, 0, 0)
 
 
 class Header(NamedTuple):
-    """Of one frame: `length` and `check` of the sealed message behind it, `appended_at` in Unix seconds."""
+    """The header of a frame: length and CRC-32 of the ciphertext behind it; `appended_at` in Unix seconds."""
 
     length: int
-    check: int
+    checksum: int
     appended_at: float
 
 
-def pack(records: Sequence[Record], cipher: Cipher, now: float) -> bytes:
-    """The frame that holds `records`. Raises ValueError when one is larger than the format can say."""
+def pack_frame(records: Sequence[Record], cipher: Cipher, now: float) -> bytes:
+    """Pack records into a frame. Raises struct.error for a record that is too large for the format."""
     parts: list[bytes] = []
     for record in records:
         topic = record.topic.encode()
         if record.headers:
-            topic = _MARK + topic
+            topic = _WITH_HEADERS + topic
         parts += (_RECORD.pack(len(topic), len(record.key), len(record.value)), topic, record.key, record.value)
         if record.headers:
-            parts += _packed(record.headers)
-    sealed = cipher.encrypt(b"".join(parts))
-    fixed = _FIXED.pack(MAGIC, len(sealed), crc32(sealed), now)
-    return b"".join((fixed, _CHECK.pack(crc32(fixed)), sealed))
+            parts += _pack_headers(record.headers)
+    ciphertext = cipher.encrypt(b"".join(parts))
+    fixed = _HEADER_FIELDS.pack(MAGIC, len(ciphertext), crc32(ciphertext), now)
+    return b"".join((fixed, _HEADER_CHECKSUM.pack(crc32(fixed)), ciphertext))
 
 
-def unpack(sealed: bytes, cipher: Cipher) -> list[Record]:
-    """The records of a frame. Raises `DecryptionFailed`, `DecryptionKeyMissing`."""
-    data, at, records = cipher.decrypt(sealed), 0, []
+def unpack_frame(ciphertext: bytes, cipher: Cipher) -> list[Record]:
+    """Return the records of a frame's ciphertext. Raises `DecryptionFailed`, `DecryptionKeyMissing`."""
+    data, offset, records = cipher.decrypt(ciphertext), 0, []
     try:
-        while at < len(data):
-            topic, key, value = _RECORD.unpack_from(data, at)
-            at += _RECORD.size
-            ends = (at + topic, at + topic + key, at + topic + key + value)
-            name, parts = data[at : ends[0]], (data[ends[0] : ends[1]], data[ends[1] : ends[2]])
-            at = ends[2]
-            if name.startswith(_MARK):
-                headers, at = _headers(data, at)
+        while offset < len(data):
+            topic, key, value = _RECORD.unpack_from(data, offset)
+            offset += _RECORD.size
+            ends = (offset + topic, offset + topic + key, offset + topic + key + value)
+            name, parts = data[offset : ends[0]], (data[ends[0] : ends[1]], data[ends[1] : ends[2]])
+            offset = ends[2]
+            if name.startswith(_WITH_HEADERS):
+                headers, offset = _unpack_headers(data, offset)
                 records.append(Record(name[1:].decode(), *parts, headers))
             else:
                 records.append(Record(name.decode(), *parts))
     except (struct.error, UnicodeDecodeError):
-        at = -1
-    if at != len(data):
-        raise DecryptionFailed("A spooled frame holds something else than records.")
+        offset = -1
+    if offset != len(data):
+        raise DecryptionFailed("A frame of the spool does not contain records.")
     return records
 
 
-def _packed(headers: Sequence[tuple[str, bytes]]) -> list[bytes]:
-    parts = [_HEADERS.pack(len(headers))]
+def _pack_headers(headers: Sequence[tuple[str, bytes]]) -> list[bytes]:
+    parts = [_HEADER_COUNT.pack(len(headers))]
     for name, value in headers:
         encoded = name.encode()
-        parts += (_HEADER.pack(len(encoded), len(value)), encoded, value)
+        parts += (_RECORD_HEADER.pack(len(encoded), len(value)), encoded, value)
     return parts
 
 
-def _headers(data: bytes, at: int) -> tuple[tuple[tuple[str, bytes], ...], int]:
-    """The headers that begin at `at`, and where they end."""
-    (count,) = _HEADERS.unpack_from(data, at)
-    at += _HEADERS.size
-    found = []
+def _unpack_headers(data: bytes, offset: int) -> tuple[tuple[tuple[str, bytes], ...], int]:
+    """Return the headers that begin at `offset`, and where they end."""
+    (count,) = _HEADER_COUNT.unpack_from(data, offset)
+    offset += _HEADER_COUNT.size
+    headers = []
     for _ in range(count):
-        name, value = _HEADER.unpack_from(data, at)
-        at += _HEADER.size
-        found.append((data[at : at + name].decode(), data[at + name : at + name + value]))
-        at += name + value
-    return tuple(found), at
+        name, value = _RECORD_HEADER.unpack_from(data, offset)
+        offset += _RECORD_HEADER.size
+        headers.append((data[offset : offset + name].decode(), data[offset + name : offset + name + value]))
+        offset += name + value
+    return tuple(headers), offset
 
 
-def header(data: bytes, at: int = 0) -> Header | None:
-    """The header at `at`, None if there is none that is whole and right."""
-    end = at + _FIXED.size
-    if len(data) < end + _CHECK.size:
+def read_header(data: bytes) -> Header | None:
+    """Return the header at the start of `data`; None if it is incomplete or damaged."""
+    end = _HEADER_FIELDS.size
+    if len(data) < end + _HEADER_CHECKSUM.size:
         return None
-    magic, length, check, appended_at = _FIXED.unpack_from(data, at)
-    if magic != MAGIC or length > MAX_FRAME_BYTES or _CHECK.unpack_from(data, end)[0] != crc32(data[at:end]):
+    magic, length, checksum, appended_at = _HEADER_FIELDS.unpack_from(data)
+    if magic != MAGIC or length > MAX_FRAME_BYTES or _HEADER_CHECKSUM.unpack_from(data, end)[0] != crc32(data[:end]):
         return None
-    return Header(length, check, appended_at)
+    return Header(length, checksum, appended_at)
 
 
 def segment_path(slot: Path, number: int) -> Path:
-    return slot / f"{number:012d}{SEGMENT}"
+    return slot / f"{number:012d}{SEGMENT_SUFFIX}"
 
 
-def numbers(slot: Path, suffix: str = SEGMENT) -> list[int]:
-    """The numbers of the slot's segments in order."""
+def segment_numbers(slot: Path, suffix: str = SEGMENT_SUFFIX) -> list[int]:
+    """Return the numbers of the slot's segments in order."""
     return sorted(int(path.stem) for path in slot.iterdir() if path.suffix == suffix and path.stem.isdigit())
 
 
-def next_number(slot: Path) -> int:
-    """A number that no segment had before and no cursor has passed.
+def next_segment_number(slot: Path) -> int:
+    """Return a number that no segment had before and that is behind every cursor.
 
-    The cursor is read after the folder, because a reader writes it before it deletes the last segment. Numbers start
-    at the time, so that even a lost cursor makes none come again under a reader that still knows it.
+    The cursor is read after the folder, because a reader saves it before it deletes the last segment. Numbers start at
+    the clock's seconds, so that none is reused even if the cursor file was lost while a reader still runs.
     """
-    used = [*numbers(slot), *numbers(slot, QUARANTINE)]
+    used = [*segment_numbers(slot), *segment_numbers(slot, QUARANTINE_SUFFIX)]
     return max(int(time.time()), *used, load_cursor(slot).segment) + 1
 
 
 def load_cursor(slot: Path) -> Position:
-    """The cursor; the start where none can be read: then records are shipped twice, not lost."""
+    """Read the cursor; the start if it cannot be read, which ships records twice rather than losing them."""
     try:
-        text, check = (slot / CURSOR).read_bytes().split(b"|")
-        if int(check) != crc32(text):
+        text, checksum = (slot / CURSOR_NAME).read_bytes().split(b"|")
+        if int(checksum) != crc32(text):
             return START
         segment, offset, record = map(int, text.split())
     except (FileNotFoundError, ValueError):
@@ -150,30 +150,30 @@ def load_cursor(slot: Path) -> Position:
 
 
 def save_cursor(slot: Path, position: Position) -> None:
-    """Replace the cursor as a whole. Raises OSError on a full disk; the old one is then still there.
+    """Replace the cursor atomically. Raises OSError on a full disk; the old cursor then stays.
 
-    Not fsynced: after a power cut an older cursor ships a batch twice, and an fsync here would stall the writer.
+    Without fsync, which would stall the writer: after a power cut an older cursor ships a batch twice.
     """
     text = b" ".join(b"%d" % part for part in position)
-    fresh = slot / f".{CURSOR}"
-    fresh.write_bytes(b"%s|%d" % (text, crc32(text)))
-    fresh.replace(slot / CURSOR)
+    temporary = slot / f".{CURSOR_NAME}"
+    temporary.write_bytes(b"%s|%d" % (text, crc32(text)))
+    temporary.replace(slot / CURSOR_NAME)
 
 
-def unshipped(slot: Path, cursor: Position) -> tuple[int, float | None]:
-    """Bytes from the cursor on, and when the first frame there was appended."""
+def measure_backlog(slot: Path, cursor: Position) -> Backlog:
+    """Measure what lies behind the cursor."""
     total, oldest = 0, None
-    for number in numbers(slot):
+    for number in segment_numbers(slot):
         if number < cursor.segment:
             continue
         start = cursor.offset if number == cursor.segment else 0
         try:
             with segment_path(slot, number).open("rb") as file:
-                rest = max(0, os.fstat(file.fileno()).st_size - start)
-                total += rest
-                if oldest is None and rest:
-                    first = header(os.pread(file.fileno(), HEADER_BYTES, start))
+                size = max(0, os.fstat(file.fileno()).st_size - start)
+                total += size
+                if oldest is None and size:
+                    first = read_header(os.pread(file.fileno(), HEADER_BYTES, start))
                     oldest = first.appended_at if first else None
-        except FileNotFoundError:  # Shipped while we looked.
+        except FileNotFoundError:  # Shipped in the meantime.
             continue
-    return total, oldest
+    return Backlog(total, oldest)

@@ -1,4 +1,4 @@
-"""Who owns a slot: locks that the kernel gives back when their owner dies, however it dies."""
+"""Slots: one folder per writing process, with locks that the kernel releases however their owner dies."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from shared.spool.records import SpoolFull
 
-_OWNER = "owner.lock"
-_SHIPPER = "shipper.lock"
+_OWNER_LOCK = "owner.lock"
+_SHIPPER_LOCK = "shipper.lock"
 
 
-class SlotLock:
-    """Held until `close` or the death of the process; a started child does not inherit it, a forked one does."""
+class SlotLock(contextlib.AbstractContextManager["SlotLock"]):
+    """Held until `close` or the death of the process; a spawned child does not inherit it, a forked one does."""
 
     def __init__(self, slot: Path, descriptor: int) -> None:
         self.slot = slot
@@ -27,47 +26,46 @@ class SlotLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def __enter__(self) -> SlotLock:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def slots(folder: Path) -> list[Path]:
-    """The slots in `folder` by number; none if the folder is not there yet."""
+def list_slots(folder: Path) -> list[Path]:
+    """Return the slots in `folder` by number; none if the folder does not exist yet."""
     with contextlib.suppress(FileNotFoundError):
         return sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     return []
 
 
 def lock_for_shipping(slot: Path) -> SlotLock | None:
-    """The right to ship from `slot`, None while another process has it. Use one `SpoolReader` under it."""
-    return _try_lock(slot, _SHIPPER)
+    """Take the lock to ship from `slot` with a `SpoolReader`; None while another process holds it."""
+    return _try_lock(slot, _SHIPPER_LOCK)
 
 
 def take_slot(folder: Path) -> SlotLock:
-    """The writer's lock on the first slot without a living owner, a new one if all have one. Raises `SpoolFull`."""
+    """Lock the first slot without a living owner for writing, or create one. Raises `SpoolFull`."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _deciding(folder):
+        with _folder_lock(folder):
             number = 0
             while True:
                 slot = folder / str(number)
                 if not slot.exists():
                     slot.mkdir(mode=0o700)
                     sync_folder(folder)
-                if lock := _try_lock(slot, _OWNER):
+                if lock := _try_lock(slot, _OWNER_LOCK):
                     return lock
                 number += 1
     except OSError as error:
-        raise SpoolFull(f"No slot could be opened in {folder}: {error}", "Make room, or set another folder.") from error
+        raise SpoolFull(
+            f"No slot could be opened in {folder}: {error}", "Free disk space, or set another folder."
+        ) from error
 
 
 def has_owner(slot: Path) -> bool:
-    """Whether a living process may still append to the slot's last segment."""
-    with _deciding(slot.parent):  # So that a writer that opens does not find the slot locked by this look.
-        lock = _try_lock(slot, _OWNER)
+    """Return True if a living process may still append to the slot's last segment."""
+    with _folder_lock(slot.parent):  # Otherwise a writer that opens now would find the slot locked by this check.
+        lock = _try_lock(slot, _OWNER_LOCK)
     if lock is None:
         return True
     lock.close()
@@ -75,7 +73,7 @@ def has_owner(slot: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's entries survive a power cut."""
+    """Fsync a folder, so that its entries survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -94,7 +92,7 @@ def _try_lock(slot: Path, name: str) -> SlotLock | None:
 
 
 @contextlib.contextmanager
-def _deciding(folder: Path) -> Iterator[None]:
+def _folder_lock(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -31,7 +31,7 @@ from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
 from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
-from shared.spool import SpoolReader, slots
+from shared.spool import SpoolReader, list_slots
 from tests.conftest import ROOT, TestStack, free_ports
 
 PATIENCE_SECONDS = 240.0
@@ -170,7 +170,7 @@ class GatewayProcess:
     def waiting(self) -> list[bytes]:
         """The values of what is in the spool and not in Kafka."""
         cipher = load_cipher(self.settings.secrets_folder, "spool")
-        return [s.record.value for slot in slots(self.settings.spool_folder) for s in
+        return [s.record.value for slot in list_slots(self.settings.spool_folder) for s in
                 SpoolReader(slot, cipher).read(10**6, 10**9)]  # fmt: skip
 
     @asynccontextmanager

@@ -37,7 +37,7 @@ from shared.kafka.publisher import DeadLetterPublisher
 from shared.privacy.encryption import Cipher, load_cipher
 from shared.privacy.redaction import Redactor
 from shared.service import Service, run
-from shared.spool import Position, Record, SpoolReader, lock_for_shipping, slots
+from shared.spool import Position, Record, SpoolReader, list_slots, lock_for_shipping
 from shared.spool.slots import has_owner
 
 NAME = "gateway"
@@ -118,7 +118,7 @@ class Shipper:
         publisher = self._new_publisher()
         while not self._finishing.is_set():
             try:
-                for slot in slots(self._settings.spool_folder):
+                for slot in list_slots(self._settings.spool_folder):
                     if slot == self._own_slot or has_owner(slot) or (lock := lock_for_shipping(slot)) is None:
                         continue
                     with lock:
@@ -175,7 +175,7 @@ class Shipper:
         if slot == self._own_slot:
             backlog = reader.backlog
             self._status.oldest, self._status.waiting_bytes = backlog.oldest, backlog.bytes
-            self._status.torn_bytes, self._status.quarantined = reader.torn_bytes, reader.quarantined
+            self._status.torn_bytes, self._status.quarantined = reader.incomplete_bytes, reader.quarantined_segments
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but wake at once on `finish`."""

@@ -88,7 +88,7 @@ async def test_the_spool_is_full_when_an_event_has_waited_too_long(tmp_path: Pat
     log, metrics = await opened(tmp_path, logs, max_age_seconds=0.05)
     await log.append(encoded(event()))
     await asyncio.sleep(0.1)
-    with pytest.raises(SpoolFull, match="waits for"):
+    with pytest.raises(SpoolFull, match="s old: its limit is reached"):
         await log.append(encoded(event()))
     assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
     assert log.fullness > 1.0

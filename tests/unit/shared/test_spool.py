@@ -24,10 +24,19 @@ from shared.spool import (
     SpoolOptions,
     SpoolReader,
     Sync,
+    list_slots,
     lock_for_shipping,
-    slots,
 )
-from shared.spool.segments import CURSOR, HEADER_BYTES, MAX_FRAME_BYTES, QUARANTINE, numbers, pack, segment_path, unpack
+from shared.spool.segments import (
+    CURSOR_NAME,
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    QUARANTINE_SUFFIX,
+    pack_frame,
+    segment_numbers,
+    segment_path,
+    unpack_frame,
+)
 
 CIPHER = Cipher(bytes(32))
 PROCESS = SpoolOptions(sync=Sync.PROCESS)
@@ -78,18 +87,18 @@ def test_a_records_headers_come_back_beside_records_without(spool: Spool) -> Non
 def test_a_frame_from_before_records_had_headers_is_read() -> None:
     """Also what such code takes for granted: that a topic is text. It sets frames with headers aside."""
     old = struct.pack("<HII", 5, 2, 3) + b"topic" + b"ke" + b"val" + struct.pack("<HII", 1, 0, 0) + b"t"
-    assert unpack(CIPHER.encrypt(old), CIPHER) == [Record("topic", b"ke", b"val"), Record("t", b"", b"")]
-    new = CIPHER.decrypt(pack([Record("topic", b"ke", b"val", (("a", b"b"),))], CIPHER, 1.0)[HEADER_BYTES:])
+    assert unpack_frame(CIPHER.encrypt(old), CIPHER) == [Record("topic", b"ke", b"val"), Record("t", b"", b"")]
+    new = CIPHER.decrypt(pack_frame([Record("topic", b"ke", b"val", (("a", b"b"),))], CIPHER, 1.0)[HEADER_BYTES:])
     length, *_ = struct.unpack_from("<HII", new)
     with pytest.raises(UnicodeDecodeError):
         new[10 : 10 + length].decode()
 
 
 def test_headers_that_are_cut_short_are_a_broken_frame_and_no_record() -> None:
-    whole = CIPHER.decrypt(pack([Record("t", b"k", b"v", (("name", b"value"),))], CIPHER, 1.0)[HEADER_BYTES:])
+    whole = CIPHER.decrypt(pack_frame([Record("t", b"k", b"v", (("name", b"value"),))], CIPHER, 1.0)[HEADER_BYTES:])
     for end in range(14, len(whole)):
         with pytest.raises(DecryptionFailed):
-            unpack(CIPHER.encrypt(whole[:end]), CIPHER)
+            unpack_frame(CIPHER.encrypt(whole[:end]), CIPHER)
 
 
 def test_what_lies_on_disk_cannot_be_read_there(spool: Spool) -> None:
@@ -150,7 +159,7 @@ def test_the_size_limit_refuses_until_something_is_shipped(tmp_path: Path) -> No
     got = reader.read(1000, 1 << 20)
     assert [s.record.value for s in got] == [b"%d" % n for n in range(kept)]
     reader.advance(got[-1].position)
-    spool._next_look = 0.0
+    spool._next_measurement = 0.0
     spool.append([record(b"again")])
     assert values(reader) == [b"again"]
     spool.close()
@@ -167,7 +176,7 @@ def test_the_age_limit_refuses_until_the_oldest_is_shipped(tmp_path: Path) -> No
         with pytest.raises(SpoolFull, match="oldest"):
             spool.append([record(b"refused")])
         reader.advance(reader.read(1, 1 << 20)[0].position)
-        spool._next_look = 0.0
+        spool._next_measurement = 0.0
         spool.append([record(b"next")])
     assert values(reader) == [b"young", b"next"]
     spool.close()
@@ -186,7 +195,7 @@ def test_a_new_owner_knows_how_old_the_backlog_is(tmp_path: Path) -> None:
 def test_a_new_owner_begins_a_segment_and_leaves_the_old_one_as_it_is(tmp_path: Path) -> None:
     first = Spool.open(tmp_path, CIPHER, PROCESS)
     first.append([record(b"1")])
-    (old,) = numbers(first.slot)
+    (old,) = segment_numbers(first.slot)
     first.close()
     before = segment_path(first.slot, old).read_bytes()
     second = Spool.open(tmp_path, CIPHER, PROCESS)
@@ -198,9 +207,9 @@ def test_a_new_owner_begins_a_segment_and_leaves_the_old_one_as_it_is(tmp_path: 
 
 
 def test_two_living_owners_have_different_slots_and_a_freed_one_is_taken_again(tmp_path: Path) -> None:
-    assert slots(tmp_path / "nothing") == []
+    assert list_slots(tmp_path / "nothing") == []
     a, b = Spool.open(tmp_path, CIPHER, PROCESS), Spool.open(tmp_path, CIPHER, PROCESS)
-    assert [a.slot, b.slot] == slots(tmp_path)
+    assert [a.slot, b.slot] == list_slots(tmp_path)
     a.close()
     c = Spool.open(tmp_path, CIPHER, PROCESS)
     assert c.slot == a.slot
@@ -222,29 +231,29 @@ def test_what_is_shipped_leaves_the_disk_with_its_segment(tmp_path: Path) -> Non
         spool.append([record(b"%d" % n)])
     reader = SpoolReader(spool.slot, CIPHER)
     got = reader.read(10, 1 << 20)
-    assert len(numbers(spool.slot)) == 3
+    assert len(segment_numbers(spool.slot)) == 3
     reader.advance(got[-1].position)
-    assert len(numbers(spool.slot)) == 1  # The living owner's last.
+    assert len(segment_numbers(spool.slot)) == 1  # The living owner's last.
     spool.close()
     assert reader.read(10, 1 << 20) == []
-    assert numbers(spool.slot) == []
+    assert segment_numbers(spool.slot) == []
 
 
 def test_segments_that_a_crash_left_behind_the_cursor_are_deleted(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SMALL)
     spool.append([record()]), spool.append([record()])
     reader = SpoolReader(spool.slot, CIPHER)
-    with patch.object(SpoolReader, "_delete"):  # The crash: after the cursor was written.
+    with patch.object(SpoolReader, "_delete_segment"):  # The crash: after the cursor was written.
         reader.advance(reader.read(10, 1 << 20)[-1].position)
     spool.close()
     assert SpoolReader(spool.slot, CIPHER).read(10, 1 << 20) == []
-    assert numbers(spool.slot) == []
+    assert segment_numbers(spool.slot) == []
 
 
 def test_a_segment_ends_after_its_time_too(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS, segment_seconds=-1))
     spool.append([record()]), spool.append([record()])
-    assert len(numbers(spool.slot)) == 2
+    assert len(segment_numbers(spool.slot)) == 2
     spool.close()
 
 
@@ -258,7 +267,7 @@ def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
         spool.append([record(b"%d" % n)])
         size.append(spool.backlog.bytes)
     spool.close()
-    (number,) = numbers(spool.slot)
+    (number,) = segment_numbers(spool.slot)
     path = segment_path(spool.slot, number)
     flip(path, size[0] + at % (size[1] - size[0]))
     changed = path.read_bytes()
@@ -267,23 +276,23 @@ def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
     with caplog.at_level(logging.ERROR):
         got = reader.read(10, 1 << 20)
     assert [s.record.value for s in got] == [b"0", b"2"]
-    assert "was changed at byte" in caplog.text
+    assert "is damaged at byte" in caplog.text
     reader = SpoolReader(spool.slot, CIPHER)  # A restart between reading and advancing forgets nothing.
     reader.advance(got[-1].position)
     assert reader.read(10, 1 << 20) == []
-    assert (numbers(spool.slot), reader.quarantined, reader.torn_bytes) == ([], 1, 0)
-    assert path.with_suffix(QUARANTINE).read_bytes() == changed
+    assert (segment_numbers(spool.slot), reader.quarantined_segments, reader.incomplete_bytes) == ([], 1, 0)
+    assert path.with_suffix(QUARANTINE_SUFFIX).read_bytes() == changed
 
 
 def test_a_damaged_segment_is_kept_even_where_no_second_name_can_be_made(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record()])
     spool.close()
-    flip(segment_path(spool.slot, numbers(spool.slot)[0]), 40)
+    flip(segment_path(spool.slot, segment_numbers(spool.slot)[0]), 40)
     reader = SpoolReader(spool.slot, CIPHER)
     with patch("shared.spool.reader.os.link", no_room):
         assert reader.read(10, 1 << 20) == []
-    assert (numbers(spool.slot), reader.quarantined) == ([], 1)
+    assert (segment_numbers(spool.slot), reader.quarantined_segments) == ([], 1)
 
 
 def test_a_torn_end_is_counted_once_and_is_no_damage(tmp_path: Path) -> None:
@@ -292,28 +301,28 @@ def test_a_torn_end_is_counted_once_and_is_no_damage(tmp_path: Path) -> None:
     whole = spool.backlog.bytes
     spool.append([record(b"2")])
     spool.close()
-    path = segment_path(spool.slot, numbers(spool.slot)[0])
+    path = segment_path(spool.slot, segment_numbers(spool.slot)[0])
     os.truncate(path, whole + 30)
     reader = SpoolReader(spool.slot, CIPHER)
     assert values(reader) == values(reader) == [b"1"]
-    assert (reader.torn_bytes, reader.quarantined) == (30, 0)
+    assert (reader.incomplete_bytes, reader.quarantined_segments) == (30, 0)
 
 
 def test_zeros_that_a_power_cut_left_at_the_end_are_no_damage(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     spool.close()
-    path = segment_path(spool.slot, numbers(spool.slot)[0])
+    path = segment_path(spool.slot, segment_numbers(spool.slot)[0])
     os.truncate(path, path.stat().st_size + 5000)
     reader = SpoolReader(spool.slot, CIPHER)
     assert values(reader) == [b"1"]
-    assert (reader.torn_bytes, reader.quarantined) == (5000, 0)
+    assert (reader.incomplete_bytes, reader.quarantined_segments) == (5000, 0)
 
 
 def test_a_half_written_record_of_a_living_owner_is_waited_for(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
-    path = segment_path(spool.slot, numbers(spool.slot)[0])
+    path = segment_path(spool.slot, segment_numbers(spool.slot)[0])
     whole = path.read_bytes()
     reader = SpoolReader(spool.slot, CIPHER)
     for size in range(1, len(whole)):
@@ -321,7 +330,7 @@ def test_a_half_written_record_of_a_living_owner_is_waited_for(tmp_path: Path) -
         assert values(reader) == [b"1"]
     path.write_bytes(whole + whole)
     assert values(reader) == [b"1", b"1"]
-    assert (reader.torn_bytes, reader.quarantined) == (0, 0)
+    assert (reader.incomplete_bytes, reader.quarantined_segments) == (0, 0)
     spool.close()
 
 
@@ -340,7 +349,7 @@ def test_a_missing_key_stops_the_reader_and_skips_nothing(tmp_path: Path) -> Non
     for _ in range(2):
         with pytest.raises(DecryptionKeyMissing):
             reader.read(10, 1 << 20)
-    assert reader.quarantined == 0
+    assert reader.quarantined_segments == 0
     assert values(SpoolReader(spool.slot, old)) == [b"sealed"]
 
 
@@ -357,7 +366,7 @@ def test_a_full_disk_refuses_leaves_nothing_behind_and_takes_again_when_there_is
     assert spool.backlog.bytes == size
     spool.append([record(b"2")])
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2"]
-    assert len(numbers(spool.slot)) == 1
+    assert len(segment_numbers(spool.slot)) == 1
 
 
 def test_a_disk_that_takes_no_new_file_refuses_and_recovers(tmp_path: Path) -> None:
@@ -393,9 +402,9 @@ def test_without_room_for_the_cursor_segments_are_freed_and_only_the_last_is_shi
     with patch("shared.spool.segments.Path.write_bytes", no_room):
         reader.advance(reader.read(10, 1 << 20)[-1].position)
     assert values(reader) == []
-    assert len(numbers(spool.slot)) == 1
+    assert len(segment_numbers(spool.slot)) == 1
     crashed = SpoolReader(spool.slot, CIPHER)
-    (tmp_path / "0" / CURSOR).unlink()
+    (tmp_path / "0" / CURSOR_NAME).unlink()
     assert values(crashed) == []  # It has read the cursor that the first one wrote when there was room again.
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"2"]
     spool.close()
@@ -408,7 +417,7 @@ def test_a_number_never_comes_again_under_a_reader_whose_cursor_was_lost(tmp_pat
     reader = SpoolReader(spool.slot, CIPHER)
     reader.advance(reader.read(1, 1 << 20)[-1].position)
     assert values(reader) == []
-    (spool.slot / CURSOR).write_bytes(b"not a cursor")
+    (spool.slot / CURSOR_NAME).write_bytes(b"not a cursor")
     time.sleep(1.0 - time.time() % 1.0)  # Numbers are at least the clock's seconds.
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"2")])
@@ -423,9 +432,9 @@ def test_an_older_cursor_ships_again_and_loses_nothing(tmp_path: Path) -> None:
     reader = SpoolReader(spool.slot, CIPHER)
     got = reader.read(10, 1 << 20)
     reader.advance(got[0].position)
-    old = (spool.slot / CURSOR).read_bytes()
+    old = (spool.slot / CURSOR_NAME).read_bytes()
     reader.advance(got[2].position)
-    (spool.slot / CURSOR).write_bytes(old)
+    (spool.slot / CURSOR_NAME).write_bytes(old)
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2", b"3"]
     reader.advance(Position(0, 0, 0))
     assert values(reader) == [b"3"]  # A cursor never goes back.
@@ -483,7 +492,7 @@ async def test_a_failed_fsync_is_told_to_all_who_waited_and_never_called_durable
         await spool.synced()
     spool.append([record(b"2")])
     await spool.synced()
-    assert len(numbers(spool.slot)) == 2  # The file that the kernel may have lost pages of gets no more appends.
+    assert len(segment_numbers(spool.slot)) == 2  # No more appends to a file whose pages may be lost.
     assert spool.sync_failures == 1
     assert "fsync of the spool" in caplog.text
     spool.close()
@@ -517,4 +526,4 @@ def test_a_spool_that_kept_nothing_leaves_no_segment(tmp_path: Path) -> None:
     for sync in Sync:
         spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=sync))
         spool.close()
-        assert numbers(spool.slot) == []
+        assert segment_numbers(spool.slot) == []

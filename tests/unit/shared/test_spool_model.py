@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared.privacy.encryption import Cipher
 from shared.spool import Position, Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
-from shared.spool.segments import QUARANTINE, numbers, segment_path
+from shared.spool.segments import QUARANTINE_SUFFIX, segment_numbers, segment_path
 
 CIPHER = Cipher(bytes(32))
 OPTIONS = SpoolOptions(sync=Sync.PROCESS, segment_bytes=700)
@@ -62,8 +62,8 @@ class SpoolAndModel(RuleBasedStateMachine):
             self.reader.advance(got[-1].position)
             del self.pending[: len(got)]
         assert not self.pending
-        assert numbers(self.slot) == []
-        aside = {segment_path(self.slot, number) for number in numbers(self.slot, QUARANTINE)}
+        assert segment_numbers(self.slot) == []
+        aside = {segment_path(self.slot, number) for number in segment_numbers(self.slot, QUARANTINE_SUFFIX)}
         assert self.flipped - self.cut_off <= aside <= self.flipped
         self.settle.stop()
         shutil.rmtree(self.folder)
@@ -72,7 +72,7 @@ class SpoolAndModel(RuleBasedStateMachine):
         assert values == [kept.value for kept in self.pending[:count]]
 
     def last_segment(self) -> Path | None:
-        listed = numbers(self.slot)
+        listed = segment_numbers(self.slot)
         return segment_path(self.slot, listed[-1]) if listed else None
 
     def records(self, sizes: list[int]) -> list[Record]:

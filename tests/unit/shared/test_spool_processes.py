@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from shared.privacy.encryption import Cipher
-from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync, slots
-from shared.spool.segments import numbers
+from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync, list_slots
+from shared.spool.segments import segment_numbers
 
 ROOT = Path(__file__).parents[3]
 CIPHER = Cipher(bytes(32))
@@ -38,7 +38,7 @@ import sys
 from pathlib import Path
 from shared.privacy.encryption import Cipher
 from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
-from shared.spool.segments import numbers
+from shared.spool.segments import segment_numbers
 folder = Path(sys.argv[1])
 spool = Spool.open(folder / "spool", Cipher(bytes(32)), SpoolOptions(sync=Sync.PROCESS, segment_bytes=100_000))
 kept, refused = 0, 0
@@ -54,10 +54,10 @@ while got := reader.read(50, 1 << 20):  # The disk stays full but for what shipp
     read += [int(s.record.value.rstrip(b"x")) for s in got]
     reader.advance(got[-1].position)
 assert read == list(range(kept)), (kept, len(read))
-assert len(numbers(spool.slot)) == 1
+assert len(segment_numbers(spool.slot)) == 1
 spool.append([Record("t", b"", b"room")])
 assert [s.record.value for s in reader.read(50, 1 << 20)] == [b"room"]
-assert (reader.torn_bytes, reader.quarantined) == (0, 0)
+assert (reader.incomplete_bytes, reader.quarantined_segments) == (0, 0)
 print("kept", kept)
 """
 
@@ -109,8 +109,8 @@ def test_what_a_killed_process_acknowledged_is_read_in_order_and_its_slot_is_ado
     assert [value for value in read if value in known] == told
     assert len(told) > 100
     assert len(beyond) <= 3  # Written, but killed before it could say so.
-    assert reader.quarantined == 0
-    assert numbers(tmp_path / "0") == []
+    assert reader.quarantined_segments == 0
+    assert segment_numbers(tmp_path / "0") == []
 
 
 def test_a_reader_in_another_process_keeps_up_with_a_living_writer_and_loses_nothing(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_reader_in_another_process_keeps_up_with_a_living_writer_and_loses_not
     assert while_living > 100
     assert read[: more + 1] == [f"a {n}" for n in range(more + 1)]
     assert len(read) <= more + 2
-    assert (reader.quarantined, numbers(tmp_path / "0")) == (0, [])
+    assert (reader.quarantined_segments, segment_numbers(tmp_path / "0")) == (0, [])
 
 
 def test_processes_that_live_at_once_never_have_the_same_slot(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_processes_that_live_at_once_never_have_the_same_slot(tmp_path: Path) ->
         for child in children:
             child.kill(), child.wait()
     assert sorted(taken) == ["0", "1", "2", "3"]
-    for slot in slots(tmp_path):
+    for slot in list_slots(tmp_path):
         owners = {value.split()[0] for value in drain(SpoolReader(slot, CIPHER))}
         assert owners <= {str(taken.index(slot.name))}
     again = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS))
@@ -165,14 +165,14 @@ def test_a_file_that_may_not_grow_takes_no_half_record(tmp_path: Path) -> None:
             while True:
                 spool.append([Record("t", b"", b"%d" % kept + b"x" * 999)])
                 kept += 1
-        (number,) = numbers(spool.slot)
+        (number,) = segment_numbers(spool.slot)
         assert spool.backlog.bytes < 10_000  # The kernel wrote a part of the last one; it was cut away again.
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     spool.append([Record("t", b"", b"%d" % kept)])
     reader = SpoolReader(spool.slot, CIPHER)
     assert [int(s.record.value.rstrip(b"x")) for s in reader.read(100, 1 << 20)] == list(range(kept + 1))
-    assert numbers(spool.slot) == [number]
+    assert segment_numbers(spool.slot) == [number]
     spool.close()
 
 

@@ -103,9 +103,9 @@ def load_gazetteer() -> Gazetteer:
     locales = _locales()
     female = _latin_words(locales, "first_names_female", "first_romanized_names_female")
     male = _latin_words(locales, "first_names_male", "first_romanized_names_male")
-    other = ("first_names", "first_names_nonbinary", "first_romanized_names", "first_names_unisex")
-    first_names = female | male | _latin_words(locales, *other)
-    last = ("last_names", "last_names_female", "last_names_male", "last_romanized_names")
+    first_names = (female | male).union(
+        _latin_words(locales, "first_names", "first_names_nonbinary", "first_romanized_names", "first_names_unisex")
+    )
     english = importlib.import_module("faker.providers.person.en_US").Provider
     addresses = importlib.import_module("faker.providers.address.en_US").Provider
     providers = [importlib.import_module(f"faker.providers.person.{name}").Provider for name in _COMMON_LOCALES]
@@ -114,7 +114,9 @@ def load_gazetteer() -> Gazetteer:
     return Gazetteer(
         first_names=frozenset(first_names),
         common_first_names=frozenset(common) - _NOT_PEOPLE,
-        last_names=frozenset(_latin_words(locales, *last)),
+        last_names=frozenset(
+            _latin_words(locales, "last_names", "last_names_female", "last_names_male", "last_romanized_names")
+        ),
         everyday_names=_EVERYDAY_NAMES,
         not_people=_NOT_PEOPLE | (places - common),
         female_surrogates=_surrogates(english.first_names_female, male),

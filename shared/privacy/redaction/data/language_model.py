@@ -36,8 +36,8 @@ def ordinary_words() -> tuple[frozenset[str], frozenset[str]]:
     lookups = Lookups().from_disk(model_folder() / "lemmatizer" / "lookups")
     index, exceptions = lookups.get_table("lemma_index"), lookups.get_table("lemma_exc")
     nouns: set[str] = set(index["noun"]) | set(exceptions["noun"])
-    others = {word for kind in ("verb", "adj", "adv") for table in (index, exceptions) for word in table[kind]}
-    return frozenset(others), frozenset(nouns)
+    verbs_and_more = {word for kind in ("verb", "adj", "adv") for table in (index, exceptions) for word in table[kind]}
+    return frozenset(verbs_and_more), frozenset(nouns)
 
 
 @cache

@@ -80,8 +80,8 @@ def find_national_ids(text: str) -> Iterator[TextSpan]:
             found = number_format.pattern.match(text, start.start())
             if found is None or not number_format.is_valid(found[0]):
                 continue
-            before = max(0, found.start() - _LABEL_CHARACTERS)
-            if not (found[0].isdigit() and _OTHER_NATIONAL_NUMBER.search(text, before, found.start())):
+            start_of_label = max(0, found.start() - _LABEL_CHARACTERS)
+            if not (found[0].isdigit() and _OTHER_NATIONAL_NUMBER.search(text, start_of_label, found.start())):
                 yield TextSpan(*found.span(), "id", 7)
 
 

@@ -106,8 +106,7 @@ class Lexicon:
         self.common_first_names = gazetteer.common_first_names
         self.everyday_names, self.not_people = gazetteer.everyday_names, gazetteer.not_people
         self.organisation_words = ORGANISATION_WORDS
-        self.stop_words = language_model.stop_words()
-        self.foreign_stop_words = language_model.foreign_stop_words()
+        self.stop_words, self.foreign_stop_words = language_model.stop_words(), language_model.foreign_stop_words()
         self._foreign_only = self.foreign_stop_words - self.stop_words
         self._more_than_nouns, self._only_nouns = verbs_and_more, nouns - verbs_and_more - self.stop_words
         self._dictionary = verbs_and_more | nouns | self.stop_words

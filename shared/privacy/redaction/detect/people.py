@@ -49,9 +49,11 @@ class People:
         firms = {token.start for token in _within(merged(self._counter_evidence.find_firms(text, tokens)), tokens)}
         introduced = list(self._introduced.find(text, tokens, index_at, foreign))
         certain = [span for span, strength in introduced if strength in CERTAIN]
-        uncertain = [span for span, strength in introduced if strength not in CERTAIN]
-        uncertain += self._shapes.find_unintroduced(text, tokens)
-        uncertain += [span for span in entities if span.kind == "person"]
+        uncertain = [
+            *(span for span, strength in introduced if strength not in CERTAIN),
+            *self._shapes.find_unintroduced(text, tokens),
+            *(span for span in entities if span.kind == "person"),
+        ]
         people = certain + [
             span
             for span in uncertain
@@ -100,13 +102,11 @@ class People:
 
     def _listed_before(self, text: str, tokens: list[Token], people: list[TextSpan]) -> Iterator[TextSpan]:
         """Yield the first of "Ebony and Tyrell", which at the start of a sentence could be any word."""
-        ends = {token.end: token for token in tokens}
+        ends, first_names = {token.end: token for token in tokens}, self._lexicon.first_names
         for span in people:
             found = _AND_BEFORE.search(text, max(0, span.start - 8), span.start)
             token = ends.get(found.start()) if found else None
-            if token is None or token.is_code or not token.is_capitalised:
-                continue
-            if token.lower in self._lexicon.first_names:
+            if token is not None and token.is_capitalised and not token.is_code and token.lower in first_names:
                 yield TextSpan(token.start, token.end, "person", NAME_WEIGHT)
 
 

@@ -59,8 +59,7 @@ def find_phones(text: str) -> Iterator[TextSpan]:
             if _CODE_BEFORE.search(before):
                 continue
             has_plus = found[0].startswith("+")
-            has_zeros = pattern is _INTERNATIONAL and not has_plus
-            if has_zeros and len(only_digits(found[0])) < _MIN_DIGITS_WITH_ZEROS:
+            if pattern is _INTERNATIONAL and not has_plus and len(only_digits(found[0])) < _MIN_DIGITS_WITH_ZEROS:
                 continue
             if has_plus or not _OTHER_NUMBER_WORD.search(before) or _PHONE_WORD.search(before):
                 yield TextSpan(*found.span(), "phone", _PLUS_WEIGHT if has_plus else weight)
