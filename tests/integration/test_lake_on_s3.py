@@ -17,7 +17,7 @@ from pyarrow.fs import FileSelector
 
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS, REQUESTS
-from services.prediction_log.erasure.erase import ErasureRequest, ErasureSweep, erase_subjects
+from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, erase_subjects
 from services.prediction_log.maintenance.compaction import MaintenancePolicy
 from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.parquet_files import filesystem
@@ -144,7 +144,7 @@ def test_an_erased_person_is_in_no_object(lake: str) -> None:
     writer.append(PREDICTIONS, [delivery(hers, 0), delivery(prediction("bobs", user="bob"), 1)])
     writer.append(REQUESTS, [delivery(request("hers", user="ann"), 0), delivery(request("bobs", user="bob"), 1)])
     assert objects_with(lake, PREDICTIONS, "Zebedee")
-    erase_subjects(lake, [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(lake, [SubjectErasure(TASK, "ann", NOON)])
     assert not ErasureSweep(lake).run()
     Maintenance(lake, POLICY).run({}, utc_now())
     assert objects_with(lake, PREDICTIONS, "Zebedee") == []

@@ -62,7 +62,7 @@ def mount_pages(
         with frame(cycle_id, "cycle"):
             await _live(seconds, lambda: _cycle(history, cycle_id))
 
-    mount_review_page(reviews, tasks)
+    mount_review_page(reviews)
     if core.app.middleware_stack is not None:  # A second console in the same process, as in tests.
         core.app.user_middleware.clear()
         core.app.middleware_stack = None
@@ -141,8 +141,13 @@ async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -
     cards: list[Card] = [("Cycles", [table(heads, rows) if rows else muted("None yet.")])]
     if changed is not None:
         spec = changed.spec
-        definition = [("System prompt", spec.system_prompt), ("Labels", ", ".join(spec.labels) or "free text"),
-                 ("Base model", spec.base_model), ("Cron, UTC", spec.cron), ("Revision", spec.revision)]  # fmt: skip
+        definition = [
+            ("System prompt", spec.system_prompt),
+            ("Labels", ", ".join(spec.labels) or "free text"),
+            ("Base model", spec.base_model),
+            ("Cron, UTC", spec.cron),
+            ("Revision", spec.revision),
+        ]
         cards.append(("The task", [table(("", ""), definition)]))
     return cards
 

@@ -15,12 +15,10 @@ from nicegui import events, ui
 
 from schemas.base import Role
 from schemas.labels import LabelRequested
-from schemas.tasks import TaskChanged
 from services.console.domain import Preference, ReviewAnswer, asks_preference, check_reviewer, keys_for
 from services.console.pages.layout import frame, html, muted
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
-from shared.kafka.latest_by_key import LatestByKey
 
 PREFERENCES: dict[str, tuple[Preference, str]] = {
     "1": ("a", "A is better"),
@@ -34,7 +32,7 @@ _REVIEWER_KEY = "ratchet.reviewer"  # In the browser's local storage.
 _REFRESH_SECONDS = 2.0
 
 
-def mount_review_page(reviews: Reviews, tasks: LatestByKey[TaskChanged]) -> None:
+def mount_review_page(reviews: Reviews) -> None:
     """Register `/review/{task}`."""
 
     @ui.page("/review/{task}")

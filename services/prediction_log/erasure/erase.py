@@ -43,7 +43,7 @@ _PREDICTION = ["task", "prediction_id"]
 
 
 @dataclass(frozen=True)
-class ErasureRequest:
+class SubjectErasure:
     """A person of a task, whose rows at or before `occurred_at` are erased."""
 
     task: str
@@ -51,7 +51,7 @@ class ErasureRequest:
     occurred_at: datetime
 
 
-def erase_subjects(uri: str, requests: Sequence[ErasureRequest]) -> None:
+def erase_subjects(uri: str, requests: Sequence[SubjectErasure]) -> None:
     """Store the requests, then delete the rows of these people up to their request. Idempotent. Blocks.
 
     Raises DependencyUnavailable: call it again until it succeeds.

@@ -13,7 +13,7 @@ from deltalake import CommitProperties, DeltaTable
 
 from schemas.lake import FORGOTTEN
 from schemas.predictions import SubjectForgotten
-from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.offsets.commit_offsets import CommitOffsets, last_offsets
 from services.prediction_log.tables import STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
@@ -30,7 +30,7 @@ class ErasureRequests:
     def apply(self, deliveries: Sequence[Delivery[SubjectForgotten]]) -> None:
         """Erase these people, then commit the offsets. Idempotent."""
         events = [delivery.event for delivery in deliveries]
-        requests = [ErasureRequest(event.task, event.subject_hash, event.occurred_at) for event in events]
+        requests = [SubjectErasure(event.task, event.subject_hash, event.occurred_at) for event in events]
         erase_subjects(self._uri, requests)
         offsets = last_offsets((delivery.topic, delivery.partition, delivery.offset) for delivery in deliveries)
         delta = self._table()

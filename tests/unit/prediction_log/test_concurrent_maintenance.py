@@ -11,7 +11,7 @@ from pathlib import Path
 
 from schemas.base import utc_now
 from schemas.lake import PREDICTIONS
-from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.maintenance.compaction import MaintenancePolicy
 from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.rollups.hourly import RollUps
@@ -93,7 +93,7 @@ def test_a_person_erased_while_writers_append_is_erased_after_the_next_round(tmp
         writer = pool.submit(write_partitions, tmp_path, [0], "ann")
         while not writer.done() and not (tmp_path / PREDICTIONS / "_delta_log" / f"{9:020d}.json").exists():
             pass
-        retry(lambda: erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + timedelta(days=1))]))
+        retry(lambda: erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON + timedelta(days=1))]))
         writer.result()
     Maintenance(str(tmp_path), POLICY).run({}, utc_now() + POLICY.interval)
     assert stored_ids(tmp_path) == sorted(f"p-0-{o}" for o in range(0, BATCHES * IN_A_BATCH, 2))

@@ -12,7 +12,7 @@ import pytest
 from deltalake import Schema, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
-from services.prediction_log.erasure.erase import ErasureRequest, ErasureSweep, delete, erase_subjects
+from services.prediction_log.erasure.erase import ErasureSweep, SubjectErasure, delete, erase_subjects
 from services.prediction_log.tables import SCHEMAS, quoted
 from tests.unit.prediction_log.lake_rows import (
     NOON,
@@ -63,7 +63,7 @@ def test_after_erasure_and_vacuum_no_file_has_the_persons_text(tmp_path: Path) -
     assert not [name for name in files_with(tmp_path, "Zebedee") if not name.endswith(".parquet")], (
         "the log has no text"
     )
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     maintain(tmp_path)
     assert files_with(tmp_path, "Zebedee") == []
     assert ids(tmp_path, PREDICTIONS) == ["ann-elsewhere", "bob-ann-1", "bob-ann-2"]
@@ -81,10 +81,10 @@ def test_an_erasure_request_is_stored_once_and_before_any_deletion(
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
         patched.setattr("services.prediction_log.erasure.erase.delete", crash)
-        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+        erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     assert "ann-1" in ids(tmp_path, PREDICTIONS)
     for _ in range(2):
-        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+        erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().to_pylist() == [
         {"task": TASK, "subject_hash": "ann", "occurred_at": NOON}
     ]
@@ -107,15 +107,15 @@ def test_a_crash_after_any_deletion_is_repaired_by_a_repetition(
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
         patched.setattr("services.prediction_log.erasure.erase.delete", until_killed)
-        erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+        erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     maintain(tmp_path)
     assert files_with(tmp_path, "Zebedee") == []
 
 
 def test_a_row_that_was_appended_after_the_deletion_is_swept(tmp_path: Path) -> None:
     seed(tmp_path)
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     sweep = ErasureSweep(str(tmp_path))
     assert not sweep.run()
     write(tmp_path, PREDICTIONS, [prediction("ann-late", user_hash="ann", answer=TEXT), prediction("bob-late")])
@@ -131,16 +131,16 @@ def test_later_rows_of_an_erased_person_stay(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction("until", user_hash="ann"), prediction("after", later, user_hash="ann")])
     write(tmp_path, FEEDBACK, [feedback("after", "after", later, user_hash="ann")])
     write(tmp_path, FORGOTTEN, [{"task": TASK, "subject_hash": "ann", "occurred_at": NOON - timedelta(days=9)}])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     assert not ErasureSweep(str(tmp_path)).run()
     assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == (["after"], ["after"])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", later)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", later)])
     assert (ids(tmp_path, PREDICTIONS), ids(tmp_path, FEEDBACK)) == ([], [])
 
 
 def test_feedback_that_was_appended_after_its_prediction_was_deleted_is_swept(tmp_path: Path) -> None:
     seed(tmp_path)
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     write(tmp_path, FEEDBACK, [feedback("late", "ann-1", NOON + timedelta(days=9), text=TEXT)])
     maintain(tmp_path)
     assert ids(tmp_path, FEEDBACK) == ["by-bob"]
@@ -156,14 +156,14 @@ def test_files_without_a_newer_column_are_searched_too(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction("ann-1", user_hash="ann")])
     opened(tmp_path, FEEDBACK).alter.add_columns(Schema.from_arrow(SCHEMAS[FEEDBACK]).fields[-2:-1])
     write(tmp_path, FEEDBACK, [feedback("new", "bob-1", user_hash="bob")])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     assert not ErasureSweep(str(tmp_path)).run()
     assert ids(tmp_path, FEEDBACK) == ["bobs", "new"]
 
 
 def test_a_sweep_searches_old_files_again_for_newly_erased_people(tmp_path: Path) -> None:
     write(tmp_path, PREDICTIONS, [prediction("carl-1", user_hash="carl"), prediction("bob-1", user_hash="bob")])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     sweep = ErasureSweep(str(tmp_path))
     sweep.run()
     write(tmp_path, FORGOTTEN, [{"task": TASK, "subject_hash": "carl", "occurred_at": NOON}])
@@ -176,7 +176,7 @@ def test_a_quote_in_an_identifier_ends_no_predicate(tmp_path: Path, subject: str
     rows = [prediction("bob-1"), prediction(f"hers {subject}", user_hash=subject)]
     write(tmp_path, PREDICTIONS, rows)
     write(tmp_path, FEEDBACK, [feedback("of-hers", f"hers {subject}"), feedback("other", "bob-1")])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, subject, NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, subject, NOON)])
     assert ids(tmp_path, PREDICTIONS) == ["bob-1"]
     assert ids(tmp_path, FEEDBACK) == ["other"]
 
@@ -185,7 +185,7 @@ def test_many_people_are_erased_at_once_each_up_to_their_last_request(tmp_path: 
     people = [f"user-{n}" for n in range(1_200)]
     rows = [prediction(f"p-{who}", user_hash=who) for who in people]
     write(tmp_path, PREDICTIONS, [*rows, prediction("after", NOON + timedelta(hours=1), user_hash="user-0")])
-    requests = [ErasureRequest(TASK, who, at) for at in (NOON, NOON - timedelta(days=1)) for who in people]
+    requests = [SubjectErasure(TASK, who, at) for at in (NOON, NOON - timedelta(days=1)) for who in people]
     erase_subjects(str(tmp_path), requests)
     assert ids(tmp_path, PREDICTIONS) == ["after"]
     assert opened(tmp_path, FORGOTTEN).to_pyarrow_table().num_rows == len(people)

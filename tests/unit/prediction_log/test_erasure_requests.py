@@ -58,11 +58,11 @@ def test_a_crash_before_the_deletion_commits_no_offset(tmp_path: Path, monkeypat
     write(tmp_path, PREDICTIONS, [prediction("hers", user_hash="ann")])
     store = ErasureRequests(str(tmp_path))
 
-    def away(*_: object) -> None:
-        raise DependencyUnavailable("away")
+    def unavailable(*_: object) -> None:
+        raise DependencyUnavailable("unavailable")
 
     with monkeypatch.context() as patched, pytest.raises(DependencyUnavailable):
-        patched.setattr("services.prediction_log.erasure.erase.delete", away)
+        patched.setattr("services.prediction_log.erasure.erase.delete", unavailable)
         store.apply([erasure("ann", 0)])
     assert store.stored_offsets(FORGOTTEN, [PARTITION]) == {}
     store.apply([erasure("ann", 0)])

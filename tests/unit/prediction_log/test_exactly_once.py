@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.domain import new_deliveries
-from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.offsets.resume import resume_from
 from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import SCHEMAS, create_table
@@ -160,19 +160,19 @@ def test_an_unreachable_lake_has_the_records_redelivered(tmp_path: Path) -> None
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [numbered(0, 0)])
     log = tmp_path / PREDICTIONS / "_delta_log"
-    log.rename(tmp_path / "away")
+    log.rename(tmp_path / "moved")
     log.write_text("a file where the folder was")
     with pytest.raises(DependencyUnavailable):
         lake.append(PREDICTIONS, [numbered(0, 1)])
     log.unlink()
-    (tmp_path / "away").rename(log)
+    (tmp_path / "moved").rename(log)
     assert lake.append(PREDICTIONS, [numbered(0, 0), numbered(0, 1)]) == 1
 
 
 def test_earlier_events_of_an_erased_person_are_skipped_and_later_ones_are_stored(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + timedelta(hours=1))])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON + timedelta(hours=1))])
     late, later = prediction("a2", NOON + timedelta(hours=1), "ann"), prediction("a3", NOON + timedelta(hours=2), "ann")
     assert lake.append(PREDICTIONS, [delivery(late, 2), delivery(later, 3)]) == 1
     assert lake.append(REQUESTS, [delivery(request("a2", user="ann"), 0), delivery(request("b1", user="bob"), 1)]) == 1
@@ -183,7 +183,7 @@ def test_earlier_events_of_an_erased_person_are_skipped_and_later_ones_are_store
 
 def test_feedback_on_a_skipped_prediction_is_skipped(tmp_path: Path) -> None:
     create_table(str(tmp_path), FORGOTTEN)
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     lake = DeltaLake(str(tmp_path))
     lake.append(PREDICTIONS, [delivery(prediction("a1", user="ann"), 0), delivery(prediction("b1", user="bob"), 1)])
     events = [feedback("f1", "a1", NOON + timedelta(days=1)), feedback("f2", "b1", NOON + timedelta(days=1))]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from schemas.lake import PREDICTIONS, REQUESTS
 from schemas.predictions import LatencySketch, PredictionsRolledUp, merged_sketch, sketch_quantile
-from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.maintenance.compaction import MaintenancePolicy
 from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.rollups.dirty_hours import TaskHour
@@ -118,7 +118,7 @@ def test_an_erasure_publishes_only_its_hours_again_with_lower_counts(tmp_path: P
     write(tmp_path, PREDICTIONS, [prediction("p0"), prediction("p1", user_hash="ann"), prediction("p2", NOON + HOUR)])
     counter = roll_ups(tmp_path)
     publish_pending(counter)
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     assert publish_pending(counter) == [NOON]
     assert counted(tmp_path)[0].predictions == 1
 
@@ -128,7 +128,7 @@ def test_a_group_without_rows_left_is_published_with_count_0_and_no_answers(tmp_
     write(tmp_path, REQUESTS, [request("hers", user_hash="ann", variant="canary")])
     counter = roll_ups(tmp_path)
     publish_pending(counter)
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON)])
     (hour,) = counter.pending()
     events = {(e.variant.value, e.adapter): e for e in counter.count(hour, LATER)}
     assert {group: e.predictions for group, e in events.items()} == {
@@ -139,7 +139,7 @@ def test_a_group_without_rows_left_is_published_with_count_0_and_no_answers(tmp_
 
 def test_rows_of_erased_people_that_the_maintenance_deletes_publish_their_hour_again(tmp_path: Path) -> None:
     counter = roll_ups(tmp_path)
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + HOUR)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON + HOUR)])
     write(tmp_path, PREDICTIONS, [prediction("p0"), prediction("late", NOON + HOUR, user_hash="ann")])
     publish_pending(counter)
     policy = MaintenancePolicy(HOUR, small_files=9, target_bytes=1024, grace_hours=0, orphan_hours=24)
@@ -176,7 +176,7 @@ def test_hours_and_deletions_that_a_killed_process_did_not_publish_are_pending_i
     publish_pending(killed)
     killed.pending()
     write(tmp_path, PREDICTIONS, [prediction("p2", NOON + 2 * HOUR), prediction("p3", NOON + 3 * HOUR)])
-    erase_subjects(str(tmp_path), [ErasureRequest(TASK, "ann", NOON + HOUR)])
+    erase_subjects(str(tmp_path), [SubjectErasure(TASK, "ann", NOON + HOUR)])
     killed.published(killed.pending()[0])
     killed.pending()
     assert publish_pending(roll_ups(tmp_path)) == [NOON + HOUR, NOON + 2 * HOUR, NOON + 3 * HOUR]

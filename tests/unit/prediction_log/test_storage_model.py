@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.lake import PREDICTIONS
-from services.prediction_log.erasure.erase import ErasureRequest, erase_subjects
+from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
@@ -162,9 +162,9 @@ class Log(RuleBasedStateMachine):
         DeltaTable(self.folder / PREDICTIONS).optimize.compact()
 
     @rule(who=st.sampled_from(["ann", "bob"]), until=st.integers(0, 40))
-    def forget(self, who: str, until: int) -> None:
+    def erase(self, who: str, until: int) -> None:
         at = NOON + timedelta(hours=until)
-        erase_subjects(str(self.folder), [ErasureRequest(TASK, who, at)])
+        erase_subjects(str(self.folder), [SubjectErasure(TASK, who, at)])
         self.erased_until[who] = max(at, self.erased_until.get(who, at))
 
     @rule()
