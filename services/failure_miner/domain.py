@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -62,16 +62,6 @@ class Suspect:
     embedding: Vectors
     label: str | None = None
     user_hash: str | None = None
-
-
-@dataclass(frozen=True)
-class BudgetClaim:
-    """A question's claim on its task's review budget of the day."""
-
-    prediction_id: str
-    task: str
-    day: date
-    budget: int
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from services.failure_miner import recipe
 from services.failure_miner.clients import PredictionLookup
 from services.failure_miner.domain import (
     AnsweredPrediction,
-    BudgetClaim,
     FoundMode,
     StoredMode,
     Suspect,
@@ -35,6 +34,7 @@ from services.failure_miner.domain import (
     same_answer,
     suspect_of,
 )
+from services.failure_miner.review_budget import BudgetClaim
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec

@@ -6,7 +6,7 @@ A suspect is stored with the position of its event, and so is its label: a cycle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +18,9 @@ from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import SubjectForgotten
-from services.failure_miner.domain import BudgetClaim, FoundMode, StoredMode, Suspect
-from services.failure_miner.tables import ASKED, CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
+from services.failure_miner.domain import FoundMode, StoredMode, Suspect
+from services.failure_miner.review_budget import BudgetClaim, grant_claims
+from services.failure_miner.tables import CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
 from shared.kafka.delivery import Delivery, RecordPosition
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
@@ -73,7 +74,7 @@ class PostgresSuspectStore:
         """
         async with transaction(self._engine) as connection:
             erased = await _insert_suspects(connection, suspects)
-            granted = await _grant(connection, [claim for claim in claims if claim.prediction_id not in erased])
+            granted = await grant_claims(connection, [claim for claim in claims if claim.prediction_id not in erased])
             await advance_offsets(connection, OFFSETS, deliveries)
         return granted
 
@@ -257,35 +258,6 @@ async def _insert_suspects(connection: AsyncConnection, suspects: Sequence[Suspe
     if rows:
         await connection.execute(insert(SUSPECTS).on_conflict_do_nothing(), rows)
     return erased
-
-
-async def _grant(connection: AsyncConnection, claims: Sequence[BudgetClaim]) -> set[str]:
-    """Return the claims granted earlier, and grant as many more as each task's budget of the day allows."""
-    if not claims:
-        return set()
-    for task in sorted({claim.task for claim in claims}):  # Two processes must not spend the same budget.
-        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"asked {task}"))))
-    ids = [claim.prediction_id for claim in claims]
-    granted = set(
-        (await connection.execute(sa.select(ASKED.c.prediction_id).where(ASKED.c.prediction_id.in_(ids)))).scalars()
-    )
-    days = {(claim.task, claim.day) for claim in claims}
-    rows = await connection.execute(
-        sa.select(ASKED.c.task, ASKED.c.day, sa.func.count().label("spent"))
-        .where(sa.tuple_(ASKED.c.task, ASKED.c.day).in_(list(days)))
-        .group_by(ASKED.c.task, ASKED.c.day)
-    )
-    spent: dict[tuple[str, date], int] = {(row.task, row.day): row.spent for row in rows}
-    new = []
-    for claim in claims:
-        budget = (claim.task, claim.day)
-        if claim.prediction_id not in granted and spent.get(budget, 0) < claim.budget:
-            spent[budget] = spent.get(budget, 0) + 1
-            granted.add(claim.prediction_id)
-            new.append({"prediction_id": claim.prediction_id, "task": claim.task, "day": claim.day})
-    if new:
-        await connection.execute(insert(ASKED).on_conflict_do_nothing(), new)
-    return granted
 
 
 def _suspect(row: Any) -> Suspect:

@@ -1,6 +1,6 @@
 """Starts cycles, follows them through their steps, and finishes them.
 
-Every change is stored first and published after; what a crash left unpublished is published at the next tick.
+Every change is stored first and published after; what a crash left unpublished is published later.
 """
 
 from __future__ import annotations

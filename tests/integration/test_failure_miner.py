@@ -19,9 +19,10 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
 from schemas.predictions import SubjectForgotten
 from services.failure_miner.clients import DeltaPredictionLookup
-from services.failure_miner.domain import BudgetClaim, Suspect, describe_modes
+from services.failure_miner.domain import Suspect, describe_modes
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.recipe import SentenceEmbedder, cluster
+from services.failure_miner.review_budget import BudgetClaim
 from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
@@ -195,9 +196,9 @@ async def test_failure_modes_quote_no_erased_person(store: PostgresSuspectStore,
     assert sorted(stored.modes[0].exemplars) == ["what 2 wrote", "what 3 wrote"]
     assert await store.outcome(f"{task}-1") == stored
     await store.forget(forget(task, "u2"))
-    stored = await store.outcome(f"{task}-1")
-    assert stored is not None
-    assert (stored.modes[0].exemplars, stored.modes[0].size) == (("what 3 wrote",), 3)
+    remaining = await store.outcome(f"{task}-1")
+    assert remaining is not None
+    assert (remaining.modes[0].exemplars, remaining.modes[0].size) == (("what 3 wrote",), 3)
 
 
 @pytest.mark.stack

@@ -235,7 +235,7 @@ async def scene(
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     await pass_over_backlog(stack_settings, "scheduler", *STORES)
-    monkeypatch.setattr(retention, "_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(retention, "_ROUND_SECONDS", 0.5)
     async with vllm_that_serves("lora") as engine:
         ports = [unused_tcp_port_factory() for _ in range(2)]
         values = {

@@ -1,4 +1,4 @@
-"""Corrections, who is forgotten, production's answers by hour, what was built, and how far topics were read."""
+"""Corrections, erased people, production's answers by hour, outcomes of builds, and the offsets read so far."""
 
 import sqlalchemy as sa
 from alembic import op

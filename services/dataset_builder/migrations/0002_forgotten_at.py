@@ -1,4 +1,4 @@
-"""When a correction's prediction was made, and until when a person is forgotten: what they do later is new."""
+"""When a correction's prediction was made, and until when a person is erased: later events are stored as usual."""
 
 import sqlalchemy as sa
 from alembic import op

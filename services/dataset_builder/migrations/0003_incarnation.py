@@ -1,4 +1,4 @@
-"""Which incarnation of the broker the offsets are of."""
+"""The broker incarnation that the stored offsets belong to."""
 
 import sqlalchemy as sa
 from alembic import op

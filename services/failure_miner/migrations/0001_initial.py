@@ -1,4 +1,4 @@
-"""Suspects, failure modes, what was asked, what was clustered, and how far each topic was read."""
+"""Suspects, failure modes, granted questions, clusterings, and the offsets read so far."""
 
 import sqlalchemy as sa
 from alembic import op

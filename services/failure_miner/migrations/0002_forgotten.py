@@ -1,4 +1,4 @@
-"""Who asked to be forgotten: also what is read again of them later is left out."""
+"""Erased people: events of theirs that are read again are left out."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Until when a person is forgotten: what they do later is new."""
+"""Until when a person is erased: later events are stored as usual."""
 
 import sqlalchemy as sa
 from alembic import op

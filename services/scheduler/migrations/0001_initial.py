@@ -1,4 +1,4 @@
-"""Cycles and turns."""
+"""Cycles and scheduled runs."""
 
 import sqlalchemy as sa
 from alembic import op

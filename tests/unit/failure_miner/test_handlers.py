@@ -18,8 +18,9 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, SubjectForgotten
 from schemas.tasks import FailureSettings, TaskChanged, TaskKind, TaskSpec
-from services.failure_miner.domain import AnsweredPrediction, BudgetClaim, FoundMode, StoredMode, Suspect, Vectors
+from services.failure_miner.domain import AnsweredPrediction, FoundMode, StoredMode, Suspect, Vectors
 from services.failure_miner.handlers import Handlers
+from services.failure_miner.review_budget import BudgetClaim
 from services.failure_miner.settings import FailureMinerSettings
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
