@@ -17,7 +17,7 @@ from schemas.catalog import HEADER_ERROR, HEADER_OFFSET, HEADER_PARTITION, HEADE
 from schemas.predictions import FeedbackGiven, SubjectForgotten
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
-from shared.kafka.clients import build_producer, reading
+from shared.kafka.clients import build_producer, open_consumer
 from shared.kafka.consumers import Consumers
 from shared.kafka.dead_letters import (
     DEAD_LETTER_KEY,
@@ -108,7 +108,7 @@ async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Setting
 async def lying_in(settings: Settings, offset: int) -> list[ConsumerRecord]:
     """The record of the dead-letter topic at `offset`, as the broker has it."""
     place = TopicPartition(dead_letter_topic("prediction_log"), 0)
-    async with reading(settings, group_id=None) as consumer:
+    async with open_consumer(settings, group_id=None) as consumer:
         consumer.assign([place])
         consumer.seek(place, offset)
         return [await consumer.getone()]
