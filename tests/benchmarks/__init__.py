@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench`. Each compares with a peer that does the same work in the same run."""
+"""Benchmarks: `make bench`. Each compares Ratchet with a peer that does the same work in the same run."""

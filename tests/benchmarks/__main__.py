@@ -1,6 +1,6 @@
-"""`make bench`, or `python -m tests.benchmarks NAME…`: the benchmarks by name, in turn; all of them by default.
+"""`make bench`, or `python -m tests.benchmarks NAME…`: run benchmarks by name; all of them by default.
 
-Each prints a table and writes it as Markdown and JSON to `results/`. They measure rates: nothing else should run.
+Each prints a table and writes it as Markdown and JSON to `results/`. They measure rates, so nothing else should run.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import typer
 NAMES = ("spool", "redaction", "log", "soak", "confidence", "servers", "gateway")
 
 
-def main(names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(NAMES)}.")] = None) -> None:
-    """Measure, against a peer in the same run where there is one."""
+def main(names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}.")] = None) -> None:
+    """Run benchmarks, each against a peer in the same run where there is one."""
     chosen = names or NAMES
     if unknown := set(chosen) - set(NAMES):
-        raise typer.BadParameter(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        raise typer.BadParameter(f"no such benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     for name in chosen:
         importlib.import_module(f"tests.benchmarks.{name}").main()
 

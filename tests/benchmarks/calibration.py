@@ -1,4 +1,4 @@
-"""What confidence is worth: figures of answers with a score in [0, 1], and the reliability diagram."""
+"""Quality measures of confidence for answers with a score in [0, 1], and the reliability diagram."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Figures:
-    """`ece`: over 15 bins of equally many answers; `ece_width`: over 15 of equal width (Guo et al. 2017).
+    """Quality measures. `ece`: over 15 bins of equal size; `ece_width`: over 15 of equal width (Guo et al. 2017).
 
     `auroc`: the probability that an error has a lower score than a right answer. `lowest_tenth`: the share of all
     errors among the tenth of answers with the lowest scores.
@@ -32,7 +32,7 @@ class Figures:
 
 
 def figures(scores: Floats, right: Floats) -> Figures:
-    """Of answers with these scores, `right` 0 or 1. Raises ValueError where none or all are right."""
+    """Measure answers with these scores; `right` is 0 or 1. Raises ValueError if none or all are right."""
     errors = 1.0 - right
     lowest = np.argsort(scores, kind="stable")[: max(1, round(len(scores) / 10))]
     return Figures(
@@ -44,18 +44,18 @@ def figures(scores: Floats, right: Floats) -> Figures:
 
 
 def _ece_of_equal_width(scores: Floats, right: Floats) -> float:
-    place = np.minimum((scores * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(place, weights=scores - right, minlength=BINS)
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, weights=scores - right, minlength=BINS)
     return float(np.abs(gaps).sum() / len(scores))
 
 
 def best_possible_lowest_tenth(right: Floats) -> float:
-    """What no confidence can exceed: a tenth of the answers has room for so large a share of the errors."""
+    """Return the largest share of the errors that a tenth of the answers can hold."""
     return min(1.0, max(1, round(len(right) / 10)) / float((1.0 - right).sum()))
 
 
 def draw(before: Floats, after: Floats, right: Floats, path: Path) -> None:
-    """Two reliability diagrams: in each bin of equally many answers, how sure and how often right (95 % Wilson)."""
+    """Draw two reliability diagrams: confidence and accuracy (95 % Wilson) in bins of equal size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 5.2), layout="constrained")

@@ -1,9 +1,9 @@
-"""What a gateway costs a request: ours, LiteLLM's and Portkey's, and the least that one in Python can cost.
+"""The cost of a gateway per request: Ratchet, LiteLLM, Portkey, and a bare pass-through as the minimum in Python.
 
-All pass on the same model server that answers at once, in one run, one worker each. Ours runs as in production: events
-in the encrypted spool before the answer leaves, its shipper bringing them to a real broker meanwhile, flags from a real
-Unleash, confidence measured. Its processor time has the shipper in it; what it has not shipped when the load ends is
-waited for. The load generator, the model server, the broker and the target share this machine's cores.
+All forward to the same model server, which answers at once, in one run with one worker each. Ratchet runs as in
+production: events in the encrypted spool before the answer leaves, a shipper to a real broker, flags from a real
+Unleash, confidence measured. Its processor time includes the shipper until all events are shipped. The load generator,
+the model server, the broker and the target share this machine's cores.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from tests.benchmarks.load import Generator
 from tests.benchmarks.pipeline import private_stack
 from tests.benchmarks.rounds import DIRECT, GRID, Case, Rounds, added, grid, median, ratio, visit
 from tests.benchmarks.table import RESULTS, Grid, Measured, Result, report
-from tests.benchmarks.targets import Place, Target
+from tests.benchmarks.targets import Target, Workspace
 from tests.conftest import free_ports
 
 ROUNDS = int(os.environ.get("RATCHET_BENCH_ROUNDS", "5"))
 SECONDS = float(os.environ.get("RATCHET_BENCH_SECONDS", "2"))
 OURS, LITELLM, PORTKEY, BARE = "ratchet", "LiteLLM", "Portkey", "bare pass-through"
 AIMS = {LITELLM: 20.0, PORTKEY: 2.0, BARE: 0.6}
-"""Our requests/s over theirs, at least."""
-MOST_ADDED_MS = 0.5
-"""What we may add at one connection, p50."""
+"""Minimum ratio of Ratchet's requests/s to theirs."""
+MAX_ADDED_MS = 0.5
+"""Maximum that Ratchet may add at one connection, p50."""
 WHOLE = [Case(connections) for connections in (1, 16, 64)]
 STREAMED = [Case(connections, stream=True) for connections in (1, 16, 64)]
 
 
 def main() -> None:
-    """Run and report."""
-    with _everything() as everything:
-        names = [target.name for target in everything.targets]
-        rounds = visit(everything.generator, everything.targets, [*WHOLE, *STREAMED], ROUNDS, SECONDS, _say)
-    title = "whole answers" if len(names) == 5 else f"whole answers (not here: {', '.join(everything.missing)})"
+    """Run the benchmark and write its report."""
+    with _running_stack() as stack:
+        names = [target.name for target in stack.targets]
+        rounds = visit(stack.generator, stack.targets, [*WHOLE, *STREAMED], ROUNDS, SECONDS, _say)
+    title = "whole answers" if len(names) == 5 else f"whole answers (not here: {', '.join(stack.missing)})"
     grids = [
         Grid("one connection", GRID, grid(rounds, names, WHOLE[:1])),
         Grid(title, GRID, grid(rounds, names, WHOLE[1:])),
@@ -52,8 +52,8 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Everything:
-    """What runs during the measurement, and who could not be had."""
+class Stack:
+    """What runs during the measurement. `missing`: peers that could not be installed."""
 
     generator: Generator
     targets: list[Target]
@@ -61,35 +61,40 @@ class Everything:
 
 
 @contextlib.contextmanager
-def _everything() -> Iterator[Everything]:
-    with private_stack("gateway", ("kafka", "postgres", "unleash")) as (settings, env), contextlib.ExitStack() as stack:
-        place = Place(StackConfig.load(settings.home, env), targets.plain_environment() | env)
+def _running_stack() -> Iterator[Stack]:
+    with (
+        private_stack("gateway", ("kafka", "postgres", "unleash")) as (settings, env),
+        contextlib.ExitStack() as contexts,
+    ):
+        workspace = Workspace(StackConfig.load(settings.home, env), targets.plain_environment() | env)
         (port,) = free_ports(1)
-        direct = stack.enter_context(place.target(DIRECT, targets.upstream(port), port))
+        direct = contexts.enter_context(workspace.target(DIRECT, targets.upstream(port), port))
         to = direct.url.removesuffix("/v1/chat/completions")
         found, missing = [direct], []
-        for name, start in _starts(place, settings, to).items():
+        for name, start in _starts(workspace, settings, to).items():
             _say(f"starting {name}")
             try:
-                found.append(stack.enter_context(start()))
+                found.append(contexts.enter_context(start()))
             except PartError as error:
                 _say(f"{name} is left out. {error.reason}\n{error.way_out}")
                 missing.append(name)
-        yield Everything(stack.enter_context(Generator()), found, missing)
+        yield Stack(contexts.enter_context(Generator()), found, missing)
 
 
-def _starts(place: Place, settings: Settings, to: str) -> dict[str, Callable[[], AbstractContextManager[Target]]]:
+def _starts(
+    workspace: Workspace, settings: Settings, to: str
+) -> dict[str, Callable[[], AbstractContextManager[Target]]]:
     (bare,) = free_ports(1)
     return {
-        OURS: lambda: targets.ours(place, settings, to),
-        LITELLM: lambda: targets.litellm(place, to, _say),
-        PORTKEY: lambda: targets.portkey(place, to, _say),
-        BARE: lambda: place.target(BARE, targets.bare(bare, to), bare),
+        OURS: lambda: targets.ours(workspace, settings, to),
+        LITELLM: lambda: targets.litellm(workspace, to, _say),
+        PORTKEY: lambda: targets.portkey(workspace, to, _say),
+        BARE: lambda: workspace.target(BARE, targets.bare(bare, to), bare),
     }
 
 
-def _say(words: str) -> None:
-    print(f"gateway: {words}", flush=True)
+def _say(message: str) -> None:
+    print(f"gateway: {message}", flush=True)
 
 
 def _ratios(rounds: Rounds, names: list[str]) -> list[Result]:
@@ -102,25 +107,25 @@ def _ratios(rounds: Rounds, names: list[str]) -> list[Result]:
             ratio(rounds, OURS, peer, case),
             peer,
             len(rounds),
-            None if case.stream else least,
+            None if case.stream else min_ratio,
         )
         for case in (*WHOLE, *STREAMED)
-        for peer, least in AIMS.items()
+        for peer, min_ratio in AIMS.items()
         if peer in names
     ]
 
 
 def _figures(rounds: Rounds, names: list[str]) -> list[Measured]:
-    one, many = WHOLE[0], WHOLE[1]
+    single, many = WHOLE[0], WHOLE[1]
     computed = median(rounds, OURS, many, lambda run: run.computed)
     root = median(rounds, OURS, many, lambda run: run.root)
     loads = {name: max(median(rounds, name, case, lambda run: run.busy) for case in WHOLE) for name in names}
     busiest = max((name for name in names if name != DIRECT), key=lambda name: loads[name])
     return [
-        Measured("ratchet adds to an answer at one connection, p50", "ms", added(rounds, OURS, one, 50), MOST_ADDED_MS),
+        Measured("ratchet adds to an answer, one connection, p50", "ms", added(rounds, OURS, single, 50), MAX_ADDED_MS),
         Measured("ratchet adds to the first token at one connection, p50", "ms", added(rounds, OURS, STREAMED[0], 50)),
-        Measured("ratchet's CPU a request: the process that answers", "µs", root),
-        Measured("ratchet's CPU a request: its shipper, beside it", "µs", computed - root),
+        Measured("ratchet's CPU per request: the process that answers", "µs", root),
+        Measured("ratchet's CPU per request: its shipper", "µs", computed - root),
         Measured("the load generator's own limit, 64 connections, direct", "requests/s",
                  median(rounds, DIRECT, WHOLE[2], lambda run: run.rate)),
         Measured(f"the load generator's core, at its busiest target ({busiest})", "share busy", loads[busiest]),
@@ -128,7 +133,7 @@ def _figures(rounds: Rounds, names: list[str]) -> list[Measured]:
 
 
 def _plot(rounds: Rounds, names: list[str]) -> None:
-    """requests/s by connections, and what each adds at one connection, as a PNG beside the tables."""
+    """Plot requests/s by connections and what each adds at one connection, as a PNG beside the tables."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -143,8 +148,8 @@ def _plot(rounds: Rounds, names: list[str]) -> None:
     left.legend()
     proxies = [name for name in names if name != DIRECT]
     right.barh(proxies, [added(rounds, name, WHOLE[0], 50) for name in proxies])
-    right.axvline(MOST_ADDED_MS, linestyle="--", color="grey")
-    right.set(xscale="log", xlabel="ms added at one connection, p50", title=f"the aim: {MOST_ADDED_MS} ms")
+    right.axvline(MAX_ADDED_MS, linestyle="--", color="grey")
+    right.set(xscale="log", xlabel="ms added at one connection, p50", title=f"the aim: {MAX_ADDED_MS} ms")
     figure.tight_layout()
     figure.savefig(RESULTS / "gateway.png", dpi=120)
 

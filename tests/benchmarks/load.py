@@ -1,7 +1,7 @@
-"""The load generator: raw connections on uvloop, each asking again as soon as it has its answer.
+"""The load generator: raw connections on uvloop, each sending its next request as soon as it has an answer.
 
-A process of its own: `python -m tests.benchmarks.load` reads one `Load` a line from its input, as JSON, and writes one
-`Answered` a line. It reads no more of HTTP than it must: where an answer ends, and whether it is a 200.
+It is a process of its own: `python -m tests.benchmarks.load` reads one `Load` per line of JSON and writes one
+`LoadResult` per line. It parses no more of HTTP than it must: where an answer ends, and whether it is a 200.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from tests.benchmarks.upstream import FIRST
 from tests.conftest import ROOT
 
 _END_OF_CHUNKS = b"0\r\n\r\n"
-_MARK = FIRST.encode()
+_FIRST_TOKEN = FIRST.encode()
 SETTLE_SECONDS = 0.2
-"""What is asked in the first moments is not counted."""
-_PATIENCE_SECONDS = 30.0
+"""Requests of the first moments are not counted."""
+_TIMEOUT_SECONDS = 30.0
 """A request that takes longer ends the run."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to ask, of whom, and how."""
+    """What to send, where to, and over how many connections."""
 
     url: str
     headers: Mapping[str, str]
@@ -43,10 +43,13 @@ class Load:
 
 
 @dataclass
-class Answered:
-    """`seconds`: of each request, to its last byte. `first`: to the first token. `wall`: of the whole; `busy`: the
-    share of it that the generator itself computed, at 1 it is the bottleneck. `refused`: what was no 200, with the
-    first of it."""
+class LoadResult:
+    """The result of a load.
+
+    `seconds`: of each request, to its last byte. `first`: to the first token. `wall`: of the whole load. `busy`: the
+    share of it that the generator itself computed; near 1 it is the bottleneck. `refused`: answers other than 200, with
+    the first of them in `sample`.
+    """
 
     seconds: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
@@ -58,7 +61,7 @@ class Answered:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, request: bytes, until: float, counted_from: float, answered: Answered) -> None:
+    def __init__(self, request: bytes, until: float, counted_from: float, answered: LoadResult) -> None:
         self._request = request
         self._until = until
         self._counted_from = counted_from
@@ -83,20 +86,20 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
-        if self._first is None and _MARK in data:
+        if self._first is None and _FIRST_TOKEN in data:
             self._first = time.perf_counter()
         if self._expected is None and (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()
-            place = head.find(b"content-length:")
-            length = int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else -1
+            position = head.find(b"content-length:")
+            length = int(head[position + 15 :].split(b"\r\n", 1)[0]) if position >= 0 else -1
             self._expected = end + 4 + length if length >= 0 else 0
         if self._expected is None:
             return
         if len(self._buffer) >= self._expected if self._expected else self._buffer.endswith(_END_OF_CHUNKS):
-            self._note(time.perf_counter())
+            self._record(time.perf_counter())
             self._ask()
 
-    def _note(self, now: float) -> None:
+    def _record(self, now: float) -> None:
         answered = self._answered
         answered.requests += 1
         if self._buffer[9:12] != b"200" or self._first is None:
@@ -111,18 +114,18 @@ class _Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
 
-async def ask(load: Load) -> Answered:
-    """Ask with so many connections for so long; one that the server closes is opened again."""
+async def ask(load: Load) -> LoadResult:
+    """Send requests over `connections` for `seconds`; a connection that the server closes is opened again."""
     parts = urlsplit(load.url)
     body = load.body.encode()
     lines = {"host": parts.netloc, "content-type": "application/json", "content-length": str(len(body)), **load.headers}
     head = f"POST {parts.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     request = head.encode() + b"\r\n" + body
-    answered, loop = Answered(), asyncio.get_running_loop()
+    answered, loop = LoadResult(), asyncio.get_running_loop()
     began, computed = time.perf_counter(), time.process_time()
     until = began + load.seconds
 
-    async def keep_asking() -> None:
+    async def ask_until_end() -> None:
         while time.perf_counter() < until:
             _, connection = await loop.create_connection(
                 lambda: _Connection(request, until, began + SETTLE_SECONDS, answered), parts.hostname, parts.port
@@ -130,8 +133,8 @@ async def ask(load: Load) -> Answered:
             await connection.closed
 
     gc.disable()
-    async with asyncio.timeout(load.seconds + _PATIENCE_SECONDS):
-        await asyncio.gather(*(keep_asking() for _ in range(load.connections)))
+    async with asyncio.timeout(load.seconds + _TIMEOUT_SECONDS):
+        await asyncio.gather(*(ask_until_end() for _ in range(load.connections)))
     gc.enable()
     answered.wall = time.perf_counter() - began
     answered.busy = (time.process_time() - computed) / answered.wall
@@ -139,7 +142,7 @@ async def ask(load: Load) -> Answered:
 
 
 class Generator:
-    """The process, from outside."""
+    """The load generator's process, seen from the benchmark."""
 
     def __enter__(self) -> Self:
         argv = [sys.executable, "-m", "tests.benchmarks.load"]
@@ -152,11 +155,11 @@ class Generator:
         self._process.terminate()
         self._process.wait()
 
-    def run(self, load: Load) -> Answered:
-        """Raises RuntimeError if nothing but refusals came back: there is nothing to measure then."""
+    def run(self, load: Load) -> LoadResult:
+        """Run a load. Raises RuntimeError if any request failed."""
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps(asdict(load)), file=self._process.stdin, flush=True)
-        answered = Answered(**json.loads(self._process.stdout.readline()))
+        answered = LoadResult(**json.loads(self._process.stdout.readline()))
         if answered.refused or not answered.seconds:
             raise RuntimeError(
                 f"{load.url}: {answered.refused} of {answered.requests} requests failed, {answered.sample!r}"

@@ -1,8 +1,8 @@
-"""The event log: from a producer to committed Delta rows, against a plain Kafka-to-Parquet loop in the same run.
+"""The event log's rate from a producer to committed Delta rows, against a plain Kafka-to-Parquet loop in the same run.
 
-Broker, producer and writer share this machine. In turn, on the same broker: `RATCHET_BENCH_EVENTS` (default 200,000)
-events of 1 KB to the real service, then the same to the plain loop. Then freshness: events at a steady rate, each
-from its own time stamp to the commit that holds it.
+Broker, producer and writer share this machine. On the same broker, `RATCHET_BENCH_EVENTS` (default 200,000)
+events of 1 KB go to the real service, then as many to the plain loop. Freshness is measured at a steady rate: from each
+event's time stamp to the commit that holds it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOPIC = "predictions.logged.v1"
 
 
 def main() -> None:
-    """Run and report."""
+    """Run the benchmark and write its report."""
     with private_broker("log") as (settings, env):
         logs = settings.home / "logs"
         logs.mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def main() -> None:
         plain_folder.mkdir()
         table = DeltaLog(Path(settings.lake_uri) / "predictions")
         with process(["-m", "services.prediction_log.main"], env, logs / "writer.log") as writer:
-            produce(settings, TOPIC, 1_000)  # The table is made, the code is warm.
+            produce(settings, TOPIC, 1_000)  # Creates the table and warms up the code.
             table.wait_for(1_000, 120)
             ours, peers, memory = [], [], []
             for number in range(ROUNDS):
@@ -67,8 +67,8 @@ def main() -> None:
 
 
 def _ours(settings: Settings, table: DeltaLog) -> float:
-    """Events per second, from the producer's first to the last commit."""
-    table.look()
+    """Return events per second, from the producer's first event to the last commit."""
+    table.refresh()
     goal = table.rows + EVENTS
     began = produce(settings, TOPIC, EVENTS)
     return EVENTS / (table.wait_for(goal, 300) - began)
@@ -88,7 +88,7 @@ def _peer(settings: Settings, env: dict[str, str], topic: str, folder: Path, log
 
 
 def _printed(log: Path, rows: int) -> float:
-    """When the plain loop said that it had written `rows`."""
+    """Return when the plain loop reported `rows` rows written. Raises TimeoutError."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         lines = [line.split() for line in log.read_text().splitlines() if line[:1].isdigit()]
@@ -99,7 +99,7 @@ def _printed(log: Path, rows: int) -> float:
 
 
 def _freshness(table: Path, commits: list[Commit]) -> list[float]:
-    """Seconds from each event's `occurred_at` to the commit that made it visible."""
+    """Return the seconds from each event's `occurred_at` to the commit that made it visible."""
     seconds: list[float] = []
     for commit in commits:
         at = datetime.fromtimestamp(commit.at, UTC)

@@ -1,5 +1,6 @@
-"""The gateways that ours is measured against, installed as their makers say: LiteLLM's proxy from PyPI into a virtual
-environment of its own, Portkey's from npm. Once; a later run finds them in the checkout's tools.
+"""The peers of the gateway benchmark, installed as their makers advise, once, into the checkout's tools.
+
+LiteLLM's proxy comes from PyPI, into a virtual environment of its own; Portkey's gateway comes from npm.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from deploy.devstack.parts.unleash import NPM_OPTIONS, ensure_node, npm
 from tests.benchmarks.upstream import ADAPTER
 
 LITELLM = "litellm[proxy]==1.108.7"
-"""The newest whose requirements could all be had from PyPI when this was written."""
+"""The newest version whose requirements were all on PyPI when this was written."""
 PORTKEY = "1.15.2"
 PORTKEY_OVERRIDES = {"@hono/node-server": "1.14.0"}
-"""Its range allows newer ones, with which every stream is a 500: they no longer copy the upstream's headers."""
+"""Its range allows newer versions, with which every stream fails with a 500."""
 LITELLM_KEY = "sk-bench"
-"""LiteLLM's proxy refuses to work without a key of its own."""
+"""LiteLLM's proxy requires a key of its own."""
 PORTKEY_HEADERS = {"x-portkey-provider": "openai", "authorization": "Bearer unused"}
 
 
 def litellm(config: StackConfig, upstream: str, port: int, say: Say) -> Launch:
-    """How to start LiteLLM's proxy with one worker, as its pages on production advise. Raises PartError."""
+    """Install LiteLLM's proxy; return how to start it with one worker, as its docs advise. Raises PartError."""
 
     def build(folder: Path) -> None:
         say(f"installing {LITELLM}")
@@ -49,7 +50,7 @@ def litellm(config: StackConfig, upstream: str, port: int, say: Say) -> Launch:
 
 
 def portkey(config: StackConfig, port: int, say: Say) -> Launch:
-    """How to start Portkey's gateway; each request tells it where to. Raises PartError."""
+    """Install Portkey's gateway; return how to start it. Each request names its upstream. Raises PartError."""
     node = ensure_node(config, say)
 
     def build(folder: Path) -> None:

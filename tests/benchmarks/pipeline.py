@@ -1,5 +1,7 @@
-"""What the benchmarks of the event log share: a broker of their own, real service processes, a producer process, and
-an independent look at what is committed (the Delta log's own files, no code of the services)."""
+"""Shared by the benchmarks of the event log: a private broker, service processes, a producer, and a table's commits.
+
+Commits are read from the Delta log's own files, without any code of the services.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,14 @@ TASK = "bench"
 
 @contextlib.contextmanager
 def private_broker(name: str) -> Iterator[tuple[Settings, dict[str, str]]]:
-    """Settings and environment of a fresh home with a broker that runs and has all topics."""
-    with private_stack(name, ("kafka",)) as found:
-        yield found
+    """Start a broker with all topics in a new home; yields its settings and environment."""
+    with private_stack(name, ("kafka",)) as stack:
+        yield stack
 
 
 @contextlib.contextmanager
 def private_stack(name: str, parts: Sequence[str]) -> Iterator[tuple[Settings, dict[str, str]]]:
-    """Settings and environment of a fresh home with these parts of the stack, a broker that has all topics included."""
+    """Start these parts of the stack, the broker among them, in a new home; yields its settings and environment."""
     home = ROOT / ".ratchet" / "bench" / name
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -48,7 +50,7 @@ def private_stack(name: str, parts: Sequence[str]) -> Iterator[tuple[Settings, d
 
 @contextlib.contextmanager
 def process(arguments: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process for the length of a `with`; ended by SIGTERM, its output in `log`."""
+    """Run a Python process for the length of a `with`, with its output in `log`; SIGTERM ends it."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             [sys.executable, *arguments], env={**env, "OMP_NUM_THREADS": "1"}, stdout=output, stderr=output, cwd=ROOT
@@ -64,9 +66,9 @@ def process(arguments: list[str], env: dict[str, str], log: Path) -> Iterator[su
 
 
 def produce(settings: Settings, topic: str, count: int, rate: float = 0.0) -> float:
-    """Send `count` events of 1 KB by a process of its own; returns when it began (Unix seconds).
+    """Send `count` events of 1 KB from a process of its own; returns when it started (Unix seconds).
 
-    `rate`: events/s; 0: as fast as it goes.
+    `rate`: events/s; 0: as fast as possible.
     """
     arguments = ["-m", "tests.benchmarks.producer", settings.kafka, topic, str(count), str(rate)]
     done = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True, cwd=ROOT)
@@ -75,7 +77,7 @@ def produce(settings: Settings, topic: str, count: int, rate: float = 0.0) -> fl
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit of a Delta table: when (Unix seconds), how many rows it added, and in which files."""
+    """A commit of a Delta table: its time (Unix seconds), the number of rows added, and their files."""
 
     at: float
     rows: int
@@ -83,15 +85,15 @@ class Commit:
 
 
 class DeltaLog:
-    """Reads a table's commits from its log, each once."""
+    """The commits of a table, each read once from its log."""
 
     def __init__(self, table: Path) -> None:
         self.table = table
         self.commits: list[Commit] = []
         self._next = 0
 
-    def look(self) -> None:
-        """Read the commits that came since the last look. Rewrites (compaction) add no rows and are passed over."""
+    def refresh(self) -> None:
+        """Read the commits since the last call. Rewrites (compaction) add no rows and are skipped."""
         while (path := self.table / "_delta_log" / f"{self._next:020d}.json").exists():
             actions = [json.loads(line) for line in path.read_text().splitlines()]
             adds = [action["add"] for action in actions if "add" in action and action["add"].get("dataChange", True)]
@@ -106,10 +108,10 @@ class DeltaLog:
         return sum(commit.rows for commit in self.commits)
 
     def wait_for(self, rows: int, seconds: float) -> float:
-        """When the table had `rows` rows (Unix seconds). Raises TimeoutError with what it has."""
+        """Wait for `rows` rows; returns the time of the commit (Unix seconds). Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         while True:
-            self.look()
+            self.refresh()
             if self.rows >= rows:
                 return self.commits[-1].at
             if time.monotonic() > deadline:
@@ -118,5 +120,5 @@ class DeltaLog:
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory of a process, MiB."""
+    """Return the resident memory of a process in MiB."""
     return float(psutil.Process(pid).memory_info().rss / 2**20)

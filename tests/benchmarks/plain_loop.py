@@ -1,7 +1,7 @@
-"""The peer: Kafka to Parquet as one writes it in an hour. `plain_loop KAFKA TOPIC FOLDER BATCH`.
+"""The peer of the event log: a plain loop from Kafka to Parquet. `plain_loop KAFKA TOPIC FOLDER BATCH`.
 
-confluent-kafka, orjson, pyarrow; files by task and date; offsets committed now and then, so that a crash loses or
-doubles rows. Prints `rows time` (Unix seconds) after every file.
+confluent-kafka, orjson and pyarrow; files by task and date. Offsets are committed apart from the rows, so a crash loses
+or doubles rows. Prints `rows time` (Unix seconds) after every file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONFIDENCE = ("logprob", "margin", "entropy", "outside", "uncertain_share", "ca
 
 
 def row(value: bytes) -> dict[str, Any]:
-    """The lake's columns of one event."""
+    """Return the lake's columns of an event."""
     event = orjson.loads(value)
     occurred_at = datetime.fromisoformat(event["occurred_at"])
     return {

@@ -1,6 +1,6 @@
-"""A producer as an application would write it: `python -m tests.benchmarks.producer KAFKA TOPIC COUNT RATE`.
+"""A producer like an application's: `python -m tests.benchmarks.producer KAFKA TOPIC COUNT RATE`.
 
-Sends predictions of 1 KB, each with an id of its own, acks=all. Prints when it began (Unix seconds).
+Sends predictions of 1 KB with ids of their own, acks=all. Prints when it started (Unix seconds).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SIZE = 1_000
 
 
 def template() -> tuple[bytes, bytes, bytes, bytes]:
-    """The event's JSON around its event id, time and prediction id: three holes that differ from event to event."""
+    """Return the four parts of the event's JSON around event id, time and prediction id, which differ by event."""
 
     def event(length: int) -> bytes:
         return (
@@ -70,9 +70,9 @@ def main() -> None:
             time.sleep(max(0.0, began + start / rate - time.time()))
         now = datetime.now(UTC).isoformat().encode()
         for number in range(start, min(start + _STEP, count)):
-            mark = b"%s%012d" % (run.encode(), number)
-            uuid = b"%s-%s-4%s-8%s-%s" % (mark[:8], mark[8:12], mark[13:16], mark[17:20], mark[20:])
-            prediction = b"bench." + mark + b".0123456789ab"
+            unique = b"%s%012d" % (run.encode(), number)
+            uuid = b"%s-%s-4%s-8%s-%s" % (unique[:8], unique[8:12], unique[13:16], unique[17:20], unique[20:])
+            prediction = b"bench." + unique + b".0123456789ab"
             value = first + uuid + second + now + third + prediction + fourth
             while True:
                 try:

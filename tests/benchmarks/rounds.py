@@ -1,5 +1,7 @@
-"""Targets asked in turn: each round visits all of them in an order of its own, so that none has the machine's best
-moments; figures are medians over the rounds, and what a target adds is taken against the direct answer of its round."""
+"""Rounds of measurements. Each round visits all targets in a random order, so that none has the machine's best moments.
+
+Figures are medians over the rounds. What a target adds is measured against the direct answer of the same round.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ _WARM_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Run:
-    """One target, asked for a while. Latencies in ms, to the last byte or, streaming, to the first token.
+    """One measurement of a target. Latencies in ms, to the last byte or, streaming, to the first token.
 
-    `computed`: µs of processor time a request of all the target's processes; `root`: of the first of them alone, which
-    is the one that answers. `busy`: the generator's own load; near 1 it is the bottleneck.
+    `computed`: µs of processor time per request of all the target's processes; `root`: of the first of them alone,
+    which answers. `busy`: the generator's own load; near 1 it is the bottleneck.
     """
 
     rate: float
@@ -34,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Case:
-    """How a target is asked."""
+    """A kind of load."""
 
     connections: int
     stream: bool = False
@@ -47,60 +49,60 @@ def visit(
     generator: Generator, targets: Sequence[Target], cases: Sequence[Case], rounds: int, seconds: float,
     say: Callable[[str], None],
 ) -> Rounds:  # fmt: skip
-    """Ask all targets in all ways, `rounds` times, each time for `seconds`."""
+    """Measure all targets with all cases, `rounds` times, each time for `seconds`."""
     for target in targets:
         for stream in {case.stream for case in cases}:
             measure(generator, target, Case(16, stream), _WARM_SECONDS)
-    found: Rounds = []
-    order, dice = list(targets), random.Random(5)
+    measured: Rounds = []
+    order, shuffler = list(targets), random.Random(5)
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        found.append({})
+        measured.append({})
         for case in cases:
-            dice.shuffle(order)
+            shuffler.shuffle(order)
             for target in order:
-                found[-1][target.name, case] = measure(generator, target, case, seconds)
-    return found
+                measured[-1][target.name, case] = measure(generator, target, case, seconds)
+    return measured
 
 
 def measure(generator: Generator, target: Target, case: Case, seconds: float) -> Run:
-    """Ask one target in one way; what it still does afterwards (ship events) is its work too, and is waited for."""
+    """Measure one target with one case, the work included that it still does afterwards (shipping events)."""
     before = target.computed()
     body = target.body(case.stream)
-    answered = generator.run(Load(target.url, target.headers, body, case.connections, seconds))
+    result = generator.run(Load(target.url, target.headers, body, case.connections, seconds))
     target.settle()
     after = target.computed()
     spent = {pid: now - before.get(pid, 0.0) for pid, now in after.items()}
-    cuts = statistics.quantiles(answered.first if case.stream else answered.seconds, n=100)
+    cuts = statistics.quantiles(result.first if case.stream else result.seconds, n=100)
     time.sleep(0.1)
     return Run(
-        rate=len(answered.seconds) / (answered.wall - SETTLE_SECONDS),
+        rate=len(result.seconds) / (result.wall - SETTLE_SECONDS),
         latency={cut: cuts[cut - 1] * 1e3 for cut in CUTS},
-        computed=sum(spent.values()) / answered.requests * 1e6,
-        root=spent[target.pid] / answered.requests * 1e6,
-        busy=answered.busy,
+        computed=sum(spent.values()) / result.requests * 1e6,
+        root=spent[target.pid] / result.requests * 1e6,
+        busy=result.busy,
     )
 
 
 def median(rounds: Rounds, name: str, case: Case, of: Callable[[Run], float]) -> float:
-    return statistics.median(of(one[name, case]) for one in rounds)
+    return statistics.median(of(runs[name, case]) for runs in rounds)
 
 
 def ratio(rounds: Rounds, name: str, peer: str, case: Case) -> float:
-    """`name`'s requests/s over the peer's, round by round, median."""
-    return statistics.median(one[name, case].rate / one[peer, case].rate for one in rounds)
+    """Return the ratio of `name`'s requests/s to the peer's: the median over the rounds."""
+    return statistics.median(runs[name, case].rate / runs[peer, case].rate for runs in rounds)
 
 
 def added(rounds: Rounds, name: str, case: Case, cut: int) -> float:
-    """ms that `name` adds to the direct answer at this percentile, round by round, median."""
-    return statistics.median(one[name, case].latency[cut] - one[DIRECT, case].latency[cut] for one in rounds)
+    """Return the ms that `name` adds to the direct answer at this percentile: the median over the rounds."""
+    return statistics.median(runs[name, case].latency[cut] - runs[DIRECT, case].latency[cut] for runs in rounds)
 
 
 GRID = ("who", "connections", "requests/s", "added p50 ms", "added p95 ms", "added p99 ms", "CPU µs a request")
 
 
 def grid(rounds: Rounds, names: Iterable[str], cases: Iterable[Case]) -> list[tuple[str, ...]]:
-    """Rows for `GRID`. The direct answer's are its latencies themselves."""
+    """Return the rows of a `GRID`. For the direct answer they hold its own latencies."""
     rows = []
     for case in cases:
         for name in names:

@@ -1,7 +1,7 @@
-"""What a server and a client cost a gateway: the bare pass-through on each server, and with each client.
+"""The cost of a server and a client to a gateway: the bare pass-through on each server and with each client.
 
 uvicorn (uvloop, httptools) against granian (its ASGI interface, uvloop), aiohttp against httpx, one worker each. The
-gateway stands on uvicorn; its client is its own, which `python -m tests.benchmarks.wire` puts beside these two.
+gateway runs on uvicorn; its client is its own, which `python -m tests.benchmarks.http_clients` compares with these two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.benchmarks.gateway import ROUNDS, SECONDS
 from tests.benchmarks.load import Generator
 from tests.benchmarks.rounds import DIRECT, GRID, Case, grid, median, ratio, visit
 from tests.benchmarks.table import Grid, Result, report
-from tests.benchmarks.targets import Place
+from tests.benchmarks.targets import Workspace
 from tests.conftest import ROOT, free_ports
 
 CHOSEN = ("uvicorn", "aiohttp")
@@ -23,19 +23,19 @@ CASES = [Case(1), Case(16), Case(64), Case(16, stream=True)]
 
 
 def main() -> None:
-    """Run and report."""
+    """Run the benchmark and write its report."""
     home = ROOT / ".ratchet" / "bench" / "servers"
     home.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         env = targets.plain_environment()
-        place = Place(StackConfig.load(home, env), env)
+        workspace = Workspace(StackConfig.load(home, env), env)
         ports = free_ports(2 + len(OTHERS))
-        direct = stack.enter_context(place.target(DIRECT, targets.upstream(ports[0]), ports[0]))
+        direct = stack.enter_context(workspace.target(DIRECT, targets.upstream(ports[0]), ports[0]))
         to = direct.url.removesuffix("/v1/chat/completions")
         found = [direct]
         for (server, client), port in zip((CHOSEN, *OTHERS), ports[1:], strict=True):
             launch = targets.bare(port, to, server, client)
-            found.append(stack.enter_context(place.target(f"{server}, {client}", launch, port)))
+            found.append(stack.enter_context(workspace.target(f"{server}, {client}", launch, port)))
         rounds = visit(stack.enter_context(Generator()), found, CASES, ROUNDS, SECONDS, _say)
     chosen = ", ".join(CHOSEN)
     results = [
@@ -45,7 +45,7 @@ def main() -> None:
             ratio(rounds, chosen, other, case), other, ROUNDS,
         )
         for case in CASES
-        for other in (", ".join(one) for one in OTHERS)
+        for other in (", ".join(pair) for pair in OTHERS)
     ]  # fmt: skip
     names = [target.name for target in found]
     grids = [
@@ -55,8 +55,8 @@ def main() -> None:
     report(results, "servers", grids=grids)
 
 
-def _say(words: str) -> None:
-    print(f"servers: {words}", flush=True)
+def _say(message: str) -> None:
+    print(f"servers: {message}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Memory over a million events, from the application's request to the lake: gateway, its shipper and the log's writer.
+"""The memory of gateway, shipper and lake writer over a million events, from the application's request to the lake.
 
-Real processes and a real broker; redaction on. `RATCHET_SOAK_EVENTS` (default 1,000,000). Every tenth of the way the
-resident memory of each process is taken; a process whose memory grows with the events would show here.
+Real processes and a real broker, redaction on. `RATCHET_SOAK_EVENTS` (default 1,000,000). The resident memory of each
+process is measured ten times, which shows a process whose memory grows with the events.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPEC = TaskSpec(name=TASK, kind=TaskKind.GENERATION, system_prompt="Answer the c
 
 
 def main() -> None:
-    """Run and report."""
+    """Run the benchmark and write its report."""
     with private_broker("soak") as (settings, env):
         asyncio.run(_announce_task(settings))
         logs = settings.home / "logs"
@@ -63,9 +63,9 @@ async def _soak(url: str, table: DeltaLog, pids: dict[str, int]) -> list[Measure
         bar = progress.add_task("soak", total=EVENTS)
         async with aiohttp.ClientSession() as session:
             for step in range(1, STEPS + 1):
-                turns = itertools.count(1)
+                counter = itertools.count(1)
                 goal = EVENTS // STEPS // BATCH
-                await asyncio.gather(*(_client(session, url, texts, turns, goal) for _ in range(CLIENTS)))
+                await asyncio.gather(*(_client(session, url, texts, counter, goal) for _ in range(CLIENTS)))
                 await asyncio.to_thread(table.wait_for, EVENTS // STEPS * step, 900)
                 progress.update(bar, completed=EVENTS // STEPS * step)
                 for name, pid in _with_shipper(pids).items():
@@ -82,9 +82,9 @@ def _with_shipper(pids: dict[str, int]) -> dict[str, int]:
 
 
 async def _client(
-    session: aiohttp.ClientSession, url: str, texts: list[str], turns: itertools.count[int], goal: int
+    session: aiohttp.ClientSession, url: str, texts: list[str], counter: itertools.count[int], goal: int
 ) -> None:
-    while next(turns) <= goal:
+    while next(counter) <= goal:
         body = [
             {
                 "task": TASK,
@@ -94,7 +94,7 @@ async def _client(
             }
             for _ in range(BATCH)
         ]
-        while True:  # Refused while the gateway starts, or while its spool is full: the same batch again.
+        while True:  # The gateway refuses while it starts or its spool is full; the same batch is sent again.
             try:
                 async with session.post(url, json=body) as answer:
                     if answer.status == 200:

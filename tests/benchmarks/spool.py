@@ -1,9 +1,9 @@
-"""What keeping an event costs a request: the gateway's spool, by fsync policy, against SQLite in the same run.
+"""The cost of writing events per request: the gateway's spool, by fsync policy, against SQLite in the same run.
 
-Costs are taken where they arise: 16 clients ask the gateway's use case, whose model server answers at once, as fast as
-they can; timed is what each answer then waits for the log. A request leaves a prediction of 1 KB and an observation,
-which are encrypted and written together. SQLite (WAL, synchronous=NORMAL: what a process's death leaves
-and, but for the last moments, a power cut) gets the same bytes, not encrypted, in one transaction a request.
+16 clients call the gateway's use case as fast as they can; its model server answers at once. Measured is how long each
+answer waits for the event log. A request writes a prediction of 1 KB and an observation, encrypted, in one append.
+SQLite (WAL, synchronous=NORMAL: survives the death of the process and, but for the last moments, a power cut) gets the
+same bytes, not encrypted, in one transaction per request.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ANSWER = orjson.dumps({
 
 
 class Sqlite:
-    """An event log as people write it who have no spool."""
+    """An event log in SQLite, the usual way without a spool."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -74,7 +74,7 @@ class Sqlite:
 
 @dataclass
 class Timed:
-    """A log whose appends are timed, and the last records that it got."""
+    """An event log that measures its appends and remembers the last records."""
 
     log: EventLog
     seconds: list[float] = field(default_factory=list)
@@ -95,18 +95,18 @@ class Answers:
         return _ANSWER
 
     def stream(self, path: str, body: bytes) -> Any:
-        raise AssertionError("nobody asks for a stream here")
+        raise AssertionError("this benchmark does not stream")
 
 
 class NoFlags:
-    """Everyone gets the base model."""
+    """Flags by which everyone gets the base model."""
 
     def read(self, task: str, user: str | None) -> ServingFlags:
         return ServingFlags()
 
 
 def main() -> None:
-    """Run and report."""
+    """Run the benchmark and write its report."""
     default = GatewaySettings().gateway_spool_sync
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
@@ -118,7 +118,7 @@ def main() -> None:
         peer = runner.run(_ask(sqlite))
         measured += _percentiles("SQLite", peer)
         result = compare(
-            "requests' events kept, one request after the other", "SQLite, WAL, NORMAL", "events/s", BATCH * 2,
+            "requests' events written, one request after the other", "SQLite, WAL, NORMAL", "events/s", BATCH * 2,
             lambda: runner.run(_drive(logs[default], peer.last)), lambda: runner.run(_drive(sqlite, peer.last)), PAIRS,
         )  # fmt: skip
         for log in logs.values():
@@ -135,7 +135,7 @@ async def _open(folder: Path, sync: Sync) -> SpoolEventLog:
 
 
 async def _ask(log: EventLog) -> Timed:
-    """What the requests of `CLIENTS` at once waited for the log."""
+    """Return how long requests of `CLIENTS` concurrent clients wait for the log."""
     timed = Timed(log)
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
@@ -148,7 +148,7 @@ async def _ask(log: EventLog) -> Timed:
     body = orjson.dumps(QUESTION)
 
     async def send(message: Any) -> None:
-        raise AssertionError("nothing is streamed here")
+        raise AssertionError("this benchmark does not stream")
 
     async def client(requests: int) -> None:
         for _ in range(requests):
@@ -156,7 +156,7 @@ async def _ask(log: EventLog) -> Timed:
             exchange.body = body
             await answer(exchange)
 
-    await client(200)  # Warm.
+    await client(200)  # Warm-up.
     timed.seconds.clear()
     await asyncio.gather(*(client(REQUESTS_EACH) for _ in range(CLIENTS)))
     return timed

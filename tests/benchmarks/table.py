@@ -1,4 +1,4 @@
-"""Medians of paired runs, as a table, Markdown and JSON."""
+"""Reports of measurements, as a table, Markdown and JSON; and medians of paired runs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure that has no peer: how fresh, how large."""
+    """A figure without a peer, such as a latency or a size."""
 
     name: str
     unit: str
     value: float
-    most: float | None = None
-    """The aim: no more than this."""
+    max_value: float | None = None
+    """The aim: at most this."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of its own, of words."""
+    """A table of texts."""
 
     title: str
     columns: Sequence[str]
@@ -39,7 +39,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Result:
-    """Medians of pairs. `ratio`: ours over the peer's rate, pair by pair, median; above one is faster."""
+    """Medians of paired runs. `ratio`: the median of our rate over the peer's, pair by pair; above 1 we are faster."""
 
     name: str
     unit: str
@@ -48,8 +48,8 @@ class Result:
     ratio: float
     peer_name: str
     pairs: int
-    least: float | None = None
-    """The aim: a ratio of no less than this."""
+    min_ratio: float | None = None
+    """The aim: at least this ratio."""
 
 
 def compare(
@@ -61,7 +61,7 @@ def compare(
     peer: Callable[[], object],
     pairs: int,
 ) -> Result:
-    """Run the two in turn, `pairs` times after a warm-up; `work` units are done by each call."""
+    """Run the two in turn, `pairs` times after a warm-up. Each call does `work` units."""
     ours(), peer()
     rates: list[tuple[float, float]] = []
     for _ in range(pairs):
@@ -84,7 +84,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = (), grids: Sequence[Grid] = ()) -> None:
-    """Print the results and write them beside this file, as Markdown and JSON. Where there are aims, they are shown."""
+    """Print the results, with their aims, and write them to `RESULTS` as Markdown and JSON."""
     title = f"{file}: Python {platform.python_version()}, {os.cpu_count()} cores"
     written = [f"{title}\n"]
     if results:
@@ -92,32 +92,32 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
             (r.name, r.unit, _number(r.ours), _number(r.peer), f"{r.ratio:.2f}", r.peer_name, str(r.pairs))
             for r in results
         ]
-        aims = [_aim("≥", r.least, r.least is not None and r.ratio >= r.least) for r in results]
+        aims = [_aim("≥", r.min_ratio, r.min_ratio is not None and r.ratio >= r.min_ratio) for r in results]
         written.append(_aimed(title, ("what", "unit", "ours", "peer", "ratio", "against", "pairs"), rows, aims))
     if measured:
         rows = [(m.name, m.unit, _number(m.value)) for m in measured]
-        aims = [_aim("≤", m.most, m.most is not None and m.value <= m.most) for m in measured]
+        aims = [_aim("≤", m.max_value, m.max_value is not None and m.value <= m.max_value) for m in measured]
         written.append(_aimed(title, ("what", "unit", "value"), rows, aims))
-    for one in grids:
-        written.append(f"{one.title}:\n\n{_table(f'{file}: {one.title}', one.columns, one.rows)}")
+    for grid in grids:
+        written.append(f"{grid.title}:\n\n{_table(f'{file}: {grid.title}', grid.columns, grid.rows)}")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{file}.md").write_text("\n".join(written))
     found = {"results": [asdict(r) for r in results], "measured": [asdict(m) for m in measured]}
-    found |= {"grids": [asdict(one) for one in grids]} if grids else {}
+    found |= {"grids": [asdict(grid) for grid in grids]} if grids else {}
     (RESULTS / f"{file}.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 def _number(value: float) -> str:
-    """Three digits that matter, or all of a large one."""
+    """Return three significant digits, or all digits before the point of a large number."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _aim(sign: str, bar: float | None, met: bool) -> str:
-    return "" if bar is None else f"{sign} {bar:g}: {'met' if met else 'missed'}"
+def _aim(sign: str, aim: float | None, met: bool) -> str:
+    return "" if aim is None else f"{sign} {aim:g}: {'met' if met else 'missed'}"
 
 
 def _aimed(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]], aims: Sequence[str]) -> str:
-    """A table with a column for the aims, if there are any."""
+    """Print a table, with a column for the aims if there are any; return it as Markdown."""
     if not any(aims):
         return _table(title, columns, rows)
     return _table(title, (*columns, "aim"), [(*row, aim) for row, aim in zip(rows, aims, strict=True)])

@@ -1,4 +1,4 @@
-"""Whom the load generator asks: each a real process, or a tree of them, whose processor time can be told."""
+"""The targets of the load generator: each a real process, or a tree of them, whose processor time is measured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _START_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Target:
-    """Something that answers chat completions. `pid`: the root of its processes."""
+    """A server that answers chat completions. `pid`: the root of its processes."""
 
     name: str
     url: str
@@ -44,14 +44,14 @@ class Target:
     pid: int
     headers: Mapping[str, str] = field(default_factory=dict)
     settle: Callable[[], None] = lambda: None
-    """Returns when it has done what the requests so far made it do."""
+    """Returns when the target has finished the work of the requests so far."""
 
     def body(self, stream: bool) -> str:
         asked = {"model": self.model, "messages": [{"role": "user", "content": QUESTION}], "user": "customer-4711"}
         return json.dumps({**asked, "stream": True} if stream else asked)
 
     def computed(self) -> dict[int, float]:
-        """Processor seconds of each of its processes so far, by process id."""
+        """Return the processor seconds of each of its processes so far, by process id."""
         found = {}
         root = psutil.Process(self.pid)
         for process in (root, *root.children(recursive=True)):
@@ -63,7 +63,7 @@ class Target:
 
 @contextlib.contextmanager
 def running(name: str, launch: Launch, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for the length of a `with`, its output in `log`; its children end with it."""
+    """Run a process for the length of a `with`, with its output in `log`. Its children end with it."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             launch.argv, env={**env, **launch.env, "OMP_NUM_THREADS": "1"}, stdout=output, stderr=output, cwd=ROOT
@@ -74,54 +74,54 @@ def running(name: str, launch: Launch, env: Mapping[str, str], log: Path) -> Ite
         with contextlib.suppress(psutil.Error):
             processes = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
             child.terminate()
-            for one in psutil.wait_procs(processes, timeout=20)[1]:
-                one.kill()
+            for survivor in psutil.wait_procs(processes, timeout=20)[1]:
+                survivor.kill()
         child.wait()
 
 
-def until_it_answers(target: Target, child: subprocess.Popen[bytes], log: Path) -> Target:
-    """Ask until there is an answer. Raises RuntimeError with the log's end when there is none."""
-    deadline, trouble = time.monotonic() + _START_SECONDS, ""
+def wait_until_ready(target: Target, child: subprocess.Popen[bytes], log: Path) -> Target:
+    """Ask until there is an answer. Raises RuntimeError with the end of the log if there is none."""
+    deadline, problem = time.monotonic() + _START_SECONDS, ""
     headers = {"content-type": "application/json", **target.headers}
     while time.monotonic() < deadline and child.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.post(target.url, content=target.body(False), headers=headers, timeout=10.0)
             if answer.status_code == 200:
                 return target
-            trouble = answer.text[:500]
+            problem = answer.text[:500]
         time.sleep(0.2)
-    raise RuntimeError(f"{target.name} does not answer: {trouble}\n{log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"{target.name} does not answer: {problem}\n{log.read_text(errors='replace')[-2000:]}")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the processes' files go, and what they are started with."""
+class Workspace:
+    """The folder of the processes' files and the environment that they start with."""
 
     config: StackConfig
     env: Mapping[str, str]
 
     @contextlib.contextmanager
     def target(self, name: str, launch: Launch, port: int, model: str = ADAPTER, **headers: str) -> Iterator[Target]:
-        """Start it; it is ready inside the `with`."""
+        """Start a target that is ready inside the `with`."""
         log = self.config.logs / f"{name.replace(' ', '-').replace(',', '')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with running(name, launch, self.env, log) as child:
             target = Target(name, f"http://{HOST}:{port}/v1/chat/completions", model, child.pid, headers)
-            yield until_it_answers(target, child, log)
+            yield wait_until_ready(target, child, log)
 
 
 def upstream(port: int) -> Launch:
-    """The model server that answers at once, one worker."""
+    """Return how to start the model server that answers at once, with one worker."""
     return _granian("rsgi", "tests.benchmarks.upstream:app", port, {})
 
 
 def bare(port: int, to: str, server: str = "uvicorn", client: str = "aiohttp") -> Launch:
-    """The bare pass-through, one worker, on uvloop."""
+    """Return how to start the bare pass-through, with one worker on uvloop."""
     env = {"RATCHET_BENCH_UPSTREAM": to, "RATCHET_BENCH_CLIENT": client}
     if server == "granian":
-        return _granian("asgi", "tests.benchmarks.bare:app", port, env)
+        return _granian("asgi", "tests.benchmarks.pass_through:app", port, env)
     options = ("--host", HOST, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log")
-    return Launch(argv=(sys.executable, "-m", "uvicorn", *options, "tests.benchmarks.bare:app"), env=env)
+    return Launch(argv=(sys.executable, "-m", "uvicorn", *options, "tests.benchmarks.pass_through:app"), env=env)
 
 
 def _granian(interface: str, app: str, port: int, env: Mapping[str, str]) -> Launch:
@@ -131,10 +131,10 @@ def _granian(interface: str, app: str, port: int, env: Mapping[str, str]) -> Lau
 
 
 @contextlib.contextmanager
-def ours(place: Place, settings: Settings, to: str) -> Iterator[Target]:
-    """Our gateway, one worker, as an operator runs it: spool, shipper and flags on, an adapter that serves everyone.
+def ours(workspace: Workspace, settings: Settings, to: str) -> Iterator[Target]:
+    """Start Ratchet's gateway with one worker as in production: spool, shipper and flags on, and an adapter.
 
-    The task redacts nothing: what redaction costs the shipper is `redaction`'s to measure.
+    The task redacts nothing; the benchmark `redaction` measures what redaction costs the shipper.
     """
     task = TaskSpec(
         name="bench", kind=TaskKind.GENERATION, base_model=BASE, system_prompt="Answer the customer.",
@@ -144,13 +144,13 @@ def ours(place: Place, settings: Settings, to: str) -> Iterator[Target]:
     (port,) = free_ports(1)
     env = {"RATCHET_VLLM": to, "RATCHET_GATEWAY_PORT": str(port), "RATCHET_HOME": str(settings.home)}
     launch = Launch(argv=(sys.executable, "-m", "services.gateway.main"), env=env)
-    with place.target("ratchet", launch, port, task.name) as target:
-        _until_the_adapter_serves(target)
-        yield replace(target, settle=lambda: _until_shipped(target))
+    with workspace.target("ratchet", launch, port, task.name) as target:
+        _wait_until_adapter_serves(target)
+        yield replace(target, settle=lambda: _wait_until_shipped(target))
 
 
-def _until_shipped(target: Target) -> None:
-    """Until Kafka has what the spool had. Raises RuntimeError if that takes longer than half a minute."""
+def _wait_until_shipped(target: Target) -> None:
+    """Wait until the spool is shipped. Raises RuntimeError if that takes longer than half a minute."""
     deadline = time.monotonic() + 30.0
     address = target.url.replace("/v1/chat/completions", "/metrics")
     while time.monotonic() < deadline:
@@ -162,7 +162,7 @@ def _until_shipped(target: Target) -> None:
 
 
 async def _announce(settings: Settings, task: TaskSpec) -> None:
-    """The task on the broker, its flags in Unleash."""
+    """Publish the task on the broker and its flags in Unleash."""
     await publish_task(settings, task)
     admin = UnleashAdmin(settings.unleash, settings.unleash_admin_token)
     try:
@@ -175,8 +175,8 @@ async def _announce(settings: Settings, task: TaskSpec) -> None:
         await admin.close()
 
 
-def _until_the_adapter_serves(target: Target) -> None:
-    """The flags must have arrived, and the confidence must be there: otherwise less is measured than is said."""
+def _wait_until_adapter_serves(target: Target) -> None:
+    """Wait until the gateway uses the flags and measures confidence; otherwise it would be measured doing less work."""
     deadline = time.monotonic() + 30.0
     while True:
         headers = httpx.post(target.url, content=target.body(False), timeout=10.0).headers
@@ -188,24 +188,24 @@ def _until_the_adapter_serves(target: Target) -> None:
 
 
 @contextlib.contextmanager
-def litellm(place: Place, to: str, say: Say) -> Iterator[Target]:
-    """LiteLLM's proxy, one worker. Raises PartError if it cannot be installed."""
+def litellm(workspace: Workspace, to: str, say: Say) -> Iterator[Target]:
+    """Start LiteLLM's proxy with one worker. Raises PartError if it cannot be installed."""
     (port,) = free_ports(1)
-    launch = peers.litellm(place.config, to, port, say)
-    with place.target("LiteLLM", launch, port, authorization=f"Bearer {peers.LITELLM_KEY}") as target:
+    launch = peers.litellm(workspace.config, to, port, say)
+    with workspace.target("LiteLLM", launch, port, authorization=f"Bearer {peers.LITELLM_KEY}") as target:
         yield target
 
 
 @contextlib.contextmanager
-def portkey(place: Place, to: str, say: Say) -> Iterator[Target]:
-    """Portkey's gateway. Raises PartError if it cannot be installed."""
+def portkey(workspace: Workspace, to: str, say: Say) -> Iterator[Target]:
+    """Start Portkey's gateway. Raises PartError if it cannot be installed."""
     (port,) = free_ports(1)
-    launch = peers.portkey(place.config, port, say)
+    launch = peers.portkey(workspace.config, port, say)
     headers = {**peers.PORTKEY_HEADERS, "x-portkey-custom-host": f"{to}/v1"}
-    with place.target("Portkey", launch, port, **headers) as target:
+    with workspace.target("Portkey", launch, port, **headers) as target:
         yield target
 
 
 def plain_environment() -> dict[str, str]:
-    """Ours without settings of Ratchet: what a person set for a stack of their own must not leak into a benchmark."""
+    """Return the environment without Ratchet's settings, which must not leak from another stack into a benchmark."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}

@@ -1,4 +1,4 @@
-"""The figures that decide the confidence benchmark, on answers whose figures are known."""
+"""The measures of the confidence benchmark are right on answers with known values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures
 
 HONEST = np.repeat([0.2, 0.9], 100)
-"""A hundred answers each, of which as many are right as they say."""
+"""A hundred answers each, right as often as their score says."""
 RIGHT = np.concatenate([np.arange(100) % 10 < 2, np.arange(100) % 10 < 9]).astype(float)
 
 
-def test_honest_scores_have_no_error_beyond_the_scatter_of_a_bin() -> None:
+def test_honest_scores_have_no_error_but_the_scatter_of_a_bin() -> None:
     found = figures(HONEST, RIGHT)
     assert found.ece_width == pytest.approx(0.0, abs=1e-9)
     assert found.ece < 0.1
 
 
-def test_scores_that_are_too_sure_have_the_distance_as_error() -> None:
+def test_overconfident_scores_have_their_distance_as_error() -> None:
     found = figures(np.full(200, 0.95), RIGHT)
     assert found.ece_width == pytest.approx(0.4)
     assert found.auroc == 0.5
@@ -35,7 +35,7 @@ def test_errors_are_counted_in_the_tenth_with_the_lowest_scores() -> None:
     assert figures(np.where(right > 0, 0.9, 0.1), right).lowest_tenth == 1.0
 
 
-def test_a_tenth_of_the_answers_has_room_for_so_many_errors() -> None:
+def test_a_tenth_of_the_answers_can_hold_only_so_many_errors() -> None:
     assert best_possible_lowest_tenth(RIGHT) == pytest.approx(20 / 90)
     assert best_possible_lowest_tenth(np.array([1.0] * 99 + [0.0])) == 1.0
 

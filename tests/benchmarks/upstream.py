@@ -1,7 +1,7 @@
-"""A model server that answers at once, the same to everybody: `granian --interface rsgi tests.benchmarks.upstream:app`.
+"""A model server that gives everyone the same answer at once: `granian --interface rsgi tests.benchmarks.upstream:app`.
 
-What it sends has the shape and the size of vLLM's: a sentence of eight tokens with their log-probabilities, whole, or
-as a stream of one event a token. Every proxy has the same bytes to pass on.
+Its answer has the shape and size of vLLM's: a sentence of eight tokens with their log-probabilities, whole or as a
+stream of one event per token.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import orjson
 
 ADAPTER, BASE = "bench-adapter", "bench-base"
 FIRST = "Parcel"
-"""The first token of the answer; nothing else that is sent has this word."""
+"""The first token of the answer, which occurs nowhere else in it."""
 _TOKENS = (FIRST, " 4711", " left", " us", " on", " Monday", " morning", ".")
 _COMMON = {"id": "chatcmpl-0123456789abcdef0123456789abcdef", "created": 1_750_000_000, "model": ADAPTER}
 _USAGE = {"prompt_tokens": 96, "completion_tokens": len(_TOKENS), "total_tokens": 96 + len(_TOKENS)}
@@ -48,7 +48,7 @@ MODELS = orjson.dumps({"object": "list", "data": [{"id": name, "object": "model"
 
 
 async def app(scope: Any, protocol: Any) -> None:
-    """RSGI: granian's own interface, the least that Python can do for a request."""
+    """Answer through RSGI, granian's own interface, which costs least in Python."""
     if scope.proto != "http":
         return
     if scope.method == "GET":

@@ -1,6 +1,6 @@
-"""A pass-through that does nothing else: what any gateway in Python costs at least.
+"""A bare pass-through: the minimum that a gateway in Python costs.
 
-ASGI, for uvicorn or granian. `RATCHET_BENCH_UPSTREAM` is where to; `RATCHET_BENCH_CLIENT` is aiohttp or httpx.
+An ASGI app for uvicorn or granian. It forwards to `RATCHET_BENCH_UPSTREAM`; `RATCHET_BENCH_CLIENT` is aiohttp or httpx.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What asking a model server costs a process: `services/gateway/upstreams/http_client.py` beside aiohttp and httpx.
+"""The processor time of HTTP clients: `services/gateway/upstreams/http_client.py` against aiohttp and httpx.
 
-`python -m tests.benchmarks.wire [REQUESTS]`: requests one after the other, to a server that answers with a constant.
-Prints microseconds of the processor, of this process alone, for each; best of five rounds, taken in turns.
+`python -m tests.benchmarks.http_clients [REQUESTS]`: one request after the other, to a server with a constant answer.
+Prints the microseconds of processor time per request of this process alone: the best of five rounds for each client.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ ROUNDS = 5
 
 
 class Constant(asyncio.Protocol):
-    """The server: one answer for each request that came in one piece or ends one."""
+    """The server: the same answer to each request."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._seen = b""
+        self._received = b""
 
     def data_received(self, data: bytes) -> None:
-        self._seen += data
-        if self._seen.endswith(BODY):
-            self._seen = b""
+        self._received += data
+        if self._received.endswith(BODY):
+            self._received = b""
             head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER)
             self._transport.write(head + ANSWER)  # type: ignore[attr-defined]
 
@@ -48,7 +48,7 @@ async def serve(port: int) -> None:
 
 
 async def compare(port: int, requests: int) -> dict[str, float]:
-    """Microseconds of the processor a request, by client."""
+    """Return the microseconds of processor time per request, by client."""
     url = f"http://127.0.0.1:{port}"
     headers = {"content-type": "application/json"}
     http = UpstreamClient(url, headers, 2.0, asyncio.Semaphore(10))
@@ -60,8 +60,8 @@ async def compare(port: int, requests: int) -> dict[str, float]:
                 return await response.read()
 
         clients: dict[str, Callable[[], Awaitable[object]]] = {
-            "wire": lambda: http.request("POST", PATH, BODY, 60.0),
-            "wire, with choice, circuit and retries": lambda: replicas.post(PATH, BODY),
+            "gateway's client": lambda: http.request("POST", PATH, BODY, 60.0),
+            "gateway's client, with choice, circuit breaker and retries": lambda: replicas.post(PATH, BODY),
             "aiohttp": by_aiohttp,
             "httpx": lambda: client.post(url + PATH, content=BODY),
         }
@@ -81,7 +81,7 @@ async def compare(port: int, requests: int) -> dict[str, float]:
 async def run(requests: int) -> None:
     (port,) = free_ports(1)
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.wire", "serve", str(port), cwd=ROOT, stdin=subprocess.DEVNULL
+        sys.executable, "-m", "tests.benchmarks.http_clients", "serve", str(port), cwd=ROOT, stdin=subprocess.DEVNULL
     )
     try:
         while True:
