@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
@@ -119,25 +117,6 @@ class LatencySketch(Frozen):
     zeros: int = Field(default=0, ge=0, description="Latencies of 0 ms.")
     indexes: tuple[int, ...] = Field(default=(), max_length=2_000)
     counts: tuple[int, ...] = Field(default=(), max_length=2_000)
-
-
-def merged_sketch(sketches: Iterable[LatencySketch]) -> LatencySketch:
-    """Return the sketch of all latencies in `sketches`. Raises ValueError if their gammas differ."""
-    counts: Counter[int] = Counter()
-    zeros, gammas = 0, set()
-    for sketch in sketches:
-        counts.update(dict(zip(sketch.indexes, sketch.counts, strict=True)))
-        zeros += sketch.zeros
-        gammas.add(sketch.gamma)
-    if len(gammas) > 1:
-        raise ValueError(f"sketches with different gammas cannot be merged: {sorted(gammas)}")
-    indexes = sorted(counts)
-    return LatencySketch(
-        gamma=gammas.pop() if gammas else LatencySketch().gamma,
-        zeros=zeros,
-        indexes=tuple(indexes),
-        counts=tuple(counts[index] for index in indexes),
-    )
 
 
 def sketch_quantile(sketch: LatencySketch, q: float) -> float:

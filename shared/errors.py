@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 
 class RatchetError(Exception):
@@ -35,14 +35,8 @@ class MustStop(RatchetError):
     """Continuing would lose or duplicate data: the process stops and a person decides. Never retried."""
 
 
-class _Validation(Protocol):
-    """pydantic's ValidationError, or FastAPI's of a request."""
-
-    def errors(self) -> Sequence[Any]: ...
-
-
-def describe_validation_error(error: _Validation, limit: int = 5) -> str:
-    """Return the first `limit` problems as `field: problem; field: problem`, without the values that were refused."""
+def describe_validation_error(error: Any, limit: int = 5) -> str:
+    """Return the first problems of pydantic's or FastAPI's error as `field: problem; …`, without the refused values."""
     problems = [(field_path(detail), detail["msg"]) for detail in error.errors()[:limit]]
     return "; ".join(f"{field}: {problem}" if field else str(problem) for field, problem in problems)
 

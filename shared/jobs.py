@@ -142,9 +142,8 @@ class Jobs:
     def _start(self, job: Job) -> None:
         attempts = int(job.read("attempts") or b"0")
         if attempts >= MAX_ATTEMPTS:
-            reason = f"its process died {attempts} times without a result"
-            failure = JobFailure(reason=reason, way_out=f"Read {job.folder / 'log.txt'}; then remove that folder.")
-            write_atomically(job.folder / "failure.json", failure.model_dump_json().encode())
+            way_out = f"Read {job.folder / 'log.txt'}; then remove that folder."
+            _fail(job.folder, JobFailure(reason=f"its process died {attempts} times without a result", way_out=way_out))
             return
         write_atomically(job.folder / "attempts", str(attempts + 1).encode())
         with (job.folder / "log.txt").open("ab") as log:

@@ -90,8 +90,9 @@ async def run(services: Sequence[Service]) -> None:
 async def _first_problem(services: Sequence[Service], stop: asyncio.Event) -> MustStop | None:
     """Wait until a service must stop and return its problem, or until `stop` is set and return None."""
     stopped = asyncio.create_task(stop.wait())
-    brokers = [service.broker for service in services if isinstance(service.broker, Broker)]
-    problems = [asyncio.create_task(broker.halted()) for broker in brokers]
+    problems = [
+        asyncio.create_task(service.broker.halted()) for service in services if isinstance(service.broker, Broker)
+    ]
     try:
         await asyncio.wait([stopped, *problems], return_when=asyncio.FIRST_COMPLETED)
         return next((task.result() for task in problems if task.done()), None)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,16 +27,16 @@ from shared.kafka.diagnostics import diagnose, diagnose_sync
 from shared.settings import Settings
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+# A dead letter is an encrypted message with the reason of its failure: the largest message must fit too.
 MAX_DEAD_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
-"""A dead letter is an encrypted message with the reason of its failure: the largest message must fit too."""
 COMPRESSION = "lz4"
 T = TypeVar("T")
 _END_OFFSETS_SECONDS = 10.0
+# How long a client may not know that a topic was made anew. A group's leader that does not know assigns it to no
+# member; with the default of five minutes nothing would be read for as long.
 _METADATA_MS = 10_000
-"""How long a client may not know that a topic was made anew. A group's leader that does not know assigns it to no
-member; with the default of five minutes nothing would be read for as long."""
+# While a broker is away every client retries in several loops and logs each attempt: not ten lines a second.
 _RETRY_MS = 500
-"""While a broker is away every client retries in several loops and logs each attempt: not ten lines a second."""
 _ADMIN_LIMITS = {"request_timeout_ms": 10_000, "bootstrap_timeout_ms": 5_000}
 
 _bootstrap = AIOKafkaClient.bootstrap
@@ -126,6 +126,18 @@ def connect_admin(settings: Settings, client_id: str, wait_seconds: float = 0.0,
             time.sleep(0.5)
 
 
+@contextmanager
+def open_admin(settings: Settings, client_id: str, wait_seconds: float = 0.0) -> Iterator[KafkaAdminClient]:
+    """Connect an admin client for the length of a `with`. Raises as `connect_admin` does, for its requests too."""
+    admin = connect_admin(settings, client_id, wait_seconds)
+    try:
+        yield admin
+    except (AdminError, OSError) as error:
+        raise diagnose_sync(client_options(settings), error) from error
+    finally:
+        admin.close()
+
+
 async def connection_error(settings: Settings, error: BaseException) -> RatchetError:
     """Return the error to raise, with its way out, when a client failed to connect with `error`."""
     return await diagnose(client_options(settings), error)
@@ -181,13 +193,8 @@ async def topic_ids(settings: Settings, names: Sequence[str]) -> dict[str, str]:
 
 
 def _describe_topics(settings: Settings, names: Sequence[str]) -> dict[str, TopicDescription]:
-    admin = connect_admin(settings, "ratchet-topic-ids")
-    try:
+    with open_admin(settings, "ratchet-topic-ids") as admin:
         topics = admin.describe_topics(list(names))
-    except (AdminError, OSError) as error:
-        raise diagnose_sync(client_options(settings), error) from error
-    finally:
-        admin.close()
     return {
         topic["name"]: TopicDescription(
             str(topic["topic_id"]), tuple(partition["partition_index"] for partition in topic["partitions"])
@@ -239,14 +246,12 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context()
     if settings.kafka_ca_file:
-        context = _with_file("RATCHET_KAFKA_CA_FILE", settings.kafka_ca_file, _context_of)
+        context = _with_file(
+            "RATCHET_KAFKA_CA_FILE", settings.kafka_ca_file, lambda file: ssl.create_default_context(cafile=file)
+        )
     if settings.kafka_client_certificate:
         _with_file("RATCHET_KAFKA_CLIENT_CERTIFICATE", settings.kafka_client_certificate, context.load_cert_chain)
     return context
-
-
-def _context_of(file: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=file)
 
 
 def _with_file(variable: str, file: Path, use: Callable[[Path], T]) -> T:

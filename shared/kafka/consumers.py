@@ -12,31 +12,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
-from pydantic import ValidationError
 
 from schemas.base import Event
 from schemas.catalog import HEADER_ONLY, topic_of
-from shared.errors import DependencyUnavailable, InvalidMessage, MustStop, describe_validation_error
+from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
 from shared.kafka.broker import Broker, leave_undecoded, parse_with_trace, parse_without_headers
 from shared.kafka.clients import MAX_MESSAGE_BYTES, end_offsets
-from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition, record_headers
+from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition, decode_event, record_headers
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import DeadLetterPublisher
 from shared.kafka.resuming import Resume, ResumingListener
 from shared.settings import Settings
 
 MAX_PAUSE_SECONDS = 10.0
+# How often a message is tried whose handler raises an unexpected error, before it is dead-lettered.
 BUG_ATTEMPTS = 3
-"""How often a message is tried whose handler raises an unexpected error, before it is dead-lettered."""
+# Records decoded before the event loop runs other tasks: heartbeats, and the process's other services.
 _RECORDS_PER_YIELD = 1_000
-"""Records decoded before the event loop runs other tasks: heartbeats, and the process's other services."""
 
 E = TypeVar("E", bound=Event)
 logger = logging.getLogger(__name__)
@@ -101,12 +101,13 @@ class Consumers:
         the records (shared/kafka/resuming.py). `decode` makes the deliveries' events from the records' values instead
         of the event's class (shared/kafka/decoding.py); it raises InvalidMessage.
         """
-        listener = self._resuming_listener(event, resume) if resume else None
+        name, ends = f"{self._service}: {topic_of(event).name}", partial(end_offsets, self._settings)
+        listener = ResumingListener(name, resume, ends, self._halt) if resume else None
 
         async def consume(body: Any, message: KafkaMessage) -> None:
             raw = message.raw_message
             records = raw if isinstance(raw, tuple | list) else (raw,)
-            if listener and not listener.expects(_first_offsets(records)):
+            if listener and not listener.expects(_last_offsets(records[::-1])):
                 raise DependencyUnavailable("the store is asked from which offset to resume")
             await self._consume(event, handler, records, on_skipped, decode)
             if listener:
@@ -118,7 +119,7 @@ class Consumers:
         }  # fmt: skip
         subscriber = self._subscribe(event, consume, batch=True, listener=listener, **options)
         if listener:
-            listener.attach(subscriber)
+            listener.subscriber = subscriber
 
     def table(self, event: type[E]) -> LatestByKey[E]:
         """Follow a compacted topic from its start, in every process, as a table of its last value per key.
@@ -129,8 +130,7 @@ class Consumers:
         table: LatestByKey[E] = LatestByKey(topic)
 
         async def put(deliveries: list[Delivery[E]]) -> None:
-            for delivery in deliveries:
-                await table.put(delivery.event.task, delivery.event)
+            await table.put(deliveries[0].event.task, deliveries[0].event)
 
         async def consume(body: Any, message: KafkaMessage) -> None:
             await self._consume(event, put, [message.raw_message])
@@ -151,12 +151,6 @@ class Consumers:
         if self._service not in topic.consumers:
             raise ValueError(f"{self._service} is not a consumer of {topic.name}: see schemas/catalog.py")
         return topic.name
-
-    def _resuming_listener(self, event: type[E], resume: Resume) -> ResumingListener:
-        async def ends(partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-            return await end_offsets(self._settings, partitions)
-
-        return ResumingListener(f"{self._service}: {topic_of(event).name}", resume, ends, self._halt)
 
     def _halt(self, problem: MustStop) -> None:
         logger.critical("%s must stop: %s %s", self._service, problem.reason, problem.way_out)
@@ -217,7 +211,7 @@ class Consumers:
                 continue
             try:
                 value = record.value or b""
-                decoded_event = decode(value) if decode else _decode(event, value)
+                decoded_event = decode(value) if decode else decode_event(event, value)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not block the partition
                 await self._dead_letter(record, error, on_skipped)
                 continue
@@ -275,17 +269,6 @@ class Consumers:
         await self._dead_letters.publish_record(record, error)
         if on_skipped is not None:
             await on_skipped(RecordPosition(record.topic, record.partition, record.offset))
-
-
-def _decode(event: type[E], value: bytes) -> E:
-    try:
-        return event.model_validate_json(value)
-    except ValidationError as error:
-        raise InvalidMessage(f"not a valid {event.__name__}: {describe_validation_error(error)}") from error
-
-
-def _first_offsets(records: Sequence[ConsumerRecord]) -> dict[TopicPartition, int]:
-    return _last_offsets(records[::-1])
 
 
 def _last_offsets(records: Sequence[ConsumerRecord]) -> dict[TopicPartition, int]:

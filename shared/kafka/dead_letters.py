@@ -30,8 +30,8 @@ DEAD_LETTER_KEY = "dead-letters"
 """The name of the encryption key in the secrets folder."""
 MAX_SHOWN = 1_000
 _MAX_ERROR_CHARS = 2_000
+# Origins of dead letters remembered while reading: a record that was dead-lettered twice counts once.
 _MAX_REMEMBERED = 100_000
-"""Origins of dead letters remembered while reading: a record that was dead-lettered twice counts once."""
 _READ_SECONDS = 30.0
 
 

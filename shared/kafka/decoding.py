@@ -18,18 +18,18 @@ from uuid import UUID
 import msgspec
 from annotated_types import GroupedMetadata
 from msgspec import Meta
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 
 from schemas.base import Event
-from shared.errors import InvalidMessage, describe_validation_error
+from shared.kafka.delivery import decode_event
 
 Plain = Any
 """An event's fields as attributes: text, numbers, datetimes, tuples, structs; enums as their values, UUIDs as text."""
 
 _UUID = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
+# The seventh decimal of a second. msgspec rounds by it, pydantic cuts it off: the class decodes such times.
 _SEVENTH_DIGIT = slice(26, 27)
-"""The seventh decimal of a second. msgspec rounds by it, pydantic cuts it off: the class decodes such times."""
 _BOUNDS = {"ge", "gt", "le", "lt", "min_length", "max_length"}
 
 
@@ -48,11 +48,7 @@ class Decoder:
             return self._with_times(self._decode(value))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # The class decides.
-        try:
-            event = self._event.model_validate_json(value)
-        except ValidationError as error:
-            raise InvalidMessage(f"not a valid {self._event.__name__}: {describe_validation_error(error)}") from error
-        return self.plain(event)
+        return self.plain(decode_event(self._event, value))
 
     def plain(self, event: Event) -> Plain:
         """Return the struct of an event that is already decoded, with defaults filled in."""

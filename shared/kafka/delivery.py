@@ -9,8 +9,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 from aiokafka import ConsumerRecord
 from aiokafka import TopicPartition as TopicPartition
+from pydantic import ValidationError
 
 from schemas.base import Event
+from shared.errors import InvalidMessage, describe_validation_error
 
 E = TypeVar("E", bound=Event)
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -32,6 +34,14 @@ class Delivery(NamedTuple, Generic[E]):
     partition: int
     offset: int
     headers: Mapping[str, str]
+
+
+def decode_event(event: type[E], value: bytes) -> E:
+    """Return the event in a record's JSON value. Raises InvalidMessage when it is not valid."""
+    try:
+        return event.model_validate_json(value)
+    except ValidationError as error:
+        raise InvalidMessage(f"not a valid {event.__name__}: {describe_validation_error(error)}") from error
 
 
 def record_headers(record: ConsumerRecord) -> Mapping[str, str]:

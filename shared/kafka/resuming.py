@@ -45,14 +45,10 @@ class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
         self._resume = resume
         self._ends = ends
         self._halt = halt
-        self._subscriber: Any = None
+        self.subscriber: Any = None  # FastStream's, whose consumer seeks; it makes the consumer when it starts.
         self._seek_task: asyncio.Task[None] | None = None
+        # The lowest offset to expect of each partition: a lower one means that the log was cut or made anew meanwhile.
         self._floors: dict[TopicPartition, int] = {}
-        """Lowest offset to expect of each partition: a lower one means that the log was cut or made anew meanwhile."""
-
-    def attach(self, subscriber: Any) -> None:
-        """Set the FastStream subscriber whose consumer seeks; it makes that consumer when it starts."""
-        self._subscriber = subscriber
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         self._reset()
@@ -84,7 +80,7 @@ class ResumingListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiok
 
     def _start_seek(self, partitions: Sequence[TopicPartition]) -> None:
         if partitions:
-            consumer = self._subscriber.consumer
+            consumer = self.subscriber.consumer
             with contextlib.suppress(IllegalStateError):  # Revoked meanwhile: the next assignment calls again.
                 consumer.pause(*partitions)  # Before the first fetch, which needs offsets that are not known yet.
             self._seek_task = asyncio.create_task(self._seek_with_retries(consumer, partitions))

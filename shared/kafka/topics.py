@@ -15,7 +15,6 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import (
     ClusterAuthorizationFailedError,
     InvalidReplicationFactorError,
-    KafkaError,
     PolicyViolationError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
@@ -23,8 +22,7 @@ from kafka.errors import (
 
 from schemas.catalog import DEAD_LETTER_RETENTION, DEAD_LETTERS, TOPICS
 from shared.errors import ConfigurationError, DependencyUnavailable
-from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, client_options, connect_admin
-from shared.kafka.diagnostics import diagnose_sync
+from shared.kafka.clients import MAX_DEAD_LETTER_BYTES, open_admin
 from shared.settings import Settings
 
 EXISTENCE, PARTITIONS, REPLICATION = "existence", "partitions", "replication"
@@ -64,17 +62,12 @@ def create_topics(settings: Settings, wait_seconds: float = 30.0) -> list[str]:
 
     Raises DependencyUnavailable if no broker answers, ConfigurationError if it refuses to create one.
     """
-    admin = connect_admin(settings, "ratchet-topics", wait_seconds)
-    try:
+    with open_admin(settings, "ratchet-topics", wait_seconds) as admin:
         existing = set(admin.list_topics())
         missing = [topic for topic in wanted_topics(settings) if topic.name not in existing]
         created = [topic.name for topic in missing if _create(admin, topic, settings)]
         admin.wait_for_topics([topic.name for topic in missing])
         return created
-    except (KafkaError, OSError) as error:
-        raise diagnose_sync(client_options(settings), error) from error
-    finally:
-        admin.close()
 
 
 def find_drift(settings: Settings) -> list[Drift]:
@@ -82,13 +75,8 @@ def find_drift(settings: Settings) -> list[Drift]:
 
     Raises DependencyUnavailable when the broker does not answer, or does not allow this user to read the settings.
     """
-    admin = connect_admin(settings, "ratchet-topics")
-    try:
+    with open_admin(settings, "ratchet-topics") as admin:
         return _compare(admin, settings)
-    except (KafkaError, OSError) as error:
-        raise diagnose_sync(client_options(settings), error) from error
-    finally:
-        admin.close()
 
 
 def correct_topics(settings: Settings) -> list[Drift]:
@@ -96,8 +84,7 @@ def correct_topics(settings: Settings) -> list[Drift]:
 
     A shorter retention deletes records, so a person must ask for this. Raises DependencyUnavailable.
     """
-    admin = connect_admin(settings, "ratchet-topics")
-    try:
+    with open_admin(settings, "ratchet-topics") as admin:
         drifts = [drift for drift in _compare(admin, settings) if drift.correctable and drift.setting != EXISTENCE]
         for name in {drift.topic for drift in drifts}:
             configs = {drift.setting: drift.wanted for drift in drifts if drift.topic == name}
@@ -105,10 +92,6 @@ def correct_topics(settings: Settings) -> list[Drift]:
             if (status := response["topic"][name]) != "OK":
                 raise DependencyUnavailable(f"the broker did not set {sorted(configs)} of {name}: {status}")
         return drifts
-    except (KafkaError, OSError) as error:
-        raise diagnose_sync(client_options(settings), error) from error
-    finally:
-        admin.close()
 
 
 def wanted_topics(settings: Settings) -> list[TopicSpec]:

@@ -37,12 +37,12 @@ TOP_LOGPROBS = 20
 MAX_LOG_ODDS = 20.0
 """Log-odds are cut at +- this: two in a billion."""
 _EXPONENT = 700.0
+# A log-probability up to this much above zero is that of a certain token, rounded upstream.
 _ROUNDING = 1e-3
-"""A log-probability up to this much above zero is that of a certain token, rounded upstream."""
 _NEGLIGIBLE = 1e-4
 _CERTAIN = -1e-5
+# The probabilities listed at a position cannot add up to more than this, rounding included.
 _MAX_SUM = 1.01
-"""The probabilities listed at a position cannot add up to more than this, rounding included."""
 _HALF = math.log(0.5)
 
 Tokens = Sequence[Mapping[str, Any]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +29,6 @@ class Completion:
     finish_reason: str
     latency_ms: float
     tokens_logprobs: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def sequence_probability(self) -> float | None:
-        return None if self.logprob is None else math.exp(min(self.logprob, 0.0))
 
 
 class InferenceClient:

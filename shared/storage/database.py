@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 
+# Alembic has its context in module globals, so the services of a process migrate one after the other.
 _ALEMBIC = threading.Lock()
-"""Alembic has its context in module globals, so the services of a process migrate one after the other."""
 _ENV_FOLDER = Path(__file__).parent / "alembic"
 
 

@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.cycles import PartitionFence
 from shared.kafka.delivery import Delivery, RecordPosition
 
+# More than any offset: rows shifted down by it come before all new ones, and after rows shifted twice.
 _OFFSETS_PER_INCARNATION = 2**40
-"""More than any offset: rows shifted down by it come before all new ones, and after rows shifted twice."""
 
 
 def offsets_table(metadata: MetaData) -> Table:
