@@ -128,7 +128,7 @@ def test_logs_of_a_part_are_shown_and_an_unknown_one_is_explained(home: Home) ->
     assert "database system is ready" in home.ratchet("logs", "postgres", "-n", "500").stdout
     unknown = home.ratchet("logs", "postgers")
     assert unknown.returncode == 1
-    assert "postgres" in unknown.stdout
+    assert "postgres" in unknown.stderr
 
 
 def test_the_users_own_database_is_used_and_left_alone(home: Home, tmp_path: Path) -> None:
