@@ -1,4 +1,4 @@
-"""The spool keeps what it acknowledged, refuses loudly what it cannot keep, and frees what is shipped."""
+"""The spool stores what it acknowledged, refuses what it cannot store, and deletes what is shipped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def record(value: bytes = b"v") -> Record:
 
 
 def values(reader: SpoolReader) -> list[bytes]:
-    return [spooled.record.value for spooled in reader.read(1000, 1 << 20)]
+    return [s.record.value for s in reader.read(1000, 1 << 20)]
 
 
 def flip(path: Path, at: int) -> None:
@@ -68,24 +68,24 @@ def no_room(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_record_comes_back_whole_with_the_time_of_its_append(spool: Spool) -> None:
+def test_a_record_is_read_back_with_the_time_of_its_append(spool: Spool) -> None:
     wanted = [Record("predictions.logged.v1", "clé".encode(), b"\0" * 70_000), Record("feedback.given.v1", b"", b"")]
     before = time.time()
     spool.append(wanted)
-    got = SpoolReader(spool.slot, CIPHER).read(10, 1 << 20)
-    assert [spooled.record for spooled in got] == wanted
-    assert before <= got[0].appended_at <= time.time()
+    spooled = SpoolReader(spool.slot, CIPHER).read(10, 1 << 20)
+    assert [s.record for s in spooled] == wanted
+    assert before <= spooled[0].appended_at <= time.time()
 
 
-def test_a_records_headers_come_back_beside_records_without(spool: Spool) -> None:
+def test_headers_are_read_back_beside_records_without_headers(spool: Spool) -> None:
     headers = (("traceparent", b"00-a-b-01"), ("x-ä", b""), ("binary", b"\xff\x00"))
     wanted = [Record("t", b"k", b"1"), Record("t", b"", b"", headers), Record("tü", b"k", b"3", headers[:1]), record()]
     spool.append(wanted)
-    assert [spooled.record for spooled in SpoolReader(spool.slot, CIPHER).read(10, 1 << 20)] == wanted
+    assert [s.record for s in SpoolReader(spool.slot, CIPHER).read(10, 1 << 20)] == wanted
 
 
-def test_a_frame_from_before_records_had_headers_is_read() -> None:
-    """Also what such code takes for granted: that a topic is text. It sets frames with headers aside."""
+def test_a_frame_in_the_format_without_headers_is_read() -> None:
+    """Code for that format takes a topic with headers for invalid UTF-8, and so quarantines the frame."""
     old = struct.pack("<HII", 5, 2, 3) + b"topic" + b"ke" + b"val" + struct.pack("<HII", 1, 0, 0) + b"t"
     assert unpack_frame(CIPHER.encrypt(old), CIPHER) == [Record("topic", b"ke", b"val"), Record("t", b"", b"")]
     new = CIPHER.decrypt(pack_frame([Record("topic", b"ke", b"val", (("a", b"b"),))], CIPHER, 1.0)[HEADER_BYTES:])
@@ -94,14 +94,14 @@ def test_a_frame_from_before_records_had_headers_is_read() -> None:
         new[10 : 10 + length].decode()
 
 
-def test_headers_that_are_cut_short_are_a_broken_frame_and_no_record() -> None:
+def test_truncated_headers_are_a_damaged_frame() -> None:
     whole = CIPHER.decrypt(pack_frame([Record("t", b"k", b"v", (("name", b"value"),))], CIPHER, 1.0)[HEADER_BYTES:])
     for end in range(14, len(whole)):
         with pytest.raises(DecryptionFailed):
             unpack_frame(CIPHER.encrypt(whole[:end]), CIPHER)
 
 
-def test_what_lies_on_disk_cannot_be_read_there(spool: Spool) -> None:
+def test_records_on_disk_are_unreadable(spool: Spool) -> None:
     spool.append([Record("topic-in-clear", b"key-in-clear", b"value-in-clear" * 10)])
     data = b"".join(path.read_bytes() for path in spool.slot.iterdir())
     assert len(data) > 140
@@ -109,7 +109,7 @@ def test_what_lies_on_disk_cannot_be_read_there(spool: Spool) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in spool.slot.iterdir())
 
 
-def test_a_batch_can_be_advanced_past_in_part(spool: Spool) -> None:
+def test_a_reader_can_advance_into_the_middle_of_a_batch(spool: Spool) -> None:
     spool.append([record(b"1"), record(b"2"), record(b"3")])
     reader = SpoolReader(spool.slot, CIPHER)
     reader.advance(reader.read(10, 1 << 20)[1].position)
@@ -117,13 +117,13 @@ def test_a_batch_can_be_advanced_past_in_part(spool: Spool) -> None:
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"3"]
 
 
-def test_a_record_larger_than_asked_for_is_read_alone(spool: Spool) -> None:
+def test_a_record_larger_than_max_bytes_is_read_alone(spool: Spool) -> None:
     spool.append([record(b"x" * 1000)])
     spool.append([record(b"y")])
     assert len(SpoolReader(spool.slot, CIPHER).read(10, 1)) == 1
 
 
-def test_an_append_larger_than_a_frame_is_invalid_and_not_kept(spool: Spool) -> None:
+def test_an_append_larger_than_a_frame_is_invalid_and_not_stored(spool: Spool) -> None:
     with pytest.raises(InvalidMessage):
         spool.append([record(bytes(MAX_FRAME_BYTES))])
     with pytest.raises(InvalidMessage):
@@ -148,17 +148,17 @@ def test_the_backlog_is_what_is_not_shipped(spool: Spool) -> None:
 
 def test_the_size_limit_refuses_until_something_is_shipped(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS, max_bytes=5000, segment_bytes=1000))
-    kept = 0
+    appended = 0
     with pytest.raises(SpoolFull, match="limit") as refused:
         while True:
-            spool.append([record(b"%d" % kept)])
-            kept += 1
+            spool.append([record(b"%d" % appended)])
+            appended += 1
     assert refused.value.way_out
     assert sum(path.stat().st_size for path in spool.slot.glob("*.segment")) <= 5000
     reader = SpoolReader(spool.slot, CIPHER)
-    got = reader.read(1000, 1 << 20)
-    assert [s.record.value for s in got] == [b"%d" % n for n in range(kept)]
-    reader.advance(got[-1].position)
+    spooled = reader.read(1000, 1 << 20)
+    assert [s.record.value for s in spooled] == [b"%d" % n for n in range(appended)]
+    reader.advance(spooled[-1].position)
     spool._next_measurement = 0.0
     spool.append([record(b"again")])
     assert values(reader) == [b"again"]
@@ -182,7 +182,7 @@ def test_the_age_limit_refuses_until_the_oldest_is_shipped(tmp_path: Path) -> No
     spool.close()
 
 
-def test_a_new_owner_knows_how_old_the_backlog_is(tmp_path: Path) -> None:
+def test_a_new_owner_knows_the_age_of_the_backlog(tmp_path: Path) -> None:
     options = SpoolOptions(sync=Sync.PROCESS, max_age_seconds=60)
     spool = Spool.open(tmp_path, CIPHER, options)
     with patch("shared.spool.writer.time.time", lambda: 1000.0):
@@ -192,7 +192,7 @@ def test_a_new_owner_knows_how_old_the_backlog_is(tmp_path: Path) -> None:
         Spool.open(tmp_path, CIPHER, options).append([record()])
 
 
-def test_a_new_owner_begins_a_segment_and_leaves_the_old_one_as_it_is(tmp_path: Path) -> None:
+def test_a_new_owner_begins_a_segment_and_does_not_touch_the_old_one(tmp_path: Path) -> None:
     first = Spool.open(tmp_path, CIPHER, PROCESS)
     first.append([record(b"1")])
     (old,) = segment_numbers(first.slot)
@@ -206,7 +206,7 @@ def test_a_new_owner_begins_a_segment_and_leaves_the_old_one_as_it_is(tmp_path: 
     second.close()
 
 
-def test_two_living_owners_have_different_slots_and_a_freed_one_is_taken_again(tmp_path: Path) -> None:
+def test_two_living_owners_have_different_slots_and_a_released_one_is_reused(tmp_path: Path) -> None:
     assert list_slots(tmp_path / "nothing") == []
     a, b = Spool.open(tmp_path, CIPHER, PROCESS), Spool.open(tmp_path, CIPHER, PROCESS)
     assert [a.slot, b.slot] == list_slots(tmp_path)
@@ -216,41 +216,41 @@ def test_two_living_owners_have_different_slots_and_a_freed_one_is_taken_again(t
     b.close(), c.close()
 
 
-def test_one_shipper_a_slot_whoever_writes_to_it(spool: Spool) -> None:
+def test_a_slot_has_at_most_one_shipper(spool: Spool) -> None:
     lock = lock_for_shipping(spool.slot)
     assert lock is not None
     assert lock_for_shipping(spool.slot) is None
     lock.close()
-    with lock_for_shipping(spool.slot) or pytest.fail("the lock was not given back"):
+    with lock_for_shipping(spool.slot) or pytest.fail("the lock was not released"):
         assert lock_for_shipping(spool.slot) is None
 
 
-def test_what_is_shipped_leaves_the_disk_with_its_segment(tmp_path: Path) -> None:
+def test_a_segment_is_deleted_when_all_its_records_are_shipped(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SMALL)
     for n in range(3):
         spool.append([record(b"%d" % n)])
     reader = SpoolReader(spool.slot, CIPHER)
-    got = reader.read(10, 1 << 20)
+    spooled = reader.read(10, 1 << 20)
     assert len(segment_numbers(spool.slot)) == 3
-    reader.advance(got[-1].position)
-    assert len(segment_numbers(spool.slot)) == 1  # The living owner's last.
+    reader.advance(spooled[-1].position)
+    assert len(segment_numbers(spool.slot)) == 1  # The last segment of a living owner.
     spool.close()
     assert reader.read(10, 1 << 20) == []
     assert segment_numbers(spool.slot) == []
 
 
-def test_segments_that_a_crash_left_behind_the_cursor_are_deleted(tmp_path: Path) -> None:
+def test_segments_that_a_crash_left_before_the_cursor_are_deleted(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SMALL)
     spool.append([record()]), spool.append([record()])
     reader = SpoolReader(spool.slot, CIPHER)
-    with patch.object(SpoolReader, "_delete_segment"):  # The crash: after the cursor was written.
+    with patch.object(SpoolReader, "_delete_segment"):  # A crash right after the cursor was written.
         reader.advance(reader.read(10, 1 << 20)[-1].position)
     spool.close()
     assert SpoolReader(spool.slot, CIPHER).read(10, 1 << 20) == []
     assert segment_numbers(spool.slot) == []
 
 
-def test_a_segment_ends_after_its_time_too(tmp_path: Path) -> None:
+def test_a_segment_ends_after_segment_seconds(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS, segment_seconds=-1))
     spool.append([record()]), spool.append([record()])
     assert len(segment_numbers(spool.slot)) == 2
@@ -258,7 +258,7 @@ def test_a_segment_ends_after_its_time_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", range(0, HEADER_BYTES + 60, 3))
-def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
+def test_a_changed_byte_quarantines_its_segment_and_the_other_records_are_read(
     tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
@@ -274,17 +274,17 @@ def test_a_changed_byte_is_loud_its_segment_is_kept_and_the_others_are_read(
 
     reader = SpoolReader(spool.slot, CIPHER)
     with caplog.at_level(logging.ERROR):
-        got = reader.read(10, 1 << 20)
-    assert [s.record.value for s in got] == [b"0", b"2"]
+        spooled = reader.read(10, 1 << 20)
+    assert [s.record.value for s in spooled] == [b"0", b"2"]
     assert "is damaged at byte" in caplog.text
-    reader = SpoolReader(spool.slot, CIPHER)  # A restart between reading and advancing forgets nothing.
-    reader.advance(got[-1].position)
+    reader = SpoolReader(spool.slot, CIPHER)  # A restart between reading and advancing loses nothing.
+    reader.advance(spooled[-1].position)
     assert reader.read(10, 1 << 20) == []
     assert (segment_numbers(spool.slot), reader.quarantined_segments, reader.incomplete_bytes) == ([], 1, 0)
     assert path.with_suffix(QUARANTINE_SUFFIX).read_bytes() == changed
 
 
-def test_a_damaged_segment_is_kept_even_where_no_second_name_can_be_made(tmp_path: Path) -> None:
+def test_a_damaged_segment_is_quarantined_even_if_it_cannot_be_linked(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record()])
     spool.close()
@@ -295,7 +295,7 @@ def test_a_damaged_segment_is_kept_even_where_no_second_name_can_be_made(tmp_pat
     assert (segment_numbers(spool.slot), reader.quarantined_segments) == ([], 1)
 
 
-def test_a_torn_end_is_counted_once_and_is_no_damage(tmp_path: Path) -> None:
+def test_an_incomplete_end_is_counted_once_and_is_not_damage(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     whole = spool.backlog.bytes
@@ -308,7 +308,7 @@ def test_a_torn_end_is_counted_once_and_is_no_damage(tmp_path: Path) -> None:
     assert (reader.incomplete_bytes, reader.quarantined_segments) == (30, 0)
 
 
-def test_zeros_that_a_power_cut_left_at_the_end_are_no_damage(tmp_path: Path) -> None:
+def test_zeros_that_a_power_cut_left_at_the_end_are_not_damage(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     spool.close()
@@ -319,7 +319,7 @@ def test_zeros_that_a_power_cut_left_at_the_end_are_no_damage(tmp_path: Path) ->
     assert (reader.incomplete_bytes, reader.quarantined_segments) == (5000, 0)
 
 
-def test_a_half_written_record_of_a_living_owner_is_waited_for(tmp_path: Path) -> None:
+def test_a_partial_write_of_a_living_owner_is_read_when_complete(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     path = segment_path(spool.slot, segment_numbers(spool.slot)[0])
@@ -340,21 +340,21 @@ def test_a_missing_key_stops_the_reader_and_skips_nothing(tmp_path: Path) -> Non
     spool.append([record(b"readable")])
     spool.close()
     spool = Spool.open(tmp_path, old, PROCESS)
-    spool.append([record(b"sealed")])
+    spool.append([record(b"encrypted")])
     spool.close()
     reader = SpoolReader(spool.slot, new)
-    got = reader.read(10, 1 << 20)
-    assert [s.record.value for s in got] == [b"readable"]
-    reader.advance(got[-1].position)
+    spooled = reader.read(10, 1 << 20)
+    assert [s.record.value for s in spooled] == [b"readable"]
+    reader.advance(spooled[-1].position)
     for _ in range(2):
         with pytest.raises(DecryptionKeyMissing):
             reader.read(10, 1 << 20)
     assert reader.quarantined_segments == 0
-    assert values(SpoolReader(spool.slot, old)) == [b"sealed"]
+    assert values(SpoolReader(spool.slot, old)) == [b"encrypted"]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30])
-def test_a_full_disk_refuses_leaves_nothing_behind_and_takes_again_when_there_is_room(spool: Spool, cut: int) -> None:
+def test_a_full_disk_refuses_leaves_nothing_and_recovers_when_there_is_room(spool: Spool, cut: int) -> None:
     spool.append([record(b"1")])
     size, real = spool.backlog.bytes, os.write
 
@@ -369,7 +369,7 @@ def test_a_full_disk_refuses_leaves_nothing_behind_and_takes_again_when_there_is
     assert len(segment_numbers(spool.slot)) == 1
 
 
-def test_a_disk_that_takes_no_new_file_refuses_and_recovers(tmp_path: Path) -> None:
+def test_a_disk_without_room_for_a_new_file_refuses_and_recovers(tmp_path: Path) -> None:
     Spool.open(tmp_path, CIPHER, SMALL).close()
     real = os.open
 
@@ -388,13 +388,13 @@ def test_a_disk_that_takes_no_new_file_refuses_and_recovers(tmp_path: Path) -> N
     spool.close()
 
 
-def test_a_folder_that_cannot_be_made_is_refused_with_a_way_out(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     with patch("shared.spool.slots.os.open", no_room), pytest.raises(SpoolFull) as refused:
         Spool.open(tmp_path, CIPHER, SMALL)
     assert refused.value.way_out
 
 
-def test_without_room_for_the_cursor_segments_are_freed_and_only_the_last_is_shipped_twice(tmp_path: Path) -> None:
+def test_without_room_for_the_cursor_segments_are_deleted_and_only_the_last_is_shipped_twice(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SMALL)
     for n in range(3):
         spool.append([record(b"%d" % n)])
@@ -405,12 +405,12 @@ def test_without_room_for_the_cursor_segments_are_freed_and_only_the_last_is_shi
     assert len(segment_numbers(spool.slot)) == 1
     crashed = SpoolReader(spool.slot, CIPHER)
     (tmp_path / "0" / CURSOR_NAME).unlink()
-    assert values(crashed) == []  # It has read the cursor that the first one wrote when there was room again.
+    assert values(crashed) == []  # It read the cursor that the first reader saved when there was room again.
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"2"]
     spool.close()
 
 
-def test_a_number_never_comes_again_under_a_reader_whose_cursor_was_lost(tmp_path: Path) -> None:
+def test_segment_numbers_are_not_reused_when_the_cursor_was_lost(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     spool.append([record(b"1")])
     spool.close()
@@ -425,15 +425,15 @@ def test_a_number_never_comes_again_under_a_reader_whose_cursor_was_lost(tmp_pat
     spool.close()
 
 
-def test_an_older_cursor_ships_again_and_loses_nothing(tmp_path: Path) -> None:
+def test_an_older_cursor_ships_records_twice_and_loses_none(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, PROCESS)
     for n in range(4):
         spool.append([record(b"%d" % n)])
     reader = SpoolReader(spool.slot, CIPHER)
-    got = reader.read(10, 1 << 20)
-    reader.advance(got[0].position)
+    spooled = reader.read(10, 1 << 20)
+    reader.advance(spooled[0].position)
     old = (spool.slot / CURSOR_NAME).read_bytes()
-    reader.advance(got[2].position)
+    reader.advance(spooled[2].position)
     (spool.slot / CURSOR_NAME).write_bytes(old)
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2", b"3"]
     reader.advance(Position(0, 0, 0))
@@ -441,7 +441,7 @@ def test_an_older_cursor_ships_again_and_loses_nothing(tmp_path: Path) -> None:
     spool.close()
 
 
-async def test_always_waits_for_an_fsync_that_began_after_the_append(tmp_path: Path) -> None:
+async def test_sync_always_waits_for_an_fsync_that_began_after_the_append(tmp_path: Path) -> None:
     synced: list[int] = []
     real = os.fsync
 
@@ -456,13 +456,13 @@ async def test_always_waits_for_an_fsync_that_began_after_the_append(tmp_path: P
         await asyncio.gather(*(spool.synced() for _ in range(20)))
         assert spool.backlog.bytes in synced
         assert len(synced) < 20  # One fsync for all who wait.
-        done = len(synced)
+        count = len(synced)
         await spool.synced()
-        assert len(synced) == done
+        assert len(synced) == count
     spool.close()
 
 
-async def test_always_covers_segments_that_ended_meanwhile(tmp_path: Path) -> None:
+async def test_sync_always_includes_segments_that_ended_meanwhile(tmp_path: Path) -> None:
     synced: set[int] = set()
     real = os.fsync
 
@@ -476,11 +476,11 @@ async def test_always_covers_segments_that_ended_meanwhile(tmp_path: Path) -> No
             spool.append([record()])
         await spool.synced()
     assert {path.stat().st_ino for path in spool.slot.glob("*.segment")} <= synced
-    assert spool.slot.stat().st_ino in synced  # The names of the files too.
+    assert spool.slot.stat().st_ino in synced  # The entries of the folder too.
     spool.close()
 
 
-async def test_a_failed_fsync_is_told_to_all_who_waited_and_never_called_durable(
+async def test_a_failed_fsync_raises_for_all_who_wait_and_never_counts_as_durable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.ALWAYS, sync_seconds=3600))
@@ -498,7 +498,7 @@ async def test_a_failed_fsync_is_told_to_all_who_waited_and_never_called_durable
     spool.close()
 
 
-def test_interval_syncs_in_the_background_and_when_closed(tmp_path: Path) -> None:
+def test_sync_interval_fsyncs_in_the_background_and_on_close(tmp_path: Path) -> None:
     sizes: list[int] = []
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.INTERVAL, sync_seconds=0.01))
     with patch("shared.spool.flusher.os.fsync", lambda fd: sizes.append(os.fstat(fd).st_size)):
@@ -513,7 +513,7 @@ def test_interval_syncs_in_the_background_and_when_closed(tmp_path: Path) -> Non
         assert size in sizes
 
 
-async def test_the_other_policies_do_not_make_an_answer_wait(tmp_path: Path) -> None:
+async def test_other_policies_do_not_wait_for_an_fsync(tmp_path: Path) -> None:
     for sync in (Sync.PROCESS, Sync.INTERVAL):
         spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=sync, sync_seconds=3600))
         with patch("shared.spool.flusher.os.fsync", side_effect=AssertionError("fsync before the answer")):
@@ -522,7 +522,7 @@ async def test_the_other_policies_do_not_make_an_answer_wait(tmp_path: Path) -> 
         spool.close()
 
 
-def test_a_spool_that_kept_nothing_leaves_no_segment(tmp_path: Path) -> None:
+def test_an_unused_spool_leaves_no_segment(tmp_path: Path) -> None:
     for sync in Sync:
         spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=sync))
         spool.close()

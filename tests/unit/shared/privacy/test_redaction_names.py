@@ -1,4 +1,4 @@
-"""Names by the words around them, in several languages; and firms, places and words that look like names."""
+"""Names are found by the words around them, in several languages; firms, places and everyday words are not."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_name_is_found_by_the_words_around_it(redactor: Redactor, text: str, n
         "X-Request-Id: 77\nContent-Type: text",
     ],
 )
-def test_what_only_looks_like_a_name_is_none(redactor: Redactor, text: str) -> None:
+def test_what_only_looks_like_a_name_is_not_found(redactor: Redactor, text: str) -> None:
     assert people(redactor, text) == []
 
 
@@ -80,9 +80,9 @@ def test_what_only_looks_like_a_name_is_none(redactor: Redactor, text: str) -> N
         ("Anna, Kwabena, Li and Noor came.", ["Anna", "Kwabena", "Li", "Noor"]),
     ],
 )
-def test_the_same_words_are_people_where_a_text_says_so(redactor: Redactor, text: str, names: list[str]) -> None:
+def test_the_same_words_are_people_where_the_text_says_so(redactor: Redactor, text: str, names: list[str]) -> None:
     assert people(redactor, text) == names
 
 
-def test_codes_behind_a_name_are_no_second_one(redactor: Redactor) -> None:
+def test_a_code_behind_a_name_is_not_a_second_name(redactor: Redactor) -> None:
     assert people(redactor, "Urs Zurbriggen, Lohnkonto CH93 0076 2011 6238 5295 7") == ["Urs Zurbriggen"]

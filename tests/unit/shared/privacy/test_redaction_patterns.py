@@ -1,4 +1,4 @@
-"""What has a form, by its context: phones, e-mail in other spellings, versions, dates of birth, postal addresses."""
+"""Data of a fixed format in context: phones, spelled-out e-mail, versions, dates of birth, postal addresses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def found(redactor: Redactor, text: str) -> list[tuple[str, str]]:
         ("12 Long Row\nApt 6B\nDayton, OH 45402", "address", "12 Long Row\nApt 6B\nDayton, OH 45402"),
     ],
 )  # fmt: skip
-def test_found_by_what_stands_around_it(redactor: Redactor, text: str, kind: str, words: str) -> None:
+def test_personal_data_is_found_by_its_context(redactor: Redactor, text: str, kind: str, words: str) -> None:
     assert found(redactor, text) == [(kind, words)]
 
 
@@ -56,7 +56,7 @@ def test_found_by_what_stands_around_it(redactor: Redactor, text: str, kind: str
         "ordered on 14/06/2024",
     ],
 )
-def test_left_for_what_stands_around_it(redactor: Redactor, text: str) -> None:
+def test_other_data_is_not_found_because_of_its_context(redactor: Redactor, text: str) -> None:
     assert found(redactor, text) == []
 
 
@@ -65,12 +65,12 @@ def test_the_date_of_a_visit_behind_a_date_of_birth_stays(redactor: Redactor) ->
 
 
 def test_a_month_is_replaced_by_one_of_its_language(redactor: Redactor) -> None:
-    (done,) = redactor.redact(["née le 4 juillet 1990"], PATTERNS)
+    (redacted,) = redactor.redact(["née le 4 juillet 1990"], PATTERNS)
     months = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()  # noqa: SIM905
-    assert done.text.split()[3] in months
+    assert redacted.text.split()[3] in months
 
 
-def test_an_address_in_a_url_stays_one(redactor: Redactor) -> None:
-    (done,) = redactor.redact(["?mail=j.doe%40acme.test&x=1"], PATTERNS)
-    assert "%40example." in done.text
-    assert done.text.endswith("&x=1")
+def test_the_surrogate_of_an_email_in_a_url_keeps_its_encoding(redactor: Redactor) -> None:
+    (redacted,) = redactor.redact(["?mail=j.doe%40acme.test&x=1"], PATTERNS)
+    assert "%40example." in redacted.text
+    assert redacted.text.endswith("&x=1")

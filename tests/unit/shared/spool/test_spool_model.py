@@ -1,7 +1,7 @@
-"""The spool against a model, through crashes, torn writes, full disks and changed bits.
+"""The spool behaves like its model through crashes, partial writes, full disks and flipped bits.
 
-The model: whatever `append` acknowledged, and no tear or flipped bit destroyed, is read in order until it is advanced
-past, then never again; nothing else is ever read.
+The model: what `append` acknowledged, unless a crash or a flipped bit destroyed it, is read in order until the reader
+advances past it, then never again; nothing else is ever read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ OPTIONS = SpoolOptions(sync=Sync.PROCESS, segment_bytes=700)
 
 
 @dataclass
-class Kept:
-    """One acknowledged record, and the bytes of the frame that it lies in."""
+class Acknowledged:
+    """An acknowledged record, and the position of its frame."""
 
     value: bytes
     path: Path
@@ -48,73 +48,75 @@ class SpoolAndModel(RuleBasedStateMachine):
         self.spool: Spool | None = Spool.open(self.folder, CIPHER, OPTIONS)
         self.slot = self.spool.slot
         self.reader = SpoolReader(self.slot, CIPHER)
-        self.pending: list[Kept] = []
-        self.read: list[tuple[int, Position]] = []  # What the last read gave: records up to here, and its position.
+        self.pending: list[Acknowledged] = []
+        self.last_read: list[
+            tuple[int, Position]
+        ] = []  # Of the last read: number of records, and the position behind them.
         self.flipped: set[Path] = set()
         self.cut_off: set[Path] = set()
-        self.made = 0
+        self.record_count = 0
 
     def teardown(self) -> None:
         if self.spool is not None:
             self.spool.close()
-        while got := self.reader.read(7, 1 << 20):
-            self.expect([s.record.value for s in got], len(got))
-            self.reader.advance(got[-1].position)
-            del self.pending[: len(got)]
+        while spooled := self.reader.read(7, 1 << 20):
+            self.expect([s.record.value for s in spooled], len(spooled))
+            self.reader.advance(spooled[-1].position)
+            del self.pending[: len(spooled)]
         assert not self.pending
         assert segment_numbers(self.slot) == []
-        aside = {segment_path(self.slot, number) for number in segment_numbers(self.slot, QUARANTINE_SUFFIX)}
-        assert self.flipped - self.cut_off <= aside <= self.flipped
+        quarantined = {segment_path(self.slot, number) for number in segment_numbers(self.slot, QUARANTINE_SUFFIX)}
+        assert self.flipped - self.cut_off <= quarantined <= self.flipped
         self.settle.stop()
         shutil.rmtree(self.folder)
 
     def expect(self, values: list[bytes], count: int) -> None:
-        assert values == [kept.value for kept in self.pending[:count]]
+        assert values == [p.value for p in self.pending[:count]]
 
     def last_segment(self) -> Path | None:
         listed = segment_numbers(self.slot)
         return segment_path(self.slot, listed[-1]) if listed else None
 
-    def records(self, sizes: list[int]) -> list[Record]:
-        made = []
+    def new_records(self, sizes: list[int]) -> list[Record]:
+        records = []
         for size in sizes:
-            self.made += 1
-            made.append(Record("t", b"k", b"%d." % self.made + b"x" * size))
-        return made
+            self.record_count += 1
+            records.append(Record("t", b"k", b"%d." % self.record_count + b"x" * size))
+        return records
 
     @precondition(lambda self: self.spool is not None)
     @rule(sizes=st.lists(st.integers(0, 150), min_size=1, max_size=4))
     def append(self, sizes: list[int]) -> None:
         before = self.last_segment()
         start = before.stat().st_size if before else 0
-        records = self.records(sizes)
+        records = self.new_records(sizes)
         self.spool.append(records)
         path = self.last_segment()
         assert path is not None
         start, end = (start if path == before else 0), path.stat().st_size
-        self.pending += [Kept(record.value, path, start, end) for record in records]
+        self.pending += [Acknowledged(record.value, path, start, end) for record in records]
 
     @precondition(lambda self: self.spool is not None)
-    @rule(size=st.integers(0, 150), kept=st.integers(0, 120), truncates=st.booleans())
-    def append_to_a_full_disk(self, size: int, kept: int, truncates: bool) -> None:
+    @rule(size=st.integers(0, 150), written=st.integers(0, 120), truncates=st.booleans())
+    def append_to_a_full_disk(self, size: int, written: int, truncates: bool) -> None:
         real = os.write
 
         def write(descriptor: int, data: bytes) -> int:
-            if kept == 0:
+            if written == 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return real(descriptor, data[: min(kept, len(data) - 1)])
+            return real(descriptor, data[: min(written, len(data) - 1)])
 
         with (
             patch("shared.spool.writer.os.write", write),
             patch("shared.spool.writer.os.ftruncate", os.ftruncate if truncates else _fails),
             pytest.raises(SpoolFull),
         ):
-            self.spool.append(self.records([size]))
+            self.spool.append(self.new_records([size]))
 
     @precondition(lambda self: self.spool is not None)
     @rule(cut=st.none() | st.integers(0, 800), tail=st.binary(max_size=80) | st.integers(1, 5_000).map(bytes))
     def crash(self, cut: int | None, tail: bytes) -> None:
-        """The owner dies; with `cut` the power goes too, and instead of its end the last segment has some bytes."""
+        """The owner dies; with `cut`, in a power cut that replaces the end of the last segment by some bytes."""
         kill(self.spool)
         self.spool = None
         path = self.last_segment()
@@ -124,10 +126,10 @@ class SpoolAndModel(RuleBasedStateMachine):
         os.truncate(path, size)
         with path.open("ab") as file:
             file.write(tail)
-        self.pending = [kept for kept in self.pending if kept.path != path or kept.end <= size]
-        self.cut_off.add(path)  # What was flipped may be gone.
-        whole = size in {0, *(kept.end for kept in self.pending if kept.path == path)}
-        if tail.strip(b"\0") or not whole:  # Only zeros behind a whole record are surely no damage.
+        self.pending = [p for p in self.pending if p.path != path or p.end <= size]
+        self.cut_off.add(path)  # It may have cut off the flipped bits.
+        whole = size in {0, *(p.end for p in self.pending if p.path == path)}
+        if tail.strip(b"\0") or not whole:  # Only zeros behind a whole record are certainly not damage.
             self.flipped.add(path)
         self.restart_reader()
 
@@ -140,61 +142,61 @@ class SpoolAndModel(RuleBasedStateMachine):
     @rule(count=st.integers(1, 12), max_bytes=st.sampled_from([1, 200, 1 << 20]), room=st.booleans())
     def read_some(self, count: int, max_bytes: int, room: bool) -> None:
         with nullcontext() if room else patch("shared.spool.segments.Path.write_bytes", _fails):
-            got = self.reader.read(count, max_bytes)
-        self.expect([s.record.value for s in got], len(got))
-        assert len(got) <= count
+            spooled = self.reader.read(count, max_bytes)
+        self.expect([s.record.value for s in spooled], len(spooled))
+        assert len(spooled) <= count
         if self.pending:
-            assert got
+            assert spooled
         if max_bytes == 1 << 20:
-            assert len(got) == min(count, len(self.pending))
-        self.read = [(n, s.position) for n, s in enumerate(got, 1)]
+            assert len(spooled) == min(count, len(self.pending))
+        self.last_read = [(n, s.position) for n, s in enumerate(spooled, 1)]
 
-    @precondition(lambda self: self.read)
+    @precondition(lambda self: self.last_read)
     @rule(count=st.integers(1, 12))
-    def read_on(self, count: int) -> None:
-        n, position = self.read[-1]
-        got = self.reader.read(count, 1 << 20, after=position)
-        assert [s.record.value for s in got] == [kept.value for kept in self.pending[n : n + count]]
+    def read_further(self, count: int) -> None:
+        n, position = self.last_read[-1]
+        spooled = self.reader.read(count, 1 << 20, after=position)
+        assert [s.record.value for s in spooled] == [p.value for p in self.pending[n : n + count]]
 
-    @precondition(lambda self: self.read)
+    @precondition(lambda self: self.last_read)
     @rule(draw=st.data())
     def advance(self, draw: st.DataObject) -> None:
-        n, position = draw.draw(st.sampled_from(self.read))
+        n, position = draw.draw(st.sampled_from(self.last_read))
         self.reader.advance(position)
         del self.pending[:n]
-        self.read = []
+        self.last_read = []
 
-    @precondition(lambda self: self.read)
+    @precondition(lambda self: self.last_read)
     @rule()
     def advance_without_room_for_the_cursor(self) -> None:
-        n, position = self.read[-1]
+        n, position = self.last_read[-1]
         with patch("shared.spool.segments.Path.write_bytes", _fails):
             self.reader.advance(position)
         del self.pending[:n]
-        self.read = []
+        self.last_read = []
 
     @rule()
     def restart_reader(self) -> None:
-        self.reader.advance(Position(0, 0, 0))  # There is room again for a cursor that could not be written.
+        self.reader.advance(Position(0, 0, 0))  # Save a cursor that found no room before.
         self.reader = SpoolReader(self.slot, CIPHER)
-        self.read = []
+        self.last_read = []
 
     @precondition(lambda self: self.pending)
     @rule(draw=st.data())
     def flip_a_bit(self, draw: st.DataObject) -> None:
-        kept = draw.draw(st.sampled_from(self.pending))
-        at = draw.draw(st.integers(kept.start, kept.end - 1))
-        with kept.path.open("r+b") as file:
+        record = draw.draw(st.sampled_from(self.pending))
+        at = draw.draw(st.integers(record.start, record.end - 1))
+        with record.path.open("r+b") as file:
             file.seek(at)
             byte = file.read(1)[0]
             file.seek(at)
             file.write(bytes([byte ^ 1 << draw.draw(st.integers(0, 7))]))
-        self.pending = [k for k in self.pending if (k.path, k.start) != (kept.path, kept.start)]
-        self.flipped.add(kept.path)
-        self.read = []
+        self.pending = [p for p in self.pending if (p.path, p.start) != (record.path, record.start)]
+        self.flipped.add(record.path)
+        self.last_read = []
 
     @invariant()
-    def the_backlog_is_empty_only_when_all_is_shipped(self) -> None:
+    def the_backlog_is_empty_only_when_everything_is_shipped(self) -> None:
         if self.pending:
             assert self.reader.backlog.bytes > 0
 
@@ -204,11 +206,11 @@ def _fails(*_: object) -> None:
 
 
 def kill(spool: Spool) -> None:
-    """What the kernel does when the owner dies: its descriptors are closed, nothing else happens."""
+    """Close the descriptors and do nothing else, as the kernel does when the owner dies."""
     if spool._descriptor is not None:
         os.close(spool._descriptor)
     spool._lock.close()
 
 
 SpoolAndModel.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
-test_the_spool_keeps_what_its_model_keeps: Callable[..., object] = SpoolAndModel.TestCase
+test_the_spool_behaves_like_its_model: Callable[..., object] = SpoolAndModel.TestCase

@@ -1,4 +1,4 @@
-"""The spool between real processes: owners that are killed, files that may not grow, disks that are really full."""
+"""The spool between real processes: killed owners, a file size limit, and a disk that is really full."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from shared.privacy.encryption import Cipher
 from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync, list_slots
 from shared.spool.segments import segment_numbers
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[3]
 CIPHER = Cipher(bytes(32))
 
 APPENDS = """
@@ -41,24 +41,24 @@ from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sy
 from shared.spool.segments import segment_numbers
 folder = Path(sys.argv[1])
 spool = Spool.open(folder / "spool", Cipher(bytes(32)), SpoolOptions(sync=Sync.PROCESS, segment_bytes=100_000))
-kept, refused = 0, 0
+appended, refused = 0, 0
 while refused < 3:
     try:
-        spool.append([Record("t", b"", b"%d" % kept + b"x" * 999)])
-        kept += 1
+        spool.append([Record("t", b"", b"%d" % appended + b"x" * 999)])
+        appended += 1
     except SpoolFull:
         refused += 1
-assert kept > 500, kept
+assert appended > 500, appended
 reader, read = SpoolReader(spool.slot, Cipher(bytes(32))), []
-while got := reader.read(50, 1 << 20):  # The disk stays full but for what shipping frees.
-    read += [int(s.record.value.rstrip(b"x")) for s in got]
-    reader.advance(got[-1].position)
-assert read == list(range(kept)), (kept, len(read))
+while spooled := reader.read(50, 1 << 20):  # The disk stays full, except for what shipping frees.
+    read += [int(s.record.value.rstrip(b"x")) for s in spooled]
+    reader.advance(spooled[-1].position)
+assert read == list(range(appended)), (appended, len(read))
 assert len(segment_numbers(spool.slot)) == 1
 spool.append([Record("t", b"", b"room")])
 assert [s.record.value for s in reader.read(50, 1 << 20)] == [b"room"]
 assert (reader.incomplete_bytes, reader.quarantined_segments) == (0, 0)
-print("kept", kept)
+print("appended", appended)
 """
 
 
@@ -76,44 +76,42 @@ def appending(folder: Path, name: str, sync: Sync = Sync.PROCESS) -> Iterator[su
 
 
 def acknowledged(child: subprocess.Popen[str]) -> tuple[str, int]:
-    """The slot of a killed child and how many of its appends were acknowledged."""
+    """Return the slot of a killed child and how many of its appends were acknowledged."""
     assert child.stdout is not None
-    lines = child.stdout.read().split("\n")[:-1]  # The last one may be cut.
+    lines = child.stdout.read().split("\n")[:-1]  # The last line may be incomplete.
     return lines[0], len(lines) - 1
 
 
 def drain(reader: SpoolReader) -> list[str]:
     read = []
-    while got := reader.read(100, 1 << 20):
-        read += [s.record.value.decode() for s in got if not s.record.value.startswith(b"x")]
-        reader.advance(got[-1].position)
+    while spooled := reader.read(100, 1 << 20):
+        read += [s.record.value.decode() for s in spooled if not s.record.value.startswith(b"x")]
+        reader.advance(spooled[-1].position)
     return read
 
 
 @pytest.mark.parametrize("sync", Sync)
-def test_what_a_killed_process_acknowledged_is_read_in_order_and_its_slot_is_adopted(
-    tmp_path: Path, sync: Sync
-) -> None:
-    told: list[str] = []
+def test_records_of_a_killed_process_are_read_in_order_and_its_slot_is_adopted(tmp_path: Path, sync: Sync) -> None:
+    expected: list[str] = []
     for name, seconds in (("a", 0.1), ("b", 0.2), ("c", 0.3)):
         with appending(tmp_path, name, sync) as child:
             assert child.stdout is not None
             slot = child.stdout.readline()
             time.sleep(seconds)
-        _, more = acknowledged(child)
+        _, count = acknowledged(child)
         assert slot == "0\n"
-        told += [f"{name} {n}" for n in range(more + 1)]  # The first line of `more` was read as the slot's.
+        expected += [f"{name} {n}" for n in range(count + 1)]  # One more line was read above as the slot's.
     reader = SpoolReader(tmp_path / "0", CIPHER)
-    read, known = drain(reader), set(told)
-    beyond = [value for value in read if value not in known]
-    assert [value for value in read if value in known] == told
-    assert len(told) > 100
-    assert len(beyond) <= 3  # Written, but killed before it could say so.
+    read = drain(reader)
+    unacknowledged = set(read) - set(expected)
+    assert [value for value in read if value not in unacknowledged] == expected
+    assert len(expected) > 100
+    assert len(unacknowledged) <= 3  # Written, but killed before it could print the number.
     assert reader.quarantined_segments == 0
     assert segment_numbers(tmp_path / "0") == []
 
 
-def test_a_reader_in_another_process_keeps_up_with_a_living_writer_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_reader_in_another_process_follows_a_living_writer_and_loses_nothing(tmp_path: Path) -> None:
     read: list[str] = []
     with appending(tmp_path, "a") as child:
         assert child.stdout is not None
@@ -121,20 +119,20 @@ def test_a_reader_in_another_process_keeps_up_with_a_living_writer_and_loses_not
         reader = SpoolReader(tmp_path / "0", CIPHER)
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
-            got = reader.read(37, 1 << 20)
-            read += [s.record.value.decode() for s in got if not s.record.value.startswith(b"x")]
-            if got:
-                reader.advance(got[-1].position)
+            spooled = reader.read(37, 1 << 20)
+            read += [s.record.value.decode() for s in spooled if not s.record.value.startswith(b"x")]
+            if spooled:
+                reader.advance(spooled[-1].position)
     while_living = len(read)
     read += drain(reader)
-    _, more = acknowledged(child)
+    _, count = acknowledged(child)
     assert while_living > 100
-    assert read[: more + 1] == [f"a {n}" for n in range(more + 1)]
-    assert len(read) <= more + 2
+    assert read[: count + 1] == [f"a {n}" for n in range(count + 1)]
+    assert len(read) <= count + 2
     assert (reader.quarantined_segments, segment_numbers(tmp_path / "0")) == (0, [])
 
 
-def test_processes_that_live_at_once_never_have_the_same_slot(tmp_path: Path) -> None:
+def test_concurrent_processes_never_share_a_slot(tmp_path: Path) -> None:
     children = [
         subprocess.Popen(
             [sys.executable, "-c", APPENDS, tmp_path, "process", str(n)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -150,47 +148,45 @@ def test_processes_that_live_at_once_never_have_the_same_slot(tmp_path: Path) ->
     for slot in list_slots(tmp_path):
         owners = {value.split()[0] for value in drain(SpoolReader(slot, CIPHER))}
         assert owners <= {str(taken.index(slot.name))}
-    again = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS))
-    assert again.slot.name == "0"
-    again.close()
+    reopened = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS))
+    assert reopened.slot.name == "0"
+    reopened.close()
 
 
-def test_a_file_that_may_not_grow_takes_no_half_record(tmp_path: Path) -> None:
+def test_a_file_at_its_size_limit_takes_no_partial_record(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    kept = 0
+    appended = 0
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(SpoolFull):
             while True:
-                spool.append([Record("t", b"", b"%d" % kept + b"x" * 999)])
-                kept += 1
+                spool.append([Record("t", b"", b"%d" % appended + b"x" * 999)])
+                appended += 1
         (number,) = segment_numbers(spool.slot)
-        assert spool.backlog.bytes < 10_000  # The kernel wrote a part of the last one; it was cut away again.
+        assert spool.backlog.bytes < 10_000  # The kernel wrote part of the last frame; it was truncated.
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    spool.append([Record("t", b"", b"%d" % kept)])
+    spool.append([Record("t", b"", b"%d" % appended)])
     reader = SpoolReader(spool.slot, CIPHER)
-    assert [int(s.record.value.rstrip(b"x")) for s in reader.read(100, 1 << 20)] == list(range(kept + 1))
+    assert [int(s.record.value.rstrip(b"x")) for s in reader.read(100, 1 << 20)] == list(range(appended + 1))
     assert segment_numbers(spool.slot) == [number]
     spool.close()
 
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> list[str]:
-    """A command that runs its arguments with a file system of 1 MB of its own on `tmp_path`."""
+    """Return a command that runs its arguments with a private file system of 1 MB on `tmp_path`."""
     mount = f'mount -t tmpfs -o size=1m spool "{tmp_path}" && exec "$@"'
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no mount is allowed here; a file that may not grow stands for the full disk (the test above)")
+        pytest.skip("mounting is not allowed here; the file size limit stands for a full disk (the test above)")
     return command
 
 
-def test_on_a_disk_that_is_really_full_shipping_makes_room_and_nothing_is_lost(
-    tmp_path: Path, tiny_disk: list[str]
-) -> None:
-    done = subprocess.run(
+def test_on_a_full_disk_shipping_makes_room_and_nothing_is_lost(tmp_path: Path, tiny_disk: list[str]) -> None:
+    completed = subprocess.run(
         [*tiny_disk, sys.executable, "-c", FILLS, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("kept")
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("appended")

@@ -1,4 +1,4 @@
-"""Which tasks drop what, and from which moment on it is kept."""
+"""Retention drops whole days, per task."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
         (10_000_000, NOW, datetime.min.replace(tzinfo=UTC)),
     ],
 )
-def test_whole_days_in_utc_are_kept(days: int, now: datetime, start: datetime) -> None:
+def test_whole_days_in_utc_are_retained(days: int, now: datetime, start: datetime) -> None:
     assert oldest_retained_moment(days, now) == start
 
 
-async def test_a_task_that_keeps_everything_drops_nothing() -> None:
+async def test_a_task_without_a_retention_drops_nothing() -> None:
     dropped: list[tuple[str, datetime]] = []
 
     async def drop(task: str, before: datetime) -> None:
@@ -33,6 +33,6 @@ async def test_a_task_that_keeps_everything_drops_nothing() -> None:
 
     spec = TaskSpec(name="desk", kind=TaskKind.GENERATION, system_prompt="p")
     short = spec.model_copy(update={"name": "short", "retention_days": 7})
-    tasks = [TaskChanged(task=one.name, task_revision=one.revision, spec=one) for one in (spec, short)]
+    tasks = [TaskChanged(task=s.name, task_revision=s.revision, spec=s) for s in (spec, short)]
     await drop_expired(tasks, drop, prediction_retention_days, NOW)
     assert dropped == [("short", datetime(2026, 11, 13, tzinfo=UTC))]

@@ -34,9 +34,9 @@ def redactor() -> Redactor:
 
 @pytest.mark.parametrize("number", VALID.values(), ids=VALID)
 def test_a_valid_number_is_found_and_its_surrogate_is_valid_too(redactor: Redactor, number: str) -> None:
-    (done,) = redactor.redact([f"It says {number}, and that is all."], PATTERNS)
-    surrogate = done.text.removeprefix("It says ").removesuffix(", and that is all.")
-    assert done.kinds == {"id": 1}
+    (redacted,) = redactor.redact([f"It says {number}, and that is all."], PATTERNS)
+    surrogate = redacted.text.removeprefix("It says ").removesuffix(", and that is all.")
+    assert redacted.kinds == {"id": 1}
     assert surrogate != number
     number_format = next(f for f in NUMBER_FORMATS if f.pattern.fullmatch(number) and f.is_valid(number))
     assert number_format.pattern.fullmatch(surrogate)
@@ -67,9 +67,9 @@ def test_plain_digits_behind_an_order_are_not_found(text: str) -> None:
     ],
 )
 def test_a_number_with_a_weak_checksum_is_found_behind_its_label(redactor: Redactor, text: str, number: str) -> None:
-    (done,) = redactor.redact([text], PATTERNS)
-    assert number not in done.text
-    assert done.kinds == {"id": 1}
+    (redacted,) = redactor.redact([text], PATTERNS)
+    assert number not in redacted.text
+    assert redacted.kinds == {"id": 1}
 
 
 @pytest.mark.parametrize("text", ["My passport expires in 2027.", "The parcel weighs 123456782 grams"])

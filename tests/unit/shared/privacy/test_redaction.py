@@ -1,0 +1,219 @@
+"""What is redacted, what the surrogates are like, and that no text can break or stall the redactor."""
+
+from __future__ import annotations
+
+import gc
+import re
+import time
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.tasks import RedactionSettings
+from shared.errors import ConfigurationError
+from shared.privacy.redaction import Redacted, Redactor, Rules
+from shared.privacy.redaction.data.checksums import card_network, is_iban_valid, is_luhn_valid
+from shared.privacy.redaction.spans import TextSpan, without_overlaps
+
+KEY = b"k" * 32
+ALL = Rules()
+PATTERNS = Rules(names=False)
+
+
+@pytest.fixture(scope="module")
+def redactor() -> Redactor:
+    return Redactor(KEY)
+
+
+def redact(redactor: Redactor, text: str, rules: Rules = ALL) -> Redacted:
+    return redactor.redact([text], rules)[0]
+
+
+def digits(text: str) -> str:
+    return re.sub(r"\D", "", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "secret", "kind"),
+    [
+        ("My name is Maria Gonzalez and it is late.", "Maria Gonzalez", "person"),
+        ("i'm tom baker and my account is locked", "tom baker", "person"),
+        ("Mail me at j.doe+x@example.com please", "j.doe+x@example.com", "email"),
+        ("It bounced: ops@db01.corp", "ops@db01.corp", "email"),
+        ("cc root@printer.local", "root@printer.local", "email"),
+        ("Call +44 7700 900123 today", "+44 7700 900123", "phone"),
+        ("call me: (212) 555-0187", "(212) 555-0187", "phone"),
+        ("Card 4111 1111 1111 1111 declined", "4111 1111 1111 1111", "card"),
+        ("refund to GB29 NWBK 6016 1331 9268 19", "GB29 NWBK 6016 1331 9268 19", "iban"),
+        ("My SSN is 536-22-8741", "536-22-8741", "ssn"),
+        ("NHS number 943 476 5919", "943 476 5919", "id"),
+        ("NI number QQ123456C", "QQ123456C", "id"),
+        ("My DNI is 12345678Z", "12345678Z", "id"),
+        ("from 203.0.113.57 at noon", "203.0.113.57", "ip"),
+        ("from 2001:db8:85a3::8a2e:370:7334 at noon", "2001:db8:85a3::8a2e:370:7334", "ip"),
+        ("born on 14/03/1987", "14/03/1987", "birth_date"),
+        ("Account 55031877 is mine", "55031877", "account"),
+        ("to 1BoatSLRHtKNngkdXEeobR76b53LETtpyT", "1BoatSLRHtKNngkdXEeobR76b53LETtpyT", "crypto"),
+        ("I live at 742 Evergreen Terrace, Springfield, IL 62704", "742 Evergreen Terrace", "address"),
+    ],
+)
+def test_each_kind_is_found_replaced_and_counted(redactor: Redactor, text: str, secret: str, kind: str) -> None:
+    redacted = redact(redactor, text)
+    assert secret not in redacted.text
+    assert (redacted.count, dict(redacted.kinds)) == (1, {kind: 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111111111111112", "GB29NWBK60161331926818", "Order 4471-20938 left on 12 March 2026",
+        "version 1.2.3.4", "999.1.2.3", "Is there an ATM in Leeds?", "The Galaxy S24 Ultra gets hot", "", " \n\t",
+    ],
+)  # fmt: skip
+def test_invalid_numbers_and_impersonal_words_stay(redactor: Redactor, text: str) -> None:
+    assert redact(redactor, text) == Redacted(text, 0, {})
+
+
+def test_a_person_has_the_same_surrogate_in_every_text(redactor: Redactor) -> None:
+    first, second = redactor.redact(["I am Maria Gonzalez. Maria is right.", "Ask Maria Gonzalez"], ALL)
+    surrogate = re.fullmatch(r"I am (\w+) (\w+)\. (\w+) is right\.", first.text)
+    assert surrogate is not None
+    assert surrogate[1] == surrogate[3] != "Maria"
+    assert second.text == f"Ask {surrogate[1]} {surrogate[2]}"
+    assert redact(Redactor(KEY), "Ask Maria Gonzalez").text == second.text  # As in another process, on another day.
+
+
+def test_another_key_gives_other_surrogates() -> None:
+    text = "Card 4111 1111 1111 1111, mail maria.gonzalez@example.com, call +44 7700 900123"
+    assert redact(Redactor(b"a" * 32), text, PATTERNS).text != redact(Redactor(b"b" * 32), text, PATTERNS).text
+    with pytest.raises(ValueError, match="at least 16"):
+        Redactor(b"short")
+
+
+@given(st.integers(0, 10**11 - 1))
+@settings(deadline=None)
+def test_a_card_becomes_a_valid_card_of_the_same_network_and_format(body: int) -> None:
+    number = f"4000{body:011d}"
+    number += next(c for c in "0123456789" if is_luhn_valid(number + c))
+    text = " ".join(number[i : i + 4] for i in range(0, 16, 4))
+    surrogate = redact(Redactor(KEY), text, PATTERNS).text
+    assert surrogate != text
+    assert [len(group) for group in surrogate.split()] == [4, 4, 4, 4]
+    assert is_luhn_valid(digits(surrogate))
+    assert card_network(digits(surrogate)) == "visa"
+
+
+def test_the_surrogate_of_an_iban_has_its_country_and_a_valid_checksum(redactor: Redactor) -> None:
+    surrogate = redact(redactor, "DE89 3704 0044 0532 0130 00").text
+    assert (surrogate[:2], len(surrogate), is_iban_valid(surrogate)) == ("DE", 27, True)
+
+
+@pytest.mark.parametrize(
+    ("ip", "networks"),
+    [("8.8.4.4", "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24"), ("2a00:1450::1", "2001:db8::/32")],
+)
+def test_an_ip_address_becomes_one_reserved_for_documentation(redactor: Redactor, ip: str, networks: str) -> None:
+    surrogate = ip_address(redact(redactor, ip).text)
+    assert any(surrogate in ip_network(network) for network in networks.split())
+
+
+def test_two_spellings_of_a_phone_number_have_the_same_surrogate(redactor: Redactor) -> None:
+    a, b = redactor.redact(["call +1 212-555-0187", "call +1 (212) 555 0187"], PATTERNS)
+    assert digits(a.text) == digits(b.text) != "12125550187"
+
+
+def test_a_surrogate_from_an_already_redacted_text_stays(redactor: Redactor) -> None:
+    asked = redact(redactor, "I am Maria Gonzalez, mail maria@acme.internal")
+    name = asked.text.split()[2]
+    (reply,) = redactor.redact([f"Dear {name}, thank you. I told Ivan."], ALL, already_redacted=[asked.text])
+    assert reply.text.startswith(f"Dear {name}, thank you. I told ")
+    assert (reply.count, "Ivan" in reply.text) == (1, False)
+
+
+def test_redacting_twice_replaces_surrogates_and_never_restores_the_original(redactor: Redactor) -> None:
+    """Surrogates look real, so nothing can recognise them unless the caller passes `already_redacted`."""
+    text = "I am Maria Gonzalez, mail maria@acme.internal"
+    once = redact(redactor, text)
+    twice = redact(redactor, once.text)
+    assert once.count == twice.count
+    assert not re.search("Maria|Gonzalez|acme", once.text + twice.text, re.I)
+    (unchanged,) = redactor.redact([once.text], ALL, already_redacted=[once.text])
+    assert unchanged == Redacted(once.text, 0, {})
+
+
+def test_a_task_can_turn_off_redaction_or_names_and_add_patterns(redactor: Redactor) -> None:
+    text = "I am Maria Gonzalez, badge EMP-1234, card 4111 1111 1111 1111"
+    assert redact(redactor, text, Rules.of(RedactionSettings(enabled=False))) == Redacted(text, 0, {})
+    assert "Maria Gonzalez, badge EMP-1234" in redact(redactor, text, PATTERNS).text
+    own = RedactionSettings.model_validate({"patterns": [{"name": "badge", "regex": r"EMP-\d{4}"}]})
+    redacted = redact(redactor, text, Rules.of(own))
+    assert dict(redacted.kinds) == {"person": 1, "card": 1, "badge": 1}
+    assert re.search(r"badge [A-Z]{3}-\d{4},", redacted.text)
+    assert "EMP-1234" not in redacted.text
+
+
+def test_an_invalid_pattern_is_named_in_the_error(redactor: Redactor) -> None:
+    with pytest.raises(ConfigurationError, match="redaction pattern badge: not a regular expression"):
+        redact(redactor, "x", Rules(patterns=(("badge", "(["),)))
+
+
+def test_an_endlessly_backtracking_pattern_is_stopped_and_its_text_is_redacted(redactor: Redactor) -> None:
+    text = "a" * 3_000 + "!"
+    started = time.perf_counter()
+    redacted = redact(redactor, text, Rules(names=False, patterns=(("slow", "(a|aa)+$"),)))
+    assert time.perf_counter() - started < 10
+    assert redacted.count >= 1
+    assert "a" * 100 not in redacted.text
+
+
+@pytest.mark.parametrize("unit", ["\n", "1 ", "Aa ", "a@", "Anna and ", "name ", "'", "ab:", "1 Abc Street, ", "A. "])
+def test_the_time_grows_with_the_length_of_a_text(redactor: Redactor, unit: str) -> None:
+    """Twice the length takes about twice the CPU seconds; wall time would depend on the machine's load."""
+
+    def min_seconds(size: int) -> float:
+        seconds = []
+        for _ in range(2):
+            started = time.process_time()
+            redact(redactor, unit * (size // len(unit)))
+            seconds.append(time.process_time() - started)
+        return min(seconds)
+
+    redact(redactor, "Does it work, Maria?")
+    gc.disable()  # It would scan the objects of all earlier tests.
+    try:
+        assert min_seconds(32_000) < 8 * min_seconds(8_000) + 0.5
+    finally:
+        gc.enable()
+
+
+def test_both_ends_of_a_long_text_are_redacted(redactor: Redactor) -> None:
+    text = "I am Maria Gonzalez. " + "The parcel is late. " * 2_500 + "Write to maria@acme.internal"
+    redacted = redact(redactor, text)
+    assert redacted.count == 2
+    assert not re.search("Maria|acme", redacted.text)
+
+
+@given(st.text(max_size=200))
+@settings(deadline=None, max_examples=200)
+def test_any_text_is_redacted_without_an_error_and_the_same_every_time(text: str) -> None:
+    first = redact(Redactor(KEY), text, PATTERNS)
+    assert first == redact(Redactor(KEY), text, PATTERNS)
+    assert (first.text == text) == (first.count == 0)
+
+
+@given(
+    st.text(alphabet="ab ,c", min_size=12, max_size=40),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 3)), max_size=8),
+)
+def test_no_three_letters_of_overlapping_spans_stay_in_clear(text: str, found: list[tuple[int, int, int]]) -> None:
+    spans = [TextSpan(min(a, b), max(a, b), f"kind{w}", w) for a, b, w in found if a != b]
+    disjoint = without_overlaps(text, spans)
+    assert all(a.end <= b.start for a, b in pairwise(disjoint))
+    covered = {i for s in disjoint for i in range(s.start, s.end)}
+    for span in spans:
+        inside = range(span.start, min(span.end, len(text)))
+        in_clear = "".join(" " if i in covered else text[i] for i in inside)
+        assert all(len(run) < 3 for run in re.findall(r"\w+", in_clear))
