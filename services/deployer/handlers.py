@@ -74,9 +74,8 @@ class Handlers:
             async with self._rollouts.locked(task):
                 rollout = await self._rollouts.get(rollout_id)
                 if rollout is not None and rollout.task == task and rollout.active:
-                    candidate_first = [
-                        bool(secrets.randbelow(2)) for _ in pairs
-                    ]  # A redelivery changes no stored pair.
+                    # A pair that is stored already, from an earlier delivery, does not change its sides.
+                    candidate_first = [bool(secrets.randbelow(2)) for _ in pairs]
                     await self._ledger.add_pairs(rollout, pairs, candidate_first)
                     await self._transitions.advance(task)
 

@@ -6,7 +6,8 @@ did not use (Banking77's test file and the rest of the training file, without ne
 the gateway to vLLM. Raw and calibrated scores are read from the events.
 
 Exit code 1 if an aim is missed: an expected calibration error of at most 0.05 after calibration, and at least half of
-all errors among the tenth of answers with the lowest confidence. RATCHET_BANKING77 names the folder with train.csv and test.csv.
+all errors among the tenth of answers with the lowest confidence. RATCHET_BANKING77 names the folder with train.csv and
+test.csv.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def _running_stack() -> Iterator[Stack]:
             try:
                 found.append(contexts.enter_context(start()))
             except PartError as error:
-                _say(f"{name} is left out. {error.reason}\n{error.way_out}")
+                _say(f"{name} skipped: {error.reason}\n{error.way_out}")
                 missing.append(name)
         yield Stack(contexts.enter_context(Generator()), found, missing)
 
