@@ -21,7 +21,6 @@ from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", CycleStarted, FailuresClustered)
-Save = Callable[[Event], Awaitable[None]]
 _UNKNOWN_TASK_PATIENCE = timedelta(seconds=15)
 """A task is announced before anyone can use it, so this is many times the lag between two topics."""
 
@@ -47,7 +46,7 @@ class CycleStep:
         store: StepStore,
         publisher: EventPublisher,
         work: Callable[[E], Awaitable[Event]],
-        save: Save | None = None,
+        save: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
         """Publish the step's outcome: the stored one on a redelivery, else what `work` returns, else `steps.failed`.
 
@@ -59,7 +58,10 @@ class CycleStep:
             raise InvalidMessage(f"{topic_of(type(event)).name} without a cycle_id")
         outcome = await store.outcome(event.cycle_id)
         if outcome is None:
-            await self._check_inputs(event.fence, store)
+            unread = await store.unread([part for part in event.fence if part.topic in self.inputs])
+            if unread:
+                partitions = ", ".join(f"{part.topic}/{part.partition}" for part in unread[:5])
+                raise DependencyUnavailable(f"the cycle's inputs are not all read yet: {partitions}")
             try:
                 outcome = await work(event)
             except DependencyUnavailable:
@@ -86,12 +88,6 @@ class CycleStep:
             reason=reason[:4_000],
             way_out=way_out[:2_000],
         )
-
-    async def _check_inputs(self, fence: Sequence[PartitionFence], store: StepStore) -> None:
-        unread = await store.unread([part for part in fence if part.topic in self.inputs])
-        if unread:
-            partitions = ", ".join(f"{part.topic}/{part.partition}" for part in unread[:5])
-            raise DependencyUnavailable(f"the cycle's inputs are not all read yet: {partitions}")
 
 
 async def current_spec(event: Event, tasks: LatestByKey[TaskChanged], now: datetime) -> TaskSpec:

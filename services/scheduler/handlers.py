@@ -71,7 +71,7 @@ class Handlers:
         """Register all handlers."""
         for event in NEXT_STEP:
             consumers.on(event, self.on_step)
-        consumers.on(StepFailed, self.on_step_failed)
+        consumers.on(StepFailed, self.on_step)
         consumers.on(StepProgressed, self.on_progress)
 
     async def start(self, spec: TaskSpec, trigger: Literal["cron", "command"]) -> str | None:
@@ -103,19 +103,13 @@ class Handlers:
         )
 
     async def on_step(self, event: Event) -> None:
-        """Move the cycle on, or end it, by the result of a step."""
-        if (cycle := await self._cycle_of(event)) is None or event.cycle_id is None:
+        """Move the cycle on, or end it, by a step's result. The scheduler's own reports of late steps do neither."""
+        if (cycle := await self._cycle_of(event)) is None:
             return
         if (end := cycle_end(event)) is not None:
             await self._finish(cycle, end, event.occurred_at, event.event_id)
-        else:
-            await self._cycles.enter_step(event.cycle_id, NEXT_STEP[type(event)], event.occurred_at)
-
-    async def on_step_failed(self, event: StepFailed) -> None:
-        """End the cycle of a failed step. The scheduler's own reports of late steps end nothing."""
-        end = cycle_end(event)
-        if end is not None and (cycle := await self._cycle_of(event)) is not None:
-            await self._finish(cycle, end, event.occurred_at, event.event_id)
+        elif (step := NEXT_STEP.get(type(event))) is not None:
+            await self._cycles.enter_step(str(event.cycle_id), step, event.occurred_at)
 
     async def on_progress(self, event: StepProgressed) -> None:
         """Record the progress of a step, so that it is not late."""

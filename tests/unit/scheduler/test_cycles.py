@@ -223,7 +223,7 @@ async def test_a_rollback_after_the_promotion_neither_reopens_nor_ends_the_cycle
 
 async def test_a_failed_step_ends_its_cycle_with_the_reason(bench: SchedulerBench) -> None:
     cycle_id = str(await bench.handlers.start(SPEC, "command"))
-    await bench.handlers.on_step_failed(failed(cycle_id))
+    await bench.handlers.on_step(failed(cycle_id))
     (finished,) = bench.of(CycleFinished)
     assert (finished.outcome, finished.reason) == ("failed", "trainer: out of memory")
 
@@ -246,7 +246,7 @@ async def test_a_late_step_is_reported_once_and_may_still_finish(bench: Schedule
     assert (late.service, late.step, late.cycle_id) == ("scheduler", "dataset", cycle_id)
     assert "late" in late.reason
     assert "ratchet status" in late.way_out
-    await bench.handlers.on_step_failed(late)  # The scheduler consumes its own event.
+    await bench.handlers.on_step(late)  # The scheduler consumes its own event.
     assert bench.of(CycleFinished) == []
     await bench.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
     assert [f.outcome for f in bench.of(CycleFinished)] == ["promoted"]
@@ -265,7 +265,7 @@ async def test_a_step_that_progresses_is_not_late(bench: SchedulerBench) -> None
 
 async def test_events_of_unknown_cycles_are_ignored(bench: SchedulerBench) -> None:
     await bench.handlers.on_step(clustered("desk-of-yesterday"))
-    await bench.handlers.on_step_failed(failed("desk-of-yesterday"))
+    await bench.handlers.on_step(failed("desk-of-yesterday"))
     await bench.handlers.on_progress(StepProgressed(**envelope(None), step="training", done=1, total=2))
     assert bench.published == []
 
