@@ -1,4 +1,4 @@
-"""The transport on a real broker: dead letters, their replay, and events that survive a crashed handler."""
+"""Publishing and consuming on a real broker: dead letters, their replay, and redelivery after a failed handler."""
 
 from __future__ import annotations
 
@@ -62,11 +62,9 @@ def settings(stack_settings: Settings) -> Settings:
     return stack_settings.model_copy(update={"retry_base_seconds": 0.01, "retry_attempts": 2})
 
 
-async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Settings) -> None:
+async def test_a_dead_lettered_event_is_replayed_to_its_service_alone(settings: Settings) -> None:
     mark, broken, seen = uuid4().hex, True, []
-    await replay_dead_letters(
-        settings, "prediction_log", skip_broken=True
-    )  # What another key sealed, on a broker in use.
+    await replay_dead_letters(settings, "prediction_log", skip_broken=True)  # Those of earlier runs, on a used broker.
 
     async def handler(event: FeedbackGiven) -> None:
         if event.task != f"t-{mark}":
@@ -82,39 +80,40 @@ async def test_a_buried_event_is_replayed_to_its_service_alone(settings: Setting
         await gateway.publish(feedback(mark, 2))
         async with asyncio.timeout(30):
             while True:
-                letters = [
-                    one for one in await read_dead_letters(settings, "prediction_log") if mark.encode() in one.value
-                ]
+                pending = await read_dead_letters(settings, "prediction_log")
+                letters = [letter for letter in pending if mark.encode() in letter.value]
                 if len(letters) == 3:
                     break
         assert {letter.topic for letter in letters} == {"feedback.given.v1"}
         assert any("not today" in letter.error for letter in letters)
         broken = False
-        (lying,) = [one.value for one in await lying_in(settings, letters[1].offset)]
-        assert mark.encode() not in lying, "what lies on the broker is sealed"
+        stored = await record_at(settings, letters[1].offset)
+        assert mark.encode() not in stored.value, "the broker has it encrypted only"
         assert await replay_dead_letters(settings, "prediction_log") >= 3
         await until(lambda: len(seen) == 2)
         async with asyncio.timeout(30):
             while not (
-                again := [
-                    one for one in await read_dead_letters(settings, "prediction_log") if mark.encode() in one.value
+                failed := [
+                    letter
+                    for letter in await read_dead_letters(settings, "prediction_log")
+                    if mark.encode() in letter.value
                 ]
             ):
                 await asyncio.sleep(0.2)
-    assert [one.value[:7] for one in again] == [b"{poison"], "what is poison still is, and is kept"
-    assert again[0].headers["x-ratchet-replayed"] == "1"
+    assert [letter.value[:7] for letter in failed] == [b"{poison"], "the replayed poison is dead-lettered again"
+    assert failed[0].headers["x-ratchet-replayed"] == "1"
 
 
-async def lying_in(settings: Settings, offset: int) -> list[ConsumerRecord]:
+async def record_at(settings: Settings, offset: int) -> ConsumerRecord:
     """The record of the dead-letter topic at `offset`, as the broker has it."""
-    place = TopicPartition(dead_letter_topic("prediction_log"), 0)
+    partition = TopicPartition(dead_letter_topic("prediction_log"), 0)
     async with open_consumer(settings, group_id=None) as consumer:
-        consumer.assign([place])
-        consumer.seek(place, offset)
-        return [await consumer.getone()]
+        consumer.assign([partition])
+        consumer.seek(partition, offset)
+        return await consumer.getone()
 
 
-async def test_a_record_that_was_buried_twice_is_one_letter_and_is_replayed_once(settings: Settings) -> None:
+async def test_a_record_that_was_dead_lettered_twice_counts_and_is_replayed_once(settings: Settings) -> None:
     mark, seen = uuid4().hex, []
     await replay_dead_letters(settings, "failure_miner", skip_broken=True)
     event = feedback(mark, 1)
@@ -124,20 +123,19 @@ async def test_a_record_that_was_buried_twice_is_one_letter_and_is_replayed_once
         event.model_dump_json().encode(),
         KeyError("x"),
     )
-    lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
-    for _ in range(2):  # As when a service dies after burying, before its offset is committed.
-        await _publish(settings, value, dead_letter_topic("failure_miner"), {**headers, **lay})
+    origin = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
+    for _ in range(2):  # As when a service dies after dead-lettering, before its offset is committed.
+        await _publish(settings, value, dead_letter_topic("failure_miner"), {**headers, **origin})
     assert (await count_pending(settings, "failure_miner")).count == 1
-    assert [one.value for one in await read_dead_letters(settings, "failure_miner")] == [
-        event.model_dump_json().encode()
-    ]
+    (letter,) = await read_dead_letters(settings, "failure_miner")
+    assert letter.value == event.model_dump_json().encode()
 
     async def take(event: FeedbackGiven) -> None:
         if event.task == f"t-{mark}":
             seen.append(event.prediction_id)
 
     assert await replay_dead_letters(settings, "failure_miner") == 1
-    assert (await count_pending(settings, "failure_miner")).count == 0, "the second is behind us too"
+    assert (await count_pending(settings, "failure_miner")).count == 0, "the duplicate counts as replayed too"
     broker = build_broker(settings, "failure_miner")
     Consumers(broker, "failure_miner", settings).on(FeedbackGiven, take)
     await broker.start()
@@ -147,20 +145,20 @@ async def test_a_record_that_was_buried_twice_is_one_letter_and_is_replayed_once
         await broker.stop()
 
 
-async def test_letters_from_before_sealing_are_read_as_they_are(settings: Settings) -> None:
+async def test_old_dead_letters_without_encryption_are_read(settings: Settings) -> None:
     mark = uuid4().hex
     headers = {HEADER_TOPIC: "feedback.given.v1", HEADER_ERROR: "InvalidMessage: old", HEADER_OFFSET: mark}
     await _publish(settings, b"{plain", dead_letter_topic("failure_miner"), headers)
-    (letter,) = [one for one in await read_dead_letters(settings, "failure_miner") if mark in one.origin]
-    assert (letter.value, letter.error) == (b"{plain", "InvalidMessage: old")
+    (found,) = [letter for letter in await read_dead_letters(settings, "failure_miner") if mark in letter.origin]
+    assert (found.value, found.error) == (b"{plain", "InvalidMessage: old")
 
 
-async def test_a_letter_that_no_key_opens_stops_a_replay_unless_it_is_left_behind(settings: Settings) -> None:
+async def test_a_dead_letter_that_no_key_decrypts_stops_a_replay_unless_it_is_skipped(settings: Settings) -> None:
     mark = uuid4().hex
     await replay_dead_letters(settings, "shadow", skip_broken=True)
     value, headers = encrypt_dead_letter(Cipher(b"another key, of another machine!"), "shadow", b"{}", KeyError("x"))
-    lay = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
-    await _publish(settings, value, dead_letter_topic("shadow"), {**headers, **lay})
+    origin = {HEADER_TOPIC: "feedback.given.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
+    await _publish(settings, value, dead_letter_topic("shadow"), {**headers, **origin})
     (letter,) = await read_dead_letters(settings, "shadow")
     assert isinstance(letter.broken, DecryptionKeyMissing)
     with pytest.raises(DecryptionKeyMissing):
@@ -179,8 +177,8 @@ def test_the_command_lists_shows_and_replays(settings: Settings, monkeypatch: py
     value, headers = encrypt_dead_letter(
         cipher, "trainer", f"{{broken {mark}".encode(), InvalidMessage(f"no JSON: {mark}")
     )
-    lay = {HEADER_TOPIC: "datasets.built.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
-    asyncio.run(_publish(settings, value, dead_letter_topic("trainer"), {**headers, **lay}))
+    origin = {HEADER_TOPIC: "datasets.built.v1", HEADER_PARTITION: "0", HEADER_OFFSET: mark}
+    asyncio.run(_publish(settings, value, dead_letter_topic("trainer"), {**headers, **origin}))
     listed = command.invoke(app, ["dlq", "list"]).output
     assert "InvalidMessage" in listed
     assert mark not in listed, "nobody asked to see what may be personal data"
@@ -203,56 +201,56 @@ async def _publish(settings: Settings, value: bytes, topic: str, headers: dict[s
         await producer.stop()
 
 
-async def test_what_a_stopped_consumer_did_not_finish_is_delivered_again(settings: Settings) -> None:
+async def test_what_a_stopped_consumer_did_not_finish_is_redelivered(settings: Settings) -> None:
     mark, seen = uuid4().hex, []
 
-    async def away(event: SubjectForgotten) -> None:
+    async def unavailable(event: SubjectForgotten) -> None:
         if event.task == f"t-{mark}":
             raise DependencyUnavailable("the database is away")
 
-    async def back(event: SubjectForgotten) -> None:
+    async def available(event: SubjectForgotten) -> None:
         if event.task == f"t-{mark}":
             seen.append(event.subject_hash)
 
-    async with consuming(settings, lambda consumers: consumers.on(SubjectForgotten, away)) as broker:
+    async with consuming(settings, lambda consumers: consumers.on(SubjectForgotten, unavailable)) as broker:
         event = SubjectForgotten(task=f"t-{mark}", task_revision="r", subject_hash="ann")
-        await Publisher(broker, "console").publish(event)
+        await Publisher(broker, "scheduler").publish(event)
         await asyncio.sleep(2.0)
-    async with consuming(settings, lambda consumers: consumers.on(SubjectForgotten, back)):
+    async with consuming(settings, lambda consumers: consumers.on(SubjectForgotten, available)):
         await until(lambda: seen == ["ann"])
 
 
-async def test_a_running_consumer_gets_again_what_its_tries_were_too_few_for(settings: Settings) -> None:
-    mark, tries, seen = uuid4().hex, 0, []
+async def test_a_running_consumer_is_redelivered_what_failed_at_every_attempt(settings: Settings) -> None:
+    mark, attempts, handled = uuid4().hex, 0, []
 
     async def handler(event: SubjectForgotten) -> None:
-        nonlocal tries
+        nonlocal attempts
         if event.task != f"t-{mark}":
             return
-        tries += event.subject_hash == "ann"
-        if tries <= 3 * settings.retry_attempts:
+        attempts += event.subject_hash == "ann"
+        if attempts <= 3 * settings.retry_attempts:
             raise DependencyUnavailable("the database is away")
-        seen.append(event.subject_hash)
+        handled.append(event.subject_hash)
 
     async with consuming(settings, lambda consumers: consumers.on(SubjectForgotten, handler)) as broker:
         for name in ("ann", "bob"):
-            await Publisher(broker, "console").publish(
+            await Publisher(broker, "scheduler").publish(
                 SubjectForgotten(task=f"t-{mark}", task_revision="r", subject_hash=name)
             )
-        await until(lambda: len(seen) == 2)
-    assert seen == ["ann", "bob"], "what lay behind it waited"
-    assert tries == 3 * settings.retry_attempts + 1
+        await until(lambda: len(handled) == 2)
+    assert handled == ["ann", "bob"], "the next record waited"
+    assert attempts == 3 * settings.retry_attempts + 1
 
 
 @pytest.mark.parametrize("header", [b"\xff\xfe\x00trace", None], ids=["binary", "null"])
-async def test_headers_that_are_no_text_cost_nothing(settings: Settings, header: bytes | None) -> None:
-    mark, alone, batch = uuid4().hex, [], []
+async def test_headers_that_are_not_text_do_not_harm_a_record(settings: Settings, header: bytes | None) -> None:
+    mark, single, batch = uuid4().hex, [], []
 
-    async def one(event: FeedbackGiven) -> None:
+    async def handle(event: FeedbackGiven) -> None:
         if event.task == f"t-{mark}":
-            alone.append(event.prediction_id)
+            single.append(event.prediction_id)
 
-    async def many(deliveries: list[Delivery[FeedbackGiven]]) -> None:
+    async def handle_batch(deliveries: list[Delivery[FeedbackGiven]]) -> None:
         batch.extend(d.event.prediction_id for d in deliveries if d.event.task == f"t-{mark}")
 
     producer = build_producer(settings, "test")
@@ -267,17 +265,17 @@ async def test_headers_that_are_no_text_cost_nothing(settings: Settings, header:
     finally:
         await producer.stop()
     other = build_broker(settings, "failure_miner")
-    Consumers(other, "failure_miner", settings).on_batch(FeedbackGiven, many)
-    async with consuming(settings, lambda consumers: consumers.on(FeedbackGiven, one)):
+    Consumers(other, "failure_miner", settings).on_batch(FeedbackGiven, handle_batch)
+    async with consuming(settings, lambda consumers: consumers.on(FeedbackGiven, handle)):
         await other.start()
         try:
-            await until(lambda: len(alone) == 3 and len(batch) == 3)
+            await until(lambda: len(single) == 3 and len(batch) == 3)
         finally:
             await other.stop()
-    assert alone == batch == [f"{mark}-{number}" for number in range(3)]
+    assert single == batch == [f"{mark}-{number}" for number in range(3)]
 
 
-async def test_a_consumer_that_is_stopped_finishes_what_it_holds(settings: Settings) -> None:
+async def test_a_stopping_consumer_finishes_its_batch(settings: Settings) -> None:
     mark, begun, done, again = uuid4().hex, asyncio.Event(), [], []
 
     async def slow(deliveries: list[Delivery[FeedbackGiven]]) -> None:

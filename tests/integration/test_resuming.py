@@ -1,4 +1,4 @@
-"""A consumer whose store is the authority on positions, on a real broker: where it starts, and when it must not."""
+"""A consumer that resumes from its store's offsets, on a real broker: where it starts, and when it must stop."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from shared.settings import Settings
 pytestmark = pytest.mark.stack
 
 TOPIC = topic_of(FeedbackGiven)
-PLACES = [(TOPIC.name, number) for number in range(TOPIC.partitions)]
+PARTITIONS = [(TOPIC.name, number) for number in range(TOPIC.partitions)]
 NAME = "prediction_log"
 Batch = list[Delivery[FeedbackGiven]]
 
 
 @dataclass
 class Store:
-    """What a service keeps: its next offset by partition, and every delivery as it came."""
+    """A service's store: its next offset by partition, and every delivery in order."""
 
-    stands: dict[tuple[str, int], int | None] = field(default_factory=dict)
-    seen: Batch = field(default_factory=list)
+    next_offsets: dict[tuple[str, int], int | None] = field(default_factory=dict)
+    received: Batch = field(default_factory=list)
     asked: list[Sequence[tuple[str, int]]] = field(default_factory=list)
 
-    async def resume(self, places: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int | None]:
-        self.asked.append(places)
-        return {place: self.stands[place] for place in places if place in self.stands}
+    async def resume(self, partitions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int | None]:
+        self.asked.append(partitions)
+        return {partition: self.next_offsets[partition] for partition in partitions if partition in self.next_offsets}
 
     async def take(self, deliveries: Batch) -> None:
-        self.seen.extend(deliveries)
-        for one in deliveries:
-            self.stands[one.topic, one.partition] = one.offset + 1
+        self.received.extend(deliveries)
+        for delivery in deliveries:
+            self.next_offsets[delivery.topic, delivery.partition] = delivery.offset + 1
 
-    def given(self, mark: str) -> list[str]:
-        return sorted(one.event.prediction_id for one in self.seen if one.event.task == f"t-{mark}")
+    def received_of(self, mark: str) -> list[str]:
+        return sorted(delivery.event.prediction_id for delivery in self.received if delivery.event.task == f"t-{mark}")
 
 
 @asynccontextmanager
@@ -64,8 +64,8 @@ async def consuming(settings: Settings, store: Store) -> AsyncIterator[Broker]:
 
 
 async def ends(settings: Settings) -> dict[tuple[str, int], int | None]:
-    found = await end_offsets(settings, [TopicPartition(*place) for place in PLACES])
-    return {(place.topic, place.partition): end for place, end in found.items()}
+    found = await end_offsets(settings, [TopicPartition(*partition) for partition in PARTITIONS])
+    return {(partition.topic, partition.partition): end for partition, end in found.items()}
 
 
 async def publish(settings: Settings, mark: str, names: Sequence[str]) -> None:
@@ -80,7 +80,7 @@ async def publish(settings: Settings, mark: str, names: Sequence[str]) -> None:
 
 
 async def make_anew(settings: Settings, mark: str) -> None:
-    """Delete the topic and create it; it has fewer records then than a store has read of any one partition."""
+    """Delete the topic and create it again; it then has fewer records than a store has read of any partition."""
     admin = connect_admin(settings, "test")
     admin.delete_topics([TOPIC.name])
     await until(lambda: TOPIC.name not in admin.list_topics())
@@ -89,8 +89,8 @@ async def make_anew(settings: Settings, mark: str) -> None:
     await publish(settings, mark, ["new"])
 
 
-def places(store: Store) -> list[tuple[int, int]]:
-    return sorted((one.partition, one.offset) for one in store.seen)
+def positions(store: Store) -> list[tuple[int, int]]:
+    return sorted((delivery.partition, delivery.offset) for delivery in store.received)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -109,69 +109,73 @@ def mark() -> str:
     return uuid4().hex
 
 
-async def test_a_consumer_starts_where_its_store_is_whatever_its_group_committed(settings: Settings, mark: str) -> None:
-    begun = await ends(settings)
+async def test_a_consumer_starts_at_its_stores_offset_whatever_its_group_committed(
+    settings: Settings, mark: str
+) -> None:
+    at_start = await ends(settings)
     await publish(settings, mark, ["a", "b", "c"])
-    first = Store(dict(begun))
+    first = Store(dict(at_start))
     async with consuming(settings, first):
-        await until(lambda: len(first.given(mark)) == 3)
-    restored = Store(dict(begun))  # The group has committed the end; this store is a backup from before.
+        await until(lambda: len(first.received_of(mark)) == 3)
+    restored = Store(dict(at_start))  # The group has committed the end; this store is a backup from before.
     async with consuming(settings, restored):
-        await until(lambda: len(restored.given(mark)) == 3)
-    assert restored.given(mark) == ["a", "b", "c"]
-    assert len(restored.seen) == 3, "and nothing of before"
+        await until(lambda: len(restored.received_of(mark)) == 3)
+    assert restored.received_of(mark) == ["a", "b", "c"]
+    assert len(restored.received) == 3, "and no earlier record"
 
 
 async def test_a_store_that_was_deleted_is_filled_from_the_start_of_the_log(settings: Settings, mark: str) -> None:
     await publish(settings, mark, ["a", "b"])
-    async with consuming(settings, full := Store({place: 0 for place in PLACES})):
-        await until(lambda: full.given(mark) == ["a", "b"])
-    deleted = Store({place: None for place in PLACES})
+    async with consuming(settings, full := Store({partition: 0 for partition in PARTITIONS})):
+        await until(lambda: full.received_of(mark) == ["a", "b"])
+    deleted = Store({partition: None for partition in PARTITIONS})
     async with consuming(settings, deleted):
-        await until(lambda: len(deleted.seen) == len(full.seen))
-    assert places(deleted) == places(full)
+        await until(lambda: len(deleted.received) == len(full.received))
+    assert positions(deleted) == positions(full)
 
 
-async def test_partitions_the_store_does_not_speak_for_start_where_the_group_was(settings: Settings, mark: str) -> None:
+async def test_partitions_unknown_to_the_store_start_at_the_groups_offset(settings: Settings, mark: str) -> None:
     await publish(settings, mark, ["a"])
     async with consuming(settings, first := Store()):
-        await until(lambda: first.given(mark) == ["a"])
+        await until(lambda: first.received_of(mark) == ["a"])
     await publish(settings, mark, ["b"])
     async with consuming(settings, second := Store()):
-        await until(lambda: second.given(mark) == ["b"])
+        await until(lambda: second.received_of(mark) == ["b"])
 
 
-async def test_after_a_rebalance_every_member_goes_on_where_the_store_is(settings: Settings, mark: str) -> None:
+async def test_after_a_rebalance_every_member_resumes_at_the_stores_offset(settings: Settings, mark: str) -> None:
     store = Store(await ends(settings))
     async with consuming(settings, store):
         await publish(settings, mark, [f"a{n}" for n in range(10)])
-        await until(lambda: len(store.given(mark)) == 10)
+        await until(lambda: len(store.received_of(mark)) == 10)
         async with consuming(settings, store):
             await until(lambda: len(store.asked) >= 3)  # alone; then both
             await publish(settings, mark, [f"b{n}" for n in range(10)])
-            await until(lambda: len(store.given(mark)) == 20)
+            await until(lambda: len(store.received_of(mark)) == 20)
         await publish(settings, mark, [f"c{n}" for n in range(10)])
-        await until(lambda: len(store.given(mark)) == 30)
-    assert len(set(places(store))) == len(places(store)), "nothing was delivered again that the store had"
+        await until(lambda: len(store.received_of(mark)) == 30)
+    assert len(set(positions(store))) == len(positions(store)), "nothing that the store had was redelivered"
 
 
-async def test_a_store_that_is_away_delays_the_start_and_loses_nothing(settings: Settings, mark: str) -> None:
-    class Away(Store):
-        async def resume(self, places: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int | None]:
+async def test_a_store_that_is_unavailable_delays_the_start_and_loses_nothing(settings: Settings, mark: str) -> None:
+    class Unavailable(Store):
+        async def resume(self, partitions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int | None]:
             if len(self.asked) < 2:
-                self.asked.append(places)
+                self.asked.append(partitions)
                 raise DependencyUnavailable("the lake is away")
-            return await super().resume(places)
+            return await super().resume(partitions)
 
-    store = Away(await ends(settings))
+    store = Unavailable(await ends(settings))
     await publish(settings, mark, ["a"])
     async with consuming(settings, store):
-        await until(lambda: store.given(mark) == ["a"])
+        await until(lambda: store.received_of(mark) == ["a"])
     assert len(store.asked) == 3
 
 
-async def test_a_store_ahead_of_the_broker_stops_the_service_and_gets_nothing(settings: Settings, mark: str) -> None:
-    store = Store({place: (end or 0) + 1_000 for place, end in (await ends(settings)).items()})
+async def test_a_store_ahead_of_the_broker_stops_the_service_and_is_given_nothing(
+    settings: Settings, mark: str
+) -> None:
+    store = Store({partition: (end or 0) + 1_000 for partition, end in (await ends(settings)).items()})
     await publish(settings, mark, ["new"])
     async with consuming(settings, store) as broker, asyncio.timeout(30):
         problem = await broker.halted()
@@ -179,14 +183,14 @@ async def test_a_store_ahead_of_the_broker_stops_the_service_and_gets_nothing(se
         await asyncio.sleep(1.0)
     assert "the broker's log ends at" in problem.reason
     assert problem.way_out.endswith("ratchet lake go-on")
-    assert store.seen == []
+    assert store.received == []
 
 
-async def test_a_topic_made_anew_under_a_consumer_stops_it(settings: Settings, mark: str) -> None:
+async def test_a_topic_made_anew_under_a_running_consumer_stops_it(settings: Settings, mark: str) -> None:
     store = Store(await ends(settings))
     async with consuming(settings, store) as broker:
         await publish(settings, mark, [f"a{n}" for n in range(40)])
-        await until(lambda: len(store.given(mark)) == 40)
+        await until(lambda: len(store.received_of(mark)) == 40)
         if settings.kafka_idempotence:
             await make_anew(settings, mark)
             async with asyncio.timeout(60):
@@ -196,10 +200,10 @@ async def test_a_topic_made_anew_under_a_consumer_stops_it(settings: Settings, m
         async with consuming(settings, store) as broker, asyncio.timeout(60):
             problem = await broker.halted()
     assert "made anew" in problem.reason
-    assert "new" not in store.given(mark)
+    assert "new" not in store.received_of(mark)
 
 
-async def test_a_handler_that_must_stop_is_called_once_and_its_batch_is_kept_in_the_log(
+async def test_a_handler_that_must_stop_is_called_once_and_its_batch_stays_in_the_log(
     settings: Settings, mark: str
 ) -> None:
     calls = 0
@@ -210,13 +214,13 @@ async def test_a_handler_that_must_stop_is_called_once_and_its_batch_is_kept_in_
             calls += 1
             raise MustStop("another cluster's records")
 
-    begun = await ends(settings)
+    at_start = await ends(settings)
     await publish(settings, mark, ["a", "b"])
-    async with consuming(settings, Broken(dict(begun))) as broker, asyncio.timeout(30):
+    async with consuming(settings, Broken(dict(at_start))) as broker, asyncio.timeout(30):
         await broker.halted()
         await publish(settings, mark, ["c"])
         await asyncio.sleep(1.0)
     assert calls == 1
-    assert not [one for one in await read_dead_letters(settings, NAME) if mark.encode() in one.value]
-    async with consuming(settings, mended := Store()):  # by the group: nothing was acknowledged
-        await until(lambda: mended.given(mark) == ["a", "b", "c"])
+    assert not [letter for letter in await read_dead_letters(settings, NAME) if mark.encode() in letter.value]
+    async with consuming(settings, repaired := Store()):  # by the group: nothing was acknowledged
+        await until(lambda: repaired.received_of(mark) == ["a", "b", "c"])

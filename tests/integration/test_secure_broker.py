@@ -1,4 +1,4 @@
-"""A broker as a managed Kafka is: TLS, users with passwords, client certificates. A real one, with its own listeners.
+"""A broker secured like a managed Kafka: TLS, users with passwords, client certificates, on listeners of its own.
 
 Certificates are made for this run. tansu has neither TLS nor users, so this needs Apache Kafka: KAFKA_HOME.
 """
@@ -65,7 +65,7 @@ listener.name.ssl.ssl.client.auth=required
 
 
 class Authority:
-    """Signs certificates, as a company's own authority does."""
+    """A certificate authority, like a company's own."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -111,14 +111,14 @@ class Authority:
 
 @dataclass(frozen=True)
 class Secured:
-    """The running broker, and what may be shown to it."""
+    """The running broker, and credentials it accepts or refuses."""
 
     home: Path
     sasl: str
     mtls: str
     plain: str
     ca: Path
-    strange_ca: Path
+    untrusted_ca: Path
     client: Path
 
     def settings(self, **changes: object) -> Settings:
@@ -202,7 +202,7 @@ def _add_user(settings: Settings) -> None:
 
 
 async def _there_and_back(settings: Settings) -> None:
-    """Topics, an event to its handler, a dead letter and its replay: every kind of client that we have."""
+    """Create topics, publish, consume, dead-letter and replay: with every kind of client."""
     create_topics(settings)
     mark, broken, seen = uuid4().hex, True, []
 
@@ -238,7 +238,7 @@ async def test_everything_works_with_a_client_certificate(secured: Secured) -> N
     await _there_and_back(secured.with_certificate())
 
 
-async def test_a_cycles_fence_is_asked_for_with_tls_and_a_password(secured: Secured) -> None:
+async def test_a_cycles_fence_is_read_with_tls_and_a_password(secured: Secured) -> None:
     create_topics(secured.settings())
     assert len(await KafkaFenceReader(secured.settings(), ["feedback.given.v1"]).fence()) == 4
 
@@ -257,7 +257,7 @@ def test_the_local_stack_takes_a_managed_broker(secured: Secured, monkeypatch: p
     assert "refuses the user" in str(KafkaPart().probe(config))
 
 
-async def test_a_wrong_password_is_named_by_every_client(secured: Secured) -> None:
+async def test_every_client_reports_a_wrong_password(secured: Secured) -> None:
     settings = secured.settings(kafka_password=SecretStr("guessed"))
     for refused in await _refusals(settings):
         assert isinstance(refused, ConfigurationError)
@@ -265,34 +265,34 @@ async def test_a_wrong_password_is_named_by_every_client(secured: Secured) -> No
         assert "RATCHET_KAFKA_PASSWORD" in refused.way_out
 
 
-async def test_a_broker_signed_by_a_stranger_is_refused_by_every_client(secured: Secured) -> None:
-    for refused in await _refusals(secured.settings(kafka_ca_file=secured.strange_ca)):
+async def test_every_client_refuses_a_broker_with_an_untrusted_certificate(secured: Secured) -> None:
+    for refused in await _refusals(secured.settings(kafka_ca_file=secured.untrusted_ca)):
         assert isinstance(refused, ConfigurationError)
         assert "is not trusted" in refused.reason
         assert "RATCHET_KAFKA_CA_FILE" in refused.way_out
 
 
-async def test_a_broker_that_is_not_who_it_was_called_is_refused(secured: Secured) -> None:
+async def test_a_broker_whose_name_is_not_in_its_certificate_is_refused(secured: Secured) -> None:
     settings = secured.settings(kafka=secured.sasl.replace("127.0.0.1", "localhost"))
     for refused in await _refusals(settings):
         assert isinstance(refused, ConfigurationError)
         assert "is not trusted" in refused.reason
 
 
-async def test_a_missing_client_certificate_is_hinted_at(secured: Secured) -> None:
+async def test_a_missing_client_certificate_is_suggested(secured: Secured) -> None:
     settings = secured.with_certificate().model_copy(update={"kafka_client_certificate": None})
     for refused in await _refusals(settings):
         assert "RATCHET_KAFKA_CLIENT_CERTIFICATE" in refused.way_out
 
 
-async def test_speaking_plainly_to_a_secured_port_is_hinted_at(secured: Secured) -> None:
+async def test_plaintext_to_a_secured_port_is_reported(secured: Secured) -> None:
     for refused in await _refusals(Settings(home=secured.home, kafka=secured.sasl)):
         assert isinstance(refused, DependencyUnavailable)
         assert "RATCHET_KAFKA_SECURITY" in refused.way_out
 
 
 async def _refusals(settings: Settings) -> list[ConfigurationError | DependencyUnavailable]:
-    """What kafka-python's admin, FastStream and aiokafka's consumer raise, in our words."""
+    """The errors of kafka-python's admin, FastStream and aiokafka's consumer, as `diagnose` reports them."""
     found = []
     with pytest.raises((ConfigurationError, DependencyUnavailable)) as admin:
         create_topics(settings, wait_seconds=0.0)
@@ -315,12 +315,12 @@ async def test_the_producer_is_idempotent_compresses_and_waits_for_all_replicas(
     await producer.start()
     try:
         value = b"a" * 900_000
-        place = await producer.send_and_wait("feedback.given.v1", value, partition=0)
-        assert place.offset >= 0
+        record = await producer.send_and_wait("feedback.given.v1", value, partition=0)
+        assert record.offset >= 0
     finally:
         await producer.stop()
     folder = secured.home / "data" / "feedback.given.v1-0"
     batch = b"".join(path.read_bytes() for path in folder.glob("*.log"))
-    assert len(batch) < 100_000, "900 kB lie compressed"
+    assert len(batch) < 100_000, "900 kB are stored compressed"
     options = client_options(settings)
     assert options["security_protocol"] == "SASL_SSL"

@@ -1,4 +1,4 @@
-"""The catalog's topics on a real broker: made as the catalog says, compared with it, corrected when asked."""
+"""The catalog's topics on a real broker: created as the catalog says, compared with it, corrected on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANGED = "steps.progressed.v1"
 
 @pytest.fixture
 def changed(stack_settings: Settings) -> Iterator[Settings]:
-    """A topic that an operator keeps for an hour, and a broker as it was afterwards."""
+    """A topic whose retention an operator set to an hour; reset afterwards."""
     _set(stack_settings, "retention.ms", "3600000")
     yield stack_settings
     _set(stack_settings, "retention.ms", str(int(topic_named(CHANGED).retention.total_seconds() * 1000)))
@@ -32,10 +32,10 @@ def changed(stack_settings: Settings) -> Iterator[Settings]:
 def _set(settings: Settings, name: str, value: str) -> None:
     admin = connect_admin(settings, "test")
     try:
-        told = admin.alter_configs([ConfigResource("TOPIC", CHANGED, {name: value})])
+        response = admin.alter_configs([ConfigResource("TOPIC", CHANGED, {name: value})])
     finally:
         admin.close()
-    assert told == {"topic": {CHANGED: "OK"}}
+    assert response == {"topic": {CHANGED: "OK"}}
 
 
 def _delete(admin: KafkaAdminClient, name: str) -> None:
@@ -46,25 +46,29 @@ def _delete(admin: KafkaAdminClient, name: str) -> None:
         time.sleep(0.05)
 
 
-def test_the_topics_are_as_the_catalog_says_and_creating_them_again_changes_nothing(stack_settings: Settings) -> None:
+def test_topics_are_as_the_catalog_says_and_creating_them_is_idempotent(stack_settings: Settings) -> None:
     assert create_topics(stack_settings) == []
     assert find_drift(stack_settings) == []
     admin = connect_admin(stack_settings, "test")
     try:
-        made = {one["name"]: len(one["partitions"]) for one in admin.describe_topics()}
-        told = admin.describe_configs([ConfigResource("TOPIC", t.name) for t in TOPICS], config_filter="all")["topic"]
+        partitions = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics()}
+        response = admin.describe_configs([ConfigResource("TOPIC", t.name) for t in TOPICS], config_filter="all")[
+            "topic"
+        ]
     finally:
         admin.close()
-    assert {topic.name: made[topic.name] for topic in TOPICS} == {topic.name: topic.partitions for topic in TOPICS}
-    assert set(DEAD_LETTERS) <= set(made)
-    assert told["tasks.changed.v1"]["cleanup.policy"]["value"] == "compact"
-    assert told["predictions.logged.v1"]["cleanup.policy"]["value"] == "delete"
-    assert told["predictions.submitted.v1"]["retention.ms"]["value"] == "86400000"
-    assert told["corrections.submitted.v1"]["retention.ms"]["value"] == "-1"
-    assert told["feedback.given.v1"]["max.message.bytes"]["value"] == str(MAX_DEAD_LETTER_BYTES)
+    assert {topic.name: partitions[topic.name] for topic in TOPICS} == {
+        topic.name: topic.partitions for topic in TOPICS
+    }
+    assert set(DEAD_LETTERS) <= set(partitions)
+    assert response["tasks.changed.v1"]["cleanup.policy"]["value"] == "compact"
+    assert response["predictions.logged.v1"]["cleanup.policy"]["value"] == "delete"
+    assert response["predictions.submitted.v1"]["retention.ms"]["value"] == "86400000"
+    assert response["corrections.submitted.v1"]["retention.ms"]["value"] == "-1"
+    assert response["feedback.given.v1"]["max.message.bytes"]["value"] == str(MAX_DEAD_LETTER_BYTES)
 
 
-def test_what_was_changed_on_the_broker_is_found_kept_at_a_start_and_corrected_when_asked(changed: Settings) -> None:
+def test_a_changed_topic_is_found_left_at_a_start_and_corrected_on_request(changed: Settings) -> None:
     found = [Drift(CHANGED, "retention.ms", "3600000", "604800000")]
     assert find_drift(changed) == found
     assert create_topics(changed) == []
@@ -85,14 +89,14 @@ def test_the_command_lists_what_differs_and_corrects_it(changed: Settings, monke
     assert command.invoke(app, ["topics", "list"]).exit_code == 0
 
 
-def test_a_topic_with_other_partitions_or_replicas_is_told_and_left(stack_settings: Settings) -> None:
-    asked_for_three = stack_settings.model_copy(update={"kafka_replication": 3})
-    drift = [one for one in find_drift(asked_for_three) if one.setting == "replication"]
-    assert Drift("predictions.logged.v1", "replication", "1", "3") in drift
-    assert not any(one.correctable for one in drift)
+def test_other_replicas_are_reported_and_left(stack_settings: Settings) -> None:
+    three_replicas = stack_settings.model_copy(update={"kafka_replication": 3})
+    drifts = [drift for drift in find_drift(three_replicas) if drift.setting == "replication"]
+    assert Drift("predictions.logged.v1", "replication", "1", "3") in drifts
+    assert not any(drift.correctable for drift in drifts)
 
 
-def test_a_topic_that_the_broker_lost_is_missing_until_it_is_made_again(stack_settings: Settings) -> None:
+def test_a_topic_that_the_broker_lost_is_missing_until_it_is_created(stack_settings: Settings) -> None:
     admin = connect_admin(stack_settings, "test")
     try:
         _delete(admin, CHANGED)
@@ -100,13 +104,13 @@ def test_a_topic_that_the_broker_lost_is_missing_until_it_is_made_again(stack_se
         admin.close()
     missing = [Drift(CHANGED, "existence", "missing", "there")]
     assert find_drift(stack_settings) == missing
-    assert correct_topics(stack_settings) == [], "that is not a setting"
+    assert correct_topics(stack_settings) == [], "a missing topic is not a wrong setting"
     assert create_topics(stack_settings) == [CHANGED]
     assert find_drift(stack_settings) == []
 
 
-@pytest.mark.apache_kafka("tansu keeps one replica whatever is asked for")
-def test_more_replicas_than_there_are_brokers_are_refused_by_the_name_of_the_setting(stack_settings: Settings) -> None:
+@pytest.mark.apache_kafka("tansu has one replica whatever is requested")
+def test_more_replicas_than_brokers_are_refused_with_the_setting_to_change(stack_settings: Settings) -> None:
     admin = connect_admin(stack_settings, "test")
     try:
         _delete(admin, CHANGED)
@@ -119,7 +123,7 @@ def test_more_replicas_than_there_are_brokers_are_refused_by_the_name_of_the_set
 
 
 @pytest.mark.apache_kafka("tansu cannot add partitions to a topic")
-def test_partitions_that_an_operator_added_are_told_and_left(stack_settings: Settings) -> None:
+def test_partitions_that_an_operator_added_are_reported_and_left(stack_settings: Settings) -> None:
     name = "deadletters.trainer.v1"
     admin = connect_admin(stack_settings, "test")
     try:
@@ -131,13 +135,13 @@ def test_partitions_that_an_operator_added_are_told_and_left(stack_settings: Set
     assert create_topics(stack_settings) == [name]
 
 
-def test_with_three_replicas_two_must_have_a_record_before_it_counts_as_kept() -> None:
+def test_with_three_replicas_two_must_be_in_sync() -> None:
     configs = {topic.configs.get("min.insync.replicas") for topic in wanted_topics(Settings(kafka_replication=3))}
     assert configs == {"2"}
-    alone = {topic.configs.get("min.insync.replicas") for topic in wanted_topics(Settings(kafka_replication=1))}
-    assert alone == {None}, "the broker's own default"
+    single = {topic.configs.get("min.insync.replicas") for topic in wanted_topics(Settings(kafka_replication=1))}
+    assert single == {None}, "the broker's own default"
 
 
-def test_without_a_broker_there_is_no_comparison() -> None:
+def test_without_a_broker_the_comparison_is_unavailable() -> None:
     with pytest.raises(DependencyUnavailable, match="no Kafka broker answers"):
         find_drift(Settings(kafka="127.0.0.1:1"))
