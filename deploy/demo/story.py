@@ -16,6 +16,7 @@ from deploy.demo.data.task_file import apply_task_file, free_name, name_for, shi
 from deploy.demo.errors import CandidateStopped, CycleStepFailed
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
+from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import Reviewers, shuffle_labels
 from deploy.demo.settings import LoopOptions, LoopSettings
@@ -98,11 +99,13 @@ async def _improve(loop: LoopContext) -> None:
     loop.result.cycle.cycle_id = await loop.clients.scheduler.start_cycle()
     try:
         await await_failures(loop)
-        await await_dataset(loop)
+        dataset = await await_dataset(loop)
     except CycleStepFailed as failed:
         if not loop.setup.options.shuffle_labels or failed.step != "dataset":
             raise
         raise CandidateStopped("gate of the dataset", failed.reason) from failed
+    rival = await asyncio.to_thread(bag_of_words_accuracy, dataset["uri"], loop.setup.rows.held_out)
+    loop.result.bag_of_words = rival
     await await_training(loop)
     await await_evaluation(loop)
     await prove_live(loop)

@@ -16,6 +16,7 @@ from deploy.demo.report.plots import draw
 from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.terminal import Terminal
+from schemas.base import Interval
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
         "steps": [{"name": name, "seconds": round(seconds, 1)} for name, seconds in report.seconds.items()],
         "task": result.task,
+        "bag_of_words": result.bag_of_words.model_dump() if result.bag_of_words else None,
         "shuffled_labels": result.shuffled,
         "stopped_by": result.stopped_by or None,
         "evidence": result.evidence or None,
@@ -94,7 +96,8 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
     """Return the rows of the summary: name, before, after."""
     before, after, pairs = report.result.before, report.result.after, report.pairs.counts()
     rows = [
-        ("accuracy", _share(before), _share(after)),
+        ("accuracy", _share(before and before.accuracy), _share(after and after.accuracy)),
+        ("the same, bag of words on the same rows", "", _share(report.result.bag_of_words)),
         ("latency p50", _ms(before, "latency_ms_p50"), _ms(after, "latency_ms_p50")),
         ("latency p95", _ms(before, "latency_ms_p95"), _ms(after, "latency_ms_p95")),
     ]
@@ -123,11 +126,8 @@ def show(report: Report, terminal: Terminal, folder: Path) -> None:
     terminal.say(f"{folder / 'report.html'} · {folder / 'report.json'}")
 
 
-def _share(measured: Measurement | None) -> str:
-    if measured is None:
-        return "–"
-    a = measured.accuracy
-    return f"{a.value:.1%} ({a.low:.1%}–{a.high:.1%}, n = {a.n})"
+def _share(a: Interval | None) -> str:
+    return f"{a.value:.1%} ({a.low:.1%}–{a.high:.1%}, n = {a.n})" if a else "–"
 
 
 def _ms(measured: Measurement | None, name: str) -> str:

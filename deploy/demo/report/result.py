@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.demo.report.measure import Measurement
+from schemas.base import Interval
 
 MAX_SWITCH_SECONDS = 3.0
 
@@ -58,6 +59,8 @@ class LoopResult:
     evidence: str = ""
     before: Measurement | None = None
     after: Measurement | None = None
+    bag_of_words: Interval | None = None
+    """Accuracy of a bag-of-words classifier that was trained on the same rows as the adapter."""
     cycle: LearningCycle = field(default_factory=LearningCycle)
     live_test: LiveTest = field(default_factory=LiveTest)
     flag_moves: list[FlagMove] = field(default_factory=list)

@@ -26,8 +26,8 @@ async def await_failures(loop: LoopContext) -> None:
     )
 
 
-async def await_dataset(loop: LoopContext) -> None:
-    """Wait for the dataset, and show what was rejected and why."""
+async def await_dataset(loop: LoopContext) -> dict[str, Any]:
+    """Wait for the dataset, and show what was rejected and why. Returns its event."""
     with loop.terminal.step("dataset", "Dataset from the corrections: validated, deduplicated, split, gated"):
         event = await _event(loop, "datasets.built", 120.0)
     reasons, examples = rejected_examples(event["uri"])
@@ -43,6 +43,7 @@ async def await_dataset(loop: LoopContext) -> None:
     if rows:
         loop.terminal.table("Rejected", ("reason", "rows", "for example"), rows)
     _show_gates(loop, "Gates of the dataset", event["gates"])
+    return event
 
 
 async def await_training(loop: LoopContext) -> None:

@@ -1,0 +1,35 @@
+"""The cheap rival of the adapter: TF-IDF with logistic regression, trained on the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.demo.data.csv_file import Row
+from deploy.demo.report.measure import wilson
+from schemas.base import Interval
+
+
+def bag_of_words_accuracy(dataset_uri: str, held_out: Sequence[Row]) -> Interval | None:
+    """Train on the dataset's train.jsonl and return the accuracy on the held-out rows, with its 95 % interval.
+
+    None if the dataset's folder is not on this machine, or has fewer than two labels.
+    """
+    path = Path(dataset_uri.removeprefix("file://")) / "train.jsonl"
+    if not path.is_file():
+        return None
+    examples = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    labels = [messages[-1]["content"] for messages in examples]
+    if len(set(labels)) < 2:
+        return None
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=1000)
+    )
+    model.fit([messages[-2]["content"] for messages in examples], labels)
+    answers = model.predict([row.text for row in held_out])
+    return wilson(sum(answer == row.label for answer, row in zip(answers, held_out, strict=True)), len(held_out))

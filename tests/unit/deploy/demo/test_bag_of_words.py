@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from deploy.demo.data.csv_file import Row
+from deploy.demo.report.bag_of_words import bag_of_words_accuracy
+
+HELD_OUT = (Row("where is my parcel now", "delivery"), Row("send my money back please", "refund"))
+
+
+def train(folder: Path, *pairs: tuple[str, str]) -> str:
+    rows = [[{"role": "user", "content": text}, {"role": "assistant", "content": label}] for text, label in pairs]
+    (folder / "train.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_a_bag_of_words_learns_what_the_adapter_is_trained_on(tmp_path: Path) -> None:
+    pairs = (("my parcel is late", "delivery"), ("I want my money back", "refund"))
+    right = bag_of_words_accuracy(train(tmp_path, *pairs), HELD_OUT)
+    assert right is not None and (right.value, right.n) == (1.0, 2)
+    swapped = [(text, pairs[1 - number][1]) for number, (text, _) in enumerate(pairs)]
+    wrong = bag_of_words_accuracy(train(tmp_path, *swapped), HELD_OUT)
+    assert wrong is not None and wrong.value == 0.0
+
+
+def test_without_the_rows_or_with_one_label_there_is_no_rival(tmp_path: Path) -> None:
+    assert bag_of_words_accuracy(str(tmp_path), HELD_OUT) is None
+    assert bag_of_words_accuracy(train(tmp_path, ("my parcel is late", "delivery")), HELD_OUT) is None
