@@ -71,7 +71,8 @@ class Terminal:
 
     def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
         """Print a table of results."""
-        table = Table(title=title, title_justify="left", header_style="bold", show_lines=False, pad_edge=False)
+        heading = Text(title, "table.title")
+        table = Table(title=heading, title_justify="left", header_style="bold", show_lines=False, pad_edge=False)
         for number, column in enumerate(columns):
             table.add_column(column, overflow="fold", justify="left" if number == 0 else "default")
         for row in rows:
