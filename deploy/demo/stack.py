@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from deploy.demo.settings import LoopSettings
 from deploy.devstack import stack
-from deploy.devstack.parts.services import probe_ready
+from deploy.devstack.parts.services import probe_readiness
 
 Say = Callable[[str], None]
 
@@ -14,7 +14,9 @@ Say = Callable[[str], None]
 def bring_up(say: Say) -> LoopSettings:
     """Start what is not running and return where everything is. Raises StackError naming what did not start."""
     settings = LoopSettings.load()
-    if all(probe_ready(url) is None for url in (settings.gateway_url, settings.console_url, settings.scheduler_url)):
+    if all(
+        probe_readiness(url) is None for url in (settings.gateway_url, settings.console_url, settings.scheduler_url)
+    ):
         return settings
     stages: dict[str, str] = {}
 

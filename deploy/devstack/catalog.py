@@ -1,4 +1,4 @@
-"""Which parts there are, and how to pick from them by name."""
+"""The list of parts, and how to select from it by name."""
 
 from __future__ import annotations
 
@@ -8,48 +8,49 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.part import Part
 from deploy.devstack.parts.kafka import KafkaPart
 from deploy.devstack.parts.postgres import PostgresPart
-from deploy.devstack.parts.services import ALL, SERVICES, ServicesPart
+from deploy.devstack.parts.services import ALL_SERVICES, ServicesPart
 from deploy.devstack.parts.unleash import UnleashPart
 from deploy.devstack.parts.vllm import VllmPart
+from schemas.catalog import SERVICES
 
 INFRASTRUCTURE = ("kafka", "postgres", "unleash", "vllm")
-PARTS = (*INFRASTRUCTURE, ALL)
+PARTS = (*INFRASTRUCTURE, ALL_SERVICES)
 STOP_ORDER: tuple[frozenset[str], ...] = (
-    frozenset({ALL, *SERVICES}),
+    frozenset({ALL_SERVICES, *SERVICES}),
     frozenset({"unleash", "vllm"}),
     frozenset({"kafka", "postgres"}),
 )
 
 
 def part_named(name: str) -> Part:
-    """The part of that name; a service's name is the part that runs only it. Raises PartError."""
-    known: dict[str, Part] = {
+    """Return the part of that name; for a service's name, the part that runs only it. Raises PartError."""
+    parts: dict[str, Part] = {
         "kafka": KafkaPart(),
         "postgres": PostgresPart(),
         "unleash": UnleashPart(),
         "vllm": VllmPart(),
-        ALL: ServicesPart(),
+        ALL_SERVICES: ServicesPart(),
     }
     if name in SERVICES:
         return ServicesPart(name)
-    if name not in known:
+    if name not in parts:
         services = ", ".join(SERVICES)
         raise PartError(f"there is no part called {name!r}", f"Parts: {', '.join(PARTS)}; services: {services}")
-    return known[name]
+    return parts[name]
 
 
 def select(parts: Sequence[str] | None = None, without: Sequence[str] = (), split: bool = False) -> list[Part]:
-    """The parts to act on. `split`: each service is a part of its own."""
+    """Return the named parts (default: all) except `without`. `split`: each service is a part of its own."""
     for name in without:
         part_named(name)
-    wanted = [name for name in (parts or PARTS) if name not in without]
-    if split and ALL in wanted:
-        wanted = [name for name in wanted if name != ALL] + [name for name in SERVICES if name not in without]
-    return [part_named(name) for name in dict.fromkeys(wanted)]
+    names = [name for name in (parts or PARTS) if name not in without]
+    if split and ALL_SERVICES in names:
+        names = [name for name in names if name != ALL_SERVICES] + [name for name in SERVICES if name not in without]
+    return [part_named(name) for name in dict.fromkeys(names)]
 
 
 def with_split_services(parts: Sequence[str]) -> set[str]:
-    """For stopping: `services` means all of them, in whatever shape they run. Raises PartError."""
+    """Return the names to stop: `services` also means each service that runs on its own. Raises PartError."""
     for name in parts:
         part_named(name)
-    return set(parts) | (set(SERVICES) if ALL in parts else set())
+    return set(parts) | (set(SERVICES) if ALL_SERVICES in parts else set())

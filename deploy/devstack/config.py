@@ -1,7 +1,7 @@
-"""Where everything of the local stack is: one frozen object, read from the environment once, handed down.
+"""Settings of the local stack: one frozen object, read from the environment once and passed down.
 
-`RATCHET_HOME` holds all state; `RATCHET_TOOLS` the installed programs (heavy; may be shared by several homes).
-Every part can be the user's own: `RATCHET_KAFKA`, `RATCHET_POSTGRES`, `RATCHET_UNLEASH`, `RATCHET_VLLM`.
+`RATCHET_HOME` holds all state; `RATCHET_TOOLS` the installed programs (large; several homes may share them). The user's
+own server replaces a part: `RATCHET_KAFKA`, `RATCHET_POSTGRES`, `RATCHET_UNLEASH`, `RATCHET_VLLM`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from deploy.devstack.errors import PartError
 
+CHECKOUT = Path(__file__).parents[2]
 DEFAULT_BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HOST = "127.0.0.1"
 
@@ -31,7 +32,7 @@ PORTS = {
 
 @dataclass(frozen=True)
 class StackConfig:
-    """What `up` needs to know. Build it with `load`."""
+    """Paths, ports and external servers of one home. `externals`: part name → address of the user's own server."""
 
     home: Path
     tools: Path
@@ -44,7 +45,7 @@ class StackConfig:
 
     @classmethod
     def load(cls, home: Path | None = None, env: Mapping[str, str] | None = None) -> StackConfig:
-        """Read `env` (default: this process's environment). Raises PartError for a value that cannot be."""
+        """Read `env` (default: this process's environment). Raises PartError for an invalid value."""
         values = os.environ if env is None else env
         folder = Path(home or values.get("RATCHET_HOME") or ".ratchet").absolute()
         ports = _ports(values)
@@ -60,12 +61,12 @@ class StackConfig:
         )
 
     def address(self, part: str) -> str:
-        """host:port where our own `part` listens."""
+        """Return host:port where the stack's own `part` listens."""
         return f"{HOST}:{self.ports[part]}"
 
     @property
     def base_model_name(self) -> str:
-        """The short name: folder under `models/`, vLLM's served name, and what adapters name as their base."""
+        """The short name: the folder under `models/`, vLLM's served name, and the base that adapters refer to."""
         return self.base_model.rstrip("/").rsplit("/", 1)[-1]
 
     @property
@@ -82,7 +83,7 @@ class StackConfig:
 
     @property
     def records(self) -> Path:
-        """One file per running part: who supervises it, and how it was started."""
+        """The folder with one file per running part: its supervisor, and how it was started."""
         return self.home / "state" / "pids"
 
 
@@ -100,14 +101,17 @@ def _ports(env: Mapping[str, str]) -> dict[str, int]:
 
 
 def _externals(env: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
-    """The parts that are the user's own. Our own address means that the user exported our `stack.env`: not external."""
-    found = {}
+    """Return the addresses of the user's own servers.
+
+    The stack's own address means that the user exported `stack.env`: that part is not external.
+    """
+    externals = {}
     for part in ("kafka", "postgres", "unleash", "vllm"):
         value = env.get(f"RATCHET_{part.upper()}", "").strip()
-        addresses = [_host_port(one) for one in value.split(",") if one.strip()]
+        addresses = [_host_port(address) for address in value.split(",") if address.strip()]
         if addresses and addresses != [f"{HOST}:{ports[part]}"]:
-            found[part] = value.rstrip("/")
-    return found
+            externals[part] = value.rstrip("/")
+    return externals
 
 
 def _host_port(text: str) -> str:
@@ -126,7 +130,7 @@ def _kafka_home(env: Mapping[str, str]) -> Path | None:
     folder = Path(value).absolute()
     if not any((folder / "libs").glob("*.jar")):
         raise PartError(
-            f"KAFKA_HOME={value} has no libs/*.jar, so it is no Kafka distribution",
-            "Point KAFKA_HOME at an unpacked Apache Kafka, or unset it to use tansu (memory only).",
+            f"KAFKA_HOME={value} is not a Kafka distribution: it has no libs/*.jar",
+            "Point KAFKA_HOME at an unpacked Apache Kafka, or unset it to use tansu (in memory only).",
         )
     return folder

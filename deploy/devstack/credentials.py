@@ -1,4 +1,4 @@
-"""Passwords and tokens of our own parts: made once per home, kept in `<home>/secrets/stack.json`, owner only."""
+"""Passwords and tokens of the stack's own servers: created once per home, in `<home>/secrets/stack.json`, mode 0600."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deploy.devstack.supervision.supervisor import write_private
+from shared.files import write_atomically
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What opens our own PostgreSQL and Unleash."""
+    """The secrets of the stack's own PostgreSQL and Unleash."""
 
     postgres_password: str
     unleash_client_token: str
@@ -21,16 +21,16 @@ class Credentials:
 
     @classmethod
     def load(cls, home: Path) -> Credentials:
-        """Read them, or make them on the first call. Call under the home's lock, or after `up` once ran."""
+        """Read the credentials; create them on the first call. Call it holding the home's lock, or after `up` ran."""
         path = home / "secrets" / "stack.json"
         if path.exists():
             return cls(**json.loads(path.read_text()))
-        made = cls(
+        created = cls(
             postgres_password=secrets.token_hex(16),
             unleash_client_token=f"default:development.{secrets.token_hex(28)}",
             unleash_admin_token=f"*:*.{secrets.token_hex(28)}",
             unleash_admin_password=secrets.token_urlsafe(12),
         )
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(path, json.dumps(asdict(made), indent=1))
-        return made
+        write_atomically(path, json.dumps(asdict(created), indent=1).encode())
+        return created

@@ -1,4 +1,4 @@
-"""What goes wrong with the parts of the stack, and what a person can do about it."""
+"""Errors of the local stack. Each has a reason and a way out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class PartError(RatchetError):
 
 
 class StackError(RatchetError):
-    """Some parts did not come up. `failures`: part name → its error."""
+    """Some parts did not start. `failures`: part name → its error."""
 
     def __init__(self, failures: dict[str, PartError]) -> None:
         reasons = [f"{part}: {error.reason}" for part, error in failures.items()]

@@ -1,6 +1,6 @@
-"""What a part of the stack is: something that is installed, started, probed, and found by its address.
+"""The interface of a part of the stack: something that is installed, started, probed, and reached at an address.
 
-A part decides *what* to run; `supervisor.py` keeps it running; `stack.py` orders the parts.
+A part decides *what* to run; `supervision/supervisor.py` runs and restarts it; `stack.py` orders the parts.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from deploy.devstack.config import StackConfig
+from deploy.devstack.config import StackConfig
 
 Say = Callable[[str], None]
-"""How a part tells what it is doing, a few words at a time."""
+"""Callback for progress: a few words about what is being done now."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A process to keep alive. `env` is added to ours; secrets go there, never into `argv`."""
+    """How to start a process. `env` is added to the caller's environment; secrets go there, never into `argv`."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -35,44 +34,45 @@ class Part(Protocol):
 
     name: str
     needs: tuple[str, ...]
+    """Names of the parts that must be healthy before this one starts."""
     ports: tuple[str, ...]
     """Names in `StackConfig.ports` that it listens on."""
-    start_seconds: float
-    """How long a cold start may take before it is called a failure."""
+    start_timeout_seconds: float
+    """How long a cold start may take before it counts as failed."""
 
     def installed(self, config: StackConfig) -> bool: ...
 
     def install(self, config: StackConfig, say: Say) -> None:
-        """Bring everything the part needs onto this machine. Idempotent. Raises PartError."""
+        """Install everything that the part needs on this machine. Idempotent. Raises PartError."""
         ...
 
     def launch(self, config: StackConfig) -> Launch:
-        """Write the part's configuration and say how to start it. Called while its needs are running."""
+        """Write the part's configuration and return how to start it. Called while the parts it needs are running."""
         ...
 
     def probe(self, config: StackConfig) -> str | None:
-        """Ask the part a real question. None: it answered; else what was wrong."""
+        """Send the part a real request. Returns None if it was answered, else what is wrong."""
         ...
 
     def finish(self, config: StackConfig, say: Say) -> None:
-        """After the first healthy probe: what must exist before others use the part."""
+        """Create what must exist before others use the part. Called after the first healthy probe."""
         ...
 
     def address(self, config: StackConfig) -> str:
-        """For people: no secrets in it."""
+        """Return the address to show to people, without secrets."""
         ...
 
     def environment(self, config: StackConfig) -> dict[str, str]:
-        """What `stack.env` says about the part: how others reach it."""
+        """Return the part's lines of `stack.env`: how other processes reach it."""
         ...
 
     def note(self, config: StackConfig) -> str:
-        """A caveat that the person should know; empty for none."""
+        """Return a caveat for the person who starts the part; empty if there is none."""
         ...
 
 
 def tail(path: Path, lines: int = 15, max_bytes: int = 20_000) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log."""
     if not path.exists():
         return "(no log yet)"
     with path.open("rb") as file:

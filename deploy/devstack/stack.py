@@ -1,11 +1,11 @@
-"""Up, down, status: the whole local stack, from Python or through `ratchet`.
+"""Starts, stops and reports the whole local stack, from Python or through `ratchet`.
 
     from deploy.devstack import stack
     stack.up(parts=["kafka", "postgres"], home=tmp_path, env={**os.environ, **stack.free_ports()})
     stack.down(home=tmp_path)
 
-A second `up` leaves what is healthy alone. `stack.env` in the home says how to reach everything; every other
-command reads it.
+A second `up` does not touch healthy parts. `<home>/stack.env` holds the addresses of everything; every other command
+reads it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from deploy.devstack.catalog import INFRASTRUCTURE, PARTS, STOP_ORDER, part_name
 from deploy.devstack.config import HOST, PORTS, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import StackError
-from deploy.devstack.install.packages import locked
+from deploy.devstack.install.packages import file_lock
 from deploy.devstack.part import Part
-from deploy.devstack.parts.services import ALL, SERVICES
-from deploy.devstack.startup import Ascent, Progress, side_by_side
+from deploy.devstack.parts.services import ALL_SERVICES
+from deploy.devstack.startup import Progress, StackStartup, run_in_parallel
 from deploy.devstack.supervision import records
 from deploy.devstack.supervision.processes import memory_bytes
-from deploy.devstack.supervision.supervisor import write_private
+from schemas.catalog import SERVICES
+from shared.files import write_atomically
 from shared.jobs import stop_running
 
 __all__ = ["INFRASTRUCTURE", "PARTS", "PartStatus", "StackError", "down", "free_ports", "install", "status", "up"]
@@ -41,19 +42,19 @@ def install(
     without: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> None:
-    """Install what the parts need, side by side; start nothing. Raises StackError."""
-    config, tell = StackConfig.load(home, env), on_progress or _silent
+    """Install what the parts need, in parallel; start nothing. Raises StackError."""
+    config, report = StackConfig.load(home, env), on_progress or _ignore_progress
     config.home.mkdir(parents=True, exist_ok=True)
 
-    def one(part: Part) -> None:
+    def install_part(part: Part) -> None:
         if part.name in config.externals:
-            tell(part.name, "external", part.address(config))
+            report(part.name, "external", part.address(config))
             return
-        tell(part.name, "installing", "")
-        part.install(config, lambda words: tell(part.name, "installing", words))
-        tell(part.name, "ready", "installed")
+        report(part.name, "installing", "")
+        part.install(config, lambda words: report(part.name, "installing", words))
+        report(part.name, "ready", "installed")
 
-    side_by_side(select(parts, without), one, tell, Event())
+    run_in_parallel(select(parts, without), install_part, report, Event())
 
 
 def up(
@@ -66,18 +67,19 @@ def up(
     installing: bool = True,
     on_progress: Progress | None = None,
 ) -> StackConfig:
-    """Install, start and health-check. Returns when all is ready; raises StackError naming what is not.
+    """Install, start and health-check the parts. Returns when all are ready; raises StackError naming the others.
 
-    `env`: the settings' source instead of this process's environment. `installing=False`: a missing part is an error.
+    `env` replaces this process's environment as the source of settings. `installing=False`: a part that is not
+    installed is an error.
     """
-    config, tell = StackConfig.load(home, env), on_progress or _silent
-    chosen = select(parts, without, split)
-    with locked(config.home / "state" / "up.lock"):
+    config, report = StackConfig.load(home, env), on_progress or _ignore_progress
+    selected = select(parts, without, split)
+    with file_lock(config.home / "state" / "up.lock"):
         Credentials.load(config.home)
-        _stop_the_other_shape(config, chosen)
-        _write_environment(config)
-        ascent = Ascent(config, chosen, installing, tell)
-        side_by_side(chosen, ascent.bring_up, tell, ascent.cancel)
+        _stop_other_arrangement(config, selected)
+        _write_stack_env(config)
+        startup = StackStartup(config, selected, installing, report)
+        run_in_parallel(selected, startup.bring_up, report, startup.cancel)
     return config
 
 
@@ -89,31 +91,31 @@ def down(
     on_progress: Progress | None = None,
 ) -> list[str]:
     """Stop what `up` started in this home, or only `parts` of it, services first. Returns the names stopped."""
-    config, tell = StackConfig.load(home, env), on_progress or _silent
-    wanted = with_split_services(parts or PARTS)
+    config, report = StackConfig.load(home, env), on_progress or _ignore_progress
+    names = with_split_services(parts or PARTS)
     if not config.records.exists():
         return []
 
-    def one(record: records.Record) -> None:
-        tell(record.part, "stopping", "")
+    def stop_part(record: records.PartRecord) -> None:
+        report(record.part, "stopping", "")
         records.stop_part(config, record)
         jobs = config.home / "jobs"
-        for job in stop_running(jobs if record.part == ALL else jobs / record.part):
-            tell(record.part, "stopping", f"its job {job}, which the next start resumes")
-        tell(record.part, "stopped", "")
+        for job in stop_running(jobs if record.part == ALL_SERVICES else jobs / record.part):
+            report(record.part, "stopping", f"its job {job}, which the next start resumes")
+        report(record.part, "stopped", "")
 
-    with locked(config.home / "state" / "up.lock"):
-        found = {name: record for name, record in records.read_all(config).items() if name in wanted}
+    with file_lock(config.home / "state" / "up.lock"):
+        started = {name: record for name, record in records.read_all(config).items() if name in names}
         for group in STOP_ORDER:
-            if chosen := [record for name, record in found.items() if name in group]:
-                with ThreadPoolExecutor(len(chosen)) as pool:
-                    list(pool.map(one, chosen))
-    return list(found)
+            if in_group := [record for name, record in started.items() if name in group]:
+                with ThreadPoolExecutor(len(in_group)) as pool:
+                    list(pool.map(stop_part, in_group))
+    return list(started)
 
 
 @dataclass(frozen=True)
 class PartStatus:
-    """One row of `status`.
+    """One row of `ratchet status`.
 
     `state`: ready, starting, not answering, restarting, unsupervised, failed, stopped, not installed. `owner`: own or
     external. `detail`: what is wrong and the way out, or a caveat.
@@ -131,23 +133,23 @@ class PartStatus:
 
 
 def status(home: Path | None = None, *, env: Mapping[str, str] | None = None) -> list[PartStatus]:
-    """Every part as it is now, each asked a real question. Starts and writes nothing."""
+    """Probe every part and return its status. Starts and writes nothing."""
     config = StackConfig.load(home, env)
-    found = records.read_all(config)
-    split = [name for name in SERVICES if name in found]
-    names = [*INFRASTRUCTURE, *(split or [ALL])]
+    started = records.read_all(config)
+    split = [name for name in SERVICES if name in started]
+    names = [*INFRASTRUCTURE, *(split or [ALL_SERVICES])]
     with ThreadPoolExecutor(len(names)) as pool:
-        return list(pool.map(lambda name: _status_of(config, part_named(name), found.get(name)), names))
+        return list(pool.map(lambda name: _status_of(config, part_named(name), started.get(name)), names))
 
 
-def _status_of(config: StackConfig, part: Part, record: records.Record | None) -> PartStatus:
+def _status_of(config: StackConfig, part: Part, record: records.PartRecord | None) -> PartStatus:
     if part.name in config.externals:
-        trouble = part.probe(config)
-        state = "not answering" if trouble else "ready"
-        return PartStatus(part.name, state, "external", None, part.address(config), 0, None, trouble or "", 0)
+        problem = part.probe(config)
+        state = "not answering" if problem else "ready"
+        return PartStatus(part.name, state, "external", None, part.address(config), 0, None, problem or "", 0)
     if record is None:
-        there = part.installed(config)
-        state, hint = ("stopped", "ratchet up") if there else ("not installed", f"ratchet install {part.name}")
+        installed = part.installed(config)
+        state, hint = ("stopped", "ratchet up") if installed else ("not installed", f"ratchet install {part.name}")
         return PartStatus(part.name, state, "own", None, part.address(config), 0, None, hint, 0)
     state, detail = _state_of(config, part, record)
     memory = memory_bytes(record.child) if record.child else 0
@@ -155,51 +157,52 @@ def _status_of(config: StackConfig, part: Part, record: records.Record | None) -
     return PartStatus(part.name, state, "own", pid, record.address, memory, record.log, detail, record.restarts)
 
 
-def _state_of(config: StackConfig, part: Part, record: records.Record) -> tuple[str, str]:
-    """What it is, and what to say about it."""
+def _state_of(config: StackConfig, part: Part, record: records.PartRecord) -> tuple[str, str]:
+    """Return the state of a part that `up` started, and the detail to show."""
     if record.running and not record.supervised:
-        return "unsupervised", "its supervisor is gone; ratchet up starts both again"
+        return "unsupervised", "its supervisor is gone; ratchet up restarts both"
     if record.running:
-        trouble = part.probe(config)
-        return ("not answering", trouble) if trouble else ("ready", part.note(config))
+        problem = part.probe(config)
+        return ("not answering", problem) if problem else ("ready", part.note(config))
     if record.supervised:
-        return record.state, f"ended with {record.last_exit}: ratchet logs {part.name}"
-    return "failed", f"ended with {record.last_exit}: ratchet logs {part.name}, then ratchet up"
+        return record.state, f"exited with code {record.last_exit}: ratchet logs {part.name}"
+    return "failed", f"exited with code {record.last_exit}: ratchet logs {part.name}, then ratchet up"
 
 
 def free_ports() -> dict[str, str]:
-    """`RATCHET_…_PORT` settings with ports that are free now: for a second stack on this machine, and for tests."""
+    """Return `RATCHET_…_PORT` settings with free ports: for a second stack on this machine, and for tests."""
     sockets = {name: socket.socket() for name in PORTS}
     try:
-        for one in sockets.values():
-            one.bind((HOST, 0))
-        return {f"RATCHET_{name.upper()}_PORT": str(one.getsockname()[1]) for name, one in sockets.items()}
+        for listener in sockets.values():
+            listener.bind((HOST, 0))
+        return {f"RATCHET_{name.upper()}_PORT": str(bound.getsockname()[1]) for name, bound in sockets.items()}
     finally:
-        for one in sockets.values():
-            one.close()
+        for listener in sockets.values():
+            listener.close()
 
 
-def _stop_the_other_shape(config: StackConfig, chosen: Sequence[Part]) -> None:
-    """All services in one process, or each in its own. Both would do the work twice: the new shape replaces the old."""
-    names = {part.name for part in chosen}
-    found = records.read_all(config)
-    obsolete = [ALL] if names & set(SERVICES) else list(SERVICES) if ALL in names else []
+def _stop_other_arrangement(config: StackConfig, selected: Sequence[Part]) -> None:
+    """Stop the services that run in the other arrangement: all in one process, or each in its own.
+
+    Both at once would do the work twice.
+    """
+    names = {part.name for part in selected}
+    started = records.read_all(config)
+    obsolete = [ALL_SERVICES] if names & set(SERVICES) else list(SERVICES) if ALL_SERVICES in names else []
     for name in obsolete:
-        if name in found:
-            records.stop_part(config, found[name])
+        if name in started:
+            records.stop_part(config, started[name])
 
 
-def _write_environment(config: StackConfig) -> None:
-    """Write `stack.env`. Parts that already run keep the address they were started with."""
+def _write_stack_env(config: StackConfig) -> None:
+    """Write `stack.env`. Parts that already run have the address they were started with."""
     values: dict[str, str] = {}
-    found = records.read_all(config)
+    started = records.read_all(config)
     for name in PARTS:
-        record = found.get(name)
-        keep = record is not None and name not in config.externals
-        values |= record.environment if record and keep else part_named(name).environment(config)
+        record = None if name in config.externals else started.get(name)
+        values |= record.environment if record else part_named(name).environment(config)
     lines = ["# Written by `ratchet up`: how to reach the stack.", *(f"{key}={value}" for key, value in values.items())]
-    write_private(config.home / "stack.env", "\n".join(lines) + "\n")
+    write_atomically(config.home / "stack.env", ("\n".join(lines) + "\n").encode())
 
 
-def _silent(part: str, stage: str, words: str) -> None:
-    """Progress for nobody."""
+def _ignore_progress(part: str, stage: str, words: str) -> None: ...

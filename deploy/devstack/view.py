@@ -1,4 +1,4 @@
-"""How the local stack looks in a terminal: live progress, the status table."""
+"""The local stack in a terminal: live progress, and the status table. No text is read as markup or emoji."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ STATES = {"ready": "green", "starting": "yellow", "restarting": "yellow", "stopp
 
 
 class LiveProgress:
-    """Give it to `stack.up` as `on_progress`: a line per part that changes in place; plain lines without a terminal."""
+    """The `on_progress` of `stack.up` in a terminal: a line per part that is updated in place.
+
+    Without a terminal it prints a line per change.
+    """
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
@@ -51,21 +54,21 @@ class LiveProgress:
             self._rows[part] = (stage, words)
         if self._live is None and (words or new_stage):
             elapsed = time.monotonic() - self._began
-            self._console.print(f"{elapsed:6.1f} s  {part:<15} {stage:<10} {words}", highlight=False, soft_wrap=True)
+            self._console.print(Text(f"{elapsed:6.1f} s  {part:<15} {stage:<10} {words}"), soft_wrap=True)
 
     def _render(self) -> Table:
         table = Table.grid(padding=(0, 2))
         with self._lock:
             rows = list(self._rows.items())
         for part, (stage, words) in rows:
-            mark = Text("●", style=DONE[stage]) if stage in DONE else Spinner("dots")
-            table.add_row(mark, part, Text(stage, style=DONE.get(stage, "yellow")), Text(words, style="dim"))
+            icon = Text("●", DONE[stage]) if stage in DONE else Spinner("dots")
+            table.add_row(icon, Text(part), Text(stage, DONE.get(stage, "yellow")), Text(words, "dim"))
         table.caption = f"{self._title}, {time.monotonic() - self._began:.0f} s"
         return table
 
 
 def status_table(rows: Sequence[PartStatus], home: Path) -> Table:
-    """The table of `ratchet status`. Logs are shown relative to the home."""
+    """Return the table of `ratchet status`. Logs are shown relative to the home."""
     table = Table(box=SIMPLE, pad_edge=False)
     for column in ("part", "state", "whose", "pid", "memory", "address", "log"):
         table.add_column(column, overflow="fold", justify="right" if column in ("pid", "memory") else "left")
@@ -73,14 +76,14 @@ def status_table(rows: Sequence[PartStatus], home: Path) -> Table:
         state = f"{row.state} ({row.restarts} restarts)" if row.restarts else row.state
         log = str(row.log.relative_to(home)) if row.log and row.log.is_relative_to(home) else str(row.log or "")
         memory = f"{row.memory_bytes / 1e6:,.0f} MB" if row.memory_bytes else ""
-        style = STATES.get(row.state, "red")
-        table.add_row(row.part, Text(state, style), row.owner, str(row.pid or ""), memory, row.address, log)
+        cells = (row.owner, str(row.pid or ""), memory, row.address, log)
+        table.add_row(Text(row.part), Text(state, STATES.get(row.state, "red")), *map(Text, cells))
     return table
 
 
 def show_status(console: Console, rows: Sequence[PartStatus], home: Path) -> None:
-    """The table, then what there is to say about a part."""
-    console.print(f"Ratchet in {home}", style="bold", soft_wrap=True)
+    """Print the table, then the details of the parts that have any."""
+    console.print(Text(f"Ratchet in {home}", "bold"), soft_wrap=True)
     console.print(status_table(rows, home))
     for row in rows:
         if row.detail:

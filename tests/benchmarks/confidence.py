@@ -31,7 +31,7 @@ from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings, Planned
 from deploy.demo.stack import bring_up, take_down
 from deploy.demo.story import run
 from deploy.demo.terminal import Terminal
-from deploy.devstack.parts.services import probe_ready
+from deploy.devstack.parts.services import probe_readiness
 from schemas.catalog import topic_of
 from schemas.predictions import Confidence, PredictionLogged
 from shared.kafka.clients import open_consumer
@@ -58,7 +58,7 @@ def main() -> None:
     folder = Path(os.environ.get("RATCHET_BANKING77") or _DEFAULT_FOLDER)
     if not (folder / "train.csv").is_file():
         raise SystemExit(f"no Banking77 in {folder}: set RATCHET_BANKING77 to the folder with train.csv and test.csv")
-    terminal, running = Terminal(), probe_ready(LoopSettings.load().gateway_url) is None
+    terminal, running = Terminal(), probe_readiness(LoopSettings.load().gateway_url) is None
     try:
         settings = bring_up(lambda _: None)
         task = asyncio.run(_promoted(settings)) or _run_loop(folder, terminal)

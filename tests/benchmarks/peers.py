@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.install.packages import ensure, pip, run_logged, virtual_environment
+from deploy.devstack.install.packages import install_once, pip, run_logged, virtual_environment
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.parts.unleash import NPM_OPTIONS, ensure_node, npm
 from tests.benchmarks.upstream import ADAPTER
@@ -32,7 +32,7 @@ def litellm(config: StackConfig, upstream: str, port: int, say: Say) -> Launch:
         say(f"installing {LITELLM}")
         pip(config, virtual_environment(folder, config), [LITELLM], LITELLM)
 
-    folder = ensure(config.tools / "bench-litellm", LITELLM, build)
+    folder = install_once(config.tools / "bench-litellm", LITELLM, build)
     settings = {
         "model_list": [
             {
@@ -60,7 +60,7 @@ def portkey(config: StackConfig, port: int, say: Say) -> Launch:
         argv = [*npm(config, node), "install", "--prefix", str(folder), f"@portkey-ai/gateway@{PORTKEY}", *NPM_OPTIONS]
         run_logged(argv, config.logs / "install-portkey.log", "npm install @portkey-ai/gateway", "", cwd=folder)
 
-    folder = ensure(config.tools / "bench-portkey", f"{PORTKEY} {PORTKEY_OVERRIDES}", build)
+    folder = install_once(config.tools / "bench-portkey", f"{PORTKEY} {PORTKEY_OVERRIDES}", build)
     script = folder / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
     if not script.exists():
         raise PartError(f"Portkey {PORTKEY} has no {script.name}", f"Remove {folder} and try again.")

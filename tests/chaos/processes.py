@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from deploy.devstack.part import Launch
-from deploy.devstack.supervision.supervisor import group_of
+from deploy.devstack.supervision.processes import run_as
 
 TOKEN = "RATCHET_CHAOS_RUN"
 """Set in the environment of every process of a run and its children, so that `sweep` kills these and no others."""
@@ -65,13 +65,11 @@ class Program:
             await asyncio.sleep(1.0 if early else 0.1)
 
     async def _start(self) -> asyncio.subprocess.Process:
-        user = self.launch.user
-        drop = {"user": user, "group": group_of(user), "extra_groups": []} if user else {}
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.launch.argv, env={**self.env, **self.launch.env}, cwd=self.launch.cwd,
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=_die_with_parent, **drop,
+                preexec_fn=_die_with_parent, **run_as(self.launch.user),
             )  # fmt: skip
         self.starts += 1
         self._ended_by_us = False

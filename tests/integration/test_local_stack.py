@@ -18,7 +18,7 @@ import pytest
 
 from deploy.devstack import stack
 from deploy.devstack.config import StackConfig
-from deploy.devstack.startup import port_free
+from deploy.devstack.startup import port_is_free
 from deploy.devstack.supervision import records
 
 pytestmark = pytest.mark.stack
@@ -173,7 +173,7 @@ def test_down_leaves_nothing_running_and_up_goes_on_with_the_same_data(home: Hom
     assert sorted(stack.down(home=home.path, env=home.env)) == sorted(LIGHT)
     assert not any(record.supervised or record.running for record in processes)
     ports = ("KAFKA", "KAFKA_CONTROLLER", "POSTGRES", "UNLEASH")
-    assert all(port_free(int(home.env[f"RATCHET_{name}_PORT"])) for name in ports)
+    assert all(port_is_free(int(home.env[f"RATCHET_{name}_PORT"])) for name in ports)
     assert stack.down(home=home.path, env=home.env) == []
     home.up("postgres")
     with psycopg.connect(url) as connection:

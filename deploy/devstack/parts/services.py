@@ -3,88 +3,74 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import httpx
 
-from deploy.devstack.config import StackConfig
+from deploy.devstack.config import CHECKOUT, StackConfig
 from deploy.devstack.install.models import ensure_base_model, ensure_embedding_model
 from deploy.devstack.part import Launch, Say
 
-SERVICES = (
-    "gateway",
-    "prediction_log",
-    "failure_miner",
-    "console",
-    "dataset_builder",
-    "trainer",
-    "evaluator",
-    "shadow",
-    "deployer",
-    "scheduler",
-)
-ALL = "services"
-WITH_HTTP = ("gateway", "console", "scheduler")
-"""These tell at `/readyz` what they still miss; the others are alive as long as their process is."""
-CODE = Path(__file__).parents[3]
+ALL_SERVICES = "services"
+PAGES = {"gateway": "/v1", "console": "/", "scheduler": "/"}
+"""Service with HTTP → the path to show to people. Their `/readyz` lists what is missing; the others are only alive."""
 NO_TASK = "no task is known"
-"""What a gateway lacks on a new machine: not ready for traffic, but `up` has done its part."""
-OPEN_PATHS = {"gateway": "/v1", "console": "/", "scheduler": "/"}
+"""A new gateway's only missing item: it is not ready for traffic, but `up` is done. Tasks are applied afterwards."""
 
 
 class ServicesPart:
-    """All services in one process, or the one that `name` names."""
+    """All services in one process, or the one named `name`."""
 
-    start_seconds = 180.0
+    start_timeout_seconds = 180.0
     needs: tuple[str, ...] = ("kafka", "postgres", "unleash", "vllm")
 
-    def __init__(self, name: str = ALL) -> None:
+    def __init__(self, name: str = ALL_SERVICES) -> None:
         self.name = name
-        self.ports = WITH_HTTP if name == ALL else tuple(one for one in WITH_HTTP if one == name)
+        self.ports = tuple(service for service in PAGES if name in (ALL_SERVICES, service))
 
     def installed(self, config: StackConfig) -> bool:
         return (config.models / config.base_model_name).exists()
 
     def install(self, config: StackConfig, say: Say) -> None:
-        if self.name in (ALL, "trainer"):
+        if self.name in (ALL_SERVICES, "trainer"):
             ensure_base_model(config, say)
-        if self.name in (ALL, "failure_miner"):
+        if self.name in (ALL_SERVICES, "failure_miner"):
             ensure_embedding_model(config, say)
 
     def launch(self, config: StackConfig) -> Launch:
-        names = () if self.name == ALL else (self.name,)
+        names = () if self.name == ALL_SERVICES else (self.name,)
         return Launch(
             argv=(sys.executable, "-m", "deploy.runner", *names),
             env={"RATCHET_HOME": str(config.home), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"},
-            cwd=str(CODE),
+            cwd=str(CHECKOUT),
             grace_seconds=30.0,
         )
 
     def probe(self, config: StackConfig) -> str | None:
-        return next((trouble for one in self.ports if (trouble := probe_ready(f"http://{config.address(one)}"))), None)
+        problems = (probe_readiness(f"http://{config.address(service)}") for service in self.ports)
+        return next((problem for problem in problems if problem), None)
 
     def finish(self, config: StackConfig, say: Say) -> None:
-        """Nothing more: ready means ready."""
+        """Nothing: a service that is ready is complete."""
 
     def address(self, config: StackConfig) -> str:
-        return "\n".join(f"http://{config.address(one)}{OPEN_PATHS[one]}" for one in self.ports)
+        return "\n".join(f"http://{config.address(service)}{PAGES[service]}" for service in self.ports)
 
     def environment(self, config: StackConfig) -> dict[str, str]:
-        return {f"RATCHET_{one.upper()}_PORT": str(config.ports[one]) for one in self.ports}
+        return {f"RATCHET_{service.upper()}_PORT": str(config.ports[service]) for service in self.ports}
 
     def note(self, config: StackConfig) -> str:
         return ""
 
 
-def probe_ready(url: str) -> str | None:
-    """What the service says it still misses; None when nothing, or only a task: applying one comes after `up`."""
+def probe_readiness(url: str) -> str | None:
+    """Return what the service's `/readyz` reports as missing; None if nothing is, or only a task."""
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=4.0)
-        if answer.status_code == 200:
+        response = httpx.get(f"{url}/readyz", timeout=4.0)
+        if response.status_code == 200:
             return None
-        missing = [str(one) for one in answer.json()["missing"]]
-        if missing and all(one.startswith(NO_TASK) for one in missing):
+        missing = [str(item) for item in response.json()["missing"]]
+        if missing and all(item.startswith(NO_TASK) for item in missing):
             return None
-        return f"{url}/readyz says {answer.status_code}, missing: {', '.join(missing)}"
+        return f"{url}/readyz returned {response.status_code}, missing: {', '.join(missing)}"
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         return f"{url}/readyz: {type(error).__name__}: {error}"

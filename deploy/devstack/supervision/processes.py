@@ -1,4 +1,4 @@
-"""Processes by identity: a pid together with the moment it started, so that a reused pid is never taken for ours.
+"""Processes identified by pid and start time, so that a reused pid is never taken for the process that had it.
 
 Nothing here looks a process up by name.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -18,19 +20,19 @@ CLOCK_SLACK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Identity:
-    """A process, this one and no later one with the same pid. `started`: Unix time in seconds."""
+class ProcessIdentity:
+    """One process, and no later one with the same pid. `started`: Unix time in seconds."""
 
     pid: int
     started: float
 
     @classmethod
-    def of(cls, pid: int) -> Identity:
-        """Raises psutil.NoSuchProcess when it is gone."""
+    def of(cls, pid: int) -> ProcessIdentity:
+        """Return the identity of the process that has this pid now. Raises psutil.NoSuchProcess."""
         return cls(pid, psutil.Process(pid).create_time())
 
     def alive(self) -> bool:
-        """True while that very process runs (a zombie does not)."""
+        """Return True while this process runs; a zombie does not."""
         try:
             process = psutil.Process(self.pid)
             same = bool(abs(process.create_time() - self.started) <= CLOCK_SLACK_SECONDS)
@@ -39,13 +41,13 @@ class Identity:
             return False
 
     def signal(self, number: int) -> None:
-        """Send a signal if it still runs."""
+        """Send a signal if the process still runs."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, number)
 
     def wait_gone(self, seconds: float) -> bool:
-        """True if it ended within `seconds`."""
+        """Wait for the process to end. Returns True if it ended within `seconds`."""
         deadline = time.monotonic() + seconds
         while self.alive():
             if time.monotonic() > deadline:
@@ -54,20 +56,20 @@ class Identity:
         return True
 
 
-def stop(process: Identity, stop_signal: int, grace_seconds: float) -> None:
-    """Ask a process that leads its own group to end; after the grace, end the whole group."""
+def stop(process: ProcessIdentity, stop_signal: int, grace_seconds: float) -> None:
+    """Signal a process that leads its own group; kill the whole group after the grace period."""
     group = process.pid
     if process.alive():
         process.signal(stop_signal)
         process.wait_gone(grace_seconds)
-    if process.alive() or _group_left(group):
+    if process.alive() or _group_exists(group):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
         process.wait_gone(5.0)
 
 
-def _group_left(group: int) -> bool:
-    """Whether members of the group outlived its leader. A pid is not reused while a group of that number exists."""
+def _group_exists(group: int) -> bool:
+    """Return True if a member of the group outlived its leader. While one does, the leader's pid is not reused."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -75,8 +77,13 @@ def _group_left(group: int) -> bool:
     return True
 
 
-def memory_bytes(process: Identity) -> int:
-    """Memory of a process and its descendants; shared pages counted once (PSS) where the system says so."""
+def run_as(user: str | None) -> dict[str, Any]:
+    """Return the arguments of `subprocess.Popen` that run a process as `user`; None: as the current user."""
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
+
+
+def memory_bytes(process: ProcessIdentity) -> int:
+    """Return the memory of a process and its descendants; shared pages count once (PSS) where the system reports it."""
     if not process.alive():
         return 0
     total = 0

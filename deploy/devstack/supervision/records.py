@@ -1,6 +1,7 @@
-"""The record of a running part: who supervises it, how it was started, how others reach it.
+"""The records of running parts: the supervisor of each, how it was started, how others reach it.
 
-`<home>/state/pids/<part>.json`, written by `up` and then by the part's supervisor; `down` and `status` read it.
+A record is `<home>/state/pids/<part>.json`, written by `up` and then by the part's supervisor; `down` and `status` read
+it.
 """
 
 from __future__ import annotations
@@ -14,24 +15,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.devstack.config import StackConfig
+from deploy.devstack.config import CHECKOUT, StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.part import Launch, tail
-from deploy.devstack.supervision.processes import Identity, stop
-from deploy.devstack.supervision.supervisor import write_private
+from deploy.devstack.supervision.processes import ProcessIdentity, stop
+from shared.files import write_atomically
 
-CODE = Path(__file__).parents[3]
-LOG_LIMIT_BYTES = 20_000_000
+MAX_LOG_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
-class Record:
-    """One part, as its record says. `state`: starting, running, restarting, failed or stopped."""
+class PartRecord:
+    """The record of one part. `state`: starting, running, restarting, failed or stopped."""
 
     part: str
     state: str
-    supervisor: Identity | None
-    child: Identity | None
+    supervisor: ProcessIdentity | None
+    child: ProcessIdentity | None
     restarts: int
     last_exit: int | None
     log: Path
@@ -49,18 +49,18 @@ class Record:
 
     @property
     def running_seconds(self) -> float:
-        """Age of the child; 0 when it does not run."""
+        """How long the child has been running; 0 if it is not."""
         return time.time() - self.child.started if self.child and self.running else 0.0
 
 
-def read(config: StackConfig, part: str) -> Record | None:
-    """The part's record, or None if `up` has not started it."""
+def read(config: StackConfig, part: str) -> PartRecord | None:
+    """Return the part's record, or None if `up` has not started it."""
     path = config.records / f"{part}.json"
     try:
         raw = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    return Record(
+    return PartRecord(
         part=raw["part"],
         state=raw.get("state", "starting"),
         supervisor=_identity(raw.get("supervisor")),
@@ -74,31 +74,32 @@ def read(config: StackConfig, part: str) -> Record | None:
     )
 
 
-def read_all(config: StackConfig) -> dict[str, Record]:
-    """Every part that `up` started in this home."""
+def read_all(config: StackConfig) -> dict[str, PartRecord]:
+    """Return the records of all parts that `up` started in this home, by name."""
     names = sorted(path.stem for path in config.records.glob("*.json"))
     found = {name: read(config, name) for name in names}
     return {name: record for name, record in found.items() if record}
 
 
-def _identity(raw: dict[str, Any] | None) -> Identity | None:
-    return Identity(raw["pid"], raw["started"]) if raw else None
+def _identity(raw: dict[str, Any] | None) -> ProcessIdentity | None:
+    return ProcessIdentity(raw["pid"], raw["started"]) if raw else None
 
 
-def start(config: StackConfig, part: str, launch: Launch, address: str, environment: dict[str, str]) -> None:
-    """Write the record and start its supervisor, detached from this terminal and this process. Raises PartError."""
+def start_part(config: StackConfig, part: str, launch: Launch, address: str, environment: dict[str, str]) -> None:
+    """Write the record and start the part's supervisor, detached from this process and terminal. Raises PartError."""
     path, log = config.records / f"{part}.json", config.logs / f"{part}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
     record = {"part": part, "log": str(log), "address": address, "environment": environment, "launch": asdict(launch)}
-    write_private(path, json.dumps(record, indent=1))
+    write_atomically(path, json.dumps(record, indent=1).encode())
     supervisor_log = config.logs / "supervisor.log"
+    python_path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     with supervisor_log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "deploy.devstack.supervision.supervisor", str(path)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(CODE), os.environ.get("PYTHONPATH"))))},
+            env={**os.environ, "PYTHONPATH": python_path},
             cwd=config.home,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -109,7 +110,7 @@ def start(config: StackConfig, part: str, launch: Launch, address: str, environm
 
 
 def _wait_for_supervisor(config: StackConfig, part: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until it has written who it is: from then on `down` finds it."""
+    """Wait until the supervisor has written its identity: from then on `down` finds it. Raises PartError."""
     deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
         record = read(config, part)
@@ -119,11 +120,11 @@ def _wait_for_supervisor(config: StackConfig, part: str, process: subprocess.Pop
             break
         time.sleep(0.02)
     process.kill()
-    raise PartError(f"the supervisor of {part} did not start:\n{tail(log)}", "Is this Python's environment whole?")
+    raise PartError(f"the supervisor of {part} did not start:\n{tail(log)}", "pip install 'ratchet-loop[local]'")
 
 
-def stop_part(config: StackConfig, record: Record) -> None:
-    """Stop the supervisor, which stops its child; if it cannot, stop the child ourselves. Then forget the part."""
+def stop_part(config: StackConfig, record: PartRecord) -> None:
+    """Stop the supervisor, which stops its child; stop the child here if it still runs. Then delete the record."""
     signal_number, grace = record.launch["stop_signal"], record.launch["grace_seconds"]
     if record.supervisor:
         record.supervisor.signal(15)

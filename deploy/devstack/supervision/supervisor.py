@@ -1,10 +1,9 @@
-"""Keeps one part alive: `python -m deploy.devstack.supervision.supervisor RECORD`.
+"""Runs one part and restarts it when it exits: `python -m deploy.devstack.supervision.supervisor RECORD`.
 
-Started by `stack.py`, detached, one per part.
-
-RECORD is the JSON file that says what to run (`launch`). The supervisor adds who it is and who its child is, so that
-`down` can stop just these. A child that ends unasked is started again after a pause that doubles; one that keeps
-ending early is given up as `failed`, with its log to tell why. SIGTERM stops the child, then the supervisor.
+`records.start_part` starts one supervisor per part, detached. RECORD is the JSON file that says what to run (`launch`);
+the supervisor adds its own identity and its child's, so that `down` can stop exactly these processes. A child that
+exits by itself is restarted with exponential backoff; one that exits early too often is `failed`. SIGTERM stops the
+child, then the supervisor.
 """
 
 from __future__ import annotations
@@ -20,19 +19,20 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from deploy.devstack.supervision.processes import Identity, stop
+from deploy.devstack.supervision.processes import ProcessIdentity, run_as, stop
+from shared.files import write_atomically
 
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
-STEADY_SECONDS = 60.0
-"""A child that ran this long was well: the next crash is a first one again."""
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 30.0
+EARLY_EXIT_SECONDS = 60.0
+"""A child that ran longer than this was healthy: the backoff starts over."""
 POLL_SECONDS = 0.2
-GIVE_UP_AFTER = 6
-"""Early ends in a row before the part is called failed."""
+MAX_EARLY_EXITS = 6
+"""Early exits in a row before the part is `failed` and no longer restarted."""
 
 
 class Supervisor:
-    """One child, restarted when it crashes. `run` blocks until the child is stopped or given up."""
+    """Restarts one child when it exits. `run` blocks until the child was asked to stop or has failed."""
 
     def __init__(self, record: Path) -> None:
         self._path = record
@@ -41,41 +41,40 @@ class Supervisor:
         self._stopping = False
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: only remember (a lock here could be one that the interrupted code holds); the loop acts."""
+        """Handle a stop signal. It sets a flag only: taking a lock here could deadlock with the interrupted code."""
         self._stopping = True
 
     def run(self) -> None:
-        self._write(supervisor=vars(Identity.of(os.getpid())), state="starting", restarts=0)
-        early, restarts = 0, 0
+        self._write(supervisor=vars(ProcessIdentity.of(os.getpid())), state="starting", restarts=0)
+        early_exits, restarts = 0, 0
         while not self._stopping:
             began = time.monotonic()
             code = self._run_once()
             if self._stopping:
                 break
-            early = 1 if time.monotonic() - began > STEADY_SECONDS else early + 1
+            early_exits = 1 if time.monotonic() - began > EARLY_EXIT_SECONDS else early_exits + 1
             restarts += 1
-            if early >= GIVE_UP_AFTER:
+            if early_exits >= MAX_EARLY_EXITS:
                 self._write(child=None, state="failed", last_exit=code)
                 return
-            pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (early - 1))
             self._write(child=None, state="restarting", restarts=restarts, last_exit=code)
-            self._pause(pause)
+            self._sleep(min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (early_exits - 1)))
         self._write(child=None, state="stopped")
 
-    def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._stopping:
+    def _sleep(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stopping:
             time.sleep(POLL_SECONDS)
 
     def _run_once(self) -> int:
-        """Start the child and wait for its end, or for the order to stop it. Returns its exit code."""
+        """Start the child and wait until it exits or must be stopped. Returns its exit code."""
         with Path(self._record["log"]).open("ab", buffering=0) as log:
             try:
                 child = self._start(log)
             except OSError as error:
                 log.write(f"supervisor: cannot start {self._launch['argv'][0]}: {error}\n".encode())
                 return 127
-            identity = Identity.of(child.pid)
+            identity = ProcessIdentity.of(child.pid)
             self._write(child=vars(identity), state="running", since=time.time())
             while child.poll() is None and not self._stopping:
                 time.sleep(POLL_SECONDS)
@@ -85,14 +84,11 @@ class Supervisor:
                 stop(identity, self._launch["stop_signal"], self._launch["grace_seconds"])
                 reaper.join(5.0)
             else:
-                stop(identity, signal.SIGKILL, 0.0)  # what the child left running in its group
-                log.write(f"supervisor: {self._record['part']} ended with {child.returncode}\n".encode())
+                stop(identity, signal.SIGKILL, 0.0)  # Processes that the child left running in its group.
+                log.write(f"supervisor: {self._record['part']} exited with code {child.returncode}\n".encode())
             return child.returncode if child.returncode is not None else -signal.SIGKILL
 
     def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        drop = {"user": self._launch["user"], "extra_groups": []} if self._launch["user"] else {}
-        if drop:
-            drop["group"] = group_of(self._launch["user"])
         return subprocess.Popen(
             self._launch["argv"],
             env={**os.environ, **self._launch["env"]},
@@ -101,27 +97,12 @@ class Supervisor:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **drop,
+            **run_as(self._launch["user"]),
         )
 
     def _write(self, **changes: Any) -> None:
         self._record.update(changes)
-        write_private(self._path, json.dumps(self._record, indent=1))
-
-
-def group_of(user: str) -> int:
-    """A user's primary group id."""
-    import pwd
-
-    return pwd.getpwnam(user).pw_gid
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file at once; readable by its owner only (it holds passwords)."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    partial.replace(path)
+        write_atomically(self._path, json.dumps(self._record, indent=1).encode())
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from deploy.devstack import stack
 from deploy.devstack.catalog import select, with_split_services
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.parts.services import SERVICES
+from schemas.catalog import SERVICES
 
 
 def test_without_settings_everything_is_ours_and_in_the_home(tmp_path: Path) -> None:

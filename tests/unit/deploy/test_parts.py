@@ -12,7 +12,7 @@ from deploy.devstack.config import StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.java import java_major
-from deploy.devstack.install.packages import MARK, complete, ensure
+from deploy.devstack.install.packages import VERSION_FILE, install_once, is_installed
 from deploy.devstack.part import tail
 from deploy.devstack.parts import kafka, postgres, unleash, vllm
 
@@ -59,7 +59,7 @@ def test_credentials_are_made_once_and_for_their_owner_only(tmp_path: Path) -> N
 
 
 def test_a_database_address_is_shown_without_its_password() -> None:
-    assert postgres.redact("postgresql://me:s3c@db:5432/x") == "postgresql://me@db:5432/x"
+    assert postgres.without_password("postgresql://me:s3c@db:5432/x") == "postgresql://me@db:5432/x"
 
 
 def test_another_database_of_the_same_server_keeps_the_rest_of_the_address(tmp_path: Path) -> None:
@@ -110,12 +110,12 @@ def test_an_interrupted_install_is_made_again(tmp_path: Path) -> None:
     (folder / "half").touch()
     built: list[Path] = []
     for _ in range(2):
-        ensure(folder, "1.0", built.append)
+        install_once(folder, "1.0", built.append)
     assert built == [folder]
     assert not (folder / "half").exists()
-    assert complete(folder, "1.0")
-    assert not complete(folder, "1.1")
-    assert (folder / MARK).read_text() == "1.0"
+    assert is_installed(folder, "1.0")
+    assert not is_installed(folder, "1.1")
+    assert (folder / VERSION_FILE).read_text() == "1.0"
 
 
 def test_a_missing_log_is_no_error(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_missing_log_is_no_error(tmp_path: Path) -> None:
 
 
 def test_no_secret_is_in_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unleash, "prepared_database", lambda config: "postgresql://ratchet:pw@127.0.0.1/unleash")
+    monkeypatch.setattr(unleash, "create_unleash_database", lambda config: "postgresql://ratchet:pw@127.0.0.1/unleash")
     monkeypatch.setattr(unleash, "find_node", lambda config: "node")
     config = StackConfig.load(tmp_path, {})
     script = unleash.server_script(config)

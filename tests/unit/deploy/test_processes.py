@@ -17,7 +17,7 @@ import pytest
 from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch
 from deploy.devstack.supervision import records
-from deploy.devstack.supervision.processes import Identity, memory_bytes, stop
+from deploy.devstack.supervision.processes import ProcessIdentity, memory_bytes, stop
 
 Config = StackConfig
 
@@ -41,28 +41,28 @@ def until(true: Callable[[], object], seconds: float = 15.0) -> None:
         time.sleep(0.05)
 
 
-def started(config: Config, *argv: str, **options: object) -> records.Record:
+def started(config: Config, *argv: str, **options: object) -> records.PartRecord:
     launch = Launch(argv=argv, cwd=str(config.home), grace_seconds=2.0, env={"SECRET": "x"})
-    records.start(config, "part", launch, "nowhere", {})
+    records.start_part(config, "part", launch, "nowhere", {})
     until(lambda: (found := records.read(config, "part")) and found.running)
     return current(config)
 
 
-def current(config: Config) -> records.Record:
+def current(config: Config) -> records.PartRecord:
     found = records.read(config, "part")
     assert found is not None
     return found
 
 
 def test_a_reused_pid_is_not_taken_for_ours() -> None:
-    mine = Identity.of(os.getpid())
+    mine = ProcessIdentity.of(os.getpid())
     assert mine.alive()
-    assert not Identity(mine.pid, mine.started - 100).alive()
+    assert not ProcessIdentity(mine.pid, mine.started - 100).alive()
 
 
 def test_a_signal_to_a_reused_pid_is_not_sent() -> None:
     process = sleeper()
-    Identity(process.pid, time.time() - 1000).signal(signal.SIGKILL)
+    ProcessIdentity(process.pid, time.time() - 1000).signal(signal.SIGKILL)
     assert process.poll() is None
     process.kill()
     process.wait()
@@ -71,12 +71,12 @@ def test_a_signal_to_a_reused_pid_is_not_sent() -> None:
 def test_stopping_ends_what_ignores_the_polite_signal() -> None:
     process = sleeper(sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
     time.sleep(0.3)
-    stop(Identity.of(process.pid), signal.SIGTERM, 0.5)
+    stop(ProcessIdentity.of(process.pid), signal.SIGTERM, 0.5)
     assert process.wait(5) == -signal.SIGKILL
 
 
 def test_memory_counts_the_process() -> None:
-    assert memory_bytes(Identity.of(os.getpid())) > 1_000_000
+    assert memory_bytes(ProcessIdentity.of(os.getpid())) > 1_000_000
 
 
 def test_a_crashed_part_is_started_again(config: Config) -> None:
@@ -90,7 +90,7 @@ def test_a_crashed_part_is_started_again(config: Config) -> None:
 def test_a_part_that_keeps_ending_is_called_failed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     from deploy.devstack.supervision import supervisor
 
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.01)
     path = config.records / "part.json"
     path.parent.mkdir(parents=True)
     launch = {"argv": ["false"], "env": {}, "cwd": ".", "user": None, "stop_signal": 15, "grace_seconds": 1.0}
@@ -100,7 +100,7 @@ def test_a_part_that_keeps_ending_is_called_failed(config: Config, monkeypatch: 
     path.write_text(json.dumps({**json.loads(path.read_text()), "supervisor": None}))  # it was this test itself
     assert current(config).state == "failed"
     assert current(config).last_exit == 1
-    assert current(config).restarts == supervisor.GIVE_UP_AFTER - 1
+    assert current(config).restarts == supervisor.MAX_EARLY_EXITS - 1
 
 
 def test_stopping_a_part_stops_supervisor_and_child_and_forgets_them(config: Config) -> None:

@@ -1,13 +1,13 @@
-"""A vLLM plugin: LoRA on a CPU, an order of magnitude faster, and no adapter leaking into the base model.
+"""A vLLM plugin that makes LoRA on a CPU ten times faster and stops adapters from leaking into the base model.
 
 vLLM's CPU path copies an adapter's whole matrix once *per token* before it multiplies, so an adapter's answer
 costs twelve times the base's. Its row index for "no adapter" is -1, which PyTorch reads as *the last slot*: in
-a batch where base and adapter requests meet, the base's rows get that slot's adapter. Both go away when
-the rows of a batch are grouped by adapter and each group is multiplied once.
+a batch of base and adapter requests, the base's rows get that slot's adapter. The plugin groups the rows of a
+batch by adapter and multiplies each group once, which fixes both.
 
 Loaded by vLLM through the entry point in the folder beside this file; `VLLM_PLUGINS` must name it and
-`PYTHONPATH` must hold this folder. Written against vLLM 0.32; where the class it patches has changed, it says so in
-the log and leaves vLLM as it is.
+`PYTHONPATH` must hold this folder. Written against vLLM 0.32; where the class it patches is absent, it logs a
+warning and changes nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 logger = logging.getLogger("vllm.ratchet_cpu_lora")
 
 Group = tuple[int, "torch.Tensor | None"]
-"""An adapter's slot and the rows it answers; None: every row."""
+"""An adapter's slot and its rows of the batch; None: every row."""
 
 
 def group_rows(indices: torch.Tensor) -> tuple[Group, ...]:
-    """Rows by adapter slot. A negative slot means the base model: those rows are in no group."""
+    """Return the rows of each adapter slot. A negative slot is the base model: its rows are in no group."""
     slots = [int(slot) for slot in torch.unique(indices).tolist()]
     if len(slots) == 1:
         return () if slots[0] < 0 else ((slots[0], None),)
@@ -34,13 +34,13 @@ def group_rows(indices: torch.Tensor) -> tuple[Group, ...]:
 def add_product(
     y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, rows: torch.Tensor | None
 ) -> None:
-    """`y[rows] += (x[rows] @ a.T) @ b.T * scale`, in place. x (n, in), a (rank, in), b (out, rank), y (n, out)."""
+    """Do `y[rows] += (x[rows] @ a.T) @ b.T * scale`, in place. x (n, in), a (rank, in), b (out, rank), y (n, out)."""
     inputs = x if rows is None else x.index_select(0, rows)
     before = y if rows is None else y.index_select(0, rows)
     shrunk = torch.mm(inputs.to(a.dtype), a.t())
     if scale != 1.0:
         shrunk *= scale
-    # One rounding, as in the base layer's own product, whether or not the rows are all of the batch.
+    # A single rounding, as in the base layer's product, whether the group is the whole batch or a part.
     after = torch.addmm(before.to(b.dtype), shrunk.to(b.dtype), b.t()).to(y.dtype)
     if rows is None:
         y.copy_(after)
@@ -49,13 +49,13 @@ def add_product(
 
 
 def matrix(stacked: torch.Tensor, slot: int) -> torch.Tensor:
-    """One adapter's matrix out of the stack (slots, 1, rows, columns)."""
-    one = stacked[slot]
-    return one.squeeze(0) if one.dim() == 3 else one
+    """Return one adapter's matrix from the stack (slots, 1, rows, columns)."""
+    selected = stacked[slot]
+    return selected.squeeze(0) if selected.dim() == 3 else selected
 
 
 def fast_wrapper(base: type) -> type:
-    """A subclass of vLLM's `PunicaWrapperCPU` that multiplies by groups of rows."""
+    """Return a subclass of vLLM's `PunicaWrapperCPU` that multiplies by groups of rows."""
 
     class GroupedPunicaWrapperCPU(base):  # type: ignore[misc]
         _token_groups: tuple[Group, ...] = ()
@@ -104,7 +104,7 @@ def fast_wrapper(base: type) -> type:
 
 
 def register() -> None:
-    """vLLM calls this in each of its processes; twice does no harm."""
+    """Replace vLLM's wrapper class. vLLM calls this in each of its processes. Idempotent."""
     try:
         from vllm.lora.punica_wrapper import punica_cpu  # type: ignore[import-not-found]  # only in vLLM's environment
 
@@ -112,4 +112,4 @@ def register() -> None:
         if current.__name__ != "GroupedPunicaWrapperCPU":
             punica_cpu.PunicaWrapperCPU = fast_wrapper(current)
     except (ImportError, AttributeError) as error:
-        logger.warning("this vLLM has no PunicaWrapperCPU to speed up (%s): LoRA stays slow on the CPU", error)
+        logger.warning("this vLLM has no PunicaWrapperCPU to replace (%s): LoRA stays slow on the CPU", error)
