@@ -1,4 +1,4 @@
-"""The contract holds: no drift, no orphan events, no service that acknowledges first."""
+"""The contract: generated files are current, every event is used, no service acknowledges before its handler."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted((ROOT / "schemas" / "examples").glob("*/*.json"))
 
 
-def wired(service: str) -> list[Service]:
-    """The processes of a service: its main, and what runs beside it (the gateway's shipper), none of them started."""
+def build_processes(service: str) -> list[Service]:
+    """The processes of a service: its main, and others such as the gateway's shipper; none of them is started."""
     files = sorted((ROOT / "services" / service).rglob("*.py"))
     builds = re.compile(r"^def build\(.*\) -> Service:", re.MULTILINE)
     entries = [
@@ -55,7 +55,7 @@ def test_every_event_class_has_a_topic() -> None:
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 def test_every_topic_is_produced_consumed_keyed_and_versioned(topic) -> None:  # type: ignore[no-untyped-def]
-    assert topic.consumers, "an event that nobody consumes is not an event"
+    assert topic.consumers, "every event has a consumer"
     assert topic.producers or topic.event is PredictionSubmitted, "only applications write from outside"
     assert set(topic.producers) | set(topic.consumers) <= set(SERVICES)
     assert topic.key in topic.event.model_fields
@@ -66,17 +66,17 @@ def test_events_and_their_parts_are_frozen() -> None:
     def models(kind: type[BaseModel]) -> set[type[BaseModel]]:
         return {kind}.union(*map(models, kind.__subclasses__()))
 
-    ours = [model for model in models(BaseModel) if model.__module__.startswith("schemas.")]
-    assert len(ours) > 30
-    assert [model for model in ours if not model.model_config.get("frozen")] == []
+    contract = [model for model in models(BaseModel) if model.__module__.startswith("schemas.")]
+    assert len(contract) > 30
+    assert [model for model in contract if not model.model_config.get("frozen")] == []
 
 
-def as_far_as(golden: object, written: object) -> object:
-    """`written` without the fields that came since the golden message, at any depth."""
+def without_new_fields(golden: object, written: object) -> object:
+    """`written` without the fields that were added after the golden message, at any depth."""
     if isinstance(golden, dict) and isinstance(written, dict):
-        return {name: as_far_as(golden[name], written[name]) for name in golden if name in written}
+        return {name: without_new_fields(golden[name], written[name]) for name in golden if name in written}
     if isinstance(golden, list) and isinstance(written, list) and len(golden) == len(written):
-        return [as_far_as(*pair) for pair in zip(golden, written, strict=True)]
+        return [without_new_fields(*pair) for pair in zip(golden, written, strict=True)]
     return written
 
 
@@ -86,7 +86,7 @@ def test_golden_messages_are_still_read_and_written_the_same(path: Path) -> None
     golden = json.loads(path.read_text())
     event = event_class.model_validate(golden)
     assert key_of(event)
-    assert as_far_as(golden, json.loads(event.model_dump_json())) == golden
+    assert without_new_fields(golden, json.loads(event.model_dump_json())) == golden
     assert topic_of(type(event)).name == path.parent.name
 
 
@@ -102,7 +102,7 @@ def test_a_consumer_ignores_fields_that_a_newer_producer_adds() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_subscribes_to_what_the_catalog_says(service: str) -> None:
-    subscribers = [subscriber for built in wired(service) for subscriber in built.broker.subscribers]
+    subscribers = [subscriber for built in build_processes(service) for subscriber in built.broker.subscribers]
     subscribed = {topic for subscriber in subscribers for topic in subscriber.topic_names}
     assert subscribed == {topic.name for topic in topics_consumed_by(service)}
 
@@ -110,8 +110,8 @@ def test_a_service_subscribes_to_what_the_catalog_says(service: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_no_service_acknowledges_before_its_handler_is_done(service: str) -> None:
     tables = {topic.name for topic in TOPICS if topic.compacted}
-    for subscriber in [subscriber for built in wired(service) for subscriber in built.broker.subscribers]:
-        if subscriber.group_id is None:  # A table: read anew by every process, nothing is ever acknowledged.
+    for subscriber in [subscriber for built in build_processes(service) for subscriber in built.broker.subscribers]:
+        if subscriber.group_id is None:  # A table: every process reads it anew and acknowledges nothing.
             assert set(subscriber.topic_names) <= tables
         else:
             assert subscriber.ack_policy is AckPolicy.NACK_ON_ERROR
@@ -119,7 +119,7 @@ def test_no_service_acknowledges_before_its_handler_is_done(service: str) -> Non
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_publishes_what_the_catalog_says(service: str) -> None:
-    """Each event that a service constructs is one it may produce, and it constructs all it is said to produce."""
+    """A service constructs exactly the events that the catalog lets it produce."""
     constructed = set()
     for path in (ROOT / "services" / service).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

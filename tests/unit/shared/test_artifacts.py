@@ -1,4 +1,4 @@
-"""Artifacts are whole or not there, on a disk and in an object store."""
+"""Artifacts are complete or absent, on a disk and in an object store."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(uri, cache=tmp_path / "cache")
 
 
-def test_what_is_published_is_fetched_the_same(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_published_folder_is_fetched_unchanged(store: ArtifactStore, tmp_path: Path) -> None:
     address = store.publish(folder(tmp_path / "a"), "datasets", "d-1")
     assert (store.fetch(address) / "inner" / "data.txt").read_text() == "x"
     assert address == store.address("datasets", "d-1")
 
 
-def test_publishing_again_changes_nothing(store: ArtifactStore, tmp_path: Path) -> None:
+def test_publishing_is_idempotent(store: ArtifactStore, tmp_path: Path) -> None:
     address = store.publish(folder(tmp_path / "a", "first"), "datasets", "d-1")
     store.publish(folder(tmp_path / "b", "second"), "datasets", "d-1")
     assert (store.fetch(address) / "inner" / "data.txt").read_text() == "first"
 
 
-def test_a_missing_artifact_may_still_come(store: ArtifactStore) -> None:
+def test_a_missing_artifact_is_unavailable(store: ArtifactStore) -> None:
     with pytest.raises(DependencyUnavailable):
         store.fetch(store.address("adapters", "nowhere"))
 
 
-def test_a_folder_without_its_manifest_is_not_there(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_folder_without_its_manifest_is_unavailable(store: ArtifactStore, tmp_path: Path) -> None:
     address = store.address("datasets", "half")
     filesystem, root = fsspec.core.url_to_fs(address)
     filesystem.makedirs(root, exist_ok=True)

@@ -28,7 +28,7 @@ DESK = labelled("refund", "return", "login")
 
 
 def token(text: str, p: float, **others: float) -> dict[str, Any]:
-    """A token with its probability, and what else is listed: `others`, and the rest of twenty next to impossible."""
+    """A token with its probability, and what else is listed: `others`, and improbable ones up to twenty."""
     listed = [(text, p), *others.items()]
     listed += [(f"#{n}", 1e-9) for n in range(20 - len(listed))]
     return {
@@ -45,33 +45,33 @@ def isotonic(*knots: tuple[float, float]) -> Calibration:
     return Calibration(name="desk-2", kind="isotonic", knots=knots, answers=2_000, ece_before=0.2, ece_after=0.1)
 
 
-def test_a_labels_probability_is_taken_within_the_labels_and_the_rest_is_the_mass_outside() -> None:
-    found = measure(DESK, [token("login", 0.3, **{"refund": 0.1, "The": 0.5}), token(END, 0.9)])
-    assert found.score == pytest.approx(0.75)
-    assert found.outside == pytest.approx(0.6)
-    assert found.margin == pytest.approx(0.5)
-    assert found.entropy == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(3))
-    assert (found.logprob, found.tokens) == (pytest.approx(math.log(0.3 * 0.9)), 2)
+def test_a_labels_probability_is_relative_to_the_labels_and_the_rest_is_outside() -> None:
+    measured = measure(DESK, [token("login", 0.3, **{"refund": 0.1, "The": 0.5}), token(END, 0.9)])
+    assert measured.score == pytest.approx(0.75)
+    assert measured.outside == pytest.approx(0.6)
+    assert measured.margin == pytest.approx(0.5)
+    assert measured.entropy == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(3))
+    assert (measured.logprob, measured.tokens) == (pytest.approx(math.log(0.3 * 0.9)), 2)
 
 
-def test_each_token_counts_only_where_labels_part() -> None:
+def test_a_token_counts_only_where_labels_diverge() -> None:
     answer = [token("re", 0.5, login=0.5), token("fu", 0.2, turn=0.1), token("nd", 0.01), token(END, 0.01)]
-    found = measure(DESK, answer)
-    assert found.score == pytest.approx(0.5 * 2 / 3)
-    assert found.margin == pytest.approx(1 / 3 - 0.5)
+    measured = measure(DESK, answer)
+    assert measured.score == pytest.approx(0.5 * 2 / 3)
+    assert measured.margin == pytest.approx(1 / 3 - 0.5)
 
 
-def test_another_spelling_in_tokens_counts_for_the_same_label() -> None:
-    found = measure(DESK, [token("l", 0.3, **{"login": 0.3, "log": 0.2, "re": 0.2}), token("ogin", 0.5)])
-    assert found.score == pytest.approx(0.8)
+def test_another_tokenization_counts_for_the_same_label() -> None:
+    measured = measure(DESK, [token("l", 0.3, **{"login": 0.3, "log": 0.2, "re": 0.2}), token("ogin", 0.5)])
+    assert measured.score == pytest.approx(0.8)
 
 
-def test_a_label_that_begins_another_is_told_by_the_token_that_ends_it() -> None:
+def test_a_label_that_is_a_prefix_of_another_is_decided_by_its_end_token() -> None:
     spec = labelled("card", "card lost", "login")
     ended = measure(spec, [token("card", 0.9, login=0.1), token(END, 0.3, **{" lost": 0.1, " stolen": 0.6})])
-    went_on = measure(spec, [token("card", 0.9, login=0.1), token(" lost", 0.1, **{END: 0.3}), token(END, 1.0)])
+    continued = measure(spec, [token("card", 0.9, login=0.1), token(" lost", 0.1, **{END: 0.3}), token(END, 1.0)])
     assert ended.score == pytest.approx(0.9 * 0.75)
-    assert went_on.score == pytest.approx(0.9 * 0.25)
+    assert continued.score == pytest.approx(0.9 * 0.25)
     unlisted = measure(spec, [token("card", 0.9, login=0.1), token(" lost", 0.1)])
     assert unlisted.score == pytest.approx(0.9, abs=1e-6)
 
@@ -82,42 +82,42 @@ def test_a_leading_space_or_line_break_is_not_part_of_a_label() -> None:
     assert measure(DESK, [token("login", 0.3, **{" refund": 0.1}), token("\n", 0.1)]).score == pytest.approx(0.75)
 
 
-def test_labels_of_which_nothing_is_listed_have_at_most_what_is_left_over() -> None:
+def test_labels_of_which_nothing_is_listed_have_at_most_the_rest() -> None:
     spec = labelled("a", "b", "c", "d")
     few = {"token": "a", "logprob": math.log(0.5), "top_logprobs": [
         {"token": "a", "logprob": math.log(0.5)}, {"token": "x", "logprob": math.log(0.3)},
         {"token": "b", "logprob": math.log(0.15)}]}  # fmt: skip
-    found = measure(spec, [few])
-    assert found.score == pytest.approx(0.5 / (0.5 + 0.15 + 0.05))  # c and d share the 0.05 left over.
-    assert found.outside == pytest.approx(0.35)
+    measured = measure(spec, [few])
+    assert measured.score == pytest.approx(0.5 / (0.5 + 0.15 + 0.05))  # c and d share the 0.05 left over.
+    assert measured.outside == pytest.approx(0.35)
     rare = {**few, "top_logprobs": [*few["top_logprobs"], {"token": "y", "logprob": math.log(0.01)}]}
     assert measure(spec, [rare]).score == pytest.approx(0.5 / (0.5 + 0.15 + 0.02))
 
 
 def test_without_a_list_a_token_counts_with_its_plain_probability() -> None:
     bare = [{"token": "log", "logprob": -0.5, "top_logprobs": []}, {"token": "in", "logprob": -0.1}]
-    found = measure(DESK, bare)
-    assert found.score == pytest.approx(math.exp(-0.5))
-    assert (found.margin, found.entropy, found.outside) == (None, None, None)
+    measured = measure(DESK, bare)
+    assert measured.score == pytest.approx(math.exp(-0.5))
+    assert (measured.margin, measured.entropy, measured.outside) == (None, None, None)
 
 
 def test_an_answer_that_is_no_label_has_its_plain_probability() -> None:
-    found = measure(DESK, [token("It", 0.6, login=0.2), token(" is", 0.5)])
-    assert found.score == pytest.approx(0.3)
-    assert found.outside == pytest.approx(0.8)
-    assert found.margin is None
+    measured = measure(DESK, [token("It", 0.6, login=0.2), token(" is", 0.5)])
+    assert measured.score == pytest.approx(0.3)
+    assert measured.outside == pytest.approx(0.8)
+    assert measured.margin is None
     cut_off = measure(DESK, [token("re", 0.6, login=0.2)])
     assert cut_off.score == pytest.approx(0.6)
 
 
 def test_a_text_has_its_tokens_geometric_mean_and_the_share_of_uncertain_ones() -> None:
-    found = measure(FREE, [token("a", 0.9), token("b", 0.4), token("c", 0.5), token("d", 0.1)])
-    assert found.score == pytest.approx((0.9 * 0.4 * 0.5 * 0.1) ** 0.25)
-    assert found.uncertain_share == 0.5
-    assert found.margin is None
+    measured = measure(FREE, [token("a", 0.9), token("b", 0.4), token("c", 0.5), token("d", 0.1)])
+    assert measured.score == pytest.approx((0.9 * 0.4 * 0.5 * 0.1) ** 0.25)
+    assert measured.uncertain_share == 0.5
+    assert measured.margin is None
 
 
-def test_what_is_asked_for_follows_from_the_kind() -> None:
+def test_the_request_fields_depend_on_the_kind() -> None:
     assert request_fields(DESK) == {"logprobs": True, "top_logprobs": 20}
     assert request_fields(FREE) == {"logprobs": True}
 
@@ -143,7 +143,7 @@ GOOD = token("login", 0.5, refund=0.1)
         [{"token": "login", "logprob": [1]}], 7, "login",
     ],
 )  # fmt: skip
-def test_nonsense_is_no_confidence_and_no_error(spec: TaskSpec, tokens: Any) -> None:
+def test_invalid_tokens_give_no_confidence_and_no_error(spec: TaskSpec, tokens: Any) -> None:
     assert measure(spec, tokens, temperature(2.0)) == UNKNOWN
 
 
@@ -155,22 +155,22 @@ def test_nonsense_is_no_confidence_and_no_error(spec: TaskSpec, tokens: Any) -> 
         [{"token": "refund", "logprob": -0.01}, *GOOD["top_logprobs"]], [{"token": "login"}],
     ],
 )  # fmt: skip
-def test_a_nonsensical_list_is_no_confidence_and_no_error(listed: Any) -> None:
-    found = measure(DESK, [{**GOOD, "top_logprobs": listed}])
-    assert found == UNKNOWN
+def test_an_invalid_list_gives_no_confidence_and_no_error(listed: Any) -> None:
+    measured = measure(DESK, [{**GOOD, "top_logprobs": listed}])
+    assert measured == UNKNOWN
 
 
-def test_the_score_is_the_calibrated_one_and_the_raw_one_stays_beside_it() -> None:
+def test_the_score_is_calibrated_and_the_raw_score_is_kept() -> None:
     plain = measure(DESK, [token("login", 0.3, refund=0.1)])
-    found = measure(DESK, [token("login", 0.3, refund=0.1)], temperature(2.0))
+    measured = measure(DESK, [token("login", 0.3, refund=0.1)], temperature(2.0))
     assert plain.raw is None
-    assert found.raw == plain.score
-    assert found.score == pytest.approx(math.sqrt(3) / (1 + math.sqrt(3)))
-    assert (found.calibration, found.margin, found.logprob) == ("desk-1", plain.margin, plain.logprob)
+    assert measured.raw == plain.score
+    assert measured.score == pytest.approx(math.sqrt(3) / (1 + math.sqrt(3)))
+    assert (measured.calibration, measured.margin, measured.logprob) == ("desk-1", plain.margin, plain.logprob)
     assert measure(FREE, [GOOD], temperature(2.0)).calibration is None
 
 
-def test_an_isotonic_map_is_a_line_between_its_knots_and_stays_beyond_them() -> None:
+def test_an_isotonic_map_is_linear_between_its_knots_and_constant_beyond() -> None:
     ladder = isotonic((-1.0, 0.2), (0.0, 0.4), (3.0, 0.9))
     assert calibrated(ladder, 0.5) == pytest.approx(0.4)
     assert calibrated(ladder, 1 / (1 + math.exp(-1.5))) == pytest.approx(0.65)
@@ -184,9 +184,9 @@ def test_an_isotonic_map_that_does_not_ascend_is_refused(knots: Any) -> None:
 
 
 def test_the_events_field_is_what_the_schema_reads() -> None:
-    found = measure(DESK, [GOOD, token(END, 0.9)], temperature(2.0))
-    read = Confidence.model_validate_json(json.dumps(found.as_dict()))
-    assert Measure(**read.model_dump()) == found
+    measured = measure(DESK, [GOOD, token(END, 0.9)], temperature(2.0))
+    read = Confidence.model_validate_json(json.dumps(measured.as_dict()))
+    assert Measure(**read.model_dump()) == measured
     assert UNKNOWN.as_dict() == {"tokens": 0}
     assert set(Confidence.model_fields) == set(Measure._fields)
 
@@ -210,7 +210,7 @@ def answers(draw: st.DrawFn) -> tuple[TaskSpec, list[dict[str, Any]]]:
             {"token": t, "logprob": math.log(w / scale) if w / scale > 0 else -9999.0}
             for t, w in zip(texts, weights, strict=True)
         ]
-        ranked = sorted(listed, key=lambda one: -one["logprob"])
+        ranked = sorted(listed, key=lambda entry: -entry["logprob"])
         tokens.append({**listed[0], "top_logprobs": draw(st.sampled_from([ranked, ranked[:2], []]))})
     return labelled(*labels), tokens
 
@@ -221,13 +221,13 @@ def test_every_figure_is_a_probability_and_branches_leave_room_for_the_answer(
     case: tuple[TaskSpec, list[dict[str, Any]]],
 ) -> None:
     spec, tokens = case
-    found = measure(spec, tokens)
-    Confidence.model_validate(found.as_dict())
-    assert found.score is not None, (spec.labels, tokens)
-    assert found.raw is None
-    if found.margin is not None:
-        assert found.margin <= found.score
-        assert found.score - found.margin <= 1.0 - found.score + 1e-9  # The next one has at most what is left.
+    measured = measure(spec, tokens)
+    Confidence.model_validate(measured.as_dict())
+    assert measured.score is not None, (spec.labels, tokens)
+    assert measured.raw is None
+    if measured.margin is not None:
+        assert measured.margin <= measured.score
+        assert measured.score - measured.margin <= 1.0 - measured.score + 1e-9  # The runner-up has at most the rest.
 
 
 @settings(max_examples=300, deadline=None)
@@ -238,10 +238,12 @@ def test_every_figure_is_a_probability_and_branches_leave_room_for_the_answer(
     .map(lambda knots: zip(sorted(k[0] for k in knots), sorted(k[1] for k in knots), strict=True))
     .map(lambda knots: isotonic(*knots)),
 )  # fmt: skip
-def test_a_calibration_gives_probabilities_and_keeps_the_order(one: float, two: float, map_: Calibration) -> None:
-    low, high = sorted((one, two))
+def test_a_calibration_gives_probabilities_and_preserves_their_order(
+    first: float, second: float, map_: Calibration
+) -> None:
+    low, high = sorted((first, second))
     assert 0.0 <= calibrated(map_, low) <= calibrated(map_, high) + 1e-12 <= 1.0 + 1e-12
-    assert calibrated(temperature(1.0), one) == pytest.approx(one, abs=1e-8)
+    assert calibrated(temperature(1.0), first) == pytest.approx(first, abs=1e-8)
     assert log_odds(low) <= log_odds(high)
 
 
@@ -257,12 +259,12 @@ def test_no_upstream_makes_it_raise(tokens: Any) -> None:
         Confidence.model_validate(measure(spec, tokens, temperature(0.5)).as_dict())
 
 
-def test_it_takes_microseconds() -> None:
+def test_measuring_takes_microseconds() -> None:
     label = [token("re", 0.5, login=0.4), token("fu", 0.6, turn=0.3), token("nd", 0.9)]
     text = [{"token": "x", "logprob": -0.5, "top_logprobs": []}] * 200
     for spec, tokens, budget in ((DESK, label, 10e-6), (FREE, text, 100e-6)):
         best = min(_seconds(spec, tokens) for _ in range(20))
-        assert best < 5 * budget  # Of the budget of an idle machine; tests run on busy ones.
+        assert best < 5 * budget  # Of the budget for an idle machine; tests run on busy ones.
 
 
 def _seconds(spec: TaskSpec, tokens: list[dict[str, Any]]) -> float:

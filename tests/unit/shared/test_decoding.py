@@ -1,4 +1,4 @@
-"""The quick decoder's verdict on any JSON is that of the event's class, and so are its values."""
+"""The fast decoder accepts what the event's class accepts, and reads the same values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ TOKENS = {
     "positive": ["true", "false", '"true"', "1", '"no"'],
     "status": NUMBERS, "latency_ms": NUMBERS, "prompt_tokens": NUMBERS, "answer_tokens": NUMBERS, "redactions": NUMBERS,
 }  # fmt: skip
-SOUND = {
+VALID = {
     "event_id": UUID, "occurred_at": TIME, "task": '"support-desk"', "messages": TOKENS["messages"][0],
     "kind": '"label"',
     "variant": '"base"', "confidence": "null", "positive": "true", "status": "200", "latency_ms": "12.5",
@@ -69,13 +69,13 @@ SOUND = {
 
 @st.composite
 def texts(draw: st.DrawFn, kind: type[Event]) -> str:
-    """JSON that is nearly an event: sound fields but for some, in any order, with strange or repeated ones."""
+    """JSON that is nearly an event: fields in any order, some of them invalid, missing, unknown or repeated."""
     names = draw(st.permutations(list(kind.model_fields)))
-    odd = draw(st.sets(st.sampled_from(names), max_size=3))
-    pairs = [(name, SOUND.get(name, '"a"')) for name in names if name not in odd]
+    changed = draw(st.sets(st.sampled_from(names), max_size=3))
+    pairs = [(name, VALID.get(name, '"a"')) for name in names if name not in changed]
     if kind is PredictionLogged:
         pairs = [(name, "{}" if name == "confidence" else token) for name, token in pairs]
-    for name in odd:
+    for name in changed:
         token = draw(st.sampled_from([*TOKENS.get(name, TEXTS), "null", "missing"]))
         if token != "missing":
             pairs.append((name, token))
@@ -88,28 +88,28 @@ def texts(draw: st.DrawFn, kind: type[Event]) -> str:
 
 def expect_the_same(kind: type[Event], value: bytes) -> None:
     try:
-        whole = kind.model_validate_json(value)
+        event = kind.model_validate_json(value)
     except ValidationError:
         with pytest.raises(InvalidMessage):
             DECODERS[kind](value)
         return
     plain = DECODERS[kind](value)
     made = {
-        name for name, info in kind.model_fields.items() if info.default_factory and name not in whole.model_fields_set
+        name for name, info in kind.model_fields.items() if info.default_factory and name not in event.model_fields_set
     }
     ours: dict[str, Any] = json.loads(msgspec.json.encode(plain))
-    theirs: dict[str, Any] = json.loads(whole.model_dump_json())
+    theirs: dict[str, Any] = json.loads(event.model_dump_json())
     for fields in (ours, theirs):
         for name in made | {"occurred_at"}:
             assert fields.pop(name)
     assert ours == theirs
-    assert "occurred_at" in made or plain.occurred_at.astimezone(UTC) == whole.occurred_at.astimezone(UTC)
+    assert "occurred_at" in made or plain.occurred_at.astimezone(UTC) == event.occurred_at.astimezone(UTC)
     assert isinstance(plain.occurred_at, datetime)
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), kind=st.sampled_from(list(DECODERS)))
-def test_it_decides_as_the_class_and_reads_the_same_values(data: st.DataObject, kind: type[Event]) -> None:
+def test_it_accepts_and_reads_what_the_class_does(data: st.DataObject, kind: type[Event]) -> None:
     expect_the_same(kind, data.draw(texts(kind)).encode("utf-8", "surrogatepass"))
 
 
@@ -119,24 +119,24 @@ def test_it_decides_as_the_class_and_reads_the_same_values(data: st.DataObject, 
 @example(b"null")
 @example(b"[" * 100_000)
 @example(b'{"new_field":' + b"[" * 100_000)
-def test_what_is_no_json_is_refused(value: bytes) -> None:
+def test_anything_but_json_is_refused(value: bytes) -> None:
     for kind in DECODERS:
         expect_the_same(kind, value)
 
 
-@pytest.mark.parametrize("token", [t for name in sorted(TOKENS) for t in TOKENS[name]])
-def test_every_strange_token_alone(token: str) -> None:
+@pytest.mark.parametrize("token", [token for name in sorted(TOKENS) for token in TOKENS[name]])
+def test_every_unusual_token_in_an_otherwise_valid_event(token: str) -> None:
     for kind in DECODERS:
-        for strange in kind.model_fields.keys() & {name for name, tokens in TOKENS.items() if token in tokens}:
-            pairs = {name: SOUND.get(name, '"a"') for name in kind.model_fields} | {strange: token}
-            if kind is PredictionLogged and strange != "confidence":
+        for field in kind.model_fields.keys() & {name for name, tokens in TOKENS.items() if token in tokens}:
+            pairs = {name: VALID.get(name, '"a"') for name in kind.model_fields} | {field: token}
+            if kind is PredictionLogged and field != "confidence":
                 pairs["confidence"] = "{}"
             text = ",".join(f'"{name}":{value}' for name, value in pairs.items())
             expect_the_same(kind, f"{{{text}}}".encode())
 
 
-def test_text_that_is_no_utf8_is_refused_also_in_fields_that_it_does_not_know() -> None:
-    sound = FeedbackGiven(task="t", task_revision="r", prediction_id="p", kind="label").model_dump_json().encode()
-    expect_the_same(FeedbackGiven, sound)
-    for strange in (b'"text":"\xff"', b'"new_field":"\xff"', b'"new_field":"\\ud800"', b'"new_field":"fine"'):
-        expect_the_same(FeedbackGiven, sound[:-1] + b"," + strange + b"}")
+def test_text_that_is_not_utf8_is_refused_in_unknown_fields_too() -> None:
+    valid = FeedbackGiven(task="t", task_revision="r", prediction_id="p", kind="label").model_dump_json().encode()
+    expect_the_same(FeedbackGiven, valid)
+    for field in (b'"text":"\xff"', b'"new_field":"\xff"', b'"new_field":"\\ud800"', b'"new_field":"fine"'):
+        expect_the_same(FeedbackGiven, valid[:-1] + b"," + field + b"}")

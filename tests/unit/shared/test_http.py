@@ -1,4 +1,4 @@
-"""Every HTTP service refuses what is too large and answers errors in one shape."""
+"""Every HTTP service refuses bodies that are too large, and has one shape of errors."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ async def client():  # type: ignore[no-untyped-def]
     @app.get("/raise/{kind}")
     async def fail(kind: str) -> None:
         raise {
-            "known": HttpError(404, "no such thing", "not_found", "id"),
+            "http": HttpError(404, "no such thing", "not_found", "id"),
             "invalid": InvalidMessage("bad", "write it so"),
-            "away": DependencyUnavailable("gone", "start it"),
+            "unavailable": DependencyUnavailable("gone", "start it"),
         }[kind]
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
@@ -50,7 +50,7 @@ async def test_a_streamed_body_over_the_limit_is_refused_by_what_arrives(client:
     assert (await client.post("/echo", content=chunks())).status_code == 413
 
 
-async def test_a_client_that_leaves_before_its_body_is_whole_is_no_mistake_of_ours() -> None:
+async def test_a_client_that_disconnects_within_its_body_is_not_an_internal_error() -> None:
     app = build_http("test", ready=list, max_body_bytes=100)
     sent: list[int] = []
 
@@ -69,7 +69,7 @@ async def test_a_client_that_leaves_before_its_body_is_whole_is_no_mistake_of_ou
     assert sent[0] == 499
 
 
-@pytest.mark.parametrize(("kind", "status"), [("known", 404), ("invalid", 422), ("away", 503)])
+@pytest.mark.parametrize(("kind", "status"), [("http", 404), ("invalid", 422), ("unavailable", 503)])
 async def test_errors_have_openais_shape(client: httpx.AsyncClient, kind: str, status: int) -> None:
     response = await client.get(f"/raise/{kind}")
     assert response.status_code == status

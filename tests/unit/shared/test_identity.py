@@ -1,4 +1,4 @@
-"""Names follow from content, secrets are made once."""
+"""Names derived from content, and secrets made once."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 from shared.identity import content_hash, event_id, folder_hash, keyed_hash, load_or_create_key
 
 
-def test_the_same_fact_has_the_same_event_id() -> None:
+def test_the_same_parts_have_the_same_event_id() -> None:
     assert event_id("built", "d-1") == event_id("built", "d-1")
     assert event_id("built", "d-1") != event_id("built", "d-2")
     assert event_id("ab", "c") != event_id("a", "bc")
 
 
-def test_a_content_hash_sees_where_parts_end() -> None:
+def test_a_content_hash_depends_on_where_parts_end() -> None:
     assert content_hash("ab", "c") != content_hash("a", "bc")
     assert len(content_hash("x")) == 12
 
 
-def test_a_folder_hash_sees_names_and_contents(tmp_path: Path) -> None:
+def test_a_folder_hash_depends_on_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     first = folder_hash(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert folder_hash(tmp_path) != first
 
 
-def test_a_key_is_made_once_and_private_whoever_races_for_it(tmp_path: Path) -> None:
+def test_a_key_is_made_once_and_private_when_threads_race_for_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: load_or_create_key(tmp_path / "secrets", "subjects"), range(32)))
     assert len(keys) == 1 and len(keys.pop()) == 32
     assert (tmp_path / "secrets" / "subjects").stat().st_mode & 0o077 == 0
 
 
-def test_a_person_hashes_the_same_under_one_key_only() -> None:
+def test_a_user_has_the_same_hash_under_the_same_key_only() -> None:
     assert keyed_hash(b"k", "ann") == keyed_hash(b"k", "ann") != keyed_hash(b"other", "ann")

@@ -1,4 +1,4 @@
-"""Jobs are processes that survive what starts them."""
+"""Jobs are processes that outlive the service that starts them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WORK = """
             raise KeyError("oh")
         if kind == "dies":
             os._exit(9)
-        if kind == "away" and (folder / "starts").read_text().count("\\n") < 3:
+        if kind == "unavailable" and (folder / "starts").read_text().count("\\n") < 3:
             raise DependencyUnavailable("nobody answers")
         progress(1, 2, "half")
         while kind == "slow" and not (folder / "go").exists():
@@ -55,8 +55,8 @@ class Spec(BaseModel):
     kind: str
 
 
-class Heard:
-    """What a service's callbacks heard."""
+class Callbacks:
+    """A service's callbacks, and what they were called with."""
 
     def __init__(self) -> None:
         self.done: list[tuple[str, bytes]] = []
@@ -90,14 +90,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(jobs, "_CALLBACK_PAUSE_SECONDS", 0.1)
 
 
 @contextlib.asynccontextmanager
-async def watched(watcher: Jobs, heard: Heard) -> AsyncIterator[None]:
-    task = asyncio.create_task(watcher.watch(heard.on_done, heard.on_failed, heard.on_progress))
+async def watched(watcher: Jobs, callbacks: Callbacks) -> AsyncIterator[None]:
+    task = asyncio.create_task(watcher.watch(callbacks.on_done, callbacks.on_failed, callbacks.on_progress))
     try:
         yield
     finally:
@@ -117,75 +117,75 @@ def starts(folder: Path, name: str) -> list[int]:
 
 
 async def test_a_job_runs_once_and_is_announced_once(folder: Path, environment: dict[str, str]) -> None:
-    heard = Heard()
+    callbacks = Callbacks()
     watcher = Jobs(folder, "job_for_test", environment)
     watcher.submit("a", Spec(kind="quick"))
-    async with watched(watcher, heard):
-        await until(lambda: heard.done)
-        watcher.submit("a", Spec(kind="other"))  # The same name again changes nothing.
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.done)
+        watcher.submit("a", Spec(kind="other"))  # Idempotent for the same name.
         await asyncio.sleep(0.2)
-    assert heard.done == [("a", b'{"value":"quick"}')]
+    assert callbacks.done == [("a", b'{"value":"quick"}')]
     assert len(starts(folder, "a")) == 1
-    again = Heard()
-    async with watched(Jobs(folder, "job_for_test", environment), again):
+    later = Callbacks()
+    async with watched(Jobs(folder, "job_for_test", environment), later):
         await asyncio.sleep(0.2)
-    assert again.done == []
+    assert later.done == []
 
 
 async def test_a_killed_job_is_started_again_and_finishes(folder: Path, environment: dict[str, str]) -> None:
-    heard = Heard()
+    callbacks = Callbacks()
     watcher = Jobs(folder, "job_for_test", environment)
     watcher.submit("a", Spec(kind="slow"))
-    async with watched(watcher, heard):
-        await until(lambda: heard.progress)
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.progress)
         os.kill(starts(folder, "a")[0], signal.SIGKILL)
         await until(lambda: len(starts(folder, "a")) == 2)
         (folder / "a" / "go").touch()
-        await until(lambda: heard.done)
-    assert heard.failed == []
+        await until(lambda: callbacks.done)
+    assert callbacks.failed == []
 
 
-async def test_a_job_stopped_on_purpose_is_resumed_and_does_not_count_as_crashed(
+async def test_a_stopped_job_is_resumed_and_does_not_count_as_crashed(
     folder: Path, environment: dict[str, str]
 ) -> None:
-    heard = Heard()
+    callbacks = Callbacks()
     for count in range(1, jobs.MAX_ATTEMPTS + 2):
         watcher = Jobs(folder, "job_for_test", environment)
         watcher.submit("a", Spec(kind="slow"))
-        async with watched(watcher, heard):
-            await until(lambda: len(starts(folder, "a")) == count)  # noqa: B023 - awaited within the turn
+        async with watched(watcher, callbacks):
+            await until(lambda: len(starts(folder, "a")) == count)  # noqa: B023 - awaited within the iteration
         assert jobs.stop_running(folder) == ["a"]
         await until(lambda: not Job("a", folder / "a").running)
     assert jobs.stop_running(folder) == []
-    assert heard.failed == []
+    assert callbacks.failed == []
 
 
 async def test_a_restarted_service_attaches_to_the_running_process(folder: Path, environment: dict[str, str]) -> None:
     first = Jobs(folder, "job_for_test", environment)
     first.submit("a", Spec(kind="slow"))
-    async with watched(first, Heard()):
+    async with watched(first, Callbacks()):
         await until(lambda: starts(folder, "a"))
-    heard = Heard()
-    async with watched(Jobs(folder, "job_for_test", environment), heard):
-        await until(lambda: heard.progress)
+    callbacks = Callbacks()
+    async with watched(Jobs(folder, "job_for_test", environment), callbacks):
+        await until(lambda: callbacks.progress)
         (folder / "a" / "go").touch()
-        await until(lambda: heard.done)
+        await until(lambda: callbacks.done)
     assert len(starts(folder, "a")) == 1
 
 
-async def test_a_second_process_of_a_running_job_leaves_it_alone(folder: Path, environment: dict[str, str]) -> None:
-    heard = Heard()
+async def test_a_second_process_of_a_running_job_exits(folder: Path, environment: dict[str, str]) -> None:
+    callbacks = Callbacks()
     watcher = Jobs(folder, "job_for_test", environment)
     watcher.submit("a", Spec(kind="slow"))
-    async with watched(watcher, heard):
-        await until(lambda: heard.progress)
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.progress)
         second = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "job_for_test", str(folder / "a"), env={**os.environ, **environment}
         )
         assert await second.wait() == 0
         assert Job("a", folder / "a").running
         (folder / "a" / "go").touch()
-        await until(lambda: heard.done)
+        await until(lambda: callbacks.done)
     assert len(starts(folder, "a")) == 1
 
 
@@ -196,49 +196,49 @@ async def test_a_second_process_of_a_running_job_leaves_it_alone(folder: Path, e
 async def test_a_failure_is_announced_once_with_its_reason(
     folder: Path, environment: dict[str, str], kind: str, reason: str, way_out: str
 ) -> None:
-    heard = Heard()
+    callbacks = Callbacks()
     watcher = Jobs(folder, "job_for_test", environment)
     watcher.submit("a", Spec(kind=kind))
-    async with watched(watcher, heard):
-        await until(lambda: heard.failed)
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.failed)
         await asyncio.sleep(0.2)
-    ((name, failure),) = heard.failed
+    ((name, failure),) = callbacks.failed
     assert (name, failure.reason) == ("a", reason)
     assert failure.way_out.startswith(way_out)
     assert len(starts(folder, "a")) == 1
 
 
-async def test_a_job_that_always_dies_is_given_up(folder: Path, environment: dict[str, str]) -> None:
-    heard = Heard()
+async def test_a_job_that_always_dies_fails(folder: Path, environment: dict[str, str]) -> None:
+    callbacks = Callbacks()
     watcher = Jobs(folder, "job_for_test", environment)
     watcher.submit("a", Spec(kind="dies"))
-    async with watched(watcher, heard):
-        await until(lambda: heard.failed)
-    assert "died 3 times" in heard.failed[0][1].reason
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.failed)
+    assert "died 3 times" in callbacks.failed[0][1].reason
     assert len(starts(folder, "a")) == 3
 
 
 async def test_a_job_waits_for_a_dependency_that_is_away(folder: Path, environment: dict[str, str]) -> None:
-    heard = Heard()
+    callbacks = Callbacks()
     watcher = Jobs(folder, "job_for_test", environment)
-    watcher.submit("a", Spec(kind="away"))
-    async with watched(watcher, heard):
-        await until(lambda: heard.done)
+    watcher.submit("a", Spec(kind="unavailable"))
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.done)
     assert len(set(starts(folder, "a"))) == 1  # One process, which tried three times.
-    assert heard.failed == []
+    assert callbacks.failed == []
 
 
 @pytest.mark.parametrize("error", [DependencyUnavailable("Kafka is away"), RuntimeError("a bug")])
-async def test_a_result_is_announced_until_it_was_heard(
+async def test_a_result_is_announced_until_its_callback_succeeds(
     folder: Path, environment: dict[str, str], error: Exception
 ) -> None:
-    heard = Heard()
-    heard.errors = [error]
+    callbacks = Callbacks()
+    callbacks.errors = [error]
     watcher = Jobs(folder, "job_for_test", environment)
     watcher.submit("a", Spec(kind="quick"))
-    async with watched(watcher, heard):
-        await until(lambda: heard.done)
-    assert not heard.errors
+    async with watched(watcher, callbacks):
+        await until(lambda: callbacks.done)
+    assert not callbacks.errors
 
 
 def test_a_slot_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:

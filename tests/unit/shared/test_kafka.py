@@ -1,4 +1,4 @@
-"""What `Settings` become for a Kafka client, and that every client takes them from there."""
+"""The options that Kafka clients get from `Settings`, and that every client uses them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[3]
 PASSWORD = SecretStr("secret")
 
 
-def test_without_security_a_client_only_needs_to_know_where() -> None:
+def test_without_security_a_client_needs_the_servers_only() -> None:
     assert client_options(Settings(kafka=" a:1, b:2 ")) == {
         "bootstrap_servers": ["a:1", "b:2"],
         "security_protocol": "PLAINTEXT",
     }
 
 
-def test_a_password_goes_to_the_client_and_is_not_shown_with_the_settings() -> None:
+def test_a_password_is_given_to_the_client_and_not_shown_with_the_settings() -> None:
     settings = Settings(kafka_security="SASL_SSL", kafka_username="ratchet", kafka_password=PASSWORD)
     options = client_options(settings)
     assert (options["sasl_mechanism"], options["sasl_plain_username"]) == ("SCRAM-SHA-512", "ratchet")
@@ -33,7 +33,7 @@ def test_a_password_goes_to_the_client_and_is_not_shown_with_the_settings() -> N
     assert "secret" not in repr(settings)
 
 
-def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_can() -> None:
+def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_supports_it() -> None:
     assert producer_options(Settings())["acks"] == "all"
     assert producer_options(Settings())["enable_idempotence"]
     assert not producer_options(Settings(kafka_idempotence=False))["enable_idempotence"]
@@ -41,7 +41,7 @@ def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_can
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "advice"),
     [
         (Settings(kafka=" , "), "RATCHET_KAFKA=host:port"),
         (Settings(kafka_security="SASL_SSL"), "RATCHET_KAFKA_USERNAME and RATCHET_KAFKA_PASSWORD"),
@@ -51,16 +51,16 @@ def test_producers_wait_for_all_replicas_and_are_idempotent_where_the_broker_can
         (Settings(kafka_security="SSL", kafka_ca_file=Path("/nowhere.pem")), "RATCHET_KAFKA_CA_FILE"),
         (Settings(kafka_security="SSL", kafka_client_certificate=Path(__file__)), "RATCHET_KAFKA_CLIENT_CERTIFICATE"),
     ],
-    ids=["nowhere", "no user", "no password", "idle password", "idle file", "missing file", "no certificate"],
+    ids=["no server", "no user", "no password", "unused password", "unused file", "missing file", "no certificate"],
 )
-def test_settings_that_cannot_work_name_what_to_set(settings: Settings, named: str) -> None:
+def test_contradictory_settings_name_the_variable_to_set(settings: Settings, advice: str) -> None:
     for options in (client_options, broker_options):
         with pytest.raises(ConfigurationError) as refused:
             options(settings)
-        assert named in refused.value.way_out
+        assert advice in refused.value.way_out
 
 
-def test_nobody_connects_to_kafka_past_these_options() -> None:
+def test_every_kafka_client_uses_these_options() -> None:
     clients = {"AIOKafkaConsumer", "AIOKafkaProducer", "KafkaAdminClient", "KafkaBroker", "Broker"}
     found = {
         f"{path.relative_to(ROOT)}: {ast.unparse(call)}"

@@ -1,4 +1,4 @@
-"""Near-copies: what counts as the same text, and that grouping never tears a pair apart."""
+"""Near-duplicates: which texts count as the same, and that grouping never separates a pair."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".joi
         ("a_b", "a b"),
     ],
 )
-def test_case_form_and_punctuation_do_not_make_another_text(left: str, right: str) -> None:
+def test_case_form_and_punctuation_are_ignored(left: str, right: str) -> None:
     assert normalise(left) == normalise(right)
     assert text_hash(left) == text_hash(right)
 
 
-def test_a_text_of_signs_alone_is_not_every_other_text_of_signs() -> None:
+def test_texts_of_punctuation_alone_differ() -> None:
     assert text_hash("???") != text_hash("!!!")
 
 
-def test_a_typo_is_a_near_copy_and_another_question_is_not() -> None:
+def test_a_typo_makes_a_near_duplicate_and_another_question_does_not() -> None:
     index = NearDuplicates(["My card has still not arrived after two weeks"], similarity=0.7)
     assert index.contains("my card has still not arived after two weeks!")
     assert not index.contains("How do I cancel my subscription before it renews?")
@@ -49,7 +49,7 @@ def test_a_similarity_out_of_range_is_refused() -> None:
         NearDuplicates(similarity=0.0)
 
 
-def test_a_chain_of_near_copies_is_one_group() -> None:
+def test_a_chain_of_near_duplicates_is_one_group() -> None:
     sentence = "please tell me where the refund for my last order is because i am waiting"
     words = sentence.split()
     chain = [" ".join(words[i : i + 12]) for i in range(4)]
@@ -59,7 +59,7 @@ def test_a_chain_of_near_copies_is_one_group() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(SENTENCE, max_size=25), st.sampled_from((0.5, 0.6, 0.8, 0.95)))
-def test_two_texts_as_similar_as_asked_are_in_one_group(texts: list[str], similarity: float) -> None:
+def test_texts_at_the_given_similarity_are_in_one_group(texts: list[str], similarity: float) -> None:
     groups = group_near_duplicates(texts, similarity)
     pieces = [shingles(text) for text in texts]
     for i in range(len(texts)):
@@ -70,7 +70,7 @@ def test_two_texts_as_similar_as_asked_are_in_one_group(texts: list[str], simila
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(SENTENCE, min_size=1, max_size=15), st.randoms(use_true_random=False))
-def test_the_order_of_texts_does_not_change_who_is_together(texts: list[str], random) -> None:  # type: ignore[no-untyped-def]
+def test_the_order_of_texts_does_not_change_the_groups(texts: list[str], random) -> None:  # type: ignore[no-untyped-def]
     def together(order: list[str]) -> set[frozenset[str]]:
         members: dict[int, set[str]] = {}
         for text, group in zip(order, group_near_duplicates(order, 0.8), strict=True):

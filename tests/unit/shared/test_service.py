@@ -1,4 +1,4 @@
-"""A service: what it starts before its broker is there, whom it shares a port with, its background work."""
+"""A service: starting before its broker, sharing a port, and its background work."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.service import HttpServer, Service, running
 from tests.conftest import free_ports
 
-DEAD = DependencyUnavailable("no broker answers")
+UNAVAILABLE = DependencyUnavailable("no broker answers")
 
 
 class FakeBroker:
-    """Refuses to start until `there`."""
+    """A broker that fails to start until `available` is set."""
 
-    def __init__(self, error: Exception = DEAD) -> None:
-        self.there = False
-        self.tries = 0
+    def __init__(self, error: Exception = UNAVAILABLE) -> None:
+        self.available = False
+        self.attempts = 0
         self.started = False
         self._error = error
 
     async def start(self) -> None:
-        self.tries += 1
-        if not self.there:
+        self.attempts += 1
+        if not self.available:
             raise self._error
         self.started = True
 
@@ -56,19 +56,19 @@ async def get(port: int) -> str:
                 return (await http.get(f"http://127.0.0.1:{port}/")).text
             except httpx.TransportError:
                 await asyncio.sleep(0.02)
-    raise AssertionError("nobody answers")
+    raise AssertionError("no answer")
 
 
-@pytest.mark.parametrize("error", [DEAD, OSError("gone"), ConfigurationError("the password is wrong")])
-async def test_a_service_that_serves_before_its_broker_answers_and_connects_when_it_comes(error: Exception) -> None:
+@pytest.mark.parametrize("error", [UNAVAILABLE, OSError("gone"), ConfigurationError("the password is wrong")])
+async def test_a_service_that_serves_before_its_broker_connects_when_the_broker_is_there(error: Exception) -> None:
     broker, port = FakeBroker(error), free_ports(1)[0]
-    did: list[str] = []
+    started: list[str] = []
 
     async def background() -> None:
-        did.append("background")
+        started.append("background")
 
     async def connected() -> None:
-        did.append("connected")
+        started.append("connected")
 
     service = Service(
         "s",
@@ -80,35 +80,35 @@ async def test_a_service_that_serves_before_its_broker_answers_and_connects_when
     )  # type: ignore[arg-type]
     async with running([service]):
         assert await get(port) == "hello"
-        await until(lambda: broker.tries >= 2)
-        assert did == ["background"]
-        broker.there = True
-        await until(lambda: did == ["background", "connected"])
+        await until(lambda: broker.attempts >= 2)
+        assert started == ["background"]
+        broker.available = True
+        await until(lambda: started == ["background", "connected"])
         assert broker.started
     assert not broker.started
 
 
-async def test_any_other_service_waits_for_its_broker_and_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_any_other_service_waits_for_its_broker_and_finally_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared.service, "_START_SECONDS", 0.3)
     broker = FakeBroker()
     with pytest.raises(DependencyUnavailable):
         async with running([Service("s", broker)]):  # type: ignore[arg-type]
             raise AssertionError("it started")
-    assert broker.tries >= 2
+    assert broker.attempts >= 2
 
 
-async def test_services_that_share_a_port_all_answer_and_one_that_ends_leaves_it_to_the_other() -> None:
+async def test_services_that_share_a_port_all_answer_until_the_last_one_stops() -> None:
     port = free_ports(1)[0]
-    one, other = (Service("s", None, http=HttpServer(hello, "127.0.0.1", port, share_port=True)) for _ in range(2))
-    async with running([one]):
-        async with running([other]):
+    first, second = (Service("s", None, http=HttpServer(hello, "127.0.0.1", port, share_port=True)) for _ in range(2))
+    async with running([first]):
+        async with running([second]):
             assert await get(port) == "hello"
         for _ in range(10):
             assert await get(port) == "hello"
 
 
 @pytest.mark.parametrize(("error", "traced"), [(DependencyUnavailable("Kafka is away"), False), (KeyError("x"), True)])
-async def test_background_work_goes_on_and_only_a_bug_leaves_a_trace(
+async def test_background_work_is_retried_and_only_a_bug_leaves_a_stack_trace(
     error: Exception, traced: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []

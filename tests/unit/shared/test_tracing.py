@@ -1,4 +1,4 @@
-"""A trace is carried on unchanged or not at all; spans are made only where they are switched on."""
+"""A trace context is passed on unchanged or not at all; spans are made only where tracing is on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENT = FeedbackGiven(task="support", task_revision="r1", prediction_id="p1", ki
 
 
 @pytest.mark.parametrize("parent", [PARENT, PARENT[:-1] + "0", "cc" + PARENT[2:], "cc" + PARENT[2:] + "-what-comes"])
-def test_a_traceparent_is_carried_on_as_it_is(parent: str) -> None:
+def test_a_traceparent_is_passed_on_unchanged(parent: str) -> None:
     assert trace_headers(parent.encode()) == (("traceparent", parent.encode()),)
 
 
@@ -48,17 +48,17 @@ def test_a_traceparent_is_carried_on_as_it_is(parent: str) -> None:
         PARENT.replace("00f067aa0ba902b7", "0" * 16).encode(), b"cc" + PARENT[2:].encode() + b"-" + b"x" * 10_000,
     ],
 )  # fmt: skip
-def test_what_is_no_traceparent_is_ignored_and_its_tracestate_too(parent: bytes) -> None:
+def test_an_invalid_traceparent_is_ignored_and_its_tracestate_too(parent: bytes) -> None:
     assert trace_headers(parent, b"vendor=1") == ()
 
 
-def test_a_tracestate_goes_along_unless_it_is_none() -> None:
+def test_a_tracestate_is_passed_on_if_it_is_valid() -> None:
     assert trace_headers(PARENT.encode(), b"vendor=1,b=2")[1] == ("tracestate", b"vendor=1,b=2")
     for state in (None, b"", b"a=\xff", b"a=1\r\nx-evil: 1", b"a" * 513):
         assert trace_headers(PARENT.encode(), state) == (("traceparent", PARENT.encode()),)
 
 
-def test_a_records_headers_may_be_anything() -> None:
+def test_a_records_headers_may_be_any_bytes() -> None:
     assert trace_headers_of([("traceparent", None), ("x", b"\xff")]) == ()
     assert trace_headers_of(()) == ()
     assert trace_headers_of([("x", None), ("traceparent", PARENT.encode())]) == (("traceparent", PARENT.encode()),)
@@ -75,7 +75,7 @@ def test_while_tracing_is_off_not_even_the_library_is_imported() -> None:
     assert tracer_provider(Settings(), "x") is None
 
 
-def test_an_address_that_is_none_is_refused_at_the_start() -> None:
+def test_an_endpoint_that_is_not_an_address_is_refused_at_the_start() -> None:
     with pytest.raises(ValidationError, match="otlp_endpoint"):
         Settings(otlp_endpoint="collector:4318")
 
@@ -89,7 +89,7 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """Tracing on; the spans stay here."""
+    """Switch tracing on; the spans stay in memory."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(tracing, "_provider", lambda endpoint, service: provider)
@@ -104,10 +104,10 @@ def on(home: Path) -> tuple[Broker, Consumers]:
 
 
 def traces(exporter: InMemorySpanExporter, name: str) -> set[str]:
-    return {f"{one.context.trace_id:032x}" for one in exporter.get_finished_spans() if one.name == f"{TOPIC} {name}"}
+    return {f"{span.context.trace_id:032x}" for span in exporter.get_finished_spans() if span.name == f"{TOPIC} {name}"}
 
 
-async def test_a_consumers_span_is_of_the_records_trace(spans: InMemorySpanExporter, tmp_path: Path) -> None:
+async def test_a_consumers_span_continues_the_records_trace(spans: InMemorySpanExporter, tmp_path: Path) -> None:
     broker, consumers = on(tmp_path)
     seen: list[FeedbackGiven] = []
 
@@ -119,7 +119,7 @@ async def test_a_consumers_span_is_of_the_records_trace(spans: InMemorySpanExpor
         headers = {"traceparent": PARENT, "content-type": "application/json"}
         await broker.publish(EVENT.model_dump_json().encode(), TOPIC, key=b"p1", headers=headers)
     assert seen == [EVENT]
-    # FastStream's publisher makes a trace of its own here: the record that it wrote must be what the consumer went by.
+    # FastStream's publisher makes its own trace here: the consumer must take it from the record.
     assert traces(spans, "process") == traces(spans, "publish") != set()
 
 
@@ -134,8 +134,8 @@ async def test_a_batch_is_one_span_with_a_link_to_each_trace_in_it(spans: InMemo
     async with TestKafkaBroker(broker):
         await broker.publish(EVENT.model_dump_json().encode(), TOPIC, key=b"p1")
     assert seen[0].event == EVENT
-    created = [one for one in spans.get_finished_spans() if one.links]
-    assert {f"{link.context.trace_id:032x}" for one in created for link in one.links} == traces(spans, "publish")
+    created = [span for span in spans.get_finished_spans() if span.links]
+    assert {f"{link.context.trace_id:032x}" for span in created for link in span.links} == traces(spans, "publish")
 
 
 async def test_a_handler_that_fails_is_redelivered_as_without_tracing(
@@ -152,16 +152,16 @@ async def test_a_handler_that_fails_is_redelivered_as_without_tracing(
             await broker.publish(EVENT.model_dump_json().encode(), TOPIC, key=b"p1")
 
 
-async def test_a_dead_letter_keeps_the_trace_of_its_record(tmp_path: Path) -> None:
+async def test_a_dead_letter_has_the_trace_of_its_record(tmp_path: Path) -> None:
     broker = build_broker(Settings(home=tmp_path), "prediction_log")
     consumers = Consumers(broker, "prediction_log", Settings(home=tmp_path))
-    letters: list[list[tuple[str, bytes]]] = []
+    dead_letters: list[list[tuple[str, bytes]]] = []
 
     async def handler(event: FeedbackGiven) -> None: ...
 
-    @broker.subscriber(catalog.dead_letter_topic("prediction_log"), group_id="test", decoder=_as_is)
-    async def lies(body: Any, message: KafkaMessage) -> None:
-        letters.append(list(message.raw_message.headers))
+    @broker.subscriber(catalog.dead_letter_topic("prediction_log"), group_id="test", decoder=_undecoded)
+    async def on_dead_letter(body: Any, message: KafkaMessage) -> None:
+        dead_letters.append(list(message.raw_message.headers))
 
     consumers.on(FeedbackGiven, handler)
     async with TestKafkaBroker(broker):
@@ -169,19 +169,21 @@ async def test_a_dead_letter_keeps_the_trace_of_its_record(tmp_path: Path) -> No
         await DeadLetterPublisher(broker, "prediction_log", Settings(home=tmp_path)).publish(
             TOPIC, b"p1", b"x", ValueError(), (("traceparent", PARENT.encode()), ("other", b"\xff"))
         )
-    carried_on = [(("traceparent", PARENT.encode()) in one, ("tracestate", b"v=1") in one) for one in letters]
-    assert carried_on == [(True, True), (True, False)]
+    traced = [
+        (("traceparent", PARENT.encode()) in headers, ("tracestate", b"v=1") in headers) for headers in dead_letters
+    ]
+    assert traced == [(True, True), (True, False)]
 
 
-async def _as_is(message: KafkaMessage) -> Any:
+async def _undecoded(message: KafkaMessage) -> Any:
     return message.body
 
 
 async def test_spans_are_sent_as_otlp_over_http(tmp_path: Path) -> None:
-    got: list[ExportTraceServiceRequest] = []
+    received: list[ExportTraceServiceRequest] = []
 
     async def take(request: web.Request) -> web.Response:
-        got.append(ExportTraceServiceRequest.FromString(await request.read()))
+        received.append(ExportTraceServiceRequest.FromString(await request.read()))
         return web.Response()
 
     app = web.Application()
@@ -198,7 +200,7 @@ async def test_spans_are_sent_as_otlp_over_http(tmp_path: Path) -> None:
         await asyncio.to_thread(provider.force_flush)
     finally:
         await runner.cleanup()
-    (resource,) = got[0].resource_spans
-    names = {one.key: one.value.string_value for one in resource.resource.attributes}
-    assert names["service.name"] == "ratchet-gateway"
+    (resource,) = received[0].resource_spans
+    attributes = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
+    assert attributes["service.name"] == "ratchet-gateway"
     assert resource.scope_spans[0].spans[0].name == "POST /v1/chat/completions"

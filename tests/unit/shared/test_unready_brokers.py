@@ -1,4 +1,4 @@
-"""A broker that is still starting: it answers, and knows of no broker."""
+"""A broker that is still starting: it answers but knows of no broker."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ async def test_no_client_starts_on_a_broker_that_knows_no_broker(broker: type[Co
     await started.stop()
 
 
-async def test_the_same_client_gets_in_once_the_broker_knows_itself(broker: type[Connection]) -> None:
-    one = client.AIOKafkaClient(bootstrap_servers=ADDRESS)
+async def test_the_same_client_connects_once_the_broker_knows_itself(broker: type[Connection]) -> None:
+    kafka_client = client.AIOKafkaClient(bootstrap_servers=ADDRESS)
     with pytest.raises(KafkaConnectionError):
-        await one.bootstrap()
+        await kafka_client.bootstrap()
     broker.brokers = [(1, "127.0.0.1", 9, None)]
-    await one.bootstrap()
-    assert [found.nodeId for found in one.cluster.brokers()] == [1]
-    await one.close()
+    await kafka_client.bootstrap()
+    assert [found.nodeId for found in kafka_client.cluster.brokers()] == [1]
+    await kafka_client.close()
