@@ -13,11 +13,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.errors import DependencyUnavailable
+from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.settings import Settings
 
 # Alembic has its context in module globals, so the services of a process migrate one after the other.
@@ -73,5 +74,10 @@ def _migrate(settings: Settings, service: str, versions: Path) -> None:
             command.upgrade(config, "head")
     except OperationalError as error:
         raise DependencyUnavailable(f"PostgreSQL does not answer: {error}", "Check it: ratchet status") from error
+    except CommandError as error:
+        raise ConfigurationError(
+            f"schema {service} of the database is of another version of Ratchet: {error}",
+            f'Use that version, or start afresh: DROP SCHEMA "{service}" CASCADE',
+        ) from error
     finally:
         engine.dispose()

@@ -22,11 +22,20 @@ def upgrade() -> None:
         sa.Column("needed", sa.Integer, nullable=False),
         sa.Column("user_hash", sa.Text),
         sa.Column("request", sa.Text, nullable=False),
+        sa.Column("prediction_id", sa.Text, nullable=False),
+        sa.Column("cycle_id", sa.Text),
+        sa.Column("happened_at", TIME, nullable=False),
+        sa.Column("asked_at", TIME, nullable=False),
     )
     still_open = sa.text("needed > 0")
     op.create_index("open_by_priority", "requests", ["task", "priority"], postgresql_where=still_open)
     op.create_index("open_by_arrival", "requests", ["task", "arrived"], postgresql_where=still_open)
     op.create_index("requests_by_person", "requests", ["task", "user_hash"])
+    op.create_index("requests_by_prediction", "requests", ["prediction_id"])
+    op.create_index(
+        "open_tickets_by_cycle", "requests", ["cycle_id"],
+        postgresql_where=sa.text("needed > 0 AND purpose = 'discordant_pair'"),
+    )  # fmt: skip
     op.create_table(
         "answers",
         sa.Column("request_id", sa.Text, sa.ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
@@ -37,7 +46,7 @@ def upgrade() -> None:
         sa.Column("answered_at", TIME, nullable=False),
     )
     op.create_table(
-        "facts",
+        "cycle_events",
         sa.Column("event_id", sa.Uuid, primary_key=True),
         sa.Column("task", sa.Text, nullable=False),
         sa.Column("cycle_id", sa.Text),
@@ -45,8 +54,8 @@ def upgrade() -> None:
         sa.Column("occurred_at", TIME, nullable=False),
         sa.Column("event", JSONB, nullable=False),
     )
-    op.create_index("facts_by_cycle", "facts", ["cycle_id", "occurred_at"])
-    op.create_index("facts_by_task", "facts", ["task", "topic", "occurred_at"])
+    op.create_index("cycle_events_by_cycle", "cycle_events", ["cycle_id", "occurred_at"])
+    op.create_index("cycle_events_by_task", "cycle_events", ["task", "topic", "occurred_at"])
     op.create_table(
         "progress",
         sa.Column("cycle_id", sa.Text, primary_key=True),
@@ -70,8 +79,3 @@ def upgrade() -> None:
         sa.Column("subject_hash", sa.Text, primary_key=True),
         sa.Column("at", TIME, nullable=False),
     )
-
-
-def downgrade() -> None:
-    for table in ("forgotten", "hours", "progress", "facts", "answers", "requests"):
-        op.drop_table(table)

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "dataset_builder_0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -20,6 +18,7 @@ def upgrade() -> None:
         sa.Column("partition", sa.Integer, nullable=False),
         sa.Column("offset", sa.BigInteger, nullable=False),
         sa.Column("event", sa.Text, nullable=False),
+        sa.Column("happened_at", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_index("corrections_of_task", "corrections", ["task", "task_revision"])
     op.create_index("corrections_of_prediction", "corrections", ["prediction_id"])
@@ -27,6 +26,7 @@ def upgrade() -> None:
         "forgotten",
         sa.Column("task", sa.Text, primary_key=True),
         sa.Column("subject_hash", sa.Text, primary_key=True),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_table(
         "traffic",
@@ -49,8 +49,4 @@ def upgrade() -> None:
         sa.Column("partition", sa.Integer, primary_key=True),
         sa.Column("next_offset", sa.BigInteger, nullable=False),
     )
-
-
-def downgrade() -> None:
-    for table in ("positions", "builds", "traffic", "forgotten", "corrections"):
-        op.drop_table(table)
+    op.create_table("broker", sa.Column("incarnation", sa.Text, primary_key=True))

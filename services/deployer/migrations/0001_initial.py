@@ -1,4 +1,4 @@
-"""Rollouts, their ledgers, labels and canary observations."""
+"""Rollouts, their ledgers, labels, canary observations, and the people who were erased."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -6,8 +6,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "deployer_0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -59,7 +57,9 @@ def upgrade() -> None:
         sa.Column("asked", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("published", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("outcome", sa.Double),
+        sa.Column("logged_at", sa.DateTime(timezone=True)),
     )
+    op.create_index("ledger_by_person", "ledger", ["user_hash"])
     op.create_index("one_first_a_user", "ledger", ["rollout_id", "user_key"], unique=True,
                     postgresql_where=sa.text("first"))  # fmt: skip
     op.create_index("one_order_a_rollout", "ledger", ["rollout_id", "ticket_order"], unique=True)
@@ -82,9 +82,9 @@ def upgrade() -> None:
         sa.Column("user_key", sa.Text, primary_key=True),
         sa.Column("canary", sa.Boolean, nullable=False),
     )
-
-
-def downgrade() -> None:
-    for table in ("bad_users", "canary_requests", "labels", "ledger", "rollouts"):
-        op.drop_table(table)
-    op.execute("DROP SEQUENCE changes")
+    op.create_table(
+        "forgotten",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("subject_hash", sa.Text, primary_key=True),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    )

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "failure_miner_0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -61,8 +59,10 @@ def upgrade() -> None:
         sa.Column("partition", sa.Integer, primary_key=True),
         sa.Column("next_offset", sa.BigInteger, nullable=False),
     )
-
-
-def downgrade() -> None:
-    for table in ("positions", "clusterings", "asked", "modes", "suspects"):
-        op.drop_table(table)
+    op.create_table(
+        "forgotten",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("subject_hash", sa.Text, primary_key=True),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    )
+    op.create_table("broker", sa.Column("incarnation", sa.Text, primary_key=True))

@@ -34,8 +34,3 @@ def upgrade() -> None:
         sa.Column("cron", sa.Text, nullable=False),
         sa.Column("considered_at", TIME, nullable=False),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("turns")
-    op.drop_table("cycles")
