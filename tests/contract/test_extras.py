@@ -80,7 +80,7 @@ def requirements(distribution: str, extras: frozenset[str]) -> Iterator[Requirem
 def closure(extra: str | None) -> set[str]:
     """Names of all distributions that `pip install ratchet-loop[extra]` brings; None: without an extra."""
     found: set[tuple[str, frozenset[str]]] = set()
-    pending = [(PROJECT, frozenset({extra.replace("_", "-")} if extra else ()))]
+    todo = [(PROJECT, frozenset({extra.replace("_", "-")} if extra else ()))]
     while todo:
         distribution = todo.pop()
         if distribution in found:
@@ -90,7 +90,7 @@ def closure(extra: str | None) -> set[str]:
             needs = list(requirements(*distribution))
         except metadata.PackageNotFoundError:
             continue  # For another platform.
-        pending += [(canonicalize_name(need.name), frozenset(need.extras)) for need in needs]
+        todo += [(canonicalize_name(need.name), frozenset(need.extras)) for need in needs]
     return {name for name, _ in found}
 
 
@@ -141,7 +141,7 @@ def third_party_modules(root: Path) -> set[str]:
             found.add(name.partition(".")[0])
             if name.startswith("shared."):
                 module = ROOT / name.replace(".", "/")
-                pending += [file for file in (module.with_suffix(".py"), module / "__init__.py") if file.exists()]
+                todo += [file for file in (module.with_suffix(".py"), module / "__init__.py") if file.exists()]
     return found
 
 
