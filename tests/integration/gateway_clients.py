@@ -1,4 +1,4 @@
-"""Clients of gateway processes: they ask, note what was accepted, and look for it in Kafka."""
+"""Clients of gateway processes: they send requests, record what was answered, and look for the events in Kafka."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from schemas.predictions import PredictionLogged
 from schemas.tasks import RedactionSettings, TaskSpec
 from shared.settings import Settings
 from tests.integration.gateway_process import (
-    PATIENCE_SECONDS,
+    TIMEOUT_SECONDS,
     GatewayProcess,
     OwnBroker,
     publish_task,
-    read_raw,
-    until,
+    read_topic,
+    wait_until,
 )
 
 PREDICTIONS = "predictions.logged.v1"
 
 
 @dataclass
-class Place:
-    """A broker of our own, a model server, two tasks: `task` redacts, `raw` does not."""
+class GatewayBackends:
+    """What gateways need: a broker of the tests' own, a model server (`vllm`), and two tasks.
+
+    `task` is the one whose texts are redacted; `raw` is never redacted.
+    """
 
     broker: OwnBroker
     settings: Settings
@@ -45,10 +48,10 @@ class Place:
     def raw(self) -> str:
         return self.specs[1].name
 
-    async def announce(self, redacting: bool = False) -> None:
-        """Tell the broker of the tasks: also one that kept nothing when it was stopped.
+    async def publish_tasks(self, redacting: bool = False) -> None:
+        """Publish the tasks. Needed again after an in-memory broker was stopped.
 
-        While no task redacts, no shipper loads a language model: a gateway then starts in two seconds, not in ten.
+        While no task redacts, no shipper loads a language model: a gateway then starts in two seconds instead of ten.
         """
         plain = RedactionSettings(enabled=False)
         for spec in self.specs:
@@ -56,32 +59,33 @@ class Place:
 
     @asynccontextmanager
     async def gateway(self, home: Path | None = None, **settings: str) -> AsyncIterator[GatewayProcess]:
-        """A gateway that runs; with a spool of its own, or with that of a home that is there."""
+        """Run a gateway with a spool of its own, or with that of an existing home."""
         if home is None:
             home = self.broker.home / f"gateway-{uuid4().hex[:8]}"
             home.mkdir()
             shutil.copy(self.broker.home / "stack.env", home)
-        one = GatewayProcess(home, {"RATCHET_VLLM": self.vllm, **settings})
-        one.start()
+        gateway = GatewayProcess(home, {"RATCHET_VLLM": self.vllm, **settings})
+        gateway.start()
         try:
-            await one.until_ready()
-            yield one
+            await gateway.until_ready()
+            yield gateway
         finally:
-            one.kill_all()
+            gateway.kill_with_shipper()
 
-    async def events(self, topic: str, ids: set[str], seconds: float = PATIENCE_SECONDS) -> list[bytes]:
-        """The values of all records with these keys, once each of the keys is there."""
+    async def events(self, topic: str, ids: set[str], seconds: float = TIMEOUT_SECONDS) -> list[bytes]:
+        """Wait until the topic has every key in `ids`. Returns the values of all records with these keys."""
         found: list[tuple[bytes, bytes]] = []
 
-        async def all_there() -> bool:
-            found[:] = [(k, v) for k, v in await read_raw(self.settings, topic) if k.decode() in ids]
+        async def has_all_ids() -> bool:
+            records = await read_topic(self.settings, topic)
+            found[:] = [(key, value) for key, value in records if key.decode() in ids]
             return {key.decode() for key, _ in found} == ids
 
-        await until(all_there, seconds, lambda: f"{len(found)} of {len(ids)}")
+        await wait_until(has_all_ids, seconds, lambda: f"{len(found)} of {len(ids)}")
         return [value for _, value in found]
 
-    async def arrived(self, ids: set[str]) -> list[PredictionLogged]:
-        """The predictions with these ids, once all are in Kafka; a record that came twice was one event."""
+    async def wait_for_predictions(self, ids: set[str]) -> list[PredictionLogged]:
+        """Wait until all predictions are in Kafka. Copies of a record must be the same event."""
         events = set(map(PredictionLogged.model_validate_json, await self.events(PREDICTIONS, ids)))
         assert len({event.event_id for event in events}) == len(events) == len(ids)
         return list(events)
@@ -92,8 +96,8 @@ async def ask(http: httpx.AsyncClient, task: str, text: str = "hello") -> httpx.
     return await http.post("/v1/chat/completions", json=body)
 
 
-async def accepted(gateway: GatewayProcess, task: str, count: int) -> set[str]:
-    """Ask so many times, eight at once; the ids of what was answered."""
+async def send_requests(gateway: GatewayProcess, task: str, count: int) -> set[str]:
+    """Send `count` requests, eight at once; all must succeed. Returns the prediction ids."""
     async with gateway.http() as http:
         ids: set[str] = set()
         for start in range(0, count, 8):
@@ -105,8 +109,8 @@ async def accepted(gateway: GatewayProcess, task: str, count: int) -> set[str]:
 
 
 @asynccontextmanager
-async def load(gateway: GatewayProcess, task: str, ids: set[str]) -> AsyncIterator[None]:
-    """Four clients that never stop asking, whether somebody answers or not; `ids` gets what was answered."""
+async def background_load(gateway: GatewayProcess, task: str, ids: set[str]) -> AsyncIterator[None]:
+    """Run four clients that send requests without end, also while nobody answers; adds the answered ids to `ids`."""
 
     async def client() -> None:
         async with gateway.http() as http:
@@ -124,55 +128,60 @@ async def load(gateway: GatewayProcess, task: str, ids: set[str]) -> AsyncIterat
     try:
         yield
     finally:
-        for one in clients:
-            one.cancel()
+        for running in clients:
+            running.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
 
 
-def tear_the_end(folder: Path) -> None:
-    """Half a record, as a crash in the middle of a write leaves it."""
-    last = max(folder.glob("*/*.segment"))
-    data = last.read_bytes()
-    last.write_bytes(data + data[:30])
+def append_partial_record(folder: Path) -> None:
+    """Append a part of a record to the newest segment, as a crash during a write leaves it."""
+    segment = max(folder.glob("*/*.segment"))
+    data = segment.read_bytes()
+    segment.write_bytes(data + data[:30])
 
 
-def oldest_seconds(metrics: str) -> float:
+def oldest_record_seconds(metrics: str) -> float:
     (line,) = [line for line in metrics.splitlines() if line.startswith("ratchet_gateway_spool_oldest_seconds ")]
     return float(line.split()[1])
 
 
 @dataclass
-class Filling:
-    """A client that asks until the spool or the disk takes no more."""
+class SpoolFiller:
+    """A client that sends large requests until the spool or the disk is full.
+
+    `spooled`: the ids of answers that are in the spool; `unlogged`: of answers that are not.
+    """
 
     gateway: GatewayProcess
     http: httpx.AsyncClient
     task: str
-    kept: set[str] = field(default_factory=set)
+    spooled: set[str] = field(default_factory=set)
     unlogged: set[str] = field(default_factory=set)
 
     async def ask(self) -> httpx.Response:
         response = await ask(self.http, self.task, "x" * 30_000)
         if response.status_code == 200:
             logged = response.headers.get("x-ratchet-logged") != "false"
-            (self.kept if logged else self.unlogged).add(response.headers["x-ratchet-prediction-id"])
+            (self.spooled if logged else self.unlogged).add(response.headers["x-ratchet-prediction-id"])
         return response
 
-    async def until_full(self) -> httpx.Response:
-        """The first answer that is no plain success."""
+    async def ask_until_full(self) -> httpx.Response:
+        """Send requests until an answer is refused or not logged, and return that answer."""
         for _ in range(60):
             response = await self.ask()
             if response.status_code != 200 or response.headers.get("x-ratchet-logged") == "false":
                 return response
-        raise AssertionError("it never got full")
+        raise AssertionError("the spool did not fill up")
 
-    async def until_room(self) -> None:
-        async def kept() -> bool:
-            before = len(self.kept)
+    async def ask_until_spooled(self) -> None:
+        """Send requests until one is spooled again."""
+
+        async def is_spooled() -> bool:
+            before = len(self.spooled)
             await self.ask()
-            return len(self.kept) > before
+            return len(self.spooled) > before
 
-        await until(kept)
+        await wait_until(is_spooled)
 
     async def notes(self) -> str:
         return " ".join((await self.http.get("/readyz")).json()["notes"])
@@ -184,8 +193,8 @@ class Filling:
 
 
 @asynccontextmanager
-async def full_disk(gateway: GatewayProcess) -> AsyncIterator[None]:
-    """No file of the gateway may grow beyond 200 KB: it takes a part of a record, then fails, like a full disk."""
+async def limited_file_size(gateway: GatewayProcess) -> AsyncIterator[None]:
+    """Limit the gateway's files to 200 KB: like a full disk, a write stores a part of a record and then fails."""
     assert gateway.process is not None
     _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (200_000, hard))

@@ -1,4 +1,4 @@
-"""A gateway as a process of its own, to be killed; a model server that answers at once; a broker to be stopped."""
+"""A gateway as a process that tests kill, a model server that answers at once, and a broker that tests stop."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from shared.settings import Settings
 from shared.spool import SpoolReader, list_slots
 from tests.conftest import ROOT, TestStack, free_ports
 
-PATIENCE_SECONDS = 240.0
-"""What a test waits at most. Only a failure takes so long; a shipper, which is nice, may get little of a busy machine:
-to load its language model then takes a minute and more."""
+TIMEOUT_SECONDS = 240.0
+"""The longest that a test waits. It is long because the shipper has a low priority: on a busy machine it may take more
+than a minute to load its language model."""
 
 
 class OwnBroker:
-    """A broker that nobody else uses, so that it may be stopped; and other parts, for whom it must all be away."""
+    """A broker that no other test uses, so that it can be stopped, together with other parts of the stack."""
 
-    def __init__(self, home: Path, others: Sequence[str] = ()) -> None:
+    def __init__(self, home: Path, other_parts: Sequence[str] = ()) -> None:
         self._stack = TestStack(home)
-        self._parts = ["kafka", *others]
+        self._parts = ["kafka", *other_parts]
         self._stack.env.pop("RATCHET_KAFKA", None)
         self.env = self._stack.env
         self.home = home
 
     def start(self) -> Settings:
-        """Start it, with all topics (one that keeps everything in memory has lost them)."""
+        """Start the broker and create all topics: an in-memory broker has lost them."""
         settings = self._stack.start(self._parts)
         create_topics(settings)
         return settings
@@ -59,9 +59,8 @@ class OwnBroker:
         stack.down(self._parts, home=self.home, env=self.env)
 
     @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        """Stop it for the length of a `with`, and start it again whatever happens: a test that fails inside must not
-        fail the next."""
+    async def stopped(self) -> AsyncIterator[None]:
+        """Stop the broker for the length of a `with`, and start it again even if the test fails inside."""
         await asyncio.to_thread(self.stop)
         try:
             yield
@@ -70,31 +69,31 @@ class OwnBroker:
 
 
 @contextmanager
-def own_broker(name: str, others: Sequence[str] = ()) -> Iterator[OwnBroker]:
-    """For a module of tests, in a folder of its own; not started."""
+def own_broker(name: str, other_parts: Sequence[str] = ()) -> Iterator[OwnBroker]:
+    """A broker for a module of tests, in a folder of its own; not started."""
     home = ROOT / ".ratchet" / "tests" / f"{os.getpid()}-{name}"
     home.mkdir(parents=True)
-    one = OwnBroker(home, others)
+    broker = OwnBroker(home, other_parts)
     try:
-        yield one
+        yield broker
     finally:
-        one.stop()
+        broker.stop()
         shutil.rmtree(home, ignore_errors=True)
 
 
 @asynccontextmanager
 async def model_server(text: Callable[[], str]) -> AsyncIterator[str]:
-    """Its address. It serves every model and answers with `text()`."""
+    """Run a server that serves every model and answers with `text()`. Yields its address."""
 
     async def complete(request: web.Request) -> web.Response:
-        asked = await request.json()
+        body = await request.json()
         choice = {
             "index": 0, "message": {"role": "assistant", "content": text()}, "finish_reason": "stop",
             "logprobs": {"content": [{"token": "t", "logprob": -0.1, "bytes": None, "top_logprobs": []}]},
         }  # fmt: skip
         usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
-        told = {"id": "c", "object": "chat.completion", "created": 1, "model": asked["model"], "choices": [choice]}
-        return web.json_response({**told, "usage": usage})
+        completion = {"id": "c", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice]}
+        return web.json_response({**completion, "usage": usage})
 
     async def models(request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []})
@@ -113,7 +112,10 @@ async def model_server(text: Callable[[], str]) -> AsyncIterator[str]:
 
 @dataclass
 class GatewayProcess:
-    """`python -m services.gateway.main` on `home`, with these settings beside those of the home's `stack.env`."""
+    """`python -m services.gateway.main` in `home`. `env` is added to the settings of the home's `stack.env`.
+
+    `slot`: the folder of its spool, known once it is ready.
+    """
 
     home: Path
     env: Mapping[str, str]
@@ -130,59 +132,61 @@ class GatewayProcess:
             argv = [sys.executable, "-m", "services.gateway.main"]
             self.process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, cwd=self.home)
 
-    def send(self, number: signal.Signals) -> None:
+    async def stop(self, number: signal.Signals) -> None:
+        """Send the gateway a signal and wait until it has ended."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-
-    async def end(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.send(number)
-        await asyncio.to_thread(self.process.wait, PATIENCE_SECONDS)
+        await asyncio.to_thread(self.process.wait, TIMEOUT_SECONDS)
 
     @property
     def settings(self) -> GatewaySettings:
         values = {name.removeprefix("RATCHET_").lower(): value for name, value in self.env.items()}
         return GatewaySettings.load(**{"home": self.home, **values})
 
-    def kill_all(self) -> None:
-        """The gateway and its shipper, at once and whatever state they are in."""
+    def kill_with_shipper(self) -> None:
+        """kill -9 the gateway and its shipper, in whatever state they are."""
         assert self.process is not None
         for child in psutil.Process(self.process.pid).children() if self.process.poll() is None else []:
             child.kill()
         self.process.kill()
         self.process.wait()
 
-    def status(self) -> dict[str, Any]:
-        """What the shipper told last."""
+    def shipper_status(self) -> dict[str, Any]:
+        """Return the shipper's last report; empty if there is none."""
         with contextlib.suppress(OSError):
-            told: dict[str, Any] = json.loads((self.slot or self.home).joinpath("shipper.json").read_text())
-            return told
+            status: dict[str, Any] = json.loads((self.slot or self.home).joinpath("shipper.json").read_text())
+            return status
         return {}
 
-    def shipper(self, number: signal.Signals) -> int:
+    def signal_shipper(self, number: signal.Signals) -> int:
         """Send the shipper a signal; returns its process id."""
-        pid = int(self.status()["pid"])
+        pid = int(self.shipper_status()["pid"])
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         return pid
 
-    def waiting(self) -> list[bytes]:
-        """The values of what is in the spool and not in Kafka."""
+    def spooled(self) -> list[bytes]:
+        """Return the values of the records in the spool that are not in Kafka yet."""
         cipher = load_cipher(self.settings.secrets_folder, "spool")
-        return [s.record.value for slot in list_slots(self.settings.spool_folder) for s in
-                SpoolReader(slot, cipher).read(10**6, 10**9)]  # fmt: skip
+        return [
+            stored.record.value
+            for slot in list_slots(self.settings.spool_folder)
+            for stored in SpoolReader(slot, cipher).read(10**6, 10**9)
+        ]
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[httpx.AsyncClient]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
             yield client
 
-    async def until_ready(self, seconds: float = PATIENCE_SECONDS) -> None:
-        """Until it answers and its shipper has told how it is: from then on its slot is known."""
+    async def until_ready(self, seconds: float = TIMEOUT_SECONDS) -> None:
+        """Wait until the gateway is ready and its shipper has reported; from then on `slot` is known."""
         started, self.slot = time.time(), None
         async with self.http() as http:
-            await until(lambda: self._ready(http, started), seconds, lambda: (self.home / "gateway.log").read_text())
+            await wait_until(
+                lambda: self._ready(http, started), seconds, lambda: (self.home / "gateway.log").read_text()
+            )
 
     async def _ready(self, http: httpx.AsyncClient, started: float) -> bool:
         try:
@@ -192,19 +196,19 @@ class GatewayProcess:
         assert self.process is not None
         if self.slot is None and (shippers := psutil.Process(self.process.pid).children()):
             self.slot = Path(shippers[0].cmdline()[3])
-        return ready and self.status().get("at", 0.0) > started
+        return ready and self.shipper_status().get("at", 0.0) > started
 
 
-async def until(
-    condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, story: Callable[[], str] = lambda: ""
+async def wait_until(
+    condition: Callable[[], Any], seconds: float = TIMEOUT_SECONDS, explain: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait for a condition, plain or a coroutine; `story` is told if it does not come."""
+    """Wait until a condition, plain or a coroutine, is true; else fail with the message of `explain`."""
     deadline = time.monotonic() + seconds
     while True:
         holds = condition()
         if await holds if asyncio.iscoroutine(holds) else holds:
             return
-        assert time.monotonic() < deadline, story()
+        assert time.monotonic() < deadline, explain()
         await asyncio.sleep(0.05)
 
 
@@ -218,8 +222,8 @@ async def publish_task(settings: Settings, spec: TaskSpec) -> None:
         await broker.stop()
 
 
-async def read_raw(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
-    """Key and value of everything that is on the topic now."""
+async def read_topic(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
+    """Return the keys and values of all records that are on the topic now."""
     consumer = AIOKafkaConsumer(
         topic, **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -228,14 +232,14 @@ async def read_raw(settings: Settings, topic: str) -> list[tuple[bytes, bytes]]:
         ends = await end_offsets(settings, list(consumer.assignment()))
         assert ends, f"no partition of {topic} is known"
         found: list[tuple[bytes, bytes]] = []
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-                records = await consumer.getmany(timeout_ms=500)
-                found += [(one.key or b"", one.value) for batch in records.values() for one in batch]
+                batches = await consumer.getmany(timeout_ms=500)
+                found += [(record.key or b"", record.value) for batch in batches.values() for record in batch]
         return found
     finally:
         await consumer.stop()
 
 
-def lives(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()

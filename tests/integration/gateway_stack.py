@@ -1,4 +1,4 @@
-"""A gateway between a real broker, Unleash and vLLM, with a task of each kind."""
+"""A gateway with a real broker, Unleash and vLLM, and a task of each kind."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ MESSAGES = [{"role": "user", "content": "I can't find my card anywhere"}]
 
 
 class UnleashAdmin:
-    """As much of Unleash's admin API as makes, switches and removes a task's flags."""
+    """Creates, switches and deletes a task's flags by Unleash's admin API."""
 
     def __init__(self, settings: Settings) -> None:
         self._http = httpx.AsyncClient(
             base_url=f"{settings.unleash}/api/admin/", headers={"Authorization": settings.unleash_admin_token}
         )
         self._features = "projects/default/features"
-        self._made: list[str] = []
+        self._created: list[str] = []
 
     async def create(self, flag: str, payload: dict[str, Any] | None, stickiness: str = "default") -> None:
-        """A flag that is on for everyone, its variant with this payload."""
+        """Create a flag that is on for everyone, with this payload in its variant."""
         await self._call("POST", self._features, {"name": flag, "type": "release"})
-        self._made.append(flag)
+        self._created.append(flag)
         parameters = {"rollout": "100", "stickiness": stickiness, "groupId": flag}
         strategy: dict[str, Any] = {"name": "flexibleRollout", "constraints": [], "parameters": parameters}
         if payload is not None:
@@ -55,14 +55,14 @@ class UnleashAdmin:
         await self._call("POST", f"{self._features}/{flag}/environments/development/strategies", strategy)
         await self.switch(flag, "on")
 
-    async def switch(self, flag: str, to: str) -> None:
-        await self._call("POST", f"{self._features}/{flag}/environments/development/{to}")
+    async def switch(self, flag: str, state: str) -> None:
+        await self._call("POST", f"{self._features}/{flag}/environments/development/{state}")
 
     async def clear(self) -> None:
-        for flag in self._made:
+        for flag in self._created:
             await self._call("DELETE", f"{self._features}/{flag}")
             await self._call("DELETE", f"archive/{flag}")
-        self._made = []
+        self._created = []
 
     async def close(self) -> None:
         await self.clear()
@@ -74,7 +74,7 @@ class UnleashAdmin:
 
 @dataclass
 class Gateway:
-    """`task` is a classification, `free` a generation without a prompt of its own: as vLLM itself would answer."""
+    """A running gateway. `task`: a classification; `free`: a generation without a prompt, as vLLM would answer."""
 
     url: str
     task: str
@@ -85,22 +85,22 @@ class Gateway:
     client: openai.AsyncOpenAI
     unleash: UnleashAdmin
 
-    async def ask(self, user: str = "ann", **more: Any) -> httpx.Response:
-        body = {"model": self.task, "messages": MESSAGES, "user": user, **more}
+    async def ask(self, user: str = "ann", **fields: Any) -> httpx.Response:
+        body = {"model": self.task, "messages": MESSAGES, "user": user, **fields}
         return await self.http.post("/v1/chat/completions", json=body)
 
     async def until_variant(self, variant: str, seconds: float = 3.0) -> httpx.Response:
-        """Ask until this arm answers; the issue allows a flag three seconds, and one more answer's time."""
+        """Send requests until this variant answers: a flag must work within three seconds, plus one answer."""
         deadline = time.monotonic() + seconds
         while True:
-            asked_at = time.monotonic()
+            sent_at = time.monotonic()
             response = await self.ask()
             if response.headers["x-ratchet-variant"] == variant:
                 return response
-            assert asked_at < deadline, dict(response.headers)
+            assert sent_at < deadline, dict(response.headers)
 
     async def event(self, kind: type[Event], prediction_id: str, count: int = 1, seconds: float = 20.0) -> list[Any]:
-        """The events of this kind about this prediction; waits for so many."""
+        """Wait for `count` events of this kind about this prediction, and return them."""
         consumer = AIOKafkaConsumer(
             topic_of(kind).name, bootstrap_servers=self.settings.kafka.split(","), auto_offset_reset="earliest"
         )
@@ -110,7 +110,11 @@ class Gateway:
             deadline = time.monotonic() + seconds
             while len(found) < count and time.monotonic() < deadline:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
-                    found += [kind.model_validate_json(r.value) for r in records if r.key == prediction_id.encode()]
+                    found += [
+                        kind.model_validate_json(record.value)
+                        for record in records
+                        if record.key == prediction_id.encode()
+                    ]
         finally:
             await consumer.stop()
         return found
@@ -124,7 +128,7 @@ async def _until_ready(http: httpx.AsyncClient, task: str) -> None:
                 return
         except httpx.TransportError:
             pass
-        assert time.monotonic() < deadline, "the gateway did not get ready"
+        assert time.monotonic() < deadline, "the gateway is not ready"
         await asyncio.sleep(0.2)
 
 
@@ -136,21 +140,21 @@ async def gateway(
     values = {**stack_settings.model_dump(), "home": home, "gateway_port": free_ports(1)[0]}
     settings = GatewaySettings(**values)
     await asyncio.to_thread(create_topics, settings)
-    async with httpx.AsyncClient() as anyone:
-        served = (await anyone.get(f"{settings.vllm_urls[0]}/v1/models")).json()["data"]
+    async with httpx.AsyncClient() as http:
+        served = (await http.get(f"{settings.vllm_urls[0]}/v1/models")).json()["data"]
     base_model = next(model["id"] for model in served if model.get("parent") is None)
     spec = TaskSpec(
         name=f"gateway-{uuid4().hex[:8]}", kind=TaskKind.CLASSIFICATION, base_model=base_model,
         system_prompt="Name the intent of the message.", labels=LABELS, max_answer_tokens=12,
-        cron="0 0 29 2 *",  # The topic keeps this task for good: it must not start cycles on a stack that lives on.
+        cron="0 0 29 2 *",  # The topic is compacted: the task stays, and must not start cycles on a shared stack.
     )  # fmt: skip
     free = TaskSpec(
         name=f"{spec.name}-free", kind=TaskKind.GENERATION, base_model=base_model, system_prompt="",
         max_answer_tokens=12, cron=spec.cron,
-        redaction=RedactionSettings(enabled=False),  # Its logged answers are compared with what the client got.
+        redaction=RedactionSettings(enabled=False),  # Its logged answers are compared with those that the client got.
     )  # fmt: skip
-    for one in (spec, free):
-        await publish_task(settings, one)
+    for task in (spec, free):
+        await publish_task(settings, task)
     url = f"http://127.0.0.1:{settings.gateway_port}"
     unleash = UnleashAdmin(settings)
     async with (
@@ -158,7 +162,7 @@ async def gateway(
         httpx.AsyncClient(base_url=url, timeout=120) as http,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any") as client,
     ):
-        for one in (spec, free):
-            await _until_ready(http, one.name)
+        for task in (spec, free):
+            await _until_ready(http, task.name)
         yield Gateway(url, spec.name, free.name, base_model, settings, http, client, unleash)
         await unleash.close()

@@ -1,6 +1,6 @@
-"""A model server to be killed: `python -m tests.integration.model_process PORT`.
+"""A model server that tests kill: `python -m tests.integration.model_process PORT`.
 
-It takes a twentieth of a second for an answer, a quarter for a streamed one, and signs with its port.
+An answer takes 50 ms, a streamed one 250 ms, and its text names the port.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from aiohttp import web
 
 from tests.conftest import ROOT, free_ports
 
-PIECES = 8
+CHUNKS = 8
 
 
 async def complete(request: web.Request) -> web.StreamResponse:
-    asked = orjson.loads(await request.read())
-    said = f"from {request.app['port']}"
-    head: dict[str, Any] = {"id": "c", "created": 1, "model": asked["model"]}
+    body = orjson.loads(await request.read())
+    text = f"from {request.app['port']}"
+    head: dict[str, Any] = {"id": "c", "created": 1, "model": body["model"]}
     usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
     logprobs = {"content": [{"token": "t", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
     await asyncio.sleep(0.05)
-    if not asked.get("stream"):
-        message = {"role": "assistant", "content": said}
+    if not body.get("stream"):
+        message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
         return web.json_response({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await response.prepare(request)
-    for number in range(PIECES):
-        delta = {"role": "assistant", "content": said} if number == 0 else {"content": "."}
-        end = "stop" if number == PIECES - 1 else None
-        choice = {"index": 0, "delta": delta, "finish_reason": end, "logprobs": logprobs}
+    for number in range(CHUNKS):
+        delta = {"role": "assistant", "content": text} if number == 0 else {"content": "."}
+        finish_reason = "stop" if number == CHUNKS - 1 else None
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
         chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
         await response.write(b"data: " + orjson.dumps(chunk) + b"\n\n")
         await asyncio.sleep(0.025)
-    last = {**head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
-    await response.write(b"data: " + orjson.dumps(last) + b"\n\ndata: [DONE]\n\n")
+    usage_chunk = {**head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+    await response.write(b"data: " + orjson.dumps(usage_chunk) + b"\n\ndata: [DONE]\n\n")
     return response
 
 
@@ -55,7 +55,7 @@ async def models(_: web.Request) -> web.Response:
 
 @dataclass
 class ModelProcess:
-    """One such server, in a process of its own."""
+    """The server, in a process of its own."""
 
     port: int
     process: subprocess.Popen[bytes] | None = None
@@ -69,7 +69,7 @@ class ModelProcess:
         self.process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
     async def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server and wait until it answers."""
         self.launch()
         async with httpx.AsyncClient() as http, asyncio.timeout(30):
             while True:
@@ -87,14 +87,14 @@ class ModelProcess:
 
 @asynccontextmanager
 async def model_processes(count: int) -> AsyncIterator[list[ModelProcess]]:
-    """So many, running."""
+    """Run `count` servers."""
     servers = [ModelProcess(port) for port in free_ports(count)]
     try:
-        await asyncio.gather(*(one.start() for one in servers))
+        await asyncio.gather(*(server.start() for server in servers))
         yield servers
     finally:
-        for one in servers:
-            one.kill()
+        for server in servers:
+            server.kill()
 
 
 def main() -> None:

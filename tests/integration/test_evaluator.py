@@ -29,7 +29,7 @@ from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from tests.integration.backlog import pass_over_backlog
+from tests.integration.consumer_groups import skip_backlog
 
 pytestmark = pytest.mark.stack
 
@@ -105,7 +105,7 @@ async def evaluated(settings: EvaluatorSettings, trained: AdapterTrained) -> Asy
     consumer = AIOKafkaConsumer(*kinds, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
     await asyncio.gather(source.connect(), consumer.start())
     try:
-        await pass_over_backlog(settings, "evaluator")
+        await skip_backlog(settings, "evaluator")
         async with running([build(settings)]), asyncio.timeout(180):
             await Publisher(source, "trainer").publish(trained)
             async for record in consumer:

@@ -54,7 +54,7 @@ from shared.privacy import retention
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import database_url
-from tests.integration.backlog import pass_over_backlog
+from tests.integration.consumer_groups import skip_backlog
 from tests.integration.test_shadow import following
 from tests.unit.deployer.fakes import evaluated
 
@@ -234,7 +234,7 @@ async def scene(
     folder = tmp_path / "artifacts" / "adapters" / "lora"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
-    await pass_over_backlog(stack_settings, "scheduler", *STORES)
+    await skip_backlog(stack_settings, "scheduler", *STORES)
     monkeypatch.setattr(retention, "_ROUND_SECONDS", 0.5)
     async with vllm_that_serves("lora") as engine:
         ports = [unused_tcp_port_factory() for _ in range(2)]

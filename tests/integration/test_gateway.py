@@ -1,4 +1,4 @@
-"""The gateway between a real broker, Unleash and vLLM, asked by the official client."""
+"""The gateway with a real broker, Unleash and vLLM, called by the official client."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def test_the_sync_client_gets_a_label_and_the_prediction_is_on_the_topic(g
     assert [message.content for message in event.messages][1] == MESSAGES[0]["content"]
     assert event.confidence.score is not None
     assert 0.0 < event.confidence.score < 1.0
-    (seen,) = await gateway.event(RequestObserved, answer.id)
-    assert (seen.status, seen.confidence) == (200, event.confidence.score)
+    (observed,) = await gateway.event(RequestObserved, answer.id)
+    assert (observed.status, observed.confidence) == (200, event.confidence.score)
 
 
 async def test_the_async_client_gets_logprobs_if_it_asks(gateway: Gateway) -> None:
@@ -61,15 +61,15 @@ async def test_a_stream_that_its_client_closes_is_logged_as_cancelled(gateway: G
     stream = await gateway.client.chat.completions.create(
         model=gateway.free, messages=MESSAGES, stream=True, max_tokens=500, extra_body={"ignore_eos": True}
     )
-    seen = ""
+    text = ""
     async for chunk in stream:
-        seen += chunk.choices[0].delta.content or ""
-        if seen:
+        text += chunk.choices[0].delta.content or ""
+        if text:
             break
     await stream.close()
     (event,) = await gateway.event(PredictionLogged, chunk.id)
     assert event.finish_reason == "cancelled"
-    assert event.answer.startswith(seen)
+    assert event.answer.startswith(text)
     assert event.answer_tokens < 500
 
 
@@ -92,7 +92,7 @@ async def test_an_answer_made_elsewhere_reaches_the_topic(gateway: Gateway) -> N
     assert (event.variant, event.answer) == ("external", LABELS[1])
 
 
-async def test_bad_input_is_told_apart(gateway: Gateway) -> None:
+async def test_each_kind_of_bad_input_has_its_own_error(gateway: Gateway) -> None:
     create = gateway.client.chat.completions.create
     with pytest.raises(openai.NotFoundError, match=gateway.task):
         await create(model="no-such-task", messages=MESSAGES)
@@ -103,7 +103,7 @@ async def test_bad_input_is_told_apart(gateway: Gateway) -> None:
     assert caught.value.status_code == 413
     assert (await gateway.http.post("/v1/chat/completions", content=b"{")).status_code == 400
     long = [{"role": "user", "content": "word " * 6_000}]
-    with pytest.raises(openai.BadRequestError, match=r"(?i)context|tokens"):  # The engine's own refusal.
+    with pytest.raises(openai.BadRequestError, match=r"(?i)context|tokens"):  # vLLM's own error.
         await create(model=gateway.task, messages=long)
 
 
@@ -128,7 +128,7 @@ async def test_flags_move_the_traffic_within_three_seconds(gateway: Gateway) -> 
     await gateway.unleash.clear()
 
 
-async def test_a_canary_that_is_not_served_is_an_error_of_the_canary_and_the_base_answers(gateway: Gateway) -> None:
+async def test_a_canary_that_vllm_does_not_serve_counts_as_its_error_and_the_base_answers(gateway: Gateway) -> None:
     flag = f"ratchet.{gateway.task}.canary"
     await gateway.unleash.create(flag, {"adapter": "never-trained"}, stickiness="userId")
     deadline = time.monotonic() + 15.0
@@ -138,6 +138,6 @@ async def test_a_canary_that_is_not_served_is_an_error_of_the_canary_and_the_bas
         response = await gateway.ask()
     assert response.status_code == 200
     assert response.headers["x-ratchet-variant"] == "base"
-    seen = await gateway.event(RequestObserved, response.headers["x-ratchet-prediction-id"], count=2)
-    assert {(event.variant.value, event.status) for event in seen} == {("canary", 404), ("base", 200)}
+    observed = await gateway.event(RequestObserved, response.headers["x-ratchet-prediction-id"], count=2)
+    assert {(event.variant.value, event.status) for event in observed} == {("canary", 404), ("base", 200)}
     await gateway.unleash.clear()

@@ -1,4 +1,4 @@
-"""Keys that change and traces that go on, through a real gateway process and a real broker."""
+"""API keys that change at run time, and traces across services, with a real gateway process and a real broker."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from shared.kafka.clients import client_options
 from shared.kafka.consumers import Consumers
 from shared.settings import Settings
 from shared.tracing import tracer_provider
-from tests.integration.gateway_clients import PREDICTIONS, Place
-from tests.integration.gateway_process import OwnBroker, model_server, until
+from tests.integration.gateway_clients import PREDICTIONS, GatewayBackends
+from tests.integration.gateway_process import OwnBroker, model_server, wait_until
 
 pytestmark = pytest.mark.stack
 
@@ -34,14 +34,14 @@ SENT = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "vendor=1"}
 
 
 @pytest.fixture(scope="module")
-async def place(shared_broker: OwnBroker) -> AsyncIterator[Place]:
+async def backends(shared_broker: OwnBroker) -> AsyncIterator[GatewayBackends]:
     settings = await asyncio.to_thread(shared_broker.start)
     plain = RedactionSettings(enabled=False)
     spec = TaskSpec(name=f"access-{uuid4().hex[:8]}", kind=TaskKind.GENERATION, system_prompt="Help.", redaction=plain)
     async with model_server(lambda: "Hello.") as vllm:
-        one = Place(shared_broker, settings, vllm, (spec, spec))
-        await one.announce()
-        yield one
+        backends = GatewayBackends(shared_broker, settings, vllm, (spec, spec))
+        await backends.publish_tasks()
+        yield backends
 
 
 async def ask(http: httpx.AsyncClient, task: str, **headers: str) -> httpx.Response:
@@ -49,15 +49,15 @@ async def ask(http: httpx.AsyncClient, task: str, **headers: str) -> httpx.Respo
     return await http.post("/v1/chat/completions", json=body, headers=headers)
 
 
-async def answered(http: httpx.AsyncClient, task: str, **headers: str) -> str:
-    """The id of an answer."""
+async def ask_successfully(http: httpx.AsyncClient, task: str, **headers: str) -> str:
+    """Send a request that must succeed and return its prediction id."""
     response = await ask(http, task, **headers)
     assert response.status_code == 200, response.text
     return response.headers["x-ratchet-prediction-id"]
 
 
-async def traces(settings: Settings, topic: str, ids: Sequence[str]) -> list[dict[str, str]]:
-    """What the records of these keys carry, in the order of `ids`, once all are there."""
+async def trace_headers(settings: Settings, topic: str, ids: Sequence[str]) -> list[dict[str, str]]:
+    """Wait for the records with these keys and return their trace headers, in the order of `ids`."""
     consumer = AIOKafkaConsumer(
         topic, **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -70,111 +70,114 @@ async def traces(settings: Settings, topic: str, ids: Sequence[str]) -> list[dic
                     found |= {record.key.decode(): record for record in batch}
     finally:
         await consumer.stop()
-    for one in ids:
-        assert ("content-type", b"application/json") in found[one].headers
-    return [{name: value.decode() for name, value in found[one].headers if name in SENT} for one in ids]
+    for prediction_id in ids:
+        assert ("content-type", b"application/json") in found[prediction_id].headers
+    return [{name: value.decode() for name, value in found[key].headers if name in SENT} for key in ids]
 
 
 @asynccontextmanager
 async def collector() -> AsyncIterator[tuple[str, dict[str, list[Span]]]]:
-    """The address of an OTLP collector, and the spans that it got, by service."""
-    got: dict[str, list[Span]] = {}
+    """Run an OTLP collector. Yields its address, and the spans that it received, by service."""
+    received: dict[str, list[Span]] = {}
 
-    async def take(request: web.Request) -> web.Response:
+    async def receive(request: web.Request) -> web.Response:
         for resource in ExportTraceServiceRequest.FromString(await request.read()).resource_spans:
-            names = {one.key: one.value.string_value for one in resource.resource.attributes}
+            names = {item.key: item.value.string_value for item in resource.resource.attributes}
             for scope in resource.scope_spans:
-                got.setdefault(names["service.name"], []).extend(scope.spans)
+                received.setdefault(names["service.name"], []).extend(scope.spans)
         return web.Response()
 
     app = web.Application()
-    app.add_routes([web.post("/v1/traces", take)])
+    app.add_routes([web.post("/v1/traces", receive)])
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}", got
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", received
     finally:
         await runner.cleanup()
 
 
-def in_trace(got: dict[str, list[Span]], service: str) -> list[Span]:
-    """The spans of a service in the caller's trace: it makes others of what it reads at its start."""
-    return [one for one in got.get(f"ratchet-{service}", []) if one.trace_id.hex() == TRACE]
+def in_trace(received: dict[str, list[Span]], service: str) -> list[Span]:
+    """Return the spans of a service in the caller's trace; it has others, of records that it reads at its start."""
+    return [span for span in received.get(f"ratchet-{service}", []) if span.trace_id.hex() == TRACE]
 
 
-async def test_the_callers_trace_is_on_the_records_that_its_request_leaves(place: Place) -> None:
-    async with place.gateway() as gateway, gateway.http() as http:
-        with_trace = await answered(http, place.task, **SENT)
-        without = await answered(http, place.task)
-        malformed = await answered(http, place.task, traceparent="00-nonsense-01", tracestate="vendor=1")
+async def test_the_callers_trace_is_in_the_headers_of_its_requests_records(backends: GatewayBackends) -> None:
+    async with backends.gateway() as gateway, gateway.http() as http:
+        with_trace = await ask_successfully(http, backends.task, **SENT)
+        without = await ask_successfully(http, backends.task)
+        malformed = await ask_successfully(http, backends.task, traceparent="00-nonsense-01", tracestate="vendor=1")
         given = {"prediction_id": with_trace, "kind": "thumbs", "positive": True}
         assert (await http.post("/v1/feedback", json=given, headers=SENT)).status_code == 200
         ids = [with_trace, without, malformed]
         for topic in (PREDICTIONS, OBSERVATIONS):
-            assert await traces(place.settings, topic, ids) == [SENT, {}, {}]
-        assert await traces(place.settings, "feedback.given.v1", [with_trace]) == [SENT]
+            assert await trace_headers(backends.settings, topic, ids) == [SENT, {}, {}]
+        assert await trace_headers(backends.settings, "feedback.given.v1", [with_trace]) == [SENT]
 
 
-async def test_spans_of_the_gateway_and_of_a_consumer_are_in_the_callers_trace(place: Place) -> None:
-    async with collector() as (address, got):
-        async with place.gateway(RATCHET_OTLP_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="100") as gateway:
+async def test_spans_of_the_gateway_and_of_a_consumer_are_in_the_callers_trace(backends: GatewayBackends) -> None:
+    async with collector() as (address, received):
+        async with backends.gateway(RATCHET_OTLP_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="100") as gateway:
             async with gateway.http() as http:
-                prediction_id = await answered(http, place.task, **SENT)
-            await until(lambda: in_trace(got, "gateway"))
-            (carried,) = await traces(place.settings, OBSERVATIONS, [prediction_id])
-        (span,) = in_trace(got, "gateway")
+                prediction_id = await ask_successfully(http, backends.task, **SENT)
+            await wait_until(lambda: in_trace(received, "gateway"))
+            (headers,) = await trace_headers(backends.settings, OBSERVATIONS, [prediction_id])
+        (span,) = in_trace(received, "gateway")
         assert (span.name, span.parent_span_id.hex()) == ("POST /v1/chat/completions", CALLER)
-        assert carried["traceparent"] == f"00-{TRACE}-{span.span_id.hex()}-01"
+        assert headers["traceparent"] == f"00-{TRACE}-{span.span_id.hex()}-01"
 
-        settings = place.settings.model_copy(update={"otlp_endpoint": address})
-        seen: list[str] = []
+        settings = backends.settings.model_copy(update={"otlp_endpoint": address})
+        handled: list[str] = []
 
         async def handle(event: RequestObserved) -> None:
-            seen.append(event.prediction_id)
+            handled.append(event.prediction_id)
 
         broker = build_broker(settings, "deployer")
         Consumers(broker, "deployer", settings).on(RequestObserved, handle)
         await broker.start()
         try:
-            await until(lambda: prediction_id in seen)
+            await wait_until(lambda: prediction_id in handled)
         finally:
             await broker.stop()
         provider = tracer_provider(settings, "deployer")
         assert provider is not None
         await asyncio.to_thread(provider.force_flush)
-        # The test before this one left a record of the same trace.
-        (consumed,) = (one for one in in_trace(got, "deployer") if one.parent_span_id == span.span_id)
+        # The previous test left a record of the same trace.
+        (consumed,) = (found for found in in_trace(received, "deployer") if found.parent_span_id == span.span_id)
         assert consumed.name == f"{OBSERVATIONS} process"
 
 
-async def test_keys_are_given_and_taken_while_the_gateway_runs_and_never_written_to_its_log(place: Place) -> None:
-    async with place.gateway() as gateway, gateway.http() as http:
+async def test_keys_are_added_and_revoked_at_run_time_and_never_logged(
+    backends: GatewayBackends,
+) -> None:
+    async with backends.gateway() as gateway, gateway.http() as http:
 
-        async def comes_to(status: int, **headers: str) -> None:
-            async def came() -> bool:
-                return (await ask(http, place.task, **headers)).status_code == status
+        async def wait_for_status(status: int, **headers: str) -> None:
+            async def has_status() -> bool:
+                return (await ask(http, backends.task, **headers)).status_code == status
 
-            await until(came, 15)
+            await wait_until(has_status, 15)
 
         assert "no API keys" in " ".join((await http.get("/readyz")).json()["notes"])
-        (first, one), (second, two) = new_key(), new_key()
-        old, new = (ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC)) for digest in (one, two))
+        (first, first_digest), (second, second_digest) = new_key(), new_key()
+        digests = (first_digest, second_digest)
+        old, new = (ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC)) for digest in digests)
         file = gateway.settings.keys_file
         write_keys(file, [old])
-        await comes_to(401)
-        await answered(http, place.task, authorization=f"Bearer {first}")
+        await wait_for_status(401)
+        await ask_successfully(http, backends.task, authorization=f"Bearer {first}")
         write_keys(file, [old, new])
-        await comes_to(200, authorization=f"Bearer {second}")
-        await answered(http, place.task, authorization=f"Bearer {first}")
+        await wait_for_status(200, authorization=f"Bearer {second}")
+        await ask_successfully(http, backends.task, authorization=f"Bearer {first}")
         write_keys(file, [new])
-        await comes_to(401, authorization=f"Bearer {first}")
+        await wait_for_status(401, authorization=f"Bearer {first}")
         file.write_text("{")
 
-        async def told() -> bool:
+        async def is_reported() -> bool:
             return "last hold" in " ".join((await http.get("/readyz")).json()["notes"])
 
-        await until(told, 15)
-        await answered(http, place.task, **{"api-key": second})
+        await wait_until(is_reported, 15)
+        await ask_successfully(http, backends.task, **{"api-key": second})
         log = (gateway.home / "gateway.log").read_text()
         assert first not in log and second not in log

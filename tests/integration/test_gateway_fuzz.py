@@ -1,4 +1,4 @@
-"""Whatever is sent to the gateway, it answers what it must, never with a 5xx, and is none the worse for it."""
+"""The gateway answers valid and malformed requests without a 5xx, a crash or a memory leak."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
-from tests.integration.any_model import any_model
-from tests.integration.gateway_clients import Place, ask
+from tests.integration.gateway_clients import GatewayBackends, ask
 from tests.integration.gateway_process import GatewayProcess, OwnBroker
 from tests.integration.malformed import Broken, broken, framed, sound
+from tests.integration.permissive_model import permissive_model
 
 pytestmark = pytest.mark.stack
 
@@ -30,93 +30,95 @@ BODIES = 10_000
 AT_ONCE = 16
 MIB = 2**20
 EXAMPLES = 60
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
-async def place(shared_broker: OwnBroker) -> AsyncIterator[Place]:
-    """Two tasks, of both kinds, and a model server of another process that answers all that it is asked."""
+async def backends(shared_broker: OwnBroker) -> AsyncIterator[GatewayBackends]:
+    """Two tasks, of both kinds, and a model server in another process that answers every request."""
     broker_settings = await asyncio.to_thread(shared_broker.start)
-    mark = uuid4().hex[:8]
+    suffix = uuid4().hex[:8]
     task = TaskSpec(
-        name=f"answers-{mark}", kind=TaskKind.GENERATION, system_prompt="Help.",
+        name=f"answers-{suffix}", kind=TaskKind.GENERATION, system_prompt="Help.",
         redaction=RedactionSettings(enabled=False),
     )  # fmt: skip
     labels = {"kind": TaskKind.CLASSIFICATION, "labels": ("refund", "top up", "card lost")}
-    with any_model() as vllm:
-        one = Place(
-            shared_broker, broker_settings, vllm, (task, task.model_copy(update={"name": f"labels-{mark}", **labels}))
+    with permissive_model() as vllm:
+        backends = GatewayBackends(
+            shared_broker, broker_settings, vllm, (task, task.model_copy(update={"name": f"labels-{suffix}", **labels}))
         )
-        await one.announce()
-        yield one
+        await backends.publish_tasks()
+        yield backends
 
 
 @pytest.fixture(scope="module")
-async def gateway(place: Place) -> AsyncIterator[GatewayProcess]:
-    async with place.gateway() as one:
-        yield one
+async def gateway(backends: GatewayBackends) -> AsyncIterator[GatewayProcess]:
+    async with backends.gateway() as gateway:
+        yield gateway
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
-async def test_schemathesis_finds_no_server_error(place: Place, gateway: GatewayProcess, mode: GenerationMode) -> None:
+async def test_schemathesis_finds_no_server_error(
+    backends: GatewayBackends, gateway: GatewayProcess, mode: GenerationMode
+) -> None:
     async with gateway.http() as http:
-        described = (await http.get("/openapi.json")).json()
-        told = await ask(http, place.task)
-        _name_tasks(described, [place.task, place.raw], told.headers["x-ratchet-prediction-id"])
-    schema = schemathesis.openapi.from_dict(described)
+        document = (await http.get("/openapi.json")).json()
+        response = await ask(http, backends.task)
+        _name_tasks(document, [backends.task, backends.raw], response.headers["x-ratchet-prediction-id"])
+    schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=f"http://127.0.0.1:{gateway.port}")
-    tried: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for found in schema.get_all_operations():
         operation = found.ok()
         if mode is GenerationMode.NEGATIVE and not (operation.body or operation.path_parameters):
-            continue  # Nothing can be wrong with a request that has nothing in it.
+            continue  # A request without body and path parameters cannot be invalid.
 
         @settings(
             derandomize=True, database=None, deadline=None, max_examples=EXAMPLES, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(case=operation.as_strategy(generation_mode=mode))
-        def ask_it(case: Any) -> None:
-            response = case.call(timeout=PATIENCE_SECONDS)
+        def send(case: Any) -> None:
+            response = case.call(timeout=TIMEOUT_SECONDS)
             case.validate_response(response, checks=[not_a_server_error])
-            tried[f"{case.path} {response.status_code}"] += 1
+            counts[f"{case.path} {response.status_code}"] += 1
 
         try:
-            await asyncio.to_thread(ask_it)
-        except Unsatisfiable:  # A body of any kind is valid here; what must be tried is counted below.
+            await asyncio.to_thread(send)
+        except Unsatisfiable:  # Every body is valid here.
             assert mode is GenerationMode.NEGATIVE, operation.label
-    answered = {key.split()[0] for key in tried}
+    answered = {key.split()[0] for key in counts}
     assert {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/feedback"} <= answered
     if mode is GenerationMode.POSITIVE:
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/predictions"):
-            assert tried[f"{path} 200"], tried  # Some requests were valid.
+            assert counts[f"{path} 200"], counts  # Some requests were valid.
 
 
-def _name_tasks(described: dict[str, Any], tasks: list[str], prediction_id: str) -> None:
-    """Let the names be those of tasks that there are: an invented one is refused before anything else is looked at."""
+def _name_tasks(document: dict[str, Any], tasks: list[str], prediction_id: str) -> None:
+    """Restrict names to existing tasks: an unknown task is refused before the rest of the request is read."""
     names = {"model": {"enum": tasks}, "task": {"enum": tasks}, "prediction_id": {"enum": [prediction_id]}}
-    todo: list[Any] = [described]
+    todo: list[Any] = [document]
     while todo:
-        one = todo.pop()
-        if isinstance(one, dict):
-            properties = one.get("properties")
+        node = todo.pop()
+        if isinstance(node, dict):
+            properties = node.get("properties")
             if isinstance(properties, dict):
                 properties |= {
                     name: value for name, value in names.items() if properties.get(name, {}).get("type") == "string"
                 }
-            todo += one.values()
-        elif isinstance(one, list):
-            todo += one
+            todo += node.values()
+        elif isinstance(node, list):
+            todo += node
 
 
-async def test_ten_thousand_malformed_requests_neither_crash_it_nor_stay_in_its_memory(
-    place: Place, gateway: GatewayProcess
+async def test_ten_thousand_malformed_requests_neither_crash_the_gateway_nor_leak_memory(
+    backends: GatewayBackends, gateway: GatewayProcess
 ) -> None:
     async with gateway.http() as http:
-        told = await ask(http, place.task)
+        response = await ask(http, backends.task)
     assert gateway.process is not None
-    process, tasks = psutil.Process(gateway.process.pid), [place.task, place.raw]
-    prediction_id = told.headers["x-ratchet-prediction-id"]
+    process, tasks = psutil.Process(gateway.process.pid), [backends.task, backends.raw]
+    prediction_id = response.headers["x-ratchet-prediction-id"]
     for path, body in sound(tasks, prediction_id):
         status, answer = await _send(gateway.port, framed(path, httpx.Request("POST", "http://x", json=body).content))
         assert status == 200, (path, body, answer)
@@ -132,20 +134,20 @@ async def test_ten_thousand_malformed_requests_neither_crash_it_nor_stay_in_its_
     assert statuses[200] > BODIES / 50 and statuses[400] > BODIES / 4, statuses
     assert gateway.process.poll() is None
     async with gateway.http() as http:
-        assert (await ask(http, place.task)).status_code == 200
+        assert (await ask(http, backends.task)).status_code == 200
         assert (await http.get("/readyz")).status_code == 200
     assert memory[1] - memory[0] < 4 * MIB, [value / MIB for value in memory]
 
 
 async def _send_all(port: int, requests: list[Broken]) -> Counter[int]:
-    """The statuses of the answers; 0 where the connection was closed without one, which bad framing may get."""
+    """Return the counts of the statuses; 0: the connection was closed without an answer, as bad framing may cause."""
     statuses: Counter[int] = Counter()
-    waiting = iter(requests)
+    pending = iter(requests)
 
     async def client() -> None:
-        for one in waiting:
-            status, answer = await _send(port, one)
-            assert status < 500 and (status or not one.framed), (status, one.raw[:3_000], answer[:1_000])
+        for request in pending:
+            status, answer = await _send(port, request)
+            assert status < 500 and (status or not request.framed), (status, request.raw[:3_000], answer[:1_000])
             statuses[status] += 1
 
     async with asyncio.TaskGroup() as group:
@@ -155,8 +157,8 @@ async def _send_all(port: int, requests: list[Broken]) -> Counter[int]:
 
 
 async def _send(port: int, request: Broken) -> tuple[int, bytes]:
-    """Status and answer of one request on a connection of its own; status 0 for none."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    """Send a request on a new connection and return status and answer; status 0: no answer."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             answer = b""
@@ -165,8 +167,8 @@ async def _send(port: int, request: Broken) -> tuple[int, bytes]:
                 await writer.drain()
                 if not request.framed:
                     writer.write_eof()
-                while piece := await reader.read(65_536):
-                    answer += piece
+                while data := await reader.read(65_536):
+                    answer += data
         finally:
             writer.close()
     return (int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0), answer

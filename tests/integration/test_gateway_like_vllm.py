@@ -1,4 +1,4 @@
-"""The gateway's answers beside vLLM's own to the same request, field by field."""
+"""The gateway's answers equal vLLM's to the same requests, field by field."""
 
 from __future__ import annotations
 
@@ -21,20 +21,27 @@ pytestmark = pytest.mark.stack
 
 __all__ = ["gateway"]
 
-SETTLED = {"temperature": 0.0, "seed": 7, "max_tokens": 8}
+DETERMINISTIC = {"temperature": 0.0, "seed": 7, "max_tokens": 8}
 TOOL = {
     "type": "function", "function": {
         "name": "find_card", "description": "Find a lost card.", "strict": True,
         "parameters": {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]},
     },
 }  # fmt: skip
-NAMED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "find_card"}}, "max_tokens": 120}
-_OWN = {"id", "created", "created_at", "model", "ratchet", "call_id", "item_id"}
-"""What is each answer's own: ids, times, and under which name the model was asked."""
+USE_TOOL = {
+    "tools": [TOOL],
+    "tool_choice": {"type": "function", "function": {"name": "find_card"}},
+    "max_tokens": 120,
+}
+_VARYING = {"id", "created", "created_at", "model", "ratchet", "call_id", "item_id"}
+"""Fields that differ between answers: ids, times, and the name of the model."""
 
 
-async def _both(gateway: Gateway, path: str, fields: dict[str, Any]) -> tuple[httpx.Response, httpx.Response]:
-    """The answers of the gateway and of vLLM, which has seen the prompt: usage tells how much of it was cached."""
+async def _ask_both(gateway: Gateway, path: str, fields: dict[str, Any]) -> tuple[httpx.Response, httpx.Response]:
+    """Return the answers of the gateway and of vLLM.
+
+    vLLM gets the request once before, since `usage` reports how much of the prompt was cached.
+    """
     async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=120) as vllm:
         await vllm.post(path, json={"model": gateway.base_model, **fields})
         ours = await gateway.http.post(path, json={"model": gateway.free, **fields})
@@ -42,31 +49,31 @@ async def _both(gateway: Gateway, path: str, fields: dict[str, Any]) -> tuple[ht
     return ours, theirs
 
 
-def _plain(value: Any) -> Any:
-    """Without what is each answer's own; numbers roughly, since another batch is another rounding."""
+def _approximate(value: Any) -> Any:
+    """Remove varying fields and compare numbers approximately, since another batch rounds differently."""
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items() if name not in _OWN}
+        return {name: _approximate(inner) for name, inner in value.items() if name not in _VARYING}
     if isinstance(value, list):
-        return [_plain(inner) for inner in value]
+        return [_approximate(inner) for inner in value]
     return pytest.approx(value, abs=0.05) if isinstance(value, float) else value
 
 
-def _same(ours: httpx.Response, theirs: httpx.Response) -> Any:
+def _assert_same(ours: httpx.Response, theirs: httpx.Response) -> Any:
     assert (ours.status_code, ours.headers["content-type"]) == (theirs.status_code, theirs.headers["content-type"])
-    assert _plain(theirs.json()) == _without_own(ours.json())
+    assert _approximate(theirs.json()) == _without_varying(ours.json())
     return ours.json()
 
 
-def _without_own(value: Any) -> Any:
+def _without_varying(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_own(inner) for name, inner in value.items() if name not in _OWN}
-    return [_without_own(inner) for inner in value] if isinstance(value, list) else value
+        return {name: _without_varying(inner) for name, inner in value.items() if name not in _VARYING}
+    return [_without_varying(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _events(response: httpx.Response) -> list[Any]:
     blocks = [block for block in response.text.split("\n\n") if block]
     data = [line.removeprefix("data: ") for block in blocks for line in block.split("\n") if line.startswith("data: ")]
-    return [one if one == "[DONE]" else orjson.loads(one) for one in data]
+    return [text if text == "[DONE]" else orjson.loads(text) for text in data]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +85,7 @@ def _events(response: httpx.Response) -> list[Any]:
         {"n": 2, "temperature": 1.0, "top_k": 1},
         {"stop": [" "]},
         {"response_format": {"type": "json_object"}},
-        NAMED,
+        USE_TOOL,
         {"tools": [TOOL], "tool_choice": "required", "max_tokens": 40},
         {"tools": [TOOL], "tool_choice": "auto"},
         {"tools": [TOOL], "tool_choice": "none"},
@@ -93,28 +100,28 @@ def _events(response: httpx.Response) -> list[Any]:
     ],
 )  # fmt: skip
 async def test_a_chat_is_answered_as_vllm_answers_it(gateway: Gateway, fields: dict[str, Any]) -> None:
-    ours, theirs = await _both(gateway, "/v1/chat/completions", {"messages": MESSAGES, **SETTLED, **fields})
-    body = _same(ours, theirs)
+    ours, theirs = await _ask_both(gateway, "/v1/chat/completions", {"messages": MESSAGES, **DETERMINISTIC, **fields})
+    body = _assert_same(ours, theirs)
     assert ours.status_code == 200, body
     assert body["model"] == gateway.free
     assert len(await gateway.event(PredictionLogged, body["id"])) == 1
 
 
-@pytest.mark.parametrize("fields", [{}, {"stream_options": {"include_usage": True}}, {"logprobs": True}, NAMED])
+@pytest.mark.parametrize("fields", [{}, {"stream_options": {"include_usage": True}}, {"logprobs": True}, USE_TOOL])
 async def test_a_stream_is_vllms_stream_chunk_by_chunk(gateway: Gateway, fields: dict[str, Any]) -> None:
-    asked = {"messages": MESSAGES, **SETTLED, "stream": True, **fields}
-    ours, theirs = await _both(gateway, "/v1/chat/completions", asked)
+    asked = {"messages": MESSAGES, **DETERMINISTIC, "stream": True, **fields}
+    ours, theirs = await _ask_both(gateway, "/v1/chat/completions", asked)
     assert ours.headers["content-type"] == theirs.headers["content-type"]
-    assert [_plain(one) for one in _events(theirs)] == [_without_own(one) for one in _events(ours)]
+    assert [_approximate(event) for event in _events(theirs)] == [_without_varying(event) for event in _events(ours)]
 
 
 async def test_a_completion_is_answered_as_vllm_answers_it(gateway: Gateway) -> None:
     for fields in ({}, {"logprobs": 2}, {"prompt": ["One, two,", "Red, green,"]}, {"echo": True}):
-        ours, theirs = await _both(gateway, "/v1/completions", {"prompt": "One, two,", **SETTLED, **fields})
-        body = _same(ours, theirs)
+        ours, theirs = await _ask_both(gateway, "/v1/completions", {"prompt": "One, two,", **DETERMINISTIC, **fields})
+        body = _assert_same(ours, theirs)
         assert ours.status_code == 200, body
-    ours, theirs = await _both(gateway, "/v1/completions", {"prompt": "One, two,", **SETTLED, "stream": True})
-    assert [_plain(one) for one in _events(theirs)] == [_without_own(one) for one in _events(ours)]
+    ours, theirs = await _ask_both(gateway, "/v1/completions", {"prompt": "One, two,", **DETERMINISTIC, "stream": True})
+    assert [_approximate(event) for event in _events(theirs)] == [_without_varying(event) for event in _events(ours)]
     (event,) = await gateway.event(PredictionLogged, ours.headers["x-ratchet-prediction-id"])
     assert event.messages[0].content == "One, two,"
     assert event.confidence.score is not None
@@ -123,8 +130,8 @@ async def test_a_completion_is_answered_as_vllm_answers_it(gateway: Gateway) -> 
 async def test_a_response_is_vllms_and_is_logged(gateway: Gateway) -> None:
     asked = {"input": "Say hi.", "temperature": 0.0, "max_output_tokens": 16}
     for fields in ({}, {"include": ["message.output_text.logprobs"], "top_logprobs": 2}, {"instructions": "Be brief."}):
-        ours, theirs = await _both(gateway, "/v1/responses", {**asked, **fields})
-        body = _same(ours, theirs)
+        ours, theirs = await _ask_both(gateway, "/v1/responses", {**asked, **fields})
+        body = _assert_same(ours, theirs)
         assert ours.status_code == 200, body
         (event,) = await gateway.event(PredictionLogged, body["id"])
         text = "".join(part["text"] for item in body["output"] for part in item["content"])
@@ -134,8 +141,8 @@ async def test_a_response_is_vllms_and_is_logged(gateway: Gateway) -> None:
 
 async def test_a_streamed_response_is_vllms_and_is_logged(gateway: Gateway) -> None:
     asked = {"input": "Say hi.", "temperature": 0.0, "max_output_tokens": 16, "stream": True}
-    ours, theirs = await _both(gateway, "/v1/responses", asked)
-    assert [_plain(one) for one in _events(theirs)] == [_without_own(one) for one in _events(ours)]
+    ours, theirs = await _ask_both(gateway, "/v1/responses", asked)
+    assert [_approximate(event) for event in _events(theirs)] == [_without_varying(event) for event in _events(ours)]
     (event,) = await gateway.event(PredictionLogged, ours.headers["x-ratchet-prediction-id"])
     assert _events(ours)[-1]["ratchet"]["confidence"] == event.confidence.score is not None
     assert event.answer == _events(ours)[-1]["response"]["output"][0]["content"][0]["text"]
@@ -155,7 +162,7 @@ async def test_a_streamed_response_is_vllms_and_is_logged(gateway: Gateway) -> N
     ],
 )
 async def test_an_error_is_vllms_own(gateway: Gateway, path: str, fields: dict[str, Any]) -> None:
-    ours, theirs = await _both(gateway, path, fields)
+    ours, theirs = await _ask_both(gateway, path, fields)
     assert ours.status_code == theirs.status_code >= 400
     error, own = ours.json()["error"], theirs.json().get("error")
     if own is not None:
@@ -174,19 +181,19 @@ async def test_structured_outputs_and_tools_work_through_the_official_client(gat
     )
     assert isinstance(answer.choices[0].message.parsed, Card)
 
-    def call_a_tool() -> Any:
+    def call_tool() -> Any:
         with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="any") as client:
-            return client.chat.completions.create(model=gateway.free, messages=MESSAGES, temperature=0.0, **NAMED)  # type: ignore[call-overload]
+            return client.chat.completions.create(model=gateway.free, messages=MESSAGES, temperature=0.0, **USE_TOOL)  # type: ignore[call-overload]
 
-    # In a thread: the gateway runs in this test's event loop, which a client that blocks would stop.
-    called = await asyncio.to_thread(call_a_tool)
+    # In a thread: the gateway runs in this test's event loop, which the client blocks.
+    called = await asyncio.to_thread(call_tool)
     (call,) = called.choices[0].message.tool_calls
     assert call.function.name == "find_card"
     assert orjson.loads(call.function.arguments)["color"] in ("red", "blue")
     (event,) = await gateway.event(PredictionLogged, called.id)
     assert event.answer.startswith('[{"name":"find_card"')
     stream = await gateway.client.chat.completions.create(
-        model=gateway.free, messages=MESSAGES, temperature=0.0, stream=True, **NAMED
+        model=gateway.free, messages=MESSAGES, temperature=0.0, stream=True, **USE_TOOL
     )  # type: ignore[call-overload]
     calls = [call async for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
     assert orjson.loads("".join(one.function.arguments or "" for one in calls))["color"] in ("red", "blue")

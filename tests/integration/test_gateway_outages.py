@@ -1,4 +1,4 @@
-"""A gateway whose neighbours die: a model server under load, then broker, flags and database all at once."""
+"""A gateway during outages: of a model server under load, then of broker, flag server and database at once."""
 
 from __future__ import annotations
 
@@ -27,47 +27,45 @@ from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.prediction_log.tables import open_table
 from shared.settings import Settings
 from tests.conftest import ROOT
-from tests.integration.gateway_clients import Place, accepted, ask
-from tests.integration.gateway_process import GatewayProcess, OwnBroker, own_broker, until
+from tests.integration.gateway_clients import GatewayBackends, ask, send_requests
+from tests.integration.gateway_process import GatewayProcess, OwnBroker, own_broker, wait_until
 from tests.integration.gateway_stack import UnleashAdmin
 from tests.integration.model_process import ModelProcess, model_processes
 
 pytestmark = pytest.mark.stack
 
-OTHERS = ("postgres", "unleash")
-
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnBroker]:
-    """With a database and a flag server of its own."""
-    with own_broker("outages", OTHERS) as one:
-        yield one
+    """A broker with a database and a flag server of its own."""
+    with own_broker("outages", ("postgres", "unleash")) as broker:
+        yield broker
 
 
 @pytest.fixture(scope="module")
 async def servers() -> AsyncIterator[list[ModelProcess]]:
-    async with model_processes(2) as two:
-        yield two
+    async with model_processes(2) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="module")
-async def place(broker: OwnBroker, servers: list[ModelProcess]) -> AsyncIterator[Place]:
+async def backends(broker: OwnBroker, servers: list[ModelProcess]) -> AsyncIterator[GatewayBackends]:
     settings = await asyncio.to_thread(broker.start)
     plain = RedactionSettings(enabled=False)
     spec = TaskSpec(name=f"outages-{uuid4().hex[:8]}", kind=TaskKind.GENERATION, system_prompt="Help.", redaction=plain)
-    one = Place(broker, settings, ",".join(server.url for server in servers), (spec, spec))
-    await one.announce()
-    yield one
+    backends = GatewayBackends(broker, settings, ",".join(server.url for server in servers), (spec, spec))
+    await backends.publish_tasks()
+    yield backends
 
 
 @dataclass
 class Load:
-    """Clients that never stop asking. A stream that breaks off after it began is the only failure there may be."""
+    """Clients that send requests without end. The only permitted failure is a stream that breaks after its start."""
 
     url: str
     task: str
     answered: Counter[str] = field(default_factory=Counter)
-    broken_off: int = 0
+    broken_streams: int = 0
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -75,42 +73,42 @@ class Load:
         return {"model": self.task, "messages": [{"role": "user", "content": "hello"}]}
 
     async def ask(self, http: httpx.AsyncClient) -> None:
-        answer = await http.post("/v1/chat/completions", json=self.body)
-        if answer.status_code == 200:
-            self.answered[answer.json()["choices"][0]["message"]["content"]] += 1
+        response = await http.post("/v1/chat/completions", json=self.body)
+        if response.status_code == 200:
+            self.answered[response.json()["choices"][0]["message"]["content"]] += 1
         else:
-            self.failures.append(answer.text)
+            self.failures.append(response.text)
 
-    async def listen(self, http: httpx.AsyncClient) -> None:
-        said = ""
-        async with http.stream("POST", "/v1/chat/completions", json={**self.body, "stream": True}) as answer:
-            if answer.status_code != 200:
-                self.failures.append((await answer.aread()).decode())
+    async def stream(self, http: httpx.AsyncClient) -> None:
+        text = ""
+        async with http.stream("POST", "/v1/chat/completions", json={**self.body, "stream": True}) as response:
+            if response.status_code != 200:
+                self.failures.append((await response.aread()).decode())
                 return
-            async for line in answer.aiter_lines():
+            async for line in response.aiter_lines():
                 if line == "data: [DONE]":
-                    self.answered[said.strip(".")] += 1
+                    self.answered[text.strip(".")] += 1
                     return
                 if not line.startswith("data: "):
                     continue
                 event = orjson.loads(line[6:])
                 if "error" in event:
                     break
-                said += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
-        if said:
-            self.broken_off += 1
+                text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+        if text:
+            self.broken_streams += 1
         else:
             self.failures.append("a stream ended before it began")
 
     @asynccontextmanager
-    async def going_on(self, clients: int = 12) -> AsyncIterator[None]:
-        """As many clients that stream and half as many again that do not."""
+    async def running(self, clients: int = 12) -> AsyncIterator[None]:
+        """Run this many clients that stream, and as many that do not."""
 
         async def client(streams: bool) -> None:
             async with httpx.AsyncClient(base_url=self.url, timeout=30) as http:
                 while True:
                     try:
-                        await (self.listen(http) if streams else self.ask(http))
+                        await (self.stream(http) if streams else self.ask(http))
                     except httpx.HTTPError as error:
                         self.failures.append(repr(error))
 
@@ -123,27 +121,27 @@ class Load:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_with_a_replica_killed_under_load_no_request_fails_that_had_not_started_to_stream(
-    place: Place, servers: list[ModelProcess]
+async def test_when_a_replica_is_killed_under_load_only_streams_that_had_begun_break(
+    backends: GatewayBackends, servers: list[ModelProcess]
 ) -> None:
-    dying, other = servers
-    async with place.gateway() as gateway:
-        load = Load(url(gateway), place.task)
-        async with load.going_on():
+    killed, other = servers
+    async with backends.gateway() as gateway:
+        load = Load(url(gateway), backends.task)
+        async with load.running():
             for _ in range(3):
-                await until(lambda: load.answered[f"from {dying.port}"] > 20)
-                dying.kill()
-                await until_more(load, other)
-                await dying.start()
-                load.answered.clear()  # It is asked again once it answers a probe.
-            await until(lambda: load.answered[f"from {dying.port}"] > 20)
+                await wait_until(lambda: load.answered[f"from {killed.port}"] > 20)
+                killed.kill()
+                await wait_for_more(load, other)
+                await killed.start()
+                load.answered.clear()  # It gets requests again once it answers a probe.
+            await wait_until(lambda: load.answered[f"from {killed.port}"] > 20)
     assert load.failures == []
-    assert load.broken_off > 0  # There were streams that had begun, and their clients were told.
+    assert load.broken_streams > 0  # Some streams had begun, and their clients got an error event.
 
 
-async def until_more(load: Load, server: ModelProcess, count: int = 60) -> None:
+async def wait_for_more(load: Load, server: ModelProcess, count: int = 60) -> None:
     before = load.answered[f"from {server.port}"]
-    await until(lambda: load.answered[f"from {server.port}"] > before + count)
+    await wait_until(lambda: load.answered[f"from {server.port}"] > before + count)
 
 
 def url(gateway: GatewayProcess) -> str:
@@ -152,7 +150,7 @@ def url(gateway: GatewayProcess) -> str:
 
 @contextlib.contextmanager
 def prediction_log(settings: Settings) -> Iterator[None]:
-    """The service that fills the lake, as a process."""
+    """Run the service that fills the lake, as a process."""
     env = {**os.environ, "RATCHET_HOME": str(settings.home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, "-m", "services.prediction_log.main"]
     with (settings.home / "prediction_log.log").open("ab") as log:
@@ -164,8 +162,8 @@ def prediction_log(settings: Settings) -> Iterator[None]:
         process.wait()
 
 
-def in_the_lake(settings: Settings, task: str) -> Counter[str]:
-    """How often each prediction of the task lies there."""
+def lake_counts(settings: Settings, task: str) -> Counter[str]:
+    """Return how often each prediction of the task is in the lake."""
     table = open_table(settings.lake_uri, TABLE)
     if table is None:
         return Counter()
@@ -180,41 +178,43 @@ async def variant(gateway: GatewayProcess, task: str) -> str:
         return answer.headers["x-ratchet-variant"]
 
 
-@pytest.mark.apache_kafka("tansu forgets what it was given when it ends, so that nothing can be in the lake after it")
-async def test_with_kafka_unleash_and_postgres_away_it_serves_and_starts_and_afterwards_all_is_in_the_lake(
-    place: Place,
+@pytest.mark.apache_kafka("tansu loses its records when it stops, so they cannot reach the lake afterwards")
+async def test_without_kafka_unleash_and_postgres_the_gateway_serves_restarts_and_loses_nothing(
+    backends: GatewayBackends,
 ) -> None:
-    settings, ids = place.settings, set[str]()
+    settings, ids = backends.settings, set[str]()
     admin = UnleashAdmin(settings)
-    await admin.create(f"ratchet.{place.task}.primary", {"adapter": "tuned", "previous": None})
+    await admin.create(f"ratchet.{backends.task}.primary", {"adapter": "tuned", "previous": None})
     with prediction_log(settings):
-        async with place.gateway(RATCHET_UNLEASH=settings.unleash) as gateway:
-            await until_primary(gateway, place.task)
-            ids |= await accepted(gateway, place.task, 16)
-            async with place.broker.away():
-                assert not reachable(settings)
-                ids |= await accepted(gateway, place.task, 40)
+        async with backends.gateway(RATCHET_UNLEASH=settings.unleash) as gateway:
+            await wait_for_primary(gateway, backends.task)
+            ids |= await send_requests(gateway, backends.task, 16)
+            async with backends.broker.stopped():
+                assert not reachable_addresses(settings)
+                ids |= await send_requests(gateway, backends.task, 40)
                 for number in (signal.SIGTERM, signal.SIGKILL):
-                    await gateway.end(number)
+                    await gateway.stop(number)
                     gateway.start()
                     await gateway.until_ready()
-                    assert await variant(gateway, place.task) == "primary"  # From the last known flags, and tasks.
-                    ids |= await accepted(gateway, place.task, 40)
-            await until(lambda: ids <= set(in_the_lake(settings, place.task)), story=lambda: story(gateway, settings))
-            assert set(in_the_lake(settings, place.task).values()) == {1}
-            await until(lambda: gateway.waiting() == [])
+                    assert await variant(gateway, backends.task) == "primary"  # From its copies of flags and tasks.
+                    ids |= await send_requests(gateway, backends.task, 40)
+            await wait_until(
+                lambda: ids <= set(lake_counts(settings, backends.task)), explain=lambda: end_of_logs(gateway, settings)
+            )
+            assert set(lake_counts(settings, backends.task).values()) == {1}
+            await wait_until(lambda: gateway.spooled() == [])
     await admin.close()
 
 
-async def until_primary(gateway: GatewayProcess, task: str) -> None:
-    async def there() -> bool:
+async def wait_for_primary(gateway: GatewayProcess, task: str) -> None:
+    async def is_primary() -> bool:
         return await variant(gateway, task) == "primary"
 
-    await until(there)
+    await wait_until(is_primary)
 
 
-def reachable(settings: Settings) -> list[str]:
-    """Which of the three still answers."""
+def reachable_addresses(settings: Settings) -> list[str]:
+    """Return the addresses of broker, flag server and database that accept connections."""
     found = []
     ports = {settings.kafka, settings.unleash.removeprefix("http://"), settings.postgres.split("@")[1].split("/")[0]}
     for address in ports:
@@ -224,126 +224,130 @@ def reachable(settings: Settings) -> list[str]:
     return found
 
 
-def story(gateway: GatewayProcess, settings: Settings) -> str:
+def end_of_logs(gateway: GatewayProcess, settings: Settings) -> str:
     logs = [gateway.home / "gateway.log", settings.home / "prediction_log.log"]
     return "\n".join(path.read_text()[-3000:] for path in logs)
 
 
-async def test_several_workers_answer_on_one_port_and_one_that_dies_is_replaced_and_loses_nothing(place: Place) -> None:
-    async with place.gateway() as alone:
-        await alone.end(signal.SIGTERM)
-    gateway = GatewayProcess(alone.home, {"RATCHET_VLLM": place.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
+async def test_workers_share_a_port_and_a_dead_one_is_replaced_without_losing_predictions(
+    backends: GatewayBackends,
+) -> None:
+    async with backends.gateway() as gateway:
+        await gateway.stop(signal.SIGTERM)
+    gateway = GatewayProcess(gateway.home, {"RATCHET_VLLM": backends.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
     gateway.start()
     try:
-        first, second = await until_workers(gateway)
-        ids = {await ask_anew(gateway, place.task) for _ in range(24)}
-        assert await counted_by(gateway) == {"0", "1"}
+        first, second = await wait_for_workers(gateway)
+        ids = {await ask_on_new_connection(gateway, backends.task) for _ in range(24)}
+        assert await workers_with_answers(gateway) == {"0", "1"}
         first.kill()
-        await asyncio.to_thread(first.wait, 60)  # Until it is gone, the kernel gives it connections too.
-        ids |= {await ask_anew(gateway, place.task) for _ in range(8)}
-        replaced = await until_workers(gateway, without=first)
+        await asyncio.to_thread(first.wait, 60)  # Until it has ended, the kernel still gives it connections.
+        ids |= {await ask_on_new_connection(gateway, backends.task) for _ in range(8)}
+        replaced = await wait_for_workers(gateway, without=first)
         assert second in replaced
-        ids |= {await ask_anew(gateway, place.task) for _ in range(24)}
-        assert len(await place.arrived(ids)) == 56
+        ids |= {await ask_on_new_connection(gateway, backends.task) for _ in range(24)}
+        assert len(await backends.wait_for_predictions(ids)) == 56
         children = psutil.Process(gateway.process.pid).children(recursive=True) if gateway.process else []
-        await gateway.end(signal.SIGTERM)
-        assert [one for one in children if one.is_running()] == []
-        assert gateway.waiting() == []
+        await gateway.stop(signal.SIGTERM)
+        assert [child for child in children if child.is_running()] == []
+        assert gateway.spooled() == []
     finally:
-        end_workers(gateway)
+        kill_workers(gateway)
 
 
-async def test_workers_whose_keeper_is_killed_end_too(place: Place) -> None:
-    async with place.gateway() as alone:
-        await alone.end(signal.SIGTERM)
-    gateway = GatewayProcess(alone.home, {"RATCHET_VLLM": place.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
+async def test_workers_end_when_their_supervisor_is_killed(backends: GatewayBackends) -> None:
+    async with backends.gateway() as gateway:
+        await gateway.stop(signal.SIGTERM)
+    gateway = GatewayProcess(gateway.home, {"RATCHET_VLLM": backends.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
     gateway.start()
     try:
-        workers = await until_workers(gateway)
+        workers = await wait_for_workers(gateway)
         assert gateway.process is not None
         gateway.process.kill()
         await asyncio.to_thread(gateway.process.wait)
-        await until(lambda: not any(one.is_running() for one in workers))
+        await wait_until(lambda: not any(worker.is_running() for worker in workers))
     finally:
-        end_workers(gateway)
+        kill_workers(gateway)
 
 
-async def test_what_an_app_may_ask_is_for_all_workers_together_and_outlives_one_of_them(place: Place) -> None:
-    async with place.gateway() as alone:
-        await alone.end(signal.SIGTERM)
-    gateway = GatewayProcess(alone.home, {"RATCHET_VLLM": place.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
+async def test_an_apps_rate_limit_is_shared_by_all_workers_and_survives_the_death_of_one(
+    backends: GatewayBackends,
+) -> None:
+    async with backends.gateway() as gateway:
+        await gateway.stop(signal.SIGTERM)
+    gateway = GatewayProcess(gateway.home, {"RATCHET_VLLM": backends.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
     key, digest = new_key()
     limit = ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC), requests_per_second=0.001, burst=20)
     write_keys(gateway.settings.keys_file, [limit])
     gateway.start()
     try:
-        first, _ = await until_workers(gateway)
-        statuses = Counter([await status_anew(gateway, place.task, key) for _ in range(60)])
+        first, _ = await wait_for_workers(gateway)
+        statuses = Counter([await status_on_new_connection(gateway, backends.task, key) for _ in range(60)])
         assert statuses == {200: 20, 429: 40}
-        assert await counted_by(gateway) == {"0", "1"}
+        assert await workers_with_answers(gateway) == {"0", "1"}
         first.kill()
         await asyncio.to_thread(first.wait, 60)
-        await until_workers(gateway, without=first)
-        assert {await status_anew(gateway, place.task, key) for _ in range(16)} == {429}
+        await wait_for_workers(gateway, without=first)
+        assert {await status_on_new_connection(gateway, backends.task, key) for _ in range(16)} == {429}
     finally:
-        end_workers(gateway)
+        kill_workers(gateway)
 
 
-async def until_workers(gateway: GatewayProcess, without: psutil.Process | None = None) -> list[psutil.Process]:
-    """The two workers, by number, once both are ready; not that one."""
+async def wait_for_workers(gateway: GatewayProcess, without: psutil.Process | None = None) -> list[psutil.Process]:
+    """Wait until two workers other than `without` are ready, and return them in the order of their numbers."""
     found: list[psutil.Process] = []
 
     async def ready() -> bool:
         assert gateway.process is not None
         children = psutil.Process(gateway.process.pid).children()
-        found[:] = sorted((one for one in children if one != without), key=lambda one: one.cmdline()[3:4])
-        return len(found) == 2 and all([await answers(gateway) for _ in range(16)])
+        found[:] = sorted((child for child in children if child != without), key=lambda child: child.cmdline()[3:4])
+        return len(found) == 2 and all([await is_ready(gateway) for _ in range(16)])
 
-    await until(ready, story=lambda: (gateway.home / "gateway.log").read_text()[-3000:])
+    await wait_until(ready, explain=lambda: (gateway.home / "gateway.log").read_text()[-3000:])
     return list(found)
 
 
-async def answers(gateway: GatewayProcess) -> bool:
-    """Whether whoever a new connection leads to is ready."""
+async def is_ready(gateway: GatewayProcess) -> bool:
+    """Return True if the worker that gets a new connection is ready."""
     with contextlib.suppress(httpx.TransportError):
         async with gateway.http() as http:
             return (await http.get("/readyz")).status_code == 200
     return False
 
 
-async def ask_anew(gateway: GatewayProcess, task: str) -> str:
-    """Over a connection of its own: the kernel gives it to one worker or the other."""
+async def ask_on_new_connection(gateway: GatewayProcess, task: str) -> str:
+    """Send a request on a new connection, which the kernel gives to one of the workers. Returns the prediction id."""
     async with gateway.http() as http:
         answer = await ask(http, task)
     assert answer.status_code == 200, answer.text
     return answer.headers["x-ratchet-prediction-id"]
 
 
-async def status_anew(gateway: GatewayProcess, task: str, key: str) -> int:
-    """Over a connection of its own, with this key."""
+async def status_on_new_connection(gateway: GatewayProcess, task: str, key: str) -> int:
+    """Send a request with this key on a new connection and return its status."""
     async with gateway.http() as http:
         http.headers["authorization"] = f"Bearer {key}"
         return (await ask(http, task)).status_code
 
 
-async def counted_by(gateway: GatewayProcess) -> set[str]:
-    """The workers that say they answered, whichever of them is asked."""
+async def workers_with_answers(gateway: GatewayProcess) -> set[str]:
+    """Wait until the metrics show answers of two workers, and return the workers' numbers."""
 
-    async def told() -> set[str]:
+    async def counted_workers() -> set[str]:
         async with gateway.http() as http:
             lines = (await http.get("/metrics")).text.splitlines()
         counts = [line for line in lines if line.startswith("ratchet_gateway_answers_total{")]
         return {line.partition('worker="')[2].partition('"')[0] for line in counts}
 
-    async def both() -> bool:
-        return len(await told()) == 2
+    async def are_both_counted() -> bool:
+        return len(await counted_workers()) == 2
 
-    await until(both)  # A worker writes what it counts every five seconds.
-    return await told()
+    await wait_until(are_both_counted)  # A worker writes its counts every five seconds.
+    return await counted_workers()
 
 
-def end_workers(gateway: GatewayProcess) -> None:
-    """Whatever is left of it."""
+def kill_workers(gateway: GatewayProcess) -> None:
+    """kill -9 the gateway and all its processes."""
     assert gateway.process is not None
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(gateway.process.pid).children(recursive=True):

@@ -45,8 +45,8 @@ def adapters(vllm: str, stack_settings: Settings) -> Iterator[dict[str, str]]:
     """Two adapters of the served base, and one made for another."""
     models = httpx.get(f"{vllm}/v1/models").json()["data"]
     base = next(model["id"] for model in models if model["parent"] is None)
-    folder, mark = stack_settings.home / "artifacts" / "adapters", uuid.uuid4().hex[:8]
-    names = {"base": base, **{kind: f"{kind}-{mark}" for kind in ("one", "two", "alien")}}
+    folder, suffix = stack_settings.home / "artifacts" / "adapters", uuid.uuid4().hex[:8]
+    names = {"base": base, **{kind: f"{kind}-{suffix}" for kind in ("one", "two", "alien")}}
     for seed, kind in enumerate(("one", "two", "alien")):
         named = "someone/elses-model" if kind == "alien" else base
         write_adapter(folder / names[kind], stack_settings.models_folder / base, named, seed)

@@ -35,7 +35,7 @@ from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from tests.integration.backlog import pass_over_backlog
+from tests.integration.consumer_groups import skip_backlog
 from tests.unit.deployer.fakes import answer, evaluated
 
 pytestmark = pytest.mark.stack
@@ -192,7 +192,7 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
         }
     )
     values = stack_settings.model_dump()
-    await pass_over_backlog(stack_settings, "deployer", "shadow")
+    await skip_backlog(stack_settings, "deployer", "shadow")
     services = [
         build_deployer(DeployerSettings(**values, deployer_tick_seconds=0.5)),
         build_shadow(ShadowSettings(**values)),

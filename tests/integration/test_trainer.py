@@ -35,7 +35,7 @@ from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
-from tests.integration.backlog import pass_over_backlog
+from tests.integration.consumer_groups import skip_backlog
 from tests.unit.trainer.test_handlers import Published
 
 BASE = "tiny"
@@ -175,7 +175,7 @@ async def test_a_dataset_on_the_broker_becomes_an_adapter_that_vllm_can_resolve(
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
     await asyncio.gather(source.connect(), consumer.start())
     try:
-        await pass_over_backlog(settings, "trainer")
+        await skip_backlog(settings, "trainer")
         async with running([build(settings)]), asyncio.timeout(120):
             await Publisher(source, "dataset_builder").publish(event)
             async for record in consumer:

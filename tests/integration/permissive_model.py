@@ -1,4 +1,4 @@
-"""A model server that answers everything that it is asked: `python -m tests.integration.any_model PORT`."""
+"""A model server that answers every request with success: `python -m tests.integration.permissive_model PORT`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _USAGE = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "input_
 _TOKEN = {"token": "refund", "logprob": -0.1, "bytes": None, "top_logprobs": []}
 
 
-def _chat(asked: dict[str, Any], part: str) -> dict[str, Any]:
-    told = {"role": "assistant", "content": "refund"}
-    choice = {"finish_reason": "stop", "logprobs": {"content": [_TOKEN]}, part: told}
-    return {"id": "c", "created": 1, "choices": [{"index": place, **choice} for place in range(_count(asked))]}
+def _chat(body: dict[str, Any], part: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "refund"}
+    choice = {"finish_reason": "stop", "logprobs": {"content": [_TOKEN]}, part: message}
+    return {"id": "c", "created": 1, "choices": [{"index": index, **choice} for index in range(_count(body))]}
 
 
-def _completion(asked: dict[str, Any]) -> dict[str, Any]:
+def _completion(body: dict[str, Any]) -> dict[str, Any]:
     logprobs = {"tokens": ["refund"], "token_logprobs": [-0.1], "top_logprobs": [{"refund": -0.1}], "text_offset": [0]}
     choice = {"text": "refund", "finish_reason": "stop", "logprobs": logprobs}
-    return {"id": "c", "created": 1, "choices": [{"index": place, **choice} for place in range(_count(asked))]}
+    return {"id": "c", "created": 1, "choices": [{"index": index, **choice} for index in range(_count(body))]}
 
 
 def _response() -> dict[str, Any]:
@@ -37,27 +37,26 @@ def _response() -> dict[str, Any]:
     return {"id": "r", "object": "response", "created_at": 1, "status": "completed", "output": [item], "usage": _USAGE}
 
 
-def _count(asked: dict[str, Any]) -> int:
-    n = asked.get("n")
+def _count(body: dict[str, Any]) -> int:
+    n = body.get("n")
     return n if type(n) is int and 1 <= n <= 128 else 1
 
 
 async def _answer(request: web.Request) -> web.StreamResponse:
-    asked = orjson.loads(await request.read())
-    streamed = asked.get("stream") is True
+    body = orjson.loads(await request.read())
     events: list[dict[str, Any]]
     if request.path == "/v1/chat/completions":
-        whole, events = _chat(asked, "message"), [_chat(asked, "delta")]
+        answer, events = _chat(body, "message"), [_chat(body, "delta")]
     elif request.path == "/v1/completions":
-        whole, events = _completion(asked), [_completion(asked)]
+        answer, events = _completion(body), [_completion(body)]
     elif request.path == "/v1/responses":
-        whole = _response()
+        answer = _response()
         delta = {"type": "response.output_text.delta", "delta": "refund", "logprobs": [_TOKEN]}
-        events = [delta, {"type": "response.completed", "response": whole}]
+        events = [delta, {"type": "response.completed", "response": answer}]
     else:
-        whole, events = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}]}, []
-    if not streamed:
-        return web.Response(body=orjson.dumps({**whole, "usage": _USAGE}), content_type="application/json")
+        answer, events = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}]}, []
+    if body.get("stream") is not True:
+        return web.Response(body=orjson.dumps({**answer, "usage": _USAGE}), content_type="application/json")
     text = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events) + b"data: [DONE]\n\n"
     return web.Response(body=text, content_type="text/event-stream")
 
@@ -67,10 +66,10 @@ async def _models(_: web.Request) -> web.Response:
 
 
 @contextmanager
-def any_model() -> Iterator[str]:
-    """The address of such a process."""
+def permissive_model() -> Iterator[str]:
+    """Run the server as a process. Yields its address."""
     (port,) = free_ports(1)
-    argv = [sys.executable, "-m", "tests.integration.any_model", str(port)]
+    argv = [sys.executable, "-m", "tests.integration.permissive_model", str(port)]
     process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         yield f"http://127.0.0.1:{port}"

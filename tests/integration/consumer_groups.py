@@ -1,4 +1,4 @@
-"""Other tests' events lie on the same broker. A test that starts a whole service passes them over first."""
+"""Lets a test that starts a whole service skip the events that other tests left on the shared broker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from schemas.catalog import topics_consumed_by
 from shared.settings import Settings
 
 
-async def pass_over_backlog(settings: Settings, *services: str) -> None:
+async def skip_backlog(settings: Settings, *services: str) -> None:
     """Move the services' consumer groups to the end of their topics. The services must not be running."""
     for service in services:
         for topic in topics_consumed_by(service):
@@ -19,8 +19,8 @@ async def pass_over_backlog(settings: Settings, *services: str) -> None:
             )
             await consumer.start()
             try:
-                places = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-                consumer.assign(places)
-                await consumer.commit(await consumer.end_offsets(places))
+                partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+                consumer.assign(partitions)
+                await consumer.commit(await consumer.end_offsets(partitions))
             finally:
                 await consumer.stop()
