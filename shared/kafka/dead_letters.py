@@ -109,16 +109,16 @@ def decrypt_dead_letter(
 async def count_pending(settings: Settings, service: str) -> PendingDeadLetters:
     """Count the dead letters that were not replayed yet, by reading them, one batch at a time."""
     count, last = 0, None
-    async for letter in _pending(settings, service):
-        count, last = count + 1, letter
+    async for dead_letter in _pending(settings, service):
+        count, last = count + 1, dead_letter
     return PendingDeadLetters(count, last)
 
 
 async def read_dead_letters(settings: Settings, service: str, limit: int = MAX_SHOWN) -> list[DeadLetter]:
     """Return the newest dead letters that were not replayed yet, the oldest of them first; at most `limit`."""
     newest: deque[DeadLetter] = deque(maxlen=min(limit, MAX_SHOWN))
-    async for letter in _pending(settings, service):
-        newest.append(letter)
+    async for dead_letter in _pending(settings, service):
+        newest.append(dead_letter)
     return list(newest)
 
 
@@ -136,25 +136,28 @@ async def replay_dead_letters(
     await producer.start()
     try:
         async with _consumer(settings, service) as consumer:
-            async for letter, duplicate in _read(settings, service, consumer):
+            async for dead_letter, duplicate in _read(settings, service, consumer):
                 if limit is not None and sent >= limit and not duplicate:
                     break
-                if letter.broken and not skip_broken:
-                    raise letter.broken
-                if not letter.broken and not duplicate:
+                if dead_letter.broken and not skip_broken:
+                    raise dead_letter.broken
+                if not dead_letter.broken and not duplicate:
                     await producer.send_and_wait(
-                        letter.topic, letter.value, key=letter.key, headers=_replay_headers(letter, service)
+                        dead_letter.topic,
+                        dead_letter.value,
+                        key=dead_letter.key,
+                        headers=_replay_headers(dead_letter, service),
                     )
                     sent += 1
-                await consumer.commit({_partition(service): letter.offset + 1})
+                await consumer.commit({_partition(service): dead_letter.offset + 1})
     finally:
         await producer.stop()
     return sent
 
 
-def _replay_headers(letter: DeadLetter, service: str) -> list[tuple[str, bytes]]:
-    only = {catalog.HEADER_ONLY: service, catalog.HEADER_REPLAYED: str(letter.replayed + 1)}
-    headers = {"content-type": "application/json", **pick_trace_headers(letter.headers), **only}
+def _replay_headers(dead_letter: DeadLetter, service: str) -> list[tuple[str, bytes]]:
+    only = {catalog.HEADER_ONLY: service, catalog.HEADER_REPLAYED: str(dead_letter.replayed + 1)}
+    headers = {"content-type": "application/json", **pick_trace_headers(dead_letter.headers), **only}
     return [(name, value.encode()) for name, value in headers.items()]
 
 
@@ -169,9 +172,9 @@ def _consumer(settings: Settings, service: str) -> AbstractAsyncContextManager[A
 
 async def _pending(settings: Settings, service: str) -> AsyncIterator[DeadLetter]:
     async with _consumer(settings, service) as consumer:
-        async for letter, duplicate in _read(settings, service, consumer):
+        async for dead_letter, duplicate in _read(settings, service, consumer):
             if not duplicate:
-                yield letter
+                yield dead_letter
 
 
 async def _read(settings: Settings, service: str, consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[DeadLetter, bool]]:
@@ -192,9 +195,9 @@ async def _read(settings: Settings, service: str, consumer: AIOKafkaConsumer) ->
             if record.offset >= end:
                 return
             headers = {name: value.decode(errors="replace") for name, value in record.headers}
-            letter = decrypt_dead_letter(cipher, record.offset, record.key, record.value or b"", headers)
-            yield letter, letter.origin in origins
-            if "?" not in letter.origin:
-                origins[letter.origin] = None
+            dead_letter = decrypt_dead_letter(cipher, record.offset, record.key, record.value or b"", headers)
+            yield dead_letter, dead_letter.origin in origins
+            if "?" not in dead_letter.origin:
+                origins[dead_letter.origin] = None
                 if len(origins) > _MAX_REMEMBERED:
                     origins.popitem(last=False)
