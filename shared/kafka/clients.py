@@ -1,4 +1,4 @@
-"""The options of every Kafka client (FastStream, aiokafka, kafka-python), made from `Settings`, and clients made with them.
+"""The options of every Kafka client (FastStream, aiokafka, kafka-python), made from `Settings`, and clients with them.
 
 Every connection to the broker takes its options from here, so that a managed Kafka (TLS, passwords, client
 certificates) works everywhere once it works anywhere. An error in the settings names the variable to set.
