@@ -26,8 +26,7 @@ from shared.privacy.encryption import Cipher, DecryptionFailed, load_cipher
 from shared.settings import Settings
 from shared.tracing import pick_trace_headers
 
-DEAD_LETTER_KEY = "dead-letters"
-"""The name of the encryption key in the secrets folder."""
+DEAD_LETTER_KEY = "dead-letters"  # The name of the encryption key in the secrets folder.
 MAX_SHOWN = 1_000
 _MAX_ERROR_CHARS = 2_000
 # Origins of dead letters remembered while reading: a record that was dead-lettered twice counts once.
