@@ -70,13 +70,12 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     recorder = Recorder(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer")
-    identifiers = _identifiers(settings)
+    identifiers, correlation = _identifiers(settings), _correlation_buffer(settings, metrics)
     answerer = Answerer(tasks, flags, sources, recorder, identifiers, access)
     readiness = Readiness(settings, access, tasks, replicas, flags, log)
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
-    correlation = _correlation_buffer(settings, metrics)
     options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
     ingest = TelemetryIngest(tasks, log, identifiers, metrics, correlation, options)
     max_otlp_bytes = settings.gateway_traces_max_body_bytes
@@ -98,7 +97,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         broker,
         prepare=[log.start, snapshot.load, access.start, flags.start],
         background=background,
-        close=[log.close, shipper.close, replicas.close, *([external.close] if external else []), flags.close],
+        close=[log.close, shipper.close, replicas.close, *([external.close] if external is not None else []), flags.close],
         http=HttpServer(
             with_cors(with_spans(app, settings, NAME), settings.cors_origins),
             settings.gateway_host, settings.gateway_port, several_workers, _HTTP,
