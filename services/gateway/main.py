@@ -97,7 +97,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         broker,
         prepare=[log.start, snapshot.load, access.start, flags.start],
         background=background,
-        close=[log.close, shipper.close, replicas.close, *([external.close] if external is not None else []), flags.close],
+        close=[log.close, shipper.close, replicas.close, *([external.close] if external else []), flags.close],
         http=HttpServer(
             with_cors(with_spans(app, settings, NAME), settings.cors_origins),
             settings.gateway_host, settings.gateway_port, several_workers, _HTTP,
