@@ -56,9 +56,7 @@ async def _until(flags: UnleashFlagReader, wanted: ServingFlags, seconds: float 
         await asyncio.sleep(0.05)
 
 
-async def test_a_changed_flag_applies_and_survives_unleash(
-    unleash: FakeUnleash, tmp_path: Path
-) -> None:
+async def test_a_changed_flag_applies_and_survives_unleash(unleash: FakeUnleash, tmp_path: Path) -> None:
     primary = flag("ratchet.support.primary", json.dumps({"adapter": "new", "previous": "old"}))
     unleash.features = [primary]
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
