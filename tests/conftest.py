@@ -1,7 +1,7 @@
-"""The real stack for tests: a home and ports of its own, started at the first test that needs it, stopped at the end.
+"""The real stack for tests: a home and ports of its own, started for the first test that needs it, stopped at the end.
 
 Programs are installed once, into the checkout's `.ratchet/tools`, and models once, into `.ratchet/models`; all state
-is thrown away. To use a stack that already runs (much faster while developing): RATCHET_TEST_HOME=<its home>.
+is deleted. To use a running stack (much faster while developing): RATCHET_TEST_HOME=<its home>.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ ROOT = Path(__file__).parent.parent
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; held open together, so that they differ."""
+    """Return different ports that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for listener in sockets:
+            listener.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what only Apache Kafka can do where tansu is the broker; each such test says what it is."""
+    """Skip the tests that need Apache Kafka if the broker is tansu, with their reason."""
     marker = item.get_closest_marker("apache_kafka")
     if marker is not None and on_tansu():
         pytest.skip(marker.args[0])
 
 
 def on_tansu() -> bool:
-    """Whether the broker of these tests is, or will be, tansu."""
+    """Return True if the broker of these tests is, or will be, tansu."""
     if home := os.environ.get("RATCHET_TEST_HOME"):
         return not Settings.load(home=Path(home).absolute()).kafka_idempotence
     if os.environ.get("RATCHET_KAFKA"):
@@ -52,7 +52,7 @@ def on_tansu() -> bool:
 
 
 class TestStack:
-    """A stack of the tests' own. Parts start when first asked for."""
+    """A stack for tests, whose parts start when a test first needs them."""
 
     __test__ = False
 
@@ -62,16 +62,16 @@ class TestStack:
         (shared / "models").mkdir(parents=True, exist_ok=True)
         (home / "models").symlink_to(shared / "models")
         ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
         tools = os.environ.get("RATCHET_TOOLS", str(shared / "tools"))
         self.env = {
-            **kept,
+            **inherited,
             "RATCHET_HOME": str(home),
             "RATCHET_TOOLS": tools,
             **{f"RATCHET_{name.upper()}_PORT": port for name, port in ports.items()},
         }
-        if own := os.environ.get("RATCHET_KAFKA"):
-            self.env["RATCHET_KAFKA"] = own
+        if external := os.environ.get("RATCHET_KAFKA"):
+            self.env["RATCHET_KAFKA"] = external
 
     def start(self, parts: Sequence[str]) -> Settings:
         stack.up(parts, self.home, env=self.env)
@@ -83,7 +83,7 @@ class TestStack:
 
 @pytest.fixture(scope="session")
 def test_stack() -> Iterator[TestStack | None]:
-    """None: a running stack is used."""
+    """The stack of this test session; None: the running one of RATCHET_TEST_HOME is used."""
     if os.environ.get("RATCHET_TEST_HOME"):
         yield None
         return
@@ -99,7 +99,7 @@ def test_stack() -> Iterator[TestStack | None]:
 
 @pytest.fixture(scope="session")
 def stack_settings(test_stack: TestStack | None) -> Settings:
-    """Settings of a running broker (with all topics), PostgreSQL and Unleash; the embedding model is there."""
+    """Settings of a running broker (with all topics), PostgreSQL and Unleash; the embedding model is installed."""
     if test_stack is None:
         settings = Settings.load(home=Path(os.environ["RATCHET_TEST_HOME"]).absolute())
     else:

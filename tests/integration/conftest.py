@@ -1,4 +1,4 @@
-"""The broker that the gateway's modules share, as long as they do not stop it."""
+"""The broker that the gateway's tests share, except those that stop it."""
 
 from __future__ import annotations
 

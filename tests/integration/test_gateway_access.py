@@ -175,7 +175,7 @@ async def test_keys_are_added_and_revoked_at_run_time_and_never_logged(
         file.write_text("{")
 
         async def is_reported() -> bool:
-            return "last hold" in " ".join((await http.get("/readyz")).json()["notes"])
+            return "stay valid" in " ".join((await http.get("/readyz")).json()["notes"])
 
         await wait_until(is_reported, 15)
         await ask_successfully(http, backends.task, **{"api-key": second})

@@ -1,4 +1,4 @@
-"""The local stack for real: up, up again, a crash, status, down. A home and ports of its own; the programs shared."""
+"""The local stack with real programs: up, up again, a crash, status, down. Home and ports are the tests' own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from deploy.devstack.supervision import records
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
-LIGHT = ("kafka", "postgres", "unleash")
+FAST_PARTS = ("kafka", "postgres", "unleash")
 
 
 @dataclass(frozen=True)
@@ -38,70 +38,70 @@ class Home:
     def status(self) -> dict[str, stack.PartStatus]:
         return {row.part: row for row in stack.status(self.path, env=self.env)}
 
-    def reached(self) -> dict[str, str]:
+    def stack_env(self) -> dict[str, str]:
         lines = (self.path / "stack.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
-    def ratchet(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def ratchet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         env = {**self.env, "COLUMNS": "200"}
-        command = [sys.executable, "-m", "deploy.cli.app", *words]
+        command = [sys.executable, "-m", "deploy.cli.app", *arguments]
         return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    """A home in the checkout's ignored folder: `nobody`, who runs PostgreSQL for root, can reach it there."""
+    """A running stack in the checkout's ignored folder, which `nobody`, who runs PostgreSQL for root, can reach."""
     shared = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute()
     path = ROOT / ".ratchet" / "tests" / f"stack-{os.getpid()}"
     path.mkdir(parents=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
     tools = os.environ.get("RATCHET_TOOLS", str(shared / "tools"))
-    made = Home(path, {**kept, **stack.free_ports(), "RATCHET_HOME": str(path), "RATCHET_TOOLS": tools})
+    home = Home(path, {**inherited, **stack.free_ports(), "RATCHET_HOME": str(path), "RATCHET_TOOLS": tools})
     try:
-        made.up(*LIGHT)
-        yield made
+        home.up(*FAST_PARTS)
+        yield home
     finally:
-        stack.down(home=path, env=made.env)
+        stack.down(home=path, env=home.env)
         shutil.rmtree(path, ignore_errors=True)
 
 
-def test_what_is_up_answers_at_the_addresses_in_stack_env(home: Home) -> None:
-    reached = home.reached()
-    with psycopg.connect(reached["RATCHET_POSTGRES"]) as connection:
+def test_parts_answer_at_the_addresses_in_stack_env(home: Home) -> None:
+    values = home.stack_env()
+    with psycopg.connect(values["RATCHET_POSTGRES"]) as connection:
         assert connection.execute("SHOW fsync").fetchone() == ("on",)
-    url, admin = reached["RATCHET_UNLEASH"], reached["RATCHET_UNLEASH_ADMIN_TOKEN"]
+    url, admin = values["RATCHET_UNLEASH"], values["RATCHET_UNLEASH_ADMIN_TOKEN"]
     features = httpx.get(f"{url}/api/admin/projects/default/features", headers={"Authorization": admin})
     assert features.status_code == 200
-    assert [home.status()[part].state for part in LIGHT] == ["ready"] * 3
+    assert [home.status()[part].state for part in FAST_PARTS] == ["ready"] * 3
 
 
-def test_the_database_wants_its_password(home: Home) -> None:
+def test_the_database_needs_its_password(home: Home) -> None:
     with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(home.reached()["RATCHET_POSTGRES"], password="wrong")
+        psycopg.connect(home.stack_env()["RATCHET_POSTGRES"], password="wrong")
 
 
-def test_secrets_are_for_their_owner_only(home: Home) -> None:
+def test_secrets_are_readable_by_their_owner_only(home: Home) -> None:
     for path in (home.path / "stack.env", home.path / "secrets" / "stack.json", *(home.path / "state").rglob("*.json")):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_a_second_up_changes_nothing(home: Home) -> None:
-    before = {part: home.status()[part].pid for part in LIGHT}
+    before = {part: home.status()[part].pid for part in FAST_PARTS}
     began = time.monotonic()
-    home.up(*LIGHT)
+    home.up(*FAST_PARTS)
     assert time.monotonic() - began < 10
-    assert {part: home.status()[part].pid for part in LIGHT} == before
+    assert {part: home.status()[part].pid for part in FAST_PARTS} == before
 
 
-def test_a_killed_part_comes_back_by_itself(home: Home) -> None:
+def test_a_killed_part_is_restarted(home: Home) -> None:
     pid = home.status()["postgres"].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while (now := home.status()["postgres"]).state != "ready" or now.pid == pid:
-        assert time.monotonic() < deadline, now
+    while (row := home.status()["postgres"]).state != "ready" or row.pid == pid:
+        assert time.monotonic() < deadline, row
         time.sleep(0.3)
-    assert now.restarts >= 1
+    assert row.restarts >= 1
 
 
 def test_up_replaces_a_part_whose_supervisor_was_killed(home: Home) -> None:
@@ -116,23 +116,23 @@ def test_up_replaces_a_part_whose_supervisor_was_killed(home: Home) -> None:
 
 
 def test_the_status_table_names_every_part_and_shows_no_password(home: Home) -> None:
-    shown = home.ratchet("status")
-    assert shown.returncode == 0, shown.stderr
+    result = home.ratchet("status")
+    assert result.returncode == 0, result.stderr
     for word in (*stack.PARTS, "own", "ready", "kafka.log"):
-        assert word in shown.stdout
-    password = home.reached()["RATCHET_POSTGRES"].split(":")[2].split("@")[0]
-    assert password not in shown.stdout
+        assert word in result.stdout
+    password = home.stack_env()["RATCHET_POSTGRES"].split(":")[2].split("@")[0]
+    assert password not in result.stdout
 
 
-def test_logs_of_a_part_are_shown_and_an_unknown_one_is_explained(home: Home) -> None:
+def test_a_parts_log_is_printed_and_an_unknown_part_is_an_error(home: Home) -> None:
     assert "database system is ready" in home.ratchet("logs", "postgres", "-n", "500").stdout
     unknown = home.ratchet("logs", "postgers")
     assert unknown.returncode == 1
     assert "postgres" in unknown.stderr
 
 
-def test_the_users_own_database_is_used_and_left_alone(home: Home, tmp_path: Path) -> None:
-    url = home.reached()["RATCHET_POSTGRES"]
+def test_an_external_database_is_used_and_not_stopped(home: Home, tmp_path: Path) -> None:
+    url = home.stack_env()["RATCHET_POSTGRES"]
     env = {**home.env, **stack.free_ports(), "RATCHET_HOME": str(tmp_path), "RATCHET_POSTGRES": url}
     stack.up(["postgres"], tmp_path, env=env)
     row = next(row for row in stack.status(tmp_path, env=env) if row.part == "postgres")
@@ -141,40 +141,40 @@ def test_the_users_own_database_is_used_and_left_alone(home: Home, tmp_path: Pat
     assert home.status()["postgres"].state == "ready"
 
 
-def test_a_port_in_use_is_named_with_the_way_out(home: Home, tmp_path: Path) -> None:
-    taken = home.env["RATCHET_UNLEASH_PORT"]
-    env = {**home.env, **stack.free_ports(), "RATCHET_HOME": str(tmp_path), "RATCHET_KAFKA_PORT": taken}
+def test_a_port_in_use_is_reported_with_its_variable(home: Home, tmp_path: Path) -> None:
+    port = home.env["RATCHET_UNLEASH_PORT"]
+    env = {**home.env, **stack.free_ports(), "RATCHET_HOME": str(tmp_path), "RATCHET_KAFKA_PORT": port}
     with pytest.raises(stack.StackError) as error:
         stack.up(["kafka"], tmp_path, env=env)
-    assert taken in error.value.failures["kafka"].reason
+    assert port in error.value.failures["kafka"].reason
     assert "RATCHET_KAFKA_PORT" in error.value.failures["kafka"].way_out
 
 
-def test_a_missing_part_is_named_with_the_command_that_installs_it(home: Home, tmp_path: Path) -> None:
+def test_a_part_that_is_not_installed_is_reported_with_the_install_command(home: Home, tmp_path: Path) -> None:
     env = {**home.env, "RATCHET_HOME": str(tmp_path), "RATCHET_TOOLS": str(tmp_path / "none")}
     with pytest.raises(stack.StackError) as error:
         stack.up(["vllm"], tmp_path, env=env, installing=False)
     assert error.value.failures["vllm"].way_out == "ratchet install vllm"
 
 
-def test_a_wrong_token_of_ones_own_unleash_is_told(home: Home, tmp_path: Path) -> None:
-    own = {"RATCHET_UNLEASH": home.reached()["RATCHET_UNLEASH"]}
+def test_a_wrong_token_of_an_external_unleash_is_reported(home: Home, tmp_path: Path) -> None:
+    address = {"RATCHET_UNLEASH": home.stack_env()["RATCHET_UNLEASH"]}
     tokens = {"RATCHET_UNLEASH_CLIENT_TOKEN": "default:development.no", "RATCHET_UNLEASH_ADMIN_TOKEN": "*:*.no"}
-    env = {**home.env, **stack.free_ports(), "RATCHET_HOME": str(tmp_path), **own, **tokens}
+    env = {**home.env, **stack.free_ports(), "RATCHET_HOME": str(tmp_path), **address, **tokens}
     with pytest.raises(stack.StackError, match="client token"):
         stack.up(["unleash"], tmp_path, env=env)
 
 
-def test_down_leaves_nothing_running_and_up_goes_on_with_the_same_data(home: Home) -> None:
-    url = home.reached()["RATCHET_POSTGRES"]
+def test_down_stops_everything_and_up_continues_with_the_same_data(home: Home) -> None:
+    url = home.stack_env()["RATCHET_POSTGRES"]
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE kept (x int)")
-    processes = [record for record in records.read_all(StackConfig.load(home.path, home.env)).values()]
-    assert sorted(stack.down(home=home.path, env=home.env)) == sorted(LIGHT)
-    assert not any(record.supervised or record.running for record in processes)
+        connection.execute("CREATE TABLE persistent (x int)")
+    started = records.read_all(StackConfig.load(home.path, home.env)).values()
+    assert sorted(stack.down(home=home.path, env=home.env)) == sorted(FAST_PARTS)
+    assert not any(record.supervised or record.running for record in started)
     ports = ("KAFKA", "KAFKA_CONTROLLER", "POSTGRES", "UNLEASH")
     assert all(port_is_free(int(home.env[f"RATCHET_{name}_PORT"])) for name in ports)
     assert stack.down(home=home.path, env=home.env) == []
     home.up("postgres")
     with psycopg.connect(url) as connection:
-        assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM persistent").fetchone() == (0,)

@@ -1,4 +1,4 @@
-"""vLLM as `ratchet up` runs it: it finds adapters itself, says 404 for unknown ones, and keeps them out of the base."""
+"""vLLM as `ratchet up` runs it: it finds adapters itself, returns 404 for unknown ones, and the base is unaffected."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def write_adapter(folder: Path, base: Path, base_name: str, seed: int) -> None:
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
-    shape = json.loads((base / "config.json").read_text())
-    width, prefix = shape["hidden_size"], "base_model.model.model.layers"
+    base_config = json.loads((base / "config.json").read_text())
+    width, prefix = base_config["hidden_size"], "base_model.model.model.layers"
     weights = {}
-    for layer in range(shape["num_hidden_layers"]):
+    for layer in range(base_config["num_hidden_layers"]):
         weights[f"{prefix}.{layer}.self_attn.q_proj.lora_A.weight"] = torch.randn(8, width) * 0.2
         weights[f"{prefix}.{layer}.self_attn.q_proj.lora_B.weight"] = torch.randn(width, 8) * 0.2
     partial = folder.with_name(f".{folder.name}")
     partial.mkdir(parents=True)
     save_file(weights, partial / "adapter_model.safetensors")
-    described = {"peft_type": "LORA", "base_model_name_or_path": base_name, "r": 8, "lora_alpha": 16}
-    described |= {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", "bias": "none"}
-    (partial / "adapter_config.json").write_text(json.dumps(described))
+    config = {"peft_type": "LORA", "base_model_name_or_path": base_name, "r": 8, "lora_alpha": 16}
+    config |= {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", "bias": "none"}
+    (partial / "adapter_config.json").write_text(json.dumps(config))
     partial.rename(folder)
 
 
 @pytest.fixture
 def adapters(vllm: str, stack_settings: Settings) -> Iterator[dict[str, str]]:
-    """Two adapters of the served base, and one made for another."""
+    """The names of the served base, two adapters of it, and one of another base (`foreign`)."""
     models = httpx.get(f"{vllm}/v1/models").json()["data"]
     base = next(model["id"] for model in models if model["parent"] is None)
     folder, suffix = stack_settings.home / "artifacts" / "adapters", uuid.uuid4().hex[:8]
-    names = {"base": base, **{kind: f"{kind}-{suffix}" for kind in ("one", "two", "alien")}}
-    for seed, kind in enumerate(("one", "two", "alien")):
-        named = "someone/elses-model" if kind == "alien" else base
-        write_adapter(folder / names[kind], stack_settings.models_folder / base, named, seed)
+    names = {"base": base, **{kind: f"{kind}-{suffix}" for kind in ("first", "second", "foreign")}}
+    for seed, kind in enumerate(("first", "second", "foreign")):
+        base_name = "another/base-model" if kind == "foreign" else base
+        write_adapter(folder / names[kind], stack_settings.models_folder / base, base_name, seed)
     yield names
-    for kind in ("one", "two", "alien"):
+    for kind in ("first", "second", "foreign"):
         httpx.post(f"{vllm}/v1/unload_lora_adapter", json={"lora_name": names[kind]})
         shutil.rmtree(folder / names[kind])
 
@@ -62,39 +62,37 @@ def ask(url: str, model: str) -> httpx.Response:
 
 
 def first_token(answer: httpx.Response) -> dict[str, float]:
-    """The likeliest first tokens and their log-probabilities: a model's fingerprint."""
+    """Return the likeliest first tokens and their log-probabilities: a model's fingerprint."""
     choice: dict[str, Any] = answer.raise_for_status().json()["choices"][0]
-    return {one["token"]: one["logprob"] for one in choice["logprobs"]["content"][0]["top_logprobs"]}
+    return {token["token"]: token["logprob"] for token in choice["logprobs"]["content"][0]["top_logprobs"]}
 
 
-def distance(one: dict[str, float], other: dict[str, float]) -> float:
-    """Mean difference, nats. A token missing on one side counts as less likely than all it has."""
-    tokens = one.keys() | other.keys()
-    floors = min(one.values()), min(other.values())
-    return sum(abs(one.get(token, floors[0]) - other.get(token, floors[1])) for token in tokens) / len(tokens)
+def distance(first: dict[str, float], second: dict[str, float]) -> float:
+    """Return the mean difference in nats. A token that one side lacks counts as its least likely one."""
+    tokens = first.keys() | second.keys()
+    floors = min(first.values()), min(second.values())
+    return sum(abs(first.get(token, floors[0]) - second.get(token, floors[1])) for token in tokens) / len(tokens)
 
 
 def test_an_adapter_in_the_folder_is_served_under_its_name(vllm: str, adapters: dict[str, str]) -> None:
-    assert distance(first_token(ask(vllm, adapters["one"])), first_token(ask(vllm, adapters["base"]))) > 0.5
+    assert distance(first_token(ask(vllm, adapters["first"])), first_token(ask(vllm, adapters["base"]))) > 0.5
     listed = {model["id"] for model in httpx.get(f"{vllm}/v1/models").json()["data"]}
-    assert adapters["one"] in listed
+    assert adapters["first"] in listed
 
 
-@pytest.mark.parametrize("kind", ["alien", "no such adapter"])
-def test_an_unknown_adapter_and_one_of_another_base_are_not_found(
-    vllm: str, adapters: dict[str, str], kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["foreign", "no such adapter"])
+def test_an_unknown_adapter_and_one_of_another_base_return_404(vllm: str, adapters: dict[str, str], kind: str) -> None:
     answer = ask(vllm, adapters.get(kind, kind))
     assert answer.status_code == 404
     assert answer.json()["error"]["type"] == "NotFoundError"
 
 
-def test_in_a_mixed_batch_everyone_gets_their_own_model(vllm: str, adapters: dict[str, str]) -> None:
-    kinds = ["base", "one", "two"]
+def test_in_a_mixed_batch_each_request_gets_its_own_model(vllm: str, adapters: dict[str, str]) -> None:
+    kinds = ["base", "first", "second"]
     alone = {kind: first_token(ask(vllm, adapters[kind])) for kind in kinds}
     with ThreadPoolExecutor(12) as pool:
         mixed = list(pool.map(lambda kind: (kind, first_token(ask(vllm, adapters[kind]))), kinds * 4))
     for kind, fingerprint in mixed:
-        distances = {one: distance(fingerprint, alone[one]) for one in kinds}
-        # Batches round differently (bf16), and these adapters are violent; still each is far nearer to itself.
-        assert all(distances[kind] < 0.5 * distances[one] for one in kinds if one != kind), (kind, distances)
+        distances = {other: distance(fingerprint, alone[other]) for other in kinds}
+        # Batches round differently (bf16), and these adapters are strong; still each is far nearer to itself.
+        assert all(distances[kind] < 0.5 * distances[other] for other in kinds if other != kind), (kind, distances)

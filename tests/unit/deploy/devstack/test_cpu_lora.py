@@ -1,4 +1,4 @@
-"""The vLLM plugin: grouped LoRA equals LoRA row by row, and the base model gets none."""
+"""The vLLM plugin: grouped LoRA equals LoRA row by row, and rows of the base model are unchanged."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def plugin() -> ModuleType:
 
 
 class Wrapper:
-    """Stands in for vLLM's PunicaWrapperCPU: holds the slot of every row."""
+    """Replaces vLLM's PunicaWrapperCPU: it stores the slot of every row."""
 
     def update_metadata(self, indices: Any) -> None:
         self.token_lora_indices = self.sampler_indices = indices
 
 
 @pytest.mark.parametrize("slots", [[0, 0, 0], [1, 1, 1], [-1, -1, -1], [-1, 0, 1], [1, -1, 1]])
-def test_each_row_gets_its_own_adapter_and_the_base_none(plugin: ModuleType, slots: list[int]) -> None:
+def test_each_row_gets_its_own_adapter_and_base_rows_none(plugin: ModuleType, slots: list[int]) -> None:
     torch.manual_seed(1)
     x, y = torch.randn(3, 8), torch.randn(3, 10)
     a = tuple(torch.randn(2, 1, 4, 8) for _ in range(2))
@@ -55,5 +55,5 @@ def test_logits_of_mixed_rows_get_their_own_adapter(plugin: ModuleType) -> None:
     torch.testing.assert_close(y[1], x[1] @ a[1, 0].T @ b[1, 0].T)
 
 
-def test_another_vllm_is_left_as_it_is(plugin: ModuleType) -> None:
-    plugin.register()  # there is no vllm in this environment: a warning, no error
+def test_registering_without_vllm_only_logs_a_warning(plugin: ModuleType) -> None:
+    plugin.register()  # vLLM is not installed in this environment.

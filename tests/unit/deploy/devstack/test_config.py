@@ -1,4 +1,4 @@
-"""Where everything is: what the environment says, and what is refused."""
+"""Settings of the stack read from the environment, and selection of parts by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deploy.devstack.errors import PartError
 from schemas.catalog import SERVICES
 
 
-def test_without_settings_everything_is_ours_and_in_the_home(tmp_path: Path) -> None:
+def test_without_settings_no_part_is_external_and_all_files_are_in_the_home(tmp_path: Path) -> None:
     config = StackConfig.load(tmp_path, {})
     assert config.externals == {}
     assert config.tools == tmp_path / "tools"
@@ -21,7 +21,7 @@ def test_without_settings_everything_is_ours_and_in_the_home(tmp_path: Path) -> 
     assert config.base_model_name == "SmolLM2-135M-Instruct"
 
 
-def test_the_users_own_parts_are_external(tmp_path: Path) -> None:
+def test_servers_of_the_user_are_external(tmp_path: Path) -> None:
     env = {
         "RATCHET_KAFKA": "broker.example:9092",
         "RATCHET_POSTGRES": "postgresql://me:secret@db.example:5432/ratchet",
@@ -33,7 +33,7 @@ def test_the_users_own_parts_are_external(tmp_path: Path) -> None:
     assert config.externals["unleash"] == "https://flags.example"
 
 
-def test_our_own_exported_addresses_do_not_make_a_part_external(tmp_path: Path) -> None:
+def test_the_stacks_own_exported_addresses_are_not_external(tmp_path: Path) -> None:
     env = {
         "RATCHET_KAFKA": "127.0.0.1:29092",
         "RATCHET_POSTGRES": "postgresql://ratchet:pw@127.0.0.1:25432/ratchet",
@@ -49,7 +49,7 @@ def test_the_controller_port_follows_a_changed_broker_port(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1"])
-def test_a_port_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_an_invalid_port_is_refused_with_its_variable(tmp_path: Path, text: str) -> None:
     with pytest.raises(PartError, match="RATCHET_VLLM_PORT"):
         StackConfig.load(tmp_path, {"RATCHET_VLLM_PORT": text})
 
@@ -65,25 +65,19 @@ def test_a_hub_id_and_a_folder_have_the_same_short_name(tmp_path: Path) -> None:
         assert config.base_model_name == "Llama-3.1-8B-Instruct"
 
 
-def test_an_unknown_part_is_named_with_those_there_are() -> None:
+def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
     with pytest.raises(PartError, match="kafak") as error:
         select(["kafak"])
     assert "kafka" in error.value.way_out
 
 
-def test_split_makes_each_service_a_part() -> None:
+def test_with_split_each_service_is_a_part() -> None:
     names = [part.name for part in select(split=True, without=["vllm", "shadow"])]
     assert set(names) == {"kafka", "postgres", "unleash", *SERVICES} - {"shadow"}
 
 
-def test_stopping_services_stops_them_in_either_shape() -> None:
+def test_stopping_services_includes_split_ones() -> None:
     assert with_split_services(["services"]) == {"services", *SERVICES}
-
-
-def test_the_services_are_those_of_the_contract() -> None:
-    from schemas.catalog import SERVICES as CONTRACT
-
-    assert set(SERVICES) == set(CONTRACT)
 
 
 def test_free_ports_differ_from_each_other() -> None:

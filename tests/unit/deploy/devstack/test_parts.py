@@ -1,4 +1,4 @@
-"""What each part writes and runs."""
+"""The configuration that each part writes, and the process that it starts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def test_kafkas_properties_hold_the_ports_and_the_data_folder(tmp_path: Path) ->
     assert "auto.create.topics.enable=false" in lines
 
 
-def test_without_kafka_home_the_broker_says_that_it_forgets(tmp_path: Path) -> None:
+def test_without_kafka_home_the_note_says_that_data_are_in_memory_only(tmp_path: Path) -> None:
     part, config = kafka.KafkaPart(), StackConfig.load(tmp_path, {})
     assert "memory only" in part.note(config)
     assert part.environment(config)["RATCHET_KAFKA_IDEMPOTENCE"] == "false"
 
 
-def test_a_home_stays_with_the_kafka_that_wrote_its_data(tmp_path: Path) -> None:
+def test_a_home_continues_with_the_kafka_that_wrote_its_data(tmp_path: Path) -> None:
     distribution = tmp_path / "kafka"
     (distribution / "libs").mkdir(parents=True)
     (distribution / "libs" / "kafka.jar").touch()
@@ -45,14 +45,14 @@ def test_a_home_stays_with_the_kafka_that_wrote_its_data(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "major"),
+    ("output", "major"),
     [('openjdk version "17.0.21" 2026-10-20', 17), ('java version "1.8.0_402"', 8), ("no java here", 0)],
 )
-def test_javas_major_version_is_read_from_its_words(words: str, major: int) -> None:
-    assert java_major(words) == major
+def test_javas_major_version_is_read_from_its_output(output: str, major: int) -> None:
+    assert java_major(output) == major
 
 
-def test_credentials_are_made_once_and_for_their_owner_only(tmp_path: Path) -> None:
+def test_credentials_are_created_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     first = Credentials.load(tmp_path)
     assert Credentials.load(tmp_path) == first
     assert stat.S_IMODE((tmp_path / "secrets" / "stack.json").stat().st_mode) == 0o600
@@ -62,12 +62,12 @@ def test_a_database_address_is_shown_without_its_password() -> None:
     assert postgres.without_password("postgresql://me:s3c@db:5432/x") == "postgresql://me@db:5432/x"
 
 
-def test_another_database_of_the_same_server_keeps_the_rest_of_the_address(tmp_path: Path) -> None:
+def test_the_address_of_another_database_differs_in_its_name_only(tmp_path: Path) -> None:
     config = StackConfig.load(tmp_path, {"RATCHET_POSTGRES": "postgresql://me:pw@db:5432/ratchet?sslmode=require"})
     assert postgres.database_url(config, "unleash") == "postgresql://me:pw@db:5432/unleash?sslmode=require"
 
 
-def test_data_of_another_postgres_are_left_alone(tmp_path: Path) -> None:
+def test_data_of_another_postgres_version_are_refused(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "postgres").write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 18.6'\n")
@@ -79,14 +79,14 @@ def test_data_of_another_postgres_are_left_alone(tmp_path: Path) -> None:
         postgres.choose_programs([programs], data)
 
 
-def test_the_users_own_unleash_needs_its_tokens(tmp_path: Path) -> None:
+def test_an_external_unleash_needs_its_tokens(tmp_path: Path) -> None:
     config = StackConfig.load(tmp_path, {"RATCHET_UNLEASH": "https://flags.example"})
     with pytest.raises(PartError) as error:
         unleash.tokens(config)
     assert "RATCHET_UNLEASH_CLIENT_TOKEN" in error.value.way_out
 
 
-def test_vllm_runs_where_its_models_name_is_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_runs_where_the_models_name_is_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm.VllmPart, "installed", lambda self, config: True)
     config = StackConfig.load(tmp_path, {})
     launch = vllm.VllmPart().launch(config)
@@ -104,7 +104,7 @@ def test_the_plugin_for_the_cpu_is_found_by_its_entry_point() -> None:
     assert [(point.group, point.value) for point in points] == [("vllm.general_plugins", "ratchet_cpu_lora:register")]
 
 
-def test_an_interrupted_install_is_made_again(tmp_path: Path) -> None:
+def test_an_interrupted_install_is_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "tool"
     folder.mkdir()
     (folder / "half").touch()
@@ -118,7 +118,7 @@ def test_an_interrupted_install_is_made_again(tmp_path: Path) -> None:
     assert (folder / VERSION_FILE).read_text() == "1.0"
 
 
-def test_a_missing_log_is_no_error(tmp_path: Path) -> None:
+def test_the_tail_of_a_missing_log_is_a_message(tmp_path: Path) -> None:
     assert tail(tmp_path / "none.log") == "(no log yet)"
 
 

@@ -1,0 +1,126 @@
+"""Processes by identity, and the supervisor that restarts one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.devstack.config import StackConfig
+from deploy.devstack.part import Launch
+from deploy.devstack.supervision import records
+from deploy.devstack.supervision.processes import ProcessIdentity, memory_bytes, stop
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[StackConfig]:
+    config = StackConfig.load(tmp_path, {})
+    yield config
+    for record in records.read_all(config).values():
+        records.stop_part(config, record)
+
+
+def start_sleeping(*argv: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv or ("sleep", "60"), start_new_session=True)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not true within {seconds} s"
+        time.sleep(0.05)
+
+
+def start_part(config: StackConfig, *argv: str, **options: object) -> records.PartRecord:
+    launch = Launch(argv=argv, cwd=str(config.home), grace_seconds=2.0, env={"SECRET": "x"})
+    records.start_part(config, "part", launch, "nowhere", {})
+    wait_until(lambda: (record := records.read(config, "part")) and record.running)
+    return read_record(config)
+
+
+def read_record(config: StackConfig) -> records.PartRecord:
+    record = records.read(config, "part")
+    assert record is not None
+    return record
+
+
+def test_a_reused_pid_is_another_process() -> None:
+    own = ProcessIdentity.of(os.getpid())
+    assert own.alive()
+    assert not ProcessIdentity(own.pid, own.started - 100).alive()
+
+
+def test_a_signal_to_a_reused_pid_is_not_sent() -> None:
+    process = start_sleeping()
+    ProcessIdentity(process.pid, time.time() - 1000).signal(signal.SIGKILL)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
+def test_a_process_that_ignores_its_stop_signal_is_killed() -> None:
+    process = start_sleeping(
+        sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    )
+    time.sleep(0.3)
+    stop(ProcessIdentity.of(process.pid), signal.SIGTERM, 0.5)
+    assert process.wait(5) == -signal.SIGKILL
+
+
+def test_memory_includes_the_process_itself() -> None:
+    assert memory_bytes(ProcessIdentity.of(os.getpid())) > 1_000_000
+
+
+def test_a_crashed_part_is_restarted(config: StackConfig) -> None:
+    first = start_part(config, "sleep", "60")
+    assert first.child is not None
+    first.child.signal(signal.SIGKILL)
+    wait_until(lambda: read_record(config).restarts == 1 and read_record(config).running)
+    assert read_record(config).child != first.child
+
+
+def test_a_part_that_exits_early_too_often_is_failed(config: StackConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deploy.devstack.supervision import supervisor
+
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.01)
+    path = config.records / "part.json"
+    path.parent.mkdir(parents=True)
+    launch = {"argv": ["false"], "env": {}, "cwd": ".", "user": None, "stop_signal": 15, "grace_seconds": 1.0}
+    record = {"part": "part", "log": str(config.home / "log"), "address": "", "environment": {}, "launch": launch}
+    path.write_text(json.dumps(record))
+    supervisor.Supervisor(path).run()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "supervisor": None}))  # It was this process.
+    assert read_record(config).state == "failed"
+    assert read_record(config).last_exit == 1
+    assert read_record(config).restarts == supervisor.MAX_EARLY_EXITS - 1
+
+
+def test_stopping_a_part_stops_supervisor_and_child_and_deletes_the_record(config: StackConfig) -> None:
+    record = start_part(config, "sleep", "60")
+    records.stop_part(config, record)
+    assert not record.supervised
+    assert not record.running
+    assert records.read(config, "part") is None
+
+
+def test_a_child_without_supervisor_is_stopped_too(config: StackConfig) -> None:
+    record = start_part(config, "sleep", "60")
+    assert record.supervisor is not None
+    record.supervisor.signal(signal.SIGKILL)
+    wait_until(lambda: not record.supervised)
+    assert record.running
+    records.stop_part(config, record)
+    assert not record.running
+
+
+def test_a_record_is_readable_by_its_owner_only(config: StackConfig) -> None:
+    start_part(config, "sleep", "60")
+    assert stat.S_IMODE((config.records / "part.json").stat().st_mode) == 0o600
