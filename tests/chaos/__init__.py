@@ -4,10 +4,10 @@
 
 system.py     broker, database, flag server, model server and all ten services, each as a process of its own
 processes.py  restarts a process as soon as it ends
-upstream.py   the model server, which answers at once (vLLM is not tested here)
-load.py       clients that ask the gateways and write to Kafka; they record in ledger.py what they were answered
+upstream.py   a model server that answers at once (vLLM is not tested here)
+load.py       clients that call the gateways and write to Kafka; they record the answers in ledger.py
 faults.py     a seeded schedule of kills, stops, frozen processes and full disks
-checker.py    compares the ledger with the lake, with libraries alone
-leaks.py      looks for the personal data of people.py wherever data is at rest
+checker.py    compares the ledger with the lake, without code of Ratchet
+leaks.py      looks for the personal data of people.py wherever data are stored
 run.py        runs all of it; report.py writes the outcome
 """

@@ -21,7 +21,7 @@ from tests.chaos.run import Options, Progress, run_chaos
 from tests.chaos.system import ROOT, StartError
 
 RESULTS = Path(__file__).parent / "results"
-_PLAIN_SECONDS = 10.0
+_SECONDS_BETWEEN_LINES = 10.0
 SHORT = Options(seconds=25.0, events=5_000, faults=2, short=True, settle_seconds=60.0)
 
 
@@ -32,7 +32,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of load and schedule.")] = 4,
     out: Annotated[Path | None, typer.Option(help="JSON; default: tests/chaos/results/.")] = None,
     short: Annotated[bool, typer.Option(help="The short run of `make test`; the numbers above are not used.")] = False,
-    without: Annotated[str, typer.Option(help=f"Kinds not to run_chaos, comma-separated: {', '.join(KINDS)}.")] = "",
+    without: Annotated[str, typer.Option(help=f"Kinds not to play, comma-separated: {', '.join(KINDS)}.")] = "",
     keep: Annotated[bool, typer.Option(help="Do not delete the folder with logs, ledger and lake.")] = False,
 ) -> None:
     """Play faults against real processes, and report what was accepted, stored, lost, doubled and leaked."""
@@ -42,7 +42,7 @@ def main(
     options = Options(minutes * 60, events, faults, seed, without=excluded)
     if short:
         options = Options(SHORT.seconds, SHORT.events, SHORT.faults, seed, True, excluded, SHORT.settle_seconds)
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)
     home = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute() / "chaos" / str(os.getpid())
     try:
         outcome = asyncio.run(_interruptible(home, options, console, keep))
@@ -50,7 +50,7 @@ def main(
         console.print(f"interrupted; all processes are stopped. Logs: {home / 'logs'}")
         raise typer.Exit(130) from None
     except StartError as error:
-        console.print(f"{error}\nLogs: {home / 'logs'}", style="red", highlight=False, markup=False)
+        console.print(f"{error}\nLogs: {home / 'logs'}", style="red")
         raise typer.Exit(2) from error
     report.show(outcome, console)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -96,9 +96,9 @@ class _Screen:
             self._live.update(Text(text))
             return
         stage = progress.stage.partition(":")[0]
-        if time.monotonic() - self._last > _PLAIN_SECONDS or stage != self._stage:
+        if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES or stage != self._stage:
             self._last, self._stage = time.monotonic(), stage
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(text, soft_wrap=True)
 
     def _text(self, progress: Progress) -> str:
         elapsed = time.monotonic() - self._started_at

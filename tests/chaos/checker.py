@@ -1,10 +1,10 @@
 """The independent checker: compares the ledger with the lake, reading both with libraries alone, no code of Ratchet.
 
-    found = check(ledger_file, lake_folder, task)
-    found.predictions.lost == 0
+    result = check(ledger_file, lake_folder, task)
+    result.predictions.lost == 0
 
 `lost`: accepted and not stored. `doubled`: an id, or a client's marker, in more than one row. `invented`: a row that no
-client sent. `unknown`: sent, but the connection broke before the client got an answer: stored or not, both are right.
+client sent. `unknown`: sent, but the connection broke before the client got an answer; it may be stored or not.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Finding:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def faultless(self) -> bool:
-        """True if nothing is lost, doubled, invented or left of a forgotten person."""
+    def is_clean(self) -> bool:
+        """True if no row is lost, doubled, invented or left of a forgotten user."""
         return not (self.lost or self.doubled or self.invented or self.forgotten_left)
 
     def record(self, problem: str, ids: set[str]) -> int:
@@ -63,12 +63,12 @@ class CheckResult:
     requests: Finding
 
     @property
-    def faultless(self) -> bool:
-        return self.predictions.faultless and self.feedback.faultless and self.requests.faultless
+    def is_clean(self) -> bool:
+        return self.predictions.is_clean and self.feedback.is_clean and self.requests.is_clean
 
 
 def check(ledger: Path, lake: Path, task: str) -> CheckResult:
-    """Compare all tables. Rows of other tasks are ignored, because the broker may be shared."""
+    """Compare all tables. Rows of other tasks are ignored: the broker may be shared."""
     db = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
     try:
         return CheckResult(_predictions(db, lake, task), _feedback(db, lake, task), _requests(db, lake, task))
@@ -76,7 +76,7 @@ def check(ledger: Path, lake: Path, task: str) -> CheckResult:
         db.close()
 
 
-def read(lake: Path, table: str, task: str, columns: list[str] | None = None) -> pa.Table:
+def read_rows(lake: Path, table: str, task: str, columns: list[str] | None = None) -> pa.Table:
     """Return the rows of a task; none if the table does not exist yet."""
     try:
         delta = DeltaTable(str(lake / table))
@@ -87,11 +87,11 @@ def read(lake: Path, table: str, task: str, columns: list[str] | None = None) ->
 
 def stored_ids(lake: Path, table: str, task: str) -> set[str]:
     """Return the distinct prediction ids in a table."""
-    return set(read(lake, table, task, ["prediction_id"]).column("prediction_id").to_pylist())
+    return set(read_rows(lake, table, task, ["prediction_id"]).column("prediction_id").to_pylist())
 
 
 def expected_suspects(ledger: Path) -> tuple[set[str], set[str]]:
-    """Return the ids that the failure miner must have (accepted, low confidence), and those of forgotten people."""
+    """Return the ids that the failure miner must have (accepted, low confidence), and those of forgotten users."""
     db = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
     try:
         rows = db.execute(
@@ -100,13 +100,13 @@ def expected_suspects(ledger: Path) -> tuple[set[str], set[str]]:
         ).fetchall()
     finally:
         db.close()
-    gone = {prediction_id for prediction_id, forgotten in rows if forgotten}
-    return {prediction_id for prediction_id, _ in rows} - gone, gone
+    forgotten_ids = {prediction_id for prediction_id, forgotten in rows if forgotten}
+    return {prediction_id for prediction_id, _ in rows} - forgotten_ids, forgotten_ids
 
 
 def rows_hash(lake: Path, table: str, task: str, key: str) -> str:
     """Return the SHA-256 (hex) of a table's rows, all columns, in the order of `key`."""
-    rows = read(lake, table, task)
+    rows = read_rows(lake, table, task)
     if not rows.num_rows:
         return hashlib.sha256(b"").hexdigest()
     rows = rows.select(sorted(rows.column_names)).sort_by(key).combine_chunks()
@@ -118,7 +118,7 @@ def rows_hash(lake: Path, table: str, task: str, key: str) -> str:
 
 
 def _compact(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the batch with buffers of its own: a slice would be written with the whole buffer around it."""
+    """Return a copy of the batch: a slice would be written with the whole buffer that it belongs to."""
     return pa.RecordBatch.from_arrays([pa.concat_arrays([column]) for column in batch.columns], schema=batch.schema)
 
 
@@ -127,32 +127,32 @@ def _predictions(db: sqlite3.Connection, lake: Path, task: str) -> Finding:
         "SELECT marker, outcome, prediction_id, user IN (SELECT user FROM forgotten) FROM predictions"
     ).fetchall()
     outcome_of = {marker: outcome for marker, outcome, _, _ in sent}
-    promised = {prediction_id: marker for marker, outcome, prediction_id, _ in sent if outcome == "accepted"}
-    gone_markers = {marker for marker, _, _, forgotten in sent if forgotten}
-    gone = {prediction_id for prediction_id, marker in promised.items() if marker in gone_markers}
-    rows = read(lake, "predictions", task, ["prediction_id", "model", "finish_reason"])
+    accepted = {prediction_id: marker for marker, outcome, prediction_id, _ in sent if outcome == "accepted"}
+    forgotten_markers = {marker for marker, _, _, forgotten in sent if forgotten}
+    forgotten_ids = {prediction_id for prediction_id, marker in accepted.items() if marker in forgotten_markers}
+    rows = read_rows(lake, "predictions", task, ["prediction_id", "model", "finish_reason"])
     ids = rows.column("prediction_id").to_pylist()
     markers = [
         _marker(*pair) for pair in zip(rows["model"].to_pylist(), rows["finish_reason"].to_pylist(), strict=True)
     ]
     stored = set(ids)
-    of_unknown = {i for i, m in zip(ids, markers, strict=True) if i not in promised and outcome_of.get(m) == "unknown"}
-    of_refused = {i for i, m in zip(ids, markers, strict=True) if i not in promised and outcome_of.get(m) == "refused"}
+    of_unknown = {i for i, m in zip(ids, markers, strict=True) if i not in accepted and outcome_of.get(m) == "unknown"}
+    of_refused = {i for i, m in zip(ids, markers, strict=True) if i not in accepted and outcome_of.get(m) == "refused"}
     doubled = {i for i, count in Counter(ids).items() if count > 1}
     for marker, count in Counter(m for i, m in set(zip(ids, markers, strict=True)) if m).items():
         if count > 1:
             doubled |= {i for i, m in zip(ids, markers, strict=True) if m == marker}
-    remaining = {i for i, m in zip(ids, markers, strict=True) if i in gone or m in gone_markers}
+    remaining = {i for i, m in zip(ids, markers, strict=True) if i in forgotten_ids or m in forgotten_markers}
     found = Finding(
-        accepted=len(promised), forgotten=len(gone), stored=len(ids),
+        accepted=len(accepted), forgotten=len(forgotten_ids), stored=len(ids),
         unknown=sum(outcome == "unknown" for outcome in outcome_of.values()), unknown_stored=len(of_unknown),
         refused=sum(outcome == "refused" for outcome in outcome_of.values()), refused_stored=len(of_refused),
     )  # fmt: skip
-    # A row whose id was promised for another marker has another request's content: invented as well.
-    swapped = {i for i, m in zip(ids, markers, strict=True) if i in promised and m != promised[i]}
-    found.lost = found.record("lost", set(promised) - gone - stored)
+    # A row with an accepted id and another marker has the content of another request: invented as well.
+    swapped = {i for i, m in zip(ids, markers, strict=True) if i in accepted and m != accepted[i]}
+    found.lost = found.record("lost", set(accepted) - forgotten_ids - stored)
     found.doubled = found.record("doubled", doubled)
-    found.invented = found.record("invented", (stored - set(promised) - of_unknown - of_refused) | swapped)
+    found.invented = found.record("invented", (stored - set(accepted) - of_unknown - of_refused) | swapped)
     found.forgotten_left = found.record("forgotten_left", remaining)
     return found
 
@@ -164,23 +164,23 @@ def _marker(model: str | None, finish_reason: str | None) -> str | None:
 def _feedback(db: sqlite3.Connection, lake: Path, task: str) -> Finding:
     answers = db.execute("SELECT prediction_id, outcome, user IN (SELECT user FROM forgotten) FROM feedback").fetchall()
     outcome_of = {prediction_id: outcome for prediction_id, outcome, _ in answers}
-    promised = {i for i, outcome in outcome_of.items() if outcome == "accepted"}
-    gone = {i for i, _, forgotten in answers if forgotten}
-    rows = read(lake, "feedback", task, ["prediction_id", "event_id"])
+    accepted = {i for i, outcome in outcome_of.items() if outcome == "accepted"}
+    forgotten_ids = {i for i, _, forgotten in answers if forgotten}
+    rows = read_rows(lake, "feedback", task, ["prediction_id", "event_id"])
     ids = rows.column("prediction_id").to_pylist()
     stored = set(ids)
     found = Finding(
-        accepted=len(promised), forgotten=len(gone & promised), stored=len(ids),
+        accepted=len(accepted), forgotten=len(forgotten_ids & accepted), stored=len(ids),
         unknown=sum(outcome == "unknown" for outcome in outcome_of.values()),
         unknown_stored=sum(outcome_of.get(i) == "unknown" for i in stored),
         refused=sum(outcome == "refused" for outcome in outcome_of.values()),
         refused_stored=sum(outcome_of.get(i) == "refused" for i in stored),
     )  # fmt: skip
-    found.lost = found.record("lost", promised - gone - stored)
+    found.lost = found.record("lost", accepted - forgotten_ids - stored)
     # Each prediction gets one feedback at most, so its id twice is the same feedback twice.
     found.doubled = found.record("doubled", {i for i, count in Counter(ids).items() if count > 1})
     found.invented = found.record("invented", stored - set(outcome_of))
-    found.forgotten_left = found.record("forgotten_left", stored & gone)
+    found.forgotten_left = found.record("forgotten_left", stored & forgotten_ids)
     return found
 
 
@@ -188,15 +188,15 @@ def _requests(db: sqlite3.Connection, lake: Path, task: str) -> Finding:
     """Check that each answered chat request was observed once, with its status."""
     chats = db.execute(
         "SELECT prediction_id, user IN (SELECT user FROM forgotten) FROM predictions "
-        "WHERE way = 'chat' AND outcome = 'accepted'"
+        "WHERE channel = 'chat' AND outcome = 'accepted'"
     ).fetchall()
-    promised, gone = {i for i, _ in chats}, {i for i, forgotten in chats if forgotten}
-    rows = read(lake, "requests", task, ["prediction_id", "event_id", "status"])
+    accepted, forgotten_ids = {i for i, _ in chats}, {i for i, forgotten in chats if forgotten}
+    rows = read_rows(lake, "requests", task, ["prediction_id", "event_id", "status"])
     if rows.num_rows:
         rows = rows.filter(pc.equal(rows["status"], 200))
     ids = rows.column("prediction_id").to_pylist()
-    found = Finding(accepted=len(promised), forgotten=len(gone), stored=len(ids))
-    found.lost = found.record("lost", promised - gone - set(ids))
+    found = Finding(accepted=len(accepted), forgotten=len(forgotten_ids), stored=len(ids))
+    found.lost = found.record("lost", accepted - forgotten_ids - set(ids))
     found.doubled = found.record("doubled", {i for i, count in Counter(ids).items() if count > 1})
-    found.forgotten_left = found.record("forgotten_left", set(ids) & gone)
+    found.forgotten_left = found.record("forgotten_left", set(ids) & forgotten_ids)
     return found

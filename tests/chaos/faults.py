@@ -1,10 +1,10 @@
-"""A seeded schedule of faults, and what plays it. Faults of different kinds overlap, those of one kind never do.
+"""A seeded schedule of faults, and its player. Faults of different kinds overlap; those of one kind never do.
 
 - `service`: kill -9 of a random service process, or of a gateway's shipper
 - `broker`: kill -9, or stopped for a while (tansu loses its data when it ends, so it is frozen instead)
 - `database`: kill -9 of PostgreSQL's first process, or stopped for a while
 - `disk`: the disk of the spools or of the lake is full for a while
-- `zombie`: a writer of the lake is frozen until its group has given its partitions to another, then resumes
+- `zombie`: a writer of the lake is frozen until its consumer group has reassigned its partitions, then resumed
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SHIPPER = "shipper"
 _WEIGHTS = {"gateway": 6, "prediction_log": 6, SHIPPER: 8, "failure_miner": 1, "trainer": 1, "evaluator": 1}
 _DEFAULT_WEIGHT = 3
 _ZOMBIE_SECONDS = (11.0, 14.0)
-"""A little more than the session timeout of the consumer groups."""
+"""Slightly longer than the session timeout of the consumer groups."""
 _PAUSES = {"broker": (4.0, 4.0, 4.0, 15.0), "database": (2.0,)}
 _PAUSE = (0.5,)
-"""Minimum seconds between a fault and the next of its kind, in turn; without them nothing would run between outages.
-Consumers need ten seconds to take over a dead member's partitions, so the broker's longest pause is above that."""
+"""Minimum seconds between a fault and the next of its kind, used in rotation; without them nothing would run between
+outages. Consumers need ten seconds to take over a dead member's partitions: the broker's longest pause is longer."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PlayedFaults:
     """By kind, the seconds from the start of each fault until its target answered again."""
 
     @property
-    def lasted(self) -> dict[str, dict[str, float]]:
+    def durations(self) -> dict[str, dict[str, float]]:
         """Return median and maximum of `seconds`, by kind."""
         return {
             kind: {"median_s": round(statistics.median(found), 1), "longest_s": round(max(found), 1)}
@@ -70,43 +70,43 @@ class PlayedFaults:
 
 def schedule(seed: int, each: int, services: list[str], broker: str, without: set[str]) -> list[Fault]:
     """Return a run's faults, `each` of every kind (zombies: a fifth of that, at least one), in the order of time."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     counts = dict.fromkeys(KINDS, each) | {"zombie": max(1, each // 5)}
     found: list[Fault] = []
     for kind in KINDS:
         if kind in without or (kind == "broker" and broker == "external"):
             continue
         count = counts[kind]
-        targets = _service_targets(chance, count, services) if kind == "service" else [""] * count
+        targets = _service_targets(rng, count, services) if kind == "service" else [""] * count
         for number, target in enumerate(targets):
-            at = 0.03 + 0.92 * (number + chance.uniform(0.1, 0.9)) / count
-            found.append(_fault(chance, at, kind, target, number, broker))
+            at = 0.03 + 0.92 * (number + rng.uniform(0.1, 0.9)) / count
+            found.append(_fault(rng, at, kind, target, number, broker))
     return sorted(found, key=lambda fault: fault.at)
 
 
-def _service_targets(chance: random.Random, count: int, services: list[str]) -> list[str]:
-    """Choose each process twice if `count` allows, the rest by weight: those on a prediction's path more often."""
+def _service_targets(rng: random.Random, count: int, services: list[str]) -> list[str]:
+    """Choose each process twice if `count` allows, the rest by weight: those on a prediction's path most often."""
     every = [*services, SHIPPER]
     fixed = every * 2 if count >= 2 * len(every) else []
     weights = [_WEIGHTS.get(name.partition("-")[0], _DEFAULT_WEIGHT) for name in every]
     if not fixed:  # A short run: those on a prediction's path first.
         fixed = ["gateway", WRITERS[0], SHIPPER][:count]
-    targets = fixed + chance.choices(every, weights, k=count - len(fixed))
-    chance.shuffle(targets)
+    targets = fixed + rng.choices(every, weights, k=count - len(fixed))
+    rng.shuffle(targets)
     return targets
 
 
-def _fault(chance: random.Random, at: float, kind: str, target: str, number: int, broker: str) -> Fault:
+def _fault(rng: random.Random, at: float, kind: str, target: str, number: int, broker: str) -> Fault:
     if kind == "service":
         return Fault(at, kind, target, "kill -9")
     if kind == "broker":
         way = "frozen" if broker == "tansu" else ("kill -9", "stopped")[number % 2]
-        return Fault(at, kind, BROKER, way, chance.uniform(1.0, 3.0))
+        return Fault(at, kind, BROKER, way, rng.uniform(1.0, 3.0))
     if kind == "database":
-        return Fault(at, kind, DATABASE, ("kill -9", "stopped")[number % 2], chance.uniform(0.5, 3.0))
+        return Fault(at, kind, DATABASE, ("kill -9", "stopped")[number % 2], rng.uniform(0.5, 3.0))
     if kind == "disk":
-        return Fault(at, kind, ("spool", "lake")[number % 2], "full", chance.uniform(1.0, 3.0))
-    return Fault(at, kind, WRITERS[(number + 1) % 2], "frozen", chance.uniform(*_ZOMBIE_SECONDS))
+        return Fault(at, kind, ("spool", "lake")[number % 2], "full", rng.uniform(1.0, 3.0))
+    return Fault(at, kind, WRITERS[(number + 1) % 2], "frozen", rng.uniform(*_ZOMBIE_SECONDS))
 
 
 class Faults:
@@ -129,7 +129,7 @@ class Faults:
         return len(self._plan)
 
     async def run(self) -> None:
-        """Play all faults: those of a kind in turn, the kinds side by side. A late one is played after a pause."""
+        """Play all faults: those of one kind in sequence, the kinds in parallel. A late one is played after a pause."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for kind in KINDS:
@@ -141,10 +141,10 @@ class Faults:
             self.played.now[fault.kind] = f"{fault.target} {fault.way}"
             player: Callable[..., object] = self._players[fault.kind]
             started = time.monotonic()
-            done = await player(fault)  # type: ignore[misc]
+            was_played = await player(fault)  # type: ignore[misc]
             self.played.seconds.setdefault(fault.kind, []).append(time.monotonic() - started)
             self.played.now.pop(fault.kind, None)
-            if done:
+            if was_played:
                 self.played.by_kind[fault.kind] += 1
                 self.played.by_way[f"{fault.kind}: {fault.target} {fault.way}"] += 1
             else:
@@ -159,7 +159,7 @@ class Faults:
         return await self._kill(fault.target)
 
     async def _kill(self, name: str) -> bool:
-        """kill -9 a program; one that is just restarting is waited for."""
+        """kill -9 a program; wait for one that is restarting."""
         program = self._system.program(name)
         for _ in range(100):
             if program.running:
@@ -185,14 +185,14 @@ class Faults:
         self._load.broker_down = True
         try:
             await self._outage(fault)
-            await self._system.until_up(BROKER)
+            await self._system.wait_until_up(BROKER)
         finally:
             self._load.broker_down = False
         return True
 
     async def _database(self, fault: Fault) -> bool:
         await self._outage(fault)
-        await self._system.until_up(DATABASE)
+        await self._system.wait_until_up(DATABASE)
         return True
 
     async def _outage(self, fault: Fault) -> None:
@@ -209,11 +209,11 @@ class Faults:
             program.resume()
 
     async def _disk(self, fault: Fault) -> bool:
-        """Fill the disk to its last block for a while, blocks that others free included; then free it."""
+        """Fill the disk for a while, including blocks that other processes free; then delete the fillers."""
         folder = self._system.spool_disk if fault.target == "spool" else self._system.lake_disk
-        until, fillers = time.monotonic() + fault.seconds, []
+        deadline, fillers = time.monotonic() + fault.seconds, []
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < deadline:
                 fillers += await asyncio.to_thread(_fill, folder, len(fillers))
                 await asyncio.sleep(0.1)
         finally:
@@ -230,14 +230,14 @@ class Faults:
         try:
             await asyncio.sleep(fault.seconds)
         finally:
-            woken = program.process is process and process.returncode is None
-            if woken:
+            resumed = program.process is process and process.returncode is None
+            if resumed:
                 program.signal(signal.SIGCONT)
-        return woken  # If it was killed while frozen, it was not a zombie.
+        return resumed  # If it was killed while frozen, it was not a zombie.
 
 
 def _fill(folder: Path, number: int) -> list[Path]:
-    """Take all free blocks of the file system. Returns the files made; none if nothing was free."""
+    """Take all free blocks of the file system. Returns the files created; none if no block was free."""
     path = folder / f"filler-{number}"
     for _ in range(20):
         free = os.statvfs(folder)

@@ -34,11 +34,11 @@ _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 @dataclass
 class Leaks:
-    """The leaks found. `by_location`: location and kind to the number of texts with a seeded value."""
+    """The leaks found. `by_location`: location and kind → number of texts with a seeded value."""
 
     by_location: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
-    looked_at: Counter[str] = field(default_factory=Counter)
+    scanned: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -46,7 +46,7 @@ class Leaks:
 
 
 class Scanner:
-    """Looks for values in texts and bytes. `values`: kind to values."""
+    """Looks for values in texts and bytes. `values`: kind → values."""
 
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._kinds = {
@@ -55,11 +55,11 @@ class Scanner:
         every = sorted({value for found in values.values() for value in found})
         self._any = "|".join(_quoted(value) for value in every)
 
-    def texts(self, place: str, values: pa.Array | pa.ChunkedArray | Iterable[bytes], leaks: Leaks) -> None:
-        """Scan an Arrow array of strings or binaries, or bytes, and record what is found under `place`."""
+    def scan(self, location: str, values: pa.Array | pa.ChunkedArray | Iterable[bytes], leaks: Leaks) -> None:
+        """Scan an Arrow array of strings or binaries, or bytes, and record the leaks under `location`."""
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             values = pa.array(list(values), pa.large_binary())
-        leaks.looked_at[place] += len(values)
+        leaks.scanned[location] += len(values)
         if not len(values):
             return
         hits = values.filter(pc.fill_null(pc.match_substring_regex(values, self._any), False)).to_pylist()
@@ -67,14 +67,14 @@ class Scanner:
             data = hit.encode() if isinstance(hit, str) else hit
             for kind, pattern in self._kinds.items():
                 if found := pattern.search(data):
-                    leaks.by_location[f"{place}: {kind}"] += 1
+                    leaks.by_location[f"{location}: {kind}"] += 1
                     if len(leaks.examples) < _MAX_EXAMPLES:
                         around = data[max(0, found.start() - 40) : found.end() + 40]
-                        leaks.examples.append(f"{place}: {kind}: {around.decode(errors='replace')}")
+                        leaks.examples.append(f"{location}: {kind}: {around.decode(errors='replace')}")
 
 
 def _quoted(value: str) -> str:
-    """Return a literal for RE2 at word boundaries: a made-up address must not be found inside a longer one."""
+    """Return a literal for RE2 at word boundaries: an address must not match inside a longer one."""
     edge = r"\b" if value[0].isalnum() else ""
     return edge + re.sub(r"([^\w\s])", r"\\\1", value) + (r"\b" if value[-1].isalnum() else "")
 
@@ -85,29 +85,29 @@ def scan_lake(scanner: Scanner, lake: Path, leaks: Leaks) -> None:
         try:
             table = pq.ParquetFile(path).read()
         except FileNotFoundError:
-            continue  # Vacuumed meanwhile.
+            continue  # Vacuumed in the meantime.
         except pa.ArrowInvalid:
             # A full disk or a kill cut this write short. No table shows the file, but it may hold plain text.
-            scanner.texts("lake, torn files", [path.read_bytes()], leaks)
+            scanner.scan("lake, torn files", [path.read_bytes()], leaks)
             continue
         for name in table.column_names:
             column = table.column(name)
             if pa.types.is_dictionary(column.type):
                 column = column.cast(column.type.value_type)
             if any(is_text(column.type) for is_text in _TEXTS):
-                scanner.texts("lake", column.cast(pa.large_string()).combine_chunks(), leaks)
+                scanner.scan("lake", column.cast(pa.large_string()).combine_chunks(), leaks)
 
 
-def scan_files(scanner: Scanner, place: str, folder: Path, leaks: Leaks) -> int:
+def scan_files(scanner: Scanner, location: str, folder: Path, leaks: Leaks) -> int:
     """Scan the raw bytes of all files below a folder. Returns their number."""
     size = 0
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             data = path.read_bytes()
         except OSError:
-            continue  # Shipped and removed meanwhile.
+            continue  # Shipped and removed in the meantime.
         size += len(data)
-        scanner.texts(place, [data], leaks)
+        scanner.scan(location, [data], leaks)
     return size
 
 
@@ -121,12 +121,12 @@ def scan_database(scanner: Scanner, url: str, leaks: Leaks) -> None:
         for schema, table in connection.execute(tables).fetchall():
             query = sql.SQL("SELECT t::text FROM {}.{} t").format(sql.Identifier(schema), sql.Identifier(table))
             rows = (row[0].encode() for row in connection.execute(query))
-            scanner.texts("database", rows, leaks)
+            scanner.scan("database", rows, leaks)
 
 
 @dataclass
 class TopicContents:
-    """What was on the broker. `logged`: counts by prediction id; `dead_letters`: the positions of each service's."""
+    """What was on the broker. `logged`: counts by prediction id; `dead_letters`: service → positions of its records."""
 
     logged: Counter[str] = field(default_factory=Counter)
     submitted: set[str] = field(default_factory=set)
@@ -151,14 +151,19 @@ def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cip
             contents.logged[key] += 1
         elif topic.startswith("deadletters."):
             service = topic.split(".")[1]
-            place = (headers.get(HEADER_TOPIC, ""), headers.get(HEADER_PARTITION, ""), headers.get(HEADER_OFFSET, ""))
-            contents.dead_letters.setdefault(service, set()).add(place)
-            letter = decrypt_dead_letter(cipher, message.offset() or 0, message.key(), message.value() or b"", headers)
-            contents.errors[f"{service}: {letter.topic}: {letter.error[:_MAX_REASON]}"] += 1
+            position = (
+                headers.get(HEADER_TOPIC, ""),
+                headers.get(HEADER_PARTITION, ""),
+                headers.get(HEADER_OFFSET, ""),
+            )
+            contents.dead_letters.setdefault(service, set()).add(position)
+            value = message.value() or b""
+            dead_letter = decrypt_dead_letter(cipher, message.offset() or 0, message.key(), value, headers)
+            contents.errors[f"{service}: {dead_letter.topic}: {dead_letter.error[:_MAX_REASON]}"] += 1
         values[topic].append((message.value() or b"") + b" " + " ".join(headers.values()).encode())
     for topic, found in values.items():
         if found:
-            scanner.texts(f"topic {topic}", found, leaks)
+            scanner.scan(f"topic {topic}", found, leaks)
     return contents
 
 

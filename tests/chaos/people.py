@@ -1,6 +1,6 @@
-"""Forty invented people and what they write: the personal data that must not be at rest in clear anywhere.
+"""Forty invented people and the texts they write: the personal data that must not be stored in clear anywhere.
 
-Their numbers are valid (Luhn, IBAN's mod 97) and belong to nobody: telephone numbers of an unassigned exchange, cards
+Their numbers are valid (Luhn, IBAN mod 97) and belong to nobody: telephone numbers of an unassigned exchange, cards
 of the networks' test prefixes, IP addresses of RFC 2544, mail domains of RFC 2606. They are outside the ranges of a
 redactor's surrogates (555-01xx, RFC 5737), which would look like leaks.
 """
@@ -20,7 +20,7 @@ _NAMES = (
     "Susan Abernathy", "Oliver Kaufmann", "Monica Alvarado", "Edward Harrington", "Teresa Romano", "Jonathan Whitaker",
     "Elena Morales", "Victor Lindqvist", "Barbara Eastwood", "Samuel Rosenthal",
 )  # fmt: skip
-"""Not the most frequent names: a surrogate could equal one of those and look like a leak."""
+"""Uncommon names: a surrogate could equal a common one and look like a leak."""
 
 _TEMPLATES = {
     "name": "Hello, my name is {name} and my parcel has not arrived.",
@@ -33,16 +33,16 @@ _TEMPLATES = {
     "both": "I am {name}, write to me at {email} please.",
 }
 
-_ASKS = (
+_REQUESTS = (
     "where is my order", "I want my money back", "the box was damaged", "cannot log in", "wrong address",
     "cancel the order", "is the blue one in stock", "the discount did not work", "how long is the warranty",
     "the invoice is wrong", "the delivery is late", "the courier never came",
 )  # fmt: skip
-_TAILS = (
+_ENDINGS = (
     "thanks", "please help", "since monday", "for the second time", "and nobody answers", "as agreed", "again",
     "what can I do", "any news", "it is urgent", "no hurry", "I am waiting",
 )  # fmt: skip
-_THINGS = (
+_PRODUCTS = (
     "jacket", "lamp", "kettle", "desk", "bicycle", "camera", "printer", "phone case", "blanket", "tent", "chair",
     "keyboard", "mirror", "backpack", "coffee machine", "speaker", "monitor", "drill", "vacuum cleaner", "carpet",
 )  # fmt: skip
@@ -98,7 +98,7 @@ def personal_texts() -> list[str]:
 
 def plain_texts() -> list[str]:
     """Return a few thousand different short texts without personal data."""
-    return [f"{ask} ({thing}), {tail}" for ask in _ASKS for thing in _THINGS for tail in _TAILS]
+    return [f"{request} ({product}), {ending}" for request in _REQUESTS for product in _PRODUCTS for ending in _ENDINGS]
 
 
 def seeded_values() -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Processes that the harness restarts itself, because it must tell its own kills from crashes.
+"""Processes that the harness restarts itself, because it must distinguish its own kills from crashes.
 
 `deploy.devstack.supervision.supervisor` gives up on a part after six early exits in a row, which is right for a person
 and wrong here.
@@ -104,7 +104,7 @@ class Program:
             await self.process.wait()
 
     async def stop(self) -> None:
-        """Stop it with its own stop signal until `resume`."""
+        """Stop it with its stop signal until `resume`."""
         self._stopped = True
         self.signal(self.launch.stop_signal)
         if self.process is not None:

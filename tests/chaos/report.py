@@ -24,7 +24,7 @@ SAME = "same: "
 
 @dataclass
 class Outcome:
-    """Everything that a run found. `verdict`: why it failed, in sentences; empty if it passed."""
+    """All results of a run; its fields are JSON keys. `verdict`: why it failed, in sentences; empty if it passed."""
 
     system: dict[str, Any]
     seconds: float = 0.0
@@ -89,10 +89,10 @@ def markdown(outcome: Outcome) -> str:
         "Ran": {
             **outcome.system,
             "seconds of load and faults": outcome.seconds,
-            "settled after": outcome.settled_seconds,
+            "seconds until everything was stored": outcome.settled_seconds,
         },
         "Faults": {
-            kind: f"{count:,}" + _lasted(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()
+            kind: f"{count:,}" + _durations(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()
         },
         "Faults by way": outcome.faults_by_way,
         "Planned, but without a target": outcome.faults_missed,
@@ -117,12 +117,12 @@ def markdown(outcome: Outcome) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lasted(lasted: Mapping[str, float] | None) -> str:
-    return f" (median {lasted['median_s']} s, longest {lasted['longest_s']} s)" if lasted else ""
+def _durations(durations: Mapping[str, float] | None) -> str:
+    return f" (median {durations['median_s']} s, longest {durations['longest_s']} s)" if durations else ""
 
 
 def _rows(values: Mapping[str, object], column: str) -> list[str]:
-    """A Markdown table of two columns."""
+    """Return a Markdown table of two columns."""
     found = [f"| | {column} |", "|---|---|"]
     for name, value in values.items():
         text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
@@ -132,10 +132,12 @@ def _rows(values: Mapping[str, object], column: str) -> list[str]:
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Print the tables, and the verdict last."""
+    """Print the tables, and the verdict last. Use a console without markup: examples may contain anything."""
     if outcome.checked:
         console.print(_checked_table(outcome.checked))
-    faults = {kind: f"{count:,}" + _lasted(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()}
+    faults = {
+        kind: f"{count:,}" + _durations(outcome.faults_lasted.get(kind)) for kind, count in outcome.faults.items()
+    }
     console.print(_table("faults", faults, "played"))
     if outcome.not_played:
         console.print(_table("not played", outcome.not_played, "why"))
@@ -145,17 +147,17 @@ def show(outcome: Outcome, console: Console) -> None:
     if outcome.leaks:
         console.print(_table("LEAKED", outcome.leaks, "texts"))
         for example in outcome.leak_examples:
-            console.print(f"  {example}", style="red", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  {example}", style="red", soft_wrap=True)
     if outcome.rebuilt:
         console.print(_table("the lake, deleted and rebuilt from the topics", outcome.rebuilt, ""))
     if outcome.last_seen:
         console.print(_table("where missing predictions were last found", outcome.last_seen, ""))
     restarts = ", ".join(f"{name} {count}" for name, count in outcome.restarts.items() if count)
-    console.print(f"restarts: {restarts}", highlight=False, soft_wrap=True)
+    console.print(f"restarts: {restarts}", soft_wrap=True)
     if outcome.fell:
         console.print(_table("processes that crashed", outcome.fell, "exit code: times"))
     for sentence in outcome.verdict:
-        console.print(f"FAILED: {sentence}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"FAILED: {sentence}", style="bold red", soft_wrap=True)
     if outcome.passed:
         console.print("lost 0, doubled 0, leaked 0", style="bold green")
 

@@ -1,6 +1,6 @@
-"""One run: start everything, load and faults side by side, wait until all is stored, then check.
+"""One run: start everything, send load and play faults in parallel, wait until all events are stored, then check.
 
-`run_chaos` returns an `Outcome`. It stops every process and unmounts its disks whatever happens.
+`run_chaos` returns an `Outcome`. It always stops every process and unmounts its disks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shared.privacy.encryption import load_cipher
 from tests.chaos import checker, leaks
 from tests.chaos.faults import KINDS, Faults, schedule
 from tests.chaos.ledger import Ledger
-from tests.chaos.load import LEAVERS, Load
+from tests.chaos.load import USERS_TO_FORGET, Load
 from tests.chaos.people import seeded_values
 from tests.chaos.report import SAME, Outcome
 from tests.chaos.system import EVENT_PATH, WRITERS, System, can_mount
@@ -50,7 +50,7 @@ class Options:
 
 @dataclass
 class Progress:
-    """The state of a run that is shown meanwhile."""
+    """The progress of a run, for display."""
 
     stage: str = "starting"
     accepted: int = 0
@@ -65,7 +65,7 @@ Show = Callable[[Progress], None]
 
 
 async def run_chaos(home: Path, options: Options, show: Show, *, keep: bool = False) -> Outcome:
-    """Run once in a new folder, which is not deleted after a failure. Raises what broke the harness itself."""
+    """Run once in a new folder, which is deleted if the run passes. Raises the errors of the harness itself."""
     not_played = {kind: "excluded by --without" for kind in options.without}
     if "disk" not in options.without and not await asyncio.to_thread(can_mount):
         not_played["disk"] = "it needs a small mounted disk, and only root may mount one"
@@ -81,19 +81,19 @@ async def run_chaos(home: Path, options: Options, show: Show, *, keep: bool = Fa
     run = _Run(system, options, show)
     run.outcome.not_played = not_played
     try:
-        await run.all(set(not_played))
+        await run.run(set(not_played))
         return run.outcome
     finally:
         if run.ledger is not None:
             run.ledger.close()
-        await asyncio.shield(_closed(system, keep=keep or not (run.finished and run.outcome.passed)))
+        await asyncio.shield(_close(system, keep=keep or not (run.finished and run.outcome.passed)))
 
 
-async def _closed(system: System, *, keep: bool) -> None:
-    if keep and system.disks and system.lake.exists():  # To look at what went wrong; the disk itself is unmounted.
+async def _close(system: System, *, keep: bool) -> None:
+    if keep and system.disks and system.lake.exists():  # For diagnosis: the disk itself is unmounted.
         await asyncio.to_thread(shutil.copytree, system.lake, system.home / "lake", dirs_exist_ok=True)
     await system.close()
-    await asyncio.to_thread(system.remove, all_of_it=not keep)
+    await asyncio.to_thread(system.remove, everything=not keep)
 
 
 class _Run:
@@ -109,7 +109,7 @@ class _Run:
         self._leaks = leaks.Leaks()
         self._stored_error = ""
 
-    async def all(self, without: set[str]) -> None:
+    async def run(self, without: set[str]) -> None:
         await self.system.start(self._say)
         self.ledger = Ledger(self.system.home / "ledger.sqlite")
         await self._load_and_faults(without)
@@ -117,7 +117,7 @@ class _Run:
         await self._check()
         if not self.options.short:
             await self._rebuild()
-        self._reach_verdict()
+        self._add_verdict()
         self.finished = True
 
     def _say(self, words: str) -> None:
@@ -133,23 +133,23 @@ class _Run:
         self._say("load and faults")
         async with self._watching(load, faults):
             clients = asyncio.create_task(load.run())
-            leaving = asyncio.create_task(self._forget(load))
+            forgetting = asyncio.create_task(self._forget(load))
             try:
                 await faults.run()
                 while not load.reached and not clients.done():
                     await asyncio.sleep(0.2)
-                await leaving
+                await forgetting
                 load.stopping = True
                 await clients
             finally:  # Both have ended, unless the run is interrupted.
-                for task in (clients, leaving):
+                for task in (clients, forgetting):
                     task.cancel()
-                await asyncio.gather(clients, leaving, return_exceptions=True)
+                await asyncio.gather(clients, forgetting, return_exceptions=True)
         self.outcome.seconds = round(time.monotonic() - began, 1)
         self.outcome.faults = {kind: faults.played.by_kind[kind] for kind in KINDS if kind not in without}
         self.outcome.faults |= {"copies": load.counts.copies, "reordered": load.counts.reordered}
         self.outcome.faults_by_way = dict(sorted(faults.played.by_way.items()))
-        self.outcome.faults_lasted = faults.played.lasted
+        self.outcome.faults_lasted = faults.played.durations
         self.outcome.faults_missed = dict(faults.played.missed)
         self.outcome.load = {
             **self.ledger.counts, "accepted_while_the_broker_was_away": load.counts.while_broker_down,
@@ -158,9 +158,9 @@ class _Run:
         }  # fmt: skip
 
     async def _forget(self, load: Load) -> None:
-        """Let one person after the other leave, spread over the run."""
-        for _ in range(LEAVERS):
-            await asyncio.sleep(self.options.seconds * 0.8 / LEAVERS)
+        """Forget one user after the other, spread over the run."""
+        for _ in range(USERS_TO_FORGET):
+            await asyncio.sleep(self.options.seconds * 0.8 / USERS_TO_FORGET)
             await load.forget()
 
     @contextlib.asynccontextmanager
@@ -168,7 +168,7 @@ class _Run:
         """Show counts, scan the spools every few seconds, and raise if a program cannot be started."""
 
         async def watch() -> None:
-            turn = 0
+            seconds = 0
             while True:
                 assert self.ledger is not None and self.system.programs is not None
                 counts = self.ledger.counts
@@ -178,11 +178,11 @@ class _Run:
                 self.progress.faults, self.progress.now = faults.played.by_kind, faults.played.now
                 self.system.programs.check()
                 self._show(self.progress)
-                if turn % 10 == 5:
+                if seconds % 10 == 5:
                     await asyncio.to_thread(
                         leaks.scan_files, self._scanner, "spool files", self.system.spool, self._leaks
                     )
-                turn += 1
+                seconds += 1
                 await asyncio.sleep(1.0)
 
         task = asyncio.create_task(watch())
@@ -197,16 +197,16 @@ class _Run:
         """Wait until the lake has everything that was accepted, or until nothing more arrives."""
         assert self.ledger is not None
         self._say("waiting until everything is stored")
-        await self.system.until_recovered()
+        await self.system.wait_until_recovered()
         began = progressed = time.monotonic()
-        wanted = {
+        expected = {
             "predictions": self.ledger.expected(),
             "feedback": self.ledger.expected_feedback(),
             "requests": self.ledger.expected("chat"),
         }
-        fewest: int | None = None
+        fewest_missing: int | None = None
         while True:
-            remaining = {table: len(ids - await self._stored(table)) for table, ids in wanted.items()}
+            remaining = {table: len(ids - await self._stored(table)) for table, ids in expected.items()}
             remaining["suspects"] = len(await self._suspects_missing())
             missing = sum(remaining.values())
             self.progress.spool_bytes = self.system.spool_bytes()
@@ -214,10 +214,13 @@ class _Run:
             self._say(f"waiting until everything is stored: {to_come} to come {self._stored_error}")
             if not missing:
                 break
-            if fewest is None or missing < fewest:
-                fewest, progressed = missing, time.monotonic()
-            patience = min(180.0, self.options.settle_seconds / 2)
-            if time.monotonic() - progressed > patience or time.monotonic() - began > self.options.settle_seconds:
+            if fewest_missing is None or missing < fewest_missing:
+                fewest_missing, progressed = missing, time.monotonic()
+            max_idle_seconds = min(180.0, self.options.settle_seconds / 2)
+            if (
+                time.monotonic() - progressed > max_idle_seconds
+                or time.monotonic() - began > self.options.settle_seconds
+            ):
                 self.outcome.verdict.append(f"{missing:,} events did not arrive in the lake or at the failure miner")
                 break
             await asyncio.sleep(_POLL_SECONDS)
@@ -235,8 +238,8 @@ class _Run:
 
     async def _suspects_missing(self) -> set[str]:
         assert self.ledger is not None
-        wanted, _ = checker.expected_suspects(self.ledger.path)
-        return wanted - set(await asyncio.to_thread(self._suspects))
+        expected, _ = checker.expected_suspects(self.ledger.path)
+        return expected - set(await asyncio.to_thread(self._suspects))
 
     def _suspects(self) -> Counter[str]:
         """Return how often the failure miner has each prediction."""
@@ -252,13 +255,13 @@ class _Run:
         assert self.ledger is not None and programs is not None
         self._say("checking")
         self.outcome.checked = await asyncio.to_thread(checker.check, self.ledger.path, system.lake, system.task)
-        wanted, gone = checker.expected_suspects(self.ledger.path)
+        expected, forgotten = checker.expected_suspects(self.ledger.path)
         suspects = await asyncio.to_thread(self._suspects)
         self.outcome.suspects = {
-            "low confidence, accepted": len(wanted),
-            "missing": len(wanted - set(suspects)),
+            "low confidence, accepted": len(expected),
+            "missing": len(expected - set(suspects)),
             "doubled": sum(count > 1 for count in suspects.values()),
-            "forgotten, still there": len(gone & set(suspects)),
+            "forgotten, still there": len(forgotten & set(suspects)),
         }
         self._say("looking for personal data")
         await asyncio.to_thread(leaks.scan_lake, self._scanner, system.lake, found)
@@ -272,7 +275,7 @@ class _Run:
         self._count_dead_letters(contents)
         self._last_found(contents)
         self.outcome.leaks = dict(found.by_location)
-        self.outcome.looked_at = dict(found.looked_at)
+        self.outcome.looked_at = dict(found.scanned)
         self.outcome.leak_examples = found.examples
         self.outcome.load["more_than_once_on_predictions_logged"] = sum(contents.logged.values()) - len(contents.logged)
         started = programs.by_name.values()
@@ -281,9 +284,9 @@ class _Run:
 
     def _count_dead_letters(self, contents: leaks.TopicContents) -> None:
         """Count dead letters: the poison should be among them, and nothing else."""
-        letters = contents.dead_letters
-        poison = {p for positions in letters.values() for p in positions if p[0] == "predictions.submitted.v1"}
-        others = {service: len(positions - poison) for service, positions in letters.items() if positions - poison}
+        by_service = contents.dead_letters
+        poison = {p for positions in by_service.values() for p in positions if p[0] == "predictions.submitted.v1"}
+        others = {service: len(positions - poison) for service, positions in by_service.items() if positions - poison}
         sent = self.outcome.load["poison"]
         self.outcome.dead_letters = {"poison_sent": sent, "poison_dead_lettered": len(poison), **others}
         self.outcome.dead_letter_errors = dict(contents.errors.most_common(20))
@@ -338,8 +341,8 @@ class _Run:
     def _hashes(self, tables: list[str]) -> dict[str, str]:
         return {table: checker.rows_hash(self.system.lake, table, self.system.task, KEYS[table]) for table in tables}
 
-    def _reach_verdict(self) -> None:
-        """Add a sentence to the verdict for every broken promise."""
+    def _add_verdict(self) -> None:
+        """Add a sentence to the verdict for every guarantee that did not hold."""
         outcome = self.outcome
         assert outcome.checked is not None
         for name in KEYS:
@@ -353,14 +356,14 @@ class _Run:
                 outcome.verdict.append(f"failure miner: {outcome.suspects[problem]} {problem}")
         if outcome.leaks:
             outcome.verdict.append(f"personal data at rest: {outcome.leaks}")
-        if letters := {s: n for s, n in outcome.dead_letters.items() if not s.startswith("poison")}:
-            outcome.verdict.append(f"dead letters that were not poison: {letters}, see dead_letter_errors")
+        if others := {s: n for s, n in outcome.dead_letters.items() if not s.startswith("poison")}:
+            outcome.verdict.append(f"dead letters that were not poison: {others}, see dead_letter_errors")
         if outcome.dead_letters["poison_dead_lettered"] != outcome.dead_letters["poison_sent"]:
             outcome.verdict.append(f"poison sent and dead-lettered differ: {outcome.dead_letters}")
         if outcome.load["accepted"] < self.options.events:
             outcome.verdict.append(f"only {outcome.load['accepted']:,} events were accepted")
         if outcome.checked.predictions.forgotten == 0:
-            outcome.verdict.append("nobody who had sent anything was forgotten, so erasure was not tested")
+            outcome.verdict.append("no user with accepted events was forgotten, so erasure was not tested")
         for kind in KINDS:
             required = 1 if kind == "zombie" else max(1, round(self.options.faults * 0.9))
             if kind not in outcome.not_played and outcome.faults.get(kind, 0) < required:

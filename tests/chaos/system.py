@@ -1,4 +1,4 @@
-"""The system under test: broker, database, flag server, model server and all services, each in its own process."""
+"""The system under test: broker, database, flag server, model server and all services, each a process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,24 +15,24 @@ from pathlib import Path
 
 import httpx
 
+from deploy.devstack import stack
 from deploy.devstack.catalog import part_named
 from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.install.models import ensure_embedding_model
-from deploy.devstack.part import Launch, Part
+from deploy.devstack.part import Launch, Part, tail
 from deploy.devstack.parts.kafka import distribution
 from deploy.devstack.parts.postgres import data_folder, probe_database
-from deploy.devstack.stack import free_ports
 from schemas.catalog import SERVICES
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.chaos.processes import Program, Programs
+from tests.conftest import ROOT, free_ports
 
-ROOT = Path(__file__).parents[2]
 WRITERS = ("prediction_log", "prediction_log-2")
 GATEWAYS = ("gateway", "gateway-2")
 EVENT_PATH = ("gateway", "prediction_log", "failure_miner", "scheduler")
-"""Services that an event passes, and the one that publishes the tasks."""
+"""Services on an event's path, and the one that publishes the tasks."""
 BROKER, DATABASE, FLAGS, MODEL = "kafka", "postgres", "unleash", "model"
 SPOOL_BYTES, LAKE_BYTES = 64 * 1024**2, 1024**3
 
@@ -49,7 +48,7 @@ failures: {{confidence_threshold: 0.6, review_budget_per_day: 100}}
 
 
 class StartError(Exception):
-    """Something did not start or come back; the message has the end of its log."""
+    """A process did not start or did not recover; the message has the end of its log."""
 
 
 class System:
@@ -67,9 +66,9 @@ class System:
         shared = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute()
         (shared / "models").mkdir(parents=True, exist_ok=True)
         self._models = shared / "models"
-        ports = _free_ports(2)
+        ports = free_ports(2)
         self.gateway_urls = tuple(f"http://{HOST}:{port}" for port in ports)
-        self._model_port = _free_ports(1)[0]
+        self._model_port = free_ports(1)[0]
         tools = os.environ.get("RATCHET_TOOLS", str(shared / "tools"))
         overrides = {
             "HOME": str(home),
@@ -77,16 +76,16 @@ class System:
             "LAKE": str(self.lake),
             "GATEWAY_SPOOL_FOLDER": str(self.spool),
             "VLLM": f"http://{HOST}:{self._model_port}",
-            # Often enough to happen during faults.
+            # Frequent enough to happen during faults.
             "PREDICTION_LOG_MAINTENANCE_SECONDS": "40",
             "PREDICTION_LOG_ROLL_UP_SECONDS": "15",
         }
         self.env = {
-            **inherited, **free_ports(), **{f"RATCHET_{name}": value for name, value in overrides.items()},
+            **inherited, **stack.free_ports(), **{f"RATCHET_{name}": value for name, value in overrides.items()},
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT),
         }  # fmt: skip
-        if own := os.environ.get("RATCHET_KAFKA"):
-            self.env["RATCHET_KAFKA"] = own
+        if external := os.environ.get("RATCHET_KAFKA"):
+            self.env["RATCHET_KAFKA"] = external
         self.config = StackConfig.load(home, self.env)
         self.programs: Programs | None = None
         self._mounted: list[Path] = []
@@ -131,17 +130,17 @@ class System:
         self.programs.start(MODEL, _python("tests.chaos.upstream", str(self._model_port)))
         for name in self.services:
             self._start_service(name)
-        await self._until_ready()
+        await self._wait_until_ready()
 
     async def _start_part(self, part: Part, say: Callable[[str], None]) -> None:
-        """Start a part and wait for it, but for the flag server: it is slow, and the gateways do not wait for it."""
+        """Start a part and wait for it, except the flag server: it is slow, and the gateways do not wait for it."""
         assert self.programs is not None
         if part.name == FLAGS:
-            await self.until_up(DATABASE)
+            await self.wait_until_up(DATABASE)
             await asyncio.to_thread(part_named(DATABASE).finish, self.config, say)
         self.programs.start(part.name, await asyncio.to_thread(part.launch, self.config))
         if part.name != FLAGS:
-            await self.until_up(part.name)
+            await self.wait_until_up(part.name)
 
     def _prepare(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -164,30 +163,30 @@ class System:
             env["RATCHET_GATEWAY_PORT"] = self.gateway_urls[GATEWAYS.index(name)].rpartition(":")[2]
         self.programs.start(name, _python(f"services.{service}.main"), env)
 
-    async def _until_ready(self, seconds: float = 180.0) -> None:
+    async def _wait_until_ready(self, seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         async with httpx.AsyncClient(timeout=5.0) as http:
             for name, url in zip(GATEWAYS, self.gateway_urls, strict=True):
                 problem = ""
                 while True:
                     with contextlib.suppress(httpx.HTTPError):
-                        answer = await http.get(f"{url}/v1/models/{self.task}")
-                        if answer.is_success:
+                        response = await http.get(f"{url}/v1/models/{self.task}")
+                        if response.is_success:
                             break
-                        problem = answer.text
+                        problem = response.text
                     if time.monotonic() > deadline:
                         log = self.home / "logs" / f"{name}.log"
-                        raise StartError(f"{name} is not ready: {problem or 'no answer'}\n{_tail(log)}")
+                        raise StartError(f"{name} is not ready: {problem or 'no answer'}\n{tail(log)}")
                     self.programs and self.programs.check()
                     await asyncio.sleep(0.3)
 
-    async def until_up(self, name: str, seconds: float = 90.0) -> None:
-        """Wait until broker, database or flag server answers a real question. Raises StartError."""
+    async def wait_until_up(self, name: str, seconds: float = 90.0) -> None:
+        """Wait until broker, database or flag server answers a real request. Raises StartError."""
         part: Part = part_named(name)
         deadline = time.monotonic() + seconds
         while problem := await self._problem(part):
             if time.monotonic() > deadline:
-                raise StartError(f"{name} did not come up: {problem}\n{_tail(self.home / 'logs' / f'{name}.log')}")
+                raise StartError(f"{name} did not start: {problem}\n{tail(self.home / 'logs' / f'{name}.log')}")
             await asyncio.sleep(0.3)
 
     async def _problem(self, part: Part) -> str | None:
@@ -195,12 +194,12 @@ class System:
             return "not started yet"
         return await asyncio.to_thread(part.probe, self.config)
 
-    async def until_recovered(self) -> None:
-        """Wait until broker, database and both gateways answer again."""
+    async def wait_until_recovered(self) -> None:
+        """Wait until broker, database and both gateways answer. Raises StartError."""
         for name in (BROKER, DATABASE):
             if name not in self.config.externals:
-                await self.until_up(name)
-        await self._until_ready()
+                await self.wait_until_up(name)
+        await self._wait_until_ready()
 
     def spool_bytes(self) -> int:
         """Return the bytes of all files in the spools."""
@@ -217,18 +216,18 @@ class System:
             await asyncio.to_thread(_unmount, folder)
         self._mounted.clear()
 
-    def remove(self, *, all_of_it: bool) -> None:
-        """Delete the database, which may be elsewhere, and with `all_of_it` logs, ledger and lake too."""
+    def remove(self, *, everything: bool) -> None:
+        """Delete the database, which may be outside `home`; with `everything` also logs, ledger and lake."""
         data = data_folder(self.config)
         shutil.rmtree(data, ignore_errors=True)
         if not data.is_relative_to(self.home):
             shutil.rmtree(data.parent, ignore_errors=True)
-        if all_of_it:
+        if everything:
             shutil.rmtree(self.home, ignore_errors=True)
 
 
 def _unmount(folder: Path) -> None:
-    """Unmount now, or as soon as no file is open there."""
+    """Unmount the disk now, or as soon as no file on it is open."""
     if subprocess.run(["umount", str(folder)], check=False, capture_output=True).returncode != 0:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
@@ -240,12 +239,12 @@ def can_mount() -> bool:
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"ratchet-mount-{os.getpid()}"
     folder.mkdir()
     try:
-        made = subprocess.run(
+        mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False, capture_output=True
         )
-        if made.returncode == 0:
+        if mounted.returncode == 0:
             subprocess.run(["umount", str(folder)], check=False)
-        return made.returncode == 0
+        return mounted.returncode == 0
     finally:
         folder.rmdir()
 
@@ -254,23 +253,8 @@ def _python(module: str, *arguments: str) -> Launch:
     return Launch(argv=(sys.executable, "-m", module, *arguments), cwd=str(ROOT), grace_seconds=20.0)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for unused in sockets:
-            unused.bind((HOST, 0))
-        return [int(unused.getsockname()[1]) for unused in sockets]
-    finally:
-        for unused in sockets:
-            unused.close()
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"

@@ -1,4 +1,4 @@
-"""The short run: on Apache Kafka where KAFKA_HOME is set, else on tansu, or on the broker that RATCHET_KAFKA names."""
+"""The short run: on Apache Kafka if KAFKA_HOME is set, else on tansu, or on the broker that RATCHET_KAFKA names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture
 def home() -> Path:
-    """Deleted by a run that passes; otherwise logs, ledger and lake stay."""
+    """The folder of the run, deleted if it passes; otherwise logs, ledger and lake stay."""
     return Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute() / "chaos" / f"test-{os.getpid()}"
 
 

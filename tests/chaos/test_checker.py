@@ -1,4 +1,4 @@
-"""The checker detects every kind of fault: a checker that cannot fail proves nothing."""
+"""The checker detects every kind of problem: a checker that cannot fail proves nothing."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ TASK = "chaos-test"
 
 
 class Scenario:
-    """A ledger of ten accepted predictions, p0 to p9, with marker-0 to marker-9; p9 is of a forgotten person."""
+    """A ledger of ten accepted predictions, p0 to p9, with marker-0 to marker-9; p9 is of the forgotten user bob."""
 
     def __init__(self, folder: Path) -> None:
         self.lake = folder / "lake"
         self.ledger = Ledger(folder / "ledger.sqlite")
-        sent = [Sent(f"marker-{n}", "predictions", "leaver" if n == 9 else "ann", low=n < 2) for n in range(10)]
-        self.ledger.sending([*sent, Sent("marker-broke", "predictions"), Sent("marker-no", "predictions")])
-        self.ledger.accepted((f"marker-{n}", f"p{n}") for n in range(10))
-        self.ledger.refused(["marker-no"])
-        self.ledger.forgotten("leaver", 1.0)
+        sent = [Sent(f"marker-{n}", "predictions", "bob" if n == 9 else "ann", low=n < 2) for n in range(10)]
+        self.ledger.record_sending([*sent, Sent("marker-broke", "predictions"), Sent("marker-no", "predictions")])
+        self.ledger.record_accepted((f"marker-{n}", f"p{n}") for n in range(10))
+        self.ledger.record_refused(["marker-no"])
+        self.ledger.record_forgotten("bob", 1.0)
         for n in (1, 2):
-            self.ledger.feedback_sending(f"p{n}", "ann", False)
-            self.ledger.feedback_answered(f"p{n}", "accepted")
+            self.ledger.record_feedback(f"p{n}", "ann", False)
+            self.ledger.record_feedback_outcome(f"p{n}", "accepted")
 
     def store(self, rows: Sequence[tuple[str, str]], text: str = "where is my order") -> None:
         """Append predictions: pairs of id and marker."""
@@ -63,11 +63,11 @@ def scenario(tmp_path: Path) -> Scenario:
     return Scenario(tmp_path)
 
 
-def test_a_lake_with_every_accepted_row_once_is_faultless(scenario: Scenario) -> None:
+def test_a_lake_with_every_accepted_row_once_is_clean(scenario: Scenario) -> None:
     scenario.store(RIGHT)
     scenario.store_feedback(["p1", "p2"])
     found = check(scenario.ledger.path, scenario.lake, TASK)
-    assert found.faultless
+    assert found.is_clean
     assert (found.predictions.accepted, found.predictions.stored, found.predictions.forgotten) == (10, 9, 1)
 
 
@@ -75,7 +75,7 @@ def test_an_accepted_row_that_is_not_there_is_lost(scenario: Scenario) -> None:
     scenario.store(RIGHT[:4] + RIGHT[5:])
     found = check(scenario.ledger.path, scenario.lake, TASK).predictions
     assert (found.lost, found.examples["lost"]) == (1, ["p4"])
-    assert not found.faultless
+    assert not found.is_clean
 
 
 def test_in_a_missing_lake_everything_is_lost(scenario: Scenario) -> None:
@@ -87,7 +87,7 @@ def test_an_id_in_two_files_is_doubled(scenario: Scenario) -> None:
     scenario.store(RIGHT[3:4])
     found = check(scenario.ledger.path, scenario.lake, TASK).predictions
     assert (found.doubled, found.examples["doubled"], found.lost) == (1, ["p3"], 0)
-    assert not found.faultless
+    assert not found.is_clean
 
 
 def test_one_request_stored_under_two_ids_is_doubled(scenario: Scenario) -> None:
@@ -101,7 +101,7 @@ def test_a_row_that_nobody_sent_is_invented(scenario: Scenario) -> None:
     assert check(scenario.ledger.path, scenario.lake, TASK).predictions.examples["invented"] == ["unsent"]
 
 
-def test_another_requests_content_under_a_promised_id_is_invented(scenario: Scenario) -> None:
+def test_another_requests_content_under_an_accepted_id_is_invented(scenario: Scenario) -> None:
     scenario.store([*RIGHT[:8], ("p8", "marker-unheard")])
     assert check(scenario.ledger.path, scenario.lake, TASK).predictions.examples["invented"] == ["p8"]
 
@@ -112,14 +112,14 @@ def test_a_request_whose_connection_broke_may_be_stored_or_not(scenario: Scenari
     scenario.store([("unknown-to-the-client", "marker-broke"), ("refused-but-stored", "marker-no")])
     found = check(scenario.ledger.path, scenario.lake, TASK).predictions
     assert (found.unknown_stored, found.refused_stored) == (1, 1)
-    assert found.faultless
+    assert found.is_clean
 
 
-def test_a_row_of_a_forgotten_person_is_found_and_its_absence_is_not_a_loss(scenario: Scenario) -> None:
+def test_a_row_of_a_forgotten_user_is_found_and_its_absence_is_not_a_loss(scenario: Scenario) -> None:
     scenario.store([*RIGHT, ("p9", "marker-9")])
     found = check(scenario.ledger.path, scenario.lake, TASK).predictions
     assert (found.forgotten_left, found.lost) == (1, 0)
-    assert not found.faultless
+    assert not found.is_clean
 
 
 def test_lost_and_doubled_feedback_is_found(scenario: Scenario) -> None:
@@ -143,7 +143,7 @@ def test_predictions_of_low_confidence_are_expected_suspects(scenario: Scenario)
     assert expected_suspects(scenario.ledger.path) == ({"p0", "p1"}, set())
 
 
-def test_the_hash_follows_the_rows_and_not_their_files(scenario: Scenario, tmp_path: Path) -> None:
+def test_the_hash_depends_on_the_rows_and_not_on_their_files(scenario: Scenario, tmp_path: Path) -> None:
     scenario.store(RIGHT)
     (tmp_path / "other").mkdir()
     other_files = Scenario(tmp_path / "other")
@@ -172,7 +172,7 @@ def test_a_leaked_value_of_every_kind_is_found_in_the_lake_and_in_raw_bytes(scen
 
 def test_texts_without_personal_data_are_not_leaks() -> None:
     found, scanner = leaks.Leaks(), leaks.Scanner(seeded_values())
-    scanner.texts("texts", [text.encode() for text in plain_texts()], found)
+    scanner.scan("texts", [text.encode() for text in plain_texts()], found)
     assert found.total == 0
-    scanner.texts("texts", [text.encode() for text in personal_texts()], found)
+    scanner.scan("texts", [text.encode() for text in personal_texts()], found)
     assert found.total >= len(personal_texts())

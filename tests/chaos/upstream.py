@@ -1,6 +1,6 @@
 """A model server that answers at once, with log-probabilities: `python -m tests.chaos.upstream PORT`.
 
-It stands in for vLLM, which is not tested here. A request's `seed` comes back in the answer's `finish_reason`, which
+It replaces vLLM, which is not tested here. A request's `seed` comes back in the answer's `finish_reason`, which
 the gateway stores unchanged, so the checker recognises a client's request in the lake.
 """
 
@@ -16,8 +16,8 @@ from tests.chaos.ledger import MARKER_PREFIX
 
 async def complete(request: web.Request) -> web.Response:
     """Answer a chat completion, with the low confidence of `is_low` seeds."""
-    asked = orjson.loads(await request.read())
-    number = int(asked.get("seed") or 0)
+    body = orjson.loads(await request.read())
+    number = int(body.get("seed") or 0)
     logprob = -3.0 if is_low(number) else -0.01
     choice = {
         "index": 0,
@@ -26,8 +26,8 @@ async def complete(request: web.Request) -> web.Response:
         "logprobs": {"content": [{"token": "delivery", "logprob": logprob, "top_logprobs": []}]},
     }
     usage = {"prompt_tokens": 20, "completion_tokens": 1, "total_tokens": 21}
-    body = {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
-    return web.Response(body=orjson.dumps({**body, "usage": usage}), content_type="application/json")
+    completion = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+    return web.Response(body=orjson.dumps({**completion, "usage": usage}), content_type="application/json")
 
 
 def is_low(number: int) -> bool:
