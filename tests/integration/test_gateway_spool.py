@@ -26,6 +26,7 @@ from tests.integration.gateway_clients import (
     send_requests,
 )
 from tests.integration.gateway_process import (
+    TIMEOUT_SECONDS,
     GatewayProcess,
     OwnBroker,
     model_server,
@@ -206,7 +207,8 @@ async def test_the_spool_of_a_dead_gateway_is_shipped_by_another_gateway_of_the_
 
 
 async def test_a_stopping_gateway_ships_its_spool_first(backends: GatewayBackends) -> None:
-    async with backends.gateway() as gateway:
+    patient = {"RATCHET_GATEWAY_SHIPPER_STOP_SECONDS": str(TIMEOUT_SECONDS)}  # A busy machine gives the shipper little.
+    async with backends.gateway(**patient) as gateway:
         ids = await send_requests(gateway, backends.raw, 40)
         pid = gateway.shipper_status()["pid"]
         await gateway.stop(signal.SIGTERM)
