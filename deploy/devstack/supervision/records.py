@@ -120,7 +120,8 @@ def _wait_for_supervisor(config: StackConfig, part: str, process: subprocess.Pop
             break
         time.sleep(0.02)
     process.kill()
-    raise PartError(f"the supervisor of {part} did not start:\n{tail(log)}", "pip install 'ratchet-loop[local]'")
+    way_out = "pip install 'ratchet-loop[local]', then: ratchet up"
+    raise PartError(f"the supervisor of {part} did not start:\n{tail(log)}", way_out)
 
 
 def stop_part(config: StackConfig, record: PartRecord) -> None:
