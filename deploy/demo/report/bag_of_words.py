@@ -1,4 +1,4 @@
-"""The cheap rival of the adapter: TF-IDF with logistic regression, trained on the same rows."""
+"""The cheap rival of the adapter: a bag of character n-grams (TF-IDF) with logistic regression, on the same rows."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def bag_of_words_accuracy(dataset_uri: str, held_out: Sequence[Row]) -> Interval
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=1000)
-    )
+    # Of words, characters and both, what does best on few rows with wrong labels among them.
+    features = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 5))
+    model = make_pipeline(features, LogisticRegression(C=10, max_iter=1000))
     model.fit([messages[-2]["content"] for messages in examples], labels)
     answers = model.predict([row.text for row in held_out])
     return wilson(sum(answer == row.label for answer, row in zip(answers, held_out, strict=True)), len(held_out))

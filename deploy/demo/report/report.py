@@ -97,7 +97,7 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
     before, after, pairs = report.result.before, report.result.after, report.pairs.counts()
     rows = [
         ("accuracy", _share(before.accuracy if before else None), _share(after.accuracy if after else None)),
-        ("the same, bag of words on the same rows", "", _share(report.result.bag_of_words)),
+        ("cheap rival on the same rows (TF-IDF)", "", _share(report.result.bag_of_words)),
         ("latency p50", _ms(before, "latency_ms_p50"), _ms(after, "latency_ms_p50")),
         ("latency p95", _ms(before, "latency_ms_p95"), _ms(after, "latency_ms_p95")),
     ]
