@@ -81,28 +81,7 @@ class IntroducedNames:
         if TITLE.fullmatch(token.text) and token.lower not in lexicon.first_names and strength is not CueStrength.TITLE:
             return False
         if not token.is_capitalised:
-            if strength is CueStrength.SELF:
-                return not lexicon.is_ordinary(token.lower) and not lexicon.is_ordinary(tokens[index + 1].lower)
-            if strength is CueStrength.NAMED:
-                after = tokens[index + 1] if index + 1 < len(tokens) else None
-                if (
-                    after is not None
-                    and not after.is_capitalised
-                    and len(after.lower) > 3
-                    and not lexicon.is_ordinary(after.lower)
-                ):
-                    return True
-                return (
-                    lexicon.is_first_name(token.lower)
-                    or token.lower in lexicon.common_first_names
-                    or not lexicon.is_ordinary(token.lower)
-                )
-            if strength is CueStrength.DOING:
-                is_first_name = token.lower in lexicon.first_names and token.lower not in lexicon.everyday_names
-                return is_first_name and not lexicon.can_follow_name(token.lower)
-            return lexicon.is_first_name(token.lower) or (
-                strength is CueStrength.STRONG and token.lower in lexicon.common_first_names
-            )
+            return self._may_begin_in_lower_case(tokens, index, strength)
         if token.is_code and strength not in (CueStrength.TITLE, CueStrength.NAMED):
             return False
         if strength is CueStrength.SPEAKER and "-" in token.lower:
@@ -135,6 +114,31 @@ class IntroducedNames:
             and not token.text.isupper()
             and not is_organisation
             and not foreign
+        )
+
+    def _may_begin_in_lower_case(self, tokens: list[Token], index: int, strength: CueStrength) -> bool:
+        lexicon, token = self._lexicon, tokens[index]
+        if strength is CueStrength.SELF:
+            return not lexicon.is_ordinary(token.lower) and not lexicon.is_ordinary(tokens[index + 1].lower)
+        if strength is CueStrength.NAMED:
+            after = tokens[index + 1] if index + 1 < len(tokens) else None
+            if (
+                after is not None
+                and not after.is_capitalised
+                and len(after.lower) > 3
+                and not lexicon.is_ordinary(after.lower)
+            ):
+                return True
+            return (
+                lexicon.is_first_name(token.lower)
+                or token.lower in lexicon.common_first_names
+                or not lexicon.is_ordinary(token.lower)
+            )
+        if strength is CueStrength.DOING:
+            is_first_name = token.lower in lexicon.first_names and token.lower not in lexicon.everyday_names
+            return is_first_name and not lexicon.can_follow_name(token.lower)
+        return lexicon.is_first_name(token.lower) or (
+            strength is CueStrength.STRONG and token.lower in lexicon.common_first_names
         )
 
     def _is_place(self, tokens: list[Token], index: int) -> bool:
