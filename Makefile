@@ -1,4 +1,4 @@
-# The two commands: `make loop` plays one turn of the wheel, `make test` runs every test. Each sets itself up.
+# The two commands: `make loop` plays one cycle of the loop, `make test` runs every test. Each sets itself up.
 # A Python from 3.11 to 3.13 is looked for (deploy/setup.sh; PYTHON names another); the package registries are all
 # else that is needed.
 
@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt deploy/setup.
 	@sh deploy/setup.sh $(VENV) $(PYTHON)
 	@touch $@
 
-loop: $(INSTALLED)  ## One turn of the wheel on real components: from a request to a promoted adapter
+loop: $(INSTALLED)  ## One cycle of the loop on real components: from a request to a promoted adapter
 	$(BIN)/ratchet loop $(ARGS)
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own

@@ -12,12 +12,15 @@ from schemas.base import Event, Identifier, Messages, Probability, Text
 
 
 class Purpose(StrEnum):
-    """Why a reviewer is asked. Only tickets (`discordant_pair`) may count in a promotion."""
+    """Why a reviewer is asked. Only tickets (`discordant_pair`) may count in a promotion.
+
+    `disagreement` is a tie-break: two reviewers gave different labels.
+    """
 
     LOW_CONFIDENCE = "low_confidence"
     FEEDBACK = "feedback"
     DISCORDANT_PAIR = "discordant_pair"
-    DISAGREEMENT = "disagreement"
+    TIE_BREAK = "disagreement"
 
 
 class LabelRequested(Event):

@@ -43,7 +43,9 @@ class PredictionLogged(Event):
     """An application was given an answer. Key: prediction_id."""
 
     prediction_id: Identifier
-    messages: Messages = Field(description="The conversation exactly as the model received it, system prompt included.")
+    messages: Messages = Field(
+        description="The conversation as the model received it, system prompt included, before redaction."
+    )
     answer: Text
     model: Identifier = Field(description="The model requested from the upstream: the base model or an adapter's name.")
     adapter: Identifier | None = Field(default=None, description="None: the base model answered.")
@@ -60,7 +62,7 @@ class PredictionLogged(Event):
 class PredictionSubmitted(Event):
     """An application submitted an answer that it made elsewhere, directly to Kafka. Key: prediction_id.
 
-    It is the only event that may hold personal data, so its topic's retention is a day. The gateway's shipper, its only
+    It is the only event that is never redacted, so its topic's retention is a day. The gateway's shipper, its only
     consumer, redacts it and publishes `PredictionLogged`. The same prediction_id again is the same prediction.
     `task_revision` may be `current`: the revision that the task has on arrival.
     """
@@ -149,6 +151,6 @@ class PredictionsRolledUp(Event):
 
 
 class SubjectForgotten(Event):
-    """A user asked for erasure. Durable: applied at every replay and build. Key: task."""
+    """A user asked for erasure. Every consumer applies it again whenever it reads old records. Key: task."""
 
     subject_hash: Identifier

@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
 
 class Evidence(Frozen):
-    """What the betting test's decision was based on. Wealth is recomputed from these counts alone."""
+    """The counts behind a decision. `wealth` was computed from the ordered outcomes, not from these counts."""
 
     wins: int = Field(default=0, ge=0)
     ties: int = Field(default=0, ge=0, description="Pairs that agree, or whose answers are both right or both wrong.")

@@ -1,6 +1,7 @@
 """Tasks: what an application asks, on which base model, with which labels and thresholds.
 
-One YAML file per task (`deploy/tasks/<task>.yaml`) is parsed into `TaskSpec`; every change of it is an event.
+One YAML file per task, which the scheduler reads from `<home>/tasks/*.yaml`, is parsed into `TaskSpec`; every change of
+it is an event.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class TrainingSettings(_Section):
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
     seed: int = 20
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads; None: all cores; on a GPU, PyTorch's default."
+        default=None,
+        ge=1,
+        description="CPU threads; None: RATCHET_TRAINER_THREADS, else all cores but one; on a GPU PyTorch's default.",
     )
 
 
@@ -96,7 +99,7 @@ class RolloutSettings(_Section):
     canary_wealth: float = Field(default=20.0, gt=1.0)
     canary_percent: int = Field(default=5, ge=1, le=100)
     min_canary_requests: int = Field(default=50, ge=0, description="Canary answers required for a promotion.")
-    max_labels: int = Field(default=300, ge=1, description="Tickets a candidate may use before it is rejected.")
+    max_labels: int = Field(default=300, ge=1, description="Tickets on which people are asked, at most.")
     max_error_ratio: float = Field(default=1.5, gt=1.0, description="Maximum ratio of error rates, canary to primary.")
     shadow_percent: int = Field(default=100, ge=1, le=100)
     shadow_requests_per_day: int = Field(default=50_000, ge=1)
@@ -120,7 +123,7 @@ class ExtraPattern(_Section):
 
 
 class RedactionSettings(_Section):
-    """How personal data is replaced by surrogates of the same shape before anything is stored."""
+    """How personal data is replaced by surrogates of the same shape before an event reaches Kafka."""
 
     enabled: bool = True
     names: bool = Field(default=True, description="Also names of people, found by a model; off: patterns only.")
@@ -153,7 +156,9 @@ class TaskSpec(_Section):
     labels: tuple[Label, ...] = Field(default=(), max_length=500)
     max_answer_tokens: int = Field(default=256, ge=1, le=32_768)
     cron: Identifier = "0 3 * * 1"
-    step_timeout_minutes: int = Field(default=240, ge=1, description="A step that takes longer is reported as late.")
+    step_timeout_minutes: int = Field(
+        default=240, ge=1, description="A step without progress for longer is reported as late."
+    )
     failures: FailureSettings = FailureSettings()
     dataset: DatasetSettings = DatasetSettings()
     training: TrainingSettings = TrainingSettings()

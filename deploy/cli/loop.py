@@ -31,7 +31,7 @@ def loop(
         float, typer.Option(min=0.0, max=1.0, help="Share of reviewers' answers that are wrong on purpose.")
     ] = 0.05,
     disagree_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of second opinions that disagree on purpose.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of second answers that disagree on purpose.")
     ] = 0.25,
     seed: Annotated[int, typer.Option(help="Seed of the data split and of the reviewers' mistakes.")] = 20,
 ) -> None:

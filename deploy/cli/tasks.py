@@ -28,7 +28,7 @@ def check(file: File) -> None:
 
 @app.command()
 def apply(file: File) -> None:
-    """Check a task file and hand it to the scheduler, which announces it within seconds. Idempotent.
+    """Check a task file and copy it to `<home>/tasks`, which the scheduler on this machine watches. Idempotent.
 
     [bold]Example[/bold]
 
@@ -44,7 +44,7 @@ def apply(file: File) -> None:
 @app.command("list")
 def list_tasks() -> None:
     """Show the tasks that the scheduler has."""
-    columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_turn", "cycle_id", "step")
+    columns = ("name", "kind", "base_model", "revision", "labels", "cron", "next_cycle_at", "cycle_id", "step")
     table = Table(*columns)
     for row in ask_scheduler("GET", "/api/tasks")["tasks"]:
         table.add_row(*(str(row.get(column) or "") for column in columns))

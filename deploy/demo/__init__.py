@@ -1,6 +1,6 @@
 """`ratchet loop`: one full cycle on the real stack, shown live in the terminal.
 
-story.py      the whole loop from top to bottom; steps/ has its chapters: traffic, the learning cycle, the live test,
+story.py      the whole loop from top to bottom; steps/ has its parts: traffic, the learning cycle, the live test,
               the rollback
 data/         a CSV file to clean rows, their split into traffic, live and held-out, and the task's YAML
 reviewers.py  simulated people, who answer through the console's API, blind and not always right

@@ -16,7 +16,7 @@ class LoopSettings(Settings):
     gateway_port: int = 28080
     console_port: int = 28090
     scheduler_port: int = 28091
-    loop_patience: float = Field(default=1.0, gt=0.0, description="Factor of every time limit of the loop.")
+    loop_time_limit_factor: float = Field(default=1.0, gt=0.0, description="Factor of every time limit of the loop.")
 
     @property
     def gateway_url(self) -> str:

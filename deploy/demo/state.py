@@ -55,13 +55,13 @@ class LoopContext:
 
     def limit(self, seconds: float) -> float:
         """Return a step's time limit on this machine."""
-        return seconds * self.setup.settings.loop_patience
+        return seconds * self.setup.settings.loop_time_limit_factor
 
     def timeout(self, reason: str, seconds: float) -> StepTimeout:
         """Make the error of a step that took longer than `limit(seconds)`."""
         return StepTimeout(
             f"{reason} in {self.limit(seconds):.0f} s",
-            f"{self.where_to_look} On a slow machine: RATCHET_LOOP_PATIENCE=3 ratchet loop …",
+            f"{self.where_to_look} On a slow machine: RATCHET_LOOP_TIME_LIMIT_FACTOR=3 ratchet loop …",
         )
 
     def check_background(self) -> None:

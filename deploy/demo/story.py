@@ -1,4 +1,4 @@
-"""The whole loop, from a production request to a promoted adapter, from top to bottom. `steps/` has its chapters."""
+"""The whole loop, from a production request to a promoted adapter, from top to bottom. `steps/` has its parts."""
 
 from __future__ import annotations
 

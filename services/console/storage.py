@@ -117,7 +117,7 @@ class PostgresQueue:
         purpose: Purpose | None = None,
         skipped: Collection[str] = (),
     ) -> list[LabelRequested]:
-        """Return all other questions, by priority. A third opinion is never asked of one of the first two reviewers."""
+        """Return all other questions, by priority. A tie-break is never asked of one of the first two reviewers."""
         where = ~_TICKET if purpose is None else REQUESTS.c.purpose == purpose.value
         query = _open(task, revision).where(where, _unanswered_by(reviewer), ~_asked_before(reviewer))
         return await self._questions(query.order_by(REQUESTS.c.priority.desc(), REQUESTS.c.arrived), limit, skipped)
@@ -175,10 +175,10 @@ def _unanswered_by(reviewer: str) -> Any:
 
 
 def _asked_before(reviewer: str) -> Any:
-    """Select third opinions on predictions that the reviewer has answered a question about."""
+    """Select tie-breaks on predictions that the reviewer has answered a question about."""
     other = REQUESTS.alias("other")
     return and_(
-        REQUESTS.c.purpose == Purpose.DISAGREEMENT.value,
+        REQUESTS.c.purpose == Purpose.TIE_BREAK.value,
         exists().where(
             other.c.prediction_id == REQUESTS.c.prediction_id,
             other.c.task == REQUESTS.c.task,

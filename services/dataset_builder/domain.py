@@ -59,7 +59,7 @@ class DraftExample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The result of a build. Every correction with a label is in exactly one of the three parts."""
+    """The result of a build. Every prediction with a label is in exactly one of the three parts."""
 
     train: tuple[Example, ...]
     eval: tuple[Example, ...]
@@ -107,7 +107,7 @@ def agreed_answer(answers: Sequence[str]) -> str | None:
 def resolve_answers(
     corrections: Iterable[CorrectionSubmitted], kind: TaskKind
 ) -> tuple[list[DraftExample], list[RejectedExample]]:
-    """Choose one answer per prediction. Free texts never match to the letter: of those, the last one counts."""
+    """Choose one answer per prediction. Free texts are rarely identical, so the last one counts."""
     drafts, rejected = [], []
     for prediction_id, votes in sorted(votes_by_prediction(corrections).items()):
         answers = [(vote.label or "").strip() for vote in votes]
@@ -126,20 +126,20 @@ def resolve_answers(
 
 
 def tie_break_question(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> LabelRequested | None:
-    """Return the question to one more reviewer if two disagree on a label, else None."""
+    """Return the tie-break, a question to one more reviewer, if two disagree on a label, else None."""
     if spec.kind is not TaskKind.CLASSIFICATION or len(votes) < 2:
         return None
     if agreed_answer([(vote.label or "").strip() for vote in votes]) is not None:
         return None
     first = votes[0]
-    request_id = str(event_id("third opinion", first.prediction_id, len(votes)))
+    request_id = str(event_id("tie-break", first.prediction_id, len(votes)))
     return LabelRequested(
         event_id=event_id("labels.requested", request_id),
         task=spec.name,
         task_revision=spec.revision,
         request_id=request_id,
         prediction_id=first.prediction_id,
-        purpose=Purpose.DISAGREEMENT,
+        purpose=Purpose.TIE_BREAK,
         messages=first.messages,
         answers=first.answers[:1],
         labels=spec.labels,
@@ -203,8 +203,8 @@ def deduplicate(drafts: Sequence[DraftExample], kind: TaskKind) -> tuple[list[Dr
 def split(drafts: Sequence[DraftExample], spec: TaskSpec) -> tuple[list[Example], list[Example]]:
     """Split into train and eval by group. A group is named after its oldest text; name and seed decide its part.
 
-    So a group that grows stays where it was: what was once held out is never trained on. Where chance left a part
-    empty, the group nearest to the boundary moves into it.
+    So a group that grows stays where it was: what was once held out is not trained on, unless a part would be empty:
+    then the group nearest to the boundary moves into it.
     """
     ordered = sorted(drafts, key=_age)
     firsts = group_near_duplicates([draft.text for draft in ordered], spec.dataset.near_copy_similarity)

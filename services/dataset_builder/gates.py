@@ -36,10 +36,10 @@ def way_out(gates: tuple[Gate, ...], spec: TaskSpec) -> str:
     advice = {
         "min_examples": "Have more answers corrected in the console, or lower dataset.min_examples.",
         "min_eval_examples": "Have more answers corrected in the console, or raise dataset.eval_share.",
-        "max_rejected_share": "Look at the reasons: settle the disagreements, or raise dataset.max_rejected_share.",
+        "max_rejected_share": "Look at the reasons: answer the open tie-breaks, or raise dataset.max_rejected_share.",
         "min_examples_per_label": "Have more answers of these labels corrected, or lower the setting of the same name.",
     }
-    failed = " ".join(advice[gate.name] for gate in gates if not gate.passed)
+    failed = " ".join(advice.get(g.name, f"Meet {g.name}: {g.required}.") for g in gates if not g.passed)
     return f"{failed} Then start a new cycle: ratchet cycle {spec.name}"
 
 

@@ -1,7 +1,7 @@
 """A task's four flags, and what each change of a rollout does to them.
 
     ratchet.<task>.primary    on: everyone is served the payload's adapter        ratchet.<task>.shadow   sample %
-    ratchet.<task>.rollback   on: everyone is served the payload's previous       ratchet.<task>.canary   user %
+    ratchet.<task>.rollback   on: `previous` of primary's payload serves          ratchet.<task>.canary   user %
 
 The deployer writes flags only when a rollout changes. Between changes they belong to the operator: what was turned by
 hand stays. Writes are ordered so that a crash between any two leaves every user with a proven adapter, or with the

@@ -19,8 +19,9 @@ class Rollout:
     """One candidate's rollout: a flat record, field for field what its table and its events hold.
 
     `entered`: it passed the offline gates, went into shadow and has spent its alpha. `version` counts the changes;
-    `settled`: the flags and the event of the last change are out. `moves_flags` is False for a change that sets no
-    flag: that of a candidate which never entered, and one that an operator made by hand.
+    `settled`: the flags and the event of the last change have been applied and published. `moves_flags` is False for a
+    change that sets no flag: a candidate never entered, the active one stays in its stage because a newer one was
+    rejected before shadow, or an operator turned rollback on or off by hand.
     """
 
     rollout_id: str

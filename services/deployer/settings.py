@@ -12,9 +12,7 @@ class DeployerSettings(Settings):
         default=2.0, gt=0.0, description="Time between two checks of flags and canaries."
     )
     deployer_pairs_batch: int = Field(default=200, ge=1, description="Maximum number of shadow pairs per batch.")
-    deployer_open_tickets: int = Field(
-        default=40, ge=1, description="Maximum open questions per candidate: it needs tens, not hundreds."
-    )
+    deployer_open_tickets: int = Field(default=40, ge=1, description="Maximum number of open questions per candidate.")
     deployer_observations_batch: int = Field(
         default=500, ge=1, description="Maximum number of observed requests per batch."
     )

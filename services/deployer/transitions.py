@@ -53,7 +53,7 @@ class RolloutTransitions:
         self._logged_waits: dict[str, str] = {}
 
     async def settle(self, task: str) -> None:
-        """Finish every change of the task whose flags or event may not be out."""
+        """Finish every change of the task whose flags or event may not have been applied and published."""
         for rollout in await self._rollouts.unsettled(task):
             current = rollout
             if rollout.moves_flags:

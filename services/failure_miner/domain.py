@@ -165,16 +165,16 @@ def match_modes(found: Vectors, stored: Vectors, cosine: float) -> dict[int, int
 
 def describe_modes(
     suspects: Sequence[Suspect],
-    labels: Sequence[int],
+    cluster_of: Sequence[int],
     stored: Sequence[StoredMode],
     cycle_id: str,
     same_mode_cosine: float,
 ) -> list[FoundMode]:
-    """Describe clusters as failure modes, largest first. `labels[i]` is the cluster of `suspects[i]`; -1 is noise."""
+    """Describe clusters as failure modes, largest first. `cluster_of[i]` is that of `suspects[i]`; -1 is noise."""
     clusters: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        if label >= 0:
-            clusters.setdefault(int(label), []).append(index)
+    for index, number in enumerate(cluster_of):
+        if number >= 0:
+            clusters.setdefault(int(number), []).append(index)
     members = sorted(clusters.values(), key=lambda m: (-len(m), m))
     if not members:
         return []

@@ -236,5 +236,5 @@ def _find_modes(
     if not wrong:
         return []
     rules = spec.failures
-    labels = recipe.cluster(np.stack([s.embedding for s in wrong]), rules.min_cluster_size, rules.min_samples)
-    return describe_modes(wrong, labels.tolist(), stored, cycle_id, rules.same_mode_cosine)
+    clusters = recipe.cluster(np.stack([s.embedding for s in wrong]), rules.min_cluster_size, rules.min_samples)
+    return describe_modes(wrong, clusters.tolist(), stored, cycle_id, rules.same_mode_cosine)

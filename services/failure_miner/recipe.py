@@ -64,10 +64,10 @@ def cluster(embeddings: Vectors, min_cluster_size: int, min_samples: int) -> npt
     components = min(_COMPONENTS, *embeddings.shape)
     with np.errstate(invalid="ignore"):  # With identical rows the variance ratio, which is unused, is 0/0.
         reduced = PCA(n_components=components, svd_solver="full").fit_transform(embeddings.astype(np.float64))
-    labels = HDBSCAN(
+    clusters = HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
         cluster_selection_method="leaf",
         core_dist_n_jobs=1,
     ).fit_predict(reduced)
-    return np.asarray(labels, dtype=np.int64)
+    return np.asarray(clusters, dtype=np.int64)

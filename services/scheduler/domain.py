@@ -59,7 +59,7 @@ def latest_run(cron: str, now: datetime) -> datetime:
     return previous
 
 
-def next_run(cron: str, now: datetime) -> datetime:
+def next_cycle_at(cron: str, now: datetime) -> datetime:
     """Return the next scheduled time after `now`."""
     following: datetime = croniter(cron, now.astimezone(UTC)).get_next(datetime)
     return following

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName
 from schemas.tasks import TaskSpec
-from services.scheduler.domain import next_run
+from services.scheduler.domain import next_cycle_at
 from services.scheduler.erasure import ErasureAnnouncer
 from services.scheduler.handlers import Handlers
 from services.scheduler.settings import SchedulerSettings
@@ -82,7 +82,7 @@ def build_app(
                 "revision": spec.revision,
                 "labels": len(spec.labels),
                 "cron": spec.cron,
-                "next_turn": next_run(spec.cron, handlers.now()),
+                "next_cycle_at": next_cycle_at(spec.cron, handlers.now()),
                 "cycle_id": cycle.started.cycle_id if cycle else None,
                 "step": cycle.step if cycle else None,
             })  # fmt: skip

@@ -23,7 +23,7 @@ CYCLES = Table(
     Column("finished_by", Uuid),
 )
 SCHEDULED_RUNS = Table(
-    "turns",
+    "scheduled_runs",
     METADATA,
     Column("task", Text, primary_key=True),
     Column("cron", Text, nullable=False),

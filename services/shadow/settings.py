@@ -13,7 +13,7 @@ class ShadowSettings(Settings):
         default=32,
         ge=1,
         le=64,
-        description="Maximum number of predictions per batch; with the timeout, well under 5 minutes.",
+        description="Maximum number of predictions per batch, which must end within Kafka's five-minute poll limit.",
     )
     shadow_timeout_seconds: float = Field(
         default=20.0, gt=0.0, le=30.0, description="A slower answer counts as an error."

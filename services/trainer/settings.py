@@ -15,7 +15,9 @@ class TrainerSettings(Settings):
     )
     trainer_slots: int = Field(default=1, ge=1, description="Concurrent trainings on this machine: one per GPU.")
     trainer_threads: int | None = Field(
-        default=None, ge=1, description="CPU threads where the task sets none; None: all cores but one."
+        default=None,
+        ge=1,
+        description="CPU threads where the task sets none; unset: all cores but one; on a GPU PyTorch's default.",
     )
 
     @property

@@ -71,26 +71,26 @@ def test_events_and_their_parts_are_frozen() -> None:
     assert [model for model in contract if not model.model_config.get("frozen")] == []
 
 
-def without_new_fields(golden: object, written: object) -> object:
-    """`written` without the fields that were added after the golden message, at any depth."""
-    if isinstance(golden, dict) and isinstance(written, dict):
-        return {name: without_new_fields(golden[name], written[name]) for name in golden if name in written}
-    if isinstance(golden, list) and isinstance(written, list) and len(golden) == len(written):
-        return [without_new_fields(*pair) for pair in zip(golden, written, strict=True)]
+def without_new_fields(example: object, written: object) -> object:
+    """`written` without the fields that were added after the example message, at any depth."""
+    if isinstance(example, dict) and isinstance(written, dict):
+        return {name: without_new_fields(example[name], written[name]) for name in example if name in written}
+    if isinstance(example, list) and isinstance(written, list) and len(example) == len(written):
+        return [without_new_fields(*pair) for pair in zip(example, written, strict=True)]
     return written
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_golden_messages_are_still_read_and_written_the_same(path: Path) -> None:
+def test_example_messages_are_still_read_and_written_the_same(path: Path) -> None:
     event_class = next(topic.event for topic in TOPICS if topic.name == path.parent.name)
-    golden = json.loads(path.read_text())
-    event = event_class.model_validate(golden)
+    example = json.loads(path.read_text())
+    event = event_class.model_validate(example)
     assert key_of(event)
-    assert without_new_fields(golden, json.loads(event.model_dump_json())) == golden
+    assert without_new_fields(example, json.loads(event.model_dump_json())) == example
     assert topic_of(type(event)).name == path.parent.name
 
 
-def test_every_topic_has_a_golden_message() -> None:
+def test_every_topic_has_an_example_message() -> None:
     assert {path.parent.name for path in EXAMPLES} == {topic.name for topic in TOPICS}
 
 

@@ -147,7 +147,7 @@ async def test_old_questions_are_dropped_by_the_time_of_their_prediction(queue: 
 
 async def test_a_third_opinion_is_not_asked_of_one_of_the_first_two(queue: PostgresQueue, task: str) -> None:
     first = question(task, "first", overlap=2)
-    third = question(task, "third", purpose=Purpose.DISAGREEMENT, prediction_id=first.prediction_id)
+    third = question(task, "third", purpose=Purpose.TIE_BREAK, prediction_id=first.prediction_id)
     await queue.add_requests([first, third])
     for reviewer in ("ann", "ben"):
         await queue.record(first.request_id, reviewer, ReviewAnswer(label="refund"), NOON)

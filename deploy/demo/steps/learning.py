@@ -57,7 +57,7 @@ async def await_training(loop: LoopContext) -> None:
 
 
 async def await_evaluation(loop: LoopContext) -> None:
-    """Wait for the evaluation of candidate and production. Raises CandidateStopped if a gate is closed."""
+    """Wait for the evaluation of candidate and production. Raises CandidateStopped if a gate fails."""
     title = "Evaluation: candidate and production on the same frozen questions"
     with loop.terminal.step("evaluation", title) as progress:
         event = await _event(loop, "adapters.evaluated", 300.0, _show_progress_of("evaluation", progress))
@@ -76,10 +76,10 @@ async def await_evaluation(loop: LoopContext) -> None:
     )  # fmt: skip
     _show_gates(loop, "Gates of the evaluation", event["gates"])
     if event["verdict"] != "passed":
-        closed = [gate for gate in event["gates"] if not gate["passed"]]
+        failed = [gate for gate in event["gates"] if not gate["passed"]]
         raise CandidateStopped(
-            "evaluation gate " + ", ".join(gate["name"] for gate in closed),
-            "; ".join(f"{g['name']} measured {_number(g['measured'])}, required {g['required']}" for g in closed),
+            "evaluation gate " + ", ".join(gate["name"] for gate in failed),
+            "; ".join(f"{g['name']} measured {_number(g['measured'])}, required {g['required']}" for g in failed),
         )
 
 
@@ -117,7 +117,7 @@ def _show_progress_of(step: str, progress: StepProgress) -> OnPoll:
 
 def _show_gates(loop: LoopContext, title: str, gates: list[dict[str, Any]]) -> None:
     rows = [
-        (g["name"], "passed" if g["passed"] else "CLOSED", _number(g["measured"]), g["required"], g["detail"][:90])
+        (g["name"], "passed" if g["passed"] else "failed", _number(g["measured"]), g["required"], g["detail"][:90])
         for g in gates
     ]
     if rows:

@@ -1,4 +1,4 @@
-"""The live test: new traffic from new users, while shadow compares, people judge, and wealth buys exposure."""
+"""The live test: new traffic from new users, while shadow compares, people judge, and the betting test decides."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ async def prove_live(loop: LoopContext) -> None:
         loop.pairs.rollout_id = event["rollout_id"]
     alpha = event["evidence"]["alpha"]
     loop.terminal.say(
-        f"alpha {alpha:.5f}: wealth {rollout.canary_wealth:.0f} buys a {rollout.canary_percent} % canary, "
-        f"{1 / alpha:.0f} everyone"
+        f"alpha {alpha:.5f}: wealth {rollout.canary_wealth:.0f} opens a {rollout.canary_percent} % canary, "
+        f"{1 / alpha:.0f} promotes"
     )
     traffic = LiveTraffic(loop.clients.gateway, loop.setup.rows.live, loop.reviewers, loop.pairs)
     sending = asyncio.create_task(traffic.send_all())
@@ -168,7 +168,7 @@ def _used_up(loop: LoopContext, traffic: LiveTraffic) -> CandidateStopped:
         f"betting test (still in {stage} when the live traffic was used up)",
         f"after {traffic.sent} live requests, each used once: {counts.pairs} pairs, {counts.wins} wins, "
         f"{counts.losses} losses, {counts.ties} ties, {counts.pending} unjudged, wealth {counts.wealth:.3g} "
-        f"of the {rollout.canary_wealth:.0f} that a canary costs; {traffic.canary} canary answers of the "
+        f"of the {rollout.canary_wealth:.0f} that a canary needs; {traffic.canary} canary answers of the "
         f"{rollout.min_canary_requests} needed",
     )
 

@@ -1,4 +1,4 @@
-"""The first chapter: held-out questions, production traffic, and the corrections that people make."""
+"""The first part: held-out questions, production traffic, and the corrections that people make."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ a ticket. Tickets are drawn in the order of those pairs, and only so many are op
 
 When a person is forgotten, their text and their hash are deleted. What was already bet or counted remains, as numbers
 that name nobody: removing it would change a statistic that was already looked at. Their tickets without a label become
-void, as if never drawn: nobody could have chosen that by the outcome. Their later pairs do not bet, because a first
-pair can no longer be told from a second one.
+void, as if never drawn, which cannot bias the test, since no outcome was known. Their later pairs do not bet, because
+a first pair can no longer be told from a second one.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class PostgresLedger:
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
     ) -> None:
-        """Add the pairs that are new, without those of forgotten erased. `candidate_first`: one for each pair.
+        """Add the pairs that are new, without those of erased people. `candidate_first`: one for each pair.
 
         A candidate that erred has lost: its ticket is drawn at once and nobody is asked.
         """

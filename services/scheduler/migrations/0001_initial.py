@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "scheduler_0001"
+revision = "scheduler_0001_scheduled_runs"  # Not the id of a database with the older table `turns`, which is refused.
 down_revision = None
 
 TIME = sa.DateTime(timezone=True)
@@ -29,7 +29,7 @@ def upgrade() -> None:
         "one_running_cycle_per_task", "cycles", ["task"], unique=True, postgresql_where=sa.text("finished IS NULL")
     )
     op.create_table(
-        "turns",
+        "scheduled_runs",
         sa.Column("task", sa.Text, primary_key=True),
         sa.Column("cron", sa.Text, nullable=False),
         sa.Column("considered_at", TIME, nullable=False),

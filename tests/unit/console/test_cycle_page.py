@@ -64,7 +64,7 @@ def test_a_late_step_is_still_running() -> None:
     assert (first.state, first.note) == ("go", "late, 1 h 0 min")
 
 
-def test_every_golden_message_has_a_card() -> None:
+def test_every_example_message_has_a_card() -> None:
     topics = ("cycles.finished", "steps.failed", *ORDER[1:], "rollouts.changed")
     cards = dict(sections([stored(topic, 0) for topic in topics]))
     assert list(cards) == [

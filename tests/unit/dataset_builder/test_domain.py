@@ -127,7 +127,7 @@ def test_reviewers_who_disagree_are_rejected_and_one_more_is_asked() -> None:
 
     question = tie_break_question(votes_by_prediction(two)["p-late"], spec())
     assert question is not None
-    assert question.purpose is Purpose.DISAGREEMENT
+    assert question.purpose is Purpose.TIE_BREAK
     assert question.event_id == tie_break_question(votes_by_prediction(two)["p-late"], spec()).event_id  # type: ignore[union-attr]
 
     three = [*two, correction("late", "delivery", reviewer="eva", minute=2)]
@@ -183,7 +183,7 @@ def test_the_majority_label_of_a_text_wins() -> None:
     assert dataset.rejected_by_reason() == {"conflicting_labels": 1, "duplicate": 1}
 
 
-def test_free_texts_that_differ_are_no_disagreement() -> None:
+def test_free_texts_that_differ_need_no_tie_break() -> None:
     replies = [correction("late", "We are sorry."), correction("late", "Sorry!", reviewer="ben", minute=1)]
     drafts, rejected = resolve_answers(replies, WRITING.kind)
     assert [draft.answer for draft in drafts] == ["Sorry!"]

@@ -65,6 +65,11 @@ def test_each_gate_fails_for_its_own_reason(data: Dataset, gate: str) -> None:
     assert "ratchet cycle t" in way_out(gates, spec())
 
 
+def test_a_failed_gate_without_advice_has_a_way_out() -> None:
+    gate = Gate(name="added_later", passed=False, required=">= 1")
+    assert "added_later: >= 1" in way_out((gate,), spec())
+
+
 def test_failed_gates_are_described_with_their_numbers() -> None:
     description = describe_failed_gates(evaluate_gates(dataset("aab"), spec(min_examples=1234), {}))
     assert "min_examples is 3, required >= 1234" in description

@@ -231,7 +231,7 @@ async def test_two_reviewers_who_disagree_make_one_question_however_often_delive
     await handlers.on_corrections(pair)
     first, second = published.events
     assert isinstance(first, LabelRequested)
-    assert first.purpose is Purpose.DISAGREEMENT
+    assert first.purpose is Purpose.TIE_BREAK
     assert first.labels == SPEC.labels
     assert first.event_id == second.event_id
 
