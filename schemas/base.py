@@ -68,7 +68,7 @@ def input_text(messages: tuple[Message, ...]) -> str:
 
 
 class Variant(StrEnum):
-    """The arm of the rollout that answered."""
+    """The role in which an arm answered."""
 
     BASE = "base"
     PRIMARY = "primary"

@@ -4,7 +4,7 @@
 
 A handler submits a job and returns; `Jobs.watch` starts processes, attaches to running ones after a restart, and calls
 the callback with the result until it has succeeded once. The process holds `lock` while it lives, so that a second run
-of the same job notices it. `slot` limits how many jobs run at once over all services that share a folder of slots.
+of the same job notices it. `lease` limits how many jobs run at once over all services that share a folder of leases.
 """
 
 from __future__ import annotations
@@ -249,10 +249,10 @@ def _fail(folder: Path, failure: JobFailure) -> None:
 
 
 @contextmanager
-def slot(folder: Path, count: int) -> Iterator[IO[bytes]]:
-    """Hold one of `count` slots (a GPU each, say) for the length of a `with`; waits for a free one.
+def lease(folder: Path, count: int) -> Iterator[IO[bytes]]:
+    """Hold one of `count` leases (a GPU each, say) for the length of a `with`; waits for a free one.
 
-    The slot is free again when the process ends, however it ends.
+    The lease ends when the process ends, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [(folder / f"{number}.lock").open("ab") for number in range(count)]

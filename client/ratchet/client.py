@@ -1,4 +1,4 @@
-"""Sends answers and feedback to the gateway: queued in memory, sent by a thread, retried until they arrive."""
+"""Sends answers and feedback to the gateway: queued in memory, sent by a thread, retried for `retry_seconds`."""
 
 from __future__ import annotations
 

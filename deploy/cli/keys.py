@@ -64,8 +64,8 @@ def create(
 ) -> None:
     """Create a key for an application and print it, once. Keys that the application has already stay valid.
 
-    Only the key goes to standard output. Limits hold for each gateway process. A request over a limit gets 429 and the
-    time to retry after.
+    Only the key goes to standard output. Limits hold for all workers of a gateway together. A request over a limit
+    gets 429 and the time to retry after.
 
     [bold]Examples[/bold]
 

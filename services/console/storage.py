@@ -134,7 +134,7 @@ class PostgresQueue:
             return bool(await connection.scalar(select(exists().where(REQUESTS.c.task == task))))
 
     async def erase(self, event: SubjectForgotten) -> None:
-        """Delete a person's questions with their answers; a replay does not add them again."""
+        """Delete a person's questions with their answers; a redelivery does not add them again."""
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
             theirs = and_(REQUESTS.c.task == event.task, REQUESTS.c.user_hash == event.subject_hash)

@@ -18,7 +18,7 @@ from services.evaluator.gates import check_gates, regression_set, verdict
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id
-from shared.jobs import Progress, run_job, slot
+from shared.jobs import Progress, lease, run_job
 from shared.model.inference import InferenceClient
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 
@@ -46,8 +46,8 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     store = ArtifactStore(job.artifacts, job.cache)
     evaluation = evaluation_questions(read_examples(store.fetch(job.trained.dataset_uri) / "eval.jsonl"))
     golden = golden_questions(job.trained.spec)
-    progress(0, 1, "waiting for a free slot")
-    with slot(job.slots_folder, job.slots):
+    progress(0, 1, "waiting until another job ends")
+    with lease(job.slots_folder, job.slots):
         candidate, production = asyncio.run(_ask_both(job, store, [*evaluation, *golden], folder, progress))
     calibration = calibrate(job.trained, evaluation, candidate, store, folder)
     return verdict_event(job, folder.name, evaluation, golden, candidate, production, calibration)

@@ -64,12 +64,12 @@ async def ask(
     `report(n)` is called with the number of requests done. A request that fails twice is a failed answer. Raises
     DependencyUnavailable if most of them failed, because then the fault is vLLM's.
     """
-    slots = asyncio.Semaphore(concurrency)
+    limit = asyncio.Semaphore(concurrency)
     done = 0
 
     async def complete(question: Question) -> Completion | None:
         nonlocal done
-        async with slots:
+        async with limit:
             completion = await _complete(client, model, question, spec)
         done += 1
         report(done)

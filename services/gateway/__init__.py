@@ -1,6 +1,9 @@
 """gateway: where applications send their requests; the only service on the request path.
 
-consumes  HTTP (OpenAI's API) · Unleash flags · tasks.changed (as a table)
+consumes  HTTP (OpenAI's API) · Unleash flags · tasks.changed (as a table) · predictions.submitted (in the shipper)
 does      answers from the arm that the flags choose, measures confidence, takes feedback and predictions made elsewhere
-produces  predictions.logged (durable before the answer leaves) · feedback.given · requests.observed
+produces  predictions.logged · feedback.given · requests.observed
+
+A prediction's event is durable before its answer leaves. Of a streamed answer only the last pieces are held back until
+then: the one with the finish reason, and what follows it.
 """

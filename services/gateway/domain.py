@@ -1,4 +1,4 @@
-"""The gateway's own words: the messages of a prediction, and the ids of predictions and users. Pure."""
+"""Types and identifiers of the gateway: the messages of a prediction, the ids of predictions and users. Pure."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class PredictionIds:
         return self._signed(f"{task}.x{keyed_hash(self._key, f'{task}/{own_id}', 32)}")
 
     def resolve(self, given: str) -> str | None:
-        """The prediction id for one of ours or for `<task>/<own id>`; None for any other text."""
+        """The prediction id for a signed id or for `<task>/<own id>`; None for any other text."""
         task, slash, own_id = given.partition("/")
         if slash:
             return self.derive(task, own_id) if task and own_id else None
         return given if self.task_of(given) is not None else None
 
     def task_of(self, prediction_id: str) -> str | None:
-        """The task of an id that we signed; None for any other text."""
+        """The task of a signed id; None for any other text."""
         name, _, mac = prediction_id.rpartition(".")
         # As bytes: compare_digest raises for str that is not ASCII, and a client may send anything.
         genuine = hmac.compare_digest(mac.encode(), keyed_hash(self._key, name, _MAC_HEX_DIGITS).encode())

@@ -77,8 +77,8 @@ class GatewaySettings(Settings):
     gateway_spool_sync: Sync = Field(
         default=Sync.INTERVAL,
         description="When an event counts as durable. process: it is with the operating system, so the death of any "
-        "process loses nothing. interval: also on the disk within gateway_spool_sync_seconds, so a power cut loses at "
-        "most the events of that time. always: on the disk before the answer leaves; each answer waits for the disk.",
+        "process loses nothing. interval: also on the disk within RATCHET_GATEWAY_SPOOL_SYNC_SECONDS, so a power cut "
+        "loses at most the events of that time. always: on the disk before the answer leaves; each waits for it.",
     )
     gateway_spool_sync_seconds: float = Field(
         default=0.5, gt=0.0, le=60.0, description="Longest time until an event is on the disk, with interval."

@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 
 class Lake(OffsetStore, Protocol):
-    """What the handlers need of the lake. Every method blocks and raises DependencyUnavailable."""
+    """What the handlers need of the lake. Every method blocks, and raises DependencyUnavailable while the
+    lake is unavailable."""
 
     def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int: ...
 
@@ -94,7 +95,7 @@ class DeltaLake:
     def append(self, table: str, deliveries: Sequence[Delivery[Any]]) -> int:
         """Append the deliveries' events (shared/kafka/decoding.py) that are not stored yet; return the number of rows.
 
-        Skipped records (a replay, a duplicate, an erased person's) move the committed offset all the same. Raises
+        Skipped records (a redelivery, a duplicate, an erased person's) move the committed offset all the same. Raises
         DependencyUnavailable when the store is unavailable or every commit conflicts: redeliver.
         """
         written: _WrittenFiles | None = None
@@ -115,7 +116,8 @@ class DeltaLake:
                     # The commit may have succeeded. Reading the table again finds out, so a second commit is harmless.
                     self._states.pop(table, None)
                     raise DependencyUnavailable(
-                        f"no rows were appended to {self._uri}/{table}: {error}", "Check its folder or object store"
+                        f"it is not known whether rows were appended to {self._uri}/{table}: {error}",
+                        "Check its folder or object store.",
                     ) from error
         raise DependencyUnavailable(f"{MAX_COMMIT_ATTEMPTS} commits to {self._uri}/{table} conflicted with others")
 

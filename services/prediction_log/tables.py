@@ -1,11 +1,11 @@
-"""The lake's Delta tables: their columns, their properties, how they are opened, and the fence before a rewrite.
+"""The lake's Delta tables: their columns, their properties, how they are opened, and the claim before a rewrite.
 
 Statistics go into the Delta log, where no deletion of rows reaches them: only columns without text have any.
 
-Rewrites are fenced because delta-rs (1.6) lets two compactions of the same files both commit, which doubles their
-rows; it does not write `app_transactions` with a compaction either. But it refuses every transaction that began before
-a change of the table's metadata. So a process that compacts first changes a property (compare-and-swap), and the
-commit of any process that began earlier, paused or on another replica, fails.
+A process claims a table before it rewrites files, because delta-rs (1.6) lets two compactions of the same files both
+commit, which doubles their rows; it does not write `app_transactions` with a compaction either. But it refuses every
+transaction that began before a change of the table's metadata. So a claim changes a property (compare-and-swap), and
+the commit of any process that began earlier, paused or on another replica, fails.
 """
 
 from __future__ import annotations
@@ -124,19 +124,19 @@ def quoted(text: str) -> str:
 
 
 def maintained_at(delta: DeltaTable) -> datetime | None:
-    """Return when a process last fenced the table to maintain it."""
+    """Return when a process last claimed the maintenance of the table."""
     seconds = delta.metadata().configuration.get(_MAINTAINED_PROPERTY)
     return None if seconds is None else datetime.fromtimestamp(float(seconds), UTC)
 
 
-def fence(delta: DeltaTable, now: datetime) -> bool:
+def claim_maintenance(delta: DeltaTable, now: datetime) -> bool:
     """Record in the table that this process maintains it now; return False if another process was first.
 
-    Rewrites that began before the fence fail at their commit; appends that began before it retry. `delta` is updated
-    to the version of the fence.
+    Rewrites that began before the claim fail at their commit; appends that began before it retry. `delta` is updated
+    to the version of the claim.
     """
     last = maintained_at(delta)
-    if last is not None and now <= last:  # An unchanged property would change no metadata and fence nothing.
+    if last is not None and now <= last:  # An unchanged property would change no metadata and stop no rewrite.
         now = last + timedelta(milliseconds=1)
     properties = {
         **table_properties(delta.metadata().name or PREDICTIONS),

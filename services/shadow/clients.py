@@ -124,7 +124,7 @@ class VllmEngine:
     def __init__(self, inference: InferenceClient, artifacts: ArtifactStore, concurrency: int) -> None:
         self._inference = inference
         self._artifacts = artifacts
-        self._slots = asyncio.Semaphore(concurrency)
+        self._limit = asyncio.Semaphore(concurrency)
 
     async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay:
         """Return the candidate's answer. A failure counts against it only if the base model still answers."""
@@ -137,7 +137,7 @@ class VllmEngine:
         return await self._answer(rollout, adapter or rollout.spec.base_model, uri, messages)
 
     async def _answer(self, rollout: RolloutChanged, model: str, uri: str | None, messages: Messages) -> Replay:
-        async with self._slots:
+        async with self._limit:
             started = time.perf_counter()
             try:
                 return await self._ask(rollout, model, messages)

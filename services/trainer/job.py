@@ -14,7 +14,7 @@ from services.trainer.domain import TrainingOutcome
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id, folder_hash
-from shared.jobs import Progress, run_job, slot
+from shared.jobs import Progress, lease, run_job
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 
@@ -54,9 +54,9 @@ def train_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterTrain
     job = TrainingJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
     rows = read_examples(store.fetch(job.dataset.uri) / "train.jsonl")
-    progress(0, 1, "waiting for a free slot")
-    with slot(job.slots_folder, job.slots):
-        from services.trainer import recipe  # Loads torch: only in this process, once it has a slot.
+    progress(0, 1, "waiting until another job ends")
+    with lease(job.slots_folder, job.slots):
+        from services.trainer import recipe  # Loads torch: only in this process, once it has a lease.
 
         outcome = recipe.train(rows, job.dataset.spec, base_model(job), folder, progress, job.threads)
     adapter = folder / "adapter"

@@ -108,7 +108,7 @@ class Consumers:
             raw = message.raw_message
             records = raw if isinstance(raw, tuple | list) else (raw,)
             if listener and not listener.expects(_last_offsets(records[::-1])):
-                raise DependencyUnavailable("the store is asked from which offset to resume")
+                raise DependencyUnavailable("records arrived below the offset already read; seeking again")
             await self._consume(event, handler, records, on_skipped, decode)
             if listener:
                 listener.handled(_last_offsets(records))

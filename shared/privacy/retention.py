@@ -1,7 +1,7 @@
 """Retention: every service that stores text of predictions drops it when it is older than its task's retention.
 
-The lake drops whole days, and so does every copy, so that a task's text disappears everywhere at once. A replay may
-bring old events back; the next round drops them again.
+The lake drops whole days, and so does every copy, so that a task's text disappears everywhere at once. A reader that
+starts anew brings old events back; the next round drops them again.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ records           Record, Position, Backlog, SpoolOptions
 from __future__ import annotations
 
 from shared.spool.reader import SpoolReader
-from shared.spool.records import Backlog, Position, Record, SpooledRecord, SpoolFull, SpoolOptions, Sync
+from shared.spool.records import Backlog, Position, Record, SpooledRecord, SpoolOptions, SpoolUnavailable, Sync
 from shared.spool.slots import list_slots, lock_for_shipping
 from shared.spool.writer import Spool
 
@@ -19,9 +19,9 @@ __all__ = [
     "Position",
     "Record",
     "Spool",
-    "SpoolFull",
     "SpoolOptions",
     "SpoolReader",
+    "SpoolUnavailable",
     "SpooledRecord",
     "Sync",
     "list_slots",

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from pathlib import Path
 
-from shared.spool.records import SpoolFull
+from shared.spool.records import SpoolUnavailable
 from shared.spool.slots import sync_folder
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Flusher:
         self._current = None
 
     async def synced(self) -> None:
-        """Wait until everything appended so far is on the disk. Raises `SpoolFull` if the disk failed."""
+        """Wait until everything appended so far is on the disk. Raises `SpoolUnavailable` if the disk failed."""
         target = self.appended
         if target <= self._durable:
             return
@@ -117,5 +117,7 @@ def _complete(future: asyncio.Future[None], failed: bool) -> None:
         future.set_exception(_disk_failed()) if failed else future.set_result(None)
 
 
-def _disk_failed() -> SpoolFull:
-    return SpoolFull("The disk under the spool failed to store the records", "Check the disk, then send them again.")
+def _disk_failed() -> SpoolUnavailable:
+    return SpoolUnavailable(
+        "The disk under the spool failed to store the records", "Check the disk, then send them again."
+    )

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from shared.errors import DependencyUnavailable
 
 
-class SpoolFull(DependencyUnavailable):
-    """The append was refused as a whole: the size or age limit is reached, or the disk is full."""
+class SpoolUnavailable(DependencyUnavailable):
+    """The spool took no record: its size or age limit is reached, the disk is full or failed, or no slot opened."""
 
 
 class Sync(StrEnum):

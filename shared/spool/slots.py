@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.spool.records import SpoolFull
+from shared.spool.records import SpoolUnavailable
 
 _OWNER_LOCK = "owner.lock"
 _SHIPPER_LOCK = "shipper.lock"
@@ -43,7 +43,7 @@ def lock_for_shipping(slot: Path) -> SlotLock | None:
 
 
 def take_slot(folder: Path) -> SlotLock:
-    """Lock the first slot without a living owner for writing, or create one. Raises `SpoolFull`."""
+    """Lock the first slot without a living owner for writing, or create one. Raises `SpoolUnavailable`."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _folder_lock(folder):
@@ -57,7 +57,7 @@ def take_slot(folder: Path) -> SlotLock:
                     return lock
                 number += 1
     except OSError as error:
-        raise SpoolFull(
+        raise SpoolUnavailable(
             f"No slot could be opened in {folder}: {error}", "Free disk space, or set another folder."
         ) from error
 

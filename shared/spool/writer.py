@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.errors import InvalidMessage
 from shared.privacy.encryption import Cipher
 from shared.spool.flusher import Flusher
-from shared.spool.records import Backlog, Record, SpoolFull, SpoolOptions, Sync
+from shared.spool.records import Backlog, Record, SpoolOptions, SpoolUnavailable, Sync
 from shared.spool.segments import (
     MAX_FRAME_BYTES,
     load_cursor,
@@ -52,18 +52,20 @@ class Spool:
         self._next_measurement = 0.0
         self._flusher = None if options.sync is Sync.PROCESS else Flusher(self.slot, options.sync_seconds)
         self._measure()
-        with contextlib.suppress(SpoolFull):  # A full disk may have room later; until then each append is refused.
+        with contextlib.suppress(
+            SpoolUnavailable
+        ):  # A full disk may have room later; until then each append is refused.
             self._begin_segment()
 
     @classmethod
     def open(cls, folder: Path, cipher: Cipher, options: SpoolOptions) -> Spool:
-        """Take the first slot in `folder` without a living owner and begin a new segment. Raises `SpoolFull`."""
+        """Take the first slot in `folder` without a living owner and begin a new segment. Raises `SpoolUnavailable`."""
         return cls(take_slot(folder), cipher, options)
 
     def append(self, records: Sequence[Record]) -> None:
         """Append all of `records` or none, in microseconds; then they survive the death of this process.
 
-        Raises `SpoolFull` (a limit, or the disk) and `InvalidMessage` (larger than a frame can be).
+        Raises `SpoolUnavailable` (a limit, or the disk) and `InvalidMessage` (larger than a frame can be).
         """
         if not records:
             return
@@ -95,7 +97,7 @@ class Spool:
             self._flusher.appended += 1
 
     async def synced(self) -> None:
-        """Wait for the fsync of all appends if `sync` is ALWAYS, else return at once. Raises `SpoolFull`."""
+        """Wait for the fsync of all appends if `sync` is ALWAYS, else return at once. Raises `SpoolUnavailable`."""
         if self._flusher is not None and self._options.sync is Sync.ALWAYS:
             await self._flusher.synced()
 
@@ -133,9 +135,13 @@ class Spool:
             self._measure()
             self._next_measurement = monotonic + _MEASURE_SECONDS
         if self._unshipped + size > self._options.max_bytes:
-            raise SpoolFull(f"{self._unshipped} bytes in {self.slot} are not shipped: its limit is reached", _WAY_OUT)
+            raise SpoolUnavailable(
+                f"{self._unshipped} bytes in {self.slot} are not shipped: its limit is reached", _WAY_OUT
+            )
         if (age := now - self._oldest) > self._options.max_age_seconds:
-            raise SpoolFull(f"The oldest record in {self.slot} is {age:.0f} s old: its limit is reached", _WAY_OUT)
+            raise SpoolUnavailable(
+                f"The oldest record in {self.slot} is {age:.0f} s old: its limit is reached", _WAY_OUT
+            )
 
     def _measure(self) -> Backlog:
         backlog = measure_backlog(self.slot, load_cursor(self.slot))
@@ -175,5 +181,5 @@ class Spool:
             self._end_segment()
 
 
-def _disk_full(slot: Path, error: OSError) -> SpoolFull:
-    return SpoolFull(f"The spool {slot} could not be written: {error.strerror}", "Free disk space.")
+def _disk_full(slot: Path, error: OSError) -> SpoolUnavailable:
+    return SpoolUnavailable(f"The spool {slot} could not be written: {error.strerror}", "Free disk space.")

@@ -308,7 +308,7 @@ class _Run:
         }
 
     async def _rebuild(self) -> None:
-        """Delete the lake, let the writers replay the topics from the start, and compare the rows."""
+        """Delete the lake, let the writers read the topics from the start, and compare the rows."""
         assert self.ledger is not None
         system = self.system
         tables = [table for table in KEYS if await self._stored(table)]

@@ -18,7 +18,7 @@ from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import error_body
-from shared.spool import SpoolFull
+from shared.spool import SpoolUnavailable
 
 
 class StreamAnswerer:
@@ -61,7 +61,7 @@ class StreamAnswerer:
         except UpstreamFailed as error:
             body = error_body(error.message, f"upstream_{error.reason}", error.status)
             await self._fail(request, arm, error.status, body)
-        except SpoolFull as error:
+        except SpoolUnavailable as error:
             body = error_body(f"{error.reason}. {error.way_out}".strip(), "unavailable", 503)
             await exchange.write(error_event(body), last=True)
         except ValueError as error:
@@ -77,7 +77,7 @@ class StreamAnswerer:
         """Record as much of the answer as had arrived when the client disconnected."""
         answer = relay.answer_so_far()
         confidences = self._recorder.measure_confidence(request, arm, answer)
-        with contextlib.suppress(SpoolFull):
+        with contextlib.suppress(SpoolUnavailable):
             await self._recorder.record_answer(
                 request, arm, answer, confidences, status=CLIENT_LEFT, missing_finish_reason="cancelled"
             )

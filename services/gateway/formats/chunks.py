@@ -1,7 +1,7 @@
 """What the chat and completions APIs share: answers are `choices`, a stream is chunks of them, then `[DONE]`. No I/O.
 
 A chunk is sent on as soon as it arrives, under the prediction's id and the task's name. The chunk that ends the last
-answer, and what follows it, are held back until the event is in the log.
+answer, and what follows it, are held back until the event is in the spool.
 """
 
 from __future__ import annotations

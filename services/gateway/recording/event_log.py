@@ -12,7 +12,7 @@ from schemas.base import Event
 from schemas.catalog import key_of, topic_of
 from services.gateway.observability.metrics import Metrics
 from shared.privacy.encryption import load_cipher
-from shared.spool import Backlog, Record, Spool, SpoolFull, SpoolOptions
+from shared.spool import Backlog, Record, Spool, SpoolOptions, SpoolUnavailable
 from shared.tracing import TraceHeaders
 
 _REPEAT_LOG_SECONDS = 10.0
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 class EventLog(Protocol):
     async def append(self, records: Sequence[Record]) -> None:
-        """Append events, all or none. They are durable when this returns. Raises SpoolFull, and none is appended."""
+        """Append events, all or none. They are durable when this returns. Raises SpoolUnavailable."""
 
 
 class SpoolEventLog:
@@ -71,20 +71,20 @@ class SpoolEventLog:
         return self._spool.sync_failures if self._spool is not None else 0
 
     async def append(self, records: Sequence[Record]) -> None:
-        """Append events, all or none. Takes tens of µs, with `sync: always` a disk write. Raises SpoolFull."""
+        """Append events, all or none. Takes tens of µs, with `sync: always` a disk write. Raises SpoolUnavailable."""
         spool = self._spool or self._open
         started = time.perf_counter()
         try:
             spool.append(records)
             self._metrics.spool_seconds.observe(time.perf_counter() - started)
             await spool.synced()
-        except SpoolFull as error:
+        except SpoolUnavailable as error:
             self._count_refusal(error)
             raise
         if self.problem:
             self.problem = ""
 
-    def _count_refusal(self, error: SpoolFull) -> None:
+    def _count_refusal(self, error: SpoolUnavailable) -> None:
         """Count the refusal and log an error, but not at every request while the spool stays full."""
         self._metrics.spool_refusals.inc()
         self.problem = error.reason

@@ -16,7 +16,7 @@ from services.gateway.recording.events import prediction_logged, request_observe
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from shared.model.confidence import Measure, measure
-from shared.spool import SpoolFull
+from shared.spool import SpoolUnavailable
 
 
 class CalibrationLookup(Protocol):
@@ -25,7 +25,7 @@ class CalibrationLookup(Protocol):
 
 
 class Recorder:
-    """Appends a request's events to the event log. `answer_when_full`: answer without a record while it is full."""
+    """Appends a request's events to the spool. `answer_when_full`: answer without a record while it takes none."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Recorder:
     ) -> bool:
         """Make the answer's predictions and the request's observation durable; they are when this returns True.
 
-        Returns False if the log is full and `answer_when_full` is set, else raises SpoolFull.
+        Returns False if the spool took no record and `answer_when_full` is set, else raises SpoolUnavailable.
         """
         latency_ms = request.exchange.seconds * 1000.0
         records = [
@@ -68,7 +68,7 @@ class Recorder:
         )
         try:
             await self._log.append(records)
-        except SpoolFull:
+        except SpoolUnavailable:
             if not self._answer_when_full:
                 raise
             self._metrics.answers_unlogged.inc()
@@ -78,10 +78,10 @@ class Recorder:
 
     async def record_observation(self, request: InFlightRequest, arm: Arm, status: int) -> None:
         """Record an attempt without predictions: a failure, or embeddings. Never raises, so that the client gets its
-        own error, not one of the log."""
+        own error, not the spool's."""
         try:
             await self._log.append([request_observed(request, arm, status, request.exchange.seconds * 1000.0)])
-        except SpoolFull:
+        except SpoolUnavailable:
             self._metrics.observations_dropped.inc()
 
     def count_fallback(self, request: InFlightRequest, arm: Arm) -> None:

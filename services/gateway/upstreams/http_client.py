@@ -43,17 +43,19 @@ class UpstreamResponse(NamedTuple):
 class UpstreamClient:
     """The client of the server at `url`, whose path is the prefix of every request's path.
 
-    `slots` limits the connections of all clients together. Raises ConfigurationError for an invalid address.
+    `connection_limit` limits the connections of all clients together. Raises ConfigurationError for an invalid address.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], connect_seconds: float, slots: asyncio.Semaphore) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], connect_seconds: float, connection_limit: asyncio.Semaphore
+    ) -> None:
         address, port = _parse_url(url)
         self._tls = ssl.create_default_context() if address.scheme == "https" else None
         self._host = address.hostname or ""
         self._port = port or (443 if self._tls else 80)
         self._base_path = address.path.rstrip("/")
         self._connect_seconds = connect_seconds
-        self._slots = slots
+        self._connection_limit = connection_limit
         self._idle: list[Connection] = []
         self._heads: dict[tuple[str, str], bytes] = {}
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -77,7 +79,7 @@ class UpstreamClient:
             connection.close()
             raise
         finally:
-            self._slots.release()
+            self._connection_limit.release()
         response = UpstreamResponse(connection.status, connection.headers, response_body)
         self._reuse_or_close(connection)
         return response
@@ -94,28 +96,28 @@ class UpstreamClient:
                 await connection.wait_for_headers(piece_deadline)
             except BaseException:
                 connection.close()
-                self._slots.release()
+                self._connection_limit.release()
                 raise
         except TimeoutError as error:
             raise _timeout(piece_deadline, deadline) from error
         return ResponseStream(self, connection, piece_seconds, deadline)
 
     async def _acquire(self, deadline: float) -> Connection:
-        """Take a slot and a connection. Raises ConnectFailed; TimeoutError at `deadline`."""
-        if self._slots.locked():
+        """Take a connection within the limit. Raises ConnectFailed; TimeoutError at `deadline`."""
+        if self._connection_limit.locked():
             async with asyncio.timeout_at(deadline):
-                await self._slots.acquire()
+                await self._connection_limit.acquire()
         else:
-            await self._slots.acquire()
+            await self._connection_limit.acquire()
         try:
             return await self._connect(deadline)
         except BaseException:
-            self._slots.release()
+            self._connection_limit.release()
             raise
 
     def release(self, connection: Connection) -> None:
         """Give back a stream's connection. It is used again if the stream was read to its end."""
-        self._slots.release()
+        self._connection_limit.release()
         self._reuse_or_close(connection)
 
     def close(self) -> None:

@@ -55,8 +55,10 @@ class Replicas:
         self._limits = limits
         self._metrics = metrics
         fields = {"content-type": "application/json", **(headers or {})}
-        slots = asyncio.Semaphore(limits.connections)
-        self._clients = {replica: UpstreamClient(replica.url, fields, limits.connect, slots) for replica in self._pool}
+        connection_limit = asyncio.Semaphore(limits.connections)
+        self._clients = {
+            replica: UpstreamClient(replica.url, fields, limits.connect, connection_limit) for replica in self._pool
+        }
         self._answered_at: float | None = None
 
     async def close(self) -> None:

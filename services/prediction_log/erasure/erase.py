@@ -1,7 +1,7 @@
 """Erasure: a person's rows are deleted from the lake and stay deleted.
 
 1. The request goes into the table `forgotten`. From then on no writer stores rows of that person that are not newer
-   than the request (a replay, a late delivery).
+   than the request (a redelivery, a late delivery).
 2. The ids of their predictions go into the table `dropped` (tombstones): feedback need not name its person.
 3. Their rows are deleted. The replaced files are vacuumed by the maintenance.
 

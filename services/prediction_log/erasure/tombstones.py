@@ -1,4 +1,4 @@
-"""Finds rows of a batch that must not be stored because their person was erased, also when they are late or replayed.
+"""Finds rows of a batch that must not be stored because their person was erased, also late or redelivered ones.
 
 A row is skipped when its person was erased and it occurred no later than their request. Feedback and requests need not
 name their person, so they are skipped by the tombstone of their prediction: the table `dropped` has the ids of

@@ -1,9 +1,9 @@
 """Compacts, checkpoints and vacuums one table at a time.
 
-Every replica runs this. The first one records it in the table (`tables.fence`); the others see that and skip the table.
+Every replica runs this. The first one claims the table (`tables.claim_maintenance`); the others see that and skip it.
 A vacuum never deletes a file that a writer has written and not committed yet: the frequent one deletes only files that
 the Delta log lists as removed; the one that deletes files that no log lists (left by crashes and commit conflicts)
-skips anything younger than a day.
+skips anything younger than `orphan_hours`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from services.prediction_log.tables import STORE_ERRORS, fence, maintained_at, open_table
+from services.prediction_log.tables import STORE_ERRORS, claim_maintenance, maintained_at, open_table
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Compaction:
         last = maintained_at(delta)
         if last is not None and timedelta(0) <= now - last < self._policy.interval * 0.9:
             return False
-        if not fence(delta, now):
+        if not claim_maintenance(delta, now):
             return False
         try:
             self._compact(delta)
@@ -54,7 +54,7 @@ class Compaction:
             delta.cleanup_metadata()
             self._vacuum(table, delta, now)
         except STORE_ERRORS as error:
-            # A deletion or another fence was first, or the store is unavailable. Every step is complete or not done.
+            # A deletion or another claim was first, or the store is unavailable. Every step is complete or not done.
             logger.info("maintenance of %s stopped, retrying in the next round: %s", table, error)
             return False
         return True

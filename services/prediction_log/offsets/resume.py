@@ -22,7 +22,8 @@ ReadTopicIds = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
 
 
 class OffsetStore(Protocol):
-    """A store that commits the offsets it was filled to. Every method blocks and raises DependencyUnavailable."""
+    """A store that commits the offsets it was filled to. Every method blocks, and raises DependencyUnavailable while
+    the lake is unavailable."""
 
     def stored_offsets(self, table: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]: ...
     def accept_topic(self, table: str, topic: str, topic_id: UUID) -> bool: ...

@@ -30,7 +30,7 @@ from services.gateway.routing.arms import ServingFlags
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
-from shared.spool import Record, SpoolFull
+from shared.spool import Record, SpoolUnavailable
 
 SUPPORT = TaskSpec(
     name="support", kind=TaskKind.CLASSIFICATION, base_model="small", system_prompt="Name the intent.",
@@ -152,7 +152,7 @@ class FakeLog:
 
     async def append(self, records: Sequence[Record]) -> None:
         if self.full:
-            raise SpoolFull("the spool is full", "make room")
+            raise SpoolUnavailable("the spool is full", "make room")
         self.appends.append(tuple(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
 
     @property

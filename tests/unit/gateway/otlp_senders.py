@@ -35,7 +35,7 @@ from services.gateway.telemetry.otlp import build_router
 from shared.http import build_http
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.encryption import Cipher
-from shared.spool import Record, SpoolFull
+from shared.spool import Record, SpoolUnavailable
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 START = 1_790_000_000_000_000_000
@@ -131,7 +131,7 @@ class RecordedEvents:
 
     async def append(self, records: Sequence[Record]) -> None:
         if self.full:
-            raise SpoolFull("the spool is full", "make room")
+            raise SpoolUnavailable("the spool is full", "make room")
         self.records += records
 
     @property

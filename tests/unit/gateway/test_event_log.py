@@ -12,7 +12,7 @@ from schemas.predictions import FeedbackGiven
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import SpoolEventLog, encode_event
 from shared.privacy.encryption import load_cipher
-from shared.spool import Record, SpoolFull, SpoolOptions, SpoolReader
+from shared.spool import Record, SpoolOptions, SpoolReader, SpoolUnavailable
 
 Open = Callable[[SpoolOptions], SpoolEventLog]
 
@@ -63,7 +63,7 @@ async def test_spool_files_are_encrypted(tmp_path: Path, logs: list[SpoolEventLo
 async def test_a_full_spool_counts_the_refusal_and_loses_nothing(tmp_path: Path, logs: list[SpoolEventLog]) -> None:
     log, metrics = await opened(tmp_path, logs, max_bytes=2_000)
     await log.append(encoded(event("a" * 500)))
-    with pytest.raises(SpoolFull):
+    with pytest.raises(SpoolUnavailable):
         await log.append(encoded(event("b" * 500), event("c" * 1_000)))
     assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
     spooled = SpoolReader(log.slot, load_cipher(tmp_path / "secrets", "spool")).read(10, 10_000)
@@ -76,7 +76,7 @@ async def test_refusals_are_logged_but_not_for_every_request(
 ) -> None:
     log, _ = await opened(tmp_path, logs, max_bytes=2_000)
     for _ in range(3):
-        with pytest.raises(SpoolFull):
+        with pytest.raises(SpoolUnavailable):
             await log.append(encoded(event("a" * 3_000)))
     assert "its limit is reached" in log.problem
     assert [(r.levelname, log.problem in r.message) for r in caplog.records] == [("ERROR", True)]
@@ -88,7 +88,7 @@ async def test_the_spool_is_full_when_an_event_has_waited_too_long(tmp_path: Pat
     log, metrics = await opened(tmp_path, logs, max_age_seconds=0.05)
     await log.append(encoded(event()))
     await asyncio.sleep(0.1)
-    with pytest.raises(SpoolFull, match="s old: its limit is reached"):
+    with pytest.raises(SpoolUnavailable, match="s old: its limit is reached"):
         await log.append(encoded(event()))
     assert metrics.registry.get_sample_value("ratchet_gateway_spool_refusals_total") == 1.0
     assert log.fullness > 1.0

@@ -73,11 +73,11 @@ async def start() -> AsyncIterator[Start]:
     """Start a server and return a client of it."""
     opened: list[tuple[asyncio.Server, UpstreamClient]] = []
 
-    async def _start(server: Server, slots: int = 10, path: str = "") -> UpstreamClient:
+    async def _start(server: Server, limit: int = 10, path: str = "") -> UpstreamClient:
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         server.url = f"127.0.0.1:{port}"
-        client = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(slots))
+        client = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(limit))
         opened.append((listening, client))
         return client
 
@@ -171,14 +171,14 @@ async def test_a_connection_that_its_server_closes_is_not_reused(start: Start) -
 
 
 async def test_a_refused_or_unaccepted_connection_fails_in_time() -> None:
-    slots = asyncio.Semaphore(1)
+    limit = asyncio.Semaphore(1)
     with pytest.raises(ConnectFailed):
-        await ask(UpstreamClient("http://127.0.0.1:9", {}, 0.5, slots))
+        await ask(UpstreamClient("http://127.0.0.1:9", {}, 0.5, limit))
     with pytest.raises(ConnectFailed):
-        await ask(UpstreamClient("http://no-such-host.invalid", {}, 0.5, slots))
+        await ask(UpstreamClient("http://no-such-host.invalid", {}, 0.5, limit))
     with pytest.raises(ConnectFailed):
-        await ask(UpstreamClient("https://127.0.0.1:9", {}, 0.5, slots))
-    assert not slots.locked()
+        await ask(UpstreamClient("https://127.0.0.1:9", {}, 0.5, limit))
+    assert not limit.locked()
 
 
 async def test_a_response_that_takes_too_long_closes_its_connection(start: Start) -> None:
@@ -192,7 +192,7 @@ async def test_a_response_that_takes_too_long_closes_its_connection(start: Start
 
 
 async def test_there_are_no_more_connections_than_slots_and_a_waiting_request_gets_one(start: Start) -> None:
-    client = await start(server := Server((OK,), pause=0.02), slots=3)
+    client = await start(server := Server((OK,), pause=0.02), limit=3)
     assert [answer.body for answer in await asyncio.gather(*(ask(client) for _ in range(20)))] == [b"hello"] * 20
     assert server.max_open == 3
     server.script = (b"HTTP/1.1 200 OK\r\n",)
@@ -207,7 +207,7 @@ async def test_there_are_no_more_connections_than_slots_and_a_waiting_request_ge
 
 async def test_a_stream_gives_each_piece_as_it_arrives_and_its_connection_is_reused(start: Start) -> None:
     script = (CHUNKED, b"3\r\nhel\r\n", b"2\r\nlo\r\n", b"0\r\n\r\n")
-    client = await start(server := Server(script, pause=0.05), slots=1)
+    client = await start(server := Server(script, pause=0.05), limit=1)
     for _ in range(2):
         stream = await client.open_stream("/v1/x", b"{}", 1.0, 5.0)
         assert stream.status == 200
@@ -263,7 +263,7 @@ async def test_a_stream_may_take_longer_than_a_piece_of_it(start: Start) -> None
 
 
 async def test_waiting_for_a_free_connection_counts_towards_the_deadline(start: Start) -> None:
-    client = await start(Server((), pause=0.0), slots=1)
+    client = await start(Server((), pause=0.0), limit=1)
     first = asyncio.create_task(ask(client, seconds=5.0))
     await asyncio.sleep(0.05)
     with pytest.raises(TimeoutError):

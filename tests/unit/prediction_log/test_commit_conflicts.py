@@ -19,7 +19,7 @@ from deltalake.exceptions import CommitFailedError
 
 from schemas.lake import PREDICTIONS
 from services.prediction_log.storage import DeltaLake
-from services.prediction_log.tables import fence
+from services.prediction_log.tables import claim_maintenance
 from shared.kafka.delivery import Delivery
 from tests.unit.prediction_log.deliveries import NOON, TOPICS, delivery, numbered, prediction, stored_ids
 
@@ -99,7 +99,7 @@ def test_an_event_in_two_partitions_is_stored_once_by_two_concurrent_writers(tmp
     assert stored_ids(tmp_path) == ["a", "b", "p-3-0"]
 
 
-@pytest.mark.parametrize("change", ["compaction", "fence", "deletion", "another writer's row"])
+@pytest.mark.parametrize("change", ["compaction", "claim", "deletion", "another writer's row"])
 def test_any_change_of_the_table_before_the_commit_loses_and_duplicates_no_row(tmp_path: Path, change: str) -> None:
     for offset in range(3):
         DeltaLake(str(tmp_path)).append(PREDICTIONS, [numbered(0, offset)])
@@ -108,8 +108,8 @@ def test_any_change_of_the_table_before_the_commit_loses_and_duplicates_no_row(t
         table = DeltaTable(tmp_path / PREDICTIONS)
         if change == "compaction":
             table.optimize.compact()
-        elif change == "fence":
-            assert fence(table, NOON)
+        elif change == "claim":
+            assert claim_maintenance(table, NOON)
         elif change == "deletion":
             table.delete("prediction_id = 'p-0-1'")
         else:

@@ -191,7 +191,7 @@ def test_feedback_on_a_skipped_prediction_is_skipped(tmp_path: Path) -> None:
     assert stored_ids(tmp_path, FEEDBACK) == [str(events[1].event_id)]
 
 
-def test_a_lake_that_was_deleted_is_rebuilt_by_a_replay_row_for_row(tmp_path: Path) -> None:
+def test_a_deleted_lake_is_rebuilt_from_the_topics_row_for_row(tmp_path: Path) -> None:
     batches = [[numbered(n % 3, n // 3) for n in range(start, start + 20)] for start in range(0, 100, 20)]
     first, second = tmp_path / "first", tmp_path / "second"
     lake = DeltaLake(str(first))

@@ -17,7 +17,7 @@ from schemas.base import utc_now
 from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.erase import delete
 from services.prediction_log.maintenance.maintenance import Maintenance
-from services.prediction_log.tables import fence, maintained_at
+from services.prediction_log.tables import claim_maintenance, maintained_at
 from shared.errors import DependencyUnavailable
 from tests.unit.prediction_log.lake_rows import (
     NOON,
@@ -101,19 +101,19 @@ def test_a_second_process_within_the_interval_skips_the_table(tmp_path: Path) ->
 def test_of_two_concurrent_processes_one_may_compact(tmp_path: Path) -> None:
     write_files(tmp_path, 6)
     first, second = opened(tmp_path, PREDICTIONS), opened(tmp_path, PREDICTIONS)
-    assert (fence(first, NOON), fence(second, NOON)) == (True, False)
+    assert (claim_maintenance(first, NOON), claim_maintenance(second, NOON)) == (True, False)
 
 
-@pytest.mark.parametrize("fenced", [True, False])
-def test_a_compaction_that_began_before_another_fence_duplicates_no_rows(tmp_path: Path, fenced: bool) -> None:
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_compaction_that_began_before_another_claim_duplicates_no_rows(tmp_path: Path, claimed: bool) -> None:
     names = write_files(tmp_path, 6)
     paused = opened(tmp_path, PREDICTIONS)
-    if fenced:
+    if claimed:
         maintain(tmp_path, replace(POLICY, grace_hours=1))
         with pytest.raises(CommitFailedError):
             paused.optimize.compact()
         assert ids(tmp_path, PREDICTIONS) == names
-    else:  # Without it delta-rs accepts both. If this fails, delta-rs was fixed and the fence can be removed.
+    else:  # Without it delta-rs accepts both. If this fails, delta-rs was fixed and the claim can be removed.
         opened(tmp_path, PREDICTIONS).optimize.compact()
         paused.optimize.compact()
         assert ids(tmp_path, PREDICTIONS) == sorted(names * 2)
@@ -121,9 +121,9 @@ def test_a_compaction_that_began_before_another_fence_duplicates_no_rows(tmp_pat
 
 def test_a_fence_at_the_same_moment_still_fences(tmp_path: Path) -> None:
     write_files(tmp_path, 6)
-    assert fence(opened(tmp_path, PREDICTIONS), NOON)
+    assert claim_maintenance(opened(tmp_path, PREDICTIONS), NOON)
     paused = opened(tmp_path, PREDICTIONS)
-    assert fence(opened(tmp_path, PREDICTIONS), NOON)
+    assert claim_maintenance(opened(tmp_path, PREDICTIONS), NOON)
     with pytest.raises(CommitFailedError):
         paused.optimize.compact()
 
@@ -131,7 +131,7 @@ def test_a_fence_at_the_same_moment_still_fences(tmp_path: Path) -> None:
 def test_rows_appended_during_a_compaction_stay_and_deleted_ones_are_gone(tmp_path: Path) -> None:
     names = write_files(tmp_path, 6)
     compacting = opened(tmp_path, PREDICTIONS)
-    assert fence(compacting, NOON)
+    assert claim_maintenance(compacting, NOON)
     write(tmp_path, PREDICTIONS, [prediction("appended")])
     compacting.optimize.compact()
     assert ids(tmp_path, PREDICTIONS) == ["appended", *names]

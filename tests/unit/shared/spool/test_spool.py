@@ -20,9 +20,9 @@ from shared.spool import (
     Position,
     Record,
     Spool,
-    SpoolFull,
     SpoolOptions,
     SpoolReader,
+    SpoolUnavailable,
     Sync,
     list_slots,
     lock_for_shipping,
@@ -149,7 +149,7 @@ def test_the_backlog_is_what_is_not_shipped(spool: Spool) -> None:
 def test_the_size_limit_refuses_until_something_is_shipped(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, CIPHER, SpoolOptions(sync=Sync.PROCESS, max_bytes=5000, segment_bytes=1000))
     appended = 0
-    with pytest.raises(SpoolFull, match="limit") as refused:
+    with pytest.raises(SpoolUnavailable, match="limit") as refused:
         while True:
             spool.append([record(b"%d" % appended)])
             appended += 1
@@ -173,7 +173,7 @@ def test_the_age_limit_refuses_until_the_oldest_is_shipped(tmp_path: Path) -> No
     with patch("shared.spool.writer.time.time", lambda: 1059.0):
         spool.append([record(b"young")])
     with patch("shared.spool.writer.time.time", lambda: 1061.0):
-        with pytest.raises(SpoolFull, match="oldest"):
+        with pytest.raises(SpoolUnavailable, match="oldest"):
             spool.append([record(b"refused")])
         reader.advance(reader.read(1, 1 << 20)[0].position)
         spool._next_measurement = 0.0
@@ -188,7 +188,7 @@ def test_a_new_owner_knows_the_age_of_the_backlog(tmp_path: Path) -> None:
     with patch("shared.spool.writer.time.time", lambda: 1000.0):
         spool.append([record()])
     spool.close()
-    with pytest.raises(SpoolFull, match="oldest"):
+    with pytest.raises(SpoolUnavailable, match="oldest"):
         Spool.open(tmp_path, CIPHER, options).append([record()])
 
 
@@ -361,7 +361,7 @@ def test_a_full_disk_refuses_leaves_nothing_and_recovers_when_there_is_room(spoo
     def write(descriptor: int, data: bytes) -> int:
         return real(descriptor, data[:cut]) if cut else no_room() or 0
 
-    with patch("shared.spool.writer.os.write", write), pytest.raises(SpoolFull, match="could not be written"):
+    with patch("shared.spool.writer.os.write", write), pytest.raises(SpoolUnavailable, match="could not be written"):
         spool.append([record(b"refused")])
     assert spool.backlog.bytes == size
     spool.append([record(b"2")])
@@ -378,10 +378,10 @@ def test_a_disk_without_room_for_a_new_file_refuses_and_recovers(tmp_path: Path)
 
     with patch("shared.spool.writer.os.open", no_new_segment):
         spool = Spool.open(tmp_path, CIPHER, SMALL)
-        with pytest.raises(SpoolFull):
+        with pytest.raises(SpoolUnavailable):
             spool.append([record(b"refused")])
     spool.append([record(b"1")])
-    with patch("shared.spool.writer.os.open", no_new_segment), pytest.raises(SpoolFull):
+    with patch("shared.spool.writer.os.open", no_new_segment), pytest.raises(SpoolUnavailable):
         spool.append([record(b"refused")])
     spool.append([record(b"2")])
     assert values(SpoolReader(spool.slot, CIPHER)) == [b"1", b"2"]
@@ -389,7 +389,7 @@ def test_a_disk_without_room_for_a_new_file_refuses_and_recovers(tmp_path: Path)
 
 
 def test_a_folder_that_cannot_be_created_is_an_error_with_a_way_out(tmp_path: Path) -> None:
-    with patch("shared.spool.slots.os.open", no_room), pytest.raises(SpoolFull) as refused:
+    with patch("shared.spool.slots.os.open", no_room), pytest.raises(SpoolUnavailable) as refused:
         Spool.open(tmp_path, CIPHER, SMALL)
     assert refused.value.way_out
 
@@ -487,8 +487,8 @@ async def test_a_failed_fsync_raises_for_all_who_wait_and_never_counts_as_durabl
     spool.append([record(b"1")])
     with patch("shared.spool.flusher.os.fsync", side_effect=OSError(errno.EIO, "Input/output error")):
         results = await asyncio.gather(spool.synced(), spool.synced(), return_exceptions=True)
-    assert [type(r) for r in results] == [SpoolFull, SpoolFull]
-    with pytest.raises(SpoolFull):
+    assert [type(r) for r in results] == [SpoolUnavailable, SpoolUnavailable]
+    with pytest.raises(SpoolUnavailable):
         await spool.synced()
     spool.append([record(b"2")])
     await spool.synced()

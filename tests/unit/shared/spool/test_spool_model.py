@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.privacy.encryption import Cipher
-from shared.spool import Position, Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
+from shared.spool import Position, Record, Spool, SpoolOptions, SpoolReader, SpoolUnavailable, Sync
 from shared.spool.segments import QUARANTINE_SUFFIX, segment_numbers, segment_path
 
 CIPHER = Cipher(bytes(32))
@@ -109,7 +109,7 @@ class SpoolAndModel(RuleBasedStateMachine):
         with (
             patch("shared.spool.writer.os.write", write),
             patch("shared.spool.writer.os.ftruncate", os.ftruncate if truncates else _fails),
-            pytest.raises(SpoolFull),
+            pytest.raises(SpoolUnavailable),
         ):
             self.spool.append(self.new_records([size]))
 

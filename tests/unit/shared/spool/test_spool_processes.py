@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shared.privacy.encryption import Cipher
-from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync, list_slots
+from shared.spool import Record, Spool, SpoolOptions, SpoolReader, SpoolUnavailable, Sync, list_slots
 from shared.spool.segments import segment_numbers
 from tests.conftest import ROOT
 
@@ -37,7 +37,7 @@ FILLS = """
 import sys
 from pathlib import Path
 from shared.privacy.encryption import Cipher
-from shared.spool import Record, Spool, SpoolFull, SpoolOptions, SpoolReader, Sync
+from shared.spool import Record, Spool, SpoolUnavailable, SpoolOptions, SpoolReader, Sync
 from shared.spool.segments import segment_numbers
 folder = Path(sys.argv[1])
 spool = Spool.open(folder / "spool", Cipher(bytes(32)), SpoolOptions(sync=Sync.PROCESS, segment_bytes=100_000))
@@ -46,7 +46,7 @@ while refused < 3:
     try:
         spool.append([Record("t", b"", b"%d" % appended + b"x" * 999)])
         appended += 1
-    except SpoolFull:
+    except SpoolUnavailable:
         refused += 1
 assert appended > 500, appended
 reader, read = SpoolReader(spool.slot, Cipher(bytes(32))), []
@@ -159,7 +159,7 @@ def test_a_file_at_its_size_limit_takes_no_partial_record(tmp_path: Path) -> Non
     appended = 0
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        with pytest.raises(SpoolFull):
+        with pytest.raises(SpoolUnavailable):
             while True:
                 spool.append([Record("t", b"", b"%d" % appended + b"x" * 999)])
                 appended += 1
