@@ -12,8 +12,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-INCARNATION_FILE = "gone-on"
-"""A file in the home, written by `ratchet lake go-on`. Its text is appended to `kafka_incarnation`."""
+INCARNATION_FILE = "incarnation"
+"""A file in the home, written by `ratchet lake resume`. Its text is appended to `kafka_incarnation`."""
 
 
 def default_home() -> Path:
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
-        """Read the settings, including `<home>/stack.env` and the incarnation that `ratchet lake go-on` stored."""
+        """Read the settings, including `<home>/stack.env` and the incarnation that `ratchet lake resume` stored."""
         home = Path(str(overrides.get("home", default_home())))
         settings = cls(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
         file = home / INCARNATION_FILE

@@ -41,12 +41,12 @@ def status(as_json: AsJson = False) -> None:
     else:
         _show(settings, tables)
         if any(table.stops for table in tables):
-            say("prediction_log stops there and discards nothing. To resume: ratchet lake go-on --help")
+            say("prediction_log stops there and discards nothing. To resume: ratchet lake resume --help")
     raise typer.Exit(any(table.stops or (table.problem and table.rows) for table in tables))
 
 
-@app.command("go-on")
-def go_on(
+@app.command()
+def resume(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also when lake and broker agree: read all again.")] = False,
@@ -66,9 +66,9 @@ def go_on(
 
       ratchet lake status                what is wrong
 
-      ratchet lake go-on --dry-run       what would be done
+      ratchet lake resume --dry-run       what would be done
 
-      ratchet lake go-on --yes && ratchet down --only services && ratchet up
+      ratchet lake resume --yes && ratchet down --only services && ratchet up
     """
     settings = Settings.load()
     tables = _topic_lags(settings)

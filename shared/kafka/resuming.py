@@ -133,7 +133,7 @@ def _checked_offset(partition: TopicPartition, offset: int, start: int, end: int
         raise MustStop(
             f"the store has read {where} up to offset {offset}, but the broker's log ends at {end}: it lost records, "
             "or the topic was made anew. Continuing would take new records for old ones.",
-            "If the broker's topics were lost for good: ratchet lake go-on",
+            "If the broker's topics were lost for good: ratchet lake resume",
         )
     if offset < start:
         logger.critical(

@@ -4,7 +4,7 @@ A cycle's fence says where its inputs end; a service that has not read up to it 
 leaves the rest for the next cycle.
 
 Offsets belong to one broker incarnation; another incarnation invalidates them. When the broker's topics were lost, an
-operator names a new one (RATCHET_KAFKA_INCARNATION, `ratchet lake go-on`): offsets start at 0 again, and rows from the
+operator names a new one (RATCHET_KAFKA_INCARNATION, `ratchet lake resume`): offsets start at 0 again, and rows from the
 old topics come before everything in the new ones.
 """
 
@@ -25,9 +25,9 @@ _OFFSETS_PER_INCARNATION = 2**40
 
 
 def offsets_table(metadata: MetaData) -> Table:
-    """Return the table `positions` of a service's schema: the next offset to read, by topic and partition."""
+    """Return the table `offsets` of a service's schema: the next offset to read, by topic and partition."""
     return Table(
-        "positions",
+        "offsets",
         metadata,
         Column("topic", Text, primary_key=True),
         Column("partition", Integer, primary_key=True),
@@ -36,23 +36,24 @@ def offsets_table(metadata: MetaData) -> Table:
 
 
 def incarnation_table(metadata: MetaData) -> Table:
-    """Return the table `broker` of a service's schema: one row, the incarnation that its offsets belong to."""
-    return Table("broker", metadata, Column("incarnation", Text, primary_key=True))
+    """Return the table `broker_incarnation` of a service's schema: one row, the incarnation of its offsets."""
+    return Table("broker_incarnation", metadata, Column("incarnation", Text, primary_key=True))
 
 
 async def adopt_incarnation(
-    connection: AsyncConnection, broker: Table, offsets: Table, incarnation: str, columns: Sequence[Column[Any]]
+    connection: AsyncConnection, incarnations: Table, offsets: Table, incarnation: str, columns: Sequence[Column[Any]]
 ) -> bool:
     """Make a starting service's offsets belong to `incarnation`; returns True if they belonged to another.
 
     `columns` hold offsets of stored rows. They are shifted below 0 and keep their order.
     """
-    await connection.execute(text(f'LOCK TABLE "{broker.name}" IN EXCLUSIVE MODE'))  # Two processes may start at once.
-    stored = (await connection.execute(select(broker.c.incarnation))).scalar_one_or_none()
+    # Two processes may start at once.
+    await connection.execute(text(f'LOCK TABLE "{incarnations.name}" IN EXCLUSIVE MODE'))
+    stored = (await connection.execute(select(incarnations.c.incarnation))).scalar_one_or_none()
     if stored == incarnation:
         return False
-    await connection.execute(delete(broker))
-    await connection.execute(insert(broker).values(incarnation=incarnation))
+    await connection.execute(delete(incarnations))
+    await connection.execute(insert(incarnations).values(incarnation=incarnation))
     if (stored or "") == incarnation:
         return False
     for column in columns:

@@ -175,8 +175,8 @@ async def test_a_killed_gateways_predictions_arrive_once_by_id_after_its_restart
         }
         await wait_until(lambda: gateway.spooled() == [])
         async with gateway.http() as http:
-            await wait_until(lambda: gateway.shipper_status()["torn_bytes"] == 30)
-            assert "ratchet_gateway_spool_torn_bytes 30.0" in (await http.get("/metrics")).text
+            await wait_until(lambda: gateway.shipper_status()["incomplete_bytes"] == 30)
+            assert "ratchet_gateway_spool_incomplete_bytes 30.0" in (await http.get("/metrics")).text
 
 
 async def test_killing_gateway_and_shipper_under_load_loses_no_answered_prediction(

@@ -199,7 +199,7 @@ async def test_a_deleted_lake_is_filled_again_with_the_same_rows_without_erased_
     }  # fmt: skip
 
 
-async def test_a_broker_that_comes_back_empty_stops_the_writer_until_the_operator_says_go_on(
+async def test_a_broker_that_comes_back_empty_stops_the_writer_until_the_operator_resumes(
     settings: Settings, broker: OwnBroker, tmp_path: Path
 ) -> None:
     await publish("gateway", traffic("q"))
@@ -214,15 +214,15 @@ async def test_a_broker_that_comes_back_empty_stops_the_writer_until_the_operato
         code, output = await process.result()
         assert code == 1, output
         *_, problem, way_out = output.splitlines()  # The last lines: no stack trace follows them.
-        assert "Nothing was read from it" in problem and "ratchet lake go-on" in way_out
+        assert "Nothing was read from it" in problem and "ratchet lake resume" in way_out
     assert hashes() == before, "no row was discarded"
 
     code, output = await ratchet("lake", "status")
-    assert code == 1 and "recreated" in output and "go-on" in output
-    code, output = await ratchet("lake", "go-on", "--dry-run")
+    assert code == 1 and "recreated" in output and "resume" in output
+    code, output = await ratchet("lake", "resume", "--dry-run")
     assert code == 0 and "The 2 records" in output
     assert (await ratchet("lake", "status"))[0] == 1, "the dry run changed nothing"
-    code, output = await ratchet("lake", "go-on", "--yes")
+    code, output = await ratchet("lake", "resume", "--yes")
     assert code == 0 and "RATCHET_KAFKA_INCARNATION=" in output
 
     resumed = Process(tmp_path / "log-3")
@@ -234,6 +234,6 @@ async def test_a_broker_that_comes_back_empty_stops_the_writer_until_the_operato
     assert len(now) == len(set(now)), "stored rows are found by their ids"
     assert {"q-0", "new", "newer"} < set(now)
     assert hashes()[FEEDBACK] == before[FEEDBACK]
-    code, output = await ratchet("lake", "go-on", "--yes")
+    code, output = await ratchet("lake", "resume", "--yes")
     assert code == 0 and "nothing to resume from" in output
     assert (await ratchet("lake", "status"))[0] == 0

@@ -182,7 +182,7 @@ async def test_a_store_ahead_of_the_broker_stops_the_service_and_is_given_nothin
         await publish(settings, mark, ["newer"])
         await asyncio.sleep(1.0)
     assert "the broker's log ends at" in problem.reason
-    assert problem.way_out.endswith("ratchet lake go-on")
+    assert problem.way_out.endswith("ratchet lake resume")
     assert store.received == []
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "dataset_builder_0001"
+revision = "dataset_builder_0001_offsets"  # A database with the older table `positions` is refused.
 down_revision = None
 
 
@@ -44,9 +44,9 @@ def upgrade() -> None:
         sa.Column("event", sa.Text, nullable=False),
     )
     op.create_table(
-        "positions",
+        "offsets",
         sa.Column("topic", sa.Text, primary_key=True),
         sa.Column("partition", sa.Integer, primary_key=True),
         sa.Column("next_offset", sa.BigInteger, nullable=False),
     )
-    op.create_table("broker", sa.Column("incarnation", sa.Text, primary_key=True))
+    op.create_table("broker_incarnation", sa.Column("incarnation", sa.Text, primary_key=True))

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "failure_miner_0001"
+revision = "failure_miner_0001_offsets"  # A database with the older table `positions` is refused.
 down_revision = None
 
 
@@ -54,7 +54,7 @@ def upgrade() -> None:
         sa.Column("event", sa.Text, nullable=False),
     )
     op.create_table(
-        "positions",
+        "offsets",
         sa.Column("topic", sa.Text, primary_key=True),
         sa.Column("partition", sa.Integer, primary_key=True),
         sa.Column("next_offset", sa.BigInteger, nullable=False),
@@ -65,4 +65,4 @@ def upgrade() -> None:
         sa.Column("subject_hash", sa.Text, primary_key=True),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
     )
-    op.create_table("broker", sa.Column("incarnation", sa.Text, primary_key=True))
+    op.create_table("broker_incarnation", sa.Column("incarnation", sa.Text, primary_key=True))

@@ -86,11 +86,11 @@ class SpoolCollector(Collector):
             return
         yield _gauge("shipper_status_age_seconds", "Age of the shipper's status.", time.time() - status.at)
         yield _gauge("shipper_failing", "1 while the shipper cannot ship.", float(bool(status.error)))
-        yield _count("shipper_taken_in", "Predictions of direct producers logged.", status.taken_in)
-        yield _count("shipper_buried", "Events that were dead-lettered.", status.buried)
+        yield _count("shipper_submitted_logged", "Predictions of direct producers logged.", status.submitted_logged)
+        yield _count("shipper_dead_lettered", "Events that were dead-lettered.", status.dead_lettered)
         yield _count("redacted_texts", "Texts searched for personal data.", status.redacted_texts)
         yield _count("redaction_seconds", "Seconds spent on redaction.", status.redaction_seconds)
-        yield _gauge("spool_torn_bytes", "Bytes of torn records after a crash.", status.torn_bytes)
+        yield _gauge("spool_incomplete_bytes", "Bytes of incomplete records after a crash.", status.incomplete_bytes)
         yield _gauge("spool_quarantined", "Damaged segments that were quarantined.", status.quarantined)
         shipped = CounterMetricFamily(
             "ratchet_gateway_shipped", "Events that Kafka has acknowledged.", labels=["topic"]

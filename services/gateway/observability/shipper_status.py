@@ -20,20 +20,20 @@ class ShipperStatus:
     """Counters since the shipper started; a plain record, and the JSON of the file.
 
     `at`, when it was written, and `oldest`, when the oldest waiting event was appended, are Unix seconds. `oldest` is
-    None if nothing waits. `buried`: events that were dead-lettered.
+    None if nothing waits. `submitted_logged`: predictions of direct producers that were logged.
     """
 
     at: float = 0.0
     pid: int = 0
     shipped: Counter[str] = field(default_factory=Counter)
-    taken_in: int = 0
-    buried: int = 0
+    submitted_logged: int = 0
+    dead_lettered: int = 0
     redactions: Counter[str] = field(default_factory=Counter)
     redacted_texts: int = 0
     redaction_seconds: float = 0.0
     oldest: float | None = None
     waiting_bytes: int = 0
-    torn_bytes: int = 0
+    incomplete_bytes: int = 0
     quarantined: int = 0
     error: str = ""
 

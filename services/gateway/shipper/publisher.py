@@ -160,7 +160,7 @@ class BatchPublisher:
                 refused.error,
                 path,
             )
-        self._status.buried += 1
+        self._status.dead_lettered += 1
 
     async def _wait_until_acknowledged(self, futures: Sequence[asyncio.Future[object]]) -> None:
         """Wait until every future is done. aiokafka settles each in the end, even after hours without a broker."""

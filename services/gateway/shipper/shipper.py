@@ -173,9 +173,9 @@ class Shipper:
 
     def _update_status(self, slot: Path, reader: SpoolReader) -> None:
         if slot == self._own_slot:
-            backlog = reader.backlog
-            self._status.oldest, self._status.waiting_bytes = backlog.oldest, backlog.bytes
-            self._status.torn_bytes, self._status.quarantined = reader.incomplete_bytes, reader.quarantined_segments
+            status, backlog = self._status, reader.backlog
+            status.oldest, status.waiting_bytes = backlog.oldest, backlog.bytes
+            status.incomplete_bytes, status.quarantined = reader.incomplete_bytes, reader.quarantined_segments
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but wake at once on `finish`."""

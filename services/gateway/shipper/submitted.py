@@ -53,7 +53,7 @@ class SubmittedPredictions:
             raise DependencyUnavailable(
                 f"Kafka did not accept {len(unpublished)} of {len(records)} submitted predictions"
             )
-        self._status.taken_in += len(records)
+        self._status.submitted_logged += len(records)
 
     def _to_logged(self, event: PredictionSubmitted) -> PredictionLogged:
         return PredictionLogged(

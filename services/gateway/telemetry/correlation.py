@@ -26,7 +26,7 @@ from services.gateway.telemetry.spans import Span, SpanEvent
 from shared.errors import DependencyUnavailable
 from shared.privacy.encryption import Cipher, DecryptionFailed
 
-_SPAN_FILE, _EVENTS_FILE = "span", "said"
+_SPAN_FILE, _EVENTS_FILE = "span", "events"
 _SWEEP_SECONDS = 5.0
 _WAY_OUT = "Let the instrumentation write messages on the spans: OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT."
 

@@ -50,5 +50,5 @@ async def _check_topic(store: OffsetStore, table: str, topic: str, topic_id: UUI
             f"the topic {topic} was recreated: the lake's {table} was filled from a topic with another id (the "
             f"broker's id is {topic_id} now), so its offsets mean other records. Nothing was read from it, and nothing "
             "of the lake was changed.",
-            "If the old topic is gone for good, read the new one from its start, keeping the lake: ratchet lake go-on",
+            "If the old topic is gone for good, read the new one from its start, keeping the lake: ratchet lake resume",
         )

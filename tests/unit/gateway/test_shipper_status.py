@@ -49,7 +49,9 @@ def test_a_dead_or_late_shipper_is_a_problem() -> None:
 
 def test_the_spool_and_the_shipper_are_in_the_metrics() -> None:
     registry = CollectorRegistry()
-    status = ShipperStatus(shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), torn_bytes=9)
+    status = ShipperStatus(
+        shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), incomplete_bytes=9
+    )
     registry.register(SpoolCollector(lambda: Backlog(123, None), lambda: 0.25, lambda: 2, lambda: status))
     text = generate_latest(registry).decode()
     assert "ratchet_gateway_spool_bytes 123.0" in text
@@ -58,7 +60,7 @@ def test_the_spool_and_the_shipper_are_in_the_metrics() -> None:
     assert "ratchet_gateway_spool_sync_failures_total 2.0" in text
     assert 'ratchet_gateway_shipped_total{topic="predictions.logged.v1"} 3.0' in text
     assert 'ratchet_gateway_redactions_total{kind="name"} 2.0' in text
-    assert "ratchet_gateway_spool_torn_bytes 9.0" in text
+    assert "ratchet_gateway_spool_incomplete_bytes 9.0" in text
 
 
 def test_before_the_start_there_are_no_metrics() -> None:

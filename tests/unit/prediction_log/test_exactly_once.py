@@ -113,7 +113,7 @@ async def test_reading_resumes_after_the_stored_offset_and_starts_at_0_without_o
     assert await resume_from(lake, PREDICTIONS, topic_ids)([(TOPIC, 0), (TOPIC, 1)]) == {(TOPIC, 0): 42, (TOPIC, 1): 0}
 
 
-async def test_a_recreated_topic_stops_the_writer_until_the_operator_says_go_on(tmp_path: Path) -> None:
+async def test_a_recreated_topic_stops_the_writer_until_the_operator_resumes(tmp_path: Path) -> None:
     ids = {TOPIC: str(uuid4())}
 
     async def topic_ids(names: object) -> dict[str, str]:
@@ -128,7 +128,7 @@ async def test_a_recreated_topic_stops_the_writer_until_the_operator_says_go_on(
     for _ in range(2):
         with pytest.raises(MustStop, match="recreated") as stopped:
             await resume_from(DeltaLake(str(tmp_path)), PREDICTIONS, topic_ids)(partitions)
-        assert "ratchet lake go-on" in stopped.value.way_out
+        assert "ratchet lake resume" in stopped.value.way_out
     next_lake = DeltaLake(str(tmp_path), "next")
     assert await resume_from(next_lake, PREDICTIONS, topic_ids)(partitions) == {(TOPIC, 0): 0}
     assert next_lake.append(PREDICTIONS, [delivery(prediction("p-0-3"), 0), delivery(prediction("new"), 1)]) == 1

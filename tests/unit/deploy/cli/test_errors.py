@@ -61,7 +61,7 @@ def test_what_the_user_gave_is_in_the_error_as_it_is(arguments: tuple[str, ...])
         (("dlq", "show", "gateway"), "deploy.cli.dead_letters.read_dead_letters"),
         (("dlq", "replay", "gateway"), "deploy.cli.dead_letters.replay_dead_letters"),
         (("lake", "status"), "deploy.cli.lake._topic_lags"),
-        (("lake", "go-on"), "deploy.cli.lake._topic_lags"),
+        (("lake", "resume"), "deploy.cli.lake._topic_lags"),
         (("contract", "check"), "deploy.cli.contract.drift"),
         (("contract", "generate"), "deploy.cli.contract.generate"),
         (("keys", "list"), "deploy.cli.keys.read_keys"),

@@ -1,4 +1,4 @@
-"""`ratchet lake`: what it reports about lake and broker, and what `go-on` changes."""
+"""`ratchet lake`: what it reports about lake and broker, and what `resume` changes."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def predictions() -> dict[str, object]:
     return {name: value for name, value in rows[0].items() if name in ("rows", "read", "waiting", "stops")}
 
 
-def test_a_lake_that_agrees_with_its_broker_is_ok_and_go_on_changes_nothing(broker: Broker, tmp_path: Path) -> None:
+def test_a_lake_that_agrees_with_its_broker_is_ok_and_resume_changes_nothing(broker: Broker, tmp_path: Path) -> None:
     fill(broker, 3)
     broker.logs[TOPIC, 0] = (0, 10)
     assert ratchet("status").exit_code == 0
     assert predictions() == {"rows": 3, "read": 3, "waiting": 7, "stops": False}
-    assert "nothing to resume from" in ratchet("go-on", "--yes").output
-    assert not (tmp_path / "gone-on").exists()
+    assert "nothing to resume from" in ratchet("resume", "--yes").output
+    assert not (tmp_path / "incarnation").exists()
 
 
 def test_an_empty_lake_is_ok(broker: Broker) -> None:
@@ -94,7 +94,7 @@ def test_an_empty_lake_is_ok(broker: Broker) -> None:
         pytest.param("missing", "the broker has no such topic", id="missing"),
     ],
 )
-def test_a_lost_topic_is_reported_and_go_on_starts_another_incarnation(
+def test_a_lost_topic_is_reported_and_resume_starts_another_incarnation(
     broker: Broker, tmp_path: Path, change: str, words: str
 ) -> None:
     fill(broker, 3)
@@ -104,12 +104,12 @@ def test_a_lost_topic_is_reported_and_go_on_starts_another_incarnation(
         del broker.ids[TOPIC]
     broker.logs[TOPIC, 0] = (0, 1)
     result = ratchet("status")
-    assert result.exit_code == 1 and words in result.output and "go-on" in result.output
-    assert ratchet("go-on", "--dry-run").exit_code == 0
-    assert ratchet("go-on", answer="n\n").exit_code == 1
+    assert result.exit_code == 1 and words in result.output and "resume" in result.output
+    assert ratchet("resume", "--dry-run").exit_code == 0
+    assert ratchet("resume", answer="n\n").exit_code == 1
     assert Settings.load().kafka_incarnation == "", "neither changed anything"
 
-    assert ratchet("go-on", answer="y\n").exit_code == 0
+    assert ratchet("resume", answer="y\n").exit_code == 0
     first = Settings.load().kafka_incarnation
     assert first
     assert ratchet("status").exit_code == (1 if change == "missing" else 0)
@@ -119,11 +119,11 @@ def test_a_lost_topic_is_reported_and_go_on_starts_another_incarnation(
         assert where_to_read(broker, lake) == {(TOPIC, 0): 0}
 
 
-def test_go_on_extends_the_incarnation_of_the_environment(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_extends_the_incarnation_of_the_environment(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_KAFKA_INCARNATION", "east")
     fill(broker, 3)
     broker.ids[TOPIC] = str(uuid4())
-    result = ratchet("go-on", "--yes")
+    result = ratchet("resume", "--yes")
     name = Settings.load().kafka_incarnation
     assert name.startswith("east-") and f"RATCHET_KAFKA_INCARNATION={name}" in result.output
     monkeypatch.setenv("RATCHET_KAFKA_INCARNATION", name)  # As the command says for services elsewhere.
@@ -133,7 +133,7 @@ def test_go_on_extends_the_incarnation_of_the_environment(broker: Broker, monkey
 
 def test_force_starts_another_incarnation_although_nothing_is_wrong(broker: Broker) -> None:
     fill(broker, 3)
-    assert ratchet("go-on", "--yes", "--force").exit_code == 0
+    assert ratchet("resume", "--yes", "--force").exit_code == 0
     assert Settings.load().kafka_incarnation
     assert predictions() == {"rows": 3, "read": 0, "waiting": 3, "stops": False}
 
@@ -144,18 +144,18 @@ def test_records_deleted_before_they_were_read_are_reported_and_stop_nothing(bro
     result = ratchet("status")
     assert result.exit_code == 1 and "deleted 5 records before they were read" in result.output
     assert predictions() == {"rows": 3, "read": 3, "waiting": 2, "stops": False}
-    assert "nothing to resume from" in ratchet("go-on", "--yes").output
+    assert "nothing to resume from" in ratchet("resume", "--yes").output
 
 
 def test_an_unavailable_broker_is_one_line_of_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
     monkeypatch.setenv("RATCHET_KAFKA", "127.0.0.1:1")
-    result = ratchet("go-on", "--yes")
+    result = ratchet("resume", "--yes")
     assert result.exit_code == 1 and "127.0.0.1:1" in result.output
     assert not isinstance(result.exception, RatchetError)
-    assert not (tmp_path / "gone-on").exists()
+    assert not (tmp_path / "incarnation").exists()
 
 
 def test_help_says_what_is_preserved_and_what_is_lost() -> None:
-    text = " ".join(ratchet("go-on", "--help").output.split())
-    assert "Nothing is deleted" in text and "are lost with them" in text and "ratchet lake go-on --dry-run" in text
+    text = " ".join(ratchet("resume", "--help").output.split())
+    assert "Nothing is deleted" in text and "are lost with them" in text and "ratchet lake resume --dry-run" in text
