@@ -21,6 +21,7 @@ from shared.kafka.topics import create_topics
 from shared.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+os.environ["COLUMNS"] = "200"  # Of the terminal that the command prints to, also where a worker of xdist names another.
 
 
 def free_ports(count: int) -> list[int]:
