@@ -46,7 +46,7 @@ class Metrics:
             "ratchet_gateway_spool_refusals", "Appends refused: the spool or its disk is full.", registry=self.registry
         )
         self.answers_unlogged = Counter(
-            "ratchet_gateway_answers_unlogged", "Answers that left without a record (gateway_spool_full: answer).",
+            "ratchet_gateway_answers_unlogged", "Answers that left without a record: the spool was full.",
             registry=self.registry,
         )  # fmt: skip
         self.spans = Counter(
