@@ -21,7 +21,14 @@ import pytest
 from tests.conftest import ROOT
 
 CLIENT = ROOT / "client"
-QUICKSTART = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text(), flags=re.DOTALL)[0]
+QUICKSTART, OF_THE_DOCS = (
+    next(
+        code
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+        if "import ratchet" in code
+    )
+    for page in (CLIENT / "README.md", ROOT / "docs" / "gateway.md")
+)
 
 
 def run(*argv: str | Path, cwd: Path) -> str:
@@ -79,12 +86,13 @@ def test_no_other_distribution_is_installed_with_it(python: Path) -> None:
     assert run(python, "-c", code, cwd=python.parent) == "['ratchet-client'] None\n"
 
 
+@pytest.mark.parametrize("quickstart", [QUICKSTART, OF_THE_DOCS], ids=["client", "docs"])
 def test_the_quickstart_runs_and_its_answer_and_feedback_arrive(
-    python: Path, tmp_path: Path, gateway: tuple[str, list[tuple[str, Any]]]
+    quickstart: str, python: Path, tmp_path: Path, gateway: tuple[str, list[tuple[str, Any]]]
 ) -> None:
     url, requests = gateway
     program = tmp_path / "quickstart.py"
-    program.write_text(QUICKSTART.replace("http://localhost:28080", url), encoding="utf-8")
+    program.write_text(quickstart.replace("http://localhost:28080", url), encoding="utf-8")
     run(python, "-W", "error", program, cwd=tmp_path)
     (logged_at, logged), (feedback_at, feedback) = requests
     assert (logged_at, logged["task"], logged["answer"]) == ("/v1/predictions", "support-desk", "delivery")
