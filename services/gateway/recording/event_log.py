@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 class EventLog(Protocol):
     async def append(self, records: Sequence[Record]) -> None:
-        """Append events, all or none. They are durable when this returns. Raises SpoolUnavailable."""
+        """Append events, all or none. When this returns they survive this process. Raises SpoolUnavailable."""
 
 
 class SpoolEventLog:

@@ -54,7 +54,7 @@ class Recorder:
         status: int = 200,
         missing_finish_reason: str | None = None,
     ) -> bool:
-        """Make the answer's predictions and the request's observation durable; they are when this returns True.
+        """Record the answer's predictions and the request's observation; they are in the spool when this returns True.
 
         Returns False if the spool took no record and `answer_when_full` is set, else raises SpoolUnavailable.
         """
