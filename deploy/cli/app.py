@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from deploy.cli import contract, dead_letters, forget, keys, lake, loop, stack, tasks, topics
-from deploy.cli.errors import ErrorPrintingGroup
+from deploy.cli.output import ErrorPrintingGroup
 
 app = typer.Typer(
     cls=ErrorPrintingGroup,

@@ -1,11 +1,28 @@
-"""Standard output and standard error of the command. No text is read as markup or emoji: names stay as they are."""
+"""What the command prints: results on standard output, and, in one place for all groups, errors on standard error.
+
+No text is read as markup or emoji: names stay as they are. An error ends with its way out and exit code 1.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import typer
 from rich.console import Console
+from typer.core import TyperGroup
+
+from shared.errors import ConfigurationError, RatchetError
 
 console = Console(markup=False, emoji=False, highlight=False)
 stderr = Console(markup=False, emoji=False, highlight=False, stderr=True)
+EXTRAS = {
+    "loop": "services,local",
+    "tasks": "scheduler",
+    "forget": "prediction-log",
+    "lake": "prediction-log",
+    **dict.fromkeys(("up", "down", "status", "install", "logs"), "local"),
+}
+"""Command → the extra that it needs. A command that is not listed needs the base installation only."""
 
 
 def say(text: str, style: str = "") -> None:
@@ -16,3 +33,39 @@ def say(text: str, style: str = "") -> None:
 def warn(text: str, style: str = "") -> None:
     """Print a line that explains, beside the result."""
     stderr.print(text, style=style, soft_wrap=True)
+
+
+class ErrorPrintingGroup(TyperGroup):
+    """A group of commands that ends with a message instead of a traceback when one of its commands raises RatchetError.
+
+    A module that is not installed is such an error too: the message names the extra that has it.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RatchetError as error:
+            print_error(error)
+            raise typer.Exit(1) from error
+        except ModuleNotFoundError as error:
+            if error.name is None or ctx.invoked_subcommand not in EXTRAS or not _is_third_party(error.name):
+                raise
+            print_error(missing_extra(error.name, EXTRAS[ctx.invoked_subcommand]))
+            raise typer.Exit(1) from error
+
+
+def print_error(error: RatchetError) -> None:
+    """Print what failed and what the person can do about it."""
+    warn(error.reason, "red")
+    if error.way_out:
+        warn(error.way_out)
+
+
+def missing_extra(module: str, extra: str) -> ConfigurationError:
+    """The error of a command whose extra is not installed."""
+    reason = f"this command needs the extra {extra}: the module {module} is not installed"
+    return ConfigurationError(reason, f"pip install 'ratchet-loop[{extra}]'")
+
+
+def _is_third_party(module: str) -> bool:
+    return module.partition(".")[0] not in ("schemas", "shared", "services", "deploy")

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.cli.app import app
-from deploy.cli.errors import EXTRAS
+from deploy.cli.output import EXTRAS
 from schemas.catalog import SERVICES
 from tests.conftest import ROOT
 
