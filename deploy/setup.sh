@@ -54,12 +54,13 @@ make_environment() { # $1: a usable Python. Fails if torch would bring CUDA and 
   [ -e /dev/nvidia0 ] && return 0
   case $(cpu_torch) in
     default) ;;
-    index) "$venv/bin/pip" install --quiet --index-url $cpu_index "$torch" ;;
+    index) "$venv/bin/pip" install --quiet --constraint constraints.txt --index-url $cpu_index "$torch" ;;
     *) return 1 ;;
   esac
 }
 
-if [ -x "$venv/bin/python" ] && [ -z "$(usable "$venv/bin/python")" ]; then
+# An environment without torch is what an interrupted set-up left: it is made again, or pip would take PyPI's build.
+if ls -d "$venv"/lib/python*/site-packages/torch >/dev/null 2>&1 && [ -z "$(usable "$venv/bin/python")" ]; then
   say "using $venv, $("$venv/bin/python" --version)"
 elif [ -n "$wanted" ]; then
   reason=$(usable "$wanted")

@@ -29,7 +29,7 @@ from services.console.pages.layout import (
     table,
 )
 from services.console.pages.review import mount_review_page
-from services.console.reviews import Reviews, UnknownError
+from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from shared.errors import RatchetError
 from shared.kafka.latest_by_key import LatestByKey
@@ -99,10 +99,7 @@ async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[
     cards: list[Card] = []
     for changed in sorted(tasks, key=lambda changed: changed.task):
         task, spec = changed.task, changed.spec
-        try:
-            waiting = sum((await reviews.count(task)).values())
-        except UnknownError:  # pragma: no cover - the task is on its topic
-            waiting = 0
+        waiting = sum((await reviews.count(task)).values())
         serving = await history.serving(task)
         newest = next(iter(await history.cycles(task, limit=1)), None)
         parts = [

@@ -222,8 +222,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
 
     async def watch_parent() -> None:
         """Exit after the current batch when the gateway is gone."""
-        if parent is not None:
-            await exit_with_parent(parent, "the gateway is gone: the next gateway's shipper continues", shorten_finish)
+        await exit_with_parent(parent, "the gateway is gone: the next gateway's shipper continues", shorten_finish)
 
     def shorten_finish() -> None:
         shipper.seconds_to_finish = _ORPHAN_STOP_SECONDS
