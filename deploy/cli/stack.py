@@ -48,7 +48,7 @@ def up(
     parts, left_out = _names(only), _names(without) or ()
     with view.LiveProgress(console, "Starting Ratchet") as progress:
         config = stack.up(parts, without=left_out, split=split, installing=install, on_progress=progress)
-    for part in catalog.select(parts, left_out):
+    for part in catalog.select(config, parts, left_out):
         if note := part.note(config):
             say(f"{part.name}: {note}", "dim")
     say(f"Addresses and passwords: {config.home / 'stack.env'}. What runs: ratchet status")

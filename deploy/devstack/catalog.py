@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.part import Part
-from deploy.devstack.parts.kafka import KafkaPart
+from deploy.devstack.parts.kafka import KafkaPart, is_tansu
 from deploy.devstack.parts.postgres import PostgresPart
+from deploy.devstack.parts.s3 import S3Part
 from deploy.devstack.parts.services import ALL_SERVICES, ServicesPart
 from deploy.devstack.parts.unleash import UnleashPart
 from deploy.devstack.parts.vllm import VllmPart
 from schemas.catalog import SERVICES
 
-INFRASTRUCTURE = ("kafka", "postgres", "unleash", "vllm")
+INFRASTRUCTURE = ("s3", "kafka", "postgres", "unleash", "vllm")
 PARTS = (*INFRASTRUCTURE, ALL_SERVICES)
 STOP_ORDER: tuple[frozenset[str], ...] = (
     frozenset({ALL_SERVICES, *SERVICES}),
     frozenset({"unleash", "vllm"}),
     frozenset({"kafka", "postgres"}),
+    frozenset({"s3"}),
 )
 
 
 def part_named(name: str) -> Part:
     """Return the part of that name; for a service's name, the part that runs only it. Raises PartError."""
     parts: dict[str, Part] = {
+        "s3": S3Part(),
         "kafka": KafkaPart(),
         "postgres": PostgresPart(),
         "unleash": UnleashPart(),
@@ -39,11 +43,24 @@ def part_named(name: str) -> Part:
     return parts[name]
 
 
-def select(parts: Sequence[str] | None = None, without: Sequence[str] = (), split: bool = False) -> list[Part]:
-    """Return the named parts (default: all) except `without`. `split`: each service is a part of its own."""
+def needs_s3(config: StackConfig) -> bool:
+    """Return True if something in this home is kept in the S3 server."""
+    return is_tansu(config) or config.storage == "s3"
+
+
+def select(
+    config: StackConfig, parts: Sequence[str] | None = None, without: Sequence[str] = (), split: bool = False
+) -> list[Part]:
+    """Return the named parts except `without`; by default all that this home needs.
+
+    `split`: each service is a part of its own. tansu brings the S3 server that it keeps everything in.
+    """
     for name in without:
         part_named(name)
-    names = [name for name in (parts or PARTS) if name not in without]
+    names = list(parts or (name for name in PARTS if name != "s3" or needs_s3(config)))
+    if "kafka" in names and is_tansu(config):
+        names.insert(0, "s3")
+    names = [name for name in names if name not in without]
     if split and ALL_SERVICES in names:
         names = [name for name in names if name != ALL_SERVICES] + [name for name in SERVICES if name not in without]
     return [part_named(name) for name in dict.fromkeys(names)]

@@ -20,7 +20,15 @@ HOST = "127.0.0.1"
 
 PORTS = {
     "kafka": 29092,
-    "kafka_controller": 29093,
+    "kafka_internal": 29093,
+    "s3": 28333,
+    "s3_grpc": 28334,
+    "s3_filer": 28335,
+    "s3_filer_grpc": 28336,
+    "s3_master": 28337,
+    "s3_master_grpc": 28338,
+    "s3_volume": 28339,
+    "s3_volume_grpc": 28340,
     "postgres": 25432,
     "unleash": 24242,
     "vllm": 28000,
@@ -32,13 +40,18 @@ PORTS = {
 
 @dataclass(frozen=True)
 class StackConfig:
-    """Paths, ports and external servers of one home. `externals`: part name → address of the user's own server."""
+    """Paths, ports and external servers of one home.
+
+    `externals`: part name → address of the user's own server. `storage`: where the lake and the artifacts are, `folder`
+    (in the home) or `s3` (in the stack's own S3 server).
+    """
 
     home: Path
     tools: Path
     ports: Mapping[str, int]
     externals: Mapping[str, str] = field(default_factory=dict)
     kafka_home: Path | None = None
+    storage: str = "folder"
     base_model: str = DEFAULT_BASE_MODEL
     unleash_client_token: str = ""
     unleash_admin_token: str = ""
@@ -55,6 +68,7 @@ class StackConfig:
             ports=ports,
             externals=_externals(values, ports),
             kafka_home=_kafka_home(values),
+            storage=_storage(values),
             base_model=values.get("RATCHET_BASE_MODEL") or DEFAULT_BASE_MODEL,
             unleash_client_token=values.get("RATCHET_UNLEASH_CLIENT_TOKEN", ""),
             unleash_admin_token=values.get("RATCHET_UNLEASH_ADMIN_TOKEN", ""),
@@ -91,8 +105,9 @@ def _ports(env: Mapping[str, str]) -> dict[str, int]:
     ports: dict[str, int] = {}
     for name, default in PORTS.items():
         variable = f"RATCHET_{name.upper()}_PORT"
-        if name == "kafka_controller" and "RATCHET_KAFKA_PORT" in env:
-            default = ports["kafka"] + 1
+        part, _, inner = name.partition("_")
+        if inner and f"RATCHET_{part.upper()}_PORT" in env:  # Inner ports follow the one that clients use.
+            default = ports[part] + default - PORTS[part]
         text = env.get(variable) or str(default)
         if not text.isdigit() or not 0 < int(text) < 65536:
             raise PartError(f"{variable}={text!r} is not a port", f"Set {variable} to a number from 1 to 65535.")
@@ -123,6 +138,15 @@ def _host_port(text: str) -> str:
         raise PartError(f"{address!r} is not an address: {error}", "Write host:port, or a URL.") from error
 
 
+def _storage(env: Mapping[str, str]) -> str:
+    value = env.get("RATCHET_STORAGE") or "folder"
+    if value not in ("folder", "s3"):
+        raise PartError(
+            f"RATCHET_STORAGE={value!r} is neither folder nor s3", "Unset it to keep everything in folders."
+        )
+    return value
+
+
 def _kafka_home(env: Mapping[str, str]) -> Path | None:
     value = env.get("KAFKA_HOME", "")
     if not value:
@@ -131,6 +155,6 @@ def _kafka_home(env: Mapping[str, str]) -> Path | None:
     if not any((folder / "libs").glob("*.jar")):
         raise PartError(
             f"KAFKA_HOME={value} is not a Kafka distribution: it has no libs/*.jar",
-            "Point KAFKA_HOME at an unpacked Apache Kafka, or unset it to use tansu (in memory only).",
+            "Point KAFKA_HOME at an unpacked Apache Kafka, or unset it to use tansu.",
         )
     return folder

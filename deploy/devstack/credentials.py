@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from shared.files import write_atomically
@@ -12,25 +12,32 @@ from shared.files import write_atomically
 
 @dataclass(frozen=True)
 class Credentials:
-    """The secrets of the stack's own PostgreSQL and Unleash."""
+    """The secrets of the stack's own PostgreSQL, Unleash and S3 server."""
 
     postgres_password: str
     unleash_client_token: str
     unleash_admin_token: str
     unleash_admin_password: str
+    s3_access_key: str
+    s3_secret_key: str
 
     @classmethod
     def load(cls, home: Path) -> Credentials:
-        """Read the credentials; create them on the first call. Call it holding the home's lock, or after `up` ran."""
+        """Read the credentials; create those that are missing. Call it holding the home's lock, or after `up` ran."""
         path = home / "secrets" / "stack.json"
-        if path.exists():
-            return cls(**json.loads(path.read_text()))
+        stored: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        names = {field.name for field in fields(cls)}
+        if names <= stored.keys():
+            return cls(**{name: stored[name] for name in names})
         created = cls(
             postgres_password=secrets.token_hex(16),
             unleash_client_token=f"default:development.{secrets.token_hex(28)}",
             unleash_admin_token=f"*:*.{secrets.token_hex(28)}",
             unleash_admin_password=secrets.token_urlsafe(12),
+            s3_access_key=secrets.token_hex(10),
+            s3_secret_key=secrets.token_hex(20),
         )
+        created = replace(created, **stored)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(path, json.dumps(asdict(created), indent=1).encode())
         return created

@@ -33,12 +33,14 @@ class Part(Protocol):
     """One part of the stack."""
 
     name: str
-    needs: tuple[str, ...]
-    """Names of the parts that must be healthy before this one starts."""
     ports: tuple[str, ...]
     """Names in `StackConfig.ports` that it listens on."""
     start_timeout_seconds: float
     """How long a cold start may take before it counts as failed."""
+
+    def needs(self, config: StackConfig) -> tuple[str, ...]:
+        """Return the names of the parts that must be healthy before this one starts."""
+        ...
 
     def installed(self, config: StackConfig) -> bool: ...
 

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from deploy.devstack.catalog import INFRASTRUCTURE, PARTS, STOP_ORDER, part_named, select, with_split_services
+from deploy.devstack.catalog import (
+    INFRASTRUCTURE,
+    PARTS,
+    STOP_ORDER,
+    needs_s3,
+    part_named,
+    select,
+    with_split_services,
+)
 from deploy.devstack.config import HOST, PORTS, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import StackError
@@ -54,7 +62,7 @@ def install(
         part.install(config, lambda words: report(part.name, "installing", words))
         report(part.name, "ready", "installed")
 
-    run_in_parallel(select(parts, without), install_part, report, Event())
+    run_in_parallel(select(config, parts, without), install_part, report, Event())
 
 
 def up(
@@ -73,7 +81,7 @@ def up(
     installed is an error.
     """
     config, report = StackConfig.load(home, env), on_progress or _ignore_progress
-    selected = select(parts, without, split)
+    selected = select(config, parts, without, split)
     with file_lock(config.home / "state" / "up.lock"):
         Credentials.load(config.home)
         _stop_other_arrangement(config, selected)
@@ -137,7 +145,8 @@ def status(home: Path | None = None, *, env: Mapping[str, str] | None = None) ->
     config = StackConfig.load(home, env)
     started = records.read_all(config)
     split = [name for name in SERVICES if name in started]
-    names = [*INFRASTRUCTURE, *(split or [ALL_SERVICES])]
+    infrastructure = [name for name in INFRASTRUCTURE if name != "s3" or name in started or needs_s3(config)]
+    names = [*infrastructure, *(split or [ALL_SERVICES])]
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(lambda name: _status_of(config, part_named(name), started.get(name)), names))
 

@@ -97,7 +97,7 @@ class StackStartup:
             raise PartError(f"{part.name} is not installed", f"ratchet install {part.name}")
 
     def _wait_for_needs(self, part: Part) -> None:
-        for need in part.needs:
+        for need in part.needs(self._config):
             if need in self._finished:
                 if not self._finished[need].is_set():
                     self._report(part.name, "waiting", f"for {need}")

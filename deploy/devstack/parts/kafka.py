@@ -1,23 +1,29 @@
-"""The broker: Apache Kafka if `KAFKA_HOME` names a distribution, else tansu, which stores everything in memory only."""
+"""The broker: Apache Kafka if `KAFKA_HOME` names a distribution or one is installed, else tansu on the S3 server.
+
+tansu runs behind a proxy of ours (`deploy.devstack.tansu`), which clients take for the broker.
+"""
 
 from __future__ import annotations
 
 import base64
 import importlib.util
-import secrets
 import shutil
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 
 from kafka.errors import KafkaError
 from pydantic import SecretStr
 
-from deploy.devstack.config import HOST, StackConfig
+from deploy.devstack.config import CHECKOUT, HOST, StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.java import find_java, install_java
 from deploy.devstack.install.packages import pip_target
+from deploy.devstack.object_store import open_store
 from deploy.devstack.part import Launch, Say
+from deploy.devstack.parts import s3
+from deploy.devstack.tansu import retention
 from shared.errors import RatchetError
 from shared.kafka.clients import connect_admin
 from shared.settings import Settings
@@ -74,9 +80,11 @@ class KafkaPart:
     """Apache Kafka or tansu, on `RATCHET_KAFKA_PORT`."""
 
     name = "kafka"
-    needs: tuple[str, ...] = ()
-    ports: tuple[str, ...] = ("kafka", "kafka_controller")
+    ports: tuple[str, ...] = ("kafka", "kafka_internal")
     start_timeout_seconds = 60.0
+
+    def needs(self, config: StackConfig) -> tuple[str, ...]:
+        return ("s3",) if is_tansu(config) else ()
 
     def installed(self, config: StackConfig) -> bool:
         return find_java(config) is not None if distribution(config) else tansu_binary(config) is not None
@@ -123,9 +131,9 @@ class KafkaPart:
             raise PartError(
                 "no broker is installed: KAFKA_HOME is not set, and tansu is missing", "ratchet install kafka"
             )
-        url = f"tcp://{config.address('kafka')}"
-        argv = (binary, "broker", "--listener-url", url, "--advertised-listener-url", url)
-        return Launch(argv=(*argv, "--storage-engine", "memory://tansu/"), cwd=str(config.home), grace_seconds=5.0)
+        ports = (str(config.ports[name]) for name in self.ports)
+        argv = (sys.executable, "-m", "deploy.devstack.tansu", binary, *ports)
+        return Launch(argv=argv, env=s3.environment(config), cwd=str(CHECKOUT), grace_seconds=5.0)
 
     def probe(self, config: StackConfig) -> str | None:
         if external := config.externals.get("kafka"):
@@ -141,19 +149,24 @@ class KafkaPart:
     def environment(self, config: StackConfig) -> dict[str, str]:
         values = {"RATCHET_KAFKA": self.address(config)}
         if "kafka" not in config.externals:
-            persistent = distribution(config) is not None
-            values["RATCHET_KAFKA_IDEMPOTENCE"] = "true" if persistent else "false"
-            # tansu's offsets begin at zero at every start, so offsets of an earlier start are invalid.
-            values["RATCHET_KAFKA_INCARNATION"] = "" if persistent else secrets.token_hex(4)
+            values["RATCHET_KAFKA_IDEMPOTENCE"] = "false" if is_tansu(config) else "true"
         return values
 
     def note(self, config: StackConfig) -> str:
         if "kafka" in config.externals:
             return ""
-        home = distribution(config)
-        if home is None:
-            return "tansu: in memory only, a restart deletes all topics and offsets. Set KAFKA_HOME for Apache Kafka."
-        return "" if config.kafka_home else f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
+        if home := distribution(config):
+            return "" if config.kafka_home else f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
+        try:
+            kept = retention.kept(open_store(s3.environment(config), timeout_seconds=4.0))
+        except OSError as error:
+            return f"tansu; what it keeps is unknown: {str(error).splitlines()[0]}"
+        return f"tansu, keeps {kept.topics} topics ({kept.bytes / 1e6:,.1f} MB in {kept.batches:,} batches) on s3"
+
+
+def is_tansu(config: StackConfig) -> bool:
+    """Return True if the stack's own broker is tansu."""
+    return "kafka" not in config.externals and distribution(config) is None
 
 
 def distribution(config: StackConfig) -> Path | None:
@@ -170,7 +183,7 @@ def distribution(config: StackConfig) -> Path | None:
 def render_properties(config: StackConfig, data: Path) -> str:
     """Return the content of `server.properties` for this home."""
     ports = config.ports
-    return PROPERTIES.format(host=HOST, port=ports["kafka"], controller_port=ports["kafka_controller"], data=data)
+    return PROPERTIES.format(host=HOST, port=ports["kafka"], controller_port=ports["kafka_internal"], data=data)
 
 
 def format_storage(java: str, classpath: str, properties: Path) -> None:

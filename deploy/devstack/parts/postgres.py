@@ -35,9 +35,11 @@ class PostgresPart:
     """One server on `RATCHET_POSTGRES_PORT`, databases `ratchet` and `unleash`."""
 
     name = "postgres"
-    needs: tuple[str, ...] = ()
     ports: tuple[str, ...] = ("postgres",)
     start_timeout_seconds = 60.0
+
+    def needs(self, config: StackConfig) -> tuple[str, ...]:
+        return ()
 
     def installed(self, config: StackConfig) -> bool:
         return bool(program_folders(config))

@@ -21,11 +21,13 @@ class ServicesPart:
     """All services in one process, or the one named `name`."""
 
     start_timeout_seconds = 180.0
-    needs: tuple[str, ...] = ("kafka", "postgres", "unleash", "vllm")
 
     def __init__(self, name: str = ALL_SERVICES) -> None:
         self.name = name
         self.ports = tuple(service for service in PAGES if name in (ALL_SERVICES, service))
+
+    def needs(self, config: StackConfig) -> tuple[str, ...]:
+        return ("kafka", "postgres", "unleash", "vllm", *(("s3",) if config.storage == "s3" else ()))
 
     def installed(self, config: StackConfig) -> bool:
         return (config.models / config.base_model_name).exists()

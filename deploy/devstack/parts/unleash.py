@@ -28,9 +28,11 @@ class UnleashPart:
     """Unleash on `RATCHET_UNLEASH_PORT`."""
 
     name = "unleash"
-    needs: tuple[str, ...] = ("postgres",)
     ports: tuple[str, ...] = ("unleash",)
     start_timeout_seconds = 120.0
+
+    def needs(self, config: StackConfig) -> tuple[str, ...]:
+        return ("postgres",)
 
     def installed(self, config: StackConfig) -> bool:
         return find_node(config) is not None and server_script(config).exists()

@@ -53,9 +53,11 @@ class VllmPart:
     """One vLLM on `RATCHET_VLLM_PORT`."""
 
     name = "vllm"
-    needs: tuple[str, ...] = ()
     ports: tuple[str, ...] = ("vllm",)
     start_timeout_seconds = 300.0
+
+    def needs(self, config: StackConfig) -> tuple[str, ...]:
+        return ()
 
     def installed(self, config: StackConfig) -> bool:
         return is_installed(config.tools / "vllm", requirement()) and (config.models / config.base_model_name).exists()

