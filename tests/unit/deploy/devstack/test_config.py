@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.devstack import stack
-from deploy.devstack.catalog import select, with_split_services
+from deploy.devstack.catalog import PARTS, select, with_split_services
 from deploy.devstack.config import StackConfig
 from deploy.devstack.errors import PartError
+from deploy.devstack.parts.s3 import S3Part
 from schemas.catalog import SERVICES
 
 
@@ -43,9 +46,18 @@ def test_the_stacks_own_exported_addresses_are_not_external(tmp_path: Path) -> N
     assert StackConfig.load(tmp_path, env).externals == {}
 
 
-def test_the_controller_port_follows_a_changed_broker_port(tmp_path: Path) -> None:
-    config = StackConfig.load(tmp_path, {"RATCHET_KAFKA_PORT": "41000"})
-    assert config.ports["kafka_controller"] == 41001
+def test_inner_ports_follow_the_port_that_clients_use(tmp_path: Path) -> None:
+    ports = StackConfig.load(tmp_path, {"RATCHET_S3_PORT": "41000", "RATCHET_S3_MASTER_PORT": "42000"}).ports
+    assert [ports[name] for name in S3Part.ports] == [41000, 41001, 41002, 41003, 42000, 41005, 41006, 41007]
+    assert ports["kafka_internal"] == 29093
+    assert StackConfig.load(tmp_path, {"RATCHET_KAFKA_PORT": "43000"}).ports["kafka_internal"] == 43001
+
+
+def test_a_storage_that_does_not_exist_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    assert StackConfig.load(tmp_path, {"RATCHET_STORAGE": ""}).storage == "folder"
+    assert StackConfig.load(tmp_path, {"RATCHET_STORAGE": "s3"}).storage == "s3"
+    with pytest.raises(PartError, match="RATCHET_STORAGE='tape' is neither folder nor s3"):
+        StackConfig.load(tmp_path, {"RATCHET_STORAGE": "tape"})
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1"])
@@ -65,15 +77,41 @@ def test_a_hub_id_and_a_folder_have_the_same_short_name(tmp_path: Path) -> None:
         assert config.base_model_name == "Llama-3.1-8B-Instruct"
 
 
+def names(env: dict[str, str], parts: Sequence[str] | None = None, **options: Any) -> list[str]:
+    """Return the names of the parts that are selected in a home of these settings."""
+    return [part.name for part in select(StackConfig.load(Path("/nowhere"), env), parts, **options)]
+
+
+@pytest.fixture
+def apache_kafka(tmp_path: Path) -> dict[str, str]:
+    """Settings by which the broker is Apache Kafka."""
+    (tmp_path / "libs").mkdir()
+    (tmp_path / "libs" / "kafka.jar").touch()
+    return {"KAFKA_HOME": str(tmp_path)}
+
+
 def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
     with pytest.raises(PartError, match="kafak") as error:
-        select(["kafak"])
+        names({}, ["kafak"])
     assert "kafka" in error.value.way_out
 
 
 def test_with_split_each_service_is_a_part() -> None:
-    names = [part.name for part in select(split=True, without=["vllm", "shadow"])]
-    assert set(names) == {"kafka", "postgres", "unleash", *SERVICES} - {"shadow"}
+    selected = names({}, split=True, without=["vllm", "shadow"])
+    assert set(selected) == {"s3", "kafka", "postgres", "unleash", *SERVICES} - {"shadow"}
+
+
+def test_tansu_brings_the_s3_server_that_it_is_kept_in(apache_kafka: dict[str, str]) -> None:
+    assert names({}, ["kafka", "postgres"]) == ["s3", "kafka", "postgres"]
+    assert names({}, ["postgres"]) == ["postgres"]
+    assert names({}, ["kafka"], without=["s3"]) == ["kafka"]
+    for env in (apache_kafka, {"RATCHET_KAFKA": "broker.example:9092"}):
+        assert names(env, ["kafka"]) == ["kafka"]
+        assert names(env) == [name for name in PARTS if name != "s3"]
+
+
+def test_the_s3_server_starts_where_the_lake_is_in_it(apache_kafka: dict[str, str]) -> None:
+    assert names({**apache_kafka, "RATCHET_STORAGE": "s3"}) == list(PARTS)
 
 
 def test_stopping_services_includes_split_ones() -> None:

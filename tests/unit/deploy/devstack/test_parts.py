@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from deploy.devstack import stack
 from deploy.devstack.config import StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
@@ -26,10 +28,11 @@ def test_kafkas_properties_hold_the_ports_and_the_data_folder(tmp_path: Path) ->
     assert "auto.create.topics.enable=false" in lines
 
 
-def test_without_kafka_home_the_note_says_that_data_are_in_memory_only(tmp_path: Path) -> None:
-    part, config = kafka.KafkaPart(), StackConfig.load(tmp_path, {})
-    assert "memory only" in part.note(config)
+def test_without_kafka_home_the_broker_is_tansu_which_needs_the_s3_server(tmp_path: Path) -> None:
+    part, config = kafka.KafkaPart(), StackConfig.load(tmp_path, stack.free_ports())
+    assert part.needs(config) == ("s3",)
     assert part.environment(config)["RATCHET_KAFKA_IDEMPOTENCE"] == "false"
+    assert part.note(config).startswith("tansu; what it keeps is unknown: "), "the S3 server does not run"
 
 
 def test_a_home_continues_with_the_kafka_that_wrote_its_data(tmp_path: Path) -> None:
@@ -56,6 +59,18 @@ def test_credentials_are_created_once_and_readable_by_their_owner_only(tmp_path:
     first = Credentials.load(tmp_path)
     assert Credentials.load(tmp_path) == first
     assert stat.S_IMODE((tmp_path / "secrets" / "stack.json").stat().st_mode) == 0o600
+
+
+def test_an_older_file_of_credentials_keeps_its_own_and_gains_the_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "secrets" / "stack.json"
+    created = asdict(Credentials.load(tmp_path))
+    older = {name: value for name, value in created.items() if not name.startswith("s3_")}
+    path.write_text(json.dumps(older))
+    filled = Credentials.load(tmp_path)
+    assert asdict(filled) == {**older, "s3_access_key": filled.s3_access_key, "s3_secret_key": filled.s3_secret_key}
+    assert filled.s3_secret_key not in ("", created["s3_secret_key"])
+    assert Credentials.load(tmp_path) == filled
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_database_address_is_shown_without_its_password() -> None:
