@@ -83,18 +83,27 @@ def status() -> None:
 def install(parts: Annotated[list[str] | None, typer.Argument(help=PARTS_HELP)] = None) -> None:
     """Install what `up` needs, and start nothing. `up` does this itself; use this to do it ahead.
 
+    `ratchet install kafka` does what nothing else does: it downloads Apache Kafka's release (and Java where there is
+    none), and this home's broker is Apache Kafka instead of tansu from then on. Without the internet it says so and
+    changes nothing. It downloads nothing where KAFKA_HOME names an Apache Kafka that you have.
+
     [bold]Examples[/bold]
 
       ratchet install                                 everything (about 4 GB, two to five minutes)
 
       ratchet install vllm                            vLLM and the base model
 
+      ratchet install kafka                           Apache Kafka (about 130 MB) instead of tansu
+
       RATCHET_TOOLS=/opt/ratchet ratchet install      programs in a folder that several homes share
     """
-    from deploy.devstack import stack, view
+    from deploy.devstack import catalog, stack, view
 
+    names = _names(parts)
     with view.LiveProgress(console, "Installing") as progress:
-        stack.install(_names(parts), on_progress=progress)
+        stack.install(names, on_progress=progress)
+    if "kafka" in (names or ()) and (note := catalog.part_named("kafka").note(StackConfig.load())):
+        say(f"kafka: {note}")
 
 
 def logs(

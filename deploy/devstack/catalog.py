@@ -43,6 +43,13 @@ def part_named(name: str) -> Part:
     return parts[name]
 
 
+def install_command(config: StackConfig, part: Part) -> str:
+    """Return the command that installs what a part needs. `ratchet install kafka` would replace tansu."""
+    if part.name == "kafka" and is_tansu(config):
+        return "ratchet up --only kafka"
+    return f"ratchet install {part.name}"
+
+
 def needs_s3(config: StackConfig) -> bool:
     """Return True if something in this home is kept in the S3 server."""
     return is_tansu(config) or config.storage == "s3"

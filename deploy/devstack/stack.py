@@ -21,6 +21,7 @@ from deploy.devstack.catalog import (
     INFRASTRUCTURE,
     PARTS,
     STOP_ORDER,
+    install_command,
     needs_s3,
     part_named,
     select,
@@ -28,9 +29,10 @@ from deploy.devstack.catalog import (
 )
 from deploy.devstack.config import HOST, PORTS, StackConfig
 from deploy.devstack.credentials import Credentials
-from deploy.devstack.errors import StackError
+from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.install.packages import file_lock
 from deploy.devstack.part import Part
+from deploy.devstack.parts.kafka import switch_to_apache
 from deploy.devstack.parts.services import ALL_SERVICES
 from deploy.devstack.startup import Progress, StackStartup, run_in_parallel
 from deploy.devstack.supervision import records
@@ -50,8 +52,13 @@ def install(
     without: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> None:
-    """Install what the parts need, in parallel; start nothing. Raises StackError."""
+    """Install what the parts need, in parallel; start nothing. Raises StackError.
+
+    Only where `kafka` is among `parts`, Apache Kafka's release is downloaded; the home uses it from then on.
+    """
     config, report = StackConfig.load(home, env), on_progress or _ignore_progress
+    if "kafka" in (parts or ()) and "kafka" not in config.externals:
+        _switch_to_apache(config, report)
     config.home.mkdir(parents=True, exist_ok=True)
 
     def install_part(part: Part) -> None:
@@ -63,6 +70,15 @@ def install(
         report(part.name, "ready", "installed")
 
     run_in_parallel(select(config, parts, without), install_part, report, Event())
+
+
+def _switch_to_apache(config: StackConfig, report: Progress) -> None:
+    """Switch in this thread, before the parts are selected: Apache Kafka needs others than tansu."""
+    try:
+        switch_to_apache(config, lambda words: report("kafka", "installing", words))
+    except PartError as error:
+        report("kafka", "failed", error.reason.splitlines()[0])
+        raise StackError({"kafka": error}) from error
 
 
 def up(
@@ -158,7 +174,7 @@ def _status_of(config: StackConfig, part: Part, record: records.PartRecord | Non
         return PartStatus(part.name, state, "external", None, part.address(config), 0, None, problem or "", 0)
     if record is None:
         installed = part.installed(config)
-        state, hint = ("stopped", "ratchet up") if installed else ("not installed", f"ratchet install {part.name}")
+        state, hint = ("stopped", "ratchet up") if installed else ("not installed", install_command(config, part))
         return PartStatus(part.name, state, "own", None, part.address(config), 0, None, hint, 0)
     state, detail = _state_of(config, part, record)
     memory = memory_bytes(record.child) if record.child else 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from deploy.devstack.catalog import part_named
+from deploy.devstack.catalog import install_command, part_named
 from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.part import Part, tail
@@ -94,7 +94,7 @@ class StackStartup:
         if self._installing:
             part.install(self._config, lambda words: self._report(part.name, "installing", words))
         elif not part.installed(self._config):
-            raise PartError(f"{part.name} is not installed", f"ratchet install {part.name}")
+            raise PartError(f"{part.name} is not installed", install_command(self._config, part))
 
     def _wait_for_needs(self, part: Part) -> None:
         for need in part.needs(self._config):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +24,11 @@ import pytest
 from deploy.devstack import stack
 from deploy.devstack.catalog import part_named
 from deploy.devstack.config import StackConfig
+from deploy.devstack.install import apache_kafka
 from deploy.devstack.startup import port_is_free
 from deploy.devstack.supervision import records
+from shared.kafka.topics import create_topics
+from shared.settings import Settings
 from tests.conftest import on_tansu
 
 pytestmark = pytest.mark.stack
@@ -181,3 +189,32 @@ def test_down_stops_everything_and_up_continues_with_the_same_data(home: Home) -
     home.up("postgres")
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT count(*) FROM persistent").fetchone() == (0,)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("KAFKA_HOME"), reason="the release is packed from the Apache Kafka of KAFKA_HOME"
+)
+def test_an_installed_apache_kafka_runs_in_this_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "www" / "kafka.tgz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz", compresslevel=0) as file:
+        file.add(os.environ["KAFKA_HOME"], "kafka_2.13-4.3.1")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(archive.parent))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(apache_kafka, "URLS", (f"http://127.0.0.1:{server.server_port}/kafka.tgz",))
+    monkeypatch.setattr(apache_kafka, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KAFKA_"))}
+    home = Home(tmp_path / "home", {**inherited, **stack.free_ports(), "RATCHET_HOME": str(tmp_path / "home")})
+    try:
+        stack.install(["kafka"], home.path, env=home.env)
+        server.shutdown()
+        home.up("kafka")
+        row = home.status()["kafka"]
+        assert row.state == "ready" and row.detail.startswith(f"Apache Kafka from {home.path / 'tools' / 'kafka'}.")
+        assert "s3" not in home.status()
+        assert home.stack_env()["RATCHET_KAFKA_IDEMPOTENCE"] == "true"
+        create_topics(Settings.load(home=home.path))
+    finally:
+        server.server_close()
+        stack.down(home=home.path, env=home.env)

@@ -1,7 +1,7 @@
 """Installs programs into `tools/`: each in a folder of its own, one installer at a time.
 
-A file in the folder names the installed version. It is written last: a folder without it is an interrupted
-installation, which is deleted and repeated.
+A file in the folder names the installed version. It is written last: a folder without it is an installation that was
+killed, which is deleted and repeated. One that failed is deleted at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def install_once(folder: Path, version: str, build: Callable[[Path], None]) -> P
         if not is_installed(folder, version):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            build(folder)
+            try:
+                build(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             (folder / VERSION_FILE).write_text(version)
     return folder
 

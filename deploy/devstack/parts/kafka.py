@@ -18,13 +18,16 @@ from pydantic import SecretStr
 
 from deploy.devstack.config import CHECKOUT, HOST, StackConfig
 from deploy.devstack.errors import PartError
+from deploy.devstack.install.apache_kafka import install_release, is_release_installed, release_folder
 from deploy.devstack.install.java import find_java, install_java
 from deploy.devstack.install.packages import pip_target
 from deploy.devstack.object_store import open_store
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.parts import s3
+from deploy.devstack.supervision import records
 from deploy.devstack.tansu import retention
 from shared.errors import RatchetError
+from shared.files import write_atomically
 from shared.kafka.clients import connect_admin
 from shared.settings import Settings
 
@@ -112,7 +115,7 @@ class KafkaPart:
         classpath = str(home / "libs" / "*")
         if not (data / "meta.properties").exists():
             format_storage(java, classpath, properties)
-        (folder / "kafka_home").write_text(str(home))
+        write_atomically(remembered_distribution(config), str(home).encode())
         options = (
             HEAP,
             "-XX:+UseSerialGC",
@@ -129,7 +132,7 @@ class KafkaPart:
         binary = tansu_binary(config)
         if binary is None:
             raise PartError(
-                "no broker is installed: KAFKA_HOME is not set, and tansu is missing", "ratchet install kafka"
+                "no broker is installed: KAFKA_HOME is not set, and tansu is missing", "ratchet up --only kafka"
             )
         ports = (str(config.ports[name]) for name in self.ports)
         argv = (sys.executable, "-m", "deploy.devstack.tansu", binary, *ports)
@@ -155,8 +158,10 @@ class KafkaPart:
     def note(self, config: StackConfig) -> str:
         if "kafka" in config.externals:
             return ""
+        if config.kafka_home:
+            return ""
         if home := distribution(config):
-            return "" if config.kafka_home else f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
+            return note_on_apache(config, home)
         try:
             kept = retention.kept(open_store(s3.environment(config), timeout_seconds=4.0))
         except OSError as error:
@@ -173,11 +178,45 @@ def distribution(config: StackConfig) -> Path | None:
     """Return the Kafka to run. A home whose data Apache Kafka wrote continues with it: tansu cannot read them."""
     if config.kafka_home:
         return config.kafka_home
-    remembered = config.home / "config" / "kafka" / "kafka_home"
+    remembered = remembered_distribution(config)
     if not remembered.exists():
         return None
     home = Path(remembered.read_text())
     return home if (home / "libs").is_dir() else None
+
+
+def remembered_distribution(config: StackConfig) -> Path:
+    """Return the file that names the Kafka that this home continues with."""
+    return config.home / "config" / "kafka" / "kafka_home"
+
+
+def switch_to_apache(config: StackConfig, say: Say) -> None:
+    """Install Apache Kafka's release and Java, and use it in this home from now on, unless the home has a Kafka.
+
+    Idempotent. Raises PartError, and then the home is as it was.
+    """
+    home = distribution(config)
+    if home is not None and (home != release_folder(config) or is_release_installed(config)):
+        say(f"Apache Kafka is already installed: {home}")
+        return
+    if (record := records.read(config, KafkaPart.name)) and (record.supervised or record.running):
+        raise PartError("this home's broker is running", "ratchet down, then: ratchet install kafka")
+    install_release(config, say)
+    install_java(config, say)
+    write_atomically(remembered_distribution(config), str(release_folder(config)).encode())
+
+
+def note_on_apache(config: StackConfig, home: Path) -> str:
+    """Return where this home's Kafka comes from; before its first start, also what becomes of tansu's records."""
+    if home != release_folder(config):
+        return f"Apache Kafka from {home}, as last time (KAFKA_HOME is not set)."
+    note = f"Apache Kafka from {home}. Back to tansu: ratchet down, then delete {remembered_distribution(config)}."
+    if s3.data_folder(config).exists() and not (config.home / "data" / "kafka" / "meta.properties").exists():
+        note += (
+            " It starts empty: the records so far stay with tansu. The topics have other ids, so prediction_log stops"
+            " until `ratchet lake resume`."
+        )
+    return note
 
 
 def render_properties(config: StackConfig, data: Path) -> str:
