@@ -184,7 +184,8 @@ class Consumers:
             decoder=leave_undecoded,
             no_reply=True,
             session_timeout_ms=10_000,
-            heartbeat_interval_ms=1_000,
+            # tansu writes the group's state to its object store at each heartbeat.
+            heartbeat_interval_ms=1_000 if self._settings.kafka_idempotence else 3_000,
             max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
             **options,
         )

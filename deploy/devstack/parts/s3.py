@@ -26,6 +26,17 @@ DATA_BUCKET = "ratchet"
 PROBE = f"{KAFKA_BUCKET}/probe"
 VOLUME_MEGABYTES = 256
 """Objects are appended to volumes of this size; space is reclaimed volume by volume."""
+SOFT_MEMORY_LIMIT = "384MiB"
+"""Of Go's runtime. Without it the server grows to twice this before it collects; with half of it, it only collects."""
+MASTER = """\
+# Written by `ratchet up`. The log of changed objects is for replication to other servers; it would grow by a gigabyte
+# a day, because tansu writes a group's state at each heartbeat.
+[master.maintenance]
+scripts = "fs.log.purge -daysAgo 0"
+sleep_minutes = 10
+[master.volume_growth]
+copy_1 = 2
+"""
 
 
 class S3Part:
@@ -54,19 +65,24 @@ class S3Part:
             raise PartError("SeaweedFS is not installed", "ratchet install s3")
         data = data_folder(config)
         data.mkdir(parents=True, exist_ok=True)
-        ports = config.ports
+        folder = config.home / "config" / "s3"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_keys(config, folder / "identities.json")
+        (folder / "master.toml").write_text(MASTER)
+        ports = {name.removeprefix("s3_"): config.ports[name] for name in self.ports}
         options = {
-            "dir": data, "ip": HOST, "ip.bind": HOST, "filer": "true", "s3": "true", "s3.config": write_keys(config),
-            "s3.port": ports["s3"], "s3.port.grpc": ports["s3_grpc"], "s3.port.iceberg": 0, "s3.port.lance": 0,
-            "filer.port": ports["s3_filer"], "filer.port.grpc": ports["s3_filer_grpc"],
-            "master.port": ports["s3_master"], "master.port.grpc": ports["s3_master_grpc"],
-            "volume.port": ports["s3_volume"], "volume.port.grpc": ports["s3_volume_grpc"],
-            "volume.max": 0, "volume.preStopSeconds": 0, "master.volumeSizeLimitMB": VOLUME_MEGABYTES,
+            "dir": data, "ip": HOST, "ip.bind": HOST, "filer": "true", "s3": "true", "volume.max": 0,
+            "s3.config": folder / "identities.json", "s3.port": ports["s3"], "s3.port.grpc": ports["grpc"],
+            "s3.port.iceberg": 0, "s3.port.lance": 0,
+            **{f"{part}.port": ports[part] for part in ("filer", "master", "volume")},
+            **{f"{part}.port.grpc": ports[f"{part}_grpc"] for part in ("filer", "master", "volume")},
+            "volume.preStopSeconds": 0, "master.volumeSizeLimitMB": VOLUME_MEGABYTES,
             "master.electionTimeout": "1s", "master.telemetry": "false",
         }  # fmt: skip
-        argv = (program, "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items()))
+        words = [f"-{name}={value}" for name, value in options.items()]
+        argv = (program, "-logtostderr", f"-config_dir={folder}", "server", *words)
         # Its orderly stop waits fifteen seconds for connections, and what it acknowledged survives a kill.
-        return Launch(argv=argv, cwd=str(data), grace_seconds=1.0)
+        return Launch(argv=argv, env={"GOMEMLIMIT": SOFT_MEMORY_LIMIT}, cwd=str(data), grace_seconds=1.0)
 
     def probe(self, config: StackConfig) -> str | None:
         return probe_store(config)
@@ -99,15 +115,12 @@ def environment(config: StackConfig) -> dict[str, str]:
     return client_environment(f"http://{config.address('s3')}", keys.s3_access_key, keys.s3_secret_key)
 
 
-def write_keys(config: StackConfig) -> Path:
+def write_keys(config: StackConfig, path: Path) -> None:
     """Write the server's file of users, with one that may do everything; others are refused."""
     keys = Credentials.load(config.home)
     pair = {"accessKey": keys.s3_access_key, "secretKey": keys.s3_secret_key}
     identity = {"name": "ratchet", "credentials": [pair], "actions": ["Admin"]}
-    path = config.home / "config" / "s3" / "identities.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"identities": [identity]}).encode())
-    return path
 
 
 def packaged_program(config: StackConfig) -> Path:
