@@ -37,7 +37,7 @@ def up(
 
       ratchet up --without vllm                       all but one
 
-      KAFKA_HOME=~/kafka_2.13-4.4.0 ratchet up        Apache Kafka instead of tansu (which is memory only)
+      KAFKA_HOME=~/kafka_2.13-4.4.0 ratchet up        Apache Kafka instead of tansu
 
       RATCHET_POSTGRES=postgresql://me@db/ratchet ratchet up     your own PostgreSQL; none is installed here
 
@@ -58,7 +58,7 @@ def down(only: Only = None) -> None:
     """Stop what `up` started in this home, and nothing else.
 
     Processes are identified by pid and start time, never by name. Your own broker, database, Unleash or vLLM stay as
-    they are. State stays too: `ratchet up` continues from it (tansu forgets: it keeps everything in memory).
+    they are. State stays too: `ratchet up` continues from it.
     """
     from deploy.devstack import stack, view
 

@@ -49,7 +49,7 @@ class GatewayBackends:
         return self.specs[1].name
 
     async def publish_tasks(self, redacting: bool = False) -> None:
-        """Publish the tasks. Needed again after an in-memory broker was stopped.
+        """Publish the tasks.
 
         While no task redacts, no shipper loads a language model: a gateway then starts in two seconds instead of ten.
         """

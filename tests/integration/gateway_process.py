@@ -50,13 +50,18 @@ class OwnBroker:
         self.home = home
 
     def start(self) -> Settings:
-        """Start the broker and create all topics: an in-memory broker has lost them."""
+        """Start the broker and create all topics."""
         settings = self._stack.start(self._parts)
         create_topics(settings)
         return settings
 
     def stop(self) -> None:
+        """Stop the broker and the other parts, but not the server that a broker keeps its records in."""
         stack.down(self._parts, home=self.home, env=self.env)
+
+    def close(self) -> None:
+        """Stop everything that runs in this home."""
+        self._stack.stop()
 
     @asynccontextmanager
     async def stopped(self) -> AsyncIterator[None]:
@@ -77,7 +82,7 @@ def own_broker(name: str, other_parts: Sequence[str] = ()) -> Iterator[OwnBroker
     try:
         yield broker
     finally:
-        broker.stop()
+        broker.close()
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -178,7 +178,6 @@ async def variant(gateway: GatewayProcess, task: str) -> str:
         return answer.headers["x-ratchet-variant"]
 
 
-@pytest.mark.apache_kafka("tansu loses its records when it stops, so they cannot reach the lake afterwards")
 async def test_without_kafka_unleash_and_postgres_the_gateway_serves_restarts_and_loses_nothing(
     backends: GatewayBackends,
 ) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -21,8 +20,6 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
-from deploy.devstack.config import StackConfig
-from deploy.devstack.supervision import records
 from schemas.base import Event
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from schemas.predictions import SubjectForgotten
@@ -31,10 +28,9 @@ from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.tables import open_table
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
-from shared.kafka.topics import create_topics
 from shared.service import running
 from shared.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, on_tansu
 from tests.integration.gateway_process import OwnBroker
 from tests.unit.prediction_log.deliveries import NOON, TASK, feedback, prediction, request
 
@@ -55,7 +51,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
     broker = OwnBroker(tmp_path_factory.mktemp("broker"))
     broker.start()
     yield broker
-    broker.stop()
+    broker.close()
 
 
 @pytest.fixture
@@ -72,16 +68,9 @@ def settings(broker: OwnBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def lose_everything(broker: OwnBroker) -> None:
     """Restart the broker without its topics, groups and offsets, as after a lost disk, and recreate the topics."""
-    config = StackConfig.load(broker.home, broker.env)
-    if config.kafka_home:
-        broker.stop()
-        shutil.rmtree(broker.home / "data" / "kafka")
-        broker.start()
-        return
-    record = records.read(config, "kafka")  # In memory only: a crash is enough, its supervisor restarts it.
-    assert record and record.child
-    os.kill(record.child.pid, signal.SIGKILL)
-    create_topics(Settings.load())
+    broker.close()
+    shutil.rmtree(broker.home / "data" / ("s3" if on_tansu() else "kafka"))
+    broker.start()
 
 
 async def publish(service: str, events: Sequence[Event]) -> None:
