@@ -186,6 +186,7 @@ async def test_a_store_ahead_of_the_broker_stops_the_service_and_is_given_nothin
     assert store.received == []
 
 
+@pytest.mark.apache_kafka("tansu answers a fetch beyond a topic's end with nothing: it is noticed at the next start")
 async def test_a_topic_made_anew_under_a_running_consumer_stops_it(settings: Settings, mark: str) -> None:
     store = Store(await ends(settings))
     async with consuming(settings, store) as broker:
