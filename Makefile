@@ -40,9 +40,11 @@ contracts: $(INSTALLED)  ## Import contracts, drift of the schemas and of docs/c
 
 check: lint types contracts test check-loop  ## What CI runs
 
-check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it, and its report checked
-	env -u KAFKA_HOME $(MAKE) loop ARGS="--down --report report"
+check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it; its report, and what a restart keeps, checked
+	env -u KAFKA_HOME $(MAKE) loop ARGS="--report report"
 	$(BIN)/python -m tests.e2e.loop_report report
+	env -u KAFKA_HOME $(BIN)/python -m tests.e2e.restart report
+	env -u KAFKA_HOME $(BIN)/ratchet down
 
 up: $(INSTALLED)  ## Start the local stack and all services
 	$(BIN)/ratchet up $(ARGS)

@@ -98,16 +98,11 @@ async def read_stores(settings: Settings) -> Snapshot:
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
     """Return what differs, in words; also what was empty before, since then nothing was shown."""
-    found = []
+    found = [f"{part}: nothing was there before" for part, values in before.items() if not values]
     for part, values in before.items():
-        if not values:
-            found.append(f"{part}: nothing was there before")
-        elif isinstance(values, dict):
-            for name in sorted(values.keys() | after[part].keys()):
-                if values.get(name) != after[part].get(name):
-                    found.append(f"{part}: {name} was {values.get(name)}, is {after[part].get(name)}")
-        elif values != after[part]:
-            found.append(f"{part} differ")
+        for name in sorted(values.keys() | after[part].keys()):
+            if values.get(name) != after[part].get(name):
+                found.append(f"{part}: {name} was {values.get(name)}, is {after[part].get(name)}")
     return found
 
 
