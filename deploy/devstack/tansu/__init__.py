@@ -4,3 +4,6 @@ tansu stores each batch of records as an object in S3. It gives concurrent batch
 so a consumer could pass a batch that is not stored yet (proxy.py prevents that), and it never deletes a record
 (retention.py does).
 """
+
+BUCKET = "kafka"
+"""Where tansu keeps everything."""

@@ -14,8 +14,8 @@ import signal
 import sys
 
 from deploy.devstack.config import HOST
+from deploy.devstack.tansu import BUCKET
 from deploy.devstack.tansu.proxy import ProduceProxy
-from deploy.devstack.tansu.retention import BUCKET
 
 log = logging.getLogger("tansu")
 

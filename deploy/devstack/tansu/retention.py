@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem
 
-from deploy.devstack.object_store import open_store
+from deploy.devstack.object_store import open_bucket
+from deploy.devstack.tansu import BUCKET
 
 log = logging.getLogger("tansu.retention")
 
-BUCKET = "kafka"
-CLUSTER = f"{BUCKET}/clusters/tansu_cluster"
-"""Where tansu keeps everything: `meta.json` and `topics/<topic>/partitions/<number>/records/<offset>.batch`."""
+CLUSTER = "clusters/tansu_cluster"
+"""Its folder in the bucket: `meta.json` and `topics/<topic>/partitions/<number>/records/<offset>.batch`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ class Kept:
 
 
 def delete_expired(store: FileSystem, now: datetime) -> int:
-    """Delete the batches that are older than their topic's retention. Returns how many."""
+    """Delete the batches that are older than their topic's retention. Returns how many.
+
+    `store`: the bucket, opened with `open_bucket`. tansu ends with a panic at an object that is no batch.
+    """
     deleted = 0
     for topic, retention in retentions(store).items():
         for batches in partitions(store, topic):
@@ -84,7 +87,7 @@ def kept(store: FileSystem) -> Kept:
 def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    deleted = delete_expired(open_store(), datetime.now(UTC))
+    deleted = delete_expired(open_bucket(BUCKET), datetime.now(UTC))
     log.info("%d expired batches deleted", deleted)
 
 
