@@ -175,7 +175,7 @@ class Check:
 
         event = await until(verdict, f"cycle {cycle_id}", CYCLE_SECONDS)
         opponent = event["production"]["adapter"]
-        print(f"restart: a second cycle compared {event['candidate']['model']} with {opponent}, which serves, "
+        print(f"restart: a second cycle compared {event['candidate']['adapter']} with {opponent}, which serves, "
               f"in {time.monotonic() - began:.0f} s")  # fmt: skip
         return [] if opponent == adapter else [f"the second cycle's opponent is {opponent}, and {adapter} serves"]
 
