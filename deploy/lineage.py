@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import fsspec
 from pydantic import BaseModel, ValidationError
 
 from schemas.datasets import DatasetManifest, Example, RejectedExample
 from schemas.lake import PREDICTIONS
 from shared.errors import DependencyUnavailable
-from shared.storage.artifacts import MANIFEST
+from shared.storage.artifacts import MANIFEST, ArtifactStore
 
 FILES: dict[str, type[Example] | type[RejectedExample]] = {
     "train.jsonl": Example,
@@ -95,12 +94,11 @@ def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str])
     return counts
 
 
-def lineage_of(artifacts: str, subjects: Collection[str], tasks: Collection[str], until: datetime) -> Lineage:
-    """Find what was made of these people's requests up to `until`. `artifacts`: a folder or an fsspec URI."""
-    store = _Store(artifacts)
+def lineage_of(store: ArtifactStore, subjects: Collection[str], tasks: Collection[str], until: datetime) -> Lineage:
+    """Find what was made of these people's requests up to `until`."""
     lineage = Lineage()
     uses: dict[str, DatasetUse | None] = {}
-    for name, content in store.manifests("datasets", lineage.unknown):
+    for name, content in _manifests(store, "datasets", lineage.unknown):
         try:
             manifest = DatasetManifest.model_validate_json(content)
         except ValidationError:
@@ -109,7 +107,7 @@ def lineage_of(artifacts: str, subjects: Collection[str], tasks: Collection[str]
         if manifest.task in tasks:
             uses[name] = _dataset_use(store, name, manifest.task, set(subjects), until, lineage.unknown)
     lineage.datasets = [use for use in uses.values() if use is not None]
-    for name, content in store.manifests("adapters", lineage.unknown):
+    for name, content in _manifests(store, "adapters", lineage.unknown):
         try:
             adapter = _AdapterManifest.model_validate_json(content)
         except ValidationError:
@@ -126,14 +124,14 @@ def lineage_of(artifacts: str, subjects: Collection[str], tasks: Collection[str]
 
 
 def _dataset_use(
-    store: _Store, name: str, task: str, subjects: set[str], until: datetime, unknown: dict[str, str]
+    store: ArtifactStore, name: str, task: str, subjects: set[str], until: datetime, unknown: dict[str, str]
 ) -> DatasetUse | None:
     rows: Counter[str] = Counter()
     people: set[str] = set()
     anonymous = 0
     try:
         for file, kind in FILES.items():
-            for line in store.lines(f"datasets/{name}/{file}"):
+            for line in filter(bytes.strip, store.lines("datasets", name, file)):
                 row: dict[str, Any] = json.loads(line)
                 anonymous += "user_hash" not in row
                 if row.get("user_hash") in subjects:
@@ -141,7 +139,7 @@ def _dataset_use(
                     if example.user_hash and (example.predicted_at is None or example.predicted_at <= until):
                         rows[file] += 1
                         people.add(example.user_hash)
-    except (OSError, ValueError) as error:
+    except (DependencyUnavailable, OSError, ValueError) as error:
         unknown[f"datasets/{name}"] = f"its rows cannot be read: {error}"
     if anonymous:
         unknown[f"datasets/{name}"] = f"{anonymous} of its rows have no user_hash: an older version built them"
@@ -151,38 +149,17 @@ def _dataset_use(
     return DatasetUse(name, task, uri, rows["train.jsonl"], rows["eval.jsonl"], rows["rejected.jsonl"], len(people))
 
 
-class _Store:
-    """Reads the artifact store file by file: a dataset can be large, and an adapter's weights are not needed."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri.rstrip("/")
-        self._files, self._root = fsspec.core.url_to_fs(self._uri)
-
-    def address(self, kind: str, name: str) -> str:
-        return f"{self._uri}/{kind}/{name}"
-
-    def manifests(self, kind: str, unknown: dict[str, str]) -> Iterator[tuple[str, str]]:
-        """Yield name and manifest of each folder. A folder without a manifest is not complete and skipped."""
-        folder = f"{self._root}/{kind}"
+def _manifests(store: ArtifactStore, kind: str, unknown: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and manifest of each folder. A folder without a manifest is not complete and skipped."""
+    try:
+        names = store.names(kind)
+    except (DependencyUnavailable, OSError) as error:
+        unknown[kind] = f"the artifact store cannot be read: {error}"
+        return
+    for name in names:
         try:
-            folders = sorted(self._files.ls(folder, detail=False))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            unknown[kind] = f"the artifact store cannot be read: {error}"
-            return
-        for path in folders:
-            name = path.rstrip("/").rpartition("/")[2]
-            try:
-                with self._files.open(f"{folder}/{name}/{MANIFEST}", "rb") as file:
-                    yield name, file.read().decode()
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except (OSError, UnicodeDecodeError) as error:
-                unknown[f"{kind}/{name}"] = f"its manifest cannot be read: {error}"
-
-    def lines(self, path: str) -> Iterator[str]:
-        with self._files.open(f"{self._root}/{path}", "rb") as file:
-            for line in file:
-                if line.strip():
-                    yield line.decode()
+            yield name, b"".join(store.lines(kind, name, MANIFEST))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (DependencyUnavailable, OSError) as error:
+            unknown[f"{kind}/{name}"] = f"its manifest cannot be read: {error}"

@@ -19,6 +19,7 @@ from deploy.cli.tasks import ask_scheduler
 from deploy.lineage import AdapterUse, Lineage, lineage_of, predictions_of
 from services.scheduler.settings import SchedulerSettings
 from shared.errors import DependencyUnavailable
+from shared.storage.artifacts import ArtifactStore
 
 MAX_FILE_BYTES = 5_000_000
 MAX_PEOPLE = 10_000
@@ -73,7 +74,8 @@ def forget(
         answers = [_ask(batch, announce=True) for batch in batches]
     subjects, serving = _subjects(answers), answers[-1]["tasks"]
     at = max(datetime.fromisoformat(answer["at"]) for answer in answers)
-    lineage = lineage_of(settings.artifacts_uri, subjects, [entry["task"] for entry in serving], at)
+    artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
+    lineage = lineage_of(artifacts, subjects, [entry["task"] for entry in serving], at)
     report = _report(predictions, None if dry_run else at, subjects, serving, lineage)
     if as_json:
         typer.echo(json.dumps(report, indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deploy.demo.clients import ConsoleClient, FlagClient, GatewayClient, SchedulerClient
 from deploy.demo.data.split import Split
@@ -14,6 +15,8 @@ from deploy.demo.reviewers import Reviewers
 from deploy.demo.settings import LoopOptions, LoopSettings
 from deploy.demo.terminal import Terminal
 from schemas.tasks import TaskSpec
+from shared.errors import DependencyUnavailable
+from shared.storage.artifacts import ArtifactStore
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class LoopContext:
     def where_to_look(self) -> str:
         log = self.setup.settings.home / "logs" / "services.log"
         return f"The reason is in the services' log: {log}. What runs: ratchet status."
+
+    async def fetch(self, uri: str) -> Path | None:
+        """Return an artifact's folder on this machine; None if this machine has no access to it."""
+        settings = self.setup.settings
+        try:
+            store = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
+            return await asyncio.to_thread(store.fetch, uri)
+        except DependencyUnavailable:
+            return None
 
     def limit(self, seconds: float) -> float:
         """Return a step's time limit on this machine."""

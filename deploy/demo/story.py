@@ -104,8 +104,9 @@ async def _improve(loop: LoopContext) -> None:
         if not loop.setup.options.shuffle_labels or failed.step != "dataset":
             raise
         raise CandidateStopped("gate of the dataset", failed.reason) from failed
-    rival = await asyncio.to_thread(bag_of_words_accuracy, dataset["uri"], loop.setup.rows.held_out)
-    loop.result.bag_of_words = rival
+    if (folder := await loop.fetch(dataset["uri"])) is not None:
+        rival = await asyncio.to_thread(bag_of_words_accuracy, folder, loop.setup.rows.held_out)
+        loop.result.bag_of_words = rival
     await await_training(loop)
     await await_evaluation(loop)
     await prove_live(loop)

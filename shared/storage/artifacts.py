@@ -1,22 +1,30 @@
-"""The artifact store: immutable folders named by content, on a disk or in an object store (fsspec).
+"""The artifact store: immutable folders named by content, on a disk or in an object store (`s3://`, through obstore).
 
     <artifacts>/datasets/<dataset_id>/   <artifacts>/adapters/<adapter>/
 
 A folder is written completely and never changed. On a disk it appears by a rename; in an object store `manifest.json`
-is written last, and a folder without it does not exist.
+is written last, and a folder without it does not exist. An object store's address and keys come from the environment,
+`AWS_…`, as the lake's do.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-
-import fsspec
+from typing import TYPE_CHECKING
 
 from shared.errors import DependencyUnavailable
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
 MANIFEST = "manifest.json"
+RETRY = timedelta(seconds=30)
+"""How long a request to an object store is repeated. Short, because the callers retry."""
 
 
 class ArtifactStore:
@@ -25,7 +33,7 @@ class ArtifactStore:
     def __init__(self, uri: str, cache: Path) -> None:
         self._uri = uri.rstrip("/")
         self._cache = cache
-        self._local = "://" not in uri or uri.startswith("file://")
+        self._local = _is_local(uri)
 
     def address(self, kind: str, name: str) -> str:
         return f"{self._uri}/{kind}/{name}"
@@ -36,19 +44,42 @@ class ArtifactStore:
             raise ValueError(f"{folder} has no {MANIFEST}")
         address = self.address(kind, name)
         if self._local:
-            self._publish_locally(folder, Path(address.removeprefix("file://")))
+            self._publish_locally(folder, _path(address))
         else:
             self._publish_remotely(folder, address)
         return address
 
     def fetch(self, address: str) -> Path:
         """Return the folder at `address` on this machine. Raises DependencyUnavailable if it is not published (yet)."""
-        if "://" not in address or address.startswith("file://"):
-            path = Path(address.removeprefix("file://"))
-            if not (path / MANIFEST).exists():
-                raise DependencyUnavailable(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
-            return path
-        return self._fetch_remotely(address)
+        if not _is_local(address):
+            return self._fetch_remotely(address)
+        path = _path(address)
+        if not (path / MANIFEST).exists():
+            raise _missing(address)
+        return path
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of a kind's folders, complete or not. Raises DependencyUnavailable or OSError."""
+        if self._local:
+            folder = _path(f"{self._uri}/{kind}")
+            return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        with _object_store(self._uri) as store:
+            prefixes = store.list_with_delimiter(kind)["common_prefixes"]
+        return sorted(prefix.rpartition("/")[2] for prefix in prefixes)
+
+    def lines(self, kind: str, name: str, file: str) -> Iterator[bytes]:
+        """Read one file of a folder, without fetching the others. Raises DependencyUnavailable or OSError."""
+        address = self.address(kind, name)
+        if self._local:
+            with (_path(address) / file).open("rb") as local:
+                yield from local
+            return
+        import obstore
+
+        with _object_store(address) as store:
+            remote = obstore.open_reader(store, file)
+            while line := remote.readline():
+                yield bytes(line)
 
     def _publish_locally(self, folder: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,21 +96,69 @@ class ArtifactStore:
                 raise
 
     def _publish_remotely(self, folder: Path, address: str) -> None:
-        filesystem, root = fsspec.core.url_to_fs(address)
-        if filesystem.exists(f"{root}/{MANIFEST}"):
-            return
         files = [path for path in folder.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: path.name == MANIFEST):
-            filesystem.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")
+        with _object_store(address) as store:
+            if _is_complete(store):
+                return
+            try:
+                for path in sorted(files, key=lambda path: path == folder / MANIFEST):
+                    store.put(path.relative_to(folder).as_posix(), path)
+            except FileNotFoundError as error:
+                raise DependencyUnavailable(f"there is no bucket for {address}", "Create it.") from error
 
     def _fetch_remotely(self, address: str) -> Path:
-        filesystem, root = fsspec.core.url_to_fs(address)
         target = self._cache / address.partition("://")[2]
-        if not target.exists():
-            if not filesystem.exists(f"{root}/{MANIFEST}"):
-                raise DependencyUnavailable(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=target.parent))
-            filesystem.get(f"{root}/", f"{temporary}/", recursive=True)
-            temporary.rename(target)
+        if target.exists():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _object_store(address) as store, tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
+            if not _is_complete(store):
+                raise _missing(address)
+            folder = Path(temporary) / target.name
+            for path in (object["path"] for batch in store.list() for object in batch):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                with (folder / path).open("wb") as file:
+                    file.writelines(store.get(path))
+            try:
+                folder.rename(target)
+            except OSError:  # Another thread or process fetched it first.
+                if not target.exists():
+                    raise
         return target
+
+
+def _is_local(address: str) -> bool:
+    return "://" not in address or address.startswith("file://")
+
+
+def _path(address: str) -> Path:
+    return Path(address.removeprefix("file://"))
+
+
+def _missing(address: str) -> DependencyUnavailable:
+    return DependencyUnavailable(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
+
+
+def _is_complete(store: ObjectStore) -> bool:
+    try:
+        store.head(MANIFEST)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _object_store(address: str) -> Iterator[ObjectStore]:
+    """Give access to the objects below an address. Raises DependencyUnavailable where the server refuses or is away.
+
+    A missing object stays FileNotFoundError. Loads obstore only here: artifacts in a folder do without.
+    """
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    try:
+        yield from_url(address, retry_config={"retry_timeout": RETRY})
+    except BaseError as error:
+        reason = str(error).partition("\n")[0]
+        way_out = "Check the S3 server, and the AWS_… variables of this process: ratchet status"
+        raise DependencyUnavailable(f"the artifacts at {address} are unavailable: {reason}", way_out) from error

@@ -11,15 +11,13 @@ from deploy.demo.report.measure import wilson
 from schemas.base import Interval
 
 
-def bag_of_words_accuracy(dataset_uri: str, held_out: Sequence[Row]) -> Interval | None:
+def bag_of_words_accuracy(dataset: Path, held_out: Sequence[Row]) -> Interval | None:
     """Train on the dataset's train.jsonl and return the accuracy on the held-out rows, with its 95 % interval.
 
-    None if the dataset's folder is not on this machine, or has fewer than two labels.
+    None if the dataset has fewer than two labels.
     """
-    path = Path(dataset_uri.removeprefix("file://")) / "train.jsonl"
-    if not path.is_file():
-        return None
-    examples = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    examples = [json.loads(line)["messages"] for line in lines]
     labels = [messages[-1]["content"] for messages in examples]
     if len(set(labels)) < 2:
         return None

@@ -84,14 +84,13 @@ async def follow(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def rejected_examples(dataset_uri: str, max_examples: int = 4) -> tuple[Counter[str], list[dict[str, Any]]]:
+def rejected_examples(dataset: Path | None, max_examples: int = 4) -> tuple[Counter[str], list[dict[str, Any]]]:
     """Count a dataset's rejected rows by reason, with an example each; empty if its folder is not on this machine."""
-    path = Path(dataset_uri.removeprefix("file://")) / "rejected.jsonl"
     reasons: Counter[str] = Counter()
     examples: list[dict[str, Any]] = []
-    if not path.is_file():
+    if dataset is None:
         return reasons, examples
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in (dataset / "rejected.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         reasons[row["reason"]] += 1
         if reasons[row["reason"]] == 1 and len(examples) < max_examples:

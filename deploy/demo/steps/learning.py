@@ -30,7 +30,7 @@ async def await_dataset(loop: LoopContext) -> dict[str, Any]:
     """Wait for the dataset, and show what was rejected and why. Returns its event."""
     with loop.terminal.step("dataset", "Dataset from the corrections: validated, deduplicated, split, gated"):
         event = await _event(loop, "datasets.built", 120.0)
-    reasons, examples = rejected_examples(event["uri"])
+    reasons, examples = rejected_examples(await loop.fetch(event["uri"]))
     rejected = dict(reasons) or {r["reason"]: r["count"] for r in event["rejected"]}
     loop.result.cycle.dataset, loop.result.cycle.rejected = event, rejected
     loop.terminal.say(

@@ -1,10 +1,9 @@
-"""Artifacts are complete or absent, on a disk and in an object store."""
+"""Artifacts are complete or absent, on a disk. Those in an object store: tests/integration/test_storage_in_s3.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from shared.errors import DependencyUnavailable
@@ -18,10 +17,9 @@ def folder(path: Path, content: str = "x") -> Path:
     return path
 
 
-@pytest.fixture(params=["disk", "object store"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    uri = str(tmp_path / "artifacts") if request.param == "disk" else f"memory://{tmp_path.name}"
-    return ArtifactStore(uri, cache=tmp_path / "cache")
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "artifacts"), cache=tmp_path / "cache")
 
 
 def test_a_published_folder_is_fetched_unchanged(store: ArtifactStore, tmp_path: Path) -> None:
@@ -43,9 +41,8 @@ def test_a_missing_artifact_is_unavailable(store: ArtifactStore) -> None:
 
 def test_a_folder_without_its_manifest_is_unavailable(store: ArtifactStore, tmp_path: Path) -> None:
     address = store.address("datasets", "half")
-    filesystem, root = fsspec.core.url_to_fs(address)
-    filesystem.makedirs(root, exist_ok=True)
-    filesystem.pipe_file(f"{root}/train.jsonl", b"")
+    Path(address).mkdir(parents=True)
+    (Path(address) / "train.jsonl").touch()
     with pytest.raises(DependencyUnavailable):
         store.fetch(address)
     (tmp_path / "unfinished").mkdir()

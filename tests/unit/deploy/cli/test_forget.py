@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
@@ -19,6 +18,7 @@ from deploy.cli.app import app
 from deploy.lineage import lineage_of
 from schemas.base import Message, Role
 from schemas.datasets import DatasetManifest, Example, RejectedExample
+from shared.storage.artifacts import ArtifactStore
 
 U1 = "5f0c" * 6
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -27,15 +27,14 @@ NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 class Artifacts:
     """Datasets and adapters as the builder and the trainer write them."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self._files, self._root = fsspec.core.url_to_fs(uri)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = ArtifactStore(str(folder), folder / "cache")
 
     def write(self, path: str, content: str) -> None:
-        full_path = f"{self._root}/{path}"
-        self._files.makedirs(full_path.rpartition("/")[0], exist_ok=True)
-        with self._files.open(full_path, "wb") as file:
-            file.write(content.encode())
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
 
     def dataset(self, name: str, train: dict[str, datetime], held_out: dict[str, datetime], rejected: str = "") -> None:
         manifest = DatasetManifest(
@@ -68,9 +67,9 @@ def example(who: str, at: datetime) -> Example:
     )  # fmt: skip
 
 
-@pytest.fixture(params=["folder", "object store"])
-def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
-    made = Artifacts(str(tmp_path) if request.param == "folder" else f"memory://{tmp_path.name}")
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    made = Artifacts(tmp_path)
     made.dataset("desk-1", {"u1": NOON, "u2": NOON}, {"u3": NOON}, rejected="u4")
     made.dataset("desk-2", {"u2": NOON, "u1": NOON + timedelta(days=1)}, {"u1": NOON})
     for number in (1, 2):
@@ -79,28 +78,28 @@ def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
 
 
 def test_adapters_are_found_by_the_people_they_were_trained_on(artifacts: Artifacts) -> None:
-    found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
+    found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
     counts = [(use.dataset_id, use.training, use.held_out, use.people) for use in found.datasets]
     assert counts == [("desk-1", 1, 0, 1), ("desk-2", 0, 1, 1)]
     assert [(use.adapter, use.dataset_id, use.examples) for use in found.adapters] == [("lora-1", "desk-1", 1)]
-    assert found.adapters[0].uri == f"{artifacts.uri}/adapters/lora-1"
+    assert found.adapters[0].uri == f"{artifacts.folder}/adapters/lora-1"
     assert found.unknown == {}
 
 
 def test_requests_after_the_erasure_do_not_count(artifacts: Artifacts) -> None:
-    later = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON + timedelta(days=2))
+    later = lineage_of(artifacts.store, ["u1"], ["desk"], NOON + timedelta(days=2))
     assert [use.adapter for use in later.adapters] == ["lora-1", "lora-2"]
-    assert lineage_of(artifacts.uri, ["u1"], ["desk"], NOON - timedelta(days=2)).datasets == []
+    assert lineage_of(artifacts.store, ["u1"], ["desk"], NOON - timedelta(days=2)).datasets == []
 
 
 def test_held_out_and_rejected_rows_are_listed_but_train_no_adapter(artifacts: Artifacts) -> None:
-    found = lineage_of(artifacts.uri, ["u3", "u4", "u1x"], ["desk"], NOON)
+    found = lineage_of(artifacts.store, ["u3", "u4", "u1x"], ["desk"], NOON)
     assert [(use.training, use.held_out, use.rejected, use.people) for use in found.datasets] == [(0, 1, 1, 2)]
     assert found.adapters == []
 
 
 def test_other_tasks_are_not_searched(artifacts: Artifacts) -> None:
-    found = lineage_of(artifacts.uri, ["u1"], ["other"], NOON)
+    found = lineage_of(artifacts.store, ["u1"], ["other"], NOON)
     assert (found.datasets, found.adapters, found.unknown) == ([], [], {})
 
 
@@ -111,7 +110,7 @@ def test_what_cannot_be_searched_is_reported(artifacts: Artifacts) -> None:
     artifacts.adapter("lora-9", "deleted")
     artifacts.write("adapters/broken/manifest.json", "{")
     artifacts.write("adapters/unfinished/adapter.safetensors", "")
-    found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
+    found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
     assert found.unknown == {
         "datasets/desk-3": "1 of its rows have no user_hash: an older version built them",
         "adapters/lora-9": "its dataset deleted is not in the store",
@@ -121,13 +120,13 @@ def test_what_cannot_be_searched_is_reported(artifacts: Artifacts) -> None:
 
 def test_a_damaged_version_is_reported_and_the_others_are_still_found(artifacts: Artifacts) -> None:
     artifacts.write("datasets/desk-2/train.jsonl", '{"user_hash": "u1"')
-    found = lineage_of(artifacts.uri, ["u1"], ["desk"], NOON)
+    found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
     assert [use.adapter for use in found.adapters] == ["lora-1"]
     assert "cannot be read" in found.unknown["datasets/desk-2"]
 
 
 def test_an_empty_store_has_no_lineage(tmp_path: Path) -> None:
-    assert lineage_of(str(tmp_path / "nothing"), ["u1"], ["desk"], NOON).datasets == []
+    assert lineage_of(Artifacts(tmp_path / "nothing").store, ["u1"], ["desk"], NOON).datasets == []
 
 
 class Scheduler:
@@ -158,7 +157,7 @@ class Scheduler:
 def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     rows = pa.table({"task": ["desk", "desk", "desk", "other"], "user_hash": [U1, U1, None, U1]})
     write_deltalake(str(tmp_path / "lake" / "predictions"), rows, partition_by=["task"])
-    made = Artifacts(str(tmp_path / "artifacts"))
+    made = Artifacts(tmp_path / "artifacts")
     made.dataset("desk-1", {U1: NOON}, {})
     made.adapter("lora-1", "desk-1")
     made.adapter("lora-2", "desk-1")

@@ -9,10 +9,10 @@ from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 HELD_OUT = (Row("where is my parcel now", "delivery"), Row("send my money back please", "refund"))
 
 
-def train(folder: Path, *pairs: tuple[str, str]) -> str:
+def train(folder: Path, *pairs: tuple[str, str]) -> Path:
     rows = [[{"role": "user", "content": text}, {"role": "assistant", "content": label}] for text, label in pairs]
     (folder / "train.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    return str(folder)
+    return folder
 
 
 def test_a_bag_of_words_learns_what_the_adapter_is_trained_on(tmp_path: Path) -> None:
@@ -24,6 +24,5 @@ def test_a_bag_of_words_learns_what_the_adapter_is_trained_on(tmp_path: Path) ->
     assert wrong is not None and wrong.value == 0.0
 
 
-def test_without_the_rows_or_with_one_label_there_is_no_rival(tmp_path: Path) -> None:
-    assert bag_of_words_accuracy(str(tmp_path), HELD_OUT) is None
+def test_with_one_label_there_is_no_rival(tmp_path: Path) -> None:
     assert bag_of_words_accuracy(train(tmp_path, ("my parcel is late", "delivery")), HELD_OUT) is None
