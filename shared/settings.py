@@ -1,16 +1,18 @@
 """The settings of all services: one frozen object, built in `main` and handed down; never read at import.
 
 Sources, first wins: arguments, environment (`RATCHET_…`), `<home>/stack.env` (written by `ratchet up`), defaults.
+S3 clients read `AWS_…` from the environment: `load` puts the lines of `stack.env` there.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 INCARNATION_FILE = "incarnation"
 """A file in the home, written by `ratchet lake resume`. Its text is appended to `kafka_incarnation`."""
@@ -65,15 +67,35 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
-        """Read the settings, including `<home>/stack.env` and the incarnation that `ratchet lake resume` stored."""
+        """Read the settings, including `<home>/stack.env` and the incarnation that `ratchet lake resume` stored.
+
+        Changes this process's `AWS_…` variables where the lake or the artifacts are in the S3 server of `stack.env`.
+        """
         home = Path(str(overrides.get("home", default_home())))
-        settings = cls(_env_file=home / "stack.env", **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
+        stack_env = home / "stack.env"
+        settings = cls(_env_file=stack_env, **overrides)  # type: ignore[arg-type]  # pydantic-settings' own
+        settings._use_object_store(DotEnvSettingsSource(cls, env_file=stack_env, case_sensitive=True).env_vars)
         file = home / INCARNATION_FILE
         suffix = file.read_text() if file.exists() else ""
         if "kafka_incarnation" in overrides or settings.kafka_incarnation.endswith(suffix):
             return settings
         name = "-".join(part for part in (settings.kafka_incarnation, suffix) if part)
         return settings.model_copy(update={"kafka_incarnation": name})
+
+    def _use_object_store(self, stack_env: Mapping[str, str | None]) -> None:
+        """Make the S3 server of `stack.env` the one of this process, if the lake or the artifacts are in it.
+
+        All of the process's own `AWS_…` variables go: a profile, a session token or another region beside the server's
+        keys would be refused.
+        """
+        server = {name: value for name, value in stack_env.items() if name.startswith("AWS_") and value}
+        locations = {self.lake, self.artifacts} & {stack_env.get("RATCHET_LAKE"), stack_env.get("RATCHET_ARTIFACTS")}
+        present = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        if not server or not any(locations) or present == server:
+            return
+        for name in present.keys() - server.keys():
+            del os.environ[name]
+        os.environ.update(server)
 
     @property
     def lake_uri(self) -> str:

@@ -1,7 +1,8 @@
 """Settings of the local stack: one frozen object, read from the environment once and passed down.
 
 `RATCHET_HOME` holds all state; `RATCHET_TOOLS` the installed programs (large; several homes may share them). The user's
-own server replaces a part: `RATCHET_KAFKA`, `RATCHET_POSTGRES`, `RATCHET_UNLEASH`, `RATCHET_VLLM`.
+own server replaces a part: `RATCHET_KAFKA`, `RATCHET_POSTGRES`, `RATCHET_UNLEASH`, `RATCHET_VLLM`. `RATCHET_STORAGE` is
+remembered in `stack.env`, because the lake would seem empty without it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from deploy.devstack.errors import PartError
 CHECKOUT = Path(__file__).parents[2]
 DEFAULT_BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HOST = "127.0.0.1"
+DATA_BUCKET = "ratchet"
+"""The bucket of the lake and the artifacts, with `RATCHET_STORAGE=s3`."""
 
 PORTS = {
     "kafka": 29092,
@@ -68,7 +71,7 @@ class StackConfig:
             ports=ports,
             externals=_externals(values, ports),
             kafka_home=_kafka_home(values),
-            storage=_storage(values),
+            storage=_storage(values, folder),
             base_model=values.get("RATCHET_BASE_MODEL") or DEFAULT_BASE_MODEL,
             unleash_client_token=values.get("RATCHET_UNLEASH_CLIENT_TOKEN", ""),
             unleash_admin_token=values.get("RATCHET_UNLEASH_ADMIN_TOKEN", ""),
@@ -89,7 +92,9 @@ class StackConfig:
 
     @property
     def adapters(self) -> Path:
-        return self.home / "artifacts" / "adapters"
+        """Where vLLM looks for adapters. Of those in S3 it is the services' cache (`ArtifactStore.fetch`)."""
+        artifacts = self.home / "cache" / DATA_BUCKET / "artifacts" if self.storage == "s3" else self.home / "artifacts"
+        return artifacts / "adapters"
 
     @property
     def logs(self) -> Path:
@@ -138,13 +143,17 @@ def _host_port(text: str) -> str:
         raise PartError(f"{address!r} is not an address: {error}", "Write host:port, or a URL.") from error
 
 
-def _storage(env: Mapping[str, str]) -> str:
-    value = env.get("RATCHET_STORAGE") or "folder"
+def _storage(env: Mapping[str, str], home: Path) -> str:
+    value = env.get("RATCHET_STORAGE") or stored_storage(home)
     if value not in ("folder", "s3"):
-        raise PartError(
-            f"RATCHET_STORAGE={value!r} is neither folder nor s3", "Unset it to keep everything in folders."
-        )
+        raise PartError(f"RATCHET_STORAGE={value!r} is neither folder nor s3", "Set it to folder or s3.")
     return value
+
+
+def stored_storage(home: Path) -> str:
+    """Return where the last `ratchet up` of this home put the lake and the artifacts."""
+    path = home / "stack.env"
+    return "s3" if path.exists() and "RATCHET_STORAGE=s3" in path.read_text().splitlines() else "folder"
 
 
 def _kafka_home(env: Mapping[str, str]) -> Path | None:

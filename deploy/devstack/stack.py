@@ -27,7 +27,7 @@ from deploy.devstack.catalog import (
     select,
     with_split_services,
 )
-from deploy.devstack.config import HOST, PORTS, StackConfig
+from deploy.devstack.config import HOST, PORTS, StackConfig, stored_storage
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError, StackError
 from deploy.devstack.install.packages import file_lock
@@ -100,6 +100,7 @@ def up(
     selected = select(config, parts, without, split)
     with file_lock(config.home / "state" / "up.lock"):
         Credentials.load(config.home)
+        _refuse_other_storage(config)
         _stop_other_arrangement(config, selected)
         _write_stack_env(config)
         startup = StackStartup(config, selected, installing, report)
@@ -217,6 +218,17 @@ def _stop_other_arrangement(config: StackConfig, selected: Sequence[Part]) -> No
     for name in obsolete:
         if name in started:
             records.stop_part(config, started[name])
+
+
+def _refuse_other_storage(config: StackConfig) -> None:
+    """Raise PartError if the home runs with the other storage: services would fill one lake, commands read another."""
+    stored = stored_storage(config.home)
+    runs = any(record.supervised or record.running for record in records.read_all(config).values())
+    if config.storage != stored and runs:
+        raise PartError(
+            f"RATCHET_STORAGE={config.storage}, but this home runs with RATCHET_STORAGE={stored}",
+            f"ratchet down && RATCHET_STORAGE={config.storage} ratchet up",
+        )
 
 
 def _write_stack_env(config: StackConfig) -> None:

