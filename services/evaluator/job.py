@@ -59,9 +59,9 @@ async def _ask_both(
     client = InferenceClient(job.vllm, job.timeout_seconds)
     trained = job.trained
     try:
-        await _serve(client, store, trained.adapter, trained.uri)
+        await serve(client, store, trained.adapter, trained.uri)
         if job.production is not None:
-            await _serve(client, store, job.production, store.address("adapters", job.production))
+            await serve(client, store, job.production, store.address("adapters", job.production))
         candidate = await _ask_arm(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
         production = await _ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
@@ -77,7 +77,7 @@ async def _ask_both(
     return candidate, production
 
 
-async def _serve(client: InferenceClient, store: ArtifactStore, adapter: str, uri: str) -> None:
+async def serve(client: InferenceClient, store: ArtifactStore, adapter: str, uri: str) -> None:
     folder = await asyncio.to_thread(store.fetch, uri)
     try:
         await client.serve_adapter(adapter, str(folder))

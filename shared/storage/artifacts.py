@@ -100,11 +100,8 @@ class ArtifactStore:
         with _object_store(address) as store:
             if _is_complete(store):
                 return
-            try:
-                for path in sorted(files, key=lambda path: path == folder / MANIFEST):
-                    store.put(path.relative_to(folder).as_posix(), path)
-            except FileNotFoundError as error:
-                raise DependencyUnavailable(f"there is no bucket for {address}", "Create it.") from error
+            for path in sorted(files, key=lambda path: path == folder / MANIFEST):
+                store.put(path.relative_to(folder).as_posix(), path)
 
     def _fetch_remotely(self, address: str) -> Path:
         target = self._cache / address.partition("://")[2]
