@@ -41,6 +41,8 @@ def up(
 
       RATCHET_POSTGRES=postgresql://me@db/ratchet ratchet up     your own PostgreSQL; none is installed here
 
+      RATCHET_STORAGE=s3 ratchet up                   the lake and the artifacts in the stack's S3 server
+
       RATCHET_KAFKA_PORT=39092 ratchet up             another port (also POSTGRES, UNLEASH, VLLM, GATEWAY, CONSOLE)
     """
     from deploy.devstack import catalog, stack, view
