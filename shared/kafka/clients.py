@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 from kafka import KafkaAdminClient
@@ -58,6 +59,21 @@ async def _bootstrap_from_ready_broker(client: AIOKafkaClient) -> None:
 
 
 AIOKafkaClient.bootstrap = _bootstrap_from_ready_broker
+
+_leave_group = GroupCoordinator._maybe_leave_group
+
+
+async def _leave_first_generation_too(coordinator: GroupCoordinator) -> None:
+    """Leave the group also in its generation 0, which only tansu has: aiokafka takes it for none.
+
+    A member that stops without leaving is waited for until its session ends, ten seconds.
+    """
+    if coordinator.generation == 0:
+        coordinator.generation = 1  # Only read to decide whether to leave.
+    await _leave_group(coordinator)
+
+
+GroupCoordinator._maybe_leave_group = _leave_first_generation_too
 
 
 def servers(settings: Settings) -> list[str]:

@@ -313,3 +313,12 @@ async def test_batches_carry_their_positions(settings: Settings) -> None:
         await until(lambda: len(seen) == 20)
     places = {(d.partition, d.offset) for d in seen}
     assert len(places) == 20
+
+
+async def test_a_stopped_consumer_is_a_member_of_its_new_group_no_longer(settings: Settings) -> None:
+    group, partition = uuid4().hex, TopicPartition("feedback.given.v1", 0)
+    async with open_consumer(settings, partition.topic, group_id=group):
+        pass
+    async with open_consumer(settings, group_id=group) as outsider:
+        outsider.assign([partition])
+        await outsider.commit({partition: 0})  # Refused while the group has a member.

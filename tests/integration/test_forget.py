@@ -334,7 +334,8 @@ async def caught_up(settings: Settings) -> bool:
                 if topic.name != TABLE:
                     partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
                     ends = await consumer.end_offsets(partitions)
-                    done = await admin.list_consumer_group_offsets(f"ratchet.{service}.{topic.name}")
+                    group = f"ratchet.{service}.{topic.name}"
+                    done = await admin.list_consumer_group_offsets(group, partitions=partitions)
                     if any(
                         ends[partition] > (done[partition].offset if partition in done else 0)
                         for partition in partitions
