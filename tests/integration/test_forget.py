@@ -336,10 +336,7 @@ async def caught_up(settings: Settings) -> bool:
                     ends = await consumer.end_offsets(partitions)
                     group = f"ratchet.{service}.{topic.name}"
                     done = await admin.list_consumer_group_offsets(group, partitions=partitions)
-                    if any(
-                        ends[partition] > (done[partition].offset if partition in done else 0)
-                        for partition in partitions
-                    ):
+                    if any(ends[partition] > max(0, done[partition].offset) for partition in partitions):
                         return False
         return True
     finally:
