@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from kafka.admin import NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from pyarrow.fs import FileSystem
 
 from deploy.devstack.config import StackConfig
@@ -137,6 +137,15 @@ async def test_topics_that_are_compacted_or_kept_forever_stay_whole(tansu: Tansu
     await tansu.produce(topic, "a", "b", "c")
     assert tansu.delete_expired(topic, datetime.now(UTC) + timedelta(days=10_000)) == 0
     assert await tansu.read(topic) == [(0, "a"), (1, "b"), (2, "c")]
+
+
+async def test_a_retention_that_an_operator_shortened_counts(tansu: Tansu) -> None:
+    topic = tansu.create_topic({"retention.ms": "-1"})
+    await tansu.produce(topic, "a", "b")
+    assert tansu.delete_expired(topic) == 0
+    with open_admin(tansu.settings, "test") as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, SECOND)])
+    assert tansu.delete_expired(topic) == 1
 
 
 async def test_a_group_behind_what_was_deleted_goes_on_with_what_is_left(tansu: Tansu) -> None:
