@@ -2,7 +2,7 @@
 
     python -m tests.chaos --minutes 14 --events 200000 --faults 50
 
-system.py     broker, database, flag server, model server and all ten services, each as a process of its own
+system.py     broker and its store, database, flag server, model server and all ten services, each a process of its own
 processes.py  restarts a process as soon as it ends
 upstream.py   a model server that answers at once (vLLM is not tested here)
 load.py       clients that call the gateways and write to Kafka; they record the answers in ledger.py

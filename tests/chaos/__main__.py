@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +18,11 @@ from rich.text import Text
 
 from tests.chaos import report
 from tests.chaos.faults import KINDS
-from tests.chaos.run import Options, Progress, run_chaos
+from tests.chaos.run import SHORT, Options, Progress, run_chaos
 from tests.chaos.system import ROOT, StartError
 
 RESULTS = Path(__file__).parent / "results"
 _SECONDS_BETWEEN_LINES = 10.0
-SHORT = Options(seconds=25.0, events=5_000, faults=2, short=True, settle_seconds=60.0)
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
         raise typer.BadParameter(f"no such kind: {', '.join(unknown)}; kinds: {', '.join(KINDS)}")
     options = Options(minutes * 60, events, faults, seed, without=excluded)
     if short:
-        options = Options(SHORT.seconds, SHORT.events, SHORT.faults, seed, True, excluded, SHORT.settle_seconds)
+        options = replace(SHORT, seed=seed, without=excluded)
     console = Console(markup=False, emoji=False, highlight=False)
     home = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute() / "chaos" / str(os.getpid())
     try:
@@ -68,15 +68,15 @@ async def _interruptible(home: Path, options: Options, console: Console, keep: b
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    with _Screen(console, options) as screen:
+    with _Screen(console) as screen:
         return await run_chaos(home, options, screen.show, keep=keep)
 
 
 class _Screen:
     """Shows progress: one live line in a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, console: Console, options: Options) -> None:
-        self._console, self._options = console, options
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._started_at = time.monotonic()
         self._last, self._stage = 0.0, ""
@@ -102,7 +102,7 @@ class _Screen:
 
     def _text(self, progress: Progress) -> str:
         elapsed = time.monotonic() - self._started_at
-        share = min(1.0, progress.accepted / self._options.events)
+        share = min(1.0, progress.accepted / progress.events)
         bar = "█" * round(share * 20) + "░" * (20 - round(share * 20))
         words = [f"{elapsed:4.0f} s {bar} {progress.accepted:,} accepted, {progress.refused:,} refused"]
         words.append(f"{progress.unknown:,} open, spools {progress.spool_bytes / 1e6:.1f} MB")

@@ -94,6 +94,13 @@ class Load:
             group.create_task(self._submit_directly())
         await self._direct.finish()
 
+    async def wait_until_acknowledged(self, seconds: float = 60.0) -> None:
+        """Wait until the broker has acknowledged another record. Raises TimeoutError."""
+        before = self._direct.acknowledged
+        async with asyncio.timeout(seconds):
+            while self._direct.acknowledged == before and not self.stopping:
+                await asyncio.sleep(0.1)
+
     def _is_ahead(self) -> bool:
         elapsed = (time.monotonic() - self._started_at) / self._seconds
         due = self._target * (min(elapsed, 1.0) + max(0.0, elapsed - 1.0) * _RATE_AFTER_TARGET)
@@ -247,6 +254,7 @@ class _DirectProducer:
         self._ledger = ledger
         self._counts = counts
         self._random = rng
+        self.acknowledged = 0
         self._acknowledged: list[str] = []
         self._scheduled: list[tuple[float, str, bytes, str | None]] = []
         self._unacknowledged: Counter[str] = Counter()
@@ -309,6 +317,7 @@ class _DirectProducer:
         if user:
             self._unacknowledged[user] -= 1
         if error is None:
+            self.acknowledged += 1
             self._acknowledged.append(message.key().decode())
 
     async def finish(self, seconds: float = 120.0) -> None:

@@ -24,7 +24,7 @@ from deploy.devstack.supervision.processes import run_as
 TOKEN = "RATCHET_CHAOS_RUN"
 """Set in the environment of every process of a run and its children, so that `sweep` kills these and no others."""
 _PR_SET_PDEATHSIG = 1
-_EARLY_SECONDS = 5.0
+_EARLY_SECONDS, _FOLLOW_SECONDS = 5.0, 10.0
 _libc = ctypes.CDLL(None)
 
 
@@ -102,6 +102,21 @@ class Program:
         self.signal(signal.SIGKILL)
         if self.process is not None:
             await self.process.wait()
+
+    async def kill_child(self, word: str) -> bool:
+        """kill -9 its child process with this word, and wait for its own end, which must follow. Returns if it ran.
+
+        Raises TimeoutError if it continues without its child.
+        """
+        children = self.children(word)
+        if not children or self.process is None:
+            return False
+        self._ended_by_us = True
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        await asyncio.wait_for(self.process.wait(), _FOLLOW_SECONDS)
+        return True
 
     async def stop(self) -> None:
         """Stop it with its stop signal until `resume`."""

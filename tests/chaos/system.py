@@ -16,12 +16,12 @@ from pathlib import Path
 import httpx
 
 from deploy.devstack import stack
-from deploy.devstack.catalog import part_named
+from deploy.devstack.catalog import part_named, select
 from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.install.models import ensure_embedding_model
 from deploy.devstack.part import Launch, Part, tail
-from deploy.devstack.parts.kafka import distribution
+from deploy.devstack.parts.kafka import is_tansu
 from deploy.devstack.parts.postgres import data_folder, probe_database
 from schemas.catalog import SERVICES
 from shared.kafka.topics import create_topics
@@ -33,7 +33,9 @@ WRITERS = ("prediction_log", "prediction_log-2")
 GATEWAYS = ("gateway", "gateway-2")
 EVENT_PATH = ("gateway", "prediction_log", "failure_miner", "scheduler")
 """Services on an event's path, and the one that publishes the tasks."""
-BROKER, DATABASE, FLAGS, MODEL = "kafka", "postgres", "unleash", "model"
+STORE, BROKER, DATABASE, FLAGS, MODEL = "s3", "kafka", "postgres", "unleash", "model"
+TANSU_ONLY = "--advertised-listener-url"
+"""In the command line of tansu, a child of the broker's process, and of no other."""
 SPOOL_BYTES, LAKE_BYTES = 64 * 1024**2, 1024**3
 
 TASK = """\
@@ -92,10 +94,10 @@ class System:
 
     @property
     def broker_kind(self) -> str:
-        """apache, tansu (loses its data when it ends) or external (must not be stopped)."""
+        """apache, tansu (keeps its data in the store) or external (must not be stopped)."""
         if BROKER in self.config.externals:
             return "external"
-        return "apache" if distribution(self.config) else "tansu"
+        return "tansu" if is_tansu(self.config) else "apache"
 
     @property
     def settings(self) -> Settings:
@@ -116,7 +118,9 @@ class System:
     async def start(self, say: Callable[[str], None]) -> None:
         """Start everything; returns when the gateways know the task. Raises StartError."""
         self._prepare()
-        parts = [part_named(name) for name in (BROKER, DATABASE, FLAGS) if name not in self.config.externals]
+        parts = [
+            part for part in select(self.config, (BROKER, DATABASE, FLAGS)) if part.name not in self.config.externals
+        ]
         for part in parts:
             await asyncio.to_thread(part.install, self.config, say)
         await asyncio.to_thread(ensure_embedding_model, self.config, say)
@@ -124,7 +128,10 @@ class System:
             self.env |= part_named(name).environment(self.config)
         self.programs = Programs(self.env, self.home / "logs", self.token)
         say("starting broker, database and flag server")
-        await asyncio.gather(*(self._start_part(part, say) for part in parts))
+        await asyncio.gather(
+            self._start_in_order([part for part in parts if part.name in (STORE, BROKER)], say),
+            self._start_in_order([part for part in parts if part.name in (DATABASE, FLAGS)], say),
+        )
         await asyncio.to_thread(create_topics, self.settings)
         say(f"starting {len(self.services)} processes of {len(self._services)} services")
         self.programs.start(MODEL, _python("tests.chaos.upstream", str(self._model_port)))
@@ -132,15 +139,14 @@ class System:
             self._start_service(name)
         await self._wait_until_ready()
 
-    async def _start_part(self, part: Part, say: Callable[[str], None]) -> None:
-        """Start a part and wait for it, except the flag server: it is slow, and the gateways do not wait for it."""
+    async def _start_in_order(self, parts: Sequence[Part], say: Callable[[str], None]) -> None:
+        """Start each part and wait for it, except the flag server: it is slow, and the gateways do not wait for it."""
         assert self.programs is not None
-        if part.name == FLAGS:
-            await self.wait_until_up(DATABASE)
-            await asyncio.to_thread(part_named(DATABASE).finish, self.config, say)
-        self.programs.start(part.name, await asyncio.to_thread(part.launch, self.config))
-        if part.name != FLAGS:
-            await self.wait_until_up(part.name)
+        for part in parts:
+            self.programs.start(part.name, await asyncio.to_thread(part.launch, self.config))
+            if part.name != FLAGS:
+                await self.wait_until_up(part.name)
+                await asyncio.to_thread(part.finish, self.config, say)
 
     def _prepare(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -181,7 +187,7 @@ class System:
                     await asyncio.sleep(0.3)
 
     async def wait_until_up(self, name: str, seconds: float = 90.0) -> None:
-        """Wait until broker, database or flag server answers a real request. Raises StartError."""
+        """Wait until store, broker, database or flag server answers a real request. Raises StartError."""
         part: Part = part_named(name)
         deadline = time.monotonic() + seconds
         while problem := await self._problem(part):
@@ -195,9 +201,10 @@ class System:
         return await asyncio.to_thread(part.probe, self.config)
 
     async def wait_until_recovered(self) -> None:
-        """Wait until broker, database and both gateways answer. Raises StartError."""
-        for name in (BROKER, DATABASE):
-            if name not in self.config.externals:
+        """Wait until store, broker, database and both gateways answer. Raises StartError."""
+        assert self.programs is not None
+        for name in (STORE, BROKER, DATABASE):
+            if name in self.programs.by_name:
                 await self.wait_until_up(name)
         await self._wait_until_ready()
 

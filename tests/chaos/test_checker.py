@@ -1,7 +1,8 @@
-"""The checker detects every kind of problem: a checker that cannot fail proves nothing."""
+"""The checker detects every kind of problem, and a run without its faults fails: what cannot fail proves nothing."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -12,6 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from tests.chaos import leaks
 from tests.chaos.checker import check, expected_suspects, rows_hash
+from tests.chaos.faults import schedule, too_few
 from tests.chaos.ledger import Ledger, Sent
 from tests.chaos.people import PEOPLE, personal_texts, plain_texts, seeded_values
 
@@ -176,3 +178,26 @@ def test_texts_without_personal_data_are_not_leaks() -> None:
     assert found.total == 0
     scanner.scan("texts", [text.encode() for text in personal_texts()], found)
     assert found.total >= len(personal_texts())
+
+
+def test_the_short_run_on_the_local_broker_kills_tansu_and_its_store_ten_times_each() -> None:
+    plan = schedule(4, 2, ["gateway"], "tansu", set(), tansu_kills=12)
+    assert {fault.way for fault in plan if fault.kind in ("broker", "store")} == {"kill -9"}
+    targets = Counter(fault.target for fault in plan)
+    assert (targets["tansu"], targets["proxy"], targets["s3"], targets["s3 and tansu"]) == (10, 2, 10, 2)
+
+
+@pytest.mark.parametrize(("broker", "outages"), [("apache", 10), ("external", 0)])
+def test_other_brokers_have_no_store_to_kill_and_only_the_stacks_own_is_killed(broker: str, outages: int) -> None:
+    kinds = Counter(fault.kind for fault in schedule(4, 10, ["gateway"], broker, {"disk"}, tansu_kills=12))
+    assert kinds == Counter({"service": 10, "broker": outages, "database": 10, "zombie": 2})
+
+
+def test_a_run_fails_if_a_fault_of_the_broker_or_its_store_was_not_played() -> None:
+    planned = {"service": 10, "broker": 12, "store": 12, "zombie": 2}
+    assert too_few(planned, {"service": 9, "broker": 12, "store": 12, "zombie": 1}) == []
+    assert too_few(planned, {"service": 8, "broker": 11, "store": 12}) == [
+        "only 8 of 10 faults of kind service were played",
+        "only 11 of 12 faults of kind broker were played",
+        "only 0 of 2 faults of kind zombie were played",
+    ]

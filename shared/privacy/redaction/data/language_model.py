@@ -68,5 +68,7 @@ def model_folder() -> Path:
 def _language() -> Language:
     import spacy
 
+    # Else spaCy imports the extensions of whatever is installed: Presidio's take 150 MB, and twice the time to load.
+    spacy.util.registry._entry_point_factories.entry_points = False
     unused = ["tok2vec", "tagger", "parser", "senter", "attribute_ruler", "lemmatizer"]
     return spacy.load(model_folder(), exclude=unused)

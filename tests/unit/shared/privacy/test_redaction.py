@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import time
+from importlib.metadata import EntryPoint
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from schemas.tasks import RedactionSettings
 from shared.errors import ConfigurationError
 from shared.privacy.redaction import Redacted, Redactor, Rules
+from shared.privacy.redaction.data import language_model
 from shared.privacy.redaction.data.checksums import card_network, is_iban_valid, is_luhn_valid
 from shared.privacy.redaction.spans import TextSpan, without_overlaps
 
@@ -217,3 +219,10 @@ def test_no_three_letters_of_overlapping_spans_stay_in_clear(text: str, found: l
         inside = range(span.start, min(span.end, len(text)))
         in_clear = "".join(" " if i in covered else text[i] for i in inside)
         assert all(len(run) < 3 for run in re.findall(r"\w+", in_clear))
+
+
+def test_the_language_model_imports_no_other_packages_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(EntryPoint, "load", lambda entry_point: loaded.append(entry_point.name))
+    language_model._language.__wrapped__()
+    assert loaded == []
