@@ -104,9 +104,9 @@ class Program:
             await self.process.wait()
 
     async def kill_child(self, word: str) -> bool:
-        """kill -9 its child process with this word, and wait for its own end, which must follow. Returns if it ran.
+        """kill -9 its child with this word in its command line, and wait for its own end, which must follow.
 
-        Raises TimeoutError if it continues without its child.
+        Returns False if there is no such child. Raises TimeoutError if it continues without its child.
         """
         children = self.children(word)
         if not children or self.process is None:

@@ -37,7 +37,11 @@ class ProduceProxy:
         self._producing = asyncio.Lock()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward one client's connection until one of the two sides closes it."""
+        """Forward one client's connection until one of the two sides closes it, or the process ends."""
+        with contextlib.suppress(asyncio.CancelledError):  # asyncio would log a stack trace for it.
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             broker_reader, broker_writer = await asyncio.open_connection(*self._address)
         except OSError as error:
