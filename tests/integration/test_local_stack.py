@@ -154,8 +154,11 @@ def test_an_external_database_is_used_and_not_stopped(home: Home, tmp_path: Path
 def test_a_port_in_use_is_reported_with_its_variable(home: Home, tmp_path: Path) -> None:
     port = home.env["RATCHET_UNLEASH_PORT"]
     env = {**home.env, **stack.free_ports(), "RATCHET_HOME": str(tmp_path), "RATCHET_KAFKA_PORT": port}
-    with pytest.raises(stack.StackError) as error:
-        stack.up(["kafka"], tmp_path, env=env)
+    try:
+        with pytest.raises(stack.StackError) as error:
+            stack.up(["kafka"], tmp_path, env=env)
+    finally:
+        stack.down(home=tmp_path, env=env)  # The S3 server below the broker may have started.
     assert port in error.value.failures["kafka"].reason
     assert "RATCHET_KAFKA_PORT" in error.value.failures["kafka"].way_out
 
