@@ -35,8 +35,8 @@ class PredictionIds:
     def resolve(self, given: str) -> str | None:
         """The prediction id for a signed id or for `<task>/<own id>`; None for any other text."""
         task, slash, own_id = given.partition("/")
-        if slash:
-            return self.derive(task, own_id) if task and own_id else None
+        if slash:  # A dot would end the task's name within the id: `<task>.<anything>/x` would be signed as the task's.
+            return self.derive(task, own_id) if task and "." not in task and own_id else None
         return given if self.task_of(given) is not None else None
 
     def task_of(self, prediction_id: str) -> str | None:

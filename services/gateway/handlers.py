@@ -16,6 +16,8 @@ from services.gateway.auth.grants import AccessControl, Grant, Headers
 from services.gateway.domain import Identifiers
 from services.gateway.formats.chat import prepare_messages
 from services.gateway.formats.validation import (
+    MAX_OWN_ID,
+    MAX_REFERENCE,
     MAX_USER,
     bad_request,
     feedback_fields,
@@ -32,8 +34,9 @@ from shared.identity import event_id
 
 MAX_PREDICTIONS = 100
 """The most predictions made elsewhere in one request."""
-MAX_OWN_ID = 500
-"""The most characters of an application's own id of an answer."""
+_NO_PREDICTION = (
+    "no prediction has this id: send what the answer's header x-ratchet-prediction-id says, or <task>/<your own id>"
+)
 
 
 class Handlers:
@@ -61,10 +64,10 @@ class Handlers:
         """
         grant = self._access.grant(headers, len(body))
         data = read_object(body)
-        prediction_id = self._ids.resolve(text_field(data, "prediction_id", required=True) or "")
+        prediction_id = self._ids.resolve(text_field(data, "prediction_id", MAX_REFERENCE, required=True) or "")
         name = self._ids.task_of(prediction_id) if prediction_id is not None else None
         if prediction_id is None or name is None:
-            raise HttpError(404, "no prediction has this id", "prediction_not_found", "prediction_id")
+            raise HttpError(404, _NO_PREDICTION, "prediction_not_found", "prediction_id")
         grant.require(name)
         task = self._tasks.get(name)
         kind, positive, text = feedback_fields(data, task.spec)

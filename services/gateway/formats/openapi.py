@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from schemas.base import MAX_TEXT
 from services.gateway.formats.api import MAX_PREDICTIONS
 from services.gateway.formats.rendering import MAX_MESSAGES, ROLES
-from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_USER
+from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_OWN_ID, MAX_REFERENCE, MAX_USER
 
 _Schema = dict[str, Any]
 _TEXT: _Schema = {"type": "string", "maxLength": MAX_TEXT}
@@ -47,7 +47,7 @@ _PREDICTION: _Schema = {
     "type": "object", "required": ["task", "messages", "answer", "latency_ms"], "properties": {
         "task": {"type": "string"}, "messages": _MESSAGES, "answer": _TEXT,
         "prediction_id": {
-            "type": ["string", "null"], "maxLength": 500,
+            "type": ["string", "null"], "maxLength": MAX_OWN_ID,
             "description": "The application's own, unique in the task. Feedback names it as <task>/<own id>.",
         },
         "latency_ms": {"type": "number", "minimum": 0, "maximum": 1e9},
@@ -72,7 +72,7 @@ def _object(required: list[str], properties: dict[str, _Schema]) -> _Schema:
 FEEDBACK = _object(
     ["prediction_id", "kind"],
     {
-        "prediction_id": {"type": "string"}, "kind": {"enum": list(FEEDBACK_KINDS)},
+        "prediction_id": {"type": "string", "maxLength": MAX_REFERENCE}, "kind": {"enum": list(FEEDBACK_KINDS)},
         "positive": {"type": ["boolean", "null"], "description": "For thumbs and accepted."},
         "text": {"type": ["string", "null"], "maxLength": MAX_TEXT, "description": "For edited and label."},
         "user": _USER,

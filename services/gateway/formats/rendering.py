@@ -107,7 +107,7 @@ def check_message_count(messages: list[ChatMessage], field: str) -> None:
     """Raises HttpError 400 for more messages than an event can carry."""
     if len(messages) > MAX_MESSAGES:
         message = f"{len(messages)} messages including the system prompt; at most {MAX_MESSAGES} are allowed"
-        raise bad_request(message, field)
+        raise bad_request(f"{message}: send fewer", field)
 
 
 def storable_text(text: str) -> str:

@@ -12,6 +12,10 @@ from schemas.tasks import TaskKind, TaskSpec
 from shared.http import HttpError
 
 MAX_USER = 500
+MAX_OWN_ID = 500
+"""The most characters of an application's own id of an answer."""
+MAX_REFERENCE = 63 + 1 + MAX_OWN_ID
+"""The most characters of an id in feedback: `<task>/<own id>`, a task having at most 63; a signed id is shorter."""
 FEEDBACK_KINDS = ("thumbs", "accepted", "edited", "label")
 
 
@@ -74,7 +78,7 @@ def text_field(data: dict[str, Any], name: str, max_length: int = MAX_TEXT, *, r
 def checked_text(text: str, field: str, max_length: int = MAX_TEXT) -> str:
     """Return the text if an event can carry it. Raises HttpError 400."""
     if len(text) > max_length:
-        raise bad_request(f"`{field}` has {len(text)} characters; at most {max_length} are allowed", field)
+        raise bad_request(f"`{field}` has {len(text)} characters; at most {max_length} are allowed: shorten it", field)
     if "\x00" in text:
         raise bad_request(f"`{field}` has a NUL character, which cannot be stored", field)
     return text

@@ -1,0 +1,146 @@
+"""A limit of the event contract that a client exceeds is a 400 that names the field and the limit, never a 500."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import pytest
+
+from schemas.base import Event
+from schemas.predictions import FeedbackGiven, PredictionLogged
+from tests.unit.gateway.conftest import Gateway
+
+USER = {"role": "user", "content": "lost my card"}
+PREDICTION = {"task": "haiku", "messages": [USER], "answer": "a frog", "latency_ms": 12.5}
+FEEDBACK = {"prediction_id": "haiku/own", "kind": "edited", "text": "a pond"}
+
+
+class Field(NamedTuple):
+    """A field of a request that becomes a limited field of the event: its greatest value, and one over that."""
+
+    name: str
+    greatest: Any
+    over: Any
+    limit: str
+    param: str = ""
+
+
+def text(name: str, limit: int) -> Field:
+    return Field(name, "x" * limit, "x" * (limit + 1), str(limit))
+
+
+def messages(count: int, content: str = "x") -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}] * count
+
+
+FROM_OUTSIDE: dict[type[Event], dict[str, Field]] = {
+    FeedbackGiven: {
+        "prediction_id": Field("prediction_id", "haiku/" + "x" * 558, "haiku/" + "x" * 559, "564"),
+        "text": text("text", 32_000),
+        "user_hash": text("user", 500),
+    },
+    PredictionLogged: {
+        "prediction_id": text("prediction_id", 500),
+        "messages": Field("messages", messages(63), messages(64), "64"),  # The task's system prompt is one of them.
+        "messages.content": Field(
+            "messages", messages(1, "x" * 32_000), messages(1, "x" * 32_001), "32000", "messages.0.content"
+        ),
+        "answer": text("answer", 32_000),
+        "model": text("model", 200),
+        "adapter": text("adapter", 200),
+        "confidence.score": Field("confidence", 1, 1.000001, "from 0 to 1"),
+        "confidence.logprob": Field("logprob", 0, 0.000001, "from -1e+09 to 0"),
+        "user_hash": text("user", 500),
+        "latency_ms": Field("latency_ms", 0, -0.000001, "from 0 to 1e+09"),
+    },
+}
+OURS = {
+    "task", "task_revision", "cycle_id", "redactions", "prompt_tokens", "answer_tokens", "finish_reason",
+    "confidence.tokens", "confidence.raw", "confidence.margin", "confidence.entropy", "confidence.outside",
+    "confidence.uncertain_share", "confidence.calibration",
+}  # fmt: skip
+"""Limited fields that no client of these routes gives. `task` is looked up: an unknown name is a 404."""
+ROUTES: dict[type[Event], tuple[str, dict[str, Any]]] = {
+    FeedbackGiven: ("/v1/feedback", FEEDBACK),
+    PredictionLogged: ("/v1/predictions", PREDICTION),
+}
+CASES = [
+    pytest.param(event, field, id=f"{event.__name__}.{path}")
+    for event, fields in FROM_OUTSIDE.items()
+    for path, field in fields.items()
+]
+
+
+def limited_fields(event: type[Event]) -> set[str]:
+    """The dotted paths of the fields that the contract limits in length, size or value."""
+    schema = event.model_json_schema()
+
+    def walk(node: dict[str, Any], path: str) -> Iterator[str]:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+        if node.keys() & {"minLength", "maxLength", "maxItems", "minimum", "maximum", "pattern"}:
+            yield path
+        for part in [*node.get("anyOf", ()), *([node["items"]] if "items" in node else ())]:
+            yield from walk(part, path)
+        for name, part in node.get("properties", {}).items():
+            yield from walk(part, f"{path}.{name}".lstrip("."))
+
+    return set(walk(schema, ""))
+
+
+@pytest.mark.parametrize("event", FROM_OUTSIDE)
+def test_every_limited_field_of_the_contract_is_tested_here(event: type[Event]) -> None:
+    limited = limited_fields(event)
+    assert limited - OURS == FROM_OUTSIDE[event].keys()
+
+
+@pytest.mark.parametrize(("event", "field"), CASES)
+async def test_one_over_a_limit_of_the_contract_is_a_400_that_names_field_and_limit(
+    gateway: Gateway, event: type[Event], field: Field
+) -> None:
+    path, valid = ROUTES[event]
+    response = await gateway.http.post(path, json=valid | {field.name: field.over})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, field.param or field.name)
+    assert field.limit in error["message"]
+    assert gateway.log.events == []
+
+
+@pytest.mark.parametrize(("event", "field"), CASES)
+async def test_a_value_at_the_limit_is_recorded(gateway: Gateway, event: type[Event], field: Field) -> None:
+    path, valid = ROUTES[event]
+    response = await gateway.http.post(path, json=valid | {field.name: field.greatest})
+    assert response.status_code == 200, response.text
+    assert [type(event) for event in gateway.log.events] == [event]
+
+
+@pytest.mark.parametrize("length", [100, 200, 300, 500])
+async def test_a_feedback_id_whose_task_has_a_dot_is_no_prediction_of_that_task(gateway: Gateway, length: int) -> None:
+    body = FEEDBACK | {"prediction_id": f"haiku.{'x' * length}/own"}
+    response = await gateway.http.post("/v1/feedback", json=body)
+    assert response.status_code == 404
+    assert "x-ratchet-prediction-id" in response.json()["error"]["message"]
+
+
+TEXTS = [
+    start + "x" * length + end
+    for start, length, end in product(
+        ("", "haiku", "haiku/", "haiku.", "support/", "\x00"),
+        (0, 63, 64, 200, 201, 300, 501, 32_001),
+        ("", "/", "/own", ".own", "é"),
+    )
+]
+OTHERS = [None, True, [], {}, [[]], -1e300, -1, -1e-9, 0, 1.1, 1e9 + 1, 1e300, 2**63]
+
+
+@pytest.mark.parametrize("event", ROUTES)
+async def test_no_text_or_number_in_any_field_is_an_internal_error(gateway: Gateway, event: type[Event]) -> None:
+    path, valid = ROUTES[event]
+    statuses = set()
+    for name in {field.name for field in FROM_OUTSIDE[event].values()} | valid.keys():
+        for value in TEXTS + OTHERS:
+            response = await gateway.http.post(path, json=valid | {name: value})
+            statuses.add(response.status_code)
+    assert 200 in statuses
+    assert statuses <= {200, 400, 404, 422}
