@@ -1,4 +1,8 @@
-"""Sends answers and feedback to the gateway: queued in memory, sent by a thread, retried for `retry_seconds`."""
+"""Sends answers and feedback to the gateway: queued in memory, sent by a thread, retried for `retry_seconds`.
+
+A batch that fails is halved until it succeeds or has one item. That item is set aside, to be sent again later, and the
+rest goes on; only items about the same answer wait for it. While nothing succeeds, the pauses grow.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +23,109 @@ from uuid import uuid4
 _PREDICTIONS, _FEEDBACK = "/v1/predictions", "/v1/feedback"
 _MAX_BATCH, _MAX_BATCH_BYTES = 50, 200_000
 """Below the gateway's limits: 100 predictions, 256 KiB."""
-_MAX_PAUSE_SECONDS = 30.0
-_WARNING_SECONDS = 10.0  # Dropped items are reported at most this often.
-_RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
+_WARNING_SECONDS = 10.0  # Items dropped for the same reason are reported at most this often.
+_WRONG_KEY, _RATE_LIMITED = 401, 429
+_RETRIED_STATUSES = frozenset({408, 425, _RATE_LIMITED})  # And all from 500: the others will never succeed.
 
 logger = logging.getLogger("ratchet")
 
 
-class _Item(NamedTuple):
-    path: str
-    body: bytes
+class _Item:
+    """What is sent. `key`: the prediction's id; items with the same key stay in order. Times are of `monotonic`."""
+
+    __slots__ = ("body", "due", "give_up_at", "key", "path", "pause")
+
+    def __init__(self, path: str, key: str, body: bytes) -> None:
+        self.path = path
+        self.key = key
+        self.body = body
+        self.pause = 0.0
+        self.due = 0.0
+        self.give_up_at: float | None = None
 
 
-class _Refused(Exception):
-    """The gateway will never accept this. `status`: the HTTP status."""
+class _Queue:
+    """The items that are not sent yet: in order, set aside after a failure, or being sent. Guarded by its client."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"{status}: {message}")
-        self.status = status
+    def __init__(self) -> None:
+        self.count = 0
+        self.bytes = 0
+        self._ready: deque[_Item] = deque()
+        # By key: the item that failed (absent while it is being sent again), then those that must not overtake it.
+        self._aside: dict[str, deque[_Item]] = {}
+        self._batch_size = _MAX_BATCH
+        self._took_aside = False
+
+    def add(self, item: _Item) -> None:
+        self.count += 1
+        self.bytes += len(item.body)
+        self._ready.append(item)
+
+    def take(self, now: float) -> list[_Item]:
+        """Take the items of one request, in order: several predictions, or one feedback. Empty: none is due."""
+        aside = min(self._aside.values(), key=lambda items: items[0].due, default=None)
+        # In turn with the others, so that many failing items do not hold them up.
+        self._took_aside = bool(aside and aside[0].due <= now and not (self._took_aside and self._ready))
+        if aside and self._took_aside:
+            return [aside.popleft()]
+        batch: list[_Item] = []
+        size = 0
+        while self._ready and len(batch) < self._batch_size:
+            item = self._ready[0]
+            if item.key in self._aside:
+                self._aside[item.key].append(self._ready.popleft())
+                continue
+            size += len(item.body) + 1
+            if batch and (size > _MAX_BATCH_BYTES or not batch[0].path == item.path == _PREDICTIONS):
+                break
+            batch.append(self._ready.popleft())
+        return batch
+
+    def seconds_until_due(self, now: float) -> float | None:
+        """Seconds until the next item that was set aside is due; None without one."""
+        due = min((items[0].due for items in self._aside.values()), default=None)
+        return None if due is None else max(0.0, due - now)
+
+    def remove(self, batch: list[_Item], accepted: bool) -> None:
+        """Forget a batch that was sent or is dropped."""
+        if accepted:
+            self._batch_size = min(self._batch_size * 2, _MAX_BATCH)
+        for item in batch:
+            self.count -= 1
+            self.bytes -= len(item.body)
+            self._ready.extendleft(reversed(self._aside.pop(item.key, ())))
+
+    def put_back(self, batch: list[_Item], halve: bool) -> None:
+        """Make a batch the next one again, or its first half."""
+        self._ready.extendleft(reversed(batch))
+        if halve:
+            self._batch_size = len(batch) // 2
+
+    def set_aside(self, item: _Item, now: float, retry_seconds: float) -> bool:
+        """Keep an item for a later attempt. Returns False if it would be later than `retry_seconds` after the first."""
+        item.pause = min(item.pause * 2 or _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
+        item.due = now + item.pause
+        item.give_up_at = item.give_up_at or now + retry_seconds
+        if item.due > item.give_up_at:
+            return False
+        self._aside.setdefault(item.key, deque()).appendleft(item)
+        return True
+
+
+class _Failure(NamedTuple):
+    """Why the gateway did not accept a request. `status`: the HTTP status, 0 without an answer."""
+
+    status: int
+    reason: str
+    is_final: bool
 
 
 class Client:
     """Logs answers and feedback. One per process is enough; safe to use from several threads and after a fork.
 
-    An item is dropped, never waited for, if the queue is full, the gateway refuses it, or the gateway was unavailable
-    for `retry_seconds`. `dropped` counts these items, and the logger `ratchet` reports them.
+    An item is dropped, never waited for, if the queue is full, the gateway refuses it, or all attempts failed for
+    `retry_seconds`. `dropped` counts these items, and the logger `ratchet` reports them.
     """
 
     def __init__(
@@ -52,27 +134,29 @@ class Client:
         key: str | None = None,
         *,
         max_waiting: int = 10_000,
+        max_waiting_bytes: int = 32_000_000,
         retry_seconds: float = 600.0,
         timeout_seconds: float = 10.0,
         exit_seconds: float = 5.0,
     ) -> None:
-        """`url`: the gateway's, with or without /v1. `max_waiting`: items in memory, a few KB each. `exit_seconds`: how
-        long the program's end may wait until the queue is sent."""
+        """`url`: the gateway's, with or without /v1. `max_waiting`, `max_waiting_bytes`: items in memory, and their
+        size as JSON. `exit_seconds`: how long the program's end may wait until the queue is sent."""
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is not a gateway's address: expected http://… or https://…")
         self._url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
         self._retry_seconds = retry_seconds
         self._timeout = timeout_seconds
-        self._warned_at = float("-inf")
+        self._warned = ("", float("-inf"))
         self.dropped = 0
         self._reset()
         atexit.register(self.close, exit_seconds)
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._queue: deque[_Item] = deque()
+        self._queue = _Queue()
         self._sending = 0
         self._change = threading.Condition()
         self._closed = False
@@ -87,9 +171,10 @@ class Client:
         `confidence` (0 to 1), `logprob`, `adapter`.
         """
         own_id = uuid4().hex
+        prediction_id = f"{task}/{own_id}"
         fields = {"messages": list(messages), "answer": answer, "latency_ms": latency_ms, **more}
-        self._enqueue(_PREDICTIONS, {"task": task, "prediction_id": own_id, **fields})
-        return f"{task}/{own_id}"
+        self._enqueue(_PREDICTIONS, prediction_id, {"task": task, "prediction_id": own_id, **fields})
+        return prediction_id
 
     def feedback(
         self,
@@ -105,113 +190,129 @@ class Client:
         `prediction_id`: from `log`, `Spans.prediction_id` or the gateway's response. Returns at once.
         """
         fields = {"prediction_id": prediction_id, "kind": kind, "positive": positive, "text": text, "user": user}
-        self._enqueue(_FEEDBACK, {field: value for field, value in fields.items() if value is not None})
+        self._enqueue(_FEEDBACK, prediction_id, {field: value for field, value in fields.items() if value is not None})
 
     def flush(self, seconds: float = 10.0) -> bool:
         """Wait until everything logged so far is sent, at most `seconds`. Returns False if something remains."""
         with self._change:
-            return self._change.wait_for(lambda: not self._queue and not self._sending, seconds)
+            return self._change.wait_for(lambda: not self._queue.count, seconds)
 
     def close(self, seconds: float = 5.0) -> None:
         """Flush for at most `seconds`, then drop what remains and accept no more."""
         atexit.unregister(self.close)
         if self._pid != os.getpid():  # After a fork the queue belongs to the parent.
             return
-        flushed = self.flush(seconds)
+        self.flush(seconds)
         with self._change:
             self._closed = True
-            waiting = len(self._queue) + self._sending
-            self._queue.clear()
+            waiting = self._queue.count
+            self._queue = _Queue()
             self._change.notify_all()
-        if waiting and not flushed:
-            self._drop(waiting, f"not sent within {seconds:g} s before the end", always_warn=True)
+        if waiting:
+            self._drop(waiting, f"not sent within {seconds:g} s before the end")
 
-    def _enqueue(self, path: str, body: dict[str, Any]) -> None:
+    def _enqueue(self, path: str, key: str, body: dict[str, Any]) -> None:
         try:
-            item = _Item(path, json.dumps(body).encode())
+            item = _Item(path, key, json.dumps(body).encode())
         except (TypeError, ValueError) as error:
-            return self._drop(1, f"not JSON: {error}", always_warn=True)
+            return self._drop(1, f"not JSON: {error}")
         if self._pid != os.getpid():  # After a fork the thread and the queue belong to the parent.
             self._reset()
         with self._change:
-            full = len(self._queue) >= self._max_waiting
-            if not full and not self._closed:
-                self._queue.append(item)
+            if not (reason := self._why_not(item)):
+                self._queue.add(item)
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._send_forever, name="ratchet", daemon=True)
                     self._thread.start()
                 self._change.notify_all()
                 return None
-        return self._drop(1, f"{self._max_waiting} are waiting already" if full else "the client is closed")
+        return self._drop(1, reason)
 
-    def _drop(self, count: int, reason: str, always_warn: bool = False) -> None:
-        self.dropped += count
-        if always_warn or time.monotonic() - self._warned_at > _WARNING_SECONDS:
-            self._warned_at = time.monotonic()
-            logger.warning("%d not logged: %s. Dropped so far: %d", count, reason, self.dropped)
+    def _why_not(self, item: _Item) -> str:
+        """Why the item cannot wait; empty if it can."""
+        if self._closed:
+            return "the client is closed"
+        if self._queue.count - self._sending >= self._max_waiting:
+            return f"{self._max_waiting} are waiting already (max_waiting)"
+        if self._queue.bytes + len(item.body) > self._max_waiting_bytes:
+            return f"more than {self._max_waiting_bytes} bytes would wait (max_waiting_bytes)"
+        return ""
+
+    def _drop(self, count: int, reason: str) -> None:
+        with self._change:
+            self.dropped += count
+            last_reason, warned_at = self._warned
+            if reason == last_reason and time.monotonic() - warned_at < _WARNING_SECONDS:
+                return
+            self._warned = (reason, time.monotonic())
+        logger.warning("%d not logged: %s. Dropped so far: %d", count, reason, self.dropped)
 
     def _send_forever(self) -> None:
-        while True:
+        pause = _FIRST_PAUSE_SECONDS
+        while batch := self._next_batch():
+            failure = self._send(batch)
             with self._change:
-                self._change.wait_for(lambda: self._queue or self._closed)
-                if not self._queue:
-                    return
-                batch = self._next_batch()
-                self._sending = len(batch)
-            try:
-                self._send(batch)
-            except Exception as error:  # noqa: BLE001 - the thread must survive to send the rest
-                self._drop(len(batch), repr(error), always_warn=True)
-            finally:
-                with self._change:
-                    self._sending = 0
-                    self._change.notify_all()
+                self._sending = 0
+                reason = "" if self._closed else self._settle(batch, failure, pause)  # `close` reports what remained.
+                self._change.notify_all()
+            if reason:
+                self._drop(len(batch), reason)
+            if failure is None or failure.is_final:
+                pause = _FIRST_PAUSE_SECONDS
+            elif len(batch) == 1 or failure.status == _RATE_LIMITED:
+                self._wait_for_close(pause)
+                pause = min(pause * 2, _MAX_PAUSE_SECONDS)
 
     def _next_batch(self) -> list[_Item]:
-        """Take the items of one request, in order: several predictions, or one feedback."""
-        batch = [self._queue.popleft()]
-        size = len(batch[0].body)
-        while self._queue and batch[0].path == self._queue[0].path == _PREDICTIONS and len(batch) < _MAX_BATCH:
-            size += len(self._queue[0].body) + 1
-            if size > _MAX_BATCH_BYTES:
-                break
-            batch.append(self._queue.popleft())
-        return batch
+        """Wait for the next batch. Empty: the client is closed."""
+        with self._change:
+            while not self._closed:
+                if batch := self._queue.take(time.monotonic()):
+                    self._sending = len(batch)
+                    return batch
+                self._change.wait(self._queue.seconds_until_due(time.monotonic()))
+        return []
 
-    def _send(self, batch: list[_Item]) -> None:
-        """Send a batch, with retries; item by item if the gateway refuses the list because of one of them."""
-        is_list = len(batch) > 1
-        body = b"[" + b",".join(item.body for item in batch) + b"]" if is_list else batch[0].body
-        deadline, pause = time.monotonic() + self._retry_seconds, 0.5
-        while True:
-            try:
-                return self._post(batch[0].path, body)
-            except _Refused as error:
-                if is_list and error.status not in (401, 403):
-                    for item in batch:
-                        self._send([item])
-                    return None
-                return self._drop(len(batch), str(error), always_warn=True)
-            except (OSError, http.client.HTTPException) as error:
-                if time.monotonic() + pause > deadline:
-                    return self._drop(len(batch), f"gateway unavailable: {error}", always_warn=True)
-            if self._wait_for_close(pause):
-                return None  # `close` reports what was not sent.
-            pause = min(pause * 2, _MAX_PAUSE_SECONDS)
+    def _settle(self, batch: list[_Item], failure: _Failure | None, pause: float) -> str:
+        """Remove a batch from the queue or leave it for another attempt. Returns why it is dropped, else nothing."""
+        if failure is None:
+            self._queue.remove(batch, accepted=True)
+            return ""
+        if len(batch) > 1 and failure.status != _WRONG_KEY:
+            # Less at a time does not help against a limit of requests, but in the end against one of bytes.
+            self._queue.put_back(batch, halve=failure.status != _RATE_LIMITED or pause == _MAX_PAUSE_SECONDS)
+            return ""
+        if not failure.is_final and self._queue.set_aside(batch[0], time.monotonic(), self._retry_seconds):
+            return ""
+        self._queue.remove(batch, accepted=False)
+        return failure.reason
 
     def _wait_for_close(self, seconds: float) -> bool:
         """Wait until the client is closed, at most `seconds`. Returns True if it is closed."""
         with self._change:
             return self._change.wait_for(lambda: self._closed, seconds)
 
-    def _post(self, path: str, body: bytes) -> None:
-        """Send one request. Raises _Refused if the gateway never accepts it, OSError if it may later."""
-        request = urllib.request.Request(self._url + path, body, self._headers)  # noqa: S310 - checked to be http(s)
+    def _send(self, batch: list[_Item]) -> _Failure | None:
+        """Send one request. Returns why the gateway did not accept it; None if it did."""
+        body = b"[" + b",".join(item.body for item in batch) + b"]" if len(batch) > 1 else batch[0].body
         try:
+            request = urllib.request.Request(self._url + batch[0].path, body, self._headers)  # noqa: S310 - http(s)
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
                 response.read()
         except urllib.error.HTTPError as error:
-            with error:
-                if error.code in _RETRIED_STATUSES:
-                    raise OSError(f"status {error.code}") from error
-                raise _Refused(error.code, error.read(1_000).decode(errors="replace")) from error
+            is_final = error.code < 500 and error.code not in _RETRIED_STATUSES
+            return _Failure(error.code, f"{error.code}: {_text_of(error)}", is_final)
+        except (OSError, http.client.HTTPException) as error:
+            return _Failure(0, f"gateway unavailable: {error}", is_final=False)
+        except Exception as error:  # noqa: BLE001 - the thread must survive to send the rest
+            return _Failure(0, repr(error), is_final=True)
+        return None
+
+
+def _text_of(error: urllib.error.HTTPError) -> str:
+    """The beginning of an error's body."""
+    try:
+        with error:
+            return error.read(1_000).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)

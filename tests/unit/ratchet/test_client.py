@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import random
 import subprocess
 import sys
 import threading
@@ -54,11 +55,18 @@ def gateway() -> Iterator[FakeGateway]:
         def log_message(self, *_: Any) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"
     yield fake
     server.shutdown()
     server.server_close()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def test_an_answer_and_its_feedback_arrive_in_order_under_one_id(gateway: FakeGateway) -> None:
@@ -204,6 +212,178 @@ def test_after_the_retries_an_item_is_dropped_and_the_rest_is_sent(gateway: Fake
     assert [item["answer"] for item in gateway.accepted] == ["sent"]
     assert client.dropped == 1
     client.close()
+
+
+def test_feedback_that_is_answered_with_500_does_not_hold_up_the_rest_and_is_sent_again(gateway: FakeGateway) -> None:
+    healed = threading.Event()
+    gateway.status = lambda path, body: 200 if path == "/v1/predictions" or healed.is_set() else 500
+    client = ratchet.Client(gateway.url)
+    client.feedback("support/bad", "thumbs", positive=True)
+    for number in range(100):
+        client.log("support", ASKED, str(number))
+    wait_until(lambda: len(gateway.accepted) == 100, seconds=5)
+    assert [item["answer"] for item in gateway.accepted] == [str(number) for number in range(100)]
+    healed.set()
+    assert client.flush()
+    assert (gateway.accepted[-1]["prediction_id"], client.dropped) == ("support/bad", 0)
+    client.close()
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_one_answer_that_fails_its_batch_is_found_by_halving_and_the_others_arrive_once(
+    gateway: FakeGateway, status: int
+) -> None:
+    gate = threading.Event()
+
+    def answer(path: str, body: Any) -> int:
+        gate.wait(5)
+        items = body if isinstance(body, list) else [body]
+        return status if any(item["answer"] == "bad" for item in items) else 200
+
+    gateway.status = answer
+    client = ratchet.Client(gateway.url, retry_seconds=0.1)
+    answers = ["first", *map(str, range(60))]
+    answers[30] = "bad"
+    for text in answers:
+        client.log("support", ASKED, text)
+    gate.set()
+    assert client.flush()
+    assert [item["answer"] for item in gateway.accepted] == [text for text in answers if text != "bad"]
+    assert (client.dropped, len(gateway.requests) < 25) == (1, True)
+    client.close()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+def test_what_the_gateway_refuses_is_sent_once_counted_and_logged_once_with_the_reason(
+    gateway: FakeGateway, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    gateway.status = lambda path, body: status
+    client = ratchet.Client(gateway.url)
+    for _ in range(5):
+        client.feedback("support/own", "thumbs", positive=True)
+    assert client.flush(5)
+    assert (len(gateway.requests), client.dropped) == (5, 5)
+    assert [record.getMessage().count(f"{status}: ") for record in caplog.records] == [1]
+    assert "refused by the test" in caplog.text
+    client.close()
+
+
+def test_a_key_that_is_not_for_one_task_does_not_lose_the_answers_of_another(gateway: FakeGateway) -> None:
+    gate = threading.Event()
+
+    def answer(path: str, body: Any) -> int:
+        gate.wait(5)
+        return 403 if any(item["task"] == "other" for item in (body if isinstance(body, list) else [body])) else 200
+
+    gateway.status = answer
+    client = ratchet.Client(gateway.url)
+    for task in ("support", "support", "other", "support"):
+        client.log(task, ASKED, "refund")
+    gate.set()
+    assert client.flush()
+    assert (len(gateway.accepted), client.dropped) == (3, 1)
+    client.close()
+
+
+def test_later_feedback_on_an_answer_does_not_overtake_what_waits_for_its_next_attempt(gateway: FakeGateway) -> None:
+    failing = threading.Event()
+    failing.set()
+    gateway.status = lambda path, body: 500 if failing.is_set() and body.get("prediction_id") == "support/a" else 200
+    client = ratchet.Client(gateway.url)
+    client.feedback("support/a", "thumbs", positive=True)
+    wait_until(lambda: bool(gateway.requests))
+    client.feedback("support/a", "thumbs", positive=False)
+    client.feedback("support/b", "thumbs", positive=True)
+    wait_until(lambda: bool(gateway.accepted))
+    failing.clear()
+    assert client.flush()
+    assert [(item["prediction_id"], item["positive"]) for item in gateway.accepted] == [
+        ("support/b", True), ("support/a", True), ("support/a", False),
+    ]  # fmt: skip
+    client.close()
+
+
+def test_over_a_rate_limit_batches_stay_whole_and_nothing_is_lost(gateway: FakeGateway) -> None:
+    statuses, gate = iter([200, 429, 429]), threading.Event()
+    gateway.status = lambda path, body: next(statuses, 200) if gate.wait(5) else 500
+    client = ratchet.Client(gateway.url)
+    for number in range(51):
+        client.log("support", ASKED, str(number))
+    gate.set()
+    assert client.flush()
+    assert [item["answer"] for item in gateway.accepted] == [str(number) for number in range(51)]
+    assert (len(gateway.requests) <= 5, client.dropped) == (True, 0)
+    client.close()
+
+
+def test_an_outage_costs_one_request_per_pause_and_loses_nothing(gateway: FakeGateway) -> None:
+    down = threading.Event()
+    down.set()
+    gateway.status = lambda path, body: 503 if down.is_set() else 200
+    client = ratchet.Client(gateway.url)
+    for number in range(200):
+        client.log("support", ASKED, str(number))
+    time.sleep(2)
+    assert len(gateway.requests) < 15
+    down.clear()
+    assert client.flush()
+    assert sorted(int(item["answer"]) for item in gateway.accepted) == list(range(200))
+    assert client.dropped == 0
+    client.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_the_gateway_answers_for_a_while_all_arrives_and_feedback_on_one_answer_stays_in_order(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr("ratchet.client._FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("ratchet.client._MAX_PAUSE_SECONDS", 0.01)
+    chance = random.Random(seed)
+    statuses = iter(chance.choices([200, 500, 503, 429], k=300))
+    gateway.status = lambda path, body: next(statuses, 200)
+    client = ratchet.Client(gateway.url)
+    for number in range(300):
+        if chance.random() < 0.6:
+            client.log("support", ASKED, str(number))
+        else:
+            client.feedback(f"support/{chance.randrange(9)}", "edited", text=str(number))
+    assert client.flush()
+    order: dict[str, list[int]] = {}
+    for item in gateway.accepted:
+        order.setdefault(item["prediction_id"], []).append(int(item.get("answer") or item["text"]))
+    assert sorted(number for numbers in order.values() for number in numbers) == list(range(300))
+    assert all(numbers == sorted(numbers) for numbers in order.values())
+    assert client.dropped == 0
+    client.close()
+
+
+def test_what_waits_is_bounded_by_bytes(gateway: FakeGateway, caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+    gateway.status = lambda path, body: 200 if gate.wait(10) else 500
+    client = ratchet.Client(gateway.url, max_waiting_bytes=100_000)
+    for number in range(20):
+        client.log("support", ASKED, f"{number}" + "x" * 10_000)
+    client.log("support", ASKED, "fits")
+    assert client.dropped == 11
+    assert caplog.text.count("max_waiting_bytes") == 1
+    gate.set()
+    assert client.flush()
+    assert [item["answer"].rstrip("x") for item in gateway.accepted] == [*map(str, range(9)), "fits"]
+    client.log("support", ASKED, "y" * 90_000)  # What was sent makes room.
+    client.log("support", ASKED, "z" * 100_000)
+    assert client.flush()
+    assert (len(gateway.accepted), client.dropped) == (11, 12)
+    client.close()
+
+
+def test_the_end_counts_what_was_set_aside_too(gateway: FakeGateway) -> None:
+    gateway.status = lambda path, body: 500
+    client = ratchet.Client(gateway.url)
+    for _ in range(2):
+        client.feedback("support/a", "thumbs", positive=True)
+    wait_until(lambda: len(gateway.requests) == 1)
+    client.close(0.1)
+    assert client.dropped == 2
 
 
 def test_the_end_of_the_program_sends_the_queue(gateway: FakeGateway) -> None:
