@@ -158,6 +158,7 @@ class Client:
         self._pid = os.getpid()
         self._queue = _Queue()
         self._sending = 0
+        self._reporting = False
         self._change = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -195,7 +196,7 @@ class Client:
     def flush(self, seconds: float = 10.0) -> bool:
         """Wait until everything logged so far is sent, at most `seconds`. Returns False if something remains."""
         with self._change:
-            return self._change.wait_for(lambda: not self._queue.count, seconds)
+            return self._change.wait_for(lambda: not self._queue.count and not self._reporting, seconds)
 
     def close(self, seconds: float = 5.0) -> None:
         """Flush for at most `seconds`, then drop what remains and accept no more."""
@@ -254,9 +255,13 @@ class Client:
             with self._change:
                 self._sending = 0
                 reason = "" if self._closed else self._settle(batch, failure, pause)  # `close` reports what remained.
+                self._reporting = bool(reason)
                 self._change.notify_all()
-            if reason:
+            if reason:  # Without the lock: the application's log handler may be slow, or call this client.
                 self._drop(len(batch), reason)
+                with self._change:
+                    self._reporting = False
+                    self._change.notify_all()
             if failure is None or failure.is_final:
                 pause = _FIRST_PAUSE_SECONDS
             elif len(batch) == 1 or failure.status == _RATE_LIMITED:
@@ -287,10 +292,9 @@ class Client:
         self._queue.remove(batch, accepted=False)
         return failure.reason
 
-    def _wait_for_close(self, seconds: float) -> bool:
-        """Wait until the client is closed, at most `seconds`. Returns True if it is closed."""
+    def _wait_for_close(self, seconds: float) -> None:
         with self._change:
-            return self._change.wait_for(lambda: self._closed, seconds)
+            self._change.wait_for(lambda: self._closed, seconds)
 
     def _send(self, batch: list[_Item]) -> _Failure | None:
         """Send one request. Returns why the gateway did not accept it; None if it did."""

@@ -268,6 +268,25 @@ def test_what_the_gateway_refuses_is_sent_once_counted_and_logged_once_with_the_
     client.close()
 
 
+def test_flush_returns_after_what_was_dropped_is_counted_and_logged(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = []
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            time.sleep(0.3)
+            reports.append(record.getMessage())
+
+    monkeypatch.setattr(ratchet.client.logger, "handlers", [Slow()])
+    gateway.status = lambda path, body: 400
+    client = ratchet.Client(gateway.url)
+    client.log("support", ASKED, "refund")
+    assert client.flush()
+    assert (client.dropped, len(reports)) == (1, 1)
+    client.close()
+
+
 def test_a_key_that_is_not_for_one_task_does_not_lose_the_answers_of_another(gateway: FakeGateway) -> None:
     gate = threading.Event()
 
