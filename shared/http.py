@@ -46,11 +46,13 @@ def build_http(
     max_body_bytes: int,
     notes: Callable[[], list[str]] = list,
     larger: Mapping[str, int] | None = None,
+    sees_details: Callable[[Request], bool] = lambda _: True,
 ) -> FastAPI:
     """Return a FastAPI application with the parts that every service has.
 
     `ready` returns what is missing; empty means ready. `notes` returns what an operator should know although the
     service is ready. `larger`: limits in bytes of the paths that have their own.
+    Callers for whom `sees_details` is False get the number of what is missing alone.
     """
     app: FastAPI = FastAPIOffline(
         title=title, docs_url="/docs", redoc_url=None
@@ -62,10 +64,10 @@ def build_http(
         return {"status": "alive"}
 
     @app.get("/readyz", include_in_schema=False)
-    async def readyz() -> JSONResponse:
+    async def readyz(request: Request) -> JSONResponse:
         missing = ready()
-        answer = {"ready": not missing, "missing": missing, "notes": notes()}
-        return JSONResponse(answer, status_code=503 if missing else 200)
+        details = {"missing": missing, "notes": notes()} if sees_details(request) else {"missing_count": len(missing)}
+        return JSONResponse({"ready": not missing, **details}, status_code=503 if missing else 200)
 
     _handle_errors(app)
     return app

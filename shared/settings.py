@@ -26,7 +26,10 @@ def default_home() -> Path:
 class Settings(BaseSettings):
     """What all services need. Each service adds its own settings in `services/<name>/settings.py`."""
 
-    model_config = SettingsConfigDict(env_prefix="RATCHET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RATCHET_", frozen=True, extra="ignore",
+        hide_input_in_errors=True,  # A refused address may have a password in it.
+    )  # fmt: skip
 
     home: Path = Field(
         default_factory=default_home, description="Folder of all local state; unset: `.ratchet` in the current folder."

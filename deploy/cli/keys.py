@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from deploy.cli.output import console, warn
-from services.gateway.auth.keys import ApiKey, locked_for_editing, new_key, read_keys, write_keys
+from services.gateway.auth.keys import ApiKey, locked_for_editing, new_key, read_keys, remember_keys, write_keys
 from services.gateway.settings import GatewaySettings
 from shared.errors import RatchetError
 
 HELP = """API keys: which application may use the gateway, for which tasks, how often.
 
-Without keys the gateway is open to whoever reaches it. From the first key on, every request needs one:
+Without keys a gateway on loopback is open to whoever reaches it. From the first key on, and on any other address
+([bold]RATCHET_GATEWAY_HOST[/bold]), every request needs one, also after the last key is revoked or their file is lost:
 [bold]Authorization: Bearer rk_…[/bold], what OpenAI's clients send as their `api_key` (or the header `api-key`). A
 running gateway picks up a change within a second or two. <home>/gateway/keys.json stores hashes only: a lost key
 cannot be shown again, only replaced.
@@ -88,6 +89,7 @@ def create(
         bytes_per_minute=bytes_per_minute,
     )  # fmt: skip
     with _keys() as (path, keys):
+        remember_keys(GatewaySettings.load().had_keys_file)
         write_keys(path, [*(keys or ()), created])
     if keys is None:
         warn("This is the first key: from now on the gateway refuses every request without one.", "yellow")
@@ -100,7 +102,9 @@ def list_keys() -> None:
     with _keys(changing=False) as (_, keys):
         pass
     if not keys:
-        state = "No keys: anyone who reaches the gateway may use it." if keys is None else "All keys are revoked."
+        state = "All keys are revoked."
+        if keys is None:
+            state = "No keys: a gateway on loopback that has never had one is open to anyone who reaches it."
         warn(f"{state} Create one: ratchet keys create APP")
         return
     table = Table("id", "app", "tasks", "limits", "created", "expires")
@@ -134,7 +138,7 @@ def revoke(
         write_keys(path, remaining)
     warn(f"{len(keys) - len(remaining)} revoked, {len(remaining)} left")
     if not remaining:
-        way_out = f"To open it to everyone again, delete {path} and restart it."
+        way_out = f"To open it to everyone again, delete {path} and restart it with RATCHET_GATEWAY_REQUIRE_KEYS=false."
         warn(f"No key is left: the gateway refuses every request. {way_out}", "yellow")
 
 

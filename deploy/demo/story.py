@@ -29,6 +29,7 @@ from deploy.demo.steps.pair_watcher import watch_pairs
 from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import ask_held_out, await_corrections, send_traffic
 from deploy.demo.terminal import Terminal
+from shared.addresses import without_credentials
 from shared.errors import RatchetError
 
 READY_SECONDS = 120.0
@@ -126,10 +127,11 @@ async def _roll_back(loop: LoopContext) -> None:
 
 def _report(loop: LoopContext) -> reports.Report:
     settings, task, cycle_id = loop.setup.settings, loop.setup.task, loop.result.cycle.cycle_id
+    unleash, credentials = without_credentials(settings.unleash), settings.home / "secrets" / "stack.json"
     addresses = {
         "console": settings.console_url + (f"/cycles/{cycle_id}" if cycle_id else ""),
         "gateway": f"{settings.gateway_url}/v1 (model: {task.name})",
-        "Unleash": f"{settings.unleash} (user admin, password in {settings.home / 'secrets' / 'stack.json'})",
+        "Unleash": f"{unleash} (user admin, password in {credentials})",
     }
     canary_wealth = task.rollout.canary_wealth
     return reports.Report(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable
 from shared.model.inference import InferenceClient
 from shared.storage.artifacts import ArtifactStore
@@ -167,7 +168,8 @@ class UnleashAdmin:
         if response.status_code >= 400:
             hint = "Is RATCHET_UNLEASH_ADMIN_TOKEN an admin token?" if response.status_code in (401, 403) else ""
             raise DependencyUnavailable(
-                f"Unleash refused {method} {url}: {response.status_code} {response.text[:300]}", hint
+                f"Unleash refused {method} {without_credentials(url)}: {response.status_code} {response.text[:300]}",
+                hint,
             )
         return response.json() if response.content else None
 

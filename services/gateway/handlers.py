@@ -40,12 +40,22 @@ _NO_PREDICTION = (
 
 
 class Handlers:
-    def __init__(self, tasks: ServedTasks, log: EventLog, identifiers: Identifiers, access: AccessControl) -> None:
+    """`public_metrics`: the metrics need no key."""
+
+    def __init__(
+        self,
+        tasks: ServedTasks,
+        log: EventLog,
+        identifiers: Identifiers,
+        access: AccessControl,
+        public_metrics: bool = False,
+    ) -> None:
         self._tasks = tasks
         self._log = log
         self._ids = identifiers.predictions
         self._user_hash = identifiers.user_hash
         self._access = access
+        self._public_metrics = public_metrics
 
     def models(self, headers: Headers) -> list[TaskChanged]:
         """The tasks that the caller may use, by name. Raises HttpError 401, 429."""
@@ -56,6 +66,20 @@ class Handlers:
         """The task of this name. Raises HttpError 404 with the names of the existing tasks, 401, 403, 429."""
         self._access.grant(headers).require(name)
         return self._tasks.get(name).change
+
+    def has_access(self, headers: Headers) -> bool:
+        """Return True if the caller may use the gateway at all."""
+        try:
+            self._access.grant(headers)
+        except HttpError:
+            return False
+        return True
+
+    def require_metrics(self, headers: Headers) -> None:
+        """Check that the caller may read the metrics, which name every task. Raises HttpError 401, 403, 429."""
+        if not self._public_metrics and self._access.grant(headers).tasks is not None:
+            message = "the metrics name every task, and this API key is for some. Send a key that is for all tasks"
+            raise HttpError(403, message, "task_not_allowed")
 
     async def feedback(self, body: bytes, headers: Headers) -> dict[str, str]:
         """Record what a user or an application says about an answer. Idempotent.

@@ -20,9 +20,13 @@ from services.gateway.formats.openapi import ERRORS, FEEDBACK, document_answer_r
 from services.gateway.formats.responses import ResponsesRequest
 from services.gateway.handlers import MAX_PREDICTIONS, Handlers
 from services.gateway.observability.metrics import Metrics, MetricsMiddleware
+from shared.addresses import is_loopback
 from shared.http import build_http
 
 ANSWER_APIS: tuple[type[ApiRequest], ...] = (ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingRequest)
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+"""Headers by which a proxy says whose request it forwards."""
 
 
 def build_app(
@@ -37,9 +41,14 @@ def build_app(
 ) -> AsgiApp:
     """The application. Bodies are parsed by hand in `formats/validation.py`.
 
-    `missing` and `notes` are what /readyz reports. `body_limits`: paths with a limit of their own, in bytes.
+    `missing` and `notes` are what /readyz reports, to this machine and to callers with a key. `body_limits`: paths
+    with a limit of their own, in bytes.
     """
-    app = build_http("Ratchet gateway", missing, max_body_bytes, notes, body_limits)
+
+    def sees_details(request: Request) -> bool:
+        return _is_local(request) or handlers.has_access(request.headers.raw)
+
+    app = build_http("Ratchet gateway", missing, max_body_bytes, notes, body_limits, sees_details)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     for router in routers:
         app.include_router(router)
@@ -71,8 +80,16 @@ def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> Non
         return _json({"prediction_ids": prediction_ids})
 
     @app.get("/metrics", include_in_schema=False)
-    async def prometheus() -> Response:
+    async def prometheus(request: Request) -> Response:
+        handlers.require_metrics(request.headers.raw)
         return Response(generate_latest(metrics.exported), media_type=CONTENT_TYPE_LATEST)
+
+
+def _is_local(request: Request) -> bool:
+    """Return True for a request from this machine that no proxy has forwarded from another."""
+    if request.client is None or not is_loopback(request.client.host):
+        return False
+    return not any(name in request.headers for name in _FORWARDED)
 
 
 def _model(task: TaskChanged) -> dict[str, object]:

@@ -62,7 +62,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     table = Consumers(broker, NAME, settings).table(TaskChanged)
     tasks, snapshot = ServedTasks(table, metrics), TaskSnapshot(table, folder / "tasks.json")
     buckets = TokenBuckets(settings.limits_folder if several_workers else None)
-    access = AccessControl(settings.keys_file, settings.gateway_require_keys, buckets)
+    access = AccessControl(settings.keys_file, settings.had_keys_file, settings.keys_required, buckets)
     flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
     sources = AnswerSources(replicas, external, settings.fallback_model)
@@ -79,8 +79,9 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
     ingest = TelemetryIngest(tasks, log, identifiers, metrics, correlation, options)
     max_otlp_bytes = settings.gateway_traces_max_body_bytes
+    handlers = Handlers(tasks, log, identifiers, access, settings.gateway_public_metrics)
     app = build_app(
-        answerer, Handlers(tasks, log, identifiers, access), metrics, readiness.missing, readiness.notes,
+        answerer, handlers, metrics, readiness.missing, readiness.notes,
         settings.gateway_max_body_bytes, [build_router(ingest, access, 4 * max_otlp_bytes)],
         dict.fromkeys(OTLP_PATHS, max_otlp_bytes),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from services.gateway.routing.flags import UnleashFlagReader
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.replicas import Replicas
+from shared.addresses import without_credentials
 
 _NEARLY_FULL = 0.8
 _NO_SERVER = "no model server answers"
@@ -58,7 +59,8 @@ class Readiness:
         if problem := self._log.problem:
             notes.append(f"event not recorded: {problem}; {on_full} applies")
         if settings.fallback_model is not None and not self._replicas_answer:
-            notes.append(f"{_NO_SERVER}: {settings.gateway_fallback_url} stands in with {settings.fallback_model}")
+            fallback = without_credentials(settings.gateway_fallback_url)
+            notes.append(f"{_NO_SERVER}: {fallback} stands in with {settings.fallback_model}")
         if not self._flags.reachable:
             notes.append("Unleash does not answer: the last known flags apply")
         return [*notes, *self._access.notes()]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from shared.addresses import is_loopback
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.spool import SpoolOptions, Sync
@@ -35,8 +36,13 @@ class GatewaySettings(Settings):
     gateway_keys_file: Path | None = Field(
         default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."
     )
-    gateway_require_keys: bool = Field(
-        default=False, description="Refuse every request while there is no file of keys; by default all pass."
+    gateway_require_keys: bool | None = Field(
+        default=None,
+        description="Refuse every request while there are no API keys. false: never, so whoever reaches the gateway "
+        "may use it. Unset: if RATCHET_GATEWAY_HOST is not loopback, or the gateway has had keys.",
+    )
+    gateway_public_metrics: bool = Field(
+        default=False, description="Serve /metrics, which names every task, without a key where others need one."
     )
     gateway_cors_origins: str = Field(
         default="", description="Web pages that may use the gateway: origins, comma-separated, or *. Empty: none."
@@ -124,6 +130,18 @@ class GatewaySettings(Settings):
     @property
     def keys_file(self) -> Path:
         return self.gateway_keys_file or self.home / "gateway" / "keys.json"
+
+    @property
+    def had_keys_file(self) -> Path:
+        """Exists once the gateway has had keys. Not beside them, so that a folder that is lost does not lose both."""
+        return self.secrets_folder / "gateway-had-keys"
+
+    @property
+    def keys_required(self) -> bool | None:
+        """Whether a request needs a key while there are none; None: only once there have been some."""
+        if self.gateway_require_keys is None and not is_loopback(self.gateway_host):
+            return True
+        return self.gateway_require_keys
 
     @property
     def limits_folder(self) -> Path:

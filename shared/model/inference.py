@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable, InvalidMessage
 
 _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
@@ -90,11 +91,12 @@ class InferenceClient:
         try:
             response = await self._client.request(method, url + path, **options)
         except httpx.HTTPError as error:
-            raise DependencyUnavailable(f"{url} does not answer: {error!r}", "Check it: ratchet status") from error
-        if response.status_code >= 500 or response.status_code == 429:
-            raise DependencyUnavailable(f"{url}{path} answered {response.status_code}: {response.text[:300]}")
+            shown = without_credentials(url)
+            raise DependencyUnavailable(f"{shown} does not answer: {error!r}", "Check it: ratchet status") from error
         if response.status_code >= 400:
-            raise InvalidMessage(f"{url}{path} answered {response.status_code}: {response.text[:300]}")
+            reason = f"{without_credentials(url + path)} answered {response.status_code}: {response.text[:300]}"
+            unavailable = response.status_code >= 500 or response.status_code == 429
+            raise DependencyUnavailable(reason) if unavailable else InvalidMessage(reason)
         return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
 
 

@@ -140,7 +140,7 @@ async def _ask(log: EventLog) -> Timed:
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
     metrics, identifiers = Metrics(), Identifiers(PredictionIds(bytes(32)), bytes(32))
-    access = AccessControl(Path("no-keys.json"))
+    access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
     await access.start()
     sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics)
     answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers, access)

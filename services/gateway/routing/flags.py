@@ -18,6 +18,7 @@ from UnleashClient.events import BaseEvent, UnleashEventType
 from UnleashClient.utils import InstanceAllowType
 
 from services.gateway.routing.arms import ServingFlags, parse_canary, parse_primary
+from shared.addresses import without_credentials
 from shared.files import write_atomically
 
 _PROBE_SECONDS = 5.0
@@ -149,7 +150,7 @@ class UnleashFlagReader:
         if answers is not self.reachable:
             level = logging.INFO if answers else logging.WARNING
             state = "reachable" if answers else "unreachable or refuses the token: the last known flags apply"
-            logger.log(level, "Unleash at %s is %s", self._features_url, state)
+            logger.log(level, "Unleash at %s is %s", without_credentials(self._features_url), state)
         self.reachable = answers
 
 

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from services.gateway.upstreams.connection import Connection
 from services.gateway.upstreams.connection import ConnectionLost as ConnectionLost
+from shared.addresses import without_credentials
 from shared.errors import ConfigurationError
 
 _MAX_IDLE_SECONDS = 4.0
@@ -194,7 +195,8 @@ def _parse_url(url: str) -> tuple[SplitResult, int | None]:
         address = urlsplit(url)
         if address.scheme in ("http", "https") and address.hostname:
             return address, address.port
-    raise ConfigurationError(f"{url!r} is not the address of a model server", "Write it as http://host:port")
+    shown = without_credentials(url)
+    raise ConfigurationError(f"{shown!r} is not the address of a model server", "Write it as http://host:port")
 
 
 def _timeout(piece_deadline: float, deadline: float) -> TimeoutError:

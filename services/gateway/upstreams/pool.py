@@ -11,7 +11,10 @@ _MAX_PAUSE_SECONDS = 60.0
 
 
 class Replica:
-    """A model server. `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer."""
+    """A model server. `url`: as logs show it, without credentials.
+
+    `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer.
+    """
 
     __slots__ = ("circuit_open", "failures", "last_picked", "outstanding", "paused_until", "url")
 

@@ -22,6 +22,7 @@ from services.gateway.upstreams.http_client import (
 from services.gateway.upstreams.pool import Replica, ReplicaPool
 from services.gateway.upstreams.retries import Attempts, RetryBudget
 from services.gateway.upstreams.upstream import UpstreamFailed, error_of_response
+from shared.addresses import without_credentials
 
 _PROBE_SECONDS = 1.0
 _HEALTHY_PROBE_EVERY = 5
@@ -50,14 +51,16 @@ class Replicas:
         headers: Mapping[str, str] | None = None,
         last_resort: bool = True,
     ) -> None:
-        self._pool = ReplicaPool(urls, limits.opens_after, last_resort=last_resort)
+        shown = [without_credentials(url) for url in urls]
+        self._pool = ReplicaPool(shown, limits.opens_after, last_resort=last_resort)
         self._budget = RetryBudget(_MAX_RETRY_SHARE)
         self._limits = limits
         self._metrics = metrics
         fields = {"content-type": "application/json", **(headers or {})}
         connection_limit = asyncio.Semaphore(limits.connections)
         self._clients = {
-            replica: UpstreamClient(replica.url, fields, limits.connect, connection_limit) for replica in self._pool
+            replica: UpstreamClient(url, fields, limits.connect, connection_limit)
+            for replica, url in zip(self._pool, urls, strict=True)
         }
         self._answered_at: float | None = None
 

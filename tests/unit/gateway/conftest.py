@@ -173,6 +173,8 @@ class Gateway:
     ids: PredictionIds
     app: AsgiApp
     metrics: Metrics
+    missing: list[str]
+    """What /readyz reports as missing."""
 
     async def ask(self, text: str = "I want my money back", **more: Any) -> httpx.Response:
         body = {"model": "support", "messages": [{"role": "user", "content": text}], **more}
@@ -186,7 +188,10 @@ class Gateway:
 
 @asynccontextmanager
 async def serving(
-    answer_when_full: bool = False, specs: Sequence[TaskSpec] = (SUPPORT, HAIKU), access: Any = None
+    answer_when_full: bool = False,
+    specs: Sequence[TaskSpec] = (SUPPORT, HAIKU),
+    access: Any = None,
+    public_metrics: bool = False,
 ) -> AsyncIterator[Gateway]:
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
@@ -194,14 +199,15 @@ async def serving(
     upstream, flags, log, metrics = FakeUpstream(), FakeFlags(), FakeLog(), Metrics()
     tasks, identifiers = ServedTasks(table, metrics), Identifiers(PredictionIds(b"k" * 32), b"s" * 32)
     if access is None:
-        access = AccessControl(Path("no-keys.json"))
+        access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
         await access.start()
     recorder = Recorder(log, metrics, answer_when_full=answer_when_full)
     answerer = Answerer(tasks, flags, AnswerSources(upstream), recorder, identifiers, access)
-    app = build_app(answerer, Handlers(tasks, log, identifiers, access), metrics, list, list, 64 * 1024)
+    handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics), list[str]()
+    app = build_app(answerer, handlers, metrics, lambda: missing, list, 64 * 1024)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        yield Gateway(http, upstream, flags, log, identifiers.predictions, app, metrics)
+        yield Gateway(http, upstream, flags, log, identifiers.predictions, app, metrics, missing)
 
 
 @pytest.fixture

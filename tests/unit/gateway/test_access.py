@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from services.gateway.auth import grants
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.keys import ApiKey, KeysUnreadable, new_key, read_keys, write_keys
+from services.gateway.settings import GatewaySettings
 from shared.http import HttpError
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -25,11 +28,13 @@ class GatewayKeys:
     """A keys file, the access control that reads it, and a clock that tests set."""
 
     file: Path
-    required: bool = False
+    required: bool | None = None
     seconds: float = START.timestamp()
 
     def __post_init__(self) -> None:
-        self.access = AccessControl(self.file, self.required, None, lambda: self.seconds, lambda: self.seconds)
+        remembered = self.file.parent.parent / "had-keys"
+        clock = lambda: self.seconds  # noqa: E731
+        self.access = AccessControl(self.file, remembered, self.required, None, clock, clock)
         self.entries: list[ApiKey] = []
 
     def add(self, app: str = "shop", **fields: Any) -> str:
@@ -67,7 +72,7 @@ def test_without_a_file_every_request_is_allowed_and_readyz_says_so(keys: Gatewa
 
 
 def test_with_keys_required_and_no_file_every_request_is_refused(tmp_path: Path) -> None:
-    keys = GatewayKeys(tmp_path / "keys.json", required=True)
+    keys = GatewayKeys(tmp_path / "gateway" / "keys.json", required=True)
     keys.access.reload()
     assert (keys.refusal([]).status, keys.refusal(bearer("rk_x")).status) == (401, 401)
     assert "every request is refused" in keys.access.notes()[0]
@@ -77,7 +82,7 @@ def test_with_keys_required_and_no_file_every_request_is_refused(tmp_path: Path)
 
 
 def test_before_the_file_is_read_every_request_is_refused(tmp_path: Path) -> None:
-    keys = GatewayKeys(tmp_path / "keys.json")
+    keys = GatewayKeys(tmp_path / "gateway" / "keys.json")
     assert keys.refusal([]).status == 503
     assert len(keys.access.missing()) == 1
 
@@ -226,7 +231,8 @@ def test_a_file_with_an_unknown_restriction_is_refused(keys: GatewayKeys) -> Non
 
 
 def test_an_invalid_file_at_the_start_refuses_every_request(tmp_path: Path) -> None:
-    keys = GatewayKeys(tmp_path / "keys.json")
+    keys = GatewayKeys(tmp_path / "gateway" / "keys.json")
+    keys.file.parent.mkdir()
     keys.file.write_text("{")
     keys.access.reload()
     assert keys.refusal([]).status == 503
@@ -243,6 +249,113 @@ def test_a_file_that_vanishes_does_not_open_the_gateway(keys: GatewayKeys) -> No
     assert keys.access.check(bearer(key), "support") == "shop"
     assert keys.refusal([]).status == 401
     assert "gone" in keys.access.notes()[0]
+
+
+def _vanish(file: Path) -> None:
+    file.unlink()
+
+
+def _vanish_with_its_folder(file: Path) -> None:
+    shutil.rmtree(file.parent)
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _become_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("lose", [_vanish, _vanish_with_its_folder, _empty, _become_a_folder])
+def test_a_gateway_that_restarts_after_its_keys_file_was_lost_refuses_every_request(
+    keys: GatewayKeys, lose: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    key = keys.add()
+    lose(keys.file)
+    restarted = GatewayKeys(keys.file)
+    for _ in range(2):
+        restarted.access.reload()
+        for headers in ([], bearer(key)):
+            refused = restarted.refusal(headers)
+            assert (refused.status, refused.body["error"]["code"]) == (503, "keys_unreadable")
+    assert str(keys.file) in restarted.access.missing()[0]
+    assert [record.getMessage().partition(".")[2] for record in caplog.records if record.levelno == logging.ERROR]
+
+
+def test_a_lost_keys_file_that_is_restored_opens_the_gateway_to_its_keys_again(keys: GatewayKeys) -> None:
+    key = keys.add()
+    stored = keys.file.read_bytes()
+    keys.file.unlink()
+    restarted = GatewayKeys(keys.file)
+    restarted.access.reload()
+    keys.file.write_bytes(stored)
+    restarted.access.reload()
+    assert restarted.access.check(bearer(key), "support") == "shop"
+    assert (restarted.access.missing(), restarted.refusal([]).status) == ([], 401)
+
+
+def test_an_invalid_file_that_vanishes_does_not_open_the_gateway(keys: GatewayKeys) -> None:
+    keys.file.parent.mkdir(exist_ok=True)
+    keys.file.write_bytes(b"{")
+    keys.access.reload()
+    keys.file.unlink()
+    keys.access.reload()
+    assert keys.refusal([]).status == 503
+
+
+def test_without_the_last_key_a_restarted_gateway_stays_closed(keys: GatewayKeys) -> None:
+    key = keys.add()
+    keys.write()
+    restarted = GatewayKeys(keys.file)
+    restarted.access.reload()
+    assert [restarted.refusal(headers).status for headers in ([], bearer(key))] == [401, 401]
+
+
+def test_a_setting_opens_a_gateway_that_has_had_keys(keys: GatewayKeys) -> None:
+    keys.add()
+    keys.file.unlink()
+    opened = GatewayKeys(keys.file, required=False)
+    opened.access.reload()
+    assert opened.access.check([], "support") is None
+    assert (opened.access.missing(), ["may use it" in note for note in opened.access.notes()]) == ([], [True])
+
+
+def test_keys_are_valid_although_it_cannot_be_remembered_that_there_are_some(
+    keys: GatewayKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys.access = AccessControl(keys.file, Path("/dev/null/had-keys"))
+    key = keys.add()
+    assert keys.access.check(bearer(key), "support") == "shop"
+    assert any("cannot be written" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("host", "setting", "required"),
+    [
+        ("127.0.0.1", None, None), ("127.8.0.1", None, None), ("localhost", None, None), ("::1", None, None),
+        ("0.0.0.0", None, True), ("::", None, True), ("", None, True), ("10.0.0.7", None, True),
+        ("gateway.example", None, True), ("0.0.0.0", False, False), ("127.0.0.1", True, True),
+    ],
+)  # fmt: skip
+def test_only_on_loopback_a_gateway_is_open_without_keys_unless_a_setting_opens_it(
+    tmp_path: Path, host: str, setting: bool | None, required: bool | None
+) -> None:
+    settings = GatewaySettings(home=tmp_path, gateway_host=host, gateway_require_keys=setting)
+    assert settings.keys_required is required
+
+
+async def test_a_gateway_on_the_network_without_keys_logs_and_says_how_to_open_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = GatewaySettings(home=tmp_path, gateway_host="0.0.0.0")
+    access = AccessControl(settings.keys_file, settings.had_keys_file, settings.keys_required)
+    await access.start()
+    with pytest.raises(HttpError, match=r"ratchet keys create APP.*RATCHET_GATEWAY_REQUIRE_KEYS=false") as refused:
+        access.check([], "support")
+    assert refused.value.status == 401
+    assert caplog.messages == access.notes()
 
 
 def test_a_change_with_the_same_mtime_and_size_is_noticed(keys: GatewayKeys) -> None:

@@ -50,7 +50,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
             ApiKey(app="desk", digest=support_digest, tasks=("support",), requests_per_second=1.0, burst=4, **created),
         ],
     )
-    access = AccessControl(tmp_path / "keys.json")
+    access = AccessControl(tmp_path / "keys.json", tmp_path / "had-keys")
     access.reload()
     async with serving(access=access) as gateway:
         yield Guarded(gateway, whole, support)
@@ -94,9 +94,52 @@ async def test_models_are_the_tasks_of_the_key(guarded: Guarded) -> None:
         assert [model["id"] for model in listed] == names
 
 
-async def test_health_readiness_and_metrics_need_no_key(guarded: Guarded) -> None:
-    for path in ("/healthz", "/readyz", "/metrics"):
+async def test_health_and_readiness_need_no_key(guarded: Guarded) -> None:
+    for path in ("/healthz", "/readyz"):
         assert (await guarded.send("GET", path, None)).status_code == 200
+
+
+async def test_metrics_which_name_every_task_need_a_key_for_every_task(guarded: Guarded) -> None:
+    sent = [await guarded.send("GET", "/metrics", key) for key in (None, "rk_wrong", guarded.support, guarded.whole)]
+    assert [response.status_code for response in sent] == [401, 401, 403, 200]
+    assert ["ratchet_gateway_" in response.text for response in sent] == [False, False, False, True]
+
+
+async def test_a_setting_opens_the_metrics_to_whoever_reaches_the_gateway(tmp_path: Path) -> None:
+    access = AccessControl(tmp_path / "keys.json", tmp_path / "had-keys", required=True)
+    access.reload()
+    async with serving(access=access, public_metrics=True) as gateway:
+        assert (await gateway.http.get("/metrics")).status_code == 200
+        assert (await gateway.http.get("/v1/models")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "key", "sees"),
+    [
+        ("127.0.0.1", {}, False, True),
+        ("::1", {}, False, True),
+        ("::ffff:127.0.0.1", {}, False, True),
+        ("10.0.0.9", {}, False, False),
+        ("10.0.0.9", {"authorization": "Bearer rk_wrong"}, False, False),
+        ("10.0.0.9", {}, True, True),
+        ("127.0.0.1", {"x-forwarded-for": "10.0.0.9"}, False, False),
+        ("127.0.0.1", {"forwarded": "for=10.0.0.9"}, False, False),
+        ("127.0.0.1", {"x-forwarded-for": "10.0.0.9"}, True, True),
+    ],
+)
+async def test_readiness_is_detailed_for_a_key_or_from_loopback_alone(
+    guarded: Guarded, client: str, headers: dict[str, str], key: bool, sees: bool
+) -> None:
+    guarded.gateway.missing.append("a part with a name")
+    if key:
+        headers = headers | {"authorization": f"Bearer {guarded.support}"}
+    transport = httpx.ASGITransport(guarded.gateway.app, client=(client, 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        response = await http.get("/readyz", headers=headers)
+    assert response.status_code == 503
+    summary = {"ready": False, "missing_count": 1}
+    detailed = {"ready": False, "missing": ["a part with a name"], "notes": []}
+    assert response.json() == (detailed if sees else summary)
 
 
 async def test_the_openai_client_sends_the_key_and_raises_its_own_errors(guarded: Guarded) -> None:
@@ -134,7 +177,11 @@ async def test_no_key_gets_into_logs_metrics_events_or_upstream(
     await guarded.send("POST", f"/v1/{guarded.whole}", guarded.whole, asked)
     logged = [record.getMessage() + (record.exc_text or "") for record in caplog.records if record.name != "httpx"]
     assert any("internal error in a test" in text for text in logged)
-    logged += [(await gateway.http.get("/metrics")).text, repr(gateway.log.appends), repr(gateway.upstream.asked)]
+    logged += [
+        (await guarded.send("GET", "/metrics", guarded.whole)).text,
+        repr(gateway.log.appends),
+        repr(gateway.upstream.asked),
+    ]
     assert "prediction_id" in logged[-2]
     secrets = [key.removeprefix("rk_") for key in (guarded.whole, guarded.support, stranger)]
     assert [text for text in logged for secret in secrets if secret in text] == []

@@ -382,3 +382,13 @@ async def test_a_stream_that_its_reader_leaves_is_closed_at_the_replica(start: S
             break
     await until(lambda: server.cut == 1)
     assert outstanding(replicas) == 0
+
+
+async def test_the_password_in_a_replicas_address_is_sent_to_it_and_never_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    replicas = Replicas(["http://me:s3cret@127.0.0.1:9/base"], UpstreamLimits(), Metrics())
+    with pytest.raises(UpstreamFailed) as failed:
+        await replicas.post(CHAT, b"{}")
+    assert ["http://127.0.0.1:9/base" in message for message in caplog.messages] == [True]
+    assert "s3cret" not in f"{caplog.messages} {failed.value.message} {failed.value.__cause__!r}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
@@ -32,8 +33,9 @@ async def test_a_gateway_without_tasks_and_replicas_is_alive_but_not_ready(tmp_p
         "no task is known", "no model server answers", "the API keys are not read yet",
     ]  # fmt: skip
     assert [note.partition(":")[0] for note in ready.json()["notes"]] == [
-        "the shipper is not running", "Unleash does not answer", "no API keys",
-    ]  # fmt: skip
+        "the shipper is not running",
+        "Unleash does not answer",
+    ]
     assert (tmp_path / "secrets" / "prediction-ids").stat().st_mode & 0o077 == 0
 
 
@@ -41,7 +43,7 @@ async def test_an_external_api_makes_the_gateway_ready_without_replicas(tmp_path
     service = build(
         GatewaySettings(
             home=tmp_path, unleash="http://127.0.0.1:9", vllm="http://127.0.0.1:9",
-            gateway_fallback_url="https://api.example.com/v1", gateway_fallback_model="large",
+            gateway_fallback_url="https://me:s3cret@api.example.com/v1?key=s3cret", gateway_fallback_model="large",
         )
     )  # fmt: skip
     assert service.http is not None
@@ -49,7 +51,16 @@ async def test_an_external_api_makes_the_gateway_ready_without_replicas(tmp_path
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         ready = (await http.get("/readyz")).json()
     assert not any("model server" in problem for problem in ready["missing"])
+    assert "s3cret" not in str(ready)
     assert "no model server answers: https://api.example.com/v1 stands in with large" in ready["notes"]
+
+
+def test_no_error_of_a_setting_shows_the_password_in_an_address(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError) as refused:
+        GatewaySettings(home=tmp_path, gateway_fallback_url="me:s3cret@api.example.com")
+    with pytest.raises(ConfigurationError, match="not the address of a model server") as unusable:
+        build(GatewaySettings(home=tmp_path, vllm="http://me:s3cret@127.0.0.1:http"))
+    assert "s3cret" not in f"{refused.value} {unusable.value.reason} {unusable.value.way_out}"
 
 
 def test_with_several_workers_the_gateway_supervises_them(tmp_path: Path) -> None:

@@ -73,10 +73,6 @@ def test_an_older_file_of_credentials_keeps_its_own_and_gains_the_new_ones(tmp_p
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_database_address_is_shown_without_its_password() -> None:
-    assert postgres.without_password("postgresql://me:s3c@db:5432/x") == "postgresql://me@db:5432/x"
-
-
 def test_the_address_of_another_database_differs_in_its_name_only(tmp_path: Path) -> None:
     config = StackConfig.load(tmp_path, {"RATCHET_POSTGRES": "postgresql://me:pw@db:5432/ratchet?sslmode=require"})
     assert postgres.database_url(config, "unleash") == "postgresql://me:pw@db:5432/unleash?sslmode=require"

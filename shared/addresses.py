@@ -1,0 +1,29 @@
+"""Addresses of servers: how they are shown, and whether only this machine reaches them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+
+def without_credentials(url: str) -> str:
+    """Return an address as logs, errors and reports may show it: without user, password, query and fragment.
+
+    Of an address that is not valid, only the scheme is shown: a password's `/`, `?` or `#` may have cut it anywhere.
+    """
+    try:
+        scheme, netloc, path, query, fragment = urlsplit(url)
+    except ValueError:
+        return "…"
+    if "@" in path + query + fragment:
+        return f"{scheme}://…" if netloc else "…"
+    return url if not netloc else f"{scheme}://{netloc.rpartition('@')[2]}{path}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine reaches the address. A name other than localhost may be anywhere: False."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from shared.addresses import is_loopback, without_credentials
+from shared.errors import DependencyUnavailable
+from shared.model.inference import InferenceClient
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://api.example.com/v1", "https://api.example.com/v1"),
+        ("https://me:s3cret@api.example.com:8443/v1", "https://api.example.com:8443/v1"),
+        ("https://me@api.example.com", "https://api.example.com"),
+        ("https://s3cret:@[::1]:80/v1", "https://[::1]:80/v1"),
+        ("https://api.example.com/v1?key=s3cret#s3cret", "https://api.example.com/v1"),
+        ("postgresql://me:s3c@cret@db:5432/x?password=s3cret", "postgresql://db:5432/x"),
+        ("http://me:s3/cret@host", "http://…"),
+        ("http://me:s3?cret@host", "http://…"),
+        ("http://me:s3#cret@host", "http://…"),
+        ("http://[me:s3cret@host", "…"),
+        ("me:s3cret@host:8000", "…"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_user_and_password_however_it_is_written(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("::ffff:10.0.0.1", False), ("10.0.0.1", False), ("", False),
+        ("localhost.example.com", False), ("testclient", False),
+    ],
+)  # fmt: skip
+def test_only_addresses_that_no_other_machine_reaches_are_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+async def test_the_password_of_a_model_server_is_not_in_the_error_that_it_does_not_answer() -> None:
+    client = InferenceClient(["http://me:s3cret@127.0.0.1:9"])
+    with pytest.raises(DependencyUnavailable, match=r"^http://127\.0\.0\.1:9 does not answer") as failed:
+        await client.models("http://me:s3cret@127.0.0.1:9")
+    await client.close()
+    assert "s3cret" not in failed.value.reason
