@@ -181,3 +181,40 @@ async def test_keys_are_added_and_revoked_at_run_time_and_never_logged(
         await ask_successfully(http, backends.task, **{"api-key": second})
         log = (gateway.home / "gateway.log").read_text()
         assert first not in log and second not in log
+
+
+async def test_a_gateway_that_restarts_without_its_keys_file_refuses_every_request(backends: GatewayBackends) -> None:
+    async with backends.gateway() as gateway, gateway.http() as http:
+        key, digest = new_key()
+        file = gateway.settings.keys_file
+        write_keys(file, [ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC))])
+
+        async def has_keys() -> bool:
+            return (await ask(http, backends.task)).status_code == 401
+
+        await wait_until(has_keys, 15)
+        file.unlink()
+        gateway.kill_with_shipper()
+        gateway.start()
+        await wait_until(lambda: _missing(http, "API keys"), 30)
+        for headers in ({}, {"authorization": f"Bearer {key}"}):
+            assert (await ask(http, backends.task, **headers)).status_code == 503
+        assert (await http.get("/metrics")).status_code == 503
+        assert f"the API keys in {file} are gone" in (gateway.home / "gateway.log").read_text()
+
+
+async def test_a_gateway_on_the_network_without_keys_refuses_every_request(backends: GatewayBackends) -> None:
+    async with backends.gateway(RATCHET_GATEWAY_HOST="0.0.0.0") as gateway, gateway.http() as http:
+        refused = await ask(http, backends.task)
+        assert (refused.status_code, "RATCHET_GATEWAY_REQUIRE_KEYS=false" in refused.text) == (401, True)
+        assert "every request is refused" in " ".join((await http.get("/readyz")).json()["notes"])
+        assert (await http.get("/metrics")).status_code == 401
+        forwarded = await http.get("/readyz", headers={"x-forwarded-for": "10.0.0.9"})
+        assert forwarded.json() == {"ready": True, "missing_count": 0}
+
+
+async def _missing(http: httpx.AsyncClient, text: str) -> bool:
+    try:
+        return text in " ".join((await http.get("/readyz")).json()["missing"])
+    except httpx.TransportError:
+        return False

@@ -108,6 +108,10 @@ def probe_database(url: str) -> str | None:
     try:
         with psycopg.connect(url, connect_timeout=4) as connection:
             connection.execute("SELECT 1")
+    except psycopg.ProgrammingError:  # Its message quotes the address, or the password in it.
+        return (
+            f"PostgreSQL at {without_credentials(url)}: write the address as postgresql://user:password@host:port/name"
+        )
     except psycopg.Error as error:
         return f"PostgreSQL at {without_credentials(url)}: {str(error).strip()}"
     return None

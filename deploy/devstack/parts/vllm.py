@@ -20,6 +20,7 @@ from deploy.devstack.errors import PartError
 from deploy.devstack.install.models import ensure_base_model
 from deploy.devstack.install.packages import install_once, is_installed, pip, run_logged, virtual_environment
 from deploy.devstack.part import Launch, Say
+from shared.addresses import without_credentials
 
 VERSION = "0.32.0"
 BROKEN_PACKAGES = ("torchaudio", "torchcodec")
@@ -104,10 +105,10 @@ class VllmPart:
                 )
 
     def address(self, config: StackConfig) -> str:
-        return ",".join(replica_urls(config))
+        return ",".join(map(without_credentials, replica_urls(config)))
 
     def environment(self, config: StackConfig) -> dict[str, str]:
-        return {"RATCHET_VLLM": self.address(config)}
+        return {"RATCHET_VLLM": ",".join(replica_urls(config))}
 
     def note(self, config: StackConfig) -> str:
         return ""
@@ -155,11 +156,12 @@ def replica_urls(config: StackConfig) -> list[str]:
 
 def probe_health(url: str) -> str | None:
     """Query `/health`, which returns 200 once the engine runs. Returns what is wrong, or None."""
+    shown = without_credentials(url)
     try:
         response = httpx.get(f"{url}/health", timeout=4.0)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"vLLM at {url} does not answer: {error}"
-    return None if response.status_code == 200 else f"vLLM at {url} returned {response.status_code}"
+        return f"vLLM at {shown} does not answer: {error}"
+    return None if response.status_code == 200 else f"vLLM at {shown} returned {response.status_code}"
 
 
 def warm_up(url: str, model: str) -> str:

@@ -15,7 +15,7 @@ from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.java import java_major
 from deploy.devstack.install.packages import VERSION_FILE, install_once, is_installed
-from deploy.devstack.part import tail
+from deploy.devstack.part import Part, tail
 from deploy.devstack.parts import kafka, postgres, unleash, vllm
 
 
@@ -71,6 +71,22 @@ def test_an_older_file_of_credentials_keeps_its_own_and_gains_the_new_ones(tmp_p
     assert filled.s3_secret_key not in ("", created["s3_secret_key"])
     assert Credentials.load(tmp_path) == filled
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("part", [postgres.PostgresPart(), unleash.UnleashPart(), vllm.VllmPart()])
+def test_an_external_servers_address_is_shown_without_its_password_and_handed_on_with_it(
+    tmp_path: Path, part: Part
+) -> None:
+    name, url = f"RATCHET_{part.name.upper()}", "http://me:s3cret@127.0.0.1:9/x"
+    tokens = {"RATCHET_UNLEASH_CLIENT_TOKEN": "t", "RATCHET_UNLEASH_ADMIN_TOKEN": "t"}
+    config = StackConfig.load(tmp_path, {name: url, **tokens})
+    assert part.address(config) == "http://127.0.0.1:9/x"
+    assert part.environment(config)[name] == url
+    assert "s3cret" not in (part.probe(config) or "")
+
+
+def test_a_malformed_password_is_not_in_the_error_of_its_address() -> None:
+    assert "s3%cret" not in (postgres.probe_database("postgresql://me:s3%cret@127.0.0.1:9/x") or "s3%cret")
 
 
 def test_the_address_of_another_database_differs_in_its_name_only(tmp_path: Path) -> None:
