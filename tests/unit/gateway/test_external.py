@@ -50,6 +50,13 @@ async def external(api: Api) -> AsyncIterator[ExternalApi]:
     await external.close()
 
 
+async def test_user_and_password_in_its_address_are_sent_to_it(api: Api) -> None:
+    external = ExternalApi(api.url.replace("//", "//me:s3cret@"), "", UpstreamLimits(), Metrics())
+    await external.post(CHAT, b"{}")
+    await external.close()
+    assert api.asked == [("/openai/v1/chat/completions", "Basic bWU6czNjcmV0", {})]
+
+
 async def test_requests_go_to_its_own_address_with_the_key_and_without_fields_of_vllm(
     api: Api, external: ExternalApi
 ) -> None:

@@ -384,7 +384,7 @@ async def test_a_stream_that_its_reader_leaves_is_closed_at_the_replica(start: S
     assert outstanding(replicas) == 0
 
 
-async def test_the_password_in_a_replicas_address_is_sent_to_it_and_never_logged(
+async def test_the_password_in_a_replicas_address_is_never_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     replicas = Replicas(["http://me:s3cret@127.0.0.1:9/base"], UpstreamLimits(), Metrics())
