@@ -141,7 +141,8 @@ def _serve(service: Service, http: HttpServer) -> None:
 
 def _shared_socket(host: str, port: int) -> socket.socket:
     """Return a socket on a port that other processes share: the kernel distributes connections over them."""
-    shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    shared = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY if it says TCP.
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     shared.bind((host, port))
