@@ -50,8 +50,6 @@ class StreamAnswerer:
             recording = True  # From here on, a client that disconnects does not change what is recorded.
             logged = await self._recorder.record_answer(request, arm, answer, confidences)
             await exchange.write(relay.final_events(request.attribution(arm, confidences, logged)), last=True)
-            async for _ in pieces:  # Read to the end, so that the connection can be reused.
-                pass
         except asyncio.CancelledError:
             if not recording:
                 await self._record_cancelled(request, arm, relay)

@@ -52,12 +52,12 @@ class AsgiApp:
                 raise HttpError(405, "Method Not Allowed", "http_error", headers={"allow": "POST"})
             if not await self._read(exchange, receive):
                 return CLIENT_LEFT
-            watch = _DisconnectWatch(receive)
+            watch = _DisconnectWatch(receive, exchange)
             reply = await route.endpoint(exchange)
         except asyncio.CancelledError:
             if watch is None or not watch.cancelled_task():
                 raise
-            return 200 if exchange.stream_ended else CLIENT_LEFT
+            return CLIENT_LEFT
         except Exception as error:  # noqa: BLE001 - `_error_reply` logs an unexpected one
             reply = _error_reply(error)
             if exchange.stream_started:
@@ -107,12 +107,17 @@ class _Route:
 
 
 class _DisconnectWatch:
-    """Cancels the task that created it when the client disconnects, so that the model server stops too."""
+    """Cancels the task that created it when the client disconnects, so that the model server stops too.
 
-    __slots__ = ("_disconnected", "_receive", "_task", "_timer", "_watching")
+    A disconnect after the last write cancels nothing. uvicorn reports one for every complete answer, and the task may
+    still be reading the end of the model server's response.
+    """
 
-    def __init__(self, receive: Receive) -> None:
+    __slots__ = ("_disconnected", "_exchange", "_receive", "_task", "_timer", "_watching")
+
+    def __init__(self, receive: Receive, exchange: Exchange) -> None:
         self._receive = receive
+        self._exchange = exchange
         self._task = asyncio.current_task()
         self._disconnected = False
         self._watching: asyncio.Task[None] | None = None
@@ -124,8 +129,8 @@ class _DisconnectWatch:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._disconnected = True
-        if self._task is not None:
+        if self._task is not None and not self._exchange.stream_ended:
+            self._disconnected = True
             self._task.cancel()
 
     def cancelled_task(self) -> bool:

@@ -24,6 +24,9 @@ from shared.errors import ConfigurationError
 _MAX_IDLE_SECONDS = 4.0
 """vLLM closes a connection after 5 idle seconds; a request sent on a closing connection costs a retry."""
 
+_END_SECONDS = 1.0
+"""How long the end of a response may take after the last piece that its reader wanted."""
+
 
 class ConnectFailed(ConnectionError):
     """The connection was refused, or not accepted within the connect timeout."""
@@ -184,6 +187,13 @@ class ResponseStream:
         while piece := await self.read_piece():
             pieces.append(piece)
         return b"".join(pieces)
+
+    async def finish(self) -> None:
+        """Read what is left, which is usually just the end, for a second at most: then the connection is reused."""
+        deadline = min(self._clock() + _END_SECONDS, self._deadline)
+        with contextlib.suppress(ConnectionLost, TimeoutError):
+            while await self._connection.read_piece(deadline) and self._clock() < deadline:
+                pass
 
     def close(self) -> None:
         self._client.release(self._connection)

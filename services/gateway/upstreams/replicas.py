@@ -231,8 +231,12 @@ class _ReplicaStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._replica.outstanding -= 1
-        self._stream.close()  # Closes the connection, unless the stream was read to its end.
+        try:
+            if error is None:
+                await self._stream.finish()
+        finally:
+            self._replica.outstanding -= 1
+            self._stream.close()  # Closes the connection, unless the stream was read to its end.
 
     def __aiter__(self) -> Self:
         return self

@@ -59,7 +59,11 @@ class Upstream(Protocol):
         """
 
     def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """POST and yield raw pieces of a 200 event stream, cut anywhere. Read to the end, its connection is reused.
+        """POST and yield raw pieces of a 200 event stream, cut anywhere.
+
+        Leaving it without an error reads what is left, which after a complete answer is at most the response's end, so
+        that its connection is reused. Leaving it with an error, or with more left than comes in a second, closes its
+        connection, so that the server stops.
 
         Entering waits for the first piece; until then another replica may be tried. Entering raises as `post` does;
         reading raises UpstreamFailed if the stream breaks off.

@@ -28,7 +28,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.recorder import Recorder
 from services.gateway.routing.arms import ServingFlags
 from services.gateway.tasks.served import ServedTasks
-from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, SpoolUnavailable
 
@@ -192,7 +192,9 @@ async def serving(
     specs: Sequence[TaskSpec] = (SUPPORT, HAIKU),
     access: Any = None,
     public_metrics: bool = False,
+    replicas: Upstream | None = None,
 ) -> AsyncIterator[Gateway]:
+    """A gateway that asks `replicas`, by default a fake."""
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
@@ -202,7 +204,7 @@ async def serving(
         access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
         await access.start()
     recorder = Recorder(log, metrics, answer_when_full=answer_when_full)
-    answerer = Answerer(tasks, flags, AnswerSources(upstream), recorder, identifiers, access)
+    answerer = Answerer(tasks, flags, AnswerSources(replicas or upstream), recorder, identifiers, access)
     handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics), list[str]()
     app = build_app(answerer, handlers, metrics, lambda: missing, list, 64 * 1024)
     transport = httpx.ASGITransport(app=app)

@@ -282,6 +282,22 @@ async def test_a_server_has_to_wait_while_its_stream_is_not_read(start: Start) -
     stream.close()
 
 
+@pytest.mark.parametrize("flood", [[], [b"1000\r\n" + b"x" * 0x1000 + b"\r\n"] * 100_000])
+async def test_a_stream_that_does_not_end_after_its_last_wanted_piece_is_closed(
+    start: Start, flood: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.upstreams.http_client._END_SECONDS", 0.2)
+    client = await start(server := Server((CHUNKED, b"1\r\nx\r\n", *flood)))
+    stream = await client.open_stream("/v1/x", b"{}", 5.0, 30.0)
+    assert (await stream.read_piece()).startswith(b"x")
+    async with asyncio.timeout(5):
+        await stream.finish()
+        stream.close()
+        server.script = (OK,)
+        assert (await ask(client)).body == b"hello"
+    assert server.connections == 2
+
+
 async def test_a_user_in_the_address_becomes_an_authorization_header(start: Start) -> None:
     client = await start(server := Server())
     named = UpstreamClient(f"http://ann:p%40ss@{server.url}", {}, 0.5, asyncio.Semaphore(1))
