@@ -133,7 +133,9 @@ class Consumers:
             await table.put(deliveries[0].event.task, deliveries[0].event)
 
         async def consume(body: Any, message: KafkaMessage) -> None:
-            await self._consume(event, put, [message.raw_message])
+            record: Any = message.raw_message
+            await self._consume(event, put, [record])
+            await table.advance(record.partition, record.offset + 1)
 
         self._broker.subscriber(
             topic,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from schemas.base import Event
 from shared.errors import DependencyUnavailable
+from shared.kafka.delivery import TopicPartition
 
 E = TypeVar("E", bound=Event)
 READ_SECONDS = 30.0
@@ -20,8 +21,9 @@ class LatestByKey(Generic[E]):
     """The last value per key, filled by `Consumers.table`. Reads do not block, except `wait_for` and `wait_until`."""
 
     def __init__(self, topic: str) -> None:
-        self._topic = topic
+        self.topic = topic
         self._values: dict[str, E] = {}
+        self._offsets: dict[int, int] = {}
         self._changed = asyncio.Condition()
         self._started = time.monotonic()
 
@@ -35,6 +37,20 @@ class LatestByKey(Generic[E]):
         async with self._changed:
             self._values[key] = value
             self._changed.notify_all()
+
+    async def advance(self, partition: int, offset: int) -> None:
+        """Note that the records of a partition below `offset` are read, whether they could be used or not."""
+        async with self._changed:
+            self._offsets[partition] = offset
+            self._changed.notify_all()
+
+    async def wait_until_read(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Return when the topic is read to these end offsets."""
+        behind = {end.partition: offset for end, offset in ends.items() if offset > 0}
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: all(self._offsets.get(partition, 0) >= offset for partition, offset in behind.items())
+            )
 
     def get(self, key: str) -> E | None:
         return self._values.get(key)
@@ -50,7 +66,7 @@ class LatestByKey(Generic[E]):
                 await self._changed.wait_for(lambda: key in self._values)
         except TimeoutError as error:
             raise DependencyUnavailable(
-                f"{self._topic} has no value for {key!r}", "Is the task applied? Try: ratchet tasks list"
+                f"{self.topic} has no value for {key!r}", "Is the task applied? Try: ratchet tasks list"
             ) from error
         return self._values[key]
 

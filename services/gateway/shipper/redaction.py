@@ -23,7 +23,6 @@ _PREDICTIONS = topic_of(PredictionLogged).name
 _FEEDBACK = topic_of(FeedbackGiven).name
 _OBSERVATIONS = topic_of(RequestObserved).name
 _MAX_CACHED_LENGTH = 2_000
-_PAUSE_SECONDS = 0.2
 _SAMPLE_TEXT = "Does it work?"
 _DEFAULT_RULES = Rules.of(RedactionSettings())
 
@@ -107,8 +106,7 @@ class RecordRedactor:
 
     async def _task_rules(self, name: Any) -> _TaskRules:
         """A task's rules. A task that is unknown once the topic is read gets the defaults: redact everything."""
-        while (change := self._tasks.get(str(name))) is None and not self._tasks.is_missing(str(name)):
-            await asyncio.sleep(_PAUSE_SECONDS)
+        change = await self._tasks.latest(str(name))
         task = self._rules.get(str(name))
         if task is None or task.change is not change:
             task = self._rules[str(name)] = _rules_of(change)

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -232,7 +233,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         broker,
         prepare=[shipper.start],
         background=[redactor.load, write_status_forever, watch_parent],
-        connected=[tasks.wait_until_read],
+        connected=[partial(tasks.read, settings)],
         close=[shipper.finish, submitted_publisher.close],
         serves_before_broker=True,
     )

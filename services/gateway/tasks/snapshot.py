@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -11,7 +13,10 @@ from pydantic import ValidationError
 
 from schemas.tasks import TaskChanged
 from shared.files import write_atomically
+from shared.kafka.clients import describe_topics, end_offsets
+from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
+from shared.settings import Settings
 
 _POLL_SECONDS = 0.5
 
@@ -55,12 +60,31 @@ class TaskTable:
 
     def __init__(self, table: LatestByKey[TaskChanged]) -> None:
         self._table = table
-        self._complete = False
+        self._read = asyncio.Event()
 
-    async def wait_until_read(self) -> None:
-        """Background, started when the broker answers: wait until the topic must have been read to its end."""
-        await asyncio.sleep(READ_SECONDS)
-        self._complete = True
+    async def read(self, settings: Settings) -> None:
+        """Background, started when the broker answers: wait until the topic is read to the end that it has now."""
+        topic = self._table.topic
+        partitions = (await describe_topics(settings, [topic]))[topic].partitions
+        await self.read_to(await end_offsets(settings, [TopicPartition(topic, number) for number in partitions]))
+
+    async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Wait until the topic is read to these end offsets.
+
+        The last offset may have no record (compacted, or never stored by tansu): after READ_SECONDS all else is read.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_SECONDS):
+                await self._table.wait_until_read(ends)
+        self._read.set()
+
+    async def latest(self, name: str) -> TaskChanged | None:
+        """Return the task's last version, None if there is none. Waits until the topic is read to its end.
+
+        An older version may have other rules of redaction.
+        """
+        await self._read.wait()
+        return self._table.get(name)
 
     async def wait_until_one_redacts(self) -> None:
         """Return once there is a task whose texts are redacted, which may be never."""
@@ -72,4 +96,4 @@ class TaskTable:
 
     def is_missing(self, name: str) -> bool:
         """Return True if this task surely does not exist."""
-        return self._complete and self._table.get(name) is None
+        return self._read.is_set() and self._table.get(name) is None

@@ -19,6 +19,7 @@ from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.tasks import snapshot as gateway_tasks
 from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable
+from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.redaction import Redacted, Rules
 from shared.spool import Record
@@ -69,6 +70,7 @@ async def set_up(build: Callable[[Swaps], Swaps], cache_size: int = 100) -> Setu
     for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     swaps, status, tasks = Swaps(), ShipperStatus(), TaskTable(table)
+    await tasks.read_to({})
     return Setup(RecordRedactor(tasks, lambda: build(swaps), cache_size, status), swaps, status, tasks)
 
 
@@ -148,16 +150,35 @@ async def test_observations_are_not_decoded(setup: Setup) -> None:
     assert await setup.redactor.redact([record]) == [record]
 
 
-async def test_events_of_an_unknown_task_wait_for_the_topic_and_then_get_the_default_rules(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gateway_tasks, "READ_SECONDS", 0.0)
-    waiting = asyncio.create_task(setup.redact(prediction(HAIKU.model_copy(update={"name": "new"}), "Maria", "x")))
-    await asyncio.sleep(0.05)
-    assert not waiting.done()
-    await setup.tasks.wait_until_read()
-    (clean,) = await waiting
+async def test_the_default_rules_hold_for_events_of_an_unknown_task(setup: Setup) -> None:
+    (clean,) = await setup.redact(prediction(HAIKU.model_copy(update={"name": "new"}), "Maria", "x"))
     assert clean["messages"][1]["content"] == "Paula"
+
+
+async def test_an_older_version_of_a_task_lets_no_text_through_after_a_start() -> None:
+    """The topic has a version without redaction, then one with it: both must be read before the first event."""
+    table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    tasks, partition = TaskTable(table), TopicPartition("tasks.changed.v1", 0)
+    redactor = RecordRedactor(tasks, Swaps, 10, ShipperStatus())
+    reading = asyncio.create_task(tasks.read_to({partition: 2}))
+    waiting = asyncio.create_task(redactor.redact([encode_event(prediction(HAIKU, "Maria", "x"))]))
+    off = HAIKU.model_copy(update={"redaction": RedactionSettings(enabled=False)})
+    for offset, version in enumerate((off, HAIKU)):
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await table.put(version.name, TaskChanged(task=version.name, task_revision=version.revision, spec=version))
+        await table.advance(0, offset + 1)
+    await reading
+    (record,) = await waiting
+    assert isinstance(record, Record) and orjson.loads(record.value)["messages"][1]["content"] == "Paula"
+
+
+async def test_a_topic_whose_last_offset_has_no_record_is_read_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_tasks, "READ_SECONDS", 0.05)
+    tasks = TaskTable(LatestByKey("tasks.changed.v1"))
+    async with asyncio.timeout(5):
+        await tasks.read_to({TopicPartition("tasks.changed.v1", 0): 7})
+    assert tasks.is_missing("any")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,9 @@ class Machine:
         def no_redactor() -> Any:
             raise AssertionError("observations have no text")
 
-        redactor = RecordRedactor(TaskTable(LatestByKey("tasks.changed.v1")), no_redactor, 10, self.status)
+        tasks = TaskTable(LatestByKey("tasks.changed.v1"))
+        await tasks.read_to({})
+        redactor = RecordRedactor(tasks, no_redactor, 10, self.status)
         publisher: Any = kafka or self.kafka
         shipper = Shipper(self.settings, own, CIPHER, redactor, lambda: publisher, self.status)
         await shipper.start()
