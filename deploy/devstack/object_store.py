@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from deltalake.fs import DeltaStorageHandler
-from pyarrow.fs import FileSystem, PyFileSystem, S3FileSystem
+if TYPE_CHECKING:
+    from obstore.store import S3Store
 
 _REGION = "us-east-1"
 """SeaweedFS has no regions; clients must name one to sign their requests."""
@@ -25,26 +26,19 @@ def client_environment(url: str, access_key: str, secret_key: str) -> dict[str, 
     }
 
 
-def open_bucket(bucket: str, environment: Mapping[str, str] = os.environ, timeout_seconds: float = 30.0) -> FileSystem:
-    """Return a bucket of the server that `environment` names. Its errors are OSError.
+def open_bucket(bucket: str, environment: Mapping[str, str] = os.environ, timeout_seconds: float = 30.0) -> S3Store:
+    """Return a bucket of the server that `environment` names, which makes it at the first write.
 
-    Unlike the client of `open_store`, it leaves no empty object in the place of the folder that it deleted from.
+    Its errors are obstore's BaseError, of a missing object FileNotFoundError.
     """
-    options = {name.lower(): value for name, value in environment.items() if name.startswith("AWS_")}
-    limits = {"timeout": f"{timeout_seconds}s", "max_retries": "2"}
-    return PyFileSystem(DeltaStorageHandler(f"s3://{bucket}", options=options | limits))
+    from obstore.store import S3Store
 
-
-def open_store(environment: Mapping[str, str] = os.environ, timeout_seconds: float = 30.0) -> S3FileSystem:
-    """Return a client of the server that `environment` names with `client_environment`'s variables."""
-    url = urlsplit(environment["AWS_ENDPOINT_URL"])
-    return S3FileSystem(
-        access_key=environment["AWS_ACCESS_KEY_ID"],
-        secret_key=environment["AWS_SECRET_ACCESS_KEY"],
-        endpoint_override=url.netloc,
-        scheme=url.scheme,
+    return S3Store(
+        bucket,
+        endpoint=environment["AWS_ENDPOINT_URL"],
+        access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         region=environment["AWS_REGION"],
-        request_timeout=timeout_seconds,
-        connect_timeout=min(timeout_seconds, 5.0),
-        allow_bucket_creation=True,
+        client_options={"allow_http": True, "timeout": timedelta(seconds=timeout_seconds)},
+        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=timeout_seconds)},
     )

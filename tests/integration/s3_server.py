@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploy.devstack import stack
 from deploy.devstack.config import StackConfig
-from deploy.devstack.object_store import open_store
+from deploy.devstack.object_store import open_bucket
 from deploy.devstack.parts import s3
 from deploy.devstack.supervision import records
 
@@ -31,7 +31,7 @@ class S3Server:
         stack.up(["s3"], self._home, env=self._env)
 
     def make_bucket(self, name: str) -> None:
-        open_store(self.environment).create_dir(name)
+        open_bucket(name, self.environment).put("probe", b"")
 
     def stop(self) -> None:
         """As a power cut does; its supervisor goes first, which would start it again."""

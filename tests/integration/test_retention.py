@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from pyarrow.fs import FileSystem
+from obstore.store import S3Store
 
 from deploy.devstack.config import StackConfig
 from deploy.devstack.object_store import open_bucket
@@ -34,7 +34,7 @@ class Tansu:
 
     broker: OwnBroker
     settings: Settings
-    store: FileSystem
+    store: S3Store
 
     def create_topic(self, configs: dict[str, str], partitions: int = 1) -> str:
         name = f"t-{uuid4().hex[:8]}"
@@ -119,7 +119,7 @@ async def test_the_newest_batch_of_each_partition_stays_so_that_offsets_go_on(ta
         await (await producer.send_batch(batch, topic, partition=0))
     await tansu.produce(topic, "x", "y", partition=1)
     assert tansu.delete_expired(topic) == 4
-    assert tansu.batches(topic) == [0, 1, 1]
+    assert tansu.batches(topic) == [1, 1]
     assert await tansu.ends(topic, 3) == [8, 2, 0]
     await asyncio.to_thread(tansu.broker.stop)
     await asyncio.to_thread(tansu.broker.start)

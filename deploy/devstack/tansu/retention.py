@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from pyarrow.fs import FileInfo, FileSelector, FileSystem
+import obstore
 
 from deploy.devstack.object_store import open_bucket
 from deploy.devstack.tansu import BUCKET
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
 
 log = logging.getLogger("tansu.retention")
 
@@ -33,22 +38,18 @@ class Kept:
     bytes: int = 0
 
 
-def delete_expired(store: FileSystem, now: datetime) -> int:
-    """Delete the batches that are older than their topic's retention. Returns how many.
-
-    `store`: the bucket, opened with `open_bucket`. tansu ends with a panic at an object that is no batch.
-    """
+def delete_expired(store: ObjectStore, now: datetime) -> int:
+    """Delete the batches in the bucket that are older than their topic's retention. Returns how many."""
     deleted = 0
     for topic, retention in retentions(store).items():
         for batches in partitions(store, topic):
-            expired = [batch for batch in batches[:-1] if batch.mtime < now - retention]
-            for batch in expired:
-                store.delete_file(batch.path)
+            expired = [batch["path"] for batch in batches[:-1] if batch["last_modified"] < now - retention]
+            obstore.delete(store, expired)
             deleted += len(expired)
     return deleted
 
 
-def retentions(store: FileSystem) -> dict[str, timedelta]:
+def retentions(store: ObjectStore) -> dict[str, timedelta]:
     """Return the retention of each topic that has one and is not compacted."""
     found = {}
     for name, topic in read_topics(store).items():
@@ -59,29 +60,32 @@ def retentions(store: FileSystem) -> dict[str, timedelta]:
     return found
 
 
-def read_topics(store: FileSystem) -> dict[str, dict[str, dict[str, list[dict[str, str]] | None]]]:
+def read_topics(store: ObjectStore) -> dict[str, dict[str, dict[str, list[dict[str, str]] | None]]]:
     """Return the topics as tansu stores them; none before the first is created."""
-    path = f"{CLUSTER}/meta.json"
-    if not store.get_file_info(path).is_file:
+    try:
+        meta = bytes(obstore.get(store, f"{CLUSTER}/meta.json").bytes())
+    except FileNotFoundError:
         return {}
-    with store.open_input_stream(path) as file:
-        topics: dict[str, dict[str, dict[str, list[dict[str, str]] | None]]] = json.loads(file.read())["topics"]
+    topics: dict[str, dict[str, dict[str, list[dict[str, str]] | None]]] = json.loads(meta)["topics"]
     return topics
 
 
-def partitions(store: FileSystem, topic: str) -> Iterator[list[FileInfo]]:
-    """Yield the batches of each partition, oldest first."""
-    folders = store.get_file_info(FileSelector(f"{CLUSTER}/topics/{topic}/partitions", allow_not_found=True))
-    for folder in folders:
-        found = store.get_file_info(FileSelector(f"{folder.path}/records", allow_not_found=True))
-        yield sorted((file for file in found if file.is_file), key=lambda file: file.path)
+def partitions(store: ObjectStore, topic: str) -> list[list[ObjectMeta]]:
+    """Return the batches of each partition, oldest first."""
+    found: dict[str, list[ObjectMeta]] = defaultdict(list)
+    for objects in obstore.list(store, f"{CLUSTER}/topics/{topic}/partitions", chunk_size=1000):
+        for batch in objects:
+            folder, _, name = batch["path"].rpartition("/")
+            if name.endswith(".batch"):
+                found[folder].append(batch)
+    return [sorted(batches, key=lambda batch: batch["path"]) for batches in found.values()]
 
 
-def kept(store: FileSystem) -> Kept:
+def kept(store: ObjectStore) -> Kept:
     """Return what the broker has stored."""
     topics = read_topics(store)
     batches = [batch for topic in topics for found in partitions(store, topic) for batch in found]
-    return Kept(len(topics), len(batches), sum(batch.size for batch in batches))
+    return Kept(len(topics), len(batches), sum(batch["size"] for batch in batches))
 
 
 def main() -> None:
