@@ -20,7 +20,7 @@ from shared.files import write_atomically
 from shared.identity import event_id
 from shared.jobs import Progress, lease, run_job
 from shared.model.inference import InferenceClient
-from shared.storage.artifacts import MANIFEST, ArtifactStore
+from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers
@@ -78,7 +78,10 @@ async def _ask_both(
 
 
 async def serve(client: InferenceClient, store: ArtifactStore, adapter: str, uri: str) -> None:
-    folder = await asyncio.to_thread(store.fetch, uri)
+    try:
+        folder = await asyncio.to_thread(store.fetch, uri)
+    except ArtifactMissing as error:  # It is published before its event, so it will not come.
+        raise StepImpossible(f"the adapter {adapter} cannot be served: {error.reason}", error.way_out) from error
     try:
         await client.serve_adapter(adapter, str(folder))
     except InvalidMessage as error:

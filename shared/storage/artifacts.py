@@ -27,6 +27,10 @@ RETRY = timedelta(seconds=30)
 """How long a request to an object store is repeated. Short, because the callers retry."""
 
 
+class ArtifactMissing(DependencyUnavailable):
+    """The store answers and has no complete folder at this address (yet)."""
+
+
 class ArtifactStore:
     """Publishes local folders by kind and name, and fetches them as local folders."""
 
@@ -50,7 +54,7 @@ class ArtifactStore:
         return address
 
     def fetch(self, address: str) -> Path:
-        """Return the folder at `address` on this machine. Raises DependencyUnavailable if it is not published (yet)."""
+        """Return the folder at `address` on this machine. Raises ArtifactMissing, or DependencyUnavailable."""
         if not _is_local(address):
             return self._fetch_remotely(address)
         path = _path(address)
@@ -132,8 +136,8 @@ def _path(address: str) -> Path:
     return Path(address.removeprefix("file://"))
 
 
-def _missing(address: str) -> DependencyUnavailable:
-    return DependencyUnavailable(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
+def _missing(address: str) -> ArtifactMissing:
+    return ArtifactMissing(f"no artifact at {address}", "Is RATCHET_ARTIFACTS the same everywhere?")
 
 
 def _is_complete(store: ObjectStore) -> bool:

@@ -145,14 +145,21 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     assert {c.label for c in event.candidate.classes} == set(LABELS)
 
 
-async def test_an_adapter_that_vllm_cannot_find_fails_the_step(
-    stack_settings: Settings, vllm: str, tmp_path: Path, task: str
+@pytest.mark.parametrize(
+    ("published", "reason"),
+    [(True, "vLLM does not serve the adapter"), (False, "cannot be served: no artifact at")],
+)
+async def test_an_adapter_that_vllm_cannot_find_or_that_is_not_published_fails_the_step(
+    stack_settings: Settings, vllm: str, tmp_path: Path, task: str, published: bool, reason: str
 ) -> None:
     settings = EvaluatorSettings(**{**stack_settings.model_dump(), "home": tmp_path})
     store, spec = ArtifactStore(settings.artifacts_uri, tmp_path), task_spec(task)
     dataset_uri = publish_dataset(store, spec, tmp_path / "data")
+    if published:
+        (tmp_path / "nowhere").mkdir()
+        (tmp_path / "nowhere" / "manifest.json").write_text("{}")
     trained = adapter_trained(spec, f"{task}-nowhere", str(tmp_path / "nowhere"), dataset_uri)
     async with evaluated(settings, trained) as event:
         assert isinstance(event, StepFailed), event
-    assert "vLLM does not serve the adapter" in event.reason
+    assert reason in event.reason
     assert (event.service, event.step, event.cycle_id) == ("evaluator", "evaluation", trained.cycle_id)
