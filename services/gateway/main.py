@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 
 import uvloop
@@ -17,6 +18,7 @@ from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics, SpoolCollector
 from services.gateway.observability.tracing import with_spans
 from services.gateway.observability.worker_metrics import WorkerMetrics
+from services.gateway.processes.file_limit import raise_file_limit
 from services.gateway.processes.supervisor import exit_with_parent, supervise_shipper
 from services.gateway.processes.workers import build_workers
 from services.gateway.readiness import Readiness
@@ -42,7 +44,7 @@ from shared.storage.artifacts import ArtifactStore
 
 NAME = "gateway"
 _HTTP = {
-    "http": BoundedHttpProtocol, "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
+    "ws": "none", "proxy_headers": False, "server_header": False, "timeout_keep_alive": 75,
 }  # fmt: skip
 """uvicorn's options. Idle connections stay open for longer than clients keep theirs: if the server closed first, a
 request could arrive on a closing connection."""
@@ -80,6 +82,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     ingest = TelemetryIngest(tasks, log, identifiers, metrics, correlation, options)
     max_otlp_bytes = settings.gateway_traces_max_body_bytes
     handlers = Handlers(tasks, log, identifiers, access, settings.gateway_public_metrics)
+    protocol = functools.partial(BoundedHttpProtocol, write_seconds=settings.gateway_write_seconds)
     app = build_app(
         answerer, handlers, metrics, readiness.missing, readiness.notes,
         settings.gateway_max_body_bytes, [build_router(ingest, access, 4 * max_otlp_bytes)],
@@ -96,12 +99,12 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     return Service(
         NAME,
         broker,
-        prepare=[log.start, snapshot.load, access.start, flags.start],
+        prepare=[raise_file_limit, log.start, snapshot.load, access.start, flags.start],
         background=background,
         close=[log.close, shipper.close, replicas.close, *([external.close] if external else []), flags.close],
         http=HttpServer(
             with_cors(with_spans(app, settings, NAME), settings.cors_origins),
-            settings.gateway_host, settings.gateway_port, several_workers, _HTTP,
+            settings.gateway_host, settings.gateway_port, several_workers, {**_HTTP, "http": protocol},
         ),
         serves_before_broker=True,
     )  # fmt: skip

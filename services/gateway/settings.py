@@ -17,7 +17,8 @@ from shared.spool import SpoolOptions, Sync
 @dataclass(frozen=True)
 class UpstreamLimits:
     """The limits of a request to a model server. Seconds: `total` for a whole answer, `stream` for a whole stream,
-    `piece` for a stream's longest silence, `connect` for a connection. `retries` of one request; `opens_after`:
+    `piece` for a stream's longest silence, `connect` for a connection, `wait` for one of the `connections` to be free.
+    `retries` of one request; `opens_after`:
     consecutive failures that open a replica's circuit breaker."""
 
     total: float = 120.0
@@ -25,6 +26,7 @@ class UpstreamLimits:
     piece: float = 60.0
     connect: float = 2.0
     connections: int = 1_000
+    wait: float = 30.0
     retries: int = 2
     opens_after: int = 3
 
@@ -57,6 +59,15 @@ class GatewaySettings(Settings):
     )
     gateway_connect_seconds: float = Field(default=2.0, gt=0.0, description="Longest wait for a connection.")
     gateway_connections: int = Field(default=1_000, ge=1, description="A worker's connections to all replicas.")
+    gateway_connection_wait_seconds: float = Field(
+        default=30.0, gt=0.0, description="Longest wait for one of them to be free; then 503."
+    )
+    gateway_write_seconds: float = Field(
+        default=30.0,
+        gt=0.0,
+        description="A client that reads nothing of a waiting answer for this long is disconnected, and its request to "
+        "the model server ends.",
+    )
     gateway_retries: int = Field(
         default=2, ge=0, le=10, description="How often a request that failed is tried again, at another replica."
     )
@@ -161,6 +172,7 @@ class GatewaySettings(Settings):
             piece=self.gateway_piece_seconds,
             connect=self.gateway_connect_seconds,
             connections=self.gateway_connections,
+            wait=self.gateway_connection_wait_seconds,
             retries=self.gateway_retries,
             opens_after=self.gateway_circuit_failures,
         )

@@ -151,6 +151,8 @@ class Answerer:
             raise _client_error(error, failed.model_name(request.task.spec.base_model))
         if not_served:
             self._recorder.count_fallback(request, failed)
+        if remaining[0].variant is Variant.EXTERNAL:
+            self._recorder.count_external(request, error)
         request.instead_of = request.instead_of or failed
         return remaining
 

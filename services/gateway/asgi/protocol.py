@@ -1,8 +1,15 @@
-"""Limits the size of an HTTP request head (request line and headers): httptools buffers a head without any limit."""
+"""Limits what a client may hold: the size of an HTTP request head (request line and headers), which httptools buffers
+without any limit, and the time in which it reads nothing of its answer."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import json
+import sys
+import termios
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -18,7 +25,8 @@ _LINGER_BYTES = 8 * MAX_HEAD_BYTES
 class BoundedHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, but a head over the limit gets a 431 and malformed HTTP a 400, both in OpenAI's format.
 
-    A usual request, whose head comes in one small piece, costs nothing more.
+    A client that reads nothing of an answer that waits for it for `write_seconds` is disconnected, which cancels its
+    request. A usual request, whose head comes in one small piece and whose answer is read, costs nothing more.
     """
 
     _in_head = False
@@ -26,6 +34,60 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Bytes of the pieces received so far that ended within the current head."""
     _large_piece = False
     _too_large = False
+    _write_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, write_seconds: float = 30.0, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._write_seconds = write_seconds
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._close_in_time()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._close_in_time()
+
+    def _close_in_time(self) -> None:
+        """Closing waits until the client has read the rest, which may be too little to have paused the answer."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._watch_unread()
+
+    def _watch_unread(self) -> None:
+        self._stop_watch()
+        self._write_timer = self.loop.call_later(self._write_seconds, self._cut_unless_read, self._unread_bytes())
+
+    def _stop_watch(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _cut_unless_read(self, unread: int) -> None:
+        if self._unread_bytes() < unread:
+            self._watch_unread()
+        else:
+            self.transport.abort()
+
+    def _unread_bytes(self) -> int:
+        """What waits for the client, in the kernel too: that may be megabytes, of which a slow client reads a long time
+        before the kernel takes more."""
+        in_kernel = bytearray(4)
+        with contextlib.suppress(OSError):  # Not every system says.
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
+        return self.transport.get_write_buffer_size() + int.from_bytes(in_kernel, sys.byteorder)
 
     def data_received(self, data: bytes) -> None:
         if self._too_large:
@@ -73,3 +135,4 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.loop.call_later(_LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
+            self._close_in_time()

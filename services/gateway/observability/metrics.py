@@ -38,6 +38,11 @@ class Metrics:
             "ratchet_gateway_fallbacks", "Arms whose adapter no replica served.", ["task", "variant"],
             registry=self.registry,
         )  # fmt: skip
+        self.external_requests = Counter(
+            "ratchet_gateway_external_requests",
+            "Requests sent to the external API, outside the network, by task and by why no replica answered.",
+            ["task", "reason"], registry=self.registry,
+        )  # fmt: skip
         self.spool_seconds = Histogram(
             "ratchet_gateway_spool_append_seconds", "Seconds to encrypt and append a request's events.",
             buckets=_MICROSECONDS, registry=self.registry,

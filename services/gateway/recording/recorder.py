@@ -5,18 +5,23 @@ produces  predictions.logged · requests.observed
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 from schemas.adapters import Calibration
 from services.gateway.formats.api import ApiAnswer
 from services.gateway.observability.metrics import Metrics
+from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.recording.event_log import EventLog
 from services.gateway.recording.events import prediction_logged, request_observed
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
+from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.model.confidence import Measure, measure
 from shared.spool import SpoolUnavailable
+
+logger = logging.getLogger(__name__)
 
 
 class CalibrationLookup(Protocol):
@@ -38,6 +43,7 @@ class Recorder:
         self._metrics = metrics
         self._calibrations = calibrations
         self._answer_when_full = answer_when_full
+        self._external_warning = RateLimitedWarning(logger)
 
     def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[Measure]:
         """The confidence of each choice."""
@@ -87,3 +93,10 @@ class Recorder:
     def count_fallback(self, request: InFlightRequest, arm: Arm) -> None:
         """Count an arm whose adapter no replica serves."""
         self._metrics.fallbacks.labels(request.task.name, arm.variant).inc()
+
+    def count_external(self, request: InFlightRequest, error: UpstreamFailed) -> None:
+        """Count and log a request that leaves for the external API, because of this error of our replicas."""
+        self._metrics.external_requests.labels(request.task.name, error.reason).inc()
+        self._external_warning.log(
+            "a prompt of the task %s leaves for the external API: %s", request.task.name, error.message
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -36,6 +37,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._deadline = math.inf
+        self._stream_deadline = math.inf
+        self._on_lost: Callable[[], None] | None = None
         self._next_check = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
@@ -49,6 +52,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         if error is None and self._has_headers and not self.headers.keys() & {b"content-length", b"transfer-encoding"}:
             self.complete = True  # A body without a length ends when the connection closes.
+        if self._on_lost is not None:
+            self._on_lost()
         self._wake()
 
     def data_received(self, data: bytes) -> None:
@@ -102,6 +107,17 @@ class Connection(asyncio.Protocol):
         self.complete = self.reusable = self._has_headers = False
         self._streaming = streaming
         self._transport.write(request)
+
+    def begin_stream(self, deadline: float, on_lost: Callable[[], None]) -> None:
+        """Close the connection at `deadline`, whether somebody waits for the stream or not. `on_lost` is called when
+        the connection is lost, by that or otherwise. To be called once the headers have arrived."""
+        self._stream_deadline = self._deadline = deadline
+        self._on_lost = on_lost
+
+    def end_stream(self) -> None:
+        """Undo `begin_stream`."""
+        self._stream_deadline = self._deadline = math.inf
+        self._on_lost = None
 
     async def read_body(self, deadline: float) -> bytes:
         """Return the complete body. Raises ConnectionLost; TimeoutError at `deadline`, on the loop's clock."""
@@ -157,7 +173,7 @@ class Connection(asyncio.Protocol):
             self._check_at(self._deadline)
 
     def _wake(self) -> None:
-        self._deadline = math.inf
+        self._deadline = self._stream_deadline
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
+import re
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -21,6 +24,8 @@ from services.gateway.upstreams.connection import ConnectionLost as ConnectionLo
 from shared.addresses import without_credentials
 from shared.errors import ConfigurationError
 
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of a connection that this machine, not the server, refuses: files, ports or memory have run out."""
 _MAX_IDLE_SECONDS = 4.0
 """vLLM closes a connection after 5 idle seconds; a request sent on a closing connection costs a retry."""
 
@@ -30,6 +35,10 @@ _END_SECONDS = 1.0
 
 class ConnectFailed(ConnectionError):
     """The connection was refused, or not accepted within the connect timeout."""
+
+
+class NoFreeConnection(ConnectionError):
+    """This gateway has no connection left: its own limit or the machine's is reached. Says nothing about the server."""
 
 
 class StreamIdle(TimeoutError):
@@ -47,11 +56,17 @@ class UpstreamResponse(NamedTuple):
 class UpstreamClient:
     """The client of the server at `url`, whose path is the prefix of every request's path.
 
-    `connection_limit` limits the connections of all clients together. Raises ConfigurationError for an invalid address.
+    `connection_limit` limits the connections of all clients together; a request waits for one for `wait_seconds` at
+    most. Raises ConfigurationError for an invalid address.
     """
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], connect_seconds: float, connection_limit: asyncio.Semaphore
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        connect_seconds: float,
+        connection_limit: asyncio.Semaphore,
+        wait_seconds: float = 30.0,
     ) -> None:
         address, port = _parse_url(url)
         self._tls = ssl.create_default_context() if address.scheme == "https" else None
@@ -60,6 +75,7 @@ class UpstreamClient:
         self._base_path = address.path.rstrip("/")
         self._connect_seconds = connect_seconds
         self._connection_limit = connection_limit
+        self._wait_seconds = wait_seconds
         self._idle: list[Connection] = []
         self._heads: dict[tuple[str, str], bytes] = {}
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -70,58 +86,69 @@ class UpstreamClient:
         self._header_lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
     async def request(self, method: str, path: str, body: bytes, seconds: float) -> UpstreamResponse:
-        """Return a whole response. Raises ConnectFailed, ConnectionLost, TimeoutError.
+        """Return a whole response. Raises NoFreeConnection, ConnectFailed, ConnectionLost, TimeoutError.
 
-        A cancelled request closes its connection.
+        `seconds` are the server's: they begin when a connection is free. A cancelled request closes its connection.
         """
+        await self._take_slot()
+        try:
+            return await self._exchange(method, path, body, seconds)
+        finally:
+            self._connection_limit.release()
+
+    async def probe(self, path: str, seconds: float) -> UpstreamResponse:
+        """GET over a connection that the limit does not count. Raises as `request`."""
+        return await self._exchange("GET", path, b"", seconds)
+
+    async def _exchange(self, method: str, path: str, body: bytes, seconds: float) -> UpstreamResponse:
         deadline = asyncio.get_running_loop().time() + seconds
-        connection = await self._acquire(deadline)
+        connection = await self._connect(deadline)
         try:
             connection.send(self._encode(method, path, body), streaming=False)
             response_body = await connection.read_body(deadline)
         except BaseException:
             connection.close()
             raise
-        finally:
-            self._connection_limit.release()
         response = UpstreamResponse(connection.status, connection.headers, response_body)
         self._reuse_or_close(connection)
         return response
 
     async def open_stream(self, path: str, body: bytes, piece_seconds: float, seconds: float) -> ResponseStream:
         """POST; return the response, to be closed, once its headers arrive. Raises as `request`, and StreamIdle."""
+        await self._take_slot()
         now = asyncio.get_running_loop().time()
         deadline = now + seconds
         piece_deadline = min(now + piece_seconds, deadline)
+        connection: Connection | None = None
         try:
-            connection = await self._acquire(piece_deadline)
-            try:
-                connection.send(self._encode("POST", path, body), streaming=True)
-                await connection.wait_for_headers(piece_deadline)
-            except BaseException:
+            connection = await self._connect(piece_deadline)
+            connection.send(self._encode("POST", path, body), streaming=True)
+            await connection.wait_for_headers(piece_deadline)
+        except BaseException as error:
+            self._connection_limit.release()
+            if connection is not None:
                 connection.close()
-                self._connection_limit.release()
-                raise
-        except TimeoutError as error:
-            raise _timeout(piece_deadline, deadline) from error
+            if isinstance(error, TimeoutError):
+                raise _timeout(piece_deadline, deadline) from error
+            raise
         return ResponseStream(self, connection, piece_seconds, deadline)
 
-    async def _acquire(self, deadline: float) -> Connection:
-        """Take a connection within the limit. Raises ConnectFailed; TimeoutError at `deadline`."""
-        if self._connection_limit.locked():
-            async with asyncio.timeout_at(deadline):
-                await self._connection_limit.acquire()
-        else:
+    async def _take_slot(self) -> None:
+        """Take one of the limited connections. Raises NoFreeConnection."""
+        if not self._connection_limit.locked():
             await self._connection_limit.acquire()
+            return
         try:
-            return await self._connect(deadline)
-        except BaseException:
-            self._connection_limit.release()
-            raise
+            async with asyncio.timeout(self._wait_seconds):
+                await self._connection_limit.acquire()
+        except TimeoutError as error:
+            message = f"none became free in {self._wait_seconds:g} s: raise RATCHET_GATEWAY_CONNECTIONS"
+            raise NoFreeConnection(message) from error
 
     def release(self, connection: Connection) -> None:
         """Give back a stream's connection. It is used again if the stream was read to its end."""
         self._connection_limit.release()
+        connection.end_stream()
         self._reuse_or_close(connection)
 
     def close(self) -> None:
@@ -138,7 +165,7 @@ class UpstreamClient:
         return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
     async def _connect(self, deadline: float) -> Connection:
-        """Return an idle connection, or a new one."""
+        """Return an idle connection, or a new one. Raises NoFreeConnection, ConnectFailed."""
         now = time.monotonic()
         while self._idle:
             connection = self._idle.pop()
@@ -150,6 +177,9 @@ class UpstreamClient:
             async with asyncio.timeout_at(min(loop.time() + self._connect_seconds, deadline)):
                 _, connection = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
         except OSError as error:  # Includes TimeoutError and ssl.SSLError.
+            if _is_shortage(error):
+                message = f"this machine refuses it: {error}: raise its limits of open files (ulimit -n) or local ports"
+                raise NoFreeConnection(message) from error
             raise ConnectFailed(f"{self._host}:{self._port}: {error!r}") from error
         return connection
 
@@ -170,6 +200,8 @@ class ResponseStream:
         self._piece_seconds = piece_seconds
         self._deadline = deadline
         self._clock = asyncio.get_running_loop().time
+        self._closed = False
+        connection.begin_stream(deadline, self.close)
         self.status = connection.status
         self.headers: Mapping[bytes, bytes] = connection.headers
 
@@ -196,7 +228,10 @@ class ResponseStream:
                 pass
 
     def close(self) -> None:
-        self._client.release(self._connection)
+        """Give the connection back. Idempotent: a stream whose connection is lost or out of time closes itself."""
+        if not self._closed:
+            self._closed = True
+            self._client.release(self._connection)
 
 
 def _parse_url(url: str) -> tuple[SplitResult, int | None]:
@@ -207,6 +242,22 @@ def _parse_url(url: str) -> tuple[SplitResult, int | None]:
             return address, address.port
     shown = without_credentials(url)
     raise ConfigurationError(f"{shown!r} is not the address of a model server", "Write it as http://host:port")
+
+
+def _is_shortage(error: OSError) -> bool:
+    """Return True if this machine refused the connection.
+
+    Several addresses that failed make one error without a number. A name that cannot be looked up may be one, too, for
+    want of a file, so it is tried whether there is one.
+    """
+    numbers = {error.errno} if error.errno else {int(number) for number in re.findall(r"Errno (\d+)", str(error))}
+    if numbers and numbers <= _SHORTAGES:
+        return True
+    try:
+        socket.socket().close()
+    except OSError:
+        return True
+    return False
 
 
 def _timeout(piece_deadline: float, deadline: float) -> TimeoutError:

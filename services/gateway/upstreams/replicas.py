@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from services.gateway.observability.metrics import Metrics
+from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.http_client import (
     ConnectFailed,
     ConnectionLost,
+    NoFreeConnection,
     ResponseStream,
     StreamIdle,
     UpstreamClient,
@@ -28,6 +30,7 @@ _PROBE_SECONDS = 1.0
 _HEALTHY_PROBE_EVERY = 5
 _PROBE_TIMEOUT_SECONDS = 2.0
 _MAX_RETRY_SHARE = 0.2
+_SHORTAGE_RETRY_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,9 +62,10 @@ class Replicas:
         fields = {"content-type": "application/json", **(headers or {})}
         connection_limit = asyncio.Semaphore(limits.connections)
         self._clients = {
-            replica: UpstreamClient(url, fields, limits.connect, connection_limit)
+            replica: UpstreamClient(url, fields, limits.connect, connection_limit, limits.wait)
             for replica, url in zip(self._pool, urls, strict=True)
         }
+        self._shortages = RateLimitedWarning(logger)
         self._answered_at: float | None = None
 
     async def close(self) -> None:
@@ -136,6 +140,8 @@ class Replicas:
             raise
 
     def _connection_error(self, replica: Replica, error: OSError, seconds: float) -> UpstreamFailed:
+        if isinstance(error, NoFreeConnection):
+            return self._shortage(replica, error)
         refused = isinstance(error, ConnectFailed)
         self._record_failure(replica, error, refused=refused)
         if isinstance(error, TimeoutError):
@@ -146,9 +152,22 @@ class Replicas:
             )
         return UpstreamFailed(502, "upstream connection lost; try again", "lost", another_may_answer=True)
 
+    def _shortage(self, replica: Replica, error: NoFreeConnection) -> UpstreamFailed:
+        """The error of a request that the gateway itself could not send. It says nothing about the server, so no
+        circuit counts it, and no other server, least of all the external API, is asked instead."""
+        self._shortages.log("no connection to %s: %s", replica.url, error)
+        message = "the gateway has no free connection to a model server; try again"
+        return UpstreamFailed(503, message, "no_connection", retry_after=_SHORTAGE_RETRY_SECONDS)
+
     def _broken_off(self, replica: Replica, error: OSError) -> UpstreamFailed:
-        """The error of a stream that had begun: it is too late to try another replica."""
-        failure = self._connection_error(replica, error, self._limit_of(error))
+        """The error of a stream that had begun: it is too late to try another replica.
+
+        One that reached its time limit without falling silent is no failure of the server: its reader may be slow.
+        """
+        if isinstance(error, TimeoutError) and not isinstance(error, StreamIdle):
+            failure = UpstreamFailed(504, f"the stream took longer than {self._limits.stream:g} s", "timeout")
+        else:
+            failure = self._connection_error(replica, error, self._limit_of(error))
         self._metrics.upstream_errors.labels(failure.reason).inc()
         failure.another_may_answer = False
         return failure
@@ -200,7 +219,10 @@ class Replicas:
 
     async def _probe(self, replica: Replica) -> None:
         try:
-            status, _, _ = await self._clients[replica].request("GET", "/v1/models", b"", _PROBE_TIMEOUT_SECONDS)
+            status, _, _ = await self._clients[replica].probe("/v1/models", _PROBE_TIMEOUT_SECONDS)
+        except NoFreeConnection as error:
+            self._shortage(replica, error)
+            return
         except OSError as error:
             self._record_failure(replica, error, refused=isinstance(error, ConnectFailed))
             return

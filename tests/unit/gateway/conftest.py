@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,23 @@ REFUND = sse(
     chunk({"role": "assistant", "content": ""}, logprob=None), chunk({"content": "ref"}), chunk({"content": "und"}),
     chunk({"content": ""}, finish="stop", logprob=None), USAGE,
 )  # fmt: skip
+
+
+@contextmanager
+def no_free_files() -> Iterator[None]:
+    """This process cannot open another file or socket for the length of a `with`."""
+    limits, taken = resource.getrlimit(resource.RLIMIT_NOFILE), list[int]()
+    highest = max(int(file.name) for file in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for number in taken:
+            os.close(number)
 
 
 @dataclass
@@ -193,8 +212,9 @@ async def serving(
     access: Any = None,
     public_metrics: bool = False,
     replicas: Upstream | None = None,
+    external: Upstream | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway that asks `replicas`, by default a fake."""
+    """A gateway that asks `replicas`, by default a fake, and then `external` for its model "large"."""
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
@@ -204,7 +224,8 @@ async def serving(
         access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
         await access.start()
     recorder = Recorder(log, metrics, answer_when_full=answer_when_full)
-    answerer = Answerer(tasks, flags, AnswerSources(replicas or upstream), recorder, identifiers, access)
+    sources = AnswerSources(replicas or upstream, external, "large" if external else None)
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers, access)
     handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics), list[str]()
     app = build_app(answerer, handlers, metrics, lambda: missing, list, 64 * 1024)
     transport = httpx.ASGITransport(app=app)

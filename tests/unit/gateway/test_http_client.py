@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +21,13 @@ from cryptography.x509.oid import NameOID
 from services.gateway.upstreams.http_client import (
     ConnectFailed,
     ConnectionLost,
+    NoFreeConnection,
     StreamIdle,
     UpstreamClient,
     UpstreamResponse,
 )
 from shared.errors import ConfigurationError
+from tests.unit.gateway.conftest import no_free_files
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -65,7 +69,7 @@ class Server:
                 await asyncio.sleep(self.pause)
 
 
-Start = Callable[[Server], Awaitable[UpstreamClient]]
+Start = Callable[..., Awaitable[UpstreamClient]]
 
 
 @pytest.fixture
@@ -73,11 +77,12 @@ async def start() -> AsyncIterator[Start]:
     """Start a server and return a client of it."""
     opened: list[tuple[asyncio.Server, UpstreamClient]] = []
 
-    async def _start(server: Server, limit: int = 10, path: str = "") -> UpstreamClient:
+    async def _start(server: Server, limit: int = 10, path: str = "", wait_seconds: float = 5.0) -> UpstreamClient:
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         server.url = f"127.0.0.1:{port}"
-        client = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, asyncio.Semaphore(limit))
+        slots = asyncio.Semaphore(limit)
+        client = UpstreamClient(f"http://{server.url}{path}", {"x-key": "k"}, 0.5, slots, wait_seconds)
         opened.append((listening, client))
         return client
 
@@ -262,14 +267,84 @@ async def test_a_stream_may_take_longer_than_a_piece_of_it(start: Start) -> None
     stream.close()
 
 
-async def test_waiting_for_a_free_connection_counts_towards_the_deadline(start: Start) -> None:
-    client = await start(Server((), pause=0.0), limit=1)
+async def test_without_a_free_connection_a_request_waits_for_a_while_and_says_that_the_shortage_is_ours(
+    start: Start,
+) -> None:
+    client = await start(server := Server((), pause=0.0), limit=1, wait_seconds=0.2)
     first = asyncio.create_task(ask(client, seconds=5.0))
     await asyncio.sleep(0.05)
-    with pytest.raises(TimeoutError):
-        await ask(client, seconds=0.2)
+    with pytest.raises(NoFreeConnection, match="RATCHET_GATEWAY_CONNECTIONS"):
+        await ask(client)
+    with pytest.raises(NoFreeConnection):
+        await client.open_stream("/v1/x", b"{}", 5.0, 5.0)
+    server.script = (OK,)
+    assert (await client.probe("/v1/models", 1.0)).body == b"hello"
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
+    assert (await ask(client)).body == b"hello"
+
+
+async def test_the_time_that_a_request_waits_for_a_free_connection_is_not_taken_from_the_servers(start: Start) -> None:
+    client = await start(Server((OK[:20], OK[20:]), pause=0.3), limit=1)
+    answers = await asyncio.gather(ask(client, seconds=0.7), ask(client, seconds=0.7))
+    assert [answer.body for answer in answers] == [b"hello"] * 2
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
+async def test_a_connection_that_our_own_machine_refuses_is_a_shortage_of_ours(
+    start: Start, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    client = await start(Server(), limit=1)
+
+    def raises(error: OSError) -> None:
+        async def create_connection(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+
+    numbered, refused = OSError(code, os.strerror(code)), "[Errno 111] Connection refused"
+    for shortage in (numbered, OSError(f"Multiple exceptions: {numbered} ('::1'), {numbered} ('127.0.0.1')")):
+        raises(shortage)
+        with pytest.raises(NoFreeConnection, match=os.strerror(code)):
+            await ask(client)
+    raises(OSError(f"Multiple exceptions: {numbered} ('::1'), {refused}"))
+    with pytest.raises(ConnectFailed):
+        await ask(client)
+    monkeypatch.undo()
+    assert (await ask(client)).body == b"hello"
+
+
+async def test_a_process_without_a_file_to_spare_says_so_even_if_it_cannot_look_up_a_name(start: Start) -> None:
+    client = await start(server := Server())
+    named = UpstreamClient(f"http://localhost.invalid:{server.url.rpartition(':')[2]}", {}, 0.5, asyncio.Semaphore(1))
+    with no_free_files():
+        for without in (client, named):
+            with pytest.raises(NoFreeConnection):
+                await ask(without)
+    assert (await ask(client)).body == b"hello"
+    with pytest.raises(ConnectFailed):
+        await ask(named)
+
+
+async def test_a_stream_has_its_time_limit_and_gives_up_its_slot_while_its_reader_does_something_else(
+    start: Start,
+) -> None:
+    piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    client = await start(server := Server((CHUNKED, *[piece] * 400, b"0\r\n\r\n")), limit=1)
+    stream = await client.open_stream("/v1/x", b"{}", 5.0, 0.3)
+    await stream.read_piece()
+    async with asyncio.timeout(2.0):
+        while server.open_now:
+            await asyncio.sleep(0.02)
+    server.script = (OK,)
+    assert (await ask(client, seconds=1.0)).body == b"hello"
+    with pytest.raises(TimeoutError) as caught:
+        await stream.read_rest()
+    assert not isinstance(caught.value, StreamIdle)
+    stream.close()
+    answers = await asyncio.gather(*(ask(client) for _ in range(3)))
+    assert [answer.body for answer in answers] == [b"hello"] * 3
+    assert server.max_open == 1
 
 
 async def test_a_server_has_to_wait_while_its_stream_is_not_read(start: Start) -> None:

@@ -16,6 +16,7 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from tests.unit.gateway.conftest import no_free_files
 
 DEAD = "http://127.0.0.1:9"
 CHAT = "/v1/chat/completions"
@@ -392,3 +393,55 @@ async def test_the_password_in_a_replicas_address_is_never_logged(
         await replicas.post(CHAT, b"{}")
     assert ["http://127.0.0.1:9/base" in message for message in caplog.messages] == [True]
     assert "s3cret" not in f"{caplog.messages} {failed.value.message} {failed.value.__cause__!r}"
+
+
+async def test_probes_do_not_wait_behind_requests_and_open_no_circuit_of_a_healthy_server(
+    start: Start, make: Make
+) -> None:
+    server = await start(pieces=(b"data: 1\n\n",) * 100, between=0.5)
+    replicas = await make(server, connections=1, opens_after=1)
+    (replica,) = replicas._pool
+    async with replicas.stream(CHAT, b"{}"):
+        replicas._answered_at = None
+        await asyncio.wait_for(replicas._probe(replica), 1.0)
+        assert replicas.answered_within(1)
+    assert not replica.circuit_open
+
+
+async def test_a_shortage_of_ours_is_a_503_that_neither_opens_a_circuit_nor_goes_elsewhere(
+    start: Start, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await start(delay=2.0)
+    replicas = await make(server, connections=1, wait=0.1, opens_after=1, last_resort=False)
+    (replica,) = replicas._pool
+    busy = asyncio.create_task(replicas.post(CHAT, b"{}"))
+    await until(lambda: server.asked == 1)
+    for _ in range(3):
+        with pytest.raises(UpstreamFailed) as caught:
+            await replicas.post(CHAT, b"{}")
+        with pytest.raises(UpstreamFailed) as streaming:
+            await streamed(replicas)
+        for error in (caught.value, streaming.value):
+            assert (error.status, error.reason, error.down, error.retry_after) == (503, "no_connection", False, 2.0)
+    busy.cancel()
+    await asyncio.gather(busy, return_exceptions=True)
+    with no_free_files():
+        error = await refused(replicas)
+        await replicas._probe(replica)
+    assert (error.status, error.reason, error.down) == (503, "no_connection", False)
+    assert (replica.circuit_open, replica.failures, server.asked) == (False, 0, 1)
+    assert errors(replicas, "no_connection") == 7
+    (record,) = caplog.records
+    assert "RATCHET_GATEWAY_CONNECTIONS" in record.message
+
+
+async def test_streams_that_their_readers_drag_past_the_time_limit_are_not_the_servers_failure(
+    start: Start, make: Make
+) -> None:
+    server = await start(pieces=(b"data: 1\n\n",) * 100, between=0.05)
+    replicas = await make(server, stream=0.3, opens_after=1)
+    with pytest.raises(UpstreamFailed) as caught:
+        await streamed(replicas)
+    assert (caught.value.status, caught.value.down) == (504, False)
+    (replica,) = replicas._pool
+    assert (replica.circuit_open, replica.failures, outstanding(replicas)) == (False, 0, 0)

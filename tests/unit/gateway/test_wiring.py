@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.gateway.main import build
+from services.gateway.processes.file_limit import raise_file_limit
 from services.gateway.settings import GatewaySettings
 from shared.errors import ConfigurationError
 
@@ -61,6 +62,17 @@ def test_no_error_of_a_setting_shows_the_password_in_an_address(tmp_path: Path) 
     with pytest.raises(ConfigurationError, match="not the address of a model server") as unusable:
         build(GatewaySettings(home=tmp_path, vllm="http://me:s3cret@127.0.0.1:http"))
     assert "s3cret" not in f"{refused.value} {unusable.value.reason} {unusable.value.way_out}"
+
+
+def test_the_settings_reach_the_protocol_and_the_upstreams_and_the_file_limit_is_raised_at_the_start(
+    tmp_path: Path,
+) -> None:
+    settings = GatewaySettings(home=tmp_path, gateway_write_seconds=7.0, gateway_connection_wait_seconds=8.0)
+    service = build(settings)
+    assert service.http is not None
+    assert service.http.options["http"].keywords == {"write_seconds": 7.0}
+    assert settings.upstream_limits.wait == 8.0
+    assert raise_file_limit in service.prepare
 
 
 def test_with_several_workers_the_gateway_supervises_them(tmp_path: Path) -> None:

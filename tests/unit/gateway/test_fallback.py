@@ -1,0 +1,45 @@
+"""When prompts leave for the external API, and when they must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.gateway.observability.metrics import Metrics
+from services.gateway.settings import UpstreamLimits
+from services.gateway.upstreams.replicas import Replicas
+from tests.unit.gateway.conftest import FakeUpstream, Gateway, no_free_files, serving
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def _external_requests(gateway: Gateway, reason: str) -> int:
+    return int(gateway.metrics.external_requests.labels("support", reason)._value.get())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_prompt_that_leaves_is_counted_and_the_log_says_so_once_a_minute(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    replicas, external = Replicas([NOBODY], UpstreamLimits(), Metrics(), last_resort=False), FakeUpstream()
+    async with serving(replicas=replicas, external=external) as gateway:
+        for _ in range(3):
+            response = await gateway.ask(stream=stream)
+            headers = response.headers
+            assert (response.status_code, headers["x-ratchet-variant"]) == (200, "external")
+            assert headers["x-ratchet-instead-of"] == "base"
+        assert len(external.asked) == _external_requests(gateway, "away") == 3
+        name = 'ratchet_gateway_external_requests_total{reason="away",task="support"}'
+        assert await gateway.metric(name) == 3.0
+    assert sum("leaves for the external API" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_prompt_leaves_because_the_gateway_itself_is_short_of_connections(stream: bool) -> None:
+    replicas, external = Replicas([NOBODY], UpstreamLimits(), Metrics(), last_resort=False), FakeUpstream()
+    async with serving(replicas=replicas, external=external) as gateway:
+        for _ in range(5):
+            with no_free_files():
+                response = await gateway.ask(stream=stream)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+            assert response.json()["error"]["code"] == "upstream_no_connection"
+    assert external.asked == []

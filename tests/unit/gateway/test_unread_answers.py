@@ -1,0 +1,192 @@
+"""Clients that do not read their answers, on real sockets, with a model server that streams megabytes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+from aiohttp import web
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from services.gateway.asgi.protocol import BoundedHttpProtocol
+from services.gateway.observability.metrics import Metrics
+from services.gateway.settings import UpstreamLimits
+from services.gateway.upstreams.replicas import Replicas
+from tests.unit.gateway.conftest import chat_completion, chunk, serving, sse
+
+WRITE_SECONDS = 0.5
+LARGE = 16 * 1024**2
+"""More than the kernel buffers for a connection."""
+
+Loop = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Loop:
+    """Run a coroutine on each kind of event loop: their transports are different programs."""
+    loop: Loop = request.param
+    return loop
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[int]:
+    """Serve the application as the gateway does. Yields the port."""
+    protocol = functools.partial(BoundedHttpProtocol, write_seconds=WRITE_SECONDS)
+    config = uvicorn.Config(app, port=0, http=protocol, log_level="critical", timeout_keep_alive=1)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = server.force_exit = True
+    await serving
+
+
+@asynccontextmanager
+async def endless_model() -> AsyncIterator[tuple[str, list[str]]]:
+    """A model server whose streams do not end; another request is answered at once. Yields its address, and what
+    became of its streams."""
+    ends: list[str] = []
+    piece = sse(chunk({"content": "x" * 10_000}))[0]
+
+    async def complete(request: web.Request) -> web.StreamResponse:
+        if not (await request.json()).get("stream"):
+            return web.json_response(chat_completion("refund", [-0.1]))
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(piece)
+                await asyncio.sleep(0)
+        except (asyncio.CancelledError, ConnectionError):
+            ends.append("cancelled")
+            raise
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", complete)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", ends
+    await runner.cleanup()
+
+
+def connect(port: int) -> socket.socket:
+    """A client with a small receive buffer."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    client.connect(("127.0.0.1", port))
+    client.setblocking(False)
+    return client
+
+
+async def post(client: socket.socket, path: str, body: Any, headers: bytes = b"") -> None:
+    raw = json.dumps(body).encode()
+    head = b"POST %b HTTP/1.1\r\nhost: g\r\n%bcontent-length: %d\r\n\r\n" % (path.encode(), headers, len(raw))
+    await asyncio.get_running_loop().sock_sendall(client, head + raw)
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_a_client_that_does_not_read_its_stream_is_cut_and_its_slot_is_free(run: Loop) -> None:
+    async def scenario() -> None:
+        async with endless_model() as (url, ends):
+            replicas = Replicas([url], UpstreamLimits(connections=1), Metrics())
+            async with serving(replicas=replicas) as gateway, listening(gateway.app) as port:
+                client = connect(port)
+                body = {"model": "support", "messages": [{"role": "user", "content": "tell me all"}]}
+                await post(client, "/v1/chat/completions", {**body, "stream": True})
+                await until(lambda: bool(ends), 10.0)
+                answer = await asyncio.wait_for(gateway.http.post("/v1/chat/completions", json=body), 2.0)
+                assert answer.status_code == 200
+                assert [event.status for event in gateway.log.observed] == [499, 200]
+                client.close()
+            assert not any(replica.circuit_open or replica.failures for replica in replicas._pool)
+            await replicas.close()
+
+    run(scenario())
+
+
+def _large_answers() -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/large")
+    async def large() -> Response:
+        return Response(b"x" * LARGE)
+
+    @app.post("/small")
+    async def small() -> Response:
+        return Response(b"x" * 50_000)
+
+    return app
+
+
+def _connections(port: int) -> int:
+    """How many connections to the port the server still holds."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] != "0A" and row[9] != "0" for row in rows)
+
+
+@pytest.mark.parametrize("headers", [b"", b"connection: close\r\n"])
+def test_a_client_that_does_not_read_a_large_answer_is_cut(run: Loop, headers: bytes) -> None:
+    async def scenario() -> None:
+        async with listening(_large_answers()) as port:
+            client = connect(port)
+            await post(client, "/large", None, headers)
+            await until_closed(port)
+            client.close()
+
+    run(scenario())
+
+
+def test_a_connection_with_a_little_that_nobody_reads_is_closed_after_its_idle_time(run: Loop) -> None:
+    """The rest is below what pauses the answer, and closing waits for the client to read it."""
+
+    async def scenario() -> None:
+        async with listening(_large_answers()) as port:
+            client = connect(port)
+            for _ in range(100):
+                await post(client, "/small", None)
+                await asyncio.sleep(0.01)
+            await until_closed(port)
+            client.close()
+
+    run(scenario())
+
+
+async def until_closed(port: int) -> None:
+    await until(lambda: _connections(port) == 1, 2.0)
+    await until(lambda: _connections(port) == 0, 8.0)
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer(run: Loop) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with listening(_large_answers()) as port:
+            client = connect(port)
+            await post(client, "/large", None)
+            received, began = 0, loop.time()
+            while received < LARGE:
+                part = await loop.sock_recv(client, 512 * 1024)
+                assert part, f"cut after {received} bytes"
+                received += len(part)
+                if loop.time() - began < 4 * WRITE_SECONDS:
+                    await asyncio.sleep(0.05)
+            assert loop.time() - began > 3 * WRITE_SECONDS
+            client.close()
+
+    run(scenario())
