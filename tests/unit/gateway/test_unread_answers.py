@@ -6,9 +6,8 @@ import asyncio
 import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -39,17 +38,21 @@ def run(request: pytest.FixtureRequest) -> Loop:
 
 
 @asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[int]:
-    """Serve the application as the gateway does. Yields the port."""
+async def listening(app: Any) -> AsyncIterator[tuple[int, set[Any]]]:
+    """Serve the application as the gateway does. Yields the port and the connections that the server holds."""
     protocol = functools.partial(BoundedHttpProtocol, write_seconds=WRITE_SECONDS)
     config = uvicorn.Config(app, port=0, http=protocol, log_level="critical", timeout_keep_alive=1)  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = server.force_exit = True
-    await serving
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1], server.server_state.connections
+    finally:
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        server.should_exit = True
+        await serving
 
 
 @asynccontextmanager
@@ -77,17 +80,20 @@ async def endless_model() -> AsyncIterator[tuple[str, list[str]]]:
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}", ends
-    await runner.cleanup()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", ends
+    finally:
+        await runner.cleanup()
 
 
-def connect(port: int) -> socket.socket:
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
     """A client with a small receive buffer."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    client.connect(("127.0.0.1", port))
-    client.setblocking(False)
-    return client
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", port))
+        client.setblocking(False)
+        yield client
 
 
 async def post(client: socket.socket, path: str, body: Any, headers: bytes = b"") -> None:
@@ -103,25 +109,25 @@ async def until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def test_a_client_that_does_not_read_its_stream_is_cut_and_its_slot_is_free(run: Loop) -> None:
+    body = {"model": "support", "messages": [{"role": "user", "content": "tell me all"}]}
+
     async def scenario() -> None:
         async with endless_model() as (url, ends):
             replicas = Replicas([url], UpstreamLimits(connections=1), Metrics())
-            async with serving(replicas=replicas) as gateway, listening(gateway.app) as port:
-                client = connect(port)
-                body = {"model": "support", "messages": [{"role": "user", "content": "tell me all"}]}
-                await post(client, "/v1/chat/completions", {**body, "stream": True})
-                await until(lambda: bool(ends), 10.0)
-                answer = await asyncio.wait_for(gateway.http.post("/v1/chat/completions", json=body), 2.0)
+            async with serving(replicas=replicas) as gateway, listening(gateway.app) as (port, _):
+                with connected(port) as client:
+                    await post(client, "/v1/chat/completions", {**body, "stream": True})
+                    await until(lambda: bool(ends), 10.0)
+                    answer = await asyncio.wait_for(gateway.http.post("/v1/chat/completions", json=body), 2.0)
                 assert answer.status_code == 200
                 assert [event.status for event in gateway.log.observed] == [499, 200]
-                client.close()
             assert not any(replica.circuit_open or replica.failures for replica in replicas._pool)
             await replicas.close()
 
     run(scenario())
 
 
-def _large_answers() -> FastAPI:
+def _answers() -> FastAPI:
     app = FastAPI()
 
     @app.post("/large")
@@ -130,63 +136,56 @@ def _large_answers() -> FastAPI:
 
     @app.post("/small")
     async def small() -> Response:
-        return Response(b"x" * 50_000)
+        return Response(b"x" * 20_000)
 
     return app
-
-
-def _connections(port: int) -> int:
-    """How many connections to the port the server still holds."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(f":{port:04X}") and row[3] != "0A" and row[9] != "0" for row in rows)
 
 
 @pytest.mark.parametrize("headers", [b"", b"connection: close\r\n"])
 def test_a_client_that_does_not_read_a_large_answer_is_cut(run: Loop, headers: bytes) -> None:
     async def scenario() -> None:
-        async with listening(_large_answers()) as port:
-            client = connect(port)
-            await post(client, "/large", None, headers)
-            await until_closed(port)
-            client.close()
+        async with listening(_answers()) as (port, connections):
+            with connected(port) as client:
+                await post(client, "/large", None, headers)
+                await until(lambda: bool(connections), 2.0)
+                await until(lambda: not connections, 8.0)
 
     run(scenario())
 
 
-def test_a_connection_with_a_little_that_nobody_reads_is_closed_after_its_idle_time(run: Loop) -> None:
-    """The rest is below what pauses the answer, and closing waits for the client to read it."""
+@pytest.mark.parametrize("last", [b"", b"connection: close\r\n"])
+def test_a_connection_with_a_little_that_nobody_reads_is_closed_in_time(run: Loop, last: bytes) -> None:
+    """Too little waits to pause the answer, and a connection that closes waits for the client to read it."""
 
     async def scenario() -> None:
-        async with listening(_large_answers()) as port:
-            client = connect(port)
-            for _ in range(100):
+        async with listening(_answers()) as (port, connections):
+            with connected(port) as client:
                 await post(client, "/small", None)
-                await asyncio.sleep(0.01)
-            await until_closed(port)
-            client.close()
+                await until(lambda: bool(connections), 2.0)
+                (connection,) = connections
+                while not connection.transport.get_write_buffer_size():
+                    await post(client, "/small", None)
+                    await asyncio.sleep(0.005)
+                await post(client, "/small", None, last)
+                assert not connection.flow.write_paused
+                await until(lambda: not connections, 8.0)
 
     run(scenario())
-
-
-async def until_closed(port: int) -> None:
-    await until(lambda: _connections(port) == 1, 2.0)
-    await until(lambda: _connections(port) == 0, 8.0)
 
 
 def test_a_client_that_reads_slowly_gets_its_whole_answer(run: Loop) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        async with listening(_large_answers()) as port:
-            client = connect(port)
-            await post(client, "/large", None)
-            received, began = 0, loop.time()
-            while received < LARGE:
-                part = await loop.sock_recv(client, 512 * 1024)
-                assert part, f"cut after {received} bytes"
-                received += len(part)
-                if loop.time() - began < 4 * WRITE_SECONDS:
-                    await asyncio.sleep(0.05)
-            assert loop.time() - began > 3 * WRITE_SECONDS
-            client.close()
+        async with listening(_answers()) as (port, _):
+            with connected(port) as client:
+                await post(client, "/large", None)
+                received, began = 0, loop.time()
+                while received < LARGE:
+                    part = await loop.sock_recv(client, 512 * 1024)
+                    assert part, f"cut after {received} bytes"
+                    received += len(part)
+                    if loop.time() - began < 4 * WRITE_SECONDS:
+                        await asyncio.sleep(0.05)
+                assert loop.time() - began > 3 * WRITE_SECONDS
 
     run(scenario())
