@@ -98,5 +98,5 @@ class Recorder:
         """Count and log a request that leaves for the external API, because of this error of our replicas."""
         self._metrics.external_requests.labels(request.task.name, error.reason).inc()
         self._external_warning.log(
-            "a prompt of the task %s leaves for the external API: %s", request.task.name, error.message
+            "a prompt of the task %s leaves for the external API: %s", request.task.name, error.reason
         )

@@ -30,7 +30,8 @@ async def test_each_prompt_that_leaves_is_counted_and_the_log_says_so_once_a_min
         assert len(external.asked) == _external_requests(gateway, "away") == 3
         name = 'ratchet_gateway_external_requests_total{reason="away",task="support"}'
         assert await gateway.metric(name) == 3.0
-    assert sum("leaves for the external API" in record.message for record in caplog.records) == 1
+    leaving = "a prompt of the task support leaves for the external API: away"
+    assert sum(leaving in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
