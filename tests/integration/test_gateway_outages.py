@@ -274,7 +274,8 @@ async def test_an_apps_rate_limit_is_shared_by_all_workers_and_survives_the_deat
 ) -> None:
     async with backends.gateway() as gateway:
         await gateway.stop(signal.SIGTERM)
-    gateway = GatewayProcess(gateway.home, {"RATCHET_VLLM": backends.vllm, "RATCHET_GATEWAY_WORKERS": "2"})
+    env = {"RATCHET_VLLM": backends.vllm, "RATCHET_GATEWAY_WORKERS": "2", "RATCHET_GATEWAY_PUBLIC_METRICS": "true"}
+    gateway = GatewayProcess(gateway.home, env)
     key, digest = new_key()
     limit = ApiKey(app="shop", digest=digest, created_at=datetime.now(UTC), requests_per_second=0.001, burst=20)
     write_keys(gateway.settings.keys_file, [limit])
