@@ -49,7 +49,8 @@ class Service:
 
     `broker` is None for a process that only supervises others.
     `serves_before_broker`: preparation, background and HTTP do not wait for the broker, which may be away for hours.
-    `connected`: background work that begins when the broker answers.
+    `connected`: background work that begins when the broker answers. `drain`: called at the stop, while consumers and
+    background work still run; `close`: after they have ended.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Service:
     prepare: Sequence[Hook] = ()
     background: Sequence[Background] = ()
     connected: Sequence[Background] = ()
+    drain: Sequence[Hook] = ()
     close: Sequence[Hook] = ()
     http: HttpServer | None = None
     serves_before_broker: bool = False
@@ -174,6 +176,8 @@ async def _stop(service: Service) -> None:
         server.should_exit = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(serving), 6.0)
+    for hook in service.drain:
+        await hook()
     tasks = [*service.tasks, *(serving for _, serving in service.servers)]
     for task in tasks:
         task.cancel()

@@ -234,7 +234,8 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         prepare=[shipper.start],
         background=[redactor.load, write_status_forever, watch_parent],
         connected=[partial(tasks.read, settings)],
-        close=[shipper.finish, submitted_publisher.close],
+        drain=[shipper.finish],  # It redacts by the tasks, which a consumer may still be reading.
+        close=[submitted_publisher.close],
         serves_before_broker=True,
     )
 
