@@ -20,6 +20,7 @@ from tests.chaos import report
 from tests.chaos.faults import KINDS
 from tests.chaos.run import SHORT, Options, Progress, run_chaos
 from tests.chaos.system import ROOT, StartError
+from tests.conftest import shared_home
 
 RESULTS = Path(__file__).parent / "results"
 _SECONDS_BETWEEN_LINES = 10.0
@@ -43,7 +44,7 @@ def main(
     if short:
         options = replace(SHORT, seed=seed, without=excluded)
     console = Console(markup=False, emoji=False, highlight=False)
-    home = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute() / "chaos" / str(os.getpid())
+    home = shared_home() / "chaos" / str(os.getpid())
     try:
         outcome = asyncio.run(_interruptible(home, options, console, keep))
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import time
@@ -19,18 +18,11 @@ from pathlib import Path
 import psutil
 
 from deploy.devstack.part import Launch
-from deploy.devstack.supervision.processes import run_as
+from deploy.devstack.supervision.processes import die_with_parent, run_as
 
 TOKEN = "RATCHET_CHAOS_RUN"
 """Set in the environment of every process of a run and its children, so that `sweep` kills these and no others."""
-_PR_SET_PDEATHSIG = 1
 _EARLY_SECONDS, _FOLLOW_SECONDS = 5.0, 10.0
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """Run in the child: have it killed when the harness dies, however it dies."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass
@@ -69,7 +61,7 @@ class Program:
             self.process = await asyncio.create_subprocess_exec(
                 *self.launch.argv, env={**self.env, **self.launch.env}, cwd=self.launch.cwd,
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=_die_with_parent, **run_as(self.launch.user),
+                preexec_fn=die_with_parent, **run_as(self.launch.user),
             )  # fmt: skip
         self.starts += 1
         self._ended_by_us = False

@@ -27,7 +27,7 @@ from schemas.catalog import SERVICES
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.chaos.processes import Program, Programs
-from tests.conftest import ROOT, free_ports
+from tests.conftest import ROOT, free_ports, shared_home
 
 WRITERS = ("prediction_log", "prediction_log-2")
 GATEWAYS = ("gateway", "gateway-2")
@@ -65,7 +65,7 @@ class System:
         self.spool_disk, self.lake_disk = home / "spool-disk", home / "lake-disk"
         self.spool, self.lake = self.spool_disk / "spool", self.lake_disk / "lake"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
-        shared = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute()
+        shared = shared_home()
         (shared / "models").mkdir(parents=True, exist_ok=True)
         self._models = shared / "models"
         ports = free_ports(2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.run import SHORT, run_chaos
-from tests.chaos.system import ROOT
+from tests.conftest import shared_home
 
 pytestmark = pytest.mark.stack
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.stack
 @pytest.fixture
 def home() -> Path:
     """The folder of the run, deleted if it passes; otherwise logs, ledger and lake stay."""
-    return Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute() / "chaos" / f"test-{os.getpid()}"
+    return shared_home() / "chaos" / f"test-{os.getpid()}"
 
 
 async def test_under_faults_of_every_kind_nothing_is_lost_doubled_or_leaked(home: Path) -> None:

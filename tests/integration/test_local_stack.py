@@ -29,11 +29,10 @@ from deploy.devstack.startup import port_is_free
 from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
-from tests.conftest import on_tansu
+from tests.conftest import ROOT, on_tansu, shared_home
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parents[2]
 FAST_PARTS = ("kafka", "postgres", "unleash")
 
 
@@ -61,7 +60,7 @@ class Home:
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
     """A running stack in the checkout's ignored folder, which `nobody`, who runs PostgreSQL for root, can reach."""
-    shared = Path(os.environ.get("RATCHET_HOME", ROOT / ".ratchet")).absolute()
+    shared = shared_home()
     path = ROOT / ".ratchet" / "tests" / f"stack-{os.getpid()}"
     path.mkdir(parents=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}

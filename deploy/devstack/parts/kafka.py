@@ -157,9 +157,7 @@ class KafkaPart:
         return values
 
     def note(self, config: StackConfig) -> str:
-        if "kafka" in config.externals:
-            return ""
-        if config.kafka_home:
+        if "kafka" in config.externals or config.kafka_home:
             return ""
         if home := distribution(config):
             return note_on_apache(config, home)

@@ -102,9 +102,16 @@ class S3Part:
         return environment(config) | lines | {"RATCHET_STORAGE": "s3"}
 
     def note(self, config: StackConfig) -> str:
-        size = sum(path.stat().st_size for path in data_folder(config).rglob("*") if path.is_file())
+        size = sum(map(_file_bytes, data_folder(config).rglob("*")))
         contents = "lake, artifacts and the broker's records" if config.storage == "s3" else "the broker's records"
         return f"SeaweedFS, keeps {contents}: {size / 1e6:,.0f} MB in {data_folder(config)}"
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # The server reclaims space meanwhile.
+        return 0
 
 
 def data_folder(config: StackConfig) -> Path:

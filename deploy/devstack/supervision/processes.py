@@ -6,6 +6,7 @@ Nothing here looks a process up by name.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pwd
 import signal
@@ -17,6 +18,10 @@ import psutil
 
 CLOCK_SLACK_SECONDS = 0.05
 """psutil derives the start time from boot time plus ticks; two readings agree to a tick (10 ms)."""
+
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ def _group_exists(group: int) -> bool:
 def run_as(user: str | None) -> dict[str, Any]:
     """Return the arguments of `subprocess.Popen` that run a process as `user`; None: as the current user."""
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
+
+
+def die_with_parent() -> None:
+    """To be run in a child before its program (`preexec_fn`): have it killed when its parent dies, however it dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def memory_bytes(process: ProcessIdentity) -> int:

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import signal
 import sys
+from datetime import UTC, datetime
+
+from obstore.exceptions import BaseError
 
 from deploy.devstack.config import HOST
+from deploy.devstack.object_store import open_bucket
+from deploy.devstack.supervision.processes import die_with_parent
 from deploy.devstack.tansu import BUCKET
 from deploy.devstack.tansu.proxy import ProduceProxy
+from deploy.devstack.tansu.retention import delete_expired
 
 log = logging.getLogger("tansu")
 
 _START_SECONDS = 30.0
 _FIRST_RETENTION_SECONDS, _RETENTION_SECONDS = 120.0, 3600.0
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """Run in tansu's process before tansu: have it killed when this process dies, however it dies."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def run(program: str, port: int, internal_port: int) -> int:
@@ -35,7 +33,7 @@ async def run(program: str, port: int, internal_port: int) -> int:
     listener, advertised = f"tcp://{HOST}:{internal_port}", f"tcp://{HOST}:{port}"
     argv = [program, "broker", "--silent", "--listener-url", listener, "--advertised-listener-url", advertised]
     tansu = await asyncio.create_subprocess_exec(
-        *argv, "--storage-engine", f"s3://{BUCKET}/", preexec_fn=_die_with_parent
+        *argv, "--storage-engine", f"s3://{BUCKET}/", preexec_fn=die_with_parent
     )
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,12 +67,14 @@ async def _wait_for_port(port: int, ended: asyncio.Task[int]) -> None:
 
 
 async def _retain_forever() -> None:
-    """Delete what the topics no longer promise, in a process of its own: its libraries would stay in memory here."""
+    """Delete what the topics no longer promise to keep."""
     await asyncio.sleep(_FIRST_RETENTION_SECONDS)
     while True:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "deploy.devstack.tansu.retention")
-        if await process.wait() != 0:
-            log.warning("retention failed, retrying in %.0f s", _RETENTION_SECONDS)
+        try:
+            deleted = await asyncio.to_thread(delete_expired, open_bucket(BUCKET), datetime.now(UTC))
+            log.info("retention: %d expired batches deleted", deleted)
+        except BaseError as error:
+            log.warning("retention failed, retrying in %.0f s: %s", _RETENTION_SECONDS, error)
         await asyncio.sleep(_RETENTION_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""Deletes the records that their topics no longer promise to keep: `python -m deploy.devstack.tansu.retention`.
+"""Deletes the records that their topics no longer promise to keep.
 
 tansu stores a topic's `retention.ms` and does nothing about it. A batch is one object, named by its first offset; it is
 deleted when it is older than that. The newest batch of a partition always stays, because tansu derives the partition's
@@ -8,22 +8,16 @@ end offset from it. Compacted topics are left: they have a record for each chang
 from __future__ import annotations
 
 import json
-import logging
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import obstore
 
-from deploy.devstack.object_store import open_bucket
-from deploy.devstack.tansu import BUCKET
-
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
-
-log = logging.getLogger("tansu.retention")
 
 CLUSTER = "clusters/tansu_cluster"
 """Its folder in the bucket: `meta.json` and `topics/<topic>/partitions/<number>/records/<offset>.batch`."""
@@ -86,14 +80,3 @@ def kept(store: ObjectStore) -> Kept:
     topics = read_topics(store)
     batches = [batch for topic in topics for found in partitions(store, topic) for batch in found]
     return Kept(len(topics), len(batches), sum(batch["size"] for batch in batches))
-
-
-def main() -> None:
-    """Entry point."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    deleted = delete_expired(open_bucket(BUCKET), datetime.now(UTC))
-    log.info("%d expired batches deleted", deleted)
-
-
-if __name__ == "__main__":
-    main()

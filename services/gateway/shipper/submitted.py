@@ -45,9 +45,9 @@ class SubmittedPredictions:
     async def on_submitted(self, deliveries: list[Delivery[PredictionSubmitted]]) -> None:
         """Log the predictions, then acknowledge them. A repeated prediction_id becomes the same event.
 
-        Raises InvalidMessage for an unknown task, DependencyUnavailable before the tasks are read or without Kafka.
+        Waits until the tasks are read. Raises InvalidMessage for an unknown task, DependencyUnavailable without Kafka.
         """
-        records = [encode_event(self._to_logged(delivery.event)) for delivery in deliveries]
+        records = [encode_event(await self._to_logged(delivery.event)) for delivery in deliveries]
         unpublished = await self._publisher.publish_once(await self._redactor.redact(records))
         if unpublished:
             raise DependencyUnavailable(
@@ -55,12 +55,12 @@ class SubmittedPredictions:
             )
         self._status.submitted_logged += len(records)
 
-    def _to_logged(self, event: PredictionSubmitted) -> PredictionLogged:
+    async def _to_logged(self, event: PredictionSubmitted) -> PredictionLogged:
         return PredictionLogged(
             event_id=event_id("predictions.logged", event.task, event.prediction_id),
             occurred_at=event.occurred_at,
             task=event.task,
-            task_revision=self._revision(event),
+            task_revision=await self._revision(event),
             cycle_id=event.cycle_id,
             prediction_id=event.prediction_id,
             messages=tuple(Message(role=m.role, content=_storable(m.content)) for m in event.messages),
@@ -76,15 +76,11 @@ class SubmittedPredictions:
             finish_reason=event.finish_reason,
         )
 
-    def _revision(self, event: PredictionSubmitted) -> str:
-        task = self._tasks.get(event.task)
-        if task is not None:
-            return task.task_revision if event.task_revision == CURRENT else event.task_revision
-        if self._tasks.is_missing(event.task):
+    async def _revision(self, event: PredictionSubmitted) -> str:
+        task = await self._tasks.latest(event.task)
+        if task is None:
             raise InvalidMessage(f"unknown task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
-        raise DependencyUnavailable(
-            f"the task {event.task!r} is not read yet", "See whether it is applied: ratchet tasks list"
-        )
+        return task.task_revision if event.task_revision == CURRENT else event.task_revision
 
 
 def _storable(text: str) -> str:

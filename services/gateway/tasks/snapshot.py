@@ -12,6 +12,7 @@ import orjson
 from pydantic import ValidationError
 
 from schemas.tasks import TaskChanged
+from shared.errors import DependencyUnavailable
 from shared.files import write_atomically
 from shared.kafka.clients import describe_topics, end_offsets
 from shared.kafka.delivery import TopicPartition
@@ -56,7 +57,7 @@ class TaskSnapshot:
 
 
 class TaskTable:
-    """The tasks as the shipper reads them: knows when a task that is not there does not exist."""
+    """The tasks as the shipper reads them: each in its last version, never in an older one that is read before it."""
 
     def __init__(self, table: LatestByKey[TaskChanged]) -> None:
         self._table = table
@@ -65,7 +66,10 @@ class TaskTable:
     async def read(self, settings: Settings) -> None:
         """Background, started when the broker answers: wait until the topic is read to the end that it has now."""
         topic = self._table.topic
-        partitions = (await describe_topics(settings, [topic]))[topic].partitions
+        described = await describe_topics(settings, [topic])
+        if topic not in described:
+            raise DependencyUnavailable(f"there is no topic {topic} yet", "See which are missing: ratchet topics list")
+        partitions = described[topic].partitions
         await self.read_to(await end_offsets(settings, [TopicPartition(topic, number) for number in partitions]))
 
     async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
@@ -81,7 +85,7 @@ class TaskTable:
     async def latest(self, name: str) -> TaskChanged | None:
         """Return the task's last version, None if there is none. Waits until the topic is read to its end.
 
-        An older version may have other rules of redaction.
+        An older version may have other rules of redaction, and another revision.
         """
         await self._read.wait()
         return self._table.get(name)
@@ -90,10 +94,3 @@ class TaskTable:
         """Return once there is a task whose texts are redacted, which may be never."""
         while not any(change.spec.redaction.enabled for change in self._table):
             await asyncio.sleep(_POLL_SECONDS)
-
-    def get(self, name: str) -> TaskChanged | None:
-        return self._table.get(name)
-
-    def is_missing(self, name: str) -> bool:
-        """Return True if this task surely does not exist."""
-        return self._read.is_set() and self._table.get(name) is None
