@@ -74,7 +74,8 @@ async def _retain_forever() -> None:
             deleted = await asyncio.to_thread(delete_expired, open_bucket(BUCKET), datetime.now(UTC))
             log.info("retention: %d expired batches deleted", deleted)
         except BaseError as error:
-            log.warning("retention failed, retrying in %.0f s: %s", _RETENTION_SECONDS, error)
+            reason = str(error).partition("\n")[0]  # A page of debugging output follows it.
+            log.warning("retention failed, retrying in %.0f s: %s", _RETENTION_SECONDS, reason)
         await asyncio.sleep(_RETENTION_SECONDS)
 
 
