@@ -13,13 +13,18 @@ from uuid import UUID, uuid4
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-MAX_TEXT = 32_000
-"""Maximum characters of a text in an event; the gateway refuses requests with longer texts."""
+MAX_EVENT_BYTES = 2 * 1024 * 1024
+"""What an event may have of texts, as JSON, unless a setting allows more. Whoever makes an event cuts it to fit."""
+MAX_TEXT = 3 * 1024 * 1024
+"""Maximum characters of one text in an event. Not what fits: the total is limited, in bytes (MAX_EVENT_BYTES)."""
+MAX_SHORT_TEXT = 32_000
 
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Lower case, digits and dashes: it becomes part of flag names, folders and adapter names."""
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+ShortText = Annotated[str, StringConstraints(max_length=MAX_SHORT_TEXT)]
+"""A text that a person writes into a setting, or one of many in an event."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -44,27 +49,6 @@ class Event(Frozen):
         description="Hash of what makes data comparable: prompt, labels, base model. Revisions are never mixed."
     )
     cycle_id: Identifier | None = Field(default=None, description="The weekly cycle that the event belongs to, if any.")
-
-
-class Role(StrEnum):
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-
-
-class Message(Frozen):
-    """One chat message. Its content is text; other modalities need a new version of the contract."""
-
-    role: Role
-    content: Text
-
-
-Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=64)]
-
-
-def input_text(messages: tuple[Message, ...]) -> str:
-    """Return the text to compare inputs by: all messages but the system prompt, which all inputs of a task share."""
-    return "\n".join(message.content for message in messages if message.role is not Role.SYSTEM)
 
 
 class Variant(StrEnum):

@@ -62,7 +62,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("tasks.changed.v1", TaskChanged, ("scheduler",), TASK_READERS, "task", 1, _FOREVER, compacted=True),
     Topic("predictions.submitted.v1", PredictionSubmitted, (), ("gateway",), "prediction_id", 8, _DAY),
     Topic("predictions.logged.v1", PredictionLogged, ("gateway",),
-          ("prediction_log", "failure_miner", "shadow"), "prediction_id", 8, _QUARTER),
+          ("prediction_log", "failure_miner", "shadow"), "request_id", 8, _QUARTER),
     Topic("feedback.given.v1", FeedbackGiven, ("gateway",),
           ("prediction_log", "failure_miner"), "prediction_id", 4, _QUARTER),
     Topic("requests.observed.v1", RequestObserved, ("gateway",),

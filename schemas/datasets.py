@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, Field
 
-from schemas.base import Event, Frozen, Gate, Identifier, Messages, Text
+from schemas.base import Event, Frozen, Gate, Identifier, Text
+from schemas.conversation import JsonObject, Messages
 from schemas.tasks import TaskSpec
 
 
@@ -34,6 +35,7 @@ class Example(Frozen):
 
     example_id: Identifier
     messages: Messages
+    tools: tuple[JsonObject, ...] = Field(default=(), description="The tools that the model could call.")
     group: Identifier
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
@@ -46,7 +48,7 @@ class Example(Frozen):
 
     @property
     def answer(self) -> str:
-        return self.messages[-1].content
+        return self.messages[-1].text
 
 
 class RejectedExample(Frozen):

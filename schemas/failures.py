@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pydantic import AwareDatetime, Field
 
-from schemas.base import Event, Frozen, Identifier, Probability, Text
+from schemas.base import Event, Frozen, Identifier, Probability, ShortText
 from schemas.cycles import Fence
 
 
@@ -24,7 +24,7 @@ class FailureMode(Frozen):
     mode_id: Identifier
     name: str = Field(max_length=200, description="The words that distinguish it from the other modes (c-TF-IDF).")
     words: tuple[str, ...] = Field(max_length=20)
-    exemplars: tuple[Text, ...] = Field(max_length=10, description="Inputs nearest to the centre; first the medoid.")
+    exemplars: tuple[ShortText, ...] = Field(max_length=10, description="Inputs nearest to the centre; first the medoid.")
     sources: tuple[ExemplarSource, ...] = Field(default=(), max_length=10, description="Parallel to the exemplars.")
     size: int = Field(ge=1)
     share: Probability = Field(description="The mode's share of the cycle's suspects.")

@@ -8,7 +8,8 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from schemas.base import Event, Identifier, Messages, Probability, Text
+from schemas.base import Event, Identifier, Probability, Text
+from schemas.conversation import Answer, Call
 
 
 class Purpose(StrEnum):
@@ -33,8 +34,8 @@ class LabelRequested(Event):
     request_id: Identifier
     prediction_id: Identifier
     purpose: Purpose
-    messages: Messages
-    answers: tuple[Text, ...] = Field(min_length=1, max_length=2)
+    call: Call = Field(description="What was asked; `truncated` if it was too long for a question.")
+    answers: tuple[Answer, ...] = Field(min_length=1, max_length=2)
     labels: tuple[str, ...] = Field(default=(), max_length=500, description="Allowed answers; empty: free text.")
     priority: float = Field(default=0.0, description="Higher first: one minus confidence, for example.")
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
@@ -66,9 +67,9 @@ class CorrectionSubmitted(Event):
     prediction_id: Identifier
     purpose: Purpose
     reviewer: Identifier
-    messages: Messages
-    answers: tuple[Text, ...] = Field(min_length=1, max_length=2)
-    label: Text | None = None
+    call: Call = Field(description="What was asked; `truncated` if it was too long for a question.")
+    answers: tuple[Answer, ...] = Field(min_length=1, max_length=2)
+    label: Text | None = Field(default=None, description="As one text, see `Answer.plain`.")
     preference: Literal["a", "b", "both_right", "both_wrong", "cannot_tell"] | None = None
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
     overlap: int = Field(default=1, ge=1, le=5)

@@ -1,7 +1,7 @@
 """The lake's tables, a published, read-only contract. Each row model has the columns of one table.
 
 `predictions`, `feedback` and `requests` are partitioned by task and date and hold each event once, however often it is
-delivered. `forgotten` holds who asked for erasure: their rows are not in the other tables, and a reader drops its
+delivered: `predictions` a row for each answer of the event. `forgotten` holds who asked for erasure: their rows are not in the other tables, and a reader drops its
 copies by it. A new column is nullable and comes last; readers ignore columns that they do not know.
 """
 
@@ -18,9 +18,13 @@ FORGOTTEN = "forgotten"
 
 
 class PredictionRow(Frozen):
-    """One answer. `messages` is the JSON of the conversation as the model received it.
+    """One answer, with the call that it answers: `schemas/conversation.py` has the structure of the columns of JSON.
 
-    `confidence` is the event's `confidence.score`; `confidence_raw` is the score before calibration, if any.
+    `api` to `truncated` are the call's; with `model` they make the request again (`shared/conversation/`). `messages`,
+    `tools`, `tool_choice`, `response_format`, `parameters`, `tool_calls` and `metadata` are JSON. `answer` is the
+    answer as one text, tool calls included; `text` is what was said beside them. `confidence` is the event's
+    `confidence.score`; `confidence_raw` is the score before calibration, if any. `answer_number` counts from 0.
+    `answer_tokens` are the answer's own; the other tokens are the request's.
     """
 
     prediction_id: str
@@ -28,25 +32,46 @@ class PredictionRow(Frozen):
     date: date
     task_revision: str
     occurred_at: datetime
+    request_id: str
+    answer_number: int
+    api: str
     messages: str
+    tools: str | None
+    tool_choice: str | None
+    response_format: str | None
+    parameters: str
+    stream: bool
+    constrained: bool
+    truncated: bool
     answer: str
+    text: str
+    tool_calls: str | None
+    refusal: str | None
+    reasoning: str | None
+    answer_truncated: bool
+    finish_reason: str | None
     model: str
     adapter: str | None
     variant: str
     confidence: float | None
-    logprob: float | None
-    user_hash: str | None
-    latency_ms: float
-    prompt_tokens: int
-    answer_tokens: int
-    finish_reason: str | None
-    redactions: int | None
     confidence_raw: float | None
+    logprob: float | None
     margin: float | None
     entropy: float | None
     outside: float | None
     uncertain_share: float | None
     calibration: str | None
+    user_hash: str | None
+    session_hash: str | None
+    app: str | None
+    metadata: str
+    gateway_version: str | None
+    latency_ms: float
+    prompt_tokens: int
+    answer_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    redactions: int
 
 
 class FeedbackRow(Frozen):

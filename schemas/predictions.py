@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, JsonValue
 
-from schemas.base import Event, Frozen, Identifier, Messages, Probability, Text, Variant
+from schemas.base import Event, Frozen, Identifier, Probability, ShortText, Text, Variant
+from schemas.conversation import Answer, Call, FinishReason, JsonObject, Messages, ToolCall
 
 
 class Confidence(Frozen):
@@ -39,41 +40,89 @@ class Confidence(Frozen):
     calibration: Identifier | None = Field(default=None, description="The calibration that turned `raw` into `score`.")
 
 
-class PredictionLogged(Event):
-    """An application was given an answer. Key: prediction_id."""
+class LoggedAnswer(Answer):
+    """One answer to a request: a prediction."""
 
     prediction_id: Identifier
-    messages: Messages = Field(
-        description="The conversation as the model received it, system prompt included, before redaction."
-    )
-    answer: Text
+    finish_reason: FinishReason | None = Field(default=None, description="None: unknown, of an answer made elsewhere.")
+    confidence: Confidence = Confidence()
+    tokens: int = Field(default=0, ge=0)
+
+    @property
+    def is_whole(self) -> bool:
+        """True for an answer that ended by itself and is in the event as it was given."""
+        ended = self.finish_reason in (FinishReason.STOP, FinishReason.TOOL_CALLS, None)
+        return ended and not self.truncated and self.refusal is None
+
+
+class Usage(Frozen):
+    """Tokens of a request: all answers together. `cached_tokens` are a part of the prompt's, `reasoning_tokens` of the
+    answers'."""
+
+    prompt_tokens: int = Field(default=0, ge=0)
+    answer_tokens: int = Field(default=0, ge=0)
+    cached_tokens: int = Field(default=0, ge=0)
+    reasoning_tokens: int = Field(default=0, ge=0)
+
+
+MAX_METADATA = 16
+"""Entries of `metadata`: OpenAI's limit."""
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=MAX_METADATA)
+]
+
+
+class PredictionLogged(Event):
+    """An application's request was answered: the conversation once, with all its answers. Key: request_id."""
+
+    request_id: Identifier
+    call: Call
+    answers: Annotated[tuple[LoggedAnswer, ...], Field(min_length=1, max_length=128)]
     model: Identifier = Field(description="The model requested from the upstream: the base model or an adapter's name.")
     adapter: Identifier | None = Field(default=None, description="None: the base model answered.")
     variant: Variant
-    confidence: Confidence = Confidence()
+    usage: Usage = Usage()
     user_hash: Identifier | None = Field(default=None, description="Keyed hash of the application's user.")
+    session_hash: Identifier | None = Field(default=None, description="Keyed hash of the conversation's id.")
+    app: Identifier | None = Field(default=None, description="The application: the name of its API key.")
+    metadata: Metadata = Field(default_factory=dict, description="What the application sent with the request.")
+    gateway_version: Identifier | None = None
     latency_ms: float = Field(ge=0.0)
-    prompt_tokens: int = Field(default=0, ge=0)
-    answer_tokens: int = Field(default=0, ge=0)
-    finish_reason: Identifier | None = None
     redactions: int = Field(default=0, ge=0, description="How many pieces of personal data were replaced.")
+
+
+OwnId = Annotated[str, Field(min_length=1, max_length=500)]
+"""An application's own id of an answer, a user or a conversation, of which only a keyed hash is stored."""
 
 
 class PredictionSubmitted(Event):
     """An application submitted an answer that it made elsewhere, directly to Kafka. Key: prediction_id.
 
     It is the only event that is never redacted, so its topic's retention is a day. The gateway's shipper, its only
-    consumer, redacts it and publishes `PredictionLogged`. The same prediction_id again is the same prediction.
-    `task_revision` may be `current`: the revision that the task has on arrival.
+    consumer, redacts it and publishes `PredictionLogged`. The same prediction_id again is the same prediction, also
+    where it came by HTTP. `task_revision` may be `current`: the revision that the task has on arrival.
     """
 
-    prediction_id: Identifier = Field(description="The application's own id of the answer, unique within the task.")
+    prediction_id: OwnId = Field(
+        description="The application's own id of the answer, unique within the task: stored as a keyed hash only. "
+        "Feedback names it as `<task>/<prediction_id>`."
+    )
     messages: Messages
-    answer: Text
+    answer: Text = ""
+    tool_calls: tuple[ToolCall, ...] = Field(default=(), description="Of the answer.")
+    refusal: Text | None = None
+    reasoning: Text | None = None
+    tools: tuple[JsonObject, ...] = ()
+    tool_choice: JsonValue = None
+    response_format: JsonValue = None
+    parameters: JsonObject = Field(default_factory=dict, description="Temperature and the like, as in `Call`.")
     model: Identifier = "external"
     adapter: Identifier | None = None
     confidence: Confidence = Confidence()
-    user: Identifier | None = Field(default=None, description="The application's user; stored as a keyed hash only.")
+    user: OwnId | None = Field(default=None, description="The application's user; stored as a keyed hash only.")
+    session: OwnId | None = Field(default=None, description="The conversation's id; stored as a keyed hash only.")
+    app: Identifier | None = None
+    metadata: Metadata = Field(default_factory=dict)
     latency_ms: float = Field(default=0.0, ge=0.0)
     prompt_tokens: int = Field(default=0, ge=0)
     answer_tokens: int = Field(default=0, ge=0)
@@ -94,7 +143,7 @@ class FeedbackGiven(Event):
 class RequestObserved(Event):
     """A request was answered or failed: what a canary's guards need of it, without text. Key: prediction_id."""
 
-    prediction_id: Identifier
+    prediction_id: Identifier = Field(description="Of the first answer, or of the one that would have been.")
     variant: Variant
     adapter: Identifier | None = None
     user_hash: Identifier | None = None
@@ -104,7 +153,7 @@ class RequestObserved(Event):
 
 
 class LabelCount(Frozen):
-    answer: Text
+    answer: ShortText
     count: int = Field(ge=0)
 
 

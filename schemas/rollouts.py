@@ -6,7 +6,8 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
-from schemas.base import Event, Frozen, Identifier, Messages, Text
+from schemas.base import Event, Frozen, Identifier
+from schemas.conversation import Answer, Call
 from schemas.tasks import TaskSpec
 
 
@@ -16,11 +17,11 @@ class ShadowCompared(Event):
     pair_id: Identifier
     rollout_id: Identifier
     prediction_id: Identifier
-    messages: Messages
+    call: Call
     production_adapter: Identifier | None
     candidate_adapter: Identifier
-    production_answer: Text
-    candidate_answer: Text | None = Field(description="None: the candidate failed or timed out: a loss.")
+    production_answer: Answer
+    candidate_answer: Answer | None = Field(description="None: the candidate failed or timed out: a loss.")
     agree: bool
     user_hash: Identifier | None = None
     logged_at: AwareDatetime

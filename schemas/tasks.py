@@ -14,7 +14,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from schemas.base import Event, Identifier, Probability, TaskName, Text
+from schemas.base import Event, Identifier, Probability, ShortText, TaskName
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 
@@ -142,8 +142,8 @@ class Prices(_Section):
 class GoldenExample(_Section):
     """A question that every candidate must still answer correctly."""
 
-    text: Text
-    label: Text
+    text: ShortText
+    label: ShortText
 
 
 class TaskSpec(_Section):
@@ -152,7 +152,7 @@ class TaskSpec(_Section):
     name: TaskName
     kind: TaskKind
     base_model: Identifier = "meta-llama/Llama-3.1-8B-Instruct"
-    system_prompt: Text
+    system_prompt: ShortText
     labels: tuple[Label, ...] = Field(default=(), max_length=500)
     max_answer_tokens: int = Field(default=256, ge=1, le=32_768)
     cron: Identifier = "0 3 * * 1"

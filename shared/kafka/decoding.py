@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 from annotated_types import GroupedMetadata
 from msgspec import Meta
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from schemas.base import Event
@@ -125,6 +125,10 @@ def _kind(kind: Any) -> Any:
         return _constrained(arguments[0], arguments[1:])
     if origin in (Union, types.UnionType):
         return _constrained(kind, ())
+    if kind is JsonValue:
+        return Any
+    if origin is dict:
+        return dict[_kind(arguments[0]), _kind(arguments[1])]  # type: ignore[misc]  # likewise
     if origin is tuple:
         return tuple[_kind(arguments[0]), ...]  # type: ignore[misc]  # likewise
     if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -1,0 +1,120 @@
+"""Makes requests to a model server of the calls that events carry. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from schemas.conversation import Api, Call, Message, Part, ToolCall, input_text
+
+_MAX_COMPARED = 32_000
+TOKEN_IDS = "token_ids"
+"""The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
+
+
+def comparable_text(messages: Sequence[Message]) -> str:
+    """Return the text to find near-duplicates by: of a very long one, its beginning and its end."""
+    text = input_text(tuple(messages))
+    half = _MAX_COMPARED // 2
+    return text if len(text) <= _MAX_COMPARED else f"{text[:half]}\n{text[-half:]}"
+
+
+def chat_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return messages as OpenAI's chat API takes them. Raises ValueError for media: an event does not have them."""
+    return [_chat_message(message) for message in messages]
+
+
+def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return messages as a Hugging Face chat template takes them: contents are texts, arguments of calls objects.
+
+    It is what vLLM makes of `chat_messages` before it applies the template. Raises ValueError for media.
+    """
+    found = chat_messages(messages)
+    for message in found:
+        if isinstance(message.get("content"), list):
+            message["content"] = "\n".join(part.get("text") or part.get("refusal") or "" for part in message["content"])
+        for call in message.get("tool_calls", ()):
+            call["function"]["arguments"] = _object(call["function"]["arguments"])
+    return found
+
+
+def replay_request(call: Call, labels: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Return the path and the body, without the model, of the request that was sent. It asks for no stream.
+
+    `labels`: those of the task's revision, to which the answer was constrained if `call.constrained` says so.
+    Raises ValueError for a call with media.
+    """
+    body: dict[str, Any] = dict(call.parameters)
+    if call.constrained:
+        body["structured_outputs"] = {"choice": list(labels)}
+    if call.tools:
+        body["tools"] = list(call.tools)
+    if call.tool_choice is not None:
+        body["tool_choice"] = call.tool_choice
+    if call.api is Api.COMPLETIONS:
+        return "/v1/completions", {**body, "prompt": _prompt(call.messages[0])}
+    if call.api is Api.RESPONSES:
+        if call.response_format is not None:
+            body["text"] = call.response_format
+        items = [item for message in call.messages for item in _response_items(message)]
+        return "/v1/responses", {**body, "input": items, "store": False}
+    if call.response_format is not None:
+        body["response_format"] = call.response_format
+    return "/v1/chat/completions", {**body, "messages": chat_messages(call.messages)}
+
+
+def _chat_message(message: Message) -> dict[str, Any]:
+    chat: dict[str, Any] = {"role": message.role, "content": _content(message.content)}
+    for name in ("name", "tool_call_id", "reasoning", "refusal"):
+        if (value := getattr(message, name)) is not None:
+            chat[name] = value
+    if message.tool_calls:
+        chat["tool_calls"] = [_chat_call(call) for call in message.tool_calls]
+    return chat
+
+
+def _content(content: str | tuple[Part, ...] | None) -> Any:
+    return [_part(part) for part in content] if isinstance(content, tuple) else content
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if part.media is not None or part.text is None:
+        raise ValueError(f"the conversation has a part that the event does not carry: {part.type}")
+    return {"type": part.type, "refusal" if part.type == "refusal" else "text": part.text}
+
+
+def _chat_call(call: ToolCall) -> dict[str, Any]:
+    payload = "input" if call.type == "custom" else "arguments"
+    return {"id": call.id, "type": call.type, call.type: {"name": call.name, payload: call.arguments}}
+
+
+def _object(arguments: str) -> Any:
+    """The arguments of a call as an object; the text itself where the model wrote no JSON."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
+def _prompt(message: Message) -> Any:
+    if isinstance(message.content, tuple):
+        return json.loads(message.content[0].text or "[]")
+    return message.content or ""
+
+
+def _response_items(message: Message) -> list[dict[str, Any]]:
+    """A message as items of the responses API."""
+    if message.role == "tool":
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": _content(message.content)}]
+    items: list[dict[str, Any]] = []
+    if message.reasoning is not None:
+        text = {"type": "reasoning_text", "text": message.reasoning}
+        items.append({"type": "reasoning", "id": "", "summary": [], "content": [text]})
+    if message.content is not None:
+        items.append({"role": message.role, "content": _content(message.content)})
+    items += [
+        {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+        for call in message.tool_calls
+    ]
+    return items
