@@ -24,7 +24,9 @@ class FailureMode(Frozen):
     mode_id: Identifier
     name: str = Field(max_length=200, description="The words that distinguish it from the other modes (c-TF-IDF).")
     words: tuple[str, ...] = Field(max_length=20)
-    exemplars: tuple[ShortText, ...] = Field(max_length=10, description="Inputs nearest to the centre; first the medoid.")
+    exemplars: tuple[ShortText, ...] = Field(
+        max_length=10, description="Inputs nearest to the centre; first the medoid."
+    )
     sources: tuple[ExemplarSource, ...] = Field(default=(), max_length=10, description="Parallel to the exemplars.")
     size: int = Field(ge=1)
     share: Probability = Field(description="The mode's share of the cycle's suspects.")

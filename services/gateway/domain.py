@@ -1,4 +1,4 @@
-"""Types and identifiers of the gateway: the messages of a prediction, the ids of predictions and users. Pure."""
+"""Identifiers of the gateway: the ids of predictions, users and conversations. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from uuid import uuid4
 from shared.identity import keyed_hash
 
 _MAC_HEX_DIGITS = 12
-
-ChatMessage = dict[str, str]
-"""A message as an event carries it: `role` (system, user, assistant) and `content`."""
 
 
 class PredictionIds:
@@ -60,3 +57,7 @@ class Identifiers:
     def user_hash(self, user: str | None) -> str | None:
         """The user as events name them; None without a user."""
         return keyed_hash(self.subjects_key, user) if user else None
+
+    def session_hash(self, session: str | None) -> str | None:
+        """The conversation as events name it; None without one. Equal names of a user and a session differ."""
+        return keyed_hash(self.subjects_key, f"session/{session}") if session else None

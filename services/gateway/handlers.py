@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.base import Message, Role, Variant
-from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged
+from schemas.predictions import FeedbackGiven
 from schemas.tasks import TaskChanged
 from services.gateway.auth.grants import AccessControl, Grant, Headers
 from services.gateway.domain import Identifiers
 from services.gateway.formats.chat import prepare_messages
+from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import (
     MAX_OWN_ID,
     MAX_REFERENCE,
@@ -27,10 +27,15 @@ from services.gateway.formats.validation import (
     text_field,
 )
 from services.gateway.observability.tracing import event_headers
+from services.gateway.recording.builder import LoggedAnswer
 from services.gateway.recording.event_log import EventLog, encode_event
+from services.gateway.recording.external import external_call, external_prediction
 from services.gateway.tasks.served import ServedTasks
 from shared.http import HttpError
 from shared.identity import event_id
+from shared.model.confidence import Measure
+from shared.spool import Record
+from shared.tracing import TraceHeaders
 
 MAX_PREDICTIONS = 100
 """The most predictions made elsewhere in one request."""
@@ -54,6 +59,7 @@ class Handlers:
         self._log = log
         self._ids = identifiers.predictions
         self._user_hash = identifiers.user_hash
+        self._media = MediaReferences(identifiers.subjects_key)
         self._access = access
         self._public_metrics = public_metrics
 
@@ -119,19 +125,21 @@ class Handlers:
         items = data if isinstance(data, list) else [data]
         if not 1 <= len(items) <= MAX_PREDICTIONS:
             raise bad_request(f"send one prediction or a list of 1 to {MAX_PREDICTIONS}, not {len(items)}")
-        events = []
+        trace = event_headers(headers)
+        ids, records = [], []
         for number, item in enumerate(items):
             try:
-                events.append(self._prediction(item, grant))
+                prediction_id, record = self._prediction(item, grant, trace)
             except HttpError as error:
                 if isinstance(data, list):
                     error.body["error"]["message"] = f"prediction {number}: {error.body['error']['message']}"
                 raise
-        trace = event_headers(headers)
-        await self._log.append([encode_event(event, trace) for event in events])
-        return [event.prediction_id for event in events]
+            ids.append(prediction_id)
+            records.append(record)
+        await self._log.append(records)
+        return ids
 
-    def _prediction(self, item: Any, grant: Grant) -> PredictionLogged:
+    def _prediction(self, item: Any, grant: Grant, trace: TraceHeaders) -> tuple[str, Record]:
         if not isinstance(item, dict):
             raise bad_request("a prediction must be an object with `task`, `messages`, `answer` and `latency_ms`")
         name = text_field(item, "task", required=True) or ""
@@ -139,22 +147,19 @@ class Handlers:
         task = self._tasks.get(name)
         own_id = text_field(item, "prediction_id", MAX_OWN_ID)
         prediction_id = self._ids.derive(task.name, own_id) if own_id else self._ids.new(task.name)
-        return PredictionLogged(
-            event_id=event_id("predictions.logged", prediction_id),
-            task=task.name,
-            task_revision=task.revision,
-            prediction_id=prediction_id,
-            messages=tuple(
-                Message(role=Role(message["role"]), content=message["content"])
-                for message in prepare_messages(item, task)
-            ),
-            answer=text_field(item, "answer", required=True) or "",
+        prepare_messages(item, task)
+        answer = LoggedAnswer(
+            prediction_id,
+            text_field(item, "answer", required=True) or "",
+            confidence=Measure(number_field(item, "confidence", 0.0, 1.0), number_field(item, "logprob", -1e9, 0.0)),
+        )
+        record = external_prediction(
+            task.name, task.revision, external_call(item["messages"], self._media), answer,
             model=text_field(item, "model", 200) or "external",
             adapter=text_field(item, "adapter", 200) or None,
-            variant=Variant.EXTERNAL,
-            confidence=Confidence(
-                score=number_field(item, "confidence", 0.0, 1.0), logprob=number_field(item, "logprob", -1e9, 0.0)
-            ),
             user_hash=self._user_hash(text_field(item, "user", MAX_USER)),
+            app=grant.app,
             latency_ms=number_field(item, "latency_ms", 0.0, 1e9, required=True) or 0.0,
-        )
+            trace=trace,
+        )  # fmt: skip
+        return prediction_id, record

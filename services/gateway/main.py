@@ -13,6 +13,7 @@ from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
 from services.gateway.domain import Identifiers, PredictionIds
+from services.gateway.formats.media import MediaReferences
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics, SpoolCollector
@@ -23,7 +24,7 @@ from services.gateway.processes.supervisor import exit_with_parent, supervise_sh
 from services.gateway.processes.workers import build_workers
 from services.gateway.readiness import Readiness
 from services.gateway.recording.event_log import SpoolEventLog
-from services.gateway.recording.recorder import Recorder
+from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.calibration import CalibrationCache
 from services.gateway.routing.flags import UnleashFlagReader
 from services.gateway.settings import GatewaySettings
@@ -67,12 +68,18 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     access = AccessControl(settings.keys_file, settings.had_keys_file, settings.keys_required, buckets)
     flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
-    sources = AnswerSources(replicas, external, settings.fallback_model)
+    sources = AnswerSources(replicas, external, settings.fallback_model, settings.gateway_forward_identity)
     log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
-    recorder = Recorder(log, metrics, calibrations, answer_when_full=settings.gateway_spool_full == "answer")
     identifiers, correlation = _identifiers(settings), _correlation_buffer(settings, metrics)
+    recorder = Recorder(
+        log,
+        metrics,
+        MediaReferences(identifiers.subjects_key),
+        calibrations,
+        RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
+    )
     answerer = Answerer(tasks, flags, sources, recorder, identifiers, access)
     readiness = Readiness(settings, access, tasks, replicas, flags, log)
     metrics.registry.register(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from schemas.base import MAX_EVENT_BYTES
 from shared.addresses import is_loopback
 from shared.errors import ConfigurationError
 from shared.settings import Settings
@@ -135,6 +136,17 @@ class GatewaySettings(Settings):
     gateway_traces_max_waiting: int = Field(default=50_000, ge=1, description="Spans that wait for log records.")
     gateway_traces_wait_seconds: float = Field(
         default=300.0, gt=0.0, description="How long a span without messages waits for log records that have them."
+    )
+    gateway_event_bytes: int = Field(
+        default=MAX_EVENT_BYTES,
+        ge=16 * 1024,
+        le=3 * 1024**2,
+        description="The most that an event has of a request and its answers, as JSON. Longer texts are logged cut and "
+        "marked, and never trained on; the model server and the client get them whole.",
+    )
+    gateway_forward_identity: bool = Field(
+        default=False,
+        description="Send `user`, `safety_identifier`, `metadata` and `prompt_cache_key` on to the model server.",
     )
     gateway_redaction_cache: int = Field(default=20_000, ge=0, description="Texts whose redaction is remembered.")
 

@@ -14,31 +14,33 @@ import orjson
 
 from schemas.base import Variant
 from services.gateway.answering.stream import StreamAnswerer
-from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Headers, Reply, json_reply
+from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Reply, json_reply
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
-from services.gateway.formats.validation import MAX_USER, checked_text, read_object, text_field
+from services.gateway.formats.identity import take_identity
+from services.gateway.formats.validation import read_object, text_field
 from services.gateway.observability.tracing import event_headers
 from services.gateway.recording.recorder import Recorder
-from services.gateway.recording.request import InFlightRequest
+from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
 from services.gateway.routing.flags import FlagReader
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
 
-USER_HEADER = b"x-ratchet-user"
-"""Names the user where the body has no field `user`, so that a canary is sticky for the whole session."""
-
 
 @dataclass(frozen=True)
 class AnswerSources:
-    """Where answers come from: our replicas, and `external_model` of an external API while no replica answers."""
+    """Where answers come from: our replicas, and `external_model` of an external API while no replica answers.
+
+    `forward_identity`: send them who asks, too.
+    """
 
     replicas: Upstream
     external: Upstream | None = None
     external_model: str | None = None
+    forward_identity: bool = False
 
 
 class Answerer:
@@ -55,10 +57,11 @@ class Answerer:
         self._flags = flags
         self._replicas, self._external = sources.replicas, sources.external
         self._external_model = sources.external_model
+        self._forward_identity = sources.forward_identity
         self._recorder = recorder
         self._streams = StreamAnswerer(recorder)
         self._new_id = identifiers.predictions.new
-        self._user_hash = identifiers.user_hash
+        self._user_hash, self._session_hash = identifiers.user_hash, identifiers.session_hash
         self._access = access
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
@@ -75,14 +78,20 @@ class Answerer:
         """The request, and the arms that may answer it, in order. Raises HttpError if it is invalid or not allowed."""
         data = read_object(exchange.body)
         name = text_field(data, "model", required=True) or ""
-        self._access.check(exchange.headers, name, len(exchange.body))
-        task = self._tasks.get(name)
-        user = text_field(data, "user", MAX_USER) or _user_in(exchange.headers)
-        parsed = api(data, task)
+        app = self._access.check(exchange.headers, name, len(exchange.body))
+        parsed = api(data, self._tasks.get(name))
+        identity = take_identity(data, exchange.headers, forward=self._forward_identity)
+        calls = self._recorder.encode_calls(parsed)
         prediction_ids = [self._new_id(name) for _ in range(parsed.prediction_count or 1)]
-        trace = event_headers(exchange.headers)
-        request = InFlightRequest(exchange, task, parsed, prediction_ids, self._user_hash(user), trace)
-        return request, choose_arms(self._flags.read(name, user), self._external_model)
+        caller = Caller(
+            self._user_hash(identity.user),
+            self._session_hash(identity.session),
+            app,
+            identity.metadata,
+            event_headers(exchange.headers),
+        )
+        request = InFlightRequest(exchange, parsed.task, parsed, calls, prediction_ids, caller)
+        return request, choose_arms(self._flags.read(name, identity.user), self._external_model)
 
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
         """Answer in one piece. The answer's events are durable when this returns."""
@@ -155,13 +164,6 @@ class Answerer:
             self._recorder.count_external(request, error)
         request.instead_of = request.instead_of or failed
         return remaining
-
-
-def _user_in(headers: Headers) -> str | None:
-    for name, value in headers:
-        if name == USER_HEADER:
-            return checked_text(value.decode("utf-8", "replace"), USER_HEADER.decode(), MAX_USER)
-    return None
 
 
 def _client_error(error: UpstreamFailed, model: str) -> HttpError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from schemas.conversation import FinishReason
 from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange, error_event
 from services.gateway.formats.api import StreamFailed, StreamRelay
 from services.gateway.formats.chunks import ServerSentEventParser
@@ -52,33 +53,35 @@ class StreamAnswerer:
             await exchange.write(relay.final_events(request.attribution(arm, confidences, logged)), last=True)
         except asyncio.CancelledError:
             if not recording:
-                await self._record_cancelled(request, arm, relay)
+                await self._record_cut(request, arm, relay, CLIENT_LEFT, FinishReason.CLIENT_LEFT)
             raise
         except StreamFailed as error:
-            await self._fail(request, arm, *_upstream_error(error.raw))
+            await self._fail(request, arm, relay, *_upstream_error(error.raw))
         except UpstreamFailed as error:
             body = error_body(error.message, f"upstream_{error.reason}", error.status)
-            await self._fail(request, arm, error.status, body)
+            await self._fail(request, arm, relay, error.status, body)
         except SpoolUnavailable as error:
             body = error_body(f"{error.reason}. {error.way_out}".strip(), "unavailable", 503)
             await exchange.write(error_event(body), last=True)
         except ValueError as error:
             message = f"the model server's stream is broken: {error}"
-            await self._fail(request, arm, 502, error_body(message, "upstream_garbled", 502))
+            await self._fail(request, arm, relay, 502, error_body(message, "upstream_garbled", 502))
 
-    async def _fail(self, request: InFlightRequest, arm: Arm, status: int, body: dict[str, Any]) -> None:
+    async def _fail(
+        self, request: InFlightRequest, arm: Arm, relay: StreamRelay, status: int, body: dict[str, Any]
+    ) -> None:
         if not request.exchange.stream_ended:
-            await self._recorder.record_observation(request, arm, status)
+            await self._record_cut(request, arm, relay, status, FinishReason.UPSTREAM_CUT)
             await request.exchange.write(error_event(body), last=True)
 
-    async def _record_cancelled(self, request: InFlightRequest, arm: Arm, relay: StreamRelay) -> None:
-        """Record as much of the answer as had arrived when the client disconnected."""
+    async def _record_cut(
+        self, request: InFlightRequest, arm: Arm, relay: StreamRelay, status: int, cut_by: FinishReason
+    ) -> None:
+        """Record as much of the answer as had arrived when the client left, or the model server broke it off."""
         answer = relay.answer_so_far()
         confidences = self._recorder.measure_confidence(request, arm, answer)
         with contextlib.suppress(SpoolUnavailable):
-            await self._recorder.record_answer(
-                request, arm, answer, confidences, status=CLIENT_LEFT, missing_finish_reason="cancelled"
-            )
+            await self._recorder.record_answer(request, arm, answer, confidences, status=status, cut_by=cut_by)
 
 
 async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], exchange: Exchange) -> None:

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from services.gateway.domain import ChatMessage
+from services.gateway.formats.conversation import Object
+from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request, encode_json
 from services.gateway.tasks.served import ServedTask
 
@@ -17,19 +18,30 @@ MAX_PREDICTIONS = 128
 
 
 class Choice(NamedTuple):
-    """One answer: its text as logged, and its tokens if the upstream sent their log-probabilities."""
+    """One answer, with its tokens if the upstream sent their log-probabilities. `tool_calls`: as events have them."""
 
     text: str
     tokens: Sequence[Token]
     finish_reason: str | None
+    tool_calls: Sequence[Object] = ()
+    refusal: str | None = None
+    reasoning: str | None = None
+
+
+class TokenUsage(NamedTuple):
+    """The tokens of a request, all answers together: `schemas.predictions.Usage`."""
+
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class ApiAnswer(NamedTuple):
-    """All answers to one request, in order. `answer_tokens` is their sum."""
+    """All answers to one request, in order."""
 
     choices: Sequence[Choice]
-    prompt_tokens: int
-    answer_tokens: int
+    usage: TokenUsage = TokenUsage()
 
 
 class StreamFailed(Exception):
@@ -74,8 +86,11 @@ class ApiRequest(ABC):
         """Raises HttpError 400 that names the invalid field."""
 
     @abstractmethod
-    def messages_for_event(self, number: int) -> list[ChatMessage]:
-        """Return the conversation to log with this prediction."""
+    def calls(self, media: MediaReferences) -> list[Object]:
+        """Return what is asked, as events have it: a `Call` for each conversation, with as many answers each.
+
+        To be called before the request is encoded for an upstream. Raises HttpError 400 that names the invalid field.
+        """
 
     def encode_for_upstream(self, model: str) -> bytes:
         """Return the body to send to the upstream. Raises HttpError 400 if it cannot be encoded as JSON."""
@@ -95,10 +110,30 @@ class ApiRequest(ABC):
         """Return a relay if the client wants a stream; None if it wants the answer in one piece."""
 
 
+def token_usage(usage: Any, prompt: str, answer: str) -> TokenUsage:
+    """The upstream's `usage`, in which the counts of prompt and answer have these names; 0 for what is missing."""
+    return TokenUsage(
+        token_count(usage, f"{prompt}_tokens"),
+        token_count(usage, f"{answer}_tokens"),
+        _token_detail(usage, f"{prompt}_tokens_details", "cached_tokens"),
+        _token_detail(usage, f"{answer}_tokens_details", "reasoning_tokens"),
+    )
+
+
+def with_answer_tokens(usage: TokenUsage, choices: Sequence[Choice]) -> TokenUsage:
+    """The usage; where the upstream did not count the answers' tokens, those that came with log-probabilities count."""
+    return usage if usage.answer_tokens else usage._replace(answer_tokens=sum(len(choice.tokens) for choice in choices))
+
+
 def token_count(usage: Any, name: str) -> int:
     """A count in the upstream's `usage`; 0 if it is missing."""
     value = usage.get(name) if isinstance(usage, dict) else None
     return max(0, value) if isinstance(value, int) else 0
+
+
+def _token_detail(usage: Any, details: str, name: str) -> int:
+    held = usage.get(details) if isinstance(usage, dict) else None
+    return token_count(held, name) if held is not None else 0
 
 
 def finish_reason_of(choice: Mapping[str, Any]) -> str | None:

@@ -1,18 +1,20 @@
 """OpenAI's chat completions: the client's request, what is sent to vLLM, what is sent back. No I/O.
 
-Every field goes to vLLM unchanged except: `model` (the adapter that answers), `user` (never passed on), the task's
+Every field goes to vLLM unchanged except: `model` (the adapter that answers), the task's
 system prompt if the client sent none, log-probabilities and a stream's usage (always requested; the client gets them
 only if it asked), and for a classification the fields that would change the answer's format.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.domain import ChatMessage
-from services.gateway.formats.api import Choice, answer_count, finish_reason_of, request_stream_usage
+from services.gateway.formats.api import Choice, Token, answer_count, finish_reason_of, request_stream_usage
+from services.gateway.formats.calls import call_of
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
-from services.gateway.formats.rendering import answer_text, check_message_count, messages_of
+from services.gateway.formats.conversation import EventConversation, Object, tool_calls_of
+from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.validation import bad_request, bool_field
 from services.gateway.tasks.served import ServedTask
 
@@ -39,7 +41,7 @@ def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
 class ChatRequest(ChoicesRequest):
     path: ClassVar[str] = "/v1/chat/completions"
     answer_kind: ClassVar[str] = "chat completion"
-    __slots__ = ("_messages", "_top", "_wants_logprobs")
+    __slots__ = ("_top", "_wants_logprobs")
 
     def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
         self.task = task
@@ -49,12 +51,11 @@ class ChatRequest(ChoicesRequest):
         self.include_usage = request_stream_usage(data, streams=self._stream)
         self._wants_logprobs = bool_field(data, "logprobs")
         self._top = data.get("top_logprobs")
-        self._messages = prepare_messages(data, task)
+        prepare_messages(data, task)
         if task.classifies:
             constrain_to_labels(data, task)
         elif data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
             data["max_tokens"] = task.spec.max_answer_tokens
-        data.pop("user", None)
         data.update(task.confidence_fields)
         if not self._wants_logprobs:
             if "top_logprobs" not in task.confidence_fields:
@@ -62,18 +63,25 @@ class ChatRequest(ChoicesRequest):
         elif isinstance(self._top, int):
             data["top_logprobs"] = max(self._top, task.top_logprobs)
 
-    def messages_for_event(self, number: int) -> list[ChatMessage]:
-        return self._messages
+    def calls(self, media: MediaReferences) -> list[Object]:
+        conversation = EventConversation(media).add_chat_messages(self._data["messages"])
+        return [
+            call_of("chat", conversation, self._data, constrained=self.task.classifies, format_field="response_format")
+        ]
 
     def parse_choice(self, choice: Any) -> Choice:
         logprobs = choice.get("logprobs")
         tokens = (logprobs.get("content") or ()) if logprobs else ()
-        return Choice(answer_text(choice["message"]), tokens, finish_reason_of(choice))
+        return choice_of_message(choice["message"], tokens, finish_reason_of(choice))
 
     def add_chunk(self, part: PartialChoice, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
-        if text := delta.get("content") or delta.get("refusal"):
+        if text := delta.get("content"):
             part.text.append(str(text))
+        if refusal := delta.get("refusal"):
+            part.refusal.append(str(refusal))
+        if reasoning := delta.get("reasoning") or delta.get("reasoning_content"):
+            part.reasoning.append(str(reasoning))
         for call in delta.get("tool_calls") or ():
             part.add_call(call)
         if logprobs := choice.get("logprobs"):
@@ -93,17 +101,34 @@ class ChatRequest(ChoicesRequest):
             choice["logprobs"] = {**logprobs, "content": cut}
 
 
-def prepare_messages(data: dict[str, Any], task: ServedTask) -> list[ChatMessage]:
-    """Return the conversation to log, and change `data["messages"]` to what the model sees. Raises HttpError 400."""
+def prepare_messages(data: dict[str, Any], task: ServedTask) -> None:
+    """Change `data["messages"]` to what the model sees. Raises HttpError 400."""
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
         raise bad_request("`messages` must be a list with at least one message", "messages")
-    logged = messages_of(messages)
-    for message in messages:  # `developer` is OpenAI's newer name of `system`; chat templates know the old one.
-        if message["role"] == "developer":
-            message["role"] = "system"
-    if task.system is not None and all(message["role"] != "system" for message in logged):
+    has_system = False
+    for message in messages:
+        if isinstance(message, dict) and (role := message.get("role")) in ("system", "developer"):
+            has_system = True
+            if role == "developer":  # OpenAI's newer name of `system`; chat templates know the old one.
+                message["role"] = "system"
+    if task.system is not None and not has_system:
         messages.insert(0, task.system)
-        logged.insert(0, task.system)
-    check_message_count(logged, "messages")
-    return logged
+
+
+def choice_of_message(message: Any, tokens: Sequence[Token], finish_reason: str | None) -> Choice:
+    """The answer in a message of the assistant. Raises ValueError if it is no message."""
+    if not isinstance(message, dict):
+        raise ValueError("not a message")
+    content, calls = message.get("content"), message.get("tool_calls")
+    refusal, reasoning = message.get("refusal"), message.get("reasoning") or message.get("reasoning_content")
+    if calls is None and isinstance(message.get("function_call"), dict):
+        calls = [{"function": message["function_call"]}]
+    return Choice(
+        content if isinstance(content, str) else "",
+        tokens,
+        finish_reason,
+        tool_calls_of(calls, "tool_calls") if isinstance(calls, list) and calls else (),
+        refusal if isinstance(refusal, str) and refusal else None,
+        reasoning if isinstance(reasoning, str) and reasoning else None,
+    )

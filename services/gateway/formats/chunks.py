@@ -19,9 +19,10 @@ from services.gateway.formats.api import (
     StreamFailed,
     Token,
     finish_reason_of,
-    token_count,
+    token_usage,
+    with_answer_tokens,
 )
-from services.gateway.formats.rendering import with_tool_calls
+from services.gateway.formats.conversation import Object, tool_call
 
 _MAX_EVENT_BYTES = 8 << 20
 """A longer event is taken as a broken stream."""
@@ -68,25 +69,38 @@ def parse_event(data: bytes) -> dict[str, Any]:
 class PartialChoice:
     """One answer while its chunks arrive."""
 
-    __slots__ = ("calls", "finish_reason", "text", "tokens")
+    __slots__ = ("calls", "finish_reason", "reasoning", "refusal", "text", "tokens")
 
     def __init__(self) -> None:
         self.text: list[str] = []
+        self.refusal: list[str] = []
+        self.reasoning: list[str] = []
         self.tokens: list[Token] = []
         self.calls: dict[int, dict[str, Any]] = {}
         self.finish_reason: str | None = None
 
     def add_call(self, delta: dict[str, Any]) -> None:
         """Add a piece of a tool call: its name comes first, then its arguments bit by bit."""
-        call = self.calls.setdefault(delta.get("index", 0), {"name": None, "arguments": ""})
+        call = self.calls.setdefault(delta.get("index", 0), {"name": None, "id": None, "arguments": []})
         function = delta.get("function") or {}
+        call["id"] = delta.get("id") or call["id"]
         call["name"] = function.get("name") or call["name"]
-        call["arguments"] += function.get("arguments") or ""
+        call["arguments"].append(function.get("arguments") or "")
 
-    def whole_text(self) -> str:
-        text = "".join(self.text)
-        calls = [{"function": self.calls[number]} for number in sorted(self.calls)]
-        return with_tool_calls(text, calls) if calls else text
+    def so_far(self) -> Choice:
+        """The answer as far as it has arrived."""
+        return Choice(
+            "".join(self.text),
+            self.tokens,
+            self.finish_reason,
+            [self._call(self.calls[number]) for number in sorted(self.calls)] if self.calls else (),
+            "".join(self.refusal) or None,
+            "".join(self.reasoning) or None,
+        )
+
+    @staticmethod
+    def _call(call: dict[str, Any]) -> Object:
+        return tool_call(call["name"], "".join(map(str, call["arguments"])), call["id"])
 
 
 class ChoicesRequest(ApiRequest):
@@ -120,8 +134,7 @@ class ChoicesRequest(ApiRequest):
             raise ValueError(f"not a {self.answer_kind}: {error!r}") from error
         if not 1 <= len(choices) <= self.prediction_count:
             raise ValueError(f"invalid: {len(choices)} choices, but the request asked for {self.prediction_count}")
-        answer_tokens = token_count(usage, "completion_tokens") or sum(len(choice.tokens) for choice in choices)
-        return ApiAnswer(choices, token_count(usage, "prompt_tokens"), answer_tokens)
+        return _answer(choices, usage)
 
     def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body["id"], body["model"] = ids[0], self.task.name
@@ -181,9 +194,7 @@ class ChunkRelay:
             self._unfinished -= 1
 
     def answer_so_far(self) -> ApiAnswer:
-        choices = [Choice(part.whole_text(), part.tokens, part.finish_reason) for part in self._parts]
-        answer_tokens = token_count(self._usage, "completion_tokens") or sum(len(part.tokens) for part in self._parts)
-        return ApiAnswer(choices, token_count(self._usage, "prompt_tokens"), answer_tokens)
+        return _answer([part.so_far() for part in self._parts], self._usage)
 
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         held = self._held or [{**self._common, "choices": []}]
@@ -196,3 +207,7 @@ def _is_empty(choice: Mapping[str, Any]) -> bool:
     return choice.get("delta") == {} and not any(
         choice.get(name) for name in ("finish_reason", "logprobs", "token_ids")
     )
+
+
+def _answer(choices: Sequence[Choice], usage: Any) -> ApiAnswer:
+    return ApiAnswer(choices, with_answer_tokens(token_usage(usage, "prompt", "completion"), choices))

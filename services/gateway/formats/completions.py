@@ -1,7 +1,8 @@
 """OpenAI's older completions API: prompts are passed on unchanged; each answer is a prediction. No I/O.
 
-The task's system prompt is not used here. In the event a prompt is a user message; a prompt of token ids is that list
-as JSON.
+The task's system prompt is not used here. In the event a prompt is a user message; a prompt of token ids is a part of
+its own type with that list as JSON. A request with several prompts is as many requests that came together: each has an
+event, with its own prompt alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import (
     MAX_PREDICTIONS,
     Choice,
@@ -18,11 +18,14 @@ from services.gateway.formats.api import (
     finish_reason_of,
     request_stream_usage,
 )
+from services.gateway.formats.calls import call_of
 from services.gateway.formats.chat import constrain_to_labels
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
-from services.gateway.formats.rendering import compact_json
-from services.gateway.formats.validation import bad_request, bool_field, checked_text
+from services.gateway.formats.conversation import EventConversation, Object
+from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.validation import bad_request, bool_field, encode_json
 from services.gateway.tasks.served import ServedTask
+from shared.conversation.requests import TOKEN_IDS
 
 
 class CompletionRequest(ChoicesRequest):
@@ -35,7 +38,7 @@ class CompletionRequest(ChoicesRequest):
         self._data = data
         self._stream = bool_field(data, "stream")
         self._n = answer_count(data, "n", task)
-        self._prompts = _prompt_texts(data.get("prompt"))
+        self._prompts = _prompts(data.get("prompt"))
         self.prediction_count = self._n * len(self._prompts)
         if self.prediction_count > MAX_PREDICTIONS:
             message = f"{self.prediction_count} answers in one request; at most {MAX_PREDICTIONS} are allowed"
@@ -48,10 +51,15 @@ class CompletionRequest(ChoicesRequest):
         # With `echo` vLLM would send the prompt's log-probabilities too, and confidence cannot be computed.
         if (self._top is None and not self._echo) or isinstance(self._top, int):
             data["logprobs"] = max(int(self._top or 0), task.top_logprobs)
-        data.pop("user", None)
 
-    def messages_for_event(self, number: int) -> list[ChatMessage]:
-        return [{"role": "user", "content": self._prompts[number // self._n]}]
+    def calls(self, media: MediaReferences) -> list[Object]:
+        return [self._call(prompt, media) for prompt in self._prompts]
+
+    def _call(self, prompt: Object, media: MediaReferences) -> Object:
+        conversation = EventConversation(media)
+        conversation.messages.append(prompt)
+        constrained = self.task.classifies
+        return call_of("completions", conversation, self._data, constrained=constrained, format_field="response_format")
 
     def parse_choice(self, choice: Any) -> Choice:
         return Choice(str(choice["text"]), self._tokens(choice), finish_reason_of(choice))
@@ -86,14 +94,15 @@ class CompletionRequest(ChoicesRequest):
             choice["logprobs"] = {**logprobs, "top_logprobs": cut}
 
 
-def _prompt_texts(prompt: Any) -> list[str]:
-    """The prompts as text, for the events. Raises HttpError 400."""
+def _prompts(prompt: Any) -> list[Object]:
+    """The prompts as messages, for the events. Raises HttpError 400."""
     several = isinstance(prompt, list) and bool(prompt) and all(isinstance(item, str | list) for item in prompt)
-    texts = []
-    for item in prompt if several else [prompt]:
-        if not isinstance(item, str):
-            if not isinstance(item, list) or not item or not all(type(token) is int for token in item):
-                raise bad_request("`prompt` must be a text, a list of texts, or token ids", "prompt")
-            item = compact_json(item)
-        texts.append(checked_text(item, "prompt"))
-    return texts
+    return [{"role": "user", "content": _content(item)} for item in (prompt if several else [prompt])]
+
+
+def _content(prompt: Any) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, list) or not prompt or not all(type(token) is int for token in prompt):
+        raise bad_request("`prompt` must be a text, a list of texts, or token ids", "prompt")
+    return [{"type": TOKEN_IDS, "text": encode_json(prompt).decode()}]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from services.gateway.domain import ChatMessage
 from services.gateway.formats.api import ApiAnswer, ApiRequest
+from services.gateway.formats.conversation import Object
+from services.gateway.formats.media import MediaReferences
 from services.gateway.tasks.served import ServedTask
 
 
@@ -18,15 +19,14 @@ class EmbeddingRequest(ApiRequest):
     def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
         self.task = task
         self._data = data
-        data.pop("user", None)
 
-    def messages_for_event(self, number: int) -> list[ChatMessage]:
+    def calls(self, media: MediaReferences) -> list[Object]:
         return []
 
     def parse_answer(self, body: Any) -> ApiAnswer:
         if not isinstance(body, dict) or "data" not in body:
             raise ValueError("not a list of embeddings")
-        return ApiAnswer((), 0, 0)
+        return ApiAnswer(())
 
     def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body["model"] = self.task.name

@@ -8,11 +8,10 @@ from fastapi import FastAPI
 
 from schemas.base import MAX_TEXT
 from services.gateway.formats.api import MAX_PREDICTIONS
-from services.gateway.formats.rendering import MAX_MESSAGES, ROLES
 from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_OWN_ID, MAX_REFERENCE, MAX_USER
 
 _Schema = dict[str, Any]
-_TEXT: _Schema = {"type": "string", "maxLength": MAX_TEXT}
+_TEXT: _Schema = {"type": "string"}
 _PARTS: _Schema = {
     "type": "array", "minItems": 1, "items": {
         "type": "object", "required": ["type"], "properties": {"type": {"type": "string"}, "text": _TEXT},
@@ -21,11 +20,11 @@ _PARTS: _Schema = {
 _CONTENT: _Schema = {"anyOf": [_TEXT, _PARTS, {"type": "null"}]}
 _MESSAGE: _Schema = {
     "type": "object", "required": ["role"], "properties": {
-        "role": {"enum": list(ROLES)}, "content": _CONTENT, "tool_call_id": {"type": "string"},
+        "role": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,31}$"}, "content": _CONTENT, "tool_call_id": {"type": "string"},
         "tool_calls": {"type": "array", "items": {"type": "object"}},
     },
 }  # fmt: skip
-_MESSAGES: _Schema = {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES, "items": _MESSAGE}
+_MESSAGES: _Schema = {"type": "array", "minItems": 1, "items": _MESSAGE}
 _MODEL: _Schema = {"type": "string", "description": "The task's name."}
 _USER: _Schema = {
     "type": ["string", "null"], "maxLength": MAX_USER,

@@ -1,6 +1,7 @@
 """OpenAI's responses API as vLLM serves it: one answer to a conversation that the request carries whole. No I/O.
 
-In the event, `instructions` is the system message, the input's items are messages and the output is the answer.
+In the event, `instructions` is the system message, the input's items are messages (`response_items.py`) and the output
+is the answer.
 A response's id is the prediction's id and nothing is stored under it, so requests that refer to an earlier response
 are refused.
 """
@@ -12,17 +13,22 @@ from typing import Any, ClassVar
 
 import orjson
 
-from services.gateway.domain import ChatMessage
-from services.gateway.formats.api import ApiAnswer, ApiRequest, Choice, StreamFailed, Token, token_count
-from services.gateway.formats.chunks import parse_event
-from services.gateway.formats.rendering import (
-    check_message_count,
-    compact_json,
-    message_of,
-    text_of,
-    with_tool_calls,
+from services.gateway.formats.api import (
+    ApiAnswer,
+    ApiRequest,
+    Choice,
+    StreamFailed,
+    Token,
+    TokenUsage,
+    token_usage,
+    with_answer_tokens,
 )
-from services.gateway.formats.validation import bad_request, bool_field, checked_text, text_field
+from services.gateway.formats.calls import call_of
+from services.gateway.formats.chunks import parse_event
+from services.gateway.formats.conversation import EventConversation, Object, tool_call
+from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.response_items import add_items, has_system_message
+from services.gateway.formats.validation import bad_request, bool_field, text_field
 from services.gateway.tasks.served import ServedTask
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -39,12 +45,13 @@ _OVERRULED_BY_LABELS = (
 )  # fmt: skip
 _LAST_EVENTS = {"response.completed", "response.incomplete"}
 _FINISH_REASONS = {"completed": "stop", "max_output_tokens": "length"}
+_CALLS = ("function_call", "custom_tool_call")
 
 
 class ResponsesRequest(ApiRequest):
     path: ClassVar[str] = "/v1/responses"
     prediction_count = 1
-    __slots__ = ("_echoed", "_messages", "_stream", "_top", "_wants_logprobs")
+    __slots__ = ("_echoed", "_stream", "_top", "_wants_logprobs")
 
     def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
         self.task = task
@@ -53,8 +60,8 @@ class ResponsesRequest(ApiRequest):
         for name, reason in _UNSUPPORTED.items():
             if data.get(name):
                 raise bad_request(f"`{name}` is not supported: {reason}", name)
-        self._echoed = {"instructions": data.get("instructions"), "user": data.pop("user", None)}
-        self._messages = _prepare_input(data, task)
+        self._echoed = {name: data.get(name) for name in ("instructions", "user", "metadata", "safety_identifier")}
+        _prepare_input(data, task)
         if task.classifies:
             for name in _OVERRULED_BY_LABELS:
                 data.pop(name, None)
@@ -71,8 +78,18 @@ class ResponsesRequest(ApiRequest):
         elif self._top is None or isinstance(self._top, int):
             data["top_logprobs"] = max(self._top or 0, task.top_logprobs)
 
-    def messages_for_event(self, number: int) -> list[ChatMessage]:
-        return self._messages
+    def calls(self, media: MediaReferences) -> list[Object]:
+        conversation = EventConversation(media)
+        if instructions := self._data.get("instructions"):
+            conversation.messages.append({"role": "system", "content": instructions})
+        given = self._data["input"]
+        if isinstance(given, str):
+            conversation.messages.append({"role": "user", "content": given})
+        else:
+            add_items(conversation, given)
+        if not conversation.messages:
+            raise bad_request("`input` has no message", "input")
+        return [call_of("responses", conversation, self._data, constrained=self.task.classifies, format_field="text")]
 
     def parse_answer(self, body: Any) -> ApiAnswer:
         try:
@@ -80,8 +97,7 @@ class ResponsesRequest(ApiRequest):
             usage = body.get("usage")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a response: {error!r}") from error
-        answer_tokens = token_count(usage, "output_tokens") or len(choice.tokens)
-        return ApiAnswer([choice], token_count(usage, "input_tokens"), answer_tokens)
+        return ApiAnswer([choice], with_answer_tokens(token_usage(usage, "input", "output"), [choice]))
 
     def rewrite_for_client(self, body: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         body |= {"id": ids[0], "model": self.task.name, **self._echoed}
@@ -117,6 +133,8 @@ class ResponseRelay:
         self._request = request
         self._ids = ids
         self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[Object] = []
         self._tokens: list[Token] = []
         self._last: dict[str, Any] = {}
         self._answer: ApiAnswer | None = None
@@ -138,6 +156,10 @@ class ResponseRelay:
         if kind == "response.output_text.delta":
             self._text.append(str(event["delta"]))
             self._tokens += event.get("logprobs") or ()
+        elif kind in ("response.reasoning_text.delta", "response.reasoning.delta"):
+            self._reasoning.append(str(event["delta"]))
+        elif kind == "response.output_item.done" and event["item"].get("type") in _CALLS:
+            self._calls.append(_call_of(event["item"]))
         response = event.get("response")
         if kind in _LAST_EVENTS and response is not None:
             self._answer = self._request.parse_answer(response)
@@ -159,7 +181,9 @@ class ResponseRelay:
     def answer_so_far(self) -> ApiAnswer:
         if self._answer is not None:
             return self._answer
-        return ApiAnswer([Choice("".join(self._text), self._tokens, None)], 0, len(self._tokens))
+        reasoning = "".join(self._reasoning) or None
+        choice = Choice("".join(self._text), self._tokens, None, self._calls, None, reasoning)
+        return ApiAnswer([choice], TokenUsage(answer_tokens=len(self._tokens)))
 
     def final_events(self, ratchet: Mapping[str, Any]) -> bytes:
         return _encode_event({**self._last, "ratchet": ratchet})
@@ -178,50 +202,37 @@ def _error_body(event: Mapping[str, Any]) -> bytes:
 
 def _parse_output(body: dict[str, Any]) -> Choice:
     texts: list[str] = []
+    refusals: list[str] = []
+    reasoning: list[str] = []
     tokens: list[Token] = []
-    calls = []
+    calls: list[Object] = []
     for item in body["output"]:
         if item["type"] == "message":
             for part in item.get("content") or ():
-                texts.append(str(part.get("text") or part.get("refusal") or ""))
+                (refusals if part.get("refusal") else texts).append(str(part.get("text") or part.get("refusal") or ""))
                 tokens += part.get("logprobs") or ()
-        elif item["type"] == "function_call":
-            calls.append({"function": item})
+        elif item["type"] in _CALLS:
+            calls.append(_call_of(item))
+        elif item["type"] == "reasoning":
+            reasoning += [str(part.get("text") or "") for part in item.get("content") or item.get("summary") or ()]
     reason = (body.get("incomplete_details") or {}).get("reason") or body.get("status")
-    text = "".join(texts)
     finish_reason = _FINISH_REASONS.get(str(reason), str(reason)) if reason else None
-    return Choice(with_tool_calls(text, calls) if calls else text, tokens, finish_reason)
+    if calls and finish_reason == "stop":
+        finish_reason = "tool_calls"
+    return Choice("".join(texts), tokens, finish_reason, calls, "".join(refusals) or None, "\n".join(reasoning) or None)
 
 
-def _prepare_input(data: dict[str, Any], task: ServedTask) -> list[ChatMessage]:
-    """Return the conversation to log. The task's prompt becomes `instructions` if the client sent none."""
+def _call_of(item: Mapping[str, Any]) -> Object:
+    """A call of a tool among the items of the output."""
+    kind = "custom" if item.get("type") == "custom_tool_call" else "function"
+    return tool_call(item.get("name"), item.get("arguments", item.get("input")), item.get("call_id"), kind)
+
+
+def _prepare_input(data: dict[str, Any], task: ServedTask) -> None:
+    """Check what is asked. The task's prompt becomes `instructions` if the client sent none. Raises HttpError 400."""
     instructions = text_field(data, "instructions")
     given = data.get("input")
-    if isinstance(given, str) and given:
-        messages: list[ChatMessage] = [{"role": "user", "content": checked_text(given, "input")}]
-    elif isinstance(given, list) and given:
-        messages = [message for number, item in enumerate(given) for message in _item_messages(item, f"input.{number}")]
-    else:
+    if not given or not isinstance(given, str | list):
         raise bad_request("`input` must be a text, or a list with at least one item", "input")
-    if not messages:
-        raise bad_request("`input` has only reasoning items", "input")
-    if instructions is None and task.system is not None and all(message["role"] != "system" for message in messages):
-        instructions = data["instructions"] = task.system["content"]
-    if instructions:
-        messages.insert(0, {"role": "system", "content": instructions})
-    check_message_count(messages, "input")
-    return messages
-
-
-def _item_messages(item: Any, field: str) -> list[ChatMessage]:
-    kind = item.get("type", "message") if isinstance(item, dict) else None
-    if not isinstance(kind, str):
-        raise bad_request(f"`{field}` must be an object with a `type`", field)
-    if kind == "message":
-        return [message_of({"role": item.get("role"), "content": item.get("content")}, field)]
-    if kind == "function_call":
-        return [{"role": "assistant", "content": checked_text(with_tool_calls("", [{"function": item}]), field)}]
-    if kind == "function_call_output":
-        result = {"tool_call_id": item.get("call_id"), "content": text_of(item.get("output"), f"{field}.output")}
-        return [{"role": "user", "content": checked_text(compact_json(result), field)}]
-    return [] if kind == "reasoning" else [{"role": "user", "content": f"[{kind[:50]}]"}]
+    if instructions is None and task.system is not None and not has_system_message(given):
+        data["instructions"] = task.system["content"]

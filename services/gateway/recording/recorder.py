@@ -1,4 +1,4 @@
-"""Records what became of a request before the client gets its answer: a prediction for each choice, one observation.
+"""Records what became of a request before the client gets its answer: the call with all its answers, one observation.
 
 produces  predictions.logged · requests.observed
 """
@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from schemas.adapters import Calibration
-from services.gateway.formats.api import ApiAnswer
+from schemas.base import MAX_EVENT_BYTES
+from schemas.conversation import FinishReason
+from services.gateway.formats.api import ApiAnswer, ApiRequest, Choice, TokenUsage
+from services.gateway.formats.media import MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
+from services.gateway.recording.builder import LoggedAnswer, LoggedRequest, encode_call, prediction_logged
 from services.gateway.recording.event_log import EventLog
-from services.gateway.recording.events import prediction_logged, request_observed
+from services.gateway.recording.events import request_observed
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.model.confidence import Measure, measure
-from shared.spool import SpoolUnavailable
+from shared.spool import Record, SpoolUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +34,36 @@ class CalibrationLookup(Protocol):
         """The calibration published for the adapter, if it is in memory."""
 
 
+@dataclass(frozen=True)
+class RecordingOptions:
+    """`answer_when_full`: answer without a record while the spool takes none. `event_bytes`: the most of an event's
+    texts; what is longer is cut."""
+
+    answer_when_full: bool = False
+    event_bytes: int = MAX_EVENT_BYTES
+
+
 class Recorder:
-    """Appends a request's events to the spool. `answer_when_full`: answer without a record while it takes none."""
+    """Appends a request's events to the spool."""
 
     def __init__(
         self,
         log: EventLog,
         metrics: Metrics,
+        media: MediaReferences,
         calibrations: CalibrationLookup | None = None,
-        answer_when_full: bool = False,
+        options: RecordingOptions = RecordingOptions(),
     ) -> None:
         self._log = log
         self._metrics = metrics
+        self._media = media
         self._calibrations = calibrations
-        self._answer_when_full = answer_when_full
+        self._options = options
         self._external_warning = RateLimitedWarning(logger)
+
+    def encode_calls(self, parsed: ApiRequest) -> list[bytes]:
+        """What the request's events say was asked, cut to fit, before the upstream is asked. Raises HttpError 400."""
+        return [encode_call(call, self._options.event_bytes) for call in parsed.calls(self._media)]
 
     def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[Measure]:
         """The confidence of each choice."""
@@ -58,29 +78,54 @@ class Recorder:
         confidences: Sequence[Measure],
         *,
         status: int = 200,
-        missing_finish_reason: str | None = None,
+        cut_by: FinishReason | None = None,
     ) -> bool:
         """Record the answer's predictions and the request's observation; they are in the spool when this returns True.
 
-        Returns False if the spool took no record and `answer_when_full` is set, else raises SpoolUnavailable.
+        `cut_by`: who ended an answer that has no finish reason of its own. Returns False if the spool took no record
+        and `answer_when_full` is set, else raises SpoolUnavailable.
         """
         latency_ms = request.exchange.seconds * 1000.0
-        records = [
-            prediction_logged(request, arm, answer, number, confidence, latency_ms, missing_finish_reason)
-            for number, confidence in enumerate(confidences)
-        ]
+        records = self._predictions(request, arm, answer, confidences, latency_ms, cut_by)
         records.append(
             request_observed(request, arm, status, latency_ms, confidences[0].score if confidences else None)
         )
         try:
             await self._log.append(records)
         except SpoolUnavailable:
-            if not self._answer_when_full:
+            if not self._options.answer_when_full:
                 raise
             self._metrics.answers_unlogged.inc()
             return False
         request.task.answers[arm.variant].inc()
         return True
+
+    def _predictions(
+        self,
+        request: InFlightRequest,
+        arm: Arm,
+        answer: ApiAnswer,
+        confidences: Sequence[Measure],
+        latency_ms: float,
+        cut_by: FinishReason | None,
+    ) -> list[Record]:
+        """The record of each of the request's conversations, with its answers."""
+        calls, choices, each = request.calls, answer.choices, request.parsed.prediction_count // len(request.calls)
+        records = []
+        for number, call in enumerate(calls):
+            own = range(number * each, min((number + 1) * each, len(choices)))
+            if not own:
+                break
+            answers = [
+                _answer(request.prediction_ids[i], choices[i], confidences[i], cut_by, len(choices), answer.usage)
+                for i in own
+            ]  # fmt: skip
+            logged = _request(request, arm, call, answer.usage, latency_ms)
+            if len(calls) > 1:
+                logged.request_id = f"{request.request_id}-{number}"
+                logged.usage = TokenUsage(answer_tokens=sum(a.tokens for a in answers))
+            records.append(prediction_logged(logged, answers, self._options.event_bytes))
+        return records
 
     async def record_observation(self, request: InFlightRequest, arm: Arm, status: int) -> None:
         """Record an attempt without predictions: a failure, or embeddings. Never raises, so that the client gets its
@@ -100,3 +145,26 @@ class Recorder:
         self._external_warning.log(
             "a prompt of the task %s leaves for the external API: %s", request.task.name, error.reason
         )
+
+
+def _request(request: InFlightRequest, arm: Arm, call: bytes, usage: TokenUsage, latency_ms: float) -> LoggedRequest:
+    task, caller = request.task, request.caller
+    return LoggedRequest(
+        task.name, task.revision, request.request_id, call, arm.model_name(task.spec.base_model), arm.adapter,
+        arm.variant, usage, latency_ms, caller.user_hash, caller.session_hash, caller.app, caller.metadata,
+        trace=caller.trace,
+    )  # fmt: skip
+
+
+def _answer(
+    prediction_id: str,
+    choice: Choice,
+    confidence: Measure,
+    cut_by: FinishReason | None,
+    choices: int,
+    usage: TokenUsage,
+) -> LoggedAnswer:
+    return LoggedAnswer(
+        prediction_id, choice.text, choice.tool_calls, choice.refusal, choice.reasoning,
+        choice.finish_reason or cut_by, confidence, usage.answer_tokens if choices == 1 else len(choice.tokens),
+    )  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 from services.gateway.asgi.exchange import Exchange, Headers
 from services.gateway.formats.api import ApiRequest
@@ -14,30 +15,42 @@ from shared.model.confidence import Measure
 from shared.tracing import TraceHeaders
 
 
+class Caller(NamedTuple):
+    """Who sent a request, as its events say it. `trace`: the trace headers of the events."""
+
+    user_hash: str | None = None
+    session_hash: str | None = None
+    app: str | None = None
+    metadata: dict[str, str] = {}  # noqa: RUF012 - never changed
+    trace: TraceHeaders = ()
+
+
 class InFlightRequest:
     """A request that is being answered, and the attribution of its answer.
 
     `prediction_ids`: one for each answer asked for; a request without predictions has one, for its observation.
-    `trace`: the trace headers of its events. `instead_of`: the chosen arm, once another one had to stand in.
+    `calls`: what its events say was asked, one for each event. `instead_of`: the chosen arm, once another one had to
+    stand in.
     """
 
-    __slots__ = ("exchange", "instead_of", "parsed", "prediction_ids", "task", "trace", "user_hash")
+    __slots__ = ("caller", "calls", "exchange", "instead_of", "parsed", "prediction_ids", "request_id", "task")
 
     def __init__(
         self,
         exchange: Exchange,
         task: ServedTask,
         parsed: ApiRequest,
+        calls: Sequence[bytes],
         prediction_ids: Sequence[str],
-        user_hash: str | None,
-        trace: TraceHeaders,
+        caller: Caller,
     ) -> None:
         self.exchange = exchange
         self.task = task
         self.parsed = parsed
+        self.calls = calls
         self.prediction_ids = prediction_ids
-        self.user_hash = user_hash
-        self.trace = trace
+        self.caller = caller
+        self.request_id = uuid4().hex
         self.instead_of: Arm | None = None
 
     def attribution_headers(self, arm: Arm) -> Headers:

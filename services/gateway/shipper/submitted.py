@@ -6,17 +6,20 @@ produces  predictions.logged (variant external)
 
 from __future__ import annotations
 
-from schemas.base import Message, Variant
-from schemas.predictions import PredictionLogged, PredictionSubmitted
+from schemas.predictions import PredictionSubmitted
+from services.gateway.formats.api import TokenUsage
 from services.gateway.observability.shipper_status import ShipperStatus
-from services.gateway.recording.event_log import encode_event
+from services.gateway.recording.builder import LoggedAnswer
+from services.gateway.recording.external import external_prediction
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
 from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.identity import event_id, keyed_hash
+from shared.identity import keyed_hash
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
+from shared.model.confidence import Measure
+from shared.spool import Record
 
 CURRENT = "current"
 """A `task_revision` that stands for the task's revision at the time of arrival."""
@@ -47,7 +50,7 @@ class SubmittedPredictions:
 
         Waits until the tasks are read. Raises InvalidMessage for an unknown task, DependencyUnavailable without Kafka.
         """
-        records = [encode_event(await self._to_logged(delivery.event)) for delivery in deliveries]
+        records = [await self._to_logged(delivery.event) for delivery in deliveries]
         unpublished = await self._publisher.publish_once(await self._redactor.redact(records))
         if unpublished:
             raise DependencyUnavailable(
@@ -55,34 +58,26 @@ class SubmittedPredictions:
             )
         self._status.submitted_logged += len(records)
 
-    async def _to_logged(self, event: PredictionSubmitted) -> PredictionLogged:
-        return PredictionLogged(
-            event_id=event_id("predictions.logged", event.task, event.prediction_id),
-            occurred_at=event.occurred_at,
-            task=event.task,
-            task_revision=await self._revision(event),
-            cycle_id=event.cycle_id,
-            prediction_id=event.prediction_id,
-            messages=tuple(Message(role=m.role, content=_storable(m.content)) for m in event.messages),
-            answer=_storable(event.answer),
+    async def _to_logged(self, event: PredictionSubmitted) -> Record:
+        given = event.model_dump(mode="json", include={"messages", "tools", "parameters"}, exclude_defaults=True)
+        return external_prediction(
+            event.task,
+            await self._revision(event),
+            {"api": "external", **given},
+            LoggedAnswer(
+                event.prediction_id, event.answer, finish_reason=event.finish_reason, tokens=event.answer_tokens,
+                confidence=Measure(**event.confidence.model_dump()),
+            ),
             model=event.model,
             adapter=event.adapter,
-            variant=Variant.EXTERNAL,
-            confidence=event.confidence,
+            usage=TokenUsage(event.prompt_tokens, event.answer_tokens),
             user_hash=keyed_hash(self._subjects_key, event.user) if event.user else None,
             latency_ms=event.latency_ms,
-            prompt_tokens=event.prompt_tokens,
-            answer_tokens=event.answer_tokens,
-            finish_reason=event.finish_reason,
-        )
+            occurred_at=event.occurred_at,
+        )  # fmt: skip
 
     async def _revision(self, event: PredictionSubmitted) -> str:
         task = await self._tasks.latest(event.task)
         if task is None:
             raise InvalidMessage(f"unknown task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
         return task.task_revision if event.task_revision == CURRENT else event.task_revision
-
-
-def _storable(text: str) -> str:
-    """Remove NUL, which is legal in JSON but not in a database's text."""
-    return text.replace("\x00", "")

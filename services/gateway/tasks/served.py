@@ -8,7 +8,6 @@ import orjson
 
 from schemas.base import Variant
 from schemas.tasks import TaskChanged, TaskKind
-from services.gateway.domain import ChatMessage
 from services.gateway.observability.metrics import Metrics
 from shared.http import HttpError
 from shared.kafka.latest_by_key import LatestByKey
@@ -34,7 +33,7 @@ class ServedTask:
         self.revision = change.task_revision
         self.classifies = change.spec.kind is TaskKind.CLASSIFICATION
         self.constraint = orjson.Fragment(orjson.dumps({"choice": list(change.spec.labels)}))
-        self.system: ChatMessage | None = None
+        self.system: dict[str, str] | None = None
         if change.spec.system_prompt:
             self.system = {"role": "system", "content": change.spec.system_prompt}
         self.confidence_fields: dict[str, Any] = request_fields(change.spec)

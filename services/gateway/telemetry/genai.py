@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.domain import ChatMessage
-from services.gateway.formats.rendering import messages_of
+from services.gateway.formats.api import Choice
 from services.gateway.telemetry.genai_messages import (
     answer_of_span_message,
     chat_message_of,
@@ -44,8 +43,8 @@ _STATUSES = {
 class Content:
     """A conversation and its answer."""
 
-    messages: list[ChatMessage]
-    answer: str
+    messages: list[Any]
+    answer: Choice
     finish_reason: str | None = None
 
 
@@ -106,7 +105,7 @@ def content_of(span: Span) -> Content | None:
     ):
         if messages and answers:
             return Content(
-                messages=messages_of([chat_message_of(message) for message in messages]),
+                messages=[chat_message_of(message) for message in messages],
                 answer=answer_of_span_message(answers[0]),
                 finish_reason=_finish_reason(answers[0], span.attributes),
             )

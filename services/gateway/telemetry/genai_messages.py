@@ -1,4 +1,4 @@
-"""Converts messages of spans to messages of the chat API, which `formats/rendering.py` converts to text. Pure."""
+"""Converts messages of spans to messages of the chat API. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import orjson
 
-from services.gateway.formats.rendering import answer_text, compact_json, text_of
+from services.gateway.formats.api import Choice
+from services.gateway.formats.chat import choice_of_message
+from services.gateway.formats.validation import encode_json
 from services.gateway.telemetry.spans import Attributes
 
 _ROLES = {"developer": "system", "model": "assistant", "ai": "assistant", "human": "user"}
@@ -97,12 +99,13 @@ def chat_message_of(item: Any) -> Message:
     return message
 
 
-def answer_of_span_message(item: Any) -> str:
-    """The text of an answer, tool calls included. Raises HttpError 400 if it has none."""
+def answer_of_span_message(item: Any) -> Choice:
+    """The answer in a message of a span, tool calls included."""
     message = chat_message_of(item)
     if isinstance(message["content"], list):
-        message["content"] = text_of(message["content"], "answer")
-    return answer_text(message)
+        texts = [part.get("text") if isinstance(part, dict) else part for part in message["content"]]
+        message["content"] = "\n".join(text for text in texts if isinstance(text, str))
+    return choice_of_message(message, (), None)
 
 
 def _kind(part: Any) -> str:
@@ -118,7 +121,7 @@ def _part(part: Any) -> Any:
         return {"type": "text", "text": part.get("content", part.get("text"))}
     if kind == "tool_call_response":
         response = part.get("response", part.get("result"))
-        return {"type": "text", "text": response if isinstance(response, str) else compact_json(response)}
+        return {"type": "text", "text": response if isinstance(response, str) else encode_json(response).decode()}
     return dict(part)
 
 
@@ -127,5 +130,5 @@ def _call(call: Any) -> dict[str, Any]:
     call = call if isinstance(call, Mapping) else {}
     function = call["function"] if isinstance(call.get("function"), Mapping) else call
     arguments = function.get("arguments")
-    text = arguments if isinstance(arguments, str | None) else compact_json(arguments)
+    text = arguments if isinstance(arguments, str | None) else encode_json(arguments).decode()
     return {"function": {"name": function.get("name"), "arguments": text}}

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from schemas.base import Event
 from services.gateway.auth.grants import Grant
 from services.gateway.domain import Identifiers
+from services.gateway.formats.media import MediaReferences
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.event_log import EventLog, encode_event
+from services.gateway.recording.event_log import EventLog
 from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.genai import (
@@ -27,11 +27,10 @@ from services.gateway.telemetry.genai import (
     response_id_of,
     user_of,
 )
-from services.gateway.telemetry.predictions import events_of_span
+from services.gateway.telemetry.predictions import records_of_span
 from services.gateway.telemetry.spans import MalformedTelemetry, Span, SpanEvent, read_logs, read_spans
 from shared.http import HttpError
 from shared.spool import Record
-from shared.tracing import PARENT
 
 TASK_ATTRIBUTE = "ratchet.task"
 _GROUP_SIZE = 16
@@ -64,21 +63,15 @@ class ExportResult(NamedTuple):
 
 
 class _Converted(NamedTuple):
-    """A span and its events; None: its messages have not arrived. `is_buffered`: it is in the correlation buffer."""
+    """A span and its records; None: its messages have not arrived. `is_buffered`: it is in the correlation buffer."""
 
     span: Span
-    events: list[Event] | None
+    records: list[Record] | None
     is_buffered: bool
 
     @property
     def outcome(self) -> str:
-        return "waiting" if self.events is None else "failed" if self.span.failed else "logged"
-
-    @property
-    def records(self) -> list[Record]:
-        """The events as Kafka records that continue the span's trace."""
-        trace = ((PARENT, f"00-{self.span.trace_id}-{self.span.span_id}-01".encode()),)
-        return [replace(encode_event(event), headers=trace) for event in self.events or ()]
+        return "waiting" if self.records is None else "failed" if self.span.failed else "logged"
 
 
 class _Rejected(Exception):
@@ -98,6 +91,7 @@ class TelemetryIngest:
         self._tasks = tasks
         self._log = log
         self._identifiers = identifiers
+        self._media = MediaReferences(identifiers.subjects_key)
         self._metrics = metrics
         self._buffer = buffer
         self._options = options
@@ -138,7 +132,7 @@ class TelemetryIngest:
                     rejected[_reason(error)] += 1
                     finished.append(span)
                     continue
-                if converted.events is not None:
+                if converted.records is not None:
                     records += converted.records
                     finished += [span] if converted.is_buffered else []
                 outcomes[converted.outcome] += 1
@@ -155,14 +149,14 @@ class TelemetryIngest:
         return _result(rejected, outcomes["waiting"])
 
     async def _convert(self, span: Span, grant: Grant, buffered: bool) -> _Converted:
-        """Convert a span to events. If its messages have not arrived, put it into the buffer."""
+        """Convert a span to records. If its messages have not arrived, put it into the buffer."""
         task = self._task(span, grant)
-        events = self._events(span, task)
-        if events is None and not buffered:
+        records = self._records(span, task)
+        if records is None and not buffered:
             buffered = True
             span = await asyncio.to_thread(self._buffer.add_span, span)
-            events = self._events(span, task)
-        return _Converted(span, events, buffered)
+            records = self._records(span, task)
+        return _Converted(span, records, buffered)
 
     async def _read(self, items: Iterator[T]) -> list[T]:
         """Read a request's items, a few at a time, so that other requests run. MalformedTelemetry if too many."""
@@ -201,9 +195,10 @@ class TelemetryIngest:
             way_out = "" if named else f"; {_WAY_OUT_TASK}"
             raise _Rejected(f"service {service[:100]!r}: {error}{way_out}") from error
 
-    def _events(self, span: Span, task: ServedTask) -> list[Event] | None:
+    def _records(self, span: Span, task: ServedTask) -> list[Record] | None:
         prediction_id = self._identifiers.predictions.derive(task.name, f"{span.trace_id}-{span.span_id}")
-        return events_of_span(span, task, prediction_id, self._identifiers.user_hash(user_of(span.attributes)))
+        user_hash = self._identifiers.user_hash(user_of(span.attributes))
+        return records_of_span(span, task, prediction_id, user_hash, self._media)
 
 
 def _groups(items: Iterable[T]) -> Iterator[list[T]]:

@@ -24,10 +24,11 @@ from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.app import AsgiApp
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
+from services.gateway.formats.media import MediaReferences
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
-from services.gateway.recording.recorder import Recorder
+from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
@@ -223,7 +224,7 @@ async def serving(
     if access is None:
         access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
         await access.start()
-    recorder = Recorder(log, metrics, answer_when_full=answer_when_full)
+    recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=RecordingOptions(answer_when_full))
     sources = AnswerSources(replicas or upstream, external, "large" if external else None)
     answerer = Answerer(tasks, flags, sources, recorder, identifiers, access)
     handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics), list[str]()

@@ -1,0 +1,73 @@
+"""The call of an event: what the model server is asked, without what does not change its answer. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.gateway.formats.conversation import EventConversation, Object
+
+_OWN_FIELDS = frozenset(
+    {"messages", "input", "prompt", "instructions", "tools", "tool_choice", "response_format", "stream"}
+)
+"""Fields that the call has under names of their own."""
+_NOT_LOGGED = frozenset(
+    {
+        "model", "stream_options", "logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "include",
+        "return_token_ids", "return_tokens_as_token_ids", "request_id", "priority", "service_tier", "store", "metadata",
+        "user", "safety_identifier", "prompt_cache_key", "cache_salt",
+    }
+)  # fmt: skip
+"""Fields that do not change the answer: what else to report, how to queue, and who asks."""
+_MAX_DEPTH = 64
+"""Of parameters and tools: readers of JSON refuse much deeper ones."""
+
+
+def call_of(
+    api: str, conversation: EventConversation, data: Mapping[str, Any], *, constrained: bool, format_field: str
+) -> Object:
+    """The `Call` of a request whose body is `data`, as it goes to the model server.
+
+    `format_field`: the API's name of the response format. A classification's constraint is not repeated in each event:
+    `constrained` says that it was there, and the task's revision has the labels.
+    """
+    call: Object = {"api": api, "messages": conversation.messages}
+    truncated = conversation.truncated
+    for name, own in (("tools", "tools"), ("tool_choice", "tool_choice"), ("response_format", format_field)):
+        if (value := data.get(own)) is not None:
+            if _is_deep(value):
+                truncated = True
+            else:
+                call[name] = value
+    parameters = {}
+    for name, value in data.items():
+        if value is None or name in _OWN_FIELDS or name in _NOT_LOGGED or name == format_field:
+            continue
+        if constrained and name == "structured_outputs":
+            continue
+        if type(value) is not str and isinstance(value, dict | list) and _is_deep(value):
+            truncated = True
+        else:
+            parameters[name] = value
+    call["parameters"] = parameters
+    if data.get("stream"):
+        call["stream"] = True
+    if constrained:
+        call["constrained"] = True
+    if truncated:
+        call["truncated"] = True
+    return call
+
+
+def _is_deep(value: Any) -> bool:
+    """Return True if lists and objects are nested deeper than readers of an event take."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]  # fmt: skip
+        if not level:
+            return False
+    return True

@@ -1,0 +1,132 @@
+"""Conversations as an event carries them: the objects of `schemas/conversation.py`, made without pydantic. No I/O.
+
+A message keeps its structure: the role, a text or parts, tool calls, the result of one. Pictures, sound and documents
+become references. What an event cannot say, a part of an unknown kind, marks the call as truncated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
+from services.gateway.formats.validation import bad_request, encode_json, quoted
+
+Object = dict[str, Any]
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_MAX_NAME = 256
+_TEXT_PARTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
+"""The kinds of parts that are text, and the field of each that has it."""
+_MAX_PART_TYPE = 50
+
+
+class EventConversation:
+    """The messages of an event while they are collected. `truncated`: something of them could not be said."""
+
+    __slots__ = ("media", "messages", "truncated")
+
+    def __init__(self, media: MediaReferences) -> None:
+        self.media = media
+        self.messages: list[Object] = []
+        self.truncated = False
+
+    def add_chat_messages(self, messages: Iterable[Any]) -> EventConversation:
+        """Add messages of the chat API. Raises HttpError 400 that names the invalid one."""
+        for number, message in enumerate(messages):
+            self.add_chat_message(message, number)
+        return self
+
+    def add_chat_message(self, message: Any, number: int, name: str = "messages") -> None:
+        """Add one message of the chat API, `name`.`number` of the request. Raises HttpError 400."""
+        if type(message) is dict and len(message) == 2 and type(message.get("content")) is str:
+            role = message.get("role")
+            if role == "user" or role == "assistant" or role == "system":
+                self.messages.append(message)  # As most are: it has the event's form already.
+                return
+        self.messages.append(self._chat_message(message, f"{name}.{number}"))
+
+    def content(self, content: Any, field: str) -> Any:
+        """The content of a message: a text, None, or parts as the event has them. Raises HttpError 400."""
+        if content is None or isinstance(content, str):
+            return content
+        if not isinstance(content, list):
+            raise bad_request(f"`{field}` must be text, or a list of parts", field)
+        return [self._part(part, field) for part in content]
+
+    def _chat_message(self, message: Any, field: str) -> Object:
+        if not isinstance(message, dict):
+            raise bad_request(f"`{field}` must be an object with `role` and `content`", field)
+        logged: Object = {
+            "role": role_of(message.get("role"), f"{field}.role"),
+            "content": self.content(message.get("content"), f"{field}.content"),
+        }
+        for name in ("name", "tool_call_id"):
+            if isinstance(value := message.get(name), str) and value:
+                logged[name] = value[:_MAX_NAME]
+        for name, given in (("refusal", "refusal"), ("reasoning", "reasoning_content"), ("reasoning", "reasoning")):
+            if isinstance(value := message.get(given), str):
+                logged[name] = value
+        calls = message.get("tool_calls")
+        if calls is None and message.get("function_call") is not None:  # OpenAI's older form of one call.
+            calls = [{"function": message["function_call"]}]
+        if calls:
+            logged["tool_calls"] = tool_calls_of(calls, f"{field}.tool_calls")
+        return logged
+
+    def _part(self, part: Any, field: str) -> Object:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        if not isinstance(part, dict):
+            raise bad_request(f"`{field}` has a part that is neither a text nor an object", field)
+        kind = part.get("type") or next((name for name in part if name in MEDIA_KINDS or name in _TEXT_PARTS), None)
+        if not isinstance(kind, str):
+            raise bad_request(f"`{field}` has a part without a `type`", field)
+        if (text_field := _TEXT_PARTS.get(kind)) is not None:
+            text = part.get(text_field)
+            if text is not None and not isinstance(text, str):
+                raise bad_request(f"`{field}` has a part of type {kind} whose `{text_field}` is no text", field)
+            return {"type": kind, "text": text or ""}
+        if kind in MEDIA_KINDS:
+            return {"type": kind, "media": self.media.reference(kind, part)}
+        self.truncated = True
+        return {"type": kind[:_MAX_PART_TYPE]}
+
+
+def role_of(role: Any, field: str) -> str:
+    """Return the role of a message: also one that only a chat template knows. Raises HttpError 400."""
+    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+        message = f"`{field}` is {quoted(role)}; it must be a role, such as system, user, assistant or tool"
+        raise bad_request(message, field)
+    return role
+
+
+def tool_calls_of(calls: Any, field: str) -> list[Object]:
+    """Convert tool calls of the chat API, of a request or an answer. Raises HttpError 400."""
+    if not isinstance(calls, list):
+        raise bad_request(f"`{field}` must be a list", field)
+    return [tool_call_of(call) for call in calls if isinstance(call, dict)]
+
+
+def tool_call_of(call: Mapping[str, Any]) -> Object:
+    """Convert one tool call. Arguments that are no text, as some clients send them, become JSON."""
+    kind = "custom" if call.get("type") == "custom" else "function"
+    function = call.get(kind)
+    function = function if isinstance(function, dict) else {}
+    return tool_call(function.get("name"), function.get("arguments", function.get("input")), call.get("id"), kind)
+
+
+def tool_call(name: Any, arguments: Any, call_id: Any = None, kind: str = "function") -> Object:
+    """A tool call as an event has it."""
+    if not isinstance(arguments, str):
+        arguments = "" if arguments is None else encode_json(arguments).decode()
+    call: Object = {"name": str(name or "unnamed")[:_MAX_NAME], "arguments": arguments, "type": kind}
+    if isinstance(call_id, str) and call_id:
+        call["id"] = call_id[:_MAX_NAME]
+    return call

@@ -1,0 +1,66 @@
+"""Who asks: the user and the conversation that a request names, and the metadata that its event keeps. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import orjson
+
+from schemas.predictions import MAX_METADATA
+
+USER_HEADER = b"x-ratchet-user"
+"""Names the user where the body does not, so that a canary is sticky for the whole session."""
+SESSION_HEADER = b"x-ratchet-session"
+_USER_FIELDS = ("user", "safety_identifier")
+_SESSION_FIELDS = ("session_id", "conversation_id", "thread_id")
+"""Of `metadata`."""
+_IDENTIFIERS = frozenset(("user_id", *_SESSION_FIELDS))
+_PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", "prompt_cache_key")
+"""Fields that do not reach the model server: each may name a person."""
+_MAX_NAME, _MAX_VALUE = 64, 512
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Identity(NamedTuple):
+    """The user and the session as the application calls them, and the rest of its `metadata`, bounded."""
+
+    user: str | None = None
+    session: str | None = None
+    metadata: dict[str, str] = {}  # noqa: RUF012 - never changed
+
+
+def take_identity(data: dict[str, Any], headers: Headers, *, forward: bool = False) -> Identity:
+    """Return who asks, and remove it from the body unless `forward` is set.
+
+    The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header.
+    """
+    metadata = data.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    user = _first((*(data.get(name) for name in _USER_FIELDS), metadata.get("user_id")))
+    session = _first(metadata.get(name) for name in _SESSION_FIELDS)
+    for name, value in headers:
+        if name == USER_HEADER and user is None:
+            user = value.decode("utf-8", "replace") or None
+        elif name == SESSION_HEADER and session is None:
+            session = value.decode("utf-8", "replace") or None
+    if not forward:
+        for field in _PERSONAL_FIELDS:
+            data.pop(field, None)
+    return Identity(user, session, bounded_metadata(metadata) if metadata else {})
+
+
+def bounded_metadata(metadata: dict[str, Any]) -> dict[str, str]:
+    """Return the entries that an event keeps: so many, so long, and without the ids, of which it has hashes."""
+    kept = [(name, value) for name, value in metadata.items() if name not in _IDENTIFIERS and value is not None]
+    return {name[:_MAX_NAME].replace("\x00", ""): _text(value) for name, value in kept[:MAX_METADATA]}
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    return text[:_MAX_VALUE].replace("\x00", "")
+
+
+def _first(values: Iterable[Any]) -> str | None:
+    return next((value for value in values if isinstance(value, str) and value), None)
