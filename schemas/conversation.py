@@ -136,6 +136,13 @@ class Answer(Frozen):
     refusal: Text | None = None
     reasoning: Text | None = None
     truncated: bool = Field(default=False, description="It was too long for an event.")
+    finish_reason: FinishReason | None = Field(default=None, description="None: unknown, of an answer made elsewhere.")
+
+    @property
+    def is_whole(self) -> bool:
+        """True for an answer that ended by itself and is in the event as it was given."""
+        ended = self.finish_reason in (FinishReason.STOP, FinishReason.TOOL_CALLS, None)
+        return ended and not self.truncated and self.refusal is None
 
     @property
     def plain(self) -> str:

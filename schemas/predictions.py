@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, JsonValue
 
 from schemas.base import Event, Frozen, Identifier, Probability, ShortText, Text, Variant
-from schemas.conversation import Answer, Call, FinishReason, JsonObject, Messages, ToolCall
+from schemas.conversation import Answer, Call, JsonObject, Messages, ToolCall
 
 
 class Confidence(Frozen):
@@ -44,15 +44,8 @@ class LoggedAnswer(Answer):
     """One answer to a request: a prediction."""
 
     prediction_id: Identifier
-    finish_reason: FinishReason | None = Field(default=None, description="None: unknown, of an answer made elsewhere.")
     confidence: Confidence = Confidence()
     tokens: int = Field(default=0, ge=0)
-
-    @property
-    def is_whole(self) -> bool:
-        """True for an answer that ended by itself and is in the event as it was given."""
-        ended = self.finish_reason in (FinishReason.STOP, FinishReason.TOOL_CALLS, None)
-        return ended and not self.truncated and self.refusal is None
 
 
 class Usage(Frozen):

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from schemas.conversation import Api, Call, Message, Part, ToolCall, input_text
+from schemas.conversation import Api, Call, JsonObject, Message, Part, ToolCall, input_text
 
 _MAX_COMPARED = 32_000
-TOKEN_IDS = "token_ids"
+TOKEN_IDS = "token_ids"  # noqa: S105 - no password
 """The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
 
 
@@ -25,6 +25,20 @@ def chat_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     return [_chat_message(message) for message in messages]
 
 
+def chat_tools(tools: Iterable[JsonObject]) -> tuple[JsonObject, ...]:
+    """Return functions as the chat API and chat templates take them, whichever API they came by.
+
+    The responses API's have their fields at the top. Tools that a server runs itself, such as a web search, are left
+    out: no template knows them.
+    """
+    functions = [tool for tool in tools if tool.get("type", "function") == "function"]
+    return tuple(
+        tool if "function" in tool
+        else {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+        for tool in functions
+    )  # fmt: skip
+
+
 def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Return messages as a Hugging Face chat template takes them: contents are texts, arguments of calls objects.
 
@@ -32,10 +46,15 @@ def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """
     found = chat_messages(messages)
     for message in found:
-        if isinstance(message.get("content"), list):
-            message["content"] = "\n".join(part.get("text") or part.get("refusal") or "" for part in message["content"])
+        if isinstance(content := message["content"], list):
+            message["content"] = "\n".join(part.get("text") or part.get("refusal") or "" for part in content)
+        elif content is None:
+            message["content"] = ""
+        if "reasoning" in message:
+            message["reasoning_content"] = message["reasoning"]  # Most templates know it by this name.
         for call in message.get("tool_calls", ()):
-            call["function"]["arguments"] = _object(call["function"]["arguments"])
+            if (function := call.get("function")) is not None:
+                function["arguments"] = _object(function["arguments"])
     return found
 
 
@@ -89,12 +108,13 @@ def _chat_call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": call.type, call.type: {"name": call.name, payload: call.arguments}}
 
 
-def _object(arguments: str) -> Any:
-    """The arguments of a call as an object; the text itself where the model wrote no JSON."""
+def _object(arguments: str) -> dict[str, Any]:
+    """The arguments of a call as an object; empty where the model wrote none, which templates could not take."""
     try:
-        return json.loads(arguments)
+        found = json.loads(arguments)
     except ValueError:
-        return arguments
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _prompt(message: Message) -> Any:

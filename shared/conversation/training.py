@@ -1,0 +1,32 @@
+"""Says which conversations can teach a model nothing, so that nobody is asked about them and none is a training row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from schemas.conversation import Answer, Call, FinishReason, Message, Part
+from shared.conversation.requests import TOKEN_IDS
+
+
+def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | None:
+    """Return why no correction of these answers is a training row, as reason and detail; None if one may be.
+
+    An answer that ran into its token limit is no reason: what a person writes instead is whole.
+    """
+    if call.truncated or any(answer.truncated for answer in answers):
+        return "truncated", "the conversation or its answer was too long for an event"
+    if any(a.refusal is not None or a.finish_reason == FinishReason.CONTENT_FILTER for a in answers):
+        return "refused", "the model, or a filter of its server, refused to answer"
+    for part in _parts(call.messages):
+        if part.type == TOKEN_IDS:
+            return "token_ids", "a prompt of token ids, which is no text"
+        if part.media is not None or part.text is None:
+            return "media", f"a part of type {part.type}, which the event does not have"
+    made = [message.tool_calls for message in call.messages] + [answer.tool_calls for answer in answers]
+    if any(tool_call.type != "function" for tool_calls in made for tool_call in tool_calls):
+        return "custom_tool", "a call of a custom tool, which chat templates do not know"
+    return None
+
+
+def _parts(messages: Iterable[Message]) -> Iterable[Part]:
+    return (part for message in messages if isinstance(message.content, tuple) for part in message.content)
