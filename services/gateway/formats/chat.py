@@ -41,7 +41,7 @@ def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
 class ChatRequest(ChoicesRequest):
     path: ClassVar[str] = "/v1/chat/completions"
     answer_kind: ClassVar[str] = "chat completion"
-    __slots__ = ("_top", "_wants_logprobs")
+    __slots__ = ("_added_messages", "_top", "_wants_logprobs")
 
     def __init__(self, data: dict[str, Any], task: ServedTask) -> None:
         self.task = task
@@ -51,7 +51,7 @@ class ChatRequest(ChoicesRequest):
         self.include_usage = request_stream_usage(data, streams=self._stream)
         self._wants_logprobs = bool_field(data, "logprobs")
         self._top = data.get("top_logprobs")
-        prepare_messages(data, task)
+        self._added_messages = prepare_messages(data, task)
         if task.classifies:
             constrain_to_labels(data, task)
         elif data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
@@ -64,7 +64,7 @@ class ChatRequest(ChoicesRequest):
             data["top_logprobs"] = max(self._top, task.top_logprobs)
 
     def calls(self, media: MediaReferences) -> list[Object]:
-        conversation = EventConversation(media).add_chat_messages(self._data["messages"])
+        conversation = EventConversation(media).add_chat_messages(self._data["messages"], added=self._added_messages)
         return [
             call_of("chat", conversation, self._data, constrained=self.task.classifies, format_field="response_format")
         ]
@@ -101,8 +101,8 @@ class ChatRequest(ChoicesRequest):
             choice["logprobs"] = {**logprobs, "content": cut}
 
 
-def prepare_messages(data: dict[str, Any], task: ServedTask) -> None:
-    """Change `data["messages"]` to what the model sees. Raises HttpError 400."""
+def prepare_messages(data: dict[str, Any], task: ServedTask) -> int:
+    """Change `data["messages"]` to what the model sees; return how many are added in front. Raises HttpError 400."""
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
         raise bad_request("`messages` must be a list with at least one message", "messages")
@@ -112,8 +112,10 @@ def prepare_messages(data: dict[str, Any], task: ServedTask) -> None:
             has_system = True
             if role == "developer":  # OpenAI's newer name of `system`; chat templates know the old one.
                 message["role"] = "system"
-    if task.system is not None and not has_system:
-        messages.insert(0, task.system)
+    if task.system is None or has_system:
+        return 0
+    messages.insert(0, task.system)
+    return 1
 
 
 def choice_of_message(message: Any, tokens: Sequence[Token], finish_reason: str | None) -> Choice:

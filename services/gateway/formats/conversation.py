@@ -37,9 +37,12 @@ class EventConversation:
         self.messages: list[Object] = []
         self.truncated = False
 
-    def add_chat_messages(self, messages: Iterable[Any]) -> EventConversation:
-        """Add messages of the chat API. Raises HttpError 400 that names the invalid one."""
-        for number, message in enumerate(messages):
+    def add_chat_messages(self, messages: Iterable[Any], *, added: int = 0) -> EventConversation:
+        """Add messages of the chat API. Raises HttpError 400 that names the invalid one, as the client counts.
+
+        `added`: so many messages in front are the gateway's.
+        """
+        for number, message in enumerate(messages, start=-added):
             self.add_chat_message(message, number)
         return self
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from schemas.predictions import MAX_METADATA
+from services.gateway.formats.validation import text_field
 
 USER_HEADER = b"x-ratchet-user"
 """Names the user where the body does not, so that a canary is sticky for the whole session."""
@@ -34,11 +35,12 @@ class Identity(NamedTuple):
 def take_identity(data: dict[str, Any], headers: Headers, *, forward: bool = False) -> Identity:
     """Return who asks, and remove it from the body unless `forward` is set.
 
-    The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header.
+    The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header. Raises
+    HttpError 400 for a user that is not a text.
     """
     metadata = data.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    user = _first((*(data.get(name) for name in _USER_FIELDS), metadata.get("user_id")))
+    user = _first([*(text_field(data, name) for name in _USER_FIELDS), metadata.get("user_id")])
     session = _first(metadata.get(name) for name in _SESSION_FIELDS)
     for name, value in headers:
         if name == USER_HEADER and user is None:
@@ -63,4 +65,6 @@ def _text(value: Any) -> str:
 
 
 def _first(values: Iterable[Any]) -> str | None:
-    return next((value for value in values if isinstance(value, str) and value), None)
+    """The first value that names somebody: a text, or the number that an application's database has."""
+    named = (value for value in values if isinstance(value, str | int) and not isinstance(value, bool))
+    return next((str(value) for value in named if value != ""), None)

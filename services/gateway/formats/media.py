@@ -37,7 +37,7 @@ class MediaReferences:
         if content.startswith("data:"):
             head = content[:_MAX_MEDIA_TYPE].partition(",")[0]
             media_type = head[5:].partition(";")[0] or media_type
-            reference["size"] = (len(content) - len(head) - 1) * 3 // 4
+            reference["size"] = max(0, len(content) - len(head) - 1) * 3 // 4
         elif not content.startswith(("http://", "https://", "file:")):
             reference["size"] = len(content) * 3 // 4
         if media_type:

@@ -6,9 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from schemas.base import MAX_TEXT
 from services.gateway.formats.api import MAX_PREDICTIONS
-from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_OWN_ID, MAX_REFERENCE, MAX_USER
+from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_FEEDBACK_TEXT, MAX_OWN_ID, MAX_REFERENCE
 
 _Schema = dict[str, Any]
 _TEXT: _Schema = {"type": "string"}
@@ -20,14 +19,15 @@ _PARTS: _Schema = {
 _CONTENT: _Schema = {"anyOf": [_TEXT, _PARTS, {"type": "null"}]}
 _MESSAGE: _Schema = {
     "type": "object", "required": ["role"], "properties": {
-        "role": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,31}$"}, "content": _CONTENT, "tool_call_id": {"type": "string"},
+        "role": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,31}$"}, "content": _CONTENT,
+        "tool_call_id": {"type": "string"},
         "tool_calls": {"type": "array", "items": {"type": "object"}},
     },
 }  # fmt: skip
 _MESSAGES: _Schema = {"type": "array", "minItems": 1, "items": _MESSAGE}
 _MODEL: _Schema = {"type": "string", "description": "The task's name."}
 _USER: _Schema = {
-    "type": ["string", "null"], "maxLength": MAX_USER,
+    "type": ["string", "null"],
     "description": "Makes a canary sticky; stored only as a keyed hash. The header x-ratchet-user works too.",
 }  # fmt: skip
 _COMMON: dict[str, _Schema] = {
@@ -73,7 +73,7 @@ FEEDBACK = _object(
     {
         "prediction_id": {"type": "string", "maxLength": MAX_REFERENCE}, "kind": {"enum": list(FEEDBACK_KINDS)},
         "positive": {"type": ["boolean", "null"], "description": "For thumbs and accepted."},
-        "text": {"type": ["string", "null"], "maxLength": MAX_TEXT, "description": "For edited and label."},
+        "text": {"type": ["string", "null"], "maxLength": MAX_FEEDBACK_TEXT, "description": "For edited and label."},
         "user": _USER,
     },
 )  # fmt: skip
@@ -94,7 +94,7 @@ _ANSWER_ROUTES = {
         _object(["model", "input"], {
             "model": _MODEL, "user": _USER, "stream": {"type": ["boolean", "null"]},
             "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"type": "object"}}]},
-            "instructions": {"type": ["string", "null"], "maxLength": MAX_TEXT},
+            "instructions": {"type": ["string", "null"]},
         }),
     ),
     "/v1/embeddings": (

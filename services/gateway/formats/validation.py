@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 
-from schemas.base import MAX_TEXT
 from schemas.tasks import TaskKind, TaskSpec
 from shared.http import HttpError
 
@@ -16,6 +15,8 @@ MAX_OWN_ID = 500
 """The most characters of an application's own id of an answer."""
 MAX_REFERENCE = 63 + 1 + MAX_OWN_ID
 """The most characters of an id in feedback: `<task>/<own id>`, a task having at most 63; a signed id is shorter."""
+MAX_FEEDBACK_TEXT = 500_000
+"""The most characters of an answer as it should have been: the event of it fits Kafka in any alphabet."""
 FEEDBACK_KINDS = ("thumbs", "accepted", "edited", "label")
 
 
@@ -63,8 +64,10 @@ def bool_field(data: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def text_field(data: dict[str, Any], name: str, max_length: int = MAX_TEXT, *, required: bool = False) -> str | None:
-    """A text field; None if absent or null. Raises HttpError 400."""
+def text_field(
+    data: Mapping[str, Any], name: str, max_length: int | None = None, *, required: bool = False
+) -> str | None:
+    """A text field; None if absent or null. `max_length`: what is stored of it has a limit. Raises HttpError 400."""
     value = data.get(name)
     if value is None:
         if required:
@@ -72,10 +75,10 @@ def text_field(data: dict[str, Any], name: str, max_length: int = MAX_TEXT, *, r
         return None
     if not isinstance(value, str):
         raise bad_request(f"`{name}` must be a string", name)
-    return checked_text(value, name, max_length)
+    return value if max_length is None else checked_text(value, name, max_length)
 
 
-def checked_text(text: str, field: str, max_length: int = MAX_TEXT) -> str:
+def checked_text(text: str, field: str, max_length: int) -> str:
     """Return the text if an event can carry it. Raises HttpError 400."""
     if len(text) > max_length:
         raise bad_request(f"`{field}` has {len(text)} characters; at most {max_length} are allowed: shorten it", field)
@@ -94,7 +97,7 @@ def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | N
         if not isinstance(positive, bool):
             raise bad_request(f"{kind} needs `positive`: true or false", "positive")
         return kind, positive, None
-    text = text_field(data, "text", required=True) or ""
+    text = text_field(data, "text", MAX_FEEDBACK_TEXT, required=True) or ""
     if not text.strip():
         raise bad_request("`text` is empty: give the answer as it should have been", "text")
     if spec.kind is TaskKind.CLASSIFICATION and text not in spec.labels:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ import uvicorn
 
 from schemas.base import Event
 from schemas.catalog import TOPICS
-from schemas.predictions import RequestObserved
+from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.app import AsgiApp
@@ -178,6 +179,17 @@ class FakeLog:
     @property
     def events(self) -> list[Any]:
         return [event for events in self.appends for event in events if not isinstance(event, RequestObserved)]
+
+    @property
+    def predictions(self) -> list[SimpleNamespace]:
+        """The logged answers, each with what its event says of the whole request."""
+        return [
+            SimpleNamespace(
+                **{**dict(event), **dict(event.usage), **dict(event.call), **dict(answer),
+                   "answer": answer.plain, "answer_tokens": answer.tokens}
+            )
+            for event in self.events if isinstance(event, PredictionLogged) for answer in event.answers
+        ]  # fmt: skip
 
     @property
     def observed(self) -> list[RequestObserved]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schemas.base import Variant
+from schemas.base import MAX_EVENT_BYTES, Variant
+from schemas.conversation import Part
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 async def test_an_answer_is_logged_with_the_models_input_before_it_leaves(gateway: Gateway) -> None:
     response = await gateway.ask(user="ann@example.com")
     assert response.status_code == 200
-    (event,) = gateway.log.events
+    (event,) = gateway.log.predictions
     assert event.prediction_id == response.headers["x-ratchet-prediction-id"] == response.json()["id"]
     assert [(m.role, m.content) for m in event.messages] == [
         ("system", "Name the intent."), ("user", "I want my money back"),
@@ -54,8 +55,8 @@ async def test_the_applications_own_system_prompt_replaces_the_tasks(gateway: Ga
     ]}]  # fmt: skip
     assert (await gateway.ask(messages=messages)).status_code == 200
     assert gateway.upstream.asked[0]["messages"] == [{"role": "system", "content": "Mine."}, messages[1]]
-    seen = [(message.role, message.content) for message in gateway.log.events[0].messages]
-    assert seen == [("system", "Mine."), ("user", "two\nparts")]
+    seen = [(message.role, message.content) for message in gateway.log.predictions[0].messages]
+    assert seen == [("system", "Mine."), ("user", (Part(type="text", text="two"), Part(type="text", text="parts")))]
 
 
 async def test_logprobs_reach_only_a_client_that_asked_for_them(gateway: Gateway) -> None:
@@ -69,8 +70,9 @@ async def test_logprobs_reach_only_a_client_that_asked_for_them(gateway: Gateway
 async def test_predictions_and_observation_of_a_request_are_one_append(gateway: Gateway) -> None:
     response = await gateway.ask()
     ((prediction, seen),) = gateway.log.appends
-    assert prediction.prediction_id == seen.prediction_id == response.headers["x-ratchet-prediction-id"]
-    assert (seen.status, seen.confidence, seen.latency_ms) == (200, prediction.confidence.score, prediction.latency_ms)
+    (answer,) = prediction.answers
+    assert answer.prediction_id == seen.prediction_id == response.headers["x-ratchet-prediction-id"]
+    assert (seen.status, seen.confidence, seen.latency_ms) == (200, answer.confidence.score, prediction.latency_ms)
 
 
 async def test_with_a_full_log_a_request_is_refused(gateway: Gateway) -> None:
@@ -91,7 +93,7 @@ async def test_with_spool_full_answer_an_unrecorded_answer_is_marked(answering_w
         response = await answering_when_full.ask()
         assert (response.status_code, response.headers["x-ratchet-logged"]) == (200, "false")
         assert response.json()["choices"][0]["message"]["content"] == "refund"
-    assert len(answering_when_full.log.events) == 1
+    assert len(answering_when_full.log.predictions) == 1
     assert "ratchet_gateway_answers_unlogged_total 3.0" in (await answering_when_full.http.get("/metrics")).text
 
 
@@ -135,7 +137,7 @@ async def test_an_adapter_that_is_not_served_is_an_error_of_its_arm_and_another_
     assert [(e.variant, e.adapter, e.status) for e in gateway.log.observed] == [
         (Variant.CANARY, "next", 404), (Variant.PRIMARY, "now", 404), (Variant.ROLLBACK, "before", 200),
     ]  # fmt: skip
-    (event,) = gateway.log.events
+    (event,) = gateway.log.predictions
     assert (event.variant, event.adapter) == (Variant.ROLLBACK, "before")
     assert len({e.event_id for e in gateway.log.observed}) == 3
 
@@ -154,7 +156,7 @@ async def test_an_upstream_error_passes_with_its_status_and_is_observed(gateway:
     assert response.status_code == status
     assert response.json()["error"]["message"] == "too long a prompt"
     assert [event.status for event in gateway.log.observed] == [status]
-    assert gateway.log.events == []
+    assert gateway.log.predictions == []
 
 
 @pytest.mark.parametrize(
@@ -172,11 +174,23 @@ async def test_a_malformed_upstream_answer_is_a_502(gateway: Gateway, answer: ob
 
 
 async def test_an_answer_too_long_for_an_event_is_logged_truncated(gateway: Gateway) -> None:
-    gateway.upstream.says("a\x00" + "b" * 40_000, [])
+    gateway.upstream.says("a" + "b" * (2 * MAX_EVENT_BYTES) + "c", [])
     response = await gateway.ask(model="haiku")
-    assert len(response.json()["choices"][0]["message"]["content"]) == 40_002
-    assert gateway.log.events[0].answer == "a" + "b" * 31_999
+    assert len(response.json()["choices"][0]["message"]["content"]) == 2 * MAX_EVENT_BYTES + 2
+    (logged,) = gateway.log.predictions
+    assert logged.truncated
+    assert (logged.answer[:3], logged.answer[-3:]) == ("abb", "bbc")
+    assert "characters left out" in logged.answer
     assert "x-ratchet-confidence" not in response.headers
+
+
+async def test_a_nul_is_left_out_of_the_event_and_marked(gateway: Gateway) -> None:
+    gateway.upstream.says("a\x00b", [])
+    await gateway.ask("c\x00d", model="haiku")
+    assert gateway.upstream.asked[0]["messages"][1]["content"] == "c\x00d"
+    (event,) = gateway.log.events
+    assert (event.call.messages[1].content, event.call.truncated) == ("cd", True)
+    assert (event.answers[0].text, event.answers[0].truncated) == ("ab", True)
 
 
 async def test_requests_are_counted_by_route_and_status(gateway: Gateway) -> None:
@@ -195,5 +209,5 @@ async def test_unusual_numbers_and_names_from_an_upstream_are_accepted(gateway: 
     gateway.upstream.answer["choices"][0]["finish_reason"] = 7
     gateway.upstream.answer["choices"][0]["message"] = {"content": None, "refusal": 5}
     assert (await gateway.ask()).status_code == 200
-    (event,) = gateway.log.events
-    assert (event.answer, event.finish_reason, event.prompt_tokens, event.answer_tokens) == ("", "7", 0, 2)
+    (event,) = gateway.log.predictions
+    assert (event.answer, event.finish_reason, event.prompt_tokens, event.answer_tokens) == ("", "other", 0, 2)

@@ -32,12 +32,12 @@ async def test_a_disconnect_cancels_the_upstream_request_and_is_observed(gateway
     await asyncio.wait_for(gateway.upstream.closed.wait(), 5)
     await _until(lambda: gateway.log.observed)
     assert [event.status for event in gateway.log.observed] == [499]
-    assert gateway.log.events == []
+    assert gateway.log.predictions == []
     name = 'ratchet_gateway_requests_total{route="/v1/chat/completions",status="499"}'
     assert await gateway.metric(name) == 1.0
 
 
-async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_cancelled(
+async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_client_left(
     gateway: Gateway, address: str
 ) -> None:
     gateway.upstream.pieces = [*REFUND[:2], asyncio.Event()]
@@ -52,9 +52,9 @@ async def test_a_disconnect_within_a_stream_logs_the_partial_answer_as_cancelled
             if b'"ref"' in seen:
                 break
     await asyncio.wait_for(gateway.upstream.closed.wait(), 5)
-    await _until(lambda: gateway.log.events)
-    (event,) = gateway.log.events
-    assert (event.answer, event.finish_reason, event.confidence.tokens) == ("ref", "cancelled", 1)
+    await _until(lambda: gateway.log.predictions)
+    (event,) = gateway.log.predictions
+    assert (event.answer, event.finish_reason, event.confidence.tokens) == ("ref", "client_left", 1)
     assert event.prediction_id == response.headers["x-ratchet-prediction-id"]
     assert [event.status for event in gateway.log.observed] == [499]
 
@@ -77,7 +77,7 @@ async def test_one_connection_serves_answers_streams_errors_and_the_rest(gateway
             assert streamed.content.endswith(b"data: [DONE]\n\n")
             assert (await http.post(f"{address}/chat/completions", content=b"{")).status_code == 400
             assert (await http.get(f"{address}/models")).status_code == 200
-    assert len(gateway.log.events) == 4
+    assert len(gateway.log.predictions) == 4
 
 
 async def test_a_slow_answer_is_delivered(gateway: Gateway, address: str) -> None:

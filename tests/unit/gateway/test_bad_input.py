@@ -29,19 +29,15 @@ DEEP = orjson.loads(b"[" * 900 + b"]" * 900)
         ({"messages": None}, 400, "at least one message"),
         ({"messages": "hello"}, 400, "at least one message"),
         ({"messages": ["hello"]}, 400, "messages.0"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "system, developer, user, assistant, tool"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "system, developer, user, assistant, tool"),
+        ({"messages": [{"role": "a robot", "content": "x"}]}, 400, "system, user, assistant or tool"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "system, user, assistant or tool"),
         ({"messages": [{"role": DEEP, "content": "x"}]}, 400, "`messages.0.role` is a list"),
         ({"messages": [{"content": "x"}]}, 400, "messages.0.role"),
-        ({"messages": [USER, {"role": "assistant", "content": None}]}, 400, "messages.1.content"),
-        ({"messages": [{"role": "user", "content": []}]}, 400, "messages.0.content"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "without a text"),
+        ({"messages": [USER, {"role": "assistant", "content": 7}]}, 400, "messages.1.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 7}]}]}, 400, "is no text"),
         ({"messages": [{"role": "user", "content": [{}]}]}, 400, "without a `type`"),
-        ({"messages": [{"role": "user", "content": [7]}]}, 400, "without a `type`"),
+        ({"messages": [{"role": "user", "content": [7]}]}, 400, "neither a text nor an object"),
         ({"messages": [{"role": "assistant", "tool_calls": {"a": 1}}]}, 400, "messages.0.tool_calls"),
-        ({"messages": [{"role": "user", "content": "x" * 32_001}]}, 400, "at most 32000"),
-        ({"messages": [{"role": "user", "content": "a\x00b"}]}, 400, "NUL"),
-        ({"messages": [USER] * 64}, 400, "at most 64"),
         ({"n": 2}, 400, "`n` must be 1: support is a classification"),
         ({"model": "haiku", "n": 0}, 400, "from 1 to 128"),
         ({"model": "haiku", "n": 129}, 400, "from 1 to 128"),
@@ -51,7 +47,7 @@ DEEP = orjson.loads(b"[" * 900 + b"]" * 900)
         ({"stream": "yes"}, 400, "`stream`"),
         ({"stream_options": True}, 400, "`stream_options`"),
         ({"user": 12}, 400, "`user` must be a string"),
-        ({"user": "u" * 501}, 400, "at most 500"),
+        ({"safety_identifier": ["u"]}, 400, "`safety_identifier` must be a string"),
     ],
 )
 async def test_an_invalid_chat_request_is_refused_with_the_reason(
@@ -63,7 +59,7 @@ async def test_an_invalid_chat_request_is_refused_with_the_reason(
     assert expected in error["message"]
     assert len(error["message"]) < 400
     assert gateway.upstream.asked == []
-    assert gateway.log.events == []
+    assert gateway.log.predictions == []
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "predictions"])
@@ -140,14 +136,11 @@ async def test_an_impossible_content_length_is_refused(gateway: Gateway) -> None
         ("completions", {"prompt": [1, "two"]}, "`prompt`"),
         ("completions", {"prompt": [[]]}, "`prompt`"),
         ("completions", {"prompt": ["x"] * 129}, "129 answers"),
-        ("completions", {"prompt": "a\x00"}, "NUL"),
-        ("completions", {"prompt": "x" * 32_001}, "at most 32000"),
         ("responses", {}, "`input`"),
         ("responses", {"input": []}, "`input`"),
         ("responses", {"input": ["x"]}, "input.0"),
-        ("responses", {"input": [{"type": "message", "role": "robot", "content": "x"}]}, "input.0.role"),
+        ("responses", {"input": [{"type": "message", "role": "a robot", "content": "x"}]}, "input.0.role"),
         ("responses", {"input": [{"type": "function_call_output", "output": 7}]}, "input.0.output"),
-        ("responses", {"input": [{"type": "reasoning"}]}, "only reasoning items"),
         ("responses", {"input": "x", "previous_response_id": "resp_1"}, "send the whole conversation"),
         ("responses", {"input": "x", "background": True}, "stream it"),
         ("responses", {"input": "x", "instructions": 7}, "`instructions`"),

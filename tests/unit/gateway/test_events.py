@@ -7,45 +7,75 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.base import MAX_TEXT, Message, Role, Variant
-from schemas.predictions import Confidence, PredictionLogged, RequestObserved
-from services.gateway.formats.api import ApiAnswer, Choice
-from services.gateway.recording.events import event_id_text, prediction_logged, request_observed
-from services.gateway.recording.request import InFlightRequest
+from schemas.base import MAX_EVENT_BYTES, Variant
+from schemas.conversation import Call, FinishReason
+from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged, RequestObserved, Usage
+from services.gateway.formats.api import TokenUsage
+from services.gateway.recording import builder
+from services.gateway.recording.events import request_observed
+from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm
+from shared.http import HttpError
 from shared.identity import event_id
 from shared.model.confidence import Measure
 from shared.spool import Record
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=200)
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
+TEXTS = st.text(CHARACTERS, max_size=200)
+NAMES = st.text(CHARACTERS, min_size=1, max_size=200)
 PROBABILITIES = st.floats(0.0, 1.0)
 COUNTS = st.integers(0, 2**40)
 LATENCIES = st.floats(0.0, 1e9)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+CALLS = st.lists(st.fixed_dictionaries({"name": NAMES, "arguments": TEXTS}, optional={"id": NAMES}), max_size=2)
 MESSAGES = st.lists(
-    st.builds(lambda role, content: {"role": role.value, "content": content}, st.sampled_from(Role), TEXTS),
-    min_size=1, max_size=5,
+    st.fixed_dictionaries(
+        {"role": st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,31}", fullmatch=True)},
+        optional={
+            "content": st.none() | TEXTS | st.lists(st.fixed_dictionaries({"type": NAMES, "text": TEXTS}), max_size=2),
+            "tool_calls": CALLS, "tool_call_id": NAMES, "name": NAMES, "reasoning": TEXTS, "refusal": TEXTS,
+        },
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+CALL = st.fixed_dictionaries(
+    {"api": st.sampled_from(["chat", "completions", "responses", "messages"]), "messages": MESSAGES},
+    optional={
+        "tools": st.lists(st.dictionaries(TEXTS, JSON, max_size=2), max_size=2), "tool_choice": JSON,
+        "response_format": JSON, "parameters": st.dictionaries(TEXTS, JSON, max_size=3), "stream": st.booleans(),
+    },
 )  # fmt: skip
 CONFIDENCES = st.fixed_dictionaries(
     {}, optional={"score": PROBABILITIES, "logprob": st.floats(-1e6, 0.0), "tokens": COUNTS, "margin": PROBABILITIES}
 )
+ANSWERS = st.lists(
+    st.builds(
+        builder.LoggedAnswer, prediction_id=NAMES, text=TEXTS, tool_calls=CALLS, refusal=st.none() | TEXTS,
+        reasoning=st.none() | TEXTS, finish_reason=st.sampled_from([*FinishReason, None, "abort"]),
+        confidence=st.builds(lambda fields: Measure(**fields), CONFIDENCES), tokens=COUNTS,
+    ),
+    min_size=1, max_size=3,
+)  # fmt: skip
+TASK_NAMES = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 FIELDS: dict[str, Any] = {
-    "task": st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True), "revision": NAMES, "prediction_id": NAMES,
+    "task": TASK_NAMES, "revision": NAMES, "prediction_id": NAMES,
     "variant": st.sampled_from(Variant), "adapter": st.none() | NAMES, "user_hash": st.none() | NAMES,
 }  # fmt: skip
 
 
-def in_flight(fields: dict[str, Any], messages: Any = (), base_model: str = "base") -> InFlightRequest:
+def in_flight(fields: dict[str, Any]) -> InFlightRequest:
     """A request as the recorder gets it, with fakes of its task and its API's format."""
-    task: Any = SimpleNamespace(
-        name=fields["task"], revision=fields["revision"], spec=SimpleNamespace(base_model=base_model)
-    )
-    parsed: Any = SimpleNamespace(messages_for_event=lambda number: messages)
-    exchange: Any = None
-    return InFlightRequest(exchange, task, parsed, [fields["prediction_id"]], fields["user_hash"], ())
+    task: Any = SimpleNamespace(name=fields["task"], revision=fields["revision"])
+    nothing: Any = None
+    return InFlightRequest(nothing, task, nothing, [], [fields["prediction_id"]], Caller(fields["user_hash"]))
 
 
 def arm_of(fields: dict[str, Any]) -> Arm:
@@ -64,30 +94,40 @@ def _same(record: Record, event: Any, topic: str) -> None:
     assert read.event_id.version == 5
     # The same fields in the same order, none missing.
     assert list(orjson.loads(record.value)) == list(orjson.loads(expected.model_dump_json()))
-    assert (record.topic, record.key) == (topic, event.prediction_id.encode())
+    key = event.request_id if isinstance(event, PredictionLogged) else event.prediction_id
+    assert (record.topic, record.key) == (topic, key.encode())
 
 
 @given(
-    fields=st.fixed_dictionaries(FIELDS), messages=MESSAGES, text=TEXTS, model=NAMES, confidence=CONFIDENCES,
-    latency_ms=LATENCIES, counts=st.tuples(COUNTS, COUNTS), finish_reason=st.none() | NAMES,
+    call=CALL, answers=ANSWERS, counts=st.tuples(COUNTS, COUNTS, COUNTS, COUNTS),
+    own=st.fixed_dictionaries({
+        "task": TASK_NAMES, "task_revision": NAMES, "request_id": NAMES, "model": NAMES, "adapter": st.none() | NAMES,
+        "variant": st.sampled_from(Variant), "latency_ms": LATENCIES, "user_hash": st.none() | NAMES,
+        "session_hash": st.none() | NAMES, "app": st.none() | NAMES,
+        "metadata": st.dictionaries(st.text(CHARACTERS, max_size=64), TEXTS, max_size=3),
+    }),
 )  # fmt: skip
 def test_a_prediction_equals_pydantics(
-    fields: dict[str, Any], messages: list[dict[str, str]], text: str, model: str, confidence: dict[str, Any],
-    latency_ms: float, counts: tuple[int, int], finish_reason: str | None,
-) -> None:  # fmt: skip
-    answer = ApiAnswer([Choice(text, (), finish_reason)], *counts)
-    record = prediction_logged(
-        in_flight(fields, messages, model), arm_of(fields), answer, 0, Measure(**confidence), latency_ms
-    )
+    call: dict[str, Any], answers: list[builder.LoggedAnswer], counts: tuple[int, int, int, int], own: dict[str, Any]
+) -> None:
+    request = builder.LoggedRequest(call=builder.encode_call(call), usage=TokenUsage(*counts), **own)
     event = PredictionLogged(
-        event_id=event_id("predictions.logged", fields["prediction_id"]), task=fields["task"],
-        task_revision=fields["revision"], prediction_id=fields["prediction_id"],
-        messages=tuple(Message(**message) for message in messages), answer=text, model=fields["adapter"] or model,
-        adapter=fields["adapter"], variant=fields["variant"], confidence=Confidence(**confidence),
-        user_hash=fields["user_hash"], latency_ms=latency_ms, prompt_tokens=counts[0], answer_tokens=counts[1],
-        finish_reason=finish_reason,
+        event_id=event_id("predictions.logged", own["request_id"]), call=Call.model_validate(call),
+        answers=tuple(_logged(answer) for answer in answers), usage=Usage(**TokenUsage(*counts)._asdict()),
+        gateway_version=builder.GATEWAY_VERSION, **own,
     )  # fmt: skip
-    _same(record, event, "predictions.logged.v1")
+    _same(builder.prediction_logged(request, answers), event, "predictions.logged.v1")
+
+
+def _logged(answer: builder.LoggedAnswer) -> LoggedAnswer:
+    return LoggedAnswer.model_validate(
+        {
+            "prediction_id": answer.prediction_id, "text": answer.text, "tool_calls": answer.tool_calls,
+            "refusal": answer.refusal, "reasoning": answer.reasoning, "tokens": answer.tokens,
+            "finish_reason": "other" if answer.finish_reason == "abort" else answer.finish_reason,
+            "confidence": Confidence(**answer.confidence.as_dict()),
+        }
+    )  # fmt: skip
 
 
 @given(
@@ -109,14 +149,56 @@ def test_an_observation_equals_pydantics(
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_the_fast_event_id_equals_the_shared_one(parts: list[str]) -> None:
-    assert event_id_text(*parts) == str(event_id(*parts))
+    assert builder.event_id_text(*parts) == str(event_id(*parts))
 
 
-def test_texts_too_long_for_an_event_are_cut() -> None:
-    fields = {"task": "t", "revision": "r", "prediction_id": "p", "user_hash": None}
-    answer = ApiAnswer([Choice("a\x00" + "b" * 40_000, (), None)], 0, 0)
-    request = in_flight(fields, [{"role": "user", "content": "x"}])
-    record = prediction_logged(request, Arm(Variant.BASE), answer, 0, Measure(), 1.0, "f" * 300)
+def _request(call: dict[str, Any], **fields: Any) -> builder.LoggedRequest:
+    return builder.LoggedRequest("t", "r", "request", builder.encode_call(call, **fields), "model")
+
+
+@pytest.mark.parametrize("text", ["x", "é", "\x01", "日", "\U0001f600"])
+@pytest.mark.parametrize("limit", [64 * 1024, MAX_EVENT_BYTES])
+def test_an_event_of_any_length_fits_and_what_is_cut_is_marked(text: str, limit: int) -> None:
+    call = {"messages": [{"role": "user", "content": text * limit}, {"role": "user", "content": "And now?"}]}
+    answers = [builder.LoggedAnswer(str(n), text * limit, reasoning=text * limit) for n in range(3)]
+    record = builder.prediction_logged(_request(call, max_bytes=limit), answers, limit)
+    assert limit * 0.9 < len(record.value) < limit + 4_096  # The envelope is beside the texts.
     event = PredictionLogged.model_validate_json(record.value)
-    assert event.answer == "a" + "b" * (MAX_TEXT - 1)
-    assert event.finish_reason == "f" * 200
+    assert event.call.truncated
+    assert event.call.messages[1].content == "And now?"
+    assert all(answer.truncated for answer in event.answers)
+
+
+def test_what_fits_is_not_marked() -> None:
+    call = {"messages": [{"role": "user", "content": "x" * 100_000}] * 10}
+    event = PredictionLogged.model_validate_json(
+        builder.prediction_logged(_request(call), [builder.LoggedAnswer("p", "y" * 200_000)]).value
+    )
+    assert not event.call.truncated
+    assert not event.answers[0].truncated
+    assert event.answers[0].text == "y" * 200_000
+
+
+def test_very_many_messages_fit_without_those_of_the_middle() -> None:
+    messages = [{"role": "user", "content": str(number)} for number in range(200_000)]
+    call = Call.model_validate_json(builder.encode_call({"messages": messages}))
+    assert call.truncated
+    assert (call.messages[0].content, call.messages[-1].content) == ("0", "199999")
+
+
+def test_cut_arguments_of_a_tool_call_are_still_json() -> None:
+    long = orjson.dumps({"text": "x" * MAX_EVENT_BYTES}).decode()
+    answers = [builder.LoggedAnswer("p", "", [{"name": "find", "arguments": long, "id": "c"}])]
+    record = builder.prediction_logged(_request({"messages": [{"role": "user", "content": "x"}]}), answers)
+    (answer,) = PredictionLogged.model_validate_json(record.value).answers
+    assert answer.truncated
+    assert isinstance(orjson.loads(answer.tool_calls[0].arguments), str)
+
+
+def test_a_call_that_is_nested_too_deeply_to_be_encoded_is_a_400() -> None:
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(HttpError) as raised:
+        builder.encode_call({"messages": [], "tools": deep})
+    assert raised.value.status == 400

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from schemas.conversation import Part, ToolCall
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
@@ -24,12 +25,17 @@ async def test_fields_that_vllm_knows_are_passed_on_unchanged(gateway: Gateway) 
     fields: dict[str, Any] = {
         "tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False, "seed": 7, "stop": ["\n"], "top_p": 0.9,
         "response_format": {"type": "json_object"}, "frequency_penalty": 0.5, "logit_bias": {"50": -100},
-        "max_completion_tokens": 5, "chat_template_kwargs": {"x": 1}, "guided_regex": "a+", "metadata": {"a": "b"},
+        "max_completion_tokens": 5, "chat_template_kwargs": {"x": 1}, "guided_regex": "a+",
     }  # fmt: skip
     assert (await gateway.ask(model="haiku", **fields)).status_code == 200
     (asked,) = gateway.upstream.asked
     assert {name: asked[name] for name in fields} == fields
     assert "max_tokens" not in asked
+    (event,) = gateway.log.events
+    assert (list(event.call.tools), event.call.tool_choice) == (TOOLS, "auto")
+    assert event.call.response_format == {"type": "json_object"}
+    own = {"tools", "tool_choice", "response_format"}
+    assert event.call.parameters == {name: value for name, value in fields.items() if name not in own}
 
 
 async def test_the_user_is_not_passed_on(gateway: Gateway) -> None:
@@ -40,11 +46,12 @@ async def test_the_user_is_not_passed_on(gateway: Gateway) -> None:
     assert not any("user" in asked for asked in gateway.upstream.asked)
 
 
-async def test_a_conversation_with_tools_is_passed_on_and_logged_as_text(gateway: Gateway) -> None:
+async def test_a_conversation_with_tools_and_a_picture_is_passed_on_and_kept(gateway: Gateway) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [
-            {"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:…"}},
+            {"type": "text", "text": "What is it?"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}},
         ]},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
@@ -52,25 +59,33 @@ async def test_a_conversation_with_tools_is_passed_on_and_logged_as_text(gateway
     ]  # fmt: skip
     assert (await gateway.ask(model="haiku", messages=messages)).status_code == 200
     assert gateway.upstream.asked[0]["messages"] == messages
-    rendered = '[{"name":"find","arguments":"{\\"id\\":7}"}]'
-    assert [(m.role.value, m.content) for m in gateway.log.events[0].messages] == [
-        ("system", "Be brief."), ("user", "What is it?\n[image_url]"), ("assistant", rendered),
-        ("user", '{"tool_call_id":"call_1","content":"a cat"}'), ("assistant", f"Looking.\n{rendered}"),
-    ]  # fmt: skip
+    system, user, assistant, tool, last = gateway.log.predictions[0].messages
+    assert (system.role, system.content) == ("system", "Be brief.")
+    text, picture = user.content
+    assert text == Part(type="text", text="What is it?")
+    assert (picture.type, picture.media.kind, picture.media.media_type) == ("image_url", "image", "image/png")
+    assert (picture.media.size, picture.media.key) == (3, None)
+    call = ToolCall(name="find", arguments='{"id":7}', id="call_1")
+    assert (assistant.content, assistant.tool_calls) == (None, (call,))
+    assert (tool.role, tool.tool_call_id, tool.content) == ("tool", "call_1", "a cat")
+    assert (last.content, last.tool_calls) == ("Looking.", (call,))
+    assert b"QUJD" not in gateway.log.events[0].model_dump_json().encode()
 
 
-async def test_tool_calls_are_logged_without_their_random_ids(gateway: Gateway) -> None:
+async def test_equal_tool_calls_are_equal_answers_whatever_their_random_ids(gateway: Gateway) -> None:
     gateway.upstream.answer = chat_completion("", [-0.1], tool_calls=[CALL])
     response = await gateway.ask(model="haiku", tools=TOOLS)
     assert response.json()["choices"][0]["message"]["tool_calls"] == [CALL]
-    assert gateway.log.events[0].answer == '[{"name":"find","arguments":"{\\"id\\":7}"}]'
+    (logged,) = gateway.log.predictions
+    assert logged.answer == '[{"name":"find","arguments":"{\\"id\\":7}"}]'
+    assert logged.tool_calls == (ToolCall(name="find", arguments='{"id":7}', id="call_1"),)
 
 
 async def test_a_refusal_is_the_answer_if_there_is_no_other(gateway: Gateway) -> None:
     gateway.upstream.answer = chat_completion("", [-0.1], refusal="I can't")
     gateway.upstream.answer["choices"][0]["message"]["content"] = None
     await gateway.ask(model="haiku")
-    assert gateway.log.events[0].answer == "I can't"
+    assert gateway.log.predictions[0].answer == "I can't"
 
 
 async def test_each_of_several_answers_is_a_prediction(gateway: Gateway) -> None:
@@ -79,12 +94,12 @@ async def test_each_of_several_answers_is_a_prediction(gateway: Gateway) -> None
     gateway.upstream.answer = {**first, "choices": [*first["choices"], *second["choices"]]}
     response = await gateway.ask(model="haiku", n=2)
     ids = response.headers["x-ratchet-prediction-ids"].split(",")
-    events = gateway.log.events
+    events = gateway.log.predictions
     assert [(e.prediction_id, e.answer, e.answer_tokens) for e in events] == [(ids[0], "one", 1), (ids[1], "two", 2)]
     assert response.json()["id"] == response.headers["x-ratchet-prediction-id"] == ids[0]
     assert len(response.json()["choices"]) == 2
     assert [gateway.ids.task_of(prediction_id) for prediction_id in ids] == ["haiku", "haiku"]
-    assert len({e.event_id for e in events}) == 2
+    assert len({e.event_id for e in events}) == 1  # One event, with the conversation once.
     assert len(gateway.log.observed) == 1
     feedback = {"prediction_id": ids[1], "kind": "thumbs", "positive": True}
     assert (await gateway.http.post("/v1/feedback", json=feedback)).status_code == 200
@@ -119,18 +134,47 @@ async def test_retry_after_is_passed_on(gateway: Gateway) -> None:
     assert (await gateway.ask()).headers["retry-after"] == "7"
 
 
-async def test_a_user_comes_from_the_field_or_from_a_header(gateway: Gateway) -> None:
+async def test_a_user_comes_from_the_first_field_that_names_one_or_from_a_header(gateway: Gateway) -> None:
     await gateway.ask(user="ann")
     body = {"model": "support", "messages": [{"role": "user", "content": "x"}]}
     await gateway.http.post("/v1/chat/completions", json=body, headers={"x-ratchet-user": "ann"})
     await gateway.http.post("/v1/chat/completions", json={**body, "user": "ann"}, headers={"x-ratchet-user": "bob"})
     await gateway.http.post("/v1/chat/completions", json=body)
     assert gateway.flags.users == ["ann", "ann", "ann", None]
-    hashes = [event.user_hash for event in gateway.log.events]
+    hashes = [event.user_hash for event in gateway.log.predictions]
     assert hashes[0] == hashes[1] == hashes[2] is not None
     assert hashes[3] is None
-    too_long = await gateway.http.post("/v1/chat/completions", json=body, headers={"x-ratchet-user": "u" * 501})
-    assert too_long.status_code == 400
+    for who in ({"safety_identifier": "ann"}, {"metadata": {"user_id": "ann"}}, {"user": "ann" * 1_000}):
+        await gateway.ask(**who)
+    hashes = [event.user_hash for event in gateway.log.predictions]
+    assert hashes[4] == hashes[5] == hashes[0] != hashes[6]
+    order = {"user": "ann", "safety_identifier": "bob", "metadata": {"user_id": "cleo"}}
+    await gateway.ask(**order)
+    await gateway.ask(**{**order, "user": None})
+    assert gateway.flags.users[-2:] == ["ann", "bob"]
+
+
+async def test_what_names_a_person_does_not_reach_the_model_server(gateway: Gateway) -> None:
+    fields = {
+        "user": "ann", "safety_identifier": "ann", "prompt_cache_key": "ann", "metadata": {"user_id": "ann", "k": "v"},
+    }  # fmt: skip
+    await gateway.ask(model="haiku", **fields)
+    assert not fields.keys() & gateway.upstream.asked[0].keys()
+
+
+async def test_metadata_is_logged_bounded_and_its_ids_as_hashes(gateway: Gateway) -> None:
+    metadata = {"user_id": 17, "session_id": "s1", "channel": "mail", "n": 3, "long": "x" * 600}
+    many = {f"k{number}": "v" for number in range(40)}
+    await gateway.ask(metadata=metadata)
+    await gateway.ask(metadata=many)
+    body = {"model": "support", "messages": [{"role": "user", "content": "x"}]}
+    await gateway.http.post("/v1/chat/completions", json=body, headers={"x-ratchet-session": "s1"})
+    first, second, third = gateway.log.events
+    assert first.metadata == {"channel": "mail", "n": "3", "long": "x" * 512}
+    assert len(second.metadata) == 16
+    assert first.session_hash == third.session_hash is not None
+    assert first.user_hash is not None
+    assert first.session_hash != first.user_hash
 
 
 async def test_a_flag_payload_cannot_inject_headers(gateway: Gateway) -> None:
@@ -171,9 +215,9 @@ async def test_a_prompt_is_a_user_message_and_each_of_its_answers_a_prediction(g
     body = response.json()
     assert (body["model"], body["id"]) == ("haiku", response.headers["x-ratchet-prediction-id"])
     assert [choice["logprobs"] for choice in body["choices"]] == [None, None]
-    events = gateway.log.events
-    assert [[(m.role.value, m.content) for m in e.messages] for e in events] == [
-        [("user", "first")], [("user", "[1,2]")],
+    events = gateway.log.predictions
+    assert [[(m.role, m.content) for m in e.messages] for e in events] == [
+        [("user", "first")], [("user", (Part(type="token_ids", text="[1,2]"),))],
     ]  # fmt: skip
     assert [(e.answer, e.finish_reason) for e in events] == [("A", "length"), ("B", "length")]
     assert events[0].confidence.score == pytest.approx(math.exp(-0.2))
@@ -190,7 +234,7 @@ async def test_a_streamed_completion_is_logged_and_an_echo_has_no_confidence(gat
     body = {"model": "haiku", "prompt": "once", "stream": True, "echo": True, "logprobs": 0}
     response = await gateway.http.post("/v1/completions", json=body)
     assert b'"tokens":["t"]' in response.content
-    (event,) = gateway.log.events
+    (event,) = gateway.log.predictions
     assert (event.answer, event.confidence.score) == ("once upon", None)
 
 
@@ -213,7 +257,7 @@ async def test_embeddings_are_passed_on_and_observed_but_not_logged(gateway: Gat
     response = await gateway.http.post("/v1/embeddings", json={"model": "haiku", "input": ["x"], "dimensions": 2})
     assert response.json() == {**gateway.upstream.answer, "model": "haiku"}
     assert gateway.upstream.asked == [{"model": "small", "input": ["x"], "dimensions": 2}]
-    assert gateway.log.events == []
+    assert gateway.log.predictions == []
     assert [event.status for event in gateway.log.observed] == [200]
 
 
@@ -251,12 +295,14 @@ async def test_a_response_is_logged_like_a_chat(gateway: Gateway) -> None:
     (sent,) = gateway.upstream.asked
     assert (sent["instructions"], sent["input"]) == ("Write a haiku.", asked)
     assert (sent["include"], sent["max_output_tokens"]) == (["message.output_text.logprobs"], 256)
-    (event,) = gateway.log.events
-    assert [(m.role.value, m.content) for m in event.messages] == [
-        ("system", "Write a haiku."), ("user", "Hi"), ("assistant", '[{"name":"find","arguments":"{}"}]'),
-        ("user", '{"tool_call_id":"c","content":"a cat"}'),
-    ]  # fmt: skip
-    assert (event.answer, event.finish_reason) == ('pond\n[{"name":"find","arguments":"{}"}]', "stop")
+    (event,) = gateway.log.predictions
+    system, user, assistant, tool = event.messages
+    assert (system.content, user.content) == ("Write a haiku.", (Part(type="input_text", text="Hi"),))
+    assert assistant.reasoning == ""
+    assert assistant.tool_calls == (ToolCall(name="find", arguments="{}", id="c"),)
+    assert (tool.role, tool.tool_call_id, tool.content) == ("tool", "c", "a cat")
+    assert (event.answer, event.finish_reason) == ('pond\n[{"name":"find","arguments":"{}"}]', "tool_calls")
+    assert event.tool_calls == (ToolCall(name="find", arguments="{}", id="call_1"),)
     assert (event.prompt_tokens, event.answer_tokens) == (9, 3)
     assert event.confidence.score == pytest.approx(math.exp(-0.5))
 
@@ -284,7 +330,7 @@ async def test_a_streamed_response_is_rewritten_and_its_last_event_held_back_unt
     assert [e["response"]["id"] for e in events if "response" in e] == [prediction_id] * 2
     assert (events[1]["logprobs"], events[2]["part"]["logprobs"]) == ([], None)
     assert events[-1]["ratchet"]["confidence"] == pytest.approx(math.exp(-0.5))
-    (logged,) = gateway.log.events
+    (logged,) = gateway.log.predictions
     assert logged.answer.startswith("pond\n")
 
 

@@ -24,7 +24,7 @@ async def test_the_sync_client_works(gateway: Gateway, address: str) -> None:
 
     answer = await asyncio.to_thread(ask)
     assert answer.choices[0].message.content == "refund"
-    assert answer.id == gateway.log.events[0].prediction_id
+    assert answer.id == gateway.log.predictions[0].prediction_id
     assert answer.usage.total_tokens == 22
 
 
@@ -80,7 +80,7 @@ async def test_the_sync_client_streams(gateway: Gateway, address: str) -> None:
             return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
     assert await asyncio.to_thread(ask) == "refund"
-    assert gateway.log.events[0].answer == "refund"
+    assert gateway.log.predictions[0].answer == "refund"
 
 
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}]
@@ -102,7 +102,7 @@ async def test_tool_calls_arrive_whole_and_streamed(gateway: Gateway, address: s
         result = {"role": "tool", "tool_call_id": "call_1", "content": "found"}
         conversation = [*MESSAGES, answer.choices[0].message, result]
         await client.chat.completions.create(model="haiku", messages=conversation, tools=TOOLS)
-    assert [m.role.value for m in gateway.log.events[-1].messages] == ["system", "user", "assistant", "user"]
+    assert [m.role for m in gateway.log.predictions[-1].messages] == ["system", "user", "assistant", "tool"]
 
 
 class Poem(BaseModel):
@@ -124,10 +124,10 @@ async def test_two_answers_and_their_logprobs(gateway: Gateway, address: str) ->
     async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
         answer = await client.chat.completions.create(model="haiku", messages=MESSAGES, n=2, logprobs=True)
     assert [choice.logprobs.content[0].logprob for choice in answer.choices] == [-0.1, -0.1]
-    assert len(gateway.log.events) == 2
+    assert len(gateway.log.predictions) == 2
 
 
-async def test_a_stream_that_the_client_closes_is_logged_as_cancelled(gateway: Gateway, address: str) -> None:
+async def test_a_stream_that_the_client_closes_is_logged_as_client_left(gateway: Gateway, address: str) -> None:
     gateway.upstream.pieces = [*REFUND[:2], asyncio.Event()]
     async with openai.AsyncOpenAI(base_url=address, api_key="any") as client:
         stream = await client.chat.completions.create(model="support", messages=MESSAGES, stream=True)
@@ -137,9 +137,9 @@ async def test_a_stream_that_the_client_closes_is_logged_as_cancelled(gateway: G
         await stream.close()
     await asyncio.wait_for(gateway.upstream.closed.wait(), 5)
     async with asyncio.timeout(5):
-        while not gateway.log.events:
+        while not gateway.log.predictions:
             await asyncio.sleep(0.01)
-    assert gateway.log.events[0].finish_reason == "cancelled"
+    assert gateway.log.predictions[0].finish_reason == "client_left"
 
 
 async def test_a_stream_that_breaks_off_raises_the_clients_error(gateway: Gateway, address: str) -> None:
@@ -172,4 +172,4 @@ async def test_the_other_apis_of_the_client_work(gateway: Gateway, address: str)
             "output": [message],
         }  # fmt: skip
         assert (await client.responses.create(model="haiku", input="An old")).output_text == "pond"
-    assert [event.answer for event in gateway.log.events] == [" pond", "pond"]
+    assert [event.answer for event in gateway.log.predictions] == [" pond", "pond"]

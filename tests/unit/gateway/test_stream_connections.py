@@ -153,8 +153,8 @@ async def test_a_client_that_leaves_in_the_middle_stops_the_generation_and_its_c
     stack.model_server.pieces = [*REFUND[:2], *REFUND[2:3] * 2_000, *REFUND[3:]]
     assert b"[DONE]" not in await stack.read(events=4)
     await until(lambda: stack.model_server.cut == 1)
-    await until(lambda: stack.gateway.log.events)
-    assert [event.finish_reason for event in stack.gateway.log.events] == ["cancelled"]
+    await until(lambda: stack.gateway.log.predictions)
+    assert [event.finish_reason for event in stack.gateway.log.predictions] == ["client_left"]
     assert (stack.model_server.finished, stack.outstanding) == (0, 0)
     stack.model_server.pieces = list(REFUND)
     assert (await stack.read()).endswith(b"data: [DONE]\n\n")

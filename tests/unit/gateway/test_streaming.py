@@ -44,7 +44,7 @@ async def test_the_last_chunk_has_the_variant_and_the_confidence(gateway: Gatewa
     gateway.flags.flags = ServingFlags(Primary("now", None))
     response = await gateway.ask(stream=True)
     *others, last = _chunks(response)
-    (event,) = gateway.log.events
+    (event,) = gateway.log.predictions
     assert last["ratchet"] == {
         "prediction_id": event.prediction_id, "variant": "primary", "adapter": "now",
         "confidence": event.confidence.score,
@@ -60,7 +60,11 @@ async def test_a_streamed_answer_is_logged_like_a_whole_one(gateway: Gateway) ->
     gateway.upstream.says("refund", [-0.1, -0.1])
     await gateway.ask(user="ann")
     streamed, whole = gateway.log.events
-    own = {"event_id", "occurred_at", "prediction_id", "latency_ms"}
+    own: Any = {
+        "event_id": True, "occurred_at": True, "request_id": True, "latency_ms": True, "call": {"stream"},
+        "answers": {"__all__": {"prediction_id"}},
+    }  # fmt: skip
+    assert (streamed.call.stream, whole.call.stream) == (True, False)
     assert streamed.model_dump(exclude=own) == whole.model_dump(exclude=own)
     assert [event.status for event in gateway.log.observed] == [200, 200]
 
@@ -117,7 +121,7 @@ async def test_only_the_last_chunks_are_held_back(gateway: Gateway) -> None:
     more.set()
     await request
     assert b'"ratchet"' in sent[-1]
-    assert gateway.log.events[0].answer == "refund"
+    assert gateway.log.predictions[0].answer == "refund"
 
 
 async def test_the_last_chunks_wait_for_the_log(gateway: Gateway) -> None:
@@ -149,7 +153,7 @@ async def test_with_spool_full_answer_an_unrecorded_stream_is_marked(answering_w
         ([*REFUND[:2], b'data: {"error": "out of memory"}\n\n'], "upstream_failed"),
     ],
 )
-async def test_a_stream_cut_by_the_upstream_ends_with_an_error_and_is_observed(
+async def test_a_stream_cut_by_the_upstream_ends_with_an_error_and_is_logged_as_cut(
     gateway: Gateway, pieces: list[Any], code: str
 ) -> None:
     gateway.upstream.pieces = pieces
@@ -157,7 +161,7 @@ async def test_a_stream_cut_by_the_upstream_ends_with_an_error_and_is_observed(
     assert response.status_code == 200
     assert _chunks(response)[-1]["error"]["code"] == code
     assert b"[DONE]" not in response.content
-    assert gateway.log.events == []
+    assert [event.finish_reason for event in gateway.log.predictions] == ["upstream_cut"]
     assert [event.status for event in gateway.log.observed] == [502]
 
 
@@ -194,7 +198,7 @@ async def test_streamed_tool_calls_are_assembled_for_the_log(gateway: Gateway) -
     )  # fmt: skip
     chunks = _chunks(await gateway.ask(model="haiku", stream=True, tools=[{"type": "function"}]))
     assert chunks[1]["choices"][0]["delta"]["tool_calls"][0]["function"] == {"arguments": '{"id"'}
-    (event,) = gateway.log.events
+    (event,) = gateway.log.predictions
     assert event.answer == '[{"name":"find","arguments":"{\\"id\\": 7}"}]'
     assert event.finish_reason == "tool_calls"
 
@@ -207,7 +211,7 @@ async def test_each_choice_of_a_stream_is_a_prediction(gateway: Gateway) -> None
     response = await gateway.ask(model="haiku", stream=True, n=2)
     ids = response.headers["x-ratchet-prediction-ids"].split(",")
     assert ids[0] == response.headers["x-ratchet-prediction-id"]
-    events = gateway.log.events
+    events = gateway.log.predictions
     assert [(event.prediction_id, event.answer, event.finish_reason) for event in events] == [
         (ids[0], "one", "stop"), (ids[1], "two", "length"),
     ]  # fmt: skip
@@ -222,18 +226,18 @@ async def test_a_stream_may_be_cut_anywhere(gateway: Gateway) -> None:
     gateway.upstream.pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
     chunks = _chunks(await gateway.ask(stream=True))
     assert "".join(event["choices"][0]["delta"].get("content") or "" for event in chunks) == "refund"
-    assert gateway.log.events[0].answer == "refund"
+    assert gateway.log.predictions[0].answer == "refund"
 
 
 async def test_line_ends_comments_and_split_data_are_parsed_as_server_sent_events(gateway: Gateway) -> None:
     odd = [b": ping\r\n\r\n", REFUND[1].replace(b"\n", b"\r\n"), b"event: x\n" + REFUND[2], *REFUND[3:]]
     gateway.upstream.pieces = list(odd)
     await gateway.ask(stream=True)
-    assert gateway.log.events[0].answer == "refund"
+    assert gateway.log.predictions[0].answer == "refund"
 
 
 async def test_a_stream_without_a_finish_reason_still_ends_with_the_prediction_id(gateway: Gateway) -> None:
     gateway.upstream.pieces = list(sse(chunk({"content": "refund"})))
     chunks = _chunks(await gateway.ask(stream=True))
     assert (chunks[-1]["choices"], chunks[-1]["ratchet"]["variant"]) == ([], "base")
-    assert gateway.log.events[0].finish_reason is None
+    assert gateway.log.predictions[0].finish_reason is None

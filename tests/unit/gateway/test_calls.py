@@ -1,0 +1,125 @@
+"""The call of an event is the request that was sent: made again from the event, it is what the upstream was asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.conversation import replay_request
+
+if TYPE_CHECKING:
+    from tests.unit.gateway.conftest import Gateway
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+CALLS = [
+    {"id": f"call_{name}", "type": "function", "function": {"name": "find", "arguments": f'{{"id": "{name}"}}'}}
+    for name in "ab"
+]
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Both, please", "name": "ann"},
+    {"role": "assistant", "content": None, "tool_calls": CALLS},
+    {"role": "tool", "tool_call_id": "call_a", "content": "1"},
+    {"role": "tool", "tool_call_id": "call_b", "content": [{"type": "text", "text": "2"}]},
+    {"role": "assistant", "content": "", "reasoning": "Both are there."},
+    {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+]
+SAMPLING = {
+    "temperature": 0.7, "top_p": 0.9, "top_k": 5, "seed": 7, "stop": ["\n"], "max_tokens": 99, "n": 1,
+    "logit_bias": {"5": -1.0}, "presence_penalty": 0.1, "chat_template_kwargs": {"x": True},
+    "structured_outputs": {"regex": "a+"},
+}  # fmt: skip
+NOT_THE_CALL = {"model", "logprobs", "top_logprobs", "include", "stream", "stream_options", "store"}
+"""Fields of the request that are no part of the call."""
+RESPONSES_INPUT = [
+    {"role": "user", "content": [{"type": "input_text", "text": "Both?"}]},
+    {"type": "reasoning", "id": "", "summary": [], "content": [{"type": "reasoning_text", "text": "Look."}]},
+    {"type": "function_call", "call_id": "a", "name": "find", "arguments": "{}"},
+    {"type": "function_call", "call_id": "b", "name": "find", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "a", "output": "1"},
+    {"type": "function_call_output", "call_id": "b", "output": "2"},
+    {"role": "assistant", "content": "Both are there."},
+    {"role": "user", "content": "Thanks"},
+]
+
+
+async def _replayed(gateway: Gateway, path: str, **body: Any) -> tuple[Any, Any]:
+    """The request that the upstream got, and that of the event, both without what is no part of the call."""
+    await gateway.http.post(path, json=body)
+    (asked,) = gateway.upstream.asked
+    (event,) = gateway.log.events or [None]
+    assert event is not None, "nothing was logged"
+    assert event.call.is_whole
+    path_again, again = replay_request(event.call, ("refund", "card_lost"))
+    assert path_again == gateway.upstream.paths[0]
+    return _call(asked), _call(again)
+
+
+def _call(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in NOT_THE_CALL}
+
+
+async def test_a_chat_request_is_made_again_from_its_event(gateway: Gateway) -> None:
+    asked, again = await _replayed(
+        gateway, "/v1/chat/completions", model="haiku", messages=CONVERSATION, tools=TOOLS, tool_choice="required",
+        response_format={"type": "json_object"}, parallel_tool_calls=True, user="ann", **SAMPLING,
+    )  # fmt: skip
+    assert again == asked
+    assert asked["messages"] == CONVERSATION
+
+
+async def test_a_classification_is_made_again_from_its_event_and_its_tasks_labels(gateway: Gateway) -> None:
+    asked, again = await _replayed(
+        gateway, "/v1/chat/completions", model="support", messages=[{"role": "user", "content": "x"}], seed=3
+    )
+    assert again == asked
+    assert asked["structured_outputs"] == {"choice": ["refund", "card_lost"]}
+    assert b"card_lost" not in gateway.log.events[0].call.model_dump_json().encode()
+
+
+@pytest.mark.parametrize("prompt", ["Once upon", [1, 2, 3]])
+async def test_a_completion_is_made_again_from_its_event(gateway: Gateway, prompt: Any) -> None:
+    gateway.upstream.answer["choices"][0]["text"] = "a time"
+    del gateway.upstream.answer["choices"][0]["logprobs"]
+    asked, again = await _replayed(gateway, "/v1/completions", model="haiku", prompt=prompt, **SAMPLING)
+    assert again == asked
+    assert asked["prompt"] == prompt
+
+
+@pytest.mark.parametrize("instructions", ["Be brief.", None])
+async def test_a_response_is_made_again_from_its_event(gateway: Gateway, instructions: str | None) -> None:
+    gateway.upstream.answer = {"status": "completed", "output": []}
+    asked, again = await _replayed(
+        gateway, "/v1/responses", model="haiku", input=RESPONSES_INPUT, instructions=instructions, temperature=0.5,
+        text={"format": {"type": "text"}}, tools=[{"type": "function", "name": "find"}], tool_choice="auto",
+    )  # fmt: skip
+    system = asked.pop("instructions")
+    assert again["input"][0] == {"role": "system", "content": system}
+    assert {**again, "input": again["input"][1:]} == asked
+
+
+async def test_what_an_event_cannot_say_marks_its_call_as_not_whole(gateway: Gateway) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    for content in ([picture], [{"type": "prompt_embeds", "data": "x"}]):
+        await gateway.ask(model="haiku", messages=[{"role": "user", "content": content}])
+    assert [event.call.is_whole for event in gateway.log.events] == [False, False]
+
+
+async def test_a_tool_nested_deeper_than_readers_take_is_passed_on_and_not_logged(gateway: Gateway) -> None:
+    deep: Any = "x"
+    for _ in range(100):
+        deep = [deep]
+    await gateway.ask(model="haiku", tools=[{"type": "function", "x": deep}])
+    assert gateway.upstream.asked[0]["tools"]
+    (event,) = gateway.log.events
+    assert (event.call.tools, event.call.truncated) == ((), True)
+
+
+async def test_a_conversation_of_two_hundred_messages_with_a_long_one_is_logged_whole(gateway: Gateway) -> None:
+    messages = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(199)]
+    await gateway.ask(model="haiku", messages=[*messages, {"role": "user", "content": "x" * 50_000}])
+    (event,) = gateway.log.events
+    assert len(event.call.messages) == 201  # With the task's system prompt.
+    assert event.call.messages[-1].content == "x" * 50_000
+    assert event.call.is_whole
