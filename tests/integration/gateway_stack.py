@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer
 
 from schemas.base import Event
 from schemas.catalog import topic_of
+from schemas.predictions import LoggedAnswer, PredictionLogged
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
@@ -99,6 +100,11 @@ class Gateway:
                 return response
             assert sent_at < deadline, dict(response.headers)
 
+    async def logged(self, prediction_id: str) -> tuple[PredictionLogged, LoggedAnswer]:
+        """Wait for the event with this answer; return both."""
+        (event,) = await self.event(PredictionLogged, prediction_id)
+        return event, next(answer for answer in event.answers if answer.prediction_id == prediction_id)
+
     async def event(self, kind: type[Event], prediction_id: str, count: int = 1, seconds: float = 20.0) -> list[Any]:
         """Wait for `count` events of this kind about this prediction, and return them."""
         consumer = AIOKafkaConsumer(
@@ -113,7 +119,7 @@ class Gateway:
                     found += [
                         kind.model_validate_json(record.value)
                         for record in records
-                        if record.key == prediction_id.encode()
+                        if prediction_id.encode() in record.value
                     ]
         finally:
             await consumer.stop()

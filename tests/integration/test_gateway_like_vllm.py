@@ -122,9 +122,9 @@ async def test_a_completion_is_answered_as_vllm_answers_it(gateway: Gateway) -> 
         assert ours.status_code == 200, body
     ours, theirs = await _ask_both(gateway, "/v1/completions", {"prompt": "One, two,", **DETERMINISTIC, "stream": True})
     assert [_approximate(event) for event in _events(theirs)] == [_without_varying(event) for event in _events(ours)]
-    (event,) = await gateway.event(PredictionLogged, ours.headers["x-ratchet-prediction-id"])
-    assert event.messages[0].content == "One, two,"
-    assert event.confidence.score is not None
+    event, logged = await gateway.logged(ours.headers["x-ratchet-prediction-id"])
+    assert event.call.messages[0].content == "One, two,"
+    assert logged.confidence.score is not None
 
 
 async def test_a_response_is_vllms_and_is_logged(gateway: Gateway) -> None:
@@ -133,19 +133,19 @@ async def test_a_response_is_vllms_and_is_logged(gateway: Gateway) -> None:
         ours, theirs = await _ask_both(gateway, "/v1/responses", {**asked, **fields})
         body = _assert_same(ours, theirs)
         assert ours.status_code == 200, body
-        (event,) = await gateway.event(PredictionLogged, body["id"])
+        _, logged = await gateway.logged(body["id"])
         text = "".join(part["text"] for item in body["output"] for part in item["content"])
-        assert event.answer == text
-        assert (event.confidence.score is not None) == bool(text)
+        assert logged.text == text
+        assert (logged.confidence.score is not None) == bool(text)
 
 
 async def test_a_streamed_response_is_vllms_and_is_logged(gateway: Gateway) -> None:
     asked = {"input": "Say hi.", "temperature": 0.0, "max_output_tokens": 16, "stream": True}
     ours, theirs = await _ask_both(gateway, "/v1/responses", asked)
     assert [_approximate(event) for event in _events(theirs)] == [_without_varying(event) for event in _events(ours)]
-    (event,) = await gateway.event(PredictionLogged, ours.headers["x-ratchet-prediction-id"])
-    assert _events(ours)[-1]["ratchet"]["confidence"] == event.confidence.score is not None
-    assert event.answer == _events(ours)[-1]["response"]["output"][0]["content"][0]["text"]
+    _, logged = await gateway.logged(ours.headers["x-ratchet-prediction-id"])
+    assert _events(ours)[-1]["ratchet"]["confidence"] == logged.confidence.score is not None
+    assert logged.text == _events(ours)[-1]["response"]["output"][0]["content"][0]["text"]
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ async def test_structured_outputs_and_tools_work_through_the_official_client(gat
     (call,) = called.choices[0].message.tool_calls
     assert call.function.name == "find_card"
     assert orjson.loads(call.function.arguments)["color"] in ("red", "blue")
-    (event,) = await gateway.event(PredictionLogged, called.id)
-    assert event.answer.startswith('[{"name":"find_card"')
+    _, logged = await gateway.logged(called.id)
+    assert [(one.name, one.arguments) for one in logged.tool_calls] == [("find_card", call.function.arguments)]
     stream = await gateway.client.chat.completions.create(
         model=gateway.free, messages=MESSAGES, temperature=0.0, stream=True, **USE_TOOL
     )  # type: ignore[call-overload]

@@ -60,7 +60,7 @@ class ResponsesRequest(ApiRequest):
         for name, reason in _UNSUPPORTED.items():
             if data.get(name):
                 raise bad_request(f"`{name}` is not supported: {reason}", name)
-        self._echoed = {name: data.get(name) for name in ("instructions", "user", "metadata", "safety_identifier")}
+        self._echoed = {name: data.get(name) for name in ("instructions", "user", "metadata")}
         _prepare_input(data, task)
         if task.classifies:
             for name in _OVERRULED_BY_LABELS:
