@@ -47,6 +47,11 @@ class PredictionIds:
         return f"{name}.{keyed_hash(self._key, name, _MAC_HEX_DIGITS)}"
 
 
+def unsigned_id(prediction_id: str) -> str:
+    """The part of a prediction's id that is its own, without the task and the signature: it names its request, too."""
+    return prediction_id.split(".", 2)[1]
+
+
 @dataclass(frozen=True)
 class Identifiers:
     """How events name predictions (signed ids) and users (hashes with the key of data subjects)."""

@@ -13,13 +13,14 @@ from services.gateway.formats.validation import text_field
 USER_HEADER = b"x-ratchet-user"
 """Names the user where the body does not, so that a canary is sticky for the whole session."""
 SESSION_HEADER = b"x-ratchet-session"
-_USER_FIELDS = ("user", "safety_identifier")
 _SESSION_FIELDS = ("session_id", "conversation_id", "thread_id")
 """Of `metadata`."""
 _IDENTIFIERS = frozenset(("user_id", *_SESSION_FIELDS))
 _PERSONAL_FIELDS = ("user", "safety_identifier", "metadata", "prompt_cache_key")
 """Fields that do not reach the model server: each may name a person."""
 _MAX_NAME, _MAX_VALUE = 64, 512
+
+_NOTHING: dict[str, str] = {}
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -38,19 +39,21 @@ def take_identity(data: dict[str, Any], headers: Headers, *, forward: bool = Fal
     The user is the first of `user`, `safety_identifier`, `metadata.user_id` (Anthropic's) and the header. Raises
     HttpError 400 for a user that is not a text.
     """
-    metadata = data.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    user = _first([*(text_field(data, name) for name in _USER_FIELDS), metadata.get("user_id")])
-    session = _first(metadata.get(name) for name in _SESSION_FIELDS)
+    user = text_field(data, "user") or text_field(data, "safety_identifier") or None
+    session, kept = None, _NOTHING
+    if isinstance(metadata := data.get("metadata"), dict):
+        user = user or _first([metadata.get("user_id")])
+        session = _first([metadata.get(name) for name in _SESSION_FIELDS])
+        kept = bounded_metadata(metadata)
     for name, value in headers:
-        if name == USER_HEADER and user is None:
-            user = value.decode("utf-8", "replace") or None
-        elif name == SESSION_HEADER and session is None:
-            session = value.decode("utf-8", "replace") or None
+        if name == USER_HEADER:
+            user = user or value.decode("utf-8", "replace")
+        elif name == SESSION_HEADER:
+            session = session or value.decode("utf-8", "replace")
     if not forward:
         for field in _PERSONAL_FIELDS:
             data.pop(field, None)
-    return Identity(user, session, bounded_metadata(metadata) if metadata else {})
+    return Identity(user, session, kept)
 
 
 def bounded_metadata(metadata: dict[str, Any]) -> dict[str, str]:

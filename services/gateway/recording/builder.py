@@ -108,7 +108,7 @@ def prediction_logged(
         "model": request.model,
         "adapter": request.adapter,
         "variant": request.variant,
-        "usage": request.usage._asdict(),
+        "usage": dict(zip(TokenUsage._fields, request.usage, strict=True)),
         "user_hash": request.user_hash,
         "session_hash": request.session_hash,
         "app": request.app,

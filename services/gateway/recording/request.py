@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from services.gateway.asgi.exchange import Exchange, Headers
+from services.gateway.domain import unsigned_id
 from services.gateway.formats.api import ApiRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.tasks.served import ServedTask
@@ -50,7 +50,7 @@ class InFlightRequest:
         self.calls = calls
         self.prediction_ids = prediction_ids
         self.caller = caller
-        self.request_id = uuid4().hex
+        self.request_id = unsigned_id(prediction_ids[0])
         self.instead_of: Arm | None = None
 
     def attribution_headers(self, arm: Arm) -> Headers:

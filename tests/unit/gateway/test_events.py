@@ -66,7 +66,7 @@ ANSWERS = st.lists(
 )  # fmt: skip
 TASK_NAMES = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 FIELDS: dict[str, Any] = {
-    "task": TASK_NAMES, "revision": NAMES, "prediction_id": NAMES,
+    "task": TASK_NAMES, "revision": NAMES, "prediction_id": st.text(CHARACTERS, max_size=150).map("task.{}.mac".format),
     "variant": st.sampled_from(Variant), "adapter": st.none() | NAMES, "user_hash": st.none() | NAMES,
 }  # fmt: skip
 
