@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import date, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
-from pydantic import TypeAdapter
-
-from schemas.base import Messages
+from schemas.conversation import Answer, Call
 from schemas.lake import PREDICTIONS
 from services.failure_miner.domain import AnsweredPrediction
+from shared.conversation import bounded_answer, bounded_call
 from shared.errors import DependencyUnavailable
 
-_MESSAGES: TypeAdapter[Messages] = TypeAdapter(Messages)
+_CALL_JSON = ("messages", "tools", "tool_choice", "response_format", "parameters")
 _LOOK_BACK = timedelta(days=92)
 """As long as Kafka retains predictions: feedback on older ones comes too late to learn from."""
 
@@ -51,14 +51,24 @@ class DeltaPredictionLookup:
             raise DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}") from error
         if not rows:
             return None
-        row = rows[0]
-        return AnsweredPrediction(
-            prediction_id=row["prediction_id"],
-            task=row["task"],
-            task_revision=row["task_revision"],
-            occurred_at=row["occurred_at"],
-            messages=_MESSAGES.validate_python(json.loads(row["messages"])),
-            answer=row["answer"],
-            confidence=row["confidence"],
-            user_hash=row["user_hash"],
-        )
+        return _prediction(rows[0])
+
+
+def _prediction(row: Mapping[str, Any]) -> AnsweredPrediction:
+    """Make a prediction of a row of the table, whose columns of JSON schemas/lake.py names."""
+    call = {name: row[name] for name in ("api", "stream", "constrained", "truncated")}
+    call |= {name: json.loads(row[name]) for name in _CALL_JSON if row[name] is not None}
+    answer = {name: row[name] for name in ("text", "refusal", "reasoning", "finish_reason")}
+    calls = json.loads(row["tool_calls"] or "[]")
+    return AnsweredPrediction(
+        prediction_id=row["prediction_id"],
+        task=row["task"],
+        task_revision=row["task_revision"],
+        occurred_at=row["occurred_at"],
+        call=bounded_call(Call.model_validate(call)),
+        answer=bounded_answer(
+            Answer.model_validate({**answer, "tool_calls": calls, "truncated": row["answer_truncated"]})
+        ),
+        confidence=row["confidence"],
+        user_hash=row["user_hash"],
+    )

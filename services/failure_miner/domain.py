@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.base import Messages, input_text
+from schemas.conversation import Answer, Call, FinishReason, input_text
 from schemas.failures import ExemplarSource, FailureMode
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged
 from schemas.tasks import TaskSpec
 from services.failure_miner.naming import name_words
+from shared.conversation import bounded_answer, bounded_call, never_trained
 from shared.identity import content_hash, event_id
 from shared.kafka.delivery import Delivery
 
@@ -30,14 +31,17 @@ MAX_EXEMPLARS = 5
 
 @dataclass(frozen=True)
 class AnsweredPrediction:
-    """What was asked and answered in a prediction. `occurred_at` is when; erasure and retention go by it."""
+    """What was asked and answered in a prediction, cut to the size of a question.
+
+    `occurred_at` is when; erasure and retention go by it.
+    """
 
     prediction_id: str
     task: str
     task_revision: str
     occurred_at: datetime
-    messages: Messages
-    answer: str
+    call: Call
+    answer: Answer
     confidence: float | None
     user_hash: str | None
 
@@ -45,6 +49,8 @@ class AnsweredPrediction:
 @dataclass(frozen=True)
 class Suspect:
     """A prediction that may be wrong. `label` is what a person said it should have been, if one did.
+
+    `answer` is `Answer.plain`.
 
     `topic`, `partition` and `offset` are the position of the event that made it a suspect: a cycle's fence goes by it.
     """
@@ -91,21 +97,43 @@ def is_negative(feedback: FeedbackGiven) -> bool:
     return feedback.kind in ("edited", "label") or feedback.positive is False
 
 
-def embedded_text(messages: Messages) -> str:
+def was_interrupted(answer: Answer) -> bool:
+    """Return True if the client left or the model server broke off. That is nobody's mistake, so it is no suspect."""
+    return answer.finish_reason in (FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT)
+
+
+def may_be_asked(prediction: AnsweredPrediction, purpose: Purpose) -> bool:
+    """Return True if people should look at a suspect.
+
+    At what a user called wrong, always. At what the model only doubts, if a correction could be a training row:
+    people's time is the scarcest resource.
+    """
+    return purpose is Purpose.FEEDBACK or never_trained(prediction.call, [prediction.answer]) is None
+
+
+def embedded_text(call: Call) -> str:
     """Return the part of a conversation that is embedded."""
-    return input_text(messages)[:MAX_TEXT_CHARS]
+    return input_text(call.messages)[:MAX_TEXT_CHARS]
 
 
-def logged_prediction(event: PredictionLogged) -> AnsweredPrediction:
-    return AnsweredPrediction(
-        event.prediction_id, event.task, event.task_revision, event.occurred_at, event.messages, event.answer,
-        event.confidence.score, event.user_hash,
-    )  # fmt: skip
+def doubtful_predictions(event: PredictionLogged, threshold: float) -> list[AnsweredPrediction]:
+    """Return the answers of a request that are suspects: each is a prediction of its own. They share one call."""
+    doubtful = [a for a in event.answers if is_suspect(a.confidence.score, threshold) and not was_interrupted(a)]
+    if not doubtful:
+        return []
+    call = bounded_call(event.call)
+    return [
+        AnsweredPrediction(
+            answer.prediction_id, event.task, event.task_revision, event.occurred_at, call, bounded_answer(answer),
+            answer.confidence.score, event.user_hash,
+        )
+        for answer in doubtful
+    ]  # fmt: skip
 
 
 def corrected_prediction(event: CorrectionSubmitted) -> AnsweredPrediction:
     return AnsweredPrediction(
-        event.prediction_id, event.task, event.task_revision, event.happened_at, event.messages, event.answers[0],
+        event.prediction_id, event.task, event.task_revision, event.happened_at, event.call, event.answers[0],
         None, event.user_hash,
     )  # fmt: skip
 
@@ -114,7 +142,7 @@ def suspect_of(prediction: AnsweredPrediction, delivery: Delivery[Any], embeddin
     """Make a suspect of a prediction because of a delivered event. The text of a user's feedback is its label."""
     return Suspect(
         prediction.prediction_id, prediction.task, prediction.task_revision, prediction.occurred_at,
-        embedded_text(prediction.messages), prediction.answer, prediction.confidence, delivery.topic,
+        embedded_text(prediction.call), prediction.answer.plain, prediction.confidence, delivery.topic,
         delivery.partition, delivery.offset, embedding, user_hash=prediction.user_hash,
         label=delivery.event.text if isinstance(delivery.event, FeedbackGiven) else None,
     )  # fmt: skip
@@ -122,6 +150,11 @@ def suspect_of(prediction: AnsweredPrediction, delivery: Delivery[Any], embeddin
 
 def same_answer(left: str, right: str) -> bool:
     return left.strip().casefold() == right.strip().casefold()
+
+
+def priority(prediction: AnsweredPrediction) -> float:
+    """Return how urgent a question is: the less confident, the more."""
+    return 1.0 - (prediction.confidence or 0.0)
 
 
 def review_question(spec: TaskSpec, prediction: AnsweredPrediction, purpose: Purpose) -> LabelRequested:
@@ -134,10 +167,10 @@ def review_question(spec: TaskSpec, prediction: AnsweredPrediction, purpose: Pur
         request_id=request_id,
         prediction_id=prediction.prediction_id,
         purpose=purpose,
-        messages=prediction.messages,
+        call=prediction.call,
         answers=(prediction.answer,),
         labels=spec.labels,
-        priority=1.0 - (prediction.confidence or 0.0),
+        priority=priority(prediction),
         overlap=2 if _sampling_point(prediction.prediction_id) < spec.failures.overlap_share else 1,
         user_hash=prediction.user_hash,
         predicted_at=prediction.occurred_at,

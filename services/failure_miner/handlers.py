@@ -26,13 +26,15 @@ from services.failure_miner.domain import (
     Vectors,
     corrected_prediction,
     describe_modes,
+    doubtful_predictions,
     embedded_text,
     is_negative,
-    is_suspect,
-    logged_prediction,
+    may_be_asked,
+    priority,
     review_question,
     same_answer,
     suspect_of,
+    was_interrupted,
 )
 from services.failure_miner.review_budget import BudgetClaim
 from services.failure_miner.settings import FailureMinerSettings
@@ -93,16 +95,13 @@ class Handlers:
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
         """Store the suspects among them and ask people about those, the least confident first."""
         specs = await self._specs(deliveries)
-        suspicious = [
-            (logged_prediction(d.event), d)
-            for d in deliveries
-            if is_suspect(d.event.confidence.score, specs[d.event.task].failures.confidence_threshold)
-        ]
+        suspicious = await asyncio.to_thread(_find_suspects, deliveries, specs)
         await self._save_and_ask(suspicious, deliveries, specs, Purpose.LOW_CONFIDENCE)
 
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
         """Make a suspect of each prediction that a user called wrong, however confident the model was.
 
+        An answer that was broken off is none: the user saw only a part of it.
         Feedback of an erased person is dropped before it is looked up: the lake no longer has their predictions.
         Raises DependencyUnavailable while the lake does not have a prediction, InvalidMessage after waiting for it.
         """
@@ -114,8 +113,9 @@ class Handlers:
         }
         stored = await self._suspects.stored_ids(negative) if negative else set()
         looked_up = await self._look_up([d for prediction_id, d in negative.items() if prediction_id not in stored])
-        specs = await self._specs([d for _, d in looked_up])
-        await self._save_and_ask(looked_up, deliveries, specs, Purpose.FEEDBACK)
+        found = [(prediction, d) for prediction, d in looked_up if not was_interrupted(prediction.answer)]
+        specs = await self._specs([d for _, d in found])
+        await self._save_and_ask(found, deliveries, specs, Purpose.FEEDBACK)
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Store people's labels. A corrected answer that is no suspect becomes one.
@@ -127,7 +127,7 @@ class Handlers:
             for d in deliveries
             if d.event.label is not None
             and d.event.purpose is not Purpose.DISCORDANT_PAIR
-            and not same_answer(d.event.label, d.event.answers[0])
+            and not same_answer(d.event.label, d.event.answers[0].plain)
         }
         stored = await self._suspects.stored_ids(corrected) if corrected else set()
         new = [(corrected_prediction(d.event), d) for key, d in corrected.items() if key not in stored]
@@ -176,20 +176,20 @@ class Handlers:
 
         Predictions of another revision of their task are stored, but nobody is asked about them.
         """
-        questions = [
-            review_question(specs[prediction.task], prediction, purpose)
+        asked = [
+            prediction
             for prediction, _ in found
-            if prediction.task_revision == specs[prediction.task].revision
+            if prediction.task_revision == specs[prediction.task].revision and may_be_asked(prediction, purpose)
         ]
-        questions.sort(key=lambda question: -question.priority)
+        asked.sort(key=priority, reverse=True)
         today = self._now().astimezone(UTC).date()
         claims = [
-            BudgetClaim(q.prediction_id, q.task, today, specs[q.task].failures.review_budget_per_day) for q in questions
+            BudgetClaim(p.prediction_id, p.task, today, specs[p.task].failures.review_budget_per_day) for p in asked
         ]
         granted = await self._suspects.save(await self._embed(found), claims, deliveries)
-        for question in questions:
-            if question.prediction_id in granted:
-                await self._publisher.publish(question)
+        for prediction in asked:
+            if prediction.prediction_id in granted:
+                await self._publisher.publish(review_question(specs[prediction.task], prediction, purpose))
 
     async def _look_up(
         self, deliveries: Sequence[Delivery[FeedbackGiven]]
@@ -224,9 +224,24 @@ class Handlers:
 
     async def _embed(self, found: Sequence[tuple[AnsweredPrediction, Delivery[Any]]]) -> list[Suspect]:
         """Make suspects of predictions, each with the event that made it one."""
-        texts = [embedded_text(prediction.messages) for prediction, _ in found]
-        vectors = await asyncio.to_thread(self._embedder.embed, texts)
-        return [suspect_of(prediction, delivery, vectors[i]) for i, (prediction, delivery) in enumerate(found)]
+        texts = [embedded_text(prediction.call) for prediction, _ in found]
+        distinct = list(dict.fromkeys(texts))  # The answers of a request share their conversation.
+        vectors = dict(zip(distinct, await asyncio.to_thread(self._embedder.embed, distinct), strict=True))
+        return [
+            suspect_of(prediction, delivery, vectors[text])
+            for text, (prediction, delivery) in zip(texts, found, strict=True)
+        ]
+
+
+def _find_suspects(
+    deliveries: Sequence[Delivery[PredictionLogged]], specs: Mapping[str, TaskSpec]
+) -> list[tuple[AnsweredPrediction, Delivery[Any]]]:
+    """Find the suspects of a batch. It takes a while where calls are long: call it in a thread."""
+    return [
+        (prediction, delivery)
+        for delivery in deliveries
+        for prediction in doubtful_predictions(delivery.event, specs[delivery.event.task].failures.confidence_threshold)
+    ]
 
 
 def _find_modes(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
-from schemas.base import Message, Role
+from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
@@ -67,8 +69,8 @@ def fence(task: str, predictions: int = 100, corrections: int = 100) -> tuple[Pa
 def correction(task: str, number: int, label: str, offset: int) -> Delivery[CorrectionSubmitted]:
     event = CorrectionSubmitted(
         task=task, task_revision="r1", correction_id=f"c{offset}", request_id="r", prediction_id=f"{task}.{number}",
-        purpose=Purpose.LOW_CONFIDENCE, reviewer="ana", messages=(Message(role=Role.USER, content="x"),),
-        answers=("refund",), label=label,
+        purpose=Purpose.LOW_CONFIDENCE, reviewer="ana",
+        call=Call(messages=(Message(role=Role.USER, content="x"),)), answers=(Answer(text="refund"),), label=label,
     )  # fmt: skip
     return Delivery(event, "corrections.test", 0, offset, {})
 
@@ -239,23 +241,50 @@ async def test_offsets_show_what_is_not_read_yet(store: PostgresSuspectStore, ta
     assert await store.unread(wanted) == []
 
 
+def lake_row(prediction_id: str, call: Call, answer: Answer) -> dict[str, Any]:
+    """A row of the lake's table, as far as the miner reads it."""
+    data, answered = call.model_dump(mode="json"), answer.model_dump(mode="json")
+    tools, calls = json.dumps(data["tools"]), json.dumps(answered["tool_calls"])
+    return {
+        "prediction_id": prediction_id, "task": "desk", "date": date(2026, 11, 1), "task_revision": "r1",
+        "occurred_at": NOON, "api": "chat", "messages": json.dumps(data["messages"]), "tools": tools,
+        "tool_choice": None, "response_format": None, "parameters": "{}", "stream": False, "constrained": False,
+        "truncated": call.truncated, "answer": answer.plain, "text": answer.text, "tool_calls": calls,
+        "refusal": None, "reasoning": None, "answer_truncated": False, "finish_reason": "tool_calls",
+        "confidence": 0.9, "user_hash": None,
+    }  # fmt: skip
+
+
+def arrow_schema(row: dict[str, Any]) -> Any:
+    """The schema of a row, in which what is missing is a text."""
+    import pyarrow as pa
+
+    inferred = pa.Table.from_pylist([row]).schema
+    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in inferred])
+
+
 def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:
     import pyarrow as pa
     from deltalake import DeltaTable, write_deltalake
 
     assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) is None
-    row = {
-        "prediction_id": "p1", "task": "desk", "date": date(2026, 11, 1), "task_revision": "r1", "occurred_at": NOON,
-        "messages": '[{"role": "user", "content": "where is it"}]', "answer": "refund", "confidence": 0.9,
-        "user_hash": None,
-    }  # fmt: skip
-    schema = pa.Table.from_pylist([row]).schema
-    schema = schema.set(schema.get_field_index("user_hash"), pa.field("user_hash", pa.string()))
-    table = pa.Table.from_pylist([row, row | {"prediction_id": "p2"}], schema=schema)
+    call = Call(
+        messages=(
+            Message(role=Role.USER, content="where is it"),
+            Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find", arguments="{}", id="c1"),)),
+            Message(role=Role.TOOL, content="lost", tool_call_id="c1"),
+        ),
+        tools=({"type": "function", "function": {"name": "find"}},),
+        truncated=True,
+    )
+    answer = Answer(text="Lost:", tool_calls=(ToolCall(name="find", arguments='{"n": 1}'),))
+    answer = answer.model_copy(update={"finish_reason": FinishReason.TOOL_CALLS})
+    rows = [lake_row("p1", call, answer), lake_row("p2", call, answer)]
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(rows[0]))
     write_deltalake(f"{tmp_path}/{PREDICTIONS}", table, partition_by=["task", "date"])
     found = DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2))
     assert found is not None
-    assert found.messages[0].content == "where is it"
+    assert (found.call, found.answer, found.confidence) == (call, answer, 0.9)
     assert DeltaPredictionLookup(str(tmp_path)).find("other", "p1", date(2026, 11, 2)) is None
     DeltaTable(f"{tmp_path}/{PREDICTIONS}").delete("prediction_id = 'p2'")  # The rest of its file is written anew.
     assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) == found

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
-from schemas.base import Message, Role
+from schemas.base import Variant
+from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.labels import Purpose
-from schemas.predictions import FeedbackGiven
+from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged
 from schemas.tasks import FailureSettings, TaskKind, TaskSpec
 from services.failure_miner.domain import (
     AnsweredPrediction,
     StoredMode,
     Suspect,
     describe_modes,
+    doubtful_predictions,
+    embedded_text,
     is_negative,
     is_suspect,
     match_modes,
+    may_be_asked,
     review_question,
     same_answer,
 )
@@ -28,10 +33,36 @@ from services.failure_miner.naming import name_words
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SPEC = TaskSpec(name="support-desk", kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "cancel"))
 MESSAGES = (Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content="where is it"))
+CALL = Call(messages=MESSAGES)
+REFUND = Answer(text="refund")
+LOOK_UP = ToolCall(name="find_order", arguments='{"number": "4711"}', id="call_1")
+WITH_TOOLS = Call(
+    messages=(
+        *MESSAGES,
+        Message(role=Role.ASSISTANT, tool_calls=(LOOK_UP,)),
+        Message(role=Role.TOOL, content="on its way", tool_call_id="call_1"),
+        Message(role=Role.ASSISTANT, content="It is on its way."),
+        Message(role=Role.USER, content="And 4712?"),
+    ),
+    tools=({"type": "function", "function": {"name": "find_order"}},),
+)
 
 
 def answered(prediction_id: str) -> AnsweredPrediction:
-    return AnsweredPrediction(prediction_id, SPEC.name, "r", NOON, MESSAGES, "refund", 0.2, "u1")
+    return AnsweredPrediction(prediction_id, SPEC.name, "r", NOON, CALL, REFUND, 0.2, "u1")
+
+
+def logged(call: Call, *answers: LoggedAnswer) -> PredictionLogged:
+    return PredictionLogged(
+        task=SPEC.name, task_revision="r", request_id="q1", call=call, answers=answers, model="base",
+        variant=Variant.BASE, latency_ms=1.0,
+    )  # fmt: skip
+
+
+def doubted(number: int, score: float | None = 0.1, **fields: object) -> LoggedAnswer:
+    return LoggedAnswer.model_validate(
+        {"prediction_id": f"p{number}", "confidence": Confidence(score=score), "text": "refund", **fields}
+    )
 
 
 def suspect(text: str, *vector: float, confidence: float | None = 0.4) -> Suspect:
@@ -54,6 +85,55 @@ def test_an_answer_without_a_confidence_is_a_suspect() -> None:
     assert not is_suspect(0.6, 0.6)
 
 
+def test_each_answer_of_a_request_is_a_prediction_of_its_own() -> None:
+    calls = (LOOK_UP.model_copy(update={"arguments": '{"number": "4712"}'}),)
+    event = logged(WITH_TOOLS, doubted(1, text="", tool_calls=calls), doubted(2, 0.9), doubted(3, None))
+    first, third = doubtful_predictions(event, 0.6)
+    assert (first.prediction_id, third.prediction_id) == ("p1", "p3")
+    assert (first.confidence, third.confidence) == (0.1, None)
+    assert first.call == third.call == WITH_TOOLS
+    assert first.answer.plain == '[{"name":"find_order","arguments":"{\\"number\\": \\"4712\\"}"}]'
+    assert embedded_text(first.call).splitlines()[-1] == "And 4712?"
+
+
+@pytest.mark.parametrize("reason", [FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT])
+def test_an_answer_that_was_broken_off_is_no_suspect(reason: FinishReason) -> None:
+    assert doubtful_predictions(logged(CALL, doubted(1, finish_reason=reason)), 0.6) == []
+
+
+@pytest.mark.parametrize("reason", [None, FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS])
+def test_an_answer_that_ended_or_ran_into_its_limit_is_asked_about(reason: FinishReason | None) -> None:
+    (found,) = doubtful_predictions(logged(WITH_TOOLS, doubted(1, finish_reason=reason)), 0.6)
+    assert may_be_asked(found, Purpose.LOW_CONFIDENCE)
+    assert review_question(SPEC, found, Purpose.LOW_CONFIDENCE).answers[0].finish_reason == reason
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (CALL.model_copy(update={"truncated": True}), {}),
+        (CALL, {"truncated": True}),
+        (CALL, {"refusal": "I cannot help."}),
+        (CALL, {"finish_reason": FinishReason.CONTENT_FILTER}),
+    ],
+)
+def test_what_can_never_be_trained_on_is_a_suspect_but_asked_about_only_if_a_user_called_it_wrong(
+    call: Call, answer: dict[str, Any]
+) -> None:
+    (found,) = doubtful_predictions(logged(call, doubted(1, **answer)), 0.6)
+    assert not may_be_asked(found, Purpose.LOW_CONFIDENCE)
+    assert may_be_asked(found, Purpose.FEEDBACK)
+
+
+def test_a_conversation_too_long_for_a_question_is_cut_and_says_so() -> None:
+    long = Call(messages=(*MESSAGES, Message(role=Role.USER, content="late " * 200_000)))
+    (found,) = doubtful_predictions(logged(long, doubted(1, text="sorry " * 200_000)), 0.6)
+    question = review_question(SPEC, found, Purpose.FEEDBACK)
+    assert (question.call.truncated, question.answers[0].truncated) == (True, True)
+    assert len(question.model_dump_json()) < 600_000
+    assert len(embedded_text(found.call)) == 2_000
+
+
 @pytest.mark.parametrize(
     ("given", "negative"),
     [
@@ -74,6 +154,7 @@ def test_a_question_is_the_same_on_every_delivery() -> None:
     assert first.priority == pytest.approx(0.8)
     assert first.labels == SPEC.labels
     assert first.user_hash == "u1"
+    assert (first.call, first.answers) == (CALL, (REFUND,))
 
 
 def test_the_overlap_share_of_questions_is_put_to_two_people() -> None:

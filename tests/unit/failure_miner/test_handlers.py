@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.base import Event, Message, Messages, Role, Variant, utc_now
+from schemas.base import Event, Variant, utc_now
+from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.cycles import CycleStarted, PartitionFence, StepFailed
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
-from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, SubjectForgotten
+from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged, SubjectForgotten
 from schemas.tasks import FailureSettings, TaskChanged, TaskKind, TaskSpec
 from services.failure_miner.domain import AnsweredPrediction, FoundMode, StoredMode, Suspect, Vectors
 from services.failure_miner.handlers import Handlers
@@ -112,7 +113,11 @@ class MemoryStore:
 class WordEmbedder:
     """Texts that begin with the same word lie together."""
 
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
     def embed(self, texts: Sequence[str]) -> Vectors:
+        self.texts += texts
         rows = np.zeros((len(texts), 384), dtype=np.float32)
         for i, text in enumerate(texts):
             rows[i, len(text.split()[0])] = 1.0
@@ -128,16 +133,25 @@ class MemoryLookup:
         return self.rows.get(prediction_id)
 
 
-def messages(text: str) -> Messages:
-    return (Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content=text))
+REFUND = Answer(text="refund")
+
+
+def asked(text: str) -> Call:
+    return Call(messages=(Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content=text)))
+
+
+def answer(number: int, confidence: float | None, **fields: object) -> LoggedAnswer:
+    return LoggedAnswer.model_validate(
+        {"prediction_id": f"p{number}", "text": "refund", "confidence": Confidence(score=confidence), **fields}
+    )
 
 
 def prediction(number: int, confidence: float | None, text: str = "where is it", **other: object) -> PredictionLogged:
     return PredictionLogged.model_validate(
         {
-            "occurred_at": NOON, "task": SPEC.name, "task_revision": SPEC.revision, "prediction_id": f"p{number}",
-            "messages": messages(text), "answer": "refund", "model": "base", "variant": Variant.BASE,
-            "confidence": Confidence(score=confidence), "latency_ms": 1.0, **other,
+            "occurred_at": NOON, "task": SPEC.name, "task_revision": SPEC.revision, "request_id": f"q{number}",
+            "call": asked(text), "answers": (answer(number, confidence),), "model": "base", "variant": Variant.BASE,
+            "latency_ms": 1.0, **other,
         }
     )  # fmt: skip
 
@@ -165,9 +179,9 @@ class Bench:
 
     def __init__(self, home: Path) -> None:
         self.store, self.published, self.predictions, self.now = MemoryStore(), Published(), MemoryLookup(), NOON
-        settings = FailureMinerSettings(home=home)
+        settings, self.embedder = FailureMinerSettings(home=home), WordEmbedder()
         self.handlers = Handlers(
-            settings, self.store, WordEmbedder(), self.predictions, self.published, now=lambda: self.now
+            settings, self.store, self.embedder, self.predictions, self.published, now=lambda: self.now
         )  # fmt: skip
         self.handlers.subscribe(Consumers(build_broker(settings, "failure_miner"), "failure_miner", settings))
 
@@ -190,6 +204,53 @@ async def test_suspects_are_stored_and_asked_about_least_confident_first(bench: 
     assert set(bench.store.suspects) == {"p1", "p3", "p4"}
     assert [q.prediction_id for q in bench.questions] == ["p4", "p3", "p1"]
     assert {q.purpose for q in bench.questions} == {Purpose.LOW_CONFIDENCE}
+
+
+LOOK_UP = ToolCall(name="find_order", arguments='{"number": "4711"}', id="call_1")
+WITH_TOOLS = Call(
+    messages=(
+        *asked("where are my orders").messages,
+        Message(role=Role.ASSISTANT, tool_calls=(LOOK_UP,)),
+        Message(role=Role.TOOL, content="on its way", tool_call_id="call_1"),
+        Message(role=Role.USER, content="And 4712?"),
+    ),
+    tools=({"type": "function", "function": {"name": "find_order"}},),
+)
+
+
+async def test_a_conversation_with_tools_is_asked_about_whole_and_each_answer_is_a_question(bench: Bench) -> None:
+    second = LOOK_UP.model_copy(update={"arguments": '{"number": "4712"}'})
+    answers = (answer(1, 0.2, text="", tool_calls=(second,)), answer(2, 0.3), answer(3, 0.9))
+    await bench.handlers.on_predictions(delivered(prediction(1, None, call=WITH_TOOLS, answers=answers)))
+    assert [q.prediction_id for q in bench.questions] == ["p1", "p2"]
+    assert all(q.call == WITH_TOOLS for q in bench.questions)
+    assert bench.questions[0].answers[0].tool_calls == (second,)
+    assert bench.store.suspects["p1"].answer == bench.questions[0].answers[0].plain
+    assert bench.store.suspects["p1"].text.endswith("on its way\nAnd 4712?")
+    assert len(bench.embedder.texts) == 1, "the answers of a request share their conversation"
+
+
+async def test_a_truncated_conversation_is_a_suspect_that_nobody_is_asked_about_unless_a_user_complains(
+    bench: Bench,
+) -> None:
+    cut = WITH_TOOLS.model_copy(update={"truncated": True})
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.1, call=cut)))
+    assert set(bench.store.suspects) == {"p1"}
+    assert not bench.questions
+    bench.predictions.rows["p2"] = AnsweredPrediction("p2", SPEC.name, SPEC.revision, NOON, cut, REFUND, 0.9, None)
+    await bench.handlers.on_feedback(delivered(thumbs_down("p2")))
+    assert [(q.prediction_id, q.call.truncated) for q in bench.questions] == [("p2", True)]
+
+
+async def test_an_answer_that_a_client_cut_is_no_suspect_whoever_calls_it_wrong(bench: Bench) -> None:
+    left = answer(1, 0.1, finish_reason=FinishReason.CLIENT_LEFT)
+    await bench.handlers.on_predictions(delivered(prediction(1, None, answers=(left,))))
+    bench.predictions.rows["p1"] = AnsweredPrediction(
+        "p1", SPEC.name, SPEC.revision, NOON, asked("where is it"), left, 0.1, None
+    )  # fmt: skip
+    await bench.handlers.on_feedback(delivered(thumbs_down("p1")))
+    assert not bench.store.suspects
+    assert not bench.questions
 
 
 async def test_a_redelivered_prediction_asks_the_same_question(bench: Bench) -> None:
@@ -231,7 +292,7 @@ async def never(key: str, seconds: float = 0.0) -> TaskChanged:
 
 async def test_a_thumb_down_on_a_sure_answer_makes_a_suspect_and_a_question(bench: Bench) -> None:
     bench.predictions.rows["p9"] = AnsweredPrediction(
-        "p9", SPEC.name, SPEC.revision, NOON, messages("where is it"), "refund", 0.99, "u1"
+        "p9", SPEC.name, SPEC.revision, NOON, asked("where is it"), REFUND, 0.99, "u1"
     )  # fmt: skip
     await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
     assert bench.store.suspects["p9"].confidence == 0.99
@@ -260,7 +321,7 @@ async def test_feedback_that_is_old_because_of_an_outage_waits_for_the_lake_too(
     with pytest.raises(DependencyUnavailable):
         await bench.handlers.on_feedback(late)
     bench.predictions.rows["p9"] = AnsweredPrediction(
-        "p9", SPEC.name, SPEC.revision, NOON, messages("where"), "refund", 0.99, "u1"
+        "p9", SPEC.name, SPEC.revision, NOON, asked("where"), REFUND, 0.99, "u1"
     )
     await bench.handlers.on_feedback(late)
     assert set(bench.store.suspects) == {"p9"}
@@ -269,8 +330,8 @@ async def test_feedback_that_is_old_because_of_an_outage_waits_for_the_lake_too(
 def correction(prediction_id: str, label: str, purpose: Purpose = Purpose.FEEDBACK) -> CorrectionSubmitted:
     return CorrectionSubmitted(
         task=SPEC.name, task_revision=SPEC.revision, correction_id=f"c-{prediction_id}", request_id="r",
-        prediction_id=prediction_id, purpose=purpose, reviewer="ana", messages=messages("where is it"),
-        answers=("refund", "cancel") if purpose is Purpose.DISCORDANT_PAIR else ("refund",), label=label,
+        prediction_id=prediction_id, purpose=purpose, reviewer="ana", call=asked("where is it"),
+        answers=(REFUND, Answer(text="cancel")) if purpose is Purpose.DISCORDANT_PAIR else (REFUND,), label=label,
         ticket_id="t" if purpose is Purpose.DISCORDANT_PAIR else None,
     )  # fmt: skip
 
@@ -371,7 +432,7 @@ async def test_a_cycle_without_an_id_is_invalid(bench: Bench) -> None:
 async def test_a_question_says_when_its_prediction_was_made(bench: Bench) -> None:
     early = NOON - timedelta(hours=3)
     bench.predictions.rows["p9"] = AnsweredPrediction(
-        "p9", SPEC.name, SPEC.revision, early, messages("where"), "refund", 0.9, "u9"
+        "p9", SPEC.name, SPEC.revision, early, asked("where"), REFUND, 0.9, "u9"
     )  # fmt: skip
     await bench.handlers.on_predictions(delivered(prediction(1, 0.1, occurred_at=early)))
     await bench.handlers.on_feedback(delivered(thumbs_down("p9")))
