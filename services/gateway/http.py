@@ -11,7 +11,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answerer
+from services.gateway.answering.tokens import TokenCounter
 from services.gateway.asgi.app import AsgiApp
+from services.gateway.asgi.exchange import Endpoint
+from services.gateway.formats.anthropic.errors import error_body as anthropic_error
+from services.gateway.formats.anthropic.messages import MessagesRequest
 from services.gateway.formats.api import ApiRequest
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.completions import CompletionRequest
@@ -23,7 +27,9 @@ from services.gateway.observability.metrics import Metrics, MetricsMiddleware
 from shared.addresses import is_loopback
 from shared.http import build_http
 
-ANSWER_APIS: tuple[type[ApiRequest], ...] = (ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingRequest)
+ANSWER_APIS: tuple[type[ApiRequest], ...] = (
+    ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, EmbeddingRequest,
+)  # fmt: skip
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 """Headers by which a proxy says whose request it forwards."""
@@ -54,7 +60,10 @@ def build_app(
         app.include_router(router)
     _add_other_routes(app, handlers, metrics)
     document_answer_routes(app)
-    return AsgiApp(app, {api.path: answerer.endpoint(api) for api in ANSWER_APIS}, metrics, max_body_bytes)
+    endpoints: dict[str, Endpoint] = {api.path: answerer.endpoint(api) for api in ANSWER_APIS}
+    endpoints[TokenCounter.path] = answerer.count_tokens
+    error_formats = dict.fromkeys((MessagesRequest.path, TokenCounter.path), anthropic_error)
+    return AsgiApp(app, endpoints, metrics, max_body_bytes, error_formats)
 
 
 def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 
 from schemas.base import Variant
+from services.gateway.answering.failures import client_error
 from services.gateway.answering.stream import StreamAnswerer
+from services.gateway.answering.tokens import TokenCounter
 from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Reply, json_reply
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers
@@ -63,6 +65,7 @@ class Answerer:
         self._new_id = identifiers.predictions.new
         self._user_hash, self._session_hash = identifiers.user_hash, identifiers.session_hash
         self._access = access
+        self.count_tokens = TokenCounter(tasks, access, sources.replicas)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
         """The route that answers the requests of this API."""
@@ -99,7 +102,7 @@ class Answerer:
         while True:
             try:
                 asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
-                body = orjson.loads(await self._source(arm).post(request.parsed.path, asked))
+                body = orjson.loads(await self._source(arm).post(request.parsed.upstream_path, asked))
                 answer = request.parsed.parse_answer(body)
                 break
             except UpstreamFailed as error:
@@ -133,7 +136,7 @@ class Answerer:
             arm = arms[0]
             asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
             try:
-                stream = self._source(arm).stream(request.parsed.path, asked)
+                stream = self._source(arm).stream(request.parsed.upstream_path, asked)
                 return await self._streams.answer(request, arm, relay, stream)
             except UpstreamFailed as error:
                 arms = await self._fall_back(request, arms, error)
@@ -157,30 +160,10 @@ class Answerer:
         not_served = isinstance(error, NotServed)
         remaining = remaining_arms(arms, failed, down=error.down) if not_served or error.down else ()
         if not remaining:
-            raise _client_error(error, failed.model_name(request.task.spec.base_model))
+            raise client_error(error, failed.model_name(request.task.spec.base_model))
         if not_served:
             self._recorder.count_fallback(request, failed)
         if remaining[0].variant is Variant.EXTERNAL:
             self._recorder.count_external(request, error)
         request.instead_of = request.instead_of or failed
         return remaining
-
-
-def _client_error(error: UpstreamFailed, model: str) -> HttpError:
-    """The error for the client, with the upstream's own body if that is in OpenAI's format."""
-    if isinstance(error, NotServed):
-        return HttpError(502, f"no model server serves {model!r}, the task's base model", "upstream_not_served")
-    headers = {"retry-after": f"{error.retry_after:.0f}"} if error.retry_after is not None else None
-    client_error = HttpError(error.status, error.message, f"upstream_{error.reason}", headers=headers)
-    if (body := _openai_error(error.raw)) is not None:
-        client_error.body = body
-    return client_error
-
-
-def _openai_error(raw: bytes) -> dict[str, Any] | None:
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    error = body.get("error") if isinstance(body, dict) else None
-    return {"error": error} if isinstance(error, dict) and isinstance(error.get("message"), str) else None

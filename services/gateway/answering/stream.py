@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from schemas.conversation import FinishReason
-from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange, error_event
+from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange
 from services.gateway.formats.api import StreamFailed, StreamRelay
 from services.gateway.formats.chunks import ServerSentEventParser
 from services.gateway.recording.recorder import Recorder
@@ -62,7 +62,7 @@ class StreamAnswerer:
             await self._fail(request, arm, relay, error.status, body)
         except SpoolUnavailable as error:
             body = error_body(f"{error.reason}. {error.way_out}".strip(), "unavailable", 503)
-            await exchange.write(error_event(body), last=True)
+            await exchange.end_with_error(503, body)
         except ValueError as error:
             message = f"the model server's stream is broken: {error}"
             await self._fail(request, arm, relay, 502, error_body(message, "upstream_garbled", 502))
@@ -72,7 +72,7 @@ class StreamAnswerer:
     ) -> None:
         if not request.exchange.stream_ended:
             await self._record_cut(request, arm, relay, status, FinishReason.UPSTREAM_CUT)
-            await request.exchange.write(error_event(body), last=True)
+            await request.exchange.end_with_error(status, body)
 
     async def _record_cut(
         self, request: InFlightRequest, arm: Arm, relay: StreamRelay, status: int, cut_by: FinishReason

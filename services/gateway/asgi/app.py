@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
-from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Receive, Reply, Send, json_reply
+from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, ErrorFormat, Exchange, Receive, Reply, Send
 from services.gateway.observability.metrics import Metrics
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
@@ -26,18 +27,30 @@ logger = logging.getLogger(__name__)
 
 
 class AsgiApp:
-    """The application that uvicorn runs. `app` is the FastAPI application for all other routes."""
+    """The application that uvicorn runs. `app` is the FastAPI application for all other routes.
 
-    def __init__(self, app: FastAPI, endpoints: Mapping[str, Endpoint], metrics: Metrics, max_body_bytes: int) -> None:
+    `error_formats`: of the paths whose errors are not in OpenAI's format.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        endpoints: Mapping[str, Endpoint],
+        metrics: Metrics,
+        max_body_bytes: int,
+        error_formats: Mapping[str, ErrorFormat] = MappingProxyType({}),
+    ) -> None:
         self.app = app
-        self._routes = {path: _Route(path, endpoint, metrics) for path, endpoint in endpoints.items()}
+        self._routes = {
+            path: _Route(path, endpoint, metrics, error_formats.get(path)) for path, endpoint in endpoints.items()
+        }
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
         if route is None:
             return await self.app(scope, receive, send)
-        exchange = Exchange(scope["headers"], send)
+        exchange = Exchange(scope["headers"], send, route.error_format)
         status = CLIENT_LEFT
         try:
             status = await self._serve(route, scope["method"], exchange, receive, send)
@@ -58,12 +71,13 @@ class AsgiApp:
             if watch is None or not watch.cancelled_task():
                 raise
             return CLIENT_LEFT
-        except Exception as error:  # noqa: BLE001 - `_error_reply` logs an unexpected one
-            reply = _error_reply(error)
+        except Exception as error:  # noqa: BLE001 - `_http_error` logs an unexpected one
+            failure = _http_error(error)
             if exchange.stream_started:
                 if not exchange.stream_ended:
-                    await exchange.write(b"data: " + reply.body + b"\n\n", last=True)
-                return reply.status
+                    await exchange.end_with_error(failure.status, failure.body)
+                return failure.status
+            reply = exchange.error_reply(failure.status, failure.body, failure.headers)
         finally:
             if watch is not None:
                 watch.stop()
@@ -91,8 +105,9 @@ class AsgiApp:
 class _Route:
     """An endpoint with its counters, whose labels are resolved once."""
 
-    def __init__(self, path: str, endpoint: Endpoint, metrics: Metrics) -> None:
+    def __init__(self, path: str, endpoint: Endpoint, metrics: Metrics, error_format: ErrorFormat | None) -> None:
         self.endpoint = endpoint
+        self.error_format = error_format
         self._path = path
         self._requests = metrics.requests
         self._seconds: Histogram = metrics.seconds.labels(path)
@@ -152,12 +167,12 @@ async def _send(send: Send, reply: Reply) -> int:
     return reply.status
 
 
-def _error_reply(error: Exception) -> Reply:
-    """An error in OpenAI's format, the same as `shared.http` gives for FastAPI's routes."""
+def _http_error(error: Exception) -> HttpError:
+    """What the client is told of an error, the same as `shared.http` gives for FastAPI's routes."""
     if isinstance(error, HttpError):
-        return json_reply(error.body, [(k.encode(), v.encode()) for k, v in error.headers.items()], error.status)
+        return error
     if isinstance(error, DependencyUnavailable | InvalidMessage):
         status, code = (503, "unavailable") if isinstance(error, DependencyUnavailable) else (422, "invalid_request")
-        return _error_reply(HttpError(status, f"{error.reason}. {error.way_out}".strip(), code))
+        return HttpError(status, f"{error.reason}. {error.way_out}".strip(), code)
     logger.error("internal error", exc_info=error)
-    return _error_reply(HttpError(500, "the gateway failed; its log says why", "internal_error"))
+    return HttpError(500, "the gateway failed; its log says why", "internal_error")

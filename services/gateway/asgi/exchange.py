@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
 
 import orjson
 
@@ -26,14 +27,22 @@ class Reply(NamedTuple):
     body: bytes
 
 
+ErrorFormat = Callable[[int, Mapping[str, Any], str], dict[str, Any]]
+"""Makes an API's error of its status, of the error in OpenAI's format, and of the request's id."""
+
+
 class Exchange:
-    """A request whose body has been read. An endpoint returns a `Reply`, or streams with `start_stream` and `write`."""
+    """A request whose body has been read. An endpoint returns a `Reply`, or streams with `start_stream` and `write`.
 
-    __slots__ = ("_send", "_started_at", "body", "headers", "stream_ended", "stream_started")
+    `error_format`: None for OpenAI's.
+    """
 
-    def __init__(self, headers: Headers, send: Send) -> None:
+    __slots__ = ("_error_format", "_send", "_started_at", "body", "headers", "stream_ended", "stream_started")
+
+    def __init__(self, headers: Headers, send: Send, error_format: ErrorFormat | None = None) -> None:
         self.headers = headers
         self._send = send
+        self._error_format = error_format
         self.body = b""
         self._started_at = time.perf_counter()
         self.stream_started = False
@@ -54,18 +63,34 @@ class Exchange:
         self.stream_ended = last
         await self._send({"type": "http.response.body", "body": events, "more_body": not last})
 
+    async def end_with_error(self, status: int, body: Mapping[str, Any]) -> None:
+        """End a stream with an error, of which `body` is OpenAI's form."""
+        if self._error_format is None:
+            event = b"data: %b\n\n" % orjson.dumps(body)
+        else:
+            event = b"event: error\ndata: %b\n\n" % orjson.dumps(self._error_format(status, body, _new_request_id()))
+        await self.write(event, last=True)
+
+    def error_reply(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
+        """The reply for an error, of which `body` is OpenAI's form."""
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        if self._error_format is None:
+            return json_reply(body, encoded, status)
+        request_id = _new_request_id()
+        formatted = self._error_format(status, body, request_id)
+        return json_reply(formatted, [*encoded, (b"request-id", request_id.encode())], status)
+
 
 class Endpoint(Protocol):
     async def __call__(self, exchange: Exchange) -> Reply | None:
         """Answer; return None after a stream. Raises HttpError and `shared.errors` before the stream has started."""
 
 
+def _new_request_id() -> str:
+    return f"req_{uuid4().hex}"
+
+
 def json_reply(body: Any, headers: Sequence[tuple[bytes, bytes]] = (), status: int = 200) -> Reply:
     """A reply whose body is `body` as JSON; bytes must be JSON already."""
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
     return Reply(status, [_JSON_TYPE, *headers], raw)
-
-
-def error_event(body: Mapping[str, Any]) -> bytes:
-    """An error within a stream, in the form that OpenAI's clients expect."""
-    return b"data: " + orjson.dumps(body) + b"\n\n"

@@ -202,22 +202,27 @@ class AccessControl:
 def _key_in(headers: Headers) -> bytes:
     """The key of a request. Raises HttpError 401.
 
-    `api-key` wins over Authorization, which a client or proxy may use for itself.
+    `api-key` wins over Authorization, which a client or proxy may use for itself. So does `x-api-key`, Anthropic's, if
+    it has a key of ours: other proxies use that one.
     """
     bearer: bytes | None = None
+    key: bytes | None = None
     for name, value in headers:
         if name == b"authorization":
             bearer = value
         elif name == b"api-key":
             key = value.strip()
             break
+        elif name == b"x-api-key":
+            key = value.strip()
     else:
-        if bearer is None:
-            _refuse(f"the request has no API key. Send the header `Authorization: Bearer {PREFIX}…`", "missing_api_key")
-        scheme, _, key = bearer.partition(b" ")
-        if scheme.lower() != b"bearer":
-            _refuse(f"the header Authorization must be `Bearer {PREFIX}…`")
-        key = key.strip()
+        if bearer is not None and not (key is not None and key.startswith(_PREFIX)):
+            scheme, _, key = bearer.partition(b" ")
+            if scheme.lower() != b"bearer":
+                _refuse(f"the header Authorization must be `Bearer {PREFIX}…`")
+            key = key.strip()
+    if key is None:
+        _refuse(f"the request has no API key. Send the header `Authorization: Bearer {PREFIX}…`", "missing_api_key")
     if not key.startswith(_PREFIX) or len(key) > _MAX_KEY_BYTES:
         _refuse(f"not an API key of this gateway: they begin with {PREFIX}")
     return key

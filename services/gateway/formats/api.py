@@ -92,6 +92,11 @@ class ApiRequest(ABC):
         To be called before the request is encoded for an upstream. Raises HttpError 400 that names the invalid field.
         """
 
+    @property
+    def upstream_path(self) -> str:
+        """The path of the model server's API that answers it."""
+        return self.path
+
     def encode_for_upstream(self, model: str) -> bytes:
         """Return the body to send to the upstream. Raises HttpError 400 if it cannot be encoded as JSON."""
         self._data["model"] = model

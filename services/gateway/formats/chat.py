@@ -40,6 +40,7 @@ def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
 
 class ChatRequest(ChoicesRequest):
     path: ClassVar[str] = "/v1/chat/completions"
+    api: ClassVar[str] = "chat"
     answer_kind: ClassVar[str] = "chat completion"
     __slots__ = ("_added_messages", "_top", "_wants_logprobs")
 
@@ -65,9 +66,8 @@ class ChatRequest(ChoicesRequest):
 
     def calls(self, media: MediaReferences) -> list[Object]:
         conversation = EventConversation(media).add_chat_messages(self._data["messages"], added=self._added_messages)
-        return [
-            call_of("chat", conversation, self._data, constrained=self.task.classifies, format_field="response_format")
-        ]
+        constrained = self.task.classifies
+        return [call_of(self.api, conversation, self._data, constrained=constrained, format_field="response_format")]
 
     def parse_choice(self, choice: Any) -> Choice:
         logprobs = choice.get("logprobs")

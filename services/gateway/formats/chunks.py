@@ -166,14 +166,18 @@ class ChunkRelay:
             self.complete = True
             return b""
         chunk = parse_event(data)
-        chunk["id"], chunk["model"] = self._id, self._model
         try:
-            choices = chunk["choices"]
-            for choice in choices:
+            for choice in chunk["choices"]:
                 self._add(choice)
+            self._usage = chunk.get("usage") or self._usage
+            return self.relay(chunk)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"not a chunk of a completion: {error!r}") from error
-        self._usage = chunk.get("usage") or self._usage
+
+    def relay(self, chunk: dict[str, Any]) -> bytes:
+        """Return what the client gets of a chunk now."""
+        chunk["id"], chunk["model"] = self._id, self._model
+        choices = chunk["choices"]
         if not self._common:
             self._common = {name: value for name, value in chunk.items() if name not in ("choices", "usage")}
         if choices and all(_is_empty(choice) for choice in choices):

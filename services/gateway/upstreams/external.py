@@ -24,6 +24,7 @@ _VLLM_ONLY = (
     "skip_special_tokens", "spaces_between_special_tokens", "truncate_prompt_tokens", "prompt_logprobs",
     "allowed_token_ids", "bad_words", "use_beam_search", "logprob_token_ids", "return_tokens_as_token_ids",
     "return_token_ids", "priority", "cache_salt", "documents", "mm_processor_kwargs", "vllm_xargs",
+    "thinking_token_budget", "watermarking", "kv_transfer_params", "ec_transfer_params",
 )  # fmt: skip
 """Fields that only vLLM knows; OpenAI's API rejects them."""
 
@@ -75,6 +76,11 @@ def without_vllm_fields(body: bytes) -> bytes:
     constraint = request.get("structured_outputs")
     for name in _VLLM_ONLY:
         request.pop(name, None)
+    if isinstance(options := request.get("stream_options"), dict):
+        options.pop("continuous_usage_stats", None)
+    for message in request.get("messages") or ():
+        if isinstance(message, dict):
+            message.pop("reasoning", None)
     labels = constraint.get("choice") if isinstance(constraint, dict) else None
     if labels and isinstance(request.get("messages"), list):
         instruction = f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"

@@ -100,19 +100,26 @@ def test_a_key_is_taken_from_authorization_in_any_spelling_of_bearer(keys: Gatew
     assert keys.access.check([(b"authorization", form.format(key).encode())], "support") == "web.shop-2"
 
 
-def test_the_api_key_header_wins_over_authorization(keys: GatewayKeys) -> None:
+@pytest.mark.parametrize("name", [b"api-key", b"x-api-key"])
+def test_the_headers_for_keys_alone_win_over_authorization(keys: GatewayKeys, name: bytes) -> None:
     key = keys.add()
-    own = (b"api-key", key.encode())
+    own = (name, key.encode())
     for other in (b"Basic dXNlcjpwYXNz", b"Bearer unused"):
         assert keys.access.check([(b"authorization", other), own], "support") == "shop"
         assert keys.access.check([own, (b"authorization", other)], "support") == "shop"
+
+
+def test_a_proxys_own_x_api_key_does_not_hide_the_key_in_authorization(keys: GatewayKeys) -> None:
+    own, proxys = (b"authorization", b"Bearer " + keys.add().encode()), (b"x-api-key", b"of-the-proxy")
+    assert keys.access.check([own, proxys], "support") == keys.access.check([proxys, own], "support") == "shop"
 
 
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
         ([], "missing_api_key"),
-        ([(b"x-api-key", b"rk_x")], "missing_api_key"),
+        ([(b"x-api-key", b"rk_x")], "invalid_api_key"),
+        ([(b"x-api-key", b"sk-ant-of-somebody-else")], "invalid_api_key"),
         ([(b"authorization", b"")], "invalid_api_key"),
         ([(b"authorization", b"Bearer")], "invalid_api_key"),
         ([(b"authorization", b"Bearer ")], "invalid_api_key"),

@@ -1,0 +1,30 @@
+"""What a client is told of a model server's failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from shared.http import HttpError
+
+
+def client_error(error: UpstreamFailed, model: str) -> HttpError:
+    """Return the error for the client, with the upstream's own body if that is in OpenAI's format."""
+    if isinstance(error, NotServed):
+        return HttpError(502, f"no model server serves {model!r}, the task's base model", "upstream_not_served")
+    headers = {"retry-after": f"{error.retry_after:.0f}"} if error.retry_after is not None else None
+    found = HttpError(error.status, error.message, f"upstream_{error.reason}", headers=headers)
+    if (body := _openai_error(error.raw)) is not None:
+        found.body = body
+    return found
+
+
+def _openai_error(raw: bytes) -> dict[str, Any] | None:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    error = body.get("error") if isinstance(body, dict) else None
+    return {"error": error} if isinstance(error, dict) and isinstance(error.get("message"), str) else None

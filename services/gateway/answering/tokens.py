@@ -1,0 +1,40 @@
+"""Counts the tokens of a prompt: no answer, so nothing is logged, and no arm is chosen, so nothing is observed."""
+
+from __future__ import annotations
+
+import orjson
+
+from services.gateway.answering.failures import client_error
+from services.gateway.asgi.exchange import Exchange, Reply, json_reply
+from services.gateway.auth.grants import AccessControl
+from services.gateway.formats.anthropic.messages import MessagesRequest
+from services.gateway.formats.validation import read_object, text_field
+from services.gateway.tasks.served import ServedTasks
+from services.gateway.upstreams.upstream import Upstream, UpstreamFailed
+from shared.http import HttpError
+
+
+class TokenCounter:
+    """The endpoint of Anthropic's `/v1/messages/count_tokens`. The fallback is not asked: only vLLM counts."""
+
+    path = "/v1/messages/count_tokens"
+
+    def __init__(self, tasks: ServedTasks, access: AccessControl, replicas: Upstream) -> None:
+        self._tasks = tasks
+        self._access = access
+        self._replicas = replicas
+
+    async def __call__(self, exchange: Exchange) -> Reply:
+        data = read_object(exchange.body)
+        name = text_field(data, "model", required=True) or ""
+        self._access.check(exchange.headers, name, len(exchange.body))
+        request = MessagesRequest(data, self._tasks.get(name))
+        model = request.task.spec.base_model
+        try:
+            counted = orjson.loads(await self._replicas.post("/tokenize", request.encode_for_tokenizer(model)))
+            return json_reply({"input_tokens": int(counted["count"])})
+        except UpstreamFailed as error:
+            raise client_error(error, model) from error
+        except (ValueError, TypeError, KeyError) as error:
+            message = f"the model server's answer has no count of tokens: {error!r}"
+            raise HttpError(502, message, "upstream_garbled") from error
