@@ -45,19 +45,17 @@ def build_http(
     ready: Callable[[], list[str]],
     max_body_bytes: int,
     notes: Callable[[], list[str]] = list,
-    larger: Mapping[str, int] | None = None,
     sees_details: Callable[[Request], bool] = lambda _: True,
 ) -> FastAPI:
     """Return a FastAPI application with the parts that every service has.
 
     `ready` returns what is missing; empty means ready. `notes` returns what an operator should know although the
-    service is ready. `larger`: limits in bytes of the paths that have their own.
-    Callers for whom `sees_details` is False get the number of what is missing alone.
+    service is ready. Callers for whom `sees_details` is False get the number of what is missing alone.
     """
     app: FastAPI = FastAPIOffline(
         title=title, docs_url="/docs", redoc_url=None
     )  # /docs serves its own script and styles.
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, larger=larger)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:
@@ -117,15 +115,14 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 class BodyLimit:
     """ASGI middleware that refuses a body over the limit, by its declared length or by what arrives, with 413."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max = max_bytes
-        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        max_bytes = self._larger.get(scope["path"], self._max)
+        max_bytes = self._max
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > max_bytes:
             body = error_body(_over(max_bytes), "body_too_large", 413)

@@ -14,6 +14,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
+from shared.errors import ConfigurationError
+
 INCARNATION_FILE = "incarnation"
 """A file in the home, written by `ratchet lake resume`. Its text is appended to `kafka_incarnation`."""
 
@@ -21,6 +23,25 @@ INCARNATION_FILE = "incarnation"
 def default_home() -> Path:
     """Return the folder with all local state: `RATCHET_HOME`, else `.ratchet` in the current folder."""
     return Path(os.environ.get("RATCHET_HOME", ".ratchet")).absolute()
+
+
+def read_secret(name: str, value: SecretStr, file: Path | None) -> str:
+    """Return a secret that is a setting, or is in the file that another setting names.
+
+    Raises ConfigurationError for a file that cannot be read, and for a secret that cannot be a header's value.
+    """
+    setting = f"RATCHET_{name.upper()}"
+    secret = value.get_secret_value()
+    if file is not None:
+        try:
+            secret = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{setting}_FILE={file} cannot be read: {error}", "Set it to a file that holds the key."
+            ) from error
+    if not all("!" <= character <= "~" for character in secret):
+        raise ConfigurationError(f"{setting} has a character that no key has", "Set it to the key alone.")
+    return secret
 
 
 class Settings(BaseSettings):
@@ -58,6 +79,10 @@ class Settings(BaseSettings):
     unleash_client_token: str = Field(default="", description="Token that reads flags.")
     unleash_admin_token: str = Field(default="", description="Token that moves flags; the deployer needs it.")
     vllm: str = Field(default="http://127.0.0.1:28000", description="Replicas' base URLs, comma-separated.")
+    vllm_key: SecretStr = Field(
+        default=SecretStr(""), description="The replicas' key (`vllm serve --api-key`); empty: they need none."
+    )
+    vllm_key_file: Path | None = Field(default=None, description="A file with that key, instead.")
     lake: str = Field(default="", description="Folder or s3:// URI of the lake; empty: <home>/lake.")
     artifacts: str = Field(default="", description="Folder or s3:// URI of artifacts; empty: <home>/artifacts.")
     otlp_endpoint: str = Field(
@@ -99,6 +124,10 @@ class Settings(BaseSettings):
         for name in present.keys() - server.keys():
             del os.environ[name]
         os.environ.update(server)
+
+    def server_key(self) -> str:
+        """The key of the replicas, empty if they need none. Raises ConfigurationError for an unreadable file."""
+        return read_secret("vllm_key", self.vllm_key, self.vllm_key_file)
 
     @property
     def lake_uri(self) -> str:

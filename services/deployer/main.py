@@ -35,7 +35,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
         settings.deployer_unleash_project,
         settings.deployer_unleash_environment,
     )
-    inference = InferenceClient(settings.vllm_urls)
+    inference = InferenceClient(settings.vllm_urls, key=settings.server_key())
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     transitions = RolloutTransitions(
         rollouts,

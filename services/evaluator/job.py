@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from schemas.datasets import Example
 from schemas.tasks import TaskKind
 from services.evaluator.domain import Comparison, Question, evaluation_questions, golden_questions
 from services.evaluator.gates import check_gates, regression_set, verdict
+from services.evaluator.settings import KEY_VARIABLE
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id
@@ -56,7 +58,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
 async def _ask_both(
     job: EvaluationJob, store: ArtifactStore, questions: Sequence[Question], folder: Path, progress: Progress
 ) -> tuple[ArmAnswers, ArmAnswers]:
-    client = InferenceClient(job.vllm, job.timeout_seconds)
+    client = InferenceClient(job.vllm, job.timeout_seconds, os.environ.get(KEY_VARIABLE, ""))
     trained = job.trained
     try:
         await serve(client, store, trained.adapter, trained.uri)

@@ -6,7 +6,7 @@ import asyncio
 
 from schemas.rollouts import RolloutChanged
 from services.evaluator.handlers import Handlers
-from services.evaluator.settings import EvaluatorSettings
+from services.evaluator.settings import KEY_VARIABLE, EvaluatorSettings
 from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
@@ -21,7 +21,7 @@ def build(settings: EvaluatorSettings | None = None) -> Service:
     settings = settings or EvaluatorSettings.load()
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
-    jobs = Jobs(settings.jobs_folder, "services.evaluator.job")
+    jobs = Jobs(settings.jobs_folder, "services.evaluator.job", {KEY_VARIABLE: settings.server_key()})
     handlers = Handlers(settings, jobs, Publisher(broker, NAME), consumers.table(RolloutChanged))
     handlers.subscribe(consumers)
     return Service(NAME, broker, background=[handlers.follow_jobs])

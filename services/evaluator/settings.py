@@ -8,6 +8,9 @@ from pydantic import Field
 
 from shared.settings import Settings
 
+KEY_VARIABLE = "RATCHET_VLLM_KEY"
+"""Has the model servers' key in a job's process: it must not be in the job's file."""
+
 
 class EvaluatorSettings(Settings):
     evaluator_vllm: str = Field(default="", description="vLLM pool of its own, comma-separated; empty: RATCHET_VLLM.")

@@ -22,8 +22,9 @@ class PredictionIds:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def new(self, task: str) -> str:
-        return self._signed(f"{task}.{uuid4().hex}")
+    def new(self, task: str, unique: str | None = None) -> str:
+        """A new id. `unique`: a uuid4 in hex that names nothing else."""
+        return self._signed(f"{task}.{unique or uuid4().hex}")
 
     def derive(self, task: str, own_id: str) -> str:
         """The id of an answer that the application calls `own_id`. Deterministic."""

@@ -87,12 +87,11 @@ class Handlers:
             message = "the metrics name every task, and this API key is for some. Send a key that is for all tasks"
             raise HttpError(403, message, "task_not_allowed")
 
-    async def feedback(self, body: bytes, headers: Headers) -> dict[str, str]:
+    async def feedback(self, body: bytes, grant: Grant, headers: Headers) -> dict[str, str]:
         """Record what a user or an application says about an answer. Idempotent.
 
         Raises HttpError 404 for an unknown prediction id, 422 for a label that the task does not have, else 400.
         """
-        grant = self._access.grant(headers, len(body))
         data = read_object(body)
         prediction_id = self._ids.resolve(text_field(data, "prediction_id", MAX_REFERENCE, required=True) or "")
         name = self._ids.task_of(prediction_id) if prediction_id is not None else None
@@ -115,12 +114,11 @@ class Handlers:
         await self._log.append([encode_event(event, event_headers(headers))])
         return {"event_id": str(event.event_id), "prediction_id": prediction_id}
 
-    async def record_predictions(self, body: bytes, headers: Headers) -> list[str]:
+    async def record_predictions(self, body: bytes, grant: Grant, headers: Headers) -> list[str]:
         """Record predictions made elsewhere, one or a list, all or none. Returns their ids in order.
 
         Idempotent for predictions with a `prediction_id`, the application's own.
         """
-        grant = self._access.grant(headers, len(body))
         data = read_json(body)
         items = data if isinstance(data, list) else [data]
         if not 1 <= len(items) <= MAX_PREDICTIONS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request
@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answerer
 from services.gateway.answering.tokens import TokenCounter
+from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.app import AsgiApp
 from services.gateway.asgi.exchange import Endpoint
 from services.gateway.formats.anthropic.errors import error_body as anthropic_error
@@ -41,32 +42,31 @@ def build_app(
     metrics: Metrics,
     missing: Callable[[], list[str]],
     notes: Callable[[], list[str]],
-    max_body_bytes: int,
+    admission: Admission,
     routers: Sequence[APIRouter] = (),
-    body_limits: Mapping[str, int] | None = None,
 ) -> AsgiApp:
     """The application. Bodies are parsed by hand in `formats/validation.py`.
 
-    `missing` and `notes` are what /readyz reports, to this machine and to callers with a key. `body_limits`: paths
-    with a limit of their own, in bytes.
+    `missing` and `notes` are what /readyz reports, to this machine and to callers with a key.
     """
+    max_body_bytes = max(admission.limits.body, admission.limits.telemetry)
 
     def sees_details(request: Request) -> bool:
         return _is_local(request) or handlers.has_access(request.headers.raw)
 
-    app = build_http("Ratchet gateway", missing, max_body_bytes, notes, body_limits, sees_details)
+    app = build_http("Ratchet gateway", missing, max_body_bytes, notes, sees_details)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     for router in routers:
         app.include_router(router)
-    _add_other_routes(app, handlers, metrics)
+    _add_other_routes(app, handlers, metrics, admission)
     document_answer_routes(app)
     endpoints: dict[str, Endpoint] = {api.path: answerer.endpoint(api) for api in ANSWER_APIS}
     endpoints[TokenCounter.path] = answerer.count_tokens
     error_formats = dict.fromkeys((MessagesRequest.path, TokenCounter.path), anthropic_error)
-    return AsgiApp(app, endpoints, metrics, max_body_bytes, error_formats)
+    return AsgiApp(app, endpoints, metrics, admission, error_formats)
 
 
-def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> None:
+def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics, admission: Admission) -> None:
     @app.get("/v1/models", responses=ERRORS)
     async def models(request: Request) -> Response:
         """The tasks that the key may use."""
@@ -80,13 +80,16 @@ def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics) -> Non
     @app.post("/v1/feedback", responses=ERRORS, openapi_extra=request_body(FEEDBACK))
     async def feedback(request: Request) -> Response:
         """What a user or an application says about an answer, at any time later. Idempotent."""
-        return _json(await handlers.feedback(await request.body(), request.headers.raw))
+        headers = request.headers.raw
+        async with admission.body_of(headers, request.receive) as (grant, body):
+            return _json(await handlers.feedback(body, grant, headers))
 
     @app.post("/v1/predictions", responses=ERRORS, openapi_extra=request_body(predictions_schema(MAX_PREDICTIONS)))
     async def record_predictions(request: Request) -> Response:
         """Predictions that were made elsewhere."""
-        prediction_ids = await handlers.record_predictions(await request.body(), request.headers.raw)
-        return _json({"prediction_ids": prediction_ids})
+        headers = request.headers.raw
+        async with admission.body_of(headers, request.receive) as (grant, body):
+            return _json({"prediction_ids": await handlers.record_predictions(body, grant, headers)})
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus(request: Request) -> Response:

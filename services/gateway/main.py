@@ -9,6 +9,7 @@ import uvloop
 
 from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answerer, AnswerSources
+from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
@@ -32,9 +33,10 @@ from services.gateway.tasks.served import ServedTasks
 from services.gateway.tasks.snapshot import TaskSnapshot
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
-from services.gateway.telemetry.otlp import OTLP_PATHS, build_router
+from services.gateway.telemetry.otlp import build_router
 from services.gateway.upstreams.external import ExternalApi
 from services.gateway.upstreams.replicas import Replicas
+from services.gateway.upstreams.upstream import ServerKey
 from shared.http import with_cors
 from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
@@ -80,20 +82,19 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         calibrations,
         RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
     )
-    answerer = Answerer(tasks, flags, sources, recorder, identifiers, access)
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers)
     readiness = Readiness(settings, access, tasks, replicas, flags, log)
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
     options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
     ingest = TelemetryIngest(tasks, log, identifiers, metrics, correlation, options)
-    max_otlp_bytes = settings.gateway_traces_max_body_bytes
+    admission = Admission(access, settings.body_limits)
     handlers = Handlers(tasks, log, identifiers, access, settings.gateway_public_metrics)
     protocol = functools.partial(BoundedHttpProtocol, write_seconds=settings.gateway_write_seconds)
     app = build_app(
         answerer, handlers, metrics, readiness.missing, readiness.notes,
-        settings.gateway_max_body_bytes, [build_router(ingest, access, 4 * max_otlp_bytes)],
-        dict.fromkeys(OTLP_PATHS, max_otlp_bytes),
+        admission, [build_router(ingest, admission)],
     )  # fmt: skip
     background = [
         shipper.run_forever, replicas.watch_forever, flags.watch_forever, access.watch_forever, snapshot.sync_forever,
@@ -124,7 +125,8 @@ def _identifiers(settings: GatewaySettings) -> Identifiers:
 
 def _replicas(settings: GatewaySettings, metrics: Metrics) -> Replicas:
     last_resort = settings.fallback_model is None
-    return Replicas(settings.vllm_urls, settings.upstream_limits, metrics, last_resort=last_resort)
+    key = ServerKey(settings.server_key())
+    return Replicas(settings.vllm_urls, settings.upstream_limits, metrics, key=key, last_resort=last_resort)
 
 
 def _external_api(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | None:

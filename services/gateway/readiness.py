@@ -45,7 +45,7 @@ class Readiness:
         refuses = self._settings.gateway_spool_full == "refuse"
         checks = {
             "no task is known: ratchet tasks apply FILE": bool(self._tasks.all()),
-            f"{_NO_SERVER}: ratchet status": self._replicas_answer or self._settings.fallback_model is not None,
+            self._no_server: self._replicas_answer or self._settings.fallback_model is not None,
             "the spool is full: requests are refused until events reach Kafka": not refuses or self._log.fullness < 1.0,
         }
         return [*(problem for problem, passed in checks.items() if not passed), *self._access.missing()]
@@ -64,6 +64,12 @@ class Readiness:
         if not self._flags.reachable:
             notes.append("Unleash does not answer: the last known flags apply")
         return [*notes, *self._access.notes()]
+
+    @property
+    def _no_server(self) -> str:
+        if self._replicas.refuses_key:
+            return "the model servers refuse the gateway's key: RATCHET_VLLM_KEY"
+        return f"{_NO_SERVER}: ratchet status"
 
     @property
     def _replicas_answer(self) -> bool:

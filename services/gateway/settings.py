@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 from schemas.base import MAX_EVENT_BYTES
 from shared.addresses import is_loopback
 from shared.errors import ConfigurationError
-from shared.settings import Settings
+from shared.settings import Settings, read_secret
 from shared.spool import SpoolOptions, Sync
 
 
@@ -32,10 +32,36 @@ class UpstreamLimits:
     opens_after: int = 3
 
 
+@dataclass(frozen=True)
+class BodyLimits:
+    """`body`: bytes of one body, `telemetry` of one with spans; `worker`, `app`: bytes in flight of this process and of
+    one application in it; `silence`: seconds without a byte while a body arrives."""
+
+    body: int = 32 * 1024**2
+    telemetry: int = 4 * 1024**2
+    worker: int = 256 * 1024**2
+    app: int = 64 * 1024**2
+    silence: float = 30.0
+
+
 class GatewaySettings(Settings):
     gateway_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     gateway_port: int = Field(default=28080, ge=0, le=65_535, description="Port to listen on.")
-    gateway_max_body_bytes: int = Field(default=256 * 1024, ge=1_024, description="A longer body is refused: 413.")
+    gateway_max_body_bytes: int = Field(
+        default=32 * 1024**2, ge=1_024, le=1024**3, description="A longer body is refused: 413."
+    )
+    gateway_max_bytes_in_flight: int = Field(
+        default=256 * 1024**2,
+        ge=1024**2,
+        description="Bytes of the bodies of all requests that a worker is answering; over it, 503. The memory that "
+        "they take is up to five times as much.",
+    )
+    gateway_max_key_bytes_in_flight: int = Field(
+        default=64 * 1024**2, ge=64 * 1024, description="The same of one application's; over it, 429."
+    )
+    gateway_body_seconds: float = Field(
+        default=30.0, gt=0.0, description="Longest silence while a request's body arrives; then 408."
+    )
     gateway_keys_file: Path | None = Field(
         default=None, description="API keys, written by `ratchet keys`. Empty: <home>/gateway/keys.json."
     )
@@ -85,6 +111,20 @@ class GatewaySettings(Settings):
     gateway_fallback_model: str = Field(default="", max_length=200, description="The model of that API.")
     gateway_fallback_key: SecretStr = Field(default=SecretStr(""), description="The key of that API.")
     gateway_fallback_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
+    gateway_pass_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s]+)?$",
+        description="An OpenAI-compatible API that answers requests whose `model` is no task, for the keys that may: "
+        "its base_url. They leave unchanged, and nothing of their text is recorded. Empty: they are refused.",
+    )
+    gateway_pass_models: str = Field(
+        default="",
+        max_length=10_000,
+        description="The models that pass to it, comma-separated: names, or patterns such as gpt-*. A task of the same "
+        "name wins.",
+    )
+    gateway_pass_key: SecretStr = Field(default=SecretStr(""), description="The key of that API.")
+    gateway_pass_key_file: Path | None = Field(default=None, description="A file with the key, instead.")
     gateway_flags_seconds: int = Field(default=1, ge=1, description="Seconds between two polls of the flags.")
     gateway_ready_seconds: float = Field(
         default=30.0, gt=0.0, description="Ready only if a replica answered within this time."
@@ -177,6 +217,16 @@ class GatewaySettings(Settings):
         return tuple(origin.strip().rstrip("/") for origin in self.gateway_cors_origins.split(",") if origin.strip())
 
     @property
+    def body_limits(self) -> BodyLimits:
+        return BodyLimits(
+            body=self.gateway_max_body_bytes,
+            telemetry=self.gateway_traces_max_body_bytes,
+            worker=self.gateway_max_bytes_in_flight,
+            app=self.gateway_max_key_bytes_in_flight,
+            silence=self.gateway_body_seconds,
+        )
+
+    @property
     def upstream_limits(self) -> UpstreamLimits:
         return UpstreamLimits(
             total=self.gateway_upstream_seconds,
@@ -201,15 +251,22 @@ class GatewaySettings(Settings):
 
     def fallback_key(self) -> str:
         """The key of the external API, empty if it needs none. Raises ConfigurationError for an unreadable file."""
-        if self.gateway_fallback_key_file is None:
-            return self.gateway_fallback_key.get_secret_value()
-        try:
-            return self.gateway_fallback_key_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
+        return read_secret("gateway_fallback_key", self.gateway_fallback_key, self.gateway_fallback_key_file)
+
+    @property
+    def pass_models(self) -> tuple[str, ...]:
+        """Names and patterns of models that pass through. Raises ConfigurationError if only one half is set."""
+        models = tuple(name.strip() for name in self.gateway_pass_models.split(",") if name.strip())
+        if bool(models) != bool(self.gateway_pass_url):
             raise ConfigurationError(
-                f"RATCHET_GATEWAY_FALLBACK_KEY_FILE={self.gateway_fallback_key_file} cannot be read: {error}",
-                "Set it to a file that holds the key.",
-            ) from error
+                "models that pass through need an address",
+                "Set both RATCHET_GATEWAY_PASS_URL and RATCHET_GATEWAY_PASS_MODELS, or neither.",
+            )
+        return models
+
+    def pass_key(self) -> str:
+        """The key of the server that they pass to, empty if it needs none. Raises ConfigurationError."""
+        return read_secret("gateway_pass_key", self.gateway_pass_key, self.gateway_pass_key_file)
 
     @property
     def traces_tasks(self) -> dict[str, str]:

@@ -29,7 +29,7 @@ def build(settings: ShadowSettings | None = None) -> Service:
         settings.home / "unleash" / NAME,
     )
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
-    inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds)
+    inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds, settings.server_key())
     engine = VllmEngine(inference, artifacts, settings.shadow_concurrency)
     handlers = Handlers(settings, sampling, StoredTrainingIndexes(artifacts), engine, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))

@@ -35,10 +35,11 @@ class Completion:
 class InferenceClient:
     """Sends requests to replicas in turn. Raises DependencyUnavailable when the replica does not answer."""
 
-    def __init__(self, urls: Sequence[str], timeout_seconds: float = 60.0) -> None:
+    def __init__(self, urls: Sequence[str], timeout_seconds: float = 60.0, key: str = "") -> None:
         self._urls = tuple(urls)
         self._next = itertools.cycle(self._urls)
-        self._client = httpx.AsyncClient(timeout=timeout_seconds)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.AsyncClient(timeout=timeout_seconds, headers=headers)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -17,12 +17,10 @@ from services.gateway.answering.failures import client_error
 from services.gateway.answering.stream import StreamAnswerer
 from services.gateway.answering.tokens import TokenCounter
 from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Reply, json_reply
-from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.identity import take_identity
 from services.gateway.formats.validation import read_object, text_field
-from services.gateway.observability.tracing import event_headers
 from services.gateway.recording.recorder import Recorder
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
@@ -53,7 +51,6 @@ class Answerer:
         sources: AnswerSources,
         recorder: Recorder,
         identifiers: Identifiers,
-        access: AccessControl,
     ) -> None:
         self._tasks = tasks
         self._flags = flags
@@ -64,8 +61,7 @@ class Answerer:
         self._streams = StreamAnswerer(recorder)
         self._new_id = identifiers.predictions.new
         self._user_hash, self._session_hash = identifiers.user_hash, identifiers.session_hash
-        self._access = access
-        self.count_tokens = TokenCounter(tasks, access, sources.replicas)
+        self.count_tokens = TokenCounter(tasks, sources.replicas)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
         """The route that answers the requests of this API."""
@@ -81,17 +77,18 @@ class Answerer:
         """The request, and the arms that may answer it, in order. Raises HttpError if it is invalid or not allowed."""
         data = read_object(exchange.body)
         name = text_field(data, "model", required=True) or ""
-        app = self._access.check(exchange.headers, name, len(exchange.body))
+        exchange.grant.require(name)
         parsed = api(data, self._tasks.get(name))
         identity = take_identity(data, exchange.headers, forward=self._forward_identity)
         calls = self._recorder.encode_calls(parsed)
-        prediction_ids = [self._new_id(name) for _ in range(parsed.prediction_count or 1)]
+        prediction_ids = [self._new_id(name, exchange.request_id)]
+        prediction_ids += [self._new_id(name) for _ in range(parsed.prediction_count - 1)]
         caller = Caller(
             self._user_hash(identity.user),
             self._session_hash(identity.session),
-            app,
+            exchange.grant.app,
             identity.metadata,
-            event_headers(exchange.headers),
+            exchange.trace,
         )
         request = InFlightRequest(exchange, parsed.task, parsed, calls, prediction_ids, caller)
         return request, choose_arms(self._flags.read(name, identity.user), self._external_model)
@@ -102,7 +99,8 @@ class Answerer:
         while True:
             try:
                 asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
-                body = orjson.loads(await self._source(arm).post(request.parsed.upstream_path, asked))
+                lines = request.exchange.upstream_headers
+                body = orjson.loads(await self._source(arm).post(request.parsed.upstream_path, asked, lines))
                 answer = request.parsed.parse_answer(body)
                 break
             except UpstreamFailed as error:
@@ -136,7 +134,9 @@ class Answerer:
             arm = arms[0]
             asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
             try:
-                stream = self._source(arm).stream(request.parsed.upstream_path, asked)
+                stream = self._source(arm).stream(
+                    request.parsed.upstream_path, asked, request.exchange.upstream_headers
+                )
                 return await self._streams.answer(request, arm, relay, stream)
             except UpstreamFailed as error:
                 arms = await self._fall_back(request, arms, error)

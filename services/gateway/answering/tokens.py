@@ -6,7 +6,6 @@ import orjson
 
 from services.gateway.answering.failures import client_error
 from services.gateway.asgi.exchange import Exchange, Reply, json_reply
-from services.gateway.auth.grants import AccessControl
 from services.gateway.formats.anthropic.messages import MessagesRequest
 from services.gateway.formats.validation import read_object, text_field
 from services.gateway.tasks.served import ServedTasks
@@ -19,19 +18,19 @@ class TokenCounter:
 
     path = "/v1/messages/count_tokens"
 
-    def __init__(self, tasks: ServedTasks, access: AccessControl, replicas: Upstream) -> None:
+    def __init__(self, tasks: ServedTasks, replicas: Upstream) -> None:
         self._tasks = tasks
-        self._access = access
         self._replicas = replicas
 
     async def __call__(self, exchange: Exchange) -> Reply:
         data = read_object(exchange.body)
         name = text_field(data, "model", required=True) or ""
-        self._access.check(exchange.headers, name, len(exchange.body))
+        exchange.grant.require(name)
         request = MessagesRequest(data, self._tasks.get(name))
         model = request.task.spec.base_model
         try:
-            counted = orjson.loads(await self._replicas.post("/tokenize", request.encode_for_tokenizer(model)))
+            asked, lines = request.encode_for_tokenizer(model), exchange.upstream_headers
+            counted = orjson.loads(await self._replicas.post("/tokenize", asked, lines))
             return json_reply({"input_tokens": int(counted["count"])})
         except UpstreamFailed as error:
             raise client_error(error, model) from error

@@ -10,12 +10,17 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
+from uuid import uuid4
 
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
+from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, ErrorFormat, Exchange, Receive, Reply, Send
+from services.gateway.asgi.in_flight import HeldBytes
+from services.gateway.asgi.propagation import REQUEST_ID, sent_request_id
 from services.gateway.observability.metrics import Metrics
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
@@ -37,34 +42,42 @@ class AsgiApp:
         app: FastAPI,
         endpoints: Mapping[str, Endpoint],
         metrics: Metrics,
-        max_body_bytes: int,
+        admission: Admission,
         error_formats: Mapping[str, ErrorFormat] = MappingProxyType({}),
     ) -> None:
         self.app = app
         self._routes = {
             path: _Route(path, endpoint, metrics, error_formats.get(path)) for path, endpoint in endpoints.items()
         }
-        self._max_body_bytes = max_body_bytes
+        self._admission = admission
+        metrics.body_bytes.set_function(lambda: admission.in_flight.total)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
         if route is None:
-            return await self.app(scope, receive, send)
+            return await self.app(scope, receive, _with_request_id(scope, send))
         exchange = Exchange(scope["headers"], send, route.error_format)
+        held = self._admission.hold()
         status = CLIENT_LEFT
         try:
-            status = await self._serve(route, scope["method"], exchange, receive, send)
+            status = await self._serve(route, scope["method"], exchange, held, receive, send)
         finally:
+            held.release()
             route.count(status, exchange.seconds)
 
-    async def _serve(self, route: _Route, method: str, exchange: Exchange, receive: Receive, send: Send) -> int:
+    async def _serve(
+        self, route: _Route, method: str, exchange: Exchange, held: HeldBytes, receive: Receive, send: Send
+    ) -> int:
         """Serve one request. Returns the status under which it is counted."""
         watch = None
         try:
             if method != "POST":
                 raise HttpError(405, "Method Not Allowed", "http_error", headers={"allow": "POST"})
-            if not await self._read(exchange, receive):
+            exchange.grant = self._admission.grant(exchange.headers)
+            body = await self._admission.read(exchange.grant, held, exchange.headers, receive)
+            if body is None:
                 return CLIENT_LEFT
+            exchange.body = body
             watch = _DisconnectWatch(receive, exchange)
             reply = await route.endpoint(exchange)
         except asyncio.CancelledError:
@@ -81,25 +94,7 @@ class AsgiApp:
         finally:
             if watch is not None:
                 watch.stop()
-        return await _send(send, reply) if reply is not None else 200
-
-    async def _read(self, exchange: Exchange, receive: Receive) -> bool:
-        """Read the body. Returns False if the client disconnected before its end. Raises HttpError 413."""
-        for name, value in exchange.headers:
-            if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > self._max_body_bytes):
-                raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        while message.get("more_body") and len(body) <= self._max_body_bytes:
-            message = await receive()
-            body += message.get("body", b"")
-        if len(body) > self._max_body_bytes:
-            raise self._too_large()
-        exchange.body = body
-        return bool(message["type"] != "http.disconnect")
-
-    def _too_large(self) -> HttpError:
-        return HttpError(413, f"the request body is over the limit of {self._max_body_bytes} bytes", "body_too_large")
+        return await _send(send, reply, exchange.shown_id) if reply is not None else 200
 
 
 class _Route:
@@ -160,7 +155,22 @@ class _DisconnectWatch:
             self._watching.cancel()
 
 
-async def _send(send: Send, reply: Reply) -> int:
+def _with_request_id(scope: Scope, send: Send) -> Send:
+    """Return a `send` that adds the request's id to the answer's headers."""
+    if scope["type"] != "http":
+        return send
+    request_id = sent_request_id(scope["headers"]) or uuid4().hex.encode()
+
+    async def send_with_id(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+        await send(message)
+
+    return send_with_id
+
+
+async def _send(send: Send, reply: Reply, request_id: bytes) -> int:
+    reply.headers.append((REQUEST_ID, request_id))
     reply.headers.append((b"content-length", b"%d" % len(reply.body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -9,6 +9,11 @@ from uuid import uuid4
 
 import orjson
 
+from services.gateway.asgi.propagation import REQUEST_ID, sent_request_id, upstream_lines
+from services.gateway.auth.grants import UNRESTRICTED, Grant
+from services.gateway.observability.tracing import event_headers
+from shared.tracing import TraceHeaders
+
 Headers = list[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -16,7 +21,7 @@ Send = Callable[[Any], Awaitable[None]]
 CLIENT_LEFT = 499
 """The status, as in nginx, of a request whose client disconnected before the answer."""
 _JSON_TYPE = (b"content-type", b"application/json")
-_EVENT_STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+EVENT_STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class Reply(NamedTuple):
@@ -34,16 +39,24 @@ ErrorFormat = Callable[[int, Mapping[str, Any], str], dict[str, Any]]
 class Exchange:
     """A request whose body has been read. An endpoint returns a `Reply`, or streams with `start_stream` and `write`.
 
-    `error_format`: None for OpenAI's.
+    `grant`: what its key may do. `request_id`: the gateway's own, unique. `shown_id`: the `x-request-id` of the answer
+    and of the request to the model server: the client's, or else the gateway's. `error_format`: None for OpenAI's.
     """
 
-    __slots__ = ("_error_format", "_send", "_started_at", "body", "headers", "stream_ended", "stream_started")
+    __slots__ = (
+        "_error_format", "_send", "_started_at", "_trace", "body", "grant", "headers", "request_id", "shown_id",
+        "stream_ended", "stream_started",
+    )  # fmt: skip
 
     def __init__(self, headers: Headers, send: Send, error_format: ErrorFormat | None = None) -> None:
         self.headers = headers
         self._send = send
         self._error_format = error_format
-        self.body = b""
+        self.body: bytes | bytearray = b""
+        self.grant: Grant = UNRESTRICTED
+        self.request_id = uuid4().hex
+        self.shown_id = sent_request_id(headers) or self.request_id.encode()
+        self._trace: TraceHeaders | None = None
         self._started_at = time.perf_counter()
         self.stream_started = False
         self.stream_ended = False
@@ -53,10 +66,25 @@ class Exchange:
         """Seconds since the request arrived."""
         return time.perf_counter() - self._started_at
 
-    async def start_stream(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Start a stream of server-sent events with status 200 and these headers beside the usual ones."""
+    @property
+    def trace(self) -> TraceHeaders:
+        """The trace headers that go on: the caller's or, with spans, those of the gateway's own span."""
+        if self._trace is None:
+            self._trace = event_headers(self.headers)
+        return self._trace
+
+    @property
+    def upstream_headers(self) -> bytes:
+        """The header lines of the request to the model server that are this request's own."""
+        return upstream_lines(self.shown_id, self.trace)
+
+    async def start_stream(
+        self, headers: Sequence[tuple[bytes, bytes]], usual: Sequence[tuple[bytes, bytes]] = EVENT_STREAM
+    ) -> None:
+        """Start a stream with status 200, these headers and the `usual` ones: by default of server-sent events."""
         self.stream_started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*_EVENT_STREAM_HEADERS, *headers]})
+        with_id = [*usual, *headers, (REQUEST_ID, self.shown_id)]
+        await self._send({"type": "http.response.start", "status": 200, "headers": with_id})
 
     async def write(self, events: bytes, *, last: bool = False) -> None:
         """Send whole server-sent events. `last` ends the answer."""
@@ -68,7 +96,9 @@ class Exchange:
         if self._error_format is None:
             event = b"data: %b\n\n" % orjson.dumps(body)
         else:
-            event = b"event: error\ndata: %b\n\n" % orjson.dumps(self._error_format(status, body, _new_request_id()))
+            event = b"event: error\ndata: %b\n\n" % orjson.dumps(
+                self._error_format(status, body, self.shown_id.decode())
+            )
         await self.write(event, last=True)
 
     def error_reply(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
@@ -76,18 +106,13 @@ class Exchange:
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         if self._error_format is None:
             return json_reply(body, encoded, status)
-        request_id = _new_request_id()
-        formatted = self._error_format(status, body, request_id)
-        return json_reply(formatted, [*encoded, (b"request-id", request_id.encode())], status)
+        formatted = self._error_format(status, body, self.shown_id.decode())
+        return json_reply(formatted, [*encoded, (b"request-id", self.shown_id)], status)
 
 
 class Endpoint(Protocol):
     async def __call__(self, exchange: Exchange) -> Reply | None:
         """Answer; return None after a stream. Raises HttpError and `shared.errors` before the stream has started."""
-
-
-def _new_request_id() -> str:
-    return f"req_{uuid4().hex}"
 
 
 def json_reply(body: Any, headers: Sequence[tuple[bytes, bytes]] = (), status: int = 200) -> Reply:

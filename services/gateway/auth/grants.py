@@ -39,13 +39,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a request may do. `app` None: keys are off. `tasks` None: all tasks. `expires_at`: Unix seconds."""
+    """What a request may do. `app` None: keys are off. `tasks` None: all tasks. `expires_at`: Unix seconds.
+
+    `pass_through`: it may name a model that is no task. Never without a key.
+    """
 
     app: str | None = None
     tasks: frozenset[str] | None = None
     expires_at: float = math.inf
     requests: TokenBucket | None = None
     bytes: TokenBucket | None = None
+    pass_through: bool = False
 
     def allows(self, task: str) -> bool:
         return self.tasks is None or task in self.tasks
@@ -99,18 +103,8 @@ class AccessControl:
             await asyncio.sleep(RELOAD_SECONDS)
             await asyncio.to_thread(self.reload)
 
-    def check(self, headers: Headers, task: str, size: int = 0) -> str | None:
-        """Return the app that may use this task; None if keys are off. `size`: bytes of the body.
-
-        Raises HttpError: 401 for an invalid key, 403 for another app's task, 429 over a rate limit.
-        """
-        grant = self.grant(headers, size)
-        if grant.tasks is not None and task not in grant.tasks:
-            grant.require(task)
-        return grant.app
-
-    def grant(self, headers: Headers, size: int = 0) -> Grant:
-        """Return the grant of a request for several tasks, or none; counts it once. Raises HttpError 401, 429."""
+    def grant(self, headers: Headers) -> Grant:
+        """Return what a request with these headers may do, and count it. Raises HttpError 401, 429."""
         if (grants := self._grants) is None:
             return self._grant_without_keys()
         grant = grants.get(sha256(_key_in(headers)).digest())
@@ -120,9 +114,12 @@ class AccessControl:
             _refuse(f"this API key of {grant.app} has expired. Make a new one: ratchet keys rotate {grant.app}")
         if grant.requests is not None and (seconds := grant.requests.take(1.0, self._monotonic())):
             _rate_limited(f"{grant.app} may send {grant.requests.rate:g} requests a second", seconds)
+        return grant
+
+    def charge(self, grant: Grant, size: int) -> None:
+        """Count the bytes of a request's body. Raises HttpError 429."""
         if grant.bytes is not None and (seconds := grant.bytes.take(size, self._monotonic())):
             _rate_limited(f"{grant.app} may send {grant.bytes.burst:g} bytes a minute", seconds)
-        return grant
 
     def missing(self) -> list[str]:
         """The problem that keeps the gateway from serving anyone, for /readyz."""
@@ -188,6 +185,7 @@ class AccessControl:
                 key.expires_at.timestamp() if key.expires_at else math.inf,
                 self._buckets.bucket(key.app, "requests", rate, key.burst or max(1.0, rate)) if rate else None,
                 self._buckets.bucket(key.app, "bytes", size / 60, size) if size else None,
+                key.pass_through,
             )
         return grants
 

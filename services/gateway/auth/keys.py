@@ -43,6 +43,7 @@ class ApiKey(BaseModel):
     requests_per_second: float | None = Field(default=None, gt=0.0, le=1e6)
     burst: int | None = Field(default=None, ge=1, le=10**6, description="Requests at once; default: one second's.")
     bytes_per_minute: int | None = Field(default=None, ge=1_000, le=10**12, description="Of request bodies.")
+    pass_through: bool = Field(default=False, description="May name models that are no task.")
 
     @property
     def id(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +27,9 @@ class Metrics:
         )
         self.seconds = Histogram(
             "ratchet_gateway_seconds", "Seconds until the answer.", ["route"], buckets=_SECONDS, registry=self.registry
+        )
+        self.body_bytes = Gauge(
+            "ratchet_gateway_body_bytes", "Bytes of request bodies in flight.", registry=self.registry
         )
         self.answers = Counter(
             "ratchet_gateway_answers", "Answers by task and arm.", ["task", "variant"], registry=self.registry

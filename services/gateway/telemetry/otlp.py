@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
@@ -17,14 +17,13 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from services.gateway.auth.grants import Grant
+from services.gateway.asgi.admission import Admission
 from services.gateway.telemetry.ingest import ExportResult, TelemetryIngest
 from services.gateway.telemetry.spans import MalformedTelemetry
 from shared.errors import DependencyUnavailable
 from shared.http import HttpError
 
 _JSON, _PROTOBUF = "application/json", "application/x-protobuf"
-OTLP_PATHS = ("/v1/traces", "/v1/logs")
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 413: 11, 415: 3, 429: 8, 503: 14}
 """google.rpc.Code by HTTP status: INVALID_ARGUMENT, UNAUTHENTICATED, …; any other status is INTERNAL."""
 _INTERNAL = 13
@@ -33,15 +32,9 @@ _GZIP = 16 + zlib.MAX_WBITS
 Ingest = Callable[..., Awaitable[ExportResult]]
 
 
-class KeyChecker(Protocol):
-    """Checks the API key of a request: `services.gateway.auth.grants.AccessControl`."""
-
-    def grant(self, headers: Any, size: int = 0) -> Grant: ...
-
-
-def build_router(telemetry: TelemetryIngest, keys: KeyChecker, max_unpacked_bytes: int) -> APIRouter:
-    """The two routes. `max_unpacked_bytes` limits a body after gzip; the app limits it before."""
-    router = APIRouter()
+def build_router(telemetry: TelemetryIngest, admission: Admission) -> APIRouter:
+    """The two routes. A body may have four times as many bytes after gzip as before."""
+    router, max_bytes = APIRouter(), admission.limits.telemetry
     responses: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "Accepted; `partialSuccess` has the number of rejected spans or records, and the reasons."
@@ -53,11 +46,10 @@ def build_router(telemetry: TelemetryIngest, keys: KeyChecker, max_unpacked_byte
     async def answer(request: Request, ingest: Ingest, signal: str, response: Any) -> Response:
         as_json = _media_type(request.headers.get("content-type", "")) == _JSON
         try:
-            raw = await request.body()
-            grant = keys.grant(request.scope["headers"], len(raw))
-            _check_type(request)
-            body = _decompress(raw, request.headers.get("content-encoding", ""), max_unpacked_bytes)
-            return _response(await ingest(body, grant, as_json=as_json), signal, response, as_json)
+            async with admission.body_of(request.headers.raw, request.receive, max_bytes) as (grant, raw):
+                _check_type(request)
+                body = _decompress(raw, request.headers.get("content-encoding", ""), 4 * max_bytes)
+                return _response(await ingest(body, grant, as_json=as_json), signal, response, as_json)
         except MalformedTelemetry as error:
             return _error(400, str(error), as_json)
         except DependencyUnavailable as error:

@@ -13,6 +13,10 @@ _MAX_UNREAD_BYTES = 256 * 1024
 """With more unread bytes of a stream, reading from the socket pauses, so that the server waits."""
 
 
+_MAX_COPIED_BYTES = 64 * 1024
+"""A longer body is not copied to be sent together with its head."""
+
+
 class ConnectionLost(ConnectionError):
     """The connection broke before the response was complete, or the server does not speak HTTP."""
 
@@ -101,12 +105,16 @@ class Connection(asyncio.Protocol):
             self.reusable = self._parser.should_keep_alive()
             self._wake()
 
-    def send(self, request: bytes, *, streaming: bool) -> None:
+    def send(self, head: bytes, body: bytes, *, streaming: bool) -> None:
         """Send a request. `streaming`: the response will be read piece by piece."""
         self.status, self.headers, self._parts, self._unread_bytes = 0, {}, [], 0
         self.complete = self.reusable = self._has_headers = False
         self._streaming = streaming
-        self._transport.write(request)
+        if len(body) > _MAX_COPIED_BYTES:
+            self._transport.write(head)
+            self._transport.write(body)
+        else:  # One system call, and one packet.
+            self._transport.write(head + body)
 
     def begin_stream(self, deadline: float, on_lost: Callable[[], None]) -> None:
         """Close the connection at `deadline`, whether somebody waits for the stream or not. `on_lost` is called when

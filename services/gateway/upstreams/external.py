@@ -15,7 +15,7 @@ import orjson
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
-from services.gateway.upstreams.upstream import NotServed, UpstreamFailed
+from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed
 
 _VLLM_ONLY = (
     "structured_outputs", "guided_choice", "guided_json", "guided_regex", "guided_grammar", "chat_template",
@@ -33,20 +33,21 @@ class ExternalApi:
     """An `Upstream`. It is never probed, because each request is paid for."""
 
     def __init__(self, url: str, key: str, limits: UpstreamLimits, metrics: Metrics) -> None:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._api = Replicas([base_url_of(url)], limits, metrics, headers=headers)
+        name = "upstream unavailable, and the external API"
+        server = ServerKey(key, name, "RATCHET_GATEWAY_FALLBACK_KEY")
+        self._api = Replicas([base_url_of(url)], limits, metrics, key=server)
 
     async def close(self) -> None:
         await self._api.close()
 
-    async def post(self, path: str, body: bytes) -> bytes:
+    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
         try:
-            return await self._api.post(path, without_vllm_fields(body))
+            return await self._api.post(path, without_vllm_fields(body), lines)
         except UpstreamFailed as error:
             raise _hide_refusal(error) from error
 
-    def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return _ExternalStream(self._api.stream(path, without_vllm_fields(body)))
+    def stream(self, path: str, body: bytes, lines: bytes = b"") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return _ExternalStream(self._api.stream(path, without_vllm_fields(body), lines))
 
 
 class _ExternalStream(AbstractAsyncContextManager[AsyncIterator[bytes]]):
@@ -89,8 +90,8 @@ def without_vllm_fields(body: bytes) -> bytes:
 
 
 def _hide_refusal(error: UpstreamFailed) -> UpstreamFailed:
-    """Convert a refusal of the gateway's own key or model name, which is not the client's mistake, to a 502."""
-    if error.status in (401, 403) or isinstance(error, NotServed):
+    """Convert a refusal of the gateway's own model name, which is not the client's mistake, to a 502."""
+    if isinstance(error, NotServed):
         message = f"upstream unavailable, and the external API refused the gateway: {error.message}"
         return UpstreamFailed(502, message, "external_refused", raw=error.raw)
     return error

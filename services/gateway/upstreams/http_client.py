@@ -85,14 +85,17 @@ class UpstreamClient:
             fields.setdefault("authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
         self._header_lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
-    async def request(self, method: str, path: str, body: bytes, seconds: float) -> UpstreamResponse:
+    async def request(
+        self, method: str, path: str, body: bytes, seconds: float, lines: bytes = b""
+    ) -> UpstreamResponse:
         """Return a whole response. Raises NoFreeConnection, ConnectFailed, ConnectionLost, TimeoutError.
 
-        `seconds` are the server's: they begin when a connection is free. A cancelled request closes its connection.
+        `seconds` are the server's: they begin when a connection is free. `lines`: the request's own header lines. A
+        cancelled request closes its connection.
         """
         await self._take_slot()
         try:
-            return await self._exchange(method, path, body, seconds)
+            return await self._exchange(method, path, body, seconds, lines)
         finally:
             self._connection_limit.release()
 
@@ -100,11 +103,13 @@ class UpstreamClient:
         """GET over a connection that the limit does not count. Raises as `request`."""
         return await self._exchange("GET", path, b"", seconds)
 
-    async def _exchange(self, method: str, path: str, body: bytes, seconds: float) -> UpstreamResponse:
+    async def _exchange(
+        self, method: str, path: str, body: bytes, seconds: float, lines: bytes = b""
+    ) -> UpstreamResponse:
         deadline = asyncio.get_running_loop().time() + seconds
         connection = await self._connect(deadline)
         try:
-            connection.send(self._encode(method, path, body), streaming=False)
+            connection.send(self._head(method, path, body, lines), body, streaming=False)
             response_body = await connection.read_body(deadline)
         except BaseException:
             connection.close()
@@ -113,7 +118,9 @@ class UpstreamClient:
         self._reuse_or_close(connection)
         return response
 
-    async def open_stream(self, path: str, body: bytes, piece_seconds: float, seconds: float) -> ResponseStream:
+    async def open_stream(
+        self, path: str, body: bytes, piece_seconds: float, seconds: float, lines: bytes = b""
+    ) -> ResponseStream:
         """POST; return the response, to be closed, once its headers arrive. Raises as `request`, and StreamIdle."""
         await self._take_slot()
         now = asyncio.get_running_loop().time()
@@ -122,7 +129,7 @@ class UpstreamClient:
         connection: Connection | None = None
         try:
             connection = await self._connect(piece_deadline)
-            connection.send(self._encode("POST", path, body), streaming=True)
+            connection.send(self._head("POST", path, body, lines), body, streaming=True)
             await connection.wait_for_headers(piece_deadline)
         except BaseException as error:
             self._connection_limit.release()
@@ -157,12 +164,13 @@ class UpstreamClient:
             connection.close()
         self._idle.clear()
 
-    def _encode(self, method: str, path: str, body: bytes) -> bytes:
+    def _head(self, method: str, path: str, body: bytes, lines: bytes) -> bytes:
+        """The head of a request. `lines`: its own header lines, which the caller has checked."""
         head = self._heads.get((method, path))
         if head is None:  # There are only as many heads as the gateway has routes.
             text = f"{method} {self._base_path}{path} HTTP/1.1\r\n{self._header_lines}content-length: "
             head = self._heads[method, path] = text.encode("latin-1")
-        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        return b"%b%d\r\n%b\r\n" % (head, len(body), lines)
 
     async def _connect(self, deadline: float) -> Connection:
         """Return an idle connection, or a new one. Raises NoFreeConnection, ConnectFailed."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
-from typing import Self, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
@@ -20,10 +18,12 @@ from services.gateway.upstreams.http_client import (
     ResponseStream,
     StreamIdle,
     UpstreamClient,
+    UpstreamResponse,
 )
 from services.gateway.upstreams.pool import Replica, ReplicaPool
+from services.gateway.upstreams.replica_stream import OpenStream, ReplicaStream
 from services.gateway.upstreams.retries import Attempts, RetryBudget
-from services.gateway.upstreams.upstream import UpstreamFailed, error_of_response
+from services.gateway.upstreams.upstream import ServerKey, UpstreamFailed, error_of_response
 from shared.addresses import without_credentials
 
 _PROBE_SECONDS = 1.0
@@ -34,15 +34,12 @@ _SHORTAGE_RETRY_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_OpenStream = tuple[ResponseStream, bytes]
-"""A 200 response and the first piece of its body."""
-_ErrorOf = Callable[[Replica, OSError], UpstreamFailed]
 
 
 class Replicas:
     """An `Upstream` of replicas that all serve the same models.
 
-    `last_resort`: send requests even with all circuits open. `headers` are sent with every request.
+    `last_resort`: send requests even with all circuits open. `key` is sent with every request.
     """
 
     def __init__(
@@ -51,7 +48,7 @@ class Replicas:
         limits: UpstreamLimits,
         metrics: Metrics,
         *,
-        headers: Mapping[str, str] | None = None,
+        key: ServerKey | None = None,
         last_resort: bool = True,
     ) -> None:
         shown = [without_credentials(url) for url in urls]
@@ -59,13 +56,16 @@ class Replicas:
         self._budget = RetryBudget(_MAX_RETRY_SHARE)
         self._limits = limits
         self._metrics = metrics
-        fields = {"content-type": "application/json", **(headers or {})}
+        self._key = key or ServerKey()
+        fields = {"content-type": "application/json", **self._key.headers}
         connection_limit = asyncio.Semaphore(limits.connections)
         self._clients = {
             replica: UpstreamClient(url, fields, limits.connect, connection_limit, limits.wait)
             for replica, url in zip(self._pool, urls, strict=True)
         }
-        self._shortages = RateLimitedWarning(logger)
+        self.refuses_key = False
+        """Whether the last answer of a replica was that it refused the gateway's key."""
+        self._shortages, self._refusals = RateLimitedWarning(logger), RateLimitedWarning(logger)
         self._answered_at: float | None = None
 
     async def close(self) -> None:
@@ -76,16 +76,20 @@ class Replicas:
         """Return True if any replica answered within the last `seconds`."""
         return self._answered_at is not None and time.monotonic() - self._answered_at < seconds
 
-    async def post(self, path: str, body: bytes) -> bytes:
-        response, replica = await self._try_replicas(self._post, path, body)
+    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
+        return (await self.request(path, body, lines)).body
+
+    async def request(self, path: str, body: bytes, lines: bytes = b"") -> UpstreamResponse:
+        """POST and return the 200 response, whole. Raises as `post`."""
+        response, replica = await self._try_replicas(self._post, path, body, lines)
         replica.outstanding -= 1
         return response
 
-    def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return _ReplicaStream(lambda: self._try_replicas(self._open, path, body), self._broken_off)
+    def stream(self, path: str, body: bytes, lines: bytes = b"") -> ReplicaStream:
+        return ReplicaStream(lambda: self._try_replicas(self._open, path, body, lines), self._broken_off)
 
     async def _try_replicas(
-        self, send: Callable[[Replica, str, bytes], Awaitable[T]], path: str, body: bytes
+        self, send: Callable[[Replica, str, bytes, bytes], Awaitable[T]], path: str, body: bytes, lines: bytes
     ) -> tuple[T, Replica]:
         """Return the first response, and its replica, whose `outstanding` the caller decrements when done.
 
@@ -100,7 +104,7 @@ class Replicas:
                 raise attempts.failure or self._none_available()
             replica.outstanding += 1
             try:
-                response = await send(replica, path, body)
+                response = await send(replica, path, body, lines)
             except BaseException as error:
                 replica.outstanding -= 1
                 if not isinstance(error, UpstreamFailed):
@@ -111,22 +115,24 @@ class Replicas:
                 continue
             pool.record_success(replica)
             self._answered_at = time.monotonic()
+            self.refuses_key = False
             return response, replica
 
-    async def _post(self, replica: Replica, path: str, body: bytes) -> bytes:
+    async def _post(self, replica: Replica, path: str, body: bytes, lines: bytes) -> UpstreamResponse:
         try:
-            status, headers, raw = await self._clients[replica].request("POST", path, body, self._limits.total)
+            response = await self._clients[replica].request("POST", path, body, self._limits.total, lines)
         except OSError as error:
             raise self._connection_error(replica, error, self._limits.total) from error
-        if status != 200:
-            raise self._error_response(replica, status, headers, raw)
-        return raw
+        if response.status != 200:
+            raise self._error_response(replica, response.status, response.headers, response.body)
+        return response
 
-    async def _open(self, replica: Replica, path: str, body: bytes) -> _OpenStream:
+    async def _open(self, replica: Replica, path: str, body: bytes, lines: bytes) -> OpenStream:
         """Return a 200 response and its first piece. In every other case the connection is closed."""
         stream: ResponseStream | None = None
         try:
-            stream = await self._clients[replica].open_stream(path, body, self._limits.piece, self._limits.stream)
+            client, limits = self._clients[replica], self._limits
+            stream = await client.open_stream(path, body, limits.piece, limits.stream, lines)
             if stream.status != 200:
                 raise self._error_response(replica, stream.status, stream.headers, await stream.read_rest())
             if not (first := await stream.read_piece()):
@@ -187,7 +193,14 @@ class Replicas:
             self._answered_at = now = time.monotonic()
             if status == 429 and retry_after:
                 self._pool.pause(replica, now + retry_after, now)
+        if status in (401, 403):
+            return self._refused(replica, status)
         return error_of_response(status, raw, retry_after)
+
+    def _refused(self, replica: Replica, status: int) -> UpstreamFailed:
+        self.refuses_key = True
+        self._refusals.log("%s refuses the gateway's key with %d: correct %s", replica.url, status, self._key.setting)
+        return self._key.refused()
 
     def _none_available(self) -> UpstreamFailed:
         now = time.monotonic()
@@ -229,51 +242,14 @@ class Replicas:
         if status >= 500:
             self._record_failure(replica, f"status {status}")
             return
+        if status in (401, 403):
+            self._refused(replica, status)
         if status == 200:
             self._answered_at = time.monotonic()
+            self.refuses_key = False
         if replica.circuit_open:
             logger.info("circuit breaker half-open: %s answered a probe", replica.url)
         self._pool.half_open(replica)
-
-
-class _ReplicaStream:
-    """An event stream of a replica. `open_stream` returns it with its first piece; `error_of` converts later errors."""
-
-    def __init__(self, open_stream: Callable[[], Awaitable[tuple[_OpenStream, Replica]]], error_of: _ErrorOf) -> None:
-        self._open_stream = open_stream
-        self._error_of = error_of
-        self._first: bytes | None = None
-        self._stream: ResponseStream
-        self._replica: Replica
-
-    async def __aenter__(self) -> Self:
-        (self._stream, self._first), self._replica = await self._open_stream()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                await self._stream.finish()
-        finally:
-            self._replica.outstanding -= 1
-            self._stream.close()  # Closes the connection, unless the stream was read to its end.
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        try:
-            piece = await self._stream.read_piece()
-        except OSError as error:
-            raise self._error_of(self._replica, error) from error
-        if not piece:
-            raise StopAsyncIteration
-        return piece
 
 
 def _seconds(header: bytes | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import orjson
@@ -49,16 +50,44 @@ class NotServed(UpstreamFailed):
         return False
 
 
+class KeyRefused(UpstreamFailed):
+    """A server refused the gateway's own key, which is not the client's mistake. Another replica may take it, but the
+    replicas are not down: no prompt leaves for the external API for want of a key."""
+
+    @property
+    def down(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class ServerKey:
+    """The gateway's own key for a server, empty if it needs none. `server` and `setting`: what a refusal names."""
+
+    key: str = field(default="", repr=False)
+    server: str = "the model server"
+    setting: str = "RATCHET_VLLM_KEY"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def refused(self) -> KeyRefused:
+        """The error for a response 401 or 403. The server's own text is left out: it may quote the key."""
+        message = f"{self.server} refused the gateway's key: its operator must correct {self.setting}"
+        return KeyRefused(502, message, "key_refused", another_may_answer=True)
+
+
 class Upstream(Protocol):
     """A source of answers. Cancelling a call closes its connection, so that vLLM stops computing."""
 
-    async def post(self, path: str, body: bytes) -> bytes:
+    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
         """POST to {replica}{path} (such as "/v1/chat/completions") and return the body of a 200 response.
 
-        Tries another replica while that is safe. Raises UpstreamFailed, NotServed if no replica serves the model.
+        `lines`: header lines of this request, each with its end. Tries another replica while that is safe. Raises
+        UpstreamFailed, NotServed if no replica serves the model.
         """
 
-    def stream(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def stream(self, path: str, body: bytes, lines: bytes = b"") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """POST and yield raw pieces of a 200 event stream, cut anywhere.
 
         Leaving it without an error reads what is left, which after a complete answer is at most the response's end, so

@@ -22,7 +22,9 @@ from schemas.catalog import TOPICS
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
+from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.app import AsgiApp
+from services.gateway.asgi.in_flight import BytesInFlight
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.media import MediaReferences
@@ -31,6 +33,7 @@ from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
+from services.gateway.settings import BodyLimits
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
@@ -40,6 +43,7 @@ SUPPORT = TaskSpec(
     name="support", kind=TaskKind.CLASSIFICATION, base_model="small", system_prompt="Name the intent.",
     labels=("refund", "card_lost"), max_answer_tokens=12,
 )  # fmt: skip
+SMALL_BODIES = BodyLimits(body=64 * 1024)
 HAIKU = TaskSpec(name="haiku", kind=TaskKind.GENERATION, base_model="small", system_prompt="Write a haiku.")
 _EVENTS = {topic.name: topic.event for topic in TOPICS}
 _COMMON = {"id": "chatcmpl-1", "created": 1_790_000_000, "model": "small"}
@@ -107,6 +111,7 @@ class FakeUpstream:
 
     asked: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
     not_served: set[str] = field(default_factory=set)
     failure: UpstreamFailed | None = None
     answer: Any = field(default_factory=lambda: chat_completion("refund", [-0.1, -0.2]))
@@ -117,8 +122,8 @@ class FakeUpstream:
     def says(self, text: str, logprobs: list[float]) -> None:
         self.answer = chat_completion(text, logprobs)
 
-    async def post(self, path: str, body: bytes) -> bytes:
-        self._note(path, body)
+    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
+        self._note(path, body, lines)
         try:
             if self.waits_for is not None:
                 await self.waits_for.wait()
@@ -128,8 +133,8 @@ class FakeUpstream:
         return self.answer if isinstance(self.answer, bytes) else orjson.dumps(self.answer)
 
     @asynccontextmanager
-    async def stream(self, path: str, body: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
-        self._note(path, body)
+    async def stream(self, path: str, body: bytes, lines: bytes = b"") -> AsyncIterator[AsyncIterator[bytes]]:
+        self._note(path, body, lines)
         try:
             yield self._pieces()
         finally:
@@ -144,8 +149,9 @@ class FakeUpstream:
             else:
                 yield piece
 
-    def _note(self, path: str, body: bytes) -> None:
+    def _note(self, path: str, body: bytes, lines: bytes) -> None:
         request = orjson.loads(body)
+        self.lines.append(lines)
         self.asked.append(request)
         self.paths.append(path)
         if request["model"] in self.not_served:
@@ -207,6 +213,7 @@ class Gateway:
     metrics: Metrics
     missing: list[str]
     """What /readyz reports as missing."""
+    in_flight: BytesInFlight
 
     async def ask(self, text: str = "I want my money back", **more: Any) -> httpx.Response:
         body = {"model": "support", "messages": [{"role": "user", "content": text}], **more}
@@ -226,6 +233,7 @@ async def serving(
     public_metrics: bool = False,
     replicas: Upstream | None = None,
     external: Upstream | None = None,
+    limits: BodyLimits = SMALL_BODIES,
 ) -> AsyncIterator[Gateway]:
     """A gateway that asks `replicas`, by default a fake, and then `external` for its model "large"."""
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
@@ -238,12 +246,13 @@ async def serving(
         await access.start()
     recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=RecordingOptions(answer_when_full))
     sources = AnswerSources(replicas or upstream, external, "large" if external else None)
-    answerer = Answerer(tasks, flags, sources, recorder, identifiers, access)
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers)
     handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics), list[str]()
-    app = build_app(answerer, handlers, metrics, lambda: missing, list, 64 * 1024)
+    admission = Admission(access, limits)
+    app = build_app(answerer, handlers, metrics, lambda: missing, list, admission)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        yield Gateway(http, upstream, flags, log, identifiers.predictions, app, metrics, missing)
+        yield Gateway(http, upstream, flags, log, identifiers.predictions, app, metrics, missing, admission.in_flight)
 
 
 @pytest.fixture

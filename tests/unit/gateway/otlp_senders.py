@@ -25,9 +25,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from schemas.catalog import topic_of
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.gateway.asgi.admission import Admission
 from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.metrics import Metrics
+from services.gateway.settings import BodyLimits
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
@@ -152,7 +154,7 @@ class Keyring:
     allowed: Grant = UNRESTRICTED
     refusal: Exception | None = None
 
-    def grant(self, headers: Any, size: int = 0) -> Grant:
+    def grant(self, headers: Any) -> Grant:
         if self.refusal is not None:
             raise self.refusal
         return self.allowed
@@ -205,7 +207,8 @@ async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIter
     app = build_http("test", list, 64 * 1024)
     identifiers = Identifiers(ids, b"s" * 32)
     ingest = TelemetryIngest(served, log, identifiers, metrics, buffer, IngestOptions(names, 50))
-    app.include_router(build_router(ingest, keys, 256 * 1024))
+    admission = Admission(keys, BodyLimits(telemetry=64 * 1024))  # type: ignore[arg-type]
+    app.include_router(build_router(ingest, admission))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         yield Receiver(http, log, ids, metrics, buffer, keys)

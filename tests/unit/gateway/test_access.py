@@ -23,6 +23,14 @@ from shared.http import HttpError
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
+def check(access: AccessControl, headers: list[tuple[bytes, bytes]], task: str, size: int = 0) -> str | None:
+    """What the gateway checks of a request for a task whose body has this size: the app that may send it."""
+    grant = access.grant(headers)
+    access.charge(grant, size)
+    grant.require(task)
+    return grant.app
+
+
 @dataclass
 class GatewayKeys:
     """A keys file, the access control that reads it, and a clock that tests set."""
@@ -47,9 +55,12 @@ class GatewayKeys:
         write_keys(self.file, self.entries)
         self.access.reload()
 
+    def check(self, headers: list[tuple[bytes, bytes]], task: str, size: int = 0) -> str | None:
+        return check(self.access, headers, task, size)
+
     def refusal(self, headers: list[tuple[bytes, bytes]], task: str = "support", size: int = 0) -> HttpError:
         with pytest.raises(HttpError) as refused:
-            self.access.check(headers, task, size)
+            self.check(headers, task, size)
         return refused.value
 
 
@@ -65,8 +76,8 @@ def bearer(key: str) -> list[tuple[bytes, bytes]]:
 
 
 def test_without_a_file_every_request_is_allowed_and_readyz_says_so(keys: GatewayKeys) -> None:
-    assert keys.access.check([], "support") is None
-    assert keys.access.check(bearer("sk-whatever"), "support") is None
+    assert keys.check([], "support") is None
+    assert keys.check(bearer("sk-whatever"), "support") is None
     assert keys.access.missing() == []
     assert ["may use it" in note for note in keys.access.notes()] == [True]
 
@@ -77,7 +88,7 @@ def test_with_keys_required_and_no_file_every_request_is_refused(tmp_path: Path)
     assert (keys.refusal([]).status, keys.refusal(bearer("rk_x")).status) == (401, 401)
     assert "every request is refused" in keys.access.notes()[0]
     key = keys.add()
-    assert keys.access.check(bearer(key), "support") == "shop"
+    assert keys.check(bearer(key), "support") == "shop"
     assert keys.access.notes() == []
 
 
@@ -97,7 +108,7 @@ def test_revoking_the_last_key_does_not_open_the_gateway(keys: GatewayKeys) -> N
 @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER   {} "])
 def test_a_key_is_taken_from_authorization_in_any_spelling_of_bearer(keys: GatewayKeys, form: str) -> None:
     key = keys.add("web.shop-2")
-    assert keys.access.check([(b"authorization", form.format(key).encode())], "support") == "web.shop-2"
+    assert keys.check([(b"authorization", form.format(key).encode())], "support") == "web.shop-2"
 
 
 @pytest.mark.parametrize("name", [b"api-key", b"x-api-key"])
@@ -105,13 +116,13 @@ def test_the_headers_for_keys_alone_win_over_authorization(keys: GatewayKeys, na
     key = keys.add()
     own = (name, key.encode())
     for other in (b"Basic dXNlcjpwYXNz", b"Bearer unused"):
-        assert keys.access.check([(b"authorization", other), own], "support") == "shop"
-        assert keys.access.check([own, (b"authorization", other)], "support") == "shop"
+        assert keys.check([(b"authorization", other), own], "support") == "shop"
+        assert keys.check([own, (b"authorization", other)], "support") == "shop"
 
 
 def test_a_proxys_own_x_api_key_does_not_hide_the_key_in_authorization(keys: GatewayKeys) -> None:
     own, proxys = (b"authorization", b"Bearer " + keys.add().encode()), (b"x-api-key", b"of-the-proxy")
-    assert keys.access.check([own, proxys], "support") == keys.access.check([proxys, own], "support") == "shop"
+    assert keys.check([own, proxys], "support") == keys.check([proxys, own], "support") == "shop"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +158,7 @@ def test_a_malformed_key_is_refused_with_openais_error_and_never_quoted(
 
 def test_a_key_allows_its_own_tasks_only(keys: GatewayKeys) -> None:
     key = keys.add(tasks=("support", "haiku"))
-    assert keys.access.check(bearer(key), "haiku") == "shop"
+    assert keys.check(bearer(key), "haiku") == "shop"
     error = keys.refusal(bearer(key), "payroll")
     assert (error.status, error.body["error"]["code"], error.body["error"]["param"]) == (
         403, "task_not_allowed", "model",
@@ -160,7 +171,7 @@ def test_a_key_allows_its_own_tasks_only(keys: GatewayKeys) -> None:
 def test_a_key_is_refused_from_the_second_it_expires(keys: GatewayKeys) -> None:
     key = keys.add(expires_at=START + timedelta(days=1))
     keys.seconds += 86_399.9
-    assert keys.access.check(bearer(key), "support") == "shop"
+    assert keys.check(bearer(key), "support") == "shop"
     keys.seconds += 0.2
     assert "expired" in keys.refusal(bearer(key)).body["error"]["message"]
 
@@ -169,46 +180,46 @@ def test_two_keys_of_an_app_overlap_and_share_its_limits(keys: GatewayKeys) -> N
     limit = {"requests_per_second": 1.0, "burst": 3}
     first = keys.add(**limit)
     for _ in range(2):
-        keys.access.check(bearer(first), "support")
+        keys.check(bearer(first), "support")
     second = keys.add(**limit)
-    assert keys.access.check(bearer(second), "support") == "shop"
+    assert keys.check(bearer(second), "support") == "shop"
     assert (keys.refusal(bearer(first)).status, keys.refusal(bearer(second)).status) == (429, 429)
     keys.write(keys.entries[1])
     keys.seconds += 1
     assert keys.refusal(bearer(first)).status == 401
-    assert keys.access.check(bearer(second), "support") == "shop"
+    assert keys.check(bearer(second), "support") == "shop"
 
 
 def test_a_rate_limit_allows_a_burst_and_then_its_rate(keys: GatewayKeys) -> None:
     key = keys.add(requests_per_second=2.0, burst=4)
     for _ in range(4):
-        keys.access.check(bearer(key), "support")
+        keys.check(bearer(key), "support")
     error = keys.refusal(bearer(key))
     assert (error.status, error.body["error"]["code"]) == (429, "rate_limit_exceeded")
     assert error.headers == {"retry-after": "1", "retry-after-ms": "500"}
     keys.seconds += 0.4
     assert keys.refusal(bearer(key)).headers["retry-after-ms"] == "100"
     keys.seconds += 0.1
-    keys.access.check(bearer(key), "support")
+    keys.check(bearer(key), "support")
     keys.seconds += 3_600
     for _ in range(4):
-        keys.access.check(bearer(key), "support")
+        keys.check(bearer(key), "support")
     assert keys.refusal(bearer(key)).status == 429
 
 
 def test_apps_have_separate_limits(keys: GatewayKeys) -> None:
     greedy, modest = (keys.add(app, requests_per_second=1.0) for app in ("greedy", "modest"))
-    keys.access.check(bearer(greedy), "support")
+    keys.check(bearer(greedy), "support")
     assert keys.refusal(bearer(greedy)).status == 429
-    assert keys.access.check(bearer(modest), "support") == "modest"
+    assert keys.check(bearer(modest), "support") == "modest"
 
 
 def test_bytes_are_limited_and_a_large_body_is_paid_back(keys: GatewayKeys) -> None:
     key = keys.add(bytes_per_minute=6_000)
-    keys.access.check(bearer(key), "support", size=9_000)
+    keys.check(bearer(key), "support", size=9_000)
     assert keys.refusal(bearer(key), size=100).headers["retry-after"] == "31"
     keys.seconds += 31
-    assert keys.access.check(bearer(key), "support", size=100) == "shop"
+    assert keys.check(bearer(key), "support", size=100) == "shop"
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b"[]", b'{"keys": [{"app": "shop"}]}', b'{"version": 9, "keys": []}'])
@@ -220,7 +231,7 @@ def test_an_invalid_file_leaves_the_last_keys_valid_and_is_logged_once(
     keys.file.write_bytes(broken)
     keys.access.reload()
     keys.access.reload()
-    assert keys.access.check(bearer(key), "support") == "shop"
+    assert keys.check(bearer(key), "support") == "shop"
     assert "keys read last stay valid" in keys.access.notes()[0]
     assert keys.access.missing() == []
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -234,7 +245,7 @@ def test_a_file_with_an_unknown_restriction_is_refused(keys: GatewayKeys) -> Non
     keys.file.write_bytes(keys.file.read_bytes().replace(b'"app"', b'"only_from": "10.0.0.0/8", "app"'))
     with pytest.raises(KeysUnreadable, match="only_from"):
         read_keys(keys.file)
-    assert keys.access.check(bearer(key), "support") == "shop"
+    assert keys.check(bearer(key), "support") == "shop"
 
 
 def test_an_invalid_file_at_the_start_refuses_every_request(tmp_path: Path) -> None:
@@ -245,7 +256,7 @@ def test_an_invalid_file_at_the_start_refuses_every_request(tmp_path: Path) -> N
     assert keys.refusal([]).status == 503
     assert "not a file of API keys" in keys.access.missing()[0]
     key = keys.add()
-    assert keys.access.check(bearer(key), "support") == "shop"
+    assert keys.check(bearer(key), "support") == "shop"
     assert keys.access.missing() == []
 
 
@@ -253,7 +264,7 @@ def test_a_file_that_vanishes_does_not_open_the_gateway(keys: GatewayKeys) -> No
     key = keys.add()
     keys.file.unlink()
     keys.access.reload()
-    assert keys.access.check(bearer(key), "support") == "shop"
+    assert keys.check(bearer(key), "support") == "shop"
     assert keys.refusal([]).status == 401
     assert "gone" in keys.access.notes()[0]
 
@@ -299,7 +310,7 @@ def test_a_lost_keys_file_that_is_restored_opens_the_gateway_to_its_keys_again(k
     restarted.access.reload()
     keys.file.write_bytes(stored)
     restarted.access.reload()
-    assert restarted.access.check(bearer(key), "support") == "shop"
+    assert restarted.check(bearer(key), "support") == "shop"
     assert (restarted.access.missing(), restarted.refusal([]).status) == ([], 401)
 
 
@@ -325,7 +336,7 @@ def test_a_setting_opens_a_gateway_that_has_had_keys(keys: GatewayKeys) -> None:
     keys.file.unlink()
     opened = GatewayKeys(keys.file, required=False)
     opened.access.reload()
-    assert opened.access.check([], "support") is None
+    assert opened.check([], "support") is None
     assert (opened.access.missing(), ["may use it" in note for note in opened.access.notes()]) == ([], [True])
 
 
@@ -334,7 +345,7 @@ def test_keys_are_valid_although_it_cannot_be_remembered_that_there_are_some(
 ) -> None:
     keys.access = AccessControl(keys.file, Path("/dev/null/had-keys"))
     key = keys.add()
-    assert keys.access.check(bearer(key), "support") == "shop"
+    assert keys.check(bearer(key), "support") == "shop"
     assert any("cannot be written" in record.getMessage() for record in caplog.records)
 
 
@@ -360,7 +371,7 @@ async def test_a_gateway_on_the_network_without_keys_logs_and_says_how_to_open_i
     access = AccessControl(settings.keys_file, settings.had_keys_file, settings.keys_required)
     await access.start()
     with pytest.raises(HttpError, match=r"ratchet keys create APP.*RATCHET_GATEWAY_REQUIRE_KEYS=false") as refused:
-        access.check([], "support")
+        check(access, [], "support")
     assert refused.value.status == 401
     assert caplog.messages == access.notes()
 
@@ -372,7 +383,7 @@ def test_a_change_with_the_same_mtime_and_size_is_noticed(keys: GatewayKeys) -> 
     os.utime(keys.file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert (keys.file.stat().st_size, keys.file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     keys.access.reload()
-    assert keys.access.check(bearer(second), "support") == "shop"
+    assert keys.check(bearer(second), "support") == "shop"
     assert keys.refusal(bearer(first)).status == 401
 
 
@@ -383,7 +394,7 @@ async def test_a_new_key_works_without_a_restart(keys: GatewayKeys, monkeypatch:
     try:
         key = GatewayKeys(keys.file).add("late")
         async with asyncio.timeout(5):
-            while keys.access.check(bearer(key), "support") != "late":
+            while keys.check(bearer(key), "support") != "late":
                 await asyncio.sleep(0.01)
     finally:
         watch.cancel()

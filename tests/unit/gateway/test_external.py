@@ -83,15 +83,28 @@ def test_labels_that_vllm_would_enforce_become_an_instruction() -> None:
     }
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-async def test_a_refusal_of_the_gateways_own_key_or_model_is_not_reported_as_the_clients_mistake(
-    api: Api, external: ExternalApi, status: int
+async def test_a_refusal_of_the_gateways_own_model_is_not_reported_as_the_clients_mistake(
+    api: Api, external: ExternalApi
 ) -> None:
-    api.status, api.answer_text = status, '{"error": {"message": "no such thing"}}'
+    api.status, api.answer_text = 404, '{"error": {"message": "no such thing"}}'
     for asking in (external.post(CHAT, b"{}"), external.stream(CHAT, b"{}").__aenter__()):
         with pytest.raises(UpstreamFailed, match="refused the gateway: no such thing") as caught:
             await asking
         assert (caught.value.status, isinstance(caught.value, NotServed)) == (502, False)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_of_the_gateways_own_key_is_a_502_that_names_the_setting_and_quotes_nothing(
+    api: Api, external: ExternalApi, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    api.status, api.answer_text = status, '{"error": {"message": "Incorrect API key provided: sk-secret"}}'
+    for asking in (external.post(CHAT, b"{}"), external.stream(CHAT, b"{}").__aenter__()):
+        with pytest.raises(UpstreamFailed, match=r"external API refused .* RATCHET_GATEWAY_FALLBACK_KEY") as caught:
+            await asking
+        assert (caught.value.status, caught.value.raw, caught.value.down) == (502, b"", False)
+    (line,) = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
+    assert str(status) in line
+    assert "sk-secret" not in line
 
 
 async def test_an_invalid_request_is_reported_as_the_clients_mistake(api: Api, external: ExternalApi) -> None:

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from schemas.conversation import Part, ToolCall
+from services.gateway.auth.grants import Grant
 from services.gateway.routing.arms import Primary, ServingFlags
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
@@ -185,10 +186,10 @@ async def test_a_flag_payload_cannot_inject_headers(gateway: Gateway) -> None:
 class _Refusing:
     """Access control that knows one key."""
 
-    def check(self, headers: Any, task: str, size: int = 0) -> str | None:
+    def grant(self, headers: Any) -> Grant:
         if (b"authorization", b"Bearer good") not in headers:
             raise HttpError(401, "invalid key", "invalid_api_key")
-        return "app"
+        return Grant("app")
 
 
 async def test_without_a_valid_key_nothing_is_sent_upstream_and_no_task_is_named() -> None:

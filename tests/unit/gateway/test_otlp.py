@@ -16,6 +16,7 @@ from google.rpc.status_pb2 import Status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.gateway.auth.grants import AccessControl
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry.spans import MalformedTelemetry, read_logs, read_spans
@@ -213,6 +214,7 @@ async def test_otlp_routes_have_a_body_limit_of_their_own(tmp_path: Path) -> Non
     settings = GatewaySettings(home=tmp_path, gateway_max_body_bytes=1_024, gateway_traces_max_body_bytes=64 * 1024)
     service = build(settings)
     assert service.http is not None
+    await next(start for start in service.prepare if start.__qualname__ == AccessControl.start.__qualname__)()
     transport = httpx.ASGITransport(app=service.http.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         for path, size, refused in (

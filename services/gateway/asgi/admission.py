@@ -1,0 +1,116 @@
+"""Lets a request in: checks its API key before a byte of its body is read, then reads the body within the limits.
+
+Bytes of bodies are counted while they are in flight, from when they arrive until the answer has left, per worker and
+per application. The memory that a body takes is a few times its size: the bytes, the parsed object, what is sent on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from starlette.requests import ClientDisconnect
+
+from services.gateway.asgi.exchange import Headers, Receive
+from services.gateway.asgi.in_flight import BytesInFlight, HeldBytes
+from services.gateway.auth.grants import AccessControl, Grant
+from services.gateway.settings import BodyLimits
+from shared.http import HttpError
+
+
+class AdmittedBody(NamedTuple):
+    grant: Grant
+    body: bytes
+
+
+class Admission:
+    def __init__(self, access: AccessControl, limits: BodyLimits) -> None:
+        self._access = access
+        self.limits = limits
+        self.in_flight = BytesInFlight(limits.worker, limits.app)
+        self.grant = access.grant
+        """Returns what a request with these headers may do. Raises HttpError 401, 429."""
+
+    def hold(self) -> HeldBytes:
+        """Return the count of a request's bytes, to be released when the request ends."""
+        return HeldBytes(self.in_flight)
+
+    @asynccontextmanager
+    async def body_of(
+        self, headers: Headers, receive: Receive, max_bytes: int | None = None
+    ) -> AsyncIterator[AdmittedBody]:
+        """The body of a request that is not hot, counted for the length of a `with`.
+
+        Raises HttpError 401, 408, 413, 429, 503; ClientDisconnect.
+        """
+        grant = self.grant(headers)
+        held = self.hold()
+        try:
+            body = await self.read(grant, held, headers, receive, max_bytes)
+            if body is None:
+                raise ClientDisconnect
+            yield AdmittedBody(grant, bytes(body))
+        finally:
+            held.release()
+
+    async def read(
+        self, grant: Grant, held: HeldBytes, headers: Headers, receive: Receive, max_bytes: int | None = None
+    ) -> bytes | bytearray | None:
+        """Read a body; None if the client left before its end. Raises HttpError 408, 413, 429, 503.
+
+        A declared length is counted, and charged to the key, before the rest of the body arrives.
+        """
+        held.app = grant.app
+        max_bytes = max_bytes or self.limits.body
+        declared = _content_length(headers)
+        if declared is not None and declared > max_bytes:
+            raise _too_large(max_bytes)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body: bytes = message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        size = declared if more and declared is not None else len(body)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        held.grow_to(size)
+        if grant.bytes is not None:
+            self._access.charge(grant, size)
+        if not more:
+            return body
+        whole = await self._read_rest(bytearray(body), held, receive, max_bytes)
+        if grant.bytes is not None and whole is not None and len(whole) > size:
+            self._access.charge(grant, len(whole) - size)
+        return whole
+
+    async def _read_rest(self, body: bytearray, held: HeldBytes, receive: Receive, max_bytes: int) -> bytearray | None:
+        """Add what follows the first piece. A bytearray grows in place, so many pieces cost no more than one."""
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(self.limits.silence):
+                    message = await receive()
+            except TimeoutError as error:
+                reason = f"nothing of the request body came for {self.limits.silence:g} s"
+                raise HttpError(408, reason, "body_timeout") from error
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+            held.grow_to(len(body))
+            more = message.get("more_body", False)
+        return body
+
+
+def _content_length(headers: Headers) -> int | None:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:19])  # Longer ones are as impossible as the first 19 digits, and slow to parse.
+    return None
+
+
+def _too_large(max_bytes: int) -> HttpError:
+    return HttpError(413, f"the request body is over the limit of {max_bytes} bytes", "body_too_large")
