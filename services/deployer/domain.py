@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from schemas.base import Messages
+from schemas.conversation import Answer, Call
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import RolloutSettings, TaskKind
 from services.deployer.betting import FUTILITY_ODDS, HARM_WEALTH, canary_guard, futility, max_wealth
@@ -143,12 +143,14 @@ def _reason_to_reject(ledger: Ledger, settings: RolloutSettings, counts: str) ->
 def label_outcome(kind: TaskKind, label: str | None, preference: str | None, pair: Pair) -> float | None:
     """Return one person's answer as X: 1 the candidate was better, -1 worse, 0 no difference; None: cannot tell.
 
-    A classification label is the truth: each arm's answer is right or wrong by it. A preference names a side.
+    A classification label is the truth: each arm's answer, as one text, is right or wrong by it. A preference names a
+    side.
     """
     if label is not None:
         if kind is TaskKind.CLASSIFICATION:
             truth = normalise(label)
-            return float((normalise(pair.candidate or "") == truth) - (normalise(pair.production) == truth))
+            candidate = pair.candidate or Answer()
+            return float((normalise(candidate.plain) == truth) - (normalise(pair.production.plain) == truth))
         return None  # A rewritten text does not tell which arm was closer to it.
     if preference == "cannot_tell":
         return None
@@ -161,14 +163,14 @@ def label_outcome(kind: TaskKind, label: str | None, preference: str | None, pai
 class Pair:
     """Both arms' answers. `candidate_first`: the candidate's is shown as side a."""
 
-    production: str
-    candidate: str | None
+    production: Answer
+    candidate: Answer | None
     candidate_first: bool
 
     @property
-    def sides(self) -> tuple[str, str]:
+    def sides(self) -> tuple[Answer, Answer]:
         """The answers in the order in which a person sees them."""
-        sides = (self.candidate or "", self.production)
+        sides = (self.candidate or Answer(), self.production)
         return sides if self.candidate_first else (sides[1], sides[0])
 
 
@@ -180,7 +182,7 @@ class DrawnTicket:
     rollout_id: str
     prediction_id: str
     user_hash: str | None
-    messages: Messages | None
+    call: Call | None
     pair: Pair
     labels: int
     logged_at: datetime | None = None

@@ -8,6 +8,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from shared.privacy.erasure import erased_subjects_table
 
 METADATA = sa.MetaData()
+_TEXTS = sa.JSON(none_as_null=True)
+"""Not JSONB: it reorders the keys of objects, such as tools, which then read otherwise, and it refuses NUL."""
 ROLLOUTS = sa.Table(
     "rollouts", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("task", sa.Text),
@@ -25,8 +27,8 @@ LEDGER = sa.Table(
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("pair_id", sa.Text, primary_key=True),
     sa.Column("number", sa.BigInteger), sa.Column("prediction_id", sa.Text), sa.Column("user_hash", sa.Text),
     sa.Column("user_key", sa.Text), sa.Column("agree", sa.Boolean), sa.Column("first", sa.Boolean),
-    sa.Column("messages", JSONB(none_as_null=True)), sa.Column("production_answer", sa.Text),
-    sa.Column("candidate_answer", sa.Text), sa.Column("candidate_first", sa.Boolean),
+    sa.Column("call", _TEXTS), sa.Column("production_answer", _TEXTS),
+    sa.Column("candidate_answer", _TEXTS), sa.Column("candidate_first", sa.Boolean),
     sa.Column("ticket_id", sa.Text), sa.Column("ticket_order", sa.BigInteger), sa.Column("asked", sa.Boolean),
     sa.Column("published", sa.Boolean), sa.Column("outcome", sa.Double),
     sa.Column("logged_at", sa.DateTime(timezone=True)),

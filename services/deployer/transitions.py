@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from schemas.base import Messages, utc_now
+from schemas.base import utc_now
+from schemas.conversation import Call
 from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
@@ -150,8 +151,8 @@ class RolloutTransitions:
         """Publish questions about the next pairs that differ, a few at a time, in shadow and canary alike."""
         await self._ledger.draw_tickets(rollout, self._max_open_tickets)
         for ticket in await self._ledger.unpublished_tickets(rollout.rollout_id):
-            if ticket.messages is not None:
-                await self._publisher.publish(_question(rollout, ticket, ticket.messages, utc_now()))
+            if ticket.call is not None:
+                await self._publisher.publish(_question(rollout, ticket, ticket.call, utc_now()))
                 await self._ledger.set_published(ticket.ticket_id)
 
     async def _refusal(self, rollout: Rollout, since: datetime) -> str:
@@ -193,7 +194,7 @@ class RolloutTransitions:
         return True
 
 
-def _question(rollout: Rollout, ticket: DrawnTicket, messages: Messages, now: datetime) -> LabelRequested:
+def _question(rollout: Rollout, ticket: DrawnTicket, call: Call, now: datetime) -> LabelRequested:
     """Return the blind question about a pair. Its id is the same when published again; a second person's differs."""
     request = ticket.ticket_id if ticket.labels == 0 else f"{ticket.ticket_id}.{ticket.labels + 1}"
     return LabelRequested(
@@ -205,7 +206,7 @@ def _question(rollout: Rollout, ticket: DrawnTicket, messages: Messages, now: da
         request_id=request,
         prediction_id=ticket.prediction_id,
         purpose=Purpose.DISCORDANT_PAIR,
-        messages=messages,
+        call=call,
         answers=ticket.pair.sides,
         labels=rollout.spec.labels,
         priority=_PRIORITY,

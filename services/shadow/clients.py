@@ -13,10 +13,12 @@ from typing import Protocol
 from UnleashClient import UnleashClient
 from UnleashClient.utils import InstanceAllowType
 
-from schemas.base import Messages, input_text
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
+from services.shadow.domain import Request
+from shared.conversation import comparable_text
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.model.answers import Reply
 from shared.model.inference import InferenceClient
 from shared.model.near_duplicates import NearDuplicates
 from shared.storage.artifacts import ArtifactStore
@@ -40,17 +42,17 @@ class TrainingIndexes(Protocol):
 
 @dataclass(frozen=True)
 class Replay:
-    """An arm's answer and its latency. `answer` None: the arm erred or was too slow."""
+    """An arm's reply. None: the arm erred or was too slow, after `latency_ms`."""
 
-    answer: str | None
+    reply: Reply | None
     latency_ms: float
 
 
 class ReplayEngine(Protocol):
-    """Replays messages on either arm. Raises DependencyUnavailable if the whole engine is unavailable."""
+    """Sends a logged request to either arm. Raises DependencyUnavailable if the whole engine is unavailable."""
 
-    async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay: ...
-    async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay: ...
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay: ...
+    async def production(self, rollout: RolloutChanged, request: Request) -> Replay: ...
 
 
 class UnleashSampling:
@@ -115,34 +117,34 @@ class StoredTrainingIndexes:
         except OSError as error:
             raise DependencyUnavailable(f"the training rows at {path} cannot be read: {error}") from error
         examples = [Example.model_validate_json(line) for line in lines if line]
-        return NearDuplicates((input_text(example.prompt) for example in examples), similarity)
+        return NearDuplicates((comparable_text(example.prompt) for example in examples), similarity)
 
 
 class VllmEngine:
-    """Replays on vLLM, a bounded number at a time: greedy, constrained to the task's labels."""
+    """Replays on vLLM, a bounded number at a time."""
 
     def __init__(self, inference: InferenceClient, artifacts: ArtifactStore, concurrency: int) -> None:
         self._inference = inference
         self._artifacts = artifacts
         self._limit = asyncio.Semaphore(concurrency)
 
-    async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay:
-        """Return the candidate's answer. A failure counts against it only if the base model still answers."""
-        return await self._answer(rollout, rollout.candidate_adapter, rollout.candidate_uri, messages)
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay:
+        """Return the candidate's reply. A failure counts against it only if the base model still answers."""
+        return await self._answer(rollout, rollout.candidate_adapter, rollout.candidate_uri, request)
 
-    async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay:
-        """Return the answer of the primary adapter, or of the base model where there is none."""
+    async def production(self, rollout: RolloutChanged, request: Request) -> Replay:
+        """Return the reply of the primary adapter, or of the base model where there is none."""
         adapter = rollout.primary_adapter
         uri = None if adapter is None else self._artifacts.address("adapters", adapter)
-        return await self._answer(rollout, adapter or rollout.spec.base_model, uri, messages)
+        return await self._answer(rollout, adapter or rollout.spec.base_model, uri, request)
 
-    async def _answer(self, rollout: RolloutChanged, model: str, uri: str | None, messages: Messages) -> Replay:
+    async def _answer(self, rollout: RolloutChanged, model: str, uri: str | None, request: Request) -> Replay:
         async with self._limit:
             started = time.perf_counter()
             try:
-                return await self._ask(rollout, model, messages)
+                return await self._ask(rollout, model, request)
             except InvalidMessage as error:  # The replica may have restarted without the adapter.
-                failure = await self._load_and_retry(rollout, model, uri, messages, error)
+                failure = await self._load_and_retry(rollout, model, uri, request, error)
             except DependencyUnavailable as error:
                 with contextlib.suppress(InvalidMessage):  # A refusal, too, proves that the engine is up.
                     await self._inference.complete(rollout.spec.base_model, _PROBE_MESSAGES, max_tokens=1)
@@ -153,7 +155,7 @@ class VllmEngine:
             return Replay(None, (time.perf_counter() - started) * 1000)
 
     async def _load_and_retry(
-        self, rollout: RolloutChanged, model: str, uri: str | None, messages: Messages, error: InvalidMessage
+        self, rollout: RolloutChanged, model: str, uri: str | None, request: Request, error: InvalidMessage
     ) -> Replay | Exception:
         """Serve the adapter again and ask once more. Returns the failure where that does not help."""
         if uri is None:
@@ -161,7 +163,7 @@ class VllmEngine:
         try:
             folder = await asyncio.to_thread(self._artifacts.fetch, uri)
             await self._inference.serve_adapter(model, str(folder))
-            return await self._ask(rollout, model, messages)
+            return await self._ask(rollout, model, request)
         except InvalidMessage:
             return error
         except DependencyUnavailable:
@@ -169,11 +171,6 @@ class VllmEngine:
                 raise
             return error  # Production's folder may be elsewhere; without its answer there is no pair.
 
-    async def _ask(self, rollout: RolloutChanged, model: str, messages: Messages) -> Replay:
-        completion = await self._inference.complete(
-            model,
-            [message.model_dump(mode="json") for message in messages],
-            choices=rollout.spec.labels,
-            max_tokens=rollout.spec.max_answer_tokens,
-        )
-        return Replay(completion.text, completion.latency_ms)
+    async def _ask(self, rollout: RolloutChanged, model: str, request: Request) -> Replay:
+        reply = await self._inference.reply(model, request.path, request.body)
+        return Replay(reply, reply.latency_ms)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from schemas.base import input_text, utc_now
-from schemas.predictions import PredictionLogged
+from schemas.base import utc_now
+from schemas.predictions import LoggedAnswer, PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.clients import ReplayEngine, ShadowSampling, TrainingIndexes
-from services.shadow.domain import DailyBudget, is_eligible, pair_of, replays_per_pair
+from services.shadow.domain import DailyBudget, Request, is_eligible, pair_of, replayed, replays_per_pair, request_of
 from services.shadow.settings import ShadowSettings
+from shared.conversation import comparable_text
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
@@ -66,10 +67,12 @@ class Handlers:
                 await self._publisher.publish(pair)
 
     async def _is_chosen(self, event: PredictionLogged, rollout: RolloutChanged) -> bool:
-        if not is_eligible(event, rollout) or not self._sampling.sampled(event.task, event.prediction_id):
+        if not is_eligible(event, rollout) or not self._sampling.sampled(event.task, event.answers[0].prediction_id):
+            return False
+        if event.latency_ms > 1000 * self._settings.shadow_timeout_seconds:  # No candidate could answer it in time.
             return False
         index = await self._training_indexes.for_rollout(rollout)
-        if index.contains(input_text(event.messages)):
+        if index.contains(comparable_text(event.call.messages)):
             return False
         limit = rollout.spec.rollout.shadow_requests_per_day
         within = self._budget.take(event.task, limit, utc_now(), replays_per_pair(event))
@@ -80,10 +83,21 @@ class Handlers:
 
     async def _compare(self, event: PredictionLogged, rollout: RolloutChanged) -> ShadowCompared | None:
         """Return the pair, or None where production does not answer the stored text: nothing to compare with."""
-        production: str | None = event.answer
-        if event.redactions:
-            production = (await self._engine.production(rollout, event.messages)).answer
+        request = request_of(event, rollout)
+        production = await self._production_answer(event, rollout, request)
         if production is None:
             return None
-        replay = await self._engine.candidate(rollout, event.messages)
-        return pair_of(event, rollout, production, replay.answer, replay.latency_ms, utc_now())
+        replay = await self._engine.candidate(rollout, request)
+        answer = None if replay.reply is None else replay.reply.answer
+        return pair_of(event, rollout, production, answer, replay.latency_ms, utc_now())
+
+    async def _production_answer(
+        self, event: PredictionLogged, rollout: RolloutChanged, request: Request
+    ) -> LoggedAnswer | None:
+        """Return production's answer to the stored text; None where it has none that is whole."""
+        logged = event.answers[0]
+        if not event.redactions:
+            return logged
+        replay = await self._engine.production(rollout, request)
+        answer = None if replay.reply is None else replayed(logged, replay.reply)
+        return answer if answer is not None and answer.is_whole else None

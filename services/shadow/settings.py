@@ -16,7 +16,10 @@ class ShadowSettings(Settings):
         description="Maximum number of predictions per batch, which must end within Kafka's five-minute poll limit.",
     )
     shadow_timeout_seconds: float = Field(
-        default=20.0, gt=0.0, le=30.0, description="A slower answer counts as an error."
+        default=20.0,
+        gt=0.0,
+        le=30.0,
+        description="A slower answer counts as an error; requests that took production longer are not replayed.",
     )
     shadow_poll_seconds: int = Field(default=1, ge=1, description="Time between two polls of the flags.")
     shadow_unleash_environment: str = Field(default="development", description="Unleash environment of the flags.")

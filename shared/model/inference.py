@@ -1,4 +1,5 @@
-"""A client of vLLM, or of any OpenAI-compatible engine: completions with log-probabilities, and LoRA adapters."""
+"""A client of vLLM, or of any OpenAI-compatible engine: completions with log-probabilities, logged requests sent again,
+and LoRA adapters."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import httpx
 
 from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.model.answers import Reply, parse_reply
 
 _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
 
@@ -65,6 +67,20 @@ class InferenceClient:
         started = time.perf_counter()
         answer = await self._post(next(self._next), "/v1/chat/completions", body)
         return parse_completion(answer, (time.perf_counter() - started) * 1000)
+
+    async def reply(self, model: str, path: str, body: Mapping[str, Any]) -> Reply:
+        """Send a request that another client made, of any of the three APIs and without a stream, to a model.
+
+        Returns the first answer. Raises as `complete` does.
+        """
+        url = next(self._next)
+        started = time.perf_counter()
+        response = await self._post(url, path, {**body, "model": model})
+        latency_ms = (time.perf_counter() - started) * 1000
+        try:
+            return parse_reply(path, response, latency_ms)
+        except ValueError as error:
+            raise DependencyUnavailable(f"{without_credentials(url)}: {error}") from error
 
     async def models(self, url: str) -> set[str]:
         """Return the models that a replica lists: the base model and the adapters loaded so far."""

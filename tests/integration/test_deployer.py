@@ -23,7 +23,7 @@ from services.deployer.storage.rollouts import PostgresRollouts
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
-from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair
+from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools
 
 pytestmark = pytest.mark.stack
 
@@ -137,13 +137,26 @@ async def test_the_conversations_of_an_ended_rollout_are_deleted(real: Real) -> 
     await deployer.compare(pair(deployer.last, 99, ("refund", "delivery")))
     waiting = deployer.publisher.questions[0].ticket_id
     ticket = await deployer.ledger.ticket(waiting)
-    assert ticket is not None and ticket.messages is not None
+    assert ticket is not None and ticket.call is not None
     await deployer.compare_and_label(range(7), "refund")
     assert deployer.last.stage is Stage.SHADOW, "the open ticket may still be a win"
     await deployer.compare_and_label(range(7, 10), "refund")
     assert deployer.last.stage is Stage.REJECTED
     ticket = await deployer.ledger.ticket(waiting)
-    assert ticket is not None and ticket.messages is None
+    assert ticket is not None and ticket.call is None
+
+
+async def test_a_conversation_with_tools_is_in_the_ledger_as_it_was_compared(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    compared = pair_with_tools(deployer.last)
+    cut = pair(deployer.last, 2, ("refund", "delivery"))
+    cut = cut.model_copy(update={"call": cut.call.model_copy(update={"truncated": True})})
+    await deployer.compare(compared, cut)
+    asked, asked_cut = deployer.publisher.questions
+    assert asked.call.model_dump_json() == compared.call.model_dump_json(), "the order of keys is kept, too"
+    assert sorted(asked.answers, key=str) == sorted((compared.production_answer, compared.candidate_answer), key=str)
+    assert asked_cut.call.truncated
 
 
 def forget(task: str, subject_hash: str, at: datetime | None = None) -> SubjectForgotten:
@@ -299,4 +312,4 @@ async def test_a_wrong_token_is_reported(stack_settings: Settings) -> None:
 
 def test_each_migration_is_named_after_the_service() -> None:
     for path in Path(MIGRATIONS).glob("0*.py"):
-        assert f'revision = "deployer_{path.name[:4]}"' in path.read_text()
+        assert f'revision = "deployer_{path.name[:4]}_' in path.read_text()

@@ -84,3 +84,14 @@ async def test_a_database_of_another_version_is_refused_with_the_way_out(migrate
     with pytest.raises(ConfigurationError, match="another version of Ratchet") as raised:
         await database.migrate()
     assert "DROP SCHEMA" in raised.value.way_out
+
+
+@pytest.mark.parametrize("service", ["console", "deployer"])
+async def test_a_database_of_a_checkout_whose_conversations_were_flat_is_refused(
+    migrated: Callable[[str], Migrated], service: str
+) -> None:
+    database = migrated(service)
+    await database.migrate()
+    await database.execute(f"UPDATE \"{database.schema}\".schema_version SET version_num = '{service}_0001'")
+    with pytest.raises(ConfigurationError, match="another version of Ratchet"):
+        await database.migrate()

@@ -17,10 +17,11 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from safetensors.numpy import save_file
 
-from schemas.base import Event, Message, Role, Variant, utc_now
+from schemas.base import Event, Variant, utc_now
 from schemas.catalog import topic_of
+from schemas.conversation import Api, Call, FinishReason, Message, Part, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested
-from schemas.predictions import PredictionLogged
+from schemas.predictions import LoggedAnswer, PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
@@ -29,9 +30,11 @@ from services.deployer.settings import DeployerSettings
 from services.shadow.clients import StoredTrainingIndexes, UnleashSampling
 from services.shadow.main import build as build_shadow
 from services.shadow.settings import ShadowSettings
+from shared.conversation import replay_request
 from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
+from shared.model.inference import InferenceClient
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -107,12 +110,14 @@ def publish_rows(store: ArtifactStore, name: str, folder: Path, *texts: str) -> 
 
 
 def prediction(spec: TaskSpec, number: int, text: str) -> PredictionLogged:
+    messages = (Message(role=Role.SYSTEM, content=spec.system_prompt), Message(role=Role.USER, content=text))
+    name = f"{spec.name}.{number}"
     return PredictionLogged(
         task=spec.name,
         task_revision=spec.revision,
-        prediction_id=f"{spec.name}.{number}",
-        messages=(Message(role=Role.SYSTEM, content=spec.system_prompt), Message(role=Role.USER, content=text)),
-        answer=NOT_A_LABEL,
+        request_id=f"request-{name}",
+        call=Call(messages=messages, constrained=True, parameters={"temperature": 0.0, "max_tokens": 16}),
+        answers=(LoggedAnswer(prediction_id=name, text=NOT_A_LABEL, finish_reason=FinishReason.STOP),),
         model=BASE,
         variant=Variant.BASE,
         user_hash=f"user-{number}",
@@ -166,6 +171,27 @@ async def test_training_rows_are_read_from_the_artifact_store(tmp_path: Path) ->
     assert not index.contains("I want my money back")
 
 
+async def test_a_logged_call_is_answered_by_vllm_through_each_of_its_apis(vllm: str) -> None:
+    system = Message(role=Role.SYSTEM, content="Answer with one label.")
+    user = Message(role=Role.USER, content="where is my parcel?")
+    parts = user.model_copy(update={"content": (Part(type="text", text="where is"), Part(type="text", text="it?"))})
+    earlier = Message(role=Role.ASSISTANT, content="delivery")
+    inference = InferenceClient([vllm], 60.0)
+    for api, messages, limit in (
+        (Api.CHAT, (system, user, earlier, parts), "max_tokens"),
+        (Api.RESPONSES, (system, user, earlier, user), "max_output_tokens"),
+        (Api.COMPLETIONS, (user,), "max_tokens"),
+    ):
+        call = Call(api=api, messages=messages, constrained=True, parameters={"temperature": 0.0, limit: 16, "seed": 7})
+        path, body = replay_request(call, ("delivery", "refund"))
+        reply = await inference.reply(BASE, path, body)
+        assert reply.answer.text in ("delivery", "refund"), api
+        assert reply.finish_reason is FinishReason.STOP, api
+        _, free = replay_request(call.model_copy(update={"constrained": False}))
+        assert (await inference.reply(BASE, path, {**free, limit: 1})).finish_reason is FinishReason.LENGTH, api
+    await inference.close()
+
+
 async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
     stack_settings: Settings, vllm: str, tmp_path: Path
 ) -> None:
@@ -209,11 +235,13 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
 
         gateway = Publisher(broker, "gateway")
         await gateway.publish(prediction(spec, 0, seen_before.upper()))
+        cut = prediction(spec, 99, "a question that was too long for an event")
+        await gateway.publish(cut.model_copy(update={"call": cut.call.model_copy(update={"truncated": True})}))
         for number in range(1, 9):
             await gateway.publish(prediction(spec, number, f"question {number}: {'what about it ' * number}"))
         await until(lambda: len(found[LabelRequested]) >= 8)
         assert {pair.prediction_id for pair in found[ShadowCompared]} == {f"{task}.{n}" for n in range(1, 9)}
-        assert all(pair.candidate_answer in spec.labels for pair in found[ShadowCompared])
+        assert all(pair.candidate_answer.plain in spec.labels for pair in found[ShadowCompared])
 
         console = Publisher(broker, "console")
         for asked in found[LabelRequested]:
@@ -226,5 +254,5 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
 
 def correct(asked: LabelRequested) -> CorrectionSubmitted:
     """The reviewer says that the candidate, whichever side it is on, was right."""
-    (right,) = [given for given in asked.answers if given != NOT_A_LABEL]
+    (right,) = [given.plain for given in asked.answers if given.plain != NOT_A_LABEL]
     return answer(asked, label=right)

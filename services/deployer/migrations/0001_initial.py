@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "deployer_0001"
+revision = "deployer_0001_calls"  # Not the id of a database whose ledger has flat texts, which is refused.
 down_revision = None
 
 
@@ -48,9 +48,9 @@ def upgrade() -> None:
         sa.Column("user_key", sa.Text, nullable=False),
         sa.Column("agree", sa.Boolean, nullable=False),
         sa.Column("first", sa.Boolean, nullable=False, server_default=sa.false()),
-        sa.Column("messages", JSONB),
-        sa.Column("production_answer", sa.Text),
-        sa.Column("candidate_answer", sa.Text),
+        sa.Column("call", sa.JSON),
+        sa.Column("production_answer", sa.JSON),
+        sa.Column("candidate_answer", sa.JSON),
         sa.Column("candidate_first", sa.Boolean, nullable=False),
         sa.Column("ticket_id", sa.Text, unique=True),
         sa.Column("ticket_order", sa.BigInteger),

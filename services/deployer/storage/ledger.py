@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from schemas.base import Message
+from schemas.base import Frozen
+from schemas.conversation import Answer, Call
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import ShadowCompared
 from services.deployer.domain import (
@@ -187,7 +188,7 @@ class PostgresLedger:
             await record_erasure(connection, FORGOTTEN, event)
             void = {"first": False, "asked": False, "published": False, "ticket_id": None, "ticket_order": None}
             await connection.execute(sa.update(LEDGER).where(of_person, LEDGER.c.outcome.is_(None)).values(void))
-            blank = {"messages": None, "production_answer": None, "candidate_answer": None, "user_hash": None}
+            blank = {"call": None, "production_answer": None, "candidate_answer": None, "user_hash": None}
             await connection.execute(sa.update(LEDGER).where(of_person).values(**blank, user_key=LEDGER.c.pair_id))
             anonymous = sa.cast(sa.func.gen_random_uuid(), sa.Text)
             failed = sa.and_(BAD_USERS.c.rollout_id.in_(of_task), BAD_USERS.c.user_key == event.subject_hash)
@@ -198,7 +199,7 @@ class PostgresLedger:
         ended = sa.select(ROLLOUTS.c.rollout_id).where(ROLLOUTS.c.task == task, sa.not_(IS_ACTIVE))
         expired = sa.and_(LEDGER.c.rollout_id.in_(ended), LEDGER.c.logged_at < before)
         async with transaction(self._engine) as connection:
-            blank = {"messages": None, "production_answer": None, "candidate_answer": None}
+            blank = {"call": None, "production_answer": None, "candidate_answer": None}
             await connection.execute(sa.update(LEDGER).where(expired).values(blank))
 
     async def _select_tickets(self, where: sa.ColumnElement[bool]) -> list[DrawnTicket]:
@@ -232,14 +233,19 @@ def _ticket(row: Any) -> DrawnTicket:
         rollout_id=row.rollout_id,
         prediction_id=row.prediction_id,
         user_hash=row.user_hash,
-        messages=None if row.messages is None else tuple(Message.model_validate(m) for m in row.messages),
-        pair=Pair(row.production_answer, row.candidate_answer, row.candidate_first),
+        call=None if row.call is None else Call.model_validate(row.call),
+        pair=Pair(
+            Answer.model_validate(row.production_answer),
+            None if row.candidate_answer is None else Answer.model_validate(row.candidate_answer),
+            row.candidate_first,
+        ),
         labels=row.labels,
         logged_at=row.logged_at,
     )
 
 
 def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
+    """The row of a pair. Nobody is asked about a pair that agrees, so its texts are not stored."""
     return {
         "rollout_id": pair.rollout_id,
         "pair_id": pair.pair_id,
@@ -247,12 +253,16 @@ def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
         "user_hash": pair.user_hash,
         "user_key": pair.user_hash or pair.prediction_id,
         "agree": pair.agree,
-        "messages": None if pair.agree else [message.model_dump(mode="json") for message in pair.messages],
-        "production_answer": None if pair.agree else pair.production_answer,
-        "candidate_answer": None if pair.agree else pair.candidate_answer,
+        "call": None if pair.agree else _json(pair.call),
+        "production_answer": None if pair.agree else _json(pair.production_answer),
+        "candidate_answer": None if pair.agree or pair.candidate_answer is None else _json(pair.candidate_answer),
         "candidate_first": candidate_first,
         "logged_at": pair.logged_at,
     }
+
+
+def _json(value: Frozen) -> dict[str, Any]:
+    return value.model_dump(mode="json", exclude_defaults=True)
 
 
 def _count(table: sa.Table, rollout_id: str, where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:

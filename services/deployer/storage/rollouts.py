@@ -92,7 +92,7 @@ class PostgresRollouts:
             await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True))
             if not rollout.active:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
-                await connection.execute(sa.update(LEDGER).where(ended).values(messages=None))
+                await connection.execute(sa.update(LEDGER).where(ended).values(call=None))
 
     async def _newest(self, where: sa.ColumnElement[bool]) -> Rollout | None:
         statement = sa.select(ROLLOUTS).where(where).order_by(ROLLOUTS.c.entry.desc()).limit(1)

@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from schemas.adapters import AdapterEvaluated, ArmScore
-from schemas.base import Event, Gate, Interval, Message, Role, Variant
+from schemas.base import Event, Gate, Interval, Variant
+from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
-from schemas.predictions import RequestObserved
+from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
 from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
@@ -32,9 +34,11 @@ from services.deployer.settings import DeployerSettings
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
+from shared.conversation import bounded_answer
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.delivery import Delivery
 
+TOOLS = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.logged.v1" / "tools.json"
 CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 LABELS = ("delivery", "refund", "login")
 
@@ -79,7 +83,8 @@ def pair(
     rollout: RolloutChanged, number: int, answers: tuple[str, str | None], user: str | None = ""
 ) -> ShadowCompared:
     """Pair `number`; answers: production's, then the candidate's. A user of its own unless one is given."""
-    production, candidate = answers
+    production, candidate = (None if text is None else Answer(text=text) for text in answers)
+    assert production is not None
     return ShadowCompared(
         task=rollout.task,
         task_revision=rollout.task_revision,
@@ -87,7 +92,7 @@ def pair(
         pair_id=f"pair-{number}",
         rollout_id=rollout.rollout_id,
         prediction_id=f"{rollout.task}.{number}",
-        messages=(Message(role=Role.USER, content=f"question {number}"),),
+        call=Call(messages=(Message(role=Role.USER, content=f"question {number}"),)),
         production_adapter=rollout.primary_adapter,
         candidate_adapter=rollout.candidate_adapter,
         production_answer=production,
@@ -96,6 +101,21 @@ def pair(
         user_hash=f"user-{number}" if user == "" else user,
         logged_at=CUTOFF + timedelta(hours=1),
         candidate_latency_ms=1.0,
+    )
+
+
+def pair_with_tools(rollout: RolloutChanged) -> ShadowCompared:
+    """A conversation of several turns with tools, which production answered with a tool call."""
+    logged = PredictionLogged.model_validate_json(TOOLS.read_text())
+    production = bounded_answer(logged.answers[0])
+    found = production.tool_calls[0].model_copy(update={"arguments": '{"number": "4711", "also": ["a", "b\\u0000"]}'})
+    return pair(rollout, 1, ("", None)).model_copy(
+        update={
+            "call": logged.call,
+            "production_answer": production,
+            "candidate_answer": Answer(text="Let me look.", tool_calls=(found,), reasoning="4711 it is."),
+            "agree": False,
+        }
     )
 
 
@@ -111,7 +131,7 @@ def answer(asked: LabelRequested, **given: Any) -> CorrectionSubmitted:
         prediction_id=asked.prediction_id,
         purpose=asked.purpose,
         reviewer=reviewer,
-        messages=asked.messages,
+        call=asked.call,
         answers=asked.answers,
         ticket_id=asked.ticket_id,
         user_hash=asked.user_hash,
@@ -324,7 +344,7 @@ class MemoryLedger:
         labels = sum(ticket == row["ticket"] for ticket, _ in self.labels.values())
         event = row["event"]
         return DrawnTicket(
-            row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.messages, row["pair"], labels,
+            row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.call, row["pair"], labels,
             event.logged_at,
         )  # fmt: skip
 

@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 
 from schemas.base import Variant, utc_now
+from schemas.conversation import Answer, ToolCall
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged, TaskKind
 from services.deployer.clients import FlagState
 from services.deployer.domain import Pair, label_outcome, ticket_outcome
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, observed, pair, spec
+from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools, spec
 
 TASK = "support-desk"
 
@@ -147,7 +148,7 @@ async def test_what_people_are_asked_is_blind_and_in_random_order() -> None:
     deployer = Deployer()
     await deployer.handlers.on_evaluated(evaluated("the-candidate"))
     await deployer.compare(*[pair(deployer.last, number, ("refund", "delivery")) for number in range(40)])
-    orders = {asked.answers for asked in deployer.publisher.questions}
+    orders = {tuple(side.text for side in asked.answers) for asked in deployer.publisher.questions}
     assert orders == {("refund", "delivery"), ("delivery", "refund")}
     assert all("the-candidate" not in asked.model_dump_json() for asked in deployer.publisher.questions)
     assert all(asked.labels == ("delivery", "refund", "login") for asked in deployer.publisher.questions)
@@ -175,16 +176,41 @@ async def test_an_ordinary_correction_is_not_evidence() -> None:
 
 
 def test_a_label_is_the_truth_and_a_preference_is_mapped_through_the_hidden_sides() -> None:
-    better = Pair("refund", "Delivery ", candidate_first=True)
+    better = Pair(Answer(text="refund"), Answer(text="Delivery "), candidate_first=True)
     kind = TaskKind.CLASSIFICATION
     assert [label_outcome(kind, label, None, better) for label in ("delivery", "refund", "login")] == [1, -1, 0]
     for first, a, b in ((True, 1, -1), (False, -1, 1)):
-        sides = Pair("p", "c", candidate_first=first)
+        sides = Pair(Answer(text="p"), Answer(text="c"), candidate_first=first)
         outcomes = [label_outcome(TaskKind.GENERATION, None, p, sides) for p in ("a", "b", "both_right", "cannot_tell")]
         assert outcomes == [a, b, 0, None]
-        assert sides.sides == (("c", "p") if first else ("p", "c"))
+        assert [side.text for side in sides.sides] == (["c", "p"] if first else ["p", "c"])
     assert ticket_outcome([1.0, -1.0, 1.0]) == pytest.approx(1 / 3)
     assert ticket_outcome([None]) is None
+
+
+def test_an_answer_that_is_a_tool_call_is_right_by_its_text_and_one_that_is_missing_never_is() -> None:
+    called = Answer(tool_calls=(ToolCall(name="find_order", arguments='{"number": "4711"}', id="call_1"),))
+    kind = TaskKind.CLASSIFICATION
+    assert label_outcome(kind, called.plain, None, Pair(Answer(text="refund"), called, candidate_first=True)) == 1
+    assert label_outcome(kind, called.plain, None, Pair(called, None, candidate_first=True)) == -1
+
+
+async def test_a_conversation_with_tools_and_its_answers_are_asked_about_as_they_are() -> None:
+    deployer = await in_shadow()
+    compared = pair_with_tools(deployer.last)
+    await deployer.compare(compared)
+    (asked,) = deployer.publisher.questions
+    assert asked.call == compared.call
+    assert sorted(asked.answers, key=str) == sorted((compared.production_answer, compared.candidate_answer), key=str)
+
+
+async def test_a_conversation_that_was_cut_says_so_in_the_question() -> None:
+    deployer = await in_shadow()
+    event = pair(deployer.last, 1, ("refund", "delivery"))
+    cut = event.model_copy(update={"call": event.call.model_copy(update={"truncated": True})})
+    await deployer.compare(cut)
+    (asked,) = deployer.publisher.questions
+    assert asked.call.truncated
 
 
 async def test_a_canary_that_fails_is_rejected_while_everyone_keeps_the_primary() -> None:

@@ -1,0 +1,118 @@
+"""A model server's answer, by whichever API, has the contract's form; what the model wrote is never refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from schemas.conversation import Answer, FinishReason, ToolCall
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.model.answers import parse_reply
+from shared.model.inference import InferenceClient
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+
+
+def chat(finish_reason: str | None = "stop", **message: Any) -> dict[str, Any]:
+    other = {"index": 1, "message": {"content": "another"}, "finish_reason": "stop"}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}, other]}
+
+
+def response(*items: dict[str, Any], status: str = "completed", **more: Any) -> dict[str, Any]:
+    return {"status": status, "output": list(items), **more}
+
+
+MESSAGE = {
+    "type": "message",
+    "content": [{"type": "output_text", "text": "It is "}, {"type": "output_text", "text": "on."}],
+}
+REFUSED = {"type": "message", "content": [{"type": "refusal", "refusal": "I cannot."}]}
+THOUGHT = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Look it up."}]}
+SUMMARY = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Looked."}]}
+FUNCTION = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "find", "arguments": '{"n": 1}'}
+FIND = ToolCall(name="find", arguments='{"n": 1}', id="call_1")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "answer", "finish_reason"),
+    [
+        (CHAT, chat(content="refund"), Answer(text="refund"), "stop"),
+        (CHAT, chat("length", content=None, reasoning="hm"), Answer(reasoning="hm"), "length"),
+        (CHAT, chat(content=None, refusal="I cannot."), Answer(refusal="I cannot."), "stop"),
+        (CHAT, chat("abort", content="re"), Answer(text="re"), "other"),
+        (CHAT, chat(None, content="re"), Answer(text="re"), "other"),
+        (COMPLETIONS, {"choices": [{"text": " refund", "finish_reason": "length"}]}, Answer(text=" refund"), "length"),
+        (RESPONSES, response(THOUGHT, MESSAGE), Answer(text="It is on.", reasoning="Look it up."), "stop"),
+        (RESPONSES, response(SUMMARY, FUNCTION), Answer(tool_calls=(FIND,), reasoning="Looked."), "tool_calls"),
+        (RESPONSES, response(REFUSED), Answer(refusal="I cannot."), "stop"),
+        (
+            RESPONSES,
+            response(MESSAGE, status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+            Answer(text="It is on."),
+            "length",
+        ),
+    ],
+)
+def test_an_answer_has_its_text_calls_refusal_reasoning_and_finish_reason(
+    path: str, body: Any, answer: Answer, finish_reason: str
+) -> None:
+    reply = parse_reply(path, body, 3.0)
+    assert (reply.answer, reply.finish_reason, reply.latency_ms) == (answer, FinishReason(finish_reason), 3.0)
+
+
+def test_tool_calls_of_a_chat_completion_are_read_with_their_ids_whatever_the_model_wrote() -> None:
+    calls = [
+        {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"n": 1}'}},
+        {"id": "call_2", "type": "custom", "custom": {"name": "shell", "input": "ls"}},
+        {"id": None, "type": "function", "function": {"name": "x" * 300, "arguments": "{broken"}},
+        {"type": "function", "function": {"name": "", "arguments": None}},
+    ]
+    reply = parse_reply(CHAT, chat("tool_calls", content=None, tool_calls=calls), 1.0)
+    assert reply.answer.tool_calls == (
+        FIND,
+        ToolCall(name="shell", arguments="ls", id="call_2", type="custom"),
+        ToolCall(name="x" * 256, arguments="{broken"),
+        ToolCall(name="?"),
+    )
+    assert reply.finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
+@pytest.mark.parametrize("body", [None, {}, [], {"choices": []}, {"choices": [None]}, {"output": [{}]}])
+def test_what_is_no_answer_is_refused(path: str, body: Any) -> None:
+    with pytest.raises(ValueError, match="not an answer of"):
+        parse_reply(path, body, 1.0)
+
+
+class Server:
+    def __init__(self, status: int = 200, body: Any = None) -> None:
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.client = InferenceClient(["http://engine"])
+        self.client._client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
+        self._status, self._body = status, body
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append((request.url.path, json.loads(request.content)))
+        return httpx.Response(self._status, json=self._body)
+
+
+async def test_a_request_is_sent_as_it_is_with_the_model_alone_added() -> None:
+    server = Server(body={"choices": [{"text": "refund", "finish_reason": "stop"}]})
+    body = {"prompt": "Classify.", "temperature": 0.3}
+    reply = await server.client.reply("a1", COMPLETIONS, body)
+    assert reply.answer.text == "refund"
+    assert reply.latency_ms > 0
+    assert server.requests == [(COMPLETIONS, {**body, "model": "a1"})]
+    assert "model" not in body
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [(400, {}, InvalidMessage), (503, {}, DependencyUnavailable), (200, {"choices": []}, DependencyUnavailable)],
+)
+async def test_a_request_that_gets_no_answer_raises(status: int, body: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await Server(status, body).client.reply("a1", CHAT, {})
