@@ -57,7 +57,7 @@ def asks_preference(request: LabelRequested) -> bool:
 
 def shown(request: LabelRequested) -> dict[str, Any]:
     """Return the fields of a question that a reviewer may see."""
-    fields = {"request_id", "prediction_id", "purpose", "messages", "answers", "labels", "overlap"}
+    fields = {"request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap"}
     return request.model_dump(mode="json", include=fields)
 
 
@@ -104,7 +104,7 @@ def correction_of(
         prediction_id=request.prediction_id,
         purpose=request.purpose,
         reviewer=reviewer,
-        messages=request.messages,
+        call=request.call,
         answers=request.answers,
         label=answer.label,
         preference=answer.preference,

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from schemas.base import TaskName
+from schemas.base import TaskName, Text
 from schemas.labels import Purpose
 from services.console.domain import Preference, ReviewAnswer, shown
 from services.console.history import CycleHistory
@@ -26,7 +26,7 @@ class Correction(BaseModel):
 
     request_id: Identifier
     reviewer: str = Field(description="The reviewer's name, the same every time.")
-    label: str | None = Field(default=None, description="What the answer should have been.")
+    label: Text | None = Field(default=None, description="What the answer should have been.")
     preference: Preference | None = Field(default=None, description="For pairs of free texts: which side is better.")
     seconds: float | None = Field(default=None, ge=0.0, le=86_400.0)
 

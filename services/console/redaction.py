@@ -32,10 +32,9 @@ class AnswerRedactor:
         if answer.label is None or request.labels:
             return answer, 0
         rules = Rules.of(task.spec.redaction if task is not None else RedactionSettings())
-        question = [message.content for message in request.messages]
         async with self._lock:
             try:
-                redacted = await asyncio.to_thread(self._redact, answer.label, rules, [*question, *request.answers])
+                redacted = await asyncio.to_thread(self._redact, answer.label, rules, _texts(request))
             except Exception as error:
                 raise DependencyUnavailable(
                     f"the answer cannot be redacted: {error!r}", "The answer was not stored. Read the console's log."
@@ -46,3 +45,10 @@ class AnswerRedactor:
         if self._redactor is None:
             self._redactor = self._build()
         return self._redactor.redact([text], rules, already)[0]
+
+
+def _texts(request: LabelRequested) -> list[str]:
+    """Return everything that the reviewer could copy."""
+    messages, answers = request.call.messages, request.answers
+    reasoning = [message.reasoning or "" for message in messages] + [answer.reasoning or "" for answer in answers]
+    return [message.text for message in messages] + [answer.plain for answer in answers] + reasoning

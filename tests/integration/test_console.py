@@ -13,7 +13,8 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from schemas.base import Message, Role, Variant
+from schemas.base import Variant
+from schemas.conversation import Answer, Call, Message, Role
 from schemas.cycles import CycleFinished, CycleStarted, StepProgressed
 from schemas.failures import ExemplarSource, FailureMode, FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
@@ -31,6 +32,7 @@ from shared.kafka.publisher import Publisher
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
+from tests.unit.console.fakes import with_tools
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -61,14 +63,15 @@ async def history(stack_settings: Settings) -> AsyncIterator[PostgresCycleHistor
 def question(task: str, name: str, priority: float = 0.5, **more: Any) -> LabelRequested:
     fields = {
         "task": task, "task_revision": "r1", "request_id": f"{task}-{name}", "prediction_id": f"{task}.{name}",
-        "purpose": Purpose.LOW_CONFIDENCE, "messages": (Message(role=Role.USER, content=f"what of {name}?\x00"),),
-        "answers": ("refund",), "labels": ("delivery", "refund"), "priority": priority, "occurred_at": NOON,
+        "purpose": Purpose.LOW_CONFIDENCE, "call": Call(messages=(Message(role=Role.USER, content=f"what of {name}?\x00"),)),
+        "answers": (Answer(text="refund"),), "labels": ("delivery", "refund"), "priority": priority, "occurred_at": NOON,
     }  # fmt: skip
     return LabelRequested(**{**fields, **more})
 
 
 def ticket(task: str, name: str) -> LabelRequested:
-    return question(task, name, purpose=Purpose.DISCORDANT_PAIR, answers=("refund", "delivery"), ticket_id=name)
+    answers = (Answer(text="refund"), Answer(text="delivery"))
+    return question(task, name, purpose=Purpose.DISCORDANT_PAIR, answers=answers, ticket_id=name)
 
 
 def names(task: str, found: list[LabelRequested]) -> list[str]:
@@ -285,7 +288,8 @@ async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
     await broker.start()
     publisher = Publisher(broker, "deployer")
     await broker.publish(b"{broken", "labels.requested.v1", key=b"k", headers={"content-type": "application/json"})
-    for event in (question(task, "q1", 0.3), ticket(task, "t1"), question(task, "q2", 0.8)):
+    asked = (question(task, "q1", 0.3), ticket(task, "t1"), question(task, "q2", 0.8, call=with_tools(truncated=True)))
+    for event in asked:
         await publisher.publish(event)
     await broker.stop()
 
@@ -300,6 +304,7 @@ async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
                 break
             await asyncio.sleep(0.1)
         assert [item["request_id"] for item in found] == [f"{task}-t1", f"{task}-q2", f"{task}-q1"]
+        assert Call.model_validate(found[1]["call"]) == asked[2].call
         body = {"request_id": f"{task}-t1", "reviewer": "ann", "label": "delivery", "seconds": 1.5}
         answers = [await client.post("/api/corrections", json=body) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [200, 200]

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "console_0001"
+revision = "console_0001_calls"  # Not the id of a database whose questions have flat texts, which is refused.
 down_revision = None
 
 TIME = sa.DateTime(timezone=True)

@@ -13,9 +13,10 @@ from html import escape
 
 from nicegui import events, ui
 
-from schemas.base import Role
+from schemas.conversation import Answer
 from schemas.labels import LabelRequested
 from services.console.domain import Preference, ReviewAnswer, asks_preference, check_reviewer, keys_for
+from services.console.pages.conversation import answer, conversation
 from services.console.pages.layout import frame, html, muted
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
@@ -141,13 +142,11 @@ class ReviewPage:
             ui.button("not you?", on_click=change_reviewer).props("flat dense no-caps size=sm")
 
     def _show(self, question: LabelRequested) -> None:
-        html(_conversation(question), "card")
+        html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
-            a, b = (
-                f"<div class='card side'><h2>{name}</h2>{escape(text)}</div>"
-                for name, text in zip("AB", question.answers, strict=True)
-            )
-            html(f"<div class=row>{a}{b}</div>")
+            html(_sides(question))
+        elif not question.labels and (given := question.answers[0]) != Answer(text=given.text):
+            html(f"<h2>The answer that was given</h2>{answer(given)}", "card")
         with ui.element("div").classes("answers"):
             if asks_preference(question):
                 for key, (preference, text) in PREFERENCES.items():
@@ -171,7 +170,7 @@ class ReviewPage:
         async def submit() -> None:
             await self._answer(label=text.value or "")
 
-        text = ui.textarea("The answer as it should be", value=question.answers[0]).props("outlined autogrow")
+        text = ui.textarea("The answer as it should be", value=_draft(question)).props("outlined autogrow")
         text.style("width: 100%; margin-top: 18px")
         ui.button("This is right", on_click=submit).props("unelevated no-caps").style("margin-top: 10px")
 
@@ -201,10 +200,16 @@ class ReviewPage:
             self._busy = False
 
 
-def _conversation(question: LabelRequested) -> str:
-    """Return the messages of a question: the user's large, the others small."""
-    parts = []
-    for message in question.messages:
-        size = "muted small" if message.role is not Role.USER else "question"
-        parts.append(f"<div class='{size}'>{escape(message.content)}</div>")
-    return "".join(parts)
+def _sides(question: LabelRequested) -> str:
+    """Return both answers of a pair, each in the same way."""
+    a, b = (
+        f"<div class='card side'><h2>{name}</h2>{answer(given)}</div>"
+        for name, given in zip("AB", question.answers, strict=True)
+    )
+    return f"<div class=sides>{a}{b}</div>"
+
+
+def _draft(question: LabelRequested) -> str:
+    """Return the text that a reviewer starts from: the answer that was given, unless the event has only parts of it."""
+    given = question.answers[0]
+    return "" if given.truncated else given.plain

@@ -2,127 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from nicegui import Client
 from nicegui.page import page
 
-from schemas.base import Event, Message, Role
-from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
-from schemas.predictions import SubjectForgotten
-from schemas.rollouts import RolloutChanged
-from schemas.tasks import RedactionSettings, TaskChanged, TaskKind, TaskSpec
-from services.console.domain import ReviewAnswer, interleave, keys_for, shown
-from services.console.http import build_app
-from services.console.pages.review import ReviewPage, _conversation
-from services.console.redaction import AnswerRedactor
-from services.console.reviews import Reviews
-from services.console.settings import ConsoleSettings
-from shared.errors import DependencyUnavailable
-from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.redaction import Redactor
-
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-SPEC = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("delivery", "refund"))
-
-
-def question(name: str = "q", **more: Any) -> LabelRequested:
-    fields = {
-        "task": "desk", "task_revision": SPEC.revision, "request_id": name, "prediction_id": "desk.1.2",
-        "purpose": Purpose.LOW_CONFIDENCE, "messages": (Message(role=Role.USER, content="where is it?"),),
-        "answers": ("refund",), "labels": SPEC.labels, "inclusion_probability": 0.5, "user_hash": "someone",
-    }  # fmt: skip
-    return LabelRequested(**{**fields, **more})
-
-
-def ticket(name: str = "t", **more: Any) -> LabelRequested:
-    return question(name, purpose=Purpose.DISCORDANT_PAIR, answers=("refund", "delivery"), ticket_id="t1", **more)
-
-
-class MemoryQueue:
-    def __init__(self) -> None:
-        self.requests: dict[str, LabelRequested] = {}
-        self.answers: dict[tuple[str, str], ReviewAnswer] = {}
-        self.recording_fails = False
-
-    async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
-        for request in requests:
-            self.requests.setdefault(request.request_id, request)
-
-    def needed(self, request: LabelRequested) -> int:
-        return request.overlap - sum(request_id == request.request_id for request_id, _ in self.answers)
-
-    async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
-        found = self.requests.get(request_id)
-        return None if found is None else (found, self.needed(found))
-
-    async def answered(self, request_id: str, reviewer: str) -> bool:
-        return (request_id, reviewer) in self.answers
-
-    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None:
-        if self.recording_fails:
-            raise DependencyUnavailable("no database")
-        self.answers[(request_id, reviewer)] = answer
-
-    def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
-        return [
-            r for r in self.requests.values()
-            if (r.ticket_id is not None) is tickets and self.needed(r) and (r.request_id, reviewer) not in self.answers
-        ]  # fmt: skip
-
-    async def tickets(
-        self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
-    ) -> list[LabelRequested]:
-        return self.open(True, reviewer)[:limit]
-
-    async def other_questions(
-        self, task: str, revision: str | None, reviewer: str, limit: int, purpose: Purpose | None = None,
-        skipped: Collection[str] = (),
-    ) -> list[LabelRequested]:  # fmt: skip
-        return self.open(False, reviewer)[:limit]
-
-    async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]:
-        return {"low_confidence": len(self.open(False, ""))}
-
-    async def has_requests(self, task: str) -> bool:
-        return any(request.task == task for request in self.requests.values())
-
-    async def erase(self, event: SubjectForgotten) -> None:
-        self.requests = {name: r for name, r in self.requests.items() if r.user_hash != event.subject_hash}
-
-    async def withdraw(self, event: RolloutChanged) -> None: ...
-
-
-class Scene:
-    def __init__(self, tmp_path: Path) -> None:
-        self.queue = MemoryQueue()
-        self.published: list[Event] = []
-        self.redactor_is_broken = False
-        self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), lambda: NOON)
-        self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # cycles are not read
-
-    def redactor(self) -> Redactor:
-        if self.redactor_is_broken:
-            raise OSError("no model")
-        return Redactor(b"k" * 32)
-
-    async def publish(self, event: Event) -> None:
-        self.published.append(event)
-
-    async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
-        transport = httpx.ASGITransport(app=self.http)
-        async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
-            return await client.request(method, path, **more)
-
-    async def correct(self, request_id: str = "q", reviewer: str = "ann", **answer: Any) -> httpx.Response:
-        body = {"request_id": request_id, "reviewer": reviewer, **answer}
-        return await self.call("POST", "/api/corrections", json=body)
+from schemas.base import MAX_TEXT
+from schemas.conversation import Answer, Call
+from schemas.labels import CorrectionSubmitted
+from schemas.tasks import RedactionSettings, TaskChanged
+from services.console.domain import ReviewAnswer, check_answer, interleave, keys_for, shown
+from services.console.pages.review import ReviewPage
+from shared.conversation import QUESTION_BYTES
+from shared.errors import InvalidMessage
+from tests.unit.console.fakes import FIND, SPEC, Scene, call, question, ticket, with_tools
 
 
 @pytest.fixture
@@ -138,7 +33,7 @@ async def test_a_correction_has_the_fields_of_its_question(scene: Scene) -> None
     (event,) = scene.published
     assert isinstance(event, CorrectionSubmitted)
     request = ticket()
-    for name in ("task", "task_revision", "request_id", "prediction_id", "purpose", "messages", "answers",
+    for name in ("task", "task_revision", "request_id", "prediction_id", "purpose", "call", "answers",
                  "inclusion_probability", "overlap", "ticket_id", "user_hash"):  # fmt: skip
         assert getattr(event, name) == getattr(request, name)
     assert (event.reviewer, event.label, event.seconds) == ("ann", "delivery", 2.5)
@@ -177,7 +72,7 @@ async def test_what_a_reviewer_types_is_redacted_before_it_is_published_or_store
 
 
 async def test_a_surrogate_copied_from_the_question_stays(scene: Scene) -> None:
-    asked = question("free", labels=(), messages=(Message(role=Role.USER, content="I am x@example.com"),))
+    asked = question("free", labels=(), call=call("I am x@example.com"))
     await scene.queue.add_requests([asked])
     await scene.correct("free", label="Dear x@example.com")
     (event,) = scene.published
@@ -218,7 +113,6 @@ async def test_two_reviewers_may_answer_a_question_that_needs_two(scene: Scene) 
         ({"label": "refund", "preference": "a"}, 422, "exactly one of label and preference"),
         ({"preference": "a"}, 422, "asks for the true answer"),
         ({"label": ""}, 422, "found no text"),
-        ({"label": "x" * 32_001}, 422, "at most 32,000"),
         ({"preference": "maybe"}, 422, "preference"),
         ({"label": "refund", "reviewer": "  "}, 422, "reviewer"),
         ({"label": "refund", "reviewer": "x" * 101}, 422, "reviewer"),
@@ -249,8 +143,39 @@ async def test_a_pair_of_free_texts_is_compared(scene: Scene) -> None:
     assert (await scene.correct("pair", preference="both_right")).status_code == 200
 
 
+def test_a_label_is_at_most_as_long_as_a_text_of_an_event() -> None:
+    check_answer(question(labels=()), ReviewAnswer(label="x" * MAX_TEXT))
+    with pytest.raises(InvalidMessage, match="at most 3,145,728"):
+        check_answer(question(labels=()), ReviewAnswer(label="x" * (MAX_TEXT + 1)))
+
+
+async def test_an_answer_as_long_as_a_question_can_show_is_accepted(scene: Scene) -> None:
+    await scene.queue.add_requests([question("free", labels=())])
+    assert (await scene.correct("free", label='"' * QUESTION_BYTES)).status_code == 200
+
+
+async def test_a_surrogate_copied_from_a_tools_result_or_a_tool_call_stays(scene: Scene) -> None:
+    asked = question("free", labels=(), call=with_tools(result="x@example.com", arguments='{"to": "y@example.com"}'))
+    await scene.queue.add_requests([asked])
+    await scene.correct("free", label="x@example.com and y@example.com")
+    assert [getattr(event, "redactions", None) for event in scene.published] == [0]
+
+
+async def test_a_question_and_its_correction_carry_a_conversation_with_tools_and_what_was_cut(scene: Scene) -> None:
+    asked = question("tools", call=with_tools(truncated=True), answers=(Answer(tool_calls=(FIND,), truncated=True),))
+    await scene.queue.add_requests([asked])
+    items = (await scene.call("GET", "/api/queue", params={"task": "desk", "reviewer": "ann"})).json()["items"]
+    (item,) = [item for item in items if item["request_id"] == "tools"]
+    assert Call.model_validate(item["call"]) == asked.call
+    assert [Answer.model_validate(given) for given in item["answers"]] == list(asked.answers)
+    await scene.correct("tools", label="refund")
+    (event,) = scene.published
+    assert isinstance(event, CorrectionSubmitted)
+    assert (event.call, event.answers) == (asked.call, asked.answers)
+
+
 async def test_a_body_over_the_limit_is_refused(scene: Scene) -> None:
-    assert (await scene.correct(label="x" * 300_000)).status_code == 413
+    assert (await scene.correct(label="x" * 1_100_000)).status_code == 413
 
 
 @pytest.mark.parametrize("body", [b"{oops", b"", b"[]", b"\xff"])
@@ -298,14 +223,8 @@ def test_a_page_alternates_tickets_and_other_questions() -> None:
 
 def test_a_question_is_shown_without_the_models_of_its_answers() -> None:
     assert set(shown(ticket())) == {
-        "request_id", "prediction_id", "purpose", "messages", "answers", "labels", "overlap",
+        "request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap",
     }  # fmt: skip
-
-
-def test_the_page_of_a_label_question_shows_no_answer_and_escapes_what_it_shows() -> None:
-    page = _conversation(question(messages=(Message(role=Role.USER, content="<script>alert(1)</script>"),)))
-    assert "refund" not in page
-    assert "<script>" not in page
 
 
 def test_interleaving_preserves_both_orders_and_the_limit() -> None:

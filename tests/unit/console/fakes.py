@@ -1,0 +1,150 @@
+"""The console's API with its queue in memory, and builders for the questions that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from schemas.base import Event
+from schemas.conversation import Answer, Call, Message, Role, ToolCall
+from schemas.labels import LabelRequested, Purpose
+from schemas.predictions import SubjectForgotten
+from schemas.rollouts import RolloutChanged
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.console.domain import ReviewAnswer
+from services.console.http import build_app
+from services.console.redaction import AnswerRedactor
+from services.console.reviews import Reviews
+from services.console.settings import ConsoleSettings
+from shared.errors import DependencyUnavailable
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.redaction import Redactor
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+SPEC = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("delivery", "refund"))
+
+
+def call(text: str) -> Call:
+    return Call(messages=(Message(role=Role.USER, content=text),))
+
+
+FIND = ToolCall(name="find_order", arguments='{"number": "4711"}', id="call_1")
+
+
+def with_tools(result: str = "on its way", arguments: str = FIND.arguments, **more: Any) -> Call:
+    """A conversation in which the model called two tools at once, and thought before it answered."""
+    calls = (
+        FIND.model_copy(update={"arguments": arguments}),
+        ToolCall(name="find_person", arguments="{}", id="call_2"),
+    )
+    messages = (
+        Message(role=Role.SYSTEM, content="Help the shop's customers."),
+        Message(role=Role.USER, content="where is 4711?", name="customer"),
+        Message(role=Role.ASSISTANT, tool_calls=calls),
+        Message(role=Role.TOOL, content="Ada", tool_call_id="call_2"),
+        Message(role=Role.TOOL, content=result, tool_call_id="call_1"),
+        Message(role=Role.ASSISTANT, content="It is on its way.", reasoning="One was found."),
+        Message(role=Role.USER, content="send my money back"),
+    )
+    tool = {"type": "function", "function": {"name": "find_order", "parameters": {"type": "object"}}}
+    return Call(**{"messages": messages, "tools": (tool,), **more})
+
+
+def question(name: str = "q", **more: Any) -> LabelRequested:
+    fields = {
+        "task": "desk", "task_revision": SPEC.revision, "request_id": name, "prediction_id": "desk.1.2",
+        "purpose": Purpose.LOW_CONFIDENCE, "call": call("where is it?"),
+        "answers": (Answer(text="refund"),), "labels": SPEC.labels, "inclusion_probability": 0.5,
+        "user_hash": "someone",
+    }  # fmt: skip
+    return LabelRequested(**{**fields, **more})
+
+
+def ticket(name: str = "t", **more: Any) -> LabelRequested:
+    answers = (Answer(text="refund"), Answer(text="delivery"))
+    return question(name, **{"purpose": Purpose.DISCORDANT_PAIR, "answers": answers, "ticket_id": "t1", **more})
+
+
+class MemoryQueue:
+    def __init__(self) -> None:
+        self.requests: dict[str, LabelRequested] = {}
+        self.answers: dict[tuple[str, str], ReviewAnswer] = {}
+        self.recording_fails = False
+
+    async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
+        for request in requests:
+            self.requests.setdefault(request.request_id, request)
+
+    def needed(self, request: LabelRequested) -> int:
+        return request.overlap - sum(request_id == request.request_id for request_id, _ in self.answers)
+
+    async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
+        found = self.requests.get(request_id)
+        return None if found is None else (found, self.needed(found))
+
+    async def answered(self, request_id: str, reviewer: str) -> bool:
+        return (request_id, reviewer) in self.answers
+
+    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None:
+        if self.recording_fails:
+            raise DependencyUnavailable("no database")
+        self.answers[(request_id, reviewer)] = answer
+
+    def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
+        return [
+            r for r in self.requests.values()
+            if (r.ticket_id is not None) is tickets and self.needed(r) and (r.request_id, reviewer) not in self.answers
+        ]  # fmt: skip
+
+    async def tickets(
+        self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
+    ) -> list[LabelRequested]:
+        return self.open(True, reviewer)[:limit]
+
+    async def other_questions(
+        self, task: str, revision: str | None, reviewer: str, limit: int, purpose: Purpose | None = None,
+        skipped: Collection[str] = (),
+    ) -> list[LabelRequested]:  # fmt: skip
+        return self.open(False, reviewer)[:limit]
+
+    async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]:
+        return {"low_confidence": len(self.open(False, ""))}
+
+    async def has_requests(self, task: str) -> bool:
+        return any(request.task == task for request in self.requests.values())
+
+    async def erase(self, event: SubjectForgotten) -> None:
+        self.requests = {name: r for name, r in self.requests.items() if r.user_hash != event.subject_hash}
+
+    async def withdraw(self, event: RolloutChanged) -> None: ...
+
+
+class Scene:
+    def __init__(self, tmp_path: Path) -> None:
+        self.queue = MemoryQueue()
+        self.published: list[Event] = []
+        self.redactor_is_broken = False
+        self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+        reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), lambda: NOON)
+        self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # cycles are not read
+
+    def redactor(self) -> Redactor:
+        if self.redactor_is_broken:
+            raise OSError("no model")
+        return Redactor(b"k" * 32)
+
+    async def publish(self, event: Event) -> None:
+        self.published.append(event)
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self.http)
+        async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
+            return await client.request(method, path, **more)
+
+    async def correct(self, request_id: str = "q", reviewer: str = "ann", **answer: Any) -> httpx.Response:
+        body = {"request_id": request_id, "reviewer": reviewer, **answer}
+        return await self.call("POST", "/api/corrections", json=body)
