@@ -63,8 +63,9 @@ async def history(stack_settings: Settings) -> AsyncIterator[PostgresCycleHistor
 def question(task: str, name: str, priority: float = 0.5, **more: Any) -> LabelRequested:
     fields = {
         "task": task, "task_revision": "r1", "request_id": f"{task}-{name}", "prediction_id": f"{task}.{name}",
-        "purpose": Purpose.LOW_CONFIDENCE, "call": Call(messages=(Message(role=Role.USER, content=f"what of {name}?\x00"),)),
-        "answers": (Answer(text="refund"),), "labels": ("delivery", "refund"), "priority": priority, "occurred_at": NOON,
+        "purpose": Purpose.LOW_CONFIDENCE, "answers": (Answer(text="refund"),), "labels": ("delivery", "refund"),
+        "call": Call(messages=(Message(role=Role.USER, content=f"what of {name}?\x00"),)),
+        "priority": priority, "occurred_at": NOON,
     }  # fmt: skip
     return LabelRequested(**{**fields, **more})
 
