@@ -56,9 +56,12 @@ def asks_preference(request: LabelRequested) -> bool:
 
 
 def shown(request: LabelRequested) -> dict[str, Any]:
-    """Return the fields of a question that a reviewer may see."""
+    """Return the fields of a question that a reviewer may see.
+
+    Why an answer ended is not among them: of a pair, only the candidate's may have been cut.
+    """
     fields = {"request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap"}
-    return request.model_dump(mode="json", include=fields)
+    return request.model_dump(mode="json", include=fields, exclude={"answers": {"__all__": {"finish_reason"}}})
 
 
 def check_reviewer(reviewer: str) -> str:

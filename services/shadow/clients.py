@@ -13,12 +13,12 @@ from typing import Protocol
 from UnleashClient import UnleashClient
 from UnleashClient.utils import InstanceAllowType
 
+from schemas.conversation import Answer
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
 from services.shadow.domain import Request
 from shared.conversation import comparable_text
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.model.answers import Reply
 from shared.model.inference import InferenceClient
 from shared.model.near_duplicates import NearDuplicates
 from shared.storage.artifacts import ArtifactStore
@@ -42,9 +42,9 @@ class TrainingIndexes(Protocol):
 
 @dataclass(frozen=True)
 class Replay:
-    """An arm's reply. None: the arm erred or was too slow, after `latency_ms`."""
+    """An arm's answer and its latency. `answer` None: the arm erred or was too slow."""
 
-    reply: Reply | None
+    answer: Answer | None
     latency_ms: float
 
 
@@ -129,11 +129,11 @@ class VllmEngine:
         self._limit = asyncio.Semaphore(concurrency)
 
     async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay:
-        """Return the candidate's reply. A failure counts against it only if the base model still answers."""
+        """Return the candidate's answer. A failure counts against it only if the base model still answers."""
         return await self._answer(rollout, rollout.candidate_adapter, rollout.candidate_uri, request)
 
     async def production(self, rollout: RolloutChanged, request: Request) -> Replay:
-        """Return the reply of the primary adapter, or of the base model where there is none."""
+        """Return the answer of the primary adapter, or of the base model where there is none."""
         adapter = rollout.primary_adapter
         uri = None if adapter is None else self._artifacts.address("adapters", adapter)
         return await self._answer(rollout, adapter or rollout.spec.base_model, uri, request)
@@ -172,5 +172,6 @@ class VllmEngine:
             return error  # Production's folder may be elsewhere; without its answer there is no pair.
 
     async def _ask(self, rollout: RolloutChanged, model: str, request: Request) -> Replay:
-        reply = await self._inference.reply(model, request.path, request.body)
-        return Replay(reply, reply.latency_ms)
+        started = time.perf_counter()
+        answer = await self._inference.answer(model, request.path, request.body)
+        return Replay(answer, (time.perf_counter() - started) * 1000)

@@ -17,11 +17,10 @@ from typing import Any
 
 from schemas.base import Variant
 from schemas.conversation import Answer, Call
-from schemas.predictions import LoggedAnswer, PredictionLogged
+from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from shared.conversation import bounded_answer, bounded_call, replay_request
 from shared.identity import content_hash, event_id
-from shared.model.answers import Reply
 
 _COMPARING = (Stage.SHADOW, Stage.CANARY)
 _PRODUCTION = (Variant.PRIMARY, Variant.BASE)
@@ -71,12 +70,6 @@ def request_of(event: PredictionLogged, rollout: RolloutChanged) -> Request:
     """
     path, body = replay_request(event.call, rollout.spec.labels)
     return Request(path, {name: value for name, value in body.items() if name not in _OWN})
-
-
-def replayed(logged: LoggedAnswer, reply: Reply) -> LoggedAnswer:
-    """Return production's answer to the stored text in the place of the one it gave to what was sent."""
-    fields = {name: getattr(reply.answer, name) for name in Answer.model_fields}
-    return LoggedAnswer(**fields, prediction_id=logged.prediction_id, finish_reason=reply.finish_reason)
 
 
 def same_answer(left: Answer, right: Answer) -> bool:

@@ -10,10 +10,11 @@ import asyncio
 import logging
 
 from schemas.base import utc_now
-from schemas.predictions import LoggedAnswer, PredictionLogged
+from schemas.conversation import Answer
+from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from services.shadow.clients import ReplayEngine, ShadowSampling, TrainingIndexes
-from services.shadow.domain import DailyBudget, Request, is_eligible, pair_of, replayed, replays_per_pair, request_of
+from services.shadow.domain import DailyBudget, Request, is_eligible, pair_of, replays_per_pair, request_of
 from services.shadow.settings import ShadowSettings
 from shared.conversation import comparable_text
 from shared.kafka.consumers import BatchOptions, Consumers
@@ -88,16 +89,13 @@ class Handlers:
         if production is None:
             return None
         replay = await self._engine.candidate(rollout, request)
-        answer = None if replay.reply is None else replay.reply.answer
-        return pair_of(event, rollout, production, answer, replay.latency_ms, utc_now())
+        return pair_of(event, rollout, production, replay.answer, replay.latency_ms, utc_now())
 
     async def _production_answer(
         self, event: PredictionLogged, rollout: RolloutChanged, request: Request
-    ) -> LoggedAnswer | None:
+    ) -> Answer | None:
         """Return production's answer to the stored text; None where it has none that is whole."""
-        logged = event.answers[0]
         if not event.redactions:
-            return logged
-        replay = await self._engine.production(rollout, request)
-        answer = None if replay.reply is None else replayed(logged, replay.reply)
+            return event.answers[0]
+        answer = (await self._engine.production(rollout, request)).answer
         return answer if answer is not None and answer.is_whole else None

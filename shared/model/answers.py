@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from schemas.conversation import Answer, FinishReason, ToolCall
@@ -16,53 +15,49 @@ _REASONS = {reason.value: reason for reason in FinishReason} | {
 }
 
 
-@dataclass(frozen=True)
-class Reply:
-    """One answer of a model server, why it ended, and how long it took."""
-
-    answer: Answer
-    finish_reason: FinishReason
-    latency_ms: float
-
-
-def parse_reply(path: str, body: Any, latency_ms: float) -> Reply:
+def parse_answer(path: str, body: Any) -> Answer:
     """Return the first answer in the body of a response to `path`. Raises ValueError if it has none."""
     parse = {"/v1/completions": _completion, "/v1/responses": _response}.get(path, _chat_completion)
     try:
-        answer, reason = parse(body)
+        return parse(body)
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"not an answer of {path}: {error!r}") from error
-    return Reply(answer, _REASONS.get(str(reason), FinishReason.OTHER), latency_ms)
 
 
-def _chat_completion(body: Mapping[str, Any]) -> tuple[Answer, Any]:
+def _chat_completion(body: Mapping[str, Any]) -> Answer:
     choice = body["choices"][0]
     message = choice["message"]
-    answer = Answer(
+    return Answer(
         text=message.get("content") or "",
         tool_calls=_calls(message.get("tool_calls")),
         refusal=message.get("refusal"),
         reasoning=message.get("reasoning") or message.get("reasoning_content"),
+        finish_reason=_finish_reason(choice.get("finish_reason")),
     )
-    return answer, choice.get("finish_reason")
 
 
-def _completion(body: Mapping[str, Any]) -> tuple[Answer, Any]:
+def _completion(body: Mapping[str, Any]) -> Answer:
     choice = body["choices"][0]
-    return Answer(text=choice["text"] or ""), choice.get("finish_reason")
+    return Answer(text=choice["text"] or "", finish_reason=_finish_reason(choice.get("finish_reason")))
 
 
-def _response(body: Mapping[str, Any]) -> tuple[Answer, Any]:
+def _response(body: Mapping[str, Any]) -> Answer:
     items = body["output"]
     parts = [part for item in items if item["type"] == "message" for part in item.get("content") or ()]
-    answer = Answer(
+    calls = _calls(item for item in items if item["type"] == "function_call")
+    reason = _finish_reason((body.get("incomplete_details") or {}).get("reason") or body["status"])
+    return Answer(
         text="".join(part["text"] for part in parts if part["type"] == "output_text"),
-        tool_calls=_calls(item for item in items if item["type"] == "function_call"),
+        tool_calls=calls,
         refusal="".join(part["refusal"] for part in parts if part["type"] == "refusal") or None,
         reasoning=_reasoning(item for item in items if item["type"] == "reasoning"),
+        finish_reason=FinishReason.TOOL_CALLS if calls and reason is FinishReason.STOP else reason,
     )
-    reason = (body.get("incomplete_details") or {}).get("reason") or body["status"]
-    return answer, "tool_calls" if reason == "completed" and answer.tool_calls else reason
+
+
+def _finish_reason(reported: Any) -> FinishReason:
+    """Never None: that is the reason of answers made elsewhere, which count as whole."""
+    return _REASONS.get(str(reported), FinishReason.OTHER)
 
 
 def _reasoning(items: Iterable[Mapping[str, Any]]) -> str | None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 
+from schemas.conversation import Answer
 from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.model.answers import Reply, parse_reply
+from shared.model.answers import parse_answer
 
 _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
 
@@ -68,17 +69,15 @@ class InferenceClient:
         answer = await self._post(next(self._next), "/v1/chat/completions", body)
         return parse_completion(answer, (time.perf_counter() - started) * 1000)
 
-    async def reply(self, model: str, path: str, body: Mapping[str, Any]) -> Reply:
+    async def answer(self, model: str, path: str, body: Mapping[str, Any]) -> Answer:
         """Send a request that another client made, of any of the three APIs and without a stream, to a model.
 
         Returns the first answer. Raises as `complete` does.
         """
         url = next(self._next)
-        started = time.perf_counter()
         response = await self._post(url, path, {**body, "model": model})
-        latency_ms = (time.perf_counter() - started) * 1000
         try:
-            return parse_reply(path, response, latency_ms)
+            return parse_answer(path, response)
         except ValueError as error:
             raise DependencyUnavailable(f"{without_credentials(url)}: {error}") from error
 

@@ -184,11 +184,11 @@ async def test_a_logged_call_is_answered_by_vllm_through_each_of_its_apis(vllm: 
     ):
         call = Call(api=api, messages=messages, constrained=True, parameters={"temperature": 0.0, limit: 16, "seed": 7})
         path, body = replay_request(call, ("delivery", "refund"))
-        reply = await inference.reply(BASE, path, body)
-        assert reply.answer.text in ("delivery", "refund"), api
-        assert reply.finish_reason is FinishReason.STOP, api
+        answered = await inference.answer(BASE, path, body)
+        assert answered.text in ("delivery", "refund"), api
+        assert answered.finish_reason is FinishReason.STOP, api
         _, free = replay_request(call.model_copy(update={"constrained": False}))
-        cut = await inference.reply(BASE, path, {**free, limit: 2, "ignore_eos": True})
+        cut = await inference.answer(BASE, path, {**free, limit: 2, "ignore_eos": True})
         assert cut.finish_reason is FinishReason.LENGTH, api
     await inference.close()
 

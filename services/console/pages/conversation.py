@@ -48,6 +48,11 @@ def answer(given: Answer) -> str:
     return _note(CUT_ANSWER) + _mark_cuts(markup) if given.truncated else markup
 
 
+def is_text_alone(given: Answer) -> bool:
+    """Return True for an answer that is a text and nothing else."""
+    return given == Answer(text=given.text, finish_reason=given.finish_reason)
+
+
 def _results_of(messages: Sequence[Message], position: int) -> list[int]:
     """The positions of the tools' results for a message's calls: ids need not be unique beyond the next answer."""
     ids = {call.id for call in messages[position].tool_calls if call.id is not None}

@@ -13,10 +13,9 @@ from html import escape
 
 from nicegui import events, ui
 
-from schemas.conversation import Answer
 from schemas.labels import LabelRequested
 from services.console.domain import Preference, ReviewAnswer, asks_preference, check_reviewer, keys_for
-from services.console.pages.conversation import answer, conversation
+from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.layout import frame, html, muted
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
@@ -145,8 +144,8 @@ class ReviewPage:
         html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
             html(_sides(question))
-        elif not question.labels and (given := question.answers[0]) != Answer(text=given.text):
-            html(f"<h2>The answer that was given</h2>{answer(given)}", "card")
+        elif not question.labels and not is_text_alone(question.answers[0]):
+            html(f"<h2>The answer that was given</h2>{answer(question.answers[0])}", "card")
         with ui.element("div").classes("answers"):
             if asks_preference(question):
                 for key, (preference, text) in PREFERENCES.items():

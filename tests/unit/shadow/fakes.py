@@ -18,7 +18,6 @@ from services.shadow.handlers import Handlers
 from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
-from shared.model.answers import Reply
 from shared.model.near_duplicates import NearDuplicates
 
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.logged.v1"
@@ -105,7 +104,7 @@ class OneTrainingIndex:
 
 
 def reply(text: str | None, finish_reason: FinishReason = FinishReason.STOP) -> Replay:
-    return Replay(None if text is None else Reply(Answer(text=text), finish_reason, 5.0), 5.0)
+    return Replay(None if text is None else Answer(text=text, finish_reason=finish_reason), 5.0)
 
 
 class BothArms:

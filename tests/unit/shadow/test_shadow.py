@@ -18,7 +18,6 @@ from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
-from shared.model.answers import Reply
 from tests.unit.shadow.fakes import (
     CUTOFF,
     OneTrainingIndex,
@@ -196,8 +195,8 @@ async def test_a_conversation_with_tools_is_replayed_whole_and_compared_by_its_t
     shadow = Shadow()
     event = with_tools()
     calls = (ToolCall(name="find_order", arguments='{"number": "4713"}', id="another"),)
-    same = Answer(tool_calls=calls, reasoning="Other thoughts.")
-    shadow.candidate.given = Replay(Reply(same, FinishReason.TOOL_CALLS, 5.0), 5.0)
+    same = Answer(tool_calls=calls, reasoning="Other thoughts.", finish_reason=FinishReason.TOOL_CALLS)
+    shadow.candidate.given = Replay(same, 5.0)
     (pair,) = await shadow.replay(event)
     assert pair.agree
     assert (pair.call, pair.prediction_id) == (event.call, event.answers[0].prediction_id)
@@ -209,7 +208,7 @@ async def test_a_conversation_with_tools_is_replayed_whole_and_compared_by_its_t
     assert (request.body["tools"], request.body["tool_choice"]) == (list(event.call.tools), "auto")
     assert [message["role"] for message in request.body["messages"]] == [m.role for m in event.call.messages]
     other = same.model_copy(update={"tool_calls": (calls[0].model_copy(update={"arguments": '{"number": "4711"}'}),)})
-    shadow.candidate.given = Replay(Reply(other, FinishReason.TOOL_CALLS, 5.0), 5.0)
+    shadow.candidate.given = Replay(other, 5.0)
     assert not (await shadow.replay(event))[0].agree
 
 

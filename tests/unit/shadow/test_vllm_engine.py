@@ -70,8 +70,7 @@ def asked(number: int = 1) -> Request:
 async def test_the_candidate_is_asked_what_production_was_asked() -> None:
     engine = Engine()
     replay = await engine.replay_engine().candidate(rollout(), asked())
-    assert replay.reply is not None
-    assert (replay.reply.answer, replay.reply.finish_reason) == (Answer(text="delivery"), FinishReason.STOP)
+    assert replay.answer == Answer(text="delivery", finish_reason=FinishReason.STOP)
     (body,) = engine.bodies
     assert (body["model"], body["temperature"]) == ("a1", 0.0)
     assert body["structured_outputs"] == {"choice": ["delivery", "refund"]}
@@ -88,7 +87,7 @@ async def test_replays_are_bounded() -> None:
 async def test_a_candidate_that_fails_while_the_base_answers_has_erred() -> None:
     engine = Engine()
     engine.status["a1"] = 500
-    assert (await engine.replay_engine().candidate(rollout(), asked())).reply is None
+    assert (await engine.replay_engine().candidate(rollout(), asked())).answer is None
 
 
 async def test_when_the_base_model_fails_too_the_engine_is_unavailable() -> None:
@@ -101,7 +100,7 @@ async def test_when_the_base_model_fails_too_the_engine_is_unavailable() -> None
 async def test_the_adapter_is_loaded_again_into_a_restarted_replica() -> None:
     engine = Engine()
     engine.status["a1"] = 404
-    assert (await engine.replay_engine().candidate(rollout(), asked())).reply is not None
+    assert (await engine.replay_engine().candidate(rollout(), asked())).answer is not None
     assert engine.loaded == ["a1"]
 
 
@@ -109,7 +108,7 @@ async def test_the_adapter_is_loaded_again_into_a_restarted_replica() -> None:
 async def test_production_is_asked_by_the_name_of_the_adapter_that_serves(primary: str | None, model: str) -> None:
     engine = Engine()
     replay = await engine.replay_engine().production(rollout(primary=primary), asked())
-    assert replay.reply is not None
+    assert replay.answer is not None
     assert [body["model"] for body in engine.bodies] == [model]
 
 
@@ -119,4 +118,4 @@ async def test_a_production_arm_that_refuses_the_text_has_no_answer(primary: str
     engine.status |= {"base": 400, "gone": 404}
     replay_engine = engine.replay_engine()
     replay = await replay_engine.production(rollout(primary=primary), asked())
-    assert (replay.reply is None) == (primary != "a0")
+    assert (replay.answer is None) == (primary != "a0")

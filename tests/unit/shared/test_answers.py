@@ -10,7 +10,7 @@ import pytest
 
 from schemas.conversation import Answer, FinishReason, ToolCall
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.model.answers import parse_reply
+from shared.model.answers import parse_answer
 from shared.model.inference import InferenceClient
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -59,8 +59,8 @@ FIND = ToolCall(name="find", arguments='{"n": 1}', id="call_1")
 def test_an_answer_has_its_text_calls_refusal_reasoning_and_finish_reason(
     path: str, body: Any, answer: Answer, finish_reason: str
 ) -> None:
-    reply = parse_reply(path, body, 3.0)
-    assert (reply.answer, reply.finish_reason, reply.latency_ms) == (answer, FinishReason(finish_reason), 3.0)
+    expected = answer.model_copy(update={"finish_reason": FinishReason(finish_reason)})
+    assert parse_answer(path, body) == expected
 
 
 def test_tool_calls_of_a_chat_completion_are_read_with_their_ids_whatever_the_model_wrote() -> None:
@@ -70,21 +70,21 @@ def test_tool_calls_of_a_chat_completion_are_read_with_their_ids_whatever_the_mo
         {"id": None, "type": "function", "function": {"name": "x" * 300, "arguments": "{broken"}},
         {"type": "function", "function": {"name": "", "arguments": None}},
     ]
-    reply = parse_reply(CHAT, chat("tool_calls", content=None, tool_calls=calls), 1.0)
-    assert reply.answer.tool_calls == (
+    answer = parse_answer(CHAT, chat("tool_calls", content=None, tool_calls=calls))
+    assert answer.tool_calls == (
         FIND,
         ToolCall(name="shell", arguments="ls", id="call_2", type="custom"),
         ToolCall(name="x" * 256, arguments="{broken"),
         ToolCall(name="?"),
     )
-    assert reply.finish_reason is FinishReason.TOOL_CALLS
+    assert answer.finish_reason is FinishReason.TOOL_CALLS
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
 @pytest.mark.parametrize("body", [None, {}, [], {"choices": []}, {"choices": [None]}, {"output": [{}]}])
 def test_what_is_no_answer_is_refused(path: str, body: Any) -> None:
     with pytest.raises(ValueError, match="not an answer of"):
-        parse_reply(path, body, 1.0)
+        parse_answer(path, body)
 
 
 class Server:
@@ -102,9 +102,7 @@ class Server:
 async def test_a_request_is_sent_as_it_is_with_the_model_alone_added() -> None:
     server = Server(body={"choices": [{"text": "refund", "finish_reason": "stop"}]})
     body = {"prompt": "Classify.", "temperature": 0.3}
-    reply = await server.client.reply("a1", COMPLETIONS, body)
-    assert reply.answer.text == "refund"
-    assert reply.latency_ms > 0
+    assert (await server.client.answer("a1", COMPLETIONS, body)).text == "refund"
     assert server.requests == [(COMPLETIONS, {**body, "model": "a1"})]
     assert "model" not in body
 
@@ -115,4 +113,4 @@ async def test_a_request_is_sent_as_it_is_with_the_model_alone_added() -> None:
 )
 async def test_a_request_that_gets_no_answer_raises(status: int, body: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        await Server(status, body).client.reply("a1", CHAT, {})
+        await Server(status, body).client.answer("a1", CHAT, {})
