@@ -38,7 +38,10 @@ TOOL = {
     },
 }  # fmt: skip
 CALLS = [
-    {"id": f"call_{color}", "type": "function", "function": {"name": "find_card", "arguments": f'{{"color": "{color}"}}'}}
+    {
+        "id": f"call_{color}", "type": "function",
+        "function": {"name": "find_card", "arguments": f'{{"color": "{color}"}}'},
+    }
     for color in ("red", "blue")
 ]  # fmt: skip
 TOOL_TURNS = [
