@@ -1,7 +1,8 @@
 """The load generator: raw connections on uvloop, each sending its next request as soon as it has an answer.
 
-It is a process of its own: `python -m tests.benchmarks.load` reads one `Load` per line of JSON and writes one
-`LoadResult` per line. It parses no more of HTTP than it must: where an answer ends, and whether it is a 200.
+Each request has a number of its own in its text, so that no two are equal and no cache is measured. The generator is a
+process of its own: `python -m tests.benchmarks.load` reads one `Load` per line of JSON and writes one `LoadResult` per
+line. It parses no more of HTTP than it must: where an answer ends, and whether it is a 200.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from tests.benchmarks.upstream import FIRST
+from tests.benchmarks.upstream import FIRST, NUMBER
 from tests.conftest import ROOT
 
 _END_OF_CHUNKS = b"0\r\n\r\n"
@@ -56,13 +57,15 @@ class LoadResult:
     wall: float = 0.0
     busy: float = 0.0
     requests: int = 0
+    asked: int = 0
     refused: int = 0
     sample: str = ""
 
 
 class _Connection(asyncio.Protocol):
     def __init__(self, request: bytes, until: float, counted_from: float, answered: LoadResult) -> None:
-        self._request = request
+        self._before, number, self._after = request.partition(NUMBER)
+        self._digits = len(number)
         self._until = until
         self._counted_from = counted_from
         self._answered = answered
@@ -77,12 +80,13 @@ class _Connection(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
-        self._asked = time.perf_counter()
+        answered, self._asked = self._answered, time.perf_counter()
         if self._asked > self._until:
             self._transport.close()
             return
         self._buffer, self._first, self._expected = b"", None, None
-        self._transport.write(self._request)
+        answered.asked += 1
+        self._transport.write(b"%b%0*d%b" % (self._before, self._digits, answered.asked, self._after))
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data

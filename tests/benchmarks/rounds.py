@@ -36,10 +36,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of load."""
+    """A kind of load. `kilobytes`: of the conversation before the question."""
 
     connections: int
     stream: bool = False
+    kilobytes: int = 0
 
 
 Rounds = list[dict[tuple[str, Case], Run]]
@@ -51,8 +52,8 @@ def visit(
 ) -> Rounds:  # fmt: skip
     """Measure all targets with all cases, `rounds` times, each time for `seconds`."""
     for target in targets:
-        for stream in {case.stream for case in cases}:
-            measure(generator, target, Case(16, stream), _WARM_SECONDS)
+        for stream, kilobytes in {(case.stream, case.kilobytes) for case in cases}:
+            measure(generator, target, Case(16, stream, kilobytes), _WARM_SECONDS)
     measured: Rounds = []
     order, shuffler = list(targets), random.Random(5)
     for number in range(rounds):
@@ -68,7 +69,7 @@ def visit(
 def measure(generator: Generator, target: Target, case: Case, seconds: float) -> Run:
     """Measure one target with one case, the work included that it still does afterwards (shipping events)."""
     before = target.computed()
-    body = target.body(case.stream)
+    body = target.body(case.stream, case.kilobytes)
     result = generator.run(Load(target.url, target.headers, body, case.connections, seconds))
     target.settle()
     after = target.computed()

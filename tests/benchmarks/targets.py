@@ -23,7 +23,7 @@ from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.flags import flag_name
 from shared.settings import Settings
 from tests.benchmarks import peers
-from tests.benchmarks.upstream import ADAPTER, BASE
+from tests.benchmarks.upstream import ADAPTER, BASE, NUMBER
 from tests.conftest import ROOT, free_ports
 from tests.integration.gateway_process import publish_task
 
@@ -46,8 +46,11 @@ class Target:
     settle: Callable[[], None] = lambda: None
     """Returns when the target has finished the work of the requests so far."""
 
-    def body(self, stream: bool) -> str:
-        asked = {"model": self.model, "messages": [{"role": "user", "content": QUESTION}], "user": "customer-4711"}
+    def body(self, stream: bool, kilobytes: int = 0) -> str:
+        """A request. `kilobytes`: of earlier messages, a kilobyte each, as a long chat or an agent sends them."""
+        turns = [{"role": ("user", "assistant")[n % 2], "content": (QUESTION * 4)[:1_000]} for n in range(kilobytes)]
+        question = {"role": "user", "content": f"{NUMBER.decode()}: {QUESTION}"}
+        asked = {"model": self.model, "messages": [*turns, question], "user": "customer-4711"}
         return json.dumps({**asked, "stream": True} if stream else asked)
 
     def computed(self) -> dict[int, float]:
@@ -150,8 +153,8 @@ def ours(workspace: Workspace, settings: Settings, to: str) -> Iterator[Target]:
 
 
 def _wait_until_shipped(target: Target) -> None:
-    """Wait until the spool is shipped. Raises RuntimeError if that takes longer than half a minute."""
-    deadline = time.monotonic() + 30.0
+    """Wait until the spool is shipped. Raises RuntimeError if that takes longer than two minutes."""
+    deadline = time.monotonic() + 120.0
     address = target.url.replace("/v1/chat/completions", "/metrics")
     while time.monotonic() < deadline:
         lines = httpx.get(address, timeout=10.0).text.splitlines()

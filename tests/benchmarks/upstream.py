@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 
 ADAPTER, BASE = "bench-adapter", "bench-base"
+NUMBER = b"0000000000"
+"""Stands in a request's text for the number of the request."""
 FIRST = "Parcel"
 """The first token of the answer, which occurs nowhere else in it."""
 _TOKENS = (FIRST, " 4711", " left", " us", " on", " Monday", " morning", ".")
