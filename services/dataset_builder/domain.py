@@ -1,7 +1,7 @@
 """The rules that turn corrections into examples. Pure.
 
 resolve_answers  one answer per prediction, or `reviewers_disagree`
-format_error     the chat format's rules, each with its reason
+_error           what can never be trained on, and the chat format's rules, each with its reason
 deduplicate      each text once; a text with conflicting labels not at all
 split            near-duplicates into one group, each group always into the same part
 """
@@ -13,14 +13,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from schemas.base import Message, Role, input_text
+from schemas.conversation import Answer, Call, JsonObject, Message, input_text
 from schemas.datasets import Example, RejectedExample
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.chat_format import Rejection, answer_message, cut_answer_error, format_error
+from shared.conversation import chat_tools, comparable_text, never_trained
 from shared.identity import content_hash, event_id
 from shared.model.near_duplicates import group_near_duplicates, text_hash
 
-MAX_MESSAGES = 64
 DUPLICATE = "duplicate"
 
 
@@ -28,10 +29,13 @@ DUPLICATE = "duplicate"
 class DraftExample:
     """An example that may still be rejected. `corrected_at` is the time of its first correction.
 
-    `user_hash` and `predicted_at` say whose it is and from when, so that a version can list the people in it.
+    `answers` are those that people saw; `label` is what the answer should have been, as one text. `user_hash` and
+    `predicted_at` say whose it is and from when, so that a version can list the people in it.
     """
 
-    messages: tuple[Message, ...]
+    call: Call
+    answers: tuple[Answer, ...]
+    label: str
     prediction_id: str
     correction_ids: tuple[str, ...]
     corrected_at: datetime
@@ -39,12 +43,16 @@ class DraftExample:
     predicted_at: datetime | None = None
 
     @property
-    def text(self) -> str:
-        return input_text(self.messages[:-1])
+    def tools(self) -> tuple[JsonObject, ...]:
+        return chat_tools(self.call.tools)
 
     @property
-    def answer(self) -> str:
-        return self.messages[-1].content
+    def messages(self) -> tuple[Message, ...]:
+        return (*self.call.messages, answer_message(self.label, self.answers, self.tools))
+
+    @property
+    def text(self) -> str:
+        return input_text(self.call.messages)
 
     def rejected(self, reason: str, detail: str = "") -> RejectedExample:
         return RejectedExample(
@@ -74,7 +82,7 @@ def build_dataset(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec) ->
     drafts, rejected = resolve_answers(corrections, spec.kind)
     valid = []
     for draft in drafts:
-        error = format_error(draft.messages, spec)
+        error = _error(draft, spec)
         if error is None:
             valid.append(draft)
         else:
@@ -114,11 +122,18 @@ def resolve_answers(
         agreed = agreed_answer(answers) if kind is TaskKind.CLASSIFICATION else answers[-1]
         first = votes[0]
         agreeing = [vote for vote, answer in zip(votes, answers, strict=True) if agreed in (None, answer)]
-        messages = (*first.messages, Message(role=Role.ASSISTANT, content=agreed or ""))
-        ids = tuple(vote.correction_id for vote in agreeing)
-        draft = DraftExample(messages, prediction_id, ids, first.occurred_at, first.user_hash, first.predicted_at)
-        if agreed is None:
-            detail = ", ".join(f"{vote.reviewer}: {answer}" for vote, answer in zip(votes, answers, strict=True))
+        draft = DraftExample(
+            call=first.call,
+            answers=tuple(answer for vote in agreeing for answer in vote.answers),
+            label=agreed or "",
+            prediction_id=prediction_id,
+            correction_ids=tuple(vote.correction_id for vote in agreeing),
+            corrected_at=first.occurred_at,
+            user_hash=first.user_hash,
+            predicted_at=first.predicted_at,
+        )
+        if agreed is None and never_trained(draft.call, draft.answers) is None:
+            detail = ", ".join(f"{vote.reviewer}: {answer[:100]}" for vote, answer in zip(votes, answers, strict=True))
             rejected.append(draft.rejected("reviewers_disagree", detail))
         else:
             drafts.append(draft)
@@ -126,12 +141,17 @@ def resolve_answers(
 
 
 def tie_break_question(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> LabelRequested | None:
-    """Return the tie-break, a question to one more reviewer, if two disagree on a label, else None."""
+    """Return the tie-break, a question to one more reviewer, if two disagree on a label, else None.
+
+    None, too, where no label can become a training row.
+    """
     if spec.kind is not TaskKind.CLASSIFICATION or len(votes) < 2:
         return None
     if agreed_answer([(vote.label or "").strip() for vote in votes]) is not None:
         return None
     first = votes[0]
+    if never_trained(first.call, first.answers) is not None:
+        return None
     request_id = str(event_id("tie-break", first.prediction_id, len(votes)))
     return LabelRequested(
         event_id=event_id("labels.requested", request_id),
@@ -140,7 +160,7 @@ def tie_break_question(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> 
         request_id=request_id,
         prediction_id=first.prediction_id,
         purpose=Purpose.TIE_BREAK,
-        messages=first.messages,
+        call=first.call,
         answers=first.answers[:1],
         labels=spec.labels,
         priority=2.0,  # Above every question of a single doubt: two labels are paid for and wait for this one.
@@ -149,32 +169,13 @@ def tie_break_question(votes: Sequence[CorrectionSubmitted], spec: TaskSpec) -> 
     )
 
 
-def format_error(messages: Sequence[Message], spec: TaskSpec) -> tuple[str, str] | None:
-    """Return what is wrong with a chat example, as reason and detail; None if it is valid."""
-    roles = [message.role for message in messages]
-    rules = spec.dataset
-    if len(messages) > MAX_MESSAGES:
-        return "too_many_messages", f"{len(messages)} messages; {MAX_MESSAGES} at most"
-    if roles[0] not in (Role.SYSTEM, Role.USER):
-        return "wrong_start", f"starts with {roles[0]}; system or user must be first"
-    if roles[-1] is not Role.ASSISTANT:
-        return "wrong_end", f"ends with {roles[-1]}; the assistant's answer must be last"
-    if Role.SYSTEM in roles[1:]:
-        return "misplaced_system", "a system message that is not the first message"
-    dialogue = roles[1:] if roles[0] is Role.SYSTEM else roles
-    if any(role is not (Role.USER, Role.ASSISTANT)[i % 2] for i, role in enumerate(dialogue)):
-        return "roles_do_not_alternate", " ".join(roles)
-    empty = [i for i, message in enumerate(messages) if not message.content.strip()]
-    if empty:
-        return "empty_content", f"message {empty[0]} is empty"
-    length = len(messages[-1].content)
-    if length < rules.min_answer_chars:
-        return "answer_too_short", f"{length} characters; at least {rules.min_answer_chars}"
-    if length > rules.max_answer_chars:
-        return "answer_too_long", f"{length} characters; at most {rules.max_answer_chars}"
-    if spec.labels and messages[-1].content not in spec.labels:
-        return "unknown_label", f"{messages[-1].content[:100]!r} is not a label of the task"
-    return None
+def _error(draft: DraftExample, spec: TaskSpec) -> Rejection | None:
+    """Return why a draft is no example: first what it says itself, then what is wrong with its form."""
+    return (
+        never_trained(draft.call, draft.answers)
+        or cut_answer_error(draft.label, draft.answers, spec)
+        or format_error(draft.messages, draft.tools, spec)
+    )
 
 
 def deduplicate(drafts: Sequence[DraftExample], kind: TaskKind) -> tuple[list[DraftExample], list[RejectedExample]]:
@@ -184,15 +185,15 @@ def deduplicate(drafts: Sequence[DraftExample], kind: TaskKind) -> tuple[list[Dr
         by_text.setdefault(text_hash(draft.text), []).append(draft)
     unique, rejected = [], []
     for same_text in by_text.values():
-        answers = [draft.answer for draft in same_text]
+        answers = [draft.label for draft in same_text]
         agreed = agreed_answer(answers) if kind is TaskKind.CLASSIFICATION else answers[0]
-        first = next((draft for draft in same_text if draft.answer == agreed), None)
+        first = next((draft for draft in same_text if draft.label == agreed), None)
         if first is not None:
             unique.append(first)
         for draft in same_text:
             if draft is first:
                 continue
-            if kind is TaskKind.CLASSIFICATION and draft.answer != agreed:
+            if kind is TaskKind.CLASSIFICATION and draft.label != agreed:
                 counts = ", ".join(f"{answer} ({count})" for answer, count in Counter(answers).most_common())
                 rejected.append(draft.rejected("conflicting_labels", f"the same text was labelled {counts}"))
             else:
@@ -207,7 +208,8 @@ def split(drafts: Sequence[DraftExample], spec: TaskSpec) -> tuple[list[Example]
     then the group nearest to the boundary moves into it.
     """
     ordered = sorted(drafts, key=_age)
-    firsts = group_near_duplicates([draft.text for draft in ordered], spec.dataset.near_copy_similarity)
+    texts = (comparable_text(draft.call.messages) for draft in ordered)
+    firsts = group_near_duplicates(texts, spec.dataset.near_copy_similarity)
     names = [text_hash(ordered[first].text) for first in firsts]
     points = {name: _split_point(spec.dataset.seed, name) for name in names}
     held_out = {name for name in points if points[name] < spec.dataset.eval_share}
@@ -224,8 +226,9 @@ def split(drafts: Sequence[DraftExample], spec: TaskSpec) -> tuple[list[Example]
 
 def _example(draft: DraftExample, group: str) -> Example:
     return Example(
-        example_id=f"ex-{content_hash(draft.prediction_id, draft.answer)}",
+        example_id=f"ex-{content_hash(draft.prediction_id, draft.label)}",
         messages=draft.messages,
+        tools=draft.tools,
         group=group,
         prediction_ids=(draft.prediction_id,),
         correction_ids=draft.correction_ids,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from schemas.base import Gate
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.domain import DUPLICATE, Dataset
+from shared.conversation import NEVER_TRAINED
 
 
 def evaluate_gates(dataset: Dataset, spec: TaskSpec, traffic: Mapping[str, int]) -> tuple[Gate, ...]:
@@ -82,8 +83,9 @@ def _min_eval(dataset: Dataset) -> Gate:
 
 
 def _max_rejected(dataset: Dataset, spec: TaskSpec) -> Gate:
-    """Duplicates do not count: many people asking the same is no defect of the data."""
-    bad = sum(1 for example in dataset.rejected if example.reason != DUPLICATE)
+    """What is no defect of the data does not count: many people ask the same, and some conversations have pictures."""
+    no_defects = {DUPLICATE, *NEVER_TRAINED}
+    bad = sum(1 for example in dataset.rejected if example.reason not in no_defects)
     total = bad + len(dataset.train) + len(dataset.eval)
     share = bad / total if total else 0.0
     reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.rejected_by_reason().items())

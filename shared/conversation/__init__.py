@@ -5,6 +5,7 @@ from shared.conversation.requests import chat_tools as chat_tools
 from shared.conversation.requests import comparable_text as comparable_text
 from shared.conversation.requests import replay_request as replay_request
 from shared.conversation.requests import template_messages as template_messages
+from shared.conversation.training import NEVER_TRAINED as NEVER_TRAINED
 from shared.conversation.training import never_trained as never_trained
 from shared.conversation.truncation import QUESTION_BYTES as QUESTION_BYTES
 from shared.conversation.truncation import bounded_answer as bounded_answer

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from schemas.conversation import Answer, Call, FinishReason, Message, Part
 from shared.conversation.requests import TOKEN_IDS
 
+NEVER_TRAINED = frozenset({"truncated", "refused", "token_ids", "media", "custom_tool"})
+"""The reasons of `never_trained`."""
+
 
 def never_trained(call: Call, answers: Sequence[Answer]) -> tuple[str, str] | None:
     """Return why no correction of these answers is a training row, as reason and detail; None if one may be.

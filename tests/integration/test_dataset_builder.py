@@ -10,7 +10,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from schemas.base import Message, Role, Variant
+from schemas.base import Variant
+from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.cycles import PartitionFence, StepFailed
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import LabelCount, PredictionsRolledUp, SubjectForgotten
@@ -45,14 +46,17 @@ def task() -> str:
     return f"builder-{uuid4().hex[:8]}"
 
 
+def question(text: str) -> Call:
+    return Call(messages=(Message(role=Role.USER, content=text),))
+
+
 def delivered(
     task: str, offset: int, user_hash: str | None = None, revision: str = "r1"
 ) -> Delivery[CorrectionSubmitted]:
     event = CorrectionSubmitted(
         task=task, task_revision=revision, correction_id=f"{task}-c{offset}", request_id=f"r{offset}",
         prediction_id=f"{task}-p{offset}", purpose=Purpose.LOW_CONFIDENCE, reviewer="ana",
-        messages=(Message(role=Role.USER, content=f"question {offset}"),), answers=("x",), label="y",
-        user_hash=user_hash,
+        call=question(f"question {offset}"), answers=(Answer(text="x"),), label="y", user_hash=user_hash,
     )  # fmt: skip
     return Delivery(event, TOPIC, 990, offset, {})
 
@@ -73,6 +77,27 @@ async def test_a_redelivered_correction_is_stored_once(store: PostgresCorrection
     for _ in range(2):
         await store.save([delivered(task, 0), delivered(task, 1)])
     assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c0", "c1"]
+
+
+@pytest.mark.stack
+async def test_a_conversation_with_tools_and_a_truncated_one_read_back_as_they_are(
+    store: PostgresCorrectionStore, task: str
+) -> None:
+    calls = (ToolCall(name="find", arguments='{"n": 1}', id="c1"),)
+    whole = Call(
+        messages=(
+            Message(role=Role.USER, content="where is it"),
+            Message(role=Role.ASSISTANT, tool_calls=calls),
+            Message(role=Role.TOOL, content="lost", tool_call_id="c1"),
+        ),
+        tools=({"type": "function", "function": {"name": "find"}},),
+    )
+    events = [
+        delivered(task, number).event.model_copy(update={"call": call, "answers": (Answer(tool_calls=calls),)})
+        for number, call in enumerate((whole, whole.model_copy(update={"truncated": True})))
+    ]
+    await store.save([Delivery(event, TOPIC, 990, number, {}) for number, event in enumerate(events)])
+    assert await store.corrections_below(task, "r1", fence(2)) == events
 
 
 @pytest.mark.stack
@@ -187,7 +212,7 @@ def test_ten_thousand_corrections_are_built_in_seconds() -> None:
     for i in range(10_000):
         text = " ".join(words[(i * k + i // (k * 7)) % len(words)] for k in (1, 3, 5, 7, 11)) + f" {i * 7919}"
         event = delivered("desk", i).event
-        rows.append(event.model_copy(update={"messages": (Message(role=Role.USER, content=text),)}))
+        rows.append(event.model_copy(update={"call": question(text)}))
     started = time.perf_counter()
     dataset = build_dataset(rows, spec)
     assert len(dataset.train) + len(dataset.eval) + len(dataset.rejected) == 10_000

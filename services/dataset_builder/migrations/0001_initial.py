@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "dataset_builder_0001_offsets"  # A database with the older table `positions` is refused.
+revision = "dataset_builder_0001_calls"  # A database with corrections that have no whole call is refused.
 down_revision = None
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.base import Message, Role
+from schemas.conversation import Answer, Call, FinishReason, Media, Message, Part, Role, ToolCall
+from schemas.datasets import Example
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
 from services.dataset_builder.domain import (
+    Dataset,
     build_dataset,
-    format_error,
     resolve_answers,
     tie_break_question,
     votes_by_prediction,
@@ -28,10 +30,14 @@ def spec(**dataset: object) -> TaskSpec:
     return TaskSpec(
         name="support-desk",
         kind=TaskKind.CLASSIFICATION,
-        system_prompt=SYSTEM.content,
+        system_prompt=SYSTEM.text,
         labels=("refund", "delivery", "cancel"),
         dataset=DatasetSettings.model_validate({"max_answer_chars": 20, **dataset}),
     )
+
+
+def user(content: str = "where is it") -> Message:
+    return Message(role=Role.USER, content=content)
 
 
 WRITING = TaskSpec(name="replies", kind=TaskKind.GENERATION, system_prompt="Reply.")
@@ -51,63 +57,12 @@ def correction(
             "prediction_id": prediction,
             "purpose": Purpose.LOW_CONFIDENCE,
             "reviewer": reviewer,
-            "messages": (SYSTEM, Message(role=Role.USER, content=text)),
-            "answers": ("cancel",),
+            "call": Call(messages=(SYSTEM, Message(role=Role.USER, content=text))),
+            "answers": (Answer(text="cancel"),),
             "label": label,
             **other,
         }
     )
-
-
-def user(content: str = "where is it") -> Message:
-    return Message(role=Role.USER, content=content)
-
-
-def assistant(content: str = "delivery") -> Message:
-    return Message(role=Role.ASSISTANT, content=content)
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        (SYSTEM, user(), assistant()),
-        (user(), assistant()),
-        (SYSTEM, user(), assistant("Which order?"), user("the last"), assistant()),
-    ],
-)
-def test_a_valid_conversation_passes(messages: tuple[Message, ...]) -> None:
-    assert format_error(messages, spec()) is None
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ((assistant(), user(), assistant()), "wrong_start"),
-        ((SYSTEM, user()), "wrong_end"),
-        ((user(), SYSTEM, assistant()), "misplaced_system"),
-        ((SYSTEM, user(), user(), assistant()), "roles_do_not_alternate"),
-        ((SYSTEM, assistant()), "roles_do_not_alternate"),
-        ((SYSTEM, user("  \n"), assistant()), "empty_content"),
-        ((SYSTEM, user(), assistant("")), "empty_content"),
-        ((SYSTEM, user(), assistant("x" * 21)), "answer_too_long"),
-        ((SYSTEM, user(), assistant("something")), "unknown_label"),
-        ((user(), assistant()) * 33, "too_many_messages"),
-    ],
-)
-def test_each_format_error_has_its_reason(messages: tuple[Message, ...], reason: str) -> None:
-    error = format_error(messages, spec())
-    assert error is not None
-    assert error[0] == reason
-    assert error[1]
-
-
-def test_an_answer_below_the_minimum_is_too_short() -> None:
-    assert format_error((user(), assistant("cancel")), spec(min_answer_chars=7)) is not None
-
-
-def test_a_label_of_one_letter_is_valid() -> None:
-    short = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("A", "B"))
-    assert format_error((user(), assistant("A")), short) is None
 
 
 def test_reviewers_who_agree_make_one_example() -> None:
@@ -142,7 +97,7 @@ def test_only_the_last_label_of_a_reviewer_counts() -> None:
 
 
 def test_a_preference_is_no_label() -> None:
-    pair = correction("late", None, preference="a", answers=("x", "y"))
+    pair = correction("late", None, preference="a", answers=(Answer(text="x"), Answer(text="y")))
     dataset = build_dataset([pair], spec())
     assert not dataset.train
     assert not dataset.rejected
@@ -150,7 +105,11 @@ def test_a_preference_is_no_label() -> None:
 
 def test_the_label_of_a_discordant_pair_is_an_example() -> None:
     pair = correction(
-        "late", "delivery", purpose=Purpose.DISCORDANT_PAIR, ticket_id="t1", answers=("refund", "delivery")
+        "late",
+        "delivery",
+        purpose=Purpose.DISCORDANT_PAIR,
+        ticket_id="t1",
+        answers=(Answer(text="refund"), Answer(text="delivery")),
     )
     dataset = build_dataset([pair], spec())
     assert [e.correction_ids for e in (*dataset.train, *dataset.eval)] == [(pair.correction_id,)]
@@ -186,8 +145,113 @@ def test_the_majority_label_of_a_text_wins() -> None:
 def test_free_texts_that_differ_need_no_tie_break() -> None:
     replies = [correction("late", "We are sorry."), correction("late", "Sorry!", reviewer="ben", minute=1)]
     drafts, rejected = resolve_answers(replies, WRITING.kind)
-    assert [draft.answer for draft in drafts] == ["Sorry!"]
+    assert [draft.label for draft in drafts] == ["Sorry!"]
     assert not rejected
+
+
+FIND = {"type": "function", "function": {"name": "find_order", "parameters": {"type": "object"}}}
+TALK = Call(
+    messages=(
+        SYSTEM,
+        Message(role=Role.USER, content="Where are 4711 and 4712?", name="customer"),
+        Message(
+            role=Role.ASSISTANT,
+            tool_calls=(
+                ToolCall(name="find_order", arguments='{"number": "4711"}', id="call_1"),
+                ToolCall(name="find_order", arguments='{"number": "4712"}', id="call_2"),
+            ),
+        ),
+        Message(role=Role.TOOL, content='{"state": "on its way"}', tool_call_id="call_1"),
+        Message(role=Role.TOOL, content=(Part(type="text", text="no such order"),), tool_call_id="call_2"),
+        Message(role=Role.ASSISTANT, content="4711 is on its way."),
+        Message(role=Role.USER, content="Sorry:"),
+        Message(role=Role.USER, content="I meant 4713."),
+    ),
+    tools=(FIND,),
+)
+CALLED = Answer(text="", tool_calls=(ToolCall(name="find_order", arguments='{"number": "4713"}', id="call_3"),))
+
+
+def talk(label: str, answer: Answer = CALLED, call: Call = TALK) -> CorrectionSubmitted:
+    return correction("talk", label, call=call, answers=(answer,))
+
+
+def rows(dataset: Dataset) -> list[Example]:
+    return [*dataset.train, *dataset.eval]
+
+
+def test_a_conversation_with_tools_becomes_an_example_with_its_structure() -> None:
+    (example,) = rows(build_dataset([talk(" I am looking for it. ")], WRITING))
+    assert example.prompt == TALK.messages
+    assert example.tools == (FIND,)
+    assert example.messages[-1] == Message(role=Role.ASSISTANT, content="I am looking for it.")
+
+
+def test_a_label_that_repeats_the_answers_tool_calls_is_tool_calls_again() -> None:
+    (example,) = rows(build_dataset([talk(CALLED.plain)], WRITING))
+    assert example.messages[-1] == Message(role=Role.ASSISTANT, tool_calls=CALLED.tool_calls)
+    assert example.answer == CALLED.plain
+
+
+def test_a_label_with_corrected_tool_calls_is_tool_calls_too() -> None:
+    label = "One moment.\n" + CALLED.plain.replace("4713", "4714")
+    (example,) = rows(build_dataset([talk(label)], WRITING))
+    (call,) = example.messages[-1].tool_calls
+    assert (example.messages[-1].content, call.name, call.arguments) == (
+        "One moment.", "find_order", '{"number": "4714"}',
+    )  # fmt: skip
+    assert call.id is not None and len(call.id) == 9
+    assert example.answer == label
+
+
+@pytest.mark.parametrize(
+    ("label", "answer", "call", "reason"),
+    [
+        ("x", CALLED, {"truncated": True}, "truncated"),
+        ("x", Answer(text="a long one", truncated=True), {}, "truncated"),
+        ("x", Answer(refusal="I cannot."), {}, "refused"),
+        ("I cannot.", Answer(refusal="I cannot."), {}, "refused"),
+        ("x", Answer(text="", finish_reason=FinishReason.CONTENT_FILTER), {}, "refused"),
+        ("half an", Answer(text="half an", finish_reason=FinishReason.LENGTH), {}, "cut"),
+        ("half an", Answer(text="half an", finish_reason=FinishReason.CLIENT_LEFT), {}, "cut"),
+        ("x", CALLED, {"messages": (Message(role=Role.USER, content=(
+            Part(type="text", text="and this?"), Part(type="image_url", media=Media(kind="image", hash="h", key="k")),
+        )),)}, "media"),
+        ('[{"name":"drop_order","arguments":"{}"}]', CALLED, {}, "unknown_tool"),
+        ('[{"name":"find_order","arguments":"4713"}]', CALLED, {}, "invalid_arguments"),
+    ],
+)  # fmt: skip
+def test_what_is_not_whole_is_rejected_with_its_reason(
+    label: str, answer: Answer, call: dict[str, Any], reason: str
+) -> None:
+    dataset = build_dataset([talk(label, answer, TALK.model_copy(update=call))], WRITING)
+    assert rows(dataset) == []
+    assert dataset.rejected_by_reason() == {reason: 1}
+
+
+def test_what_a_person_writes_in_place_of_a_cut_answer_is_an_example() -> None:
+    cut = Answer(text="half an", finish_reason=FinishReason.LENGTH)
+    assert len(rows(build_dataset([talk("a whole answer", cut)], WRITING))) == 1
+    label = correction("late", "cancel", answers=(Answer(text="cancel", finish_reason=FinishReason.LENGTH),))
+    assert len(rows(build_dataset([label], spec()))) == 1, "a label of the task is whole"
+
+
+def test_no_tie_break_is_asked_about_what_can_never_be_trained_on() -> None:
+    cut = Call(messages=(user(),), truncated=True)
+    two = [correction("late", "delivery", call=cut), correction("late", "refund", reviewer="ben", minute=1, call=cut)]
+    assert tie_break_question(two, spec()) is None
+    assert build_dataset(two, spec()).rejected_by_reason() == {"truncated": 1}
+
+
+def test_long_conversations_that_differ_in_the_middle_only_are_no_duplicates_but_one_group() -> None:
+    head, tail = "the beginning of it " * 1_000, "the end of it " * 1_500
+    two = [
+        correction(f"{head} {word} {tail}", "delivery", prediction=word, minute=i)
+        for i, word in enumerate(("refund", "parcel"))
+    ]
+    examples = rows(build_dataset(two, spec()))
+    assert len(examples) == 2
+    assert examples[0].group == examples[1].group
 
 
 def many(count: int = 40) -> list[CorrectionSubmitted]:
@@ -232,7 +296,7 @@ def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) ->
     for trained in dataset.train:
         for held_out in dataset.eval:
             assert trained.group != held_out.group
-            assert jaccard(shingles(trained.prompt[-1].content), shingles(held_out.prompt[-1].content)) < 0.8
+            assert jaccard(shingles(trained.prompt[-1].text), shingles(held_out.prompt[-1].text)) < 0.8
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from schemas.base import Gate, Message, Role
+from schemas.base import Gate
+from schemas.conversation import Message, Role
 from schemas.datasets import Example, RejectedExample
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
 from services.dataset_builder.domain import Dataset
@@ -76,8 +77,11 @@ def test_failed_gates_are_described_with_their_numbers() -> None:
     assert "too few: b 1" in description
 
 
-def test_duplicates_do_not_count_as_rejected() -> None:
-    assert failed(evaluate_gates(dataset("aabb", rejected=("duplicate",) * 50), spec(), {})) == []
+@pytest.mark.parametrize("reason", ["duplicate", "truncated", "refused", "media"])
+def test_what_is_no_defect_of_the_data_does_not_count_as_rejected_but_is_listed(reason: str) -> None:
+    gates = evaluate_gates(dataset("aabb", rejected=(reason,) * 50), spec(), {})
+    assert failed(gates) == []
+    assert next(g.detail for g in gates if g.name == "max_rejected_share") == f"{reason} 50"
 
 
 def test_a_label_that_nobody_gave_is_listed_but_fails_no_gate() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from faststream.kafka import TestKafkaBroker
 
-from schemas.base import Event, Message, Role
+from schemas.base import Event
+from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.cycles import PartitionFence, StepFailed
 from schemas.datasets import DatasetBuilt, DatasetManifest, Example
 from schemas.failures import FailuresClustered
@@ -104,8 +105,8 @@ def correction(number: int, label: str, reviewer: str = "ana", user_hash: str | 
         prediction_id=f"p{number}",
         purpose=Purpose.LOW_CONFIDENCE,
         reviewer=reviewer,
-        messages=(Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content=text)),
-        answers=("refund",),
+        call=Call(messages=(Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content=text))),
+        answers=(Answer(text="refund"),),
         label=label,
         user_hash=user_hash,
     )
@@ -166,7 +167,34 @@ async def test_a_cycle_makes_a_dataset_that_reads_back(
     assert manifest.dataset_id == built.dataset_id == folder.name
     assert sum(manifest.labels.values()) == len(train)
     assert {gate.name for gate in manifest.gates} >= {"min_examples", "label_distribution"}
-    assert train[0].messages[-1].role is Role.ASSISTANT
+    assert train[0].messages[-1].role == Role.ASSISTANT
+
+
+async def test_a_conversation_with_tools_reads_back_with_its_structure_and_a_truncated_one_only_as_rejected(
+    handlers: Handlers, published: Published
+) -> None:
+    await filled(handlers)
+    talk = Call(
+        messages=(
+            Message(role=Role.USER, content="Where is 4711?"),
+            Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find", arguments='{"n": 1}', id="c1"),)),
+            Message(role=Role.TOOL, content="on its way", tool_call_id="c1"),
+        ),
+        tools=({"type": "function", "function": {"name": "find"}},),
+    )
+    whole = correction(91, "delivery").model_copy(update={"call": talk})
+    cut = correction(92, "delivery").model_copy(update={"call": talk.model_copy(update={"truncated": True})})
+    await handlers.on_corrections(delivered(whole, cut))
+    await handlers.on_clustered(clustered())
+    (built,) = published.events
+    assert isinstance(built, DatasetBuilt)
+    files = {name: (Path(built.uri) / f"{name}.jsonl").read_text() for name in ("train", "eval", "rejected")}
+    examples = [Example.model_validate_json(s) for s in (files["train"] + files["eval"]).splitlines()]
+    (example,) = [e for e in examples if e.prediction_ids == ("p91",)]
+    assert (example.prompt, example.tools, example.answer) == (talk.messages, talk.tools, "delivery")
+    assert [(json.loads(s)["reason"], json.loads(s)["prediction_ids"]) for s in files["rejected"].splitlines()] == [
+        ("truncated", ["p92"])
+    ]
 
 
 async def test_a_redelivered_cycle_publishes_the_same_event(handlers: Handlers, published: Published) -> None:

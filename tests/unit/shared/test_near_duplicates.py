@@ -57,6 +57,21 @@ def test_a_chain_of_near_duplicates_is_one_group() -> None:
     assert group_near_duplicates([*chain, "something else entirely"], 0.8) == [0, 0, 0, 0, 4]
 
 
+@given(st.text(), st.text())
+def test_the_similarity_is_that_of_the_texts_runs_of_four_characters(left: str, right: str) -> None:
+    def runs(text: str) -> set[str]:
+        clean = normalise(text).ljust(4, "\0")
+        return {clean[i : i + 4] for i in range(len(clean) - 3)}
+
+    expected = len(runs(left) & runs(right)) / len(runs(left) | runs(right))
+    assert jaccard(shingles(left), shingles(right)) == pytest.approx(expected)
+
+
+def test_a_long_text_takes_at_most_eight_bytes_a_character() -> None:
+    text = " ".join(str(number * 7919) for number in range(5_000))
+    assert shingles(text).nbytes <= 8 * len(text)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(SENTENCE, max_size=25), st.sampled_from((0.5, 0.6, 0.8, 0.95)))
 def test_texts_at_the_given_similarity_are_in_one_group(texts: list[str], similarity: float) -> None:

@@ -1,0 +1,136 @@
+"""What a label becomes in an example, and what a conversation must be to be one. Pure.
+
+A conversation that production answered is one that the model's chat template takes. So the rules ask only what training
+needs: a question, an answer, and results of tools that belong to calls. Its number of messages is no matter: what is
+too long is decided in tokens, by the trainer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from schemas.conversation import Answer, JsonObject, Message, Role, ToolCall
+from schemas.tasks import TaskSpec
+from shared.identity import content_hash
+
+_INSTRUCTIONS = (Role.SYSTEM, "developer")
+_CALL_ID_LENGTH = 9
+"""The only length that the strictest chat templates (Mistral's) accept."""
+_SHOWN_ROLES = 50
+
+Rejection = tuple[str, str]
+"""The reason, and the detail."""
+
+
+def answer_message(label: str, answers: Sequence[Answer], tools: Sequence[JsonObject]) -> Message:
+    """Return the assistant's message that a label stands for.
+
+    A label that repeats tool calls of the original answer, or has others in the form of `Answer.plain`, becomes tool
+    calls again: as a text it would teach the model to write JSON where it should call a tool.
+    """
+    for answer in answers:
+        if answer.tool_calls and answer.plain.strip() == label:
+            return Message(role=Role.ASSISTANT, content=answer.text or None, tool_calls=answer.tool_calls)
+    text, calls = _written_calls(label) if tools else (label, ())
+    return Message(role=Role.ASSISTANT, content=text or None, tool_calls=calls)
+
+
+def cut_answer_error(label: str, answers: Sequence[Answer], spec: TaskSpec) -> Rejection | None:
+    """Return the rejection of a label that repeats an answer that did not end by itself; a task's label is whole."""
+    for answer in answers:
+        if answer.plain.strip() == label and not answer.is_whole and label not in spec.labels:
+            return "cut", f"the answer that was accepted as it is ended by {answer.finish_reason}"
+    return None
+
+
+def format_error(messages: Sequence[Message], tools: Sequence[JsonObject], spec: TaskSpec) -> Rejection | None:
+    """Return what is wrong with a chat example; None if it is valid."""
+    if messages[-1].role != Role.ASSISTANT:
+        return "wrong_end", f"ends with {messages[-1].role}; the assistant's answer must be last"
+    if (error := _order_error(messages)) is not None:
+        return error
+    for number, message in enumerate(messages):
+        if not message.text.strip() and message.role != Role.TOOL:  # A tool may have nothing to say.
+            return "empty_content", f"message {number} is empty"
+    return _answer_error(messages[-1], spec) or _calls_error(messages[-1].tool_calls, tools)
+
+
+def _order_error(messages: Sequence[Message]) -> Rejection | None:
+    """Applications do send several messages of the user in a row, and a greeting of the assistant at the start."""
+    roles = [message.role for message in messages]
+    shown = " ".join(roles[-_SHOWN_ROLES:])
+    start = next((number for number, role in enumerate(roles) if role not in _INSTRUCTIONS), len(roles))
+    dialogue = messages[start:]
+    if all(message.role == Role.ASSISTANT for message in dialogue):
+        return "nothing_asked", shown
+    if any(role in _INSTRUCTIONS for role in roles[start:]):  # Inputs are compared without such messages.
+        return "misplaced_system", "a system message that is not at the start"
+    if dialogue[0].role == Role.TOOL:
+        return "result_without_call", "starts with a tool's result"
+    open_calls: tuple[ToolCall, ...] = dialogue[0].tool_calls
+    for before, message in pairwise(dialogue):
+        if before.role == message.role == Role.ASSISTANT:
+            return "roles_do_not_alternate", shown
+        if message.role == Role.TOOL:
+            if before.role not in (Role.ASSISTANT, Role.TOOL) or not _is_result(message, open_calls):
+                return "result_without_call", f"a tool's result ({message.tool_call_id}) that no call asked for"
+        else:
+            open_calls = message.tool_calls
+    return None
+
+
+def _is_result(message: Message, calls: Sequence[ToolCall]) -> bool:
+    """True if one of the calls has the id of this result, or if either has none."""
+    return any(message.tool_call_id is None or call.id in (None, message.tool_call_id) for call in calls)
+
+
+def _answer_error(answer: Message, spec: TaskSpec) -> Rejection | None:
+    rules, text = spec.dataset, answer.text
+    if len(text) < rules.min_answer_chars:
+        return "answer_too_short", f"{len(text)} characters; at least {rules.min_answer_chars}"
+    if len(text) > rules.max_answer_chars:
+        return "answer_too_long", f"{len(text)} characters; at most {rules.max_answer_chars}"
+    if spec.labels and text not in spec.labels:
+        return "unknown_label", f"{text[:100]!r} is not a label of the task"
+    return None
+
+
+def _calls_error(calls: Sequence[ToolCall], tools: Sequence[JsonObject]) -> Rejection | None:
+    known = {function.get("name") for tool in tools if isinstance(function := tool.get("function"), dict)}
+    for call in calls:
+        if tools and call.name not in known:
+            return "unknown_tool", f"{call.name[:100]!r} is none of the tools"
+        if not isinstance(_parsed(call.arguments or "{}"), dict):
+            return "invalid_arguments", f"the arguments of {call.name[:100]} are no JSON object"
+    return None
+
+
+def _written_calls(label: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """Split a label into its text and the tool calls in its last line, or in all of it; the label itself without."""
+    text, _, last_line = label.rpartition("\n")
+    for rest, candidate in (("", label), (text, last_line)):
+        calls = _parsed(candidate)
+        if isinstance(calls, list) and calls and all(map(_is_call, calls)):
+            ids = [content_hash(candidate, str(number), length=_CALL_ID_LENGTH) for number in range(len(calls))]
+            return rest, tuple(ToolCall(**call, id=call_id) for call, call_id in zip(calls, ids, strict=True))
+    return label, ()
+
+
+def _is_call(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"name", "arguments"}
+        and all(isinstance(field, str) for field in value.values())
+        and 0 < len(value["name"]) <= 256
+    )
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value of a text; None if it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

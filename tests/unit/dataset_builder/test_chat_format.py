@@ -1,0 +1,93 @@
+"""The rules of a chat example: what real applications send is valid, and each error has its reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.conversation import Message, Role, ToolCall
+from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
+from services.dataset_builder.chat_format import format_error
+
+SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")
+
+
+def spec(**dataset: object) -> TaskSpec:
+    return TaskSpec(
+        name="support-desk",
+        kind=TaskKind.CLASSIFICATION,
+        system_prompt=SYSTEM.text,
+        labels=("refund", "delivery", "cancel"),
+        dataset=DatasetSettings.model_validate({"max_answer_chars": 20, **dataset}),
+    )
+
+
+def calling(*ids: str | None) -> Message:
+    return Message(role=Role.ASSISTANT, tool_calls=tuple(ToolCall(name="find_order", id=call_id) for call_id in ids))
+
+
+def result(call_id: str | None = None, content: str = "found") -> Message:
+    return Message(role=Role.TOOL, content=content, tool_call_id=call_id)
+
+
+def user(content: str = "where is it") -> Message:
+    return Message(role=Role.USER, content=content)
+
+
+def assistant(content: str = "delivery") -> Message:
+    return Message(role=Role.ASSISTANT, content=content)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (SYSTEM, user(), assistant()),
+        (user(), assistant()),
+        (SYSTEM, user(), assistant("Which order?"), user("the last"), assistant()),
+        (SYSTEM, user(), user("please"), assistant()),
+        (SYSTEM, assistant("How can I help?"), user(), assistant()),
+        (Message(role="developer", content="Be short."), SYSTEM, user(), assistant()),
+        (user(), calling("1", "2"), result("2"), result("1"), assistant()),
+        (user(), calling("1"), result("1", content=""), calling("2"), result("2"), assistant()),
+        (user(), calling("1"), result("1"), user("and?"), assistant()),
+        (user(), calling(None), result("1"), assistant()),
+        (user(), calling("1"), user("never mind"), assistant()),
+        (user(), Message(role="documents", content="…"), assistant()),
+        ((user(), assistant()) * 200),
+    ],
+)
+def test_a_valid_conversation_passes(messages: tuple[Message, ...]) -> None:
+    assert format_error(messages, (), spec()) is None
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ((result("1"), user(), assistant()), "result_without_call"),
+        ((user(), result("1"), assistant()), "result_without_call"),
+        ((user(), calling("1"), result("2"), assistant()), "result_without_call"),
+        ((user(), calling("1"), result("1"), user(), result("1"), assistant()), "result_without_call"),
+        ((user(), calling("1"), assistant()), "roles_do_not_alternate"),
+        ((user(), assistant("It is"), assistant()), "roles_do_not_alternate"),
+        ((SYSTEM, user()), "wrong_end"),
+        ((user(), SYSTEM, assistant()), "misplaced_system"),
+        ((SYSTEM, assistant()), "nothing_asked"),
+        ((SYSTEM, user("  \n"), assistant()), "empty_content"),
+        ((SYSTEM, user(), assistant("")), "empty_content"),
+        ((SYSTEM, user(), assistant("x" * 21)), "answer_too_long"),
+        ((SYSTEM, user(), assistant("something")), "unknown_label"),
+    ],
+)
+def test_each_format_error_has_its_reason(messages: tuple[Message, ...], reason: str) -> None:
+    error = format_error(messages, (), spec())
+    assert error is not None
+    assert error[0] == reason
+    assert error[1]
+
+
+def test_an_answer_below_the_minimum_is_too_short() -> None:
+    assert format_error((user(), assistant("cancel")), (), spec(min_answer_chars=7)) is not None
+
+
+def test_a_label_of_one_letter_is_valid() -> None:
+    short = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("A", "B"))
+    assert format_error((user(), assistant("A")), (), short) is None
