@@ -24,6 +24,13 @@ class TaskKind(StrEnum):
     GENERATION = "generation"
 
 
+class MediaPolicy(StrEnum):
+    """What becomes of the pictures, sound and documents of requests. Their bytes are never in an event."""
+
+    DROP = "drop"
+    KEEP = "keep"
+
+
 class _Section(BaseModel):
     """The base class of the YAML's sections: an unknown key is an error of the author, not a newer contract."""
 
@@ -166,8 +173,15 @@ class TaskSpec(_Section):
     rollout: RolloutSettings = RolloutSettings()
     prices: Prices = Prices()
     redaction: RedactionSettings = RedactionSettings()
+    media: MediaPolicy = Field(
+        default=MediaPolicy.DROP,
+        description="Pictures, sound and documents that a request has in itself. drop: an event names their kind, size "
+        "and hash. keep: they are also in the artifact store, encrypted and not redacted, as long as predictions are.",
+    )
     retention_days: int | None = Field(
-        default=None, ge=1, description="Retention of predictions and of their open review questions; empty: forever."
+        default=None,
+        ge=1,
+        description="Retention of predictions, kept media and open review questions; empty: forever.",
     )
     golden_file: Identifier | None = None
     golden: tuple[GoldenExample, ...] = Field(default=(), max_length=5_000)

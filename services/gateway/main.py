@@ -25,6 +25,7 @@ from services.gateway.processes.supervisor import exit_with_parent, supervise_sh
 from services.gateway.processes.workers import build_workers
 from services.gateway.readiness import Readiness
 from services.gateway.recording.event_log import SpoolEventLog
+from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.calibration import CalibrationCache
 from services.gateway.routing.flags import UnleashFlagReader
@@ -75,12 +76,14 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     identifiers, correlation = _identifiers(settings), _correlation_buffer(settings, metrics)
+    media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.media_options, metrics)
     recorder = Recorder(
         log,
         metrics,
         MediaReferences(identifiers.subjects_key),
         calibrations,
         RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
+        media,
     )
     answerer = Answerer(tasks, flags, sources, recorder, identifiers)
     readiness = Readiness(settings, access, tasks, replicas, flags, log)
@@ -98,7 +101,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     )  # fmt: skip
     background = [
         shipper.run_forever, replicas.watch_forever, flags.watch_forever, access.watch_forever, snapshot.sync_forever,
-        correlation.sweep_forever, calibrations.watch_forever,
+        correlation.sweep_forever, calibrations.watch_forever, media.sync_forever,
         lambda: exit_with_parent(parent, "the supervisor of this worker is gone"),
     ]  # fmt: skip
     if several_workers:
@@ -107,9 +110,11 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     return Service(
         NAME,
         broker,
-        prepare=[raise_file_limit, log.start, snapshot.load, access.start, flags.start],
+        prepare=[raise_file_limit, log.start, media.start, snapshot.load, access.start, flags.start],
         background=background,
-        close=[log.close, shipper.close, replicas.close, *([external.close] if external else []), flags.close],
+        close=[
+            media.close, log.close, shipper.close, replicas.close, *([external.close] if external else []), flags.close,
+        ],
         http=HttpServer(
             with_cors(with_spans(app, settings, NAME), settings.cors_origins),
             settings.gateway_host, settings.gateway_port, several_workers, {**_HTTP, "http": protocol},

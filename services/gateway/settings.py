@@ -44,6 +44,15 @@ class BodyLimits:
     silence: float = 30.0
 
 
+@dataclass(frozen=True)
+class MediaOptions:
+    """How durable kept media are, as `SpoolOptions` says. `max_bytes`: of all that wait in the folder."""
+
+    sync: Sync = Sync.INTERVAL
+    sync_seconds: float = 0.5
+    max_bytes: int = 2 * 1024**3
+
+
 class GatewaySettings(Settings):
     gateway_host: str = Field(default="127.0.0.1", description="Address to listen on.")
     gateway_port: int = Field(default=28080, ge=0, le=65_535, description="Port to listen on.")
@@ -153,13 +162,23 @@ class GatewaySettings(Settings):
         description="What a request gets while the spool or its disk is full. refuse: 503, and nothing is answered "
         "that is not recorded. answer: its answer, marked x-ratchet-logged: false, counted and never recorded.",
     )
+    gateway_media_folder: Path | None = Field(
+        default=None,
+        description="Where media that a task keeps wait for the artifact store, encrypted: a local disk. Empty: the "
+        "folder `media` beside the spool's.",
+    )
+    gateway_media_max_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=1024**2,
+        description="Most bytes of them. Above it a request with media gets what RATCHET_GATEWAY_SPOOL_FULL says.",
+    )
     gateway_shipper_records: int = Field(default=2_000, ge=1, le=50_000, description="Most events shipped at once.")
     gateway_shipper_bytes: int = Field(default=8 * 1024**2, ge=64 * 1024, description="Most bytes shipped at once.")
     gateway_shipper_stop_seconds: float = Field(
         default=10.0, ge=0.0, description="On a stop, time to ship what waits; the rest is shipped by the next start."
     )
     gateway_shipper_late_seconds: float = Field(
-        default=60.0, gt=0.0, description="/readyz notes an event that waits for longer."
+        default=60.0, gt=0.0, description="/readyz notes an event, or kept media, that wait for longer."
     )
     gateway_intake_records: int = Field(
         default=500, ge=1, description="Most predictions of direct producers handled at once."
@@ -281,6 +300,14 @@ class GatewaySettings(Settings):
     @property
     def spool_folder(self) -> Path:
         return self.gateway_spool_folder or self.home / "spool"
+
+    @property
+    def media_folder(self) -> Path:
+        return self.gateway_media_folder or self.spool_folder.with_name("media")
+
+    @property
+    def media_options(self) -> MediaOptions:
+        return MediaOptions(self.gateway_spool_sync, self.gateway_spool_sync_seconds, self.gateway_media_max_bytes)
 
     @property
     def spool_options(self) -> SpoolOptions:

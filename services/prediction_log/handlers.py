@@ -1,4 +1,7 @@
-"""Appends events to the lake, erases people, and in the background publishes roll-ups and maintains the lake."""
+"""Appends events to the lake, erases people, and in the background publishes roll-ups and maintains the lake.
+
+Erasure and retention also delete the media that the gateway kept in the artifact store.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from schemas.tasks import TaskChanged
 from services.prediction_log.erasure.subjects import ErasureRequests
 from services.prediction_log.maintenance.compaction import MaintenancePolicy
 from services.prediction_log.maintenance.maintenance import Maintenance
+from services.prediction_log.maintenance.retention import delete_expired_media
 from services.prediction_log.offsets.resume import ReadTopicIds, resume_from
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
@@ -25,6 +29,7 @@ from shared.kafka.decoding import Decoder
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
+from shared.storage.media import MediaStore
 from shared.threads import in_thread
 
 MIN_BATCH_BYTES = 1024 * 1024
@@ -47,7 +52,8 @@ class Handlers:
         self._read_topic_ids = read_topic_ids
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
-        self._erasure_requests = ErasureRequests(settings.lake_uri, settings.kafka_incarnation)
+        self._media = MediaStore(settings.artifacts_uri)
+        self._erasure_requests = ErasureRequests(settings.lake_uri, self._media, settings.kafka_incarnation)
         self._roll_ups = RollUps(settings.lake_uri)
         self._maintenance = Maintenance(settings.lake_uri, maintenance_policy(settings))
 
@@ -94,9 +100,16 @@ class Handlers:
             await self.roll_up_once()
 
     async def maintain_once(self) -> None:
-        """Run one round of maintenance over the lake. Raises DependencyUnavailable."""
+        """Run one round of maintenance over the lake and the kept media. Raises DependencyUnavailable."""
         retention_days = {changed.task: changed.spec.retention_days for changed in self._tasks}
-        await in_thread(self._maintenance.run, retention_days, self._now())
+        results = await asyncio.gather(
+            in_thread(self._maintenance.run, retention_days, self._now()),
+            in_thread(delete_expired_media, self._media, retention_days, self._now()),
+            return_exceptions=True,  # The store of one may be away.
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def maintain_forever(self) -> None:
         """Maintain the lake in the background, starting at a random moment so that replicas alternate."""

@@ -1,5 +1,6 @@
 """Conversations of events: as requests to a model server, for chat templates, cut to a size, and fit for training."""
 
+from shared.conversation.requests import LoadPart as LoadPart
 from shared.conversation.requests import chat_messages as chat_messages
 from shared.conversation.requests import chat_tools as chat_tools
 from shared.conversation.requests import comparable_text as comparable_text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from schemas.conversation import Api, Call, JsonObject, Message, Part, ToolCall, input_text
+from schemas.conversation import Api, Call, JsonObject, Media, Message, Part, ToolCall, input_text
 
+LoadPart = Callable[[Media], dict[str, Any]]
+"""Returns the part of a message that has a kept picture, sound or document: `shared.storage.media.MediaReader.part`."""
 _MAX_COMPARED = 32_000
 TOKEN_IDS = "token_ids"  # noqa: S105 - no password
 """The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
@@ -20,9 +22,12 @@ def comparable_text(messages: Sequence[Message]) -> str:
     return text if len(text) <= _MAX_COMPARED else f"{text[:half]}\n{text[-half:]}"
 
 
-def chat_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Return messages as OpenAI's chat API takes them. Raises ValueError for media: an event does not have them."""
-    return [_chat_message(message) for message in messages]
+def chat_messages(messages: Iterable[Message], load: LoadPart | None = None) -> list[dict[str, Any]]:
+    """Return messages as OpenAI's chat API takes them.
+
+    Raises ValueError for media, which an event does not have, but for kept ones with `load`, and what that raises.
+    """
+    return [_chat_message(message, load) for message in messages]
 
 
 def chat_tools(tools: Iterable[JsonObject]) -> tuple[JsonObject, ...]:
@@ -58,11 +63,11 @@ def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     return found
 
 
-def replay_request(call: Call, labels: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+def replay_request(call: Call, labels: Sequence[str] = (), load: LoadPart | None = None) -> tuple[str, dict[str, Any]]:
     """Return the path and the body, without the model, of the request that was sent. It asks for no stream.
 
     `labels`: those of the task's revision, to which the answer was constrained if `call.constrained` says so.
-    Raises ValueError for a call with media.
+    Raises ValueError for a call with media, but for kept ones with `load`, and what that raises.
     """
     body: dict[str, Any] = dict(call.parameters)
     if call.constrained:
@@ -76,15 +81,15 @@ def replay_request(call: Call, labels: Sequence[str] = ()) -> tuple[str, dict[st
     if call.api is Api.RESPONSES:
         if call.response_format is not None:
             body["text"] = call.response_format
-        items = [item for message in call.messages for item in _response_items(message)]
+        items = [item for message in call.messages for item in _response_items(message, load)]
         return "/v1/responses", {**body, "input": items, "store": False}
     if call.response_format is not None:
         body["response_format"] = call.response_format
-    return "/v1/chat/completions", {**body, "messages": chat_messages(call.messages)}
+    return "/v1/chat/completions", {**body, "messages": chat_messages(call.messages, load)}
 
 
-def _chat_message(message: Message) -> dict[str, Any]:
-    chat: dict[str, Any] = {"role": message.role, "content": _content(message.content)}
+def _chat_message(message: Message, load: LoadPart | None) -> dict[str, Any]:
+    chat: dict[str, Any] = {"role": message.role, "content": _content(message.content, load)}
     for name in ("name", "tool_call_id", "reasoning", "refusal"):
         if (value := getattr(message, name)) is not None:
             chat[name] = value
@@ -93,11 +98,13 @@ def _chat_message(message: Message) -> dict[str, Any]:
     return chat
 
 
-def _content(content: str | tuple[Part, ...] | None) -> Any:
-    return [_part(part) for part in content] if isinstance(content, tuple) else content
+def _content(content: str | tuple[Part, ...] | None, load: LoadPart | None) -> Any:
+    return [_part(part, load) for part in content] if isinstance(content, tuple) else content
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _part(part: Part, load: LoadPart | None) -> dict[str, Any]:
+    if part.media is not None and part.media.key is not None and load is not None:
+        return load(part.media)
     if part.media is not None or part.text is None:
         raise ValueError(f"the conversation has a part that the event does not carry: {part.type}")
     return {"type": part.type, "refusal" if part.type == "refusal" else "text": part.text}
@@ -123,16 +130,17 @@ def _prompt(message: Message) -> Any:
     return message.content or ""
 
 
-def _response_items(message: Message) -> list[dict[str, Any]]:
+def _response_items(message: Message, load: LoadPart | None) -> list[dict[str, Any]]:
     """A message as items of the responses API."""
+    content = _content(message.content, load)
     if message.role == "tool":
-        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": _content(message.content)}]
+        return [{"type": "function_call_output", "call_id": message.tool_call_id, "output": content}]
     items: list[dict[str, Any]] = []
     if message.reasoning is not None:
         text = {"type": "reasoning_text", "text": message.reasoning}
         items.append({"type": "reasoning", "id": "", "summary": [], "content": [text]})
     if message.content is not None:
-        items.append({"role": message.role, "content": _content(message.content)})
+        items.append({"role": message.role, "content": content})
     items += [
         {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
         for call in message.tool_calls

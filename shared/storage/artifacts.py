@@ -1,6 +1,6 @@
 """The artifact store: immutable folders named by content, on a disk or in an object store (`s3://`, through obstore).
 
-    <artifacts>/datasets/<dataset_id>/   <artifacts>/adapters/<adapter>/
+    <artifacts>/datasets/<dataset_id>/   <artifacts>/adapters/<adapter>/   <artifacts>/media/ (media.py)
 
 A folder is written completely and never changed. On a disk it appears by a rename; in an object store `manifest.json`
 is written last, and a folder without it does not exist. An object store's address and keys come from the environment,
@@ -37,7 +37,7 @@ class ArtifactStore:
     def __init__(self, uri: str, cache: Path) -> None:
         self._uri = uri.rstrip("/")
         self._cache = cache
-        self._local = _is_local(uri)
+        self._local = is_local(uri)
 
     def address(self, kind: str, name: str) -> str:
         return f"{self._uri}/{kind}/{name}"
@@ -48,16 +48,16 @@ class ArtifactStore:
             raise ValueError(f"{folder} has no {MANIFEST}")
         address = self.address(kind, name)
         if self._local:
-            self._publish_locally(folder, _path(address))
+            self._publish_locally(folder, local_path(address))
         else:
             self._publish_remotely(folder, address)
         return address
 
     def fetch(self, address: str) -> Path:
         """Return the folder at `address` on this machine. Raises ArtifactMissing, or DependencyUnavailable."""
-        if not _is_local(address):
+        if not is_local(address):
             return self._fetch_remotely(address)
-        path = _path(address)
+        path = local_path(address)
         if not (path / MANIFEST).exists():
             raise _missing(address)
         return path
@@ -65,7 +65,7 @@ class ArtifactStore:
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind's folders, complete or not. Raises DependencyUnavailable or OSError."""
         if self._local:
-            folder = _path(f"{self._uri}/{kind}")
+            folder = local_path(f"{self._uri}/{kind}")
             return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         with _object_store(self._uri) as store:
             prefixes = store.list_with_delimiter(kind)["common_prefixes"]
@@ -75,7 +75,7 @@ class ArtifactStore:
         """Read one file of a folder, without fetching the others. Raises DependencyUnavailable or OSError."""
         address = self.address(kind, name)
         if self._local:
-            with (_path(address) / file).open("rb") as local:
+            with (local_path(address) / file).open("rb") as local:
                 yield from local
             return
         import obstore
@@ -128,11 +128,13 @@ class ArtifactStore:
         return target
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
+    """Return True for a folder."""
     return "://" not in address or address.startswith("file://")
 
 
-def _path(address: str) -> Path:
+def local_path(address: str) -> Path:
+    """Return the folder of a local address."""
     return Path(address.removeprefix("file://"))
 
 
@@ -154,11 +156,19 @@ def _object_store(address: str) -> Iterator[ObjectStore]:
 
     A missing object stays FileNotFoundError. Loads obstore only here: artifacts in a folder do without.
     """
-    from obstore.exceptions import BaseError
     from obstore.store import from_url
 
-    try:
+    with store_errors(address):
         yield from_url(address, retry_config={"retry_timeout": RETRY})
+
+
+@contextmanager
+def store_errors(address: str) -> Iterator[None]:
+    """Raise obstore's errors, but that of a missing object, as DependencyUnavailable."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
     except BaseError as error:
         reason = str(error).partition("\n")[0]
         way_out = "Check the S3 server, and the AWS_… variables of this process: ratchet status"

@@ -80,17 +80,19 @@ class Answerer:
         exchange.grant.require(name)
         parsed = api(data, self._tasks.get(name))
         identity = take_identity(data, exchange.headers, forward=self._forward_identity)
-        calls = self._recorder.encode_calls(parsed)
+        user_hash = self._user_hash(identity.user)
+        calls, media = self._recorder.encode_calls(parsed, user_hash)
         prediction_ids = [self._new_id(name, exchange.request_id)]
         prediction_ids += [self._new_id(name) for _ in range(parsed.prediction_count - 1)]
         caller = Caller(
-            self._user_hash(identity.user),
+            user_hash,
             self._session_hash(identity.session),
             exchange.grant.app,
             identity.metadata,
             exchange.trace,
         )
         request = InFlightRequest(exchange, parsed.task, parsed, calls, prediction_ids, caller)
+        request.media = media
         return request, choose_arms(self._flags.read(name, identity.user), self._external_model)
 
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:

@@ -53,6 +53,10 @@ class Metrics:
         self.spool_refusals = Counter(
             "ratchet_gateway_spool_refusals", "Appends refused: the spool or its disk is full.", registry=self.registry
         )
+        self.media_refusals = Counter(
+            "ratchet_gateway_media_refusals", "Requests whose media were not kept: their folder or its disk is full.",
+            registry=self.registry,
+        )  # fmt: skip
         self.answers_unlogged = Counter(
             "ratchet_gateway_answers_unlogged", "Answers that left without a record: the spool was full.",
             registry=self.registry,
@@ -98,6 +102,11 @@ class SpoolCollector(Collector):
         yield _count("shipper_dead_lettered", "Events that were dead-lettered.", status.dead_lettered)
         yield _count("redacted_texts", "Texts searched for personal data.", status.redacted_texts)
         yield _count("redaction_seconds", "Seconds spent on redaction.", status.redaction_seconds)
+        media_age = max(0.0, time.time() - status.media_oldest) if status.media_oldest is not None else 0.0
+        yield _gauge("media_bytes", "Bytes of media that wait for the artifact store.", status.media_bytes)
+        yield _gauge("media_oldest_seconds", "How long the oldest of them have waited.", media_age)
+        yield _count("media_uploaded", "Media that are in the artifact store.", status.media_uploaded)
+        yield _count("media_forgotten", "Media not uploaded: their person was forgotten.", status.media_forgotten)
         yield _gauge("spool_incomplete_bytes", "Bytes of incomplete records after a crash.", status.incomplete_bytes)
         yield _gauge("spool_quarantined", "Damaged segments that were quarantined.", status.quarantined)
         shipped = CounterMetricFamily(

@@ -20,7 +20,8 @@ class ShipperStatus:
     """Counters since the shipper started; a plain record, and the JSON of the file.
 
     `at`, when it was written, and `oldest`, when the oldest waiting event was appended, are Unix seconds. `oldest` is
-    None if nothing waits. `submitted_logged`: predictions of direct producers that were logged.
+    None if nothing waits. `submitted_logged`: predictions of direct producers that were logged. `media_…`: of the media
+    of the home, 0 in all shippers but the one that uploads them.
     """
 
     at: float = 0.0
@@ -36,6 +37,11 @@ class ShipperStatus:
     incomplete_bytes: int = 0
     quarantined: int = 0
     error: str = ""
+    media_oldest: float | None = None
+    media_bytes: int = 0
+    media_uploaded: int = 0
+    media_forgotten: int = 0
+    media_error: str = ""
 
     def write(self, folder: Path) -> None:
         """Write the file atomically. Without fsync: a crash loses the counters of a second."""
@@ -59,8 +65,15 @@ def shipper_problems(status: ShipperStatus | None, late_seconds: float, now: flo
     """The shipper's problems, for an operator. None of them loses an event."""
     if status is None or now - status.at > _DEAD_SECONDS:
         return ["the shipper is not running: events wait in the spool, nothing reaches Kafka"]
-    waited = max(0.0, now - status.oldest) if status.oldest is not None else 0.0
-    if waited > late_seconds:
+    problems = []
+    if (waited := _waited(status.oldest, now)) > late_seconds:
         reason = f" ({status.error})" if status.error else ""
-        return [f"the shipper is behind: an event has waited for Kafka for {waited:.0f} s{reason}"]
-    return []
+        problems.append(f"the shipper is behind: an event has waited for Kafka for {waited:.0f} s{reason}")
+    if (waited := _waited(status.media_oldest, now)) > late_seconds:
+        reason = f" ({status.media_error})" if status.media_error else ""
+        problems.append(f"media have waited for the artifact store for {waited:.0f} s{reason}")
+    return problems
+
+
+def _waited(since: float | None, now: float) -> float:
+    return max(0.0, now - since) if since is not None else 0.0

@@ -5,8 +5,9 @@ produces  predictions.logged · requests.observed
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,12 +15,13 @@ from schemas.adapters import Calibration
 from schemas.base import MAX_EVENT_BYTES
 from schemas.conversation import FinishReason
 from services.gateway.formats.api import ApiAnswer, ApiRequest, Choice, TokenUsage
-from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.recording.builder import LoggedAnswer, LoggedRequest, encode_call, prediction_logged
 from services.gateway.recording.event_log import EventLog
 from services.gateway.recording.events import request_observed
+from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
@@ -53,17 +55,28 @@ class Recorder:
         media: MediaReferences,
         calibrations: CalibrationLookup | None = None,
         options: RecordingOptions = RecordingOptions(),
+        media_folder: MediaFolder | None = None,
     ) -> None:
         self._log = log
         self._metrics = metrics
         self._media = media
         self._calibrations = calibrations
         self._options = options
+        self._media_folder = media_folder
         self._external_warning = RateLimitedWarning(logger)
 
-    def encode_calls(self, parsed: ApiRequest) -> list[bytes]:
-        """What the request's events say was asked, cut to fit, before the upstream is asked. Raises HttpError 400."""
-        return [encode_call(call, self._options.event_bytes) for call in parsed.calls(self._media)]
+    def encode_calls(
+        self, parsed: ApiRequest, user_hash: str | None
+    ) -> tuple[list[bytes], Collection[InlineMedia] | None]:
+        """What the request's events say was asked, cut to fit, before the upstream is asked; and the media to keep.
+
+        Raises HttpError 400.
+        """
+        kept = None
+        if parsed.task.keeps_media and self._media_folder is not None:
+            kept = self._media.keeping(parsed.task.name, user_hash)
+        calls = [encode_call(call, self._options.event_bytes) for call in parsed.calls(kept or self._media)]
+        return calls, kept.inline.values() if kept is not None and kept.inline else None
 
     def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[Measure]:
         """The confidence of each choice."""
@@ -80,7 +93,8 @@ class Recorder:
         status: int = 200,
         cut_by: FinishReason | None = None,
     ) -> bool:
-        """Record the answer's predictions and the request's observation; they are in the spool when this returns True.
+        """Record the answer's predictions and the request's observation: they are in the spool, and kept media beside
+        it, when this returns True.
 
         `cut_by`: who ended an answer that has no finish reason of its own. Returns False if the spool took no record
         and `answer_when_full` is set, else raises SpoolUnavailable.
@@ -91,7 +105,10 @@ class Recorder:
             request_observed(request, arm, status, latency_ms, confidences[0].score if confidences else None)
         )
         try:
-            await self._log.append(records)
+            if request.media is None:
+                await self._log.append(records)
+            else:  # It takes a while, in which a client that leaves must not undo the record.
+                await asyncio.shield(asyncio.ensure_future(self._keep_and_append(request.media, records)))
         except SpoolUnavailable:
             if not self._options.answer_when_full:
                 raise
@@ -99,6 +116,11 @@ class Recorder:
             return False
         request.task.answers[arm.variant].inc()
         return True
+
+    async def _keep_and_append(self, media: Collection[InlineMedia], records: Sequence[Record]) -> None:
+        if self._media_folder is not None:
+            await self._media_folder.write(media)
+        await self._log.append(records)
 
     def _predictions(
         self,

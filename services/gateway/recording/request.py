@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from services.gateway.asgi.exchange import Exchange, Headers
 from services.gateway.domain import unsigned_id
 from services.gateway.formats.api import ApiRequest
+from services.gateway.formats.media import InlineMedia
 from services.gateway.routing.arms import Arm
 from services.gateway.tasks.served import ServedTask
 from shared.model.confidence import Measure
@@ -30,10 +31,10 @@ class InFlightRequest:
 
     `prediction_ids`: one for each answer asked for; a request without predictions has one, for its observation.
     `calls`: what its events say was asked, one for each event. `instead_of`: the chosen arm, once another one had to
-    stand in.
+    stand in. `media`: what is to be kept of it; None, as a rule.
     """
 
-    __slots__ = ("caller", "calls", "exchange", "instead_of", "parsed", "prediction_ids", "request_id", "task")
+    __slots__ = ("caller", "calls", "exchange", "instead_of", "media", "parsed", "prediction_ids", "request_id", "task")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class InFlightRequest:
         self.caller = caller
         self.request_id = unsigned_id(prediction_ids[0])
         self.instead_of: Arm | None = None
+        self.media: Collection[InlineMedia] | None = None
 
     def attribution_headers(self, arm: Arm) -> Headers:
         """Response headers that tell the client who answered. The ids of several answers, in order, have their own."""

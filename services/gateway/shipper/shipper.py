@@ -1,7 +1,8 @@
 """The shipper process beside each gateway: moves events from the spool to Kafka, redacted and in order.
 
 consumes  the spool's slots · predictions.submitted · tasks.changed (as a table)
-does      redacts, publishes, and advances a slot's cursor when Kafka has acknowledged everything before it
+does      redacts, publishes, and advances a slot's cursor when Kafka has acknowledged everything before it; uploads
+          kept media to the artifact store (media.py)
 produces  predictions.logged · feedback.given · requests.observed
 
 A crash between acknowledgement and cursor ships a record twice, with the same event id. A shipper ships its own
@@ -27,6 +28,7 @@ from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import STATUS_SECONDS, ShipperStatus
 from services.gateway.processes.supervisor import exit_with_parent
 from services.gateway.settings import GatewaySettings
+from services.gateway.shipper.media import MediaUploader
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.shipper.submitted import SubmittedPredictions
@@ -40,6 +42,7 @@ from shared.privacy.redaction import Redactor
 from shared.service import Service, run
 from shared.spool import Position, Record, SpoolReader, list_slots, lock_for_shipping
 from shared.spool.slots import has_owner
+from shared.storage.media import MediaStore
 
 NAME = "gateway"
 _POLL_SECONDS = 0.05
@@ -214,6 +217,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
     )
     submitted.subscribe(consumers, settings.gateway_intake_records)
     shipper = Shipper(settings, own_slot, cipher, redactor, new_publisher, status)
+    media = MediaUploader(settings.media_folder, MediaStore(settings.artifacts_uri), status)
 
     async def write_status_forever() -> None:
         while own_slot is not None:
@@ -225,6 +229,9 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         """Exit after the current batch when the gateway is gone."""
         await exit_with_parent(parent, "the gateway is gone: the next gateway's shipper continues", shorten_finish)
 
+    async def finish() -> None:
+        await asyncio.gather(shipper.finish(), media.finish(shipper.seconds_to_finish))
+
     def shorten_finish() -> None:
         shipper.seconds_to_finish = _ORPHAN_STOP_SECONDS
 
@@ -232,9 +239,9 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         NAME,
         broker,
         prepare=[shipper.start],
-        background=[redactor.load, write_status_forever, watch_parent],
+        background=[redactor.load, media.upload_forever, write_status_forever, watch_parent],
         connected=[partial(tasks.read, settings)],
-        drain=[shipper.finish],  # It redacts by the tasks, which a consumer may still be reading.
+        drain=[finish],  # It redacts by the tasks, which a consumer may still be reading.
         close=[submitted_publisher.close],
         serves_before_broker=True,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from schemas.base import Variant
-from schemas.tasks import TaskChanged, TaskKind
+from schemas.tasks import MediaPolicy, TaskChanged, TaskKind
 from services.gateway.observability.metrics import Metrics
 from shared.http import HttpError
 from shared.kafka.latest_by_key import LatestByKey
@@ -22,8 +22,8 @@ class ServedTask:
     """
 
     __slots__ = (
-        "answers", "change", "classifies", "confidence_fields", "constraint", "name", "revision", "spec", "system",
-        "top_logprobs",
+        "answers", "change", "classifies", "confidence_fields", "constraint", "keeps_media", "name", "revision", "spec",
+        "system", "top_logprobs",
     )  # fmt: skip
 
     def __init__(self, change: TaskChanged, metrics: Metrics) -> None:
@@ -32,6 +32,7 @@ class ServedTask:
         self.name = change.task
         self.revision = change.task_revision
         self.classifies = change.spec.kind is TaskKind.CLASSIFICATION
+        self.keeps_media = change.spec.media is MediaPolicy.KEEP
         self.constraint = orjson.Fragment(orjson.dumps({"choice": list(change.spec.labels)}))
         self.system: dict[str, str] | None = None
         if change.spec.system_prompt:

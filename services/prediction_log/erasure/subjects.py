@@ -1,4 +1,4 @@
-"""Applies batches of `subjects.forgotten` to the lake, and stores how far that topic was read.
+"""Applies batches of `subjects.forgotten` to the lake and the kept media, and stores how far that topic was read.
 
 The offset is stored in the table `forgotten` itself, after the deletions. So a lake that was deleted or restored from a
 backup reads the requests again, whatever Kafka's consumer group says, and a crash in between repeats the deletions.
@@ -6,7 +6,8 @@ backup reads the requests again, whatever Kafka's consumer group says, and a cra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from deltalake import CommitProperties, DeltaTable
@@ -18,13 +19,15 @@ from services.prediction_log.offsets.commit_offsets import CommitOffsets, last_o
 from services.prediction_log.tables import STORE_ERRORS, create_table, open_table
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery, TopicPartition
+from shared.storage.media import MediaStore
 
 
 class ErasureRequests:
     """The erasure requests of the lake at `uri`. Every method blocks and raises DependencyUnavailable."""
 
-    def __init__(self, uri: str, incarnation: str = "") -> None:
+    def __init__(self, uri: str, media: MediaStore, incarnation: str = "") -> None:
         self._uri = uri.rstrip("/")
+        self._media = media
         self._offsets = CommitOffsets(incarnation)
 
     def apply(self, deliveries: Sequence[Delivery[SubjectForgotten]]) -> None:
@@ -32,6 +35,8 @@ class ErasureRequests:
         events = [delivery.event for delivery in deliveries]
         requests = [SubjectErasure(event.task, event.subject_hash, event.occurred_at) for event in events]
         erase_subjects(self._uri, requests)
+        for task, people in _last_requests(requests).items():
+            self._media.forget(task, people)
         offsets = last_offsets((delivery.topic, delivery.partition, delivery.offset) for delivery in deliveries)
         delta = self._table()
         try:
@@ -54,3 +59,11 @@ class ErasureRequests:
 
     def _table(self) -> DeltaTable:
         return open_table(self._uri, FORGOTTEN) or create_table(self._uri, FORGOTTEN)
+
+
+def _last_requests(requests: Iterable[SubjectErasure]) -> dict[str, dict[str, datetime]]:
+    """By task and person, when they last asked."""
+    found: dict[str, dict[str, datetime]] = {}
+    for request in sorted(requests, key=lambda request: request.occurred_at):
+        found.setdefault(request.task, {})[request.subject_hash] = request.occurred_at
+    return found

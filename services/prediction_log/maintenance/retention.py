@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pyarrow as pa
 
 from services.prediction_log.erasure.erase import delete
 from services.prediction_log.tables import PARTITIONED, open_table, quoted
+from shared.storage.media import MediaStore
 
 
 def delete_expired(uri: str, retention_days: Mapping[str, int | None], now: datetime) -> None:
@@ -23,6 +24,18 @@ def delete_expired(uri: str, retention_days: Mapping[str, int | None], now: date
         for task, days in retention_days.items():
             if days is None or task not in oldest:
                 continue
-            first_day = (now - timedelta(days=days)).astimezone(UTC).date()
+            first_day = _first_day(days, now)
             if oldest[task] < first_day:
                 delete(uri, table, f"task = {quoted(task)} AND date < '{first_day.isoformat()}'")
+
+
+def delete_expired_media(media: MediaStore, retention_days: Mapping[str, int | None], now: datetime) -> None:
+    """Delete the kept media of each task's days past its retention, late ones too. Raises DependencyUnavailable."""
+    for task, days in retention_days.items():
+        if days is not None:
+            media.delete_before(task, _first_day(days, now))
+
+
+def _first_day(days: int, now: datetime) -> date:
+    """The oldest day within a retention of `days`."""
+    return (now - timedelta(days=days)).astimezone(UTC).date()

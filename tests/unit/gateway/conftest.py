@@ -31,9 +31,10 @@ from services.gateway.formats.media import MediaReferences
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
-from services.gateway.settings import BodyLimits
+from services.gateway.settings import BodyLimits, MediaOptions
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
@@ -45,6 +46,7 @@ SUPPORT = TaskSpec(
 )  # fmt: skip
 SMALL_BODIES = BodyLimits(body=64 * 1024)
 HAIKU = TaskSpec(name="haiku", kind=TaskKind.GENERATION, base_model="small", system_prompt="Write a haiku.")
+_MEDIA = MediaOptions()
 _EVENTS = {topic.name: topic.event for topic in TOPICS}
 _COMMON = {"id": "chatcmpl-1", "created": 1_790_000_000, "model": "small"}
 
@@ -214,6 +216,8 @@ class Gateway:
     missing: list[str]
     """What /readyz reports as missing."""
     in_flight: BytesInFlight
+    media: Any = None
+    """The folder of kept media."""
 
     async def ask(self, text: str = "I want my money back", **more: Any) -> httpx.Response:
         body = {"model": "support", "messages": [{"role": "user", "content": text}], **more}
@@ -234,8 +238,13 @@ async def serving(
     replicas: Upstream | None = None,
     external: Upstream | None = None,
     limits: BodyLimits = SMALL_BODIES,
+    home: Path | None = None,
+    media: MediaOptions = _MEDIA,
 ) -> AsyncIterator[Gateway]:
-    """A gateway that asks `replicas`, by default a fake, and then `external` for its model "large"."""
+    """A gateway that asks `replicas`, by default a fake, and then `external` for its model "large".
+
+    With a `home`, media of tasks that keep them are in its folder `media`.
+    """
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
@@ -244,7 +253,11 @@ async def serving(
     if access is None:
         access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
         await access.start()
-    recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=RecordingOptions(answer_when_full))
+    folder = MediaFolder(home / "media", home / "secrets", media, metrics) if home else None
+    if folder:
+        await folder.start()
+    options = RecordingOptions(answer_when_full)
+    recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=options, media_folder=folder)
     sources = AnswerSources(replicas or upstream, external, "large" if external else None)
     answerer = Answerer(tasks, flags, sources, recorder, identifiers)
     handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics), list[str]()
@@ -252,7 +265,10 @@ async def serving(
     app = build_app(answerer, handlers, metrics, lambda: missing, list, admission)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        yield Gateway(http, upstream, flags, log, identifiers.predictions, app, metrics, missing, admission.in_flight)
+        in_flight = admission.in_flight
+        yield Gateway(http, upstream, flags, log, identifiers.predictions, app, metrics, missing, in_flight, folder)
+    if folder:
+        await folder.close()
 
 
 @pytest.fixture
