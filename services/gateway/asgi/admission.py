@@ -19,6 +19,8 @@ from services.gateway.auth.grants import AccessControl, Grant
 from services.gateway.settings import BodyLimits
 from shared.http import HttpError
 
+_LARGE_BYTES = 1024**2
+
 
 class AdmittedBody(NamedTuple):
     grant: Grant
@@ -51,13 +53,13 @@ class Admission:
             body = await self.read(grant, held, headers, receive, max_bytes)
             if body is None:
                 raise ClientDisconnect
-            yield AdmittedBody(grant, bytes(body))
+            yield AdmittedBody(grant, body)
         finally:
             held.release()
 
     async def read(
         self, grant: Grant, held: HeldBytes, headers: Headers, receive: Receive, max_bytes: int | None = None
-    ) -> bytes | bytearray | None:
+    ) -> bytes | None:
         """Read a body; None if the client left before its end. Raises HttpError 408, 413, 429, 503.
 
         A declared length is counted, and charged to the key, before the rest of the body arrives.
@@ -80,14 +82,17 @@ class Admission:
             self._access.charge(grant, size)
         if not more:
             return body
-        whole = await self._read_rest(bytearray(body), held, receive, max_bytes)
-        if grant.bytes is not None and whole is not None and len(whole) > size:
-            self._access.charge(grant, len(whole) - size)
-        return whole
+        pieces = await self._read_rest(body, held, receive, max_bytes)
+        if pieces is None:
+            return None
+        if grant.bytes is not None and held.size > size:
+            self._access.charge(grant, held.size - size)
+        # Joining drops the GIL, so that in a thread it holds nobody up.
+        return await asyncio.to_thread(b"".join, pieces) if held.size > _LARGE_BYTES else b"".join(pieces)
 
-    async def _read_rest(self, body: bytearray, held: HeldBytes, receive: Receive, max_bytes: int) -> bytearray | None:
-        """Add what follows the first piece. A bytearray grows in place, so many pieces cost no more than one."""
-        more = True
+    async def _read_rest(self, first: bytes, held: HeldBytes, receive: Receive, max_bytes: int) -> list[bytes] | None:
+        """Return the pieces of a body; None if the client left before its end."""
+        pieces, size, more = [first], len(first), True
         while more:
             try:
                 async with asyncio.timeout(self.limits.silence):
@@ -97,12 +102,14 @@ class Admission:
                 raise HttpError(408, reason, "body_timeout") from error
             if message["type"] == "http.disconnect":
                 return None
-            body += message.get("body", b"")
-            if len(body) > max_bytes:
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > max_bytes:
                 raise _too_large(max_bytes)
-            held.grow_to(len(body))
+            held.grow_to(size)
+            pieces.append(piece)
             more = message.get("more_body", False)
-        return body
+        return pieces
 
 
 def _content_length(headers: Headers) -> int | None:

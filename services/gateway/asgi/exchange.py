@@ -52,7 +52,7 @@ class Exchange:
         self.headers = headers
         self._send = send
         self._error_format = error_format
-        self.body: bytes | bytearray = b""
+        self.body: bytes = b""
         self.grant: Grant = UNRESTRICTED
         self.request_id = uuid4().hex
         self.shown_id = sent_request_id(headers) or self.request_id.encode()

@@ -1,5 +1,9 @@
 """Limits what a client may hold: the size of an HTTP request head (request line and headers), which httptools buffers
-without any limit, and the time in which it reads nothing of its answer."""
+without any limit, and the time in which it reads nothing of its answer.
+
+A request that is answered before its body was read, such as one without a valid key, has the rest read and discarded:
+most clients read the answer once they have sent everything, and closing with unread data would reset the connection.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,9 @@ from shared.http import error_body
 MAX_HEAD_BYTES = 64 * 1024
 _LINGER_SECONDS = 0.5
 _LINGER_BYTES = 8 * MAX_HEAD_BYTES
+_DRAIN_SECONDS = 5.0
+_DRAIN_BYTES = 64 * 1024**2
+"""For how long, and how much of, a request's body is read and discarded after its answer, such as a 401."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -35,6 +42,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _large_piece = False
     _too_large = False
     _write_timer: asyncio.TimerHandle | None = None
+    _drain_timer: asyncio.TimerHandle | None = None
+    """Runs while the rest of an answered request's body is read."""
+    _drained = 0
 
     def __init__(self, *arguments: Any, write_seconds: float = 30.0, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -52,10 +62,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_watch()
+        self._stop_drain()
 
     def on_response_complete(self) -> None:
+        unread = self.cycle.more_body and not self.pipeline  # With a pipeline the cycle is that of a later request.
         super().on_response_complete()
+        if unread and not self.transport.is_closing():
+            self._drained = 0
+            self._drain_timer = self.loop.call_later(_DRAIN_SECONDS, self.transport.abort)
         self._close_in_time()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._drain_timer is not None:
+            self._stop_drain()
+            if getattr(self.cycle, "closes_later", False):
+                self.transport.close()
+            else:  # uvicorn stops it when data arrives.
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+
+    def _stop_drain(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -95,6 +126,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self._buffered > _LINGER_BYTES:
                 self.transport.abort()
             return
+        if self._drain_timer is not None:
+            self._drained += len(data)
+            if self._drained > _DRAIN_BYTES:
+                self.transport.abort()
+                return
         self._large_piece = len(data) > MAX_HEAD_BYTES
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():

@@ -20,6 +20,8 @@ class SingleWriteCycle(RequestResponseCycle):
 
     _start: Any = None
     """The message that starts the answer, held back until there is a body to send with it."""
+    closes_later = False
+    """Whether the connection closes once the rest of the request's body has been read."""
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start" and not self.response_started:
@@ -27,15 +29,26 @@ class SingleWriteCycle(RequestResponseCycle):
             return
         start, self._start = self._start, None
         if start is None:
-            await super().send(message)
+            await self._send(message)
         elif not self._send_at_once(start["status"], start["headers"], message):
-            await super().send(start)
-            await super().send(message)
+            if self.waiting_for_100_continue and self.more_body:
+                self.keep_alive = False  # Nobody knows whether the body follows: the next bytes may be a request.
+            await self._send(start)
+            await self._send(message)
+
+    async def _send(self, message: Any) -> None:
+        """Send as uvicorn does, which closes the connection after the answer: with unread data of the request that
+        resets it, and the client may never see the answer. So the protocol reads the rest first, and then closes."""
+        if self.more_body and not self.keep_alive and self.response_started and not message.get("more_body", False):
+            self.keep_alive, self.closes_later = True, True
+        await super().send(message)
 
     def _send_at_once(self, status: int, headers: Headers, message: Any) -> bool:
         """Send the head with the first piece. Returns False, having sent nothing, in an unusual case."""
         body, more = message.get("body", b""), message.get("more_body", False)
         if self.scope["method"] != "POST" or not self.keep_alive or self.disconnected or self.flow.write_paused:
+            return False
+        if self.waiting_for_100_continue and self.more_body:
             return False
         length, lines = None, [STATUS_LINE[status]]
         for name, value in (*self.default_headers, *headers):

@@ -32,7 +32,7 @@ def quoted(value: Any) -> str:
     return repr(str(value)[:50])
 
 
-def read_json(body: bytes | bytearray) -> Any:
+def read_json(body: bytes) -> Any:
     """Decode a body. Raises HttpError 400."""
     try:
         return orjson.loads(body)
@@ -40,7 +40,7 @@ def read_json(body: bytes | bytearray) -> Any:
         raise HttpError(400, f"the body is not valid JSON: {error}", "malformed_json") from error
 
 
-def read_object(body: bytes | bytearray) -> dict[str, Any]:
+def read_object(body: bytes) -> dict[str, Any]:
     """Decode a body that must be a JSON object. Raises HttpError 400."""
     data = read_json(body)
     if not isinstance(data, dict):

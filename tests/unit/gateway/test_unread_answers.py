@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -11,19 +10,17 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 import uvloop
 from aiohttp import web
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.observability.metrics import Metrics
 from services.gateway.settings import UpstreamLimits
 from services.gateway.upstreams.replicas import Replicas
 from tests.unit.gateway.conftest import chat_completion, chunk, serving, sse
+from tests.unit.gateway.real_sockets import WRITE_SECONDS, listening
 
-WRITE_SECONDS = 0.5
 LARGE = 16 * 1024**2
 """More than the kernel buffers for a connection."""
 
@@ -35,24 +32,6 @@ def run(request: pytest.FixtureRequest) -> Loop:
     """Run a coroutine on each kind of event loop: their transports are different programs."""
     loop: Loop = request.param
     return loop
-
-
-@asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[tuple[int, set[Any]]]:
-    """Serve the application as the gateway does. Yields the port and the connections that the server holds."""
-    protocol = functools.partial(BoundedHttpProtocol, write_seconds=WRITE_SECONDS)
-    config = uvicorn.Config(app, port=0, http=protocol, log_level="critical", timeout_keep_alive=1)  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1], server.server_state.connections
-    finally:
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
-        server.should_exit = True
-        await serving
 
 
 @asynccontextmanager

@@ -1,0 +1,33 @@
+"""A gateway's application on a real socket, served as the gateway serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+from services.gateway.asgi.protocol import BoundedHttpProtocol
+
+WRITE_SECONDS = 0.5
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[tuple[int, set[Any]]]:
+    """Serve the application as the gateway does. Yields the port and the connections that the server holds."""
+    protocol = functools.partial(BoundedHttpProtocol, write_seconds=WRITE_SECONDS)
+    config = uvicorn.Config(app, port=0, http=protocol, log_level="critical", timeout_keep_alive=1)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1], server.server_state.connections
+    finally:
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        server.should_exit = True
+        await serving
