@@ -71,8 +71,6 @@ class MediaFolder:
         self._measured_at = float("-inf")
         self._unsynced: set[Path] = set()
         self._warning = RateLimitedWarning(logger)
-        self.problem = ""
-        """Why the last write failed; empty after one that succeeded."""
 
     async def start(self) -> None:
         """Load the key."""
@@ -93,10 +91,8 @@ class MediaFolder:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._write, media)
         except SpoolUnavailable as error:
             self._metrics.media_refusals.inc()
-            self.problem = error.reason
             self._warning.log("media not kept: %s. %s", error.reason, error.way_out)
             raise
-        self.problem = ""
 
     async def sync_forever(self) -> None:
         """Background: sync to the disk what was written, if that is not done at each write."""

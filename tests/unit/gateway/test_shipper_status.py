@@ -47,14 +47,26 @@ def test_a_dead_or_late_shipper_is_a_problem() -> None:
     assert "connection refused" in behind
 
 
+def test_media_that_wait_for_the_artifact_store_for_long_are_a_problem() -> None:
+    now = 1_000.0
+    assert shipper_problems(ShipperStatus(at=now, media_oldest=now - 5), 60.0, now) == []
+    late = ShipperStatus(at=now, media_oldest=now - 90, media_error="S3 is away")
+    assert shipper_problems(late, 60.0, now) == ["media have waited for the artifact store for 90 s (S3 is away)"]
+
+
 def test_the_spool_and_the_shipper_are_in_the_metrics() -> None:
     registry = CollectorRegistry()
     status = ShipperStatus(
-        shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), incomplete_bytes=9
-    )
+        shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), incomplete_bytes=9,
+        media_bytes=7, media_uploaded=2, media_forgotten=1,
+    )  # fmt: skip
     registry.register(SpoolCollector(lambda: Backlog(123, None), lambda: 0.25, lambda: 2, lambda: status))
     text = generate_latest(registry).decode()
     assert "ratchet_gateway_spool_bytes 123.0" in text
+    assert "ratchet_gateway_media_bytes 7.0" in text
+    assert "ratchet_gateway_media_oldest_seconds 0.0" in text
+    assert "ratchet_gateway_media_uploaded_total 2.0" in text
+    assert "ratchet_gateway_media_forgotten_total 1.0" in text
     assert "ratchet_gateway_spool_oldest_seconds 0.0" in text
     assert "ratchet_gateway_spool_full_ratio 0.25" in text
     assert "ratchet_gateway_spool_sync_failures_total 2.0" in text
