@@ -10,7 +10,7 @@ from nicegui import Client
 from nicegui.page import page
 
 from schemas.base import MAX_TEXT
-from schemas.conversation import Answer, Call
+from schemas.conversation import Answer, Call, FinishReason
 from schemas.labels import CorrectionSubmitted
 from schemas.tasks import RedactionSettings, TaskChanged
 from services.console.domain import ReviewAnswer, check_answer, interleave, keys_for, shown
@@ -221,7 +221,9 @@ def test_a_page_alternates_tickets_and_other_questions() -> None:
     assert review_page._next_of([ticket("t1"), ticket("t2")]).request_id == "t1"  # type: ignore[union-attr]
 
 
-def test_a_question_is_shown_without_the_models_of_its_answers() -> None:
+def test_a_question_is_shown_without_the_models_of_its_answers_and_why_they_ended() -> None:
+    cut = Answer(text="ref", finish_reason=FinishReason.LENGTH)
+    assert all("finish_reason" not in given for given in shown(ticket(answers=(cut, cut)))["answers"])
     assert set(shown(ticket())) == {
         "request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap",
     }  # fmt: skip
