@@ -49,8 +49,8 @@ class PairLedger:
         if label.purpose is not Purpose.DISCORDANT_PAIR or pair is None or label.correction_id in self._counted:
             return
         self._counted.add(label.correction_id)
-        candidate = label.label == pair.candidate_answer
-        production = label.label == pair.production_answer
+        candidate = pair.candidate_answer is not None and label.label == pair.candidate_answer.plain
+        production = label.label == pair.production_answer.plain
         self._outcomes[label.prediction_id].append(float(candidate) - float(production))
         self.history.append(self.counts())
 

@@ -22,8 +22,8 @@ import numpy as np
 from faststream.kafka import KafkaBroker, TestKafkaBroker
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from schemas.base import Messages
 from schemas.catalog import SERVICES
+from schemas.conversation import Answer, FinishReason
 from schemas.cycles import Fence, PartitionFence
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged, TaskSpec
@@ -60,6 +60,7 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage import PostgresCycleStore
 from services.scheduler.task_watcher import TaskWatcher
 from services.shadow.clients import Replay, StoredTrainingIndexes
+from services.shadow.domain import Request
 from services.shadow.handlers import Handlers as ShadowHandlers
 from services.shadow.settings import ShadowSettings
 from services.trainer import job as training
@@ -81,7 +82,7 @@ ROOT = Path(__file__).parent.parent.parent
 INPUTS = ("predictions.logged.v1", "corrections.submitted.v1")
 WITH_DATABASE = ("failure_miner", "console", "dataset_builder", "deployer", "scheduler")
 
-Answer = Callable[[str], str]
+AnswerText = Callable[[str], str]
 
 
 def support_desk() -> list[tuple[str, str]]:
@@ -133,8 +134,8 @@ class Models:
     """vLLM, simulated: `base` answers for the base model, `adapter` for whatever was trained."""
 
     spec: TaskSpec
-    base: Answer
-    adapter: Answer
+    base: AnswerText
+    adapter: AnswerText
 
     async def complete(
         self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), **_: object
@@ -142,14 +143,18 @@ class Models:
         answer = (self.base if model == self.spec.base_model else self.adapter)(messages[-1]["content"])
         return Completion(answer, math.log(0.9), 1, 10, "stop", 1.0)
 
-    async def candidate(self, rollout: RolloutChanged, messages: Messages) -> Replay:
-        return Replay(self.adapter(messages[-1].content), 1.0)
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay:
+        return Replay(_answered(self.adapter, request), 1.0)
 
-    async def production(self, rollout: RolloutChanged, messages: Messages) -> Replay:
-        return Replay((self.adapter if rollout.primary_adapter else self.base)(messages[-1].content), 1.0)
+    async def production(self, rollout: RolloutChanged, request: Request) -> Replay:
+        return Replay(_answered(self.adapter if rollout.primary_adapter else self.base, request), 1.0)
 
     async def serve(self, adapter: str, uri: str) -> None:
         """Do nothing: every adapter is served."""
+
+
+def _answered(answer: AnswerText, request: Request) -> Answer:
+    return Answer(text=answer(request.body["messages"][-1]["content"]), finish_reason=FinishReason.STOP)
 
 
 class TrainingJobs:
@@ -349,7 +354,7 @@ async def answer_queue(system: System, reviewer: str, truth: Callable[[str], str
             correction = {
                 "request_id": item["request_id"],
                 "reviewer": reviewer,
-                "label": truth(item["messages"][-1]["content"]),
+                "label": truth(item["call"]["messages"][-1]["content"]),
             }
             response = await system.console.post("/api/corrections", json=correction)
             assert response.status_code == 200, response.text

@@ -9,8 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from schemas.base import Message, Role, Variant
-from schemas.predictions import Confidence, PredictionLogged, RequestObserved
+from schemas.base import Variant
+from schemas.conversation import Call, FinishReason, Message, Role
+from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged, RequestObserved
 from schemas.rollouts import Stage
 from schemas.tasks import FailureSettings, RolloutSettings, TaskKind, TaskSpec
 from shared.settings import Settings
@@ -41,15 +42,22 @@ def spec() -> TaskSpec:
 
 
 def prediction(spec: TaskSpec, text: str, answer: str, confidence: float) -> PredictionLogged:
+    name = f"{spec.name}.{uuid4().hex}.0"
+    messages = (Message(role=Role.SYSTEM, content=spec.system_prompt), Message(role=Role.USER, content=text))
+    logged = LoggedAnswer(
+        prediction_id=name,
+        text=answer,
+        finish_reason=FinishReason.STOP,
+        confidence=Confidence(score=confidence, logprob=-1.0, tokens=1),
+    )
     return PredictionLogged(
         task=spec.name,
         task_revision=spec.revision,
-        prediction_id=f"{spec.name}.{uuid4().hex}.0",
-        messages=(Message(role=Role.SYSTEM, content=spec.system_prompt), Message(role=Role.USER, content=text)),
-        answer=answer,
+        request_id=name,
+        call=Call(messages=messages, constrained=True, parameters={"temperature": 0.0}),
+        answers=(logged,),
         model=spec.base_model,
         variant=Variant.BASE,
-        confidence=Confidence(score=confidence, logprob=-1.0, tokens=1),
         user_hash=uuid4().hex,
         latency_ms=1.0,
     )

@@ -25,7 +25,7 @@ from schemas.labels import CorrectionSubmitted
 from schemas.rollouts import ShadowCompared
 from services.deployer.betting import wealth
 
-MESSAGES = ({"role": "user", "content": "where is it"},)
+CALL = {"messages": [{"role": "user", "content": "where is it"}]}
 
 
 def answer(label: str, text: str, error: str = "", latency_ms: float = 100.0) -> GatewayAnswer:
@@ -35,8 +35,8 @@ def answer(label: str, text: str, error: str = "", latency_ms: float = 100.0) ->
 def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") -> ShadowCompared:
     return ShadowCompared.model_validate({
         "task": "t", "task_revision": "1", "pair_id": f"pair{n}", "rollout_id": rollout, "prediction_id": f"p{n}",
-        "messages": MESSAGES, "production_adapter": None, "candidate_adapter": "c", "production_answer": production,
-        "candidate_answer": candidate, "agree": production == candidate, "logged_at": utc_now(),
+        "call": CALL, "production_adapter": None, "candidate_adapter": "c", "production_answer": {"text": production},
+        "candidate_answer": None if candidate is None else {"text": candidate}, "agree": production == candidate, "logged_at": utc_now(),
         "candidate_latency_ms": 1.0,
     })  # fmt: skip
 
@@ -44,8 +44,8 @@ def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") ->
 def label(n: int, answer: str) -> CorrectionSubmitted:
     return CorrectionSubmitted.model_validate({
         "task": "t", "task_revision": "1", "correction_id": str(uuid4()), "request_id": f"r{n}",
-        "prediction_id": f"p{n}", "purpose": "discordant_pair", "reviewer": "ada", "messages": MESSAGES,
-        "answers": ("x", "y"), "label": answer, "ticket_id": f"t{n}",
+        "prediction_id": f"p{n}", "purpose": "discordant_pair", "reviewer": "ada", "call": CALL,
+        "answers": [{"text": "x"}, {"text": "y"}], "label": answer, "ticket_id": f"t{n}",
     })  # fmt: skip
 
 
