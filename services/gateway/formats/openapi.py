@@ -84,6 +84,35 @@ def predictions_schema(max_items: int) -> _Schema:
     return {"anyOf": [_PREDICTION, {"type": "array", "minItems": 1, "maxItems": max_items, "items": _PREDICTION}]}
 
 
+_BLOCKS: _Schema = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {
+            "type": "object", "required": ["type"], "properties": {"type": {"type": "string"}},
+        }},
+    ],
+}  # fmt: skip
+_PROMPT_OF_MESSAGES: dict[str, _Schema] = {
+    "model": _MODEL, "system": _BLOCKS,
+    "messages": {
+        "type": "array", "minItems": 1, "items": {
+            "type": "object", "required": ["role", "content"],
+            "properties": {"role": {"enum": ["user", "assistant", "system"]}, "content": _BLOCKS},
+        },
+    },
+    "tools": {
+        "type": "array", "items": {
+            "type": "object", "required": ["name", "input_schema"], "properties": {
+                "name": {"type": "string", "minLength": 1}, "description": {"type": "string"},
+                "input_schema": {"type": "object"},
+            },
+        },
+    },
+    "tool_choice": {
+        "type": "object", "required": ["type"], "properties": {"type": {"enum": ["auto", "any", "tool", "none"]}},
+    },
+    "thinking": {"type": "object"}, "output_config": {"type": "object"},
+}  # fmt: skip
 _ANSWER_ROUTES = {
     "/v1/chat/completions": (
         "OpenAI's chat completions", _object(["model", "messages"], {**_COMMON, "messages": _MESSAGES}),
@@ -97,10 +126,34 @@ _ANSWER_ROUTES = {
             "instructions": {"type": ["string", "null"]},
         }),
     ),
+    "/v1/messages": (
+        "Anthropic's messages; the error has Anthropic's shape",
+        _object(["model", "messages"], {
+            **_PROMPT_OF_MESSAGES, "max_tokens": {"type": "integer"}, "stream": {"type": "boolean"},
+            "stop_sequences": {"type": "array", "items": {"type": "string"}},
+            "metadata": {
+                "type": "object", "properties": {"user_id": {"type": ["string", "null"]}},
+                "description": "`user_id` is as `user` elsewhere.",
+            },
+        }),
+    ),
+    "/v1/messages/count_tokens": (
+        "The tokens of the prompt that the model would get: nothing is answered or logged",
+        _object(["model", "messages"], _PROMPT_OF_MESSAGES),
+    ),
     "/v1/embeddings": (
         "OpenAI's embeddings, which are not logged as predictions",
         _object(["model", "input"], {"model": _MODEL, "user": _USER, "input": {}}),
     ),
+}  # fmt: skip
+_ANTHROPIC_ERROR: _Schema = {
+    "type": "object", "required": ["type", "error", "request_id"], "properties": {
+        "type": {"const": "error"}, "request_id": {"type": "string"},
+        "error": {
+            "type": "object", "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}, "details": {"type": "object"}},
+        },
+    },
 }  # fmt: skip
 _ERROR: _Schema = {
     "type": "object", "required": ["error"], "properties": {
@@ -117,19 +170,26 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "The error", "content": {"application/json": {"schema": _ANTHROPIC_ERROR}}},
+}
+_ANTHROPIC_ROUTES = ("/v1/messages", "/v1/messages/count_tokens")
+
+
 def document_answer_routes(app: FastAPI) -> None:
     """Add the routes that the ASGI app answers before FastAPI to the documentation of `app`."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = generate()
-        schema["paths"].update({path: {"post": _operation(*route)} for path, route in _ANSWER_ROUTES.items()})
+        schema["paths"].update({path: {"post": _operation(path, *route)} for path, route in _ANSWER_ROUTES.items()})
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _operation(summary: str, schema: _Schema) -> dict[str, Any]:
+def _operation(path: str, summary: str, schema: _Schema) -> dict[str, Any]:
     answer = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
-    responses = {"200": {"description": "The answer", "content": answer}, **ERRORS}
+    errors = _ANTHROPIC_ERRORS if path in _ANTHROPIC_ROUTES else ERRORS
+    responses = {"200": {"description": "The answer", "content": answer}, **errors}
     return {"summary": summary, **request_body(schema), "responses": responses}

@@ -284,9 +284,9 @@ async def answering_when_full() -> AsyncIterator[Gateway]:
         yield gateway
 
 
-@pytest.fixture
-async def address(gateway: Gateway) -> AsyncIterator[str]:
-    """The same gateway on a real socket, for clients that bring their own HTTP."""
+@asynccontextmanager
+async def listening(gateway: Gateway) -> AsyncIterator[str]:
+    """The gateway on a real socket: its address, for clients that bring their own HTTP."""
     server = uvicorn.Server(uvicorn.Config(gateway.app, port=0, log_level="error"))
     serving = asyncio.create_task(server.serve())
     while not server.started:
@@ -295,3 +295,9 @@ async def address(gateway: Gateway) -> AsyncIterator[str]:
     yield f"http://127.0.0.1:{port}/v1"
     server.should_exit = True
     await serving
+
+
+@pytest.fixture
+async def address(gateway: Gateway) -> AsyncIterator[str]:
+    async with listening(gateway) as address:
+        yield address

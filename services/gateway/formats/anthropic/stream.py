@@ -56,7 +56,7 @@ class MessageStream:
         return self._take()
 
     def end(self, finish_reason: str | None, usage: TokenUsage, ratchet: Mapping[str, Any]) -> bytes:
-        """Return the last events: of them, the very last one has `ratchet`."""
+        """Return the last events. `message_delta` has `ratchet`: Anthropic's client drops it from `message_stop`."""
         self._close_block()
         if self._index < 0:
             self._open_block(text_block(""))
@@ -64,8 +64,8 @@ class MessageStream:
         arguments = ["".join(self._arguments)] if self._tools else []
         stop_reason, stop_sequence = stop_of(finish_reason, self._stopped_at, arguments, refused=self._refused)
         delta = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
-        self._add("message_delta", {"delta": delta, "usage": usage_of(usage)})
-        self._add("message_stop", {"ratchet": ratchet})
+        self._add("message_delta", {"delta": delta, "usage": usage_of(usage), "ratchet": ratchet})
+        self._add("message_stop", {})
         return self._take()
 
     def _feed_delta(self, delta: Object) -> None:
