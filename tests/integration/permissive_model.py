@@ -53,6 +53,8 @@ async def _answer(request: web.Request) -> web.StreamResponse:
         answer = _response()
         delta = {"type": "response.output_text.delta", "delta": "refund", "logprobs": [_TOKEN]}
         events = [delta, {"type": "response.completed", "response": answer}]
+    elif request.path == "/tokenize":
+        answer, events = {"count": 5, "max_model_len": 100, "tokens": [1, 2, 3, 4, 5]}, []
     else:
         answer, events = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}]}, []
     if body.get("stream") is not True:

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any
 
+import anthropic
+import httpx
 import openai
 import pytest
 
@@ -71,6 +73,58 @@ async def test_a_stream_that_its_client_closes_says_that_the_client_left(gateway
     assert logged.finish_reason == "client_left"
     assert logged.text.startswith(text)
     assert logged.tokens < 500
+
+
+async def test_anthropics_client_gets_a_label_whole_and_streamed(gateway: Gateway) -> None:
+    asked: Any = {"model": gateway.task, "max_tokens": 20, "messages": MESSAGES, "metadata": {"user_id": "ann"}}
+    async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key="any") as client:
+        message = await client.messages.create(**asked)
+        async with client.messages.stream(**asked) as stream:
+            streamed = await stream.get_final_message()
+        counted = await client.messages.count_tokens(model=gateway.task, messages=asked["messages"])
+    for answer in (message, streamed):
+        (block,) = answer.content
+        assert block.text in LABELS
+        assert (answer.stop_reason, answer.usage.input_tokens) == ("end_turn", counted.input_tokens)
+        event, logged = await gateway.logged(answer.id)
+        assert (event.call.api, logged.text) == ("messages", block.text)
+        assert event.user_hash is not None
+        assert logged.confidence.score is not None
+
+
+async def test_the_model_sees_the_same_messages_as_by_vllms_own_route(gateway: Gateway) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {"card": "visa"}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "blocked"}]}
+    asked: Any = {
+        "max_tokens": 12, "temperature": 0.0, "stop_sequences": ["zzz"], "system": [{"type": "text", "text": "Help."}],
+        "messages": [
+            *MESSAGES,
+            {"role": "assistant", "content": [{"type": "text", "text": "I look."}, call]},
+            {"role": "user", "content": [result, {"type": "text", "text": "And"}, {"type": "text", "text": "now?"}]},
+        ],
+    }  # fmt: skip
+    counted = {name: asked[name] for name in ("system", "messages")}
+    async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=60) as vllm:
+        for path, body, names in (
+            ("/v1/messages", asked, ("content", "stop_reason", "stop_sequence", "role", "type")),
+            ("/v1/messages/count_tokens", counted, ("input_tokens",)),
+        ):
+            own = (await vllm.post(path, json={"model": gateway.base_model, **body})).json()
+            ours = (await gateway.http.post(path, json={"model": gateway.free, **body})).json()
+            assert {name: ours.get(name) for name in names} == {name: own.get(name) for name in names}
+            assert ours.keys() >= {names[0]}
+            if "usage" in own:
+                assert ours["usage"]["input_tokens"] + ours["usage"]["cache_read_input_tokens"] == sum(
+                    own["usage"].get(name) or 0 for name in ("input_tokens", "cache_read_input_tokens")
+                )
+
+
+async def test_anthropics_client_gets_vllms_own_error_word_for_word(gateway: Gateway) -> None:
+    long: Any = [{"role": "user", "content": "word " * 6_000}]
+    async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key="any") as client:
+        with pytest.raises(anthropic.BadRequestError, match=r"(?i)context|tokens") as caught:
+            await client.messages.create(model=gateway.task, max_tokens=5, messages=long)
+    assert caught.value.type == "invalid_request_error"
 
 
 async def test_feedback_reaches_the_topic(gateway: Gateway) -> None:

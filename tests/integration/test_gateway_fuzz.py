@@ -88,9 +88,11 @@ async def test_schemathesis_finds_no_server_error(
         except Unsatisfiable:  # Every body is valid here.
             assert mode is GenerationMode.NEGATIVE, operation.label
     answered = {key.split()[0] for key in counts}
+    messages = {"/v1/messages", "/v1/messages/count_tokens"}
     assert {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/feedback"} <= answered
+    assert messages <= answered
     if mode is GenerationMode.POSITIVE:
-        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/predictions"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/predictions", *messages):
             assert counts[f"{path} 200"], counts  # Some requests were valid.
 
 

@@ -18,7 +18,7 @@ from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
 from services.gateway.asgi.admission import Admission
-from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, ErrorFormat, Exchange, Receive, Reply, Send
+from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, ErrorFormat, Exchange, Headers, Receive, Reply, Send
 from services.gateway.asgi.in_flight import HeldBytes
 from services.gateway.asgi.propagation import REQUEST_ID, sent_request_id
 from services.gateway.observability.metrics import Metrics
@@ -94,7 +94,7 @@ class AsgiApp:
         finally:
             if watch is not None:
                 watch.stop()
-        return await _send(send, reply, exchange.shown_id) if reply is not None else 200
+        return await _send(send, reply, exchange.id_headers) if reply is not None else 200
 
 
 class _Route:
@@ -169,8 +169,8 @@ def _with_request_id(scope: Scope, send: Send) -> Send:
     return send_with_id
 
 
-async def _send(send: Send, reply: Reply, request_id: bytes) -> int:
-    reply.headers.append((REQUEST_ID, request_id))
+async def _send(send: Send, reply: Reply, id_headers: Headers) -> int:
+    reply.headers.extend(id_headers)
     reply.headers.append((b"content-length", b"%d" % len(reply.body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -78,12 +78,18 @@ class Exchange:
         """The header lines of the request to the model server that are this request's own."""
         return upstream_lines(self.shown_id, self.trace)
 
+    @property
+    def id_headers(self) -> Headers:
+        """The headers of the answer that have the request's id. Anthropic's clients look for one of their own."""
+        own = (REQUEST_ID, self.shown_id)
+        return [own] if self._error_format is None else [own, (b"request-id", self.shown_id)]
+
     async def start_stream(
         self, headers: Sequence[tuple[bytes, bytes]], usual: Sequence[tuple[bytes, bytes]] = EVENT_STREAM
     ) -> None:
         """Start a stream with status 200, these headers and the `usual` ones: by default of server-sent events."""
         self.stream_started = True
-        with_id = [*usual, *headers, (REQUEST_ID, self.shown_id)]
+        with_id = [*usual, *headers, *self.id_headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": with_id})
 
     async def write(self, events: bytes, *, last: bool = False) -> None:
@@ -96,18 +102,16 @@ class Exchange:
         if self._error_format is None:
             event = b"data: %b\n\n" % orjson.dumps(body)
         else:
-            event = b"event: error\ndata: %b\n\n" % orjson.dumps(
-                self._error_format(status, body, self.shown_id.decode())
-            )
+            formatted = self._error_format(status, body, self.shown_id.decode())
+            event = b"event: error\ndata: %b\n\n" % orjson.dumps(formatted)
         await self.write(event, last=True)
 
     def error_reply(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
         """The reply for an error, of which `body` is OpenAI's form."""
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        if self._error_format is None:
-            return json_reply(body, encoded, status)
-        formatted = self._error_format(status, body, self.shown_id.decode())
-        return json_reply(formatted, [*encoded, (b"request-id", self.shown_id)], status)
+        if self._error_format is not None:
+            body = self._error_format(status, body, self.shown_id.decode())
+        return json_reply(body, encoded, status)
 
 
 class Endpoint(Protocol):

@@ -406,3 +406,12 @@ async def test_the_clients_own_headers_are_accepted(gateway: Gateway) -> None:
     answer = await gateway.http.post("/v1/messages", json=ASKED, headers=headers)
     assert answer.json()["type"] == "message"
     assert answer.headers["x-ratchet-variant"] == "base"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_client_knows_the_requests_id(client: anthropic.AsyncAnthropic, stream: bool) -> None:
+    raw = await client.messages.with_raw_response.create(**ASKED, stream=stream, extra_headers={"x-request-id": "r1"})
+    assert raw.headers["request-id"] == "r1"
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        await client.messages.create(**{**ASKED, "model": "x"}, extra_headers={"x-request-id": "r2"})
+    assert caught.value.request_id == caught.value.body["request_id"] == "r2"
