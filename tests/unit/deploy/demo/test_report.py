@@ -36,8 +36,8 @@ def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") ->
     return ShadowCompared.model_validate({
         "task": "t", "task_revision": "1", "pair_id": f"pair{n}", "rollout_id": rollout, "prediction_id": f"p{n}",
         "call": CALL, "production_adapter": None, "candidate_adapter": "c", "production_answer": {"text": production},
-        "candidate_answer": None if candidate is None else {"text": candidate}, "agree": production == candidate, "logged_at": utc_now(),
-        "candidate_latency_ms": 1.0,
+        "candidate_answer": None if candidate is None else {"text": candidate}, "agree": production == candidate,
+        "logged_at": utc_now(), "candidate_latency_ms": 1.0,
     })  # fmt: skip
 
 
