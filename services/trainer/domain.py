@@ -11,16 +11,28 @@ from shared.identity import content_hash
 
 
 @dataclass(frozen=True)
+class SkippedRows:
+    """How many rows exceed `max_length`, and how many the base model's chat template does not take."""
+
+    too_long: int = 0
+    not_rendered: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.too_long + self.not_rendered
+
+
+@dataclass(frozen=True)
 class TrainingOutcome:
     """The result of a training.
 
-    `losses` (by step) and `train_loss` (of the last epoch) are means per answer token in nats. `too_long`: rows skipped
-    because they exceed `max_length`. `seconds`: of the process that finished, without those that were killed before.
+    `losses` (by step) and `train_loss` (of the last epoch) are means per answer token in nats. `seconds`: of the
+    process that finished, without those that were killed before.
     """
 
     steps: int
     losses: tuple[float, ...]
-    too_long: int
+    skipped: SkippedRows
     train_loss: float
     seconds: float
     versions: dict[str, str]

@@ -31,7 +31,11 @@ class TrainingJob(BaseModel):
 
 
 class AdapterManifest(BaseModel):
-    """manifest.json of an adapter: how it was trained. `losses`: by step, the mean per answer token in nats."""
+    """manifest.json of an adapter: how it was trained.
+
+    `losses`: by step, the mean per answer token in nats. `too_long` and `not_rendered`: rows that were skipped because
+    they exceed `max_length`, or because the base model's chat template does not take them.
+    """
 
     adapter: str
     task: str
@@ -42,6 +46,7 @@ class AdapterManifest(BaseModel):
     training: dict[str, object]
     steps: int
     too_long: int
+    not_rendered: int
     train_loss: float
     losses: tuple[float, ...]
     seconds: float
@@ -80,7 +85,8 @@ def build_manifest(dataset: DatasetBuilt, adapter: Path, outcome: TrainingOutcom
         dataset_uri=dataset.uri,
         training=dataset.spec.training.model_dump(mode="json"),
         steps=outcome.steps,
-        too_long=outcome.too_long,
+        too_long=outcome.skipped.too_long,
+        not_rendered=outcome.skipped.not_rendered,
         train_loss=outcome.train_loss,
         losses=outcome.losses,
         seconds=outcome.seconds,

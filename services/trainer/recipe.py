@@ -1,4 +1,4 @@
-"""The LoRA recipe: TRL's SFTTrainer on prompt and completion, the loss on the answer's tokens only.
+"""The LoRA recipe: TRL's SFTTrainer on the tokens of `rows.py`, the loss on the answer's only.
 
 The base model stays frozen in bfloat16, on a GPU if there is one. TRL computes the language-model head for the
 answer's tokens alone, which with a short answer saves four fifths of a small model's work. Batches hold rows of similar
@@ -24,10 +24,10 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from schemas.base import Messages
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec, TrainingSettings
 from services.trainer.domain import TrainingOutcome, time_left
+from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def train(
     """Train on `rows` and write the adapter to `folder/adapter`; checkpoints are in `folder/checkpoints`.
 
     `base` is a folder or a name on the Hugging Face hub. Raises StepImpossible if the model cannot be loaded, or if no
-    row fits into the settings' `max_length`.
+    row can be trained on.
     """
     on_gpu = torch.cuda.is_available()
     threads = spec.training.threads or threads or (None if on_gpu else default_threads())
@@ -50,13 +50,13 @@ def train(
     started = time.monotonic()
     report(0, 1, "loading the base model")
     model, tokenizer = _load(base, on_gpu)
-    fitting = _rows_within_limit(rows, tokenizer, spec)
+    fitting, skipped = tokenize_rows(rows, tokenizer, spec)
     checkpoints = folder / "checkpoints"
     progress = _Progress(report)
     trainer = SFTTrainer(
         model=model,
         args=_arguments(spec.training, checkpoints, on_gpu),
-        train_dataset=Dataset.from_list([_prompt_and_completion(row) for row in fitting]),
+        train_dataset=Dataset.from_list(fitting),
         processing_class=tokenizer,
         peft_config=_lora(spec.training),
         callbacks=[progress],
@@ -72,7 +72,7 @@ def train(
     return TrainingOutcome(
         steps=trainer.state.global_step,
         losses=losses,
-        too_long=len(rows) - len(fitting),
+        skipped=skipped,
         train_loss=sum(last_epoch) / max(len(last_epoch), 1),
         seconds=time.monotonic() - started,
         versions={module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
@@ -110,24 +110,6 @@ def _load(base: str, on_gpu: bool) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _rows_within_limit(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> list[Example]:
-    """Return the rows within `max_length` tokens. A longer one would be cut and teach half an answer."""
-    limit = spec.training.max_length
-    fitting = [
-        row
-        for row in rows
-        if len(tokenizer.apply_chat_template(_as_dicts(row.messages), return_dict=True)["input_ids"]) <= limit
-    ]
-    if not fitting:
-        raise StepImpossible(
-            f"all {len(rows)} training rows are longer than {limit} tokens",
-            f"Raise training.max_length of {spec.name}.",
-        )
-    if len(fitting) < len(rows):
-        logger.warning("%d of %d rows skipped: longer than %d tokens", len(rows) - len(fitting), len(rows), limit)
-    return fitting
-
-
 def _lora(settings: TrainingSettings) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -162,14 +144,6 @@ def _arguments(settings: TrainingSettings, checkpoints: Path, on_gpu: bool) -> S
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
     )
-
-
-def _prompt_and_completion(row: Example) -> dict[str, list[dict[str, str]]]:
-    return {"prompt": _as_dicts(row.prompt), "completion": _as_dicts(row.messages[-1:])}
-
-
-def _as_dicts(messages: Messages) -> list[dict[str, str]]:
-    return [message.model_dump(mode="json") for message in messages]
 
 
 def _save(trainer: SFTTrainer, folder: Path, base_model: str) -> None:

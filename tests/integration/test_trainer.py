@@ -18,11 +18,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from schemas.adapters import AdapterTrained
-from schemas.base import Message, Role, utc_now
+from schemas.base import utc_now
 from schemas.catalog import topic_of
+from schemas.conversation import Message, Role, ToolCall
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, Example
 from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
+from services.trainer.domain import SkippedRows
 from services.trainer.handlers import Handlers
 from services.trainer.job import AdapterManifest
 from services.trainer.main import build
@@ -41,7 +43,9 @@ from tests.unit.trainer.test_handlers import Published
 BASE = "tiny"
 LABELS = ("refund", "login")
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -149,10 +153,32 @@ def test_rows_over_the_length_limit_are_skipped_and_counted(tmp_path: Path, task
         reports.append(message)
 
     outcome = train([*map(example, range(7)), long], spec, str(tmp_path / BASE), tmp_path, report)
-    assert (outcome.too_long, outcome.steps) == (1, 2)
+    assert (outcome.skipped, outcome.steps) == (SkippedRows(too_long=1), 2)
     assert reports[-1].startswith("step 2 of 2, loss ")
-    with pytest.raises(StepImpossible, match="all 1 training rows are longer than 128 tokens"):
+    with pytest.raises(StepImpossible, match="of 1 training rows 1 are longer than 128 tokens"):
         train([long], spec, str(tmp_path / BASE), tmp_path / "second", report)
+
+
+def test_conversations_with_tools_are_trained_on(tmp_path: Path, task: str) -> None:
+    make_tiny_model(tmp_path / BASE)
+    spec = dataset_built(ArtifactStore(str(tmp_path / "store"), tmp_path), tmp_path / "data", task, epochs=1).spec
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"max_length": 400})})
+
+    def call(name: str, arguments: str) -> Message:
+        return Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name=name, arguments=arguments, id="c1"),))
+
+    asked = Message(role=Role.USER, content="Where is 4711?")
+    found = Message(role=Role.TOOL, content="on its way", tool_call_id="c1")
+    tools = ({"type": "function", "function": {"name": "find"}}, {"type": "function", "function": {"name": "cancel"}})
+    talks = [
+        (asked, call("find", '{"number": 4711}')),
+        (asked, call("find", '{"number": 4711}'), found, call("cancel", '{"why": {"late": true}}')),
+        (asked, call("find", '{"number": 4711}'), found, Message(role=Role.ASSISTANT, content="On its way.")),
+    ]
+    rows = [example(n).model_copy(update={"messages": talk, "tools": tools}) for n, talk in enumerate(talks)]
+    outcome = train([*rows, example(9)], spec, str(tmp_path / BASE), tmp_path, lambda done, total, message: None)
+    assert (outcome.skipped.total, outcome.steps) == (0, 1)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_a_missing_base_model_is_reported_with_where_to_put_it(tmp_path: Path, task: str) -> None:

@@ -9,7 +9,7 @@ from schemas.adapters import AdapterTrained
 from schemas.base import Event
 from schemas.cycles import StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
-from services.trainer.domain import TrainingOutcome, job_name
+from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
 from services.trainer.handlers import Handlers
 from services.trainer.job import TrainingJob, base_model, build_manifest, read_examples, trained_event
 from services.trainer.settings import TrainerSettings
@@ -97,7 +97,10 @@ def adapter_folder(folder: Path, weights: bytes = b"weights") -> Path:
     return folder
 
 
-OUTCOME = TrainingOutcome(steps=60, losses=(2.0, 0.1), too_long=0, train_loss=0.1, seconds=9.0, versions={"torch": "2"})
+OUTCOME = TrainingOutcome(
+    steps=60, losses=(2.0, 0.1), skipped=SkippedRows(too_long=1, not_rendered=2), train_loss=0.1, seconds=9.0,
+    versions={"torch": "2"},
+)  # fmt: skip
 
 
 async def test_the_same_weights_have_the_same_name_and_the_event_one_id(
@@ -108,6 +111,7 @@ async def test_the_same_weights_have_the_same_name_and_the_event_one_id(
     other = build_manifest(dataset, adapter_folder(tmp_path / "c", b"others"), OUTCOME)
     assert first.adapter == second.adapter != other.adapter
     assert first.adapter.startswith("support-desk-")
+    assert (first.too_long, first.not_rendered) == (1, 2)
     assert set(first.files) == {"adapter_model.safetensors", "adapter_config.json"}
     event = trained_event(dataset, "job", first, "/artifacts/adapters/x")
     assert event.event_id == trained_event(dataset, "job", second, "/artifacts/adapters/x").event_id

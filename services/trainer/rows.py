@@ -1,0 +1,74 @@
+"""Turns examples into tokens with the base model's chat template, as vLLM does when it serves the adapter.
+
+It is done here and not by TRL: given to TRL as messages they would pass through an Arrow table, which gives the
+arguments of each tool call the names of all others, and templates would write them down.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import Any
+
+from jinja2 import TemplateError
+
+from schemas.datasets import Example
+from schemas.tasks import TaskSpec
+from services.trainer.domain import SkippedRows
+from shared.conversation import template_messages
+from shared.errors import StepImpossible
+
+logger = logging.getLogger(__name__)
+
+TokenizedRow = dict[str, list[int]]
+"""`input_ids`, and `completion_mask`: 1 for the tokens of the answer."""
+
+
+def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tuple[list[TokenizedRow], SkippedRows]:
+    """Return the rows that can be trained on, and how many cannot.
+
+    One over `max_length` tokens would be cut and teach half an answer. Raises StepImpossible if no row is left.
+    """
+    limit = spec.training.max_length
+    rendered = [tokens for row in rows if (tokens := tokenize(row, tokenizer)) is not None]
+    fitting = [tokens for tokens in rendered if len(tokens["input_ids"]) <= limit]
+    skipped = SkippedRows(too_long=len(rendered) - len(fitting), not_rendered=len(rows) - len(rendered))
+    if not fitting:
+        raise StepImpossible(
+            f"of {len(rows)} training rows {skipped.too_long} are longer than {limit} tokens, and "
+            f"{skipped.not_rendered} are not taken by the chat template of {spec.base_model}",
+            f"Raise training.max_length of {spec.name}, or choose a base model whose template knows tools.",
+        )
+    if skipped.total:
+        logger.warning(
+            "%d of %d rows skipped: %d longer than %d tokens, %d that the chat template does not take",
+            skipped.total, len(rows), skipped.too_long, limit, skipped.not_rendered,
+        )  # fmt: skip
+    return fitting, skipped
+
+
+def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:
+    """Tokenize a row. Its answer begins where the row differs from its prompt, with which a template asks for one.
+
+    None if the template refuses the conversation, or leaves out the answer's tool calls, as those that know no tools
+    do: what remains would teach the model to say nothing.
+    """
+    options = {"tools": list(row.tools) or None, "return_dict": True}
+    messages = template_messages(row.messages)
+    try:
+        whole = tokenizer.apply_chat_template(messages, **options)["input_ids"]
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **options)["input_ids"]
+    except TemplateError as error:
+        logger.info("%s is skipped: %s", row.example_id, error)
+        return None
+    shared = _common_length(prompt, whole)
+    answer = tokenizer.decode(whole[shared:])
+    if not all(call.name in answer for call in row.messages[-1].tool_calls):
+        return None
+    return {"input_ids": whole, "completion_mask": [0] * shared + [1] * (len(whole) - shared)}
+
+
+def _common_length(left: Iterable[int], right: Iterable[int]) -> int:
+    """Return how many tokens both begin with: a few templates end a prompt otherwise when an answer follows."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

@@ -1,0 +1,112 @@
+"""Which tokens a row becomes, what of them is learned, and which rows are skipped."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from schemas.conversation import Message, Role, ToolCall
+from schemas.datasets import Example
+from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
+from services.trainer.domain import SkippedRows
+from services.trainer.rows import tokenize, tokenize_rows
+from shared.errors import StepImpossible
+
+WITH_TOOLS = (
+    "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}"
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'critic' %}{{ raise_exception('no such role') }}{% endif %}"
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}"
+    "{% endfor %}|{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TEXT_ONLY = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}|{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+SPEC = TaskSpec(
+    name="desk",
+    kind=TaskKind.GENERATION,
+    base_model="tiny",
+    system_prompt="",
+    training=TrainingSettings(max_length=150),
+)  # fmt: skip
+TOOLS = ({"type": "function", "function": {"name": "find"}},)
+FIND = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find", arguments='{"n": 4711}', id="c1"),))
+ASKED = (
+    Message(role=Role.USER, content="Where?"),
+    FIND,
+    Message(role=Role.TOOL, content="lost", tool_call_id="c1"),
+)
+
+
+class Characters:
+    """A tokenizer with a chat template, whose tokens are characters."""
+
+    def __init__(self, template: str) -> None:
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment()
+        environment.globals["raise_exception"] = refuse
+        self._template = environment.from_string(template)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], *, return_dict: bool, **options: Any) -> Any:
+        text = self._template.render(messages=messages, **options)
+        return {"input_ids": [ord(character) for character in text]}
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(map(chr, tokens))
+
+
+def row(*messages: Message, tools: Any = TOOLS) -> Example:
+    return Example(
+        example_id="e", messages=messages, tools=tools, group="g", prediction_ids=("p",), correction_ids=("c",)
+    )
+
+
+def learned(example: Example, template: str = WITH_TOOLS) -> tuple[str, str]:
+    """Return the text that a row becomes, and the part of it that is learned."""
+    tokens = tokenize(example, Characters(template))
+    assert tokens is not None
+    ids, mask = tokens["input_ids"], tokens["completion_mask"]
+    return "".join(map(chr, ids)), "".join(chr(i) for i, bit in zip(ids, mask, strict=True) if bit)
+
+
+def test_a_conversation_with_tools_is_rendered_whole_and_only_its_answer_is_learned() -> None:
+    whole, answer = learned(row(*ASKED, Message(role=Role.ASSISTANT, content="It is lost.")))
+    assert whole == '[find]<user>Where?|<assistant>find{"n": 4711}|<tool>lost|<assistant>It is lost.|'
+    assert answer == "It is lost.|"
+
+
+def test_an_answer_of_tool_calls_is_learned_as_the_template_writes_it() -> None:
+    assert learned(row(ASKED[0], FIND))[1] == 'find{"n": 4711}|'
+
+
+def test_a_row_without_tools_is_rendered_without_them() -> None:
+    whole, answer = learned(row(ASKED[0], Message(role=Role.ASSISTANT, content="There."), tools=()), TEXT_ONLY)
+    assert (whole, answer) == ("<user>Where?|<assistant>There.|", "There.|")
+
+
+def test_an_answer_begins_where_the_row_differs_from_its_prompt() -> None:
+    thinking = TEXT_ONLY.replace("<assistant>{% endif", "<assistant><think></think>{% endif")
+    assert learned(row(ASKED[0], Message(role=Role.ASSISTANT, content="There.")), thinking)[1] == "There.|"
+
+
+def test_a_row_whose_tool_calls_the_template_leaves_out_is_skipped() -> None:
+    assert tokenize(row(ASKED[0], FIND), Characters(TEXT_ONLY)) is None
+
+
+def test_rows_that_cannot_be_trained_on_are_counted_by_their_reason() -> None:
+    fine = row(ASKED[0], Message(role=Role.ASSISTANT, content="There."))
+    long = row(ASKED[0], Message(role=Role.ASSISTANT, content="x" * 150))
+    tools = tuple({"type": "function", "function": {"name": json.dumps(n)}} for n in range(60))
+    by_tools = row(ASKED[0], Message(role=Role.ASSISTANT, content="There."), tools=tools)
+    refused = row(Message(role="critic", content="no"), Message(role=Role.ASSISTANT, content="There."))
+    tokenizer = Characters(WITH_TOOLS)
+    fitting, skipped = tokenize_rows([fine, long, by_tools, refused], tokenizer, SPEC)
+    assert (len(fitting), skipped) == (1, SkippedRows(too_long=2, not_rendered=1))
+    with pytest.raises(StepImpossible, match="of 1 training rows 0 are longer than 150 tokens, and 1 are not taken"):
+        tokenize_rows([refused], tokenizer, SPEC)
