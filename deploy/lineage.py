@@ -20,6 +20,7 @@ from schemas.datasets import DatasetManifest, Example, RejectedExample
 from schemas.lake import PREDICTIONS
 from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import MANIFEST, ArtifactStore
+from shared.storage.lake import check_columns
 
 FILES: dict[str, type[Example] | type[RejectedExample]] = {
     "train.jsonl": Example,
@@ -72,7 +73,8 @@ class Lineage:
 def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str]) -> dict[str, int]:
     """Count the lake's predictions of each person in these tasks. `lake`: a folder or an s3:// URI.
 
-    Reads one column, file by file. Raises DependencyUnavailable if the lake is missing or cannot be read.
+    Reads one column, file by file. Raises DependencyUnavailable if the lake is missing or cannot be read, OldLake if an
+    older version wrote it.
     """
     import pyarrow as pa
     from deltalake import DeltaTable
@@ -80,8 +82,11 @@ def predictions_of(lake: str, subjects: Collection[str], tasks: Collection[str])
     from pyarrow.dataset import field
 
     counts = dict.fromkeys(subjects, 0)
+    lake = lake.rstrip("/")
     try:
-        rows = DeltaTable(f"{lake.rstrip('/')}/{PREDICTIONS}").to_pyarrow_dataset()
+        delta = DeltaTable(f"{lake}/{PREDICTIONS}")
+        check_columns(lake, PREDICTIONS, [column.name for column in delta.schema().fields])
+        rows = delta.to_pyarrow_dataset()
         # Cast, because files that delta-rs rewrote (after an erasure) have string views, which Arrow cannot compare.
         is_theirs = field("task").isin(list(tasks)) & field("user_hash").cast(pa.string()).isin(list(subjects))
         for batch in rows.scanner(columns=["user_hash"], filter=is_theirs).to_batches():

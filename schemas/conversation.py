@@ -150,7 +150,12 @@ class Answer(Frozen):
 
         Tool calls are compact JSON without their random ids, so that equal calls are equal texts.
         """
-        return _joined(self.text, self.refusal, _calls_text(self.tool_calls))
+        return plain_answer(self.text, self.refusal, self.tool_calls)
+
+
+def plain_answer(text: str, refusal: str | None, tool_calls: tuple[ToolCall, ...]) -> str:
+    """Return an answer as one text, see `Answer.plain`."""
+    return _joined(text, refusal, _calls_text(tool_calls))
 
 
 def input_text(messages: tuple[Message, ...]) -> str:

@@ -1,12 +1,15 @@
 """The lake's tables, a published, read-only contract. Each row model has the columns of one table.
 
 `predictions`, `feedback` and `requests` are partitioned by task and date and hold each event once, however often it is
-delivered: `predictions` a row for each answer of the event. `forgotten` holds who asked for erasure: their rows are not in the other tables, and a reader drops its
-copies by it. A new column is nullable and comes last; readers ignore columns that they do not know.
+delivered: `predictions` a row for each answer of the event. `forgotten` holds who asked for erasure: their rows are not
+in the other tables, and a reader drops its copies by it. A new column is nullable and comes last; readers ignore
+columns that they do not know. A table without a column that is never null was written by an older version: nobody reads
+it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 
 from schemas.base import Frozen
@@ -18,13 +21,18 @@ FORGOTTEN = "forgotten"
 
 
 class PredictionRow(Frozen):
-    """One answer, with the call that it answers: `schemas/conversation.py` has the structure of the columns of JSON.
+    """One answer, with the call that it answers. Answers to one request have its `request_id` and count from 0.
 
-    `api` to `truncated` are the call's; with `model` they make the request again (`shared/conversation/`). `messages`,
-    `tools`, `tool_choice`, `response_format`, `parameters`, `tool_calls` and `metadata` are JSON. `answer` is the
-    answer as one text, tool calls included; `text` is what was said beside them. `confidence` is the event's
-    `confidence.score`; `confidence_raw` is the score before calibration, if any. `answer_number` counts from 0.
-    `answer_tokens` are the answer's own; the other tokens are the request's.
+    `api` to `truncated` are the call's. They make the request again: `shared.conversation.call_of_row(row)` returns the
+    `Call`, `replay_request(call, labels)` its path and body, and `model` is the model to ask; `answer_of_row(row)`
+    returns the answer. So a row can be replayed, trained on or read in any other form.
+
+    `messages`, `tools`, `tool_choice`, `response_format`, `parameters`, `tool_calls` and `metadata` are compact JSON in
+    the structure of `schemas/conversation.py`, without fields that have their default; null where there is none, but
+    `{}` for no parameters and no metadata. `answer` is the answer as one text (`Answer.plain`), tool calls and refusal
+    included; `text` is what was said beside them, null where there are none. `confidence` is the event's
+    `confidence.score`; `confidence_raw` is the score before calibration, if any. `answer_tokens` are the answer's own;
+    the other tokens, `latency_ms` and `redactions` are the request's.
     """
 
     prediction_id: str
@@ -44,7 +52,7 @@ class PredictionRow(Frozen):
     constrained: bool
     truncated: bool
     answer: str
-    text: str
+    text: str | None
     tool_calls: str | None
     refusal: str | None
     reasoning: str | None
@@ -112,3 +120,17 @@ class ForgottenRow(Frozen):
     task: str
     subject_hash: str
     occurred_at: datetime
+
+
+ROWS: Mapping[str, type[Frozen]] = {
+    PREDICTIONS: PredictionRow,
+    FEEDBACK: FeedbackRow,
+    REQUESTS: RequestRow,
+    FORGOTTEN: ForgottenRow,
+}
+
+
+def missing_columns(table: str, columns: Collection[str]) -> list[str]:
+    """Return the never-null columns that a table with these columns lacks: if any, an older version wrote it."""
+    fields = ROWS[table].__annotations__.items()
+    return [name for name, kind in fields if "None" not in str(kind) and name not in columns]

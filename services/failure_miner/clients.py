@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any, Protocol
 
-from schemas.conversation import Answer, Call
 from schemas.lake import PREDICTIONS
 from services.failure_miner.domain import AnsweredPrediction
-from shared.conversation import bounded_answer, bounded_call
+from shared.conversation import answer_of_row, bounded_answer, bounded_call, call_of_row
 from shared.errors import DependencyUnavailable
+from shared.storage.lake import check_columns
 
-_CALL_JSON = ("messages", "tools", "tool_choice", "response_format", "parameters")
 _LOOK_BACK = timedelta(days=92)
 """As long as Kafka retains predictions: feedback on older ones comes too late to learn from."""
 
@@ -28,12 +26,13 @@ class DeltaPredictionLookup:
     """Finds predictions in the Delta table `predictions` below a folder or an s3:// URI (schemas/lake.py)."""
 
     def __init__(self, uri: str) -> None:
-        self._uri = f"{uri.rstrip('/')}/{PREDICTIONS}"
+        self._lake = uri.rstrip("/")
+        self._uri = f"{self._lake}/{PREDICTIONS}"
 
     def find(self, task: str, prediction_id: str, around: date) -> AnsweredPrediction | None:
         """Return the prediction of this id; None if it is not in the lake (yet). Blocking: call it in a thread.
 
-        Raises DependencyUnavailable if the lake does not answer.
+        Raises DependencyUnavailable if the lake does not answer, OldLake if an older version wrote it.
         """
         import pyarrow as pa
         from deltalake import DeltaTable
@@ -44,7 +43,9 @@ class DeltaPredictionLookup:
         has_id = field("prediction_id").cast(pa.string()) == prediction_id
         in_partitions = (field("task") == task) & (field("date") >= around - _LOOK_BACK)
         try:
-            rows = DeltaTable(self._uri).to_pyarrow_table(filters=in_partitions & has_id).to_pylist()
+            delta = DeltaTable(self._uri)
+            check_columns(self._lake, PREDICTIONS, [column.name for column in delta.schema().fields])
+            rows = delta.to_pyarrow_table(filters=in_partitions & has_id).to_pylist()
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -55,20 +56,13 @@ class DeltaPredictionLookup:
 
 
 def _prediction(row: Mapping[str, Any]) -> AnsweredPrediction:
-    """Make a prediction of a row of the table, whose columns of JSON schemas/lake.py names."""
-    call = {name: row[name] for name in ("api", "stream", "constrained", "truncated")}
-    call |= {name: json.loads(row[name]) for name in _CALL_JSON if row[name] is not None}
-    answer = {name: row[name] for name in ("text", "refusal", "reasoning", "finish_reason")}
-    calls = json.loads(row["tool_calls"] or "[]")
     return AnsweredPrediction(
         prediction_id=row["prediction_id"],
         task=row["task"],
         task_revision=row["task_revision"],
         occurred_at=row["occurred_at"],
-        call=bounded_call(Call.model_validate(call)),
-        answer=bounded_answer(
-            Answer.model_validate({**answer, "tool_calls": calls, "truncated": row["answer_truncated"]})
-        ),
+        call=bounded_call(call_of_row(row)),
+        answer=bounded_answer(answer_of_row(row)),
         confidence=row["confidence"],
         user_hash=row["user_hash"],
     )

@@ -24,6 +24,7 @@ from services.prediction_log.offsets.resume import ReadTopicIds, resume_from
 from services.prediction_log.rollups.hourly import RollUps
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import Lake
+from services.prediction_log.tables import check_tables
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.decoding import Decoder
 from shared.kafka.delivery import Delivery
@@ -57,6 +58,10 @@ class Handlers:
         self._roll_ups = RollUps(settings.lake_uri)
         self._maintenance = Maintenance(settings.lake_uri, maintenance_policy(settings))
 
+    async def check_lake(self) -> None:
+        """Raise OldLake if an older version wrote a table of the lake."""
+        await in_thread(check_tables, self._settings.lake_uri)
+
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
         self._append_to_table(consumers, PredictionLogged, PREDICTIONS)
@@ -70,7 +75,7 @@ class Handlers:
         self._tasks = consumers.table(TaskChanged)
 
     def _append_to_table(self, consumers: Consumers, event: type[Event], table: str) -> None:
-        """Make every event of this class a row of the table."""
+        """Make every event of this class rows of the table."""
 
         async def append(deliveries: list[Delivery[Any]]) -> None:
             await asyncio.to_thread(self._lake.append, table, deliveries)

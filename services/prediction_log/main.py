@@ -25,7 +25,9 @@ def build(settings: PredictionLogSettings | None = None) -> Service:
     lake = DeltaLake(settings.lake_uri, settings.kafka_incarnation, settings.prediction_log_window)
     handlers = Handlers(settings, lake, Publisher(broker, NAME), partial(topic_ids, settings))
     handlers.subscribe(Consumers(broker, NAME, settings))
-    return Service(NAME, broker, background=[handlers.roll_up_forever, handlers.maintain_forever])
+    return Service(
+        NAME, broker, prepare=[handlers.check_lake], background=[handlers.roll_up_forever, handlers.maintain_forever]
+    )
 
 
 def main() -> None:

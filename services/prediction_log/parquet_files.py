@@ -22,11 +22,17 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
+from numpy.typing import NDArray
 from pyarrow.fs import FileSystem, PyFileSystem
 
 from services.prediction_log.tables import TablePartition, storage_options
 
-_DICTIONARY_COLUMNS = ["task_revision", "answer", "model", "adapter", "variant", "finish_reason", "kind", "status"]
+_DICTIONARY_COLUMNS = {
+    "task_revision", "api", "parameters", "answer", "finish_reason", "model", "adapter", "variant", "calibration",
+    "app", "metadata", "gateway_version", "kind", "status",
+}  # fmt: skip
+ROW_GROUP_BYTES = 32 * 1024 * 1024
+"""Texts in a row group: readers hold a whole one in memory."""
 _TIME = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -151,18 +157,60 @@ def time_range(rows: pa.Table) -> tuple[int, int]:
 def _write_file(rows: pa.Table, partition: TablePartition, fs: FileSystem) -> AddAction:
     task, day = partition
     body = rows.drop_columns(["task", "date"])
+    repeated = {field.name for field in body.schema if pa.types.is_dictionary(field.type)}
     buffer = pa.BufferOutputStream()
-    pq.write_table(
-        body, buffer, compression="zstd", compression_level=1,
-        use_dictionary=[name for name in _DICTIONARY_COLUMNS if name in body.column_names],
-        write_statistics=["occurred_at"],
+    writer = pq.ParquetWriter(
+        buffer, body.schema, compression="zstd", compression_level=1, write_statistics=["occurred_at"],
+        use_dictionary=sorted(_DICTIONARY_COLUMNS & {*body.column_names} | repeated),
+        store_schema=False,  # It would have dictionaries; the columns are strings.
     )  # fmt: skip
+    with writer:
+        for group in _row_groups(body):
+            writer.write_table(group, row_group_size=group.num_rows)
     data = buffer.getvalue()
     path = f"task={task}/date={day.isoformat()}/{uuid4()}.zstd.parquet"
     with fs.open_output_stream(path) as stream:
         stream.write(data)
     values = {"task": task, "date": day.isoformat()}
     return AddAction(path, data.size, values, int(time.time() * 1000), True, _statistics(rows))
+
+
+def _row_groups(rows: pa.Table) -> Iterator[pa.Table]:
+    """Split rows into slices with at most ROW_GROUP_BYTES of texts, or one row."""
+    if rows.nbytes <= ROW_GROUP_BYTES and not any(pa.types.is_dictionary(kind) for kind in rows.schema.types):
+        yield rows
+        return
+    ends = np.cumsum(sum(_lengths(column) for column in rows.columns))
+    start = 0
+    while start < rows.num_rows:
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + ROW_GROUP_BYTES, side="right")))
+        yield _with_own_dictionaries(rows.slice(start, end - start))
+        start = end
+
+
+def _lengths(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return the bytes of each text; zeros for another column."""
+    if pa.types.is_dictionary(column.type):
+        values = column.combine_chunks()
+        lengths = pc.binary_length(values.dictionary).take(values.indices)
+    elif pa.types.is_string(column.type):
+        lengths = pc.binary_length(column)
+    else:
+        return np.zeros(len(column), np.int64)
+    return np.asarray(lengths.fill_null(0), np.int64)
+
+
+def _with_own_dictionaries(rows: pa.Table) -> pa.Table:
+    """Drop texts from dictionaries that none of the rows has: they are other tasks', and those of erased people."""
+    for number, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            values = rows.column(number).combine_chunks()
+            used = values.indices.drop_null().unique()
+            indices = pc.index_in(values.indices, value_set=used)
+            own = pa.DictionaryArray.from_arrays(indices, values.dictionary.take(used))
+            rows = rows.set_column(number, field, own)
+    return rows
 
 
 def _statistics(rows: pa.Table) -> str:

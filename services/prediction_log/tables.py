@@ -10,6 +10,7 @@ the commit of any process that began earlier, paused or on another replica, fail
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import UTC, date, datetime, timedelta
 
@@ -18,22 +19,15 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from schemas.base import Frozen
-from schemas.lake import (
-    FEEDBACK,
-    FORGOTTEN,
-    PREDICTIONS,
-    REQUESTS,
-    FeedbackRow,
-    ForgottenRow,
-    PredictionRow,
-    RequestRow,
-)
+from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS, ROWS
 from shared.errors import DependencyUnavailable
+from shared.storage.lake import check_columns
 
 _TIME = pa.timestamp("us", tz="UTC")
 _ARROW_TYPES = {
     "str": pa.string(), "str | None": pa.string(), "float": pa.float64(), "float | None": pa.float64(),
-    "int": pa.int64(), "int | None": pa.int64(), "bool | None": pa.bool_(), "date": pa.date32(), "datetime": _TIME,
+    "int": pa.int64(), "int | None": pa.int64(), "bool": pa.bool_(), "bool | None": pa.bool_(), "date": pa.date32(),
+    "datetime": _TIME,
 }  # fmt: skip
 _STATISTICS_COLUMNS = ("prediction_id", "event_id", "occurred_at", "user_hash", "subject_hash")
 _MAINTAINED_PROPERTY = "ratchet.maintained"
@@ -50,10 +44,7 @@ def arrow_schema(row: type[Frozen]) -> pa.Schema:
 
 
 SCHEMAS = {
-    PREDICTIONS: arrow_schema(PredictionRow),
-    FEEDBACK: arrow_schema(FeedbackRow),
-    REQUESTS: arrow_schema(RequestRow),
-    FORGOTTEN: arrow_schema(ForgottenRow),
+    **{table: arrow_schema(row) for table, row in ROWS.items()},
     DROPPED: pa.schema([("task", pa.string()), ("prediction_id", pa.string())]),
 }
 TablePartition = tuple[str, date]
@@ -93,13 +84,26 @@ def polars_options(uri: str) -> dict[str, str] | None:
 
 
 def open_table(uri: str, table: str) -> DeltaTable | None:
-    """Open the newest version of a table; None if it does not exist yet. Raises DependencyUnavailable."""
+    """Open the newest version of a table; None if it does not exist yet.
+
+    Raises DependencyUnavailable, and OldLake for a table that an older version wrote.
+    """
     try:
-        return DeltaTable(f"{uri}/{table}", storage_options=storage_options(uri))
+        delta = DeltaTable(f"{uri}/{table}", storage_options=storage_options(uri))
+        if table in ROWS:
+            check_columns(uri, table, {field.name for field in delta.schema().fields})
     except TableNotFoundError:
         return None
     except STORE_ERRORS as error:
         raise DependencyUnavailable(f"the lake at {uri}/{table} is unavailable: {error}") from error
+    return delta
+
+
+def check_tables(uri: str) -> None:
+    """Raise OldLake if an older version wrote one of the tables. A store that is away is not an error."""
+    with contextlib.suppress(DependencyUnavailable):
+        for table in ROWS:
+            open_table(uri.rstrip("/"), table)
 
 
 def create_table(uri: str, table: str) -> DeltaTable:

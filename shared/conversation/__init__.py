@@ -1,4 +1,4 @@
-"""Conversations of events: as requests to a model server, for chat templates, cut to a size, and fit for training."""
+"""Conversations of events: of rows of the lake, as requests, for chat templates, cut to a size, fit for training."""
 
 from shared.conversation.requests import LoadPart as LoadPart
 from shared.conversation.requests import chat_messages as chat_messages
@@ -6,6 +6,8 @@ from shared.conversation.requests import chat_tools as chat_tools
 from shared.conversation.requests import comparable_text as comparable_text
 from shared.conversation.requests import replay_request as replay_request
 from shared.conversation.requests import template_messages as template_messages
+from shared.conversation.rows import answer_of_row as answer_of_row
+from shared.conversation.rows import call_of_row as call_of_row
 from shared.conversation.training import NEVER_TRAINED as NEVER_TRAINED
 from shared.conversation.training import never_trained as never_trained
 from shared.conversation.truncation import QUESTION_BYTES as QUESTION_BYTES

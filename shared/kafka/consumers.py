@@ -26,7 +26,15 @@ from schemas.catalog import HEADER_ONLY, topic_of
 from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
 from shared.kafka.broker import Broker, leave_undecoded, parse_with_trace, parse_without_headers
 from shared.kafka.clients import MAX_MESSAGE_BYTES, end_offsets
-from shared.kafka.delivery import Delivery, RecordPosition, TopicPartition, decode_event, record_headers
+from shared.kafka.delivery import (
+    Delivery,
+    RecordPosition,
+    TopicPartition,
+    decode_event,
+    record_headers,
+    record_size,
+    split_records,
+)
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import DeadLetterPublisher
 from shared.kafka.resuming import Resume, ResumingListener
@@ -35,8 +43,9 @@ from shared.settings import Settings
 MAX_PAUSE_SECONDS = 10.0
 # How often a message is tried whose handler raises an unexpected error, before it is dead-lettered.
 BUG_ATTEMPTS = 3
-# Records decoded before the event loop runs other tasks: heartbeats, and the process's other services.
-_RECORDS_PER_YIELD = 1_000
+# What is decoded before the event loop runs other tasks: heartbeats, and the process's other services. A small record
+# takes as long as this many bytes of a large one.
+_BYTES_PER_YIELD, _BYTES_PER_RECORD = 4 * 1024 * 1024, 4 * 1024
 
 E = TypeVar("E", bound=Event)
 logger = logging.getLogger(__name__)
@@ -49,7 +58,7 @@ Decode = Callable[[bytes], Any]
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How large a batch becomes: what the broker has, up to `max_records`.
+    """How large a batch becomes: what the broker has, up to `max_records` and to `max_bytes` of values, or one record.
 
     The broker holds its answer back until it has `min_bytes` (compressed), but no longer than `wait_ms`.
     """
@@ -57,6 +66,7 @@ class BatchOptions:
     max_records: int = 500
     wait_ms: int = 200
     min_bytes: int = 1
+    max_bytes: int = 32 * 1024 * 1024
 
 
 _DEFAULT_BATCH = BatchOptions()
@@ -109,7 +119,8 @@ class Consumers:
             records = raw if isinstance(raw, tuple | list) else (raw,)
             if listener and not listener.expects(_last_offsets(records[::-1])):
                 raise DependencyUnavailable("records arrived below the offset already read; seeking again")
-            await self._consume(event, handler, records, on_skipped, decode)
+            for part in split_records(records, batch.max_bytes):
+                await self._consume(event, handler, part, on_skipped, decode)
             if listener:
                 listener.handled(_last_offsets(records))
 
@@ -204,8 +215,11 @@ class Consumers:
     ) -> None:
         """Decode, call the handler, dead-letter what can never succeed. Raises only what must be redelivered."""
         decoded: list[tuple[ConsumerRecord, Delivery[E]]] = []
-        for number, record in enumerate(records, 1):
-            if not number % _RECORDS_PER_YIELD:
+        waiting = 0
+        for record in records:
+            waiting += record_size(record) + _BYTES_PER_RECORD
+            if waiting > _BYTES_PER_YIELD:
+                waiting = 0
                 await asyncio.sleep(0)
             headers = record_headers(record)
             if headers.get(HEADER_ONLY, self._service) != self._service:  # Replayed for another service.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
@@ -15,6 +15,8 @@ from schemas.base import Event
 from shared.errors import InvalidMessage, describe_validation_error
 
 E = TypeVar("E", bound=Event)
+_MAX_NAMES, _MAX_NAME = 10, 40
+"""Names of fields in an error, and the characters of each."""
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -41,7 +43,39 @@ def decode_event(event: type[E], value: bytes) -> E:
     try:
         return event.model_validate_json(value)
     except ValidationError as error:
-        raise InvalidMessage(f"not a valid {event.__name__}: {describe_validation_error(error)}") from error
+        problem = _older_shape(event, error) or f"not a valid {event.__name__}: {describe_validation_error(error)}"
+        raise InvalidMessage(problem) from error
+
+
+def _older_shape(event: type[Event], error: ValidationError) -> str | None:
+    """Return a sentence if the message lacks fields of the class and has others instead, as an older version's has."""
+    missing = [detail for detail in error.errors() if detail["type"] == "missing" and len(detail["loc"]) == 1]
+    if not missing:
+        return None
+    unknown = [name[:_MAX_NAME] for name in sorted(missing[0]["input"].keys() - event.model_fields.keys())[:_MAX_NAMES]]
+    if not unknown:
+        return None
+    expected = ", ".join(str(detail["loc"][0]) for detail in missing[:_MAX_NAMES])
+    return (
+        f"not a {event.__name__} of this version: the message has the shape of an older one, with "
+        f"{', '.join(unknown)} and without {expected}"
+    )
+
+
+def record_size(record: ConsumerRecord) -> int:
+    """Return the bytes of a record's value."""
+    return len(record.value or b"")
+
+
+def split_records(records: Sequence[ConsumerRecord], max_bytes: int) -> Iterator[Sequence[ConsumerRecord]]:
+    """Split records into runs whose values have at most `max_bytes` together, or of one record."""
+    start, size = 0, 0
+    for number, record in enumerate(records):
+        if number > start and size + record_size(record) > max_bytes:
+            yield records[start:number]
+            start, size = number, 0
+        size += record_size(record)
+    yield records[start:]
 
 
 def record_headers(record: ConsumerRecord) -> Mapping[str, str]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -19,16 +17,18 @@ from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
-from schemas.predictions import SubjectForgotten
+from schemas.predictions import Confidence, LoggedAnswer, SubjectForgotten
 from services.failure_miner.clients import DeltaPredictionLookup
 from services.failure_miner.domain import Suspect, describe_modes
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.recipe import SentenceEmbedder, cluster
 from services.failure_miner.review_budget import BudgetClaim
 from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
+from services.prediction_log.storage import DeltaLake
 from shared.kafka.delivery import Delivery
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate, transaction
+from tests.unit.prediction_log.deliveries import delivery, prediction
 
 DATA = Path(__file__).parents[2] / "deploy" / "demo" / "data" / "support_desk.csv"
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -241,31 +241,8 @@ async def test_offsets_show_what_is_not_read_yet(store: PostgresSuspectStore, ta
     assert await store.unread(wanted) == []
 
 
-def lake_row(prediction_id: str, call: Call, answer: Answer) -> dict[str, Any]:
-    """A row of the lake's table, as far as the miner reads it."""
-    data, answered = call.model_dump(mode="json"), answer.model_dump(mode="json")
-    tools, calls = json.dumps(data["tools"]), json.dumps(answered["tool_calls"])
-    return {
-        "prediction_id": prediction_id, "task": "desk", "date": date(2026, 11, 1), "task_revision": "r1",
-        "occurred_at": NOON, "api": "chat", "messages": json.dumps(data["messages"]), "tools": tools,
-        "tool_choice": None, "response_format": None, "parameters": "{}", "stream": False, "constrained": False,
-        "truncated": call.truncated, "answer": answer.plain, "text": answer.text, "tool_calls": calls,
-        "refusal": None, "reasoning": None, "answer_truncated": False, "finish_reason": "tool_calls",
-        "confidence": 0.9, "user_hash": None,
-    }  # fmt: skip
-
-
-def arrow_schema(row: dict[str, Any]) -> Any:
-    """The schema of a row, in which what is missing is a text."""
-    import pyarrow as pa
-
-    inferred = pa.Table.from_pylist([row]).schema
-    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in inferred])
-
-
 def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:
-    import pyarrow as pa
-    from deltalake import DeltaTable, write_deltalake
+    from deltalake import DeltaTable
 
     assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) is None
     call = Call(
@@ -279,9 +256,10 @@ def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:
     )
     answer = Answer(text="Lost:", tool_calls=(ToolCall(name="find", arguments='{"n": 1}'),))
     answer = answer.model_copy(update={"finish_reason": FinishReason.TOOL_CALLS})
-    rows = [lake_row("p1", call, answer), lake_row("p2", call, answer)]
-    table = pa.Table.from_pylist(rows, schema=arrow_schema(rows[0]))
-    write_deltalake(f"{tmp_path}/{PREDICTIONS}", table, partition_by=["task", "date"])
+    for number, name in enumerate(("p1", "p2")):
+        logged = LoggedAnswer(prediction_id=name, confidence=Confidence(score=0.9), **answer.model_dump())
+        event = prediction(name, NOON, None, "desk").model_copy(update={"call": call, "answers": (logged,)})
+        DeltaLake(str(tmp_path)).append(PREDICTIONS, [delivery(event, number)])
     found = DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2))
     assert found is not None
     assert (found.call, found.answer, found.confidence) == (call, answer, 0.9)

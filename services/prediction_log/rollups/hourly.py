@@ -23,6 +23,8 @@ from shared.identity import content_hash, event_id
 
 MAX_ANSWERS = 100
 """Distinct answers in a roll-up; a generation task has as many answers as predictions."""
+MAX_ANSWER = 300
+"""Characters of an answer in a roll-up: a generated one may have megabytes. Equal beginnings are counted as one."""
 _GAMMA = float(LatencySketch.model_fields["gamma"].default)
 _MIN_SKETCH_MS, _MAX_SKETCH_MS = 1e-6, 1e12
 """The range of latencies that a sketch tells apart, in at most 1,060 buckets."""
@@ -102,9 +104,12 @@ def confidence_counts(rows: pl.LazyFrame) -> pl.LazyFrame:
 def most_frequent(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Return the most frequent answers per group, most frequent first; the hash breaks ties, so they are repeatable.
 
-    The answers' hashes are counted first; then only the texts of the most frequent ones are read.
+    Long ones are cut to MAX_ANSWER characters. The hashes of what is left are counted first; then only the texts of the
+    most frequent ones are read.
     """
-    hashed = rows.with_columns(pl.col("answer").hash(seed=0).alias("hash"))
+    answer = pl.col("answer")
+    cut = pl.when(answer.str.len_chars() > MAX_ANSWER).then(answer.str.head(MAX_ANSWER - 1) + "…").otherwise(answer)
+    hashed = rows.with_columns(cut.alias("answer")).with_columns(answer.hash(seed=0).alias("hash"))
     counts = hashed.group_by(*_GROUP_COLUMNS, "hash").agg(pl.len().alias("count"))
     ranked = counts.sort("count", "hash", descending=[True, False]).group_by(*_GROUP_COLUMNS, maintain_order=True)
     top = ranked.head(MAX_ANSWERS).collect(engine="streaming")

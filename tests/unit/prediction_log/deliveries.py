@@ -11,9 +11,10 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from schemas.base import Event, Message, Role, Variant
+from schemas.base import Event, Variant
+from schemas.conversation import Call, FinishReason, Message
 from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS
-from schemas.predictions import Confidence, FeedbackGiven, PredictionLogged, RequestObserved
+from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged, RequestObserved, Usage
 from shared.identity import event_id
 from shared.kafka.decoding import Decoder, Plain
 from shared.kafka.delivery import Delivery
@@ -25,30 +26,33 @@ _DECODERS = {kind: Decoder(kind) for kind in (PredictionLogged, FeedbackGiven, R
 _HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-def prediction(name: str, at: datetime = NOON, user: str | None = "u", task: str = TASK) -> PredictionLogged:
+CONFIDENCE = Confidence(
+    score=0.9, logprob=-0.1, tokens=1, raw=0.95, margin=0.8, entropy=0.2, outside=0.01, calibration="support-desk-cal"
+)
+
+
+def prediction(
+    name: str,
+    at: datetime = NOON,
+    user: str | None = "u",
+    task: str = TASK,
+    text: str = "delivery",
+    answers: int = 1,
+) -> PredictionLogged:
+    """Return a request with equal answers, whose ids are `name`, `name+1` …"""
+    names = [name, *(f"{name}+{number}" for number in range(1, answers))]
     return PredictionLogged(
-        event_id=event_id(name),
-        occurred_at=at,
-        task=task,
-        task_revision="r1",
-        prediction_id=name,
-        messages=(Message(role=Role.USER, content="where is my parcel?"),),
-        answer="delivery",
-        model="base",
-        variant=Variant.BASE,
-        confidence=Confidence(
-            score=0.9,
-            logprob=-0.1,
-            tokens=1,
-            raw=0.95,
-            margin=0.8,
-            entropy=0.2,
-            outside=0.01,
-            calibration="support-desk-cal",
+        event_id=event_id(name), occurred_at=at, task=task, task_revision="r1", request_id=f"request-{name}",
+        call=Call(messages=(Message(role="user", content="where is my parcel?"),), parameters={"temperature": 0.0}),
+        answers=tuple(
+            LoggedAnswer(
+                prediction_id=name, text=text, finish_reason=FinishReason.STOP, confidence=CONFIDENCE, tokens=2
+            )
+            for name in names
         ),
-        user_hash=user,
-        latency_ms=12.5,
-    )
+        model="base", variant=Variant.BASE, usage=Usage(prompt_tokens=9, answer_tokens=2 * len(names), cached_tokens=4),
+        user_hash=user, app="shop", metadata={"channel": "mail"}, latency_ms=12.5,
+    )  # fmt: skip
 
 
 def feedback(name: str, of: str, at: datetime = NOON, user: str | None = None) -> FeedbackGiven:
@@ -77,6 +81,17 @@ def delivery(event: Event, offset: int, partition: int = 0) -> Delivery[Any]:
 def numbered(partition: int, offset: int) -> Delivery[Any]:
     """Return the prediction at a position, the same at every delivery."""
     return delivery(prediction(f"p-{partition}-{offset}"), offset, partition)
+
+
+def golden(name: str) -> PredictionLogged:
+    """Return a golden message of the contract: `tools`, a conversation of several turns, or `truncated`."""
+    path = Path(__file__).parents[3] / "schemas" / "examples" / TOPICS[PREDICTIONS] / f"{name}.json"
+    return PredictionLogged.model_validate_json(path.read_bytes())
+
+
+def stored_rows(lake: Path, table: str = PREDICTIONS) -> dict[str, dict[str, Any]]:
+    """Return a table's rows by prediction id."""
+    return {row["prediction_id"]: row for row in DeltaTable(lake / table).to_pyarrow_table().to_pylist()}
 
 
 def stored_ids(lake: Path, table: str = PREDICTIONS) -> list[str]:

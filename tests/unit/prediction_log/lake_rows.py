@@ -26,10 +26,11 @@ POLICY = MaintenancePolicy(
 def prediction(name: str, at: datetime = NOON, **values: Any) -> dict[str, Any]:
     return {
         "prediction_id": name, "task": TASK, "date": at.date(), "task_revision": "r1", "occurred_at": at,
-        "messages": "[]", "answer": "delivery", "model": "base", "adapter": None, "variant": "base",
-        "confidence": 0.95, "logprob": None, "user_hash": "u", "latency_ms": 12.5, "prompt_tokens": 1,
-        "answer_tokens": 1, "finish_reason": "stop", "redactions": 0, "confidence_raw": None, "margin": None,
-        "entropy": None, "outside": None, "uncertain_share": None, "calibration": None, **values,
+        "request_id": f"request-{name}", "answer_number": 0, "api": "chat", "messages": "[]", "parameters": "{}",
+        "stream": False, "constrained": False, "truncated": False, "answer": "delivery", "answer_truncated": False,
+        "finish_reason": "stop", "model": "base", "variant": "base", "confidence": 0.95, "user_hash": "u",
+        "metadata": "{}", "latency_ms": 12.5, "prompt_tokens": 1, "answer_tokens": 1, "cached_tokens": 0,
+        "reasoning_tokens": 0, "redactions": 0, **values,
     }  # fmt: skip
 
 

@@ -47,11 +47,15 @@ def test_a_row_has_the_fields_of_its_event(tmp_path: Path) -> None:
     (row,) = DeltaTable(tmp_path / PREDICTIONS).to_pyarrow_table().to_pylist()
     assert row == {
         "prediction_id": "p-0-7", "task": TASK, "date": date(2026, 11, 25), "task_revision": "r1",
-        "occurred_at": NOON, "messages": '[{"role":"user","content":"where is my parcel?"}]', "answer": "delivery",
-        "model": "base", "adapter": None, "variant": "base", "confidence": 0.9, "logprob": -0.1, "user_hash": "u",
-        "latency_ms": 12.5, "prompt_tokens": 0, "answer_tokens": 0, "finish_reason": None, "redactions": 0,
-        "confidence_raw": 0.95, "margin": 0.8, "entropy": 0.2, "outside": 0.01, "uncertain_share": None,
-        "calibration": "support-desk-cal",
+        "occurred_at": NOON, "request_id": "request-p-0-7", "answer_number": 0, "api": "chat",
+        "messages": '[{"role":"user","content":"where is my parcel?"}]', "tools": None, "tool_choice": None,
+        "response_format": None, "parameters": '{"temperature":0.0}', "stream": False, "constrained": False,
+        "truncated": False, "answer": "delivery", "text": None, "tool_calls": None, "refusal": None, "reasoning": None,
+        "answer_truncated": False, "finish_reason": "stop", "model": "base", "adapter": None, "variant": "base",
+        "confidence": 0.9, "confidence_raw": 0.95, "logprob": -0.1, "margin": 0.8, "entropy": 0.2, "outside": 0.01,
+        "uncertain_share": None, "calibration": "support-desk-cal", "user_hash": "u", "session_hash": None,
+        "app": "shop", "metadata": '{"channel":"mail"}', "gateway_version": None, "latency_ms": 12.5,
+        "prompt_tokens": 9, "answer_tokens": 2, "cached_tokens": 4, "reasoning_tokens": 0, "redactions": 0,
     }  # fmt: skip
 
 
@@ -203,15 +207,15 @@ def test_a_deleted_lake_is_rebuilt_from_the_topics_row_for_row(tmp_path: Path) -
     assert rows_hash(second) == rows_hash(first)
 
 
-def test_an_older_table_gets_new_columns_and_an_older_writer_appends_to_a_newer_table(tmp_path: Path) -> None:
+def test_a_table_gets_new_nullable_columns_and_an_older_writer_appends_to_a_newer_table(tmp_path: Path) -> None:
     schema = SCHEMAS[PREDICTIONS]
-    old = schema.remove(schema.get_field_index("redactions"))
+    old = schema.remove(schema.get_field_index("app"))
     create = DeltaTable.create(tmp_path / PREDICTIONS, schema=old, partition_by=["task", "date"], name=PREDICTIONS)
     lake = DeltaLake(str(tmp_path))
     assert lake.append(PREDICTIONS, [numbered(0, 0)]) == 1
     create.update_incremental()
     newer = create.to_pyarrow_table()
-    assert newer["redactions"].to_pylist() == [0]
+    assert newer["app"].to_pylist() == ["shop"]
     added = newer.append_column("language", [["da"]]).set_column(0, "prediction_id", [["from-the-future"]])
     write_deltalake(create, added, mode="append", schema_mode="merge")
     assert lake.append(PREDICTIONS, [numbered(0, 1)]) == 1

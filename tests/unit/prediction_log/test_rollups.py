@@ -22,8 +22,11 @@ from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.maintenance.compaction import MaintenancePolicy
 from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.rollups.dirty_hours import TaskHour
-from services.prediction_log.rollups.hourly import MAX_ANSWERS, RollUps
+from services.prediction_log.rollups.hourly import MAX_ANSWER, MAX_ANSWERS, RollUps
+from services.prediction_log.storage import DeltaLake
 from services.prediction_log.tables import create_table
+from tests.unit.prediction_log.deliveries import delivery
+from tests.unit.prediction_log.deliveries import prediction as logged
 from tests.unit.prediction_log.lake_rows import NOON, TASK, opened, prediction, request, write
 
 HOUR = timedelta(hours=1)
@@ -68,6 +71,23 @@ def test_answers_are_the_most_frequent_with_their_counts(tmp_path: Path) -> None
     (event,) = counted(tmp_path)
     assert [(label.answer, label.count) for label in event.answers] == Counter(answers).most_common(MAX_ANSWERS)
     assert event.predictions == len(answers)
+
+
+def test_a_long_answer_is_counted_by_its_beginning_so_that_the_event_stays_small(tmp_path: Path) -> None:
+    long = ["é" * MAX_ANSWER, "é" * (MAX_ANSWER + 1), "é" * 1_000_000, "short"]
+    write(tmp_path, PREDICTIONS, [prediction(f"p{n}", answer=answer) for n, answer in enumerate(long)])
+    (event,) = counted(tmp_path)
+    assert {label.answer: label.count for label in event.answers} == {
+        "é" * MAX_ANSWER: 1, "é" * (MAX_ANSWER - 1) + "…": 2, "short": 1,
+    }  # fmt: skip
+    assert len(event.model_dump_json()) < 3_000
+
+
+def test_each_answer_of_a_request_is_a_prediction(tmp_path: Path) -> None:
+    events = [logged("p", answers=3), logged("q")]
+    DeltaLake(str(tmp_path)).append(PREDICTIONS, [delivery(event, number) for number, event in enumerate(events)])
+    (event,) = counted(tmp_path)
+    assert (event.predictions, event.answers[0].count, sum(event.confidence_histogram)) == (4, 4, 4)
 
 
 def test_confidence_is_counted_in_tenths_and_missing_confidence_is_not_counted(tmp_path: Path) -> None:

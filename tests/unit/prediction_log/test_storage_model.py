@@ -1,4 +1,4 @@
-"""The writer against a model, driven at random: the table has every acknowledged event once, and no other event.
+"""The writer against a model, driven at random: the table has every acknowledged answer once, and no other.
 
 Two writers share the partitions of a topic, each at times a zombie to the other; records are redelivered, events are
 sent twice, processes die before, during and after a commit, with files half written, the store is unavailable or its
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.lake import PREDICTIONS
+from schemas.predictions import PredictionLogged
 from services.prediction_log.erasure.erase import SubjectErasure, erase_subjects
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
@@ -86,6 +87,15 @@ def user(event: int) -> str:
     return "ann" if event % 3 == 0 else "bob"
 
 
+def logged(event: int) -> PredictionLogged:
+    """Return the event of this number: a request with up to three answers."""
+    return prediction(f"p{event}", occurred_at(event), user(event), answers=1 + event % 4 % 3)
+
+
+def rows_of(events: Iterable[int]) -> set[str]:
+    return {answer.prediction_id for event in events for answer in logged(event).answers}
+
+
 class Log(RuleBasedStateMachine):
     """`partitions`: the events on the broker. `acknowledged`: events that a writer appended; `delivered`: events that
     any writer got; `reached`: the last acknowledged offset of each partition.
@@ -110,7 +120,7 @@ class Log(RuleBasedStateMachine):
             self._deliver(0, [partition], 1_000)
         everything = {event for log in self.partitions for event in log} | self.acknowledged
         rows = self._rows()
-        assert {f"p{event}" for event in everything if not self._is_erased(event)} <= set(rows)
+        assert rows_of(event for event in everything if not self._is_erased(event)) <= set(rows)
         self.no_row_is_duplicated_lost_or_invented()
         shutil.rmtree(self.folder)
 
@@ -178,8 +188,8 @@ class Log(RuleBasedStateMachine):
     def no_row_is_duplicated_lost_or_invented(self) -> None:
         rows = self._rows()
         assert len(rows) == len(set(rows))
-        assert {f"p{event}" for event in self.acknowledged if not self._is_erased(event)} <= set(rows)
-        assert set(rows) <= {f"p{event}" for event in self.delivered if not self._is_erased(event)}
+        assert rows_of(event for event in self.acknowledged if not self._is_erased(event)) <= set(rows)
+        assert set(rows) <= rows_of(event for event in self.delivered if not self._is_erased(event))
 
     @invariant()
     def every_process_knows_the_stored_offsets(self) -> None:
@@ -205,7 +215,7 @@ class Log(RuleBasedStateMachine):
 
     def _record(self, partition: int, offset: int) -> Delivery[Any]:
         event = self.partitions[partition][offset]
-        return delivery(prediction(f"p{event}", occurred_at(event), user(event)), offset, partition)
+        return delivery(logged(event), offset, partition)
 
     def _rows(self) -> list[str]:
         return stored_ids(self.folder) if (self.folder / PREDICTIONS).exists() else []

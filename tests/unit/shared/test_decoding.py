@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from schemas.base import MAX_TEXT, Event
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from shared.errors import InvalidMessage
 from shared.kafka.decoding import Decoder
+from shared.kafka.delivery import decode_event
 
 DECODERS = {kind: Decoder(kind) for kind in (PredictionLogged, FeedbackGiven, RequestObserved)}
 UUID = '"816c08a2-ed3f-48d0-8b5f-000000000000"'
@@ -29,6 +32,26 @@ NUMBERS = [
     "0", "1", "-1", "0.5", "1.0", "1e2", "-0", "-0.0", "0.30000000000000004", "1e400", "-1e400", "99", "100", "599",
     "600", "9223372036854775808", '"5"', '"0.5"', "true", "NaN", "Infinity", "-Infinity", "1.", "01", "1.5",
 ]  # fmt: skip
+MESSAGES = [
+    '[{"role":"user","content":"where?"}]', "[]", '[{"role":"robot","content":"x"}]', '[{"role":"user"}]', "{}",
+    '[{"content":"\\u00fc","role":"system"},{"role":"user","content":"b","name":"n"}]', '[["user","x"]]',
+    "[" + ",".join(['{"role":"user","content":""}'] * 200) + "]", '[{"role":"user","content":["a"]}]',
+    '[{"role":"user","content":"a","content":"b"}]', '[{"role":"user","content":"a"},]', '[{"role":"a b"}]',
+    '[{"role":"' + "r" * 32 + '"}]', '[{"role":"' + "r" * 33 + '"}]', '[{"role":"user\\n"}]', '[{"role":""}]',
+    '[{"role":"user","content":[]}]', '[{"role":"user","content":[{"type":"text","text":"a"}]}]',
+    '[{"role":"user","content":[{"type":"image_url","media":{"kind":"image","hash":"h","size":9}}]}]',
+    '[{"role":"user","content":[{"type":"image_url","media":{"kind":"film","hash":"h"}}]}]',
+    '[{"role":"assistant","content":null,"tool_calls":[{"name":"f","arguments":"{","id":"1"}],"refusal":"no"}]',
+]  # fmt: skip
+JSON = [
+    *(number for number in NUMBERS if "e400" not in number and "N" not in number and "I" not in number), "null", '"x"',
+    "{}", "[]", '{"a":[1,{"b":null}],"":"é"}', '{"a":1,"a":2}', "1180591620717411303424", '{"a":', "[1,]", '"\\ud800"',
+]  # fmt: skip
+TOOL_CALLS = ['{"name":"f"}', '{"name":""}', "{}", '{"name":"f","type":"custom"}', '{"name":"f","type":"x"}', "null"]
+CONFIDENCES = [
+    '{"score":0.9,"logprob":-0.1,"tokens":3}', "{}", '{"score":null}', '{"score":1.1}', '{"tokens":-1}', "null",
+]  # fmt: skip
+ANSWER = '{"prediction_id":"a","text":"delivery"}'
 TOKENS = {
     "event_id": [
         UUID, UUID.upper(), UUID.replace("-", ""), '"{816c08a2-ed3f-48d0-8b5f-000000000000}"',
@@ -44,26 +67,37 @@ TOKENS = {
         '"2026-11-25"',
     ],
     "task": ['"support-desk"', '"a"', '"A"', '"a\\n"', '"-a"', json.dumps("a" * 63), json.dumps("a" * 64), '"ä"'],
-    "messages": [
-        '[{"role":"user","content":"where?"}]', "[]", '[{"role":"robot","content":"x"}]', '[{"role":"user"}]', "{}",
-        '[{"content":"\\u00fc","role":"system"},{"role":"user","content":"b","name":"n"}]', '[["user","x"]]',
-        "[" + ",".join(['{"role":"user","content":""}'] * 64) + "]",
-        "[" + ",".join(['{"role":"user","content":""}'] * 65) + "]",
-        '[{"role":"user","content":"a","content":"b"}]', '[{"role":"user","content":"a"},]',
+    "call": [
+        *(f'{{"messages":{messages}}}' for messages in MESSAGES),
+        *(f'{{"messages":{MESSAGES[0]},"parameters":{value}}}' for value in JSON),
+        *(f'{{"messages":{MESSAGES[0]},"tool_choice":{value},"response_format":{value}}}' for value in JSON),
+        *(f'{{"messages":{MESSAGES[0]},"tools":[{value}]}}' for value in JSON),
+        f'{{"api":"responses","stream":true,"truncated":true,"messages":{MESSAGES[0]}}}', "{}", "[]",
+        f'{{"api":"other","messages":{MESSAGES[0]}}}', f'{{"messages":{MESSAGES[0]},"new_field":1}}',
+    ],
+    "answers": [
+        "[]", "{}", "[{}]", '[{"text":"no id"}]', f"[{ANSWER}]", f"[{ANSWER},{ANSWER}]",
+        "[" + ",".join([ANSWER] * 128) + "]", "[" + ",".join([ANSWER] * 129) + "]",
+        *(f'[{{"prediction_id":"a","finish_reason":{value}}}]' for value in ('"stop"', '"no"', "null", "1")),
+        *(f'[{{"prediction_id":"a","tool_calls":[{value}]}}]' for value in TOOL_CALLS),
+        *(f'[{{"prediction_id":"a","confidence":{value}}}]' for value in CONFIDENCES),
+    ],
+    "usage": ["{}", '{"prompt_tokens":4,"cached_tokens":2}', '{"prompt_tokens":-1}', "null", "[]"],
+    "metadata": [
+        "{}", '{"a":"b"}', '{"a":1}', '{"a":null}', "[]", json.dumps({"k" * 64: "v" * 512}),
+        json.dumps({"k" * 65: ""}), json.dumps({"": "v" * 513}), json.dumps({str(n): "" for n in range(16)}),
+        json.dumps({str(n): "" for n in range(17)}), '{"a":"b","a":"c"}',
     ],
     "variant": ['"base"', '"primary"', '"BASE"', '"\\u0062ase"', '""', "1"],
-    "confidence": [
-        '{"score":0.9,"logprob":-0.1,"tokens":3}', "{}", '{"score":null}', '{"score":1.1}', '{"tokens":-1}', "0.5", "2",
-    ],
+    "confidence": ["0.5", "2", "{}"],
     "kind": ['"thumbs"', '"label"', '"other"'],
     "positive": ["true", "false", '"true"', "1", '"no"'],
-    "status": NUMBERS, "latency_ms": NUMBERS, "prompt_tokens": NUMBERS, "answer_tokens": NUMBERS, "redactions": NUMBERS,
+    "status": NUMBERS, "latency_ms": NUMBERS, "redactions": NUMBERS,
 }  # fmt: skip
 VALID = {
-    "event_id": UUID, "occurred_at": TIME, "task": '"support-desk"', "messages": TOKENS["messages"][0],
-    "kind": '"label"',
-    "variant": '"base"', "confidence": "null", "positive": "true", "status": "200", "latency_ms": "12.5",
-    "prompt_tokens": "0", "answer_tokens": "0", "redactions": "0",
+    "event_id": UUID, "occurred_at": TIME, "task": '"support-desk"', "call": TOKENS["call"][0], "kind": '"label"',
+    "answers": f"[{ANSWER}]", "usage": "{}", "metadata": "{}", "variant": '"base"', "confidence": "null",
+    "positive": "true", "status": "200", "latency_ms": "12.5", "redactions": "0",
 }  # fmt: skip
 
 
@@ -73,8 +107,6 @@ def texts(draw: st.DrawFn, kind: type[Event]) -> str:
     names = draw(st.permutations(list(kind.model_fields)))
     changed = draw(st.sets(st.sampled_from(names), max_size=3))
     pairs = [(name, VALID.get(name, '"a"')) for name in names if name not in changed]
-    if kind is PredictionLogged:
-        pairs = [(name, "{}" if name == "confidence" else token) for name, token in pairs]
     for name in changed:
         token = draw(st.sampled_from([*TOKENS.get(name, TEXTS), "null", "missing"]))
         if token != "missing":
@@ -84,6 +116,13 @@ def texts(draw: st.DrawFn, kind: type[Event]) -> str:
     space = draw(st.sampled_from(["", " ", "\n"]))
     end = draw(st.sampled_from(["}"] * 10 + ["", "}}", ",}", "} x"]))
     return "{" + f",{space}".join(f'"{name}":{space}{token}' for name, token in pairs) + end
+
+
+def all_fields(value: Any) -> Any:
+    """Return a struct as a dictionary, fields with their default too."""
+    if isinstance(value, msgspec.Struct):
+        return {name: all_fields(getattr(value, name)) for name in value.__struct_fields__}
+    return [all_fields(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def expect_the_same(kind: type[Event], value: bytes) -> None:
@@ -97,7 +136,7 @@ def expect_the_same(kind: type[Event], value: bytes) -> None:
     made = {
         name for name, info in kind.model_fields.items() if info.default_factory and name not in event.model_fields_set
     }
-    ours: dict[str, Any] = json.loads(msgspec.json.encode(plain))
+    ours: dict[str, Any] = json.loads(msgspec.json.encode(all_fields(plain)))
     theirs: dict[str, Any] = json.loads(event.model_dump_json())
     for fields in (ours, theirs):
         for name in made | {"occurred_at"}:
@@ -129,8 +168,6 @@ def test_every_unusual_token_in_an_otherwise_valid_event(token: str) -> None:
     for kind in DECODERS:
         for field in kind.model_fields.keys() & {name for name, tokens in TOKENS.items() if token in tokens}:
             pairs = {name: VALID.get(name, '"a"') for name in kind.model_fields} | {field: token}
-            if kind is PredictionLogged and field != "confidence":
-                pairs["confidence"] = "{}"
             text = ",".join(f'"{name}":{value}' for name, value in pairs.items())
             expect_the_same(kind, f"{{{text}}}".encode())
 
@@ -140,3 +177,57 @@ def test_text_that_is_not_utf8_is_refused_in_unknown_fields_too() -> None:
     expect_the_same(FeedbackGiven, valid)
     for field in (b'"text":"\xff"', b'"new_field":"\xff"', b'"new_field":"\\ud800"', b'"new_field":"fine"'):
         expect_the_same(FeedbackGiven, valid[:-1] + b"," + field + b"}")
+
+
+def written(**tokens: str | None) -> bytes:
+    """Return the JSON of a prediction with these tokens; None: without the field."""
+    pairs = {name: VALID.get(name, '"a"') for name in PredictionLogged.model_fields} | tokens
+    fields = ",".join(f'"{name}":{token}' for name, token in pairs.items() if token is not None)
+    return f"{{{fields}}}".encode()
+
+
+def test_fields_that_a_producer_leaves_out_do_not_need_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class takes three times as long."""
+    monkeypatch.setattr("shared.kafka.decoding.decode_event", None)
+    value = written(usage=None, metadata=None)
+    plain = DECODERS[PredictionLogged](value)
+    assert (plain.metadata, plain.call.parameters, plain.usage.cached_tokens) == ({}, {}, 0)
+    plain.metadata["a"] = "b"
+    assert DECODERS[PredictionLogged](value).metadata == {}, "not shared"
+
+
+def test_the_json_of_what_was_decoded_is_compact() -> None:
+    call = '{"messages": [{"role": "user", "content": "é", "name": null, "tool_calls": []}], "parameters": {"n": 1.0}}'
+    for value in (written(call=call), written(call=call, new_field="1")):  # Decoded by msgspec, and by the class.
+        encoded = msgspec.json.encode(DECODERS[PredictionLogged](value).call)
+        assert encoded.decode() == '{"messages":[{"role":"user","content":"é"}],"parameters":{"n":1.0}}'
+
+
+OLD_PREDICTION = {
+    "event_id": "816c08a2-ed3f-48d0-8b5f-000000000000", "occurred_at": "2026-11-25T09:19:19Z", "task": "support-desk",
+    "task_revision": "r1", "prediction_id": "p", "messages": [{"role": "user", "content": "the secret"}],
+    "answer": "delivery", "model": "base", "variant": "base", "latency_ms": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("decode", [DECODERS[PredictionLogged], partial(decode_event, PredictionLogged)])
+def test_an_event_of_an_older_version_is_refused_by_its_shape(decode: Callable[[bytes], Any]) -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        decode(json.dumps(OLD_PREDICTION).encode())
+    assert refused.value.reason == (
+        "not a PredictionLogged of this version: the message has the shape of an older one, with answer, messages, "
+        "prediction_id and without request_id, call, answers"
+    )
+
+
+def test_a_field_that_is_missing_or_unknown_alone_is_no_older_version() -> None:
+    assert decode_event(PredictionLogged, written(new_field="1"))
+    for value in (written(model=None), written(model="1", new_field="1"), b'{"task":"a"}'):
+        with pytest.raises(InvalidMessage, match="not a valid PredictionLogged: "):
+            decode_event(PredictionLogged, value)
+
+
+def test_the_names_in_an_error_are_bounded() -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        decode_event(PredictionLogged, json.dumps({str(n) * 10_000: 1 for n in range(100)}).encode())
+    assert len(refused.value.reason) < 1_000

@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from deploy.cli import forget as command
 from deploy.cli.app import app
 from deploy.lineage import lineage_of
-from schemas.base import Message, Role
+from schemas.conversation import Message, Role
 from schemas.datasets import DatasetManifest, Example, RejectedExample
+from schemas.lake import PREDICTIONS
 from shared.storage.artifacts import ArtifactStore
+from tests.unit.prediction_log.lake_rows import prediction, write
 
 U1 = "5f0c" * 6
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -155,8 +157,9 @@ class Scheduler:
 
 @pytest.fixture
 def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
-    rows = pa.table({"task": ["desk", "desk", "desk", "other"], "user_hash": [U1, U1, None, U1]})
-    write_deltalake(str(tmp_path / "lake" / "predictions"), rows, partition_by=["task"])
+    of = [("desk", U1), ("desk", U1), ("desk", None), ("other", U1)]
+    rows = [prediction(f"p{n}", task=task, user_hash=user) for n, (task, user) in enumerate(of)]
+    write(tmp_path / "lake", PREDICTIONS, rows)
     made = Artifacts(tmp_path / "artifacts")
     made.dataset("desk-1", {U1: NOON}, {})
     made.adapter("lora-1", "desk-1")
@@ -192,6 +195,19 @@ def test_people_without_predictions_are_warned_of_since_the_name_may_be_misspelt
     assert result.exit_code == 0
     assert "no prediction of 1 of 2 (hash-of-13)" in result.stderr
     assert scheduler.run("--hash", U1, "--yes").stderr == ""
+
+
+def test_people_are_forgotten_elsewhere_and_it_is_said_if_an_older_version_wrote_the_lake(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "lake")
+    rows = pa.table({"task": ["desk"], "user_hash": [U1], "prediction_id": ["p"], "messages": ["[]"]})
+    write_deltalake(str(tmp_path / "lake" / "predictions"), rows, partition_by=["task"])
+    result = scheduler.run("--hash", U1, "--yes", "--json")
+    assert (result.exit_code, len(scheduler.announced)) == (0, 1)
+    assert json.loads(result.stdout)["predictions"] is None
+    said = " ".join(result.stderr.split())
+    assert "shape of an older version" in said and "are not deleted" in said and "RATCHET_LAKE" in said
 
 
 def test_people_are_forgotten_even_if_the_lake_cannot_be_read(scheduler: Scheduler, tmp_path: Path) -> None:
