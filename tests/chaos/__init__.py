@@ -4,10 +4,11 @@
 
 system.py     broker and its store, database, flag server, model server and all ten services, each a process of its own
 processes.py  restarts a process as soon as it ends
-upstream.py   a model server that answers at once (vLLM is not tested here)
-load.py       clients that call the gateways and write to Kafka; they record the answers in ledger.py
+tasks.py      the two tasks that the applications have
+load/         clients that call the gateways and write to Kafka, and the model server that answers (vLLM is not tested
+              here); they record what was sent and answered in ledger.py
 faults.py     a seeded schedule of kills, stops, frozen processes and full disks
-checker.py    compares the ledger with the lake, without code of Ratchet
-leaks.py      looks for the personal data of people.py wherever data are stored
+checks/       compares the ledger with the lake, whole calls, without code of Ratchet, and looks for the personal data
+              of load/people.py wherever data are stored
 run.py        runs all of it; report.py writes the outcome
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: one run, with progress. Exit code 1 if anything was lost, doubled or leaked."""
+"""`python -m tests.chaos`: one run, with progress. Exit code 1 if anything was lost, doubled, changed or leaked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(
     without: Annotated[str, typer.Option(help=f"Kinds not to play, comma-separated: {', '.join(KINDS)}.")] = "",
     keep: Annotated[bool, typer.Option(help="Do not delete the folder with logs, ledger and lake.")] = False,
 ) -> None:
-    """Play faults against real processes, and report what was accepted, stored, lost, doubled and leaked."""
+    """Play faults against real processes, and report what was accepted, stored, lost, doubled, changed and leaked."""
     excluded = frozenset(filter(None, without.split(",")))
     if unknown := excluded - set(KINDS):
         raise typer.BadParameter(f"no such kind: {', '.join(unknown)}; kinds: {', '.join(KINDS)}")

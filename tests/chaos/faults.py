@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos.load import Load
+from tests.chaos.load.clients import Load
 from tests.chaos.system import BROKER, DATABASE, GATEWAYS, STORE, TANSU_ONLY, WRITERS, System
 
 KINDS = ("service", "broker", "store", "database", "disk", "zombie")

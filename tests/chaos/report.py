@@ -11,13 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.checker import CheckResult, Finding
+from tests.chaos.checks.checker import CheckResult
+from tests.chaos.checks.predictions import PROBLEMS, Finding
 
 _NUMBERS = (
-    "accepted", "stored", "lost", "doubled", "invented", "forgotten", "forgotten_left", "unknown", "unknown_stored",
-    "refused", "refused_stored",
+    "accepted", "stored", "compared", "lost", "doubled", "changed", "invented", "forgotten", "forgotten_left",
+    "unknown", "unknown_stored", "refused", "refused_stored",
 )  # fmt: skip
-"""Counts of predictions. `stored`: those accepted and not forgotten, and those of unknown outcome that arrived."""
+"""Counts of predictions. `stored`: those accepted and not forgotten, and those of unknown outcome that arrived.
+`compared`: rows whose call and answer were compared with the ledger."""
+_PASSED = "lost 0, doubled 0, changed 0, leaked 0"
 SAME = "same: "
 """Prefix of `rebuilt` for a table with the same hash."""
 
@@ -81,7 +84,12 @@ class Outcome:
 def markdown(outcome: Outcome) -> str:
     """Return the outcome as Markdown, with a section for each part that is not empty."""
     summary = outcome.summary()
-    lines = ["# Chaos", "", "**Passed**: lost 0, doubled 0, leaked 0." if outcome.passed else "**Failed**:", ""]
+    lines = [
+        "# Chaos",
+        "",
+        "**Passed**: lost 0, doubled 0, changed 0, leaked 0." if outcome.passed else "**Failed**:",
+        "",
+    ]
     lines += [f"- {sentence}" for sentence in outcome.verdict] + [""] * bool(outcome.verdict)
     names = (*_NUMBERS, "dead_lettered", "leaked", "rebuilt_the_same")
     lines += _rows({name.replace("_", " "): summary[name] for name in names if name in summary}, "predictions")
@@ -98,6 +106,7 @@ def markdown(outcome: Outcome) -> str:
         "Planned, but without a target": outcome.faults_missed,
         "Not played": outcome.not_played,
         "Clients": {name: value for name, value in outcome.load.items() if not isinstance(value, dict)},
+        "Texts with seeded personal data, by place": outcome.load.get("seeded", {}),
         "Answers to clients": outcome.load.get("answers", {}),
         "Dead letters": {**outcome.dead_letters, **outcome.dead_letter_errors},
         "Failure miner": outcome.suspects,
@@ -159,7 +168,7 @@ def show(outcome: Outcome, console: Console) -> None:
     for sentence in outcome.verdict:
         console.print(f"FAILED: {sentence}", style="bold red", soft_wrap=True)
     if outcome.passed:
-        console.print("lost 0, doubled 0, leaked 0", style="bold green")
+        console.print(_PASSED, style="bold green")
 
 
 def _checked_table(checked: CheckResult) -> Table:
@@ -169,8 +178,8 @@ def _checked_table(checked: CheckResult) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     for row in Finding.__dataclass_fields__:
-        if row != "examples":
-            is_problem = row in ("lost", "doubled", "invented", "forgotten_left")
+        if row not in ("examples", "changed_fields"):
+            is_problem = row in PROBLEMS
             values = [getattr(found, row) for found in columns.values()]
             style = "bold red" if is_problem and any(values) else "bold green" if is_problem else ""
             table.add_row(row.replace("_", " "), *(f"{value:,}" for value in values), style=style)

@@ -10,9 +10,10 @@ import contextlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 from deltalake.exceptions import DeltaError
@@ -20,16 +21,17 @@ from deltalake.exceptions import DeltaError
 from schemas.catalog import DEAD_LETTERS, SERVICES, TOPICS
 from shared.kafka.dead_letters import DEAD_LETTER_KEY
 from shared.privacy.encryption import load_cipher
-from tests.chaos import checker, leaks
-from tests.chaos.faults import KINDS, Faults, schedule, too_few
+from tests.chaos.checks import checker, lake, leaks
+from tests.chaos.faults import KINDS, Faults, schedule
 from tests.chaos.ledger import Ledger
-from tests.chaos.load import USERS_TO_FORGET, Load
-from tests.chaos.people import seeded_values
+from tests.chaos.load.clients import USERS_TO_FORGET, Load
+from tests.chaos.load.people import seeded_values
 from tests.chaos.report import SAME, Outcome
 from tests.chaos.system import EVENT_PATH, WRITERS, System, can_mount
+from tests.chaos.verdict import TABLES, verdict
 
-KEYS = {"predictions": "prediction_id", "feedback": "event_id", "requests": "event_id"}
 _POLL_SECONDS = 2.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class _Run:
     def __init__(self, system: System, options: Options, show: Show) -> None:
         self.system, self.options, self._show = system, options, show
         self.progress = Progress(events=options.events)
-        self.outcome = Outcome(system={"broker": system.broker_kind, "seed": options.seed, "task": system.task})
+        self.outcome = Outcome(
+            system={"broker": system.broker_kind, "seed": options.seed, "tasks": ", ".join(system.tasks)}
+        )
         self.ledger: Ledger | None = None
         self.finished = False
         self.planned: Counter[str] = Counter()
@@ -128,7 +132,7 @@ class _Run:
         await self._check()
         if not self.options.short:
             await self._rebuild()
-        self._add_verdict()
+        self.outcome.verdict += verdict(self.outcome, self.options.events, self.planned)
         self.finished = True
 
     def _say(self, words: str) -> None:
@@ -161,14 +165,14 @@ class _Run:
         self.outcome.seconds = round(time.monotonic() - began, 1)
         self.planned = faults.planned
         self.outcome.faults = {kind: faults.played.by_kind[kind] for kind in KINDS if kind not in without}
-        self.outcome.faults |= {"copies": load.counts.copies, "reordered": load.counts.reordered}
+        self.outcome.faults |= {"copies": load.direct.counts.copies, "reordered": load.direct.counts.reordered}
         self.outcome.faults_by_way = dict(sorted(faults.played.by_way.items()))
         self.outcome.faults_lasted = faults.played.durations
         self.outcome.faults_missed = dict(faults.played.missed)
         self.outcome.load = {
             **self.ledger.counts, "accepted_while_the_broker_was_away": load.counts.while_broker_down,
-            "texts_with_personal_data": load.texts.personal, "poison": load.counts.poison,
-            "answers": dict(load.counts.answers.most_common()), "feedback": dict(load.counts.feedback),
+            "poison": load.direct.counts.poison, "seeded": dict(load.texts.seeded.most_common()),
+            "answers": dict(load.answers.most_common()), "feedback": dict(load.counts.feedback),
         }  # fmt: skip
 
     async def _forget(self, load: Load) -> None:
@@ -213,15 +217,18 @@ class _Run:
         self._say("waiting until everything is stored")
         await self.system.wait_until_recovered()
         began = progressed = time.monotonic()
-        expected = {
-            "predictions": self.ledger.expected(),
-            "feedback": self.ledger.expected_feedback(),
-            "requests": self.ledger.expected("chat"),
-        }
+        expected, feedback, requests = (
+            self.ledger.expected(), self.ledger.expected_feedback(), self.ledger.expected_requests()
+        )  # fmt: skip
         fewest_missing: int | None = None
         while True:
-            remaining = {table: len(ids - await self._stored(table)) for table, ids in expected.items()}
-            remaining["suspects"] = len(await self._suspects_missing())
+            ids = await self._stored_ids_by_key()
+            remaining = {
+                "predictions": len(expected - set(ids)),
+                "feedback": len(feedback - await self._stored("feedback")),
+                "requests": len(requests - await self._stored("requests")),
+                "suspects": len(await self._suspects_missing(ids)),
+            }
             missing = sum(remaining.values())
             self.progress.spool_bytes = self.system.spool_bytes()
             to_come = ", ".join(f"{count:,} {table}" for table, count in remaining.items() if count) or "nothing"
@@ -242,17 +249,24 @@ class _Run:
         await asyncio.sleep(_POLL_SECONDS)  # Duplicates may still arrive.
 
     async def _stored(self, table: str) -> set[str]:
+        return set(await self._read(table, lambda: lake.stored_ids(self.system.lake, table, self.system.tasks)))
+
+    async def _stored_ids_by_key(self) -> dict[lake.Key, str]:
+        return dict(await self._read("predictions", lambda: lake.ids_by_key(self.system.lake, self.system.tasks)))
+
+    async def _read(self, table: str, read: Callable[[], T]) -> T | tuple[()]:
+        """Read a table; nothing while it cannot be read."""
         try:
-            found = await asyncio.to_thread(checker.stored_ids, self.system.lake, table, self.system.task)
+            found = await asyncio.to_thread(read)
             self._stored_error = ""
             return found
         except (DeltaError, OSError) as error:
             self._stored_error = f"({table}: {str(error)[:100]})"
-            return set()
+            return ()
 
-    async def _suspects_missing(self) -> set[str]:
+    async def _suspects_missing(self, ids: Mapping[lake.Key, str]) -> set[str]:
         assert self.ledger is not None
-        expected, _ = checker.expected_suspects(self.ledger.path)
+        expected, _ = checker.expected_suspects(self.ledger.path, ids)
         return expected - set(await asyncio.to_thread(self._suspects))
 
     def _suspects(self) -> Counter[str]:
@@ -268,8 +282,8 @@ class _Run:
         system, found, programs = self.system, self._leaks, self.system.programs
         assert self.ledger is not None and programs is not None
         self._say("checking")
-        self.outcome.checked = await asyncio.to_thread(checker.check, self.ledger.path, system.lake, system.task)
-        expected, forgotten = checker.expected_suspects(self.ledger.path)
+        self.outcome.checked = await asyncio.to_thread(checker.check, self.ledger.path, system.lake, system.tasks)
+        expected, forgotten = checker.expected_suspects(self.ledger.path, await self._stored_ids_by_key())
         suspects = await asyncio.to_thread(self._suspects)
         self.outcome.suspects = {
             "low confidence, accepted": len(expected),
@@ -287,7 +301,7 @@ class _Run:
             leaks.read_topics, self._scanner, system.settings.kafka, topics, cipher, found
         )
         self._count_dead_letters(contents)
-        self._last_found(contents)
+        await self._last_found(contents)
         self.outcome.leaks = dict(found.by_location)
         self.outcome.looked_at = dict(found.scanned)
         self.outcome.leak_examples = found.examples
@@ -305,12 +319,12 @@ class _Run:
         self.outcome.dead_letters = {"poison_sent": sent, "poison_dead_lettered": len(poison), **others}
         self.outcome.dead_letter_errors = dict(contents.errors.most_common(20))
 
-    def _last_found(self, contents: leaks.TopicContents) -> None:
+    async def _last_found(self, contents: leaks.TopicContents) -> None:
         """Record where the lost predictions were last found."""
         assert self.outcome.checked is not None and self.ledger is not None
         if not self.outcome.checked.predictions.lost:
             return
-        lost = self.ledger.expected() - checker.stored_ids(self.system.lake, "predictions", self.system.task)
+        lost = {marker for marker, _ in self.ledger.expected() - set(await self._stored_ids_by_key())}
         logged = lost & set(contents.logged)
         submitted = (lost & contents.submitted) - logged
         self.outcome.last_seen = {
@@ -325,7 +339,7 @@ class _Run:
         """Delete the lake, let the writers read the topics from the start, and compare the rows."""
         assert self.ledger is not None
         system = self.system
-        tables = [table for table in KEYS if await self._stored(table)]
+        tables = [table for table in TABLES if await self._stored(table)]
         before = await asyncio.to_thread(self._hashes, tables)
         self._say("the lake is deleted and rebuilt from the topics")
         for name in WRITERS:
@@ -336,7 +350,7 @@ class _Run:
         began, after = time.monotonic(), {}
         while time.monotonic() - began < self.options.settle_seconds:
             await asyncio.sleep(_POLL_SECONDS)
-            missing = len(self.ledger.expected() - await self._stored("predictions"))
+            missing = len(self.ledger.expected() - set(await self._stored_ids_by_key()))
             self._say(f"the lake is rebuilt: {missing:,} predictions to come {self._stored_error}")
             if missing:
                 continue
@@ -353,31 +367,4 @@ class _Run:
                 self.outcome.verdict.append(f"{table}, rebuilt from its topic, has other rows")
 
     def _hashes(self, tables: list[str]) -> dict[str, str]:
-        return {table: checker.rows_hash(self.system.lake, table, self.system.task, KEYS[table]) for table in tables}
-
-    def _add_verdict(self) -> None:
-        """Add a sentence to the verdict for every guarantee that did not hold."""
-        outcome = self.outcome
-        assert outcome.checked is not None
-        for name in KEYS:
-            found: checker.Finding = getattr(outcome.checked, name)
-            for problem in ("lost", "doubled", "invented", "forgotten_left"):
-                if count := getattr(found, problem):
-                    examples = ", ".join(found.examples.get(problem, [])[:3])
-                    outcome.verdict.append(f"{name}: {count:,} {problem.replace('_', ' ')} ({examples})")
-        for problem in ("missing", "doubled", "forgotten, still there"):
-            if outcome.suspects[problem]:
-                outcome.verdict.append(f"failure miner: {outcome.suspects[problem]} {problem}")
-        if outcome.leaks:
-            outcome.verdict.append(f"personal data at rest: {outcome.leaks}")
-        if others := {s: n for s, n in outcome.dead_letters.items() if not s.startswith("poison")}:
-            outcome.verdict.append(f"dead letters that were not poison: {others}, see dead_letter_errors")
-        if outcome.dead_letters["poison_dead_lettered"] != outcome.dead_letters["poison_sent"]:
-            outcome.verdict.append(f"poison sent and dead-lettered differ: {outcome.dead_letters}")
-        if outcome.load["accepted"] < self.options.events:
-            outcome.verdict.append(f"only {outcome.load['accepted']:,} events were accepted")
-        if outcome.checked.predictions.forgotten == 0:
-            outcome.verdict.append("no user with accepted events was forgotten, so erasure was not tested")
-        outcome.verdict += too_few(self.planned, outcome.faults)
-        if self.planned["broker"] and not outcome.load["accepted_while_the_broker_was_away"]:
-            outcome.verdict.append("no event was accepted while the broker was away, so the spool was not tested")
+        return {table: lake.rows_hash(self.system.lake, table, self.system.tasks, TABLES[table]) for table in tables}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -27,6 +28,7 @@ from schemas.catalog import SERVICES
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 from tests.chaos.processes import Program, Programs
+from tests.chaos.tasks import task_names, write_tasks
 from tests.conftest import ROOT, free_ports, shared_home
 
 WRITERS = ("prediction_log", "prediction_log-2")
@@ -38,15 +40,8 @@ TANSU_ONLY = "--advertised-listener-url"
 """In the command line of tansu, a child of the broker's process, and of no other."""
 SPOOL_BYTES, LAKE_BYTES = 64 * 1024**2, 1024**3
 
-TASK = """\
-name: {name}
-kind: classification
-base_model: chaos-base
-system_prompt: Classify the customer's message. Answer with one label.
-labels: [delivery, refund, login]
-cron: "0 3 1 1 *"
-failures: {{confidence_threshold: 0.6, review_budget_per_day: 100}}
-"""
+EVENT_BYTES = 160 * 1024
+"""The limit of an event, so low that few requests are needed to pass it."""
 
 
 class StartError(Exception):
@@ -54,14 +49,17 @@ class StartError(Exception):
 
 
 class System:
-    """All processes of a run. `remove` deletes `home`; with `disks`, spool and lake are on small disks of their own."""
+    """All processes of a run. `remove` deletes `home`; with `disks`, spool and lake are on small disks of their own.
+
+    `tasks`: one that asks for labels, and one that answers in texts.
+    """
 
     def __init__(self, home: Path, *, disks: bool, services: Sequence[str] = SERVICES) -> None:
         self.home = home
         self.disks = disks
         self._services = services
         self.token = secrets.token_hex(4)
-        self.task = f"chaos-{self.token}"
+        self.tasks = task_names(self.token)
         self.spool_disk, self.lake_disk = home / "spool-disk", home / "lake-disk"
         self.spool, self.lake = self.spool_disk / "spool", self.lake_disk / "lake"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
@@ -77,6 +75,7 @@ class System:
             "TOOLS": tools,
             "LAKE": str(self.lake),
             "GATEWAY_SPOOL_FOLDER": str(self.spool),
+            "GATEWAY_EVENT_BYTES": str(EVENT_BYTES),
             "VLLM": f"http://{HOST}:{self._model_port}",
             # Frequent enough to happen during faults.
             "PREDICTION_LOG_MAINTENANCE_SECONDS": "40",
@@ -116,7 +115,7 @@ class System:
         return [*self._services, GATEWAYS[1], WRITERS[1]]
 
     async def start(self, say: Callable[[str], None]) -> None:
-        """Start everything; returns when the gateways know the task. Raises StartError."""
+        """Start everything; returns when the gateways know the tasks. Raises StartError."""
         self._prepare()
         parts = [
             part for part in select(self.config, (BROKER, DATABASE, FLAGS)) if part.name not in self.config.externals
@@ -134,7 +133,7 @@ class System:
         )
         await asyncio.to_thread(create_topics, self.settings)
         say(f"starting {len(self.services)} processes of {len(self._services)} services")
-        self.programs.start(MODEL, _python("tests.chaos.upstream", str(self._model_port)))
+        self.programs.start(MODEL, _python("tests.chaos.load.upstream", str(self._model_port)))
         for name in self.services:
             self._start_service(name)
         await self._wait_until_ready()
@@ -155,7 +154,7 @@ class System:
         (self.home / "secrets").chmod(0o700)
         Credentials.load(self.home)
         (self.home / "models").symlink_to(self._models)
-        (self.home / "tasks" / f"{self.task}.yaml").write_text(TASK.format(name=self.task))
+        write_tasks(self.home / "tasks", self.tasks)
         if self.disks:
             for folder, size in ((self.spool_disk, SPOOL_BYTES), (self.lake_disk, LAKE_BYTES)):
                 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
@@ -172,11 +171,11 @@ class System:
     async def _wait_until_ready(self, seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         async with httpx.AsyncClient(timeout=5.0) as http:
-            for name, url in zip(GATEWAYS, self.gateway_urls, strict=True):
+            for (name, url), task in itertools.product(zip(GATEWAYS, self.gateway_urls, strict=True), self.tasks):
                 problem = ""
                 while True:
                     with contextlib.suppress(httpx.HTTPError):
-                        response = await http.get(f"{url}/v1/models/{self.task}")
+                        response = await http.get(f"{url}/v1/models/{task}")
                         if response.is_success:
                             break
                         problem = response.text

@@ -22,7 +22,7 @@ def home() -> Path:
     return shared_home() / "chaos" / f"test-{os.getpid()}"
 
 
-async def test_under_faults_of_every_kind_nothing_is_lost_doubled_or_leaked(home: Path) -> None:
+async def test_under_faults_of_every_kind_nothing_is_lost_doubled_changed_or_leaked(home: Path) -> None:
     outcome = await run_chaos(home, SHORT, lambda progress: None)
     assert outcome.verdict == [], f"{outcome.summary()}; logs, ledger and lake are in {home}"
     assert outcome.checked is not None

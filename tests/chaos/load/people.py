@@ -8,6 +8,7 @@ redactor's surrogates (555-01xx, RFC 5737), which would look like leaks.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +47,12 @@ _PRODUCTS = (
     "jacket", "lamp", "kettle", "desk", "bicycle", "camera", "printer", "phone case", "blanket", "tent", "chair",
     "keyboard", "mirror", "backpack", "coffee machine", "speaker", "monitor", "drill", "vacuum cleaner", "carpet",
 )  # fmt: skip
+PLACES = (
+    "messages", "long messages", "parts", "prompts", "authors", "tool arguments", "tool results", "tool descriptions",
+    "response formats", "parameters", "metadata",
+)  # fmt: skip
+"""The places of a request that get texts with personal data. Answers have them at every place of their own."""
+_AUTHORS = ("customer", "agent", "second_agent", "back_office")
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,11 @@ class Person:
 
     name: str
     number: int
+
+    @property
+    def author(self) -> str:
+        """The name as the author's of a message, which has no spaces."""
+        return self.name.replace(" ", "_")
 
     @property
     def email(self) -> str:
@@ -101,31 +113,51 @@ def plain_texts() -> list[str]:
     return [f"{request} ({product}), {ending}" for request in _REQUESTS for product in _PRODUCTS for ending in _ENDINGS]
 
 
+def long_text(rng: random.Random, characters: int, insert: str = "") -> str:
+    """Return a text of at least so many characters, with `insert` in its middle.
+
+    It repeats few sentences, because a redactor needs seconds for so many different ones.
+    """
+    sentences = rng.sample(plain_texts(), 30)
+    paragraph = "\n".join(sentences)
+    half = "\n".join([paragraph] * (characters // 2 // len(paragraph) + 1))
+    return f"{half}\n{insert}\n{half}" if insert else f"{half}\n{half}"
+
+
 def seeded_values() -> dict[str, list[str]]:
-    """Return the values that a scan looks for, by kind. A card also without its spaces."""
+    """Return the values that a scan looks for, by kind. A card also without its spaces, a name also as an author's."""
     found: dict[str, list[str]] = {}
     for person in PEOPLE:
         for kind, value in person.data.items():
             found.setdefault(kind, []).append(value)
         found["card"].append(person.card.replace(" ", ""))
+        found["name"].append(person.author)
     return found
 
 
 class Texts:
-    """Draws texts in a seeded order, a share of them with personal data."""
+    """Draws texts in a seeded order, a share of them with personal data. `seeded`: how many, by place in a request."""
 
     def __init__(self, seed: int, personal_share: float) -> None:
         self._random = random.Random(seed)
         self._share = personal_share
         self._plain, self._personal = plain_texts(), personal_texts()
-        self.personal = 0
+        self.seeded: Counter[str] = Counter()
 
-    def next(self) -> str:
-        """Return the next text, and count those with personal data."""
+    def next(self, place: str) -> str:
+        """Return the next text for this place."""
         if self._random.random() < self._share:
-            self.personal += 1
+            self.seeded[place] += 1
             return self._random.choice(self._personal)
         return self._random.choice(self._plain)
+
+    def author(self) -> str:
+        """Return a message's author: a role, or a person."""
+        if self._random.random() < self._share:
+            self.seeded["authors"] += 1
+            person = self._random.choice(PEOPLE)
+            return self._random.choice((person.author, person.email))
+        return self._random.choice(_AUTHORS)
 
 
 def _with_luhn(digits: str) -> str:

@@ -28,6 +28,7 @@ _IDLE_SECONDS = 2.0
 _TOPICS_SECONDS = 300.0
 _MAX_EXAMPLES = 10
 _MAX_REASON = 200
+_MARKER = re.compile(rb'"marker": ?"([a-z0-9-]+)"')
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 """delta-rs writes `string`, and `string_view` where it rewrites a file."""
 
@@ -126,7 +127,7 @@ def scan_database(scanner: Scanner, url: str, leaks: Leaks) -> None:
 
 @dataclass
 class TopicContents:
-    """What was on the broker. `logged`: counts by prediction id; `dead_letters`: service → positions of its records."""
+    """What was on the broker. `logged`: records by marker; `dead_letters`: service → positions of its records."""
 
     logged: Counter[str] = field(default_factory=Counter)
     submitted: set[str] = field(default_factory=set)
@@ -142,13 +143,13 @@ def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cip
     contents = TopicContents()
     values: dict[str, list[bytes]] = {topic: [] for topic in topics}
     for message in _records(kafka, topics):
-        topic, key = str(message.topic()), (message.key() or b"").decode(errors="replace")
+        topic, value = str(message.topic()), message.value() or b""
         headers = {name: value.decode(errors="replace") for name, value in message.headers() or []}
         if topic.startswith("predictions.submitted"):
-            contents.submitted.add(key)
+            contents.submitted.add(_marker(value))
             continue
         if topic.startswith("predictions.logged"):
-            contents.logged[key] += 1
+            contents.logged[_marker(value)] += 1
         elif topic.startswith("deadletters."):
             service = topic.split(".")[1]
             position = (
@@ -157,14 +158,19 @@ def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cip
                 headers.get(HEADER_OFFSET, ""),
             )
             contents.dead_letters.setdefault(service, set()).add(position)
-            value = message.value() or b""
             dead_letter = decrypt_dead_letter(cipher, message.offset() or 0, message.key(), value, headers)
             contents.errors[f"{service}: {dead_letter.topic}: {dead_letter.error[:_MAX_REASON]}"] += 1
-        values[topic].append((message.value() or b"") + b" " + " ".join(headers.values()).encode())
+        values[topic].append(value + b" " + " ".join(headers.values()).encode())
     for topic, found in values.items():
         if found:
             scanner.scan(f"topic {topic}", found, leaks)
     return contents
+
+
+def _marker(value: bytes) -> str:
+    """The client's marker in an event; empty without one, as in poison."""
+    found = _MARKER.search(value)
+    return found[1].decode() if found else ""
 
 
 def _records(kafka: str, topics: Sequence[str]) -> Iterable[Message]:
