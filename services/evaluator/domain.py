@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.adapters import AdapterTrained
-from schemas.base import Interval, Message, Messages, Role
+from schemas.base import Interval
+from schemas.conversation import JsonObject, Message, Messages, Role
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskKind, TaskSpec
@@ -20,14 +21,15 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its right answer."""
+    """A prompt and its right answer as one text, tool calls included."""
 
     messages: Messages
     answer: str
+    tools: tuple[JsonObject, ...] = ()
 
     @property
     def text(self) -> str:
-        return self.messages[-1].content
+        return self.messages[-1].text
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def production_of(event: AdapterTrained, rollout: RolloutChanged | None) -> str 
 
 
 def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
-    return [Question(row.prompt, row.answer) for row in rows]
+    return [Question(row.prompt, row.answer, row.tools) for row in rows]
 
 
 def golden_questions(spec: TaskSpec) -> list[Question]:

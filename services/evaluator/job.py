@@ -17,6 +17,7 @@ from schemas.tasks import TaskKind
 from services.evaluator.domain import Comparison, Question, evaluation_questions, golden_questions
 from services.evaluator.gates import check_gates, regression_set, verdict
 from services.evaluator.settings import KEY_VARIABLE
+from shared.conversation import chat_messages
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id
@@ -188,10 +189,12 @@ def verdict_event(
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read the rows of eval.jsonl. Raises StepImpossible if there is none, or for one that is not an Example."""
+    """Read the rows of eval.jsonl. Raises StepImpossible if there is none, or for one that is not one or has media."""
     try:
         with path.open(encoding="utf-8") as file:
             rows = [Example.model_validate_json(line) for line in file]
+        for row in rows:
+            chat_messages(row.messages)
     except ValueError as error:
         raise StepImpossible(f"{path} has a row that is not an example: {error}", "Build the dataset again.") from error
     if not rows:

@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from sklearn.metrics import precision_recall_fscore_support
 
 from schemas.adapters import ArmScore, ClassScore
+from schemas.conversation import JsonObject
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import GradedAnswers, Question, is_right, token_f1, wilson
+from shared.conversation import chat_messages
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.confidence import measure, request_fields
 from shared.model.inference import Completion
@@ -26,8 +28,9 @@ class CompletionClient(Protocol):
     async def complete(
         self,
         model: str,
-        messages: Sequence[dict[str, str]],
+        messages: Sequence[dict[str, Any]],
         *,
+        tools: Sequence[JsonObject],
         choices: Sequence[str],
         max_tokens: int,
         fields: Mapping[str, Any],
@@ -89,12 +92,13 @@ async def ask(
 
 
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
-    messages = [message.model_dump(mode="json") for message in question.messages]
+    messages = chat_messages(question.messages)
     for _ in range(_MAX_ATTEMPTS):
         try:
             return await client.complete(
                 model,
                 messages,
+                tools=() if spec.labels else question.tools,  # Constrained to labels, an answer cannot call one.
                 choices=spec.labels,
                 max_tokens=spec.max_answer_tokens,
                 fields=request_fields(spec),

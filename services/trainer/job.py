@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from schemas.adapters import AdapterTrained
 from schemas.datasets import DatasetBuilt, Example
 from services.trainer.domain import TrainingOutcome
+from shared.conversation import chat_messages
 from shared.errors import StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id, folder_hash
@@ -124,12 +125,13 @@ def base_model(job: TrainingJob) -> str:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read the rows of train.jsonl. Raises StepImpossible with the line of a row that is not an Example."""
+    """Read the rows of train.jsonl. Raises StepImpossible with the line of a row that is not one, or has media."""
     rows = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 rows.append(Example.model_validate_json(line))
+                chat_messages(rows[-1].messages)
             except ValueError as error:
                 raise StepImpossible(
                     f"{path}, line {number} is not a training example: {error}", "Build the dataset again."

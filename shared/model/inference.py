@@ -5,23 +5,25 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from schemas.conversation import Answer
+from schemas.conversation import Answer, JsonObject
 from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.answers import parse_answer
 
+CHAT = "/v1/chat/completions"
 _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `logprob` is the sum over its tokens in nats; None where the engine reported none.
+    """One answer; `text` is `Answer.plain`. `logprob` is the sum over its tokens in nats; None where there are none.
 
     `tokens_logprobs` is OpenAI's `logprobs.content`, one object per token.
     """
@@ -50,8 +52,9 @@ class InferenceClient:
     async def complete(
         self,
         model: str,
-        messages: Sequence[dict[str, str]],
+        messages: Sequence[dict[str, Any]],
         *,
+        tools: Sequence[JsonObject] = (),
         choices: Sequence[str] = (),
         max_tokens: int = 256,
         fields: Mapping[str, Any] = _LOGPROBS,
@@ -63,11 +66,16 @@ class InferenceClient:
         body: dict[str, Any] = {
             **fields, "model": model, "messages": list(messages), "temperature": 0.0, "max_tokens": max_tokens,
         }  # fmt: skip
+        if tools:
+            body["tools"] = list(tools)
         if choices:
             body["structured_outputs"] = {"choice": list(choices)}
+        url = next(self._next)
         started = time.perf_counter()
-        answer = await self._post(next(self._next), "/v1/chat/completions", body)
-        return parse_completion(answer, (time.perf_counter() - started) * 1000)
+        response = await self._post(url, CHAT, body)
+        latency_ms = (time.perf_counter() - started) * 1000
+        with _answers_expected(url):
+            return parse_completion(response, latency_ms)
 
     async def answer(self, model: str, path: str, body: Mapping[str, Any]) -> Answer:
         """Send a request that another client made, of any of the three APIs and without a stream, to a model.
@@ -76,10 +84,8 @@ class InferenceClient:
         """
         url = next(self._next)
         response = await self._post(url, path, {**body, "model": model})
-        try:
+        with _answers_expected(url):
             return parse_answer(path, response)
-        except ValueError as error:
-            raise DependencyUnavailable(f"{without_credentials(url)}: {error}") from error
 
     async def models(self, url: str) -> set[str]:
         """Return the models that a replica lists: the base model and the adapters loaded so far."""
@@ -96,7 +102,7 @@ class InferenceClient:
             if name in await self.models(url):
                 continue
             try:
-                await self._post(url, "/v1/chat/completions", probe)
+                await self._post(url, CHAT, probe)
             except InvalidMessage:
                 await self._post(url, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
 
@@ -116,13 +122,23 @@ class InferenceClient:
         return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
 
 
-def parse_completion(answer: dict[str, Any], latency_ms: float) -> Completion:
-    """Return the first choice of an OpenAI chat completion."""
+@contextmanager
+def _answers_expected(url: str) -> Iterator[None]:
+    """Turn the error of a response that has no answer into that of an engine that does not answer."""
+    try:
+        yield
+    except ValueError as error:
+        raise DependencyUnavailable(f"{without_credentials(url)}: {error}") from error
+
+
+def parse_completion(answer: Any, latency_ms: float) -> Completion:
+    """Return the first choice of an OpenAI chat completion. Raises ValueError if there is none."""
+    text = parse_answer(CHAT, answer).plain
     choice = answer["choices"][0]
     content = (choice.get("logprobs") or {}).get("content") or []
     usage = answer.get("usage") or {}
     return Completion(
-        text=choice["message"].get("content") or "",
+        text=text,
         logprob=sum(token["logprob"] for token in content) if content else None,
         tokens=int(usage.get("completion_tokens", len(content))),
         prompt_tokens=int(usage.get("prompt_tokens", 0)),

@@ -17,8 +17,9 @@ from aiokafka import AIOKafkaConsumer
 from safetensors.numpy import save_file
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained
-from schemas.base import Event, Message, Role, utc_now
+from schemas.base import Event, utc_now
 from schemas.catalog import topic_of
+from schemas.conversation import Message, Role
 from schemas.cycles import StepFailed
 from schemas.datasets import Example
 from schemas.tasks import GoldenExample, TaskKind, TaskSpec

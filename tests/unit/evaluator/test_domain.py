@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from schemas.adapters import AdapterTrained
-from schemas.base import Gate, Message, Role
+from schemas.base import Gate
+from schemas.conversation import Message, Role, ToolCall
+from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import GoldenExample, TaskKind, TaskSpec
 from services.evaluator.domain import (
     Comparison,
     GradedAnswers,
     Question,
+    evaluation_questions,
     golden_questions,
     is_right,
     job_name,
@@ -149,10 +152,27 @@ def test_generated_text_is_compared_after_normalisation() -> None:
     assert token_f1(None, "x") == 0.0
 
 
+def test_a_question_keeps_the_conversation_and_its_tools_and_expects_tool_calls_as_one_text() -> None:
+    calls = (ToolCall(name="find", arguments='{"n": 1}', id="c1"),)
+    talk = (
+        Message(role=Role.USER, content="where is it"),
+        Message(role=Role.ASSISTANT, tool_calls=calls),
+        Message(role=Role.TOOL, content="lost", tool_call_id="c1"),
+    )
+    tools = ({"type": "function", "function": {"name": "find"}},)
+    again = Message(role=Role.ASSISTANT, content="Once more.", tool_calls=calls)
+    row = Example(example_id="e", messages=(*talk, again), tools=tools, group="g", prediction_ids=(), correction_ids=())
+    (question,) = evaluation_questions([row])
+    assert (question.messages, question.tools, question.text) == (talk, tools, "lost")
+    assert question.answer == 'Once more.\n[{"name":"find","arguments":"{\\"n\\": 1}"}]'
+    assert is_right('Once more. [{"name":"find","arguments":"{\\"n\\":1}"}]', question.answer, TaskKind.GENERATION)
+    assert not is_right("Once more.", question.answer, TaskKind.GENERATION)
+
+
 def test_golden_examples_are_asked_with_the_tasks_system_prompt() -> None:
     task = spec().model_copy(update={"golden": (GoldenExample(text="hello", label="a"),)})
     (question,) = golden_questions(task)
-    assert [(m.role.value, m.content) for m in question.messages] == [("system", "Say."), ("user", "hello")]
+    assert [(m.role, m.content) for m in question.messages] == [("system", "Say."), ("user", "hello")]
 
 
 def trained() -> AdapterTrained:

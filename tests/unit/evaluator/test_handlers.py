@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained, Calibration
-from schemas.base import Event, Message, Role
+from schemas.base import Event
+from schemas.conversation import Media, Message, Part, Role
 from schemas.cycles import StepFailed, StepProgressed
+from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question, job_name
@@ -163,4 +165,14 @@ def test_an_empty_evaluation_set_fails_the_step(tmp_path: Path) -> None:
     path = tmp_path / "eval.jsonl"
     path.write_text("")
     with pytest.raises(StepImpossible, match="nothing to evaluate on"):
+        read_examples(path)
+
+
+def test_a_row_with_a_picture_fails_the_step(tmp_path: Path) -> None:
+    picture = Part(type="image_url", media=Media(kind="image", hash="h"))
+    messages = (Message(role=Role.USER, content=(picture,)), Message(role=Role.ASSISTANT, content="login"))
+    row = Example(example_id="e", messages=messages, group="g", prediction_ids=(), correction_ids=())
+    path = tmp_path / "eval.jsonl"
+    path.write_text(row.model_dump_json() + "\n")
+    with pytest.raises(StepImpossible, match="image_url"):
         read_examples(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from schemas.base import Message, Role
+from schemas.conversation import JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers, ask, score
@@ -31,18 +31,21 @@ class Engine:
         self.errors = errors or {}
         self.requests: list[tuple[str, tuple[str, ...], int]] = []
         self.asked_for: list[Mapping[str, Any]] = []
+        self.conversations: list[tuple[Sequence[dict[str, Any]], Sequence[JsonObject]]] = []
 
     async def complete(
         self,
         model: str,
-        messages: Sequence[dict[str, str]],
+        messages: Sequence[dict[str, Any]],
         *,
+        tools: Sequence[JsonObject],
         choices: Sequence[str],
         max_tokens: int,
         fields: Mapping[str, Any],
     ) -> Completion:
         self.requests.append((model, tuple(choices), max_tokens))
         self.asked_for.append(fields)
+        self.conversations.append((messages, tools))
         text = messages[-1]["content"]
         if self.errors.get(text):
             raise self.errors[text].pop(0)
@@ -64,6 +67,35 @@ async def test_both_arms_are_asked_as_the_gateway_asks() -> None:
     assert set(engine.requests) == {("adapter", ("a", "b"), 8)}
     assert engine.asked_for == [request_fields(SPEC)] * 3
     assert counts == [1, 2, 3]
+
+
+FIND: JsonObject = {"type": "function", "function": {"name": "find"}}
+TALK = (
+    Message(role=Role.USER, content="a1", name="customer"),
+    Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find", arguments='{"n": 1}', id="c1"),)),
+    Message(role=Role.TOOL, content="a lost parcel", tool_call_id="c1"),
+)
+
+
+async def test_a_conversation_with_tools_is_asked_with_its_structure() -> None:
+    engine = Engine()
+    answers = await ask(engine, "adapter", [Question(TALK, "a", (FIND,))], FREE, 1, lambda _: None)
+    assert answers.answers == ("a",)
+    ((messages, tools),) = engine.conversations
+    assert tools == (FIND,)
+    assert messages == [
+        {"role": "user", "content": "a1", "name": "customer"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"n": 1}'}},
+        ]},
+        {"role": "tool", "content": "a lost parcel", "tool_call_id": "c1"},
+    ]  # fmt: skip
+
+
+async def test_an_answer_that_must_be_a_label_is_asked_without_tools_as_the_gateway_asks() -> None:
+    engine = Engine()
+    await ask(engine, "adapter", [Question(TALK, "a", (FIND,))], SPEC, 1, lambda _: None)
+    assert engine.conversations[0][1] == ()
 
 
 async def test_each_answer_is_measured_as_the_gateway_measures_it() -> None:

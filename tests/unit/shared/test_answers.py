@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.conversation import Answer, FinishReason, ToolCall
+from schemas.conversation import Answer, FinishReason, JsonObject, ToolCall
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.answers import parse_answer
 from shared.model.inference import InferenceClient
@@ -114,3 +114,19 @@ async def test_a_request_is_sent_as_it_is_with_the_model_alone_added() -> None:
 async def test_a_request_that_gets_no_answer_raises(status: int, body: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         await Server(status, body).client.answer("a1", CHAT, {})
+
+
+async def test_a_completion_has_the_tools_in_its_request_and_the_tool_calls_in_its_text() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"n": 1}'}}
+    server = Server(body=chat("tool_calls", content="One moment.", tool_calls=[call]))
+    tools: list[JsonObject] = [{"type": "function", "function": {"name": "find"}}]
+    messages = [{"role": "user", "content": "Where is it?"}]
+    completion = await server.client.complete("a1", messages, tools=tools)
+    assert completion.text == 'One moment.\n[{"name":"find","arguments":"{\\"n\\": 1}"}]'
+    ((path, body),) = server.requests
+    assert (path, body["tools"], body["messages"]) == (CHAT, tools, messages)
+
+
+async def test_a_completion_that_is_none_is_an_engine_that_does_not_answer() -> None:
+    with pytest.raises(DependencyUnavailable):
+        await Server(body={"choices": []}).client.complete("a1", [])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,12 +138,15 @@ def test_a_local_folder_of_the_base_model_is_preferred_to_the_hub(dataset: Datas
     assert base_model(job) == str(tmp_path / "SmolLM2-135M-Instruct")
 
 
-def test_a_broken_training_row_is_reported_with_its_line(tmp_path: Path) -> None:
-    row = {
+def test_a_training_row_that_is_broken_or_has_a_picture_is_reported_with_its_line(tmp_path: Path) -> None:
+    row: dict[str, Any] = {
         "example_id": "e", "group": "g", "prediction_ids": [], "correction_ids": [],
         "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "login"}],
     }  # fmt: skip
+    picture = {"type": "image_url", "media": {"kind": "image", "hash": "h"}}
+    of_picture = row | {"messages": [{"role": "user", "content": [picture]}, *row["messages"][1:]]}
     path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps(row) + "\n{broken\n")
-    with pytest.raises(StepImpossible, match=r"line 2"):
-        read_examples(path)
+    for broken in ("{broken", json.dumps(of_picture)):
+        path.write_text(f"{json.dumps(row)}\n{broken}\n")
+        with pytest.raises(StepImpossible, match=r"line 2"):
+            read_examples(path)
