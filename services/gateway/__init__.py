@@ -1,6 +1,7 @@
 """gateway: where applications send their requests; the only service on the request path.
 
-consumes  HTTP (OpenAI's and Anthropic's APIs) · Unleash flags · tasks.changed (as a table) · predictions.submitted (in the shipper)
+consumes  HTTP (OpenAI's and Anthropic's APIs) · Unleash flags · tasks.changed (as a table) ·
+          predictions.submitted (in the shipper)
 does      answers from the arm that the flags choose, measures confidence, takes feedback and predictions made elsewhere
 produces  predictions.logged · feedback.given · requests.observed
 

@@ -39,6 +39,29 @@ _BYTES = (
 _LITERALS = (b"NaN", b"-Infinity", b"1e999999", b"-0", b"01", b"0x1", b"1" * 5_000, b"1." + b"0" * 5_000, b"tru", b"''")
 
 
+def _messages(task: str) -> dict[str, Any]:
+    """A request of Anthropic's with blocks of every kind."""
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    document = {"type": "document", "title": "t", "source": {"type": "content", "content": [picture]}}
+    called = [
+        {"type": "thinking", "thinking": "t", "signature": "s"},
+        {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}},
+    ]
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [picture, document], "is_error": True}
+    return {
+        "model": task, "max_tokens": 5, "system": [{"type": "text", "text": "s"}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "hello"}, picture, document]},
+            {"role": "assistant", "content": called}, {"role": "user", "content": [result]},
+            {"role": "system", "content": "s"}, {"role": "assistant", "content": "And"},
+        ],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "tool", "name": "f"},
+        "stop_sequences": ["x"], "thinking": {"type": "enabled", "budget_tokens": 2_000}, "top_k": 5,
+        "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+        "metadata": {"user_id": "ann"},
+    }  # fmt: skip
+
+
 def sound(tasks: Sequence[str], prediction_id: str) -> list[tuple[str, dict[str, Any] | list[Any]]]:
     """Path and body of what the gateway takes; the first task must be a generation."""
     found: list[tuple[str, Any]] = []
@@ -56,6 +79,8 @@ def sound(tasks: Sequence[str], prediction_id: str) -> list[tuple[str, dict[str,
             ("/v1/chat/completions", {**chat, "stream": True, "stream_options": {"include_usage": True}}),
             ("/v1/completions", {"model": task, "prompt": ["a", "b"], "logprobs": 1, "max_tokens": 3}),
             ("/v1/completions", {"model": task, "prompt": [1, 2, 3], "stream": True, "echo": False}),
+            *(("/v1/messages", {**_messages(task), **more}) for more in ({}, {"stream": True})),
+            ("/v1/messages/count_tokens", _messages(task)),
             ("/v1/responses", {"model": task, "input": turns, "instructions": "i", "include": []}),
             ("/v1/responses", {"model": task, "input": "hello", "stream": True, "top_logprobs": 2}),
             ("/v1/embeddings", {"model": task, "input": ["a", "b"], "dimensions": 3}),

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from services.gateway.formats.anthropic.schema import ANSWERING, ANTHROPIC_ERROR, PROMPT
 from services.gateway.formats.api import MAX_PREDICTIONS
 from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_FEEDBACK_TEXT, MAX_OWN_ID, MAX_REFERENCE
 
@@ -84,35 +85,6 @@ def predictions_schema(max_items: int) -> _Schema:
     return {"anyOf": [_PREDICTION, {"type": "array", "minItems": 1, "maxItems": max_items, "items": _PREDICTION}]}
 
 
-_BLOCKS: _Schema = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {
-            "type": "object", "required": ["type"], "properties": {"type": {"type": "string"}},
-        }},
-    ],
-}  # fmt: skip
-_PROMPT_OF_MESSAGES: dict[str, _Schema] = {
-    "model": _MODEL, "system": _BLOCKS,
-    "messages": {
-        "type": "array", "minItems": 1, "items": {
-            "type": "object", "required": ["role", "content"],
-            "properties": {"role": {"enum": ["user", "assistant", "system"]}, "content": _BLOCKS},
-        },
-    },
-    "tools": {
-        "type": "array", "items": {
-            "type": "object", "required": ["name", "input_schema"], "properties": {
-                "name": {"type": "string", "minLength": 1}, "description": {"type": "string"},
-                "input_schema": {"type": "object"},
-            },
-        },
-    },
-    "tool_choice": {
-        "type": "object", "required": ["type"], "properties": {"type": {"enum": ["auto", "any", "tool", "none"]}},
-    },
-    "thinking": {"type": "object"}, "output_config": {"type": "object"},
-}  # fmt: skip
 _ANSWER_ROUTES = {
     "/v1/chat/completions": (
         "OpenAI's chat completions", _object(["model", "messages"], {**_COMMON, "messages": _MESSAGES}),
@@ -127,33 +99,17 @@ _ANSWER_ROUTES = {
         }),
     ),
     "/v1/messages": (
-        "Anthropic's messages; the error has Anthropic's shape",
-        _object(["model", "messages"], {
-            **_PROMPT_OF_MESSAGES, "max_tokens": {"type": "integer"}, "stream": {"type": "boolean"},
-            "stop_sequences": {"type": "array", "items": {"type": "string"}},
-            "metadata": {
-                "type": "object", "properties": {"user_id": {"type": ["string", "null"]}},
-                "description": "`user_id` is as `user` elsewhere.",
-            },
-        }),
+        "Anthropic's messages; its errors have Anthropic's shape",
+        _object(["model", "messages"], {"model": _MODEL, **PROMPT, **ANSWERING}),
     ),
     "/v1/messages/count_tokens": (
         "The tokens of the prompt that the model would get: nothing is answered or logged",
-        _object(["model", "messages"], _PROMPT_OF_MESSAGES),
+        _object(["model", "messages"], {"model": _MODEL, **PROMPT}),
     ),
     "/v1/embeddings": (
         "OpenAI's embeddings, which are not logged as predictions",
         _object(["model", "input"], {"model": _MODEL, "user": _USER, "input": {}}),
     ),
-}  # fmt: skip
-_ANTHROPIC_ERROR: _Schema = {
-    "type": "object", "required": ["type", "error", "request_id"], "properties": {
-        "type": {"const": "error"}, "request_id": {"type": "string"},
-        "error": {
-            "type": "object", "required": ["type", "message"],
-            "properties": {"type": {"type": "string"}, "message": {"type": "string"}, "details": {"type": "object"}},
-        },
-    },
 }  # fmt: skip
 _ERROR: _Schema = {
     "type": "object", "required": ["error"], "properties": {
@@ -171,7 +127,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 _ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
-    "default": {"description": "The error", "content": {"application/json": {"schema": _ANTHROPIC_ERROR}}},
+    "default": {"description": "The error", "content": {"application/json": {"schema": ANTHROPIC_ERROR}}},
 }
 _ANTHROPIC_ROUTES = ("/v1/messages", "/v1/messages/count_tokens")
 
