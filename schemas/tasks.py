@@ -12,10 +12,12 @@ import re
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from schemas.base import Event, Identifier, Probability, ShortText, TaskName
 
+PASS_THROUGH = "pass-through"
+"""Stands for all models that are no task in `requests.observed`, so no task may have this name."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 
 
@@ -185,6 +187,13 @@ class TaskSpec(_Section):
     )
     golden_file: Identifier | None = None
     golden: tuple[GoldenExample, ...] = Field(default=(), max_length=5_000)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name == PASS_THROUGH:
+            raise ValueError(f"{PASS_THROUGH} is reserved for requests of models that are no task: choose another name")
+        return name
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> Self:

@@ -62,6 +62,9 @@ def create(
     rate: Annotated[float | None, typer.Option(metavar="N", help="Requests a second, of all the app's keys.")] = None,
     burst: Annotated[int | None, typer.Option(metavar="N", help="Requests at once; default: one second's.")] = None,
     bytes_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Of the requests' bodies.")] = None,
+    pass_through: Annotated[
+        bool, typer.Option("--pass-through", help="Also models that are no task: RATCHET_GATEWAY_PASS_MODELS.")
+    ] = False,
 ) -> None:
     """Create a key for an application and print it, once. Keys that the application has already stay valid.
 
@@ -73,6 +76,8 @@ def create(
       ratchet keys create shop
 
       ratchet keys create shop --task support-desk --task reviews --expires 90
+
+      ratchet keys create agents --pass-through          also models that are no task
 
       ratchet keys create nightly-import --rate 5 --burst 20 --bytes-per-minute 2000000
 
@@ -86,7 +91,7 @@ def create(
     key, created = _new_key(
         app=name, created_at=now, expires_at=now + timedelta(days=expires) if expires else None,
         tasks=tuple(dict.fromkeys(task)) if task else None, requests_per_second=rate, burst=burst,
-        bytes_per_minute=bytes_per_minute,
+        bytes_per_minute=bytes_per_minute, pass_through=pass_through,
     )  # fmt: skip
     with _keys() as (path, keys):
         remember_keys(GatewaySettings.load().had_keys_file)
@@ -212,7 +217,8 @@ def _print_new_key(key: str, created: ApiKey) -> None:
 
 
 def _tasks(key: ApiKey) -> str:
-    return ", ".join(key.tasks) if key.tasks is not None else "all tasks"
+    tasks = ", ".join(key.tasks) if key.tasks is not None else "all tasks"
+    return f"{tasks}, and models that pass through" if key.pass_through else tasks
 
 
 def _limits(key: ApiKey) -> str:

@@ -30,6 +30,7 @@ from services.gateway.observability.tracing import event_headers
 from services.gateway.recording.builder import LoggedAnswer
 from services.gateway.recording.event_log import EventLog, encode_event
 from services.gateway.recording.external import external_call, external_prediction
+from services.gateway.routing.passed_models import NO_MODELS, PassedModels
 from services.gateway.tasks.served import ServedTasks
 from shared.http import HttpError
 from shared.identity import event_id
@@ -54,6 +55,7 @@ class Handlers:
         identifiers: Identifiers,
         access: AccessControl,
         public_metrics: bool = False,
+        passed: PassedModels = NO_MODELS,
     ) -> None:
         self._tasks = tasks
         self._log = log
@@ -62,15 +64,27 @@ class Handlers:
         self._media = MediaReferences(identifiers.subjects_key)
         self._access = access
         self._public_metrics = public_metrics
+        self._passed = passed
 
-    def models(self, headers: Headers) -> list[TaskChanged]:
-        """The tasks that the caller may use, by name. Raises HttpError 401, 429."""
+    def models(self, headers: Headers) -> list[TaskChanged | str]:
+        """The tasks that the caller may use, by name, and the names of models that pass through for it.
+
+        Raises HttpError 401, 429.
+        """
         grant = self._access.grant(headers)
-        return [change for change in self._tasks.all() if grant.allows(change.task)]
+        tasks = [change for change in self._tasks.all() if grant.allows(change.task)]
+        passed = [name for name in self._passed.names if grant.pass_through and self._tasks.has_others_than(name)]
+        return [*tasks, *passed]
 
-    def model(self, name: str, headers: Headers) -> TaskChanged:
-        """The task of this name. Raises HttpError 404 with the names of the existing tasks, 401, 403, 429."""
-        self._access.grant(headers).require(name)
+    def model(self, name: str, headers: Headers) -> TaskChanged | str:
+        """The task of this name, or the model that passes through.
+
+        Raises HttpError 404 with the names of the existing tasks, 401, 403, 429.
+        """
+        grant = self._access.grant(headers)
+        if grant.pass_through and name in self._passed and self._tasks.has_others_than(name):
+            return name
+        grant.require(name)
         return self._tasks.get(name).change
 
     def has_access(self, headers: Headers) -> bool:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from schemas.tasks import TaskChanged
+from schemas.tasks import PASS_THROUGH, TaskChanged
 from services.gateway.answering.answer import Answerer
 from services.gateway.answering.tokens import TokenCounter
 from services.gateway.asgi.admission import Admission
@@ -69,11 +69,11 @@ def build_app(
 def _add_other_routes(app: FastAPI, handlers: Handlers, metrics: Metrics, admission: Admission) -> None:
     @app.get("/v1/models", responses=ERRORS)
     async def models(request: Request) -> Response:
-        """The tasks that the key may use."""
-        tasks = handlers.models(request.headers.raw)
-        return _json({"object": "list", "data": [_model(task) for task in tasks]})
+        """The tasks that the key may use, and the models that pass through for it."""
+        found = handlers.models(request.headers.raw)
+        return _json({"object": "list", "data": [_model(model) for model in found]})
 
-    @app.get("/v1/models/{name}", responses=ERRORS)
+    @app.get("/v1/models/{name:path}", responses=ERRORS)
     async def model(name: str, request: Request) -> Response:
         return _json(_model(handlers.model(name, request.headers.raw)))
 
@@ -104,9 +104,11 @@ def _is_local(request: Request) -> bool:
     return not any(name in request.headers for name in _FORWARDED)
 
 
-def _model(task: TaskChanged) -> dict[str, object]:
-    created = int(task.occurred_at.timestamp())
-    return {"id": task.task, "object": "model", "created": created, "owned_by": "ratchet"}
+def _model(model: TaskChanged | str) -> dict[str, object]:
+    if isinstance(model, str):
+        return {"id": model, "object": "model", "created": 0, "owned_by": PASS_THROUGH}
+    created = int(model.occurred_at.timestamp())
+    return {"id": model.task, "object": "model", "created": created, "owned_by": "ratchet"}
 
 
 def _json(body: object) -> Response:

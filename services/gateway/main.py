@@ -9,6 +9,7 @@ import uvloop
 
 from schemas.tasks import TaskChanged
 from services.gateway.answering.answer import Answerer, AnswerSources
+from services.gateway.answering.pass_through import PassThrough
 from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
@@ -28,6 +29,7 @@ from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.calibration import CalibrationCache
+from services.gateway.routing.passed_models import PassedModels
 from services.gateway.routing.flags import UnleashFlagReader
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
@@ -35,7 +37,7 @@ from services.gateway.tasks.snapshot import TaskSnapshot
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.ingest import IngestOptions, TelemetryIngest
 from services.gateway.telemetry.otlp import build_router
-from services.gateway.upstreams.external import ExternalApi
+from services.gateway.upstreams.external import ExternalApi, base_url_of
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ServerKey
 from shared.http import with_cors
@@ -85,7 +87,9 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
         media,
     )
-    answerer = Answerer(tasks, flags, sources, recorder, identifiers)
+    passed = PassedModels(settings.pass_models)
+    pass_through = _pass_through(settings, passed, tasks, identifiers.predictions, log, metrics)
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers, pass_through)
     readiness = Readiness(settings, access, tasks, replicas, flags, log)
     metrics.registry.register(
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
@@ -93,7 +97,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
     ingest = TelemetryIngest(tasks, log, identifiers, metrics, correlation, options)
     admission = Admission(access, settings.body_limits)
-    handlers = Handlers(tasks, log, identifiers, access, settings.gateway_public_metrics)
+    handlers = Handlers(tasks, log, identifiers, access, settings.gateway_public_metrics, passed)
     protocol = functools.partial(BoundedHttpProtocol, write_seconds=settings.gateway_write_seconds)
     app = build_app(
         answerer, handlers, metrics, readiness.missing, readiness.notes,
@@ -113,7 +117,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         prepare=[raise_file_limit, log.start, media.start, snapshot.load, access.start, flags.start],
         background=background,
         close=[
-            media.close, log.close, shipper.close, replicas.close, *([external.close] if external else []), flags.close,
+            media.close, log.close, shipper.close, replicas.close, *(api.close for api in (external, pass_through) if api), flags.close,
         ],
         http=HttpServer(
             with_cors(with_spans(app, settings, NAME), settings.cors_origins),
@@ -138,6 +142,22 @@ def _external_api(settings: GatewaySettings, metrics: Metrics) -> ExternalApi | 
     if settings.fallback_model is None:
         return None
     return ExternalApi(settings.gateway_fallback_url, settings.fallback_key(), settings.upstream_limits, metrics)
+
+
+def _pass_through(
+    settings: GatewaySettings,
+    models: PassedModels,
+    tasks: ServedTasks,
+    ids: PredictionIds,
+    log: SpoolEventLog,
+    metrics: Metrics,
+) -> PassThrough | None:
+    if not settings.pass_models:
+        return None
+    key = ServerKey(settings.pass_key(), "the API for models that are no task", "RATCHET_GATEWAY_PASS_KEY")
+    urls = [base_url_of(settings.gateway_pass_url)]
+    api = Replicas(urls, settings.upstream_limits, metrics, key=key, obeys_pauses=False)
+    return PassThrough(api, models, tasks, ids, log, metrics)
 
 
 def _correlation_buffer(settings: GatewaySettings, metrics: Metrics) -> CorrelationBuffer:

@@ -14,6 +14,7 @@ import orjson
 
 from schemas.base import Variant
 from services.gateway.answering.failures import client_error
+from services.gateway.answering.pass_through import PassThrough
 from services.gateway.answering.stream import StreamAnswerer
 from services.gateway.answering.tokens import TokenCounter
 from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Reply, json_reply
@@ -51,6 +52,7 @@ class Answerer:
         sources: AnswerSources,
         recorder: Recorder,
         identifiers: Identifiers,
+        pass_through: PassThrough | None = None,
     ) -> None:
         self._tasks = tasks
         self._flags = flags
@@ -61,22 +63,27 @@ class Answerer:
         self._streams = StreamAnswerer(recorder)
         self._new_id = identifiers.predictions.new
         self._user_hash, self._session_hash = identifiers.user_hash, identifiers.session_hash
-        self.count_tokens = TokenCounter(tasks, sources.replicas)
+        self._pass_through = pass_through
+        self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
         """The route that answers the requests of this API."""
 
         async def answer(exchange: Exchange) -> Reply | None:
-            request, arms = self._accept(exchange, api)
+            data = read_object(exchange.body)
+            name = text_field(data, "model", required=True) or ""
+            if self._pass_through is not None and self._pass_through.takes(exchange.grant, name):
+                return await self._pass_through.answer(exchange, api.path, data)
+            request, arms = self._accept(exchange, api, data, name)
             relay = request.parsed.open_relay(request.prediction_ids)
             return await (self._answer_whole(request, arms) if relay is None else self._stream(request, relay, arms))
 
         return answer
 
-    def _accept(self, exchange: Exchange, api: type[ApiRequest]) -> tuple[InFlightRequest, tuple[Arm, ...]]:
+    def _accept(
+        self, exchange: Exchange, api: type[ApiRequest], data: dict[str, Any], name: str
+    ) -> tuple[InFlightRequest, tuple[Arm, ...]]:
         """The request, and the arms that may answer it, in order. Raises HttpError if it is invalid or not allowed."""
-        data = read_object(exchange.body)
-        name = text_field(data, "model", required=True) or ""
         exchange.grant.require(name)
         parsed = api(data, self._tasks.get(name))
         identity = take_identity(data, exchange.headers, forward=self._forward_identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 
 from services.gateway.answering.failures import client_error
+from services.gateway.answering.pass_through import PassThrough
 from services.gateway.asgi.exchange import Exchange, Reply, json_reply
 from services.gateway.formats.anthropic.messages import MessagesRequest
 from services.gateway.formats.validation import read_object, text_field
@@ -18,13 +19,16 @@ class TokenCounter:
 
     path = "/v1/messages/count_tokens"
 
-    def __init__(self, tasks: ServedTasks, replicas: Upstream) -> None:
+    def __init__(self, tasks: ServedTasks, replicas: Upstream, pass_through: PassThrough | None = None) -> None:
         self._tasks = tasks
         self._replicas = replicas
+        self._pass_through = pass_through
 
-    async def __call__(self, exchange: Exchange) -> Reply:
+    async def __call__(self, exchange: Exchange) -> Reply | None:
         data = read_object(exchange.body)
         name = text_field(data, "model", required=True) or ""
+        if self._pass_through is not None and self._pass_through.takes(exchange.grant, name):
+            return await self._pass_through.answer(exchange, self.path, data)
         exchange.grant.require(name)
         request = MessagesRequest(data, self._tasks.get(name))
         model = request.task.spec.base_model

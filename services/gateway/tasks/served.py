@@ -62,6 +62,10 @@ class ServedTasks:
             task = self._served[name] = ServedTask(change, self._metrics)
         return task
 
+    def has_others_than(self, name: str) -> bool:
+        """Return True if tasks are known, and none has this name."""
+        return len(self._table) > 0 and self._table.get(name) is None
+
     def _unknown(self, name: str) -> HttpError:
         if not len(self._table):  # Just started: the topic is still being read.
             message = "no task is known yet: try again, or apply one: ratchet tasks apply FILE"

@@ -39,7 +39,8 @@ T = TypeVar("T")
 class Replicas:
     """An `Upstream` of replicas that all serve the same models.
 
-    `last_resort`: send requests even with all circuits open. `key` is sent with every request.
+    `last_resort`: send requests even with all circuits open. `key` is sent with every request. `obeys_pauses`: send
+    none while a replica has asked to wait, which means all that it serves.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class Replicas:
         *,
         key: ServerKey | None = None,
         last_resort: bool = True,
+        obeys_pauses: bool = True,
     ) -> None:
         shown = [without_credentials(url) for url in urls]
         self._pool = ReplicaPool(shown, limits.opens_after, last_resort=last_resort)
         self._budget = RetryBudget(_MAX_RETRY_SHARE)
         self._limits = limits
+        self._obeys_pauses = obeys_pauses
         self._metrics = metrics
         self._key = key or ServerKey()
         fields = {"content-type": "application/json", **self._key.headers}
@@ -191,7 +194,7 @@ class Replicas:
         else:
             self._pool.record_success(replica)
             self._answered_at = now = time.monotonic()
-            if status == 429 and retry_after:
+            if status == 429 and retry_after and self._obeys_pauses:
                 self._pool.pause(replica, now + retry_after, now)
         if status in (401, 403):
             return self._refused(replica, status)
