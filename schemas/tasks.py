@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from schemas.base import Event, Identifier, Probability, ShortText, TaskName
 
-PASS_THROUGH = "pass-through"
-"""Stands for all models that are no task in `requests.observed`, so no task may have this name."""
+NO_TASK = "pass-through"
+"""Stands in `requests.observed` for all models that are no task: no task may have this name."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 
 
@@ -191,8 +191,8 @@ class TaskSpec(_Section):
     @field_validator("name")
     @classmethod
     def _name_is_free(cls, name: str) -> str:
-        if name == PASS_THROUGH:
-            raise ValueError(f"{PASS_THROUGH} is reserved for requests of models that are no task: choose another name")
+        if name == NO_TASK:
+            raise ValueError(f"{NO_TASK} is reserved for requests of models that are no task: choose another name")
         return name
 
     @model_validator(mode="after")

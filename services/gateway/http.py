@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from schemas.tasks import PASS_THROUGH, TaskChanged
+from schemas.tasks import NO_TASK, TaskChanged
 from services.gateway.answering.answer import Answerer
 from services.gateway.answering.tokens import TokenCounter
 from services.gateway.asgi.admission import Admission
@@ -20,7 +20,7 @@ from services.gateway.formats.anthropic.messages import MessagesRequest
 from services.gateway.formats.api import ApiRequest
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.completions import CompletionRequest
-from services.gateway.formats.embeddings import EmbeddingRequest
+from services.gateway.formats.observed import OBSERVED_APIS
 from services.gateway.formats.openapi import ERRORS, FEEDBACK, document_answer_routes, predictions_schema, request_body
 from services.gateway.formats.responses import ResponsesRequest
 from services.gateway.handlers import MAX_PREDICTIONS, Handlers
@@ -29,7 +29,7 @@ from shared.addresses import is_loopback
 from shared.http import build_http
 
 ANSWER_APIS: tuple[type[ApiRequest], ...] = (
-    ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, EmbeddingRequest,
+    ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, *OBSERVED_APIS,
 )  # fmt: skip
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
@@ -106,7 +106,7 @@ def _is_local(request: Request) -> bool:
 
 def _model(model: TaskChanged | str) -> dict[str, object]:
     if isinstance(model, str):
-        return {"id": model, "object": "model", "created": 0, "owned_by": PASS_THROUGH}
+        return {"id": model, "object": "model", "created": 0, "owned_by": NO_TASK}
     created = int(model.occurred_at.timestamp())
     return {"id": model.task, "object": "model", "created": created, "owned_by": "ratchet"}
 

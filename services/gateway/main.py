@@ -29,8 +29,8 @@ from services.gateway.recording.event_log import SpoolEventLog
 from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.calibration import CalibrationCache
-from services.gateway.routing.passed_models import PassedModels
 from services.gateway.routing.flags import UnleashFlagReader
+from services.gateway.routing.passed_models import PassedModels
 from services.gateway.settings import GatewaySettings
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.tasks.snapshot import TaskSnapshot
@@ -117,7 +117,8 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         prepare=[raise_file_limit, log.start, media.start, snapshot.load, access.start, flags.start],
         background=background,
         close=[
-            media.close, log.close, shipper.close, replicas.close, *(api.close for api in (external, pass_through) if api), flags.close,
+            media.close, log.close, shipper.close, flags.close,
+            *(api.close for api in (replicas, external, pass_through) if api is not None),
         ],
         http=HttpServer(
             with_cors(with_spans(app, settings, NAME), settings.cors_origins),

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas.base import Variant
 from schemas.predictions import RequestObserved
-from schemas.tasks import PASS_THROUGH
+from schemas.tasks import NO_TASK
 from services.gateway.asgi.exchange import CLIENT_LEFT, Exchange, Headers, Reply
 from services.gateway.auth.grants import Grant
 from services.gateway.domain import PredictionIds
@@ -50,7 +50,7 @@ class PassThrough:
         self._new_id = ids.new
         self._log = log
         self._dropped = metrics.observations_dropped
-        self._answered = metrics.answers.labels(PASS_THROUGH, Variant.EXTERNAL)
+        self._answered = metrics.answers.labels(NO_TASK, Variant.EXTERNAL)
         self.close = api.close
 
     def takes(self, grant: Grant, model: str) -> bool:
@@ -90,11 +90,11 @@ class PassThrough:
 
     async def _observe(self, exchange: Exchange, status: int) -> None:
         """Record the request, before the end of its answer leaves. Never raises."""
-        prediction_id = self._new_id(PASS_THROUGH, exchange.request_id)
+        prediction_id = self._new_id(NO_TASK, exchange.request_id)
         event = RequestObserved(
             event_id=event_id("requests.observed", prediction_id),
-            task=PASS_THROUGH,
-            task_revision=PASS_THROUGH,
+            task=NO_TASK,
+            task_revision=NO_TASK,
             prediction_id=prediction_id,
             variant=Variant.EXTERNAL,
             status=status,

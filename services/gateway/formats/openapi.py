@@ -85,6 +85,7 @@ def predictions_schema(max_items: int) -> _Schema:
     return {"anyOf": [_PREDICTION, {"type": "array", "minItems": 1, "maxItems": max_items, "items": _PREDICTION}]}
 
 
+_SCORED: _Schema = {"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "array", "minItems": 1}]}
 _ANSWER_ROUTES = {
     "/v1/chat/completions": (
         "OpenAI's chat completions", _object(["model", "messages"], {**_COMMON, "messages": _MESSAGES}),
@@ -110,6 +111,20 @@ _ANSWER_ROUTES = {
         "OpenAI's embeddings, which are not logged as predictions",
         _object(["model", "input"], {"model": _MODEL, "user": _USER, "input": {}}),
     ),
+    **dict.fromkeys(("/v1/rerank", "/rerank", "/v2/rerank"), (
+        "vLLM's rerank, the shape of Jina's and Cohere's; it is not logged as predictions",
+        _object(["model", "query", "documents"], {
+            "model": _MODEL, "user": _USER, "query": _SCORED, "documents": _SCORED,
+            "top_n": {"type": "integer", "minimum": 0},
+        }),
+    )),
+    **dict.fromkeys(("/v1/score", "/score"), (
+        "vLLM's score of pairs, which is not logged as predictions",
+        _object(["model"], {
+            "model": _MODEL, "user": _USER, "queries": _SCORED, "documents": _SCORED, "items": _SCORED,
+            "text_1": _SCORED, "text_2": _SCORED, "data_1": _SCORED, "data_2": _SCORED,
+        }),
+    )),
 }  # fmt: skip
 _ERROR: _Schema = {
     "type": "object", "required": ["error"], "properties": {

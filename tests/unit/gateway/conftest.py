@@ -22,6 +22,7 @@ from schemas.catalog import TOPICS
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
+from services.gateway.answering.pass_through import PassThrough
 from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.app import AsgiApp
 from services.gateway.asgi.in_flight import BytesInFlight
@@ -34,8 +35,10 @@ from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
+from services.gateway.routing.passed_models import NO_MODELS, PassedModels
 from services.gateway.settings import BodyLimits, MediaOptions
 from services.gateway.tasks.served import ServedTasks
+from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.kafka.latest_by_key import LatestByKey
 from shared.spool import Record, SpoolUnavailable
@@ -240,10 +243,12 @@ async def serving(
     limits: BodyLimits = SMALL_BODIES,
     home: Path | None = None,
     media: MediaOptions = _MEDIA,
+    passing: tuple[Replicas, PassedModels] | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that asks `replicas`, by default a fake, and then `external` for its model "large".
 
-    With a `home`, media of tasks that keep them are in its folder `media`.
+    With a `home`, media of tasks that keep them are in its folder `media`. `passing`: the API for models that are no
+    task, and those models.
     """
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in specs:
@@ -259,8 +264,10 @@ async def serving(
     options = RecordingOptions(answer_when_full)
     recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=options, media_folder=folder)
     sources = AnswerSources(replicas or upstream, external, "large" if external else None)
-    answerer = Answerer(tasks, flags, sources, recorder, identifiers)
-    handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics), list[str]()
+    pass_through = PassThrough(*passing, tasks, identifiers.predictions, log, metrics) if passing else None
+    answerer = Answerer(tasks, flags, sources, recorder, identifiers, pass_through)
+    passed = passing[1] if passing else NO_MODELS
+    handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics, passed), list[str]()
     admission = Admission(access, limits)
     app = build_app(answerer, handlers, metrics, lambda: missing, list, admission)
     transport = httpx.ASGITransport(app=app)

@@ -134,6 +134,7 @@ async def test_the_documentation_lists_every_route_and_its_body(gateway: Gateway
     paths = (await gateway.http.get("/openapi.json")).json()["paths"]
     taking = {
         "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/feedback", "/v1/predictions",
+        "/v1/rerank", "/rerank", "/v2/rerank", "/v1/score", "/score",
         "/v1/messages", "/v1/messages/count_tokens",
     }  # fmt: skip
     for path in taking:

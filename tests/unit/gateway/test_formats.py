@@ -253,15 +253,6 @@ async def test_a_classification_by_completion_is_constrained_to_the_labels(gatew
     assert not {"best_of", "suffix"} & asked.keys()
 
 
-async def test_embeddings_are_passed_on_and_observed_but_not_logged(gateway: Gateway) -> None:
-    gateway.upstream.answer = {"object": "list", "data": [{"embedding": [0.1, 0.25]}], "model": "small", "usage": {}}
-    response = await gateway.http.post("/v1/embeddings", json={"model": "haiku", "input": ["x"], "dimensions": 2})
-    assert response.json() == {**gateway.upstream.answer, "model": "haiku"}
-    assert gateway.upstream.asked == [{"model": "small", "input": ["x"], "dimensions": 2}]
-    assert gateway.log.predictions == []
-    assert [event.status for event in gateway.log.observed] == [200]
-
-
 def _logprobs(value: float) -> Any:
     return logprobs_of([value])["content"]
 

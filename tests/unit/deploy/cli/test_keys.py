@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
-from services.gateway.auth.grants import AccessControl
+from services.gateway.auth.grants import AccessControl, Grant
 from services.gateway.auth.keys import read_keys, write_keys
 from shared.http import HttpError
 
@@ -32,13 +32,18 @@ def keys(file: Path) -> Keys:
     return run
 
 
-def opens(file: Path, key: str, task: str = "support") -> bool:
+def grant(file: Path, key: str) -> Grant:
     access = AccessControl(file, file.with_name("had-keys"))
     access.reload()
+    return access.grant([(b"authorization", b"Bearer " + key.encode())])
+
+
+def opens(file: Path, key: str, task: str = "support") -> bool:
     try:
-        return access.check([(b"authorization", b"Bearer " + key.encode())], task) is not None
+        grant(file, key).require(task)
     except HttpError:
         return False
+    return True
 
 
 def made(result: Result) -> str:
@@ -72,6 +77,15 @@ def test_the_list_shows_ids_tasks_limits_and_expiry_but_no_key(file: Path, keys:
     for text in (stored.id, "support", "5/s, 20 at once", "never", "import", "all tasks", "2000000 bytes/min"):
         assert text in listed
     assert key not in listed and stored.digest not in listed
+
+
+def test_a_key_may_pass_through_only_if_it_was_created_so_and_its_rotation_keeps_it(file: Path, keys: Keys) -> None:
+    plain, passing = made(keys("create", "shop")), made(keys("create", "agents", "--task", "support", "--pass-through"))
+    assert [grant(file, key).pass_through for key in (plain, passing)] == [False, True]
+    assert keys("list").output.count("and models that pass through") == 1
+    assert grant(file, made(keys("rotate", "agents"))).pass_through
+    made(keys("create", "agents", "--task", "support"))
+    assert "different grants" in keys("rotate", "agents").output
 
 
 def test_a_rotated_key_overlaps_with_the_old_one_and_has_its_grants(file: Path, keys: Keys) -> None:
