@@ -1,4 +1,4 @@
-"""`ratchet lake`: how far the lake has read the topics, and how to resume after a broker lost them."""
+"""`ratchet lake`: how far the lake has read the topics, how to resume after a broker lost them, and kept media."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from deploy.cli.output import console, say
 from shared.errors import RatchetError
 from shared.files import write_atomically
 from shared.settings import INCARNATION_FILE, Settings
+from shared.storage.media import MediaReader
 
 if TYPE_CHECKING:
     from services.prediction_log.offsets.lag import TopicLag
@@ -90,6 +92,28 @@ def resume(
     say(f"The broker's incarnation is {name} now; {settings.home / INCARNATION_FILE} says so.")
     say("Restart the services: ratchet down --only services && ratchet up")
     say(f"Where services run with a home of their own, set RATCHET_KAFKA_INCARNATION={name} for all of them.")
+
+
+@app.command()
+def media(
+    key: Annotated[str, typer.Argument(help="The `key` of a `media` in an event or a row of the lake.")],
+    file: Annotated[Path, typer.Argument(help="Where to write it.")],
+) -> None:
+    """Decrypt a picture, a sound or a document of a task with `media: keep`, and write it to a file.
+
+    What you see may be personal data: media are encrypted, and never redacted.
+
+    [bold]Example[/bold]
+
+      ratchet lake media media/support-desk/2026-10-03/anonymous/5f0c… picture.png
+    """
+    settings = Settings.load()
+    try:
+        content = MediaReader.open(settings.artifacts_uri, settings.secrets_folder).file(key).content
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    write_atomically(file, content)
+    say(f"{len(content):,} bytes in {file}. This may be personal data: it was not redacted.", "yellow")
 
 
 def _topic_lags(settings: Settings) -> list[TopicLag]:

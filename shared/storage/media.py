@@ -173,8 +173,8 @@ class MediaStore:
 
 
 class MediaReader:
-    """Reads what was kept, decrypted. Both methods block, and raise MediaMissing, DecryptionFailed,
-    DependencyUnavailable, and ValueError for a `Media` that was not kept."""
+    """Reads what was kept, decrypted. Its methods block, and raise MediaMissing, DecryptionFailed,
+    DependencyUnavailable, and ValueError for what is no key or a `Media` that was not kept."""
 
     def __init__(self, store: MediaStore, cipher: Cipher) -> None:
         self._store = store
@@ -185,18 +185,15 @@ class MediaReader:
         """A reader of an artifact store, with the key in the secrets folder of the gateway."""
         return cls(MediaStore(artifacts), load_cipher(secrets_folder, CIPHER))
 
-    def content(self, media: Media) -> bytes:
-        """Return the bytes of a picture, a sound, a film or a document."""
-        return self._file(media).content
+    def file(self, key: str) -> KeptFile:
+        """Return what was kept at a `Media.key`: its bytes, and the part of the message that had it."""
+        return unpack(self._store.read(key), self._cipher)
 
     def part(self, media: Media) -> dict[str, Any]:
         """Return the part of the message, as it was sent."""
-        return self._file(media).part
-
-    def _file(self, media: Media) -> KeptFile:
         if media.key is None:
             raise ValueError(f"the {media.kind} was not kept: its task drops media, or the request named an address")
-        return unpack(self._store.read(media.key), self._cipher)
+        return self.file(media.key).part
 
 
 def _mark(task: str, subject: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import binascii
 import copy
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ CIPHER = "media"
 ROOT = "media"
 ANONYMOUS = "anonymous"
 """In place of the user hash, where the application names no user."""
+_KEY = re.compile(rf"{ROOT}/([a-z0-9][a-z0-9-]*)/(\d{{4}}-\d\d-\d\d)/([a-z0-9]+)/([a-z0-9]+)")
 _HEADER = struct.Struct("<4sd")
 _MAGIC = b"RMD1"
 HEADER_BYTES = _HEADER.size
@@ -46,9 +48,9 @@ class MediaKey(NamedTuple):
     @classmethod
     def parse(cls, key: str) -> MediaKey:
         """Raises ValueError for another text."""
-        root, task, day, subject, name = key.split("/")
-        if root != ROOT or not (task and subject and name) or {".", ".."} & {task, subject, name}:
+        if (match := _KEY.fullmatch(key)) is None:
             raise ValueError(f"not the key of a kept file: {key}")
+        task, day, subject, name = match.groups()
         return cls(task, date.fromisoformat(day), subject, name)
 
     def __str__(self) -> str:

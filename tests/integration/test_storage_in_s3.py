@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -28,9 +28,13 @@ from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
 from shared.kafka.topics import create_topics
+from shared.privacy.encryption import Cipher
 from shared.settings import Settings
 from shared.storage import artifacts
+from shared.storage import media as media_storage
 from shared.storage.artifacts import MANIFEST, ArtifactStore
+from shared.storage.media import MediaMissing, MediaStore
+from shared.storage.media_files import pack, unpack
 from tests.conftest import ROOT, TestStack, free_ports
 from tests.unit.deploy.cli.test_forget import NOON, Artifacts
 from tests.unit.prediction_log.deliveries import prediction
@@ -94,6 +98,11 @@ def store(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifa
     for name, value in s3.environment(home.config).items():
         monkeypatch.setenv(name, value)
     return ArtifactStore(f"s3://ratchet/{tmp_path.name}", tmp_path / "cache")
+
+
+def point_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_ports(1)[0]}")
 
 
 def folder(path: Path, content: str = "x") -> Path:
@@ -194,7 +203,7 @@ def test_what_a_server_refuses_or_does_not_answer_may_come_back(
     with pytest.raises(DependencyUnavailable, match="unavailable"):
         store.fetch(store.address("datasets", "d-1"))
     monkeypatch.setattr(artifacts, "RETRY", timedelta(seconds=1))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+    point_to_nobody(monkeypatch)
     for action in (lambda: store.fetch(store.address("datasets", "d-1")), lambda: store.names("datasets")):
         with pytest.raises(DependencyUnavailable, match="unavailable"):
             action()
@@ -223,3 +232,43 @@ def test_a_person_is_found_in_datasets_and_adapters(store: ArtifactStore, tmp_pa
     assert [(use.adapter, use.examples) for use in found.adapters] == [("lora-1", 1)]
     assert found.unknown == {}
     assert lineage_of(ArtifactStore("s3://ratchet/empty", tmp_path), ["u1"], ["desk"], NOON).datasets == []
+
+
+def test_kept_media_are_added_read_and_deleted_for_people_and_by_age(
+    home: Home, store: ArtifactStore, tmp_path: Path
+) -> None:
+    media, cipher = MediaStore(f"s3://ratchet/{tmp_path.name}"), Cipher(b"k" * 32)
+
+    def add(subject: str, day: int, hour: int = 12) -> bool:
+        at = datetime(2026, 3, day, hour, tzinfo=UTC)
+        file = pack(b'{"part":{},"path":["image_url"],"prefix":""}', "UE5H", at.timestamp(), cipher)
+        return media.add(f"media/desk/{at.date()}/{subject}/h{hour}", file)
+
+    def has(subject: str, day: int, hour: int = 12) -> bool:
+        try:
+            return unpack(media.read(f"media/desk/2026-03-{day:02}/{subject}/h{hour}"), cipher).content == b"PNG"
+        except MediaMissing:
+            return False
+
+    assert all(add(subject, day) for subject in ("ann", "bob") for day in (1, 2, 3))
+    assert add("ann", 2, 15)
+    assert add("ann", 1)  # Idempotent.
+    media.forget("desk", {"ann": datetime(2026, 3, 2, 13, tzinfo=UTC)})
+    assert [has("ann", 1), has("ann", 2), has("ann", 2, 15), has("ann", 3)] == [False, False, True, True]
+    assert not add("ann", 1)
+    assert media.delete_before("desk", date(2026, 3, 3)) == 3
+    assert [has("bob", day) for day in (1, 2, 3)] == [False, False, True]
+
+
+def test_media_wait_while_the_server_refuses_or_does_not_answer(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_storage, "RETRY", timedelta(seconds=1))
+    point_to_nobody(monkeypatch)
+    away = MediaStore(f"s3://ratchet/{tmp_path.name}")
+    for action in (
+        lambda: away.forget("desk", {"ann": NOON}), lambda: away.delete_before("desk", NOON.date()),
+        lambda: away.read("media/desk/2026-03-01/ann/a"),
+    ):  # fmt: skip
+        with pytest.raises(DependencyUnavailable, match="unavailable"):
+            action()

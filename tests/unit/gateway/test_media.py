@@ -89,7 +89,7 @@ async def test_kept_media_are_put_back_as_they_were_sent(keeping: Gateway, tmp_p
     path, body = replay_request(event.call, load=reader.part)
     assert path == "/v1/chat/completions"
     assert body["messages"] == keeping.upstream.asked[0]["messages"]
-    assert reader.content(media[2]) == PNG
+    assert reader.file(media[2].key).content == PNG
     with pytest.raises(ValueError, match="image_url"):
         chat_messages(event.call.messages)
 

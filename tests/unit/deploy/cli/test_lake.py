@@ -18,7 +18,10 @@ from services.prediction_log.offsets import lag as standing
 from services.prediction_log.offsets.resume import resume_from
 from services.prediction_log.storage import DeltaLake
 from shared.errors import RatchetError
+from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
+from shared.storage.media import MediaStore
+from shared.storage.media_files import pack
 from tests.unit.prediction_log.deliveries import numbered
 
 TOPIC = standing.TOPICS[PREDICTIONS]
@@ -159,3 +162,18 @@ def test_an_unavailable_broker_is_one_line_of_error(tmp_path: Path, monkeypatch:
 def test_help_says_what_is_preserved_and_what_is_lost() -> None:
     text = " ".join(ratchet("resume", "--help").output.split())
     assert "Nothing is deleted" in text and "are lost with them" in text and "ratchet lake resume --dry-run" in text
+
+
+def test_a_kept_picture_is_decrypted_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    key, around = "media/desk/2026-10-03/anonymous/abc", b'{"part":{},"path":["image_url"],"prefix":""}'
+    kept = pack(around, "UE5H", 1_790_000_000.0, load_cipher(tmp_path / "secrets", "media"))
+    MediaStore(str(tmp_path / "artifacts")).add(key, kept)
+    result = CliRunner().invoke(app, ["lake", "media", key, str(tmp_path / "a.png")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.png").read_bytes() == b"PNG"
+    assert CliRunner().invoke(app, ["lake", "media", "a.png", str(tmp_path / "b.png")]).exit_code == 2
+    missing = CliRunner().invoke(app, ["lake", "media", f"{key}d", str(tmp_path / "b.png")])
+    assert missing.exit_code == 1
+    assert "has not uploaded it yet" in missing.stderr
+    assert not (tmp_path / "b.png").exists()
