@@ -46,6 +46,11 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
+def from_microseconds(time: int) -> datetime:
+    """Return the time of `microseconds`."""
+    return _EPOCH + timedelta(microseconds=time)
+
+
 @dataclass(frozen=True)
 class DataFile:
     """One file of a table. No row occurred before `oldest` or after `newest` (µs); unknown times are extreme."""
@@ -214,7 +219,7 @@ def _with_own_dictionaries(rows: pa.Table) -> pa.Table:
 
 
 def _statistics(rows: pa.Table) -> str:
-    first, last = (_EPOCH + timedelta(microseconds=value) for value in time_range(rows))
+    first, last = map(from_microseconds, time_range(rows))
     return json.dumps(
         {
             "numRecords": rows.num_rows,

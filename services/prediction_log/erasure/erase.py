@@ -23,6 +23,8 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from schemas.lake import FEEDBACK, FORGOTTEN, PREDICTIONS, REQUESTS
 from services.prediction_log.erasure.tombstones import add_tombstones
+from services.prediction_log.parquet_files import filesystem, from_microseconds
+from services.prediction_log.rewrites import rewrite_spans, sized_files
 from services.prediction_log.rollups.dirty_hours import COUNTED_TABLES, deletion_metadata
 from services.prediction_log.tables import (
     DROPPED,
@@ -202,14 +204,30 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
 def _delete_by_day(uri: str, table: str, task: str, rows: pl.LazyFrame, predicate: str) -> None:
     """Delete `rows`, which are those of the predicate, and record in the commit which hours lost rows.
 
-    One commit per day: a deletion conflicts with appends that it might match, and only today has many writers.
+    One commit per day, or more if its rows are large: a deletion conflicts with appends that it might match, and only
+    today has many writers.
     """
     is_counted = table in COUNTED_TABLES
     group = ["task", "task_revision", "variant", "adapter"] if is_counted else ["task"]
     found = _collected(rows.select(pl.col("occurred_at").dt.truncate("1h").alias("hour"), *group))
     for (day,), groups in found.group_by(pl.col("hour").dt.date()):
         metadata = deletion_metadata(groups) if is_counted else None
-        delete(uri, table, f"task = {quoted(task)} AND date = '{day}' AND ({predicate})", metadata)
+        for within in _spans_of_day(uri, table, task, str(day)):
+            delete(uri, table, f"task = {quoted(task)} AND date = '{day}'{within} AND ({predicate})", metadata)
+
+
+def _spans_of_day(uri: str, table: str, task: str, day: str) -> list[str]:
+    """Return conditions that together select a whole day, and each no more than can be rewritten at once."""
+    delta = open_table(uri, table)
+    try:
+        files = sized_files(delta, filesystem(uri, table), {"task": task, "date": day}) if delta else []
+    except STORE_ERRORS as error:
+        raise DependencyUnavailable(f"the files of the lake's {table} were not read: {error}") from error
+    return [
+        (f" AND occurred_at >= {quoted(_timestamp(from_microseconds(first)))}" if first is not None else "")
+        + (f" AND occurred_at < {quoted(_timestamp(from_microseconds(after)))}" if after is not None else "")
+        for first, after in rewrite_spans(files)
+    ]
 
 
 def _timestamp(time: datetime) -> str:

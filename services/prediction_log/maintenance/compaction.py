@@ -16,6 +16,8 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from services.prediction_log.parquet_files import filesystem
+from services.prediction_log.rewrites import compacted_bytes, sized_files
 from services.prediction_log.tables import STORE_ERRORS, claim_maintenance, maintained_at, open_table
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Compaction:
         if not claim_maintenance(delta, now):
             return False
         try:
-            self._compact(delta)
+            self._compact(table, delta)
             delta = open_table(self._uri, table) or delta
             delta.create_checkpoint()
             delta.cleanup_metadata()
@@ -59,11 +61,12 @@ class Compaction:
             return False
         return True
 
-    def _compact(self, delta: DeltaTable) -> None:
+    def _compact(self, table: str, delta: DeltaTable) -> None:
         for partition in crowded_partitions(delta, self._policy.target_bytes // 2, self._policy.small_files):
+            files = sized_files(delta, filesystem(self._uri, table), partition)
             delta.optimize.compact(
                 partition_filters=[(name, "=", value) for name, value in partition.items()] or None,
-                target_size=self._policy.target_bytes,
+                target_size=compacted_bytes(files, self._policy.target_bytes),
                 max_concurrent_tasks=1,
             )
 
