@@ -64,7 +64,7 @@ from services.shadow.domain import Request
 from services.shadow.handlers import Handlers as ShadowHandlers
 from services.shadow.settings import ShadowSettings
 from services.trainer import job as training
-from services.trainer.domain import TrainingOutcome
+from services.trainer.domain import SkippedRows, TrainingOutcome
 from services.trainer.handlers import Handlers as TrainerHandlers
 from services.trainer.settings import TrainerSettings
 from shared.files import write_atomically
@@ -138,7 +138,7 @@ class Models:
     adapter: AnswerText
 
     async def complete(
-        self, model: str, messages: Sequence[dict[str, str]], *, choices: Sequence[str] = (), **_: object
+        self, model: str, messages: Sequence[dict[str, Any]], *, choices: Sequence[str] = (), **_: object
     ) -> Completion:
         answer = (self.base if model == self.spec.base_model else self.adapter)(messages[-1]["content"])
         return Completion(answer, math.log(0.9), 1, 10, "stop", 1.0)
@@ -171,7 +171,7 @@ class TrainingJobs:
         rows = training.read_examples(store.fetch(spec.dataset.uri) / "train.jsonl")
         write_atomically(folder / "adapter" / "adapter_model.safetensors", f"{len(rows)} rows".encode())
         outcome = TrainingOutcome(
-            steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={}, too_long=0
+            steps=len(rows) // 8, train_loss=0.1, losses=(1.0, 0.1), seconds=1.0, versions={}, skipped=SkippedRows()
         )
         manifest = training.build_manifest(spec.dataset, folder / "adapter", outcome)
         write_atomically(folder / "adapter" / "manifest.json", manifest.model_dump_json().encode())

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from schemas.base import Variant
-from schemas.conversation import Call, FinishReason, Message, Role
+from schemas.conversation import Call, FinishReason, Message, Role, ToolCall
 from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged, RequestObserved
 from schemas.rollouts import Stage
 from schemas.tasks import FailureSettings, RolloutSettings, TaskKind, TaskSpec
@@ -41,9 +41,22 @@ def spec() -> TaskSpec:
     )
 
 
-def prediction(spec: TaskSpec, text: str, answer: str, confidence: float) -> PredictionLogged:
+TURNS_BEFORE = (
+    Message(role=Role.USER, content="Hi!"),
+    Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find_customer", arguments="{}", id="c1"),)),
+    Message(role=Role.TOOL, content="unknown", tool_call_id="c1"),
+    Message(role=Role.ASSISTANT, content="How can I help?"),
+)
+
+
+def prediction(
+    spec: TaskSpec, text: str, answer: str, confidence: float, *, truncated: bool = False
+) -> PredictionLogged:
+    """A prediction; a third of the texts are the last turn of a conversation with a tool."""
     name = f"{spec.name}.{uuid4().hex}.0"
-    messages = (Message(role=Role.SYSTEM, content=spec.system_prompt), Message(role=Role.USER, content=text))
+    before = TURNS_BEFORE if len(text) % 3 == 0 else ()
+    system = Message(role=Role.SYSTEM, content=spec.system_prompt)
+    messages = (system, *before, Message(role=Role.USER, content=text))
     logged = LoggedAnswer(
         prediction_id=name,
         text=answer,
@@ -54,7 +67,7 @@ def prediction(spec: TaskSpec, text: str, answer: str, confidence: float) -> Pre
         task=spec.name,
         task_revision=spec.revision,
         request_id=name,
-        call=Call(messages=messages, constrained=True, parameters={"temperature": 0.0}),
+        call=Call(messages=messages, constrained=True, parameters={"temperature": 0.0}, truncated=truncated),
         answers=(logged,),
         model=spec.base_model,
         variant=Variant.BASE,
@@ -67,7 +80,8 @@ async def correct_and_train(system: System, truth: Callable[[str], str] = TRUTH.
     """Send traffic that the base model gets wrong, have people correct it, and run a cycle up to the evaluation."""
     for text, _ in CORRECTED:
         await system.gateway.publish(prediction(system.spec, text, "billing", 0.1))
-    assert await answer_queue(system, "ann", truth) == len(CORRECTED)
+    await system.gateway.publish(prediction(system.spec, "a very long text", "billing", 0.1, truncated=True))
+    assert await answer_queue(system, "ann", truth) == len(CORRECTED), "nobody is asked about what is truncated"
     assert await system.scheduler.start(system.spec, "command")
     await settled()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.demo.data.csv_file import Row
 from deploy.demo.report.measure import wilson
 from schemas.base import Interval
+from schemas.datasets import Example
 
 
 def bag_of_words_accuracy(dataset: Path, held_out: Sequence[Row]) -> Interval | None:
@@ -17,8 +17,8 @@ def bag_of_words_accuracy(dataset: Path, held_out: Sequence[Row]) -> Interval | 
     None if the dataset has fewer than two labels.
     """
     lines = (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    examples = [json.loads(line)["messages"] for line in lines]
-    labels = [messages[-1]["content"] for messages in examples]
+    examples = [Example.model_validate_json(line) for line in lines]
+    labels = [example.answer for example in examples]
     if len(set(labels)) < 2:
         return None
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -28,6 +28,6 @@ def bag_of_words_accuracy(dataset: Path, held_out: Sequence[Row]) -> Interval | 
     # Of words, characters and both, what does best on few rows with wrong labels among them.
     features = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 5))
     model = make_pipeline(features, LogisticRegression(C=10, max_iter=1000))
-    model.fit([messages[-2]["content"] for messages in examples], labels)
+    model.fit([example.prompt[-1].text for example in examples], labels)
     answers = model.predict([row.text for row in held_out])
     return wilson(sum(answer == row.label for answer, row in zip(answers, held_out, strict=True)), len(held_out))

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from deploy.demo.data.csv_file import Row
 from deploy.demo.report.bag_of_words import bag_of_words_accuracy
+from schemas.conversation import Message, Part, Role
+from schemas.datasets import Example
 
 HELD_OUT = (Row("where is my parcel now", "delivery"), Row("send my money back please", "refund"))
 
 
 def train(folder: Path, *pairs: tuple[str, str]) -> Path:
-    rows = [[{"role": "user", "content": text}, {"role": "assistant", "content": label}] for text, label in pairs]
-    (folder / "train.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    rows = [
+        Example(
+            example_id="e",
+            messages=(
+                Message(role=Role.USER, content=(Part(type="text", text=text),)),
+                Message(role=Role.ASSISTANT, content=label),
+            ),
+            group="g",
+            prediction_ids=("p",),
+            correction_ids=("c",),
+        )
+        for text, label in pairs
+    ]
+    (folder / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
     return folder
 
 
