@@ -48,9 +48,9 @@ def forget(
 ) -> None:
     """Forget a person: what they asked until now is deleted from every store, and no future dataset has it.
 
-    That includes pictures, sound and documents of tasks that keep them; those of requests without a user cannot be found.
-    What they ask later is not affected. Kafka retains their events, with personal data replaced, as long as the topic
-    does (corrections: forever); services that read them again skip them.
+    That includes pictures, sound and documents of tasks that keep them, but for requests without a user. What they ask
+    later is not affected. Kafka retains their events, with personal data replaced, as long as the topic does
+    (corrections: forever); services that read them again skip them.
     Prints which dataset versions hold their examples and which adapters were trained on them: those stay until you
     delete them; the next cycle trains without these examples.
 

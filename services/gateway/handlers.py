@@ -14,7 +14,7 @@ from schemas.tasks import TaskChanged
 from services.gateway.auth.grants import AccessControl, Grant, Headers
 from services.gateway.domain import Identifiers
 from services.gateway.formats.chat import prepare_messages
-from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.formats.validation import (
     MAX_OWN_ID,
     MAX_REFERENCE,
@@ -138,20 +138,21 @@ class Handlers:
         if not 1 <= len(items) <= MAX_PREDICTIONS:
             raise bad_request(f"send one prediction or a list of 1 to {MAX_PREDICTIONS}, not {len(items)}")
         trace = event_headers(headers)
-        ids, records = [], []
+        ids, records, kept = [], [], list[InlineMedia]()
         for number, item in enumerate(items):
             try:
-                prediction_id, record = self._prediction(item, grant, trace)
+                prediction_id, record = self._prediction(item, grant, trace, kept)
             except HttpError as error:
                 if isinstance(data, list):
                     error.body["error"]["message"] = f"prediction {number}: {error.body['error']['message']}"
                 raise
             ids.append(prediction_id)
             records.append(record)
-        await self._log.append(records)
+        await self._log.append(records, kept or None)
         return ids
 
-    def _prediction(self, item: Any, grant: Grant, trace: TraceHeaders) -> tuple[str, Record]:
+    def _prediction(self, item: Any, grant: Grant, trace: TraceHeaders, kept: list[InlineMedia]) -> tuple[str, Record]:
+        """A prediction's id and record. What is to be kept of its media is added to `kept`."""
         if not isinstance(item, dict):
             raise bad_request("a prediction must be an object with `task`, `messages`, `answer` and `latency_ms`")
         name = text_field(item, "task", required=True) or ""
@@ -165,13 +166,16 @@ class Handlers:
             text_field(item, "answer", required=True) or "",
             confidence=Measure(number_field(item, "confidence", 0.0, 1.0), number_field(item, "logprob", -1e9, 0.0)),
         )
+        user_hash = self._user_hash(text_field(item, "user", MAX_USER))
+        media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
         record = external_prediction(
-            task.name, task.revision, external_call(item["messages"], self._media), answer,
+            task.name, task.revision, external_call(item["messages"], media), answer,
             model=text_field(item, "model", 200) or "external",
             adapter=text_field(item, "adapter", 200) or None,
-            user_hash=self._user_hash(text_field(item, "user", MAX_USER)),
+            user_hash=user_hash,
             app=grant.app,
             latency_ms=number_field(item, "latency_ms", 0.0, 1e9, required=True) or 0.0,
             trace=trace,
         )  # fmt: skip
+        kept += media.collected or ()
         return prediction_id, record

@@ -74,18 +74,17 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     flags = UnleashFlagReader(settings.unleash, settings.unleash_client_token, settings.gateway_flags_seconds, folder)
     replicas, external = _replicas(settings, metrics), _external_api(settings, metrics)
     sources = AnswerSources(replicas, external, settings.fallback_model, settings.gateway_forward_identity)
-    log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics)
+    media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.media_options)
+    log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics, media)
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     identifiers, correlation = _identifiers(settings), _correlation_buffer(settings, metrics)
-    media = MediaFolder(settings.media_folder, settings.secrets_folder, settings.media_options, metrics)
     recorder = Recorder(
         log,
         metrics,
         MediaReferences(identifiers.subjects_key),
         calibrations,
         RecordingOptions(settings.gateway_spool_full == "answer", settings.gateway_event_bytes),
-        media,
     )
     passed = PassedModels(settings.pass_models)
     pass_through = _pass_through(settings, passed, tasks, identifiers.predictions, log, metrics)

@@ -61,7 +61,7 @@ class Sqlite:
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, topic TEXT, key BLOB, value BLOB)")
 
-    async def append(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record], media: object = None) -> None:
         self._connection.execute("BEGIN")
         self._connection.executemany(
             "INSERT INTO events (topic, key, value) VALUES (?, ?, ?)", [(r.topic, r.key, r.value) for r in records]
@@ -80,7 +80,7 @@ class Timed:
     seconds: list[float] = field(default_factory=list)
     last: Sequence[Record] = ()
 
-    async def append(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record], media: object = None) -> None:
         started = time.perf_counter()
         await self.log.append(records)
         self.seconds.append(time.perf_counter() - started)

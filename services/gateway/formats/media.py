@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -74,6 +74,11 @@ class MediaReferences:
             reference["media_type"] = media_type[:_MAX_MEDIA_TYPE]
         return reference
 
+    @property
+    def collected(self) -> Collection[InlineMedia] | None:
+        """What is to be kept; None if there is nothing."""
+        return None
+
     def _keep(self, reference: dict[str, Any], part: Mapping[str, Any], content: _Content, start: int) -> None:
         """Nothing: this task drops media."""
 
@@ -82,14 +87,18 @@ class MediaReferences:
 
 
 class KeptMedia(MediaReferences):
-    """Makes the references of one request of a task that keeps media. `inline`: what is to be written, by key."""
+    """Makes the references of one request of a task that keeps media, and collects what is to be kept."""
 
     def __init__(self, key: bytes, task: str, user_hash: str | None) -> None:
         super().__init__(key)
         self._task = task
         self._subject = user_hash or ANONYMOUS
         self._now = datetime.now(UTC)
-        self.inline: dict[str, InlineMedia] = {}
+        self._inline: dict[str, InlineMedia] = {}
+
+    @property
+    def collected(self) -> Collection[InlineMedia] | None:
+        return self._inline.values() or None
 
     def _keep(self, reference: dict[str, Any], part: Mapping[str, Any], content: _Content, start: int) -> None:
         around = Surroundings(_without_content(part, content.path), content.path, content.text[:start])
@@ -98,7 +107,7 @@ class KeptMedia(MediaReferences):
         name = keyed_hash(self._key, f"{reference['hash']}{surroundings.decode()}", _HASH_DIGITS)
         key = str(MediaKey(self._task, self._now.date(), self._subject, name))
         reference["key"] = key
-        self.inline[key] = InlineMedia(key, surroundings, self._now.timestamp(), content.text, start)
+        self._inline[key] = InlineMedia(key, surroundings, self._now.timestamp(), content.text, start)
 
 
 def _content_of(part_type: str, part: Mapping[str, Any]) -> _Content:

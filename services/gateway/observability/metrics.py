@@ -53,10 +53,6 @@ class Metrics:
         self.spool_refusals = Counter(
             "ratchet_gateway_spool_refusals", "Appends refused: the spool or its disk is full.", registry=self.registry
         )
-        self.media_refusals = Counter(
-            "ratchet_gateway_media_refusals", "Requests whose media were not kept: their folder or its disk is full.",
-            registry=self.registry,
-        )  # fmt: skip
         self.answers_unlogged = Counter(
             "ratchet_gateway_answers_unlogged", "Answers that left without a record: the spool was full.",
             registry=self.registry,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from schemas.base import Event
 from schemas.catalog import key_of, topic_of
+from services.gateway.formats.media import InlineMedia
 from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.media_folder import MediaFolder
 from shared.privacy.encryption import load_cipher
 from shared.spool import Backlog, Record, Spool, SpoolOptions, SpoolUnavailable
 from shared.tracing import TraceHeaders
@@ -21,18 +24,29 @@ logger = logging.getLogger(__name__)
 
 
 class EventLog(Protocol):
-    async def append(self, records: Sequence[Record]) -> None:
-        """Append events, all or none. When this returns they survive this process. Raises SpoolUnavailable."""
+    async def append(self, records: Sequence[Record], media: Collection[InlineMedia] | None = None) -> None:
+        """Append events, all or none, and the media that they refer to. When this returns they survive this process.
+
+        Raises SpoolUnavailable.
+        """
 
 
 class SpoolEventLog:
     """An event log in this process's slot of the spool: encrypted files that no other process writes."""
 
-    def __init__(self, folder: Path, secrets_folder: Path, options: SpoolOptions, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        secrets_folder: Path,
+        options: SpoolOptions,
+        metrics: Metrics,
+        media: MediaFolder | None = None,
+    ) -> None:
         self._folder = folder
         self._secrets = secrets_folder
         self._options = options
         self._metrics = metrics
+        self._media = media
         self._spool: Spool | None = None
         self._logged_at = float("-inf")
         self.problem = ""
@@ -70,8 +84,13 @@ class SpoolEventLog:
         """How often syncing to disk failed."""
         return self._spool.sync_failures if self._spool is not None else 0
 
-    async def append(self, records: Sequence[Record]) -> None:
-        """Append events, all or none. Takes tens of µs, with `sync: always` a disk write. Raises SpoolUnavailable."""
+    async def append(self, records: Sequence[Record], media: Collection[InlineMedia] | None = None) -> None:
+        """Append events, all or none. Takes tens of µs, with `sync: always` a disk write. Raises SpoolUnavailable.
+
+        Media take a while, in which a client that leaves must not undo the record.
+        """
+        if media is not None:
+            return await asyncio.shield(asyncio.ensure_future(self._append_with_media(records, media)))
         spool = self._spool or self._open
         started = time.perf_counter()
         try:
@@ -83,6 +102,16 @@ class SpoolEventLog:
             raise
         if self.problem:
             self.problem = ""
+
+    async def _append_with_media(self, records: Sequence[Record], media: Collection[InlineMedia]) -> None:
+        if self._media is None:
+            raise RuntimeError("this event log has no folder for media")
+        try:
+            await self._media.write(media)
+        except SpoolUnavailable as error:
+            self._count_refusal(error)
+            raise
+        await self.append(records)
 
     def _count_refusal(self, error: SpoolUnavailable) -> None:
         """Count the refusal and log an error, but not at every request while the spool stays full."""

@@ -20,8 +20,6 @@ from secrets import token_hex
 from typing import NamedTuple
 
 from services.gateway.formats.media import InlineMedia
-from services.gateway.observability.metrics import Metrics
-from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.settings import MediaOptions
 from shared.privacy.encryption import load_cipher
 from shared.spool import SpoolUnavailable, Sync
@@ -60,17 +58,15 @@ def waiting_files(folder: Path) -> list[WaitingFile]:
 class MediaFolder:
     """Writes files to the folder. `close` after use."""
 
-    def __init__(self, folder: Path, secrets_folder: Path, options: MediaOptions, metrics: Metrics) -> None:
+    def __init__(self, folder: Path, secrets_folder: Path, options: MediaOptions) -> None:
         self._folder = folder
         self._secrets = secrets_folder
         self._options = options
-        self._metrics = metrics
         self._threads = ThreadPoolExecutor(_THREADS, "media")
         self._lock = threading.Lock()
         self._waiting = 0
         self._measured_at = float("-inf")
         self._unsynced: set[Path] = set()
-        self._warning = RateLimitedWarning(logger)
 
     async def start(self) -> None:
         """Load the key."""
@@ -87,12 +83,7 @@ class MediaFolder:
 
         In a thread, so that other requests go on. Raises SpoolUnavailable.
         """
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._write, media)
-        except SpoolUnavailable as error:
-            self._metrics.media_refusals.inc()
-            self._warning.log("media not kept: %s. %s", error.reason, error.way_out)
-            raise
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._write, media)
 
     async def sync_forever(self) -> None:
         """Background: sync to the disk what was written, if that is not done at each write."""

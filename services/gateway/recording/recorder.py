@@ -5,7 +5,6 @@ produces  predictions.logged · requests.observed
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from services.gateway.observability.rate_limited_log import RateLimitedWarning
 from services.gateway.recording.builder import LoggedAnswer, LoggedRequest, encode_call, prediction_logged
 from services.gateway.recording.event_log import EventLog
 from services.gateway.recording.events import request_observed
-from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.request import InFlightRequest
 from services.gateway.routing.arms import Arm
 from services.gateway.upstreams.upstream import UpstreamFailed
@@ -55,14 +53,12 @@ class Recorder:
         media: MediaReferences,
         calibrations: CalibrationLookup | None = None,
         options: RecordingOptions = RecordingOptions(),
-        media_folder: MediaFolder | None = None,
     ) -> None:
         self._log = log
         self._metrics = metrics
         self._media = media
         self._calibrations = calibrations
         self._options = options
-        self._media_folder = media_folder
         self._external_warning = RateLimitedWarning(logger)
 
     def encode_calls(
@@ -72,11 +68,9 @@ class Recorder:
 
         Raises HttpError 400.
         """
-        kept = None
-        if parsed.task.keeps_media and self._media_folder is not None:
-            kept = self._media.keeping(parsed.task.name, user_hash)
-        calls = [encode_call(call, self._options.event_bytes) for call in parsed.calls(kept or self._media)]
-        return calls, kept.inline.values() if kept is not None and kept.inline else None
+        task = parsed.task
+        media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
+        return [encode_call(call, self._options.event_bytes) for call in parsed.calls(media)], media.collected
 
     def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[Measure]:
         """The confidence of each choice."""
@@ -105,10 +99,7 @@ class Recorder:
             request_observed(request, arm, status, latency_ms, confidences[0].score if confidences else None)
         )
         try:
-            if request.media is None:
-                await self._log.append(records)
-            else:  # It takes a while, in which a client that leaves must not undo the record.
-                await asyncio.shield(asyncio.ensure_future(self._keep_and_append(request.media, records)))
+            await self._log.append(records, request.media)
         except SpoolUnavailable:
             if not self._options.answer_when_full:
                 raise
@@ -116,11 +107,6 @@ class Recorder:
             return False
         request.task.answers[arm.variant].inc()
         return True
-
-    async def _keep_and_append(self, media: Collection[InlineMedia], records: Sequence[Record]) -> None:
-        if self._media_folder is not None:
-            await self._media_folder.write(media)
-        await self._log.append(records)
 
     def _predictions(
         self,

@@ -6,6 +6,8 @@ produces  predictions.logged (variant external)
 
 from __future__ import annotations
 
+from typing import Any
+
 from schemas.predictions import PredictionSubmitted
 from services.gateway.formats.api import TokenUsage
 from services.gateway.observability.shipper_status import ShipperStatus
@@ -60,6 +62,7 @@ class SubmittedPredictions:
 
     async def _to_logged(self, event: PredictionSubmitted) -> Record:
         given = event.model_dump(mode="json", include={"messages", "tools", "parameters"}, exclude_defaults=True)
+        _drop_media_keys(given["messages"])
         return external_prediction(
             event.task,
             await self._revision(event),
@@ -81,3 +84,11 @@ class SubmittedPredictions:
         if task is None:
             raise InvalidMessage(f"unknown task {event.task!r}", "Apply it: ratchet tasks apply FILE; then replay.")
         return task.task_revision if event.task_revision == CURRENT else event.task_revision
+
+
+def _drop_media_keys(messages: list[dict[str, Any]]) -> None:
+    """Only a gateway keeps media: the key that a producer names would be of another request, maybe another person's."""
+    for message in messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            (part.get("media") or {}).pop("key", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from services.gateway.asgi.app import AsgiApp
 from services.gateway.asgi.in_flight import BytesInFlight
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
-from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
@@ -181,10 +181,13 @@ class FakeLog:
 
     appends: list[tuple[Event, ...]] = field(default_factory=list)
     full: bool = False
+    media: MediaFolder | None = None
 
-    async def append(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record], media: Collection[InlineMedia] | None = None) -> None:
         if self.full:
             raise SpoolUnavailable("the spool is full", "make room")
+        if media is not None and self.media is not None:
+            await self.media.write(media)
         self.appends.append(tuple(_EVENTS[record.topic].model_validate_json(record.value) for record in records))
 
     @property
@@ -258,11 +261,12 @@ async def serving(
     if access is None:
         access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
         await access.start()
-    folder = MediaFolder(home / "media", home / "secrets", media, metrics) if home else None
+    folder = MediaFolder(home / "media", home / "secrets", media) if home else None
     if folder:
         await folder.start()
+        log.media = folder
     options = RecordingOptions(answer_when_full)
-    recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=options, media_folder=folder)
+    recorder = Recorder(log, metrics, MediaReferences(b"m" * 32), options=options)
     sources = AnswerSources(replicas or upstream, external, "large" if external else None)
     pass_through = PassThrough(*passing, tasks, identifiers.predictions, log, metrics) if passing else None
     answerer = Answerer(tasks, flags, sources, recorder, identifiers, pass_through)

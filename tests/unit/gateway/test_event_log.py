@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
 import pytest
 
 from schemas.predictions import FeedbackGiven
+from services.gateway.formats.media import InlineMedia
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import SpoolEventLog, encode_event
+from services.gateway.recording.media_folder import MediaFolder
+from services.gateway.settings import MediaOptions
 from shared.privacy.encryption import load_cipher
-from shared.spool import Record, SpoolOptions, SpoolReader, SpoolUnavailable
+from shared.spool import Backlog, Record, SpoolOptions, SpoolReader, SpoolUnavailable
 
+MEDIA = InlineMedia("media/t/2026-01-01/anonymous/a", b"{}", 1_790_000_000.0, "QUJD", 0)
 Open = Callable[[SpoolOptions], SpoolEventLog]
 
 
@@ -108,3 +112,39 @@ async def test_each_gateway_has_its_own_slot_and_reuses_a_dead_gateways(
     backlog = third.backlog
     assert backlog is not None
     assert backlog.bytes > 0
+
+
+async def test_a_client_that_leaves_while_its_media_are_written_does_not_undo_the_record(tmp_path: Path) -> None:
+    written = asyncio.Event()
+
+    class SlowFolder(MediaFolder):
+        async def write(self, media: Collection[InlineMedia]) -> None:
+            await written.wait()
+
+    folder = SlowFolder(tmp_path / "media", tmp_path / "secrets", MediaOptions())
+    log = SpoolEventLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(), Metrics(), folder)
+    await log.start()
+    appending = asyncio.create_task(log.append(encoded(event("with a picture")), [MEDIA]))
+    await asyncio.sleep(0)
+    appending.cancel()
+    await asyncio.gather(appending, return_exceptions=True)
+    assert log.backlog == Backlog(0, None)  # The event never comes before its media.
+    written.set()
+    await asyncio.sleep(0.01)
+    assert log.backlog.bytes > 0
+    await log.close()
+
+
+async def test_an_event_whose_media_find_no_room_is_refused_counted_and_reported(tmp_path: Path) -> None:
+    metrics = Metrics()
+    folder = MediaFolder(tmp_path / "media", tmp_path / "secrets", MediaOptions(max_bytes=1))
+    log = SpoolEventLog(tmp_path / "spool", tmp_path / "secrets", SpoolOptions(), metrics, folder)
+    await log.start()
+    with pytest.raises(SpoolUnavailable):
+        await log.append(encoded(event("with a picture")), [MEDIA])
+    assert log.backlog == Backlog(0, None)
+    assert "limit is reached" in log.problem
+    assert metrics.spool_refusals._value.get() == 1
+    await log.append(encoded(event("without one")))
+    assert not log.problem
+    await log.close()

@@ -14,7 +14,7 @@ import pytest
 from schemas.tasks import MediaPolicy, TaskSpec
 from services.gateway.formats.media import MediaReferences
 from services.gateway.recording.event_log import SpoolUnavailable
-from services.gateway.recording.media_folder import MediaFolder, waiting_files
+from services.gateway.recording.media_folder import waiting_files
 from services.gateway.settings import MediaOptions
 from shared.conversation import chat_messages, replay_request
 from shared.privacy.encryption import load_cipher
@@ -160,7 +160,6 @@ async def test_a_full_folder_refuses_media_and_nothing_else(tmp_path: Path) -> N
         assert "limit is reached" in refused.json()["error"]["message"]
         assert gateway.log.events == []
         assert (await gateway.ask(model="keeping")).status_code == 200
-        assert await gateway.metric("ratchet_gateway_media_refusals_total") == 1
 
 
 async def test_a_stream_whose_media_find_no_room_ends_with_an_error(tmp_path: Path) -> None:
@@ -181,33 +180,35 @@ async def test_with_the_setting_answer_a_full_folder_answers_and_reports_unlogge
         assert gateway.log.events == []
 
 
-async def test_a_client_that_leaves_while_its_media_are_written_does_not_undo_the_record(
-    keeping: Gateway, monkeypatch: pytest.MonkeyPatch
+async def test_predictions_made_elsewhere_have_their_media_kept(keeping: Gateway, tmp_path: Path) -> None:
+    item = {"task": "keeping", "messages": [{"role": "user", "content": [PARTS[0]]}], "answer": "x", "latency_ms": 1}
+    response = await keeping.http.post("/v1/predictions", json=[{**item, "user": "customer-4711"}, item])
+    assert response.status_code == 200, response.text
+    events, reader = keeping.log.events, uploaded(tmp_path)
+    assert [event.call.messages[-1].content[0].media.key.split("/")[3] for event in events] == [
+        events[0].user_hash, "anonymous"
+    ]  # fmt: skip
+    assert [chat_messages(event.call.messages, reader.part)[-1]["content"] for event in events] == [[PARTS[0]]] * 2
+
+
+async def test_a_picture_of_anthropics_api_is_put_back_as_the_model_server_got_it(
+    keeping: Gateway, tmp_path: Path
 ) -> None:
-    writing, write = asyncio.Event(), MediaFolder.write
-
-    async def slowly(self: MediaFolder, media: Any) -> None:
-        writing.set()
-        await asyncio.sleep(0.05)
-        await write(self, media)
-
-    monkeypatch.setattr(MediaFolder, "write", slowly)
-    body = {"model": "keeping", "messages": [{"role": "user", "content": [PARTS[0]]}]}
-    request = asyncio.create_task(keeping.http.post("/v1/chat/completions", json=body))
-    await writing.wait()
-    request.cancel()
-    for _ in range(100):
-        if keeping.log.events:
-            break
-        await asyncio.sleep(0.01)
-    assert len(keeping.log.events) == 1
+    source = {"type": "base64", "media_type": "image/png", "data": DATA}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "What is it?"}]
+    body = {"model": "keeping", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+    response = await keeping.http.post("/v1/messages", json=body)
+    assert response.status_code == 200, response.text
+    messages = chat_messages(keeping.log.events[-1].call.messages, uploaded(tmp_path).part)
+    assert messages == keeping.upstream.asked[0]["messages"]
+    assert URL in str(messages)
 
 
 async def test_other_requests_are_answered_while_twenty_megabytes_are_written(keeping: Gateway) -> None:
     large = base64.b64encode(os.urandom(20_000_000)).decode()
     references = MediaReferences(b"m" * 32).keeping("keeping", None)
     references.reference("input_audio", {"type": "input_audio", "input_audio": {"data": large}})
-    writing, turns = asyncio.create_task(keeping.media.write(references.inline.values())), 0
+    writing, turns = asyncio.create_task(keeping.media.write(references.collected)), 0
     while not writing.done():
         await asyncio.sleep(0)
         turns += 1
@@ -270,4 +271,4 @@ async def test_room_that_an_upload_makes_is_used(tmp_path: Path, monkeypatch: py
 def kept(part: dict[str, Any], user: str | None = None) -> Any:
     references = MediaReferences(b"m" * 32).keeping(SUPPORT.name, user)
     references.reference(part["type"], part)
-    return references.inline.values()
+    return references.collected

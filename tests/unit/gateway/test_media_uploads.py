@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.media_folder import MediaFolder, waiting_files
 from services.gateway.settings import MediaOptions
@@ -31,7 +30,7 @@ class Home:
         self.folder = folder / "media"
         self.store = MediaStore(str(folder / "artifacts"))
         self.artifacts = folder / "artifacts"
-        self.gateway = MediaFolder(self.folder, folder / "secrets", MediaOptions(), Metrics())
+        self.gateway = MediaFolder(self.folder, folder / "secrets", MediaOptions())
 
     async def write(self, *parts: int, user: str | None = None) -> None:
         for part in parts:

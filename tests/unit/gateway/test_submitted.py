@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.predictions import PredictionSubmitted
+from schemas.conversation import Media
+from schemas.predictions import PredictionLogged, PredictionSubmitted
 from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.submitted import SubmittedPredictions
@@ -70,3 +71,20 @@ async def test_a_prediction_of_an_unknown_task_can_never_be_logged() -> None:
     await tasks.read_to({})
     with pytest.raises(InvalidMessage, match="unknown task 'new'"):
         await handler.on_submitted([delivery("new")])
+
+
+async def test_a_prediction_cannot_name_media_that_a_gateway_kept_of_somebody_else() -> None:
+    table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
+    await table.put(HAIKU.name, TaskChanged(task=HAIKU.name, task_revision=HAIKU.revision, spec=HAIKU))
+    kafka = Kafka()
+    tasks, handler = submitted(table, kafka)
+    await tasks.read_to({})
+    picture = {"kind": "image", "hash": "h", "key": "media/haiku/2026-01-02/anonymous/abc"}
+    messages = [{"role": "user", "content": [{"type": "image_url", "media": picture}, {"type": "text", "text": "?"}]}]
+    event = delivery(HAIKU.name).event.model_copy(update={"messages": ()})
+    event = PredictionSubmitted.model_validate({**event.model_dump(), "messages": messages})
+    await handler.on_submitted([Delivery(event, "predictions.submitted.v1", 0, 0, {})])
+    (record,) = kafka.records
+    logged = PredictionLogged.model_validate_json(record.value)
+    assert logged.call.messages[0].content[0].media == Media(kind="image", hash="h")
+    assert not logged.call.is_whole
