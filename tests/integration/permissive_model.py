@@ -84,7 +84,7 @@ def permissive_model() -> Iterator[str]:
 def main() -> None:
     """Entry point."""
     app = web.Application(client_max_size=4 * 1024**2)
-    routes = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+    routes = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/tokenize")
     app.add_routes([web.get("/v1/models", _models), *(web.post(path, _answer) for path in routes)])
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 

@@ -245,6 +245,13 @@ async def test_a_count_that_is_none_is_an_error_of_the_server(
         await client.messages.count_tokens(model="haiku", messages=MESSAGES)
 
 
+async def test_a_server_that_counts_no_tokens_is_named(gateway: Gateway, client: anthropic.AsyncAnthropic) -> None:
+    gateway.upstream.failure = UpstreamFailed(404, "the model server answered 404", "status_404")
+    with pytest.raises(anthropic.InternalServerError, match="has no /tokenize") as caught:
+        await client.messages.count_tokens(model="haiku", messages=MESSAGES)
+    assert caught.value.error_code == "upstream_not_vllm"
+
+
 FAILURES = [
     (UpstreamFailed(400, "too long", "status_400", raw=b'{"error": {"message": "4,096 tokens at most"}}'),
      anthropic.BadRequestError, "invalid_request_error", "4,096 tokens at most"),
