@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import orjson
-
 from schemas.predictions import MAX_METADATA
-from services.gateway.formats.validation import text_field
+from services.gateway.formats.validation import encode_json, text_field
 
 USER_HEADER = b"x-ratchet-user"
 """Names the user where the body does not, so that a canary is sticky for the whole session."""
@@ -63,7 +61,7 @@ def bounded_metadata(metadata: dict[str, Any]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    text = value if isinstance(value, str) else encode_json(value).decode()
     return text[:_MAX_VALUE].replace("\x00", "")
 
 

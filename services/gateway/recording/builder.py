@@ -136,9 +136,9 @@ def event_id_text(*parts: str) -> str:
 
 
 def without_nul(value: Any) -> Any:
-    """A copy of a value of JSON in which no text has a NUL."""
+    """A copy of a value of JSON in which no text has a NUL. One of NUL alone does not become empty, as names may not."""
     if isinstance(value, str):
-        return value.replace("\x00", "")
+        return value.replace("\x00", "") or ("\ufffd" if value else "")
     if isinstance(value, dict):
         return {without_nul(name): without_nul(inner) for name, inner in value.items()}
     return [without_nul(inner) for inner in value] if isinstance(value, list | tuple) else value

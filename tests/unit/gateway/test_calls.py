@@ -123,3 +123,23 @@ async def test_a_conversation_of_two_hundred_messages_with_a_long_one_is_logged_
     assert len(event.call.messages) == 201  # With the task's system prompt.
     assert event.call.messages[-1].content == "x" * 50_000
     assert event.call.is_whole
+
+
+async def test_names_of_nothing_but_nul_do_not_make_an_event_that_nobody_can_read(gateway: Gateway) -> None:
+    call = {"id": "\x00", "type": "function", "function": {"name": "\x00", "arguments": "{}"}}
+    part = {"type": "\x00", "text": "x"}
+    messages = [
+        {"role": "assistant", "content": [part], "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "\x00"},
+    ]
+    await gateway.ask(model="haiku", messages=messages)
+    (event,) = gateway.log.events
+    assert event.call.truncated
+    assert event.call.messages[1].tool_calls[0].id
+
+
+async def test_metadata_nested_deeper_than_json_can_be_written_is_refused(gateway: Gateway) -> None:
+    deep: str = '{"model": "haiku", "messages": [], "metadata": {"x": ' + "[" * 500 + "]" * 500 + "}}"
+    body = deep.replace("[]", '[{"role": "user", "content": "x"}]', 1)
+    response = await gateway.http.post("/v1/chat/completions", content=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
