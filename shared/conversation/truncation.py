@@ -61,6 +61,14 @@ def cut_answer(answer: dict[str, Any], max_bytes: int) -> dict[str, Any]:
     return cut
 
 
+def cut_text(text: str, max_bytes: int) -> str:
+    """Return the text itself if it fits in `max_bytes` as JSON, else its beginning and its end."""
+    holder = {"text": text}
+    if (found := _Text(holder, "text")).size > max_bytes:
+        found.cut(max_bytes)
+    return holder["text"]
+
+
 class _Text:
     """A text in an object: `holder[name]`."""
 

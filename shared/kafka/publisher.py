@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Protocol
 
 from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from faststream.kafka import KafkaBroker
 
 from schemas import catalog
@@ -18,6 +18,10 @@ from shared.kafka.delivery import record_headers
 from shared.privacy.encryption import Cipher, load_cipher
 from shared.settings import Settings
 from shared.tracing import TraceHeaders, pick_trace_headers, trace_headers_of
+
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+_BEGINNING = 256 * 1024
+"""Bytes of a record that is too large for a dead letter."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +59,19 @@ class DeadLetterPublisher:
     async def publish(
         self, topic: str, key: bytes | None, value: bytes, error: Exception, headers: TraceHeaders = ()
     ) -> None:
-        """Dead-letter a record that never reached its topic.
+        """Dead-letter a record that never reached its topic. Raises DependencyUnavailable.
 
-        Raises DependencyUnavailable; its cause is MessageSizeTooLargeError where a dead letter cannot hold the record.
+        Where the record is too large for a dead letter, only its beginning and the reason are published.
         """
         trace = {name: header.decode("ascii") for name, header in trace_headers_of(headers)}
-        await self._publish(key, value, error, {catalog.HEADER_TOPIC: topic, **trace})
+        origin = {catalog.HEADER_TOPIC: topic, **trace}
+        try:
+            await self._publish(key, value, error, origin)
+        except DependencyUnavailable as failure:
+            if not isinstance(failure.__cause__, _TOO_LARGE):
+                raise
+            reason = f"the record's {len(value)} bytes are too large for a dead letter; this is its beginning. {error}"
+            await self._publish(key, value[:_BEGINNING], InvalidMessage(reason), origin)
 
     async def publish_record(self, record: ConsumerRecord, error: Exception) -> None:
         """Dead-letter a consumed record with its position and why it failed. Raises DependencyUnavailable.
@@ -79,7 +90,7 @@ class DeadLetterPublisher:
         try:
             await self._publish(record.key, value, error, origin)
         except DependencyUnavailable as failure:
-            if not isinstance(failure.__cause__, MessageSizeTooLargeError):
+            if not isinstance(failure.__cause__, _TOO_LARGE):
                 raise
             reason = f"the record's {len(value)} bytes are too large for a dead letter; read it in its topic. {error}"
             await self._publish(record.key, b"", InvalidMessage(reason), origin)

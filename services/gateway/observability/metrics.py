@@ -96,6 +96,7 @@ class SpoolCollector(Collector):
         yield _gauge("shipper_failing", "1 while the shipper cannot ship.", float(bool(status.error)))
         yield _count("shipper_submitted_logged", "Predictions of direct producers logged.", status.submitted_logged)
         yield _count("shipper_dead_lettered", "Events that were dead-lettered.", status.dead_lettered)
+        yield _count("shipper_truncated", "Events that were cut, or had base64, after redaction.", status.truncated)
         yield _count("redacted_texts", "Texts searched for personal data.", status.redacted_texts)
         yield _count("redaction_seconds", "Seconds spent on redaction.", status.redaction_seconds)
         media_age = max(0.0, time.time() - status.media_oldest) if status.media_oldest is not None else 0.0

@@ -20,7 +20,8 @@ class ShipperStatus:
     """Counters since the shipper started; a plain record, and the JSON of the file.
 
     `at`, when it was written, and `oldest`, when the oldest waiting event was appended, are Unix seconds. `oldest` is
-    None if nothing waits. `submitted_logged`: predictions of direct producers that were logged. `media_…`: of the media
+    None if nothing waits. `submitted_logged`: predictions of direct producers that were logged. `truncated`: events
+    that were cut because they had grown too large for Kafka, or from which base64 was left out. `media_…`: of the media
     of the home, 0 in all shippers but the one that uploads them.
     """
 
@@ -29,6 +30,7 @@ class ShipperStatus:
     shipped: Counter[str] = field(default_factory=Counter)
     submitted_logged: int = 0
     dead_lettered: int = 0
+    truncated: int = 0
     redactions: Counter[str] = field(default_factory=Counter)
     redacted_texts: int = 0
     redaction_seconds: float = 0.0

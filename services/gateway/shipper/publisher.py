@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import cast
 
 from aiokafka import AIOKafkaProducer
@@ -46,21 +45,18 @@ def _partition(key: bytes, partitions: list[int], _: list[int]) -> int:
 
 
 DeadLetter = Callable[[Record, Exception], Awaitable[None]]
-Quarantine = Callable[[Record], Path]
 
 
 class BatchPublisher:
     """Publishes through one producer, which is idempotent if the broker supports it."""
 
-    def __init__(
-        self, settings: Settings, dead_letter: DeadLetter, quarantine: Quarantine, status: ShipperStatus
-    ) -> None:
+    def __init__(self, settings: Settings, dead_letter: DeadLetter, status: ShipperStatus) -> None:
         self._settings = settings
         self._dead_letter = dead_letter
-        self._quarantine = quarantine
         self._status = status
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
+        self._publishing = asyncio.Lock()
 
     async def publish(self, records: Sequence[Record | RefusedRecord]) -> None:
         """Publish every record or its dead letter; retry for as long as the broker is unavailable."""
@@ -76,7 +72,14 @@ class BatchPublisher:
                 backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
 
     async def publish_once(self, records: Sequence[Record | RefusedRecord]) -> list[Record | RefusedRecord]:
-        """Try once; return the records to retry. Raises DependencyUnavailable if none was published."""
+        """Try once; return the records to retry. Raises DependencyUnavailable if none was published.
+
+        One batch at a time: a batch that fails closes the producer.
+        """
+        async with self._publishing:
+            return await self._publish_once(records)
+
+    async def _publish_once(self, records: Sequence[Record | RefusedRecord]) -> list[Record | RefusedRecord]:
         for record in records:
             if isinstance(record, RefusedRecord):
                 await self._publish_dead_letter(record)
@@ -148,18 +151,7 @@ class BatchPublisher:
         await self._publish_dead_letter(RefusedRecord(record, InvalidMessage(reason)))
 
     async def _publish_dead_letter(self, refused: RefusedRecord) -> None:
-        try:
-            await self._dead_letter(refused.record, refused.error)
-        except DependencyUnavailable as failure:
-            if not isinstance(failure.__cause__, _TOO_LARGE):
-                raise
-            path = self._quarantine(refused.record)
-            logger.error(
-                "event of %s cannot be published, even as a dead letter: %s. It is stored encrypted in %s",
-                refused.record.topic,
-                refused.error,
-                path,
-            )
+        await self._dead_letter(refused.record, refused.error)
         self._status.dead_lettered += 1
 
     async def _wait_until_acknowledged(self, futures: Sequence[asyncio.Future[object]]) -> None:

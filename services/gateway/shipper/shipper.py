@@ -17,7 +17,6 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,8 +29,9 @@ from services.gateway.processes.supervisor import exit_with_parent
 from services.gateway.settings import GatewaySettings
 from services.gateway.shipper.media import MediaUploader
 from services.gateway.shipper.publisher import BatchPublisher
-from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
+from services.gateway.shipper.redaction import RecordRedactor
 from services.gateway.shipper.submitted import SubmittedPredictions
+from services.gateway.shipper.window import Window
 from services.gateway.tasks.snapshot import TaskTable
 from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
@@ -140,40 +140,29 @@ class Shipper:
         The next batch is read and redacted while the previous one is being published.
         """
         reader = SpoolReader(slot, self._cipher)
+        window = Window(reader, self._redactor.redact, publisher.publish)
         after: Position | None = None
-        publishing: asyncio.Task[None] | None = None
         try:
             while True:
                 limits = self._settings.gateway_shipper_records, self._settings.gateway_shipper_bytes
+                window.advance()
                 spooled = reader.read(*limits, after)
                 self._update_status(slot, reader)
-                if not spooled:
-                    if publishing is not None:
-                        await publishing
-                        publishing = after = None  # The cursor has caught up, so it may move past damaged records.
-                    elif ends_when_empty():
-                        return
-                    else:
-                        await self._sleep(_POLL_SECONDS)
-                    continue
-                is_small = 2 * len(spooled) < limits[0]
-                redacted = await self._redactor.redact([item.record for item in spooled])
-                if publishing is not None:
-                    await publishing
-                after = spooled[-1].position
-                publishing = asyncio.create_task(self._publish(publisher, redacted, reader, after))
-                if is_small:
-                    await self._sleep(_GATHER_SECONDS)
+                if spooled:
+                    await window.add(spooled)
+                    after = spooled[-1].position
+                    if 2 * len(spooled) < limits[0]:
+                        await self._sleep(_GATHER_SECONDS)
+                elif window:
+                    await window.wait(_POLL_SECONDS)
+                elif after is not None:
+                    after = None  # The cursor has caught up, so it may move past damaged records.
+                elif ends_when_empty():
+                    return
+                else:
+                    await self._sleep(_POLL_SECONDS)
         finally:
-            if publishing is not None:
-                publishing.cancel()
-                await asyncio.gather(publishing, return_exceptions=True)
-
-    async def _publish(
-        self, publisher: BatchPublisher, records: list[Record | RefusedRecord], reader: SpoolReader, position: Position
-    ) -> None:
-        await publisher.publish(records)
-        reader.advance(position)
+            await window.close()
 
     def _update_status(self, slot: Path, reader: SpoolReader) -> None:
         if slot == self._own_slot:
@@ -186,8 +175,9 @@ class Shipper:
         if self._finishing.is_set():
             await asyncio.sleep(min(seconds, _POLL_SECONDS))
             return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._finishing.wait(), seconds)
+        with contextlib.suppress(TimeoutError):  # `wait_for` would swallow a cancellation that comes with the event.
+            async with asyncio.timeout(seconds):
+                await self._finishing.wait()
 
 
 def build(settings: GatewaySettings | None = None, own_slot: Path | None = None, parent: int | None = None) -> Service:
@@ -207,9 +197,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         await dead_letters.publish(record.topic, record.key, record.value, error, record.headers)
 
     def new_publisher() -> BatchPublisher:
-        return BatchPublisher(
-            settings, dead_letter, lambda record: quarantine_record(settings.spool_folder, cipher, record), status
-        )
+        return BatchPublisher(settings, dead_letter, status)
 
     submitted_publisher = new_publisher()
     submitted = SubmittedPredictions(
@@ -245,14 +233,6 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         close=[submitted_publisher.close],
         serves_before_broker=True,
     )
-
-
-def quarantine_record(folder: Path, cipher: Cipher, record: Record) -> Path:
-    """Write a record that is too large for Kafka to an encrypted file beside the slots; return its path."""
-    path = folder / "too-large" / f"{record.topic}-{time.time_ns()}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cipher.encrypt(record.value))
-    return path
 
 
 def _lower_priority() -> None:

@@ -1,6 +1,7 @@
 """Redaction: finds personal data in texts and replaces it by surrogates of the same shape, before the texts are stored.
 
     redactor   Rules (what a task wants), Redactor, Redacted (the result)
+    slices     parts of a long text, redacted one after the other
     spans      where in a text personal data stands
     detect/    finds it: patterns (with phones and identifiers), addresses, people, custom_patterns of a task
     replace/   surrogates: names and numbers, chosen by a keyed_random
@@ -9,6 +10,17 @@
 Heavy imports (spaCy, Faker) happen when a Redactor is built or first used, not on import.
 """
 
-from shared.privacy.redaction.redactor import Redacted, Redactor, Rules, TextRedactor
+from shared.privacy.redaction.redactor import (
+    Redacted,
+    RedactedSlice,
+    Redactor,
+    Rules,
+    SliceRedactor,
+    TextRedactor,
+)
+from shared.privacy.redaction.slices import MAX_SLICE, TextSlice, slice_from
 
-__all__ = ["Redacted", "Redactor", "Rules", "TextRedactor"]
+__all__ = [
+    "MAX_SLICE", "Redacted", "RedactedSlice", "Redactor", "Rules", "SliceRedactor", "TextRedactor", "TextSlice",
+    "slice_from",
+]  # fmt: skip

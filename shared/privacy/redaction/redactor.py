@@ -13,6 +13,7 @@ from shared.privacy.redaction.detect.custom_patterns import find_custom_patterns
 from shared.privacy.redaction.detect.patterns import find_patterns
 from shared.privacy.redaction.detect.people import People
 from shared.privacy.redaction.replace.surrogates import Surrogates
+from shared.privacy.redaction.slices import TextSlice
 from shared.privacy.redaction.spans import TextSpan, without_overlaps
 
 
@@ -39,10 +40,23 @@ class Redacted:
     kinds: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class RedactedSlice(Redacted):
+    """A slice of a text without personal data. `end`: where in the text the next one begins."""
+
+    end: int
+
+
 class TextRedactor(Protocol):
     """What services need of a `Redactor`; tests have their own."""
 
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
+
+
+class SliceRedactor(Protocol):
+    """What the gateway's shipper needs of a `Redactor`; tests have their own."""
+
+    def redact_slices(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice]: ...
 
 
 class Redactor:
@@ -66,6 +80,13 @@ class Redactor:
             for text, spans in zip(texts, self.find(texts, rules), strict=True)
         ]
 
+    def redact_slices(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice]:
+        """Return the slices without personal data, in order. What begins in a slice is replaced with it, whole."""
+        if not rules.enabled:
+            return [RedactedSlice(s.text[s.start : s.end], 0, {}, s.end) for s in slices]
+        found = self.find([s.window for s in slices], rules)
+        return [self._replaced_slice(part, part.spans(spans)) for part, spans in zip(slices, found, strict=True)]
+
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         """Find the personal data of each text: disjoint spans, sorted."""
         found: list[list[TextSpan]] = [[] for _ in texts]
@@ -80,8 +101,14 @@ class Redactor:
         return [without_overlaps(text, spans) if spans else [] for text, spans in zip(texts, found, strict=True)]
 
     def _replaced(self, text: str, spans: Sequence[TextSpan]) -> Redacted:
-        pieces, position = [], 0
+        redacted = self._replaced_slice(TextSlice(text, 0, len(text)), spans)
+        return Redacted(redacted.text, redacted.count, redacted.kinds)
+
+    def _replaced_slice(self, part: TextSlice, spans: Sequence[TextSpan]) -> RedactedSlice:
+        text, pieces, position = part.text, [], part.start
         for span in spans:
             pieces += [text[position : span.start], self._surrogates.of(span.kind, text[span.start : span.end])]
             position = span.end
-        return Redacted("".join(pieces) + text[position:], len(spans), Counter(span.kind for span in spans))
+        pieces.append(text[position : part.end])
+        kinds = Counter(span.kind for span in spans)
+        return RedactedSlice("".join(pieces), len(spans), kinds, max(position, part.end))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 import pytest
 
-from schemas.base import Event, Message, Role, Variant
-from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
-from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
+from schemas.base import Variant
+from schemas.predictions import PredictionLogged, RequestObserved
+from schemas.tasks import RedactionSettings, TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
@@ -21,81 +18,27 @@ from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.redaction import Redacted, Rules
+from shared.privacy.redaction import MAX_SLICE
 from shared.spool import Record
 from tests.unit.gateway.conftest import HAIKU, SUPPORT
-
-OPEN = HAIKU.model_copy(update={"name": "open", "redaction": RedactionSettings(enabled=False)})
-PLAIN = HAIKU.model_copy(update={"name": "plain", "redaction": RedactionSettings(names=False)})
-
-
-@dataclass
-class Swaps:
-    """A redactor that turns each Maria into a Paula and records its calls."""
-
-    asked: list[tuple[list[str], Rules]] = field(default_factory=list)
-    breaks_on: str | None = None
-
-    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
-        self.asked.append((list(texts), rules))
-        if self.breaks_on is not None and any(self.breaks_on in text for text in texts):
-            raise RuntimeError("no idea what this is")
-        return [Redacted(t.replace("Maria", "Paula"), n := t.count("Maria"), {"name": n} if n else {}) for t in texts]
-
-    @property
-    def texts(self) -> list[str]:
-        return [text for texts, _ in self.asked for text in texts]
-
-
-@dataclass
-class Setup:
-    redactor: RecordRedactor
-    swaps: Swaps
-    status: ShipperStatus
-    tasks: TaskTable
-
-    async def redact(self, *events: Event) -> list[Any]:
-        """The events as they are published."""
-        redacted = await self.redactor.redact([encode_event(event) for event in events])
-        return [record if isinstance(record, RefusedRecord) else orjson.loads(record.value) for record in redacted]
+from tests.unit.gateway.redacting import OPEN, PLAIN, Setup, Swaps, feedback, prediction, prediction_id, set_up
 
 
 @pytest.fixture
 async def setup() -> Setup:
-    return await set_up(lambda swaps: swaps)
-
-
-async def set_up(build: Callable[[Swaps], Swaps], cache_size: int = 100) -> Setup:
-    table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-    for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
-        await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
-    swaps, status, tasks = Swaps(), ShipperStatus(), TaskTable(table)
-    await tasks.read_to({})
-    return Setup(RecordRedactor(tasks, lambda: build(swaps), cache_size, status), swaps, status, tasks)
-
-
-def prediction(task: TaskSpec, asked: str, answer: str, system: str | None = None) -> PredictionLogged:
-    messages = (
-        Message(role=Role.SYSTEM, content=task.system_prompt if system is None else system),
-        Message(role=Role.USER, content=asked),
-    )
-    return PredictionLogged(
-        task=task.name, task_revision=task.revision, prediction_id="p", messages=messages, answer=answer,
-        model="small", variant=Variant.BASE, latency_ms=1.0,
-    )  # fmt: skip
-
-
-def feedback(task: TaskSpec, text: str) -> FeedbackGiven:
-    return FeedbackGiven(task=task.name, task_revision="r", prediction_id="p", kind="edited", text=text)
+    return await set_up()
 
 
 async def test_texts_are_redacted_and_counted_and_nothing_else_of_the_event_changes(setup: Setup) -> None:
     event = prediction(HAIKU, "I am Maria, Maria Gonzalez", "Dear Maria")
     (clean,) = await setup.redact(event)
-    assert [message["content"] for message in clean["messages"]] == ["Write a haiku.", "I am Paula, Paula Gonzalez"]
-    assert (clean["answer"], clean["redactions"]) == ("Dear Paula", 3)
+    assert [message["content"] for message in clean["call"]["messages"]] == [
+        "Write a haiku.",
+        "I am Paula, Paula Gonzalez",
+    ]
+    assert (clean["answers"][0]["text"], clean["redactions"]) == ("Dear Paula", 3)
     before = orjson.loads(event.model_dump_json())
-    changed = {"messages", "answer", "redactions"}
+    changed = {"call", "answers", "redactions"}
     assert {k: v for k, v in clean.items() if k not in changed} == {k: v for k, v in before.items() if k not in changed}
     assert PredictionLogged.model_validate(clean).event_id == event.event_id
     assert setup.status.redactions == {"name": 3}
@@ -113,7 +56,7 @@ async def test_the_tasks_own_prompt_and_labels_are_not_redacted(setup: Setup) ->
 
 async def test_an_applications_own_prompt_is_redacted(setup: Setup) -> None:
     (clean,) = await setup.redact(prediction(SUPPORT, "hello", "refund", system="The customer is Maria."))
-    assert clean["messages"][0]["content"] == "The customer is Paula."
+    assert clean["call"]["messages"][0]["content"] == "The customer is Paula."
 
 
 async def test_the_text_of_a_correction_is_redacted(setup: Setup) -> None:
@@ -142,17 +85,19 @@ async def test_each_task_has_its_own_rules(setup: Setup) -> None:
     assert [rules.names for _, rules in setup.swaps.asked] == [True, False]
 
 
-async def test_observations_are_not_decoded(setup: Setup) -> None:
+async def test_an_observation_has_no_text_so_the_redactor_is_not_asked(setup: Setup) -> None:
     observed = RequestObserved(
-        task="unknown", task_revision="r", prediction_id="p", variant=Variant.BASE, status=200, latency_ms=1
-    )
+        task=HAIKU.name, task_revision=HAIKU.revision, prediction_id=prediction_id(HAIKU.name), variant=Variant.BASE,
+        adapter="haiku-0123456789ab-0123456789ab", user_hash="a" * 24, status=200, latency_ms=1,
+    )  # fmt: skip
     record = encode_event(observed)
     assert await setup.redactor.redact([record]) == [record]
+    assert setup.swaps.asked == []
 
 
 async def test_the_default_rules_hold_for_events_of_an_unknown_task(setup: Setup) -> None:
     (clean,) = await setup.redact(prediction(HAIKU.model_copy(update={"name": "new"}), "Maria", "x"))
-    assert clean["messages"][1]["content"] == "Paula"
+    assert clean["call"]["messages"][1]["content"] == "Paula"
 
 
 async def test_an_older_version_of_a_task_lets_no_text_through_after_a_start() -> None:
@@ -170,7 +115,7 @@ async def test_an_older_version_of_a_task_lets_no_text_through_after_a_start() -
         await table.advance(0, offset + 1)
     await reading
     (record,) = await waiting
-    assert isinstance(record, Record) and orjson.loads(record.value)["messages"][1]["content"] == "Paula"
+    assert isinstance(record, Record) and orjson.loads(record.value)["call"]["messages"][1]["content"] == "Paula"
 
 
 async def test_a_topic_whose_last_offset_has_no_record_is_read_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +130,10 @@ async def test_a_topic_whose_last_offset_has_no_record_is_read_after_a_while(mon
     ("topic", "value"),
     [
         ("predictions.logged.v1", b"{"), ("predictions.logged.v1", b"[]"),
-        ("predictions.logged.v1", b'{"messages": ["x"]}'), ("feedback.given.v1", b'{"text": 1}'),
-        ("cycles.started.v1", b"{}"),
+        ("predictions.logged.v1", b"{}"), ("predictions.logged.v1", b'{"call": {"messages": ["x"]}, "answers": []}'),
+        ("predictions.logged.v1", b'{"call": {"messages": []}, "answers": {}}'),
+        ("feedback.given.v1", b'{"text": "x", "redactions": "1"}'), ("cycles.started.v1", b"{}"),
+        ("feedback.given.v1", b'{"text": ' + b"[" * 300 + b'"Maria"' + b"]" * 300 + b"}"),
     ],
 )  # fmt: skip
 async def test_an_invalid_event_is_refused_and_its_neighbours_are_not(setup: Setup, topic: str, value: bytes) -> None:
@@ -244,3 +191,44 @@ async def test_a_redacted_record_keeps_its_headers(setup: Setup) -> None:
     (clean,) = await setup.redactor.redact([record])
     assert isinstance(clean, Record)
     assert (b"Paula" in clean.value, clean.headers) == (True, record.headers)
+
+
+OLD = b'{"task": "haiku", "prediction_id": "p", "messages": [{"role": "user", "content": "Maria"}], "answer": "x"}'
+
+
+async def test_an_event_of_an_older_version_is_refused_by_name_and_nothing_of_it_is_redacted(setup: Setup) -> None:
+    (refused,) = await setup.redactor.redact([Record("predictions.logged.v1", b"p", OLD)])
+    assert isinstance(refused, RefusedRecord)
+    assert "an event of an older version" in str(refused.error)
+    assert refused.record.value == OLD
+    assert setup.swaps.asked == []
+
+
+async def test_a_huge_text_takes_many_turns_and_a_small_event_has_the_next_one() -> None:
+    setup = await set_up()
+    huge = asyncio.create_task(setup.redact(feedback(HAIKU, "I am Maria. " * 100_000)))
+    while not setup.swaps.asked:
+        await asyncio.sleep(0)
+    (small,) = await setup.redact(feedback(HAIKU, "Maria"))
+    assert small["text"] == "Paula"
+    assert not huge.done()
+    assert len(setup.swaps.asked) <= 4
+    (event,) = await huge
+    assert event["text"] == "I am Paula. " * 100_000
+    assert event["redactions"] == 100_000
+    assert max(map(len, setup.swaps.texts)) <= MAX_SLICE
+    assert len(setup.swaps.asked) >= 60
+
+
+async def test_many_small_texts_are_redacted_in_turns_too() -> None:
+    setup = await set_up()
+    await setup.redact(*(feedback(HAIKU, f"{number} {'word ' * 200}") for number in range(100)))
+    assert 4 <= len(setup.swaps.asked) <= 7
+
+
+async def test_a_long_text_of_which_a_part_breaks_the_redactor_refuses_its_own_event_only(setup: Setup) -> None:
+    setup.swaps.breaks_on = "curse"
+    long = "Maria. " * 10_000
+    results = await setup.redact(feedback(HAIKU, f"{long}a curse. {long}"), feedback(HAIKU, long))
+    assert isinstance(results[0], RefusedRecord)
+    assert results[1]["redactions"] == 10_000

@@ -58,7 +58,7 @@ def test_the_spool_and_the_shipper_are_in_the_metrics() -> None:
     registry = CollectorRegistry()
     status = ShipperStatus(
         shipped=Counter({"predictions.logged.v1": 3}), redactions=Counter({"name": 2}), incomplete_bytes=9,
-        media_bytes=7, media_uploaded=2, media_forgotten=1,
+        truncated=4, media_bytes=7, media_uploaded=2, media_forgotten=1,
     )  # fmt: skip
     registry.register(SpoolCollector(lambda: Backlog(123, None), lambda: 0.25, lambda: 2, lambda: status))
     text = generate_latest(registry).decode()
@@ -73,6 +73,7 @@ def test_the_spool_and_the_shipper_are_in_the_metrics() -> None:
     assert 'ratchet_gateway_shipped_total{topic="predictions.logged.v1"} 3.0' in text
     assert 'ratchet_gateway_redactions_total{kind="name"} 2.0' in text
     assert "ratchet_gateway_spool_incomplete_bytes 9.0" in text
+    assert "ratchet_gateway_shipper_truncated_total 4.0" in text
 
 
 def test_before_the_start_there_are_no_metrics() -> None:

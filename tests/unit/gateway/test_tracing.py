@@ -80,7 +80,7 @@ async def test_the_publisher_sends_a_records_headers(tmp_path: Path, monkeypatch
         raise AssertionError
 
     monkeypatch.setattr(BatchPublisher, "_started_producer", started)
-    publisher = BatchPublisher(Settings(home=tmp_path), never, lambda record: tmp_path, ShipperStatus())
+    publisher = BatchPublisher(Settings(home=tmp_path), never, ShipperStatus())
     trace = (("traceparent", PARENT.encode()),)
     assert await publisher.publish_once([Record("t", b"k", b"v", trace), Record("t", b"k", b"v")]) == []
     json = ("content-type", b"application/json")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker, KafkaMessage, TestKafkaBroker
 
 from schemas import catalog
@@ -13,6 +14,7 @@ from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
 from shared.kafka.broker import build_broker
+from shared.kafka.clients import MAX_DEAD_LETTER_BYTES
 from shared.kafka.consumers import Consumers
 from shared.kafka.dead_letters import DEAD_LETTER_KEY, DeadLetter, decrypt_dead_letter
 from shared.kafka.delivery import Delivery, RecordPosition
@@ -168,6 +170,27 @@ async def test_a_record_that_never_reached_its_topic_can_be_dead_lettered(tmp_pa
             TOPIC, b"k", b"not sent", InvalidMessage("too large")
         )
     assert (service.dead_letters[0].topic, service.dead_letters[0].value) == (TOPIC, b"not sent")
+
+
+async def test_the_beginning_of_a_record_too_large_for_a_dead_letter_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = InMemoryService(tmp_path)
+    async with TestKafkaBroker(service.broker):
+        publish = service.broker.publish
+
+        async def publish_up_to_4_mib(value: bytes, *arguments: Any, **options: Any) -> Any:
+            if len(value) > MAX_DEAD_LETTER_BYTES:
+                raise MessageSizeTooLargeError
+            return await publish(value, *arguments, **options)
+
+        monkeypatch.setattr(service.broker, "publish", publish_up_to_4_mib)
+        await DeadLetterPublisher(service.broker, "prediction_log", service.settings).publish(
+            TOPIC, b"k", b"begin" + b"x" * MAX_DEAD_LETTER_BYTES, InvalidMessage("no JSON")
+        )
+    (letter,) = service.dead_letters
+    assert letter.value.startswith(b"beginx")
+    assert "too large for a dead letter; this is its beginning. no JSON" in letter.error
 
 
 async def test_in_a_batch_only_the_bad_event_is_dead_lettered(tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""Finds the texts of an event that are to be redacted: all but those that `allowed.py` names. Pure.
+
+A text knows its place, so that what replaces it is put there. Names of free JSON and long numbers are texts, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.base import MAX_TEXT
+from services.gateway.shipper.redaction.allowed import OWNERS, PLACES, Kind, Place, Places
+from services.gateway.shipper.redaction.binary import without_base64
+from services.gateway.shipper.redaction.cues import cue_of, digits_of, is_identifier
+from services.gateway.shipper.redaction.json_texts import JsonLiteral, literals, number_text, with_replacements
+
+_MAX_ALLOWED = 300
+"""Characters of the longest value that a pattern is asked about."""
+_SHORT = 64
+"""Characters that every text of an event may have: the contract's limit of the names of metadata is the lowest."""
+_NUMBERS = (int, float)
+_MAX_NUMBER = 2**63 - 1
+
+
+class EventText:
+    """A text at `holder[name]`. What is redacted is `text` behind its cue, which has `cue_length` characters.
+
+    `max_length`: of what replaces it.
+    """
+
+    __slots__ = ("cue_length", "holder", "max_length", "name", "text")
+
+    def __init__(self, holder: Any, name: Any, text: str, cue: str = "", max_length: int = MAX_TEXT) -> None:
+        self.holder = holder
+        self.name = name
+        self.text = cue + text
+        self.cue_length = len(cue)
+        self.max_length = max_length
+
+    def put(self, redacted: str) -> None:
+        """Put what replaces the text in its place."""
+        self.holder[self.name] = redacted[: self.max_length]
+
+
+class EventNumber(EventText):
+    """A long number of free JSON; what replaces it is a number of the same type."""
+
+    __slots__ = ()
+
+    def put(self, redacted: str) -> None:
+        kind = type(self.holder[self.name])
+        number = kind(number_text(redacted, whole=kind is int))
+        self.holder[self.name] = number if abs(number) <= _MAX_NUMBER else kind(_MAX_NUMBER)
+
+
+class EventName(EventText):
+    """A name of free JSON. Its entry gets the other name when all values are in place: `TextFinder.finish`."""
+
+    __slots__ = ("replacement",)
+
+    def __init__(self, holder: dict[str, Any], name: str) -> None:
+        super().__init__(holder, name, name, max_length=max(len(name), _SHORT))
+        self.replacement = name
+
+    def put(self, redacted: str) -> None:
+        self.replacement = redacted[: self.max_length]
+
+
+class TextFinder:
+    """Collects the texts of one event. `own_texts`: those of the task, its prompt and labels, which are nobody's.
+
+    `left_out`: base64 was left out of a text; the call or the answer that had it is marked as truncated.
+    """
+
+    __slots__ = ("_arguments", "_names", "_own_texts", "_owner", "left_out", "texts")
+
+    def __init__(self, own_texts: frozenset[str]) -> None:
+        self.texts: list[EventText | JsonLiteral] = []
+        self.left_out = False
+        self._own_texts = own_texts
+        self._names: list[EventName] = []
+        self._arguments: list[tuple[Any, Any, list[JsonLiteral]]] = []
+        self._owner: Any = None
+
+    def find(self, event: dict[str, Any], topic: str) -> None:
+        """Collect the texts. Raises RecursionError for an event that is nested too deeply."""
+        self._object(event, PLACES[topic])
+        for name, places in OWNERS.get(topic, {}).items():
+            owners = event[name]
+            for owner in owners if isinstance(owners, list) else (owners,):
+                self._owner = owner
+                self._object(owner, places)
+
+    def finish(self) -> None:
+        """Put what consists of several texts in its place, when all texts are."""
+        for holder, name, found in self._arguments:
+            holder[name] = with_replacements(holder[name], found)
+        for renamed in self._names:
+            if renamed.replacement != renamed.name:
+                _rename(renamed.holder, renamed.name, renamed.replacement)
+
+    def _object(self, data: dict[str, Any], places: Places) -> None:
+        """Collect what the entries of `data` have."""
+        for name, value in data.items():
+            place = places.get(name)
+            if place is None:
+                self._free(data, name, value, Kind.FREE)
+                continue
+            kind = type(value)
+            if kind is str:
+                if not (callable(place) and len(value) <= _MAX_ALLOWED and place(value)):
+                    self._text(data, name, value, place, name)
+            elif place is not Kind.NUMBER and value:
+                self._value(data, name, value, place, name)
+
+    def _free(self, data: dict[str, Any], name: str, value: Any, place: Place) -> None:
+        """Collect what an entry of free JSON has, its name too."""
+        if not is_identifier(name):
+            found = EventName(data, name)
+            self._names.append(found)
+            self.texts.append(found)
+        self._value(data, name, value, place, name)
+
+    def _value(self, holder: Any, index: Any, value: Any, place: Place, name: str) -> None:
+        """Collect what `holder[index]` has. `name`: what it is called; an item of a list is called as the list is."""
+        kind = type(value)
+        if kind is str:
+            self._text(holder, index, value, place, name)
+        elif kind is dict:
+            if isinstance(place, dict):
+                self._object(value, place)
+            elif place is not Kind.OWNER:
+                inner = place if place is Kind.SCHEMA else Kind.FREE
+                for inner_name, inner_value in value.items():
+                    self._free(value, inner_name, inner_value, inner)
+        elif kind is list:
+            for number, item in enumerate(value):
+                self._value(value, number, item, place, name)
+        elif kind in _NUMBERS and place is not Kind.NUMBER and (digits := digits_of(value)) is not None:
+            self.texts.append(EventNumber(holder, index, digits, cue_of(name)))
+
+    def _text(self, holder: Any, index: Any, value: str, place: Place, name: str) -> None:
+        """Collect a text that does not match the pattern of its place, if that has one."""
+        if not value or value in self._own_texts:
+            return
+        if place is Kind.ARGUMENTS and (found := literals(value)) is not None:
+            self._add_arguments(holder, index, found)
+            return
+        cue = cue_of(name) if place is Kind.FREE else ""
+        is_short = place is Kind.NAME or callable(place) or (cue and self._owner is None)
+        self._add(EventText(holder, index, value, cue, max(len(value), _SHORT) if is_short else MAX_TEXT))
+
+    def _add(self, found: EventText | JsonLiteral) -> None:
+        text = found.text
+        if (cut := without_base64(text)) is not text:
+            found.text = cut
+            found.put(cut[found.cue_length :])
+            self.left_out = True
+            if self._owner is not None:
+                self._owner["truncated"] = True
+        self.texts.append(found)
+
+    def _add_arguments(self, holder: Any, index: Any, found: list[JsonLiteral]) -> None:
+        self._arguments.append((holder, index, found))
+        for literal in found:
+            if literal.text[literal.cue_length :] not in self._own_texts:
+                self._add(literal)
+
+
+def _rename(holder: dict[str, Any], name: str, replacement: str) -> None:
+    """Give an entry another name, in its place. Two entries never become one."""
+    entries = list(holder.items())
+    free, number = replacement, 2
+    while free in holder:
+        free, number = f"{replacement}_{number}", number + 1
+    holder.clear()
+    holder.update((free if key == name else key, value) for key, value in entries)

@@ -1,0 +1,144 @@
+"""Redacts batches of records between the spool and Kafka, and makes each fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from schemas.tasks import TaskChanged, TaskKind
+from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.shipper.redaction.binary import may_have_base64
+from services.gateway.shipper.redaction.event_texts import TextFinder
+from services.gateway.shipper.redaction.fitting import MAX_EVENT, fitted, read_event
+from services.gateway.shipper.redaction.texts import DEFAULT_RULES, Query, Results, TextQueue
+from services.gateway.tasks.snapshot import TaskTable
+from shared.errors import InvalidMessage
+from shared.privacy.redaction import Rules, SliceRedactor
+from shared.spool import Record
+
+
+@dataclass(frozen=True)
+class RefusedRecord:
+    """A record that can never be published, and the reason."""
+
+    record: Record
+    error: Exception
+
+
+@dataclass(frozen=True)
+class _TaskRules:
+    """A task's redaction rules. `own_texts`: its prompt and labels, which have no personal data.
+
+    `number`: of the rules, in the queue.
+    """
+
+    change: TaskChanged | None
+    rules: Rules
+    number: int
+    own_texts: frozenset[str]
+
+
+class _Draft:
+    """A record's event while its texts are replaced."""
+
+    __slots__ = ("data", "finder", "queries", "record")
+
+    def __init__(self, record: Record, data: dict[str, Any], task: _TaskRules) -> None:
+        """Raises InvalidMessage for an event whose texts cannot be found: it is never passed on with them."""
+        self.record = record
+        self.data = data
+        self.finder = TextFinder(task.own_texts)
+        self.queries: list[Query] = []
+        if not task.rules.enabled and not may_have_base64(record.value):
+            return
+        try:
+            self.finder.find(data, record.topic)
+        except Exception as error:
+            raise InvalidMessage(f"redaction failed: {error!r}") from error
+        if task.rules.enabled:
+            self.queries = [(task.number, text.text, text.cue_length) for text in self.finder.texts]
+
+
+class RecordRedactor:
+    """Redacts records by the rules of their tasks."""
+
+    def __init__(
+        self, tasks: TaskTable, build: Callable[[], SliceRedactor], cache_size: int, status: ShipperStatus
+    ) -> None:
+        self._tasks = tasks
+        self._texts = TextQueue(build, cache_size, status)
+        self._status = status
+        self._rules: dict[str, _TaskRules] = {}
+
+    async def load(self) -> None:
+        """Build the redactor and warm it up before the first event, once a task redacts."""
+        await self._tasks.wait_until_one_redacts()
+        await self._texts.warm_up()
+
+    async def redact(self, records: Sequence[Record]) -> list[Record | RefusedRecord]:
+        """Return the records without personal data, in order. An invalid event, or one that fails, is refused."""
+        drafts = [await self._draft(record) for record in records]
+        results = await self._texts.redact(
+            query for draft in drafts if isinstance(draft, _Draft) for query in draft.queries
+        )
+        return [draft if isinstance(draft, RefusedRecord) else self._finished(draft, results) for draft in drafts]
+
+    async def _draft(self, record: Record) -> _Draft | RefusedRecord:
+        try:
+            data = read_event(record)
+            return _Draft(record, data, await self._task_rules(data.get("task")))
+        except InvalidMessage as error:
+            return RefusedRecord(record, error)
+
+    async def _task_rules(self, name: Any) -> _TaskRules:
+        """A task's rules. A task that is unknown once the topic is read gets the defaults: redact everything."""
+        change = await self._tasks.latest(str(name))
+        task = self._rules.get(str(name))
+        if task is None or task.change is not change:
+            rules, own_texts = _rules_of(change)
+            task = _TaskRules(change, rules, self._texts.number_of(rules), own_texts)
+            self._rules[str(name)] = task
+        return task
+
+    def _finished(self, draft: _Draft, results: Results) -> Record | RefusedRecord:
+        """The record with its texts replaced; unchanged, byte for byte, if nothing was found and it fits."""
+        record, count = draft.record, 0
+        for query, text in zip(draft.queries, draft.finder.texts, strict=False):
+            result = results[query]
+            if isinstance(result, Exception):
+                return RefusedRecord(record, InvalidMessage(f"redaction failed: {result!r}"))
+            if result.count:
+                count += result.count
+                text.put(result.text)
+                self._status.redactions.update(result.kinds)
+        try:
+            value = self._encoded(draft, count)
+        except InvalidMessage as error:
+            return RefusedRecord(record, error)
+        return record if value is record.value else Record(record.topic, record.key, value, record.headers)
+
+    def _encoded(self, draft: _Draft, count: int) -> bytes:
+        """The draft as JSON that fits. Raises InvalidMessage."""
+        value, data, left_out = draft.record.value, draft.data, draft.finder.left_out
+        if count or left_out:
+            draft.finder.finish()
+            data["redactions"] = data.get("redactions", 0) + count
+            try:
+                value = orjson.dumps(data)
+            except TypeError as error:  # What can be decoded may be nested too deeply to be encoded.
+                raise InvalidMessage(f"a redacted event cannot be encoded: {error}") from error
+        is_too_large = len(value) > MAX_EVENT
+        self._status.truncated += left_out or is_too_large
+        return fitted(draft.record, data) if is_too_large else value
+
+
+def _rules_of(change: TaskChanged | None) -> tuple[Rules, frozenset[str]]:
+    """A task's rules, and the texts that are its own."""
+    if change is None:
+        return DEFAULT_RULES, frozenset()
+    spec = change.spec
+    labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
+    return Rules.of(spec.redaction), frozenset((spec.system_prompt, *labels))
