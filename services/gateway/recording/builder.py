@@ -136,7 +136,7 @@ def event_id_text(*parts: str) -> str:
 
 
 def without_nul(value: Any) -> Any:
-    """A copy of a value of JSON in which no text has a NUL. One of NUL alone does not become empty, as names may not."""
+    """A copy of a value of JSON in which no text has a NUL. One of NUL alone is not empty then: names may not be."""
     if isinstance(value, str):
         return value.replace("\x00", "") or ("\ufffd" if value else "")
     if isinstance(value, dict):
