@@ -131,7 +131,7 @@ class RecordedEvents:
     records: list[Record] = field(default_factory=list)
     full: bool = False
 
-    async def append(self, records: Sequence[Record]) -> None:
+    async def append(self, records: Sequence[Record], media: object = None) -> None:
         if self.full:
             raise SpoolUnavailable("the spool is full", "make room")
         self.records += records

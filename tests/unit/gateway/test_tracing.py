@@ -47,7 +47,7 @@ async def test_every_record_of_a_request_carries_its_trace(monkeypatch: pytest.M
     records: list[Record] = []
     async with serving() as gateway:
 
-        async def append(appended: Sequence[Record]) -> None:
+        async def append(appended: Sequence[Record], media: object = None) -> None:
             records.extend(appended)
 
         monkeypatch.setattr(gateway.log, "append", append)
