@@ -26,12 +26,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
-from schemas.base import Message, Role, Variant, utc_now
+from schemas.base import Variant, utc_now
 from schemas.catalog import topics_consumed_by
+from schemas.conversation import Answer, Call, Message, Role
 from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.predictions import Confidence, PredictionLogged
+from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from schemas.tasks import TaskSpec
 from services.console.main import build as build_console
@@ -67,6 +68,7 @@ CORRECTIONS = "corrections.submitted.v1"
 REPLAYED = ("predictions.logged.v1", "labels.requested.v1", CORRECTIONS, "shadow.compared.v1")
 TABLE = "tasks.changed.v1"
 """Read from its start by each process, outside of any consumer group."""
+REFUND = Answer(text="refund")
 TASK = """
 name: {name}
 kind: classification
@@ -99,11 +101,12 @@ class Services:
     async def asked(self, user: str, text: str, at: datetime | None = None) -> PredictionLogged:
         """Publish a prediction of low confidence, made now or at another time."""
         self.count[user] += 1
+        name = f"{self.task}.{user}-{self.count[user]}"
+        answer = LoggedAnswer(prediction_id=name, text="refund", confidence=Confidence(score=0.1))
         event = PredictionLogged(
-            task=self.task, task_revision=self.spec.revision, prediction_id=f"{self.task}.{user}-{self.count[user]}",
-            messages=(Message(role=Role.USER, content=text),), answer="refund", model="base", variant=Variant.BASE,
-            confidence=Confidence(score=0.1), user_hash=self.hash_of(user), latency_ms=1.0,
-            occurred_at=at or utc_now(),
+            task=self.task, task_revision=self.spec.revision, request_id=name,
+            call=Call(messages=(Message(role=Role.USER, content=text),)), answers=(answer,), model="base",
+            variant=Variant.BASE, user_hash=self.hash_of(user), latency_ms=1.0, occurred_at=at or utc_now(),
         )  # fmt: skip
         await self.publish("gateway", event)
         return event
@@ -289,9 +292,9 @@ async def candidate_in_shadow(scene: Services) -> RolloutChanged:
 def compared(change: RolloutChanged, event: PredictionLogged) -> ShadowCompared:
     return ShadowCompared(
         task=event.task, task_revision=event.task_revision, cycle_id=change.cycle_id,
-        pair_id=f"pair-{event.prediction_id}", rollout_id=change.rollout_id, prediction_id=event.prediction_id,
-        messages=event.messages, production_adapter=None, candidate_adapter="lora", production_answer="refund",
-        candidate_answer="delivery", agree=False, user_hash=event.user_hash, logged_at=event.occurred_at,
+        pair_id=f"pair-{event.request_id}", rollout_id=change.rollout_id, prediction_id=event.answers[0].prediction_id,
+        call=event.call, production_adapter=None, candidate_adapter="lora", production_answer=REFUND,
+        candidate_answer=Answer(text="delivery"), agree=False, user_hash=event.user_hash, logged_at=event.occurred_at,
         candidate_latency_ms=1.0,
     )  # fmt: skip
 
@@ -299,10 +302,10 @@ def compared(change: RolloutChanged, event: PredictionLogged) -> ShadowCompared:
 def corrected(event: PredictionLogged) -> CorrectionSubmitted:
     """A correction, made now."""
     return CorrectionSubmitted(
-        task=event.task, task_revision=event.task_revision, correction_id=f"c-{event.prediction_id}",
-        request_id=f"r-{event.prediction_id}", prediction_id=event.prediction_id, purpose=Purpose.LOW_CONFIDENCE,
-        reviewer="ann", messages=event.messages, answers=(event.answer,), label="delivery", user_hash=event.user_hash,
-        predicted_at=event.occurred_at,
+        task=event.task, task_revision=event.task_revision, correction_id=f"c-{event.request_id}",
+        request_id=f"r-{event.request_id}", prediction_id=event.answers[0].prediction_id,
+        purpose=Purpose.LOW_CONFIDENCE, reviewer="ann", call=event.call, answers=(REFUND,), label="delivery",
+        user_hash=event.user_hash, predicted_at=event.occurred_at,
     )  # fmt: skip
 
 
