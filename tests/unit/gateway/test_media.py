@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from schemas.predictions import PredictionLogged
 from schemas.tasks import MediaPolicy, TaskSpec
 from services.gateway.formats.media import MediaReferences
 from services.gateway.recording.event_log import SpoolUnavailable
@@ -22,6 +23,7 @@ from shared.spool import Sync
 from shared.storage.media import MediaReader, MediaStore
 from shared.storage.media_files import unpack
 from tests.unit.gateway.conftest import HAIKU, SUPPORT, Gateway, serving
+from tests.unit.gateway.redacting import Blanks, set_up
 
 KEEPING = HAIKU.model_copy(update={"name": "keeping", "media": MediaPolicy.KEEP})
 PNG = b"\x89PNG a picture of Maria Gonzalez" * 100
@@ -125,6 +127,15 @@ async def test_neither_content_nor_name_of_a_file_is_readable_in_the_folder_or_t
     planted = (b"Maria", DATA[:40].encode(), b"Gonzalez.pdf", b"4711")
     assert [word for word in planted for data in stored if word in data] == []
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "media").iterdir()} == {0o600}
+
+
+async def test_a_redactor_that_replaces_every_text_changes_no_reference(keeping: Gateway) -> None:
+    media = await ask(keeping, PARTS[0], PARTS[2], PARTS[3], ADDRESSES[0])
+    event = keeping.log.events[-1].model_copy(update={"task": "haiku"})
+    setup = await set_up(lambda _: Blanks())
+    (clean,) = await setup.redact(event)
+    redacted = PredictionLogged.model_validate(clean).call.messages[-1].content
+    assert [part.media for part in redacted] == media
 
 
 async def test_the_same_part_of_a_person_and_day_is_one_file(keeping: Gateway, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from schemas.lake import PREDICTIONS
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.prediction_log.handlers import Handlers
+from services.prediction_log.maintenance.maintenance import Maintenance
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.encryption import Cipher
+from shared.storage.media import MediaStore
+from shared.storage.media_files import pack
 from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, prediction, write
 
 
@@ -108,3 +112,43 @@ async def test_a_batch_of_erasure_requests_is_applied(tmp_path: Path, broker: Br
     topic = topic_of(SubjectForgotten).name
     await broker.batches[SubjectForgotten]([Delivery(event, topic, 0, n, {}) for n, event in enumerate(events)])
     assert ids(tmp_path, PREDICTIONS) == ["p-eve"]
+
+
+def kept(home: Path, task: str, user: str, at: datetime) -> Path:
+    """Upload a picture that a user sent; return its file."""
+    key = f"media/{task}/{at.date()}/{user}/{at:%H%M%S}"
+    file = pack(b'{"part":{},"path":["image_url"],"prefix":""}', "UE5H", at.timestamp(), Cipher(b"k" * 32))
+    MediaStore(str(home / "artifacts")).add(key, file)
+    return home / "artifacts" / key
+
+
+async def test_kept_media_are_deleted_after_the_retention_of_their_task_whether_the_lake_is_there_or_not(
+    tmp_path: Path, broker: Broker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: object) -> None:
+        raise DependencyUnavailable("the lake is away")
+
+    now = utc_now()
+    for task, days in (("short", 7), ("long", None)):
+        spec = TaskSpec(name=task, kind=TaskKind.GENERATION, system_prompt="p", retention_days=days)
+        await broker.tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
+    for user in ("ann", "anonymous"):
+        files = {
+            (task, days): kept(tmp_path, task, user, now - timedelta(days=days))
+            for task in ("short", "long", "unknown") for days in (1, 9)
+        }  # fmt: skip
+        monkeypatch.setattr(Maintenance, "run", unavailable)
+        with pytest.raises(DependencyUnavailable, match="the lake is away"):
+            await handlers.maintain_once()
+        assert [name for name, file in files.items() if not file.exists()] == [("short", 9)]
+
+
+async def test_forgetting_a_person_deletes_their_kept_media_and_what_is_uploaded_late(
+    tmp_path: Path, broker: Broker, handlers: Handlers
+) -> None:
+    before, after = NOON - timedelta(minutes=1), NOON + timedelta(minutes=1)
+    files = {(who, at): kept(tmp_path, TASK, who, at) for who in ("ann", "bob") for at in (before, after)}
+    event = SubjectForgotten(task=TASK, task_revision="r1", subject_hash="ann", occurred_at=NOON)
+    await broker.batches[SubjectForgotten]([Delivery(event, topic_of(SubjectForgotten).name, 0, 0, {})])
+    assert [name for name, file in files.items() if not file.exists()] == [("ann", before)]
+    assert not kept(tmp_path, TASK, "ann", NOON - timedelta(days=3)).exists()
