@@ -35,7 +35,7 @@ def call_of(
     truncated = conversation.truncated
     for name, own in (("tools", "tools"), ("tool_choice", "tool_choice"), ("response_format", format_field)):
         if (value := data.get(own)) is not None:
-            if _is_deep(value):
+            if _is_deep(value) or (name == "tools" and not _are_objects(value)):
                 truncated = True
             else:
                 call[name] = value
@@ -57,6 +57,10 @@ def call_of(
     if truncated:
         call["truncated"] = True
     return call
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def _is_deep(value: Any) -> bool:

@@ -28,7 +28,7 @@ from services.gateway.formats.chunks import parse_event
 from services.gateway.formats.conversation import EventConversation, Object, tool_call
 from services.gateway.formats.media import MediaReferences
 from services.gateway.formats.response_items import add_items, has_system_message
-from services.gateway.formats.validation import bad_request, bool_field, text_field
+from services.gateway.formats.validation import bad_request, bool_field, encode_json, text_field
 from services.gateway.tasks.served import ServedTask
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -61,6 +61,7 @@ class ResponsesRequest(ApiRequest):
             if data.get(name):
                 raise bad_request(f"`{name}` is not supported: {reason}", name)
         self._echoed = {name: data.get(name) for name in ("instructions", "user", "metadata")}
+        encode_json(self._echoed["metadata"])  # It must be possible to send it back.
         _prepare_input(data, task)
         if task.classifies:
             for name in _OVERRULED_BY_LABELS:

@@ -138,8 +138,21 @@ async def test_names_of_nothing_but_nul_do_not_make_an_event_that_nobody_can_rea
     assert event.call.messages[1].tool_calls[0].id
 
 
-async def test_metadata_nested_deeper_than_json_can_be_written_is_refused(gateway: Gateway) -> None:
-    deep: str = '{"model": "haiku", "messages": [], "metadata": {"x": ' + "[" * 500 + "]" * 500 + "}}"
-    body = deep.replace("[]", '[{"role": "user", "content": "x"}]', 1)
-    response = await gateway.http.post("/v1/chat/completions", content=body)
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+@pytest.mark.parametrize("tools", [[None], {"x": 1}, 5, "x"])
+async def test_tools_that_are_none_are_passed_on_and_not_logged(gateway: Gateway, tools: Any) -> None:
+    await gateway.ask(model="haiku", tools=tools)
+    assert gateway.upstream.asked[0]["tools"] == tools
+    (event,) = gateway.log.events
+    assert (event.call.tools, event.call.truncated) == ((), True)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+@pytest.mark.parametrize("metadata", ['{"x": DEEP}', "DEEP"])
+async def test_metadata_nested_deeper_than_json_can_be_written_is_no_error_of_ours(
+    gateway: Gateway, path: str, metadata: str
+) -> None:
+    gateway.upstream.answer |= {"status": "completed", "output": []}
+    body = '{"model": "haiku", "messages": [{"role": "user", "content": "x"}], "input": "x", "metadata": METADATA}'
+    body = body.replace("METADATA", metadata).replace("DEEP", "[" * 500 + "]" * 500)
+    response = await gateway.http.post(f"/v1/{path}", content=body)
+    assert response.status_code in (200, 400), response.text
