@@ -141,7 +141,8 @@ async def _confidences(settings: LoopSettings, ids: set[str]) -> dict[str, Confi
                     for records in (await consumer.getmany(timeout_ms=500)).values():
                         values = [record.value for record in records if (record.key or b"").decode() in ids]
                         events = [PredictionLogged.model_validate_json(value) for value in values]
-                        found |= {event.prediction_id: event.confidence for event in events}
+                        answers = [answer for event in events for answer in event.answers]
+                        found |= {answer.prediction_id: answer.confidence for answer in answers}
     return found
 
 
