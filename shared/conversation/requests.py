@@ -52,7 +52,8 @@ def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     found = chat_messages(messages)
     for message in found:
         if isinstance(content := message["content"], list):
-            message["content"] = "\n".join(part.get("text") or part.get("refusal") or "" for part in content)
+            texts = (part.get("text") or part.get("refusal") for part in content)
+            message["content"] = "\n".join(filter(None, texts))
         elif content is None:
             message["content"] = ""
         if "reasoning" in message:

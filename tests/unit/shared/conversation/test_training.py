@@ -13,7 +13,14 @@ from shared.conversation.requests import TOKEN_IDS
 
 FIND: dict[str, JsonValue] = {"name": "find_order", "parameters": {"type": "object"}}
 TALK = (
-    Message(role=Role.USER, content=(Part(type="text", text="Where are"), Part(type="text", text="4711 and 4712?"))),
+    Message(
+        role=Role.USER,
+        content=(
+            Part(type="text", text="Where are"),
+            Part(type="text", text=""),
+            Part(type="text", text="4711 and 4712?"),
+        ),
+    ),
     Message(
         role=Role.ASSISTANT,
         reasoning="Look both up.",
