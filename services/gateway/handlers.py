@@ -12,29 +12,24 @@ from typing import Any
 from schemas.predictions import FeedbackGiven
 from schemas.tasks import TaskChanged
 from services.gateway.auth.grants import AccessControl, Grant, Headers
-from services.gateway.domain import Identifiers
-from services.gateway.formats.chat import prepare_messages
-from services.gateway.formats.media import InlineMedia, MediaReferences
+from services.gateway.formats.media import InlineMedia
 from services.gateway.formats.validation import (
-    MAX_OWN_ID,
     MAX_REFERENCE,
     MAX_USER,
     bad_request,
     feedback_fields,
-    number_field,
     read_json,
     read_object,
     text_field,
 )
 from services.gateway.observability.tracing import event_headers
-from services.gateway.recording.builder import LoggedAnswer
 from services.gateway.recording.event_log import EventLog, encode_event
-from services.gateway.recording.external import external_call, external_prediction
+from services.gateway.recording.external import ExternalPredictions
+from services.gateway.recording.reported import read_report
 from services.gateway.routing.passed_models import NO_MODELS, PassedModels
 from services.gateway.tasks.served import ServedTasks
 from shared.http import HttpError
 from shared.identity import event_id
-from shared.model.confidence import Measure
 from shared.spool import Record
 from shared.tracing import TraceHeaders
 
@@ -52,16 +47,16 @@ class Handlers:
         self,
         tasks: ServedTasks,
         log: EventLog,
-        identifiers: Identifiers,
+        external: ExternalPredictions,
         access: AccessControl,
         public_metrics: bool = False,
         passed: PassedModels = NO_MODELS,
     ) -> None:
         self._tasks = tasks
         self._log = log
-        self._ids = identifiers.predictions
-        self._user_hash = identifiers.user_hash
-        self._media = MediaReferences(identifiers.subjects_key)
+        self._external = external
+        self._ids = external.identifiers.predictions
+        self._user_hash = external.identifiers.user_hash
         self._access = access
         self._public_metrics = public_metrics
         self._passed = passed
@@ -157,25 +152,7 @@ class Handlers:
             raise bad_request("a prediction must be an object with `task`, `messages`, `answer` and `latency_ms`")
         name = text_field(item, "task", required=True) or ""
         grant.require(name)
-        task = self._tasks.get(name)
-        own_id = text_field(item, "prediction_id", MAX_OWN_ID)
-        prediction_id = self._ids.derive(task.name, own_id) if own_id else self._ids.new(task.name)
-        prepare_messages(item, task)
-        answer = LoggedAnswer(
-            prediction_id,
-            text_field(item, "answer", required=True) or "",
-            confidence=Measure(number_field(item, "confidence", 0.0, 1.0), number_field(item, "logprob", -1e9, 0.0)),
-        )
-        user_hash = self._user_hash(text_field(item, "user", MAX_USER))
-        media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
-        record = external_prediction(
-            task.name, task.revision, external_call(item["messages"], media), answer,
-            model=text_field(item, "model", 200) or "external",
-            adapter=text_field(item, "adapter", 200) or None,
-            user_hash=user_hash,
-            app=grant.app,
-            latency_ms=number_field(item, "latency_ms", 0.0, 1e9, required=True) or 0.0,
-            trace=trace,
-        )  # fmt: skip
+        report, media = read_report(item, self._tasks.get(name), self._external, grant.app, trace)
+        (prediction_id,), record = self._external.record(report)
         kept += media.collected or ()
         return prediction_id, record

@@ -14,7 +14,7 @@ from services.gateway.asgi.admission import Admission
 from services.gateway.asgi.protocol import BoundedHttpProtocol
 from services.gateway.auth.grants import AccessControl
 from services.gateway.auth.rate_limits import TokenBuckets
-from services.gateway.domain import Identifiers, PredictionIds
+from services.gateway.domain import PredictionIds
 from services.gateway.formats.media import MediaReferences
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
@@ -26,6 +26,7 @@ from services.gateway.processes.supervisor import exit_with_parent, supervise_sh
 from services.gateway.processes.workers import build_workers
 from services.gateway.readiness import Readiness
 from services.gateway.recording.event_log import SpoolEventLog
+from services.gateway.recording.external import ExternalPredictions, load_identifiers
 from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.calibration import CalibrationCache
@@ -41,7 +42,6 @@ from services.gateway.upstreams.external import ExternalApi, base_url_of
 from services.gateway.upstreams.replicas import Replicas
 from services.gateway.upstreams.upstream import ServerKey
 from shared.http import with_cors
-from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.privacy.encryption import load_cipher
@@ -78,7 +78,7 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
     log = SpoolEventLog(settings.spool_folder, settings.secrets_folder, settings.spool_options, metrics, media)
     shipper = supervise_shipper(settings, lambda: log.slot)
     calibrations = CalibrationCache(ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
-    identifiers, correlation = _identifiers(settings), _correlation_buffer(settings, metrics)
+    identifiers, correlation = load_identifiers(settings.secrets_folder), _correlation_buffer(settings, metrics)
     recorder = Recorder(
         log,
         metrics,
@@ -94,9 +94,10 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         SpoolCollector(lambda: log.backlog, lambda: log.fullness, lambda: log.sync_failures, readiness.shipper_status)
     )
     options = IngestOptions(settings.traces_tasks, settings.gateway_traces_max_spans)
-    ingest = TelemetryIngest(tasks, log, identifiers, metrics, correlation, options)
+    elsewhere = ExternalPredictions(identifiers, settings.gateway_event_bytes)
+    ingest = TelemetryIngest(tasks, log, elsewhere, metrics, correlation, options)
     admission = Admission(access, settings.body_limits)
-    handlers = Handlers(tasks, log, identifiers, access, settings.gateway_public_metrics, passed)
+    handlers = Handlers(tasks, log, elsewhere, access, settings.gateway_public_metrics, passed)
     protocol = functools.partial(BoundedHttpProtocol, write_seconds=settings.gateway_write_seconds)
     app = build_app(
         answerer, handlers, metrics, readiness.missing, readiness.notes,
@@ -125,11 +126,6 @@ def build_worker(settings: GatewaySettings, number: int = 0, parent: int | None 
         ),
         serves_before_broker=True,
     )  # fmt: skip
-
-
-def _identifiers(settings: GatewaySettings) -> Identifiers:
-    signing_key = load_or_create_key(settings.secrets_folder, "prediction-ids")
-    return Identifiers(PredictionIds(signing_key), load_or_create_key(settings.secrets_folder, "subjects"))
 
 
 def _replicas(settings: GatewaySettings, metrics: Metrics) -> Replicas:

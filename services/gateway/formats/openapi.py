@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from services.gateway.formats.anthropic.schema import ANSWERING, ANTHROPIC_ERROR, PROMPT
 from services.gateway.formats.api import MAX_PREDICTIONS
-from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_FEEDBACK_TEXT, MAX_OWN_ID, MAX_REFERENCE
+from services.gateway.formats.validation import FEEDBACK_KINDS, MAX_FEEDBACK_TEXT, MAX_OWN_ID, MAX_REFERENCE, MAX_USER
 
 _Schema = dict[str, Any]
 _TEXT: _Schema = {"type": "string"}
@@ -43,18 +43,31 @@ _PROMPT: _Schema = {
         {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": {"type": "integer"}}},
     ]
 }  # fmt: skip
+_OBJECTS: _Schema = {"type": ["array", "null"], "items": {"type": "object"}}
+_COUNT: _Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 2**31 - 1}
+_NAME: _Schema = {"type": ["string", "null"], "maxLength": 200}
 _PREDICTION: _Schema = {
-    "type": "object", "required": ["task", "messages", "answer", "latency_ms"], "properties": {
-        "task": {"type": "string"}, "messages": _MESSAGES, "answer": _TEXT,
+    "type": "object", "required": ["task", "messages", "latency_ms"], "properties": {
+        "task": {"type": "string"}, "messages": _MESSAGES,
+        "answer": {"type": ["string", "null"], "description": "Required without `tool_calls` and `refusal`."},
+        "tool_calls": {**_OBJECTS, "description": "Of the answer, as the chat API has them."},
+        "refusal": {"type": ["string", "null"]}, "reasoning": {"type": ["string", "null"]},
+        "finish_reason": _NAME, "tools": _OBJECTS, "tool_choice": {}, "response_format": {},
+        "parameters": {"type": ["object", "null"], "description": "Temperature, seed and the like."},
         "prediction_id": {
             "type": ["string", "null"], "maxLength": MAX_OWN_ID,
             "description": "The application's own, unique in the task. Feedback names it as <task>/<own id>.",
         },
+        "occurred_at": {
+            "type": ["string", "null"], "format": "date-time",
+            "description": "With its zone, in the last 92 days and at most an hour ahead; default: now.",
+        },
         "latency_ms": {"type": "number", "minimum": 0, "maximum": 1e9},
-        "model": {"type": ["string", "null"], "maxLength": 200},
-        "adapter": {"type": ["string", "null"], "maxLength": 200},
+        "prompt_tokens": _COUNT, "answer_tokens": _COUNT, "model": _NAME, "adapter": _NAME,
         "confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-        "logprob": {"type": ["number", "null"], "minimum": -1e9, "maximum": 0}, "user": _USER,
+        "logprob": {"type": ["number", "null"], "minimum": -1e9, "maximum": 0},
+        "user": {**_USER, "maxLength": MAX_USER}, "metadata": {},
+        "session": {"type": ["string", "null"], "maxLength": MAX_USER, "description": "Stored only as a keyed hash."},
     },
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ import uvloop
 from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import STATUS_SECONDS, ShipperStatus
 from services.gateway.processes.supervisor import exit_with_parent
+from services.gateway.recording.external import ExternalPredictions, load_identifiers
 from services.gateway.settings import GatewaySettings
 from services.gateway.shipper.media import MediaUploader
 from services.gateway.shipper.publisher import BatchPublisher
@@ -200,9 +201,8 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         return BatchPublisher(settings, dead_letter, status)
 
     submitted_publisher = new_publisher()
-    submitted = SubmittedPredictions(
-        tasks, redactor, submitted_publisher, load_or_create_key(settings.secrets_folder, "subjects"), status
-    )
+    external = ExternalPredictions(load_identifiers(settings.secrets_folder), settings.gateway_event_bytes)
+    submitted = SubmittedPredictions(tasks, redactor, submitted_publisher, external, status)
     submitted.subscribe(consumers, settings.gateway_intake_records)
     shipper = Shipper(settings, own_slot, cipher, redactor, new_publisher, status)
     media = MediaUploader(settings.media_folder, MediaStore(settings.artifacts_uri), status)

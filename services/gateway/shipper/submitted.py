@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.predictions import PredictionSubmitted
-from services.gateway.formats.api import TokenUsage
+from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.observability.shipper_status import ShipperStatus
-from services.gateway.recording.builder import LoggedAnswer
-from services.gateway.recording.external import external_prediction
+from services.gateway.recording.external import ExternalPredictions, Report
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
 from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.identity import keyed_hash
+from shared.http import HttpError
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.model.confidence import Measure
@@ -25,6 +24,9 @@ from shared.spool import Record
 
 CURRENT = "current"
 """A `task_revision` that stands for the task's revision at the time of arrival."""
+
+_FIELDS = {"messages", "tool_calls", "tools", "tool_choice", "response_format", "parameters"}
+"""Of the event, which have the form that the call and the answer have."""
 
 
 class SubmittedPredictions:
@@ -35,13 +37,13 @@ class SubmittedPredictions:
         tasks: TaskTable,
         redactor: RecordRedactor,
         publisher: BatchPublisher,
-        subjects_key: bytes,
+        external: ExternalPredictions,
         status: ShipperStatus,
     ) -> None:
         self._tasks = tasks
         self._redactor = redactor
         self._publisher = publisher
-        self._subjects_key = subjects_key
+        self._external = external
         self._status = status
 
     def subscribe(self, consumers: Consumers, max_records: int) -> None:
@@ -50,9 +52,10 @@ class SubmittedPredictions:
     async def on_submitted(self, deliveries: list[Delivery[PredictionSubmitted]]) -> None:
         """Log the predictions, then acknowledge them. A repeated prediction_id becomes the same event.
 
-        Waits until the tasks are read. Raises InvalidMessage for an unknown task, DependencyUnavailable without Kafka.
+        Waits until the tasks are read. Raises InvalidMessage for an unknown task, and for what an event cannot carry;
+        DependencyUnavailable without Kafka.
         """
-        records = [await self._to_logged(delivery.event) for delivery in deliveries]
+        records = [await self._record(delivery.event) for delivery in deliveries]
         unpublished = await self._publisher.publish_once(await self._redactor.redact(records))
         if unpublished:
             raise DependencyUnavailable(
@@ -60,24 +63,32 @@ class SubmittedPredictions:
             )
         self._status.submitted_logged += len(records)
 
-    async def _to_logged(self, event: PredictionSubmitted) -> Record:
-        given = event.model_dump(mode="json", include={"messages", "tools", "parameters"}, exclude_defaults=True)
+    async def _record(self, event: PredictionSubmitted) -> Record:
+        """Raises InvalidMessage for an unknown task, and for what an event cannot carry."""
+        revision = await self._revision(event)
+        try:
+            return self._external.record(self._report(event, revision))[1]
+        except HttpError as error:
+            raise InvalidMessage(str(error)) from error
+
+    def _report(self, event: PredictionSubmitted, revision: str) -> Report:
+        given = event.model_dump(mode="json", include=_FIELDS, exclude_defaults=True)
         _drop_media_keys(given["messages"])
-        return external_prediction(
-            event.task,
-            await self._revision(event),
-            {"api": "external", **given},
-            LoggedAnswer(
-                event.prediction_id, event.answer, finish_reason=event.finish_reason, tokens=event.answer_tokens,
-                confidence=Measure(**event.confidence.model_dump()),
-            ),
+        calls, finish_reason = given.pop("tool_calls", ()), event.finish_reason
+        return Report(
+            task=event.task,
+            task_revision=revision,
+            call={"api": "external", **given},
+            answers=[Choice(event.answer, (), finish_reason, calls, event.refusal, event.reasoning)],
+            caller=self._external.caller(event.user, event.session, event.metadata, event.app),
+            own_id=event.prediction_id,
             model=event.model,
             adapter=event.adapter,
+            confidence=Measure(**event.confidence.model_dump()),
             usage=TokenUsage(event.prompt_tokens, event.answer_tokens),
-            user_hash=keyed_hash(self._subjects_key, event.user) if event.user else None,
             latency_ms=event.latency_ms,
             occurred_at=event.occurred_at,
-        )  # fmt: skip
+        )
 
     async def _revision(self, event: PredictionSubmitted) -> str:
         task = await self._tasks.latest(event.task)

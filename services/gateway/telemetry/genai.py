@@ -11,14 +11,14 @@ Places of the texts; the first that has both messages and an answer is used:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.formats.api import Choice
+from services.gateway.formats.api import MAX_PREDICTIONS, Choice
 from services.gateway.telemetry.genai_messages import (
     answer_of_span_message,
-    chat_message_of,
+    chat_messages_of,
     message_list,
     numbered_messages,
 )
@@ -27,25 +27,25 @@ from services.gateway.telemetry.spans import Attributes, Span, SpanEvent
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
 _GENERATION_ATTRIBUTES = frozenset({"gen_ai.operation.name", "openinference.span.kind", "llm.request.type"})
 _DETAILS = "gen_ai.client.inference.operation.details"
-_PROMPT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
-_ANSWER_TOKENS = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion")
-_MODELS = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "llm.request.model")
-_USERS = ("enduser.id", "user.id", "enduser.pseudo.id", "gen_ai.user", "llm.user")
 _STATUSES = {
     "BadRequestError": 400, "AuthenticationError": 401, "PermissionDeniedError": 403, "NotFoundError": 404,
     "ConflictError": 409, "UnprocessableEntityError": 422, "RateLimitError": 429, "APITimeoutError": 504,
     "APIConnectionError": 502, "timeout": 504,
 }  # fmt: skip
 """The status of each `error.type` of the OpenAI and Anthropic clients; any other is a 500."""
+_FINISH_REASONS = {
+    "tool_call": "tool_calls", "tool_use": "tool_calls", "end_turn": "stop", "stop_sequence": "stop",
+    "max_tokens": "length",
+}  # fmt: skip
+"""The words of the conventions, and of Anthropic's API, for those of the chat API."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A conversation and its answer."""
+    """A conversation, as messages of the chat API, and its answers."""
 
     messages: list[Any]
-    answer: Choice
-    finish_reason: str | None = None
+    answers: list[Choice]
 
 
 def may_be_generation(names: set[str]) -> bool:
@@ -54,29 +54,11 @@ def may_be_generation(names: set[str]) -> bool:
 
 
 def is_generation(attributes: Attributes) -> bool:
-    """Return True if the span is a model call with one answer, not an embedding, a tool, or an agent around calls."""
+    """Return True if the span is one model call, not an embedding, a tool, or an agent around calls."""
     operation = attributes.get("gen_ai.operation.name") or attributes.get("llm.request.type")
     if operation is None:
         return attributes.get("openinference.span.kind") == "LLM"
     return isinstance(operation, str) and operation in _OPERATIONS
-
-
-def model_of(attributes: Attributes) -> str | None:
-    return _first_text(attributes, _MODELS)
-
-
-def user_of(attributes: Attributes) -> str | None:
-    """The user of the call. A conversation's id does not count, because erasure goes by user."""
-    return _first_text(attributes, _USERS)
-
-
-def response_id_of(attributes: Attributes) -> str | None:
-    return _first_text(attributes, ("gen_ai.response.id", "llm.response.id"))
-
-
-def tokens_of(attributes: Attributes) -> tuple[int, int]:
-    """Tokens of the prompt and of the answer; 0 if unknown."""
-    return _count(attributes, _PROMPT_TOKENS), _count(attributes, _ANSWER_TOKENS)
 
 
 def status_of(span: Span) -> int:
@@ -105,9 +87,13 @@ def content_of(span: Span) -> Content | None:
     ):
         if messages and answers:
             return Content(
-                messages=[chat_message_of(message) for message in messages],
-                answer=answer_of_span_message(answers[0]),
-                finish_reason=_finish_reason(answers[0], span.attributes),
+                [chat_message for message in messages for chat_message in chat_messages_of(message)],
+                [
+                    answer_of_span_message(answer)._replace(
+                        finish_reason=_finish_reason(answer, number, span.attributes)
+                    )
+                    for number, answer in enumerate(answers[:MAX_PREDICTIONS])
+                ],
             )
     return None
 
@@ -170,22 +156,17 @@ def _from_numbered_attributes(attributes: Attributes) -> tuple[list[Any], list[A
     return messages, answers
 
 
-def _finish_reason(answer: Any, attributes: Attributes) -> str | None:
+def _answer(answer: Any, number: int, attributes: Attributes) -> Choice:
+    return answer_of_span_message(answer)._replace(finish_reason=_finish_reason(answer, number, attributes))
+
+
+def _finish_reason(answer: Any, number: int, attributes: Attributes) -> str | None:
+    """Why answer `number` ended, as the chat API says it."""
     reason = answer.get("finish_reason") if isinstance(answer, Mapping) else None
     reasons = attributes.get("gen_ai.response.finish_reasons")
-    reason = reason or (reasons[0] if isinstance(reasons, list) and reasons else reasons)
+    reason = reason or (reasons[min(number, len(reasons) - 1)] if isinstance(reasons, list) and reasons else reasons)
     reason = reason or attributes.get("llm.finish_reason")
-    return reason[:200].replace("\x00", "") or None if isinstance(reason, str) else None
-
-
-def _first_text(attributes: Attributes, names: Iterable[str]) -> str | None:
-    values = (attributes.get(name) for name in names)
-    return next((value[:200] for value in values if isinstance(value, str) and "\x00" not in value and value), None)
-
-
-def _count(attributes: Attributes, names: Iterable[str]) -> int:
-    values = (attributes.get(name) for name in names)
-    return next((value for value in values if isinstance(value, int) and 0 <= value < 2**31), 0)
+    return _FINISH_REASONS.get(reason, reason) if isinstance(reason, str) and reason else None
 
 
 def _number(value: Any) -> int:

@@ -13,20 +13,17 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from services.gateway.auth.grants import Grant
-from services.gateway.domain import Identifiers
-from services.gateway.formats.media import MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import EventLog
+from services.gateway.recording.external import ExternalPredictions
 from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.telemetry.correlation import CorrelationBuffer
 from services.gateway.telemetry.genai import (
     has_content,
     is_generation,
     may_be_generation,
-    model_of,
-    response_id_of,
-    user_of,
 )
+from services.gateway.telemetry.genai_call import model_of, response_id_of
 from services.gateway.telemetry.predictions import records_of_span
 from services.gateway.telemetry.spans import MalformedTelemetry, Span, SpanEvent, read_logs, read_spans
 from shared.http import HttpError
@@ -83,15 +80,14 @@ class TelemetryIngest:
         self,
         tasks: ServedTasks,
         log: EventLog,
-        identifiers: Identifiers,
+        external: ExternalPredictions,
         metrics: Metrics,
         buffer: CorrelationBuffer,
         options: IngestOptions,
     ) -> None:
         self._tasks = tasks
         self._log = log
-        self._identifiers = identifiers
-        self._media = MediaReferences(identifiers.subjects_key)
+        self._external = external
         self._metrics = metrics
         self._buffer = buffer
         self._options = options
@@ -151,11 +147,11 @@ class TelemetryIngest:
     async def _convert(self, span: Span, grant: Grant, buffered: bool) -> _Converted:
         """Convert a span to records. If its messages have not arrived, put it into the buffer."""
         task = self._task(span, grant)
-        records = self._records(span, task)
+        records = records_of_span(span, task, self._external, grant.app)
         if records is None and not buffered:
             buffered = True
             span = await asyncio.to_thread(self._buffer.add_span, span)
-            records = self._records(span, task)
+            records = records_of_span(span, task, self._external, grant.app)
         return _Converted(span, records, buffered)
 
     async def _read(self, items: Iterator[T]) -> list[T]:
@@ -175,7 +171,7 @@ class TelemetryIngest:
         if not is_generation(span.attributes):
             return False
         response_id = response_id_of(span.attributes)
-        is_own = response_id is not None and self._identifiers.predictions.task_of(response_id) is not None
+        is_own = response_id is not None and self._external.identifiers.predictions.task_of(response_id) is not None
         if is_own:
             self._metrics.spans.labels("known").inc()
         return not is_own
@@ -194,11 +190,6 @@ class TelemetryIngest:
                 raise
             way_out = "" if named else f"; {_WAY_OUT_TASK}"
             raise _Rejected(f"service {service[:100]!r}: {error}{way_out}") from error
-
-    def _records(self, span: Span, task: ServedTask) -> list[Record] | None:
-        prediction_id = self._identifiers.predictions.derive(task.name, f"{span.trace_id}-{span.span_id}")
-        user_hash = self._identifiers.user_hash(user_of(span.attributes))
-        return records_of_span(span, task, prediction_id, user_hash, self._media)
 
 
 def _groups(items: Iterable[T]) -> Iterator[list[T]]:

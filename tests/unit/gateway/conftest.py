@@ -32,6 +32,7 @@ from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.handlers import Handlers
 from services.gateway.http import build_app
 from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.external import ExternalPredictions
 from services.gateway.recording.media_folder import MediaFolder
 from services.gateway.recording.recorder import Recorder, RecordingOptions
 from services.gateway.routing.arms import ServingFlags
@@ -271,7 +272,10 @@ async def serving(
     pass_through = PassThrough(*passing, tasks, identifiers.predictions, log, metrics) if passing else None
     answerer = Answerer(tasks, flags, sources, recorder, identifiers, pass_through)
     passed = passing[1] if passing else NO_MODELS
-    handlers, missing = Handlers(tasks, log, identifiers, access, public_metrics, passed), list[str]()
+    handlers, missing = (
+        Handlers(tasks, log, ExternalPredictions(identifiers), access, public_metrics, passed),
+        list[str](),
+    )
     admission = Admission(access, limits)
     app = build_app(answerer, handlers, metrics, lambda: missing, list, admission)
     transport = httpx.ASGITransport(app=app)

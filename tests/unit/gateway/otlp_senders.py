@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from services.gateway.asgi.admission import Admission
 from services.gateway.auth.grants import UNRESTRICTED, Grant
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.metrics import Metrics
+from services.gateway.recording.external import ExternalPredictions
 from services.gateway.settings import BodyLimits
 from services.gateway.tasks.served import ServedTasks
 from services.gateway.telemetry.correlation import CorrelationBuffer
@@ -40,7 +42,9 @@ from shared.privacy.encryption import Cipher
 from shared.spool import Record, SpoolUnavailable
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-START = 1_790_000_000_000_000_000
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+"""The receiver's time: the recordings are of the day before."""
+START = int((NOW - timedelta(minutes=10)).timestamp()) * 10**9
 PROTOBUF = {"content-type": "application/x-protobuf"}
 ASKED = [{"role": "user", "parts": [{"type": "text", "content": "where is my parcel?"}]}]
 ANSWERED = [{"role": "assistant", "parts": [{"type": "text", "content": "delivery"}], "finish_reason": "stop"}]
@@ -142,6 +146,11 @@ class RecordedEvents:
         return [PredictionLogged.model_validate_json(record.value) for record in self.records if record.topic == topic]
 
     @property
+    def answers(self) -> list[str]:
+        """The answers, each as one text."""
+        return [answer.plain for prediction in self.predictions for answer in prediction.answers]
+
+    @property
     def observed(self) -> list[RequestObserved]:
         topic = topic_of(RequestObserved).name
         return [RequestObserved.model_validate_json(record.value) for record in self.records if record.topic == topic]
@@ -205,8 +214,8 @@ async def receiver(folder: Path, specs: Sequence[TaskSpec] = SPECS) -> AsyncIter
     served = ServedTasks(tasks, metrics)
     names = {"legacy-app": "haiku", "own-model": "haiku", "support-desk": "support"}
     app = build_http("test", list, 64 * 1024)
-    identifiers = Identifiers(ids, b"s" * 32)
-    ingest = TelemetryIngest(served, log, identifiers, metrics, buffer, IngestOptions(names, 50))
+    external = ExternalPredictions(Identifiers(ids, b"s" * 32), now=lambda: NOW)
+    ingest = TelemetryIngest(served, log, external, metrics, buffer, IngestOptions(names, 50))
     admission = Admission(keys, BodyLimits(telemetry=64 * 1024))  # type: ignore[arg-type]
     app.include_router(build_router(ingest, admission))
     transport = httpx.ASGITransport(app=app)

@@ -38,7 +38,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Receiver]:
 
 
 def _answers(gateway: Receiver) -> list[tuple[list[str], str]]:
-    return [([message.content for message in p.messages], p.answer) for p in gateway.log.predictions]
+    return [([message.text for message in p.call.messages], p.answers[0].plain) for p in gateway.log.predictions]
 
 
 EXPECTED = [(["where is Maria Gonzalez?"], "here")]
@@ -49,7 +49,7 @@ async def test_messages_that_arrive_before_their_span_wait_for_it(gateway: Recei
     assert gateway.log.records == []
     await gateway.accepted(traces(span(CHAT)))
     assert _answers(gateway) == EXPECTED
-    assert gateway.log.predictions[0].prompt_tokens == 5
+    assert gateway.log.predictions[0].usage.prompt_tokens == 5
 
 
 async def test_a_span_that_arrives_before_its_messages_waits_and_its_sender_is_warned(

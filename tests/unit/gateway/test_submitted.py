@@ -1,25 +1,31 @@
-"""Predictions that applications write to Kafka themselves are logged under the newest revision of their task."""
+"""Predictions that applications write to Kafka themselves are logged as those sent by HTTP are."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
 
-from schemas.conversation import Media
+from schemas.conversation import Media, Message, Part, ToolCall
 from schemas.predictions import PredictionLogged, PredictionSubmitted
 from schemas.tasks import TaskChanged
+from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.recording.external import ExternalPredictions
 from services.gateway.shipper.submitted import SubmittedPredictions
 from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import InvalidMessage
+from shared.identity import keyed_hash
 from shared.kafka.delivery import Delivery, TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.redaction import Redactor
 from shared.spool import Record
-from tests.unit.gateway.conftest import HAIKU
+from tests.unit.gateway.conftest import HAIKU, Gateway
+from tests.unit.gateway.redacting import set_up
 
 
 class Kafka:
@@ -35,26 +41,44 @@ class Kafka:
         self.records += records
         return []
 
+    @property
+    def logged(self) -> list[PredictionLogged]:
+        return [PredictionLogged.model_validate_json(record.value) for record in self.records]
+
 
 def submitted(table: LatestByKey[TaskChanged], kafka: Any) -> tuple[TaskTable, SubmittedPredictions]:
-    tasks = TaskTable(table)
-    return tasks, SubmittedPredictions(tasks, kafka, kafka, b"k" * 32, ShipperStatus())
+    """The consumer with the keys of the gateway of `conftest.py`."""
+    tasks, external = TaskTable(table), ExternalPredictions(Identifiers(PredictionIds(b"k" * 32), b"s" * 32))
+    return tasks, SubmittedPredictions(tasks, kafka, kafka, external, ShipperStatus())
 
 
-def delivery(task: str) -> Delivery[PredictionSubmitted]:
-    event = PredictionSubmitted(
-        task=task, task_revision="current", prediction_id="p", model="m", answer="a", latency_ms=1.0,
-        messages=({"role": "user", "content": "q"},),  # type: ignore[arg-type]
-    )  # fmt: skip
+def delivery(task: str = HAIKU.name, **fields: Any) -> Delivery[PredictionSubmitted]:
+    defaults = {
+        "task_revision": "current", "prediction_id": "p", "answer": "a", "messages": [{"role": "user", "content": "q"}]
+    }  # fmt: skip
+    event = PredictionSubmitted.model_validate({"task": task, **defaults, **fields})
     return Delivery(event, "predictions.submitted.v1", 0, 0, {})
 
 
-async def test_a_prediction_gets_the_newest_revision_also_while_the_tasks_are_being_read() -> None:
+@pytest.fixture
+def kafka() -> Kafka:
+    return Kafka()
+
+
+@pytest.fixture
+async def handler(kafka: Kafka) -> SubmittedPredictions:
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-    kafka = Kafka()
+    await table.put(HAIKU.name, TaskChanged(task=HAIKU.name, task_revision=HAIKU.revision, spec=HAIKU))
+    tasks, handler = submitted(table, kafka)
+    await tasks.read_to({})
+    return handler
+
+
+async def test_a_prediction_gets_the_newest_revision_also_while_the_tasks_are_being_read(kafka: Kafka) -> None:
+    table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     tasks, handler = submitted(table, kafka)
     reading = asyncio.create_task(tasks.read_to({TopicPartition("tasks.changed.v1", 0): 2}))
-    handling = asyncio.create_task(handler.on_submitted([delivery(HAIKU.name)]))
+    handling = asyncio.create_task(handler.on_submitted([delivery()]))
     newest = HAIKU.model_copy(update={"system_prompt": "Write a limerick."})
     for offset, version in enumerate((HAIKU, newest)):
         await asyncio.sleep(0.02)
@@ -62,29 +86,113 @@ async def test_a_prediction_gets_the_newest_revision_also_while_the_tasks_are_be
         await table.put(version.name, TaskChanged(task=version.name, task_revision=version.revision, spec=version))
         await table.advance(0, offset + 1)
     await asyncio.gather(reading, handling)
-    (record,) = kafka.records
-    assert orjson.loads(record.value)["task_revision"] == newest.revision != HAIKU.revision
+    assert [event.task_revision for event in kafka.logged] == [newest.revision] != [HAIKU.revision]
 
 
-async def test_a_prediction_of_an_unknown_task_can_never_be_logged() -> None:
-    tasks, handler = submitted(LatestByKey("tasks.changed.v1"), Kafka())
-    await tasks.read_to({})
+async def test_a_prediction_of_an_unknown_task_can_never_be_logged(handler: SubmittedPredictions) -> None:
     with pytest.raises(InvalidMessage, match="unknown task 'new'"):
         await handler.on_submitted([delivery("new")])
 
 
-async def test_a_prediction_cannot_name_media_that_a_gateway_kept_of_somebody_else() -> None:
-    table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-    await table.put(HAIKU.name, TaskChanged(task=HAIKU.name, task_revision=HAIKU.revision, spec=HAIKU))
-    kafka = Kafka()
-    tasks, handler = submitted(table, kafka)
-    await tasks.read_to({})
-    picture = {"kind": "image", "hash": "h", "key": "media/haiku/2026-01-02/anonymous/abc"}
-    messages = [{"role": "user", "content": [{"type": "image_url", "media": picture}, {"type": "text", "text": "?"}]}]
-    event = delivery(HAIKU.name).event.model_copy(update={"messages": ()})
-    event = PredictionSubmitted.model_validate({**event.model_dump(), "messages": messages})
-    await handler.on_submitted([Delivery(event, "predictions.submitted.v1", 0, 0, {})])
-    (record,) = kafka.records
-    logged = PredictionLogged.model_validate_json(record.value)
-    assert logged.call.messages[0].content[0].media == Media(kind="image", hash="h")
-    assert not logged.call.is_whole
+async def test_the_same_own_id_by_http_and_by_kafka_is_one_prediction_and_feedback_reaches_it(
+    gateway: Gateway, handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    own = {"task": HAIKU.name, "prediction_id": "maria@example.com/7", "user": "ann", "session": "s-1"}
+    await handler.on_submitted([delivery(**own), delivery(**own)])
+    sent = {**own, "messages": [{"role": "user", "content": "q"}], "answer": "a", "latency_ms": 1}
+    (prediction_id,) = (await gateway.http.post("/v1/predictions", json=sent)).json()["prediction_ids"]
+    events = [*kafka.logged, *gateway.log.events]
+    assert len(events) == 3
+    assert len({(event.event_id, event.request_id) for event in events}) == 1
+    assert {event.answers[0].prediction_id for event in events} == {prediction_id}
+    assert {event.user_hash for event in events} == {keyed_hash(b"s" * 32, "ann")}
+    assert {event.session_hash for event in events} == {keyed_hash(b"s" * 32, "session/s-1")}
+    assert "maria" not in str(kafka.records)
+    given = {"prediction_id": f"{HAIKU.name}/maria@example.com/7", "kind": "thumbs", "positive": True}
+    assert (await gateway.http.post("/v1/feedback", json=given)).json()["prediction_id"] == prediction_id
+
+
+async def test_a_conversation_with_tools_is_logged_whole(handler: SubmittedPredictions, kafka: Kafka) -> None:
+    call = {"name": "find", "arguments": '{"order": 7}', "id": "call_1"}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "where?"}]}, {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "lost", "tool_call_id": "call_1"},
+    ]  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "find"}}]
+    await handler.on_submitted([
+        delivery(
+            messages=messages, tool_calls=[call], answer="", reasoning="again", tools=tools, tool_choice="auto",
+            parameters={"seed": 7}, response_format={"type": "json_object"}, finish_reason="tool_calls", app="crm",
+            metadata={"channel": "mail", "user_id": "ann"}, prompt_tokens=9, answer_tokens=3, model="m", adapter="a",
+        )
+    ])  # fmt: skip
+    (event,) = kafka.logged
+    found = ToolCall(name="find", arguments='{"order": 7}', id="call_1")
+    assert event.call.messages == (
+        Message(role="user", content=(Part(type="text", text="where?"),)),
+        Message(role="assistant", tool_calls=(found,)), Message(role="tool", content="lost", tool_call_id="call_1"),
+    )  # fmt: skip
+    assert (event.call.api, event.call.tools, event.call.tool_choice) == ("external", tuple(tools), "auto")
+    assert (event.call.parameters, event.call.response_format) == ({"seed": 7}, {"type": "json_object"})
+    (answer,) = event.answers
+    assert (answer.tool_calls, answer.reasoning, answer.finish_reason) == ((found,), "again", "tool_calls")
+    assert (event.app, event.model, event.adapter, answer.tokens, event.usage.prompt_tokens) == ("crm", "m", "a", 3, 9)
+    assert (event.user_hash, event.metadata) == (keyed_hash(b"s" * 32, "ann"), {"channel": "mail"})
+    assert event.call.is_whole and answer.is_whole
+
+
+async def test_what_is_too_long_for_an_event_is_logged_cut_and_marked(
+    handler: SubmittedPredictions, kafka: Kafka
+) -> None:
+    await handler.on_submitted([delivery(messages=[{"role": "user", "content": "x" * 2_500_000}])])
+    (event,) = kafka.logged
+    assert event.call.truncated and not event.answers[0].truncated
+    assert len(kafka.records[0].value) < 2 * 1024**2
+
+
+async def test_nul_is_left_out_and_marks_what_had_it(handler: SubmittedPredictions, kafka: Kafka) -> None:
+    await handler.on_submitted([delivery(answer="a\x00b", model="m\x00", reasoning="c\x00d")])
+    (event,) = kafka.logged
+    assert (event.answers[0].text, event.answers[0].reasoning, event.model) == ("ab", "cd", "m")
+    assert (event.answers[0].truncated, event.call.truncated) == (True, False)
+    assert b"\\u0000" not in kafka.records[0].value
+
+
+@pytest.mark.parametrize(("days", "is_logged"), [(-93, False), (-91, True), (0.04, True), (0.05, False)])
+async def test_a_prediction_out_of_time_is_a_dead_letter(
+    handler: SubmittedPredictions, kafka: Kafka, days: float, is_logged: bool
+) -> None:
+    occurred_at = datetime.now(UTC) + timedelta(days=days)
+    if is_logged:
+        await handler.on_submitted([delivery(occurred_at=occurred_at)])
+        assert [event.occurred_at for event in kafka.logged] == [occurred_at]
+    else:
+        with pytest.raises(InvalidMessage, match="in the last 92 days"):
+            await handler.on_submitted([delivery(occurred_at=occurred_at)])
+
+
+async def test_a_producer_cannot_name_media_that_a_gateway_keeps(handler: SubmittedPredictions, kafka: Kafka) -> None:
+    media = Media(kind="image", hash="a" * 24, key="media/haiku/2026-11-23/anonymous/" + "b" * 24)
+    await handler.on_submitted(
+        [delivery(messages=[Message(role="user", content=(Part(type="image_url", media=media),))])]
+    )
+    content = kafka.logged[0].call.messages[0].content
+    assert isinstance(content, tuple) and content[0].media == media.model_copy(update={"key": None})
+
+
+async def test_a_direct_producers_event_is_redacted_everywhere(kafka: Kafka) -> None:
+    told = "call +1 415-555-0132"
+    setup = await set_up(lambda _: Redactor(b"k" * 32))
+    tasks, external = setup.tasks, ExternalPredictions(Identifiers(PredictionIds(b"k" * 32), b"s" * 32))
+    publisher: Any = kafka
+    redacting = SubmittedPredictions(tasks, setup.redactor, publisher, external, ShipperStatus())
+    await redacting.on_submitted([
+        delivery(
+            "plain", messages=[{"role": "user", "content": told, "name": told}], answer=told, model=told, app=told,
+            tool_calls=[{"name": told, "arguments": orjson.dumps({told: told}).decode(), "id": told}],
+            tools=[{told: told}], tool_choice=told, parameters={"stop": [told]}, metadata={told: told},
+        )
+    ])  # fmt: skip
+    (event,) = kafka.logged
+    assert "555-0132" not in event.model_dump_json()
+    assert event.redactions == 15

@@ -139,7 +139,7 @@ _ANSWERS: Places = {
 PLACES: Mapping[str, Places] = {
     topic_of(PredictionLogged).name: {
         **_ENVELOPE,
-        "request_id": _pattern(rf"[0-9a-f]{{32}}(?:-\d{{1,3}})?|{_PREDICTION}"),
+        "request_id": _pattern(rf"x?[0-9a-f]{{32}}(?:-\d{{1,3}})?|{_PREDICTION}"),
         "call": Kind.OWNER,
         "answers": Kind.OWNER,
         "model": _MODEL_NAME,
