@@ -119,12 +119,17 @@ def test_no_service_acknowledges_before_its_handler_is_done(service: str) -> Non
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_publishes_what_the_catalog_says(service: str) -> None:
-    """A service constructs exactly the events that the catalog lets it produce."""
+    """A service constructs exactly the events that the catalog lets it produce.
+
+    The gateway makes its prediction without the class, in one place, which asks the catalog for its topic.
+    """
     constructed = set()
     for path in (ROOT / "services" / service).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 constructed.add(node.func.id)
+                if path.name == "builder.py" and node.func.id == "topic_of":
+                    constructed |= {argument.id for argument in node.args if isinstance(argument, ast.Name)}
     if "CycleStep" in constructed:  # shared/cycle_step.py says why a step failed, for every service that has one.
         constructed.add("StepFailed")
     events = {topic.event.__name__ for topic in TOPICS}
