@@ -58,6 +58,7 @@ from shared.storage.database import database_url
 from tests.integration.consumer_groups import skip_backlog
 from tests.integration.test_shadow import following
 from tests.unit.deployer.fakes import evaluated
+from tests.unit.shared.storage.kept_media import upload
 
 pytestmark = pytest.mark.stack
 
@@ -206,6 +207,10 @@ async def until(look: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> An
         while not (found := await look()):
             await asyncio.sleep(0.1)
         return found
+
+
+async def is_gone(file: Path) -> bool:
+    return not await asyncio.to_thread(file.exists)
 
 
 @asynccontextmanager
@@ -362,6 +367,8 @@ async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(sce
     await scene.publish("failure_miner", await clustered(scene))
     await until(scene.dataset)
 
+    sent = utc_now()
+    hers, his = (upload(scene.settings.artifacts_uri, scene.task, scene.hash_of(w), sent) for w in ("leaves", "stays"))
     arguments = [f"leaves@{scene.task}", "--task", scene.task, "--yes", "--json"]
     result = await asyncio.to_thread(CliRunner().invoke, app, ["forget", *arguments])  # This thread answers it.
     assert result.exit_code == 0, result.output
@@ -374,6 +381,9 @@ async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(sce
     assert version["training"] + version["held_out"] == len(WORDS) - 1
 
     await until(lambda: scene.only_in("leaves wrote", ()))
+    await until(lambda: is_gone(hers))
+    assert not await is_gone(his)
+    assert await is_gone(upload(scene.settings.artifacts_uri, scene.task, subject, sent))  # By a gateway that was away.
 
     async def vacuumed() -> bool:
         return not await scene.lake_has("leaves wrote")
@@ -397,9 +407,11 @@ async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(sce
 
 
 async def test_every_store_deletes_what_is_older_than_its_tasks_retention(scene: Services) -> None:
+    pictures: list[Path] = []
     for word, days in (("old", RETENTION_DAYS + 2), ("new", RETENTION_DAYS - 2)):
         event = await scene.asked(word, f"{word} words", utc_now() - timedelta(days=days))
         await scene.publish("console", corrected(event))
+        pictures.append(upload(scene.settings.artifacts_uri, scene.task, event.user_hash or "", event.occurred_at))
     await until(lambda: caught_up(scene.settings))
     stores = {"failure_miner", "console", "dataset_builder"}
     await until(lambda: scene.only_in("new words", stores))
@@ -411,3 +423,5 @@ async def test_every_store_deletes_what_is_older_than_its_tasks_retention(scene:
     await until(gone)
     assert set(await scene.tables_with("new words")) == stores
     assert await scene.lake_has("new words")
+    await until(lambda: is_gone(pictures[0]))
+    assert not await is_gone(pictures[1])

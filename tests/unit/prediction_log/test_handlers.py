@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ from services.prediction_log.storage import DeltaLake
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.encryption import Cipher
-from shared.storage.media import MediaStore
-from shared.storage.media_files import pack
 from tests.unit.prediction_log.lake_rows import NOON, TASK, ids, prediction, write
+from tests.unit.shared.storage.kept_media import upload
 
 
 class Broker:
@@ -114,14 +112,6 @@ async def test_a_batch_of_erasure_requests_is_applied(tmp_path: Path, broker: Br
     assert ids(tmp_path, PREDICTIONS) == ["p-eve"]
 
 
-def kept(home: Path, task: str, user: str, at: datetime) -> Path:
-    """Upload a picture that a user sent; return its file."""
-    key = f"media/{task}/{at.date()}/{user}/{at:%H%M%S}"
-    file = pack(b'{"part":{},"path":["image_url"],"prefix":""}', "UE5H", at.timestamp(), Cipher(b"k" * 32))
-    MediaStore(str(home / "artifacts")).add(key, file)
-    return home / "artifacts" / key
-
-
 async def test_kept_media_are_deleted_after_the_retention_of_their_task_whether_the_lake_is_there_or_not(
     tmp_path: Path, broker: Broker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +124,7 @@ async def test_kept_media_are_deleted_after_the_retention_of_their_task_whether_
         await broker.tasks.put(task, TaskChanged(task=task, task_revision=spec.revision, spec=spec))
     for user in ("ann", "anonymous"):
         files = {
-            (task, days): kept(tmp_path, task, user, now - timedelta(days=days))
+            (task, days): upload(tmp_path / "artifacts", task, user, now - timedelta(days=days))
             for task in ("short", "long", "unknown") for days in (1, 9)
         }  # fmt: skip
         monkeypatch.setattr(Maintenance, "run", unavailable)
@@ -147,8 +137,10 @@ async def test_forgetting_a_person_deletes_their_kept_media_and_what_is_uploaded
     tmp_path: Path, broker: Broker, handlers: Handlers
 ) -> None:
     before, after = NOON - timedelta(minutes=1), NOON + timedelta(minutes=1)
-    files = {(who, at): kept(tmp_path, TASK, who, at) for who in ("ann", "bob") for at in (before, after)}
+    files = {
+        (who, at): upload(tmp_path / "artifacts", TASK, who, at) for who in ("ann", "bob") for at in (before, after)
+    }
     event = SubjectForgotten(task=TASK, task_revision="r1", subject_hash="ann", occurred_at=NOON)
     await broker.batches[SubjectForgotten]([Delivery(event, topic_of(SubjectForgotten).name, 0, 0, {})])
     assert [name for name, file in files.items() if not file.exists()] == [("ann", before)]
-    assert not kept(tmp_path, TASK, "ann", NOON - timedelta(days=3)).exists()
+    assert not upload(tmp_path / "artifacts", TASK, "ann", NOON - timedelta(days=3)).exists()
