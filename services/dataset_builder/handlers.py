@@ -107,10 +107,9 @@ class Handlers:
 
     async def _dataset(self, event: FailuresClustered, spec: TaskSpec) -> tuple[list[CorrectionSubmitted], Dataset]:
         """Return the cycle's corrections and their dataset, without people who were erased during the build."""
-        corrections = await self._corrections.corrections_below(event.task, event.task_revision, event.fence)
+        below = (event.task, event.task_revision, event.fence)
         while True:
+            corrections = await self._corrections.corrections_below(*below)
             dataset = await asyncio.to_thread(build_dataset, corrections, spec)
-            remaining = await self._corrections.corrections_below(event.task, event.task_revision, event.fence)
-            if len(remaining) == len(corrections):  # Below the fence corrections only ever disappear.
+            if await self._corrections.count_below(*below) == len(corrections):  # Below it they only ever disappear.
                 return corrections, dataset
-            corrections = remaining

@@ -42,6 +42,7 @@ class CorrectionStore(Protocol):
     async def corrections_below(
         self, task: str, revision: str, fence: Sequence[PartitionFence]
     ) -> list[CorrectionSubmitted]: ...
+    async def count_below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> int: ...
     async def outcome(self, cycle_id: str) -> Event | None: ...
     async def save_outcome(self, event: Event) -> None: ...
 
@@ -112,16 +113,13 @@ class PostgresCorrectionStore:
         self, task: str, revision: str, fence: Sequence[PartitionFence]
     ) -> list[CorrectionSubmitted]:
         """Return all corrections of the task's revision below the fence."""
-        topic = topic_of(CorrectionSubmitted).name
-        below = [
-            sa.and_(CORRECTIONS.c.partition == part.partition, CORRECTIONS.c.offset < part.offset)
-            for part in fence
-            if part.topic == topic
-        ]
-        query = _IN_LOG_ORDER.where(
-            CORRECTIONS.c.task == task, CORRECTIONS.c.task_revision == revision, sa.or_(sa.false(), *below)
-        )
-        return await self._events(query)
+        return await self._events(_IN_LOG_ORDER.where(_below(task, revision, fence)))
+
+    async def count_below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> int:
+        """Return the number of the task's revision's corrections below the fence."""
+        query = sa.select(sa.func.count()).select_from(CORRECTIONS).where(_below(task, revision, fence))
+        async with transaction(self._engine) as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def outcome(self, cycle_id: str) -> Event | None:
         """Return the event that the build of this cycle ended with; None if there was no build yet."""
@@ -176,6 +174,16 @@ class PostgresTrafficStore:
             for answers in (await connection.execute(query)).scalars():
                 counts.update(answers)
         return dict(counts)
+
+
+def _below(task: str, revision: str, fence: Sequence[PartitionFence]) -> Any:
+    topic = topic_of(CorrectionSubmitted).name
+    parts = [
+        sa.and_(CORRECTIONS.c.partition == part.partition, CORRECTIONS.c.offset < part.offset)
+        for part in fence
+        if part.topic == topic
+    ]
+    return sa.and_(CORRECTIONS.c.task == task, CORRECTIONS.c.task_revision == revision, sa.or_(sa.false(), *parts))
 
 
 def _row(delivery: Delivery[CorrectionSubmitted]) -> dict[str, Any]:

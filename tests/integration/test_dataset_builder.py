@@ -106,6 +106,7 @@ async def test_a_build_sees_what_is_below_its_fence_and_of_its_revision(
 ) -> None:
     await store.save([delivered(task, 0), delivered(task, 1, revision="r2"), delivered(task, 5)])
     assert ids(await store.corrections_below(task, "r1", fence(5))) == ["c0"]
+    assert (await store.count_below(task, "r1", fence(5)), await store.count_below(task, "r1", ())) == (1, 0)
     assert ids(await store.corrections_below(task, "r1", fence(6))) == ["c0", "c5"]
     assert await store.corrections_below(task, "r1", ()) == []
 

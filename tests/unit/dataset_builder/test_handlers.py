@@ -86,6 +86,9 @@ class MemoryStore:
     ) -> list[CorrectionSubmitted]:
         return list(self.rows.values())
 
+    async def count_below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> int:
+        return len(self.rows)
+
     async def outcome(self, cycle_id: str) -> Event | None:
         return self.outcomes.get(cycle_id)
 
