@@ -1,10 +1,12 @@
 """A producer like an application's: `python -m tests.benchmarks.producer KAFKA TOPIC COUNT RATE`.
 
-Sends predictions of 1 KB with ids of their own, acks=all. Prints when it started (Unix seconds).
+Sends predictions of 1 KB with ids of their own, acks=all, in the form that the gateway gives them. Prints when it
+started (Unix seconds).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from datetime import UTC, datetime
@@ -12,45 +14,44 @@ from uuid import uuid4
 
 from confluent_kafka import Producer
 
-from schemas.base import Message, Role, Variant
-from schemas.predictions import Confidence, PredictionLogged
+from schemas.base import Variant
+from schemas.conversation import Call, FinishReason, Message
+from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged, Usage
 from tests.benchmarks.pipeline import TASK
 
 _STEP = 500
 _SIZE = 1_000
 
 
-def template() -> tuple[bytes, bytes, bytes, bytes]:
-    """Return the four parts of the event's JSON around event id, time and prediction id, which differ by event."""
+_EVENT_ID, _TIME, _REQUEST, _PREDICTION = (
+    "00000000-0000-4000-8000-000000000000", datetime(2000, 1, 1, tzinfo=UTC), "REQUEST", "PREDICTION",
+)  # fmt: skip
 
-    def event(length: int) -> bytes:
-        return (
-            PredictionLogged(
-                event_id="00000000-0000-4000-8000-000000000000",
-                occurred_at=datetime(2000, 1, 1, tzinfo=UTC),
-                task=TASK,
-                task_revision="r1",
-                prediction_id="PREDICTION",
-                messages=(Message(role=Role.USER, content="parcel " * (length // 7)),),
-                answer="delivery",
-                model="base",
-                variant=Variant.BASE,
-                confidence=Confidence(score=0.93, logprob=-0.07, tokens=3),
-                user_hash="0123456789abcdef01234567",
-                latency_ms=12.5,
-                prompt_tokens=120,
-                answer_tokens=3,
-                finish_reason="stop",
-            )
-            .model_dump_json()
-            .encode()
-        )
 
-    whole = event(_SIZE - len(event(7)) - 40)
-    first, rest = whole.split(b"00000000-0000-4000-8000-000000000000")
-    second, rest = rest.split(b"2000-01-01T00:00:00Z")
-    third, fourth = rest.split(b"PREDICTION")
-    return first, second, third, fourth
+def template() -> list[bytes]:
+    """Return the five parts of the event's JSON around event id, time, request id and prediction id."""
+    rest = _event(_SIZE - len(_event(0)) - 72)
+    parts = []
+    for varying in (_EVENT_ID, "2000-01-01T00:00:00Z", _REQUEST, _PREDICTION):
+        part, rest = rest.split(varying.encode())
+        parts.append(part)
+    return [*parts, rest]
+
+
+def _event(length: int) -> bytes:
+    answer = LoggedAnswer(
+        prediction_id=_PREDICTION, text="delivery", finish_reason=FinishReason.STOP, tokens=3,
+        confidence=Confidence(score=0.93, logprob=-0.07, tokens=3),
+    )  # fmt: skip
+    event = PredictionLogged(
+        event_id=_EVENT_ID, occurred_at=_TIME, task=TASK, task_revision="r1", request_id=_REQUEST,
+        call=Call(messages=(Message(role="user", content="parcel " * (length // 7)),), parameters={"temperature": 0.0}),
+        answers=(answer,), model="base", variant=Variant.BASE, usage=Usage(prompt_tokens=120, answer_tokens=3),
+        user_hash="0123456789abcdef01234567", app="shop", latency_ms=12.5,
+    )  # fmt: skip
+    # What has its default is left out of the call and of its answers.
+    short = event.model_dump(mode="json", include={"call", "answers"}, exclude_defaults=True)
+    return json.dumps(event.model_dump(mode="json") | short, separators=(",", ":")).encode()
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def main() -> None:
             "linger.ms": 20, "queue.buffering.max.messages": 500_000,
         }
     )  # fmt: skip
-    first, second, third, fourth = template()
+    first, second, third, fourth, fifth = template()
     producer.list_topics(timeout=10)
     run, began = uuid4().hex[:20], time.time()
     for start in range(0, count, _STEP):
@@ -73,10 +74,10 @@ def main() -> None:
             unique = b"%s%012d" % (run.encode(), number)
             uuid = b"%s-%s-4%s-8%s-%s" % (unique[:8], unique[8:12], unique[13:16], unique[17:20], unique[20:])
             prediction = b"bench." + unique + b".0123456789ab"
-            value = first + uuid + second + now + third + prediction + fourth
+            value = first + uuid + second + now + third + unique + fourth + prediction + fifth
             while True:
                 try:
-                    producer.produce(topic, value, prediction)
+                    producer.produce(topic, value, unique)
                     break
                 except BufferError:
                     producer.poll(0.05)

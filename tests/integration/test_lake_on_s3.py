@@ -140,7 +140,7 @@ def test_small_objects_are_compacted_and_the_old_ones_deleted(lake: str) -> None
 
 def test_an_erased_person_is_in_no_object(lake: str) -> None:
     writer = DeltaLake(lake)
-    hers = prediction("hers", user="ann").model_copy(update={"answer": "Zebedee ate it"})
+    hers = prediction("hers", user="ann", text="Zebedee ate it", answers=2)
     writer.append(PREDICTIONS, [delivery(hers, 0), delivery(prediction("bobs", user="bob"), 1)])
     writer.append(REQUESTS, [delivery(request("hers", user="ann"), 0), delivery(request("bobs", user="bob"), 1)])
     assert objects_with(lake, PREDICTIONS, "Zebedee")

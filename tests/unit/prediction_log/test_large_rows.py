@@ -30,7 +30,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def write_large(lake: Path, files: int) -> list[str]:
-    """Append files of one large row each, an hour after the other; every third is Ann's."""
+    """Append files of one large row each, ten minutes apart; every third is Ann's."""
     texts = random.Random(1)
     for number in range(files):
         at, user = NOON - timedelta(minutes=10 * number), "ann" if number % 3 == 0 else "bob"
