@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 
 import uvloop
 
@@ -168,6 +169,7 @@ def serve(service: Service) -> None:
     # A request creates hundreds of objects and no cycle; the collector would keep scanning long-lived objects.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    sys.setswitchinterval(0.001)  # The event loop waits so long for the GIL while a thread works on a large body.
     uvloop.run(run([service]))
 
 

@@ -17,16 +17,17 @@ from services.gateway.answering.failures import client_error
 from services.gateway.answering.pass_through import PassThrough
 from services.gateway.answering.stream import StreamAnswerer
 from services.gateway.answering.tokens import TokenCounter
-from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Reply, json_reply
+from services.gateway.asgi.exchange import CLIENT_LEFT, Endpoint, Exchange, Headers, Reply, json_reply
+from services.gateway.asgi.large_work import LargeWork
 from services.gateway.domain import Identifiers
 from services.gateway.formats.api import ApiAnswer, ApiRequest, StreamRelay
 from services.gateway.formats.identity import take_identity
-from services.gateway.formats.validation import read_object, text_field
+from services.gateway.formats.validation import decode_json, read_object, text_field
 from services.gateway.recording.recorder import Recorder
 from services.gateway.recording.request import Caller, InFlightRequest
 from services.gateway.routing.arms import Arm, choose_arms, remaining_arms
 from services.gateway.routing.flags import FlagReader
-from services.gateway.tasks.served import ServedTasks
+from services.gateway.tasks.served import ServedTask, ServedTasks
 from services.gateway.upstreams.upstream import NotServed, Upstream, UpstreamFailed
 from shared.http import HttpError
 
@@ -64,6 +65,7 @@ class Answerer:
         self._new_id = identifiers.predictions.new
         self._user_hash, self._session_hash = identifiers.user_hash, identifiers.session_hash
         self._pass_through = pass_through
+        self._large_work = LargeWork()
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
 
     def endpoint(self, api: type[ApiRequest]) -> Endpoint:
@@ -74,23 +76,25 @@ class Answerer:
             name = text_field(data, "model", required=True) or ""
             if self._pass_through is not None and self._pass_through.takes(exchange.grant, name):
                 return await self._pass_through.answer(exchange, api.path, data)
-            request, arms = self._accept(exchange, api, data, name)
+            exchange.grant.require(name)
+            task, exchange.body = self._tasks.get(name), b""  # Its memory is free while the model server answers.
+            request, user = await self._large_work.run(exchange.size, self._accept, exchange, api, data, task)
+            arms = choose_arms(self._flags.read(name, user), self._external_model)
             relay = request.parsed.open_relay(request.prediction_ids)
             return await (self._answer_whole(request, arms) if relay is None else self._stream(request, relay, arms))
 
         return answer
 
     def _accept(
-        self, exchange: Exchange, api: type[ApiRequest], data: dict[str, Any], name: str
-    ) -> tuple[InFlightRequest, tuple[Arm, ...]]:
-        """The request, and the arms that may answer it, in order. Raises HttpError if it is invalid or not allowed."""
-        exchange.grant.require(name)
-        parsed = api(data, self._tasks.get(name))
+        self, exchange: Exchange, api: type[ApiRequest], data: dict[str, Any], task: ServedTask
+    ) -> tuple[InFlightRequest, str | None]:
+        """The request and its user. May be called in a thread. Raises HttpError if the request is invalid."""
+        parsed = api(data, task)
         identity = take_identity(data, exchange.headers, forward=self._forward_identity)
         user_hash = self._user_hash(identity.user)
         calls, media = self._recorder.encode_calls(parsed, user_hash)
-        prediction_ids = [self._new_id(name, exchange.request_id)]
-        prediction_ids += [self._new_id(name) for _ in range(parsed.prediction_count - 1)]
+        prediction_ids = [self._new_id(task.name, exchange.request_id)]
+        prediction_ids += [self._new_id(task.name) for _ in range(parsed.prediction_count - 1)]
         caller = Caller(
             user_hash,
             self._session_hash(identity.session),
@@ -98,19 +102,18 @@ class Answerer:
             identity.metadata,
             exchange.trace,
         )
-        request = InFlightRequest(exchange, parsed.task, parsed, calls, prediction_ids, caller)
+        request = InFlightRequest(exchange, task, parsed, calls, prediction_ids, caller)
         request.media = media
-        return request, choose_arms(self._flags.read(name, identity.user), self._external_model)
+        return request, identity.user
 
     async def _answer_whole(self, request: InFlightRequest, arms: tuple[Arm, ...]) -> Reply:
         """Answer in one piece. The answer's events are durable when this returns."""
         arm = arms[0]
         while True:
             try:
-                asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
-                lines = request.exchange.upstream_headers
-                body = orjson.loads(await self._source(arm).post(request.parsed.upstream_path, asked, lines))
-                answer = request.parsed.parse_answer(body)
+                asked, lines = await self._encoded(request, arm), request.exchange.upstream_headers
+                raw = await self._source(arm).post(request.parsed.upstream_path, asked, lines)
+                body, answer = await self._large_work.run(len(raw), _decoded, request.parsed, raw)
                 break
             except UpstreamFailed as error:
                 arms = await self._fall_back(request, arms, error)
@@ -121,10 +124,12 @@ class Answerer:
             except ValueError as error:  # Includes malformed JSON.
                 await self._recorder.record_observation(request, arm, 502)
                 raise HttpError(502, f"the model server's answer is {error}", "upstream_garbled") from error
-        return await self._recorded(request, arm, body, answer)
+        headers = await self._record(request, arm, answer)
+        rewritten = await self._large_work.run(len(raw), _rewritten, request, body)
+        return json_reply(rewritten, headers)
 
-    async def _recorded(self, request: InFlightRequest, arm: Arm, body: dict[str, Any], answer: ApiAnswer) -> Reply:
-        """The reply to the client, once the answer is recorded."""
+    async def _record(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> Headers:
+        """Record the answer. Returns the reply's headers."""
         headers = request.attribution_headers(arm)
         if answer.choices:
             confidences = self._recorder.measure_confidence(request, arm, answer)
@@ -134,15 +139,20 @@ class Answerer:
                 headers.append((b"x-ratchet-confidence", b"%.6f" % score))
         else:
             await self._recorder.record_observation(request, arm, 200)
-        return json_reply(request.parsed.rewrite_for_client(body, request.prediction_ids), headers)
+        return headers
+
+    async def _encoded(self, request: InFlightRequest, arm: Arm) -> bytes:
+        """The request's body for the arm's server."""
+        model = arm.model_name(request.task.spec.base_model)
+        return await self._large_work.run(request.exchange.size, request.parsed.encode_for_upstream, model)
 
     async def _stream(self, request: InFlightRequest, relay: StreamRelay, arms: tuple[Arm, ...]) -> None:
         """Answer piece by piece. Raises as `_answer_whole` does until the stream has started; later errors are events
         of the stream."""
         while True:
             arm = arms[0]
-            asked = request.parsed.encode_for_upstream(arm.model_name(request.task.spec.base_model))
             try:
+                asked = await self._encoded(request, arm)
                 stream = self._source(arm).stream(
                     request.parsed.upstream_path, asked, request.exchange.upstream_headers
                 )
@@ -176,3 +186,13 @@ class Answerer:
             self._recorder.count_external(request, error)
         request.instead_of = request.instead_of or failed
         return remaining
+
+
+def _decoded(parsed: ApiRequest, raw: bytes) -> tuple[dict[str, Any], ApiAnswer]:
+    """The upstream's answer, as it is and as it is recorded. Raises ValueError."""
+    body = decode_json(raw)
+    return body, parsed.parse_answer(body)
+
+
+def _rewritten(request: InFlightRequest, body: dict[str, Any]) -> bytes:
+    return orjson.dumps(request.parsed.rewrite_for_client(body, request.prediction_ids))

@@ -77,7 +77,7 @@ class AsgiApp:
             body = await self._admission.read(exchange.grant, held, exchange.headers, receive)
             if body is None:
                 return CLIENT_LEFT
-            exchange.body = body
+            exchange.body, exchange.size = body, len(body)
             watch = _DisconnectWatch(receive, exchange)
             reply = await route.endpoint(exchange)
         except asyncio.CancelledError:
@@ -150,9 +150,12 @@ class _DisconnectWatch:
         return self._disconnected
 
     def stop(self) -> None:
+        """End the watch. A cancelled task holds its traceback, and that this watch: without the reference to the task
+        there is no cycle, which would keep the request's body until the garbage collector's rare full run."""
         self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()
+            self._watching = None
 
 
 def _with_request_id(scope: Scope, send: Send) -> Send:

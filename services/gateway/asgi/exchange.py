@@ -40,11 +40,12 @@ class Exchange:
     """A request whose body has been read. An endpoint returns a `Reply`, or streams with `start_stream` and `write`.
 
     `grant`: what its key may do. `request_id`: the gateway's own, unique. `shown_id`: the `x-request-id` of the answer
-    and of the request to the model server: the client's, or else the gateway's. `error_format`: None for OpenAI's.
+    and of the request to the model server: the client's, or else the gateway's. `size`: bytes of the body, which may
+    have been let go. `error_format`: None for OpenAI's.
     """
 
     __slots__ = (
-        "_error_format", "_send", "_started_at", "_trace", "body", "grant", "headers", "request_id", "shown_id",
+        "_error_format", "_send", "_started_at", "_trace", "body", "grant", "headers", "request_id", "shown_id", "size",
         "stream_ended", "stream_started",
     )  # fmt: skip
 
@@ -53,6 +54,7 @@ class Exchange:
         self._send = send
         self._error_format = error_format
         self.body: bytes = b""
+        self.size = 0
         self.grant: Grant = UNRESTRICTED
         self.request_id = uuid4().hex
         self.shown_id = sent_request_id(headers) or self.request_id.encode()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import orjson
 
 from schemas.tasks import TaskKind, TaskSpec
+from services.gateway.asgi.large_work import LARGE_BYTES
 from shared.http import HttpError
 
 MAX_USER = 500
@@ -32,10 +35,23 @@ def quoted(value: Any) -> str:
     return repr(str(value)[:50])
 
 
+def decode_json(body: bytes) -> Any:
+    """Decode JSON. Raises orjson.JSONDecodeError, a ValueError.
+
+    Both libraries hold the GIL while they decode, so a thread would not spare the event loop the pause. Of a large body
+    orjson makes a copy first: 32 MiB with a picture take it 29 ms, msgspec 10. Where msgspec finds an error, orjson has
+    the last word.
+    """
+    if len(body) > LARGE_BYTES:
+        with contextlib.suppress(ValueError, RecursionError):
+            return msgspec.json.decode(body)
+    return orjson.loads(body)
+
+
 def read_json(body: bytes) -> Any:
     """Decode a body. Raises HttpError 400."""
     try:
-        return orjson.loads(body)
+        return decode_json(body)
     except orjson.JSONDecodeError as error:
         raise HttpError(400, f"the body is not valid JSON: {error}", "malformed_json") from error
 

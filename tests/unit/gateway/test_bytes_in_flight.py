@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -10,10 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
 from services.gateway.asgi.admission import Admission
+from services.gateway.asgi.exchange import Exchange
 from services.gateway.asgi.in_flight import BytesInFlight, HeldBytes
 from services.gateway.auth.grants import UNRESTRICTED, AccessControl
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
@@ -21,6 +24,7 @@ from services.gateway.settings import BodyLimits
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.http import HttpError
 from tests.unit.gateway.conftest import REFUND, Gateway, serving
+from tests.unit.gateway.real_sockets import listening
 
 CHAT = "/v1/chat/completions"
 MB = 1024**2
@@ -210,3 +214,24 @@ async def test_a_declared_body_is_charged_to_its_key_before_it_has_come(tmp_path
         await gateway.http.post(CHAT, content=asked(900), headers={"authorization": f"Bearer {key}"})
         start, _ = await call(gateway, pieces_then([b"{"], None), headers, (b"content-length", b"50000"))
         assert start["status"] == 429
+
+
+async def test_nothing_of_a_slow_request_waits_for_the_garbage_collector(gateway: Gateway) -> None:
+    """Its full run is rare, and until then the body of each request would stay."""
+    async with listening(gateway.app) as (port, _), httpx.AsyncClient() as http:
+        before = {id(exchange) for exchange in _exchanges()}
+        gc.disable()
+        try:
+            for stream in (False, True):
+                gateway.upstream.waits_for = asyncio.Event()
+                gateway.upstream.pieces = [gateway.upstream.waits_for, *REFUND]
+                asyncio.get_running_loop().call_later(0.1, gateway.upstream.waits_for.set)
+                await http.post(f"http://127.0.0.1:{port}{CHAT}", content=asked(stream=stream))
+            await http.get(f"http://127.0.0.1:{port}/healthz")  # The connection has let go of its last request.
+            assert [exchange for exchange in _exchanges() if id(exchange) not in before] == []
+        finally:
+            gc.enable()
+
+
+def _exchanges() -> list[Exchange]:
+    return [found for found in gc.get_objects() if isinstance(found, Exchange)]

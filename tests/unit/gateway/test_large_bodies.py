@@ -1,0 +1,158 @@
+"""Large bodies: they are decoded as small ones are, and the work on them does not hold up others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from services.gateway.asgi.large_work import LARGE_BYTES, LargeWork
+from services.gateway.formats import validation
+from services.gateway.formats.chat import ChatRequest
+from services.gateway.formats.validation import decode_json
+from services.gateway.settings import BodyLimits
+from tests.unit.gateway.conftest import chat_completion, serving
+
+if TYPE_CHECKING:
+    from tests.unit.gateway.conftest import Gateway
+
+CHAT = "/v1/chat/completions"
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * LARGE_BYTES}}
+LARGE = {"model": "haiku", "messages": [{"role": "user", "content": [{"type": "text", "text": "what?"}, PICTURE]}]}
+SMALL = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
+PADDING = b" " * LARGE_BYTES
+SLOW = 0.6
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a": [1, -2, 3.5, 1e5, true, null, "\\u00e9\\ud83d\\ude00\\n", {}], "b": {"a": 1, "a": 2}}',
+        "\"текст 😀\"".encode(), b"[18446744073709551615, -9223372036854775808, 1.5e-400]", b"[" * 900 + b"]" * 900,
+        b"{", b"", b"NaN", b"[1e400]", b'"\\ud800"', b'"\xff"', b'"\x01"', b"01", b"1 2", b"[" * 5_000 + b"]" * 5_000,
+        b"\xef\xbb\xbf{}",
+    ],
+)  # fmt: skip
+def test_a_large_body_is_decoded_as_a_small_one(raw: bytes) -> None:
+    def outcome(decode: Callable[[bytes], Any]) -> Any:
+        try:
+            return decode(raw + PADDING)
+        except orjson.JSONDecodeError as error:
+            return str(error)
+
+    assert outcome(decode_json) == outcome(orjson.loads)
+
+
+async def test_a_large_request_passes_and_is_logged(gateway: Gateway) -> None:
+    async with serving(limits=BodyLimits()) as large:
+        response = await large.http.post(CHAT, json=LARGE)
+        assert response.status_code == 200
+        assert large.upstream.asked[0]["messages"][-1] == LARGE["messages"][0]  # type: ignore[index]
+        assert len(large.log.predictions) == 1
+
+
+async def _seconds_beside(gateway: Gateway, body: Any) -> float:
+    """How long after the start of this request a small one is answered, which is sent a little later."""
+    began = time.perf_counter()
+    request = asyncio.create_task(gateway.http.post(CHAT, json=body))
+    await asyncio.sleep(SLOW / 6)
+    gateway.upstream.answer = chat_completion("refund", [-0.1])
+    assert (await gateway.http.post(CHAT, json=SMALL)).status_code == 200
+    took = time.perf_counter() - began
+    assert (await request).status_code == 200
+    return took
+
+
+@pytest.mark.parametrize("method", ["calls", "encode_for_upstream"])
+async def test_a_small_request_does_not_wait_for_the_work_on_a_large_one(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    work = getattr(ChatRequest, method)
+
+    def slow(self: ChatRequest, *arguments: Any) -> Any:
+        if self.task.name == "haiku":
+            time.sleep(SLOW)
+        return work(self, *arguments)
+
+    monkeypatch.setattr(ChatRequest, method, slow)
+    async with serving(limits=BodyLimits()) as gateway:
+        assert await _seconds_beside(gateway, LARGE) < SLOW
+        assert await _seconds_beside(gateway, {**LARGE, "stream": True}) < SLOW
+
+
+@pytest.mark.parametrize("method", ["parse_answer", "rewrite_for_client"])
+async def test_a_small_request_does_not_wait_for_the_work_on_a_large_answer(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    work = getattr(ChatRequest, method)
+
+    def slow(self: ChatRequest, body: Any, *arguments: Any) -> Any:
+        if self.task.name == "haiku":
+            time.sleep(SLOW)
+        return work(self, body, *arguments)
+
+    monkeypatch.setattr(ChatRequest, method, slow)
+    async with serving() as gateway:
+        gateway.upstream.answer = chat_completion("x" * LARGE_BYTES, [-0.1])
+        assert await _seconds_beside(gateway, {**SMALL, "model": "haiku"}) < SLOW
+
+
+async def test_bytes_of_a_client_that_left_are_in_flight_until_the_work_on_them_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else clients that leave at once could make a gateway hold any number of bodies."""
+    began, may_end, work = threading.Event(), threading.Event(), ChatRequest.calls
+
+    def slow(self: ChatRequest, media: Any) -> Any:
+        began.set()
+        may_end.wait(5)
+        return work(self, media)
+
+    monkeypatch.setattr(ChatRequest, "calls", slow)
+    async with serving(limits=BodyLimits()) as gateway:
+        request = asyncio.create_task(gateway.http.post(CHAT, json=LARGE))
+        assert await asyncio.to_thread(began.wait, 5)
+        request.cancel()
+        await asyncio.sleep(0.05)
+        assert gateway.in_flight.total > LARGE_BYTES
+        may_end.set()
+        await asyncio.gather(request, return_exceptions=True)
+        assert gateway.in_flight.total == 0
+        assert gateway.upstream.asked == []
+
+
+async def test_large_bodies_are_worked_on_one_at_a_time_and_small_ones_at_once() -> None:
+    work, running, most = LargeWork(), 0, 0
+
+    def step() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.02)
+        running -= 1
+
+    await asyncio.gather(*(work.run(LARGE_BYTES + 1, step) for _ in range(4)))
+    assert most == 1
+    assert await work.run(LARGE_BYTES, threading.get_ident) == threading.get_ident()
+    assert await work.run(LARGE_BYTES + 1, threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        await work.run(LARGE_BYTES + 1, divmod, 1, 0)
+
+
+async def test_an_error_in_a_large_body_is_the_clients(gateway: Gateway) -> None:
+    async with serving(limits=BodyLimits()) as large:
+        for content, code in ((b"{" + PADDING, "malformed_json"), (b"[]" + PADDING, "invalid_request")):
+            response = await large.http.post(CHAT, content=content)
+            assert (response.status_code, response.json()["error"]["code"]) == (400, code)
+        refused = {**LARGE, "messages": [{"role": "user", "content": [PICTURE, 7]}]}
+        assert (await large.http.post(CHAT, json=refused)).status_code == 400
+
+
+def test_what_decodes_large_bodies_is_used_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation.orjson, "loads", None)
+    assert decode_json(b"[1]" + PADDING) == [1]
