@@ -2,7 +2,7 @@
 
 consumes  predictions.logged · feedback.given · requests.observed · subjects.forgotten · tasks.changed (as a table)
 does      appends batches to Delta tables, with their Kafka offsets in the same commit; rolls hours up; erases people;
-          compacts, vacuums and applies each task's retention
+          compacts, vacuums and applies each task's retention; erasure and retention also delete kept media
 produces  predictions.rolled_up
 """
 

@@ -1,1 +1,1 @@
-"""Storage: PostgreSQL, the consumer offsets stored in it, and the artifact store."""
+"""Storage: PostgreSQL, the consumer offsets stored in it, the artifact store, and kept media in it."""
