@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from schemas.conversation import Media
 from schemas.predictions import PredictionLogged
 from schemas.tasks import MediaPolicy, TaskSpec
-from services.gateway.formats.media import MediaReferences
+from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
 from services.gateway.recording.event_log import SpoolUnavailable
 from services.gateway.recording.media_folder import waiting_files
 from services.gateway.settings import MediaOptions
 from shared.conversation import chat_messages, replay_request
-from shared.privacy.encryption import load_cipher
+from shared.privacy.encryption import Cipher, load_cipher
 from shared.spool import Sync
 from shared.storage.media import MediaReader, MediaStore
-from shared.storage.media_files import unpack
+from shared.storage.media_files import pack, unpack
 from tests.unit.gateway.conftest import HAIKU, SUPPORT, Gateway, serving
 from tests.unit.gateway.redacting import Blanks, set_up
 
@@ -96,6 +99,23 @@ async def test_kept_media_are_put_back_as_they_were_sent(keeping: Gateway, tmp_p
         chat_messages(event.call.messages)
 
 
+FIELDS = st.sampled_from(["url", "data", "file_data", "file_id", "image_url", "file", "input_audio", "format", "x"])
+TEXTS = st.text(max_size=8) | st.sampled_from(["data:image/png;base64,QUJD", "data:", "data:,x", "QUJD", "https://x/y"])
+VALUES = st.recursive(
+    st.none() | st.integers(-9, 9) | TEXTS, lambda inner: st.dictionaries(FIELDS, inner, max_size=3), max_leaves=5
+)
+
+
+@given(st.sampled_from(sorted(MEDIA_KINDS)), st.dictionaries(FIELDS, VALUES, max_size=4))
+def test_whatever_a_part_has_it_is_put_back_as_it_was_sent_or_not_kept(kind: str, fields: dict[str, Any]) -> None:
+    part, cipher = {**fields, "type": kind}, Cipher(b"k" * 32)
+    references = MediaReferences(b"m" * 32).keeping("keeping", None)
+    media = Media.model_validate(references.reference(kind, part))
+    assert (media.key is None) == (references.collected is None)
+    for item in references.collected or ():
+        assert unpack(pack(item.surroundings, item.text[item.start :], item.sent_at, cipher), cipher).part == part
+
+
 async def test_kept_media_of_the_responses_api_are_put_back_as_they_were_sent(keeping: Gateway, tmp_path: Path) -> None:
     keeping.upstream.answer = {"status": "completed", "output": []}
     parts = [
@@ -124,7 +144,7 @@ async def test_neither_content_nor_name_of_a_file_is_readable_in_the_folder_or_t
     await ask(keeping, *PARTS)
     stored = [*all_bytes_below(tmp_path), keeping.log.events[-1].model_dump_json().encode()]
     assert sum(map(len, stored)) > 4 * len(PNG)
-    planted = (b"Maria", DATA[:40].encode(), b"Gonzalez.pdf", b"4711")
+    planted = (b"Maria", DATA[:40].encode(), b"Gonzalez.pdf", b"customer-4711")
     assert [word for word in planted for data in stored if word in data] == []
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "media").iterdir()} == {0o600}
 
