@@ -136,28 +136,37 @@ def seeded_values() -> dict[str, list[str]]:
 
 
 class Texts:
-    """Draws texts in a seeded order, a share of them with personal data. `seeded`: how many, by place in a request."""
+    """Draws texts in a seeded order, a share of them with personal data, at each place the second one.
+
+    `seeded`: how many, by place in a request.
+    """
 
     def __init__(self, seed: int, personal_share: float) -> None:
         self._random = random.Random(seed)
         self._share = personal_share
         self._plain, self._personal = plain_texts(), personal_texts()
         self.seeded: Counter[str] = Counter()
+        self._drawn: Counter[str] = Counter()
 
     def next(self, place: str) -> str:
         """Return the next text for this place."""
-        if self._random.random() < self._share:
-            self.seeded[place] += 1
+        if self._is_personal(place):
             return self._random.choice(self._personal)
         return self._random.choice(self._plain)
 
     def author(self) -> str:
         """Return a message's author: a role, or a person."""
-        if self._random.random() < self._share:
-            self.seeded["authors"] += 1
+        if self._is_personal("authors"):
             person = self._random.choice(PEOPLE)
             return self._random.choice((person.author, person.email))
         return self._random.choice(_AUTHORS)
+
+    def _is_personal(self, place: str) -> bool:
+        self._drawn[place] += 1
+        if (self._share and self._drawn[place] == 2) or self._random.random() < self._share:
+            self.seeded[place] += 1
+            return True
+        return False
 
 
 def _with_luhn(digits: str) -> str:
