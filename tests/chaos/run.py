@@ -171,8 +171,9 @@ class _Run:
         self.outcome.faults_missed = dict(faults.played.missed)
         self.outcome.load = {
             **self.ledger.counts, "accepted_while_the_broker_was_away": load.counts.while_broker_down,
-            "poison": load.direct.counts.poison, "seeded": dict(load.texts.seeded.most_common()),
-            "answers": dict(load.answers.most_common()), "feedback": dict(load.counts.feedback),
+            "by_http_and_kafka": load.counts.both_ways, "poison": load.direct.counts.poison,
+            "seeded": dict(load.texts.seeded.most_common()), "answers": dict(load.answers.most_common()),
+            "feedback": dict(load.counts.feedback),
         }  # fmt: skip
 
     async def _forget(self, load: Load) -> None:

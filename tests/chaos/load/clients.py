@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from schemas.predictions import SubjectForgotten
 from shared.identity import keyed_hash, load_or_create_key
-from tests.chaos.ledger import ACCEPTED, REFUSED, Ledger
+from tests.chaos.ledger import ACCEPTED, REFUSED, Ledger, Sent
 from tests.chaos.load.asking import Asker, Ended
+from tests.chaos.load.conversations import Object
 from tests.chaos.load.direct import DirectProducer
 from tests.chaos.load.people import Texts
 from tests.chaos.load.requests import Request, Requests
@@ -41,6 +42,7 @@ class LoadCounts:
     """Counts of the load that the ledger does not have."""
 
     while_broker_down: int = 0
+    both_ways: int = 0
     feedback: Counter[str] = field(default_factory=Counter)
 
 
@@ -62,6 +64,7 @@ class Load:
         self.broker_down = False
         self._started_at = time.monotonic()
         self._feedback: deque[tuple[str, str, str | None]] = deque(maxlen=5_000)
+        self._again: deque[tuple[Sent, Object]] = deque()
         self._to_forget = [f"forgotten-{n}" for n in range(USERS_TO_FORGET)]
 
     @property
@@ -89,6 +92,7 @@ class Load:
                 group.create_task(self._talk(gateway))
             group.create_task(self._give_feedback())
             group.create_task(self._submit_directly())
+            group.create_task(self._submit_again())
         await self.direct.finish()
 
     async def wait_until_acknowledged(self, seconds: float = 60.0) -> None:
@@ -194,13 +198,29 @@ class Load:
             due += self._target * DIRECT_SHARE * _TICK / self._seconds * (_RATE_AFTER_TARGET if after_target else 1.0)
             while due >= 1.0 and self.direct.waiting < _MAX_UNACKNOWLEDGED:
                 due -= 1.0
-                sent, event = self._requests.submission(self._user())
+                sent, event, body = self._requests.submission(self._user())
                 self._ledger.record_sending([sent])
                 self.direct.send(event)
+                if body is not None and sent.user not in self._to_forget:
+                    self._again.append((sent, body))
                 if self._random.random() < _FEEDBACK_SHARE:  # By the application's own id.
                     self._feedback.append((f"{sent.task}/{event.prediction_id}", sent.marker, sent.user))
             if min(1.0, (time.monotonic() - began) / self._seconds) * POISON > self.direct.counts.poison:
                 self.direct.send_poison()
+
+    async def _submit_again(self) -> None:
+        """Send some of the predictions that went to Kafka by HTTP, too, under the same ids."""
+        gateway = 0
+        while not self.stopping:
+            await asyncio.sleep(self._random.uniform(0.05, 0.5))
+            if not self._again:
+                continue
+            gateway += 1
+            sent, body = self._again.popleft()
+            ended = await self._asker.ask(gateway, "/v1/predictions", [body], [sent.user])
+            if ended.outcome == ACCEPTED:
+                self._ledger.record_accepted([(sent.marker, ended.ids)])
+                self.counts.both_ways += 1
 
     async def forget(self) -> str | None:
         """Forget one user: publish `subjects.forgotten` once none of their events is in flight."""

@@ -20,6 +20,7 @@ LOW_SHARE = 0.005
 _CONFIDENCE = {True: 0.3, False: 0.95}
 _STRUCTURED_SHARE = {"predictions": 0.05, "direct": 0.2}
 _TICKET_SHARE = 0.5
+_BOTH_WAYS_SHARE = 0.1
 _SESSIONS = 500
 
 
@@ -31,6 +32,60 @@ class Request:
     path: str
     body: Object
     leaves: bool = False
+
+
+@dataclass(frozen=True)
+class _MadeElsewhere:
+    """An answer of another model. `facts`: fields that have one name everywhere."""
+
+    marker: str
+    task: str
+    user: str | None
+    session: str | None
+    call: Call
+    answer: Object
+    confidence: float
+    facts: Object
+    metadata: Object
+
+    def sent(self, messages: list[Object], app: str | None = None) -> Sent:
+        """What the ledger says. `messages`: as they are logged."""
+        facts = dict(self.facts)
+        usage = (facts.pop("prompt_tokens", 0), facts.pop("answer_tokens", 0), 0, 0)
+        said = {
+            "api": "external", "messages": messages, **self._asked, **facts, "variant": "external", "app": app,
+            "metadata": self.metadata, "session": self.session, "usage": usage,
+            "answers": [{**self.answer, "confidence": self.confidence}],
+        }  # fmt: skip
+        channel = self.marker.removeprefix(MARKER_PREFIX).partition("-")[0]
+        return Sent(self.marker, channel, self.task, self.user, self.confidence == _CONFIDENCE[True], said)
+
+    def body(self) -> Object:
+        """The body of /v1/predictions."""
+        given = {"user": self.user, "session": self.session, **self.answer}
+        text = given.pop("text")
+        return {
+            "task": self.task, "messages": self.call.messages, "answer": text, **self._asked, **self.facts,
+            "metadata": self.metadata, "confidence": self.confidence,
+            **{name: value for name, value in given.items() if value},
+        }  # fmt: skip
+
+    def event(self, own_id: str, app: str | None) -> PredictionSubmitted:
+        """The event for Kafka."""
+        answer = self.answer
+        return PredictionSubmitted(
+            task=self.task, task_revision="current", prediction_id=own_id, user=self.user, session=self.session,
+            app=app, messages=event_messages(self.call.messages), answer=answer["text"], refusal=answer["refusal"],
+            tool_calls=event_calls(answer["tool_calls"]), reasoning=answer["reasoning"],
+            finish_reason=answer["finish_reason"], confidence=Confidence(score=self.confidence),
+            metadata=self.metadata, **self._asked, **self.facts,
+        )  # fmt: skip
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        call = self.call
+        fields = {"tools": call.tools, "tool_choice": call.tool_choice, "parameters": call.parameters}
+        return {name: value for name, value in fields.items() if value}
 
 
 class Requests:
@@ -56,36 +111,23 @@ class Requests:
     def prediction(self, user: str | None) -> Request:
         """A prediction that was made elsewhere. Most are a message and a label."""
         _, marker = self._next_marker("predictions")
-        low = self._random.random() < LOW_SHARE
-        call, answer, facts = self._elsewhere("predictions", low=low)
-        metadata = self._metadata(marker)
-        said = self._said_elsewhere(call, with_system(call), answer, facts, metadata)
-        task = self._talk if call.tools else self._labels
-        calls = {"tool_calls": answer["tool_calls"]} if answer["tool_calls"] else {}
-        body: Object = {
-            "task": task, "messages": call.messages, "answer": answer["text"], **calls, **_asked(call), **facts,
-            "confidence": _CONFIDENCE[low], "metadata": metadata, **({"user": user} if user else {}),
-            **{name: answer[name] for name in ("refusal", "reasoning", "finish_reason") if answer[name]},
-        }  # fmt: skip
-        return Request(Sent(marker, "predictions", task, user, low, said), "/v1/predictions", body)
+        made = self._made_elsewhere(marker, user, "predictions", self._random.random() < LOW_SHARE)
+        return Request(made.sent(with_system(made.call)), "/v1/predictions", made.body())
 
-    def submission(self, user: str | None) -> tuple[Sent, PredictionSubmitted]:
-        """A prediction that an application sends to Kafka itself, under an id of its own."""
+    def submission(self, user: str | None) -> tuple[Sent, PredictionSubmitted, Object | None]:
+        """A prediction that an application sends to Kafka itself, under an id of its own.
+
+        Of some, the third is the body by which it sends the same prediction by HTTP, too.
+        """
         _, marker = self._next_marker("direct")
-        low = self._random.random() < LOW_SHARE
-        call, answer, facts = self._elsewhere("direct", low=low)
-        metadata, session, now = self._metadata(marker), self._session(), utc_now()
-        task = self._talk if call.tools else self._labels
-        said = self._said_elsewhere(call, call.messages, answer, facts, metadata)
-        said |= {"app": "shop", "session": session, "occurred_at": now.isoformat()}
-        event = PredictionSubmitted(
-            task=task, task_revision="current", prediction_id=marker, user=user, app="shop", session=session,
-            messages=event_messages(call.messages), answer=answer["text"], refusal=answer["refusal"],
-            tool_calls=event_calls(answer["tool_calls"]), reasoning=answer["reasoning"], **_asked(call), **facts,
-            finish_reason=answer["finish_reason"], confidence=Confidence(score=_CONFIDENCE[low]), metadata=metadata,
-            occurred_at=now,
-        )  # fmt: skip
-        return Sent(marker, "direct", task, user, low, said), event
+        made = self._made_elsewhere(marker, user, "direct", self._random.random() < LOW_SHARE)
+        made.facts["occurred_at"] = utc_now().isoformat()
+        both = self._random.random() < _BOTH_WAYS_SHARE
+        if both and not made.call.has_system:  # By HTTP it would get the task's.
+            made.call.messages.insert(0, {"role": "system", "content": "You help."})
+        sent = made.sent(made.call.messages, app=None if both else "shop")
+        event = made.event(marker, app=None if both else "shop")
+        return sent, event, {**made.body(), "prediction_id": marker} if both else None
 
     def _to_model_server(self, task: str, call: Call, user: str | None, *, labels: bool = False) -> Request:
         number, marker = self._next_marker(call.api)
@@ -106,29 +148,23 @@ class Requests:
         else:
             identity["safety_identifier" if draw < 0.4 else "user"] = user
 
-    def _elsewhere(self, channel: str, *, low: bool) -> tuple[Call, Object, Object]:
-        """A call that another model answered: what it said, and the facts beside."""
+    def _made_elsewhere(self, marker: str, user: str | None, channel: str, low: bool) -> _MadeElsewhere:
+        """A call that another model answered."""
+        confidence = _CONFIDENCE[low]
         facts: Object = {"model": "another-model", "latency_ms": round(self._random.uniform(5, 500), 3)}
-        confidence = {"confidence": _CONFIDENCE[low]}
+        metadata, session = self._metadata(marker), self._session()
         if self._random.random() >= _STRUCTURED_SHARE[channel]:
             call = self._conversations.short()
             call.api, call.parameters = "external", {}
-            return call, answer_said(StandInAnswer("delivery"), **confidence) | {"finish_reason": None}, facts
+            answer = answer_said(StandInAnswer("delivery")) | {"finish_reason": None}
+            return _MadeElsewhere(marker, self._labels, user, session, call, answer, confidence, facts, metadata)
         call, answered = self._conversations.elsewhere()
         if low:  # A refusal is nothing that a person could be asked about.
             answered = StandInAnswer("as agreed")
         call.parameters["seed"] = self._number
-        tokens = {"prompt_tokens": self._random.randrange(1, 99), "answer_tokens": self._random.randrange(1, 99)}
-        return call, answer_said(answered, **confidence), facts | tokens
-
-    @staticmethod
-    def _said_elsewhere(call: Call, messages: list[Object], answer: Object, facts: Object, metadata: Object) -> Object:
-        facts = dict(facts)
-        usage = (facts.pop("prompt_tokens", 0), facts.pop("answer_tokens", 0), 0, 0)
-        return {
-            "api": "external", "messages": messages, **_asked(call), **facts, "variant": "external",
-            "metadata": metadata, "usage": usage, "answers": [answer],
-        }  # fmt: skip
+        facts |= {"prompt_tokens": self._random.randrange(1, 99), "answer_tokens": self._random.randrange(1, 99)}
+        answer = answer_said(answered)
+        return _MadeElsewhere(marker, self._talk, user, session, call, answer, confidence, facts, metadata)
 
     def _metadata(self, marker: str) -> Object:
         ticket = {"ticket": self._texts.next("metadata")} if self._random.random() < _TICKET_SHARE else {}
@@ -140,8 +176,3 @@ class Requests:
     def _next_marker(self, channel: str) -> tuple[int, str]:
         self._number += 1
         return self._number, f"{MARKER_PREFIX}{channel}-{self._number}"
-
-
-def _asked(call: Call) -> dict[str, Any]:
-    fields = {"tools": call.tools, "tool_choice": call.tool_choice, "parameters": call.parameters}
-    return {name: value for name, value in fields.items() if value}
