@@ -233,6 +233,13 @@ async def test_metadata_that_grows_stays_as_short_as_the_contract_wants_it() -> 
     assert "Maria" not in str(clean["metadata"])
 
 
+async def test_a_text_of_metadata_is_whole_if_what_replaces_a_name_is_longer() -> None:
+    setup = growing(await set_up())
+    ticket = "Hello, my name is Maria and my parcel has not arrived for weeks."
+    (clean,) = await setup.redact(prediction(HAIKU, "x", "y").model_copy(update={"metadata": {"ticket": ticket}}))
+    assert clean["metadata"]["ticket"].endswith(" and my parcel has not arrived for weeks.")
+
+
 async def test_a_conversation_with_tools_keeps_its_structure() -> None:
     messages = (
         Message(role="user", content=(Part(type="text", text="I am Maria"), Part(type="text", text="find me"))),

@@ -21,8 +21,9 @@ from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 class Kind(Enum):
     """What stands at a place that has no pattern.
 
-    NAME: a text of limited length. FREE: JSON of any shape, whose names say what its values are. SCHEMA: JSON that a
-    developer wrote. ARGUMENTS: JSON as a text. NUMBER: a number that is nobody's. OWNER: see `OWNERS`.
+    NAME: a text of limited length. FREE: JSON of any shape, whose names say what its values are. METADATA: likewise, of
+    texts of limited length. SCHEMA: JSON that a developer wrote. ARGUMENTS: JSON as a text. NUMBER: a number that is
+    nobody's. OWNER: see `OWNERS`.
     """
 
     TEXT = auto()
@@ -30,6 +31,7 @@ class Kind(Enum):
     ARGUMENTS = auto()
     NUMBER = auto()
     FREE = auto()
+    METADATA = auto()
     SCHEMA = auto()
     OWNER = auto()
 
@@ -149,7 +151,7 @@ PLACES: Mapping[str, Places] = {
         "user_hash": _HASH,
         "session_hash": _HASH,
         "app": _APP_NAME,
-        "metadata": Kind.FREE,
+        "metadata": Kind.METADATA,
         "gateway_version": _VERSION,
         "latency_ms": Kind.NUMBER,
         "redactions": Kind.NUMBER,

@@ -17,6 +17,8 @@ _MAX_ALLOWED = 300
 """Characters of the longest value that a pattern is asked about."""
 _SHORT = 64
 """Characters that every text of an event may have: the contract's limit of the names of metadata is the lowest."""
+_MAX_METADATA_VALUE = 512
+"""The contract's limit of a text of metadata."""
 _NUMBERS = (int, float)
 _MAX_NUMBER = 2**63 - 1
 
@@ -129,7 +131,7 @@ class TextFinder:
             if isinstance(place, dict):
                 self._object(value, place)
             elif place is not Kind.OWNER:
-                inner = place if place is Kind.SCHEMA else Kind.FREE
+                inner = place if place in (Kind.SCHEMA, Kind.METADATA) else Kind.FREE
                 for inner_name, inner_value in value.items():
                     self._free(value, inner_name, inner_value, inner)
         elif kind is list:
@@ -145,9 +147,13 @@ class TextFinder:
         if place is Kind.ARGUMENTS and (found := literals(value)) is not None:
             self._add_arguments(holder, index, found)
             return
-        cue = cue_of(name) if place is Kind.FREE else ""
-        is_short = place is Kind.NAME or callable(place) or (cue and self._owner is None)
-        self._add(EventText(holder, index, value, cue, max(len(value), _SHORT) if is_short else MAX_TEXT))
+        cue = cue_of(name) if place in (Kind.FREE, Kind.METADATA) else ""
+        max_length = MAX_TEXT
+        if place is Kind.METADATA:
+            max_length = _MAX_METADATA_VALUE
+        elif place is Kind.NAME or callable(place) or (cue and self._owner is None):
+            max_length = max(len(value), _SHORT)
+        self._add(EventText(holder, index, value, cue, max_length))
 
     def _add(self, found: EventText | JsonLiteral) -> None:
         text = found.text
