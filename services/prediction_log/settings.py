@@ -8,7 +8,9 @@ from shared.settings import Settings
 
 
 class PredictionLogSettings(Settings):
-    prediction_log_batch: int = Field(default=20_000, ge=1, description="Maximum records in one Delta commit.")
+    prediction_log_batch: int = Field(
+        default=20_000, ge=1, description="Maximum records in one Delta commit; 32 MiB of them."
+    )
     prediction_log_wait_ms: int = Field(default=250, ge=10, description="Maximum wait for a batch to fill.")
     prediction_log_window: int = Field(
         default=1_000_000, ge=1_000, description="Newest ids held in memory to find duplicates; 16 bytes each."
@@ -23,7 +25,8 @@ class PredictionLogSettings(Settings):
     prediction_log_file_bytes: int = Field(
         default=128 * 1024 * 1024,
         ge=1024 * 1024,
-        description="Size of a compacted file; a file below half of it is small.",
+        description="Size of a compacted file; a file below half of it is small. Files of large rows become smaller: "
+        "256 MiB uncompressed, so that an erasure can hold them in memory.",
     )
     prediction_log_grace_hours: int = Field(
         default=1, ge=0, le=4, description="A replaced file is deleted after so long, so that its readers can finish."
