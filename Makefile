@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help loop test check lint types contracts check-loop up down bench chaos clean
+.PHONY: help loop test test-unit check lint types contracts check-loop up down bench chaos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,8 +23,12 @@ loop: $(INSTALLED)  ## One cycle of the loop on real components: from a request 
 	$(BIN)/ratchet loop $(ARGS)
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
-	$(BIN)/pytest $(ARGS) -n 2 tests/unit tests/contract
 	$(BIN)/pytest $(ARGS) --ignore=tests/unit --ignore=tests/contract
+	$(MAKE) -j2 test-unit $(BESIDE)
+
+# At low priority: `make check` plays the loop beside it, whose training uses one processor.
+test-unit: $(INSTALLED)
+	nice -n 15 $(BIN)/pytest $(ARGS) -n 2 tests/unit tests/contract
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
@@ -38,7 +42,9 @@ contracts: $(INSTALLED)  ## Import contracts, drift of the schemas and of docs/c
 	$(BIN)/ratchet contract check
 	$(BIN)/python -m deploy.settings_reference --check
 
-check: lint types contracts test check-loop  ## What CI runs
+check: $(INSTALLED)  ## What CI runs
+	$(MAKE) -j2 lint types contracts
+	$(MAKE) test BESIDE=check-loop
 
 check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it; its report, and what a restart keeps, checked
 	env -u KAFKA_HOME $(MAKE) loop ARGS="--report report"
