@@ -79,11 +79,13 @@ def without_vllm_fields(body: bytes) -> bytes:
         request.pop(name, None)
     if isinstance(options := request.get("stream_options"), dict):
         options.pop("continuous_usage_stats", None)
-    for message in request.get("messages") or ():
+    labels = constraint.get("choice") if isinstance(constraint, dict) else None
+    if not isinstance(request.get("messages"), list):
+        return orjson.dumps(request)
+    for message in request["messages"]:
         if isinstance(message, dict):
             message.pop("reasoning", None)
-    labels = constraint.get("choice") if isinstance(constraint, dict) else None
-    if labels and isinstance(request.get("messages"), list):
+    if labels:
         instruction = f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
         request["messages"] = [{"role": "system", "content": instruction}, *request["messages"]]
     return orjson.dumps(request)

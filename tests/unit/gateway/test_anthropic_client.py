@@ -320,10 +320,12 @@ async def test_an_error_within_a_stream_is_the_clients_own_error(
     assert {event.answers[0].finish_reason for event in gateway.log.events} == {"upstream_cut"}
 
 
+@pytest.mark.parametrize("last", [REFUND[-3:], sse(chunk({"content": "."}, finish="stop"), USAGE)])
 async def test_the_end_of_a_stream_waits_until_its_event_is_durable(
-    gateway: Gateway, client: anthropic.AsyncAnthropic
+    gateway: Gateway, client: anthropic.AsyncAnthropic, last: list[bytes]
 ) -> None:
     gateway.log.full = True
+    gateway.upstream.pieces = [*REFUND[:3], *last]
     kinds = []
     with pytest.raises(anthropic.APIStatusError, match="the spool is full") as caught:
         async for event in await client.messages.create(**ASKED, stream=True):
@@ -372,9 +374,9 @@ async def test_the_external_api_answers_while_no_replica_does_but_counts_no_toke
 
 @pytest.fixture
 async def guarded(tmp_path: Path) -> AsyncIterator[tuple[str, str, Gateway]]:
-    """A gateway with one key, for `support` alone and two requests: its address, the key, and itself."""
+    """A gateway with one key, for `support` alone and three requests: its address, the key, and itself."""
     key, digest = new_key()
-    limits: Any = {"tasks": ("support",), "requests_per_second": 0.01, "burst": 2, "created_at": datetime.now(UTC)}
+    limits: Any = {"tasks": ("support",), "requests_per_second": 0.01, "burst": 3, "created_at": datetime.now(UTC)}
     write_keys(tmp_path / "keys.json", [ApiKey(app="desk", digest=digest, **limits)])
     access = AccessControl(tmp_path / "keys.json", tmp_path / "had-keys")
     access.reload()
@@ -402,6 +404,8 @@ async def test_refusals_are_the_clients_own_errors(guarded: tuple[str, str, Gate
             await stranger.messages.count_tokens(model="support", messages=MESSAGES)
         with pytest.raises(anthropic.PermissionDeniedError, match="not for the task 'haiku'"):
             await client.messages.create(**{**ASKED, "model": "haiku"})
+        with pytest.raises(anthropic.PermissionDeniedError, match="not for the task 'haiku'"):
+            await client.messages.count_tokens(model="haiku", messages=MESSAGES)
         await client.messages.create(**ASKED)
         with pytest.raises(anthropic.RateLimitError, match="requests a second") as limited:
             await client.messages.create(**ASKED)

@@ -83,6 +83,18 @@ def test_labels_that_vllm_would_enforce_become_an_instruction() -> None:
     }
 
 
+def test_fields_that_anthropics_requests_add_for_vllm_are_removed() -> None:
+    thought = {"role": "assistant", "content": "x", "reasoning": "Which?"}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"messages": [thought, "?"], "stream_options": options, "thinking_token_budget": 2_000, "watermarking": True}
+    assert orjson.loads(without_vllm_fields(orjson.dumps(body))) == {
+        "messages": [{"role": "assistant", "content": "x"}, "?"], "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    assert without_vllm_fields(b'{"prompt":"x","messages":5,"stream_options":5}') == (
+        b'{"prompt":"x","messages":5,"stream_options":5}'
+    )
+
+
 async def test_a_refusal_of_the_gateways_own_model_is_not_reported_as_the_clients_mistake(
     api: Api, external: ExternalApi
 ) -> None:
