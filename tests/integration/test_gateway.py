@@ -119,6 +119,25 @@ async def test_the_model_sees_the_same_messages_as_by_vllms_own_route(gateway: G
                 )
 
 
+async def test_an_answer_that_anthropics_client_began_is_continued_and_its_first_event_has_the_prompts_tokens(
+    gateway: Gateway,
+) -> None:
+    begun: Any = [*MESSAGES, {"role": "assistant", "content": "First, call the"}]
+    async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key="any") as client:
+        counted = await client.messages.count_tokens(model=gateway.free, messages=begun)
+        whole = await client.messages.count_tokens(model=gateway.free, messages=[*begun, *MESSAGES])
+        stream = await client.messages.create(model=gateway.free, max_tokens=5, messages=begun, stream=True)
+        events = [event async for event in stream]
+    first, last = events[0], events[-2]
+    assert first.type == "message_start"
+    assert last.type == "message_delta"
+    assert first.message.usage.input_tokens == counted.input_tokens < whole.input_tokens
+    assert (last.delta.stop_reason, last.usage.output_tokens) == ("max_tokens", 5)
+    event, logged = await gateway.logged(first.message.id)
+    assert event.call.parameters["continue_final_message"] is True
+    assert logged.text == "".join(e.delta.text for e in events if e.type == "content_block_delta")
+
+
 async def test_anthropics_client_gets_vllms_own_error_word_for_word(gateway: Gateway) -> None:
     long: Any = [{"role": "user", "content": "word " * 6_000}]
     async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key="any") as client:
