@@ -57,7 +57,7 @@ async def ask_successfully(http: httpx.AsyncClient, task: str, **headers: str) -
 
 
 async def trace_headers(settings: Settings, topic: str, ids: Sequence[str]) -> list[dict[str, str]]:
-    """Wait for the records with these keys and return their trace headers, in the order of `ids`."""
+    """Wait for the records of these predictions and return their trace headers, in the order of `ids`."""
     consumer = AIOKafkaConsumer(
         topic, **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -67,7 +67,7 @@ async def trace_headers(settings: Settings, topic: str, ids: Sequence[str]) -> l
         async with asyncio.timeout(60):
             while not found.keys() >= set(ids):
                 for batch in (await consumer.getmany(timeout_ms=200)).values():
-                    found |= {record.key.decode(): record for record in batch}
+                    found |= {name: record for name in ids for record in batch if name.encode() in record.value}
     finally:
         await consumer.stop()
     for prediction_id in ids:
