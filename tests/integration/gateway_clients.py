@@ -15,6 +15,7 @@ import httpx
 
 from schemas.predictions import PredictionLogged
 from schemas.tasks import RedactionSettings, TaskSpec
+from services.gateway.domain import unsigned_id
 from shared.settings import Settings
 from tests.integration.gateway_process import (
     TIMEOUT_SECONDS,
@@ -73,22 +74,27 @@ class GatewayBackends:
             gateway.kill_with_shipper()
 
     async def events(self, topic: str, ids: set[str], seconds: float = TIMEOUT_SECONDS) -> list[bytes]:
-        """Wait until the topic has every key in `ids`. Returns the values of all records with these keys."""
+        """Wait until the topic has every prediction in `ids`. Returns the values of all records about these."""
+        keys = {unsigned_id(name) for name in ids} if topic == PREDICTIONS else ids
         found: list[tuple[bytes, bytes]] = []
 
         async def has_all_ids() -> bool:
             records = await read_topic(self.settings, topic)
-            found[:] = [(key, value) for key, value in records if key.decode() in ids]
-            return {key.decode() for key, _ in found} == ids
+            found[:] = [(key, value) for key, value in records if key.decode() in keys]
+            return {key.decode() for key, _ in found} == keys
 
         await wait_until(has_all_ids, seconds, lambda: f"{len(found)} of {len(ids)}")
         return [value for _, value in found]
 
+    async def logged_requests(self) -> set[str]:
+        """The ids of the requests that are in Kafka now: `unsigned_id` of their first prediction."""
+        return {key.decode() for key, _ in await read_topic(self.settings, PREDICTIONS)}
+
     async def wait_for_predictions(self, ids: set[str]) -> list[PredictionLogged]:
         """Wait until all predictions are in Kafka. Copies of a record must be the same event."""
-        events = set(map(PredictionLogged.model_validate_json, await self.events(PREDICTIONS, ids)))
+        events = list(map(PredictionLogged.model_validate_json, set(await self.events(PREDICTIONS, ids))))
         assert len({event.event_id for event in events}) == len(events) == len(ids)
-        return list(events)
+        return events
 
 
 async def ask(http: httpx.AsyncClient, task: str, text: str = "hello") -> httpx.Response:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
 
-from schemas.base import Message, Role, Variant
+from schemas.base import Variant
+from schemas.conversation import Message, Role, ToolCall
 from schemas.predictions import FeedbackGiven, PredictionLogged, PredictionSubmitted, RequestObserved
 from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
-from shared.identity import event_id, keyed_hash, load_or_create_key
+from services.gateway.domain import unsigned_id
+from shared.identity import keyed_hash, load_or_create_key
 from shared.kafka.broker import build_broker
 from tests.integration.gateway_clients import (
     PREDICTIONS,
@@ -92,12 +95,13 @@ async def test_personal_data_is_readable_neither_in_the_spool_nor_in_kafka(
         (feedback,) = await backends.events(FEEDBACK, {prediction_id})
         (observation,) = await backends.events(OBSERVATIONS, {prediction_id})
         event = PredictionLogged.model_validate_json(value)
-        assert event.messages[0].content == "Help Maria Gonzalez's customers."  # The task's own prompt is not redacted.
-        texts = [event.messages[1].content, event.answer, feedback.decode(), observation.decode()]
+        messages, (answer,) = event.call.messages, event.answers
+        assert messages[0].content == "Help Maria Gonzalez's customers."  # The task's own prompt is not redacted.
+        texts = [messages[1].text, answer.text, feedback.decode(), observation.decode()]
         assert [word for word in (*PERSONAL_DATA, "ann@example.com") for text in texts if word in text] == []
         assert event.redactions == 4
         assert FeedbackGiven.model_validate_json(feedback).redactions == 3
-        assert event.messages[1].content.startswith("I am ")
+        assert messages[1].text.startswith("I am ")
 
         async def is_counted() -> bool:  # The shipper reports to the gateway once a second.
             metrics = (await http.get("/metrics")).text
@@ -107,47 +111,66 @@ async def test_personal_data_is_readable_neither_in_the_spool_nor_in_kafka(
         await wait_until(is_counted)
 
 
-async def test_a_direct_producers_prediction_is_redacted_and_its_copy_has_the_same_event_id(
+async def test_a_direct_producers_prediction_is_redacted_and_is_the_one_that_came_by_http(
     backends: GatewayBackends, redacting: GatewayProcess
 ) -> None:
-    prediction_id = f"order-service-{uuid4().hex}"
+    own_id = f"maria.gonzalez@example.com/{uuid4().hex}"
+    call = ToolCall(name="find_customer", arguments=json.dumps({"email": PERSONAL_DATA[1], "phone": PERSONAL_DATA[2]}))
     submitted = PredictionSubmitted(
-        task=backends.task, task_revision="current", prediction_id=prediction_id, answer="Dear Maria Gonzalez",
-        messages=(Message(role=Role.USER, content=INTRODUCTION),), user="customer-4711", latency_ms=3,
+        task=backends.task, task_revision="current", prediction_id=own_id, answer="Dear Maria Gonzalez",
+        messages=(Message(role=Role.USER, content=INTRODUCTION), Message(role=Role.ASSISTANT, tool_calls=(call,))),
+        user="customer-4711", latency_ms=3, metadata={"mail": PERSONAL_DATA[1]},
     )  # fmt: skip
-    unknown_task = submitted.model_copy(
-        update={"task": "no-such-task", "prediction_id": f"{prediction_id}-unknown-task"}
-    )
+    unknown_task = submitted.model_copy(update={"task": "no-such-task", "prediction_id": f"{own_id}-unknown-task"})
+    await _submit(backends, submitted, submitted.model_copy(update={"event_id": uuid4()}), unknown_task)
+    async with redacting.http() as http:
+        sent = {"task": backends.task, "prediction_id": own_id, "messages": [{"role": "user", "content": INTRODUCTION}],
+                "answer": "Dear Maria Gonzalez", "latency_ms": 3, "user": "customer-4711"}  # fmt: skip
+        (prediction_id,) = (await http.post("/v1/predictions", json=sent)).json()["prediction_ids"]
+        given = {"prediction_id": f"{backends.task}/{own_id}", "kind": "thumbs", "positive": True}
+        assert (await http.post("/v1/feedback", json=given)).json()["prediction_id"] == prediction_id
+    events: list[PredictionLogged] = []
+
+    async def are_all_logged() -> bool:
+        values = await backends.events(PREDICTIONS, {prediction_id})
+        events[:] = map(PredictionLogged.model_validate_json, values)
+        return len(events) == 3
+
+    await wait_until(are_all_logged)
+    subjects = load_or_create_key(redacting.settings.secrets_folder, "subjects")
+    assert len({(event.event_id, event.request_id, event.user_hash) for event in events}) == 1
+    assert {event.answers[0].prediction_id for event in events} == {prediction_id}
+    assert {(event.variant, event.user_hash) for event in events} == {
+        (Variant.EXTERNAL, keyed_hash(subjects, "customer-4711"))
+    }
+    texts = [event.model_dump_json().replace("Help Maria Gonzalez's customers.", "") for event in events]
+    assert [word for text in texts for word in (*PERSONAL_DATA, "4711") if word in text] == []
+    event = next(event for event in events if event.call.messages[1].tool_calls)
+    assert (event.occurred_at, event.redactions) == (submitted.occurred_at, 7)
+    assert event.task_revision != "current"
+    arguments = json.loads(event.call.messages[1].tool_calls[0].arguments)
+    assert "@" in arguments["email"] and len(arguments["phone"]) == len(PERSONAL_DATA[2])
+    await _is_dead_lettered(backends, unknown_task.prediction_id)
+
+
+async def _submit(backends: GatewayBackends, *events: PredictionSubmitted) -> None:
     broker = build_broker(backends.settings, "application")
     await broker.start()
     try:
-        for event in (submitted, submitted.model_copy(update={"event_id": uuid4()}), unknown_task):
+        for event in events:
             body = event.model_dump_json().encode()
             await broker.publish(body, "predictions.submitted.v1", key=event.prediction_id.encode())
     finally:
         await broker.stop()
-    events: list[PredictionLogged] = []
 
-    async def are_both_logged() -> bool:
-        values = await backends.events(PREDICTIONS, {prediction_id})
-        events[:] = map(PredictionLogged.model_validate_json, values)
-        return len(events) == 2
 
-    await wait_until(are_both_logged)
-    event = events[0]
-    assert {logged.event_id for logged in events} == {event_id("predictions.logged", backends.task, prediction_id)}
-    assert (event.variant, event.prediction_id, event.redactions) == (Variant.EXTERNAL, prediction_id, 4)
-    assert event.occurred_at == submitted.occurred_at
-    assert event.task_revision != "current"
-    assert event.user_hash == keyed_hash(
-        load_or_create_key(redacting.settings.secrets_folder, "subjects"), "customer-4711"
-    )
-    assert [word for word in (*PERSONAL_DATA, "4711") if word in event.model_dump_json()] == []
+async def _is_dead_lettered(backends: GatewayBackends, key: str) -> None:
+    """Wait for the dead letter, which is encrypted."""
     dead_letters: list[bytes] = []
 
     async def is_dead_lettered() -> bool:
         found = await read_topic(backends.settings, "deadletters.gateway.v1")
-        dead_letters[:] = [value for key, value in found if key == unknown_task.prediction_id.encode()]
+        dead_letters[:] = [value for name, value in found if name == key.encode()]
         return bool(dead_letters)
 
     await wait_until(is_dead_lettered)
@@ -163,7 +186,7 @@ async def test_a_killed_gateways_predictions_arrive_once_by_id_after_its_restart
         await gateway.stop(signal.SIGKILL)
         gateway.signal_shipper(signal.SIGKILL)
         assert len(gateway.spooled()) == 80  # A prediction and an observation each.
-        assert not {key.decode() for key, _ in await read_topic(backends.settings, PREDICTIONS)} & ids
+        assert not await backends.logged_requests() & set(map(unsigned_id, ids))
         slot = gateway.slot
         append_partial_record(gateway.settings.spool_folder)
         gateway.start()
@@ -289,4 +312,4 @@ async def test_with_the_setting_answer_a_full_spool_or_disk_answers_and_reports_
         gateway.signal_shipper(signal.SIGCONT)
         await client.ask_until_spooled()
         await backends.wait_for_predictions(client.spooled)
-        assert not {key.decode() for key, _ in await read_topic(backends.settings, PREDICTIONS)} & client.unlogged
+        assert not await backends.logged_requests() & set(map(unsigned_id, client.unlogged))
