@@ -10,6 +10,7 @@ from rich.table import Table
 
 from deploy.cli.output import console, say
 from schemas.catalog import SERVICES
+from services.gateway.settings import GatewaySettings
 from shared.kafka.dead_letters import (
     MAX_SHOWN,
     DeadLetter,
@@ -18,7 +19,10 @@ from shared.kafka.dead_letters import (
     read_dead_letters,
     replay_dead_letters,
 )
+from shared.privacy.encryption import load_cipher
 from shared.settings import Settings
+from shared.spool import Record, Spool
+from shared.tracing import pick_trace_headers
 
 HELP = """Messages that the services could not handle: look at them, fix the cause, send them again.
 
@@ -81,9 +85,27 @@ def replay(
         bool, typer.Option("--skip-broken", help="Skip, for good, dead letters that no key decrypts.")
     ] = False,
 ) -> None:
-    """Send a service's dead letters to it again, unchanged, oldest first. What fails again is dead-lettered again."""
-    count = asyncio.run(replay_dead_letters(Settings.load(), _checked(service), limit, skip_broken=skip_broken))
+    """Send a service's dead letters to it again, unchanged, oldest first. What fails again is dead-lettered again.
+
+    The gateway's own events go through the spool of this home, so that they are redacted before they reach their topics:
+    run it where a gateway's home is.
+    """
+    sending = replay_dead_letters(
+        Settings.load(), _checked(service), limit, skip_broken=skip_broken, take_unsent=to_spool
+    )
+    count = asyncio.run(sending)
     say(f"{count} dead letters sent again to {service}")
+
+
+def to_spool(dead_letter: DeadLetter) -> None:
+    """Append an event that never reached Kafka to a slot of the gateway's spool; a shipper of this home ships it."""
+    settings = GatewaySettings.load()
+    spool = Spool.open(settings.spool_folder, load_cipher(settings.secrets_folder, "spool"), settings.spool_options)
+    trace = tuple((name, value.encode()) for name, value in pick_trace_headers(dead_letter.headers).items())
+    try:
+        spool.append([Record(dead_letter.topic, dead_letter.key or b"", dead_letter.value, trace)])
+    finally:
+        spool.close()
 
 
 def _checked(service: str) -> str:

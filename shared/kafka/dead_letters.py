@@ -11,15 +11,16 @@ from __future__ import annotations
 import base64
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
 from schemas import catalog
 from schemas.base import utc_now
-from shared.errors import DependencyUnavailable
+from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.clients import build_producer, end_offsets, open_consumer
 from shared.kafka.delivery import TopicPartition
 from shared.privacy.encryption import Cipher, DecryptionFailed, load_cipher
@@ -121,14 +122,24 @@ async def read_dead_letters(settings: Settings, service: str, limit: int = MAX_S
     return list(newest)
 
 
+TakeUnsent = Callable[[DeadLetter], None]
+"""Takes a dead letter that never reached its topic, where it must not be as it is: it was not redacted."""
+
+
 async def replay_dead_letters(
-    settings: Settings, service: str, limit: int | None = None, *, skip_broken: bool = False
+    settings: Settings,
+    service: str,
+    limit: int | None = None,
+    *,
+    skip_broken: bool = False,
+    take_unsent: TakeUnsent | None = None,
 ) -> int:
     """Send dead letters back to their topics, for this service only, oldest first; returns how many.
 
     The broker acknowledges each before it is committed as replayed: a crash in between sends a record twice, which
     handlers tolerate, and never loses one. What fails again becomes a dead letter after those that were pending at the
-    start. Raises DecryptionFailed at a dead letter that cannot be decrypted, unless `skip_broken` skips it for good.
+    start. Raises DecryptionFailed at a dead letter that cannot be decrypted, unless `skip_broken` skips it for good;
+    InvalidMessage at one that never reached its topic, unless `take_unsent` takes it.
     """
     sent = 0
     producer = build_producer(settings, "ratchet-dlq")
@@ -141,17 +152,28 @@ async def replay_dead_letters(
                 if dead_letter.broken and not skip_broken:
                     raise dead_letter.broken
                 if not dead_letter.broken and not duplicate:
-                    await producer.send_and_wait(
-                        dead_letter.topic,
-                        dead_letter.value,
-                        key=dead_letter.key,
-                        headers=_replay_headers(dead_letter, service),
-                    )
+                    await send_again(producer, dead_letter, service, take_unsent)
                     sent += 1
                 await consumer.commit({_partition(service): dead_letter.offset + 1})
     finally:
         await producer.stop()
     return sent
+
+
+async def send_again(
+    producer: Any, dead_letter: DeadLetter, service: str, take_unsent: TakeUnsent | None = None
+) -> None:
+    """Send a dead letter back to its topic, from where the service has it; else `take_unsent` takes it."""
+    if dead_letter.topic in (topic.name for topic in catalog.topics_consumed_by(service)):
+        headers = _replay_headers(dead_letter, service)
+        await producer.send_and_wait(dead_letter.topic, dead_letter.value, key=dead_letter.key, headers=headers)
+    elif take_unsent is not None:
+        take_unsent(dead_letter)
+    else:
+        raise InvalidMessage(
+            f"dead letter {dead_letter.offset} never reached {dead_letter.topic}: it may have personal data",
+            f"Read it: ratchet dlq show {service}",
+        )
 
 
 def _replay_headers(dead_letter: DeadLetter, service: str) -> list[tuple[str, bytes]]:

@@ -1,0 +1,58 @@
+"""`ratchet dlq replay`: what never reached its topic, and so was not redacted, goes through the spool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.cli.dead_letters import to_spool
+from schemas import catalog
+from services.gateway.settings import GatewaySettings
+from shared.errors import InvalidMessage
+from shared.kafka.dead_letters import DeadLetter, send_again
+from shared.privacy.encryption import load_cipher
+from shared.spool import Record, SpoolReader, list_slots, lock_for_shipping
+from shared.spool.slots import has_owner
+
+PARENT = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+
+
+@dataclass
+class Producer:
+    sent: list[str] = field(default_factory=list)
+
+    async def send_and_wait(self, topic: str, value: bytes, **_: Any) -> None:
+        self.sent.append(topic)
+
+
+def letter(topic: str) -> DeadLetter:
+    return DeadLetter(7, b"k", b"raw text", "no JSON", {catalog.HEADER_TOPIC: topic, "traceparent": PARENT})
+
+
+async def test_a_dead_letter_that_never_reached_its_topic_is_not_sent_there() -> None:
+    producer, taken = Producer(), list[DeadLetter]()
+    logged, submitted = letter("predictions.logged.v1"), letter("predictions.submitted.v1")
+    await send_again(producer, submitted, "gateway", taken.append)
+    await send_again(producer, logged, "gateway", taken.append)
+    assert (producer.sent, taken) == (["predictions.submitted.v1"], [logged])
+    with pytest.raises(InvalidMessage, match="dead letter 7 never reached"):
+        await send_again(producer, logged, "gateway")
+    await send_again(producer, logged, "prediction_log")
+    assert producer.sent[1:] == ["predictions.logged.v1"]
+
+
+def test_the_gateways_own_events_are_shipped_again_by_way_of_its_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    to_spool(letter("feedback.given.v1"))
+    settings = GatewaySettings.load()
+    (slot,) = list_slots(settings.spool_folder)
+    assert not has_owner(slot)  # So a shipper adopts it.
+    with lock_for_shipping(slot) or pytest.fail():
+        reader = SpoolReader(slot, load_cipher(settings.secrets_folder, "spool"))
+        records = [spooled.record for spooled in reader.read(10, 10_000)]
+    assert records == [Record("feedback.given.v1", b"k", b"raw text", (("traceparent", PARENT.encode()),))]
