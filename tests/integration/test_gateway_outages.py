@@ -128,7 +128,9 @@ async def test_when_a_replica_is_killed_under_load_only_streams_that_had_begun_b
     async with backends.gateway() as gateway:
         load = Load(url(gateway), backends.task)
         async with load.running():
-            for _ in range(3):
+            for number in range(9):
+                if number >= 3 and load.broken_streams:  # A kill may hit a moment without a stream that has begun.
+                    break
                 await wait_until(lambda: load.answered[f"from {killed.port}"] > 20)
                 killed.kill()
                 await wait_for_more(load, other)

@@ -65,7 +65,7 @@ TOPICS = (
 
 
 def _mixed(task: str, free: str) -> list[tuple[str, dict[str, Any]]]:
-    """A hundred different requests of ten kinds: path and body."""
+    """A hundred different requests of ten kinds: path and body. Each is one sequence: a batch rounds differently."""
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("chat/completions", {"model": task, "messages": [{"role": "user", "content": "Tell me about {}."}]}),
         ("chat/completions", {**GREEDY, "messages": [{"role": "user", "content": "Tell me about {}."}]}),
@@ -74,8 +74,10 @@ def _mixed(task: str, free: str) -> list[tuple[str, dict[str, Any]]]:
             {"type": "text", "text": "Name"}, {"type": "text", "text": "three things about {}."},
         ]}], "stop": [","], "seed": 7, "frequency_penalty": 0.3}),
         ("chat/completions", {
-            **GREEDY, "messages": [{"role": "user", "content": "{}!"}], "n": 4, "temperature": 1.0,
-            "top_k": 1,
+            **GREEDY, "messages": [
+                {"role": "user", "content": "{}!"}, {"role": "assistant", "content": "Yes?"},
+                {"role": "user", "content": "Say more."},
+            ], "logit_bias": {"198": -100}, "repetition_penalty": 1.1,
         }),
         ("chat/completions", {
             **GREEDY, "messages": [*TOOL_TURNS, {"role": "user", "content": "Now {}."}], "tools": [TOOL],

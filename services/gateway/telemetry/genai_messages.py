@@ -96,8 +96,15 @@ def chat_messages_of(item: Any) -> list[Message]:
     thoughts = "\n".join(text for part in parts if _kind(part) in _HIDDEN_PARTS and (text := _said(part)))
     messages = [_result(part) for part in results]
     if rest or calls or thoughts or not results:
-        messages.append(_message(item, [_part(part) for part in rest], thoughts, calls))
+        messages.append(_message(item, _content(item, [_part(part) for part in rest]), thoughts, calls))
     return messages
+
+
+def _content(item: Mapping[str, Any], parts: list[Any]) -> Any:
+    """The content of a message: its parts, or a text where the convention of `parts` had to write it as one."""
+    if "parts" in item and len(parts) == 1 and isinstance(parts[0], dict) and parts[0].get("type") == "text":
+        return parts[0]["text"]
+    return parts
 
 
 def answer_of_span_message(item: Any) -> Choice:
