@@ -103,7 +103,7 @@ async def model_server(text: Callable[[], str]) -> AsyncIterator[str]:
     async def models(request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []})
 
-    app = web.Application()
+    app = web.Application(client_max_size=64 * 1024**2)
     app.add_routes([web.post("/v1/chat/completions", complete), web.get("/v1/models", models)])
     runner = web.AppRunner(app)
     await runner.setup()
