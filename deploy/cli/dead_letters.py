@@ -87,8 +87,8 @@ def replay(
 ) -> None:
     """Send a service's dead letters to it again, unchanged, oldest first. What fails again is dead-lettered again.
 
-    The gateway's own events go through the spool of this home, so that they are redacted before they reach their
-    topics: run it where a gateway's home is.
+    The gateway's own events go through the spool of this home, where a gateway must run: they are redacted before they
+    reach their topics.
     """
     sending = replay_dead_letters(
         Settings.load(), _checked(service), limit, skip_broken=skip_broken, take_unsent=to_spool
