@@ -26,11 +26,14 @@ def sliced(redactor: Redactor, text: str, rules: Rules = RULES) -> list[Redacted
     return results
 
 
-@pytest.mark.parametrize("unit", ["x", " ", "word ", "A sentence. ", "line\n", "paragraph\n\n"])
-def test_personal_data_at_the_end_of_a_slice_is_replaced_whole(redactor: Redactor, unit: str) -> None:
+@pytest.mark.parametrize(
+    ("unit", "blank"),
+    [("x", ";"), (";", ";"), (" ", " "), ("word ", " "), ("A sentence. ", " "), ("line\n", " "), ("text\n\n", " ")],
+)
+def test_personal_data_at_the_end_of_a_slice_is_replaced_whole(redactor: Redactor, unit: str, blank: str) -> None:
     for offset in range(-80, 20, 3):
-        before = (unit * MAX_SLICE)[: MAX_SLICE + offset] + " "
-        after = " " + unit * 10
+        before = (unit * MAX_SLICE)[: MAX_SLICE + offset] + blank
+        after = blank + unit * 10
         results = sliced(redactor, before + EMAIL + after)
         text = "".join(result.text for result in results)
         assert text.startswith(before) and text.endswith(after)
