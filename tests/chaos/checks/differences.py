@@ -37,13 +37,16 @@ def differences(sent: Facts, stored: Facts, *, may_be_cut: bool) -> Iterator[str
                 yield f"{name}: {value}, {found}"
         elif not (name == "usage" and left):
             yield from _compare(name, value, found, cut=name == "messages" and sent["truncated"])
+    if has_personal_data(stored):
+        yield from (f"{path}: not redacted" for path, text in _texts("", stored) if has_personal_data(text))
     if sent["truncated"] and _MARK not in json.dumps(stored["messages"]):
         yield "messages: marked as truncated, but whole"
 
 
 def has_personal_data(value: Any) -> bool:
     """Return True if any text of the value has seeded personal data."""
-    return _SEEDED.search(json.dumps(value, ensure_ascii=False)) is not None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return any(seeded in text for seeded in _VALUES)  # Much faster than the expression.
 
 
 def _answer(sent: Facts, stored: Facts, *, left: bool) -> Iterator[str]:
@@ -53,7 +56,7 @@ def _answer(sent: Facts, stored: Facts, *, left: bool) -> Iterator[str]:
         return
     for name in ("text", "refusal", "reasoning"):  # As much as had arrived.
         begun, whole = stored[name] or "", sent[name] or ""
-        if not _SEEDED.search(whole) and not whole.startswith(begun):
+        if not has_personal_data(whole) and not whole.startswith(begun):
             yield f"answer.{name}: {_short(whole)}, {_short(begun)}"
 
 
@@ -71,19 +74,26 @@ def _compare(path: str, sent: Any, stored: Any, *, cut: bool = False) -> Iterato
         for number, (one, other) in enumerate(zip(sent, stored, strict=True)):
             yield from _compare(f"{path}.{number}", one, other, cut=cut)
     elif isinstance(sent, str) and isinstance(stored, str):
-        if _SEEDED.search(stored):
-            yield f"{path}: not redacted"
-        elif sent != stored and not _is_redacted(sent, stored) and not (cut and _is_shortened(sent, stored)):
+        if sent != stored and not _is_redacted(sent, stored) and not (cut and _is_shortened(sent, stored)):
             yield f"{path}: {_short(sent)}, {_short(stored)}"
     elif sent != stored or isinstance(sent, bool) != isinstance(stored, bool):
         yield f"{path}: {_short(sent)}, {_short(stored)}"
 
 
+def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """All texts of a value, with their paths."""
+    if isinstance(value, str):
+        yield path[1:], value
+    elif isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(f"{path}.{name}", inner)
+
+
 def _is_redacted(sent: str, stored: str) -> bool:
     """Return True if the stored text is the sent one with every seeded value replaced."""
-    pieces = _SEEDED.split(sent)
-    if len(pieces) == 1:
+    if not has_personal_data(sent):
         return False
+    pieces = _SEEDED.split(sent)
     if sent.startswith("{"):
         try:
             return not any(_compare("", json.loads(sent), json.loads(stored)))

@@ -23,7 +23,7 @@ from tests.chaos.load.people import Texts, long_text
 Object = dict[str, Any]
 FUNCTIONS = ("find_order", "refund_order", "open_ticket")
 _LONG_CHARACTERS, _TOO_LONG_CHARACTERS = 100_000, 200_000
-_EVERY = {"long": 40, "too long": 60, "long answer": 80, "leaves": 25}
+_EVERY = {"long": 60, "too long": 90, "long answer": 90, "leaves": 25}
 """One in so many conversations, the first of them early."""
 _KINDS = {"tools": 45, "format": 15, "parts": 10, "several": 12, "completions": 8, "responses": 10, "messages": 12}
 _LOW_SHARE = 0.04
