@@ -43,8 +43,7 @@ contracts: $(INSTALLED)  ## Import contracts, drift of the schemas and of docs/c
 	$(BIN)/python -m deploy.settings_reference --check
 
 check: $(INSTALLED)  ## What CI runs
-	$(MAKE) -j2 lint types contracts
-	$(MAKE) test BESIDE=check-loop
+	$(MAKE) test BESIDE="check-loop lint types contracts"
 
 check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it; its report, and what a restart keeps, checked
 	env -u KAFKA_HOME $(MAKE) loop ARGS="--report report"
