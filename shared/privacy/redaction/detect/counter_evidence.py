@@ -29,6 +29,15 @@ _MAX_FIRM_CHARACTERS = 40
 _CLAUSE_STARTS = frozenset(",;:-–—•*")
 
 
+_SAINTS = frozenset(("san", "santa", "saint", "st"))
+_SAINTS_TOWNS = frozenset(
+    """
+    ana anita antonio barbara bernardino clara cruz diego fe francisco jose josé juan louis luis marino mateo monica
+    paul petersburg rosa salvador sebastian
+    """.split()  # noqa: SIM905
+)
+
+
 class CounterEvidence:
     """Refutes people that were found without a cue."""
 
@@ -62,6 +71,7 @@ class CounterEvidence:
         return (
             self._is_key(text, span, words)
             or self._is_place(words, before, adjacent)
+            or _is_saints_town(text, tokens, index, words)
             or self._is_firm(text, tokens, index, last)
             or (len(words) == 1 and self._is_everyday_word(text, words[0], before, adjacent))
             or (foreign and self._is_foreign_word(words))
@@ -146,3 +156,14 @@ class CounterEvidence:
 def _parts(words: list[Token]) -> tuple[str, ...]:
     """Return the words in lower case, "Harley-Davidson" as two."""
     return tuple(part for word in words for part in word.lower.split("-"))
+
+
+def _is_saints_town(text: str, tokens: list[Token], index: int, words: list[Token]) -> bool:
+    """Return True for San Francisco, not for Maria San Juan."""
+    if words[0].lower not in _SAINTS:  # The saint was not found with the town.
+        index, words = index - 1, [*tokens[max(index - 1, 0) : index], *words]
+    if len(words) != 2 or not all(word.is_capitalised for word in words):
+        return False
+    before = tokens[index - 1] if index else None
+    is_surname = before is not None and before.is_capitalised and text[before.end : words[0].start] == " "
+    return words[0].lower in _SAINTS and words[1].lower in _SAINTS_TOWNS and not is_surname
