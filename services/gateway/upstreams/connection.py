@@ -131,7 +131,8 @@ class Connection(asyncio.Protocol):
         """Return the complete body. Raises ConnectionLost; TimeoutError at `deadline`, on the loop's clock."""
         while not self.complete:
             await self._wait_for_data(deadline)
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        parts, self._parts = self._parts, []  # An idle connection must not keep a large answer.
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def wait_for_headers(self, deadline: float) -> None:
         """Return when the headers have arrived. Raises as `read_body`."""
