@@ -118,9 +118,7 @@ def markdown(outcome: Outcome) -> str:
         "Crashes, by exit code": outcome.fell,
     }
     if outcome.checked:
-        parts["Rows compared whole, with"] = outcome.checked.predictions.compared_with
         for name, found in asdict(outcome.checked).items():
-            del found["compared_with"]
             parts[f"Ledger compared with the lake: {name}"] = found
     for title, values in parts.items():
         if values:
@@ -180,7 +178,7 @@ def _checked_table(checked: CheckResult) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     for row in Finding.__dataclass_fields__:
-        if row not in ("examples", "changed_fields", "compared_with"):
+        if row not in ("examples", "changed_fields"):
             is_problem = row in PROBLEMS
             values = [getattr(found, row) for found in columns.values()]
             style = "bold red" if is_problem and any(values) else "bold green" if is_problem else ""

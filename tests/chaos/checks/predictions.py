@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tests.chaos.checks.differences import differences, has_personal_data
 from tests.chaos.checks.lake import Key, marker_of
-from tests.chaos.checks.rows import facts_of_row, facts_of_said, features_of, plain_answer
+from tests.chaos.checks.rows import facts_of_row, facts_of_said, plain_answer
 
 MAX_EXAMPLES = 20
 """Maximum number of ids that a finding names; the counts are of all."""
@@ -25,11 +25,8 @@ _OUTCOMES = ("accepted", "unknown", "refused")
 
 @dataclass
 class Finding:
-    """One table compared with the ledger, as counts.
-
-    `examples` has some ids of each problem, `changed_fields` how often each field was changed, and `compared_with` how
-    many of the compared rows came by each API and had each feature.
-    """
+    """One table compared with the ledger, as counts. `examples` has some ids of each problem, `changed_fields` how
+    often each field was changed."""
 
     accepted: int = 0
     forgotten: int = 0
@@ -44,7 +41,6 @@ class Finding:
     unknown_stored: int = 0
     refused: int = 0
     refused_stored: int = 0
-    compared_with: dict[str, int] = field(default_factory=dict)
     changed_fields: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -79,7 +75,6 @@ class _Sent:
     forgotten: bool
     outcome: str
     answers: int
-    channel: str
 
 
 class PredictionComparison:
@@ -87,7 +82,7 @@ class PredictionComparison:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        query = "SELECT marker, user, user IN (SELECT user FROM forgotten), outcome, answers, channel FROM requests"
+        query = "SELECT marker, user, user IN (SELECT user FROM forgotten), outcome, answers FROM requests"
         self._sent = {marker: _Sent(user, bool(gone), *rest) for marker, user, gone, *rest in db.execute(query)}
         self._given = {(m, n): i for m, n, i in db.execute("SELECT marker, number, prediction_id FROM ids")}
         self._owner = {prediction_id: key for key, prediction_id in self._given.items()}
@@ -97,7 +92,6 @@ class PredictionComparison:
         self._id_rows: Counter[str] = Counter()
         self._changed: dict[Key, list[str]] = {}
         self._invented: set[str] = set()
-        self._features: Counter[str] = Counter()
 
     def compare(self, rows: pa.Table) -> Finding:
         """Compare all rows. To be called once."""
@@ -120,7 +114,6 @@ class PredictionComparison:
         found.forgotten_left = found.record("forgotten_left", self._names(gone & stored))
         sentences = {f"{name}: {'; '.join(what)}" for key, what in self._changed.items() for name in self._names({key})}
         found.changed = found.record("changed", sentences)
-        found.compared_with = dict(self._features.most_common())
         fields = (_field(what) for sentences in self._changed.values() for what in sentences)
         found.changed_fields = dict(Counter(fields).most_common())
         return found
@@ -143,7 +136,6 @@ class PredictionComparison:
     def _differences(self, row: Mapping[str, Any], key: Key, sent: _Sent) -> Iterator[str]:
         marker, number = key
         said = json.loads(self._db.execute("SELECT said FROM requests WHERE marker = ?", (marker,)).fetchone()[0])
-        self._features.update([f"by {sent.channel}", *features_of(said, number)])
         given, owner = self._given.get(key, row["prediction_id"]), self._owner.get(row["prediction_id"], key)
         if given != row["prediction_id"] or owner != key:
             yield f"prediction_id: {given}, {row['prediction_id']}"

@@ -50,20 +50,6 @@ def facts_of_said(said: Mapping[str, Any], number: int) -> Facts:
     return facts | {name: said[name] for name in ("latency_ms", "occurred_at") if name in said}
 
 
-def features_of(said: Mapping[str, Any], number: int) -> list[str]:
-    """Return what is special about an answer and its call, for the counts of what was compared."""
-    answer = said["answers"][number]
-    has_parts = any(isinstance(message["content"], list) for message in said["messages"])
-    found = {
-        "tools": said.get("tools"), "tool calls in the answer": answer.get("tool_calls"),
-        "response format": said.get("response_format"), "parts": has_parts, "stream": said.get("stream"),
-        "several answers": len(said["answers"]) > 1, "refusal": answer.get("refusal"),
-        "reasoning": answer.get("reasoning"), "a call cut to fit": said.get("truncated"),
-        "an answer cut to fit": answer.get("truncated"), "a label": said.get("constrained"),
-    }  # fmt: skip
-    return [name for name, is_there in found.items() if is_there]
-
-
 def plain_answer(row: Mapping[str, Any]) -> str:
     """Return the answer as one text, as the column `answer` must have it: said, refused and called."""
     if row["text"] is None and row["tool_calls"] is None and row["refusal"] is None:

@@ -144,7 +144,8 @@ class Load:
     async def _talk(self, gateway: int) -> None:
         """Ask for answers to conversations of every kind."""
         while not self.stopping:
-            await asyncio.sleep(self._random.uniform(0.1, 1.0))
+            await self._pace()
+            await asyncio.sleep(self._random.uniform(0.05, 0.5))
             gateway += 1
             await self._ask(gateway, self._requests.conversation(self._user()))
 
