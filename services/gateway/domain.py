@@ -67,3 +67,16 @@ class Identifiers:
     def session_hash(self, session: str | None) -> str | None:
         """The conversation as events name it; None without one. Equal names of a user and a session differ."""
         return keyed_hash(self.subjects_key, f"session/{session}") if session else None
+
+    def subject(
+        self, user_hash: str | None, session_hash: str | None, app: str | None, opening: str | None
+    ) -> str | None:
+        """Whom a request is taken to be from: the user, else the session, else who began a conversation so in the app.
+
+        `opening`: what the conversation began with, as it was sent: this is the only place that knows it unredacted,
+        so the subject travels in the events. White space around it does not count.
+        None: it has no conversation (embeddings).
+        """
+        if (known := user_hash or session_hash) or opening is None:
+            return known
+        return keyed_hash(self.subjects_key, f"conversation/{app or ''}\n{opening.strip()}")

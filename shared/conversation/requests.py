@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,9 +16,15 @@ TOKEN_IDS = "token_ids"  # noqa: S105 - no password
 """The type of the part that a prompt of token ids becomes: its text is their list as JSON."""
 
 
-def comparable_text(messages: Sequence[Message]) -> str:
-    """Return the text to find near-duplicates by: of a very long one, its beginning and its end."""
+def comparable_text(messages: Sequence[Message], user_part: str | None = None) -> str:
+    """Return the text to find near-duplicates by: of a very long one, its beginning and its end.
+
+    `user_part`: the task's `dataset.user_part`; where it matches, what it matches is the text.
+    """
     text = input_text(tuple(messages))
+    if user_part is not None:
+        found = re.finditer(user_part, text)
+        text = "\n".join(match.group(1 if match.re.groups else 0) or "" for match in found) or text
     half = _MAX_COMPARED // 2
     return text if len(text) <= _MAX_COMPARED else f"{text[:half]}\n{text[-half:]}"
 

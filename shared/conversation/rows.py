@@ -13,7 +13,7 @@ from typing import Any
 
 from schemas.conversation import Answer, Call
 
-_CALL_JSON = ("messages", "tools", "tool_choice", "response_format", "parameters")
+_CALL_JSON = ("messages", "tools", "tool_choice", "response_format", "parameters", "surrogates")
 _CALL_FIELDS = ("api", "stream", "constrained", "truncated")
 _ANSWER_FIELDS = ("refusal", "reasoning", "finish_reason")
 

@@ -30,7 +30,9 @@ from shared.settings import Settings
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 # A dead letter is an encrypted message with the reason of its failure: the largest message must fit too.
 MAX_DEAD_LETTER_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
-COMPRESSION = "lz4"
+# aiokafka compresses LZ4 at its slowest level (9, and none can be set): 2.1 ms for 100 KB of text, where zstd takes
+# 0.45 and makes them a quarter smaller.
+COMPRESSION = "zstd"
 T = TypeVar("T")
 _END_OFFSETS_SECONDS = 10.0
 # How long a client may not know that a topic was made anew. A group's leader that does not know assigns it to no

@@ -23,7 +23,7 @@ from faststream.kafka import KafkaBroker, KafkaMessage
 
 from schemas.base import Event
 from schemas.catalog import HEADER_ONLY, topic_of
-from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
+from shared.errors import DependencyUnavailable, InvalidMessage, MustStop, Paused
 from shared.kafka.broker import Broker, leave_undecoded, parse_with_trace, parse_without_headers
 from shared.kafka.clients import MAX_MESSAGE_BYTES, end_offsets
 from shared.kafka.delivery import (
@@ -132,16 +132,20 @@ class Consumers:
         if listener:
             listener.subscriber = subscriber
 
-    def table(self, event: type[E]) -> LatestByKey[E]:
+    def table(self, event: type[E], on_value: Handler[E] | None = None) -> LatestByKey[E]:
         """Follow a compacted topic from its start, in every process, as a table of its last value per key.
 
+        `on_value` is called with every value, after it is in the table, and again at each start.
         Nothing is acknowledged (there is no consumer group): each process reads the whole topic anew.
         """
         topic = self._consumed_topic(event)
         table: LatestByKey[E] = LatestByKey(topic)
 
         async def put(deliveries: list[Delivery[E]]) -> None:
-            await table.put(deliveries[0].event.task, deliveries[0].event)
+            value = deliveries[0].event
+            await table.put(value.task, value)
+            if on_value is not None:
+                await on_value(value)
 
         async def consume(body: Any, message: KafkaMessage) -> None:
             record: Any = message.raw_message
@@ -264,7 +268,7 @@ class Consumers:
             attempt += 1
             try:
                 return await handler(deliveries)
-            except (InvalidMessage, MustStop):
+            except (InvalidMessage, MustStop, Paused):
                 raise
             except Exception as error:  # Raised again below after the last attempt.
                 unavailable = isinstance(error, DependencyUnavailable)
@@ -277,7 +281,8 @@ class Consumers:
     def _log_retry(self, error: Exception, what: str) -> None:
         """Log what is retried. The text of an unexpected error may quote a message: only its type and place go out."""
         if isinstance(error, DependencyUnavailable):
-            logger.info("%s: %s: %s", self._service, what, error)
+            level = logging.DEBUG if isinstance(error, Paused) else logging.INFO
+            logger.log(level, "%s: %s: %s", self._service, what, error)
         else:
             trace = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s: %s: %s\n%s", self._service, what, type(error).__name__, trace)

@@ -10,7 +10,9 @@ from typing import Generic, TypeVar
 
 from schemas.base import Event
 from shared.errors import DependencyUnavailable
+from shared.kafka.clients import describe_topics, end_offsets
 from shared.kafka.delivery import TopicPartition
+from shared.settings import Settings
 
 E = TypeVar("E", bound=Event)
 READ_SECONDS = 30.0
@@ -18,7 +20,7 @@ READ_SECONDS = 30.0
 
 
 class LatestByKey(Generic[E]):
-    """The last value per key, filled by `Consumers.table`. Reads do not block, except `wait_for` and `wait_until`."""
+    """The last value per key, filled by `Consumers.table`. Only `latest` and the methods named `wait…` wait."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -26,6 +28,7 @@ class LatestByKey(Generic[E]):
         self._offsets: dict[int, int] = {}
         self._changed = asyncio.Condition()
         self._started = time.monotonic()
+        self._read = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -51,6 +54,38 @@ class LatestByKey(Generic[E]):
             await self._changed.wait_for(
                 lambda: all(self._offsets.get(partition, 0) >= offset for partition, offset in behind.items())
             )
+
+    async def read_to_end(self, settings: Settings) -> None:
+        """Background, started when the broker answers: wait until the topic is read to the end that it has now."""
+        described = await describe_topics(settings, [self.topic])
+        if self.topic not in described:
+            raise DependencyUnavailable(
+                f"there is no topic {self.topic} yet", "See which are missing: ratchet topics list"
+            )
+        partitions = described[self.topic].partitions
+        await self.read_to(await end_offsets(settings, [TopicPartition(self.topic, number) for number in partitions]))
+
+    async def read_to(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Wait until the topic is read to these end offsets; from then on `latest` answers.
+
+        The last offset may have no record (compacted, or never stored by tansu): after READ_SECONDS all else is read.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_SECONDS):
+                await self.wait_until_read(ends)
+        self._read.set()
+
+    async def latest(self, key: str, seconds: float | None = None) -> E | None:
+        """Return the last value, None if there is none. Waits until the topic is read to its end: see `read_to_end`.
+
+        A value that is read before has newer ones behind it. Raises DependencyUnavailable after so many seconds.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._read.wait()
+        except TimeoutError as error:
+            raise DependencyUnavailable(f"{self.topic} is not read to its end yet") from error
+        return self.get(key)
 
     def get(self, key: str) -> E | None:
         return self._values.get(key)

@@ -6,7 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
+
+from xxhash import xxh3_64_intdigest
 
 from shared.spool.segments import HEADER_BYTES, MAGIC, read_header
 
@@ -46,7 +47,7 @@ class SegmentFile(contextlib.AbstractContextManager["SegmentFile"]):
             return None
         end = offset + HEADER_BYTES + header.length
         ciphertext = self._read(offset + HEADER_BYTES, header.length)
-        if len(ciphertext) < header.length or crc32(ciphertext) != header.checksum:
+        if len(ciphertext) < header.length or xxh3_64_intdigest(ciphertext) != header.checksum:
             return None
         return Frame(offset, end, header.appended_at, ciphertext)
 

@@ -1,6 +1,6 @@
 """The format on disk: a slot's folder holds numbered segments, each a sequence of frames, and a cursor.
 
-One `append` writes one frame: a header (magic, length, CRC-32 of what follows, time of the append, CRC-32 of the header
+One `append` writes one frame: a header (magic, length, XXH3 of what follows, time of the append, CRC-32 of the header
 itself) and one encrypted message with the records. The header's own checksum distinguishes a frame that a crash cut
 short (its length is right, its end is missing) from a damaged one.
 
@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from xxhash import xxh3_64_intdigest
+
 from shared.privacy.encryption import Cipher, DecryptionFailed
 from shared.spool.records import Backlog, Position, Record
 
-MAGIC = b"RSP1"
-_HEADER_FIELDS = struct.Struct("<4sIId")  # magic, length of the ciphertext, its CRC-32, Unix seconds
+MAGIC = b"RSP2"
+_HEADER_FIELDS = struct.Struct("<4sIQd")  # magic, length of the ciphertext, its checksum, Unix seconds
 _HEADER_CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER_FIELDS.size + _HEADER_CHECKSUM.size
 _RECORD = struct.Struct("<HII")  # lengths of topic, key and value
@@ -42,7 +44,7 @@ START = Position(0, 0, 0)
 
 
 class Header(NamedTuple):
-    """The header of a frame: length and CRC-32 of the ciphertext behind it; `appended_at` in Unix seconds."""
+    """The header of a frame: length and XXH3 (64 bits) of the ciphertext behind it; `appended_at` in Unix seconds."""
 
     length: int
     checksum: int
@@ -60,7 +62,7 @@ def pack_frame(records: Sequence[Record], cipher: Cipher, now: float) -> bytes:
         if record.headers:
             parts += _pack_headers(record.headers)
     ciphertext = cipher.encrypt(b"".join(parts))
-    fixed = _HEADER_FIELDS.pack(MAGIC, len(ciphertext), crc32(ciphertext), now)
+    fixed = _HEADER_FIELDS.pack(MAGIC, len(ciphertext), xxh3_64_intdigest(ciphertext), now)
     return b"".join((fixed, _HEADER_CHECKSUM.pack(crc32(fixed)), ciphertext))
 
 
@@ -140,8 +142,8 @@ def next_segment_number(slot: Path) -> int:
 def load_cursor(slot: Path) -> Position:
     """Read the cursor; the start if it cannot be read, which ships records twice rather than losing them."""
     try:
-        text, checksum = (slot / CURSOR_NAME).read_bytes().split(b"|")
-        if int(checksum) != crc32(text):
+        text, stored = (slot / CURSOR_NAME).read_bytes().split(b"|")
+        if int(stored) != crc32(text):
             return START
         segment, offset, record = map(int, text.split())
     except (FileNotFoundError, ValueError):

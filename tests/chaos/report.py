@@ -38,7 +38,7 @@ class Outcome:
     not_played: dict[str, str] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
     checked: CheckResult | None = None
-    suspects: dict[str, int] = field(default_factory=dict)
+    questions: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     dead_letter_errors: dict[str, int] = field(default_factory=dict)
     leaks: dict[str, int] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def markdown(outcome: Outcome) -> str:
         "Texts with seeded personal data, by place": outcome.load.get("seeded", {}),
         "Answers to clients": outcome.load.get("answers", {}),
         "Dead letters": {**outcome.dead_letters, **outcome.dead_letter_errors},
-        "Failure miner": outcome.suspects,
+        "Failure miner": outcome.questions,
         "Texts scanned for seeded personal data": outcome.looked_at,
         "Leaked": outcome.leaks,
         "The lake, deleted and rebuilt from the topics": outcome.rebuilt,
@@ -150,7 +150,7 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(_table("faults", faults, "played"))
     if outcome.not_played:
         console.print(_table("not played", outcome.not_played, "why"))
-    console.print(_table("failure miner: suspects", outcome.suspects, "predictions"))
+    console.print(_table("failure miner: questions", outcome.questions, "predictions"))
     console.print(_table("dead letters", {**outcome.dead_letters, **outcome.dead_letter_errors}, "records"))
     console.print(_table("scanned for seeded personal data", outcome.looked_at, "texts"))
     if outcome.leaks:

@@ -228,7 +228,7 @@ class _Run:
                 "predictions": len(expected - set(ids)),
                 "feedback": len(feedback - await self._stored("feedback")),
                 "requests": len(requests - await self._stored("requests")),
-                "suspects": len(await self._suspects_missing(ids)),
+                "questions": len(await self._questions_missing(ids)),
             }
             missing = sum(remaining.values())
             self.progress.spool_bytes = self.system.spool_bytes()
@@ -265,16 +265,16 @@ class _Run:
             self._stored_error = f"({table}: {str(error)[:100]})"
             return ()
 
-    async def _suspects_missing(self, ids: Mapping[lake.Key, str]) -> set[str]:
+    async def _questions_missing(self, ids: Mapping[lake.Key, str]) -> set[str]:
         assert self.ledger is not None
-        expected, _ = checker.expected_suspects(self.ledger.path, ids)
-        return expected - set(await asyncio.to_thread(self._suspects))
+        expected, _ = checker.expected_questions(self.ledger.path, ids)
+        return expected - set(await asyncio.to_thread(self._questions))
 
-    def _suspects(self) -> Counter[str]:
-        """Return how often the failure miner has each prediction."""
+    def _questions(self) -> Counter[str]:
+        """Return how often the failure miner asked about each prediction."""
         try:
             with psycopg.connect(self.system.settings.postgres, connect_timeout=4) as connection:
-                rows = connection.execute("SELECT prediction_id FROM failure_miner.suspects").fetchall()
+                rows = connection.execute("SELECT prediction_id FROM failure_miner.asked").fetchall()
         except psycopg.Error:
             return Counter()
         return Counter(row[0] for row in rows)
@@ -284,13 +284,13 @@ class _Run:
         assert self.ledger is not None and programs is not None
         self._say("checking")
         self.outcome.checked = await asyncio.to_thread(checker.check, self.ledger.path, system.lake, system.tasks)
-        expected, forgotten = checker.expected_suspects(self.ledger.path, await self._stored_ids_by_key())
-        suspects = await asyncio.to_thread(self._suspects)
-        self.outcome.suspects = {
+        expected, forgotten = checker.expected_questions(self.ledger.path, await self._stored_ids_by_key())
+        questions = await asyncio.to_thread(self._questions)
+        self.outcome.questions = {
             "low confidence, accepted": len(expected),
-            "missing": len(expected - set(suspects)),
-            "doubled": sum(count > 1 for count in suspects.values()),
-            "forgotten, still there": len(forgotten & set(suspects)),
+            "missing": len(expected - set(questions)),
+            "doubled": sum(count > 1 for count in questions.values()),
+            "forgotten, still there": len(forgotten & set(questions)),
         }
         self._say("looking for personal data")
         await asyncio.to_thread(leaks.scan_lake, self._scanner, system.lake, found)

@@ -16,7 +16,7 @@ system_prompt: {prompt}
 labels: {labels}
 max_answer_tokens: {tokens}
 cron: "0 3 1 1 *"
-failures: {{confidence_threshold: 0.6, review_budget_per_day: 100}}
+failures: {{review_budget_per_day: 1000000, audit_share: 0.0}}
 """
 
 

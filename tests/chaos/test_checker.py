@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from tests.chaos.checks import leaks
-from tests.chaos.checks.checker import check, expected_suspects
+from tests.chaos.checks.checker import check, expected_questions
 from tests.chaos.checks.lake import ids_by_key, rows_hash
 from tests.chaos.checks.planted import FAULTS, Row, drops, sets_message
 from tests.chaos.checks.predictions import Finding, PredictionComparison
@@ -171,11 +171,11 @@ def test_a_removed_row_counts_as_lost_and_its_file_is_still_scanned(scenario: Sc
     assert found.by_location["lake: phone"] >= 9
 
 
-def test_predictions_of_low_confidence_are_expected_suspects(scenario: Scenario) -> None:
-    assert expected_suspects(scenario.ledger.path, {}) == ({"marker-0", "marker-1"}, set())
+def test_people_are_expected_to_be_asked_about_low_confidence(scenario: Scenario) -> None:
+    assert expected_questions(scenario.ledger.path, {}) == ({"marker-0", "marker-1"}, set())
     scenario.store([row_of(0)])
     ids = ids_by_key(scenario.lake, [TASK])
-    assert expected_suspects(scenario.ledger.path, ids) == ({"p0", "marker-1"}, set())
+    assert expected_questions(scenario.ledger.path, ids) == ({"p0", "marker-1"}, set())
 
 
 def test_the_hash_depends_on_the_rows_and_not_on_their_files(scenario: Scenario, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ def _lake(outcome: Outcome) -> Iterator[str]:
 
 def _others(outcome: Outcome) -> Iterator[str]:
     for problem in ("missing", "doubled", "forgotten, still there"):
-        if outcome.suspects[problem]:
-            yield f"failure miner: {outcome.suspects[problem]} {problem}"
+        if outcome.questions[problem]:
+            yield f"failure miner: {outcome.questions[problem]} {problem}"
     if outcome.leaks:
         yield f"personal data at rest: {outcome.leaks}"
     if others := {s: n for s, n in outcome.dead_letters.items() if not s.startswith("poison")}:

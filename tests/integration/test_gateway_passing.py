@@ -65,7 +65,7 @@ async def with_key(gateway: GatewayProcess, http: httpx.AsyncClient) -> dict[str
     async def is_closed() -> bool:
         return (await http.get("/v1/models")).status_code == 401
 
-    await wait_until(is_closed, 15)
+    await wait_until(is_closed, 60)
     return {"authorization": f"Bearer {key}"}
 
 

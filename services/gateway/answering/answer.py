@@ -63,7 +63,7 @@ class Answerer:
         self._recorder = recorder
         self._streams = StreamAnswerer(recorder)
         self._new_id = identifiers.predictions.new
-        self._user_hash, self._session_hash = identifiers.user_hash, identifiers.session_hash
+        self._identifiers = identifiers
         self._pass_through = pass_through
         self._large_work = LargeWork()
         self.count_tokens = TokenCounter(tasks, sources.replicas, pass_through)
@@ -79,7 +79,7 @@ class Answerer:
             exchange.grant.require(name)
             task, exchange.body = self._tasks.get(name), b""  # Its memory is free while the model server answers.
             request, user = await self._large_work.run(exchange.size, self._accept, exchange, api, data, task)
-            arms = choose_arms(self._flags.read(name, user), self._external_model)
+            arms = choose_arms(self._flags.read(name, user, request.caller.subject), self._external_model)
             relay = request.parsed.open_relay(request.prediction_ids)
             return await (self._answer_whole(request, arms) if relay is None else self._stream(request, relay, arms))
 
@@ -91,16 +91,18 @@ class Answerer:
         """The request and its user. May be called in a thread. Raises HttpError if the request is invalid."""
         parsed = api(data, task)
         identity = take_identity(data, exchange.headers, forward=self._forward_identity)
-        user_hash = self._user_hash(identity.user)
-        calls, media = self._recorder.encode_calls(parsed, user_hash)
+        user_hash = self._identifiers.user_hash(identity.user)
+        session_hash = self._identifiers.session_hash(identity.session)
+        calls, media, opening = self._recorder.encode_calls(parsed, user_hash)
         prediction_ids = [self._new_id(task.name, exchange.request_id)]
         prediction_ids += [self._new_id(task.name) for _ in range(parsed.prediction_count - 1)]
         caller = Caller(
             user_hash,
-            self._session_hash(identity.session),
+            session_hash,
             exchange.grant.app,
             identity.metadata,
             exchange.trace,
+            self._identifiers.subject(user_hash, session_hash, exchange.grant.app, opening),
         )
         request = InFlightRequest(exchange, task, parsed, calls, prediction_ids, caller)
         request.media = media

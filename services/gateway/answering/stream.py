@@ -45,12 +45,13 @@ class StreamAnswerer:
         recording = False
         try:
             await exchange.start_stream(request.attribution_headers(arm))
-            await _forward(relay, pieces, exchange)
+            ending = await _forward(relay, pieces, exchange)
             answer = relay.answer_so_far()
             confidences = self._recorder.measure_confidence(request, arm, answer)
             recording = True  # From here on, a client that disconnects does not change what is recorded.
             logged = await self._recorder.record_answer(request, arm, answer, confidences)
-            await exchange.write(relay.final_events(request.attribution(arm, confidences, logged)), last=True)
+            ending += relay.final_events(request.attribution(arm, confidences, logged))
+            await exchange.write(ending, last=True)
         except asyncio.CancelledError:
             if not recording:
                 await self._record_cut(request, arm, relay, CLIENT_LEFT, FinishReason.CLIENT_LEFT)
@@ -84,16 +85,19 @@ class StreamAnswerer:
             await self._recorder.record_answer(request, arm, answer, confidences, status=status, cut_by=cut_by)
 
 
-async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], exchange: Exchange) -> None:
-    """Pass pieces on until the answer is complete. Raises as `StreamRelay.feed` and the pieces do."""
+async def _forward(relay: StreamRelay, pieces: AsyncIterator[bytes], exchange: Exchange) -> bytes:
+    """Pass pieces on until the answer is complete. Raises as `StreamRelay.feed` and the pieces do.
+
+    Returns what the last piece brought, to be written together with the final events: a write costs a system call.
+    """
     events = ServerSentEventParser()
     async for piece in pieces:
-        if forwarded := b"".join([relay.feed(data) for data in events.feed(piece)]):
-            await exchange.write(forwarded)
+        forwarded = b"".join([relay.feed(data) for data in events.feed(piece)])
         if relay.complete:
-            return
-    if not relay.complete:
-        raise UpstreamFailed(502, "the model server's stream ended before the answer did", "cut")
+            return forwarded
+        if forwarded:
+            await exchange.write(forwarded)
+    raise UpstreamFailed(502, "the model server's stream ended before the answer did", "cut")
 
 
 def _upstream_error(raw: bytes) -> tuple[int, dict[str, Any]]:

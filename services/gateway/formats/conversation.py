@@ -7,7 +7,7 @@ become references. What an event cannot say, a part of an unknown kind, marks th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
@@ -100,6 +100,13 @@ class EventConversation:
             return {"type": kind, "media": self.media.reference(kind, part)}
         self.truncated = True
         return {"type": kind[:_MAX_PART_TYPE]}
+
+
+def opening_text(messages: Sequence[Object]) -> str:
+    """What a conversation of an event begins with: its first user message, else its first one; parts as JSON."""
+    first = next((message for message in messages if message["role"] == "user"), messages[0]) if messages else {}
+    content = first.get("content") or ""
+    return content if isinstance(content, str) else encode_json(content).decode()
 
 
 def role_of(role: Any, field: str) -> str:

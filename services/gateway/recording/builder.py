@@ -32,7 +32,8 @@ _PREDICTIONS = topic_of(PredictionLogged).name
 _SHA1 = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
 _CALL_SHARE = 0.75
 """Of an event's bytes; its answers have the rest, and what a shorter call leaves."""
-_NUL = b"\\u0000"
+_NUL = b"u0000"
+"""Found in a tenth of the time that the whole escape takes; a text that has it without an escape stays as it is."""
 _ESCAPE_BYTES = 6
 """The most bytes that JSON needs for a character."""
 _FINISH_REASONS = {reason.value: reason.value for reason in FinishReason} | {"function_call": "tool_calls"}
@@ -61,6 +62,7 @@ class LoggedRequest:
     latency_ms: float = 0.0
     user_hash: str | None = None
     session_hash: str | None = None
+    subject: str | None = None
     app: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     occurred_at: datetime | None = None
@@ -111,6 +113,7 @@ def prediction_logged(
         "usage": dict(zip(TokenUsage._fields, request.usage, strict=True)),
         "user_hash": request.user_hash,
         "session_hash": request.session_hash,
+        "subject": request.subject,
         "app": request.app,
         "metadata": request.metadata,
         "gateway_version": GATEWAY_VERSION,

@@ -34,6 +34,7 @@ def request_observed(
         "variant": arm.variant,
         "adapter": arm.adapter,
         "user_hash": request.caller.user_hash,
+        "subject": request.caller.subject,
         "status": status,
         "latency_ms": latency_ms,
         "confidence": confidence,

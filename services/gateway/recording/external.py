@@ -110,7 +110,7 @@ class ExternalPredictions:
             report.task, report.task_revision, unsigned_id(prediction_ids[0]),
             encode_call(report.call, self._event_bytes), _stored_name(report.model) or _EXTERNAL,
             _stored_name(report.adapter), Variant.EXTERNAL, report.usage, report.latency_ms, caller.user_hash,
-            caller.session_hash, caller.app, caller.metadata, occurred_at, caller.trace,
+            caller.session_hash, caller.subject, caller.app, caller.metadata, occurred_at, caller.trace,
         )  # fmt: skip
         answers = [
             LoggedAnswer(

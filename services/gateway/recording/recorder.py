@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from schemas.adapters import Calibration
 from schemas.base import MAX_EVENT_BYTES
 from schemas.conversation import FinishReason
 from services.gateway.formats.api import ApiAnswer, ApiRequest, Choice, TokenUsage
+from services.gateway.formats.conversation import opening_text
 from services.gateway.formats.media import InlineMedia, MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.observability.rate_limited_log import RateLimitedWarning
@@ -43,6 +44,15 @@ class RecordingOptions:
     event_bytes: int = MAX_EVENT_BYTES
 
 
+class EncodedCalls(NamedTuple):
+    """What a request's events say was asked, cut to fit. `media`: what is to be kept of it. `opening`: what the first
+    of its conversations begins with, as it was sent; None for a request without one."""
+
+    calls: list[bytes]
+    media: Collection[InlineMedia] | None
+    opening: str | None
+
+
 class Recorder:
     """Appends a request's events to the spool."""
 
@@ -61,16 +71,13 @@ class Recorder:
         self._options = options
         self._external_warning = RateLimitedWarning(logger)
 
-    def encode_calls(
-        self, parsed: ApiRequest, user_hash: str | None
-    ) -> tuple[list[bytes], Collection[InlineMedia] | None]:
-        """What the request's events say was asked, cut to fit, before the upstream is asked; and the media to keep.
-
-        Raises HttpError 400.
-        """
+    def encode_calls(self, parsed: ApiRequest, user_hash: str | None) -> EncodedCalls:
+        """What the request's events say was asked, before the upstream is asked. Raises HttpError 400."""
         task = parsed.task
         media = self._media.keeping(task.name, user_hash) if task.keeps_media else self._media
-        return [encode_call(call, self._options.event_bytes) for call in parsed.calls(media)], media.collected
+        calls = parsed.calls(media)
+        encoded = [encode_call(call, self._options.event_bytes) for call in calls]
+        return EncodedCalls(encoded, media.collected, opening_text(calls[0]["messages"]) if calls else None)
 
     def measure_confidence(self, request: InFlightRequest, arm: Arm, answer: ApiAnswer) -> list[Measure]:
         """The confidence of each choice."""
@@ -159,7 +166,8 @@ def _request(request: InFlightRequest, arm: Arm, call: bytes, usage: TokenUsage,
     task, caller = request.task, request.caller
     return LoggedRequest(
         task.name, task.revision, request.request_id, call, arm.model_name(task.spec.base_model), arm.adapter,
-        arm.variant, usage, latency_ms, caller.user_hash, caller.session_hash, caller.app, caller.metadata,
+        arm.variant, usage, latency_ms, caller.user_hash, caller.session_hash, caller.subject, caller.app,
+        caller.metadata,
         trace=caller.trace,
     )  # fmt: skip
 

@@ -17,13 +17,17 @@ from shared.tracing import TraceHeaders
 
 
 class Caller(NamedTuple):
-    """Who sent a request, as its events say it. `trace`: the trace headers of the events."""
+    """Who sent a request, as its events say it. `trace`: the trace headers of the events.
+
+    `subject`: see `Identifiers.subject`; None for an answer made elsewhere.
+    """
 
     user_hash: str | None = None
     session_hash: str | None = None
     app: str | None = None
     metadata: dict[str, str] = {}  # noqa: RUF012 - never changed
     trace: TraceHeaders = ()
+    subject: str | None = None
 
 
 class InFlightRequest:

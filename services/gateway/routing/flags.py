@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 class FlagReader(Protocol):
-    def read(self, task: str, user: str | None) -> ServingFlags:
-        """The task's flags as they apply to this user."""
+    def read(self, task: str, user: str | None, subject: str | None = None) -> ServingFlags:
+        """The task's flags as they apply to this user. `subject`: whom the canary is sticky by where there is none."""
 
 
 class UnleashFlagReader:
@@ -68,7 +68,7 @@ class UnleashFlagReader:
         self._starting: asyncio.Task[None] | None = None
         self._reported: set[str] = set()
         self._enabled = EnabledFlags(self._state.features)
-        self._cache: dict[tuple[str, str | None], ServingFlags] = {}
+        self._cache: dict[tuple[str, str | None, str | None], ServingFlags] = {}
         self.reachable: bool | None = None
 
     async def start(self) -> None:
@@ -82,13 +82,14 @@ class UnleashFlagReader:
     async def close(self) -> None:
         await asyncio.to_thread(self._client.destroy)
 
-    def read(self, task: str, user: str | None) -> ServingFlags:
-        """The task's flags as they apply to this user, without I/O. Without a user, sticky rollouts are off.
+    def read(self, task: str, user: str | None, subject: str | None = None) -> ServingFlags:
+        """The task's flags as they apply to this user, without I/O. Without a user, sticky rollouts are off, but for
+        the canary, which is sticky by the `subject` then.
 
         Takes under a microsecond if cached since the last poll, else 30 to 100 µs.
         """
         cache = self._cache  # Read once: a result of an old state must not be cached for the new one.
-        key = (task, user if task in self._enabled.sticky_tasks else None)
+        key = (task, user, subject) if task in self._enabled.sticky_tasks else (task, None, None)
         flags = cache.get(key)
         if flags is None:
             flags = self._evaluate(*key)
@@ -96,13 +97,14 @@ class UnleashFlagReader:
                 cache[key] = flags
         return flags
 
-    def _evaluate(self, task: str, user: str | None) -> ServingFlags:
+    def _evaluate(self, task: str, user: str | None, subject: str | None) -> ServingFlags:
         context = {"userId": user} if user else {}
+        sticky = {"userId": subject} if subject and not user else context
         primary, rollback, canary = (f"ratchet.{task}.{name}" for name in _FLAG_NAMES)
         return ServingFlags(
             primary=self._payload(primary, context, parse_primary),
             rollback=rollback in self._enabled.names and bool(self._client.is_enabled(rollback, context)),
-            canary=self._payload(canary, context, parse_canary),
+            canary=self._payload(canary, sticky, parse_canary),
         )
 
     def _payload(self, flag: str, context: dict[str, str], parse: Callable[[str], T]) -> T | None:

@@ -33,7 +33,6 @@ from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
 from services.gateway.shipper.submitted import SubmittedPredictions
 from services.gateway.shipper.window import Window
-from services.gateway.tasks.snapshot import TaskTable
 from shared.identity import load_or_create_key
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
@@ -144,15 +143,16 @@ class Shipper:
         window = Window(reader, self._redactor.redact, publisher.publish)
         after: Position | None = None
         try:
+            max_records, max_bytes = self._settings.gateway_shipper_records, self._settings.gateway_shipper_bytes
             while True:
-                limits = self._settings.gateway_shipper_records, self._settings.gateway_shipper_bytes
                 window.advance()
-                spooled = reader.read(*limits, after)
+                spooled = reader.read(max_records, max_bytes, after)
                 self._update_status(slot, reader)
                 if spooled:
                     await window.add(spooled)
                     after = spooled[-1].position
-                    if 2 * len(spooled) < limits[0]:
+                    size = sum(len(item.record.value) for item in spooled)
+                    if 2 * len(spooled) < max_records and 2 * size < max_bytes:
                         await self._sleep(_GATHER_SECONDS)
                 elif window:
                     await window.wait(_POLL_SECONDS)
@@ -187,7 +187,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
     status = ShipperStatus(pid=os.getpid())
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
-    tasks = TaskTable(consumers.table(TaskChanged))
+    tasks = consumers.table(TaskChanged)
     cipher = load_cipher(settings.secrets_folder, "spool")
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
     redactor = RecordRedactor(tasks, lambda: Redactor(surrogates), settings.gateway_redaction_cache, status)
@@ -228,7 +228,7 @@ def build(settings: GatewaySettings | None = None, own_slot: Path | None = None,
         broker,
         prepare=[shipper.start],
         background=[redactor.load, media.upload_forever, write_status_forever, watch_parent],
-        connected=[partial(tasks.read, settings)],
+        connected=[partial(tasks.read_to_end, settings)],
         drain=[finish],  # It redacts by the tasks, which a consumer may still be reading.
         close=[submitted_publisher.close],
         serves_before_broker=True,

@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.predictions import PredictionSubmitted
+from schemas.tasks import TaskChanged
 from services.gateway.formats.api import Choice, TokenUsage
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.external import ExternalPredictions, Report
 from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.shipper.redaction import RecordRedactor
-from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.http import HttpError
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
+from shared.kafka.latest_by_key import LatestByKey
 from shared.model.confidence import Measure
 from shared.spool import Record
 
@@ -34,7 +35,7 @@ class SubmittedPredictions:
 
     def __init__(
         self,
-        tasks: TaskTable,
+        tasks: LatestByKey[TaskChanged],
         redactor: RecordRedactor,
         publisher: BatchPublisher,
         external: ExternalPredictions,

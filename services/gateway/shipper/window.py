@@ -1,14 +1,14 @@
 """What of a slot is on its way to Kafka: the cursor moves past a batch when it, and all before it, has arrived.
 
 There are two lanes. Small events are redacted and published batch by batch. Large ones, whose redaction takes seconds,
-follow one after the other, and the small ones of later batches overtake them. A crash ships again what had overtaken.
+follow a few at a time, and the small ones of later batches overtake them. A crash ships again what had overtaken.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from services.gateway.shipper.redaction import RefusedRecord
@@ -16,6 +16,8 @@ from shared.spool import Position, Record, SpooledRecord, SpoolReader
 
 LARGE = 64 * 1024
 """Bytes of an event that is large: half a second of redaction."""
+_LARGE_AT_ONCE = 2 * 1024 * 1024
+"""Bytes of large events that are published together: one by one, each would wait for its acknowledgement, 10 ms."""
 _MAX_LARGE_BYTES = 32 * 1024 * 1024
 """Of large events on their way; with more, the slot waits."""
 
@@ -39,6 +41,7 @@ class Window:
         self._batches: deque[_Batch] = deque()
         self._small: asyncio.Task[None] | None = None
         self._large: asyncio.Task[None] | None = None
+        self._redacting_large = asyncio.Lock()
         self._large_bytes = 0
 
     def __bool__(self) -> bool:
@@ -48,11 +51,10 @@ class Window:
         """Redact a batch and begin to publish it. Raises the error of a batch before it that failed."""
         publishing: list[asyncio.Task[None]] = []
         self._batches.append(_Batch(spooled[-1].position, publishing))
-        for item in spooled:
-            if len(item.record.value) >= LARGE:
-                self._large_bytes += len(item.record.value)
-                self._large = asyncio.create_task(self._ship_large(self._large, item.record))
-                publishing.append(self._large)
+        for large in _portions([item.record for item in spooled if len(item.record.value) >= LARGE]):
+            self._large_bytes += _size(large)
+            self._large = asyncio.create_task(self._ship_large(self._large, large))
+            publishing.append(self._large)
         if small := [item.record for item in spooled if len(item.record.value) < LARGE]:
             redacted = await self._redact(small)
             if self._small is not None:
@@ -85,8 +87,27 @@ class Window:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ship_large(self, before: asyncio.Task[None] | None, record: Record) -> None:
+    async def _ship_large(self, before: asyncio.Task[None] | None, records: Sequence[Record]) -> None:
+        """Redact large records while those before them are published."""
+        async with self._redacting_large:
+            redacted = await self._redact(records)
         if before is not None:
             await before
-        await self._publish(await self._redact([record]))
-        self._large_bytes -= len(record.value)
+        await self._publish(redacted)
+        self._large_bytes -= _size(records)
+
+
+def _portions(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Split records into portions of at most `_LARGE_AT_ONCE` bytes, or of one record."""
+    portion: list[Record] = []
+    for record in records:
+        if portion and _size(portion) + len(record.value) > _LARGE_AT_ONCE:
+            yield portion
+            portion = []
+        portion.append(record)
+    if portion:
+        yield portion
+
+
+def _size(records: Sequence[Record]) -> int:
+    return sum(len(record.value) for record in records)

@@ -14,7 +14,7 @@ _MAX_UNREAD_BYTES = 256 * 1024
 
 
 _MAX_COPIED_BYTES = 64 * 1024
-"""A longer body is not copied to be sent together with its head."""
+"""A longer body is not copied to be sent with its head in one system call: two buffers cost less then."""
 
 
 class ConnectionLost(ConnectionError):
@@ -111,9 +111,8 @@ class Connection(asyncio.Protocol):
         self.complete = self.reusable = self._has_headers = False
         self._streaming = streaming
         if len(body) > _MAX_COPIED_BYTES:
-            self._transport.write(head)
-            self._transport.write(body)
-        else:  # One system call, and one packet.
+            self._transport.writelines((head, body))
+        else:
             self._transport.write(head + body)
 
     def begin_stream(self, deadline: float, on_lost: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
     redactor   Rules (what a task wants), Redactor, Redacted (the result)
     slices     parts of a long text, redacted one after the other
     spans      where in a text personal data stands
+    json_texts the texts in JSON that is itself a text; cues: what the name of a value says about it
     detect/    finds it: patterns (with phones and identifiers), addresses, people, custom_patterns of a task
     replace/   surrogates: names and numbers, chosen by a keyed_random
     data/      word lists, cues, checksums, formats of national numbers, the language model
@@ -17,10 +18,11 @@ from shared.privacy.redaction.redactor import (
     Rules,
     SliceRedactor,
     TextRedactor,
+    listed_surrogates,
 )
 from shared.privacy.redaction.slices import MAX_SLICE, TextSlice, slice_from
 
 __all__ = [
     "MAX_SLICE", "Redacted", "RedactedSlice", "Redactor", "Rules", "SliceRedactor", "TextRedactor", "TextSlice",
-    "slice_from",
+    "listed_surrogates", "slice_from",
 ]  # fmt: skip

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
+from schemas.conversation import MAX_SURROGATE, MAX_SURROGATES
 from schemas.tasks import RedactionSettings
 from shared.privacy.redaction.detect.addresses import find_addresses
 from shared.privacy.redaction.detect.custom_patterns import find_custom_patterns
@@ -33,11 +34,15 @@ class Rules:
 
 @dataclass(frozen=True)
 class Redacted:
-    """A text without personal data, and how many pieces were replaced, in all and by kind."""
+    """A text without personal data, and how many pieces were replaced, in all and by kind.
+
+    `surrogates`: what stands in their place. Only by these can a later pass tell them from personal data.
+    """
 
     text: str
     count: int
     kinds: Mapping[str, int]
+    surrogates: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,15 @@ class RedactedSlice(Redacted):
     """A slice of a text without personal data. `end`: where in the text the next one begins."""
 
     end: int
+
+
+def listed_surrogates(surrogates: Iterable[str]) -> tuple[str, ...]:
+    """Return the surrogates as an event lists them: each once, sorted, and no more than the contract allows.
+
+    One that is left out is taken for personal data by a later pass, and replaced once more.
+    """
+    short = {surrogate for surrogate in surrogates if 0 < len(surrogate) <= MAX_SURROGATE}
+    return tuple(sorted(short)[:MAX_SURROGATES])
 
 
 class TextRedactor(Protocol):
@@ -102,13 +116,14 @@ class Redactor:
 
     def _replaced(self, text: str, spans: Sequence[TextSpan]) -> Redacted:
         redacted = self._replaced_slice(TextSlice(text, 0, len(text)), spans)
-        return Redacted(redacted.text, redacted.count, redacted.kinds)
+        return Redacted(redacted.text, redacted.count, redacted.kinds, surrogates=redacted.surrogates)
 
     def _replaced_slice(self, part: TextSlice, spans: Sequence[TextSpan]) -> RedactedSlice:
         text, pieces, position = part.text, [], part.start
-        for span in spans:
-            pieces += [text[position : span.start], self._surrogates.of(span.kind, text[span.start : span.end])]
+        surrogates = tuple(self._surrogates.of(span.kind, text[span.start : span.end]) for span in spans)
+        for span, surrogate in zip(spans, surrogates, strict=True):
+            pieces += [text[position : span.start], surrogate]
             position = span.end
         pieces.append(text[position : part.end])
         kinds = Counter(span.kind for span in spans)
-        return RedactedSlice("".join(pieces), len(spans), kinds, max(position, part.end))
+        return RedactedSlice("".join(pieces), len(spans), kinds, max(position, part.end), surrogates=surrogates)

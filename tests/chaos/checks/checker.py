@@ -51,8 +51,8 @@ def check(ledger: Path, lake: Path, tasks: Sequence[str]) -> CheckResult:
         db.close()
 
 
-def expected_suspects(ledger: Path, ids: Mapping[Key, str]) -> tuple[set[str], set[str]]:
-    """Return the ids that the failure miner must have (accepted, low confidence), and those of forgotten users.
+def expected_questions(ledger: Path, ids: Mapping[Key, str]) -> tuple[set[str], set[str]]:
+    """Return the ids that people must be asked about (accepted, low confidence), and those of forgotten users.
 
     `ids`: from `ids_by_key`. An answer that is not stored counts by its marker, so that it is missing.
     """

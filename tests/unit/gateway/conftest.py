@@ -170,9 +170,11 @@ class FakeUpstream:
 class FakeFlags:
     flags: ServingFlags = field(default_factory=ServingFlags)
     users: list[str | None] = field(default_factory=list)
+    subjects: list[str | None] = field(default_factory=list)
 
-    def read(self, task: str, user: str | None) -> ServingFlags:
+    def read(self, task: str, user: str | None, subject: str | None = None) -> ServingFlags:
         self.users.append(user)
+        self.subjects.append(subject)
         return self.flags
 
 

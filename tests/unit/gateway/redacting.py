@@ -15,7 +15,6 @@ from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
-from services.gateway.tasks.snapshot import TaskTable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.redaction import RedactedSlice, Rules, TextSlice
 from shared.spool import Record
@@ -39,7 +38,13 @@ class Swaps:
         if self.breaks_on is not None and any(self.breaks_on in text for text in texts):
             raise RuntimeError("no idea what this is")
         return [
-            RedactedSlice(t.replace("Maria", "Paula"), n := t.count("Maria"), {"name": n} if n else {}, part.end)
+            RedactedSlice(
+                t.replace("Maria", "Paula"),
+                n := t.count("Maria"),
+                {"name": n} if n else {},
+                part.end,
+                surrogates=("Paula",) * n,
+            )
             for t, part in zip(texts, slices, strict=True)
         ]
 
@@ -62,7 +67,7 @@ class Setup:
     redactor: RecordRedactor
     swaps: Any
     status: ShipperStatus
-    tasks: TaskTable
+    tasks: LatestByKey[TaskChanged]
 
     async def redact(self, *events: Event) -> list[Any]:
         """The events as they are published."""
@@ -81,7 +86,7 @@ async def set_up(build: Callable[[Swaps], Any] = lambda swaps: swaps, cache_size
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
-    swaps, status, tasks = Swaps(), ShipperStatus(), TaskTable(table)
+    swaps, status, tasks = Swaps(), ShipperStatus(), table
     await tasks.read_to({})
     return Setup(RecordRedactor(tasks, lambda: build(swaps), cache_size, status), swaps, status, tasks)
 

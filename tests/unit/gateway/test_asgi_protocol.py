@@ -42,7 +42,7 @@ async def send(port: int, *pieces: bytes) -> tuple[int, bytes]:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.005)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             return int(head.split()[1]), await reader.readexactly(length)

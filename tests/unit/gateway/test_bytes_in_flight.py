@@ -37,7 +37,7 @@ def asked(size: int = 0, **more: Any) -> bytes:
 
 
 async def _until(holds: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.005)
 

@@ -100,6 +100,7 @@ OURS = {
     "answers.confidence.entropy", "answers.confidence.outside", "answers.confidence.uncertain_share",
     "answers.confidence.calibration", "usage.cached_tokens", "usage.reasoning_tokens",
     "call.messages.content.media.hash", "call.messages.content.media.key", "call.messages.content.media.size",
+    "call.surrogates", "surrogates", "subject",
 }  # fmt: skip
 """Limited fields that no client of these routes gives. `task` is looked up: an unknown name is a 404."""
 ROUTES: dict[type[Event], tuple[str, dict[str, Any]]] = {

@@ -68,6 +68,7 @@ TASK_NAMES = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 FIELDS: dict[str, Any] = {
     "task": TASK_NAMES, "revision": NAMES, "prediction_id": st.text(CHARACTERS, max_size=150).map("task.{}.mac".format),
     "variant": st.sampled_from(Variant), "adapter": st.none() | NAMES, "user_hash": st.none() | NAMES,
+    "subject": st.none() | NAMES,
 }  # fmt: skip
 
 
@@ -75,7 +76,9 @@ def in_flight(fields: dict[str, Any]) -> InFlightRequest:
     """A request as the recorder gets it, with fakes of its task and its API's format."""
     task: Any = SimpleNamespace(name=fields["task"], revision=fields["revision"])
     nothing: Any = None
-    return InFlightRequest(nothing, task, nothing, [], [fields["prediction_id"]], Caller(fields["user_hash"]))
+    return InFlightRequest(
+        nothing, task, nothing, [], [fields["prediction_id"]], Caller(fields["user_hash"], subject=fields["subject"])
+    )
 
 
 def arm_of(fields: dict[str, Any]) -> Arm:
@@ -103,7 +106,7 @@ def _same(record: Record, event: Any, topic: str) -> None:
     own=st.fixed_dictionaries({
         "task": TASK_NAMES, "task_revision": NAMES, "request_id": NAMES, "model": NAMES, "adapter": st.none() | NAMES,
         "variant": st.sampled_from(Variant), "latency_ms": LATENCIES, "user_hash": st.none() | NAMES,
-        "session_hash": st.none() | NAMES, "app": st.none() | NAMES,
+        "session_hash": st.none() | NAMES, "subject": st.none() | NAMES, "app": st.none() | NAMES,
         "metadata": st.dictionaries(st.text(CHARACTERS, max_size=64), TEXTS, max_size=3),
     }),
 )  # fmt: skip
@@ -141,8 +144,8 @@ def test_an_observation_equals_pydantics(
     event = RequestObserved(
         event_id=event_id("requests.observed", fields["prediction_id"], fields["variant"]), task=fields["task"],
         task_revision=fields["revision"], prediction_id=fields["prediction_id"], variant=fields["variant"],
-        adapter=fields["adapter"], user_hash=fields["user_hash"], status=status, latency_ms=latency_ms,
-        confidence=confidence,
+        adapter=fields["adapter"], user_hash=fields["user_hash"], subject=fields["subject"], status=status,
+        latency_ms=latency_ms, confidence=confidence,
     )  # fmt: skip
     _same(record, event, "requests.observed.v1")
 

@@ -155,6 +155,40 @@ async def test_a_user_comes_from_the_first_field_that_names_one_or_from_a_header
     assert gateway.flags.users[-2:] == ["ann", "bob"]
 
 
+async def test_a_subject_is_a_user_else_a_session_else_what_an_apps_conversation_began_with(gateway: Gateway) -> None:
+    """Both events name it and the canary is sticky by it: traffic without users never entered one."""
+    await gateway.ask(user="ann", metadata={"session_id": "s1"})
+    await gateway.ask(metadata={"session_id": "s1"})
+    predictions = gateway.log.predictions
+    assert [event.subject for event in predictions] == [predictions[0].user_hash, predictions[1].session_hash]
+    said = [{"role": "user", "content": "\nI am Maria Gonzalez: my parcel? "}]
+    turns = [{"role": "assistant", "content": "Which?"}, {"role": "user", "content": "4711"}]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "which?"}]}]
+    for messages in (
+        said, [*said, *turns], [{"role": "user", "content": "I am Maria Gonzalez: my parcel?"}],
+        [{"role": "user", "content": "And mine?"}], parts, parts, [{"role": "system", "content": "Begin."}],
+        [{"role": "user", "content": ""}],
+    ):  # fmt: skip
+        await gateway.ask(messages=messages)
+    one, later, spaced, other, part, again, system, empty = [event.subject for event in gateway.log.predictions[2:]]
+    assert one == later == spaced
+    assert part == again
+    assert len({one, other, part, system, empty, None}) == 6
+    assert [event.subject for event in gateway.log.observed] == [e.subject for e in gateway.log.predictions]
+    assert gateway.flags.subjects == [event.subject for event in gateway.log.predictions]
+    assert "Maria" not in str(one)
+
+
+async def test_all_answers_of_a_request_are_of_one_subject(gateway: Gateway) -> None:
+    gateway.upstream.answer = {
+        "choices": [{"index": n, "text": "x", "finish_reason": "stop"} for n in range(2)], "model": "small",
+    }  # fmt: skip
+    response = await gateway.http.post("/v1/completions", json={"model": "haiku", "prompt": ["one", "two"]})
+    assert response.status_code == 200
+    assert [event.call.messages[0].content for event in gateway.log.predictions] == ["one", "two"]
+    assert len({event.subject for event in gateway.log.predictions} | {gateway.flags.subjects[0]}) == 1
+
+
 async def test_what_names_a_person_does_not_reach_the_model_server(gateway: Gateway) -> None:
     fields = {
         "user": "ann", "safety_identifier": "ann", "prompt_cache_key": "ann", "metadata": {"user_id": "ann", "k": "v"},

@@ -110,13 +110,13 @@ async def test_bytes_of_a_client_that_left_are_in_flight_until_the_work_on_them_
 
     def slow(self: ChatRequest, media: Any) -> Any:
         began.set()
-        may_end.wait(5)
+        may_end.wait(60)
         return work(self, media)
 
     monkeypatch.setattr(ChatRequest, "calls", slow)
     async with serving(limits=BodyLimits()) as gateway:
         request = asyncio.create_task(gateway.http.post(CHAT, json=LARGE))
-        assert await asyncio.to_thread(began.wait, 5)
+        assert await asyncio.to_thread(began.wait, 60)
         request.cancel()
         await asyncio.sleep(0.05)
         assert gateway.in_flight.total > LARGE_BYTES

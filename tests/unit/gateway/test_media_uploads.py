@@ -65,7 +65,7 @@ async def running(uploader: MediaUploader) -> AsyncIterator[ShipperStatus]:
         await task
 
 
-async def until(condition: object, seconds: float = 5.0) -> None:
+async def until(condition: object, seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.01)

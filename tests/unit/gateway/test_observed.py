@@ -42,7 +42,8 @@ async def test_what_nobody_could_correct_is_passed_on_and_observed_but_not_logge
     assert gateway.upstream.paths == [path]
     assert gateway.log.predictions == []
     assert [(event.status, event.task) for event in gateway.log.observed] == [(200, "haiku")]
-    assert gateway.log.observed[0].user_hash is not None
+    assert gateway.log.observed[0].subject is not None
+    assert gateway.log.observed[0].user_hash == gateway.log.observed[0].subject
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v2/rerank", "/score"])

@@ -8,17 +8,16 @@ import orjson
 import pytest
 
 from schemas.base import Variant
-from schemas.predictions import PredictionLogged, RequestObserved
+from schemas.conversation import MAX_SURROGATE, MAX_SURROGATES
+from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
 from schemas.tasks import RedactionSettings, TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
-from services.gateway.tasks import snapshot as gateway_tasks
-from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
-from shared.privacy.redaction import MAX_SLICE
+from shared.privacy.redaction import MAX_SLICE, listed_surrogates
 from shared.spool import Record
 from tests.unit.gateway.conftest import HAIKU, SUPPORT
 from tests.unit.gateway.redacting import OPEN, PLAIN, Setup, Swaps, feedback, prediction, prediction_id, set_up
@@ -64,6 +63,23 @@ async def test_the_text_of_a_correction_is_redacted(setup: Setup) -> None:
     assert (clean["text"], clean["redactions"]) == ("Paula sits by the pond", 1)
 
 
+async def test_the_surrogates_of_an_event_are_listed_once_each_beside_the_texts_that_have_them(setup: Setup) -> None:
+    asked, given = await setup.redact(
+        prediction(HAIKU, "I am Maria. Maria!", "Hello Maria"), feedback(HAIKU, "Dear Maria, thank you")
+    )
+    assert asked["call"]["surrogates"] == ["Paula"]
+    assert PredictionLogged.model_validate(asked).call.surrogates == ("Paula",)
+    assert FeedbackGiven.model_validate(given).surrogates == ("Paula",)
+
+
+async def test_no_event_lists_more_surrogates_than_the_contract_allows() -> None:
+    """Those that are left out are taken for personal data later, and replaced once more: nothing is revealed."""
+    names = {f"{n:04d}" for n in range(2 * MAX_SURROGATES)} | {"", "x" * (MAX_SURROGATE + 1)}
+    listed = listed_surrogates(names)
+    assert len(listed) == MAX_SURROGATES
+    assert listed == tuple(sorted(names - {""}))[:MAX_SURROGATES]
+
+
 async def test_a_repeated_text_is_redacted_once_and_counted_each_time(setup: Setup) -> None:
     event = prediction(HAIKU, "I am Maria", "Dear Maria")
     for _ in range(3):
@@ -88,7 +104,8 @@ async def test_each_task_has_its_own_rules(setup: Setup) -> None:
 async def test_an_observation_has_no_text_so_the_redactor_is_not_asked(setup: Setup) -> None:
     observed = RequestObserved(
         task=HAIKU.name, task_revision=HAIKU.revision, prediction_id=prediction_id(HAIKU.name), variant=Variant.BASE,
-        adapter="haiku-0123456789ab-0123456789ab", user_hash="a" * 24, status=200, latency_ms=1,
+        adapter="haiku-0123456789ab-0123456789ab", user_hash="a" * 24, subject="b" * 24,
+        status=200, latency_ms=1,
     )  # fmt: skip
     record = encode_event(observed)
     assert await setup.redactor.redact([record]) == [record]
@@ -103,7 +120,7 @@ async def test_the_default_rules_hold_for_events_of_an_unknown_task(setup: Setup
 async def test_an_older_version_of_a_task_lets_no_text_through_after_a_start() -> None:
     """The topic has a version without redaction, then one with it: both must be read before the first event."""
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-    tasks, partition = TaskTable(table), TopicPartition("tasks.changed.v1", 0)
+    tasks, partition = table, TopicPartition("tasks.changed.v1", 0)
     redactor = RecordRedactor(tasks, Swaps, 10, ShipperStatus())
     reading = asyncio.create_task(tasks.read_to({partition: 2}))
     waiting = asyncio.create_task(redactor.redact([encode_event(prediction(HAIKU, "Maria", "x"))]))
@@ -119,9 +136,9 @@ async def test_an_older_version_of_a_task_lets_no_text_through_after_a_start() -
 
 
 async def test_a_topic_whose_last_offset_has_no_record_is_read_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_tasks, "READ_SECONDS", 0.05)
-    tasks = TaskTable(LatestByKey("tasks.changed.v1"))
-    async with asyncio.timeout(5):
+    monkeypatch.setattr("shared.kafka.latest_by_key.READ_SECONDS", 0.05)
+    tasks = LatestByKey[TaskChanged]("tasks.changed.v1")
+    async with asyncio.timeout(60):
         await tasks.read_to({TopicPartition("tasks.changed.v1", 0): 7})
         assert await tasks.latest("any") is None
 
@@ -160,13 +177,13 @@ async def test_a_redactor_that_always_fails_refuses_no_event(setup: Setup) -> No
 
 async def test_the_redactor_is_warmed_up_when_the_first_task_redacts() -> None:
     swaps, table = Swaps(), LatestByKey[TaskChanged]("tasks.changed.v1")
-    redactor = RecordRedactor(TaskTable(table), lambda: swaps, 10, ShipperStatus())
+    redactor = RecordRedactor(table, lambda: swaps, 10, ShipperStatus())
     loading = asyncio.create_task(redactor.load())
     await table.put(OPEN.name, TaskChanged(task=OPEN.name, task_revision=OPEN.revision, spec=OPEN))
     await asyncio.sleep(0.1)
     assert swaps.asked == []
     await table.put(HAIKU.name, TaskChanged(task=HAIKU.name, task_revision=HAIKU.revision, spec=HAIKU))
-    await asyncio.wait_for(loading, 5.0)
+    await asyncio.wait_for(loading, 60.0)
     assert len(swaps.asked) == 1
 
 

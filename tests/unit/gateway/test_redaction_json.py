@@ -18,9 +18,9 @@ from schemas.predictions import LoggedAnswer, PredictionLogged
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RefusedRecord
 from services.gateway.shipper.redaction.binary import MARK, without_base64
-from services.gateway.shipper.redaction.json_texts import literals, with_replacements
 from shared.kafka.clients import MAX_MESSAGE_BYTES
 from shared.privacy.redaction import Redactor
+from shared.privacy.redaction.json_texts import literals, with_replacements
 from shared.spool import Record
 from tests.unit.gateway.conftest import HAIKU
 from tests.unit.gateway.redacting import OPEN, PLAIN, Setup, feedback, prediction, prediction_id, set_up

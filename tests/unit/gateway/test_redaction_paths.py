@@ -233,7 +233,8 @@ def test_ids_enums_and_names_of_models_and_tools_are_never_redacted(
         "answers": [{"text": "", "tool_calls": [tool_call], "prediction_id": prediction_id, "finish_reason": reason,
                      "confidence": {"logprob": -123456.7, "calibration": f"{adapter}-0a1b2c"}, "tokens": 1234567}],
         "model": data.draw(MODELS), "adapter": adapter, "variant": variant, "user_hash": hashed,
-        "session_hash": hashed, "app": "shop", "gateway_version": "0.1.0", "latency_ms": 1234567.8, "redactions": 0,
+        "session_hash": hashed, "subject": hashed, "app": "shop", "gateway_version": "0.1.0", "latency_ms": 1234567.8,
+        "redactions": 0,
         "usage": {"prompt_tokens": 1234567},
     }  # fmt: skip
     finder = TextFinder(frozenset())

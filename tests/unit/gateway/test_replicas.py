@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -141,7 +140,7 @@ async def streamed(replicas: Replicas) -> list[bytes]:
         return [piece async for piece in pieces]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -315,20 +314,21 @@ async def test_an_answer_that_takes_too_long_is_a_gateway_timeout_and_is_not_ret
 
 
 async def test_a_cancelled_request_closes_its_connection_to_the_replica(start: Start, make: Make) -> None:
-    server = await start(delay=5.0)
+    server = await start(delay=60.0)
     replicas = await make(server)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(replicas.post(CHAT, b"{}"), 0.2)
+    asking = asyncio.create_task(replicas.post(CHAT, b"{}"))
+    await until(lambda: server.asked == 1)
+    asking.cancel()
     await until(lambda: server.cut == 1)
     assert outstanding(replicas) == 0
 
 
 async def test_a_stream_arrives_piece_by_piece_and_its_connection_is_used_again(start: Start, make: Make) -> None:
-    server = await start(pieces=(b"data: 1\n\n", b"data: 2\n\n"), between=0.2)
+    server = await start(pieces=(b"data: 1\n\n", b"data: 2\n\n"), between=1.5)
     replicas = await make(server, connections=1)
     started = time.monotonic()
     async with replicas.stream(CHAT, b"{}") as pieces:
-        assert time.monotonic() - started < 0.15
+        assert time.monotonic() - started < 1.5  # The pieces are that far apart.
         assert outstanding(replicas) == 1
         assert b"".join([piece async for piece in pieces]) == b"data: 1\n\ndata: 2\n\n"
     assert outstanding(replicas) == 0
@@ -403,7 +403,7 @@ async def test_probes_do_not_wait_behind_requests_and_open_no_circuit_of_a_healt
     (replica,) = replicas._pool
     async with replicas.stream(CHAT, b"{}"):
         replicas._answered_at = None
-        await asyncio.wait_for(replicas._probe(replica), 1.0)
+        await asyncio.wait_for(replicas._probe(replica), 49.0)
         assert replicas.answered_within(1)
     assert not replica.circuit_open
 
@@ -411,7 +411,7 @@ async def test_probes_do_not_wait_behind_requests_and_open_no_circuit_of_a_healt
 async def test_a_shortage_of_ours_is_a_503_that_neither_opens_a_circuit_nor_goes_elsewhere(
     start: Start, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = await start(delay=2.0)
+    server = await start(delay=60.0)
     replicas = await make(server, connections=1, wait=0.1, opens_after=1, last_resort=False)
     (replica,) = replicas._pool
     busy = asyncio.create_task(replicas.post(CHAT, b"{}"))

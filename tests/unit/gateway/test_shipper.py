@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.settings import GatewaySettings
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from services.gateway.shipper.shipper import Shipper
 from services.gateway.shipper.window import LARGE
-from services.gateway.tasks.snapshot import TaskTable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.encryption import Cipher
 from shared.privacy.redaction import RedactedSlice, Rules, TextSlice
@@ -61,7 +61,7 @@ class Gate:
 
     def redact_slices(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice]:
         self.turns += 1
-        self.open.wait(10)
+        self.open.wait(60)
         return [RedactedSlice(part.text[part.start : part.end], 0, {}, part.end) for part in slices]
 
 
@@ -83,7 +83,7 @@ class Machine:
     async def shipper(
         self, own: Path | None, kafka: Kafka | None = None, build: Callable[[], Any] = no_redactor
     ) -> Shipper:
-        tasks = TaskTable(LatestByKey("tasks.changed.v1"))
+        tasks = LatestByKey[TaskChanged]("tasks.changed.v1")
         await tasks.read_to({})
         redactor = RecordRedactor(tasks, build, 10, self.status)
         publisher: Any = kafka or self.kafka
@@ -120,7 +120,7 @@ def names(records: Sequence[Record | RefusedRecord]) -> list[str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -247,6 +247,16 @@ async def test_large_events_are_shipped_in_order_and_again_with_what_overtook_th
     await until(lambda: machine.left(gateway.slot) == [])
     assert sorted(machine.kafka.names) == ["1", "2", "large 1", "large 2"]
     assert machine.kafka.names.index("large 1") < machine.kafka.names.index("large 2")
+
+
+async def test_large_events_are_published_together_up_to_two_mebibytes(machine: Machine) -> None:
+    gateway, gate = machine.gateway(), Gate()
+    gate.open.set()
+    gateway.append(records(*(f"large {number}" for number in range(5)), size=9 * LARGE))
+    await machine.shipper(gateway.slot, build=lambda: gate)
+    await until(lambda: machine.left(gateway.slot) == [])
+    assert machine.kafka.names == [f"large {number}" for number in range(5)]
+    assert machine.kafka.batches == 2
 
 
 async def test_a_slot_waits_while_too_many_large_events_are_on_their_way(

@@ -17,7 +17,6 @@ from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.external import ExternalPredictions
 from services.gateway.shipper.submitted import SubmittedPredictions
-from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import InvalidMessage
 from shared.identity import keyed_hash
 from shared.kafka.delivery import Delivery, TopicPartition
@@ -46,9 +45,9 @@ class Kafka:
         return [PredictionLogged.model_validate_json(record.value) for record in self.records]
 
 
-def submitted(table: LatestByKey[TaskChanged], kafka: Any) -> tuple[TaskTable, SubmittedPredictions]:
+def submitted(table: LatestByKey[TaskChanged], kafka: Any) -> tuple[LatestByKey[TaskChanged], SubmittedPredictions]:
     """The consumer with the keys of the gateway of `conftest.py`."""
-    tasks, external = TaskTable(table), ExternalPredictions(Identifiers(PredictionIds(b"k" * 32), b"s" * 32))
+    tasks, external = table, ExternalPredictions(Identifiers(PredictionIds(b"k" * 32), b"s" * 32))
     return tasks, SubmittedPredictions(tasks, kafka, kafka, external, ShipperStatus())
 
 

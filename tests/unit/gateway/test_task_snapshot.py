@@ -21,7 +21,7 @@ async def until_written(path: Path, word: bytes) -> None:
     def written() -> bool:
         return path.exists() and word in path.read_bytes()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not written():
             await asyncio.sleep(0.02)
 

@@ -2,10 +2,9 @@
 
     records      batches of records: read, redacted, made to fit
     texts        the queue of all texts before the one redactor, with a cache
-    event_texts  which texts an event has; json_texts: which the JSON in a text has
+    event_texts  which texts an event has
     allowed      the strings that are not redacted
     binary       base64, which is left out
-    cues         what the name of a value says about it
     fitting      the size and the version of an event
 
 It fails closed: what `allowed` does not name is redacted, and an event that cannot be redacted is a dead letter.

@@ -10,8 +10,8 @@ from typing import Any
 from schemas.base import MAX_TEXT
 from services.gateway.shipper.redaction.allowed import OWNERS, PLACES, Kind, Place, Places
 from services.gateway.shipper.redaction.binary import without_base64
-from services.gateway.shipper.redaction.cues import cue_of, digits_of, is_identifier
-from services.gateway.shipper.redaction.json_texts import JsonLiteral, literals, number_text, with_replacements
+from shared.privacy.redaction.cues import cue_of, digits_of, is_identifier
+from shared.privacy.redaction.json_texts import JsonLiteral, literals, number_text, with_replacements
 
 _MAX_ALLOWED = 300
 """Characters of the longest value that a pattern is asked about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,14 @@ from schemas.tasks import TaskChanged, TaskKind
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.redaction.binary import may_have_base64
 from services.gateway.shipper.redaction.event_texts import TextFinder
-from services.gateway.shipper.redaction.fitting import MAX_EVENT, fitted, read_event
+from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, fitted, read_event
 from services.gateway.shipper.redaction.texts import DEFAULT_RULES, Query, Results, TextQueue
-from services.gateway.tasks.snapshot import TaskTable
 from shared.errors import InvalidMessage
-from shared.privacy.redaction import Rules, SliceRedactor
+from shared.kafka.latest_by_key import LatestByKey
+from shared.privacy.redaction import Rules, SliceRedactor, listed_surrogates
 from shared.spool import Record
+
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,13 @@ class RecordRedactor:
     """Redacts records by the rules of their tasks."""
 
     def __init__(
-        self, tasks: TaskTable, build: Callable[[], SliceRedactor], cache_size: int, status: ShipperStatus
+        self,
+        tasks: LatestByKey[TaskChanged],
+        build: Callable[[], SliceRedactor],
+        cache_size: int,
+        status: ShipperStatus,
     ) -> None:
+        """`tasks`: events wait until it is read to its end, since an older version of a task may redact less."""
         self._tasks = tasks
         self._texts = TextQueue(build, cache_size, status)
         self._status = status
@@ -75,7 +83,8 @@ class RecordRedactor:
 
     async def load(self) -> None:
         """Build the redactor and warm it up before the first event, once a task redacts."""
-        await self._tasks.wait_until_one_redacts()
+        while not any(change.spec.redaction.enabled for change in self._tasks):
+            await asyncio.sleep(_POLL_SECONDS)
         await self._texts.warm_up()
 
     async def redact(self, records: Sequence[Record]) -> list[Record | RefusedRecord]:
@@ -106,26 +115,30 @@ class RecordRedactor:
     def _finished(self, draft: _Draft, results: Results) -> Record | RefusedRecord:
         """The record with its texts replaced; unchanged, byte for byte, if nothing was found and it fits."""
         record, count = draft.record, 0
+        surrogates: set[str] = set()
         for query, text in zip(draft.queries, draft.finder.texts, strict=False):
             result = results[query]
             if isinstance(result, Exception):
                 return RefusedRecord(record, InvalidMessage(f"redaction failed: {result!r}"))
             if result.count:
                 count += result.count
+                surrogates.update(result.surrogates)
                 text.put(result.text)
                 self._status.redactions.update(result.kinds)
         try:
-            value = self._encoded(draft, count)
+            value = self._encoded(draft, count, surrogates)
         except InvalidMessage as error:
             return RefusedRecord(record, error)
         return record if value is record.value else Record(record.topic, record.key, value, record.headers)
 
-    def _encoded(self, draft: _Draft, count: int) -> bytes:
-        """The draft as JSON that fits. Raises InvalidMessage."""
+    def _encoded(self, draft: _Draft, count: int, surrogates: set[str]) -> bytes:
+        """The draft as JSON that fits, with the surrogates that are in it. Raises InvalidMessage."""
         value, data, left_out = draft.record.value, draft.data, draft.finder.left_out
         if count or left_out:
             draft.finder.finish()
             data["redactions"] = data.get("redactions", 0) + count
+            if (place := _place_of_surrogates(draft)) is not None:
+                place["surrogates"] = listed_surrogates(surrogates)
             try:
                 value = orjson.dumps(data)
             except TypeError as error:  # What can be decoded may be nested too deeply to be encoded.
@@ -133,6 +146,14 @@ class RecordRedactor:
         is_too_large = len(value) > MAX_EVENT
         self._status.truncated += left_out or is_too_large
         return fitted(draft.record, data) if is_too_large else value
+
+
+def _place_of_surrogates(draft: _Draft) -> dict[str, Any] | None:
+    """The object that lists the event's surrogates: what they stand in, wherever it goes. None without texts."""
+    if draft.record.topic == PREDICTIONS:
+        call: dict[str, Any] = draft.data["call"]
+        return call
+    return draft.data if "text" in draft.data else None
 
 
 def _rules_of(change: TaskChanged | None) -> tuple[Rules, frozenset[str]]:

@@ -86,6 +86,7 @@ class TextQueue:
     async def _redact_long(self, query: Query) -> Redacted | Exception:
         """Redact a text slice by slice, each in a turn of its own."""
         pieces: list[str] = []
+        surrogates: list[str] = []
         kinds: Counter[str] = Counter()
         number, text, position = query
         while position < len(text):
@@ -93,9 +94,10 @@ class TextQueue:
             if isinstance(result, Exception):
                 return result
             pieces.append(result.text)
+            surrogates += result.surrogates
             kinds.update(result.kinds)
             position = result.end
-        return Redacted("".join(pieces), kinds.total(), kinds)
+        return Redacted("".join(pieces), kinds.total(), kinds, surrogates=tuple(surrogates))
 
     async def _redact_piece(self, slices: Sequence[TextSlice], rules: Rules) -> list[RedactedSlice | Exception]:
         async with self._turn:

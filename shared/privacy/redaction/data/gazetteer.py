@@ -149,4 +149,5 @@ def _latin_words(providers: Iterable[type], *attributes: str) -> set[str]:
 def _surrogates(names: Iterable[str], excluded: set[str]) -> tuple[str, ...]:
     """Return the names in order, without everyday words and those in `excluded`."""
     plain = {name for name in names if name.isascii() and name.isalpha() and len(name) > 2}
-    return tuple(sorted(n for n in plain if n.casefold() not in excluded | _EVERYDAY_NAMES | _NOT_PEOPLE))
+    no_names = excluded | _EVERYDAY_NAMES | _NOT_PEOPLE
+    return tuple(sorted(name for name in plain if name.casefold() not in no_names))

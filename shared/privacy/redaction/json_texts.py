@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from services.gateway.shipper.redaction.cues import cue_of, digits_of, is_identifier
+from shared.privacy.redaction.cues import cue_of, digits_of, is_identifier
 
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"(?P<colon>[ \t\r\n]*+:)?+|-?\d[\d.eE+-]*+')
 
