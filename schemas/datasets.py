@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import AwareDatetime, Field
 
 from schemas.base import Event, Frozen, Gate, Identifier, Text
@@ -9,19 +11,55 @@ from schemas.conversation import JsonObject, Messages
 from schemas.tasks import TaskSpec
 
 
-class RejectedCount(Frozen):
+class Fate(StrEnum):
+    """Where a row of a build ends. Every row ends in exactly one place."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+    REJECTED = "rejected"
+    """It can never be trained on as it is: the form is wrong, or people disagree."""
+    SUPERSEDED = "superseded"
+    """Another word of the same person, a newer opinion or another revision of the task took its place."""
+    EXCLUDED = "excluded"
+    """It is, or is nearly, a row of the evaluation set or of a frozen set."""
+    CAPPED = "capped"
+    """There are enough rows like it: of its text, its failure mode, its reviewer, its user or its application."""
+    HELD_BACK = "held_back"
+    """It waits for a person: the label is suspicious, or whoever gave it moves a class too far."""
+    FORGOTTEN = "forgotten"
+    """Its user was forgotten. Only the number of such rows is known."""
+
+
+class Origin(StrEnum):
+    """How a row came into a data set."""
+
+    REVIEWER = "reviewer"
+    USER = "user"
+    """A user's own correction, which no reviewer has confirmed."""
+    HARD_NEGATIVE = "hard_negative"
+    """Augmentation: a confirmed answer of another label from the same failure mode."""
+    AUDITED = "audited"
+    """Augmentation: a confident answer of production that a random audit showed right."""
+
+
+class LeftOutCount(Frozen):
+    fate: Fate
     reason: Identifier
     count: int = Field(ge=1)
 
 
 class DatasetBuilt(Event):
-    """A dataset passed its gates: train.jsonl, eval.jsonl, rejected.jsonl and manifest.json in a folder. Key: task."""
+    """A dataset passed its gates, and a folder has its rows, its inspection and its manifest. Key: task.
+
+    train.jsonl, eval.jsonl, rejected.jsonl, quality.json (schemas/quality.py), quality.html and manifest.json.
+    """
 
     dataset_id: Identifier = Field(description="Task and content hash: the same rows get the same id.")
     uri: str = Field(max_length=2_000)
+    parent: Identifier | None = Field(default=None, description="The task's version before this one; None: the first.")
     train_examples: int = Field(ge=1)
     eval_examples: int = Field(ge=1)
-    rejected: tuple[RejectedCount, ...] = ()
+    left_out: tuple[LeftOutCount, ...] = ()
     gates: tuple[Gate, ...] = ()
     data_cutoff: AwareDatetime
     spec: TaskSpec = Field(description="The task at the time of the build, so that training needs no look-up.")
@@ -37,6 +75,9 @@ class Example(Frozen):
     messages: Messages
     tools: tuple[JsonObject, ...] = Field(default=(), description="The tools that the model could call.")
     group: Identifier
+    origin: Origin = Origin.REVIEWER
+    weight: float = Field(default=1.0, gt=0.0, le=10.0, description="How much it counts in training; 1: as usual.")
+    mode_id: Identifier | None = Field(default=None, description="The failure mode that its prediction belongs to.")
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
     user_hash: Identifier | None = Field(default=None, description="Keyed hash of the user, for erasure.")
@@ -51,9 +92,10 @@ class Example(Frozen):
         return self.messages[-1].text
 
 
-class RejectedExample(Frozen):
-    """One line of rejected.jsonl."""
+class LeftOutExample(Frozen):
+    """One line of rejected.jsonl: a row that is in neither train.jsonl nor eval.jsonl, and why."""
 
+    fate: Fate
     reason: Identifier
     detail: Text = ""
     prediction_ids: tuple[Identifier, ...]
@@ -69,13 +111,14 @@ class DatasetManifest(Frozen):
     task: Identifier
     task_revision: Identifier
     cycle_id: Identifier | None
+    parent: Identifier | None = Field(default=None, description="The task's version before this one; None: the first.")
     created_at: AwareDatetime
     data_cutoff: AwareDatetime
     seed: int
     files: dict[str, str] = Field(description="File name to SHA-256.")
     train_examples: int
     eval_examples: int
-    rejected: dict[str, int]
+    left_out: tuple[LeftOutCount, ...] = ()
     labels: dict[str, int] = Field(description="Examples per answer in train.jsonl, for label tasks.")
     failure_modes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()

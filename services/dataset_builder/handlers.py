@@ -1,34 +1,30 @@
-"""Stores corrections and asks for tie-breaks; builds a clustered cycle's dataset, or publishes why there is none."""
+"""Stores corrections and asks for tie-breaks; every clustered cycle becomes a job that builds its dataset."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
-from schemas.base import Event, utc_now
+from schemas.base import utc_now
 from schemas.catalog import topic_of
-from schemas.datasets import DatasetBuilt, RejectedCount
+from schemas.cycles import CycleFinished
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
-from schemas.tasks import TaskChanged, TaskSpec
-from services.dataset_builder.domain import Dataset, build_dataset, tie_break_question, votes_by_prediction
-from services.dataset_builder.gates import describe_failed_gates, evaluate_gates, way_out
-from services.dataset_builder.publishing import ArtifactWriter, publish_dataset
+from schemas.tasks import TaskChanged
+from services.dataset_builder.building.carry_over import carry_over
+from services.dataset_builder.building.votes import by_prediction, newest_of_each, third_opinion, votes_of
+from services.dataset_builder.job import STEP, BuildJob, BuildResult, delete_questions, job_name, read_questions
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage import CorrectionStore, TrafficStore
-from shared.cycle_step import CycleStep, current_spec, cycle_spec
-from shared.errors import StepImpossible
-from shared.identity import event_id
+from services.dataset_builder.storage.corrections import CorrectionStore
+from services.dataset_builder.storage.traffic import TrafficStore
+from shared.cycle_step import current_spec, cycle_spec
+from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 from shared.privacy.retention import drop_expired_forever
-
-NAME = "dataset_builder"
-STEP = CycleStep(NAME, "dataset", inputs=(topic_of(CorrectionSubmitted).name,))
 
 
 class Handlers:
@@ -37,26 +33,27 @@ class Handlers:
         settings: DatasetBuilderSettings,
         corrections: CorrectionStore,
         traffic: TrafficStore,
-        artifacts: ArtifactWriter,
+        jobs: Jobs,
         publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
         self._corrections = corrections
         self._traffic = traffic
-        self._artifacts = artifacts
+        self._jobs = jobs
         self._publisher = publisher
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
-        self._tasks = consumers.table(TaskChanged)
+        self._tasks = consumers.table(TaskChanged, self._corrections.save_revision)
         batch, skip = BatchOptions(self._settings.dataset_builder_batch), self._corrections.skip
         consumers.on_batch(CorrectionSubmitted, self.on_corrections, batch, on_skipped=skip)
         consumers.on(PredictionsRolledUp, self._traffic.save_hour)
         consumers.on(SubjectForgotten, self._corrections.forget)
         consumers.on(FailuresClustered, self.on_clustered)
+        consumers.on(CycleFinished, self._corrections.save_end)
 
     async def expire_forever(self) -> None:
         """Delete corrections that are too old to train on, as a background task."""
@@ -65,51 +62,56 @@ class Handlers:
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Store corrections; where two reviewers disagree, ask one more, long before a cycle needs the answer."""
         await self._corrections.save(deliveries)
-        labelled = {d.event.prediction_id for d in deliveries if d.event.label is not None}
-        for votes in votes_by_prediction(await self._corrections.corrections_of(labelled)).values():
-            if len(votes) < 2:
+        newest = {d.event.prediction_id: d.event for d in deliveries if d.event.label is not None}
+        votes = votes_of(await self._corrections.corrections_of(newest))
+        for prediction_id, cast in by_prediction(votes).items():
+            if len(cast) < 2:
                 continue
-            spec = await current_spec(votes[-1], self._tasks, self._now())
-            question = tie_break_question(votes, spec)
-            if question is not None and votes[0].task_revision == spec.revision:
+            spec = await current_spec(newest[prediction_id], self._tasks, self._now())
+            holding, _ = carry_over(cast, spec, {})
+            question = third_opinion(newest_of_each(holding)[0], spec, {})
+            if question is not None:
                 await self._publisher.publish(question)
 
     async def on_clustered(self, event: FailuresClustered) -> None:
-        """Build the cycle's dataset. Raises DependencyUnavailable until all corrections below the fence are stored."""
-        await STEP.run(event, self._corrections, self._publisher, self._build, self._corrections.save_outcome)
+        """Submit the build of the cycle's dataset. Raises DependencyUnavailable until its inputs are stored."""
+        await STEP.run(event, self._corrections, self._publisher, self._submit, self._corrections.save_outcome)
 
-    async def _build(self, event: FailuresClustered) -> Event:
-        spec = await cycle_spec(event, self._tasks, self._now())
-        hours = self._settings.dataset_builder_traffic_hours
-        traffic = await self._traffic.answer_counts(event.task, event.task_revision, hours)
-        corrections, dataset = await self._dataset(event, spec)
-        gates = evaluate_gates(dataset, spec, traffic)
-        if not all(gate.passed for gate in gates):
-            reason = f"the dataset of {len(corrections)} corrections did not pass: {describe_failed_gates(gates)}"
-            raise StepImpossible(reason, way_out(gates, spec))
-        now = self._now()
-        dataset_id, uri = await asyncio.to_thread(publish_dataset, self._artifacts, dataset, spec, event, gates, now)
-        return DatasetBuilt(
-            event_id=event_id("datasets.built", event.cycle_id),
-            occurred_at=now,
-            task=event.task,
-            task_revision=event.task_revision,
-            cycle_id=event.cycle_id,
-            dataset_id=dataset_id,
-            uri=uri,
-            train_examples=len(dataset.train),
-            eval_examples=len(dataset.eval),
-            rejected=tuple(RejectedCount(reason=r, count=n) for r, n in dataset.rejected_by_reason().items()),
-            gates=gates,
-            data_cutoff=event.data_cutoff,
-            spec=spec,
+    async def _submit(self, event: FailuresClustered) -> None:
+        settings = self._settings
+        job = BuildJob(
+            cycle=event.without(lambda _: True),  # A job's folder stays: no exemplar of an erased person in it.
+            spec=await cycle_spec(event, self._tasks, self._now()),
+            artifacts=settings.artifacts_uri,
+            cache=settings.home / "cache",
+            slots_folder=settings.slots_folder,
+            embedder=settings.models_folder / settings.dataset_builder_embedder,
+            secrets_folder=settings.secrets_folder,
+            models_folder=settings.models_folder,
+            traffic_hours=settings.dataset_builder_traffic_hours,
         )
+        self._jobs.submit(job_name(event), job)
 
-    async def _dataset(self, event: FailuresClustered, spec: TaskSpec) -> tuple[list[CorrectionSubmitted], Dataset]:
-        """Return the cycle's corrections and their dataset, without people who were erased during the build."""
-        below = (event.task, event.task_revision, event.fence)
-        while True:
-            corrections = await self._corrections.corrections_below(*below)
-            dataset = await asyncio.to_thread(build_dataset, corrections, spec)
-            if await self._corrections.count_below(*below) == len(corrections):  # Below it they only ever disappear.
-                return corrections, dataset
+    async def follow_jobs(self) -> None:
+        """Background: run the jobs and publish their progress, questions and outcomes."""
+        await self._jobs.watch(self.on_done, self.on_failed, self.on_progress)
+
+    async def on_done(self, job: Job, result: bytes) -> None:
+        """Publish what people are asked about the dataset, then the outcome that the job has stored."""
+        for question in read_questions(job):
+            await self._publisher.publish(question)
+        await self._publisher.publish(BuildResult.model_validate_json(result).outcome)
+        delete_questions(job)
+
+    async def on_failed(self, job: Job, failure: JobFailure) -> None:
+        """Store and publish why there is no dataset: the process died, or the database was away for too long."""
+        failed = STEP.failed(_cycle(job), failure.reason, failure.way_out)
+        await self._corrections.save_outcome(failed)
+        await self._publisher.publish(failed)
+
+    async def on_progress(self, job: Job, progress: JobProgress) -> None:
+        await self._publisher.publish(STEP.progressed(_cycle(job), job, progress))
+
+
+def _cycle(job: Job) -> FailuresClustered:
+    return BuildJob.model_validate_json(job.spec).cycle

@@ -6,15 +6,19 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from services.dataset_builder.handlers import NAME, Handlers
+from services.dataset_builder.feedback import UserFeedback
+from services.dataset_builder.handlers import Handlers
+from services.dataset_builder.job import ENVIRONMENT, NAME, POSTGRES_VARIABLE
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage import PostgresCorrectionStore, PostgresTrafficStore
+from services.dataset_builder.storage.corrections import PostgresCorrectionStore
+from services.dataset_builder.storage.traffic import PostgresTrafficStore
+from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.service import Service, run
-from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
+from shared.storage.predictions import LakePredictions
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -24,11 +28,15 @@ def build(settings: DatasetBuilderSettings | None = None) -> Service:
     settings = settings or DatasetBuilderSettings.load()
     broker, engine = build_broker(settings, NAME), build_engine(settings, NAME)
     corrections = PostgresCorrectionStore(engine)
-    artifacts = ArtifactStore(settings.artifacts_uri, cache=settings.home / "cache")
-    handlers = Handlers(settings, corrections, PostgresTrafficStore(engine), artifacts, Publisher(broker, NAME))
-    handlers.subscribe(Consumers(broker, NAME, settings))
+    environment = {**ENVIRONMENT, POSTGRES_VARIABLE: settings.postgres}
+    jobs = Jobs(settings.jobs_folder, "services.dataset_builder.job", environment)
+    handlers = Handlers(settings, corrections, PostgresTrafficStore(engine), jobs, Publisher(broker, NAME))
+    consumers = Consumers(broker, NAME, settings)
+    handlers.subscribe(consumers)
+    UserFeedback(settings, corrections, LakePredictions(settings.lake_uri)).subscribe(consumers)
     prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(corrections.adopt, settings.kafka_incarnation)]
-    return Service(NAME, broker, prepare=prepare, background=[handlers.expire_forever], close=[engine.dispose])
+    background = [handlers.follow_jobs, handlers.expire_forever]
+    return Service(NAME, broker, prepare=prepare, background=background, close=[engine.dispose])
 
 
 def main() -> None:

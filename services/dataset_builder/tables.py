@@ -15,8 +15,15 @@ FORGOTTEN = erased_subjects_table(METADATA)
 CORRECTIONS = sa.Table(
     "corrections", METADATA,
     Column("correction_id", Text, primary_key=True), Column("prediction_id", Text), Column("task", Text),
-    Column("task_revision", Text), Column("user_hash", Text), Column("partition", sa.Integer),
-    Column("offset", sa.BigInteger), Column("event", Text), Column("happened_at", sa.DateTime(timezone=True)),
+    Column("origin", Text), Column("user_hash", Text), Column("author_hash", Text), Column("topic", Text),
+    Column("partition", sa.Integer), Column("offset", sa.BigInteger), Column("event", Text),
+    Column("happened_at", sa.DateTime(timezone=True)), Column("given_at", sa.DateTime(timezone=True)),
+    Column("clear_by", Text),
+)  # fmt: skip
+REVISIONS = sa.Table(
+    "revisions", METADATA,
+    Column("task", Text, primary_key=True), Column("revision", Text, primary_key=True), Column("kind", Text),
+    Column("system_prompt", Text),
 )  # fmt: skip
 TRAFFIC = sa.Table(
     "traffic", METADATA,
@@ -24,6 +31,21 @@ TRAFFIC = sa.Table(
     Column("variant", Text, primary_key=True), Column("adapter", Text, primary_key=True),
     Column("hour", sa.DateTime(timezone=True), primary_key=True), Column("answers", sa.JSON),
 )  # fmt: skip
+LABEL_SCORES = sa.Table(
+    "label_scores", METADATA,
+    Column("task", Text, primary_key=True), Column("prediction_id", Text, primary_key=True),
+    Column("label", Text, primary_key=True), Column("given", sa.Float), Column("rival", Text),
+    Column("rival_probability", sa.Float), Column("is_issue", sa.Boolean), Column("rows", sa.Integer),
+    Column("asked", sa.Boolean),
+)  # fmt: skip
+PLACES = sa.Table(
+    "places", METADATA,
+    Column("task", Text, primary_key=True), Column("prediction_id", Text, primary_key=True), Column("fate", Text),
+    Column("similarity", sa.Float), Column("user_hash", Text), Column("happened_at", sa.DateTime(timezone=True)),
+    Column("fingerprint", sa.LargeBinary), Column("cycle_id", Text),
+)  # fmt: skip
 BUILDS = sa.Table(
-    "builds", METADATA, Column("cycle_id", Text, primary_key=True), Column("topic", Text), Column("event", Text)
-)
+    "builds", METADATA,
+    Column("cycle_id", Text, primary_key=True), Column("task", Text), Column("topic", Text), Column("event", Text),
+    Column("ended_at", sa.DateTime(timezone=True)), Column("cycle_failed", sa.Boolean),
+)  # fmt: skip

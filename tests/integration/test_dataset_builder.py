@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -12,19 +12,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.base import Variant
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
-from schemas.cycles import PartitionFence, StepFailed
+from schemas.cycles import CycleFinished, PartitionFence, StepFailed
+from schemas.datasets import DatasetBuilt
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.predictions import LabelCount, PredictionsRolledUp, SubjectForgotten
-from schemas.tasks import TaskKind, TaskSpec
-from services.dataset_builder.domain import build_dataset
+from schemas.predictions import FeedbackGiven, LabelCount, PredictionsRolledUp, SubjectForgotten
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
+from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.main import MIGRATIONS, NAME
-from services.dataset_builder.storage import PostgresCorrectionStore, PostgresTrafficStore
+from services.dataset_builder.pipeline import Inputs, build_dataset
+from services.dataset_builder.publishing.versions import LastVersion
+from services.dataset_builder.storage.corrections import PostgresCorrectionStore, StoredCorrections
+from services.dataset_builder.storage.traffic import PostgresTrafficStore
 from shared.kafka.delivery import Delivery, RecordPosition
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
-TOPIC = "corrections.submitted.v1"
+TOPIC, FEEDBACK = "corrections.submitted.v1", "feedback.given.v1"
 
 
 @pytest.fixture
@@ -68,15 +73,37 @@ def fence(offset: int) -> tuple[PartitionFence, ...]:
     )
 
 
-def ids(found: list[CorrectionSubmitted]) -> list[str]:
-    return [event.correction_id.rpartition("-")[2] for event in found]
+async def below(store: PostgresCorrectionStore, task: str, fence: Sequence[PartitionFence]) -> StoredCorrections:
+    found = StoredCorrections()
+    async for part in store.corrections_below(task, fence):
+        found.reviewers += part.reviewers
+        found.users += part.users
+    return found
+
+
+def ids(found: StoredCorrections) -> list[str]:
+    return [event.correction_id.rpartition("-")[2] for event in (*found.reviewers, *found.users)]
 
 
 @pytest.mark.stack
 async def test_a_redelivered_correction_is_stored_once(store: PostgresCorrectionStore, task: str) -> None:
     for _ in range(2):
         await store.save([delivered(task, 0), delivered(task, 1)])
-    assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c0", "c1"]
+    assert ids(await below(store, task, fence(10))) == ["c0", "c1"]
+
+
+@pytest.mark.stack
+async def test_what_is_clear_by_one_search_is_not_clear_by_another_and_goes_with_its_correction(
+    store: PostgresCorrectionStore, task: str
+) -> None:
+    await store.save([delivered(task, number, user_hash=f"u{number}") for number in range(3)])
+    first, second, _ = (f"{task}-c{number}" for number in range(3))
+    await store.save_clear("rules", [first, second])
+    assert await store.clear(task, "rules") == {first, second}
+    assert await store.clear(task, "other rules") == set()
+    assert await store.clear("another-task", "rules") == set()
+    await store.forget(forget(task, "u1", datetime.now(UTC)))
+    assert await store.clear(task, "rules") == {first}
 
 
 @pytest.mark.stack
@@ -97,18 +124,95 @@ async def test_a_conversation_with_tools_and_a_truncated_one_read_back_as_they_a
         for number, call in enumerate((whole, whole.model_copy(update={"truncated": True})))
     ]
     await store.save([Delivery(event, TOPIC, 990, number, {}) for number, event in enumerate(events)])
-    assert await store.corrections_below(task, "r1", fence(2)) == events
+    assert (await below(store, task, fence(2))).reviewers == events
 
 
 @pytest.mark.stack
-async def test_a_build_sees_what_is_below_its_fence_and_of_its_revision(
+async def test_a_build_sees_what_is_below_its_fence_of_every_revision(
     store: PostgresCorrectionStore, task: str
 ) -> None:
     await store.save([delivered(task, 0), delivered(task, 1, revision="r2"), delivered(task, 5)])
-    assert ids(await store.corrections_below(task, "r1", fence(5))) == ["c0"]
-    assert (await store.count_below(task, "r1", fence(5)), await store.count_below(task, "r1", ())) == (1, 0)
-    assert ids(await store.corrections_below(task, "r1", fence(6))) == ["c0", "c5"]
-    assert await store.corrections_below(task, "r1", ()) == []
+    assert ids(await below(store, task, fence(5))) == ["c0", "c1"]
+    assert (await store.count_below(task, fence(5)), await store.count_below(task, ())) == (2, 0)
+    assert ids(await below(store, task, fence(6))) == ["c0", "c1", "c5"]
+    assert ids(await below(store, task, ())) == []
+
+
+def written(
+    task: str, offset: int, user_hash: str | None = None, author_hash: str | None = None, at: datetime = NOON
+) -> tuple[UserCorrection, Delivery[FeedbackGiven]]:
+    """What a user wrote at noon about a prediction of an hour earlier."""
+    prediction = f"{task}-p{offset}"
+    event = FeedbackGiven(
+        task=task, task_revision="r1", prediction_id=prediction, kind="edited", text="better", user_hash=author_hash,
+        occurred_at=at,
+    )  # fmt: skip
+    correction = UserCorrection(
+        correction_id=f"{task}-f{offset}", task=task, task_revision="r1", prediction_id=prediction, occurred_at=at,
+        call=question(f"question {offset}"), answers=(Answer(text="x"),), label="better", author_hash=author_hash,
+        user_hash=user_hash, predicted_at=at - timedelta(hours=1), app="shop",
+    )  # fmt: skip
+    return correction, Delivery(event, FEEDBACK, 990, offset, {})
+
+
+async def save_written(store: PostgresCorrectionStore, *found: tuple[UserCorrection, Delivery[FeedbackGiven]]) -> None:
+    deliveries = [delivery for _, delivery in found]
+    positions = [RecordPosition(d.topic, d.partition, d.offset) for d in deliveries]
+    await store.save_user_corrections([(c, p) for (c, _), p in zip(found, positions, strict=True)], deliveries)
+
+
+@pytest.mark.stack
+async def test_what_users_wrote_has_a_fence_of_its_own(store: PostgresCorrectionStore, task: str) -> None:
+    await store.save([delivered(task, 7)])
+    first, second = written(task, 3), written(task, 9)
+    for _ in range(2):
+        await save_written(store, first, second)
+    both = (*fence(8), PartitionFence(topic=FEEDBACK, partition=990, offset=9))
+    found = await below(store, task, both)
+    assert found.users == [first[0]]
+    assert ids(found) == ["c7", "f3"]
+    assert await store.count_below(task, both) == len(found) == 2
+    assert await store.unread([PartitionFence(topic=FEEDBACK, partition=990, offset=10)]) == []
+    assert await store.corrections_of([first[0].prediction_id]) == [], "a tie-break is between reviewers"
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("forgotten_first", [True, False])
+async def test_what_a_user_wrote_is_erased_with_its_author_and_with_the_person_it_is_about(
+    store: PostgresCorrectionStore, task: str, forgotten_first: bool
+) -> None:
+    noon, later = NOON, NOON + timedelta(hours=2)
+    rows = [
+        written(task, 0, "asked", "wrote"), written(task, 1, "other", "wrote"), written(task, 2, "asked", "other"),
+        written(task, 3, "other", None), written(task, 4, "other", "wrote", at=later),
+    ]  # fmt: skip
+    if not forgotten_first:
+        await save_written(store, *rows)
+    for person in ("asked", "wrote"):
+        await store.forget(forget(task, person, noon))
+    await save_written(store, *rows)
+    everything = (PartitionFence(topic=FEEDBACK, partition=990, offset=100),)
+    assert ids(await below(store, task, everything)) == ["f3", "f4"]
+
+
+@pytest.mark.stack
+async def test_what_a_user_wrote_expires_with_its_prediction(store: PostgresCorrectionStore, task: str) -> None:
+    await save_written(store, written(task, 0), written(task, 1, at=NOON + timedelta(days=1)))
+    await store.expire(task, NOON)
+    everything = (PartitionFence(topic=FEEDBACK, partition=990, offset=100),)
+    assert ids(await below(store, task, everything)) == ["f1"]
+
+
+@pytest.mark.stack
+async def test_every_revision_of_a_task_is_known_later(store: PostgresCorrectionStore, task: str) -> None:
+    specs = [
+        TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt=prompt, labels=("x", "y"))
+        for prompt in ("Old.", "New.")
+    ]
+    for spec in (*specs, specs[0]):
+        await store.save_revision(TaskChanged(task=task, task_revision=spec.revision, spec=spec))
+    kind = TaskKind.CLASSIFICATION
+    assert await store.revisions(task) == {s.revision: Revision(kind, s.system_prompt) for s in specs}
 
 
 def forget(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
@@ -125,7 +229,7 @@ async def test_no_build_has_an_erased_person_whichever_event_comes_first(
         await store.save(rows)
     await store.forget(forget(task, "u1", datetime.now(UTC)))
     await store.save(rows)
-    assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c1", "c2"]
+    assert ids(await below(store, task, fence(10))) == ["c1", "c2"]
     assert await store.corrections_of([f"{task}-p0"]) == []
     partition = PartitionFence(topic=TOPIC, partition=990, offset=3)
     assert await store.unread([partition]) == []
@@ -148,7 +252,7 @@ async def test_a_correction_is_erased_by_the_time_of_its_prediction(store: Postg
     for _ in range(2):
         await store.save(rows)
         await store.forget(forget(task, "u1", NOON))
-        assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c1", "c2"]
+        assert ids(await below(store, task, fence(10))) == ["c1", "c2"]
 
 
 @pytest.mark.stack
@@ -160,7 +264,7 @@ async def test_corrections_of_expired_predictions_are_deleted(store: PostgresCor
     await store.save([made(0, NOON - timedelta(days=2)), made(1, NOON - timedelta(days=1))])
     await store.expire("another-task", NOON)
     await store.expire(task, NOON - timedelta(days=1))
-    assert ids(await store.corrections_below(task, "r1", fence(10))) == ["c1"]
+    assert ids(await below(store, task, fence(10))) == ["c1"]
     assert await store.unread([PartitionFence(topic=TOPIC, partition=990, offset=2)]) == []
 
 
@@ -206,6 +310,34 @@ async def test_the_first_outcome_of_a_cycle_is_stored(store: PostgresCorrectionS
     assert await store.outcome(f"{task}-1") == failed
 
 
+def built(task: str, number: int) -> DatasetBuilt:
+    spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("x", "y"))
+    return DatasetBuilt(
+        task=task, task_revision=spec.revision, cycle_id=f"{task}-{number}", dataset_id=f"{task}-v{number}", uri="/x",
+        train_examples=1, eval_examples=1, data_cutoff=NOON, spec=spec, occurred_at=NOON + timedelta(days=number),
+    )  # fmt: skip
+
+
+@pytest.mark.stack
+async def test_the_last_version_is_the_newest_that_passed_and_knows_whether_its_cycle_failed_later(
+    store: PostgresCorrectionStore, task: str
+) -> None:
+    assert await store.last_version(task) is None
+    stopped = StepFailed(
+        task=task, task_revision="r1", cycle_id=f"{task}-3", service=NAME, step="dataset", reason="r", way_out="w"
+    )
+    newest = built(task, 2)
+    for event in (newest, built(task, 1), built(f"{task}-b", 9), stopped):
+        await store.save_outcome(event)
+    assert await store.last_version(task) == LastVersion(newest, cycle_failed=False)
+    for outcome, failed in (("failed", True), ("rejected", False)):
+        ended = CycleFinished(
+            task=task, task_revision="r1", cycle_id=f"{task}-2", outcome=outcome, reason="r", seconds=1.0
+        )
+        await store.save_end(ended)
+        assert await store.last_version(task) == LastVersion(newest, failed)
+
+
 def test_ten_thousand_corrections_are_built_in_seconds() -> None:
     spec = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("x", "y"))
     words = "card parcel refund invoice address login voucher order delay price size colour return bank".split()  # noqa: SIM905
@@ -215,8 +347,8 @@ def test_ten_thousand_corrections_are_built_in_seconds() -> None:
         event = delivered("desk", i).event
         rows.append(event.model_copy(update={"call": question(text)}))
     started = time.perf_counter()
-    dataset = build_dataset(rows, spec)
-    assert len(dataset.train) + len(dataset.eval) + len(dataset.rejected) == 10_000
+    dataset = build_dataset(Inputs(votes_of(rows), spec)).dataset
+    assert len(dataset.train) + len(dataset.eval) + len(dataset.left_out) == 10_000
     assert time.perf_counter() - started < 30.0
 
 
@@ -228,10 +360,10 @@ async def test_after_the_broker_lost_its_topics_old_corrections_count_and_new_on
         await store.adopt(f"after the loss of {task}")
         few = PartitionFence(topic=TOPIC, partition=990, offset=3)
         assert await store.unread([few]) == [few], "701 were read of the old topic, none of the new"
-        assert ids(await store.corrections_below(task, "r1", fence(3))) == ["c700", "c701"]
+        assert ids(await below(store, task, fence(3))) == ["c700", "c701"]
         await store.save([delivered(task, 2)])
         assert await store.unread([few]) == []
-        assert ids(await store.corrections_below(task, "r1", fence(3))) == ["c700", "c701", "c2"]
+        assert ids(await below(store, task, fence(3))) == ["c700", "c701", "c2"]
         await store.adopt(f"after the loss of {task}")  # As at each start.
         assert await store.unread([few]) == []
     finally:

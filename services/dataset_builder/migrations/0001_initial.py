@@ -1,9 +1,9 @@
-"""Corrections, erased people, production's answers by hour, outcomes of builds, and the offsets read so far."""
+"""Corrections, erased people, production's answers by hour, builds and their decisions, and the offsets read so far."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "dataset_builder_0001_calls"  # A database with corrections that have no whole call is refused.
+revision = "dataset_builder_0001_places"  # A database without the places of rows is refused.
 down_revision = None
 
 
@@ -13,15 +13,26 @@ def upgrade() -> None:
         sa.Column("correction_id", sa.Text, primary_key=True),
         sa.Column("prediction_id", sa.Text, nullable=False),
         sa.Column("task", sa.Text, nullable=False),
-        sa.Column("task_revision", sa.Text, nullable=False),
+        sa.Column("origin", sa.Text, nullable=False),
         sa.Column("user_hash", sa.Text),
+        sa.Column("author_hash", sa.Text),
+        sa.Column("topic", sa.Text, nullable=False),
         sa.Column("partition", sa.Integer, nullable=False),
         sa.Column("offset", sa.BigInteger, nullable=False),
         sa.Column("event", sa.Text, nullable=False),
         sa.Column("happened_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("given_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("clear_by", sa.Text),
     )
-    op.create_index("corrections_of_task", "corrections", ["task", "task_revision"])
+    op.create_index("corrections_of_task", "corrections", ["task"])
     op.create_index("corrections_of_prediction", "corrections", ["prediction_id"])
+    op.create_table(
+        "revisions",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("revision", sa.Text, primary_key=True),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("system_prompt", sa.Text, nullable=False),
+    )
     op.create_table(
         "forgotten",
         sa.Column("task", sa.Text, primary_key=True),
@@ -38,10 +49,37 @@ def upgrade() -> None:
         sa.Column("answers", sa.JSON, nullable=False),
     )
     op.create_table(
+        "label_scores",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("prediction_id", sa.Text, primary_key=True),
+        sa.Column("label", sa.Text, primary_key=True),
+        sa.Column("given", sa.Float, nullable=False),
+        sa.Column("rival", sa.Text, nullable=False),
+        sa.Column("rival_probability", sa.Float, nullable=False),
+        sa.Column("is_issue", sa.Boolean),
+        sa.Column("rows", sa.Integer, nullable=False),
+        sa.Column("asked", sa.Boolean, nullable=False),
+    )
+    op.create_index("label_scores_of_prediction", "label_scores", ["prediction_id"])
+    op.create_table(
+        "places",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("prediction_id", sa.Text, primary_key=True),
+        sa.Column("fate", sa.Text, nullable=False),
+        sa.Column("similarity", sa.Float, nullable=False),
+        sa.Column("user_hash", sa.Text),
+        sa.Column("happened_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary),
+        sa.Column("cycle_id", sa.Text),
+    )
+    op.create_table(
         "builds",
         sa.Column("cycle_id", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
         sa.Column("topic", sa.Text, nullable=False),
         sa.Column("event", sa.Text, nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("cycle_failed", sa.Boolean),
     )
     op.create_table(
         "offsets",

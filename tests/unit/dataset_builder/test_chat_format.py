@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import JsonValue
 
 from schemas.conversation import Message, Role, ToolCall
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
-from services.dataset_builder.chat_format import format_error
+from services.dataset_builder.building.chat_format import format_error, output_error
 
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")
 
@@ -52,6 +53,8 @@ def assistant(content: str = "delivery") -> Message:
         (user(), calling(None), result("1"), assistant()),
         (user(), calling("1"), user("never mind"), assistant()),
         (user(), Message(role="documents", content="…"), assistant()),
+        (user(), Message(role="developer", content="Be short."), assistant()),
+        (user(), calling("1"), Message(role="developer", content="Be short."), result("1"), assistant()),
         ((user(), assistant()) * 200),
     ],
 )
@@ -86,6 +89,63 @@ def test_each_format_error_has_its_reason(messages: tuple[Message, ...], reason:
 
 def test_an_answer_below_the_minimum_is_too_short() -> None:
     assert format_error((user(), assistant("cancel")), (), spec(min_answer_chars=7)) is not None
+
+
+def test_a_generation_needs_20_characters_unless_set_otherwise_or_it_calls_a_tool() -> None:
+    writing = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="")
+    short = (user(), assistant("x" * 19))
+    assert format_error(short, (), writing) == ("answer_too_short", "19 characters; at least 20")
+    assert format_error((user(), assistant("x" * 20)), (), writing) is None
+    assert format_error((user(), assistant("x" * 8_001)), (), writing) == (
+        "answer_too_long", "8001 characters; at most 8000",
+    )  # fmt: skip
+    assert format_error(short, (), writing.model_copy(update={"dataset": DatasetSettings(min_answer_chars=5)})) is None
+    call = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="f", arguments="{}"),))
+    assert format_error((user(), call), (), writing) is None
+
+
+SCHEMA: JsonValue = {
+    "type": "object",
+    "properties": {"order": {"type": "integer"}},
+    "required": ["order"],
+    "additionalProperties": False,
+}
+
+
+def asked_for(schema: JsonValue) -> JsonValue:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+@pytest.mark.parametrize(
+    ("text", "response_format", "reason"),
+    [
+        ('{"order": 5}', asked_for(SCHEMA), None),
+        ('{"order": "5"}', asked_for(SCHEMA), "breaks_schema"),
+        ('{"order": 5, "more": 1}', asked_for(SCHEMA), "breaks_schema"),
+        ("{}", asked_for(SCHEMA), "breaks_schema"),
+        ('{"order": 5', asked_for(SCHEMA), "invalid_json"),
+        ("Order 5", asked_for(SCHEMA), "invalid_json"),
+        ("Order 5", {"type": "json_object"}, "invalid_json"),
+        ("[5]", {"type": "json_object"}, "invalid_json"),
+        ('{"any": "thing"}', {"type": "json_object"}, None),
+        ("Order 5", {"type": "text"}, None),
+        ("Order 5", None, None),
+        ('{"order": 5}', asked_for({"type": "nonsense"}), None),
+        ('{"order": 5}', asked_for({"$ref": "http://127.0.0.1:9/schema.json"}), None),
+    ],
+)
+def test_an_answer_is_in_the_format_that_its_call_asked_for(
+    text: str, response_format: JsonValue, reason: str | None
+) -> None:
+    error = output_error(assistant(text), response_format)
+    assert (error[0] if error else None) == reason
+    if error:
+        assert error[1]
+
+
+def test_a_tool_call_is_no_answer_in_the_format() -> None:
+    call = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="f", arguments="{}"),))
+    assert output_error(call, {"type": "json_object"}) is None
 
 
 def test_a_label_of_one_letter_is_valid() -> None:

@@ -1,9 +1,11 @@
-"""The handlers on an in-memory broker: a cycle gives a folder and an event, or a failure with its reason."""
+"""The handlers on an in-memory broker, and their job in this process: a cycle gives a version, or a reason why not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,15 +14,24 @@ from faststream.kafka import TestKafkaBroker
 
 from schemas.base import Event
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
-from schemas.cycles import PartitionFence, StepFailed
+from schemas.cycles import CycleFinished, PartitionFence, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt, DatasetManifest, Example
-from schemas.failures import FailuresClustered
+from schemas.failures import ExemplarSource, FailureMode, FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
+from schemas.quality import CheckResult, QualityReport
 from schemas.tasks import DatasetSettings, TaskChanged, TaskKind, TaskSpec
+from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.length import TokenCounter
+from services.dataset_builder.checks.label_noise import Scorer
 from services.dataset_builder.handlers import Handlers
+from services.dataset_builder.job import BuildJob, build_version, job_name, read_questions
+from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from services.dataset_builder.publishing.versions import LastVersion
 from services.dataset_builder.settings import DatasetBuilderSettings
+from services.dataset_builder.storage.corrections import StoredCorrections
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.jobs import Job, JobFailure, JobProgress, Jobs, Progress
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery, RecordPosition
@@ -36,6 +47,9 @@ SPEC = TaskSpec(
     labels=("refund", "delivery"),
     dataset=DatasetSettings(min_examples=5),
 )
+
+
+RunCycle = Callable[..., Awaitable[None]]
 
 
 class Published:
@@ -54,13 +68,29 @@ class MemoryStore:
     def __init__(self) -> None:
         self.rows: dict[str, CorrectionSubmitted] = {}
         self.outcomes: dict[str, Event] = {}
+        self.decided = Decisions()
         self.not_read: list[PartitionFence] = []
         self.skipped: list[RecordPosition] = []
         self.hours: list[PredictionsRolledUp] = []
+        self.failed: set[str] = set()
+        self.known: dict[str, Revision] = {}
+        self.is_clear: dict[str, str] = {}
 
     async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
         for delivery in deliveries:
             self.rows.setdefault(delivery.event.correction_id, delivery.event)
+
+    async def save_revision(self, event: TaskChanged) -> None:
+        self.known[event.spec.revision] = Revision(event.spec.kind, event.spec.system_prompt)
+
+    async def revisions(self, task: str) -> dict[str, Revision]:
+        return self.known
+
+    async def clear(self, task: str, rules: str) -> set[str]:
+        return {name for name, by in self.is_clear.items() if by == rules}
+
+    async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None:
+        self.is_clear |= dict.fromkeys(correction_ids, rules)
 
     async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
         wanted = set(prediction_ids)
@@ -81,19 +111,31 @@ class MemoryStore:
     async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
         return self.not_read
 
-    async def corrections_below(
-        self, task: str, revision: str, fence: Sequence[PartitionFence]
-    ) -> list[CorrectionSubmitted]:
-        return list(self.rows.values())
+    async def corrections_below(self, task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
+        yield StoredCorrections(list(self.rows.values()))
 
-    async def count_below(self, task: str, revision: str, fence: Sequence[PartitionFence]) -> int:
+    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int:
         return len(self.rows)
 
     async def outcome(self, cycle_id: str) -> Event | None:
         return self.outcomes.get(cycle_id)
 
-    async def save_outcome(self, event: Event) -> None:
-        self.outcomes[str(event.cycle_id)] = event
+    async def last_version(self, task: str) -> LastVersion | None:
+        built = [event for event in self.outcomes.values() if isinstance(event, DatasetBuilt)]
+        return LastVersion(built[-1], built[-1].cycle_id in self.failed) if built else None
+
+    async def save_end(self, event: CycleFinished) -> None:
+        if event.outcome == "failed":
+            self.failed.add(str(event.cycle_id))
+
+    async def decisions(self, task: str) -> Decisions:
+        return self.decided
+
+    async def save_outcome(self, event: Event, decisions: Decisions | None = None) -> None:
+        self.outcomes.setdefault(str(event.cycle_id), event)
+        if decisions is not None:
+            new = decisions.places if isinstance(event, DatasetBuilt) else {}
+            self.decided = Decisions(decisions.label_scores, {**self.decided.places, **new})
 
 
 def correction(number: int, label: str, reviewer: str = "ana", user_hash: str | None = None) -> CorrectionSubmitted:
@@ -139,8 +181,8 @@ def published() -> Published:
 @pytest.fixture
 async def handlers(tmp_path: Path, store: MemoryStore, published: Published) -> AsyncIterator[Handlers]:
     settings = DatasetBuilderSettings(home=tmp_path, retry_base_seconds=0.001)
-    artifacts = ArtifactStore(settings.artifacts_uri, cache=tmp_path / "cache")
-    made = Handlers(settings, store, store, artifacts, published, now=lambda: NOON)
+    jobs = Jobs(settings.jobs_folder, "services.dataset_builder.job")
+    made = Handlers(settings, store, store, jobs, published, now=lambda: NOON)
     broker = build_broker(settings, "dataset_builder")
     made.subscribe(Consumers(broker, "dataset_builder", settings))
     async with TestKafkaBroker(broker) as test:
@@ -150,15 +192,37 @@ async def handlers(tmp_path: Path, store: MemoryStore, published: Published) -> 
         yield made
 
 
+@pytest.fixture
+def run_cycle(handlers: Handlers, store: MemoryStore, tmp_path: Path) -> RunCycle:
+    """Hand a cycle to the handlers, and do in this process what they do with its job."""
+
+    async def run(event: FailuresClustered | None = None) -> None:
+        event = event or clustered()
+        await handlers.on_clustered(event)
+        job = job_of(tmp_path, event)
+        if not (job.folder / "spec.json").exists():
+            return
+        spec = BuildJob.model_validate_json(job.spec)
+        artifacts = ArtifactStore(spec.artifacts, spec.cache)
+        result = await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder))
+        await handlers.on_done(job, result.model_dump_json().encode())
+
+    return run
+
+
+def job_of(home: Path, event: FailuresClustered) -> Job:
+    return Job(job_name(event), home / "jobs" / "dataset_builder" / job_name(event))
+
+
 async def filled(handlers: Handlers, count: int = 30) -> None:
     await handlers.on_corrections(delivered(*(correction(i, SPEC.labels[i % 2]) for i in range(count))))
 
 
 async def test_a_cycle_makes_a_dataset_that_reads_back(
-    handlers: Handlers, published: Published, tmp_path: Path
+    handlers: Handlers, run_cycle: RunCycle, published: Published, tmp_path: Path
 ) -> None:
     await filled(handlers)
-    await handlers.on_clustered(clustered())
+    await run_cycle()
     (built,) = published.events
     assert isinstance(built, DatasetBuilt)
     folder = Path(built.uri)
@@ -174,7 +238,7 @@ async def test_a_cycle_makes_a_dataset_that_reads_back(
 
 
 async def test_a_conversation_with_tools_reads_back_with_its_structure_and_a_truncated_one_only_as_rejected(
-    handlers: Handlers, published: Published
+    handlers: Handlers, run_cycle: RunCycle, published: Published
 ) -> None:
     await filled(handlers)
     talk = Call(
@@ -188,7 +252,7 @@ async def test_a_conversation_with_tools_reads_back_with_its_structure_and_a_tru
     whole = correction(91, "delivery").model_copy(update={"call": talk})
     cut = correction(92, "delivery").model_copy(update={"call": talk.model_copy(update={"truncated": True})})
     await handlers.on_corrections(delivered(whole, cut))
-    await handlers.on_clustered(clustered())
+    await run_cycle()
     (built,) = published.events
     assert isinstance(built, DatasetBuilt)
     files = {name: (Path(built.uri) / f"{name}.jsonl").read_text() for name in ("train", "eval", "rejected")}
@@ -200,30 +264,155 @@ async def test_a_conversation_with_tools_reads_back_with_its_structure_and_a_tru
     ]
 
 
-async def test_a_redelivered_cycle_publishes_the_same_event(handlers: Handlers, published: Published) -> None:
+async def test_a_redelivered_cycle_publishes_the_same_event(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
     await filled(handlers)
-    await handlers.on_clustered(clustered())
+    await run_cycle()
     await filled(handlers, 60)
     await handlers.on_clustered(clustered())
     assert published.events[0] == published.events[1]
 
 
-async def test_the_same_rows_have_the_same_name_in_another_cycle(handlers: Handlers, published: Published) -> None:
+async def apply(handlers: Handlers, **dataset: int) -> None:
+    """Apply the task with other settings of its dataset."""
+    spec = SPEC.model_copy(update={"dataset": SPEC.dataset.model_copy(update=dataset)})
+    changed = TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=spec)
+    await handlers.broker.publish(changed.model_dump_json().encode(), "tasks.changed.v1")  # type: ignore[attr-defined]
+
+
+async def test_the_same_rows_have_the_same_name_in_another_cycle(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
+    await apply(handlers, min_new_examples=0)
     await filled(handlers)
-    await handlers.on_clustered(clustered("cycle-1"))
-    await handlers.on_clustered(clustered("cycle-2"))
+    await run_cycle(clustered("cycle-1"))
+    await run_cycle(clustered("cycle-2"))
     first, second = published.events
     assert isinstance(first, DatasetBuilt)
     assert isinstance(second, DatasetBuilt)
     assert first.dataset_id == second.dataset_id
     assert first.event_id != second.event_id
+    assert (first.parent, second.parent) == (None, None)
+
+
+async def test_a_cycle_with_too_little_new_is_skipped_and_says_how_much_there_is(
+    handlers: Handlers, run_cycle: RunCycle, published: Published, tmp_path: Path
+) -> None:
+    await filled(handlers)
+    await run_cycle(clustered("cycle-1"))
+    await filled(handlers, 33)
+    await run_cycle(clustered("cycle-2"))
+    built, skipped = published.events
+    assert isinstance(built, DatasetBuilt)
+    assert isinstance(skipped, StepFailed)
+    assert skipped.skipped
+    assert skipped.reason.startswith(f"3 examples are new or changed since {built.dataset_id}, and 10 are wanted")
+    assert not (tmp_path / "artifacts" / "inspections").exists()
+
+
+async def test_a_version_with_enough_new_names_its_parent_and_what_changed(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
+    await filled(handlers)
+    await run_cycle(clustered("cycle-1"))
+    await filled(handlers, 45)
+    await run_cycle(clustered("cycle-2"))
+    first, second = published.events
+    assert isinstance(first, DatasetBuilt)
+    assert isinstance(second, DatasetBuilt)
+    manifest = DatasetManifest.model_validate_json((Path(second.uri) / "manifest.json").read_text())
+    report = QualityReport.model_validate_json((Path(second.uri) / "quality.json").read_text())
+    assert (first.parent, second.parent, manifest.parent, report.parent) == (None, *[first.dataset_id] * 3)
+    assert report.changes is not None
+    assert (report.changes.added, report.changes.removed) == (15, 0)
+
+
+async def test_one_forgotten_row_is_reason_enough_for_a_version_without_it(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
+    rows = [correction(i, SPEC.labels[i % 2], user_hash="u1" if i == 4 else "u2") for i in range(30)]
+    await handlers.on_corrections(delivered(*rows))
+    await run_cycle(clustered("cycle-1"))
+    forgotten = SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="u1")
+    await handlers.broker.publish(forgotten.model_dump_json().encode(), "subjects.forgotten.v1")  # type: ignore[attr-defined]
+    await run_cycle(clustered("cycle-2"))
+    first, second = published.events
+    assert isinstance(first, DatasetBuilt)
+    assert isinstance(second, DatasetBuilt)
+    assert second.parent == first.dataset_id
+    files = ("train.jsonl", "eval.jsonl", "rejected.jsonl", "quality.json", "quality.html")
+    assert not [name for name in files if "u1" in (text := (Path(second.uri) / name).read_text()) or '"p4"' in text]
+
+
+async def test_a_changed_setting_is_built_with_however_little_is_new(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
+    await filled(handlers)
+    await run_cycle(clustered("cycle-1"))
+    await apply(handlers, min_examples=6)
+    await run_cycle(clustered("cycle-2"))
+    assert [type(event) for event in published.events] == [DatasetBuilt, DatasetBuilt]
+
+
+@pytest.mark.parametrize(("outcome", "second"), [("failed", DatasetBuilt), ("rejected", StepFailed)])
+async def test_a_cycle_after_one_that_failed_is_not_skipped(
+    handlers: Handlers, run_cycle: RunCycle, published: Published, outcome: str, second: type[Event]
+) -> None:
+    """Its training may have broken off: whoever starts the cycle again wants it to learn from the same rows."""
+    await filled(handlers)
+    await run_cycle(clustered("cycle-1"))
+    ended = CycleFinished(
+        task=SPEC.name, task_revision=SPEC.revision, cycle_id="cycle-1", outcome=outcome, reason="r", seconds=1.0
+    )
+    await handlers.broker.publish(ended.model_dump_json().encode(), "cycles.finished.v1")  # type: ignore[attr-defined]
+    await run_cycle(clustered("cycle-2"))
+    assert isinstance(published.events[-1], second)
+
+
+async def test_a_version_whose_parent_was_deleted_is_built_and_compared_with_nothing(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
+    await filled(handlers)
+    await run_cycle(clustered("cycle-1"))
+    (first,) = published.events
+    assert isinstance(first, DatasetBuilt)
+    shutil.rmtree(first.uri)
+    await filled(handlers, 32)
+    await run_cycle(clustered("cycle-2"))
+    second = published.events[-1]
+    assert isinstance(second, DatasetBuilt)
+    report = QualityReport.model_validate_json((Path(second.uri) / "quality.json").read_text())
+    assert (report.parent, report.changes) == (first.dataset_id, None)
+
+
+async def test_a_build_that_a_gate_stops_leaves_its_inspection_and_no_version(
+    handlers: Handlers, run_cycle: RunCycle, published: Published, tmp_path: Path
+) -> None:
+    await filled(handlers, 3)
+    await handlers.on_corrections(delivered(correction(9, "no such label", user_hash="u9")))
+    await run_cycle()
+    (failed,) = published.events
+    assert isinstance(failed, StepFailed)
+    folder = Path(str(failed.report))
+    assert folder == tmp_path / "artifacts" / "inspections" / "cycle-1"
+    assert not (tmp_path / "artifacts" / "datasets").exists()
+    report = QualityReport.model_validate_json((folder / "quality.json").read_text())
+    assert (report.passed, report.dataset_id) == (False, None)
+    failures = {check.name for check in report.checks if check.result is CheckResult.FAILED}
+    assert "min_examples" in failures
+    assert all(name in failed.reason for name in failures)
+    assert "Stopped." in (folder / "quality.html").read_text()
+    (rejected,) = (folder / "rejected.jsonl").read_text().splitlines()
+    assert (json.loads(rejected)["reason"], json.loads(rejected)["user_hash"]) == ("unknown_label", "u9")
+    assert [(sample.prediction_id, sample.user_hash) for sample in report.samples] == [("p9", "u9")]
 
 
 async def test_too_few_examples_fail_the_step_with_numbers_and_a_way_out(
-    handlers: Handlers, published: Published
+    handlers: Handlers, run_cycle: RunCycle, published: Published
 ) -> None:
     await filled(handlers, 3)
-    await handlers.on_clustered(clustered())
+    await run_cycle()
     (failed,) = published.events
     assert isinstance(failed, StepFailed)
     assert failed.step == "dataset"
@@ -231,8 +420,10 @@ async def test_too_few_examples_fail_the_step_with_numbers_and_a_way_out(
     assert "min_examples" in failed.way_out
 
 
-async def test_no_corrections_at_all_fail_the_step(handlers: Handlers, published: Published) -> None:
-    await handlers.on_clustered(clustered())
+async def test_no_corrections_at_all_fail_the_step(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
+    await run_cycle()
     assert isinstance(published.events[0], StepFailed)
 
 
@@ -267,12 +458,14 @@ async def test_two_reviewers_who_disagree_make_one_question_however_often_delive
     assert first.event_id == second.event_id
 
 
-async def test_an_erased_person_is_in_no_later_dataset(handlers: Handlers, published: Published) -> None:
+async def test_an_erased_person_is_in_no_later_dataset(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
     rows = [correction(i, SPEC.labels[i % 2], user_hash="u1" if i == 4 else "u2") for i in range(30)]
     await handlers.on_corrections(delivered(*rows))
     forgotten = SubjectForgotten(task=SPEC.name, task_revision=SPEC.revision, subject_hash="u1")
     await handlers.broker.publish(forgotten.model_dump_json().encode(), "subjects.forgotten.v1")  # type: ignore[attr-defined]
-    await handlers.on_clustered(clustered())
+    await run_cycle()
     (built,) = published.events
     assert isinstance(built, DatasetBuilt)
     lines = [
@@ -287,14 +480,16 @@ async def test_a_broken_record_is_skipped_so_that_no_fence_waits_for_it(handlers
     assert [position.topic for position in store.skipped] == [TOPIC]
 
 
-async def test_an_example_names_its_person_and_time(handlers: Handlers, published: Published) -> None:
+async def test_an_example_names_its_person_and_time(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
     early = NOON - timedelta(days=1)
-    theirs = correction(1, "refund", user_hash="u1").model_copy(update={"predicted_at": early})
-    unknown = correction(2, "no such label", user_hash="u2").model_copy(update={"predicted_at": early})
+    theirs = correction(201, "refund", user_hash="u1").model_copy(update={"predicted_at": early})
+    unknown = correction(202, "no such label", user_hash="u2").model_copy(update={"predicted_at": early})
     await filled(handlers)
     await handlers.on_corrections(delivered(theirs.model_copy(update={"correction_id": "mine", "prediction_id": "x"})))
     await handlers.on_corrections(delivered(unknown.model_copy(update={"correction_id": "bad", "prediction_id": "y"})))
-    await handlers.on_clustered(clustered())
+    await run_cycle()
     (built,) = published.events
     assert isinstance(built, DatasetBuilt)
     lines = [
@@ -308,21 +503,119 @@ async def test_an_example_names_its_person_and_time(handlers: Handlers, publishe
 
 
 async def test_a_person_erased_during_a_build_is_not_in_it(
-    handlers: Handlers, store: MemoryStore, published: Published
+    handlers: Handlers, run_cycle: RunCycle, store: MemoryStore, published: Published
 ) -> None:
     await filled(handlers)
     await handlers.on_corrections(delivered(correction(77, "refund", user_hash="u1")))
     read = store.corrections_below
 
-    async def read_and_forget(task: str, revision: str, fence: Sequence[PartitionFence]) -> list[CorrectionSubmitted]:
-        found = await read(task, revision, fence)
-        await store.forget(SubjectForgotten(task=task, task_revision=revision, subject_hash="u1"))
-        return found
+    async def read_and_forget(task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
+        async for part in read(task, fence):
+            await store.forget(SubjectForgotten(task=task, task_revision=SPEC.revision, subject_hash="u1"))
+            yield part
 
     store.corrections_below = read_and_forget  # type: ignore[method-assign]
-    await handlers.on_clustered(clustered())
+    await run_cycle()
     (built,) = published.events
     assert isinstance(built, DatasetBuilt)
     assert built.train_examples + built.eval_examples == 30
     files = ("train.jsonl", "eval.jsonl", "rejected.jsonl")
     assert "p77" not in "".join((Path(built.uri) / name).read_text() for name in files)
+
+
+async def test_a_redelivered_cycle_is_one_job_without_anyones_texts(
+    handlers: Handlers, published: Published, tmp_path: Path
+) -> None:
+    source = ExemplarSource(prediction_id="p1", user_hash="u1", predicted_at=NOON)
+    mode = FailureMode(
+        mode_id="m1", name="parcels", words=("parcel",), exemplars=("my parcel is lost",), sources=(source,),
+        size=9, share=1.0,
+    )  # fmt: skip
+    event = clustered().model_copy(update={"modes": (mode,)})
+    await handlers.on_clustered(event)
+    await handlers.on_clustered(event)
+    (path,) = (tmp_path / "jobs" / "dataset_builder").glob("*/spec.json")
+    assert BuildJob.model_validate_json(path.read_bytes()).cycle.modes[0].mode_id == "m1"
+    assert b"my parcel is lost" not in path.read_bytes()
+    assert published.events == []
+
+
+async def test_a_job_that_was_killed_after_storing_its_outcome_returns_it_with_its_questions(
+    handlers: Handlers, store: MemoryStore, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = LabelRequested(
+        task=SPEC.name, task_revision=SPEC.revision, request_id="again-p1", prediction_id="p1",
+        purpose=Purpose.SUSPICIOUS_LABEL, call=correction(1, "refund").call, answers=(Answer(text="refund"),),
+    )  # fmt: skip
+
+    def build_and_ask(inputs: Inputs, score: Scorer | None, count_tokens: TokenCounter | None) -> Build:
+        return replace(build_dataset(inputs), questions=(asked,))
+
+    monkeypatch.setattr("services.dataset_builder.job.build_dataset", build_and_ask)
+    await filled(handlers)
+    await handlers.on_clustered(clustered())
+    job = job_of(tmp_path, clustered())
+    spec = BuildJob.model_validate_json(job.spec)
+    artifacts = ArtifactStore(spec.artifacts, spec.cache)
+    results = []
+    for _ in range(2):
+        results.append(await build_version(spec, store, store, artifacts, job.folder, Progress(job.folder)))
+        await filled(handlers, 60)  # What comes later is no matter: the outcome is stored.
+    assert results[0] == results[1]
+    for _ in range(2):  # As after a crash between publishing and noting it.
+        await handlers.on_done(job, results[0].model_dump_json().encode())
+    assert published.events == [asked, results[0].outcome, results[0].outcome]
+    assert not list(read_questions(job)), "the texts of published questions do not stay in the job's folder"
+
+
+async def test_a_job_that_cannot_finish_ends_the_step_once_and_for_all(
+    handlers: Handlers, store: MemoryStore, published: Published, tmp_path: Path
+) -> None:
+    await handlers.on_clustered(clustered())
+    await handlers.on_failed(
+        job_of(tmp_path, clustered()), JobFailure(reason="its process died", way_out="Read its log.")
+    )
+    await handlers.on_clustered(clustered())
+    first, second = published.events
+    assert isinstance(first, StepFailed)
+    assert (first.step, first.cycle_id, first.reason) == ("dataset", "cycle-1", "its process died")
+    assert first == second == store.outcomes["cycle-1"]
+
+
+async def test_the_progress_of_a_build_names_its_cycle(
+    handlers: Handlers, published: Published, tmp_path: Path
+) -> None:
+    await handlers.on_clustered(clustered())
+    await handlers.on_progress(job_of(tmp_path, clustered()), JobProgress(done=1, total=4, message="building"))
+    (event,) = published.events
+    assert isinstance(event, StepProgressed)
+    assert (event.step, event.cycle_id, event.done, event.total) == ("dataset", "cycle-1", 1, 4)
+
+
+async def test_a_comma_in_the_prompt_orphans_no_correction(
+    handlers: Handlers, run_cycle: RunCycle, published: Published, store: MemoryStore
+) -> None:
+    await filled(handlers)
+    spec = SPEC.model_copy(update={"system_prompt": "Intent, please?"})
+    change = TaskChanged(task=SPEC.name, task_revision=spec.revision, spec=spec)
+    await handlers.broker.publish(change.model_dump_json().encode(), "tasks.changed.v1")  # type: ignore[attr-defined]
+    assert set(store.known) == {SPEC.revision, spec.revision}
+    await run_cycle(clustered(revision=spec.revision))
+    (built,) = published.events
+    assert isinstance(built, DatasetBuilt)
+    lines = [
+        line for name in ("train", "eval") for line in (Path(built.uri) / f"{name}.jsonl").read_text().splitlines()
+    ]
+    assert len(lines) == 30
+    assert {json.loads(line)["messages"][0]["content"] for line in lines} == {"Intent, please?"}
+
+
+async def test_a_dispute_across_revisions_is_a_question_of_today(handlers: Handlers, published: Published) -> None:
+    spec = SPEC.model_copy(update={"labels": ("refund", "delivery", "cancel")})
+    change = TaskChanged(task=SPEC.name, task_revision=spec.revision, spec=spec)
+    await handlers.broker.publish(change.model_dump_json().encode(), "tasks.changed.v1")  # type: ignore[attr-defined]
+    newer = correction(1, "cancel", reviewer="ben").model_copy(update={"task_revision": spec.revision})
+    await handlers.on_corrections(delivered(correction(1, "refund"), newer))
+    (question,) = published.events
+    assert isinstance(question, LabelRequested)
+    assert (question.labels, question.task_revision) == (spec.labels, spec.revision)

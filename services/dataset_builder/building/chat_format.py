@@ -2,7 +2,7 @@
 
 A conversation that production answered is one that the model's chat template takes. So the rules ask only what training
 needs: a question, an answer, and results of tools that belong to calls. Its number of messages is no matter: what is
-too long is decided in tokens, by the trainer.
+too long is decided in tokens (`length.py`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import jsonschema_rs
+from pydantic import JsonValue
+
 from schemas.conversation import Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
 from shared.identity import content_hash
 
-_INSTRUCTIONS = (Role.SYSTEM, "developer")
+DEVELOPER = "developer"
+_INSTRUCTIONS = (Role.SYSTEM, DEVELOPER)
+_SHOWN_CHARS = 500
 _CALL_ID_LENGTH = 9
 """The only length that the strictest chat templates (Mistral's) accept."""
 _SHOWN_ROLES = 50
@@ -58,15 +63,45 @@ def format_error(messages: Sequence[Message], tools: Sequence[JsonObject], spec:
     return _answer_error(messages[-1], spec) or _calls_error(messages[-1].tool_calls, tools)
 
 
+def output_error(answer: Message, response_format: JsonValue) -> Rejection | None:
+    """Return how an answer breaks the format that its call asked for; None if it does not, or calls tools instead.
+
+    `response_format`: as in OpenAI's API. A schema that is none, or refers to others, asks for no more than JSON.
+    """
+    wanted = response_format if isinstance(response_format, dict) else {}
+    if wanted.get("type") not in ("json_object", "json_schema") or answer.tool_calls:
+        return None
+    try:
+        value = json.loads(answer.text)
+    except ValueError as error:
+        return "invalid_json", f"the call asked for JSON: {error}"
+    if wanted["type"] == "json_object":
+        return None if isinstance(value, dict) else ("invalid_json", "the call asked for a JSON object")
+    named = wanted.get("json_schema")
+    schema = named.get("schema") if isinstance(named, dict) else None
+    try:
+        validator = jsonschema_rs.validator_for(schema, offline=True) if isinstance(schema, dict) else None
+    except jsonschema_rs.ValidationError:
+        return None
+    fault = None if validator is None else next(iter(validator.iter_errors(value)), None)
+    if fault is None:
+        return None
+    place = "/".join(map(str, fault.instance_path)) or "the answer"
+    return "breaks_schema", f"{place}: {fault.message}"[:_SHOWN_CHARS]
+
+
 def _order_error(messages: Sequence[Message]) -> Rejection | None:
-    """Applications do send several messages of the user in a row, and a greeting of the assistant at the start."""
+    """Applications do send several messages of the user in a row, and a greeting of the assistant at the start.
+
+    A developer message may stand anywhere: it instructs, and is no turn.
+    """
     roles = [message.role for message in messages]
     shown = " ".join(roles[-_SHOWN_ROLES:])
     start = next((number for number, role in enumerate(roles) if role not in _INSTRUCTIONS), len(roles))
-    dialogue = messages[start:]
+    dialogue = [message for message in messages[start:] if message.role != DEVELOPER]
     if all(message.role == Role.ASSISTANT for message in dialogue):
         return "nothing_asked", shown
-    if any(role in _INSTRUCTIONS for role in roles[start:]):  # Inputs are compared without such messages.
+    if Role.SYSTEM in roles[start:]:  # Inputs are compared without such messages.
         return "misplaced_system", "a system message that is not at the start"
     if dialogue[0].role == Role.TOOL:
         return "result_without_call", "starts with a tool's result"
@@ -89,8 +124,8 @@ def _is_result(message: Message, calls: Sequence[ToolCall]) -> bool:
 
 def _answer_error(answer: Message, spec: TaskSpec) -> Rejection | None:
     rules, text = spec.dataset, answer.text
-    if len(text) < rules.min_answer_chars:
-        return "answer_too_short", f"{len(text)} characters; at least {rules.min_answer_chars}"
+    if len(text) < spec.min_answer_chars and not answer.tool_calls:
+        return "answer_too_short", f"{len(text)} characters; at least {spec.min_answer_chars}"
     if len(text) > rules.max_answer_chars:
         return "answer_too_long", f"{len(text)} characters; at most {rules.max_answer_chars}"
     if spec.labels and text not in spec.labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,14 +14,10 @@ from schemas.conversation import Answer, Call, FinishReason, Media, Message, Par
 from schemas.datasets import Example
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
-from services.dataset_builder.domain import (
-    Dataset,
-    build_dataset,
-    resolve_answers,
-    tie_break_question,
-    votes_by_prediction,
-)
-from shared.model.near_duplicates import jaccard, shingles
+from services.dataset_builder.building.votes import third_opinion, votes_of
+from services.dataset_builder.pipeline import Dataset, Inputs
+from services.dataset_builder.pipeline import build_dataset as build
+from shared.model.near_duplicates import NearDuplicates
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")
@@ -40,7 +37,12 @@ def user(content: str = "where is it") -> Message:
     return Message(role=Role.USER, content=content)
 
 
-WRITING = TaskSpec(name="replies", kind=TaskKind.GENERATION, system_prompt="Reply.")
+WRITING = TaskSpec(
+    name="replies",
+    kind=TaskKind.GENERATION,
+    system_prompt="Reply.",
+    dataset=DatasetSettings(min_answer_chars=1),
+)
 
 
 def correction(
@@ -65,42 +67,16 @@ def correction(
     )
 
 
-def test_reviewers_who_agree_make_one_example() -> None:
-    drafts, rejected = resolve_answers(
-        [correction("late", "delivery"), correction("late", "delivery ", reviewer="ben", minute=1)],
-        TaskKind.CLASSIFICATION,
-    )
-    assert [len(draft.correction_ids) for draft in drafts] == [2]
-    assert not rejected
+def build_dataset(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec) -> Dataset:
+    return build(Inputs(votes_of(corrections), spec)).dataset
 
 
-def test_reviewers_who_disagree_are_rejected_and_one_more_is_asked() -> None:
-    two = [correction("late", "delivery"), correction("late", "refund", reviewer="ben", minute=1)]
-    dataset = build_dataset(two, spec())
-    assert dataset.rejected_by_reason() == {"reviewers_disagree": 1}
-    assert "ana: delivery" in dataset.rejected[0].detail
-
-    question = tie_break_question(votes_by_prediction(two)["p-late"], spec())
-    assert question is not None
-    assert question.purpose is Purpose.TIE_BREAK
-    assert question.event_id == tie_break_question(votes_by_prediction(two)["p-late"], spec()).event_id  # type: ignore[union-attr]
-
-    three = [*two, correction("late", "delivery", reviewer="eva", minute=2)]
-    assert tie_break_question(votes_by_prediction(three)["p-late"], spec()) is None
-    accepted = build_dataset(three, spec())
-    assert [e.answer for e in (*accepted.train, *accepted.eval)] == ["delivery"]
-
-
-def test_only_the_last_label_of_a_reviewer_counts() -> None:
-    votes = votes_by_prediction([correction("late", "refund"), correction("late", "delivery", minute=5)])["p-late"]
-    assert [vote.label for vote in votes] == ["delivery"]
-
-
-def test_a_preference_is_no_label() -> None:
-    pair = correction("late", None, preference="a", answers=(Answer(text="x"), Answer(text="y")))
+@pytest.mark.parametrize("preference", ["a", "cannot_tell"])
+def test_a_preference_is_no_label(preference: str) -> None:
+    pair = correction("late", None, preference=preference, answers=(Answer(text="x"), Answer(text="y")))
     dataset = build_dataset([pair], spec())
     assert not dataset.train
-    assert not dataset.rejected
+    assert not dataset.left_out
 
 
 def test_the_label_of_a_discordant_pair_is_an_example() -> None:
@@ -113,40 +89,6 @@ def test_the_label_of_a_discordant_pair_is_an_example() -> None:
     )
     dataset = build_dataset([pair], spec())
     assert [e.correction_ids for e in (*dataset.train, *dataset.eval)] == [(pair.correction_id,)]
-
-
-def test_the_same_text_twice_is_a_duplicate() -> None:
-    dataset = build_dataset(
-        [correction("Where is it?", "delivery"), correction("where is it", "delivery", minute=1)], spec()
-    )
-    assert dataset.rejected_by_reason() == {"duplicate": 1}
-    assert dataset.rejected[0].prediction_ids == ("p-where is it",)
-    assert dataset.rejected[0].detail == "same text as in p-Where is it?"
-
-
-def test_a_text_with_two_labels_and_no_majority_is_rejected() -> None:
-    dataset = build_dataset(
-        [correction("It is late.", "delivery"), correction("it is late", "refund", minute=1)], spec()
-    )
-    assert dataset.rejected_by_reason() == {"conflicting_labels": 2}
-    assert not dataset.train
-    assert not dataset.eval
-
-
-def test_the_majority_label_of_a_text_wins() -> None:
-    texts = ("It is late.", "it is late", "It is late!")
-    labels = ("delivery", "refund", "delivery")
-    dataset = build_dataset(
-        [correction(t, label, minute=i) for i, (t, label) in enumerate(zip(texts, labels, strict=True))], spec()
-    )
-    assert dataset.rejected_by_reason() == {"conflicting_labels": 1, "duplicate": 1}
-
-
-def test_free_texts_that_differ_need_no_tie_break() -> None:
-    replies = [correction("late", "We are sorry."), correction("late", "Sorry!", reviewer="ben", minute=1)]
-    drafts, rejected = resolve_answers(replies, WRITING.kind)
-    assert [draft.label for draft in drafts] == ["Sorry!"]
-    assert not rejected
 
 
 FIND = {"type": "function", "function": {"name": "find_order", "parameters": {"type": "object"}}}
@@ -226,7 +168,7 @@ def test_what_is_not_whole_is_rejected_with_its_reason(
 ) -> None:
     dataset = build_dataset([talk(label, answer, TALK.model_copy(update=call))], WRITING)
     assert rows(dataset) == []
-    assert dataset.rejected_by_reason() == {reason: 1}
+    assert dataset.left_out_by_reason() == {reason: 1}
 
 
 def test_what_a_person_writes_in_place_of_a_cut_answer_is_an_example() -> None:
@@ -239,8 +181,8 @@ def test_what_a_person_writes_in_place_of_a_cut_answer_is_an_example() -> None:
 def test_no_tie_break_is_asked_about_what_can_never_be_trained_on() -> None:
     cut = Call(messages=(user(),), truncated=True)
     two = [correction("late", "delivery", call=cut), correction("late", "refund", reviewer="ben", minute=1, call=cut)]
-    assert tie_break_question(two, spec()) is None
-    assert build_dataset(two, spec()).rejected_by_reason() == {"truncated": 1}
+    assert third_opinion(votes_of(two), spec(), {}) is None
+    assert build_dataset(two, spec()).left_out_by_reason() == {"truncated": 1}
 
 
 def test_long_conversations_that_differ_in_the_middle_only_are_no_duplicates_but_one_group() -> None:
@@ -296,7 +238,7 @@ def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) ->
     for trained in dataset.train:
         for held_out in dataset.eval:
             assert trained.group != held_out.group
-            assert jaccard(shingles(trained.prompt[-1].text), shingles(held_out.prompt[-1].text)) < 0.8
+            assert not NearDuplicates([trained.prompt[-1].text], 0.8).contains(held_out.prompt[-1].text)
 
 
 @settings(max_examples=40, deadline=None)
@@ -304,5 +246,5 @@ def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) ->
 def test_every_correction_ends_in_exactly_one_part(rows: list[tuple[str, str]]) -> None:
     corrections = [correction(text, label, prediction=f"p{i}", minute=i) for i, (text, label) in enumerate(rows)]
     dataset = build_dataset(corrections, spec())
-    found = [c for example in (*dataset.train, *dataset.eval, *dataset.rejected) for c in example.correction_ids]
+    found = [c for example in (*dataset.train, *dataset.eval, *dataset.left_out) for c in example.correction_ids]
     assert sorted(found) == sorted(c.correction_id for c in corrections)

@@ -1,0 +1,72 @@
+"""What of an earlier revision's corrections still holds: a new label or a comma in the prompt orphans nothing. Pure.
+
+A correction says what the right answer is, whatever model, prompt and list of labels the question was asked with. So it
+goes on if the task is still of the same kind and its label is still in the set, or was renamed (`renamed_labels`). Its
+row is trained with the system prompt of today, which is what the model will be asked with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from schemas.conversation import Api, Call, Message, Role
+from schemas.datasets import Fate, LeftOutExample
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.votes import Vote
+
+_WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
+"""The APIs whose requests the gateway gives the task's system prompt, if they bring none."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What a build must know of an earlier revision of its task."""
+
+    kind: TaskKind
+    system_prompt: str
+
+
+def carry_over(
+    votes: Iterable[Vote], spec: TaskSpec, revisions: Mapping[str, Revision]
+) -> tuple[list[Vote], list[LeftOutExample]]:
+    """Return the votes that hold under the task's current revision, with today's names of labels, and the others.
+
+    `revisions`: the earlier ones by id. One that is not in it was of a classification task if its answers were
+    constrained to labels, else of the same kind as today.
+    """
+    holding, left_out = [], []
+    current = spec.revision
+    kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
+    for vote in votes:
+        kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)
+        label = spec.renamed_labels.get(vote.label, vote.label) if kind is TaskKind.CLASSIFICATION else vote.label
+        revision = vote.task_revision
+        if kind is not spec.kind:
+            left_out.append(vote.left_out(Fate.SUPERSEDED, "other_kind", f"revision {revision} was a {kind} task"))
+        elif kind is TaskKind.CLASSIFICATION and revision != current and label not in spec.labels:
+            left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
+        else:
+            holding.append(vote if label == vote.label else replace(vote, label=label))
+    return holding, left_out
+
+
+def with_current_prompt(call: Call, spec: TaskSpec, former_prompts: Iterable[str]) -> Call:
+    """Return the call with the task's current system prompt in the place of a former one.
+
+    A system prompt that the application sent itself stays: it will send it again.
+    """
+    former = set(former_prompts) - {spec.system_prompt}
+    given = [message for message in call.messages if message.role in (Role.SYSTEM, "developer")]
+    current = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
+    if not given:
+        added = "" in former and call.api in _WITH_SYSTEM_PROMPT
+        return call.model_copy(update={"messages": (*current, *call.messages)}) if added else call
+    first = call.messages[0]
+    if len(given) > 1 or first is not given[0] or not isinstance(first.content, str) or first.content not in former:
+        return call
+    return call.model_copy(update={"messages": (*current, *call.messages[1:])})
+
+
+def _kind_of_answer(vote: Vote, spec: TaskSpec) -> TaskKind:
+    return TaskKind.CLASSIFICATION if vote.call.constrained else spec.kind

@@ -1,0 +1,65 @@
+"""Makes parsed conversations small: a build holds those of all corrections at once, and they have most in common.
+
+Pydantic keeps with each object the set of fields that it was given, which takes more memory than a short question with
+its answers. Objects of one class have few different sets, so they share them; so do conversations their system prompt
+and answers that are labels, and all of them short texts such as labels and names.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from schemas.conversation import Answer, Message, Role
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T", str, str | None)
+_SHORT = 100
+"""Characters up to which a text that says the same in many corrections is looked for in others."""
+
+
+def replaced(model: M, **changes: Any) -> M:
+    """Return a copy with changes to fields that the model was given. It shares the set of what it was given."""
+    copy = model.model_copy(update=changes)
+    object.__setattr__(copy, "__pydantic_fields_set__", model.__pydantic_fields_set__)
+    return copy
+
+
+class Compactor:
+    """Shares among all objects that it is given what is equal in them. The objects must be frozen."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._field_sets: dict[frozenset[str], set[str]] = {}
+        self._common: dict[BaseModel, BaseModel] = {}
+
+    def __call__(self, model: M) -> M:
+        """Return the object itself, smaller by more than half."""
+        self._share(model)
+        return model
+
+    def items(self, models: tuple[M, ...]) -> tuple[M, ...]:
+        """Return equal objects, smaller and, where many are the same, shared."""
+        return tuple(self._common.setdefault(m, m) if _is_common(m) else self(m) for m in models)  # type: ignore[misc]
+
+    def text(self, text: T) -> T:
+        """Return an equal text, shared if it is short: a label, or a name."""
+        return text if text is None or len(text) > _SHORT else self._texts.setdefault(text, text)
+
+    def _share(self, model: BaseModel) -> None:
+        fields = model.__pydantic_fields_set__
+        shared = self._field_sets.setdefault(frozenset(fields), fields)
+        object.__setattr__(model, "__pydantic_fields_set__", shared)
+        for name, value in model.__dict__.items():
+            if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+                model.__dict__[name] = self.items(value)
+
+
+def _is_common(item: BaseModel) -> bool:
+    """True for what many conversations have: the system prompt, and answers that are as short as a label."""
+    if isinstance(item, Answer):
+        return len(item.text) <= _SHORT
+    if not isinstance(item, Message) or not isinstance(item.content, str):
+        return False
+    return item.role == Role.SYSTEM or (item.role == Role.ASSISTANT and len(item.content) <= _SHORT)

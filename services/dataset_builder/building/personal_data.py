@@ -1,0 +1,229 @@
+"""The last look for personal data before anything is built: whole conversations, their answers and labels. Pure.
+
+Texts were redacted when they came in, so what is found is mostly a surrogate, which looks like a name or a number on
+purpose. The events list theirs (`Call.surrogates`), and those stay. Anything else came past redaction: it is replaced
+here and counted. What is clear is not looked at again by later builds. Since all that follows is made of these texts,
+neither rows nor what a report quotes has any.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import orjson
+
+from schemas.base import Gate
+from schemas.conversation import Answer, Call, JsonObject, Message, Part, ToolCall
+from schemas.labels import CorrectionSubmitted
+from services.dataset_builder.building.votes import UserCorrection
+from shared.identity import content_hash
+from shared.privacy.redaction import Redacted, Rules
+from shared.privacy.redaction.json_texts import literals, with_replacements
+from shared.privacy.redaction.spans import TextSpan
+
+_AT_ONCE = 2_000
+"""Corrections that are searched together: what is found in all of a large task would take much memory."""
+_ROUNDS = 3
+"""A surrogate changes what stands around it, and with it, rarely, what is found there: so look again."""
+
+Replace = Callable[[str], str]
+W = TypeVar("W", CorrectionSubmitted, UserCorrection)
+
+
+class PersonalDataRedactor(Protocol):
+    """What the pass needs of a `Redactor`."""
+
+    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
+    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
+
+
+@dataclass(frozen=True)
+class PersonalData:
+    """What was found beside surrogates, by kind, in `changed` corrections, of which `left` still have some.
+
+    `clear`: the ids of those that had none, without those of which it was known.
+    """
+
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    changed: int = 0
+    left: int = 0
+    clear: tuple[str, ...] = ()
+
+    def __add__(self, other: PersonalData) -> PersonalData:
+        kinds = dict(Counter(self.kinds) + Counter(other.kinds))
+        return PersonalData(kinds, self.changed + other.changed, self.left + other.left, self.clear + other.clear)
+
+    def gate(self) -> Gate:
+        """The gate of personal data: nothing that a dataset is made of may have any after the pass."""
+        replaced = ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items()))
+        return Gate(
+            name="personal_data",
+            passed=self.left == 0,
+            measured=self.left,
+            required="0 corrections with personal data after the pass",
+            detail=f"replaced in {self.changed} corrections: {replaced}" if replaced else "",
+        )
+
+
+def rules_id(rules: Rules) -> str:
+    """Name what is searched for: a correction that is clear by other rules is looked at again."""
+    return content_hash(repr(rules))
+
+
+class PersonalDataPass:
+    """The pass over a task's corrections. `own_texts`: its prompts and labels, which are nobody's."""
+
+    def __init__(self, redactor: PersonalDataRedactor, rules: Rules, own_texts: Collection[str]) -> None:
+        self._redactor = redactor
+        self._rules = rules
+        self._own_texts = frozenset(own_texts)
+
+    def clean(self, words: Sequence[W], clear: Collection[str] = ()) -> tuple[list[W], PersonalData]:
+        """Return the corrections with personal data replaced, in order, and what was found.
+
+        `clear`: the ids of those of which earlier builds know that they have none.
+        """
+        if not self._rules.enabled:
+            return list(words), PersonalData()
+        new = [word for word in words if word.label is not None and word.correction_id not in clear]
+        changed: dict[str, W] = {}
+        kinds: Counter[str] = Counter()
+        left = 0
+        for word in self._with_findings(new):
+            clean = self._clean(word)
+            if clean.kinds:
+                changed[word.correction_id] = clean.word
+                kinds.update(clean.kinds)
+                left += clean.remains
+        now_clear = tuple(word.correction_id for word in new if word.correction_id not in changed)
+        result = [changed.get(word.correction_id, word) for word in words]
+        return result, PersonalData(dict(kinds), len(changed), left, now_clear)
+
+    def _with_findings(self, words: Sequence[W]) -> Iterator[W]:
+        """Yield those in which anything is found, surrogates included."""
+        for start in range(0, len(words), _AT_ONCE):
+            yield from self._with_findings_at_once(words[start : start + _AT_ONCE])
+
+    def _with_findings_at_once(self, words: Sequence[W]) -> list[W]:
+        """Search all texts together, which is faster than one after the other."""
+        texts_of = [self._texts(word) for word in words]
+        distinct = list(dict.fromkeys(text for texts in texts_of for text in texts))
+        found = self._redactor.find(distinct, self._rules)
+        hits = {text for text, spans in zip(distinct, found, strict=True) if spans}
+        return [word for word, texts in zip(words, texts_of, strict=True) if not hits.isdisjoint(texts)]
+
+    def _clean(self, word: W) -> _Cleaned[W]:
+        kinds: Counter[str] = Counter()
+        surrogates = {*word.call.surrogates, *word.surrogates}
+        for _ in range(_ROUNDS):
+            redacted = self._redact(self._texts(word), surrogates)
+            if not redacted:
+                return _Cleaned(word, kinds, remains=False)
+            for result in redacted.values():
+                kinds.update(result.kinds)
+                surrogates.update(result.surrogates)
+            word = _rewritten(word, self._replace_by(redacted))
+        return _Cleaned(word, kinds, remains=bool(self._redact(self._texts(word), surrogates)))
+
+    def _redact(self, texts: Sequence[str], surrogates: Iterable[str]) -> dict[str, Redacted]:
+        """Return the texts that have personal data beside these surrogates, with what replaces each."""
+        results = self._redactor.redact(texts, self._rules, sorted(surrogates))
+        return {text: result for text, result in zip(texts, results, strict=True) if result.count}
+
+    def _texts(self, word: W) -> list[str]:
+        """Return the texts that are searched, each once."""
+        found: dict[str, None] = {}
+
+        def collect(text: str) -> str:
+            found.setdefault(text)
+            return text
+
+        _rewritten(word, self._unless_own(collect))
+        return list(found)
+
+    def _replace_by(self, redacted: Mapping[str, Redacted]) -> Replace:
+        return self._unless_own(lambda text: redacted[text].text if text in redacted else text)
+
+    def _unless_own(self, replace_text: Replace) -> Replace:
+        return lambda text: text if not text or text in self._own_texts else replace_text(text)
+
+
+@dataclass(frozen=True)
+class _Cleaned(Generic[W]):
+    word: W
+    kinds: Mapping[str, int]
+    remains: bool
+
+
+def _rewritten(word: W, replace_text: Replace) -> W:
+    """Return the correction with each text replaced. A label that repeats an answer still repeats it."""
+    answers = tuple(_rewritten_answer(answer, replace_text) for answer in word.answers)
+    said = (word.label or "").strip()
+    repeated = (new.plain.strip() for old, new in zip(word.answers, answers, strict=True) if old.plain.strip() == said)
+    label = next(repeated, None)
+    return word.model_copy(
+        update={
+            "call": _rewritten_call(word.call, replace_text),
+            "answers": answers,
+            "label": _in_json(said, replace_text) if label is None else label,
+        }
+    )
+
+
+def _rewritten_call(call: Call, replace_text: Replace) -> Call:
+    return call.model_copy(
+        update={
+            "messages": tuple(_rewritten_message(message, replace_text) for message in call.messages),
+            "tools": tuple(_rewritten_object(tool, replace_text) for tool in call.tools),
+        }
+    )
+
+
+def _rewritten_answer(answer: Answer, replace_text: Replace) -> Answer:
+    update: dict[str, Any] = {
+        name: replace_text(text) for name in ("reasoning", "refusal") if (text := getattr(answer, name))
+    }
+    update["text"] = _in_json(answer.text, replace_text)
+    update["tool_calls"] = _rewritten_calls(answer.tool_calls, replace_text)
+    return answer.model_copy(update=update)
+
+
+def _rewritten_message(message: Message, replace_text: Replace) -> Message:
+    update: dict[str, Any] = {
+        name: replace_text(text) for name in ("name", "reasoning", "refusal") if (text := getattr(message, name))
+    }
+    update["tool_calls"] = _rewritten_calls(message.tool_calls, replace_text)
+    if isinstance(message.content, str):
+        update["content"] = _in_json(message.content, replace_text)
+    elif message.content is not None:
+        update["content"] = tuple(_rewritten_part(part, replace_text) for part in message.content)
+    return message.model_copy(update=update)
+
+
+def _rewritten_part(part: Part, replace_text: Replace) -> Part:
+    return part if part.text is None else part.model_copy(update={"text": _in_json(part.text, replace_text)})
+
+
+def _rewritten_calls(calls: Sequence[ToolCall], replace_text: Replace) -> tuple[ToolCall, ...]:
+    return tuple(call.model_copy(update={"arguments": _in_json(call.arguments, replace_text)}) for call in calls)
+
+
+def _rewritten_object(value: JsonObject, replace_text: Replace) -> JsonObject:
+    text = orjson.dumps(value).decode()
+    rewritten = _in_json(text, replace_text)
+    return value if rewritten == text else orjson.loads(rewritten)
+
+
+def _in_json(text: str, replace_text: Replace) -> str:
+    """Replace a text, or the strings and long numbers of a text that is JSON: so it stays JSON."""
+    found = literals(text) if text[:1] in ("{", "[") else None
+    if found is None:
+        return replace_text(text)
+    for literal in found:
+        redacted = replace_text(literal.text)
+        if redacted != literal.text:
+            literal.put(redacted[literal.cue_length :])
+    return with_replacements(text, found)

@@ -1,0 +1,25 @@
+"""The questions of frozen sets (golden, adversarial): no row of a version is one of them, or nearly. Pure.
+
+A row that such a question excludes keeps the place it has, and a new one gets none: whoever takes the question out of
+the set has the row back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas.datasets import Fate, LeftOutExample
+from services.dataset_builder.building.places.similar import SimilarRows
+from services.dataset_builder.building.rows import Row
+
+IN_FROZEN_SET = "in_frozen_set"
+
+
+def exclude_frozen(rows: Sequence[Row], similar: SimilarRows) -> tuple[list[Row], list[LeftOutExample]]:
+    """Return the rows that are not like a frozen question, and those that are."""
+    near = similar.near_any(rows, similar.frozen) if similar.frozen.any() else {}
+    detail = "a question of the golden set, or nearly one"
+    return (
+        [row for row in rows if row.prediction_id not in near],
+        [row.left_out(Fate.EXCLUDED, IN_FROZEN_SET, detail) for row in rows if row.prediction_id in near],
+    )

@@ -1,0 +1,45 @@
+"""What is decided about a row once and for all, and how much that leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from schemas.datasets import Fate
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row belongs: `fate` is train, eval or excluded.
+
+    `similarity` is the threshold under which it was decided. A held-out row has its fingerprint. `user_hash` and
+    `happened_at` (when the prediction was made) say whose it is.
+    """
+
+    fate: Fate
+    similarity: float
+    user_hash: str | None
+    happened_at: datetime
+    fingerprint: bytes | None = None
+
+
+Places = Mapping[str, Place]
+"""By prediction."""
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """How many rows are near-copies of held-out ones, and the prediction that attracts the most of them.
+
+    Its text is not quoted: gates are in events, which no erasure reaches. The report quotes what it attracts.
+    """
+
+    rows: int = 0
+    of: int = 0
+    cause: str = ""
+    caused: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.rows / self.of if self.of else 0.0

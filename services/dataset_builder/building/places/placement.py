@@ -1,0 +1,130 @@
+"""Which rows are trained on and which are held out: decided once for each row, and stored. Pure.
+
+Only rows that were chosen to be held out attract, pair by pair:
+
+    near a held-out row                      excluded, for ever
+    near one that is trained on, too         excluded: it would be a bridge between them
+    near a row that is trained on            trained on
+    near none of them                        the stratified choice below decides
+
+So what was held out is never trained on, nor its near-copies, and what was trained on is never held out, whatever
+arrives later, grows old, is forgotten or is set otherwise. A held-out row attracts by its stored fingerprint when its
+text is gone; who asks to be forgotten takes both with them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from schemas.datasets import Example, Fate, LeftOutExample
+from schemas.labels import LabelRequested
+from schemas.tasks import TaskSpec
+from services.dataset_builder.building.compact import Compactor
+from services.dataset_builder.building.places.place import Exclusions, Place, Places
+from services.dataset_builder.building.places.similar import SimilarRows
+from services.dataset_builder.building.places.stratified import choose_held_out
+from services.dataset_builder.building.rows import Row
+
+NEAR_HELD_OUT = "near_held_out"
+BRIDGE = "bridge"
+UNCONFIRMED = "unconfirmed"
+_UNCONFIRMED = "held out, and no reviewer stands for its answer any more"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The rows by place, and the places that were decided now."""
+
+    train: list[Row]
+    held_out: list[Row]
+    left_out: list[LeftOutExample]
+    decided: dict[str, Place] = field(default_factory=dict)
+    exclusions: Exclusions = field(default_factory=Exclusions)
+    questions: tuple[LabelRequested, ...] = ()
+    """To people, about near-copies with different labels."""
+
+
+def similarity_of(places: Places, spec: TaskSpec) -> float:
+    """Return the similarity from which rows are near-copies: of those that held-out rows were promised, the lowest."""
+    promised = (place.similarity for place in places.values() if place.fate is Fate.EVAL)
+    return min((spec.dataset.near_copy_similarity, *promised))
+
+
+def place_rows(rows: Sequence[Row], places: Places, similar: SimilarRows, spec: TaskSpec) -> Placed:
+    """Place rows, which come oldest first. Those that have a place keep it.
+
+    `similar` knows these rows, those that were left out before, and the fingerprints of `places`.
+    """
+    by_fate: dict[Fate | None, list[Row]] = {fate: [] for fate in (Fate.TRAIN, Fate.EVAL, Fate.EXCLUDED, None)}
+    for row in rows:
+        by_fate[places[row.prediction_id].fate if row.prediction_id in places else None].append(row)
+    new, trained, held, excluded_before = by_fate[None], by_fate[Fate.TRAIN], by_fate[Fate.EVAL], by_fate[Fate.EXCLUDED]
+    near_held = similar.near_any([*trained, *excluded_before, *new], similar.mask_of(places, Fate.EVAL))
+    near_trained = similar.near_any(new, similar.mask_of(places, Fate.TRAIN))
+    unplaced = [row for row in new if row.prediction_id not in near_held]
+    free = [row for row in unplaced if row.prediction_id not in near_trained and row.is_confirmed]
+    chosen = choose_held_out(free, unplaced, [*trained, *held], held, similar, spec)
+    chosen_names = {row.prediction_id for row in chosen}
+    for row in chosen:
+        near_held |= {name: row.prediction_id for name in similar.near(row) if name not in near_held}
+
+    lost = near_held.keys() - chosen_names
+    excluded = [row for row in (*trained, *new) if row.prediction_id in lost]
+    not_trained = {row.prediction_id for row in excluded} | chosen_names
+    train = [row for row in (*trained, *new) if row.prediction_id not in not_trained]
+    fates = dict.fromkeys((row.prediction_id for row in excluded), Fate.EXCLUDED) | dict.fromkeys(
+        chosen_names, Fate.EVAL
+    )
+    left_out = [_excluded(row, near_held, near_trained) for row in (*excluded, *excluded_before)]
+    left_out += [row.left_out(Fate.HELD_BACK, UNCONFIRMED, _UNCONFIRMED) for row in held if not row.is_confirmed]
+    attracting = [
+        near_held[row.prediction_id] for row in (*excluded, *excluded_before) if row.prediction_id in near_held
+    ]
+    return Placed(
+        train,
+        [row for row in (*held, *chosen) if row.is_confirmed],
+        left_out,
+        {row.prediction_id: _decide(row, fates.get(row.prediction_id, Fate.TRAIN), similar, spec) for row in new},
+        _exclusions(attracting, rows),
+    )
+
+
+def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place:
+    return Place(
+        fate=fate,
+        similarity=spec.dataset.near_copy_similarity,
+        user_hash=row.user_hash,
+        happened_at=row.predicted_at or row.corrected_at,
+        fingerprint=similar.fingerprint(row) if fate is Fate.EVAL else None,
+    )
+
+
+def make_examples(placed: Placed, similar: SimilarRows) -> tuple[list[Example], list[Example]]:
+    """Return the rows to train on and the held-out ones as examples, oldest first.
+
+    They are in groups named by the first text that near-copies join them with.
+    """
+    rows = sorted((*placed.train, *placed.held_out), key=lambda row: row.age)
+    held = {row.prediction_id for row in placed.held_out}
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    compact = Compactor()
+    for row, first in zip(rows, similar.groups(rows), strict=True):
+        parts[row.prediction_id in held].append(compact(row.example(rows[first].text_hash)))
+    return parts
+
+
+def _excluded(row: Row, near_held: Mapping[str, str], near_trained: Mapping[str, str]) -> LeftOutExample:
+    name = row.prediction_id
+    detail = f"nearly the held-out {near_held[name]}" if name in near_held else "nearly a row that was held out once"
+    if name in near_trained:
+        return row.left_out(Fate.EXCLUDED, BRIDGE, f"{detail}, and nearly {near_trained[name]}, which is trained on")
+    return row.left_out(Fate.EXCLUDED, NEAR_HELD_OUT, detail)
+
+
+def _exclusions(attracting: Sequence[str], rows: Sequence[Row]) -> Exclusions:
+    if not attracting:
+        return Exclusions(of=len(rows))
+    name, caused = min(Counter(attracting).items(), key=lambda item: (-item[1], item[0]))
+    return Exclusions(len(attracting), len(rows), name, caused)

@@ -1,0 +1,37 @@
+"""The steps that need to know which rows are alike, in their order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from schemas.conversation import Message
+from schemas.datasets import Fate
+from schemas.tasks import TaskSpec
+from services.dataset_builder.building.places.duplicates import resolve_copies
+from services.dataset_builder.building.places.frozen import exclude_frozen
+from services.dataset_builder.building.places.place import Places
+from services.dataset_builder.building.places.placement import Placed, place_rows, similarity_of
+from services.dataset_builder.building.places.similar import SimilarRows
+from services.dataset_builder.building.rows import Row
+
+
+def place(
+    rows: Sequence[Row], places: Places, frozen: Iterable[Sequence[Message]], spec: TaskSpec
+) -> tuple[Placed, SimilarRows]:
+    """Place rows, given the places of earlier builds and the questions of frozen sets. Their order is no matter.
+
+    Returns also which rows are alike, which is large, and is needed until the rows are examples.
+    """
+    rows = sorted(rows, key=lambda row: row.age)
+    names = {row.prediction_id for row in rows}
+    held_out = {name: place for name, place in places.items() if place.fate is Fate.EVAL}
+    fingerprints = {
+        name: place.fingerprint for name, place in held_out.items() if name not in names and place.fingerprint
+    }
+    similar = SimilarRows(rows, spec, similarity_of(places, spec), fingerprints, frozen)
+    unfrozen, excluded = exclude_frozen(rows, similar)
+    resolved, conflicting, questions = resolve_copies(unfrozen, held_out, similar, spec)
+    placed = place_rows(resolved, places, similar, spec)
+    left_out = [*excluded, *conflicting, *placed.left_out]
+    return replace(placed, left_out=left_out, questions=tuple(questions)), similar

@@ -1,0 +1,64 @@
+"""Questions about predictions that people have labelled already. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from schemas.conversation import Answer, Call
+from schemas.labels import LabelRequested, Purpose
+from schemas.tasks import TaskSpec
+from shared.identity import event_id
+
+_THIRD_OPINION = 2.0
+"""Its priority, above every question of a single doubt: two labels are paid for and wait for this one."""
+
+
+class Labelled(Protocol):
+    """A prediction that has a label: a correction, or a row."""
+
+    @property
+    def prediction_id(self) -> str: ...
+    @property
+    def call(self) -> Call: ...
+    @property
+    def answers(self) -> tuple[Answer, ...]: ...
+    @property
+    def app(self) -> str | None: ...
+    @property
+    def user_hash(self) -> str | None: ...
+    @property
+    def predicted_at(self) -> datetime | None: ...
+
+
+def label_again(labelled: Labelled, label: str, spec: TaskSpec, priority: float, at: datetime) -> LabelRequested:
+    """Return the question whether a label is right. A prediction with this label has one, whoever asks it."""
+    request_id = str(event_id("suspicious label", labelled.prediction_id, label))
+    return _question(labelled, spec, request_id, Purpose.SUSPICIOUS_LABEL, priority, at)
+
+
+def tie_break(labelled: Labelled, voters: int, spec: TaskSpec, at: datetime) -> LabelRequested:
+    """Return the question to one more person than these `voters`. As many voters have one, whoever asks it."""
+    request_id = str(event_id("tie-break", labelled.prediction_id, voters))
+    return _question(labelled, spec, request_id, Purpose.TIE_BREAK, _THIRD_OPINION, at)
+
+
+def _question(
+    labelled: Labelled, spec: TaskSpec, request_id: str, purpose: Purpose, priority: float, at: datetime
+) -> LabelRequested:
+    return LabelRequested(
+        event_id=event_id("labels.requested", request_id),
+        occurred_at=at,
+        task=spec.name,
+        task_revision=spec.revision,
+        request_id=request_id,
+        prediction_id=labelled.prediction_id,
+        purpose=purpose,
+        call=labelled.call,
+        answers=labelled.answers[:1],
+        labels=spec.labels,
+        priority=priority,
+        app=labelled.app,
+        user_hash=labelled.user_hash,
+        predicted_at=labelled.predicted_at,
+    )

@@ -1,0 +1,108 @@
+"""A row on its way into a data set: a prediction, and the answer that people agreed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from schemas.conversation import Answer, Call, JsonObject, Message, input_text
+from schemas.datasets import Example, Fate, LeftOutExample, Origin
+from services.dataset_builder.building.chat_format import answer_message
+from shared.conversation import chat_tools
+from shared.identity import content_hash
+from shared.model.texts import text_hash
+
+
+class Opinion(NamedTuple):
+    """What somebody said that an answer should have been, and how much that weighs: the log-odds of being right."""
+
+    label: str
+    given_at: datetime
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that may still be left out. `corrected_at` is the time of its first correction.
+
+    `answers` are those that people saw; `label` is what the answer should have been, as one text; `voters` are the
+    reviewers and users (`user:<hash>`) who gave it, and `opinions` what their words weigh (`votes.decide`).
+    `rechecked`: a reviewer gave it who was asked because it looked wrong. `user_hash` and `predicted_at` say whose it
+    is and from when, so that a version can list the people in it.
+    """
+
+    call: Call
+    answers: tuple[Answer, ...]
+    label: str
+    prediction_id: str
+    correction_ids: tuple[str, ...]
+    corrected_at: datetime
+    user_hash: str | None = None
+    predicted_at: datetime | None = None
+    voters: tuple[str, ...] = ()
+    origin: Origin = Origin.REVIEWER
+    app: str | None = None
+    mode_id: str | None = None
+    weight: float = 1.0
+    opinions: tuple[Opinion, ...] = ()
+    rechecked: bool = False
+    _text_hash: str = field(default="", init=False, repr=False, compare=False)
+
+    @property
+    def tools(self) -> tuple[JsonObject, ...]:
+        return chat_tools(self.call.tools)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return (*self.call.messages, answer_message(self.label, self.answers, self.tools))
+
+    @property
+    def text(self) -> str:
+        """What inputs are compared by."""
+        return input_text(self.call.messages)
+
+    @property
+    def text_hash(self) -> str:
+        """The same for texts that are equal. It is kept: a `cached_property` would take more memory than the row."""
+        if not self._text_hash:
+            object.__setattr__(self, "_text_hash", text_hash(self.text))
+        return self._text_hash
+
+    @property
+    def is_confirmed(self) -> bool:
+        """True if a reviewer or an audit stands for the answer. A user's word alone is trained on, never held out."""
+        return self.origin is not Origin.USER
+
+    @property
+    def age(self) -> tuple[datetime, str]:
+        """Sorts rows from the oldest to the newest, the same way every time."""
+        return self.corrected_at, self.prediction_id
+
+    def left_out(self, fate: Fate, reason: str, detail: str = "") -> LeftOutExample:
+        """Return the line of rejected.jsonl for this row."""
+        return LeftOutExample(
+            fate=fate,
+            reason=reason,
+            detail=detail,
+            prediction_ids=(self.prediction_id,),
+            correction_ids=self.correction_ids,
+            user_hash=self.user_hash,
+            predicted_at=self.predicted_at,
+        )
+
+    def example(self, group: str) -> Example:
+        """Return the line of train.jsonl or eval.jsonl for this row."""
+        return Example(
+            example_id=f"ex-{content_hash(self.prediction_id, self.label)}",
+            messages=self.messages,
+            tools=self.tools,
+            group=group,
+            origin=self.origin,
+            weight=self.weight,
+            mode_id=self.mode_id,
+            prediction_ids=(self.prediction_id,),
+            correction_ids=self.correction_ids,
+            user_hash=self.user_hash,
+            predicted_at=self.predicted_at,
+        )

@@ -1,0 +1,287 @@
+"""Which answer counts: several people may have answered one question, and one person several times. Pure.
+
+A person's newer word takes the place of their older one, and a reviewer's word that of a user. Of what is left, each
+opinion weighs as much as its giver is reliable, and half as much for every 90 days that it is older than the newest:
+so an old majority does not win for ever. Where that decides nothing, one more reviewer is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime
+
+from schemas.base import Frozen, Identifier, Text
+from schemas.conversation import Answer, Call, Surrogates
+from schemas.datasets import Fate, LeftOutExample, Origin
+from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.compact import Compactor
+from services.dataset_builder.building.questions import tie_break
+from services.dataset_builder.building.rows import Opinion, Row
+from shared.conversation import never_trained
+
+PRIOR_RELIABILITY = 0.95
+HALF_LIFE = timedelta(days=90)
+SURE = 0.8
+"""How probable a label must be, among those that were given, so that nobody else is asked."""
+_MIN_RELIABILITY, _MAX_RELIABILITY = 0.5, 0.99
+"""An unreliable reviewer weighs nothing rather than less than nothing, and nobody outweighs any two others."""
+_SHOWN_CHARS, _SHOWN_VOTES = 100, 10
+
+
+class UserCorrection(Frozen):
+    """What a user wrote that an answer should have been (`feedback.given`), with the prediction that it is about.
+
+    `author_hash` is the user who wrote it, `user_hash` the one who was answered: either may ask to be forgotten.
+    """
+
+    correction_id: Identifier
+    task: Identifier
+    task_revision: Identifier
+    prediction_id: Identifier
+    occurred_at: AwareDatetime
+    call: Call
+    answers: tuple[Answer, ...]
+    label: Text
+    author_hash: Identifier | None
+    user_hash: Identifier | None
+    predicted_at: AwareDatetime
+    app: Identifier | None = None
+    surrogates: Surrogates = ()
+
+    @property
+    def happened_at(self) -> datetime:
+        """The time that retention goes by: that of the prediction."""
+        return self.predicted_at
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One word of one person on a prediction: what a build keeps of a correction, since it holds all of them.
+
+    `label` is trimmed, and has the name of today if it was renamed. `purpose` is None of a user's own correction.
+    `request_id` is that of a question that several reviewers are asked, else None.
+    """
+
+    correction_id: str
+    prediction_id: str
+    task_revision: str
+    occurred_at: datetime
+    call: Call
+    answers: tuple[Answer, ...]
+    label: str
+    voter: str
+    origin: Origin
+    user_hash: str | None
+    predicted_at: datetime | None
+    app: str | None
+    purpose: Purpose | None = None
+    request_id: str | None = None
+    inclusion_probability: float = 1.0
+
+    @property
+    def order(self) -> tuple[datetime, str]:
+        """Sorts votes from the oldest to the newest, the same way every time."""
+        return self.occurred_at, self.correction_id
+
+    def left_out(self, fate: Fate, reason: str, detail: str = "") -> LeftOutExample:
+        """Return the line of rejected.jsonl for this vote, whose prediction may still be a row."""
+        return LeftOutExample(
+            fate=fate,
+            reason=reason,
+            detail=detail,
+            prediction_ids=(self.prediction_id,),
+            correction_ids=(self.correction_id,),
+            user_hash=self.user_hash,
+            predicted_at=self.predicted_at,
+        )
+
+
+def votes_of(
+    corrections: Iterable[CorrectionSubmitted],
+    user_corrections: Iterable[UserCorrection] = (),
+    compact: Compactor | None = None,
+) -> list[Vote]:
+    """Return the votes, oldest first. A preference between two answers is no label, hence no vote.
+
+    With the same `compact` the votes of several calls share what is equal in them.
+    """
+    compact = compact or Compactor()
+    votes = []
+    for given in corrections:
+        if given.label is not None:
+            votes.append(_vote(given, given.label, given.reviewer, Origin.REVIEWER, compact))
+    for word in user_corrections:
+        voter = f"user:{word.author_hash or word.user_hash or word.prediction_id}"
+        votes.append(_vote(word, word.label, voter, Origin.USER, compact))
+    return sorted(votes, key=lambda vote: vote.order)
+
+
+def _vote(
+    word: CorrectionSubmitted | UserCorrection, label: str, voter: str, origin: Origin, compact: Compactor
+) -> Vote:
+    asked = word if isinstance(word, CorrectionSubmitted) else None
+    return Vote(
+        correction_id=word.correction_id,
+        prediction_id=word.prediction_id,
+        task_revision=compact.text(word.task_revision),
+        occurred_at=word.occurred_at,
+        call=compact(word.call),
+        answers=compact.items(word.answers),
+        label=compact.text(label.strip()),
+        voter=compact.text(voter),
+        origin=origin,
+        user_hash=compact.text(word.user_hash),
+        predicted_at=word.predicted_at,
+        app=compact.text(word.app),
+        purpose=asked.purpose if asked else None,
+        request_id=asked.request_id if asked and asked.overlap > 1 else None,
+        inclusion_probability=asked.inclusion_probability if asked else 1.0,
+    )
+
+
+def resolve_votes(
+    votes: Iterable[Vote], spec: TaskSpec, reliability: Mapping[str, float]
+) -> tuple[list[Row], list[LeftOutExample], list[LabelRequested]]:
+    """Choose one answer for each prediction.
+
+    Returns the rows, the votes and the disputed predictions that are left out, and the questions to one more reviewer.
+    `reliability`: see `estimate_reliability`; whoever is not in it has the prior.
+    """
+    rows, left_out, questions = [], list[LeftOutExample](), list[LabelRequested]()
+    for prediction_id, cast in sorted(by_prediction(votes).items()):
+        newest, older = newest_of_each(cast)
+        left_out += [v.left_out(Fate.SUPERSEDED, "newer_opinion", f"{v.voter} answered again") for v in older]
+        reviewers = [vote for vote in newest if vote.origin is Origin.REVIEWER]
+        deciding = reviewers or newest
+        opinions = {vote.voter: opinion_of(vote, spec, reliability) for vote in deciding}
+        agreed = decide(list(opinions.values()), spec.kind)
+        label = deciding[-1].label if agreed is None else agreed
+        supporting = [vote for vote in newest if agreed is None or vote.label == agreed]
+        row = _row(prediction_id, cast[0], label, supporting, opinions, spec)
+        if agreed is None and never_trained(row.call, row.answers) is None:
+            reason = "reviewers_disagree" if reviewers else "users_disagree"
+            left_out.append(row.left_out(Fate.REJECTED, reason, _tally(deciding)))
+            questions += [question] if (question := third_opinion(reviewers, spec, reliability)) else []
+            continue
+        rows.append(row)
+        others = (vote for vote in newest if vote not in supporting)
+        left_out += [_overruled(vote, row, "outvoted" if vote in deciding else "reviewers_word") for vote in others]
+    return rows, left_out, questions
+
+
+def decide(opinions: Sequence[Opinion], kind: TaskKind) -> str | None:
+    """Return the label that opinions on one question, or on nearly the same one, come to; None: one more is needed.
+
+    Free texts are rarely identical, so of those the weightiest counts, hence the newest unless it weighs less.
+    """
+    totals = weigh(opinions) if len(opinions) > 1 else {opinion.label: opinion.weight for opinion in opinions}
+    if len(totals) == 1:
+        return next(iter(totals))
+    if kind is TaskKind.GENERATION:
+        last = {opinion.label: opinion.given_at for opinion in sorted(opinions, key=lambda o: (o.given_at, o.label))}
+        return max(totals, key=lambda label: (totals[label], last[label], label))
+    best = max(totals.values())
+    chances = {label: math.exp(total - best) for label, total in totals.items()}
+    surest = max(sorted(totals), key=lambda label: totals[label])
+    return surest if chances[surest] / sum(chances.values()) >= SURE else None
+
+
+def weigh(opinions: Iterable[Opinion]) -> dict[str, float]:
+    """Return the log-odds of each label: the sum of its opinions', which lose half of it every 90 days.
+
+    A power prior (Ibrahim & Chen 2000, Statistical Science 15(1), 46–60): an older likelihood is raised to a power.
+    """
+    ordered = sorted(opinions, key=lambda opinion: (opinion.given_at, opinion.label, opinion.weight))
+    totals: dict[str, float] = defaultdict(float)
+    for opinion in ordered:
+        totals[opinion.label] += opinion.weight * 0.5 ** ((ordered[-1].given_at - opinion.given_at) / HALF_LIFE)
+    return {label: round(total, 9) for label, total in totals.items()}
+
+
+def opinion_of(vote: Vote, spec: TaskSpec, reliability: Mapping[str, float]) -> Opinion:
+    """Return what a vote weighs: the log-odds that its giver is right. A user's word weighs `dataset.user_weight`."""
+    share = min(max(reliability.get(vote.voter, PRIOR_RELIABILITY), _MIN_RELIABILITY), _MAX_RELIABILITY)
+    weight = math.log(share / (1.0 - share)) * (spec.dataset.user_weight if vote.origin is Origin.USER else 1.0)
+    return Opinion(vote.label, vote.occurred_at, weight)
+
+
+def by_prediction(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
+    """Return the votes of each prediction, oldest first."""
+    found: dict[str, list[Vote]] = defaultdict(list)
+    for vote in sorted(votes, key=lambda vote: vote.order):
+        found[vote.prediction_id].append(vote)
+    return dict(found)
+
+
+def newest_of_each(votes: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
+    """Return the newest vote of each person, and those that they replace; both oldest first. `votes`: oldest first."""
+    newest = {vote.voter: vote for vote in votes}
+    kept = [vote for vote in votes if newest[vote.voter] is vote]
+    return kept, [vote for vote in votes if newest[vote.voter] is not vote]
+
+
+def reviewers_answers(votes: Iterable[Vote]) -> list[tuple[str, str, str]]:
+    """Return each reviewer's newest label by prediction: what `estimate_reliability` reads."""
+    return [
+        (prediction_id, vote.voter, vote.label)
+        for prediction_id, cast in by_prediction(votes).items()
+        for vote in newest_of_each(cast)[0]
+        if vote.origin is Origin.REVIEWER
+    ]
+
+
+def third_opinion(votes: Sequence[Vote], spec: TaskSpec, reliability: Mapping[str, float]) -> LabelRequested | None:
+    """Return the question to one more reviewer if these votes on one prediction decide nothing, else None.
+
+    `votes` are reviewers', one of each. None, too, where no label can become a training row. The same votes, and the
+    same number of votes, have the same question, whoever notices it.
+    """
+    if len(votes) < 2 or decide([opinion_of(vote, spec, reliability) for vote in votes], spec.kind) is not None:
+        return None
+    first = votes[0]
+    if never_trained(first.call, first.answers) is not None:
+        return None
+    return tie_break(first, len(votes), spec, votes[-1].occurred_at)
+
+
+def _row(
+    prediction_id: str,
+    oldest: Vote,
+    label: str,
+    supporting: Sequence[Vote],
+    opinions: Mapping[str, Opinion],
+    spec: TaskSpec,
+) -> Row:
+    """`opinions`: of those who decide, by voter, of whom there are none but reviewers or none but users."""
+    origin = next(vote.origin for vote in supporting if vote.voter in opinions)
+    return Row(
+        call=oldest.call,
+        answers=tuple(answer for vote in supporting for answer in vote.answers),
+        label=label,
+        prediction_id=prediction_id,
+        correction_ids=tuple(vote.correction_id for vote in supporting),
+        corrected_at=oldest.occurred_at,
+        user_hash=next((vote.user_hash for vote in (oldest, *supporting) if vote.user_hash), None),
+        predicted_at=oldest.predicted_at,
+        voters=tuple(vote.voter for vote in supporting),
+        origin=origin,
+        app=next((vote.app for vote in supporting if vote.app), None),
+        weight=spec.dataset.user_weight if origin is Origin.USER else 1.0,
+        opinions=tuple(opinions[vote.voter] for vote in supporting if vote.voter in opinions),
+        rechecked=any(vote.purpose is Purpose.SUSPICIOUS_LABEL for vote in supporting),
+    )
+
+
+def _overruled(vote: Vote, row: Row, reason: str) -> LeftOutExample:
+    given, agreed = vote.label[:_SHOWN_CHARS], row.label[:_SHOWN_CHARS]
+    return vote.left_out(Fate.SUPERSEDED, reason, f"{vote.voter} wrote {given!r}; what counts is {agreed!r}")
+
+
+def _tally(votes: Sequence[Vote]) -> str:
+    return ", ".join(f"{vote.voter}: {vote.label[:_SHOWN_CHARS]}" for vote in votes[:_SHOWN_VOTES])

@@ -1,0 +1,179 @@
+"""How the labels of a training set differ from those of production, as audits know it. Pure.
+
+An audit is a question about a prediction that chance chose, the probability fixed beforehand. Weighted by one over it
+(Hájek's estimator), audits say how frequent each label really is, which production's own answers do not. Only audits
+that were answered are known here: kinds of requests whose audits stay open count too little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from schemas.datasets import Example
+from schemas.labels import Purpose
+from services.dataset_builder.building.votes import Vote
+from services.dataset_builder.checks.intervals import chi_square_tail
+
+MIN_AUDITS = 10
+"""A class with fewer is not compared by itself: all such classes are one."""
+REST = "(all other labels)"
+
+
+@dataclass(frozen=True)
+class Audits:
+    """The answered audits: of each label the sum of weights 1/π, and the number. A disputed audit counts in parts."""
+
+    weights: Mapping[str, float]
+    counts: Mapping[str, float]
+    total: int
+    effective: float
+
+    def classes(self, trained: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return the classes that can be compared: each label with enough audits, and all others together.
+
+        `trained`: the labels of the training rows, also those in no audit. Empty where no label has enough audits.
+        """
+        frequent = sorted(label for label, count in self.counts.items() if count >= MIN_AUDITS)
+        rest = tuple(sorted({*self.counts, *trained} - set(frequent)))
+        if not frequent:
+            return {}
+        return {**{label: (label,) for label in frequent}, **({REST: rest} if rest else {})}
+
+    def share(self, labels: Iterable[str]) -> float:
+        """Return the share of production's requests whose right answer is one of the labels."""
+        return sum(self.weights.get(label, 0.0) for label in labels) / sum(self.weights.values())
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """One class: its number of audits, its share of production, and of the training rows after weights."""
+
+    label: str
+    audits: float
+    production: float
+    training: float
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The labels of the training rows against production's. The numbers are None where too little is audited.
+
+    `audits` were answered, of `asked` that were asked (0: not known).
+
+    `psi` is corrected for its bias, so it may be slightly negative. `jensen_shannon` is in bits, 0 to 1. `p_value` is
+    that of the chi-square test of equal shares, on effective sample sizes (Kish 1965).
+    """
+
+    audits: int = 0
+    asked: int = 0
+    classes: tuple[ClassShare, ...] = ()
+    psi: float | None = None
+    jensen_shannon: float | None = None
+    chi_square: float | None = None
+    p_value: float | None = None
+
+
+def audited(votes: Iterable[Vote]) -> Audits:
+    """Return what audits say: of each person the last label, and several labels of one prediction share its weight."""
+    labels_of: dict[str, dict[str, str]] = {}
+    weight_of: dict[str, float] = {}
+    for vote in sorted(votes, key=lambda vote: vote.order):
+        if vote.purpose is Purpose.AUDIT:
+            labels_of.setdefault(vote.prediction_id, {})[vote.voter] = vote.label
+            weight_of[vote.prediction_id] = 1.0 / vote.inclusion_probability
+    weights, counts = defaultdict[str, float](float), defaultdict[str, float](float)
+    for prediction_id, by_reviewer in sorted(labels_of.items()):
+        for label in by_reviewer.values():
+            weights[label] += weight_of[prediction_id] / len(by_reviewer)
+            counts[label] += 1.0 / len(by_reviewer)
+    return Audits(dict(weights), dict(counts), len(weight_of), _effective(weight_of.values()))
+
+
+def measure_distribution(train: Sequence[Example], audits: Audits, asked: int = 0) -> Distribution:
+    """Compare the training rows, by their weights, with audited production. `asked`: audits, answered or not."""
+    weighted = weights_by_label(train)
+    classes = audits.classes(weighted)
+    if not weighted or not classes:
+        return Distribution(audits.total, asked)
+    total = sum(weighted.values())
+    shares = tuple(
+        ClassShare(
+            label=name,
+            audits=round(sum(audits.counts.get(label, 0.0) for label in labels), 1),
+            production=round(audits.share(labels), 4),
+            training=round(sum(weighted.get(label, 0.0) for label in labels) / total, 4),
+        )
+        for name, labels in classes.items()
+    )
+    rows = _effective(row.weight for row in train)
+    production = {share.label: share.production * audits.effective for share in shares}
+    training = {share.label: share.training * rows for share in shares}
+    statistic = chi_square(production, training)
+    return Distribution(
+        audits=audits.total,
+        asked=asked,
+        classes=shares,
+        psi=round(corrected_psi(production, training), 4),
+        jensen_shannon=round(jensen_shannon(production, training), 4),
+        chi_square=round(statistic, 2),
+        p_value=round(chi_square_tail(statistic, len(shares) - 1), 6) if len(shares) > 1 else 1.0,
+    )
+
+
+def weights_by_label(rows: Iterable[Example]) -> dict[str, float]:
+    """Return the sum of the rows' weights by their answer."""
+    weighted = defaultdict[str, float](float)
+    for row in rows:
+        weighted[row.answer] += row.weight
+    return dict(weighted)
+
+
+def corrected_psi(expected: Mapping[str, float], actual: Mapping[str, float]) -> float:
+    """Return the population stability index of two label counts, less its bias (K-1)(1/n + 1/m).
+
+    Without the correction, many classes and few rows look like drift on identical data. Under 0.1: no difference to
+    speak of; over 0.25: a different distribution. Half a count is added to each class, so that an empty one is finite.
+    """
+    classes = sorted(set(expected) | set(actual))
+    n, m = sum(expected.values()), sum(actual.values())
+    if not n or not m:
+        return 0.0
+    size = len(classes)
+    total = 0.0
+    for name in classes:
+        p = (expected.get(name, 0.0) + 0.5) / (n + 0.5 * size)
+        q = (actual.get(name, 0.0) + 0.5) / (m + 0.5 * size)
+        total += (p - q) * math.log(p / q)
+    return total - (size - 1) * (1 / n + 1 / m)
+
+
+def chi_square(left: Mapping[str, float], right: Mapping[str, float]) -> float:
+    """Return Pearson's statistic of two counts over the same classes, with one degree of freedom less than classes."""
+    n, m = sum(left.values()), sum(right.values())
+    total = 0.0
+    for name in sorted(left):
+        pooled = (left[name] + right[name]) / (n + m)
+        if pooled > 0.0:
+            total += ((left[name] - n * pooled) ** 2 / n + (right[name] - m * pooled) ** 2 / m) / pooled
+    return total
+
+
+def jensen_shannon(left: Mapping[str, float], right: Mapping[str, float]) -> float:
+    """Return the Jensen-Shannon divergence of two counts over the same classes in bits: 0 the same, 1 disjoint."""
+    n, m = sum(left.values()), sum(right.values())
+    total = 0.0
+    for name in sorted(left):
+        p, q = left[name] / n, right[name] / m
+        middle = (p + q) / 2.0
+        total += sum(0.5 * share * math.log2(share / middle) for share in (p, q) if share > 0.0)
+    return total
+
+
+def _effective(weights: Iterable[float]) -> float:
+    """Return the number of rows of equal weight that say as much: (Σw)² / Σw²."""
+    listed = list(weights)
+    squares = sum(weight * weight for weight in listed)
+    return sum(listed) ** 2 / squares if squares else 0.0

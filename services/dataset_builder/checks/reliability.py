@@ -1,0 +1,85 @@
+"""How often each reviewer is right, from the questions that several reviewers answered. Pure.
+
+The model is that of Dawid & Skene (1979, Applied Statistics 28(1), 20–28) with one number for each reviewer in place of
+a confusion matrix ("one coin"; Zhang, Chen, Zhou & Jordan 2016, JMLR 17(102)): dozens of labels and few overlaps cannot
+fill a matrix. Each reliability has a Beta prior, so that it moves from the prior to what was observed as overlaps come
+in. The libraries for it have none, and without one, maximum likelihood takes one of three reviewers for the truth:
+crowd-kit 1.4.2 gives 0.999998 for one who was right in 97 %.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from services.dataset_builder.building.votes import PRIOR_RELIABILITY
+
+PRIOR_ANSWERS = 20.0
+"""The prior weighs as much as so many answers whose truth is known."""
+_MAX_ROUNDS, _TOLERANCE = 100, 1e-7
+_DIGITS = 6
+"""Reliabilities are rounded, so that they are the same on every machine."""
+
+Answer = tuple[str, str, str]
+"""Question, reviewer, label."""
+Pattern = tuple[tuple[str, str], ...]
+"""Reviewers and their labels."""
+
+
+def estimate_reliability(
+    answers: Iterable[Answer], prior: float = PRIOR_RELIABILITY, prior_answers: float = PRIOR_ANSWERS
+) -> dict[str, float]:
+    """Return the share of right labels of each reviewer who shares a question with another; the others: not in it.
+
+    `answers` has at most one label for each question and reviewer; their order makes no difference. It is the mode of
+    the posterior (prior: Beta(1 + p·n, 1 + (1 − p)·n) for `prior` p and `prior_answers` n), by expectation–maximisation
+    from the shares of the votes.
+    """
+    patterns = _patterns(answers)
+    if not patterns:
+        return {}
+    times = np.array([float(count) for _, count in patterns])
+    item = np.array([number for number, (pattern, _) in enumerate(patterns) for _ in pattern])
+    names, reviewer = _indexed(name for pattern, _ in patterns for name, _ in pattern)
+    labels, label = _indexed(answer for pattern, _ in patterns for _, answer in pattern)
+    weight, shape = times[item], (len(patterns), len(labels))
+    answered = np.bincount(reviewer, weights=weight)
+    truth = np.zeros(shape)
+    np.add.at(truth, (item, label), 1.0)
+    truth /= truth.sum(axis=1, keepdims=True)
+    reliability = np.full(len(names), prior)
+    for _ in range(_MAX_ROUNDS):
+        right = np.bincount(reviewer, weights=weight * truth[item, label])
+        updated = (prior * prior_answers + right) / (prior_answers + answered)
+        moved, reliability = float(np.abs(updated - reliability).max()), updated
+        if moved < _TOLERANCE:
+            break
+        prevalence = (times @ truth + 1.0) / (times.sum() + len(labels))
+        odds = np.log(reliability * max(len(labels) - 1, 1) / (1.0 - reliability))
+        scores = np.tile(np.log(prevalence), (len(patterns), 1))
+        np.add.at(scores, (item, label), odds[reviewer])
+        truth = np.exp(scores - scores.max(axis=1, keepdims=True))
+        truth /= truth.sum(axis=1, keepdims=True)
+    return {name: round(float(value), _DIGITS) for name, value in zip(names, reliability, strict=True)}
+
+
+def _patterns(answers: Iterable[Answer]) -> list[tuple[Pattern, int]]:
+    """Who answered what to questions that at least two reviewers answered, and how often, sorted.
+
+    Questions that were answered alike are one line of the matrices: most are.
+    """
+    by_item: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for question, reviewer, label in answers:
+        by_item[question].append((reviewer, label))
+    return sorted(Counter(tuple(sorted(given)) for given in by_item.values() if len(given) > 1).items())
+
+
+def _indexed(column: Iterable[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The distinct names, sorted, and the position of each value among them."""
+    values = list(column)
+    names = sorted(set(values))
+    position = {name: number for number, name in enumerate(names)}
+    return names, np.array([position[value] for value in values])

@@ -1,0 +1,152 @@
+"""The gates that count rows: how many there are, of which labels, and what was left out. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from schemas.base import Gate
+from schemas.conversation import input_text
+from schemas.datasets import Example, Fate, Origin
+from schemas.tasks import DatasetSettings, TaskSpec
+from services.dataset_builder.building.places.place import Exclusions
+from services.dataset_builder.checks.distribution import weights_by_label
+from services.dataset_builder.checks.poisoning import MOVES_CLASS
+from services.dataset_builder.pipeline import Dataset
+from shared.conversation import NEVER_TRAINED
+from shared.model.texts import text_hash
+
+MAX_DETAIL = 2_000
+_MAX_EXCLUDED_SHARE = 0.1
+_SHOWN_LEAKS = 10
+
+
+def min_examples(dataset: Dataset, spec: TaskSpec) -> Gate:
+    count, minimum = len(dataset.train), spec.dataset.min_examples
+    return Gate(
+        name="min_examples", passed=count >= minimum, measured=count, required=f">= {minimum} training examples"
+    )
+
+
+def min_eval_examples(dataset: Dataset, spec: TaskSpec) -> Gate:
+    count, minimum = len(dataset.eval), fewest_held_out(spec.dataset)
+    unconfirmed = sum(1 for example in dataset.train if example.origin is Origin.USER)
+    detail = f"{unconfirmed} training rows are users' own corrections, which are held out once a reviewer confirms them"
+    return Gate(
+        name="min_eval_examples",
+        passed=count >= minimum,
+        measured=count,
+        required=f">= {minimum} held-out examples",
+        detail=detail if unconfirmed else "",
+    )
+
+
+def fewest_held_out(rules: DatasetSettings) -> int:
+    """Return the setting, or less where a set with the fewest training examples allowed has fewer to hold out."""
+    implied = math.floor(rules.min_examples * rules.eval_share / (1.0 - rules.eval_share))
+    return max(1, min(rules.min_eval_examples, implied))
+
+
+def max_rejected_share(dataset: Dataset, spec: TaskSpec) -> Gate:
+    """What is no defect of the data does not count: pictures that cannot be trained on, copies, older opinions."""
+    bad = sum(1 for row in dataset.left_out if row.fate is Fate.REJECTED and row.reason not in NEVER_TRAINED)
+    total = bad + len(dataset.train) + len(dataset.eval)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.left_out_by_reason().items())
+    return _share("max_rejected_share", bad, total, spec.dataset.max_rejected_share, reasons)
+
+
+def max_held_back_share(dataset: Dataset, spec: TaskSpec) -> Gate:
+    """Only rows that are held back because of who labelled them."""
+    held = sorted(row.detail for row in dataset.left_out if (row.fate, row.reason) == (Fate.HELD_BACK, MOVES_CLASS))
+    total = len(held) + len(dataset.train) + len(dataset.eval)
+    return _share(
+        "max_held_back_share", len(held), total, spec.dataset.max_held_back_share, "; ".join(dict.fromkeys(held))
+    )
+
+
+def leakage(dataset: Dataset, frozen: Collection[str], exclusions: Exclusions) -> Gate:
+    """Training rows that are held out, too (the same prediction, text or group of near-copies), and golden questions.
+
+    `frozen`: hashes of texts that no row may have. Where near-copies of held-out rows are a good part of all rows, the
+    detail names what causes it.
+    """
+    golden = {_text_key(name) for name in frozen}
+    keys_of_eval = [_keys(example) for example in dataset.eval]
+    not_trained = golden.union(*keys_of_eval)
+    leaks = [e.example_id for e in dataset.train if not not_trained.isdisjoint(_keys(e))]
+    leaks += [e.example_id for e, keys in zip(dataset.eval, keys_of_eval, strict=True) if not golden.isdisjoint(keys)]
+    return Gate(
+        name="leakage",
+        passed=not leaks,
+        measured=len(leaks),
+        required="0 training examples that are held out, 0 golden questions",
+        detail=", ".join(leaks[:_SHOWN_LEAKS]) or _excluded(exclusions),
+    )
+
+
+def _excluded(exclusions: Exclusions) -> str:
+    if exclusions.share <= _MAX_EXCLUDED_SHARE:
+        return ""
+    return (
+        f"{exclusions.share:.0%} of the rows are left out as near-copies of held-out ones, {exclusions.caused} of "
+        f"{exclusions.rows} of {exclusions.cause}: the report quotes some. Texts may share a template: "
+        "dataset.user_part says which part of such a text counts"
+    )
+
+
+def labels_to_learn(dataset: Dataset, spec: TaskSpec) -> Gate:
+    """A set that has only one label teaches to say it always. A rare label stops nothing: it is named and asked for."""
+    minimum = spec.dataset.min_examples_per_label
+    counts = Counter(example.answer for example in dataset.train)
+    enough = sum(1 for label in spec.labels if counts[label] >= minimum)
+    few = [f"{label} {counts[label]}" for label in spec.labels if 0 < counts[label] < minimum]
+    missing = [label for label in spec.labels if not counts[label]]
+    parts = [f"collect more of: {', '.join(few)}"] if few else []
+    parts += [f"none of: {', '.join(missing)}"] if missing else []
+    return Gate(
+        name="labels_to_learn",
+        passed=enough >= 2,
+        measured=enough,
+        required=f">= 2 labels with >= {minimum} training examples",
+        detail="; ".join(parts)[:MAX_DETAIL],
+    )
+
+
+def max_label_share(dataset: Dataset, spec: TaskSpec) -> Gate:
+    """The share of the commonest label in the training rows, by weight."""
+    weighted = weights_by_label(dataset.train)
+    total = sum(weighted.values())
+    loudest = max(sorted(weighted), key=lambda label: weighted[label], default="")
+    share = weighted[loudest] / total if total else 0.0
+    maximum = spec.dataset.max_label_share
+    others = math.ceil(weighted[loudest] * (1.0 - maximum) / maximum) if share > maximum > 0.0 else 0
+    missing = max(1, others - round(total - weighted[loudest])) if share > maximum else 0
+    return Gate(
+        name="max_label_share",
+        passed=share <= maximum,
+        measured=round(share, 4),
+        required=f"<= {maximum} of one label",
+        detail=f"{loudest}: collect {missing} more examples of other labels" if missing else loudest,
+    )
+
+
+def _share(name: str, count: int, total: int, maximum: float, detail: str) -> Gate:
+    share = count / total if total else 0.0
+    return Gate(
+        name=name,
+        passed=share <= maximum,
+        measured=round(share, 4),
+        required=f"<= {maximum}",
+        detail=detail[:MAX_DETAIL],
+    )
+
+
+def _keys(example: Example) -> Sequence[str]:
+    """Names of what must be on one side only."""
+    text = text_hash(input_text(example.prompt))
+    return (*(f"prediction {name}" for name in example.prediction_ids), f"group {example.group}", _text_key(text))
+
+
+def _text_key(name: str) -> str:
+    return f"text {name}"

@@ -1,0 +1,162 @@
+"""Assembles the inspection of a build, quality.json, from what was built and measured. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from schemas.base import Gate
+from schemas.conversation import input_text
+from schemas.datasets import LeftOutExample
+from schemas.quality import (
+    MAX_QUOTED,
+    MAX_SAMPLES,
+    Check,
+    CheckResult,
+    LabelBalance,
+    LeftOutSample,
+    Measure,
+    QualityReport,
+)
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.votes import Vote
+from services.dataset_builder.inspection.changes import Difference, Parent, changes_since
+from services.dataset_builder.inspection.gates import advice
+from services.dataset_builder.pipeline import Build
+
+TITLES = {
+    "min_examples": "Enough training examples",
+    "min_eval_examples": "Enough held-out examples",
+    "max_rejected_share": "Few rows rejected",
+    "max_held_back_share": "Few rows held back because of who labelled them",
+    "leakage": "Nothing held out is trained on",
+    "labels_to_learn": "Labels with enough examples",
+    "max_label_share": "No label drowns the others",
+    "agreement": "Reviewers agree",
+    "personal_data": "No personal data",
+    "label_noise": "Few labels look wrong",
+    "labels_predictable": "Labels follow from the texts",
+    "label_distribution": "Labels distributed as in production",
+}
+_MAX_SAMPLED_REASONS = 100
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A build with what was measured of it.
+
+    `votes`: what it was made from. `traffic`: how often production gave each answer.
+    """
+
+    build: Build
+    votes: Sequence[Vote]
+    spec: TaskSpec
+    gates: tuple[Gate, ...]
+    traffic: Mapping[str, int]
+    measures: Sequence[Measure] = ()
+    parent: Parent | None = None
+
+    @cached_property
+    def difference(self) -> Difference | None:
+        """How it differs from the version before."""
+        return changes_since(self.parent, self.build.dataset)
+
+
+def quality_report(inspected: Inspected, dataset_id: str, cycle_id: str | None, created_at: datetime) -> QualityReport:
+    """Return the report of a build that would be the version `dataset_id`, if it passes."""
+    dataset, spec, parent = inspected.build.dataset, inspected.spec, inspected.parent
+    passed = all(gate.passed for gate in inspected.gates)
+    return QualityReport(
+        task=spec.name,
+        task_revision=spec.revision,
+        cycle_id=cycle_id,
+        dataset_id=dataset_id if passed else None,
+        parent=None if parent is None else parent.before(dataset_id),
+        created_at=created_at,
+        passed=passed,
+        checks=tuple(map(_check, inspected.gates)),
+        train_examples=len(dataset.train),
+        eval_examples=len(dataset.eval),
+        left_out=dataset.left_out_counts(),
+        labels=_labels(inspected) if spec.kind is TaskKind.CLASSIFICATION else (),
+        changes=None if inspected.difference is None else inspected.difference.counts(),
+        measures=tuple(inspected.measures),
+        samples=tuple(_samples(dataset.left_out, inspected.votes)),
+    )
+
+
+def _check(gate: Gate) -> Check:
+    """A gate that could not measure anything has passed, and is unknown."""
+    unknown = gate.passed and gate.measured is None
+    result = CheckResult.UNKNOWN if unknown else CheckResult.PASSED if gate.passed else CheckResult.FAILED
+    return Check(
+        name=gate.name,
+        title=TITLES.get(gate.name, gate.name.replace("_", " ").capitalize()),
+        result=result,
+        measured=None if gate.measured is None else round(gate.measured, 4),
+        required=gate.required,
+        detail=gate.detail,
+        way_out="" if result is CheckResult.PASSED else advice(gate),
+    )
+
+
+def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
+    """The task's labels in their order, then what people wrote that is none."""
+    dataset, corrected, traffic = inspected.build.dataset, inspected.build.corrected, inspected.traffic
+    train = Counter(example.answer for example in dataset.train)
+    held_out = Counter(example.answer for example in dataset.eval)
+    weighted: defaultdict[str, float] = defaultdict(float)
+    for example in dataset.train:
+        weighted[example.answer] += example.weight
+    others = sorted({*corrected, *train, *held_out} - {*inspected.spec.labels, ""})
+    asked = sum(traffic.values())
+    return tuple(
+        LabelBalance(
+            label=label[:MAX_QUOTED],
+            corrected=corrected.get(label, 0),
+            train=train[label],
+            eval=held_out[label],
+            weighted=round(weighted[label], 3),
+            production=round(traffic.get(label, 0) / asked, 4) if asked else None,
+        )
+        for label in (*inspected.spec.labels, *others)
+    )
+
+
+def _samples(left_out: Iterable[LeftOutExample], votes: Iterable[Vote]) -> Iterable[LeftOutSample]:
+    """The first rows of each fate and reason, in the order of rejected.jsonl, with the texts that they have."""
+    chosen: dict[tuple[str, str], list[LeftOutExample]] = {}
+    for row in left_out:
+        key = (row.fate.value, row.reason)
+        if key in chosen or len(chosen) < _MAX_SAMPLED_REASONS:
+            rows = chosen.setdefault(key, [])
+            if len(rows) < MAX_SAMPLES and row.prediction_ids:
+                rows.append(row)
+    wanted = {row.prediction_ids[0] for rows in chosen.values() for row in rows}
+    last = {vote.prediction_id: vote for vote in votes if vote.prediction_id in wanted}
+    for rows in chosen.values():
+        for row in rows:
+            yield _sample(row, last.get(row.prediction_ids[0]))
+
+
+def _sample(row: LeftOutExample, vote: Vote | None) -> LeftOutSample:
+    return LeftOutSample(
+        fate=row.fate,
+        reason=row.reason,
+        detail=_quote(row.detail),
+        prediction_id=row.prediction_ids[0],
+        user_hash=row.user_hash,
+        predicted_at=row.predicted_at,
+        text="" if vote is None else _quote(input_text(vote.call.messages), from_end=True),
+        label="" if vote is None else _quote(vote.label),
+    )
+
+
+def _quote(text: str, *, from_end: bool = False) -> str:
+    """The start or the end of a text: what was asked stands at the end of a conversation."""
+    if len(text) <= MAX_QUOTED:
+        return text
+    return f"…{text[1 - MAX_QUOTED :]}" if from_end else f"{text[: MAX_QUOTED - 1]}…"

@@ -1,0 +1,264 @@
+"""The build as a job, from corrections to a version: `python -m services.dataset_builder.job FOLDER` (shared.jobs).
+
+It is two processes: this one reads, decides and publishes; the other one has the models (`model_process`).
+The process reads corrections from PostgreSQL, and its folder holds the questions to publish only until they are
+published: nothing of a person is left in a file that `ratchet forget` does not reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from schemas.base import utc_now
+from schemas.catalog import topic_of
+from schemas.conversation import Message
+from schemas.cycles import StepFailed
+from schemas.datasets import DatasetBuilt
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted, LabelRequested
+from schemas.predictions import FeedbackGiven
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.compact import Compactor
+from services.dataset_builder.building.length import TokenCounter
+from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
+from services.dataset_builder.building.votes import Vote, votes_of
+from services.dataset_builder.inspection.changes import too_little_new
+from services.dataset_builder.inspection.gates import describe_failed_gates, evaluate_gates, way_out
+from services.dataset_builder.inspection.report import Inspected
+from services.dataset_builder.inspection.summaries import summaries
+from services.dataset_builder.model_process import LocalModels, ModelProcess, Models
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
+from services.dataset_builder.publishing.publish import ArtifactWriter, publish_build
+from services.dataset_builder.publishing.versions import ArtifactReader, read_parent
+from services.dataset_builder.storage.corrections import BuildStore, PostgresCorrectionStore
+from services.dataset_builder.storage.traffic import PostgresTrafficStore, TrafficStore
+from shared.cycle_step import CycleStep
+from shared.errors import StepImpossible, StepSkipped
+from shared.files import write_atomically
+from shared.identity import content_hash, event_id, load_or_create_key
+from shared.jobs import Job, Progress, lease, run_job
+from shared.privacy.redaction import Redactor, Rules
+from shared.settings import Settings
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.database import build_engine
+from shared.storage.failure_modes import ModesReader, read_members
+from shared.storage.golden_sets import GoldenReader, read_golden_set
+
+NAME = "dataset_builder"
+STEP = CycleStep(NAME, "dataset", inputs=(topic_of(CorrectionSubmitted).name, topic_of(FeedbackGiven).name))
+POSTGRES_VARIABLE = "RATCHET_POSTGRES"
+"""Has the database's address in a job's process: the password in it must not be in the job's file."""
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Makes glibc give memory back that a job's process has freed: most of a build's large arrays live for seconds."""
+_QUESTIONS = "questions.jsonl"
+_SKIPPED_WAY_OUT = "Nothing is wrong. Answer more questions in the console, or lower dataset.min_new_examples."
+
+
+class Artifacts(ArtifactReader, ArtifactWriter, GoldenReader, ModesReader, Protocol):
+    """What a build needs of the artifact store."""
+
+
+class BuildJob(BaseModel):
+    """The input of the job's process."""
+
+    cycle: FailuresClustered
+    spec: TaskSpec
+    artifacts: str
+    cache: Path
+    slots_folder: Path
+    embedder: Path
+    secrets_folder: Path
+    models_folder: Path
+    traffic_hours: int
+
+
+class BuildResult(BaseModel):
+    """The event that the cycle's build ended with. A failed gate is a result, too."""
+
+    outcome: DatasetBuilt | StepFailed
+
+
+def job_name(cycle: FailuresClustered) -> str:
+    """Return the job's name, one for each cycle, so that a redelivery attaches to its job."""
+    return f"{cycle.task}-{content_hash(cycle.task, cycle.cycle_id or '')}"
+
+
+def read_questions(job: Job) -> Iterator[LabelRequested]:
+    """Yield what people are to be asked about the dataset."""
+    for line in (job.read(_QUESTIONS) or b"").splitlines():
+        yield LabelRequested.model_validate_json(line)
+
+
+def delete_questions(job: Job) -> None:
+    """Delete the published questions: they hold texts of people."""
+    (job.folder / _QUESTIONS).unlink(missing_ok=True)
+
+
+def run_build(spec: bytes, folder: Path, progress: Progress) -> BuildResult:
+    """Build a cycle's dataset in this process. A killed job starts over; one that has stored its outcome returns it."""
+    # A large task's corrections are millions of objects and hardly a cycle: looking for cycles took a fifth of a build.
+    # (`gc.disable` does not last: loading a model of spaCy enables it again.)
+    gc.set_threshold(0)
+    job = BuildJob.model_validate_json(spec)
+    progress(0, 1, "waiting until another build ends")
+    with lease(job.slots_folder, 1):
+        return asyncio.run(_run_on_postgres(job, folder, progress))
+
+
+async def _run_on_postgres(job: BuildJob, folder: Path, progress: Progress) -> BuildResult:
+    engine = build_engine(Settings(), NAME)
+    try:
+        store, traffic = PostgresCorrectionStore(engine), PostgresTrafficStore(engine)
+        artifacts = ArtifactStore(job.artifacts, job.cache)
+        embeddings = job.cache / "embeddings" / f"{job.spec.name}.npz"
+        local = LocalModels(_surrogate_key(job), job.embedder, embeddings, folder)
+        with ModelProcess(local) as models:
+            return await build_version(job, store, traffic, artifacts, folder, progress, models)
+    finally:
+        await engine.dispose()
+
+
+def _surrogate_key(job: BuildJob) -> bytes:
+    return load_or_create_key(job.secrets_folder, "surrogates")
+
+
+def _token_counter(job: BuildJob) -> TokenCounter | None:
+    """Return what counts tokens as the base model does; None where the model is not on this machine."""
+    folder = job.models_folder / job.spec.base_model
+    if not folder.is_dir():
+        return None
+    from services.dataset_builder.recipe import ChatTokens
+
+    return ChatTokens(folder)
+
+
+async def build_version(
+    job: BuildJob,
+    store: BuildStore,
+    traffic: TrafficStore,
+    artifacts: Artifacts,
+    folder: Path,
+    progress: Progress,
+    models: Models | None = None,
+) -> BuildResult:
+    """Build, check and publish a version; store the outcome and the questions, then return the outcome.
+
+    Without `models` this process looks for personal data, and labels have only the scores that are stored.
+    """
+    stored = await store.outcome(job.cycle.cycle_id or "")
+    if stored is not None:
+        return BuildResult.model_validate({"outcome": stored})
+    golden = await asyncio.to_thread(read_golden_set, artifacts, job.spec)
+    frozen = [row.prompt for row in golden]
+    modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)
+    build, votes, personal_data = await _build(job, store, frozen, modes, progress, models)
+    answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
+    progress(3, 4, "checking and publishing")
+    parent = read_parent(artifacts, await store.last_version(job.spec.name))
+    gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())
+    try:
+        measures = summaries(build, job.spec, personal_data)
+        inspected = Inspected(build, votes, job.spec, gates, answers, measures, parent)
+        outcome: DatasetBuilt | StepFailed = conclude(job.cycle, inspected, artifacts, utc_now())
+    except StepImpossible as error:
+        outcome = STEP.impossible(job.cycle, error)
+    questions = b"".join(question.model_dump_json().encode() + b"\n" for question in build.questions)
+    write_atomically(folder / _QUESTIONS, questions)  # First: a second run with a stored outcome does not build again.
+    await store.save_outcome(outcome, build.decisions)
+    return BuildResult(outcome=outcome)
+
+
+async def _build(
+    job: BuildJob,
+    store: BuildStore,
+    frozen: Sequence[tuple[Message, ...]],
+    modes: Mapping[str, str],
+    progress: Progress,
+    models: Models | None,
+) -> tuple[Build, list[Vote], PersonalData]:
+    """Return the build, its votes without personal data, and what was found; without people erased meanwhile."""
+    count_tokens = _token_counter(job)
+    while True:
+        revisions = await store.revisions(job.cycle.task)
+        votes, personal_data, count = await _read_votes(job, store, revisions, progress, models)
+        progress(2, 4, f"building from {count} corrections")
+        if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
+            models.load_scorer()
+        inputs = Inputs(
+            votes,
+            job.spec,
+            await store.decisions(job.cycle.task),
+            revisions=revisions,
+            frozen=frozen,
+            modes=modes,
+            audits_asked=job.cycle.audits_asked,
+        )
+        build = build_dataset(inputs, None if models is None else models.score, count_tokens)
+        if await store.count_below(job.cycle.task, job.cycle.fence) == count:  # Below it they only ever disappear.
+            return build, votes, personal_data
+
+
+async def _read_votes(
+    job: BuildJob, store: BuildStore, revisions: Mapping[str, Revision], progress: Progress, models: Models | None
+) -> tuple[list[Vote], PersonalData, int]:
+    """Return the votes without personal data, what was found, and the number of corrections; notes which are clear."""
+    spec, rules = job.spec, Rules.of(job.spec.redaction)
+    prompts = (revision.system_prompt for revision in revisions.values())
+    own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
+    search = PersonalDataPass(models or Redactor(_surrogate_key(job)), rules, own_texts)
+    clear = await store.clear(spec.name, rules_id(rules))
+    votes, found, count, compact = list[Vote](), PersonalData(), 0, Compactor()
+    total = await store.count_below(spec.name, job.cycle.fence)
+    if models is not None and total > len(clear):
+        models.load_redactor(rules)
+    async for part in store.corrections_below(spec.name, job.cycle.fence):
+        progress(2 * count / max(total, 1), 4, f"read {count} of {total} corrections, looking for personal data")
+        reviewers, found_in_reviewers = search.clean(part.reviewers, clear)
+        users, found_in_users = search.clean(part.users, clear)
+        votes += votes_of(reviewers, users, compact)
+        found += found_in_reviewers + found_in_users
+        count += len(part)
+    await store.save_clear(rules_id(rules), found.clear)
+    return votes, found, count
+
+
+def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime) -> DatasetBuilt:
+    """Publish a build with its report; returns the event that says it passed.
+
+    Raises StepSkipped where too little is new, which has no report, StepImpossible where a gate stops the build.
+    """
+    spec, dataset, gates, parent = inspected.spec, inspected.build.dataset, inspected.gates, inspected.parent
+    if (reason := too_little_new(dataset, spec, parent, inspected.difference)) is not None:
+        raise StepSkipped(reason, _SKIPPED_WAY_OUT)
+    published = publish_build(artifacts, inspected, cycle, now)
+    if not published.report.passed:
+        reason = f"the dataset of {len(inspected.votes)} corrections did not pass: {describe_failed_gates(gates)}"
+        raise StepImpossible(reason, way_out(gates, spec), published.uri)
+    return DatasetBuilt(
+        event_id=event_id("datasets.built", cycle.cycle_id),
+        occurred_at=now,
+        task=cycle.task,
+        task_revision=cycle.task_revision,
+        cycle_id=cycle.cycle_id,
+        dataset_id=published.dataset_id,
+        uri=published.uri,
+        parent=published.report.parent,
+        train_examples=len(dataset.train),
+        eval_examples=len(dataset.eval),
+        left_out=dataset.left_out_counts(),
+        gates=gates,
+        data_cutoff=cycle.data_cutoff,
+        spec=spec,
+    )
+
+
+if __name__ == "__main__":
+    run_job(run_build)

@@ -1,0 +1,214 @@
+"""The second process of a build: it has the models, which take seconds to load while the first one goes on.
+
+    redactor        spaCy's names and patterns; loads while the first process reads corrections
+    noise model     torch, the sentence encoder and scikit-learn; loads while the first process places rows
+
+It keeps nothing, and it ends with the first process, however that one ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from services.dataset_builder.checks.label_noise import LabelledText, LabelScore
+from shared.errors import DependencyUnavailable
+from shared.jobs import Progress
+from shared.model.embedding import CachedEmbedder, SentenceEmbedder
+from shared.privacy.redaction import Redacted, Redactor, Rules
+from shared.privacy.redaction.spans import TextSpan
+
+_CLOSE_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class Models(Protocol):
+    """What a build asks models. To load one before it is needed makes nobody wait for it."""
+
+    def load_redactor(self, rules: Rules) -> None: ...
+    def load_scorer(self) -> None: ...
+    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
+    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
+    def score(
+        self,
+        learned: Sequence[LabelledText],
+        others: Sequence[LabelledText],
+        rest: Sequence[str] = (),
+        *,
+        judge: bool = True,
+    ) -> Iterable[LabelScore]: ...
+
+
+@dataclass(frozen=True)
+class LocalModels:
+    """The models, in this process, each loaded when it is first needed. `key`: of surrogates.
+
+    `embedder`: the sentence encoder's folder; `embeddings`: the file that keeps those of the task's texts. `folder`:
+    the job's, for its progress.
+    """
+
+    key: bytes
+    embedder: Path
+    embeddings: Path
+    folder: Path
+
+    def load_redactor(self, rules: Rules) -> None:
+        if rules.enabled:
+            self._redactor.find(["Hello"], rules)
+
+    def load_scorer(self) -> None:
+        import services.dataset_builder.recipe  # noqa: F401  # It loads scikit-learn: only where it is needed.
+
+        self._encoder.load()
+
+    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
+        """See `Redactor.find`."""
+        return self._redactor.find(texts, rules)
+
+    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
+        """See `Redactor.redact`."""
+        return self._redactor.redact(texts, rules, already_redacted)
+
+    def score(
+        self,
+        learned: Sequence[LabelledText],
+        others: Sequence[LabelledText],
+        rest: Sequence[str] = (),
+        *,
+        judge: bool = True,
+    ) -> list[LabelScore]:
+        """See `checks.label_noise.Scorer`."""
+        from services.dataset_builder.recipe import LabelScorer
+
+        progress = Progress(self.folder)
+
+        def report(done: int, total: int) -> None:
+            progress(2 + done / total, 4, f"embedding: {done} of {total} texts")
+
+        embedder = CachedEmbedder(self._encoder, self.embeddings, report)
+        return LabelScorer(embedder)(learned, others, rest, judge=judge)
+
+    @cached_property
+    def _redactor(self) -> Redactor:
+        return Redactor(self.key)
+
+    @cached_property
+    def _encoder(self) -> SentenceEmbedder:
+        return SentenceEmbedder(self.embedder, fast=True)
+
+
+class ModelProcess:
+    """Models in a process of their own, for the length of a `with`.
+
+    Methods raise what the models raise, and DependencyUnavailable if their process died.
+    """
+
+    def __init__(self, models: LocalModels) -> None:
+        context = multiprocessing.get_context("spawn")  # A fork would share locks and leases, and with them their end.
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, models), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.close()
+        self._process.join(0 if error else _CLOSE_SECONDS)
+        self._process.kill()
+
+    def load_redactor(self, rules: Rules) -> None:
+        self._send("load_redactor", rules)
+
+    def load_scorer(self) -> None:
+        self._send("load_scorer")
+
+    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
+        found: list[list[TextSpan]] = self._ask("find", texts, rules)
+        return found
+
+    def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]:
+        redacted: list[Redacted] = self._ask("redact", texts, rules, already_redacted)
+        return redacted
+
+    def score(
+        self,
+        learned: Sequence[LabelledText],
+        others: Sequence[LabelledText],
+        rest: Sequence[str] = (),
+        *,
+        judge: bool = True,
+    ) -> Iterator[LabelScore]:
+        """Ask for the scores. To iterate them waits for them, and must come before anything else is asked."""
+        self._send("score", learned, others, rest, judge=judge)
+
+        def received() -> Iterator[LabelScore]:
+            yield from self._receive()
+
+        return received()
+
+    def _send(self, method: str, *args: Any, **options: Any) -> None:
+        try:
+            self._connection.send((method, args, options))
+        except OSError as error:
+            raise self._died() from error
+
+    def _ask(self, method: str, *args: Any, **options: Any) -> Any:
+        self._send(method, *args, **options)
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            result, error = self._connection.recv()
+        except (EOFError, OSError) as cause:
+            raise self._died() from cause
+        if error is not None:
+            raise error
+        return result
+
+    def _died(self) -> DependencyUnavailable:
+        self._process.join(_CLOSE_SECONDS)
+        return DependencyUnavailable(
+            f"the process with the models died (exit code {self._process.exitcode})", "Is there enough memory for it?"
+        )
+
+
+_ANSWERED = ("find", "redact", "score")
+
+
+def _serve(connection: Connection, models: LocalModels) -> None:
+    """Answer requests until the first process ends or wants no more."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            method, args, options = connection.recv()
+        except EOFError:
+            return
+        result, failure = None, None
+        try:
+            result = getattr(models, method)(*args, **options)
+        except Exception as error:  # noqa: BLE001 - the first process decides what an error means
+            failure = error
+            logger.warning("%s failed: %r", method, error)
+        if method in _ANSWERED:  # What was only begun fails again when its result is asked for.
+            connection.send((result, failure))
+
+
+def _end_with_parent() -> None:
+    """End this process in the middle of whatever it does, so that a killed job leaves nothing behind."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

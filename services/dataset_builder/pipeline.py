@@ -1,0 +1,195 @@
+"""The steps from corrections to a data set, in their order. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from schemas.conversation import Message, input_text
+from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample
+from schemas.labels import LabelRequested
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.augmentation import augment, shown_right
+from services.dataset_builder.building.carry_over import Revision, carry_over, with_current_prompt
+from services.dataset_builder.building.chat_format import Rejection, cut_answer_error, format_error, output_error
+from services.dataset_builder.building.length import TokenCounter, length_error
+from services.dataset_builder.building.places.place import Place
+from services.dataset_builder.building.places.placement import Placed, make_examples
+from services.dataset_builder.building.places.steps import place
+from services.dataset_builder.building.rows import Row
+from services.dataset_builder.building.votes import Vote, resolve_votes, reviewers_answers
+from services.dataset_builder.checks.agreement import blind_overlaps, measure_agreement
+from services.dataset_builder.checks.balance import balance
+from services.dataset_builder.checks.distribution import audited, measure_distribution
+from services.dataset_builder.checks.label_noise import LabelNoise, LabelScore, ScoreKey, Scorer, begin_noise
+from services.dataset_builder.checks.measures import Measures
+from services.dataset_builder.checks.poisoning import hold_back_voters
+from services.dataset_builder.checks.reliability import estimate_reliability
+from shared.conversation import never_trained
+from shared.model.texts import text_hash
+
+NO_LABEL = "(no label of the task)"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The result of a build. Every prediction with a label is in exactly one of the three parts."""
+
+    train: tuple[Example, ...]
+    eval: tuple[Example, ...]
+    left_out: tuple[LeftOutExample, ...]
+
+    def left_out_counts(self) -> tuple[LeftOutCount, ...]:
+        counts = Counter((example.fate, example.reason) for example in self.left_out)
+        return tuple(LeftOutCount(fate=fate, reason=reason, count=n) for (fate, reason), n in sorted(counts.items()))
+
+    def left_out_by_reason(self) -> dict[str, int]:
+        return dict(sorted(Counter(example.reason for example in self.left_out).items()))
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a build decided once and for all, so that later builds do not decide it again.
+
+    `label_scores`: what the noise model thought of labels. Its numbers differ a little from machine to machine.
+    `places`: where rows belong, by prediction. A build has those that are new or changed.
+    """
+
+    label_scores: Mapping[ScoreKey, LabelScore] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a build depends on: the same inputs give the same dataset, byte for byte, on any machine.
+
+    `votes` are those of all revisions of the task; `revisions` are its former ones by id.
+    `modes` has the failure mode of each prediction that is in one. `frozen`: the questions of the golden set, without
+    their answers; no row of a version may be one of them, or nearly. `audits_asked`: how many audits, answered or not.
+    """
+
+    votes: Sequence[Vote]
+    spec: TaskSpec
+    decisions: Decisions = Decisions()
+    modes: Mapping[str, str] = field(default_factory=dict)
+    frozen: Sequence[tuple[Message, ...]] = ()
+    revisions: Mapping[str, Revision] = field(default_factory=dict)
+    audits_asked: int = 0
+
+
+@dataclass(frozen=True)
+class Build:
+    """A dataset, the decisions that were made for it, and what people are to be asked about it.
+
+    `corrected`: rows per label as people gave it, before anything was left out.
+    """
+
+    dataset: Dataset
+    decisions: Decisions = Decisions()
+    questions: tuple[LabelRequested, ...] = ()
+    corrected: Mapping[str, int] = field(default_factory=dict)
+    measures: Measures = field(default_factory=Measures)
+
+
+def build_dataset(
+    inputs: Inputs,
+    score: Scorer | None = None,
+    count_tokens: TokenCounter | None = None,
+) -> Build:
+    """Build a dataset. The order in which corrections arrived makes no difference.
+
+    `score` is the noise model for labels that have no score yet; None: they get none. `count_tokens`: with the base
+    model's tokenizer; None: nothing is too long.
+    """
+    spec = inputs.spec
+    votes, obsolete = carry_over(sorted(inputs.votes, key=lambda vote: vote.order), spec, inputs.revisions)
+    reliability = estimate_reliability(reviewers_answers(votes)) if spec.kind is TaskKind.CLASSIFICATION else {}
+    rows, overruled, questions = _resolve(votes, inputs, reliability)
+    valid, invalid = _validate(rows, spec, count_tokens)
+    guarded = hold_back_voters(valid, spec)
+    placed, similar = place(guarded.rows, inputs.decisions.places, inputs.frozen, spec)
+    finish_noise = _begin_noise(placed, inputs, score)
+    examples = make_examples(placed, similar)  # While the noise model is at work.
+    del similar
+    noise = finish_noise()
+    to_train, held_out = ([e for e in part if e.prediction_ids[0] not in noise.held_ids] for part in examples)
+    labels = _labels_of(votes, spec)
+    audits = audited(vote for vote in labels if vote.label != NO_LABEL)
+    augmented, right_already = augment(to_train, shown_right(votes), spec.dataset.augmentation)
+    train, capped = balance(augmented, guarded.rows, spec, audits)
+    left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
+    left_out += [*noise.held_back, *right_already, *capped]
+    left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
+    overlaps = blind_overlaps(labels)
+    return Build(
+        Dataset(tuple(train), tuple(held_out), tuple(left_out)),
+        decisions=Decisions(noise.decided, placed.decided),
+        questions=(*questions, *guarded.questions, *placed.questions, *noise.questions),
+        corrected=Counter(row.label for row in rows),
+        measures=Measures(
+            measure_agreement(overlaps, spec.dataset.seed),
+            measure_distribution(train, audits, inputs.audits_asked),
+            guarded.shifts,
+            noise,
+            placed.exclusions,
+            frozenset(text_hash(input_text(question)) for question in inputs.frozen),
+            reliability,
+        ),
+    )
+
+
+def _labels_of(votes: Iterable[Vote], spec: TaskSpec) -> list[Vote]:
+    """Return the votes with labels that can be counted and shown; none of a task without labels.
+
+    What a person wrote that is no label counts as one that has no name: gates and reports quote nobody.
+    """
+    if spec.kind is not TaskKind.CLASSIFICATION:
+        return []
+    known = frozenset(spec.labels)
+    return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
+
+
+def _begin_noise(placed: Placed, inputs: Inputs, score: Scorer | None) -> Callable[[], LabelNoise]:
+    """Begin to look for wrong labels among the rows that have a place."""
+    in_eval = {row.prediction_id for row in placed.held_out}
+    rows = [*placed.train, *placed.held_out]
+    return begin_noise(rows, in_eval, inputs.spec, inputs.decisions.label_scores, score)
+
+
+def _resolve(
+    votes: Sequence[Vote], inputs: Inputs, reliability: Mapping[str, float]
+) -> tuple[list[Row], list[LeftOutExample], list[LabelRequested]]:
+    """Choose one answer per prediction, for a model that is asked as it is today."""
+    spec = inputs.spec
+    rows, overruled, questions = resolve_votes(votes, spec, reliability)
+    prompts = {revision.system_prompt for revision in inputs.revisions.values()}
+    for number, row in enumerate(rows):
+        call, mode_id = with_current_prompt(row.call, spec, prompts), inputs.modes.get(row.prediction_id)
+        if call is not row.call or mode_id is not None:
+            rows[number] = replace(row, call=call, mode_id=mode_id)
+    return rows, overruled, questions
+
+
+def _validate(
+    rows: Iterable[Row], spec: TaskSpec, count_tokens: TokenCounter | None
+) -> tuple[list[Row], list[LeftOutExample]]:
+    valid, left_out = [], []
+    for row in rows:
+        if (error := _error(row, spec, count_tokens)) is None:
+            valid.append(row)
+        else:
+            left_out.append(row.left_out(Fate.REJECTED, *error))
+    return valid, left_out
+
+
+def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejection | None:
+    """Return why a row is no example: first what it says itself, then what is wrong with its form."""
+    if error := never_trained(row.call, row.answers) or cut_answer_error(row.label, row.answers, spec):
+        return error
+    messages, tools = row.messages, row.tools
+    return (
+        format_error(messages, tools, spec)
+        or output_error(messages[-1], row.call.response_format)
+        or length_error(messages, tools, spec, count_tokens)
+    )

@@ -1,0 +1,121 @@
+"""Publishes what a build made, named by its content, and the inspection of one that a gate stopped.
+
+datasets/<dataset_id>/     train.jsonl · eval.jsonl · rejected.jsonl · quality.json · quality.html · manifest.json
+inspections/<cycle_id>/    rejected.jsonl · quality.json · quality.html · manifest.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from schemas.datasets import DatasetManifest
+from schemas.failures import FailuresClustered
+from schemas.quality import InspectionManifest, QualityReport
+from schemas.tasks import TaskSpec
+from services.dataset_builder.inspection.gates import label_counts
+from services.dataset_builder.inspection.report import Inspected, quality_report
+from services.dataset_builder.pipeline import Dataset
+from services.dataset_builder.publishing.card import CARD, dataset_card
+from services.dataset_builder.publishing.page import render
+from services.dataset_builder.publishing.versions import KIND
+from shared.files import replaced_atomically, write_atomically
+from shared.identity import content_hash
+from shared.storage.artifacts import MANIFEST
+
+INSPECTIONS = "inspections"
+TRAIN, EVAL, REJECTED = "train.jsonl", "eval.jsonl", "rejected.jsonl"
+
+
+class ArtifactWriter(Protocol):
+    """What publishing needs of the artifact store."""
+
+    def publish(self, folder: Path, kind: str, name: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Published:
+    """The address of what was published. `report.passed` tells which it is: a version, or only its inspection."""
+
+    dataset_id: str
+    uri: str
+    report: QualityReport
+
+
+def publish_build(
+    artifacts: ArtifactWriter, inspected: Inspected, cycle: FailuresClustered, now: datetime
+) -> Published:
+    """Publish a build that passed as a version, else its inspection. Raises DependencyUnavailable, or OSError.
+
+    The same rows have the same id. A folder that is already published stays as it is: its manifest and its report
+    describe the first build of these rows.
+    """
+    dataset, spec = inspected.build.dataset, inspected.spec
+    with tempfile.TemporaryDirectory(prefix="ratchet-dataset-") as name:
+        folder = Path(name)
+        for file, rows in ((TRAIN, dataset.train), (EVAL, dataset.eval), (REJECTED, dataset.left_out)):
+            _write_lines(folder / file, rows)
+        rows_hash = content_hash(spec.revision, *(folder / file for file in (EVAL, REJECTED, TRAIN)))
+        dataset_id = f"{spec.name}-{rows_hash}"
+        report = quality_report(inspected, dataset_id, cycle.cycle_id, now)
+        write_atomically(folder / "quality.json", report.model_dump_json(indent=2).encode())
+        write_atomically(folder / "quality.html", render(report).encode())
+        files = ["quality.json", "quality.html", REJECTED]
+        if report.passed:
+            write_atomically(folder / CARD, dataset_card(dataset_id, "jsonl").encode())
+            files = ["quality.json", "quality.html", TRAIN, EVAL, REJECTED, CARD]
+            manifest: BaseModel = _manifest(report, dataset, inspected, cycle, _hashes(folder, files))
+            kind, published_as = KIND, dataset_id
+        else:
+            (folder / TRAIN).unlink()
+            (folder / EVAL).unlink()
+            manifest = InspectionManifest(
+                task=spec.name, cycle_id=str(cycle.cycle_id), created_at=now, files=_hashes(folder, files)
+            )
+            kind, published_as = INSPECTIONS, str(cycle.cycle_id)
+        write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+        return Published(dataset_id, artifacts.publish(folder, kind, published_as), report)
+
+
+def _manifest(
+    report: QualityReport, dataset: Dataset, inspected: Inspected, cycle: FailuresClustered, files: dict[str, str]
+) -> DatasetManifest:
+    spec: TaskSpec = inspected.spec
+    return DatasetManifest(
+        dataset_id=str(report.dataset_id),
+        task=spec.name,
+        task_revision=spec.revision,
+        cycle_id=cycle.cycle_id,
+        parent=report.parent,
+        created_at=report.created_at,
+        data_cutoff=cycle.data_cutoff,
+        seed=spec.dataset.seed,
+        files=files,
+        train_examples=len(dataset.train),
+        eval_examples=len(dataset.eval),
+        left_out=dataset.left_out_counts(),
+        labels=label_counts(dataset, spec),
+        failure_modes=tuple(mode.mode_id for mode in cycle.modes),
+        gates=tuple(inspected.gates),
+    )
+
+
+def _hashes(folder: Path, files: Iterable[str]) -> dict[str, str]:
+    hashes = {}
+    for name in files:
+        with (folder / name).open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def _write_lines(path: Path, rows: Iterable[BaseModel]) -> None:
+    """Write rows one after the other: all of them as one text would be a good part of a build's memory."""
+    with replaced_atomically(path) as file:
+        file.writelines(row.model_dump_json().encode() + b"\n" for row in rows)

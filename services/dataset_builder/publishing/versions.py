@@ -1,0 +1,53 @@
+"""Reads a version that was published before, as far as a later one is compared with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from schemas.datasets import DatasetBuilt, Example
+from services.dataset_builder.inspection.changes import Parent, RowName, VersionRow, rows_of
+
+KIND = "datasets"
+
+
+@dataclass(frozen=True)
+class LastVersion:
+    """A task's newest version. `cycle_failed`: a later step of its cycle failed, so nothing was learned from it."""
+
+    built: DatasetBuilt
+    cycle_failed: bool
+
+
+class ArtifactReader(Protocol):
+    """What reading needs of the artifact store."""
+
+    def lines(self, kind: str, name: str, file: str) -> Iterator[bytes]: ...
+
+
+def read_parent(artifacts: ArtifactReader, last: LastVersion | None) -> Parent | None:
+    """Return the version that a build follows. Raises DependencyUnavailable while the store is away."""
+    if last is None:
+        return None
+    built, rows = last.built, None
+    with contextlib.suppress(FileNotFoundError):  # Someone deleted it, after an erasure say.
+        rows = read_rows(artifacts, built.dataset_id)
+    return Parent(built.dataset_id, built.spec, rows, last.cycle_failed, built.parent)
+
+
+def read_rows(artifacts: ArtifactReader, dataset_id: str) -> dict[RowName, VersionRow]:
+    """Return the rows of a version. Raises FileNotFoundError if it is gone, DependencyUnavailable, or OSError."""
+    return {
+        name: row
+        for part in ("train", "eval")
+        for name, row in rows_of(part, read_examples(artifacts, dataset_id, part)).items()
+    }
+
+
+def read_examples(artifacts: ArtifactReader, dataset_id: str, part: str) -> Iterator[Example]:
+    """Yield the rows of one part, in their order."""
+    for line in artifacts.lines(KIND, dataset_id, f"{part}.jsonl"):
+        if line.strip():
+            yield Example.model_validate_json(line)

@@ -1,0 +1,146 @@
+"""Tokens of examples; and what a model that has not seen a row thinks of its label: embeddings and cleanlab.
+
+The model is the mean of a logistic regression and the 20 nearest neighbours, on sentence embeddings. On Banking77 with
+15 % wrong labels it finds what each alone misses: the first sees classes, the second pockets within them. Rows that it
+learns from are scored by five-fold cross-validation where they are judged, all others by the model of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from cleanlab.filter import find_label_issues
+from jinja2 import TemplateError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+
+from schemas.conversation import JsonObject, Message
+from services.dataset_builder.checks.label_noise import LabelledText, LabelScore
+from shared.conversation import template_messages
+from shared.model.embedding import Vectors
+
+_FOLDS = 5
+_NEIGHBOURS = 20
+_SEED = 20
+_AT_ONCE = 2_000
+_DIGITS = 4
+
+Probabilities = npt.NDArray[np.float32]
+
+
+class Embedder(Protocol):
+    def embed(self, texts: Sequence[str], keep: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
+        """Return a vector for each text. Those of the texts to `keep`, if known, are to stay known."""
+        ...
+
+
+class ChatTokens:
+    """Counts the tokens of examples with a base model's tokenizer and chat template, as the trainer will."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: of the base model. Its tokenizer is loaded when it is first needed: most examples are short."""
+        self._folder = folder
+        self._tokenizer: Any = None
+
+    def __call__(self, messages: Sequence[Message], tools: Sequence[JsonObject]) -> int | None:
+        """See `building.length.TokenCounter`."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(str(self._folder))
+        options = {"tools": list(tools) or None, "return_dict": True}
+        try:
+            tokens = self._tokenizer.apply_chat_template(template_messages(messages), **options)["input_ids"]
+        except TemplateError:
+            return None
+        calls = messages[-1].tool_calls
+        if calls and not all(call.name in self._tokenizer.decode(tokens) for call in calls):
+            return None  # A template that knows no tools: what remains would teach the model to say nothing.
+        return len(tokens)
+
+
+class LabelScorer:
+    """Scores labels (see `checks.label_noise.Scorer`)."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+
+    def __call__(
+        self,
+        learned: Sequence[LabelledText],
+        others: Sequence[LabelledText],
+        rest: Sequence[str] = (),
+        *,
+        judge: bool = True,
+    ) -> list[LabelScore]:
+        """Return the scores of `learned`, which has at least five rows of each label, if it is judged, and of `others`.
+
+        `rest`: the texts of rows that are asked about another time.
+        """
+        vectors = self._embedder.embed([row.text for row in (*learned, *others)], rest)
+        labels = sorted({row.label for row in learned})
+        given = np.array([labels.index(row.label) for row in (*learned, *others)])
+        count = len(learned)
+        known = vectors[:count].astype(np.float32)
+        scores: list[LabelScore] = []
+        if judge:
+            inner = _cross_validated(known, given[:count], len(labels))
+            issues = find_label_issues(given[:count], inner, filter_by="both", n_jobs=1)
+            scores = _scores(inner, given[:count], labels, issues)
+        if others:
+            models = _fitted(known, given[:count])
+            for start in range(count, len(vectors), _AT_ONCE):
+                part = slice(start, start + _AT_ONCE)
+                found = _predicted(models, vectors[part].astype(np.float32))
+                scores += _scores(found, given[part], labels, None)
+        return scores
+
+
+def _cross_validated(vectors: Vectors, given: npt.NDArray[np.int64], labels: int) -> Probabilities:
+    """Return float32 [rows, labels]: each row's probabilities by models that have not seen it."""
+    found = np.zeros((len(vectors), labels), dtype=np.float32)
+    for train, test in StratifiedKFold(_FOLDS, shuffle=True, random_state=_SEED).split(vectors, given):
+        found[test] = _predicted(_fitted(vectors[train], given[train]), vectors[test])
+    return found
+
+
+def _fitted(vectors: Vectors, given: npt.NDArray[np.int64]) -> tuple[Any, ...]:
+    """Fit both classifiers. Fewer neighbours where labels have few rows: half as many as a label has."""
+    neighbours = max(3, min(_NEIGHBOURS, len(given) // (2 * len(np.unique(given)))))
+    regression = LogisticRegression(C=5.0, max_iter=300, tol=1e-3)
+    nearest = KNeighborsClassifier(neighbours, weights=_closeness)
+    return regression.fit(vectors, given), nearest.fit(vectors, given)
+
+
+def _closeness(distances: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Weigh neighbours by one over the cosine distance, which is half the squared distance of vectors of length 1."""
+    return np.asarray(1.0 / np.maximum(distances**2, 1e-6), dtype=np.float32)
+
+
+def _predicted(models: Sequence[Any], vectors: Vectors) -> Probabilities:
+    found = [model.predict_proba(vectors) for model in models]
+    return np.asarray(np.mean(found, axis=0, dtype=np.float32), dtype=np.float32)
+
+
+def _scores(
+    found: Probabilities, given: npt.NDArray[np.int64], labels: Sequence[str], issues: npt.NDArray[np.bool_] | None
+) -> list[LabelScore]:
+    rows = np.arange(len(given))
+    own = found[rows, given]
+    without = found.copy()
+    without[rows, given] = -1.0
+    rivals = without.argmax(axis=1)
+    return [
+        LabelScore(
+            given=round(float(own[row]), _DIGITS),
+            rival=labels[rivals[row]],
+            rival_probability=round(float(without[row, rivals[row]]), _DIGITS),
+            is_issue=None if issues is None else bool(issues[row]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,304 @@
+"""Corrections of reviewers and users, and outcomes of builds, in PostgreSQL.
+
+Each method is one transaction. A correction is stored with its topic, partition and offset, so that a build takes
+exactly what is below the cycle's fence. Nothing of an erased person is stored, so no build contains it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from schemas.base import Event
+from schemas.catalog import topic_named, topic_of
+from schemas.cycles import CycleFinished, PartitionFence
+from schemas.datasets import DatasetBuilt, Origin
+from schemas.labels import CorrectionSubmitted
+from schemas.predictions import FeedbackGiven, SubjectForgotten
+from schemas.tasks import TaskChanged, TaskKind
+from services.dataset_builder.building.carry_over import Revision
+from services.dataset_builder.building.votes import UserCorrection
+from services.dataset_builder.pipeline import Decisions
+from services.dataset_builder.publishing.versions import LastVersion
+from services.dataset_builder.storage.label_scores import delete_scores, read_scores, save_scores
+from services.dataset_builder.storage.places import forget_places, read_places, save_places
+from services.dataset_builder.tables import BUILDS, CORRECTIONS, FORGOTTEN, INCARNATION, OFFSETS, REVISIONS
+from shared.kafka.delivery import Delivery, RecordPosition
+from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
+from shared.storage.database import transaction
+from shared.storage.offsets import adopt_incarnation, advance_offsets, unread
+
+_IN_LOG_ORDER = sa.select(CORRECTIONS.c.origin, CORRECTIONS.c.event).order_by(
+    CORRECTIONS.c.topic, CORRECTIONS.c.partition, CORRECTIONS.c.offset
+)
+_OF_REVIEWERS = CORRECTIONS.c.origin == Origin.REVIEWER.value
+_READ_AT_ONCE = 2_000
+
+
+@dataclass
+class StoredCorrections:
+    """What people said that answers should have been, in the order of the topics."""
+
+    reviewers: list[CorrectionSubmitted] = field(default_factory=list)
+    users: list[UserCorrection] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.reviewers) + len(self.users)
+
+
+class CorrectionStore(Protocol):
+    """What the handlers need of the corrections and of the outcomes of builds."""
+
+    async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None: ...
+    async def save_revision(self, event: TaskChanged) -> None: ...
+    async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]: ...
+    async def skip(self, position: RecordPosition) -> None: ...
+    async def forget(self, event: SubjectForgotten) -> None: ...
+    async def expire(self, task: str, before: datetime) -> None: ...
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]: ...
+    async def outcome(self, cycle_id: str) -> Event | None: ...
+    async def save_outcome(self, event: Event) -> None: ...
+    async def save_end(self, event: CycleFinished) -> None: ...
+
+
+class BuildStore(Protocol):
+    """What a build needs of the corrections and of what was built from them."""
+
+    def corrections_below(self, task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]: ...
+    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int: ...
+    async def revisions(self, task: str) -> dict[str, Revision]: ...
+    async def clear(self, task: str, rules: str) -> set[str]: ...
+    async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None: ...
+    async def last_version(self, task: str) -> LastVersion | None: ...
+    async def decisions(self, task: str) -> Decisions: ...
+    async def outcome(self, cycle_id: str) -> Event | None: ...
+    async def save_outcome(self, event: Event, decisions: Decisions | None = None) -> None: ...
+
+
+class UserCorrectionStore(Protocol):
+    """What the handler of feedback needs of the corrections."""
+
+    async def save_user_corrections(
+        self, found: Sequence[tuple[UserCorrection, RecordPosition]], deliveries: Sequence[Delivery[FeedbackGiven]]
+    ) -> None: ...
+    async def skip(self, position: RecordPosition) -> None: ...
+    async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects: ...
+
+
+class PostgresCorrectionStore:
+    """See `CorrectionStore` and `BuildStore`. Methods raise DependencyUnavailable while the database is away."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def adopt(self, incarnation: str) -> None:
+        """Make all stored offsets those of this broker incarnation. Call it at the start, before anything is read."""
+        async with transaction(self._engine) as connection:
+            await adopt_incarnation(connection, INCARNATION, OFFSETS, incarnation, [CORRECTIONS.c.offset])
+
+    async def save(self, deliveries: Sequence[Delivery[CorrectionSubmitted]]) -> None:
+        """Store corrections and advance the offsets. Idempotent. Corrections of erased people are left out."""
+        rows = [_row(delivery.event, Origin.REVIEWER, delivery, None) for delivery in deliveries]
+        await self._save(rows, deliveries)
+
+    async def save_user_corrections(
+        self, found: Sequence[tuple[UserCorrection, RecordPosition]], deliveries: Sequence[Delivery[FeedbackGiven]]
+    ) -> None:
+        """Store what users wrote, each with the position of its feedback, as `save` does."""
+        rows = [_row(correction, Origin.USER, position, correction.author_hash) for correction, position in found]
+        await self._save(rows, deliveries)
+
+    async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
+        """Return the erased of these (task, user hash)."""
+        async with transaction(self._engine) as connection:
+            return await erased_among(connection, FORGOTTEN, people)
+
+    async def save_revision(self, event: TaskChanged) -> None:
+        """Store what later revisions of the task must know of this one. Idempotent."""
+        row = {
+            "task": event.task, "revision": event.spec.revision, "kind": event.spec.kind.value,
+            "system_prompt": event.spec.system_prompt,
+        }  # fmt: skip
+        async with transaction(self._engine) as connection:
+            await connection.execute(insert(REVISIONS).values(row).on_conflict_do_nothing())
+
+    async def revisions(self, task: str) -> dict[str, Revision]:
+        """Return all revisions that the task has had, by id."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(sa.select(REVISIONS).where(REVISIONS.c.task == task))
+            return {row.revision: Revision(TaskKind(row.kind), row.system_prompt) for row in rows}
+
+    async def corrections_of(self, prediction_ids: Iterable[str]) -> list[CorrectionSubmitted]:
+        """Return all reviewers' corrections of these predictions."""
+        query = _IN_LOG_ORDER.where(CORRECTIONS.c.prediction_id.in_(list(prediction_ids)), _OF_REVIEWERS)
+        return [correction async for part in self._read(query) for correction in part.reviewers]
+
+    async def skip(self, position: RecordPosition) -> None:
+        """Advance the offset over a dead-lettered record."""
+        async with transaction(self._engine) as connection:
+            await advance_offsets(connection, OFFSETS, [position])
+
+    async def forget(self, event: SubjectForgotten) -> None:
+        """Delete the corrections about a person, and by them as a user, up to their request; store no more of it."""
+        person, at = event.subject_hash, event.occurred_at
+        about = sa.and_(CORRECTIONS.c.user_hash == person, CORRECTIONS.c.happened_at <= at)
+        by = sa.and_(CORRECTIONS.c.author_hash == person, CORRECTIONS.c.given_at <= at)
+        async with transaction(self._engine) as connection:
+            await record_erasure(connection, FORGOTTEN, event)
+            await forget_places(connection, event.task, person, at)
+            await _delete_corrections(connection, sa.and_(CORRECTIONS.c.task == event.task, about | by))
+
+    async def expire(self, task: str, before: datetime) -> None:
+        """Delete the task's corrections of predictions made before a moment."""
+        async with transaction(self._engine) as connection:
+            expired = sa.and_(CORRECTIONS.c.task == task, CORRECTIONS.c.happened_at < before)
+            await _delete_corrections(connection, expired)
+
+    async def unread(self, fence: Sequence[PartitionFence]) -> list[PartitionFence]:
+        """Return the partitions that are not stored up to the fence yet."""
+        async with transaction(self._engine) as connection:
+            return await unread(connection, OFFSETS, fence)
+
+    def corrections_below(self, task: str, fence: Sequence[PartitionFence]) -> AsyncIterator[StoredCorrections]:
+        """Yield all corrections of the task below the fence, whatever revision they were made under.
+
+        They come in parts: all of them at once would be most of the memory of a build.
+        """
+        return self._read(_IN_LOG_ORDER.where(_below(task, fence)))
+
+    async def count_below(self, task: str, fence: Sequence[PartitionFence]) -> int:
+        """Return the number of the task's corrections below the fence."""
+        query = sa.select(sa.func.count()).select_from(CORRECTIONS).where(_below(task, fence))
+        async with transaction(self._engine) as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def clear(self, task: str, rules: str) -> set[str]:
+        """Return the ids of the task's corrections in which a search by these rules found no personal data."""
+        query = sa.select(CORRECTIONS.c.correction_id).where(
+            CORRECTIONS.c.task == task, CORRECTIONS.c.clear_by == rules
+        )
+        async with transaction(self._engine) as connection:
+            return set((await connection.execute(query)).scalars())
+
+    async def save_clear(self, rules: str, correction_ids: Sequence[str]) -> None:
+        """Store that a search by these rules found no personal data in these corrections."""
+        statement = sa.update(CORRECTIONS).values(clear_by=rules)
+        async with transaction(self._engine) as connection:
+            for start in range(0, len(correction_ids), _READ_AT_ONCE):
+                part = list(correction_ids[start : start + _READ_AT_ONCE])
+                await connection.execute(statement.where(CORRECTIONS.c.correction_id.in_(part)))
+
+    async def outcome(self, cycle_id: str) -> Event | None:
+        """Return the event that the build of this cycle ended with; None if there was no build yet."""
+        async with transaction(self._engine) as connection:
+            query = sa.select(BUILDS.c.topic, BUILDS.c.event).where(BUILDS.c.cycle_id == cycle_id)
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else topic_named(row.topic).event.model_validate_json(row.event)
+
+    async def last_version(self, task: str) -> LastVersion | None:
+        """Return the task's newest version; None before the first one."""
+        is_version = sa.and_(BUILDS.c.task == task, BUILDS.c.topic == topic_of(DatasetBuilt).name)
+        query = sa.select(BUILDS.c.event, BUILDS.c.cycle_failed).where(is_version)
+        async with transaction(self._engine) as connection:
+            newest = (await connection.execute(query.order_by(BUILDS.c.ended_at.desc()).limit(1))).one_or_none()
+        if newest is None:
+            return None
+        return LastVersion(DatasetBuilt.model_validate_json(newest.event), bool(newest.cycle_failed))
+
+    async def save_end(self, event: CycleFinished) -> None:
+        """Store whether the cycle of a build failed later on: then nothing was learned from its version."""
+        failed = event.outcome == "failed"
+        async with transaction(self._engine) as connection:
+            of_cycle = sa.update(BUILDS).where(BUILDS.c.cycle_id == event.cycle_id)
+            await connection.execute(of_cycle.values(cycle_failed=failed))
+
+    async def decisions(self, task: str) -> Decisions:
+        """Return what the task's builds decided so far."""
+        async with transaction(self._engine) as connection:
+            return Decisions(await read_scores(connection, task), await read_places(connection, task))
+
+    async def save_outcome(self, event: Event, decisions: Decisions | None = None) -> None:
+        """Store the event that a build ended with, and what it decided; the first outcome of a cycle stays.
+
+        Places of rows are decided by a version that is published: nothing is trained on before.
+        """
+        row = {
+            "cycle_id": event.cycle_id, "task": event.task, "ended_at": event.occurred_at,
+            "topic": topic_of(type(event)).name, "event": event.model_dump_json(),
+        }  # fmt: skip
+        async with transaction(self._engine) as connection:
+            statement = insert(BUILDS).values(row).on_conflict_do_nothing().returning(BUILDS.c.cycle_id)
+            is_first = (await connection.execute(statement)).one_or_none() is not None
+            if decisions is not None:
+                await save_scores(connection, event.task, decisions.label_scores)
+                if is_first and isinstance(event, DatasetBuilt):
+                    await save_places(connection, event.task, event.cycle_id, decisions.places)
+
+    async def _save(self, rows: Sequence[dict[str, Any]], deliveries: Sequence[Delivery[Any]]) -> None:
+        """Store rows but those of erased people, and advance the offsets."""
+        async with transaction(self._engine) as connection:
+            people = {(row["task"], row[person]) for row in rows for person in ("user_hash", "author_hash")}
+            erased = await erased_among(connection, FORGOTTEN, people)
+            kept = [
+                row
+                for row in rows
+                if not erased.covers(row["task"], row["user_hash"], row["happened_at"])
+                and not erased.covers(row["task"], row["author_hash"], row["given_at"])
+            ]
+            if kept:
+                await connection.execute(insert(CORRECTIONS).on_conflict_do_nothing(), kept)
+            await advance_offsets(connection, OFFSETS, deliveries)
+
+    async def _read(self, query: Any) -> AsyncIterator[StoredCorrections]:
+        async with transaction(self._engine) as connection:
+            result = await connection.stream(query)
+            async for part in result.partitions(_READ_AT_ONCE):
+                yield await asyncio.to_thread(_parsed, part)
+
+
+async def _delete_corrections(connection: AsyncConnection, chosen: Any) -> None:
+    """Delete corrections with what was decided about their labels."""
+    await delete_scores(connection, sa.select(CORRECTIONS.c.prediction_id).where(chosen))
+    await connection.execute(sa.delete(CORRECTIONS).where(chosen))
+
+
+def _parsed(rows: Sequence[Any]) -> StoredCorrections:
+    """Parse rows of `_IN_LOG_ORDER`. It takes a while: call it in a thread."""
+    found = StoredCorrections()
+    for origin, event in rows:
+        if origin == Origin.USER.value:
+            found.users.append(UserCorrection.model_validate_json(event))
+        else:
+            found.reviewers.append(CorrectionSubmitted.model_validate_json(event))
+    return found
+
+
+def _below(task: str, fence: Sequence[PartitionFence]) -> Any:
+    columns = CORRECTIONS.c
+    parts = [
+        sa.and_(columns.topic == part.topic, columns.partition == part.partition, columns.offset < part.offset)
+        for part in fence
+    ]
+    return sa.and_(columns.task == task, sa.or_(sa.false(), *parts))
+
+
+def _row(
+    correction: CorrectionSubmitted | UserCorrection,
+    origin: Origin,
+    position: Delivery[CorrectionSubmitted] | RecordPosition,
+    author_hash: str | None,
+) -> dict[str, Any]:
+    return {
+        "correction_id": correction.correction_id, "prediction_id": correction.prediction_id, "task": correction.task,
+        "origin": origin.value, "user_hash": correction.user_hash, "author_hash": author_hash,
+        "topic": position.topic, "partition": position.partition, "offset": position.offset,
+        "event": correction.model_dump_json(), "happened_at": correction.happened_at,
+        "given_at": correction.occurred_at,
+    }  # fmt: skip

@@ -1,0 +1,66 @@
+"""The noise model's scores in PostgreSQL: decisions of builds, which later builds start from.
+
+A score has no person's name or text, only a prediction's id. It goes with the corrections of its prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from sys import intern
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.dataset_builder.checks.label_noise import LabelScore, ScoreKey
+from services.dataset_builder.tables import CORRECTIONS, LABEL_SCORES
+
+_AT_ONCE = 2_000
+_INSERT = insert(LABEL_SCORES)
+_UPSERT = _INSERT.on_conflict_do_update(
+    index_elements=list(LABEL_SCORES.primary_key.columns),
+    set_={column.name: _INSERT.excluded[column.name] for column in LABEL_SCORES.columns if not column.primary_key},
+)
+
+
+async def read_scores(connection: AsyncConnection, task: str) -> dict[ScoreKey, LabelScore]:
+    """Return the task's scores by prediction and label."""
+    columns = LABEL_SCORES.c
+    query = sa.select(
+        columns.prediction_id, columns.label, columns.given, columns.rival, columns.rival_probability,
+        columns.is_issue, columns.rows, columns.asked,
+    ).where(columns.task == task)  # fmt: skip
+    found: dict[ScoreKey, LabelScore] = {}
+    result = await connection.stream(query)
+    async for rows in result.partitions(_AT_ONCE):
+        for prediction_id, label, given, rival, *rest in rows:  # Labels are few, and each row has its own two.
+            found[prediction_id, intern(label)] = LabelScore(given, intern(rival), *rest)
+    return found
+
+
+async def save_scores(connection: AsyncConnection, task: str, scores: Mapping[ScoreKey, LabelScore]) -> None:
+    """Store new and changed scores, but none of a prediction whose corrections were erased meanwhile."""
+    items = sorted(scores.items())
+    for start in range(0, len(items), _AT_ONCE):
+        part = items[start : start + _AT_ONCE]
+        ids = {prediction_id for (prediction_id, _), _ in part}
+        is_present = sa.and_(CORRECTIONS.c.task == task, CORRECTIONS.c.prediction_id.in_(ids))
+        present = set((await connection.execute(sa.select(CORRECTIONS.c.prediction_id).where(is_present))).scalars())
+        rows = [_row(task, key, score) for key, score in part if key[0] in present]
+        if rows:
+            await connection.execute(_UPSERT, rows)
+
+
+async def delete_scores(connection: AsyncConnection, prediction_ids: sa.Select[Any]) -> None:
+    """Delete the scores of the selected predictions."""
+    await connection.execute(sa.delete(LABEL_SCORES).where(LABEL_SCORES.c.prediction_id.in_(prediction_ids)))
+
+
+def _row(task: str, key: ScoreKey, score: LabelScore) -> dict[str, Any]:
+    prediction_id, label = key
+    return {
+        "task": task, "prediction_id": prediction_id, "label": label, "given": score.given, "rival": score.rival,
+        "rival_probability": score.rival_probability, "is_issue": score.is_issue, "rows": score.rows,
+        "asked": score.asked,
+    }  # fmt: skip

@@ -1,0 +1,69 @@
+"""The places of rows in PostgreSQL: decided once, and read by every later build.
+
+A held-out row has its fingerprint, which outlives its corrections (`max_age_days`), so that nothing like it is ever
+trained on. Whoever asks to be forgotten takes places and fingerprints with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.datasets import Fate
+from services.dataset_builder.building.places.place import Place
+from services.dataset_builder.tables import CORRECTIONS, FORGOTTEN, PLACES
+from shared.privacy.erasure import erased_among
+
+_AT_ONCE = 2_000
+
+
+async def read_places(connection: AsyncConnection, task: str) -> dict[str, Place]:
+    """Return the task's places by prediction, sorted."""
+    columns = PLACES.c
+    query = sa.select(
+        columns.prediction_id, columns.fate, columns.similarity, columns.user_hash, columns.happened_at,
+        columns.fingerprint,
+    ).where(columns.task == task)  # fmt: skip
+    found: dict[str, Place] = {}
+    result = await connection.stream(query)
+    async for rows in result.partitions(_AT_ONCE):
+        found.update((prediction_id, Place(Fate(fate), *place)) for prediction_id, fate, *place in rows)
+    return dict(sorted(found.items()))  # Databases sort texts differently.
+
+
+async def save_places(
+    connection: AsyncConnection, task: str, cycle_id: str | None, places: Mapping[str, Place]
+) -> None:
+    """Store places that were decided; the first one of a row stays. None of who was erased meanwhile."""
+    erased = await erased_among(connection, FORGOTTEN, ((task, place.user_hash) for place in places.values()))
+    rows = [
+        {
+            "task": task, "prediction_id": name, "fate": place.fate.value, "similarity": place.similarity,
+            "user_hash": place.user_hash, "happened_at": place.happened_at, "fingerprint": place.fingerprint,
+            "cycle_id": cycle_id,
+        }
+        for name, place in sorted(places.items())
+        if not erased.covers(task, place.user_hash, place.happened_at)
+    ]  # fmt: skip
+    for start in range(0, len(rows), _AT_ONCE):
+        await connection.execute(insert(PLACES).on_conflict_do_nothing(), rows[start : start + _AT_ONCE])
+
+
+async def forget_places(connection: AsyncConnection, task: str, person: str, until: datetime) -> None:
+    """Delete the places of a person's predictions made until then, and of those that only the person corrected.
+
+    Call it before their corrections are deleted.
+    """
+    of_task = PLACES.c.task == task
+    theirs = sa.and_(PLACES.c.user_hash == person, PLACES.c.happened_at <= until)
+    by_person = sa.and_(CORRECTIONS.c.author_hash == person, CORRECTIONS.c.given_at <= until)
+    written = sa.select(CORRECTIONS.c.prediction_id).where(CORRECTIONS.c.task == task, by_person)
+    by_others = sa.select(CORRECTIONS.c.prediction_id).where(
+        CORRECTIONS.c.task == task, sa.not_(sa.func.coalesce(by_person, sa.false()))
+    )
+    only_theirs = sa.and_(PLACES.c.prediction_id.in_(written), PLACES.c.prediction_id.not_in(by_others))
+    await connection.execute(sa.delete(PLACES).where(of_task, theirs | only_theirs))

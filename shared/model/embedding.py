@@ -1,0 +1,199 @@
+"""Sentence embeddings: texts as vectors that are near each other where their meanings are (sentence-transformers).
+
+`CachedEmbedder` keeps them in a file, for work that meets most of its texts again. The file has hashes and vectors, no
+texts, and just those of the last use, so that nothing of a text stays that is used no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import DependencyUnavailable
+from shared.files import replaced_atomically
+
+DIMENSIONS = 384
+_BATCH = 32
+_AT_ONCE = 512
+_SAVED_EVERY = 20_000
+_HASH_BYTES = 16
+_HALF_FLOAT = "<f2"
+
+Vectors = npt.NDArray[np.float32]
+HalfVectors = npt.NDArray[np.float16]
+Report = Callable[[int, int], None]
+"""Is called with the number of texts that are embedded, and with that of all."""
+
+logger = logging.getLogger(__name__)
+
+
+class Embedder(Protocol):
+    def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class SentenceEmbedder:
+    """The sentence encoder all-MiniLM-L6-v2 (384 dimensions), loaded from a folder on first use, on one CPU thread."""
+
+    def __init__(self, folder: Path, *, fast: bool = False) -> None:
+        """`fast`: compute in bfloat16 on CPUs that do, three times as fast; its vectors have a cosine over 0.99 to the
+        others.
+        """
+        self._folder = folder
+        self._fast = fast
+        self._model: Any = None
+        self._lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 [len(texts), 384], rows of length 1. Raises DependencyUnavailable if the model is missing."""
+        if not texts:
+            return np.empty((0, DIMENSIONS), dtype=np.float32)
+        self.load()
+        with self._lock:
+            rows = self._model.encode(
+                list(texts), batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False,
+                convert_to_numpy=True,
+            )  # fmt: skip
+        return np.asarray(rows, dtype=np.float32)
+
+    def load(self) -> None:
+        """Load the model now, not on first use. Raises DependencyUnavailable if it is missing."""
+        with self._lock:
+            self._model = self._model or self._loaded()
+
+    def _loaded(self) -> Any:
+        if not (self._folder / "config.json").exists():
+            raise DependencyUnavailable(
+                f"the embedding model is not in {self._folder}", "Install it: ratchet up downloads what is missing"
+            )
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        torch.set_num_threads(1)  # Spinning OpenMP threads of several processes slow each other down twentyfold.
+        half = self._fast and torch.cpu._is_avx512_bf16_supported()
+        options = {"dtype": torch.bfloat16} if half else {}
+        return SentenceTransformer(str(self._folder), device="cpu", local_files_only=True, model_kwargs=options)
+
+
+class _Rest(NamedTuple):
+    """What is kept of the file beside the texts in hand: hashes, and where their vectors are in the file, ascending."""
+
+    hashes: list[bytes]
+    places: npt.NDArray[np.int64]
+
+
+class CachedEmbedder:
+    """An embedder that asks another one only for texts that are not in its file."""
+
+    def __init__(self, embedder: Embedder, file: Path, report: Report) -> None:
+        self._embedder = embedder
+        self._file = file
+        self._report = report
+
+    def embed(self, texts: Sequence[str], keep: Iterable[str] = ()) -> HalfVectors:
+        """Return float16 [len(texts), 384], rows of length 1, and make the file have just these texts.
+
+        Of the texts to `keep` it goes on having what it had. What a killed process has embedded is kept, in parts.
+        Raises DependencyUnavailable if the model is missing.
+        """
+        hashes = [_hash(text) for text in texts]
+        vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float16)
+        known = self._read(hashes, vectors)
+        missing: dict[bytes, list[int]] = {}
+        for row, digest in enumerate(hashes):
+            if digest not in known:
+                missing.setdefault(digest, []).append(row)
+        kept = {digest for text in keep if (digest := _hash(text)) in known}.difference(hashes)
+        in_order = sorted(kept, key=known.__getitem__)
+        rest = _Rest(in_order, np.array([known[digest] for digest in in_order], dtype=np.int64))
+        del known
+        self._embed_missing(texts, hashes, vectors, list(missing.values()), rest)
+        return vectors
+
+    def _embed_missing(
+        self,
+        texts: Sequence[str],
+        hashes: list[bytes],
+        vectors: HalfVectors,
+        missing: Sequence[list[int]],
+        rest: _Rest,
+    ) -> None:
+        """Fill the rows of missing texts, the shortest texts first: texts of one length need no padding."""
+        missing = sorted(missing, key=lambda rows: len(texts[rows[0]]))
+        unsaved = {row for rows in missing for row in rows}
+        since_saved = 0
+        for start in range(0, len(missing), _AT_ONCE):
+            self._report(start, len(missing))
+            part = missing[start : start + _AT_ONCE]
+            new = self._embedder.embed([texts[rows[0]] for rows in part])
+            for rows, vector in zip(part, new, strict=True):
+                vectors[rows] = vector
+                unsaved.difference_update(rows)
+            since_saved += len(part)
+            if since_saved >= _SAVED_EVERY:
+                since_saved = 0
+                done = [row for row in range(len(texts)) if row not in unsaved]
+                rest = self._write(hashes, vectors, done, rest)
+        self._write(hashes, vectors, range(len(texts)), rest)
+
+    def _read(self, hashes: Sequence[bytes], vectors: HalfVectors) -> dict[bytes, int]:
+        """Fill in the vectors that the file has; returns the place of each of its hashes, none if it is broken."""
+        try:
+            with zipfile.ZipFile(self._file) as archive:
+                with archive.open("hashes.npy") as member:
+                    packed = np.lib.format.read_array(member, allow_pickle=False).tobytes()
+                starts = range(0, len(packed), _HASH_BYTES)
+                known = {packed[at : at + _HASH_BYTES]: at // _HASH_BYTES for at in starts}
+                found = sorted((known[digest], row) for row, digest in enumerate(hashes) if digest in known)
+                places, rows = np.array(found, dtype=np.int64).reshape(-1, 2).T
+                done = 0
+                for part in _vectors_at(archive, places):
+                    vectors[rows[done : done + len(part)]] = part
+                    done += len(part)
+        except FileNotFoundError:
+            return {}
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            logger.warning("%s is no file of embeddings, they are made anew: %s", self._file, error)
+            return {}
+        return known
+
+    def _write(self, hashes: Sequence[bytes], vectors: HalfVectors, rows: Sequence[int], rest: _Rest) -> _Rest:
+        """Replace the file by one with these rows and the rest, part by part; returns where the rest is in it."""
+        packed = np.frombuffer(b"".join([*(hashes[row] for row in rows), *rest.hashes]), dtype=np.uint8)
+        count = len(rows) + len(rest.hashes)
+        with replaced_atomically(self._file) as file, zipfile.ZipFile(file, "w") as archive:
+            with archive.open("hashes.npy", "w") as member:
+                np.lib.format.write_array(member, packed, allow_pickle=False)
+            with archive.open("vectors.npy", "w", force_zip64=True) as member:
+                header = {"descr": _HALF_FLOAT, "fortran_order": False, "shape": (count, DIMENSIONS)}
+                np.lib.format.write_array_header_1_0(member, header)
+                for start in range(0, len(rows), _AT_ONCE):
+                    member.write(vectors[list(rows[start : start + _AT_ONCE])].tobytes())
+                if rest.hashes:
+                    with zipfile.ZipFile(self._file) as old:
+                        for part in _vectors_at(old, rest.places):
+                            member.write(part.tobytes())
+        return _Rest(rest.hashes, np.arange(len(rows), count))
+
+
+def _vectors_at(archive: zipfile.ZipFile, places: npt.NDArray[np.int64]) -> Iterator[HalfVectors]:
+    """Yield the vectors at these places, which ascend, part by part: all of a large task would be 80 MB."""
+    with archive.open("vectors.npy") as member:
+        np.lib.format.read_magic(member)
+        (count, dimensions), _, dtype = np.lib.format.read_array_header_1_0(member)
+        for start in range(0, count, _AT_ONCE):
+            rows = min(_AT_ONCE, count - start)
+            block = np.frombuffer(member.read(rows * dimensions * dtype.itemsize), dtype).reshape(rows, DIMENSIONS)
+            first, last = np.searchsorted(places, (start, start + rows))
+            yield block[places[first:last] - start]
+
+
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).digest()

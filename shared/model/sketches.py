@@ -1,0 +1,147 @@
+"""Sketches: what of a text is enough to tell whether another one is nearly the same.
+
+A sketch is the set of the text's character 4-shingles, hashed, of a long text the 1,024 smallest of them (bottom-k),
+and for a short text the keys by which another one is found that differs by one typo. So it has at most 5 KB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.model.buckets import ranges
+from shared.model.templates import Templates
+from shared.model.texts import SHINGLE, Hashes, code_points, fold, rolling_hashes
+
+MAX_SHINGLES = 1_024
+"""More are estimated from the smallest hashes: an error of 0.0125 at a similarity of 0.8 (one standard deviation)."""
+TYPO_LENGTHS = range(12, 65)
+"""Characters of a text in which one typo is looked for: of a longer one the shingles tell, in a shorter one a letter
+is a word."""
+_CHUNK = 1_000_000
+"""Characters that are sketched at once."""
+_LAST_LETTER = 0x2E80
+"""From here on, a character is a word or a syllable: another one is no typo."""
+_POWERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(TYPO_LENGTHS.stop + 1, dtype=np.uint64)
+
+Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """`shingles` are sorted and distinct; `typos` are the keys that a text at one typo's distance has, too."""
+
+    shingles: Hashes
+    typos: Keys
+
+    def to_bytes(self) -> bytes:
+        """Return the sketch as bytes, little-endian."""
+        size = np.array([len(self.shingles)], dtype="<u4")
+        return size.tobytes() + self.shingles.astype("<u4").tobytes() + self.typos.astype("<u8").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Sketch:
+        """Return the sketch that `to_bytes` stored."""
+        size = int(np.frombuffer(data, "<u4", count=1)[0])
+        shingles = np.frombuffer(data, "<u4", count=size, offset=4).astype(np.uint32)
+        return cls(shingles, np.frombuffer(data, "<u8", offset=4 + 4 * size).astype(np.uint64))
+
+
+def jaccard(left: Hashes, right: Hashes) -> float:
+    """Return the share of shingles that both have, 0 to 1; an estimate where one of them is a sample."""
+    shared = len(np.intersect1d(left, right, assume_unique=True))
+    bound = min((int(side[-1]) for side in (left, right) if len(side) >= MAX_SHINGLES), default=2**32)
+    either = np.count_nonzero(left <= bound) + np.count_nonzero(right <= bound) - shared
+    return float(shared / either)
+
+
+def sketch_texts(texts: Sequence[str], templates: Templates) -> Iterator[Sketch]:
+    """Yield the sketch of each text, of its own part where it is behind a template."""
+    return sketch_folded([fold(text) for text in texts], templates)
+
+
+def sketch_folded(folded: Sequence[str], templates: Templates) -> Iterator[Sketch]:
+    """Like `sketch_texts`, of texts that are folded already."""
+    start, size = 0, 0
+    for number, text in enumerate(folded):
+        size += len(text)
+        if size >= _CHUNK or number == len(folded) - 1:
+            yield from _sketch_chunk(folded[start : number + 1], templates)
+            start, size = number + 1, 0
+
+
+def _sketch_chunk(texts: Sequence[str], templates: Templates) -> Iterator[Sketch]:
+    characters, starts = code_points(texts)
+    hashes = rolling_hashes(characters)
+    distinct, distinct_starts = _distinct_shingles(hashes, starts)
+    typos, typo_starts = _typo_keys(characters, starts)
+    for number in range(len(texts)):
+        own = templates.own_part(hashes[starts[number] : starts[number + 1] - SHINGLE + 1])
+        if own is not None:
+            yield Sketch(np.unique(own)[:MAX_SHINGLES], typos[:0])
+            continue
+        first, end = distinct_starts[number], distinct_starts[number + 1]
+        typo_keys = typos[typo_starts[number] : typo_starts[number + 1]]
+        yield Sketch(distinct[first : min(end, first + MAX_SHINGLES)], typo_keys)
+
+
+def _distinct_shingles(hashes: Hashes, starts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """Return the sorted and distinct shingles of each text, text by text, and where each text starts."""
+    lengths = np.diff(starts) - SHINGLE + 1
+    places = ranges(starts[:-1], lengths)
+    keys = (np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths) << np.uint64(32)) | hashes[places]
+    keys.sort()
+    keys = keys[np.concatenate(([True], keys[1:] != keys[:-1]))]
+    counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(lengths))
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32), np.concatenate(([0], np.cumsum(counts)))
+
+
+def _typo_keys(characters: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64]) -> tuple[Keys, npt.NDArray[np.int64]]:
+    """Return the hash of each short text, and of each with one letter less, text by text, and where each text starts.
+
+    Two texts share a key where one letter was added, left out or replaced, or moved: also past its neighbour.
+    """
+    lengths = np.diff(starts)
+    short = (lengths >= TYPO_LENGTHS.start) & (lengths < TYPO_LENGTHS.stop)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    taken = short[owners]
+    owners, letters = owners[taken], characters[taken]
+    position = (np.arange(len(characters)) - starts[:-1].repeat(lengths))[taken]
+    values = _mixed(letters)
+    with_it, without = values * _POWERS[position + 1], values * _POWERS[position]
+    before = np.cumsum(with_it) - with_it
+    after = np.cumsum(without)
+    first = np.flatnonzero(position == 0)
+    last = np.flatnonzero(np.diff(owners, append=-1))
+    text = np.cumsum(position == 0) - 1
+    if not len(first):
+        return np.zeros(0, dtype=np.uint64), np.zeros(len(starts), dtype=np.int64)
+    whole = (before + with_it)[last] - before[first]
+    shorter = before - before[first][text] + after[last][text] - after
+    is_letter = _letters(letters)
+    keys = np.concatenate((whole, shorter[is_letter]))
+    of_text = np.concatenate((owners[first], owners[is_letter]))
+    order = np.lexsort((keys, of_text))
+    keys, of_text = keys[order], of_text[order]
+    distinct = np.ones(len(keys), dtype=bool)
+    distinct[1:] = (np.diff(keys) != 0) | (np.diff(of_text) != 0)
+    counts = np.bincount(of_text[distinct], minlength=len(lengths))
+    return keys[distinct], np.concatenate(([0], np.cumsum(counts)))
+
+
+def _letters(characters: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    """Return which characters are letters or spaces: another digit or sign makes another text."""
+    distinct, index = np.unique(characters, return_inverse=True)
+    known = [code < _LAST_LETTER and (chr(code).isalpha() or chr(code) == " ") for code in distinct.tolist()]
+    return np.array(known, dtype=bool)[index]
+
+
+def _mixed(characters: npt.NDArray[np.uint32]) -> Keys:
+    """Spread characters over 64 bits (the finalizer of SplitMix64)."""
+    mixed = characters.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

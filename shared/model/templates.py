@@ -1,0 +1,174 @@
+"""Templates: long passages that many texts share, such as a prompt around the question or a retrieved document.
+
+Two different questions behind one long template look alike by all their characters, so what differs is compared alone.
+A passage counts as a template only where the texts have something of their own at the same place in it (a slot): copies
+of one text with a typo here and there share long passages too, and must still be found alike.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.model.texts import SHINGLE, Hashes, code_points, rolling_hashes
+
+WINDOW = 32
+"""Characters that must be the same for a passage to be shared."""
+MIN_LENGTH = 96
+"""Shorter texts have no template: their question is a good part of them."""
+MIN_TEXTS = 8
+"""Texts that must share a passage before it is a template."""
+MIN_OWN = 12
+"""Shingles that a text must have of its own at one place: 9 characters. A number in a slot makes no other question."""
+_MIN_CONTENTS = 4
+_NEARBY = 24
+"""Shingles in which the own parts begin: many questions have their first words in common."""
+_SAMPLED = 64
+"""Windows of a text that are counted at first: those with the smallest hashes, so that texts choose the same ones."""
+_LOOKED_AT = 48
+"""Texts with one passage that are looked at closely."""
+_PARTS = WINDOW // SHINGLE
+_SPAN = WINDOW - SHINGLE + 1
+_FACTORS = np.random.default_rng(20).integers(0, 2**64, _PARTS, dtype=np.uint64) | np.uint64(1)
+
+Windows = npt.NDArray[np.uint64]
+Slot = tuple[str, int]
+"""A place: "after" or "before", and the hash of a window that is near it."""
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Shared passages as sorted hashes of their windows, and the windows near which texts differ."""
+
+    windows: Windows = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    slots: frozenset[Slot] = frozenset()
+
+    def own_part(self, hashes: Hashes) -> Hashes | None:
+        """Return the shingles in the slots of a text, given all of it in order; None if it is not behind a template."""
+        if not self.slots or len(hashes) < MIN_LENGTH:
+            return None
+        parts = [run for run, beside in _own_runs(hashes, _windows(hashes), self) if not self.slots.isdisjoint(beside)]
+        return np.concatenate(parts) if parts else None
+
+
+def find_templates(folded: Sequence[str]) -> Templates:
+    """Return the templates of folded texts. Copies of a text count once, and their order makes no difference."""
+    texts = sorted({text for text in folded if len(text) >= MIN_LENGTH}, key=_rank)
+    if len(texts) < MIN_TEXTS:
+        return Templates()
+    looked_at = [_hashes(texts[number]) for number in _texts_that_share(texts)]
+    if not looked_at:
+        return Templates()
+    windows = [_windows(hashes) for hashes in looked_at]
+    shared = Templates(_frequent(windows))
+    return replace(shared, slots=_slots(looked_at, windows, shared))
+
+
+def _slots(looked_at: Sequence[Hashes], windows: Sequence[Windows], shared: Templates) -> frozenset[Slot]:
+    """Return the places at which most texts that share what is beside them go on differently.
+
+    Of each window only the first texts count: those behind them were chosen for what is rare.
+    """
+    having: Counter[int] = Counter()
+    differing: Counter[Slot] = Counter()
+    contents: dict[Slot, set[bytes]] = defaultdict(set)
+    for hashes, found in zip(looked_at, windows, strict=True):
+        counted = {window for window in found.tolist() if having[window] < _LOOKED_AT}
+        having.update(counted)
+        places: set[Slot] = set()
+        for run, beside in _own_runs(hashes, found, shared):
+            beside = {slot for slot in beside if slot[1] in counted}
+            places |= beside
+            for slot in beside:
+                contents[slot].add(run.tobytes())
+        differing.update(places)
+    return frozenset(
+        slot
+        for slot, parts in contents.items()
+        if len(parts) >= _MIN_CONTENTS and differing[slot] >= _most_by_typos(having[slot[1]])
+    )
+
+
+def _most_by_typos(texts: int) -> float:
+    """Return how many of some texts differ near one place if all are copies with typos in 2 % of their characters.
+
+    The mean and four standard deviations (there are many places), near an end of a text: no window fits behind a typo.
+    """
+    share = 1.0 - 0.98**_NEARBY
+    return float(texts * share + 4.0 * np.sqrt(texts * share * (1.0 - share)))
+
+
+def _texts_that_share(texts: Sequence[str]) -> list[int]:
+    """Return a few texts for each passage that at least `MIN_TEXTS` share."""
+    samples = [_smallest(_windows(_hashes(text))) for text in texts]
+    owners = np.repeat(np.arange(len(texts)), [len(sample) for sample in samples])
+    windows = np.concatenate(samples)
+    order = np.lexsort((owners, windows))
+    _, starts, counts = np.unique(windows[order], return_index=True, return_counts=True)
+    chosen = np.zeros(len(texts), dtype=bool)
+    for start, count in zip(starts[counts >= MIN_TEXTS], counts[counts >= MIN_TEXTS], strict=True):
+        having = owners[order[start : start + count]]
+        missing = _LOOKED_AT - np.count_nonzero(chosen[having])
+        chosen[having[~chosen[having]][: max(missing, 0)]] = True
+    found: list[int] = np.flatnonzero(chosen).tolist()
+    return found
+
+
+def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[tuple[Hashes, set[Slot]]]:
+    """Yield each run of at least `MIN_OWN` shingles that no shared window has, with the places that it is beside.
+
+    `found`: the windows of the text.
+    """
+    if not len(shared.windows):
+        return
+    nearest = shared.windows[np.minimum(np.searchsorted(shared.windows, found), len(shared.windows) - 1)]
+    hits = np.flatnonzero(nearest == found)
+    if not len(hits):
+        return
+    covered = np.zeros(len(hashes) + 1, dtype=np.int64)
+    np.add.at(covered, hits, 1)
+    np.add.at(covered, hits + _SPAN, -1)
+    own = np.cumsum(covered[:-1]) == 0
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], own, [False])).astype(np.int8)))
+    for start, end in edges.reshape(-1, 2).tolist():
+        if end - start < MIN_OWN:
+            continue
+        side, windows = "after", found[max(start - _SPAN - _NEARBY, 0) : start - _SPAN + 1]
+        if not start:
+            side, windows = "before", found[end : end + _NEARBY]
+        yield hashes[start:end], {(side, window) for window in windows.tolist()}
+
+
+def _frequent(texts: Sequence[Windows]) -> Windows:
+    """Return the windows that at least `MIN_TEXTS` of the texts have, sorted."""
+    windows, counts = np.unique(np.concatenate([np.unique(text) for text in texts]), return_counts=True)
+    frequent: Windows = windows[counts >= MIN_TEXTS]
+    return frequent
+
+
+def _rank(text: str) -> bytes:
+    """Sorts texts in an order that has nothing to do with how they begin: the first ones are a sample."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _hashes(text: str) -> Hashes:
+    return rolling_hashes(code_points([text])[0])
+
+
+def _windows(hashes: Hashes) -> Windows:
+    """Return the hash of each run of `WINDOW` characters, given the hashes of its runs of four."""
+    count = max(len(hashes) - _SPAN + 1, 0)
+    windows = np.zeros(count, dtype=np.uint64)
+    for part, factor in enumerate(_FACTORS):
+        windows += hashes[part * SHINGLE : part * SHINGLE + count].astype(np.uint64) * factor
+    return windows
+
+
+def _smallest(windows: Windows) -> Windows:
+    distinct = np.unique(windows)
+    return distinct[:_SAMPLED]

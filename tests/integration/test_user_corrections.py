@@ -1,0 +1,176 @@
+"""Sixty answers that users wrote anew, from `/v1/feedback` to a data set: all parts are real."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from schemas.base import Event, utc_now
+from schemas.cycles import StepFailed
+from schemas.datasets import DatasetBuilt, Example, Origin
+from schemas.failures import FailuresClustered
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.tasks import DatasetSettings, RedactionSettings, TaskKind, TaskSpec
+from services.dataset_builder.main import build as build_dataset_builder
+from services.dataset_builder.settings import DatasetBuilderSettings
+from services.gateway.main import build as build_gateway
+from services.gateway.settings import GatewaySettings
+from services.prediction_log.main import build as build_prediction_log
+from services.prediction_log.settings import PredictionLogSettings
+from services.scheduler.clients import KafkaFenceReader
+from shared.kafka.broker import build_broker
+from shared.kafka.publisher import Publisher
+from shared.service import running
+from shared.settings import Settings
+from shared.storage.predictions import LakePredictions
+from tests.conftest import free_ports
+from tests.integration.gateway_process import publish_task, read_topic, wait_until
+
+EDITS, CONFIRMED = 60, 20
+SUBJECTS = (
+    "parcel", "invoice", "voucher", "password", "address", "order", "refund", "courier", "warranty", "receipt",
+    "newsletter", "account",
+)  # fmt: skip
+TROUBLES = ("never came", "is wrong", "was lost", "came twice", "is too late")
+
+
+def questions() -> list[str]:
+    return [f"my {subject} {trouble}, what now" for subject in SUBJECTS for trouble in TROUBLES]
+
+
+def reply(number: int) -> str:
+    return f"We are sorry about that, case {number} is with a colleague of ours who writes to you today."
+
+
+@pytest.mark.stack
+async def test_sixty_edits_by_users_are_a_data_set_of_sixty_examples(stack_settings: Settings, tmp_path: Path) -> None:
+    spec = TaskSpec(
+        name=f"replies-{uuid4().hex[:8]}", kind=TaskKind.GENERATION, system_prompt="Reply to the customer.",
+        cron="0 0 29 2 *", redaction=RedactionSettings(enabled=False),
+        dataset=DatasetSettings(min_examples=40, min_eval_examples=2, near_copy_similarity=1.0),
+    )  # fmt: skip
+    own = {**stack_settings.model_dump(), "home": tmp_path, "lake": f"{tmp_path}/lake", "artifacts": ""}
+    gateway = GatewaySettings(**own, gateway_port=free_ports(1)[0])
+    # Other tests' feedback is on the topic too, and its predictions are in no lake.
+    patience = {"dataset_builder_feedback_patience_seconds": 0.5}
+    builder = DatasetBuilderSettings(**own, **patience)
+    await publish_task(stack_settings, spec)
+    services = [
+        build_gateway(gateway), build_prediction_log(PredictionLogSettings(**own, prediction_log_wait_ms=100)),
+        build_dataset_builder(builder),
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{gateway.gateway_port}"
+    async with running(services), httpx.AsyncClient(base_url=url, timeout=60) as http:
+        ids = await answered(http, spec)
+        await in_lake(f"{tmp_path}/lake", spec.name, ids)
+        for number, prediction_id in enumerate(ids):
+            edit = {"prediction_id": prediction_id, "kind": "edited", "text": reply(number), "user": f"user-{number}"}
+            response = await http.post("/v1/feedback", json=edit)
+            assert response.status_code == 200, response.text
+        await wait_until(lambda: all_arrived(stack_settings, ids), 120)
+        await publish(stack_settings, "console", *confirmations(tmp_path, spec, ids))
+        outcome = await after_cycle(stack_settings, spec)
+    assert isinstance(outcome, DatasetBuilt), outcome.reason
+    held_out, trained = (read(outcome, name) for name in ("eval", "train"))
+    examples = [*held_out, *trained]
+    assert sorted(example.answer for example in examples) == sorted(reply(number) for number in range(EDITS))
+    assert {example.origin for example in held_out} == {Origin.REVIEWER}, "a user's word alone measures nothing"
+    users = [example for example in trained if example.origin is Origin.USER]
+    assert len(users) == EDITS - CONFIRMED
+    assert {example.weight for example in users} == {spec.dataset.user_weight}
+    assert all(example.prompt[0].text == spec.system_prompt for example in examples)
+
+
+async def answered(http: httpx.AsyncClient, spec: TaskSpec) -> list[str]:
+    """Report answers that were made elsewhere, as an application does; return their ids."""
+    body = [
+        {
+            "task": spec.name, "prediction_id": f"own-{number}", "user": f"user-{number}", "answer": "no idea",
+            "latency_ms": 3,
+            "messages": [
+                {"role": "system", "content": spec.system_prompt}, {"role": "user", "content": text},
+            ],
+        }
+        for number, text in enumerate(questions())
+    ]  # fmt: skip
+
+    async def is_served() -> bool:
+        try:
+            return (await http.get(f"/v1/models/{spec.name}")).is_success
+        except httpx.TransportError:
+            return False
+
+    await wait_until(is_served, 60)
+    response = await http.post("/v1/predictions", json=body)
+    assert response.status_code == 200, response.text
+    ids: list[str] = response.json()["prediction_ids"]
+    assert len(ids) == EDITS
+    return ids
+
+
+async def in_lake(uri: str, task: str, ids: list[str]) -> None:
+    async def all_stored() -> bool:
+        return len(await asyncio.to_thread(LakePredictions(uri).find, task, ids, utc_now().date())) == len(ids)
+
+    await wait_until(all_stored, 120, lambda: "the lake does not have all predictions")
+
+
+async def all_arrived(settings: Settings, ids: list[str]) -> bool:
+    values = [value for _, value in await read_topic(settings, "feedback.given.v1")]
+    return all(any(prediction_id.encode() in value for value in values) for prediction_id in ids)
+
+
+def confirmations(home: Path, spec: TaskSpec, ids: list[str]) -> list[CorrectionSubmitted]:
+    """A reviewer says the same as the user about some of the predictions."""
+    found = LakePredictions(f"{home}/lake").find(spec.name, ids[:CONFIRMED], utc_now().date())
+    return [
+        CorrectionSubmitted(
+            task=spec.name, task_revision=spec.revision, correction_id=f"c-{prediction_id}", request_id=prediction_id,
+            prediction_id=prediction_id, purpose=Purpose.FEEDBACK, reviewer="ana", call=found[prediction_id].call,
+            answers=(found[prediction_id].answer,), label=reply(number), user_hash=found[prediction_id].user_hash,
+            predicted_at=found[prediction_id].occurred_at,
+        )
+        for number, prediction_id in enumerate(ids[:CONFIRMED])
+    ]  # fmt: skip
+
+
+async def publish(settings: Settings, service: str, *events: Event) -> None:
+    broker = build_broker(settings, service)
+    await broker.start()
+    try:
+        for event in events:
+            await Publisher(broker, service).publish(event)
+    finally:
+        await broker.stop()
+
+
+async def after_cycle(settings: Settings, spec: TaskSpec) -> DatasetBuilt | StepFailed:
+    """Start the builder's step of a cycle; return what it ended with."""
+    fence = await KafkaFenceReader(settings).fence()
+    cycle_id = f"{spec.name}-1"
+    event = FailuresClustered(
+        task=spec.name, task_revision=spec.revision, cycle_id=cycle_id, suspects=0, noise=0, modes=(),
+        data_cutoff=utc_now(), fence=fence,
+    )  # fmt: skip
+    await publish(settings, "failure_miner", event)
+    outcomes: list[Any] = []
+
+    async def ended() -> bool:
+        for topic, kind in (("datasets.built.v1", DatasetBuilt), ("steps.failed.v1", StepFailed)):
+            values = [value for _, value in await read_topic(settings, topic) if cycle_id.encode() in value]
+            outcomes.extend(kind.model_validate_json(value) for value in values)
+        return bool(outcomes)
+
+    await wait_until(ended, 120)
+    outcome: DatasetBuilt | StepFailed = outcomes[0]
+    return outcome
+
+
+def read(built: DatasetBuilt, name: str) -> list[Example]:
+    lines = (Path(built.uri) / f"{name}.jsonl").read_text().splitlines()
+    return [Example.model_validate_json(line) for line in lines]

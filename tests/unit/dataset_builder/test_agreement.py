@@ -1,0 +1,119 @@
+"""Agreement of reviewers: published examples, exact bounds, and which answers count."""
+
+from __future__ import annotations
+
+import random
+from math import comb
+
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from schemas.labels import Purpose
+from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.checks.agreement import Agreement, Overlap, blind_overlaps, measure_agreement
+from services.dataset_builder.checks.intervals import proportion, upper_bound
+from tests.unit.dataset_builder.voting import correction, overlaps_of
+
+
+def measured(left: str, right: str, people: tuple[tuple[str, str], ...] = (("ana", "ben"),)) -> Agreement:
+    overlaps = [Overlap(people[i % len(people)], pair) for i, pair in enumerate(zip(left, right, strict=True))]
+    agreement = measure_agreement(overlaps, seed=20)
+    assert agreement is not None
+    return agreement
+
+
+def test_alpha_of_krippendorff_s_own_example() -> None:
+    """Krippendorff 2011, Computing Krippendorff's Alpha-Reliability, section B: nominal data, two observers."""
+    agreement = measured("aabbdcccedda", "babbbccceddd")
+    assert agreement.alpha is not None
+    assert agreement.alpha.value == pytest.approx(0.692, abs=5e-4)
+    assert agreement.alpha.low < 0.692 < agreement.alpha.high
+
+
+def test_kappas_of_the_textbook_table() -> None:
+    """Two people and fifty questions: both yes 20, both no 15, yes and no 5, no and yes 10: Cohen's kappa is 0.4."""
+    left, right = "y" * 20 + "n" * 15 + "y" * 5 + "n" * 10, "y" * 20 + "n" * 15 + "n" * 5 + "y" * 10
+    cohen = measured(left, right)
+    fleiss = measured(left, right, people=(("ana", "ben"), ("ben", "eve")))
+    assert (cohen.kappa_name, fleiss.kappa_name) == ("Cohen's kappa", "Fleiss' kappa")
+    assert cohen.kappa is not None
+    assert fleiss.kappa is not None
+    assert fleiss.alpha is not None
+    assert cohen.kappa.value == 0.4
+    assert fleiss.kappa.value == round((0.7 - 0.505) / 0.495, 4)
+    assert fleiss.alpha.value == 0.4
+    assert cohen.agreement.value == 0.7
+
+
+def test_kappa_is_that_of_scikit_learn_overall_and_for_each_label() -> None:
+    chance = random.Random(20)
+    left = [chance.choice("abcd") for _ in range(300)]
+    right = [label if chance.random() < 0.7 else chance.choice("abcd") for label in left]
+    agreement = measured("".join(left), "".join(right))
+    assert agreement.kappa is not None
+    assert agreement.kappa.value == pytest.approx(cohen_kappa_score(left, right), abs=1e-4)
+    for about in agreement.classes:
+        alone = cohen_kappa_score([x == about.label for x in left], [x == about.label for x in right])
+        assert about.kappa is not None
+        assert about.kappa.value == pytest.approx(alone, abs=1e-4)
+        assert about.kappa.low < alone < about.kappa.high
+
+
+def test_labels_and_people_that_disagree_are_named_first() -> None:
+    votes = [*overlaps_of(90, agree=90), *votes_of(
+        [
+            correction(1_000 + n, "a" if who == "ana" else "b", who, overlap=2, minute=n)
+            for n in range(20)
+            for who in ("ana", "eve")
+        ]
+    )]  # fmt: skip
+    agreement = measure_agreement(blind_overlaps(votes), seed=20)
+    assert agreement is not None
+    assert [(a.annotator, a.agreement.value) for a in agreement.annotators] == [
+        ("eve", 0.0), ("ana", round(90 / 110, 4)), ("ben", 1.0)
+    ]  # fmt: skip
+    assert (agreement.classes[-1].label, agreement.classes[-1].agreement.value) == ("c", 1.0)
+    assert [(c.labels, c.count) for c in agreement.confusions] == [(("a", "b"), 20)]
+    of_a = next(c for c in agreement.classes if c.label == "a")
+    assert (of_a.overlaps, of_a.agreement.value) == (50, round(2 * 30 / (30 + 50), 4))
+
+
+def test_only_first_blind_answers_count() -> None:
+    first = [correction(1, "a", "ana", overlap=2), correction(1, "b", "ben", overlap=2, minute=1)]
+    changed = correction(1, "a", "ben", overlap=2, minute=2)
+    third = correction(1, "a", "eve", overlap=2, minute=3)
+    tie_break = correction(1, "a", "eve", purpose=Purpose.TIE_BREAK, request_id="t1", overlap=2, minute=4)
+    alone = [correction(2, "a", "ana"), correction(2, "a", "ben", minute=1)]
+    waiting = correction(3, "a", "ana", overlap=2)
+    doubted = [correction(4, "a", who, purpose=Purpose.SUSPICIOUS_LABEL, overlap=2) for who in ("ana", "ben")]
+    everything = [waiting, *alone, third, changed, *first, tie_break, *doubted]
+    assert blind_overlaps(votes_of(everything)) == [Overlap(("ana", "ben"), ("a", "b"))]
+
+
+def test_the_order_of_arrival_changes_nothing() -> None:
+    votes = list(overlaps_of(150, agree=120))
+    shuffled = random.Random(1).sample(votes, len(votes))
+    assert measure_agreement(blind_overlaps(votes), 20) == measure_agreement(blind_overlaps(shuffled), 20)
+
+
+def test_one_label_only_has_no_agreement_beyond_chance() -> None:
+    agreement = measured("a" * 10, "a" * 10)
+    assert (agreement.agreement.value, agreement.upper_bound) == (1.0, 1.0)
+    assert agreement.kappa is None
+    assert agreement.alpha is None
+
+
+def test_without_overlaps_nothing_is_measured() -> None:
+    assert measure_agreement([], seed=20) is None
+
+
+@pytest.mark.parametrize(("n", "truth"), [(100, 0.9), (100, 0.95), (237, 0.9), (1_000, 0.8)])
+def test_the_upper_bound_is_under_the_truth_in_at_most_5_percent(n: int, truth: float) -> None:
+    wrong = sum(comb(n, k) * truth**k * (1 - truth) ** (n - k) for k in range(n + 1) if upper_bound(k, n) < truth)
+    assert wrong <= 0.05
+    assert wrong > 0.02, "no looser than it must be"
+
+
+def test_the_exact_interval_of_clopper_and_pearson() -> None:
+    assert (proportion(4, 20).low, proportion(4, 20).high) == (0.0573, 0.4366)
+    assert (proportion(0, 20).low, proportion(20, 20).high) == (0.0, 1.0)

@@ -1,0 +1,112 @@
+"""Copies and near-copies with different labels: they do not both stay, votes decide, and people are asked."""
+
+from __future__ import annotations
+
+from schemas.datasets import Fate
+from schemas.labels import Purpose
+from schemas.tasks import TaskKind
+from services.dataset_builder.pipeline import Build
+from tests.unit.dataset_builder.histories import (
+    Builds,
+    correction,
+    corrections,
+    fates,
+    held_out,
+    sentence,
+    task,
+    trained,
+)
+
+TEXT = sentence(77, 10)
+NEARLY = TEXT.replace(TEXT[5], "z", 1)
+
+
+def reasons(build: Build) -> dict[str, int]:
+    return build.dataset.left_out_by_reason()
+
+
+def test_copies_with_the_same_label_all_go_on() -> None:
+    copies = [correction(f"x{n}", TEXT, "refund", minute=n) for n in range(3)]
+    build = Builds().build([*corrections(30), *copies])
+    assert {"x0", "x1", "x2"} <= trained(build)
+
+
+def test_copies_beyond_the_cap_are_left_out_of_training() -> None:
+    copies = [correction(f"x{n}", TEXT, "refund", minute=n) for n in range(30)]
+    build = Builds().build([*corrections(30), *copies])
+    assert sum(name.startswith("x") for name in trained(build)) == 10
+    assert reasons(build) == {"copies": 20}
+
+
+def test_of_copies_with_two_labels_and_one_vote_each_none_stays_and_one_person_is_asked() -> None:
+    rows = [*corrections(30), correction("x", TEXT, "refund"), correction("y", TEXT, "delivery", reviewer="ben")]
+    build = Builds().build(rows)
+    assert (fates(build)["x"], fates(build)["y"]) == (Fate.REJECTED, Fate.REJECTED)
+    (question,) = build.questions
+    assert (question.purpose, question.prediction_id) == (Purpose.TIE_BREAK, "x")
+    assert question.event_id == Builds().build(rows).questions[0].event_id
+
+
+def test_the_third_opinion_decides_between_copies() -> None:
+    rows = [*corrections(30), correction("x", TEXT, "refund"), correction("y", TEXT, "delivery", reviewer="ben")]
+    build = Builds().build([*rows, correction("x", TEXT, "refund", reviewer="eva", minute=50)])
+    assert "x" in trained(build) | held_out(build)
+    assert fates(build)["y"] is Fate.REJECTED
+
+
+def test_near_copies_with_different_labels_do_not_both_stay() -> None:
+    rows = [*corrections(30), correction("x", TEXT, "refund"), correction("y", NEARLY, "delivery", reviewer="ben")]
+    build = Builds().build(rows)
+    assert (fates(build)["x"], fates(build)["y"]) == (Fate.HELD_BACK, Fate.HELD_BACK)
+    assert reasons(build) == {"conflicting_near_copies": 2}
+    assert len(build.questions) == 1
+
+
+def test_of_near_copies_the_label_that_more_people_gave_stays_and_the_other_waits() -> None:
+    rows = [*corrections(30), correction("x", TEXT, "refund"), correction("x", TEXT, "refund", reviewer="eva")]
+    build = Builds().build([*rows, correction("y", NEARLY, "delivery", reviewer="ben")])
+    assert "x" in trained(build) | held_out(build)
+    assert fates(build)["y"] is Fate.HELD_BACK
+    assert [question.prediction_id for question in build.questions] == ["y"]
+
+
+def test_near_copies_stay_with_different_labels_where_two_people_stand_for_each() -> None:
+    rows = [
+        correction(name, text, label, reviewer=reviewer)
+        for name, text, label in (("x", TEXT, "refund"), ("y", NEARLY, "delivery"))
+        for reviewer in ("ana", "ben")
+    ]
+    build = Builds().build([*corrections(30), *rows])
+    assert not build.questions
+    assert {fates(build)["x"], fates(build)["y"]} <= {Fate.TRAIN, Fate.EVAL, Fate.EXCLUDED}
+
+
+def test_a_loud_conflict_is_compared_and_asked_about_within_bounds() -> None:
+    copies = [
+        correction(f"x{n}", f"{TEXT} {n}", ("refund", "delivery")[n % 2], reviewer=f"r{n % 2}", minute=n)
+        for n in range(300)
+    ]
+    build = Builds().build([*corrections(30), *copies], task(max_voter_shift=1.0))
+    stay = {name for name in trained(build) | held_out(build) if name.startswith("x")}
+    labels = {copies[int(name[1:])].label for name in stay}
+    assert len(labels) <= 1
+    assert len(build.questions) <= 3
+
+
+def test_of_answers_to_the_same_question_the_newest_is_trained_on() -> None:
+    spec = task(TaskKind.GENERATION)
+    old, new = correction("old", TEXT, "Wait.", minute=0), correction("new", TEXT, "It is on its way.", minute=9)
+    build = Builds().build([*corrections(30), old, new], spec)
+    assert fates(build)["old"] is Fate.SUPERSEDED
+    assert "new" in trained(build) | held_out(build)
+
+
+def test_a_newer_answer_takes_the_place_of_no_held_out_one() -> None:
+    spec, builds = task(TaskKind.GENERATION), Builds()
+    rows = corrections(30)
+    first = builds.build(rows, spec)
+    held = next(row for row in rows if row.prediction_id in held_out(first))
+    newer = correction("newer", held.call.messages[0].text, "another answer", minute=900)
+    second = builds.build([*rows, newer], spec)
+    assert held.prediction_id in held_out(second)
+    assert fates(second)["newer"] is Fate.EXCLUDED

@@ -1,0 +1,105 @@
+"""Labels of training rows against audited production."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from schemas.labels import Purpose
+from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.checks.distribution import (
+    REST,
+    audited,
+    chi_square,
+    corrected_psi,
+    jensen_shannon,
+    measure_distribution,
+)
+from services.dataset_builder.checks.intervals import chi_square_tail
+from tests.unit.dataset_builder.test_gates import example
+from tests.unit.dataset_builder.voting import audits_of, correction
+
+
+def test_psi_of_identical_data_with_many_classes_is_near_zero() -> None:
+    chance = random.Random(20)
+    classes = [f"c{i}" for i in range(77)]
+    values = [
+        corrected_psi(Counter(chance.choices(classes, k=500)), Counter(chance.choices(classes, k=500)))
+        for _ in range(20)
+    ]
+    assert abs(sum(values) / len(values)) < 0.1
+
+
+def test_psi_without_data_is_zero() -> None:
+    assert corrected_psi({}, {"a": 3}) == 0.0
+
+
+def test_jensen_shannon_is_in_bits() -> None:
+    assert jensen_shannon({"a": 5, "b": 0}, {"a": 0, "b": 3}) == 1.0
+    assert jensen_shannon({"a": 5, "b": 5}, {"a": 1, "b": 1}) == 0.0
+    expected = 0.5 * (math.log2(1 / 0.75) + 0.5 * math.log2(0.5 / 0.75) + 0.5 * math.log2(0.5 / 0.25))
+    assert jensen_shannon({"a": 4, "b": 0}, {"a": 2, "b": 2}) == pytest.approx(expected)
+
+
+def test_chi_square_of_a_textbook_table() -> None:
+    """Two samples of 50, 20 and 30 against 30 and 20: χ² = 4, p = 0.0455."""
+    statistic = chi_square({"a": 20, "b": 30}, {"a": 30, "b": 20})
+    assert statistic == pytest.approx(4.0)
+    assert chi_square_tail(statistic, 1) == pytest.approx(0.0455, abs=1e-4)
+
+
+def test_audits_weigh_as_much_as_the_answers_that_they_stand_for() -> None:
+    rare = [correction(n, "a", purpose=Purpose.AUDIT, inclusion_probability=0.1) for n in range(10)]
+    certain = [correction(100 + n, "b", purpose=Purpose.AUDIT, inclusion_probability=1.0) for n in range(100)]
+    suspects = [correction(500 + n, "c") for n in range(100)]
+    audits = audited(votes_of([*rare, *certain, *suspects]))
+    assert (audits.share(["a"]), audits.share(["b"]), audits.share(["c"]), audits.total) == (0.5, 0.5, 0.0, 110)
+    assert audits.effective == pytest.approx(200**2 / (10 * 100 + 100))
+
+
+def test_two_labels_of_one_audit_count_half_each_and_a_person_s_last_word_counts() -> None:
+    votes = votes_of(
+        [
+            correction(1, "a", "ana", purpose=Purpose.AUDIT),
+            correction(1, "b", "ben", purpose=Purpose.AUDIT, minute=1),
+            correction(2, "a", "ana", purpose=Purpose.AUDIT),
+            correction(2, "c", "ana", purpose=Purpose.AUDIT, minute=1),
+        ]
+    )
+    assert audited(votes).counts == {"a": 0.5, "b": 0.5, "c": 1.0}
+
+
+def test_weights_decide_what_is_compared() -> None:
+    audits = audited(audits_of({"a": 50, "b": 50}))
+    skewed = [example(n, "a") for n in range(80)] + [example(100 + n, "b") for n in range(20)]
+    weighed = [row.model_copy(update={"weight": 0.5 if row.answer == "a" else 2.0}) for row in skewed]
+    far, near = measure_distribution(skewed, audits), measure_distribution(weighed, audits)
+    assert far.psi is not None
+    assert near.psi is not None
+    assert far.p_value is not None
+    assert near.p_value is not None
+    assert far.psi > 0.25 > 0.1 > near.psi
+    assert far.p_value < 0.001 < 0.5 < near.p_value
+    assert [(c.label, c.production, c.training) for c in near.classes] == [("a", 0.5, 0.5), ("b", 0.5, 0.5)]
+
+
+def test_labels_with_few_audits_are_one_class_with_those_that_have_none() -> None:
+    audits = audited(audits_of({"a": 50, "b": 9, "c": 1}))
+    measured = measure_distribution([example(n, "abcd"[n % 4]) for n in range(40)], audits)
+    assert [(c.label, c.audits, c.training) for c in measured.classes] == [("a", 50, 0.25), (REST, 10, 0.75)]
+
+
+def test_too_few_audits_compare_nothing() -> None:
+    measured = measure_distribution([example(1, "a")], audited(audits_of({"a": 9, "b": 9})))
+    assert (measured.audits, measured.psi, measured.p_value, measured.classes) == (18, None, None, ())
+    assert measure_distribution([], audited(audits_of({"a": 10}))).psi is None
+
+
+def test_a_missing_class_is_a_large_difference() -> None:
+    audits = audited(audits_of({"a": 50, "b": 50}))
+    measured = measure_distribution([example(n, "a") for n in range(100)], audits)
+    assert measured.psi is not None
+    assert measured.psi > 1.0

@@ -1,0 +1,236 @@
+"""Labels that look wrong wait for a person, those of the evaluation set first; a settled one is not asked again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from schemas.datasets import Fate
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.tasks import FailureSettings, TaskKind, TaskSpec
+from services.dataset_builder.building.votes import resolve_votes, votes_of
+from services.dataset_builder.checks.label_noise import (
+    MAX_MODEL_ROWS,
+    SUSPICIOUS,
+    LabelledText,
+    LabelScore,
+    Scorer,
+    find_noise,
+)
+from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset
+from tests.unit.dataset_builder.voting import correction
+
+SPEC = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=("a", "b", "c"))
+WORDS = {"a": "apple", "b": "banana", "c": "cherry"}
+
+
+class WordModel:
+    """A noise model that knows which label a text is about, and remembers what it was asked."""
+
+    def __init__(self, rival_probability: float = 0.9) -> None:
+        self.learned: list[list[LabelledText]] = []
+        self.scored_only: list[list[LabelledText]] = []
+        self.rest: list[list[str]] = []
+        self._rival = rival_probability
+
+    def __call__(
+        self,
+        learned: Sequence[LabelledText],
+        others: Sequence[LabelledText],
+        rest: Sequence[str] = (),
+        *,
+        judge: bool = True,
+    ) -> list[LabelScore]:
+        self.rest.append(list(rest))
+        self.learned.append(list(learned))
+        self.scored_only.append(list(others))
+        judged = [self._score(row, judged=True) for row in learned] if judge else []
+        return judged + [self._score(row, judged=False) for row in others]
+
+    def _score(self, row: LabelledText, *, judged: bool) -> LabelScore:
+        about = next(label for label, word in WORDS.items() if word in row.text)
+        if about == row.label:
+            return LabelScore(self._rival, "c" if about != "c" else "a", 0.05, False if judged else None)
+        return LabelScore(0.05, about, self._rival, True if judged else None)
+
+
+def corrections_of(count: int, wrong: Iterable[int] = (), first: int = 0) -> list[CorrectionSubmitted]:
+    """Questions about a fruit each, in turn; of the wrong ones the label is that of the next fruit."""
+    chance, wrong = random.Random(first), set(wrong)
+    made = []
+    for number in range(first, first + count):
+        about = SPEC.labels[number % 3]
+        label = SPEC.labels[(number + 1) % 3] if number in wrong else about
+        text = f"{WORDS[about]} {''.join(chance.choices('defghijklmno', k=30))}"
+        made.append(relabelled(correction(number, label, minute=number), text=text))
+    return made
+
+
+def relabelled(event: CorrectionSubmitted, text: str = "", **update: object) -> CorrectionSubmitted:
+    call = event.call
+    if text:
+        call = call.model_copy(update={"messages": (call.messages[0].model_copy(update={"content": text}),)})
+    return event.model_copy(update={"task_revision": SPEC.revision, "call": call, **update})
+
+
+def built(
+    corrections: Sequence[CorrectionSubmitted], score: Scorer | None, before: Build | None = None, spec: TaskSpec = SPEC
+) -> Build:
+    """Build on the decisions of all builds before; the result has all decisions so far, as the database does."""
+    known = Decisions() if before is None else before.decisions
+    build = build_dataset(Inputs(votes_of(corrections), spec, known), score)
+    new = build.decisions
+    return replace(
+        build, decisions=Decisions({**known.label_scores, **new.label_scores}, {**known.places, **new.places})
+    )
+
+
+def held(build: Build) -> set[str]:
+    return {row.prediction_ids[0] for row in build.dataset.left_out if row.reason == SUSPICIOUS}
+
+
+def test_suspicious_labels_are_held_back_and_asked_about_those_of_the_evaluation_set_first() -> None:
+    rows, wrong = corrections_of(120), range(0, 24, 2)
+    clean = built(rows, WordModel())
+    build = built(corrections_of(120, wrong), WordModel())
+    assert held(clean) == set()
+    assert held(build) == {f"p{number}" for number in wrong}
+    assert {row.fate for row in build.dataset.left_out if row.reason == SUSPICIOUS} == {Fate.HELD_BACK}
+    assert len(build.dataset.train) + len(build.dataset.eval) == 120 - len(wrong)
+    held_out = {example.prediction_ids[0] for example in clean.dataset.eval}
+    questions = [q for q in build.questions if q.purpose is Purpose.SUSPICIOUS_LABEL]
+    assert {q.prediction_id for q in questions} == held(build)
+    assert held_out & held(build), "the planted errors are on both sides"
+    in_eval = [q.prediction_id in held_out for q in sorted(questions, key=lambda q: -q.priority)]
+    assert in_eval == sorted(in_eval, reverse=True)
+
+
+def test_a_reviewers_confirming_answer_settles_a_label_and_nobody_is_asked_again() -> None:
+    rows, model = corrections_of(120, wrong=[4]), WordModel()
+    first = built(rows, model)
+    asked_again = relabelled(
+        rows[4],
+        correction_id="again",
+        reviewer="ana",
+        purpose=Purpose.SUSPICIOUS_LABEL,
+        occurred_at=rows[-1].occurred_at,
+    )
+    assert held(first) == {"p4"}
+    for confirmation in (asked_again, relabelled(asked_again, reviewer="ben", purpose=Purpose.LOW_CONFIDENCE)):
+        second = built([*rows, confirmation], model, first)
+        assert held(second) == set()
+        assert second.questions == ()
+        assert "p4" in {e.prediction_ids[0] for e in (*second.dataset.train, *second.dataset.eval)}
+
+
+def test_an_unanswered_question_is_not_asked_again_and_the_row_keeps_waiting() -> None:
+    rows, model = corrections_of(120, wrong=[4, 7]), WordModel()
+    first = built(rows, model)
+    second = built([*rows, *corrections_of(10, first=120)], model, first)
+    assert [q.prediction_id for q in first.questions] != []
+    assert second.questions == ()
+    assert held(second) == held(first) == {"p4", "p7"}
+
+
+def test_scores_are_decided_once_and_again_when_the_rows_have_doubled() -> None:
+    model = WordModel()
+    first = built(corrections_of(100), model)
+    again = built(corrections_of(100), model, first)
+    assert len(model.learned) == 1, "nothing is new, so no model is needed"
+    assert again.decisions.label_scores == first.decisions.label_scores
+    more = [*corrections_of(100), *corrections_of(60, first=100)]
+    second = built(more, model, first)
+    assert len(second.decisions.label_scores) == 160
+    assert all(second.decisions.label_scores[key] == score for key, score in first.decisions.label_scores.items())
+    third = built([*more, *corrections_of(100, first=160)], model, second)
+    assert {score.rows for score in third.decisions.label_scores.values()} == {160, 260}
+    assert all(third.decisions.label_scores[key].rows == 260 for key in first.decisions.label_scores)
+
+
+def test_the_same_inputs_and_stored_scores_give_the_same_build_on_a_machine_whose_model_differs() -> None:
+    rows = corrections_of(120, wrong=[4, 7])
+    first = built(rows, WordModel())
+    shuffled = random.Random(1).sample(rows, len(rows))
+    elsewhere = built(shuffled, WordModel(rival_probability=0.2), first)
+    assert elsewhere.dataset == first.dataset
+    assert elsewhere.measures.noise.issues == first.measures.noise.issues
+
+
+def test_at_most_half_the_rows_of_a_label_are_held_back_the_most_suspicious_first() -> None:
+    rows = corrections_of(120, wrong=range(0, 120, 3))
+    build = built(rows, WordModel())
+    assert len(held(build)) == 40, "of the 80 rows that are called b"
+    lonely = built([row for row in rows if row.label != "b" or int(row.prediction_id[1:]) % 3 == 0], WordModel())
+    assert len(held(lonely)) == 20
+
+
+def test_a_days_budget_of_questions_is_asked_now_and_the_rest_later() -> None:
+    rows = corrections_of(120, wrong=range(0, 30, 3))
+    spec = SPEC.model_copy(update={"failures": FailureSettings(review_budget_per_day=4)})
+    first = built(rows, WordModel(), spec=spec)
+    second = built(rows, WordModel(), first, spec)
+    assert len(held(first)) == 10
+    assert len({q.request_id for q in (*first.questions, *second.questions)}) == 8
+    in_eval = {example.prediction_ids[0] for example in built(corrections_of(120), None).dataset.eval} & held(first)
+    assert 0 < len(in_eval) <= 4
+    assert in_eval <= {q.prediction_id for q in first.questions}, "those of the evaluation set first"
+
+
+def test_few_rows_a_rare_label_and_a_free_text_are_not_scored() -> None:
+    model = WordModel()
+    few = built(corrections_of(49, wrong=[1]), model)
+    assert (model.learned, held(few), few.measures.noise.judged) == ([], set(), 0)
+    rare = [row for row in corrections_of(120, wrong=[2, 5]) if row.label != "c" or row.prediction_id in ("p8", "p11")]
+    build = built(rare, model)
+    assert {row.label for row in model.learned[0]} == {"a", "b"}
+    assert not {key for key in build.decisions.label_scores if key[1] == "c"}
+    writing = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="")
+    free = [relabelled(row, task_revision=writing.revision) for row in corrections_of(60)]
+    assert built(free, model, spec=writing).decisions.label_scores == {}
+
+
+def test_the_model_does_not_learn_from_labels_that_wait_and_not_from_more_rows_than_it_needs() -> None:
+    model = WordModel()
+    first = built(corrections_of(120, wrong=[4]), model)
+    built([*corrections_of(120, wrong=[4]), *corrections_of(60, first=120)], model, first)
+    assert len(model.learned[1]) == 179
+    rows = built(corrections_of(60), None)
+    assert rows.decisions.label_scores == {}
+
+
+def test_a_large_set_is_learned_from_a_bounded_sample_that_has_all_rows_of_rare_labels() -> None:
+    model = WordModel()
+    row = resolve_votes(votes_of(corrections_of(1)), SPEC, {})[0][0]
+    rows = [
+        replace(row, prediction_id=f"p{n}", label="c" if n < 50 else "ab"[n % 2]) for n in range(MAX_MODEL_ROWS + 2_000)
+    ]
+    noise = find_noise(rows, (), SPEC, {}, model)
+    learned = [row.label for row in model.learned[0]]
+    assert (len(learned), learned.count("c")) == (MAX_MODEL_ROWS, 50)
+    assert len(model.scored_only[0]) == 2_000
+    assert (noise.judged, len(noise.decided)) == (MAX_MODEL_ROWS, MAX_MODEL_ROWS + 2_000)
+
+
+def test_new_rows_of_a_large_set_are_scored_by_a_model_of_rows_that_have_a_score_which_are_not_judged_again() -> None:
+    model = WordModel(rival_probability=0.2)
+    row = resolve_votes(votes_of(corrections_of(1)), SPEC, {})[0][0]
+    rows = [replace(row, prediction_id=f"p{n}", label="abc"[n % 3]) for n in range(MAX_MODEL_ROWS + 1_500)]
+    old = rows[:-500]
+    known = find_noise(old, (), SPEC, {}, model).decided
+    found = find_noise(rows, (), SPEC, known, model)
+    assert len(model.learned[1]) == MAX_MODEL_ROWS - 1, "3,333 of each of three labels"
+    assert len(model.rest[1]) == 1_001, "the other old rows: what is known of their texts is kept"
+    assert {key for key, _ in found.decided} == {row.prediction_id for row in rows[-500:]}
+    assert {score.is_issue for score in found.decided.values()} == {None}
+    assert found.judged == MAX_MODEL_ROWS - 1
+
+
+def test_a_label_that_no_scored_row_has_is_learned_with_its_new_rows() -> None:
+    model = WordModel(rival_probability=0.2)
+    row = resolve_votes(votes_of(corrections_of(1)), SPEC, {})[0][0]
+    rows = [replace(row, prediction_id=f"p{n}", label="ab"[n % 2]) for n in range(MAX_MODEL_ROWS)]
+    known = find_noise(rows, (), SPEC, {}, model).decided
+    new = [replace(row, prediction_id=f"new{n}", label="c") for n in range(50)]
+    find_noise([*rows, *new], (), SPEC, known, model)
+    assert sum(text.label == "c" for text in model.learned[1]) == 50

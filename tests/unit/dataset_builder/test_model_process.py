@@ -1,0 +1,102 @@
+"""The process that has a build's models answers as they do, says when it died, and ends with the build's process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.dataset_builder.checks.label_noise import LabelledText
+from services.dataset_builder.model_process import LocalModels, ModelProcess
+from shared.errors import DependencyUnavailable
+from shared.privacy.redaction import Rules
+from shared.privacy.redaction.spans import TextSpan
+from tests.conftest import ROOT
+
+PATTERNS = Rules(names=False)
+TEXTS = ["Please write to ann@example.net.", "Where is my parcel?"]
+
+
+def local_models(folder: Path) -> LocalModels:
+    return LocalModels(b"k" * 32, folder / "no encoder", folder / "embeddings.npz", folder)
+
+
+def test_the_models_of_the_process_answer_as_those_of_this_one(tmp_path: Path) -> None:
+    local = local_models(tmp_path)
+    with ModelProcess(local) as models:
+        models.load_redactor(PATTERNS)
+        assert models.find(TEXTS, PATTERNS) == local.find(TEXTS, PATTERNS)
+        assert models.redact(TEXTS, PATTERNS) == local.redact(TEXTS, PATTERNS)
+        assert models.redact(TEXTS, PATTERNS, TEXTS) == local.redact(TEXTS, PATTERNS, TEXTS)
+    assert not multiprocessing.active_children()
+
+
+def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_be_loaded_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(10)]
+    with ModelProcess(local_models(tmp_path)) as models:
+        models.load_scorer()
+        with pytest.raises(DependencyUnavailable, match="embedding model is not in") as missing:
+            list(models.score(rows, []))
+        assert "ratchet up" in missing.value.way_out
+        assert models.find(TEXTS, PATTERNS)[0]
+
+
+def test_a_process_that_died_is_away_and_may_come_back(tmp_path: Path) -> None:
+    with ModelProcess(local_models(tmp_path)) as models:
+        models.find(TEXTS, PATTERNS)
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        with pytest.raises(DependencyUnavailable, match="died"):
+            models.find(TEXTS, PATTERNS)
+
+
+@dataclass(frozen=True)
+class BusyModels(LocalModels):
+    """Models that are busy for ever, once they have said so in a file."""
+
+    def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
+        (self.folder / "busy").touch()
+        time.sleep(10_000)
+        return []
+
+
+def ask_busy_models(folder: Path) -> None:
+    """Ask them, in a process that is going to be killed."""
+    models = ModelProcess(BusyModels(b"k" * 32, folder, folder, folder))
+    (process,) = multiprocessing.active_children()
+    (folder / "pid").write_text(str(process.pid))
+    models.find(TEXTS, PATTERNS)
+
+
+def test_a_killed_build_leaves_no_process_however_busy_that_is(tmp_path: Path) -> None:
+    code = f"from {__name__} import *\nask_busy_models(Path({str(tmp_path)!r}))"
+    killed = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_until((tmp_path / "busy").exists, killed)
+    killed.kill()
+    killed.wait()
+    pid = (tmp_path / "pid").read_text()
+    wait_until(lambda: not is_running(pid), None)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, "it does not hold"
+        assert process is None or process.poll() is None, "the process ended"
+        time.sleep(0.05)
+
+
+def is_running(pid: str) -> bool:
+    """False for a process that is gone, or that has ended and waits for its parent to notice."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

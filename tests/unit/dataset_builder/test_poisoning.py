@@ -1,0 +1,192 @@
+"""Voters whose labels move a class too far are held back; honest ones are not, nor who has nobody to compare with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from schemas.conversation import Answer, Call, Message, Role
+from schemas.datasets import Fate, Origin
+from schemas.labels import Purpose
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.rows import Row
+from services.dataset_builder.checks.poisoning import MOVES_CLASS, Guarded, Voter, VoterShift, hold_back_voters
+from tests.unit.dataset_builder.voting import NOON
+
+LABELS = tuple("abcdefghij")
+SPEC = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt="", labels=LABELS)
+Labeller = Callable[[random.Random, str], str]
+
+
+def right(chance: random.Random, truth: str) -> str:
+    return truth if chance.random() < 0.95 else chance.choice(LABELS)
+
+
+def always_a(chance: random.Random, truth: str) -> str:
+    return "a"
+
+
+def any_wrong(chance: random.Random, truth: str) -> str:
+    return chance.choice([label for label in LABELS if label != truth])
+
+
+def swaps_two(chance: random.Random, truth: str) -> str:
+    return {"a": "b", "b": "a"}.get(truth, truth)
+
+
+def row(number: int, label: str, answer: str, *voters: str, app: str | None = None, mode: str | None = None) -> Row:
+    by_user = bool(voters) and voters[0].startswith("user:")
+    return Row(
+        call=Call(messages=(Message(role=Role.USER, content=f"question {number}"),)),
+        answers=(Answer(text=answer),),
+        label=label,
+        prediction_id=f"p{number:05}",
+        correction_ids=(f"c{number}",),
+        corrected_at=NOON,
+        voters=voters,
+        origin=Origin.USER if by_user else Origin.REVIEWER,
+        app=app,
+        mode_id=mode,
+    )
+
+
+def rows_of(voter: str, count: int, labeller: Labeller, seed: int, app: str | None = None) -> list[Row]:
+    """Production is right in seven of ten answers."""
+    chance = random.Random(seed)
+    rows = []
+    for number in range(count):
+        truth = chance.choice(LABELS)
+        answer = truth if chance.random() < 0.7 else chance.choice(LABELS)
+        rows.append(row(seed * 10_000 + number, labeller(chance, truth), answer, voter, app=app))
+    return rows
+
+
+def held(rows: list[Row]) -> tuple[set[str], tuple[VoterShift, ...]]:
+    guarded = hold_back_voters(rows, SPEC)
+    assert len(guarded.rows) + len(guarded.held_back) == len(rows)
+    assert {(r.fate, r.reason) for r in guarded.held_back} <= {(Fate.HELD_BACK, MOVES_CLASS)}
+    return {r.prediction_ids[0] for r in guarded.held_back}, guarded.shifts
+
+
+HONEST = [r for seed, who in enumerate(("ana", "ben"), 1) for r in rows_of(who, 400, right, seed)]
+
+
+@pytest.mark.parametrize("wrong", [always_a, any_wrong])
+@pytest.mark.parametrize("who", ["user:eve", "eve"])
+def test_200_wrong_labels_of_one_among_1_000_are_held_back_and_nobody_else_s(who: str, wrong: Labeller) -> None:
+    theirs = rows_of(who, 200, wrong, seed=9)
+    ids, (shift,) = held([*HONEST, *theirs])
+    assert shift.voter == Voter("user" if ":" in who else "reviewer", "eve")
+    assert ids <= {r.prediction_id for r in theirs}
+    assert len(ids) >= 170, "a wrong label may be what production's answer makes likely"
+    assert shift.held_back == len(ids)
+    assert ("eve" in str(shift)) is (shift.voter.kind == "reviewer"), "reports outlive an erasure"
+
+
+def test_honest_voters_are_never_held_back() -> None:
+    for seed in range(10):
+        people = [("ana", 400), ("ben", 150), ("cid", 60), ("user:u1", 40), ("user:u2", 20)]
+        rows = [r for n, (who, count) in enumerate(people) for r in rows_of(who, count, right, seed * 10 + n + 1)]
+        assert held(rows) == (set(), ())
+
+
+def test_wrong_labels_accuse_nobody_else_however_many_they_are() -> None:
+    small = [r for n in range(8) for r in rows_of(f"ana{n}", 50, right, n + 1)]
+    ids, shifts = held([*small, *rows_of("eve", 400, always_a, seed=20)])
+    assert [shift.voter.name for shift in shifts] == ["eve"]
+    assert len(ids) > 300
+
+
+def test_a_liar_who_gives_half_of_all_labels_is_found_before_those_who_differ_from_the_lies() -> None:
+    people = [*rows_of("ana", 300, right, 1), *rows_of("ben", 300, right, 2)]
+    _, shifts = held([*people, *rows_of("eve", 600, always_a, seed=20)])
+    assert [shift.voter.name for shift in shifts] == ["eve"]
+
+
+def test_a_voter_who_is_wrong_about_one_class_keeps_the_other_rows() -> None:
+    wrong = [row(50_000 + n, "b", "a", "user:eve") for n in range(60)]
+    rest = [row(51_000 + n, LABELS[n % 10], LABELS[n % 10], "user:eve") for n in range(100)]
+    ids, (shift,) = held([*HONEST, *wrong, *rest])
+    assert ids == {r.prediction_id for r in wrong}
+    assert shift.moves == (("a", "b", 60),)
+
+
+@pytest.mark.parametrize("labeller", [right, always_a, swaps_two])
+def test_a_single_reviewer_has_nobody_to_be_compared_with(labeller: Labeller) -> None:
+    assert held(rows_of("ana", 500, labeller, seed=1)) == (set(), ())
+
+
+def test_of_two_reviewers_who_contradict_each_other_neither_is_known_to_be_wrong() -> None:
+    assert held([*rows_of("ana", 300, right, 1), *rows_of("ben", 300, always_a, 2)]) == (set(), ())
+
+
+def test_users_do_not_outvote_a_reviewer() -> None:
+    users = [r for n in range(9) for r in rows_of(f"user:u{n}", 60, any_wrong, n + 10)]
+    _, shifts = held([*HONEST, *users])
+    assert {shift.voter.kind for shift in shifts} == {"user"}
+    assert {shift.voter.name for shift in shifts} == {f"u{n}" for n in range(9)}
+
+
+def test_many_users_who_lie_together_make_no_reviewer_look_wrong() -> None:
+    reviewed = [*rows_of("ana", 100, right, 1), *rows_of("ben", 100, right, 2)]
+    swarm = [r for n in range(20) for r in rows_of(f"user:u{n}", 60, always_a, n + 10)]
+    ids, _ = held([*reviewed, *swarm])
+    assert ids.isdisjoint(r.prediction_id for r in reviewed)
+
+
+def test_an_application_is_held_back_whose_users_are_wrong_together() -> None:
+    swarm = [
+        r for n in range(40) for r in rows_of(f"user:u{n}", 8, always_a, n + 10, app="bad")
+    ]  # Each gives fewer than anybody is held back for.
+    ids, shifts = held([*HONEST, *swarm])
+    assert [str(shift.voter) for shift in shifts] == ["app bad"]
+    assert len(ids) > 250
+
+
+def test_what_a_second_reviewer_confirmed_is_never_held_back() -> None:
+    confirmed = [row(60_000 + n, "b", "a", "eve", "ben") for n in range(30)]
+    theirs = rows_of("eve", 200, always_a, seed=9)
+    ids, _ = held([*HONEST, *theirs, *confirmed])
+    assert ids
+    assert ids.isdisjoint(r.prediction_id for r in confirmed)
+
+
+def test_reviewers_are_asked_about_some_of_the_rows_and_what_they_confirm_goes_on() -> None:
+    theirs = rows_of("user:eve", 200, always_a, seed=9)
+    guarded = hold_back_voters([*HONEST, *theirs], SPEC)
+    asked = {question.prediction_id for question in guarded.questions}
+    assert len(asked) == 30
+    assert asked <= {r.prediction_ids[0] for r in guarded.held_back}
+    assert {question.purpose for question in guarded.questions} == {Purpose.SUSPICIOUS_LABEL}
+    answered = [replace(r, rechecked=r.prediction_id in asked) for r in theirs]
+    assert asked <= {r.prediction_id for r in hold_back_voters([*HONEST, *answered], SPEC).rows}
+    again = hold_back_voters([*reversed(theirs), *HONEST], SPEC)
+    assert [q.request_id for q in again.questions] == [q.request_id for q in guarded.questions]
+
+
+def test_similar_answers_are_those_of_one_failure_mode() -> None:
+    """Everybody corrects a to b in mode m1; only eve, in mode m2, where others say that a is right."""
+    everybody = [row(n, "b", "a", who, mode="m1") for n, who in enumerate(("ana", "ben") * 50)]
+    elsewhere = [row(1_000 + n, "a", "a", who, mode="m2") for n, who in enumerate(("ana", "ben") * 50)]
+    eve = [row(2_000 + n, "b", "a", "eve", mode="m2") for n in range(40)]
+    assert held([*everybody, *elsewhere, *eve])[0] == {r.prediction_id for r in eve}
+    at_home = [row(3_000 + n, "b", "a", "eve", mode="m1") for n in range(40)]
+    assert held([*everybody, *elsewhere, *at_home]) == (set(), ())
+
+
+def test_one_user_s_unconfirmed_words_are_at_most_a_third_of_a_class() -> None:
+    reviewed = [row(n, "ab"[n % 2], f"answer {n}", "ana") for n in range(100)]
+    loud = [row(1_000 + n, "b", f"other {n}", "user:eve") for n in range(60)]
+    ids, shifts = held([*reviewed, *loud])
+    assert (len(ids), shifts) == (35, ())
+    assert held([*reversed(loud), *reviewed])[0] == ids
+    assert held(loud) == (set(), ()), "there is nobody else"
+
+
+def test_free_texts_are_not_compared() -> None:
+    writing = TaskSpec(name="t", kind=TaskKind.GENERATION, system_prompt="")
+    rows = [*HONEST, *rows_of("eve", 200, always_a, 9)]
+    assert hold_back_voters(rows, writing) == Guarded(tuple(rows))

@@ -1,0 +1,186 @@
+"""The inspection of a build: what quality.json says, and its page."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import pytest
+
+from schemas.base import Gate
+from schemas.conversation import Answer, Call, Message, Role
+from schemas.datasets import Fate
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.quality import MAX_QUOTED, MAX_SAMPLES, CheckResult, Measure, QualityReport, Table
+from schemas.tasks import TaskKind, TaskSpec
+from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.inspection.gates import evaluate_gates
+from services.dataset_builder.inspection.report import TITLES, Inspected, quality_report
+from services.dataset_builder.pipeline import Inputs, build_dataset
+from services.dataset_builder.publishing.page import render
+from tests.conftest import ROOT
+
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+SPEC = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "delivery"))
+GOLDEN = ROOT / "schemas" / "examples" / "quality.json"
+POISON = "<script>alert(1)</script>"
+
+
+def correction(number: int, label: str, text: str = "", user: str = "u1") -> CorrectionSubmitted:
+    asked = text or f"question {number} about {chr(97 + number % 26) * 9} {number * 7919}"
+    return CorrectionSubmitted(
+        occurred_at=NOON, task=SPEC.name, task_revision=SPEC.revision, correction_id=f"c{number}",
+        request_id=f"r{number}", prediction_id=f"p{number}", purpose=Purpose.LOW_CONFIDENCE, reviewer="ana",
+        call=Call(messages=(Message(role=Role.USER, content=asked),)), answers=(Answer(text="refund"),), label=label,
+        user_hash=user, predicted_at=NOON,
+    )  # fmt: skip
+
+
+def report_of(
+    corrections: list[CorrectionSubmitted], *measures: Measure, gates: tuple[Gate, ...] = ()
+) -> QualityReport:
+    votes = votes_of(corrections)
+    build = build_dataset(Inputs(votes, SPEC))
+    traffic = {"refund": 30, "delivery": 10}
+    gates = gates or evaluate_gates(build, SPEC, traffic)
+    return quality_report(Inspected(build, votes, SPEC, gates, traffic, measures), "desk-1", "cycle-1", NOON)
+
+
+def test_the_golden_report_reads_back_byte_for_byte() -> None:
+    report = QualityReport.model_validate_json(GOLDEN.read_text())
+    assert report.model_dump_json(indent=2) + "\n" == GOLDEN.read_text()
+    assert {check.result for check in report.checks} == set(CheckResult)
+    assert {sample.fate for sample in report.samples} <= {count.fate for count in report.left_out}
+
+
+def test_a_gate_that_measured_nothing_is_unknown_and_stops_nothing() -> None:
+    gates = (
+        Gate(name="a", passed=True, measured=1.0, required=">= 1"),
+        Gate(name="b", passed=True, measured=None, required=">= .9", detail="3 overlaps; 100 are needed"),
+    )
+    report = report_of([correction(1, "refund")], gates=gates)
+    assert [check.result for check in report.checks] == [CheckResult.PASSED, CheckResult.UNKNOWN]
+    assert (report.passed, report.dataset_id) == (True, "desk-1")
+    failed = report_of([correction(1, "refund")], gates=(*gates, Gate(name="c", passed=False, required="< 1")))
+    assert (failed.checks[-1].result, failed.passed, failed.dataset_id) == (CheckResult.FAILED, False, None)
+    assert (failed.checks[0].way_out, bool(failed.checks[-1].way_out)) == ("", True)
+
+
+def test_labels_are_counted_as_people_gave_them_and_as_they_are_trained_on() -> None:
+    rows = [correction(n, SPEC.labels[n % 2]) for n in range(20)]
+    copies = [correction(100 + n, "refund", text="where is my money") for n in range(5)]
+    report = report_of([*rows, *copies, correction(200, "weather")])
+    by_label = {balance.label: balance for balance in report.labels}
+    assert list(by_label) == ["refund", "delivery", "weather"]
+    refund = by_label["refund"]
+    assert (refund.corrected, refund.train + refund.eval) == (15, 15)
+    assert refund.weighted == sum(e for e in [1.0] * refund.train)
+    assert (refund.production, by_label["weather"].production) == (0.75, 0.0)
+    assert (by_label["weather"].corrected, by_label["weather"].train) == (1, 0)
+
+
+def test_a_few_left_out_rows_of_each_reason_are_quoted_with_whose_they_are() -> None:
+    bad = [correction(n, "weather", user=f"u{n}") for n in range(MAX_SAMPLES + 4)]
+    long = correction(50, "x" * 400, text="y" * 10_000 + " the question")
+    conflict = [correction(100 + n, label, text="again and again") for n, label in enumerate(SPEC.labels)]
+    report = report_of([*bad, long, *conflict])
+    by_reason = {s.reason: [t for t in report.samples if t.reason == s.reason] for s in report.samples}
+    assert {reason: len(samples) for reason, samples in by_reason.items()} == {
+        "unknown_label": MAX_SAMPLES, "conflicting_labels": 2
+    }  # fmt: skip
+    first = by_reason["unknown_label"][0]
+    assert (first.fate, first.label, first.user_hash, first.predicted_at) == (Fate.REJECTED, "weather", "u0", NOON)
+    assert first.text.startswith("question 0")
+    (quoted,) = report_of([long]).samples
+    assert (len(quoted.text), quoted.text[-12:], len(quoted.label)) == (MAX_QUOTED, "the question", MAX_QUOTED)
+
+
+def lamp(number: int) -> str:
+    colours = "amber bronze copper denim ebony fawn green hazel ivory jade khaki lilac".split()  # noqa: SIM905
+    return f"my {colours[number % 12]} lamp {number * 7919} {colours[number * 5 % 12]} {colours[number * 7 % 12]} broke"
+
+
+def test_no_gate_quotes_what_people_wrote_since_events_outlive_an_erasure() -> None:
+    """The report may: whoever is quoted in it is in the rejected.jsonl beside it."""
+    rows = [correction(n, SPEC.labels[n % 2], text=lamp(n)) for n in range(20)]
+    first = build_dataset(Inputs(votes_of(rows), SPEC))
+    held_out = first.dataset.eval[0].prompt[-1].text
+    rows += [correction(100 + n, SPEC.labels[n % 2], text=held_out + "!" * n) for n in range(2, 10, 2)]
+    rows += [correction(200, "weather", text="what a quiet afternoon"), correction(201, "rain", text="so much rain")]
+    build = build_dataset(Inputs(votes_of(rows), SPEC, first.decisions))
+    gates = evaluate_gates(build, SPEC, {})
+    report = quality_report(Inspected(build, votes_of(rows), SPEC, gates, {}), "desk-1", "cycle-1", NOON)
+    (leakage,) = [check for check in report.checks if check.name == "leakage"]
+    assert "near-copies of held-out ones, 4 of 4 of p0" in leakage.detail
+    said = " ".join(f"{check.detail} {check.required}" for check in report.checks)
+    assert not [words for words in ("lamp", "afternoon", "so much rain") if words in said]
+    assert any("lamp" in sample.text for sample in report.samples)
+
+
+def test_every_gate_has_a_title() -> None:
+    report = report_of([correction(n, SPEC.labels[n % 2]) for n in range(20)])
+    assert {check.name for check in report.checks} <= set(TITLES)
+
+
+class Page(HTMLParser):
+    """The tags of a page, and its text."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(markup)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not [value for name, value in attrs if name in ("src", "href") or name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += f" {data}"
+
+
+def test_no_text_of_a_report_becomes_markup() -> None:
+    gate = Gate(name="a", passed=False, required=POISON, detail=POISON)
+    rows = [correction(1, POISON, text=POISON), correction(2, "refund", text=POISON, user=POISON)]
+    measure = Measure(
+        name="noise", title=POISON, summary=POISON, figures={POISON: POISON},
+        table=Table(columns=(POISON,), rows=((POISON,),)),
+    )  # fmt: skip
+    page = Page(render(report_of(rows, measure, gates=(gate,))))
+    assert "script" not in page.tags
+    assert page.text.count(POISON) >= 9
+
+
+def test_a_page_of_a_stopped_build_says_why_and_what_to_do_and_loads_nothing() -> None:
+    report = report_of([correction(n, SPEC.labels[n % 2]) for n in range(4)])
+    markup = render(report)
+    page = Page(markup)
+    assert "Stopped." in page.text
+    assert "Have more answers corrected in the console, or lower dataset.min_examples." in page.text
+    assert "ratchet cycle desk" in page.text
+    assert not re.search(r"https?://|url\(", markup)
+
+
+def test_a_page_shows_every_check_in_words_and_the_bars_of_every_label() -> None:
+    page = Page(render(QualityReport.model_validate_json(GOLDEN.read_text())))
+    report = QualityReport.model_validate_json(GOLDEN.read_text())
+    for check in report.checks:
+        assert f"{check.title} {check.result.value}" in page.text
+    shown = [page.text.rindex(f"{check.title} {check.result.value}") for check in report.checks]
+    assert sorted(shown) == [shown[1], shown[2], shown[0]]  # Failed, unknown, passed.
+    for measure in report.measures:
+        assert measure.summary in page.text
+    assert page.tags.count("svg") == 2
+    assert page.tags.count("rect") >= 2 * len(report.labels)
+
+
+@pytest.mark.parametrize("kind", [TaskKind.GENERATION])
+def test_a_report_without_labels_and_rows_is_a_page_too(kind: TaskKind) -> None:
+    spec = SPEC.model_copy(update={"kind": kind, "labels": ()})
+    build = build_dataset(Inputs([], spec))
+    gates = evaluate_gates(build, spec, {})
+    report = quality_report(Inspected(build, [], spec, gates, {}), "desk-1", None, NOON)
+    assert "Stopped." in render(report)
+    assert report.labels == ()
