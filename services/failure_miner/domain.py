@@ -1,10 +1,9 @@
-"""The rules of who is a suspect, what people are asked, and which failure modes are those of earlier cycles. Pure."""
+"""The rules of who is a suspect, who may be asked about, and what people are asked. Pure."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,38 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.conversation import Answer, Call, FinishReason, input_text
-from schemas.failures import ExemplarSource, FailureMode
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
-from schemas.predictions import FeedbackGiven, PredictionLogged
+from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged
 from schemas.tasks import TaskSpec
-from services.failure_miner.naming import name_words
+from services.failure_miner.sampling import BANDS, FEEDBACK, Question, Sighting, sampling_point, stratum_of
 from shared.conversation import bounded_answer, bounded_call, never_trained
-from shared.identity import content_hash, event_id
+from shared.identity import event_id
 from shared.kafka.delivery import Delivery
+from shared.storage.predictions import AnsweredPrediction
 
 Vectors = npt.NDArray[np.float32]
 """Embeddings, one per row, each of length 1: their dot product is the cosine."""
 
 MAX_TEXT_CHARS = 2_000
 """The sentence encoder reads 256 tokens and ignores the rest."""
-MAX_EXEMPLARS = 5
+_UNREADABLE = frozenset({"truncated", "token_ids", "media"})
+"""Reasons of `never_trained` for which a person cannot judge an answer: the question lacks a part of it."""
 
-
-@dataclass(frozen=True)
-class AnsweredPrediction:
-    """What was asked and answered in a prediction, cut to the size of a question.
-
-    `occurred_at` is when; erasure and retention go by it.
-    """
-
-    prediction_id: str
-    task: str
-    task_revision: str
-    occurred_at: datetime
-    call: Call
-    answer: Answer
-    confidence: float | None
-    user_hash: str | None
+_PRIORITY = {Purpose.FEEDBACK: 1.75, Purpose.AUDIT: 1.5, Purpose.UNCALIBRATED: 0.5}
+"""Pairs and third opinions have 2, doubts their confidence's distance from 1."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +56,9 @@ class Suspect:
     user_hash: str | None = None
 
 
-@dataclass(frozen=True)
-class StoredMode:
-    """A failure mode of an earlier cycle."""
-
-    mode_id: str
-    centroid: Vectors
-
-
-@dataclass(frozen=True)
-class FoundMode:
-    """A failure mode of this cycle, with its centroid and the indices of its suspects."""
-
-    mode: FailureMode
-    centroid: Vectors
-    members: tuple[int, ...]
-
-
-def is_suspect(confidence: float | None, threshold: float) -> bool:
-    """Return True for a low confidence, and for none: such an answer may be anything."""
-    return confidence is None or confidence < threshold
+def is_suspect(confidence: Confidence, threshold: float) -> bool:
+    """Return True for a low confidence. Without a calibration a confidence means nothing, so it makes no suspect."""
+    return stratum_of(confidence, threshold) in BANDS
 
 
 def is_negative(feedback: FeedbackGiven) -> bool:
@@ -102,13 +71,46 @@ def was_interrupted(answer: Answer) -> bool:
     return answer.finish_reason in (FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT)
 
 
-def may_be_asked(prediction: AnsweredPrediction, purpose: Purpose) -> bool:
-    """Return True if people should look at a suspect.
+def seen_by_sampling(event: PredictionLogged, spec: TaskSpec) -> list[Sighting]:
+    """Return the answers of a request that people may be asked about. None of another revision of the task.
 
-    At what a user called wrong, always. At what the model only doubts, if a correction could be a training row:
+    The audit asks about all that a person can judge. The other samples ask about what may become a training row:
     people's time is the scarcest resource.
     """
-    return purpose is Purpose.FEEDBACK or never_trained(prediction.call, [prediction.answer]) is None
+    if event.task_revision != spec.revision:
+        return []
+    seen = []
+    for answer in event.answers:
+        if was_interrupted(answer):
+            continue
+        reason = never_trained(event.call, [answer])
+        stratum = stratum_of(answer.confidence, spec.failures.confidence_threshold) if reason is None else None
+        auditable = reason is None or reason[0] not in _UNREADABLE
+        if auditable:
+            seen.append(
+                Sighting(
+                    answer.prediction_id,
+                    event.task,
+                    event.task_revision,
+                    event.occurred_at,
+                    event.user_hash,
+                    stratum,
+                    True,
+                )
+            )
+    return seen
+
+
+def called_wrong(prediction: AnsweredPrediction, spec: TaskSpec) -> list[Sighting]:
+    """Return a prediction that a user called wrong. People are asked about it, also if it is never trained on."""
+    if prediction.task_revision != spec.revision:
+        return []
+    return [
+        Sighting(
+            prediction.prediction_id, prediction.task, prediction.task_revision, prediction.occurred_at,
+            prediction.user_hash, FEEDBACK, auditable=False,
+        )
+    ]  # fmt: skip
 
 
 def embedded_text(call: Call) -> str:
@@ -116,25 +118,35 @@ def embedded_text(call: Call) -> str:
     return input_text(call.messages)[:MAX_TEXT_CHARS]
 
 
-def doubtful_predictions(event: PredictionLogged, threshold: float) -> list[AnsweredPrediction]:
-    """Return the answers of a request that are suspects: each is a prediction of its own. They share one call."""
-    doubtful = [a for a in event.answers if is_suspect(a.confidence.score, threshold) and not was_interrupted(a)]
-    if not doubtful:
+def chosen_predictions(event: PredictionLogged, choose: Callable[[LoggedAnswer], bool]) -> list[AnsweredPrediction]:
+    """Return the chosen answers of a request: each is a prediction of its own. They share one call."""
+    chosen = [answer for answer in event.answers if choose(answer)]
+    if not chosen:
         return []
     call = bounded_call(event.call)
     return [
         AnsweredPrediction(
             answer.prediction_id, event.task, event.task_revision, event.occurred_at, call, bounded_answer(answer),
-            answer.confidence.score, event.user_hash,
+            answer.confidence.score, event.user_hash, event.app,
         )
-        for answer in doubtful
+        for answer in chosen
     ]  # fmt: skip
+
+
+def doubtful_predictions(event: PredictionLogged, threshold: float) -> list[AnsweredPrediction]:
+    """Return the answers of a request that are suspects."""
+    return chosen_predictions(event, lambda a: is_suspect(a.confidence, threshold) and not was_interrupted(a))
+
+
+def looked_up_prediction(found: AnsweredPrediction) -> AnsweredPrediction:
+    """Return a prediction of the lake, cut to the size of a question."""
+    return replace(found, call=bounded_call(found.call), answer=bounded_answer(found.answer))
 
 
 def corrected_prediction(event: CorrectionSubmitted) -> AnsweredPrediction:
     return AnsweredPrediction(
         event.prediction_id, event.task, event.task_revision, event.happened_at, event.call, event.answers[0],
-        None, event.user_hash,
+        None, event.user_hash, event.app,
     )  # fmt: skip
 
 
@@ -152,110 +164,43 @@ def same_answer(left: str, right: str) -> bool:
     return left.strip().casefold() == right.strip().casefold()
 
 
-def priority(prediction: AnsweredPrediction) -> float:
-    """Return how urgent a question is: the less confident, the more."""
-    return 1.0 - (prediction.confidence or 0.0)
+def priority(prediction: AnsweredPrediction, purpose: Purpose) -> float:
+    """Return how urgent a question is: a user's complaint, the audit, what is random, and doubts by their confidence.
+
+    All questions of a random sample are equally urgent: if people get through half of them only, those are random too.
+    """
+    return _PRIORITY.get(purpose, 1.0 - (prediction.confidence or 0.0))
 
 
-def review_question(spec: TaskSpec, prediction: AnsweredPrediction, purpose: Purpose) -> LabelRequested:
-    """Return the question to people about a prediction. There is one per prediction, so its ids follow from it."""
-    request_id = str(event_id("review", prediction.prediction_id))
+def review_question(
+    spec: TaskSpec, prediction: AnsweredPrediction, question: Question, feedback: FeedbackGiven | None = None
+) -> LabelRequested:
+    """Return the question to people about a prediction. Its ids follow from the prediction's.
+
+    The audit's have ids of their own: a complaint that was asked about before must not take one out of the sample. And
+    they do not say what the user wrote (`feedback`), since reviewers are to judge all audited answers alike.
+    """
+    is_audit = question.purpose is Purpose.AUDIT
+    wrote = None if feedback is None or is_audit else feedback.text
+    kind = "audit" if is_audit else "review"
+    request_id = str(event_id(kind, prediction.prediction_id))
+    is_overlap = sampling_point("overlap", prediction.prediction_id) < spec.failures.overlap_share
     return LabelRequested(
-        event_id=event_id("labels.requested", request_id),
+        event_id=event_id("labels.requested", request_id, *([] if wrote is None else [wrote])),
         task=spec.name,
         task_revision=spec.revision,
         request_id=request_id,
         prediction_id=prediction.prediction_id,
-        purpose=purpose,
+        purpose=question.purpose,
         call=prediction.call,
         answers=(prediction.answer,),
         labels=spec.labels,
-        priority=priority(prediction),
-        overlap=2 if _sampling_point(prediction.prediction_id) < spec.failures.overlap_share else 1,
-        user_hash=prediction.user_hash,
+        priority=priority(prediction, question.purpose if wrote is None else Purpose.FEEDBACK),
+        suggestion=wrote,
+        suggestion_surrogates=feedback.surrogates if feedback is not None and wrote is not None else (),
+        inclusion_probability=question.inclusion_probability,
+        overlap=2 if is_overlap else 1,
+        app=prediction.app,
+        user_hash=prediction.user_hash or (feedback.user_hash if feedback is not None and wrote is not None else None),
         predicted_at=prediction.occurred_at,
     )
-
-
-def match_modes(found: Vectors, stored: Vectors, cosine: float) -> dict[int, int]:
-    """Match found centroids to stored ones: pairs of at least `cosine`, nearest first, one to one.
-
-    Rows of both are of length 1. Matching centroids week by week beats assigning points to old ones (measured).
-    """
-    if not len(found) or not len(stored):
-        return {}
-    similarity = found @ stored.T
-    order = np.argsort(-similarity, axis=None, kind="stable")
-    matched: dict[int, int] = {}
-    for flat in order:
-        new, old = divmod(int(flat), len(stored))
-        if similarity[new, old] < cosine:
-            break
-        if new not in matched and old not in matched.values():
-            matched[new] = old
-    return matched
-
-
-def describe_modes(
-    suspects: Sequence[Suspect],
-    cluster_of: Sequence[int],
-    stored: Sequence[StoredMode],
-    cycle_id: str,
-    same_mode_cosine: float,
-) -> list[FoundMode]:
-    """Describe clusters as failure modes, largest first. `cluster_of[i]` is that of `suspects[i]`; -1 is noise."""
-    clusters: dict[int, list[int]] = {}
-    for index, number in enumerate(cluster_of):
-        if number >= 0:
-            clusters.setdefault(int(number), []).append(index)
-    members = sorted(clusters.values(), key=lambda m: (-len(m), m))
-    if not members:
-        return []
-    centroids = np.stack([_centroid(np.stack([suspects[i].embedding for i in m])) for m in members])
-    old = np.stack([mode.centroid for mode in stored]) if stored else np.empty((0, centroids.shape[1]))
-    matched = match_modes(centroids, old.astype(np.float32), same_mode_cosine)
-    words = name_words([[suspects[i].text for i in m] for m in members])
-    found = []
-    for number, indices in enumerate(members):
-        earlier = matched.get(number)
-        nearest = sorted(indices, key=lambda i: (-float(suspects[i].embedding @ centroids[number]), i))
-        exemplars = _distinct_texts([suspects[i] for i in nearest])[:MAX_EXEMPLARS]
-        confidences = [c for i in indices if (c := suspects[i].confidence) is not None]
-        mode_id = (
-            stored[earlier].mode_id if earlier is not None else f"mode-{content_hash(cycle_id, exemplars[0].text)}"
-        )
-        mode = FailureMode(
-            mode_id=mode_id,
-            name=" ".join(words[number]) or mode_id,  # Never a quotation: the name outlives the erasure of its source.
-            words=words[number],
-            exemplars=tuple(s.text for s in exemplars),
-            sources=tuple(
-                ExemplarSource(prediction_id=s.prediction_id, user_hash=s.user_hash, predicted_at=s.occurred_at)
-                for s in exemplars
-            ),
-            size=len(indices),
-            share=len(indices) / len(suspects),
-            mean_confidence=sum(confidences) / len(confidences) if confidences else None,
-            is_new=earlier is None,
-        )
-        found.append(FoundMode(mode, centroids[number], tuple(indices)))
-    return found
-
-
-def _distinct_texts(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """Return the first suspect of each text."""
-    first: dict[str, Suspect] = {}
-    for suspect in suspects:
-        first.setdefault(suspect.text, suspect)
-    return list(first.values())
-
-
-def _centroid(rows: Vectors) -> Vectors:
-    mean = rows.mean(axis=0)
-    unit: Vectors = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-    return unit
-
-
-def _sampling_point(prediction_id: str) -> float:
-    """Return a number in [0, 1) that follows from the id: a prediction is always in the same sample."""
-    return int(hashlib.sha256(prediction_id.encode()).hexdigest()[:8], 16) / 2**32

@@ -1,11 +1,11 @@
-"""Stores suspects and asks people about them as events arrive; clusters them into failure modes on a cycle."""
+"""Stores suspects and asks people about samples of what arrives; clusters suspects into failure modes on a cycle."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,36 +17,35 @@ from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
 from schemas.tasks import TaskChanged, TaskSpec
 from services.failure_miner import recipe
-from services.failure_miner.clients import PredictionLookup
 from services.failure_miner.domain import (
-    AnsweredPrediction,
-    FoundMode,
-    StoredMode,
     Suspect,
     Vectors,
+    called_wrong,
+    chosen_predictions,
     corrected_prediction,
-    describe_modes,
     doubtful_predictions,
     embedded_text,
     is_negative,
-    may_be_asked,
-    priority,
+    looked_up_prediction,
     review_question,
     same_answer,
+    seen_by_sampling,
     suspect_of,
     was_interrupted,
 )
-from services.failure_miner.review_budget import BudgetClaim
+from services.failure_miner.modes import FoundMode, StoredMode, describe_modes, modes_for_event
+from services.failure_miner.sampling import Question, Sighting, Sightings
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
-from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.identity import event_id
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
 from shared.privacy.retention import drop_expired_forever
+from shared.storage.failure_modes import ModesWriter, publish_modes
+from shared.storage.predictions import AnsweredPrediction, AwaitedPredictions, PredictionLookup
 
 NAME = "failure_miner"
 CORRECTIONS = topic_of(CorrectionSubmitted).name
@@ -66,17 +65,19 @@ class Handlers:
         suspects: SuspectStore,
         embedder: Embedder,
         predictions: PredictionLookup,
+        artifacts: ModesWriter,
         publisher: EventPublisher,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._settings = settings
         self._suspects = suspects
         self._embedder = embedder
-        self._predictions = predictions
+        patience = timedelta(seconds=settings.failure_miner_feedback_patience_seconds)
+        self._predictions = AwaitedPredictions(predictions, patience, now)
+        self._artifacts = artifacts
         self._publisher = publisher
         self._now = now
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
-        self._missing_since: dict[str, datetime] = {}
 
     def subscribe(self, consumers: Consumers) -> None:
         """Register all handlers."""
@@ -93,29 +94,47 @@ class Handlers:
         await drop_expired_forever(self._tasks, self._suspects.expire)
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
-        """Store the suspects among them and ask people about those, the least confident first."""
+        """Store the suspects among them, and ask people about the predictions that the samples draw."""
         specs = await self._specs(deliveries)
-        suspicious = await asyncio.to_thread(_find_suspects, deliveries, specs)
-        await self._save_and_ask(suspicious, deliveries, specs, Purpose.LOW_CONFIDENCE)
+        suspicious, sightings = await asyncio.to_thread(_look_at, deliveries, specs)
+        questions = await self._save(suspicious, sightings, deliveries, specs)
+        for prediction in await asyncio.to_thread(_drawn_predictions, deliveries, questions):
+            for question in questions[prediction.prediction_id]:
+                await self._publisher.publish(review_question(specs[prediction.task], prediction, question))
 
     async def on_feedback(self, deliveries: list[Delivery[FeedbackGiven]]) -> None:
-        """Make a suspect of each prediction that a user called wrong, however confident the model was.
+        """Make a suspect of each prediction that a user called wrong, however confident, and ask people about it.
 
+        Where they are asked already, the question is published again with what the user wrote.
         An answer that was broken off is none: the user saw only a part of it.
         Feedback of an erased person is dropped before it is looked up: the lake no longer has their predictions.
         Raises DependencyUnavailable while the lake does not have a prediction, InvalidMessage after waiting for it.
         """
         erased = await self._suspects.erased((d.event.task, d.event.user_hash) for d in deliveries)
-        negative = {
-            d.event.prediction_id: d
+        wrong = [
+            d
             for d in deliveries
             if is_negative(d.event) and not erased.covers(d.event.task, d.event.user_hash, d.event.occurred_at)
+        ]
+        wrong.sort(key=lambda delivery: bool(delivery.event.text))  # A text says more than a thumb down.
+        negative = {delivery.event.prediction_id: delivery for delivery in wrong}
+        asked = await self._suspects.asked_ids(negative) if negative else set()
+        wanted = {
+            prediction_id: d for prediction_id, d in negative.items() if prediction_id not in asked or d.event.text
         }
-        stored = await self._suspects.stored_ids(negative) if negative else set()
-        looked_up = await self._look_up([d for prediction_id, d in negative.items() if prediction_id not in stored])
-        found = [(prediction, d) for prediction, d in looked_up if not was_interrupted(prediction.answer)]
+        in_lake = await self._predictions.look_up([d.event for d in wanted.values()])
+        found = [
+            (looked_up_prediction(in_lake[prediction_id]), delivery)
+            for prediction_id, delivery in wanted.items()
+            if not was_interrupted(in_lake[prediction_id].answer)
+        ]
         specs = await self._specs([d for _, d in found])
-        await self._save_and_ask(found, deliveries, specs, Purpose.FEEDBACK)
+        sightings = [s for prediction, _ in found for s in called_wrong(prediction, specs[prediction.task])]
+        questions = await self._save(found, sightings, deliveries, specs)
+        for prediction, delivery in found:
+            spec = specs[prediction.task]
+            for question in questions.get(prediction.prediction_id, ()):
+                await self._publisher.publish(review_question(spec, prediction, question, delivery.event))
 
     async def on_corrections(self, deliveries: list[Delivery[CorrectionSubmitted]]) -> None:
         """Store people's labels. A corrected answer that is no suspect becomes one.
@@ -151,6 +170,11 @@ class Handlers:
         right = [s for s in suspects if s.label is not None and same_answer(s.label, s.answer)]
         stored = await self._suspects.modes(event.task, event.task_revision)
         found = await asyncio.to_thread(_find_modes, wrong, stored, cycle_id, spec)
+        members = await self._suspects.labelled_members(event.task, event.task_revision)
+        members |= {wrong[i].prediction_id: mode.mode.mode_id for mode in found for i in mode.members}
+        modes = [mode.mode for mode in found]
+        short = modes_for_event(modes)
+        audits, share = await self._suspects.audit_figures(event.task, event.task_revision, event.data_cutoff)
         clustered = FailuresClustered(
             event_id=event_id("failures.clustered", cycle_id),
             occurred_at=self._now(),
@@ -159,63 +183,30 @@ class Handlers:
             cycle_id=cycle_id,
             suspects=len(wrong),
             noise=len(wrong) - sum(len(mode.members) for mode in found),
-            modes=tuple(mode.mode for mode in found),
+            modes=short,
+            modes_left_out=len(modes) - len(short),
+            uri=await asyncio.to_thread(publish_modes, self._artifacts, event.task, modes, members),
+            audits_asked=audits,
+            audit_share=share,
             data_cutoff=event.data_cutoff,
             fence=event.fence,
         )
         return await self._suspects.save_clustering(clustered, [*wrong, *right], found)
 
-    async def _save_and_ask(
+    async def _save(
         self,
         found: Sequence[tuple[AnsweredPrediction, Delivery[Any]]],
+        sightings: Sequence[Sighting],
         deliveries: Sequence[Delivery[Any]],
         specs: Mapping[str, TaskSpec],
-        purpose: Purpose,
-    ) -> None:
-        """Store suspects, then publish questions: a redelivery is granted, and publishes, the same questions again.
-
-        Predictions of another revision of their task are stored, but nobody is asked about them.
-        """
-        asked = [
-            prediction
-            for prediction, _ in found
-            if prediction.task_revision == specs[prediction.task].revision and may_be_asked(prediction, purpose)
-        ]
-        asked.sort(key=priority, reverse=True)
-        today = self._now().astimezone(UTC).date()
-        claims = [
-            BudgetClaim(p.prediction_id, p.task, today, specs[p.task].failures.review_budget_per_day) for p in asked
-        ]
-        granted = await self._suspects.save(await self._embed(found), claims, deliveries)
-        for prediction in asked:
-            if prediction.prediction_id in granted:
-                await self._publisher.publish(review_question(specs[prediction.task], prediction, purpose))
-
-    async def _look_up(
-        self, deliveries: Sequence[Delivery[FeedbackGiven]]
-    ) -> list[tuple[AnsweredPrediction, Delivery[FeedbackGiven]]]:
-        found, missing = [], []
-        for delivery in deliveries:
-            event = delivery.event
-            day = event.occurred_at.astimezone(UTC).date()
-            prediction = await asyncio.to_thread(self._predictions.find, event.task, event.prediction_id, day)
-            if prediction is None:
-                missing.append(event.prediction_id)
-            else:
-                found.append((prediction, delivery))
-                self._missing_since.pop(event.prediction_id, None)
-        if missing:
-            self._wait_or_give_up(missing)
-        return found
-
-    def _wait_or_give_up(self, missing: Sequence[str]) -> NoReturn:
-        """Measure the wait from the first look-up, not from the feedback: after an outage both it and the lake lag."""
-        now, patience = self._now(), timedelta(seconds=self._settings.failure_miner_feedback_patience_seconds)
-        self._missing_since = {key: since for key, since in self._missing_since.items() if now - since < 2 * patience}
-        for prediction_id in missing:  # All of the batch at once: they wait in parallel.
-            if now - self._missing_since.setdefault(prediction_id, now) > patience:
-                raise InvalidMessage(f"feedback on {prediction_id}, which the lake does not have")
-        raise DependencyUnavailable(f"the lake does not have {missing[0]} yet")
+    ) -> dict[str, list[Question]]:
+        """Store suspects and draw questions, by prediction: a redelivery draws, and publishes, the same again."""
+        rules = {task: spec.failures for task, spec in specs.items()}
+        seen = Sightings(sightings, rules, self._now().astimezone(UTC).date())
+        drawn: dict[str, list[Question]] = {}
+        for question in await self._suspects.save(await self._embed(found), seen, deliveries):
+            drawn.setdefault(question.prediction_id, []).append(question)
+        return drawn
 
     async def _specs(self, deliveries: Sequence[Delivery[Any]]) -> dict[str, TaskSpec]:
         """Return the current spec of each task of a batch, looked up once by the task's newest event."""
@@ -233,15 +224,26 @@ class Handlers:
         ]
 
 
-def _find_suspects(
+def _look_at(
     deliveries: Sequence[Delivery[PredictionLogged]], specs: Mapping[str, TaskSpec]
-) -> list[tuple[AnsweredPrediction, Delivery[Any]]]:
-    """Find the suspects of a batch. It takes a while where calls are long: call it in a thread."""
-    return [
-        (prediction, delivery)
-        for delivery in deliveries
-        for prediction in doubtful_predictions(delivery.event, specs[delivery.event.task].failures.confidence_threshold)
-    ]
+) -> tuple[list[tuple[AnsweredPrediction, Delivery[Any]]], list[Sighting]]:
+    """Return a batch's suspects, and what sampling sees of it. It takes a while where calls are long."""
+    suspicious: list[tuple[AnsweredPrediction, Delivery[Any]]] = []
+    sightings: list[Sighting] = []
+    for delivery in deliveries:
+        spec = specs[delivery.event.task]
+        doubtful = doubtful_predictions(delivery.event, spec.failures.confidence_threshold)
+        suspicious += [(prediction, delivery) for prediction in doubtful]
+        sightings += seen_by_sampling(delivery.event, spec)
+    return suspicious, sightings
+
+
+def _drawn_predictions(
+    deliveries: Sequence[Delivery[PredictionLogged]], questions: Mapping[str, object]
+) -> list[AnsweredPrediction]:
+    """Return the predictions of a batch about which there are questions. It takes a while where calls are long."""
+    drawn = (chosen_predictions(d.event, lambda answer: answer.prediction_id in questions) for d in deliveries)
+    return [prediction for predictions in drawn for prediction in predictions]
 
 
 def _find_modes(

@@ -6,16 +6,17 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from services.failure_miner.clients import DeltaPredictionLookup
 from services.failure_miner.handlers import CORRECTIONS, NAME, Handlers
-from services.failure_miner.recipe import SentenceEmbedder
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import PostgresSuspectStore
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
+from shared.model.embedding import SentenceEmbedder
 from shared.service import Service, run
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
+from shared.storage.predictions import LakePredictions
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -26,8 +27,9 @@ def build(settings: FailureMinerSettings | None = None) -> Service:
     broker, engine = build_broker(settings, NAME), build_engine(settings, NAME)
     suspects = PostgresSuspectStore(engine, CORRECTIONS)
     embedder = SentenceEmbedder(settings.models_folder / settings.failure_miner_embedder)
-    predictions = DeltaPredictionLookup(settings.lake_uri)
-    handlers = Handlers(settings, suspects, embedder, predictions, Publisher(broker, NAME))
+    predictions = LakePredictions(settings.lake_uri)
+    artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
+    handlers = Handlers(settings, suspects, embedder, predictions, artifacts, Publisher(broker, NAME))
     handlers.subscribe(Consumers(broker, NAME, settings))
     prepare = [partial(migrate, settings, NAME, MIGRATIONS), partial(suspects.adopt, settings.kafka_incarnation)]
     return Service(NAME, broker, prepare=prepare, background=[handlers.expire_forever], close=[engine.dispose])

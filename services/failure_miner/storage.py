@@ -5,7 +5,7 @@ A suspect is stored with the position of its event, and so is its label: a cycle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -18,9 +18,12 @@ from schemas.cycles import PartitionFence
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted
 from schemas.predictions import SubjectForgotten
-from services.failure_miner.domain import FoundMode, StoredMode, Suspect
-from services.failure_miner.review_budget import BudgetClaim, grant_claims
-from services.failure_miner.tables import CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
+from services.failure_miner.clustering_storage import rewrite, save_clustering, without_erased
+from services.failure_miner.domain import Suspect
+from services.failure_miner.modes import FoundMode, StoredMode
+from services.failure_miner.sampling import Question, Sightings
+from services.failure_miner.sampling_storage import audit_figures, draw_questions
+from services.failure_miner.tables import ASKED, CLUSTERINGS, FORGOTTEN, INCARNATION, MODES, OFFSETS, SUSPECTS
 from shared.kafka.delivery import Delivery, RecordPosition
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
@@ -31,9 +34,10 @@ class SuspectStore(Protocol):
     """What the handlers need of the database."""
 
     async def save(
-        self, suspects: Sequence[Suspect], claims: Sequence[BudgetClaim], deliveries: Sequence[Delivery[Any]]
-    ) -> set[str]: ...
+        self, suspects: Sequence[Suspect], seen: Sightings, deliveries: Sequence[Delivery[Any]]
+    ) -> list[Question]: ...
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]: ...
+    async def asked_ids(self, prediction_ids: Iterable[str]) -> set[str]: ...
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
     ) -> None: ...
@@ -47,6 +51,8 @@ class SuspectStore(Protocol):
         self, task: str, revision: str, until: datetime, fence: Sequence[PartitionFence], limit: int
     ) -> list[Suspect]: ...
     async def modes(self, task: str, revision: str) -> list[StoredMode]: ...
+    async def labelled_members(self, task: str, revision: str) -> dict[str, str]: ...
+    async def audit_figures(self, task: str, revision: str, until: datetime) -> tuple[int, float]: ...
     async def save_clustering(
         self, event: FailuresClustered, suspects: Sequence[Suspect], found: Sequence[FoundMode]
     ) -> FailuresClustered: ...
@@ -66,23 +72,34 @@ class PostgresSuspectStore:
             await adopt_incarnation(connection, INCARNATION, OFFSETS, incarnation, columns)
 
     async def save(
-        self, suspects: Sequence[Suspect], claims: Sequence[BudgetClaim], deliveries: Sequence[Delivery[Any]]
-    ) -> set[str]:
-        """Store suspects, spend budget on claims in their order, advance the offsets. Idempotent.
+        self, suspects: Sequence[Suspect], seen: Sightings, deliveries: Sequence[Delivery[Any]]
+    ) -> list[Question]:
+        """Store suspects, draw questions about what was seen, advance the offsets. Idempotent.
 
-        Returns the predictions whose claim is granted, now or earlier. Nothing of an erased person is stored or asked.
+        Returns the questions that were drawn, now or earlier. Nothing of an erased person is stored or asked.
         """
         async with transaction(self._engine) as connection:
-            erased = await _insert_suspects(connection, suspects)
-            granted = await grant_claims(connection, [claim for claim in claims if claim.prediction_id not in erased])
+            await _insert_suspects(connection, suspects)
+            questions = await draw_questions(connection, seen)
             await advance_offsets(connection, OFFSETS, deliveries)
-        return granted
+        return questions
 
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]:
         """Return those of the predictions that are stored as suspects."""
+        query = sa.select(SUSPECTS.c.prediction_id).where(SUSPECTS.c.prediction_id.in_(list(prediction_ids)))
         async with transaction(self._engine) as connection:
-            query = sa.select(SUSPECTS.c.prediction_id).where(SUSPECTS.c.prediction_id.in_(list(prediction_ids)))
+            return set(await connection.scalars(query))
+
+    async def asked_ids(self, prediction_ids: Iterable[str]) -> set[str]:
+        """Return those of the predictions that people are asked about."""
+        query = sa.select(ASKED.c.prediction_id).where(ASKED.c.prediction_id.in_(list(prediction_ids)))
+        async with transaction(self._engine) as connection:
             return set((await connection.execute(query)).scalars())
+
+    async def audit_figures(self, task: str, revision: str, until: datetime) -> tuple[int, float]:
+        """Return how many of a revision's predictions up to a moment the audit asked about, and its latest rate."""
+        async with transaction(self._engine) as connection:
+            return await audit_figures(connection, task, revision, until)
 
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
@@ -110,21 +127,22 @@ class PostgresSuspectStore:
             await advance_offsets(connection, OFFSETS, [position])
 
     async def forget(self, event: SubjectForgotten) -> None:
-        """Delete a person's suspects and quotations up to their request, and store no more of that time."""
+        """Delete a person's suspects, questions and quotations up to their request, and store no more of that time."""
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
-            of_person = sa.and_(SUSPECTS.c.task == event.task, SUSPECTS.c.user_hash == event.subject_hash)
-            await connection.execute(sa.delete(SUSPECTS).where(of_person, SUSPECTS.c.occurred_at <= event.occurred_at))
+            for table, moment in ((SUSPECTS, SUSPECTS.c.occurred_at), (ASKED, ASKED.c.predicted_at)):
+                of_person = sa.and_(table.c.task == event.task, table.c.user_hash == event.subject_hash)
+                await connection.execute(sa.delete(table).where(of_person, moment <= event.occurred_at))
             erased = ErasedSubjects({(event.task, event.subject_hash): event.occurred_at})
             quoting = CLUSTERINGS.c.event.contains(event.subject_hash, autoescape=True)
-            await _rewrite(connection, event.task, lambda clustered: _without(clustered, erased), quoting)
+            await rewrite(connection, event.task, lambda clustered: without_erased(clustered, erased), quoting)
 
     async def expire(self, task: str, before: datetime) -> None:
-        """Delete the task's suspects from before a moment, and what its failure modes quote from before it."""
+        """Delete the task's suspects and questions from before a moment, and what its failure modes quote from then."""
         async with transaction(self._engine) as connection:
-            expired = sa.and_(SUSPECTS.c.task == task, SUSPECTS.c.occurred_at < before)
-            await connection.execute(sa.delete(SUSPECTS).where(expired))
-            await _rewrite(connection, task, lambda clustered: clustered.without(lambda s: s.predicted_at < before))
+            for table, moment in ((SUSPECTS, SUSPECTS.c.occurred_at), (ASKED, ASKED.c.predicted_at)):
+                await connection.execute(sa.delete(table).where(table.c.task == task, moment < before))
+            await rewrite(connection, task, lambda clustered: clustered.without(lambda s: s.predicted_at < before))
 
     async def erased(self, people: Iterable[tuple[str, str | None]]) -> ErasedSubjects:
         """Return the erased of these (task, user hash)."""
@@ -178,6 +196,15 @@ class PostgresSuspectStore:
             rows = await connection.execute(query.order_by(MODES.c.mode_id))
             return [StoredMode(row.mode_id, _vector(row.centroid)) for row in rows]
 
+    async def labelled_members(self, task: str, revision: str) -> dict[str, str]:
+        """Return the failure mode of each suspect of earlier cycles that a person labelled."""
+        async with transaction(self._engine) as connection:
+            query = sa.select(SUSPECTS.c.prediction_id, SUSPECTS.c.mode_id).where(
+                SUSPECTS.c.task == task, SUSPECTS.c.task_revision == revision,
+                SUSPECTS.c.mode_id.is_not(None), SUSPECTS.c.label.is_not(None),
+            )  # fmt: skip
+            return {row.prediction_id: row.mode_id for row in await connection.execute(query)}
+
     async def save_clustering(
         self, event: FailuresClustered, suspects: Sequence[Suspect], found: Sequence[FoundMode]
     ) -> FailuresClustered:
@@ -185,65 +212,17 @@ class PostgresSuspectStore:
 
         Returns the event as it is stored: without people who were erased meanwhile.
         """
-        mode_of = {suspects[i].prediction_id: mode.mode.mode_id for mode in found for i in mode.members}
-        groups: dict[str | None, list[str]] = {}
-        for suspect in suspects:
-            groups.setdefault(mode_of.get(suspect.prediction_id), []).append(suspect.prediction_id)
         async with transaction(self._engine) as connection:
-            quoted = {(event.task, source.user_hash) for mode in event.modes for source in mode.sources}
-            event = _without(event, await erased_among(connection, FORGOTTEN, quoted))
-            for mode_id, members in groups.items():
-                await connection.execute(
-                    sa.update(SUSPECTS)
-                    .where(SUSPECTS.c.prediction_id.in_(members))
-                    .values(cycle_id=event.cycle_id, mode_id=mode_id)
-                )
-            for mode in found:
-                await connection.execute(_upsert_mode(event, mode))
-            row = {"cycle_id": event.cycle_id, "task": event.task, "event": event.model_dump_json()}
-            await connection.execute(insert(CLUSTERINGS).values(row).on_conflict_do_nothing())
-        return event
-
-
-async def _rewrite(
-    connection: AsyncConnection,
-    task: str,
-    change: Callable[[FailuresClustered], FailuresClustered],
-    condition: sa.ColumnElement[bool] | None = None,
-) -> None:
-    """Apply `change` to the task's stored clusterings, or to those that meet the condition."""
-    query = sa.select(CLUSTERINGS).where(CLUSTERINGS.c.task == task, sa.true() if condition is None else condition)
-    for row in (await connection.execute(query)).all():
-        before = FailuresClustered.model_validate_json(row.event)
-        if (after := change(before)) != before:
-            has_id = CLUSTERINGS.c.cycle_id == row.cycle_id
-            await connection.execute(sa.update(CLUSTERINGS).where(has_id).values(event=after.model_dump_json()))
-
-
-def _without(event: FailuresClustered, erased: ErasedSubjects) -> FailuresClustered:
-    return event.without(lambda source: erased.covers(event.task, source.user_hash, source.predicted_at))
+            return await save_clustering(connection, event, suspects, found)
 
 
 def _below(topic: Any, partition: Any, offset: Any, part: PartitionFence) -> Any:
     return sa.and_(topic == part.topic, partition == part.partition, offset < part.offset)
 
 
-def _upsert_mode(event: FailuresClustered, found: FoundMode) -> Any:
-    latest = {"name": found.mode.name, "centroid": found.centroid.tobytes(), "last_cycle": event.cycle_id}
-    statement = insert(MODES).values(
-        mode_id=found.mode.mode_id,
-        task=event.task,
-        task_revision=event.task_revision,
-        first_cycle=event.cycle_id,
-        **latest,
-    )
-    return statement.on_conflict_do_update(index_elements=["mode_id"], set_=latest)
-
-
-async def _insert_suspects(connection: AsyncConnection, suspects: Sequence[Suspect]) -> set[str]:
-    """Store new suspects. Returns the predictions that are left out because their person is erased."""
-    people = await erased_among(connection, FORGOTTEN, ((s.task, s.user_hash) for s in suspects))
-    erased = {s.prediction_id for s in suspects if people.covers(s.task, s.user_hash, s.occurred_at)}
+async def _insert_suspects(connection: AsyncConnection, suspects: Sequence[Suspect]) -> None:
+    """Store new suspects, except those of erased people."""
+    erased = await erased_among(connection, FORGOTTEN, ((s.task, s.user_hash) for s in suspects))
     rows = [
         {
             "prediction_id": s.prediction_id, "task": s.task, "task_revision": s.task_revision,
@@ -253,11 +232,10 @@ async def _insert_suspects(connection: AsyncConnection, suspects: Sequence[Suspe
             "user_hash": s.user_hash, "label": s.label,
         }
         for s in suspects
-        if s.prediction_id not in erased
+        if not erased.covers(s.task, s.user_hash, s.occurred_at)
     ]  # fmt: skip
     if rows:
         await connection.execute(insert(SUSPECTS).on_conflict_do_nothing(), rows)
-    return erased
 
 
 def _suspect(row: Any) -> Suspect:

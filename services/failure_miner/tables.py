@@ -27,8 +27,17 @@ MODES = sa.Table(
     Column("name", Text), Column("centroid", sa.LargeBinary), Column("first_cycle", Text), Column("last_cycle", Text),
 )  # fmt: skip
 ASKED = sa.Table(
-    "asked", METADATA, Column("prediction_id", Text, primary_key=True), Column("task", Text), Column("day", sa.Date)
-)
+    "asked", METADATA,
+    Column("prediction_id", Text, primary_key=True), Column("purpose", Text, primary_key=True),
+    Column("probability", sa.Float), Column("task", Text), Column("task_revision", Text),
+    Column("predicted_at", sa.DateTime(timezone=True)), Column("user_hash", Text),
+)  # fmt: skip
+SAMPLING = sa.Table(
+    "sampling", METADATA,
+    Column("task", Text, primary_key=True), Column("day", sa.Date, primary_key=True),
+    Column("stratum", Text, primary_key=True), Column("rate", sa.Float), Column("seen", sa.BigInteger),
+    Column("asked", sa.BigInteger), Column("refused", sa.BigInteger),
+)  # fmt: skip
 CLUSTERINGS = sa.Table(
     "clusterings", METADATA, Column("cycle_id", Text, primary_key=True), Column("task", Text), Column("event", Text)
 )

@@ -1,6 +1,8 @@
 """The artifact store: immutable folders named by content, on a disk or in an object store (`s3://`, through obstore).
 
     <artifacts>/datasets/<dataset_id>/   <artifacts>/adapters/<adapter>/   <artifacts>/media/ (media.py)
+    <artifacts>/calibrations/<adapter>/  <artifacts>/probes/<adapter>/ (schemas/adapters.py)
+    <artifacts>/golden/<set_id>/         <artifacts>/failures/<task>-<hash>/ (golden_sets.py, failure_modes.py)
 
 A folder is written completely and never changed. On a disk it appears by a rename; in an object store `manifest.json`
 is written last, and a folder without it does not exist. An object store's address and keys come from the environment,
@@ -54,7 +56,14 @@ class ArtifactStore:
         return address
 
     def fetch(self, address: str) -> Path:
-        """Return the folder at `address` on this machine. Raises ArtifactMissing, or DependencyUnavailable."""
+        """Return the folder at `address` on this machine. Raises ArtifactMissing, or DependencyUnavailable.
+
+        An event names the address, so one that is outside of this store is never read: it is as good as missing.
+        """
+        if not self._has(address):
+            raise ArtifactMissing(
+                f"{address[:200]} is outside of {self._uri}", "Is RATCHET_ARTIFACTS the same everywhere?"
+            )
         if not is_local(address):
             return self._fetch_remotely(address)
         path = local_path(address)
@@ -84,6 +93,11 @@ class ArtifactStore:
             remote = obstore.open_reader(store, file)
             while line := remote.readline():
                 yield bytes(line)
+
+    def _has(self, address: str) -> bool:
+        store, wanted = (str(local_path(uri)) if is_local(uri) else uri for uri in (self._uri, address))
+        inside = wanted.removeprefix(f"{store}/")
+        return inside != wanted and not {"", ".", ".."}.intersection(inside.split("/"))
 
     def _publish_locally(self, folder: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,15 @@ def database_url(settings: Settings) -> str:
     return f"postgresql+psycopg://{rest}" if scheme in {"postgresql", "postgres"} else settings.postgres
 
 
-def build_engine(settings: Settings, service: str) -> AsyncEngine:
-    """Return an engine whose connections see the service's own schema only. It connects on first use."""
+def build_engine(settings: Settings, service: str, connections: int = 15) -> AsyncEngine:
+    """Return an engine whose connections see the service's own schema only. It connects on first use.
+
+    `connections`: how many there may be at once; five of them stay open.
+    """
     return create_async_engine(
         database_url(settings),
         pool_size=5,
+        max_overflow=connections - 5,
         pool_pre_ping=True,
         connect_args={"options": f"-csearch_path={service}", "connect_timeout": 5},
     )

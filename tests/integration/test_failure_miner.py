@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.cycles import PartitionFence
@@ -18,20 +20,27 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
 from schemas.predictions import Confidence, LoggedAnswer, SubjectForgotten
-from services.failure_miner.clients import DeltaPredictionLookup
-from services.failure_miner.domain import Suspect, describe_modes
+from schemas.tasks import FailureSettings
+from services.failure_miner.domain import Suspect
 from services.failure_miner.main import MIGRATIONS, NAME
-from services.failure_miner.recipe import SentenceEmbedder, cluster
-from services.failure_miner.review_budget import BudgetClaim
+from services.failure_miner.modes import describe_modes
+from services.failure_miner.recipe import cluster
+from services.failure_miner.sampling import AUDIT, BANDS, FEEDBACK, UNCALIBRATED, Question, Sighting, Sightings
 from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
+from services.failure_miner.tables import SAMPLING
 from services.prediction_log.storage import DeltaLake
 from shared.kafka.delivery import Delivery
+from shared.model.embedding import SentenceEmbedder
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate, transaction
+from shared.storage.predictions import LakePredictions
 from tests.unit.prediction_log.deliveries import delivery, prediction
 
 DATA = Path(__file__).parents[2] / "deploy" / "demo" / "data" / "support_desk.csv"
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+TODAY = date(2026, 11, 2)
+RULES = FailureSettings(review_budget_per_day=10, audit_share=0.0)
+NOTHING = Sightings((), {}, TODAY)
 
 
 @pytest.fixture
@@ -84,7 +93,7 @@ def clustered(task: str, cycle_id: str) -> FailuresClustered:
 @pytest.mark.stack
 async def test_a_redelivered_suspect_is_stored_once_and_reads_back(store: PostgresSuspectStore, task: str) -> None:
     for _ in range(2):
-        await store.save([suspect(task, 1, text="a \x00 b"), suspect(task, 2)], [], [])
+        await store.save([suspect(task, 1, text="a \x00 b"), suspect(task, 2)], NOTHING, [])
     first, second = await store.unclustered(task, "r1", NOON, fence(task), 10)
     assert (first.prediction_id, first.text) == (f"{task}.1", "a  b")
     assert (second.embedding == suspect(task, 2).embedding).all()
@@ -102,7 +111,7 @@ async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(
             suspect(task, 3, occurred_at=NOON + timedelta(hours=1)),
             suspect(task, 7),
         ],
-        [],
+        NOTHING,
         [],
     )
     taken = await store.unclustered(task, "r1", NOON, fence(task, predictions=7), 10)
@@ -112,7 +121,7 @@ async def test_a_cycle_takes_what_is_below_its_fence_and_of_its_revision(
 
 @pytest.mark.stack
 async def test_a_label_above_the_fence_is_not_in_the_cycle(store: PostgresSuspectStore, task: str) -> None:
-    await store.save([suspect(task, 1)], [], [])
+    await store.save([suspect(task, 1)], NOTHING, [])
     await store.save_labels([correction(task, 1, "cancel", 5)], [])
     await store.save_labels([correction(task, 1, "older", 4)], [])
     (before,) = await store.unclustered(task, "r1", NOON, fence(task, corrections=5), 10)
@@ -121,14 +130,72 @@ async def test_a_label_above_the_fence_is_not_in_the_cycle(store: PostgresSuspec
     assert after.label == "cancel"
 
 
+def sighting(task: str, number: int, stratum: str | None = UNCALIBRATED, user_hash: str | None = None) -> Sighting:
+    return Sighting(f"{task}.{number}", task, "r1", NOON, user_hash, stratum, auditable=stratum != FEEDBACK)
+
+
+def seen(task: str, *sightings: Sighting, rules: FailureSettings = RULES, days: int = 0) -> Sightings:
+    return Sightings(sightings, {task: rules}, TODAY + timedelta(days=days))
+
+
+def numbers(questions: Iterable[Question]) -> list[int]:
+    return sorted(int(question.prediction_id.rpartition(".")[2]) for question in questions)
+
+
 @pytest.mark.stack
-async def test_the_budget_of_a_day_is_spent_once_per_question(store: PostgresSuspectStore, task: str) -> None:
-    today = date(2026, 11, 2)
-    claims = [BudgetClaim(f"{task}.{i}", task, today, budget=2) for i in range(3)]
-    assert await store.save([], claims, []) == {f"{task}.0", f"{task}.1"}
-    assert await store.save([], claims, []) == {f"{task}.0", f"{task}.1"}
-    tomorrow = [BudgetClaim(f"{task}.2", task, today + timedelta(days=1), budget=2)]
-    assert await store.save([], tomorrow, []) == {f"{task}.2"}
+async def test_a_redelivered_prediction_has_the_same_question_and_the_budget_is_spent_once(
+    store: PostgresSuspectStore, task: str
+) -> None:
+    batch = seen(task, *(sighting(task, n) for n in range(30)))
+    first = await store.save([], batch, [])
+    assert numbers(first) == list(range(12)), "the budget and a fifth"
+    again = await PostgresSuspectStore(store._engine, "corrections.test").save([], batch, [])  # After a restart.
+    assert sorted(again, key=repr) == sorted(first, key=repr)
+    assert await store.asked_ids([f"{task}.1", f"{task}.20"]) == {f"{task}.1"}
+
+
+@pytest.mark.stack
+async def test_the_rates_of_a_day_are_planned_from_the_day_before_and_fixed(
+    store: PostgresSuspectStore, task: str
+) -> None:
+    rules = FailureSettings(review_budget_per_day=20, audit_share=0.5)
+    await store.save([], seen(task, *(sighting(task, n, None) for n in range(1_000)), rules=rules), [])
+    tomorrow = [sighting(task, n, BANDS[1]) for n in range(1_000, 1_300)]
+    questions: list[Question] = []
+    for start in range(0, 300, 50):
+        questions += await store.save([], seen(task, *tomorrow[start : start + 50], rules=rules, days=1), [])
+    audits = [q.inclusion_probability for q in questions if q.purpose is Purpose.AUDIT]
+    assert set(audits) == {0.01}, "ten of the thousand that were seen yesterday"
+    assert len(questions) - len(audits) <= 24
+    asked, share = await store.audit_figures(task, "r1", NOON)
+    assert share == 0.01
+    assert asked >= len(audits) + 10
+    assert await store.audit_figures(task, "r1", NOON - timedelta(hours=1)) == (0, 0.01)
+    assert (await store.audit_figures(task, "another revision", NOON))[0] == 0
+
+
+@pytest.mark.stack
+async def test_a_complaint_that_was_read_before_its_prediction_takes_nothing_out_of_the_audit(
+    store: PostgresSuspectStore, task: str
+) -> None:
+    rules = FailureSettings(review_budget_per_day=20, audit_share=1.0)
+    (complaint,) = await store.save([], seen(task, sighting(task, 1, FEEDBACK), rules=rules), [])
+    assert complaint.purpose is Purpose.FEEDBACK
+    questions = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules), [])
+    assert {q.purpose for q in questions} == {Purpose.FEEDBACK, Purpose.AUDIT}
+    again = await store.save([], seen(task, sighting(task, 1, UNCALIBRATED), rules=rules), [])
+    assert {q.purpose for q in again} == {Purpose.FEEDBACK, Purpose.AUDIT}
+
+
+@pytest.mark.stack
+async def test_predictions_are_counted_by_kind_and_day(store: PostgresSuspectStore, task: str) -> None:
+    kinds = [UNCALIBRATED, BANDS[2], None, FEEDBACK]
+    await store.save([], seen(task, *(sighting(task, n, kinds[n % 4]) for n in range(40))), [])
+    async with transaction(store._engine) as connection:
+        rows = await connection.execute(sa.select(SAMPLING).where(SAMPLING.c.task == task))
+        counts = {row.stratum: (row.seen, row.asked + row.refused) for row in rows}
+    assert counts[AUDIT] == (30, 0)
+    assert (counts[UNCALIBRATED], counts[BANDS[2]], counts[FEEDBACK]) == ((10, 10), (10, 10), (10, 10))
 
 
 @pytest.mark.stack
@@ -136,7 +203,7 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
     store: PostgresSuspectStore, task: str
 ) -> None:
     suspects = [suspect(task, 1), suspect(task, 2)]
-    await store.save(suspects, [], [])
+    await store.save(suspects, NOTHING, [])
     found = describe_modes(suspects, [0, 0], [], f"{task}-cycle-1", 0.85)
     event = clustered(task, f"{task}-cycle-1")
     await store.save_clustering(event, suspects, found)
@@ -146,14 +213,13 @@ async def test_clustered_suspects_are_in_no_later_cycle_and_modes_are_found_agai
     again = describe_modes(suspects, [0, 0], [mode], "cycle-2", 0.85)
     assert again[0].mode.mode_id == found[0].mode.mode_id
     assert not again[0].mode.is_new
+    assert await store.labelled_members(task, "r1") == {}
+    await store.save_labels([correction(task, 2, "cancel", 7)], [])
+    assert await store.labelled_members(task, "r1") == {f"{task}.2": mode.mode_id}
 
 
 def forget(task: str, subject_hash: str, at: datetime = NOON) -> SubjectForgotten:
     return SubjectForgotten(task=task, task_revision="r1", subject_hash=subject_hash, occurred_at=at)
-
-
-def claim(task: str, number: int) -> BudgetClaim:
-    return BudgetClaim(f"{task}.{number}", task, date(2026, 11, 2), budget=9)
 
 
 @pytest.mark.stack
@@ -162,11 +228,12 @@ async def test_nothing_of_an_erased_person_is_stored_or_asked_whichever_event_co
     store: PostgresSuspectStore, task: str, forgotten_first: bool
 ) -> None:
     people = [suspect(task, 1, user_hash="u1"), suspect(task, 2, user_hash="u2"), suspect(task, 3)]
-    claims = [claim(task, number) for number in (1, 2, 3)]
+    batch = seen(task, *(sighting(task, n, UNCALIBRATED, user) for n, user in ((1, "u1"), (2, "u2"), (3, None))))
     if not forgotten_first:
-        await store.save(people, claims, [])
+        await store.save(people, batch, [])
     await store.forget(forget(task, "u1"))
-    assert await store.save(people, claims, []) == {f"{task}.2", f"{task}.3"}
+    assert await store.asked_ids([f"{task}.1"]) == set()
+    assert numbers(await store.save(people, batch, [])) == [2, 3]
     await store.save_labels([], [people[0]])
     assert await store.stored_ids([f"{task}.{n}" for n in (1, 2, 3)]) == {f"{task}.2", f"{task}.3"}
 
@@ -175,15 +242,15 @@ async def test_nothing_of_an_erased_person_is_stored_or_asked_whichever_event_co
 async def test_what_a_person_does_after_their_erasure_is_stored(store: PostgresSuspectStore, task: str) -> None:
     before, after = (suspect(task, n, user_hash="u1", occurred_at=NOON + timedelta(minutes=n - 1)) for n in (1, 2))
     for _ in range(2):
-        await store.save([before, after], [], [])
+        await store.save([before, after], NOTHING, [])
         await store.forget(forget(task, "u1"))
         assert await store.stored_ids([before.prediction_id, after.prediction_id]) == {after.prediction_id}
     await store.forget(forget("another-task", "u1", NOON + timedelta(days=1)))
     await store.forget(forget(task, "u1", NOON - timedelta(days=1)))
-    await store.save([before, after], [], [])
+    await store.save([before, after], NOTHING, [])
     assert await store.stored_ids([before.prediction_id, after.prediction_id]) == {after.prediction_id}
     await store.forget(forget(task, "u1", NOON + timedelta(hours=1)))
-    await store.save([before, after], [], [])
+    await store.save([before, after], NOTHING, [])
     assert await store.stored_ids([before.prediction_id, after.prediction_id]) == set()
 
 
@@ -192,7 +259,7 @@ async def test_failure_modes_quote_no_erased_person(store: PostgresSuspectStore,
     people = [suspect(task, n, user_hash=f"u{n}", text=f"what {n} wrote") for n in (1, 2, 3)]
     (found,) = describe_modes(people, [0, 0, 0], [], f"{task}-1", 0.0)
     event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
-    await store.save(people, [], [])
+    await store.save(people, NOTHING, [])
     await store.forget(forget(task, "u1"))  # After the cycle had read its suspects.
     stored = await store.save_clustering(event, people, [found])
     assert sorted(stored.modes[0].exemplars) == ["what 2 wrote", "what 3 wrote"]
@@ -209,12 +276,14 @@ async def test_expired_suspects_are_deleted_and_failure_modes_no_longer_quote_th
 ) -> None:
     early, late = (suspect(task, n, occurred_at=NOON + timedelta(days=n)) for n in (1, 2))
     (found,) = describe_modes([early, late], [0, 0], [], f"{task}-1", 0.0)
-    await store.save([early, late], [], [])
+    asked = [replace(sighting(task, n), occurred_at=NOON + timedelta(days=n)) for n in (1, 2)]
+    await store.save([early, late], seen(task, *asked), [])
     event = clustered(task, f"{task}-1").model_copy(update={"modes": (found.mode,)})
     await store.save_clustering(event, [early, late], [found])
     await store.expire("another-task", NOON + timedelta(days=9))
     await store.expire(task, late.occurred_at)
     assert await store.stored_ids([early.prediction_id, late.prediction_id]) == {late.prediction_id}
+    assert await store.asked_ids([early.prediction_id, late.prediction_id]) == {late.prediction_id}
     stored = await store.outcome(f"{task}-1")
     assert stored is not None
     assert (stored.modes[0].exemplars, stored.modes[0].size) == ((late.text,), 2)
@@ -237,14 +306,14 @@ async def test_offsets_show_what_is_not_read_yet(store: PostgresSuspectStore, ta
     wanted = (PartitionFence(topic=topic, partition=0, offset=3),)
     assert await store.unread(wanted) == list(wanted)
     delivery = correction(task, 1, "x", 2)
-    await store.save([], [], [Delivery(delivery.event, topic, 0, 2, {})])
+    await store.save([], NOTHING, [Delivery(delivery.event, topic, 0, 2, {})])
     assert await store.unread(wanted) == []
 
 
 def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:
     from deltalake import DeltaTable
 
-    assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) is None
+    assert LakePredictions(str(tmp_path)).find("desk", ["p1"], date(2026, 11, 2)) == {}
     call = Call(
         messages=(
             Message(role=Role.USER, content="where is it"),
@@ -260,13 +329,13 @@ def test_a_prediction_is_found_in_the_lake(tmp_path: Path) -> None:
         logged = LoggedAnswer(prediction_id=name, confidence=Confidence(score=0.9), **answer.model_dump())
         event = prediction(name, NOON, None, "desk").model_copy(update={"call": call, "answers": (logged,)})
         DeltaLake(str(tmp_path)).append(PREDICTIONS, [delivery(event, number)])
-    found = DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2))
-    assert found is not None
+    both = LakePredictions(str(tmp_path)).find("desk", ["p1", "p2", "p3"], date(2026, 11, 2))
+    assert set(both) == {"p1", "p2"}
+    found = both["p1"]
     assert (found.call, found.answer, found.confidence) == (call, answer, 0.9)
-    assert DeltaPredictionLookup(str(tmp_path)).find("other", "p1", date(2026, 11, 2)) is None
+    assert LakePredictions(str(tmp_path)).find("other", ["p1"], date(2026, 11, 2)) == {}
     DeltaTable(f"{tmp_path}/{PREDICTIONS}").delete("prediction_id = 'p2'")  # The rest of its file is written anew.
-    assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p1", date(2026, 11, 2)) == found
-    assert DeltaPredictionLookup(str(tmp_path)).find("desk", "p2", date(2026, 11, 2)) is None
+    assert LakePredictions(str(tmp_path)).find("desk", ["p1", "p2"], date(2026, 11, 2)) == {"p1": found}
 
 
 @pytest.mark.stack

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "failure_miner_0001_offsets"  # A database with the older table `positions` is refused.
+revision = "failure_miner_0001_sampling"  # A database that the older `failure_miner_0001_offsets` made is refused.
 down_revision = None
 
 
@@ -43,10 +43,24 @@ def upgrade() -> None:
     op.create_table(
         "asked",
         sa.Column("prediction_id", sa.Text, primary_key=True),
+        sa.Column("purpose", sa.Text, primary_key=True),
+        sa.Column("probability", sa.Float, nullable=False),
         sa.Column("task", sa.Text, nullable=False),
-        sa.Column("day", sa.Date, nullable=False),
+        sa.Column("task_revision", sa.Text, nullable=False),
+        sa.Column("predicted_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("user_hash", sa.Text),
     )
-    op.create_index("asked_by_day", "asked", ["task", "day"])
+    op.create_index("asked_of_task", "asked", ["task", "task_revision", "predicted_at"])
+    op.create_table(
+        "sampling",
+        sa.Column("task", sa.Text, primary_key=True),
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("stratum", sa.Text, primary_key=True),
+        sa.Column("rate", sa.Float, nullable=False),
+        sa.Column("seen", sa.BigInteger, nullable=False),
+        sa.Column("asked", sa.BigInteger, nullable=False),
+        sa.Column("refused", sa.BigInteger, nullable=False),
+    )
     op.create_table(
         "clusterings",
         sa.Column("cycle_id", sa.Text, primary_key=True),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,19 +16,22 @@ import pytest
 from schemas.base import Event, Variant, utc_now
 from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.cycles import CycleStarted, PartitionFence, StepFailed
-from schemas.failures import FailuresClustered
+from schemas.failures import MEMBERS_FILE, MODES_FILE, FailureMode, FailuresClustered, ModeMember
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged, SubjectForgotten
 from schemas.tasks import FailureSettings, TaskChanged, TaskKind, TaskSpec
-from services.failure_miner.domain import AnsweredPrediction, FoundMode, StoredMode, Suspect, Vectors
+from services.failure_miner.domain import Suspect, Vectors
 from services.failure_miner.handlers import Handlers
-from services.failure_miner.review_budget import BudgetClaim
+from services.failure_miner.modes import FoundMode, StoredMode
+from services.failure_miner.sampling import DayOfQuestions, Question, Sightings, Stratum, plan_rates
 from services.failure_miner.settings import FailureMinerSettings
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.delivery import Delivery, RecordPosition
 from shared.privacy.erasure import ErasedSubjects
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.predictions import AnsweredPrediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SPEC = TaskSpec(
@@ -35,7 +39,7 @@ SPEC = TaskSpec(
     kind=TaskKind.CLASSIFICATION,
     system_prompt="Intent?",
     labels=("refund", "cancel"),
-    failures=FailureSettings(min_cluster_size=4, review_budget_per_day=3),
+    failures=FailureSettings(min_cluster_size=4, review_budget_per_day=3, audit_share=0.0),
 )
 
 
@@ -52,7 +56,9 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.suspects: dict[str, Suspect] = {}
-        self.asked: set[str] = set()
+        self.asked: dict[str, Question] = {}
+        self.rates: dict[str, float] = {}
+        self.days: dict[str, DayOfQuestions] = {}
         self.done: dict[str, FailuresClustered] = {}
         self.not_read: list[PartitionFence] = []
         self.stored_modes: list[StoredMode] = []
@@ -61,17 +67,29 @@ class MemoryStore:
         self.forgotten_people: dict[tuple[str, str], datetime] = {}
 
     async def save(
-        self, suspects: Sequence[Suspect], claims: Sequence[BudgetClaim], deliveries: Sequence[Delivery[Any]]
-    ) -> set[str]:
+        self, suspects: Sequence[Suspect], seen: Sightings, deliveries: Sequence[Delivery[Any]]
+    ) -> list[Question]:
         for suspect in suspects:
             self.suspects.setdefault(suspect.prediction_id, suspect)
-        for claim in claims:
-            if len(self.asked) < claim.budget:
-                self.asked.add(claim.prediction_id)
-        return self.asked & {claim.prediction_id for claim in claims}
+        for sighting in seen.sightings:
+            rules = seen.rules[sighting.task]
+            strata = {name: Stratum(self.rates.get(name, rate)) for name, rate in plan_rates(rules, {}).items()}
+            day = self.days.setdefault(sighting.task, DayOfQuestions(strata, rules))
+            if sighting.prediction_id not in self.asked and (question := day.draw(sighting)) is not None:
+                self.asked[sighting.prediction_id] = question
+        return [self.asked[s.prediction_id] for s in seen.sightings if s.prediction_id in self.asked]
 
     async def stored_ids(self, prediction_ids: Iterable[str]) -> set[str]:
         return set(prediction_ids) & set(self.suspects)
+
+    async def asked_ids(self, prediction_ids: Iterable[str]) -> set[str]:
+        return set(prediction_ids) & set(self.asked)
+
+    async def labelled_members(self, task: str, revision: str) -> dict[str, str]:
+        return {"an-earlier-one": "mode-old"}
+
+    async def audit_figures(self, task: str, revision: str, until: datetime) -> tuple[int, float]:
+        return 12, 0.01
 
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
@@ -129,8 +147,8 @@ class MemoryLookup:
     def __init__(self) -> None:
         self.rows: dict[str, AnsweredPrediction] = {}
 
-    def find(self, task: str, prediction_id: str, around: date) -> AnsweredPrediction | None:
-        return self.rows.get(prediction_id)
+    def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]:
+        return {key: self.rows[key] for key in prediction_ids if key in self.rows}
 
 
 REFUND = Answer(text="refund")
@@ -140,10 +158,15 @@ def asked(text: str) -> Call:
     return Call(messages=(Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content=text)))
 
 
-def answer(number: int, confidence: float | None, **fields: object) -> LoggedAnswer:
+def answer(number: int, confidence: float | None, calibration: str | None = "c1", **fields: object) -> LoggedAnswer:
+    measured = Confidence(score=confidence, calibration=calibration)
     return LoggedAnswer.model_validate(
-        {"prediction_id": f"p{number}", "text": "refund", "confidence": Confidence(score=confidence), **fields}
+        {"prediction_id": f"p{number}", "text": "refund", "confidence": measured, **fields}
     )
+
+
+def uncalibrated(number: int, confidence: float | None, text: str = "where is it") -> PredictionLogged:
+    return prediction(number, None, text, answers=(answer(number, confidence, None),))
 
 
 def prediction(number: int, confidence: float | None, text: str = "where is it", **other: object) -> PredictionLogged:
@@ -180,8 +203,10 @@ class Bench:
     def __init__(self, home: Path) -> None:
         self.store, self.published, self.predictions, self.now = MemoryStore(), Published(), MemoryLookup(), NOON
         settings, self.embedder = FailureMinerSettings(home=home), WordEmbedder()
+        self.artifacts = ArtifactStore(settings.artifacts_uri, home / "cache")
         self.handlers = Handlers(
-            settings, self.store, self.embedder, self.predictions, self.published, now=lambda: self.now
+            settings, self.store, self.embedder, self.predictions, self.artifacts, self.published,
+            now=lambda: self.now,
         )  # fmt: skip
         self.handlers.subscribe(Consumers(build_broker(settings, "failure_miner"), "failure_miner", settings))
 
@@ -197,13 +222,48 @@ async def bench(tmp_path: Path) -> Bench:
     return made
 
 
-async def test_suspects_are_stored_and_asked_about_least_confident_first(bench: Bench) -> None:
+async def test_suspects_are_stored_and_asked_about(bench: Bench) -> None:
     await bench.handlers.on_predictions(
         delivered(prediction(1, 0.5), prediction(2, 0.9), prediction(3, 0.1), prediction(4, None))
     )
     assert set(bench.store.suspects) == {"p1", "p3", "p4"}
-    assert [q.prediction_id for q in bench.questions] == ["p4", "p3", "p1"]
+    assert [q.prediction_id for q in bench.questions] == ["p1", "p3", "p4"]
     assert {q.purpose for q in bench.questions} == {Purpose.LOW_CONFIDENCE}
+    assert {q.inclusion_probability for q in bench.questions} == {1.0}
+
+
+async def test_answers_without_a_calibration_are_asked_about_by_budget_whatever_their_confidence(bench: Bench) -> None:
+    """Cold start: an uncalibrated confidence over the threshold must not hide that nearly every answer is wrong."""
+    await bench.handlers.on_predictions(delivered(uncalibrated(1, 0.99), uncalibrated(2, 0.1), uncalibrated(3, None)))
+    assert {q.purpose for q in bench.questions} == {Purpose.UNCALIBRATED}
+    assert [q.prediction_id for q in bench.questions] == ["p1", "p2", "p3"]
+    assert not bench.store.suspects, "what is wrong among them, people say"
+    bench.store.asked.clear()
+    bench.store.days.clear()
+    bench.store.rates = {"uncalibrated": 0.5}
+    bench.published.events.clear()
+    many = [uncalibrated(n, 0.01 if n % 2 else 0.99) for n in range(100, 140)]
+    await bench.handlers.on_predictions(delivered(*many))
+    assert len(bench.questions) == 3, "the budget"
+    assert {q.inclusion_probability for q in bench.questions} == {0.5}
+
+
+async def test_a_confident_answer_is_asked_about_by_the_audit_alone(bench: Bench) -> None:
+    bench.store.rates = {"audit": 1.0}
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.99), prediction(2, 0.1)))
+    assert [(q.prediction_id, q.purpose) for q in bench.questions] == [("p1", Purpose.AUDIT), ("p2", Purpose.AUDIT)]
+    assert set(bench.store.suspects) == {"p2"}, "asked once, as an audit, and still a suspect"
+
+
+async def test_a_complaint_about_a_suspect_that_nobody_was_asked_about_is_asked_about(bench: Bench) -> None:
+    bench.store.rates = {"confidence .5": 0.0}
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.5)))
+    assert not bench.questions
+    bench.predictions.rows["p1"] = AnsweredPrediction(
+        "p1", SPEC.name, SPEC.revision, NOON, asked("where is it"), REFUND, 0.5, None
+    )
+    await bench.handlers.on_feedback(delivered(thumbs_down("p1")))
+    assert [(q.purpose, q.inclusion_probability) for q in bench.questions] == [(Purpose.FEEDBACK, 1.0)]
 
 
 LOOK_UP = ToolCall(name="find_order", arguments='{"number": "4711"}', id="call_1")
@@ -300,10 +360,68 @@ async def test_a_thumb_down_on_a_sure_answer_makes_a_suspect_and_a_question(benc
     assert bench.questions[0].user_hash == "u1"
 
 
-async def test_a_thumb_down_on_a_stored_suspect_needs_no_lake(bench: Bench) -> None:
+async def test_what_a_user_wrote_and_the_application_are_in_the_question(bench: Bench) -> None:
+    bench.predictions.rows["p9"] = AnsweredPrediction(
+        "p9", SPEC.name, SPEC.revision, NOON, asked("where is it"), REFUND, 0.99, "u1", "shop"
+    )  # fmt: skip
+    wrote = thumbs_down("p9").model_copy(update={"kind": "label", "positive": None, "text": "cancel"})
+    await bench.handlers.on_feedback(delivered(wrote))
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.1, app="mail")))
+    assert [(q.app, q.suggestion) for q in bench.questions] == [("shop", "cancel"), ("mail", None)]
+
+
+async def test_a_thumb_down_on_a_suspect_that_was_asked_about_needs_no_lake(bench: Bench) -> None:
     await bench.handlers.on_predictions(delivered(prediction(1, 0.5)))
     await bench.handlers.on_feedback(delivered(thumbs_down("p1")))
     assert len(bench.questions) == 1
+
+
+def edited(prediction_id: str, text: str = "cancel") -> FeedbackGiven:
+    return thumbs_down(prediction_id).model_copy(update={"kind": "label", "positive": None, "text": text})
+
+
+def in_lake(bench: Bench, prediction_id: str) -> None:
+    bench.predictions.rows[prediction_id] = AnsweredPrediction(
+        prediction_id, SPEC.name, SPEC.revision, NOON, asked("where is it"), REFUND, 0.99, "u1", "shop"
+    )
+
+
+async def test_a_text_says_more_than_a_thumb_down_that_comes_with_it(bench: Bench) -> None:
+    in_lake(bench, "p9")
+    await bench.handlers.on_feedback(
+        delivered(edited("p9").model_copy(update={"surrogates": ("Ada",)}), thumbs_down("p9"))
+    )
+    (question,) = bench.questions
+    assert (question.suggestion, question.suggestion_surrogates) == ("cancel", ("Ada",))
+    assert question.purpose is Purpose.FEEDBACK
+
+
+async def test_a_question_that_is_asked_already_is_published_again_with_what_the_user_wrote(bench: Bench) -> None:
+    in_lake(bench, "p1")
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.1, app="shop")))
+    for _ in range(2):
+        await bench.handlers.on_feedback(delivered(edited("p1")))
+    first, again, redelivered = bench.questions
+    assert (first.suggestion, again.suggestion, again.app) == (None, "cancel", first.app)
+    assert again.request_id == first.request_id
+    assert (again.purpose, again.inclusion_probability) == (first.purpose, first.inclusion_probability)
+    assert again.priority > first.priority
+    assert redelivered.event_id == again.event_id != first.event_id
+
+
+async def test_a_question_is_of_the_user_who_wrote_if_the_prediction_is_of_nobody(bench: Bench) -> None:
+    in_lake(bench, "p9")
+    bench.predictions.rows["p9"] = replace(bench.predictions.rows["p9"], user_hash=None)
+    await bench.handlers.on_feedback(delivered(edited("p9").model_copy(update={"user_hash": "wrote"})))
+    assert [question.user_hash for question in bench.questions] == ["wrote"]
+
+
+async def test_an_audit_does_not_show_what_the_user_wrote(bench: Bench) -> None:
+    bench.store.rates["audit"] = 1.0
+    in_lake(bench, "p1")
+    await bench.handlers.on_predictions(delivered(prediction(1, 0.1)))
+    await bench.handlers.on_feedback(delivered(edited("p1")))
+    assert {(question.purpose, question.suggestion) for question in bench.questions} == {(Purpose.AUDIT, None)}
 
 
 async def test_feedback_waits_for_the_lake_and_then_gives_up(bench: Bench) -> None:
@@ -364,6 +482,22 @@ async def test_a_cycle_clusters_and_a_redelivery_publishes_the_same(bench: Bench
     assert first == again
     assert first.suspects == 16
     assert {mode.words[0] for mode in first.modes} == {"parcel", "ab"}
+    assert (first.audits_asked, first.audit_share) == (12, 0.01)
+
+
+async def test_the_modes_and_the_members_of_a_cycle_are_in_the_artifact_store(bench: Bench) -> None:
+    await fill(bench)
+    await bench.handlers.on_cycle_started(cycle())
+    (event,) = bench.published.events
+    assert isinstance(event, FailuresClustered) and event.uri is not None
+    folder = bench.artifacts.fetch(event.uri)
+    members = [ModeMember.model_validate_json(line) for line in (folder / MEMBERS_FILE).open()]
+    modes = [FailureMode.model_validate_json(line) for line in (folder / MODES_FILE).open()]
+    assert [mode.mode_id for mode in modes] == [mode.mode_id for mode in event.modes]
+    sizes = Counter(member.mode_id for member in members)
+    assert sizes == {"mode-old": 1} | {mode.mode_id: mode.size for mode in modes}
+    assert all(not mode.exemplars and not mode.sources for mode in modes), "text of nobody: artifacts are never changed"
+    assert "parcel 1" not in (folder / MODES_FILE).read_text()
 
 
 async def test_answers_that_people_confirmed_are_no_failures(bench: Bench) -> None:

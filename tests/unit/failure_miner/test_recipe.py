@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pytest
 
-from services.failure_miner.recipe import SentenceEmbedder, cluster
-from shared.errors import DependencyUnavailable
+from services.failure_miner.recipe import cluster
 
 
 def blobs(sizes: tuple[int, ...], spread: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
@@ -41,12 +37,3 @@ def test_fewer_suspects_than_two_clusters_need_are_all_noise() -> None:
 def test_identical_vectors_are_clustered_without_an_error() -> None:
     rows = np.repeat(np.eye(384, dtype=np.float32)[:1], 40, axis=0)
     assert len(cluster(rows, 8, 2)) == 40
-
-
-def test_a_missing_model_is_an_unavailable_dependency(tmp_path: Path) -> None:
-    with pytest.raises(DependencyUnavailable, match="embedding model"):
-        SentenceEmbedder(tmp_path).embed(["hello"])
-
-
-def test_nothing_to_embed_needs_no_model(tmp_path: Path) -> None:
-    assert SentenceEmbedder(tmp_path).embed([]).shape == (0, 384)

@@ -1,0 +1,129 @@
+"""Finds predictions in the lake, and waits for those that are not there yet: feedback may come before its prediction.
+
+Feedback has an id and what a user said; the conversation that it is about is in the lake only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NoReturn, Protocol
+
+from schemas.conversation import Answer, Call
+from schemas.lake import PREDICTIONS
+from schemas.predictions import FeedbackGiven
+from shared.conversation import answer_of_row, call_of_row
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.storage.lake import check_columns
+
+_LOOK_BACK = timedelta(days=92)
+"""As long as Kafka retains predictions: feedback on older ones comes too late to learn from."""
+
+
+@dataclass(frozen=True)
+class AnsweredPrediction:
+    """What was asked and answered in a prediction. `occurred_at` is when; erasure and retention go by it."""
+
+    prediction_id: str
+    task: str
+    task_revision: str
+    occurred_at: datetime
+    call: Call
+    answer: Answer
+    confidence: float | None
+    user_hash: str | None
+    app: str | None = None
+
+
+class PredictionLookup(Protocol):
+    """What handlers need of the lake."""
+
+    def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]: ...
+
+
+class LakePredictions:
+    """Finds predictions in the Delta table `predictions` below a folder or an s3:// URI (schemas/lake.py)."""
+
+    def __init__(self, uri: str) -> None:
+        self._lake = uri.rstrip("/")
+        self._uri = f"{self._lake}/{PREDICTIONS}"
+
+    def find(self, task: str, prediction_ids: Collection[str], around: date) -> dict[str, AnsweredPrediction]:
+        """Return those of the predictions that are in the lake, by id. `around`: a day up to 92 days after each.
+
+        Blocking: call it in a thread. Raises DependencyUnavailable if the lake does not answer, OldLake if an older
+        version wrote it.
+        """
+        import pyarrow as pa
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+        from pyarrow.dataset import field
+
+        # Cast, because files that delta-rs rewrote (after an erasure) hold string views, which Arrow cannot compare.
+        has_id = field("prediction_id").cast(pa.string()).isin(sorted(prediction_ids))
+        in_partitions = (field("task") == task) & (field("date") >= around - _LOOK_BACK)
+        try:
+            delta = DeltaTable(self._uri)
+            check_columns(self._lake, PREDICTIONS, [column.name for column in delta.schema().fields])
+            rows = delta.to_pyarrow_table(filters=in_partitions & has_id).to_pylist()
+        except TableNotFoundError:
+            return {}
+        except (DeltaError, OSError) as error:
+            raise DependencyUnavailable(f"the lake at {self._uri} does not answer: {error}") from error
+        return {row["prediction_id"]: _prediction(row) for row in rows}
+
+
+class AwaitedPredictions:
+    """Looks up the predictions that feedback is about, and remembers since when each has been looked for in vain."""
+
+    def __init__(self, predictions: PredictionLookup, patience: timedelta, now: Callable[[], datetime]) -> None:
+        self._predictions = predictions
+        self._patience = patience
+        self._now = now
+        self._missing_since: dict[str, datetime] = {}
+
+    async def look_up(self, feedback: Sequence[FeedbackGiven]) -> dict[str, AnsweredPrediction]:
+        """Return the predictions that this feedback is about, all of them, by id.
+
+        Raises DependencyUnavailable while one is missing, InvalidMessage once it is so for longer than the patience.
+        """
+        by_task: dict[str, list[FeedbackGiven]] = defaultdict(list)
+        for event in feedback:
+            by_task[event.task].append(event)
+        found: dict[str, AnsweredPrediction] = {}
+        for task, events in by_task.items():
+            oldest = min(event.occurred_at for event in events).astimezone(UTC).date()
+            wanted = {event.prediction_id for event in events}
+            found |= await asyncio.to_thread(self._predictions.find, task, wanted, oldest)
+        for prediction_id in found:
+            self._missing_since.pop(prediction_id, None)
+        if missing := {event.prediction_id for event in feedback} - found.keys():
+            self._wait_or_give_up(missing)
+        return found
+
+    def _wait_or_give_up(self, missing: Collection[str]) -> NoReturn:
+        """Measure the wait from the first look-up, not from the feedback: after an outage both it and the lake lag."""
+        now = self._now()
+        recent = {key: since for key, since in self._missing_since.items() if now - since < 2 * self._patience}
+        self._missing_since = recent
+        for prediction_id in missing:  # All of a batch at once: they wait in parallel.
+            if now - recent.setdefault(prediction_id, now) > self._patience:
+                raise InvalidMessage(f"feedback on {prediction_id}, which the lake does not have")
+        raise DependencyUnavailable(f"the lake does not have {min(missing)} yet")
+
+
+def _prediction(row: Mapping[str, Any]) -> AnsweredPrediction:
+    return AnsweredPrediction(
+        prediction_id=row["prediction_id"],
+        task=row["task"],
+        task_revision=row["task_revision"],
+        occurred_at=row["occurred_at"],
+        call=call_of_row(row),
+        answer=answer_of_row(row),
+        confidence=row["confidence"],
+        user_hash=row["user_hash"],
+        app=row["app"],
+    )
