@@ -43,7 +43,7 @@ class Cycle:
 class CycleEnd:
     """How a cycle ends and why."""
 
-    outcome: Literal["promoted", "rejected", "failed"]
+    outcome: Literal["promoted", "rejected", "inconclusive", "failed", "skipped"]
     reason: str
     adapter: str | None = None
 
@@ -110,10 +110,14 @@ def cycle_end(event: Event) -> CycleEnd | None:
         return CycleEnd("promoted", event.reason, event.candidate_adapter)
     if isinstance(event, RolloutChanged) and event.stage is Stage.REJECTED:
         return CycleEnd("rejected", event.reason, event.candidate_adapter)
+    if isinstance(event, RolloutChanged) and event.stage is Stage.INCONCLUSIVE:
+        return CycleEnd("inconclusive", event.reason, event.candidate_adapter)
     if isinstance(event, AdapterEvaluated) and event.verdict == "failed":
         failed = [f"{g.name} ({g.measured:.4g}, required {g.required})" if g.measured is not None
                   else f"{g.name} (required {g.required})" for g in event.gates if not g.passed]  # fmt: skip
         return CycleEnd("rejected", f"offline gates failed: {', '.join(failed)}"[:2_000], event.adapter)
+    if isinstance(event, StepFailed) and event.skipped:
+        return CycleEnd("skipped", event.reason[:2_000])
     if isinstance(event, StepFailed) and event.service != NAME:  # Ours says that a step is late, not that it failed.
         return CycleEnd("failed", f"{event.service}: {event.reason}"[:2_000])
     return None

@@ -2,20 +2,23 @@
 
 The moment of the request is the scheduler's: what a person did up to it is dropped everywhere, what they do later is
 stored as usual. So a later request is another event, which covers the time between the two. The name of a person stays
-in this process: neither events nor logs contain it.
+in this process: neither events nor logs contain it. Golden rows that were made of what they asked are removed.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from schemas.base import utc_now
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskSpec
+from services.scheduler.golden.changes import Author, ForgottenRows, forget_people
 from shared.identity import event_id, keyed_hash
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
@@ -33,12 +36,13 @@ class AdaptersInUse:
 
 @dataclass(frozen=True)
 class ErasureReport:
-    """The hashes of a request in its order, and its tasks with their adapters in use."""
+    """The hashes of a request in its order, and its tasks with their adapters in use and removed golden rows."""
 
     subjects: tuple[str, ...]
     at: datetime
     announced: bool
     tasks: tuple[AdaptersInUse, ...]
+    golden: tuple[ForgottenRows, ...]
 
     def body(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,11 +56,13 @@ class ErasureAnnouncer:
         publisher: EventPublisher,
         rollouts: LatestByKey[RolloutChanged],
         key: bytes,
+        tasks_folder: Path,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._publisher = publisher
         self._rollouts = rollouts
         self._key = key
+        self._tasks_folder = tasks_folder
         self._now = now
 
     async def forget(
@@ -79,7 +85,12 @@ class ErasureAnnouncer:
                         subject_hash=subject,
                     )
                 )
-        return ErasureReport(subjects, at, announce, tuple(self._adapters_in_use(spec.name) for spec in specs))
+        author = Author("ratchet forget", "a person was forgotten", at)
+        names = [spec.name for spec in specs]
+        golden = await asyncio.to_thread(
+            forget_people, self._tasks_folder, names, subjects, author, dry_run=not announce
+        )
+        return ErasureReport(subjects, at, announce, tuple(map(self._adapters_in_use, names)), tuple(golden))
 
     def _adapters_in_use(self, task: str) -> AdaptersInUse:
         last = self._rollouts.get(task)

@@ -75,7 +75,7 @@ class Handlers:
         consumers.on(StepProgressed, self.on_progress)
 
     async def start(self, spec: TaskSpec, trigger: Literal["cron", "command"]) -> str | None:
-        """Start a cycle and return its id; None while one of this task is running.
+        """Start a cycle and return its id; None while one of this task is running and has not come to its rollout.
 
         The fence is read before the cut-off: a prediction logged between the two neither trains nor judges the
         candidate. Raises DependencyUnavailable, and then nothing was started.

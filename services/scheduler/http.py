@@ -53,10 +53,14 @@ def build_app(
 
     @app.post("/api/cycles", status_code=202)
     async def start(body: StartCycle) -> dict[str, str]:
+        await tasks.scan()  # Whoever edits a task and then starts a cycle means the edited task.
         spec = _spec_of(tasks, body.task)
         cycle_id = await handlers.start(spec, "command")
         if cycle_id is None:
-            names = [c.started.cycle_id for c in await cycles.running() if c.started.task == body.task]
+            names = [
+                c.started.cycle_id for c in await cycles.running()
+                if c.started.task == body.task and c.step != "rollout"
+            ]  # fmt: skip
             running = f"cycle {names[0]}" if names else f"a cycle of {body.task}"
             raise HttpError(409, f"{running} is running; one at a time", "cycle_running", "task")
         return {"cycle_id": cycle_id}

@@ -20,6 +20,7 @@ from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.service import HttpServer, Service, run
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 
 NAME = "scheduler"
@@ -33,11 +34,12 @@ def build(settings: SchedulerSettings | None = None) -> Service:
     consumers = Consumers(broker, NAME, settings)
     publisher = Publisher(broker, NAME)
     cycles = PostgresCycleStore(engine)
-    tasks = TaskWatcher(settings, publisher, consumers.table(TaskChanged))
+    artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
+    tasks = TaskWatcher(settings, publisher, consumers.table(TaskChanged), artifacts)
     handlers = Handlers(settings, cycles, publisher, KafkaFenceReader(settings), tasks)
     handlers.subscribe(consumers)
     key = load_or_create_key(settings.secrets_folder, "subjects")  # The key that the gateway hashes with.
-    erasures = ErasureAnnouncer(publisher, consumers.table(RolloutChanged), key)
+    erasures = ErasureAnnouncer(publisher, consumers.table(RolloutChanged), key, settings.tasks_folder)
 
     def not_ready() -> list[str]:
         return [] if tasks.scanned else [f"a first scan of {settings.tasks_folder}"]

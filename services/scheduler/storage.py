@@ -1,7 +1,8 @@
 """Cycles and scheduled runs, in PostgreSQL schema `scheduler`.
 
 A cycle is stored before it is announced: `announced` is a one-row outbox, so that a crash between the two loses
-nothing. An index of the database guarantees that a task has at most one running cycle.
+nothing. An index of the database guarantees that a task has at most one cycle that has not come to
+its rollout: candidates are compared while the next one is trained.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class PostgresCycleStore:
         self._engine = engine
 
     async def start(self, started: CycleStarted, timeout_minutes: int) -> bool:
-        """Store a new cycle; False if the task has one running (or one started in this very second)."""
+        """Store a new cycle; False if the task has one before its rollout (or one started in this very second)."""
         statement = insert(CYCLES).values(
             cycle_id=started.cycle_id,
             task=started.task,

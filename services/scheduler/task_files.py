@@ -1,12 +1,12 @@
 """Reads a task's YAML file. An error names the file, the line, what was found and what was expected.
 
-`golden_file` is a JSON-lines file of {"text", "label"}, named relative to the YAML's own folder.
+`golden_file` is read with it (golden/file.py); it is named relative to the YAML's own folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -17,13 +17,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from schemas.tasks import GoldenExample, TaskSpec
+from schemas.golden import GoldenRow, GoldenSet
+from schemas.tasks import TaskSpec
 from services.scheduler.domain import valid_cron
-from shared.errors import ConfigurationError, describe_validation_error, field_path
+from services.scheduler.golden.file import brief, read_golden_file
+from shared.errors import ConfigurationError, field_path
 from shared.files import write_atomically
+from shared.storage.golden_sets import golden_set
 
 MAX_BYTES = 1_000_000
-MAX_GOLDEN_BYTES = 20_000_000
 MAX_NODES = 20_000
 WAY_OUT = "deploy/tasks/template.yaml shows every key with what it means."
 _EXPECTED = {
@@ -42,38 +44,86 @@ _EXPECTED_BY_MESSAGE = {
 """How pydantic begins its messages, and what an operator reads instead."""
 
 
+KnownSet = Callable[[Path, TaskSpec], GoldenSet | None]
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task as its YAML has it, and the rows of its golden file in their order."""
+
+    path: Path
+    spec: TaskSpec
+    golden: tuple[GoldenRow, ...] = ()
+
+    @property
+    def golden_path(self) -> Path | None:
+        return None if self.spec.golden_file is None else self.path.parent / self.spec.golden_file
+
+
 def read_task(path: Path) -> TaskSpec:
-    """Parse and check a task file and its golden file. Raises ConfigurationError."""
-    return _parse(path)[0]
+    """Return the task of a file; its `golden_set` names the rows of its golden file. Raises ConfigurationError."""
+    return read_task_file(path).spec
+
+
+def read_task_file(path: Path, known_set: KnownSet = lambda file, spec: None) -> TaskFile:
+    """Parse and check a task file and its golden file, unless `known_set` returns the set of that file.
+
+    Raises ConfigurationError.
+    """
+    return _parse(path, known_set)[0]
 
 
 def apply_task(source: Path, folder: Path) -> TaskSpec:
     """Check a task file and copy it, with its golden file, to the `folder` that the scheduler watches.
 
-    Raises ConfigurationError, and then nothing was copied.
+    A golden set is never lost in passing: where `source` names no golden file, the task's golden set in `folder` stays.
+    Raises ConfigurationError, also for a golden file that lacks rows of that set, and then nothing was copied.
     """
-    spec, document = _parse(source)
-    if spec.golden_file is not None:
-        name = f"{spec.name}.golden.jsonl"
-        write_atomically(folder / name, (source.parent / spec.golden_file).read_bytes())
-        document["golden_file"] = name
-    target = folder / f"{spec.name}.yaml"
-    partial = target.with_suffix(".tmp")  # Not *.yaml: the scheduler must not read half a file.
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8") as file:
-        _yaml().dump(document, file)
-    partial.replace(target)
-    return spec
+    task, document = _parse(source, lambda file, spec: None)
+    target = folder / f"{task.spec.name}.yaml"
+    golden_name = f"{task.spec.name}.golden.jsonl"
+    if task.golden_path is not None:
+        _refuse_lost_rows(task, target)
+        write_atomically(folder / golden_name, task.golden_path.read_bytes())
+        document["golden_file"] = golden_name
+    elif (folder / golden_name).is_file():
+        found = golden_set(task.spec.name, read_golden_file(folder / golden_name, task.spec))
+        document["golden_file"] = golden_name
+        task = replace(task, spec=task.spec.model_copy(update={"golden_file": golden_name, "golden_set": found}))
+    _write(document, target)
+    return task.spec
 
 
-def _parse(path: Path) -> tuple[TaskSpec, CommentedMap]:
+def set_golden_file(path: Path, name: str) -> None:
+    """Make a task's YAML name its golden file; the rest of it, comments too, stays."""
+    document = _load(path)
+    document["golden_file"] = name
+    _write(document, path)
+
+
+def _refuse_lost_rows(task: TaskFile, target: Path) -> None:
+    try:
+        present = read_task_file(target).golden if target.is_file() else ()
+    except ConfigurationError:  # What is there is no task, so it has no golden set.
+        return
+    given = {row.row_id for row in task.golden}
+    if lost := [row.row_id for row in present if row.row_id not in given]:
+        name, file = task.spec.name, target.parent / f"{task.spec.name}.golden.jsonl"
+        raise ConfigurationError(
+            f"{task.golden_path} lacks {len(lost)} of the {len(present)} rows of {name}'s golden set: {lost[0]} …",
+            f"Copy {file} over it, or take the rows out with a reason: ratchet golden remove {name} ROW --reason …",
+        )
+
+
+def _parse(path: Path, known_set: KnownSet) -> tuple[TaskFile, CommentedMap]:
     document = _load(path)
     if not isinstance(document, CommentedMap):
-        raise _error(path, 1, f"found {_brief(document)}", "expected keys with values, such as `name: support-desk`")
+        raise _error(path, 1, f"found {brief(document)}", "expected keys with values, such as `name: support-desk`")
+    if "golden_set" in document:
+        line = _line(document, ("golden_set",))
+        raise _error(path, line, "golden_set: found a key that only the scheduler sets", "expected golden_file")
     budget = [MAX_NODES]
     data = _plain(path, document, budget, depth=0)
-    if data.get("golden_file") is not None and data.get("golden"):
-        raise _error(path, _line(document, ("golden",)), "found golden and golden_file", "expected one of the two")
     try:
         spec = TaskSpec.model_validate(data)
     except ValidationError as error:
@@ -81,10 +131,26 @@ def _parse(path: Path) -> tuple[TaskSpec, CommentedMap]:
     if not valid_cron(spec.cron):
         line = _line(document, ("cron",))
         raise _error(path, line, f"cron: found {spec.cron!r}", "expected five fields in UTC, such as `0 3 * * 1`")
-    if spec.golden_file is not None:
-        golden = _read_golden(path, _line(document, ("golden_file",)), spec)
-        spec = TaskSpec.model_validate({**data, "golden": golden})
-    return spec, document
+    if spec.golden_file is None:
+        return TaskFile(path, spec), document
+    file = path.parent / spec.golden_file
+    if not file.is_file():
+        line = _line(document, ("golden_file",))
+        raise _error(
+            path, line, f"golden_file: found no file {file}", "expected a JSON-lines file, relative to this one"
+        )
+    if (known := known_set(file, spec)) is not None:
+        return TaskFile(path, spec.model_copy(update={"golden_set": known})), document
+    rows = read_golden_file(file, spec)
+    return TaskFile(path, spec.model_copy(update={"golden_set": golden_set(spec.name, rows)}), rows), document
+
+
+def _write(document: CommentedMap, target: Path) -> None:
+    partial = target.with_suffix(".tmp")  # Not *.yaml: the scheduler must not read half a file.
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8") as file:
+        _yaml().dump(document, file)
+    partial.replace(target)
 
 
 def _yaml() -> YAML:
@@ -146,7 +212,7 @@ def _describe_problem(detail: ErrorDetails) -> str:
     for prefix, replacement in _EXPECTED_BY_MESSAGE.items():
         if message.startswith(prefix):
             expected = replacement + message.removeprefix(prefix)
-            return f"{key}: found {_brief(detail['input'])}; expected {expected.split(' or instance of ')[0]}"
+            return f"{key}: found {brief(detail['input'])}; expected {expected.split(' or instance of ')[0]}"
     return f"{key}: {message}" if key else message
 
 
@@ -158,7 +224,7 @@ def _allowed_keys(location: Sequence[str | int]) -> set[str]:
             continue  # The index of a sequence.
         inner = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
         model = next((a for a in inner if issubclass(a, BaseModel)), model)
-    return set(model.model_fields)
+    return set(model.model_fields) - {"golden_set"}
 
 
 def _line(document: CommentedMap, location: Sequence[str | int]) -> int:
@@ -175,43 +241,6 @@ def _line(document: CommentedMap, location: Sequence[str | int]) -> int:
     if not location and "labels" in document:  # All rules that span several keys are about labels.
         return int(document.lc.key("labels")[0]) + 1
     return line
-
-
-def _read_golden(path: Path, line: int, spec: TaskSpec) -> list[dict[str, Any]]:
-    golden = path.parent / str(spec.golden_file)
-    try:
-        if golden.stat().st_size > MAX_GOLDEN_BYTES:
-            raise _error(path, line, f"golden_file: found more than {MAX_GOLDEN_BYTES:,} bytes", "expected fewer")
-        rows = golden.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        found = f"golden_file: {golden} cannot be read ({error.strerror})"
-        raise _error(path, line, found, "expected a readable file, relative to this one") from error
-    except UnicodeDecodeError as error:
-        raise _error(path, line, f"golden_file: {golden} is not UTF-8", "expected UTF-8 text") from error
-    return [_golden(golden, number, row, spec) for number, row in enumerate(rows, start=1) if row.strip()]
-
-
-def _golden(golden: Path, number: int, row: str, spec: TaskSpec) -> dict[str, Any]:
-    try:
-        example = GoldenExample.model_validate(json.loads(row))
-    except json.JSONDecodeError as error:
-        raise _error(golden, number, f"found {_brief(row)}", 'expected {"text": "…", "label": "…"}') from error
-    except ValidationError as error:
-        raise _error(
-            golden, number, describe_validation_error(error, limit=1), 'expected {"text": "…", "label": "…"}'
-        ) from error
-    if spec.labels and example.label not in spec.labels:
-        near = get_close_matches(example.label, spec.labels, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "expected one of the task's labels"
-        raise _error(golden, number, f"label: found {example.label!r}", hint)
-    return example.model_dump()
-
-
-def _brief(value: object) -> str:
-    if value is None:
-        return "nothing"
-    text = f"{value!r}" if not isinstance(value, dict | list) else f"{json.dumps(value, default=str)}"
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _error(path: Path, line: int, found: str, expected: str) -> ConfigurationError:

@@ -1,4 +1,4 @@
-"""Watches the task files and publishes the tasks that changed.
+"""Watches the task files; publishes the tasks that changed, and before them their golden sets, to the artifact store.
 
 An invalid file is logged once and its task stays as it was. A file that is removed leaves its task in place: data and
 adapters outlive it.
@@ -11,26 +11,41 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from schemas.golden import GoldenSet
 from schemas.tasks import TaskChanged, TaskSpec
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.task_files import read_task
+from services.scheduler.task_files import TaskFile, read_task_file
 from shared.errors import ConfigurationError, DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
 from shared.kafka.publisher import EventPublisher
+from shared.storage.golden_sets import GoldenWriter, publish_golden_set
 
 logger = logging.getLogger(__name__)
+_Version = tuple[int, int, int, str]
+_READ_BY = {"kind", "system_prompt", "labels", "renamed_labels"}
+"""What of a task decides how its golden file is read."""
 
 
 class TaskWatcher:
     """The tasks as their files and the topic `tasks.changed` define them."""
 
-    def __init__(self, settings: SchedulerSettings, publisher: EventPublisher, table: LatestByKey[TaskChanged]) -> None:
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        publisher: EventPublisher,
+        table: LatestByKey[TaskChanged],
+        artifacts: GoldenWriter,
+    ) -> None:
         self._settings = settings
         self._publisher = publisher
         self._table = table
+        self._artifacts = artifacts
         self._published: dict[str, TaskSpec] = {}
+        self._versions: dict[str, _Version] = {}
+        self._sets: dict[str, tuple[_Version, GoldenSet]] = {}
         self.invalid_files: dict[str, str] = {}
         """File name to what is wrong with it."""
+        self._scanning = asyncio.Lock()
         self.scanned = False
         """True once the files were read."""
 
@@ -46,16 +61,21 @@ class TaskWatcher:
 
     async def scan(self) -> None:
         """Read every task file once; publish the tasks that changed. Raises DependencyUnavailable."""
+        async with self._scanning:
+            await self._scan()
+
+    async def _scan(self) -> None:
         files = await asyncio.to_thread(self._read)
         file_of: dict[str, str] = {}
         invalid: dict[str, str] = {}
         for path, task in files:
             if isinstance(task, ConfigurationError):
                 invalid[path.name] = task.reason
-            elif task.name in file_of:
-                invalid[path.name] = f"{path}: task {task.name} is already defined in {file_of[task.name]}"
+            elif task.spec.name in file_of:
+                name = task.spec.name
+                invalid[path.name] = f"{path}: task {name} is already defined in {file_of[name]}"
             else:
-                file_of[task.name] = path.name
+                file_of[task.spec.name] = path.name
                 await self._publish(task)
         for name, reason in invalid.items():
             if self.invalid_files.get(name) != reason:
@@ -75,19 +95,49 @@ class TaskWatcher:
                 )
             await asyncio.sleep(self._settings.scheduler_poll_seconds)
 
-    def _read(self) -> list[tuple[Path, TaskSpec | ConfigurationError]]:
-        files: list[tuple[Path, TaskSpec | ConfigurationError]] = []
+    def _read(self) -> list[tuple[Path, TaskFile | ConfigurationError]]:
+        files: list[tuple[Path, TaskFile | ConfigurationError]] = []
         for path in sorted(self._settings.tasks_folder.glob("*.yaml")):
             try:
-                files.append((path, read_task(path)))
+                files.append((path, read_task_file(path, self._published_set)))
             except ConfigurationError as error:
                 files.append((path, error))
         return files
 
-    async def _publish(self, spec: TaskSpec) -> None:
+    def _published_set(self, file: Path, spec: TaskSpec) -> GoldenSet | None:
+        """Return the set of a golden file that is as it was when its set was published: a large one is read once."""
+        version = self._versions[spec.name] = _version(file, spec)
+        published = self._sets.get(spec.name)
+        return published[1] if published is not None and published[0] == version else None
+
+    async def _publish(self, file: TaskFile) -> None:
+        spec = file.spec
+        if file.golden and spec.golden_set is not None:
+            await self._publish_golden_set(file)
+            self._sets[spec.name] = self._versions[spec.name], spec.golden_set
         if self.get(spec.name) == spec:
             self._published.setdefault(spec.name, spec)
             return
         await self._publisher.publish(TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
         self._published[spec.name] = spec
         logger.info("task %s is now revision %s", spec.name, spec.revision)
+
+    async def _publish_golden_set(self, file: TaskFile) -> None:
+        """Publish the set before the event that names it, and once in each process, should it have been deleted."""
+        try:
+            await asyncio.to_thread(publish_golden_set, self._artifacts, file.spec.name, file.golden)
+        except OSError as error:
+            raise DependencyUnavailable(f"the golden set of {file.spec.name} was not written: {error}") from error
+
+
+def _version(file: Path, spec: TaskSpec) -> _Version:
+    """Return what differs once a golden file was replaced or written to, or its task reads it differently.
+
+    It is taken before the file is read: what is written meanwhile is another version.
+    """
+    read_by = spec.model_dump_json(include=_READ_BY)
+    try:
+        stat = file.stat()
+    except OSError:  # It was deleted this moment; whoever reads it says so.
+        return 0, 0, 0, read_by
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, read_by

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "scheduler_0001_scheduled_runs"  # Not the id of a database with the older table `turns`, which is refused.
+revision = "scheduler_0001_learning_cycles"  # Not the id of a database whose rollouts hold up cycles, which is refused.
 down_revision = None
 
 TIME = sa.DateTime(timezone=True)
@@ -26,8 +26,9 @@ def upgrade() -> None:
         sa.Column("finished_by", sa.Uuid),
     )
     op.create_index(
-        "one_running_cycle_per_task", "cycles", ["task"], unique=True, postgresql_where=sa.text("finished IS NULL")
-    )
+        "one_learning_cycle_per_task", "cycles", ["task"], unique=True,
+        postgresql_where=sa.text("finished IS NULL AND step <> 'rollout'"),
+    )  # fmt: skip
     op.create_table(
         "scheduled_runs",
         sa.Column("task", sa.Text, primary_key=True),

@@ -23,6 +23,7 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.task_watcher import TaskWatcher
 from shared.errors import DependencyUnavailable
 from shared.kafka.latest_by_key import LatestByKey
+from shared.storage.artifacts import ArtifactStore
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SPEC = TaskSpec(
@@ -38,7 +39,8 @@ class MemoryCycleStore:
         self.runs: dict[str, ScheduledRun] = {}
 
     async def start(self, started: CycleStarted, timeout_minutes: int) -> bool:
-        if any(c["started"].task == started.task and c["finished"] is None for c in self.cycles.values()):
+        own = [c for c in self.cycles.values() if c["started"].task == started.task]
+        if any(c["finished"] is None and c["step"] != "rollout" for c in own):
             return False
         self.cycles[str(started.cycle_id)] = {
             "started": started, "announced": False, "step": "failures", "since": started.occurred_at,
@@ -97,10 +99,10 @@ class SchedulerBench:
         self.cycles = MemoryCycleStore()
         settings = SchedulerSettings(home=folder)
         self.table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        self.tasks = TaskWatcher(settings, self, self.table)
+        self.tasks = TaskWatcher(settings, self, self.table, ArtifactStore(settings.artifacts_uri, folder / "cache"))
         self.handlers = Handlers(settings, self.cycles, self, self, self.tasks, lambda: self.now)
         self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed.v1")
-        erasures = ErasureAnnouncer(self, self.rollouts, b"k" * 32, lambda: self.now)
+        erasures = ErasureAnnouncer(self, self.rollouts, b"k" * 32, settings.tasks_folder, lambda: self.now)
         self.http = build_app(settings, self.handlers, self.cycles, self.tasks, erasures, list)
 
     async def publish(self, event: Event) -> None:
@@ -157,6 +159,16 @@ async def test_a_command_starts_a_cycle_with_a_fence_and_a_cut_off(bench: Schedu
     assert started.task_revision == SPEC.revision
 
 
+async def test_a_cycle_starts_with_the_task_as_its_file_says_now(bench: SchedulerBench, tmp_path: Path) -> None:
+    edited = SPEC.model_copy(update={"dataset": SPEC.dataset.model_copy(update={"min_new_examples": 0})})
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "desk.yaml").write_text(edited.model_dump_json(exclude_defaults=True))  # JSON is YAML.
+    await bench.post("/api/cycles", {"task": "desk"})
+    changed, started = bench.published
+    assert isinstance(changed, TaskChanged) and changed.spec.dataset.min_new_examples == 0
+    assert isinstance(started, CycleStarted)
+
+
 async def test_one_cycle_of_a_task_runs_at_a_time(bench: SchedulerBench) -> None:
     await bench.post("/api/cycles", {"task": "desk"})
     bench.now += timedelta(seconds=5)
@@ -200,7 +212,10 @@ async def test_a_scheduled_run_during_a_cycle_is_skipped(bench: SchedulerBench) 
     assert bench.cycles.runs["desk"].considered_at == bench.now
 
 
-@pytest.mark.parametrize(("end", "outcome"), [(Stage.PROMOTED, "promoted"), (Stage.REJECTED, "rejected")])
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [(Stage.PROMOTED, "promoted"), (Stage.REJECTED, "rejected"), (Stage.INCONCLUSIVE, "inconclusive")],
+)
 async def test_a_rollout_ends_its_cycle_once_however_often_it_is_delivered(
     bench: SchedulerBench, end: Stage, outcome: str
 ) -> None:
@@ -226,6 +241,16 @@ async def test_a_failed_step_ends_its_cycle_with_the_reason(bench: SchedulerBenc
     await bench.handlers.on_step(failed(cycle_id))
     (finished,) = bench.of(CycleFinished)
     assert (finished.outcome, finished.reason) == ("failed", "trainer: out of memory")
+
+
+async def test_a_cycle_with_too_little_new_is_skipped_and_another_can_start(bench: SchedulerBench) -> None:
+    cycle = str(await bench.handlers.start(SPEC, "command"))
+    skipped = failed(cycle).model_copy(update={"service": "dataset_builder", "step": "dataset", "skipped": True})
+    await bench.handlers.on_step(skipped)
+    (finished,) = bench.of(CycleFinished)
+    assert (finished.outcome, finished.reason) == ("skipped", skipped.reason)
+    bench.now += timedelta(minutes=1)
+    assert await bench.handlers.start(SPEC, "command") is not None
 
 
 async def test_events_that_overtake_each_other_do_not_move_a_cycle_back(bench: SchedulerBench) -> None:

@@ -111,3 +111,52 @@ async def test_while_the_broker_is_away_the_request_fails_as_unavailable(bench: 
 
 async def test_a_body_over_the_limit_is_refused(bench: SchedulerBench) -> None:
     assert (await forget(bench, users=["x" * 400] * 100, task="y" * 70_000)).status_code == 413
+
+
+GOLDEN_TASK = """\
+name: desk
+kind: classification
+system_prompt: Classify.
+labels: [delivery, refund]
+golden_file: golden.jsonl
+"""
+
+
+def golden(who: str | None, day: int, text: str) -> str:
+    row = {"text": text, "label": "refund", "prediction_id": f"p-{text}", "user_hash": who}
+    return json.dumps(row | {"predicted_at": (NOON + timedelta(days=day)).isoformat()})
+
+
+async def test_golden_rows_of_the_person_are_removed_with_a_history_that_has_no_text(
+    bench: SchedulerBench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "desk.yaml").write_text(GOLDEN_TASK)
+    rows = [
+        golden(HASH, 0, "theirs"),
+        golden(HASH, 1, "later"),
+        golden("b" * 24, 0, "another's"),
+        golden(None, 0, "made up"),
+    ]
+    (folder / "golden.jsonl").write_text("\n".join(rows))
+    listed = await forget(bench, users=[USER], announce=False)
+    assert listed.json()["golden"] == [{"task": "desk", "rows": 1, "problem": None}]
+    assert (folder / "golden.jsonl").read_text() == "\n".join(rows)
+    assert (await forget(bench, users=[USER], task="other")).json()["golden"] == []
+    assert (await forget(bench, users=[USER])).json()["golden"] == listed.json()["golden"]
+    left = [json.loads(line)["text"] for line in (folder / "golden.jsonl").read_text().splitlines()]
+    assert left == ["later", "another's", "made up"]
+    history = (folder / "desk.golden.history.jsonl").read_text()
+    assert json.loads(history)["action"] == "forgotten"
+    assert not any(text in history.replace("p-theirs", "") for text in ("theirs", HASH, USER))
+
+
+async def test_a_golden_set_that_cannot_be_read_is_reported_and_the_person_is_still_forgotten(
+    bench: SchedulerBench, tmp_path: Path
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "desk.yaml").write_text(GOLDEN_TASK)
+    (entry,) = (await forget(bench, users=[USER])).json()["golden"]
+    assert entry["problem"].endswith("relative to this one")
+    assert len(bench.of(SubjectForgotten)) == 2

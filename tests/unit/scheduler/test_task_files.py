@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_template_shows_every_key_with_its_default() -> None:
         default = TaskSpec.model_fields[section].default
         assert getattr(spec, section) == default
         assert all(f"\n  {key}:" in text for key in type(default).model_fields)
-    assert all(f"\n{key}:" in text for key in TaskSpec.model_fields if key != "golden")
+    assert all(f"\n{key}:" in text for key in TaskSpec.model_fields if key != "golden_set")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,9 @@ def test_the_template_shows_every_key_with_its_default() -> None:
         (GOOD.replace("system_prompt: Classify.\n", ""), "system_prompt: found nothing; expected the text"),
         (GOOD + "cron: every monday\n", "FILE:8: cron: found 'every monday'; expected five fields in UTC"),
         (GOOD + "rollout: fast\n", "FILE:8: rollout: found 'fast'; expected keys with values"),
-        (GOOD + "golden_file: none.jsonl\n", "FILE:8: golden_file:"),
+        (GOOD + "golden_file: none.jsonl\n", "FILE:8: golden_file: found no file"),
+        (GOOD + "golden_set: {set_id: x, rows: 1}\n", "FILE:8: golden_set: found a key that only the scheduler sets"),
+        (GOOD + "golden: []\n", "FILE:8: golden: found an unknown key; did you mean `golden_file`?"),
         (b"name: \xff", "FILE:1: found the byte 0xff; expected UTF-8 text"),
         ("name: " + "x" * 1_000_001, "FILE:1: found 1,000,007 bytes; expected at most 1,000,000"),
     ],
@@ -99,33 +102,61 @@ def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(file: Path)
     assert [line.split(": ")[0] for line in reason.splitlines()] == ["FILE:7", "FILE:9"]
 
 
-def test_a_golden_file_is_found_relative_to_the_task_file(file: Path) -> None:
-    (file.parent / "golden.jsonl").write_text('{"text": "where is it?", "label": "delivery"}\n\n')
-    file.write_text(GOOD + "golden_file: golden.jsonl\n")
-    assert [example.label for example in read_task(file).golden] == ["delivery"]
+def golden(file: Path, *rows: tuple[str, str]) -> str:
+    """Write a golden file beside the task file; returns the text of a task file that names it."""
+    lines = (json.dumps({"text": text, "label": label}) for text, label in rows)
+    (file.parent / "golden.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return GOOD + "golden_file: golden.jsonl\n"
 
 
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ("{oops", "golden.jsonl:2: found '{oops'"),
-        ('{"text": "a"}', "golden.jsonl:2: label: Field required"),
-        ('{"text": "a", "label": "refnd"}', "golden.jsonl:2: label: found 'refnd'; did you mean 'refund'?"),
-    ],
-)
-def test_an_error_in_a_golden_file_is_reported_with_its_line(file: Path, row: str, expected: str) -> None:
-    (file.parent / "golden.jsonl").write_text('{"text": "where is it?", "label": "delivery"}\n' + row + "\n")
-    assert expected in reason_of(file, GOOD + "golden_file: golden.jsonl\n")
+WHERE, BACK = ("where is it?", "delivery"), ("I want it back", "refund")
+
+
+def test_a_golden_file_is_found_relative_to_the_task_file_and_named_by_its_rows(file: Path) -> None:
+    file.write_text(golden(file, WHERE, BACK))
+    first = read_task(file).golden_set
+    assert first is not None
+    assert (first.rows, first.set_id.startswith("desk-")) == (2, True)
+    file.write_text(golden(file, BACK, WHERE))
+    assert read_task(file).golden_set == first
+    file.write_text(golden(file, WHERE))
+    assert read_task(file).golden_set != first
+
+
+def test_an_error_in_a_golden_file_is_reported_with_its_line(file: Path) -> None:
+    text = golden(file, WHERE, ("a", "refnd"))
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"golden.jsonl:2: label: found 'refnd'; did you mean 'refund'\?"):
+        read_task(file)
 
 
 def test_applying_a_file_copies_its_golden_file_and_comments(file: Path, tmp_path: Path) -> None:
-    (file.parent / "golden.jsonl").write_text('{"text": "where is it?", "label": "delivery"}\n')
-    file.write_text(GOOD + "golden_file: golden.jsonl\n")
+    file.write_text(golden(file, WHERE))
     target = tmp_path / "tasks"
     spec = apply_task(file, target)
     applied = read_task(target / "desk.yaml")
-    assert applied.golden == spec.golden
+    assert applied.golden_set == spec.golden_set is not None
     assert "# Why we are strict here." in (target / "desk.yaml").read_text()
+
+
+def test_a_task_that_is_applied_again_without_a_golden_file_keeps_its_golden_set(file: Path, tmp_path: Path) -> None:
+    target = tmp_path / "tasks"
+    file.write_text(golden(file, WHERE))
+    before = apply_task(file, target).golden_set
+    file.write_text(GOOD.replace("0.7", "0.8"))
+    assert apply_task(file, target).golden_set == before is not None
+    assert read_task(target / "desk.yaml").golden_set == before
+
+
+def test_a_golden_file_that_lacks_rows_of_the_tasks_golden_set_is_not_applied(file: Path, tmp_path: Path) -> None:
+    target = tmp_path / "tasks"
+    file.write_text(golden(file, WHERE, BACK))
+    before = apply_task(file, target).golden_set
+    file.write_text(golden(file, WHERE))
+    with pytest.raises(ConfigurationError, match="lacks 1 of the 2 rows of desk's golden set") as caught:
+        apply_task(file, target)
+    assert "ratchet golden remove desk" in caught.value.way_out
+    assert read_task(target / "desk.yaml").golden_set == before
 
 
 def test_an_invalid_file_is_not_applied(file: Path, tmp_path: Path) -> None:

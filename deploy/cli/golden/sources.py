@@ -1,0 +1,90 @@
+"""Makes golden rows of what people write, of predictions in the lake and of reviewers' corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from schemas.base import utc_now
+from schemas.conversation import Answer, Call
+from schemas.golden import GoldenPart, GoldenRow
+from schemas.labels import CorrectionSubmitted
+from schemas.tasks import TaskSpec
+from services.dataset_builder.building.chat_format import answer_message
+from services.scheduler.golden.file import GoldenLine, row_problem
+from shared.conversation import chat_tools, never_trained
+from shared.errors import ConfigurationError
+from shared.privacy.redaction import Rules
+from shared.privacy.redaction.spans import TextSpan
+from shared.storage.predictions import LakePredictions
+
+_WAY_OUT = "A golden row is a question with one right answer: docs/datasets.md, `The golden set`."
+FindPersonalData = Callable[[Sequence[str], Rules], Sequence[Sequence[TextSpan]]]
+"""`Redactor.find`."""
+
+
+def row_of_text(spec: TaskSpec, text: str, label: str, part: GoldenPart) -> GoldenRow:
+    """Return the row of a question and its answer. Raises ConfigurationError for an answer that the task has not."""
+    try:
+        return GoldenLine(text=text, label=label, part=part).row(spec)
+    except ValueError as error:
+        raise ConfigurationError(f"this is no golden row: {row_problem(error)}", _WAY_OUT) from error
+
+
+def row_of_prediction(spec: TaskSpec, lake: str, prediction_id: str, label: str, part: GoldenPart) -> GoldenRow:
+    """Return the row of a prediction in the lake with its right answer.
+
+    Raises ConfigurationError if it is not there or cannot be asked again, DependencyUnavailable while the lake is away.
+    """
+    found = LakePredictions(lake).find(spec.name, [prediction_id], utc_now().date()).get(prediction_id)
+    if found is None:
+        raise ConfigurationError(
+            f"the lake at {lake} has no prediction {prediction_id} of {spec.name}",
+            "It is older than three months, or it was forgotten: give it as a --file.",
+        )
+    whose = (prediction_id, found.user_hash, found.occurred_at)
+    return _row(spec, found.call, [found.answer], label, part, whose)
+
+
+def row_of_correction(spec: TaskSpec, correction: CorrectionSubmitted, part: GoldenPart) -> GoldenRow:
+    """Return the row of a correction. Raises ConfigurationError for one that is no label or cannot be asked again."""
+    if correction.label is None:
+        raise ConfigurationError(
+            f"{correction.correction_id} is a preference between two answers, not a label", _WAY_OUT
+        )
+    whose = (correction.prediction_id, correction.user_hash, correction.predicted_at)
+    return _row(spec, correction.call, correction.answers, correction.label.strip(), part, whose)
+
+
+def personal_data_in(spec: TaskSpec, rows: Sequence[GoldenRow], find: FindPersonalData) -> dict[str, str]:
+    """Return, by row id, the kinds of personal data that seem to be in what people wrote: nothing replaces it there."""
+    written = [
+        (row.row_id, message.text)
+        for row in rows if row.prediction_id is None  # What was logged has surrogates, which look alike.
+        for message in row.messages if message.text not in spec.labels
+    ]  # fmt: skip
+    found: dict[str, set[str]] = {}
+    for (row_id, _), spans in zip(written, find([text for _, text in written], Rules.of(spec.redaction)), strict=True):
+        found.setdefault(row_id, set()).update(span.kind for span in spans)
+    return {row_id: ", ".join(sorted(kinds)) for row_id, kinds in found.items() if kinds}
+
+
+def _row(
+    spec: TaskSpec,
+    call: Call,
+    answers: Sequence[Answer],
+    label: str,
+    part: GoldenPart,
+    whose: tuple[str, str | None, datetime | None],
+) -> GoldenRow:
+    prediction_id, user_hash, predicted_at = whose
+    if (reason := never_trained(call, ())) is not None:
+        raise ConfigurationError(f"{prediction_id} cannot be asked again: {reason[1]}", "Choose another prediction.")
+    tools = chat_tools(call.tools)
+    try:
+        return GoldenLine(
+            messages=(*call.messages, answer_message(label, answers, tools)), tools=tools, part=part,
+            prediction_id=prediction_id, user_hash=user_hash, predicted_at=predicted_at,
+        ).row(spec)  # fmt: skip
+    except ValueError as error:
+        raise ConfigurationError(f"{prediction_id} is no golden row: {row_problem(error)}", _WAY_OUT) from error

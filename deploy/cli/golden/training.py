@@ -1,0 +1,78 @@
+"""Finds training rows that are, or nearly are, questions of a golden set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from schemas.datasets import DatasetManifest, Example
+from schemas.golden import GoldenRow
+from schemas.tasks import TaskSpec
+from shared.conversation import comparable_text
+from shared.model.near_duplicates import NearDuplicates
+from shared.storage.artifacts import MANIFEST, ArtifactStore
+
+DATASETS = "datasets"
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The rows of a dataset version that are, or nearly are, given questions."""
+
+    dataset_id: str
+    train: int
+    eval: int
+
+
+def count_in_newest(store: ArtifactStore, spec: TaskSpec, rows: Sequence[GoldenRow]) -> TrainedOn | None:
+    """Count the rows of the task's newest version that the next build leaves out because of these; None without one.
+
+    Raises DependencyUnavailable, or OSError, while the store is away.
+    """
+    versions = dataset_versions(store, spec.name)
+    if not versions:
+        return None
+    newest, index = versions[-1], _index(rows, spec)
+    counts = [
+        sum(
+            index.contains(comparable_text(row.prompt, spec.dataset.user_part))
+            for row in _examples(store, newest, part)
+        )
+        for part in ("train", "eval")
+    ]
+    return TrainedOn(newest, *counts)
+
+
+def never_trained_on(store: ArtifactStore, spec: TaskSpec, rows: Sequence[GoldenRow]) -> list[GoldenRow]:
+    """Return those of the rows that no version of the task has in its training data, nearly either. Raises as above."""
+    texts: set[str] = set()  # Versions share most of their rows.
+    for name in dataset_versions(store, spec.name):
+        for example in _examples(store, name, "train"):
+            texts.add(comparable_text(example.prompt, spec.dataset.user_part))
+    trained = NearDuplicates(sorted(texts), spec.dataset.near_copy_similarity)
+    return [row for row in rows if not trained.contains(comparable_text(row.prompt, spec.dataset.user_part))]
+
+
+def dataset_versions(store: ArtifactStore, task: str) -> list[str]:
+    """Return the task's published versions, oldest first. A folder that is no complete version is left out."""
+    versions = []
+    for name in store.names(DATASETS):
+        try:
+            manifest = DatasetManifest.model_validate_json(b"".join(store.lines(DATASETS, name, MANIFEST)))
+        except (FileNotFoundError, NotADirectoryError, ValidationError):
+            continue
+        if manifest.task == task:
+            versions.append((manifest.created_at, name))
+    return [name for _, name in sorted(versions)]
+
+
+def _index(rows: Sequence[GoldenRow], spec: TaskSpec) -> NearDuplicates:
+    return NearDuplicates(
+        (comparable_text(row.prompt, spec.dataset.user_part) for row in rows), spec.dataset.near_copy_similarity
+    )
+
+
+def _examples(store: ArtifactStore, name: str, part: str) -> Iterator[Example]:
+    return (Example.model_validate_json(line) for line in store.lines(DATASETS, name, f"{part}.jsonl") if line.strip())

@@ -1,0 +1,125 @@
+"""A golden set is in the artifact store before the event that names it, and the event does not grow with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from schemas.base import Event
+from schemas.tasks import TaskChanged
+from services.scheduler import task_files
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.task_watcher import TaskWatcher
+from shared.errors import DependencyUnavailable
+from shared.kafka.latest_by_key import LatestByKey
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.golden_sets import read_golden_set
+
+TASK = """\
+name: desk
+kind: classification
+system_prompt: Classify.
+labels: [delivery, refund]
+golden_file: golden.jsonl
+"""
+
+
+class Bench:
+    """A watcher of a folder with one task; at each event the golden set that it names is read from the store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = SchedulerSettings(home=folder)
+        self.folder = self.settings.tasks_folder
+        self.folder.mkdir()
+        (self.folder / "desk.yaml").write_text(TASK)
+        self.store = ArtifactStore(self.settings.artifacts_uri, folder / "cache")
+        self.events: list[TaskChanged] = []
+        self.watcher = self.restarted()
+
+    def restarted(self) -> TaskWatcher:
+        return TaskWatcher(self.settings, self, LatestByKey("tasks.changed.v1"), self.store)
+
+    def write_golden(self, rows: int, text: str = "question") -> None:
+        lines = (json.dumps({"text": f"{text} {n}", "label": "refund"}) for n in range(rows))
+        (self.folder / "golden.jsonl").write_text("\n".join(lines))
+
+    async def publish(self, event: Event) -> None:
+        assert isinstance(event, TaskChanged)
+        assert event.spec.golden_set is not None
+        assert len(read_golden_set(self.store, event.spec)) == event.spec.golden_set.rows
+        self.events.append(event)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_a_golden_file_of_20_000_rows_is_an_event_of_the_usual_size(bench: Bench) -> None:
+    bench.write_golden(20_000, text="a long question of several hundred characters, " * 8)
+    assert (bench.folder / "golden.jsonl").stat().st_size > 4 * 1024 * 1024  # Larger than any record of Kafka.
+    await bench.watcher.scan()
+    (event,) = bench.events
+    assert len(event.model_dump_json()) < 5_000
+    assert event.spec.golden_set is not None
+    assert event.spec.golden_set.rows == 20_000
+
+
+async def test_a_changed_golden_file_is_another_set_and_the_old_one_stays(bench: Bench) -> None:
+    bench.write_golden(2)
+    await bench.watcher.scan()
+    await bench.watcher.scan()
+    bench.write_golden(3)
+    await bench.watcher.scan()
+    before, after = (event.spec for event in bench.events)
+    assert (len(read_golden_set(bench.store, before)), len(read_golden_set(bench.store, after))) == (2, 3)
+    assert before.revision == after.revision
+
+
+async def test_an_unchanged_golden_file_is_read_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[Path]()
+    real = task_files.read_golden_file
+    monkeypatch.setattr(task_files, "read_golden_file", lambda path, spec: read.append(path) or real(path, spec))
+    bench.write_golden(2)
+    for _ in range(3):
+        await bench.watcher.scan()
+    assert len(read) == 1
+    (bench.folder / "desk.yaml").write_text(TASK.replace("refund", "other"))  # Its rows are wrong now.
+    await bench.watcher.scan()
+    assert "label: found 'refund'" in bench.watcher.invalid_files["desk.yaml"]
+
+
+async def test_a_renamed_label_is_another_set_of_the_same_file(bench: Bench) -> None:
+    bench.write_golden(2)
+    await bench.watcher.scan()
+    renamed = TASK.replace("labels: [delivery, refund]", "labels: [delivery, money]\nrenamed_labels: {refund: money}")
+    (bench.folder / "desk.yaml").write_text(renamed)
+    await bench.watcher.scan()
+    answers = [{row.answer for row in read_golden_set(bench.store, event.spec)} for event in bench.events]
+    assert answers == [{"refund"}, {"money"}]
+
+
+async def test_a_store_that_is_away_delays_the_event(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write_golden(2)
+    with monkeypatch.context() as away:
+        away.setattr(bench.store, "publish", full_disk)
+        with pytest.raises(DependencyUnavailable, match="No space left"):
+            await bench.watcher.scan()
+    assert not bench.events
+    await bench.watcher.scan()
+    assert len(bench.events) == 1
+
+
+def full_disk(folder: Path, kind: str, name: str) -> str:
+    raise OSError(28, "No space left on device")
+
+
+async def test_a_restarted_scheduler_publishes_a_set_again_that_was_deleted(bench: Bench) -> None:
+    bench.write_golden(2)
+    await bench.watcher.scan()
+    shutil.rmtree(Path(bench.settings.artifacts_uri) / "golden")
+    await bench.restarted().scan()
+    assert len(read_golden_set(bench.store, bench.events[0].spec)) == 2
