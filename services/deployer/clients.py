@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
 
+from schemas.tasks import TaskSpec
 from shared.addresses import without_credentials
 from shared.errors import DependencyUnavailable
-from shared.model.inference import InferenceClient
-from shared.storage.artifacts import ArtifactStore
+from shared.model.adapter_files import check_adapter
+from shared.storage import artifacts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,14 @@ class FlagState:
 
     @property
     def payload(self) -> dict[str, Any] | None:
-        """The payload of the first variant, parsed."""
+        """The payload of the first variant, parsed. None without one, and for one that a person broke."""
         for strategy in self.strategies:
             for variant in strategy.get("variants") or ():
                 if value := (variant.get("payload") or {}).get("value"):
-                    parsed = json.loads(value)
+                    try:
+                        parsed = json.loads(value)
+                    except (TypeError, ValueError):
+                        return None
                     return parsed if isinstance(parsed, dict) else None
         return None
 
@@ -88,12 +95,22 @@ class FlagAdmin(Protocol):
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None: ...
     async def set_strategy(self, flag: str, strategy: Strategy) -> None: ...
     async def switch(self, flag: str, on: bool) -> None: ...
+    async def changed_by(self, flag: str) -> str: ...
 
 
 class AdapterServer(Protocol):
-    """Makes every vLLM replica serve an adapter. Raises InvalidMessage if vLLM refuses it."""
+    """Makes every vLLM replica in service serve an adapter of a task, proved.
 
-    async def serve(self, adapter: str, uri: str) -> None: ...
+    Raises InvalidMessage if it must not be served, or if none of them does.
+    """
+
+    async def serve(self, adapter: str, uri: str, spec: TaskSpec) -> None: ...
+
+
+class Replicas(Protocol):
+    """The replicas that an adapter in a folder is to be served by: see `replicas.AdapterReplicas`."""
+
+    async def serve_adapter(self, name: str, folder: str) -> None: ...
 
 
 class UnleashAdmin:
@@ -101,6 +118,7 @@ class UnleashAdmin:
 
     def __init__(self, url: str, token: str, project: str = "default", environment: str = "development") -> None:
         self._features = f"{url.rstrip('/')}/api/admin/projects/{project}/features"
+        self._events = f"{url.rstrip('/')}/api/admin/search/events"
         self._environment = environment
         self._client = httpx.AsyncClient(timeout=10.0, headers={"Authorization": token})
 
@@ -153,14 +171,32 @@ class UnleashAdmin:
         if state is not None and state.enabled != on:
             await self._request("POST", f"{self._environment_url(flag)}/{'on' if on else 'off'}")
 
+    async def changed_by(self, flag: str) -> str:
+        """Return who changed the flag last, by Unleash's own log; "" where that does not say."""
+        query = {"feature": f"IS:{flag}", "limit": "1"}
+        try:
+            answer = await self._request("GET", self._events, params=query, missing_ok=True)
+        except DependencyUnavailable as error:
+            logger.warning("who changed %s is unknown: %s", flag, error)
+            return ""
+        events = (answer or {}).get("events") or [{}]
+        return str(events[0].get("createdBy") or "")
+
     def _environment_url(self, flag: str) -> str:
         return f"{self._features}/{flag}/environments/{self._environment}"
 
     async def _request(
-        self, method: str, url: str, *, json: Any = None, missing_ok: bool = False, conflict_ok: bool = False
+        self,
+        method: str,
+        url: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, str] | None = None,
+        missing_ok: bool = False,
+        conflict_ok: bool = False,
     ) -> Any:
         try:
-            response = await self._client.request(method, url, json=json)
+            response = await self._client.request(method, url, json=json, params=params)
         except httpx.HTTPError as error:
             raise DependencyUnavailable(f"Unleash unavailable: {error!r}", "Check it: ratchet status") from error
         if (response.status_code == 404 and missing_ok) or (response.status_code == 409 and conflict_ok):
@@ -179,18 +215,24 @@ class ArtifactMissing(DependencyUnavailable):
 
 
 class VllmAdapterServer:
-    """Serves adapters from the artifact store on all vLLM replicas. Raises ArtifactMissing."""
+    """Serves adapters from the artifact store on all vLLM replicas. Raises ArtifactMissing.
 
-    def __init__(self, inference: InferenceClient, artifacts: ArtifactStore) -> None:
-        self._inference = inference
-        self._artifacts = artifacts
+    No replica is asked for an adapter whose files are not what the task's trainer makes.
+    """
 
-    async def serve(self, adapter: str, uri: str) -> None:
+    def __init__(self, replicas: Replicas, store: artifacts.ArtifactStore, max_rank: int) -> None:
+        self._replicas = replicas
+        self._store = store
+        self._max_rank = max_rank
+
+    async def serve(self, adapter: str, uri: str, spec: TaskSpec) -> None:
         try:
-            folder = await asyncio.to_thread(self._artifacts.fetch, uri)
-        except DependencyUnavailable as error:
+            folder = await asyncio.to_thread(self._store.fetch, uri)
+        except artifacts.ArtifactMissing as error:
             raise ArtifactMissing(error.reason, error.way_out) from error
-        await self._inference.serve_adapter(adapter, str(folder))
+        modules = spec.training.target_modules
+        await asyncio.to_thread(check_adapter, folder, spec.base_model, self._max_rank, modules)
+        await self._replicas.serve_adapter(adapter, str(folder))
 
 
 def _variant_key(variant: dict[str, Any]) -> tuple[Any, ...]:

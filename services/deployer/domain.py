@@ -1,47 +1,53 @@
 """The ledger of a candidate's pairs, what a label is worth, and the decision about the candidate. Pure.
 
-    shadow ──W ≥ canary_wealth──▶ canary ──W ≥ 1/alpha, enough canary requests, guard quiet──▶ promoted
-       └──────────── harm · futility · labels spent · canary guard · superseded ────────────▶ rejected
+    shadow ──W ≥ canary_wealth──▶ canary ──W ≥ 1/alpha, enough canary answers, guard quiet──▶ promoted
+       ├────── harm · futility · canary guard ──────────────────────────────────────────────▶ rejected
+       └────── labels spent · expired ──────────────────────────────────────────────────────▶ inconclusive
 
-`betting.py` computes the wealth W, `rollout.py` holds what changes. Only superiority promotes: a candidate that is
-merely not worse is not promoted yet.
+`statistics/` computes the wealth W, `rollout.py` holds what changes. Only superiority promotes: a candidate that is
+merely not worse is not promoted yet. W is the greatest wealth so far, so that looking often is safe; but no move to
+more users is made while the labels as they stand speak against it. That only restricts, so the test's level holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from schemas.conversation import Answer, Call
 from schemas.rollouts import Evidence, Stage
-from schemas.tasks import RolloutSettings, TaskKind
-from services.deployer.betting import FUTILITY_ODDS, HARM_WEALTH, canary_guard, futility, max_wealth
+from schemas.tasks import RolloutSettings, Severity, TaskKind
+from services.deployer.statistics.betting import (
+    FUTILITY_ODDS,
+    HARM_WEALTH,
+    futility,
+    max_wealth,
+    wealth_now,
+)
+from services.deployer.statistics.bounds import interval
+from services.deployer.statistics.canary import CanaryCounts, canary_failure
+from services.deployer.statistics.forecast import labels_expected
 from shared.identity import content_hash
 
+NOTHING_DIFFERS = 1_000
+"""Pairs, all of which agree, after which there is nothing to promote: a candidate with production's weights, say."""
 CANNOT_TELL_LIMIT = 2
-"""After so many "cannot tell" answers a ticket counts as a tie."""
+"""After so many "cannot tell" answers, whatever is asked, a ticket counts as a tie. The second question is for another
+person; the console asks the first one again only where nobody else reviews."""
 
 
 @dataclass(frozen=True)
 class Ticket:
     """A discordant pair that bets. `outcome`: -1, 0, 1 or the mean of several labels; None: no label yet.
 
-    `asked` is False where the candidate erred: that is a loss and nobody is asked.
+    `asked` is False where the candidate erred: that is a loss and nobody is asked. `identified`: its user or session is
+    known.
     """
 
     outcome: float | None
     asked: bool = True
-
-
-@dataclass(frozen=True)
-class CanaryCounts:
-    """The canary's requests, and the users with a failed request, each counted in the arm of the first failure."""
-
-    requests: int = 0
-    errors: int = 0
-    bad_users: int = 0
-    bad_canary_users: int = 0
+    identified: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Ledger:
 
     tickets: Sequence[Ticket] = ()
     agreeing: int = 0
-    canary: CanaryCounts = CanaryCounts()
+    canary: CanaryCounts = field(default_factory=CanaryCounts)
 
     @property
     def outcomes(self) -> list[float | None]:
@@ -61,13 +67,23 @@ class Ledger:
         return sum(ticket.asked for ticket in self.tickets)
 
     def evidence(self, alpha: float) -> Evidence:
-        """Return the counts that every change carries. A split vote counts by its sign; wealth uses its exact value."""
+        """Return what every change carries: the counts, how much better the candidate is, and how far from a proof."""
+        counted = self.counted(alpha)
+        gain_low, gain_high = interval(self.outcomes, self.agreeing)
+        expected = labels_expected(counted.wins, counted.ties - self.agreeing, counted.losses, alpha)
+        return counted.model_copy(update={"gain_low": gain_low, "gain_high": gain_high, "labels_expected": expected})
+
+    def counted(self, alpha: float) -> Evidence:
+        """Return what a decision reads. A split vote counts by its sign; wealth uses its exact value."""
         labelled = [outcome for outcome in self.outcomes if outcome is not None]
+        wins, losses = sum(outcome > 0 for outcome in labelled), sum(outcome < 0 for outcome in labelled)
         return Evidence(
-            wins=sum(outcome > 0 for outcome in labelled),
-            ties=sum(outcome == 0 for outcome in labelled) + self.agreeing,
-            losses=sum(outcome < 0 for outcome in labelled),
+            wins=wins,
+            ties=len(labelled) - wins - losses + self.agreeing,
+            losses=losses,
             pending=len(self.tickets) - len(labelled),
+            labels=sum(ticket.asked and ticket.outcome is not None for ticket in self.tickets),
+            unidentified=sum(not ticket.identified for ticket in self.tickets),
             wealth=max_wealth(self.outcomes),
             alpha=alpha,
             canary_requests=self.canary.requests,
@@ -83,29 +99,71 @@ class Decision:
     reason: str
 
 
-def decide(stage: Stage, ledger: Ledger, alpha: float, settings: RolloutSettings) -> Decision | None:
-    """Return the next stage, or None to continue. Checks the canary guard, then proof, then the reasons to reject."""
-    evidence = ledger.evidence(alpha)
+def decide(
+    stage: Stage,
+    ledger: Ledger,
+    alpha: float,
+    settings: RolloutSettings,
+    age: timedelta = timedelta(),
+    *,
+    held: bool = False,
+) -> Decision | None:
+    """Return the next stage, or None to continue. Checks the canary guard and harm, then proof, then other ends.
+
+    `age`: how long the candidate has been in its stage. Every stage expires, so that none locks the weekly cycle.
+    `held`: by a person, so that there is no move to more users, whatever it has earned.
+    """
+    evidence = ledger.counted(alpha)
     counts = (
         f"{_counted(evidence.wins, 'win')}, {_counted(evidence.losses, 'loss', 'losses')}, "
         f"{_counted(evidence.ties, 'tie')}, {evidence.pending} pending"
+        + (f" ({evidence.unidentified} of unknown authors, who may be few)" if evidence.unidentified else "")
     )
-    if stage is Stage.CANARY and (reason := _canary_failure(ledger.canary, settings)):
+    if stage is Stage.CANARY and (reason := canary_failure(ledger.canary, settings)):
         return Decision(Stage.REJECTED, reason)
-    if evidence.wealth >= 1 / alpha:
-        if stage is Stage.SHADOW:
-            return Decision(
-                Stage.CANARY, _reached(evidence.wealth, settings.canary_wealth, "the canary threshold", counts)
-            )
-        if ledger.canary.requests >= settings.min_canary_requests:
-            canary = f"; the canary answered {ledger.canary.requests} requests with {ledger.canary.errors} errors"
-            return Decision(Stage.PROMOTED, _reached(evidence.wealth, 1 / alpha, "1/α", counts) + canary)
-        return None
-    if reason := _reason_to_reject(ledger, settings, counts):
+    if reason := _harm(ledger, counts):
         return Decision(Stage.REJECTED, reason)
-    if stage is Stage.SHADOW and evidence.wealth >= settings.canary_wealth:
-        return Decision(Stage.CANARY, _reached(evidence.wealth, settings.canary_wealth, "the canary threshold", counts))
+    is_proven = evidence.wealth >= 1 / alpha
+    if not is_proven and (reason := _reason_to_reject(ledger, counts)):
+        return Decision(Stage.REJECTED, reason)
+    if not is_proven and ledger.asked >= settings.max_labels and None not in ledger.outcomes:
+        reason = f"all {settings.max_labels} labels are spent and the candidate is not proven better: {counts}"
+        return Decision(Stage.INCONCLUSIVE, reason)
+    if not held and (move := _move(stage, ledger, evidence, settings, counts)) is not None:
+        return move
+    if age > timedelta(days=settings.max_days):
+        missing = _missing(evidence, settings, held=held)
+        reason = f"{settings.max_days} days in {stage.value} without {missing}, after {counts}"
+        return Decision(Stage.INCONCLUSIVE, reason)
     return None
+
+
+def _move(stage: Stage, ledger: Ledger, evidence: Evidence, settings: RolloutSettings, counts: str) -> Decision | None:
+    """Return the move to more users that the candidate has earned, if any."""
+    alpha = evidence.alpha
+    is_proven = evidence.wealth >= 1 / alpha
+    if not _speaks_for_it_now(ledger, min(settings.canary_wealth, 1 / alpha)):
+        return None
+    if stage is Stage.SHADOW and (is_proven or evidence.wealth >= settings.canary_wealth):
+        return Decision(Stage.CANARY, _reached(evidence.wealth, settings.canary_wealth, "the canary threshold", counts))
+    if stage is Stage.CANARY and is_proven and ledger.canary.served >= settings.min_canary_requests:
+        canary = f"; the canary answered {ledger.canary.requests} requests with {ledger.canary.errors} errors"
+        return Decision(Stage.PROMOTED, _reached(evidence.wealth, 1 / alpha, "1/α", counts) + canary)
+    return None
+
+
+def _missing(evidence: Evidence, settings: RolloutSettings, *, held: bool) -> str:
+    if held:
+        return "a person's word that it may go on"
+    if evidence.wealth < 1 / evidence.alpha:
+        return "the proof"
+    return f"{settings.min_canary_requests} canary answers"
+
+
+def _speaks_for_it_now(ledger: Ledger, threshold: float) -> bool:
+    """Return True if the labels as they stand are still worth more users."""
+    labelled = [outcome for outcome in ledger.outcomes if outcome is not None]
+    return wealth_now(labelled) >= threshold and wealth_now([-outcome for outcome in labelled]) < HARM_WEALTH
 
 
 def _reached(wealth: float, threshold: float, name: str, counts: str) -> str:
@@ -116,47 +174,50 @@ def _counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
-def _canary_failure(canary: CanaryCounts, settings: RolloutSettings) -> str:
-    share = settings.canary_percent / 100
-    guard = canary_guard(canary.bad_canary_users, canary.bad_users, share, settings.max_error_ratio)
-    if guard < HARM_WEALTH:
-        return ""
-    return (
-        f"the canary fails too often: {canary.bad_canary_users} of the {canary.bad_users} users with a failed request "
-        f"were in the canary, which has {settings.canary_percent} % of users (evidence {guard:.0f} ≥ {HARM_WEALTH:.0f} "
-        f"that it fails more than {settings.max_error_ratio:g} times as often as the primary)"
-    )
-
-
-def _reason_to_reject(ledger: Ledger, settings: RolloutSettings, counts: str) -> str:
+def _harm(ledger: Ledger, counts: str) -> str:
     worse = max_wealth([None if x is None else -x for x in ledger.outcomes])
-    if worse >= HARM_WEALTH:
-        return f"the candidate is worse: wealth against it {worse:.0f} ≥ {HARM_WEALTH:.0f} after {counts}"
+    if worse < HARM_WEALTH:
+        return ""
+    return f"the candidate is worse: wealth against it {worse:.0f} ≥ {HARM_WEALTH:.0f} after {counts}"
+
+
+def _reason_to_reject(ledger: Ledger, counts: str) -> str:
     odds = futility(ledger.outcomes)
     if odds >= FUTILITY_ODDS:
         return f"the candidate is unlikely to win: odds against it {odds:.0f} ≥ {FUTILITY_ODDS:.0f} after {counts}"
-    if ledger.asked >= settings.max_labels and None not in ledger.outcomes:
-        return f"all {settings.max_labels} labels are spent and the candidate is not proven better: {counts}"
+    if ledger.agreeing >= NOTHING_DIFFERS and not ledger.tickets:
+        return f"nothing to promote: its answers are production's in all {ledger.agreeing} pairs"
     return ""
 
 
-def label_outcome(kind: TaskKind, label: str | None, preference: str | None, pair: Pair) -> float | None:
+def label_outcome(
+    kind: TaskKind, label: str | None, preference: str | None, pair: Pair, severity: Sequence[Severity] = ()
+) -> float | None:
     """Return one person's answer as X: 1 the candidate was better, -1 worse, 0 no difference; None: cannot tell.
 
-    A classification label is the truth: each arm's answer, as one text, is right or wrong by it. A preference names a
-    side.
+    A classification label is the truth: each arm's answer, as one text, is right or wrong by it. What a wrong answer
+    costs is 1 unless `severity` has another weight for it, and X is production's cost minus the candidate's. A
+    preference names a side.
     """
     if label is not None:
         if kind is TaskKind.CLASSIFICATION:
-            truth = normalise(label)
             candidate = pair.candidate or Answer()
-            return float((normalise(candidate.plain) == truth) - (normalise(pair.production.plain) == truth))
+            return _cost(label, pair.production, severity) - _cost(label, candidate, severity)
         return None  # A rewritten text does not tell which arm was closer to it.
     if preference == "cannot_tell":
         return None
     if preference in ("a", "b"):
         return 1.0 if (preference == "a") == pair.candidate_first else -1.0
     return 0.0
+
+
+def _cost(truth: str, answer: Answer, severity: Sequence[Severity]) -> float:
+    """Return what the answer costs where `truth` is right: 0 if it is the truth, else its weight, 1 where none is."""
+    right, given = normalise(truth), normalise(answer.plain)
+    if given == right:
+        return 0.0
+    weights = (s.weight for s in severity if (normalise(s.truth), normalise(s.answer)) == (right, given))
+    return next(weights, 1.0)
 
 
 @dataclass(frozen=True)
@@ -189,14 +250,15 @@ class DrawnTicket:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """One request while a canary runs."""
+class Label:
+    """One person's answer to a question about a ticket. `outcome`: see `label_outcome`; a newer one takes its place."""
 
-    prediction_id: str
-    user_key: str | None
-    canary: bool
-    failed: bool
-    occurred_at: datetime
+    correction_id: str
+    ticket_id: str
+    request_id: str
+    reviewer: str
+    outcome: float | None
+    given_at: datetime
 
 
 def ticket_id_of(rollout_id: str, pair_id: str) -> str:

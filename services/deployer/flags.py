@@ -4,8 +4,8 @@
     ratchet.<task>.rollback   on: `previous` of primary's payload serves          ratchet.<task>.canary   user %
 
 The deployer writes flags only when a rollout changes. Between changes they belong to the operator: what was turned by
-hand stays. Writes are ordered so that a crash between any two leaves every user with a proven adapter, or with the
-canary that has earned its share.
+hand stays, and pauses the candidate until a person says that it goes on. Writes are ordered so that a crash between any
+two leaves every user with a proven adapter, or with the canary that has earned its share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from schemas.rollouts import Stage
 from services.deployer.clients import FlagAdmin, FlagState, Strategy
-from services.deployer.rollout import Rollout
+from services.deployer.rollout import ENDED, Rollout
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,26 @@ class TaskFlags:
     def rolled_back(self) -> bool:
         return self.rollback is not None and self.rollback.enabled
 
-    def differences(self, rollout: Rollout) -> tuple[str, ...]:
-        """Return what an operator changed since the rollout's last change, as sentences."""
-        found = []
+    def differences(self, rollout: Rollout) -> dict[str, str]:
+        """Return for each flag that an operator changed since the rollout's last change how it is now, in words."""
+        found = {}
         if self.primary is None or not self.primary.enabled:
-            found.append("primary is off: the base model serves")
+            found["primary"] = "primary is off: the base model serves"
         elif self.primary.payload != primary_strategy(rollout).payload:
-            found.append(f"primary's payload is {self.primary.payload}")
+            found["primary"] = f"primary's payload is {self.primary.payload}"
         if self.rolled_back:
-            found.append("rollback is on: the previous adapter serves")
+            found["rollback"] = "rollback is on: the previous adapter serves"
+        if rollout.stage is Stage.CANARY and self.canary is not None:
+            strategy = canary_strategy(rollout)
+            if not self.canary.matches(strategy.body(flag_name(rollout.task, "canary"))):
+                found["canary"] = f"canary has another share than {strategy.percent} %, or another payload"
         for name, state, wanted in (
             ("canary", self.canary, rollout.stage is Stage.CANARY),
             ("shadow", self.shadow, rollout.active),
         ):
             if state is not None and state.enabled != wanted:
-                found.append(f"{name} is {'on' if state.enabled else 'off'}")
-        return tuple(found)
+                found[name] = f"{name} is {'on' if state.enabled else 'off'}"
+        return found
 
 
 def flag_name(task: str, flag: str) -> str:
@@ -85,12 +89,15 @@ async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
         flag = flag_name(rollout.task, "canary")
         await admin.set_strategy(flag, canary_strategy(rollout))
         await admin.switch(flag, True)
+        await _replay(admin, rollout)
     elif rollout.stage is Stage.PROMOTED:
         await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(rollout))
         await admin.switch(flag_name(rollout.task, "primary"), True)
         await _stop(admin, rollout.task)
-    elif rollout.stage is Stage.REJECTED:
+    elif rollout.stage in ENDED:
         await _stop(admin, rollout.task)
+    elif rollout.stage is Stage.ROLLED_BACK:
+        await admin.switch(flag_name(rollout.task, "rollback"), True)
 
 
 async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
@@ -107,6 +114,11 @@ async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:
         await admin.set_strategy(primary, primary_strategy(rollout))
         await admin.switch(rollback, False)
     await admin.switch(canary, False)
+    await _replay(admin, rollout)
+
+
+async def _replay(admin: FlagAdmin, rollout: Rollout) -> None:
+    shadow = flag_name(rollout.task, "shadow")
     await admin.set_strategy(shadow, shadow_strategy(rollout))
     await admin.switch(shadow, True)
 

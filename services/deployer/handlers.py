@@ -1,7 +1,8 @@
 """Kafka handlers of the deployer, and its background work.
 
-consumes  adapters.evaluated · shadow.compared · corrections.submitted · requests.observed · subjects.forgotten
-produces  rollouts.changed and labels.requested, through `RolloutTransitions`
+consumes  adapters.evaluated · shadow.compared · corrections.submitted · requests.observed · feedback.given ·
+          subjects.forgotten
+produces  rollouts.changed and labels.requested, through `RolloutTransitions` · evaluations.requested, by `Admission`
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import asyncio
 import logging
 import secrets
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
 
 from schemas.adapters import AdapterEvaluated
-from schemas.base import Variant, utc_now
+from schemas.base import Variant
 from schemas.catalog import topic_of
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.predictions import RequestObserved, SubjectForgotten
+from schemas.predictions import FeedbackGiven, RequestObserved, SubjectForgotten
 from schemas.rollouts import ShadowCompared, Stage
 from schemas.tasks import TaskChanged
-from services.deployer.domain import Observation, label_outcome
-from services.deployer.rollout import Rollout, new_rollout
+from services.deployer.admission import Admission
+from services.deployer.domain import Label, label_outcome
 from services.deployer.settings import DeployerSettings
+from services.deployer.statistics.canary import is_negative, is_wrong, observation
+from services.deployer.statistics.guards import Guard
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
@@ -31,6 +37,9 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.retention import drop_expired_forever
 
 logger = logging.getLogger(__name__)
+TICKS_AT_ONCE = 10
+"""Each holds a connection to the database for its lock, and needs another."""
+_LONGEST_PAUSE = 60.0
 
 
 class Handlers:
@@ -40,12 +49,17 @@ class Handlers:
         rollouts: RolloutStore,
         ledger: LedgerStore,
         transitions: RolloutTransitions,
+        admission: Admission,
     ) -> None:
         self._settings = settings
         self._rollouts = rollouts
         self._ledger = ledger
         self._transitions = transitions
+        self._admission = admission
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
+        self._ticks = asyncio.Semaphore(TICKS_AT_ONCE)
+        self.trouble: dict[str, str] = {}
+        """What keeps a task's last tick from its end, by task."""
 
     def subscribe(self, consumers: Consumers) -> None:
         consumers.on(AdapterEvaluated, self.on_evaluated)
@@ -54,16 +68,16 @@ class Handlers:
         consumers.on_batch(
             RequestObserved, self.on_observed, BatchOptions(self._settings.deployer_observations_batch)
         )  # fmt: skip
+        consumers.on(FeedbackGiven, self.on_feedback)
         consumers.on(SubjectForgotten, self.on_forgotten)
         self._tasks = consumers.table(TaskChanged)
 
     async def on_evaluated(self, event: AdapterEvaluated) -> None:
-        """Start a candidate's rollout in shadow, or reject it by the offline gates."""
+        """Take a candidate into shadow, or let it wait for its turn, or record that the offline gates stopped it."""
         async with self._rollouts.locked(event.task):
-            await self._transitions.settle(event.task)
-            last = await self._rollouts.last_entered(event.task)
-            serving = await self._transitions.serving(event.task, event.base_model)
-            await self._transitions.start(new_rollout(event, last, serving, utc_now()), event.occurred_at)
+            await self._admission.admit(event)
+            async with self._later_if_away(event.task):
+                await self._admission.next_turn(event.task)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
         """Add pairs to the ledger; those that differ may become tickets that people are asked about."""
@@ -77,10 +91,16 @@ class Handlers:
                     # A pair that is stored already, from an earlier delivery, does not change its sides.
                     candidate_first = [bool(secrets.randbelow(2)) for _ in pairs]
                     await self._ledger.add_pairs(rollout, pairs, candidate_first)
-                    await self._transitions.advance(task)
+                    async with self._later_if_away(task):
+                        await self._transitions.advance(task)
 
     async def on_correction(self, event: CorrectionSubmitted) -> None:
-        """Add an answer to a ticket. No other correction is evidence: those exist because production was wrong."""
+        """Add an answer to a ticket. No other correction is evidence: those exist because production was wrong.
+
+        An answer in the audit, which chance chose, counts for the canary's guard.
+        """
+        if is_wrong(event):
+            await self._complain(event.task, Guard.CORRECTIONS, event.prediction_id, event.user_hash, event.happened_at)
         if event.ticket_id is None or event.purpose is not Purpose.DISCORDANT_PAIR:
             return
         async with self._rollouts.locked(event.task):
@@ -89,40 +109,109 @@ class Handlers:
             if ticket is None or rollout is None or rollout.task != event.task:
                 logger.warning("%s: label skipped: ticket %s is unknown or void", event.task, event.ticket_id)
                 return
-            outcome = label_outcome(rollout.spec.kind, event.label, event.preference, ticket.pair)
-            await self._ledger.add_label(event.correction_id, ticket.ticket_id, event.reviewer, outcome)
-            await self._transitions.advance(rollout.task)
+            if not rollout.active:
+                logger.info("%s: label skipped: the rollout of ticket %s has ended", event.task, event.ticket_id)
+                return
+            outcome = label_outcome(
+                rollout.spec.kind, event.label, event.preference, ticket.pair, rollout.spec.rollout.severity
+            )
+            given = Label(
+                event.correction_id, ticket.ticket_id, event.request_id, event.reviewer, outcome, event.occurred_at
+            )
+            await self._ledger.add_label(given)
+            async with self._later_if_away(rollout.task):
+                await self._transitions.advance(rollout.task)
 
     async def on_observed(self, deliveries: list[Delivery[RequestObserved]]) -> None:
-        """Count requests for the canary's guard and for its minimum number of requests."""
-        canaries = {r.task: r for r in await self._rollouts.active() if r.stage is Stage.CANARY}
-        for task, rollout in canaries.items():
+        """Count requests for the canary's guards and for its minimum number of answers; in shadow, the primary's."""
+        by_task = {
+            rollout.task: rollout for rollout in (*await self._rollouts.active(), *await self._rollouts.guarded())
+        }
+        for task, rollout in by_task.items():
             observations = [
-                _observation(d.event, rollout) for d in deliveries
-                if d.event.task == task and d.event.occurred_at >= rollout.changed_at
+                observation(d.event, rollout.candidate, rollout.primary) for d in deliveries
+                if d.event.task == task and d.event.occurred_at >= rollout.stage_since
                 and d.event.variant in (Variant.CANARY, Variant.PRIMARY, Variant.BASE)
             ]  # fmt: skip
             if observations:
                 await self._ledger.add_observations(rollout, observations)
+
+    async def on_feedback(self, event: FeedbackGiven) -> None:
+        """Count a complaint for the canary's guard."""
+        if is_negative(event):
+            await self._complain(event.task, Guard.FEEDBACK, event.prediction_id, event.user_hash, event.occurred_at)
+
+    async def _complain(self, task: str, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime) -> None:
+        for rollout in await self._rollouts.guarded():
+            if rollout.task == task and at >= rollout.stage_since:
+                await self._ledger.add_complaint(rollout, guard, prediction_id, user_hash, at)
 
     async def on_forgotten(self, event: SubjectForgotten) -> None:
         """Delete a person's texts and hash and void their open tickets; what was bet remains as numbers."""
         async with self._rollouts.locked(event.task):
             await self._ledger.forget(event)
 
+    async def publish_again(self) -> None:
+        """Background, when the broker answers: publish each task's state again, for a broker that has lost it.
+
+        The event is the same as before, by its id; whoever has it is not told anything new.
+        """
+        for task in await self._rollouts.tasks():
+            async with self._rollouts.locked(task):
+                await self._transitions.publish_again(task)
+
     async def expire_forever(self) -> None:
         """Background: delete the texts of ended rollouts when retention deletes them from the lake."""
         await drop_expired_forever(self._tasks, self._ledger.expire)
 
     async def tick_forever(self) -> None:
-        """Background: tick every task, forever."""
+        """Background: tick each task by a worker of its own, so that one that fails or takes long delays no other."""
+        workers: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for task in await self._rollouts.tasks():
+                    if task not in workers:
+                        workers[task] = asyncio.create_task(self._tick_one_forever(task))
+                await asyncio.sleep(self._settings.deployer_tick_seconds)
+        finally:
+            for worker in workers.values():
+                worker.cancel()
+            await asyncio.gather(*workers.values(), return_exceptions=True)
+
+    async def _tick_one_forever(self, task: str) -> None:
+        pause = self._settings.deployer_tick_seconds
         while True:
-            for task in await self._rollouts.tasks():
-                try:
+            try:
+                async with self._ticks:
                     await self.tick(task)
-                except DependencyUnavailable as error:
-                    logger.warning("%s: retrying in %g s: %s", task, self._settings.deployer_tick_seconds, error)
-            await asyncio.sleep(self._settings.deployer_tick_seconds)
+            except DependencyUnavailable as error:
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._report(task, error.reason, f"retrying in {pause:g} s")
+            except Exception as error:
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                self.trouble[task] = repr(error)
+                logger.exception("%s: internal error at its tick, retrying in %g s; the other tasks go on", task, pause)
+            else:
+                pause = self._settings.deployer_tick_seconds
+                self.trouble.pop(task, None)
+            await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def _later_if_away(self, task: str) -> AsyncIterator[None]:
+        """Leave a decision to the task's next tick where something is away: what it is about is stored already.
+
+        So what one task waits for holds up no other task's records of the same partition.
+        """
+        try:
+            yield
+        except DependencyUnavailable as error:
+            self._report(task, error.reason, "decided at its next tick")
+
+    def _report(self, task: str, trouble: str, then: str) -> None:
+        """Note a task's trouble for whoever asks, and log it once for as long as it stays the same."""
+        if self.trouble.get(task) != trouble:
+            logger.warning("%s: %s: %s", task, then, trouble)
+        self.trouble[task] = trouble
 
     async def tick(self, task: str) -> None:
         """Finish what a crash left unsettled, decide about the candidate, and watch the flags."""
@@ -130,14 +219,11 @@ class Handlers:
             last = await self._rollouts.last_entered(task)
             changed = self._tasks.get(task)
             if last is not None and last.active and changed is not None and last.is_invalidated_by(changed):
-                await self._transitions.reject(
-                    task, "the task's prompt, labels or base model changed, so its pairs no longer count"
-                )
+                reason = "the task's prompt, labels or base model changed, so its pairs no longer count"
+                await self._transitions.end(task, Stage.INCONCLUSIVE, reason)
+            waiting = await self._rollouts.waiting(task)
+            if waiting is not None and changed is not None and waiting.is_invalidated_by(changed):
+                await self._admission.drop(task, "the task's prompt, labels or base model changed since it was trained")
             await self._transitions.advance(task)
             await self._transitions.watch_flags(task)
-
-
-def _observation(event: RequestObserved, rollout: Rollout) -> Observation:
-    in_canary = event.variant is Variant.CANARY and event.adapter == rollout.candidate
-    failed = event.status >= 500 or event.status == 404  # 404: a replica that does not serve the adapter.
-    return Observation(event.prediction_id, event.user_hash, in_canary, failed, event.occurred_at)
+            await self._admission.next_turn(task)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from services.deployer.admission import Admission
 from services.deployer.clients import UnleashAdmin, VllmAdapterServer
-from services.deployer.handlers import Handlers
+from services.deployer.handlers import TICKS_AT_ONCE, Handlers
+from services.deployer.operators.commands import OperatorCommands
+from services.deployer.operators.http import build_app
+from services.deployer.operators.webhook import Webhook
+from services.deployer.replicas import AdapterReplicas
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
@@ -15,7 +20,7 @@ from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.model.inference import InferenceClient
-from shared.service import Service, run
+from shared.service import HttpServer, Service, run
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 
@@ -27,7 +32,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
     """Build the service without starting it."""
     settings = settings or DeployerSettings.load()
     broker = build_broker(settings, NAME)
-    engine = build_engine(settings, NAME)
+    engine = build_engine(settings, NAME, connections=20 + 2 * TICKS_AT_ONCE)
     rollouts, ledger = PostgresRollouts(engine), PostgresLedger(engine)
     admin = UnleashAdmin(
         settings.unleash,
@@ -37,15 +42,20 @@ def build(settings: DeployerSettings | None = None) -> Service:
     )
     inference = InferenceClient(settings.vllm_urls, key=settings.server_key())
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
+    replicas = AdapterReplicas(inference, artifacts, rollouts, admin, settings)
+    publisher = Publisher(broker, NAME)
     transitions = RolloutTransitions(
         rollouts,
         ledger,
         admin,
-        VllmAdapterServer(inference, artifacts),
-        Publisher(broker, NAME),
+        VllmAdapterServer(replicas, artifacts, settings.vllm_max_lora_rank),
+        publisher,
         settings.deployer_open_tickets,
     )
-    handlers = Handlers(settings, rollouts, ledger, transitions)
+    admission = Admission(rollouts, transitions, publisher)
+    handlers = Handlers(settings, rollouts, ledger, transitions, admission)
+    commands = OperatorCommands(rollouts, ledger, admin, transitions)
+    webhook = Webhook(settings, rollouts)
     handlers.subscribe(Consumers(broker, NAME, settings))
 
     async def prepare() -> None:
@@ -55,8 +65,14 @@ def build(settings: DeployerSettings | None = None) -> Service:
         NAME,
         broker,
         prepare=[prepare],
-        background=[handlers.tick_forever, handlers.expire_forever],
-        close=[admin.close, inference.close, engine.dispose],
+        background=[handlers.tick_forever, handlers.expire_forever, replicas.reconcile_forever, webhook.notify_forever],
+        connected=[handlers.publish_again],
+        close=[webhook.close, admin.close, inference.close, engine.dispose],
+        http=HttpServer(
+            build_app(settings, rollouts, ledger, commands, handlers.trouble),
+            settings.deployer_host,
+            settings.deployer_port,
+        ),
     )
 
 

@@ -8,20 +8,30 @@ from datetime import datetime
 from schemas.adapters import AdapterEvaluated
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskChanged, TaskSpec
-from services.deployer.betting import alpha_for
+from services.deployer.statistics.levels import level
 from shared.identity import content_hash, event_id
 
 ACTIVE = (Stage.SHADOW, Stage.CANARY)
+BASE = "(base)"
+"""Stands for the base model in `asked_against`: no adapter has such a name."""
+RATCHET = "ratchet"
+"""Who moved a rollout, where the evidence did."""
+ENDED = (Stage.REJECTED, Stage.INCONCLUSIVE)
+"""The candidate serves nobody, and whoever served before it goes on."""
 
 
 @dataclass(frozen=True)
 class Rollout:
     """One candidate's rollout: a flat record, field for field what its table and its events hold.
 
-    `entered`: it passed the offline gates, went into shadow and has spent its alpha. `version` counts the changes;
-    `settled`: the flags and the event of the last change have been applied and published. `moves_flags` is False for a
-    change that sets no flag: a candidate never entered, the active one stays in its stage because a newer one was
-    rejected before shadow, or an operator turned rollback on or off by hand.
+    `opponent`: what the verdict `verdict_id` compared it with; None: the base model. `asked_against`: with what it was
+    asked to be compared again while it waits; "" if it was not. `entered`: it passed the offline gates, went into
+    shadow and has spent its alpha, of which `drawn` is its own draw and the rest its predecessor's. `stage_since`: when
+    it came into its stage. `moved_by`: whoever made the last change, `RATCHET` or a person. `paused`: why it is not
+    moved to more users until a person says so; "" if it may be. `version` counts the changes; `settled`: the flags and
+    the event of the last change have been applied and published. `moves_flags` is False for a change that sets no flag:
+    a candidate has not entered, the active one stays in its stage because a newer one waits or was rejected or because
+    it was paused, or an operator turned rollback on or off by hand.
     """
 
     rollout_id: str
@@ -33,14 +43,23 @@ class Rollout:
     previous: str | None
     candidate: str
     candidate_uri: str
+    dataset_id: str
     dataset_uri: str
     data_cutoff: datetime
     spec: TaskSpec
+    opponent: str | None
+    verdict_id: str
     alpha: float
     entered: bool
     reason: str
     changed_at: datetime
+    stage_since: datetime
     evidence: Evidence
+    moved_by: str = RATCHET
+    paused: str = ""
+    asked_against: str = ""
+    drawn: float = 0.0
+    entered_at: datetime | None = None
     version: int = 0
     moves_flags: bool = True
     settled: bool = False
@@ -49,35 +68,95 @@ class Rollout:
     def active(self) -> bool:
         return self.entered and self.stage in ACTIVE
 
+    @property
+    def waits(self) -> bool:
+        return self.stage is Stage.QUEUED
+
+    def is_held(self, stage: Stage) -> bool:
+        """Return True if a person holds back the move to this stage: by a pause, or by an approval that is missing."""
+        return bool(self.paused) or (stage is Stage.PROMOTED and self.spec.rollout.approval)
+
     def with_stage(
-        self, stage: Stage, reason: str, evidence: Evidence, now: datetime, *, moves_flags: bool = True
+        self,
+        stage: Stage,
+        reason: str,
+        evidence: Evidence,
+        now: datetime,
+        *,
+        moves_flags: bool = True,
+        moved_by: str = RATCHET,
     ) -> Rollout:
         """Return the rollout after its next change, unsettled; the caller saves it, then settles it."""
         return replace(
-            self, stage=stage, reason=reason[:2_000], evidence=evidence, changed_at=now, version=self.version + 1,
+            self, stage=stage, reason=reason[:2_000], evidence=evidence, changed_at=now,
+            stage_since=self.stage_since if stage is self.stage else now, moved_by=moved_by, version=self.version + 1,
             moves_flags=moves_flags, settled=False,
         )  # fmt: skip
 
-    def with_promotion(self, reason: str, evidence: Evidence, now: datetime) -> Rollout:
+    def with_promotion(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
         """Return the rollout with the candidate as the primary."""
-        return self.with_stage(Stage.PROMOTED, reason, evidence, now).with_serving(self.candidate, self.primary)
+        promoted = self.with_stage(Stage.PROMOTED, reason, evidence, now, moved_by=moved_by)
+        return promoted.with_serving(self.candidate, self.primary)
+
+    def with_pause(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
+        """Return the rollout in the same stage, paused; the flags stay as they are."""
+        stays = self.with_stage(self.stage, f"paused: {reason}", evidence, now, moves_flags=False, moved_by=moved_by)
+        return replace(stays, paused=reason[:2_000])
+
+    def with_resumption(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
+        """Return the rollout in the same stage, going on; canary and shadow are set as the stage wants them."""
+        stays = self.with_stage(self.stage, f"resumed: {reason}", evidence, now, moved_by=moved_by)
+        return replace(stays, paused="")
 
     def with_serving(self, primary: str | None, previous: str | None) -> Rollout:
         """Return the rollout with these adapters serving."""
         return replace(self, primary=primary, previous=previous)
 
     def with_refusal(self, reason: str, now: datetime) -> Rollout:
-        """Return the rollout rejected because vLLM no longer serves the candidate; the adapter before it serves on."""
+        """Return the rollout rejected before its change was settled; the adapter before the candidate serves on."""
         rejected = self.with_stage(Stage.REJECTED, reason, self.evidence, now)
         return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected
 
-    def rejected_before_entry(self, reason: str) -> Rollout:
-        """Return the rollout of a candidate that vLLM never served: it spends no alpha and moves no flag."""
-        return replace(self, stage=Stage.REJECTED, reason=reason[:2_000], entered=False, moves_flags=False)
+    def queued(self, reason: str, now: datetime) -> Rollout:
+        """Return the rollout while it waits for its turn."""
+        return self.with_stage(Stage.QUEUED, reason, self.evidence, now, moves_flags=False)
+
+    def asked(self, serving: ServingState, now: datetime) -> Rollout:
+        """Return the rollout while it waits to be compared with the model that serves today."""
+        name = serving.primary or "the base model"
+        waiting = self.queued(f"it is its turn: evaluated again, against {name}, which serves now", now)
+        return replace(waiting, asked_against=serving.primary or BASE)
+
+    def judged_again(self, event: AdapterEvaluated, now: datetime) -> Rollout:
+        """Return the rollout with a newer verdict, by which it waits on or is rejected."""
+        stage = Stage.QUEUED if event.verdict == "passed" else Stage.REJECTED
+        judged = self.with_stage(stage, offline_reason(event), self.evidence, now, moves_flags=False)
+        return replace(judged, opponent=event.production.adapter, verdict_id=str(event.event_id))
+
+    def into_shadow(self, serving: ServingState, drawn: float, returned: float, now: datetime) -> Rollout:
+        """Return the rollout as it enters shadow against the model that serves, with its level drawn."""
+        alpha = level(self.spec.rollout.yearly_false_promotion, drawn, returned)
+        entering = self.with_stage(Stage.SHADOW, self.reason, Evidence(alpha=alpha), now)
+        return replace(
+            entering, primary=serving.primary, previous=serving.previous, alpha=alpha, drawn=drawn, entered=True,
+            entered_at=now,
+        )  # fmt: skip
+
+    def turned_away(self, reason: str, now: datetime, stage: Stage = Stage.REJECTED) -> Rollout:
+        """Return the rollout of a candidate that ends before shadow: it spends no alpha and moves no flag."""
+        return self.with_stage(stage, reason, self.evidence, now, moves_flags=False)
 
     def is_invalidated_by(self, changed: TaskChanged) -> bool:
         """Return True if the task changed after the candidate's data cut-off: its null hypothesis changed with it."""
         return changed.occurred_at > self.data_cutoff and changed.spec.revision != self.task_revision
+
+    @property
+    def move(self) -> Move:
+        """The last change, as the history has it."""
+        return Move(
+            self.rollout_id, self.version, self.task, self.cycle_id, self.changed_at, self.candidate, self.stage,
+            self.paused, self.reason, self.moved_by, self.evidence,
+        )  # fmt: skip
 
     def event(self) -> RolloutChanged:
         """Return the last change as an event. Its id follows from rollout and version, so it can be published again."""
@@ -97,8 +176,32 @@ class Rollout:
             data_cutoff=self.data_cutoff,
             evidence=self.evidence,
             reason=self.reason,
+            moved_by=self.moved_by,
+            paused=self.paused,
             spec=self.spec,
         )
+
+    def evidence_event(self, evidence: Evidence, now: datetime) -> RolloutChanged:
+        """Return the last change with newer evidence. Its id follows from both."""
+        newer = event_id("rollout", self.rollout_id, self.version, evidence.model_dump_json())
+        return self.event().model_copy(update={"event_id": newer, "occurred_at": now, "evidence": evidence})
+
+
+@dataclass(frozen=True)
+class Move:
+    """One change of a rollout: a row of the history, which is only ever added to."""
+
+    rollout_id: str
+    version: int
+    task: str
+    cycle_id: str | None
+    at: datetime
+    candidate: str
+    stage: Stage
+    paused: str
+    reason: str
+    moved_by: str
+    evidence: Evidence
 
 
 def rollout_id(event: AdapterEvaluated) -> str:
@@ -125,38 +228,33 @@ def serving_after(last: Rollout, base_model: str) -> ServingState:
     return ServingState(last.primary, last.primary if last.stage is Stage.ROLLED_BACK else last.previous)
 
 
-def new_rollout(event: AdapterEvaluated, last: Rollout | None, serving: ServingState, now: datetime) -> Rollout:
-    """Return the rollout of a candidate that was just evaluated: in shadow, or rejected by the offline gates.
-
-    `last`: the task's last rollout that entered shadow. This one's alpha depends on whether it was promoted.
-    """
-    passed = event.verdict == "passed"
+def candidate_of(event: AdapterEvaluated, serving: ServingState, now: datetime) -> Rollout:
+    """Return the rollout of a candidate that was just evaluated: it waits for its turn, or the gates rejected it."""
     settings = event.spec.rollout
-    alpha = alpha_for(
-        settings.yearly_false_promotion,
-        settings.cycles_per_year,
-        last.alpha if last else None,
-        last is not None and last.stage is Stage.PROMOTED,
-    )
+    share = settings.yearly_false_promotion / settings.cycles_per_year
     return Rollout(
         rollout_id=rollout_id(event),
         task=event.task,
         task_revision=event.task_revision,
         cycle_id=event.cycle_id,
-        stage=Stage.SHADOW if passed else Stage.REJECTED,
+        stage=Stage.QUEUED if event.verdict == "passed" else Stage.REJECTED,
         primary=serving.primary,
         previous=serving.previous,
         candidate=event.adapter,
         candidate_uri=event.adapter_uri,
+        dataset_id=event.dataset_id,
         dataset_uri=event.dataset_uri,
         data_cutoff=event.data_cutoff,
         spec=event.spec,
-        alpha=alpha,
-        entered=passed,
+        opponent=event.production.adapter,
+        verdict_id=str(event.event_id),
+        alpha=share,
+        entered=False,
         reason=offline_reason(event),
         changed_at=now,
-        evidence=Evidence(alpha=alpha),
-        moves_flags=passed,
+        stage_since=now,
+        evidence=Evidence(alpha=share),
+        moves_flags=False,
     )
 
 

@@ -16,17 +16,32 @@ ROLLOUTS = sa.Table(
     sa.Column("task_revision", sa.Text), sa.Column("cycle_id", sa.Text), sa.Column("stage", sa.Text),
     sa.Column("primary_adapter", sa.Text, key="primary"), sa.Column("previous_adapter", sa.Text, key="previous"),
     sa.Column("candidate_adapter", sa.Text, key="candidate"), sa.Column("candidate_uri", sa.Text),
-    sa.Column("dataset_uri", sa.Text), sa.Column("data_cutoff", sa.DateTime(timezone=True)),
-    sa.Column("spec", JSONB), sa.Column("alpha", sa.Double), sa.Column("entered", sa.Boolean),
-    sa.Column("reason", sa.Text), sa.Column("changed_at", sa.DateTime(timezone=True)), sa.Column("evidence", JSONB),
-    sa.Column("version", sa.Integer), sa.Column("moves_flags", sa.Boolean), sa.Column("settled", sa.Boolean),
+    sa.Column("dataset_id", sa.Text), sa.Column("dataset_uri", sa.Text),
+    sa.Column("data_cutoff", sa.DateTime(timezone=True)),
+    sa.Column("spec", JSONB), sa.Column("opponent", sa.Text), sa.Column("verdict_id", sa.Text),
+    sa.Column("asked_against", sa.Text), sa.Column("alpha", sa.Double), sa.Column("drawn", sa.Double),
+    sa.Column("entered", sa.Boolean), sa.Column("entered_at", sa.DateTime(timezone=True)),
+    sa.Column("reason", sa.Text), sa.Column("changed_at", sa.DateTime(timezone=True)),
+    sa.Column("stage_since", sa.DateTime(timezone=True)), sa.Column("evidence", JSONB),
+    sa.Column("moved_by", sa.Text), sa.Column("paused", sa.Text), sa.Column("version", sa.Integer),
+    sa.Column("moves_flags", sa.Boolean), sa.Column("settled", sa.Boolean),
     sa.Column("change", sa.BigInteger), sa.Column("entry", sa.BigInteger),
 )  # fmt: skip
+MOVES = sa.Table(
+    "moves", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("change", sa.BigInteger), sa.Column("task", sa.Text), sa.Column("cycle_id", sa.Text),
+    sa.Column("at", sa.DateTime(timezone=True)), sa.Column("posted", sa.Boolean),
+    sa.Column("candidate", sa.Text), sa.Column("stage", sa.Text), sa.Column("paused", sa.Text),
+    sa.Column("reason", sa.Text), sa.Column("moved_by", sa.Text), sa.Column("evidence", JSONB),
+)  # fmt: skip
+"""Every change of every rollout. Rows are only ever added; `posted` says whether the webhook has it."""
 LEDGER = sa.Table(
     "ledger", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("pair_id", sa.Text, primary_key=True),
     sa.Column("number", sa.BigInteger), sa.Column("prediction_id", sa.Text), sa.Column("user_hash", sa.Text),
-    sa.Column("user_key", sa.Text), sa.Column("agree", sa.Boolean), sa.Column("first", sa.Boolean),
+    sa.Column("user_key", sa.Text), sa.Column("identified", sa.Boolean), sa.Column("agree", sa.Boolean),
+    sa.Column("first", sa.Boolean),
     sa.Column("call", _TEXTS), sa.Column("production_answer", _TEXTS),
     sa.Column("candidate_answer", _TEXTS), sa.Column("candidate_first", sa.Boolean),
     sa.Column("ticket_id", sa.Text), sa.Column("ticket_order", sa.BigInteger), sa.Column("asked", sa.Boolean),
@@ -35,17 +50,24 @@ LEDGER = sa.Table(
 )  # fmt: skip
 LABELS = sa.Table(
     "labels", METADATA,
-    sa.Column("correction_id", sa.Text, primary_key=True), sa.Column("ticket_id", sa.Text),
-    sa.Column("reviewer", sa.Text), sa.Column("outcome", sa.Double),
+    sa.Column("ticket_id", sa.Text, primary_key=True), sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("reviewer", sa.Text, primary_key=True), sa.Column("correction_id", sa.Text),
+    sa.Column("outcome", sa.Double), sa.Column("given_at", sa.DateTime(timezone=True)), sa.Column("edits", sa.Integer),
 )  # fmt: skip
 REQUESTS = sa.Table(
     "canary_requests", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("prediction_id", sa.Text, primary_key=True),
-    sa.Column("failed", sa.Boolean),
+    sa.Column("user_key", sa.Text), sa.Column("failed", sa.Boolean),
 )  # fmt: skip
 BAD_USERS = sa.Table(
     "bad_users", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("guard", sa.Text, primary_key=True),
+    sa.Column("user_key", sa.Text, primary_key=True), sa.Column("canary", sa.Boolean),
+)  # fmt: skip
+LATENCIES = sa.Table(
+    "latencies", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("user_key", sa.Text, primary_key=True),
-    sa.Column("canary", sa.Boolean),
+    sa.Column("day", sa.Date, primary_key=True), sa.Column("canary", sa.Boolean, primary_key=True),
+    sa.Column("rank", sa.BigInteger), sa.Column("latency_ms", sa.Double),
 )  # fmt: skip
 FORGOTTEN = erased_subjects_table(METADATA)

@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 from schemas.base import utc_now
 from schemas.conversation import Call
 from schemas.labels import LabelRequested, Purpose
-from schemas.rollouts import Stage
+from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
-from services.deployer.domain import Decision, DrawnTicket, decide
+from services.deployer.domain import DrawnTicket, Ledger, decide
 from services.deployer.flags import apply_flags, flag_name, read_flags
-from services.deployer.rollout import Rollout, ServingState, serving_after
+from services.deployer.rollout import ENDED, RATCHET, Rollout, ServingState, serving_after
+from services.deployer.statistics.canary import canary_failure
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from shared.errors import InvalidMessage
@@ -28,6 +29,7 @@ _PRIORITY = 2.0
 _MISSING_ARTIFACT_TIMEOUT = timedelta(minutes=15)
 """An adapter is stored before its events are published. One that is missing for so long was deleted; waiting for it any
 longer would block all later candidates of the task."""
+_EVIDENCE_INTERVAL = timedelta(minutes=1)
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +52,14 @@ class RolloutTransitions:
         self._adapters = adapters
         self._publisher = publisher
         self._max_open_tickets = max_open_tickets
-        self._logged_differences: dict[str, tuple[str, ...]] = {}
-        self._logged_waits: dict[str, str] = {}
+        self._published: dict[str, tuple[tuple[str, int], Evidence, datetime]] = {}
 
     async def settle(self, task: str) -> None:
         """Finish every change of the task whose flags or event may not have been applied and published."""
         for rollout in await self._rollouts.unsettled(task):
             current = rollout
             if rollout.moves_flags:
-                refusal = await self._refusal(rollout, rollout.changed_at)
+                refusal = await self._guard(rollout) or await self.refusal(rollout, rollout.changed_at)
                 if refusal:
                     current = rollout.with_refusal(refusal, utc_now())
                     await self._rollouts.save(current)
@@ -66,6 +67,11 @@ class RolloutTransitions:
             await self._publisher.publish(current.event())
             await self._rollouts.settle(current)
             logger.info("%s: %s is %s: %s", task, current.candidate, current.stage.value, current.reason)
+
+    async def publish_again(self, task: str) -> None:
+        """Publish the task's last change once more."""
+        if (newest := await self._rollouts.newest(task)) is not None and newest.settled:
+            await self._publisher.publish(newest.event())
 
     async def serving(self, task: str, base_model: str) -> ServingState:
         """Return who serves the task now. A task without any rollout yet is read from its primary flag."""
@@ -75,41 +81,34 @@ class RolloutTransitions:
         payload = (state.payload or {}) if state is not None and state.enabled else {}
         return ServingState(payload.get("adapter"), payload.get("previous"))
 
-    async def start(self, candidate: Rollout, evaluated_at: datetime) -> None:
-        """Start a new candidate's rollout, or record that the offline gates stopped it. Idempotent.
+    async def staying(self, task: str, why: str) -> list[Rollout]:
+        """Return the candidate that is compared with a change that repeats its stage; empty without one."""
+        if (rollout := await self.active(task)) is None:
+            return []
+        reason = f"stays in {rollout.stage.value}: {why}"
+        evidence = await self.evidence(rollout)
+        return [rollout.with_stage(rollout.stage, reason, evidence, utc_now(), moves_flags=False)]
 
-        A task has one active candidate. A newer one that passed supersedes it. A newer one that failed, or that vLLM
-        does not serve, leaves it active; its state is then published again, because `rollouts.changed` is compacted
-        to one value per task.
-        """
-        active = await self._active(candidate.task)
-        if candidate.entered and (refusal := await self._refusal(candidate, evaluated_at)):
-            candidate = candidate.rejected_before_entry(refusal)
-        if active is None:
-            await self._rollouts.save(candidate)
-        elif active.rollout_id != candidate.rollout_id and await self._rollouts.get(candidate.rollout_id) is None:
-            evidence = (await self._ledger.load(active.rollout_id)).evidence(active.alpha)
-            if candidate.entered:
-                reason = f"superseded by {candidate.candidate}, which passed the offline gates"
-                await self._rollouts.save(active.with_stage(Stage.REJECTED, reason, evidence, utc_now()), candidate)
-            else:
-                reason = f"stays in {active.stage.value}: the newer {candidate.candidate} was rejected before shadow"
-                stays = active.with_stage(active.stage, reason, evidence, utc_now(), moves_flags=False)
-                await self._rollouts.save(candidate, stays)
-        await self.settle(candidate.task)
+    async def evidence(self, rollout: Rollout) -> Evidence:
+        """Return what a candidate's labels say by now."""
+        return (await self._ledger.load(rollout.rollout_id)).evidence(rollout.alpha)
 
     async def advance(self, task: str) -> None:
         """Decide about the task's active candidate, if it has one, and act on the decision."""
         await self.settle(task)
-        rollout = await self._active(task)
+        rollout = await self.active(task)
         if rollout is None:
             return
         ledger = await self._ledger.load(rollout.rollout_id)
-        decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout)
+        age = utc_now() - rollout.stage_since
+        decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
+        if decision is not None and decision.stage not in ENDED:
+            rollout = await self._paused_if_touched(rollout)
+            if rollout.is_held(decision.stage):
+                decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age, held=True)
         if decision is None:
-            await self._ask_people(rollout)
-            return
-        if await self._waits_for_operator(rollout, decision):
+            await self._ask_people(rollout)  # While it is held, too: harm must be seen.
+            await self._publish_evidence(rollout, ledger)
             return
         evidence = ledger.evidence(rollout.alpha)
         if decision.stage is Stage.PROMOTED:
@@ -119,33 +118,44 @@ class RolloutTransitions:
         await self._rollouts.save(changed)
         await self.advance(task)  # Settles it, and checks whether the evidence already suffices for the next stage.
 
-    async def reject(self, task: str, reason: str) -> None:
-        """Reject the task's active candidate for a reason outside of the test."""
+    async def end(self, task: str, stage: Stage, reason: str, moved_by: str = RATCHET) -> None:
+        """End the task's active candidate for a reason outside of the test. `stage`: rejected or inconclusive."""
         await self.settle(task)
-        if (rollout := await self._active(task)) is not None:
-            evidence = (await self._ledger.load(rollout.rollout_id)).evidence(rollout.alpha)
-            await self._rollouts.save(rollout.with_stage(Stage.REJECTED, reason, evidence, utc_now()))
+        if (rollout := await self.active(task)) is not None:
+            evidence = await self.evidence(rollout)
+            await self._rollouts.save(rollout.with_stage(stage, reason, evidence, utc_now(), moved_by=moved_by))
             await self.settle(task)
 
     async def watch_flags(self, task: str) -> None:
-        """Look for flags that an operator changed. They are not changed back; a rollback, or its end, is published."""
+        """Look for flags that an operator changed. They are not changed back: they pause a candidate that is compared.
+
+        A rollback of the adapter that serves, and its end, are moves as well.
+        """
         last = await self._rollouts.last_entered(task)
         if last is None or not last.settled:
             return
-        current = await read_flags(self._admin, task)
-        differences = current.differences(last)
-        if differences != self._logged_differences.get(task, ()):
-            self._logged_differences[task] = differences
-            logger.warning("%s: flags changed by an operator: %s", task, "; ".join(differences) or "none any more")
-        if last.stage is Stage.PROMOTED and current.rolled_back:
-            reason = f"an operator turned rollback on: {last.previous or 'the base model'} serves again"
-            rolled_back = last.with_stage(Stage.ROLLED_BACK, reason, last.evidence, utc_now(), moves_flags=False)
-            await self._rollouts.save(rolled_back.with_serving(last.previous, last.candidate))
-        elif last.stage is Stage.ROLLED_BACK and not current.rolled_back:
-            reason = f"an operator turned rollback off: {last.candidate} serves again"
-            restored = last.with_stage(Stage.PROMOTED, reason, last.evidence, utc_now(), moves_flags=False)
-            await self._rollouts.save(restored.with_serving(last.candidate, last.primary))
+        if last.active:
+            await self._paused_if_touched(last)
+        elif last.stage in (Stage.PROMOTED, Stage.ROLLED_BACK):
+            await self._follow_rollback(last)
         await self.settle(task)
+
+    async def _follow_rollback(self, last: Rollout) -> None:
+        is_on = (await read_flags(self._admin, last.task)).rolled_back
+        if is_on is (last.stage is Stage.ROLLED_BACK):
+            return
+        by = await self._hand_on(last.task, "rollback")
+        if is_on:
+            reason = f"rollback was turned on: {last.previous or 'the base model'} serves again"
+            changed = last.with_stage(
+                Stage.ROLLED_BACK, reason, last.evidence, utc_now(), moves_flags=False, moved_by=by
+            ).with_serving(last.previous, last.candidate)
+        else:
+            reason = f"rollback was turned off: {last.candidate} serves again"
+            changed = last.with_stage(
+                Stage.PROMOTED, reason, last.evidence, utc_now(), moves_flags=False, moved_by=by
+            ).with_serving(last.candidate, last.primary)
+        await self._rollouts.save(changed)
 
     async def _ask_people(self, rollout: Rollout) -> None:
         """Publish questions about the next pairs that differ, a few at a time, in shadow and canary alike."""
@@ -155,43 +165,75 @@ class RolloutTransitions:
                 await self._publisher.publish(_question(rollout, ticket, ticket.call, utc_now()))
                 await self._ledger.set_published(ticket.ticket_id)
 
-    async def _refusal(self, rollout: Rollout, since: datetime) -> str:
+    async def _publish_evidence(self, rollout: Rollout, ledger: Ledger) -> None:
+        """Publish a running candidate's evidence once labels have changed it, at most once a minute.
+
+        Between two moves, which may be weeks apart, nobody else sees what the labels say. After a restart it may be
+        published again, as the same event.
+        """
+        change, now = (rollout.rollout_id, rollout.version), utc_now()
+        last = self._published.get(rollout.task)
+        if last is None or last[0] != change:
+            last = change, rollout.evidence, rollout.changed_at
+        if now - last[2] < _EVIDENCE_INTERVAL:
+            return
+        evidence = ledger.evidence(rollout.alpha)
+        if _said_by_labels(evidence) != _said_by_labels(last[1]):
+            await self._publisher.publish(rollout.evidence_event(evidence, now))
+        self._published[rollout.task] = change, evidence, now
+
+    async def refusal(self, rollout: Rollout, since: datetime) -> str:
         """Return why vLLM does not serve the candidate, or "". Checked before every move towards users.
 
         `since`: when the move was due. Raises DependencyUnavailable while the move may still become possible.
         """
-        if rollout.stage in (Stage.REJECTED, Stage.ROLLED_BACK):
+        if rollout.stage in (*ENDED, Stage.ROLLED_BACK):
             return ""
         try:
-            await self._adapters.serve(rollout.candidate, rollout.candidate_uri)
+            await self._adapters.serve(rollout.candidate, rollout.candidate_uri, rollout.spec)
         except ArtifactMissing as error:
             if utc_now() - since < _MISSING_ARTIFACT_TIMEOUT:
                 raise
             return f"{rollout.candidate} is not in the artifact store any more: {error.reason}. Was it deleted?"
         except InvalidMessage as error:
-            return (
-                f"vLLM does not serve {rollout.candidate}: {error.reason}. Does every replica see the artifact folder, "
-                "and is the adapter's rank within --max-lora-rank?"
+            way_out = error.way_out or (
+                "Does every replica see the artifact folder, and is the adapter's rank within --max-lora-rank?"
             )
+            return f"vLLM does not serve {rollout.candidate}: {error.reason}. {way_out}"
         return ""
 
-    async def _active(self, task: str) -> Rollout | None:
+    async def _guard(self, rollout: Rollout) -> str:
+        """Return why a promotion that is not settled yet is taken back, "" otherwise: its canary serves meanwhile."""
+        if rollout.stage is not Stage.PROMOTED:
+            return ""
+        return canary_failure((await self._ledger.load(rollout.rollout_id)).canary, rollout.spec.rollout)
+
+    async def active(self, task: str) -> Rollout | None:
+        """Return the task's candidate that is in shadow or canary."""
         last = await self._rollouts.last_entered(task)
         return last if last is not None and last.active else None
 
-    async def _waits_for_operator(self, rollout: Rollout, decision: Decision) -> bool:
-        """Return True if an operator's flags hold back a move to more users. A rejection never waits."""
-        if decision.stage is Stage.REJECTED:
-            return False
-        current = await read_flags(self._admin, rollout.task)
-        primary_on = current.primary is not None and current.primary.enabled
-        if primary_on and not current.rolled_back:
-            return False
-        wait = f"{rollout.candidate} has earned {decision.stage.value}"
-        if self._logged_waits.get(rollout.task) != wait:
-            self._logged_waits[rollout.task] = wait
-            logger.warning("%s: %s but waits: an operator turned primary off or rollback on", rollout.task, wait)
-        return True
+    async def _paused_if_touched(self, rollout: Rollout) -> Rollout:
+        """Pause an active candidate one of whose flags is not as its last change left it. Returns what it is now.
+
+        Whichever flag it is, and whatever it is by then: a canary that was turned off is no proof that nobody was
+        harmed, and shadow that was turned off is no wish for a canary.
+        """
+        if rollout.paused or not (differences := (await read_flags(self._admin, rollout.task)).differences(rollout)):
+            return rollout
+        by = await self._hand_on(rollout.task, next(iter(differences)))
+        reason = f"{'; '.join(differences.values())}, by hand"
+        paused = rollout.with_pause(reason, await self.evidence(rollout), utc_now(), by)
+        await self._rollouts.save(paused)
+        await self.settle(rollout.task)
+        return paused
+
+    async def _hand_on(self, task: str, flag: str) -> str:
+        return f"{await self._admin.changed_by(flag_name(task, flag)) or 'somebody'} in Unleash"[:200]
+
+
+def _said_by_labels(evidence: Evidence) -> tuple[float, ...]:
+    return evidence.labels, evidence.wins, evidence.losses, evidence.wealth
 
 
 def _question(rollout: Rollout, ticket: DrawnTicket, call: Call, now: datetime) -> LabelRequested:

@@ -18,7 +18,11 @@ from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.answers import parse_answer
 
 CHAT = "/v1/chat/completions"
+_METRICS_SECONDS = 2.0
 _LOGPROBS: Mapping[str, Any] = {"logprobs": True}
+_LOAD_REFUSED = "add_lora method failed"
+"""vLLM 0.32 says 500 where it refuses an adapter, for its rank for example. It would refuse it again."""
+_SHORT = {"role": "user", "content": "."}
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,11 @@ class InferenceClient:
         choices: Sequence[str] = (),
         max_tokens: int = 256,
         fields: Mapping[str, Any] = _LOGPROBS,
+        url: str | None = None,
     ) -> Completion:
         """Complete greedily; with `choices`, constrained to one of them. `fields` are further fields of the request.
+
+        `url`: the replica to ask; None: the one whose turn it is.
 
         Raises InvalidMessage when the engine refuses the request itself (4xx), DependencyUnavailable otherwise.
         """
@@ -70,19 +77,23 @@ class InferenceClient:
             body["tools"] = list(tools)
         if choices:
             body["structured_outputs"] = {"choice": list(choices)}
-        url = next(self._next)
+        url = url or next(self._next)
         started = time.perf_counter()
         response = await self._post(url, CHAT, body)
         latency_ms = (time.perf_counter() - started) * 1000
         with _answers_expected(url):
             return parse_completion(response, latency_ms)
 
-    async def answer(self, model: str, path: str, body: Mapping[str, Any]) -> Answer:
-        """Send a request that another client made, of any of the three APIs and without a stream, to a model.
+    def in_turn(self) -> list[str]:
+        """Return all replicas, whose turn it is first: the order in which a request may be tried."""
+        first = self._urls.index(next(self._next))
+        return [*self._urls[first:], *self._urls[:first]]
+
+    async def answer(self, model: str, path: str, body: Mapping[str, Any], url: str) -> Answer:
+        """Send a request that another client made, of any of the three APIs and without a stream, to a replica's model.
 
         Returns the first answer. Raises as `complete` does.
         """
-        url = next(self._next)
         response = await self._post(url, path, {**body, "model": model})
         with _answers_expected(url):
             return parse_answer(path, response)
@@ -92,24 +103,46 @@ class InferenceClient:
         answer = await self._request("GET", url, "/v1/models")
         return {model["id"] for model in answer["data"]}
 
+    async def metrics(self, url: str) -> str:
+        """Return a replica's metrics in Prometheus' text format. Raises as `complete` does."""
+        return (await self._response("GET", url, "/metrics", timeout=_METRICS_SECONDS)).text
+
     async def serve_adapter(self, name: str, folder: str) -> None:
-        """Make every replica serve the adapter `name`. Idempotent; call it before the first use.
+        """Make every replica serve the adapter `name`. Idempotent; call it before the first use."""
+        for url in self._urls:
+            if name not in await self.models(url):
+                await self.load_adapter(url, name, folder)
+
+    async def load_adapter(self, url: str, name: str, folder: str) -> None:
+        """Make one replica serve the adapter `name`, which it does not list. Raises as `complete` does.
 
         A replica with vLLM's filesystem resolver finds the adapter at the first request; others are asked to load it.
         """
-        probe = {"model": name, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}
-        for url in self._urls:
-            if name in await self.models(url):
-                continue
+        try:
+            await self._post(url, CHAT, {"model": name, "messages": [_SHORT], "max_tokens": 1})
+        except InvalidMessage:
             try:
-                await self._post(url, CHAT, probe)
-            except InvalidMessage:
                 await self._post(url, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+            except InvalidMessage:  # Another service may have been faster, which vLLM refuses.
+                if name not in await self.models(url):
+                    raise
+            except DependencyUnavailable as error:
+                if _LOAD_REFUSED not in error.reason:
+                    raise
+                raise InvalidMessage(error.reason) from error
+
+    async def unload_adapter(self, url: str, name: str) -> None:
+        """Make one replica forget the adapter `name`."""
+        await self._post(url, "/v1/unload_lora_adapter", {"lora_name": name})
 
     async def _post(self, url: str, path: str, body: dict[str, Any]) -> Any:
         return await self._request("POST", url, path, json=body)
 
     async def _request(self, method: str, url: str, path: str, **options: Any) -> Any:
+        response = await self._response(method, url, path, **options)
+        return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
+
+    async def _response(self, method: str, url: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = await self._client.request(method, url + path, **options)
         except httpx.HTTPError as error:
@@ -119,7 +152,7 @@ class InferenceClient:
             reason = f"{without_credentials(url + path)} answered {response.status_code}: {response.text[:300]}"
             unavailable = response.status_code >= 500 or response.status_code == 429
             raise DependencyUnavailable(reason) if unavailable else InvalidMessage(reason)
-        return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
+        return response
 
 
 @contextmanager

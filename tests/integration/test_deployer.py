@@ -18,11 +18,15 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
+from services.deployer.statistics.canary import Arms, Latencies
+from services.deployer.statistics.guards import Guard
+from services.deployer.storage import canaries
 from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
 from shared.errors import DependencyUnavailable
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
+from tests.unit.deployer.canaries import audited, feedback, in_canary, see
 from tests.unit.deployer.fakes import CUTOFF, Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools
 
 pytestmark = pytest.mark.stack
@@ -98,6 +102,40 @@ async def test_a_candidate_is_promoted_by_real_flags(real: Real) -> None:
     assert enabled == {"primary": True, "rollback": False, "canary": False, "shadow": False}
 
 
+async def test_a_hand_in_unleash_pauses_and_the_history_names_it(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await deployer.compare_and_label(range(10), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    other = await real.admin.changed_by(real.flag("canary"))
+    await real.admin.switch(real.flag("canary"), False)
+    await deployer.handlers.tick(real.task)
+    assert other
+    assert (deployer.last.paused, deployer.last.moved_by) == ("canary is off, by hand", f"{other} in Unleash")
+    await deployer.compare_and_label(range(10, 25), "delivery")
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(real.task)
+    assert deployer.last.stage is Stage.CANARY
+    await deployer.commands.resume(real.task, "ben", "the outage is over")
+    assert deployer.last.stage is Stage.PROMOTED
+    moves = [(m.stage.value, m.paused, m.moved_by) for m in await deployer.rollouts.history(real.task, 10)]
+    assert moves == [
+        ("promoted", "", "ratchet"),
+        ("canary", "", "ben"),
+        ("canary", "canary is off, by hand", f"{other} in Unleash"),
+        ("canary", "", "ratchet"),
+        ("shadow", "", "ratchet"),
+        ("queued", "", "ratchet"),
+    ]
+    new = [m for m in await deployer.rollouts.unposted(CUTOFF, 1_000) if m.task == real.task]
+    assert [(m.stage.value, m.moved_by) for m in new] == [(stage, by) for stage, _, by in reversed(moves)]
+    await deployer.rollouts.set_posted(new[0])
+    assert [m for m in await deployer.rollouts.unposted(CUTOFF, 1_000) if m.task == real.task] == new[1:]
+    await deployer.commands.rollback(real.task, "ben", "bad tone")
+    rollback = await real.admin.read(real.flag("rollback"))
+    assert rollback is not None and rollback.enabled
+
+
 async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
@@ -125,10 +163,15 @@ async def test_tickets_are_drawn_in_order_and_a_second_person_is_asked_after_can
     await deployer.handlers.on_correction(answer(questions[0], preference="cannot_tell"))
     second = deployer.publisher.questions[-1]
     assert (second.ticket_id, second.request_id) == (questions[0].ticket_id, f"{questions[0].ticket_id}.2")
-    await deployer.handlers.on_correction(answer(second, label="login", reviewer="bob"))
+    await deployer.handlers.on_correction(answer(second, label="delivery", reviewer="bob"))
     assert [asked.prediction_id for asked in deployer.publisher.questions][-1] == f"{real.task}.3"
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
-    assert ledger.outcomes == [0.0, None, None]
+    assert ledger.outcomes == [1.0, None, None]
+    for _ in range(2):  # Nobody else is there, so that the console asks the same person again.
+        await deployer.handlers.on_correction(answer(questions[1], preference="cannot_tell"))
+    await deployer.handlers.on_correction(answer(deployer.publisher.questions[-1], preference="cannot_tell"))
+    ledger = await deployer.ledger.load(deployer.last.rollout_id)
+    assert ledger.outcomes == [1.0, 0.0, None, None]
 
 
 async def test_the_conversations_of_an_ended_rollout_are_deleted(real: Real) -> None:
@@ -221,7 +264,7 @@ async def test_retention_deletes_texts_of_ended_rollouts_only(real: Real) -> Non
     await deployer.compare(early, late.model_copy(update={"logged_at": moment}))
     await deployer.ledger.expire(real.task, moment)
     assert "answer 0" in await real.dump("ledger")
-    await deployer.transitions.reject(real.task, "no reason")
+    await deployer.transitions.end(real.task, Stage.REJECTED, "no reason")
     await deployer.ledger.expire("another-task", moment)
     assert "answer 0" in await real.dump("ledger")
     before = await deployer.ledger.load(name)
@@ -247,6 +290,96 @@ async def test_a_forgotten_user_with_failed_requests_is_still_counted_anonymousl
     assert (await deployer.ledger.load(deployer.last.rollout_id)).canary == counted
 
 
+async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real: Real) -> None:
+    rules = Deployer()
+    for deployer in (real.deployer, rules):
+        await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+        await in_canary(deployer)
+        assert deployer.last.stage is Stage.CANARY
+        for _ in range(2):
+            await see(deployer, range(30), Variant.CANARY, latency_ms=500.0)
+            await see(deployer, range(5), Variant.CANARY, latency_ms=1.0, day=1)
+            await see(deployer, range(5, 9), Variant.CANARY, latency_ms=1.0)
+            await see(deployer, range(2_000, 2_100), Variant.BASE, latency_ms=9_000.0)
+        for number in (1, 1, 2, 77):
+            await deployer.handlers.on_feedback(feedback(deployer.last, number))
+            await deployer.handlers.on_correction(audited(deployer.last, number))
+    counted, expected = [
+        (await deployer.ledger.load(deployer.last.rollout_id)).canary for deployer in (real.deployer, rules)
+    ]
+    assert counted == expected
+    assert counted.latencies == Latencies(35, 30, 1.2 * 197)
+    assert counted.arms_of(Guard.FEEDBACK) == counted.arms_of(Guard.CORRECTIONS) == Arms(2, 3)
+    await real.deployer.handlers.on_forgotten(forget(real.task, "user-1"))
+    for table in ("bad_users", "canary_requests", "latencies"):
+        rows = await real.dump(table)
+        assert ("user-1," in rows, "user-2," in rows) == (False, True)
+    assert (await real.deployer.ledger.load(real.deployer.last.rollout_id)).canary == counted
+
+
+async def test_the_primary_is_measured_by_a_random_sample_of_subjects_and_days(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first ones alone would be one hour of one day: after a quiet one every canary is slow."""
+    monkeypatch.setattr(canaries, "MEASURED_REQUESTS", 100)
+    await real.deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    for batch in range(10):
+        await see(real.deployer, range(100 * batch, 100 * batch + 100), Variant.BASE, latency_ms=float(batch))
+    rows = (await real.dump("latencies")).splitlines()
+    latencies = [row.rpartition(",")[2] for row in rows]
+    assert len(rows) == 100
+    assert len(set(latencies)) == 10
+    assert max(map(latencies.count, latencies)) < 30
+
+
+async def test_requests_are_counted_until_a_promotion_is_settled(real: Real) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task, canary_wealth=2))
+    await deployer.compare_and_label(range(25), "delivery")
+    await deployer.see_canary(5)
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(real.task)
+    for guarded in (True, False):
+        assert [r.stage for r in await deployer.rollouts.guarded() if r.task == real.task] == [Stage.PROMOTED] * guarded
+        deployer.adapters.is_away = False
+        await deployer.handlers.tick(real.task)
+    assert deployer.last.stage is Stage.PROMOTED
+
+
+async def test_an_edited_answer_takes_the_place_of_an_older_one_which_redelivered_changes_nothing(
+    real: Real,
+) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await deployer.compare(pair(deployer.last, 0, ("refund", "delivery")))
+    (asked,) = deployer.publisher.questions
+    first = answer(asked, label="delivery")
+    edited = first.model_copy(update={"label": "refund", "occurred_at": first.occurred_at + timedelta(minutes=5)})
+    by_another = answer(asked, label="delivery", reviewer="bob")
+    for given in (first, edited, first, edited):
+        await deployer.handlers.on_correction(given)
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [-1.0]
+    await deployer.handlers.on_correction(by_another)
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [0.0]
+    (row,) = [
+        row for row in (await real.dump("labels")).splitlines() if f"({asked.ticket_id},{asked.request_id},ann," in row
+    ]
+    assert row.endswith(",1)"), "the ledger says that an answer was edited once"
+
+
+async def test_a_conversation_without_a_user_is_one_subject_of_whom_the_ledger_says_that_nobody_knows_them(
+    real: Real,
+) -> None:
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    nobody = {"subject": "conversation-1", "user_hash": None, "identified": False}
+    pairs = [pair(deployer.last, number, ("refund", "delivery")).model_copy(update=nobody) for number in range(5)]
+    await deployer.compare(*pairs, pair(deployer.last, 9, ("refund", "delivery")))
+    ledger = await deployer.ledger.load(deployer.last.rollout_id)
+    assert [ticket.identified for ticket in ledger.tickets] == [False, True]
+
+
 async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_tickets(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))
@@ -259,12 +392,11 @@ async def test_two_processes_that_get_the_same_pairs_at_once_draw_the_same_ticke
 async def test_a_change_that_a_crash_left_unsettled_is_finished_by_another_process(real: Real) -> None:
     first = real.deployer
     first.publisher.is_away = True
-    with pytest.raises(DependencyUnavailable):
-        await first.handlers.on_evaluated(evaluated("a1", real.task))
+    await first.handlers.on_evaluated(evaluated("a1", real.task))
     second = Deployer(first.rollouts, first.ledger, real.admin)
     await second.handlers.tick(real.task)
     await second.handlers.tick(real.task)
-    assert (second.last.stage, second.publisher.sent) == (Stage.SHADOW, 1)
+    assert (second.last.stage, second.publisher.sent) == (Stage.SHADOW, 2)
 
 
 async def test_a_flag_that_an_operator_turned_off_stays_off(real: Real) -> None:
@@ -278,14 +410,31 @@ async def test_a_flag_that_an_operator_turned_off_stays_off(real: Real) -> None:
     assert deployer.last.stage is Stage.SHADOW
 
 
-async def test_only_the_newest_candidate_is_active(real: Real) -> None:
+async def test_one_candidate_is_compared_and_the_newest_waits_for_its_turn(real: Real) -> None:
     deployer = real.deployer
     for adapter in ("a1", "a2", "a3"):
         await deployer.handlers.on_evaluated(evaluated(adapter, real.task))
-    active = [r.candidate for r in await deployer.rollouts.active() if r.task == real.task]
-    assert active == ["a3"]
+    assert [r.candidate for r in await deployer.rollouts.active() if r.task == real.task] == ["a1"]
+    waiting = await deployer.rollouts.waiting(real.task)
+    assert waiting is not None and waiting.candidate == "a3"
     assert await deployer.rollouts.unsettled(real.task) == []
-    assert deployer.last.candidate_adapter == "a3"
+    assert deployer.last.candidate_adapter == "a1"
+    await deployer.transitions.end(real.task, Stage.REJECTED, "no reason")
+    again = Deployer(deployer.rollouts, deployer.ledger, real.admin)  # It is in the database, not in a process.
+    await again.handlers.tick(real.task)
+    entered = await again.rollouts.last_entered(real.task)
+    assert entered is not None and (entered.candidate, entered.stage) == ("a3", Stage.SHADOW)
+    first, second = await again.rollouts.draws(real.task)
+    assert (first.amount, second.amount < first.amount / 1_000) == (pytest.approx(0.05 / 52), True)
+
+
+async def test_every_candidate_that_entered_shadow_is_listed_ended_or_not(real: Real) -> None:
+    deployer = real.deployer
+    for adapter, passed in (("a1", True), ("a2", False), ("a3", True)):
+        await deployer.handlers.on_evaluated(evaluated(adapter, real.task, passed=passed))
+        await deployer.transitions.end(real.task, Stage.REJECTED, "no reason")
+    assert {"a1", "a3"} <= set(await deployer.rollouts.candidates())
+    assert "a2" not in await deployer.rollouts.candidates()
 
 
 async def test_a_flag_is_created_once_with_its_percentage_clamped(real: Real) -> None:

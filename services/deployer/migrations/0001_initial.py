@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "deployer_0001_calls"  # Not the id of a database whose ledger has flat texts, which is refused.
+revision = "deployer_0001_guards"  # Not the id of a database whose canaries count errors only, which is refused.
 down_revision = None
 
 
@@ -20,14 +20,23 @@ def upgrade() -> None:
         sa.Column("previous_adapter", sa.Text),
         sa.Column("candidate_adapter", sa.Text, nullable=False),
         sa.Column("candidate_uri", sa.Text, nullable=False),
+        sa.Column("dataset_id", sa.Text, nullable=False),
         sa.Column("dataset_uri", sa.Text, nullable=False),
         sa.Column("data_cutoff", sa.DateTime(timezone=True), nullable=False),
         sa.Column("spec", JSONB, nullable=False),
+        sa.Column("opponent", sa.Text),
+        sa.Column("verdict_id", sa.Text, nullable=False, unique=True),
+        sa.Column("asked_against", sa.Text, nullable=False),
         sa.Column("alpha", sa.Double, nullable=False),
+        sa.Column("drawn", sa.Double, nullable=False),
         sa.Column("entered", sa.Boolean, nullable=False),
+        sa.Column("entered_at", sa.DateTime(timezone=True)),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("stage_since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("evidence", JSONB, nullable=False),
+        sa.Column("moved_by", sa.Text, nullable=False),
+        sa.Column("paused", sa.Text, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("moves_flags", sa.Boolean, nullable=False),
         sa.Column("settled", sa.Boolean, nullable=False),
@@ -38,6 +47,25 @@ def upgrade() -> None:
     op.create_index("rollouts_by_task", "rollouts", ["task", "entry"])
     op.create_index("one_active_a_task", "rollouts", ["task"], unique=True,
                     postgresql_where=sa.text("entered AND stage IN ('shadow', 'canary')"))  # fmt: skip
+    op.create_index("one_waiting_a_task", "rollouts", ["task"], unique=True,
+                    postgresql_where=sa.text("stage = 'queued'"))  # fmt: skip
+    op.create_table(
+        "moves",
+        sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("version", sa.Integer, primary_key=True),
+        sa.Column("change", sa.BigInteger, nullable=False),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("cycle_id", sa.Text),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("posted", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("candidate", sa.Text, nullable=False),
+        sa.Column("stage", sa.Text, nullable=False),
+        sa.Column("paused", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("moved_by", sa.Text, nullable=False),
+        sa.Column("evidence", JSONB, nullable=False),
+    )
+    op.create_index("moves_by_task", "moves", ["task", "change"])
     op.create_table(
         "ledger",
         sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
@@ -46,6 +74,7 @@ def upgrade() -> None:
         sa.Column("prediction_id", sa.Text, nullable=False),
         sa.Column("user_hash", sa.Text),
         sa.Column("user_key", sa.Text, nullable=False),
+        sa.Column("identified", sa.Boolean, nullable=False),
         sa.Column("agree", sa.Boolean, nullable=False),
         sa.Column("first", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("call", sa.JSON),
@@ -65,22 +94,36 @@ def upgrade() -> None:
     op.create_index("one_order_a_rollout", "ledger", ["rollout_id", "ticket_order"], unique=True)
     op.create_table(
         "labels",
-        sa.Column("correction_id", sa.Text, primary_key=True),
-        sa.Column("ticket_id", sa.Text, nullable=False, index=True),
-        sa.Column("reviewer", sa.Text, nullable=False),
+        sa.Column("ticket_id", sa.Text, primary_key=True),
+        sa.Column("request_id", sa.Text, primary_key=True),
+        sa.Column("reviewer", sa.Text, primary_key=True),
+        sa.Column("correction_id", sa.Text, nullable=False),
         sa.Column("outcome", sa.Double),
+        sa.Column("given_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("edits", sa.Integer, nullable=False, server_default="0"),
     )
     op.create_table(
         "canary_requests",
         sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
         sa.Column("prediction_id", sa.Text, primary_key=True),
+        sa.Column("user_key", sa.Text),
         sa.Column("failed", sa.Boolean, nullable=False),
     )
     op.create_table(
         "bad_users",
         sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("guard", sa.Text, primary_key=True),
         sa.Column("user_key", sa.Text, primary_key=True),
         sa.Column("canary", sa.Boolean, nullable=False),
+    )
+    op.create_table(
+        "latencies",
+        sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("user_key", sa.Text, primary_key=True),
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("canary", sa.Boolean, primary_key=True),
+        sa.Column("rank", sa.BigInteger, nullable=False),
+        sa.Column("latency_ms", sa.Double, nullable=False),
     )
     op.create_table(
         "forgotten",

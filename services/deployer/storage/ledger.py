@@ -1,7 +1,8 @@
 """The ledger of each rollout in PostgreSQL: pairs, tickets, labels and canary observations.
 
-The ledger is unique by rollout and pair, so a redelivered pair bets once. A user's first pair that differs may become
-a ticket. Tickets are drawn in the order of those pairs, and only so many are open at once.
+The ledger is unique by rollout and pair, so a redelivered pair bets once; a person's newest answer to a ticket stands.
+A user's first pair that differs may become a ticket. Tickets are drawn in the order of those pairs, and only so many
+are open at once.
 
 When a person is forgotten, their text and their hash are deleted. What was already bet or counted remains, as numbers
 that name nobody: removing it would change a statistic that was already looked at. Their tickets without a label become
@@ -11,6 +12,7 @@ a first pair can no longer be told from a second one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -22,20 +24,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from schemas.base import Frozen
 from schemas.conversation import Answer, Call
 from schemas.predictions import SubjectForgotten
-from schemas.rollouts import ShadowCompared
+from schemas.rollouts import ShadowCompared, Stage
 from services.deployer.domain import (
-    CanaryCounts,
     DrawnTicket,
+    Label,
     Ledger,
-    Observation,
     Pair,
     Ticket,
     ticket_id_of,
     ticket_outcome,
 )
 from services.deployer.rollout import Rollout
+from services.deployer.statistics.canary import Observation
+from services.deployer.statistics.guards import Guard
+from services.deployer.storage import canaries
 from services.deployer.storage.rollouts import IS_ACTIVE
-from services.deployer.tables import BAD_USERS, FORGOTTEN, LABELS, LEDGER, REQUESTS, ROLLOUTS
+from services.deployer.tables import FORGOTTEN, LABELS, LATENCIES, LEDGER, ROLLOUTS
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
@@ -51,8 +55,11 @@ class LedgerStore(Protocol):
     async def unpublished_tickets(self, rollout_id: str) -> list[DrawnTicket]: ...
     async def set_published(self, ticket_id: str) -> None: ...
     async def ticket(self, ticket_id: str) -> DrawnTicket | None: ...
-    async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None: ...
+    async def add_label(self, label: Label) -> None: ...
     async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None: ...
+    async def add_complaint(
+        self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
+    ) -> None: ...
     async def forget(self, event: SubjectForgotten) -> None: ...
     async def expire(self, task: str, before: datetime) -> None: ...
 
@@ -65,19 +72,14 @@ class PostgresLedger:
         """Return what the decision about a rollout reads."""
         async with transaction(self._engine) as connection:
             tickets = await connection.execute(
-                sa.select(LEDGER.c.outcome, LEDGER.c.asked)
+                sa.select(LEDGER.c.outcome, LEDGER.c.asked, LEDGER.c.identified)
                 .where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.ticket_id.is_not(None))
                 .order_by(LEDGER.c.ticket_order)
             )
-            counts = sa.select(
-                _count(LEDGER, rollout_id, LEDGER.c.agree),
-                _count(REQUESTS, rollout_id, sa.true()),
-                _count(REQUESTS, rollout_id, REQUESTS.c.failed),
-                _count(BAD_USERS, rollout_id, sa.true()),
-                _count(BAD_USERS, rollout_id, BAD_USERS.c.canary),
-            )
-            agreeing, *canary = (await connection.execute(counts)).one()
-            return Ledger([Ticket(row.outcome, row.asked) for row in tickets], agreeing, CanaryCounts(*canary))
+            agree = sa.select(sa.func.count()).where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.agree)
+            agreeing = int((await connection.execute(agree)).scalar_one())
+            counts = await canaries.canary_counts(connection, rollout_id)
+            return Ledger([Ticket(*row) for row in tickets], agreeing, counts)
 
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
@@ -137,15 +139,24 @@ class PostgresLedger:
         """Return the ticket, or None where it is unknown or its person is forgotten: then no answer counts."""
         return next(iter(await self._select_tickets(LEDGER.c.ticket_id == ticket_id)), None)
 
-    async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None:
-        """Add one person's answer and update the ticket's outcome. Idempotent by `correction_id`.
+    async def add_label(self, label: Label) -> None:
+        """Add one person's answer, or put it in the place of theirs to the same question, and update the outcome.
 
-        Without an outcome (the person could not tell) the ticket becomes unpublished, so that a second person is asked.
+        Idempotent. Without an outcome (the person could not tell) the ticket becomes unpublished, so that a second
+        person is asked.
         """
-        values = {"correction_id": correction_id, "ticket_id": ticket_id, "reviewer": reviewer, "outcome": outcome}
+        ticket_id = label.ticket_id
+        given = insert(LABELS).values(dataclasses.asdict(label) | {"edits": 0})
+        newer = given.on_conflict_do_update(
+            index_elements=[LABELS.c.ticket_id, LABELS.c.request_id, LABELS.c.reviewer],
+            set_={
+                "correction_id": label.correction_id, "outcome": label.outcome, "given_at": label.given_at,
+                "edits": LABELS.c.edits + 1,
+            },
+            where=LABELS.c.given_at < label.given_at,
+        )  # fmt: skip
         async with transaction(self._engine) as connection:
-            added = insert(LABELS).values(values).on_conflict_do_nothing().returning(LABELS.c.correction_id)
-            if (await connection.execute(added)).first() is None:
+            if (await connection.execute(newer.returning(LABELS.c.ticket_id))).first() is None:
                 return
             labels = await connection.execute(sa.select(LABELS.c.outcome).where(LABELS.c.ticket_id == ticket_id))
             combined = ticket_outcome(list(labels.scalars()))
@@ -156,22 +167,21 @@ class PostgresLedger:
             )
 
     async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
-        """Count the canary's requests, and the users with a failed request, each once."""
+        """Count requests for the guards of a canary; before there is one, measure the primary."""
         async with transaction(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((rollout.task, o.user_key) for o in observations))
             counted = [o for o in observations if not erased.covers(rollout.task, o.user_key, o.occurred_at)]
-            requests = [
-                {"rollout_id": rollout.rollout_id, "prediction_id": o.prediction_id, "failed": o.failed}
-                for o in counted if o.canary
-            ]  # fmt: skip
-            users = [
-                {"rollout_id": rollout.rollout_id, "user_key": o.user_key, "canary": o.canary}
-                for o in counted if o.failed and o.user_key
-            ]  # fmt: skip
-            if requests:
-                await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), requests)
-            if users:
-                await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), users)
+            add = canaries.add_primary if rollout.stage is Stage.SHADOW else canaries.add_requests
+            await add(connection, rollout.rollout_id, counted)
+
+    async def add_complaint(
+        self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
+    ) -> None:
+        """Count an answer that a user, or a reviewer who was asked by chance, found wrong."""
+        async with transaction(self._engine) as connection:
+            erased = await erased_among(connection, FORGOTTEN, [(rollout.task, user_hash)])
+            if not erased.covers(rollout.task, user_hash, at):
+                await canaries.add_complaint(connection, rollout.rollout_id, guard, prediction_id, user_hash)
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete a person's text and hash, and void their open tickets; what was bet or counted remains.
@@ -190,9 +200,7 @@ class PostgresLedger:
             await connection.execute(sa.update(LEDGER).where(of_person, LEDGER.c.outcome.is_(None)).values(void))
             blank = {"call": None, "production_answer": None, "candidate_answer": None, "user_hash": None}
             await connection.execute(sa.update(LEDGER).where(of_person).values(**blank, user_key=LEDGER.c.pair_id))
-            anonymous = sa.cast(sa.func.gen_random_uuid(), sa.Text)
-            failed = sa.and_(BAD_USERS.c.rollout_id.in_(of_task), BAD_USERS.c.user_key == event.subject_hash)
-            await connection.execute(sa.update(BAD_USERS).where(failed).values(user_key=anonymous))
+            await canaries.forget_subject(connection, of_task, event.subject_hash)
 
     async def expire(self, task: str, before: datetime) -> None:
         """Delete texts logged before a moment, except those of an active rollout, which may still be asked about."""
@@ -201,6 +209,8 @@ class PostgresLedger:
         async with transaction(self._engine) as connection:
             blank = {"call": None, "production_answer": None, "candidate_answer": None}
             await connection.execute(sa.update(LEDGER).where(expired).values(blank))
+            older = sa.and_(LATENCIES.c.rollout_id.in_(ended), LATENCIES.c.day < before.date())
+            await connection.execute(sa.delete(LATENCIES).where(older))
 
     async def _select_tickets(self, where: sa.ColumnElement[bool]) -> list[DrawnTicket]:
         labels = sa.select(sa.func.count()).where(LABELS.c.ticket_id == LEDGER.c.ticket_id).scalar_subquery()
@@ -251,7 +261,8 @@ def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
         "pair_id": pair.pair_id,
         "prediction_id": pair.prediction_id,
         "user_hash": pair.user_hash,
-        "user_key": pair.user_hash or pair.prediction_id,
+        "user_key": pair.subject,
+        "identified": pair.identified,
         "agree": pair.agree,
         "call": None if pair.agree else _json(pair.call),
         "production_answer": None if pair.agree else _json(pair.production_answer),
@@ -263,9 +274,3 @@ def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
 
 def _json(value: Frozen) -> dict[str, Any]:
     return value.model_dump(mode="json", exclude_defaults=True)
-
-
-def _count(table: sa.Table, rollout_id: str, where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
-    return (
-        sa.select(sa.func.count()).select_from(table).where(table.c.rollout_id == rollout_id, where).scalar_subquery()
-    )

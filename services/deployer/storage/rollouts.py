@@ -9,19 +9,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from schemas.adapters import AdapterEvaluated
 from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
-from services.deployer.rollout import ACTIVE, Rollout
-from services.deployer.tables import LEDGER, ROLLOUTS
+from services.deployer.rollout import ACTIVE, Move, Rollout, rollout_id
+from services.deployer.statistics.levels import Draw
+from services.deployer.tables import LEDGER, MOVES, ROLLOUTS
 from shared.storage.database import transaction
 
+IS_GUARDED = sa.and_(
+    ROLLOUTS.c.entered,
+    sa.or_(
+        ROLLOUTS.c.stage == Stage.CANARY.value, sa.and_(ROLLOUTS.c.stage == Stage.PROMOTED.value, ~ROLLOUTS.c.settled)
+    ),
+)
 IS_ACTIVE = sa.and_(ROLLOUTS.c.entered, ROLLOUTS.c.stage.in_(ACTIVE))
+_SELECT_MOVES = sa.select(*[MOVES.c[field.name] for field in dataclasses.fields(Move)])
 _FIELDS = [field.name for field in dataclasses.fields(Rollout)]
 
 
@@ -31,11 +41,20 @@ class RolloutStore(Protocol):
     def locked(self, task: str) -> AbstractAsyncContextManager[None]: ...
     async def get(self, rollout_id: str) -> Rollout | None: ...
     async def last_entered(self, task: str) -> Rollout | None: ...
+    async def waiting(self, task: str) -> Rollout | None: ...
+    async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None: ...
+    async def draws(self, task: str) -> list[Draw]: ...
+    async def newest(self, task: str) -> Rollout | None: ...
     async def active(self) -> list[Rollout]: ...
+    async def guarded(self) -> list[Rollout]: ...
     async def unsettled(self, task: str) -> list[Rollout]: ...
     async def tasks(self) -> list[str]: ...
+    async def candidates(self) -> list[str]: ...
     async def save(self, *rollouts: Rollout) -> None: ...
     async def settle(self, rollout: Rollout) -> None: ...
+    async def history(self, task: str, limit: int) -> list[Move]: ...
+    async def unposted(self, since: datetime, limit: int) -> list[Move]: ...
+    async def set_posted(self, move: Move) -> None: ...
 
 
 class PostgresRollouts:
@@ -57,8 +76,31 @@ class PostgresRollouts:
         """Return the task's last rollout that entered shadow, ended or not."""
         return await self._newest(sa.and_(ROLLOUTS.c.task == task, ROLLOUTS.c.entered))
 
+    async def waiting(self, task: str) -> Rollout | None:
+        """Return the task's candidate that waits for its turn."""
+        return await self._newest(sa.and_(ROLLOUTS.c.task == task, ROLLOUTS.c.stage == Stage.QUEUED.value))
+
+    async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None:
+        """Return the rollout that stands on this verdict, or did when it began."""
+        of_verdict = ROLLOUTS.c.verdict_id == str(event.event_id)
+        return await self._newest(sa.or_(of_verdict, ROLLOUTS.c.rollout_id == rollout_id(event)))
+
+    async def draws(self, task: str) -> list[Draw]:
+        """Return what the task's candidates drew of the year's alpha, oldest first."""
+        query = sa.select(ROLLOUTS.c.entered_at, ROLLOUTS.c.drawn).where(ROLLOUTS.c.task == task, ROLLOUTS.c.entered)
+        async with transaction(self._engine) as connection:
+            return [Draw(*row) for row in await connection.execute(query.order_by(ROLLOUTS.c.entered_at))]
+
+    async def newest(self, task: str) -> Rollout | None:
+        """Return the task's rollout that changed last: its state is the one that was published last."""
+        return await self._newest(ROLLOUTS.c.task == task, ROLLOUTS.c.change)
+
     async def active(self) -> list[Rollout]:
         return await self._select(IS_ACTIVE)
+
+    async def guarded(self) -> list[Rollout]:
+        """Return the rollouts whose canary serves users: until a promotion is settled, too."""
+        return await self._select(IS_GUARDED)
 
     async def unsettled(self, task: str) -> list[Rollout]:
         """Return the task's rollouts whose flags or event may not be out, oldest change first."""
@@ -69,6 +111,12 @@ class PostgresRollouts:
             rows = await connection.execute(sa.select(ROLLOUTS.c.task).distinct().order_by(ROLLOUTS.c.task))
             return list(rows.scalars())
 
+    async def candidates(self) -> list[str]:
+        """Return the candidates of all rollouts that entered shadow, ended or not."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(sa.select(ROLLOUTS.c.candidate).where(ROLLOUTS.c.entered).distinct())
+            return list(rows.scalars())
+
     async def save(self, *rollouts: Rollout) -> None:
         """Write these in one transaction. Idempotent: a stored rollout of the same or a later version stays."""
         async with transaction(self._engine) as connection:
@@ -77,13 +125,16 @@ class PostgresRollouts:
                 values["change"] = values["entry"] = sa.func.nextval("changes")
                 statement = insert(ROLLOUTS).values({ROLLOUTS.c[name]: value for name, value in values.items()})
                 update = {ROLLOUTS.c[n]: statement.excluded[n] for n in (*_FIELDS, "change") if n != "rollout_id"}
-                await connection.execute(
+                saved = await connection.execute(
                     statement.on_conflict_do_update(
                         index_elements=[ROLLOUTS.c.rollout_id],
                         set_=update,
                         where=ROLLOUTS.c.version < statement.excluded.version,
-                    )
+                    ).returning(ROLLOUTS.c.change)
                 )
+                if (change := saved.scalar()) is not None:
+                    move = dataclasses.asdict(rollout.move) | {"change": change, "stage": rollout.stage.value}
+                    await connection.execute(insert(MOVES).values(move | {"evidence": values["evidence"]}))
 
     async def settle(self, rollout: Rollout) -> None:
         """Record that this version's flags and event are out. An ended rollout's conversations are deleted with it."""
@@ -94,8 +145,32 @@ class PostgresRollouts:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
                 await connection.execute(sa.update(LEDGER).where(ended).values(call=None))
 
-    async def _newest(self, where: sa.ColumnElement[bool]) -> Rollout | None:
-        statement = sa.select(ROLLOUTS).where(where).order_by(ROLLOUTS.c.entry.desc()).limit(1)
+    async def history(self, task: str, limit: int) -> list[Move]:
+        """Return the last changes of the task's rollouts, newest first."""
+        of_task = _SELECT_MOVES.where(MOVES.c.task == task)
+        return await self._moves(of_task.order_by(MOVES.c.change.desc()).limit(limit))
+
+    async def unposted(self, since: datetime, limit: int) -> list[Move]:
+        """Return the changes since a moment that the webhook does not have, oldest first."""
+        new = _SELECT_MOVES.where(~MOVES.c.posted, MOVES.c.at > since)
+        return await self._moves(new.order_by(MOVES.c.change).limit(limit))
+
+    async def set_posted(self, move: Move) -> None:
+        same = sa.and_(MOVES.c.rollout_id == move.rollout_id, MOVES.c.version == move.version)
+        async with transaction(self._engine) as connection:
+            await connection.execute(sa.update(MOVES).where(same).values(posted=True))
+
+    async def _moves(self, query: sa.Select[Any]) -> list[Move]:
+        async with transaction(self._engine) as connection:
+            return [
+                Move(**{**row, "stage": Stage(row["stage"]), "evidence": Evidence.model_validate(row["evidence"])})
+                for row in (await connection.execute(query)).mappings()
+            ]
+
+    async def _newest(
+        self, where: sa.ColumnElement[bool], order: sa.ColumnElement[int] = ROLLOUTS.c.entry
+    ) -> Rollout | None:
+        statement = sa.select(ROLLOUTS).where(where).order_by(order.desc()).limit(1)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(statement)).mappings().first()
         return None if row is None else _from_row(row)

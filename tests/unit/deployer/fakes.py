@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,22 +15,26 @@ from schemas.base import Event, Gate, Interval, Variant
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionLogged, RequestObserved
-from schemas.rollouts import RolloutChanged, ShadowCompared
+from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from services.deployer.admission import Admission
 from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
 from services.deployer.domain import (
-    CanaryCounts,
     DrawnTicket,
+    Label,
     Ledger,
-    Observation,
     Pair,
     Ticket,
     ticket_id_of,
     ticket_outcome,
 )
 from services.deployer.handlers import Handlers
-from services.deployer.rollout import Rollout
+from services.deployer.operators.commands import OperatorCommands
+from services.deployer.rollout import Move, Rollout, rollout_id
 from services.deployer.settings import DeployerSettings
+from services.deployer.statistics.canary import Arms, CanaryCounts, Latencies, Observation
+from services.deployer.statistics.guards import Guard, latency_limit
+from services.deployer.statistics.levels import Draw
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
@@ -51,8 +55,14 @@ def spec(task: str = "support-desk", **rollout: Any) -> TaskSpec:
 
 
 def evaluated(
-    adapter: str = "a1", task: str = "support-desk", *, passed: bool = True, **rollout: Any
+    adapter: str = "a1",
+    task: str = "support-desk",
+    *,
+    passed: bool = True,
+    against: str | None = None,
+    **rollout: Any,
 ) -> AdapterEvaluated:
+    """A verdict; `against`: the adapter that served meanwhile, None: the base model."""
     task_spec = spec(task, **rollout)
     value = 0.9 if passed else 0.2
     return AdapterEvaluated(
@@ -69,7 +79,7 @@ def evaluated(
         verdict="passed" if passed else "failed",
         gates=(Gate(name="min_gain", passed=passed, measured=value - 0.3, required=">= 0"),),
         candidate=score(value),
-        production=score(0.3),
+        production=score(0.3).model_copy(update={"adapter": against}),
         spec=task_spec,
     )
 
@@ -99,6 +109,8 @@ def pair(
         candidate_answer=candidate,
         agree=production == candidate,
         user_hash=f"user-{number}" if user == "" else user,
+        subject=f"user-{number}" if user == "" else user or f"conversation-{number}",
+        identified=user is not None,
         logged_at=CUTOFF + timedelta(hours=1),
         candidate_latency_ms=1.0,
     )
@@ -148,6 +160,7 @@ def observed(rollout: RolloutChanged, number: int, variant: Variant, status: int
         variant=variant,
         adapter=rollout.candidate_adapter if variant is Variant.CANARY else rollout.primary_adapter,
         user_hash=f"user-{number}",
+        subject=f"user-{number}",
         status=status,
         latency_ms=1.0,
     )
@@ -207,6 +220,9 @@ class MemoryAdmin:
         if not self.flags[flag].matches(strategy.body(flag)):
             self._write(flag, strategies=(strategy.body(flag),))
 
+    async def changed_by(self, flag: str) -> str:
+        return "ann"
+
     async def switch(self, flag: str, on: bool) -> None:
         if flag in self.flags and self.flags[flag].enabled != on:
             self._write(flag, enabled=on)
@@ -233,7 +249,7 @@ class MemoryAdapters:
         self.deleted: set[str] = set()
         self.is_away = False
 
-    async def serve(self, adapter: str, uri: str) -> None:
+    async def serve(self, adapter: str, uri: str, spec: TaskSpec) -> None:
         if adapter in self.deleted:
             raise ArtifactMissing(f"no artifact at {uri}")
         if self.is_away:
@@ -248,6 +264,8 @@ class MemoryRollouts:
     def __init__(self) -> None:
         self.rollouts: dict[str, Rollout] = {}
         self._changes: list[str] = []
+        self.moves: list[Move] = []
+        self.posted: list[Move] = []
 
     @asynccontextmanager
     async def locked(self, task: str) -> AsyncIterator[None]:
@@ -256,11 +274,32 @@ class MemoryRollouts:
     async def get(self, rollout_id: str) -> Rollout | None:
         return self.rollouts.get(rollout_id)
 
+    async def waiting(self, task: str) -> Rollout | None:
+        return next((r for r in self.rollouts.values() if r.task == task and r.waits), None)
+
+    async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None:
+        names = (str(event.event_id), rollout_id(event))
+        return next((r for r in self.rollouts.values() if r.verdict_id in names or r.rollout_id in names), None)
+
+    async def draws(self, task: str) -> list[Draw]:
+        entered = [r for r in self.rollouts.values() if r.task == task and r.entered and r.entered_at]
+        return [Draw(r.entered_at, r.drawn) for r in entered if r.entered_at]
+
     async def last_entered(self, task: str) -> Rollout | None:
         return next((r for r in reversed(self.rollouts.values()) if r.task == task and r.entered), None)
 
+    async def newest(self, task: str) -> Rollout | None:
+        found = [self.rollouts[rollout_id] for rollout_id in self._changes]
+        return next((r for r in reversed(found) if r.task == task), None)
+
     async def active(self) -> list[Rollout]:
         return [r for r in self.rollouts.values() if r.active]
+
+    async def guarded(self) -> list[Rollout]:
+        return [
+            r for r in self.rollouts.values()
+            if r.entered and (r.stage is Stage.CANARY or (r.stage is Stage.PROMOTED and not r.settled))
+        ]  # fmt: skip
 
     async def unsettled(self, task: str) -> list[Rollout]:
         found = [self.rollouts[rollout_id] for rollout_id in dict.fromkeys(self._changes)]
@@ -269,12 +308,26 @@ class MemoryRollouts:
     async def tasks(self) -> list[str]:
         return sorted({r.task for r in self.rollouts.values()})
 
+    async def candidates(self) -> list[str]:
+        return sorted({r.candidate for r in self.rollouts.values() if r.entered})
+
     async def save(self, *rollouts: Rollout) -> None:
         for rollout in rollouts:
             stored = self.rollouts.get(rollout.rollout_id)
             if stored is None or stored.version < rollout.version:
                 self.rollouts[rollout.rollout_id] = rollout
+                self.moves.insert(0, rollout.move)
                 self._changes = [name for name in self._changes if name != rollout.rollout_id] + [rollout.rollout_id]
+
+    async def history(self, task: str, limit: int) -> list[Move]:
+        return [move for move in self.moves if move.task == task][:limit]
+
+    async def unposted(self, since: datetime, limit: int) -> list[Move]:
+        new = [move for move in reversed(self.moves) if move not in self.posted and move.at > since]
+        return new[:limit]
+
+    async def set_posted(self, move: Move) -> None:
+        self.posted.append(move)
 
     async def settle(self, rollout: Rollout) -> None:
         if self.rollouts[rollout.rollout_id].version == rollout.version:
@@ -286,9 +339,10 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
-        self.labels: dict[str, tuple[str, float | None]] = {}
-        self.requests: dict[str, dict[str, bool]] = {}
-        self.bad_users: dict[str, dict[str, bool]] = {}
+        self.labels: dict[tuple[str, str], Label] = {}
+        self.requests: dict[str, dict[str, tuple[bool, str | None]]] = {}
+        self.bad_users: dict[tuple[str, Guard], dict[str, bool]] = {}
+        self.latencies: dict[tuple[str, bool], dict[tuple[str, date], float]] = {}
 
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
@@ -296,7 +350,7 @@ class MemoryLedger:
         for event, first in zip(pairs, candidate_first, strict=True):
             if (rollout.rollout_id, event.pair_id) in self.pairs:
                 continue
-            user = event.user_hash or event.prediction_id
+            user = event.subject
             has_first = any(row["user"] == user and row["first"] for row in self._rows(rollout.rollout_id))
             row = {
                 "event": event, "pair": Pair(event.production_answer, event.candidate_answer, first), "user": user,
@@ -341,33 +395,56 @@ class MemoryLedger:
         return next(row for row in self.pairs.values() if row.get("ticket") == ticket_id)
 
     def _ticket(self, row: dict[str, Any]) -> DrawnTicket:
-        labels = sum(ticket == row["ticket"] for ticket, _ in self.labels.values())
+        labels = sum(label.ticket_id == row["ticket"] for label in self.labels.values())
         event = row["event"]
         return DrawnTicket(
             row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.call, row["pair"], labels,
             event.logged_at,
         )  # fmt: skip
 
-    async def add_label(self, correction_id: str, ticket_id: str, reviewer: str, outcome: float | None) -> None:
-        if correction_id not in self.labels:
-            self.labels[correction_id] = (ticket_id, outcome)
-            combined = ticket_outcome([x for ticket, x in self.labels.values() if ticket == ticket_id])
-            self._row(ticket_id).update(outcome=combined, published=combined is not None)
+    async def add_label(self, label: Label) -> None:
+        key = label.request_id, label.reviewer
+        older = self.labels.get(key)
+        if older is None or older.given_at < label.given_at:
+            self.labels[key] = label
+            of_ticket = [given.outcome for given in self.labels.values() if given.ticket_id == label.ticket_id]
+            combined = ticket_outcome(of_ticket)
+            self._row(label.ticket_id).update(outcome=combined, published=combined is not None)
 
     async def add_observations(self, rollout: Rollout, observations: Sequence[Observation]) -> None:
         for observation in observations:
-            if observation.canary:
+            in_canary = rollout.stage is not Stage.SHADOW
+            if observation.canary and observation.counted and in_canary:
                 requests = self.requests.setdefault(rollout.rollout_id, {})
-                requests.setdefault(observation.prediction_id, observation.failed)
-            if observation.failed and observation.user_key:
-                users = self.bad_users.setdefault(rollout.rollout_id, {})
-                users.setdefault(observation.user_key, observation.canary)
+                requests.setdefault(observation.prediction_id, (observation.failed, observation.user_key))
+            if observation.failed and observation.user_key and in_canary:
+                bad = self.bad_users.setdefault((rollout.rollout_id, Guard.ERRORS), {})
+                bad.setdefault(observation.user_key, observation.canary)
+            is_measured = observation.canary if in_canary else observation.primary
+            if is_measured and observation.counted and not observation.failed and observation.user_key:
+                latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
+                latencies.setdefault((observation.user_key, observation.occurred_at.date()), observation.latency_ms)
+
+    async def add_complaint(
+        self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
+    ) -> None:
+        asked = self.requests.get(rollout.rollout_id, {}).get(prediction_id)
+        subject = (asked[1] if asked is not None else user_hash) or prediction_id
+        self.bad_users.setdefault((rollout.rollout_id, guard), {}).setdefault(subject, asked is not None)
 
     async def load(self, rollout_id: str) -> Ledger:
-        tickets = [Ticket(row["outcome"], row["asked"]) for row in self._drawn(rollout_id)]
+        drawn = self._drawn(rollout_id)
+        tickets = [Ticket(row["outcome"], row["asked"], row["event"].identified) for row in drawn]
         agreeing = sum(row["event"].agree for (owner, _), row in self.pairs.items() if owner == rollout_id)
-        requests, users = self.requests.get(rollout_id, {}), self.bad_users.get(rollout_id, {})
-        canary = CanaryCounts(len(requests), sum(requests.values()), len(users), sum(users.values()))
+        failed = [failed for failed, _ in self.requests.get(rollout_id, {}).values()]
+        arms = {
+            guard: Arms(sum(users.values()), len(users))
+            for (owner, guard), users in self.bad_users.items() if owner == rollout_id
+        }  # fmt: skip
+        primary, canary_ms = ([*self.latencies.get((rollout_id, arm), {}).values()] for arm in (False, True))
+        limit = latency_limit(primary)
+        slow = sum(latency > limit for latency in canary_ms) if limit is not None else 0
+        canary = CanaryCounts(len(failed), sum(failed), arms, Latencies(len(canary_ms), slow, limit))
         return Ledger(tickets, agreeing, canary)
 
 
@@ -389,7 +466,9 @@ class Deployer:
         self.transitions = RolloutTransitions(
             self.rollouts, self.ledger, self.admin, self.adapters, self.publisher, max_open
         )
-        self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions)
+        admission = Admission(self.rollouts, self.transitions, self.publisher)
+        self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions, admission)
+        self.commands = OperatorCommands(self.rollouts, self.ledger, self.admin, self.transitions)
 
     @property
     def last(self) -> RolloutChanged:
@@ -400,13 +479,20 @@ class Deployer:
 
     async def compare_and_label(self, numbers: Iterable[int], truth: str) -> None:
         """Pairs where production says refund and the candidate delivery, each labelled with the truth."""
+        await self.compare_and_label_in(self.last, numbers, truth)
+
+    async def compare_and_label_in(self, rollout: RolloutChanged, numbers: Iterable[int], truth: str) -> None:
+        """The same for a rollout whose changes another process has published."""
         for number in numbers:
             earlier = {asked.request_id for asked in self.publisher.questions}
-            await self.compare(pair(self.last, number, ("refund", "delivery")))
+            await self.compare(pair(rollout, number, ("refund", "delivery")))
             for asked in [a for a in self.publisher.questions if a.request_id not in earlier]:
                 assert asked.purpose is Purpose.DISCORDANT_PAIR
                 await self.handlers.on_correction(answer(asked, label=truth))
 
     async def see_canary(self, count: int, status: int = 200) -> None:
-        events = [observed(self.last, number, Variant.CANARY, status) for number in range(count)]
+        await self.see_canary_of(self.last, count, status)
+
+    async def see_canary_of(self, rollout: RolloutChanged, count: int, status: int = 200) -> None:
+        events = [observed(rollout, number, Variant.CANARY, status) for number in range(count)]
         await self.handlers.on_observed(deliveries(events))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.deployer.betting import alpha_for, canary_guard, futility, max_wealth, wealth
+from services.deployer.statistics.betting import canary_guard, futility, max_wealth, wealth
 
 ALPHA = 0.05 / 52
 WEEK_BAR = 1 / ALPHA
@@ -128,14 +128,6 @@ def test_the_opposite_bet_and_futility_reject_a_worse_candidate_early() -> None:
 def test_futility_costs_little_power_for_a_better_candidate() -> None:
     runs = paths(win=2 / 3, tie=0.0, runs=150, tickets=120, seed=9)
     assert np.mean([futility(list(path)) >= 10 for path in runs]) <= 0.1
-
-
-def test_alpha_is_an_equal_share_of_the_year_and_a_promotion_returns_its_alpha() -> None:
-    share = 0.05 / 52
-    assert alpha_for(0.05, 52, None, False) == pytest.approx(share)
-    assert alpha_for(0.05, 52, share, True) == pytest.approx(2 * share)
-    assert alpha_for(0.05, 52, 2 * share, False) == pytest.approx(share)
-    assert alpha_for(0.05, 1, 0.05, True) == 0.05
 
 
 def test_the_canary_guard_is_rarely_wrong_and_detects_a_broken_canary() -> None:

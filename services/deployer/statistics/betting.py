@@ -8,8 +8,8 @@ with probability at most alpha (Ville 1939; Waudby-Smith & Ramdas 2024). Three r
 - a ticket without a label counts as the worst case, so slow or missing labels cannot help a candidate;
 - the statistic is the maximum of the wealth over ticket prefixes, in the order in which tickets were drawn.
 
-The deployer tests superiority (margin 0), harm and futility. Non-inferiority is the same function with a negative
-margin, where pairs that agree count too; the deployer does not use it yet.
+The deployer tests superiority (margin 0), harm and futility. Other margins give bounds of the gain (`bounds.py`) and
+non-inferiority (`non_inferiority.py`), where pairs that agree count too.
 """
 
 from __future__ import annotations
@@ -35,11 +35,28 @@ HARM_WEALTH = 20.0
 
 def wealth(wins: float, ties: float, losses: float, margin: float = 0.0) -> float:
     """Return the wealth of these counts: the mixture over lambda of (1+l(1-m))^wins (1-lm)^ties (1-l(1+m))^losses."""
+    return float(wealths(wins, ties, losses, margin))
+
+
+def wealths(wins: npt.ArrayLike, ties: npt.ArrayLike, losses: npt.ArrayLike, margin: float = 0.0) -> Floats:
+    """Return the wealth of many counts at once; the arrays are broadcast against each other."""
     bets = _bets(margin)
-    logs = wins * np.log1p(bets * (1 - margin)) + losses * np.log1p(-bets * (1 + margin))
+    won, tied, lost = (np.asarray(count, dtype=float)[..., None] for count in (wins, ties, losses))
+    logs = won * np.log1p(bets * (1 - margin)) + lost * np.log1p(-bets * (1 + margin))
     if margin:
-        logs = logs + ties * np.log1p(-bets * margin)
-    return float(_mixture(logs))
+        logs = logs + tied * np.log1p(-bets * margin)
+    return _mixture(logs)
+
+
+def wealth_of_outcomes(outcomes: Sequence[float | None], agreeing: int, margin: float, pending: float = -1.0) -> float:
+    """Return the wealth against this margin of these tickets and so many pairs that agree, as they stand.
+
+    -1 < margin < 1. No maximum over prefixes: the ledger counts pairs that agree, it does not order them.
+    """
+    bets = _bets(margin)
+    x, times = np.unique([pending if x is None else x for x in outcomes] + [0.0], return_counts=True)
+    times = times + np.where(x == 0.0, agreeing - 1, 0)
+    return float(_mixture((times[:, None] * np.log1p(np.outer(x - margin, bets))).sum(axis=0)))
 
 
 def max_wealth(outcomes: Sequence[float | None], pending: float = -1.0, margin: float = 0.0) -> float:
@@ -55,30 +72,29 @@ def max_wealth(outcomes: Sequence[float | None], pending: float = -1.0, margin: 
     return max(1.0, float(_mixture(logs).max()))
 
 
+def wealth_now(outcomes: Sequence[float]) -> float:
+    """Return the wealth of these labels alone, as it stands: no running maximum, no ticket that is pending.
+
+    No test: what was reached once is proof for ever. It tells whether later labels still speak for the candidate.
+    """
+    x = np.array(outcomes, dtype=float)
+    return float(_mixture(np.log1p(np.outer(x, _bets(0.0))).sum(axis=0)))
+
+
 def futility(outcomes: Sequence[float | None]) -> float:
     """Return the odds that the candidate wins 40-50 % of decisive pairs, against 60 %; pending tickets count as wins.
 
     It is the maximum over ticket prefixes of 1/2 sum over theta in {.4, .5} of (theta/.6)^wins ((1-theta)/.4)^losses.
     """
-    best, wins, losses = 1.0, 0.0, 0.0
-    for outcome in outcomes:
-        x = 1.0 if outcome is None else outcome
-        wins, losses = wins + max(x, 0.0), losses + max(-x, 0.0)
-        odds = sum(
-            math.exp(wins * math.log(theta / 0.6) + losses * math.log((1 - theta) / 0.4)) for theta in (0.4, 0.5)
-        )
-        best = max(best, odds / 2)
-    return best
+    x = np.array([1.0 if outcome is None else outcome for outcome in outcomes])
+    wins, losses = np.cumsum(np.maximum(x, 0.0)), np.cumsum(np.maximum(-x, 0.0))
+    return float(futility_odds(wins, losses).max(initial=1.0))
 
 
-def alpha_for(yearly: float, cycles: int, previous_alpha: float | None, previous_promoted: bool) -> float:
-    """Return the next candidate's alpha: an equal share of the year's, plus its predecessor's if that was promoted.
-
-    A rightly promoted candidate returns its alpha (online fallback, Tian & Ramdas 2021), so the probability of any
-    false promotion in a year stays at most `yearly`.
-    """
-    share = yearly / cycles
-    return min(share + (previous_alpha or 0.0), yearly) if previous_promoted else share
+def futility_odds(wins: Floats, losses: Floats) -> Floats:
+    """Return the odds of `futility` at these counts alone."""
+    at_40, at_50 = (wins * math.log(theta / 0.6) + losses * math.log((1 - theta) / 0.4) for theta in (0.4, 0.5))
+    return np.asarray((np.exp(np.minimum(at_40, _MAX_LOG)) + np.exp(np.minimum(at_50, _MAX_LOG))) / 2)
 
 
 def canary_guard(bad_canary: int, bad: int, share: float, ratio: float) -> float:

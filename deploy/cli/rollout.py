@@ -1,0 +1,134 @@
+"""`ratchet rollout`: where each candidate is and why, and what a person tells it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from deploy.cli.output import ask, console, say, warn
+from services.deployer.settings import DeployerSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A candidate's rollout: see its evidence and its history; pause it, let it go on, end it.",
+)
+Task = Annotated[str, typer.Argument(help="The task's name.")]
+Reason = Annotated[str, typer.Option(prompt="Why", help="Why; it is kept in the rollout's history.")]
+By = Annotated[str, typer.Option(help="Who says so; default: you, as this machine knows you.", show_default=False)]
+
+
+@app.command()
+def status(
+    task: Annotated[str | None, typer.Argument(help="Only this task, with its history.", show_default=False)] = None,
+    moves: Annotated[int, typer.Option("--moves", min=1, max=1_000, help="How many moves of the history.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show where each task's candidate is, what it has proved, and what holds it back.
+
+    [bold]Examples[/bold]
+
+      ratchet rollout status
+
+      ratchet rollout status support-desk --moves 100
+    """
+    found = _ask("GET", "/api/rollouts")["rollouts"]
+    if task is None:
+        if as_json:
+            return typer.echo(json.dumps(found, indent=2))
+        return _show_rollouts(found)
+    history = _ask("GET", f"/api/rollouts/{task}/moves", params={"limit": moves})["moves"]
+    chosen = [rollout for rollout in found if rollout["task"] == task]
+    if as_json:
+        return typer.echo(json.dumps({"rollout": chosen[0] if chosen else None, "moves": history}, indent=2))
+    if not chosen:
+        return say(f"{task} has had no candidate yet")
+    _show_rollouts(chosen)
+    _show_moves(history)
+
+
+@app.command()
+def pause(task: Task, reason: Reason, by: By = "") -> None:
+    """Hold a candidate where it is: no move to more users until `resume`.
+
+    Its comparison goes on, and it still ends by harm, by its canary's guards, or when its time is up.
+    """
+    _tell(task, "pause", reason, by)
+
+
+@app.command()
+def resume(task: Task, reason: Reason, by: By = "") -> None:
+    """Let a paused candidate go on. Its shadow and canary flags are set again as its stage wants them."""
+    _tell(task, "resume", reason, by)
+
+
+@app.command()
+def promote(task: Task, reason: Reason, by: By = "") -> None:
+    """Approve the last step of a proven candidate, where the task asks for it (`rollout.approval: true`).
+
+    A candidate that is not proven is not promoted: the answer says what is missing.
+    """
+    _tell(task, "promote", reason, by)
+
+
+@app.command()
+def rollback(task: Task, reason: Reason, by: By = "") -> None:
+    """End the candidate that is compared; without one, serve the adapter from before the last promotion again.
+
+    The gateway follows within two seconds. The next candidate is compared with whatever serves then.
+    """
+    _tell(task, "rollback", reason, by)
+
+
+def _tell(task: str, command: str, reason: str, by: str) -> None:
+    body = {"by": by or getpass.getuser(), "reason": reason}
+    move = _ask("POST", f"/api/rollouts/{task}/{command}", json=body)
+    say(f"{task}: {move['candidate']} is {move['stage']}{', paused' if move['paused'] else ''}: {move['reason']}")
+
+
+def _ask(method: str, path: str, **options: Any) -> Any:
+    settings = DeployerSettings.load()
+    return ask("deployer", settings.deployer_host, settings.deployer_port, method, path, **options)
+
+
+def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
+    table = Table("task", "candidate", "stage", "since", "wealth", "to canary / to all", "labels", "serves")
+    for rollout in rollouts:
+        evidence = rollout["evidence"]
+        table.add_row(
+            rollout["task"],
+            rollout["candidate"],
+            f"{rollout['stage']}{' (paused)' if rollout['paused'] else ''}",
+            _time(rollout["stage_since"]),
+            f"{evidence['wealth']:.1f}",
+            f"{rollout['canary_wealth']:.0f} / {1 / evidence['alpha']:.0f}",
+            f"{evidence['wins']} wins, {evidence['losses']} losses, {evidence['pending']} pending",
+            rollout["primary"] or "the base model",
+        )
+    console.print(table)
+    for rollout in rollouts:
+        say(f"{rollout['task']}: {rollout['reason']}")
+        if rollout["trouble"]:
+            warn(f"{rollout['task']} waits: {rollout['trouble']}", "yellow")
+
+
+def _show_moves(moves: list[dict[str, Any]]) -> None:
+    table = Table("when", "candidate", "to", "by", "wealth", "why")
+    for move in moves:
+        table.add_row(
+            _time(move["at"]),
+            move["candidate"],
+            f"{move['stage']}{' (paused)' if move['paused'] else ''}",
+            move["moved_by"],
+            f"{move['evidence']['wealth']:.1f}",
+            move["reason"],
+        )
+    console.print(table)
+
+
+def _time(value: str) -> str:
+    return datetime.fromisoformat(value).astimezone().strftime("%Y-%m-%d %H:%M:%S")

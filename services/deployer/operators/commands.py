@@ -1,0 +1,107 @@
+"""What a person may tell a task's rollout: pause, resume, promote, rollback. Each is a move of the history."""
+
+from __future__ import annotations
+
+from schemas.base import utc_now
+from schemas.rollouts import Stage
+from services.deployer.clients import FlagAdmin
+from services.deployer.domain import decide
+from services.deployer.flags import read_flags
+from services.deployer.rollout import Rollout
+from services.deployer.storage.ledger import LedgerStore
+from services.deployer.storage.rollouts import RolloutStore
+from services.deployer.transitions import RolloutTransitions
+from shared.errors import RatchetError
+
+
+class CommandRefused(RatchetError):
+    """The task's rollout is in no state for the command. The way out says what would be."""
+
+
+class OperatorCommands:
+    """The commands. Each takes the task, the person's name and their reason, and returns the rollout after it.
+
+    They raise CommandRefused, and DependencyUnavailable while the database, Unleash or vLLM is away; then a command
+    that was stored is finished later, like any other change.
+    """
+
+    def __init__(
+        self, rollouts: RolloutStore, ledger: LedgerStore, admin: FlagAdmin, transitions: RolloutTransitions
+    ) -> None:
+        self._rollouts = rollouts
+        self._ledger = ledger
+        self._admin = admin
+        self._transitions = transitions
+
+    async def pause(self, task: str, by: str, reason: str) -> Rollout:
+        """Make no move to more users until somebody resumes. Guards, harm and the expiry go on, and labels count."""
+        async with self._rollouts.locked(task):
+            rollout = await self._candidate(task)
+            if rollout.paused:
+                raise CommandRefused(f"{rollout.candidate} is paused already: {rollout.paused}")
+            evidence = await self._transitions.evidence(rollout)
+            return await self._change(rollout.with_pause(reason, evidence, utc_now(), by))
+
+    async def resume(self, task: str, by: str, reason: str) -> Rollout:
+        """Let a paused candidate go on; the canary and shadow flags are set again as its stage wants them.
+
+        What serves everybody else is not touched: with primary or rollback as a hand left them it is refused.
+        """
+        async with self._rollouts.locked(task):
+            rollout = await self._candidate(task)
+            if not rollout.paused:
+                raise CommandRefused(f"{rollout.candidate} is not paused")
+            differences = (await read_flags(self._admin, task)).differences(rollout)
+            if serving := [differences[flag] for flag in ("primary", "rollback") if flag in differences]:
+                way_out = f"Put ratchet.{task}.primary and ratchet.{task}.rollback back in Unleash first."
+                raise CommandRefused(f"{'; '.join(serving)}: no pair would count", way_out)
+            evidence = await self._transitions.evidence(rollout)
+            resumed = await self._change(rollout.with_resumption(reason, evidence, utc_now(), by))
+            await self._transitions.advance(task)
+            return await self._rollouts.get(resumed.rollout_id) or resumed
+
+    async def promote(self, task: str, by: str, reason: str) -> Rollout:
+        """Approve the last step of a candidate that is proven, where the task wants a person's approval.
+
+        Nobody promotes what is not proven: then the evidence so far is the refusal.
+        """
+        async with self._rollouts.locked(task):
+            rollout = await self._candidate(task)
+            if rollout.paused:
+                way_out = f"Let it go on first: ratchet rollout resume {task}"
+                raise CommandRefused(f"{rollout.candidate} is paused: {rollout.paused}", way_out)
+            ledger = await self._ledger.load(rollout.rollout_id)
+            evidence, age = ledger.evidence(rollout.alpha), utc_now() - rollout.stage_since
+            decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
+            if decision is None or decision.stage is not Stage.PROMOTED:
+                found = decision.reason if decision else f"wealth {evidence.wealth:.1f} of {1 / rollout.alpha:.0f}"
+                raise CommandRefused(
+                    f"{rollout.candidate} is in {rollout.stage.value} and not proven yet: {found}",
+                    "Wait for more labels. To serve it all the same, set the primary flag in Unleash by hand.",
+                )
+            approved = f"approved: {reason}; {decision.reason}"
+            return await self._change(rollout.with_promotion(approved, evidence, utc_now(), by))
+
+    async def rollback(self, task: str, by: str, reason: str) -> Rollout:
+        """End the candidate that is compared; without one, take back the adapter that was promoted last."""
+        async with self._rollouts.locked(task):
+            await self._transitions.settle(task)
+            last = await self._rollouts.last_entered(task)
+            if last is not None and last.active:
+                await self._transitions.end(task, Stage.REJECTED, f"ended: {reason}", by)
+                return await self._rollouts.get(last.rollout_id) or last
+            if last is None or last.stage is not Stage.PROMOTED:
+                raise CommandRefused(f"{task} has neither a candidate nor a promoted adapter to take back")
+            back = last.with_stage(Stage.ROLLED_BACK, f"rolled back: {reason}", last.evidence, utc_now(), moved_by=by)
+            return await self._change(back.with_serving(last.previous, last.candidate))
+
+    async def _candidate(self, task: str) -> Rollout:
+        await self._transitions.settle(task)
+        if (rollout := await self._transitions.active(task)) is None:
+            raise CommandRefused(f"{task} has no candidate in shadow or canary")
+        return rollout
+
+    async def _change(self, changed: Rollout) -> Rollout:
+        await self._rollouts.save(changed)
+        await self._transitions.settle(changed.task)
+        return await self._rollouts.get(changed.rollout_id) or changed

@@ -1,0 +1,153 @@
+"""What is counted while a canary serves users, and why its guards end it. Pure; `guards.py` has the tests.
+
+A guard that knows too little has no evidence, and ends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from schemas.base import Variant
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.predictions import FeedbackGiven, RequestObserved
+from schemas.tasks import RolloutSettings
+from services.deployer.statistics.betting import canary_guard
+from services.deployer.statistics.guards import LIMIT, SLOW, SLOW_SHARE, Guard, excess, together
+from shared.identity import content_hash
+
+_COMPARED = {
+    Guard.ERRORS: "the canary fails too often: {canary} of the {bad} users with a failed request were in it",
+    Guard.FEEDBACK: "the canary's users complain too often: {canary} of the {bad} with negative feedback were in it",
+    Guard.CORRECTIONS: "the canary errs too often: {canary} of the {bad} with a wrong answer in the audit were in it",
+}
+"""The guards that compare arms, and the reason of each."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Subjects with a bad event, each counted in the arm of the first one."""
+
+    canary: int = 0
+    bad: int = 0
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """The canary's answers that were measured, one a subject and day, and those over `limit_ms`.
+
+    `limit_ms` is of the primary's answers before the canary; None: they were too few.
+    """
+
+    measured: int = 0
+    slow: int = 0
+    limit_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class CanaryCounts:
+    """The canary's requests, and what its guards count.
+
+    A request that was refused (4xx) is nowhere: it says nothing about the candidate, and served nobody.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    arms: Mapping[Guard, Arms] = field(default_factory=dict)
+    latencies: Latencies = Latencies()
+
+    @property
+    def served(self) -> int:
+        return self.requests - self.errors
+
+    def arms_of(self, guard: Guard) -> Arms:
+        return self.arms.get(guard, Arms())
+
+
+def guard_evidence(counts: CanaryCounts, settings: RolloutSettings) -> dict[Guard, float]:
+    """Return the evidence of each guard that the canary is worse than the primary."""
+    share, latencies = settings.canary_percent / 100, counts.latencies
+    ratios = {Guard.ERRORS: settings.max_error_ratio}
+    evidence = {}
+    for guard in _COMPARED:
+        arms, ratio = counts.arms_of(guard), ratios.get(guard, settings.max_complaint_ratio)
+        evidence[guard] = canary_guard(arms.canary, arms.bad, share, ratio)
+    known = latencies.limit_ms is not None
+    evidence[Guard.LATENCY] = excess(latencies.slow, latencies.measured, SLOW_SHARE) if known else 1.0
+    return evidence
+
+
+def canary_failure(counts: CanaryCounts, settings: RolloutSettings) -> str:
+    """Return why the guards end the canary, "" while they do not."""
+    evidence = guard_evidence(counts, settings)
+    if (all_together := together(evidence)) < LIMIT:
+        return ""
+    worst = max(evidence, key=lambda guard: evidence[guard])
+    if worst is Guard.LATENCY:
+        slow = counts.latencies
+        reason = (
+            f"the canary is too slow: {slow.slow} of {slow.measured} answers took longer than {slow.limit_ms:.0f} ms, "
+            f"{SLOW:g} times the primary's 95th percentile"
+        )
+    else:
+        arms = counts.arms_of(worst)
+        reason = _COMPARED[worst].format(canary=arms.canary, bad=arms.bad)
+        reason += f", which has {settings.canary_percent} % of users"
+    return f"{reason} (evidence of all guards {all_together:.0f} ≥ {LIMIT:.0f}, most of it of {worst.value})"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One request. `counted`: it served a user, or failed; not one that was refused.
+
+    `primary`: the primary, or the base model where there is none, answered; a fallback is neither arm.
+    """
+
+    prediction_id: str
+    user_key: str | None
+    canary: bool
+    primary: bool
+    failed: bool
+    counted: bool
+    latency_ms: float
+    occurred_at: datetime
+
+
+def observation(event: RequestObserved, candidate: str, primary: str | None) -> Observation:
+    """Return what a request says about a rollout of these adapters. 404: a replica does not serve the adapter."""
+    failed = event.status >= 500 or event.status == 404
+    return Observation(
+        event.prediction_id,
+        event.subject or event.user_hash,
+        canary=event.variant is Variant.CANARY and event.adapter == candidate,
+        primary=event.variant in (Variant.PRIMARY, Variant.BASE) and event.adapter == primary,
+        failed=failed,
+        counted=failed or event.status < 400,
+        latency_ms=event.latency_ms,
+        occurred_at=event.occurred_at,
+    )
+
+
+def is_negative(feedback: FeedbackGiven) -> bool:
+    """Return True if a user says that an answer was wrong."""
+    return feedback.kind in ("edited", "label") or feedback.positive is False
+
+
+def is_wrong(correction: CorrectionSubmitted) -> bool:
+    """Return True if a reviewer gave another answer to a question that chance chose.
+
+    Other questions are asked where the model doubts or a user complains, and arms differ in that.
+    """
+    if correction.purpose is not Purpose.AUDIT or correction.label is None:
+        return False
+    return _plain(correction.label) != _plain(correction.answers[0].plain)
+
+
+def rank_of(rollout_id: str, user_key: str, day: str) -> int:
+    """Return a random number that is the same for the same subject and day: the smallest ones are the sample."""
+    return int(content_hash(rollout_id, user_key, day, length=15), 16)
+
+
+def _plain(answer: str) -> str:
+    return " ".join(answer.casefold().split())

@@ -1,0 +1,230 @@
+"""Which candidate is compared next: the queue of one, another opponent than today's, and the level that is drawn."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from schemas.adapters import AdapterEvaluated, EvaluationRequested
+from schemas.base import utc_now
+from schemas.rollouts import Stage
+from schemas.tasks import TaskChanged
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.fakes import CUTOFF, Deployer, evaluated, spec
+
+TASK = "support-desk"
+
+
+async def in_shadow(**rollout: object) -> Deployer:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(**rollout))
+    return deployer
+
+
+async def promoted(**rollout: object) -> Deployer:
+    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0, **rollout)
+    await deployer.compare_and_label(range(25), "delivery")
+    assert deployer.last.stage is Stage.PROMOTED
+    return deployer
+
+
+def trained_on(days: int, event: AdapterEvaluated) -> AdapterEvaluated:
+    """The verdict on a candidate whose data ends so many days later."""
+    return event.model_copy(update={"data_cutoff": CUTOFF + timedelta(days=days)})
+
+
+def requests(deployer: Deployer) -> list[EvaluationRequested]:
+    return [event for event in deployer.publisher.events.values() if isinstance(event, EvaluationRequested)]
+
+
+def stages(deployer: Deployer, adapter: str) -> list[Stage]:
+    return [change.stage for change in deployer.publisher.changes if change.candidate_adapter == adapter]
+
+
+async def test_a_newer_candidate_waits_and_the_one_that_is_close_to_its_proof_goes_on() -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(9), "delivery")
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
+    assert stages(deployer, "a2") == [Stage.QUEUED]
+    queued, stays = deployer.publisher.changes[-2:]
+    assert queued.reason.startswith("until a1 ends; passed all 1 offline gates")
+    assert (stays.candidate_adapter, stays.stage) == ("a1", Stage.SHADOW), "the table's last value is the compared one"
+    assert (stays.reason, stays.evidence.wins) == ("stays in shadow: the newer a2 is queued", 9)
+    await deployer.compare_and_label(range(9, 10), "delivery")
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.CANARY)
+
+
+async def test_at_its_turn_it_enters_shadow_if_the_model_that_serves_is_the_one_it_was_compared_with() -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
+    await deployer.compare_and_label(range(7), "refund")
+    assert stages(deployer, "a1")[-1] is Stage.REJECTED
+    await deployer.handlers.tick(TASK)
+    assert stages(deployer, "a2") == [Stage.QUEUED, Stage.SHADOW]
+    assert requests(deployer) == []
+    assert deployer.admin.flags[f"ratchet.{TASK}.shadow"].enabled
+    await deployer.compare_and_label_in(deployer.last, range(20, 30), "delivery")
+    assert deployer.last.candidate_adapter == "a2"
+
+
+async def test_at_its_turn_it_is_evaluated_again_against_the_model_that_serves_by_then() -> None:
+    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", canary_wealth=2, min_canary_requests=0)))
+    await deployer.compare_and_label_in(deployer.publisher.changes[0], range(25), "delivery")
+    assert deployer.admin.serves(TASK) == "a1"
+    for _ in range(3):
+        await deployer.handlers.tick(TASK)
+    (asked,) = requests(deployer)
+    assert (asked.adapter, asked.against, asked.dataset_id) == ("a2", "a1", "d1")
+    assert asked.cycle_id == "cycle-1"
+    assert "evaluated again, against a1, which serves now" in deployer.last.reason
+    again = trained_on(7, evaluated("a2", against="a1")).model_copy(update={"event_id": asked.event_id})
+    for _ in range(2):
+        await deployer.handlers.on_evaluated(again)
+    assert stages(deployer, "a2") == [Stage.QUEUED, Stage.QUEUED, Stage.QUEUED, Stage.SHADOW]
+    assert deployer.last.primary_adapter == "a1"
+    assert len({change.rollout_id for change in deployer.publisher.changes if change.candidate_adapter == "a2"}) == 1
+
+
+async def test_what_is_said_of_a_candidate_that_waited_names_who_serves_by_now() -> None:
+    """The table of rollouts has one value a task: with a former primary the next evaluation asked the wrong model."""
+    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
+    await deployer.compare_and_label_in(deployer.publisher.changes[0], range(25), "delivery")
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.QUEUED)
+    assert deployer.last.primary_adapter == "a1"
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", passed=False, against="a1")))
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, "a1")
+
+
+async def test_a_second_evaluation_that_fails_a_gate_ends_it() -> None:
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None))
+    assert (deployer.last.stage, deployer.last.candidate_adapter) == (Stage.QUEUED, "a2")
+    assert [request.against for request in requests(deployer)] == ["a1"]
+    assert deployer.admin.serves(TASK) == "a1"
+    await deployer.handlers.on_evaluated(evaluated("a2", passed=False, against="a1"))
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, "a1")
+    assert "min_gain" in deployer.last.reason
+    await deployer.handlers.on_evaluated(evaluated("a3", against="a1"))
+    assert deployer.last.stage is Stage.SHADOW
+
+
+async def test_if_another_model_serves_by_the_time_of_the_verdict_it_is_asked_for_once_more() -> None:
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None))
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
+    assert [request.against for request in requests(deployer)] == ["a1", None]
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None))
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.SHADOW, None)
+
+
+async def test_of_two_that_wait_the_newer_stays_whichever_comes_first() -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
+    await deployer.handlers.on_evaluated(trained_on(14, evaluated("a3")))
+    await deployer.handlers.on_evaluated(trained_on(9, evaluated("a4")))
+    await deployer.handlers.on_evaluated(trained_on(-7, evaluated("a0")))
+    reasons = {change.candidate_adapter: change.reason for change in deployer.publisher.changes[:-1]}
+    assert reasons["a2"] == "replaced in the queue by the newer a3"
+    assert reasons["a4"] == "a3, which waits for its turn, was trained on newer data"
+    assert reasons["a0"] == "a1, which is compared now, was trained on newer data"
+    assert [stages(deployer, adapter)[-1] for adapter in ("a0", "a2", "a3", "a4")] == [
+        Stage.REJECTED, Stage.REJECTED, Stage.QUEUED, Stage.REJECTED,
+    ]  # fmt: skip
+    assert deployer.last.candidate_adapter == "a1"
+    await deployer.compare_and_label(range(7), "refund")
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a3", Stage.SHADOW)
+
+
+async def test_a_newer_candidate_takes_the_turn_of_one_that_is_being_evaluated_again() -> None:
+    deployer = await promoted()
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", against=None)))
+    await deployer.handlers.on_evaluated(trained_on(14, evaluated("a3", against="a1")))
+    assert stages(deployer, "a2")[-1] is Stage.REJECTED
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a3", Stage.SHADOW)
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", against="a1")))
+    assert "a3, which is compared now, was trained on newer data" in deployer.publisher.changes[-2].reason
+
+
+async def test_a_redelivered_verdict_of_one_that_waits_changes_nothing() -> None:
+    deployer = await in_shadow()
+    event = trained_on(7, evaluated("a2"))
+    for _ in range(3):
+        await deployer.handlers.on_evaluated(event)
+    assert len(deployer.publisher.changes) == 4
+    await deployer.handlers.on_evaluated(trained_on(14, evaluated("a3")))
+    changes = len(deployer.publisher.changes)
+    await deployer.handlers.on_evaluated(event)
+    assert len(deployer.publisher.changes) == changes
+
+
+async def test_what_waits_ends_when_the_task_changes_or_no_verdict_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
+    changed = spec().model_copy(update={"system_prompt": "Another prompt."})
+    event = TaskChanged(
+        occurred_at=CUTOFF + timedelta(days=30), task=TASK, task_revision=changed.revision, spec=changed
+    )
+    deployer.handlers._tasks = {TASK: event}  # type: ignore[assignment]
+    await deployer.handlers.tick(TASK)
+    assert [stages(deployer, adapter)[-1] for adapter in ("a1", "a2")] == [Stage.INCONCLUSIVE, Stage.INCONCLUSIVE]
+
+    deployer = await promoted(max_days=10)
+    await deployer.handlers.on_evaluated(evaluated("a2", against=None, max_days=10))
+    for days, stage in ((9.9, Stage.QUEUED), (10.1, Stage.INCONCLUSIVE)):
+        later = utc_now() + timedelta(days=days)
+        monkeypatch.setattr("services.deployer.admission.utc_now", lambda later=later: later)
+        await deployer.handlers.tick(TASK)
+        assert deployer.last.stage is stage
+
+
+async def test_it_waits_for_as_long_as_the_other_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await in_shadow(max_days=10)
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", max_days=10)))
+    later = utc_now() + timedelta(days=18)
+    monkeypatch.setattr("services.deployer.admission.utc_now", lambda: later)
+    await deployer.compare_and_label(range(7), "refund")
+    await deployer.handlers.tick(TASK)
+    assert stages(deployer, "a2") == [Stage.QUEUED, Stage.SHADOW], "eighteen days in the queue"
+
+
+async def test_a_turn_waits_for_a_vllm_that_is_away_and_comes_at_a_later_tick() -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
+    await deployer.compare_and_label(range(7), "refund")
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+    assert stages(deployer, "a2")[-1] is Stage.QUEUED
+    deployer.adapters.is_away = False
+    await deployer.handlers.tick(TASK)
+    assert stages(deployer, "a2")[-1] is Stage.SHADOW
+
+
+async def test_alpha_is_drawn_at_the_turn_and_what_has_accrued_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await in_shadow()
+    first = deployer.last.evidence.alpha
+    assert first == pytest.approx(0.05 / 52)
+    begun = utc_now()
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
+    await deployer.compare_and_label(range(7), "refund")
+    monkeypatch.setattr("services.deployer.admission.utc_now", lambda: begun + timedelta(days=2))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)
+    assert deployer.last.evidence.alpha == pytest.approx(2 * 0.05 / 365, rel=1e-3)
+
+
+async def test_only_the_direct_predecessors_promotion_gives_alpha_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await promoted()
+    first = deployer.publisher.changes[0].evidence.alpha
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
+    assert deployer.last.evidence.alpha == pytest.approx(first, rel=1e-3)
+    await deployer.compare_and_label(range(40, 47), "refund")
+    monkeypatch.setattr("services.deployer.admission.utc_now", lambda: utc_now() + timedelta(days=7))
+    await deployer.handlers.on_evaluated(evaluated("a3", against="a1"))
+    assert deployer.last.evidence.alpha == pytest.approx(0.05 * 7 / 365, rel=1e-3)

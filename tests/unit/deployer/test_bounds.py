@@ -1,0 +1,190 @@
+"""Bounds, margins and forecasts against values that are computed here, by other means than the product's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from itertools import product
+
+import pytest
+from scipy.stats import nbinom
+
+from services.deployer.domain import Ledger, Ticket
+from services.deployer.statistics.betting import wealth, wealth_of_outcomes
+from services.deployer.statistics.bounds import interval, lower_bound
+from services.deployer.statistics.forecast import labels_expected, median_labels, proof_distribution
+from services.deployer.statistics.non_inferiority import (
+    Promotion,
+    labelled_margin,
+    margin_left,
+    non_inferiority_wealth,
+)
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+BETS = [Fraction(2 * j + 1, 40) for j in range(20)]
+SHARES = [bet**3 * (1 - bet) ** 7 for bet in BETS]
+YEAR = 0.05 / 52
+
+
+def exact_wealth(wins: int, ties: int, losses: int, margin: Fraction = Fraction(0)) -> Fraction:
+    """The definition, in fractions."""
+    bets = [bet / (1 + margin) if margin > 0 else bet for bet in BETS]
+    products = [
+        (1 + bet * (1 - margin)) ** wins * (1 - bet * margin) ** ties * (1 - bet * (1 + margin)) ** losses
+        for bet in bets
+    ]
+    return sum(share * value for share, value in zip(SHARES, products, strict=True)) / sum(SHARES)
+
+
+def definition(wins: int, ties: int, losses: int, margin: float) -> float:
+    """The same in floats: within the range of these tests, and faster."""
+    bets = [float(bet) / (1 + max(margin, 0.0)) for bet in BETS]
+    products = (
+        (1 + bet * (1 - margin)) ** wins * (1 - bet * margin) ** ties * (1 - bet * (1 + margin)) ** losses
+        for bet in bets
+    )
+    return sum(float(share) * value for share, value in zip(SHARES, products, strict=True)) / float(sum(SHARES))
+
+
+def ever_reaches(bar: float, win: float, tie: float, margin: Fraction, pairs: int) -> float:
+    """The exact probability that wealth reaches the bar within so many pairs, by walking all counts."""
+    alive, reached = {(0, 0): 1.0}, 0.0
+    for number in range(1, pairs + 1):
+        following: dict[tuple[int, int], float] = {}
+        for (wins, losses), chance in alive.items():
+            for step, rate in (((1, 0), win), ((0, 0), tie), ((0, 1), 1 - win - tie)):
+                counts = wins + step[0], losses + step[1]
+                following[counts] = following.get(counts, 0.0) + chance * rate
+        alive = {}
+        for (wins, losses), chance in following.items():
+            if definition(wins, number - wins - losses, losses, float(margin)) >= bar:
+                reached += chance
+            else:
+                alive[wins, losses] = chance
+    return reached
+
+
+@pytest.mark.parametrize("margin", [Fraction(0), Fraction(-1, 50), Fraction(3, 10)])
+def test_wealth_is_its_definition_in_fractions(margin: Fraction) -> None:
+    for wins, ties, losses in product((0, 3, 40), (0, 25), (0, 2, 17)):
+        expected = float(exact_wealth(wins, ties, losses, margin))
+        assert wealth(wins, ties, losses, float(margin)) == pytest.approx(expected, rel=1e-9)
+        outcomes = [1.0] * wins + [-1.0] * losses
+        assert wealth_of_outcomes(outcomes, ties, float(margin)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_lower_bound_is_the_margin_at_which_wealth_falls_below_the_bar() -> None:
+    for wins, losses, agreeing, alpha in product((12, 60), (0, 20), (0, 940), (0.05, YEAR)):
+        low = lower_bound([1.0] * wins + [-1.0] * losses, agreeing, alpha)
+        below, above = (Fraction(low + step).limit_denominator(10**9) for step in (-1e-6, 1e-6))
+        assert float(exact_wealth(wins, agreeing, losses, below)) >= 1 / alpha
+        assert float(exact_wealth(wins, agreeing, losses, above)) < 1 / alpha
+
+
+def test_no_mean_is_below_its_lower_bound_more_often_than_alpha_at_any_time() -> None:
+    """The lower bound passes the true mean when the wealth against it reaches 1/alpha: exactly computed."""
+    for win, tie in ((0.04, 0.94), (0.5, 0.3), (0.3, 0.4)):
+        mean = Fraction(win - (1 - win - tie)).limit_denominator(1_000)
+        assert 0 < ever_reaches(10, win, tie, mean, 40) <= 0.1
+
+
+def test_a_candidate_is_proven_when_the_lower_bound_is_above_zero() -> None:
+    outcomes = [1.0] * 18
+    assert lower_bound(outcomes, 500, YEAR) < 0 < lower_bound([*outcomes, 1.0], 500, YEAR)
+
+
+def test_tickets_without_a_label_widen_the_interval_on_both_sides() -> None:
+    labelled = [1.0] * 40 + [-1.0] * 20
+    (low, high), (wider_low, wider_high) = interval(labelled, 940), interval([*labelled, *[None] * 10], 930)
+    assert wider_low < low < 0.02 < high < wider_high
+    assert interval([], 0) == interval([None] * 3, 0) == (-1.0, 1.0)
+
+
+def test_the_interval_of_the_opposite_outcomes_is_the_opposite_interval() -> None:
+    outcomes = [1.0] * 9 + [-1.0] * 3 + [0.5]
+    low, high = interval(outcomes, 30)
+    assert low == pytest.approx(lower_bound(outcomes, 30, 0.025)), "both sides together: 95 %"
+    assert interval([-1.0] * 9 + [1.0] * 3 + [-0.5], 30) == pytest.approx((-high, -low), abs=1e-6)
+
+
+def test_evidence_has_the_interval_and_the_labels_still_expected() -> None:
+    tickets = [Ticket(outcome) for outcome in (*[1.0] * 40, *[-1.0] * 20, 0.0, None)]
+    evidence = Ledger(tickets, agreeing=938).evidence(YEAR)
+    assert (evidence.gain_low, evidence.gain_high) == interval([ticket.outcome for ticket in tickets], 938)
+    assert evidence.labels_expected == labels_expected(40, 1, 20, YEAR)
+
+
+@pytest.mark.parametrize("alpha", [0.05, YEAR])
+def test_the_median_of_labels_is_that_of_an_exact_walk(alpha: float) -> None:
+    """Two of three decisive labels are wins; then half of all labels are ties."""
+    alive, reached, decisive = {0: 1.0}, [0.0], 0
+    while sum(reached) < 0.75:
+        decisive += 1
+        following: dict[int, float] = {}
+        for wins, chance in alive.items():
+            following[wins + 1] = following.get(wins + 1, 0.0) + chance * 2 / 3
+            following[wins] = following.get(wins, 0.0) + chance / 3
+        proven = {wins for wins in following if definition(wins, 0, decisive - wins, 0.0) >= 1 / alpha}
+        reached.append(sum(following[wins] for wins in proven))
+        alive = {wins: chance for wins, chance in following.items() if wins not in proven}
+    median = next(labels for labels in range(decisive) if sum(reached[: labels + 1]) >= 0.5)
+    assert median_labels(2 / 3, 0.0, alpha) == median == {0.05: 46, YEAR: 118}[alpha]
+    assert proof_distribution(2 / 3, alpha)[: decisive + 1] == pytest.approx(reached, abs=1e-12)
+    with_ties = median_labels(1 / 3, 0.5, alpha)
+    assert with_ties is not None
+    for labels, is_proven in ((with_ties - 1, False), (with_ties, True)):
+        chance = sum(found * nbinom.cdf(labels - needed, needed, 0.5) for needed, found in enumerate(reached) if needed)
+        assert bool(chance >= 0.5) is is_proven
+
+
+def test_preferences_with_a_small_difference_need_hundreds_of_labels_and_the_forecast_says_so() -> None:
+    assert (median_labels(0.3, 0.5, 0.05), median_labels(0.3, 0.5, YEAR)) == (255, 701)
+    assert median_labels(0.5, 0.0, 0.05) is None, "an equal candidate is never expected to win"
+
+
+def test_labels_expected_are_the_median_of_polyas_urn() -> None:
+    """Ten straight wins reach 20. After five, the next five are won with 6/7 · 7/8 · … · 10/11 = 6/11 > 1/2."""
+    assert labels_expected(10, 0, 0, 0.05) == 0
+    assert labels_expected(5, 0, 0, 0.05) == 5
+    assert labels_expected(0, 0, 0, YEAR) is None, "nothing is known, so nothing is promised"
+    assert labels_expected(5, 0, 9, YEAR) is None
+    some, more = labels_expected(30, 0, 10, YEAR), labels_expected(30, 40, 10, YEAR)
+    assert some is not None and more is not None and 1.9 * some < more < 2.1 * some, "every second label is a tie"
+
+
+def test_non_inferiority_is_claimed_falsely_at_most_as_often_as_alpha() -> None:
+    """Exactly at the margin, with a tenth of the labels wrong; within 60 pairs, at 0.1."""
+    win, loss, error = 0.2, 0.4, 0.1
+    mean = (win - loss) * (1 - 2 * error)
+    assert labelled_margin(loss - win, error) == pytest.approx(mean)
+    seen_win, seen_tie = win * (1 - error) + loss * error, 1 - win - loss
+    chance = ever_reaches(10, seen_win, seen_tie, Fraction(mean).limit_denominator(1_000), 60)
+    assert 0 < chance <= 0.1
+    ignored = ever_reaches(10, seen_win, seen_tie, Fraction(win - loss).limit_denominator(1_000), 60)
+    assert ignored > chance, "a margin that ignores wrong labels is easier to pass"
+
+
+def test_whoever_proves_superiority_has_proven_non_inferiority() -> None:
+    for wins, losses, agreeing in product((0, 10, 30), (0, 8, 20), (0, 300)):
+        outcomes = [1.0] * wins + [-1.0] * losses
+        assert non_inferiority_wealth(outcomes, agreeing, 0.02) >= wealth(wins, 0, losses)
+    assert non_inferiority_wealth([None] * 5, 900, 0.02) < non_inferiority_wealth([0.0] * 5, 900, 0.02)
+
+
+@pytest.mark.parametrize(("margin", "error"), [(0.0, 0.0), (-0.02, 0.0), (0.02, 0.5), (1.0, 0.0)])
+def test_a_margin_that_proves_nothing_is_refused(margin: float, error: float) -> None:
+    with pytest.raises(ValueError, match="expected a margin"):
+        labelled_margin(margin, error)
+
+
+def test_a_year_gives_away_two_points_at_most() -> None:
+    def days_ago(days: int, margin: float = 0.0) -> Promotion:
+        return Promotion(NOW - timedelta(days=days), margin)
+
+    assert margin_left([], NOW) == 0.02
+    assert margin_left([days_ago(50, 0.005), days_ago(90)], NOW) == pytest.approx(0.015)
+    assert margin_left([days_ago(50), days_ago(90, 0.015)], NOW) == pytest.approx(0.005), "a year is a year"
+    assert margin_left([days_ago(50), days_ago(400, 0.015)], NOW) == 0.02
+    assert margin_left([days_ago(450), days_ago(400, 0.015)], NOW) == pytest.approx(0.005), "no champion since"
+    assert margin_left([days_ago(9, 0.01), days_ago(5, 0.01), days_ago(400)], NOW) == 0.0
+    assert margin_left([days_ago(9, 0.02), days_ago(5, 0.02)], NOW) == 0.0

@@ -1,0 +1,146 @@
+"""What ends a canary, through the deployer's handlers: slow answers, complaints, and wrong answers in the audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.base import Variant
+from schemas.labels import Purpose
+from schemas.predictions import RequestObserved
+from schemas.rollouts import Stage
+from schemas.tasks import RolloutSettings
+from services.deployer.statistics.canary import (
+    Arms,
+    CanaryCounts,
+    Latencies,
+    canary_failure,
+    guard_evidence,
+    observation,
+)
+from services.deployer.statistics.guards import Guard
+from tests.unit.deployer.canaries import audited, feedback, in_canary, see
+from tests.unit.deployer.fakes import Deployer, deliveries, evaluated
+
+TASK = "support-desk"
+
+
+@pytest.fixture
+async def deployer() -> Deployer:
+    """A canary, before which the primary answered 200 users in 1 to 200 ms."""
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated())
+    await in_canary(deployer)
+    assert deployer.last.stage is Stage.CANARY
+    return deployer
+
+
+async def counts(deployer: Deployer) -> CanaryCounts:
+    return (await deployer.ledger.load(deployer.last.rollout_id)).canary
+
+
+async def test_a_slow_canary_ends_by_the_primarys_percentile_before_it(deployer: Deployer) -> None:
+    await see(deployer, range(40), Variant.CANARY, latency_ms=236.0)  # 1.2 times the 197th of 200 is 236.4 ms.
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, (await counts(deployer)).latencies) == (Stage.CANARY, Latencies(40, 0, 1.2 * 197))
+    await see(deployer, range(40, 60), Variant.CANARY, latency_ms=237.0)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "the canary is too slow: 20 of 60 answers took longer than 236 ms, 1.2 times" in deployer.last.reason
+    assert "most of it of slow answers)" in deployer.last.reason
+
+
+async def test_one_answer_of_a_subject_and_day_is_measured(deployer: Deployer) -> None:
+    """One user with a slow connection, or who asks long questions, must not end a canary."""
+    for day in (0, 0, 1, 1, 1):
+        await see(deployer, [1], Variant.CANARY, latency_ms=9_000.0, day=day)
+    assert (await counts(deployer)).latencies == Latencies(2, 2, 1.2 * 197)
+
+
+async def test_what_the_primary_does_during_the_canary_does_not_move_the_limit(deployer: Deployer) -> None:
+    """If it did, a canary that slows the whole engine down would raise its own limit."""
+    await see(deployer, range(2_000, 2_500), Variant.BASE, latency_ms=9_000.0)
+    await see(deployer, [1], Variant.CANARY)
+    assert (await counts(deployer)).latencies == Latencies(1, 0, 1.2 * 197)
+
+
+async def test_without_ninety_answers_of_the_primary_slowness_is_unknown() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated())
+    await see(deployer, range(1_000, 1_080), Variant.BASE)
+    await see(deployer, range(1_080, 1_200), Variant.ROLLBACK)
+    await deployer.compare_and_label(range(10), "delivery")
+    await see(deployer, range(100), Variant.CANARY, latency_ms=9_000.0)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, (await counts(deployer)).latencies) == (Stage.CANARY, Latencies(100, 0, None))
+
+
+async def test_complaints_about_the_canary_end_it_once_for_each_subject(deployer: Deployer) -> None:
+    await see(deployer, range(20), Variant.CANARY)
+    for _ in range(30):
+        await deployer.handlers.on_feedback(feedback(deployer.last, 0))
+    for number in range(20):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number, positive=True))
+        await deployer.handlers.on_feedback(feedback(deployer.last, number, at=evaluated().occurred_at))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, (await counts(deployer)).arms_of(Guard.FEEDBACK)) == (Stage.CANARY, Arms(1, 1))
+    for number in range(5):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "the canary's users complain too often: 5 of the 5 with negative feedback were in it" in deployer.last.reason
+
+
+async def test_complaints_about_other_answers_are_not_the_canarys(deployer: Deployer) -> None:
+    await see(deployer, [0], Variant.CANARY)
+    for number in range(40):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, (await counts(deployer)).arms_of(Guard.FEEDBACK)) == (Stage.CANARY, Arms(1, 40))
+
+
+async def test_wrong_answers_in_the_audit_end_a_canary_and_no_other_correction_does(deployer: Deployer) -> None:
+    """Other questions are asked where a model doubts: a candidate that doubts more would be corrected more."""
+    await see(deployer, range(20), Variant.CANARY)
+    for number in range(20):
+        await deployer.handlers.on_correction(audited(deployer.last, number, purpose=Purpose.LOW_CONFIDENCE))
+        await deployer.handlers.on_correction(audited(deployer.last, number, label=" REFUND"))
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, (await counts(deployer)).arms_of(Guard.CORRECTIONS)) == (Stage.CANARY, Arms())
+    for number in range(5):
+        await deployer.handlers.on_correction(audited(deployer.last, number))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert "5 of the 5 with a wrong answer in the audit were in it" in deployer.last.reason
+
+
+def test_only_the_primarys_own_answers_measure_it() -> None:
+    """The base model that stands in for an adapter that no replica serves is faster, and no measure."""
+    example = Path("schemas/examples/requests.observed.v1/answered.json").read_bytes()
+    served = {"variant": Variant.PRIMARY, "adapter": "a0"}
+    seen = RequestObserved.model_validate_json(example).model_copy(update=served)
+    assert observation(seen, "a1", "a0").primary
+    for other in ({"variant": Variant.BASE, "adapter": None}, {"adapter": "older"}, {"variant": Variant.CANARY}):
+        assert not observation(seen.model_copy(update=other), "a1", "a0").primary
+
+
+def test_each_guard_alone_needs_nearly_a_hundred_and_several_help_each_other() -> None:
+    """Five guards of .05 each would end 23 % of healthy canaries."""
+    settings = RolloutSettings()
+    some = CanaryCounts(arms={Guard.ERRORS: Arms(3, 5)})
+    (evidence,) = [value for guard, value in guard_evidence(some, settings).items() if guard is Guard.ERRORS]
+    assert 20 < evidence < 96
+    assert canary_failure(some, settings) == ""
+    both = CanaryCounts(arms={Guard.ERRORS: Arms(3, 5), Guard.FEEDBACK: Arms(3, 5)})
+    assert canary_failure(both, settings).startswith("the canary fails too often: 3 of the 5 users")
+    assert canary_failure(CanaryCounts(), settings) == ""
+
+
+async def test_a_redelivery_counts_nothing_twice(deployer: Deployer) -> None:
+    for _ in range(2):
+        await see(deployer, range(3), Variant.CANARY)
+        await deployer.handlers.on_feedback(feedback(deployer.last, 1))
+        await deployer.handlers.on_observed(deliveries([]))
+    seen = await counts(deployer)
+    assert (seen.requests, seen.latencies.measured, seen.arms_of(Guard.FEEDBACK)) == (3, 3, Arms(1, 1))

@@ -1,0 +1,351 @@
+"""What people do to a rollout: flags turned by hand, and the commands of `ratchet rollout`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from schemas.base import utc_now
+from schemas.rollouts import Stage
+from services.deployer.clients import FlagState
+from services.deployer.operators.commands import CommandRefused
+from services.deployer.operators.http import build_app
+from services.deployer.operators.webhook import Webhook
+from services.deployer.settings import DeployerSettings
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.fakes import Deployer, evaluated
+
+TASK = "support-desk"
+FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow")}
+
+
+async def in_canary(wins: int = 12, **rollout: object) -> Deployer:
+    """A candidate in the canary; with 25 wins it has also earned the promotion but for the canary's answers."""
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(**rollout))
+    await deployer.compare_and_label(range(wins), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    return deployer
+
+
+def with_share(state: FlagState, percent: int) -> FlagState:
+    parameters = {**state.strategies[0]["parameters"], "rollout": str(percent)}
+    return FlagState(state.enabled, ({**state.strategies[0], "parameters": parameters},))
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("primary", "primary is off: the base model serves, by hand"),
+        ("rollback", "rollback is on: the previous adapter serves, by hand"),
+        ("canary", "canary is off, by hand"),
+        ("shadow", "shadow is off, by hand"),
+    ],
+)
+async def test_a_hand_on_any_flag_pauses_the_candidate_until_a_person_says_go_on(flag: str, says: str) -> None:
+    deployer = await in_canary()
+    own = deployer.admin.flags[FLAGS[flag]]
+    await deployer.admin.switch(FLAGS[flag], not own.enabled)
+    await deployer.handlers.tick(TASK)
+    paused = deployer.last
+    assert (paused.stage, paused.paused, paused.moved_by) == (Stage.CANARY, says, "ann in Unleash")
+    writes = deployer.admin.writes
+    await deployer.admin.switch(FLAGS[flag], own.enabled)
+    await deployer.compare_and_label(range(12, 30), "delivery")
+    await deployer.see_canary(5)
+    for _ in range(3):
+        await deployer.handlers.tick(TASK)
+    assert deployer.last == paused, "back by hand is no word that it may go on"
+    assert deployer.admin.writes == writes + 1
+    await deployer.commands.resume(TASK, "ben", "the outage is over")
+    assert deployer.last.stage is Stage.PROMOTED
+    resumed = (await deployer.rollouts.history(TASK, 10))[1]
+    assert (resumed.stage, resumed.paused, resumed.moved_by) == (Stage.CANARY, "", "ben")
+    assert resumed.reason == "resumed: the outage is over"
+
+
+async def test_a_hand_on_a_share_pauses_and_a_resumption_sets_canary_and_shadow_again() -> None:
+    deployer = await in_canary()
+    own = dict(deployer.admin.flags)
+    deployer.admin.flags[FLAGS["canary"]] = with_share(own[FLAGS["canary"]], 90)
+    await deployer.admin.switch(FLAGS["shadow"], False)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.paused == "canary has another share than 5 %, or another payload; shadow is off, by hand"
+    await deployer.commands.resume(TASK, "ben", "a mistake")
+    assert deployer.admin.flags == own
+
+
+@pytest.mark.parametrize("flag", ["primary", "rollback"])
+async def test_nobody_resumes_while_a_hand_is_on_what_serves_everybody(flag: str) -> None:
+    deployer = await in_canary()
+    own = deployer.admin.flags[FLAGS[flag]]
+    await deployer.admin.switch(FLAGS[flag], not own.enabled)
+    await deployer.handlers.tick(TASK)
+    with pytest.raises(CommandRefused, match="no pair would count"):
+        await deployer.commands.resume(TASK, "ben", "go")
+    assert deployer.last.paused
+    assert deployer.admin.flags[FLAGS[flag]].enabled is not own.enabled
+
+
+async def test_a_flag_that_was_turned_between_two_ticks_is_seen_before_any_move() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated())
+    await deployer.admin.switch(FLAGS["shadow"], False)
+    await deployer.compare_and_label(range(12), "delivery")  # No tick between the hand and the twelfth label.
+    assert (deployer.last.stage, deployer.last.paused) == (Stage.SHADOW, "shadow is off, by hand")
+    assert not deployer.admin.flags[FLAGS["canary"]].enabled
+
+
+async def test_a_pause_survives_a_crash_and_an_outage_of_unleash() -> None:
+    deployer = await in_canary()
+    await deployer.commands.pause(TASK, "ben", "a holiday")
+    again = Deployer(deployer.rollouts, deployer.ledger, deployer.admin)
+    again.admin.crash_at = 0
+    await again.compare_and_label_in(deployer.last, range(12, 30), "delivery")
+    again.admin.crash_at = None
+    await again.see_canary_of(deployer.last, 5)
+    await again.handlers.tick(TASK)
+    rollout = await again.rollouts.last_entered(TASK)
+    assert (rollout.stage, rollout.paused) == (Stage.CANARY, "a holiday")
+
+
+async def test_harm_and_the_guard_end_a_paused_candidate() -> None:
+    deployer = await in_canary()
+    await deployer.commands.pause(TASK, "ben", "a holiday")
+    await deployer.compare_and_label(range(12, 60), "refund")
+    assert deployer.last.stage is Stage.REJECTED
+    deployer = await in_canary()
+    await deployer.commands.pause(TASK, "ben", "a holiday")
+    await deployer.see_canary(30, status=502)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED
+    assert not deployer.admin.flags[FLAGS["canary"]].enabled
+
+
+async def test_a_pause_does_not_stop_the_clock_and_ends_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await in_canary(25, max_days=10)
+    entered = deployer.last.occurred_at
+    await deployer.see_canary(5)
+    for days in (5.0, 9.9, 10.1):
+        monkeypatch.setattr("services.deployer.transitions.utc_now", lambda days=days: entered + timedelta(days=days))
+        monkeypatch.setattr(
+            "services.deployer.operators.commands.utc_now", lambda days=days: entered + timedelta(days=days)
+        )
+        if days == 5.0:
+            await deployer.commands.pause(TASK, "ben", "a holiday")
+        await deployer.handlers.tick(TASK)
+        assert (deployer.last.stage is Stage.INCONCLUSIVE) is (days > 10)
+    assert "10 days in canary without a person's word that it may go on" in deployer.last.reason
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_the_last_step_waits_for_a_persons_approval_where_the_task_asks_for_it() -> None:
+    deployer = await in_canary(12, approval=True)
+    with pytest.raises(CommandRefused, match="a1 is in canary and not proven yet: wealth"):
+        await deployer.commands.promote(TASK, "ben", "looks good")
+    await deployer.compare_and_label(range(12, 25), "delivery")
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.CANARY
+    await deployer.commands.promote(TASK, "ben", "looks good")
+    assert (deployer.last.stage, deployer.last.moved_by) == (Stage.PROMOTED, "ben")
+    assert deployer.last.reason.startswith("approved: looks good; wealth ")
+    assert deployer.admin.serves(TASK) == "a1"
+
+
+async def test_nobody_promotes_what_is_paused() -> None:
+    deployer = await in_canary(25, approval=True)
+    await deployer.see_canary(5)
+    await deployer.commands.pause(TASK, "ben", "a holiday")
+    with pytest.raises(CommandRefused, match="paused: a holiday"):
+        await deployer.commands.promote(TASK, "ben", "looks good")
+
+
+async def test_a_persons_rollback_ends_the_candidate_or_takes_the_promoted_adapter_back() -> None:
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    assert deployer.admin.serves(TASK) == "a1"
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    assert (deployer.last.stage, deployer.last.reason, deployer.last.moved_by) == (
+        Stage.REJECTED,
+        "ended: bad tone",
+        "ben",
+    )
+    assert deployer.admin.serves(TASK) == "a1", "the one that serves is another question"
+
+
+async def test_a_persons_rollback_of_the_promoted_adapter_turns_the_flag() -> None:
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    await deployer.commands.rollback(TASK, "ben", "bad tone")
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.ROLLED_BACK, None)
+    assert deployer.admin.flags[FLAGS["rollback"]].enabled
+    assert deployer.admin.serves(TASK) is None
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.ROLLED_BACK
+    with pytest.raises(CommandRefused, match="neither a candidate nor a promoted adapter"):
+        await deployer.commands.rollback(TASK, "ben", "again")
+
+
+async def test_a_rollback_that_a_crash_interrupts_is_finished_later() -> None:
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.handlers.tick(TASK)
+    deployer.admin.crash_at = 0
+    with pytest.raises(DependencyUnavailable):
+        await deployer.commands.rollback(TASK, "ben", "bad tone")
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.ROLLED_BACK
+    assert deployer.admin.flags[FLAGS["rollback"]].enabled
+
+
+async def test_the_history_has_every_change_with_its_evidence_and_is_only_added_to() -> None:
+    deployer = await in_canary(25)
+    await deployer.see_canary(5)
+    await deployer.commands.pause(TASK, "ben", "a holiday")
+    await deployer.commands.resume(TASK, "cleo", "back")
+    moves = await deployer.rollouts.history(TASK, 10)
+    assert [(move.stage, move.moved_by) for move in reversed(moves)] == [
+        (Stage.QUEUED, "ratchet"),
+        (Stage.SHADOW, "ratchet"),
+        (Stage.CANARY, "ratchet"),
+        (Stage.CANARY, "ben"),
+        (Stage.CANARY, "cleo"),
+        (Stage.PROMOTED, "ratchet"),
+    ]
+    assert [move.evidence.wins for move in reversed(moves)] == [0, 0, 10, 25, 25, 25]
+
+
+class Chat:
+    """A receiver outside; `answers` are its next statuses, then 200."""
+
+    def __init__(self, *answers: int) -> None:
+        self.answers = list(answers)
+        self.texts: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        status = self.answers.pop(0) if self.answers else 200
+        if status == 200:
+            self.texts.append(json.loads(request.content)["text"])
+        return httpx.Response(status)
+
+
+def posting(deployer: Deployer, chat: Chat, address: str = "https://chat.example/hook") -> Webhook:
+    webhook = Webhook(DeployerSettings(deployer_webhook=address), deployer.rollouts)
+    webhook._client = httpx.AsyncClient(transport=httpx.MockTransport(chat))
+    return webhook
+
+
+async def test_every_move_is_posted_once_in_order_with_who_and_why_and_a_link() -> None:
+    deployer, chat = await in_canary(), Chat()
+    await deployer.commands.pause(TASK, "ben", "a holiday")
+    webhook = posting(deployer, chat)
+    for _ in range(2):
+        await webhook.notify()
+    assert [text.split(" (by ")[0] for text in chat.texts] == [
+        f"{TASK}: a1 is {stage}" for stage in ("queued", "shadow", "canary", "canary, paused")
+    ]
+    assert chat.texts[-1].endswith("(by ben): paused: a holiday\nhttp://127.0.0.1:28090/cycles/cycle-1")
+
+
+async def test_a_chat_that_is_away_gets_the_moves_later_and_one_that_refuses_does_not_hold_them_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deployer, chat = await in_canary(), Chat(503, 429, 400)
+    webhook = posting(deployer, chat, "https://me:s3cret@chat.example/hook")
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailable) as error:
+            await webhook.notify()
+        assert "s3cret" not in error.value.reason
+    await webhook.notify()
+    assert [text.split(" (by ")[0] for text in chat.texts] == [f"{TASK}: a1 is shadow", f"{TASK}: a1 is canary"]
+    assert "refused by the webhook: 400" in caplog.text
+
+
+async def test_whoever_sets_the_address_late_does_not_get_the_whole_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer, chat = await in_canary(), Chat()
+    later = utc_now() + timedelta(days=2)
+    monkeypatch.setattr("services.deployer.operators.webhook.utc_now", lambda: later)
+    await posting(deployer, chat).notify()
+    assert chat.texts == []
+
+
+async def test_without_an_address_nothing_is_posted() -> None:
+    await posting(await in_canary(), Chat(500), "").notify_forever()
+
+
+@asynccontextmanager
+async def api(deployer: Deployer) -> AsyncIterator[httpx.AsyncClient]:
+    app = build_app(
+        DeployerSettings(), deployer.rollouts, deployer.ledger, deployer.commands, deployer.handlers.trouble
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://d") as http:
+        yield http
+
+
+async def test_the_api_shows_the_evidence_of_now_and_takes_commands() -> None:
+    deployer = await in_canary()
+    async with api(deployer) as http:
+        (shown,) = (await http.get("/api/rollouts")).json()["rollouts"]
+        assert (shown["stage"], shown["evidence"]["wins"], shown["canary_wealth"]) == ("canary", 12, 20.0)
+        told = await http.post(f"/api/rollouts/{TASK}/pause", json={"by": "ben", "reason": "a holiday"})
+        assert (told.status_code, told.json()["paused"]) == (202, "a holiday")
+        again = await http.post(f"/api/rollouts/{TASK}/pause", json={"by": "ben", "reason": "a holiday"})
+        assert (again.status_code, again.json()["error"]["message"]) == (409, "a1 is paused already: a holiday.")
+        moves = (await http.get(f"/api/rollouts/{TASK}/moves", params={"limit": 2})).json()["moves"]
+        assert [(move["stage"], move["moved_by"]) for move in moves] == [("canary", "ben"), ("canary", "ratchet")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"by": "ben"}, {"reason": "x"}, {"by": "", "reason": "x"}, {"by": "ben", "reason": " "},
+     {"by": "b" * 101, "reason": "x"}, {"by": "ben", "reason": "x" * 1_001}, {"by": "b\n", "reason": "x", "also": 1},
+     {"by": "b\u0000", "reason": "x"}],
+)  # fmt: skip
+async def test_a_command_needs_a_name_and_a_reason(body: dict[str, Any]) -> None:
+    deployer = await in_canary()
+    async with api(deployer) as http:
+        refused = await http.post(f"/api/rollouts/{TASK}/pause", json=body)
+        assert refused.status_code == 422
+        assert not deployer.last.paused
+        assert (await http.post(f"/api/rollouts/{TASK}/destroy", json={"by": "ben", "reason": "x"})).status_code == 422
+        unknown = await http.post("/api/rollouts/other/pause", json={"by": "ben", "reason": "x"})
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (409, "refused")
+
+
+async def test_an_operators_rollback_is_published_and_the_next_candidate_starts_from_it() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_requests=0))
+    await deployer.compare_and_label(range(20), "delivery")
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1", canary_wealth=2, min_canary_requests=0))
+    await deployer.compare_and_label(range(30, 50), "delivery")
+    assert deployer.admin.serves(TASK) == "a2"
+    await deployer.admin.switch(f"ratchet.{TASK}.rollback", True)
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.ROLLED_BACK, "a1")
+    assert deployer.admin.serves(TASK) == "a1"
+    await deployer.handlers.on_evaluated(evaluated("a3", against="a1"))
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.SHADOW, "a1")
+    assert deployer.admin.serves(TASK) == "a1"
+    assert not deployer.admin.flags[f"ratchet.{TASK}.rollback"].enabled
+
+
+async def test_the_end_of_a_rollback_is_published_too() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_requests=0))
+    await deployer.compare_and_label(range(20), "delivery")
+    for on, stage, primary in ((True, Stage.ROLLED_BACK, None), (False, Stage.PROMOTED, "a1")):
+        await deployer.admin.switch(f"ratchet.{TASK}.rollback", on)
+        await deployer.handlers.tick(TASK)
+        assert (deployer.last.stage, deployer.last.primary_adapter) == (stage, primary)
+        assert deployer.admin.serves(TASK) == primary
