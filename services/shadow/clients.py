@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from UnleashClient import UnleashClient
+from UnleashClient.cache import FileCache
+from UnleashClient.constants import FEATURES_URL
 from UnleashClient.utils import InstanceAllowType
 
 from schemas.conversation import Answer
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
+from schemas.tasks import DatasetSettings
 from services.shadow.domain import Request
+from shared.addresses import without_credentials
 from shared.conversation import comparable_text
 from shared.errors import DependencyUnavailable, InvalidMessage
-from shared.model.inference import InferenceClient
+from shared.model.inference import CHAT, InferenceClient
 from shared.model.near_duplicates import NearDuplicates
 from shared.storage.artifacts import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
-_PROBE_MESSAGES = ({"role": "user", "content": "."},)
+_TURNING_ON_SECONDS = 1.0
+_PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1}
 
 
 class ShadowSampling(Protocol):
     """Decides which predictions are replayed. Raises DependencyUnavailable until the flags were loaded once."""
 
     def sampled(self, task: str, prediction_id: str) -> bool: ...
+    def is_off(self, task: str) -> bool: ...
 
 
 class TrainingIndexes(Protocol):
@@ -51,8 +59,35 @@ class Replay:
 class ReplayEngine(Protocol):
     """Sends a logged request to either arm. Raises DependencyUnavailable if the whole engine is unavailable."""
 
-    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay: ...
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None: ...
     async def production(self, rollout: RolloutChanged, request: Request) -> Replay: ...
+
+
+class _FlagCache(FileCache):  # type: ignore[misc]  # the SDK is untyped
+    """The SDK's cache, which also knows which flags are on: the SDK says only whether one is for a certain id.
+
+    A flag is off here before the SDK takes it for off, and on only a second after the SDK took it for on, so that what
+    was not sampled since its flag was off is never taken for a part of the sample that was left out.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name, directory=str(folder))
+        self._on_since: dict[str, float] = {}
+        self._note(self.get(FEATURES_URL))
+
+    def set(self, key: str, value: Any) -> None:
+        if key == FEATURES_URL:
+            self._note(value)
+        super().set(key, value)
+
+    def is_off(self, flag: str) -> bool:
+        return time.monotonic() - self._on_since.get(flag, math.inf) < _TURNING_ON_SECONDS
+
+    def _note(self, features: str | None) -> None:
+        flags = json.loads(features)["features"] if features else []
+        now = time.monotonic()
+        on = [flag["name"] for flag in flags if flag.get("enabled")]
+        self._on_since = {name: self._on_since.get(name, now) for name in on}
 
 
 class UnleashSampling:
@@ -60,6 +95,7 @@ class UnleashSampling:
 
     def __init__(self, url: str, token: str, poll_seconds: int, environment: str, cache: Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
+        self._cache = _FlagCache("ratchet-shadow", cache)
         # The SDK logs a stack trace at every poll while the server is unavailable.
         logging.getLogger("UnleashClient").setLevel(logging.CRITICAL)
         self._client = UnleashClient(
@@ -72,7 +108,7 @@ class UnleashSampling:
             request_retries=0,
             disable_metrics=True,
             disable_registration=True,
-            cache_directory=str(cache),
+            cache=self._cache,
             multiple_instance_mode=InstanceAllowType.SILENTLY_ALLOW,
         )
         self._started = False
@@ -88,9 +124,21 @@ class UnleashSampling:
 
     def sampled(self, task: str, prediction_id: str) -> bool:
         """Return True if the prediction is in the sample; the same prediction always gets the same result."""
+        self._raise_unless_loaded()
+        return bool(self._client.is_enabled(_flag(task), {"userId": prediction_id}))
+
+    def is_off(self, task: str) -> bool:
+        """Return True while nothing of the task is sampled. Ask it after `sampled` said no."""
+        self._raise_unless_loaded()
+        return self._cache.is_off(_flag(task))
+
+    def _raise_unless_loaded(self) -> None:
         if not self._client.feature_definitions():  # The SDK reports itself initialised without any flags, too.
             raise DependencyUnavailable("no flags loaded yet", "Is Unleash up, and RATCHET_UNLEASH_CLIENT_TOKEN right?")
-        return bool(self._client.is_enabled(f"ratchet.{task}.shadow", {"userId": prediction_id}))
+
+
+def _flag(task: str) -> str:
+    return f"ratchet.{task}.shadow"
 
 
 class StoredTrainingIndexes:
@@ -104,74 +152,123 @@ class StoredTrainingIndexes:
     async def for_rollout(self, rollout: RolloutChanged) -> NearDuplicates:
         uri = rollout.dataset_uri
         if uri not in self._indexes:
-            similarity = rollout.spec.dataset.near_copy_similarity
-            self._indexes[uri] = await asyncio.to_thread(self._read, uri, similarity)
+            self._indexes[uri] = await asyncio.to_thread(self._read, uri, rollout.spec.dataset)
             while len(self._indexes) > self._max_cached:
                 del self._indexes[next(iter(self._indexes))]
         return self._indexes[uri]
 
-    def _read(self, uri: str, similarity: float) -> NearDuplicates:
+    def _read(self, uri: str, rules: DatasetSettings) -> NearDuplicates:
         path = self._artifacts.fetch(uri) / "train.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_bytes().split(b"\n")  # Not `splitlines`: a text may have other line separators in it.
         except OSError as error:
             raise DependencyUnavailable(f"the training rows at {path} cannot be read: {error}") from error
         examples = [Example.model_validate_json(line) for line in lines if line]
-        return NearDuplicates((comparable_text(example.prompt) for example in examples), similarity)
+        texts = (comparable_text(example.prompt, rules.user_part) for example in examples)
+        return NearDuplicates(texts, rules.near_copy_similarity)
 
 
 class VllmEngine:
-    """Replays on vLLM, a bounded number at a time."""
+    """Replays on vLLM.
 
-    def __init__(self, inference: InferenceClient, artifacts: ArtifactStore, concurrency: int) -> None:
+    A replay that fails is tried on the next replica, as production's requests are. What fails on all of them is the
+    candidate's failure only if production's model answers the same request on one of these replicas.
+    """
+
+    def __init__(self, inference: InferenceClient, artifacts: ArtifactStore) -> None:
         self._inference = inference
         self._artifacts = artifacts
-        self._limit = asyncio.Semaphore(concurrency)
 
-    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay:
-        """Return the candidate's answer. A failure counts against it only if the base model still answers."""
-        return await self._answer(rollout, rollout.candidate_adapter, rollout.candidate_uri, request)
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
+        """Return the candidate's answer, or its failure; None where production's model fails, too: the pair is void."""
+        model = _Model(rollout.candidate_adapter, rollout.candidate_uri, is_candidate=True)
+        started = time.perf_counter()
+        replay, failed_at = await self._try(model, request)
+        if replay is not None:
+            return replay
+        failed = Replay(None, (time.perf_counter() - started) * 1000)
+        for url in failed_at:
+            with contextlib.suppress(InvalidMessage, DependencyUnavailable):
+                await self._ask(self._production(rollout), request, url)
+                logger.warning("%s: the replay on %s failed, and production answers", rollout.task, model.name)
+                return failed
+        await self._raise_if_away(rollout)
+        logger.warning("%s: a replay on %s failed, and on production, too: void", rollout.task, model.name)
+        return None
 
     async def production(self, rollout: RolloutChanged, request: Request) -> Replay:
         """Return the answer of the primary adapter, or of the base model where there is none."""
+        replay, _ = await self._try(self._production(rollout), request)
+        if replay is None:
+            await self._raise_if_away(rollout)
+        return replay or Replay(None, 0.0)
+
+    def _production(self, rollout: RolloutChanged) -> _Model:
         adapter = rollout.primary_adapter
-        uri = None if adapter is None else self._artifacts.address("adapters", adapter)
-        return await self._answer(rollout, adapter or rollout.spec.base_model, uri, request)
+        if adapter is None:
+            return _Model(rollout.spec.base_model, None)
+        return _Model(adapter, self._artifacts.address("adapters", adapter))
 
-    async def _answer(self, rollout: RolloutChanged, model: str, uri: str | None, request: Request) -> Replay:
-        async with self._limit:
-            started = time.perf_counter()
-            try:
-                return await self._ask(rollout, model, request)
-            except InvalidMessage as error:  # The replica may have restarted without the adapter.
-                failure = await self._load_and_retry(rollout, model, uri, request, error)
-            except DependencyUnavailable as error:
-                with contextlib.suppress(InvalidMessage):  # A refusal, too, proves that the engine is up.
-                    await self._inference.complete(rollout.spec.base_model, _PROBE_MESSAGES, max_tokens=1)
-                failure = error
-            if isinstance(failure, Replay):
-                return failure
-            logger.warning("%s: replay on %s failed: %s", rollout.task, model, failure)
-            return Replay(None, (time.perf_counter() - started) * 1000)
+    async def _try(self, model: _Model, request: Request) -> tuple[Replay | None, list[str]]:
+        """Return the answer of the first replica that gives one, or None and the replicas that failed.
 
-    async def _load_and_retry(
-        self, rollout: RolloutChanged, model: str, uri: str | None, request: Request, error: InvalidMessage
-    ) -> Replay | Exception:
-        """Serve the adapter again and ask once more. Returns the failure where that does not help."""
-        if uri is None:
-            return error
+        A refusal (4xx) is final, since no other replica would answer. Raises DependencyUnavailable while the
+        candidate's folder cannot be read.
+        """
+        failed_at = []
+        for url in self._inference.in_turn():
+            failed_at.append(url)
+            for served_again in (False, True):
+                try:
+                    return await self._ask(model, request, url), []
+                except DependencyUnavailable as error:
+                    logger.info("a replay on %s failed: %s", model.name, error)
+                    break
+                except InvalidMessage as error:
+                    if served_again or not await self._serve_again(model):
+                        logger.info("%s refuses a replay on %s: %s", without_credentials(url), model.name, error)
+                        return None, failed_at
+        return None, failed_at
+
+    async def _serve_again(self, model: _Model) -> bool:
+        """Have every replica serve an adapter, since one that refuses may have restarted without it.
+
+        Returns False where that cannot help. Raises DependencyUnavailable if the candidate cannot be fetched; without
+        production's adapter, whose folder may be elsewhere, there is only no pair.
+        """
+        if model.uri is None:
+            return False
         try:
-            folder = await asyncio.to_thread(self._artifacts.fetch, uri)
-            await self._inference.serve_adapter(model, str(folder))
-            return await self._ask(rollout, model, request)
-        except InvalidMessage:
-            return error
+            folder = await asyncio.to_thread(self._artifacts.fetch, model.uri)
         except DependencyUnavailable:
-            if model == rollout.candidate_adapter:
+            if model.is_candidate:
                 raise
-            return error  # Production's folder may be elsewhere; without its answer there is no pair.
+            return False
+        try:
+            await self._inference.serve_adapter(model.name, str(folder))
+        except (InvalidMessage, DependencyUnavailable) as error:  # One replica of several may be away.
+            logger.info("%s is not served everywhere: %s", model.name, error)
+        return True
 
-    async def _ask(self, rollout: RolloutChanged, model: str, request: Request) -> Replay:
+    async def _ask(self, model: _Model, request: Request, url: str) -> Replay:
         started = time.perf_counter()
-        answer = await self._inference.answer(model, request.path, request.body)
+        answer = await self._inference.answer(model.name, request.path, request.body, url)
         return Replay(answer, (time.perf_counter() - started) * 1000)
+
+    async def _raise_if_away(self, rollout: RolloutChanged) -> None:
+        """Raise DependencyUnavailable if no replica answers anything: then the request is replayed again later."""
+        for url in self._inference.in_turn():
+            with contextlib.suppress(DependencyUnavailable):
+                with contextlib.suppress(InvalidMessage):  # A refusal, too, proves that the replica is up.
+                    await self._inference.answer(rollout.spec.base_model, CHAT, _PROBE, url)
+                return
+        raise DependencyUnavailable("no replica of vLLM answers", "Check it: ratchet status")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model's name in vLLM, and where the adapter is; None: the base model."""
+
+    name: str
+    uri: str | None
+    is_candidate: bool = False

@@ -1,18 +1,22 @@
-"""Which requests may be compared, what both arms are asked, what a pair is, and the daily budget. The rules are pure.
+"""Which requests may be compared, what both arms are asked, and what a pair is. The rules are pure.
 
 A pair may bet only if its input is new to the candidate and its answer is from the production arm that the candidate is
 compared with: replaying what a candidate was trained on "proves" memorising. Where personal data was replaced in the
 stored text, production's logged answer belongs to another input, so both arms are asked again.
 
 A request with several answers makes one pair, of the first: its answers are not independent, so they are one subject.
+So are all requests of a user, of a session, and, where neither is known, of an app's conversations that begin alike
+(`subject`, from the gateway, which knew the text unredacted): one text that is sent again and again is one bet.
 What is eligible is decided by production's side alone, before the candidate is asked: leaving out pairs by what the
 candidate answers would favour it.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from schemas.base import Variant
@@ -24,6 +28,8 @@ from shared.identity import content_hash, event_id
 
 _COMPARING = (Stage.SHADOW, Stage.CANARY)
 _PRODUCTION = (Variant.PRIMARY, Variant.BASE)
+_UNKNOWN = "unknown"
+"""The one subject of all predictions that name none: whether their authors differ cannot be known."""
 _OWN = ("seed", "n")
 """Parameters of the logged call that no replay repeats."""
 
@@ -36,22 +42,55 @@ class Request:
     body: dict[str, Any]
 
 
-def is_eligible(event: PredictionLogged, rollout: RolloutChanged) -> bool:
-    """Return True if the request may become a pair of this rollout, near-duplicates of training rows aside.
+class Outcome(StrEnum):
+    """What became of a request of a task whose candidate is being compared: a pair, or why it is none."""
+
+    PAIR = "pair"
+    VOID = "void"
+    """Production's model does not answer the replay either."""
+    BEFORE_CUTOFF = "before_cutoff"
+    """Logged before the candidate's data was fixed."""
+    OTHER_REVISION = "other_revision"
+    OTHER_ARM = "other_arm"
+    """Answered by another adapter than the primary that the candidate is compared with."""
+    NOT_WHOLE = "not_whole"
+    """Call or answer were cut or refused."""
+    MEDIA = "media"
+    SLOW = "slow"
+    """It took production longer than a replay may take."""
+    NOT_SAMPLED = "not_sampled"
+    TRAINED_ON = "trained_on"
+    """A near-copy of a training row."""
+    LATE = "late"
+    """Too old when it was read."""
+    RATE = "rate"
+    TOKENS = "tokens"
+    DEFERRED = "deferred"
+    """Read while shadow's flag was off, or before the backlog of such requests was done: it is read again."""
+    BUSY = "busy"
+    """It had its place in the budget, but the engine was busy or away until it was too old."""
+
+
+def is_comparing(rollout: RolloutChanged) -> bool:
+    """Return True while pairs of the rollout bet."""
+    return rollout.stage in _COMPARING
+
+
+def ineligible(event: PredictionLogged, rollout: RolloutChanged) -> Outcome | None:
+    """Return why the request can be no pair of this rollout; None: it may be, near-copies of training rows aside.
 
     A canary's answer is the candidate's own, a rollback's is not the primary's, and an external application's model is
     unknown: none of them is comparable. Nor is a call that cannot be sent again as it was, or an answer that was cut.
     """
-    return (
-        rollout.stage in _COMPARING
-        and event.occurred_at > rollout.data_cutoff
-        and event.task_revision == rollout.task_revision
-        and event.variant in _PRODUCTION
-        and event.adapter == rollout.primary_adapter
-        and event.answers[0].is_whole
-        and event.call.is_whole
-        and _can_be_sent(event.call)
-    )
+    if event.occurred_at <= rollout.data_cutoff:
+        return Outcome.BEFORE_CUTOFF
+    if event.task_revision != rollout.task_revision:
+        return Outcome.OTHER_REVISION
+    if event.variant not in _PRODUCTION or event.adapter != rollout.primary_adapter:
+        return Outcome.OTHER_ARM
+    if not (event.answers[0].is_whole and event.call.is_whole):
+        return Outcome.NOT_WHOLE
+    return None if _can_be_sent(event.call) else Outcome.MEDIA
 
 
 def _can_be_sent(call: Call) -> bool:
@@ -105,30 +144,24 @@ def pair_of(
         pair_id=pair_id,
         rollout_id=rollout.rollout_id,
         prediction_id=prediction_id,
-        call=bounded_call(event.call),
+        call=bounded_call(_blind(event.call)),
         production_adapter=rollout.primary_adapter,
         candidate_adapter=rollout.candidate_adapter,
         production_answer=bounded_answer(production),
         candidate_answer=None if answer is None else bounded_answer(answer),
         agree=answer is not None and same_answer(answer, production),
         user_hash=event.user_hash,
+        subject=event.subject or event.user_hash or event.session_hash or _UNKNOWN,
+        identified=bool(event.user_hash or event.session_hash),
         logged_at=event.occurred_at,
         candidate_latency_ms=latency_ms,
     )
 
 
-class DailyBudget:
-    """Counts each task's replays per UTC day, in memory: a restart may spend one more day's budget at most."""
-
-    def __init__(self) -> None:
-        self._spent: dict[str, tuple[date, int]] = {}
-
-    def take(self, task: str, limit: int, now: datetime, replays: int = 1) -> bool:
-        """Spend so many replays and return True, or return False if the rest of the day's budget is smaller."""
-        today = now.astimezone(UTC).date()
-        day, spent = self._spent.get(task, (today, 0))
-        spent = spent if day == today else 0
-        if spent + replays > limit:
-            return False
-        self._spent[task] = (today, spent + replays)
-        return True
+def _blind(call: Call) -> Call:
+    """Return the call without the surrogates that stand only in production's answer: they would say whose it is."""
+    if not call.surrogates:
+        return call
+    asked = call.model_dump_json(include={"messages"})
+    own = tuple(s for s in call.surrogates if json.dumps(s, ensure_ascii=False)[1:-1] in asked)
+    return call.model_copy(update={"surrogates": own})

@@ -1,28 +1,30 @@
 """Kafka handlers of shadow: eligible predictions are replayed on the candidate.
 
 consumes  predictions.logged · rollouts.changed (as a table)
-produces  shadow.compared
+produces  shadow.compared (in `replays.py`)
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
+from dataclasses import replace
+from datetime import timedelta
 
 from schemas.base import utc_now
-from schemas.conversation import Answer
 from schemas.predictions import PredictionLogged
-from schemas.rollouts import RolloutChanged, ShadowCompared
-from services.shadow.clients import ReplayEngine, ShadowSampling, TrainingIndexes
-from services.shadow.domain import DailyBudget, Request, is_eligible, pair_of, replays_per_pair, request_of
+from schemas.rollouts import RolloutChanged
+from services.shadow.budget import Considered
+from services.shadow.clients import ShadowSampling, TrainingIndexes
+from services.shadow.domain import Outcome, ineligible, is_comparing
+from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
+from services.shadow.storage import Backlog, Decisions
 from shared.conversation import comparable_text
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
 from shared.kafka.latest_by_key import LatestByKey
-from shared.kafka.publisher import EventPublisher
 
-logger = logging.getLogger(__name__)
+_READ_SECONDS = 10.0
+"""A start waits so long for the rollouts to be read: without them, no request would have a candidate."""
 
 
 class Handlers:
@@ -31,16 +33,14 @@ class Handlers:
         settings: ShadowSettings,
         sampling: ShadowSampling,
         training_indexes: TrainingIndexes,
-        engine: ReplayEngine,
-        publisher: EventPublisher,
+        decisions: Decisions,
+        replays: Replays,
     ) -> None:
         self._settings = settings
         self._sampling = sampling
         self._training_indexes = training_indexes
-        self._engine = engine
-        self._publisher = publisher
-        self._budget = DailyBudget()
-        self._out_of_budget: set[str] = set()
+        self._decisions = decisions
+        self._replays = replays
         self.rollouts: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed")
 
     def subscribe(self, consumers: Consumers) -> None:
@@ -50,52 +50,59 @@ class Handlers:
         )
 
     async def on_predictions(self, deliveries: list[Delivery[PredictionLogged]]) -> None:
-        """Replay a batch's eligible predictions, a few at a time, and publish their pairs."""
-        chosen = []
+        """Decide, before either arm is asked, which of a batch's requests are replayed; then replay those."""
+        considered = []
         for delivery in deliveries:
-            rollout = self.rollouts.get(delivery.event.task)
-            if rollout is not None and await self._is_chosen(delivery.event, rollout):
-                chosen.append((delivery.event, rollout))
-        if not chosen:
-            return
-        try:
-            async with asyncio.TaskGroup() as group:
-                comparisons = [group.create_task(self._compare(event, rollout)) for event, rollout in chosen]
-        except ExceptionGroup as failures:  # The group cancelled the rest; the batch will be redelivered.
-            raise failures.exceptions[0] from failures
-        for comparison in comparisons:
-            if (pair := comparison.result()) is not None:
-                await self._publisher.publish(pair)
+            rollout = await self.rollouts.latest(delivery.event.task, _READ_SECONDS)
+            if rollout is not None and is_comparing(rollout):
+                considered.append(await self._consider(delivery, rollout))
+        if considered:
+            await self._replays.run(await self._decisions.decide(considered, utc_now()))
 
-    async def _is_chosen(self, event: PredictionLogged, rollout: RolloutChanged) -> bool:
-        if not is_eligible(event, rollout) or not self._sampling.sampled(event.task, event.answers[0].prediction_id):
+    async def on_backlog(self, backlog: Backlog, deliveries: list[Delivery[PredictionLogged]]) -> bool:
+        """Do the same with requests that were left for later; return False, with nothing done, if it is not ready."""
+        rollout = self.rollouts.get(backlog.task)
+        if rollout is None or not self.is_ready(backlog):
             return False
+        considered = [replace(await self._consider(d, rollout), from_backlog=True) for d in deliveries]
+        if any(request.is_off for request in considered):
+            return False
+        if considered:
+            await self._replays.run(await self._decisions.decide(considered, utc_now()))
+        return True
+
+    async def is_over(self, backlog: Backlog) -> bool:
+        """Return True if the rollout of a backlog has ended. That another one is queued or ended says nothing of it."""
+        rollout = await self.rollouts.latest(backlog.task, _READ_SECONDS)
+        return rollout is not None and (rollout.rollout_id == backlog.rollout_id) != is_comparing(rollout)
+
+    def is_ready(self, backlog: Backlog) -> bool:
+        """Return True while a backlog's rollout is compared and the flag of its task is on."""
+        rollout = self.rollouts.get(backlog.task)
+        return (
+            rollout is not None
+            and rollout.rollout_id == backlog.rollout_id
+            and is_comparing(rollout)
+            and not self._sampling.is_off(backlog.task)
+        )
+
+    async def _consider(self, delivery: Delivery[PredictionLogged], rollout: RolloutChanged) -> Considered:
+        if self._sampling.is_off(rollout.task):
+            return Considered(delivery, rollout, is_off=True)
+        left_out = await self._left_out(delivery.event, rollout)
+        return Considered(delivery, rollout, left_out, is_off=self._sampling.is_off(rollout.task))
+
+    async def _left_out(self, event: PredictionLogged, rollout: RolloutChanged) -> Outcome | None:
+        """Return why the request is no pair, whatever the budget. By production's side and the training rows alone."""
+        if reason := ineligible(event, rollout):
+            return reason
         if event.latency_ms > 1000 * self._settings.shadow_timeout_seconds:  # No candidate could answer it in time.
-            return False
+            return Outcome.SLOW
+        if utc_now() - event.occurred_at > timedelta(hours=self._settings.shadow_max_age_hours):
+            return Outcome.LATE
+        if not self._sampling.sampled(event.task, event.answers[0].prediction_id):
+            return Outcome.NOT_SAMPLED
         index = await self._training_indexes.for_rollout(rollout)
-        if index.contains(comparable_text(event.call.messages)):
-            return False
-        limit = rollout.spec.rollout.shadow_requests_per_day
-        within = self._budget.take(event.task, limit, utc_now(), replays_per_pair(event))
-        if not within and event.task not in self._out_of_budget:
-            logger.warning("%s: today's budget of %d shadow requests is spent", event.task, limit)
-        (self._out_of_budget.discard if within else self._out_of_budget.add)(event.task)
-        return within
-
-    async def _compare(self, event: PredictionLogged, rollout: RolloutChanged) -> ShadowCompared | None:
-        """Return the pair, or None where production does not answer the stored text: nothing to compare with."""
-        request = request_of(event, rollout)
-        production = await self._production_answer(event, rollout, request)
-        if production is None:
-            return None
-        replay = await self._engine.candidate(rollout, request)
-        return pair_of(event, rollout, production, replay.answer, replay.latency_ms, utc_now())
-
-    async def _production_answer(
-        self, event: PredictionLogged, rollout: RolloutChanged, request: Request
-    ) -> Answer | None:
-        """Return production's answer to the stored text; None where it has none that is whole."""
-        if not event.redactions:
-            return event.answers[0]
-        answer = (await self._engine.production(rollout, request)).answer
-        return answer if answer is not None and answer.is_whole else None
+        if index.contains(comparable_text(event.call.messages, rollout.spec.dataset.user_part)):
+            return Outcome.TRAINED_ON
+        return None

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from pathlib import Path
 
+from services.shadow.backlog import CatchUp
 from services.shadow.clients import StoredTrainingIndexes, UnleashSampling, VllmEngine
 from services.shadow.handlers import Handlers
+from services.shadow.load import VllmLoad
+from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
+from services.shadow.storage import PostgresDecisions
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from shared.model.inference import InferenceClient
 from shared.service import Service, run
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.database import build_engine, migrate
 
 NAME = "shadow"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def build(settings: ShadowSettings | None = None) -> Service:
@@ -30,10 +38,29 @@ def build(settings: ShadowSettings | None = None) -> Service:
     )
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     inference = InferenceClient(settings.vllm_urls, settings.shadow_timeout_seconds, settings.server_key())
-    engine = VllmEngine(inference, artifacts, settings.shadow_concurrency)
-    handlers = Handlers(settings, sampling, StoredTrainingIndexes(artifacts), engine, Publisher(broker, NAME))
+    database = build_engine(settings, NAME)
+    decisions = PostgresDecisions(database)
+    replays = Replays(
+        VllmEngine(inference, artifacts),
+        VllmLoad(inference, settings.shadow_max_cache_usage),
+        Publisher(broker, NAME),
+        decisions,
+        settings.shadow_concurrency,
+    )
+    handlers = Handlers(settings, sampling, StoredTrainingIndexes(artifacts), decisions, replays)
     handlers.subscribe(Consumers(broker, NAME, settings))
-    return Service(NAME, broker, prepare=[sampling.start], close=[sampling.close, inference.close])
+
+    async def prepare() -> None:
+        await migrate(settings, NAME, MIGRATIONS)
+
+    catch_up = CatchUp(settings, decisions, handlers)
+    return Service(
+        NAME,
+        broker,
+        prepare=[prepare, sampling.start],
+        connected=[partial(handlers.rollouts.read_to_end, settings), catch_up.run_forever],
+        close=[sampling.close, inference.close, database.dispose],
+    )
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from safetensors.numpy import save_file
 
+from schemas.adapters import AdapterTrained
 from schemas.base import Event, Variant, utc_now
 from schemas.catalog import topic_of
 from schemas.conversation import Api, Call, FinishReason, Message, Part, Role
@@ -27,14 +28,16 @@ from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import build as build_deployer
 from services.deployer.settings import DeployerSettings
+from services.evaluator.job import ask_probes, publish_probes
 from services.shadow.clients import StoredTrainingIndexes, UnleashSampling
+from services.shadow.load import VllmLoad
 from services.shadow.main import build as build_shadow
 from services.shadow.settings import ShadowSettings
 from shared.conversation import replay_request
 from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
-from shared.model.inference import InferenceClient
+from shared.model.inference import CHAT, InferenceClient
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -44,6 +47,7 @@ from tests.unit.deployer.fakes import answer, evaluated
 pytestmark = pytest.mark.stack
 
 BASE = "SmolLM2-135M-Instruct"
+TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
 NOT_A_LABEL = "none of these"
 
 
@@ -121,6 +125,7 @@ def prediction(spec: TaskSpec, number: int, text: str) -> PredictionLogged:
         model=BASE,
         variant=Variant.BASE,
         user_hash=f"user-{number}",
+        subject=f"user-{number}",
         latency_ms=1.0,
     )
 
@@ -142,12 +147,14 @@ async def test_the_real_flag_samples_pauses_and_is_repeatable(stack_settings: Se
             return any(sampling.sampled(task, prediction_id) for prediction_id in ids)
         return False
 
-    await until(any_sampled, 10)
+    await until(any_sampled, 60)
+    await until(lambda: not sampling.is_off(task))
     sample = [sampling.sampled(task, prediction_id) for prediction_id in ids]
     assert 140 < sum(sample) < 260
     assert sample == [sampling.sampled(task, prediction_id) for prediction_id in ids]
     await admin.switch(flag, False)
     await until(lambda: not any(sampling.sampled(task, prediction_id) for prediction_id in ids), 3)
+    assert sampling.is_off(task)
     await sampling.close()
     await admin.close()
 
@@ -184,12 +191,30 @@ async def test_a_logged_call_is_answered_by_vllm_through_each_of_its_apis(vllm: 
     ):
         call = Call(api=api, messages=messages, constrained=True, parameters={"temperature": 0.0, limit: 16, "seed": 7})
         path, body = replay_request(call, ("delivery", "refund"))
-        answered = await inference.answer(BASE, path, body)
+        answered = await inference.answer(BASE, path, body, vllm)
         assert answered.text in ("delivery", "refund"), api
         assert answered.finish_reason is FinishReason.STOP, api
         _, free = replay_request(call.model_copy(update={"constrained": False}))
-        cut = await inference.answer(BASE, path, {**free, limit: 2, "ignore_eos": True})
+        cut = await inference.answer(BASE, path, {**free, limit: 2, "ignore_eos": True}, vllm)
         assert cut.finish_reason is FinishReason.LENGTH, api
+    await inference.close()
+
+
+async def test_shadow_sees_that_requests_wait_in_the_real_vllm(vllm: str) -> None:
+    inference = InferenceClient([vllm], 120.0)
+    load = VllmLoad(inference, 0.99)
+    assert not await load.is_busy()
+    body = {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 300, "ignore_eos": True}
+    waiting = [asyncio.create_task(inference.answer(BASE, CHAT, body, vllm)) for _ in range(60)]  # 16 run at once.
+    async with asyncio.timeout(60):
+        while not await load.is_busy():
+            await asyncio.sleep(0.1)
+    for request in waiting:
+        request.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(60):
+        while await load.is_busy():
+            await asyncio.sleep(0.1)
     await inference.close()
 
 
@@ -218,6 +243,12 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
             "task_revision": spec.revision,
         }
     )
+    inference, trained = (
+        InferenceClient([vllm], 120.0),
+        TRAINED.model_copy(update={"adapter": adapter, "base_model": BASE}),
+    )
+    publish_probes(await ask_probes(inference, trained), store, tmp_path / "probes")
+    await inference.close()
     values = stack_settings.model_dump()
     await skip_backlog(stack_settings, "deployer", "shadow")
     services = [
@@ -230,8 +261,8 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
         await broker.start()
         await Publisher(broker, "evaluator").publish(verdict)
         changes: list[RolloutChanged] = found[RolloutChanged]
-        await until(lambda: changes)
-        assert changes[0].stage is Stage.SHADOW, changes[0].reason
+        await until(lambda: len(changes) >= 2)
+        assert changes[1].stage is Stage.SHADOW, changes[1].reason
         await asyncio.sleep(3)  # Shadow polls the flags every second.
 
         gateway = Publisher(broker, "gateway")
@@ -249,7 +280,7 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
             await console.publish(correct(asked))
         await until(lambda: changes[-1].stage is Stage.PROMOTED)
         await broker.stop()
-    assert [change.stage for change in changes] == [Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
+    assert [change.stage for change in changes] == [Stage.QUEUED, Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
     assert changes[-1].primary_adapter == adapter
 
 

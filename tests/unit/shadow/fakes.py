@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -9,22 +11,24 @@ from typing import Any
 
 from schemas.base import Event, Variant
 from schemas.conversation import Answer, Call, FinishReason, Message, Role
-from schemas.predictions import LoggedAnswer, PredictionLogged
+from schemas.predictions import LoggedAnswer, PredictionLogged, Usage
 from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
 from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from services.shadow.budget import Considered, Spending
 from services.shadow.clients import Replay
-from services.shadow.domain import Request
+from services.shadow.domain import Outcome, Request
 from services.shadow.handlers import Handlers
+from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
 from shared.errors import DependencyUnavailable
 from shared.kafka.delivery import Delivery
 from shared.model.near_duplicates import NearDuplicates
 
 EXAMPLES = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.logged.v1"
-CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+CUTOFF = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
 SPEC = TaskSpec(
     name="support-desk", kind=TaskKind.CLASSIFICATION, base_model="base", system_prompt="Classify.",
-    labels=("delivery", "refund"), rollout=RolloutSettings(shadow_requests_per_day=20),
+    labels=("delivery", "refund"), rollout=RolloutSettings(shadow_tokens_per_day=20 * 40),
 )  # fmt: skip
 
 
@@ -66,6 +70,8 @@ def prediction(number: int = 1, **changes: Any) -> PredictionLogged:
         "model": "base",
         "variant": Variant.BASE,
         "user_hash": f"user-{number}",
+        "subject": f"user-{number}",
+        "usage": Usage(prompt_tokens=38, answer_tokens=2),
         "latency_ms": 1.0,
     }
     return PredictionLogged(**{**values, **changes})
@@ -92,7 +98,10 @@ class Sampling:
         self.on = on
 
     def sampled(self, task: str, prediction_id: str) -> bool:
-        return self.on
+        return self.on and not prediction_id.endswith(".unsampled")
+
+    def is_off(self, task: str) -> bool:
+        return not self.on
 
 
 class OneTrainingIndex:
@@ -109,12 +118,12 @@ def reply(text: str | None, finish_reason: FinishReason = FinishReason.STOP) -> 
 
 class BothArms:
     def __init__(self) -> None:
-        self.given = reply("delivery")
+        self.given: Replay | None = reply("delivery")
         self.given_by_production = reply("login")
         self.asked: list[Request] = []
         self.away = False
 
-    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay:
+    async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
         self.asked.append(request)
         if self.away:
             raise DependencyUnavailable("the engine is away")
@@ -125,6 +134,16 @@ class BothArms:
         return self.given_by_production
 
 
+class Load:
+    def __init__(self) -> None:
+        self.busy_for = 0
+        """Readings."""
+
+    async def is_busy(self) -> bool:
+        self.busy_for -= 1
+        return self.busy_for >= 0
+
+
 class Published:
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -133,20 +152,58 @@ class Published:
         self.events.append(event)
 
 
+class MemoryDecisions:
+    """What PostgreSQL holds, for tests about what is decided; `tests/integration/test_shadow_decisions.py` has it."""
+
+    def __init__(self) -> None:
+        self.decided: dict[tuple[int, int, str, str, bool], Outcome | None] = {}
+        self.spending = Spending(CUTOFF.date())
+
+    async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
+        new = [request for request in requests if self._key(request) not in self.decided]
+        self.decided |= {self._key(request): Outcome.DEFERRED for request in new if request.is_off}
+        new = [request for request in new if not request.is_off]
+        self.decided |= dict(zip(map(self._key, new), self.spending.decide(new), strict=True))
+        return [request for request in requests if self.decided[self._key(request)] is None]
+
+    async def finish(self, request: Considered, outcome: Outcome) -> None:
+        self.decided[self._key(request)] = outcome
+
+    def count(self) -> Counter[Outcome | None]:
+        return Counter(self.decided.values())
+
+    def _key(self, request: Considered) -> tuple[int, int, str, str, bool]:
+        return (*request.position, request.delivery.event.request_id, request.rollout.rollout_id, request.from_backlog)
+
+
 class Shadow:
     """The handlers with Unleash, the training rows and vLLM in memory."""
 
     def __init__(self, *trained: str) -> None:
         self.sampling, self.candidate, self.published = Sampling(), BothArms(), Published()
-        index = OneTrainingIndex(*trained)
-        self.handlers = Handlers(ShadowSettings(), self.sampling, index, self.candidate, self.published)
+        self.decisions, index = MemoryDecisions(), OneTrainingIndex(*trained)
+        self.load = Load()
+        self.replays = Replays(self.candidate, self.load, self.published, self.decisions, 4)
+        self.handlers = Handlers(ShadowSettings(), self.sampling, index, self.decisions, self.replays)
+        self._next_offset = 0
 
     async def replay(self, *events: PredictionLogged, under: RolloutChanged | None = None) -> list[Any]:
+        """Deliver new records, and return the pairs published."""
+        first, self._next_offset = self._next_offset, self._next_offset + len(events)
+        return await self.deliver(first, *events, under=under)
+
+    async def deliver(
+        self, first_offset: int, *events: PredictionLogged, under: RolloutChanged | None = None
+    ) -> list[Any]:
         await self.handlers.rollouts.put(SPEC.name, under or rollout())
-        deliveries = [Delivery(e, "predictions.logged.v1", 0, n, MappingProxyType({})) for n, e in enumerate(events)]
+        await self.handlers.rollouts.read_to({})
         before = len(self.published.events)
-        await self.handlers.on_predictions(deliveries)
+        await self.handlers.on_predictions([delivery(e, first_offset + n) for n, e in enumerate(events)])
         return self.published.events[before:]
+
+
+def delivery(event: PredictionLogged, offset: int, partition: int = 0) -> Delivery[PredictionLogged]:
+    return Delivery(event, "predictions.logged.v1", partition, offset, MappingProxyType({}))
 
 
 def texts(pair: ShadowCompared) -> tuple[str, str | None]:

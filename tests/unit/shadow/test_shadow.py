@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,19 +11,25 @@ from faststream.kafka import KafkaBroker, TestKafkaBroker
 from schemas.base import Variant
 from schemas.conversation import Answer, Api, FinishReason, Media, Message, Part, Role, ToolCall
 from schemas.rollouts import ShadowCompared, Stage
+from services.shadow import handlers
 from services.shadow.clients import Replay
-from services.shadow.domain import DailyBudget, is_eligible, pair_of, request_of, same_answer
+from services.shadow.domain import Outcome, ineligible, pair_of, request_of, same_answer
 from services.shadow.handlers import Handlers
+from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
+from services.shadow.storage import Backlog
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
 from tests.unit.shadow.fakes import (
     CUTOFF,
+    SPEC,
     OneTrainingIndex,
+    Sampling,
     Shadow,
     answer,
     call,
+    delivery,
     logged,
     prediction,
     reply,
@@ -43,22 +49,44 @@ async def test_an_eligible_prediction_becomes_a_pair() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "primary"),
+    ("changes", "subject", "identified"),
     [
-        ({"occurred_at": CUTOFF}, None),
-        ({"task_revision": "another"}, None),
-        ({"variant": Variant.CANARY, "adapter": "a1"}, None),
-        ({"variant": Variant.ROLLBACK}, None),
-        ({"variant": Variant.EXTERNAL}, None),
-        ({"variant": Variant.PRIMARY, "adapter": "old"}, None),
-        ({"variant": Variant.BASE}, "a0"),
+        ({"subject": "user-1"}, "user-1", True),
+        ({"user_hash": None, "session_hash": "s1", "subject": "s1"}, "s1", True),
+        ({"user_hash": None, "subject": "opening-1"}, "opening-1", False),
+        ({"user_hash": "user-2", "subject": None}, "user-2", True),
+        ({"user_hash": None, "session_hash": "s2", "subject": None}, "s2", True),
+        ({"user_hash": None, "subject": None}, "unknown", False),
+        ({"user_hash": None, "subject": None, "call": call("another question")}, "unknown", False),
+    ],
+)
+def test_a_pair_has_the_subject_that_the_gateway_knew_before_redaction(
+    changes: dict[str, Any], subject: str, identified: bool
+) -> None:
+    """One text that was sent 19 times without a user promoted a candidate: each request was its own subject."""
+    pair = pair_of(prediction(**changes), rollout(), Answer(text="a"), Answer(text="b"), 1.0, CUTOFF)
+    assert (pair.subject, pair.identified) == (subject, identified)
+
+
+@pytest.mark.parametrize(
+    ("changes", "primary", "reason"),
+    [
+        ({"occurred_at": CUTOFF}, None, Outcome.BEFORE_CUTOFF),
+        ({"task_revision": "another"}, None, Outcome.OTHER_REVISION),
+        ({"variant": Variant.CANARY, "adapter": "a1"}, None, Outcome.OTHER_ARM),
+        ({"variant": Variant.ROLLBACK}, None, Outcome.OTHER_ARM),
+        ({"variant": Variant.EXTERNAL}, None, Outcome.OTHER_ARM),
+        ({"variant": Variant.PRIMARY, "adapter": "old"}, None, Outcome.OTHER_ARM),
+        ({"variant": Variant.BASE}, "a0", Outcome.OTHER_ARM),
     ],
 )
 async def test_only_the_primarys_answer_to_a_new_input_becomes_a_pair(
-    changes: dict[str, Any], primary: str | None
+    changes: dict[str, Any], primary: str | None, reason: Outcome
 ) -> None:
-    assert not is_eligible(prediction(**changes), rollout(primary=primary))
-    assert await Shadow().replay(prediction(**changes), under=rollout(primary=primary)) == []
+    shadow = Shadow()
+    assert ineligible(prediction(**changes), rollout(primary=primary)) is reason
+    assert await shadow.replay(prediction(**changes), under=rollout(primary=primary)) == []
+    assert shadow.decisions.count() == {reason: 1}
 
 
 async def test_the_primary_adapters_answers_are_compared_when_it_serves() -> None:
@@ -73,6 +101,12 @@ async def test_nothing_is_replayed_without_an_active_candidate(stage: Stage) -> 
     assert shadow.candidate.asked == []
 
 
+async def test_a_replay_that_fails_on_production_too_is_no_pair() -> None:
+    shadow = Shadow()
+    shadow.candidate.given = None
+    assert await shadow.replay(prediction(1)) == []
+
+
 async def test_a_near_duplicate_of_a_training_row_is_not_a_pair() -> None:
     shadow = Shadow("Where is parcel number 1, that I ordered?!")
     assert await shadow.replay(prediction(1)) == []
@@ -80,30 +114,77 @@ async def test_a_near_duplicate_of_a_training_row_is_not_a_pair() -> None:
     assert len(await shadow.replay(other)) == 1
 
 
-async def test_the_flag_pauses_shadow() -> None:
+async def test_what_is_read_while_the_flag_is_off_waits_and_what_is_not_in_the_sample_does_not() -> None:
     shadow = Shadow()
     shadow.sampling.on = False
-    assert await shadow.replay(prediction()) == []
+    assert await shadow.replay(prediction(1)) == []
     shadow.sampling.on = True
-    assert len(await shadow.replay(prediction())) == 1
+    assert len(await shadow.replay(prediction(2))) == 1
+    assert await shadow.replay(prediction(3, answers=(answer(name="support-desk.unsampled"),))) == []
+    assert shadow.decisions.count() == {Outcome.DEFERRED: 1, Outcome.PAIR: 1, Outcome.NOT_SAMPLED: 1}
 
 
-async def test_a_days_budget_is_not_exceeded() -> None:
+async def test_a_flag_that_is_turned_off_while_its_sample_is_asked_leaves_nothing_out() -> None:
+    class TurnedOff(Sampling):
+        def sampled(self, task: str, prediction_id: str) -> bool:
+            self.on = False
+            return False
+
     shadow = Shadow()
-    assert len(await shadow.replay(*[prediction(number) for number in range(30)])) == 20
-    assert await shadow.replay(prediction(31)) == []
-    assert len(shadow.candidate.asked) == 20
+    shadow.handlers._sampling = TurnedOff()
+    assert await shadow.replay(prediction()) == []
+    assert shadow.decisions.count() == {Outcome.DEFERRED: 1}
 
 
-def test_each_task_has_its_own_budget_each_day() -> None:
-    budget = DailyBudget()
-    day = datetime(2026, 11, 23, 23, 59, tzinfo=UTC)
-    assert [budget.take("t", 2, day) for _ in range(3)] == [True, True, False]
-    assert budget.take("another", 2, day)
-    assert budget.take("t", 2, day + timedelta(minutes=1))
+async def test_a_backlog_is_replayed_once_the_flag_is_on_and_while_it_stays_on() -> None:
+    shadow, left = Shadow(), Backlog("rollout-1", SPEC.name, 0, 1, 3)
+    shadow.sampling.on = False
+    await shadow.deliver(1, prediction(1), prediction(2))
+    batch = [delivery(prediction(1), 1), delivery(prediction(2), 2)]
+    assert not await shadow.handlers.on_backlog(left, batch)
+    shadow.sampling.on = True
+    assert await shadow.handlers.on_backlog(left, batch)
+    assert [pair.prediction_id for pair in shadow.published.events] == ["support-desk.1", "support-desk.2"]
 
 
-async def test_a_redelivered_prediction_is_the_same_pair() -> None:
+@pytest.mark.parametrize(
+    ("rollout_id", "stage", "is_over", "is_ready"),
+    [
+        ("rollout-1", Stage.SHADOW, False, True),
+        ("rollout-1", Stage.CANARY, False, True),
+        ("rollout-1", Stage.REJECTED, True, False),
+        ("rollout-2", Stage.SHADOW, True, False),
+        ("rollout-2", Stage.QUEUED, False, False),
+        ("rollout-2", Stage.REJECTED, False, False),
+    ],
+)
+async def test_a_backlog_is_over_when_its_rollout_ended_and_not_when_another_one_is_queued(
+    rollout_id: str, stage: Stage, is_over: bool, is_ready: bool
+) -> None:
+    """A newer candidate is announced just before the one that is compared is announced once more."""
+    shadow, backlog = Shadow(), Backlog("rollout-1", SPEC.name, 0, 1, 3)
+    await shadow.deliver(0, under=rollout(stage).model_copy(update={"rollout_id": rollout_id}))
+    assert await shadow.handlers.is_over(backlog) is is_over
+    assert shadow.handlers.is_ready(backlog) is is_ready
+    assert await shadow.handlers.on_backlog(backlog, [delivery(prediction(1), 1)]) is is_ready
+
+
+async def test_a_request_that_is_read_before_the_rollouts_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start read the predictions of its time away before it knew of any candidate, and passed them by."""
+    monkeypatch.setattr(handlers, "_READ_SECONDS", 0.01)
+    shadow = Shadow()
+    with pytest.raises(DependencyUnavailable, match="not read to its end yet"):
+        await shadow.handlers.on_predictions([delivery(prediction(), 0)])
+    assert len(await shadow.deliver(0, prediction())) == 1
+
+
+async def test_a_pair_does_not_say_by_a_surrogate_which_answer_is_productions() -> None:
+    asked = call('Paula\'s "parcel" is late', surrogates=("Nadia", "Paula", 'Paula\'s "parcel"'))
+    (pair,) = await Shadow().replay(prediction(call=asked))
+    assert pair.call.surrogates == ("Paula", 'Paula\'s "parcel"')
+
+
+async def test_the_pair_of_a_prediction_is_the_same_whenever_it_is_made() -> None:
     shadow = Shadow()
     (first,) = await shadow.replay(prediction())
     (second,) = await shadow.replay(prediction())
@@ -127,13 +208,6 @@ async def test_without_productions_whole_answer_to_the_stored_text_there_is_no_p
     shadow.candidate.given_by_production = given
     assert await shadow.replay(prediction(redactions=1)) == []
     assert len(shadow.candidate.asked) == 1
-
-
-async def test_both_replays_of_a_redacted_text_count_against_the_budget() -> None:
-    shadow = Shadow()
-    events = [prediction(number, redactions=1) for number in range(30)]
-    assert len(await shadow.replay(prediction(99), *events)) == 1 + 9
-    assert len(shadow.candidate.asked) == 1 + 18
 
 
 async def test_a_candidate_that_errs_disagrees() -> None:
@@ -272,10 +346,10 @@ def test_answers_that_differ_in_case_and_space_agree() -> None:
 async def test_a_prediction_on_the_broker_becomes_a_pair_on_the_broker() -> None:
     broker = KafkaBroker("nowhere:9092")
     shadow = Shadow()
-    handlers = Handlers(
-        ShadowSettings(), shadow.sampling, OneTrainingIndex(), shadow.candidate, Publisher(broker, "shadow")
-    )
-    handlers.subscribe(Consumers(broker, "shadow", ShadowSettings()))
+    replays = Replays(shadow.candidate, shadow.load, Publisher(broker, "shadow"), shadow.decisions, 4)
+    service = Handlers(ShadowSettings(), shadow.sampling, OneTrainingIndex(), shadow.decisions, replays)
+    service.subscribe(Consumers(broker, "shadow", ShadowSettings()))
+    await service.rollouts.read_to({})
     pairs: list[ShadowCompared] = []
 
     async def record(event: ShadowCompared) -> None:

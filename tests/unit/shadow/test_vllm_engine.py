@@ -1,8 +1,7 @@
-"""Both arms are asked through vLLM's API, a few at a time; a failure is the candidate's only if the engine is well."""
+"""Both arms are asked through vLLM's API; a failure is the candidate's only if the engine is well."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -21,31 +20,35 @@ from tests.unit.shadow.fakes import prediction, rollout
 class Engine:
     """An OpenAI-compatible engine behind httpx's mock transport."""
 
-    def __init__(self) -> None:
+    def __init__(self, *hosts: str) -> None:
+        self.hosts = hosts or ("engine",)
         self.status: dict[str, int] = {}
+        self.away: set[str] = set()
+        """Hosts that do not answer."""
+        self.broken_on: dict[str, set[str]] = {}
+        """Models that fail on a host."""
         self.loaded: list[str] = []
-        self.running = self.max_running = 0
         self.bodies: list[dict[str, Any]] = []
 
-    def replay_engine(self, concurrency: int = 4) -> VllmEngine:
-        inference = InferenceClient(["http://engine"], 1.0)
+    def replay_engine(self) -> VllmEngine:
+        inference = InferenceClient([f"http://{host}" for host in self.hosts], 1.0)
         inference._client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
-        return VllmEngine(inference, FixedArtifacts(), concurrency)
+        return VllmEngine(inference, FixedArtifacts())
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host in self.away:
+            raise httpx.ConnectError("refused")
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"data": []})
         body = json.loads(request.content)
         if request.url.path == "/v1/load_lora_adapter":
             self.loaded.append(body["lora_name"])
-            self.status[body["lora_name"]] = 200
+            if self.status.get(body["lora_name"]) == 404:
+                self.status[body["lora_name"]] = 200
             return httpx.Response(200, json={})
         self.bodies.append(body)
-        self.running += 1
-        self.max_running = max(self.max_running, self.running)
-        await asyncio.sleep(0.005)
-        self.running -= 1
-        status = self.status.get(body["model"], 200)
+        broken = body["model"] in self.broken_on.get(request.url.host, ())
+        status = 500 if broken else self.status.get(body["model"], 200)
         choice = {"message": {"content": "delivery"}, "finish_reason": "stop"}
         return httpx.Response(status, json={"choices": [choice]} if status == 200 else {"error": "no"})
 
@@ -70,6 +73,7 @@ def asked(number: int = 1) -> Request:
 async def test_the_candidate_is_asked_what_production_was_asked() -> None:
     engine = Engine()
     replay = await engine.replay_engine().candidate(rollout(), asked())
+    assert replay is not None
     assert replay.answer == Answer(text="delivery", finish_reason=FinishReason.STOP)
     (body,) = engine.bodies
     assert (body["model"], body["temperature"]) == ("a1", 0.0)
@@ -77,17 +81,50 @@ async def test_the_candidate_is_asked_what_production_was_asked() -> None:
     assert body["messages"][0] == {"role": "system", "content": "Classify."}
 
 
-async def test_replays_are_bounded() -> None:
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_candidate_that_fails_where_production_answers_has_erred(status: int) -> None:
     engine = Engine()
-    replay_engine = engine.replay_engine(concurrency=3)
-    await asyncio.gather(*[replay_engine.candidate(rollout(), asked(n)) for n in range(12)])
-    assert engine.max_running == 3
+    engine.status["a1"] = status
+    replay = await engine.replay_engine().candidate(rollout(), asked())
+    assert replay is not None
+    assert replay.answer is None
 
 
-async def test_a_candidate_that_fails_while_the_base_answers_has_erred() -> None:
-    engine = Engine()
-    engine.status["a1"] = 500
-    assert (await engine.replay_engine().candidate(rollout(), asked())).answer is None
+@pytest.mark.parametrize("primary", [None, "a0"])
+async def test_one_of_two_replicas_that_is_away_costs_the_candidate_nothing(primary: str | None) -> None:
+    """It cost a healthy candidate 19 of 20 pairs: the replay tried one replica, and the check asked the other."""
+    engine = Engine("one", "two")
+    engine.away = {"one"}
+    replays = engine.replay_engine()
+    for number in range(20):
+        replay = await replays.candidate(rollout(primary=primary), asked(number))
+        assert replay is not None
+        assert replay.answer is not None
+        assert (await replays.production(rollout(primary=primary), asked(number))).answer is not None
+
+
+async def test_a_candidate_that_one_replica_cannot_serve_is_answered_by_the_other() -> None:
+    engine = Engine("one", "two")
+    engine.broken_on = {"two": {"a1"}}
+    replays = [await engine.replay_engine().candidate(rollout(), asked(number)) for number in range(4)]
+    assert all(replay is not None and replay.answer is not None for replay in replays)
+
+
+async def test_a_request_that_fails_on_production_too_is_void() -> None:
+    engine = Engine("one", "two")
+    engine.status |= {"a1": 500, "a0": 500}
+    assert await engine.replay_engine().candidate(rollout(primary="a0"), asked()) is None
+    engine.status["a0"] = 200
+    replay = await engine.replay_engine().candidate(rollout(primary="a0"), asked())
+    assert replay is not None
+    assert replay.answer is None
+
+
+async def test_production_must_answer_on_the_replica_on_which_the_candidate_failed() -> None:
+    engine = Engine("one", "two")
+    engine.status["a1"] = 400  # The first one refuses: a refusal is final, so the other one is not asked.
+    engine.broken_on = {"one": {"a0"}}
+    assert await engine.replay_engine().candidate(rollout(primary="a0"), asked()) is None
 
 
 async def test_when_the_base_model_fails_too_the_engine_is_unavailable() -> None:
@@ -100,8 +137,18 @@ async def test_when_the_base_model_fails_too_the_engine_is_unavailable() -> None
 async def test_the_adapter_is_loaded_again_into_a_restarted_replica() -> None:
     engine = Engine()
     engine.status["a1"] = 404
-    assert (await engine.replay_engine().candidate(rollout(), asked())).answer is not None
+    replay = await engine.replay_engine().candidate(rollout(), asked())
+    assert replay is not None
+    assert replay.answer is not None
     assert engine.loaded == ["a1"]
+
+
+async def test_a_candidate_whose_folder_cannot_be_read_has_not_erred() -> None:
+    engine = Engine()
+    engine.status["a1"] = 404
+    away = rollout().model_copy(update={"candidate_uri": "/artifacts/adapters/gone"})
+    with pytest.raises(DependencyUnavailable, match="no such artifact"):
+        await engine.replay_engine().candidate(away, asked())
 
 
 @pytest.mark.parametrize(("primary", "model"), [(None, "base"), ("a0", "a0")])

@@ -1,0 +1,99 @@
+"""Reads again from Kafka what was passed while shadow's flag was off, once it is on.
+
+The requests are eligible by the same rules as new ones, and none is chosen: those that may be replayed are all of them,
+within the budget and RATCHET_SHADOW_MAX_AGE_HOURS, so it does not matter for the test when they are compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from schemas.catalog import HEADER_ONLY, topic_of
+from schemas.predictions import PredictionLogged
+from services.shadow.settings import ShadowSettings
+from services.shadow.storage import Backlog, Backlogs
+from shared.errors import InvalidMessage, Paused
+from shared.kafka.clients import MAX_MESSAGE_BYTES, end_offsets, open_consumer
+from shared.kafka.delivery import Delivery, decode_event, record_headers
+
+logger = logging.getLogger(__name__)
+
+Deliveries = list[Delivery[PredictionLogged]]
+_TOPIC = topic_of(PredictionLogged).name
+
+
+class BacklogHandler(Protocol):
+    """What becomes of a backlog's requests. Methods raise DependencyUnavailable."""
+
+    async def is_over(self, backlog: Backlog) -> bool: ...
+    def is_ready(self, backlog: Backlog) -> bool: ...
+    async def on_backlog(self, backlog: Backlog, deliveries: Deliveries) -> bool: ...
+
+
+class CatchUp:
+    """Works off the backlogs, one partition at a time."""
+
+    def __init__(self, settings: ShadowSettings, backlogs: Backlogs, handler: BacklogHandler) -> None:
+        self._settings = settings
+        self._backlogs = backlogs
+        self._handler = handler
+
+    async def run_forever(self) -> None:
+        """Background, started when the broker answers."""
+        while True:
+            for backlog in await self._backlogs.backlogs():
+                if await self._handler.is_over(backlog):
+                    await self._backlogs.drop(backlog)
+                elif self._handler.is_ready(backlog):
+                    await self._work_off(backlog)
+            await asyncio.sleep(self._settings.shadow_poll_seconds)
+
+    async def _work_off(self, backlog: Backlog) -> None:
+        partition = TopicPartition(_TOPIC, backlog.partition)
+        if (await end_offsets(self._settings, [partition]))[partition] < backlog.end_offset:
+            logger.warning("%s: the log of %s is shorter than it was: its backlog is gone", backlog.task, partition)
+            return await self._backlogs.drop(backlog)
+        logger.info(
+            "%s: catches up with what was logged while shadow was off, from offset %d of partition %d",
+            backlog.task, backlog.next_offset, backlog.partition,
+        )  # fmt: skip
+        options = {"auto_offset_reset": "earliest", "max_partition_fetch_bytes": MAX_MESSAGE_BYTES}
+        async with open_consumer(self._settings, group_id=None, **options) as consumer:
+            consumer.assign([partition])
+            consumer.seek(partition, backlog.next_offset)
+            left: Backlog | None = backlog
+            while left is not None and await self._replay(left, await self._read(consumer, partition, left)):
+                done = min(await consumer.position(partition), left.end_offset)
+                left = await self._backlogs.advance(left, done)
+                consumer.seek(partition, done)  # What was read beyond the end may have joined the backlog meanwhile.
+
+    async def _replay(self, backlog: Backlog, deliveries: Deliveries) -> bool:
+        """Replay a batch, however late its turn comes. Return False if the flag is off, or the rollout has ended."""
+        while not await self._handler.is_over(backlog):
+            try:
+                return await self._handler.on_backlog(backlog, deliveries)
+            except Paused:  # It goes on with what is left of the batch.
+                await asyncio.sleep(self._settings.shadow_poll_seconds)
+        return False
+
+    async def _read(self, consumer: AIOKafkaConsumer, partition: TopicPartition, backlog: Backlog) -> Deliveries:
+        """Return the next requests of the backlog's task; none where the next records are of other tasks."""
+        batch = await consumer.getmany(partition, timeout_ms=1_000, max_records=self._settings.shadow_batch)
+        deliveries = [_delivery(record) for record in batch.get(partition, []) if record.offset < backlog.end_offset]
+        return [delivery for delivery in deliveries if delivery is not None and delivery.event.task == backlog.task]
+
+
+def _delivery(record: ConsumerRecord) -> Delivery[PredictionLogged] | None:
+    """Return a record's request; None for what is a dead letter, or was replayed for another service."""
+    headers = record_headers(record)
+    if headers.get(HEADER_ONLY, "shadow") != "shadow":
+        return None
+    try:
+        event = decode_event(PredictionLogged, record.value or b"")
+    except InvalidMessage:
+        return None
+    return Delivery(event, record.topic, record.partition, record.offset, headers)

@@ -1,0 +1,98 @@
+"""What a task may spend on replays: requests a second and tokens a day. The rules are pure.
+
+A request is within the budget while what was spent *before* it is below the limits, and costs what production's call
+took. So nothing that either arm answers to it, its length included, decides whether it is replayed, and neither does
+how long the candidate takes: the requests of a second are those that production answered then, whenever they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+from schemas.predictions import PredictionLogged
+from schemas.rollouts import RolloutChanged
+from services.shadow.domain import Outcome, replays_per_pair
+from shared.kafka.delivery import Delivery
+
+_BURST_SECONDS = 1.0
+_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Considered:
+    """A request of a task whose candidate is being compared. `left_out`: why it is no pair, whatever the budget.
+
+    `is_off`: shadow's flag is off. `from_backlog`: it was read again, after it had been left for later.
+    """
+
+    delivery: Delivery[PredictionLogged]
+    rollout: RolloutChanged
+    left_out: Outcome | None = None
+    is_off: bool = False
+    from_backlog: bool = False
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Partition and offset."""
+        return self.delivery.partition, self.delivery.offset
+
+    @property
+    def minute(self) -> datetime:
+        """The minute in which production answered, in UTC."""
+        return self.delivery.event.occurred_at.astimezone(UTC).replace(second=0, microsecond=0)
+
+    @property
+    def replays(self) -> int:
+        return replays_per_pair(self.delivery.event)
+
+    @property
+    def tokens(self) -> int:
+        """What the replays cost: production's tokens, or, where its server did not count them, an estimate."""
+        event = self.delivery.event
+        counted = event.usage.prompt_tokens + event.usage.answer_tokens
+        return self.replays * (counted or len(event.call.model_dump_json()) // _CHARACTERS_PER_TOKEN)
+
+
+@dataclass
+class Spending:
+    """Requests by task and minute, and tokens by task of one UTC day."""
+
+    day: date
+    requests: dict[tuple[str, datetime], int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+
+    def decide(self, requests: Iterable[Considered]) -> list[Outcome | None]:
+        """Return why each request is left out; None: it is replayed, and was paid for here."""
+        return [request.left_out or self._pay(request) for request in requests]
+
+    def _pay(self, request: Considered) -> Outcome | None:
+        task, limits = request.rollout.task, request.rollout.spec.rollout
+        minute = (task, request.minute)
+        if self.requests.get(minute, 0) >= 60 * limits.shadow_requests_per_second:
+            return Outcome.RATE
+        if self.tokens.get(task, 0) >= limits.shadow_tokens_per_day:
+            return Outcome.TOKENS
+        self.requests[minute] = self.requests.get(minute, 0) + request.replays
+        self.tokens[task] = self.tokens.get(task, 0) + request.tokens
+        return None
+
+
+class Pace:
+    """Spreads a task's replays over time: a token bucket that holds the replays of one second.
+
+    It delays and leaves out nothing: old requests, read all at once, reach the engine no faster than new ones.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    def book(self, request: Considered, now: float, latest: float) -> float | None:
+        """Return when the request may be sent, in seconds; None, and nothing is booked, if that is after `latest`."""
+        task, per_second = request.rollout.task, request.rollout.spec.rollout.shadow_requests_per_second
+        at = max(self._next.get(task, 0.0), now - _BURST_SECONDS)
+        if at > latest:
+            return None
+        self._next[task] = at + request.replays / per_second
+        return max(at, now)

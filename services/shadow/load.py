@@ -1,0 +1,87 @@
+"""How busy the engine is, by vLLM's own metrics: shadow waits while production's requests do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared.addresses import without_credentials
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.model.inference import InferenceClient
+
+logger = logging.getLogger(__name__)
+
+_READ_SECONDS = 1.0
+"""A reading holds so long: each replay asks."""
+_WAITING = "vllm:num_requests_waiting"
+_CACHE_USAGE = "vllm:kv_cache_usage_perc"
+"""From 0 to 1, despite its name."""
+
+
+class EngineLoad(Protocol):
+    """Says whether the engine has room for replays."""
+
+    async def is_busy(self) -> bool: ...
+
+
+class VllmLoad:
+    """Reads the replicas' `/metrics`. One busy replica is enough: any of them may get the next replay.
+
+    A replica that does not answer, or that has no such metrics, is not known to be busy.
+    """
+
+    def __init__(self, inference: InferenceClient, max_cache_usage: float) -> None:
+        self._inference = inference
+        self._max_cache_usage = max_cache_usage
+        self._reading = asyncio.Lock()
+        self._read_at: float | None = None
+        self._busy_since: float | None = None
+        self._without_metrics: set[str] = set()
+
+    async def is_busy(self) -> bool:
+        """Return True while requests wait in a replica, or its cache is almost full. Logged when it begins and ends."""
+        async with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at >= _READ_SECONDS:
+                reasons = [reason for url in self._inference.in_turn() if (reason := await self._reason(url))]
+                self._read_at = time.monotonic()
+                self._note(reasons)
+            return self._busy_since is not None
+
+    async def _reason(self, url: str) -> str | None:
+        try:
+            metrics = await self._inference.metrics(url)
+        except DependencyUnavailable:
+            return None
+        except InvalidMessage:
+            metrics = ""
+        values = _largest(metrics)
+        if not values and url not in self._without_metrics:
+            self._without_metrics.add(url)
+            logger.warning("%s has no metrics of vLLM: shadow cannot see when it is busy", without_credentials(url))
+        if values.get(_WAITING, 0) > 0:
+            return f"{values[_WAITING]:.0f} requests wait in {without_credentials(url)}"
+        if values.get(_CACHE_USAGE, 0) > self._max_cache_usage:
+            return f"{values[_CACHE_USAGE]:.0%} of the cache of {without_credentials(url)} is in use"
+        return None
+
+    def _note(self, reasons: list[str]) -> None:
+        if reasons and self._busy_since is None:
+            self._busy_since = time.monotonic()
+            logger.warning("shadow waits while the engine is busy: %s", reasons[0])
+        elif not reasons and self._busy_since is not None:
+            logger.warning("shadow goes on after %.0f s", time.monotonic() - self._busy_since)
+            self._busy_since = None
+
+
+def _largest(metrics: str) -> dict[str, float]:
+    """Return the two metrics, each with the largest of its values: an engine may have several."""
+    lines = [line for line in metrics.splitlines() if line.startswith((f"{_WAITING}{{", f"{_CACHE_USAGE}{{"))]
+    values: dict[str, float] = {}
+    for family in text_string_to_metric_families("\n".join([*lines, ""])):
+        for sample in family.samples:
+            values[sample.name] = max(sample.value, values.get(sample.name, 0.0))
+    return values

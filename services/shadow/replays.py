@@ -1,0 +1,114 @@
+"""Replays the requests that were decided on, so many at once and at the task's pace, and publishes their pairs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from schemas.base import utc_now
+from schemas.conversation import Answer
+from schemas.predictions import PredictionLogged
+from schemas.rollouts import RolloutChanged, ShadowCompared
+from services.shadow.budget import Considered, Pace
+from services.shadow.clients import ReplayEngine
+from services.shadow.domain import Outcome, Request, pair_of, request_of
+from services.shadow.load import EngineLoad
+from services.shadow.storage import Decisions
+from shared.errors import Paused
+from shared.kafka.publisher import EventPublisher
+
+MAX_BATCH_SECONDS = 60.0
+"""No replay of a batch starts later: a batch must end within Kafka's five-minute poll limit."""
+BUSY_PAUSE_SECONDS = 1.0
+
+
+class Replays:
+    """Asks the arms, publishes each pair as soon as it is made, and records that; a redelivered one is not asked again.
+
+    Its limits hold for all callers together.
+    """
+
+    def __init__(
+        self, engine: ReplayEngine, load: EngineLoad, publisher: EventPublisher, decisions: Decisions, concurrency: int
+    ) -> None:
+        self._engine = engine
+        self._load = load
+        self._publisher = publisher
+        self._decisions = decisions
+        self._free = asyncio.Semaphore(concurrency)
+        self._pace = Pace()
+
+    async def run(self, requests: Sequence[Considered]) -> None:
+        """Replay the requests in their order.
+
+        Raises Paused if the turn of some does not come in time, DependencyUnavailable if the engine, the broker or the
+        database is away: called again, it goes on with what is left.
+        """
+        latest = asyncio.get_running_loop().time() + MAX_BATCH_SECONDS
+        waiting = [request for request in requests if not await self._leave_out(request)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                while waiting and await self._turn_of(waiting[0], latest):
+                    replay = group.create_task(self._replay(waiting.pop(0)))
+                    replay.add_done_callback(lambda _: self._free.release())
+        except ExceptionGroup as failures:  # The group cancelled the rest.
+            raise failures.exceptions[0] from failures
+        if waiting:
+            raise Paused(f"{len(waiting)} replays wait for their turn")
+
+    async def _leave_out(self, request: Considered) -> bool:
+        """Finish a request that was eligible when it was decided but is not any more; return False if it still is."""
+        reason = Outcome.BUSY if request.left_out is Outcome.LATE else request.left_out
+        if reason:
+            await self._decisions.finish(request, reason)
+        return reason is not None
+
+    async def _turn_of(self, request: Considered, latest: float) -> bool:
+        """Wait until the request may be replayed and return True, holding one of the places; False: not in time."""
+        clock = asyncio.get_running_loop().time
+        await self._free.acquire()
+        try:
+            at = self._pace.book(request, clock(), latest)
+            if at is not None:
+                await asyncio.sleep(at - clock())
+                if await self._is_idle(latest):
+                    return True
+        except BaseException:
+            self._free.release()
+            raise
+        self._free.release()
+        return False
+
+    async def _is_idle(self, latest: float) -> bool:
+        """Wait until the engine has room, and return True; False: it was busy until then."""
+        while await self._load.is_busy():
+            if asyncio.get_running_loop().time() > latest:
+                return False
+            await asyncio.sleep(BUSY_PAUSE_SECONDS)
+        return True
+
+    async def _replay(self, request: Considered) -> None:
+        pair = await self._compare(request.delivery.event, request.rollout)
+        if pair is not None:
+            await self._publisher.publish(pair)
+        await self._decisions.finish(request, Outcome.VOID if pair is None else Outcome.PAIR)
+
+    async def _compare(self, event: PredictionLogged, rollout: RolloutChanged) -> ShadowCompared | None:
+        """Return the pair, or None where production's model does not answer (any more): nothing to compare with."""
+        request = request_of(event, rollout)
+        production = await self._production_answer(event, rollout, request)
+        if production is None:
+            return None
+        replay = await self._engine.candidate(rollout, request)
+        if replay is None:
+            return None
+        return pair_of(event, rollout, production, replay.answer, replay.latency_ms, utc_now())
+
+    async def _production_answer(
+        self, event: PredictionLogged, rollout: RolloutChanged, request: Request
+    ) -> Answer | None:
+        """Return production's answer to the stored text; None where it has none that is whole."""
+        if not event.redactions:
+            return event.answers[0]
+        answer = (await self._engine.production(rollout, request)).answer
+        return answer if answer is not None and answer.is_whole else None

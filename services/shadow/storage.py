@@ -1,0 +1,289 @@
+"""What shadow decided and spent, in PostgreSQL schema `shadow`: counts and ids, neither texts nor people.
+
+A decision and what it spends are one transaction, and it is stored by the record's position, so that a redelivered
+request is decided, paid and counted once, also across restarts. Only the last decisions of a partition are kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.shadow.budget import Considered, Spending
+from services.shadow.domain import Outcome
+from services.shadow.tables import BACKLOGS, DAYS, DECISIONS, MINUTES, OUTCOMES
+from shared.storage.database import transaction
+
+_LOCK = sa.func.hashtext(sa.literal("deciding ") + sa.func.current_schema())
+_REMEMBERED = 1_000
+"""Offsets of a partition: more than a batch has, fewer than what somebody rewinds on purpose."""
+_KEPT_DAYS = 8
+"""Older requests are not replayed, whatever RATCHET_SHADOW_MAX_AGE_HOURS says."""
+
+_OF_ROLLOUT = (BACKLOGS.c.task, BACKLOGS.c.rollout_id)
+_OPEN = (DECISIONS.c.task, DECISIONS.c.rollout_id)
+_NUMBERS = sa.union_all(
+    sa.select(OUTCOMES.c.task, OUTCOMES.c.rollout_id, OUTCOMES.c.outcome.label("name"), OUTCOMES.c.requests),
+    sa.select(*_OPEN, sa.literal("waiting"), sa.func.count()).where(DECISIONS.c.outcome.is_(None)).group_by(*_OPEN),
+    sa.select(
+        *_OF_ROLLOUT, sa.literal("backlog"), sa.func.sum(BACKLOGS.c.end_offset - BACKLOGS.c.next_offset)
+    ).group_by(*_OF_ROLLOUT),
+).order_by("task", "rollout_id")
+"""Requests by task, rollout and what became of them."""
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """The records of a partition that are to be read again for a rollout: from `next_offset` up to `end_offset`."""
+
+    rollout_id: str
+    task: str
+    partition: int
+    next_offset: int
+    end_offset: int
+
+
+@dataclass
+class Summary:
+    """What became of a rollout's requests, as an operator sees it: outcome, `waiting` or `backlog` → requests."""
+
+    task: str
+    rollout_id: str
+    tokens_today: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+
+
+class Decisions(Protocol):
+    """What was decided about requests. Methods raise DependencyUnavailable while the database is away."""
+
+    async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]: ...
+    async def finish(self, request: Considered, outcome: Outcome) -> None: ...
+
+
+class Backlogs(Protocol):
+    """What was left for later. Methods raise DependencyUnavailable while the database is away."""
+
+    async def backlogs(self) -> list[Backlog]: ...
+    async def advance(self, backlog: Backlog, next_offset: int) -> Backlog | None: ...
+    async def drop(self, backlog: Backlog) -> None: ...
+
+
+class PostgresDecisions:
+    """See `Decisions` and `Backlogs`: one transaction decides whether a request waits, and for how much it is paid."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def decide(self, requests: Sequence[Considered], now: datetime) -> list[Considered]:
+        """Decide about the requests of a batch, in their order. Return those to replay: not those already finished.
+
+        While a rollout has a backlog in a partition, its newer requests there join it, so that each is decided once. So
+        does what was to be replayed when the flag was turned off.
+        """
+        async with self._locked() as connection:
+            known = await _known(connection, requests)
+            new = [request for request in requests if request.position not in known]
+            if new:
+                later = await _defer(connection, new)
+                now_decided = [request for request in new if request.position not in later]
+                spending = await _spending(connection, new, now)
+                outcomes = spending.decide(now_decided)
+                decided: dict[tuple[int, int], Outcome | None] = dict.fromkeys(later, Outcome.DEFERRED)
+                decided |= dict(zip((request.position for request in now_decided), outcomes, strict=True))
+                await _save_decisions(connection, new, decided)
+                await _save_spending(connection, spending)
+                await _count(connection, [(r, o) for r, o in zip(now_decided, outcomes, strict=True) if o is not None])
+                known |= decided
+        return [request for request in requests if known[request.position] is None]
+
+    async def backlogs(self) -> list[Backlog]:
+        """Return all backlogs."""
+        query = sa.select(BACKLOGS).order_by(BACKLOGS.c.rollout_id, BACKLOGS.c.partition)
+        async with transaction(self._engine) as connection:
+            return [_backlog(row) for row in await connection.execute(query)]
+
+    async def advance(self, backlog: Backlog, next_offset: int) -> Backlog | None:
+        """Store that a backlog's records below `next_offset` are done. Return what is left of it, None: nothing."""
+        done = sa.update(BACKLOGS).where(_is(backlog)).values(next_offset=next_offset).returning(BACKLOGS)
+        async with self._locked() as connection:
+            row = (await connection.execute(done)).one_or_none()
+            if row is None or row.next_offset < row.end_offset:
+                return None if row is None else _backlog(row)
+            await connection.execute(sa.delete(BACKLOGS).where(_is(backlog)))
+            return None
+
+    async def drop(self, backlog: Backlog) -> None:
+        """Forget a backlog that nobody needs any more."""
+        async with self._locked() as connection:
+            await connection.execute(sa.delete(BACKLOGS).where(_is(backlog)))
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[AsyncConnection]:
+        """Begin a transaction that no other process of the service can overlap: they share budgets and backlogs."""
+        async with transaction(self._engine) as connection:
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            yield connection
+
+    async def finish(self, request: Considered, outcome: Outcome) -> None:
+        """Record what became of a request that was to be replayed. Idempotent."""
+        open_decision = (
+            sa.update(DECISIONS)
+            .where(
+                DECISIONS.c.from_backlog == request.from_backlog,
+                DECISIONS.c.partition == request.delivery.partition,
+                DECISIONS.c.record_offset == request.delivery.offset,
+                DECISIONS.c.request_id == request.delivery.event.request_id,
+                DECISIONS.c.rollout_id == request.rollout.rollout_id,
+                DECISIONS.c.outcome.is_(None),
+            )
+            .values(outcome=outcome)
+        )
+        async with transaction(self._engine) as connection:
+            if (await connection.execute(open_decision)).rowcount:
+                await _count(connection, [(request, outcome)])
+
+    async def summaries(self, now: datetime) -> list[Summary]:
+        """Return what became of each rollout's requests, by task."""
+        of_tasks = sa.select(DAYS.c.task, DAYS.c.tokens).where(DAYS.c.day == now.astimezone(UTC).date())
+        async with transaction(self._engine) as connection:
+            tokens: dict[str, int] = {row.task: row.tokens for row in await connection.execute(of_tasks)}
+            found: dict[str, Summary] = {}
+            for row in await connection.execute(_NUMBERS):
+                summary = Summary(row.task, row.rollout_id, tokens.get(row.task, 0))
+                found.setdefault(row.rollout_id, summary).requests[row.name] = int(row.requests)
+            return list(found.values())
+
+
+async def _known(connection: AsyncConnection, requests: Sequence[Considered]) -> dict[tuple[int, int], Outcome | None]:
+    """Return what was decided before, and holds.
+
+    New is another request at the offset (topics made anew), another rollout, and what is not replayed yet when the flag
+    is off.
+    """
+    columns = DECISIONS.c
+    query = sa.select(DECISIONS).where(
+        sa.tuple_(columns.from_backlog, columns.partition, columns.record_offset).in_(map(_key, requests))
+    )
+    rows = {(row.from_backlog, row.partition, row.record_offset): row for row in await connection.execute(query)}
+    return {
+        request.position: None if row.outcome is None else Outcome(row.outcome)
+        for request in requests
+        if (row := rows.get(_key(request))) is not None
+        and not (row.outcome is None and request.is_off)
+        and (row.request_id, row.rollout_id) == (request.delivery.event.request_id, request.rollout.rollout_id)
+    }
+
+
+def _key(request: Considered) -> tuple[bool, int, int]:
+    return request.from_backlog, *request.position
+
+
+async def _defer(connection: AsyncConnection, requests: Sequence[Considered]) -> set[tuple[int, int]]:
+    """Add to the backlogs what belongs there, and return its positions."""
+    behind = {(row.rollout_id, row.partition): _backlog(row) for row in await connection.execute(sa.select(BACKLOGS))}
+    later = set()
+    for request in requests:
+        at, offset = (request.rollout.rollout_id, request.delivery.partition), request.delivery.offset
+        if request.from_backlog or not (request.is_off or at in behind):
+            continue
+        former = behind.get(at) or Backlog(at[0], request.rollout.task, at[1], offset, offset + 1)
+        behind[at] = replace(
+            former, next_offset=min(former.next_offset, offset), end_offset=max(former.end_offset, offset + 1)
+        )
+        later.add(request.position)
+    if later:
+        await _upsert(connection, BACKLOGS, [asdict(backlog) for backlog in behind.values()])
+    return later
+
+
+def _backlog(row: Any) -> Backlog:
+    return Backlog(row.rollout_id, row.task, row.partition, row.next_offset, row.end_offset)
+
+
+def _is(backlog: Backlog) -> Any:
+    return sa.and_(BACKLOGS.c.rollout_id == backlog.rollout_id, BACKLOGS.c.partition == backlog.partition)
+
+
+async def _spending(connection: AsyncConnection, requests: Sequence[Considered], now: datetime) -> Spending:
+    today = now.astimezone(UTC).date()
+    tasks = sorted({request.rollout.task for request in requests})
+    of_minutes = sa.select(MINUTES).where(
+        MINUTES.c.task.in_(tasks), MINUTES.c.minute.in_({request.minute for request in requests})
+    )
+    of_day = sa.select(DAYS).where(DAYS.c.task.in_(tasks), DAYS.c.day == today)
+    return Spending(
+        today,
+        {(row.task, row.minute): row.requests for row in await connection.execute(of_minutes)},
+        {row.task: row.tokens for row in await connection.execute(of_day)},
+    )
+
+
+async def _save_decisions(
+    connection: AsyncConnection, requests: Sequence[Considered], decided: Mapping[tuple[int, int], Outcome | None]
+) -> None:
+    rows = [
+        {
+            "from_backlog": request.from_backlog, "partition": request.delivery.partition,
+            "record_offset": request.delivery.offset, "request_id": request.delivery.event.request_id,
+            "rollout_id": request.rollout.rollout_id, "task": request.rollout.task,
+            "outcome": decided[request.position],
+        }
+        for request in requests
+    ]  # fmt: skip
+    await _upsert(connection, DECISIONS, rows)
+    firsts: dict[tuple[bool, int], int] = {}
+    for request in requests:
+        partition = (request.from_backlog, request.delivery.partition)
+        firsts[partition] = min(firsts.get(partition, request.delivery.offset), request.delivery.offset)
+    for (from_backlog, number), first in firsts.items():
+        await connection.execute(
+            sa.delete(DECISIONS).where(
+                DECISIONS.c.from_backlog == from_backlog,
+                DECISIONS.c.partition == number,
+                DECISIONS.c.record_offset < first - _REMEMBERED,
+            )
+        )
+
+
+async def _save_spending(connection: AsyncConnection, spending: Spending) -> None:
+    minutes = [
+        {"task": task, "minute": minute, "requests": requests} for (task, minute), requests in spending.requests.items()
+    ]
+    days = [{"task": task, "day": spending.day, "tokens": tokens} for task, tokens in spending.tokens.items()]
+    await _upsert(connection, MINUTES, minutes)
+    await _upsert(connection, DAYS, days)
+    tasks, oldest = list(spending.tokens), spending.day - timedelta(days=_KEPT_DAYS)
+    await connection.execute(sa.delete(DAYS).where(DAYS.c.task.in_(tasks), DAYS.c.day < oldest))
+    await connection.execute(sa.delete(MINUTES).where(MINUTES.c.task.in_(tasks), MINUTES.c.minute < oldest))
+
+
+async def _count(connection: AsyncConnection, finished: Sequence[tuple[Considered, Outcome]]) -> None:
+    counts = Counter((request.rollout.rollout_id, outcome, request.rollout.task) for request, outcome in finished)
+    rows = [
+        {"rollout_id": rollout_id, "outcome": outcome, "task": task, "requests": number}
+        for (rollout_id, outcome, task), number in sorted(counts.items())
+    ]
+    await _upsert(connection, OUTCOMES, rows, adding=True)
+
+
+async def _upsert(
+    connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, adding: bool = False
+) -> None:
+    """Insert rows, or overwrite those with the same key; `adding`: add to their number of requests instead."""
+    if not rows:
+        return
+    statement = insert(table).values(list(rows))
+    new = statement.excluded
+    if adding:
+        values = {"requests": table.c.requests + new.requests}
+    else:
+        values = {column.name: new[column.name] for column in table.columns if not column.primary_key}
+    await connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values))

@@ -1,0 +1,186 @@
+"""What shadow decides and spends, in a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from schemas.rollouts import RolloutChanged
+from services.shadow.budget import Considered
+from services.shadow.domain import Outcome
+from services.shadow.main import MIGRATIONS
+from services.shadow.storage import PostgresDecisions, Summary
+from shared.errors import DependencyUnavailable
+from shared.settings import Settings
+from shared.storage.database import build_engine, migrate
+from tests.unit.shadow.fakes import CUTOFF, SPEC, Shadow, delivery, prediction, rollout
+
+pytestmark = pytest.mark.stack
+
+
+class Database:
+    """A schema of the test's own. Each `decisions` has connections of its own, as a restarted process has."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.schema = settings, f"shadow_{uuid4().hex[:8]}"
+        self.made: list[PostgresDecisions] = []
+
+    def decisions(self) -> PostgresDecisions:
+        self.made.append(PostgresDecisions(build_engine(self.settings, self.schema)))
+        return self.made[-1]
+
+    async def rows(self, query: str) -> list[Any]:
+        async with self.decisions()._engine.begin() as connection:
+            return [tuple(row) for row in await connection.execute(text(query))]
+
+
+@pytest.fixture
+async def database(stack_settings: Settings) -> AsyncIterator[Database]:
+    made = Database(stack_settings)
+    await migrate(stack_settings, made.schema, MIGRATIONS)
+    yield made
+    async with made.decisions()._engine.begin() as connection:
+        await connection.execute(text(f'DROP SCHEMA "{made.schema}" CASCADE'))
+    for decisions in made.made:
+        await decisions._engine.dispose()
+
+
+def requests(numbers: Sequence[int], partition: int = 0, under: RolloutChanged | None = None) -> list[Considered]:
+    """Requests of 40 tokens each, of a day of 20 times as many."""
+    return [Considered(delivery(prediction(n), n, partition), under or rollout()) for n in numbers]
+
+
+def numbers(decided: Sequence[Considered]) -> list[int]:
+    return [request.delivery.offset for request in decided]
+
+
+async def test_spending_survives_a_restart_and_is_not_repeated_by_a_redelivery(database: Database) -> None:
+    first = database.decisions()
+    assert numbers(await first.decide(requests(range(15)), CUTOFF)) == list(range(15))
+    await first.finish(requests([0])[0], Outcome.PAIR)
+    restarted = database.decisions()
+    assert numbers(await restarted.decide(requests(range(15)), CUTOFF)) == list(range(1, 15))
+    assert await database.rows("SELECT task, tokens FROM days") == [(SPEC.name, 600)]
+    assert await database.rows("SELECT task, requests FROM minutes") == [(SPEC.name, 15)]
+    assert numbers(await restarted.decide(requests(range(10, 25)), CUTOFF)) == [*range(10, 15), *range(15, 20)]
+    assert await restarted.decide(requests(range(20, 25)), CUTOFF) == []
+    assert numbers(await restarted.decide(requests(range(25, 30)), CUTOFF + timedelta(days=1))) == list(range(25, 30))
+
+
+async def test_each_request_is_counted_once_by_what_became_of_it(database: Database) -> None:
+    decisions = database.decisions()
+    for _ in range(2):
+        await decisions.decide(requests(range(25)), CUTOFF)
+        for request in requests(range(3)):
+            await decisions.finish(request, Outcome.PAIR)
+    await decisions.finish(requests([3])[0], Outcome.VOID)
+    await decisions.decide(deferred([30, 33], partition=1), CUTOFF)
+    assert await database.decisions().summaries(CUTOFF) == [
+        Summary(SPEC.name, "rollout-1", 800, {"tokens": 5, "pair": 3, "void": 1, "waiting": 16, "backlog": 4})
+    ]
+
+
+async def test_two_processes_share_one_budget(database: Database) -> None:
+    both = database.decisions(), database.decisions()
+    decided = await asyncio.gather(
+        *[both[n % 2].decide(requests(range(n * 5, n * 5 + 5), partition=n), CUTOFF) for n in range(8)]
+    )
+    assert sum(map(len, decided)) == 20
+    assert await database.rows("SELECT tokens FROM days") == [(800,)]
+
+
+async def test_topics_made_anew_and_the_next_candidate_are_decided_anew(database: Database) -> None:
+    decisions = database.decisions()
+    assert numbers(await decisions.decide(requests([7]), CUTOFF)) == [7]
+    await decisions.finish(requests([7])[0], Outcome.PAIR)
+    anew = [Considered(delivery(prediction(99), 7), rollout())]  # Another request at the same offset.
+    assert len(await decisions.decide(anew, CUTOFF)) == 1
+    candidate = rollout().model_copy(update={"rollout_id": "rollout-2"})
+    assert len(await decisions.decide(requests([7], under=candidate), CUTOFF)) == 1
+
+
+async def test_only_the_last_decisions_of_each_partition_are_kept(database: Database) -> None:
+    decisions = database.decisions()
+    for partition, offset in ((0, 1), (1, 1), (0, 500), (0, 1_600), (0, 5_000)):
+        await decisions.decide(requests([offset], partition), CUTOFF)
+    rows = await database.rows("SELECT partition, record_offset FROM decisions ORDER BY partition, record_offset")
+    assert rows == [(0, 5_000), (1, 1)]
+
+
+async def test_what_is_stored_has_neither_texts_nor_people(database: Database) -> None:
+    decisions = database.decisions()
+    event = prediction(4711, session_hash="session-4711")
+    await decisions.decide([Considered(delivery(event, 1), rollout())], CUTOFF)
+    tables = ("decisions", "minutes", "days", "outcomes")
+    stored = str([await database.rows(f"SELECT {table}::text FROM {table}") for table in tables])
+    assert event.request_id in stored
+    assert not any(word in stored for word in ("parcel", "user-4711", "session-4711", "refund"))
+
+
+async def test_the_handlers_go_on_where_a_killed_process_stopped(database: Database) -> None:
+    async def shadow() -> Shadow:
+        made = Shadow()
+        made.handlers._decisions = made.replays._decisions = database.decisions()
+        return made
+
+    killed = await shadow()
+    killed.candidate.away = True
+    with pytest.raises(DependencyUnavailable):
+        await killed.deliver(0, *map(prediction, range(30)))
+    restarted = await shadow()
+    pairs = await restarted.deliver(0, *map(prediction, range(30)))
+    assert len(pairs) == len(restarted.candidate.asked) == 20
+    assert await restarted.deliver(0, *map(prediction, range(30))) == []
+
+
+def deferred(numbers: Sequence[int], partition: int = 0) -> list[Considered]:
+    return [replace(request, is_off=True) for request in requests(numbers, partition)]
+
+
+async def test_what_is_read_while_the_flag_is_off_waits_and_newer_requests_join_it(database: Database) -> None:
+    decisions = database.decisions()
+    assert await decisions.decide(deferred([3, 4]), CUTOFF) == []
+    (elsewhere,) = await decisions.decide([*requests([6]), *requests([6], partition=1)], CUTOFF)
+    assert elsewhere.position == (1, 6)
+    (backlog,) = await database.decisions().backlogs()
+    assert (backlog.partition, backlog.next_offset, backlog.end_offset) == (0, 3, 7)
+    assert await database.rows("SELECT tokens FROM days") == [(40,)]
+    (summary,) = await decisions.summaries(CUTOFF)
+    assert summary.requests == {"waiting": 1, "backlog": 4}
+    left = await decisions.advance(backlog, 5)
+    assert left is not None and left.next_offset == 5
+    assert await decisions.decide(requests([8]), CUTOFF) == []  # It came while the rest was replayed.
+    left = await decisions.advance(left, 7)
+    assert left is not None and left.end_offset == 9
+    assert await decisions.advance(left, 9) is None
+    assert await decisions.backlogs() == []
+    assert numbers(await decisions.decide(requests([8, 9]), CUTOFF)) == [9]
+
+
+async def test_a_request_of_a_backlog_is_paid_once_and_its_redelivery_waits_still(database: Database) -> None:
+    decisions = database.decisions()
+    await decisions.decide(deferred([3]), CUTOFF)
+    again = [replace(request, from_backlog=True) for request in requests([3])]
+    for _ in range(2):
+        assert await decisions.decide(again, CUTOFF) == again
+        assert await decisions.decide(requests([3]), CUTOFF) == []
+    await decisions.finish(again[0], Outcome.PAIR)
+    assert await database.rows("SELECT tokens FROM days") == [(40,)]
+    (summary,) = await decisions.summaries(CUTOFF)
+    assert summary.requests == {"pair": 1, "backlog": 1}
+
+
+async def test_what_waited_for_its_replay_when_the_flag_was_turned_off_joins_the_backlog(database: Database) -> None:
+    decisions = database.decisions()
+    assert len(await decisions.decide(requests([3, 4]), CUTOFF)) == 2
+    await decisions.finish(requests([3])[0], Outcome.PAIR)
+    assert await decisions.decide(deferred([3, 4]), CUTOFF) == []
+    (backlog,) = await decisions.backlogs()
+    assert (backlog.next_offset, backlog.end_offset) == (4, 5)

@@ -1,0 +1,48 @@
+"""The index of a candidate's training rows has all of them, whatever characters they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.conversation import Message, Role
+from schemas.datasets import Example
+from services.shadow.clients import StoredTrainingIndexes
+from shared.storage.artifacts import ArtifactStore
+from tests.unit.shadow.fakes import rollout
+
+
+def example(text: str) -> Example:
+    turns = (Message(role=Role.USER, content=text), Message(role=Role.ASSISTANT, content="refund"))
+    return Example(example_id="e", messages=turns, group="g", prediction_ids=(), correction_ids=())
+
+
+async def test_a_row_with_an_unusual_line_separator_is_one_row(tmp_path: Path) -> None:
+    texts = ("where is parcel\u2028number 1?", "I was charged\x85twice in May", "my password is refused")
+    folder = tmp_path / "datasets" / "d1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    (folder / "train.jsonl").write_text("".join(example(text).model_dump_json() + "\n" for text in texts))
+    indexes = StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache"))
+    index = await indexes.for_rollout(rollout().model_copy(update={"dataset_uri": str(folder)}))
+    assert len(index) == 3
+    assert all(index.contains(text) for text in texts)
+
+
+@pytest.mark.parametrize(("similarity", "is_near"), [(0.8, True), (0.95, False)])
+async def test_what_is_nearly_a_training_row_follows_from_the_tasks_setting(
+    tmp_path: Path, similarity: float, is_near: bool
+) -> None:
+    folder = tmp_path / "datasets" / "d1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    trained = "why was I charged twice for the same transfer to my friend in Lisbon last Monday evening?"
+    (folder / "train.jsonl").write_text(example(trained).model_dump_json() + "\n")
+    spec = rollout().spec
+    rules = spec.dataset.model_copy(update={"near_copy_similarity": similarity})
+    under = rollout().model_copy(
+        update={"dataset_uri": str(folder), "spec": spec.model_copy(update={"dataset": rules})}
+    )
+    index = await StoredTrainingIndexes(ArtifactStore(str(tmp_path), tmp_path / "cache")).for_rollout(under)
+    assert index.contains(trained.replace("Monday", "Tuesday")) is is_near
