@@ -10,15 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import zip_longest
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from schemas.base import MAX_TEXT
-from schemas.labels import CorrectionSubmitted, LabelRequested
+from schemas.labels import CorrectionSubmitted, LabelRequested, Preference
 from schemas.rollouts import Stage
+from schemas.tasks import TaskSpec
 from shared.errors import InvalidMessage
 from shared.identity import content_hash, event_id
+from shared.privacy.redaction import Redacted, listed_surrogates
 
-Preference = Literal["a", "b", "both_right", "both_wrong", "cannot_tell"]
 KEYS = tuple("1234567890") + tuple(string.ascii_lowercase)
 MAX_REVIEWER = 100
 RUNNING = (Stage.SHADOW, Stage.CANARY)
@@ -31,11 +32,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReviewAnswer:
-    """A reviewer's answer: a label or, for a pair of free texts, a preference."""
+    """A reviewer's answer: a label or, for a pair of free texts, a preference; "cannot_tell" for any pair."""
 
     label: str | None = None
     preference: Preference | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ReviewerCounts:
+    """What a reviewer did with a task's questions that are stored. `answers`: those that are not "cannot tell"."""
+
+    reviewer: str
+    answers: int
+    cannot_tell: int
+    skipped: int
 
 
 def interleave(tickets: Sequence[T], questions: Sequence[T], limit: int) -> list[T]:
@@ -55,13 +66,37 @@ def asks_preference(request: LabelRequested) -> bool:
     return not request.labels and len(request.answers) == 2
 
 
+def takes_cannot_tell(request: LabelRequested) -> bool:
+    """Return True if "cannot tell" is an answer: of a pair it is evidence. Any other question is skipped instead."""
+    return len(request.answers) == 2
+
+
 def shown(request: LabelRequested) -> dict[str, Any]:
     """Return the fields of a question that a reviewer may see.
 
     Why an answer ended is not among them: of a pair, only the candidate's may have been cut.
     """
-    fields = {"request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap"}
+    fields = {"request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap", "suggestion"}
     return request.model_dump(mode="json", include=fields, exclude={"answers": {"__all__": {"finish_reason"}}})
+
+
+def acceptable_suggestion(request: LabelRequested) -> str | None:
+    """Return what the user wrote, if a reviewer may take it as it is: a text, or one of the labels."""
+    if asks_preference(request) or (request.labels and request.suggestion not in request.labels):
+        return None
+    return request.suggestion
+
+
+def as_of_today(request: LabelRequested, spec: TaskSpec) -> LabelRequested:
+    """Return a question of an earlier revision with the labels that the task has now, by their names of today.
+
+    Its answer keeps that revision, so that whoever reads it knows what the model had been asked.
+    """
+    if request.task_revision == spec.revision or request.ticket_id is not None or not request.labels:
+        return request
+    suggestion = request.suggestion
+    renamed = None if suggestion is None else spec.renamed_labels.get(suggestion, suggestion)
+    return request.model_copy(update={"labels": spec.labels, "suggestion": renamed})
 
 
 def check_reviewer(reviewer: str) -> str:
@@ -79,8 +114,11 @@ def check_answer(request: LabelRequested, answer: ReviewAnswer) -> None:
     if asks_preference(request):
         if answer.preference is None:
             raise InvalidMessage("label: this question asks which answer is better", "Give preference instead.")
+    elif answer.preference == "cannot_tell" and takes_cannot_tell(request):
+        return
     elif answer.label is None:
-        raise InvalidMessage("preference: this question asks for the true answer", "Give label instead.")
+        others = ", or the preference cannot_tell" if takes_cannot_tell(request) else ""
+        raise InvalidMessage("preference: this question asks for the true answer", f"Give label instead{others}.")
     elif len(answer.label) > MAX_TEXT:
         raise InvalidMessage(f"label: found {len(answer.label):,} characters, expected at most {MAX_TEXT:,}")
     elif not answer.label.strip() or "\x00" in answer.label:
@@ -93,9 +131,11 @@ def check_answer(request: LabelRequested, answer: ReviewAnswer) -> None:
 
 
 def correction_of(
-    request: LabelRequested, reviewer: str, answer: ReviewAnswer, redactions: int, now: datetime
+    request: LabelRequested, reviewer: str, answer: ReviewAnswer, redacted: Redacted, now: datetime
 ) -> CorrectionSubmitted:
-    """Return the event of an answer. Its ids derive from question and reviewer, so a retry is the same event."""
+    """Return the event of an answer whose text was `redacted`. Its ids derive from question and reviewer, so a retry is
+    the same event."""
+    copied = {surrogate for surrogate in request.suggestion_surrogates if surrogate in (answer.label or "")}
     return CorrectionSubmitted(
         event_id=event_id("correction", request.request_id, reviewer),
         occurred_at=now,
@@ -113,10 +153,12 @@ def correction_of(
         preference=answer.preference,
         inclusion_probability=request.inclusion_probability,
         overlap=request.overlap,
+        app=request.app,
         ticket_id=request.ticket_id,
         user_hash=request.user_hash,
         predicted_at=request.predicted_at,
-        redactions=redactions,
+        redactions=redacted.count,
+        surrogates=listed_surrogates({*redacted.surrogates, *copied}),
         seconds=answer.seconds,
     )
 

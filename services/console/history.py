@@ -19,9 +19,17 @@ from schemas.catalog import topic_of
 from schemas.cycles import StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
+from schemas.rollouts import RolloutChanged
+from schemas.tasks import RolloutSettings, TaskSpec
+from services.console.domain import RUNNING
 from services.console.tables import EVENTS, FORGOTTEN, HOURS, PROGRESS
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure
 from shared.storage.database import transaction
+
+_NOT_STORED = {
+    "spec": {name: True for name in TaskSpec.model_fields if name != "rollout"}
+    | {"rollout": set(RolloutSettings.model_fields) - {"canary_wealth"}}
+}
 
 
 class CycleHistory(Protocol):
@@ -36,6 +44,7 @@ class CycleHistory(Protocol):
     async def events(self, cycle_id: str) -> list[dict[str, Any]]: ...
     async def progress(self, cycle_id: str) -> dict[str, Any] | None: ...
     async def serving(self, task: str) -> dict[str, Any] | None: ...
+    async def running_rollout(self, task: str) -> list[dict[str, Any]]: ...
     async def predictions_since(self, task: str, start: datetime) -> int: ...
 
 
@@ -46,7 +55,7 @@ class PostgresCycleHistory:
         self._engine = engine
 
     async def add_event(self, event: Event) -> None:
-        """Store a step's result without the task's definition in it and without the texts of erased people."""
+        """Store a step's result without the texts of erased people, and nothing of the task but what a page shows."""
         async with transaction(self._engine) as connection:
             if isinstance(event, FailuresClustered):
                 people = ((event.task, source.user_hash) for mode in event.modes for source in mode.sources)
@@ -57,7 +66,7 @@ class PostgresCycleHistory:
                 cycle_id=event.cycle_id,
                 topic=topic_of(type(event)).name,
                 occurred_at=event.occurred_at,
-                event=_storable(event.model_dump_json(exclude={"spec"})),
+                event=_storable(event.model_dump_json(exclude=_NOT_STORED)),
             )
             await connection.execute(statement.on_conflict_do_nothing())
 
@@ -150,6 +159,18 @@ class PostgresCycleHistory:
         async with transaction(self._engine) as connection:
             newest = query.order_by(EVENTS.c.occurred_at.desc()).limit(1)
             return await connection.scalar(newest)
+
+    async def running_rollout(self, task: str) -> list[dict[str, Any]]:
+        """Return all `rollouts.changed` of the candidate that is compared now, oldest first; none if there is none."""
+        of_task = and_(EVENTS.c.task == task, EVENTS.c.topic == topic_of(RolloutChanged).name)
+        newest = select(EVENTS.c.event).where(of_task).order_by(EVENTS.c.occurred_at.desc()).limit(1)
+        async with transaction(self._engine) as connection:
+            last = await connection.scalar(newest)
+            if last is None or last["stage"] not in RUNNING:
+                return []
+            same = EVENTS.c.event["rollout_id"].astext == last["rollout_id"]
+            query = select(EVENTS.c.event).where(of_task, same).order_by(EVENTS.c.occurred_at)
+            return list((await connection.execute(query)).scalars())
 
     async def predictions_since(self, task: str, start: datetime) -> int:
         """Count the predictions in the hours from `start` on."""

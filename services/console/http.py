@@ -1,7 +1,8 @@
-"""The console's HTTP API: questions, corrections, and the state of cycles. Errors say what is allowed."""
+"""The console's HTTP API: questions, corrections, skips, and the state of cycles. Errors say what is allowed."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -9,8 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName, Text
-from schemas.labels import Purpose
-from services.console.domain import Preference, ReviewAnswer, shown
+from schemas.labels import Preference, Purpose
+from services.console.domain import ReviewAnswer, shown
 from services.console.history import CycleHistory
 from services.console.reviews import Reviews, UnknownError
 from services.console.settings import ConsoleSettings
@@ -27,8 +28,19 @@ class Correction(BaseModel):
     request_id: Identifier
     reviewer: str = Field(description="The reviewer's name, the same every time.")
     label: Text | None = Field(default=None, description="What the answer should have been.")
-    preference: Preference | None = Field(default=None, description="For pairs of free texts: which side is better.")
+    preference: Preference | None = Field(
+        default=None, description="For pairs of free texts: which side is better. `cannot_tell`: for all pairs."
+    )
     seconds: float | None = Field(default=None, ge=0.0, le=86_400.0)
+
+
+class Skip(BaseModel):
+    """Body of `POST /api/skips`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: Identifier
+    reviewer: str
 
 
 def build_app(settings: ConsoleSettings, reviews: Reviews, history: CycleHistory) -> FastAPI:
@@ -67,6 +79,15 @@ def _review_routes(app: FastAPI, reviews: Reviews) -> None:
     async def count(task: TaskName) -> dict[str, Any]:
         by_purpose = await reviews.count(task)
         return {"open": sum(by_purpose.values()), "by_purpose": by_purpose}
+
+    @app.get("/api/reviewers")
+    async def reviewers(task: TaskName) -> dict[str, Any]:
+        return {"reviewers": [asdict(counts) for counts in await reviews.reviewers(task)]}
+
+    @app.post("/api/skips")
+    async def skip(body: Skip) -> dict[str, Any]:
+        await reviews.skip(body.request_id, body.reviewer)
+        return {"skipped": True}
 
     @app.post("/api/corrections")
     async def correct(body: Correction) -> dict[str, Any]:

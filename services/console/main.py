@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from services.console.history import PostgresCycleHistory
 from services.console.http import build_app
 from services.console.pages.overview import mount_pages
 from services.console.redaction import AnswerRedactor
+from services.console.reports import mount_reports
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
@@ -22,6 +24,7 @@ from shared.kafka.publisher import Publisher
 from shared.privacy.redaction import Redactor
 from shared.privacy.retention import drop_expired_forever
 from shared.service import HttpServer, Service, run
+from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
 
 NAME = "console"
@@ -34,13 +37,15 @@ def build(settings: ConsoleSettings | None = None) -> Service:
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
     engine = build_engine(settings, NAME)
-    queue, history = PostgresQueue(engine), PostgresCycleHistory(engine)
+    queue = PostgresQueue(engine, timedelta(hours=settings.console_return_hours))
+    history = PostgresCycleHistory(engine)
     tasks = consumers.table(TaskChanged)
     surrogates = load_or_create_key(settings.secrets_folder, "surrogates")
     reviews = Reviews(queue, Publisher(broker, NAME), tasks, AnswerRedactor(lambda: Redactor(surrogates)))
     handlers = Handlers(queue, history)
     handlers.subscribe(consumers)
     http = build_app(settings, reviews, history)
+    mount_reports(http, history, ArtifactStore(settings.artifacts_uri, settings.home / "cache"))
     mount_pages(http, settings, reviews, history, tasks)
 
     async def prepare() -> None:

@@ -23,14 +23,14 @@ class AnswerRedactor:
 
     async def redact(
         self, request: LabelRequested, answer: ReviewAnswer, task: TaskChanged | None
-    ) -> tuple[ReviewAnswer, int]:
-        """Return the answer without personal data, and the number of redactions; 0 for a label chosen from a list.
+    ) -> tuple[ReviewAnswer, Redacted]:
+        """Return the answer without personal data, and what was replaced; nothing in a label chosen from a list.
 
         Surrogates in the question stay when they are copied into the answer, so that both agree. `task` None: its
         settings are unknown, so the defaults apply. Raises DependencyUnavailable: never pass the answer on unredacted.
         """
         if answer.label is None or request.labels:
-            return answer, 0
+            return answer, Redacted(answer.label or "", 0, {})
         rules = Rules.of(task.spec.redaction if task is not None else RedactionSettings())
         async with self._lock:
             try:
@@ -39,7 +39,7 @@ class AnswerRedactor:
                 raise DependencyUnavailable(
                     f"the answer cannot be redacted: {error!r}", "The answer was not stored. Read the console's log."
                 ) from error
-        return replace(answer, label=redacted.text), redacted.count
+        return replace(answer, label=redacted.text), redacted
 
     def _redact(self, text: str, rules: Rules, already: Sequence[str]) -> Redacted:
         if self._redactor is None:
@@ -51,4 +51,5 @@ def _texts(request: LabelRequested) -> list[str]:
     """Return everything that the reviewer could copy."""
     messages, answers = request.call.messages, request.answers
     reasoning = [message.reasoning or "" for message in messages] + [answer.reasoning or "" for answer in answers]
-    return [message.text for message in messages] + [answer.plain for answer in answers] + reasoning
+    suggestion = [request.suggestion or ""]
+    return [message.text for message in messages] + [answer.plain for answer in answers] + reasoning + suggestion

@@ -1,16 +1,25 @@
-"""The use cases of reviewing: get questions, answer one. The API and the pages call them."""
+"""The use cases of reviewing: get questions, answer or skip one. The API and the pages call them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from schemas.base import utc_now
 from schemas.labels import LabelRequested, Purpose
-from schemas.tasks import TaskChanged
-from services.console.domain import ReviewAnswer, check_answer, check_reviewer, correction_id, correction_of, interleave
+from schemas.tasks import TaskChanged, TaskSpec
+from services.console.domain import (
+    ReviewAnswer,
+    ReviewerCounts,
+    as_of_today,
+    check_answer,
+    check_reviewer,
+    correction_id,
+    correction_of,
+    interleave,
+)
 from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
 from shared.errors import RatchetError
@@ -52,22 +61,35 @@ class Reviews:
         reviewer: str,
         limit: int,
         purpose: Purpose | None = None,
-        skipped: Collection[str] = (),
     ) -> list[LabelRequested]:
-        """Return questions for this reviewer, tickets alternating with others. Raises UnknownError, InvalidMessage."""
+        """Return questions for this reviewer, tickets alternating with others. Raises UnknownError, InvalidMessage.
+
+        What they skipped or could not tell is for others (`PostgresQueue`).
+        """
         reviewer = check_reviewer(reviewer)
-        revision = await self._revision(task)
+        spec = await self._spec(task)
         tickets: list[LabelRequested] = []
         questions: list[LabelRequested] = []
         if purpose in (None, Purpose.DISCORDANT_PAIR):
-            tickets = await self._queue.tickets(task, revision, reviewer, limit, skipped)
+            tickets = await self._queue.tickets(task, spec, reviewer, limit)
         if purpose is not Purpose.DISCORDANT_PAIR:
-            questions = await self._queue.other_questions(task, revision, reviewer, limit, purpose, skipped)
-        return interleave(tickets, questions, limit)
+            questions = await self._queue.other_questions(task, spec, reviewer, limit, purpose)
+        found = interleave(tickets, questions, limit)
+        return found if spec is None else [as_of_today(question, spec) for question in found]
 
     async def count(self, task: str) -> dict[str, int]:
         """Count the open questions by purpose. Raises UnknownError."""
-        return await self._queue.open_by_purpose(task, await self._revision(task))
+        return await self._queue.open_by_purpose(task, await self._spec(task))
+
+    async def reviewers(self, task: str) -> list[ReviewerCounts]:
+        """Return what each reviewer of the task answered, could not tell and skipped. Raises UnknownError."""
+        await self._spec(task)
+        return await self._queue.reviewers(task)
+
+    async def skip(self, request_id: str, reviewer: str) -> None:
+        """Leave a question to others. Raises UnknownError for the question, InvalidMessage, DependencyUnavailable."""
+        if not await self._queue.skip(request_id, check_reviewer(reviewer), self._now()):
+            raise UnknownError(f"no question {request_id!r}")
 
     async def answer(self, request_id: str, reviewer: str, answer: ReviewAnswer) -> Receipt:
         """Publish an answer, then record it: after a crash in between, a retry publishes the same event again.
@@ -79,16 +101,18 @@ class Reviews:
             if (found := await self._queue.request(request_id)) is None:
                 raise UnknownError(f"no question {request_id!r}")
             request, needed = found
+            if (task := self._tasks.get(request.task)) is not None:
+                request = as_of_today(request, task.spec)
             check_answer(request, answer)
             correction = correction_id(request_id, reviewer)
             if await self._queue.answered(request_id, reviewer):
                 return Receipt(correction, counted=True)
             if needed == 0:
                 return Receipt(correction, counted=False)
-            answer, redactions = await self._redactor.redact(request, answer, self._tasks.get(request.task))
+            answer, redacted = await self._redactor.redact(request, answer, task)
             check_answer(request, answer)  # A surrogate may be longer than the name it replaces.
             now = self._now()
-            await self._publisher.publish(correction_of(request, reviewer, answer, redactions, now))
+            await self._publisher.publish(correction_of(request, reviewer, answer, redacted, now))
             await self._queue.record(request_id, reviewer, answer, now)
             return Receipt(correction, counted=True)
 
@@ -96,10 +120,10 @@ class Reviews:
         """Return True if a question was deleted, because its person was erased: no page may show it any longer."""
         return await self._queue.request(request_id) is None
 
-    async def _revision(self, task: str) -> str | None:
-        """Return the task's current revision; None if the task has questions but was not read from its topic yet."""
+    async def _spec(self, task: str) -> TaskSpec | None:
+        """Return the task as it is now; None if it has questions but was not read from its topic yet."""
         if (changed := self._tasks.get(task)) is not None:
-            return changed.task_revision
+            return changed.spec
         if not await self._queue.has_requests(task):
             raise self._no_task(task)
         return None

@@ -1,15 +1,15 @@
-"""Stores the review queue: questions and answers. Every write is idempotent.
+"""Stores the review queue: questions, answers and skips. Every write is idempotent.
 
 All methods raise DependencyUnavailable while the database is unavailable. The events of cycles are in `history.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Select, and_, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, false, func, or_, select, true, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -17,13 +17,23 @@ from schemas.catalog import topic_of
 from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
-from services.console.domain import RUNNING, ReviewAnswer
-from services.console.tables import ANSWERS, EVENTS, FORGOTTEN, REQUESTS
+from schemas.tasks import TaskSpec
+from services.console.domain import RUNNING, ReviewAnswer, ReviewerCounts
+from services.console.tables import ANSWERS, EVENTS, FORGOTTEN, REQUESTS, SKIPS
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
 _TICKET = REQUESTS.c.purpose == Purpose.DISCORDANT_PAIR.value
 _ROLLOUTS = topic_of(RolloutChanged).name
+_DEEDS = union_all(
+    select(
+        REQUESTS.c.task, REQUESTS.c.case_id, ANSWERS.c.reviewer, ANSWERS.c.answered_at.label("at"),
+        (func.coalesce(ANSWERS.c.preference, "") == "cannot_tell").label("cannot_tell"), false().label("skipped"),
+    ).join_from(REQUESTS, ANSWERS, ANSWERS.c.request_id == REQUESTS.c.request_id),
+    select(REQUESTS.c.task, REQUESTS.c.case_id, SKIPS.c.reviewer, SKIPS.c.skipped_at, false(), true())
+    .join_from(REQUESTS, SKIPS, SKIPS.c.request_id == REQUESTS.c.request_id),
+)  # fmt: skip
+"""What every reviewer did with every question that they answered or skipped."""
 
 
 class Queue(Protocol):
@@ -33,19 +43,13 @@ class Queue(Protocol):
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None: ...
     async def answered(self, request_id: str, reviewer: str) -> bool: ...
     async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None: ...
-    async def tickets(
-        self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
-    ) -> list[LabelRequested]: ...
+    async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool: ...
+    async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]: ...
     async def other_questions(
-        self,
-        task: str,
-        revision: str | None,
-        reviewer: str,
-        limit: int,
-        purpose: Purpose | None = None,
-        skipped: Collection[str] = (),
+        self, task: str, spec: TaskSpec | None, reviewer: str, limit: int, purpose: Purpose | None = None
     ) -> list[LabelRequested]: ...
-    async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]: ...
+    async def reviewers(self, task: str) -> list[ReviewerCounts]: ...
+    async def open_by_purpose(self, task: str, spec: TaskSpec | None) -> dict[str, int]: ...
     async def has_requests(self, task: str) -> bool: ...
     async def erase(self, event: SubjectForgotten) -> None: ...
     async def withdraw(self, event: RolloutChanged) -> None: ...
@@ -53,24 +57,31 @@ class Queue(Protocol):
 
 
 class PostgresQueue:
-    """Implements `Queue` on PostgreSQL."""
+    """Implements `Queue` on PostgreSQL. `returns_after`: see `_left_to_others`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, returns_after: timedelta) -> None:
         self._engine = engine
+        self._returns_after = returns_after
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
-        """Add questions, except existing ones, those of erased people, and tickets of rollouts that have ended."""
+        """Add questions, except existing ones, those of erased people, and tickets of rollouts that have ended.
+
+        A question that exists and comes with what a user wrote is given it.
+        """
         async with transaction(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
             ended = await _ended(connection, requests)
-            rows = [
-                _row(r)
+            added = [
+                r
                 for r in requests
                 if not erased.covers(r.task, r.user_hash, r.happened_at)
                 and not (r.ticket_id is not None and r.cycle_id in ended and r.occurred_at <= ended[r.cycle_id])
             ]
-            if rows:
-                await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), rows)
+            if added:
+                await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), [_row(r) for r in added])
+            for request in added:
+                if request.suggestion is not None:
+                    await _suggest(connection, request)
 
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
         """Return a question and how many more answers it needs, or None if it does not exist."""
@@ -101,30 +112,45 @@ class PostgresQueue:
                 answered = update(REQUESTS).where(REQUESTS.c.request_id == request_id)
                 await connection.execute(answered.values(needed=func.greatest(REQUESTS.c.needed - 1, 0)))
 
-    async def tickets(
-        self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
-    ) -> list[LabelRequested]:
+    async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
+        """Store that a reviewer leaves a question to others. Idempotent. Returns False if there is no such question."""
+        skipped = insert(SKIPS).values(request_id=request_id, reviewer=reviewer, skipped_at=at)
+        newest = func.greatest(SKIPS.c.skipped_at, skipped.excluded.skipped_at)
+        again = skipped.on_conflict_do_update(index_elements=["request_id", "reviewer"], set_={"skipped_at": newest})
+        stored = select(REQUESTS.c.request_id).where(REQUESTS.c.request_id == request_id)
+        async with transaction(self._engine) as connection:
+            locked = stored.with_for_update(read=True, key_share=True)  # Against an erasure at the same time.
+            if await connection.scalar(locked) is None:
+                return False
+            await connection.execute(again)
+            return True
+
+    async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]:
         """Return discordant pairs, first in first out: which ones get labels must not depend on their content."""
-        query = _open(task, revision).where(_TICKET, _unanswered_by(reviewer))
-        return await self._questions(query.order_by(REQUESTS.c.arrived), limit, skipped)
+        query = _open(task, spec).where(_TICKET, self._is_for(reviewer))
+        return await self._questions(query.order_by(REQUESTS.c.arrived), limit)
 
     async def other_questions(
-        self,
-        task: str,
-        revision: str | None,
-        reviewer: str,
-        limit: int,
-        purpose: Purpose | None = None,
-        skipped: Collection[str] = (),
+        self, task: str, spec: TaskSpec | None, reviewer: str, limit: int, purpose: Purpose | None = None
     ) -> list[LabelRequested]:
         """Return all other questions, by priority. A tie-break is never asked of one of the first two reviewers."""
         where = ~_TICKET if purpose is None else REQUESTS.c.purpose == purpose.value
-        query = _open(task, revision).where(where, _unanswered_by(reviewer), ~_asked_before(reviewer))
-        return await self._questions(query.order_by(REQUESTS.c.priority.desc(), REQUESTS.c.arrived), limit, skipped)
+        query = _open(task, spec).where(where, self._is_for(reviewer), ~_asked_before(reviewer))
+        return await self._questions(query.order_by(REQUESTS.c.priority.desc(), REQUESTS.c.arrived), limit)
 
-    async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]:
+    async def reviewers(self, task: str) -> list[ReviewerCounts]:
+        """Count what each reviewer did with the task's questions that are stored, by name."""
+        deeds = _DEEDS.subquery()
+        cannot_tell, skipped = deeds.c.cannot_tell, deeds.c.skipped
+        counts = (func.count().filter(~cannot_tell & ~skipped), func.count().filter(cannot_tell))
+        query = select(deeds.c.reviewer, *counts, func.count().filter(skipped)).where(deeds.c.task == task)
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(query.group_by(deeds.c.reviewer).order_by(deeds.c.reviewer))
+            return [ReviewerCounts(*row) for row in rows]
+
+    async def open_by_purpose(self, task: str, spec: TaskSpec | None) -> dict[str, int]:
         """Count the questions that still need an answer, by purpose."""
-        query = _open(task, revision).with_only_columns(REQUESTS.c.purpose, func.count()).group_by(REQUESTS.c.purpose)
+        query = _open(task, spec).with_only_columns(REQUESTS.c.purpose, func.count()).group_by(REQUESTS.c.purpose)
         async with transaction(self._engine) as connection:
             return {purpose: count for purpose, count in await connection.execute(query)}
 
@@ -156,22 +182,49 @@ class PostgresQueue:
             old = and_(REQUESTS.c.task == task, REQUESTS.c.happened_at < before)
             await connection.execute(delete(REQUESTS).where(old))
 
-    async def _questions(self, query: Select[Any], limit: int, skipped: Collection[str]) -> list[LabelRequested]:
-        if skipped:
-            query = query.where(REQUESTS.c.request_id.not_in(list(skipped)))
+    def _is_for(self, reviewer: str) -> ColumnElement[bool]:
+        answered = exists().where(ANSWERS.c.request_id == REQUESTS.c.request_id, ANSWERS.c.reviewer == reviewer)
+        return and_(~answered, ~_left_to_others(reviewer, self._returns_after))
+
+    async def _questions(self, query: Select[Any], limit: int) -> list[LabelRequested]:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(query.limit(limit))
             return [LabelRequested.model_validate_json(row.request) for row in rows]
 
 
-def _open(task: str, revision: str | None) -> Select[Any]:
-    """Select the open questions of a task's revision (None: any): answers for an older revision cannot be used."""
+def _open(task: str, spec: TaskSpec | None) -> Select[Any]:
+    """Select the open questions that are of use for the task as it is now (None: all).
+
+    Pairs are of candidates of one revision. What the right answer is does not depend on the prompt or the list of
+    labels, so all other questions stay open, unless one is for a label and the other for a free text.
+    """
     query = select(REQUESTS.c.request).where(REQUESTS.c.task == task, REQUESTS.c.needed > 0)
-    return query if revision is None else query.where(REQUESTS.c.task_revision == revision)
+    if spec is None:
+        return query
+    of_its_kind = ~_TICKET & (REQUESTS.c.asks_label == bool(spec.labels))
+    return query.where((REQUESTS.c.task_revision == spec.revision) | of_its_kind)
 
 
-def _unanswered_by(reviewer: str) -> Any:
-    return ~exists().where(ANSWERS.c.request_id == REQUESTS.c.request_id, ANSWERS.c.reviewer == reviewer)
+def _left_to_others(reviewer: str, returns_after: timedelta) -> ColumnElement[bool]:
+    """Select the cases that the reviewer skipped or could not tell, while they are for others.
+
+    They are for this long, and as long as somebody else is there, who answered or skipped questions of the task within
+    this time and not yet this one. Where nobody is, a case would wait for ever: it comes back to the reviewer.
+    """
+    since = func.now() - returns_after
+    mine, other, same = (_DEEDS.subquery(name) for name in ("mine", "other", "same"))
+    left = select(mine.c.case_id).where(mine.c.case_id == REQUESTS.c.case_id, mine.c.reviewer == reviewer)
+    not_theirs = ~exists().where(
+        same.c.case_id == REQUESTS.c.case_id, same.c.reviewer == other.c.reviewer
+    ).correlate(REQUESTS, other)  # fmt: skip
+    somebody_else = select(other.c.case_id).where(
+        other.c.task == REQUESTS.c.task, other.c.reviewer != reviewer, other.c.at > since, not_theirs
+    )
+    lately = left.where(mine.c.at > since)
+    return and_(
+        left.correlate(REQUESTS).exists(),
+        or_(lately.correlate(REQUESTS).exists(), somebody_else.correlate(REQUESTS).exists()),
+    )
 
 
 def _asked_before(reviewer: str) -> Any:
@@ -198,11 +251,30 @@ def _row(request: LabelRequested) -> dict[str, Any]:
         "needed": request.overlap,
         "user_hash": request.user_hash,
         "prediction_id": request.prediction_id,
+        "case_id": request.ticket_id or request.request_id,
         "cycle_id": request.cycle_id,
         "happened_at": request.happened_at,
         "asked_at": request.occurred_at,
+        "asks_label": bool(request.labels),
         "request": request.model_dump_json(),
     }
+
+
+async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None:
+    """Give a stored question what a user wrote since it was asked. An audit stays blind."""
+    stored = select(REQUESTS.c.request).where(REQUESTS.c.request_id == request.request_id).with_for_update()
+    if (text := (await connection.execute(stored)).scalar_one_or_none()) is None:
+        return
+    question = LabelRequested.model_validate_json(text)
+    if question.purpose is not Purpose.AUDIT and question.suggestion != request.suggestion:
+        whose = question.user_hash or request.user_hash  # Where only the feedback named the user.
+        wrote = {"suggestion": request.suggestion, "suggestion_surrogates": request.suggestion_surrogates}
+        given = question.model_copy(update={**wrote, "user_hash": whose})
+        values = {
+            "request": given.model_dump_json(), "user_hash": whose,
+            "priority": func.greatest(REQUESTS.c.priority, request.priority),
+        }  # fmt: skip
+        await connection.execute(update(REQUESTS).where(REQUESTS.c.request_id == request.request_id).values(values))
 
 
 async def _ended(connection: AsyncConnection, requests: Sequence[LabelRequested]) -> dict[str | None, datetime]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, DateTime, Float, Identity, Integer, MetaData, Table, Text, Uuid
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Float, Identity, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.privacy.erasure import erased_subjects_table
@@ -20,8 +20,10 @@ REQUESTS = Table(
     Column("purpose", Text, nullable=False),
     Column("priority", Float, nullable=False),
     Column("needed", Integer, nullable=False, comment="Answers that are still wanted."),
+    Column("asks_label", Boolean, nullable=False, comment="It asks for one of the task's labels, not for a text."),
     Column("user_hash", Text),
     Column("prediction_id", Text, nullable=False),
+    Column("case_id", Text, nullable=False, comment="Its ticket, else itself: nobody is asked twice about one."),
     Column("cycle_id", Text),
     Column("happened_at", _TIME, nullable=False, comment="When the prediction was made, for erasure and retention."),
     Column("asked_at", _TIME, nullable=False),
@@ -36,6 +38,13 @@ ANSWERS = Table(
     Column("preference", Text),
     Column("seconds", Float),
     Column("answered_at", _TIME, nullable=False),
+)
+SKIPS = Table(
+    "skips",
+    METADATA,
+    Column("request_id", Text, primary_key=True),
+    Column("reviewer", Text, primary_key=True),
+    Column("skipped_at", _TIME, nullable=False, comment="The last time."),
 )
 EVENTS = Table(
     "cycle_events",

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from schemas.base import Variant
+from schemas.base import Variant, utc_now
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.cycles import CycleFinished, CycleStarted, StepProgressed
 from schemas.failures import ExemplarSource, FailureMode, FailuresClustered
@@ -21,7 +21,7 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskKind, TaskSpec
-from services.console.domain import ReviewAnswer
+from services.console.domain import ReviewAnswer, ReviewerCounts
 from services.console.handlers import Handlers
 from services.console.history import PostgresCycleHistory
 from services.console.main import MIGRATIONS, NAME, build
@@ -36,6 +36,7 @@ from tests.unit.console.fakes import with_tools
 
 pytestmark = pytest.mark.stack
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+RETURNS_AFTER = timedelta(hours=12)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def task() -> str:
 async def queue(stack_settings: Settings) -> AsyncIterator[PostgresQueue]:
     await migrate(stack_settings, NAME, MIGRATIONS)
     engine = build_engine(stack_settings, NAME)
-    yield PostgresQueue(engine)
+    yield PostgresQueue(engine, RETURNS_AFTER)
     await engine.dispose()
 
 
@@ -70,9 +71,11 @@ def question(task: str, name: str, priority: float = 0.5, **more: Any) -> LabelR
     return LabelRequested(**{**fields, **more})
 
 
-def ticket(task: str, name: str) -> LabelRequested:
+def ticket(task: str, name: str, ticket_id: str = "") -> LabelRequested:
     answers = (Answer(text="refund"), Answer(text="delivery"))
-    return question(task, name, purpose=Purpose.DISCORDANT_PAIR, answers=answers, ticket_id=name)
+    return question(
+        task, name, purpose=Purpose.DISCORDANT_PAIR, answers=answers, ticket_id=f"{task}-{ticket_id or name}"
+    )
 
 
 def names(task: str, found: list[LabelRequested]) -> list[str]:
@@ -85,7 +88,6 @@ async def test_questions_are_ordered_by_priority_and_tickets_by_arrival(queue: P
     await queue.add_requests(asked)
     assert names(task, await queue.other_questions(task, None, "ann", 9)) == ["a", "b"]
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "t2"]
-    assert names(task, await queue.tickets(task, None, "ann", 9, {f"{task}-t1"})) == ["t2"]
     assert await queue.open_by_purpose(task, None) == {"low_confidence": 2, "discordant_pair": 2}
 
 
@@ -102,10 +104,127 @@ async def test_a_question_is_open_until_enough_people_have_answered(queue: Postg
     assert await queue.other_questions(task, None, "cleo", 9) == []
 
 
-async def test_questions_of_an_older_revision_are_not_asked(queue: PostgresQueue, task: str) -> None:
-    await queue.add_requests([question(task, "old"), question(task, "new", task_revision="r2")])
-    assert names(task, await queue.other_questions(task, "r2", "ann", 9)) == ["new"]
-    assert await queue.open_by_purpose(task, "r2") == {"low_confidence": 1}
+def ago(hours: float) -> datetime:
+    return utc_now() - timedelta(hours=hours)
+
+
+async def test_a_skipped_question_goes_to_others_and_not_back_to_whoever_skipped_it(
+    queue: PostgresQueue, task: str
+) -> None:
+    await queue.add_requests([ticket(task, "t1"), ticket(task, "t2"), question(task, "q")])
+    for name in ("t1", "q"):
+        for hours in (1, 0, 13):  # Again, and redelivered out of order.
+            assert await queue.skip(f"{task}-{name}", "ann", ago(hours))
+    await queue.add_requests([ticket(task, "t1"), question(task, "q")])
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2"]
+    assert await queue.other_questions(task, None, "ann", 9) == []
+    assert names(task, await queue.tickets(task, None, "ben", 9)) == ["t1", "t2"], "it keeps its place"
+    assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["q"]
+    assert await queue.open_by_purpose(task, None) == {"low_confidence": 1, "discordant_pair": 2}, "it is open"
+    assert not await queue.skip(f"{task}-unknown", "ann", ago(0))
+
+
+async def test_a_skipped_question_comes_back_only_where_nobody_else_is_there(queue: PostgresQueue, task: str) -> None:
+    await queue.add_requests([ticket(task, "t1"), ticket(task, "t2"), ticket(task, "t3")])
+    await queue.skip(f"{task}-t1", "ann", ago(11.9))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2", "t3"], "not yet"
+    await queue.skip(f"{task}-t2", "ann", ago(12.1))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2", "t3"], "a team of one is not stuck"
+    await queue.record(f"{task}-t3", "ben", ReviewAnswer(label="refund"), ago(12.2))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2"], "ben is gone"
+    await queue.add_requests([ticket(task, "t4")])
+    await queue.skip(f"{task}-t4", "ben", ago(1))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t4"], "ben is there, and t2 is for him"
+    await queue.skip(f"{task}-t2", "ben", ago(1))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2", "t4"], "he skipped it, too"
+    await queue.skip(f"{task}-t2", "ann", ago(0))
+    assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t4"], "skipped anew, it waits anew"
+
+
+async def test_what_one_person_could_not_tell_is_asked_of_a_second_one(queue: PostgresQueue, task: str) -> None:
+    first, second = ticket(task, "t1"), ticket(task, "t1.2", "t1")
+    await queue.add_requests([first])
+    await queue.record(first.request_id, "ann", ReviewAnswer(preference="cannot_tell"), ago(1))
+    await queue.add_requests([second])
+    assert await queue.tickets(task, None, "ann", 9) == []
+    assert await queue.tickets(task, None, "ben", 9) == [second]
+
+
+@pytest.mark.parametrize(("hours", "is_back"), [(11.9, False), (12.1, True)])
+async def test_what_the_only_reviewer_could_not_tell_comes_back_to_them(
+    queue: PostgresQueue, task: str, hours: float, is_back: bool
+) -> None:
+    first, second = ticket(task, "t1"), ticket(task, "t1.2", "t1")
+    await queue.add_requests([first, second])
+    await queue.record(first.request_id, "ann", ReviewAnswer(preference="cannot_tell"), ago(hours))
+    assert await queue.tickets(task, None, "ann", 9) == ([second] if is_back else [])
+    await queue.skip(second.request_id, "ann", ago(0))
+    assert await queue.tickets(task, None, "ann", 9) == []
+
+
+async def test_it_is_counted_who_answers_cannot_tell_and_skips(queue: PostgresQueue, task: str) -> None:
+    await queue.add_requests([ticket(task, f"t{n}") for n in range(5)] + [question(task, "q", user_hash="h1")])
+    for _ in range(2):
+        await queue.record(f"{task}-t0", "ann", ReviewAnswer(label="refund"), ago(1))
+        await queue.record(f"{task}-t1", "ann", ReviewAnswer(preference="cannot_tell"), ago(1))
+        for name in ("t2", "t3", "q"):
+            await queue.skip(f"{task}-{name}", "ann", ago(1))
+        await queue.skip(f"{task}-t2", "ben", ago(1))
+    assert await queue.reviewers(task) == [ReviewerCounts("ann", 1, 1, 3), ReviewerCounts("ben", 0, 0, 1)]
+    await queue.erase(erasure(task, "h1", utc_now()))
+    assert await queue.reviewers(task) == [ReviewerCounts("ann", 1, 1, 2), ReviewerCounts("ben", 0, 0, 1)]
+    assert not await queue.skip(f"{task}-q", "ben", ago(0)), "nothing is stored about a question of an erased person"
+    await queue.drop_before(task, NOON + timedelta(hours=1))
+    assert await queue.reviewers(task) == []
+
+
+async def test_of_an_older_revision_all_questions_of_the_tasks_kind_are_asked_but_no_pairs(
+    queue: PostgresQueue, task: str
+) -> None:
+    spec = TaskSpec(name=task, kind=TaskKind.CLASSIFICATION, system_prompt="p", labels=("delivery", "refund"))
+    new = question(task, "new", task_revision=spec.revision)
+    new_pair = ticket(task, "new pair").model_copy(update={"task_revision": spec.revision})
+    await queue.add_requests(
+        [question(task, "old"), question(task, "text", labels=()), new, ticket(task, "t"), new_pair]
+    )
+    assert names(task, await queue.other_questions(task, spec, "ann", 9)) == ["old", "new"]
+    assert names(task, await queue.tickets(task, spec, "ann", 9)) == ["new pair"]
+    assert await queue.open_by_purpose(task, spec) == {"low_confidence": 2, "discordant_pair": 1}
+
+
+async def test_a_stored_question_is_given_what_the_user_wrote_but_an_audit_stays_blind(
+    queue: PostgresQueue, task: str
+) -> None:
+    asked = [question(task, "q", 0.2), question(task, "audit", 0.1, purpose=Purpose.AUDIT)]
+    await queue.add_requests(asked)
+    wrote = [request.model_copy(update={"suggestion": "refund", "purpose": Purpose.FEEDBACK}) for request in asked]
+    for _ in range(2):
+        await queue.add_requests([request.model_copy(update={"priority": 0.9}) for request in wrote])
+        await queue.add_requests(asked)
+    found = await queue.other_questions(task, None, "ann", 9)
+    assert [(request.purpose, request.suggestion) for request in found] == [
+        (Purpose.LOW_CONFIDENCE, "refund"), (Purpose.AUDIT, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("erased_first", [True, False])
+async def test_a_user_whom_only_their_feedback_names_can_be_erased(
+    queue: PostgresQueue, task: str, erased_first: bool
+) -> None:
+    nobodys = question(task, "q", predicted_at=NOON)
+    wrote = nobodys.model_copy(update={"suggestion": "refund", "user_hash": "h1"})
+    await queue.add_requests([nobodys] if erased_first else [nobodys, wrote])
+    await queue.erase(erasure(task, "h1", NOON))
+    await queue.add_requests([wrote])
+    assert await queue.other_questions(task, None, "ann", 9) == ([nobodys] if erased_first else [])
+
+
+async def test_what_an_erased_user_wrote_is_given_to_no_question(queue: PostgresQueue, task: str) -> None:
+    theirs = question(task, "q", user_hash="h1", predicted_at=NOON)
+    await queue.add_requests([theirs])
+    await queue.erase(erasure(task, "h1", NOON))
+    await queue.add_requests([theirs.model_copy(update={"suggestion": "refund"})])
+    assert await queue.request(theirs.request_id) is None
 
 
 def erasure(task: str, subject_hash: str, at: datetime) -> SubjectForgotten:
@@ -185,6 +304,24 @@ async def test_tickets_of_a_rollout_that_has_ended_are_closed(
     repeated = ticket(task, "repeated").model_copy(update={"cycle_id": f"{task}-1", "occurred_at": NOON + 3 * minute})
     await queue.add_requests([repeated])
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other", "repeated"]
+
+
+async def test_a_running_candidates_evidence_is_stored_as_it_comes_in(history: PostgresCycleHistory, task: str) -> None:
+    minute = timedelta(minutes=1)
+    assert await history.running_rollout(task) == []
+    older = rollout(task, Stage.REJECTED, NOON).model_copy(update={"rollout_id": "rollout-0"})
+    events = [rollout(task, Stage.SHADOW, NOON + number * minute) for number in range(1, 4)]
+    events[1:] = [
+        event.model_copy(update={"evidence": Evidence(alpha=0.01, labels=number, wealth=1.5 * number)})
+        for number, event in enumerate(events[1:], 1)
+    ]
+    for event in (older, events[0], events[2], events[1], events[2]):  # Redelivered, and out of order.
+        await history.add_event(event)
+    running = await history.running_rollout(task)
+    assert [(e["evidence"]["labels"], e["evidence"]["wealth"]) for e in running] == [(0, 1.0), (1, 1.5), (2, 3.0)]
+    assert all(e["spec"] == {"rollout": {"canary_wealth": 20.0}} for e in running), "the task's texts are not stored"
+    await history.add_event(rollout(task, Stage.REJECTED, NOON + 9 * minute))
+    assert await history.running_rollout(task) == []
 
 
 def clustered(task: str) -> FailuresClustered:
@@ -321,5 +458,5 @@ async def test_a_question_from_kafka_is_answered_over_http_and_published_once(
 
     (correction,) = await corrections_of(stack_settings, task)
     assert (correction.label, correction.ticket_id, correction.reviewer, correction.seconds) == (
-        "delivery", "t1", "ann", 1.5,
+        "delivery", f"{task}-t1", "ann", 1.5,
     )  # fmt: skip

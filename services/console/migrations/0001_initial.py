@@ -1,10 +1,10 @@
-"""Creates the tables of questions, answers, and the events of cycles."""
+"""Creates the tables of questions, answers, skips, and the events of cycles."""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "console_0001_calls"  # Not the id of a database whose questions have flat texts, which is refused.
+revision = "console_0001_skips"  # Not the id of a database whose questions cannot be skipped: it is refused.
 down_revision = None
 
 TIME = sa.DateTime(timezone=True)
@@ -20,9 +20,11 @@ def upgrade() -> None:
         sa.Column("purpose", sa.Text, nullable=False),
         sa.Column("priority", sa.Float, nullable=False),
         sa.Column("needed", sa.Integer, nullable=False),
+        sa.Column("asks_label", sa.Boolean, nullable=False),
         sa.Column("user_hash", sa.Text),
         sa.Column("request", sa.Text, nullable=False),
         sa.Column("prediction_id", sa.Text, nullable=False),
+        sa.Column("case_id", sa.Text, nullable=False),
         sa.Column("cycle_id", sa.Text),
         sa.Column("happened_at", TIME, nullable=False),
         sa.Column("asked_at", TIME, nullable=False),
@@ -32,6 +34,7 @@ def upgrade() -> None:
     op.create_index("open_by_arrival", "requests", ["task", "arrived"], postgresql_where=still_open)
     op.create_index("requests_by_person", "requests", ["task", "user_hash"])
     op.create_index("requests_by_prediction", "requests", ["prediction_id"])
+    op.create_index("requests_by_case", "requests", ["case_id"])
     op.create_index(
         "open_tickets_by_cycle", "requests", ["cycle_id"],
         postgresql_where=sa.text("needed > 0 AND purpose = 'discordant_pair'"),
@@ -45,6 +48,14 @@ def upgrade() -> None:
         sa.Column("seconds", sa.Float),
         sa.Column("answered_at", TIME, nullable=False),
     )
+    op.create_index("answers_by_time", "answers", ["answered_at"])
+    op.create_table(
+        "skips",
+        sa.Column("request_id", sa.Text, sa.ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("reviewer", sa.Text, primary_key=True),
+        sa.Column("skipped_at", TIME, nullable=False),
+    )
+    op.create_index("skips_by_time", "skips", ["skipped_at"])
     op.create_table(
         "cycle_events",
         sa.Column("event_id", sa.Uuid, primary_key=True),

@@ -9,7 +9,9 @@ from html import escape
 from typing import Any, get_args
 
 from schemas.cycles import Step
-from services.console.pages.layout import Markup, duration, figures, moment, muted, number, percent, table, tag
+from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
+from services.console.pages.rollout import rollout_parts
+from services.console.reports import report_page
 
 Json = dict[str, Any]
 """A record of `CycleHistory.events`, an event, or a part of one."""
@@ -38,7 +40,7 @@ def timeline(records: Sequence[Json], now: datetime) -> list[StepState]:
     outcome = outcome_of(records)
     failures = _events(records, "steps.failed.v1")
     late = {event["step"] for event in failures if event["service"] == "scheduler"}
-    failed = {event["step"] for event in failures if event["service"] != "scheduler"}
+    failed = {event["step"]: event.get("skipped", False) for event in failures if event["service"] != "scheduler"}
     has_rollout = bool(_events(records, "rollouts.changed.v1"))
     states: list[StepState] = []
     since = records[0]["occurred_at"]
@@ -46,7 +48,7 @@ def timeline(records: Sequence[Json], now: datetime) -> list[StepState]:
     for step in get_args(Step):
         done = first_at.get(RESULT_OF[step])
         if step in failed:
-            states.append(StepState(step, "bad", "failed"))
+            states.append(StepState(step, "", "skipped") if failed[step] else StepState(step, "bad", "failed"))
             running = False
         elif done is not None and running and (step != "rollout" or has_rollout):
             kind = "done" if step != "rollout" or outcome in (None, "promoted") else "bad"
@@ -70,13 +72,15 @@ def outcome_tag(outcome: str | None) -> Markup:
     """Return a pill with the outcome of a cycle."""
     if outcome is None:
         return tag("running", "go")
-    return tag(outcome, "good" if outcome == "promoted" else "bad")
+    return tag(outcome, _OUTCOME_KINDS.get(outcome, "bad"))
 
 
 def sections(records: Sequence[Json]) -> Iterator[tuple[str, list[str]]]:
     """Yield the title and parts of each card, in the order of the steps."""
     for topic, (title, render) in _CARDS.items():
-        if events := _events(records, topic):
+        if topic == "steps.failed.v1" and (skipped := [e for e in _events(records, topic) if e.get("skipped")]):
+            yield "Nothing to learn from yet", [muted(skipped[-1]["reason"]), muted(skipped[-1]["way_out"])]
+        if events := [event for event in _events(records, topic) if not event.get("skipped")]:
             yield title, render(events)
 
 
@@ -98,7 +102,8 @@ def _failure_modes_card(events: list[Json]) -> list[str]:
         examples = "".join(f"<div class='muted small'>“{escape(text[:160])}”</div>" for text in mode["exemplars"][:3])
         name = Markup(f"<b>{escape(mode['name'])}</b>{new}{examples}")
         rows.append((name, mode["size"], percent(mode["share"]), percent(mode["mean_confidence"])))
-    summary = figures(suspects=number(event["suspects"]), failure_modes=len(event["modes"]), in_no_mode=event["noise"])
+    modes = len(event["modes"]) + event.get("modes_left_out", 0)
+    summary = figures(suspects=number(event["suspects"]), failure_modes=number(modes), in_no_mode=event["noise"])
     return [summary, table(("Failure mode", "Size", "Share", "Confidence"), rows) if rows else muted("No mode yet.")]
 
 
@@ -107,10 +112,17 @@ def _dataset_card(events: list[Json]) -> list[str]:
     summary = figures(
         training_examples=number(event["train_examples"]),
         held_out=number(event["eval_examples"]),
-        rejected=number(sum(r["count"] for r in event["rejected"])),
+        left_out=number(sum(r["count"] for r in event["left_out"])),
     )
-    rejected = table(("Rejected because", "Rows"), [(r["reason"], r["count"]) for r in event["rejected"]])
-    return [summary, rejected if event["rejected"] else "", _gates_table(event["gates"])]
+    rows = [(r["fate"].replace("_", " "), r["reason"].replace("_", " "), r["count"]) for r in event["left_out"]]
+    left_out = table(("Left out", "Because", "Rows"), rows) if rows else ""
+    parent = f", which follows {event['parent']}" if event.get("parent") else ", the task's first version"
+    name = muted(event["dataset_id"] + parent)
+    return [summary, name, f"<p>{_inspection_link(event)}</p>", _gates_table(event["gates"]), left_out]
+
+
+def _inspection_link(event: Json) -> Markup:
+    return link(report_page(event["cycle_id"]), "The whole inspection, with plots and examples")
 
 
 def _training_card(events: list[Json]) -> list[str]:
@@ -158,41 +170,30 @@ def _labels_table(event: Json) -> str:
     return f"<details><summary class='small muted'>By label</summary>{body}</details>" if rows else ""
 
 
-def _rollout_card(events: list[Json]) -> list[str]:
-    last = events[-1]["evidence"]
-    summary = figures(
-        wealth=number(last["wealth"]),
-        needed=number(1 / last["alpha"], 0),
-        won=last["wins"],
-        tied=last["ties"],
-        lost=last["losses"],
-        waiting_for_a_label=last["pending"],
-    )
-    rows = [
-        (moment(e["occurred_at"]), tag(e["stage"], _STAGE_KINDS.get(e["stage"], "")), number(e["evidence"]["wealth"]),
-         e["primary_adapter"] or "base model", e["reason"])
-        for e in events
-    ]  # fmt: skip
-    return [summary, table(("When", "Stage", "Wealth", "Serves", "Why"), rows)]
-
-
 def _problems_card(events: list[Json]) -> list[str]:
     rows = [(e["step"], e["service"], e["reason"], e["way_out"]) for e in events]
-    return [table(("Step", "Reported by", "Problem", "Way out"), rows)]
+    reports = [f"<p>{_inspection_link(e)}</p>" for e in events if e.get("report")]
+    return [table(("Step", "Reported by", "Problem", "Way out"), rows), *reports]
 
 
 def _gates_table(gates: Sequence[Json]) -> str:
     if not gates:
         return ""
     rows = [
-        (g["name"], tag("passed", "good") if g["passed"] else tag("failed", "bad"), number(g["measured"], 3),
-         g["required"], g["detail"])
+        (g["name"].replace("_", " "), _gate_tag(g), number(g["measured"], 3), g["required"], g["detail"])
         for g in gates
     ]  # fmt: skip
     return table(("Gate", "", "Measured", "Required", ""), rows)
 
 
-_STAGE_KINDS = {"shadow": "go", "canary": "go", "promoted": "good", "rejected": "bad", "rolled_back": "bad"}
+def _gate_tag(gate: Json) -> Markup:
+    """A gate that could not measure anything stops nothing."""
+    if not gate["passed"]:
+        return tag("failed", "bad")
+    return tag("unknown", "open") if gate["measured"] is None else tag("passed", "good")
+
+
+_OUTCOME_KINDS = {"promoted": "good", "inconclusive": "open", "skipped": ""}
 _CARDS: dict[str, tuple[str, Callable[[list[Json]], list[str]]]] = {
     "cycles.finished.v1": ("Outcome", _outcome_card),
     "steps.failed.v1": ("Problems", _problems_card),
@@ -200,5 +201,5 @@ _CARDS: dict[str, tuple[str, Callable[[list[Json]], list[str]]]] = {
     "datasets.built.v1": ("Dataset", _dataset_card),
     "adapters.trained.v1": ("Training", _training_card),
     "adapters.evaluated.v1": ("Evaluation", _evaluation_card),
-    "rollouts.changed.v1": ("Rollout", _rollout_card),
+    "rollouts.changed.v1": ("Rollout", rollout_parts),
 }

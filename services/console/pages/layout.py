@@ -64,7 +64,7 @@ def link(target: str, text: str) -> Markup:
 
 
 def tag(text: str, kind: str = "") -> Markup:
-    """Return a pill. `kind`: good, bad, go (running) or empty."""
+    """Return a pill. `kind`: good, bad, go (running), open (unknown) or empty."""
     return Markup(f'<span class="tag {kind}">{escape(text)}</span>')
 
 

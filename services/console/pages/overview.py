@@ -5,7 +5,7 @@ NiceGUI has one application per process: `mount_pages` passes to the pages what 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from html import escape
 
@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from nicegui import core, ui
 
 from schemas.base import utc_now
+from schemas.labels import Purpose
 from schemas.tasks import TaskChanged
+from services.console.domain import ReviewerCounts
 from services.console.history import CycleHistory
 from services.console.pages.cycle import Json, outcome_of, outcome_tag, sections, timeline
 from services.console.pages.layout import (
@@ -28,7 +30,9 @@ from services.console.pages.layout import (
     number,
     table,
 )
+from services.console.pages.purposes import WORDS, open_questions
 from services.console.pages.review import mount_review_page
+from services.console.pages.rollout import rollout_parts
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from shared.errors import RatchetError
@@ -55,7 +59,7 @@ def mount_pages(
     async def task_page(task: str) -> None:
         with frame(task, "cycles"):
             html(f"<h1>{escape(task)}</h1>")
-            await _live(seconds, lambda: _task(history, tasks.get(task), task))
+            await _live(seconds, lambda: _task(reviews, history, tasks.get(task), task))
 
     @ui.page("/cycles/{cycle_id}")
     async def cycle_page(cycle_id: str) -> None:
@@ -99,16 +103,18 @@ async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[
     cards: list[Card] = []
     for changed in sorted(tasks, key=lambda changed: changed.task):
         task, spec = changed.task, changed.spec
-        waiting = sum((await reviews.count(task)).values())
+        waiting = await reviews.count(task)
         serving = await history.serving(task)
         newest = next(iter(await history.cycles(task, limit=1)), None)
         parts = [
             figures(
-                open_questions=number(waiting),
+                open_questions=number(sum(waiting.values())),
                 answers_in_the_last_day=number(await history.predictions_since(task, utc_now() - timedelta(days=1))),
                 serves_everyone=(serving or {}).get("primary_adapter") or "base model",
             ),
             muted(f"{spec.kind} · {spec.base_model} · {len(spec.labels)} labels · revision {changed.task_revision}"),
+            muted(open_questions(waiting)) if any(waiting.values()) else "",
+            muted(WORDS[Purpose.UNCALIBRATED].reason) if waiting.get(Purpose.UNCALIBRATED) else "",
             _newest_cycle(newest),
             f"<p>{link(f'/review/{task}', 'Review answers')} &nbsp; {link(f'/tasks/{task}', 'All cycles')}</p>",
         ]
@@ -122,7 +128,7 @@ def _newest_cycle(cycle: Json | None) -> str:
     return f"<p>{link('/cycles/' + cycle['cycle_id'], cycle['cycle_id'])} &nbsp; {outcome_tag(cycle['outcome'])}</p>"
 
 
-async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -> list[Card]:
+async def _task(reviews: Reviews, history: CycleHistory, changed: TaskChanged | None, task: str) -> list[Card]:
     cycles = await history.cycles(task)
     rows = [
         (
@@ -136,7 +142,13 @@ async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -
     ]
     heads = ("Cycle", "", "Started by", "Took", "Why")
     cards: list[Card] = [("Cycles", [table(heads, rows) if rows else muted("None yet.")])]
+    if events := await history.running_rollout(task):
+        about = link(f"/cycles/{events[-1]['cycle_id']}", events[-1]["candidate_adapter"])
+        cards.insert(
+            0, ("The candidate", [f"<p>{about} is compared with what serves now.</p>", *rollout_parts(events)])
+        )
     if changed is not None:
+        cards += reviewers_card(await reviews.reviewers(task))
         spec = changed.spec
         definition = [
             ("System prompt", spec.system_prompt),
@@ -147,6 +159,13 @@ async def _task(history: CycleHistory, changed: TaskChanged | None, task: str) -
         ]
         cards.append(("The task", [table(("", ""), definition)]))
     return cards
+
+
+def reviewers_card(counts: Sequence[ReviewerCounts]) -> list[Card]:
+    """Return a card that shows who leaves how much to others; none while nobody has reviewed."""
+    rows = [(c.reviewer, number(c.answers), number(c.cannot_tell), number(c.skipped)) for c in counts]
+    note = muted("Of the questions that are still stored. What is skipped, or could not be told, is for somebody else.")
+    return [("Reviewers", [table(("Reviewer", "Answered", "Could not tell", "Skipped"), rows), note])] if rows else []
 
 
 async def _cycle(history: CycleHistory, cycle_id: str) -> list[Card]:

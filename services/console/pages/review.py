@@ -1,7 +1,8 @@
 """The review page: one question at a time, one key per answer.
 
 Reviews are blind. For a label task the model's answers are not shown: the question is the true label, and a visible
-answer invites agreement. For a pair of free texts both are shown in the order of the event, without their models.
+answer invites agreement. What a user wrote is shown, except in the audit, which production is measured by. For a pair
+of free texts both are shown in the order of the event, without their models.
 """
 
 from __future__ import annotations
@@ -9,27 +10,46 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Awaitable, Callable
 from html import escape
 
 from nicegui import events, ui
 
-from schemas.labels import LabelRequested
-from services.console.domain import Preference, ReviewAnswer, asks_preference, check_reviewer, keys_for
+from schemas.labels import LabelRequested, Preference
+from services.console.domain import (
+    ReviewAnswer,
+    acceptable_suggestion,
+    asks_preference,
+    check_reviewer,
+    keys_for,
+    takes_cannot_tell,
+)
 from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.layout import frame, html, muted
+from services.console.pages.purposes import WORDS
 from services.console.reviews import Reviews, UnknownError
 from shared.errors import RatchetError
 
+CANNOT_TELL = "I cannot tell"
 PREFERENCES: dict[str, tuple[Preference, str]] = {
     "1": ("a", "A is better"),
     "2": ("b", "B is better"),
     "3": ("both_right", "Both are right"),
     "4": ("both_wrong", "Both are wrong"),
-    "5": ("cannot_tell", "I cannot tell"),
+    "5": ("cannot_tell", CANNOT_TELL),
 }
+CANNOT_TELL_KEY = "?"
+"""Of a pair of labels, whose keys are digits and letters."""
 SKIP_KEY = "ArrowRight"
+TAKE_KEY = "+"
+"""Takes what the user wrote. Not Enter, which presses the button that has the focus."""
 _REVIEWER_KEY = "ratchet.reviewer"  # In the browser's local storage.
 _REFRESH_SECONDS = 2.0
+_NOTHING_OPEN = "New questions appear here by themselves."
+_FOR_OTHERS = (
+    "The open questions are for others: you skipped them, could not tell, or have answered. What you skipped comes "
+    "back to you if nobody else reviews."
+)
 
 
 def mount_review_page(reviews: Reviews) -> None:
@@ -57,7 +77,6 @@ class ReviewPage:
         self._task = task
         self._question: LabelRequested | None = None
         self._shown_at = 0.0
-        self._skipped: set[str] = set()
         self._answered = 0
         self._questions_shown = 0
         self._answer_seconds = 0.0
@@ -72,7 +91,7 @@ class ReviewPage:
                 self._ask_name()
                 return
             try:
-                questions = await self._reviews.questions(self._task, self.reviewer, 2, skipped=self._skipped)
+                questions = await self._reviews.questions(self._task, self.reviewer, 2)
                 waiting = sum((await self._reviews.count(self._task)).values())
             except RatchetError as error:
                 self._question = None
@@ -82,7 +101,7 @@ class ReviewPage:
             self._shown_at = time.monotonic()
             self._head(waiting)
             if self._question is None:
-                html("<h1>Nothing to review.</h1>" + muted("New questions appear here by themselves."), "card")
+                html(f"<h1>Nothing to review.</h1>{muted(_FOR_OTHERS if waiting else _NOTHING_OPEN)}", "card")
             else:
                 self._show(self._question)
 
@@ -108,9 +127,13 @@ class ReviewPage:
         key = str(event.key.name)
         if key == SKIP_KEY:
             await self._skip()
+        elif key == TAKE_KEY and (suggestion := acceptable_suggestion(self._question)) is not None:
+            await self._answer(label=suggestion)
         elif asks_preference(self._question):
             if key in PREFERENCES:
                 await self._answer(preference=PREFERENCES[key][0])
+        elif key == CANNOT_TELL_KEY and takes_cannot_tell(self._question):
+            await self._answer(preference="cannot_tell")
         elif (label := keys_for(self._question.labels).get(key.lower())) is not None:
             await self._answer(label=label)
 
@@ -141,11 +164,14 @@ class ReviewPage:
             ui.button("not you?", on_click=change_reviewer).props("flat dense no-caps size=sm")
 
     def _show(self, question: LabelRequested) -> None:
+        html(muted(WORDS[question.purpose].reason))
         html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
             html(_sides(question))
-        elif not question.labels and not is_text_alone(question.answers[0]):
+        elif not question.labels and (question.suggestion or not is_text_alone(question.answers[0])):
             html(f"<h2>The answer that was given</h2>{answer(question.answers[0])}", "card")
+        if question.suggestion is not None:
+            self._suggestion(question, question.suggestion)
         with ui.element("div").classes("answers"):
             if asks_preference(question):
                 for key, (preference, text) in PREFERENCES.items():
@@ -154,9 +180,18 @@ class ReviewPage:
                 keys = {label: key for key, label in keys_for(question.labels).items()}
                 for label in question.labels:
                     self._button(keys.get(label, ""), label, label=label)
+                if takes_cannot_tell(question):
+                    self._button(CANNOT_TELL_KEY, CANNOT_TELL, preference="cannot_tell")
         if not question.labels and not asks_preference(question):
             self._text(question)
         ui.button("Skip  →", on_click=self._skip).props("flat no-caps").style("margin-top: 14px")
+
+    def _suggestion(self, question: LabelRequested, text: str) -> None:
+        """Show what the user wrote, with a button to take it where it can be an answer."""
+        html(f"<h2>The user wrote</h2><div class=said>{escape(text)}</div>", "card")
+        if acceptable_suggestion(question) is not None:
+            with ui.element("div").classes("answers"):
+                self._button(TAKE_KEY, "Take this", label=text)
 
     def _button(self, key: str, text: str, *, label: str | None = None, preference: Preference | None = None) -> None:
         async def choose() -> None:
@@ -174,21 +209,29 @@ class ReviewPage:
         ui.button("This is right", on_click=submit).props("unelevated no-caps").style("margin-top: 10px")
 
     async def _skip(self) -> None:
-        if self._question is not None and not self._busy:
-            self._skipped.add(self._question.request_id)
-            await self.draw()
+        async def skip(question: LabelRequested) -> None:
+            await self._reviews.skip(question.request_id, self.reviewer)
+
+        await self._act(skip)
 
     async def _answer(self, *, label: str | None = None, preference: Preference | None = None) -> None:
-        if self._question is None or self._busy:
-            return
-        self._busy = True  # Otherwise a second key press would answer the next question before it is shown.
-        seconds = time.monotonic() - self._shown_at
-        try:
+        async def submit(question: LabelRequested) -> None:
+            seconds = time.monotonic() - self._shown_at
             answer = ReviewAnswer(label, preference, seconds)
-            receipt = await self._reviews.answer(self._question.request_id, self.reviewer, answer)
+            receipt = await self._reviews.answer(question.request_id, self.reviewer, answer)
             if receipt.counted:
                 self._answered += 1
                 self._answer_seconds += seconds
+
+        await self._act(submit)
+
+    async def _act(self, action: Callable[[LabelRequested], Awaitable[None]]) -> None:
+        """Do something with the question that is shown, and show the next one."""
+        if self._question is None or self._busy:
+            return
+        self._busy = True  # Otherwise a second key press would answer the next question before it is shown.
+        try:
+            await action(self._question)
             await self.draw()
         except UnknownError:
             ui.notify("This question was withdrawn.", type="warning")
@@ -209,6 +252,8 @@ def _sides(question: LabelRequested) -> str:
 
 
 def _draft(question: LabelRequested) -> str:
-    """Return the text that a reviewer starts from: the answer that was given, unless the event has only parts of it."""
+    """Return the text that a reviewer starts from: the user's, else the answer that was given, if the event has it."""
+    if question.suggestion is not None:
+        return question.suggestion
     given = question.answers[0]
     return "" if given.truncated else given.plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.console.domain import ReviewAnswer
+from services.console.domain import ReviewAnswer, ReviewerCounts
 from services.console.http import build_app
 from services.console.redaction import AnswerRedactor
 from services.console.reviews import Reviews
@@ -73,6 +73,7 @@ class MemoryQueue:
     def __init__(self) -> None:
         self.requests: dict[str, LabelRequested] = {}
         self.answers: dict[tuple[str, str], ReviewAnswer] = {}
+        self.skips: set[tuple[str, str]] = set()
         self.recording_fails = False
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None:
@@ -97,21 +98,28 @@ class MemoryQueue:
     def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
         return [
             r for r in self.requests.values()
-            if (r.ticket_id is not None) is tickets and self.needed(r) and (r.request_id, reviewer) not in self.answers
+            if (r.ticket_id is not None) is tickets and self.needed(r)
+            and (r.request_id, reviewer) not in {*self.answers, *self.skips}
         ]  # fmt: skip
 
-    async def tickets(
-        self, task: str, revision: str | None, reviewer: str, limit: int, skipped: Collection[str] = ()
-    ) -> list[LabelRequested]:
+    async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
+        if (exists := request_id in self.requests) and self.recording_fails:
+            raise DependencyUnavailable("no database")
+        self.skips |= {(request_id, reviewer)} if exists else set()
+        return exists
+
+    async def reviewers(self, task: str) -> list[ReviewerCounts]:
+        return [ReviewerCounts(name, 0, 0, 1) for _, name in sorted(self.skips)]
+
+    async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]:
         return self.open(True, reviewer)[:limit]
 
     async def other_questions(
-        self, task: str, revision: str | None, reviewer: str, limit: int, purpose: Purpose | None = None,
-        skipped: Collection[str] = (),
-    ) -> list[LabelRequested]:  # fmt: skip
+        self, task: str, spec: TaskSpec | None, reviewer: str, limit: int, purpose: Purpose | None = None
+    ) -> list[LabelRequested]:
         return self.open(False, reviewer)[:limit]
 
-    async def open_by_purpose(self, task: str, revision: str | None) -> dict[str, int]:
+    async def open_by_purpose(self, task: str, spec: TaskSpec | None) -> dict[str, int]:
         return {"low_confidence": len(self.open(False, ""))}
 
     async def has_requests(self, task: str) -> bool:
@@ -129,7 +137,7 @@ class Scene:
         self.published: list[Event] = []
         self.redactor_is_broken = False
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), lambda: NOON)
+        self.reviews = reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), lambda: NOON)
         self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # cycles are not read
 
     def redactor(self) -> Redactor:

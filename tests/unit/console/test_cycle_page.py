@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.console.pages.cycle import sections, timeline
+from services.console.pages.cycle import outcome_tag, sections, timeline
 from services.console.pages.layout import Markup, duration, link, table
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -62,6 +62,31 @@ def test_a_late_step_is_still_running() -> None:
     steps = [stored("cycles.started", 0), stored("steps.failed", 30, service="scheduler", step="failures")]
     (first, *_) = timeline(steps, NOON + timedelta(hours=1))
     assert (first.state, first.note) == ("go", "late, 1 h 0 min")
+
+
+def test_a_cycle_with_too_little_new_is_skipped_in_words_and_is_no_problem() -> None:
+    skipped = stored("steps.failed", 1, "too-little-new.json")
+    steps = [stored("cycles.started", 0), stored("failures.clustered", 0), skipped]
+    steps.append(stored("cycles.finished", 2, outcome="skipped", adapter=None, reason=skipped["event"]["reason"]))
+    dataset = timeline(steps, NOON)[1]
+    assert (states(steps), dataset.note) == (["done", "", "", "", ""], "skipped")
+    cards = dict(sections(steps))
+    assert "Problems" not in cards
+    assert "4 examples are new or changed" in "".join(cards["Nothing to learn from yet"])
+    assert "bad" not in outcome_tag("skipped") and "bad" in outcome_tag("failed")
+
+
+def test_a_dataset_and_a_stopped_build_link_to_their_inspection() -> None:
+    built = stored("datasets.built", 1, gates=[
+        {"name": "agreement", "passed": True, "measured": None, "required": ">= 0.9", "detail": "31 overlaps"}
+    ])  # fmt: skip
+    stopped = stored("steps.failed", 1, "too-few.json", cycle_id="desk-2")
+    cards = {name: "".join(parts) for name, parts in sections([built, stopped])}
+    assert f"/cycles/{built['event']['cycle_id']}/report" in cards["Dataset"]
+    assert "/cycles/desk-2/report" in cards["Problems"]
+    assert ">unknown<" in cards["Dataset"] and ">passed<" not in cards["Dataset"]
+    late = {**stopped, "event": {**stopped["event"], "report": None}}
+    assert "report" not in "".join(dict(sections([late]))["Problems"])
 
 
 def test_every_example_message_has_a_card() -> None:

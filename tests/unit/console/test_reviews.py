@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nicegui import Client
+from nicegui.events import KeyboardAction, KeyboardKey, KeyboardModifiers, KeyEventArguments
 from nicegui.page import page
 
 from schemas.base import MAX_TEXT
 from schemas.conversation import Answer, Call, FinishReason
 from schemas.labels import CorrectionSubmitted
 from schemas.tasks import RedactionSettings, TaskChanged
-from services.console.domain import ReviewAnswer, check_answer, interleave, keys_for, shown
+from services.console.domain import ReviewAnswer, acceptable_suggestion, check_answer, interleave, keys_for, shown
 from services.console.pages.review import ReviewPage
 from shared.conversation import QUESTION_BYTES
 from shared.errors import InvalidMessage
@@ -24,7 +26,7 @@ from tests.unit.console.fakes import FIND, SPEC, Scene, call, question, ticket, 
 async def scene(tmp_path: Path) -> Scene:
     scene = Scene(tmp_path)
     await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=SPEC.revision, spec=SPEC))
-    await scene.queue.add_requests([question(), ticket()])
+    await scene.queue.add_requests([question(), ticket(app="shop")])
     return scene
 
 
@@ -32,9 +34,9 @@ async def test_a_correction_has_the_fields_of_its_question(scene: Scene) -> None
     assert (await scene.correct("t", label="delivery", seconds=2.5)).status_code == 200
     (event,) = scene.published
     assert isinstance(event, CorrectionSubmitted)
-    request = ticket()
+    request = ticket(app="shop")
     for name in ("task", "task_revision", "request_id", "prediction_id", "purpose", "call", "answers",
-                 "inclusion_probability", "overlap", "ticket_id", "user_hash"):  # fmt: skip
+                 "inclusion_probability", "overlap", "app", "ticket_id", "user_hash"):  # fmt: skip
         assert getattr(event, name) == getattr(request, name)
     assert (event.reviewer, event.label, event.seconds) == ("ann", "delivery", 2.5)
 
@@ -68,6 +70,8 @@ async def test_what_a_reviewer_types_is_redacted_before_it_is_published_or_store
     assert event.redactions == 1
     assert event.label is not None
     assert "acme" not in event.label
+    (surrogate,) = event.surrogates
+    assert surrogate in event.label, "a later pass can tell it from personal data"
     assert scene.queue.answers["free", "ann"].label == event.label
 
 
@@ -141,6 +145,65 @@ async def test_a_pair_of_free_texts_is_compared(scene: Scene) -> None:
     await scene.queue.add_requests([ticket("pair", labels=())])
     assert "which answer is better" in (await scene.correct("pair", label="A")).json()["error"]["message"]
     assert (await scene.correct("pair", preference="both_right")).status_code == 200
+
+
+async def test_cannot_tell_is_an_answer_about_any_pair_and_about_nothing_else(scene: Scene) -> None:
+    await scene.queue.add_requests([ticket("texts", labels=())])
+    for name in ("t", "texts"):
+        assert (await scene.correct(name, preference="cannot_tell")).json()["counted"]
+    given = [event for event in scene.published if isinstance(event, CorrectionSubmitted)]
+    assert [(event.label, event.preference) for event in given] == [(None, "cannot_tell")] * 2, "no training label"
+    assert (await scene.correct("t", reviewer="ben", preference="a")).status_code == 422
+    refused = await scene.correct("q", preference="cannot_tell")
+    assert (refused.status_code, len(scene.published)) == (422, 2)
+
+
+async def test_a_skip_is_stored_with_its_reviewer_and_the_question_is_left_to_others(scene: Scene) -> None:
+    skip = {"request_id": "t", "reviewer": " ann "}
+    for _ in range(2):
+        assert (await scene.call("POST", "/api/skips", json=skip)).json() == {"skipped": True}
+    assert (scene.queue.skips, scene.published) == ({("t", "ann")}, [])
+    items = (await scene.call("GET", "/api/queue?task=desk&reviewer=ann")).json()["items"]
+    assert [item["request_id"] for item in items] == ["q"]
+    counts = (await scene.call("GET", "/api/reviewers?task=desk")).json()
+    assert counts == {"reviewers": [{"reviewer": "ann", "answers": 0, "cannot_tell": 0, "skipped": 1}]}
+    assert (await scene.call("GET", "/api/reviewers?task=nope")).status_code == 404
+    for wrong, status in (({"request_id": "unknown"}, 404), ({"reviewer": " "}, 422), ({"labels": []}, 422)):
+        assert (await scene.call("POST", "/api/skips", json=skip | wrong)).status_code == status
+    scene.queue.recording_fails = True
+    assert (await scene.call("POST", "/api/skips", json=skip)).status_code == 503
+
+
+def press(key: str) -> KeyEventArguments:
+    action = KeyboardAction(keydown=True, keyup=False, repeat=False)
+    modifiers = KeyboardModifiers(alt=False, ctrl=False, meta=False, shift=key == "?")
+    sender: Any = None
+    return KeyEventArguments(
+        sender=sender,
+        client=sender,
+        action=action,
+        key=KeyboardKey(name=key, code=key, location=0),
+        modifiers=modifiers,
+    )
+
+
+async def test_a_page_skips_for_good_and_has_a_key_for_cannot_tell(scene: Scene) -> None:
+    await scene.queue.add_requests([ticket("t2"), question("q2")])
+    for _ in range(2):  # A page that is opened anew skips nothing anew.
+        with Client(page("")):
+            review_page = ReviewPage(scene.reviews, "desk")
+            review_page.reviewer = "ann"
+            await review_page.draw()
+            await review_page.on_key(press("ArrowRight"))
+    assert scene.queue.skips == {("t", "ann"), ("t2", "ann")}
+    await review_page.on_key(press("?"))
+    assert scene.published == [], "q is no pair"
+    with Client(page("")):
+        other = ReviewPage(scene.reviews, "desk")
+        other.reviewer = "ben"
+        await other.draw()
+        await other.on_key(press("?"))
+    assert scene.queue.answers == {("t", "ben"): replace(scene.queue.answers["t", "ben"], preference="cannot_tell")}
 
 
 def test_a_label_is_at_most_as_long_as_a_text_of_an_event() -> None:
@@ -225,8 +288,45 @@ def test_a_question_is_shown_without_the_models_of_its_answers_and_why_they_ende
     cut = Answer(text="ref", finish_reason=FinishReason.LENGTH)
     assert all("finish_reason" not in given for given in shown(ticket(answers=(cut, cut)))["answers"])
     assert set(shown(ticket())) == {
-        "request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap",
+        "request_id", "prediction_id", "purpose", "call", "answers", "labels", "overlap", "suggestion",
     }  # fmt: skip
+
+
+async def test_what_the_user_wrote_is_shown_and_can_be_taken(scene: Scene) -> None:
+    await scene.queue.add_requests([question("w", suggestion="delivery"), question("x", suggestion="lost")])
+    items = (await scene.call("GET", "/api/queue?task=desk&reviewer=ann")).json()["items"]
+    assert {item["request_id"]: item["suggestion"] for item in items} == {
+        "q": None, "t": None, "w": "delivery", "x": "lost",
+    }  # fmt: skip
+    assert acceptable_suggestion(question(suggestion="delivery")) == "delivery"
+    assert acceptable_suggestion(question(suggestion="We are sorry.", labels=())) == "We are sorry."
+    assert acceptable_suggestion(question(suggestion="lost")) is None, "it is none of the labels"
+    assert acceptable_suggestion(ticket(suggestion="We are sorry.", labels=())) is None
+
+
+async def test_a_surrogate_copied_from_what_the_user_wrote_stays(scene: Scene) -> None:
+    text = "Please write to Maria Gonzalez."
+    wrote = {"suggestion": text, "suggestion_surrogates": ("Ben Ode", "Maria Gonzalez")}
+    await scene.queue.add_requests([question("w", labels=(), **wrote)])
+    await scene.correct("w", label=text)
+    (event,) = scene.published
+    assert isinstance(event, CorrectionSubmitted)
+    assert (event.label, event.redactions, event.surrogates) == (text, 0, ("Maria Gonzalez",))
+
+
+async def test_a_question_of_an_earlier_revision_is_asked_with_the_labels_of_today(scene: Scene) -> None:
+    spec = SPEC.model_copy(update={"labels": ("cancel", "shipping"), "renamed_labels": {"delivery": "shipping"}})
+    await scene.tasks.put("desk", TaskChanged(task="desk", task_revision=spec.revision, spec=spec))
+    await scene.queue.add_requests([question("w", suggestion="delivery")])
+    items = (await scene.call("GET", "/api/queue?task=desk&reviewer=ann")).json()["items"]
+    old = {item["request_id"]: (item["labels"], item["suggestion"]) for item in items}
+    assert old["w"] == (["cancel", "shipping"], "shipping")
+    assert old["t"][0] == list(SPEC.labels), "a pair's arms answered with the labels of their revision"
+    assert (await scene.correct("w", label="refund")).status_code == 422
+    assert (await scene.correct("w", label="shipping")).status_code == 200
+    (event,) = scene.published
+    assert isinstance(event, CorrectionSubmitted)
+    assert (event.label, event.task_revision) == ("shipping", SPEC.revision)
 
 
 def test_interleaving_preserves_both_orders_and_the_limit() -> None:

@@ -1,0 +1,83 @@
+"""A rollout's events are rendered as a plot of the wealth, the evidence as it is now, and its moves."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from services.console.pages.rollout import rollout_parts, wealth_plot
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def changed(minute: float, wealth: float, stage: str = "shadow", reason: str = "passed", **more: Any) -> dict[str, Any]:
+    evidence = {
+        "wins": 7, "ties": 40, "losses": 2, "pending": 3, "labels": 11, "unidentified": 0, "wealth": wealth,
+        "alpha": 0.001, "gain_low": -0.012, "gain_high": 0.25, "labels_expected": 88,
+    }  # fmt: skip
+    return {
+        "occurred_at": (NOON + timedelta(minutes=minute)).isoformat(), "stage": stage, "reason": reason,
+        "primary_adapter": None, "moved_by": "ratchet", "paused": "", "evidence": evidence | more.pop("evidence", {}),
+        "spec": {"rollout": {"canary_wealth": 20.0}}, **more,
+    }  # fmt: skip
+
+
+def heights(plot: str) -> dict[str, float]:
+    """The height of each threshold, by its name."""
+    found = re.findall(r'class="threshold"[^>]* y1="([\d.]+)".*?<text[^>]*>[\d,]+</text><text[^>]*>([^<]+)<', plot)
+    return {name: float(y) for y, name in found}
+
+
+def line(plot: str) -> list[tuple[float, float]]:
+    """The points of the wealth's line."""
+    ((path,),) = (re.findall(r'<path d="([^"]+)"', plot),)
+    x0, y0 = map(float, re.findall(r"M([\d.]+) ([\d.]+)", path)[0])
+    return [(x0, y0)] + [(float(x), float(y)) for x, y in re.findall(r"H([\d.]+)V([\d.]+)", path)]
+
+
+def test_the_plot_shows_the_wealth_over_time_against_both_thresholds() -> None:
+    plot = wealth_plot([changed(0, 1), changed(30, 20), changed(40, 1_000), changed(60, 1_000, "canary", "earned")])
+    points, thresholds = line(plot), heights(plot)
+    assert points[1][1] == thresholds["canary"], "a wealth of 20 is at the canary's threshold"
+    assert points[2][1] == thresholds["everyone, 1/α"]
+    assert 0 < thresholds["everyone, 1/α"] < thresholds["canary"] < points[0][1] < 220
+    (x0, x1, x2, x3) = (x for x, _ in points)
+    assert (x1 - x0) / (x3 - x0) == pytest.approx(0.5, abs=0.01)
+    assert (x2 - x0) / (x3 - x0) == pytest.approx(2 / 3, abs=0.01)
+    assert re.findall(r'class="stage"[^>]*x1="([\d.]+)"', plot) == [f"{x0:.1f}", f"{x3:.1f}"]
+    assert "60 min" not in plot and "after 1 h 0 min" in plot
+
+
+@pytest.mark.parametrize("wealth", [0.0, 1e-9, 1.0, 1e300])
+def test_any_wealth_and_a_single_event_fit_into_the_plot(wealth: float) -> None:
+    for events in ([changed(0, wealth)], [changed(0, 1), changed(0, wealth)]):
+        plot = wealth_plot(events)
+        assert "nan" not in plot and "inf" not in plot
+        assert all(0 <= y <= 220 for _, y in line(plot)), plot
+
+
+def test_the_card_has_the_evidence_as_it_is_now() -> None:
+    card = "".join(rollout_parts([changed(0, 1), changed(1, 12.5, evidence={"unidentified": 4})]))
+    for figure in ("12.5", "1,000", "7", "40", "2", "3", "11", "88"):
+        assert f"<b>{figure}</b>" in card
+    assert "-1.2 to +25.0 points" in card
+    assert "4 tickets are of unknown authors" in card
+    unknown = "".join(rollout_parts([changed(0, 1, evidence={"labels_expected": None})]))
+    assert "<b>–</b><span>labels expected" in unknown and "unknown authors" not in unknown
+
+
+def test_newer_evidence_is_a_point_and_no_move() -> None:
+    in_canary = [changed(minute, 25, "canary", "earned") for minute in (3, 4)]
+    *_, table = rollout_parts([changed(0, 1), changed(1, 5), changed(2, 9), *in_canary])
+    assert (table.count("<tr>"), table.count(">passed<"), table.count(">earned<")) == (3, 1, 1)
+
+
+def test_a_pause_is_shown_with_its_reason_and_who_made_it_and_all_text_is_escaped() -> None:
+    poison = "<img src=x onerror=alert(1)>"
+    card = "".join(rollout_parts([changed(0, 1, reason=poison, paused=poison, moved_by=poison)]))
+    assert card.count("&lt;img") == 3 and poison not in card
+    assert ">paused<" in card
+    assert ">paused<" not in "".join(rollout_parts([changed(0, 1)]))
