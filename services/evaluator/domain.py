@@ -8,24 +8,40 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.adapters import AdapterTrained
+from schemas.adapters import AdapterTrained, EvaluationRequested
 from schemas.base import Interval
 from schemas.conversation import JsonObject, Message, Messages, Role
 from schemas.datasets import Example
+from schemas.golden import GoldenRow
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskKind, TaskSpec
 from shared.identity import content_hash
 
+Candidate = AdapterTrained | EvaluationRequested
+"""What an evaluation is about: an adapter that was just trained, or one whose turn has come."""
+_INSTRUCTIONS = (Role.SYSTEM, "developer")
+_PROBE_TEXTS = (
+    "I have a question about {}.",
+    "Please help me with {}.",
+    "{}",
+    "Why is that: {}?",
+    "What can you tell me about {}?",
+)
 _Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its right answer as one text, tool calls included."""
+    """A prompt and its right answer as one text, tool calls included. `must_pass`: no candidate may get it wrong.
+
+    `row_id`: the golden row's.
+    """
 
     messages: Messages
     answer: str
     tools: tuple[JsonObject, ...] = ()
+    must_pass: bool = False
+    row_id: str = ""
 
     @property
     def text(self) -> str:
@@ -62,10 +78,10 @@ class Comparison:
         return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if c > p]
 
 
-def job_name(event: AdapterTrained, production: str | None) -> str:
-    """Return the job's name, one for each candidate, opponent and cycle."""
-    cycle = content_hash(event.cycle_id or "", length=6)
-    return f"{event.adapter}-vs-{production or 'base'}-{cycle}"
+def job_name(event: Candidate, production: str | None) -> str:
+    """Return the job's name, one for each candidate, opponent and cycle, and for each request to evaluate again."""
+    again = str(event.event_id) if isinstance(event, EvaluationRequested) else ""
+    return f"{event.adapter}-vs-{production or 'base'}-{content_hash(event.cycle_id or '', again, length=6)}"
 
 
 def production_of(event: AdapterTrained, rollout: RolloutChanged | None) -> str | None:
@@ -79,10 +95,31 @@ def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
     return [Question(row.prompt, row.answer, row.tools) for row in rows]
 
 
-def golden_questions(spec: TaskSpec) -> list[Question]:
-    """Return the task's golden examples as the gateway would ask them."""
+def golden_questions(rows: Sequence[GoldenRow], spec: TaskSpec) -> list[Question]:
+    """Return golden rows as the gateway would ask them: with the task's prompt, where they have none of their own."""
     system = Message(role=Role.SYSTEM, content=spec.system_prompt)
-    return [Question((system, Message(role=Role.USER, content=g.text)), g.label) for g in spec.golden]
+    questions = []
+    for row in rows:
+        has_prompt = not spec.system_prompt or any(message.role in _INSTRUCTIONS for message in row.prompt)
+        messages = row.prompt if has_prompt else (system, *row.prompt)
+        questions.append(Question(messages, row.answer, row.tools, row.must_pass, row.row_id))
+    return questions
+
+
+def probe_prompts(spec: TaskSpec) -> list[Messages]:
+    """Return five prompts of the task's own words and of nobody's text, as the gateway would send them.
+
+    They begin as the task's traffic does, so that a stale prefix cache shows in them.
+    """
+    system = (Message(role=Role.SYSTEM, content=spec.system_prompt),) if spec.system_prompt else ()
+    subjects = spec.labels or ("this",)
+    texts = [text.format(subjects[i % len(subjects)]) for i, text in enumerate(_PROBE_TEXTS)]
+    return [(*system, Message(role=Role.USER, content=text)) for text in texts]
+
+
+def failed_must_pass(golden: Sequence[Question], candidate: GradedAnswers) -> list[int]:
+    """Return the positions of the must-pass rows that the candidate gets wrong, or did not answer."""
+    return [i for i, question in enumerate(golden) if question.must_pass and not candidate.right[i]]
 
 
 def normalised(text: str) -> str:

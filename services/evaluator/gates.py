@@ -12,10 +12,17 @@ from services.evaluator.domain import Comparison, GradedAnswers, mcnemar_worse, 
 SIGNIFICANCE = 0.05
 _MAX_QUOTES = 3
 """Maximum number of lost answers that a gate's detail quotes."""
+_MAX_NAMED = 20
+"""Maximum number of golden rows that a gate's detail names."""
 
 
-def check_gates(spec: TaskSpec, evaluation: Comparison, golden: Comparison) -> tuple[Gate, ...]:
-    """Return every gate's result, passed or not. `golden` may be empty."""
+def check_gates(
+    spec: TaskSpec, evaluation: Comparison, golden: Comparison, wrong_twice: Sequence[int] = ()
+) -> tuple[Gate, ...]:
+    """Return every gate's result, passed or not. `golden` may be empty.
+
+    `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again when repeated.
+    """
     gates = [
         _min_accuracy(spec, evaluation),
         _min_gain(spec, evaluation),
@@ -25,6 +32,8 @@ def check_gates(spec: TaskSpec, evaluation: Comparison, golden: Comparison) -> t
     ]
     if spec.kind is TaskKind.CLASSIFICATION:
         gates.insert(0, _better_than_chance(evaluation))
+    if any(question.must_pass for question in golden.questions):
+        gates.append(_must_pass(spec, golden, wrong_twice))
     return tuple(gates)
 
 
@@ -105,8 +114,26 @@ def _golden(spec: TaskSpec, regression: Comparison) -> Gate:
         measured=share,
         required=f"<= {bar:g} of the golden answers lost, net",
         detail=f"{lost} lost, {gained} gained, of {total} "
-        f"{'golden examples' if spec.golden else 'evaluation rows (the task has no golden examples)'}."
+        f"{'golden rows' if spec.golden_set else 'evaluation rows (the task has no golden set)'}."
         f"{_quote_lost(regression)}",
+    )
+
+
+def _must_pass(spec: TaskSpec, golden: Comparison, wrong_twice: Sequence[int]) -> Gate:
+    """A row that a person marked counts by itself: no gain elsewhere outweighs it, nor that production loses it too.
+
+    The detail names rows and quotes none: a row may be made of what a person asked, who may be forgotten later.
+    """
+    total = sum(question.must_pass for question in golden.questions)
+    named = ", ".join(golden.questions[position].row_id for position in wrong_twice[:_MAX_NAMED])
+    more = f" and {len(wrong_twice) - _MAX_NAMED} more" if len(wrong_twice) > _MAX_NAMED else ""
+    which = f": {named}{more} (ratchet golden list {spec.name})" if wrong_twice else ""
+    return Gate(
+        name="must_pass",
+        passed=not wrong_twice,
+        measured=len(wrong_twice),
+        required="0 must-pass rows of the golden set wrong, and wrong again when repeated",
+        detail=f"{len(wrong_twice)} of {total} must-pass rows are wrong{which}.",
     )
 
 

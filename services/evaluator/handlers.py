@@ -1,23 +1,21 @@
-"""Kafka handlers of the evaluator: every trained adapter becomes an evaluation job.
+"""Kafka handlers of the evaluator: every trained adapter becomes an evaluation job, and one that waited another.
 
-consumes  adapters.trained · rollouts.changed (as a table)
+consumes  adapters.trained · evaluations.requested · rollouts.changed (as a table)
 produces  adapters.evaluated · steps.progressed · steps.failed
 """
 
 from __future__ import annotations
 
-from schemas.adapters import AdapterEvaluated, AdapterTrained
-from schemas.cycles import StepProgressed
+from schemas.adapters import AdapterEvaluated, AdapterTrained, EvaluationRequested
 from schemas.rollouts import RolloutChanged
-from services.evaluator.domain import job_name, production_of
+from services.evaluator.domain import Candidate, job_name, production_of
 from services.evaluator.job import EvaluationJob
 from services.evaluator.settings import EvaluatorSettings
 from shared.cycle_step import CycleStep
-from shared.errors import DependencyUnavailable
 from shared.identity import event_id
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import Consumers
-from shared.kafka.latest_by_key import LatestByKey
+from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
 from shared.kafka.publisher import EventPublisher
 
 STEP = CycleStep("evaluator", "evaluation")
@@ -30,7 +28,7 @@ class Handlers:
         jobs: Jobs,
         publisher: EventPublisher,
         rollouts: LatestByKey[RolloutChanged],
-        table_seconds: float = 3.0,
+        table_seconds: float = READ_SECONDS,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
@@ -41,13 +39,26 @@ class Handlers:
     def subscribe(self, consumers: Consumers) -> None:
         """Register the handlers on the consumers that `rollouts` is a table of."""
         consumers.on(AdapterTrained, self.on_adapter)
+        consumers.on(EvaluationRequested, self.on_requested)
 
     async def follow_jobs(self) -> None:
         """Background: run the jobs and publish their progress and results."""
         await self._jobs.watch(self.on_done, self.on_failed, self.on_progress)
 
     async def on_adapter(self, event: AdapterTrained) -> None:
-        production = production_of(event, await self._rollout(event.task))
+        """Submit the evaluation against the adapter that serves now.
+
+        Raises DependencyUnavailable until the rollouts are read to their end: an opponent that is not known yet is
+        not the base model.
+        """
+        production = production_of(event, await self._rollouts.latest(event.task, self._table_seconds))
+        self._submit(event, production)
+
+    async def on_requested(self, event: EvaluationRequested) -> None:
+        """Submit the evaluation of a candidate whose turn has come, against the adapter that the deployer names."""
+        self._submit(event, event.against)
+
+    def _submit(self, event: Candidate, production: str | None) -> None:
         settings = self._settings
         job = EvaluationJob(
             trained=event,
@@ -59,15 +70,9 @@ class Handlers:
             slots=settings.evaluator_slots,
             concurrency=settings.evaluator_concurrency,
             timeout_seconds=settings.evaluator_timeout_seconds,
+            max_rank=settings.vllm_max_lora_rank,
         )
         self._jobs.submit(job_name(event, production), job)
-
-    async def _rollout(self, task: str) -> RolloutChanged | None:
-        """Return the task's last rollout, or None. Waits a little, because the table may still be loading."""
-        try:
-            return await self._rollouts.wait_for(task, self._table_seconds)
-        except DependencyUnavailable:
-            return None
 
     async def on_done(self, job: Job, result: bytes) -> None:
         await self._publisher.publish(AdapterEvaluated.model_validate_json(result))
@@ -78,20 +83,8 @@ class Handlers:
         )
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:
-        trained = _trained(job)
-        await self._publisher.publish(
-            StepProgressed(
-                event_id=event_id("evaluation progressed", job.name, progress.done, progress.message),
-                task=trained.task,
-                task_revision=trained.task_revision,
-                cycle_id=trained.cycle_id,
-                step="evaluation",
-                done=progress.done,
-                total=progress.total,
-                message=progress.message[:500],
-            )
-        )
+        await self._publisher.publish(STEP.progressed(_trained(job), job, progress))
 
 
-def _trained(job: Job) -> AdapterTrained:
+def _trained(job: Job) -> Candidate:
     return EvaluationJob.model_validate_json(job.spec).trained

@@ -5,16 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from schemas.adapters import CALIBRATION_FILE, CALIBRATIONS, AdapterEvaluated, AdapterTrained, Calibration
+from schemas.adapters import (
+    CALIBRATION_FILE,
+    CALIBRATIONS,
+    PROBES,
+    PROBES_FILE,
+    AdapterEvaluated,
+    Calibration,
+    Probe,
+    Probes,
+)
 from schemas.datasets import Example
 from schemas.tasks import TaskKind
-from services.evaluator.domain import Comparison, Question, evaluation_questions, golden_questions
+from services.evaluator.domain import (
+    Candidate,
+    Comparison,
+    Question,
+    evaluation_questions,
+    failed_must_pass,
+    golden_questions,
+    probe_prompts,
+)
 from services.evaluator.gates import check_gates, regression_set, verdict
 from services.evaluator.settings import KEY_VARIABLE
 from shared.conversation import chat_messages
@@ -22,17 +40,20 @@ from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
 from shared.identity import event_id
 from shared.jobs import Progress, lease, run_job
+from shared.model.adapter_files import check_adapter
 from shared.model.inference import InferenceClient
+from shared.model.probes import first_tokens
 from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
+from shared.storage.golden_sets import read_golden_set
 
 if TYPE_CHECKING:
-    from services.evaluator.recipe import ArmAnswers
+    from services.evaluator.recipe import ArmAnswers, CompletionClient
 
 
 class EvaluationJob(BaseModel):
     """The input of the job's process. `production`: the adapter that serves now; None: the base model."""
 
-    trained: AdapterTrained
+    trained: Candidate
     production: str | None
     vllm: tuple[str, ...]
     artifacts: str
@@ -41,6 +62,7 @@ class EvaluationJob(BaseModel):
     slots: int
     concurrency: int
     timeout_seconds: float
+    max_rank: int
 
 
 def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
@@ -48,26 +70,40 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     job = EvaluationJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
     evaluation = evaluation_questions(read_examples(store.fetch(job.trained.dataset_uri) / "eval.jsonl"))
-    golden = golden_questions(job.trained.spec)
+    golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
     progress(0, 1, "waiting until another job ends")
     with lease(job.slots_folder, job.slots):
-        candidate, production = asyncio.run(_ask_both(job, store, [*evaluation, *golden], folder, progress))
+        candidate, production, wrong_twice, probes = asyncio.run(
+            _ask_both(job, store, evaluation, golden, folder, progress)
+        )
+    publish_probes(probes, store, folder)
     calibration = calibrate(job.trained, evaluation, candidate, store, folder)
-    return verdict_event(job, folder.name, evaluation, golden, candidate, production, calibration)
+    return verdict_event(job, folder.name, evaluation, golden, candidate, production, wrong_twice, calibration)
 
 
 async def _ask_both(
-    job: EvaluationJob, store: ArtifactStore, questions: Sequence[Question], folder: Path, progress: Progress
-) -> tuple[ArmAnswers, ArmAnswers]:
+    job: EvaluationJob,
+    store: ArtifactStore,
+    evaluation: Sequence[Question],
+    golden: Sequence[Question],
+    folder: Path,
+    progress: Progress,
+) -> tuple[ArmAnswers, ArmAnswers, Sequence[int], Probes]:
+    """Return both arms' answers to all questions, the must-pass rows that the candidate gets wrong twice, and the
+    probes."""
     client = InferenceClient(job.vllm, job.timeout_seconds, os.environ.get(KEY_VARIABLE, ""))
-    trained = job.trained
+    trained, questions = job.trained, [*evaluation, *golden]
     try:
-        await serve(client, store, trained.adapter, trained.uri)
-        if job.production is not None:
-            await serve(client, store, job.production, store.address("adapters", job.production))
+        check = partial(check_adapter, base_model=trained.base_model, max_rank=job.max_rank)
+        of_task = partial(check, modules=trained.spec.training.target_modules)
+        await serve(client, store, trained.adapter, trained.uri, of_task)
+        if job.production is not None:  # It may have been trained before the task's modules were changed.
+            await serve(client, store, job.production, store.address("adapters", job.production), check)
         candidate = await _ask_arm(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
         production = await _ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
+        wrong_twice = await ask_must_pass_again(job, client, golden, candidate, len(evaluation))
+        probes = await ask_probes(client, trained)
     finally:
         await client.close()
     failed = sum(answer is None for answer in production.answers)
@@ -77,21 +113,67 @@ async def _ask_both(
             f"{failed} of {len(questions)} requests to production failed, so no fair comparison is possible",
             "Check vLLM and its log: ratchet status",
         )
-    return candidate, production
+    return candidate, production, wrong_twice, probes
 
 
-async def serve(client: InferenceClient, store: ArtifactStore, adapter: str, uri: str) -> None:
+async def ask_must_pass_again(
+    job: EvaluationJob, client: CompletionClient, golden: Sequence[Question], candidate: ArmAnswers, start: int
+) -> list[int]:
+    """Ask the candidate again the must-pass rows that it got wrong; returns the positions that stay wrong.
+
+    `start`: the position of the first golden answer. One wrong answer may be an accident of how requests were batched.
+    """
+    from services.evaluator.recipe import ask_again
+
+    spec = job.trained.spec
+    wrong = failed_must_pass(golden, candidate.graded(golden, start, spec.kind))
+    questions = [golden[position] for position in wrong]
+    repeated = await ask_again(client, job.trained.adapter, questions, spec, job.concurrency, lambda done: None)
+    right_now = repeated.graded(questions, 0, spec.kind).right
+    return [position for position, right in zip(wrong, right_now, strict=True) if not right]
+
+
+async def ask_probes(client: InferenceClient, trained: Candidate) -> Probes:
+    """Ask one replica the probes: the candidate, and then its base, so that no batch has both."""
+    prompts = probe_prompts(trained.spec)
+    url, *_ = client.in_turn()
+    try:
+        adapter = await first_tokens(client, url, trained.adapter, prompts)
+        base = await first_tokens(client, url, trained.base_model, prompts)
+    except InvalidMessage as error:
+        raise StepImpossible(
+            f"replicas could not be proved to serve {trained.adapter}: {error.reason}",
+            "vLLM must report 20 log-probabilities (--max-logprobs).",
+        ) from error
+    probes = tuple(Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, adapter, base, strict=True))
+    return Probes(adapter=trained.adapter, base_model=trained.base_model, probes=probes)
+
+
+def publish_probes(probes: Probes, store: ArtifactStore, folder: Path) -> None:
+    """Store the probes where the deployer finds them by the adapter's name. Its first ones stay."""
+    output = folder / "probes"
+    write_atomically(output / PROBES_FILE, probes.model_dump_json(indent=2).encode())
+    write_atomically(output / MANIFEST, json.dumps({"adapter": probes.adapter}).encode())
+    store.publish(output, PROBES, probes.adapter)
+
+
+async def serve(
+    client: InferenceClient, store: ArtifactStore, adapter: str, uri: str, check: Callable[[Path], None]
+) -> None:
+    """Have every replica serve the adapter, once its folder is checked. Raises StepImpossible."""
     try:
         folder = await asyncio.to_thread(store.fetch, uri)
     except ArtifactMissing as error:  # It is published before its event, so it will not come.
         raise StepImpossible(f"the adapter {adapter} cannot be served: {error.reason}", error.way_out) from error
     try:
+        await asyncio.to_thread(check, folder)
         await client.serve_adapter(adapter, str(folder))
     except InvalidMessage as error:
         raise StepImpossible(
             f"vLLM does not serve the adapter {adapter}: {error.reason}",
-            f"Check that vLLM's VLLM_LORA_RESOLVER_CACHE_DIR is {folder.parent}, and that the adapter's rank is within "
-            "its --max-lora-rank.",
+            error.way_out
+            or f"Check that vLLM's VLLM_LORA_RESOLVER_CACHE_DIR is {folder.parent}, and that the adapter's rank is "
+            "within its --max-lora-rank.",
         ) from error
 
 
@@ -120,7 +202,7 @@ async def _ask_arm(
 
 
 def calibrate(
-    trained: AdapterTrained, evaluation: Sequence[Question], candidate: ArmAnswers, store: ArtifactStore, folder: Path
+    trained: Candidate, evaluation: Sequence[Question], candidate: ArmAnswers, store: ArtifactStore, folder: Path
 ) -> Calibration | None:
     """Fit and publish the candidate's calibration. Returns the one in the store: an adapter's first one stays.
 
@@ -150,9 +232,13 @@ def verdict_event(
     golden: Sequence[Question],
     candidate: ArmAnswers,
     production: ArmAnswers,
+    wrong_twice: Sequence[int],
     calibration: Calibration | None = None,
 ) -> AdapterEvaluated:
-    """Build the event. Both arms answered `evaluation`, then `golden`; the id follows from the job's name."""
+    """Build the event. Both arms answered `evaluation`, then `golden`; the id follows from the job's name.
+
+    `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again.
+    """
     from services.evaluator.recipe import score
 
     trained, spec = job.trained, job.trained.spec
@@ -163,7 +249,7 @@ def verdict_event(
     on_golden = Comparison(
         golden, candidate.graded(golden, start, spec.kind), production.graded(golden, start, spec.kind)
     )
-    gates = check_gates(spec, on_evaluation, on_golden)
+    gates = check_gates(spec, on_evaluation, on_golden, wrong_twice)
     regression = regression_set(on_evaluation, on_golden)
     return AdapterEvaluated(
         event_id=event_id("adapter evaluated", name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from schemas.rollouts import RolloutChanged
 from services.evaluator.handlers import Handlers
@@ -22,9 +23,10 @@ def build(settings: EvaluatorSettings | None = None) -> Service:
     broker = build_broker(settings, NAME)
     consumers = Consumers(broker, NAME, settings)
     jobs = Jobs(settings.jobs_folder, "services.evaluator.job", {KEY_VARIABLE: settings.server_key()})
-    handlers = Handlers(settings, jobs, Publisher(broker, NAME), consumers.table(RolloutChanged))
+    rollouts = consumers.table(RolloutChanged)
+    handlers = Handlers(settings, jobs, Publisher(broker, NAME), rollouts)
     handlers.subscribe(consumers)
-    return Service(NAME, broker, background=[handlers.follow_jobs])
+    return Service(NAME, broker, background=[handlers.follow_jobs], connected=[partial(rollouts.read_to_end, settings)])
 
 
 def main() -> None:

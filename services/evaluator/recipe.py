@@ -67,6 +67,24 @@ async def ask(
     `report(n)` is called with the number of requests done. A request that fails twice is a failed answer. Raises
     DependencyUnavailable if most of them failed, because then the fault is vLLM's.
     """
+    answers = await ask_again(client, model, questions, spec, concurrency, report)
+    failed = sum(answer is None for answer in answers.answers)
+    if 2 * failed > len(questions):
+        raise DependencyUnavailable(
+            f"{failed} of {len(questions)} requests to {model} failed", "Check vLLM and its log: ratchet status"
+        )
+    return answers
+
+
+async def ask_again(
+    client: CompletionClient,
+    model: str,
+    questions: Sequence[Question],
+    spec: TaskSpec,
+    concurrency: int,
+    report: Callable[[int], None],
+) -> ArmAnswers:
+    """Ask questions as `ask` does, where any number may fail: they are few, and the model may refuse all of them."""
     limit = asyncio.Semaphore(concurrency)
     done = 0
 
@@ -79,11 +97,6 @@ async def ask(
         return completion
 
     completions = await asyncio.gather(*(complete(question) for question in questions))
-    failed = sum(completion is None for completion in completions)
-    if 2 * failed > len(completions):
-        raise DependencyUnavailable(
-            f"{failed} of {len(completions)} requests to {model} failed", "Check vLLM and its log: ratchet status"
-        )
     return ArmAnswers(
         answers=tuple(None if c is None else c.text for c in completions),
         latencies_ms=tuple(c.latency_ms for c in completions if c is not None),

@@ -129,7 +129,7 @@ def _jsons(source: str, *names: str) -> dict[str, tuple[str, Values]]:
 _COLUMNS: Mapping[str, tuple[str, Values]] = {
     **_jsons("event", "metadata"),
     **_attributes("call", "api", "stream", "constrained", "truncated"),
-    **_jsons("call", "messages", "tools", "tool_choice", "response_format", "parameters"),
+    **_jsons("call", "messages", "tools", "tool_choice", "response_format", "parameters", "surrogates"),
     **_attributes("usage", "prompt_tokens", "cached_tokens", "reasoning_tokens"),
     **_attributes("answer", "prediction_id", "refusal", "reasoning", "finish_reason"),
     **_attributes("answer", answer_truncated="truncated", answer_tokens="tokens"),

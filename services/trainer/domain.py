@@ -1,8 +1,11 @@
-"""Which trainings are possible, what a job is called, and what a training results in. Pure."""
+"""Which trainings are possible, what a job is called, which rows it reads, and what it results in. Pure."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from schemas.datasets import DatasetBuilt
 from schemas.tasks import TaskSpec
@@ -50,8 +53,20 @@ def check_servable(spec: TaskSpec, max_rank: int) -> None:
         raise StepImpossible(
             f"the adapter's rank {spec.training.r} is over the fleet's limit of {max_rank}",
             f"Set training.r of {spec.name} to {max_rank} or less, or raise vLLM's --max-lora-rank and "
-            "RATCHET_TRAINER_MAX_RANK together.",
+            "RATCHET_VLLM_MAX_LORA_RANK together.",
         )
+
+
+def draw_by_weight(weights: Sequence[float], start: float) -> list[int]:
+    """Return as many positions as there are weights, in order, each as often as its weight exceeds the mean.
+
+    Systematic sampling: a weight of 1.3 means is drawn once or twice. `start`, random in [0, 1), decides which; on the
+    average over it a position is drawn exactly as often as its weight says.
+    """
+    cumulative = list(accumulate(weights))
+    count = len(cumulative)
+    step = cumulative[-1] / count
+    return [min(bisect_right(cumulative, (start + number) * step), count - 1) for number in range(count)]
 
 
 def time_left(done: int, total: int, seconds: float) -> str:

@@ -7,7 +7,6 @@ produces  adapters.trained · steps.progressed · steps.failed
 from __future__ import annotations
 
 from schemas.adapters import AdapterTrained
-from schemas.cycles import StepProgressed
 from schemas.datasets import DatasetBuilt
 from services.trainer.domain import check_servable, job_name
 from services.trainer.job import TrainingJob
@@ -38,7 +37,7 @@ class Handlers:
     async def on_dataset(self, event: DatasetBuilt) -> None:
         name = job_name(event)
         try:
-            check_servable(event.spec, self._settings.trainer_max_rank)
+            check_servable(event.spec, self._settings.vllm_max_lora_rank)
         except StepImpossible as error:
             await self._publish_failure(event, name, JobFailure(reason=error.reason, way_out=error.way_out))
             return
@@ -61,19 +60,7 @@ class Handlers:
         await self._publish_failure(_dataset(job), job.name, failure)
 
     async def on_progress(self, job: Job, progress: JobProgress) -> None:
-        dataset = _dataset(job)
-        await self._publisher.publish(
-            StepProgressed(
-                event_id=event_id("training progressed", job.name, progress.done, progress.message),
-                task=dataset.task,
-                task_revision=dataset.task_revision,
-                cycle_id=dataset.cycle_id,
-                step="training",
-                done=progress.done,
-                total=progress.total,
-                message=progress.message[:500],
-            )
-        )
+        await self._publisher.publish(STEP.progressed(_dataset(job), job, progress))
 
     async def _publish_failure(self, dataset: DatasetBuilt, job: str, failure: JobFailure) -> None:
         await self._publisher.publish(

@@ -2,7 +2,8 @@
 
 The base model stays frozen in bfloat16, on a GPU if there is one. TRL computes the language-model head for the
 answer's tokens alone, which with a short answer saves four fifths of a small model's work. Batches hold rows of similar
-length. Every epoch ends with a checkpoint, from which a killed process resumes.
+length. A row of twice the weight of another is read twice as often: a loss of our own would get all logits,
+whose cost TRL saves. Every epoch ends with a checkpoint, from which a killed process resumes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ import trl
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec, TrainingSettings
-from services.trainer.domain import TrainingOutcome, time_left
+from services.trainer.domain import TrainingOutcome, draw_by_weight, time_left
 from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible
 
@@ -50,10 +52,11 @@ def train(
     started = time.monotonic()
     report(0, 1, "loading the base model")
     model, tokenizer = _load(base, on_gpu)
-    fitting, skipped = tokenize_rows(rows, tokenizer, spec)
+    fitting, weights, skipped = tokenize_rows(rows, tokenizer, spec)
     checkpoints = folder / "checkpoints"
     progress = _Progress(report)
-    trainer = SFTTrainer(
+    trainer = _Trainer(
+        weights,
         model=model,
         args=_arguments(spec.training, checkpoints, on_gpu),
         train_dataset=Dataset.from_list(fitting),
@@ -157,6 +160,37 @@ def _save(trainer: SFTTrainer, folder: Path, base_model: str) -> None:
         config["target_modules"]
     )  # PEFT uses a set, whose order differs between processes.
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+class _Trainer(SFTTrainer):  # type: ignore[misc]  # trl is not typed
+    """TRL's trainer, which reads rows by their weights. Rows of equal weights it reads as TRL does."""
+
+    def __init__(self, weights: Sequence[float], **options: Any) -> None:
+        self._weights = weights
+        super().__init__(**options)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if len(set(self._weights)) == 1:
+            return super()._get_train_sampler(train_dataset)
+        return WeightedSampler(self.args.train_batch_size, self.train_dataset, self._weights)
+
+
+class WeightedSampler(LengthGroupedSampler):  # type: ignore[misc]  # transformers is not typed
+    """Draws the rows of each epoch by their weights, as many as there are, in batches of similar length.
+
+    Chance is PyTorch's own, which the trainer seeds, and which a checkpoint restores.
+    """
+
+    def __init__(self, batch_size: int, rows: Any, weights: Sequence[float]) -> None:
+        super().__init__(batch_size, dataset=rows, model_input_name="input_ids")
+        self._weights = weights
+
+    def __iter__(self) -> Iterator[int]:
+        shuffled = torch.randperm(len(self._weights)).tolist()
+        drawn = draw_by_weight([self._weights[row] for row in shuffled], torch.rand(()).item())
+        rows = [shuffled[position] for position in drawn]
+        order = get_length_grouped_indices([self.lengths[row] for row in rows], self.batch_size)
+        return iter([rows[position] for position in order])
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

@@ -25,14 +25,16 @@ TokenizedRow = dict[str, list[int]]
 """`input_ids`, and `completion_mask`: 1 for the tokens of the answer."""
 
 
-def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tuple[list[TokenizedRow], SkippedRows]:
-    """Return the rows that can be trained on, and how many cannot.
+def tokenize_rows(
+    rows: Sequence[Example], tokenizer: Any, spec: TaskSpec
+) -> tuple[list[TokenizedRow], list[float], SkippedRows]:
+    """Return the rows that can be trained on, their weights, and how many cannot.
 
     One over `max_length` tokens would be cut and teach half an answer. Raises StepImpossible if no row is left.
     """
     limit = spec.training.max_length
-    rendered = [tokens for row in rows if (tokens := tokenize(row, tokenizer)) is not None]
-    fitting = [tokens for tokens in rendered if len(tokens["input_ids"]) <= limit]
+    rendered = [(tokens, row.weight) for row in rows if (tokens := tokenize(row, tokenizer)) is not None]
+    fitting = [(tokens, weight) for tokens, weight in rendered if len(tokens["input_ids"]) <= limit]
     skipped = SkippedRows(too_long=len(rendered) - len(fitting), not_rendered=len(rows) - len(rendered))
     if not fitting:
         raise StepImpossible(
@@ -45,7 +47,7 @@ def tokenize_rows(rows: Sequence[Example], tokenizer: Any, spec: TaskSpec) -> tu
             "%d of %d rows skipped: %d longer than %d tokens, %d that the chat template does not take",
             skipped.total, len(rows), skipped.too_long, limit, skipped.not_rendered,
         )  # fmt: skip
-    return fitting, skipped
+    return [tokens for tokens, _ in fitting], [weight for _, weight in fitting], skipped
 
 
 def tokenize(row: Example, tokenizer: Any) -> TokenizedRow | None:

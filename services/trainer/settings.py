@@ -10,9 +10,6 @@ from shared.settings import Settings
 
 
 class TrainerSettings(Settings):
-    trainer_max_rank: int = Field(
-        default=16, ge=1, description="The fleet's --max-lora-rank: the highest rank that vLLM serves."
-    )
     trainer_slots: int = Field(default=1, ge=1, description="Concurrent trainings on this machine: one per GPU.")
     trainer_threads: int | None = Field(
         default=None,

@@ -16,21 +16,25 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from safetensors.numpy import save_file
 
-from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.adapters import PROBES, PROBES_FILE, AdapterEvaluated, AdapterTrained, Probes
 from schemas.base import Event, utc_now
 from schemas.catalog import topic_of
 from schemas.conversation import Message, Role
 from schemas.cycles import StepFailed
 from schemas.datasets import Example
-from schemas.tasks import GoldenExample, TaskKind, TaskSpec
+from schemas.golden import GoldenRow
+from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.main import build
 from services.evaluator.settings import EvaluatorSettings
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
+from shared.model.probes import distance
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.golden_sets import golden_set, publish_golden_set
 from tests.integration.consumer_groups import skip_backlog
+from tests.unit.shared.adapter_folders import LAYER, WIDTH, write_adapter, write_weights
 
 pytestmark = pytest.mark.stack
 
@@ -47,8 +51,22 @@ def task_spec(task: str) -> TaskSpec:
     return TaskSpec(
         name=task, kind=TaskKind.CLASSIFICATION, base_model=BASE, labels=LABELS, max_answer_tokens=8,
         system_prompt="Classify the customer's message. Answer with one label.",
-        golden=(GoldenExample(text="I want my money back", label="refund"),),
+        golden_set=golden_set(task, golden_rows()),
     )  # fmt: skip
+
+
+def golden_rows() -> list[GoldenRow]:
+    """The same question three times, each time with another answer: every model gets two of them wrong."""
+    return [
+        GoldenRow(
+            row_id=f"g-{label}", must_pass=True,
+            messages=(
+                Message(role=Role.USER, content="I want my money back"),
+                Message(role=Role.ASSISTANT, content=label),
+            ),
+        )
+        for label in LABELS
+    ]  # fmt: skip
 
 
 def publish_empty_adapter(store: ArtifactStore, model: Path, name: str, folder: Path) -> str:
@@ -128,11 +146,13 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     adapter = f"{task}-empty"
     adapter_uri = publish_empty_adapter(store, stack_settings.models_folder / BASE, adapter, tmp_path / "adapter")
     trained = adapter_trained(spec, adapter, adapter_uri, publish_dataset(store, spec, tmp_path / "data"))
+    golden_uri, probes_uri = publish_golden_set(store, task, golden_rows()), store.address(PROBES, adapter)
     try:
         async with evaluated(settings, trained) as event:
             assert isinstance(event, AdapterEvaluated), event
+        probes = Probes.model_validate_json((Path(probes_uri) / PROBES_FILE).read_bytes())
     finally:
-        for uri in (adapter_uri, trained.dataset_uri):  # They lie in the store of the running stack.
+        for uri in (adapter_uri, trained.dataset_uri, golden_uri, probes_uri):  # In the running stack's store.
             shutil.rmtree(uri)
     gates = {gate.name: gate for gate in event.gates}
     assert event.cycle_id == trained.cycle_id
@@ -140,26 +160,33 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     assert event.candidate.accuracy == event.production.accuracy
     assert event.candidate.accuracy.n == 12
     assert (event.candidate.failed, event.candidate.latency_ms_p50 > 0) == (0, True)
-    assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 0, 1)
+    assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 0, 3)
+    assert event.verdict == "failed"
+    assert gates["must_pass"].measured == 2.0
+    assert "g-" in gates["must_pass"].detail
     assert gates["not_worse"].passed
     assert gates["min_gain"].measured == 0.0
     assert {c.label for c in event.candidate.classes} == set(LABELS)
+    assert (probes.adapter, probes.base_model, len(probes.probes)) == (adapter, BASE, 5)
+    assert max(distance(probe.adapter, probe.base) for probe in probes.probes) < 0.3
 
 
 @pytest.mark.parametrize(
     ("published", "reason"),
     [(True, "vLLM does not serve the adapter"), (False, "cannot be served: no artifact at")],
 )
-async def test_an_adapter_that_vllm_cannot_find_or_that_is_not_published_fails_the_step(
+async def test_an_adapter_that_vllm_refuses_or_that_is_not_published_fails_the_step(
     stack_settings: Settings, vllm: str, tmp_path: Path, task: str, published: bool, reason: str
 ) -> None:
-    settings = EvaluatorSettings(**{**stack_settings.model_dump(), "home": tmp_path})
+    settings = EvaluatorSettings(**{**stack_settings.model_dump(), "home": tmp_path, "vllm_max_lora_rank": 64})
     store, spec = ArtifactStore(settings.artifacts_uri, tmp_path), task_spec(task)
     dataset_uri = publish_dataset(store, spec, tmp_path / "data")
-    if published:
-        (tmp_path / "nowhere").mkdir()
-        (tmp_path / "nowhere" / "manifest.json").write_text("{}")
-    trained = adapter_trained(spec, f"{task}-nowhere", str(tmp_path / "nowhere"), dataset_uri)
+    publish_golden_set(store, task, golden_rows())
+    name = f"{task}-nowhere"
+    folder = write_adapter(tmp_path / "nowhere", spec.base_model, r=32)  # This vLLM takes 16.
+    write_weights(folder, {f"{LAYER}.lora_A.weight": (32, WIDTH), f"{LAYER}.lora_B.weight": (WIDTH, 32)})
+    uri = store.publish(tmp_path / "nowhere", "adapters", name) if published else store.address("adapters", name)
+    trained = adapter_trained(spec, name, uri, dataset_uri)
     async with evaluated(settings, trained) as event:
         assert isinstance(event, StepFailed), event
     assert reason in event.reason

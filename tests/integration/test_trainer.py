@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -24,16 +25,18 @@ from schemas.conversation import Message, Role, ToolCall
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, Example
 from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
+from services.trainer import recipe
 from services.trainer.domain import SkippedRows
 from services.trainer.handlers import Handlers
 from services.trainer.job import AdapterManifest
 from services.trainer.main import build
-from services.trainer.recipe import train
+from services.trainer.recipe import WeightedSampler, train
 from services.trainer.settings import TrainerSettings
 from shared.errors import StepImpossible
 from shared.jobs import Jobs
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
+from shared.model.adapter_files import check_adapter
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -159,6 +162,46 @@ def test_rows_over_the_length_limit_are_skipped_and_counted(tmp_path: Path, task
         train([long], spec, str(tmp_path / BASE), tmp_path / "second", report)
 
 
+def losses(folder: Path, weights: list[float], epochs: float = 2) -> tuple[float, ...]:
+    """Train on as many rows as there are weights; the loss of each step."""
+    make_tiny_model(folder / BASE)
+    spec = dataset_built(ArtifactStore(str(folder / "store"), folder), folder / "data", "weights", epochs).spec
+    rows = [example(number).model_copy(update={"weight": weight}) for number, weight in enumerate(weights)]
+    return train(rows, spec, str(folder / BASE), folder, lambda done, total, message: None).losses
+
+
+def test_rows_of_equal_weights_are_read_as_trl_does_and_others_by_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(recipe, "WeightedSampler", None)
+        plain = losses(tmp_path / "plain", [1.0] * 16)
+        assert losses(tmp_path / "doubled", [2.0] * 16) == plain
+    weighted = losses(tmp_path / "weighted", [5.0, *[0.2] * 15])
+    assert weighted != plain
+    assert len(weighted) == len(plain)
+    assert losses(tmp_path / "again", [5.0, *[0.2] * 15]) == weighted, "the seed decides which rows are drawn"
+
+
+def test_every_epoch_reads_rows_by_their_weights_in_batches_of_similar_length() -> None:
+    weights = [1.0, 0.2, 3.0, 0.5] * 40
+    rows = [{"input_ids": [1] * (1 + number % 7)} for number in range(160)]
+    torch.manual_seed(20)
+    sampler = WeightedSampler(8, rows, weights)
+    epochs = [list(sampler) for _ in range(60)]
+    assert {len(epoch) for epoch in epochs} == {160}
+    read = Counter(row for epoch in epochs for row in epoch)
+    of_kind = [sum(read[row] for row in range(160) if row % 4 == kind) for kind in range(4)]
+    assert [count / sum(of_kind) for count in of_kind] == pytest.approx([w / 4.7 for w in weights[:4]], abs=0.01)
+    assert all(read[row] for row in range(160)), "a light row is read in some epochs"
+    spread = [max(lengths) - min(lengths) for lengths in batches_of(epochs[0], rows)]
+    assert sum(spread) / len(spread) < 3
+
+
+def batches_of(epoch: list[int], rows: list[dict[str, list[int]]]) -> list[list[int]]:
+    return [[len(rows[row]["input_ids"]) for row in epoch[start : start + 8]] for start in range(0, len(epoch), 8)]
+
+
 def test_conversations_with_tools_are_trained_on(tmp_path: Path, task: str) -> None:
     make_tiny_model(tmp_path / BASE)
     spec = dataset_built(ArtifactStore(str(tmp_path / "store"), tmp_path), tmp_path / "data", task, epochs=1).spec
@@ -219,3 +262,4 @@ async def test_a_dataset_on_the_broker_becomes_an_adapter_that_vllm_can_resolve(
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["peft_type"], config["base_model_name_or_path"], config["r"]) == ("LORA", BASE, 4)
     assert len(config["target_modules"]) == 7
+    check_adapter(folder, BASE, 4, trained.spec.training.target_modules)

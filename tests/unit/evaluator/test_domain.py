@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from schemas.adapters import AdapterTrained
 from schemas.base import Gate
 from schemas.conversation import Message, Role, ToolCall
 from schemas.datasets import Example
+from schemas.golden import GoldenRow
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import GoldenExample, TaskKind, TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import (
     Comparison,
     GradedAnswers,
     Question,
     evaluation_questions,
+    failed_must_pass,
     golden_questions,
     is_right,
     job_name,
@@ -169,10 +172,56 @@ def test_a_question_keeps_the_conversation_and_its_tools_and_expects_tool_calls_
     assert not is_right("Once more.", question.answer, TaskKind.GENERATION)
 
 
-def test_golden_examples_are_asked_with_the_tasks_system_prompt() -> None:
-    task = spec().model_copy(update={"golden": (GoldenExample(text="hello", label="a"),)})
-    (question,) = golden_questions(task)
-    assert [(m.role, m.content) for m in question.messages] == [("system", "Say."), ("user", "hello")]
+def golden_row(*messages: tuple[str, str], must_pass: bool = False) -> GoldenRow:
+    turns = tuple(Message(role=role, content=content) for role, content in messages)
+    return GoldenRow(row_id=f"g-{messages[0][1]}", messages=turns, must_pass=must_pass)
+
+
+def test_golden_rows_are_asked_with_the_tasks_system_prompt_unless_they_have_one() -> None:
+    rows = [
+        golden_row((Role.USER, "hello"), (Role.ASSISTANT, "a"), must_pass=True),
+        golden_row((Role.USER, "one"), (Role.ASSISTANT, "what?"), (Role.USER, "two"), (Role.ASSISTANT, "b")),
+        golden_row(("developer", "Be rude."), (Role.USER, "hello"), (Role.ASSISTANT, "c")),
+    ]
+    plain, talk, own = golden_questions(rows, spec())
+    assert [message.text for message in plain.messages] == ["Say.", "hello"]
+    assert (plain.answer, plain.must_pass, plain.row_id) == ("a", True, "g-hello")
+    assert [message.text for message in talk.messages] == ["Say.", "one", "what?", "two"]
+    assert [message.text for message in own.messages] == ["Be rude.", "hello"]
+
+
+def with_must_pass(comparison: Comparison, *positions: int) -> Comparison:
+    marked = [
+        replace(question, must_pass=number in positions, row_id=f"g-{number}")
+        for number, question in enumerate(comparison.questions)
+    ]
+    return replace(comparison, questions=marked)
+
+
+def test_a_must_pass_row_that_is_wrong_twice_stops_the_candidate_and_is_named() -> None:
+    evaluation = compared(60, set(range(60)), set())
+    golden = with_must_pass(compared(20, set(range(20)) - {7}, set()), 3, 7)
+    gates = check_gates(spec(), evaluation, golden, wrong_twice=[7])
+    assert [g.name for g in gates if not g.passed] == ["must_pass"]
+    stopped = gate(gates, "must_pass")
+    assert stopped.measured == 1
+    assert stopped.detail == "1 of 2 must-pass rows are wrong: g-7 (ratchet golden list desk)."
+
+
+def test_many_must_pass_rows_that_are_wrong_are_named_within_what_a_gate_may_say() -> None:
+    golden = with_must_pass(compared(500, set(), set()), *range(500))
+    detail = gate(check_gates(spec(), compared(60, set(range(60)), set()), golden, range(500)), "must_pass").detail
+    assert "g-0, g-1, " in detail and "and 480 more" in detail
+
+
+def test_rows_that_nobody_marked_are_no_must_pass_gate() -> None:
+    gates = check_gates(spec(), compared(60, set(range(60)), set()), compared(20, set(range(19)), set()))
+    assert "must_pass" not in [g.name for g in gates]
+
+
+def test_only_marked_rows_must_pass_and_a_failed_request_is_a_wrong_answer() -> None:
+    asked = with_must_pass(compared(6, set(), set()), 1, 2, 3).questions
+    assert failed_must_pass(asked, arm(list(asked), {0, 1, 4}, frozenset({3}))) == [2, 3]
 
 
 def trained() -> AdapterTrained:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from schemas.adapters import AdapterEvaluated, AdapterTrained, Calibration
+from schemas.adapters import AdapterEvaluated, AdapterTrained, Calibration, EvaluationRequested
 from schemas.base import Event
 from schemas.conversation import Media, Message, Part, Role
 from schemas.cycles import StepFailed, StepProgressed
@@ -17,12 +19,15 @@ from services.evaluator.handlers import Handlers
 from services.evaluator.job import EvaluationJob, calibrate, read_examples, verdict_event
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.settings import EvaluatorSettings
-from shared.errors import StepImpossible
+from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
+from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
 from shared.storage.artifacts import ArtifactStore
 
 PROMOTED = Path("schemas/examples/rollouts.changed.v1/promoted.json").read_bytes()
+
+REQUESTED = Path("schemas/examples/evaluations.requested.v1/its-turn.json").read_bytes()
 
 
 class Published:
@@ -49,8 +54,11 @@ def published() -> Published:
 
 
 @pytest.fixture
-def rollouts() -> LatestByKey[RolloutChanged]:
-    return LatestByKey("rollouts.changed.v1")
+async def rollouts() -> LatestByKey[RolloutChanged]:
+    """Read to its end: there is none yet."""
+    table: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed.v1")
+    await table.read_to({})
+    return table
 
 
 @pytest.fixture
@@ -83,6 +91,42 @@ async def test_the_opponent_is_the_current_primary(
     assert submitted(settings).production == data["primary_adapter"]
 
 
+async def test_one_whose_turn_has_come_is_compared_with_the_adapter_that_the_deployer_names_each_time_it_asks(
+    handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained
+) -> None:
+    """Not with what the evaluator's own table says, which may be behind; and the first verdict is no answer again."""
+    await handlers.on_adapter(trained)
+    asked = EvaluationRequested.model_validate_json(REQUESTED)
+    for event in (asked, asked, asked.model_copy(update={"event_id": uuid4(), "against": None})):
+        await handlers.on_requested(event)
+    jobs = [EvaluationJob.model_validate_json(path.read_bytes()) for path in settings.jobs_folder.glob("*/spec.json")]
+    assert sorted((type(job.trained).__name__, job.production) for job in jobs if job.production) == [
+        ("EvaluationRequested", asked.against)
+    ]
+    assert sorted(type(job.trained).__name__ for job in jobs if job.production is None) == [
+        "AdapterTrained", "EvaluationRequested",
+    ]  # fmt: skip
+
+
+async def test_the_opponent_is_not_guessed_while_the_rollouts_are_being_read(
+    settings: EvaluatorSettings, published: Published, trained: AdapterTrained
+) -> None:
+    """After a restart the table took longer than three seconds, and the base model was taken for production."""
+    table: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed.v1")
+    handlers = Handlers(settings, Jobs(settings.jobs_folder, "services.evaluator.job"), published, table, 0.05)
+    with pytest.raises(DependencyUnavailable, match=r"rollouts\.changed\.v1 is not read to its end yet"):
+        await handlers.on_adapter(trained)
+    assert not list(settings.jobs_folder.glob("*/spec.json"))
+    reading = asyncio.create_task(table.read_to({TopicPartition("rollouts.changed.v1", 0): 7}))
+    data = json.loads(PROMOTED)
+    data["spec"]["base_model"] = trained.base_model
+    await table.put(trained.task, RolloutChanged.model_validate(data))
+    await table.advance(0, 7)
+    await reading
+    await handlers.on_adapter(trained)
+    assert submitted(settings).production == data["primary_adapter"]
+
+
 async def test_progress_and_failure_carry_the_cycle(
     handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, published: Published
 ) -> None:
@@ -110,8 +154,8 @@ async def test_the_verdict_has_one_event_id_and_the_scores_of_both_arms(
     ]
     right = ArmAnswers(answers=tuple(q.answer for q in asked), latencies_ms=(5.0,) * len(asked))
     wrong = ArmAnswers(answers=(labels[0],) * len(asked), latencies_ms=(3.0,) * len(asked))
-    event = verdict_event(submitted(settings), "job", asked, [], right, wrong)
-    second = verdict_event(submitted(settings), "job", asked, [], right, wrong)
+    event = verdict_event(submitted(settings), "job", asked, [], right, wrong, [])
+    second = verdict_event(submitted(settings), "job", asked, [], right, wrong, [])
     assert event.event_id == second.event_id
     assert event.verdict == "passed"
     assert (event.candidate.adapter, event.production.adapter) == (trained.adapter, None)

@@ -47,6 +47,7 @@ calls = st.builds(
     Call, api=st.sampled_from(Api), messages=st.lists(messages, min_size=1, max_size=3).map(tuple),
     tools=st.lists(json_objects, max_size=2).map(tuple), tool_choice=json_values, response_format=json_values,
     parameters=json_objects, stream=st.booleans(), constrained=st.booleans(), truncated=st.booleans(),
+    surrogates=st.lists(st.text(min_size=1, max_size=20), max_size=3).map(tuple),
 )  # fmt: skip
 answers = st.builds(
     LoggedAnswer, text=texts, tool_calls=some_tool_calls, refusal=maybe_texts, reasoning=maybe_texts,

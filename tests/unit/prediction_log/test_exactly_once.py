@@ -56,6 +56,7 @@ def test_a_row_has_the_fields_of_its_event(tmp_path: Path) -> None:
         "uncertain_share": None, "calibration": "support-desk-cal", "user_hash": "u", "session_hash": None,
         "app": "shop", "metadata": '{"channel":"mail"}', "gateway_version": None, "latency_ms": 12.5,
         "prompt_tokens": 9, "answer_tokens": 2, "cached_tokens": 4, "reasoning_tokens": 0, "redactions": 0,
+        "surrogates": None,
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.datasets import DatasetBuilt
-from services.trainer.domain import check_servable, job_name, time_left
+from services.trainer.domain import check_servable, draw_by_weight, job_name, time_left
 from shared.errors import StepImpossible
 
 EXAMPLE = Path("schemas/examples/datasets.built.v1/built.json")
@@ -48,3 +48,18 @@ def test_a_rank_over_the_fleets_limit_is_refused_with_a_way_out(dataset: Dataset
 )
 def test_the_time_left_follows_the_pace(done: int, total: int, seconds: float, words: str) -> None:
     assert time_left(done, total, seconds) == words
+
+
+def test_rows_are_drawn_as_often_as_their_weights_say() -> None:
+    weights = [1.0, 0.2, 2.5, 0.3]
+    assert draw_by_weight([1.0] * 5, 0.7) == [0, 1, 2, 3, 4]
+    starts = [number / 1_000 for number in range(1_000)]
+    draws = [draw_by_weight(weights, start) for start in starts]
+    assert {len(draw) for draw in draws} == {4}
+    means = [sum(draw.count(row) for draw in draws) / len(draws) for row in range(4)]
+    assert means == pytest.approx(weights, abs=0.01)
+    assert {draw.count(2) for draw in draws} == {2, 3}
+
+
+def test_a_start_close_to_one_draws_an_existing_row() -> None:
+    assert max(draw_by_weight([0.1] * 7, 1.0 - 1e-16)) == 6

@@ -65,7 +65,7 @@ async def test_a_redelivered_dataset_is_one_job(
 async def test_a_rank_that_cannot_be_served_fails_the_step_before_any_training(
     settings: TrainerSettings, dataset: DatasetBuilt, published: Published
 ) -> None:
-    narrow = settings.model_copy(update={"trainer_max_rank": 8})
+    narrow = settings.model_copy(update={"vllm_max_lora_rank": 8})
     handlers = Handlers(narrow, Jobs(settings.jobs_folder, "services.trainer.job"), published)
     await handlers.on_dataset(dataset)
     await handlers.on_dataset(dataset)

@@ -106,7 +106,8 @@ def test_rows_that_cannot_be_trained_on_are_counted_by_their_reason() -> None:
     by_tools = row(ASKED[0], Message(role=Role.ASSISTANT, content="There."), tools=tools)
     refused = row(Message(role="critic", content="no"), Message(role=Role.ASSISTANT, content="There."))
     tokenizer = Characters(WITH_TOOLS)
-    fitting, skipped = tokenize_rows([fine, long, by_tools, refused], tokenizer, SPEC)
-    assert (len(fitting), skipped) == (1, SkippedRows(too_long=2, not_rendered=1))
+    heavy = fine.model_copy(update={"weight": 2.5})
+    fitting, weights, skipped = tokenize_rows([fine, long, by_tools, refused, heavy], tokenizer, SPEC)
+    assert (len(fitting), weights, skipped) == (2, [1.0, 2.5], SkippedRows(too_long=2, not_rendered=1))
     with pytest.raises(StepImpossible, match="of 1 training rows 0 are longer than 150 tokens, and 1 are not taken"):
         tokenize_rows([refused], tokenizer, SPEC)

@@ -1,0 +1,98 @@
+"""A must-pass row that the candidate gets wrong is asked once more, and counts only if it is wrong again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.adapters import AdapterTrained
+from schemas.conversation import JsonObject, Message, Role
+from schemas.datasets import Example
+from schemas.golden import GoldenRow
+from services.evaluator.domain import Question
+from services.evaluator.job import EvaluationJob, ask_must_pass_again, evaluate_adapter
+from services.evaluator.recipe import ArmAnswers
+from shared.errors import DependencyUnavailable, StepImpossible
+from shared.jobs import Progress
+from shared.model.inference import Completion
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.golden_sets import golden_set
+
+TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
+RIGHT, WRONG = TRAINED.spec.labels[:2]
+
+
+class Candidate:
+    """Answers each question with the text it is given, in every request; an error is raised."""
+
+    def __init__(self, **answers: str | Exception) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, str]] = []
+
+    async def complete(
+        self,
+        model: str,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tools: Sequence[JsonObject],
+        choices: Sequence[str],
+        max_tokens: int,
+        fields: Mapping[str, Any],
+    ) -> Completion:
+        text = messages[-1]["content"]
+        self.asked.append((model, text))
+        if isinstance(answer := self.answers[text], Exception):
+            raise answer
+        return Completion(answer, None, 1, 5, "stop", 10.0)
+
+
+def job(folder: Path) -> EvaluationJob:
+    return EvaluationJob(
+        trained=TRAINED, production=None, vllm=(), artifacts=str(folder / "artifacts"), cache=folder / "cache",
+        slots_folder=folder / "slots", slots=1, concurrency=2, timeout_seconds=1.0, max_rank=16,
+    )  # fmt: skip
+
+
+def golden(**must_pass: bool) -> list[Question]:
+    return [
+        Question((Message(role=Role.USER, content=text),), RIGHT, must_pass=marked)
+        for text, marked in must_pass.items()
+    ]
+
+
+async def test_only_marked_rows_that_were_wrong_are_asked_again_and_those_wrong_again_remain(tmp_path: Path) -> None:
+    questions = golden(right=True, unmarked=False, recovers=True, stays=True, refused=True)
+    first = ArmAnswers(answers=("one", RIGHT, WRONG, WRONG, WRONG, None), latencies_ms=())  # One of the evaluation set.
+    candidate = Candidate(recovers=RIGHT, stays=WRONG, refused=DependencyUnavailable("too long"))
+    wrong = await ask_must_pass_again(job(tmp_path), candidate, questions, first, start=1)
+    assert [questions[position].text for position in wrong] == ["stays", "refused"]
+    assert {text for _, text in candidate.asked} == {"recovers", "stays", "refused"}
+    assert {model for model, _ in candidate.asked} == {TRAINED.adapter}
+
+
+async def test_without_a_wrong_must_pass_row_nothing_is_asked_again(tmp_path: Path) -> None:
+    candidate = Candidate()
+    first = ArmAnswers(answers=(RIGHT, WRONG), latencies_ms=())
+    assert await ask_must_pass_again(job(tmp_path), candidate, golden(a=True, b=False), first, start=0) == []
+    assert not candidate.asked
+
+
+def test_a_golden_set_that_is_gone_fails_the_evaluation_with_the_way_out(tmp_path: Path) -> None:
+    row = GoldenRow(
+        row_id="g-1", messages=(Message(role=Role.USER, content="q"), Message(role=Role.ASSISTANT, content=RIGHT))
+    )
+    spec = TRAINED.spec.model_copy(update={"golden_set": golden_set(TRAINED.task, [row])})
+    example = Example(example_id="e", messages=row.messages, group="g", prediction_ids=(), correction_ids=())
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "eval.jsonl").write_text(example.model_dump_json() + "\n")
+    (data / "manifest.json").write_text("{}")
+    uri = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache").publish(data, "datasets", "d")
+    trained = TRAINED.model_copy(update={"spec": spec, "dataset_uri": uri})
+    written = job(tmp_path).model_copy(update={"trained": trained}).model_dump_json().encode()
+    with pytest.raises(StepImpossible, match="is not in the artifact store") as caught:
+        evaluate_adapter(written, tmp_path / "job", Progress(tmp_path / "job"))
+    assert "scheduler" in caught.value.way_out
