@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("spool", "redaction", "log", "soak", "confidence", "servers", "gateway")
+NAMES = ("spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion")
 
 
 def main(names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}.")] = None) -> None:

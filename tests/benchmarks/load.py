@@ -1,6 +1,7 @@
 """The load generator: raw connections on uvloop, each sending its next request as soon as it has an answer.
 
-Each request has a number of its own in its text, so that no two are equal and no cache is measured. The generator is a
+Each request has a number of its own in its text, so that no two are equal and no cache is measured; the texts around
+it take turns, so that no compressor finds the last request in this one. The generator is a
 process of its own: `python -m tests.benchmarks.load` reads one `Load` per line of JSON and writes one `LoadResult` per
 line. It parses no more of HTTP than it must: where an answer ends, and whether it is a 200.
 """
@@ -13,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Self, cast
@@ -34,11 +35,11 @@ _TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Load:
-    """What to send, where to, and over how many connections."""
+    """What to send, one body after the other, where to, and over how many connections."""
 
     url: str
     headers: Mapping[str, str]
-    body: str
+    bodies: Sequence[str]
     connections: int
     seconds: float
 
@@ -62,10 +63,13 @@ class LoadResult:
     sample: str = ""
 
 
+_Request = tuple[bytes, bytes]
+"""What stands before and behind a request's number."""
+
+
 class _Connection(asyncio.Protocol):
-    def __init__(self, request: bytes, until: float, counted_from: float, answered: LoadResult) -> None:
-        self._before, number, self._after = request.partition(NUMBER)
-        self._digits = len(number)
+    def __init__(self, requests: Sequence[_Request], until: float, counted_from: float, answered: LoadResult) -> None:
+        self._requests = requests
         self._until = until
         self._counted_from = counted_from
         self._answered = answered
@@ -86,7 +90,8 @@ class _Connection(asyncio.Protocol):
             return
         self._buffer, self._first, self._expected = b"", None, None
         answered.asked += 1
-        self._transport.write(b"%b%0*d%b" % (self._before, self._digits, answered.asked, self._after))
+        before, after = self._requests[answered.asked % len(self._requests)]
+        self._transport.write(b"%b%0*d%b" % (before, len(NUMBER), answered.asked, after))
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
@@ -121,10 +126,7 @@ class _Connection(asyncio.Protocol):
 async def ask(load: Load) -> LoadResult:
     """Send requests over `connections` for `seconds`; a connection that the server closes is opened again."""
     parts = urlsplit(load.url)
-    body = load.body.encode()
-    lines = {"host": parts.netloc, "content-type": "application/json", "content-length": str(len(body)), **load.headers}
-    head = f"POST {parts.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    request = head.encode() + b"\r\n" + body
+    requests = [_request(load, body.encode()) for body in load.bodies]
     answered, loop = LoadResult(), asyncio.get_running_loop()
     began, computed = time.perf_counter(), time.process_time()
     until = began + load.seconds
@@ -132,7 +134,7 @@ async def ask(load: Load) -> LoadResult:
     async def ask_until_end() -> None:
         while time.perf_counter() < until:
             _, connection = await loop.create_connection(
-                lambda: _Connection(request, until, began + SETTLE_SECONDS, answered), parts.hostname, parts.port
+                lambda: _Connection(requests, until, began + SETTLE_SECONDS, answered), parts.hostname, parts.port
             )
             await connection.closed
 
@@ -143,6 +145,14 @@ async def ask(load: Load) -> LoadResult:
     answered.wall = time.perf_counter() - began
     answered.busy = (time.process_time() - computed) / answered.wall
     return answered
+
+
+def _request(load: Load, body: bytes) -> _Request:
+    parts = urlsplit(load.url)
+    lines = {"host": parts.netloc, "content-type": "application/json", "content-length": str(len(body)), **load.headers}
+    head = f"POST {parts.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    before, _, after = body.partition(NUMBER)
+    return head.encode() + b"\r\n" + before, after
 
 
 class Generator:

@@ -17,20 +17,25 @@ from confluent_kafka import Producer
 from schemas.base import Variant
 from schemas.conversation import Call, FinishReason, Message
 from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged, Usage
+from shared.kafka.clients import COMPRESSION
 from tests.benchmarks.pipeline import TASK
+from tests.benchmarks.targets import texts
 
 _STEP = 500
 _SIZE = 1_000
+_DISTINCT = 64
+"""Texts that take turns."""
 
 
 _EVENT_ID, _TIME, _REQUEST, _PREDICTION = (
-    "00000000-0000-4000-8000-000000000000", datetime(2000, 1, 1, tzinfo=UTC), "REQUEST", "PREDICTION",
+    "00000000-0000-4000-8000-000000000000", datetime(2000, 1, 1, tzinfo=UTC), "{request}", "{prediction}",
 )  # fmt: skip
 
 
-def template() -> list[bytes]:
-    """Return the five parts of the event's JSON around event id, time, request id and prediction id."""
-    rest = _event(_SIZE - len(_event(0)) - 72)
+def template(seed: int = 0) -> list[bytes]:
+    """Return the five parts of an event's JSON around event id, time, request id and prediction id."""
+    (text,) = texts(1, seed)
+    rest = _event(text[: _SIZE - len(_event("")) - 72])
     parts = []
     for varying in (_EVENT_ID, "2000-01-01T00:00:00Z", _REQUEST, _PREDICTION):
         part, rest = rest.split(varying.encode())
@@ -38,14 +43,14 @@ def template() -> list[bytes]:
     return [*parts, rest]
 
 
-def _event(length: int) -> bytes:
+def _event(text: str) -> bytes:
     answer = LoggedAnswer(
         prediction_id=_PREDICTION, text="delivery", finish_reason=FinishReason.STOP, tokens=3,
         confidence=Confidence(score=0.93, logprob=-0.07, tokens=3),
     )  # fmt: skip
     event = PredictionLogged(
         event_id=_EVENT_ID, occurred_at=_TIME, task=TASK, task_revision="r1", request_id=_REQUEST,
-        call=Call(messages=(Message(role="user", content="parcel " * (length // 7)),), parameters={"temperature": 0.0}),
+        call=Call(messages=(Message(role="user", content=text),), parameters={"temperature": 0.0}),
         answers=(answer,), model="base", variant=Variant.BASE, usage=Usage(prompt_tokens=120, answer_tokens=3),
         user_hash="0123456789abcdef01234567", app="shop", latency_ms=12.5,
     )  # fmt: skip
@@ -59,11 +64,11 @@ def main() -> None:
     kafka, topic, count, rate = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     producer = Producer(
         {
-            "bootstrap.servers": kafka, "acks": "all", "enable.idempotence": True, "compression.type": "lz4",
-            "linger.ms": 20, "queue.buffering.max.messages": 500_000,
+            "bootstrap.servers": kafka, "acks": "all", "enable.idempotence": True,
+            "compression.type": COMPRESSION, "linger.ms": 20, "queue.buffering.max.messages": 500_000,
         }
     )  # fmt: skip
-    first, second, third, fourth, fifth = template()
+    templates = [template(seed) for seed in range(_DISTINCT)]
     producer.list_topics(timeout=10)
     run, began = uuid4().hex[:20], time.time()
     for start in range(0, count, _STEP):
@@ -73,6 +78,7 @@ def main() -> None:
         for number in range(start, min(start + _STEP, count)):
             unique = b"%s%012d" % (run.encode(), number)
             uuid = b"%s-%s-4%s-8%s-%s" % (unique[:8], unique[8:12], unique[13:16], unique[17:20], unique[20:])
+            first, second, third, fourth, fifth = templates[number % _DISTINCT]
             prediction = b"bench." + unique + b".0123456789ab"
             value = first + uuid + second + now + third + unique + fourth + prediction + fifth
             while True:

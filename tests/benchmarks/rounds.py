@@ -17,6 +17,8 @@ from tests.benchmarks.targets import Target
 CUTS = (50, 95, 99)
 DIRECT = "direct"
 _WARM_SECONDS = 2.0
+_DISTINCT = 64
+"""Bodies of a case that take turns."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,12 @@ class Run:
     """One measurement of a target. Latencies in ms, to the last byte or, streaming, to the first token.
 
     `computed`: µs of processor time per request of all the target's processes; `root`: of the first of them alone,
-    which answers. `busy`: the generator's own load; near 1 it is the bottleneck.
+    which answers. `sustained`: requests a second until the work of all of them is done, shipping included. `busy`: the
+    generator's own load; near 1 it is the bottleneck.
     """
 
     rate: float
+    sustained: float
     latency: dict[int, float]
     computed: float
     root: float
@@ -69,15 +73,18 @@ def visit(
 def measure(generator: Generator, target: Target, case: Case, seconds: float) -> Run:
     """Measure one target with one case, the work included that it still does afterwards (shipping events)."""
     before = target.computed()
-    body = target.body(case.stream, case.kilobytes)
-    result = generator.run(Load(target.url, target.headers, body, case.connections, seconds))
+    bodies = [target.body(case.stream, case.kilobytes, seed) for seed in range(_DISTINCT)]
+    result = generator.run(Load(target.url, target.headers, bodies, case.connections, seconds))
+    answered = time.perf_counter()
     target.settle()
+    settling = time.perf_counter() - answered
     after = target.computed()
     spent = {pid: now - before.get(pid, 0.0) for pid, now in after.items()}
     cuts = statistics.quantiles(result.first if case.stream else result.seconds, n=100)
     time.sleep(0.1)
     return Run(
         rate=len(result.seconds) / (result.wall - SETTLE_SECONDS),
+        sustained=result.requests / (result.wall + settling),
         latency={cut: cuts[cut - 1] * 1e3 for cut in CUTS},
         computed=sum(spent.values()) / result.requests * 1e6,
         root=spent[target.pid] / result.requests * 1e6,
@@ -99,7 +106,8 @@ def added(rounds: Rounds, name: str, case: Case, cut: int) -> float:
     return statistics.median(runs[name, case].latency[cut] - runs[DIRECT, case].latency[cut] for runs in rounds)
 
 
-GRID = ("who", "connections", "requests/s", "added p50 ms", "added p95 ms", "added p99 ms", "CPU µs a request")
+GRID = ("who", "connections", "requests/s", "until all is shipped", "added p50 ms", "added p95 ms", "added p99 ms",
+        "CPU µs a request")  # fmt: skip
 
 
 def grid(rounds: Rounds, names: Iterable[str], cases: Iterable[Case]) -> list[tuple[str, ...]]:
@@ -115,8 +123,16 @@ def grid(rounds: Rounds, names: Iterable[str], cases: Iterable[Case]) -> list[tu
             ]
             computed = median(rounds, name, case, lambda run: run.computed)
             rate = median(rounds, name, case, lambda run: run.rate)
+            sustained = median(rounds, name, case, lambda run: run.sustained)
             shown = f"{name} (itself)" if name == DIRECT else name
             rows.append(
-                (shown, str(case.connections), f"{rate:,.0f}", *(f"{ms:.2f}" for ms in latencies), f"{computed:,.0f}")
+                (
+                    shown,
+                    str(case.connections),
+                    f"{rate:,.0f}",
+                    f"{sustained:,.0f}",
+                    *(f"{ms:.2f}" for ms in latencies),
+                    f"{computed:,.0f}",
+                )
             )
     return rows

@@ -101,7 +101,7 @@ class Answers:
 class NoFlags:
     """Flags by which everyone gets the base model."""
 
-    def read(self, task: str, user: str | None) -> ServingFlags:
+    def read(self, task: str, user: str | None, subject: str | None = None) -> ServingFlags:
         return ServingFlags()
 
 

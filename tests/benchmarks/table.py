@@ -26,6 +26,15 @@ class Measured:
     value: float
     max_value: float | None = None
     """The aim: at most this."""
+    min_value: float | None = None
+    """The aim: at least this."""
+
+    @property
+    def missed(self) -> bool:
+        """True if there is an aim that is not met."""
+        return (self.max_value is not None and self.value > self.max_value) or (
+            self.min_value is not None and self.value < self.min_value
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,10 @@ def report(results: Sequence[Result], file: str, measured: Sequence[Measured] = 
         written.append(_aimed(title, ("what", "unit", "ours", "peer", "ratio", "against", "pairs"), rows, aims))
     if measured:
         rows = [(m.name, m.unit, _number(m.value)) for m in measured]
-        aims = [_aim("≤", m.max_value, m.max_value is not None and m.value <= m.max_value) for m in measured]
+        aims = [
+            _aim("≥", m.min_value, not m.missed) if m.max_value is None else _aim("≤", m.max_value, not m.missed)
+            for m in measured
+        ]
         written.append(_aimed(title, ("what", "unit", "value"), rows, aims))
     for grid in grids:
         written.append(f"{grid.title}:\n\n{_table(f'{file}: {grid.title}', grid.columns, grid.rows)}")

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -28,10 +31,23 @@ from tests.conftest import ROOT, free_ports
 from tests.integration.gateway_process import publish_task
 
 HOST = "127.0.0.1"
-QUESTION = (
-    "Where is my parcel? I ordered two weeks ago, and the tracking page has said the same thing since Monday. " * 3
-)
 _START_SECONDS = 180.0
+
+
+@cache
+def texts(count: int, seed: int) -> list[str]:
+    """Return texts of a kilobyte: words as often as they stand in this project's prose, so that they compress like it.
+
+    Prose itself would compress better from the second request on: a compressor finds what it has seen.
+    """
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(_words(), k=200))[:1_000] for _ in range(count)]
+
+
+@cache
+def _words() -> list[str]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return re.findall(r"[\w',.?-]+", " ".join(page.read_text(encoding="utf-8") for page in pages))
 
 
 @dataclass(frozen=True)
@@ -46,12 +62,13 @@ class Target:
     settle: Callable[[], None] = lambda: None
     """Returns when the target has finished the work of the requests so far."""
 
-    def body(self, stream: bool, kilobytes: int = 0) -> str:
+    def body(self, stream: bool, kilobytes: int = 0, seed: int = 0) -> str:
         """A request. `kilobytes`: of earlier messages, a kilobyte each, as a long chat or an agent sends them."""
-        turns = [{"role": ("user", "assistant")[n % 2], "content": (QUESTION * 4)[:1_000]} for n in range(kilobytes)]
-        question = {"role": "user", "content": f"{NUMBER.decode()}: {QUESTION}"}
-        asked = {"model": self.model, "messages": [*turns, question], "user": "customer-4711"}
-        return json.dumps({**asked, "stream": True} if stream else asked)
+        *earlier, asked = texts(kilobytes + 1, seed)
+        turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(earlier)]
+        question = {"role": "user", "content": f"{NUMBER.decode()}: {asked[:300]}"}
+        request = {"model": self.model, "messages": [*turns, question], "user": f"customer-{seed}"}
+        return json.dumps({**request, "stream": True} if stream else request)
 
     def computed(self) -> dict[int, float]:
         """Return the processor seconds of each of its processes so far, by process id."""
