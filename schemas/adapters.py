@@ -7,14 +7,15 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from schemas.base import Event, Frozen, Gate, Identifier, Interval, Probability, Verdict
+from schemas.base import AdapterName, Event, Frozen, Gate, Identifier, Interval, Probability, Verdict
+from schemas.conversation import Messages
 from schemas.tasks import TaskSpec
 
 
 class AdapterTrained(Event):
     """A LoRA adapter was trained and published in the artifact store under an immutable name. Key: task."""
 
-    adapter: Identifier = Field(description="Immutable: task and content hash; also its name in vLLM.")
+    adapter: AdapterName = Field(description="Immutable: task and content hash; also its name in vLLM.")
     uri: str = Field(max_length=2_000)
     base_model: Identifier
     dataset_id: Identifier
@@ -39,7 +40,7 @@ class ClassScore(Frozen):
 class ArmScore(Frozen):
     """The scores of one arm on the frozen evaluation set."""
 
-    adapter: Identifier | None
+    adapter: AdapterName | None
     accuracy: Interval
     macro_f1: Probability
     classes: tuple[ClassScore, ...] = Field(default=(), max_length=500)
@@ -83,10 +84,47 @@ class Calibration(Frozen):
         return self
 
 
+PROBES, PROBES_FILE = "probes", "probes.json"
+"""Where the artifact store has an adapter's probes: the kind of artifact, and the file in its folder."""
+
+
+class Probe(Frozen):
+    """A prompt, and the likeliest first tokens of two models' answers to it with their log-probabilities in nats."""
+
+    messages: Messages
+    adapter: dict[str, float] = Field(min_length=1, max_length=100)
+    base: dict[str, float] = Field(min_length=1, max_length=100)
+
+
+class Probes(Frozen):
+    """What an adapter and its base model answered at the adapter's evaluation: a replica that serves it must, too.
+
+    Stored permanently in the artifact store, as `probes/<adapter>/probes.json`. The prompts are made of the task's own
+    prompt and labels and of nobody's text, so that they outlive every erasure.
+    """
+
+    adapter: AdapterName
+    base_model: Identifier
+    probes: tuple[Probe, ...] = Field(min_length=1, max_length=20)
+
+
+class EvaluationRequested(Event):
+    """A candidate that waited for its turn is to be compared with the model that serves today. Key: task."""
+
+    adapter: AdapterName
+    uri: str = Field(max_length=2_000)
+    base_model: Identifier
+    dataset_id: Identifier
+    dataset_uri: str = Field(max_length=2_000)
+    data_cutoff: AwareDatetime
+    against: AdapterName | None = Field(description="The adapter that serves; None: the base model.")
+    spec: TaskSpec
+
+
 class AdapterEvaluated(Event):
     """A candidate was compared with production on the evaluation set; every gate has its verdict. Key: task."""
 
-    adapter: Identifier
+    adapter: AdapterName
     adapter_uri: str = Field(max_length=2_000)
     base_model: Identifier
     dataset_id: Identifier

@@ -22,6 +22,8 @@ MAX_SHORT_TEXT = 32_000
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Lower case, digits and dashes: it becomes part of flag names, folders and adapter names."""
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+"""A folder's name and a model's in the engine, so never a path."""
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 ShortText = Annotated[str, StringConstraints(max_length=MAX_SHORT_TEXT)]
 """A text that a person writes into a setting, or one of many in an event."""
@@ -46,7 +48,7 @@ class Event(Frozen):
     occurred_at: AwareDatetime = Field(default_factory=utc_now)
     task: TaskName
     task_revision: Identifier = Field(
-        description="Hash of what makes data comparable: prompt, labels, base model. Revisions are never mixed."
+        description="Hash of what makes data comparable: prompt, labels, base model. What is measured is of one."
     )
     cycle_id: Identifier | None = Field(default=None, description="The weekly cycle that the event belongs to, if any.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from schemas.adapters import AdapterEvaluated, AdapterTrained
+from schemas.adapters import AdapterEvaluated, AdapterTrained, EvaluationRequested
 from schemas.base import Event
 from schemas.cycles import CycleFinished, CycleStarted, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
@@ -64,7 +64,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("predictions.logged.v1", PredictionLogged, ("gateway",),
           ("prediction_log", "failure_miner", "shadow"), "request_id", 8, _QUARTER),
     Topic("feedback.given.v1", FeedbackGiven, ("gateway",),
-          ("prediction_log", "failure_miner"), "prediction_id", 4, _QUARTER),
+          ("prediction_log", "failure_miner", "dataset_builder", "deployer"), "prediction_id", 4, _QUARTER),
     Topic("requests.observed.v1", RequestObserved, ("gateway",),
           ("prediction_log", "deployer"), "prediction_id", 8, _WEEK),
     Topic("predictions.rolled_up.v1", PredictionsRolledUp, ("prediction_log",),
@@ -83,16 +83,18 @@ TOPICS: tuple[Topic, ...] = (
           ("evaluator", "console", "scheduler"), "task", 1, _FOREVER),
     Topic("adapters.evaluated.v1", AdapterEvaluated, ("evaluator",),
           ("deployer", "console", "scheduler"), "task", 1, _FOREVER),
+    Topic("evaluations.requested.v1", EvaluationRequested, ("deployer",), ("evaluator",), "task", 1, _QUARTER),
     Topic("shadow.compared.v1", ShadowCompared, ("shadow",), ("deployer",), "prediction_id", 4, _QUARTER),
     Topic("rollouts.changed.v1", RolloutChanged, ("deployer",),
           ("evaluator", "shadow", "console", "scheduler"), "task", 1, _FOREVER, compacted=True),
     Topic("cycles.started.v1", CycleStarted, ("scheduler",),
           ("failure_miner", "console"), "task", 1, _FOREVER),
-    Topic("cycles.finished.v1", CycleFinished, ("scheduler",), ("console",), "task", 1, _FOREVER),
+    Topic("cycles.finished.v1", CycleFinished, ("scheduler",),
+          ("console", "dataset_builder"), "task", 1, _FOREVER),
     Topic("steps.failed.v1", StepFailed,
           ("failure_miner", "dataset_builder", "trainer", "evaluator", "scheduler"),
           ("scheduler", "console"), "task", 1, _QUARTER),
-    Topic("steps.progressed.v1", StepProgressed, ("trainer", "evaluator"),
+    Topic("steps.progressed.v1", StepProgressed, ("dataset_builder", "trainer", "evaluator"),
           ("scheduler", "console"), "task", 1, _WEEK),
 )  # fmt: skip
 

@@ -20,6 +20,16 @@ RoleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,3
 """A chat template may know roles of its own, so it is not limited to those of `Role`."""
 
 
+MAX_SURROGATES = 200
+MAX_SURROGATE = 200
+"""Characters of a surrogate."""
+Surrogates = Annotated[
+    tuple[Annotated[str, StringConstraints(min_length=1, max_length=MAX_SURROGATE)], ...],
+    Field(max_length=MAX_SURROGATES),
+]
+"""Made-up data that stands for personal data. It looks real: only a list of it tells the two apart."""
+
+
 class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
@@ -105,6 +115,9 @@ class Call(Frozen):
         default=False, description="The answer was constrained to the labels of the task's revision."
     )
     truncated: bool = Field(default=False, description="Something of the call was too long for an event.")
+    surrogates: Surrogates = Field(
+        default=(), description="What redaction put in the place of personal data, in the call and in its answers."
+    )
 
     @property
     def is_whole(self) -> bool:

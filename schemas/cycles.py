@@ -31,9 +31,9 @@ class CycleStarted(Event):
 
 
 class CycleFinished(Event):
-    """A cycle ended: the candidate was promoted or rejected, or a step failed. Key: task."""
+    """A cycle ended: its candidate was promoted or not, a step failed, or there was too little new. Key: task."""
 
-    outcome: Literal["promoted", "rejected", "failed"]
+    outcome: Literal["promoted", "rejected", "inconclusive", "failed", "skipped"]
     reason: str = Field(max_length=2_000)
     adapter: Identifier | None = None
     seconds: float = Field(ge=0.0)
@@ -56,3 +56,7 @@ class StepFailed(Event):
     reason: str = Field(max_length=4_000)
     way_out: str = Field(max_length=2_000, description="What an operator does next.")
     progress: Probability | None = None
+    skipped: bool = Field(default=False, description="Nothing is wrong: there was too little new to learn from.")
+    report: str | None = Field(
+        default=None, max_length=2_000, description="Address of the folder with quality.json, where a gate stopped it."
+    )

@@ -9,6 +9,11 @@ from pydantic import AwareDatetime, Field
 from schemas.base import Event, Frozen, Identifier, Probability, ShortText
 from schemas.cycles import Fence
 
+FAILURES = "failures"
+"""The artifacts' kind. A folder holds manifest.json and these two:"""
+MODES_FILE = "modes.jsonl"
+MEMBERS_FILE = "members.jsonl"
+
 
 class ExemplarSource(Frozen):
     """The prediction and user behind an exemplar: for erasure, and for tracing it back."""
@@ -41,12 +46,43 @@ class FailureMode(Frozen):
         return self.model_copy(update={"exemplars": exemplars, "sources": sources})
 
 
+class ModeMember(Frozen):
+    """One line of members.jsonl: the failure mode of a suspect of this cycle, or of one that a person labelled."""
+
+    prediction_id: Identifier
+    mode_id: Identifier
+
+
+class FailuresManifest(Frozen):
+    """manifest.json of a folder of failure modes."""
+
+    task: Identifier
+    modes: int = Field(ge=0)
+    members: int = Field(ge=0)
+    files: dict[str, str] = Field(description="File name to SHA-256.")
+
+
 class FailuresClustered(Event):
     """A cycle's suspects were clustered. Its dataset is built from now on. Key: task."""
 
     suspects: int = Field(ge=0)
     noise: int = Field(ge=0, description="Suspects that belong to no mode.")
-    modes: tuple[FailureMode, ...] = Field(max_length=1_000)
+    modes: tuple[FailureMode, ...] = Field(
+        max_length=1_000, description="The largest, with short exemplars: what an event has room for. All are at `uri`."
+    )
+    modes_left_out: int = Field(default=0, ge=0, description="Smaller modes, which are only at `uri`.")
+    uri: str | None = Field(
+        default=None,
+        max_length=2_000,
+        description="A folder in the artifact store: modes.jsonl (lines of `FailureMode`, without exemplars) and "
+        "members.jsonl (lines of `ModeMember`).",
+    )
+    audits_asked: int = Field(
+        default=0,
+        ge=0,
+        description="Questions of the audit about this revision's predictions up to the cut-off, answered or not.",
+    )
+    audit_share: Probability = Field(default=0.0, description="Share of all answers that the audit asks about now.")
     data_cutoff: AwareDatetime
     fence: Fence = Field(description="Copied from `cycles.started`: corrections up to here are in the cycle.")
 

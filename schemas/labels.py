@@ -9,19 +9,26 @@ from typing import Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from schemas.base import Event, Identifier, Probability, Text
-from schemas.conversation import Answer, Call
+from schemas.conversation import Answer, Call, Surrogates
+
+Preference = Literal["a", "b", "both_right", "both_wrong", "cannot_tell"]
 
 
 class Purpose(StrEnum):
     """Why a reviewer is asked. Only tickets (`discordant_pair`) may count in a promotion.
 
-    `disagreement` is a tie-break: two reviewers gave different labels.
+    `audit` is a uniform sample of all traffic, confident answers too: what production is measured by. `uncalibrated` is
+    a sample of the answers of an arm whose confidence means nothing yet. `disagreement` is a tie-break: two reviewers
+    gave different labels. `suspicious_label` asks again about a label that disagrees with those of similar texts.
     """
 
     LOW_CONFIDENCE = "low_confidence"
     FEEDBACK = "feedback"
     DISCORDANT_PAIR = "discordant_pair"
     TIE_BREAK = "disagreement"
+    AUDIT = "audit"
+    UNCALIBRATED = "uncalibrated"
+    SUSPICIOUS_LABEL = "suspicious_label"
 
 
 class LabelRequested(Event):
@@ -38,8 +45,16 @@ class LabelRequested(Event):
     answers: tuple[Answer, ...] = Field(min_length=1, max_length=2)
     labels: tuple[str, ...] = Field(default=(), max_length=500, description="Allowed answers; empty: free text.")
     priority: float = Field(default=0.0, description="Higher first: one minus confidence, for example.")
-    inclusion_probability: Probability = Field(default=1.0, gt=0.0)
+    suggestion: Text | None = Field(default=None, description="What the user wrote that the answer should have been.")
+    suggestion_surrogates: Surrogates = Field(default=(), description="What stands in it for personal data.")
+    inclusion_probability: Probability = Field(
+        default=1.0,
+        gt=0.0,
+        description="How probable it was that this prediction is asked about for this purpose, fixed before it was "
+        "read.",
+    )
     overlap: int = Field(default=1, ge=1, le=5, description="How many reviewers are asked the same question.")
+    app: Identifier | None = Field(default=None, description="The application that asked the model.")
     ticket_id: Identifier | None = None
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
     predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
@@ -59,7 +74,8 @@ class LabelRequested(Event):
 class CorrectionSubmitted(Event):
     """A reviewer's answer, with the question repeated, so that no consumer needs to look it up. Key: prediction_id.
 
-    Exactly one of `label` (what the answer should have been) and `preference` (which side of a pair) is given.
+    Exactly one of `label` (what the answer should have been) and `preference` (which side of a pair) is given. Who
+    cannot tell the label of a pair says so by the preference `cannot_tell`, which is no label and never trained on.
     """
 
     correction_id: Identifier
@@ -70,13 +86,17 @@ class CorrectionSubmitted(Event):
     call: Call = Field(description="What was asked; `truncated` if it was too long for a question.")
     answers: tuple[Answer, ...] = Field(min_length=1, max_length=2)
     label: Text | None = Field(default=None, description="As one text, see `Answer.plain`.")
-    preference: Literal["a", "b", "both_right", "both_wrong", "cannot_tell"] | None = None
+    preference: Preference | None = Field(
+        default=None, description="Of a pair of free texts; of a pair of labels only `cannot_tell`."
+    )
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
     overlap: int = Field(default=1, ge=1, le=5)
+    app: Identifier | None = None
     ticket_id: Identifier | None = None
     user_hash: Identifier | None = Field(default=None, description="Of the prediction's user, for erasure.")
     predicted_at: AwareDatetime | None = Field(default=None, description="When the prediction was made, for erasure.")
     redactions: int = Field(default=0, ge=0, description="Personal data replaced in the reviewer's text.")
+    surrogates: Surrogates = Field(default=(), description="What stands in its place.")
     seconds: float | None = Field(default=None, ge=0.0, description="Time from showing the question to the answer.")
 
     @property

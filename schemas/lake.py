@@ -27,10 +27,10 @@ class PredictionRow(Frozen):
     `Call`, `replay_request(call, labels)` its path and body, and `model` is the model to ask; `answer_of_row(row)`
     returns the answer. So a row can be replayed, trained on or read in any other form.
 
-    `messages`, `tools`, `tool_choice`, `response_format`, `parameters`, `tool_calls` and `metadata` are compact JSON in
-    the structure of `schemas/conversation.py`, without fields that have their default; null where there is none, but
-    `{}` for no parameters and no metadata. `answer` is the answer as one text (`Answer.plain`), tool calls and refusal
-    included; `text` is what was said beside them, null where there are none. `confidence` is the event's
+    `messages`, `tools`, `tool_choice`, `response_format`, `parameters`, `tool_calls`, `metadata` and `surrogates` are
+    compact JSON in the structure of `schemas/conversation.py`, without fields that have their default; null where there
+    is none, but `{}` for no parameters and no metadata. `answer` is the answer as one text (`Answer.plain`), tool calls
+    and refusal included; `text` is what was said beside them, null where there are none. `confidence` is the event's
     `confidence.score`; `confidence_raw` is the score before calibration, if any. `answer_tokens` are the answer's own;
     the other tokens, `latency_ms` and `redactions` are the request's.
     """
@@ -80,6 +80,7 @@ class PredictionRow(Frozen):
     cached_tokens: int
     reasoning_tokens: int
     redactions: int
+    surrogates: str | None
 
 
 class FeedbackRow(Frozen):

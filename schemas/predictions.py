@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, JsonValue
 
 from schemas.base import Event, Frozen, Identifier, Probability, ShortText, Text, Variant
-from schemas.conversation import Answer, Call, JsonObject, Messages, ToolCall
+from schemas.conversation import Answer, Call, JsonObject, Messages, Surrogates, ToolCall
 
 
 class Confidence(Frozen):
@@ -77,6 +77,12 @@ class PredictionLogged(Event):
     usage: Usage = Usage()
     user_hash: Identifier | None = Field(default=None, description="Keyed hash of the application's user.")
     session_hash: Identifier | None = Field(default=None, description="Keyed hash of the conversation's id.")
+    subject: Identifier | None = Field(
+        default=None,
+        description="Whom shadow and a canary take the request to be from: the user's hash, else the session's, else a "
+        "keyed hash of the application and the conversation's first user message, made before redaction. None for an "
+        "answer made elsewhere.",
+    )
     app: Identifier | None = Field(default=None, description="The application: the name of its API key.")
     metadata: Metadata = Field(default_factory=dict, description="What the application sent with the request.")
     gateway_version: Identifier | None = None
@@ -131,6 +137,7 @@ class FeedbackGiven(Event):
     text: Text | None = Field(default=None, description="For edited and label: the answer as it should have been.")
     user_hash: Identifier | None = None
     redactions: int = Field(default=0, ge=0, description="How many pieces of personal data were replaced.")
+    surrogates: Surrogates = Field(default=(), description="What stands in their place.")
 
 
 class RequestObserved(Event):
@@ -140,6 +147,7 @@ class RequestObserved(Event):
     variant: Variant
     adapter: Identifier | None = None
     user_hash: Identifier | None = None
+    subject: Identifier | None = Field(default=None, description="Whom it is taken to be from, as `PredictionLogged`.")
     status: int = Field(ge=100, le=599)
     latency_ms: float = Field(ge=0.0)
     confidence: Probability | None = None

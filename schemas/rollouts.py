@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
-from schemas.base import Event, Frozen, Identifier
+from schemas.base import AdapterName, Event, Frozen, Identifier
 from schemas.conversation import Answer, Call
 from schemas.tasks import TaskSpec
 
@@ -18,21 +18,34 @@ class ShadowCompared(Event):
     rollout_id: Identifier
     prediction_id: Identifier
     call: Call
-    production_adapter: Identifier | None
-    candidate_adapter: Identifier
+    production_adapter: AdapterName | None
+    candidate_adapter: AdapterName
     production_answer: Answer
     candidate_answer: Answer | None = Field(description="None: the candidate failed or timed out: a loss.")
     agree: bool
     user_hash: Identifier | None = None
+    subject: Identifier = Field(
+        description="Who bets, once a rollout: the user, else the session, else the app's conversation by its first "
+        "question."
+    )
+    identified: bool = Field(description="False: neither user nor session is known, so several subjects may be one.")
     logged_at: AwareDatetime
     candidate_latency_ms: float = Field(ge=0.0)
 
 
 class Stage(StrEnum):
+    """Where a candidate is.
+
+    `queued`: it passed the offline gates and waits for its turn. `rejected`: the evidence, or a person, is against it.
+    `inconclusive`: time or labels ran out before the evidence said anything.
+    """
+
+    QUEUED = "queued"
     SHADOW = "shadow"
     CANARY = "canary"
     PROMOTED = "promoted"
     REJECTED = "rejected"
+    INCONCLUSIVE = "inconclusive"
     ROLLED_BACK = "rolled_back"
 
 
@@ -43,23 +56,50 @@ class Evidence(Frozen):
     ties: int = Field(default=0, ge=0, description="Pairs that agree, or whose answers are both right or both wrong.")
     losses: int = Field(default=0, ge=0)
     pending: int = Field(default=0, ge=0, description="Tickets without a label: counted as losses.")
+    labels: int = Field(default=0, ge=0, description="Tickets that people have settled.")
+    unidentified: int = Field(
+        default=0, ge=0, description="Tickets of neither a user nor a session: whether their authors differ is unknown."
+    )
     wealth: float = Field(default=1.0, ge=0.0)
     alpha: float = Field(gt=0.0, lt=1.0)
+    gain_low: float = Field(
+        default=-1.0,
+        ge=-1.0,
+        le=1.0,
+        description="With `gain_high` the 95 % interval, valid at any time, of the gain in accuracy over agreeing "
+        "pairs and tickets. A ticket without a label counts as lost here and as won there.",
+    )
+    gain_high: float = Field(default=1.0, ge=-1.0, le=1.0)
+    labels_expected: int | None = Field(
+        default=None,
+        ge=0,
+        description="Median of further labels, each of another subject, until wealth reaches 1/alpha. None: a proof is "
+        "unlikely, or not foreseeable yet.",
+    )
     canary_requests: int = Field(default=0, ge=0)
     canary_errors: int = Field(default=0, ge=0)
 
 
 class RolloutChanged(Event):
-    """A candidate's stage or the serving adapter changed. Compacted: the last value per task holds. Key: task."""
+    """A candidate's stage or the serving adapter changed, or the evidence about it. Key: task.
+
+    Compacted: the last value per task holds. New evidence repeats the last change, a minute apart at the least.
+    """
 
     rollout_id: Identifier
     stage: Stage
-    primary_adapter: Identifier | None = Field(description="The adapter that serves everyone; None: the base model.")
-    previous_adapter: Identifier | None = None
-    candidate_adapter: Identifier
+    primary_adapter: AdapterName | None = Field(description="The adapter that serves everyone; None: the base model.")
+    previous_adapter: AdapterName | None = None
+    candidate_adapter: AdapterName
     candidate_uri: str = Field(max_length=2_000)
     dataset_uri: str = Field(max_length=2_000, description="The candidate's training rows, to detect near-duplicates.")
     data_cutoff: AwareDatetime
     evidence: Evidence
     reason: str = Field(max_length=2_000)
+    moved_by: Identifier = Field(
+        default="ratchet", description="Who made the change: `ratchet`, by the evidence, or a person."
+    )
+    paused: str = Field(
+        default="", max_length=2_000, description="Why no move to more users is made until a person says so."
+    )
     spec: TaskSpec

@@ -15,6 +15,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from schemas.base import Event, Identifier, Probability, ShortText, TaskName
+from schemas.golden import GoldenSet
 
 NO_TASK = "pass-through"
 """Stands in `requests.observed` for all models that are no task: no task may have this name."""
@@ -62,16 +63,97 @@ class TrainingSettings(_Section):
     )
 
 
+class BalanceSettings(_Section):
+    """What one source may contribute to a training set, and how far class weights go.
+
+    A source over its share is weighed down, to 0.2 at the least; what that does not reach is left out (`capped`).
+    """
+
+    max_copies: int = Field(default=10, ge=1, description="Near-copies of one text that are trained on.")
+    max_mode_share: Probability = Field(default=0.5, gt=0.0, description="Of one failure mode; 1: no limit.")
+    max_user_share: Probability = Field(default=0.1, gt=0.0, description="Of the texts of one user; 1: no limit.")
+    max_app_share: Probability = Field(default=0.9, gt=0.0, description="Of one application; 1: no limit.")
+    max_reviewer_share: Probability = Field(default=0.9, gt=0.0, description="Of one reviewer; 1: no limit.")
+    max_class_weight: float = Field(
+        default=3.0,
+        ge=1.0,
+        le=5.0,
+        description="Classes count up to so much more or less, so that they are as frequent as among audited answers; "
+        "1: all the same.",
+    )
+
+
+class AugmentationSettings(_Section):
+    """What is trained on beside people's corrections; each such row says so (`origin`)."""
+
+    audited: bool = Field(
+        default=False,
+        description="Answers that an audit showed right, so that the rest of production is not forgotten.",
+    )
+    hard_negatives: bool = Field(
+        default=False, description="Rows of a failure mode with another label than most of it count twice."
+    )
+
+
 class DatasetSettings(_Section):
     """The gates of a training set, and how it is split."""
 
     eval_share: float = Field(default=0.2, gt=0.0, lt=1.0)
     min_examples: int = Field(default=50, ge=2, description="Fewer accepted training examples stop the cycle.")
-    min_examples_per_label: int = Field(default=3, ge=1)
+    min_eval_examples: int = Field(
+        default=10, ge=1, description="Fewer held-out examples stop the cycle; less where min_examples implies less."
+    )
+    min_examples_per_label: int = Field(
+        default=3, ge=1, description="A label with fewer is named and asked for; two must have them."
+    )
+    min_new_examples: int = Field(
+        default=10,
+        ge=0,
+        description="A cycle with fewer new or changed examples than this since the last version is skipped; 0: never.",
+    )
     max_rejected_share: Probability = 0.5
-    min_answer_chars: int = Field(default=1, ge=1)
+    max_held_back_share: Probability = Field(
+        default=0.3, description="Of rows whose voter moves a class too far: they wait for a person."
+    )
+    max_voter_shift: float = Field(
+        default=0.3,
+        gt=0.0,
+        le=1.0,
+        description="A voter with a greater share of labels that others do not give to such answers is held back.",
+    )
+    min_agreement: Probability = Field(
+        default=0.9, description="Of two reviewers who answer the same question without seeing each other's answer."
+    )
+    min_overlaps: int = Field(
+        default=100, ge=1, description="Agreement on fewer questions is unknown and stops nothing."
+    )
+    max_noise_share: Probability = Field(
+        default=0.2, description="Of labels that look wrong to a model that has not seen them; 1: no limit."
+    )
+    max_label_share: Probability = Field(default=0.95, description="Of one label among the training rows, weighted.")
+    max_label_psi: float = Field(
+        default=2.5, gt=0.0, description="Of the training rows' labels, weighted, against audited production's."
+    )
+    balance: BalanceSettings = BalanceSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    min_answer_chars: int | None = Field(
+        default=None, ge=1, description="Shorter answers are rejected, but for tool calls; empty: 20 of a generation."
+    )
     max_answer_chars: int = Field(default=8_000, ge=1)
-    near_copy_similarity: Probability = Field(default=0.8, description="Jaccard of character 4-shingles.")
+    user_weight: float = Field(
+        default=0.5,
+        gt=0.0,
+        le=1.0,
+        description="Weight in training of a user's correction that no reviewer confirmed.",
+    )
+    near_copy_similarity: Probability = Field(
+        default=0.8, gt=0.0, description="Jaccard of character 4-shingles from which two questions are near-copies."
+    )
+    user_part: Annotated[str, StringConstraints(max_length=500)] | None = Field(
+        default=None,
+        description="Regular expression of what of a conversation is the user's own (its first group, if it has one): "
+        "by that alone near-copies are told. Empty: templates that many texts share are found.",
+    )
     max_age_days: int | None = Field(
         default=None,
         ge=1,
@@ -79,15 +161,32 @@ class DatasetSettings(_Section):
     )
     seed: int = 20
 
+    @field_validator("user_part")
+    @classmethod
+    def _user_part_compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
 
 class FailureSettings(_Section):
     """Which predictions are suspects, and how they are clustered into failure modes."""
 
-    confidence_threshold: Probability = Field(default=0.6, description="Below it, a prediction is a suspect.")
+    confidence_threshold: Probability = Field(
+        default=0.6, description="Below it, a prediction is a suspect, if its confidence is calibrated."
+    )
     min_cluster_size: int = Field(default=8, ge=2)
     min_samples: int = Field(default=2, ge=1)
     same_mode_cosine: Probability = Field(default=0.85, description="Minimum similarity of centroids of one mode.")
-    review_budget_per_day: int = Field(default=2_000, ge=0, description="Maximum labels requested per day.")
+    review_budget_per_day: int = Field(
+        default=2_000, ge=0, description="Questions put to people in a day; up to a fifth more where traffic varies."
+    )
+    audit_share: Probability = Field(
+        default=0.01,
+        description="Share of all answers, confident ones too, that people check, within half of the budget.",
+    )
     overlap_share: Probability = Field(default=0.1, description="Share of questions that two reviewers answer.")
 
 
@@ -100,18 +199,46 @@ class EvaluationSettings(_Section):
     max_failed_share: Probability = Field(default=0.02, description="Share of requests that failed or timed out.")
 
 
+class Severity(_Section):
+    """How bad one confusion is: what it costs to answer `answer` where `truth` is right. Any other wrong answer: 1."""
+
+    truth: Label
+    answer: Label
+    weight: Probability = Field(description="0: as good as right; 1: as bad as any wrong answer.")
+
+
 class RolloutSettings(_Section):
     """How much evidence (wealth) a candidate needs for more traffic. The statistics are in the deployer."""
 
     yearly_false_promotion: float = Field(default=0.05, gt=0.0, lt=1.0, description="Alpha of a whole year.")
-    cycles_per_year: int = Field(default=52, ge=1)
+    cycles_per_year: int = Field(
+        default=52, ge=1, description="A candidate draws at most one cycle's share of the year's alpha."
+    )
     canary_wealth: float = Field(default=20.0, gt=1.0)
     canary_percent: int = Field(default=5, ge=1, le=100)
     min_canary_requests: int = Field(default=50, ge=0, description="Canary answers required for a promotion.")
     max_labels: int = Field(default=300, ge=1, description="Tickets on which people are asked, at most.")
+    severity: tuple[Severity, ...] = Field(
+        default=(),
+        max_length=1_000,
+        description="Confusions that are less bad than others. A label on a pair then bets production's cost minus the "
+        "candidate's, from -1 to 1.",
+    )
+    max_days: int = Field(
+        default=28, ge=1, description="Days in shadow, and again in the canary, after which a candidate ends unproven."
+    )
+    approval: bool = Field(default=False, description="A person must approve the last step: `ratchet rollout promote`.")
     max_error_ratio: float = Field(default=1.5, gt=1.0, description="Maximum ratio of error rates, canary to primary.")
-    shadow_percent: int = Field(default=100, ge=1, le=100)
-    shadow_requests_per_day: int = Field(default=50_000, ge=1)
+    max_complaint_ratio: float = Field(
+        default=1.5, gt=1.0, description="The same of negative feedback, and of wrong answers in the audit."
+    )
+    shadow_percent: int = Field(default=100, ge=1, le=100, description="Share of requests replayed on the candidate.")
+    shadow_requests_per_second: float = Field(
+        default=20.0, gt=0.0, le=10_000.0, description="Replays a second, at most; further requests are left out."
+    )
+    shadow_tokens_per_day: int = Field(
+        default=20_000_000, ge=1, description="Tokens of replays a UTC day, counted as production used them."
+    )
 
 
 class ExtraPattern(_Section):
@@ -148,21 +275,19 @@ class Prices(_Section):
     million_tokens: float = Field(default=0.0, ge=0.0)
 
 
-class GoldenExample(_Section):
-    """A question that every candidate must still answer correctly."""
-
-    text: ShortText
-    label: ShortText
-
-
 class TaskSpec(_Section):
-    """The complete specification of a task. `golden` is read from `golden_file`, which is beside the YAML."""
+    """The complete specification of a task."""
 
     name: TaskName
     kind: TaskKind
     base_model: Identifier = "meta-llama/Llama-3.1-8B-Instruct"
     system_prompt: ShortText
     labels: tuple[Label, ...] = Field(default=(), max_length=500)
+    renamed_labels: dict[Label, Label] = Field(
+        default_factory=dict,
+        max_length=500,
+        description="Former label → label of today: corrections to a former label go on as corrections to the new one.",
+    )
     max_answer_tokens: int = Field(default=256, ge=1, le=32_768)
     cron: Identifier = "0 3 * * 1"
     step_timeout_minutes: int = Field(
@@ -185,8 +310,12 @@ class TaskSpec(_Section):
         ge=1,
         description="Retention of predictions, kept media and open review questions; empty: forever.",
     )
-    golden_file: Identifier | None = None
-    golden: tuple[GoldenExample, ...] = Field(default=(), max_length=5_000)
+    golden_file: Identifier | None = Field(
+        default=None, description="JSON lines beside the YAML: the rows of the golden set, as people write them."
+    )
+    golden_set: GoldenSet | None = Field(
+        default=None, description="The set that the scheduler published of `golden_file`; it is not in the YAML."
+    )
 
     @field_validator("name")
     @classmethod
@@ -203,10 +332,22 @@ class TaskSpec(_Section):
             raise ValueError("a generation task has no labels; remove `labels` or set kind: classification")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be unique")
-        unknown = {g.label for g in self.golden} - set(self.labels)
-        if self.kind is TaskKind.CLASSIFICATION and unknown:
-            raise ValueError(f"golden examples use unknown labels: {sorted(unknown)}")
+        confusions = [(severity.truth, severity.answer) for severity in self.rollout.severity]
+        if unknown := sorted({label for confusion in confusions for label in confusion} - set(self.labels)):
+            raise ValueError(f"rollout.severity names labels that the task does not have: {unknown}")
+        if len(set(confusions)) != len(confusions) or any(truth == answer for truth, answer in confusions):
+            raise ValueError("rollout.severity weighs each confusion of two different labels once")
+        if gone := sorted(set(self.renamed_labels.values()) - set(self.labels)):
+            raise ValueError(f"renamed_labels names labels that the task does not have: {gone}; add them to `labels`")
+        if kept := sorted(set(self.renamed_labels) & set(self.labels)):
+            raise ValueError(f"renamed_labels renames labels that the task still has: {kept}; take them out of one")
         return self
+
+    @property
+    def min_answer_chars(self) -> int:
+        """Fewest characters of an answer that is trained on: of a label 1, of a generation 20, unless set."""
+        usual = 20 if self.kind is TaskKind.GENERATION else 1
+        return self.dataset.min_answer_chars or usual
 
     @property
     def revision(self) -> str:
