@@ -1,32 +1,36 @@
-"""Finds a person's predictions, their examples in dataset versions, and the adapters that were trained on them.
+"""Finds a person's predictions, their examples in dataset versions and golden sets, and adapters trained on them.
 
-Reads what is published: the lake's tables (schemas/lake.py), and the artifact store's folders `datasets/<id>/` and
-`adapters/<name>/`, each with its manifest. What cannot be read is reported in `Lineage.unknown`, as are versions that
-were built before examples had a user_hash.
+Reads what is published: the lake's tables (schemas/lake.py), and the artifact store's folders `datasets/<id>/`,
+`golden/<id>/`, `inspections/<cycle>/` and `adapters/<name>/`, each with its manifest. A report quotes only rows of its
+folder's rejected.jsonl, so whoever is quoted is found there. What cannot be read is reported in `Lineage.unknown`, as
+are versions that were built before examples had a user_hash.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from schemas.datasets import DatasetManifest, Example, RejectedExample
+from schemas.datasets import DatasetManifest, Example, LeftOutExample
+from schemas.golden import GOLDEN, GOLDEN_ROWS, GoldenManifest, GoldenRow
 from schemas.lake import PREDICTIONS
+from schemas.quality import InspectionManifest
 from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 from shared.storage.lake import check_columns
 
-FILES: dict[str, type[Example] | type[RejectedExample]] = {
+FILES: dict[str, type[Example] | type[LeftOutExample]] = {
     "train.jsonl": Example,
     "eval.jsonl": Example,
-    "rejected.jsonl": RejectedExample,
+    "rejected.jsonl": LeftOutExample,
 }
+_OF_INSPECTIONS = ("rejected.jsonl",)
 
 
 class _AdapterManifest(BaseModel):
@@ -51,6 +55,27 @@ class DatasetUse:
 
 
 @dataclass(frozen=True)
+class GoldenUse:
+    """A golden set with rows of these people."""
+
+    set_id: str
+    task: str
+    uri: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class InspectionUse:
+    """The inspection of a build that a gate stopped, with left-out rows of these people; it may quote them."""
+
+    cycle_id: str
+    task: str
+    uri: str
+    rejected: int
+    people: int
+
+
+@dataclass(frozen=True)
 class AdapterUse:
     """An adapter that was trained on rows of these people."""
 
@@ -66,6 +91,8 @@ class Lineage:
     """What was made of these people's requests. `unknown`: folder → why it could not be searched."""
 
     datasets: list[DatasetUse] = field(default_factory=list)
+    golden: list[GoldenUse] = field(default_factory=list)
+    inspections: list[InspectionUse] = field(default_factory=list)
     adapters: list[AdapterUse] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
 
@@ -112,6 +139,8 @@ def lineage_of(store: ArtifactStore, subjects: Collection[str], tasks: Collectio
         if manifest.task in tasks:
             uses[name] = _dataset_use(store, name, manifest.task, set(subjects), until, lineage.unknown)
     lineage.datasets = [use for use in uses.values() if use is not None]
+    lineage.golden = _golden_uses(store, set(subjects), tasks, until, lineage.unknown)
+    lineage.inspections = list(_inspections(store, tasks, set(subjects), until, lineage.unknown))
     for name, content in _manifests(store, "adapters", lineage.unknown):
         try:
             adapter = _AdapterManifest.model_validate_json(content)
@@ -131,27 +160,75 @@ def lineage_of(store: ArtifactStore, subjects: Collection[str], tasks: Collectio
 def _dataset_use(
     store: ArtifactStore, name: str, task: str, subjects: set[str], until: datetime, unknown: dict[str, str]
 ) -> DatasetUse | None:
+    rows, people = _rows_of(store, f"datasets/{name}", FILES, subjects, until, unknown)
+    if not rows:
+        return None
+    uri = store.address("datasets", name)
+    return DatasetUse(name, task, uri, rows["train.jsonl"], rows["eval.jsonl"], rows["rejected.jsonl"], people)
+
+
+def _inspections(
+    store: ArtifactStore, tasks: Collection[str], subjects: set[str], until: datetime, unknown: dict[str, str]
+) -> Iterator[InspectionUse]:
+    for name, content in _manifests(store, "inspections", unknown):
+        try:
+            manifest = InspectionManifest.model_validate_json(content)
+        except ValidationError:
+            unknown[f"inspections/{name}"] = "its manifest cannot be read"
+            continue
+        if manifest.task not in tasks:
+            continue
+        rows, people = _rows_of(store, f"inspections/{name}", _OF_INSPECTIONS, subjects, until, unknown)
+        if rows:
+            uri = store.address("inspections", name)
+            yield InspectionUse(name, manifest.task, uri, rows["rejected.jsonl"], people)
+
+
+def _rows_of(
+    store: ArtifactStore, folder: str, files: Iterable[str], subjects: set[str], until: datetime,
+    unknown: dict[str, str],
+) -> tuple[Counter[str], int]:  # fmt: skip
+    """Count these people's rows in each file of a folder, and how many of them have any."""
     rows: Counter[str] = Counter()
     people: set[str] = set()
     anonymous = 0
+    kind, _, name = folder.partition("/")
     try:
-        for file, kind in FILES.items():
-            for line in filter(bytes.strip, store.lines("datasets", name, file)):
+        for file in files:
+            for line in filter(bytes.strip, store.lines(kind, name, file)):
                 row: dict[str, Any] = json.loads(line)
                 anonymous += "user_hash" not in row
                 if row.get("user_hash") in subjects:
-                    example = kind.model_validate(row)
+                    example = FILES[file].model_validate(row)
                     if example.user_hash and (example.predicted_at is None or example.predicted_at <= until):
                         rows[file] += 1
                         people.add(example.user_hash)
     except (DependencyUnavailable, OSError, ValueError) as error:
-        unknown[f"datasets/{name}"] = f"its rows cannot be read: {error}"
+        unknown[folder] = f"its rows cannot be read: {error}"
     if anonymous:
-        unknown[f"datasets/{name}"] = f"{anonymous} of its rows have no user_hash: an older version built them"
-    if not rows:
-        return None
-    uri = store.address("datasets", name)
-    return DatasetUse(name, task, uri, rows["train.jsonl"], rows["eval.jsonl"], rows["rejected.jsonl"], len(people))
+        unknown[folder] = f"{anonymous} of its rows have no user_hash: an older version built them"
+    return rows, len(people)
+
+
+def _golden_uses(
+    store: ArtifactStore, subjects: set[str], tasks: Collection[str], until: datetime, unknown: dict[str, str]
+) -> list[GoldenUse]:
+    uses = []
+    for name, content in _manifests(store, GOLDEN, unknown):
+        try:
+            task = GoldenManifest.model_validate_json(content).task
+            if task not in tasks:
+                continue
+            rows = [GoldenRow.model_validate_json(line) for line in store.lines(GOLDEN, name, GOLDEN_ROWS)]
+        except (DependencyUnavailable, OSError, ValueError) as error:
+            unknown[f"{GOLDEN}/{name}"] = f"its rows cannot be read: {error}"
+            continue
+        theirs = sum(
+            row.user_hash in subjects and (row.predicted_at is None or row.predicted_at <= until) for row in rows
+        )
+        if theirs:
+            uses.append(GoldenUse(name, task, store.address(GOLDEN, name), theirs))
+    return uses
 
 
 def _manifests(store: ArtifactStore, kind: str, unknown: dict[str, str]) -> Iterator[tuple[str, bytes]]:

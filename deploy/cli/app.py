@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from deploy.cli import contract, dead_letters, forget, keys, lake, loop, stack, tasks, topics
+from deploy.cli import contract, dataset, dead_letters, forget, keys, lake, loop, rollout, stack, tasks, topics
+from deploy.cli.golden import commands as golden
 from deploy.cli.output import ErrorPrintingGroup
+from deploy.cli.shadow import commands as shadow
 
 app = typer.Typer(
     cls=ErrorPrintingGroup,
@@ -20,6 +22,10 @@ app = typer.Typer(
 for command in (loop.loop, stack.up, stack.down, stack.status, stack.install, stack.logs, tasks.cycle, forget.forget):
     app.command()(command)
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(shadow.app, name="shadow")
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(golden.app, name="golden")
 app.add_typer(keys.app, name="keys")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlq")

@@ -48,11 +48,13 @@ def forget(
 ) -> None:
     """Forget a person: what they asked until now is deleted from every store, and no future dataset has it.
 
-    That includes pictures, sound and documents of tasks that keep them, but for requests without a user. What they ask
-    later is not affected. Kafka retains their events, with personal data replaced, as long as the topic does
-    (corrections: forever); services that read them again skip them.
-    Prints which dataset versions hold their examples and which adapters were trained on them: those stay until you
-    delete them; the next cycle trains without these examples.
+    That includes pictures, sound and documents of tasks that keep them, but for requests without a user, and the rows
+    of golden sets that were made of what they asked. What they ask later is not affected. Kafka retains their events,
+    with personal data replaced, as long as the topic does (corrections: forever); services that read them again skip
+    them.
+    Prints which dataset versions and golden sets hold their examples, which inspections quote them, and which adapters
+    were trained on them: those stay until you delete them; the next cycle makes a version without these examples, and
+    trains on it.
 
     [bold]Examples[/bold]
 
@@ -79,6 +81,7 @@ def forget(
     artifacts = ArtifactStore(settings.artifacts_uri, settings.home / "cache")
     lineage = lineage_of(artifacts, subjects, [entry["task"] for entry in serving], at)
     report = _report(predictions, None if dry_run else at, subjects, serving, lineage)
+    report["golden_rows"] = _golden_rows(answers)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
@@ -92,6 +95,17 @@ def _ask(batch: dict[str, Any], *, announce: bool) -> dict[str, Any]:
 
 def _subjects(answers: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(subject for answer in answers for subject in answer["subjects"]))
+
+
+def _golden_rows(answers: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many rows of each task's golden set were theirs. Warns of those that could not be read."""
+    counts: dict[str, int] = {}
+    for entry in (entry for answer in answers for entry in answer["golden"]):
+        if entry["problem"] is not None:
+            warn(f"the golden set of {entry['task']} was not searched: {entry['problem']}", "red")
+        else:
+            counts[entry["task"]] = counts.get(entry["task"], 0) + entry["rows"]
+    return counts
 
 
 def _count_predictions(lake: str, answers: Sequence[dict[str, Any]]) -> dict[str, int] | None:
@@ -169,9 +183,11 @@ def _report(
         "forgotten_until": None if until is None else until.isoformat(),
         "tasks": list(roles),
         "datasets": [asdict(use) for use in lineage.datasets],
+        "golden_sets": [asdict(use) for use in lineage.golden],
+        "inspections": [asdict(use) for use in lineage.inspections],
         "adapters": adapters,
         "unknown": lineage.unknown,
-        "next": _next_steps(adapters),
+        "next": [*_next_steps(adapters), *_deletable(lineage)],
     }
 
 
@@ -191,6 +207,14 @@ def _next_steps(adapters: Sequence[dict[str, Any]]) -> list[str]:
     if any(not adapter["in_use_as"] for adapter in adapters):
         steps.append("Adapters that are not in use, and their datasets, can be deleted from the artifact store.")
     return steps
+
+
+def _deletable(lineage: Lineage) -> list[str]:
+    """What quotes these people and nothing needs: the inspections of stopped builds."""
+    if not lineage.inspections:
+        return []
+    folders = ", ".join(use.uri for use in lineage.inspections)
+    return [f"Inspections of stopped builds may quote them, and nothing needs these folders: delete {folders}"]
 
 
 _ROLES = {
@@ -215,11 +239,21 @@ def _show(report: dict[str, Any]) -> None:
                 use["dataset_id"], use["task"], *(str(use[n]) for n in ("training", "held_out", "rejected"))
             )
         console.print(versions)
+    if report["inspections"]:
+        inspections = Table("inspection of a stopped build", "task", "left-out rows of theirs")
+        for use in report["inspections"]:
+            inspections.add_row(use["cycle_id"], use["task"], str(use["rejected"]))
+        console.print(inspections)
     if report["adapters"]:
         adapters = Table("adapter", "task", "examples of theirs", "now")
         for use in report["adapters"]:
             adapters.add_row(use["adapter"], use["task"], str(use["examples"]), _ROLES[use["in_use_as"]])
         console.print(adapters)
+    verb = "has" if report["forgotten_until"] is None else "had"
+    for task, rows in report["golden_rows"].items():
+        say(f"{task}'s golden set {verb} {rows} rows of theirs.")
+    for use in report["golden_sets"]:
+        say(f"The golden set {use['set_id']} has {use['rows']} of them until you delete {use['uri']}.")
     for folder, reason in report["unknown"].items():
         say(f"unknown for {folder}: {reason}", "yellow")
     for step in report["next"]:

@@ -11,15 +11,19 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from shared.errors import ConfigurationError, RatchetError
+from shared.errors import ConfigurationError, DependencyUnavailable, RatchetError
 
 console = Console(markup=False, emoji=False, highlight=False)
 stderr = Console(markup=False, emoji=False, highlight=False, stderr=True)
 EXTRAS = {
     "loop": "services,local",
     "tasks": "scheduler",
+    "dataset": "trainer",
     "forget": "prediction-log",
+    "golden": "services",
     "lake": "prediction-log",
+    "shadow": "shadow",
+    "rollout": "deployer",
     **dict.fromkeys(("up", "down", "status", "install", "logs"), "local"),
 }
 """Command → the extra that it needs. A command that is not listed needs the base installation only."""
@@ -33,6 +37,25 @@ def say(text: str, style: str = "") -> None:
 def warn(text: str, style: str = "") -> None:
     """Print a line that explains, beside the result."""
     stderr.print(text, style=style, soft_wrap=True)
+
+
+def ask(service: str, host: str, port: int, method: str, path: str, **options: Any) -> Any:
+    """Send a request to a service's API and return the body of its answer.
+
+    Raises DependencyUnavailable if the service does not answer, RatchetError if it refuses.
+    """
+    import httpx
+
+    url = f"http://{host}:{port}"
+    try:
+        response = httpx.request(method, url + path, timeout=30.0, **options)
+    except httpx.HTTPError as error:
+        reason = f"the {service} does not answer at {url}: {error}"
+        raise DependencyUnavailable(reason, "Is it running? ratchet status") from error
+    body = response.json()
+    if response.is_error:
+        raise RatchetError(body["error"]["message"])
+    return body
 
 
 class ErrorPrintingGroup(TyperGroup):

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from deploy.cli.output import console, say
+from deploy.cli.output import ask, console, say
 from services.scheduler.settings import SchedulerSettings
-from shared.errors import DependencyUnavailable, RatchetError
 
 app = typer.Typer(no_args_is_help=True, help="A task is one YAML file: check it, apply it, see what is applied.")
 
@@ -23,7 +22,9 @@ def check(file: File) -> None:
     from services.scheduler.task_files import read_task
 
     spec = read_task(file)
-    say(f"{file}: {spec.kind} task {spec.name}, {len(spec.labels)} labels, revision {spec.revision}")
+    golden = spec.golden_set.rows if spec.golden_set else 0
+    has = f"{len(spec.labels)} labels, {golden} golden rows"
+    say(f"{file}: {spec.kind} task {spec.name}, {has}, revision {spec.revision}")
 
 
 @app.command()
@@ -61,16 +62,5 @@ def ask_scheduler(method: str, path: str, **options: Any) -> Any:
 
     Raises DependencyUnavailable if the scheduler does not answer, RatchetError if it refuses.
     """
-    import httpx
-
     settings = SchedulerSettings.load()
-    url = f"http://{settings.scheduler_host}:{settings.scheduler_port}"
-    try:
-        response = httpx.request(method, url + path, timeout=30.0, **options)
-    except httpx.HTTPError as error:
-        reason = f"the scheduler does not answer at {url}: {error}"
-        raise DependencyUnavailable(reason, "Is it running? ratchet status") from error
-    body = response.json()
-    if response.is_error:
-        raise RatchetError(body["error"]["message"])
-    return body
+    return ask("scheduler", settings.scheduler_host, settings.scheduler_port, method, path, **options)

@@ -3,7 +3,7 @@
 story.py      the whole loop from top to bottom; steps/ has its parts: traffic, the learning cycle, the live test,
               the rollback
 data/         a CSV file to clean rows, their split into traffic, live and held-out, and the task's YAML
-reviewers.py  simulated people, who answer through the console's API, blind and not always right
+reviewers.py  simulated people, who answer through the console's API, blind and not always right, or with a fault
 clients.py    the gateway, console, scheduler and Unleash, as an application, people and an operator use them
 pairs.py      shadow pairs and their labels to counts and wealth
 report/       measures answers; writes report.json and report.html

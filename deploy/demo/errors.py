@@ -18,6 +18,8 @@ class CycleStepFailed(RatchetError):
         """`event`: of the topic `steps.failed`."""
         super().__init__(f"{event['service']} could not finish {event['step']}: {event['reason']}", event["way_out"])
         self.step = str(event["step"])
+        self.report: str | None = event.get("report")
+        """The folder of the inspection, where a gate of the data set stopped the cycle."""
 
 
 class CandidateStopped(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.rollouts import ShadowCompared
-from services.deployer.betting import max_wealth
+from services.deployer.statistics.betting import max_wealth
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class PairLedger:
         pair = self._pairs.get(label.prediction_id)
         if label.purpose is not Purpose.DISCORDANT_PAIR or pair is None or label.correction_id in self._counted:
             return
+        if label.preference == "cannot_tell":
+            return  # Somebody else is asked.
         self._counted.add(label.correction_id)
         candidate = pair.candidate_answer is not None and label.label == pair.candidate_answer.plain
         production = label.label == pair.production_answer.plain

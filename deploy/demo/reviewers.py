@@ -1,8 +1,8 @@
 """Simulated people, who take questions from the console's API and answer them from the data's labels.
 
 They are blind as people are: a question shows what was asked and answered, not by which model. Each makes the same
-share of mistakes, and a second person who is asked the same sometimes disagrees on purpose. With shuffled labels their
-corrections are nonsense, while they still judge pairs honestly: such a candidate must be stopped.
+share of mistakes, and a second person who is asked the same sometimes disagrees on purpose. Where a fault is shown,
+they correct by other labels than the data's, while they still judge pairs honestly.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from deploy.demo.data.csv_file import Row
-from deploy.demo.settings import PlannedMistakes
+from deploy.demo.settings import Fault, PlannedMistakes
 
 REVIEWERS = ("ada", "ben", "chloe")
 PAIR = "discordant_pair"
-QUEUE_LIMIT = 200
+QUEUE_LIMIT = 500
 IDLE_SECONDS = 1.0
 
 
@@ -44,6 +44,15 @@ class ReviewCounts:
         return sum(self.by_purpose.values())
 
 
+def faulty_labels(fault: Fault | None, rows: Sequence[Row], seed: int) -> dict[str, str]:
+    """Return text → the label that every reviewer gives instead of the true one; empty where the truth is known."""
+    if fault is Fault.SHUFFLED_LABELS:
+        return shuffle_labels(rows, seed)
+    if fault is Fault.ONE_CLASS:
+        return dict.fromkeys((row.text for row in rows), min(row.label for row in rows))
+    return {}
+
+
 def shuffle_labels(rows: Sequence[Row], seed: int) -> dict[str, str]:
     """Text → the label of some other row, so that nothing can be learned."""
     labels = [row.label for row in rows]
@@ -59,13 +68,13 @@ class Reviewers:
         client: ReviewQueueClient,
         labels: Sequence[str],
         mistakes: PlannedMistakes | None = None,
-        shuffled: Mapping[str, str] | None = None,
+        faulty: Mapping[str, str] | None = None,
     ) -> None:
-        """`shuffled`: for corrections, text → the label to give instead of the true one."""
+        """`faulty`: for corrections, text → the label to give instead of the true one."""
         self._client = client
         self._labels = tuple(labels)
         self._mistakes = mistakes or PlannedMistakes()
-        self._shuffled = shuffled or {}
+        self._faulty = faulty or {}
         self._rows: dict[str, Row] = {}
         self._first_answers: dict[str, str] = {}
         self._answered: set[tuple[str, str]] = set()
@@ -104,7 +113,7 @@ class Reviewers:
             return False  # A colleague was faster; the console has only not read of it yet.
         self._answered.add((request, reviewer))
         rng = random.Random(f"{self._mistakes.seed}|{row.text}|{item['purpose']}|{reviewer}")  # noqa: S311
-        true = row.label if item["purpose"] == PAIR else self._shuffled.get(row.text, row.label)
+        true = row.label if item["purpose"] == PAIR else self._faulty.get(row.text, row.label)
         label = self._choose_label(rng, true, first)
         self._first_answers.setdefault(request, label)
         answer = {"label": label, "seconds": round(rng.uniform(2, 9), 1)}

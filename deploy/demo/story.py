@@ -18,11 +18,12 @@ from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
 from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from deploy.demo.report.result import LoopResult
-from deploy.demo.reviewers import Reviewers, shuffle_labels
+from deploy.demo.reviewers import Reviewers, faulty_labels
 from deploy.demo.settings import LoopOptions, LoopSettings
 from deploy.demo.stack import bring_up, take_down
 from deploy.demo.state import Clients, LoopContext, Setup
 from deploy.demo.steps.cycle import poll
+from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.steps.learning import await_dataset, await_evaluation, await_failures, await_training
 from deploy.demo.steps.live_test import prove_live
 from deploy.demo.steps.pair_watcher import watch_pairs
@@ -89,7 +90,8 @@ async def _measure_and_improve(loop: LoopContext) -> None:
     except CandidateStopped as stopped:
         result.stopped_by, result.evidence = stopped.by, stopped.evidence
         loop.terminal.say(("Stopped", "bold yellow"), f" by {stopped.by}: {stopped.evidence}")
-    result.after = await ask_held_out(loop, "after")
+    if result.cycle.training is not None:  # Else nothing could have changed.
+        result.after = await ask_held_out(loop, "after")
     if loop.setup.options.prove_rollback and result.promoted:
         await _roll_back(loop)
 
@@ -102,9 +104,10 @@ async def _improve(loop: LoopContext) -> None:
         await await_failures(loop)
         dataset = await await_dataset(loop)
     except CycleStepFailed as failed:
-        if not loop.setup.options.shuffle_labels or failed.step != "dataset":
+        if failed.report is None:
             raise
-        raise CandidateStopped("gate of the dataset", failed.reason) from failed
+        await show_inspection(loop, failed.report)
+        raise CandidateStopped("the data set's inspection", failed.reason) from failed
     if (folder := await loop.fetch(dataset["uri"])) is not None:
         rival = await asyncio.to_thread(bag_of_words_accuracy, folder, loop.setup.rows.held_out)
         loop.result.bag_of_words = rival
@@ -151,7 +154,8 @@ async def _prepared(
         if await ConsoleClient(http, settings.console_url, name).cycles():
             used.add(name)  # Its file may be deleted, but its predictions and corrections are not.
         name = free_name(name, used)
-        task = apply_task_file(folder, name, None if path is None else data.labels)
+        labels = None if path is None else data.labels
+        task = apply_task_file(folder, name, labels, len(rows.traffic), options.fault)
         console = ConsoleClient(http, settings.console_url, name)
         clients = Clients(
             gateway=GatewayClient(http, settings.gateway_url, name),
@@ -159,9 +163,9 @@ async def _prepared(
             scheduler=SchedulerClient(http, settings.scheduler_url, name),
             unleash=FlagClient(http, settings, name),
         )
-        shuffled = shuffle_labels(rows.traffic, options.seed) if options.shuffle_labels else None
-        reviewers = Reviewers(console, task.labels, options.mistakes, shuffled)
-        result = LoopResult(task=name, shuffled=options.shuffle_labels)
+        faulty = faulty_labels(options.fault, rows.traffic, options.seed)
+        reviewers = Reviewers(console, task.labels, options.mistakes, faulty)
+        result = LoopResult(task=name, fault=options.fault)
         loop = LoopContext(Setup(options, settings, task, rows), clients, reviewers, PairLedger(), result, terminal)
         await _await_task(loop, data)
         watching = asyncio.create_task(watch_pairs(settings, name, loop.pairs))

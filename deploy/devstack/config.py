@@ -38,6 +38,7 @@ PORTS = {
     "gateway": 28080,
     "console": 28090,
     "scheduler": 28091,
+    "deployer": 28092,
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ConfigurationError
-from shared.model.near_duplicates import text_hash
+from shared.model.texts import text_hash
 
 MAX_FILE_BYTES = 100 * 1024 * 1024
 MAX_ROWS = 500_000

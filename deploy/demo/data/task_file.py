@@ -11,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from deploy.demo.settings import Fault
 from schemas.tasks import TaskSpec
 from services.scheduler.task_files import apply_task
 from shared.errors import ConfigurationError
@@ -22,6 +23,10 @@ SYSTEM_PROMPT = "Classify the user's message. Answer with one label."
 """For the user's own file. It does not list the labels: answers are constrained to them, and tokens cost CPU time."""
 OWN_DATA_EPOCHS = 3
 """One more than the support desk's, whose labels are single words: longer labels need one more pass."""
+ASKED_PER_ROW = 2
+"""Of the review budget, for each row: held-out questions and second opinions are asked besides."""
+OVERLAPS_OF_NOISE = 150
+"""Questions that two people answer; agreement on fewer than 100 is unknown (`dataset.min_overlaps`)."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 _GENERIC_NAMES = {"train", "test", "data", "dataset", "rows", "labels"}
 
@@ -42,10 +47,13 @@ def free_name(name: str, taken: Container[str]) -> str:
     return next(free for number in count(2) if (free := f"{name}-{number}") not in taken)
 
 
-def apply_task_file(folder: Path, name: str, labels: Sequence[str] | None) -> TaskSpec:
+def apply_task_file(
+    folder: Path, name: str, labels: Sequence[str] | None, questions: int = 0, fault: Fault | None = None
+) -> TaskSpec:
     """Write the task's file into `folder`, where the scheduler looks. `labels` None: the support desk as shipped.
 
-    Raises ConfigurationError for what the scheduler would refuse.
+    `questions`: the predictions that people are to be asked about. A loop with a `fault` of noise asks two people often
+    enough to know how far they agree. Raises ConfigurationError for what the scheduler would refuse.
     """
     yaml = YAML(typ="rt")
     yaml.width = 4_096
@@ -56,12 +64,15 @@ def apply_task_file(folder: Path, name: str, labels: Sequence[str] | None) -> Ta
         if golden:
             document["golden_file"] = str((SUPPORT_DESK.parent / golden).absolute())
     else:
-        for key in ("golden_file", "golden"):
-            document.pop(key, None)
+        document.pop("golden_file", None)
         document["system_prompt"] = SYSTEM_PROMPT
         document["training"]["epochs"] = OWN_DATA_EPOCHS
         document["labels"] = list(labels)
         document["max_answer_tokens"] = max(16, max(len(label) for label in labels))
+    asking = document["failures"]
+    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
+    if fault is Fault.NOISE and questions:
+        asking["overlap_share"] = min(OVERLAPS_OF_NOISE / questions, 1.0)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / f"{name}.yaml"
         with source.open("w", encoding="utf-8") as file:

@@ -16,8 +16,8 @@ def bag_of_words_accuracy(dataset: Path, held_out: Sequence[Row]) -> Interval | 
 
     None if the dataset has fewer than two labels.
     """
-    lines = (dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    examples = [Example.model_validate_json(line) for line in lines]
+    lines = (dataset / "train.jsonl").read_bytes().split(b"\n")
+    examples = [Example.model_validate_json(line) for line in lines if line]
     labels = [example.answer for example in examples]
     if len(set(labels)) < 2:
         return None

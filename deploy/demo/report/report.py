@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.terminal import Terminal
 from schemas.base import Interval
+
+INSPECTION_PAGE = "dataset.html"
+"""Beside report.html: the page of the data set's inspection."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "steps": [{"name": name, "seconds": round(seconds, 1)} for name, seconds in report.seconds.items()],
         "task": result.task,
         "bag_of_words": result.bag_of_words.model_dump() if result.bag_of_words else None,
-        "shuffled_labels": result.shuffled,
+        "fault": result.fault,
+        "as_expected": result.as_expected,
         "stopped_by": result.stopped_by or None,
         "evidence": result.evidence or None,
         "latency_ms": {
@@ -66,8 +71,10 @@ def as_json(report: Report) -> dict[str, Any]:
         ],
         "canary_answers": live_test.canary_answers,
         "failure_modes": [{"name": mode["name"], "size": mode["size"]} for mode in cycle.modes],
-        "rejected": cycle.rejected,
-        "gates": [gate for event in (cycle.dataset, cycle.evaluation) if event for gate in event["gates"]],
+        "inspection": cycle.inspection.model_dump(mode="json", include={"checks", "left_out"})
+        if cycle.inspection
+        else None,
+        "gates": cycle.evaluation["gates"] if cycle.evaluation else [],
         "flags": [
             {"move": m.move, "variant": m.variant, "adapter": m.adapter or None, "seconds": round(m.seconds, 2)}
             for m in result.flag_moves
@@ -78,14 +85,17 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write `report.json` and `report.html` into `folder`."""
+    """Write `report.json` and `report.html` into `folder`, and beside them the page of the data set's inspection."""
     data = as_json(report)
     folder.mkdir(parents=True, exist_ok=True)
+    if (inspection := report.result.cycle.inspection_page) is not None:
+        shutil.copyfile(inspection, folder / INSPECTION_PAGE)
     (folder / "report.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"]))
     page = environment.get_template("report.html.j2").render(
         data=data,
         result=report.result,
+        inspection_page=INSPECTION_PAGE if inspection else None,
         rows=summary(report),
         plots=draw(report.result, report.pairs.history, dict(report.seconds), report.canary_wealth),
     )
@@ -123,6 +133,9 @@ def show(report: Report, terminal: Terminal, folder: Path) -> None:
     else:
         reason = f": stopped by {result.stopped_by}. Evidence: {result.evidence}"
         terminal.say(("Not promoted", "bold yellow"), reason)
+    if result.fault is not None:
+        seen = ("As expected", "bold green") if result.as_expected else ("Not as expected", "bold red")
+        terminal.say(seen, f": the gates that should name this fault are {', '.join(sorted(result.fault.gates))}")
     terminal.say(f"{folder / 'report.html'} · {folder / 'report.json'}")
 
 

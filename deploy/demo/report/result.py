@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from deploy.demo.report.measure import Measurement
+from deploy.demo.settings import Fault
 from schemas.base import Interval
+from schemas.quality import CheckResult, QualityReport
 
 MAX_SWITCH_SECONDS = 3.0
 
@@ -32,8 +35,9 @@ class LearningCycle:
     cycle_id: str = ""
     modes: list[dict[str, Any]] = field(default_factory=list)
     dataset: dict[str, Any] | None = None
-    rejected: dict[str, int] = field(default_factory=dict)
-    """Reason → the number of rows that the dataset builder rejected."""
+    inspection: QualityReport | None = None
+    """Of the data set, also of one that a gate stopped; None: there was none, or it is out of this machine's reach."""
+    inspection_page: Path | None = None
     training: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
 
@@ -53,7 +57,7 @@ class LoopResult:
     """How a loop ended. Filled step by step, so that a loop that fails still reports the steps before."""
 
     task: str
-    shuffled: bool = False
+    fault: Fault | None = None
     promoted: bool = False
     stopped_by: str = ""
     evidence: str = ""
@@ -68,5 +72,11 @@ class LoopResult:
 
     @property
     def as_expected(self) -> bool:
-        """A good candidate is promoted; one trained on shuffled labels is stopped."""
-        return self.promoted != self.shuffled
+        """A good candidate is promoted; a data set with a fault is stopped by a gate that names the fault."""
+        if self.fault is None:
+            return self.promoted
+        inspection = self.cycle.inspection
+        failed = (
+            {check.name for check in inspection.checks if check.result is CheckResult.FAILED} if inspection else set()
+        )
+        return not self.promoted and not failed.isdisjoint(self.fault.gates)

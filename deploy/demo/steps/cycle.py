@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from deploy.demo.errors import CycleStepFailed, StepTimeout
@@ -82,20 +79,6 @@ async def follow(
         if time.monotonic() > deadline:
             raise timeout
         await asyncio.sleep(POLL_SECONDS)
-
-
-def rejected_examples(dataset: Path | None, max_examples: int = 4) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Count a dataset's rejected rows by reason, with an example each; empty if its folder is not on this machine."""
-    reasons: Counter[str] = Counter()
-    examples: list[dict[str, Any]] = []
-    if dataset is None:
-        return reasons, examples
-    for line in (dataset / "rejected.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        reasons[row["reason"]] += 1
-        if reasons[row["reason"]] == 1 and len(examples) < max_examples:
-            examples.append(row)
-    return reasons, examples
 
 
 async def poll(check: Callable[[], Awaitable[bool]], seconds: float, timeout: StepTimeout) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.state import LoopContext
-from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow, rejected_examples
+from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow
+from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.terminal import StepProgress
 
 
@@ -27,22 +28,17 @@ async def await_failures(loop: LoopContext) -> None:
 
 
 async def await_dataset(loop: LoopContext) -> dict[str, Any]:
-    """Wait for the dataset, and show what was rejected and why. Returns its event."""
-    with loop.terminal.step("dataset", "Dataset from the corrections: validated, deduplicated, split, gated"):
-        event = await _event(loop, "datasets.built", 120.0)
-    reasons, examples = rejected_examples(await loop.fetch(event["uri"]))
-    rejected = dict(reasons) or {r["reason"]: r["count"] for r in event["rejected"]}
-    loop.result.cycle.dataset, loop.result.cycle.rejected = event, rejected
+    """Wait for the dataset, and show its inspection. Returns its event."""
+    with loop.terminal.step(
+        "dataset", "Dataset from the corrections: validated, deduplicated, split, gated"
+    ) as progress:
+        event = await _event(loop, "datasets.built", 180.0, _show_progress_of("dataset", progress))
+    loop.result.cycle.dataset = event
     loop.terminal.say(
         (f"{event['train_examples']}", "bold"),
-        f" examples for training, {event['eval_examples']} for evaluation, {sum(rejected.values())} rejected "
-        f"({event['dataset_id']})",
+        f" examples for training, {event['eval_examples']} for evaluation ({event['dataset_id']})",
     )
-    detail = {row["reason"]: row.get("detail", "") for row in examples}
-    rows = [(reason, count, detail.get(reason, "")[:110]) for reason, count in rejected.items()]
-    if rows:
-        loop.terminal.table("Rejected", ("reason", "rows", "for example"), rows)
-    _show_gates(loop, "Gates of the dataset", event["gates"])
+    await show_inspection(loop, event["uri"])
     return event
 
 

@@ -22,6 +22,8 @@ MAX_BACKLOG = 8
 """Answers that shadow has not compared yet, or pairs that nobody has judged, above which the traffic waits."""
 STALL_SECONDS = 6.0
 """A backlog that has not changed for so long no longer holds the traffic up."""
+_ENDS = ("promoted", "rejected", "inconclusive", "rolled_back")
+"""The stages from which a candidate goes no further."""
 QUIET_SECONDS = 40.0
 """Once all rows are sent, the test ends without a decision when nothing has changed for so long."""
 
@@ -92,7 +94,7 @@ async def prove_live(loop: LoopContext) -> None:
     """Take the candidate from shadow over canary to promoted. Raises CandidateStopped if it does not get there."""
     rollout = loop.setup.task.rollout
     with loop.terminal.step("rollout", "The deployer takes the candidate into shadow"):
-        event = await _stage(loop, None, None, 90.0, "shadow", "canary", "promoted", "rejected")
+        event = await _stage(loop, None, None, 90.0, "shadow", "canary", *_ENDS)
         loop.pairs.rollout_id = event["rollout_id"]
     alpha = event["evidence"]["alpha"]
     loop.terminal.say(
@@ -104,11 +106,11 @@ async def prove_live(loop: LoopContext) -> None:
     loop.background.append(sending)
     try:
         with loop.terminal.step("shadow", "Live traffic: shadow pairs, blind judgements, wealth") as progress:
-            event = await _stage(loop, traffic, progress, 120.0, "canary", "promoted", "rejected", "rolled_back")
+            event = await _stage(loop, traffic, progress, 120.0, "canary", *_ENDS)
         _record_stage(loop, event)
         if event["stage"] == "canary":
             with loop.terminal.step("canary", f"Canary: {rollout.canary_percent} % of users get it") as progress:
-                event = await _stage(loop, traffic, progress, 120.0, "promoted", "rejected", "rolled_back")
+                event = await _stage(loop, traffic, progress, 120.0, *_ENDS)
             _record_stage(loop, event)
     finally:
         sending.cancel()
@@ -143,7 +145,7 @@ async def _stage(
 
     def check(page: CyclePage) -> object:
         loop.check_background()
-        result.live_test.changes = page.events("rollouts.changed")
+        result.live_test.changes = _moves(page)
         if traffic is None or progress is None:
             return None
         progress.update(traffic.sent, traffic.total, _progress_line(traffic))
@@ -155,10 +157,16 @@ async def _stage(
     event, page = await follow(
         loop.clients.console, result.cycle.cycle_id, stage_in(*stages), loop.limit(seconds), check, timeout
     )
-    result.live_test.changes = page.events("rollouts.changed")
+    result.live_test.changes = _moves(page)
     if event is None:
         raise stopped_by(page)
     return event
+
+
+def _moves(page: CyclePage) -> list[dict[str, Any]]:
+    """The rollout's changes, without the events that repeat one with newer evidence."""
+    events = page.events("rollouts.changed")
+    return [event for n, event in enumerate(events) if n == 0 or event["reason"] != events[n - 1]["reason"]]
 
 
 def _used_up(loop: LoopContext, traffic: LiveTraffic) -> CandidateStopped:

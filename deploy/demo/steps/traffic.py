@@ -6,15 +6,22 @@ import time
 
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.report.measure import Measurement, measure, percentile
+from deploy.demo.settings import Fault
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import poll
 from shared.errors import RatchetError
 
 CONCURRENCY = 8
 QUIET_SECONDS = 4.0
-"""People are done when all suspects are corrected and no answer came for so long."""
+"""People are done when all predictions are corrected and no answer came for so long."""
 STALL_SECONDS = 25.0
 """With enough corrections for a dataset, the loop continues when no answer came for so long."""
+CORRECTION_SECONDS, SECONDS_PER_CORRECTION = 300.0, 0.5
+FAULTS = {
+    Fault.NOISE: "the fault: so many labels are wrong that the data set must be stopped",
+    Fault.SHUFFLED_LABELS: "the fault: every text has another text's label, so nothing can be learned",
+    Fault.ONE_CLASS: "the fault: everything has the same label",
+}
 
 
 async def ask_held_out(loop: LoopContext, when: str) -> Measurement:
@@ -61,22 +68,20 @@ async def send_traffic(loop: LoopContext) -> list[GatewayAnswer]:
     failed = [answer for answer in answers if not answer.ok]
     if len(failed) > len(rows) / 2:
         raise RatchetError(f"{len(failed)} of {len(rows)} requests failed ({failed[0].error})", loop.where_to_look)
-    threshold = loop.setup.task.failures.confidence_threshold
     confidences = [answer.confidence for answer in answers if answer.confidence is not None]
-    below = sum(confidence < threshold for confidence in confidences)
+    right = sum(answer.correct for answer in answers)
     loop.terminal.say(
-        f"median confidence {percentile(confidences, 0.5):.3f}; {below} of {len(confidences)} under the threshold of "
-        f"{threshold}" + (f"; {len(failed)} failed" if failed else "")
+        f"{right / len(answers):.0%} right, median confidence {percentile(confidences, 0.5):.3f}: it is not calibrated "
+        "and says nothing, so people are asked within their budget" + (f"; {len(failed)} failed" if failed else "")
     )
     return answers
 
 
 async def await_corrections(loop: LoopContext, answers: list[GatewayAnswer]) -> None:
-    """Wait until people have answered what they were asked: every suspect once, overlapping ones twice."""
-    threshold = loop.setup.task.failures.confidence_threshold
-    suspects = {a.prediction_id for a in answers if a.ok and (a.confidence is None or a.confidence < threshold)}
+    """Wait until people have answered what they were asked: the budget is enough to ask about every prediction."""
+    asked = {answer.prediction_id for answer in answers if answer.ok}
     min_corrections = loop.setup.task.dataset.min_examples
-    seconds = 300.0
+    seconds = CORRECTION_SECONDS + len(asked) * SECONDS_PER_CORRECTION
     people, last_count, changed_at = loop.reviewers, -1, time.monotonic()
     title = "People correct, through the console's API (some wrong, some in disagreement)"
     with loop.terminal.step("corrections", title) as progress:
@@ -87,8 +92,8 @@ async def await_corrections(loop: LoopContext, answers: list[GatewayAnswer]) -> 
             if people.counts.answers != last_count:
                 last_count, changed_at = people.counts.answers, time.monotonic()
             quiet = time.monotonic() - changed_at
-            progress.update(len(people.corrected), len(suspects), f"{people.counts.answers} answers")
-            if suspects <= people.corrected and quiet > QUIET_SECONDS:
+            progress.update(len(people.corrected), len(asked), f"{people.counts.answers} answers")
+            if asked <= people.corrected and quiet > QUIET_SECONDS:
                 return True
             return len(people.corrected) >= min_corrections and quiet > loop.limit(STALL_SECONDS)
 
@@ -100,5 +105,5 @@ async def await_corrections(loop: LoopContext, answers: list[GatewayAnswer]) -> 
         f"{len(people.corrected)} predictions corrected with {counts.answers} answers; on purpose {counts.wrong} of "
         f"them wrong and {counts.disagreed} in disagreement"
     )
-    if loop.setup.options.shuffle_labels:
-        loop.terminal.say(("all corrections have shuffled labels: nothing can be learned", "yellow"))
+    if (fault := loop.setup.options.fault) is not None:
+        loop.terminal.say((FAULTS[fault], "yellow"))

@@ -11,7 +11,7 @@ from deploy.devstack.install.models import ensure_base_model, ensure_embedding_m
 from deploy.devstack.part import Launch, Say
 
 ALL_SERVICES = "services"
-PAGES = {"gateway": "/v1", "console": "/", "scheduler": "/"}
+PAGES = {"gateway": "/v1", "console": "/", "scheduler": "/", "deployer": "/"}
 """Service with HTTP → the path to show to people. Their `/readyz` lists what is missing; the others are only alive."""
 NO_TASK = "no task is known"
 """A new gateway's only missing item: it is not ready for traffic, but `up` is done. Tasks are applied afterwards."""
