@@ -6,18 +6,21 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
 
 from schemas.base import Event
 from schemas.catalog import topic_of
-from schemas.cycles import CycleStarted, PartitionFence, Step, StepFailed
+from schemas.cycles import CycleStarted, PartitionFence, Step, StepFailed, StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.tasks import TaskChanged, TaskSpec
-from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible, StepSkipped
 from shared.identity import event_id
-from shared.kafka.latest_by_key import LatestByKey
-from shared.kafka.publisher import EventPublisher
+from shared.jobs import Job, JobProgress
+
+if TYPE_CHECKING:  # The process of a job needs no client of Kafka, which takes longer to import than all else here.
+    from shared.kafka.latest_by_key import LatestByKey
+    from shared.kafka.publisher import EventPublisher
 
 logger = logging.getLogger(__name__)
 E = TypeVar("E", CycleStarted, FailuresClustered)
@@ -45,11 +48,12 @@ class CycleStep:
         event: E,
         store: StepStore,
         publisher: EventPublisher,
-        work: Callable[[E], Awaitable[Event]],
+        work: Callable[[E], Awaitable[Event | None]],
         save: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
         """Publish the step's outcome: the stored one on a redelivery, else what `work` returns, else `steps.failed`.
 
+        `work` returns None where a job that it submitted will publish the outcome.
         `save` stores an outcome, failures too; None: `work` stores its own, and a failed step is tried again on a
         redelivery. Raises InvalidMessage for an event without a cycle, DependencyUnavailable until all inputs below
         the fence are stored.
@@ -67,16 +71,45 @@ class CycleStep:
             except DependencyUnavailable:
                 raise
             except StepImpossible as error:
-                outcome = self.failed(event, error.reason, error.way_out)
+                outcome = self.impossible(event, error)
             except Exception as error:  # A bug too ends the step with an event: silence would look like a stall.
                 logger.exception("internal error in step %s of cycle %s", self.step, event.cycle_id)
                 way_out = f"See the log of {self.service}; then start a new cycle."
                 outcome = self.failed(event, str(error) or type(error).__name__, way_out)
+            if outcome is None:
+                return
             if save is not None:
                 await save(outcome)
         await publisher.publish(outcome)
 
-    def failed(self, event: Event, reason: str, way_out: str, failure_id: UUID | None = None) -> StepFailed:
+    def impossible(self, event: Event, error: StepImpossible) -> StepFailed:
+        """Return the `steps.failed` that an error says."""
+        skipped = isinstance(error, StepSkipped)
+        return self.failed(event, error.reason, error.way_out, skipped=skipped, report=error.report)
+
+    def progressed(self, event: Event, job: Job, progress: JobProgress) -> StepProgressed:
+        """Return the `steps.progressed` of the event's cycle: how far the job is that does the step's work."""
+        return StepProgressed(
+            event_id=event_id(f"{self.step} progressed", job.name, progress.done, progress.message),
+            task=event.task,
+            task_revision=event.task_revision,
+            cycle_id=event.cycle_id,
+            step=self.step,
+            done=progress.done,
+            total=progress.total,
+            message=progress.message[:500],
+        )
+
+    def failed(
+        self,
+        event: Event,
+        reason: str,
+        way_out: str,
+        failure_id: UUID | None = None,
+        *,
+        skipped: bool = False,
+        report: str | None = None,
+    ) -> StepFailed:
         """Return the `steps.failed` of the event's cycle, its texts cut to what the contract allows."""
         return StepFailed(
             event_id=failure_id or event_id("steps.failed", self.service, event.cycle_id),
@@ -87,6 +120,8 @@ class CycleStep:
             step=self.step,
             reason=reason[:4_000],
             way_out=way_out[:2_000],
+            skipped=skipped,
+            report=report,
         )
 
 

@@ -23,8 +23,23 @@ class DependencyUnavailable(RatchetError):
     """A dependency is away and may come back: the message is redelivered until it does."""
 
 
+class Paused(DependencyUnavailable):
+    """A service waits on purpose: the message is redelivered. Whoever pauses has logged it, once."""
+
+
 class StepImpossible(RatchetError):
-    """A step of the cycle cannot finish with the data it was given: it is announced in `steps.failed`."""
+    """A step of the cycle cannot finish with the data it was given: it is announced in `steps.failed`.
+
+    `report`: the address of a folder that says more, if there is one.
+    """
+
+    def __init__(self, reason: str, way_out: str = "", report: str | None = None) -> None:
+        super().__init__(reason, way_out)
+        self.report = report
+
+
+class StepSkipped(StepImpossible):
+    """A step of the cycle has too little new to work on: nothing is wrong, and the cycle ends."""
 
 
 class ConfigurationError(RatchetError):

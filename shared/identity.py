@@ -19,10 +19,22 @@ def event_id(*parts: object) -> UUID:
     return uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts))
 
 
-def content_hash(*parts: bytes | str, length: int = 12) -> str:
-    """Return the first `length` hex digits of the SHA-256 of the parts, each prefixed by its size."""
+_BLOCK = 1 << 20
+
+
+def content_hash(*parts: bytes | str | Path, length: int = 12) -> str:
+    """Return the first `length` hex digits of the SHA-256 of the parts, each prefixed by its size.
+
+    A path stands for the content of its file.
+    """
     digest = hashlib.sha256()
     for part in parts:
+        if isinstance(part, Path):
+            digest.update(part.stat().st_size.to_bytes(8, "big"))
+            with part.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+            continue
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)

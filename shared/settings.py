@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         default=SecretStr(""), description="The replicas' key (`vllm serve --api-key`); empty: they need none."
     )
     vllm_key_file: Path | None = Field(default=None, description="A file with that key, instead.")
+    vllm_max_lora_rank: int = Field(
+        default=16, ge=1, description="The fleet's --max-lora-rank: no adapter of a higher rank is trained or loaded."
+    )
     lake: str = Field(default="", description="Folder or s3:// URI of the lake; empty: <home>/lake.")
     artifacts: str = Field(default="", description="Folder or s3:// URI of artifacts; empty: <home>/artifacts.")
     otlp_endpoint: str = Field(

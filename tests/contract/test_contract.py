@@ -130,6 +130,8 @@ def test_a_service_publishes_what_the_catalog_says(service: str) -> None:
                 constructed.add(node.func.id)
                 if path.name == "builder.py" and node.func.id == "topic_of":
                     constructed |= {argument.id for argument in node.args if isinstance(argument, ast.Name)}
+            elif isinstance(node, ast.Attribute) and node.attr == "progressed":  # STEP.progressed, as of `CycleStep`.
+                constructed.add("StepProgressed")
     if "CycleStep" in constructed:  # shared/cycle_step.py says why a step failed, for every service that has one.
         constructed.add("StepFailed")
     events = {topic.event.__name__ for topic in TOPICS}

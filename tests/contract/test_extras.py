@@ -28,7 +28,7 @@ from tests.conftest import ROOT
 PROJECT = "ratchet-loop"
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL: dict[str, list[str]] = DECLARED["optional-dependencies"]
-WITHOUT_TORCH = ("gateway", "prediction_log", "console", "dataset_builder", "shadow", "deployer", "scheduler")
+WITHOUT_TORCH = ("gateway", "prediction_log", "console", "shadow", "deployer", "scheduler")
 IMPORTERS = {
     "redaction": "shared/privacy",
     "postgres": "shared/storage",

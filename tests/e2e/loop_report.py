@@ -30,6 +30,9 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
         "the promoted adapter does not answer": "primary" in report["served_after"],
         "report.html has no plots": page.count("<svg") >= 3,
         "report.html does not name the task": report["task"] in page,
+        "the data set was not inspected, or did not pass":
+            bool(report["inspection"]) and all(check["result"] != "failed" for check in report["inspection"]["checks"]),
+        "report.html does not link the inspection of the data set": 'href="dataset.html"' in page,
     }  # fmt: skip
     return [problem for problem, fine in checks.items() if not fine]
 

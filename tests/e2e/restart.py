@@ -33,7 +33,7 @@ from shared.kafka.delivery import TopicPartition
 from shared.settings import Settings
 
 CYCLE_SECONDS = 600.0
-QUICK_CYCLE = {"training": {"epochs": 0.03}, "dataset": {"eval_share": 0.04}}
+QUICK_CYCLE = {"training": {"epochs": 0.03}, "dataset": {"eval_share": 0.04, "min_new_examples": 0}}
 """Settings of the second cycle's task that do not change its revision: it is compared, not promoted."""
 Snapshot = dict[str, Any]
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,9 +35,13 @@ from services.console.redaction import AnswerRedactor
 from services.console.reviews import Reviews
 from services.console.settings import ConsoleSettings
 from services.console.storage import PostgresQueue
+from services.dataset_builder import job as building
+from services.dataset_builder.feedback import UserFeedback
 from services.dataset_builder.handlers import Handlers as BuilderHandlers
 from services.dataset_builder.settings import DatasetBuilderSettings
-from services.dataset_builder.storage import PostgresCorrectionStore, PostgresTrafficStore
+from services.dataset_builder.storage.corrections import PostgresCorrectionStore
+from services.dataset_builder.storage.traffic import PostgresTrafficStore
+from services.deployer.admission import Admission
 from services.deployer.clients import FlagState, Strategy
 from services.deployer.handlers import Handlers as DeployerHandlers
 from services.deployer.settings import DeployerSettings
@@ -47,7 +52,6 @@ from services.evaluator import job as evaluation
 from services.evaluator import recipe as evaluating
 from services.evaluator.handlers import Handlers as EvaluatorHandlers
 from services.evaluator.settings import EvaluatorSettings
-from services.failure_miner.clients import DeltaPredictionLookup
 from services.failure_miner.handlers import CORRECTIONS
 from services.failure_miner.handlers import Handlers as MinerHandlers
 from services.failure_miner.settings import FailureMinerSettings
@@ -62,13 +66,15 @@ from services.scheduler.task_watcher import TaskWatcher
 from services.shadow.clients import Replay, StoredTrainingIndexes
 from services.shadow.domain import Request
 from services.shadow.handlers import Handlers as ShadowHandlers
+from services.shadow.replays import Replays
 from services.shadow.settings import ShadowSettings
+from services.shadow.storage import PostgresDecisions
 from services.trainer import job as training
 from services.trainer.domain import SkippedRows, TrainingOutcome
 from services.trainer.handlers import Handlers as TrainerHandlers
 from services.trainer.settings import TrainerSettings
 from shared.files import write_atomically
-from shared.jobs import Job
+from shared.jobs import Job, Progress
 from shared.kafka.clients import topic_ids
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
@@ -77,10 +83,11 @@ from shared.privacy.redaction import Redactor
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, migrate
+from shared.storage.predictions import LakePredictions
 
 ROOT = Path(__file__).parent.parent.parent
 INPUTS = ("predictions.logged.v1", "corrections.submitted.v1")
-WITH_DATABASE = ("failure_miner", "console", "dataset_builder", "deployer", "scheduler")
+WITH_DATABASE = ("failure_miner", "console", "dataset_builder", "shadow", "deployer", "scheduler")
 
 AnswerText = Callable[[str], str]
 
@@ -99,6 +106,13 @@ class HashedWords:
             return np.zeros((0, 384), dtype=np.float32)
         vectorizer = HashingVectorizer(n_features=384, ngram_range=(1, 2), alternate_sign=False)
         return np.asarray(vectorizer.transform(texts).todense(), dtype=np.float32)
+
+
+class Idle:
+    """An engine that always has room for replays."""
+
+    async def is_busy(self) -> bool:
+        return False
 
 
 @dataclass
@@ -121,6 +135,9 @@ class Flags:
 
     async def switch(self, flag: str, on: bool) -> None:
         self.flags[flag] = (on, self.flags[flag][1])
+
+    def is_off(self, task: str) -> bool:
+        return not self.flags[f"ratchet.{task}.shadow"][0]
 
     def sampled(self, task: str, prediction_id: str) -> bool:
         return self.flags[f"ratchet.{task}.shadow"][0]
@@ -149,12 +166,33 @@ class Models:
     async def production(self, rollout: RolloutChanged, request: Request) -> Replay:
         return Replay(_answered(self.adapter if rollout.primary_adapter else self.base, request), 1.0)
 
-    async def serve(self, adapter: str, uri: str) -> None:
+    async def serve(self, adapter: str, uri: str, spec: TaskSpec) -> None:
         """Do nothing: every adapter is served."""
 
 
 def _answered(answer: AnswerText, request: Request) -> Answer:
     return Answer(text=answer(request.body["messages"][-1]["content"]), finish_reason=FinishReason.STOP)
+
+
+class BuildJobs:
+    """Runs the dataset builder's job in this process."""
+
+    def __init__(self, folder: Path, corrections: PostgresCorrectionStore, traffic: PostgresTrafficStore) -> None:
+        self._folder = folder
+        self._corrections = corrections
+        self._traffic = traffic
+        self.handlers: BuilderHandlers | None = None
+
+    def submit(self, name: str, spec: building.BuildJob) -> None:
+        _later(self._run(name, spec))
+
+    async def _run(self, name: str, spec: building.BuildJob) -> None:
+        folder = self._folder / name
+        write_atomically(folder / "spec.json", spec.model_dump_json().encode())
+        store = ArtifactStore(spec.artifacts, spec.cache)
+        result = await building.build_version(spec, self._corrections, self._traffic, store, folder, Progress(folder))
+        assert self.handlers is not None
+        await self.handlers.on_done(Job(name, folder), result.model_dump_json().encode())
 
 
 class TrainingJobs:
@@ -199,11 +237,12 @@ class EvaluationJobs:
         store = ArtifactStore(spec.artifacts, spec.cache)
         rows = evaluation.read_examples(store.fetch(trained.dataset_uri) / "eval.jsonl")
         questions = evaluation.evaluation_questions(rows)
-        golden = evaluation.golden_questions(trained.spec)
+        golden = evaluation.golden_questions(evaluation.read_golden_set(store, trained.spec), trained.spec)
         both = [*questions, *golden]
         arms = [trained.adapter, spec.production or trained.base_model]
         asked = [await evaluating.ask(self._models, arm, both, trained.spec, 4, lambda done: None) for arm in arms]
-        result = evaluation.verdict_event(spec, name, questions, golden, *asked)
+        wrong = await evaluation.ask_must_pass_again(spec, self._models, golden, asked[0], len(questions))
+        result = evaluation.verdict_event(spec, name, questions, golden, *asked, wrong)
         assert self.handlers is not None
         await self.handlers.on_done(Job(name, folder), result.model_dump_json().encode())
 
@@ -267,18 +306,22 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
 
     miner = _settings(FailureMinerSettings, base, home)
     suspects = PostgresSuspectStore(engines["failure_miner"], CORRECTIONS)
-    predictions = DeltaPredictionLookup(miner.lake_uri)
-    MinerHandlers(miner, suspects, HashedWords(), predictions, publish["failure_miner"]).subscribe(
+    predictions = LakePredictions(miner.lake_uri)
+    artifacts = ArtifactStore(miner.artifacts_uri, home / "cache")
+    MinerHandlers(miner, suspects, HashedWords(), predictions, artifacts, publish["failure_miner"]).subscribe(
         consumers["failure_miner"]
     )
 
     builder = _settings(DatasetBuilderSettings, base, home)
-    artifacts = ArtifactStore(builder.artifacts_uri, home / "cache")
     database = engines["dataset_builder"]
     corrections, traffic = PostgresCorrectionStore(database), PostgresTrafficStore(database)
-    BuilderHandlers(builder, corrections, traffic, artifacts, publish["dataset_builder"]).subscribe(
-        consumers["dataset_builder"]
+    builder_jobs = BuildJobs(home / "building", corrections, traffic)
+    builder_handlers = BuilderHandlers(
+        builder, corrections, traffic, cast(Any, builder_jobs), publish["dataset_builder"]
     )
+    builder_jobs.handlers = builder_handlers
+    builder_handlers.subscribe(consumers["dataset_builder"])
+    UserFeedback(builder, corrections, LakePredictions(builder.lake_uri)).subscribe(consumers["dataset_builder"])
 
     trainer_jobs = TrainingJobs(home / "training")
     trainer = TrainerHandlers(_settings(TrainerSettings, base, home), cast(Any, trainer_jobs), publish["trainer"])
@@ -286,31 +329,36 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
     trainer.subscribe(consumers["trainer"])
 
     evaluator_jobs = EvaluationJobs(home / "evaluation", models)
+    rollouts_table = consumers["evaluator"].table(RolloutChanged)
+    await rollouts_table.read_to({})  # There is none yet.
     evaluator = EvaluatorHandlers(
         _settings(EvaluatorSettings, base, home),
         cast(Any, evaluator_jobs),
         publish["evaluator"],
-        consumers["evaluator"].table(RolloutChanged),
-        table_seconds=0.05,
+        rollouts_table,
     )
     evaluator_jobs.handlers = evaluator
     evaluator.subscribe(consumers["evaluator"])
 
     shadow = _settings(ShadowSettings, base, home)
-    ShadowHandlers(shadow, flags, StoredTrainingIndexes(artifacts), models, publish["shadow"]).subscribe(
-        consumers["shadow"]
-    )
+    decisions = PostgresDecisions(engines["shadow"])
+    replays = Replays(models, Idle(), publish["shadow"], decisions, shadow.shadow_concurrency)
+    shadow_handlers = ShadowHandlers(shadow, flags, StoredTrainingIndexes(artifacts), decisions, replays)
+    shadow_handlers.subscribe(consumers["shadow"])
+    await shadow_handlers.rollouts.read_to({})  # There is none yet.
 
     deployer = _settings(DeployerSettings, base, home)
     rollouts, ledger = PostgresRollouts(engines["deployer"]), PostgresLedger(engines["deployer"])
     transitions = RolloutTransitions(
         rollouts, ledger, flags, models, publish["deployer"], deployer.deployer_open_tickets
     )
-    deployer_handlers = DeployerHandlers(deployer, rollouts, ledger, transitions)
+    admission = Admission(rollouts, transitions, publish["deployer"])
+    deployer_handlers = DeployerHandlers(deployer, rollouts, ledger, transitions, admission)
     deployer_handlers.subscribe(consumers["deployer"])
 
     console_settings = _settings(ConsoleSettings, base, home)
-    queue, history = PostgresQueue(engines["console"]), PostgresCycleHistory(engines["console"])
+    queue = PostgresQueue(engines["console"], timedelta(hours=console_settings.console_return_hours))
+    history = PostgresCycleHistory(engines["console"])
     tasks = consumers["console"].table(TaskChanged)
     ConsoleHandlers(queue, history).subscribe(consumers["console"])
     reviews = Reviews(queue, publish["console"], tasks, AnswerRedactor(lambda: Redactor(b"k" * 32)))
@@ -318,7 +366,8 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
 
     settings = _settings(SchedulerSettings, base, home)
     cycles = PostgresCycleStore(engines["scheduler"])
-    task_watcher = TaskWatcher(settings, publish["scheduler"], consumers["scheduler"].table(TaskChanged))
+    task_table = consumers["scheduler"].table(TaskChanged)
+    task_watcher = TaskWatcher(settings, publish["scheduler"], task_table, artifacts)
     scheduler = SchedulerHandlers(settings, cycles, publish["scheduler"], FenceOverEverything(), task_watcher)
     scheduler.subscribe(consumers["scheduler"])
 
@@ -326,7 +375,11 @@ async def running_system(base: Settings, home: Path, spec: TaskSpec, models: Mod
 
     @broker.subscriber("rollouts.changed.v1", group_id="test")
     async def note_rollout(body: dict[str, Any]) -> None:
-        observed.rollouts.append(RolloutChanged.model_validate(body))
+        changed = RolloutChanged.model_validate(body)
+        last = observed.rollouts[-1] if observed.rollouts else None
+        if last is not None and (last.stage, last.reason) == (changed.stage, changed.reason):
+            observed.rollouts.pop()  # The same change, with newer evidence.
+        observed.rollouts.append(changed)
 
     @broker.subscriber("cycles.finished.v1", group_id="test")
     async def note_outcome(body: dict[str, Any]) -> None:

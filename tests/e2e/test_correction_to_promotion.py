@@ -63,6 +63,7 @@ def prediction(
         finish_reason=FinishReason.STOP,
         confidence=Confidence(score=confidence, logprob=-1.0, tokens=1),
     )
+    user = uuid4().hex
     return PredictionLogged(
         task=spec.name,
         task_revision=spec.revision,
@@ -71,7 +72,8 @@ def prediction(
         answers=(logged,),
         model=spec.base_model,
         variant=Variant.BASE,
-        user_hash=uuid4().hex,
+        user_hash=user,
+        subject=user,
         latency_ms=1.0,
     )
 
@@ -89,8 +91,10 @@ async def correct_and_train(system: System, truth: Callable[[str], str] = TRUTH.
 async def go_live(system: System, until: Stage = Stage.PROMOTED) -> int:
     """Send live traffic through shadow and canary until a stage, and label discordant pairs. Returns the labels."""
     labels = 0
-    for text, _ in LIVE:
+    for number, (text, _) in enumerate(LIVE):
         await system.gateway.publish(prediction(system.spec, text, "billing", 0.1))
+        if number % 3 == 0:
+            await leave_to_others(system, "ann", skips=number % 2 == 0)
         labels += await answer_queue(system, "bob", TRUTH.__getitem__, purpose="discordant_pair")
         if system.rollouts[-1].stage is Stage.CANARY:
             await system.gateway.publish(observed(system))
@@ -98,6 +102,17 @@ async def go_live(system: System, until: Stage = Stage.PROMOTED) -> int:
         if system.rollouts[-1].stage in (until, Stage.REJECTED):
             break
     return labels
+
+
+async def leave_to_others(system: System, reviewer: str, *, skips: bool) -> None:
+    """Skip, or say "cannot tell" about, every open pair. Nobody is asked about what they left."""
+    asked = {"task": system.spec.name, "reviewer": reviewer, "purpose": "discordant_pair"}
+    for item in (await system.console.get("/api/queue", params=asked)).json()["items"]:
+        body = {"request_id": item["request_id"], "reviewer": reviewer}
+        path, answer = ("/api/skips", {}) if skips else ("/api/corrections", {"preference": "cannot_tell"})
+        assert (await system.console.post(path, json=body | answer)).status_code == 200
+    await settled()
+    assert (await system.console.get("/api/queue", params=asked)).json()["items"] == []
 
 
 def observed(system: System, status: int = 200) -> RequestObserved:
@@ -119,12 +134,16 @@ async def test_corrections_become_a_promoted_adapter(stack_settings: Settings, t
         stack_settings, tmp_path, task, Models(task, always("billing"), TRUTH.__getitem__)
     ) as system:
         await correct_and_train(system)
-        assert [rollout.stage for rollout in system.rollouts] == [Stage.SHADOW]
+        assert [rollout.stage for rollout in system.rollouts] == [Stage.QUEUED, Stage.SHADOW]
         labels = await go_live(system)
-        assert [rollout.stage for rollout in system.rollouts] == [Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
+        assert [rollout.stage for rollout in system.rollouts] == [
+            Stage.QUEUED, Stage.SHADOW, Stage.CANARY, Stage.PROMOTED,
+        ]  # fmt: skip
         promoted = system.rollouts[-1]
         assert promoted.evidence.wealth >= 1 / promoted.evidence.alpha
-        assert promoted.evidence.losses == 0
+        assert (promoted.evidence.losses, promoted.evidence.pending) == (0, 0), "others told what ann left to them"
+        (ann, bob) = (await system.console.get("/api/reviewers", params={"task": task.name})).json()["reviewers"]
+        assert ann["skipped"] and ann["cannot_tell"] and not bob["skipped"] and not bob["cannot_tell"]
         assert 15 <= labels <= 40, "a clear winner costs tens of labels, not hundreds"
         payload = system.flags.payload(f"ratchet.{task.name}.primary")
         assert payload == {"adapter": promoted.candidate_adapter, "previous": None}

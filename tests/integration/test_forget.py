@@ -26,6 +26,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
+from schemas.adapters import PROBES
 from schemas.base import Variant, utc_now
 from schemas.catalog import topics_consumed_by
 from schemas.conversation import Answer, Call, Message, Role
@@ -48,6 +49,7 @@ from services.prediction_log.settings import PredictionLogSettings
 from services.scheduler.main import build as build_scheduler
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.task_files import read_task
+from shared.files import write_atomically
 from shared.identity import keyed_hash, load_or_create_key
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
@@ -58,6 +60,7 @@ from shared.storage.database import database_url
 from tests.integration.consumer_groups import skip_backlog
 from tests.integration.test_shadow import following
 from tests.unit.deployer.fakes import evaluated
+from tests.unit.shared.adapter_folders import first_tokens, write_adapter, write_probes
 from tests.unit.shared.storage.kept_media import upload
 
 pytestmark = pytest.mark.stack
@@ -76,7 +79,7 @@ kind: classification
 system_prompt: Which queue?
 labels: [delivery, refund]
 dataset: {{max_age_days: {days}, min_examples: 2, min_examples_per_label: 1, eval_share: 0.4}}
-failures: {{overlap_share: 0.0}}
+failures: {{overlap_share: 0.0, audit_share: 0.0}}
 retention_days: {days}
 """
 
@@ -103,7 +106,9 @@ class Services:
         """Publish a prediction of low confidence, made now or at another time."""
         self.count[user] += 1
         name = f"{self.task}.{user}-{self.count[user]}"
-        answer = LoggedAnswer(prediction_id=name, text="refund", confidence=Confidence(score=0.1))
+        answer = LoggedAnswer(
+            prediction_id=name, text="refund", confidence=Confidence(score=0.1, raw=0.2, calibration="c")
+        )
         event = PredictionLogged(
             task=self.task, task_revision=self.spec.revision, request_id=name,
             call=Call(messages=(Message(role=Role.USER, content=text),)), answers=(answer,), model="base",
@@ -130,7 +135,8 @@ class Services:
         return found if len(found) == count else None
 
     async def correct(self, question: dict[str, Any]) -> None:
-        body = {"request_id": question["request_id"], "reviewer": "ann", "label": "delivery"}
+        label = ("delivery", "refund")[int(question["prediction_id"].rpartition("-")[2]) % 2]
+        body = {"request_id": question["request_id"], "reviewer": "ann", "label": label}
         assert (await self.console.post("/api/corrections", json=body)).status_code == 200
 
     async def tables_with(self, word: str) -> dict[str, list[str]]:
@@ -145,12 +151,12 @@ class Services:
         return await asyncio.to_thread(lake_has, Path(self.settings.lake_uri), word)
 
     async def dataset(self, count: int = 1) -> list[str]:
-        """Return the texts of the task's dataset versions, oldest first, once there are `count`."""
+        """Return the texts of the task's dataset versions, reports too, oldest first, once there are `count`."""
 
         def read() -> list[str]:
             folder = Path(self.settings.artifacts_uri) / "datasets"
             versions = sorted(folder.glob(f"{self.task}-*"), key=lambda path: path.stat().st_mtime)
-            return ["".join(file.read_text() for file in version.glob("*.jsonl")) for version in versions]
+            return ["".join(file.read_text() for file in version.iterdir()) for version in versions]
 
         found = await asyncio.to_thread(read)
         return found if len(found) >= count else []
@@ -202,7 +208,7 @@ WORDS = ("where the parcel is", "about a refund", "that the login fails", "about
          "of a broken lamp", "to cancel it all", "about the voucher")  # fmt: skip
 
 
-async def until(look: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> Any:
+async def until(look: Callable[[], Awaitable[Any]], seconds: float = 180.0) -> Any:
     async with asyncio.timeout(seconds):
         while not (found := await look()):
             await asyncio.sleep(0.1)
@@ -215,11 +221,18 @@ async def is_gone(file: Path) -> bool:
 
 @asynccontextmanager
 async def vllm_that_serves(adapter: str) -> AsyncIterator[str]:
-    """Run as much of vLLM as lists an adapter among its models."""
+    """Run as much of vLLM as lists an adapter among its models and answers with first tokens."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        body = json.dumps({"data": [{"id": adapter}]}).encode()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next((int(line[16:]) for line in head.split("\r\n") if line.startswith("content-length: ")), 0)
+        reply: dict[str, Any] = {"data": [{"id": adapter}]}
+        if length:
+            asked = json.loads(await reader.readexactly(length))
+            listed = [{"token": token, "logprob": p} for token, p in first_tokens(asked["model"]).items()]
+            logprobs = {"content": [{**listed[0], "top_logprobs": listed}]}
+            reply = {"choices": [{"message": {"content": "x"}, "finish_reason": "length", "logprobs": logprobs}]}
+        body = json.dumps(reply).encode()
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
         await writer.drain()
@@ -240,17 +253,18 @@ async def scene(
     file = tmp_path / "tasks" / f"{task}.yaml"
     file.write_text(TASK.format(name=task, days=RETENTION_DAYS))
     folder = tmp_path / "artifacts" / "adapters" / "lora"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}")
+    base = TaskSpec.model_fields["base_model"].default
+    write_adapter(folder, base)
+    write_probes(tmp_path / "artifacts" / PROBES / "lora", "lora", base)
     await skip_backlog(stack_settings, "scheduler", *STORES)
     monkeypatch.setattr(retention, "_ROUND_SECONDS", 0.5)
     async with vllm_that_serves("lora") as engine:
-        ports = [unused_tcp_port_factory() for _ in range(2)]
+        ports = [unused_tcp_port_factory() for _ in range(3)]
         values = {
             **stack_settings.model_dump(), "artifacts": str(tmp_path / "artifacts"), "vllm": engine,
             "lake": str(tmp_path / "lake"), "prediction_log_maintenance_seconds": 1.0, "prediction_log_grace_hours": 0,
             "scheduler_tasks": tmp_path / "tasks", "scheduler_poll_seconds": 0.2, "console_port": ports[0],
-            "scheduler_port": ports[1], "deployer_tick_seconds": 0.3,
+            "scheduler_port": ports[1], "deployer_port": ports[2], "deployer_tick_seconds": 0.3,
         }  # fmt: skip
         monkeypatch.setenv("RATCHET_HOME", str(stack_settings.home))
         monkeypatch.setenv("RATCHET_SCHEDULER_PORT", str(ports[1]))
@@ -286,8 +300,8 @@ async def candidate_in_shadow(scene: Services) -> RolloutChanged:
     async with following(scene.settings, scene.task, RolloutChanged) as found:
         await scene.publish("evaluator", verdict)
 
-        async def changed() -> Any:
-            return found[RolloutChanged]
+        async def changed() -> Any:  # It is queued first.
+            return [change for change in found[RolloutChanged] if change.stage is not Stage.QUEUED]
 
         change: RolloutChanged = (await until(changed))[0]
     assert change.stage is Stage.SHADOW, change.reason
@@ -299,8 +313,8 @@ def compared(change: RolloutChanged, event: PredictionLogged) -> ShadowCompared:
         task=event.task, task_revision=event.task_revision, cycle_id=change.cycle_id,
         pair_id=f"pair-{event.request_id}", rollout_id=change.rollout_id, prediction_id=event.answers[0].prediction_id,
         call=event.call, production_adapter=None, candidate_adapter="lora", production_answer=REFUND,
-        candidate_answer=Answer(text="delivery"), agree=False, user_hash=event.user_hash, logged_at=event.occurred_at,
-        candidate_latency_ms=1.0,
+        candidate_answer=Answer(text="delivery"), agree=False, user_hash=event.user_hash, subject=event.user_hash or "",
+        identified=True, logged_at=event.occurred_at, candidate_latency_ms=1.0,
     )  # fmt: skip
 
 
@@ -312,6 +326,16 @@ def corrected(event: PredictionLogged) -> CorrectionSubmitted:
         purpose=Purpose.LOW_CONFIDENCE, reviewer="ann", call=event.call, answers=(REFUND,), label="delivery",
         user_hash=event.user_hash, predicted_at=event.occurred_at,
     )  # fmt: skip
+
+
+def train_on_the_version(scene: Services) -> str:
+    """Write the manifest of an adapter that was trained on the task's version; returns the adapter's name."""
+    artifacts = Path(scene.settings.artifacts_uri)
+    (version,) = artifacts.glob(f"datasets/{scene.task}-*")
+    name = f"lora-{version.name}"
+    manifest = {"adapter": name, "task": scene.task, "dataset_id": version.name}
+    write_atomically(artifacts / "adapters" / name / "manifest.json", json.dumps(manifest).encode())
+    return name
 
 
 async def clustered(scene: Services) -> FailuresClustered:
@@ -366,6 +390,7 @@ async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(sce
     await until(lambda: caught_up(scene.settings))
     await scene.publish("failure_miner", await clustered(scene))
     await until(scene.dataset)
+    adapter = await asyncio.to_thread(train_on_the_version, scene)
 
     sent = utc_now()
     hers, his = (upload(scene.settings.artifacts_uri, scene.task, scene.hash_of(w), sent) for w in ("leaves", "stays"))
@@ -379,6 +404,7 @@ async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(sce
     assert (report["subjects"], version["people"]) == ([subject], 1)
     assert report["predictions"] == {subject: len(WORDS)}
     assert version["training"] + version["held_out"] == len(WORDS) - 1
+    assert [use["adapter"] for use in report["adapters"]] == [adapter]
 
     await until(lambda: scene.only_in("leaves wrote", ()))
     await until(lambda: is_gone(hers))
@@ -403,7 +429,10 @@ async def test_a_person_is_erased_everywhere_and_stays_erased_after_a_replay(sce
     assert set(await scene.queue()) == {"stays-1:low_confidence", f"leaves-{len(WORDS) + 1}:low_confidence"}
     await scene.publish("failure_miner", (await clustered(scene)).model_copy(update={"cycle_id": f"{scene.task}-2"}))
     await until(lambda: scene.dataset(2))
-    assert "leaves wrote" not in (await scene.dataset(2))[-1]
+    without = (await scene.dataset(2))[-1]  # One person's few rows are reason enough: the cycle is not skipped.
+    assert "leaves wrote" not in without
+    assert "stays wrote" in without
+    assert f'"parent": "{version["dataset_id"]}"' in without
 
 
 async def test_every_store_deletes_what_is_older_than_its_tasks_retention(scene: Services) -> None:

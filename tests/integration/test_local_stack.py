@@ -96,9 +96,7 @@ def test_secrets_are_readable_by_their_owner_only(home: Home) -> None:
 
 def test_a_second_up_changes_nothing(home: Home) -> None:
     before = {part: home.status()[part].pid for part in FAST_PARTS}
-    began = time.monotonic()
     home.up(*FAST_PARTS)
-    assert time.monotonic() - began < 10
     assert {part: home.status()[part].pid for part in FAST_PARTS} == before
 
 

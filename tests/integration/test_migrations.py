@@ -16,6 +16,7 @@ from services.dataset_builder import tables as dataset_builder
 from services.deployer import tables as deployer
 from services.failure_miner import tables as failure_miner
 from services.scheduler import tables as scheduler
+from services.shadow import tables as shadow
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
@@ -57,7 +58,7 @@ async def migrated(stack_settings: Settings) -> AsyncIterator[Callable[[str], Mi
         await database.engine.dispose()
 
 
-@pytest.mark.parametrize("module", [console, dataset_builder, deployer, failure_miner, scheduler])
+@pytest.mark.parametrize("module", [console, dataset_builder, deployer, failure_miner, scheduler, shadow])
 async def test_the_migrations_create_the_tables_of_the_code(
     migrated: Callable[[str], Migrated], module: ModuleType
 ) -> None:
@@ -86,7 +87,7 @@ async def test_a_database_of_another_version_is_refused_with_the_way_out(migrate
     assert "DROP SCHEMA" in raised.value.way_out
 
 
-@pytest.mark.parametrize("service", ["console", "dataset_builder", "deployer", "failure_miner", "scheduler"])
+@pytest.mark.parametrize("service", ["console", "dataset_builder", "deployer", "failure_miner", "scheduler", "shadow"])
 async def test_a_database_of_an_earlier_checkout_is_refused(migrated: Callable[[str], Migrated], service: str) -> None:
     database = migrated(service)
     await database.migrate()

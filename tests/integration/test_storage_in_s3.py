@@ -218,7 +218,7 @@ def test_the_evaluator_fetches_an_adapter_before_vllm_is_asked_for_it(store: Art
             assert (Path(folder) / "inner" / "data.txt").exists()
 
     address = store.publish(folder(tmp_path / "a"), "adapters", "lora-1")
-    asyncio.run(serve(Vllm(), store, "lora-1", address))  # type: ignore[arg-type]
+    asyncio.run(serve(Vllm(), store, "lora-1", address, lambda folder: None))  # type: ignore[arg-type]
     assert asked["lora-1"].parent == tmp_path / "cache" / "ratchet" / tmp_path.name / "adapters"
 
 

@@ -87,10 +87,13 @@ def test_what_is_no_answer_is_refused(path: str, body: Any) -> None:
         parse_answer(path, body)
 
 
+URL = "http://engine"
+
+
 class Server:
     def __init__(self, status: int = 200, body: Any = None) -> None:
         self.requests: list[tuple[str, dict[str, Any]]] = []
-        self.client = InferenceClient(["http://engine"])
+        self.client = InferenceClient([URL])
         self.client._client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
         self._status, self._body = status, body
 
@@ -102,7 +105,7 @@ class Server:
 async def test_a_request_is_sent_as_it_is_with_the_model_alone_added() -> None:
     server = Server(body={"choices": [{"text": "refund", "finish_reason": "stop"}]})
     body = {"prompt": "Classify.", "temperature": 0.3}
-    assert (await server.client.answer("a1", COMPLETIONS, body)).text == "refund"
+    assert (await server.client.answer("a1", COMPLETIONS, body, URL)).text == "refund"
     assert server.requests == [(COMPLETIONS, {**body, "model": "a1"})]
     assert "model" not in body
 
@@ -113,7 +116,7 @@ async def test_a_request_is_sent_as_it_is_with_the_model_alone_added() -> None:
 )
 async def test_a_request_that_gets_no_answer_raises(status: int, body: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        await Server(status, body).client.answer("a1", CHAT, {})
+        await Server(status, body).client.answer("a1", CHAT, {}, URL)
 
 
 async def test_a_completion_has_the_tools_in_its_request_and_the_tool_calls_in_its_text() -> None:

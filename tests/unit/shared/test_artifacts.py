@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import DependencyUnavailable
-from shared.storage.artifacts import ArtifactStore
+from shared.storage.artifacts import ArtifactMissing, ArtifactStore
 
 
 def folder(path: Path, content: str = "x") -> Path:
@@ -32,6 +32,25 @@ def test_publishing_is_idempotent(store: ArtifactStore, tmp_path: Path) -> None:
     address = store.publish(folder(tmp_path / "a", "first"), "datasets", "d-1")
     store.publish(folder(tmp_path / "b", "second"), "datasets", "d-1")
     assert (store.fetch(address) / "inner" / "data.txt").read_text() == "first"
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "adapters/../../elsewhere", ""])
+def test_an_address_outside_of_the_store_is_never_read(store: ArtifactStore, tmp_path: Path, place: str) -> None:
+    """An event names it: `../../x` was read, and `s3://../..` asked for."""
+    folder(tmp_path / "elsewhere")
+    store.publish(folder(tmp_path / "a"), "adapters", "a")
+    with pytest.raises(ArtifactMissing, match="is outside of"):
+        store.fetch(store.address(place, "").rstrip("/") if place else str(tmp_path / "artifacts"))
+    others = (str(tmp_path / "elsewhere"), f"{tmp_path}/artifacts-2/adapters/a", "s3://bucket/adapters/a", "s3://../..")
+    for other in others:
+        with pytest.raises(ArtifactMissing, match="is outside of"):
+            store.fetch(other)
+
+
+def test_a_local_address_may_be_written_as_a_url(store: ArtifactStore, tmp_path: Path) -> None:
+    address = store.publish(folder(tmp_path / "a"), "adapters", "a")
+    assert store.fetch(f"file://{address}") == Path(address)
+    assert ArtifactStore(f"file://{tmp_path}/artifacts", tmp_path / "cache").fetch(address) == Path(address)
 
 
 def test_a_missing_artifact_is_unavailable(store: ArtifactStore) -> None:

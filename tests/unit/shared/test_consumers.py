@@ -12,7 +12,7 @@ from faststream.kafka import KafkaBroker, KafkaMessage, TestKafkaBroker
 from schemas import catalog
 from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from shared.errors import DependencyUnavailable, InvalidMessage, MustStop
+from shared.errors import DependencyUnavailable, InvalidMessage, MustStop, Paused
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import MAX_DEAD_LETTER_BYTES
 from shared.kafka.consumers import Consumers
@@ -52,6 +52,25 @@ class InMemoryService:
     @staticmethod
     async def _undecoded(message: KafkaMessage) -> Any:
         return message.body
+
+
+async def test_a_handler_that_waits_on_purpose_is_redelivered_at_once_without_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, calls = InMemoryService(tmp_path), 0
+
+    async def handler(event: FeedbackGiven) -> None:
+        nonlocal calls
+        calls += 1
+        raise Paused("the engine is busy")
+
+    service.consumers.on(FeedbackGiven, handler)
+    caplog.set_level("INFO")
+    async with TestKafkaBroker(service.broker):
+        with pytest.raises(Paused):
+            await Publisher(service.broker, "gateway").publish(feedback())
+    assert (calls, service.dead_letters) == (1, [])
+    assert "busy" not in caplog.text
 
 
 async def test_an_event_reaches_its_handler(tmp_path: Path) -> None:
@@ -305,9 +324,15 @@ async def test_on_skipped_gets_each_record_that_the_handler_is_not_given(tmp_pat
     assert len(service.handled) == 1
 
 
-async def test_a_table_holds_the_last_value_of_each_key() -> None:
+async def test_a_table_holds_the_last_value_of_each_key_and_shows_every_one() -> None:
     broker = KafkaBroker("nowhere:9092")
-    table = Consumers(broker, "gateway", Settings()).table(TaskChanged)
+    shown: list[str] = []
+
+    async def show(event: TaskChanged) -> None:
+        assert table.get(event.task) == event
+        shown.append(event.spec.system_prompt)
+
+    table = Consumers(broker, "gateway", Settings()).table(TaskChanged, show)
 
     def task(prompt: str) -> TaskChanged:
         spec = TaskSpec(name="t", kind=TaskKind.CLASSIFICATION, system_prompt=prompt, labels=("a", "b"))
@@ -318,6 +343,7 @@ async def test_a_table_holds_the_last_value_of_each_key() -> None:
         await publisher.publish(task("old"))
         await publisher.publish(task("new"))
     assert (await table.wait_for("t")).spec.system_prompt == "new"
+    assert shown == ["old", "new"]
     with pytest.raises(DependencyUnavailable):
         await table.wait_for("unknown", seconds=0.01)
 

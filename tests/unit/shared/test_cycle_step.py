@@ -12,7 +12,7 @@ from schemas.cycles import CycleStarted, PartitionFence, StepFailed
 from schemas.failures import FailuresClustered
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
-from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
+from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible, StepSkipped
 from shared.kafka import latest_by_key
 from shared.kafka.latest_by_key import LatestByKey
 
@@ -100,6 +100,34 @@ async def test_a_failed_step_says_why_and_what_to_do() -> None:
     assert (broken.reason, broken.service, broken.step) == ("ValueError", "failure_miner", "failures")
     assert "log of failure_miner" in broken.way_out
     assert impossible.event_id == broken.event_id
+
+
+async def test_a_step_with_too_little_new_is_skipped_and_a_stopped_one_names_its_report() -> None:
+    cycle = Cycle()
+    cycle.next_offset = 5
+    for error in (StepSkipped("3 new", "wait"), StepImpossible("noisy", "review", report="/store/inspections/c1")):
+        cycle.error = error
+        await STEP.run(started(), cycle, cycle, cycle.work)
+    skipped, stopped = cycle.published
+    assert isinstance(skipped, StepFailed)
+    assert isinstance(stopped, StepFailed)
+    assert (skipped.skipped, skipped.reason, skipped.report) == (True, "3 new", None)
+    assert (stopped.skipped, stopped.report) == (False, "/store/inspections/c1")
+
+
+async def test_a_step_that_a_job_does_publishes_nothing_until_the_jobs_outcome_is_stored() -> None:
+    cycle = Cycle()
+    cycle.next_offset = 5
+
+    async def submit(event: CycleStarted) -> None:
+        cycle.runs += 1
+
+    await STEP.run(started(), cycle, cycle, submit, cycle.save)
+    assert (cycle.runs, cycle.outcomes, cycle.published) == (1, {}, [])
+    outcome = await cycle.work(started())
+    await cycle.save(outcome)
+    await STEP.run(started(), cycle, cycle, submit, cycle.save)
+    assert cycle.published == [outcome]
 
 
 async def test_a_dependency_that_is_away_fails_no_step() -> None:

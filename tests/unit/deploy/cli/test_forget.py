@@ -17,9 +17,12 @@ from deploy.cli import forget as command
 from deploy.cli.app import app
 from deploy.lineage import lineage_of
 from schemas.conversation import Message, Role
-from schemas.datasets import DatasetManifest, Example, RejectedExample
+from schemas.datasets import DatasetManifest, Example, Fate, LeftOutExample
+from schemas.golden import GoldenRow
 from schemas.lake import PREDICTIONS
+from schemas.quality import InspectionManifest
 from shared.storage.artifacts import ArtifactStore
+from shared.storage.golden_sets import publish_golden_set
 from tests.unit.prediction_log.lake_rows import prediction, write
 
 U1 = "5f0c" * 6
@@ -47,7 +50,8 @@ class Artifacts:
         for file, people in (("train", train), ("eval", held_out)):
             rows = [example(who, at).model_dump_json() for who, at in people.items()]
             self.write(f"datasets/{name}/{file}.jsonl", "\n".join(rows))
-        row = RejectedExample(
+        row = LeftOutExample(
+            fate=Fate.REJECTED,
             reason="duplicate",
             prediction_ids=("p",),
             correction_ids=("c",),
@@ -55,6 +59,18 @@ class Artifacts:
             predicted_at=NOON,
         )
         self.write(f"datasets/{name}/rejected.jsonl", f"{row.model_dump_json()}\n" if rejected else "")
+
+    def inspection(self, cycle: str, rejected: dict[str, datetime]) -> None:
+        manifest = InspectionManifest(task="desk", cycle_id=cycle, created_at=NOON, files={})
+        self.write(f"inspections/{cycle}/manifest.json", manifest.model_dump_json())
+        rows = [
+            LeftOutExample(
+                fate=Fate.REJECTED, reason="unknown_label", prediction_ids=("p",), correction_ids=("c",), user_hash=who,
+                predicted_at=at,
+            ).model_dump_json()
+            for who, at in rejected.items()
+        ]  # fmt: skip
+        self.write(f"inspections/{cycle}/rejected.jsonl", "\n".join(rows))
 
     def adapter(self, name: str, dataset: str) -> None:
         manifest = {"adapter": name, "task": "desk", "dataset_id": dataset, "losses": [1.0]}
@@ -100,6 +116,18 @@ def test_held_out_and_rejected_rows_are_listed_but_train_no_adapter(artifacts: A
     assert found.adapters == []
 
 
+def test_the_inspections_of_stopped_builds_that_quote_a_person_are_listed(artifacts: Artifacts) -> None:
+    artifacts.inspection("cycle-7", {"u1": NOON, "u2": NOON})
+    artifacts.inspection("cycle-8", {"u1": NOON + timedelta(days=1)})
+    found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
+    assert [(use.cycle_id, use.rejected, use.people) for use in found.inspections] == [("cycle-7", 1, 1)]
+    assert found.inspections[0].uri == f"{artifacts.folder}/inspections/cycle-7"
+    assert lineage_of(artifacts.store, ["u1"], ["other"], NOON).inspections == []
+    artifacts.write("inspections/cycle-9/manifest.json", "{")
+    broken = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
+    assert broken.unknown == {"inspections/cycle-9": "its manifest cannot be read"}
+
+
 def test_other_tasks_are_not_searched(artifacts: Artifacts) -> None:
     found = lineage_of(artifacts.store, ["u1"], ["other"], NOON)
     assert (found.datasets, found.adapters, found.unknown) == ([], [], {})
@@ -127,6 +155,24 @@ def test_a_damaged_version_is_reported_and_the_others_are_still_found(artifacts:
     assert "cannot be read" in found.unknown["datasets/desk-2"]
 
 
+def test_golden_sets_with_rows_of_the_people_are_found(artifacts: Artifacts) -> None:
+    turns = (Message(role=Role.USER, content="q"), Message(role=Role.ASSISTANT, content="a"))
+    rows = [
+        GoldenRow(row_id=f"g-{who}-{day}", messages=turns, user_hash=who, predicted_at=NOON + timedelta(days=day))
+        for who in ("u1", "u2") for day in (0, 1)
+    ]  # fmt: skip
+    uri = publish_golden_set(artifacts.store, "desk", rows)
+    publish_golden_set(artifacts.store, "desk", rows[2:])
+    publish_golden_set(artifacts.store, "other", rows)
+    found = lineage_of(artifacts.store, ["u1"], ["desk"], NOON)
+    assert [(use.uri, use.task, use.rows) for use in found.golden] == [(uri, "desk", 1)]
+    (artifacts.folder / "golden" / found.golden[0].set_id / "golden.jsonl").write_text("{oops")
+    assert (
+        "cannot be read"
+        in lineage_of(artifacts.store, ["u1"], ["desk"], NOON).unknown[f"golden/{found.golden[0].set_id}"]
+    )
+
+
 def test_an_empty_store_has_no_lineage(tmp_path: Path) -> None:
     assert lineage_of(Artifacts(tmp_path / "nothing").store, ["u1"], ["desk"], NOON).datasets == []
 
@@ -136,6 +182,7 @@ class Scheduler:
 
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.golden: list[dict[str, Any]] = []
         monkeypatch.setenv("RATCHET_HOME", str(home))
         monkeypatch.delenv("RATCHET_ARTIFACTS", raising=False)
         monkeypatch.setattr(command, "ask_scheduler", self.answer)
@@ -145,7 +192,10 @@ class Scheduler:
         self.bodies.append(json)
         subjects = [*(f"hash-of-{len(user)}" for user in json.get("users", ())), *json.get("hashes", ())]
         serving = {"task": "desk", "primary": "lora-1", "previous": "lora-0", "candidate": None}
-        return {"subjects": subjects, "at": NOON.isoformat(), "announced": json["announce"], "tasks": [serving]}
+        return {
+            "subjects": subjects, "at": NOON.isoformat(), "announced": json["announce"], "tasks": [serving],
+            "golden": self.golden if U1 in subjects else [],
+        }  # fmt: skip
 
     @property
     def announced(self) -> list[dict[str, Any]]:
@@ -180,6 +230,24 @@ def test_json_has_the_forgotten_people_and_the_adapters_trained_on_them(schedule
         ("lora-2", None),
     ]
     assert "ratchet cycle desk" in report["next"][0]
+
+
+def test_rows_of_golden_sets_are_counted_and_it_is_said_where_they_could_not_be_searched(scheduler: Scheduler) -> None:
+    desk, other = {"task": "desk", "rows": 2, "problem": None}, {"task": "other", "rows": 0, "problem": "no YAML"}
+    scheduler.golden = [desk, other]
+    result = scheduler.run("--hash", U1, "--yes", "--json")
+    assert json.loads(result.stdout)["golden_rows"] == {"desk": 2}
+    assert "the golden set of other was not searched: no YAML" in result.stderr
+    assert "desk's golden set had 2 rows of theirs" in scheduler.run("--hash", U1, "--yes").stdout
+    assert "desk's golden set has 2 rows of theirs" in scheduler.run("--hash", U1, "--dry-run").stdout
+
+
+def test_the_inspections_to_delete_are_named(scheduler: Scheduler, tmp_path: Path) -> None:
+    Artifacts(tmp_path / "artifacts").inspection("cycle-7", {U1: NOON})
+    report = json.loads(scheduler.run("--hash", U1, "--yes", "--json").stdout)
+    assert [use["cycle_id"] for use in report["inspections"]] == ["cycle-7"]
+    assert report["next"][-1].endswith(f"delete {tmp_path}/artifacts/inspections/cycle-7")
+    assert "cycle-7" in scheduler.run("--hash", U1, "--yes").stdout
 
 
 def test_nobody_is_forgotten_without_confirmation(scheduler: Scheduler) -> None:

@@ -17,6 +17,7 @@ from deploy.demo.data.task_file import (
     free_name,
     name_for,
 )
+from deploy.demo.settings import Fault
 from shared.model.near_duplicates import NearDuplicates
 
 THINGS = ("card", "parcel", "invoice", "password", "refund", "address", "discount", "subscription", "warranty", "sofa")
@@ -99,7 +100,7 @@ def test_a_label_as_long_as_a_text_hints_at_swapped_columns(tmp_path: Path) -> N
 
 
 def test_dropped_rows_are_counted_by_reason(tmp_path: Path) -> None:
-    text = "text,label\n,a\nhello,\nsame,a\nSame!,a\ntorn,a\ntorn,b\nfine,b\n" + "x" * 2001 + ",a\n"
+    text = "text,label\n,a\nhello,\nsame,a\nsame,a\ntorn,a\ntorn,b\nfine,b\n" + "x" * 2001 + ",a\n"
     data = read_rows(write(tmp_path, text), "text", "label")
     assert [row.text for row in data.rows] == ["same", "fine"]
     assert data.dropped == {
@@ -197,7 +198,7 @@ def test_a_users_file_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None
     labels = ("yes: please", "no # thanks", "on")
     spec = apply_task_file(tmp_path, "mine", labels)
     assert spec.labels == labels
-    assert spec.golden == ()
+    assert spec.golden_set is None
     assert spec.system_prompt == SYSTEM_PROMPT
     assert spec.training.epochs == OWN_DATA_EPOCHS
 
@@ -205,5 +206,15 @@ def test_a_users_file_becomes_a_task_with_its_own_labels(tmp_path: Path) -> None
 def test_the_support_desk_is_applied_under_another_name_with_its_golden_set(tmp_path: Path) -> None:
     spec = apply_task_file(tmp_path, "support-desk-2", None)
     assert spec.name == "support-desk-2"
-    assert spec.golden
+    assert spec.golden_set is not None
+    assert spec.golden_set.rows == 20
     assert (tmp_path / "support-desk-2.yaml").exists()
+
+
+def test_people_are_asked_about_all_traffic_and_twice_as_often_where_noise_is_shown(tmp_path: Path) -> None:
+    usual = apply_task_file(tmp_path, "forty", ("a", "b"), questions=1_200)
+    assert usual.failures.review_budget_per_day >= 2 * 1_200
+    assert usual.failures.overlap_share == 0.1
+    noisy = apply_task_file(tmp_path, "noisy", ("a", "b"), questions=300, fault=Fault.NOISE)
+    assert noisy.failures.overlap_share * 300 >= 1.3 * noisy.dataset.min_overlaps
+    assert apply_task_file(tmp_path, "few", ("a", "b"), questions=60, fault=Fault.NOISE).failures.overlap_share == 1.0

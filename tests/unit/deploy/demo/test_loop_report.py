@@ -6,12 +6,13 @@ import pytest
 
 from tests.e2e.loop_report import problems
 
-PAGE = "<h1>support-desk</h1>" + "<svg></svg>" * 5
+PAGE = "<h1>support-desk</h1>" + '<a href="dataset.html">' + "<svg></svg>" * 5
 SOUND: dict[str, Any] = {
     "promoted": True, "stopped_by": None, "evidence": None, "labels_spent": 700, "pairs": 100, "seconds": 420.0,
     "accuracy_before": {"value": 0.12, "low": 0.08, "high": 0.18, "n": 140},
     "accuracy_after": {"value": 0.92, "low": 0.86, "high": 0.95, "n": 140},
     "served_after": {"primary": 140}, "task": "support-desk",
+    "inspection": {"checks": [{"result": "passed"}, {"result": "unknown"}]},
 }  # fmt: skip
 
 
@@ -29,6 +30,8 @@ def test_a_promoted_loop_with_its_plots_is_sound() -> None:
         ({"labels_spent": 0}, "no label"),
         ({"seconds": 5_000.0}, "it took"),
         ({"served_after": {"base": 140}}, "does not answer"),
+        ({"inspection": None}, "not inspected"),
+        ({"inspection": {"checks": [{"result": "failed"}]}}, "did not pass"),
     ],
 )
 def test_each_planted_fault_of_a_report_is_named(fault: dict[str, Any], said: str) -> None:
@@ -36,4 +39,4 @@ def test_each_planted_fault_of_a_report_is_named(fault: dict[str, Any], said: st
 
 
 def test_a_page_without_plots_or_of_another_task_is_named() -> None:
-    assert len(problems(SOUND, "<h1>another</h1>")) == 2
+    assert len(problems(SOUND, "<h1>another</h1>")) == 3

@@ -19,11 +19,13 @@ from deploy.demo.report.measure import measure, percentile, wilson
 from deploy.demo.report.report import Report, as_json, write
 from deploy.demo.report.result import FlagMove, LearningCycle, LiveTest, LoopResult
 from deploy.demo.reviewers import ReviewCounts
-from deploy.demo.steps.cycle import CyclePage, event_of, follow, rejected_examples, stage_in
+from deploy.demo.settings import Fault
+from deploy.demo.steps.cycle import CyclePage, event_of, follow, stage_in
 from schemas.base import utc_now
 from schemas.labels import CorrectionSubmitted
 from schemas.rollouts import ShadowCompared
-from services.deployer.betting import wealth
+from services.deployer.statistics.betting import wealth
+from tests.unit.deploy.demo.inspections import inspection
 
 CALL = {"messages": [{"role": "user", "content": "where is it"}]}
 
@@ -37,7 +39,7 @@ def pair(n: int, production: str, candidate: str | None, rollout: str = "r1") ->
         "task": "t", "task_revision": "1", "pair_id": f"pair{n}", "rollout_id": rollout, "prediction_id": f"p{n}",
         "call": CALL, "production_adapter": None, "candidate_adapter": "c", "production_answer": {"text": production},
         "candidate_answer": None if candidate is None else {"text": candidate}, "agree": production == candidate,
-        "logged_at": utc_now(), "candidate_latency_ms": 1.0,
+        "subject": f"user-{n}", "identified": True, "logged_at": utc_now(), "candidate_latency_ms": 1.0,
     })  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def page(*steps: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     return {"cycle_id": "c", "task": "t", "steps": [{"topic": t, "event": e} for t, e in steps], "progress": None}
 
 
-async def followed(pages: Pages, find: Any, seconds: float = 5.0) -> Any:
+async def followed(pages: Pages, find: Any, seconds: float = 60) -> Any:
     return await follow(pages, "c", find, seconds, lambda page: None, StepTimeout("late", "wait"))
 
 
@@ -156,15 +158,6 @@ async def test_a_stage_that_was_passed_between_two_polls_is_still_found() -> Non
     assert event == {"stage": "canary"}
 
 
-def test_rejected_rows_are_counted_by_reason_with_an_example_each(tmp_path: Path) -> None:
-    lines = [{"reason": "duplicate", "detail": f"d{n}"} for n in range(3)] + [{"reason": "empty", "detail": "e"}]
-    (tmp_path / "rejected.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    reasons, examples = rejected_examples(tmp_path)
-    assert reasons == {"duplicate": 3, "empty": 1}
-    assert [row["detail"] for row in examples] == ["d0", "e"]
-    assert rejected_examples(None)[1] == []
-
-
 def test_a_missing_page_has_no_events() -> None:
     assert CyclePage.of(None).events("rollouts.changed") == []
 
@@ -184,7 +177,7 @@ def report(promoted: bool) -> Report:
         evidence="" if promoted else "measured -0.1 <script>",
         before=measure([answer("a", "b")] * 8 + [answer("a", "a")] * 2),
         after=measure([answer("a", "a")] * 9 + [answer("b", "a")]),
-        cycle=LearningCycle(modes=[mode], rejected={"duplicate": 2}),
+        cycle=LearningCycle(modes=[mode], inspection=inspection()),
         live_test=LiveTest([change], {"canary": 12, "promoted": 26}),
         flag_moves=[FlagMove("rollback on", "rollback", "", 0.8)],
         seconds=600.0,
@@ -213,6 +206,31 @@ def test_the_page_is_self_contained_and_escapes_what_users_wrote(tmp_path: Path)
     assert "where &lt;b&gt;is" in text
     assert "src=" not in text
     assert json.loads((tmp_path / "report.json").read_text())["stopped_by"] == "evaluation gate min_gain"
+
+
+def test_the_report_shows_the_inspection_of_the_data_set_and_links_its_page(tmp_path: Path) -> None:
+    page = tmp_path / "quality.html"
+    page.write_text("<h1>the inspection</h1>")
+    made = report(promoted=False)
+    made.result.cycle.inspection, made.result.cycle.inspection_page = inspection("agreement"), page
+    write(made, tmp_path / "report")
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert all(said in text for said in ("agreement", "a &lt;b&gt; c", "unknown", "copies", 'href="dataset.html"'))
+    assert (tmp_path / "report" / "dataset.html").read_text() == page.read_text()
+    data = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert data["inspection"]["left_out"] == [{"fate": "capped", "reason": "copies", "count": 2}]
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_is_expected_to_be_stopped_by_a_gate_that_names_it(fault: Fault) -> None:
+    result = LoopResult(task="t", fault=fault)
+    assert not result.as_expected, "stopped before the data set was inspected"
+    result.cycle.inspection = inspection("min_examples")
+    assert not result.as_expected, "stopped for another reason"
+    result.cycle.inspection = inspection("min_examples", min(fault.gates))
+    assert result.as_expected
+    result.promoted = True
+    assert not result.as_expected
 
 
 def test_a_loop_that_failed_early_still_has_a_report(tmp_path: Path) -> None:

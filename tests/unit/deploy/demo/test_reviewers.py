@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.demo.data.csv_file import Row
-from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers, shuffle_labels
-from deploy.demo.settings import PlannedMistakes
+from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers, faulty_labels, shuffle_labels
+from deploy.demo.settings import Fault, PlannedMistakes
+from schemas.tasks import DatasetSettings
 
 LABELS = ("a", "b", "c", "d")
 ROWS = [Row(f"question {n}", LABELS[n % 4]) for n in range(200)]
@@ -39,10 +40,10 @@ def item(n: int, purpose: str = "low_confidence", overlap: int = 1) -> dict[str,
 
 
 async def worked(
-    items: list[dict[str, Any]], mistakes: PlannedMistakes, shuffled: dict[str, str] | None = None
+    items: list[dict[str, Any]], mistakes: PlannedMistakes, faulty: dict[str, str] | None = None
 ) -> tuple[FakeQueue, Reviewers]:
     queue = FakeQueue(items)
-    people = Reviewers(queue, LABELS, mistakes, shuffled)
+    people = Reviewers(queue, LABELS, mistakes, faulty)
     for n, row in enumerate(ROWS):
         people.add_prediction(f"p{n}", row)
     for _ in range(3):
@@ -97,6 +98,25 @@ async def test_once_a_cycle_runs_only_pairs_are_judged() -> None:
     people.only_pairs = True
     await people.answer_queue("ada")
     assert list(queue.answers) == ["r2"]
+
+
+def test_with_one_class_every_text_has_the_same_label_and_nobody_errs() -> None:
+    labels = faulty_labels(Fault.ONE_CLASS, ROWS, seed=1)
+    assert set(labels) == {row.text for row in ROWS}
+    assert set(labels.values()) == {"a"}
+    assert PlannedMistakes.of(Fault.ONE_CLASS, 0.3, 0.3, 1) == PlannedMistakes(0.0, 0.0, 1)
+
+
+def test_noise_is_each_reviewers_own_and_nobody_disagrees_on_purpose() -> None:
+    assert faulty_labels(Fault.NOISE, ROWS, seed=1) == {}
+    assert PlannedMistakes.of(Fault.NOISE, 0.3, 0.25, 1) == PlannedMistakes(0.3, 0.0, 1)
+
+
+async def test_two_reviewers_agree_often_enough_for_a_data_set_as_people_usually_do() -> None:
+    usual = PlannedMistakes()
+    queue, _ = await worked([item(n, overlap=2) for n in range(200)], usual)
+    agree = sum(len(set(answers.values())) == 1 for answers in queue.answers.values())
+    assert agree / 200 > DatasetSettings().min_agreement - 0.04
 
 
 def test_shuffling_keeps_the_labels_but_not_their_rows() -> None:

@@ -1,4 +1,4 @@
-"""A whole loop against simulated services: a good candidate, a candidate of shuffled labels, a step that fails."""
+"""A whole loop against simulated services: a good candidate, one that is stopped, a faulty data set, a failed step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from deploy.demo.clients import FlagClient
 from deploy.demo.errors import CycleStepFailed
 from deploy.demo.report.result import LoopResult
-from deploy.demo.settings import LoopOptions, LoopSettings
+from deploy.demo.settings import Fault, LoopOptions, LoopSettings
 from deploy.demo.steps import live_test as live
 from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import QUIET_SECONDS
@@ -23,6 +23,7 @@ from deploy.demo.story import play, read_data
 from deploy.demo.terminal import Terminal
 from schemas.base import utc_now
 from shared.errors import RatchetError
+from tests.unit.deploy.demo.inspections import inspection
 
 EVIDENCE = {"wins": 30, "losses": 0, "ties": 0, "pending": 0, "wealth": 2000.0, "alpha": 0.00096}
 ARM = {
@@ -34,10 +35,11 @@ ARM = {
 class FakeServices:
     """Gateway, console and scheduler in one transport. It promotes after so many live requests."""
 
-    def __init__(self, truth: dict[str, str], gain: float = 0.8, fails: str = "") -> None:
+    def __init__(self, truth: dict[str, str], gain: float = 0.8, fails: str = "", report: str | None = None) -> None:
         self.truth = truth
         self.gain = gain
         self.fails = fails
+        self.report = report
         self.asked: list[tuple[str, str]] = []
         self.corrected: dict[str, str] = {}
         self.cycle: list[dict[str, Any]] = []
@@ -96,7 +98,14 @@ class FakeServices:
     def begin(self) -> None:
         if self.fails:
             self.add(
-                "steps.failed.v1", {"service": self.fails, "step": "dataset", "reason": "too few", "way_out": "more"}
+                "steps.failed.v1",
+                {
+                    "service": self.fails,
+                    "step": "dataset",
+                    "reason": "too few",
+                    "way_out": "more",
+                    "report": self.report,
+                },
             )
             return
         mode = {"name": "m", "size": 9, "share": 0.5, "mean_confidence": 0.1, "exemplars": ["x"]}
@@ -109,7 +118,7 @@ class FakeServices:
                 "uri": "/nowhere",
                 "train_examples": 9,
                 "eval_examples": 3,
-                "rejected": [],
+                "left_out": [],
                 "gates": [gate],
             },
         )
@@ -157,9 +166,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def played(
-    services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool = False
+    services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault | None = None
 ) -> tuple[LoopResult, str]:
-    options = LoopOptions(report=tmp_path / "report", shuffle_labels=shuffled, prove_rollback=True)
+    options = LoopOptions(report=tmp_path / "report", fault=fault, prove_rollback=True)
     data, parts = read_data(options)
     small = replace(parts, traffic=parts.traffic[:60], held_out=parts.held_out[:20])
     services.truth.update({row.text: row.label for row in data.rows})
@@ -207,15 +216,37 @@ async def test_held_out_questions_are_asked_twice_and_never_corrected_and_live_q
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_candidate_of_shuffled_labels_is_stopped_by_a_named_gate_with_its_evidence(
+async def test_a_candidate_is_stopped_by_a_named_gate_with_its_evidence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, output = await played(FakeServices({}, gain=-0.05), tmp_path, monkeypatch, shuffled=True)
+    result, output = await played(FakeServices({}, gain=-0.05), tmp_path, monkeypatch)
     assert not result.promoted
-    assert result.as_expected
+    assert not result.as_expected
     assert result.stopped_by == "evaluation gate min_gain"
     assert "measured -0.05, required >= 0" in result.evidence
     assert "stopped by evaluation gate min_gain" in output
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("gate", "expected"), [("max_label_share", True), ("min_examples", False)])
+async def test_a_faulty_data_set_is_stopped_before_training_and_its_inspection_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: str, expected: bool
+) -> None:
+    folder = tmp_path / "artifacts" / "inspections" / "cycle-1"
+    folder.mkdir(parents=True)
+    (folder / "quality.json").write_text(inspection(gate).model_dump_json())
+    (folder / "manifest.json").write_text("{}")  # Written last: the folder is whole.
+    services = FakeServices({}, fails="dataset_builder", report=str(folder))
+    result, output = await played(services, tmp_path, monkeypatch, Fault.ONE_CLASS)
+    assert len(set(services.corrected.values())) == 1, "everything has the same label"
+    assert result.stopped_by == "the data set's inspection"
+    assert "too few" in result.evidence
+    assert result.after is None, "nothing was trained, so nothing can have changed"
+    assert gate in output
+    assert "unknown" in output
+    assert result.as_expected is expected
+    assert ("Not as expected" in output) is not expected
+    assert "the gates that should name this fault are labels_to_learn, max_label_share" in output
 
 
 @pytest.mark.usefixtures("quick")

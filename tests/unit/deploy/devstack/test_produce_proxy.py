@@ -67,7 +67,7 @@ class Client:
 
     async def answer(self) -> int | None:
         """Return the correlation id of the next response; None if the connection was closed."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             frame = await read_frame(self._reader)
         return None if frame is None else int.from_bytes(frame[:4], "big")
 

@@ -1,0 +1,91 @@
+"""The sentence encoder and its file: a missing model is said, a text is embedded once, no text stays in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.errors import DependencyUnavailable
+from shared.model.embedding import DIMENSIONS, CachedEmbedder, SentenceEmbedder, Vectors
+
+
+def test_a_missing_model_is_an_unavailable_dependency(tmp_path: Path) -> None:
+    with pytest.raises(DependencyUnavailable, match="embedding model"):
+        SentenceEmbedder(tmp_path).embed(["hello"])
+
+
+def test_nothing_to_embed_needs_no_model(tmp_path: Path) -> None:
+    assert SentenceEmbedder(tmp_path).embed([]).shape == (0, 384)
+
+
+class CountingEmbedder:
+    """A text's vector has its length in it."""
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.texts: list[str] = []
+        self._dies_after = dies_after
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        if self._dies_after is not None and len(self.texts) >= self._dies_after:
+            raise KeyboardInterrupt
+        self.texts += texts
+        vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
+        vectors[:, 0] = [len(text) for text in texts]
+        return vectors
+
+
+def ignore(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def test_a_text_is_embedded_once_in_whatever_order_it_comes_again(tmp_path: Path) -> None:
+    model = CountingEmbedder()
+    embedder = CachedEmbedder(model, tmp_path / "vectors.npz", ignore)
+    first = embedder.embed(["four", "sixsix", "four"])
+    again = CachedEmbedder(model, tmp_path / "vectors.npz", ignore).embed(["sixsix", "new", "four"])
+    assert first[:, 0].tolist() == [4, 6, 4]
+    assert again[:, 0].tolist() == [6, 3, 4]
+    assert sorted(model.texts) == ["four", "new", "sixsix"]
+
+
+def test_a_text_to_keep_is_not_embedded_but_stays_known(tmp_path: Path) -> None:
+    file, model = tmp_path / "vectors.npz", CountingEmbedder()
+    CachedEmbedder(model, file, ignore).embed(["one", "three", "sixsix"])
+    CachedEmbedder(model, file, ignore).embed(["new"], ["three", "one", "never seen", "one"])
+    assert len(np.load(file)["vectors"]) == 3
+    again = CachedEmbedder(model, file, ignore).embed(["three", "one", "new"])
+    assert again[:, 0].tolist() == [5, 3, 3]
+    assert model.texts == ["one", "three", "sixsix", "new"]
+
+
+def test_the_file_has_no_text_and_only_what_was_used_last(tmp_path: Path) -> None:
+    file, model = tmp_path / "vectors.npz", CountingEmbedder()
+    CachedEmbedder(model, file, ignore).embed(["a secret of somebody", "another"])
+    CachedEmbedder(model, file, ignore).embed(["another"])
+    assert b"secret" not in file.read_bytes()
+    assert len(np.load(file)["vectors"]) == 1
+    CachedEmbedder(model, file, ignore).embed(["a secret of somebody"])
+    assert model.texts.count("a secret of somebody") == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
+def test_a_broken_file_is_made_anew(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "vectors.npz"
+    file.write_bytes(content)
+    assert CachedEmbedder(CountingEmbedder(), file, ignore).embed(["four"])[0, 0] == 4
+    assert len(np.load(file)["vectors"]) == 1
+
+
+def test_a_killed_process_does_not_embed_everything_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.model.embedding._SAVED_EVERY", 1_024)
+    texts = [f"text {n}" for n in range(2_000)]
+    with pytest.raises(KeyboardInterrupt):
+        CachedEmbedder(CountingEmbedder(dies_after=1_536), tmp_path / "vectors.npz", ignore).embed(texts)
+    model, reported = CountingEmbedder(), []
+    vectors = CachedEmbedder(model, tmp_path / "vectors.npz", lambda *of: reported.append(of)).embed(texts)
+    assert len(model.texts) == 2_000 - 1_024
+    assert vectors[:, 0].tolist() == [len(text) for text in texts]
+    assert reported == [(0, 976), (512, 976)]
