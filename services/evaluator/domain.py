@@ -1,10 +1,8 @@
-"""The questions of an evaluation, when an answer is right, and the statistics that the gates read. Pure."""
+"""The questions of an evaluation, graded answers, and the statistics that the gates read. Pure."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +12,8 @@ from schemas.conversation import JsonObject, Message, Messages, Role
 from schemas.datasets import Example
 from schemas.golden import GoldenRow
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
+from shared.grading.grade import Grade
 from shared.identity import content_hash
 
 Candidate = AdapterTrained | EvaluationRequested
@@ -50,10 +49,19 @@ class Question:
 
 @dataclass(frozen=True)
 class GradedAnswers:
-    """One arm's answers to a set of questions, in their order, and whether each is right. None: the request failed."""
+    """One arm's answers to a set of questions, in their order, and each answer's grade. None: the request failed."""
 
     answers: tuple[str | None, ...]
-    right: tuple[bool, ...]
+    grades: tuple[Grade, ...]
+
+    @property
+    def right(self) -> tuple[bool, ...]:
+        return tuple(grade.right for grade in self.grades)
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """How good each answer is, in [0, 1]; of labels 1 or 0, of text and JSON between where part of it is right."""
+        return tuple(grade.score for grade in self.grades)
 
     @property
     def failed(self) -> int:
@@ -120,27 +128,6 @@ def probe_prompts(spec: TaskSpec) -> list[Messages]:
 def failed_must_pass(golden: Sequence[Question], candidate: GradedAnswers) -> list[int]:
     """Return the positions of the must-pass rows that the candidate gets wrong, or did not answer."""
     return [i for i, question in enumerate(golden) if question.must_pass and not candidate.right[i]]
-
-
-def normalised(text: str) -> str:
-    """Return the text without case, punctuation and extra space, which exact match on generated text ignores."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def is_right(answer: str | None, expected: str, kind: TaskKind) -> bool:
-    """Return True if the answer is right. Labels are compared as they are, generated text after normalisation."""
-    if answer is None:
-        return False
-    if kind is TaskKind.CLASSIFICATION:
-        return answer.strip() == expected.strip()
-    return normalised(answer) == normalised(expected)
-
-
-def token_f1(answer: str | None, expected: str) -> float:
-    """Return SQuAD's F1 over the words of both: weak evidence for generated text, but there is no judge model yet."""
-    given, wanted = Counter(normalised(answer or "").split()), Counter(normalised(expected).split())
-    common = sum((given & wanted).values())
-    return 2 * common / (sum(given.values()) + sum(wanted.values())) if common else 0.0
 
 
 def wilson(successes: int, n: int) -> Interval:

@@ -126,10 +126,10 @@ async def ask_must_pass_again(
     from services.evaluator.recipe import ask_again
 
     spec = job.trained.spec
-    wrong = failed_must_pass(golden, candidate.graded(golden, start, spec.kind))
+    wrong = failed_must_pass(golden, candidate.graded(golden, start, spec))
     questions = [golden[position] for position in wrong]
     repeated = await ask_again(client, job.trained.adapter, questions, spec, job.concurrency, lambda done: None)
-    right_now = repeated.graded(questions, 0, spec.kind).right
+    right_now = repeated.graded(questions, 0, spec).right
     return [position for position, right in zip(wrong, right_now, strict=True) if not right]
 
 
@@ -212,7 +212,7 @@ def calibrate(
 
     if trained.spec.kind is not TaskKind.CLASSIFICATION:
         return None
-    right = candidate.graded(evaluation, 0, trained.spec.kind).right
+    right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
     fitted = fit(trained.adapter, scores, right, len(trained.spec.labels))
     if fitted is None:
@@ -243,12 +243,10 @@ def verdict_event(
 
     trained, spec = job.trained, job.trained.spec
     on_evaluation = Comparison(
-        evaluation, candidate.graded(evaluation, 0, spec.kind), production.graded(evaluation, 0, spec.kind)
+        evaluation, candidate.graded(evaluation, 0, spec), production.graded(evaluation, 0, spec)
     )
     start = len(evaluation)
-    on_golden = Comparison(
-        golden, candidate.graded(golden, start, spec.kind), production.graded(golden, start, spec.kind)
-    )
+    on_golden = Comparison(golden, candidate.graded(golden, start, spec), production.graded(golden, start, spec))
     gates = check_gates(spec, on_evaluation, on_golden, wrong_twice)
     regression = regression_set(on_evaluation, on_golden)
     return AdapterEvaluated(

@@ -13,9 +13,10 @@ from sklearn.metrics import precision_recall_fscore_support
 from schemas.adapters import ArmScore, ClassScore
 from schemas.conversation import JsonObject
 from schemas.tasks import TaskKind, TaskSpec
-from services.evaluator.domain import GradedAnswers, Question, is_right, token_f1, wilson
+from services.evaluator.domain import GradedAnswers, Question, wilson
 from shared.conversation import chat_messages
 from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.grading.grade import grade
 from shared.model.confidence import measure, request_fields
 from shared.model.inference import Completion
 
@@ -47,11 +48,10 @@ class ArmAnswers(BaseModel):
     latencies_ms: tuple[float, ...]
     scores: tuple[float | None, ...] = ()
 
-    def graded(self, questions: Sequence[Question], start: int, kind: TaskKind) -> GradedAnswers:
+    def graded(self, questions: Sequence[Question], start: int, spec: TaskSpec) -> GradedAnswers:
         """Grade the answers to `questions`, which were asked from position `start` on."""
         answers = self.answers[start : start + len(questions)]
-        right = tuple(is_right(a, q.answer, kind) for a, q in zip(answers, questions, strict=True))
-        return GradedAnswers(answers, right)
+        return GradedAnswers(answers, tuple(grade(spec, q.answer, a) for a, q in zip(answers, questions, strict=True)))
 
 
 async def ask(
@@ -132,8 +132,8 @@ def score(
 ) -> ArmScore:
     """Return accuracy with its interval, and precision, recall and F1 per label.
 
-    A generation task has no labels: its accuracy is exact match after normalisation, and `macro_f1` is the mean
-    token F1. Both are weak evidence for free text.
+    A generation task has no labels: its accuracy is exact match, and `macro_f1` is the mean score, which is the F1 of
+    its words. Both are weak evidence for free text.
     """
     classes: tuple[ClassScore, ...] = ()
     if spec.kind is TaskKind.CLASSIFICATION:
@@ -141,7 +141,7 @@ def score(
         present = [c.f1 for c in classes if c.support]
         macro_f1 = statistics.fmean(present) if present else 0.0
     else:
-        macro_f1 = statistics.fmean(token_f1(a, q.answer) for a, q in zip(arm.answers, questions, strict=True))
+        macro_f1 = statistics.fmean(arm.scores)
     return ArmScore(
         adapter=adapter,
         accuracy=wilson(sum(arm.right), len(arm.right)),

@@ -16,10 +16,11 @@ from deploy.cli.golden.sources import row_of_correction
 from schemas.golden import GoldenPart, GoldenRow
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import TaskSpec
-from services.evaluator.domain import golden_questions, is_right
+from services.evaluator.domain import golden_questions
 from services.evaluator.recipe import ask
 from shared.conversation import comparable_text
 from shared.errors import ConfigurationError
+from shared.grading.grade import grade
 from shared.model.inference import InferenceClient
 from shared.model.near_duplicates import near_texts
 
@@ -88,7 +89,7 @@ async def ask_base(client: InferenceClient, rows: Sequence[GoldenRow], spec: Tas
     """
     questions = golden_questions(rows, spec)
     answers = await ask(client, spec.base_model, questions, spec, _CONCURRENCY, lambda done: None)
-    return [is_right(a, q.answer, spec.kind) for a, q in zip(answers.answers, questions, strict=True)]
+    return [grade(spec, q.answer, a).right for a, q in zip(answers.answers, questions, strict=True)]
 
 
 def _askable(corrections: Iterable[CorrectionSubmitted], spec: TaskSpec, part: GoldenPart) -> list[GoldenRow]:

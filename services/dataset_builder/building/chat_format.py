@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from schemas.conversation import Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
+from shared.grading.tool_calls import split_calls
 from shared.identity import content_hash
 
 DEVELOPER = "developer"
@@ -144,22 +145,11 @@ def _calls_error(calls: Sequence[ToolCall], tools: Sequence[JsonObject]) -> Reje
 
 
 def _written_calls(label: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Split a label into its text and the tool calls in its last line, or in all of it; the label itself without."""
-    text, _, last_line = label.rpartition("\n")
-    for rest, candidate in (("", label), (text, last_line)):
-        calls = _parsed(candidate)
-        if isinstance(calls, list) and calls and all(map(_is_call, calls)):
-            ids = [content_hash(candidate, str(number), length=_CALL_ID_LENGTH) for number in range(len(calls))]
-            return rest, tuple(ToolCall(**call, id=call_id) for call, call_id in zip(calls, ids, strict=True))
-    return label, ()
-
-
-def _is_call(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {"name", "arguments"}
-        and all(isinstance(field, str) for field in value.values())
-        and 0 < len(value["name"]) <= 256
+    """Split a label into its text and its tool calls, with ids that it decides; the label itself without."""
+    text, calls = split_calls(label)
+    ids = [content_hash(label, str(number), length=_CALL_ID_LENGTH) for number in range(len(calls))]
+    return text, tuple(
+        ToolCall(name=call.name, arguments=call.arguments, id=call_id) for call, call_id in zip(calls, ids, strict=True)
     )
 
 

@@ -16,7 +16,7 @@ from schemas.conversation import Message, Role, ToolCall
 from schemas.datasets import Example
 from schemas.golden import GoldenRow
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.evaluator.domain import (
     Comparison,
     GradedAnswers,
@@ -24,16 +24,16 @@ from services.evaluator.domain import (
     evaluation_questions,
     failed_must_pass,
     golden_questions,
-    is_right,
     job_name,
     mcnemar_worse,
     production_of,
-    token_f1,
     wilson,
 )
 from services.evaluator.gates import check_gates, regression_set, verdict
+from shared.grading.grade import grade
 
 LABELS = tuple("abcdefghij")
+FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
 NO_GOLDEN = Comparison((), GradedAnswers((), ()), GradedAnswers((), ()))
 
 
@@ -49,9 +49,7 @@ def questions(n: int) -> list[Question]:
 
 def arm(asked: list[Question], right: set[int], failed: frozenset[int] = frozenset()) -> GradedAnswers:
     answers = tuple(None if i in failed else q.answer if i in right else "wrong" for i, q in enumerate(asked))
-    return GradedAnswers(
-        answers, tuple(is_right(a, q.answer, TaskKind.CLASSIFICATION) for a, q in zip(answers, asked, strict=True))
-    )
+    return GradedAnswers(answers, tuple(grade(spec(), q.answer, a) for a, q in zip(answers, asked, strict=True)))
 
 
 def compared(n: int, candidate: set[int], production: set[int]) -> Comparison:
@@ -148,13 +146,6 @@ def test_mcnemar_is_the_exact_binomial_test(lost: int, gained: int) -> None:
     assert mcnemar_worse(lost, gained) == pytest.approx(expected)
 
 
-def test_generated_text_is_compared_after_normalisation() -> None:
-    assert is_right("  The REFUND, is due! ", "the refund is due", TaskKind.GENERATION)
-    assert not is_right(None, "x", TaskKind.GENERATION)
-    assert token_f1("the refund is due", "the refund was due") == pytest.approx(0.75)
-    assert token_f1(None, "x") == 0.0
-
-
 def test_a_question_keeps_the_conversation_and_its_tools_and_expects_tool_calls_as_one_text() -> None:
     calls = (ToolCall(name="find", arguments='{"n": 1}', id="c1"),)
     talk = (
@@ -168,8 +159,8 @@ def test_a_question_keeps_the_conversation_and_its_tools_and_expects_tool_calls_
     (question,) = evaluation_questions([row])
     assert (question.messages, question.tools, question.text) == (talk, tools, "lost")
     assert question.answer == 'Once more.\n[{"name":"find","arguments":"{\\"n\\": 1}"}]'
-    assert is_right('Once more. [{"name":"find","arguments":"{\\"n\\":1}"}]', question.answer, TaskKind.GENERATION)
-    assert not is_right("Once more.", question.answer, TaskKind.GENERATION)
+    assert grade(FREE, question.answer, 'once more\n[{"name":"find","arguments":"{\\"n\\":1}"}]').right
+    assert not grade(FREE, question.answer, "Once more.").right
 
 
 def golden_row(*messages: tuple[str, str], must_pass: bool = False) -> GoldenRow:

@@ -125,7 +125,7 @@ async def test_an_unavailable_engine_is_not_counted_against_the_candidate() -> N
 
 
 def test_scores_per_label_are_precision_recall_and_f1() -> None:
-    arm = ArmAnswers(answers=("a", "b", "b"), latencies_ms=(1.0, 2.0, 9.0)).graded(QUESTIONS, 0, SPEC.kind)
+    arm = ArmAnswers(answers=("a", "b", "b"), latencies_ms=(1.0, 2.0, 9.0)).graded(QUESTIONS, 0, SPEC)
     scored = score("adapter", arm, QUESTIONS, (1.0, 2.0, 9.0), SPEC)
     by_label = {c.label: c for c in scored.classes}
     assert (by_label["a"].precision, by_label["a"].recall, by_label["a"].support) == (1.0, 0.5, 2)
@@ -137,7 +137,7 @@ def test_scores_per_label_are_precision_recall_and_f1() -> None:
 
 def test_a_generation_task_has_exact_match_and_token_f1() -> None:
     asked = [question("q", "the refund is due"), question("r", "yes")]
-    arm = ArmAnswers(answers=("The refund is due.", "yes of course"), latencies_ms=()).graded(asked, 0, FREE.kind)
+    arm = ArmAnswers(answers=("The refund is due.", "yes of course"), latencies_ms=()).graded(asked, 0, FREE)
     scored = score(None, arm, asked, (), FREE)
     assert scored.accuracy.value == 0.5
     assert scored.macro_f1 == pytest.approx((1.0 + 0.5) / 2)

@@ -1,0 +1,48 @@
+"""Grades generated text: exact match, and the F1 of its words (SQuAD's, Rajpurkar et al. 2016)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from shared.grading.json_values import NOT_JSON, json_or_nothing, same_json
+
+_TOKEN = re.compile(
+    r"""(?<!\w)[-+\u2212]?\d+(?:[.,:/]\d+)*   # A number with its sign, separators and decimals.
+      | \w+
+      | [^\w\s.,;:!?'"\u2018\u2019\u201c\u201d]  # A symbol, such as % or <; punctuation of sentences says nothing.
+    """,
+    re.VERBOSE,
+)
+_LOOKS_LIKE_JSON = ("{", "[")
+
+
+def words(text: str) -> list[str]:
+    """Return the words, numbers and symbols of a text, without case, space and the punctuation of sentences."""
+    return _TOKEN.findall(text.casefold())
+
+
+def exact_match(given: str, expected: str) -> bool:
+    """Return True if both texts say the same.
+
+    JSON is compared as JSON, so that its keys may be in any order and broken JSON equals none. Other texts are
+    compared by their words; a number's sign and decimals count.
+    """
+    value, wanted = json_or_nothing(given), json_or_nothing(expected)
+    if value is not NOT_JSON and wanted is not NOT_JSON:
+        return same_json(value, wanted)
+    if any(text.lstrip().startswith(_LOOKS_LIKE_JSON) for text in (given, expected)):
+        return given.strip() == expected.strip()
+    given_words, expected_words = words(given), words(expected)
+    if not given_words or not expected_words:  # Punctuation alone.
+        return given.strip() == expected.strip()
+    return given_words == expected_words
+
+
+def token_f1(given: str, expected: str) -> float:
+    """Return the F1 over the words of both, in [0, 1]: 0 where they share none. Its order of words does not count."""
+    have, want = Counter(words(given)), Counter(words(expected))
+    if not have and not want:
+        return float(given.strip() == expected.strip())
+    common = (have & want).total()
+    return 2 * common / (have.total() + want.total())

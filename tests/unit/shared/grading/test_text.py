@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.tasks import TaskSpec
+from shared.grading.grade import grade
+from shared.grading.json_values import read_json, same_json
+from shared.grading.text import exact_match, token_f1
+
+LABELS = TaskSpec.model_validate(
+    {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"]}
+)
+FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("  The REFUND, is due! ", "the refund is due"),
+        ('{"b": 1, "a": [2]}', '{"a":[2],"b":1.0}'),
+        ("It costs -5 euros.", "it costs -5 euros"),
+        ("...", "..."),
+    ],
+)
+def test_texts_that_say_the_same_match(answer: str, expected: str) -> None:
+    assert exact_match(answer, expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('{"amount": -5}', '{"amount": 5}'),
+        ("-5", "5"),
+        ("It costs -5 euros", "It costs 5 euros"),
+        ("1.5", "15"),
+        ('{"a": 1 "b": 2}', '{"a": 1, "b": 2}'),
+        ('{"a": 1', '{"a": 1}'),
+        ('```json\n{"a": 1}\n```', '{"a": 1}'),
+        ('{"a": 1, "a": 1}', '{"a": 1}'),
+        ('{"a": true}', '{"a": 1}'),
+        ('{"a": "1"}', '{"a": 1}'),
+        ("a < b", "a > b"),
+        ("...", "!"),
+        ("", "yes"),
+    ],
+)
+def test_texts_that_differ_in_what_they_say_do_not_match(answer: str, expected: str) -> None:
+    assert not exact_match(answer, expected)
+    assert not exact_match(expected, answer)
+    assert not grade(FREE, expected, answer).right
+
+
+@given(JSON)
+def test_a_json_value_equals_itself_and_no_value_that_is_put_into_a_list(value: object) -> None:
+    assert same_json(value, value)
+    assert not same_json(value, [value])
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a":1}{"a":1}', "Here: {}", "[" * 100_000, ""])
+def test_what_a_strict_parser_refuses_is_no_json(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_json(text)
+
+
+def test_garbage_scores_nothing_and_a_good_answer_most() -> None:
+    expected = "the refund is due"
+    assert token_f1("the refund was due", expected) == pytest.approx(0.75)
+    assert grade(FREE, expected, "the refund was due").score == pytest.approx(0.75)
+    assert grade(FREE, expected, "zx qv zx").score == 0.0
+    assert grade(FREE, expected, "The refund is due.").score == 1.0
+    assert grade(FREE, expected, None).score == 0.0
+
+
+def test_a_label_is_right_or_wrong_as_it_is_written() -> None:
+    assert grade(LABELS, "a", " a ").right
+    assert not grade(LABELS, "a", "A").right
+    assert grade(LABELS, "a", "b").score == 0.0
+
+
+CALL = '[{"name":"find","arguments":"{\\"n\\":1,\\"m\\":[2]}"}]'
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ('[{"name":"find","arguments":"{\\"m\\": [2.0], \\"n\\": 1}"}]', True),
+        ('[{"arguments":"{\\"n\\":-1,\\"m\\":[2]}","name":"find"}]', False),
+        ('[{"name":"find","arguments":"{\\"n\\":1,\\"m\\":[2]"}]', False),
+        ('[{"name":"seek","arguments":"{\\"n\\":1,\\"m\\":[2]}"}]', False),
+        (CALL[:-1] + "," + CALL[1:], False),
+        ("I will look. \n" + CALL, False),
+    ],
+)
+def test_generated_tool_calls_are_compared_by_function_and_arguments(answer: str, right: bool) -> None:
+    assert grade(FREE, CALL, answer).right is right
+
+
+def test_parallel_calls_may_be_in_any_order() -> None:
+    one, two = '{"name":"a","arguments":"{}"}', '{"name":"b","arguments":""}'
+    assert grade(FREE, f"[{one},{two}]", f"[{two},{one}]").right
+    assert not grade(FREE, f"[{one},{two}]", f"[{one},{one}]").right
