@@ -98,6 +98,8 @@ class LoopOptions:
     report: Path = Path("report")
     fault: Fault | None = None
     prove_rollback: bool = False
+    turns: int = 1
+    """How often the wheel turns: each turn after the first follows a restart of the stack."""
 
     @property
     def seed(self) -> int:

@@ -1,4 +1,4 @@
-"""The stack that a loop runs on: brought up if it is not running, with a line of progress meanwhile."""
+"""The stack that a loop runs on: brought up if it is not running, and restarted between two turns."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def bring_up(say: Say) -> LoopSettings:
         say(", ".join(f"{name} {stage}" for name, stage in stages.items() if stage not in ("ready", "external")))
 
     return LoopSettings.load(home=stack.up(on_progress=show_progress).home)
+
+
+def restart(say: Say) -> None:
+    """Stop everything that runs in this home and start it again. Raises as `bring_up` does."""
+    take_down(say)
+    bring_up(say)
 
 
 def take_down(say: Say) -> None:

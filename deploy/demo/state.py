@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
+
+import httpx
 
 from deploy.demo.clients import ConsoleClient, FlagClient, GatewayClient, SchedulerClient
 from deploy.demo.data.split import Split
@@ -38,6 +42,15 @@ class Clients:
     scheduler: SchedulerClient
     unleash: FlagClient
 
+    @classmethod
+    def of(cls, http: httpx.AsyncClient, settings: LoopSettings, task: str) -> Self:
+        return cls(
+            gateway=GatewayClient(http, settings.gateway_url, task),
+            console=ConsoleClient(http, settings.console_url, task),
+            scheduler=SchedulerClient(http, settings.scheduler_url, task),
+            unleash=FlagClient(http, settings, task),
+        )
+
 
 @dataclass
 class LoopContext:
@@ -49,7 +62,24 @@ class LoopContext:
     pairs: PairLedger
     result: LoopResult
     terminal: Terminal
+    turn: int = 1
     background: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+
+    def next_turn(self, number: int) -> LoopContext:
+        """Return the loop for a further turn of the same task, with results, people and times of its own."""
+        result, people = LoopResult(task=self.setup.task.name), self.reviewers.colleagues()
+        terminal = self.terminal.again()
+        return replace(self, reviewers=people, pairs=PairLedger(), result=result, terminal=terminal, turn=number)
+
+    def start_background(self, watching: Coroutine[None, None, None]) -> None:
+        """Let people answer, and pairs be counted as they appear by `watching`."""
+        self.background += [asyncio.create_task(watching), asyncio.create_task(self.reviewers.work_forever())]
+
+    async def stop_background(self) -> None:
+        for task in self.background:
+            task.cancel()
+        await asyncio.gather(*self.background, return_exceptions=True)
+        self.background.clear()
 
     @property
     def where_to_look(self) -> str:

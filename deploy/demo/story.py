@@ -9,23 +9,22 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from deploy.demo.clients import TIMEOUT, ConsoleClient, FlagClient, GatewayClient, SchedulerClient
+from deploy.demo.clients import TIMEOUT, ConsoleClient
 from deploy.demo.data.csv_file import CsvData, read_rows
 from deploy.demo.data.split import Split, split_rows
 from deploy.demo.data.task_file import apply_task_file, free_name, name_for, shipped_data
-from deploy.demo.errors import CandidateStopped, CycleStepFailed
+from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
-from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import Reviewers, faulty_labels
 from deploy.demo.settings import LoopOptions, LoopSettings
 from deploy.demo.stack import bring_up, take_down
 from deploy.demo.state import Clients, LoopContext, Setup
 from deploy.demo.steps.cycle import poll
-from deploy.demo.steps.inspection import show_inspection
-from deploy.demo.steps.learning import await_dataset, await_evaluation, await_failures, await_training
+from deploy.demo.steps.learning import learn
 from deploy.demo.steps.live_test import prove_live
+from deploy.demo.steps.next_turn import play_next_turn
 from deploy.demo.steps.pair_watcher import watch_pairs
 from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import ask_held_out, await_corrections, send_traffic
@@ -71,6 +70,8 @@ async def play(
         result = loop.result
         try:
             await _measure_and_improve(loop)
+            for number in range(2, options.turns + 1 if result.promoted else 2):
+                result.turns.append(await play_next_turn(loop, number))
         except RatchetError as error:
             result.stopped_by, result.evidence = "a step that failed", error.reason
             raise
@@ -99,20 +100,7 @@ async def _measure_and_improve(loop: LoopContext) -> None:
 async def _improve(loop: LoopContext) -> None:
     answers = await send_traffic(loop)
     await await_corrections(loop, answers)
-    loop.result.cycle.cycle_id = await loop.clients.scheduler.start_cycle()
-    try:
-        await await_failures(loop)
-        dataset = await await_dataset(loop)
-    except CycleStepFailed as failed:
-        if failed.report is None:
-            raise
-        await show_inspection(loop, failed.report)
-        raise CandidateStopped("the data set's inspection", failed.reason) from failed
-    if (folder := await loop.fetch(dataset["uri"])) is not None:
-        rival = await asyncio.to_thread(bag_of_words_accuracy, folder, loop.setup.rows.held_out)
-        loop.result.bag_of_words = rival
-    await await_training(loop)
-    await await_evaluation(loop)
+    await learn(loop)
     await prove_live(loop)
 
 
@@ -156,26 +144,17 @@ async def _prepared(
         name = free_name(name, used)
         labels = None if path is None else data.labels
         task = apply_task_file(folder, name, labels, len(rows.traffic), options.fault)
-        console = ConsoleClient(http, settings.console_url, name)
-        clients = Clients(
-            gateway=GatewayClient(http, settings.gateway_url, name),
-            console=console,
-            scheduler=SchedulerClient(http, settings.scheduler_url, name),
-            unleash=FlagClient(http, settings, name),
-        )
+        clients = Clients.of(http, settings, name)
         faulty = faulty_labels(options.fault, rows.traffic, options.seed)
-        reviewers = Reviewers(console, task.labels, options.mistakes, faulty)
+        reviewers = Reviewers(clients.console, task.labels, options.mistakes, faulty)
         result = LoopResult(task=name, fault=options.fault)
         loop = LoopContext(Setup(options, settings, task, rows), clients, reviewers, PairLedger(), result, terminal)
         await _await_task(loop, data)
-        watching = asyncio.create_task(watch_pairs(settings, name, loop.pairs))
-        loop.background.append(asyncio.create_task(reviewers.work_forever()))
+        loop.start_background(watch_pairs(settings, name, loop.pairs))
         try:
             yield loop
         finally:
-            for background in (watching, *loop.background):
-                background.cancel()
-            await asyncio.gather(watching, *loop.background, return_exceptions=True)
+            await loop.stop_background()
 
 
 async def _await_task(loop: LoopContext, data: CsvData) -> None:

@@ -2,7 +2,8 @@
 
 FOLDER has the report of the loop, whose stack still runs. Topics, ids, end offsets, committed offsets, the lake, the
 database, the console's history and the serving adapter are compared before and after; then a second cycle of the same
-task must compare its candidate with the adapter that serves. Prints its figures; exits with 1 where something differs.
+task must compare its candidate with the adapter that serves, as `ratchet loop --turns 2` plays it, up to the verdict of
+its offline gates. Prints its figures; exits with 1 where something differs.
 """
 
 from __future__ import annotations
@@ -12,29 +13,37 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 from kafka.structs import OffsetAndMetadata
-from ruamel.yaml import YAML
 
-from deploy.demo.clients import TIMEOUT, ConsoleClient, GatewayAnswer, GatewayClient, SchedulerClient
+from deploy.demo.clients import TIMEOUT
 from deploy.demo.data.csv_file import Row
-from deploy.demo.settings import LoopSettings
+from deploy.demo.data.split import Split
+from deploy.demo.data.task_file import change_task
+from deploy.demo.errors import CandidateStopped
+from deploy.demo.pairs import PairLedger
+from deploy.demo.report.result import LoopResult, NextTurn
+from deploy.demo.reviewers import Reviewers
+from deploy.demo.settings import LoopOptions, LoopSettings
+from deploy.demo.state import Clients, LoopContext, Setup
+from deploy.demo.steps.learning import learn
+from deploy.demo.steps.next_turn import await_serving, serving_adapter
+from deploy.demo.terminal import Terminal
 from deploy.devstack import stack
 from schemas.catalog import DEAD_LETTERS, SERVICES, TOPICS
 from services.prediction_log.tables import SCHEMAS, open_table
-from services.scheduler.task_files import apply_task
+from services.scheduler.task_files import read_task_file
 from shared.kafka.clients import connect_admin, describe_topics, end_offsets
 from shared.kafka.delivery import TopicPartition
 from shared.settings import Settings
 
-CYCLE_SECONDS = 600.0
 QUICK_CYCLE = {"training": {"epochs": 0.03}, "dataset": {"eval_share": 0.04, "min_new_examples": 0}}
 """Settings of the second cycle's task that do not change its revision: it is compared, not promoted."""
+QUESTION = Row("where is my parcel", "delivery")
 Snapshot = dict[str, Any]
 
 
@@ -106,95 +115,60 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     return found
 
 
-async def until(find: Callable[[], Awaitable[Any]], what: str, seconds: float) -> Any:
-    """Return what `find` finds. Raises TimeoutError naming it."""
-    deadline = time.monotonic() + seconds
-    while (found := await find()) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not after {seconds:.0f} s")
-        await asyncio.sleep(1.0)
-    return found
+def loop_of(http: httpx.AsyncClient, task: str) -> LoopContext:
+    """Return the loop of a task that was promoted, as its next turn finds it; nobody asks or answers anything."""
+    settings = LoopSettings.load()
+    spec = read_task_file(settings.home / "tasks" / f"{task}.yaml").spec
+    clients = Clients.of(http, settings, task)
+    setup = Setup(LoopOptions(), settings, spec, Split((QUESTION,), (), ()))
+    people = Reviewers(clients.console, spec.labels)
+    return LoopContext(setup, clients, people, PairLedger(), LoopResult(task), Terminal())
 
 
-class Check:
-    """The check of one task."""
-
-    def __init__(self, http: httpx.AsyncClient, task: str) -> None:
-        self.settings = settings = LoopSettings.load()
-        self.task = task
-        self.gateway = GatewayClient(http, settings.gateway_url, task)
-        self.console = ConsoleClient(http, settings.console_url, task)
-        self.scheduler = SchedulerClient(http, settings.scheduler_url, task)
-
-    async def run(self) -> list[str]:
-        """Return everything that was lost or went wrong."""
-        served = await self.ask()
-        history = await self.history()
-        stack.down(["services"])
-        before = await read_stores(self.settings) | {"history of the console": history}
-        stack.down()
-        began = time.monotonic()
-        stack.up([name for name in stack.INFRASTRUCTURE if name != "vllm"])
-        after = await read_stores(self.settings)
-        stack.up()
-        seconds = time.monotonic() - began
-        after["history of the console"] = await self.history()
-        found = differences(before, after)
-        kept = ", ".join(f"{len(values)} {part}" for part, values in before.items())
-        print(f"restart: up again in {seconds:.0f} s, compared {kept}: {len(found)} differences")
-        await until(self.served_by(served.adapter), f"{served.adapter} does not serve again", 60.0)
-        return found + await self.second_cycle(served.adapter)
-
-    async def ask(self) -> GatewayAnswer:
-        return await self.gateway.ask(Row("where is my parcel", "delivery"), "restart")
-
-    def served_by(self, adapter: str) -> Callable[[], Awaitable[bool | None]]:
-        async def find() -> bool | None:
-            answer = await self.ask()
-            return True if (answer.variant, answer.adapter) == ("primary", adapter) else None
-
-        return find
-
-    async def history(self) -> Snapshot:
-        cycles = {
-            cycle["cycle_id"]: await self.console.cycle(cycle["cycle_id"]) for cycle in await self.console.cycles()
-        }
-        return {name: json.dumps(page, sort_keys=True) for name, page in cycles.items()}
-
-    async def second_cycle(self, adapter: str) -> list[str]:
-        """Play a second cycle up to the verdict of its offline gates."""
-        self.quicken()
-        began, cycle_id = time.monotonic(), await self.scheduler.start_cycle()
-
-        async def verdict() -> dict[str, Any] | None:
-            steps = (await self.console.cycle(cycle_id) or {"steps": []})["steps"]
-            failed = [step for step in steps if step["topic"].startswith("steps.failed")]
-            assert not failed, failed
-            found = [step["event"] for step in steps if step["topic"].startswith("adapters.evaluated")]
-            return found[0] if found else None
-
-        event = await until(verdict, f"cycle {cycle_id}", CYCLE_SECONDS)
-        opponent = event["production"]["adapter"]
-        print(f"restart: a second cycle compared {event['candidate']['adapter']} with {opponent}, which serves, "
-              f"in {time.monotonic() - began:.0f} s")  # fmt: skip
-        return [] if opponent == adapter else [f"the second cycle's opponent is {opponent}, and {adapter} serves"]
-
-    def quicken(self) -> None:
-        """Apply the task with a short training and few evaluation rows."""
-        file, yaml = self.settings.home / "tasks" / f"{self.task}.yaml", YAML(typ="rt")
-        document: Any = yaml.load(file.read_text(encoding="utf-8"))
-        for section, values in QUICK_CYCLE.items():
-            document.setdefault(section, {}).update(values)
-        changed = file.with_suffix(".changed")
-        with changed.open("w", encoding="utf-8") as output:
-            yaml.dump(document, output)
-        apply_task(changed, file.parent)
-        changed.unlink()
+async def console_history(loop: LoopContext) -> Snapshot:
+    console = loop.clients.console
+    cycles = {cycle["cycle_id"]: await console.cycle(cycle["cycle_id"]) for cycle in await console.cycles()}
+    return {name: json.dumps(page, sort_keys=True) for name, page in cycles.items()}
 
 
 async def check(task: str) -> list[str]:
+    """Return everything that was lost or went wrong."""
     async with httpx.AsyncClient(timeout=TIMEOUT) as http:
-        return await Check(http, task).run()
+        loop = loop_of(http, task)
+        serves = await serving_adapter(loop)
+        found = await check_restart(loop)
+        await await_serving(loop, serves)
+        return found + await check_second_cycle(loop.next_turn(2), serves)
+
+
+async def check_restart(loop: LoopContext) -> list[str]:
+    settings, history = loop.setup.settings, await console_history(loop)
+    stack.down(["services"])
+    before = await read_stores(settings) | {"history of the console": history}
+    stack.down()
+    began = time.monotonic()
+    stack.up([name for name in stack.INFRASTRUCTURE if name != "vllm"])
+    after = await read_stores(settings)
+    stack.up()
+    seconds = time.monotonic() - began
+    after["history of the console"] = await console_history(loop)
+    found = differences(before, after)
+    kept = ", ".join(f"{len(values)} {part}" for part, values in before.items())
+    print(f"restart: up again in {seconds:.0f} s, compared {kept}: {len(found)} differences")
+    return found
+
+
+async def check_second_cycle(loop: LoopContext, serves: str) -> list[str]:
+    """Play a second cycle up to the verdict of its offline gates, with a short training and few evaluation rows."""
+    began = time.monotonic()
+    change_task(loop.setup.settings.home / "tasks", loop.setup.task.name, QUICK_CYCLE)
+    try:
+        await learn(loop)
+    except CandidateStopped as stopped:
+        loop.result.stopped_by = stopped.by
+    turn = NextTurn(loop.turn, serves, loop.result)
+    print(f"restart: {turn.verdict}, in {time.monotonic() - began:.0f} s")
+    return [] if turn.as_expected else [turn.verdict]
 
 
 def main(folder: Path) -> int:

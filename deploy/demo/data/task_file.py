@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,22 @@ def apply_task_file(
     asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
     if fault is Fault.NOISE and questions:
         asking["overlap_share"] = min(OVERLAPS_OF_NOISE / questions, 1.0)
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch) / f"{name}.yaml"
-        with source.open("w", encoding="utf-8") as file:
-            yaml.dump(document, file)
-        return apply_task(source, folder)
+    return _apply(yaml, document, name, folder)
+
+
+def change_task(folder: Path, name: str, changes: Mapping[str, Mapping[str, Any]]) -> TaskSpec:
+    """Change settings of a task that is applied already. `changes`: section → its new values.
+
+    Raises ConfigurationError for what the scheduler would refuse.
+    """
+    yaml = YAML(typ="rt")
+    yaml.width = 4_096
+    document: Any = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    if golden := document.get("golden_file"):
+        document["golden_file"] = str((folder / golden).absolute())
+    for section, values in changes.items():
+        document.setdefault(section, {}).update(values)
+    return _apply(yaml, document, name, folder)
 
 
 def shipped_data() -> Path:
@@ -86,3 +97,11 @@ def shipped_data() -> Path:
         if not path.is_file():
             raise ConfigurationError(f"a shipped file is missing: {path}", "Run from a checkout of the repository.")
     return SUPPORT_DESK_DATA
+
+
+def _apply(yaml: YAML, document: Any, name: str, folder: Path) -> TaskSpec:
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / f"{name}.yaml"
+        with source.open("w", encoding="utf-8") as file:
+            yaml.dump(document, file)
+        return apply_task(source, folder)

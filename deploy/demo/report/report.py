@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report.measure import Measurement
 from deploy.demo.report.plots import draw
-from deploy.demo.report.result import LoopResult
+from deploy.demo.report.result import LoopResult, NextTurn
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.terminal import Terminal
 from schemas.base import Interval
@@ -79,6 +79,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {"move": m.move, "variant": m.variant, "adapter": m.adapter or None, "seconds": round(m.seconds, 2)}
             for m in result.flag_moves
         ],
+        "turns": [_turn(turn) for turn in result.turns],
         "cycle_id": cycle.cycle_id,
         "addresses": dict(report.addresses),
     }
@@ -118,6 +119,7 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
         ("wealth", "", f"{pairs.wealth:,.1f}"),
     ]
     rows += [(f"flag: {m.move}", "", f"{m.variant} after {m.seconds:.1f} s") for m in report.result.flag_moves]
+    rows += [(f"turn {turn.number}", "", turn.verdict.partition(": ")[2]) for turn in report.result.turns]
     rows += [(f"step: {name}", "", f"{seconds:.1f} s") for name, seconds in report.seconds.items()]
     rows.append(("total", "", f"{report.result.seconds:.0f} s"))
     rows += [(name, "", address) for name, address in report.addresses.items()]
@@ -137,6 +139,24 @@ def show(report: Report, terminal: Terminal, folder: Path) -> None:
         seen = ("As expected", "bold green") if result.as_expected else ("Not as expected", "bold red")
         terminal.say(seen, f": the gates that should name this fault are {', '.join(sorted(result.fault.gates))}")
     terminal.say(f"{folder / 'report.html'} · {folder / 'report.json'}")
+
+
+def _turn(turn: NextTurn) -> dict[str, Any]:
+    result, evaluation = turn.result, turn.result.cycle.evaluation
+    return {
+        "number": turn.number,
+        "serves": turn.serves,
+        "candidate": evaluation["candidate"]["adapter"] if evaluation else None,
+        "opponent": turn.opponent,
+        "as_expected": turn.as_expected,
+        "promoted": result.promoted,
+        "stopped_by": result.stopped_by or None,
+        "evidence": result.evidence or None,
+        "accuracy_after": result.after.accuracy.model_dump() if result.after else None,
+        "seconds": round(result.seconds, 1),
+        "steps": [{"name": name, "seconds": round(seconds, 1)} for name, seconds in turn.seconds.items()],
+        "cycle_id": result.cycle.cycle_id,
+    }
 
 
 def _share(a: Interval | None) -> str:

@@ -18,7 +18,7 @@ from deploy.demo.report.result import LoopResult
 from deploy.demo.settings import Fault, LoopOptions, LoopSettings
 from deploy.demo.steps import live_test as live
 from deploy.demo.steps.rollback import prove_rollback
-from deploy.demo.steps.traffic import QUIET_SECONDS
+from deploy.demo.steps.traffic import QUIET_SECONDS, STALL_SECONDS
 from deploy.demo.story import play, read_data
 from deploy.demo.terminal import Terminal
 from schemas.base import utc_now
@@ -44,6 +44,13 @@ class FakeServices:
         self.corrected: dict[str, str] = {}
         self.cycle: list[dict[str, Any]] = []
         self.live = 0
+        self.turn = 0
+        self.served: str | None = None
+        self.opponents: list[str | None] = [None, "a1"]
+        """Of each turn's candidate."""
+        self.restarts: list[int] = []
+        """How many cycles there were before each restart."""
+        self.gain_after_restart = gain
         self.tasks = Path()
         self.flags = {"rollback": False, "primary": True}
 
@@ -69,19 +76,23 @@ class FakeServices:
             return httpx.Response(200, json={"cycle_id": "cycle-1", "task": "t", "steps": self.cycle, "progress": None})
         return self.unleash(path)
 
+    def restart(self, say: object) -> None:
+        self.restarts.append(self.turn)
+        self.gain = self.gain_after_restart
+
     def answer(self, body: dict[str, Any]) -> httpx.Response:
         text, user = body["messages"][-1]["content"], body["user"]
         self.asked.append((user, text))
         self.live += user.startswith("live-")
-        stage = self.cycle[-1]["event"].get("stage") if self.cycle else None
         variant = "base"
-        if stage == "promoted" and self.flags["primary"]:
+        if self.served and self.flags["primary"]:
             variant = "rollback" if self.flags["rollback"] else "primary"
         content = self.truth[text] if variant == "primary" or len(self.asked) % 8 == 0 else "nothing"
         headers = {
             "x-ratchet-prediction-id": f"p{len(self.asked)}",
             "x-ratchet-variant": variant,
             "x-ratchet-confidence": "0.1",
+            "x-ratchet-adapter": self.served or "",
         }
         return httpx.Response(200, json={"choices": [{"message": {"content": content}}]}, headers=headers)
 
@@ -108,6 +119,8 @@ class FakeServices:
                 },
             )
             return
+        opponent = self.opponents[self.turn]
+        self.turn, self.live, self.cycle = self.turn + 1, 0, []
         mode = {"name": "m", "size": 9, "share": 0.5, "mean_confidence": 0.1, "exemplars": ["x"]}
         self.add("failures.clustered.v1", {"suspects": 9, "noise": 1, "modes": [mode]})
         gate = {"name": "min_examples", "passed": True, "measured": 9.0, "required": ">= 5", "detail": ""}
@@ -122,11 +135,13 @@ class FakeServices:
                 "gates": [gate],
             },
         )
-        self.add("adapters.trained.v1", {"adapter": "a1", "steps": 9, "train_loss": 0.1, "seconds": 1.0})
+        self.add("adapters.trained.v1", {"adapter": f"a{self.turn}", "steps": 9, "train_loss": 0.1, "seconds": 1.0})
         passed = self.gain > 0
         gain = {"name": "min_gain", "passed": passed, "measured": self.gain, "required": ">= 0", "detail": ""}
         verdict = "passed" if passed else "failed"
-        self.add("adapters.evaluated.v1", {"verdict": verdict, "gates": [gain], "candidate": ARM, "production": ARM})
+        candidate, production = {**ARM, "adapter": f"a{self.turn}"}, {**ARM, "adapter": opponent}
+        arms = {"candidate": candidate, "production": production}
+        self.add("adapters.evaluated.v1", {"verdict": verdict, "gates": [gain], **arms})
         if passed:
             self.add_stage("shadow")
 
@@ -136,13 +151,14 @@ class FakeServices:
             self.add_stage("canary")
         elif self.live > 60 and "promoted" not in stages:
             self.add_stage("promoted")
+            self.served = f"a{self.turn}"
 
     def add_stage(self, stage: str) -> None:
         event = {
             "stage": stage,
-            "rollout_id": "r1",
+            "rollout_id": f"r{self.turn}",
             "reason": "wealth",
-            "candidate_adapter": "a1",
+            "candidate_adapter": f"a{self.turn}",
             "evidence": EVIDENCE,
         }
         self.add("rollouts.changed.v1", event)
@@ -161,14 +177,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.demo.steps.traffic.QUIET_SECONDS", QUIET_SECONDS / 20)
     monkeypatch.setattr("deploy.demo.steps.cycle.POLL_SECONDS", 0.02)
     monkeypatch.setattr("deploy.demo.reviewers.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("deploy.demo.steps.traffic.STALL_SECONDS", STALL_SECONDS / 50)
     monkeypatch.setattr(live, "STALL_SECONDS", 0.0)
     monkeypatch.setattr(live, "QUIET_SECONDS", 0.5)
 
 
 async def played(
-    services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault | None = None
+    services: FakeServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault | None = None, turns: int = 1
 ) -> tuple[LoopResult, str]:
-    options = LoopOptions(report=tmp_path / "report", fault=fault, prove_rollback=True)
+    options = LoopOptions(report=tmp_path / "report", fault=fault, prove_rollback=True, turns=turns)
+    monkeypatch.setattr("deploy.demo.steps.next_turn.restart", services.restart)
     data, parts = read_data(options)
     small = replace(parts, traffic=parts.traffic[:60], held_out=parts.held_out[:20])
     services.truth.update({row.text: row.label for row in data.rows})
@@ -198,6 +216,54 @@ async def test_a_good_candidate_is_promoted_and_the_report_says_so(
     assert data["accuracy_before"]["n"] == 20
     assert data["labels_spent"] == 60
     assert "Promoted" in output
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_further_turn_follows_a_restart_and_names_the_adapter_that_it_was_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = FakeServices({})
+    result, output = await played(services, tmp_path, monkeypatch, turns=2)
+    assert services.restarts == [1]
+    assert result.as_expected
+    (turn,) = json.loads((tmp_path / "report" / "report.json").read_text())["turns"]
+    assert (turn["serves"], turn["candidate"], turn["opponent"], turn["promoted"]) == ("a1", "a2", "a1", True)
+    assert next(step["name"] for step in turn["steps"]) == "traffic"
+    assert "turn 2: a2 was compared with a1, which serves: promoted" in output
+    assert "min_new_examples: 0" in (tmp_path / "tasks" / f"{result.task}.yaml").read_text()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("opponent", [None, "a0"])
+async def test_a_further_turn_against_another_opponent_than_the_one_that_serves_is_not_as_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opponent: str | None
+) -> None:
+    services = FakeServices({})
+    services.opponents = [None, opponent]
+    result, output = await played(services, tmp_path, monkeypatch, turns=2)
+    assert result.promoted
+    assert not result.as_expected
+    assert f"was compared with {opponent or 'the base model'}, but a1 serves" in output
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_further_turn_is_as_expected_also_where_its_candidate_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = FakeServices({})
+    services.gain_after_restart = -0.01
+    result, output = await played(services, tmp_path, monkeypatch, turns=2)
+    assert result.as_expected
+    assert "turn 2: a2 was compared with a1, which serves: stopped by evaluation gate min_gain" in output
+
+
+@pytest.mark.usefixtures("quick")
+async def test_no_further_turn_follows_a_candidate_that_is_not_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = FakeServices({}, gain=-0.05)
+    result, _ = await played(stopped, tmp_path, monkeypatch, turns=2)
+    assert (stopped.turn, stopped.restarts, result.turns) == (1, [], [])
 
 
 @pytest.mark.usefixtures("quick")
