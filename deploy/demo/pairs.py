@@ -32,8 +32,7 @@ class PairLedger:
 
     def __init__(self) -> None:
         self._pairs: dict[str, ShadowCompared] = {}
-        self._outcomes: dict[str, list[float]] = defaultdict(list)
-        self._counted: set[str] = set()
+        self._labels: dict[str, dict[tuple[str, str], CorrectionSubmitted]] = defaultdict(dict)
         self.rollout_id: str | None = None
         self.history: list[PairCounts] = []
         """The counts after each label."""
@@ -44,24 +43,22 @@ class PairLedger:
             self._pairs.setdefault(pair.prediction_id, pair)
 
     def add_label(self, label: CorrectionSubmitted) -> None:
-        """Score a person's answer to a pair: 1 if the candidate was right and production wrong, -1 for the reverse."""
-        pair = self._pairs.get(label.prediction_id)
-        if label.purpose is not Purpose.DISCORDANT_PAIR or pair is None or label.correction_id in self._counted:
+        """Count a person's answer to a pair, in the place of their older one."""
+        if label.purpose is not Purpose.DISCORDANT_PAIR or label.prediction_id not in self._pairs:
             return
-        if label.preference == "cannot_tell":
-            return  # Somebody else is asked.
-        self._counted.add(label.correction_id)
-        candidate = pair.candidate_answer is not None and label.label == pair.candidate_answer.plain
-        production = label.label == pair.production_answer.plain
-        self._outcomes[label.prediction_id].append(float(candidate) - float(production))
-        self.history.append(self.counts())
+        labels, whose = self._labels[label.prediction_id], (label.request_id, label.reviewer)
+        if whose not in labels or labels[whose].occurred_at < label.occurred_at:
+            labels[whose] = label
+            if label.preference != "cannot_tell":  # Somebody else is asked.
+                self.history.append(self.counts())
 
     def counts(self) -> PairCounts:
         """Return the counts so far. Pending pairs bet as losses, as in the deployer."""
         discordant = [pair for pair in self._pairs.values() if not pair.agree]
         outcomes: list[float | None] = []
         for pair in discordant:
-            scores = self._outcomes.get(pair.prediction_id)
+            given = self._labels.get(pair.prediction_id, {}).values()
+            scores = [_score(pair, label) for label in given if label.preference != "cannot_tell"]
             outcomes.append(sum(scores) / len(scores) if scores else None)
         return PairCounts(
             pairs=len(self._pairs),
@@ -72,3 +69,9 @@ class PairLedger:
             pending=sum(x is None for x in outcomes),
             wealth=max_wealth(outcomes),
         )
+
+
+def _score(pair: ShadowCompared, label: CorrectionSubmitted) -> float:
+    """Return 1 if the candidate was right and production wrong, -1 for the reverse."""
+    candidate = pair.candidate_answer is not None and label.label == pair.candidate_answer.plain
+    return float(candidate) - float(label.label == pair.production_answer.plain)

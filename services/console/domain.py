@@ -8,7 +8,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -37,6 +37,29 @@ class ReviewAnswer:
     label: str | None = None
     preference: Preference | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class GivenAnswer:
+    """A reviewer's newest answer to a question, after `edits` changes. `surrogates`: for personal data in its text."""
+
+    answer: ReviewAnswer
+    edits: int
+    at: datetime
+    surrogates: tuple[str, ...] = ()
+
+    def says(self, answer: ReviewAnswer) -> bool:
+        """Return True if it is the same answer. How long it took makes no difference."""
+        return (self.answer.label, self.answer.preference) == (answer.label, answer.preference)
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question with the reviewer's answer. `ended`: it is of a comparison that is over, so a change moves nothing."""
+
+    request: LabelRequested
+    given: GivenAnswer
+    ended: bool
 
 
 @dataclass(frozen=True)
@@ -130,39 +153,56 @@ def check_answer(request: LabelRequested, answer: ReviewAnswer) -> None:
         raise InvalidMessage(f"label: found {answer.label[:120]!r}, expected one of {allowed}")
 
 
-def correction_of(
-    request: LabelRequested, reviewer: str, answer: ReviewAnswer, redacted: Redacted, now: datetime
-) -> CorrectionSubmitted:
-    """Return the event of an answer whose text was `redacted`. Its ids derive from question and reviewer, so a retry is
-    the same event."""
-    copied = {surrogate for surrogate in request.suggestion_surrogates if surrogate in (answer.label or "")}
+def next_answer(
+    request: LabelRequested, answer: ReviewAnswer, redacted: Redacted, before: GivenAnswer | None, now: datetime
+) -> GivenAnswer:
+    """Return the answer, whose text was `redacted`, as it takes the place of the reviewer's answer `before`.
+
+    It is later than that one even where the clock went back: consumers keep a person's newest answer.
+    """
+    earlier = (*request.suggestion_surrogates, *(before.surrogates if before is not None else ()))
+    copied = {surrogate for surrogate in earlier if surrogate in (answer.label or "")}
+    surrogates = listed_surrogates({*redacted.surrogates, *copied})
+    if before is None:
+        return GivenAnswer(answer, 0, now, surrogates)
+    return GivenAnswer(answer, before.edits + 1, max(now, before.at + timedelta(microseconds=1)), surrogates)
+
+
+def correction_of(request: LabelRequested, reviewer: str, given: GivenAnswer, redactions: int) -> CorrectionSubmitted:
+    """Return the event of an answer. Its ids derive from what it says, so a retry is the same event."""
+    correction = correction_id(request.request_id, reviewer, given)
     return CorrectionSubmitted(
-        event_id=event_id("correction", request.request_id, reviewer),
-        occurred_at=now,
+        event_id=event_id("correction", correction),
+        occurred_at=given.at,
         task=request.task,
         task_revision=request.task_revision,
         cycle_id=request.cycle_id,
-        correction_id=correction_id(request.request_id, reviewer),
+        correction_id=correction,
         request_id=request.request_id,
         prediction_id=request.prediction_id,
         purpose=request.purpose,
         reviewer=reviewer,
         call=request.call,
         answers=request.answers,
-        label=answer.label,
-        preference=answer.preference,
+        label=given.answer.label,
+        preference=given.answer.preference,
         inclusion_probability=request.inclusion_probability,
         overlap=request.overlap,
         app=request.app,
         ticket_id=request.ticket_id,
         user_hash=request.user_hash,
         predicted_at=request.predicted_at,
-        redactions=redacted.count,
-        surrogates=listed_surrogates({*redacted.surrogates, *copied}),
-        seconds=answer.seconds,
+        redactions=redactions,
+        surrogates=given.surrogates,
+        seconds=given.answer.seconds,
     )
 
 
-def correction_id(request_id: str, reviewer: str) -> str:
-    """Return the id of this reviewer's correction for this question."""
-    return f"correction-{content_hash(request_id, reviewer, length=20)}"
+def correction_id(request_id: str, reviewer: str, given: GivenAnswer) -> str:
+    """Return the id of this reviewer's answer: of question and edit, and of its words.
+
+    Without the words, an edit that was published but not recorded would share its id with another one that the
+    reviewer gives instead, and a store that has the first would drop the second.
+    """
+    said = (given.answer.label or "", given.answer.preference or "")
+    return f"correction-{content_hash(request_id, reviewer, str(given.edits), *said, length=20)}"

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.base import TaskName, Text
 from schemas.labels import Preference, Purpose
-from services.console.domain import ReviewAnswer, shown
+from services.console.domain import AnsweredQuestion, ReviewAnswer, shown
 from services.console.history import CycleHistory
 from services.console.reviews import Reviews, UnknownError
 from services.console.settings import ConsoleSettings
@@ -84,6 +84,15 @@ def _review_routes(app: FastAPI, reviews: Reviews) -> None:
     async def reviewers(task: TaskName) -> dict[str, Any]:
         return {"reviewers": [asdict(counts) for counts in await reviews.reviewers(task)]}
 
+    @app.get("/api/answers")
+    async def answers(
+        task: TaskName,
+        reviewer: str,
+        limit: Annotated[int, Query(ge=1, le=500)] = 20,
+        before: Annotated[AwareDatetime | None, Query(description="`answered_at` of the last one read.")] = None,
+    ) -> dict[str, Any]:
+        return {"items": [_answered(found) for found in await reviews.answers(task, reviewer, limit, before)]}
+
     @app.post("/api/skips")
     async def skip(body: Skip) -> dict[str, Any]:
         await reviews.skip(body.request_id, body.reviewer)
@@ -94,3 +103,10 @@ def _review_routes(app: FastAPI, reviews: Reviews) -> None:
         answer = ReviewAnswer(body.label, body.preference, body.seconds)
         receipt = await reviews.answer(body.request_id, body.reviewer, answer)
         return {"correction_id": receipt.correction_id, "counted": receipt.counted}
+
+
+def _answered(found: AnsweredQuestion) -> dict[str, Any]:
+    """`comparison_ended`: a changed answer no longer moves the candidate; it may still be a training label."""
+    answer = {"label": found.given.answer.label, "preference": found.given.answer.preference}
+    when = {"edits": found.given.edits, "answered_at": found.given.at, "comparison_ended": found.ended}
+    return {**shown(found.request), "answer": answer, **when}

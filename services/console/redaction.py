@@ -22,19 +22,20 @@ class AnswerRedactor:
         self._lock = asyncio.Lock()
 
     async def redact(
-        self, request: LabelRequested, answer: ReviewAnswer, task: TaskChanged | None
+        self, request: LabelRequested, answer: ReviewAnswer, task: TaskChanged | None, earlier: Sequence[str] = ()
     ) -> tuple[ReviewAnswer, Redacted]:
         """Return the answer without personal data, and what was replaced; nothing in a label chosen from a list.
 
-        Surrogates in the question stay when they are copied into the answer, so that both agree. `task` None: its
-        settings are unknown, so the defaults apply. Raises DependencyUnavailable: never pass the answer on unredacted.
+        Surrogates in the question stay when they are copied into the answer, so that both agree; so do the `earlier`
+        ones of an answer that is changed. `task` None: its settings are unknown, so the defaults apply. Raises
+        DependencyUnavailable: never pass the answer on unredacted.
         """
         if answer.label is None or request.labels:
             return answer, Redacted(answer.label or "", 0, {})
         rules = Rules.of(task.spec.redaction if task is not None else RedactionSettings())
         async with self._lock:
             try:
-                redacted = await asyncio.to_thread(self._redact, answer.label, rules, _texts(request))
+                redacted = await asyncio.to_thread(self._redact, answer.label, rules, [*_texts(request), *earlier])
             except Exception as error:
                 raise DependencyUnavailable(
                     f"the answer cannot be redacted: {error!r}", "The answer was not stored. Read the console's log."

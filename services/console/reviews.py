@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from schemas.base import utc_now
 from schemas.labels import LabelRequested, Purpose
 from schemas.tasks import TaskChanged, TaskSpec
 from services.console.domain import (
+    AnsweredQuestion,
     ReviewAnswer,
     ReviewerCounts,
     as_of_today,
@@ -19,6 +20,7 @@ from services.console.domain import (
     correction_id,
     correction_of,
     interleave,
+    next_answer,
 )
 from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
@@ -33,9 +35,9 @@ class UnknownError(RatchetError):
 
 @dataclass(frozen=True)
 class Receipt:
-    """Confirms an answer. `counted` is False if the question had enough answers: the answer is not published."""
+    """Confirms an answer. Not `counted`: the question had enough answers, so it is not published and has no id."""
 
-    correction_id: str
+    correction_id: str | None
     counted: bool
 
 
@@ -94,7 +96,9 @@ class Reviews:
     async def answer(self, request_id: str, reviewer: str, answer: ReviewAnswer) -> Receipt:
         """Publish an answer, then record it: after a crash in between, a retry publishes the same event again.
 
-        Raises UnknownError for the question, InvalidMessage for the answer, DependencyUnavailable.
+        Another answer than the reviewer's last one to the question takes its place, by an event of its own. The same
+        one again changes nothing. Raises UnknownError for the question, InvalidMessage for the answer,
+        DependencyUnavailable.
         """
         reviewer = check_reviewer(reviewer)
         async with self._locks[hash(request_id) % len(self._locks)]:  # Of two reviewers at once, one is late.
@@ -104,17 +108,30 @@ class Reviews:
             if (task := self._tasks.get(request.task)) is not None:
                 request = as_of_today(request, task.spec)
             check_answer(request, answer)
-            correction = correction_id(request_id, reviewer)
-            if await self._queue.answered(request_id, reviewer):
-                return Receipt(correction, counted=True)
-            if needed == 0:
-                return Receipt(correction, counted=False)
-            answer, redacted = await self._redactor.redact(request, answer, task)
+            before = await self._queue.given(request_id, reviewer)
+            if before is None and needed == 0:
+                return Receipt(None, counted=False)
+            earlier = before.surrogates if before is not None else ()
+            answer, redacted = await self._redactor.redact(request, answer, task, earlier)
             check_answer(request, answer)  # A surrogate may be longer than the name it replaces.
-            now = self._now()
-            await self._publisher.publish(correction_of(request, reviewer, answer, redacted, now))
-            await self._queue.record(request_id, reviewer, answer, now)
-            return Receipt(correction, counted=True)
+            if before is not None and before.says(answer):
+                return Receipt(correction_id(request_id, reviewer, before), counted=True)
+            given = next_answer(request, answer, redacted, before, self._now())
+            await self._publisher.publish(correction_of(request, reviewer, given, redacted.count))
+            await self._queue.record(request_id, reviewer, given)
+            return Receipt(correction_id(request_id, reviewer, given), counted=True)
+
+    async def answers(
+        self, task: str, reviewer: str, limit: int, before: datetime | None = None
+    ) -> list[AnsweredQuestion]:
+        """Return what this reviewer answered, the last first; with `before`, what they had answered before then.
+
+        Raises UnknownError for the task, InvalidMessage for the reviewer, DependencyUnavailable.
+        """
+        reviewer = check_reviewer(reviewer)
+        spec = await self._spec(task)
+        found = await self._queue.answers(task, reviewer, limit, before)
+        return found if spec is None else [replace(a, request=as_of_today(a.request, spec)) for a in found]
 
     async def is_gone(self, request_id: str) -> bool:
         """Return True if a question was deleted, because its person was erased: no page may show it any longer."""

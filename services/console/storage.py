@@ -5,7 +5,7 @@ All methods raise DependencyUnavailable while the database is unavailable. The e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
-from services.console.domain import RUNNING, ReviewAnswer, ReviewerCounts
+from services.console.domain import RUNNING, AnsweredQuestion, GivenAnswer, ReviewAnswer, ReviewerCounts
 from services.console.tables import ANSWERS, EVENTS, FORGOTTEN, REQUESTS, SKIPS
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
@@ -41,8 +41,11 @@ class Queue(Protocol):
 
     async def add_requests(self, requests: Sequence[LabelRequested]) -> None: ...
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None: ...
-    async def answered(self, request_id: str, reviewer: str) -> bool: ...
-    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None: ...
+    async def given(self, request_id: str, reviewer: str) -> GivenAnswer | None: ...
+    async def answers(
+        self, task: str, reviewer: str, limit: int, before: datetime | None
+    ) -> list[AnsweredQuestion]: ...
+    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> None: ...
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool: ...
     async def tickets(self, task: str, spec: TaskSpec | None, reviewer: str, limit: int) -> list[LabelRequested]: ...
     async def other_questions(
@@ -72,10 +75,7 @@ class PostgresQueue:
             erased = await erased_among(connection, FORGOTTEN, ((r.task, r.user_hash) for r in requests))
             ended = await _ended(connection, requests)
             added = [
-                r
-                for r in requests
-                if not erased.covers(r.task, r.user_hash, r.happened_at)
-                and not (r.ticket_id is not None and r.cycle_id in ended and r.occurred_at <= ended[r.cycle_id])
+                r for r in requests if not erased.covers(r.task, r.user_hash, r.happened_at) and not _is_of(ended, r)
             ]
             if added:
                 await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), [_row(r) for r in added])
@@ -90,27 +90,45 @@ class PostgresQueue:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else (LabelRequested.model_validate_json(row.request), row.needed)
 
-    async def answered(self, request_id: str, reviewer: str) -> bool:
-        """Return True if this reviewer has answered this question."""
-        query = select(exists().where(ANSWERS.c.request_id == request_id, ANSWERS.c.reviewer == reviewer))
+    async def given(self, request_id: str, reviewer: str) -> GivenAnswer | None:
+        """Return this reviewer's answer to this question, or None."""
+        theirs = and_(ANSWERS.c.request_id == request_id, ANSWERS.c.reviewer == reviewer)
         async with transaction(self._engine) as connection:
-            return bool(await connection.scalar(query))
+            row = (await connection.execute(select(ANSWERS).where(theirs))).one_or_none()
+        return None if row is None else _given(row)
 
-    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None:
-        """Store an answer and reduce the number of answers that its question needs. Idempotent."""
-        row = {
-            "request_id": request_id,
-            "reviewer": reviewer,
-            "label": answer.label,
-            "preference": answer.preference,
-            "seconds": answer.seconds,
-            "answered_at": at,
-        }
+    async def answers(self, task: str, reviewer: str, limit: int, before: datetime | None) -> list[AnsweredQuestion]:
+        """Return the questions of the task that this reviewer answered, the last first, each with the answer."""
+        theirs = and_(REQUESTS.c.task == task, ANSWERS.c.reviewer == reviewer)
+        query = select(REQUESTS.c.request, ANSWERS).join_from(
+            ANSWERS, REQUESTS, REQUESTS.c.request_id == ANSWERS.c.request_id
+        )
+        if before is not None:
+            query = query.where(ANSWERS.c.answered_at < before)
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(query.where(theirs).order_by(ANSWERS.c.answered_at.desc()).limit(limit))
+            found = [(LabelRequested.model_validate_json(row.request), _given(row)) for row in rows]
+            ended = await _ended(connection, [request for request, _ in found])
+        return [AnsweredQuestion(request, given, _is_of(ended, request)) for request, given in found]
+
+    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> None:
+        """Store an answer, or put it in the place of an earlier one; a first one reduces what its question needs.
+
+        Idempotent.
+        """
+        fields = {
+            "label": given.answer.label, "preference": given.answer.preference, "seconds": given.answer.seconds,
+            "surrogates": list(given.surrogates), "edits": given.edits, "answered_at": given.at,
+        }  # fmt: skip
+        row = {"request_id": request_id, "reviewer": reviewer, **fields}
+        theirs = and_(ANSWERS.c.request_id == request_id, ANSWERS.c.reviewer == reviewer)
         async with transaction(self._engine) as connection:
             new = insert(ANSWERS).values(row).on_conflict_do_nothing().returning(ANSWERS.c.request_id)
             if (await connection.execute(new)).one_or_none() is not None:
                 answered = update(REQUESTS).where(REQUESTS.c.request_id == request_id)
                 await connection.execute(answered.values(needed=func.greatest(REQUESTS.c.needed - 1, 0)))
+            else:
+                await connection.execute(update(ANSWERS).where(theirs, ANSWERS.c.edits < given.edits).values(fields))
 
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
         """Store that a reviewer leaves a question to others. Idempotent. Returns False if there is no such question."""
@@ -275,6 +293,18 @@ async def _suggest(connection: AsyncConnection, request: LabelRequested) -> None
             "priority": func.greatest(REQUESTS.c.priority, request.priority),
         }  # fmt: skip
         await connection.execute(update(REQUESTS).where(REQUESTS.c.request_id == request.request_id).values(values))
+
+
+def _given(row: Any) -> GivenAnswer:
+    answer = ReviewAnswer(row.label, row.preference, row.seconds)
+    return GivenAnswer(answer, row.edits, row.answered_at, tuple(row.surrogates))
+
+
+def _is_of(ended: Mapping[str | None, datetime], request: LabelRequested) -> bool:
+    """Return True for a ticket of a rollout that has `ended` since it was asked."""
+    return (
+        request.ticket_id is not None and request.cycle_id in ended and request.occurred_at <= ended[request.cycle_id]
+    )
 
 
 async def _ended(connection: AsyncConnection, requests: Sequence[LabelRequested]) -> dict[str | None, datetime]:

@@ -37,7 +37,9 @@ ANSWERS = Table(
     Column("label", Text),
     Column("preference", Text),
     Column("seconds", Float),
-    Column("answered_at", _TIME, nullable=False),
+    Column("surrogates", JSONB, nullable=False, comment="What stands for personal data in the label."),
+    Column("edits", Integer, nullable=False, comment="How often the reviewer has changed it."),
+    Column("answered_at", _TIME, nullable=False, comment="When it got as it is."),
 )
 SKIPS = Table(
     "skips",

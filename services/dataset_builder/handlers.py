@@ -13,7 +13,7 @@ from schemas.labels import CorrectionSubmitted
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.tasks import TaskChanged
 from services.dataset_builder.building.carry_over import carry_over
-from services.dataset_builder.building.votes import by_prediction, newest_of_each, third_opinion, votes_of
+from services.dataset_builder.building.votes import Withdrawals, by_prediction, newest_of_each, third_opinion, votes_of
 from services.dataset_builder.job import STEP, BuildJob, BuildResult, delete_questions, job_name, read_questions
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.dataset_builder.storage.corrections import CorrectionStore
@@ -63,8 +63,9 @@ class Handlers:
         """Store corrections; where two reviewers disagree, ask one more, long before a cycle needs the answer."""
         await self._corrections.save(deliveries)
         newest = {d.event.prediction_id: d.event for d in deliveries if d.event.label is not None}
-        votes = votes_of(await self._corrections.corrections_of(newest))
-        for prediction_id, cast in by_prediction(votes).items():
+        corrections, withdrawn = await self._corrections.corrections_of(newest), Withdrawals()
+        withdrawn.add(corrections)
+        for prediction_id, cast in by_prediction(withdrawn.left_of(votes_of(corrections))).items():
             if len(cast) < 2:
                 continue
             spec = await current_spec(newest[prediction_id], self._tasks, self._now())

@@ -29,7 +29,7 @@ from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
-from services.dataset_builder.building.votes import Vote, votes_of
+from services.dataset_builder.building.votes import Vote, Withdrawals, votes_of
 from services.dataset_builder.inspection.changes import too_little_new
 from services.dataset_builder.inspection.gates import describe_failed_gates, evaluate_gates, way_out
 from services.dataset_builder.inspection.report import Inspected
@@ -215,7 +215,7 @@ async def _read_votes(
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     search = PersonalDataPass(models or Redactor(_surrogate_key(job)), rules, own_texts)
     clear = await store.clear(spec.name, rules_id(rules))
-    votes, found, count, compact = list[Vote](), PersonalData(), 0, Compactor()
+    votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
     total = await store.count_below(spec.name, job.cycle.fence)
     if models is not None and total > len(clear):
         models.load_redactor(rules)
@@ -224,10 +224,11 @@ async def _read_votes(
         reviewers, found_in_reviewers = search.clean(part.reviewers, clear)
         users, found_in_users = search.clean(part.users, clear)
         votes += votes_of(reviewers, users, compact)
+        withdrawn.add(reviewers)
         found += found_in_reviewers + found_in_users
         count += len(part)
     await store.save_clear(rules_id(rules), found.clear)
-    return votes, found, count
+    return withdrawn.left_of(votes), found, count
 
 
 def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime) -> DatasetBuilt:

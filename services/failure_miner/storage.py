@@ -104,21 +104,25 @@ class PostgresSuspectStore:
     async def save_labels(
         self, deliveries: Sequence[Delivery[CorrectionSubmitted]], suspects: Sequence[Suspect]
     ) -> None:
-        """Store suspects that became so by being corrected, and people's labels on suspects."""
+        """Store suspects that became so by being corrected, and people's labels on suspects, the newest of each.
+
+        Who labelled a pair and then cannot tell takes that label back.
+        """
         async with transaction(self._engine) as connection:
             await _insert_suspects(connection, suspects)
             for delivery in deliveries:
-                if delivery.event.label is not None:
-                    await connection.execute(
-                        sa.update(SUSPECTS)
-                        .where(SUSPECTS.c.prediction_id == delivery.event.prediction_id)
-                        .where(sa.func.coalesce(SUSPECTS.c.label_offset, -1) <= delivery.offset)
-                        .values(
-                            label=delivery.event.label,
-                            label_partition=delivery.partition,
-                            label_offset=delivery.offset,
-                        )
+                event, label = delivery.event, SUSPECTS.c
+                own = sa.and_(label.label_request == event.request_id, label.label_reviewer == event.reviewer)
+                await connection.execute(
+                    sa.update(SUSPECTS)
+                    .where(label.prediction_id == event.prediction_id)
+                    .where(sa.func.coalesce(label.label_offset, -1) <= delivery.offset)
+                    .where(sa.true() if event.label is not None else own)
+                    .values(
+                        label=event.label, label_partition=delivery.partition, label_offset=delivery.offset,
+                        label_request=event.request_id, label_reviewer=event.reviewer,
                     )
+                )  # fmt: skip
             await advance_offsets(connection, OFFSETS, deliveries)
 
     async def skip(self, position: RecordPosition) -> None:

@@ -21,7 +21,7 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import Evidence, RolloutChanged, Stage
 from schemas.tasks import TaskKind, TaskSpec
-from services.console.domain import ReviewAnswer, ReviewerCounts
+from services.console.domain import GivenAnswer, ReviewAnswer, ReviewerCounts
 from services.console.handlers import Handlers
 from services.console.history import PostgresCycleHistory
 from services.console.main import MIGRATIONS, NAME, build
@@ -78,6 +78,10 @@ def ticket(task: str, name: str, ticket_id: str = "") -> LabelRequested:
     )
 
 
+def given(answer: ReviewAnswer, at: datetime, edits: int = 0) -> GivenAnswer:
+    return GivenAnswer(answer, edits, at, ("Maria Gonzalez",))
+
+
 def names(task: str, found: list[LabelRequested]) -> list[str]:
     return [request.request_id.removeprefix(f"{task}-") for request in found]
 
@@ -95,13 +99,31 @@ async def test_a_question_is_open_until_enough_people_have_answered(queue: Postg
     asked = question(task, "q", overlap=2)
     await queue.add_requests([asked])
     for _ in range(2):
-        await queue.record(asked.request_id, "ann", ReviewAnswer(label="refund"), NOON)
+        await queue.record(asked.request_id, "ann", given(ReviewAnswer(label="refund"), NOON))
     assert await queue.request(asked.request_id) == (asked, 1)
     assert await queue.other_questions(task, None, "ann", 9) == []
     assert await queue.other_questions(task, None, "ben", 9) == [asked]
-    await queue.record(asked.request_id, "ben", ReviewAnswer(label="delivery"), NOON)
+    await queue.record(asked.request_id, "ben", given(ReviewAnswer(label="delivery"), NOON))
     assert await queue.request(asked.request_id) == (asked, 0)
     assert await queue.other_questions(task, None, "cleo", 9) == []
+
+
+async def test_a_changed_answer_takes_the_place_of_the_first_and_its_question_needs_no_other_number(
+    queue: PostgresQueue, task: str
+) -> None:
+    asked, minute = question(task, "q", overlap=2), timedelta(minutes=1)
+    await queue.add_requests([asked, question(task, "other"), question(f"{task}-b", "of another task")])
+    first, second = (given(ReviewAnswer(label=label), NOON + n * minute, n) for n, label in enumerate(("refund", "no")))
+    for answer in (first, second, first, second):  # Recorded again, out of order.
+        await queue.record(asked.request_id, "ann", answer)
+    assert await queue.given(asked.request_id, "ann") == second
+    assert await queue.request(asked.request_id) == (asked, 1), "one person has answered"
+    await queue.record(f"{task}-other", "ann", given(ReviewAnswer(label="refund"), NOON + 2 * minute))
+    await queue.record(f"{task}-b-of another task", "ann", given(ReviewAnswer(label="refund"), NOON + 3 * minute))
+    answers = await queue.answers(task, "ann", 9, None)
+    assert names(task, [answered.request for answered in answers]) == ["other", "q"], "the last first"
+    assert [answered.given for answered in await queue.answers(task, "ann", 9, NOON + 2 * minute)] == [second]
+    assert await queue.answers(task, "ben", 9, None) == []
 
 
 def ago(hours: float) -> datetime:
@@ -130,7 +152,7 @@ async def test_a_skipped_question_comes_back_only_where_nobody_else_is_there(que
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2", "t3"], "not yet"
     await queue.skip(f"{task}-t2", "ann", ago(12.1))
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2", "t3"], "a team of one is not stuck"
-    await queue.record(f"{task}-t3", "ben", ReviewAnswer(label="refund"), ago(12.2))
+    await queue.record(f"{task}-t3", "ben", given(ReviewAnswer(label="refund"), ago(12.2)))
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t2"], "ben is gone"
     await queue.add_requests([ticket(task, "t4")])
     await queue.skip(f"{task}-t4", "ben", ago(1))
@@ -144,7 +166,7 @@ async def test_a_skipped_question_comes_back_only_where_nobody_else_is_there(que
 async def test_what_one_person_could_not_tell_is_asked_of_a_second_one(queue: PostgresQueue, task: str) -> None:
     first, second = ticket(task, "t1"), ticket(task, "t1.2", "t1")
     await queue.add_requests([first])
-    await queue.record(first.request_id, "ann", ReviewAnswer(preference="cannot_tell"), ago(1))
+    await queue.record(first.request_id, "ann", given(ReviewAnswer(preference="cannot_tell"), ago(1)))
     await queue.add_requests([second])
     assert await queue.tickets(task, None, "ann", 9) == []
     assert await queue.tickets(task, None, "ben", 9) == [second]
@@ -156,7 +178,7 @@ async def test_what_the_only_reviewer_could_not_tell_comes_back_to_them(
 ) -> None:
     first, second = ticket(task, "t1"), ticket(task, "t1.2", "t1")
     await queue.add_requests([first, second])
-    await queue.record(first.request_id, "ann", ReviewAnswer(preference="cannot_tell"), ago(hours))
+    await queue.record(first.request_id, "ann", given(ReviewAnswer(preference="cannot_tell"), ago(hours)))
     assert await queue.tickets(task, None, "ann", 9) == ([second] if is_back else [])
     await queue.skip(second.request_id, "ann", ago(0))
     assert await queue.tickets(task, None, "ann", 9) == []
@@ -165,8 +187,8 @@ async def test_what_the_only_reviewer_could_not_tell_comes_back_to_them(
 async def test_it_is_counted_who_answers_cannot_tell_and_skips(queue: PostgresQueue, task: str) -> None:
     await queue.add_requests([ticket(task, f"t{n}") for n in range(5)] + [question(task, "q", user_hash="h1")])
     for _ in range(2):
-        await queue.record(f"{task}-t0", "ann", ReviewAnswer(label="refund"), ago(1))
-        await queue.record(f"{task}-t1", "ann", ReviewAnswer(preference="cannot_tell"), ago(1))
+        await queue.record(f"{task}-t0", "ann", given(ReviewAnswer(label="refund"), ago(1)))
+        await queue.record(f"{task}-t1", "ann", given(ReviewAnswer(preference="cannot_tell"), ago(1)))
         for name in ("t2", "t3", "q"):
             await queue.skip(f"{task}-{name}", "ann", ago(1))
         await queue.skip(f"{task}-t2", "ben", ago(1))
@@ -238,11 +260,11 @@ async def test_an_erased_persons_questions_are_deleted_in_whatever_order_they_ar
     theirs, other = question(task, "theirs", user_hash="h1"), question(task, "other", user_hash="h2")
     if not erased_first:
         await queue.add_requests([theirs, other])
-        await queue.record(theirs.request_id, "ann", ReviewAnswer(label="refund"), NOON)
+        await queue.record(theirs.request_id, "ann", given(ReviewAnswer(label="refund"), NOON))
     await queue.erase(erasure(task, "h1", NOON + timedelta(hours=1)))
     await queue.add_requests([theirs, other])
     assert await queue.request(theirs.request_id) is None
-    assert not await queue.answered(theirs.request_id, "ann")
+    assert await queue.given(theirs.request_id, "ann") is None
     assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["other"]
 
 
@@ -260,11 +282,11 @@ async def test_old_questions_are_dropped_by_the_time_of_their_prediction(queue: 
     hour = timedelta(hours=1)
     old = question(task, "old", predicted_at=NOON - hour, occurred_at=NOON + hour)
     await queue.add_requests([old, question(task, "new", predicted_at=NOON)])
-    await queue.record(old.request_id, "ann", ReviewAnswer(label="refund"), NOON)
+    await queue.record(old.request_id, "ann", given(ReviewAnswer(label="refund"), NOON))
     await queue.drop_before("another-task", NOON + hour)
     assert await queue.request(old.request_id) is not None
     await queue.drop_before(task, NOON)
-    assert not await queue.answered(old.request_id, "ann")
+    assert await queue.given(old.request_id, "ann") is None
     assert names(task, await queue.other_questions(task, None, "ben", 9)) == ["new"]
 
 
@@ -273,7 +295,7 @@ async def test_a_third_opinion_is_not_asked_of_one_of_the_first_two(queue: Postg
     third = question(task, "third", purpose=Purpose.TIE_BREAK, prediction_id=first.prediction_id)
     await queue.add_requests([first, third])
     for reviewer in ("ann", "ben"):
-        await queue.record(first.request_id, reviewer, ReviewAnswer(label="refund"), NOON)
+        await queue.record(first.request_id, reviewer, given(ReviewAnswer(label="refund"), NOON))
         assert await queue.other_questions(task, None, reviewer, 9) == []
     assert await queue.other_questions(task, None, "cleo", 9) == [third]
 
@@ -297,7 +319,12 @@ async def test_tickets_of_a_rollout_that_has_ended_are_closed(
     await queue.add_requests([asked[0], other, question(task, "q")])
     await handlers.on_rollout(rollout(task, Stage.CANARY, NOON + minute))
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "other"]
+    for request in (asked[0], other):
+        await queue.record(request.request_id, "eve", given(ReviewAnswer(label="refund"), NOON))
+    assert [answered.ended for answered in await queue.answers(task, "eve", 9, None)] == [False, False]
     await handlers.on_rollout(rollout(task, Stage.REJECTED, NOON + 2 * minute))
+    ended = {answered.request.request_id: answered.ended for answered in await queue.answers(task, "eve", 9, None)}
+    assert ended == {f"{task}-t1": True, f"{task}-other": False}, "another answer to it no longer moves the rollout"
     await queue.add_requests(asked)  # Questions arrive on another topic, perhaps later.
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other"]
     assert await queue.open_by_purpose(task, None) == {"discordant_pair": 1, "low_confidence": 1}

@@ -130,6 +130,30 @@ async def test_a_label_above_the_fence_is_not_in_the_cycle(store: PostgresSuspec
     assert after.label == "cancel"
 
 
+@pytest.mark.stack
+async def test_of_a_persons_answers_the_newest_labels_a_suspect_and_cannot_tell_takes_it_back(
+    store: PostgresSuspectStore, task: str
+) -> None:
+    def unsure(offset: int, reviewer: str) -> Delivery[CorrectionSubmitted]:
+        delivery = correction(task, 1, "", offset)
+        changes = {"label": None, "preference": "cannot_tell", "reviewer": reviewer}
+        return replace(delivery, event=delivery.event.model_copy(update=changes))
+
+    async def label() -> str | None:
+        (stored,) = await store.unclustered(task, "r1", NOON, fence(task), 10)
+        return stored.label
+
+    await store.save([suspect(task, 1)], NOTHING, [])
+    await store.save_labels([correction(task, 1, "cancel", 5), correction(task, 1, "refund", 6)], [])
+    assert await label() == "refund"
+    await store.save_labels([unsure(7, "ben")], [])
+    assert await label() == "refund", "ana gave it"
+    await store.save_labels([unsure(8, "ana")], [])
+    assert await label() is None
+    await store.save_labels([correction(task, 1, "refund", 6)], [])
+    assert await label() is None, "redelivered"
+
+
 def sighting(task: str, number: int, stratum: str | None = UNCALIBRATED, user_hash: str | None = None) -> Sighting:
     return Sighting(f"{task}.{number}", task, "r1", NOON, user_hash, stratum, auditable=stratum != FEEDBACK)
 

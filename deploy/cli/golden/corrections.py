@@ -44,15 +44,20 @@ def agreed_labels(
 ) -> dict[str, Sequence[CorrectionSubmitted]]:
     """Return, by prediction, the corrections of those who agree: `reviewers` at least, and more than half of all.
 
-    Each reviewer's last label counts.
+    Each reviewer's last label counts, unless they took it back: "cannot tell" about the same pair.
     """
     last: dict[str, dict[str, CorrectionSubmitted]] = {}
     for correction in corrections:
+        by_reviewer = last.setdefault(correction.prediction_id, {})
         if correction.label is not None:
-            last.setdefault(correction.prediction_id, {})[correction.reviewer] = correction
+            by_reviewer[correction.reviewer] = correction
+        elif (before := by_reviewer.get(correction.reviewer)) and before.request_id == correction.request_id:
+            del by_reviewer[correction.reviewer]
     agreed: dict[str, Sequence[CorrectionSubmitted]] = {}
     for prediction_id, by_reviewer in sorted(last.items()):
         votes = list(by_reviewer.values())
+        if not votes:
+            continue
         label, count = Counter((vote.label or "").strip() for vote in votes).most_common(1)[0]
         if count >= reviewers and 2 * count > len(votes):
             agreed[prediction_id] = [vote for vote in votes if (vote.label or "").strip() == label]

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "console_0001_skips"  # Not the id of a database whose questions cannot be skipped: it is refused.
+revision = "console_0001_edits"  # Not the id of a database whose answers cannot be changed: it is refused.
 down_revision = None
 
 TIME = sa.DateTime(timezone=True)
@@ -46,9 +46,12 @@ def upgrade() -> None:
         sa.Column("label", sa.Text),
         sa.Column("preference", sa.Text),
         sa.Column("seconds", sa.Float),
+        sa.Column("surrogates", JSONB, nullable=False),
+        sa.Column("edits", sa.Integer, nullable=False),
         sa.Column("answered_at", TIME, nullable=False),
     )
     op.create_index("answers_by_time", "answers", ["answered_at"])
+    op.create_index("answers_by_reviewer", "answers", ["reviewer", "answered_at"])
     op.create_table(
         "skips",
         sa.Column("request_id", sa.Text, sa.ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),

@@ -17,6 +17,8 @@ from nicegui import events, ui
 
 from schemas.labels import LabelRequested, Preference
 from services.console.domain import (
+    AnsweredQuestion,
+    GivenAnswer,
     ReviewAnswer,
     acceptable_suggestion,
     asks_preference,
@@ -41,6 +43,8 @@ PREFERENCES: dict[str, tuple[Preference, str]] = {
 CANNOT_TELL_KEY = "?"
 """Of a pair of labels, whose keys are digits and letters."""
 SKIP_KEY = "ArrowRight"
+"""Of an answer that the reviewer went back to: leaves it as it is."""
+BACK_KEY = "ArrowLeft"
 TAKE_KEY = "+"
 """Takes what the user wrote. Not Enter, which presses the button that has the focus."""
 _REVIEWER_KEY = "ratchet.reviewer"  # In the browser's local storage.
@@ -49,6 +53,11 @@ _NOTHING_OPEN = "New questions appear here by themselves."
 _FOR_OTHERS = (
     "The open questions are for others: you skipped them, could not tell, or have answered. What you skipped comes "
     "back to you if nobody else reviews."
+)
+_GONE_BACK = "You have answered this. Another answer takes the place of yours; → leaves it as it is."
+_ENDED = (
+    "The comparison that this pair was part of has ended: another answer no longer moves anything in it. A label can "
+    "still be trained on."
 )
 
 
@@ -76,6 +85,8 @@ class ReviewPage:
         self._reviews = reviews
         self._task = task
         self._question: LabelRequested | None = None
+        self._path: list[AnsweredQuestion] = []
+        """The answers that the reviewer went back over; the last one is shown."""
         self._shown_at = 0.0
         self._answered = 0
         self._questions_shown = 0
@@ -84,22 +95,24 @@ class ReviewPage:
         self._box = ui.element("div")
 
     async def draw(self) -> None:
-        """Show the next question, or ask for the reviewer's name."""
+        """Show the answer that the reviewer went back to, else the next question, or ask for the reviewer's name."""
         self._box.clear()
         with self._box:
             if not self.reviewer:
                 self._ask_name()
                 return
             try:
-                questions = await self._reviews.questions(self._task, self.reviewer, 2)
+                questions = [] if self._path else await self._reviews.questions(self._task, self.reviewer, 2)
                 waiting = sum((await self._reviews.count(self._task)).values())
             except RatchetError as error:
                 self._question = None
                 html(f"<h1>{escape(error.reason)}</h1>{muted(error.way_out)}")
                 return
-            self._question = self._next_of(questions)
+            self._question = self._path[-1].request if self._path else self._next_of(questions)
             self._shown_at = time.monotonic()
             self._head(waiting)
+            if self._path:
+                html(muted(_GONE_BACK) + (f"<div class=note>{_ENDED}</div>" if self._path[-1].ended else ""))
             if self._question is None:
                 html(f"<h1>Nothing to review.</h1>{muted(_FOR_OTHERS if waiting else _NOTHING_OPEN)}", "card")
             else:
@@ -117,15 +130,20 @@ class ReviewPage:
             return
         with contextlib.suppress(RatchetError):  # The page stays as it is while the database is unavailable.
             if self._question is None or await self._reviews.is_gone(self._question.request_id):
+                self._path.clear()
                 await self.draw()
 
     async def on_key(self, event: events.KeyEventArguments) -> None:
-        """Answer or skip the question by one key."""
+        """Answer or skip the question, or go back to the last answer, by one key."""
         has_modifier = event.modifiers.ctrl or event.modifiers.alt or event.modifiers.meta
-        if self._question is None or not event.action.keydown or event.action.repeat or has_modifier:
+        if not event.action.keydown or event.action.repeat or has_modifier:
             return
         key = str(event.key.name)
-        if key == SKIP_KEY:
+        if key == BACK_KEY:
+            await self._back()
+        elif self._question is None:
+            return
+        elif key == SKIP_KEY:
             await self._skip()
         elif key == TAKE_KEY and (suggestion := acceptable_suggestion(self._question)) is not None:
             await self._answer(label=suggestion)
@@ -154,6 +172,7 @@ class ReviewPage:
     def _head(self, waiting: int) -> None:
         async def change_reviewer() -> None:
             self.reviewer = ""
+            self._path.clear()
             await self.draw()
 
         pace = f" · {self._answer_seconds / self._answered:.1f} s each" if self._answered else ""
@@ -161,6 +180,7 @@ class ReviewPage:
             html(
                 f"<span class=muted>{waiting:,} open · {self._answered} answered{pace} · {escape(self.reviewer)}</span>"
             )
+            ui.button("← last answer", on_click=self._back).props("flat dense no-caps size=sm")
             ui.button("not you?", on_click=change_reviewer).props("flat dense no-caps size=sm")
 
     def _show(self, question: LabelRequested) -> None:
@@ -172,6 +192,8 @@ class ReviewPage:
             html(f"<h2>The answer that was given</h2>{answer(question.answers[0])}", "card")
         if question.suggestion is not None:
             self._suggestion(question, question.suggestion)
+        if self._path:
+            html(f"<h2>Your answer</h2><div class=said>{escape(_words(self._path[-1].given))}</div>", "card")
         with ui.element("div").classes("answers"):
             if asks_preference(question):
                 for key, (preference, text) in PREFERENCES.items():
@@ -184,7 +206,8 @@ class ReviewPage:
                     self._button(CANNOT_TELL_KEY, CANNOT_TELL, preference="cannot_tell")
         if not question.labels and not asks_preference(question):
             self._text(question)
-        ui.button("Skip  →", on_click=self._skip).props("flat no-caps").style("margin-top: 14px")
+        leave = ui.button("Leave it  →" if self._path else "Skip  →", on_click=self._skip)
+        leave.props("flat no-caps").style("margin-top: 14px")
 
     def _suggestion(self, question: LabelRequested, text: str) -> None:
         """Show what the user wrote, with a button to take it where it can be an answer."""
@@ -204,24 +227,46 @@ class ReviewPage:
         async def submit() -> None:
             await self._answer(label=text.value or "")
 
-        text = ui.textarea("The answer as it should be", value=_draft(question)).props("outlined autogrow")
+        draft = (self._path[-1].given.answer.label or "") if self._path else _draft(question)
+        text = ui.textarea("The answer as it should be", value=draft).props("outlined autogrow")
         text.style("width: 100%; margin-top: 18px")
         ui.button("This is right", on_click=submit).props("unelevated no-caps").style("margin-top: 10px")
 
     async def _skip(self) -> None:
         async def skip(question: LabelRequested) -> None:
-            await self._reviews.skip(question.request_id, self.reviewer)
+            if self._path:
+                self._path.pop()
+            else:
+                await self._reviews.skip(question.request_id, self.reviewer)
 
         await self._act(skip)
+
+    async def _back(self) -> None:
+        """Show what the reviewer answered before what is shown."""
+        if not self.reviewer or self._busy:
+            return
+        self._busy = True
+        try:
+            before = self._path[-1].given.at if self._path else None
+            if found := await self._reviews.answers(self._task, self.reviewer, 1, before):
+                self._path += found
+                await self.draw()
+            else:
+                ui.notify("You have answered nothing before this.")
+        except RatchetError as error:
+            ui.notify(f"{error.reason} {error.way_out}".strip(), type="warning")
+        finally:
+            self._busy = False
 
     async def _answer(self, *, label: str | None = None, preference: Preference | None = None) -> None:
         async def submit(question: LabelRequested) -> None:
             seconds = time.monotonic() - self._shown_at
             answer = ReviewAnswer(label, preference, seconds)
             receipt = await self._reviews.answer(question.request_id, self.reviewer, answer)
-            if receipt.counted:
+            if receipt.counted and not self._path:
                 self._answered += 1
                 self._answer_seconds += seconds
+            self._path.clear()
 
         await self._act(submit)
 
@@ -235,6 +280,7 @@ class ReviewPage:
             await self.draw()
         except UnknownError:
             ui.notify("This question was withdrawn.", type="warning")
+            self._path.clear()
             await self.draw()
         except RatchetError as error:
             ui.notify(f"{error.reason} {error.way_out}".strip(), type="warning")
@@ -249,6 +295,13 @@ def _sides(question: LabelRequested) -> str:
         for name, given in zip("AB", question.answers, strict=True)
     )
     return f"<div class=sides>{a}{b}</div>"
+
+
+def _words(given: GivenAnswer) -> str:
+    """Return an answer as the reviewer gave it."""
+    if given.answer.preference is None:
+        return given.answer.label or ""
+    return next(text for preference, text in PREFERENCES.values() if preference == given.answer.preference)
 
 
 def _draft(question: LabelRequested) -> str:

@@ -1,8 +1,9 @@
 """Which answer counts: several people may have answered one question, and one person several times. Pure.
 
-A person's newer word takes the place of their older one, and a reviewer's word that of a user. Of what is left, each
-opinion weighs as much as its giver is reliable, and half as much for every 90 days that it is older than the newest:
-so an old majority does not win for ever. Where that decides nothing, one more reviewer is asked.
+A person's newer word takes the place of their older one, and a reviewer's word that of a user. Who labelled a pair and
+then cannot tell has taken the label back. Of what is left, each opinion weighs as much as its giver is reliable, and
+half as much for every 90 days that it is older than the newest: so an old majority does not win for ever. Where that
+decides nothing, one more reviewer is asked.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Vote:
     """One word of one person on a prediction: what a build keeps of a correction, since it holds all of them.
 
     `label` is trimmed, and has the name of today if it was renamed. `purpose` is None of a user's own correction.
-    `request_id` is that of a question that several reviewers are asked, else None.
+    `request_id` is that of a question that several reviewers are asked, or of a pair, else None.
     """
 
     correction_id: str
@@ -122,6 +123,28 @@ def votes_of(
     return sorted(votes, key=lambda vote: vote.order)
 
 
+class Withdrawals:
+    """Labels that reviewers took back: who labelled a pair may see later that they cannot tell."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], datetime] = {}
+
+    def add(self, corrections: Iterable[CorrectionSubmitted]) -> None:
+        """Note who could not tell about which pair, and when."""
+        for given in corrections:
+            if given.preference == "cannot_tell":
+                key = (given.request_id, given.reviewer)
+                self._since[key] = max(given.occurred_at, self._since.get(key, given.occurred_at))
+
+    def left_of(self, votes: Iterable[Vote]) -> list[Vote]:
+        """Return the votes without those that were taken back."""
+        return [vote for vote in votes if not self._covers(vote)]
+
+    def _covers(self, vote: Vote) -> bool:
+        since = self._since.get((vote.request_id, vote.voter)) if vote.request_id is not None else None
+        return since is not None and vote.occurred_at < since
+
+
 def _vote(
     word: CorrectionSubmitted | UserCorrection, label: str, voter: str, origin: Origin, compact: Compactor
 ) -> Vote:
@@ -140,7 +163,7 @@ def _vote(
         predicted_at=word.predicted_at,
         app=compact.text(word.app),
         purpose=asked.purpose if asked else None,
-        request_id=asked.request_id if asked and asked.overlap > 1 else None,
+        request_id=asked.request_id if asked and (asked.overlap > 1 or asked.ticket_id) else None,
         inclusion_probability=asked.inclusion_probability if asked else 1.0,
     )
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "failure_miner_0001_sampling"  # A database that the older `failure_miner_0001_offsets` made is refused.
+revision = "failure_miner_0001_edits"  # A database that does not know whose a label is, is refused.
 down_revision = None
 
 
@@ -25,6 +25,8 @@ def upgrade() -> None:
         sa.Column("label", sa.Text),
         sa.Column("label_partition", sa.Integer),
         sa.Column("label_offset", sa.BigInteger),
+        sa.Column("label_request", sa.Text),
+        sa.Column("label_reviewer", sa.Text),
         sa.Column("cycle_id", sa.Text),
         sa.Column("mode_id", sa.Text),
     )

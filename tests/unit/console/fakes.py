@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
-from services.console.domain import ReviewAnswer, ReviewerCounts
+from services.console.domain import AnsweredQuestion, GivenAnswer, ReviewerCounts
 from services.console.http import build_app
 from services.console.redaction import AnswerRedactor
 from services.console.reviews import Reviews
@@ -72,7 +72,8 @@ def ticket(name: str = "t", **more: Any) -> LabelRequested:
 class MemoryQueue:
     def __init__(self) -> None:
         self.requests: dict[str, LabelRequested] = {}
-        self.answers: dict[tuple[str, str], ReviewAnswer] = {}
+        self.given_answers: dict[tuple[str, str], GivenAnswer] = {}
+        self.ended: set[str] = set()
         self.skips: set[tuple[str, str]] = set()
         self.recording_fails = False
 
@@ -81,25 +82,33 @@ class MemoryQueue:
             self.requests.setdefault(request.request_id, request)
 
     def needed(self, request: LabelRequested) -> int:
-        return request.overlap - sum(request_id == request.request_id for request_id, _ in self.answers)
+        return request.overlap - sum(request_id == request.request_id for request_id, _ in self.given_answers)
 
     async def request(self, request_id: str) -> tuple[LabelRequested, int] | None:
         found = self.requests.get(request_id)
         return None if found is None else (found, self.needed(found))
 
-    async def answered(self, request_id: str, reviewer: str) -> bool:
-        return (request_id, reviewer) in self.answers
+    async def given(self, request_id: str, reviewer: str) -> GivenAnswer | None:
+        return self.given_answers.get((request_id, reviewer))
 
-    async def record(self, request_id: str, reviewer: str, answer: ReviewAnswer, at: datetime) -> None:
+    async def answers(self, task: str, reviewer: str, limit: int, before: datetime | None) -> list[AnsweredQuestion]:
+        found = [
+            AnsweredQuestion(self.requests[name], given, name in self.ended)
+            for (name, who), given in self.given_answers.items()
+            if who == reviewer and (before is None or given.at < before)
+        ]
+        return sorted(found, key=lambda answered: answered.given.at, reverse=True)[:limit]
+
+    async def record(self, request_id: str, reviewer: str, given: GivenAnswer) -> None:
         if self.recording_fails:
             raise DependencyUnavailable("no database")
-        self.answers[(request_id, reviewer)] = answer
+        self.given_answers[(request_id, reviewer)] = given
 
     def open(self, tickets: bool, reviewer: str) -> list[LabelRequested]:
         return [
             r for r in self.requests.values()
             if (r.ticket_id is not None) is tickets and self.needed(r)
-            and (r.request_id, reviewer) not in {*self.answers, *self.skips}
+            and (r.request_id, reviewer) not in {*self.given_answers, *self.skips}
         ]  # fmt: skip
 
     async def skip(self, request_id: str, reviewer: str, at: datetime) -> bool:
@@ -136,9 +145,14 @@ class Scene:
         self.queue = MemoryQueue()
         self.published: list[Event] = []
         self.redactor_is_broken = False
+        self.clock = NOON
         self.tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-        self.reviews = reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), lambda: NOON)
+        self.reviews = reviews = Reviews(self.queue, self, self.tasks, AnswerRedactor(self.redactor), self.tick)
         self.http = build_app(ConsoleSettings(home=tmp_path), reviews, None)  # type: ignore[arg-type]  # cycles are not read
+
+    def tick(self) -> datetime:
+        self.clock += timedelta(seconds=1)
+        return self.clock
 
     def redactor(self) -> Redactor:
         if self.redactor_is_broken:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,80 @@ async def test_a_correction_has_the_fields_of_its_question(scene: Scene) -> None
     assert (event.reviewer, event.label, event.seconds) == ("ann", "delivery", 2.5)
 
 
-async def test_a_second_answer_of_the_same_reviewer_is_the_same_correction_published_once(scene: Scene) -> None:
-    first, second = await scene.correct(label="delivery"), await scene.correct(label="refund")
+def said(scene: Scene) -> list[tuple[str | None, str | None]]:
+    return [(e.label, e.preference) for e in scene.published if isinstance(e, CorrectionSubmitted)]
+
+
+async def test_a_reviewers_other_answer_takes_the_place_of_their_first_by_an_event_of_its_own(scene: Scene) -> None:
+    answers = [await scene.correct("t", label=label) for label in ("delivery", "refund", "delivery")]
+    assert [answer.json()["counted"] for answer in answers] == [True] * 3
+    assert said(scene) == [("delivery", None), ("refund", None), ("delivery", None)]
+    assert len({event.event_id for event in scene.published}) == 3, "back to the first answer is an edit, too"
+    moments = [event.occurred_at for event in scene.published]
+    assert moments == sorted(set(moments))
+    assert scene.queue.needed(scene.queue.requests["t"]) == 0, "one person has answered, however often"
+    assert scene.queue.given_answers["t", "ann"].edits == 2
+
+
+async def test_the_same_answer_again_changes_nothing(scene: Scene) -> None:
+    first, second = await scene.correct(label="delivery", seconds=1), await scene.correct(label="delivery", seconds=9)
     assert first.json() == second.json()
-    assert len(scene.published) == 1
+    assert said(scene) == [("delivery", None)]
+
+
+async def test_an_edit_counts_as_newer_even_where_the_clock_went_back(scene: Scene) -> None:
+    await scene.correct(label="delivery")
+    scene.clock -= timedelta(hours=1)
+    await scene.correct(label="refund")
+    before, after = scene.published
+    assert after.occurred_at > before.occurred_at
+
+
+async def test_an_edit_is_compared_as_it_is_stored_and_keeps_its_surrogates(scene: Scene) -> None:
+    await scene.queue.add_requests([question("free", labels=())])
+    raw = "Write to maria@acme.internal."
+    await scene.correct("free", label=raw)
+    stored = scene.queue.given_answers["free", "ann"]
+    for same in (raw, stored.answer.label):
+        assert (await scene.correct("free", label=same)).status_code == 200
+    assert len(scene.published) == 1, "it says the same, typed anew or left as the page shows it"
+    await scene.correct("free", label=f"{stored.answer.label} Thanks!")
+    edited = scene.published[-1]
+    assert isinstance(edited, CorrectionSubmitted)
+    assert (edited.label, edited.surrogates) == (f"{stored.answer.label} Thanks!", stored.surrogates)
+
+
+async def test_an_edit_whose_recording_failed_is_published_again_or_replaced_under_another_id(scene: Scene) -> None:
+    await scene.correct("t", label="delivery")
+    scene.queue.recording_fails = True
+    assert (await scene.correct("t", label="refund")).status_code == 503
+    scene.queue.recording_fails = False
+    await scene.correct("t", label="refund")
+    _, lost, again = scene.published
+    assert lost.event_id == again.event_id
+    scene.queue.recording_fails = True
+    await scene.correct("t", label="delivery")
+    scene.queue.recording_fails = False
+    await scene.correct("t", preference="cannot_tell")
+    *_, lost, instead = scene.published
+    assert lost.event_id != instead.event_id, "a store that has the first must not drop the second"
+
+
+async def test_a_reviewer_reads_what_they_answered_the_last_first(scene: Scene) -> None:
+    scene.queue.ended = {"t"}
+    await scene.correct("t", label="delivery")
+    await scene.correct("t", label="refund")
+    await scene.correct("q", label="delivery")
+    await scene.correct("q", label="delivery", reviewer="ben")
+    path = {"task": "desk", "reviewer": "ann"}
+    items = (await scene.call("GET", "/api/answers", params=path)).json()["items"]
+    assert [(i["request_id"], i["answer"]["label"], i["edits"], i["comparison_ended"]) for i in items] == [
+        ("q", "delivery", 0, False), ("t", "refund", 1, True),
+    ]  # fmt: skip
+    assert all("finish_reason" not in given for item in items for given in item["answers"]), "it stays blind"
+    older = await scene.call("GET", "/api/answers", params={**path, "before": items[0]["answered_at"]})
+    assert [item["request_id"] for item in older.json()["items"]] == ["t"]
+    assert (await scene.call("GET", "/api/answers?task=nope&reviewer=ann")).status_code == 404
 
 
 async def test_an_answer_whose_recording_failed_is_published_again_as_the_same_event(scene: Scene) -> None:
@@ -72,7 +142,7 @@ async def test_what_a_reviewer_types_is_redacted_before_it_is_published_or_store
     assert "acme" not in event.label
     (surrogate,) = event.surrogates
     assert surrogate in event.label, "a later pass can tell it from personal data"
-    assert scene.queue.answers["free", "ann"].label == event.label
+    assert scene.queue.given_answers["free", "ann"].answer.label == event.label
 
 
 async def test_a_surrogate_copied_from_the_question_stays(scene: Scene) -> None:
@@ -96,7 +166,7 @@ async def test_an_answer_that_cannot_be_redacted_is_neither_published_nor_stored
     scene.redactor_is_broken = True
     await scene.queue.add_requests([question("free", labels=())])
     assert (await scene.correct("free", label="Write to maria@acme.internal.")).status_code == 503
-    assert (scene.published, scene.queue.answers) == ([], {})
+    assert (scene.published, scene.queue.given_answers) == ([], {})
     scene.redactor_is_broken = False
     assert (await scene.correct("free", label="Write to maria@acme.internal.")).status_code == 200
 
@@ -203,7 +273,47 @@ async def test_a_page_skips_for_good_and_has_a_key_for_cannot_tell(scene: Scene)
         other.reviewer = "ben"
         await other.draw()
         await other.on_key(press("?"))
-    assert scene.queue.answers == {("t", "ben"): replace(scene.queue.answers["t", "ben"], preference="cannot_tell")}
+    assert [(key, given.answer.preference) for key, given in scene.queue.given_answers.items()] == [
+        (("t", "ben"), "cannot_tell")
+    ]
+
+
+async def test_a_page_goes_back_to_an_answer_and_changes_it_by_the_same_keys(scene: Scene) -> None:
+    await scene.queue.add_requests([question("q2"), question("q3")])
+    with Client(page("")):
+        review_page = ReviewPage(scene.reviews, "desk")
+        review_page.reviewer = "ann"
+        await review_page.draw()
+        for key in ("1", "1", "1"):
+            await review_page.on_key(press(key))
+        order = [request_id for request_id, _ in scene.queue.given_answers]
+        assert len(order) == 3
+        for key in ("ArrowLeft", "ArrowLeft", "2"):
+            await review_page.on_key(press(key))
+        labels = {request_id: given.answer.label for (request_id, _), given in scene.queue.given_answers.items()}
+        assert labels == {order[0]: "delivery", order[1]: "refund", order[2]: "delivery"}
+        for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowRight", "ArrowRight"):
+            await review_page.on_key(press(key))
+        assert scene.queue.skips == set(), "what was answered is left as it is, not skipped"
+        await review_page.on_key(press("2"))
+    assert len(scene.queue.given_answers) == 4, "back at the open questions"
+    assert len(scene.published) == 5
+
+
+@pytest.mark.parametrize(("ended", "is_said"), [({"t"}, True), (set[str](), False)])
+async def test_a_page_says_that_an_edit_of_a_pair_moves_nothing_after_its_comparison(
+    scene: Scene, ended: set[str], is_said: bool
+) -> None:
+    await scene.correct("t", label="delivery")
+    scene.queue.ended = ended
+    with Client(page("")) as client:
+        review_page = ReviewPage(scene.reviews, "desk")
+        review_page.reviewer = "ann"
+        await review_page.draw()
+        await review_page.on_key(press("ArrowLeft"))
+        texts = " ".join(str(element.props.get("innerHTML", "")) for element in client.elements.values())
+    assert "Another answer takes the place of yours" in texts
+    assert ("no longer moves anything" in texts) is is_said
 
 
 def test_a_label_is_at_most_as_long_as_a_text_of_an_event() -> None:

@@ -458,6 +458,25 @@ async def test_two_reviewers_who_disagree_make_one_question_however_often_delive
     assert first.event_id == second.event_id
 
 
+PAIR = {"purpose": Purpose.DISCORDANT_PAIR, "ticket_id": "t1"}
+
+
+async def test_a_label_on_a_pair_that_was_taken_back_makes_no_row_and_asks_nobody(
+    handlers: Handlers, run_cycle: RunCycle, published: Published
+) -> None:
+    later = {"label": None, "preference": "cannot_tell", "occurred_at": NOON + timedelta(hours=1)}
+    ana = correction(4, "refund").model_copy(update=PAIR)
+    ben = correction(4, "delivery", reviewer="ben").model_copy(update={**PAIR, "request_id": "r4.2"})
+    await handlers.on_corrections(delivered(ana, ben.model_copy(update={**later, "correction_id": "c4-ben-2"}), ben))
+    assert published.events == [], "ana's label stands alone"
+    rows = [correction(i, SPEC.labels[i % 2]) for i in range(30) if i != 4]
+    await handlers.on_corrections(delivered(*rows, ana.model_copy(update={**later, "correction_id": "c4-ana-2"})))
+    await run_cycle()
+    (built,) = published.events
+    assert isinstance(built, DatasetBuilt)
+    assert built.train_examples + built.eval_examples == 29
+
+
 async def test_an_erased_person_is_in_no_later_dataset(
     handlers: Handlers, run_cycle: RunCycle, published: Published
 ) -> None:

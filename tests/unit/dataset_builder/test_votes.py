@@ -15,6 +15,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.rows import Opinion, Row
 from services.dataset_builder.building.votes import (
     UserCorrection,
+    Withdrawals,
     decide,
     newest_of_each,
     opinion_of,
@@ -113,6 +114,30 @@ def test_a_reviewers_older_opinion_is_superseded() -> None:
     (row,), left_out, _ = resolved(vote("refund"), vote("delivery", days=5))
     assert (row.label, row.corrected_at) == ("delivery", NOON)
     assert places(left_out) == [(Fate.SUPERSEDED, "newer_opinion")]
+
+
+@pytest.mark.parametrize(("reviewer", "days", "label"), [("ana", 1, None), ("ben", 1, "refund"), ("ana", -1, "refund")])
+def test_who_labelled_a_pair_and_then_cannot_tell_takes_the_label_back(
+    reviewer: str, days: int, label: str | None
+) -> None:
+    pair = {"purpose": Purpose.DISCORDANT_PAIR, "ticket_id": "t1"}
+    given = vote("refund").model_copy(update=pair)
+    unsure = vote("", reviewer, days).model_copy(update={**pair, "label": None, "preference": "cannot_tell"})
+    withdrawn = Withdrawals()
+    withdrawn.add([unsure])  # Of the parts that a build reads, the later one may hold it.
+    withdrawn.add([given])
+    left = withdrawn.left_of(votes_of([given, unsure]))
+    assert [v.label for v in left] == ([] if label is None else [label])
+
+
+def test_a_label_that_was_taken_back_and_given_again_stands() -> None:
+    pair = {"purpose": Purpose.DISCORDANT_PAIR, "ticket_id": "t1"}
+    unsure = {**pair, "label": None, "preference": "cannot_tell"}
+    words = [vote("refund").model_copy(update=pair), vote("", days=1).model_copy(update=unsure),
+             vote("delivery", days=2).model_copy(update=pair)]  # fmt: skip
+    withdrawn = Withdrawals()
+    withdrawn.add(words)
+    assert [v.label for v in withdrawn.left_of(votes_of(words))] == ["delivery"]
 
 
 def test_an_old_majority_does_not_win_for_ever() -> None:

@@ -305,6 +305,15 @@ def test_a_reviewers_last_label_counts() -> None:
     assert [vote.reviewer for vote in agreed_labels(votes, 2)["p"]] == ["ana", "ben"]
 
 
+def test_a_label_that_a_reviewer_took_back_counts_for_nothing() -> None:
+    unsure = correction("p", None, preference="cannot_tell")
+    elsewhere = correction("p", None, preference="cannot_tell", request_id="r-other")
+    label = correction("p", "refund")
+    assert agreed_labels([label, unsure], 1) == {}
+    assert set(agreed_labels([label, elsewhere], 1)) == {"p"}, "another question's"
+    assert set(agreed_labels([label, unsure, label], 1)) == {"p"}
+
+
 class Base:
     """An OpenAI-compatible server that gives a question's answers in turn, the last one again and again."""
 

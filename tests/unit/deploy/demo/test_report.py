@@ -105,6 +105,19 @@ def test_a_label_without_a_pair_and_a_label_read_twice_change_nothing() -> None:
     assert (ledger.counts().ties, len(ledger.history)) == (1, 1)
 
 
+def test_a_persons_newest_label_counts_in_whatever_order_they_are_read() -> None:
+    first, edited = label(1, "a"), label(1, "b")
+    unsure = label(1, "a").model_copy(update={"label": None, "preference": "cannot_tell"})
+    for order in ([first, edited], [edited, first]):
+        ledger = PairLedger()
+        ledger.add_pair(pair(1, "a", "b"))
+        for answer_given in order:
+            ledger.add_label(answer_given)
+        assert (ledger.counts().wins, ledger.counts().labels) == (1, 1)
+    ledger.add_label(unsure)
+    assert ledger.counts().pending == 1
+
+
 def test_a_pair_of_another_rollout_is_not_counted() -> None:
     ledger = PairLedger()
     ledger.rollout_id = "r2"
