@@ -10,21 +10,44 @@ import hashlib
 import json
 import re
 from enum import StrEnum
-from typing import Annotated, Self
+from functools import cached_property
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from schemas.base import Event, Identifier, Probability, ShortText, TaskName
+from schemas.conversation import JsonObject
 from schemas.golden import GoldenSet
+from schemas.output_schema import MAX_FIELDS, MAX_SCHEMA_CHARS, fields_of
 
 NO_TASK = "pass-through"
 """Stands in `requests.observed` for all models that are no task: no task may have this name."""
+FieldPath = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 
 
 class TaskKind(StrEnum):
     CLASSIFICATION = "classification"
     GENERATION = "generation"
+    EXTRACTION = "extraction"
+
+
+class Compare(StrEnum):
+    """How a field's value is compared with the right one."""
+
+    EXACT = "exact"
+    CASEFOLD = "casefold"
+    NORMALISED = "normalised"
+    NUMBER = "number"
+    DATE = "date"
+
+
+_TEXTS = frozenset({"string"})
+_COMPARED_TYPES = {
+    Compare.CASEFOLD: _TEXTS, Compare.NORMALISED: _TEXTS, Compare.DATE: _TEXTS,
+    Compare.NUMBER: frozenset({"number", "integer"}),
+}  # fmt: skip
+"""The types of fields that a comparison is for; an exact one is for all."""
 
 
 class MediaPolicy(StrEnum):
@@ -241,6 +264,25 @@ class RolloutSettings(_Section):
     )
 
 
+class Comparator(_Section):
+    """How one field of an extraction is judged. Without one: equal as JSON, so that 1.0 is 1 and "A" is not "a"."""
+
+    compare: Compare = Field(
+        description="exact; casefold: texts without case and surplus space; normalised: their words alone, without "
+        "case and punctuation; number: within `tolerance`; date: ISO dates and times of one day, or within "
+        "`tolerance` days."
+    )
+    tolerance: float = Field(
+        default=0.0, ge=0.0, description="Of a number: the most that it may be off; of a date: days."
+    )
+
+    @model_validator(mode="after")
+    def _tolerance_has_a_unit(self) -> Self:
+        if self.tolerance and self.compare not in (Compare.NUMBER, Compare.DATE):
+            raise ValueError(f"`tolerance` is of numbers and dates, not of {self.compare}: leave it out")
+        return self
+
+
 class ExtraPattern(_Section):
     """A pattern of personal data that is special to the task, such as a customer number."""
 
@@ -288,6 +330,16 @@ class TaskSpec(_Section):
         max_length=500,
         description="Former label → label of today: corrections to a former label go on as corrections to the new one.",
     )
+    output_schema: JsonObject | None = Field(
+        default=None,
+        description="JSON Schema of an extraction's answers, which they are constrained to; `schemas/output_schema.py` "
+        "says what it may use.",
+    )
+    comparators: dict[FieldPath, Comparator] = Field(
+        default_factory=dict,
+        max_length=MAX_FIELDS,
+        description="How fields of an extraction are judged, by path: `total`, `customer.name`, `items[].price`.",
+    )
     max_answer_tokens: int = Field(default=256, ge=1, le=32_768)
     cron: Identifier = "0 3 * * 1"
     step_timeout_minutes: int = Field(
@@ -330,6 +382,8 @@ class TaskSpec(_Section):
             raise ValueError("a classification task needs at least two labels")
         if self.kind is TaskKind.GENERATION and self.labels:
             raise ValueError("a generation task has no labels; remove `labels` or set kind: classification")
+        if self.kind is TaskKind.EXTRACTION and self.labels:
+            raise ValueError("an extraction task has no labels; name them as `enum` of a field in `output_schema`")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be unique")
         confusions = [(severity.truth, severity.answer) for severity in self.rollout.severity]
@@ -343,6 +397,41 @@ class TaskSpec(_Section):
             raise ValueError(f"renamed_labels renames labels that the task still has: {kept}; take them out of one")
         return self
 
+    @model_validator(mode="after")
+    def _schema_fits_kind(self) -> Self:
+        if self.kind is not TaskKind.EXTRACTION:
+            if self.output_schema is not None or self.comparators:
+                raise ValueError(
+                    f"`output_schema` and `comparators` are of extraction tasks, and this is a {self.kind} task; "
+                    "remove them or set kind: extraction"
+                )
+            return self
+        if self.output_schema is None:
+            raise ValueError("an extraction task needs `output_schema`, the JSON Schema of its answers")
+        if len(json.dumps(self.output_schema)) > MAX_SCHEMA_CHARS:
+            raise ValueError(f"output_schema: longer than {MAX_SCHEMA_CHARS:,} characters; shorten its descriptions")
+        try:
+            fields = self.output_fields
+        except ValueError as error:
+            raise ValueError(f"output_schema: {error}") from error
+        for path, comparator in self.comparators.items():
+            if path not in fields:
+                raise ValueError(
+                    f"comparators: {path!r} is no field of output_schema; its fields: {', '.join(list(fields)[:50])}"
+                )
+            wanted = _COMPARED_TYPES.get(comparator.compare)
+            if wanted and not fields[path] & wanted:
+                raise ValueError(
+                    f"comparators: {path!r} is compared as {comparator.compare}, which is for "
+                    f"{' and '.join(sorted(wanted))}; its type is {', '.join(sorted(fields[path])) or 'not given'}"
+                )
+        return self
+
+    @cached_property
+    def output_fields(self) -> dict[str, frozenset[str]]:
+        """The fields of an extraction's answers with the JSON types of their values; none of other kinds."""
+        return {} if self.output_schema is None else fields_of(self.output_schema)
+
     @property
     def min_answer_chars(self) -> int:
         """Fewest characters of an answer that is trained on: of a label 1, of a generation 20, unless set."""
@@ -351,11 +440,14 @@ class TaskSpec(_Section):
 
     @property
     def revision(self) -> str:
-        """Hash (12 hex digits) of what makes answers comparable: kind, base model, prompt, labels; not thresholds."""
-        comparable = {
+        """Hash (12 hex digits) of what makes answers comparable: kind, base model, prompt, labels, schema; not
+        thresholds."""
+        comparable: dict[str, Any] = {
             "kind": self.kind, "base_model": self.base_model, "system_prompt": self.system_prompt,
             "labels": sorted(self.labels),
         }  # fmt: skip
+        if self.output_schema is not None:
+            comparable["output_schema"] = self.output_schema
         return hashlib.sha256(json.dumps(comparable, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -23,7 +23,8 @@ def check(file: File) -> None:
 
     spec = read_task(file)
     golden = spec.golden_set.rows if spec.golden_set else 0
-    has = f"{len(spec.labels)} labels, {golden} golden rows"
+    answers = f"{len(spec.output_fields)} fields" if spec.output_fields else f"{len(spec.labels)} labels"
+    has = f"{answers}, {golden} golden rows"
     say(f"{file}: {spec.kind} task {spec.name}, {has}, revision {spec.revision}")
 
 

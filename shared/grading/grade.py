@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schemas.tasks import TaskKind, TaskSpec
+from shared.grading.fields import FieldGrade, Fields, fields_f1, grade_fields
+from shared.grading.json_schema import read_answer
+from shared.grading.json_values import NOT_JSON, json_or_nothing
 from shared.grading.text import exact_match, token_f1
 from shared.grading.tool_calls import same_calls, split_calls
 
 
 @dataclass(frozen=True)
 class Grade:
-    """`score`: in [0, 1], 1 for a right answer. `right`: as a whole."""
+    """`score`: in [0, 1], 1 for a right answer. `right`: as a whole.
+
+    `valid`: of an extraction, whether the answer is JSON by the task's schema; `fields`: what of it is right.
+    """
 
     score: float
     right: bool
+    valid: bool = True
+    fields: tuple[FieldGrade, ...] = ()
 
 
 WRONG = Grade(0.0, False)
@@ -23,6 +31,8 @@ RIGHT = Grade(1.0, True)
 
 def grade(spec: TaskSpec, expected: str, given: str | None) -> Grade:
     """Grade an answer, as one text, beside the right one. None, a request that failed, is wrong."""
+    if spec.kind is TaskKind.EXTRACTION:
+        return _grade_json(spec, expected, given)
     if given is None:
         return WRONG
     if spec.kind is TaskKind.CLASSIFICATION:
@@ -36,3 +46,21 @@ def _grade_text(expected: str, given: str) -> Grade:
     if exact_match(text, wanted_text) and same_calls(calls, wanted_calls):
         return RIGHT
     return Grade(token_f1(given, expected), right=False)
+
+
+def _grade_json(spec: TaskSpec, expected: str, given: str | None) -> Grade:
+    """The score is the F1 over all values. An answer that breaks the schema is worth nothing: no program can read it.
+
+    The right answer may break a schema that was changed since; then it is compared as it is.
+    """
+    fields = Fields(spec.output_fields, spec.comparators)
+    wanted = json_or_nothing(expected)
+    if wanted is NOT_JSON:
+        return WRONG
+    try:
+        value = read_answer(given or "", spec.output_schema or {})
+    except ValueError:
+        return Grade(0.0, right=False, valid=False, fields=grade_fields(None, wanted, fields))
+    grades = grade_fields(value, wanted, fields)
+    score = fields_f1(grades)
+    return Grade(score, right=score == 1.0, fields=grades)

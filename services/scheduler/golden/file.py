@@ -22,6 +22,7 @@ from schemas.golden import GoldenPart, GoldenRow
 from schemas.tasks import TaskSpec
 from shared.conversation import chat_messages
 from shared.errors import ConfigurationError, describe_validation_error
+from shared.grading.json_schema import read_answer
 from shared.identity import content_hash
 
 MAX_BYTES = 100_000_000
@@ -70,6 +71,11 @@ class GoldenLine(BaseModel):
             near = get_close_matches(row.answer, spec.labels, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "expected one of the task's labels"
             raise ValueError(f"label: found {brief(row.answer)}; {hint}")
+        if spec.output_schema is not None:
+            try:
+                read_answer(row.answer, spec.output_schema)
+            except ValueError as error:
+                raise ValueError(f"label: {error}") from error
         return row
 
 

@@ -136,6 +136,18 @@ def test_a_line_that_cannot_be_asked_is_reported_with_its_number(file: Path, lin
     assert "The golden set" in caught.value.way_out
 
 
+def test_a_right_answer_of_an_extraction_must_be_json_by_its_schema(file: Path) -> None:
+    spec = TaskSpec.model_validate({
+        "name": "orders", "kind": "extraction", "system_prompt": "Extract.",
+        "output_schema": {"type": "object", "properties": {"total": {"type": "number"}}},
+    })  # fmt: skip
+    file.write_bytes(lines({"text": "it cost 5", "label": '{"total": 5}'}))
+    assert read_golden_file(file, spec)[0].answer == '{"total": 5}'
+    file.write_bytes(lines({"text": "it cost 5", "label": '{"total": "5"}'}))
+    with pytest.raises(ConfigurationError, match='total: "5" is not of type "number"'):
+        read_golden_file(file, spec)
+
+
 def test_too_many_rows_and_a_file_that_is_not_there_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_golden_file(file, DESK)
