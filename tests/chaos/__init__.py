@@ -11,4 +11,5 @@ faults.py     a seeded schedule of kills, stops, frozen processes and full disks
 checks/       compares the ledger with the lake, whole calls, without code of Ratchet, and looks for the personal data
               of load/people.py wherever data are stored
 run.py        runs all of it; report.py writes the outcome
+rollouts/     the same for what decides about candidates: `python -m tests.chaos rollouts`
 """

@@ -1,4 +1,7 @@
-"""`python -m tests.chaos`: one run, with progress. Exit code 1 if anything was lost, doubled, changed or leaked."""
+"""`python -m tests.chaos`: one run, with progress. Exit code 1 if anything was lost, doubled, changed or leaked.
+
+`python -m tests.chaos rollouts`: the same for what decides about candidates (`rollouts/`).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from rich.text import Text
 
 from tests.chaos import report
 from tests.chaos.faults import KINDS
+from tests.chaos.rollouts.__main__ import main as run_rollouts
 from tests.chaos.run import SHORT, Options, Progress, run_chaos
 from tests.chaos.system import ROOT, StartError
 from tests.conftest import shared_home
@@ -27,6 +31,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def main(
+    context: typer.Context,
     minutes: Annotated[float, typer.Option(help="How long load and faults last, on a fast machine.")] = 14.0,
     events: Annotated[int, typer.Option(help="Accepted predictions.")] = 200_000,
     faults: Annotated[int, typer.Option(help="Faults of each kind (zombies: a fifth).")] = 50,
@@ -37,6 +42,8 @@ def main(
     keep: Annotated[bool, typer.Option(help="Do not delete the folder with logs, ledger and lake.")] = False,
 ) -> None:
     """Play faults against real processes, and report what was accepted, stored, lost, doubled, changed and leaked."""
+    if context.invoked_subcommand is not None:
+        return
     excluded = frozenset(filter(None, without.split(",")))
     if unknown := excluded - set(KINDS):
         raise typer.BadParameter(f"no such kind: {', '.join(unknown)}; kinds: {', '.join(KINDS)}")
@@ -114,5 +121,9 @@ class _Screen:
         return " | ".join([*words, progress.stage])
 
 
+app = typer.Typer(add_completion=False)
+app.callback(invoke_without_command=True)(main)
+app.command("rollouts")(run_rollouts)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

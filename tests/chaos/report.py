@@ -92,7 +92,7 @@ def markdown(outcome: Outcome) -> str:
     ]
     lines += [f"- {sentence}" for sentence in outcome.verdict] + [""] * bool(outcome.verdict)
     names = (*_NUMBERS, "dead_lettered", "leaked", "rebuilt_the_same")
-    lines += _rows({name.replace("_", " "): summary[name] for name in names if name in summary}, "predictions")
+    lines += rows({name.replace("_", " "): summary[name] for name in names if name in summary}, "predictions")
     parts: dict[str, Mapping[str, object]] = {
         "Ran": {
             **outcome.system,
@@ -122,7 +122,7 @@ def markdown(outcome: Outcome) -> str:
             parts[f"Ledger compared with the lake: {name}"] = found
     for title, values in parts.items():
         if values:
-            lines += ["", f"## {title}", "", *_rows(values, "")]
+            lines += ["", f"## {title}", "", *rows(values, "")]
     return "\n".join(lines) + "\n"
 
 
@@ -130,7 +130,7 @@ def _durations(durations: Mapping[str, float] | None) -> str:
     return f" (median {durations['median_s']} s, longest {durations['longest_s']} s)" if durations else ""
 
 
-def _rows(values: Mapping[str, object], column: str) -> list[str]:
+def rows(values: Mapping[str, object], column: str) -> list[str]:
     """Return a Markdown table of two columns."""
     found = [f"| | {column} |", "|---|---|"]
     for name, value in values.items():

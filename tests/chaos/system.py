@@ -59,7 +59,7 @@ class System:
         self.disks = disks
         self._services = services
         self.token = secrets.token_hex(4)
-        self.tasks = task_names(self.token)
+        self.tasks: Sequence[str] = task_names(self.token)
         self.spool_disk, self.lake_disk = home / "spool-disk", home / "lake-disk"
         self.spool, self.lake = self.spool_disk / "spool", self.lake_disk / "lake"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
@@ -114,6 +114,11 @@ class System:
         """Names of the service processes."""
         return [*self._services, GATEWAYS[1], WRITERS[1]]
 
+    @property
+    def gateways(self) -> Sequence[str]:
+        """Names of the gateways' processes, in the order of `gateway_urls`."""
+        return GATEWAYS
+
     async def start(self, say: Callable[[str], None]) -> None:
         """Start everything; returns when the gateways know the tasks. Raises StartError."""
         self._prepare()
@@ -133,7 +138,7 @@ class System:
         )
         await asyncio.to_thread(create_topics, self.settings)
         say(f"starting {len(self.services)} processes of {len(self._services)} services")
-        self.programs.start(MODEL, _python("tests.chaos.load.upstream", str(self._model_port)))
+        self._start_models()
         for name in self.services:
             self._start_service(name)
         await self._wait_until_ready()
@@ -154,24 +159,31 @@ class System:
         (self.home / "secrets").chmod(0o700)
         Credentials.load(self.home)
         (self.home / "models").symlink_to(self._models)
-        write_tasks(self.home / "tasks", self.tasks)
+        self._write_tasks()
         if self.disks:
             for folder, size in ((self.spool_disk, SPOOL_BYTES), (self.lake_disk, LAKE_BYTES)):
                 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
                 self._mounted.append(folder)
 
+    def _write_tasks(self) -> None:
+        write_tasks(self.home / "tasks", self.tasks)
+
+    def _start_models(self) -> None:
+        assert self.programs is not None
+        self.programs.start(MODEL, python("tests.chaos.load.upstream", str(self._model_port)))
+
     def _start_service(self, name: str) -> None:
         assert self.programs is not None
         service = name.partition("-")[0]
         env = {}
-        if name in GATEWAYS:
-            env["RATCHET_GATEWAY_PORT"] = self.gateway_urls[GATEWAYS.index(name)].rpartition(":")[2]
-        self.programs.start(name, _python(f"services.{service}.main"), env)
+        if name in self.gateways:
+            env["RATCHET_GATEWAY_PORT"] = self.gateway_urls[self.gateways.index(name)].rpartition(":")[2]
+        self.programs.start(name, python(f"services.{service}.main"), env)
 
     async def _wait_until_ready(self, seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         async with httpx.AsyncClient(timeout=5.0) as http:
-            for (name, url), task in itertools.product(zip(GATEWAYS, self.gateway_urls, strict=True), self.tasks):
+            for (name, url), task in itertools.product(zip(self.gateways, self.gateway_urls, strict=True), self.tasks):
                 problem = ""
                 while True:
                     with contextlib.suppress(httpx.HTTPError):
@@ -255,7 +267,8 @@ def can_mount() -> bool:
         folder.rmdir()
 
 
-def _python(module: str, *arguments: str) -> Launch:
+def python(module: str, *arguments: str) -> Launch:
+    """Return how a module is run."""
     return Launch(argv=(sys.executable, "-m", module, *arguments), cwd=str(ROOT), grace_seconds=20.0)
 
 

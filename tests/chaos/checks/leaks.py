@@ -142,7 +142,7 @@ def read_topics(scanner: Scanner, kafka: str, topics: Sequence[str], cipher: Cip
     """
     contents = TopicContents()
     values: dict[str, list[bytes]] = {topic: [] for topic in topics}
-    for message in _records(kafka, topics):
+    for message in records(kafka, topics):
         topic, value = str(message.topic()), message.value() or b""
         headers = {name: value.decode(errors="replace") for name, value in message.headers() or []}
         if topic.startswith("predictions.submitted"):
@@ -173,7 +173,7 @@ def _marker(value: bytes) -> str:
     return found[1].decode() if found else ""
 
 
-def _records(kafka: str, topics: Sequence[str]) -> Iterable[Message]:
+def records(kafka: str, topics: Sequence[str]) -> Iterable[Message]:
     """Yield every record. tansu reports the end of a partition too early, so a pause without records must follow."""
     consumer = Consumer({
         "bootstrap.servers": kafka, "group.id": "chaos-checker", "enable.auto.commit": False,

@@ -1,0 +1,152 @@
+"""What happened in a run, as plain records. Times are in seconds since 1970."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Move:
+    """A row of a task's history. `evidence`: as the deployer gave it."""
+
+    rollout_id: str
+    version: int
+    at: float
+    task: str
+    candidate: str
+    stage: str
+    reason: str
+    evidence: Mapping[str, Any]
+    paused: str = ""
+    moved_by: str = "ratchet"
+
+
+@dataclass(frozen=True)
+class Change:
+    """An event of `rollouts.changed`."""
+
+    rollout_id: str
+    at: float
+    stage: str
+    primary: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An event of `shadow.compared`, and its place in the topic. `candidate` None: the candidate failed."""
+
+    rollout_id: str
+    pair_id: str
+    prediction_id: str
+    subject: str
+    production: str
+    candidate: str | None
+    primary: str | None
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An event of `corrections.submitted` about a ticket, and its place. `label` None: the person could not tell."""
+
+    ticket_id: str
+    request_id: str
+    reviewer: str
+    label: str | None
+    at: float
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the deployer's ledger. `order`: of its ticket; None: it has none."""
+
+    rollout_id: str
+    pair_id: str
+    subject: str
+    agree: bool
+    ticket_id: str | None
+    order: int | None
+    asked: bool
+    outcome: float | None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A rollout that entered shadow, and the level that it drew."""
+
+    rollout_id: str
+    task: str
+    at: float
+    drawn: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """An event of `requests.observed`."""
+
+    task: str
+    adapter: str | None
+    variant: str
+    subject: str
+    status: int
+    latency_ms: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Flags:
+    """A task's flags: the adapters that primary and canary name while they are on, and whether shadow is on."""
+
+    primary: str | None
+    canary: str | None
+    shadow: bool
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """Since when an engine runs, and how often it was asked to prove each adapter that it lists."""
+
+    started: float
+    probes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look at all flags and engines. An engine that did not answer, or restarted during it, is not there."""
+
+    at: float
+    flags: Mapping[str, Flags]
+    engines: Mapping[str, EngineState]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The settings of the tasks that the checks need."""
+
+    yearly: float
+    cycles: int
+    canary_wealth: float
+    min_canary_requests: int
+    max_labels: int
+    min_tickets: int
+
+
+@dataclass
+class History:
+    """Everything that a run left. `expected`: the candidates that were published, with their tasks."""
+
+    rules: Rules
+    expected: Mapping[str, str] = field(default_factory=dict)
+    moves: Sequence[Move] = ()
+    changes: Sequence[Change] = ()
+    pairs: Sequence[Pair] = ()
+    answers: Sequence[Answer] = ()
+    entries: Sequence[Entry] = ()
+    draws: Sequence[Draw] = ()
+    requests: Sequence[Request] = ()
+    samples: Sequence[Sample] = ()

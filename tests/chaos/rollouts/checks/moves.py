@@ -1,0 +1,169 @@
+"""Every move against the evidence that there was: what raised exposure, what ended a candidate, what was drawn."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from tests.chaos.rollouts.checks.history import Draw, History, Move, Request
+from tests.chaos.rollouts.checks.tickets import Tickets
+from tests.chaos.rollouts.checks.wealth import binomial_mixture, draw, wealth
+
+ENDED = ("promoted", "rejected", "inconclusive")
+_ACTIVE = ("shadow", "canary")
+_NEXT = {
+    "queued": ("queued", "shadow", "rejected", "inconclusive"), "shadow": ("shadow", "canary", *ENDED[1:]),
+    "canary": ("canary", *ENDED), "promoted": ("rejected",), "rejected": (), "inconclusive": (),
+}  # fmt: skip
+"""A promotion that was not settled may still be taken back."""
+_HARM, _FUTILITY, _GUARD = 20.0, 10.0, 20.0
+_RATIO = 1.5
+_NEARLY = 1 - 1e-6
+
+
+def by_rollout(moves: Sequence[Move]) -> dict[str, list[Move]]:
+    """Return each rollout's moves, in their order."""
+    found = defaultdict[str, list[Move]](list)
+    for move in sorted(moves, key=lambda move: move.version):
+        found[move.rollout_id].append(move)
+    return found
+
+
+def move_problems(history: History) -> Iterator[str]:
+    """Check every rollout by itself, and that no task compared two at once."""
+    rollouts = by_rollout(history.moves)
+    last = {moves[-1].candidate: moves[-1].stage for moves in rollouts.values()}
+    for candidate in history.expected:
+        if last.get(candidate) not in ENDED:
+            yield f"{candidate} never ended: it is {last.get(candidate, 'nowhere')}"
+    for rollout_id, moves in rollouts.items():
+        yield from _order_problems(rollout_id, moves)
+        tickets = Tickets(history, rollout_id)
+        for before, move in pairwise(moves):
+            yield from (f"{move.candidate}, {move.stage}: {problem}" for problem in _unsupported(
+                history, tickets, before, move
+            ))  # fmt: skip
+        asked = sum(ticket.entry.asked for ticket in tickets.all)
+        entered = any(move.stage in _ACTIVE for move in moves)
+        if entered and asked < history.rules.min_tickets:
+            yield f"{moves[-1].candidate}: only {asked} tickets, so little was tested"
+    yield from _overlaps(rollouts)
+
+
+def _order_problems(rollout_id: str, moves: Sequence[Move]) -> Iterator[str]:
+    if [move.version for move in moves] != list(range(len(moves))):
+        yield f"{rollout_id}: its history has the versions {[move.version for move in moves]}"
+    if moves[0].stage != "queued":
+        yield f"{rollout_id} began as {moves[0].stage}"
+    for before, move in pairwise(moves):
+        if move.stage not in _NEXT[before.stage] or move.at < before.at:
+            yield f"{rollout_id} went from {before.stage} to {move.stage}"
+
+
+def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -> Iterator[str]:
+    """Say why a move is not supported by what there was at its time."""
+    said, rules = move.evidence, history.rules
+    greatest = tickets.greatest_wealth(move.at)
+    if said["wealth"] * _NEARLY > greatest:
+        yield f"it claims a wealth of {said['wealth']:.4g}, and the answers so far allow {greatest:.4g}"
+    for name, sign in (("wins", 1), ("losses", -1), ("labels", 0)):
+        if said[name] > (possible := tickets.count(move.at, sign)):
+            yield f"it counts {said[name]} {name}, and the answers so far are {possible}"
+    if move.stage == before.stage:
+        return
+    if move.paused and move.stage in ("canary", "promoted"):
+        yield "a paused candidate was moved to more users"
+    if move.stage == "canary":
+        yield from _not_earned(said, greatest, rules.canary_wealth, min(rules.canary_wealth, 1 / said["alpha"]))
+    elif move.stage == "promoted":
+        yield from _not_earned(said, greatest, 1 / said["alpha"], min(rules.canary_wealth, 1 / said["alpha"]))
+        served = sum(request.status < 400 for request in _canary_requests(history, move))
+        if min(served, said["canary_requests"] - said["canary_errors"]) < rules.min_canary_requests:
+            yield f"the canary had served {served} requests"
+    elif move.stage == "rejected":
+        yield from _not_rejected(history, tickets, move)
+    elif move.stage == "inconclusive":
+        settled = sum(bool(ticket.possible(move.at)) for ticket in tickets.all if ticket.entry.asked)
+        if "labels are spent" not in move.reason or settled < rules.max_labels:
+            yield f"{settled} of {rules.max_labels} labels were there: {move.reason}"
+
+
+def _not_earned(said: Mapping[str, Any], greatest: float, threshold: float, now: float) -> Iterator[str]:
+    """Wealth was there, and the labels as they stood were still worth it, and did not show harm."""
+    if greatest < threshold * _NEARLY:
+        yield f"wealth {greatest:.4g} is less than {threshold:.4g}"
+    wins, losses = [1.0] * int(said["wins"]), [-1.0] * int(said["losses"])
+    if wealth([*wins, *losses]) < now * _NEARLY:
+        yield f"{len(wins)} wins and {len(losses)} losses, as they stood, were worth {wealth([*wins, *losses]):.4g}"
+    if wealth([-x for x in (*wins, *losses)]) >= _HARM:
+        yield f"{len(wins)} wins and {len(losses)} losses showed harm"
+
+
+def _not_rejected(history: History, tickets: Tickets, move: Move) -> Iterator[str]:
+    if "the candidate is worse" in move.reason:
+        if (harm := tickets.greatest_harm(move.at)) < _HARM * _NEARLY:
+            yield f"harm was {harm:.4g}"
+    elif "unlikely to win" in move.reason:
+        if (odds := tickets.greatest_futility(move.at)) < _FUTILITY * _NEARLY:
+            yield f"the odds against it were {odds:.4g}"
+    elif found := re.search(r"fails too often: (\d+) of the (\d+) users .* has (\d+) % of users", move.reason):
+        canary, bad, percent = map(int, found.groups())
+        failed = {r.subject for r in _canary_requests(history, move) if r.status >= 500 or r.status == 404}
+        if canary > len(failed) or binomial_mixture(canary, bad, percent / 100, _RATIO) < _GUARD:
+            yield f"{len(failed)} of its users had failed requests: {move.reason}"
+    elif found := re.search(r"too slow: (\d+) of (\d+) answers took longer than (\d+) ms", move.reason):
+        slow, _, limit = map(int, found.groups())
+        subjects = {r.subject for r in _canary_requests(history, move) if r.latency_ms > limit - 1}
+        if len(subjects) < slow:
+            yield f"{len(subjects)} of its users waited longer than {limit} ms: {move.reason}"
+    else:
+        yield f"no evidence is a reason for: {move.reason}"
+
+
+def _canary_requests(history: History, move: Move) -> list[Request]:
+    """Return the candidate's requests from the start of its canary until the move."""
+    starts = [m.at for m in history.moves if m.rollout_id == move.rollout_id and m.stage == "canary"]
+    since = min(starts, default=move.at)
+    return [
+        r for r in history.requests
+        if r.task == move.task and r.variant == "canary" and r.adapter == move.candidate and since <= r.at <= move.at
+    ]  # fmt: skip
+
+
+def _overlaps(rollouts: dict[str, list[Move]]) -> Iterator[str]:
+    spans = defaultdict[str, list[tuple[float, float, str]]](list)
+    for rollout_id, moves in rollouts.items():
+        if entered := [move.at for move in moves if move.stage in _ACTIVE]:
+            end = [move.at for move in moves if move.stage in ENDED]
+            spans[moves[0].task].append((entered[0], end[0] if end else float("inf"), rollout_id))
+    for found in spans.values():
+        for first, second in pairwise(sorted(found)):
+            if second[0] < first[1]:
+                yield f"{second[2]} entered shadow before {first[2]} ended"
+
+
+def draw_problems(history: History) -> Iterator[str]:
+    """Check every level: what had accrued by then, and what a promoted predecessor gave back."""
+    stages = {rollout_id: moves[-1].stage for rollout_id, moves in by_rollout(history.moves).items()}
+    by_task = defaultdict[str, list[Draw]](list)
+    for found in sorted(history.draws, key=lambda found: found.at):
+        by_task[found.task].append(found)
+    rules = history.rules
+    for draws in by_task.values():
+        for position, found in enumerate(draws):
+            earlier = draws[:position]
+            allowed = draw(rules.yearly, rules.cycles, [(d.at, d.drawn) for d in earlier], found.at)
+            if found.drawn * _NEARLY > allowed:
+                yield f"{found.rollout_id} drew {found.drawn:.4g}, and {allowed:.4g} had accrued"
+            was_promoted = bool(earlier) and stages.get(earlier[-1].rollout_id) == "promoted"
+            returned = earlier[-1].alpha if was_promoted else 0.0
+            if found.alpha * _NEARLY > min(found.drawn + returned, rules.yearly):
+                parts = f"it drew {found.drawn:.4g}, and {returned:.4g} came back"
+                yield f"{found.rollout_id} was tested at {found.alpha:.4g}, but {parts}"
+    levels = {found.rollout_id: found.alpha for found in history.draws}
+    for move in history.moves:
+        if move.stage in ("shadow", "canary", "promoted") and move.evidence["alpha"] != levels.get(move.rollout_id):
+            yield f"{move.rollout_id} was decided at {move.evidence['alpha']}, and drew {levels.get(move.rollout_id)}"

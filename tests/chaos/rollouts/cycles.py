@@ -1,0 +1,163 @@
+"""Plays trainer and evaluator: each task gets one candidate after the other, and now and then one while another is
+compared, which waits for its turn and is evaluated again if production has changed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from schemas.adapters import PROBES, PROBES_FILE, AdapterEvaluated, ArmScore, EvaluationRequested, Probe, Probes
+from schemas.base import Gate, Interval
+from schemas.conversation import Message, Role
+from schemas.datasets import Example
+from schemas.rollouts import RolloutChanged, Stage
+from schemas.tasks import TaskSpec
+from services.evaluator.domain import probe_prompts
+from shared.conversation import chat_messages
+from shared.identity import event_id
+from tests.chaos.rollouts.engine import first_tokens, number
+from tests.chaos.rollouts.passing import ask_vllm
+from tests.chaos.rollouts.system import RolloutSystem
+from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
+from tests.chaos.rollouts.topics import PatientPublisher
+
+ENDED = (Stage.PROMOTED, Stage.REJECTED, Stage.INCONCLUSIVE)
+VLLM_SIZE = 30, 576
+"""Layers and width of SmolLM2-135M-Instruct."""
+_QUEUED_EVERY = 4
+"""Every so many candidates come while the one before is compared."""
+
+
+class Cycles:
+    """All tasks' candidates. `kinds`: of each adapter that was published. `stages`: where each is, as last heard."""
+
+    def __init__(self, system: RolloutSystem, publisher: PatientPublisher) -> None:
+        self._system = system
+        self._publisher = publisher
+        self.kinds: dict[str, Kind] = {}
+        self.stages: dict[str, Stage] = {}
+        self._primaries: dict[str, str | None] = {}
+        self._heard = asyncio.Condition()
+        self._dataset_uri = ""
+
+    @property
+    def ended(self) -> int:
+        return sum(stage in ENDED for stage in self.stages.values())
+
+    async def on_changed(self, event: RolloutChanged) -> None:
+        """Note where a rollout is. An older event, read again, changes nothing: an ended candidate stays ended."""
+        async with self._heard:
+            if self.stages.get(event.candidate_adapter) not in ENDED:
+                self.stages[event.candidate_adapter] = event.stage
+            self._primaries[event.task] = event.primary_adapter
+            self._heard.notify_all()
+
+    async def on_requested(self, event: EvaluationRequested) -> None:
+        """Evaluate a candidate again, against the model that serves by now."""
+        spec = self._system.specs[event.task]
+        verdict = self._verdict(spec, event.adapter, event.data_cutoff, event.against)
+        again = event_id("chaos", event.event_id)
+        await self._publisher.publish("evaluator", verdict.model_copy(update={"event_id": again}))
+
+    async def play(self, task: str, kinds: Sequence[Kind]) -> None:
+        """Publish a task's candidates one after the other, and return when the last one has ended."""
+        before = ""
+        for position, kind in enumerate(kinds):
+            if before and position % _QUEUED_EVERY == _QUEUED_EVERY - 1:
+                await self._wait(before, (Stage.SHADOW, Stage.CANARY, *ENDED))
+            elif before:
+                await self._wait(before, ENDED)
+            name = f"{task}-{position:02d}-{kind.value}"
+            self.kinds[name] = kind
+            await self._publish(self._system.specs[task], name, kind)
+            before = name
+        for name in [name for name in self.kinds if name.startswith(f"{task}-")]:
+            await self._wait(name, ENDED)
+
+    async def _wait(self, candidate: str, stages: Sequence[Stage]) -> None:
+        async with self._heard:
+            await self._heard.wait_for(lambda: self.stages.get(candidate) in stages)
+
+    async def _publish(self, spec: TaskSpec, name: str, kind: Kind) -> None:
+        folder = self._system.home / "work" / name
+        await asyncio.to_thread(self._store_adapter, spec, name, kind, folder)
+        await asyncio.to_thread(self._store_probes, spec, name, await self._probe(spec, name))
+        verdict = self._verdict(spec, name, datetime.now(UTC), self._primaries.get(spec.name))
+        await self._publisher.publish("evaluator", verdict)
+
+    def _store_adapter(self, spec: TaskSpec, name: str, kind: Kind, folder: Path) -> None:
+        store = self._system.store
+        self._dataset_uri = self._dataset_uri or _publish_dataset(self._system)
+        write_adapter(folder, spec.base_model, name, kind)
+        store.publish(folder, "adapters", name)
+        shutil.rmtree(folder)
+
+    async def _probe(self, spec: TaskSpec, name: str) -> list[Probe]:
+        """Return the probes as an evaluation would leave them, which asks vLLM itself and none of the replicas."""
+        prompts = probe_prompts(spec)
+        if VLLM_MARK in name:
+            assert self._system.vllm_url is not None
+            adapter, base = await ask_vllm(self._system.vllm_url, name, spec.base_model, prompts)
+        else:
+            asked = [chat_messages(prompt) for prompt in prompts]
+            adapter, base = ([first_tokens(seed, messages) for messages in asked] for seed in (name, "base"))
+        return [Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, adapter, base, strict=True)]
+
+    def _store_probes(self, spec: TaskSpec, name: str, probes: Sequence[Probe]) -> None:
+        output = self._system.home / "work" / f"{name}-probes"
+        output.mkdir()
+        whole = Probes(adapter=name, base_model=spec.base_model, probes=tuple(probes))
+        (output / PROBES_FILE).write_text(whole.model_dump_json())
+        (output / "manifest.json").write_text("{}")
+        self._system.store.publish(output, PROBES, name)
+        shutil.rmtree(output)
+
+    def _verdict(self, spec: TaskSpec, name: str, cutoff: datetime, against: str | None) -> AdapterEvaluated:
+        return AdapterEvaluated(
+            occurred_at=datetime.now(UTC), task=spec.name, task_revision=spec.revision, cycle_id=f"cycle-{name}",
+            adapter=name, adapter_uri=self._system.store.address("adapters", name), base_model=spec.base_model,
+            dataset_id="d1", dataset_uri=self._dataset_uri, data_cutoff=cutoff, verdict="passed",
+            gates=(Gate(name="min_gain", passed=True, measured=0.1, required=">= 0"),),
+            candidate=_score(name, 0.9), production=_score(against, 0.8), spec=spec,
+        )  # fmt: skip
+
+
+def _score(adapter: str | None, value: float) -> ArmScore:
+    accuracy = Interval(value=value, low=value - 0.1, high=value + 0.1, n=100)
+    return ArmScore(adapter=adapter, accuracy=accuracy, macro_f1=value, latency_ms_p50=1.0)
+
+
+def write_adapter(folder: Path, base_model: str, name: str, kind: Kind) -> None:
+    """Write a LoRA of random weights in PEFT's format, whose manifest tells the stand-in how it answers."""
+    folder.mkdir(parents=True)
+    layers, width = VLLM_SIZE if base_model == VLLM_BASE else (1, 8)
+    rng = np.random.default_rng(number(name))
+    weights = {}
+    for layer in range(layers):
+        stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        for side, shape in {"A": (4, width), "B": (width, 4)}.items():
+            weights[f"{stem}.lora_{side}.weight"] = (0.2 * rng.standard_normal(shape)).astype(np.float32)
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "base_model_name_or_path": base_model, "r": 4, "target_modules": ["q_proj"]}
+    config |= {"lora_alpha": 8, "task_type": "CAUSAL_LM", "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    manifest = {"seed": name, "breaks_streams": kind is Kind.FRAGILE}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _publish_dataset(system: RolloutSystem) -> str:
+    """Publish training rows that are like none of the traffic."""
+    folder = system.home / "work" / "dataset"
+    folder.mkdir(parents=True, exist_ok=True)
+    messages = (Message(role=Role.USER, content="An entirely different row"), Message(role=Role.ASSISTANT, content="x"))
+    row = Example(example_id="e1", messages=messages, group="g1", prediction_ids=(), correction_ids=())
+    (folder / "train.jsonl").write_text(row.model_dump_json() + "\n")
+    (folder / "manifest.json").write_text("{}")
+    return system.store.publish(folder, "datasets", "d1")

@@ -1,0 +1,62 @@
+"""The processes of a run: what decides about rollouts, and what that stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.devstack.catalog import part_named
+from deploy.devstack.config import HOST, StackConfig
+from schemas.tasks import TaskSpec
+from shared.storage.artifacts import ArtifactStore
+from tests.chaos.rollouts.tasks import BASE_MODEL, VLLM_BASE, VLLM_MARK, spec_of, write_task
+from tests.chaos.system import System, python
+from tests.conftest import free_ports
+
+SERVICES = ("scheduler", "gateway", "shadow", "deployer")
+ENGINES, VLLM = ("engine-1", "engine-2"), "vllm"
+
+
+class RolloutSystem(System):
+    """Two engines, one gateway, shadow, deployer and scheduler; `on_vllm` of the tasks are served by a real vLLM."""
+
+    gateways: Sequence[str] = ("gateway",)
+
+    def __init__(self, home: Path, tasks: int, on_vllm: int = 0) -> None:
+        super().__init__(home, disks=False, services=SERVICES)
+        marks = [VLLM_MARK if number < on_vllm else "-" for number in range(tasks)]
+        self.tasks = [f"rollout-{self.token}{mark}{number}" for number, mark in enumerate(marks)]
+        self.specs: dict[str, TaskSpec] = {
+            task: spec_of(task, VLLM_BASE if VLLM_MARK in task else BASE_MODEL) for task in self.tasks
+        }
+        self.gateway_urls = self.gateway_urls[:1]
+        *ports, deployer = free_ports(len(ENGINES) + 1)
+        self.engine_urls = tuple(f"http://{HOST}:{port}" for port in ports)
+        self.deployer_url = f"http://{HOST}:{deployer}"
+        overrides = {
+            "VLLM": ",".join(self.engine_urls), "ARTIFACTS": str(home / "artifacts"),
+            "DEPLOYER_PORT": str(deployer), "DEPLOYER_TICK_SECONDS": "1",
+        }  # fmt: skip
+        self.env |= {f"RATCHET_{name}": value for name, value in overrides.items()}
+        self.config = StackConfig.load(home, self.env)
+        self.vllm_url = f"http://{self.config.address('vllm')}" if on_vllm else None
+
+    @property
+    def services(self) -> list[str]:
+        return list(SERVICES)
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(str(self.home / "artifacts"), self.home / "cache")
+
+    def _write_tasks(self) -> None:
+        for spec in self.specs.values():
+            write_task(self.home / "tasks", spec)
+
+    def _start_models(self) -> None:
+        assert self.programs is not None
+        behind = () if self.vllm_url is None else (self.vllm_url,)
+        if behind:
+            self.programs.start(VLLM, part_named(VLLM).launch(self.config))
+        for name, url in zip(ENGINES, self.engine_urls, strict=True):
+            self.programs.start(name, python("tests.chaos.rollouts.engine", url.rpartition(":")[2], *behind))

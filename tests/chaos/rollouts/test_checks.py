@@ -1,0 +1,260 @@
+"""The checks of a run of rollouts find every kind of fault: what cannot fail proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.deployer.statistics import betting
+from tests.chaos.rollouts.checks import scenario
+from tests.chaos.rollouts.checks.checker import check
+from tests.chaos.rollouts.checks.history import Answer, EngineState, Flags, History, Move, Sample
+from tests.chaos.rollouts.checks.scenario import ENGINE, TASK, right_history
+from tests.chaos.rollouts.checks.wealth import binomial_mixture, max_futility, max_wealth, wealth
+
+
+def problems(history: History) -> list[str]:
+    return [problem for found in check(history).values() for problem in found]
+
+
+def test_a_history_in_which_everything_is_right_has_no_problem() -> None:
+    assert problems(right_history()) == []
+
+
+def _move(history: History, candidate: str, of: str, **changes: Any) -> None:
+    """Change a move, and the event about it; keys of the evidence are given as `said_…`."""
+    moves = list(history.moves)
+    index = next(i for i, move in enumerate(moves) if (move.candidate, move.stage) == (candidate, of))
+    said = {name.removeprefix("said_"): changes.pop(name) for name in list(changes) if name.startswith("said_")}
+    moves[index] = replace(moves[index], **changes, evidence={**moves[index].evidence, **said})
+    history.moves = moves
+
+
+def _set_stage(history: History, candidate: str, stage: str, new: str, reason: str = "") -> None:
+    _move(history, candidate, stage, stage=new, reason=reason)
+    history.changes = [
+        replace(change, stage=new) if (change.rollout_id, change.stage) == (f"rollout-{candidate}", stage) else change
+        for change in history.changes
+    ]  # fmt: skip
+
+
+def _fewer_answers(history: History) -> None:
+    """The canary began when ten tickets had an answer, and claims the wealth of thirty."""
+    history.answers = [replace(answer, at=answer.at + 20) for answer in history.answers]
+
+
+def _harm_now(history: History) -> None:
+    """What was once a proof is followed by as many losses."""
+    _move(history, "good", "promoted", said_losses=45)
+    losses = range(45, 90)
+    history.pairs = [*history.pairs, *(replace(history.pairs[0], pair_id=f"pair-l{n}") for n in losses)]
+    extra = [
+        replace(history.entries[0], pair_id=f"pair-l{n}", subject=f"l{n}", ticket_id=f"l{n}", order=n + 1, outcome=-1.0)
+        for n in losses
+    ]  # fmt: skip
+    history.entries = [*history.entries, *extra]
+    history.answers = [*history.answers, *(Answer(f"l{n}", f"l{n}", "ann", "refund", 150.0, (0, n)) for n in losses)]
+
+
+def _no_canary_answers(history: History) -> None:
+    history.requests = [request for request in history.requests if request.adapter != "good"]
+
+
+def _refused_canary_answers(history: History) -> None:
+    history.requests = [replace(r, status=400) if r.adapter == "good" else r for r in history.requests]
+
+
+def _no_failures(history: History) -> None:
+    history.requests = [replace(request, status=200) for request in history.requests]
+
+
+def _rejected_without_reason(history: History) -> None:
+    _move(history, "bad", "rejected", reason="vLLM does not serve bad")
+
+
+def _rejected_without_harm(history: History) -> None:
+    history.entries = [replace(e, outcome=None) if e.rollout_id == "rollout-bad" else e for e in history.entries]
+    history.answers = [a for a in history.answers if "bad" not in a.ticket_id]
+
+
+def _inconclusive_with_labels_left(history: History) -> None:
+    _set_stage(history, "bad", "rejected", "inconclusive", "all 80 labels are spent")
+
+
+def _never_ended(history: History) -> None:
+    history.expected = {**history.expected, "lost": TASK}
+
+
+def _move_is_missing(history: History) -> None:
+    history.moves = [m for m in history.moves if (m.candidate, m.stage) != ("good", "canary")]
+
+
+def _two_at_once(history: History) -> None:
+    _move(history, "bad", "shadow", at=150.0)
+
+
+def _paused(history: History) -> None:
+    _move(history, "good", "promoted", paused="by hand")
+
+
+def _drew_too_much(history: History) -> None:
+    history.draws = [replace(d, drawn=d.drawn * 2, alpha=d.alpha * 2) for d in history.draws]
+
+
+def _returned_by_one_that_lost(history: History) -> None:
+    history.draws = [*history.draws[:2], replace(history.draws[2], alpha=history.draws[1].alpha)]
+
+
+def _other_level(history: History) -> None:
+    _move(history, "good", "promoted", said_alpha=0.05)
+
+
+def _subject_twice(history: History) -> None:
+    history.entries = [replace(e, subject="one") if e.rollout_id == "rollout-bad" else e for e in history.entries]
+
+
+def _answer_is_lost(history: History) -> None:
+    entries = list(history.entries)
+    entries[0] = replace(entries[0], outcome=None)
+    history.entries = entries
+
+
+def _answer_is_invented(history: History) -> None:
+    history.answers = list(history.answers)[1:]
+
+
+def _answer_counts_otherwise(history: History) -> None:
+    history.answers = [replace(history.answers[0], label="refund"), *list(history.answers)[1:]]
+
+
+def _pair_is_lost(history: History) -> None:
+    history.entries = [e for e in history.entries if e.ticket_id != "ticket-bad-0"]
+    history.entries = [
+        replace(e, order=e.order - 1) if e.order and e.rollout_id == "rollout-bad" else e for e in history.entries
+    ]
+
+
+def _pair_is_invented(history: History) -> None:
+    history.pairs = list(history.pairs)[1:]
+
+
+def _agreeing_pair_bets(history: History) -> None:
+    history.entries = [replace(history.entries[0], agree=True), *list(history.entries)[1:]]
+
+
+def _sample(history: History, number: int, flags: Flags | None = None, state: EngineState | None = None) -> None:
+    samples = list(history.samples)
+    old = samples[number]
+    engines = {ENGINE: state} if state is not None else old.engines
+    samples[number] = Sample(old.at, {TASK: flags or old.flags[TASK]}, engines)
+    history.samples = samples
+
+
+def _canary_not_loaded(history: History) -> None:
+    _sample(history, 3, state=EngineState(-1_000.0, {}))
+
+
+def _primary_not_proved(history: History) -> None:
+    _sample(history, 4, state=EngineState(-1_000.0, {"good": 4}))
+
+
+def _primary_lost_for_long(history: History) -> None:
+    _sample(history, 5, state=EngineState(0.0, {"bad": 5}))
+
+
+def _primary_before_promotion(history: History) -> None:
+    _sample(history, 2, Flags("good", None, True))
+
+
+def _canary_without_move(history: History) -> None:
+    _sample(history, 5, Flags("good", "bad", True))
+
+
+def _canary_stays_on(history: History) -> None:
+    _sample(history, -2, Flags("good", "good", True))
+
+
+def _wrong_flags_in_the_end(history: History) -> None:
+    _sample(history, -1, Flags(None, None, False))
+
+
+def _never_published(history: History) -> None:
+    history.changes = [change for change in history.changes if change.stage != "promoted"]
+
+
+def _says_another_serves(history: History) -> None:
+    history.changes = [replace(change, primary=None) for change in history.changes]
+
+
+def _wrong_opponent(history: History) -> None:
+    history.pairs = [replace(pair, primary=None) for pair in history.pairs]
+
+
+FAULTS: dict[Callable[[History], None], str] = {
+    _fewer_answers: "good, canary: it claims a wealth",
+    _harm_now: "good, promoted: 45 wins and 45 losses, as they stood",
+    _no_canary_answers: "good, promoted: the canary had served 0 requests",
+    _refused_canary_answers: "good, promoted: the canary had served 0 requests",
+    _no_failures: "fragile, rejected: 0 of its users had failed requests",
+    _rejected_without_reason: "bad, rejected: no evidence is a reason for: vLLM does not serve bad",
+    _rejected_without_harm: "bad, rejected: harm was 1",
+    _inconclusive_with_labels_left: "bad, inconclusive: 25 of 80 labels were there",
+    _never_ended: "lost never ended: it is nowhere",
+    _move_is_missing: "rollout-good: its history has the versions [0, 1, 3]",
+    _two_at_once: "rollout-bad entered shadow before rollout-good ended",
+    _paused: "good, promoted: a paused candidate was moved to more users",
+    _drew_too_much: "rollout-good drew 0.0002, and 0.0001 had accrued",
+    _returned_by_one_that_lost: "rollout-fragile was tested at",
+    _other_level: "rollout-good was decided at 0.05",
+    _subject_twice: "rollout-bad: 1 subjects bet twice (one)",
+    _answer_is_lost: "rollout-good: the answers to 1 tickets were lost (ticket-good-0)",
+    _answer_is_invented: "rollout-good: ticket-good-0 counts 1, which no answer says",
+    _answer_counts_otherwise: "rollout-good: ticket-good-0 counts 1, which no answer says",
+    _pair_is_lost: "rollout-bad: 1 pairs were lost (pair-bad-0)",
+    _pair_is_invented: "rollout-good: pair-good-0 is in the ledger, and nobody compared it",
+    _agreeing_pair_bets: "rollout-good: ticket-good-0 was drawn for a pair that agrees",
+    _canary_not_loaded: "canary came to name good, which is not loaded",
+    _primary_not_proved: "primary came to name good, which is not proved",
+    _primary_lost_for_long: "primary names good, which is not loaded",
+    _primary_before_promotion: "task: primary names good, and None serves by its history",
+    _canary_without_move: "task: canary names bad, which has no canary by its history",
+    _canary_stays_on: "task: canary names good, which has no canary by its history",
+    _wrong_flags_in_the_end: "task: in the end its flags are",
+    _never_published: "good: that it is promoted was never published",
+    _says_another_serves: "rollout-bad, shadow: it says that None serves, not good",
+    _wrong_opponent: "rollout-bad was compared with another adapter than serves",
+}
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__.strip("_"))
+def test_a_planted_fault_is_found(plant: Callable[[History], None]) -> None:
+    history = right_history()
+    plant(history)
+    found = problems(history)
+    assert any(problem.startswith(FAULTS[plant]) for problem in found), found
+
+
+def test_a_promotion_that_was_taken_back_before_it_was_settled_serves_nobody() -> None:
+    history = right_history()
+    good = [move for move in history.moves if move.candidate == "good"]
+    reason = "the canary fails too often: 12 of the 12 users with a failed request were in it, which has 25 % of users"
+    back = Move(good[-1].rollout_id, 4, 165.0, TASK, "good", "rejected", reason, good[-1].evidence)
+    history.moves = [*history.moves, back]
+    assert any(problem.startswith("task: primary names good, and None serves") for problem in problems(history))
+
+
+def test_no_code_of_a_service_decides_what_is_right() -> None:
+    for path in Path(scenario.__file__).parent.glob("*.py"):
+        assert "services." not in path.read_text(), path
+
+
+def test_the_second_formulas_agree_with_the_deployers() -> None:
+    outcomes = [1.0, -1.0, 1.0, 0.0, 0.5, 1.0, 1.0, -1.0, 1.0, 1.0]
+    assert wealth(outcomes) == pytest.approx(betting.wealth_now(outcomes))
+    assert max_wealth(outcomes) == pytest.approx(betting.max_wealth(outcomes))
+    assert max_futility([-1.0] * 8) == pytest.approx(betting.futility([-1.0] * 8))
+    assert binomial_mixture(7, 9, 0.25, 1.5) == pytest.approx(betting.canary_guard(7, 9, 0.25, 1.5))
