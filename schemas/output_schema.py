@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import StringConstraints
+
+FieldPath = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+"""A field of an answer, as `fields_of` names it."""
 MAX_FIELDS = 200
 MAX_SCHEMA_CHARS = 50_000
 _MAX_DEPTH = 12
@@ -103,6 +107,22 @@ def fields_of(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:
 def property_names(schema: Mapping[str, Any]) -> list[str]:
     """Return the names of an object's properties in the schema's order, which guided decoding writes them in."""
     return list(schema.get("properties") or {})
+
+
+def texts_of(schema: Mapping[str, Any]) -> set[str]:
+    """Return the names and allowed values of a schema: the task's own words, which are nobody's data."""
+    found = set[str]()
+    values: list[Any] = [schema]
+    while values:
+        value = values.pop()
+        if isinstance(value, list):
+            values += value
+        elif isinstance(value, dict):
+            found.update(value.get("properties") or {})
+            allowed = [*(value.get("enum") or ()), value.get("const")]
+            found.update(each for each in allowed if isinstance(each, str))
+            values += value.values()
+    return found
 
 
 def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,14 +8,16 @@ from pydantic import AwareDatetime, Field, JsonValue
 
 from schemas.base import Event, Frozen, Identifier, Probability, ShortText, Text, Variant
 from schemas.conversation import Answer, Call, JsonObject, Messages, Surrogates, ToolCall
+from schemas.output_schema import MAX_FIELDS, FieldPath
 
 
 class Confidence(Frozen):
     """How sure the model was, computed from the log-probabilities of its tokens.
 
     `score` of a classification is the probability of the answered label among the task's labels, calibrated where the
-    adapter has a calibration; of a generation, the geometric mean of its tokens' probabilities; None where the
-    upstream reported no log-probabilities. `shared/model/confidence.py` says how each field is computed.
+    adapter has a calibration; of a generation, the geometric mean of its tokens' probabilities; of an extraction, the
+    probability of its least sure field; None where the upstream reported no log-probabilities.
+    `shared/model/confidence.py` says how each field is computed.
     """
 
     score: Probability | None = None
@@ -35,7 +37,12 @@ class Confidence(Frozen):
         "the engine reports only the tokens that its constraint allows, as vLLM does.",
     )
     uncertain_share: Probability | None = Field(
-        default=None, description="Generation: the share of tokens with a probability under one half."
+        default=None, description="Generation and extraction: the share of tokens with a probability under one half."
+    )
+    fields: dict[FieldPath, Probability] | None = Field(
+        default=None,
+        max_length=MAX_FIELDS,
+        description="Extraction: the probability of each field that the answer has.",
     )
     calibration: Identifier | None = Field(default=None, description="The calibration that turned `raw` into `score`.")
 

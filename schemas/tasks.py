@@ -18,11 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from schemas.base import Event, Identifier, Probability, ShortText, TaskName
 from schemas.conversation import JsonObject
 from schemas.golden import GoldenSet
-from schemas.output_schema import MAX_FIELDS, MAX_SCHEMA_CHARS, fields_of
+from schemas.output_schema import MAX_FIELDS, MAX_SCHEMA_CHARS, FieldPath, fields_of
 
 NO_TASK = "pass-through"
 """Stands in `requests.observed` for all models that are no task: no task may have this name."""
-FieldPath = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 
 

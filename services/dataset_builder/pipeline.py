@@ -12,7 +12,13 @@ from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
 from services.dataset_builder.building.carry_over import Revision, carry_over, with_current_prompt
-from services.dataset_builder.building.chat_format import Rejection, cut_answer_error, format_error, output_error
+from services.dataset_builder.building.chat_format import (
+    Rejection,
+    cut_answer_error,
+    format_error,
+    output_error,
+    schema_error,
+)
 from services.dataset_builder.building.length import TokenCounter, length_error
 from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.building.places.placement import Placed, make_examples
@@ -183,6 +189,13 @@ def _validate(
     return valid, left_out
 
 
+def _output_error(row: Row, spec: TaskSpec) -> Rejection | None:
+    """The schema of an extraction is the task's of today, not that of the call, which may be an earlier one."""
+    if spec.output_schema is not None:
+        return schema_error(row.messages[-1], spec.output_schema)
+    return output_error(row.messages[-1], row.call.response_format)
+
+
 def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejection | None:
     """Return why a row is no example: first what it says itself, then what is wrong with its form."""
     if error := never_trained(row.call, row.answers) or cut_answer_error(row.label, row.answers, spec):
@@ -190,6 +203,6 @@ def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejec
     messages, tools = row.messages, row.tools
     return (
         format_error(messages, tools, spec)
-        or output_error(messages[-1], row.call.response_format)
+        or _output_error(row, spec)
         or length_error(messages, tools, spec, count_tokens)
     )

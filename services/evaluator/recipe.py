@@ -15,6 +15,7 @@ from schemas.conversation import JsonObject
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import GradedAnswers, Question, wilson
 from shared.conversation import chat_messages
+from shared.conversation.response_format import response_format
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.grading.grade import grade
 from shared.model.confidence import measure, request_fields
@@ -105,7 +106,9 @@ async def ask_again(
 
 
 async def _complete(client: CompletionClient, model: str, question: Question, spec: TaskSpec) -> Completion | None:
-    messages = chat_messages(question.messages)
+    messages, fields = chat_messages(question.messages), request_fields(spec)
+    if (wanted := response_format(spec)) is not None:
+        fields["response_format"] = wanted
     for _ in range(_MAX_ATTEMPTS):
         try:
             return await client.complete(
@@ -114,7 +117,7 @@ async def _complete(client: CompletionClient, model: str, question: Question, sp
                 tools=() if spec.labels else question.tools,  # Constrained to labels, an answer cannot call one.
                 choices=spec.labels,
                 max_tokens=spec.max_answer_tokens,
-                fields=request_fields(spec),
+                fields=fields,
             )
         except DependencyUnavailable:
             continue

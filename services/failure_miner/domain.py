@@ -160,10 +160,6 @@ def suspect_of(prediction: AnsweredPrediction, delivery: Delivery[Any], embeddin
     )  # fmt: skip
 
 
-def same_answer(left: str, right: str) -> bool:
-    return left.strip().casefold() == right.strip().casefold()
-
-
 def priority(prediction: AnsweredPrediction, purpose: Purpose) -> float:
     """Return how urgent a question is: a user's complaint, the audit, what is random, and doubts by their confidence.
 

@@ -28,7 +28,6 @@ from services.failure_miner.domain import (
     is_negative,
     looked_up_prediction,
     review_question,
-    same_answer,
     seen_by_sampling,
     suspect_of,
     was_interrupted,
@@ -38,6 +37,7 @@ from services.failure_miner.sampling import Question, Sighting, Sightings
 from services.failure_miner.settings import FailureMinerSettings
 from services.failure_miner.storage import SuspectStore
 from shared.cycle_step import CycleStep, current_spec, cycle_spec
+from shared.grading.text import same_answer
 from shared.identity import event_id
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery

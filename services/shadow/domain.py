@@ -24,6 +24,7 @@ from schemas.conversation import Answer, Call
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
 from shared.conversation import bounded_answer, bounded_call, replay_request
+from shared.grading.text import same_answer as same_text
 from shared.identity import content_hash, event_id
 
 _COMPARING = (Stage.SHADOW, Stage.CANARY)
@@ -112,8 +113,11 @@ def request_of(event: PredictionLogged, rollout: RolloutChanged) -> Request:
 
 
 def same_answer(left: Answer, right: Answer) -> bool:
-    """Return True if the answers, tool calls included, differ in nothing but case, white space and reasoning."""
-    return left.plain.casefold().split() == right.plain.casefold().split()
+    """Return True if the answers, tool calls included, differ in nothing but case, white space and reasoning.
+
+    Two JSON objects are the same whatever their layout and the order of their keys.
+    """
+    return same_text(left.plain, right.plain)
 
 
 def replays_per_pair(event: PredictionLogged) -> int:

@@ -39,6 +39,17 @@ def exact_match(given: str, expected: str) -> bool:
     return given_words == expected_words
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Return True if two answers to one question differ in nothing but case and space; as JSON, in its layout alone.
+
+    It tells whether a person changed an answer, and whether two arms said the same: no punctuation is passed over.
+    """
+    values = json_or_nothing(one), json_or_nothing(other)
+    if all(isinstance(value, dict | list) for value in values):
+        return same_json(*values)
+    return one.casefold().split() == other.casefold().split()
+
+
 def token_f1(given: str, expected: str) -> float:
     """Return the F1 over the words of both, in [0, 1]: 0 where they share none. Its order of words does not count."""
     have, want = Counter(words(given)), Counter(words(expected))

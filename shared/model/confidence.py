@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from schemas.adapters import Calibration
 from schemas.tasks import TaskKind, TaskSpec
+from shared.model.field_confidence import field_probabilities
 
 TOP_LOGPROBS = 20
 """The most that vLLM lists by default (`--max-logprobs`)."""
@@ -61,6 +62,7 @@ class Measure(NamedTuple):
     outside: float | None = None
     uncertain_share: float | None = None
     calibration: str | None = None
+    fields: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the event's field `confidence`, without the fields that are None."""
@@ -88,6 +90,8 @@ def measure(spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | No
             return UNKNOWN
         if spec.kind is TaskKind.CLASSIFICATION:
             measured = _measure_label(_labels(spec.labels), tokens, total, calibration)
+        elif spec.kind is TaskKind.EXTRACTION:
+            measured = _measure_fields(tokens, logprobs, total, spec.output_fields)
         else:
             measured = _measure_text(logprobs, total)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
@@ -172,6 +176,13 @@ def _measure_text(logprobs: Sequence[float], total: float) -> Measure:
     count = len(logprobs)
     uncertain = sum([logprob < _HALF for logprob in logprobs])
     return Measure(math.exp(total / count), total, count, uncertain_share=uncertain / count)
+
+
+def _measure_fields(tokens: Tokens, logprobs: Sequence[float], total: float, fields: Collection[str]) -> Measure:
+    """An answer is as sure as its least sure field; one that is no JSON, as all its tokens together."""
+    probabilities = field_probabilities(tokens, fields)
+    score = min(probabilities.values()) if probabilities else math.exp(total)
+    return _measure_text(logprobs, total)._replace(score=score, fields=probabilities)
 
 
 def _measure_label(labels: _Labels, tokens: Tokens, total: float, calibration: Calibration | None) -> Measure:

@@ -17,6 +17,7 @@ from schemas.labels import Purpose
 from schemas.tasks import AugmentationSettings
 from services.dataset_builder.building.compact import replaced
 from services.dataset_builder.building.votes import Vote, by_prediction
+from shared.grading.text import same_answer
 
 HARD_NEGATIVE_WEIGHT = 2.0
 RIGHT_ALREADY = "right_already"
@@ -67,7 +68,7 @@ def _commonest(counts: Counter[str]) -> str | None:
 
 
 def _confirms(vote: Vote) -> bool:
-    return vote.purpose is Purpose.AUDIT and any(answer.plain.strip() == vote.label for answer in vote.answers)
+    return vote.purpose is Purpose.AUDIT and any(same_answer(answer.plain, vote.label) for answer in vote.answers)
 
 
 def _left_out(example: Example) -> LeftOutExample:

@@ -1,8 +1,9 @@
 """What of an earlier revision's corrections still holds: a new label or a comma in the prompt orphans nothing. Pure.
 
 A correction says what the right answer is, whatever model, prompt and list of labels the question was asked with. So it
-goes on if the task is still of the same kind and its label is still in the set, or was renamed (`renamed_labels`). Its
-row is trained with the system prompt of today, which is what the model will be asked with.
+goes on if the task is still of the same kind and its label is still in the set, or was renamed (`renamed_labels`); an
+object, if it fits the schema of today (`chat_format.py`). Its row is trained with the system prompt of today, which is
+what the model will be asked with.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from schemas.conversation import Api, Call, Message, Role
 from schemas.datasets import Fate, LeftOutExample
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
+from shared.grading.json_schema import canonical, read_answer
 
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
 """The APIs whose requests the gateway gives the task's system prompt, if they bring none."""
@@ -47,8 +49,22 @@ def carry_over(
         elif kind is TaskKind.CLASSIFICATION and revision != current and label not in spec.labels:
             left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
         else:
+            if kind is TaskKind.EXTRACTION:
+                label = _in_one_spelling(label, spec)
             holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
+
+
+def _in_one_spelling(label: str, spec: TaskSpec) -> str:
+    """Return JSON by the task's schema as it is trained on; what breaks the schema as it is, to be rejected for that.
+
+    Equal answers are then equal texts, however people and models laid them out.
+    """
+    schema = spec.output_schema or {}
+    try:
+        return canonical(read_answer(label, schema), schema)
+    except ValueError:
+        return label
 
 
 def with_current_prompt(call: Call, spec: TaskSpec, former_prompts: Iterable[str]) -> Call:

@@ -17,6 +17,8 @@ from pydantic import JsonValue
 
 from schemas.conversation import Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
+from shared.grading.json_schema import read_answer
+from shared.grading.json_values import NOT_JSON, json_or_nothing
 from shared.grading.tool_calls import split_calls
 from shared.identity import content_hash
 
@@ -62,6 +64,16 @@ def format_error(messages: Sequence[Message], tools: Sequence[JsonObject], spec:
         if not message.text.strip() and message.role != Role.TOOL:  # A tool may have nothing to say.
             return "empty_content", f"message {number} is empty"
     return _answer_error(messages[-1], spec) or _calls_error(messages[-1].tool_calls, tools)
+
+
+def schema_error(answer: Message, schema: JsonObject) -> Rejection | None:
+    """Return how an extraction's answer breaks the task's schema; None if it does not."""
+    try:
+        read_answer(answer.text, schema)
+    except ValueError as error:
+        broken = json_or_nothing(answer.text) is NOT_JSON
+        return "invalid_json" if broken else "breaks_schema", str(error)[:_SHOWN_CHARS]
+    return None
 
 
 def output_error(answer: Message, response_format: JsonValue) -> Rejection | None:

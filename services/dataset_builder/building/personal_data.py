@@ -21,7 +21,7 @@ from schemas.labels import CorrectionSubmitted
 from services.dataset_builder.building.votes import UserCorrection
 from shared.identity import content_hash
 from shared.privacy.redaction import Redacted, Rules
-from shared.privacy.redaction.json_texts import literals, with_replacements
+from shared.privacy.redaction.json_texts import literals_of_answer, with_replacements
 from shared.privacy.redaction.spans import TextSpan
 
 _AT_ONCE = 2_000
@@ -219,7 +219,7 @@ def _rewritten_object(value: JsonObject, replace_text: Replace) -> JsonObject:
 
 def _in_json(text: str, replace_text: Replace) -> str:
     """Replace a text, or the strings and long numbers of a text that is JSON: so it stays JSON."""
-    found = literals(text) if text[:1] in ("{", "[") else None
+    found = literals_of_answer(text)
     if found is None:
         return replace_text(text)
     for literal in found:

@@ -15,6 +15,7 @@ from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import RolloutSettings
 from services.deployer.statistics.betting import canary_guard
 from services.deployer.statistics.guards import LIMIT, SLOW, SLOW_SHARE, Guard, excess, together
+from shared.grading.text import same_answer
 from shared.identity import content_hash
 
 _COMPARED = {
@@ -141,13 +142,9 @@ def is_wrong(correction: CorrectionSubmitted) -> bool:
     """
     if correction.purpose is not Purpose.AUDIT or correction.label is None:
         return False
-    return _plain(correction.label) != _plain(correction.answers[0].plain)
+    return not same_answer(correction.label, correction.answers[0].plain)
 
 
 def rank_of(rollout_id: str, user_key: str, day: str) -> int:
     """Return a random number that is the same for the same subject and day: the smallest ones are the sample."""
     return int(content_hash(rollout_id, user_key, day, length=15), 16)
-
-
-def _plain(answer: str) -> str:
-    return " ".join(answer.casefold().split())

@@ -29,6 +29,9 @@ _OVERRULED_BY_LABELS = (
 """Removed from a classification's request: the answer must be one of the labels, whole."""
 
 
+_OWN_FORMATS = ("response_format", "structured_outputs")
+
+
 def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
     """Make a chat or completions request answer with one of the task's labels."""
     for name in _OVERRULED_BY_LABELS:
@@ -36,6 +39,12 @@ def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
     data["temperature"] = 0.0
     data["structured_outputs"] = task.constraint
     data["max_tokens"] = task.spec.max_answer_tokens
+
+
+def ask_for_task_format(data: dict[str, Any], task: ServedTask) -> None:
+    """Make a chat or completions request answer by the task's schema, if it has one and the client names no format."""
+    if task.response_format is not None and all(data.get(name) is None for name in _OWN_FORMATS):
+        data["response_format"] = task.response_format
 
 
 class ChatRequest(ChoicesRequest):
@@ -55,7 +64,8 @@ class ChatRequest(ChoicesRequest):
         self._added_messages = prepare_messages(data, task)
         if task.classifies:
             constrain_to_labels(data, task)
-        elif data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
+        ask_for_task_format(data, task)
+        if data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
             data["max_tokens"] = task.spec.max_answer_tokens
         data.update(task.confidence_fields)
         if not self._wants_logprobs:

@@ -19,7 +19,7 @@ from services.gateway.formats.api import (
     request_stream_usage,
 )
 from services.gateway.formats.calls import call_of
-from services.gateway.formats.chat import constrain_to_labels
+from services.gateway.formats.chat import ask_for_task_format, constrain_to_labels
 from services.gateway.formats.chunks import ChoicesRequest, PartialChoice
 from services.gateway.formats.conversation import EventConversation, Object
 from services.gateway.formats.media import MediaReferences
@@ -46,6 +46,7 @@ class CompletionRequest(ChoicesRequest):
         self.include_usage = request_stream_usage(data, streams=self._stream)
         if task.classifies:
             constrain_to_labels(data, task)
+        ask_for_task_format(data, task)
         self._echo = bool_field(data, "echo")
         self._top = data.get("logprobs")
         # With `echo` vLLM would send the prompt's log-probabilities too, and confidence cannot be computed.

@@ -67,6 +67,7 @@ class ResponsesRequest(ApiRequest):
             for name in _OVERRULED_BY_LABELS:
                 data.pop(name, None)
             data |= {"temperature": 0.0, "structured_outputs": task.constraint}
+        _ask_for_task_format(data, task)
         if data.get("max_output_tokens") is None:
             data["max_output_tokens"] = task.spec.max_answer_tokens
         include = data.get("include")
@@ -227,6 +228,16 @@ def _call_of(item: Mapping[str, Any]) -> Object:
     """A call of a tool among the items of the output."""
     kind = "custom" if item.get("type") == "custom_tool_call" else "function"
     return tool_call(item.get("name"), item.get("arguments", item.get("input")), item.get("call_id"), kind)
+
+
+def _ask_for_task_format(data: dict[str, Any], task: ServedTask) -> None:
+    """Make the answer follow the task's schema, if it has one and the client names no format of its own."""
+    text = data.get("text")
+    options = text if isinstance(text, dict) else {}
+    if task.responses_format is None or options.get("format") is not None or data.get("structured_outputs") is not None:
+        return
+    if text is None or isinstance(text, dict):  # What is neither is the model server's to refuse.
+        data["text"] = {**options, "format": task.responses_format}
 
 
 def _prepare_input(data: dict[str, Any], task: ServedTask) -> None:

@@ -9,6 +9,7 @@ import orjson
 from schemas.base import Variant
 from schemas.tasks import MediaPolicy, TaskChanged, TaskKind
 from services.gateway.observability.metrics import Metrics
+from shared.conversation.response_format import response_format, responses_format
 from shared.http import HttpError
 from shared.kafka.latest_by_key import LatestByKey
 from shared.model.confidence import request_fields
@@ -18,12 +19,13 @@ class ServedTask:
     """A task as requests need it.
 
     `confidence_fields`: what a chat request must ask for, so that its answer can be measured. `constraint`: a
-    classification's labels, as vLLM's `structured_outputs`. `answers`: counters by variant.
+    classification's labels, as vLLM's `structured_outputs`. `response_format`, `responses_format`: an extraction's
+    schema, for the APIs that take it so. `answers`: counters by variant.
     """
 
     __slots__ = (
-        "answers", "change", "classifies", "confidence_fields", "constraint", "keeps_media", "name", "revision", "spec",
-        "system", "top_logprobs",
+        "answers", "change", "classifies", "confidence_fields", "constraint", "keeps_media", "name", "response_format",
+        "responses_format", "revision", "spec", "system", "top_logprobs",
     )  # fmt: skip
 
     def __init__(self, change: TaskChanged, metrics: Metrics) -> None:
@@ -34,6 +36,8 @@ class ServedTask:
         self.classifies = change.spec.kind is TaskKind.CLASSIFICATION
         self.keeps_media = change.spec.media is MediaPolicy.KEEP
         self.constraint = orjson.Fragment(orjson.dumps({"choice": list(change.spec.labels)}))
+        self.response_format = response_format(change.spec)
+        self.responses_format = responses_format(change.spec)
         self.system: dict[str, str] | None = None
         if change.spec.system_prompt:
             self.system = {"role": "system", "content": change.spec.system_prompt}

@@ -1,4 +1,4 @@
-"""The texts inside JSON that is itself a text: the arguments of a tool call. Pure.
+"""The texts inside JSON that is itself a text: the arguments of a tool call, an extraction's answer. Pure.
 
 Each string and number is replaced where it stands, so the JSON stays valid, in its own spelling, and byte for byte the
 same where nothing is replaced.
@@ -49,6 +49,11 @@ def literals(text: str) -> list[JsonLiteral] | None:
     except (ValueError, RecursionError):
         return None
     return list(_literals(text))
+
+
+def literals_of_answer(text: str) -> list[JsonLiteral] | None:
+    """Return the literals of an answer that is a JSON object or list; None of any other, which is text as a whole."""
+    return literals(text) if text.lstrip()[:1] in ("{", "[") else None
 
 
 def with_replacements(text: str, found: list[JsonLiteral]) -> str:

@@ -246,7 +246,7 @@ def test_questions_behind_one_template_are_held_out_and_trained_on_like_others()
     assert (len(trained(build)), len(held_out(build))) == (96, 24)
 
 
-@pytest.mark.parametrize("kind", list(TaskKind))
+@pytest.mark.parametrize("kind", [TaskKind.CLASSIFICATION, TaskKind.GENERATION])
 def test_the_order_of_events_within_a_cycle_makes_no_difference(kind: TaskKind) -> None:
     rows = [
         *corrections(60),

@@ -13,6 +13,7 @@ from services.evaluator.recipe import ArmAnswers, ask, score
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.confidence import request_fields
 from shared.model.inference import Completion
+from tests.unit.shared.grading.orders import orders
 
 SPEC = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"], "max_answer_tokens": 8}
@@ -96,6 +97,14 @@ async def test_an_answer_that_must_be_a_label_is_asked_without_tools_as_the_gate
     engine = Engine()
     await ask(engine, "adapter", [Question(TALK, "a", (FIND,))], SPEC, 1, lambda _: None)
     assert engine.conversations[0][1] == ()
+
+
+async def test_an_extraction_is_asked_by_its_schema_as_the_gateway_asks() -> None:
+    engine, spec = Engine(), orders()
+    await ask(engine, "adapter", [question("a1", "{}")], spec, 1, lambda _: None)
+    (fields,) = engine.asked_for
+    assert fields["response_format"]["json_schema"]["schema"] == spec.output_schema
+    assert fields["logprobs"] is True
 
 
 async def test_each_answer_is_measured_as_the_gateway_measures_it() -> None:

@@ -19,7 +19,6 @@ from services.failure_miner.domain import (
     is_negative,
     is_suspect,
     review_question,
-    same_answer,
     seen_by_sampling,
 )
 from services.failure_miner.sampling import FEEDBACK, UNCALIBRATED, Question, Sighting
@@ -192,11 +191,6 @@ def test_the_overlap_share_of_questions_is_put_to_two_people() -> None:
     asked = [review_question(spec, answered(f"p{i}"), doubt(f"p{i}")) for i in range(2_000)]
     assert {q.overlap for q in asked} == {1, 2}
     assert sum(q.overlap == 2 for q in asked) / 2_000 == pytest.approx(0.25, abs=0.03)
-
-
-def test_case_and_spaces_do_not_make_an_answer_wrong() -> None:
-    assert same_answer(" Refund", "refund")
-    assert not same_answer("refund", "cancel")
 
 
 def test_the_questions_of_a_random_sample_are_equally_urgent_and_those_of_an_audit_have_ids_of_their_own() -> None:

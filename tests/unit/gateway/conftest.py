@@ -50,6 +50,12 @@ SUPPORT = TaskSpec(
 )  # fmt: skip
 SMALL_BODIES = BodyLimits(body=64 * 1024)
 HAIKU = TaskSpec(name="haiku", kind=TaskKind.GENERATION, base_model="small", system_prompt="Write a haiku.")
+ORDERS = TaskSpec.model_validate({
+    "name": "orders", "kind": "extraction", "base_model": "small", "system_prompt": "Extract the order.",
+    "output_schema": {"type": "object", "properties": {
+        "customer": {"type": "string"}, "status": {"enum": ["open", "Maria paid"]}, "phone": {"type": "integer"},
+    }},
+})  # fmt: skip
 _MEDIA = MediaOptions()
 _EVENTS = {topic.name: topic.event for topic in TOPICS}
 _COMMON = {"id": "chatcmpl-1", "created": 1_790_000_000, "model": "small"}

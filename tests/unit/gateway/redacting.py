@@ -18,7 +18,7 @@ from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord
 from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.redaction import RedactedSlice, Rules, TextSlice
 from shared.spool import Record
-from tests.unit.gateway.conftest import HAIKU, SUPPORT
+from tests.unit.gateway.conftest import HAIKU, ORDERS, SUPPORT
 
 BLANK = "#"
 OPEN = HAIKU.model_copy(update={"name": "open", "redaction": RedactionSettings(enabled=False)})
@@ -62,7 +62,7 @@ class Blanks:
 
 @dataclass
 class Setup:
-    """A redactor of records with the tasks SUPPORT, HAIKU, OPEN (not redacted) and PLAIN (without names)."""
+    """A redactor of records with the tasks SUPPORT, HAIKU, ORDERS, OPEN (not redacted) and PLAIN (without names)."""
 
     redactor: RecordRedactor
     swaps: Any
@@ -84,7 +84,7 @@ class Setup:
 
 async def set_up(build: Callable[[Swaps], Any] = lambda swaps: swaps, cache_size: int = 100) -> Setup:
     table: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
-    for spec in (SUPPORT, HAIKU, OPEN, PLAIN):
+    for spec in (SUPPORT, HAIKU, ORDERS, OPEN, PLAIN):
         await table.put(spec.name, TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec))
     swaps, status, tasks = Swaps(), ShipperStatus(), table
     await tasks.read_to({})

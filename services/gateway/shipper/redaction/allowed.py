@@ -22,13 +22,14 @@ class Kind(Enum):
     """What stands at a place that has no pattern.
 
     NAME: a text of limited length. FREE: JSON of any shape, whose names say what its values are. METADATA: likewise, of
-    texts of limited length. SCHEMA: JSON that a developer wrote. ARGUMENTS: JSON as a text. NUMBER: a number that is
-    nobody's. OWNER: see `OWNERS`.
+    texts of limited length. SCHEMA: JSON that a developer wrote. ARGUMENTS: JSON as a text. ANSWER: a text that may be
+    JSON. NUMBER: a number that is nobody's. OWNER: see `OWNERS`.
     """
 
     TEXT = auto()
     NAME = auto()
     ARGUMENTS = auto()
+    ANSWER = auto()
     NUMBER = auto()
     FREE = auto()
     METADATA = auto()
@@ -123,12 +124,12 @@ _CALL: Places = {
 }
 _CONFIDENCE: Places = {
     **dict.fromkeys(
-        ("score", "logprob", "tokens", "raw", "margin", "entropy", "outside", "uncertain_share"), Kind.NUMBER
+        ("score", "logprob", "tokens", "raw", "margin", "entropy", "outside", "uncertain_share", "fields"), Kind.NUMBER
     ),
     "calibration": _CALIBRATION_NAME,
 }
 _ANSWERS: Places = {
-    "text": Kind.TEXT,
+    "text": Kind.ANSWER,
     "tool_calls": _TOOL_CALLS,
     "refusal": Kind.TEXT,
     "reasoning": Kind.TEXT,
@@ -161,7 +162,7 @@ PLACES: Mapping[str, Places] = {
         **_ENVELOPE,
         "prediction_id": _pattern(_PREDICTION),
         "kind": _one_of("thumbs", "accepted", "edited", "label"),
-        "text": Kind.TEXT,
+        "text": Kind.ANSWER,
         "user_hash": _HASH,
         "redactions": Kind.NUMBER,
     },

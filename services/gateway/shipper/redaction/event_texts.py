@@ -11,7 +11,13 @@ from schemas.base import MAX_TEXT
 from services.gateway.shipper.redaction.allowed import OWNERS, PLACES, Kind, Place, Places
 from services.gateway.shipper.redaction.binary import without_base64
 from shared.privacy.redaction.cues import cue_of, digits_of, is_identifier
-from shared.privacy.redaction.json_texts import JsonLiteral, literals, number_text, with_replacements
+from shared.privacy.redaction.json_texts import (
+    JsonLiteral,
+    literals,
+    literals_of_answer,
+    number_text,
+    with_replacements,
+)
 
 _MAX_ALLOWED = 300
 """Characters of the longest value that a pattern is asked about."""
@@ -144,7 +150,12 @@ class TextFinder:
         """Collect a text that does not match the pattern of its place, if that has one."""
         if not value or value in self._own_texts:
             return
-        if place is Kind.ARGUMENTS and (found := literals(value)) is not None:
+        found = None
+        if place is Kind.ARGUMENTS:
+            found = literals(value)
+        elif place is Kind.ANSWER:
+            found = literals_of_answer(value)
+        if found is not None:
             self._add_arguments(holder, index, found)
             return
         cue = cue_of(name) if place in (Kind.FREE, Kind.METADATA) else ""

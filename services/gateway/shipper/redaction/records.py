@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from schemas.output_schema import texts_of
 from schemas.tasks import TaskChanged, TaskKind
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.redaction.binary import may_have_base64
@@ -33,7 +34,7 @@ class RefusedRecord:
 
 @dataclass(frozen=True)
 class _TaskRules:
-    """A task's redaction rules. `own_texts`: its prompt and labels, which have no personal data.
+    """A task's redaction rules. `own_texts`: its prompt, labels and schema's words, which have no personal data.
 
     `number`: of the rules, in the queue.
     """
@@ -162,4 +163,5 @@ def _rules_of(change: TaskChanged | None) -> tuple[Rules, frozenset[str]]:
         return DEFAULT_RULES, frozenset()
     spec = change.spec
     labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
-    return Rules.of(spec.redaction), frozenset((spec.system_prompt, *labels))
+    words = texts_of(spec.output_schema or {})
+    return Rules.of(spec.redaction), frozenset((spec.system_prompt, *labels, *words))

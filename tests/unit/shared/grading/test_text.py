@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from schemas.tasks import TaskSpec
 from shared.grading.grade import grade
 from shared.grading.json_values import read_json, same_json
-from shared.grading.text import exact_match, token_f1
+from shared.grading.text import exact_match, same_answer, token_f1
 
 LABELS = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["a", "b"]}
@@ -106,3 +106,19 @@ def test_parallel_calls_may_be_in_any_order() -> None:
     one, two = '{"name":"a","arguments":"{}"}', '{"name":"b","arguments":""}'
     assert grade(FREE, f"[{one},{two}]", f"[{two},{one}]").right
     assert not grade(FREE, f"[{one},{two}]", f"[{one},{one}]").right
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (" Refund", "refund", True),
+        ("refund", "cancel", False),
+        ("It is late.", "it is  late.", True),
+        ("It is late.", "it is late", False),
+        ('{"a": 1, "b": [2]}', '{"b":[2],"a":1}', True),
+        ('{"a": "x"}', '{"a": "X"}', False),
+        ('{"a": 1}', '{"a": 1', False),
+    ],
+)
+def test_layout_and_case_do_not_make_an_answer_another_one(one: str, other: str, same: bool) -> None:
+    assert same_answer(one, other) is same

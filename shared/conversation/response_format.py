@@ -1,0 +1,22 @@
+"""The format that a task's answers are asked in, as the chat, completions and responses APIs take it. Pure."""
+
+from __future__ import annotations
+
+from schemas.conversation import JsonObject
+from schemas.tasks import TaskSpec
+
+_NAME = "answer"
+
+
+def response_format(spec: TaskSpec) -> JsonObject | None:
+    """Return `response_format` of a chat or completions request, by which vLLM guides decoding; None: free text."""
+    if spec.output_schema is None:
+        return None
+    return {"type": "json_schema", "json_schema": {"name": _NAME, "schema": spec.output_schema}}
+
+
+def responses_format(spec: TaskSpec) -> JsonObject | None:
+    """Return the same as `text.format` of the responses API."""
+    if spec.output_schema is None:
+        return None
+    return {"type": "json_schema", "name": _NAME, "schema": spec.output_schema}

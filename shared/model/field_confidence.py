@@ -1,0 +1,68 @@
+"""How sure each field of a JSON answer is, from the log-probabilities of its own tokens. Pure.
+
+A field's probability is the product of those of its value's tokens: quotes included, since the first one decides
+between a text and null, and of a number the token after it, which decides that it ends. Names, braces and commas are
+what guided decoding writes by itself. Of a field in a list, the least sure item counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from shared.grading.json_values import NOT_JSON, json_or_nothing
+
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++')
+
+
+def field_probabilities(tokens: Sequence[Mapping[str, Any]], fields: Collection[str]) -> dict[str, float] | None:
+    """Return the probability of each of `fields` that the answer has; None if the answer is no JSON.
+
+    `tokens`: OpenAI's `choices[0].logprobs.content`. Raises KeyError or TypeError for tokens that are none.
+    """
+    texts = [token["token"] for token in tokens]
+    answer = "".join(texts)
+    if json_or_nothing(answer) is NOT_JSON:
+        return None
+    ends = list(accumulate(map(len, texts)))
+    sums = [0.0, *accumulate(min(token["logprob"], 0.0) for token in tokens)]
+    found: dict[str, float] = {}
+    for path, start, end in _values(answer):
+        if path in fields:
+            first, last = bisect_right(ends, start), bisect_left(ends, end)
+            # The difference of two sums may be above 0 by a rounding.
+            probability = math.exp(min(sums[min(last + 1, len(tokens))] - sums[first], 0.0))
+            found[path] = min(found.get(path, 1.0), probability)
+    return found
+
+
+def _values(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield the path, as `schemas.output_schema` names fields, and the place of each value that is no list or object.
+
+    `text` is valid JSON. The place of a number, of true, false and null has one more character.
+    """
+    outer: list[tuple[str, bool]] = []
+    path, at_name = "", False
+    for token in _TOKEN.finditer(text):
+        said = token[0]
+        if said in "{[":
+            at_name = said == "{"
+            outer.append((path, at_name))
+            path = path if at_name else f"{path}[]"
+        elif said in "}]":
+            path, _ = outer.pop()
+            at_name = False
+        elif said == ",":
+            at_name = outer[-1][1]
+        elif said == ":":
+            at_name = False
+        elif at_name:
+            name, inside = json.loads(said), outer[-1][0]
+            path = f"{inside}.{name}" if inside else name
+        else:
+            yield path, token.start(), token.end() + (said[0] != '"')

@@ -1,0 +1,88 @@
+"""Corrections of an extraction are JSON by the task's schema, in one spelling; what breaks it is listed."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from schemas.conversation import Answer, Call, FinishReason, Message, Role
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.tasks import TaskSpec
+from services.dataset_builder.building.augmentation import shown_right
+from services.dataset_builder.building.carry_over import carry_over
+from services.dataset_builder.building.votes import votes_of
+from services.dataset_builder.pipeline import Build, Inputs, build_dataset
+from tests.unit.shared.grading.orders import orders
+
+NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+SPEC = orders()
+RIGHT = '{"customer": {"name": "Ann"}, "items": [{"sku": "A1", "count": 2}]}'
+TEXTS = (
+    "two A1 for Ann please",
+    "please send the customer Bo a ladder",
+    "we need 30 tiles by Monday",
+    "one B7, thanks",
+)
+
+
+def correction(label: str, number: int = 0, **fields: Any) -> CorrectionSubmitted:
+    messages = (Message(role=Role.SYSTEM, content="Extract."), Message(role=Role.USER, content=TEXTS[number]))
+    return CorrectionSubmitted.model_validate({
+        "occurred_at": NOON + timedelta(minutes=number), "task": "orders", "task_revision": SPEC.revision,
+        "correction_id": f"c{number}{fields.get('reviewer', '')}", "request_id": f"r{number}",
+        "prediction_id": f"p{number}", "purpose": Purpose.LOW_CONFIDENCE, "reviewer": "ana",
+        "call": Call(messages=messages), "answers": (Answer(text="{}"),), "label": label, **fields,
+    })  # fmt: skip
+
+
+def build(*corrections: CorrectionSubmitted, spec: TaskSpec = SPEC) -> Build:
+    return build_dataset(Inputs(votes_of(corrections), spec))
+
+
+def answers(built: Build) -> list[str]:
+    return sorted(example.answer for example in (*built.dataset.train, *built.dataset.eval))
+
+
+def test_answers_are_trained_on_in_one_spelling_however_people_lay_them_out() -> None:
+    turned = json.dumps({"items": [{"count": 2, "sku": "A1"}], "customer": {"name": "Ann"}}, indent=4)
+    assert answers(build(correction(turned), correction(RIGHT, 1))) == [RIGHT, RIGHT]
+
+
+def test_two_reviewers_who_lay_out_one_answer_differently_agree() -> None:
+    built = build(correction(RIGHT), correction(RIGHT.replace(" ", ""), reviewer="bob"))
+    assert answers(built) == [RIGHT]
+    (row,) = (*built.dataset.train, *built.dataset.eval)
+    assert len(row.correction_ids) == 2
+    assert not built.questions
+
+
+def test_what_breaks_the_schema_or_is_no_json_is_listed_with_the_place() -> None:
+    built = build(
+        correction(RIGHT),
+        correction(RIGHT.replace("2}", "0}"), 1),
+        correction(RIGHT[:-1], 2),
+        correction(RIGHT[:-1] + ', "note": "x"}', 3),
+    )
+    assert answers(built) == [RIGHT]
+    rejected = {row.prediction_ids[0]: (row.reason, row.detail) for row in built.dataset.left_out}
+    assert {name: reason for name, (reason, _) in rejected.items()} == {
+        "p1": "breaks_schema", "p2": "invalid_json", "p3": "breaks_schema",
+    }  # fmt: skip
+    assert rejected["p1"][1].startswith("items[0].count: 0 is less than")
+
+
+def test_a_corrections_schema_is_the_tasks_of_today_not_that_of_its_call() -> None:
+    narrow = {"type": "object", "properties": {"total": {"type": "number"}}, "additionalProperties": False}
+    asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": narrow}}
+    call = correction(RIGHT).call.model_copy(update={"response_format": asked})
+    assert answers(build(correction(RIGHT, call=call))) == [RIGHT]
+    (row,) = build(correction('{"total": 5}', call=call)).dataset.left_out
+    assert row.reason == "breaks_schema"
+
+
+def test_an_answer_that_an_audit_confirmed_in_another_layout_was_right_already() -> None:
+    given = Answer(text=json.dumps(json.loads(RIGHT), indent=2), finish_reason=FinishReason.STOP)
+    audit = correction(RIGHT, purpose=Purpose.AUDIT, answers=(given,))
+    votes, _ = carry_over(votes_of([audit, correction(RIGHT, 1, purpose=Purpose.AUDIT)]), SPEC, {})
+    assert shown_right(votes) == {"p0"}
