@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from schemas.tasks import RedactionSettings, TaskChanged
 from services.console.domain import ReviewAnswer
 from shared.errors import DependencyUnavailable
 from shared.privacy.redaction import Redacted, Rules, TextRedactor
+from shared.privacy.redaction.json_texts import literals_of_answer, with_replacements
 
 
 class AnswerRedactor:
@@ -28,7 +30,7 @@ class AnswerRedactor:
 
         Surrogates in the question stay when they are copied into the answer, so that both agree; so do the `earlier`
         ones of an answer that is changed. `task` None: its settings are unknown, so the defaults apply. Raises
-        DependencyUnavailable: never pass the answer on unredacted.
+        DependencyUnavailable: never pass the answer on unredacted. JSON is redacted value by value, and stays JSON.
         """
         if answer.label is None or request.labels:
             return answer, Redacted(answer.label or "", 0, {})
@@ -45,7 +47,17 @@ class AnswerRedactor:
     def _redact(self, text: str, rules: Rules, already: Sequence[str]) -> Redacted:
         if self._redactor is None:
             self._redactor = self._build()
-        return self._redactor.redact([text], rules, already)[0]
+        if (found := literals_of_answer(text)) is None:
+            return self._redactor.redact([text], rules, already)[0]
+        kinds: Counter[str] = Counter()
+        surrogates: list[str] = []
+        results = self._redactor.redact([literal.text for literal in found], rules, already)
+        for literal, result in zip(found, results, strict=True):
+            if result.count:
+                literal.put(result.text[literal.cue_length :])
+                kinds.update(result.kinds)
+                surrogates += result.surrogates
+        return Redacted(with_replacements(text, found), kinds.total(), kinds, surrogates=tuple(surrogates))
 
 
 def _texts(request: LabelRequested) -> list[str]:

@@ -22,6 +22,7 @@ from services.console.domain import (
     interleave,
     next_answer,
 )
+from services.console.objects import as_object
 from services.console.redaction import AnswerRedactor
 from services.console.storage import Queue
 from shared.errors import RatchetError
@@ -107,13 +108,16 @@ class Reviews:
             request, needed = found
             if (task := self._tasks.get(request.task)) is not None:
                 request = as_of_today(request, task.spec)
+            spec = None if task is None else task.spec
             check_answer(request, answer)
+            answer = as_object(answer, spec)
             before = await self._queue.given(request_id, reviewer)
             if before is None and needed == 0:
                 return Receipt(None, counted=False)
             earlier = before.surrogates if before is not None else ()
             answer, redacted = await self._redactor.redact(request, answer, task, earlier)
-            check_answer(request, answer)  # A surrogate may be longer than the name it replaces.
+            check_answer(request, answer)  # A surrogate may be longer than the name it replaces,
+            answer = as_object(answer, spec)  # or be none of what a pattern of the schema allows.
             if before is not None and before.says(answer):
                 return Receipt(correction_id(request_id, reviewer, before), counted=True)
             given = next_answer(request, answer, redacted, before, self._now())
@@ -132,6 +136,11 @@ class Reviews:
         spec = await self._spec(task)
         found = await self._queue.answers(task, reviewer, limit, before)
         return found if spec is None else [replace(a, request=as_of_today(a.request, spec)) for a in found]
+
+    def spec_of(self, task: str) -> TaskSpec | None:
+        """Return the task as it is now, if it is known."""
+        changed = self._tasks.get(task)
+        return None if changed is None else changed.spec
 
     async def is_gone(self, request_id: str) -> bool:
         """Return True if a question was deleted, because its person was erased: no page may show it any longer."""

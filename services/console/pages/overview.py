@@ -14,7 +14,7 @@ from nicegui import core, ui
 
 from schemas.base import utc_now
 from schemas.labels import Purpose
-from schemas.tasks import TaskChanged
+from schemas.tasks import TaskChanged, TaskSpec
 from services.console.domain import ReviewerCounts
 from services.console.history import CycleHistory
 from services.console.pages.cycle import Json, outcome_of, outcome_tag, sections, timeline
@@ -112,7 +112,7 @@ async def _overview(reviews: Reviews, history: CycleHistory, tasks: LatestByKey[
                 answers_in_the_last_day=number(await history.predictions_since(task, utc_now() - timedelta(days=1))),
                 serves_everyone=(serving or {}).get("primary_adapter") or "base model",
             ),
-            muted(f"{spec.kind} · {spec.base_model} · {len(spec.labels)} labels · revision {changed.task_revision}"),
+            muted(f"{spec.kind} · {spec.base_model} · {_answers(spec)} · revision {changed.task_revision}"),
             muted(open_questions(waiting)) if any(waiting.values()) else "",
             muted(WORDS[Purpose.UNCALIBRATED].reason) if waiting.get(Purpose.UNCALIBRATED) else "",
             _newest_cycle(newest),
@@ -152,7 +152,7 @@ async def _task(reviews: Reviews, history: CycleHistory, changed: TaskChanged | 
         spec = changed.spec
         definition = [
             ("System prompt", spec.system_prompt),
-            ("Labels", ", ".join(spec.labels) or "free text"),
+            ("Fields" if spec.output_fields else "Labels", ", ".join(spec.output_fields or spec.labels) or "free text"),
             ("Base model", spec.base_model),
             ("Cron, UTC", spec.cron),
             ("Revision", spec.revision),
@@ -194,3 +194,10 @@ def _progress_bar(progress: Json) -> str:
     share = min(1.0, progress["done"] / progress["total"])
     text = f"{progress['step']}: {share:.0%} {progress['message']}"
     return f"<p class='small muted'><progress value='{share:.3f}' style='width: 240px'></progress> {escape(text)}</p>"
+
+
+def _answers(spec: TaskSpec) -> str:
+    """What the answers of a task are."""
+    if spec.output_fields:
+        return f"{len(spec.output_fields)} fields"
+    return f"{len(spec.labels)} labels" if spec.labels else "free text"

@@ -26,6 +26,7 @@ from services.console.domain import (
     keys_for,
     takes_cannot_tell,
 )
+from services.console.objects import laid_out, object_problem
 from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.layout import frame, html, muted
 from services.console.pages.purposes import WORDS
@@ -228,7 +229,12 @@ class ReviewPage:
             await self._answer(label=text.value or "")
 
         draft = (self._path[-1].given.answer.label or "") if self._path else _draft(question)
-        text = ui.textarea("The answer as it should be", value=draft).props("outlined autogrow")
+        spec = self._reviews.spec_of(question.task)
+        text = ui.textarea(
+            "The answer as it should be",
+            value=laid_out(draft, spec),
+            validation=lambda written: object_problem(written, spec),
+        ).props("outlined autogrow")
         text.style("width: 100%; margin-top: 18px")
         ui.button("This is right", on_click=submit).props("unelevated no-caps").style("margin-top: 10px")
 
