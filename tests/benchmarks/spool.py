@@ -90,11 +90,11 @@ class Timed:
 class Answers:
     """A model server that answers at once."""
 
-    async def post(self, path: str, body: bytes) -> bytes:
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
         await asyncio.sleep(0)
         return _ANSWER
 
-    def stream(self, path: str, body: bytes) -> Any:
+    def stream(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> Any:
         raise AssertionError("this benchmark does not stream")
 
 

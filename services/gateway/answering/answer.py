@@ -114,7 +114,8 @@ class Answerer:
         while True:
             try:
                 asked, lines = await self._encoded(request, arm), request.exchange.upstream_headers
-                raw = await self._source(arm).post(request.parsed.upstream_path, asked, lines)
+                model = arm.model_name(request.task.spec.base_model)
+                raw = await self._source(arm).post(request.parsed.upstream_path, asked, lines, model)
                 body, answer = await self._large_work.run(len(raw), _decoded, request.parsed, raw)
                 break
             except UpstreamFailed as error:
@@ -155,9 +156,8 @@ class Answerer:
             arm = arms[0]
             try:
                 asked = await self._encoded(request, arm)
-                stream = self._source(arm).stream(
-                    request.parsed.upstream_path, asked, request.exchange.upstream_headers
-                )
+                lines, model = request.exchange.upstream_headers, arm.model_name(request.task.spec.base_model)
+                stream = self._source(arm).stream(request.parsed.upstream_path, asked, lines, model)
                 return await self._streams.answer(request, arm, relay, stream)
             except UpstreamFailed as error:
                 arms = await self._fall_back(request, arms, error)

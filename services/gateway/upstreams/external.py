@@ -40,13 +40,15 @@ class ExternalApi:
     async def close(self) -> None:
         await self._api.close()
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
         try:
             return await self._api.post(path, without_vllm_fields(body), lines)
         except UpstreamFailed as error:
             raise _hide_refusal(error) from error
 
-    def stream(self, path: str, body: bytes, lines: bytes = b"") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def stream(
+        self, path: str, body: bytes, lines: bytes = b"", model: str = ""
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return _ExternalStream(self._api.stream(path, without_vllm_fields(body), lines))
 
 

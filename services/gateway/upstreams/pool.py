@@ -13,10 +13,11 @@ _MAX_PAUSE_SECONDS = 60.0
 class Replica:
     """A model server. `url`: as logs show it, without credentials.
 
-    `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer.
+    `outstanding`: its unanswered requests; `failures`: consecutive ones since its last answer; `models`: those that it
+    listed last, None if it is not known; `missing`: those that it refused since.
     """
 
-    __slots__ = ("circuit_open", "failures", "last_picked", "outstanding", "paused_until", "url")
+    __slots__ = ("circuit_open", "failures", "last_picked", "missing", "models", "outstanding", "paused_until", "url")
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -25,6 +26,17 @@ class Replica:
         self.circuit_open = False
         self.paused_until = 0.0
         self.last_picked = 0
+        self.models: frozenset[str] | None = None
+        self.missing: set[str] = set()
+
+    def lacks(self, model: str) -> bool:
+        """Return True if it is known not to serve the model. "" stands for any."""
+        return bool(model) and (model in self.missing or (self.models is not None and model not in self.models))
+
+    def set_models(self, models: frozenset[str] | None) -> None:
+        """Record what it lists now. None: its list cannot be read."""
+        self.models = models
+        self.missing.clear()
 
 
 class ReplicaPool:
@@ -45,30 +57,28 @@ class ReplicaPool:
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas)
 
-    def pick(self, now: float, tried: Collection[Replica] = ()) -> Replica | None:
+    def pick(self, now: float, tried: Collection[Replica] = (), model: str = "") -> Replica | None:
         """Return the replica with the fewest outstanding requests; among equals, the least recently picked.
 
-        None if every replica was tried, has an open circuit or asked for a pause. `now`: seconds, monotonic.
+        One that lacks the `model` is picked only where no other is left: it may have got it meanwhile. None if every
+        replica was tried, has an open circuit or asked for a pause. `now`: seconds, monotonic.
         """
-        best = self._least_outstanding(now, tried, False)
+        best = self._best(now, tried, model, False)
         if best is None and self._last_resort and all(replica.circuit_open for replica in self._replicas):
-            best = self._least_outstanding(now, tried, True)
+            best = self._best(now, tried, model, True)
         if best is not None:
             self._picks += 1
             best.last_picked = self._picks
         return best
 
-    def _least_outstanding(self, now: float, tried: Collection[Replica], include_open: bool) -> Replica | None:
-        best = None
+    def _best(self, now: float, tried: Collection[Replica], model: str, include_open: bool) -> Replica | None:
+        best, least = None, (True, 0, 0)
         for replica in self._replicas:
             if (replica.circuit_open and not include_open) or replica.paused_until > now or replica in tried:
                 continue
-            if (
-                best is None
-                or replica.outstanding < best.outstanding
-                or (replica.outstanding == best.outstanding and replica.last_picked < best.last_picked)
-            ):
-                best = replica
+            rank = (replica.lacks(model), replica.outstanding, replica.last_picked)
+            if best is None or rank < least:
+                best, least = replica, rank
         return best
 
     def seconds_until_available(self, now: float) -> float:
@@ -76,9 +86,14 @@ class ReplicaPool:
         pauses = (replica.paused_until - now for replica in self._replicas if not replica.circuit_open)
         return max(0.0, min(pauses, default=0.0))
 
-    def record_success(self, replica: Replica) -> None:
+    def record_success(self, replica: Replica, model: str = "") -> None:
+        """`model`: which it served; then it has it, even if it did not list it."""
         replica.failures = 0
         replica.circuit_open = False
+        if replica.lacks(model):
+            replica.missing.discard(model)
+            if replica.models is not None:
+                replica.models |= {model}
 
     def record_failure(self, replica: Replica, *, refused: bool = False) -> None:
         """`refused`: the connection was refused, which opens the circuit at once."""

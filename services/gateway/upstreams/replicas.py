@@ -23,7 +23,7 @@ from services.gateway.upstreams.http_client import (
 from services.gateway.upstreams.pool import Replica, ReplicaPool
 from services.gateway.upstreams.replica_stream import OpenStream, ReplicaStream
 from services.gateway.upstreams.retries import Attempts, RetryBudget
-from services.gateway.upstreams.upstream import ServerKey, UpstreamFailed, error_of_response
+from services.gateway.upstreams.upstream import NotServed, ServerKey, UpstreamFailed, error_of_response, listed_models
 from shared.addresses import without_credentials
 
 _PROBE_SECONDS = 1.0
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Replicas:
-    """An `Upstream` of replicas that all serve the same models.
+    """An `Upstream` of replicas that are to serve the same models; one that restarted may lack adapters for a while.
 
     `last_resort`: send requests even with all circuits open. `key` is sent with every request. `obeys_pauses`: send
     none while a replica has asked to wait, which means all that it serves.
@@ -79,21 +79,22 @@ class Replicas:
         """Return True if any replica answered within the last `seconds`."""
         return self._answered_at is not None and time.monotonic() - self._answered_at < seconds
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
-        return (await self.request(path, body, lines)).body
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
+        return (await self.request(path, body, lines, model)).body
 
-    async def request(self, path: str, body: bytes, lines: bytes = b"") -> UpstreamResponse:
+    async def request(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> UpstreamResponse:
         """POST and return the 200 response, whole. Raises as `post`."""
-        response, replica = await self._try_replicas(self._post, path, body, lines)
+        response, replica = await self._try_replicas(lambda chosen: self._post(chosen, path, body, lines), model)
         replica.outstanding -= 1
         return response
 
-    def stream(self, path: str, body: bytes, lines: bytes = b"") -> ReplicaStream:
-        return ReplicaStream(lambda: self._try_replicas(self._open, path, body, lines), self._broken_off)
+    def stream(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> ReplicaStream:
+        def send(chosen: Replica) -> Awaitable[OpenStream]:
+            return self._open(chosen, path, body, lines)
 
-    async def _try_replicas(
-        self, send: Callable[[Replica, str, bytes, bytes], Awaitable[T]], path: str, body: bytes, lines: bytes
-    ) -> tuple[T, Replica]:
+        return ReplicaStream(lambda: self._try_replicas(send, model), self._broken_off)
+
+    async def _try_replicas(self, send: Callable[[Replica], Awaitable[T]], model: str) -> tuple[T, Replica]:
         """Return the first response, and its replica, whose `outstanding` the caller decrements when done.
 
         A retry after a lost connection is safe, since the client was sent nothing, and adds no load: the replica
@@ -102,21 +103,23 @@ class Replicas:
         pool, attempts = self._pool, Attempts(self._limits.retries)
         self._budget.record_request()
         while True:
-            replica = pool.pick(time.monotonic(), attempts.tried) or attempts.take_lost()
+            replica = pool.pick(time.monotonic(), attempts.tried, model) or attempts.take_lost()
             if replica is None:
                 raise attempts.failure or self._none_available()
             replica.outstanding += 1
             try:
-                response = await send(replica, path, body, lines)
+                response = await send(replica)
             except BaseException as error:
                 replica.outstanding -= 1
                 if not isinstance(error, UpstreamFailed):
                     raise
                 self._metrics.upstream_errors.labels(error.reason).inc()
+                if isinstance(error, NotServed) and model:
+                    replica.missing.add(model)  # It restarted since it listed it. The next probe lists anew.
                 if not attempts.should_retry(replica, error, self._budget):
                     raise attempts.failure or error  # noqa: B904 - the failure has its own cause
                 continue
-            pool.record_success(replica)
+            pool.record_success(replica, model)
             self._answered_at = time.monotonic()
             self.refuses_key = False
             return response, replica
@@ -221,7 +224,8 @@ class Replicas:
             logger.warning("circuit breaker open until %s answers a probe: %r", replica.url, reason)
 
     async def watch_forever(self) -> None:
-        """Background: probe the replicas, for readiness without traffic and to close circuits again."""
+        """Background: probe the replicas, for readiness without traffic, to close circuits again, and for what each
+        serves: one that restarted is asked for an adapter only once it lists it."""
         await asyncio.gather(*(self._probe_forever(replica) for replica in self._pool))
 
     async def _probe_forever(self, replica: Replica) -> None:
@@ -235,7 +239,7 @@ class Replicas:
 
     async def _probe(self, replica: Replica) -> None:
         try:
-            status, _, _ = await self._clients[replica].probe("/v1/models", _PROBE_TIMEOUT_SECONDS)
+            status, _, body = await self._clients[replica].probe("/v1/models", _PROBE_TIMEOUT_SECONDS)
         except NoFreeConnection as error:
             self._shortage(replica, error)
             return
@@ -245,6 +249,7 @@ class Replicas:
         if status >= 500:
             self._record_failure(replica, f"status {status}")
             return
+        replica.set_models(listed_models(body) if status == 200 else None)  # Before its circuit closes.
         if status in (401, 403):
             self._refused(replica, status)
         if status == 200:

@@ -80,14 +80,17 @@ class ServerKey:
 class Upstream(Protocol):
     """A source of answers. Cancelling a call closes its connection, so that vLLM stops computing."""
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
         """POST to {replica}{path} (such as "/v1/chat/completions") and return the body of a 200 response.
 
-        `lines`: header lines of this request, each with its end. Tries another replica while that is safe. Raises
-        UpstreamFailed, NotServed if no replica serves the model.
+        `lines`: header lines of this request, each with its end. `model`: which it is for; replicas that have it are
+        asked first. Tries another replica while that is safe. Raises UpstreamFailed, NotServed if no replica serves the
+        model.
         """
 
-    def stream(self, path: str, body: bytes, lines: bytes = b"") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def stream(
+        self, path: str, body: bytes, lines: bytes = b"", model: str = ""
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """POST and yield raw pieces of a 200 event stream, cut anywhere.
 
         Leaving it without an error reads what is left, which after a complete answer is at most the response's end, so
@@ -115,6 +118,14 @@ def error_of_response(status: int, raw: bytes, retry_after: float | None = None)
         another_may_answer=status >= 500,
         retry_after=retry_after,
     )
+
+
+def listed_models(raw: bytes) -> frozenset[str] | None:
+    """Return the models of a response to `GET /v1/models`; None if it is no list of models."""
+    try:
+        return frozenset(str(model["id"]) for model in orjson.loads(raw)["data"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _message(raw: bytes) -> str:

@@ -124,6 +124,7 @@ class FakeUpstream:
     asked: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
     not_served: set[str] = field(default_factory=set)
     failure: UpstreamFailed | None = None
     answer: Any = field(default_factory=lambda: chat_completion("refund", [-0.1, -0.2]))
@@ -134,8 +135,8 @@ class FakeUpstream:
     def says(self, text: str, logprobs: list[float]) -> None:
         self.answer = chat_completion(text, logprobs)
 
-    async def post(self, path: str, body: bytes, lines: bytes = b"") -> bytes:
-        self._note(path, body, lines)
+    async def post(self, path: str, body: bytes, lines: bytes = b"", model: str = "") -> bytes:
+        self._note(path, body, lines, model)
         try:
             if self.waits_for is not None:
                 await self.waits_for.wait()
@@ -145,8 +146,10 @@ class FakeUpstream:
         return self.answer if isinstance(self.answer, bytes) else orjson.dumps(self.answer)
 
     @asynccontextmanager
-    async def stream(self, path: str, body: bytes, lines: bytes = b"") -> AsyncIterator[AsyncIterator[bytes]]:
-        self._note(path, body, lines)
+    async def stream(
+        self, path: str, body: bytes, lines: bytes = b"", model: str = ""
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        self._note(path, body, lines, model)
         try:
             yield self._pieces()
         finally:
@@ -161,8 +164,10 @@ class FakeUpstream:
             else:
                 yield piece
 
-    def _note(self, path: str, body: bytes, lines: bytes) -> None:
+    def _note(self, path: str, body: bytes, lines: bytes, model: str) -> None:
         request = orjson.loads(body)
+        assert model in ("", request["model"]), "the replica is chosen by another model than it is asked for"
+        self.models.append(model)
         self.lines.append(lines)
         self.asked.append(request)
         self.paths.append(path)

@@ -137,6 +137,7 @@ async def test_an_adapter_that_is_not_served_is_an_error_of_its_arm_and_another_
     assert [(e.variant, e.adapter, e.status) for e in gateway.log.observed] == [
         (Variant.CANARY, "next", 404), (Variant.PRIMARY, "now", 404), (Variant.ROLLBACK, "before", 200),
     ]  # fmt: skip
+    assert gateway.upstream.models == ["next", "now", "before"], "each arm's replica is chosen by its model"
     (event,) = gateway.log.predictions
     assert (event.variant, event.adapter) == (Variant.ROLLBACK, "before")
     assert len({e.event_id for e in gateway.log.observed}) == 3

@@ -22,6 +22,39 @@ def test_the_replica_with_the_fewest_outstanding_requests_is_picked_and_equals_t
     assert [picked(pool) for _ in range(3)] == [a, c, b]
 
 
+def test_a_replica_that_lacks_the_model_is_picked_only_where_no_other_is_left() -> None:
+    pool = ReplicaPool(["restarted", "other", "unknown"], 3)
+    restarted, other, unknown = pool
+    restarted.set_models(frozenset({"base"}))
+    other.set_models(frozenset({"base", "a1"}))
+    for _ in range(3):
+        other.outstanding += 1
+        assert pool.pick(0.0, (), "a1") in (other, unknown), "however busy they are"
+    assert pool.pick(0.0, (), "base") is restarted
+    assert pool.pick(0.0, (other, unknown), "a1") is restarted, "the others failed: it may have it by now"
+    pool.record_success(restarted, "a1")
+    assert not restarted.lacks("a1"), "it has"
+    unlisted = Replica("lists nothing")
+    unlisted.set_models(frozenset())
+    pool.record_success(unlisted, "a1")
+    assert not unlisted.lacks("a1")
+    unknown.missing.add("a1")
+    pool.record_success(unknown, "a1")
+    assert not unknown.lacks("a1") and not unknown.lacks("another")
+
+
+def test_a_model_that_a_replica_refused_is_missing_until_it_is_listed_again() -> None:
+    pool = ReplicaPool(["a", "b"], 3)
+    a, b = pool
+    a.set_models(frozenset({"a1"}))
+    a.missing.add("a1")
+    assert pool.pick(0.0, (), "a1") is b
+    a.set_models(frozenset({"a1"}))
+    assert not a.lacks("a1")
+    a.set_models(None)
+    assert not a.lacks("a1"), "what a list that cannot be read has is not known"
+
+
 def test_a_circuit_opens_after_consecutive_failures_and_at_once_if_the_connection_is_refused() -> None:
     pool = ReplicaPool(["a", "b"], 3)
     a, b = pool

@@ -35,12 +35,15 @@ class Server:
     between: float = 0.0
     dies_after: int = 1_000
     headers: dict[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] | None = None
     asked: int = 0
     cut: int = 0
     url: str = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
+        if self.models is not None and (await request.json())["model"] not in self.models:
+            return web.Response(status=404, text=MISSING, content_type="application/json")
         try:
             if self.dies > 0:
                 self.dies -= 1
@@ -71,8 +74,9 @@ class Server:
         request.transport.abort()
         return web.Response()
 
-    async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": []}, status=200 if self.status < 500 else self.status)
+    async def list_models(self, _: web.Request) -> web.Response:
+        listed = [{"id": name} for name in self.models or ()]
+        return web.json_response({"data": listed}, status=200 if self.status < 500 else self.status)
 
 
 Start = Callable[..., Awaitable[Server]]
@@ -88,7 +92,7 @@ async def start() -> AsyncIterator[Start]:
         server = server or Server(**options)
         app = web.Application()
         app.router.add_post("/v1/{rest:.*}", server.answer)
-        app.router.add_get("/v1/models", server.models)
+        app.router.add_get("/v1/models", server.list_models)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         port = int(server.url.rpartition(":")[2]) if server.url else 0
@@ -289,6 +293,71 @@ async def test_a_model_is_not_served_only_if_no_replica_serves_it(
         error = await refused(await make(*servers))
         assert isinstance(error, NotServed)
         assert not error.down
+
+
+def ask(replicas: Replicas, streaming: bool, model: str = "a1") -> Awaitable[object]:
+    body = b'{"model": "%s"}' % model.encode()
+    if not streaming:
+        return replicas.post(CHAT, body, b"", model)
+
+    async def read() -> list[bytes]:
+        async with replicas.stream(CHAT, body, b"", model) as pieces:
+            return [piece async for piece in pieces]
+
+    return read()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_replica_that_restarted_is_asked_for_an_adapter_only_once_it_lists_it(
+    start: Start, make: Make, streaming: bool
+) -> None:
+    pieces = (b"data: 1\n\n",) if streaming else ()
+    restarting, other = [await start(models=("base", "a1"), pieces=pieces) for _ in range(2)]
+    replicas = await make(restarting, other)
+    first, second = replicas._pool
+    watching = asyncio.create_task(replicas.watch_forever())
+    try:
+        await until(lambda: first.models == second.models == {"base", "a1"})
+        for _ in range(4):
+            await ask(replicas, streaming)
+        assert restarting.asked == other.asked == 2
+        await start.stop(restarting)  # type: ignore[attr-defined]
+        for _ in range(4):
+            await ask(replicas, streaming)
+        restarting.models = ("base",)
+        await start(restarting)
+        await until(lambda: not first.circuit_open)  # It answers probes: its base model gets requests at once.
+        asked = restarting.asked
+        for _ in range(6):
+            await ask(replicas, streaming)
+        assert restarting.asked == asked
+        assert errors(replicas, "not_served") == 0, "not even one request was tried there"
+        await ask(replicas, streaming, "base")
+        assert restarting.asked == asked + 1
+        restarting.models = ("base", "a1")
+        await until(lambda: not first.lacks("a1"))
+        for _ in range(4):
+            await ask(replicas, streaming)
+        assert restarting.asked > asked + 1
+    finally:
+        watching.cancel()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_restart_that_no_probe_saw_costs_one_request_a_second_try_and_no_client_an_error(
+    start: Start, make: Make, streaming: bool
+) -> None:
+    pieces = (b"data: 1\n\n",) if streaming else ()
+    restarted, other = await start(models=("base",)), await start(models=("base", "a1"), pieces=pieces)
+    replicas = await make(restarted, other)
+    for replica in replicas._pool:
+        replica.set_models(frozenset({"base", "a1"}))
+    for _ in range(6):
+        await ask(replicas, streaming)
+    assert (restarted.asked, other.asked, errors(replicas, "not_served")) == (1, 6, 1)
+    await start.stop(other)  # type: ignore[attr-defined]
+    with pytest.raises(NotServed):  # So that another arm answers.
+        await ask(replicas, streaming)
 
 
 async def test_an_unknown_path_is_not_a_missing_model(start: Start, make: Make) -> None:

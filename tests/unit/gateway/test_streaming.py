@@ -186,6 +186,7 @@ async def test_another_arm_streams_if_the_first_is_not_served(gateway: Gateway) 
     assert response.headers["x-ratchet-variant"] == "primary"
     assert response.headers["x-ratchet-instead-of"] == "canary"
     assert _chunks(response)[-1]["ratchet"]["adapter"] == "now"
+    assert gateway.upstream.models == ["next", "now"]
 
 
 async def test_streamed_tool_calls_are_assembled_for_the_log(gateway: Gateway) -> None:
