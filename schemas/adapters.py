@@ -35,6 +35,42 @@ class ClassScore(Frozen):
     recall: Probability
     f1: Probability
     support: int = Field(ge=0)
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
+    f1_interval: Interval | None = None
+
+
+class AverageScore(Frozen):
+    """Precision, recall and F1 over the labels that occur: each the same (`macro`), or by its rows (`weighted`)."""
+
+    kind: Literal["macro", "weighted"]
+    precision: Interval
+    recall: Interval
+    f1: Interval
+
+
+class Confusion(Frozen):
+    """A cell of the confusion matrix: how often `given` was answered where `expected` is right."""
+
+    expected: Identifier
+    given: Identifier = Field(description="`(no label)`: a failed request, or no label of the task.")
+    count: int = Field(ge=1)
+
+
+class ConfidenceScore(Frozen):
+    """How well an arm's uncalibrated confidence tells its right answers from its wrong ones."""
+
+    n: int = Field(ge=1)
+    ece: Probability = Field(description="Expected calibration error, over 15 bins of equal size.")
+    brier: Probability
+    auroc: Interval | None = Field(
+        default=None,
+        description="The probability that an error has a lower score than a right answer. None: too few of either.",
+    )
+    aurc: Probability = Field(description="Area below risk over coverage: the lower, the better.")
+    risk_coverage: tuple[tuple[Probability, Probability], ...] = Field(
+        default=(), max_length=101, description="Points of the curve: share of the most confident answers, error rate."
+    )
 
 
 class ArmScore(Frozen):
@@ -42,10 +78,42 @@ class ArmScore(Frozen):
 
     adapter: AdapterName | None
     accuracy: Interval
+    score: Interval | None = Field(
+        default=None, description="Mean score, in [0, 1]: of text and JSON that are partly right it is above accuracy."
+    )
+    traffic_accuracy: Interval | None = Field(
+        default=None,
+        description="Estimated accuracy on all traffic: of the rows that chance drew, each weighed by one over how "
+        "probable it was that a person is asked about it. None: too few such rows.",
+    )
     macro_f1: Probability
+    averages: tuple[AverageScore, ...] = Field(default=(), max_length=10)
     classes: tuple[ClassScore, ...] = Field(default=(), max_length=500)
+    confusions: tuple[Confusion, ...] = Field(
+        default=(), max_length=2_000, description="Cells that are not empty, the most frequent first."
+    )
+    confidence: ConfidenceScore | None = Field(default=None, description="None: the engine reports no confidence.")
     failed: int = Field(default=0, ge=0, description="Requests that errored or timed out: counted as wrong.")
     latency_ms_p50: float = Field(ge=0.0)
+    latency_ms_p95: float = Field(default=0.0, ge=0.0)
+
+
+class Difference(Frozen):
+    """The candidate's mean score less production's on the same rows, with its 95 % interval and what that shows.
+
+    `better` and `worse` are statements, each at 2.5 %. A candidate need not be better to be compared on live traffic.
+    """
+
+    value: float = Field(ge=-1.0, le=1.0)
+    low: float = Field(ge=-1.0, le=1.0)
+    high: float = Field(ge=-1.0, le=1.0)
+    n: int = Field(ge=0)
+    basis: Literal["rows", "traffic"] = Field(
+        description="`traffic`: of rows that chance drew, weighed by how probable that was. `rows`: all as they are."
+    )
+    p_worse: Probability = Field(description='One-sided p-value of "not worse".')
+    p_better: Probability = Field(description='One-sided p-value of "not better".')
+    finding: Literal["better", "worse", "not_shown"]
 
 
 CALIBRATIONS, CALIBRATION_FILE = "calibrations", "calibration.json"
@@ -72,6 +140,12 @@ class Calibration(Frozen):
     ece_before: Probability = Field(description="Expected calibration error of these answers before calibration.")
     ece_after: Probability = Field(
         description="The same after calibration, cross-fitted: no answer is mapped by a fit that used it."
+    )
+    brier_before: Probability | None = None
+    brier_after: Probability | None = Field(default=None, description="Cross-fitted, too.")
+    basis: Literal["rows", "traffic"] = Field(
+        default="rows",
+        description="`traffic`: fitted on rows that chance drew, weighed by how probable that was. `rows`: on all.",
     )
 
     @model_validator(mode="after")
@@ -122,7 +196,11 @@ class EvaluationRequested(Event):
 
 
 class AdapterEvaluated(Event):
-    """A candidate was compared with production on the evaluation set; every gate has its verdict. Key: task."""
+    """A candidate was compared with production on the evaluation set; every gate has its verdict. Key: task.
+
+    `inconclusive`: no gate stops it, and one could not be decided on so few rows (`Gate.labels_needed`). It goes on
+    like one that passed: what nothing was shown against may prove itself on live traffic.
+    """
 
     adapter: AdapterName
     adapter_uri: str = Field(max_length=2_000)
@@ -134,7 +212,8 @@ class AdapterEvaluated(Event):
     gates: tuple[Gate, ...]
     candidate: ArmScore
     production: ArmScore
-    golden_lost: int = Field(default=0, ge=0)
+    gain: Difference | None = None
+    golden_lost: int = Field(default=0, ge=0, description="Rows that production answers right and the candidate not.")
     golden_gained: int = Field(default=0, ge=0)
     golden_total: int = Field(default=0, ge=0)
     calibration: Calibration | None = Field(

@@ -64,17 +64,23 @@ class Variant(StrEnum):
 
 
 class Gate(Frozen):
-    """One condition that data or a candidate had to meet, with what was measured."""
+    """One condition that data or a candidate had to meet, with what was measured.
+
+    A gate that could not measure anything (`measured` is None) stops nothing: it is unknown, and `passed` is true.
+    """
 
     name: Identifier
     passed: bool
     measured: float | None = None
     required: str = Field(description="The threshold in words, e.g. `>= 0.05`.", max_length=200)
     detail: str = Field(default="", max_length=2_000)
+    labels_needed: int | None = Field(
+        default=None, ge=1, description="Of an unknown gate: so many more labelled rows would decide it."
+    )
 
 
 class Interval(Frozen):
-    """A proportion with its 95 % Wilson interval."""
+    """A proportion, or a mean in [0, 1], with its 95 % interval. `n`: the rows it is of."""
 
     value: Probability
     low: Probability
@@ -82,4 +88,4 @@ class Interval(Frozen):
     n: int = Field(ge=0)
 
 
-Verdict = Literal["passed", "failed"]
+Verdict = Literal["passed", "failed", "inconclusive"]

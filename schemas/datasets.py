@@ -6,8 +6,9 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
-from schemas.base import Event, Frozen, Gate, Identifier, Text
+from schemas.base import Event, Frozen, Gate, Identifier, Probability, Text
 from schemas.conversation import JsonObject, Messages
+from schemas.labels import Purpose
 from schemas.tasks import TaskSpec
 
 
@@ -78,6 +79,13 @@ class Example(Frozen):
     origin: Origin = Origin.REVIEWER
     weight: float = Field(default=1.0, gt=0.0, le=10.0, description="How much it counts in training; 1: as usual.")
     mode_id: Identifier | None = Field(default=None, description="The failure mode that its prediction belongs to.")
+    app: Identifier | None = Field(default=None, description="The application that asked the model.")
+    purpose: Purpose | None = Field(default=None, description="Why a reviewer was asked, where chance drew the row.")
+    drawn_probability: Probability | None = Field(
+        default=None,
+        gt=0.0,
+        description="How probable it was that chance drew its prediction for a question. None: it was not chance.",
+    )
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
     user_hash: Identifier | None = Field(default=None, description="Keyed hash of the user, for erasure.")

@@ -53,6 +53,12 @@ class LabelRequested(Event):
         description="How probable it was that this prediction is asked about for this purpose, fixed before it was "
         "read.",
     )
+    drawn_probability: Probability | None = Field(
+        default=None,
+        gt=0.0,
+        description="How probable it was that this prediction is asked about by the audit or for looking wrong, "
+        "whichever: what labels of both samples together are weighed by. None: not by chance.",
+    )
     overlap: int = Field(default=1, ge=1, le=5, description="How many reviewers are asked the same question.")
     app: Identifier | None = Field(default=None, description="The application that asked the model.")
     ticket_id: Identifier | None = None
@@ -90,6 +96,7 @@ class CorrectionSubmitted(Event):
         default=None, description="Of a pair of free texts; of a pair of labels only `cannot_tell`."
     )
     inclusion_probability: Probability = Field(default=1.0, gt=0.0)
+    drawn_probability: Probability | None = Field(default=None, gt=0.0)
     overlap: int = Field(default=1, ge=1, le=5)
     app: Identifier | None = None
     ticket_id: Identifier | None = None

@@ -213,11 +213,29 @@ class FailureSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    """The offline gates. All must pass before a candidate answers a single live input."""
+    """The offline gates, which stop a candidate that is worse before it answers a single live input.
 
-    min_gain: float = Field(default=0.0, ge=-1.0, le=1.0, description="Minimum accuracy gain over production.")
-    min_accuracy: Probability = 0.0
-    max_golden_net_loss: Probability = Field(default=0.05, description="Share of golden answers lost minus gained.")
+    That it is better is no condition: few rows can show it, and the test on live traffic will.
+    """
+
+    min_gain: float | None = Field(
+        default=None,
+        ge=-1.0,
+        le=1.0,
+        description="Minimum gain over production as measured; empty: none, it must only not be shown to be worse.",
+    )
+    min_accuracy: Probability = Field(default=0.0, description="0: no such gate.")
+    better_than_chance: bool = Field(
+        default=True, description="Answers must have to do with the questions; labels only."
+    )
+    max_golden_net_loss: Probability = Field(
+        default=0.05,
+        description="Share of golden answers lost minus gained, against the best of production and of any adapter that "
+        "was ever promoted.",
+    )
+    max_confidence_loss: Probability = Field(
+        default=0.1, description="Shown loss of AUROC against production, in telling right answers from wrong ones."
+    )
     max_failed_share: Probability = Field(default=0.02, description="Share of requests that failed or timed out.")
 
 

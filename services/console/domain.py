@@ -187,6 +187,7 @@ def correction_of(request: LabelRequested, reviewer: str, given: GivenAnswer, re
         label=given.answer.label,
         preference=given.answer.preference,
         inclusion_probability=request.inclusion_probability,
+        drawn_probability=request.drawn_probability,
         overlap=request.overlap,
         app=request.app,
         ticket_id=request.ticket_id,

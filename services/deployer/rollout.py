@@ -129,7 +129,7 @@ class Rollout:
 
     def judged_again(self, event: AdapterEvaluated, now: datetime) -> Rollout:
         """Return the rollout with a newer verdict, by which it waits on or is rejected."""
-        stage = Stage.QUEUED if event.verdict == "passed" else Stage.REJECTED
+        stage = Stage.REJECTED if event.verdict == "failed" else Stage.QUEUED
         judged = self.with_stage(stage, offline_reason(event), self.evidence, now, moves_flags=False)
         return replace(judged, opponent=event.production.adapter, verdict_id=str(event.event_id))
 
@@ -237,7 +237,7 @@ def candidate_of(event: AdapterEvaluated, serving: ServingState, now: datetime) 
         task=event.task,
         task_revision=event.task_revision,
         cycle_id=event.cycle_id,
-        stage=Stage.QUEUED if event.verdict == "passed" else Stage.REJECTED,
+        stage=Stage.REJECTED if event.verdict == "failed" else Stage.QUEUED,
         primary=serving.primary,
         previous=serving.previous,
         candidate=event.adapter,
@@ -262,8 +262,11 @@ def offline_reason(event: AdapterEvaluated) -> str:
     """Return why the candidate passed the offline gates, or which gates it failed and what they measured."""
     candidate, production = event.candidate.accuracy, event.production.accuracy
     compared = f"accuracy {candidate.value:.3f} against production's {production.value:.3f} on {candidate.n} examples"
-    if event.verdict == "passed":
-        return f"passed all {len(event.gates)} offline gates ({compared}); compared on live traffic from now on"
+    unknown = [gate.name for gate in event.gates if gate.labels_needed is not None]
+    if event.verdict != "failed":
+        passed = f"stopped by none of {len(event.gates)} offline gates, {', '.join(unknown)} unknown on so few rows"
+        passed = passed if unknown else f"passed all {len(event.gates)} offline gates"
+        return f"{passed} ({compared}); compared on live traffic from now on"
     failed = [
         f"{gate.name} ({'not measured' if gate.measured is None else f'{gate.measured:.4g}'}, required "
         f"{gate.required}{f': {gate.detail}' if gate.detail else ''})"

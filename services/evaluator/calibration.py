@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from schemas.adapters import Calibration
+from services.evaluator.statistics.confidence import brier, expected_calibration_error
+from services.evaluator.statistics.traffic import TrafficSample
 from shared.identity import content_hash
 from shared.model.confidence import MAX_LOG_ODDS, calibrated, log_odds
 
 MIN_ANSWERS = 20
 """There is no calibration from fewer answers."""
+MIN_EFFECTIVE = 100
+"""From so many rows of equal weight on, those that stand for all traffic suffice by themselves."""
 ISOTONIC_FROM = 1_000
-BINS = 15
 FOLDS = 5
 _MAX_KNOTS = 150
 _PRIOR_DEVIATION = 0.5
@@ -43,40 +46,58 @@ _SCORE_WEIGHT = 1e-3
 Floats = NDArray[np.float64]
 
 
-def fit(adapter: str, scores: Sequence[float | None], right: Sequence[bool], labels: int) -> Calibration | None:
+def fit(
+    adapter: str,
+    scores: Sequence[float | None],
+    right: Sequence[bool],
+    labels: int,
+    traffic: TrafficSample | None = None,
+) -> Calibration | None:
     """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `labels`: their number in the task.
 
-    Answers without a score are skipped. Returns None for fewer than `MIN_ANSWERS` others.
+    Answers without a score are skipped. `traffic`: the answers that stand for all traffic. Where they suffice the map
+    is fitted on them alone, by their weights: suspects are more often wrong at the same score than other answers are.
+    Returns None for fewer than `MIN_ANSWERS` answers.
     """
-    pairs = [(score, is_right) for score, is_right in zip(scores, right, strict=True) if score is not None]
-    if len(pairs) < MIN_ANSWERS:
+    raw = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+    judged = np.array(right, dtype=np.float64)
+    chosen, weights, by_traffic = _chosen(raw, traffic)
+    if len(chosen) < MIN_ANSWERS:
         return None
-    raw = np.array([score for score, _ in pairs])
-    judged = np.array([is_right for _, is_right in pairs], dtype=np.float64)
-    fit_map = temperature_map if len(pairs) < ISOTONIC_FROM else isotonic_map
+    raw, judged = raw[chosen], judged[chosen]
+    fit_map = temperature_map if len(chosen) < ISOTONIC_FROM else isotonic_map
     chance = 1.0 / (labels - 1)
-    fields = fit_map(raw, judged, chance)
-    name = f"{adapter}-{content_hash(repr(fields), length=6)}"
-    before = expected_calibration_error(raw, judged)
-    after = expected_calibration_error(_cross_fitted(raw, judged, fit_map, chance), judged)
+    fields = fit_map(raw, judged, chance, weights)
+    mapped = _cross_fitted(raw, judged, fit_map, chance, weights)
     return Calibration.model_validate(
-        {**fields, "name": name, "answers": len(pairs), "ece_before": before, "ece_after": after}
+        {
+            **fields,
+            "name": f"{adapter}-{content_hash(repr(fields), length=6)}",
+            "answers": len(chosen),
+            "ece_before": expected_calibration_error(raw, judged, weights=weights),
+            "ece_after": expected_calibration_error(mapped, judged, weights=weights),
+            "brier_before": brier(raw, judged, weights),
+            "brier_after": brier(mapped, judged, weights),
+            "basis": "traffic" if by_traffic else "rows",
+        }
     )
 
 
-def expected_calibration_error(scores: Floats, right: Floats, bins: int = BINS) -> float:
-    """Return the mean distance of confidence and accuracy over bins of equal size (Nguyen & O'Connor 2015), in [0, 1].
+def _chosen(raw: Floats, traffic: TrafficSample | None) -> tuple[NDArray[np.intp], Floats, bool]:
+    """Return which answers the map is fitted on, and what each counts, as so many independent answers in total."""
+    known = ~np.isnan(raw)
+    if traffic is not None:
+        has_score = known[traffic.positions]
+        part = TrafficSample(traffic.positions[has_score], traffic.weights[has_score])
+        if len(part.positions) and part.effective >= MIN_EFFECTIVE:
+            return part.positions, part.weights * (part.effective / part.weights.sum()), True
+    every = np.flatnonzero(known)
+    return every, np.ones(len(every)), False
 
-    It is above 0 even for a perfect map: bins of n answers scatter by about sqrt(p (1 - p) / n).
-    """
-    order = np.argsort(scores, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return float(sum(len(part) * abs(scores[part].mean() - right[part].mean()) for part in parts) / len(scores))
 
-
-FitMap = Callable[[Floats, Floats, float], dict[str, object]]
-"""Fits a map. Takes raw scores, judgements (1: right, 0: wrong) and the chance that a mistake makes a wrong answer look
-right; returns the map's fields of a Calibration."""
+FitMap = Callable[[Floats, Floats, float, Floats], dict[str, object]]
+"""Fits a map. Takes raw scores, judgements (1: right, 0: wrong), the chance that a mistake makes a wrong answer look
+right, and what each answer counts; returns the map's fields of a Calibration."""
 
 
 def probability_judged_right(probability: Floats, mistakes: float, chance: float) -> Floats:
@@ -84,7 +105,7 @@ def probability_judged_right(probability: Floats, mistakes: float, chance: float
     return (1.0 - mistakes) * probability + mistakes * chance * (1.0 - probability)
 
 
-def temperature_map(scores: Floats, right: Floats, chance: float) -> dict[str, object]:
+def temperature_map(scores: Floats, right: Floats, chance: float, weights: Floats) -> dict[str, object]:
     """Return the posterior means of the temperature (by its logarithm) and of the share of mistakes."""
     x = np.array([log_odds(score) for score in scores])
     mapped = 1.0 / (1.0 + np.exp(-np.exp(-_LOG_TEMPERATURES)[:, None] * x))
@@ -93,7 +114,7 @@ def temperature_map(scores: Floats, right: Floats, chance: float) -> dict[str, o
     for row, mistakes in enumerate(_MISTAKE_SHARES):
         judged = np.clip(probability_judged_right(mapped, mistakes, chance), _MIN_PROBABILITY, 1.0 - _MIN_PROBABILITY)
         log_posterior[row] = (
-            np.where(right > 0, np.log(judged), np.log1p(-judged)).sum(axis=1)
+            np.where(right > 0, np.log(judged), np.log1p(-judged)) @ weights
             + prior
             + _MISTAKE_PRIOR * np.log1p(-mistakes)
         )
@@ -106,13 +127,14 @@ def temperature_map(scores: Floats, right: Floats, chance: float) -> dict[str, o
     }  # fmt: skip
 
 
-def isotonic_map(scores: Floats, right: Floats, chance: float) -> dict[str, object]:
+def isotonic_map(scores: Floats, right: Floats, chance: float, weights: Floats) -> dict[str, object]:
     """Return knots at the middle of each step of an isotonic regression on log-odds, corrected for mistakes."""
-    mistakes = float(str(temperature_map(scores, right, chance)["mistakes"]))
+    mistakes = float(str(temperature_map(scores, right, chance, weights)["mistakes"]))
     x = np.array([log_odds(score) for score in scores])
-    steps = IsotonicRegression().fit_transform(x, right)
-    levels, step, counts = np.unique(steps, return_inverse=True, return_counts=True)
-    middles = np.bincount(step, weights=x) / counts
+    steps = IsotonicRegression().fit_transform(x, right, sample_weight=weights)
+    levels, step = np.unique(steps, return_inverse=True)
+    counts = np.bincount(step, weights=weights)
+    middles = np.bincount(step, weights=weights * x) / counts
     levels = np.clip((levels - mistakes * chance) / (1.0 - mistakes - mistakes * chance), 0.0, 1.0)
     # A step whose answers were all right, or all wrong, is still not certain.
     levels = np.maximum.accumulate((levels * counts + 0.5) / (counts + 1.0))
@@ -123,7 +145,7 @@ def isotonic_map(scores: Floats, right: Floats, chance: float) -> dict[str, obje
     return {"kind": "isotonic", "knots": tuple(knots), "mistakes": mistakes}
 
 
-def _cross_fitted(scores: Floats, right: Floats, fit_map: FitMap, chance: float) -> Floats:
+def _cross_fitted(scores: Floats, right: Floats, fit_map: FitMap, chance: float, weights: Floats) -> Floats:
     """Return how often each answer would be judged right by a map fitted without it."""
     folds = np.arange(len(scores)) % FOLDS
     mapped = np.empty_like(scores)
@@ -131,7 +153,7 @@ def _cross_fitted(scores: Floats, right: Floats, fit_map: FitMap, chance: float)
         held_out = folds == fold
         fitted = Calibration.model_validate(
             {
-                **fit_map(scores[~held_out], right[~held_out], chance),
+                **fit_map(scores[~held_out], right[~held_out], chance, weights[~held_out]),
                 "name": "fold",
                 "answers": 1,
                 "ece_before": 0.0,

@@ -1,16 +1,15 @@
-"""The questions of an evaluation, graded answers, and the statistics that the gates read. Pure."""
+"""The questions of an evaluation, and graded answers. Pure."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.adapters import AdapterTrained, EvaluationRequested
-from schemas.base import Interval
 from schemas.conversation import JsonObject, Message, Messages, Role
 from schemas.datasets import Example
 from schemas.golden import GoldenRow
+from schemas.labels import Purpose
 from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
 from shared.grading.grade import Grade
@@ -26,14 +25,16 @@ _PROBE_TEXTS = (
     "Why is that: {}?",
     "What can you tell me about {}?",
 )
-_Z95 = 1.959963984540054
+_UNIFORM = (Purpose.AUDIT, Purpose.UNCALIBRATED)
 
 
 @dataclass(frozen=True)
 class Question:
     """A prompt and its right answer as one text, tool calls included. `must_pass`: no candidate may get it wrong.
 
-    `row_id`: the golden row's.
+    `row_id`: the golden row's. `group`: near-copies have the same. `slices`: parts of the evaluation set that are
+    looked at by themselves, such as a failure mode. `drawn`: how probable it was that a person is asked about it; None:
+    it was not chance. `is_uniform`: it comes from a sample of answers that nobody suspected, too.
     """
 
     messages: Messages
@@ -41,6 +42,10 @@ class Question:
     tools: tuple[JsonObject, ...] = ()
     must_pass: bool = False
     row_id: str = ""
+    group: str = ""
+    slices: tuple[str, ...] = ()
+    drawn: float | None = None
+    is_uniform: bool = False
 
     @property
     def text(self) -> str:
@@ -68,24 +73,6 @@ class GradedAnswers:
         return sum(answer is None for answer in self.answers)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The answers of candidate and production to the same questions."""
-
-    questions: Sequence[Question]
-    candidate: GradedAnswers
-    production: GradedAnswers
-
-    @property
-    def lost(self) -> list[int]:
-        """The positions of questions that production answers right and the candidate does not."""
-        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if p > c]
-
-    @property
-    def gained(self) -> list[int]:
-        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if c > p]
-
-
 def job_name(event: Candidate, production: str | None) -> str:
     """Return the job's name, one for each candidate, opponent and cycle, and for each request to evaluate again."""
     again = str(event.event_id) if isinstance(event, EvaluationRequested) else ""
@@ -100,7 +87,21 @@ def production_of(event: AdapterTrained, rollout: RolloutChanged | None) -> str 
 
 
 def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
-    return [Question(row.prompt, row.answer, row.tools) for row in rows]
+    """Return the held-out rows as questions, with what is known of where they come from."""
+    return [
+        Question(
+            row.prompt,
+            row.answer,
+            row.tools,
+            group=row.group,
+            slices=tuple(
+                f"{kind} {name}" for kind, name in (("failure mode", row.mode_id), ("app", row.app)) if name is not None
+            ),
+            drawn=row.drawn_probability,
+            is_uniform=row.purpose in _UNIFORM,
+        )
+        for row in rows
+    ]
 
 
 def golden_questions(rows: Sequence[GoldenRow], spec: TaskSpec) -> list[Question]:
@@ -125,23 +126,19 @@ def probe_prompts(spec: TaskSpec) -> list[Messages]:
     return [(*system, Message(role=Role.USER, content=text)) for text in texts]
 
 
+@dataclass(frozen=True)
+class PastResult:
+    """What an adapter that was promoted got right of the golden rows of its time: by `golden_key`."""
+
+    adapter: str
+    right: Mapping[str, bool]
+
+
+def golden_key(question: Question) -> str:
+    """Return the name of a golden row and its answer: a row whose answer was corrected is another."""
+    return content_hash(question.row_id, question.answer)
+
+
 def failed_must_pass(golden: Sequence[Question], candidate: GradedAnswers) -> list[int]:
     """Return the positions of the must-pass rows that the candidate gets wrong, or did not answer."""
     return [i for i, question in enumerate(golden) if question.must_pass and not candidate.right[i]]
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """Return a proportion and its 95 % Wilson interval (Wilson 1927); [0, 1] for n = 0."""
-    if n == 0:
-        return Interval(value=0.0, low=0.0, high=1.0, n=0)
-    share, z2 = successes / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Interval(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)), n=n)
-
-
-def mcnemar_worse(lost: int, gained: int) -> float:
-    """Return the p-value of "the candidate is not worse" (exact McNemar, one-sided): P(losses >= lost) at even odds."""
-    n = lost + gained
-    tail: int = sum(math.comb(n, k) for k in range(lost, n + 1))
-    return tail / (1 << n)

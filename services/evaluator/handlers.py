@@ -1,14 +1,15 @@
 """Kafka handlers of the evaluator: every trained adapter becomes an evaluation job, and one that waited another.
 
-consumes  adapters.trained · evaluations.requested · rollouts.changed (as a table)
+consumes  adapters.trained · evaluations.requested · rollouts.changed (as a table, and for the promotions)
 produces  adapters.evaluated · steps.progressed · steps.failed
 """
 
 from __future__ import annotations
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained, EvaluationRequested
-from schemas.rollouts import RolloutChanged
+from schemas.rollouts import RolloutChanged, Stage
 from services.evaluator.domain import Candidate, job_name, production_of
+from services.evaluator.golden_history import record_promotion
 from services.evaluator.job import EvaluationJob
 from services.evaluator.settings import EvaluatorSettings
 from shared.cycle_step import CycleStep
@@ -17,6 +18,8 @@ from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.consumers import Consumers
 from shared.kafka.latest_by_key import READ_SECONDS, LatestByKey
 from shared.kafka.publisher import EventPublisher
+from shared.storage.artifacts import ArtifactStore
+from shared.threads import in_thread
 
 STEP = CycleStep("evaluator", "evaluation")
 
@@ -40,6 +43,7 @@ class Handlers:
         """Register the handlers on the consumers that `rollouts` is a table of."""
         consumers.on(AdapterTrained, self.on_adapter)
         consumers.on(EvaluationRequested, self.on_requested)
+        consumers.on(RolloutChanged, self.on_rollout)
 
     async def follow_jobs(self) -> None:
         """Background: run the jobs and publish their progress and results."""
@@ -57,6 +61,15 @@ class Handlers:
     async def on_requested(self, event: EvaluationRequested) -> None:
         """Submit the evaluation of a candidate whose turn has come, against the adapter that the deployer names."""
         self._submit(event, event.against)
+
+    async def on_rollout(self, event: RolloutChanged) -> None:
+        """Record a promotion: what the adapter got right of the golden set is what later candidates are measured by.
+
+        Raises DependencyUnavailable while the artifact store is away.
+        """
+        if event.stage is Stage.PROMOTED and event.primary_adapter is not None:
+            store = ArtifactStore(self._settings.artifacts_uri, self._settings.home / "cache")
+            await in_thread(record_promotion, store, event.task, event.primary_adapter)
 
     def _submit(self, event: Candidate, production: str | None) -> None:
         settings = self._settings

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,19 +27,17 @@ from schemas.datasets import Example
 from schemas.tasks import TaskKind
 from services.evaluator.domain import (
     Candidate,
-    Comparison,
     Question,
     evaluation_questions,
     failed_must_pass,
     golden_questions,
     probe_prompts,
 )
-from services.evaluator.gates import check_gates, regression_set, verdict
+from services.evaluator.golden_history import golden_result, past_results, publish_result, record_promotion
 from services.evaluator.settings import KEY_VARIABLE
 from shared.conversation import chat_messages
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
 from shared.files import write_atomically
-from shared.identity import event_id
 from shared.jobs import Progress, lease, run_job
 from shared.model.adapter_files import check_adapter
 from shared.model.inference import InferenceClient
@@ -48,6 +47,10 @@ from shared.storage.golden_sets import read_golden_set
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers, CompletionClient
+    from services.evaluator.verdict import Asked
+
+RETRY_ROUNDS = 2
+"""How often the requests that failed are repeated, of either arm."""
 
 
 class EvaluationJob(BaseModel):
@@ -67,18 +70,35 @@ class EvaluationJob(BaseModel):
 
 def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
     """Ask both arms, score their answers and check the gates. A killed job reuses the arms it has already asked."""
+    from services.evaluator.verdict import verdict_event  # Loads SciPy: only in this process.
+
     job = EvaluationJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
     evaluation = evaluation_questions(read_examples(store.fetch(job.trained.dataset_uri) / "eval.jsonl"))
     golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
     progress(0, 1, "waiting until another job ends")
     with lease(job.slots_folder, job.slots):
-        candidate, production, wrong_twice, probes = asyncio.run(
-            _ask_both(job, store, evaluation, golden, folder, progress)
-        )
+        asked, probes = asyncio.run(_ask_both(job, store, evaluation, golden, folder, progress))
     publish_probes(probes, store, folder)
-    calibration = calibrate(job.trained, evaluation, candidate, store, folder)
-    return verdict_event(job, folder.name, evaluation, golden, candidate, production, wrong_twice, calibration)
+    asked = with_golden_history(job, asked, store, folder)
+    calibration = calibrate(job.trained, evaluation, asked.candidate, store, folder)
+    return verdict_event(job.trained, job.production, folder.name, asked, calibration)
+
+
+def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, folder: Path) -> Asked:
+    """Add what promoted adapters got right of the golden set, and store what this candidate did.
+
+    The adapter that serves was promoted, whether its event has been read yet or not.
+    """
+    trained = job.trained
+    if job.production is not None:
+        record_promotion(store, trained.task, job.production)
+    if trained.spec.golden_set is None:
+        return asked
+    right = asked.candidate.graded(asked.golden, len(asked.evaluation), trained.spec).right
+    result = golden_result(trained.task, trained.adapter, asked.golden, right)
+    publish_result(store, result, trained.spec.golden_set.set_id, folder / "golden")
+    return replace(asked, past=past_results(store, trained.task))
 
 
 async def _ask_both(
@@ -88,9 +108,11 @@ async def _ask_both(
     golden: Sequence[Question],
     folder: Path,
     progress: Progress,
-) -> tuple[ArmAnswers, ArmAnswers, Sequence[int], Probes]:
-    """Return both arms' answers to all questions, the must-pass rows that the candidate gets wrong twice, and the
+) -> tuple[Asked, Probes]:
+    """Return both arms' answers to all questions, with the must-pass rows that the candidate gets wrong twice, and the
     probes."""
+    from services.evaluator.verdict import Asked
+
     client = InferenceClient(job.vllm, job.timeout_seconds, os.environ.get(KEY_VARIABLE, ""))
     trained, questions = job.trained, [*evaluation, *golden]
     try:
@@ -102,18 +124,36 @@ async def _ask_both(
         candidate = await _ask_arm(job, client, trained.adapter, "candidate", 0, questions, folder, progress)
         opponent = job.production or trained.base_model
         production = await _ask_arm(job, client, opponent, "production", len(questions), questions, folder, progress)
+        candidate = await ask_failed_again(job, client, trained.adapter, candidate, questions)
+        production = await ask_failed_again(job, client, opponent, production, questions)
         wrong_twice = await ask_must_pass_again(job, client, golden, candidate, len(evaluation))
         probes = await ask_probes(client, trained)
     finally:
         await client.close()
-    failed = sum(answer is None for answer in production.answers)
-    if failed > trained.spec.evaluation.max_failed_share * len(questions):
-        (folder / "production.json").unlink()  # Not a fair opponent; the next attempt asks it again.
+    if len(production.unanswered) > trained.spec.evaluation.max_failed_share * len(questions):
+        for arm in ("candidate", "production"):  # Not a fair opponent; the next attempt asks both of them again.
+            (folder / f"{arm}.json").unlink()
         raise DependencyUnavailable(
-            f"{failed} of {len(questions)} requests to production failed, so no fair comparison is possible",
+            f"{len(production.unanswered)} of {len(questions)} requests to production failed, so no fair comparison is "
+            "possible",
             "Check vLLM and its log: ratchet status",
         )
-    return candidate, production, wrong_twice, probes
+    return Asked(evaluation, golden, candidate, production, wrong_twice), probes
+
+
+async def ask_failed_again(
+    job: EvaluationJob, client: CompletionClient, model: str, answers: ArmAnswers, questions: Sequence[Question]
+) -> ArmAnswers:
+    """Repeat the requests of an arm that failed, as often for either arm; what fails every time is a failed answer."""
+    from services.evaluator.recipe import ask_again
+
+    for _ in range(RETRY_ROUNDS):
+        if not (failed := answers.unanswered):
+            break
+        again = [questions[position] for position in failed]
+        repeated = await ask_again(client, model, again, job.trained.spec, job.concurrency, lambda done: None)
+        answers = answers.merged(failed, repeated)
+    return answers
 
 
 async def ask_must_pass_again(
@@ -187,7 +227,7 @@ async def _ask_arm(
     folder: Path,
     progress: Progress,
 ) -> ArmAnswers:
-    from services.evaluator.recipe import ArmAnswers, ask  # Loads scikit-learn: only in this process.
+    from services.evaluator.recipe import ArmAnswers, ask
 
     path = folder / f"{arm}.json"
     if path.exists():
@@ -209,12 +249,13 @@ def calibrate(
     None for a generation task, where right answers are not known, and if too few answers have a confidence.
     """
     from services.evaluator.calibration import fit
+    from services.evaluator.comparison import traffic_of
 
     if trained.spec.kind is not TaskKind.CLASSIFICATION:
         return None
     right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
-    fitted = fit(trained.adapter, scores, right, len(trained.spec.labels))
+    fitted = fit(trained.adapter, scores, right, len(trained.spec.labels), traffic_of(evaluation))
     if fitted is None:
         return None
     output = folder / "calibration"
@@ -223,53 +264,6 @@ def calibrate(
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=2).encode())
     uri = store.publish(output, CALIBRATIONS, trained.adapter)
     return Calibration.model_validate_json((store.fetch(uri) / CALIBRATION_FILE).read_bytes())
-
-
-def verdict_event(
-    job: EvaluationJob,
-    name: str,
-    evaluation: Sequence[Question],
-    golden: Sequence[Question],
-    candidate: ArmAnswers,
-    production: ArmAnswers,
-    wrong_twice: Sequence[int],
-    calibration: Calibration | None = None,
-) -> AdapterEvaluated:
-    """Build the event. Both arms answered `evaluation`, then `golden`; the id follows from the job's name.
-
-    `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again.
-    """
-    from services.evaluator.recipe import score
-
-    trained, spec = job.trained, job.trained.spec
-    on_evaluation = Comparison(
-        evaluation, candidate.graded(evaluation, 0, spec), production.graded(evaluation, 0, spec)
-    )
-    start = len(evaluation)
-    on_golden = Comparison(golden, candidate.graded(golden, start, spec), production.graded(golden, start, spec))
-    gates = check_gates(spec, on_evaluation, on_golden, wrong_twice)
-    regression = regression_set(on_evaluation, on_golden)
-    return AdapterEvaluated(
-        event_id=event_id("adapter evaluated", name),
-        task=trained.task,
-        task_revision=trained.task_revision,
-        cycle_id=trained.cycle_id,
-        adapter=trained.adapter,
-        adapter_uri=trained.uri,
-        base_model=trained.base_model,
-        dataset_id=trained.dataset_id,
-        dataset_uri=trained.dataset_uri,
-        data_cutoff=trained.data_cutoff,
-        verdict=verdict(gates),
-        gates=gates,
-        candidate=score(trained.adapter, on_evaluation.candidate, evaluation, candidate.latencies_ms, spec),
-        production=score(job.production, on_evaluation.production, evaluation, production.latencies_ms, spec),
-        golden_lost=len(regression.lost),
-        golden_gained=len(regression.gained),
-        golden_total=len(regression.questions),
-        calibration=calibration,
-        spec=spec,
-    )
 
 
 def read_examples(path: Path) -> list[Example]:

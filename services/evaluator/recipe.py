@@ -1,19 +1,16 @@
-"""Asks an arm the questions and scores its answers (scikit-learn)."""
+"""Asks an arm the questions, as the gateway would."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pydantic import BaseModel
-from sklearn.metrics import precision_recall_fscore_support
 
-from schemas.adapters import ArmScore, ClassScore
 from schemas.conversation import JsonObject
-from schemas.tasks import TaskKind, TaskSpec
-from services.evaluator.domain import GradedAnswers, Question, wilson
+from schemas.tasks import TaskSpec
+from services.evaluator.domain import GradedAnswers, Question
 from shared.conversation import chat_messages
 from shared.conversation.response_format import response_format
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -48,6 +45,21 @@ class ArmAnswers(BaseModel):
     answers: tuple[str | None, ...]
     latencies_ms: tuple[float, ...]
     scores: tuple[float | None, ...] = ()
+
+    def merged(self, positions: Sequence[int], repeated: ArmAnswers) -> ArmAnswers:
+        """Return the answers with those at `positions` replaced, which were asked for again."""
+        answers, scores = list(self.answers), list(self.scores)
+        for number, position in enumerate(positions):
+            answers[position] = repeated.answers[number]
+            if scores:
+                scores[position] = repeated.scores[number]
+        latencies = (*self.latencies_ms, *repeated.latencies_ms)
+        return ArmAnswers(answers=tuple(answers), latencies_ms=latencies, scores=tuple(scores))
+
+    @property
+    def unanswered(self) -> list[int]:
+        """The positions of the questions whose requests failed."""
+        return [position for position, answer in enumerate(self.answers) if answer is None]
 
     def graded(self, questions: Sequence[Question], start: int, spec: TaskSpec) -> GradedAnswers:
         """Grade the answers to `questions`, which were asked from position `start` on."""
@@ -124,44 +136,3 @@ async def _complete(client: CompletionClient, model: str, question: Question, sp
         except InvalidMessage:  # A request that vLLM refuses would be refused again.
             return None
     return None
-
-
-def score(
-    adapter: str | None,
-    arm: GradedAnswers,
-    questions: Sequence[Question],
-    latencies_ms: Sequence[float],
-    spec: TaskSpec,
-) -> ArmScore:
-    """Return accuracy with its interval, and precision, recall and F1 per label.
-
-    A generation task has no labels: its accuracy is exact match, and `macro_f1` is the mean score, which is the F1 of
-    its words. Both are weak evidence for free text.
-    """
-    classes: tuple[ClassScore, ...] = ()
-    if spec.kind is TaskKind.CLASSIFICATION:
-        classes = _class_scores(arm, questions, spec.labels)
-        present = [c.f1 for c in classes if c.support]
-        macro_f1 = statistics.fmean(present) if present else 0.0
-    else:
-        macro_f1 = statistics.fmean(arm.scores)
-    return ArmScore(
-        adapter=adapter,
-        accuracy=wilson(sum(arm.right), len(arm.right)),
-        macro_f1=macro_f1,
-        classes=classes,
-        failed=arm.failed,
-        latency_ms_p50=statistics.median(latencies_ms) if latencies_ms else 0.0,
-    )
-
-
-def _class_scores(arm: GradedAnswers, questions: Sequence[Question], labels: Sequence[str]) -> tuple[ClassScore, ...]:
-    expected = [question.answer for question in questions]
-    given = ["" if answer is None else answer.strip() for answer in arm.answers]
-    precision, recall, f1, support = precision_recall_fscore_support(
-        expected, given, labels=list(labels), zero_division=0.0
-    )
-    return tuple(
-        ClassScore(label=label, precision=float(p), recall=float(r), f1=float(f), support=int(s))
-        for label, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
-    )

@@ -195,6 +195,7 @@ def review_question(
         suggestion=wrote,
         suggestion_surrogates=feedback.surrogates if feedback is not None and wrote is not None else (),
         inclusion_probability=question.inclusion_probability,
+        drawn_probability=question.drawn_probability,
         overlap=2 if is_overlap else 1,
         app=prediction.app,
         user_hash=prediction.user_hash or (feedback.user_hash if feedback is not None and wrote is not None else None),

@@ -63,11 +63,15 @@ class Sightings:
 
 @dataclass(frozen=True)
 class Question:
-    """A prediction that was drawn, for what purpose, and with what probability."""
+    """A prediction that was drawn, for what purpose, and with what probability.
+
+    `drawn_probability`: of being drawn by the audit or for looking wrong, whichever. None: it was not chance.
+    """
 
     prediction_id: str
     purpose: Purpose
     inclusion_probability: float
+    drawn_probability: float | None = None
 
 
 @dataclass
@@ -135,14 +139,21 @@ class DayOfQuestions:
             stratum.seen += 1
         if sampling_point("audit", sighting.prediction_id) < audit_rate:
             audit.asked += 1
-            return Question(sighting.prediction_id, Purpose.AUDIT, audit_rate)
+            either = 1.0 - (1.0 - audit_rate) * (1.0 - self._suspect_rate(sighting.stratum))
+            return Question(sighting.prediction_id, Purpose.AUDIT, audit_rate, either)
         if stratum is None or sampling_point("question", sighting.prediction_id) >= stratum.rate:
             return None
         if self._is_spent():
             stratum.refused += 1
             return None
         stratum.asked += 1
-        return Question(sighting.prediction_id, _purpose(sighting.stratum), stratum.rate * (1.0 - audit_rate))
+        drawn = None if sighting.stratum == FEEDBACK else 1.0 - (1.0 - audit_rate) * (1.0 - stratum.rate)
+        probability = stratum.rate * (1.0 - audit_rate)
+        return Question(sighting.prediction_id, _purpose(sighting.stratum), probability, drawn)
+
+    def _suspect_rate(self, stratum: str | None) -> float:
+        """Return how probable it is that a prediction is drawn for looking wrong. A complaint is not a sample's."""
+        return 0.0 if stratum in (None, FEEDBACK) or self._is_spent() else self.strata[str(stratum)].rate
 
     def _audit_rate(self) -> float:
         budget = audit_budget(self._rules)

@@ -76,7 +76,7 @@ async def _earlier_questions(connection: AsyncConnection, ids: Sequence[str]) ->
     rows = await connection.execute(sa.select(ASKED).where(ASKED.c.prediction_id.in_(ids)))
     found: dict[str, list[Question]] = {}
     for row in rows:
-        question = Question(row.prediction_id, Purpose(row.purpose), row.probability)
+        question = Question(row.prediction_id, Purpose(row.purpose), row.probability, row.drawn_probability)
         found.setdefault(row.prediction_id, []).append(question)
     return found
 
@@ -110,8 +110,9 @@ async def _save(
     asked = [
         {
             "prediction_id": question.prediction_id, "purpose": question.purpose.value,
-            "probability": question.inclusion_probability, "task": task, "task_revision": sighting.task_revision,
-            "predicted_at": sighting.occurred_at, "user_hash": sighting.user_hash,
+            "probability": question.inclusion_probability, "drawn_probability": question.drawn_probability,
+            "task": task, "task_revision": sighting.task_revision, "predicted_at": sighting.occurred_at,
+            "user_hash": sighting.user_hash,
         }
         for sighting, question in drawn
     ]  # fmt: skip

@@ -30,8 +30,8 @@ MODES = sa.Table(
 ASKED = sa.Table(
     "asked", METADATA,
     Column("prediction_id", Text, primary_key=True), Column("purpose", Text, primary_key=True),
-    Column("probability", sa.Float), Column("task", Text), Column("task_revision", Text),
-    Column("predicted_at", sa.DateTime(timezone=True)), Column("user_hash", Text),
+    Column("probability", sa.Float), Column("drawn_probability", sa.Float), Column("task", Text),
+    Column("task_revision", Text), Column("predicted_at", sa.DateTime(timezone=True)), Column("user_hash", Text),
 )  # fmt: skip
 SAMPLING = sa.Table(
     "sampling", METADATA,

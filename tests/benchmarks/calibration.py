@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from services.evaluator.calibration import expected_calibration_error
-from services.evaluator.domain import wilson
+from services.evaluator.statistics.confidence import expected_calibration_error
+from services.evaluator.statistics.intervals import wilson
 
 BINS = 15
 Floats = NDArray[np.float64]

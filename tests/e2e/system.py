@@ -50,6 +50,7 @@ from services.deployer.storage.rollouts import PostgresRollouts
 from services.deployer.transitions import RolloutTransitions
 from services.evaluator import job as evaluation
 from services.evaluator import recipe as evaluating
+from services.evaluator import verdict as verdicts
 from services.evaluator.handlers import Handlers as EvaluatorHandlers
 from services.evaluator.settings import EvaluatorSettings
 from services.failure_miner.handlers import CORRECTIONS
@@ -242,7 +243,10 @@ class EvaluationJobs:
         arms = [trained.adapter, spec.production or trained.base_model]
         asked = [await evaluating.ask(self._models, arm, both, trained.spec, 4, lambda done: None) for arm in arms]
         wrong = await evaluation.ask_must_pass_again(spec, self._models, golden, asked[0], len(questions))
-        result = evaluation.verdict_event(spec, name, questions, golden, *asked, wrong)
+        both_arms = verdicts.Asked(questions, golden, *asked, wrong)
+        result = verdicts.verdict_event(
+            trained, spec.production, name, evaluation.with_golden_history(spec, both_arms, store, folder)
+        )
         assert self.handlers is not None
         await self.handlers.on_done(Job(name, folder), result.model_dump_json().encode())
 

@@ -80,18 +80,18 @@ async def await_evaluation(loop: LoopContext) -> None:
     loop.result.cycle.evaluation = event
     loop.terminal.table(
         "Side by side",
-        ("arm", "accuracy", "95 %", "macro F1", "failed", "p50"),
+        ("arm", "accuracy", "95 %", "macro F1", "failed", "p50 / p95"),
         (
             (
                 f"{name} ({arm['adapter'] or 'base model'})", f"{arm['accuracy']['value']:.1%}",
                 f"{arm['accuracy']['low']:.1%}–{arm['accuracy']['high']:.1%}", f"{arm['macro_f1']:.3f}",
-                arm["failed"], f"{arm['latency_ms_p50']:.0f} ms",
+                arm["failed"], f"{arm['latency_ms_p50']:.0f} / {arm.get('latency_ms_p95', 0.0):.0f} ms",
             )
             for name, arm in (("production", event["production"]), ("candidate", event["candidate"]))
         ),
     )  # fmt: skip
     _show_gates(loop, "Gates of the evaluation", event["gates"])
-    if event["verdict"] != "passed":
+    if event["verdict"] == "failed":
         failed = [gate for gate in event["gates"] if not gate["passed"]]
         raise CandidateStopped(
             "evaluation gate " + ", ".join(gate["name"] for gate in failed),
@@ -132,12 +132,14 @@ def _show_progress_of(step: str, progress: StepProgress) -> OnPoll:
 
 
 def _show_gates(loop: LoopContext, title: str, gates: list[dict[str, Any]]) -> None:
-    rows = [
-        (g["name"], "passed" if g["passed"] else "failed", _number(g["measured"]), g["required"], g["detail"][:90])
-        for g in gates
-    ]
+    rows = [(g["name"], _outcome(g), _number(g["measured"]), g["required"], g["detail"][:90]) for g in gates]
     if rows:
         loop.terminal.table(title, ("gate", "", "measured", "required", ""), rows)
+
+
+def _outcome(gate: dict[str, Any]) -> str:
+    """A gate that could not measure anything stops nothing."""
+    return "failed" if not gate["passed"] else "unknown" if gate["measured"] is None else "passed"
 
 
 def _number(value: float | None, precision: str = ".4g") -> str:

@@ -143,21 +143,37 @@ def _evaluation_card(events: list[Json]) -> list[str]:
     def row(name: str, value: Callable[[Json], str]) -> tuple[str, ...]:
         return (name, *(value(arm) for arm in arms))
 
-    def accuracy(arm: Json) -> str:
-        estimate = arm["accuracy"]
-        interval = f"{percent(estimate['low'])} to {percent(estimate['high'])}"
-        return f"{percent(estimate['value'])}  ({interval}, n = {estimate['n']})"
+    def interval(estimate: Json | None) -> str:
+        if estimate is None:
+            return ""
+        bounds = f"{percent(estimate['low'])} to {percent(estimate['high'])}"
+        return f"{percent(estimate['value'])}  ({bounds}, n = {estimate['n']})"
 
     rows = [
         row("Adapter", lambda arm: arm["adapter"] or "base model"),
-        row("Accuracy", accuracy),
+        row("Accuracy", lambda arm: interval(arm["accuracy"])),
         row("Macro F1", lambda arm: percent(arm["macro_f1"])),
         row("Failed requests", lambda arm: number(arm["failed"])),
         row("Latency, median", lambda arm: f"{number(arm['latency_ms_p50'], 0)} ms"),
+        row("Latency, 95th percentile", lambda arm: f"{number(arm.get('latency_ms_p95'), 0)} ms"),
     ]
+    if any(arm.get("traffic_accuracy") for arm in arms):
+        rows.insert(2, row("Accuracy on all traffic, estimated", lambda arm: interval(arm.get("traffic_accuracy"))))
     golden = f"Golden set: {event['golden_gained']} gained, {event['golden_lost']} lost, of {event['golden_total']}."
     side_by_side = table(("", "Candidate", "Production"), rows)
-    return [side_by_side, muted(golden), _gates_table(event["gates"]), _labels_table(event)]
+    return [side_by_side, muted(_gain(event)), muted(golden), _gates_table(event["gates"]), _labels_table(event)]
+
+
+_FINDINGS = {"better": "The candidate is better", "worse": "The candidate is worse"}
+
+
+def _gain(event: Json) -> str:
+    """Say what the comparison shows. A candidate need not be shown to be better to go on."""
+    if (gain := event.get("gain")) is None:
+        return ""
+    basis = "all traffic, estimated" if gain["basis"] == "traffic" else f"{gain['n']} rows"
+    finding = _FINDINGS.get(gain["finding"], "No difference is shown")
+    return f"{finding}: {percent(gain['value'])} ({percent(gain['low'])} to {percent(gain['high'])}; {basis})."
 
 
 def _labels_table(event: Json) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from schemas.conversation import Answer, Call, JsonObject, Message, input_text
 from schemas.datasets import Example, Fate, LeftOutExample, Origin
+from schemas.labels import Purpose
 from services.dataset_builder.building.chat_format import answer_message
 from shared.conversation import chat_tools
 from shared.identity import content_hash
@@ -28,7 +29,8 @@ class Row:
 
     `answers` are those that people saw; `label` is what the answer should have been, as one text; `voters` are the
     reviewers and users (`user:<hash>`) who gave it, and `opinions` what their words weigh (`votes.decide`).
-    `rechecked`: a reviewer gave it who was asked because it looked wrong. `user_hash` and `predicted_at` say whose it
+    `rechecked`: a reviewer gave it who was asked because it looked wrong. `purpose` and `drawn_probability`: by which
+    sample chance drew it, and how probable that was. `user_hash` and `predicted_at` say whose it
     is and from when, so that a version can list the people in it.
     """
 
@@ -47,6 +49,8 @@ class Row:
     weight: float = 1.0
     opinions: tuple[Opinion, ...] = ()
     rechecked: bool = False
+    purpose: Purpose | None = None
+    drawn_probability: float | None = None
     _text_hash: str = field(default="", init=False, repr=False, compare=False)
 
     @property
@@ -101,6 +105,9 @@ class Row:
             origin=self.origin,
             weight=self.weight,
             mode_id=self.mode_id,
+            app=self.app,
+            purpose=self.purpose,
+            drawn_probability=self.drawn_probability,
             prediction_ids=(self.prediction_id,),
             correction_ids=self.correction_ids,
             user_hash=self.user_hash,

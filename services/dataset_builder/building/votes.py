@@ -84,6 +84,7 @@ class Vote:
     purpose: Purpose | None = None
     request_id: str | None = None
     inclusion_probability: float = 1.0
+    drawn_probability: float | None = None
 
     @property
     def order(self) -> tuple[datetime, str]:
@@ -165,6 +166,7 @@ def _vote(
         purpose=asked.purpose if asked else None,
         request_id=asked.request_id if asked and (asked.overlap > 1 or asked.ticket_id) else None,
         inclusion_probability=asked.inclusion_probability if asked else 1.0,
+        drawn_probability=asked.drawn_probability if asked else None,
     )
 
 
@@ -186,7 +188,7 @@ def resolve_votes(
         agreed = decide(list(opinions.values()), spec.kind)
         label = deciding[-1].label if agreed is None else agreed
         supporting = [vote for vote in newest if agreed is None or vote.label == agreed]
-        row = _row(prediction_id, cast[0], label, supporting, opinions, spec)
+        row = _row(prediction_id, cast, label, supporting, opinions, spec)
         if agreed is None and never_trained(row.call, row.answers) is None:
             reason = "reviewers_disagree" if reviewers else "users_disagree"
             left_out.append(row.left_out(Fate.REJECTED, reason, _tally(deciding)))
@@ -275,13 +277,17 @@ def third_opinion(votes: Sequence[Vote], spec: TaskSpec, reliability: Mapping[st
 
 def _row(
     prediction_id: str,
-    oldest: Vote,
+    cast: Sequence[Vote],
     label: str,
     supporting: Sequence[Vote],
     opinions: Mapping[str, Opinion],
     spec: TaskSpec,
 ) -> Row:
-    """`opinions`: of those who decide, by voter, of whom there are none but reviewers or none but users."""
+    """`opinions`: of those who decide, by voter, of whom there are none but reviewers or none but users.
+
+    Whose word counts does not change that chance drew the prediction: any vote on it may say so.
+    """
+    oldest, drawn = cast[0], next((vote for vote in cast if vote.drawn_probability is not None), None)
     origin = next(vote.origin for vote in supporting if vote.voter in opinions)
     return Row(
         call=oldest.call,
@@ -298,6 +304,8 @@ def _row(
         weight=spec.dataset.user_weight if origin is Origin.USER else 1.0,
         opinions=tuple(opinions[vote.voter] for vote in supporting if vote.voter in opinions),
         rechecked=any(vote.purpose is Purpose.SUSPICIOUS_LABEL for vote in supporting),
+        purpose=drawn.purpose if drawn else None,
+        drawn_probability=drawn.drawn_probability if drawn else None,
     )
 
 

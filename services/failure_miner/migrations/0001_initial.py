@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "failure_miner_0001_edits"  # A database that does not know whose a label is, is refused.
+revision = "failure_miner_0001_drawn"  # A database that does not know how probable a question was, is refused.
 down_revision = None
 
 
@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("prediction_id", sa.Text, primary_key=True),
         sa.Column("purpose", sa.Text, primary_key=True),
         sa.Column("probability", sa.Float, nullable=False),
+        sa.Column("drawn_probability", sa.Float),
         sa.Column("task", sa.Text, nullable=False),
         sa.Column("task_revision", sa.Text, nullable=False),
         sa.Column("predicted_at", sa.DateTime(timezone=True), nullable=False),

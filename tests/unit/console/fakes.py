@@ -59,6 +59,7 @@ def question(name: str = "q", **more: Any) -> LabelRequested:
         "task": "desk", "task_revision": SPEC.revision, "request_id": name, "prediction_id": "desk.1.2",
         "purpose": Purpose.LOW_CONFIDENCE, "call": call("where is it?"),
         "answers": (Answer(text="refund"),), "labels": SPEC.labels, "inclusion_probability": 0.5,
+        "drawn_probability": 0.6,
         "user_hash": "someone",
     }  # fmt: skip
     return LabelRequested(**{**fields, **more})

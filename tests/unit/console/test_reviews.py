@@ -36,7 +36,7 @@ async def test_a_correction_has_the_fields_of_its_question(scene: Scene) -> None
     assert isinstance(event, CorrectionSubmitted)
     request = ticket(app="shop")
     for name in ("task", "task_revision", "request_id", "prediction_id", "purpose", "call", "answers",
-                 "inclusion_probability", "overlap", "app", "ticket_id", "user_hash"):  # fmt: skip
+                 "inclusion_probability", "drawn_probability", "overlap", "app", "ticket_id", "user_hash"):  # fmt: skip
         assert getattr(event, name) == getattr(request, name)
     assert (event.reviewer, event.label, event.seconds) == ("ann", "delivery", 2.5)
 

@@ -295,3 +295,15 @@ def test_newest_of_each_keeps_the_order() -> None:
     newest, older = newest_of_each(cast)
     assert [v.label for v in newest] == ["cancel", "delivery"]
     assert [v.label for v in older] == ["refund"]
+
+
+def test_a_row_says_by_which_sample_chance_drew_it_whoever_decides_its_answer() -> None:
+    drawn = {"purpose": Purpose.AUDIT, "inclusion_probability": 0.1, "drawn_probability": 0.4}
+    audit = vote("refund").model_copy(update=drawn)
+    others = [vote("delivery", name, days) for name, days in (("ben", 1.0), ("eve", 2.0))]
+    again = [word.model_copy(update={"purpose": Purpose.SUSPICIOUS_LABEL}) for word in others]
+    chosen = vote("cancel", prediction="p2").model_copy(update={"purpose": Purpose.FEEDBACK})
+    rows, _, _ = resolve_votes(votes_of([audit, *again, chosen]), SPEC, {})
+    found = {row.prediction_id: row.example("g") for row in rows}
+    assert (found["p1"].answer, found["p1"].purpose, found["p1"].drawn_probability) == ("delivery", Purpose.AUDIT, 0.4)
+    assert (found["p2"].purpose, found["p2"].drawn_probability) == (None, None)

@@ -92,7 +92,10 @@ def test_answers_without_a_score_do_not_count() -> None:
     found = fit("desk-1", with_gaps, list(right), LABELS)
     assert found is not None
     assert found.answers == 50
-    assert found.temperature == temperature_map(scores[::2], right[::2].astype(float), CHANCE)["temperature"]
+    assert (
+        found.temperature
+        == temperature_map(scores[::2], right[::2].astype(float), CHANCE, np.ones(len(scores[::2])))["temperature"]
+    )
 
 
 def test_the_name_follows_from_the_adapter_and_the_map() -> None:
@@ -114,7 +117,7 @@ pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=MIN_ANSWERS
 @given(pairs, st.sampled_from([temperature_map, isotonic_map]), st.lists(st.floats(0, 1), min_size=2, max_size=20))
 def test_every_map_preserves_the_order_of_scores(pairs, fit_map, asked) -> None:  # type: ignore[no-untyped-def]
     scores, right = np.array([s for s, _ in pairs]), np.array([float(r) for _, r in pairs])
-    fields = fit_map(scores, right, CHANCE)
+    fields = fit_map(scores, right, CHANCE, np.ones(len(scores)))
     found = Calibration.model_validate({**fields, "name": "n", "answers": 1, "ece_before": 0.0, "ece_after": 0.0})
     mapped = [calibrated(found, score) for score in sorted(asked)]
     assert all(0.0 <= score <= 1.0 for score in mapped)

@@ -16,9 +16,10 @@ from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question, job_name
 from services.evaluator.handlers import Handlers
-from services.evaluator.job import EvaluationJob, calibrate, read_examples, verdict_event
+from services.evaluator.job import EvaluationJob, calibrate, read_examples
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.settings import EvaluatorSettings
+from services.evaluator.verdict import Asked, verdict_event
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.delivery import TopicPartition
@@ -154,13 +155,13 @@ async def test_the_verdict_has_one_event_id_and_the_scores_of_both_arms(
     ]
     right = ArmAnswers(answers=tuple(q.answer for q in asked), latencies_ms=(5.0,) * len(asked))
     wrong = ArmAnswers(answers=(labels[0],) * len(asked), latencies_ms=(3.0,) * len(asked))
-    event = verdict_event(submitted(settings), "job", asked, [], right, wrong, [])
-    second = verdict_event(submitted(settings), "job", asked, [], right, wrong, [])
+    job = submitted(settings)
+    event, second = (verdict_event(job.trained, job.production, "job", Asked(asked, [], right, wrong)) for _ in "ab")
     assert event.event_id == second.event_id
     assert event.verdict == "passed"
     assert (event.candidate.adapter, event.production.adapter) == (trained.adapter, None)
     assert (event.candidate.accuracy.value, event.production.accuracy.value) == (1.0, pytest.approx(1 / len(labels)))
-    assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 20, 30)
+    assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 0, 0)
     await handlers.on_done(Job("job", tmp_path), event.model_dump_json().encode())
     assert published.events == [AdapterEvaluated.model_validate_json(event.model_dump_json())]
 

@@ -9,7 +9,7 @@ import pytest
 from schemas.conversation import JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
-from services.evaluator.recipe import ArmAnswers, ask, score
+from services.evaluator.recipe import ask
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.confidence import request_fields
 from shared.model.inference import Completion
@@ -133,21 +133,12 @@ async def test_an_unavailable_engine_is_not_counted_against_the_candidate() -> N
         await ask(engine, "adapter", QUESTIONS, SPEC, 1, lambda _: None)
 
 
-def test_scores_per_label_are_precision_recall_and_f1() -> None:
-    arm = ArmAnswers(answers=("a", "b", "b"), latencies_ms=(1.0, 2.0, 9.0)).graded(QUESTIONS, 0, SPEC)
-    scored = score("adapter", arm, QUESTIONS, (1.0, 2.0, 9.0), SPEC)
-    by_label = {c.label: c for c in scored.classes}
-    assert (by_label["a"].precision, by_label["a"].recall, by_label["a"].support) == (1.0, 0.5, 2)
-    assert (by_label["b"].precision, by_label["b"].recall) == (0.5, 1.0)
-    assert scored.macro_f1 == pytest.approx(2 / 3)
-    assert scored.accuracy.value == pytest.approx(2 / 3)
-    assert scored.latency_ms_p50 == 2.0
-
-
-def test_a_generation_task_has_exact_match_and_token_f1() -> None:
-    asked = [question("q", "the refund is due"), question("r", "yes")]
-    arm = ArmAnswers(answers=("The refund is due.", "yes of course"), latencies_ms=()).graded(asked, 0, FREE)
-    scored = score(None, arm, asked, (), FREE)
-    assert scored.accuracy.value == 0.5
-    assert scored.macro_f1 == pytest.approx((1.0 + 0.5) / 2)
-    assert scored.classes == ()
+async def test_answers_that_were_asked_for_again_take_the_place_of_those_that_failed() -> None:
+    away = [DependencyUnavailable("500")]
+    engine = Engine({"b1": away * 2})
+    first = await ask(engine, "adapter", QUESTIONS, SPEC, 1, lambda _: None)
+    assert first.unanswered == [1]
+    repeated = await ask(engine, "adapter", [QUESTIONS[1]], SPEC, 1, lambda _: None)
+    merged = first.merged([1], repeated)
+    assert (merged.answers, merged.unanswered, len(merged.latencies_ms)) == (("a", "b", "b"), [], 3)
+    assert None not in merged.scores

@@ -128,7 +128,26 @@ def test_the_audit_asks_about_confident_answers_as_often_as_about_doubtful_ones(
 def test_a_doubtful_answer_that_the_audit_draws_too_is_asked_as_an_audit() -> None:
     day = a_day(RULES.model_copy(update={"audit_share": 0.999_999}))
     question = day.draw(sighting("p1", BANDS[0]))
-    assert question == Question("p1", Purpose.AUDIT, 0.999_999)
+    assert question == Question("p1", Purpose.AUDIT, 0.999_999, 1.0)
+
+
+def test_both_samples_together_count_all_answers_by_the_probability_of_being_drawn_by_either() -> None:
+    """Horvitz & Thompson over audits and suspects at once; a sum that took the audit's own rate would be above it."""
+    rules = RULES.model_copy(update={"audit_share": 0.3, "review_budget_per_day": 4_000})
+    for run in range(3):
+        answers = production(run, 10_000)
+        day = a_day(rules, {AUDIT: 10_000, **{band: 700 for band in BANDS}})
+        questions = draw(day, answers)
+        for doubtful in (True, False):
+            part = [answer for answer in answers if (answer.stratum is not None) is doubtful]
+            drawn = [questions[answer.name].drawn_probability or 0.0 for answer in part if answer.name in questions]
+            spread = sum((1 - p) / p**2 for p in drawn) ** 0.5
+            assert abs(sum(1 / p for p in drawn) - len(part)) < 3.5 * spread
+
+
+def test_a_complaint_was_not_drawn_by_chance() -> None:
+    question = a_day().draw(sighting("p1", FEEDBACK, auditable=False))
+    assert question is not None and question.drawn_probability is None
 
 
 def test_the_questions_about_doubtful_answers_count_them_by_their_probabilities() -> None:

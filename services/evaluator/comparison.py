@@ -1,0 +1,95 @@
+"""The answers of candidate and production to the same questions, as arrays. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+import numpy as np
+
+from schemas.adapters import Difference
+from schemas.tasks import TaskKind
+from services.evaluator.domain import GradedAnswers, Question
+from services.evaluator.statistics.intervals import Floats, Groups, group_numbers
+from services.evaluator.statistics.paired import difference
+from services.evaluator.statistics.traffic import TrafficSample, traffic_sample
+
+_MAX_APPS = 10
+"""Slices by application are of the largest ones."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`candidate` and `production` answered the same `questions`.
+
+    The confidences are uncalibrated scores by row, NaN where there is none; None of an arm that was not asked for them.
+    """
+
+    questions: Sequence[Question]
+    candidate: GradedAnswers
+    production: GradedAnswers
+    candidate_confidence: Floats | None = None
+    production_confidence: Floats | None = None
+
+    @property
+    def lost(self) -> list[int]:
+        """The positions of questions that production answers right and the candidate does not."""
+        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if p > c]
+
+    @property
+    def gained(self) -> list[int]:
+        return [i for i, (c, p) in enumerate(zip(self.candidate.right, self.production.right, strict=True)) if c > p]
+
+    @cached_property
+    def groups(self) -> Groups:
+        return group_numbers([question.group for question in self.questions])
+
+    @cached_property
+    def scores(self) -> tuple[Floats, Floats]:
+        """The candidate's and production's scores by row, in [0, 1]."""
+        return np.array(self.candidate.scores, dtype=np.float64), np.array(self.production.scores, dtype=np.float64)
+
+    @cached_property
+    def apart(self) -> Floats:
+        """The candidate's score less production's, by row."""
+        ours, theirs = self.scores
+        return ours - theirs
+
+    @cached_property
+    def traffic(self) -> TrafficSample | None:
+        return traffic_of(self.questions)
+
+    def gain(self) -> Difference:
+        """Return the difference of the mean scores, of all traffic where chance drew enough rows."""
+        ours, theirs = self.scores
+        if self.traffic is None:
+            return difference(ours, theirs, self.groups, None, "rows")
+        chosen = self.traffic.positions
+        groups = group_numbers([self.questions[i].group for i in chosen])
+        return difference(ours[chosen], theirs[chosen], groups, self.traffic.weights, "traffic")
+
+    def parts(self, kind: TaskKind) -> dict[str, list[int]]:
+        """Return the rows of each part that is looked at by itself: classes, failure modes, applications, lengths."""
+        found: dict[str, list[int]] = defaultdict(list)
+        apps = Counter(s for q in self.questions for s in q.slices if s.startswith("app "))
+        kept = {name for name, _ in apps.most_common(_MAX_APPS)} if len(apps) > 1 else set()
+        middle = median([len(question.text) for question in self.questions]) if self.questions else 0
+        for position, question in enumerate(self.questions):
+            if kind is TaskKind.CLASSIFICATION:
+                found[f"class {question.answer}"].append(position)
+            for name in question.slices:
+                if not name.startswith("app ") or name in kept:
+                    found[name].append(position)
+            found["longer inputs" if len(question.text) > middle else "shorter inputs"].append(position)
+        if "longer inputs" not in found:  # All are of one length.
+            found.pop("shorter inputs", None)
+        return dict(found)
+
+
+def traffic_of(questions: Sequence[Question]) -> TrafficSample | None:
+    """Return the rows among these that stand for all traffic, with their weights; None if too few do."""
+    drawn = np.array([np.nan if question.drawn is None else question.drawn for question in questions], dtype=np.float64)
+    return traffic_sample(drawn, np.array([question.is_uniform for question in questions], dtype=np.bool_))

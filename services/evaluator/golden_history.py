@@ -1,0 +1,72 @@
+"""What adapters got right of the golden sets, and which of them were promoted: kept in the artifact store.
+
+    golden_results/<adapter>--<set_id>/result.json    `GoldenResult`, written when the adapter is evaluated
+    promotions/<adapter>/manifest.json                written when `rollouts.changed` says that it was promoted
+
+Both are named by what they are of and never change, so every evaluator of a task knows the same history.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from services.evaluator.domain import PastResult, Question, golden_key
+from shared.files import write_atomically
+from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
+
+RESULTS, RESULT_FILE = "golden_results", "result.json"
+PROMOTIONS = "promotions"
+
+
+class GoldenResult(BaseModel):
+    """Which golden rows an adapter got right, by the hash of question and answer: no text, so it outlives erasures."""
+
+    adapter: str
+    task: str
+    right: dict[str, bool]
+
+
+def golden_result(task: str, adapter: str, golden: Sequence[Question], right: Sequence[bool]) -> GoldenResult:
+    """Return which of these rows an adapter got right."""
+    keys = [golden_key(question) for question in golden]
+    return GoldenResult(adapter=adapter, task=task, right=dict(zip(keys, right, strict=True)))
+
+
+def publish_result(store: ArtifactStore, result: GoldenResult, set_id: str, folder: Path) -> None:
+    """Store an adapter's result on a golden set. Its first one stays."""
+    manifest = {"adapter": result.adapter, "task": result.task, "set_id": set_id}
+    write_atomically(folder / RESULT_FILE, result.model_dump_json().encode())
+    write_atomically(folder / MANIFEST, json.dumps(manifest).encode())
+    store.publish(folder, RESULTS, f"{result.adapter}--{set_id}")
+
+
+def record_promotion(store: ArtifactStore, task: str, adapter: str) -> None:
+    """Store that an adapter was promoted. Idempotent."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_atomically(Path(folder) / MANIFEST, json.dumps({"adapter": adapter, "task": task}).encode())
+        store.publish(Path(folder), PROMOTIONS, adapter)
+
+
+def past_results(store: ArtifactStore, task: str) -> list[PastResult]:
+    """Return the results of all adapters of the task that were ever promoted, on whichever golden set.
+
+    Raises DependencyUnavailable: without its history a candidate would be compared with today's production alone.
+    """
+    promoted = set(store.names(PROMOTIONS))
+    found = []
+    for name in store.names(RESULTS):
+        if name.rpartition("--")[0] not in promoted:
+            continue
+        try:
+            stored = store.fetch(store.address(RESULTS, name)) / RESULT_FILE
+        except ArtifactMissing:  # It is being published.
+            continue
+        result = GoldenResult.model_validate_json(stored.read_bytes())
+        if result.task == task:
+            found.append(PastResult(result.adapter, result.right))
+    return found

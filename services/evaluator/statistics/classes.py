@@ -1,0 +1,93 @@
+"""Precision, recall and F1 by class and over classes, with intervals; the confusion matrix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from schemas.adapters import AverageScore, ClassScore, Confusion
+from schemas.base import Interval
+from services.evaluator.statistics.intervals import Floats, Groups, percentiles, resampled, wilson
+
+MAX_CONFUSIONS = 2_000
+NO_LABEL = "(no label)"
+"""Stands for an answer that is none of the task's labels: a failed request, or free text."""
+_RESAMPLES = 500
+
+
+def confusions(expected: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> tuple[Confusion, ...]:
+    """Return the cells of the confusion matrix that are not empty, the most frequent first."""
+    known = set(labels)
+    cells = Counter((e, g if g in known else NO_LABEL) for e, g in zip(expected, given, strict=True))
+    ordered = sorted(cells.items(), key=lambda cell: (-cell[1], cell[0]))[:MAX_CONFUSIONS]
+    return tuple(Confusion(expected=e, given=g, count=count) for (e, g), count in ordered)
+
+
+def class_scores(
+    expected: Sequence[str], given: Sequence[str], labels: Sequence[str], groups: Groups
+) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...]]:
+    """Return the scores of each label, and their averages over the labels that occur: macro, and weighted by rows.
+
+    Precision and recall have Wilson intervals, F1 and the averages are bootstrapped by group.
+    """
+    if not expected:
+        return (), ()
+    number = {label: position for position, label in enumerate(labels)}
+    truth, answer = _one_hot(expected, number), _one_hot(given, number)
+    whole = np.ones((1, len(expected)))
+    found, samples = _scores(whole, truth, answer), _scores(resampled(groups, _RESAMPLES), truth, answer)
+    hits, predicted, support = (truth * answer).sum(axis=0), answer.sum(axis=0), truth.sum(axis=0)
+    low, high = percentiles(found[2][0], samples[2])
+    classes = tuple(
+        ClassScore(
+            label=label,
+            precision=float(found[0][0, k]),
+            recall=float(found[1][0, k]),
+            f1=float(found[2][0, k]),
+            support=int(support[k]),
+            precision_interval=wilson(hits[k], predicted[k]),
+            recall_interval=wilson(hits[k], support[k]),
+            f1_interval=_interval(found[2][0, k], low[k], high[k], int(support[k])),
+        )
+        for k, label in enumerate(labels)
+    )
+    return classes, (
+        _average("macro", found, samples, (support > 0).astype(np.float64), len(expected)),
+        _average("weighted", found, samples, support, len(expected)),
+    )
+
+
+def _one_hot(values: Sequence[str], number: dict[str, int]) -> Floats:
+    matrix = np.zeros((len(values), len(number)))
+    for row, value in enumerate(values):
+        if (column := number.get(value)) is not None:
+            matrix[row, column] = 1.0
+    return matrix
+
+
+def _scores(counts: Floats, truth: Floats, answer: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return precision, recall and F1 of each sample and label; 0 where there is nothing to divide by."""
+    hits, predicted, support = counts @ (truth * answer), counts @ answer, counts @ truth
+    return (
+        hits / np.maximum(predicted, 1.0),
+        hits / np.maximum(support, 1.0),
+        2.0 * hits / np.maximum(predicted + support, 1.0),
+    )
+
+
+def _average(kind: str, found: Sequence[Floats], samples: Sequence[Floats], weights: Floats, rows: int) -> AverageScore:
+    share = weights / weights.sum() if weights.sum() else weights
+    intervals = []
+    for measured, sampled in zip(found, samples, strict=True):
+        value = float(measured[0] @ share)
+        low, high = percentiles(np.array(value), sampled @ share)
+        intervals.append(_interval(value, float(low), float(high), rows))
+    return AverageScore.model_validate(
+        {"kind": kind, "precision": intervals[0], "recall": intervals[1], "f1": intervals[2]}
+    )
+
+
+def _interval(value: float, low: float, high: float, n: int) -> Interval:
+    return Interval(value=float(value), low=max(0.0, float(low)), high=min(1.0, float(high)), n=n)

@@ -1,0 +1,101 @@
+"""How well confidence tells right answers from wrong ones: calibration error, Brier score, AUROC, risk and coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+from schemas.adapters import ConfidenceScore
+from schemas.base import Interval
+from services.evaluator.statistics.intervals import Floats, Groups
+
+BINS = 15
+MIN_OF_EACH = 10
+"""Fewer errors, or right answers, say nothing of how they are told apart."""
+_CURVE_POINTS = 21
+_Z95 = 1.959963984540054
+
+
+def expected_calibration_error(scores: Floats, right: Floats, bins: int = BINS, weights: Floats | None = None) -> float:
+    """Return the mean distance of confidence and accuracy over bins of equal size (Nguyen & O'Connor 2015), in [0, 1].
+
+    It is above 0 even for a perfect map: bins of n answers scatter by about sqrt(p (1 - p) / n).
+    """
+    weighed = np.ones_like(scores) if weights is None else weights
+    order = np.argsort(scores, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    gaps = [abs(float(weighed[part] @ (scores[part] - right[part]))) for part in parts]
+    return float(sum(gaps) / weighed.sum())
+
+
+def brier(scores: Floats, right: Floats, weights: Floats | None = None) -> float:
+    """Return the mean squared distance of confidence from 1 (right) or 0 (wrong): Brier 1950."""
+    return float(np.average((scores - right) ** 2, weights=weights))
+
+
+def risk_coverage(scores: Floats, right: Floats) -> tuple[Floats, Floats, float]:
+    """Return coverage and risk, and the area below the curve (Geifman & El-Yaniv 2017).
+
+    Risk is the share of wrong ones among the most confident answers, coverage their share of all. Answers of one score
+    are taken together, since nothing says which comes first.
+    """
+    wrong = 1.0 - right
+    _, level = np.unique(-scores, return_inverse=True)
+    sizes = np.bincount(level)
+    mean_wrong = np.bincount(level, weights=wrong) / sizes
+    risk = np.cumsum(mean_wrong[level[np.argsort(level, kind="stable")]]) / np.arange(1, len(scores) + 1)
+    return np.arange(1, len(scores) + 1) / len(scores), risk, float(risk.mean())
+
+
+def auroc_influence(scores: Floats, right: Floats) -> tuple[float, Floats]:
+    """Return the probability that an error has a lower score than a right answer, and how each row moves it.
+
+    The second are values of the influence function, whose sums over groups give the variance: that of DeLong et al.
+    (1988), also where the two arms err on different rows.
+    """
+    wrong = right == 0
+    errors, rights = int(wrong.sum()), int((~wrong).sum())
+    among_all, below = rankdata(scores), np.empty_like(scores)
+    below[~wrong] = (among_all[~wrong] - rankdata(scores[~wrong])) / errors
+    below[wrong] = 1.0 - (among_all[wrong] - rankdata(scores[wrong])) / rights
+    value = float(below[~wrong].mean())
+    return value, (below - value) / np.where(wrong, errors, rights)
+
+
+def auroc(scores: Floats, right: Floats, groups: Groups) -> Interval | None:
+    """Return AUROC with its interval; None for fewer than `MIN_OF_EACH` errors or right answers."""
+    if not tells_apart(right):
+        return None
+    value, influence = auroc_influence(scores, right)
+    half = _Z95 * float(np.linalg.norm(np.bincount(groups, weights=influence)))
+    return Interval(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=len(scores))
+
+
+def auroc_difference(
+    candidate: tuple[Floats, Floats], production: tuple[Floats, Floats], groups: Groups, level: float
+) -> tuple[float, float]:
+    """Return the candidate's AUROC less production's and its one-sided upper bound. An arm: scores and rights."""
+    (ours, our_influence), (theirs, their_influence) = auroc_influence(*candidate), auroc_influence(*production)
+    deviation = float(np.linalg.norm(np.bincount(groups, weights=our_influence - their_influence)))
+    return ours - theirs, ours - theirs + float(norm.isf(level)) * deviation
+
+
+def tells_apart(right: Floats) -> bool:
+    """Return True if there are enough errors and right answers to say how confidence tells them apart."""
+    return min(int((right == 0).sum()), int((right > 0).sum())) >= MIN_OF_EACH
+
+
+def confidence_score(scores: Floats, right: Floats, groups: Groups) -> ConfidenceScore | None:
+    """Return the quality of scores in [0, 1], uncalibrated ones for example; None where there is none."""
+    if not len(scores):
+        return None
+    coverage, risk, area = risk_coverage(scores, right)
+    points = np.unique(np.linspace(0, len(scores) - 1, _CURVE_POINTS).round().astype(int))
+    return ConfidenceScore(
+        n=len(scores),
+        ece=expected_calibration_error(scores, right),
+        brier=brier(scores, right),
+        auroc=auroc(scores, right, groups),
+        aurc=area,
+        risk_coverage=tuple((float(coverage[point]), float(risk[point])) for point in points),
+    )

@@ -1,0 +1,96 @@
+"""95 % intervals of shares and means, from rows in groups and with weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.base import Interval
+
+Floats = NDArray[np.float64]
+Groups = NDArray[np.intp]
+"""The number of each row's group, from 0 on."""
+
+RESAMPLES = 1_000
+_SEED = 20
+_Z95 = 1.959963984540054
+
+
+def wilson(successes: float, n: float) -> Interval:
+    """Return a proportion and its 95 % Wilson interval (Wilson 1927); [0, 1] for n = 0.
+
+    Counts need not be whole: those of an effective sample are not. The interval's `n` is rounded.
+    """
+    if n <= 0:
+        return Interval(value=0.0, low=0.0, high=1.0, n=0)
+    share, z2 = min(1.0, successes / n), _Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    return Interval(value=share, low=low, high=high, n=round(n))
+
+
+def group_numbers(names: Sequence[str]) -> Groups:
+    """Return each row's group as a number. A row without a name is a group of its own."""
+    own = [name or f"\x00{position}" for position, name in enumerate(names)]
+    numbers: Groups = np.unique(np.array(own, dtype=object), return_inverse=True)[1]
+    return numbers
+
+
+def weighted_share(right: Floats, weights: Floats, groups: Groups) -> Interval:
+    """Return a weighted share (Hájek's ratio estimator) and its interval. `right`: 0 or 1, or scores between.
+
+    The variance is that of the linearised ratio, between groups (Särndal et al. 1992, 5.7). The interval is Wilson's at
+    the effective sample size that follows from it, as Korn & Graubard (1998) do for Clopper and Pearson's: it stays
+    within [0, 1] and is not empty where all rows are right. `n` is the number of rows.
+    """
+    total = float(weights.sum())
+    if not len(right) or total <= 0.0:
+        return Interval(value=0.0, low=0.0, high=1.0, n=0)
+    share = float(weights @ right / total)
+    by_group = np.bincount(groups, weights=weights)
+    kish = total**2 / float(by_group @ by_group)
+    drawn = int(np.count_nonzero(by_group))
+    errors = np.bincount(groups, weights=weights * (right - share))
+    variance = float(errors @ errors) / total**2 * drawn / max(drawn - 1, 1)
+    effective = share * (1.0 - share) / variance if variance > 0.0 else kish
+    # Rows of other strata may all be right by accident: then the linearised variance is too small to be believed.
+    found = wilson(share * min(effective, drawn), min(effective, drawn))
+    return found.model_copy(update={"value": share, "n": len(right)})
+
+
+def resampled(groups: Groups, resamples: int = RESAMPLES) -> Floats:
+    """Return how often each row is in each of the bootstrap's samples, which draw groups: resamples × rows."""
+    count = int(groups.max()) + 1
+    drawn = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1.0 / count), size=resamples)
+    return drawn[:, groups].astype(np.float64)
+
+
+def percentiles(values: Floats, samples: Floats) -> tuple[Floats, Floats]:
+    """Return the 95 % percentile interval of bootstrap samples (resamples × …), widened to contain the values."""
+    low, high = np.nanpercentile(samples, [2.5, 97.5], axis=0)
+    return np.minimum(low, values), np.maximum(high, values)
+
+
+def mean_interval(scores: Floats, groups: Groups) -> Interval:
+    """Return the mean of scores in [0, 1] with its interval: Wilson's of single rights and wrongs, else bootstrapped.
+
+    Where all scores are equal the bootstrap knows no spread, and Wilson's interval stands in for it.
+    """
+    if not len(scores):
+        return wilson(0, 0)
+    spread = bool(np.ptp(scores) > 0.0)
+    if not spread or (is_binary(scores) and len(np.unique(groups)) == len(groups)):
+        return wilson(float(scores.sum()), len(scores))
+    counts = resampled(groups)
+    mean = float(scores.mean())
+    low, high = percentiles(np.array(mean), counts @ scores / counts.sum(axis=1))
+    return Interval(value=mean, low=max(0.0, float(low)), high=min(1.0, float(high)), n=len(scores))
+
+
+def is_binary(scores: Floats) -> bool:
+    """Return True if every score is 0 or 1."""
+    return bool(np.isin(scores, (0.0, 1.0)).all())

@@ -1,0 +1,86 @@
+"""Tests and intervals of the difference of two arms on the same rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.stats import binomtest
+
+from schemas.adapters import Difference
+from services.evaluator.statistics.intervals import Floats, Groups, percentiles, resampled
+
+SHOWN = 0.025
+"""Of a one-sided test, from which a difference counts as shown: 5 % of equal candidates, on both sides together."""
+_FLIPS = 10_000
+_EXACT_GROUPS = 12
+"""Up to so many groups that differ, all flips of signs are tried instead of a sample of them."""
+_SEED = 20
+
+
+def mcnemar_worse(lost: int, gained: int) -> float:
+    """Return the p-value of "the candidate is not worse" (exact McNemar, one-sided): P(losses >= lost) at even odds."""
+    n = lost + gained
+    return float(binomtest(lost, n, 0.5, alternative="greater").pvalue) if n else 1.0
+
+
+def p_worse(difference: Floats, groups: Groups, weights: Floats | None = None) -> float:
+    """Return the one-sided p-value of "the candidate is not worse". `difference`: its score less production's, by row.
+
+    If both arms are equally good, each group's difference has either sign with equal chance. So the p-value is the
+    share of flips of signs whose sum is not above the one found (Fisher's randomisation test); with equal weights, one
+    row a group and rights and wrongs that is McNemar's exact test.
+    """
+    sums = np.bincount(groups, weights=difference if weights is None else weights * difference)
+    sums = sums[np.abs(sums) > 1e-12]
+    if not len(sums):
+        return 1.0
+    sizes = np.abs(sums)
+    if np.ptp(sizes) <= 1e-9 * sizes.max():
+        lost = int((sums < 0).sum())
+        return mcnemar_worse(lost, len(sums) - lost)
+    found = float(sums.sum()) + 1e-9 * float(sizes.sum())
+    if len(sums) <= _EXACT_GROUPS:
+        flips = 1.0 - 2.0 * ((np.arange(1 << len(sums))[:, None] >> np.arange(len(sums))) & 1)
+        return float((flips @ sizes <= found).mean())
+    flips = np.random.default_rng(_SEED).choice((-1.0, 1.0), size=(_FLIPS, len(sums)))
+    return (1 + int((flips @ sizes <= found).sum())) / (1 + _FLIPS)
+
+
+def difference(
+    candidate: Floats, production: Floats, groups: Groups, weights: Floats | None, basis: Literal["rows", "traffic"]
+) -> Difference:
+    """Return the mean difference of scores in [0, 1] with its interval (paired bootstrap by group), and a finding."""
+    weighed = np.ones_like(candidate) if weights is None else weights
+    apart = candidate - production
+    value = float(weighed @ apart / weighed.sum())
+    counts = resampled(groups)
+    low, high = percentiles(np.array(value), counts @ (weighed * apart) / (counts @ weighed))
+    worse, better = p_worse(apart, groups, weights), p_worse(-apart, groups, weights)
+    return Difference(
+        value=value,
+        low=max(-1.0, float(low)),
+        high=min(1.0, float(high)),
+        n=len(apart),
+        basis=basis,
+        p_worse=worse,
+        p_better=better,
+        finding="worse" if worse <= SHOWN else "better" if better <= SHOWN else "not_shown",
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values that hold for all of them together (Holm 1979), in their order."""
+    adjusted = [1.0] * len(p_values)
+    greatest = 0.0
+    for rank, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        greatest = max(greatest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        adjusted[position] = greatest
+    return adjusted
+
+
+def rows_to_show(level: float) -> int:
+    """Return the fewest rows on which a candidate that loses all of them is shown to be worse at this level."""
+    return math.ceil(-math.log2(level))

@@ -1,0 +1,250 @@
+"""Each gate stops what is worse in its way, and no gate is one that cannot fail or that another one implies."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from schemas.conversation import Message, Role
+from services.evaluator.comparison import Comparison
+from services.evaluator.domain import PastResult, Question, golden_key
+from services.evaluator.gates import check_gates, verdict
+from tests.unit.evaluator.arms import (
+    FREE,
+    LABELS,
+    NO_GOLDEN,
+    arm,
+    compared,
+    gate,
+    graded,
+    marked,
+    questions,
+    spec,
+    stopped_by,
+)
+
+
+def test_a_better_candidate_passes_every_gate_and_is_called_better() -> None:
+    evaluation = compared(100, range(90), range(20))
+    gates = check_gates(spec(), evaluation, NO_GOLDEN)
+    assert verdict(gates) == "passed"
+    assert (evaluation.gain().finding, evaluation.gain().value) == ("better", pytest.approx(0.7))
+    assert "Candidate 90.0%, production 20.0% of 100 rows" in gate(gates, "not_worse").detail
+
+
+def test_an_equal_candidate_passes_and_nothing_is_claimed() -> None:
+    """Measured, it is one row worse. To be better is no condition."""
+    evaluation = compared(100, range(80), range(81))
+    assert verdict(check_gates(spec(), evaluation, NO_GOLDEN)) == "passed"
+    assert evaluation.gain().finding == "not_shown"
+
+
+def test_every_gate_can_fail_and_none_is_listed_that_has_no_bar() -> None:
+    names = {g.name for g in check_gates(spec(), compared(100, range(80), range(80)), NO_GOLDEN)}
+    assert names == {"better_than_chance", "not_worse", "parts_not_worse", "max_failed_share"}
+    wanted = check_gates(spec(min_accuracy=0.9, min_gain=0.05), compared(100, range(80), range(80)), NO_GOLDEN)
+    assert stopped_by(wanted) == ["min_gain", "min_accuracy"]
+    assert "not_worse" not in {g.name for g in wanted}, "a gain of 0.05 implies it"
+
+
+def test_a_gain_that_the_task_asks_for_does_not_hide_that_the_candidate_is_worse() -> None:
+    gates = check_gates(spec(min_gain=-0.5), compared(100, range(80), range(90)), NO_GOLDEN)
+    assert "min_gain" in stopped_by(gates)
+
+
+def test_a_significantly_worse_candidate_fails_and_its_losses_are_quoted() -> None:
+    worse = gate(check_gates(spec(), compared(100, range(80), range(90)), NO_GOLDEN), "not_worse")
+    assert not worse.passed
+    assert "wins 0 and loses 10" in worse.detail
+    assert "'question 80': 'b' instead of 'a'" in worse.detail
+
+
+def test_garbage_is_stopped_where_neither_arm_ever_matches_exactly() -> None:
+    texts = [f"we refund order {i} within five days" for i in range(40)]
+    asked = [Question((Message(role=Role.USER, content="When?"),), text) for text in texts]
+    good = [f"order {i} will be refunded within five days" for i in range(40)]
+    production, garbage = graded(asked, good, FREE), graded(asked, ["xx yy zz"] * 40, FREE)
+    assert not any(production.right) and not any(garbage.right)
+    gates = check_gates(FREE, Comparison(asked, garbage, production), NO_GOLDEN)
+    assert "not_worse" in stopped_by(gates)
+    assert verdict(check_gates(FREE, Comparison(asked, production, production), NO_GOLDEN)) == "passed"
+
+
+def test_a_class_that_is_forgotten_stops_a_candidate_whose_accuracy_is_the_same() -> None:
+    asked = questions(400)
+    of_class = [i for i, q in enumerate(asked) if q.answer == "c"]
+    others = [i for i in range(400) if i not in of_class]
+    production = set(of_class[: len(of_class) // 2]) | set(others[:300])
+    candidate = set(others[:320])
+    evaluation = Comparison(asked, arm(asked, candidate), arm(asked, production))
+    assert abs(evaluation.gain().value) < 0.01
+    gates = check_gates(spec(), evaluation, NO_GOLDEN)
+    assert stopped_by(gates) == ["parts_not_worse"]
+    assert "class c: 50% → 0% of 40 rows (20 lost, 0 gained)" in gate(gates, "parts_not_worse").detail
+
+
+def test_a_failure_mode_that_gets_worse_stops_a_candidate_that_gains_elsewhere() -> None:
+    asked = [replace(q, slices=("failure mode m7",) if i < 30 else ()) for i, q in enumerate(questions(200))]
+    production = set(range(20)) | set(range(30, 150))
+    candidate = set(range(30, 180))
+    gates = check_gates(spec(), Comparison(asked, arm(asked, candidate), arm(asked, production)), NO_GOLDEN)
+    assert stopped_by(gates) == ["parts_not_worse"]
+    assert "failure mode m7: 67% → 0% of 30 rows" in gate(gates, "parts_not_worse").detail
+
+
+def test_classes_with_too_few_rows_are_named_and_not_judged() -> None:
+    asked = questions(70, [*LABELS, *["a"] * 10])
+    evaluation = Comparison(asked, arm(asked, range(40)), arm(asked, range(40)))
+    detail = gate(check_gates(spec(), evaluation, NO_GOLDEN), "parts_not_worse").detail
+    assert "1 of 10 classes and slices judged. Worse: none." in detail
+    assert "Too few rows to judge (under 9): class b (4); " in detail
+
+
+def test_where_no_class_has_enough_rows_it_is_unknown_how_they_fare() -> None:
+    gates = check_gates(spec(), compared(60, range(30), range(30)), NO_GOLDEN)
+    unknown = gate(gates, "parts_not_worse")
+    assert (unknown.passed, unknown.measured, unknown.labels_needed) == (True, None, 3)
+    assert verdict(gates) == "inconclusive"
+
+
+@pytest.mark.parametrize("n", [30, 60, 200])
+def test_a_candidate_trained_on_shuffled_labels_fails_the_better_than_chance_gate(n: int) -> None:
+    """Even where it happens to beat a base that guesses: its answers have nothing to do with the questions."""
+    stopped, asked = 0, questions(n)
+    for seed in range(100):
+        answers = [q.answer for q in asked]
+        random.Random(seed).shuffle(answers)
+        evaluation = Comparison(asked, graded(asked, answers), arm(asked, range(n // 20)))
+        stopped += not gate(check_gates(spec(), evaluation, NO_GOLDEN), "better_than_chance").passed
+    assert stopped >= 90
+
+
+def test_ninety_percent_of_one_label_can_be_told_from_chance_on_forty_rows() -> None:
+    """An interval of accuracy cannot: 40 of 40 right has its lower end at 91 %, 39 of 40 at 87 %."""
+    asked = questions(40, ["a"] * 9 + ["b"])
+    told = gate(check_gates(spec(), Comparison(asked, arm(asked, range(39)), arm(asked, range(36))), NO_GOLDEN),
+                "better_than_chance")  # fmt: skip
+    assert told.passed and told.labels_needed is None
+    always = graded(asked, ["a"] * 40)
+    found = check_gates(spec(), Comparison(asked, always, always), NO_GOLDEN)
+    assert not gate(found, "better_than_chance").passed
+    assert stopped_by(check_gates(spec(better_than_chance=False), Comparison(asked, always, always), NO_GOLDEN)) == []
+
+
+@pytest.mark.parametrize(("labels", "needed"), [(["a"], 1), (["a", "b", "c"], 1), (["a"] * 30, 1), (["a"] * 4, 2)])
+def test_what_so_few_rows_cannot_tell_is_unknown_and_says_how_many_more_would(labels: list[str], needed: int) -> None:
+    asked = questions(len(labels), labels)
+    gates = check_gates(spec(), Comparison(asked, arm(asked, range(len(asked))), arm(asked, ())), NO_GOLDEN)
+    unknown = gate(gates, "better_than_chance")
+    assert unknown.passed and unknown.measured is None
+    assert unknown.labels_needed is not None and unknown.labels_needed >= needed
+    assert f"{unknown.labels_needed} more labelled rows would decide" in unknown.detail
+    assert verdict(gates) == "inconclusive"
+
+
+def test_a_handful_of_rows_shows_nothing_and_the_verdict_says_so() -> None:
+    gates = check_gates(spec(), compared(4, (), range(4)), NO_GOLDEN)
+    assert gate(gates, "not_worse").labels_needed == 2
+    assert verdict([g for g in gates if g.name == "not_worse"]) == "inconclusive"
+
+
+def test_golden_losses_are_not_outweighed_by_gains_elsewhere() -> None:
+    golden = marked(compared(20, range(15), range(20)))
+    gates = check_gates(spec(), compared(60, range(60), ()), golden)
+    assert stopped_by(gates) == ["golden_regression"]
+    assert gate(gates, "golden_regression").measured == pytest.approx(0.25)
+    assert (
+        "Lost against production: 5, gained: 0: g-15, g-16, g-17, g-18, g-19" in gate(gates, "golden_regression").detail
+    )
+
+
+def test_four_percent_a_week_cannot_be_lost_for_ever() -> None:
+    """Each week's loss is within the bar of the week before; the best adapter ever promoted is the measure."""
+    golden = marked(compared(100, range(88), range(92)))
+    evaluation = compared(60, range(60), range(50))
+    assert stopped_by(check_gates(spec(), evaluation, golden)) == []
+    keys = [golden_key(question) for question in golden.questions]
+    best = PastResult("desk-best", {key: i < 96 for i, key in enumerate(keys)})
+    worse = PastResult("desk-worse", {key: i < 50 for i, key in enumerate(keys)})
+    gates = check_gates(spec(), evaluation, golden, past=[worse, best])
+    assert stopped_by(gates) == ["golden_regression"]
+    assert "Right on 88, the best so far (desk-best) on 96 of 100" in gate(gates, "golden_regression").detail
+
+
+def test_a_golden_row_whose_answer_was_corrected_is_another_row() -> None:
+    golden = marked(compared(10, range(5), range(5)))
+    corrected = [replace(question, answer="z") for question in golden.questions]
+    past = [PastResult("old", {golden_key(question): True for question in corrected})]
+    assert stopped_by(check_gates(spec(), compared(60, range(60), ()), golden, past=past)) == []
+
+
+def test_a_must_pass_row_that_is_wrong_twice_stops_the_candidate_and_is_named() -> None:
+    golden = marked(compared(20, set(range(20)) - {7}, range(7)), 3, 7)
+    gates = check_gates(spec(), compared(60, range(60), ()), golden, wrong_twice=[7])
+    assert stopped_by(gates) == ["must_pass"]
+    stopped = gate(gates, "must_pass")
+    assert stopped.measured == 1
+    assert stopped.detail == "1 of 2 must-pass rows are wrong: g-7 (ratchet golden list desk)."
+
+
+def test_many_must_pass_rows_that_are_wrong_are_named_within_what_a_gate_may_say() -> None:
+    golden = marked(compared(500, (), ()), *range(500))
+    detail = gate(check_gates(spec(), compared(60, range(60), ()), golden, range(500)), "must_pass").detail
+    assert "g-0, g-1, " in detail and "and 480 more" in detail
+
+
+def test_rows_that_nobody_marked_are_no_must_pass_gate() -> None:
+    gates = check_gates(spec(), compared(60, range(60), ()), marked(compared(20, range(19), ())))
+    assert "must_pass" not in [g.name for g in gates]
+
+
+def test_failed_requests_count_as_wrong_and_stop_the_candidate() -> None:
+    asked = questions(50)
+    evaluation = Comparison(asked, arm(asked, range(48), {48, 49}), arm(asked, range(5)))
+    failed = gate(check_gates(spec(), evaluation, NO_GOLDEN), "max_failed_share")
+    assert not failed.passed
+    assert failed.measured == pytest.approx(0.04)
+    assert sum(evaluation.candidate.right) == 48
+
+
+def with_confidence(evaluation: Comparison, told: float, seed: int) -> Comparison:
+    """The candidate's confidence is higher for right answers by `told` deviations, production's by two."""
+    chance = np.random.default_rng(seed)
+    n = len(evaluation.questions)
+    scores = [
+        1.0 / (1.0 + np.exp(-(apart * np.array(found.right) + chance.normal(size=n))))
+        for apart, found in ((told, evaluation.candidate), (2.0, evaluation.production))
+    ]
+    return replace(evaluation, candidate_confidence=scores[0], production_confidence=scores[1])
+
+
+def test_a_candidate_whose_confidence_no_longer_tells_its_errors_is_stopped() -> None:
+    evaluation = compared(400, range(340), range(340))
+    for seed in range(5):
+        same = check_gates(spec(), with_confidence(evaluation, 2.0, seed), NO_GOLDEN)
+        assert stopped_by(same) == []
+        assert stopped_by(check_gates(spec(), with_confidence(evaluation, 0.0, seed), NO_GOLDEN)) == ["confidence"]
+
+
+def test_too_few_errors_say_nothing_of_confidence_and_leave_the_verdict_alone() -> None:
+    gates = check_gates(spec(), with_confidence(compared(100, range(95), range(80)), 0.0, 1), NO_GOLDEN)
+    found = gate(gates, "confidence")
+    assert found.passed and found.measured is None
+    assert verdict(gates) == "passed"
+
+
+def test_losses_among_answers_that_nobody_suspected_count_by_how_many_they_stand_for() -> None:
+    """Ten gains among suspects, whose rows are many, and nine losses among audits, each of which stands for 50 rows."""
+    asked = [
+        replace(q, drawn=0.02 if i < 100 else 1.0, is_uniform=i < 100) for i, q in enumerate(questions(400, LABELS))
+    ]
+    audits, suspects = range(100), range(100, 400)
+    production = set(audits) | set(suspects[:200])
+    candidate = set(audits[9:]) | set(suspects[:210])
+    evaluation = Comparison(asked, arm(asked, candidate), arm(asked, production))
+    assert (evaluation.gain().basis, evaluation.gain().finding) == ("traffic", "worse")
+    assert len(evaluation.gained) > len(evaluation.lost)
+    assert "not_worse" in stopped_by(check_gates(spec(), evaluation, NO_GOLDEN))

@@ -1,0 +1,67 @@
+"""The evaluator keeps what adapters got right of the golden sets, and which of them were promoted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.rollouts import RolloutChanged
+from services.evaluator.domain import golden_key
+from services.evaluator.golden_history import golden_result, past_results, publish_result, record_promotion
+from services.evaluator.handlers import Handlers
+from services.evaluator.settings import EvaluatorSettings
+from shared.jobs import Jobs
+from shared.kafka.latest_by_key import LatestByKey
+from shared.storage.artifacts import ArtifactStore
+from tests.unit.evaluator.arms import compared, marked
+
+GOLDEN = marked(compared(4, range(3), range(2))).questions
+PROMOTED = json.loads(Path("schemas/examples/rollouts.changed.v1/promoted.json").read_bytes())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+
+
+def keep(store: ArtifactStore, folder: Path, adapter: str, right: list[bool], task: str = "desk") -> None:
+    publish_result(store, golden_result(task, adapter, GOLDEN, right), f"{task}-set", folder / adapter)
+
+
+def test_only_what_promoted_adapters_of_the_task_got_right_counts(store: ArtifactStore, tmp_path: Path) -> None:
+    keep(store, tmp_path, "desk-1", [True, True, True, False])
+    keep(store, tmp_path, "desk-2", [True] * 4)
+    keep(store, tmp_path, "other-1", [True] * 4, task="other")
+    assert past_results(store, "desk") == []
+    record_promotion(store, "desk", "desk-1")
+    record_promotion(store, "desk", "desk-1")
+    record_promotion(store, "other", "other-1")
+    (found,) = past_results(store, "desk")
+    assert found.adapter == "desk-1"
+    assert [found.right[golden_key(question)] for question in GOLDEN] == [True, True, True, False]
+
+
+def test_an_adapters_first_result_on_a_golden_set_stays(store: ArtifactStore, tmp_path: Path) -> None:
+    record_promotion(store, "desk", "desk-1")
+    keep(store, tmp_path, "desk-1", [True] * 4)
+    keep(store, tmp_path, "desk-1", [False] * 4)
+    assert sum(past_results(store, "desk")[0].right.values()) == 4
+
+
+async def test_a_promotion_is_recorded_when_the_deployer_reports_it_and_other_stages_are_not(tmp_path: Path) -> None:
+    settings = EvaluatorSettings(home=tmp_path)
+    table: LatestByKey[RolloutChanged] = LatestByKey("rollouts.changed.v1")
+
+    class Silent:
+        async def publish(self, event: object) -> None:
+            raise AssertionError(event)
+
+    handlers = Handlers(settings, Jobs(settings.jobs_folder, "services.evaluator.job"), Silent(), table)
+    store = ArtifactStore(settings.artifacts_uri, tmp_path / "cache")
+    for stage in ("shadow", "canary", "rolled_back"):
+        await handlers.on_rollout(RolloutChanged.model_validate({**PROMOTED, "stage": stage}))
+    assert store.names("promotions") == []
+    await handlers.on_rollout(RolloutChanged.model_validate(PROMOTED))
+    assert store.names("promotions") == [PROMOTED["primary_adapter"]]

@@ -1,0 +1,73 @@
+"""Both arms get the same retries, and an evaluation keeps what its candidate got right of the golden set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from schemas.conversation import Message, Role
+from services.evaluator.domain import Question
+from services.evaluator.golden_history import past_results, record_promotion
+from services.evaluator.job import RETRY_ROUNDS, EvaluationJob, ask_failed_again, with_golden_history
+from services.evaluator.recipe import ArmAnswers, ask
+from services.evaluator.verdict import Asked
+from shared.errors import DependencyUnavailable, InvalidMessage
+from shared.storage.artifacts import ArtifactStore
+from shared.storage.golden_sets import golden_set
+from tests.unit.evaluator.test_must_pass import RIGHT, TRAINED, WRONG, job
+from tests.unit.evaluator.test_recipe import Engine
+
+SPEC = TRAINED.spec
+ASKED = [Question((Message(role=Role.USER, content=f"a{n}"),), "a") for n in range(100)]
+
+
+async def arm(model: str, folder: Path, failures: int) -> tuple[ArmAnswers, Engine]:
+    """Ask an engine three of whose answers fail so many times, as a job asks both arms."""
+    away = DependencyUnavailable("busy")
+    engine = Engine({f"a{n}": [away] * failures for n in (3, 50, 97)})
+    answers = await ask(engine, model, ASKED, SPEC, 4, lambda done: None)
+    assert len(answers.unanswered) == 3
+    return await ask_failed_again(job(folder), engine, model, answers, ASKED), engine
+
+
+async def test_transient_failures_of_either_arm_are_asked_again(tmp_path: Path) -> None:
+    for model in ("candidate", "production"):
+        answers, engine = await arm(model, tmp_path, failures=3)
+        assert answers.unanswered == []
+        assert {asked for asked, _, _ in engine.requests} == {model}
+
+
+async def test_what_fails_every_time_stays_a_failed_answer(tmp_path: Path) -> None:
+    answers, engine = await arm("candidate", tmp_path, failures=100)
+    assert answers.unanswered == [3, 50, 97]
+    assert len(engine.requests) == 97 + 3 * 2 * (1 + RETRY_ROUNDS)
+
+
+async def test_a_refused_request_is_repeated_with_the_others_and_stays_refused(tmp_path: Path) -> None:
+    engine = Engine({"a3": [InvalidMessage("too long")] * 10})
+    answers = await ask(engine, "candidate", ASKED, SPEC, 4, lambda done: None)
+    again = await ask_failed_again(job(tmp_path), engine, "candidate", answers, ASKED)
+    assert again.unanswered == [3]
+
+
+def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    golden = [Question((Message(role=Role.USER, content=f"g{n}"),), RIGHT, row_id=f"g-{n}") for n in range(3)]
+    rows = [(question.row_id, question.answer) for question in golden]
+    assert len(set(rows)) == 3
+    spec = SPEC.model_copy(update={"golden_set": SPEC.golden_set or golden_set(TRAINED.task, [])})
+
+    def evaluated(adapter: str, production: str | None, answers: tuple[str, ...]) -> Asked:
+        trained = TRAINED.model_copy(update={"adapter": adapter, "spec": spec})
+        the_job = EvaluationJob.model_validate(
+            {**job(tmp_path).model_dump(), "trained": trained, "production": production}
+        )
+        arms = ArmAnswers(answers=answers, latencies_ms=())
+        return with_golden_history(the_job, Asked([], golden, arms, arms), store, tmp_path / adapter)
+
+    assert evaluated("one", None, (RIGHT, RIGHT, RIGHT)).past == []
+    second = evaluated("two", "one", (RIGHT, WRONG, WRONG))
+    assert [(result.adapter, sum(result.right.values())) for result in second.past] == [("one", 3)]
+    record_promotion(store, TRAINED.task, "two")
+    assert {result.adapter: sum(result.right.values()) for result in past_results(store, TRAINED.task)} == {
+        "one": 3, "two": 1,
+    }  # fmt: skip

@@ -1,0 +1,166 @@
+"""The statistics agree with the published ones and with other implementations of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, false_discovery_control
+from sklearn.metrics import brier_score_loss, precision_recall_fscore_support, roc_auc_score
+
+from services.evaluator.statistics.classes import NO_LABEL, class_scores, confusions
+from services.evaluator.statistics.confidence import auroc, auroc_influence, brier, confidence_score, risk_coverage
+from services.evaluator.statistics.intervals import group_numbers, mean_interval, weighted_share, wilson
+from services.evaluator.statistics.paired import difference, holm, mcnemar_worse, p_worse, rows_to_show
+from services.evaluator.statistics.traffic import MIN_UNIFORM, traffic_sample
+
+
+def test_wilson_agrees_with_the_published_interval() -> None:
+    interval = wilson(15, 50)  # Newcombe 1998 gives such values.
+    assert (interval.low, interval.high) == pytest.approx((0.1910, 0.4375), abs=5e-4)
+    found = binomtest(15, 50).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((found.low, found.high))
+    assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
+
+
+@given(n=st.integers(1, 2_000), data=st.data())
+def test_the_wilson_interval_always_contains_the_share(n: int, data: st.DataObject) -> None:
+    interval = wilson(data.draw(st.integers(0, n)), n)
+    assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
+
+
+@given(lost=st.integers(0, 60), gained=st.integers(0, 60))
+def test_mcnemar_is_the_exact_binomial_test_and_the_flips_of_signs_agree_with_it(lost: int, gained: int) -> None:
+    expected = 1.0 if lost + gained == 0 else binomtest(lost, lost + gained, alternative="greater").pvalue
+    assert mcnemar_worse(lost, gained) == pytest.approx(expected)
+    apart = np.array([-1.0] * lost + [1.0] * gained + [0.0] * 5)
+    assert p_worse(apart, np.arange(len(apart))) == pytest.approx(expected)
+
+
+def test_near_copies_count_once_in_a_test_and_in_an_interval() -> None:
+    apart = np.array([-1.0] * 10)
+    assert p_worse(apart, np.arange(10)) == pytest.approx(2**-10)
+    assert p_worse(apart, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.25)
+    right = np.array([1.0] * 60 + [0.0] * 60)
+    alone = mean_interval(right, np.arange(120))
+    copies = mean_interval(right, np.repeat(np.arange(12), 10))
+    assert copies.high - copies.low > 2.0 * (alone.high - alone.low)
+
+
+def test_scores_between_right_and_wrong_are_tested_by_flips_of_signs() -> None:
+    """Eight differences of one sign and of different sizes: the only flip as bad as this one is itself."""
+    apart = -np.arange(1.0, 9.0) / 10.0
+    assert p_worse(apart, np.arange(8)) == pytest.approx(2**-8)
+    assert p_worse(-apart, np.arange(8)) == 1.0
+    many = np.concatenate([-np.linspace(0.1, 1.0, 40), np.linspace(0.1, 1.0, 40)])
+    assert p_worse(many, np.arange(80)) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_interval_of_a_difference_contains_it_and_is_about_as_wide_as_the_normal_one() -> None:
+    chance = np.random.default_rng(3)
+    ours, theirs = (chance.random(400) < share for share in (0.9, 0.8))
+    found = difference(ours.astype(float), theirs.astype(float), np.arange(400), None, "rows")
+    apart = ours.astype(float) - theirs
+    half = 1.96 * apart.std() / 20.0
+    assert found.low == pytest.approx(found.value - half, abs=0.01)
+    assert found.high == pytest.approx(found.value + half, abs=0.01)
+    assert found.finding == "better"
+
+
+def test_holm_is_no_stricter_than_bonferroni_and_orders_stay() -> None:
+    found = [0.04, 0.001, 0.012, 0.5]
+    adjusted = holm(found)
+    assert adjusted == pytest.approx([0.08, 0.004, 0.036, 0.5])
+    assert all(a <= 4 * p for a, p in zip(adjusted, found, strict=True))
+    assert all(a >= b for a, b in zip(adjusted, false_discovery_control(found), strict=True))
+    assert holm([]) == []
+
+
+def test_the_fewest_rows_that_can_show_a_loss_are_exact() -> None:
+    assert mcnemar_worse(rows_to_show(0.02), 0) <= 0.02 < mcnemar_worse(rows_to_show(0.02) - 1, 0)
+
+
+def test_equal_weights_give_the_plain_interval_and_unequal_ones_a_wider_one() -> None:
+    right = np.array([1.0] * 80 + [0.0] * 20)
+    plain = weighted_share(right, np.ones(100), np.arange(100))
+    assert (plain.low, plain.high) == pytest.approx((wilson(80, 100).low, wilson(80, 100).high), abs=0.005)
+    weights = np.tile([10.0, 0.1], 50)
+    heavy = weighted_share(right, weights, np.arange(100))
+    assert heavy.high - heavy.low > 1.3 * (plain.high - plain.low)
+    assert weighted_share(np.ones(50), np.ones(50), np.arange(50)).low == pytest.approx(wilson(50, 50).low)
+
+
+def test_rows_that_chance_did_not_draw_say_nothing_of_traffic() -> None:
+    probabilities = np.array([0.5] * MIN_UNIFORM + [1.0, np.nan])
+    uniform = np.array([True] * MIN_UNIFORM + [False, False])
+    sample = traffic_sample(probabilities, uniform)
+    assert sample is not None
+    assert len(sample.positions) == MIN_UNIFORM + 1
+    assert sample.weights[0] == pytest.approx(2.0 * sample.weights[-1])
+    uniform[0] = False
+    assert traffic_sample(probabilities, uniform) is None, "suspects alone are not traffic"
+
+
+def test_scores_of_classes_agree_with_scikit_learn_and_lie_in_their_intervals() -> None:
+    chance = np.random.default_rng(5)
+    labels = ["a", "b", "c"]
+    expected = list(chance.choice(labels, 200))
+    given = [e if chance.random() < 0.7 else str(chance.choice([*labels, "else"])) for e in expected]
+    classes, (macro, weighted) = class_scores(expected, given, labels, np.arange(200))
+    found = precision_recall_fscore_support(expected, given, labels=labels, zero_division=0.0)
+    assert [c.precision for c in classes] == pytest.approx(list(found[0]))
+    assert [c.recall for c in classes] == pytest.approx(list(found[1]))
+    assert [c.f1 for c in classes] == pytest.approx(list(found[2]))
+    assert macro.f1.value == pytest.approx(float(np.mean(found[2])))
+    assert weighted.recall.value == pytest.approx(float(found[1] @ found[3] / 200))
+    for score in classes:
+        assert score.f1_interval is not None
+        assert 0.0 < score.f1_interval.low < score.f1 < score.f1_interval.high < 1.0
+    assert macro.f1.low < macro.f1.value < macro.f1.high
+
+
+def test_the_confusion_matrix_keeps_every_answer() -> None:
+    cells = confusions(["a", "a", "b", "b"], ["a", "b", "", "b"], ["a", "b"])
+    found = {(cell.expected, cell.given): cell.count for cell in cells}
+    assert found == {("a", "a"): 1, ("a", "b"): 1, ("b", NO_LABEL): 1, ("b", "b"): 1}
+
+
+def test_auroc_and_brier_agree_with_scikit_learn_and_the_interval_covers() -> None:
+    truth, covered = None, 0
+    for seed in range(100):
+        chance = np.random.default_rng(seed)
+        right = (chance.random(300) < 0.8).astype(float)
+        scores = 1.0 / (1.0 + np.exp(-(1.5 * right + chance.normal(size=300))))
+        scores = scores.round(2)  # With ties.
+        value, influence = auroc_influence(scores, right)
+        assert value == pytest.approx(roc_auc_score(right, scores))
+        assert influence.sum() == pytest.approx(0.0, abs=1e-9)
+        assert brier(scores, right) == pytest.approx(brier_score_loss(right, scores))
+        interval = auroc(scores, right, np.arange(300))
+        truth = 0.8556  # Phi(1.5 / sqrt 2)
+        assert interval is not None
+        covered += interval.low <= truth <= interval.high
+    assert covered >= 89
+
+
+def test_risk_falls_with_coverage_where_confidence_is_right_about_errors() -> None:
+    right = np.array([1.0, 1.0, 1.0, 0.0])
+    coverage, risk, area = risk_coverage(np.array([0.9, 0.8, 0.7, 0.1]), right)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk.tolist() == [0.0, 0.0, 0.0, 0.25]
+    assert area == pytest.approx(0.0625)
+    assert risk_coverage(np.full(4, 0.5), right)[2] == pytest.approx(0.25), "no order among equal scores"
+
+
+def test_the_quality_of_confidence_has_a_curve_from_few_to_all_answers() -> None:
+    chance = np.random.default_rng(1)
+    right = (chance.random(200) < 0.7).astype(float)
+    found = confidence_score(chance.random(200), right, np.arange(200))
+    assert found is not None and found.auroc is not None
+    assert found.risk_coverage[-1] == pytest.approx((1.0, 1.0 - right.mean()))
+    assert confidence_score(np.array([]), np.array([]), np.arange(0)) is None
+
+
+def test_rows_without_a_group_are_groups_of_their_own() -> None:
+    assert len(set(group_numbers(["", "", "g", "g"]).tolist())) == 3
