@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from schemas.approaches import ApproachTable
 from schemas.base import AdapterName, Event, Frozen, Gate, Identifier, Interval, Probability, Verdict
 from schemas.conversation import Messages
 from schemas.tasks import TaskSpec
@@ -219,5 +220,8 @@ class AdapterEvaluated(Event):
     calibration: Calibration | None = Field(
         default=None,
         description="The candidate's; None for a generation task or too few answers with a confidence.",
+    )
+    approaches: ApproachTable | None = Field(
+        default=None, description="Beside cheap rivals; None: evaluated before they were measured."
     )
     spec: TaskSpec

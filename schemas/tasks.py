@@ -325,15 +325,6 @@ class RedactionSettings(_Section):
     patterns: tuple[ExtraPattern, ...] = Field(default=(), max_length=20)
 
 
-class Prices(_Section):
-    """Prices for the cost report, in one currency."""
-
-    currency: str = Field(default="USD", max_length=3)
-    gpu_hour: float = Field(default=0.0, ge=0.0)
-    label: float = Field(default=0.0, ge=0.0)
-    million_tokens: float = Field(default=0.0, ge=0.0)
-
-
 class TaskSpec(_Section):
     """The complete specification of a task."""
 
@@ -367,7 +358,6 @@ class TaskSpec(_Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
-    prices: Prices = Prices()
     redaction: RedactionSettings = RedactionSettings()
     media: MediaPolicy = Field(
         default=MediaPolicy.DROP,

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     )
     lake: str = Field(default="", description="Folder or s3:// URI of the lake; empty: <home>/lake.")
     artifacts: str = Field(default="", description="Folder or s3:// URI of artifacts; empty: <home>/artifacts.")
+    prices_file: Path | None = Field(
+        default=None, description="YAML of what serving costs; empty: the shipped one, which explains itself."
+    )
     otlp_endpoint: str = Field(
         default="",
         pattern=r"^(https?://[^\s]+)?$",

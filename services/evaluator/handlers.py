@@ -11,6 +11,7 @@ from schemas.rollouts import RolloutChanged, Stage
 from services.evaluator.domain import Candidate, job_name, production_of
 from services.evaluator.golden_history import record_promotion
 from services.evaluator.job import EvaluationJob
+from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.settings import EvaluatorSettings
 from shared.cycle_step import CycleStep
 from shared.identity import event_id
@@ -84,6 +85,12 @@ class Handlers:
             concurrency=settings.evaluator_concurrency,
             timeout_seconds=settings.evaluator_timeout_seconds,
             max_rank=settings.vllm_max_lora_rank,
+            rivals=RivalOptions(
+                embedder=settings.models_folder / settings.evaluator_embedder,
+                lake=settings.lake_uri,
+                prices_file=settings.prices_file,
+                rows=settings.evaluator_rival_rows,
+            ),
         )
         self._jobs.submit(job_name(event, production), job)
 

@@ -34,6 +34,7 @@ from services.evaluator.domain import (
     probe_prompts,
 )
 from services.evaluator.golden_history import golden_result, past_results, publish_result, record_promotion
+from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.settings import KEY_VARIABLE
 from shared.conversation import chat_messages
 from shared.errors import DependencyUnavailable, InvalidMessage, StepImpossible
@@ -66,23 +67,28 @@ class EvaluationJob(BaseModel):
     concurrency: int
     timeout_seconds: float
     max_rank: int
+    rivals: RivalOptions
 
 
 def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
     """Ask both arms, score their answers and check the gates. A killed job reuses the arms it has already asked."""
-    from services.evaluator.verdict import verdict_event  # Loads SciPy: only in this process.
+    from services.evaluator.rivals.step import compare_rivals  # Load scikit-learn and SciPy: only in this process.
+    from services.evaluator.verdict import verdict_event
 
     job = EvaluationJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
-    evaluation = evaluation_questions(read_examples(store.fetch(job.trained.dataset_uri) / "eval.jsonl"))
+    dataset = store.fetch(job.trained.dataset_uri)
+    evaluation = evaluation_questions(read_examples(dataset / "eval.jsonl"))
     golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
     progress(0, 1, "waiting until another job ends")
     with lease(job.slots_folder, job.slots):
         asked, probes = asyncio.run(_ask_both(job, store, evaluation, golden, folder, progress))
+        approaches = asyncio.run(compare_rivals(job, read_examples(dataset / "train.jsonl"), asked, folder, progress))
     publish_probes(probes, store, folder)
     asked = with_golden_history(job, asked, store, folder)
     calibration = calibrate(job.trained, evaluation, asked.candidate, store, folder)
-    return verdict_event(job.trained, job.production, folder.name, asked, calibration)
+    event = verdict_event(job.trained, job.production, folder.name, asked, calibration)
+    return event.model_copy(update={"approaches": approaches})
 
 
 def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, folder: Path) -> Asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -40,11 +41,14 @@ class ArmAnswers(BaseModel):
     """One arm's answers in the order of the questions (None: the request failed), and the others' latencies in ms.
 
     `scores`: each answer's uncalibrated confidence in [0, 1]; None: failed, or vLLM returned no log-probabilities.
+    `prompt_tokens` and `answer_tokens`: the means over the answers.
     """
 
     answers: tuple[str | None, ...]
     latencies_ms: tuple[float, ...]
     scores: tuple[float | None, ...] = ()
+    prompt_tokens: float = 0.0
+    answer_tokens: float = 0.0
 
     def merged(self, positions: Sequence[int], repeated: ArmAnswers) -> ArmAnswers:
         """Return the answers with those at `positions` replaced, which were asked for again."""
@@ -110,10 +114,13 @@ async def ask_again(
         return completion
 
     completions = await asyncio.gather(*(complete(question) for question in questions))
+    answered = [c for c in completions if c is not None]
     return ArmAnswers(
         answers=tuple(None if c is None else c.text for c in completions),
-        latencies_ms=tuple(c.latency_ms for c in completions if c is not None),
+        latencies_ms=tuple(c.latency_ms for c in answered),
         scores=tuple(None if c is None else measure(spec, c.tokens_logprobs).score for c in completions),
+        prompt_tokens=statistics.fmean(c.prompt_tokens for c in answered) if answered else 0.0,
+        answer_tokens=statistics.fmean(c.tokens for c in answered) if answered else 0.0,
     )
 
 

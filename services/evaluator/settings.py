@@ -18,6 +18,11 @@ class EvaluatorSettings(Settings):
     evaluator_timeout_seconds: float = Field(default=60.0, gt=0.0, description="A slower answer counts as failed.")
     evaluator_slots: int = Field(default=1, ge=1, description="Concurrent evaluations on this machine.")
 
+    evaluator_embedder: str = Field(default="all-MiniLM-L6-v2", description="Folder below <home>/models.")
+    evaluator_rival_rows: int = Field(
+        default=40, ge=1, description="Held-out rows that prompts with examples are asked, to compare the adapter with."
+    )
+
     @property
     def inference_urls(self) -> tuple[str, ...]:
         own = tuple(url.strip().rstrip("/") for url in self.evaluator_vllm.split(",") if url.strip())

@@ -15,11 +15,15 @@ MIN_GAIN = 0.3
 MAX_SECONDS = 1_500.0
 
 
+APPROACHES = {"candidate", "production", "base", "few_shot", "retrieval_few_shot", "tf_idf", "embedding"}
+
+
 def problems(report: dict[str, Any], page: str) -> list[str]:
     """What the report lacks or says wrong, in words; empty for a sound one."""
     before, after = report["accuracy_before"], report["accuracy_after"]
     if not report["promoted"] or not before or not after:
         return [f"nothing was promoted: stopped by {report['stopped_by']}, {report['evidence']}"]
+    measured = {row["kind"]: row for row in (report["approaches"] or {"approaches": []})["approaches"]}
     checks = {
         f"the accuracy rose from {before['value']:.3f} only to {after['value']:.3f}":
             after["value"] - before["value"] >= MIN_GAIN,
@@ -32,6 +36,11 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
         "report.html does not name the task": report["task"] in page,
         "the data set was not inspected, or did not pass":
             bool(report["inspection"]) and all(check["result"] != "failed" for check in report["inspection"]["checks"]),
+        f"the table of approaches lacks {sorted(APPROACHES - measured.keys())}, or an interval": not APPROACHES
+            - measured.keys() and all(row["accuracy"]["n"] and row["latency_ms_p95"] for row in measured.values()),
+        "the costs a month are missing": all(row["cost_per_month"] is not None for row in measured.values()),
+        "report.html does not show the approaches, or not first what they say":
+            'class="approaches"' in page and -1 < page.find('class="finding"') < page.find('class="verdict"'),
         "report.html does not link the inspection of the data set": 'href="dataset.html"' in page,
     }  # fmt: skip
     return [problem for problem, fine in checks.items() if not fine]

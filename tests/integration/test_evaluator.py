@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer
 from safetensors.numpy import save_file
 
 from schemas.adapters import PROBES, PROBES_FILE, AdapterEvaluated, AdapterTrained, Probes
+from schemas.approaches import ApproachKind
 from schemas.base import Event, utc_now
 from schemas.catalog import topic_of
 from schemas.conversation import Message, Role
@@ -103,7 +104,8 @@ def publish_dataset(store: ArtifactStore, spec: TaskSpec, folder: Path) -> str:
         )
         for n in range(12)
     ]  # fmt: skip
-    (folder / "eval.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    for file in ("eval.jsonl", "train.jsonl"):
+        (folder / file).write_text("".join(row.model_dump_json() + "\n" for row in rows))
     (folder / "manifest.json").write_text("{}")
     return store.publish(folder, "datasets", f"{spec.name}-data")
 
@@ -140,6 +142,7 @@ async def evaluated(settings: EvaluatorSettings, trained: AdapterTrained) -> Asy
 async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     stack_settings: Settings, vllm: str, tmp_path: Path, task: str
 ) -> None:
+    (tmp_path / "models").symlink_to(stack_settings.models_folder)  # The rivals' sentence encoder is there.
     artifacts = stack_settings.artifacts_uri  # vLLM looks for adapters there.
     settings = EvaluatorSettings(**{**stack_settings.model_dump(), "home": tmp_path, "artifacts": artifacts})
     store, spec = ArtifactStore(artifacts, tmp_path), task_spec(task)
@@ -168,6 +171,13 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     assert event.gain is not None
     assert (event.gain.value, event.gain.finding) == (0.0, "not_shown")
     assert {c.label for c in event.candidate.classes} == set(LABELS)
+    assert event.approaches is not None
+    measured = {row.kind: row for row in event.approaches.approaches}
+    assert set(measured) == set(ApproachKind)
+    assert all(row.accuracy.n == 12 and row.failed == 0 and row.latency_ms_p95 > 0 for row in measured.values())
+    assert measured[ApproachKind.FEW_SHOT].prompt_tokens > measured[ApproachKind.BASE].prompt_tokens > 0
+    assert measured[ApproachKind.EMBEDDING].accuracy.value == 1.0, "the training rows are the held-out ones here"
+    assert event.approaches.findings[0].startswith("A linear classifier on ")
     assert (probes.adapter, probes.base_model, len(probes.probes)) == (adapter, BASE, 5)
     assert max(distance(probe.adapter, probe.base) for probe in probes.probes) < 0.3
 

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from deploy.demo.pairs import PairLedger
+from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from deploy.demo.report.measure import Measurement
 from deploy.demo.report.plots import draw
 from deploy.demo.report.result import LoopResult, NextTurn
@@ -74,6 +75,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "inspection": cycle.inspection.model_dump(mode="json", include={"checks", "left_out"})
         if cycle.inspection
         else None,
+        "approaches": cycle.approaches.model_dump(mode="json") if cycle.approaches else None,
         "gates": cycle.evaluation["gates"] if cycle.evaluation else [],
         "flags": [
             {"move": m.move, "variant": m.variant, "adapter": m.adapter or None, "seconds": round(m.seconds, 2)}
@@ -93,11 +95,16 @@ def write(report: Report, folder: Path) -> None:
         shutil.copyfile(inspection, folder / INSPECTION_PAGE)
     (folder / "report.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"]))
+    approaches = report.result.cycle.approaches
     page = environment.get_template("report.html.j2").render(
         data=data,
         result=report.result,
         inspection_page=INSPECTION_PAGE if inspection else None,
         rows=summary(report),
+        findings=approaches.findings if approaches else (),
+        approach_columns=COLUMNS,
+        approach_rows=approach_rows(approaches) if approaches else (),
+        approach_basis=basis(approaches) if approaches else "",
         plots=draw(report.result, report.pairs.history, dict(report.seconds), report.canary_wealth),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -129,6 +136,8 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
 def show(report: Report, terminal: Terminal, folder: Path) -> None:
     """Print the summary, the verdict and where the report is."""
     result = report.result
+    for finding in result.cycle.approaches.findings if result.cycle.approaches else ():
+        terminal.say(finding)
     terminal.table("The whole loop", ("", "before", "after"), summary(report))
     if result.promoted:
         terminal.say(("Promoted", "bold green"))

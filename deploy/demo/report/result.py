@@ -8,6 +8,7 @@ from typing import Any
 
 from deploy.demo.report.measure import Measurement
 from deploy.demo.settings import Fault
+from schemas.approaches import ApproachTable
 from schemas.base import Interval
 from schemas.quality import CheckResult, QualityReport
 
@@ -40,6 +41,12 @@ class LearningCycle:
     inspection_page: Path | None = None
     training: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
+
+    @property
+    def approaches(self) -> ApproachTable | None:
+        """The adapter beside cheap rivals; None: there was no evaluation."""
+        table = (self.evaluation or {}).get("approaches")
+        return None if table is None else ApproachTable.model_validate(table)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from deploy.demo.errors import CandidateStopped, CycleStepFailed
+from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from deploy.demo.report.bag_of_words import bag_of_words_accuracy
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow
@@ -90,6 +91,7 @@ async def await_evaluation(loop: LoopContext) -> None:
             for name, arm in (("production", event["production"]), ("candidate", event["candidate"]))
         ),
     )  # fmt: skip
+    _show_approaches(loop)
     _show_gates(loop, "Gates of the evaluation", event["gates"])
     if event["verdict"] == "failed":
         failed = [gate for gate in event["gates"] if not gate["passed"]]
@@ -129,6 +131,16 @@ def _show_progress_of(step: str, progress: StepProgress) -> OnPoll:
             progress.update(message="starting the job")
 
     return show
+
+
+def _show_approaches(loop: LoopContext) -> None:
+    """Show the adapter beside cheap rivals, and what that says: the most important sentence first."""
+    if (table := loop.result.cycle.approaches) is None:
+        return
+    for finding in table.findings:
+        loop.terminal.say(finding)
+    loop.terminal.table("Approaches: the same training set, the same held-out rows", COLUMNS, approach_rows(table))
+    loop.terminal.say((basis(table), "dim"))
 
 
 def _show_gates(loop: LoopContext, title: str, gates: list[dict[str, Any]]) -> None:

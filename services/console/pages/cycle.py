@@ -9,6 +9,7 @@ from html import escape
 from typing import Any, get_args
 
 from schemas.cycles import Step
+from services.console.pages.approaches import approach_parts
 from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
 from services.console.pages.rollout import rollout_parts
 from services.console.reports import report_page
@@ -161,7 +162,14 @@ def _evaluation_card(events: list[Json]) -> list[str]:
         rows.insert(2, row("Accuracy on all traffic, estimated", lambda arm: interval(arm.get("traffic_accuracy"))))
     golden = f"Golden set: {event['golden_gained']} gained, {event['golden_lost']} lost, of {event['golden_total']}."
     side_by_side = table(("", "Candidate", "Production"), rows)
-    return [side_by_side, muted(_gain(event)), muted(golden), _gates_table(event["gates"]), _labels_table(event)]
+    return [
+        *approach_parts(event),
+        side_by_side,
+        muted(_gain(event)),
+        muted(golden),
+        _gates_table(event["gates"]),
+        _labels_table(event),
+    ]
 
 
 _FINDINGS = {"better": "The candidate is better", "worse": "The candidate is worse"}

@@ -112,3 +112,19 @@ def test_text_from_events_is_escaped() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (7_260, "2 h 1 min")])
 def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_an_evaluation_shows_the_adapter_beside_cheap_rivals_and_says_first_what_that_means() -> None:
+    shown = dict(sections([stored("adapters.evaluated", 0, "passed.json")]))["Evaluation"]
+    assert "A linear classifier on TF-IDF does as well as the adapter" in shown[0]
+    page = " ".join(shown)
+    told = (
+        "base, retrieved few-shot", "embeddings, linear", "88.3\u00a0% (77.8\u00a0% to 94.2\u00a0%)", "0.011 USD",
+        "320 ms", "600,000 answers a month, by prices of 2026-11-26",
+    )  # fmt: skip
+    for said in told:
+        assert said in page, said
+    without = {key: value for key, value in stored("adapters.evaluated", 0, "passed.json")["event"].items()}
+    without.pop("approaches")
+    record = {"topic": "adapters.evaluated.v1", "occurred_at": NOON, "event": without}
+    assert "Approach" not in " ".join(dict(sections([record]))["Evaluation"])

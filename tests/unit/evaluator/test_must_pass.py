@@ -15,6 +15,7 @@ from schemas.golden import GoldenRow
 from services.evaluator.domain import Question
 from services.evaluator.job import EvaluationJob, ask_must_pass_again, evaluate_adapter
 from services.evaluator.recipe import ArmAnswers
+from services.evaluator.rivals.options import RivalOptions
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Progress
 from shared.model.inference import Completion
@@ -53,6 +54,7 @@ def job(folder: Path) -> EvaluationJob:
     return EvaluationJob(
         trained=TRAINED, production=None, vllm=(), artifacts=str(folder / "artifacts"), cache=folder / "cache",
         slots_folder=folder / "slots", slots=1, concurrency=2, timeout_seconds=1.0, max_rank=16,
+        rivals=RivalOptions(embedder=folder, lake=str(folder), prices_file=None, rows=40),
     )  # fmt: skip
 
 

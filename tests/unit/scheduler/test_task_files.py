@@ -54,7 +54,7 @@ def test_the_shipped_files_are_tasks(name: str) -> None:
 def test_the_template_shows_every_key_with_its_default() -> None:
     spec = read_task(SHIPPED / "template.yaml")
     text = (SHIPPED / "template.yaml").read_text()
-    sections = ("failures", "dataset", "training", "evaluation", "rollout", "prices", "redaction")
+    sections = ("failures", "dataset", "training", "evaluation", "rollout", "redaction")
     for section in sections:
         default = TaskSpec.model_fields[section].default
         assert getattr(spec, section) == default

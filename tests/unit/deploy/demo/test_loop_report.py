@@ -4,15 +4,21 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.loop_report import problems
+from tests.e2e.loop_report import APPROACHES, problems
 
-PAGE = "<h1>support-desk</h1>" + '<a href="dataset.html">' + "<svg></svg>" * 5
+PAGE = (
+    '<h1>support-desk</h1><p class="finding">x</p><p class="verdict">y</p><table class="approaches">'
+    '<a href="dataset.html">' + "<svg></svg>" * 5
+)
+MEASURED = [
+    {"kind": kind, "accuracy": {"n": 40}, "latency_ms_p95": 9.0, "cost_per_month": 0.2} for kind in sorted(APPROACHES)
+]
 SOUND: dict[str, Any] = {
     "promoted": True, "stopped_by": None, "evidence": None, "labels_spent": 700, "pairs": 100, "seconds": 420.0,
     "accuracy_before": {"value": 0.12, "low": 0.08, "high": 0.18, "n": 140},
     "accuracy_after": {"value": 0.92, "low": 0.86, "high": 0.95, "n": 140},
     "served_after": {"primary": 140}, "task": "support-desk",
-    "inspection": {"checks": [{"result": "passed"}, {"result": "unknown"}]},
+    "inspection": {"checks": [{"result": "passed"}, {"result": "unknown"}]}, "approaches": {"approaches": MEASURED},
 }  # fmt: skip
 
 
@@ -30,6 +36,9 @@ def test_a_promoted_loop_with_its_plots_is_sound() -> None:
         ({"labels_spent": 0}, "no label"),
         ({"seconds": 5_000.0}, "it took"),
         ({"served_after": {"base": 140}}, "does not answer"),
+        ({"approaches": None}, "approaches lacks"),
+        ({"approaches": {"approaches": MEASURED[1:]}}, "approaches lacks ['base']"),
+        ({"approaches": {"approaches": [{**row, "cost_per_month": None} for row in MEASURED]}}, "costs a month"),
         ({"inspection": None}, "not inspected"),
         ({"inspection": {"checks": [{"result": "failed"}]}}, "did not pass"),
     ],
@@ -39,4 +48,4 @@ def test_each_planted_fault_of_a_report_is_named(fault: dict[str, Any], said: st
 
 
 def test_a_page_without_plots_or_of_another_task_is_named() -> None:
-    assert len(problems(SOUND, "<h1>another</h1>")) == 3
+    assert len(problems(SOUND, "<h1>another</h1>")) == 4

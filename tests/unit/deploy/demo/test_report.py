@@ -249,3 +249,16 @@ def test_a_fault_is_expected_to_be_stopped_by_a_gate_that_names_it(fault: Fault)
 def test_a_loop_that_failed_early_still_has_a_report(tmp_path: Path) -> None:
     write(Report(LoopResult(task="t"), ReviewCounts(), PairLedger(), {}, {}), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["accuracy_before"] is None
+
+
+def test_the_page_says_first_what_the_cheap_rivals_mean_and_has_their_table(tmp_path: Path) -> None:
+    made = report(promoted=True)
+    made.result.cycle.evaluation = json.loads(Path("schemas/examples/adapters.evaluated.v1/passed.json").read_text())
+    write(made, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    first = text[text.index("</h1>") :].split("</p>")[0]
+    assert "A linear classifier on TF-IDF does as well as the adapter" in first
+    for said in ("base, few-shot", "88.3% (77.8%–94.2%)", "0.011 USD", "320 ms", "600,000 answers a month"):
+        assert said in text, said
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert len(data["approaches"]["approaches"]) == 7

@@ -1,0 +1,100 @@
+"""The table of approaches: what each way of answering a task is worth, what it costs and how long it takes.
+
+It travels with `adapters.evaluated`, so that people see beside a candidate what is cheaper.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from schemas.base import AdapterName, Frozen, Interval, Probability
+
+
+class ApproachKind(StrEnum):
+    CANDIDATE = "candidate"
+    PRODUCTION = "production"
+    BASE = "base"
+    FEW_SHOT = "few_shot"
+    """The base model, with the same training examples before every question."""
+    RETRIEVAL_FEW_SHOT = "retrieval_few_shot"
+    """The base model, with the training examples that are most similar to the question."""
+    TF_IDF = "tf_idf"
+    """Logistic regression on the TF-IDF of character n-grams."""
+    EMBEDDING = "embedding"
+    """Logistic regression on sentence embeddings."""
+
+
+TITLES = {
+    ApproachKind.CANDIDATE: "candidate",
+    ApproachKind.PRODUCTION: "production",
+    ApproachKind.BASE: "base model",
+    ApproachKind.FEW_SHOT: "base, few-shot",
+    ApproachKind.RETRIEVAL_FEW_SHOT: "base, retrieved few-shot",
+    ApproachKind.TF_IDF: "TF-IDF, linear",
+    ApproachKind.EMBEDDING: "embeddings, linear",
+}
+"""Kind → its name in tables that people read."""
+Share = Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class Gain(Frozen):
+    """A difference of two shares of the same rows, with its 95 % interval."""
+
+    value: Share
+    low: Share
+    high: Share
+
+
+class Approach(Frozen):
+    """One row of the table, measured on rows of the evaluation set.
+
+    Latencies of models are those of the evaluation, with its concurrency; of a classifier, one text at a time.
+    """
+
+    kind: ApproachKind
+    adapter: AdapterName | None = None
+    accuracy: Interval = Field(description="`n`: the rows that it was asked; prompts are asked a fixed sample.")
+    failed: int = Field(default=0, ge=0, description="Requests that errored or timed out: counted as wrong.")
+    candidate_gain: Gain | None = Field(
+        default=None, description="The candidate's accuracy minus this one's, on the rows that both were asked."
+    )
+    examples: int = Field(default=0, ge=0, description="Training rows it was fitted on, or a prompt has at most.")
+    latency_ms_p50: float = Field(ge=0.0)
+    latency_ms_p95: float = Field(ge=0.0)
+    prompt_tokens: float = Field(default=0.0, ge=0.0, description="Mean of an answer; 0: unknown, or no model.")
+    answer_tokens: float = Field(default=0.0, ge=0.0)
+    cost_per_month: float | None = Field(
+        default=None, ge=0.0, description="At the task's volume, in the table's currency; None: there is no volume yet."
+    )
+
+
+class CurvePoint(Frozen):
+    examples: int = Field(ge=1)
+    accuracy: Probability
+
+
+class ExamplesCurve(Frozen):
+    """Accuracy of a linear classifier over the number of training rows, cross-validated by group on those rows.
+
+    `doubling`: what the last doubling of the rows gained.
+    """
+
+    points: tuple[CurvePoint, ...] = Field(min_length=2, max_length=10)
+    doubling: Gain
+
+
+class ApproachTable(Frozen):
+    """The candidate, production and the base model beside cheap rivals that had the same training set."""
+
+    approaches: tuple[Approach, ...] = Field(min_length=1, max_length=20)
+    curve: ExamplesCurve | None = Field(default=None, description="None: no classification, or too few rows.")
+    answers_per_month: float | None = Field(default=None, ge=0.0, description="The task's volume, from the lake.")
+    currency: Annotated[str, Field(max_length=3)]
+    prices_of: date = Field(description="The oldest date of the prices that were used.")
+    findings: tuple[Annotated[str, Field(max_length=1_000)], ...] = Field(
+        default=(), max_length=10, description="What the table says, in sentences; the most important one first."
+    )

@@ -1,0 +1,91 @@
+"""What a table of approaches says, in sentences; the most important one first. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas.approaches import Approach, ApproachKind, ExamplesCurve, Gain
+from shared.model.prices import money
+
+FLAT = 0.02
+"""A curve has flattened where doubling the examples gains less than this for sure: the interval's upper end."""
+NAMES = {
+    ApproachKind.FEW_SHOT: "few-shot prompting",
+    ApproachKind.RETRIEVAL_FEW_SHOT: "few-shot prompting with retrieved examples",
+    ApproachKind.TF_IDF: "a linear classifier on TF-IDF",
+    ApproachKind.EMBEDDING: "a linear classifier on sentence embeddings",
+    ApproachKind.BASE: "the base model as it is",
+    ApproachKind.PRODUCTION: "production",
+    ApproachKind.CANDIDATE: "the adapter",
+}
+_LINEAR = (ApproachKind.TF_IDF, ApproachKind.EMBEDDING)
+_PROMPTS = (ApproachKind.FEW_SHOT, ApproachKind.RETRIEVAL_FEW_SHOT)
+
+
+def findings(
+    rows: Sequence[Approach], curve: ExamplesCurve | None, currency: str, missing: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the sentences. `missing`: why a rival is not in the table, one sentence each."""
+    candidate = next(row for row in rows if row.kind is ApproachKind.CANDIDATE)
+    said = []
+    for kinds in (_LINEAR, _PROMPTS):
+        if rival := _best_tie(rows, kinds):
+            said.append(_tie(rival, candidate, currency))
+    if not said and (rival := _best(rows, (*_LINEAR, *_PROMPTS))):
+        said.append(_beaten(rival, candidate))
+    if curve is not None:
+        said.append(_curve(curve))
+    return (*said, *missing)
+
+
+def ties(row: Approach) -> bool:
+    """True if the candidate is not measurably better: the interval of its gain reaches 0 or less."""
+    return row.candidate_gain is not None and row.candidate_gain.low <= 0.0
+
+
+def _best_tie(rows: Sequence[Approach], kinds: Sequence[ApproachKind]) -> Approach | None:
+    return _best([row for row in rows if ties(row)], kinds)
+
+
+def _best(rows: Sequence[Approach], kinds: Sequence[ApproachKind]) -> Approach | None:
+    """Return the row on which the candidate gains least: accuracies of different samples are not compared."""
+    of_kind = [row for row in rows if row.kind in kinds and row.candidate_gain is not None]
+    return min(of_kind, key=lambda row: row.candidate_gain.value if row.candidate_gain else 0.0, default=None)
+
+
+def _tie(rival: Approach, candidate: Approach, currency: str) -> str:
+    name, cost = NAMES[rival.kind], ""
+    if rival.cost_per_month is not None and candidate.cost_per_month is not None:
+        cost = f" It costs {money(rival.cost_per_month, currency)} a month, the adapter "
+        cost += f"{money(candidate.cost_per_month, currency)}."
+    return (
+        f"{name[0].upper()}{name[1:]} does as well as the adapter: right on {rival.accuracy.value:.1%} of "
+        f"{rival.accuracy.n} held-out rows, where the adapter gains {_points(rival.candidate_gain)}.{cost}"
+    )
+
+
+def _beaten(rival: Approach, candidate: Approach) -> str:
+    return (
+        f"The adapter beats every cheap rival: right on {candidate.accuracy.value:.1%}; on the {rival.accuracy.n} rows "
+        f"of the best of them, {NAMES[rival.kind]} ({rival.accuracy.value:.1%}), it gains "
+        f"{_points(rival.candidate_gain)}."
+    )
+
+
+def _curve(curve: ExamplesCurve) -> str:
+    before, after = curve.points[-2], curve.points[-1]
+    measured = (
+        f"from {before.examples} to {after.examples} examples, a linear classifier gains {_points(curve.doubling)}"
+    )
+    if curve.doubling.high < FLAT:
+        return f"More of the same examples will not help: {measured}. Correct what is wrong most instead."
+    if curve.doubling.low > 0.0:
+        return f"More examples still help: {measured}."
+    return f"Whether more of the same examples help cannot be told yet: {measured}."
+
+
+def _points(gain: Gain | None) -> str:
+    if gain is None:
+        return "–"
+    low, high = f"{100 * gain.low:+.1f}", f"{100 * gain.high:+.1f}"
+    return f"{100 * gain.value:+.1f} points (95 % {low} to {high})"

@@ -1,0 +1,227 @@
+"""Makes the table of approaches: asks the base with prompts of examples, fits the classifiers, counts the costs.
+
+The prompts are asked a fixed sample of the held-out rows, since a long prompt takes a small engine seconds; all else is
+judged on every row. A rival that cannot be measured is named in the findings, and stops nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.approaches import ApproachKind, ApproachTable, ExamplesCurve
+from schemas.base import utc_now
+from schemas.datasets import Example
+from schemas.tasks import TaskKind
+from services.evaluator.domain import Candidate, Question
+from services.evaluator.recipe import ArmAnswers, CompletionClient, ask_again
+from services.evaluator.rivals.classifiers import (
+    MAX_ROWS,
+    ClassifierResult,
+    TrainingRows,
+    embedding_classifier,
+    nearest,
+    tf_idf,
+    tf_idf_classifier,
+)
+from services.evaluator.rivals.curve import examples_curve
+from services.evaluator.rivals.findings import findings
+from services.evaluator.rivals.options import RivalOptions
+from services.evaluator.rivals.prompts import (
+    MAX_NEAREST,
+    balanced_shots,
+    conversation_text,
+    sample_rows,
+    with_shots,
+    within_budget,
+)
+from services.evaluator.rivals.table import Measured, answer_cost, approach
+from shared.errors import DependencyUnavailable
+from shared.model.embedding import Embedder, Vectors
+from shared.model.prices import read_prices
+from shared.storage.volume import task_volume
+
+_CURVE_ROWS = MAX_ROWS[ApproachKind.EMBEDDING]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What the rivals are compared with, and by what: both arms' answers to `questions`, the evaluation set.
+
+    The arms may have answered further questions after these.
+    """
+
+    trained: Candidate
+    production_adapter: str | None
+    questions: Sequence[Question]
+    candidate: ArmAnswers
+    production: ArmAnswers
+    train: Sequence[Example]
+    concurrency: int
+
+    def graded(self, answers: ArmAnswers, positions: Sequence[int]) -> dict[int, bool]:
+        """Return which answers are right: `answers` are those to the questions at `positions`."""
+        asked = [self.questions[position] for position in positions]
+        return dict(zip(positions, answers.graded(asked, 0, self.trained.spec).right, strict=True))
+
+    def measured(self, kind: ApproachKind, answers: ArmAnswers, positions: Sequence[int], **fields: Any) -> Measured:
+        """Return a model's answers to the questions at `positions`, which it was asked `concurrency` at a time."""
+        times = answers.latencies_ms
+        return Measured(
+            kind=kind,
+            right=self.graded(answers, positions),
+            latencies_ms=times,
+            seconds=sum(times) / len(times) / 1000 / min(self.concurrency, len(times)) if times else 0.0,
+            failed=sum(answer is None for answer in answers.answers[: len(positions)]),
+            prompt_tokens=answers.prompt_tokens,
+            answer_tokens=answers.answer_tokens,
+            **fields,
+        )
+
+
+@dataclass
+class _Room:
+    """What the rivals share: the texts, their embeddings, and what could not be measured."""
+
+    train_texts: list[str]
+    texts: list[str]
+    embedder: Embedder
+    vectors: Vectors | None = None
+    text_vectors: Vectors | None = None
+    missing: list[str] = field(default_factory=list)
+
+    def embed(self) -> None:
+        """Embed all texts, if the sentence encoder is there."""
+        try:
+            self.vectors = self.embedder.embed(self.train_texts[:_CURVE_ROWS])
+            self.text_vectors = self.embedder.embed(self.texts)
+        except DependencyUnavailable as error:
+            self.missing.append(f"Not compared with a classifier on embeddings: {error.reason}.")
+
+
+async def approach_table(
+    client: CompletionClient,
+    embedder: Embedder,
+    contest: Contest,
+    options: RivalOptions,
+    report: Callable[[str], None],
+) -> ApproachTable:
+    """Measure all rivals and return the table. `report` is called with what is being done."""
+    report("rivals: embeddings")
+    room = _Room(
+        [conversation_text(example.prompt) for example in contest.train],
+        [conversation_text(question.messages) for question in contest.questions],
+        embedder,
+    )
+    room.embed()
+    everything = range(len(contest.questions))
+    candidate = contest.measured(
+        ApproachKind.CANDIDATE, contest.candidate, everything, adapter=contest.trained.adapter,
+        examples=len(contest.train),
+    )  # fmt: skip
+    production = contest.measured(
+        ApproachKind.PRODUCTION, contest.production, everything, adapter=contest.production_adapter
+    )
+    prompts = await _prompts(client, contest, options.rows, room, report)
+    report("rivals: classifiers")
+    classifiers, curve = _classifiers(contest, room)
+    rows = [candidate, production, *prompts, *classifiers]
+    return _table(contest, rows, curve, options, room.missing)
+
+
+async def _prompts(
+    client: CompletionClient, contest: Contest, count: int, room: _Room, report: Callable[[str], None]
+) -> list[Measured]:
+    """Ask the base model the sampled questions: as they are, with fixed examples, and with the most similar ones."""
+    positions = sample_rows(contest.questions, count)
+    spec, base = contest.trained.spec, contest.trained.base_model
+
+    async def ask(kind: ApproachKind, questions: Sequence[Question], examples: int) -> Measured:
+        report(f"rivals: {kind.value.replace('_', ' ')}, {len(questions)} answers")
+        answers = await ask_again(client, base, questions, spec, contest.concurrency, lambda done: None)
+        return contest.measured(kind, answers, positions, examples=examples)
+
+    asked = [contest.questions[position] for position in positions]
+    if contest.production_adapter is None:  # The base model serves: it has answered every question.
+        everything = range(len(contest.questions))
+        measured = [contest.measured(ApproachKind.BASE, contest.production, everything)]
+    else:
+        measured = [await ask(ApproachKind.BASE, asked, 0)]
+    shots = balanced_shots(contest.train)
+    if not shots:
+        room.missing.append("Not compared with few-shot prompting: no training example is short enough for a prompt.")
+        return measured
+    measured.append(await ask(ApproachKind.FEW_SHOT, [with_shots(q, shots) for q in asked], len(shots)))
+    retrieved = _retrieved(contest, room, positions)
+    most = max(map(len, retrieved))
+    questions = [with_shots(question, similar) for question, similar in zip(asked, retrieved, strict=True)]
+    measured.append(await ask(ApproachKind.RETRIEVAL_FEW_SHOT, questions, most))
+    return measured
+
+
+def _retrieved(contest: Contest, room: _Room, positions: Sequence[int]) -> list[list[Example]]:
+    """Return the training examples that are most similar to each question, by embeddings, else by TF-IDF."""
+    texts = [room.texts[position] for position in positions]
+    if room.vectors is not None and room.text_vectors is not None:
+        rows = nearest(room.vectors, room.text_vectors[list(positions)], MAX_NEAREST)
+    else:
+        vectoriser = tf_idf()
+        fitted = vectoriser.fit_transform(room.train_texts[:_CURVE_ROWS])
+        rows = nearest(fitted, vectoriser.transform(texts), MAX_NEAREST)
+    # The most similar ones are the first that must fit, and stand nearest to the question.
+    return [within_budget([contest.train[row] for row in reversed(similar)])[::-1] for similar in rows]
+
+
+def _classifiers(contest: Contest, room: _Room) -> tuple[list[Measured], ExamplesCurve | None]:
+    """Fit the classifiers of a classification; none for other kinds, or if the training set has a single label."""
+    train = TrainingRows(
+        room.train_texts,
+        [example.answer for example in contest.train],
+        [example.weight for example in contest.train],
+        [example.group for example in contest.train],
+    )
+    if contest.trained.spec.kind is not TaskKind.CLASSIFICATION or len(set(train.labels)) < 2:
+        return [], None
+    measured = [_classifier(contest, ApproachKind.TF_IDF, tf_idf_classifier(train, room.texts))]
+    part = train.first(_CURVE_ROWS)
+    if room.vectors is None:
+        return measured, examples_curve(part, tf_idf().fit_transform(part.texts))
+    if len(set(part.labels)) > 1:
+        result = embedding_classifier(part, room.vectors, room.embedder, room.texts)
+        measured.append(_classifier(contest, ApproachKind.EMBEDDING, result))
+    return measured, examples_curve(part, room.vectors)
+
+
+def _classifier(contest: Contest, kind: ApproachKind, result: ClassifierResult) -> Measured:
+    answers = ArmAnswers(answers=tuple(result.answers), latencies_ms=tuple(result.latencies_ms))
+    right = contest.graded(answers, range(len(contest.questions)))
+    seconds = sum(result.latencies_ms) / len(result.latencies_ms) / 1000
+    return Measured(kind, right, result.latencies_ms, seconds, examples=result.examples)
+
+
+def _table(
+    contest: Contest,
+    measured: Sequence[Measured],
+    curve: ExamplesCurve | None,
+    options: RivalOptions,
+    missing: Sequence[str],
+) -> ApproachTable:
+    prices = read_prices(options.prices_file)
+    per_month = None
+    try:
+        volume = task_volume(options.lake, contest.trained.task, utc_now())
+        per_month = volume.per_month if volume.answers else None
+    except DependencyUnavailable as error:
+        missing = (*missing, f"Without costs: {error.reason}.")
+    costs = [answer_cost(row, prices, contest.trained.base_model) for row in measured]
+    candidate = measured[0].right
+    rows = [approach(row, candidate, cost, per_month) for row, cost in zip(measured, costs, strict=True)]
+    return ApproachTable(
+        approaches=tuple(rows),
+        curve=curve,
+        answers_per_month=per_month,
+        currency=prices.currency,
+        prices_of=min(cost.as_of for cost in costs),
+        findings=findings(rows, curve, prices.currency, missing),
+    )

@@ -1,0 +1,216 @@
+"""The table of approaches, with an engine that copies the label of the most similar example in its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.adapters import AdapterTrained
+from schemas.approaches import Approach, ApproachKind, ApproachTable
+from schemas.conversation import JsonObject, Message, Role
+from schemas.datasets import Example
+from schemas.tasks import TaskSpec
+from services.evaluator.domain import Question
+from services.evaluator.recipe import ArmAnswers
+from services.evaluator.rivals.options import RivalOptions
+from services.evaluator.rivals.run import Contest, approach_table
+from shared.errors import DependencyUnavailable
+from shared.model.embedding import Vectors
+from shared.model.inference import Completion
+
+TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
+LABELS = ("refund", "login", "delivery")
+WORDS = {"refund": ("money", "back", "charge"), "login": ("password", "account", "locked"),
+         "delivery": ("parcel", "late", "courier")}  # fmt: skip
+SPEC = TaskSpec.model_validate(
+    {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": LABELS, "base_model": "base"}
+)
+SYSTEM = Message(role=Role.SYSTEM, content="Say.")
+
+
+def text_of(label: str, number: int) -> str:
+    words = WORDS[label]
+    return f"my {words[number % 3]} and {words[(number + 1) % 3]} number {number}"
+
+
+def examples(count: int) -> list[Example]:
+    return [
+        Example(
+            example_id=f"e{n}", group=f"g{n}", prediction_ids=(), correction_ids=(),
+            messages=(
+                SYSTEM, Message(role=Role.USER, content=text_of(LABELS[n % 3], n)),
+                Message(role=Role.ASSISTANT, content=LABELS[n % 3]),
+            ),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def questions(count: int) -> list[Question]:
+    return [
+        Question((SYSTEM, Message(role=Role.USER, content=text_of(LABELS[n % 3], 1_000 + n))), LABELS[n % 3])
+        for n in range(count)
+    ]
+
+
+class Engine:
+    """Answers the label whose example shares most words with the question; without examples, always the first label."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.asked: list[tuple[str, Sequence[dict[str, Any]], Sequence[str]]] = []
+
+    async def complete(
+        self,
+        model: str,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tools: Sequence[JsonObject],
+        choices: Sequence[str],
+        max_tokens: int,
+        fields: Mapping[str, Any],
+    ) -> Completion:
+        self.asked.append((model, messages, choices))
+        if self.fails:
+            raise DependencyUnavailable("away")
+        words = set(messages[-1]["content"].split())
+        shots = [(len(words & set(a["content"].split())), b["content"]) for a, b in pairwise(messages)]
+        shots = [shot for shot in shots if shot[1] in LABELS]
+        return Completion(max(shots)[1] if shots else LABELS[0], None, 2, 10 * len(messages), "stop", 40.0)
+
+
+class WordEmbedder:
+    """One direction for each word: texts with words in common are near each other."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.zeros((len(texts), 384), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in text.split():
+                vectors[row, sum(word.encode()) % 384] += 1.0
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+
+
+class MissingEmbedder:
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        raise DependencyUnavailable("the embedding model is not in /models")
+
+
+def contest(spec: TaskSpec = SPEC, production: str | None = None, candidate_right: float = 1.0) -> Contest:
+    asked = questions(60)
+    right = round(candidate_right * len(asked))
+    good = tuple(q.answer if n < right else "wrong" for n, q in enumerate(asked))
+    times = tuple(float(n) for n in range(1, 61))
+    return Contest(
+        trained=TRAINED.model_copy(update={"spec": spec, "base_model": "base", "task": "desk"}),
+        production_adapter=production, questions=asked,
+        candidate=ArmAnswers(answers=(*good, "golden"), latencies_ms=times),
+        production=ArmAnswers(answers=(LABELS[0],) * 60, latencies_ms=times),
+        train=examples(120), concurrency=4,
+    )  # fmt: skip
+
+
+async def table(
+    tmp_path: Path, compared: Contest, engine: Engine, embedder: WordEmbedder | MissingEmbedder | None = None
+) -> ApproachTable:
+    options = RivalOptions(embedder=tmp_path, lake=str(tmp_path / "lake"), prices_file=None, rows=24)
+    return await approach_table(engine, embedder or WordEmbedder(), compared, options, lambda said: None)
+
+
+def rows(made: ApproachTable) -> dict[ApproachKind, Approach]:
+    return {row.kind: row for row in made.approaches}
+
+
+async def test_the_table_has_both_arms_the_base_and_every_rival_each_with_its_own_n(tmp_path: Path) -> None:
+    engine = Engine()
+    made = await table(tmp_path, contest(), engine)
+    found = rows(made)
+    assert set(found) == set(ApproachKind)
+    assert [found[kind].accuracy.n for kind in (ApproachKind.CANDIDATE, ApproachKind.TF_IDF)] == [60, 60]
+    assert [found[kind].accuracy.n for kind in (ApproachKind.FEW_SHOT, ApproachKind.RETRIEVAL_FEW_SHOT)] == [24, 24]
+    assert found[ApproachKind.BASE].accuracy == found[ApproachKind.PRODUCTION].accuracy
+    assert {model for model, _, _ in engine.asked} == {"base"}, "rivals are prompts of the base model"
+    assert len(engine.asked) == 48, "the base that serves is not asked again"
+    assert all(choices == LABELS for _, _, choices in engine.asked), "asked as the arms are"
+    assert found[ApproachKind.CANDIDATE].candidate_gain is None
+    assert made.answers_per_month is None and found[ApproachKind.CANDIDATE].cost_per_month is None
+
+
+async def test_rivals_learn_from_the_training_rows_and_are_judged_on_held_out_ones(tmp_path: Path) -> None:
+    compared = contest()
+    found = rows(await table(tmp_path, compared, Engine()))
+    for kind in (ApproachKind.TF_IDF, ApproachKind.EMBEDDING, ApproachKind.RETRIEVAL_FEW_SHOT):
+        assert found[kind].accuracy.value > 0.9, kind
+    assert found[ApproachKind.BASE].accuracy.value == pytest.approx(1 / 3)
+    shuffled = Contest(**{**vars(compared), "train": [
+        e.model_copy(update={"messages": (*e.messages[:-1], Message(role=Role.ASSISTANT, content=LABELS[(n + 1) % 3]))})
+        for n, e in enumerate(compared.train)
+    ]})  # fmt: skip
+    wrong = rows(await table(tmp_path, shuffled, Engine()))
+    for kind in (ApproachKind.TF_IDF, ApproachKind.EMBEDDING, ApproachKind.RETRIEVAL_FEW_SHOT):
+        assert wrong[kind].accuracy.value < 0.1, kind
+
+
+async def test_the_base_is_asked_where_an_adapter_serves(tmp_path: Path) -> None:
+    engine = Engine()
+    found = rows(await table(tmp_path, contest(production="desk-1"), engine))
+    assert found[ApproachKind.PRODUCTION].adapter == "desk-1"
+    assert (found[ApproachKind.BASE].adapter, found[ApproachKind.BASE].accuracy.n) == (None, 24)
+    assert len(engine.asked) == 72
+
+
+async def test_a_prompt_has_the_instructions_first_then_examples_then_the_question(tmp_path: Path) -> None:
+    engine = Engine()
+    await table(tmp_path, contest(), engine)
+    prompts = [messages for _, messages, _ in engine.asked]
+    fixed, retrieved = prompts[:24], prompts[24:]
+    assert all([m["role"] for m in p].count("system") == 1 and p[0]["role"] == "system" for p in prompts)
+    assert all(p[-1]["role"] == "user" for p in prompts)
+    assert len({str(p[:-1]) for p in fixed}) == 1, "the same examples before every question"
+    for prompt in retrieved:
+        (label,) = {m["content"] for m in prompt if m["role"] == "assistant"}
+        assert set(WORDS[label]) & set(prompt[-1]["content"].split()), "of its own before each"
+    assert {m["content"] for m in fixed[0] if m["role"] == "assistant"} == set(LABELS)
+
+
+async def test_a_linear_classifier_that_does_as_well_is_the_first_thing_said(tmp_path: Path) -> None:
+    made = await table(tmp_path, contest(candidate_right=0.9), Engine())
+    assert made.findings[0].startswith("A linear classifier on ")
+    assert "does as well as the adapter" in made.findings[0]
+
+
+async def test_without_the_sentence_encoder_the_rest_is_compared_and_the_gap_is_named(tmp_path: Path) -> None:
+    made = await table(tmp_path, contest(), Engine(), MissingEmbedder())
+    assert set(ApproachKind) - set(rows(made)) == {ApproachKind.EMBEDDING}
+    assert rows(made)[ApproachKind.RETRIEVAL_FEW_SHOT].accuracy.value > 0.9
+    assert any("the embedding model is not in /models" in said for said in made.findings)
+    assert made.curve is not None
+
+
+async def test_an_engine_that_fails_for_a_rival_stops_nothing_and_its_answers_are_wrong(tmp_path: Path) -> None:
+    found = rows(await table(tmp_path, contest(), Engine(fails=True)))
+    few_shot = found[ApproachKind.FEW_SHOT]
+    assert (few_shot.failed, few_shot.accuracy.value) == (24, 0.0)
+
+
+async def test_text_has_prompts_as_rivals_and_no_classifier(tmp_path: Path) -> None:
+    free = TaskSpec.model_validate(
+        {"name": "reply", "kind": "generation", "system_prompt": "Say.", "base_model": "base"}
+    )
+    made = await table(tmp_path, contest(free), Engine())
+    assert not {ApproachKind.TF_IDF, ApproachKind.EMBEDDING} & set(rows(made))
+    assert made.curve is None
+    assert rows(made)[ApproachKind.RETRIEVAL_FEW_SHOT].accuracy.value > 0.9
+
+
+async def test_p95_and_the_time_of_a_replica_are_those_of_the_answers(tmp_path: Path) -> None:
+    compared = contest()
+    measured = compared.measured(ApproachKind.CANDIDATE, compared.candidate, range(60))
+    assert measured.seconds == pytest.approx(30.5 / 1000 / 4), "four at a time share a replica"
+    found = rows(await table(tmp_path, compared, Engine()))
+    assert (found[ApproachKind.CANDIDATE].latency_ms_p50, found[ApproachKind.CANDIDATE].latency_ms_p95) == (30.5, 57.0)
+    assert found[ApproachKind.TF_IDF].latency_ms_p95 > 0

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import random
+from datetime import date
+
+import pytest
+
+from schemas.approaches import ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
+from services.evaluator.rivals.findings import findings, ties
+from services.evaluator.rivals.table import (
+    Measured,
+    answer_cost,
+    approach,
+    mean_difference,
+    paired_difference,
+    percentile,
+)
+from shared.model.prices import Cost, money, read_prices
+
+DAY = date(2026, 11, 1)
+CANDIDATE = dict.fromkeys(range(80), True)
+
+
+def row(kind: ApproachKind, right: int, rows: int = 80, cost: float = 0.001):  # type: ignore[no-untyped-def]
+    answers = {n: n < right for n in range(rows)}
+    adapter = "desk-1" if kind is ApproachKind.CANDIDATE else None
+    measured = Measured(kind, answers, [10.0, 20.0], 0.01, adapter=adapter)
+    return approach(measured, CANDIDATE, Cost(cost, DAY), 30_000.0)
+
+
+def test_the_interval_of_a_paired_difference_covers_the_truth_in_95_of_100_samples() -> None:
+    """80 rows; the first arm alone is right on 9 % of rows, the second alone on 4 %."""
+    rng, covered = random.Random(7), 0
+    outcomes, weights = [(True, False), (False, True), (True, True), (False, False)], [9, 4, 80, 7]
+    for _ in range(2_000):
+        interval = paired_difference(rng.choices(outcomes, weights, k=80))
+        covered += interval.low <= 0.05 <= interval.high
+    assert covered / 2_000 >= 0.94
+
+
+@pytest.mark.parametrize(("gained", "lost", "value"), [(8, 0, 0.1), (0, 8, -0.1), (4, 4, 0.0), (0, 0, 0.0)])
+def test_a_paired_difference_has_a_width_even_where_no_row_differs(gained: int, lost: int, value: float) -> None:
+    pairs = [(True, False)] * gained + [(False, True)] * lost + [(True, True)] * (80 - gained - lost)
+    interval = paired_difference(pairs)
+    assert interval.value == pytest.approx(value)
+    assert interval.low < value < interval.high
+    assert mean_difference([float(a) - float(b) for a, b in pairs]).value == pytest.approx(value)
+
+
+def test_the_candidate_is_compared_on_the_rows_that_the_rival_was_asked_alone() -> None:
+    few = Measured(ApproachKind.FEW_SHOT, {0: True, 1: True, 3: False, 5: False}, [5.0], 0.1)
+    made = approach(few, {0: False, 1: True, 2: False, 3: True, 4: False, 5: True}, Cost(0.1, DAY), None)
+    assert made.candidate_gain is not None and made.candidate_gain.value == 0.25
+    assert (made.accuracy.n, made.cost_per_month) == (4, None)
+
+
+def test_a_tie_with_a_linear_classifier_is_said_first_with_both_costs() -> None:
+    rows = [row(ApproachKind.CANDIDATE, 80, cost=0.001), row(ApproachKind.TF_IDF, 79, cost=0.000001)]
+    rows.append(row(ApproachKind.FEW_SHOT, 10, rows=40))
+    first, *others = findings(rows, None, "USD")
+    assert first.startswith("A linear classifier on TF-IDF does as well as the adapter: right on 98.8% of 80")
+    assert "It costs 0.03 USD a month, the adapter 30.00 USD." in first
+    assert others == []
+
+
+def test_an_adapter_that_beats_all_says_over_which_rival_and_by_how_much() -> None:
+    rows = [row(ApproachKind.CANDIDATE, 80), row(ApproachKind.TF_IDF, 40), row(ApproachKind.EMBEDDING, 60)]
+    (said,) = findings(rows, None, "USD")
+    assert said.startswith("The adapter beats every cheap rival")
+    assert "sentence embeddings (75.0%), it gains +25.0 points" in said
+
+
+def test_a_rival_that_is_measurably_worse_does_not_tie() -> None:
+    assert ties(row(ApproachKind.TF_IDF, 79))
+    assert not ties(row(ApproachKind.TF_IDF, 60))
+    assert not ties(row(ApproachKind.CANDIDATE, 80))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.01, 0.015, "More of the same examples will not help: from 160 to 320 examples"),
+        (0.01, 0.06, "More examples still help"),
+        (-0.02, 0.05, "Whether more of the same examples help cannot be told yet"),
+    ],
+)
+def test_the_curve_is_flat_rising_or_open(low: float, high: float, said: str) -> None:
+    points = (CurvePoint(examples=160, accuracy=0.9), CurvePoint(examples=320, accuracy=0.9))
+    curve = ExamplesCurve(points=points, doubling=Gain(value=(low + high) / 2, low=low, high=high))
+    rows = [row(ApproachKind.CANDIDATE, 80), row(ApproachKind.TF_IDF, 40)]
+    assert findings(rows, curve, "USD")[-1].startswith(said)
+
+
+def test_a_classifier_costs_a_core_and_a_model_its_replica() -> None:
+    prices = read_prices(None)
+    classifier = Measured(ApproachKind.TF_IDF, {0: True}, [3_600.0], 3_600.0)
+    assert answer_cost(classifier, prices, "any").amount == pytest.approx(prices.cpu_hour.price)
+    model = Measured(ApproachKind.CANDIDATE, {0: True}, [3_600.0], 3_600.0)
+    assert answer_cost(model, prices, "any").amount == pytest.approx(prices.gpu_hour.price)
+
+
+def test_percentiles_are_measured_values() -> None:
+    assert (percentile([float(n) for n in range(1, 101)], 0.95), percentile([], 0.95)) == (95.0, 0.0)
+
+
+def test_money_says_small_amounts_too() -> None:
+    assert (money(1_234.5, "EUR"), money(0.00031, "USD")) == ("1,234.50 EUR", "0.00031 USD")
+
+
+def test_a_table_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 20"):
+        ApproachTable(approaches=(row(ApproachKind.BASE, 1),) * 21, currency="USD", prices_of=DAY)
