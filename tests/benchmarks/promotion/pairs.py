@@ -9,9 +9,9 @@ import numpy as np
 from schemas.tasks import RolloutSettings
 from services.deployer.statistics.betting import canary_guard, wealths
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
-from services.deployer.statistics.guards import LIMIT, MEASURED_REQUESTS, SLOW_SHARE, Guard, percentile_rank, together
+from services.deployer.statistics.guards import LIMIT, SLOW_SHARE, Guard, together
 from services.deployer.statistics.non_inferiority import labelled_margin
-from tests.benchmarks.promotion.walk import PAIRS, SETTINGS, Bools, Floats, Truth, upper_bound
+from tests.benchmarks.promotion.walk import PAIRS, SETTINGS, Bools, Floats, Truth
 
 _CAP = 260
 """Wins, and losses, of a walk: 5,000 pairs at 3 % have more with probability 1e-13."""
@@ -78,65 +78,27 @@ def guard_stops(ratio: float, users: int = 300, settings: RolloutSettings = SETT
     return float(stopped)
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """How many of `runs` healthy canaries the guards ended."""
+def all_guards_stop(at_limit: bool, runs: int = 4_000, events: int = 200, seed: int = 20) -> float:
+    """Return the share of canaries that the guards end together, none of which is worse than tolerated.
 
-    runs: int
-    ended: int
-
-    @property
-    def upper(self) -> float:
-        return upper_bound(self.ended, self.runs)
-
-
-def all_guards_stop(at_limit: bool, shared: float, runs: int = 4_000, events: int = 200, seed: int = 20) -> Stopped:
-    """Play all guards of canaries none of which is worse than tolerated, and look at them together after each event.
-
-    at_limit: each guard's events exactly as frequent as tolerated, else as frequent as the primary's. `shared`: the
-    probability that an event of one guard is of the same subject as those of all others (who has an error complains,
-    and waited), so that 1 moves all evidence together. What counts as slow was measured, so it differs by canary.
+    at_limit: each exactly as bad as tolerated, else as good as the primary. After each of so many events of every guard
+    all are looked at. By Monte Carlo.
     """
-    random = np.random.default_rng(seed)
-    own, common = random.random((len(Guard), runs, events)), random.random((runs, events))
-    together_at = random.random((runs, events)) < shared
-    rates = _rates(random, at_limit, runs)
-    evidence = {
-        guard: _evidence(guard, np.where(together_at, common, drawn) < rates[guard])
-        for guard, drawn in zip(Guard, own, strict=True)
-    }
-    return Stopped(runs, int((np.asarray(together(evidence)) >= LIMIT).any(axis=1).sum()))
-
-
-def _null(guard: Guard) -> tuple[float, float]:
-    """The null of a guard: the canary's share of its events at a ratio of 1, and the ratio that is tolerated."""
-    if guard is Guard.LATENCY:
-        return SLOW_SHARE, 1.0
-    ratio = SETTINGS.max_error_ratio if guard is Guard.ERRORS else SETTINGS.max_complaint_ratio
-    return SETTINGS.canary_percent / 100, ratio
-
-
-def _rates(random: np.random.Generator, at_limit: bool, runs: int) -> dict[Guard, Floats]:
-    """Return, by guard, the canary's share of the events that it counts: one for each run."""
-    rates = {}
-    for guard in Guard:
-        share, ratio = _null(guard)
-        tolerated = share * ratio / (share * ratio + 1 - share) if at_limit else share
-        rates[guard] = np.full((runs, 1), tolerated)
-    # The share of answers over the frozen percentile is that over an order statistic of the primary's.
-    rank = percentile_rank(MEASURED_REQUESTS) or MEASURED_REQUESTS
-    slow = random.beta(MEASURED_REQUESTS - rank + 1, rank, (runs, 1))
-    return rates | {Guard.LATENCY: slow if at_limit else slow / 2}
-
-
-def _evidence(guard: Guard, of_canary: Bools) -> Floats:
-    """Return the evidence of a guard after each event, each run a row."""
-    seen, events = np.cumsum(of_canary, axis=1), of_canary.shape[1]
-    table = np.ones((seen.max() + 1, events + 1))
-    for count, total in np.ndindex(table.shape):
-        if count <= total:
-            table[count, total] = canary_guard(count, total, *_null(guard))
-    return np.asarray(table[seen, np.arange(1, events + 1)])
+    random, share = np.random.default_rng(seed), SETTINGS.canary_percent / 100
+    ratios = {guard: SETTINGS.max_complaint_ratio for guard in Guard} | {Guard.ERRORS: SETTINGS.max_error_ratio}
+    evidence = {}
+    for guard, ratio in ratios.items():
+        slow = guard is Guard.LATENCY
+        tolerated = share * ratio / (share * ratio + 1 - share)
+        of_canary = (SLOW_SHARE if at_limit else SLOW_SHARE / 2) if slow else (tolerated if at_limit else share)
+        seen = np.cumsum(random.random((runs, events)) < of_canary, axis=1)
+        table = np.ones((seen.max() + 1, events + 1))
+        for count, total in np.ndindex(table.shape):
+            if count <= total:
+                null = (SLOW_SHARE, 1.0) if slow else (share, ratio)
+                table[count, total] = canary_guard(count, total, *null)
+        evidence[guard] = table[seen, np.arange(1, events + 1)]
+    return float((np.asarray(together(evidence)) >= LIMIT).any(axis=1).mean())
 
 
 def _stops(bad_canary: int, bad: int, settings: RolloutSettings) -> bool:
