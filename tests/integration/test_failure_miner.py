@@ -25,7 +25,16 @@ from services.failure_miner.domain import Suspect
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.modes import describe_modes
 from services.failure_miner.recipe import cluster
-from services.failure_miner.sampling import AUDIT, BANDS, FEEDBACK, UNCALIBRATED, Question, Sighting, Sightings
+from services.failure_miner.sampling import (
+    AUDIT,
+    BANDS,
+    FEEDBACK,
+    UNCALIBRATED,
+    Question,
+    Sighting,
+    Sightings,
+    sampling_point,
+)
 from services.failure_miner.storage import PostgresSuspectStore, _insert_suspects
 from services.failure_miner.tables import SAMPLING
 from services.prediction_log.storage import DeltaLake
@@ -55,6 +64,14 @@ async def store(stack_settings: Settings) -> AsyncIterator[PostgresSuspectStore]
 def task() -> str:
     """A task of its own for each test: they share the stack's database."""
     return f"miner-{uuid4().hex[:8]}"
+
+
+def _task_with_audits(numbers: range, rate: float) -> str:
+    """Return a new task's name for which one of these predictions at least is audited: the names decide that."""
+    while True:
+        task = f"miner-{uuid4().hex[:8]}"
+        if any(sampling_point("audit", f"{task}.{number}") < rate for number in numbers):
+            return task
 
 
 def suspect(task: str, number: int, **changes: object) -> Suspect:
@@ -180,8 +197,9 @@ async def test_a_redelivered_prediction_has_the_same_question_and_the_budget_is_
 
 @pytest.mark.stack
 async def test_the_rates_of_a_day_are_planned_from_the_day_before_and_fixed(
-    store: PostgresSuspectStore, task: str
+    store: PostgresSuspectStore,
 ) -> None:
+    task = _task_with_audits(range(1_000, 1_300), rate=0.01)
     rules = FailureSettings(review_budget_per_day=20, audit_share=0.5)
     await store.save([], seen(task, *(sighting(task, n, None) for n in range(1_000)), rules=rules), [])
     tomorrow = [sighting(task, n, BANDS[1]) for n in range(1_000, 1_300)]
