@@ -78,6 +78,11 @@ class Evidence(Frozen):
     )
     canary_requests: int = Field(default=0, ge=0)
     canary_errors: int = Field(default=0, ge=0)
+    canary_users: int = Field(
+        default=0,
+        ge=0,
+        description="Users whom the canary's present step has served; counted up to as many as it needs.",
+    )
 
 
 class RolloutChanged(Event):
@@ -98,6 +103,9 @@ class RolloutChanged(Event):
     reason: str = Field(max_length=2_000)
     moved_by: Identifier = Field(
         default="ratchet", description="Who made the change: `ratchet`, by the evidence, or a person."
+    )
+    canary_percent: int = Field(
+        default=0, ge=0, le=100, description="Percent of users in the canary's present step, or its last; 0: none yet."
     )
     paused: str = Field(
         default="", max_length=2_000, description="Why no move to more users is made until a person says so."

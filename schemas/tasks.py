@@ -255,8 +255,16 @@ class RolloutSettings(_Section):
         default=52, ge=1, description="A candidate draws at most one cycle's share of the year's alpha."
     )
     canary_wealth: float = Field(default=20.0, gt=1.0)
-    canary_percent: int = Field(default=5, ge=1, le=100)
-    min_canary_requests: int = Field(default=50, ge=0, description="Canary answers required for a promotion.")
+    canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        default=(5, 25, 50),
+        min_length=1,
+        max_length=20,
+        description="Percent of users in the canary, step by step: the first at `canary_wealth`, later ones and "
+        "everyone only once the candidate is proven.",
+    )
+    min_canary_users: int = Field(
+        default=25, ge=0, le=10_000, description="Users whom each step of the canary must have served before the next."
+    )
     max_labels: int = Field(default=300, ge=1, description="Tickets on which people are asked, at most.")
     severity: tuple[Severity, ...] = Field(
         default=(),
@@ -279,6 +287,13 @@ class RolloutSettings(_Section):
     shadow_tokens_per_day: int = Field(
         default=20_000_000, ge=1, description="Tokens of replays a UTC day, counted as production used them."
     )
+
+    @field_validator("canary_steps")
+    @classmethod
+    def _steps_rise(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"the steps of a canary rise from one to the next, not as {list(steps)}")
+        return steps
 
 
 class Comparator(_Section):

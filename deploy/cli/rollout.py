@@ -87,7 +87,7 @@ def rollback(task: Task, reason: Reason, by: By = "") -> None:
 def _tell(task: str, command: str, reason: str, by: str) -> None:
     body = {"by": by or getpass.getuser(), "reason": reason}
     move = _ask("POST", f"/api/rollouts/{task}/{command}", json=body)
-    say(f"{task}: {move['candidate']} is {move['stage']}{', paused' if move['paused'] else ''}: {move['reason']}")
+    say(f"{task}: {move['candidate']} is {_stage(move)}{', paused' if move['paused'] else ''}: {move['reason']}")
 
 
 def _ask(method: str, path: str, **options: Any) -> Any:
@@ -102,7 +102,7 @@ def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
         table.add_row(
             rollout["task"],
             rollout["candidate"],
-            f"{rollout['stage']}{' (paused)' if rollout['paused'] else ''}",
+            f"{_stage(rollout)}{' (paused)' if rollout['paused'] else ''}",
             _time(rollout["stage_since"]),
             f"{evidence['wealth']:.1f}",
             f"{rollout['canary_wealth']:.0f} / {1 / evidence['alpha']:.0f}",
@@ -122,12 +122,16 @@ def _show_moves(moves: list[dict[str, Any]]) -> None:
         table.add_row(
             _time(move["at"]),
             move["candidate"],
-            f"{move['stage']}{' (paused)' if move['paused'] else ''}",
+            f"{_stage(move)}{' (paused)' if move['paused'] else ''}",
             move["moved_by"],
             f"{move['evidence']['wealth']:.1f}",
             move["reason"],
         )
     console.print(table)
+
+
+def _stage(move: dict[str, Any]) -> str:
+    return f"canary, {move['canary_percent']} %" if move["stage"] == "canary" else str(move["stage"])
 
 
 def _time(value: str) -> str:

@@ -1,8 +1,8 @@
 """The ledger of a candidate's pairs, what a label is worth, and the decision about the candidate. Pure.
 
-    shadow ──W ≥ canary_wealth──▶ canary ──W ≥ 1/alpha, enough canary answers, guard quiet──▶ promoted
-       ├────── harm · futility · canary guard ──────────────────────────────────────────────▶ rejected
-       └────── labels spent · expired ──────────────────────────────────────────────────────▶ inconclusive
+    shadow ──W ≥ canary_wealth──▶ canary 5 % ──▶ 25 % ──▶ 50 % ──▶ promoted   each by W ≥ 1/alpha, users served
+       ├────── harm · futility · canary guard ────────────────────────────▶ rejected
+       └────── labels spent · expired ────────────────────────────────────▶ inconclusive
 
 `statistics/` computes the wealth W, `rollout.py` holds what changes. Only superiority promotes: a candidate that is
 merely not worse is not promoted yet. W is the greatest wealth so far, so that looking often is safe; but no move to
@@ -88,15 +88,17 @@ class Ledger:
             alpha=alpha,
             canary_requests=self.canary.requests,
             canary_errors=self.canary.errors,
+            canary_users=self.canary.users,
         )
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The candidate's next stage and the reason that an operator reads."""
+    """The candidate's next stage, for a canary its share of users in percent, and the reason that an operator reads."""
 
     stage: Stage
     reason: str
+    percent: int = 0
 
 
 def decide(
@@ -132,7 +134,7 @@ def decide(
     if not held and (move := _move(stage, ledger, evidence, settings, counts)) is not None:
         return move
     if age > timedelta(days=settings.max_days):
-        missing = _missing(evidence, settings, held=held)
+        missing = _missing(evidence, settings, ledger.canary.percent, held=held)
         reason = f"{settings.max_days} days in {stage.value} without {missing}, after {counts}"
         return Decision(Stage.INCONCLUSIVE, reason)
     return None
@@ -140,24 +142,31 @@ def decide(
 
 def _move(stage: Stage, ledger: Ledger, evidence: Evidence, settings: RolloutSettings, counts: str) -> Decision | None:
     """Return the move to more users that the candidate has earned, if any."""
-    alpha = evidence.alpha
+    alpha, steps, canary = evidence.alpha, settings.canary_steps, ledger.canary
     is_proven = evidence.wealth >= 1 / alpha
     if not _speaks_for_it_now(ledger, min(settings.canary_wealth, 1 / alpha)):
         return None
     if stage is Stage.SHADOW and (is_proven or evidence.wealth >= settings.canary_wealth):
-        return Decision(Stage.CANARY, _reached(evidence.wealth, settings.canary_wealth, "the canary threshold", counts))
-    if stage is Stage.CANARY and is_proven and ledger.canary.served >= settings.min_canary_requests:
-        canary = f"; the canary answered {ledger.canary.requests} requests with {ledger.canary.errors} errors"
-        return Decision(Stage.PROMOTED, _reached(evidence.wealth, 1 / alpha, "1/α", counts) + canary)
+        reason, first = _reached(evidence.wealth, settings.canary_wealth, "the canary threshold", counts), steps[0]
+        return Decision(Stage.CANARY, f"{reason}: {first} % of users", first)
+    if stage is Stage.CANARY and is_proven and canary.users >= settings.min_canary_users:
+        following = next((step for step in steps if step > canary.percent), None)
+        reason = (
+            f"{_reached(evidence.wealth, 1 / alpha, '1/α', counts)}; the canary answered {canary.requests} requests "
+            f"with {canary.errors} errors, {_counted(canary.users, 'user')} or more at {canary.percent} %: "
+        )
+        if following is None:
+            return Decision(Stage.PROMOTED, f"{reason}everyone")
+        return Decision(Stage.CANARY, f"{reason}{following} % of users", following)
     return None
 
 
-def _missing(evidence: Evidence, settings: RolloutSettings, *, held: bool) -> str:
+def _missing(evidence: Evidence, settings: RolloutSettings, percent: int, *, held: bool) -> str:
     if held:
         return "a person's word that it may go on"
     if evidence.wealth < 1 / evidence.alpha:
         return "the proof"
-    return f"{settings.min_canary_requests} canary answers"
+    return f"{settings.min_canary_users} users whom the canary of {percent} % has served"
 
 
 def _speaks_for_it_now(ledger: Ledger, threshold: float) -> bool:

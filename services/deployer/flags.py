@@ -62,9 +62,12 @@ def primary_strategy(rollout: Rollout) -> Strategy:
 
 
 def canary_strategy(rollout: Rollout) -> Strategy:
-    """The canary is sticky by user and grouped by rollout, so that each candidate meets other users first."""
+    """The canary is sticky by user and grouped by rollout, so that each candidate meets other users first.
+
+    Whoever is in it stays in it when its share rises.
+    """
     return Strategy(
-        percent=rollout.spec.rollout.canary_percent,
+        percent=rollout.canary_percent or rollout.spec.rollout.canary_steps[0],
         stickiness="userId",
         group=rollout.rollout_id,
         variant="canary",

@@ -123,13 +123,13 @@ class Handlers:
                 await self._transitions.advance(rollout.task)
 
     async def on_observed(self, deliveries: list[Delivery[RequestObserved]]) -> None:
-        """Count requests for the canary's guards and for its minimum number of answers; in shadow, the primary's."""
+        """Count requests for the canary's guards, and whom its present step has served; in shadow, the primary's."""
         by_task = {
             rollout.task: rollout for rollout in (*await self._rollouts.active(), *await self._rollouts.guarded())
         }
         for task, rollout in by_task.items():
             observations = [
-                observation(d.event, rollout.candidate, rollout.primary) for d in deliveries
+                observation(d, rollout.candidate, rollout.primary) for d in deliveries
                 if d.event.task == task and d.event.occurred_at >= rollout.stage_since
                 and d.event.variant in (Variant.CANARY, Variant.PRIMARY, Variant.BASE)
             ]  # fmt: skip

@@ -33,7 +33,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
     settings = settings or DeployerSettings.load()
     broker = build_broker(settings, NAME)
     engine = build_engine(settings, NAME, connections=20 + 2 * TICKS_AT_ONCE)
-    rollouts, ledger = PostgresRollouts(engine), PostgresLedger(engine)
+    rollouts, ledger = PostgresRollouts(engine), PostgresLedger(engine, settings.kafka_incarnation)
     admin = UnleashAdmin(
         settings.unleash,
         settings.unleash_admin_token,

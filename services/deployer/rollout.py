@@ -31,7 +31,8 @@ class Rollout:
     moved to more users until a person says so; "" if it may be. `version` counts the changes; `settled`: the flags and
     the event of the last change have been applied and published. `moves_flags` is False for a change that sets no flag:
     a candidate has not entered, the active one stays in its stage because a newer one waits or was rejected or because
-    it was paused, or an operator turned rollback on or off by hand.
+    it was paused, or an operator turned rollback on or off by hand. `canary_percent`: the share of users in the canary,
+    of its last step once it is over, 0 before it; `step_since`: when it rose to that.
     """
 
     rollout_id: str
@@ -63,6 +64,8 @@ class Rollout:
     version: int = 0
     moves_flags: bool = True
     settled: bool = False
+    canary_percent: int = 0
+    step_since: datetime | None = None
 
     @property
     def active(self) -> bool:
@@ -92,6 +95,10 @@ class Rollout:
             stage_since=self.stage_since if stage is self.stage else now, moved_by=moved_by, version=self.version + 1,
             moves_flags=moves_flags, settled=False,
         )  # fmt: skip
+
+    def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
+        """Return the rollout with so many of 100 users in its canary."""
+        return replace(self.with_stage(Stage.CANARY, reason, evidence, now), canary_percent=percent, step_since=now)
 
     def with_promotion(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
         """Return the rollout with the candidate as the primary."""
@@ -155,7 +162,7 @@ class Rollout:
         """The last change, as the history has it."""
         return Move(
             self.rollout_id, self.version, self.task, self.cycle_id, self.changed_at, self.candidate, self.stage,
-            self.paused, self.reason, self.moved_by, self.evidence,
+            self.canary_percent, self.paused, self.reason, self.moved_by, self.evidence,
         )  # fmt: skip
 
     def event(self) -> RolloutChanged:
@@ -177,6 +184,7 @@ class Rollout:
             evidence=self.evidence,
             reason=self.reason,
             moved_by=self.moved_by,
+            canary_percent=self.canary_percent,
             paused=self.paused,
             spec=self.spec,
         )
@@ -198,10 +206,16 @@ class Move:
     at: datetime
     candidate: str
     stage: Stage
+    canary_percent: int
     paused: str
     reason: str
     moved_by: str
     evidence: Evidence
+
+    @property
+    def stage_shown(self) -> str:
+        """The stage, with the canary's share of users."""
+        return f"canary of {self.canary_percent} %" if self.stage is Stage.CANARY else self.stage.value
 
 
 def rollout_id(event: AdapterEvaluated) -> str:

@@ -25,6 +25,7 @@ ROLLOUTS = sa.Table(
     sa.Column("stage_since", sa.DateTime(timezone=True)), sa.Column("evidence", JSONB),
     sa.Column("moved_by", sa.Text), sa.Column("paused", sa.Text), sa.Column("version", sa.Integer),
     sa.Column("moves_flags", sa.Boolean), sa.Column("settled", sa.Boolean),
+    sa.Column("canary_percent", sa.Integer), sa.Column("step_since", sa.DateTime(timezone=True)),
     sa.Column("change", sa.BigInteger), sa.Column("entry", sa.BigInteger),
 )  # fmt: skip
 MOVES = sa.Table(
@@ -32,8 +33,9 @@ MOVES = sa.Table(
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("version", sa.Integer, primary_key=True),
     sa.Column("change", sa.BigInteger), sa.Column("task", sa.Text), sa.Column("cycle_id", sa.Text),
     sa.Column("at", sa.DateTime(timezone=True)), sa.Column("posted", sa.Boolean),
-    sa.Column("candidate", sa.Text), sa.Column("stage", sa.Text), sa.Column("paused", sa.Text),
-    sa.Column("reason", sa.Text), sa.Column("moved_by", sa.Text), sa.Column("evidence", JSONB),
+    sa.Column("candidate", sa.Text), sa.Column("stage", sa.Text), sa.Column("canary_percent", sa.Integer),
+    sa.Column("paused", sa.Text), sa.Column("reason", sa.Text), sa.Column("moved_by", sa.Text),
+    sa.Column("evidence", JSONB),
 )  # fmt: skip
 """Every change of every rollout. Rows are only ever added; `posted` says whether the webhook has it."""
 LEDGER = sa.Table(
@@ -56,14 +58,28 @@ LABELS = sa.Table(
 )  # fmt: skip
 REQUESTS = sa.Table(
     "canary_requests", METADATA,
-    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("prediction_id", sa.Text, primary_key=True),
-    sa.Column("user_key", sa.Text), sa.Column("failed", sa.Boolean),
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("next_offset", sa.BigInteger), sa.Column("requests", sa.BigInteger), sa.Column("failed", sa.BigInteger),
 )  # fmt: skip
+"""Numbers of the canary's requests, a row for each partition that they are read from, counted up to `next_offset`."""
+SERVED = sa.Table(
+    "canary_users", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("percent", sa.Integer, primary_key=True),
+    sa.Column("user_key", sa.Text, primary_key=True),
+)  # fmt: skip
+"""Subjects whom each step of the canary has served, as many as the next step needs."""
+ANSWERS = sa.Table(
+    "canary_answers", METADATA,
+    sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("prediction_id", sa.Text, primary_key=True),
+    sa.Column("user_key", sa.Text), sa.Column("rank", sa.BigInteger),
+)  # fmt: skip
+"""A random sample of the canary's answers, by which complaints are attributed; deleted with the end of the rollout."""
 BAD_USERS = sa.Table(
     "bad_users", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("guard", sa.Text, primary_key=True),
-    sa.Column("user_key", sa.Text, primary_key=True), sa.Column("canary", sa.Boolean),
+    sa.Column("user_key", sa.Text, primary_key=True), sa.Column("canary", sa.Boolean), sa.Column("percent", sa.Integer),
 )  # fmt: skip
+"""Subjects with a bad event, each in the arm of the first one, and the canary's share of users when it was counted."""
 LATENCIES = sa.Table(
     "latencies", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("user_key", sa.Text, primary_key=True),

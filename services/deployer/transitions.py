@@ -113,6 +113,8 @@ class RolloutTransitions:
         evidence = ledger.evidence(rollout.alpha)
         if decision.stage is Stage.PROMOTED:
             changed = rollout.with_promotion(decision.reason, evidence, utc_now())
+        elif decision.stage is Stage.CANARY:
+            changed = rollout.with_canary(decision.percent, decision.reason, evidence, utc_now())
         else:
             changed = rollout.with_stage(decision.stage, decision.reason, evidence, utc_now())
         await self._rollouts.save(changed)
@@ -203,8 +205,8 @@ class RolloutTransitions:
         return ""
 
     async def _guard(self, rollout: Rollout) -> str:
-        """Return why a promotion that is not settled yet is taken back, "" otherwise: its canary serves meanwhile."""
-        if rollout.stage is not Stage.PROMOTED:
+        """Return why a rise that is not settled yet ends the candidate, "" otherwise: its canary serves meanwhile."""
+        if rollout.stage not in (Stage.CANARY, Stage.PROMOTED):
             return ""
         return canary_failure((await self._ledger.load(rollout.rollout_id)).canary, rollout.spec.rollout)
 

@@ -38,8 +38,9 @@ REASONS = {
 
 
 def named(stage: Stage, outcomes: list[float | None], alpha: float, settings: RolloutSettings, age: int = 0) -> Next:
-    """The deployer's decision about these tickets, without anything else in the ledger."""
-    return of_ledger(stage, Ledger([Ticket(outcome) for outcome in outcomes]), alpha, settings, age)
+    """The deployer's decision about these tickets, in the canary's last step or before it."""
+    canary = CanaryCounts(percent=settings.canary_steps[-1] if stage is Stage.CANARY else 0)
+    return of_ledger(stage, Ledger([Ticket(outcome) for outcome in outcomes], canary=canary), alpha, settings, age)
 
 
 def of_ledger(stage: Stage, ledger: Ledger, alpha: float, settings: RolloutSettings, age: int) -> Next:
@@ -64,10 +65,10 @@ def test_thousands_at_once_are_decided_as_the_deployer_decides_each() -> None:
             outcomes[row, : drawn // 2] = np.sort(outcomes[row, : drawn // 2])[:: random.choice([-1, 1])]
     rollouts = Rollouts(
         outcomes=outcomes,
-        in_canary=random.random(size) < 0.5,
+        step=random.integers(0, 4, size),
         alpha=random.choice([LEVEL, 0.05, 0.3], size),
         age=random.choice([1.0, 29.0], size, p=[0.8, 0.2]),
-        served=random.choice([0, 49, 50, 80], size),
+        served=random.choice([0, 24, 25, 80], size),
         agreeing=random.choice([0, 999, 1_000], size),
     )
     decisions = Decisions(settings)
@@ -79,10 +80,11 @@ def test_thousands_at_once_are_decided_as_the_deployer_decides_each() -> None:
     prefix = decisions.extend(Prefix.empty(size), outcomes, first)
     assert (decisions.decide(replace(rollouts, outcomes=rest), prefix) == found).all(), "from any prefix on"
     for row in range(size):
-        canary = CanaryCounts(requests=int(rollouts.served[row]))
+        step, served = int(rollouts.step[row]), int(rollouts.served[row])
+        canary = CanaryCounts(served, percent=(0, *settings.canary_steps)[step], users=served)
         values = [None if x == PENDING else float(x) for x in outcomes[row] if x != UNDRAWN]
         ledger = Ledger([Ticket(value) for value in values], int(rollouts.agreeing[row]), canary)
-        stage = Stage.CANARY if rollouts.in_canary[row] else Stage.SHADOW
+        stage = Stage.CANARY if step else Stage.SHADOW
         expected = of_ledger(stage, ledger, float(rollouts.alpha[row]), settings, int(rollouts.age[row]))
         assert found[row] is expected, (row, values, rollouts.alpha[row], stage)
     assert set(found) == set(Next), "every decision was met"
@@ -90,7 +92,7 @@ def test_thousands_at_once_are_decided_as_the_deployer_decides_each() -> None:
 
 def test_a_walk_ends_where_the_deployer_ends_the_rollout() -> None:
     random = np.random.default_rng(7)
-    settings = RolloutSettings(min_canary_requests=0, max_labels=120)
+    settings = RolloutSettings(canary_steps=(5,), min_canary_users=0, max_labels=120)
     ends, seen = regions(LEVEL, settings), set()
     names = {"harm": Next.HARM, "promoted": Next.PROMOTED, "futile": Next.FUTILE, "spent": Next.SPENT}
     for win in (0.1, 0.5, 0.55, 0.75, 0.95):

@@ -34,7 +34,7 @@ async def is_on(system: Live, task: str, flag: str) -> bool:
 
 
 async def test_a_good_candidate_becomes_the_primary_and_the_next_one_is_compared_with_it(system: Live) -> None:
-    spec = await system.add_task(min_canary_requests=5)
+    spec = await system.add_task(min_canary_users=5)
     async with load_on(system.gateway, spec.name, LABELS) as load:
         candidate = await system.add_candidate(spec, Kind.GOOD)
         assert (await system.stage(candidate, *ENDS)).change.stage is Stage.PROMOTED
@@ -45,7 +45,7 @@ async def test_a_good_candidate_becomes_the_primary_and_the_next_one_is_compared
     assert (ended.stage, ended.primary_adapter) == (Stage.REJECTED, candidate)
     moves = [(move["candidate"], move["stage"], move["moved_by"]) for move in await system.moves(spec.name)]
     assert moves == [
-        *((candidate, stage, "ratchet") for stage in ("queued", "shadow", "canary", "promoted")),
+        *((candidate, stage, "ratchet") for stage in ("queued", "shadow", *["canary"] * 3, "promoted")),
         *((second, stage, "ratchet") for stage in ("queued", "shadow", "rejected")),
     ]
     assert not any(asked.is_of(second) for asked in load.asked), "what shadow stops, no user meets"
@@ -56,7 +56,7 @@ async def test_a_good_candidate_becomes_the_primary_and_the_next_one_is_compared
 async def test_what_shadow_cannot_see_is_rolled_back_from_the_canary_while_nobody_else_notices(
     system: Live, record_property: Callable[[str, object], None], kind: Kind, reason: str
 ) -> None:
-    spec = await system.add_task(min_canary_requests=10_000)
+    spec = await system.add_task(min_canary_users=10_000)
     async with load_on(system.gateway, spec.name, LABELS) as load:
         candidate = await system.add_candidate(spec, kind)
         ended = await system.stage(candidate, *ENDS)

@@ -18,7 +18,6 @@ from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Stage
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import MIGRATIONS
-from services.deployer.statistics.canary import Arms, Latencies
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
 from services.deployer.storage.ledger import PostgresLedger
@@ -91,8 +90,9 @@ async def test_a_candidate_is_promoted_by_real_flags(real: Real) -> None:
     }  # fmt: skip
 
     await deployer.compare_and_label(range(10, 19), "delivery")
-    await deployer.see_canary(5)
-    await deployer.see_canary(5)
+    records = deliveries([observed(deployer.last, number, Variant.CANARY) for number in range(5)])
+    for _ in range(2):
+        await deployer.handlers.on_observed(records)
     await deployer.handlers.tick(real.task)
     assert (deployer.last.stage, deployer.last.evidence.canary_requests) == (Stage.PROMOTED, 5)
     primary = await real.admin.read(real.flag("primary"))
@@ -293,9 +293,13 @@ async def test_a_forgotten_user_with_failed_requests_is_still_counted_anonymousl
 async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real: Real) -> None:
     rules = Deployer()
     for deployer in (real.deployer, rules):
-        await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+        await deployer.handlers.on_evaluated(evaluated("a1", real.task, canary_steps=(5, 25)))
         await in_canary(deployer)
         assert deployer.last.stage is Stage.CANARY
+        await deployer.handlers.on_feedback(feedback(deployer.last, 3_000))
+        await deployer.see_canary(5)
+        await deployer.compare_and_label(range(10, 25), "delivery")
+        assert (deployer.last.stage, deployer.last.canary_percent) == (Stage.CANARY, 25)
         for _ in range(2):
             await see(deployer, range(30), Variant.CANARY, latency_ms=500.0)
             await see(deployer, range(5), Variant.CANARY, latency_ms=1.0, day=1)
@@ -308,13 +312,43 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
         (await deployer.ledger.load(deployer.last.rollout_id)).canary for deployer in (real.deployer, rules)
     ]
     assert counted == expected
-    assert counted.latencies == Latencies(35, 30, 1.2 * 197)
-    assert counted.arms_of(Guard.FEEDBACK) == counted.arms_of(Guard.CORRECTIONS) == Arms(2, 3)
+    assert counted.latencies.limit_ms == 1.2 * 197
+    assert [(arms.percent, arms.canary, arms.bad) for arms in counted.arms[Guard.FEEDBACK]] == [(5, 0, 1), (25, 2, 3)]
+    assert (counted.bad(Guard.FEEDBACK), counted.bad(Guard.CORRECTIONS)) == ((2, 4), (2, 3))
     await real.deployer.handlers.on_forgotten(forget(real.task, "user-1"))
-    for table in ("bad_users", "canary_requests", "latencies"):
+    assert "user-1)" not in await real.dump("canary_users")
+    for table in ("bad_users", "canary_answers", "latencies"):
         rows = await real.dump(table)
         assert ("user-1," in rows, "user-2," in rows) == (False, True)
     assert (await real.deployer.ledger.load(real.deployer.last.rollout_id)).canary == counted
+
+
+async def test_a_canary_leaves_numbers_a_sample_of_its_answers_and_as_many_users_as_it_needs(
+    real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row for each request would be gigabytes for a busy task."""
+    monkeypatch.setattr(canaries, "SAMPLED_ANSWERS", 40)
+    deployer = real.deployer
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await in_canary(deployer)
+    for batch in range(4):
+        numbers = range(100 * batch, 100 * batch + 100)
+        records = deliveries([observed(deployer.last, n, Variant.CANARY, 502 if n == 7 else 200) for n in numbers])
+        for _ in range(2):
+            await deployer.handlers.on_observed(records)
+    counted = (await deployer.ledger.load(deployer.last.rollout_id)).canary
+    assert (counted.requests, counted.errors, counted.percent, counted.users) == (400, 1, 5, 5)
+    rows = {table: len((await real.dump(table)).splitlines()) for table in ("canary_requests", "canary_answers")}
+    assert rows == {"canary_requests": 1, "canary_answers": 40}
+
+    for number in range(2_400):  # 400 of the canary, 2,000 of others.
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    canary, bad = (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad(Guard.FEEDBACK)
+    assert canary == 40
+    assert 120 < bad - canary < 290, "a tenth of the others: both arms are sampled alike"
+
+    await deployer.transitions.end(real.task, Stage.REJECTED, "no reason")
+    assert {await real.dump(table) for table in ("canary_users", "canary_answers", "latencies")} == {""}
 
 
 async def test_the_primary_is_measured_by_a_random_sample_of_subjects_and_days(

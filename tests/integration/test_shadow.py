@@ -226,7 +226,7 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
         name=task, kind=TaskKind.CLASSIFICATION, base_model=BASE, system_prompt="Answer with one label.",
         labels=("delivery", "refund", "login"),
         rollout=RolloutSettings(
-            yearly_false_promotion=0.2, cycles_per_year=1, canary_wealth=2, min_canary_requests=0
+            yearly_false_promotion=0.2, cycles_per_year=1, canary_wealth=2, min_canary_users=0
         ),
     )  # fmt: skip
     store = ArtifactStore(stack_settings.artifacts_uri, tmp_path / "cache")

@@ -55,7 +55,10 @@ class Played:
 
     def __init__(self, deployer: Deployer, scenario: Scenario, seed: int) -> None:
         self.deployer, self.scenario, self.task = deployer, scenario, f"task-{uuid4().hex[:8]}"
-        settings = {"max_labels": LABELS, "min_canary_requests": 5, "canary_wealth": 5.0, "yearly_false_promotion": 0.5}
+        settings = {
+            "max_labels": LABELS, "min_canary_users": 5, "canary_steps": (5, 25, 50), "canary_wealth": 5.0,
+            "yearly_false_promotion": 0.5,
+        }  # fmt: skip
         self.lanes = Lanes(scenario, KINDS, 1, seed, RolloutSettings(**settings))
         self.start = evaluated("a1", self.task, **settings)
         self.moments: set[int] = set()
@@ -75,8 +78,8 @@ class Played:
     async def _happens(self, now: int) -> None:
         """Play the pair or the answer of this moment, then compare."""
         lanes, drawn = self.lanes, int(self.lanes.drawn[0])
-        if lanes.in_canary[0]:
-            served = (now - int(lanes.stage_since[0])) * lanes.settings.canary_percent // 100
+        if lanes.step[0]:
+            (served,) = lanes.served(LANE, now)
             seen = [observed(self.last, number, Variant.CANARY) for number in range(min(served, 5))]
             await self.deployer.handlers.on_observed(deliveries(seen))
         if lanes.prompt_at[0] <= now:
@@ -143,7 +146,8 @@ class Played:
             seen = seen[: len(ledger.outcomes)]
         assert ledger.outcomes == seen, where
         assert all(ticket.identified == ("no user" not in self.scenario.name) for ticket in ledger.tickets)
-        stage = Stage.CANARY if lanes.in_canary[0] else Stage.SHADOW
+        stage = Stage.CANARY if lanes.step[0] else Stage.SHADOW
+        assert not lanes.running[0] or self.last.canary_percent == lanes.percents[lanes.step[0]], where
         if not lanes.running[0]:
             (end,) = lanes.ends
             stage = {

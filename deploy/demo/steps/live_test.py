@@ -98,8 +98,8 @@ async def prove_live(loop: LoopContext) -> None:
         loop.pairs.rollout_id = event["rollout_id"]
     alpha = event["evidence"]["alpha"]
     loop.terminal.say(
-        f"alpha {alpha:.5f}: wealth {rollout.canary_wealth:.0f} opens a {rollout.canary_percent} % canary, "
-        f"{1 / alpha:.0f} promotes"
+        f"alpha {alpha:.5f}: wealth {rollout.canary_wealth:.0f} opens a {rollout.canary_steps[0]} % canary, "
+        f"{1 / alpha:.0f} promotes, step by step"
     )
     traffic = LiveTraffic(loop.clients.gateway, loop.setup.rows.live, loop.reviewers, loop.pairs)
     sending = asyncio.create_task(traffic.send_all())
@@ -109,7 +109,8 @@ async def prove_live(loop: LoopContext) -> None:
             event = await _stage(loop, traffic, progress, 120.0, "canary", *_ENDS)
         _record_stage(loop, event)
         if event["stage"] == "canary":
-            with loop.terminal.step("canary", f"Canary: {rollout.canary_percent} % of users get it") as progress:
+            shares = ", then ".join(f"{percent} %" for percent in rollout.canary_steps)
+            with loop.terminal.step("canary", f"Canary: {shares} of users get it") as progress:
                 event = await _stage(loop, traffic, progress, 120.0, *_ENDS)
             _record_stage(loop, event)
     finally:
@@ -176,8 +177,8 @@ def _used_up(loop: LoopContext, traffic: LiveTraffic) -> CandidateStopped:
         f"betting test (still in {stage} when the live traffic was used up)",
         f"after {traffic.sent} live requests, each used once: {counts.pairs} pairs, {counts.wins} wins, "
         f"{counts.losses} losses, {counts.ties} ties, {counts.pending} unjudged, wealth {counts.wealth:.3g} "
-        f"of the {rollout.canary_wealth:.0f} that a canary needs; {traffic.canary} canary answers of the "
-        f"{rollout.min_canary_requests} needed",
+        f"of the {rollout.canary_wealth:.0f} that a canary needs; {traffic.canary} canary answers, where each step "
+        f"of the canary needs {rollout.min_canary_users} users",
     )
 
 

@@ -61,7 +61,7 @@ def wealth_plot(events: Sequence[Json]) -> str:
     shapes = [
         f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>',
         *(_threshold(name, value, y(value)) for name, value in (("canary", canary), ("everyone, 1/α", everyone))),
-        *(_stage(event["stage"], x(datetime.fromisoformat(event["occurred_at"]))) for event in _stages(events)),
+        *(_stage(_named(event), x(datetime.fromisoformat(event["occurred_at"]))) for event in _stages(events)),
         f'<path d="{step}"/><circle cx="{x(points[-1][0]):.1f}" cy="{y(points[-1][1]):.1f}" r="3.5"/>',
         f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{moment(start)}</text>',
         f'<text class="end" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}">{moment(points[-1][0])}, after '
@@ -82,19 +82,24 @@ def _stage(stage: str, x: float) -> str:
     return f'{line}<text{end} x="{text:.1f}" y="{_TOP - 3}">{escape(stage)}</text>'
 
 
+def _named(event: Json) -> str:
+    """The stage, with the canary's share of users."""
+    return f"canary {event['canary_percent']} %" if event["stage"] == "canary" else str(event["stage"])
+
+
 def _stages(events: Sequence[Json]) -> list[Json]:
-    return [event for n, event in enumerate(events) if n == 0 or event["stage"] != events[n - 1]["stage"]]
+    return [event for n, event in enumerate(events) if n == 0 or _named(event) != _named(events[n - 1])]
 
 
 def _moves(events: Sequence[Json]) -> list[Json]:
     """The changes, without the events that repeat one with newer evidence."""
-    said = [(event["stage"], event["reason"]) for event in events]
+    said = [(_named(event), event["reason"]) for event in events]
     return [event for n, event in enumerate(events) if n == 0 or said[n] != said[n - 1]]
 
 
 def _moves_table(moves: Sequence[Json]) -> str:
     rows: list[tuple[Markup | str, ...]] = [
-        (moment(move["occurred_at"]), tag(move["stage"], _STAGE_KINDS.get(move["stage"], "")),
+        (moment(move["occurred_at"]), tag(_named(move), _STAGE_KINDS.get(move["stage"], "")),
          number(move["evidence"]["wealth"]), move["primary_adapter"] or "base model", move["moved_by"], move["reason"])
         for move in moves
     ]  # fmt: skip

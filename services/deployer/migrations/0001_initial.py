@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "deployer_0001_guards"  # Not the id of a database whose canaries count errors only, which is refused.
+revision = "deployer_0001_steps"  # Not the id of a database whose canaries have one step, which is refused.
 down_revision = None
 
 
@@ -40,6 +40,8 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("moves_flags", sa.Boolean, nullable=False),
         sa.Column("settled", sa.Boolean, nullable=False),
+        sa.Column("canary_percent", sa.Integer, nullable=False),
+        sa.Column("step_since", sa.DateTime(timezone=True)),
         sa.Column("change", sa.BigInteger, nullable=False),
         sa.Column("entry", sa.BigInteger, nullable=False),
     )
@@ -60,6 +62,7 @@ def upgrade() -> None:
         sa.Column("posted", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("candidate", sa.Text, nullable=False),
         sa.Column("stage", sa.Text, nullable=False),
+        sa.Column("canary_percent", sa.Integer, nullable=False),
         sa.Column("paused", sa.Text, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("moved_by", sa.Text, nullable=False),
@@ -105,16 +108,32 @@ def upgrade() -> None:
     op.create_table(
         "canary_requests",
         sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("source", sa.Text, primary_key=True),
+        sa.Column("next_offset", sa.BigInteger, nullable=False),
+        sa.Column("requests", sa.BigInteger, nullable=False),
+        sa.Column("failed", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "canary_users",
+        sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
+        sa.Column("percent", sa.Integer, primary_key=True),
+        sa.Column("user_key", sa.Text, primary_key=True),
+    )
+    op.create_table(
+        "canary_answers",
+        sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
         sa.Column("prediction_id", sa.Text, primary_key=True),
         sa.Column("user_key", sa.Text),
-        sa.Column("failed", sa.Boolean, nullable=False),
+        sa.Column("rank", sa.BigInteger, nullable=False),
     )
+    op.create_index("canary_answers_by_rank", "canary_answers", ["rollout_id", "rank"])
     op.create_table(
         "bad_users",
         sa.Column("rollout_id", sa.Text, sa.ForeignKey("rollouts.rollout_id"), primary_key=True),
         sa.Column("guard", sa.Text, primary_key=True),
         sa.Column("user_key", sa.Text, primary_key=True),
         sa.Column("canary", sa.Boolean, nullable=False),
+        sa.Column("percent", sa.Integer, nullable=False),
     )
     op.create_table(
         "latencies",

@@ -88,6 +88,7 @@ def _move_body(move: Move) -> dict[str, Any]:
         "at": move.at,
         "candidate": move.candidate,
         "stage": move.stage,
+        "canary_percent": move.canary_percent,
         "paused": move.paused,
         "reason": move.reason,
         "moved_by": move.moved_by,

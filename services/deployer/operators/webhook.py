@@ -67,7 +67,7 @@ class Webhook:
             logger.error("a move of %s was refused by the webhook: %d", move.task, response.status_code)
 
     def _text(self, move: Move) -> str:
-        stage = f"{move.stage.value}, paused" if move.paused else move.stage.value
+        stage = f"{move.stage_shown}, paused" if move.paused else move.stage_shown
         reason = move.reason if len(move.reason) <= _SHOWN_CHARS else f"{move.reason[:_SHOWN_CHARS]}…"
         link = f"\n{self._console}/cycles/{move.cycle_id}" if move.cycle_id else ""
         return f"{move.task}: {move.candidate} is {stage} (by {move.moved_by}): {reason}{link}"

@@ -97,19 +97,24 @@ def futility_odds(wins: Floats, losses: Floats) -> Floats:
     return np.asarray((np.exp(np.minimum(at_40, _MAX_LOG)) + np.exp(np.minimum(at_50, _MAX_LOG))) / 2)
 
 
-def canary_guard(bad_canary: int, bad: int, share: float, ratio: float) -> float:
+def canary_guard(bad_canary: npt.ArrayLike, bad: npt.ArrayLike, share: npt.ArrayLike, ratio: float) -> float:
     """Return the evidence that the canary fails over `ratio` times as often as the primary. 20 is significant at 5 %.
 
     bad: users with a failed request, each counted in the arm of the first one; bad_canary of them were in the canary,
-    which has `share` of all users. Under the null the share of the canary among them is at most p r / (p r + 1 - p): a
-    mixture over greater shares is then an e-process (Lindon et al. 2022).
+    while it had `share` of all users: numbers, or arrays with an element for each share that it has had.
+
+    Under the null the canary's share among those is at most p0 = p r / (p r + 1 - p), so with the alternative
+    q = p0 + (1 - p0) g a user multiplies the evidence by q / p0 = 1 + g (1 - p0) / p0 in the canary, by
+    (1 - q) / (1 - p0) = 1 - g elsewhere, on average by 1 at most. The share that holds is known before the user's arm,
+    so the product over all of them is a supermartingale whatever the shares were, and so is its mean over g, which is
+    the same for all shares (Lindon et al. 2022). A share taken too great spares the canary: the first factor falls with
+    p, the second does not depend on it.
     """
-    null = share * ratio / (share * ratio + 1 - share)
-    if bad == 0 or null >= 1.0:
-        return 1.0
-    alternatives = null + (1 - null) * _GRID
-    logs = bad_canary * np.log(alternatives / null) + (bad - bad_canary) * np.log((1 - alternatives) / (1 - null))
-    return float(np.exp(np.minimum(_log_sum(logs - math.log(len(_GRID))), _MAX_LOG)))
+    in_canary, total, p = (np.atleast_1d(np.asarray(counts, dtype=float)) for counts in (bad_canary, bad, share))
+    null = p * ratio / (p * ratio + 1 - p)
+    logs = in_canary[:, None] * np.log1p(np.outer((1 - null) / null, _GRID))
+    logs = logs + (total - in_canary)[:, None] * np.log1p(-_GRID)
+    return float(np.exp(np.minimum(_log_sum(logs.sum(axis=0) - math.log(len(_GRID))), _MAX_LOG)))
 
 
 def _bets(margin: float) -> Floats:

@@ -5,7 +5,7 @@ A guard that knows too little has no evidence, and ends nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,6 +17,7 @@ from services.deployer.statistics.betting import canary_guard
 from services.deployer.statistics.guards import LIMIT, SLOW, SLOW_SHARE, Guard, excess, together
 from shared.grading.text import same_answer
 from shared.identity import content_hash
+from shared.kafka.delivery import Delivery
 
 _COMPARED = {
     Guard.ERRORS: "the canary fails too often: {canary} of the {bad} users with a failed request were in it",
@@ -28,10 +29,14 @@ _COMPARED = {
 
 @dataclass(frozen=True)
 class Arms:
-    """Subjects with a bad event, each counted in the arm of the first one."""
+    """Subjects with a bad event, each counted in the arm of the first one, while `percent` of users were the canary's.
 
-    canary: int = 0
-    bad: int = 0
+    What comes late, after the canary's share has risen, is counted at the greater one, which can only spare the canary.
+    """
+
+    percent: int
+    canary: int
+    bad: int
 
 
 @dataclass(frozen=True)
@@ -50,30 +55,34 @@ class Latencies:
 class CanaryCounts:
     """The canary's requests, and what its guards count.
 
-    A request that was refused (4xx) is nowhere: it says nothing about the candidate, and served nobody.
+    A request that was refused (4xx) is nowhere: it says nothing about the candidate, and served nobody. `percent`: the
+    canary's present share of users, 0 before it; `users`: whom it has served since it has that share, counted up to as
+    many as it needs. `arms`: by guard, one for each share.
     """
 
     requests: int = 0
     errors: int = 0
-    arms: Mapping[Guard, Arms] = field(default_factory=dict)
+    percent: int = 0
+    users: int = 0
+    arms: Mapping[Guard, Sequence[Arms]] = field(default_factory=dict)
     latencies: Latencies = Latencies()
 
-    @property
-    def served(self) -> int:
-        return self.requests - self.errors
-
-    def arms_of(self, guard: Guard) -> Arms:
-        return self.arms.get(guard, Arms())
+    def bad(self, guard: Guard) -> tuple[int, int]:
+        """Return how many subjects with such an event were the canary's, and how many there were."""
+        arms = self.arms.get(guard, ())
+        return sum(step.canary for step in arms), sum(step.bad for step in arms)
 
 
 def guard_evidence(counts: CanaryCounts, settings: RolloutSettings) -> dict[Guard, float]:
     """Return the evidence of each guard that the canary is worse than the primary."""
-    share, latencies = settings.canary_percent / 100, counts.latencies
+    latencies = counts.latencies
     ratios = {Guard.ERRORS: settings.max_error_ratio}
     evidence = {}
     for guard in _COMPARED:
-        arms, ratio = counts.arms_of(guard), ratios.get(guard, settings.max_complaint_ratio)
-        evidence[guard] = canary_guard(arms.canary, arms.bad, share, ratio)
+        ratio = ratios.get(guard, settings.max_complaint_ratio)
+        arms = counts.arms.get(guard, ())
+        in_canary, bad, share = ([s.canary for s in arms], [s.bad for s in arms], [s.percent / 100 for s in arms])
+        evidence[guard] = canary_guard(in_canary, bad, share, ratio)
     known = latencies.limit_ms is not None
     evidence[Guard.LATENCY] = excess(latencies.slow, latencies.measured, SLOW_SHARE) if known else 1.0
     return evidence
@@ -92,9 +101,8 @@ def canary_failure(counts: CanaryCounts, settings: RolloutSettings) -> str:
             f"{SLOW:g} times the primary's 95th percentile"
         )
     else:
-        arms = counts.arms_of(worst)
-        reason = _COMPARED[worst].format(canary=arms.canary, bad=arms.bad)
-        reason += f", which has {settings.canary_percent} % of users"
+        canary, bad = counts.bad(worst)
+        reason = f"{_COMPARED[worst].format(canary=canary, bad=bad)}, which has {counts.percent} % of users"
     return f"{reason} (evidence of all guards {all_together:.0f} ≥ {LIMIT:.0f}, most of it of {worst.value})"
 
 
@@ -102,7 +110,8 @@ def canary_failure(counts: CanaryCounts, settings: RolloutSettings) -> str:
 class Observation:
     """One request. `counted`: it served a user, or failed; not one that was refused.
 
-    `primary`: the primary, or the base model where there is none, answered; a fallback is neither arm.
+    `primary`: the primary, or the base model where there is none, answered; a fallback is neither arm. `source` and
+    `offset`: the record's place in Kafka, by which it is counted once.
     """
 
     prediction_id: str
@@ -113,10 +122,18 @@ class Observation:
     counted: bool
     latency_ms: float
     occurred_at: datetime
+    source: str
+    offset: int
+
+    @property
+    def served(self) -> str | None:
+        """The subject that the canary has served with this request, if it has."""
+        return self.user_key if self.canary and self.counted and not self.failed else None
 
 
-def observation(event: RequestObserved, candidate: str, primary: str | None) -> Observation:
+def observation(delivery: Delivery[RequestObserved], candidate: str, primary: str | None) -> Observation:
     """Return what a request says about a rollout of these adapters. 404: a replica does not serve the adapter."""
+    event = delivery.event
     failed = event.status >= 500 or event.status == 404
     return Observation(
         event.prediction_id,
@@ -127,6 +144,8 @@ def observation(event: RequestObserved, candidate: str, primary: str | None) -> 
         counted=failed or event.status < 400,
         latency_ms=event.latency_ms,
         occurred_at=event.occurred_at,
+        source=f"{delivery.topic}-{delivery.partition}",
+        offset=delivery.offset,
     )
 
 
@@ -145,6 +164,6 @@ def is_wrong(correction: CorrectionSubmitted) -> bool:
     return not same_answer(correction.label, correction.answers[0].plain)
 
 
-def rank_of(rollout_id: str, user_key: str, day: str) -> int:
-    """Return a random number that is the same for the same subject and day: the smallest ones are the sample."""
-    return int(content_hash(rollout_id, user_key, day, length=15), 16)
+def rank_of(rollout_id: str, *what: str) -> int:
+    """Return a random number that is the same for the same thing: the things with the smallest ones are the sample."""
+    return int(content_hash(rollout_id, *what, length=15), 16)

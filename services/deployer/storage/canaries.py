@@ -1,11 +1,17 @@
-"""What is counted of a canary, in PostgreSQL: a row for each request, for each subject with a bad event, and for each
-subject and day of which a latency is measured.
+"""What is counted of a canary, in PostgreSQL: numbers of its requests, and rows only of subjects and of a sample.
+
+    canary_requests   a row a partition of Kafka   how many, and how many failed
+    canary_users      as many as a step needs      whom each step has served
+    canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about
+    bad_users         a subject with a bad event   what the guards compare
+    latencies         a subject and day            the primary's at most `MEASURED_REQUESTS`
 
 The functions take the ledger's connection, so that what belongs together is committed together.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC
 
@@ -13,40 +19,55 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.deployer.rollout import Rollout
 from services.deployer.statistics.canary import Arms, CanaryCounts, Latencies, Observation, rank_of
 from services.deployer.statistics.guards import MEASURED_REQUESTS, SLOW, Guard, percentile_rank
-from services.deployer.tables import BAD_USERS, LATENCIES, REQUESTS
+from services.deployer.tables import ANSWERS, BAD_USERS, LATENCIES, REQUESTS, ROLLOUTS, SERVED
+
+SAMPLED_ANSWERS = 10_000
+"""Of a canary with more, complaints about the others are left out, in both arms alike, by a hash of the prediction."""
 
 
 async def canary_counts(connection: AsyncConnection, rollout_id: str) -> CanaryCounts:
     """Return all that the guards of a rollout read."""
-    requests = sa.select(sa.func.count(), sa.func.count().filter(REQUESTS.c.failed))
+    requests = sa.select(sa.func.coalesce(sa.func.sum(REQUESTS.c.requests), 0), sa.func.sum(REQUESTS.c.failed))
     total, failed = (await connection.execute(requests.where(REQUESTS.c.rollout_id == rollout_id))).one()
-    bad = sa.select(BAD_USERS.c.guard, sa.func.count().filter(BAD_USERS.c.canary), sa.func.count())
-    rows = await connection.execute(bad.where(BAD_USERS.c.rollout_id == rollout_id).group_by(BAD_USERS.c.guard))
-    arms = {Guard[name]: Arms(canary, both) for name, canary, both in rows}
-    return CanaryCounts(total, failed, arms, await _latencies(connection, rollout_id))
+    of_step = sa.and_(SERVED.c.rollout_id == rollout_id, SERVED.c.percent == ROLLOUTS.c.canary_percent)
+    served = sa.select(sa.func.count()).where(of_step).correlate(ROLLOUTS).scalar_subquery()
+    step = sa.select(ROLLOUTS.c.canary_percent, served).where(ROLLOUTS.c.rollout_id == rollout_id)
+    percent, users = (await connection.execute(step)).first() or (0, 0)
+    counts = sa.func.count().filter(BAD_USERS.c.canary), sa.func.count()
+    shares = sa.select(BAD_USERS.c.guard, BAD_USERS.c.percent, *counts).where(BAD_USERS.c.rollout_id == rollout_id)
+    by_share = shares.group_by(BAD_USERS.c.guard, BAD_USERS.c.percent).order_by(BAD_USERS.c.percent)
+    arms = defaultdict(list)
+    for name, *numbers in await connection.execute(by_share):
+        arms[Guard[name]].append(Arms(*numbers))
+    return CanaryCounts(
+        int(total), int(failed or 0), percent, users, dict(arms), await _latencies(connection, rollout_id)
+    )
 
 
-async def add_requests(connection: AsyncConnection, rollout_id: str, observations: Sequence[Observation]) -> None:
+async def add_requests(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
     """Count the canary's requests, its latencies, and the subjects with a failed request. Idempotent."""
-    requests = [
-        {"rollout_id": rollout_id, "prediction_id": o.prediction_id, "user_key": o.user_key, "failed": o.failed}
-        for o in observations if o.canary and o.counted
-    ]  # fmt: skip
+    in_canary = [o for o in observations if o.canary and o.counted]
     bad = [
-        {"rollout_id": rollout_id, "guard": Guard.ERRORS.name, "user_key": o.user_key, "canary": o.canary}
+        {
+            "rollout_id": rollout.rollout_id, "guard": Guard.ERRORS.name, "user_key": o.user_key, "canary": o.canary,
+            "percent": rollout.canary_percent,
+        }
         for o in observations if o.failed and o.user_key
     ]  # fmt: skip
-    if requests:
-        await connection.execute(insert(REQUESTS).on_conflict_do_nothing(), requests)
     if bad:
         await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), bad)
-    await _add_latencies(connection, rollout_id, [o for o in observations if o.canary], canary=True)
+    await _count(connection, rollout.rollout_id, in_canary)
+    await _add_answers(connection, rollout.rollout_id, in_canary)
+    await _add_served(connection, rollout, in_canary)
+    await _add_latencies(connection, rollout.rollout_id, in_canary, canary=True)
 
 
-async def add_primary(connection: AsyncConnection, rollout_id: str, observations: Sequence[Observation]) -> None:
+async def add_primary(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
     """Measure the primary before the canary: a random sample of its subjects and days, as small as it may be."""
+    rollout_id = rollout.rollout_id
     await _add_latencies(connection, rollout_id, [o for o in observations if o.primary], canary=False)
     of_primary = sa.and_(LATENCIES.c.rollout_id == rollout_id, ~LATENCIES.c.canary)
     last = sa.select(LATENCIES.c.rank).where(of_primary).order_by(LATENCIES.c.rank).offset(MEASURED_REQUESTS).limit(1)
@@ -54,17 +75,29 @@ async def add_primary(connection: AsyncConnection, rollout_id: str, observations
 
 
 async def add_complaint(
-    connection: AsyncConnection, rollout_id: str, guard: Guard, prediction_id: str, user_key: str | None
+    connection: AsyncConnection, rollout: Rollout, guard: Guard, prediction_id: str, user_key: str | None
 ) -> None:
     """Count the subject of an answer that somebody found wrong, in the arm that gave it. Idempotent.
 
-    What is no known answer of the canary counts as the primary's, which can only spare the canary.
+    What is no known answer of the canary counts as the primary's, which can only spare the canary. Where only a sample
+    of its answers is known, what is not in the sample's part of all predictions counts nowhere.
     """
-    of_answer = sa.and_(REQUESTS.c.rollout_id == rollout_id, REQUESTS.c.prediction_id == prediction_id)
-    asked = (await connection.execute(sa.select(REQUESTS.c.user_key).where(of_answer))).first()
-    subject = (asked.user_key if asked is not None else user_key) or prediction_id
-    row = {"rollout_id": rollout_id, "guard": guard.name, "user_key": subject, "canary": asked is not None}
+    rollout_id = rollout.rollout_id
+    if rank_of(rollout_id, prediction_id) >= await _sampled_below(connection, rollout_id):
+        return
+    of_answer = sa.and_(ANSWERS.c.rollout_id == rollout_id, ANSWERS.c.prediction_id == prediction_id)
+    asked = (await connection.execute(sa.select(ANSWERS.c.user_key).where(of_answer))).first()
+    row = {
+        "rollout_id": rollout_id, "guard": guard.name, "canary": asked is not None, "percent": rollout.canary_percent,
+        "user_key": (asked.user_key if asked is not None else user_key) or prediction_id,
+    }  # fmt: skip
     await connection.execute(insert(BAD_USERS).on_conflict_do_nothing(), row)
+
+
+async def drop_subjects(connection: AsyncConnection, rollout_id: str) -> None:
+    """Delete what is known of single subjects of a rollout that has ended, but for who had a bad event."""
+    for table in (ANSWERS, SERVED, LATENCIES):
+        await connection.execute(sa.delete(table).where(table.c.rollout_id == rollout_id))
 
 
 async def forget_subject(
@@ -72,9 +105,78 @@ async def forget_subject(
 ) -> None:
     """Put random keys in the place of a person's: what was counted remains."""
     anonymous = sa.cast(sa.func.gen_random_uuid(), sa.Text)
-    for table in (REQUESTS, BAD_USERS, LATENCIES):
+    for table in (ANSWERS, SERVED, BAD_USERS, LATENCIES):
         of_person = sa.and_(table.c.rollout_id.in_(rollouts), table.c.user_key == subject)
         await connection.execute(sa.update(table).where(of_person).values(user_key=anonymous))
+
+
+async def _count(connection: AsyncConnection, rollout_id: str, observations: Sequence[Observation]) -> None:
+    """Add to the numbers of requests those whose records were not counted yet."""
+    by_source: dict[str, dict[int, bool]] = defaultdict(dict)
+    for o in observations:
+        by_source[o.source][o.offset] = o.failed
+    if not by_source:
+        return
+    known = sa.select(REQUESTS.c.source, REQUESTS.c.next_offset).where(REQUESTS.c.rollout_id == rollout_id)
+    following = {row.source: row.next_offset for row in await connection.execute(known.with_for_update())}
+    rows = []
+    for source, records in sorted(by_source.items()):
+        new = [failed for offset, failed in records.items() if offset >= following.get(source, 0)]
+        rows.append(
+            {
+                "rollout_id": rollout_id, "source": source, "next_offset": max(records) + 1, "requests": len(new),
+                "failed": sum(new),
+            }
+        )  # fmt: skip
+    statement = insert(REQUESTS)
+    more = statement.excluded
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[REQUESTS.c.rollout_id, REQUESTS.c.source],
+            set_={
+                "next_offset": sa.func.greatest(REQUESTS.c.next_offset, more.next_offset),
+                "requests": REQUESTS.c.requests + more.requests, "failed": REQUESTS.c.failed + more.failed,
+            },
+        ),
+        rows,
+    )  # fmt: skip
+
+
+async def _add_answers(connection: AsyncConnection, rollout_id: str, observations: Sequence[Observation]) -> None:
+    """Add to the sample the answers with the smallest ranks, and drop those that are beyond its size by now."""
+    limit = await _sampled_below(connection, rollout_id)
+    rows = [
+        {"rollout_id": rollout_id, "prediction_id": o.prediction_id, "user_key": o.user_key, "rank": rank}
+        for o in observations if (rank := rank_of(rollout_id, o.prediction_id)) < limit
+    ]  # fmt: skip
+    if not rows:
+        return
+    await connection.execute(insert(ANSWERS).on_conflict_do_nothing(), rows)
+    of_rollout = ANSWERS.c.rollout_id == rollout_id
+    last = sa.select(ANSWERS.c.rank).where(of_rollout).order_by(ANSWERS.c.rank).offset(SAMPLED_ANSWERS).limit(1)
+    await connection.execute(sa.delete(ANSWERS).where(of_rollout, ANSWERS.c.rank >= last.scalar_subquery()))
+
+
+async def _sampled_below(connection: AsyncConnection, rollout_id: str) -> float:
+    """Return the rank from which on predictions are not in the sample; infinite while every answer is."""
+    ranks = sa.select(ANSWERS.c.rank).where(ANSWERS.c.rollout_id == rollout_id).order_by(ANSWERS.c.rank)
+    last = (await connection.execute(ranks.offset(SAMPLED_ANSWERS - 1).limit(1))).scalar()
+    return float("inf") if last is None else last + 1
+
+
+async def _add_served(connection: AsyncConnection, rollout: Rollout, observations: Sequence[Observation]) -> None:
+    """Add subjects whom the present step has served, as long as it needs more."""
+    since = rollout.step_since or rollout.stage_since
+    users = {o.served for o in observations if o.served and o.occurred_at >= since}
+    of_step = sa.and_(SERVED.c.rollout_id == rollout.rollout_id, SERVED.c.percent == rollout.canary_percent)
+    known = set((await connection.execute(sa.select(SERVED.c.user_key).where(of_step))).scalars()) if users else set()
+    room = max(0, rollout.spec.rollout.min_canary_users - len(known))
+    rows = [
+        {"rollout_id": rollout.rollout_id, "percent": rollout.canary_percent, "user_key": user}
+        for user in sorted(users - known)[:room]
+    ]
+    if rows:
+        await connection.execute(insert(SERVED).on_conflict_do_nothing(), rows)
 
 
 async def _add_latencies(

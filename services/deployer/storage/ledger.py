@@ -65,8 +65,11 @@ class LedgerStore(Protocol):
 
 
 class PostgresLedger:
-    def __init__(self, engine: AsyncEngine) -> None:
+    """`incarnation`: of the broker, see `Settings.kafka_incarnation`; the offsets of another one are no measure."""
+
+    def __init__(self, engine: AsyncEngine, incarnation: str = "") -> None:
         self._engine = engine
+        self._incarnation = incarnation
 
     async def load(self, rollout_id: str) -> Ledger:
         """Return what the decision about a rollout reads."""
@@ -170,9 +173,12 @@ class PostgresLedger:
         """Count requests for the guards of a canary; before there is one, measure the primary."""
         async with transaction(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((rollout.task, o.user_key) for o in observations))
-            counted = [o for o in observations if not erased.covers(rollout.task, o.user_key, o.occurred_at)]
+            counted = [
+                dataclasses.replace(o, source=f"{self._incarnation}:{o.source}")
+                for o in observations if not erased.covers(rollout.task, o.user_key, o.occurred_at)
+            ]  # fmt: skip
             add = canaries.add_primary if rollout.stage is Stage.SHADOW else canaries.add_requests
-            await add(connection, rollout.rollout_id, counted)
+            await add(connection, rollout, counted)
 
     async def add_complaint(
         self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
@@ -181,7 +187,7 @@ class PostgresLedger:
         async with transaction(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, [(rollout.task, user_hash)])
             if not erased.covers(rollout.task, user_hash, at):
-                await canaries.add_complaint(connection, rollout.rollout_id, guard, prediction_id, user_hash)
+                await canaries.add_complaint(connection, rollout, guard, prediction_id, user_hash)
 
     async def forget(self, event: SubjectForgotten) -> None:
         """Delete a person's text and hash, and void their open tickets; what was bet or counted remains.

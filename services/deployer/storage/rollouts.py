@@ -21,6 +21,7 @@ from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
 from services.deployer.rollout import ACTIVE, Move, Rollout, rollout_id
 from services.deployer.statistics.levels import Draw
+from services.deployer.storage import canaries
 from services.deployer.tables import LEDGER, MOVES, ROLLOUTS
 from shared.storage.database import transaction
 
@@ -137,13 +138,16 @@ class PostgresRollouts:
                     await connection.execute(insert(MOVES).values(move | {"evidence": values["evidence"]}))
 
     async def settle(self, rollout: Rollout) -> None:
-        """Record that this version's flags and event are out. An ended rollout's conversations are deleted with it."""
+        """Record that this version's flags and event are out. An ended rollout's conversations are deleted with it, and
+        what was counted of single subjects of its canary.
+        """
         same = sa.and_(ROLLOUTS.c.rollout_id == rollout.rollout_id, ROLLOUTS.c.version == rollout.version)
         async with transaction(self._engine) as connection:
             await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True))
             if not rollout.active:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
                 await connection.execute(sa.update(LEDGER).where(ended).values(call=None))
+                await canaries.drop_subjects(connection, rollout.rollout_id)
 
     async def history(self, task: str, limit: int) -> list[Move]:
         """Return the last changes of the task's rollouts, newest first."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from schemas.tasks import RolloutSettings
 from services.deployer.domain import NOTHING_DIFFERS
 from services.deployer.statistics.betting import FUTILITY_ODDS, HARM_WEALTH, futility_odds, wealths
-from tests.benchmarks.promotion.walk import Bools, Floats, counts
+from tests.benchmarks.promotion.walk import Floats, counts
 
 Ints = npt.NDArray[np.int64]
 Outcomes = npt.NDArray[np.int8]
@@ -20,7 +20,10 @@ PENDING, UNDRAWN = 2, 3
 
 
 class Next(IntEnum):
-    """What becomes of a rollout. Of several reasons to reject it, the deployer's order decides which is named."""
+    """What becomes of a rollout; CANARY: its first or its next step.
+
+    Of several reasons to reject it, the deployer's order decides which is named.
+    """
 
     STAYS = 0
     CANARY = 1
@@ -34,10 +37,12 @@ class Next(IntEnum):
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Many rollouts, one a row. `outcomes` in ticket order; `age`: days in the stage; `served`: canary answers."""
+    """Many rollouts, one a row. `outcomes` in ticket order; `step`: of the canary, 0: in shadow; `age`: days in the
+    stage; `served`: users since the step began.
+    """
 
     outcomes: Outcomes
-    in_canary: Bools
+    step: Ints
     alpha: Floats
     age: Floats
     served: Ints
@@ -97,8 +102,9 @@ class Decisions:
         proven = wealth >= 1 / rollouts.alpha
         bar = np.minimum(settings.canary_wealth, 1 / rollouts.alpha)
         speaks = (self._wealth[won_now, lost_now] >= bar) & (self._wealth[lost_now, won_now] < HARM_WEALTH)
-        to_canary = ~rollouts.in_canary & (proven | (wealth >= settings.canary_wealth))
-        promoted = rollouts.in_canary & proven & (rollouts.served >= settings.min_canary_requests)
+        in_canary, at_last = rollouts.step > 0, rollouts.step >= len(settings.canary_steps)
+        rises = in_canary & proven & (rollouts.served >= settings.min_canary_users)
+        to_canary = (~in_canary & (proven | (wealth >= settings.canary_wealth))) | (rises & ~at_last)
         nothing = (rollouts.agreeing >= NOTHING_DIFFERS) & (drawn == 0)
         spent = (drawn >= settings.max_labels) & ~waiting
         ends = [
@@ -107,7 +113,7 @@ class Decisions:
             (nothing & ~proven, Next.NOTHING_DIFFERS),
             (spent & ~proven, Next.SPENT),
             (to_canary & speaks, Next.CANARY),
-            (promoted & speaks, Next.PROMOTED),
+            (rises & at_last & speaks, Next.PROMOTED),
             (rollouts.age > settings.max_days, Next.EXPIRED),
         ]
         return np.select([where for where, _ in ends], [value for _, value in ends], Next.STAYS).astype(np.int8)

@@ -67,7 +67,7 @@ def _wins_needed(pair: int, last: np.ndarray, margin: float, bar: float) -> np.n
 
 def guard_stops(ratio: float, users: int = 300, settings: RolloutSettings = SETTINGS) -> float:
     """Return P(the canary's guard stops a canary whose users fail `ratio` times as often), among so many that fail."""
-    share = settings.canary_percent / 100
+    share = settings.canary_steps[0] / 100
     in_canary = share * ratio / (share * ratio + 1 - share)
     alive, stopped = np.ones(1), 0.0  # By users of the canary among those with a failed request.
     for bad in range(1, users + 1):
@@ -82,24 +82,37 @@ def all_guards_stop(at_limit: bool, runs: int = 4_000, events: int = 200, seed: 
     """Return the share of canaries that the guards end together, none of which is worse than tolerated.
 
     at_limit: each exactly as bad as tolerated, else as good as the primary. After each of so many events of every guard
-    all are looked at. By Monte Carlo.
+    all are looked at, while the canary goes through its steps. By Monte Carlo.
     """
-    random, share = np.random.default_rng(seed), SETTINGS.canary_percent / 100
+    random, shares = np.random.default_rng(seed), np.array(SETTINGS.canary_steps) / 100
+    steps = np.arange(events) * len(shares) // events  # It rises after equally many events.
     ratios = {guard: SETTINGS.max_complaint_ratio for guard in Guard} | {Guard.ERRORS: SETTINGS.max_error_ratio}
     evidence = {}
     for guard, ratio in ratios.items():
-        slow = guard is Guard.LATENCY
-        tolerated = share * ratio / (share * ratio + 1 - share)
-        of_canary = (SLOW_SHARE if at_limit else SLOW_SHARE / 2) if slow else (tolerated if at_limit else share)
-        seen = np.cumsum(random.random((runs, events)) < of_canary, axis=1)
-        table = np.ones((seen.max() + 1, events + 1))
-        for count, total in np.ndindex(table.shape):
-            if count <= total:
-                null = (SLOW_SHARE, 1.0) if slow else (share, ratio)
-                table[count, total] = canary_guard(count, total, *null)
-        evidence[guard] = table[seen, np.arange(1, events + 1)]
+        tolerated = shares * ratio / (shares * ratio + 1 - shares)
+        null, of_canary = (shares, ratio), (tolerated if at_limit else shares)[steps]
+        if guard is Guard.LATENCY:
+            null, of_canary = (np.full(len(shares), SLOW_SHARE), 1.0), SLOW_SHARE if at_limit else SLOW_SHARE / 2
+        seen = random.random((runs, events)) < of_canary
+        at = steps == np.arange(len(shares))[:, None]
+        evidence[guard] = _over_time(np.stack([np.cumsum(seen & step, axis=1) for step in at]), at, null)
     return float((np.asarray(together(evidence)) >= LIMIT).any(axis=1).mean())
 
 
+def _over_time(seen: np.ndarray, at: np.ndarray, null: tuple[np.ndarray, float]) -> Floats:
+    """Return the evidence after each event, by run and event.
+
+    seen: of the canary so far, by share, run and event; at: whether it has that share then, by share and event.
+    """
+    totals = np.cumsum(at, axis=1)
+    evidence = np.empty(seen.shape[1:])
+    for event in range(seen.shape[2]):
+        counts, where = np.unique(seen[:, :, event], axis=1, return_inverse=True)
+        found = [canary_guard(counted, totals[:, event], *null) for counted in counts.T]
+        evidence[:, event] = np.array(found)[where.ravel()]
+    return evidence
+
+
 def _stops(bad_canary: int, bad: int, settings: RolloutSettings) -> bool:
-    return bool(canary_failure(CanaryCounts(arms={Guard.ERRORS: Arms(bad_canary, bad)}), settings))
+    arms = [Arms(settings.canary_steps[0], bad_canary, bad)]
+    return bool(canary_failure(CanaryCounts(arms={Guard.ERRORS: arms}), settings))

@@ -113,6 +113,14 @@ def quantile_labels(hits: Floats, share: float = 0.5) -> float:
     return float(reached.argmax()) if reached.any() else float("inf")
 
 
+def rising_pairs(settings: RolloutSettings = SETTINGS) -> int:
+    """Return the pairs of a canary between proof and everyone: requests of others, while each later step serves its
+    users, each with one request.
+    """
+    later = settings.canary_steps[1:]
+    return sum(settings.min_canary_users * (100 - percent) // percent for percent in later)
+
+
 def mean_labels(hits: Mapping[str, Floats]) -> float:
     """Return the mean number of labels until a rollout ends."""
     return float(sum((found * np.arange(len(found))).sum() for found in hits.values()))

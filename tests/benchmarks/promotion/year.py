@@ -108,7 +108,8 @@ class Lanes:
         self.alpha, self.promoted = np.zeros(years), np.zeros(years, dtype=bool)
         self.draws: list[list[Draw]] = [[] for _ in range(years)]
         self.truth = np.zeros(years, dtype=np.int64)
-        self.in_canary = np.zeros(years, dtype=bool)
+        self.percents = np.array([0, *self.settings.canary_steps])
+        self.step, self.step_since = (np.zeros(years, dtype=np.int64) for _ in range(2))
         self.started, self.stage_since = (np.zeros(years, dtype=np.int64) for _ in range(2))
         self.prompt_at = np.full(years, NEVER)
         self.arrives, self.labelled, self.edited = (np.full(size, NEVER, dtype=np.int32) for _ in range(3))
@@ -128,7 +129,7 @@ class Lanes:
         self.truth[lanes] = self.random.choice(len(self.truths), size=len(lanes), p=self.weights)
         self.better += int((self.truth[lanes] == self._index(BETTER)).sum())
         self.candidates += len(lanes)
-        self.running[lanes], self.queued[lanes], self.in_canary[lanes] = True, False, False
+        self.running[lanes], self.queued[lanes], self.step[lanes] = True, False, 0
         self.started[lanes] = self.stage_since[lanes] = now
         self.arrived[lanes] = self.drawn[lanes] = 0
         self.final.put(lanes, Prefix.empty(len(lanes)))
@@ -205,6 +206,10 @@ class Lanes:
         waits = (edited != NEVER) & (edited > now)
         return np.where(labelled, np.where(waits, -truth, truth), PENDING), labelled & ~waits
 
+    def served(self, lanes: np.ndarray, now: int) -> np.ndarray:
+        """Return how many users the canary's present step has served: every request is another's."""
+        return (now - self.step_since[lanes]) * self.percents[self.step[lanes]] // 100
+
     def decide(self, lanes: np.ndarray, now: int) -> None:
         """Move, promote or end the candidates of these lanes."""
         since = now - self.stage_since[lanes]
@@ -213,17 +218,19 @@ class Lanes:
         before, outcomes = self.final.of(lanes), np.where(is_drawn, seen, UNDRAWN).astype(np.int8)
         rollouts = Rollouts(
             outcomes=outcomes,
-            in_canary=self.in_canary[lanes],
+            step=self.step[lanes],
             alpha=self.alpha[lanes],
             age=since / self.scenario.pairs_a_day,
-            served=np.where(self.in_canary[lanes], since * self.settings.canary_percent // 100, 0),
+            served=self.served(lanes, now),
             agreeing=np.zeros(len(lanes), dtype=np.int64),
         )
         decided = self.decisions.decide(rollouts, before)
         leading = np.logical_and.accumulate(is_final & is_drawn, axis=1).sum(axis=1)
         self.final.put(lanes, self.decisions.extend(before, outcomes, leading))
         to_canary = lanes[decided == Next.CANARY]
-        self.in_canary[to_canary], self.stage_since[to_canary] = True, now
+        self.stage_since[to_canary] = np.where(self.step[to_canary] == 0, now, self.stage_since[to_canary])
+        self.step[to_canary] += 1
+        self.step_since[to_canary] = now
         ended = decided > Next.CANARY
         invalid = (self.prompt_at[lanes] <= now) & ~ended
         self._end(lanes[ended], decided[ended])

@@ -28,7 +28,7 @@ from tests.chaos.rollouts.tasks import MIN_TICKETS, ROLLOUT
 
 _MOST_MOVES = 1_000
 RULES = Rules(
-    ROLLOUT.yearly_false_promotion, ROLLOUT.cycles_per_year, ROLLOUT.canary_wealth, ROLLOUT.min_canary_requests,
+    ROLLOUT.yearly_false_promotion, ROLLOUT.cycles_per_year, ROLLOUT.canary_wealth, ROLLOUT.min_canary_users,
     ROLLOUT.max_labels, MIN_TICKETS,
 )  # fmt: skip
 Object = dict[str, Any]

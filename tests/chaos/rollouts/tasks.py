@@ -49,8 +49,8 @@ ROLLOUT = RolloutSettings(
     yearly_false_promotion=0.9,
     cycles_per_year=9_000,
     canary_wealth=20.0,
-    canary_percent=25,
-    min_canary_requests=20,
+    canary_steps=(25,),
+    min_canary_users=20,
     max_labels=80,
 )
 """Alpha accrues within minutes here, and a rollout takes a minute. What is tested is that the levels are kept."""

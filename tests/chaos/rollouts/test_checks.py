@@ -197,8 +197,8 @@ def _wrong_opponent(history: History) -> None:
 FAULTS: dict[Callable[[History], None], str] = {
     _fewer_answers: "good, canary: it claims a wealth",
     _harm_now: "good, promoted: 45 wins and 45 losses, as they stood",
-    _no_canary_answers: "good, promoted: the canary had served 0 requests",
-    _refused_canary_answers: "good, promoted: the canary had served 0 requests",
+    _no_canary_answers: "good, promoted: the canary had served 0 users",
+    _refused_canary_answers: "good, promoted: the canary had served 0 users",
     _no_failures: "fragile, rejected: 0 of its users had failed requests",
     _rejected_without_reason: "bad, rejected: no evidence is a reason for: vLLM does not serve bad",
     _rejected_without_harm: "bad, rejected: harm was 1",

@@ -29,13 +29,13 @@ class Rollback:
 
 def deciding_count(kind: Kind, settings: RolloutSettings) -> int:
     """Return the number of the canary's users with a bad answer, nobody else having one, at which its guards end it."""
-    return next(n for n in range(1, 1_000) if canary_failure(_counts(kind, n), settings))
+    return next(n for n in range(1, 1_000) if canary_failure(_counts(kind, n, settings), settings))
 
 
-def _counts(kind: Kind, bad: int) -> CanaryCounts:
+def _counts(kind: Kind, bad: int, settings: RolloutSettings) -> CanaryCounts:
     if kind is Kind.SLOW:
         return CanaryCounts(bad, latencies=Latencies(bad, bad, 1.0))
-    return CanaryCounts(bad, bad, {Guard.ERRORS: Arms(bad, bad)})
+    return CanaryCounts(bad, bad, arms={Guard.ERRORS: [Arms(settings.canary_steps[0], bad, bad)]})
 
 
 def decided_at(load: Load, kind: Kind, candidate: str, settings: RolloutSettings) -> float:

@@ -20,7 +20,8 @@ def changed(minute: float, wealth: float, stage: str = "shadow", reason: str = "
     }  # fmt: skip
     return {
         "occurred_at": (NOON + timedelta(minutes=minute)).isoformat(), "stage": stage, "reason": reason,
-        "primary_adapter": None, "moved_by": "ratchet", "paused": "", "evidence": evidence | more.pop("evidence", {}),
+        "primary_adapter": None, "moved_by": "ratchet", "paused": "", "canary_percent": 5,
+        "evidence": evidence | more.pop("evidence", {}),
         "spec": {"rollout": {"canary_wealth": 20.0}}, **more,
     }  # fmt: skip
 
@@ -73,6 +74,14 @@ def test_newer_evidence_is_a_point_and_no_move() -> None:
     in_canary = [changed(minute, 25, "canary", "earned") for minute in (3, 4)]
     *_, table = rollout_parts([changed(0, 1), changed(1, 5), changed(2, 9), *in_canary])
     assert (table.count("<tr>"), table.count(">passed<"), table.count(">earned<")) == (3, 1, 1)
+
+
+def test_each_step_of_a_canary_is_a_move_and_a_line_of_the_plot() -> None:
+    steps = [changed(minute, 2_000, "canary", "earned", canary_percent=p) for minute, p in ((2, 5), (3, 5), (4, 25))]
+    events = [changed(0, 1), *steps]
+    *_, table = rollout_parts(events)
+    assert re.findall(r">(canary [^<]+)<", table) == ["canary 5 %", "canary 25 %"]
+    assert re.findall(r">(canary [^<]+)<", wealth_plot(events)) == ["canary 5 %", "canary 25 %"]
 
 
 def test_a_pause_is_shown_with_its_reason_and_who_made_it_and_all_text_is_escaped() -> None:

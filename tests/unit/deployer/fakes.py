@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -45,12 +46,13 @@ from shared.kafka.delivery import Delivery
 TOOLS = Path(__file__).parents[3] / "schemas" / "examples" / "predictions.logged.v1" / "tools.json"
 CUTOFF = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 LABELS = ("delivery", "refund", "login")
+_OFFSETS = itertools.count()
 
 
 def spec(task: str = "support-desk", **rollout: Any) -> TaskSpec:
     return TaskSpec(
         name=task, kind=TaskKind.CLASSIFICATION, base_model="base", system_prompt="Classify.", labels=LABELS,
-        rollout=RolloutSettings(**{"min_canary_requests": 5, **rollout}),
+        rollout=RolloutSettings(**{"min_canary_users": 5, "canary_steps": (5,), **rollout}),
     )  # fmt: skip
 
 
@@ -167,7 +169,8 @@ def observed(rollout: RolloutChanged, number: int, variant: Variant, status: int
 
 
 def deliveries(events: Iterable[Any]) -> list[Delivery[Any]]:
-    return [Delivery(event, "topic", 0, offset, MappingProxyType({})) for offset, event in enumerate(events)]
+    """New records, each at an offset of its own. A redelivery is the same list once more."""
+    return [Delivery(event, "topic", 0, next(_OFFSETS), MappingProxyType({})) for event in events]
 
 
 class MemoryPublisher:
@@ -337,11 +340,14 @@ class MemoryRollouts:
 class MemoryLedger:
     """The rules of the ledger store without a database."""
 
-    def __init__(self) -> None:
+    def __init__(self, rollouts: RolloutStore) -> None:
+        self._rollouts = rollouts
         self.pairs: dict[tuple[str, str], dict[str, Any]] = {}
         self.labels: dict[tuple[str, str], Label] = {}
-        self.requests: dict[str, dict[str, tuple[bool, str | None]]] = {}
-        self.bad_users: dict[tuple[str, Guard], dict[str, bool]] = {}
+        self.requests: dict[str, dict[tuple[str, int], bool]] = {}
+        self.answers: dict[tuple[str, str], str | None] = {}
+        self.served: dict[tuple[str, int], set[str]] = {}
+        self.bad_users: dict[tuple[str, Guard], dict[str, tuple[int, bool]]] = {}
         self.latencies: dict[tuple[str, bool], dict[tuple[str, date], float]] = {}
 
     async def add_pairs(
@@ -416,10 +422,15 @@ class MemoryLedger:
             in_canary = rollout.stage is not Stage.SHADOW
             if observation.canary and observation.counted and in_canary:
                 requests = self.requests.setdefault(rollout.rollout_id, {})
-                requests.setdefault(observation.prediction_id, (observation.failed, observation.user_key))
+                requests[observation.source, observation.offset] = observation.failed
+                self.answers[rollout.rollout_id, observation.prediction_id] = observation.user_key
+            if in_canary and observation.served and observation.occurred_at >= (rollout.step_since or CUTOFF):
+                users = self.served.setdefault((rollout.rollout_id, rollout.canary_percent), set())
+                if len(users) < rollout.spec.rollout.min_canary_users:
+                    users.add(observation.served)
             if observation.failed and observation.user_key and in_canary:
                 bad = self.bad_users.setdefault((rollout.rollout_id, Guard.ERRORS), {})
-                bad.setdefault(observation.user_key, observation.canary)
+                bad.setdefault(observation.user_key, (rollout.canary_percent, observation.canary))
             is_measured = observation.canary if in_canary else observation.primary
             if is_measured and observation.counted and not observation.failed and observation.user_key:
                 latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
@@ -428,24 +439,32 @@ class MemoryLedger:
     async def add_complaint(
         self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
     ) -> None:
-        asked = self.requests.get(rollout.rollout_id, {}).get(prediction_id)
-        subject = (asked[1] if asked is not None else user_hash) or prediction_id
-        self.bad_users.setdefault((rollout.rollout_id, guard), {}).setdefault(subject, asked is not None)
+        answer = rollout.rollout_id, prediction_id
+        subject = self.answers.get(answer, user_hash) or prediction_id
+        bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
+        bad.setdefault(subject, (rollout.canary_percent, answer in self.answers))
 
     async def load(self, rollout_id: str) -> Ledger:
         drawn = self._drawn(rollout_id)
         tickets = [Ticket(row["outcome"], row["asked"], row["event"].identified) for row in drawn]
         agreeing = sum(row["event"].agree for (owner, _), row in self.pairs.items() if owner == rollout_id)
-        failed = [failed for failed, _ in self.requests.get(rollout_id, {}).values()]
+        failed = self.requests.get(rollout_id, {}).values()
+        rollout = await self._rollouts.get(rollout_id)
+        percent = rollout.canary_percent if rollout else 0
+        users = len(self.served.get((rollout_id, percent), ()))
         arms = {
-            guard: Arms(sum(users.values()), len(users))
-            for (owner, guard), users in self.bad_users.items() if owner == rollout_id
-        }  # fmt: skip
+            guard: _arms(list(bad.values())) for (owner, guard), bad in self.bad_users.items() if owner == rollout_id
+        }
         primary, canary_ms = ([*self.latencies.get((rollout_id, arm), {}).values()] for arm in (False, True))
         limit = latency_limit(primary)
         slow = sum(latency > limit for latency in canary_ms) if limit is not None else 0
-        canary = CanaryCounts(len(failed), sum(failed), arms, Latencies(len(canary_ms), slow, limit))
-        return Ledger(tickets, agreeing, canary)
+        measured = Latencies(len(canary_ms), slow, limit)
+        return Ledger(tickets, agreeing, CanaryCounts(len(failed), sum(failed), percent, users, arms, measured))
+
+
+def _arms(bad: list[tuple[int, bool]]) -> list[Arms]:
+    shares = sorted({share for share, _ in bad})
+    return [Arms(share, bad.count((share, True)), sum(s == share for s, _ in bad)) for share in shares]
 
 
 class Deployer:
@@ -459,7 +478,7 @@ class Deployer:
         max_open: int = 50,
     ) -> None:
         self.rollouts: Any = rollouts or MemoryRollouts()
-        self.ledger: Any = ledger or MemoryLedger()
+        self.ledger: Any = ledger or MemoryLedger(self.rollouts)
         self.admin: Any = admin or MemoryAdmin()
         self.adapters = MemoryAdapters()
         self.publisher = MemoryPublisher()

@@ -23,7 +23,7 @@ async def in_shadow(**rollout: object) -> Deployer:
 
 
 async def promoted(**rollout: object) -> Deployer:
-    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0, **rollout)
+    deployer = await in_shadow(canary_wealth=2, min_canary_users=0, **rollout)
     await deployer.compare_and_label(range(25), "delivery")
     assert deployer.last.stage is Stage.PROMOTED
     return deployer
@@ -69,8 +69,8 @@ async def test_at_its_turn_it_enters_shadow_if_the_model_that_serves_is_the_one_
 
 
 async def test_at_its_turn_it_is_evaluated_again_against_the_model_that_serves_by_then() -> None:
-    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
-    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", canary_wealth=2, min_canary_requests=0)))
+    deployer = await in_shadow(canary_wealth=2, min_canary_users=0)
+    await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", canary_wealth=2, min_canary_users=0)))
     await deployer.compare_and_label_in(deployer.publisher.changes[0], range(25), "delivery")
     assert deployer.admin.serves(TASK) == "a1"
     for _ in range(3):
@@ -89,7 +89,7 @@ async def test_at_its_turn_it_is_evaluated_again_against_the_model_that_serves_b
 
 async def test_what_is_said_of_a_candidate_that_waited_names_who_serves_by_now() -> None:
     """The table of rollouts has one value a task: with a former primary the next evaluation asked the wrong model."""
-    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
+    deployer = await in_shadow(canary_wealth=2, min_canary_users=0)
     await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
     await deployer.compare_and_label_in(deployer.publisher.changes[0], range(25), "delivery")
     await deployer.handlers.tick(TASK)

@@ -21,7 +21,7 @@ from services.deployer.statistics.canary import (
 )
 from services.deployer.statistics.guards import Guard
 from tests.unit.deployer.canaries import audited, feedback, in_canary, see
-from tests.unit.deployer.fakes import Deployer, deliveries, evaluated
+from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, observed
 
 TASK = "support-desk"
 
@@ -84,7 +84,7 @@ async def test_complaints_about_the_canary_end_it_once_for_each_subject(deployer
         await deployer.handlers.on_feedback(feedback(deployer.last, number, positive=True))
         await deployer.handlers.on_feedback(feedback(deployer.last, number, at=evaluated().occurred_at))
     await deployer.handlers.tick(TASK)
-    assert (deployer.last.stage, (await counts(deployer)).arms_of(Guard.FEEDBACK)) == (Stage.CANARY, Arms(1, 1))
+    assert (deployer.last.stage, (await counts(deployer)).bad(Guard.FEEDBACK)) == (Stage.CANARY, (1, 1))
     for number in range(5):
         await deployer.handlers.on_feedback(feedback(deployer.last, number))
     await deployer.handlers.tick(TASK)
@@ -97,7 +97,7 @@ async def test_complaints_about_other_answers_are_not_the_canarys(deployer: Depl
     for number in range(40):
         await deployer.handlers.on_feedback(feedback(deployer.last, number))
     await deployer.handlers.tick(TASK)
-    assert (deployer.last.stage, (await counts(deployer)).arms_of(Guard.FEEDBACK)) == (Stage.CANARY, Arms(1, 40))
+    assert (deployer.last.stage, (await counts(deployer)).bad(Guard.FEEDBACK)) == (Stage.CANARY, (1, 40))
 
 
 async def test_wrong_answers_in_the_audit_end_a_canary_and_no_other_correction_does(deployer: Deployer) -> None:
@@ -107,7 +107,7 @@ async def test_wrong_answers_in_the_audit_end_a_canary_and_no_other_correction_d
         await deployer.handlers.on_correction(audited(deployer.last, number, purpose=Purpose.LOW_CONFIDENCE))
         await deployer.handlers.on_correction(audited(deployer.last, number, label=" REFUND"))
     await deployer.handlers.tick(TASK)
-    assert (deployer.last.stage, (await counts(deployer)).arms_of(Guard.CORRECTIONS)) == (Stage.CANARY, Arms())
+    assert (deployer.last.stage, (await counts(deployer)).bad(Guard.CORRECTIONS)) == (Stage.CANARY, (0, 0))
     for number in range(5):
         await deployer.handlers.on_correction(audited(deployer.last, number))
     await deployer.handlers.tick(TASK)
@@ -120,27 +120,28 @@ def test_only_the_primarys_own_answers_measure_it() -> None:
     example = Path("schemas/examples/requests.observed.v1/answered.json").read_bytes()
     served = {"variant": Variant.PRIMARY, "adapter": "a0"}
     seen = RequestObserved.model_validate_json(example).model_copy(update=served)
-    assert observation(seen, "a1", "a0").primary
+    assert observation(*deliveries([seen]), "a1", "a0").primary
     for other in ({"variant": Variant.BASE, "adapter": None}, {"adapter": "older"}, {"variant": Variant.CANARY}):
-        assert not observation(seen.model_copy(update=other), "a1", "a0").primary
+        assert not observation(*deliveries([seen.model_copy(update=other)]), "a1", "a0").primary
 
 
 def test_each_guard_alone_needs_nearly_a_hundred_and_several_help_each_other() -> None:
     """Five guards of .05 each would end 23 % of healthy canaries."""
     settings = RolloutSettings()
-    some = CanaryCounts(arms={Guard.ERRORS: Arms(3, 5)})
+    some = CanaryCounts(percent=5, arms={Guard.ERRORS: [Arms(5, 3, 5)]})
     (evidence,) = [value for guard, value in guard_evidence(some, settings).items() if guard is Guard.ERRORS]
     assert 20 < evidence < 96
     assert canary_failure(some, settings) == ""
-    both = CanaryCounts(arms={Guard.ERRORS: Arms(3, 5), Guard.FEEDBACK: Arms(3, 5)})
+    both = CanaryCounts(percent=5, arms={Guard.ERRORS: [Arms(5, 3, 5)], Guard.FEEDBACK: [Arms(5, 3, 5)]})
     assert canary_failure(both, settings).startswith("the canary fails too often: 3 of the 5 users")
     assert canary_failure(CanaryCounts(), settings) == ""
 
 
 async def test_a_redelivery_counts_nothing_twice(deployer: Deployer) -> None:
+    records = deliveries([observed(deployer.last, number, Variant.CANARY) for number in range(3)])
     for _ in range(2):
-        await see(deployer, range(3), Variant.CANARY)
+        await deployer.handlers.on_observed(records)
         await deployer.handlers.on_feedback(feedback(deployer.last, 1))
         await deployer.handlers.on_observed(deliveries([]))
     seen = await counts(deployer)
-    assert (seen.requests, seen.latencies.measured, seen.arms_of(Guard.FEEDBACK)) == (3, 3, Arms(1, 1))
+    assert (seen.requests, seen.latencies.measured, seen.bad(Guard.FEEDBACK)) == (3, 3, (1, 1))

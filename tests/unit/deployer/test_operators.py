@@ -253,7 +253,7 @@ async def test_every_move_is_posted_once_in_order_with_who_and_why_and_a_link() 
     for _ in range(2):
         await webhook.notify()
     assert [text.split(" (by ")[0] for text in chat.texts] == [
-        f"{TASK}: a1 is {stage}" for stage in ("queued", "shadow", "canary", "canary, paused")
+        f"{TASK}: a1 is {stage}" for stage in ("queued", "shadow", "canary of 5 %", "canary of 5 %, paused")
     ]
     assert chat.texts[-1].endswith("(by ben): paused: a holiday\nhttp://127.0.0.1:28090/cycles/cycle-1")
 
@@ -268,7 +268,9 @@ async def test_a_chat_that_is_away_gets_the_moves_later_and_one_that_refuses_doe
             await webhook.notify()
         assert "s3cret" not in error.value.reason
     await webhook.notify()
-    assert [text.split(" (by ")[0] for text in chat.texts] == [f"{TASK}: a1 is shadow", f"{TASK}: a1 is canary"]
+    assert [text.split(" (by ")[0] for text in chat.texts] == [
+        f"{TASK}: a1 is {stage}" for stage in ("shadow", "canary of 5 %")
+    ]
     assert "refused by the webhook: 400" in caplog.text
 
 
@@ -325,9 +327,9 @@ async def test_a_command_needs_a_name_and_a_reason(body: dict[str, Any]) -> None
 
 async def test_an_operators_rollback_is_published_and_the_next_candidate_starts_from_it() -> None:
     deployer = Deployer()
-    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_requests=0))
+    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_users=0))
     await deployer.compare_and_label(range(20), "delivery")
-    await deployer.handlers.on_evaluated(evaluated("a2", against="a1", canary_wealth=2, min_canary_requests=0))
+    await deployer.handlers.on_evaluated(evaluated("a2", against="a1", canary_wealth=2, min_canary_users=0))
     await deployer.compare_and_label(range(30, 50), "delivery")
     assert deployer.admin.serves(TASK) == "a2"
     await deployer.admin.switch(f"ratchet.{TASK}.rollback", True)
@@ -342,7 +344,7 @@ async def test_an_operators_rollback_is_published_and_the_next_candidate_starts_
 
 async def test_the_end_of_a_rollback_is_published_too() -> None:
     deployer = Deployer()
-    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_requests=0))
+    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_users=0))
     await deployer.compare_and_label(range(20), "delivery")
     for on, stage, primary in ((True, Stage.ROLLED_BACK, None), (False, Stage.PROMOTED, "a1")):
         await deployer.admin.switch(f"ratchet.{TASK}.rollback", on)

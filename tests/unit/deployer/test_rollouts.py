@@ -16,7 +16,6 @@ from schemas.tasks import Severity, TaskChanged, TaskKind
 from services.deployer.clients import FlagState
 from services.deployer.domain import Pair, label_outcome, ticket_outcome
 from services.deployer.settings import DeployerSettings
-from services.deployer.statistics.canary import Arms
 from services.deployer.statistics.guards import Guard
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools, spec
@@ -40,7 +39,7 @@ async def test_a_candidate_that_wins_is_promoted_through_the_canary() -> None:
     assert deployer.last.stage is Stage.CANARY
     assert deployer.admin.serves(TASK, in_canary=True) == "a1"
     await deployer.compare_and_label(range(10, 25), "delivery")
-    assert deployer.last.stage is Stage.CANARY, "the canary has not answered enough requests"
+    assert deployer.last.stage is Stage.CANARY, "the canary has not served enough users"
     await deployer.see_canary(5)
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.PROMOTED
@@ -57,7 +56,7 @@ async def test_a_candidate_that_wins_is_promoted_through_the_canary() -> None:
 
 
 async def test_the_next_candidate_inherits_the_primary_and_the_alpha_of_a_promotion() -> None:
-    deployer = await in_shadow(canary_wealth=2, min_canary_requests=0)
+    deployer = await in_shadow(canary_wealth=2, min_canary_users=0)
     first = deployer.last.evidence.alpha
     await deployer.compare_and_label(range(20), "delivery")
     assert deployer.last.stage is Stage.PROMOTED
@@ -107,7 +106,7 @@ async def test_requests_from_before_the_canary_are_not_its_own() -> None:
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.CANARY
     canary = (await deployer.ledger.load(deployer.last.rollout_id)).canary
-    assert (canary.requests, canary.arms_of(Guard.ERRORS)) == (0, Arms())
+    assert (canary.requests, canary.bad(Guard.ERRORS)) == (0, (0, 0))
 
 
 async def test_a_candidate_that_fails_an_offline_gate_is_rejected_and_changes_no_flag() -> None:
@@ -139,7 +138,11 @@ async def test_a_candidate_ends_inconclusive_when_its_labels_are_spent_without_p
 
 @pytest.mark.parametrize(
     ("wins", "stage", "missing"),
-    [(3, "shadow", "the proof"), (12, "canary", "the proof"), (25, "canary", "5 canary answers")],
+    [
+        (3, "shadow", "the proof"),
+        (12, "canary", "the proof"),
+        (25, "canary", "5 users whom the canary of 5 % has served"),
+    ],
 )
 async def test_a_rollout_that_nothing_ends_expires_and_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, wins: int, stage: str, missing: str
@@ -526,7 +529,7 @@ async def test_failures_in_every_arm_do_not_count_against_the_canary() -> None:
     await deployer.handlers.on_observed(deliveries(events))
     await deployer.handlers.tick(TASK)
     assert deployer.last.stage is Stage.CANARY
-    assert (await deployer.ledger.load(deployer.last.rollout_id)).canary.arms_of(Guard.ERRORS) == Arms(1, 20)
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).canary.bad(Guard.ERRORS) == (1, 20)
 
 
 async def test_after_a_newer_candidate_fails_offline_the_older_one_is_published_again() -> None:
@@ -554,7 +557,7 @@ async def test_a_redelivered_evaluation_changes_nothing() -> None:
 async def test_a_crash_between_any_two_writes_is_repaired_at_the_next_tick(crash_at: int) -> None:
     deployer = Deployer()
     deployer.admin.crash_at = crash_at
-    event = evaluated(canary_wealth=2, min_canary_requests=0)
+    event = evaluated(canary_wealth=2, min_canary_users=0)
     for _ in range(30):
         try:
             if not deployer.publisher.changes:
@@ -659,7 +662,7 @@ async def test_a_changed_task_invalidates_the_comparison() -> None:
     rollout = await deployer.rollouts.last_entered(TASK)
     assert rollout.is_invalidated_by(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
     assert not rollout.is_invalidated_by(
-        TaskChanged(task=TASK, task_revision=spec().revision, spec=spec(canary_percent=50))
+        TaskChanged(task=TASK, task_revision=spec().revision, spec=spec(canary_steps=(50,)))
     )
     await deployer.transitions.end(TASK, Stage.INCONCLUSIVE, "the task changed")
     assert (deployer.last.stage, deployer.last.reason) == (Stage.INCONCLUSIVE, "the task changed")

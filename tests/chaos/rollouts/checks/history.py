@@ -131,7 +131,7 @@ class Rules:
     yearly: float
     cycles: int
     canary_wealth: float
-    min_canary_requests: int
+    min_canary_users: int
     max_labels: int
     min_tickets: int
 

@@ -80,9 +80,9 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
         yield from _not_earned(said, greatest, rules.canary_wealth, min(rules.canary_wealth, 1 / said["alpha"]))
     elif move.stage == "promoted":
         yield from _not_earned(said, greatest, 1 / said["alpha"], min(rules.canary_wealth, 1 / said["alpha"]))
-        served = sum(request.status < 400 for request in _canary_requests(history, move))
-        if min(served, said["canary_requests"] - said["canary_errors"]) < rules.min_canary_requests:
-            yield f"the canary had served {served} requests"
+        served = len({request.subject for request in _canary_requests(history, move) if request.status < 400})
+        if min(served, said["canary_users"]) < rules.min_canary_users:
+            yield f"the canary had served {served} users"
     elif move.stage == "rejected":
         yield from _not_rejected(history, tickets, move)
     elif move.stage == "inconclusive":

@@ -47,7 +47,7 @@ class Story:
         rollout_id = f"rollout-{candidate}"
         version = sum(move.rollout_id == rollout_id for move in self.moves)
         alpha = next((d.alpha for d in self.draws if d.rollout_id == rollout_id), 0.0001)
-        said = {"wins": 0, "losses": 0, "labels": 0, "wealth": 1.0, "canary_requests": 0, "canary_errors": 0}
+        said = {"wins": 0, "losses": 0, "labels": 0, "wealth": 1.0, "canary_users": 0, "canary_errors": 0}
         said |= {"alpha": alpha, **evidence}
         self.moves.append(Move(rollout_id, version, at, TASK, candidate, stage, reason, said))
 
@@ -111,7 +111,7 @@ def right_history() -> History:
     at_canary, in_the_end = max_wealth([1.0] * 30), max_wealth([1.0] * 45)
     story.move("good", "canary", 140.0, wins=30, labels=30, wealth=at_canary)
     story.canary("good", [200] * 10, 141.0)
-    story.move("good", "promoted", 160.0, wins=45, labels=45, wealth=in_the_end, canary_requests=10)
+    story.move("good", "promoted", 160.0, wins=45, labels=45, wealth=in_the_end, canary_users=5)
     story.primary = "good"
     story.enter("bad", 200.0, story.draws[-1].alpha)
     story.tickets("bad", [-1] * 25, 210.0)

@@ -1,0 +1,213 @@
+"""A canary's steps: what each rise needs, what holds it back, and guards whose null follows the share."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from schemas.base import Variant
+from schemas.rollouts import Stage
+from schemas.tasks import RolloutSettings
+from services.deployer.statistics.betting import canary_guard
+from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
+from services.deployer.statistics.guards import Guard
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.canaries import feedback, see
+from tests.unit.deployer.fakes import Deployer, deliveries, evaluated, observed
+
+TASK = "support-desk"
+STEPS = {"canary_steps": (5, 25, 50)}
+
+
+async def in_canary(wins: int = 25, **rollout: object) -> Deployer:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(**{**STEPS, **rollout}))
+    await deployer.compare_and_label(range(wins), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+    return deployer
+
+
+async def serve(deployer: Deployer, users: int) -> None:
+    """The canary serves so many users, later than its last move."""
+    await see(deployer, range(users), Variant.CANARY)
+    await deployer.handlers.tick(TASK)
+
+
+def share(deployer: Deployer) -> tuple[Stage, int, str]:
+    """The candidate's stage, its share, and that of the flag."""
+    (strategy,) = deployer.admin.flags[f"ratchet.{TASK}.canary"].strategies
+    return deployer.last.stage, deployer.last.canary_percent, strategy["parameters"]["rollout"]
+
+
+async def test_a_canary_rises_step_by_step_once_each_has_served_its_users() -> None:
+    deployer = await in_canary()
+    assert share(deployer) == (Stage.CANARY, 5, "5")
+    for following in (25, 50):
+        await serve(deployer, 4)
+        assert share(deployer)[1] < following, "four users are not five"
+        await serve(deployer, 5)
+        assert share(deployer) == (Stage.CANARY, following, str(following))
+        assert f"5 users or more at {deployer.publisher.changes[-2].canary_percent} %: {following} % of users" in (
+            deployer.last.reason
+        )
+    await serve(deployer, 5)
+    assert deployer.last.stage is Stage.PROMOTED
+    assert "5 users or more at 50 %: everyone" in deployer.last.reason
+    moves = await deployer.rollouts.history(TASK, 10)
+    shown = ["promoted", "canary of 50 %", "canary of 25 %", "canary of 5 %", "shadow", "queued"]
+    assert [move.stage_shown for move in moves] == shown
+
+
+async def test_no_step_but_the_first_is_taken_before_the_proof() -> None:
+    deployer = await in_canary(wins=12)
+    assert 20 <= deployer.last.evidence.wealth < 1 / deployer.last.evidence.alpha
+    await serve(deployer, 30)
+    assert share(deployer) == (Stage.CANARY, 5, "5")
+    await deployer.compare_and_label(range(12, 25), "delivery")
+    assert share(deployer) == (Stage.CANARY, 25, "25")
+
+
+async def test_users_of_an_earlier_step_and_one_user_again_and_again_do_not_raise_the_next() -> None:
+    deployer = await in_canary()
+    early = deliveries([observed(deployer.last, number, Variant.CANARY) for number in range(20, 40)])
+    await serve(deployer, 5)
+    assert share(deployer)[1] == 25
+    await deployer.handlers.on_observed(early)  # Read late: it was served at 5 %.
+    again = [observed(deployer.last, 3, Variant.CANARY) for _ in range(30)]
+    await deployer.handlers.on_observed(deliveries(again))
+    await deployer.handlers.tick(TASK)
+    assert share(deployer)[1] == 25
+    ledger = await deployer.ledger.load(deployer.last.rollout_id)
+    assert ledger.canary.users == 1
+
+
+async def test_labels_that_speak_against_it_hold_back_the_next_step() -> None:
+    deployer = await in_canary()
+    await deployer.compare_and_label(range(25, 39), "refund")
+    await serve(deployer, 30)
+    assert share(deployer) == (Stage.CANARY, 5, "5"), "proven once, and wealth as it stands is below 20"
+    await deployer.compare_and_label(range(39, 52), "delivery")
+    assert share(deployer)[1] == 25
+
+
+async def test_a_pause_holds_back_every_step_and_an_approval_the_last_alone() -> None:
+    deployer = await in_canary(approval=True)
+    await deployer.commands.pause(TASK, "ann", "a release")
+    await serve(deployer, 30)
+    assert share(deployer)[1] == 5
+    await deployer.commands.resume(TASK, "ann", "done")
+    assert share(deployer)[1] == 25
+    for _ in range(3):
+        await serve(deployer, 30)
+    assert share(deployer) == (Stage.CANARY, 50, "50")
+    await deployer.commands.promote(TASK, "ann", "looks good")
+    assert deployer.last.stage is Stage.PROMOTED
+
+
+async def test_a_share_that_a_hand_changed_after_a_rise_pauses_it() -> None:
+    deployer = await in_canary()
+    await serve(deployer, 5)
+    assert deployer.last.paused == ""
+    flag = f"ratchet.{TASK}.canary"
+    (strategy,) = deployer.admin.flags[flag].strategies
+    changed = {**strategy, "parameters": {**strategy["parameters"], "rollout": "5"}}
+    deployer.admin._write(flag, strategies=(changed,))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.paused == "canary has another share than 25 %, or another payload, by hand"
+
+
+async def test_a_rise_that_waits_for_a_replica_is_guarded() -> None:
+    deployer = await in_canary()
+    await see(deployer, range(5), Variant.CANARY)
+    deployer.adapters.is_away = True
+    with pytest.raises(DependencyUnavailable):
+        await deployer.handlers.tick(TASK)
+    assert share(deployer) == (Stage.CANARY, 5, "5"), "25 % is decided and waits"
+    failed = [observed(deployer.last, number, Variant.CANARY, 502) for number in range(100, 130)]
+    await deployer.handlers.on_observed(deliveries(failed))
+    await deployer.handlers.tick(TASK)
+    assert deployer.last.stage is Stage.REJECTED, "no replica is needed to end it"
+    assert "the canary fails too often: 30 of the 30 users" in deployer.last.reason
+
+
+async def test_a_bad_event_is_held_against_the_share_of_its_time() -> None:
+    deployer = await in_canary()
+    await see(deployer, range(1), Variant.CANARY)
+    await deployer.handlers.on_feedback(feedback(deployer.last, 0))
+    await see(deployer, range(5), Variant.CANARY)
+    await deployer.handlers.tick(TASK)
+    await see(deployer, range(5, 8), Variant.CANARY)
+    for number in (5, 6, 900):
+        await deployer.handlers.on_feedback(feedback(deployer.last, number))
+    counts = (await deployer.ledger.load(deployer.last.rollout_id)).canary
+    assert (counts.percent, counts.arms[Guard.FEEDBACK]) == (25, [Arms(5, 1, 1), Arms(25, 2, 3)])
+
+
+def exact(steps: list[tuple[int, int, Fraction]], ratio: Fraction) -> Fraction:
+    """The mixture's likelihood ratio over several shares in rational numbers."""
+    total = Fraction()
+    for step in range(20):
+        product_of_steps = Fraction(1)
+        for canary, bad, p in steps:
+            null = p * ratio / (p * ratio + 1 - p)
+            q = null + (1 - null) * Fraction(2 * step + 1, 40)
+            product_of_steps *= (q / null) ** canary * ((1 - q) / (1 - null)) ** (bad - canary)
+        total += product_of_steps
+    return total / 20
+
+
+SHARES = (Fraction(1, 20), Fraction(1, 4), Fraction(1, 2))
+
+
+def test_the_guard_over_several_shares_is_the_mixtures_likelihood_ratio() -> None:
+    for counts in ([(3, 5), (0, 0), (0, 0)], [(1, 3), (4, 9), (8, 12)], [(0, 2), (2, 8), (30, 50)]):
+        steps = [(canary, bad, p) for (canary, bad), p in zip(counts, SHARES, strict=True)]
+        found = canary_guard(*zip(*counts, strict=True), [float(p) for p in SHARES], 1.5)
+        assert found == pytest.approx(float(exact(steps, Fraction(3, 2))), rel=1e-9)
+    assert canary_guard(3, 5, 0.05, 1.5) == pytest.approx(float(exact([(3, 5, SHARES[0])], Fraction(3, 2))))
+
+
+def test_its_expectation_is_one_whatever_the_shares_were_and_when_they_rose() -> None:
+    """At the tolerated ratio, over every history of eight users, with the share of each known before their arm."""
+    ratio = Fraction(3, 2)
+    shares = [SHARES[0]] * 3 + [SHARES[1]] * 3 + [SHARES[2]] * 2
+    nulls = [p * ratio / (p * ratio + 1 - p) for p in shares]
+    mean = Fraction()
+    for arms in product((0, 1), repeat=8):
+        chance = Fraction(1)
+        for arm, null in zip(arms, nulls, strict=True):
+            chance *= null if arm else 1 - null
+        mean += chance * exact([(arm, 1, p) for arm, p in zip(arms, shares, strict=True)], ratio)
+    assert mean == 1
+
+
+def test_a_share_taken_too_great_spares_the_canary() -> None:
+    """What is read late, after a rise, is held against the new share."""
+    for canary in range(6):
+        found = [canary_guard(canary, 6, float(p), 1.5) for p in SHARES]
+        assert all(later <= earlier for earlier, later in pairwise(found)), found
+
+
+def test_a_healthy_canary_is_rarely_ended_over_its_steps_and_the_first_share_for_all_would_end_it() -> None:
+    random, settings = np.random.default_rng(20), RolloutSettings()
+    ended, naive = 0, 0
+    for _ in range(300):
+        shares = np.repeat([5, 25, 50], 20)
+        canary = random.random(60) < shares / 100
+        bad = [canary[shares == percent] for percent in (5, 25, 50)]
+        arms = [Arms(percent, int(of.sum()), len(of)) for percent, of in zip((5, 25, 50), bad, strict=True)]
+        ended += bool(canary_failure(CanaryCounts(percent=50, arms={Guard.ERRORS: arms}), settings))
+        wrong = [Arms(5, step.canary, step.bad) for step in arms]
+        naive += bool(canary_failure(CanaryCounts(percent=5, arms={Guard.ERRORS: wrong}), settings))
+    assert ended <= 3
+    assert naive > 200
+
+
+@pytest.mark.parametrize("steps", [(), (25, 5), (5, 5), (0, 50), (50, 101)])
+def test_steps_that_do_not_rise_are_refused(steps: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="canary_steps"):
+        RolloutSettings(canary_steps=steps)
