@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from services.dataset_builder.checks.label_noise import LabelledText, LabelScore
+from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScore
 from shared.errors import DependencyUnavailable
 from shared.jobs import Progress
 from shared.model.embedding import CachedEmbedder, SentenceEmbedder
@@ -39,14 +39,7 @@ class Models(Protocol):
     def load_scorer(self) -> None: ...
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
-    def score(
-        self,
-        learned: Sequence[LabelledText],
-        others: Sequence[LabelledText],
-        rest: Sequence[str] = (),
-        *,
-        judge: bool = True,
-    ) -> Iterable[LabelScore]: ...
+    def score(self, asked: LabelsToScore) -> Iterable[LabelScore]: ...
 
 
 @dataclass(frozen=True)
@@ -79,14 +72,7 @@ class LocalModels:
         """See `Redactor.redact`."""
         return self._redactor.redact(texts, rules, already_redacted)
 
-    def score(
-        self,
-        learned: Sequence[LabelledText],
-        others: Sequence[LabelledText],
-        rest: Sequence[str] = (),
-        *,
-        judge: bool = True,
-    ) -> list[LabelScore]:
+    def score(self, asked: LabelsToScore) -> list[LabelScore]:
         """See `checks.label_noise.Scorer`."""
         from services.dataset_builder.recipe import LabelScorer
 
@@ -96,7 +82,7 @@ class LocalModels:
             progress(2 + done / total, 4, f"embedding: {done} of {total} texts")
 
         embedder = CachedEmbedder(self._encoder, self.embeddings, report)
-        return LabelScorer(embedder)(learned, others, rest, judge=judge)
+        return LabelScorer(embedder)(asked)
 
     @cached_property
     def _redactor(self) -> Redactor:
@@ -144,30 +130,23 @@ class ModelProcess:
         redacted: list[Redacted] = self._ask("redact", texts, rules, already_redacted)
         return redacted
 
-    def score(
-        self,
-        learned: Sequence[LabelledText],
-        others: Sequence[LabelledText],
-        rest: Sequence[str] = (),
-        *,
-        judge: bool = True,
-    ) -> Iterator[LabelScore]:
+    def score(self, asked: LabelsToScore) -> Iterator[LabelScore]:
         """Ask for the scores. To iterate them waits for them, and must come before anything else is asked."""
-        self._send("score", learned, others, rest, judge=judge)
+        self._send("score", asked)
 
         def received() -> Iterator[LabelScore]:
             yield from self._receive()
 
         return received()
 
-    def _send(self, method: str, *args: Any, **options: Any) -> None:
+    def _send(self, method: str, *args: Any) -> None:
         try:
-            self._connection.send((method, args, options))
+            self._connection.send((method, args))
         except OSError as error:
             raise self._died() from error
 
-    def _ask(self, method: str, *args: Any, **options: Any) -> Any:
-        self._send(method, *args, **options)
+    def _ask(self, method: str, *args: Any) -> Any:
+        self._send(method, *args)
         return self._receive()
 
     def _receive(self) -> Any:
@@ -194,12 +173,12 @@ def _serve(connection: Connection, models: LocalModels) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            method, args, options = connection.recv()
+            method, args = connection.recv()
         except EOFError:
             return
         result, failure = None, None
         try:
-            result = getattr(models, method)(*args, **options)
+            result = getattr(models, method)(*args)
         except Exception as error:  # noqa: BLE001 - the first process decides what an error means
             failure = error
             logger.warning("%s failed: %r", method, error)

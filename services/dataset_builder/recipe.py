@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from schemas.conversation import JsonObject, Message
-from services.dataset_builder.checks.label_noise import LabelledText, LabelScore
+from services.dataset_builder.checks.label_noise import LabelScore, LabelsToScore
 from shared.conversation import template_messages
 from shared.model.embedding import Vectors
 
@@ -70,25 +70,16 @@ class LabelScorer:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    def __call__(
-        self,
-        learned: Sequence[LabelledText],
-        others: Sequence[LabelledText],
-        rest: Sequence[str] = (),
-        *,
-        judge: bool = True,
-    ) -> list[LabelScore]:
-        """Return the scores of `learned`, which has at least five rows of each label, if it is judged, and of `others`.
-
-        `rest`: the texts of rows that are asked about another time.
-        """
-        vectors = self._embedder.embed([row.text for row in (*learned, *others)], rest)
+    def __call__(self, asked: LabelsToScore) -> list[LabelScore]:
+        """Return the scores of `learned`, if it is to be judged, then those of `others`."""
+        learned, others = asked.learned, asked.others
+        vectors = self._embedder.embed([row.text for row in (*learned, *others)], asked.rest)
         labels = sorted({row.label for row in learned})
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)
         known = vectors[:count].astype(np.float32)
         scores: list[LabelScore] = []
-        if judge:
+        if asked.judge:
             inner = _cross_validated(known, given[:count], len(labels))
             issues = find_label_issues(given[:count], inner, filter_by="both", n_jobs=1)
             scores = _scores(inner, given[:count], labels, issues)

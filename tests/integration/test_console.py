@@ -319,12 +319,14 @@ async def test_tickets_of_a_rollout_that_has_ended_are_closed(
     await queue.add_requests([asked[0], other, question(task, "q")])
     await handlers.on_rollout(rollout(task, Stage.CANARY, NOON + minute))
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["t1", "other"]
-    for request in (asked[0], other):
+    answered = [request.model_copy(update={"request_id": f"{request.request_id}+"}) for request in (asked[0], other)]
+    await queue.add_requests(answered)
+    for request in answered:
         await queue.record(request.request_id, "eve", given(ReviewAnswer(label="refund"), NOON))
-    assert [answered.ended for answered in await queue.answers(task, "eve", 9, None)] == [False, False]
+    assert [found.ended for found in await queue.answers(task, "eve", 9, None)] == [False, False]
     await handlers.on_rollout(rollout(task, Stage.REJECTED, NOON + 2 * minute))
-    ended = {answered.request.request_id: answered.ended for answered in await queue.answers(task, "eve", 9, None)}
-    assert ended == {f"{task}-t1": True, f"{task}-other": False}, "another answer to it no longer moves the rollout"
+    ended = {found.request.request_id: found.ended for found in await queue.answers(task, "eve", 9, None)}
+    assert ended == {f"{task}-t1+": True, f"{task}-other+": False}, "another answer to it no longer moves the rollout"
     await queue.add_requests(asked)  # Questions arrive on another topic, perhaps later.
     assert names(task, await queue.tickets(task, None, "ann", 9)) == ["other"]
     assert await queue.open_by_purpose(task, None) == {"discordant_pair": 1, "low_confidence": 1}

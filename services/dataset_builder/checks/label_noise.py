@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 from schemas.datasets import Fate, LeftOutExample
 from schemas.labels import LabelRequested
@@ -83,22 +82,23 @@ class LabelScore:
         return self.rival_probability / both if both else 0.0
 
 
-class Scorer(Protocol):
-    """The noise model (`recipe.py`)."""
+@dataclass(frozen=True)
+class LabelsToScore:
+    """What the noise model is asked: it is fitted on `learned`, of which each label has at least five rows.
 
-    def __call__(
-        self,
-        learned: Sequence[LabelledText],
-        others: Sequence[LabelledText],
-        rest: Sequence[str] = (),
-        *,
-        judge: bool = True,
-    ) -> Iterable[LabelScore]:
-        """Fit a model on the first rows. Returns their scores if they are to be judged, each by a model that has not
-        seen the row, and then those of the others. `rest`: the texts of all other rows, asked about another time. What
-        is returned may wait for the scores only when it is iterated.
-        """
-        ...
+    `others`: further rows to be scored. `judge`: whether the rows of `learned` are scored too, each by a model that has
+    not seen it. `rest`: the texts of all other rows, which are asked about another time.
+    """
+
+    learned: Sequence[LabelledText]
+    others: Sequence[LabelledText] = ()
+    rest: Sequence[str] = ()
+    judge: bool = True
+
+
+Scorer = Callable[[LabelsToScore], Iterable[LabelScore]]
+"""The noise model (`recipe.py`). It returns the scores of the rows that it learned from, if they are to be judged, then
+those of the others; what it returns may wait for them only when it is iterated."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _begin_scores(
         return lambda: scores
     asked = in_model.union(row.prediction_id for row in others)
     rest = [_text(row) for row in rows if row.prediction_id not in asked]
-    new = score([_labelled(row) for row in model_rows], [_labelled(row) for row in others], rest, judge=judge)
+    new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], rest, judge))
     keys = {_key(row) for row in wanted}
 
     def with_new() -> dict[ScoreKey, LabelScore]:

@@ -15,6 +15,7 @@ from services.dataset_builder.checks.label_noise import (
     SUSPICIOUS,
     LabelledText,
     LabelScore,
+    LabelsToScore,
     Scorer,
     find_noise,
 )
@@ -34,19 +35,12 @@ class WordModel:
         self.rest: list[list[str]] = []
         self._rival = rival_probability
 
-    def __call__(
-        self,
-        learned: Sequence[LabelledText],
-        others: Sequence[LabelledText],
-        rest: Sequence[str] = (),
-        *,
-        judge: bool = True,
-    ) -> list[LabelScore]:
-        self.rest.append(list(rest))
-        self.learned.append(list(learned))
-        self.scored_only.append(list(others))
-        judged = [self._score(row, judged=True) for row in learned] if judge else []
-        return judged + [self._score(row, judged=False) for row in others]
+    def __call__(self, asked: LabelsToScore) -> list[LabelScore]:
+        self.rest.append(list(asked.rest))
+        self.learned.append(list(asked.learned))
+        self.scored_only.append(list(asked.others))
+        judged = [self._score(row, judged=True) for row in asked.learned] if asked.judge else []
+        return judged + [self._score(row, judged=False) for row in asked.others]
 
     def _score(self, row: LabelledText, *, judged: bool) -> LabelScore:
         about = next(label for label, word in WORDS.items() if word in row.text)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.dataset_builder.checks.label_noise import LabelledText
+from services.dataset_builder.checks.label_noise import LabelledText, LabelsToScore
 from services.dataset_builder.model_process import LocalModels, ModelProcess
 from shared.errors import DependencyUnavailable
 from shared.privacy.redaction import Rules
@@ -44,7 +44,7 @@ def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_
     with ModelProcess(local_models(tmp_path)) as models:
         models.load_scorer()
         with pytest.raises(DependencyUnavailable, match="embedding model is not in") as missing:
-            list(models.score(rows, []))
+            list(models.score(LabelsToScore(rows)))
         assert "ratchet up" in missing.value.way_out
         assert models.find(TEXTS, PATTERNS)[0]
 

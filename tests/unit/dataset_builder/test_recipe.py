@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from services.dataset_builder.checks.label_noise import LabelledText, LabelScore
+from services.dataset_builder.checks.label_noise import LabelledText, LabelScore, LabelsToScore
 from services.dataset_builder.recipe import LabelScorer
 
 CLASSES = ("address", "billing", "cancel", "delivery")
@@ -50,7 +50,7 @@ def quality(scores: Sequence[LabelScore], is_wrong: Sequence[bool]) -> tuple[flo
 def test_wrong_labels_are_found_among_the_rows_it_learns_from_and_among_others() -> None:
     learned, wrong_inside = labelled(0, 400, wrong=0.15)
     others, wrong_outside = labelled(10_000, 2_500, wrong=0.15)
-    scores = LabelScorer(Blobs())(learned, others)
+    scores = LabelScorer(Blobs())(LabelsToScore(learned, others))
     assert len(scores) == 2_900
     for part, is_wrong in ((scores[:400], wrong_inside), (scores[400:], wrong_outside)):
         recall, precision = quality(part, is_wrong)
@@ -62,16 +62,16 @@ def test_wrong_labels_are_found_among_the_rows_it_learns_from_and_among_others()
 
 def test_clean_labels_are_left_alone_and_each_row_is_scored_by_models_that_have_not_seen_it() -> None:
     clean, _ = labelled(0, 400, wrong=0.0)
-    assert sum(score.is_suspicious for score in LabelScorer(Blobs())(clean, ())) <= 4
+    assert sum(score.is_suspicious for score in LabelScorer(Blobs())(LabelsToScore(clean))) <= 4
     chance = np.random.default_rng(20)
     shuffled = [LabelledText(row.text, str(chance.choice(CLASSES))) for row in clean]
-    right = sum(score.given > score.rival_probability for score in LabelScorer(Blobs())(shuffled, ()))
+    right = sum(score.given > score.rival_probability for score in LabelScorer(Blobs())(LabelsToScore(shuffled)))
     assert right < 160, "a model that had seen its row would know the label by heart; chance knows 100"
 
 
 def test_the_same_rows_have_the_same_scores_and_a_label_of_five_rows_is_enough() -> None:
     learned, _ = labelled(0, 100, wrong=0.1)
     rare = [LabelledText(f"address {n}", "rare") for n in range(1_000, 1_005)]
-    first = LabelScorer(Blobs())([*learned, *rare], ())
-    assert first == LabelScorer(Blobs())([*learned, *rare], ())
+    first = LabelScorer(Blobs())(LabelsToScore([*learned, *rare]))
+    assert first == LabelScorer(Blobs())(LabelsToScore([*learned, *rare]))
     assert all(0.0 <= score.given <= 1.0 and score.rival for score in first)
