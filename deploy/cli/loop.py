@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,27 @@ if TYPE_CHECKING:
     from deploy.demo.settings import Fault
 
 
+class LoopKind(StrEnum):
+    """The kinds of tasks that the loop can play."""
+
+    CLASSIFICATION = "classification"
+    EXTRACTION = "extraction"
+
+
 def loop(
-    data: Annotated[Path | None, typer.Option(help="Your own CSV file instead of the shipped support desk.")] = None,
+    kind: Annotated[
+        LoopKind, typer.Option(help="classification: labels, from a CSV file. extraction: objects, from JSON lines.")
+    ] = LoopKind.CLASSIFICATION,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own file instead of the shipped one: a CSV file, or JSON lines of "
+            '{"text": …, "answer": {…}} with the JSON Schema beside it (NAME.schema.json).'
+        ),
+    ] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="The JSON Schema of an extraction's answers, if it is not beside the data.")
+    ] = None,
     text: Annotated[str, typer.Option(help="The column of texts.")] = "text",
     label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
     labels: Annotated[int, typer.Option(min=2, max=100, help="How many of the most frequent labels to use.")] = 10,
@@ -73,12 +93,21 @@ def loop(
     from deploy.demo.settings import DataOptions, LoopOptions, PlannedMistakes
     from deploy.demo.story import run
     from deploy.demo.terminal import Terminal
+    from schemas.tasks import TaskKind
 
     fault = _chosen_fault(noise, shuffle_labels, one_class)
+    if kind is LoopKind.EXTRACTION and fault is not None:
+        raise typer.BadParameter("the faults are of labels: give them without --kind extraction")
+    if kind is not LoopKind.EXTRACTION and schema is not None:
+        raise typer.BadParameter("--schema is of an extraction: give --kind extraction, too")
+    if schema is not None and data is None:
+        raise typer.BadParameter("--schema is of your own data: give --data, too")
     if fault is not None and turns > 1:
         raise typer.BadParameter("a fault stops the first turn: give --turns without one")
     options = LoopOptions(
-        data=DataOptions(data, text, label, labels, corrections),
+        data=DataOptions(
+            data, text, label, labels, corrections, kind=TaskKind(kind), schema=schema,
+        ),
         mistakes=PlannedMistakes.of(fault, wrong_share if noise is None else noise, disagree_share, seed),
         task_name=task_name, report=report, fault=fault, prove_rollback=prove_rollback, turns=turns,
     )  # fmt: skip

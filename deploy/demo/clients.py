@@ -12,6 +12,7 @@ import httpx
 
 from deploy.demo.data.csv_file import Row
 from shared.errors import DependencyUnavailable, RatchetError
+from shared.grading.json_values import json_or_nothing, same_json
 from shared.settings import Settings
 
 ATTEMPTS = 4
@@ -37,6 +38,10 @@ class GatewayAnswer:
 
     @property
     def correct(self) -> bool:
+        """Objects are compared as JSON, whatever their layout; anything else as it is written."""
+        given, wanted = json_or_nothing(self.text), json_or_nothing(self.row.label)
+        if isinstance(given, dict) and isinstance(wanted, dict):
+            return self.ok and same_json(given, wanted)
         return self.ok and self.text.strip() == self.row.label
 
 

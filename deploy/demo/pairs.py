@@ -72,6 +72,11 @@ class PairLedger:
 
 
 def _score(pair: ShadowCompared, label: CorrectionSubmitted) -> float:
-    """Return 1 if the candidate was right and production wrong, -1 for the reverse."""
+    """Return 1 if the candidate was right and production wrong, or the better of the two, -1 for the reverse."""
+    if label.preference is not None:
+        side = {"a": 0, "b": 1}.get(label.preference)
+        if side is None or pair.candidate_answer is None:
+            return 0.0
+        return 1.0 if label.answers[side].plain == pair.candidate_answer.plain else -1.0
     candidate = pair.candidate_answer is not None and label.label == pair.candidate_answer.plain
     return float(candidate) - float(label.label == pair.production_answer.plain)

@@ -1,7 +1,8 @@
 """Simulated people, who take questions from the console's API and answer them from the data's labels.
 
 They are blind as people are: a question shows what was asked and answered, not by which model. Each makes the same
-share of mistakes, and a second person who is asked the same sometimes disagrees on purpose. Where a fault is shown,
+share of mistakes, and a second person who is asked the same sometimes disagrees on purpose. Of two objects they choose
+the one with more right in it. Where a fault is shown,
 they correct by other labels than the data's, while they still judge pairs honestly.
 """
 
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 
 from deploy.demo.data.csv_file import Row
 from deploy.demo.settings import Fault, PlannedMistakes
+from schemas.tasks import TaskSpec
+from shared.grading.grade import grade
 
 REVIEWERS = ("ada", "ben", "chloe")
 PAIR = "discordant_pair"
@@ -69,12 +72,17 @@ class Reviewers:
         labels: Sequence[str],
         mistakes: PlannedMistakes | None = None,
         faulty: Mapping[str, str] | None = None,
+        spec: TaskSpec | None = None,
     ) -> None:
-        """`faulty`: for corrections, text → the label to give instead of the true one."""
+        """`labels`: what a mistake is chosen from. `spec`: an extraction's, whose pairs are judged by it.
+
+        `faulty`: for corrections, text → the label to give instead of the true one.
+        """
         self._client = client
         self._labels = tuple(labels)
         self._mistakes = mistakes or PlannedMistakes()
         self._faulty = faulty or {}
+        self._spec = spec
         self._rows: dict[str, Row] = {}
         self._first_answers: dict[str, str] = {}
         self._answered: set[tuple[str, str]] = set()
@@ -86,7 +94,7 @@ class Reviewers:
 
     def colleagues(self) -> Reviewers:
         """Return people who err as often as these and have answered nothing yet."""
-        return Reviewers(self._client, self._labels, self._mistakes, self._faulty)
+        return Reviewers(self._client, self._labels, self._mistakes, self._faulty, self._spec)
 
     def add_prediction(self, prediction_id: str, row: Row) -> None:
         """From now on answer questions about this prediction."""
@@ -117,6 +125,8 @@ class Reviewers:
             return False  # A colleague was faster; the console has only not read of it yet.
         self._answered.add((request, reviewer))
         rng = random.Random(f"{self._mistakes.seed}|{row.text}|{item['purpose']}|{reviewer}")  # noqa: S311
+        if self._spec is not None and item["purpose"] == PAIR:
+            return await self._prefer(self._spec, reviewer, item, row.label, rng)
         true = row.label if item["purpose"] == PAIR else self._faulty.get(row.text, row.label)
         label = self._choose_label(rng, true, first)
         self._first_answers.setdefault(request, label)
@@ -128,6 +138,20 @@ class Reviewers:
         self.counts.disagreed += first is not None and label != first
         if item["purpose"] != PAIR:
             self.corrected.add(item["prediction_id"])
+        return True
+
+    async def _prefer(self, spec: TaskSpec, reviewer: str, item: dict[str, Any], true: str, rng: random.Random) -> bool:
+        """Say which of two answers has more right in it; by mistake the other one."""
+        a, b = (grade(spec, true, answer.get("text") or "") for answer in item["answers"])
+        best = "both_right" if a.right and b.right else "both_wrong" if a.score == b.score else "ab"[b.score > a.score]
+        given = best
+        if rng.random() < self._mistakes.wrong_share and best in ("a", "b"):
+            given = "ab"[best == "a"]
+        answer = {"preference": given, "seconds": round(rng.uniform(4, 12), 1)}
+        if not await self._client.correct(item["request_id"], reviewer, answer):
+            return False
+        self.counts.by_purpose[PAIR] += 1
+        self.counts.wrong += given != best
         return True
 
     def _choose_label(self, rng: random.Random, true: str, first: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import Field
 
+from schemas.tasks import TaskKind
 from shared.settings import Settings
 
 
@@ -35,14 +36,22 @@ class LoopSettings(Settings):
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The CSV file to use and how much of it. Without a path: the shipped support desk."""
+    """The file to use and how much of it: a CSV file of labels, JSON lines of an extraction. Without a path: what is
+    shipped for the kind. `schema`: the file of the extraction's JSON Schema; None: the one beside the data."""
 
     path: Path | None = None
     text_column: str = "text"
     label_column: str = "label"
     max_labels: int = 10
     max_corrections: int | None = None
-    """Per label; None: as many as suit the number of labels."""
+    """Per label, or of all objects; None: as many as suit the data."""
+    kind: TaskKind = TaskKind.CLASSIFICATION
+    schema: Path | None = None
+
+    @property
+    def schema_path(self) -> Path | None:
+        """The file of the schema of the user's own objects."""
+        return self.schema or (None if self.path is None else self.path.with_suffix(".schema.json"))
 
 
 class Fault(StrEnum):

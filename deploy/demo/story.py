@@ -11,8 +11,16 @@ import httpx
 
 from deploy.demo.clients import TIMEOUT, ConsoleClient
 from deploy.demo.data.csv_file import CsvData, read_rows
-from deploy.demo.data.split import Split, split_rows
-from deploy.demo.data.task_file import apply_task_file, free_name, name_for, shipped_data
+from deploy.demo.data.jsonl_file import read_objects, read_schema
+from deploy.demo.data.split import Split, split_objects, split_rows
+from deploy.demo.data.task_file import (
+    apply_extraction_file,
+    apply_task_file,
+    extraction_schema,
+    free_name,
+    name_for,
+    shipped_data,
+)
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
@@ -29,6 +37,7 @@ from deploy.demo.steps.pair_watcher import watch_pairs
 from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import ask_held_out, await_corrections, send_traffic
 from deploy.demo.terminal import Terminal
+from schemas.tasks import TaskKind
 from shared.addresses import without_credentials
 from shared.errors import RatchetError
 
@@ -50,6 +59,10 @@ def run(options: LoopOptions, terminal: Terminal, *, stop_stack: bool = False) -
 def read_data(options: LoopOptions) -> tuple[CsvData, Split]:
     """Read the rows and split them. Raises DataError before anything is started."""
     source = options.data
+    if source.kind is TaskKind.EXTRACTION:
+        schema = extraction_schema() if source.schema_path is None else read_schema(source.schema_path)
+        data = read_objects(source.path or shipped_data(source.kind), schema)
+        return data, split_objects(data, options.seed, source.max_corrections)
     if source.path is None:
         data = read_rows(shipped_data(), "text", "label")
     else:
@@ -137,16 +150,23 @@ async def _prepared(
     """The loop with its task served by the gateway, its clients, and its reviewers at work."""
     path, folder = options.data.path, settings.home / "tasks"
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
-        name = options.task_name or ("support-desk" if path is None else name_for(path))
+        extracts = options.data.kind is TaskKind.EXTRACTION
+        name = options.task_name or (("orders" if extracts else "support-desk") if path is None else name_for(path))
         used = {file.stem for file in folder.glob("*.yaml")}
         if await ConsoleClient(http, settings.console_url, name).cycles():
             used.add(name)  # Its file may be deleted, but its predictions and corrections are not.
         name = free_name(name, used)
-        labels = None if path is None else data.labels
-        task = apply_task_file(folder, name, labels, len(rows.traffic), options.fault)
+        if extracts:
+            own = None if options.data.schema_path is None else read_schema(options.data.schema_path)
+            task = apply_extraction_file(folder, name, own, len(rows.traffic))
+        else:
+            labels = None if path is None else data.labels
+            task = apply_task_file(folder, name, labels, len(rows.traffic), options.fault)
         clients = Clients.of(http, settings, name)
         faulty = faulty_labels(options.fault, rows.traffic, options.seed)
-        reviewers = Reviewers(clients.console, task.labels, options.mistakes, faulty)
+        choices = [row.label for row in rows.traffic] if extracts else task.labels
+        spec = task if extracts else None
+        reviewers = Reviewers(clients.console, choices, options.mistakes, faulty, spec)
         result = LoopResult(task=name, fault=options.fault)
         loop = LoopContext(Setup(options, settings, task, rows), clients, reviewers, PairLedger(), result, terminal)
         await _await_task(loop, data)
@@ -160,7 +180,8 @@ async def _prepared(
 async def _await_task(loop: LoopContext, data: CsvData) -> None:
     """Wait until the gateway serves the task, and show how its rows are split."""
     task, rows, terminal = loop.setup.task, loop.setup.rows, loop.terminal
-    with terminal.step("task", f"Task {task.name}: {len(task.labels)} labels on {task.base_model}"):
+    answers = f"{len(task.output_fields)} fields" if task.output_fields else f"{len(task.labels)} labels"
+    with terminal.step("task", f"Task {task.name}: {answers} on {task.base_model}"):
 
         async def served() -> bool:
             return task.name in await loop.clients.gateway.tasks()

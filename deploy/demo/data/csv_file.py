@@ -46,7 +46,7 @@ def read_rows(path: Path, text: str, label: str, labels: int | None = None) -> C
     two different labels.
     """
     dropped: Counter[str] = Counter()
-    rows = _without_duplicates(list(_usable_rows(path, text, label, dropped)), dropped)
+    rows = without_duplicates(list(_usable_rows(path, text, label, dropped)), dropped)
     counts = Counter(row.label for row in rows)
     chosen = sorted(sorted(counts), key=lambda name: -counts[name])[:labels]
     if len(chosen) < 2:
@@ -108,7 +108,7 @@ def _read_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]
         raise DataError(f"{path} is not a CSV file: {error}", "Is a quotation mark left open?") from error
 
 
-def _without_duplicates(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
+def without_duplicates(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
     """Return the first of equal texts, or none of them if their labels differ: the true one is unknown."""
     first: dict[str, Row] = {}
     contradictory: set[str] = set()

@@ -1,4 +1,4 @@
-"""The task's YAML: the shipped support desk, or a task with its settings for the user's own file."""
+"""The task's YAML: a shipped task, or one with its settings for the user's own file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from deploy.demo.settings import Fault
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.scheduler.task_files import apply_task
 from shared.errors import ConfigurationError
 
 DEPLOY = Path(__file__).parents[2]
 SUPPORT_DESK = DEPLOY / "tasks" / "support-desk.yaml"
 SUPPORT_DESK_DATA = DEPLOY / "demo" / "data" / "support_desk.csv"
+ORDERS = DEPLOY / "tasks" / "orders.yaml"
+ORDERS_DATA = DEPLOY / "demo" / "data" / "orders.jsonl"
 SYSTEM_PROMPT = "Classify the user's message. Answer with one label."
 """For the user's own file. It does not list the labels: answers are constrained to them, and tokens cost CPU time."""
 OWN_DATA_EPOCHS = 3
@@ -55,9 +57,7 @@ def apply_task_file(
     `questions`: the predictions that people are to be asked about. A loop with a `fault` of noise asks two people often
     enough to know how far they agree. Raises ConfigurationError for what the scheduler would refuse.
     """
-    yaml = YAML(typ="rt")
-    yaml.width = 4_096
-    document: Any = yaml.load(SUPPORT_DESK.read_text(encoding="utf-8"))
+    yaml, document = _loaded(SUPPORT_DESK)
     document["name"] = name
     if labels is None:
         golden = document.get("golden_file")
@@ -76,14 +76,30 @@ def apply_task_file(
     return _apply(yaml, document, name, folder)
 
 
+def apply_extraction_file(folder: Path, name: str, schema: Mapping[str, Any] | None, questions: int = 0) -> TaskSpec:
+    """Write the file of an extraction into `folder`. `schema` None: the orders as shipped. See `apply_task_file`."""
+    yaml, document = _loaded(ORDERS)
+    document["name"] = name
+    if schema is not None:
+        document["output_schema"] = dict(schema)
+        document.pop("comparators")
+    asking = document["failures"]
+    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
+    return _apply(yaml, document, name, folder)
+
+
+def extraction_schema() -> dict[str, Any]:
+    """Return the schema of the shipped orders."""
+    document = YAML(typ="safe").load(ORDERS.read_text(encoding="utf-8"))
+    return dict(document["output_schema"])
+
+
 def change_task(folder: Path, name: str, changes: Mapping[str, Mapping[str, Any]]) -> TaskSpec:
     """Change settings of a task that is applied already. `changes`: section → its new values.
 
     Raises ConfigurationError for what the scheduler would refuse.
     """
-    yaml = YAML(typ="rt")
-    yaml.width = 4_096
-    document: Any = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    yaml, document = _loaded(folder / f"{name}.yaml")
     if golden := document.get("golden_file"):
         document["golden_file"] = str((folder / golden).absolute())
     for section, values in changes.items():
@@ -91,12 +107,21 @@ def change_task(folder: Path, name: str, changes: Mapping[str, Mapping[str, Any]
     return _apply(yaml, document, name, folder)
 
 
-def shipped_data() -> Path:
-    """Return the shipped CSV file. Raises ConfigurationError if it or its task is not beside the package."""
-    for path in (SUPPORT_DESK, SUPPORT_DESK_DATA):
+def shipped_data(kind: TaskKind = TaskKind.CLASSIFICATION) -> Path:
+    """Return the shipped rows. Raises ConfigurationError if they or their task are not beside the package."""
+    extracts = kind is TaskKind.EXTRACTION
+    task, data = (ORDERS, ORDERS_DATA) if extracts else (SUPPORT_DESK, SUPPORT_DESK_DATA)
+    for path in (task, data):
         if not path.is_file():
             raise ConfigurationError(f"a shipped file is missing: {path}", "Run from a checkout of the repository.")
-    return SUPPORT_DESK_DATA
+    return data
+
+
+def _loaded(path: Path) -> tuple[YAML, Any]:
+    """Return a YAML file with what writes it again as it is."""
+    yaml = YAML(typ="rt")
+    yaml.width = 4_096
+    return yaml, yaml.load(path.read_text(encoding="utf-8"))
 
 
 def _apply(yaml: YAML, document: Any, name: str, folder: Path) -> TaskSpec:

@@ -35,7 +35,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Measurement:
     """The gateway's answers to the held-out questions. `failed` requests count as wrong.
 
-    `variants`: arm → its answers; `by_label`: label → correct answers and all.
+    `variants`: arm → its answers; `by_label`: label → correct answers and all; of an extraction, field → right values
+    and all.
     """
 
     accuracy: Interval
@@ -46,6 +47,10 @@ class Measurement:
     by_label: dict[str, tuple[int, int]]
     confusions: tuple[tuple[str, str, int], ...]
     """The most frequent mistakes: true label, answer, count."""
+    field_f1: float | None = None
+    """Of an extraction: F1 over all values of all answers."""
+    valid: int | None = None
+    """Of an extraction: answers that are JSON by the schema."""
 
 
 def measure(answers: Sequence[GatewayAnswer]) -> Measurement:

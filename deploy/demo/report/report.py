@@ -44,6 +44,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "promoted": result.promoted,
         "accuracy_before": result.before.accuracy.model_dump() if result.before else None,
         "accuracy_after": result.after.accuracy.model_dump() if result.after else None,
+        "field_f1_before": result.before.field_f1 if result.before else None,
+        "field_f1_after": result.after.field_f1 if result.after else None,
         "labels_spent": report.reviews.answers,
         "pairs": pairs.pairs,
         "seconds": round(result.seconds, 1),
@@ -115,6 +117,7 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
     before, after, pairs = report.result.before, report.result.after, report.pairs.counts()
     rows = [
         ("accuracy", _share(before.accuracy if before else None), _share(after.accuracy if after else None)),
+        *_field_rows(before, after),
         ("cheap rival on the same rows (TF-IDF)", "", _share(report.result.bag_of_words)),
         ("latency p50", _ms(before, "latency_ms_p50"), _ms(after, "latency_ms_p50")),
         ("latency p95", _ms(before, "latency_ms_p95"), _ms(after, "latency_ms_p95")),
@@ -131,6 +134,12 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
     rows.append(("total", "", f"{report.result.seconds:.0f} s"))
     rows += [(name, "", address) for name, address in report.addresses.items()]
     return rows
+
+
+def _field_rows(before: Measurement | None, after: Measurement | None) -> list[tuple[str, str, str]]:
+    """Of an extraction, whose accuracy is that of whole objects: how much of them is right."""
+    shown = ["–" if m is None or m.field_f1 is None else f"{m.field_f1:.1%}" for m in (before, after)]
+    return [] if shown == ["–", "–"] else [("field F1", shown[0], shown[1])]
 
 
 def show(report: Report, terminal: Terminal, folder: Path) -> None:

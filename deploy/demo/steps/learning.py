@@ -26,7 +26,8 @@ async def learn(loop: LoopContext) -> None:
         await show_inspection(loop, failed.report)
         raise CandidateStopped("the data set's inspection", failed.reason) from failed
     held_out = loop.setup.rows.held_out
-    if held_out and (folder := await loop.fetch(dataset["uri"])) is not None:
+    labelled = bool(loop.setup.task.labels)  # The rival names labels; it cannot write objects.
+    if labelled and held_out and (folder := await loop.fetch(dataset["uri"])) is not None:
         loop.result.bag_of_words = await asyncio.to_thread(bag_of_words_accuracy, folder, held_out)
     await await_training(loop)
     await await_evaluation(loop)

@@ -6,6 +6,7 @@ import time
 
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.report.measure import Measurement, measure, percentile
+from deploy.demo.report.objects import measure_objects
 from deploy.demo.settings import Fault
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import poll
@@ -36,17 +37,30 @@ async def ask_held_out(loop: LoopContext, when: str) -> Measurement:
             progress.update(done, len(rows), f"{correct} correct" + (f", {failed} failed" if failed else ""))
 
         answers = await loop.clients.gateway.ask_all(rows, f"held-out-{when}", CONCURRENCY, count)
-    measured = measure(answers)
+    task = loop.setup.task
+    measured = measure_objects(answers, task) if task.output_fields else measure(answers)
     if measured.failed == len(rows):
         raise RatchetError(f"no held-out question was answered ({answers[0].error})", loop.where_to_look)
     interval = measured.accuracy
     served = ", ".join(f"{count} by {variant}" for variant, count in measured.variants.items())
     loop.terminal.say(
+        *_fields(measured),
         "accuracy ", (f"{interval.value:.1%}", "bold"),
         f" (95 % {interval.low:.1%}–{interval.high:.1%}, n = {interval.n}) · p50 {measured.latency_ms_p50:.0f} ms, "
         f"p95 {measured.latency_ms_p95:.0f} ms · {served}",
     )  # fmt: skip
     return measured
+
+
+def _fields(measured: Measurement) -> list[str | tuple[str, str]]:
+    """What an extraction's line begins with."""
+    if measured.field_f1 is None:
+        return []
+    return [
+        "field F1 ",
+        (f"{measured.field_f1:.1%}", "bold"),
+        f", {measured.valid} answers by the schema; whole objects: ",
+    ]
 
 
 async def send_traffic(loop: LoopContext) -> list[GatewayAnswer]:

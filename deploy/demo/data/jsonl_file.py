@@ -1,0 +1,88 @@
+"""Reads a JSON lines file of texts with the objects to extract from them, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy.demo.data.csv_file import (
+    MAX_FILE_BYTES,
+    MAX_ROWS,
+    MAX_TEXT_CHARS,
+    CsvData,
+    DataError,
+    Row,
+    without_duplicates,
+)
+from schemas.output_schema import fields_of
+from shared.grading.json_schema import canonical, schema_errors
+from shared.grading.json_values import read_json
+
+_FORM = 'Each line is {"text": "what was written", "answer": {…}}; the answer is JSON by the schema.'
+
+
+def read_objects(path: Path, schema: Mapping[str, Any]) -> CsvData:
+    """Read the rows; a row's label is its object in the spelling that is trained on. There are no labels to choose of.
+
+    Drops and counts texts over 2,000 characters, repeated texts, and texts with two different objects. Raises DataError
+    with the line and what to change.
+    """
+    dropped: Counter[str] = Counter()
+    rows: list[Row] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        if len(rows) == MAX_ROWS:
+            raise DataError(f"{path} has more than {MAX_ROWS:,} rows", "Take a sample of it.")
+        try:
+            row = _row(line, schema)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}", _FORM) from error
+        if len(row.text) > MAX_TEXT_CHARS:
+            dropped[f"text over {MAX_TEXT_CHARS:,} characters"] += 1
+        else:
+            rows.append(row)
+    return CsvData(tuple(without_duplicates(rows, dropped)), (), dict(dropped))
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """Read the JSON Schema of the objects. Raises DataError for a file that has none that a task may have."""
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        fields_of(schema if isinstance(schema, dict) else {})
+    except OSError as error:
+        raise DataError(
+            f"no schema: {path} cannot be read ({error.strerror})",
+            "Write the JSON Schema of the answers there, or name its file with --schema.",
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", "deploy/tasks/orders.yaml has an example.") from error
+    return dict(schema)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"no such file: {path}", "Give --data the path of a JSON lines file.")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(
+            f"{path} has over {MAX_FILE_BYTES / 1e6:.0f} MB", "Take a sample: the loop uses some hundred rows."
+        )
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start})", "Convert it with iconv.") from error
+
+
+def _row(line: str, schema: Mapping[str, Any]) -> Row:
+    value = read_json(line)
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str) or "answer" not in value:
+        raise ValueError("expected an object with `text` and `answer`")
+    if not value["text"].strip():
+        raise ValueError("`text` is empty")
+    if faults := schema_errors(value["answer"], schema):
+        raise ValueError(f"`answer` breaks the schema: {'; '.join(faults)}")
+    part = value.get("part")
+    return Row(value["text"].strip(), canonical(value["answer"], schema), part if isinstance(part, str) else "")

@@ -1,0 +1,175 @@
+"""The extraction that the loop plays: its rows, how they are split and measured, and how people judge two objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.demo.clients import GatewayAnswer
+from deploy.demo.data.csv_file import DataError, Row
+from deploy.demo.data.jsonl_file import read_objects, read_schema
+from deploy.demo.data.split import split_objects
+from deploy.demo.data.task_file import apply_extraction_file, extraction_schema, shipped_data
+from deploy.demo.pairs import PairLedger
+from deploy.demo.report.objects import measure_objects
+from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers
+from deploy.demo.settings import PlannedMistakes
+from schemas.conversation import Answer
+from schemas.labels import CorrectionSubmitted, Purpose
+from schemas.rollouts import ShadowCompared
+from schemas.tasks import TaskKind
+from tests.unit.shared.grading.orders import SCHEMA, orders
+
+RIGHT = '{"customer": {"name": "Ann"}, "total": 5, "items": [{"sku": "A1", "count": 2}]}'
+BETTER = '{"customer": {"name": "Ann"}, "total": 5, "items": []}'
+WORSE = '{"customer": {"name": "Bo"}, "items": []}'
+
+
+def test_the_shipped_orders_are_enough_rows_of_enough_fields_with_most_of_them_missing_somewhere() -> None:
+    data = read_objects(shipped_data(TaskKind.EXTRACTION), extraction_schema())
+    assert len(data.rows) >= 400
+    assert not data.dropped
+    answers = [json.loads(row.label) for row in data.rows]
+    assert len(answers[0]) >= 8
+    sometimes_missing = [name for name in answers[0] if any(answer[name] is None for answer in answers)]
+    assert len(sometimes_missing) >= 6
+
+
+def test_parts_have_no_row_in_common_and_are_as_large_as_the_loop_needs() -> None:
+    data = read_objects(shipped_data(TaskKind.EXTRACTION), extraction_schema())
+    split = split_objects(data, seed=20)
+    parts = [{row.text for row in part} for part in (split.traffic, split.held_out, split.live)]
+    assert [len(part) for part in parts] == [320, 100, 140]
+    assert len(set.union(*parts)) == 560
+    assert split_objects(data, seed=20) == split
+    assert len(split_objects(data, 20, corrections=80).traffic) == 80
+
+
+def test_the_shipped_task_is_applied_with_the_users_own_schema_or_as_it_is(tmp_path: Path) -> None:
+    shipped = apply_extraction_file(tmp_path, "orders", None, 900)
+    assert (shipped.kind, len(shipped.output_fields)) == (TaskKind.EXTRACTION, 11)
+    assert shipped.failures.review_budget_per_day == 2_000
+    own = apply_extraction_file(tmp_path, "mine", SCHEMA, 1_500)
+    assert (own.output_schema, own.comparators) == (SCHEMA, {})
+    assert own.failures.review_budget_per_day == 3_000
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+ROW = {"text": "two A1 for Ann", "answer": json.loads(RIGHT)}
+
+
+def test_rows_are_read_in_one_spelling_and_repeated_ones_counted(tmp_path: Path) -> None:
+    turned = {**ROW, "answer": dict(reversed(json.loads(RIGHT).items()))}
+    other = {"text": "Other", "answer": json.loads(BETTER)}
+    data = read_objects(write(tmp_path / "o.jsonl", ROW, "", turned, other), SCHEMA)
+    assert data.rows == (Row("two A1 for Ann", RIGHT), Row("Other", BETTER))
+    assert data.dropped == {"repeated text": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{oops", "o.jsonl:2: "),
+        ({"text": "a"}, "o.jsonl:2: expected an object with `text` and `answer`"),
+        ({"text": " ", "answer": {}}, "o.jsonl:2: `text` is empty"),
+        ({**ROW, "answer": {"customer": {"name": 1}, "items": []}}, "customer.name: 1 is not of type"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named_before_anything_is_started(
+    tmp_path: Path, line: object, said: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_objects(write(tmp_path / "o.jsonl", ROW, line), SCHEMA)
+    assert said in caught.value.reason
+
+
+def test_without_a_schema_the_error_says_where_to_write_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no schema: .*o\.schema\.json") as caught:
+        read_schema(tmp_path / "o.schema.json")
+    assert "--schema" in caught.value.way_out
+    with pytest.raises(DataError, match="must be of an object with fields"):
+        read_schema(write(tmp_path / "o.schema.json", {"type": "array"}))
+
+
+def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 different texts .*; 140 are needed"):
+        split_objects(read_objects(write(tmp_path / "o.jsonl", ROW), SCHEMA), 20)
+
+
+def answered(text: str, error: str = "") -> GatewayAnswer:
+    return GatewayAnswer(Row("q", RIGHT), text, "p", "base", "", 0.5, 10.0, error)
+
+
+def test_answers_are_measured_by_their_values_and_as_whole_objects() -> None:
+    turned = json.dumps(dict(reversed(json.loads(RIGHT).items())), indent=1)
+    assert answered(turned).correct
+    measured = measure_objects([answered(turned), answered(BETTER), answered("no idea"), answered("", "503")], orders())
+    assert (measured.accuracy.value, measured.valid, measured.failed) == (0.25, 2, 1)
+    assert measured.by_label == {
+        "customer.name": (2, 4), "total": (2, 4), "items[].sku": (1, 4), "items[].count": (1, 4),
+    }  # fmt: skip
+    assert measured.field_f1 == pytest.approx(2 * 6 / (6 + 16))
+
+
+class FakeQueue:
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        self.items, self.answers = items, dict[str, dict[str, Any]]()
+
+    async def queue(self, reviewer: str, limit: int, purpose: str | None = None) -> list[dict[str, Any]]:
+        wanted = [item for item in self.items if purpose in (None, item["purpose"])]
+        return [item for item in wanted if item["request_id"] not in self.answers]
+
+    async def correct(self, request_id: str, reviewer: str, answer: dict[str, Any]) -> bool:
+        self.answers[request_id] = answer
+        return True
+
+
+def pair(name: str, *texts: str) -> dict[str, Any]:
+    answers = [{"text": text} for text in texts]
+    return {"request_id": name, "prediction_id": "p", "purpose": PAIR, "overlap": 1, "answers": answers}
+
+
+@pytest.mark.parametrize(("wrong_share", "said"), [(0.0, ["b", "a", "both_wrong", "both_right"]), (1.0, ["a", "b"])])
+async def test_of_two_objects_people_choose_the_one_with_more_right_in_it(wrong_share: float, said: list[str]) -> None:
+    items = [
+        pair("1", WORSE, BETTER),
+        pair("2", RIGHT, BETTER),
+        pair("3", "x", "y"),
+        pair("4", RIGHT, RIGHT.replace(" ", "")),
+    ]
+    queue = FakeQueue(items[: len(said)])
+    people = Reviewers(queue, [RIGHT, WORSE], PlannedMistakes(wrong_share=wrong_share), spec=orders())
+    people.add_prediction("p", Row("q", RIGHT))
+    for reviewer in REVIEWERS:
+        await people.answer_queue(reviewer)
+    assert [answer["preference"] for answer in queue.answers.values()] == said
+    assert people.counts.by_purpose[PAIR] == len(said)
+    assert people.counts.wrong == (len(said) if wrong_share else 0)
+
+
+@pytest.mark.parametrize(("preference", "counted"), [("a", (1, 0, 0)), ("b", (0, 1, 0)), ("both_wrong", (0, 0, 1))])
+def test_a_preference_counts_for_the_arm_whose_answer_stood_on_that_side(
+    preference: str, counted: tuple[int, int, int]
+) -> None:
+    example = json.loads(next(Path("schemas/examples/shadow.compared.v1").glob("*.json")).read_text())
+    shadowed = ShadowCompared.model_validate(example).model_copy(update={
+        "agree": False, "candidate_answer": Answer(text=BETTER), "production_answer": Answer(text=WORSE),
+    })  # fmt: skip
+    given = json.loads(next(Path("schemas/examples/corrections.submitted.v1").glob("*.json")).read_text())
+    label = CorrectionSubmitted.model_validate(given).model_copy(update={
+        "purpose": Purpose.DISCORDANT_PAIR, "prediction_id": shadowed.prediction_id, "label": None,
+        "preference": preference,
+        "answers": (Answer(text=BETTER), Answer(text=WORSE)),
+    })  # fmt: skip
+    ledger = PairLedger()
+    ledger.add_pair(shadowed)
+    ledger.add_label(label)
+    counts = ledger.counts()
+    assert (counts.wins, counts.losses, counts.ties) == counted
