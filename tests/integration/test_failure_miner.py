@@ -152,9 +152,9 @@ async def test_of_a_persons_answers_the_newest_labels_a_suspect_and_cannot_tell_
     store: PostgresSuspectStore, task: str
 ) -> None:
     def unsure(offset: int, reviewer: str) -> Delivery[CorrectionSubmitted]:
-        delivery = correction(task, 1, "", offset)
+        given = correction(task, 1, "", offset)
         changes = {"label": None, "preference": "cannot_tell", "reviewer": reviewer}
-        return replace(delivery, event=delivery.event.model_copy(update=changes))
+        return Delivery(given.event.model_copy(update=changes), given.topic, 0, offset, {})
 
     async def label() -> str | None:
         (stored,) = await store.unclustered(task, "r1", NOON, fence(task), 10)
