@@ -62,6 +62,7 @@ class Comparison:
     def traffic(self) -> TrafficSample | None:
         return traffic_of(self.questions)
 
+    @cached_property
     def gain(self) -> Difference:
         """Return the difference of the mean scores, of all traffic where chance drew enough rows."""
         ours, theirs = self.scores

@@ -141,4 +141,5 @@ def golden_key(question: Question) -> str:
 
 def failed_must_pass(golden: Sequence[Question], candidate: GradedAnswers) -> list[int]:
     """Return the positions of the must-pass rows that the candidate gets wrong, or did not answer."""
-    return [i for i, question in enumerate(golden) if question.must_pass and not candidate.right[i]]
+    rights = zip(golden, candidate.right, strict=True)
+    return [i for i, (question, is_right) in enumerate(rights) if question.must_pass and not is_right]

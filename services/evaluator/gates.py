@@ -22,11 +22,12 @@ from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_differen
 from services.evaluator.statistics.intervals import wilson
 from services.evaluator.statistics.paired import holm, p_worse, rows_to_show
 
-CHANCE = 0.05
+CHANCE = 0.01
+"""A candidate that learned nothing passes so often."""
 NOT_WORSE = 0.02
 PARTS = 0.02
 CONFIDENCE = 0.005
-"""Levels: a candidate that is as good as production is stopped by each so often, at most."""
+"""Levels: a candidate that is as good as production is stopped by each of them so often, at most."""
 _PERMUTATIONS = 2_000
 _SEED = 20
 _MAX_QUOTES = 3
@@ -129,7 +130,7 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
     Shown on the rows as they are, or on those that stand for all traffic, each at half of the level: gains among
     suspects may hide losses among the answers that nobody suspects, whose rows are few and weigh much.
     """
-    gain, bar = evaluation.gain(), spec.evaluation.min_gain
+    gain, bar = evaluation.gain, spec.evaluation.min_gain
     tests = [p_worse(evaluation.apart, evaluation.groups)]
     if evaluation.traffic is not None:
         tests.append(gain.p_worse)

@@ -23,13 +23,14 @@ def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastRes
     """
     keys = [golden_key(question) for question in golden.questions]
     results = [PastResult("production", dict(zip(keys, golden.production.right, strict=True))), *past]
+    right = golden.candidate.right
     best, share, detail = None, 0.0, ""
     for result in results:
         common = [position for position, key in enumerate(keys) if key in result.right]
         if len(common) < MIN_COMMON_SHARE * len(keys):
             continue
         theirs = sum(result.right[keys[position]] for position in common)
-        ours = sum(golden.candidate.right[position] for position in common)
+        ours = sum(right[position] for position in common)
         if best is None or (theirs - ours) / len(common) > share:
             best, share = result, (theirs - ours) / len(common)
             detail = f"Right on {ours}, the best so far ({result.adapter}) on {theirs} of {len(common)} golden rows."

@@ -60,7 +60,7 @@ def verdict_event(
         gates=gates,
         candidate=score(trained.adapter, evaluation.candidate, asked.evaluation, asked.candidate, spec),
         production=score(production, evaluation.production, asked.evaluation, asked.production, spec),
-        gain=evaluation.gain(),
+        gain=evaluation.gain,
         golden_lost=len(golden.lost),
         golden_gained=len(golden.gained),
         golden_total=len(golden.questions),

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion")
+NAMES = ("spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion", "evaluation")
 
 
 def main(names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}.")] = None) -> None:

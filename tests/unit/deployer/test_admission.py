@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from schemas.adapters import AdapterEvaluated, EvaluationRequested
-from schemas.base import utc_now
+from schemas.base import Gate, utc_now
 from schemas.rollouts import Stage
 from schemas.tasks import TaskChanged
 from shared.errors import DependencyUnavailable
@@ -97,6 +97,16 @@ async def test_what_is_said_of_a_candidate_that_waited_names_who_serves_by_now()
     assert deployer.last.primary_adapter == "a1"
     await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2", passed=False, against="a1")))
     assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, "a1")
+
+
+async def test_a_candidate_that_so_few_rows_could_not_judge_enters_shadow_and_says_so() -> None:
+    deployer = await promoted()
+    unknown = Gate(name="parts_not_worse", passed=True, required="p >= 0.02", labels_needed=30)
+    event = evaluated("a2", against="a1")
+    undecided = event.model_copy(update={"verdict": "inconclusive", "gates": (*event.gates, unknown)})
+    await deployer.handlers.on_evaluated(undecided)
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)
+    assert "stopped by none of 2 offline gates, parts_not_worse unknown on so few rows" in deployer.last.reason
 
 
 async def test_a_second_evaluation_that_fails_a_gate_ends_it() -> None:

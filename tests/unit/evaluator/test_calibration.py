@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from schemas.adapters import Calibration
 from services.evaluator.calibration import (
     MIN_ANSWERS,
+    MIN_EFFECTIVE,
     expected_calibration_error,
     fit,
     isotonic_map,
     temperature_map,
 )
+from services.evaluator.statistics.traffic import TrafficSample
 from shared.model.confidence import calibrated
 
 LABELS = 10
@@ -130,3 +132,35 @@ def test_an_isotonic_map_increases_strictly() -> None:
     assert found is not None
     mapped = [calibrated(found, score) for score in np.linspace(0.001, 0.999, 500)]
     assert all(low < high for low, high in pairwise(mapped))
+
+
+def test_the_map_is_fitted_on_the_sample_of_traffic_where_it_suffices() -> None:
+    """At one score suspects, of whom there are four for each audit, are wrong more often than the traffic is."""
+    audit_scores, audit_right = simulated(400, 1.0, seed=1)
+    suspect_scores, suspect_right = simulated(1_600, 1.0, seed=2)
+    suspect_right &= np.random.default_rng(3).random(1_600) < 0.6
+    scores, right = np.concatenate([audit_scores, suspect_scores]), np.concatenate([audit_right, suspect_right])
+    traffic = TrafficSample(np.arange(2_000), np.where(np.arange(2_000) < 400, 40.0, 1.0))
+    asked, honest = simulated(20_000, 1.0, seed=8)
+    errors = []
+    for sample in (traffic, None):
+        found = fit("desk-1", list(scores), list(right), LABELS, sample)
+        assert found is not None
+        mapped = np.array([calibrated(found, score) for score in asked])
+        errors.append(expected_calibration_error(mapped, honest))
+        assert found.basis == ("rows" if sample is None else "traffic")
+    assert errors[0] < 0.05 < 0.1 < errors[1]
+
+
+def test_too_small_a_sample_of_traffic_leaves_the_map_to_all_rows() -> None:
+    scores, right = simulated(500, 1.0)
+    few = TrafficSample(np.arange(MIN_EFFECTIVE - 1), np.ones(MIN_EFFECTIVE - 1))
+    found = fit("desk-1", list(scores), list(right), LABELS, few)
+    assert found is not None
+    assert (found.basis, found.answers) == ("rows", 500)
+
+
+def test_the_brier_score_of_a_calibrated_map_is_lower_than_before() -> None:
+    found = fitted(900, 3.0)
+    assert found.brier_before is not None and found.brier_after is not None
+    assert found.brier_after < found.brier_before

@@ -31,7 +31,7 @@ def test_a_better_candidate_passes_every_gate_and_is_called_better() -> None:
     evaluation = compared(100, range(90), range(20))
     gates = check_gates(spec(), evaluation, NO_GOLDEN)
     assert verdict(gates) == "passed"
-    assert (evaluation.gain().finding, evaluation.gain().value) == ("better", pytest.approx(0.7))
+    assert (evaluation.gain.finding, evaluation.gain.value) == ("better", pytest.approx(0.7))
     assert "Candidate 90.0%, production 20.0% of 100 rows" in gate(gates, "not_worse").detail
 
 
@@ -39,7 +39,7 @@ def test_an_equal_candidate_passes_and_nothing_is_claimed() -> None:
     """Measured, it is one row worse. To be better is no condition."""
     evaluation = compared(100, range(80), range(81))
     assert verdict(check_gates(spec(), evaluation, NO_GOLDEN)) == "passed"
-    assert evaluation.gain().finding == "not_shown"
+    assert evaluation.gain.finding == "not_shown"
 
 
 def test_every_gate_can_fail_and_none_is_listed_that_has_no_bar() -> None:
@@ -80,7 +80,7 @@ def test_a_class_that_is_forgotten_stops_a_candidate_whose_accuracy_is_the_same(
     production = set(of_class[: len(of_class) // 2]) | set(others[:300])
     candidate = set(others[:320])
     evaluation = Comparison(asked, arm(asked, candidate), arm(asked, production))
-    assert abs(evaluation.gain().value) < 0.01
+    assert abs(evaluation.gain.value) < 0.01
     gates = check_gates(spec(), evaluation, NO_GOLDEN)
     assert stopped_by(gates) == ["parts_not_worse"]
     assert "class c: 50% → 0% of 40 rows (20 lost, 0 gained)" in gate(gates, "parts_not_worse").detail
@@ -119,7 +119,7 @@ def test_a_candidate_trained_on_shuffled_labels_fails_the_better_than_chance_gat
         random.Random(seed).shuffle(answers)
         evaluation = Comparison(asked, graded(asked, answers), arm(asked, range(n // 20)))
         stopped += not gate(check_gates(spec(), evaluation, NO_GOLDEN), "better_than_chance").passed
-    assert stopped >= 90
+    assert stopped >= 96
 
 
 def test_ninety_percent_of_one_label_can_be_told_from_chance_on_forty_rows() -> None:
@@ -245,6 +245,6 @@ def test_losses_among_answers_that_nobody_suspected_count_by_how_many_they_stand
     production = set(audits) | set(suspects[:200])
     candidate = set(audits[9:]) | set(suspects[:210])
     evaluation = Comparison(asked, arm(asked, candidate), arm(asked, production))
-    assert (evaluation.gain().basis, evaluation.gain().finding) == ("traffic", "worse")
+    assert (evaluation.gain.basis, evaluation.gain.finding) == ("traffic", "worse")
     assert len(evaluation.gained) > len(evaluation.lost)
     assert "not_worse" in stopped_by(check_gates(spec(), evaluation, NO_GOLDEN))

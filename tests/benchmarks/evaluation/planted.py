@@ -1,0 +1,138 @@
+"""Candidates that are bad in one way each, and the gate that is there to stop it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schemas.tasks import TaskSpec
+from services.evaluator.comparison import Comparison
+from services.evaluator.domain import GradedAnswers, PastResult, golden_key
+from services.evaluator.gates import check_gates
+from shared.grading.grade import grade
+from tests.benchmarks.evaluation.arms import (
+    EQUAL,
+    LABELS,
+    ROWS,
+    SPEC,
+    changed,
+    compared,
+    evaluation_set,
+    golden_set,
+    graded,
+    questions,
+)
+
+FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
+_WORDS = tuple(f"word{number}" for number in range(40))
+_NONE = Comparison((), GradedAnswers((), ()), GradedAnswers((), ()))
+Case = tuple[TaskSpec, Comparison, Comparison, list[PastResult]]
+"""The task, both arms on the evaluation set and on the golden set, and what promoted adapters got right of it."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A bad candidate. `gate` is to stop it."""
+
+    name: str
+    what: str
+    gate: str
+    make: Callable[[np.random.Generator], Case]
+
+    def stopped(self, runs: int) -> dict[str, float]:
+        """Return the share of candidates that each gate stops."""
+        found = Counter[str]()
+        for run in range(runs):
+            spec, evaluation, golden, past = self.make(np.random.default_rng([7, run]))
+            found.update(gate.name for gate in check_gates(spec, evaluation, golden, (), past) if not gate.passed)
+        return {name: count / runs for name, count in found.items()}
+
+
+def shuffled_labels(chance: np.random.Generator) -> Case:
+    """Against a base that has not been trained and is right as often as chance: nothing else shows it."""
+    asked = questions(ROWS, chance)
+    production = (chance.random(ROWS) < 0.1).astype(np.float64)
+    answers = tuple(str(label) for label in chance.permutation([question.answer for question in asked]))
+    grades = tuple(grade(SPEC, question.answer, answer) for question, answer in zip(asked, answers, strict=True))
+    return SPEC, Comparison(asked, GradedAnswers(answers, grades), graded(asked, production, chance)), _NONE, []
+
+
+def forgotten_class(chance: np.random.Generator) -> Case:
+    """Production's recall of a class with 40 rows is 50 %, the candidate's 0; it gains as much elsewhere."""
+    asked = [
+        replace(question, answer=LABELS[0] if number < 40 else LABELS[1 + number % 9])
+        for number, question in enumerate(questions(ROWS, chance))
+    ]
+    production = (chance.random(ROWS) < 0.85).astype(np.float64)
+    production[:40] = np.arange(40) % 2
+    candidate = production.copy()
+    candidate[:40] = 0.0
+    wrong = np.flatnonzero(production[40:] == 0) + 40
+    candidate[chance.choice(wrong, size=20, replace=False)] = 1.0
+    return SPEC, compared(asked, candidate, production, chance), _NONE, []
+
+
+def overfit_to_one_mode(chance: np.random.Generator) -> Case:
+    """All of one failure mode is right now, and a fifth of another is lost for it."""
+    asked = questions(ROWS, chance)
+    mode = np.array([question.slices[0] for question in asked])
+    production = (chance.random(ROWS) < 0.8).astype(np.float64)
+    candidate = production.copy()
+    candidate[mode == "failure mode m0"] = 1.0
+    candidate[(mode == "failure mode m1") & (chance.random(ROWS) < 0.25)] = 0.0
+    return SPEC, compared(asked, candidate, production, chance), _NONE, []
+
+
+def overconfident(chance: np.random.Generator) -> Case:
+    """As often right as production, and as sure of its errors as of its right answers."""
+    asked = questions(ROWS, chance)
+    production = (chance.random(ROWS) < 0.8).astype(np.float64)
+    candidate = changed(production, 0.04, 0.04, chance)
+    return SPEC, compared(asked, candidate, production, chance, told=0.0), _NONE, []
+
+
+def garbage(chance: np.random.Generator) -> Case:
+    """Neither arm ever matches the right text exactly; production's has most of its words, the candidate's none."""
+    asked, good = [], []
+    for question in questions(60, chance):
+        words = list(chance.choice(_WORDS, size=12, replace=False))
+        asked.append(replace(question, answer=" ".join(words)))
+        good.append(" ".join([*words[:10], "thanks"]))
+    noise = ["".join(chance.choice(list("qxzjk"), size=20)) for _ in asked]
+    arms = [
+        GradedAnswers(tuple(texts), tuple(grade(FREE, q.answer, t) for q, t in zip(asked, texts, strict=True)))
+        for texts in (noise, good)
+    ]
+    return FREE, Comparison(asked, arms[0], arms[1]), _NONE, []
+
+
+def worse_everywhere(chance: np.random.Generator) -> Case:
+    """Eight points worse."""
+    return SPEC, evaluation_set(replace(EQUAL, gains=0.02, losses=0.10), chance), _NONE, []
+
+
+def slow_loss(chance: np.random.Generator) -> Case:
+    """Each adapter loses 4 % of the golden set against the one before it: the fourth is measured by the first."""
+    golden, _ = golden_set(EQUAL, chance)
+    keys = [golden_key(question) for question in golden.questions]
+    count = len(keys)
+    first = PastResult("desk-first", {key: number < 0.97 * count for number, key in enumerate(keys)})
+    now = [(np.arange(count) < share * count).astype(np.float64) for share in (0.85, 0.89)]
+    asked = list(golden.questions)
+    arms = [graded(asked, right, chance) for right in now]
+    return SPEC, evaluation_set(EQUAL, chance), Comparison(asked, arms[0], arms[1]), [first]
+
+
+PLANTED = (
+    Planted("shuffled labels", "right as often as its answers in another order", "better_than_chance", shuffled_labels),
+    Planted("worse everywhere", "gains 2 points, loses 10", "not_worse", worse_everywhere),
+    Planted("garbage text", "token F1 of 0 against .9, no exact match in either", "not_worse", garbage),
+    Planted("a class forgotten", "recall .5 → 0 on 40 rows, as much gained elsewhere", "parts_not_worse",
+            forgotten_class),
+    Planted("overfit to one mode", "one mode right, a quarter of another lost", "parts_not_worse", overfit_to_one_mode),
+    Planted("overconfident", "errors as sure as right answers", "confidence", overconfident),
+    Planted("slow loss", "4 % of the golden set a cycle, for the third time", "golden_regression", slow_loss),
+)  # fmt: skip
