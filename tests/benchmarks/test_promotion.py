@@ -13,6 +13,7 @@ from schemas.tasks import RolloutSettings
 from services.deployer.domain import Ledger, Ticket, decide
 from services.deployer.statistics.betting import wealth
 from services.deployer.statistics.canary import CanaryCounts
+from tests.benchmarks.promotion import pairs
 from tests.benchmarks.promotion.decisions import PENDING, UNDRAWN, Decisions, Next, Prefix, Rollouts
 from tests.benchmarks.promotion.pairs import not_worse
 from tests.benchmarks.promotion.rivals import LABELS, all_rivals
@@ -191,3 +192,15 @@ def test_one_users_pairs_bet_once() -> None:
     assert alone.false <= 3
     assert alone.labels < played().labels
     assert EQUAL.share == 0.5
+
+
+@pytest.mark.parametrize(("at_limit", "shared"), [(False, 1.0), (True, 0.0), (True, 0.5), (True, 1.0)])
+def test_all_guards_together_end_few_healthy_canaries_however_their_events_come_together(
+    at_limit: bool, shared: float
+) -> None:
+    assert pairs.all_guards_stop(at_limit, shared, runs=800).upper <= 0.05
+
+
+def test_guards_that_spend_the_level_each_are_seen_by_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "together", lambda evidence: np.maximum.reduce(list(evidence.values())))
+    assert pairs.all_guards_stop(True, 0.0, runs=800).upper > 0.05

@@ -86,8 +86,12 @@ def _guards() -> list[Measured]:
         Measured("the guard on errors ends a healthy canary", "share", guard_stops(1.0), max_value=0.01),
         Measured("the guard on errors ends one at the tolerated ratio", "share", guard_stops(SETTINGS.max_error_ratio),
                  max_value=0.01),
-        Measured("all guards together end a healthy canary", "share", all_guards_stop(False), max_value=0.05),
-        Measured("all guards together end one at every limit", "share", all_guards_stop(True), max_value=0.05),
+        *(
+            Measured(f"all guards together end {canary}, {shared:.0%} of events of the same subjects: upper 95 % bound",
+                     "share", all_guards_stop(at_limit, shared).upper, max_value=0.05)
+            for at_limit, canary in ((False, "a healthy canary"), (True, "one at every limit"))
+            for shared in (0.0, 0.5, 1.0)
+        ),
     ]  # fmt: skip
 
 

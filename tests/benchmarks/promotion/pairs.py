@@ -9,9 +9,9 @@ import numpy as np
 from schemas.tasks import RolloutSettings
 from services.deployer.statistics.betting import canary_guard, wealths
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
-from services.deployer.statistics.guards import LIMIT, SLOW_SHARE, Guard, together
+from services.deployer.statistics.guards import LIMIT, MEASURED_REQUESTS, SLOW_SHARE, Guard, percentile_rank, together
 from services.deployer.statistics.non_inferiority import labelled_margin
-from tests.benchmarks.promotion.walk import PAIRS, SETTINGS, Bools, Floats, Truth
+from tests.benchmarks.promotion.walk import PAIRS, SETTINGS, Bools, Floats, Truth, upper_bound
 
 _CAP = 260
 """Wins, and losses, of a walk: 5,000 pairs at 3 % have more with probability 1e-13."""
@@ -78,25 +78,54 @@ def guard_stops(ratio: float, users: int = 300, settings: RolloutSettings = SETT
     return float(stopped)
 
 
-def all_guards_stop(at_limit: bool, runs: int = 4_000, events: int = 200, seed: int = 20) -> float:
-    """Return the share of canaries that the guards end together, none of which is worse than tolerated.
+@dataclass(frozen=True)
+class Stopped:
+    """How many of `runs` healthy canaries the guards ended."""
 
-    at_limit: each exactly as bad as tolerated, else as good as the primary. After each of so many events of every guard
-    all are looked at, while the canary goes through its steps. By Monte Carlo.
+    runs: int
+    ended: int
+
+    @property
+    def upper(self) -> float:
+        return upper_bound(self.ended, self.runs)
+
+
+def all_guards_stop(at_limit: bool, shared: float, runs: int = 4_000, events: int = 200, seed: int = 20) -> Stopped:
+    """Play all guards of canaries none of which is worse than tolerated, and look at them together after each event,
+    while the canary goes through its steps. By Monte Carlo.
+
+    at_limit: each guard's events exactly as frequent as tolerated, else as frequent as the primary's. `shared`: the
+    probability that an event of one guard is of the same subject as those of all others (who has an error complains,
+    and waited), so that 1 moves all evidence together. What counts as slow was measured, so it differs by canary.
     """
     random, shares = np.random.default_rng(seed), np.array(SETTINGS.canary_steps) / 100
     steps = np.arange(events) * len(shares) // events  # It rises after equally many events.
-    ratios = {guard: SETTINGS.max_complaint_ratio for guard in Guard} | {Guard.ERRORS: SETTINGS.max_error_ratio}
+    at = steps == np.arange(len(shares))[:, None]
+    common, together_at = random.random((runs, events)), random.random((runs, events)) < shared
     evidence = {}
-    for guard, ratio in ratios.items():
-        tolerated = shares * ratio / (shares * ratio + 1 - shares)
-        null, of_canary = (shares, ratio), (tolerated if at_limit else shares)[steps]
-        if guard is Guard.LATENCY:
-            null, of_canary = (np.full(len(shares), SLOW_SHARE), 1.0), SLOW_SHARE if at_limit else SLOW_SHARE / 2
-        seen = random.random((runs, events)) < of_canary
-        at = steps == np.arange(len(shares))[:, None]
+    for guard in Guard:
+        null, of_canary = _null(guard, shares), _slow(random, runs)
+        if guard is not Guard.LATENCY:
+            tolerated = shares * null[1] / (shares * null[1] + 1 - shares)
+            of_canary = (tolerated if at_limit else shares)[steps]
+        elif not at_limit:
+            of_canary = of_canary / 2
+        seen = np.where(together_at, common, random.random((runs, events))) < of_canary
         evidence[guard] = _over_time(np.stack([np.cumsum(seen & step, axis=1) for step in at]), at, null)
-    return float((np.asarray(together(evidence)) >= LIMIT).any(axis=1).mean())
+    return Stopped(runs, int((np.asarray(together(evidence)) >= LIMIT).any(axis=1).sum()))
+
+
+def _null(guard: Guard, shares: Floats) -> tuple[Floats, float]:
+    """Return a guard's null: the canary's shares of its events at a ratio of 1, and the ratio that is tolerated."""
+    if guard is Guard.LATENCY:
+        return np.full(len(shares), SLOW_SHARE), 1.0
+    return shares, SETTINGS.max_error_ratio if guard is Guard.ERRORS else SETTINGS.max_complaint_ratio
+
+
+def _slow(random: np.random.Generator, runs: int) -> Floats:
+    """Return the share of answers over the frozen percentile, one for each run: over an order statistic of as many."""
+    rank = percentile_rank(MEASURED_REQUESTS) or MEASURED_REQUESTS
+    return np.asarray(random.beta(MEASURED_REQUESTS - rank + 1, rank, (runs, 1)))
 
 
 def _over_time(seen: np.ndarray, at: np.ndarray, null: tuple[np.ndarray, float]) -> Floats:

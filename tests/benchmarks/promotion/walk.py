@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from schemas.tasks import RolloutSettings
 from services.deployer.statistics.betting import (
@@ -34,6 +34,11 @@ START = datetime(2027, 1, 4, tzinfo=UTC)
 YEARLY, CYCLES = SETTINGS.yearly_false_promotion, SETTINGS.cycles_per_year
 LEVEL = next_draw(YEARLY, CYCLES, [Draw(START, YEARLY / CYCLES)], START + timedelta(days=7))
 """A weekly candidate's alpha where its predecessor was not promoted: the least there is."""
+
+
+def upper_bound(events: int, runs: int) -> float:
+    """Return the one-sided upper 95 % bound of a share (Clopper & Pearson 1934)."""
+    return float(beta.ppf(0.95, events + 1, runs - events)) if events < runs else 1.0
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
-from scipy.stats import beta
 
 from schemas.tasks import RolloutSettings
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.levels import Draw, level, next_draw
 from tests.benchmarks.promotion.decisions import PENDING, UNDRAWN, Decisions, Next, Prefix, Rollouts
-from tests.benchmarks.promotion.walk import BETTER, EQUAL, START, Truth
+from tests.benchmarks.promotion.walk import BETTER, EQUAL, START, Truth, upper_bound
 
 STEP = 50
 DAYS = 364
@@ -84,8 +83,8 @@ class Years:
 
     @property
     def upper(self) -> float:
-        """The upper 95 % bound of the share of years with a false promotion (Clopper & Pearson 1934)."""
-        return float(beta.ppf(0.95, self.false + 1, self.years - self.false)) if self.false < self.years else 1.0
+        """The upper 95 % bound of the share of years with a false promotion."""
+        return upper_bound(self.false, self.years)
 
 
 class Lanes:
