@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from deploy.cli import contract, dataset, dead_letters, forget, keys, lake, loop, rollout, stack, tasks, topics
+from deploy.cli.advice.commands import advise
 from deploy.cli.golden import commands as golden
 from deploy.cli.output import ErrorPrintingGroup
 from deploy.cli.shadow import commands as shadow
@@ -19,7 +20,17 @@ app = typer.Typer(
     [bold]ratchet up[/bold] starts everything on this machine; [bold]ratchet status[/bold] shows it;
     [bold]ratchet down[/bold] stops it. State lives in RATCHET_HOME (default: .ratchet here).""",
 )
-for command in (loop.loop, stack.up, stack.down, stack.status, stack.install, stack.logs, tasks.cycle, forget.forget):
+for command in (
+    loop.loop,
+    stack.up,
+    stack.down,
+    stack.status,
+    stack.install,
+    stack.logs,
+    tasks.cycle,
+    advise,
+    forget.forget,
+):
     app.command()(command)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(rollout.app, name="rollout")

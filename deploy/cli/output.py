@@ -16,6 +16,7 @@ from shared.errors import ConfigurationError, DependencyUnavailable, RatchetErro
 console = Console(markup=False, emoji=False, highlight=False)
 stderr = Console(markup=False, emoji=False, highlight=False, stderr=True)
 EXTRAS = {
+    "advise": "services",
     "loop": "services,local",
     "tasks": "scheduler",
     "dataset": "trainer",

@@ -1,0 +1,130 @@
+"""Measures what is known of a task: in the lake, in its newest data set, and in its last evaluation on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from deploy.cli.advice.facts import Facts
+from deploy.cli.advice.log import COLUMNS, LogFacts, log_facts
+from deploy.cli.dataset.versions import UnknownVersion, open_store, versions_of
+from deploy.cli.output import ask
+from schemas.approaches import ApproachKind, ApproachTable
+from schemas.lake import PREDICTIONS
+from schemas.tasks import TaskSpec
+from services.console.settings import ConsoleSettings
+from shared.errors import DependencyUnavailable, RatchetError
+from shared.model.prices import PriceList, read_prices
+from shared.settings import Settings
+from shared.storage.volume import WINDOW_DAYS, task_volume
+
+MAX_ROWS = 2_000
+"""Logged answers that are read: the days are read backwards until there are so many."""
+_CYCLES = 20
+
+
+@dataclass
+class Evidence:
+    """The facts, and what could not be looked at and why."""
+
+    facts: Facts
+    missing: list[str] = field(default_factory=list)
+
+
+def gather(spec: TaskSpec, settings: Settings, now: datetime) -> Evidence:
+    """Measure what the log, the data set and the last evaluation say. Raises ConfigurationError for bad prices."""
+    prices, missing = read_prices(settings.prices_file), list[str]()
+    log, per_month = LogFacts(answers=0), 0.0
+    try:
+        log = log_facts(read_rows(settings.lake_uri, spec.name, now), spec)
+        per_month = task_volume(settings.lake_uri, spec.name, now).per_month
+    except DependencyUnavailable as error:
+        missing.append(f"the log: {error.reason}")
+    approaches = None
+    try:
+        approaches = last_approaches(spec.name)
+    except RatchetError as error:
+        missing.append(f"the last evaluation: {error.reason}")
+    facts = Facts(
+        kind=spec.kind,
+        answers=log.answers,
+        machine_read=log.machine_read,
+        broken=log.broken,
+        tokens_per_word=log.tokens_per_word,
+        p95_ms=log.p95_ms,
+        cost_per_month=_cost(spec, log, per_month, prices, approaches),
+        currency=prices.currency,
+        examples=labelled_examples(spec.name),
+        approaches=approaches,
+    )
+    return Evidence(facts, missing)
+
+
+def read_rows(lake: str, task: str, now: datetime) -> list[dict[str, Any]]:
+    """Return up to `MAX_ROWS` of the task's answers, of the last days that have any; none where there is no lake.
+
+    Raises DependencyUnavailable if the lake does not answer.
+    """
+    import pyarrow.compute as pc
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    uri = f"{lake.rstrip('/')}/{PREDICTIONS}"
+    rows: list[dict[str, Any]] = []
+    try:
+        dataset = DeltaTable(uri).to_pyarrow_dataset()
+        for day in range(WINDOW_DAYS + 1):
+            of_day = (pc.field("task") == task) & (pc.field("date") == (now - timedelta(days=day)).date())
+            part = dataset.scanner(columns=list(COLUMNS), filter=of_day).head(MAX_ROWS - len(rows))
+            rows += part.to_pylist()
+            if len(rows) >= MAX_ROWS:
+                break
+    except TableNotFoundError:
+        return []
+    except (DeltaError, OSError) as error:
+        raise DependencyUnavailable(f"the lake at {uri} does not answer: {error}") from error
+    return rows
+
+
+def labelled_examples(task: str) -> int | None:
+    """Return the rows of the newest version of the task's data set; None: there is none yet."""
+    try:
+        passed = [version.report for version in versions_of(open_store(), task) if version.report.passed]
+    except UnknownVersion:
+        return None
+    return passed[-1].train_examples + passed[-1].eval_examples if passed else None
+
+
+def last_approaches(task: str) -> ApproachTable | None:
+    """Return the newest table of approaches that the console has of the task; None: no evaluation has one."""
+    for event in _evaluations(task):
+        if event.get("approaches") is not None:
+            return ApproachTable.model_validate(event["approaches"])
+    return None
+
+
+def _evaluations(task: str) -> Iterator[dict[str, Any]]:
+    settings = ConsoleSettings.load()
+    address = ("console", settings.console_host, settings.console_port, "GET")
+    for cycle in ask(*address, "/api/cycles", params={"task": task})["cycles"][:_CYCLES]:
+        page = ask(*address, f"/api/cycles/{cycle['cycle_id']}")
+        yield from (step["event"] for step in page["steps"] if step["topic"] == "adapters.evaluated.v1")
+
+
+def _cost(
+    spec: TaskSpec, log: LogFacts, per_month: float, prices: PriceList, approaches: ApproachTable | None
+) -> float | None:
+    """Return the cost of a month as it is answered today: as the last evaluation measured an answer of production.
+
+    Without one a replica is taken to answer one request at a time, which is the most that it costs.
+    """
+    if not log.answers:
+        return None
+    for row in approaches.approaches if approaches else ():
+        measured = row.cost_per_month is not None and approaches is not None and approaches.answers_per_month
+        if row.kind is ApproachKind.PRODUCTION and measured and row.cost_per_month is not None:
+            return row.cost_per_month / measured * per_month
+    answer = prices.model_answer(spec.base_model, log.seconds, log.prompt_tokens, log.answer_tokens)
+    return answer.amount * per_month

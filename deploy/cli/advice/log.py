@@ -1,0 +1,99 @@
+"""What a sample of a task's logged answers says: their form, the words of those who ask, latency and tokens. Pure."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.tasks import TaskKind, TaskSpec
+from shared.grading.json_schema import read_answer
+from shared.grading.json_values import read_json
+
+COLUMNS = (
+    "messages", "tools", "response_format", "constrained", "answer", "tool_calls", "latency_ms", "prompt_tokens",
+    "answer_tokens", "task_revision",
+)  # fmt: skip
+"""The columns of the lake's table `predictions` that are read."""
+MIN_ANSWERS = 50
+"""Fewer say nothing about words and latency."""
+_PLAIN_LETTERS = 0x250
+"""Beyond it are scripts that put no spaces between words, or that a tokenizer for English cuts into bytes."""
+_MAX_OTHER_LETTERS = 0.2
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """As in `Facts`. `seconds`, `prompt_tokens` and `answer_tokens` are means of an answer."""
+
+    answers: int
+    machine_read: float | None = None
+    broken: float | None = None
+    tokens_per_word: float | None = None
+    p95_ms: float | None = None
+    seconds: float = 0.0
+    prompt_tokens: float = 0.0
+    answer_tokens: float = 0.0
+
+
+def log_facts(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> LogFacts:
+    """Return what rows of the lake with `COLUMNS` say about the task. Rows of other revisions count as well."""
+    if not rows:
+        return LogFacts(answers=0)
+    strict = [row for row in rows if row["constrained"] or row["response_format"] or row["tools"]]
+    judged = rows if spec.kind is not TaskKind.GENERATION else [row for row in strict if row["response_format"]]
+    latencies = sorted(float(row["latency_ms"]) for row in rows if row["latency_ms"] > 0)
+    enough = len(latencies) >= MIN_ANSWERS
+    return LogFacts(
+        answers=len(rows),
+        machine_read=len(strict) / len(rows),
+        broken=statistics.fmean(not _has_form(row, spec) for row in judged) if judged else None,
+        tokens_per_word=_tokens_per_word(rows),
+        p95_ms=latencies[int(0.95 * (len(latencies) - 1))] if enough else None,
+        seconds=statistics.fmean(latencies) / 1000 if latencies else 0.0,
+        prompt_tokens=statistics.fmean(row["prompt_tokens"] for row in rows),
+        answer_tokens=statistics.fmean(row["answer_tokens"] for row in rows),
+    )
+
+
+def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
+    """True if the answer is a label, fits the task's schema, is JSON where that was asked for, or calls a tool."""
+    if spec.kind is TaskKind.CLASSIFICATION:
+        return row["answer"].strip() in spec.labels
+    if row["tool_calls"]:
+        return True
+    try:
+        if spec.output_schema is not None:
+            read_answer(row["answer"], spec.output_schema)
+        else:
+            read_json(row["answer"])
+    except ValueError:
+        return False
+    return True
+
+
+def _tokens_per_word(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the slope of prompt tokens over words: what is the same in every prompt does not count.
+
+    None for few rows, for prompts of one length, for a log without token counts, and for scripts without spaces.
+    """
+    texts = [_said(row["messages"]) for row in rows if row["prompt_tokens"] > 0]
+    tokens = [float(row["prompt_tokens"]) for row in rows if row["prompt_tokens"] > 0]
+    letters = [character for text in texts for character in text if character.isalpha()]
+    other = sum(ord(character) >= _PLAIN_LETTERS for character in letters)
+    words = [float(len(text.split())) for text in texts]
+    if len(words) < MIN_ANSWERS or other > _MAX_OTHER_LETTERS * len(letters) or len(set(words)) < 2:
+        return None
+    return statistics.linear_regression(words, tokens).slope
+
+
+def _said(messages: str) -> str:
+    """Return the text of a row's messages, instructions included: they have tokens, too."""
+    texts = []
+    for message in json.loads(messages):
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts += [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    return " ".join(texts)

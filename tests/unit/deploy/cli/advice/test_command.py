@@ -1,0 +1,145 @@
+"""`ratchet advise` on a real lake and a real data set, with the console's answers made up."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from deploy.cli.advice import evidence
+from deploy.cli.app import app
+from schemas.base import utc_now
+from schemas.lake import PREDICTIONS
+from services.prediction_log.storage import DeltaLake
+from shared.errors import DependencyUnavailable
+from shared.settings import Settings
+from tests.unit.prediction_log.deliveries import delivery, prediction
+
+EVALUATED = json.loads(Path("schemas/examples/adapters.evaluated.v1/passed.json").read_text())
+TASK = """
+name: support-desk
+kind: classification
+base_model: SmolLM2-135M-Instruct
+system_prompt: Say.
+labels: [delivery, refund]
+"""
+
+
+class Console:
+    """Two cycles, the newer without an evaluation."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    def ask(self, service: str, host: str, port: int, method: str, path: str, **options: Any) -> Any:
+        if self.away:
+            raise DependencyUnavailable("the console does not answer")
+        if path == "/api/cycles":
+            assert options["params"] == {"task": "support-desk"}
+            return {"cycles": [{"cycle_id": "new"}, {"cycle_id": "old"}]}
+        steps = [{"topic": "adapters.evaluated.v1", "event": EVALUATED}] if path.endswith("/old") else []
+        return {"steps": steps}
+
+
+@pytest.fixture
+def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Console:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    monkeypatch.delenv("RATCHET_PRICES_FILE", raising=False)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "support-desk.yaml").write_text(TASK)
+    console = Console()
+    monkeypatch.setattr(evidence, "ask", console.ask)
+    return console
+
+
+def log_answers(count: int = 60) -> None:
+    now = utc_now()
+    made = [prediction(f"p{n}", at=now - timedelta(days=n % 3, minutes=1)) for n in range(count)]
+    lake = DeltaLake(Settings.load().lake_uri)
+    lake.append(PREDICTIONS, [delivery(event, n) for n, event in enumerate(made)])
+
+
+def ratchet(*words: str, answers: str = "") -> Result:
+    return CliRunner().invoke(app, ["advise", *words], input=answers, env={"COLUMNS": "220"})
+
+
+def as_json(*words: str) -> dict[str, Any]:
+    result = ratchet(*words, "--json")
+    assert result.exit_code == 0, result.output
+    read: dict[str, Any] = json.loads(result.stdout)
+    return read
+
+
+def conditions(given: dict[str, Any]) -> dict[str, tuple[bool | None, str]]:
+    return {c["condition"]: (c["holds"], c["source"]) for c in given["conditions"]}
+
+
+def test_what_is_in_the_log_is_measured_and_the_last_evaluation_is_shown(console: Console) -> None:
+    log_answers()
+    given = as_json("support-desk", "--cost-budget", "0.000001")
+    assert given["answers_read"] == 60
+    assert conditions(given)["strict_format"] == (True, "measured")
+    assert conditions(given)["cost"] == (True, "measured")
+    assert given["recommendation"] == "fine_tune"
+    assert given["reasons"][0].startswith("The last evaluation: A linear classifier on TF-IDF does as well")
+    assert len(given["approaches"]["approaches"]) == 7
+    assert given["not_looked_at"] == []
+
+
+def test_the_cost_of_a_month_is_production_s_measured_cost_at_today_s_volume(console: Console) -> None:
+    """600,000 answers cost 13.90 in the evaluation; 60 in two days are 900 a month."""
+    log_answers()
+    given = as_json("support-desk", "--cost-budget", "1")
+    (cost,) = (c for c in given["conditions"] if c["condition"] == "cost")
+    assert "cost 0.021 USD" in cost["detail"] and "1.00 USD" in cost["detail"]
+    assert cost["holds"] is False
+
+
+def test_a_task_that_nothing_is_known_of_gets_advice_that_says_so(console: Console) -> None:
+    console.away = True
+    result = ratchet("support-desk", "--no-ask")
+    assert result.exit_code == 0
+    assert "Few-shot prompts with structured output first" in result.stdout
+    assert "Not known, and counted as no: domain words, latency, cost, examples." in result.stdout
+    assert "say it with --latency-budget MS" in result.stdout
+    assert "the last evaluation: the console does not answer" in result.stderr
+    assert as_json("support-desk")["not_looked_at"] == ["the last evaluation: the console does not answer"]
+
+
+def test_a_person_is_asked_what_is_not_known_again_where_it_cannot_be_read_and_may_leave_it_open(
+    console: Console,
+) -> None:
+    console.away = True
+    result = ratchet("support-desk", "--ask", answers="perhaps\nyes\nsoon\n300\n\n\n")
+    assert result.exit_code == 0, result.output
+    assert "'perhaps' is neither yes nor no" in result.stderr
+    assert "Fine-tune: train an adapter." in result.stdout
+    assert "3 of the five conditions for fine-tuning hold: strict format, domain words, latency." in result.stdout
+    assert "Not known, and counted as no: cost, examples." in result.stdout
+
+
+def test_json_asks_nothing_and_an_option_says_it(console: Console) -> None:
+    given = as_json("support-desk", "--need", "knowledge", "--domain-words", "--ask")
+    assert given["recommendation"] == "retrieval_and_fine_tune"
+    assert conditions(given)["domain_words"] == (True, "answered")
+
+
+def test_a_task_that_is_not_there_and_prices_that_cannot_be_read_are_errors_with_a_way_out(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = ratchet("nothing")
+    assert (unknown.exit_code, "ratchet tasks apply FILE" in unknown.stderr) == (1, True)
+    monkeypatch.setenv("RATCHET_PRICES_FILE", str(tmp_path / "none.yaml"))
+    broken = ratchet("support-desk")
+    assert (broken.exit_code, "none.yaml cannot be read" in broken.stderr) == (1, True)
+
+
+def test_help_teaches_the_rule() -> None:
+    shown = " ".join(ratchet("--help").stdout.split())
+    for said in ("Two or more: fine-tune", "None: prompt", "a larger model", "--latency-budget", "--json"):
+        assert said in shown, said

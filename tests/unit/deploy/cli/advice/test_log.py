@@ -1,0 +1,76 @@
+"""What `ratchet advise` reads in a log: the form of answers, the words of those who ask, latency and tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from deploy.cli.advice.log import MIN_ANSWERS, log_facts
+from schemas.tasks import TaskSpec
+
+LABELS = TaskSpec.model_validate(
+    {"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": ["refund", "login"]}
+)
+TEXT = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
+FIELDS = TaskSpec.model_validate({
+    "name": "order", "kind": "extraction", "system_prompt": "Read.",
+    "output_schema": {
+        "type": "object", "properties": {"amount": {"type": "number"}}, "required": ["amount"],
+        "additionalProperties": False,
+    },
+})  # fmt: skip
+JSON_FORMAT = json.dumps({"type": "json_object"})
+
+
+def row(number: int = 0, answer: str = "refund", **changes: Any) -> dict[str, Any]:
+    """A row of the lake: a prompt of 20 + 1.3 tokens a word."""
+    words = 5 + number % 20
+    messages = [{"role": "system", "content": "Say."}, {"role": "user", "content": "word " * words}]
+    return {
+        "messages": json.dumps(messages), "tools": None, "response_format": None, "constrained": False,
+        "answer": answer, "tool_calls": None, "latency_ms": 100.0 + number, "prompt_tokens": round(20 + 1.3 * words),
+        "answer_tokens": 3, "task_revision": "r", **changes,
+    }  # fmt: skip
+
+
+def test_the_tokens_of_a_word_do_not_count_what_every_prompt_has() -> None:
+    rows = [row(n) for n in range(200)]
+    found = log_facts(rows, LABELS).tokens_per_word
+    assert found == pytest.approx(1.3, abs=0.05)
+    longer = [{**r, "prompt_tokens": r["prompt_tokens"] + 500} for r in rows]
+    assert log_facts(longer, LABELS).tokens_per_word == pytest.approx(found)
+
+
+def test_words_are_not_counted_in_few_rows_of_one_length_without_counts_or_without_spaces() -> None:
+    assert log_facts([row(n) for n in range(MIN_ANSWERS - 1)], LABELS).tokens_per_word is None
+    assert log_facts([row(7)] * 100, LABELS).tokens_per_word is None
+    assert log_facts([row(n, prompt_tokens=0) for n in range(100)], LABELS).tokens_per_word is None
+    chinese = json.dumps([{"role": "user", "content": "我的包裹在哪里 " * 3}], ensure_ascii=False)
+    assert log_facts([row(n, messages=chinese) for n in range(100)], LABELS).tokens_per_word is None
+
+
+def test_the_form_of_an_answer_is_a_label_a_schema_json_or_a_call() -> None:
+    assert log_facts([row(answer="refund"), row(answer="Refund!")], LABELS).broken == 0.5
+    amounts = [row(answer='{"amount": 5}'), row(answer='{"amount": "5"}'), row(answer="{}"), row(answer="5 euros")]
+    assert log_facts(amounts, FIELDS).broken == 0.75
+    asked = [row(answer="{}", response_format=JSON_FORMAT), row(answer="```{}```", response_format=JSON_FORMAT)]
+    facts = log_facts([*asked, row(answer="a poem"), row(answer="another")], TEXT)
+    assert (facts.machine_read, facts.broken) == (0.5, 0.5)
+    assert log_facts([row(answer="a poem")], TEXT).broken is None
+    called = row(answer="", tool_calls="[{}]", tools="[{}]", response_format=JSON_FORMAT)
+    assert log_facts([called], TEXT).broken == 0.0
+
+
+def test_latency_is_of_answers_that_took_time_and_there_must_be_enough_of_them() -> None:
+    rows = [row(n) for n in range(100)] + [row(n, latency_ms=0.0) for n in range(100)]
+    facts = log_facts(rows, LABELS)
+    assert facts.p95_ms == 194.0
+    assert facts.seconds == pytest.approx(0.1495)
+    assert log_facts(rows[:20], LABELS).p95_ms is None
+
+
+def test_an_empty_log_says_nothing() -> None:
+    facts = log_facts([], LABELS)
+    assert (facts.answers, facts.machine_read, facts.broken, facts.p95_ms) == (0, None, None, None)
