@@ -9,6 +9,7 @@ from functools import cached_property
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.adapters import Difference
 from schemas.tasks import TaskKind
@@ -16,9 +17,23 @@ from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers
 from services.evaluator.statistics.paired import difference
 from services.evaluator.statistics.traffic import TrafficSample, traffic_sample
+from shared.grading.fields import FieldGrade
 
 _MAX_APPS = 10
 """Slices by application are of the largest ones."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of what is compared: the positions of its rows, and both arms' scores on them, in [0, 1]."""
+
+    rows: NDArray[np.intp]
+    candidate: Floats
+    production: Floats
+
+    @property
+    def apart(self) -> Floats:
+        return self.candidate - self.production
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,8 @@ class Comparison:
         groups = group_numbers([self.questions[i].group for i in chosen])
         return difference(ours[chosen], theirs[chosen], groups, self.traffic.weights, "traffic")
 
-    def parts(self, kind: TaskKind) -> dict[str, list[int]]:
-        """Return the rows of each part that is looked at by itself: classes, failure modes, applications, lengths."""
+    def parts(self, kind: TaskKind) -> dict[str, Part]:
+        """Return what is looked at by itself: classes, failure modes, applications, lengths, fields of JSON."""
         found: dict[str, list[int]] = defaultdict(list)
         apps = Counter(s for q in self.questions for s in q.slices if s.startswith("app "))
         kept = {name for name, _ in apps.most_common(_MAX_APPS)} if len(apps) > 1 else set()
@@ -87,7 +102,32 @@ class Comparison:
             found["longer inputs" if len(question.text) > middle else "shorter inputs"].append(position)
         if "longer inputs" not in found:  # All are of one length.
             found.pop("shorter inputs", None)
-        return dict(found)
+        ours, theirs = self.scores
+        parts = {name: Part(np.array(rows, dtype=np.intp), ours[rows], theirs[rows]) for name, rows in found.items()}
+        return parts | self._fields()
+
+    def _fields(self) -> dict[str, Part]:
+        """Return each field of a JSON answer, on the rows where it is expected or given: its F1 on each of them."""
+        arms = [
+            [{field.path: field for field in grade.fields} for grade in arm.grades]
+            for arm in (self.candidate, self.production)
+        ]
+        rows: dict[str, list[int]] = defaultdict(list)
+        for position, (ours, theirs) in enumerate(zip(*arms, strict=True)):
+            for path in sorted(ours.keys() | theirs.keys()):
+                rows[path].append(position)
+        return {
+            f"field {path}": Part(
+                np.array(of_field, dtype=np.intp),
+                *(np.array([_field_f1(arm[position].get(path)) for position in of_field]) for arm in arms),
+            )
+            for path, of_field in rows.items()
+        }
+
+
+def _field_f1(field: FieldGrade | None) -> float:
+    """Return 1 where a field is neither expected nor given."""
+    return 1.0 if field is None else 2.0 * field.matched / (field.given + field.expected)
 
 
 def traffic_of(questions: Sequence[Question]) -> TrafficSample | None:

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from schemas.base import Gate, Verdict
 from schemas.tasks import TaskKind, TaskSpec
-from services.evaluator.comparison import Comparison
+from services.evaluator.comparison import Comparison, Part
 from services.evaluator.domain import GradedAnswers, PastResult
 from services.evaluator.golden_gates import golden_regression, must_pass
 from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_difference, tells_apart
@@ -155,11 +154,10 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
 _FINDINGS = {"better": "better", "worse": "worse", "not_shown": "no difference is shown"}
 
 
-def parts_not_worse(evaluation: Comparison, found_parts: Mapping[str, Sequence[int]]) -> Gate:
-    """No class, failure mode, application or length may be shown to be worse, all of them together at one level."""
-    name, required = "parts_not_worse", f"p >= {PARTS} for every class and slice (paired, Holm)"
-    parts = {part: np.array(rows, dtype=np.intp) for part, rows in found_parts.items()}
-    groups = {part: len(set(evaluation.groups[rows].tolist())) for part, rows in parts.items()}
+def parts_not_worse(evaluation: Comparison, parts: Mapping[str, Part]) -> Gate:
+    """No class, failure mode, application, length or field may be shown to be worse, all together at one level."""
+    name, required = "parts_not_worse", f"p >= {PARTS} for every class, slice and field (paired, Holm)"
+    groups = {name: len(set(evaluation.groups[part.rows].tolist())) for name, part in parts.items()}
     by_size = sorted(parts, key=lambda part: (-groups[part], part))
     count, needed = _judged([groups[part] for part in by_size])
     judged = by_size[:count]
@@ -167,11 +165,11 @@ def parts_not_worse(evaluation: Comparison, found_parts: Mapping[str, Sequence[i
     few = f" Too few rows to judge (under {needed}): {_listed(small)}." if small else ""
     if not judged:
         return _unknown(name, required, few.strip(), needed - max(groups.values(), default=0))
-    found = [p_worse(evaluation.apart[parts[part]], evaluation.groups[parts[part]]) for part in judged]
+    found = [p_worse(parts[part].apart, evaluation.groups[parts[part].rows]) for part in judged]
     adjusted = holm(found)
     worse = [part for part, p in sorted(zip(judged, adjusted, strict=True), key=lambda pair: pair[1]) if p < PARTS]
-    shown = _listed([_part(evaluation, part, parts[part]) for part in worse])
-    detail = f"{len(judged)} of {len(parts)} classes and slices judged. Worse: {shown or 'none'}.{few}"
+    shown = _listed([_shown(part, parts[part]) for part in worse])
+    detail = f"{len(judged)} of {len(parts)} classes, slices and fields judged. Worse: {shown or 'none'}.{few}"
     return Gate(name=name, passed=not worse, measured=min(adjusted), required=required, detail=detail[:2_000])
 
 
@@ -191,13 +189,10 @@ def _judged(sizes: Sequence[int]) -> tuple[int, int]:
     return count, rows_to_show(PARTS / more)
 
 
-def _part(evaluation: Comparison, name: str, rows: NDArray[np.intp]) -> str:
-    ours, theirs = (float(scores[rows].mean()) for scores in evaluation.scores)
-    apart = evaluation.apart[rows]
-    return (
-        f"{name[:120]}: {theirs:.0%} → {ours:.0%} of {len(rows)} rows ({int((apart < 0).sum())} lost, "
-        f"{int((apart > 0).sum())} gained)"
-    )
+def _shown(name: str, part: Part) -> str:
+    lost, gained = int((part.apart < 0).sum()), int((part.apart > 0).sum())
+    before, after = float(part.production.mean()), float(part.candidate.mean())
+    return f"{name[:120]}: {before:.0%} → {after:.0%} of {len(part.rows)} rows ({lost} lost, {gained} gained)"
 
 
 def confidence(spec: TaskSpec, evaluation: Comparison) -> Gate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import GradedAnswers, PastResult, golden_key
+from services.evaluator.domain import GradedAnswers, PastResult, Question, golden_key
 from services.evaluator.gates import check_gates
 from shared.grading.grade import grade
 from tests.benchmarks.evaluation.arms import (
@@ -27,6 +28,20 @@ from tests.benchmarks.evaluation.arms import (
 )
 
 FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
+FIELDS = tuple(f"field_{number}" for number in range(8))
+ORDERS = TaskSpec.model_validate(
+    {
+        "name": "orders",
+        "kind": "extraction",
+        "system_prompt": "Read the order.",
+        "output_schema": {
+            "type": "object",
+            "properties": {name: {"type": ["string", "null"]} for name in FIELDS},
+            "required": list(FIELDS),
+            "additionalProperties": False,
+        },
+    }
+)
 _WORDS = tuple(f"word{number}" for number in range(40))
 _NONE = Comparison((), GradedAnswers((), ()), GradedAnswers((), ()))
 Case = tuple[TaskSpec, Comparison, Comparison, list[PastResult]]
@@ -102,11 +117,36 @@ def garbage(chance: np.random.Generator) -> Case:
         asked.append(replace(question, answer=" ".join(words)))
         good.append(" ".join([*words[:10], "thanks"]))
     noise = ["".join(chance.choice(list("qxzjk"), size=20)) for _ in asked]
-    arms = [
-        GradedAnswers(tuple(texts), tuple(grade(FREE, q.answer, t) for q, t in zip(asked, texts, strict=True)))
-        for texts in (noise, good)
-    ]
+    arms = [_as_graded(FREE, asked, texts) for texts in (noise, good)]
     return FREE, Comparison(asked, arms[0], arms[1]), _NONE, []
+
+
+def broken_json(chance: np.random.Generator) -> Case:
+    """Production has four values of five right; the candidate all of them, but what it writes does not parse."""
+    asked, production = _orders(chance)
+    broken = [question.answer.replace("}", "") for question in asked]
+    return ORDERS, Comparison(asked, _as_graded(ORDERS, asked, broken), production), _NONE, []
+
+
+def empty_field(chance: np.random.Generator) -> Case:
+    """All values are right now, but for one field that is always empty."""
+    asked, production = _orders(chance)
+    texts = [json.dumps({**json.loads(question.answer), FIELDS[0]: None}) for question in asked]
+    return ORDERS, Comparison(asked, _as_graded(ORDERS, asked, texts), production), _NONE, []
+
+
+def _orders(chance: np.random.Generator) -> tuple[list[Question], GradedAnswers]:
+    """Return questions about orders, and answers of which one value of five is wrong, at random."""
+    asked, texts = [], []
+    for question in questions(100, chance):
+        row = {name: f"value{number}" for name, number in zip(FIELDS, chance.integers(100, size=8), strict=True)}
+        asked.append(replace(question, answer=json.dumps(row)))
+        texts.append(json.dumps({name: value if chance.random() < 0.8 else "wrong" for name, value in row.items()}))
+    return asked, _as_graded(ORDERS, asked, texts)
+
+
+def _as_graded(spec: TaskSpec, asked: list[Question], texts: list[str]) -> GradedAnswers:
+    return GradedAnswers(tuple(texts), tuple(grade(spec, q.answer, t) for q, t in zip(asked, texts, strict=True)))
 
 
 def worse_everywhere(chance: np.random.Generator) -> Case:
@@ -133,6 +173,8 @@ PLANTED = (
     Planted("a class forgotten", "recall .5 → 0 on 40 rows, as much gained elsewhere", "parts_not_worse",
             forgotten_class),
     Planted("overfit to one mode", "one mode right, a quarter of another lost", "parts_not_worse", overfit_to_one_mode),
+    Planted("invalid JSON", "all values right, no closing brace", "not_worse", broken_json),
+    Planted("one field always empty", "of eight; all others are right now", "parts_not_worse", empty_field),
     Planted("overconfident", "errors as sure as right answers", "confidence", overconfident),
     Planted("slow loss", "4 % of the golden set a cycle, for the third time", "golden_regression", slow_loss),
 )  # fmt: skip

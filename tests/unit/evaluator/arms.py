@@ -16,6 +16,22 @@ LABELS = tuple("abcdefghij")
 NO_GOLDEN = Comparison((), GradedAnswers((), ()), GradedAnswers((), ()))
 FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
 
+ORDERS = TaskSpec.model_validate(
+    {
+        "name": "orders",
+        "kind": "extraction",
+        "system_prompt": "Read.",
+        "output_schema": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"}, "city": {"type": ["string", "null"]}, "total": {"type": "integer"},
+            },
+            "required": ["name", "city", "total"],
+            "additionalProperties": False,
+        },
+    }
+)  # fmt: skip
+
 
 def spec(**evaluation: object) -> TaskSpec:
     return TaskSpec.model_validate(

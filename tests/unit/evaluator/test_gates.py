@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from tests.unit.evaluator.arms import (
     FREE,
     LABELS,
     NO_GOLDEN,
+    ORDERS,
     arm,
     compared,
     gate,
@@ -99,7 +101,7 @@ def test_classes_with_too_few_rows_are_named_and_not_judged() -> None:
     asked = questions(70, [*LABELS, *["a"] * 10])
     evaluation = Comparison(asked, arm(asked, range(40)), arm(asked, range(40)))
     detail = gate(check_gates(spec(), evaluation, NO_GOLDEN), "parts_not_worse").detail
-    assert "1 of 10 classes and slices judged. Worse: none." in detail
+    assert "1 of 10 classes, slices and fields judged. Worse: none." in detail
     assert "Too few rows to judge (under 9): class b (4); " in detail
 
 
@@ -248,3 +250,26 @@ def test_losses_among_answers_that_nobody_suspected_count_by_how_many_they_stand
     assert (evaluation.gain.basis, evaluation.gain.finding) == ("traffic", "worse")
     assert len(evaluation.gained) > len(evaluation.lost)
     assert "not_worse" in stopped_by(check_gates(spec(), evaluation, NO_GOLDEN))
+
+
+def test_a_field_that_is_always_empty_stops_a_candidate_and_is_named() -> None:
+    """Its mean score is higher than production's: two other fields got better."""
+    asked = [
+        replace(q, answer=json.dumps({"name": f"n{i}", "city": f"c{i}", "total": i + 1}))
+        for i, q in enumerate(questions(60))
+    ]
+    fields = [json.loads(question.answer) for question in asked]
+    empty = [json.dumps({**row, "city": None}) for row in fields]
+    poor = [json.dumps({**row, "name": "?", "total": 0}) for row in fields]
+    evaluation = Comparison(asked, graded(asked, empty, ORDERS), graded(asked, poor, ORDERS))
+    assert evaluation.gain.finding == "better"
+    gates = check_gates(ORDERS, evaluation, NO_GOLDEN)
+    assert stopped_by(gates) == ["parts_not_worse"]
+    assert "field city: 100% → 0% of 60 rows" in gate(gates, "parts_not_worse").detail
+
+
+def test_json_that_breaks_the_schema_stops_a_candidate() -> None:
+    asked = [replace(q, answer=json.dumps({"name": "n", "city": "c", "total": 1})) for q in questions(60)]
+    right, broken = [q.answer for q in asked], [q.answer.replace("}", "") for q in asked]
+    evaluation = Comparison(asked, graded(asked, broken, ORDERS), graded(asked, right, ORDERS))
+    assert "not_worse" in stopped_by(check_gates(ORDERS, evaluation, NO_GOLDEN))
