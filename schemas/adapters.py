@@ -89,7 +89,12 @@ class ArmScore(Frozen):
     )
     macro_f1: Probability
     averages: tuple[AverageScore, ...] = Field(default=(), max_length=10)
-    classes: tuple[ClassScore, ...] = Field(default=(), max_length=500)
+    classes: tuple[ClassScore, ...] = Field(
+        default=(), max_length=500, description="Of each label, or of each field of an extraction."
+    )
+    valid: Interval | None = Field(
+        default=None, description="Of an extraction: the share of answers that are JSON by the task's schema."
+    )
     confusions: tuple[Confusion, ...] = Field(
         default=(), max_length=2_000, description="Cells that are not empty, the most frequent first."
     )

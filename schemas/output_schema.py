@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
-FieldPath = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+MAX_PATH = 200
+FieldPath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH)]
 """A field of an answer, as `fields_of` names it."""
 MAX_FIELDS = 200
 MAX_SCHEMA_CHARS = 50_000
@@ -98,6 +99,8 @@ def fields_of(schema: Mapping[str, Any]) -> dict[str, frozenset[str]]:
         raise ValueError('the schema must be of an object with fields: {"type": "object", "properties": {…}}')
     found: dict[str, set[str]] = {}
     for path, types in _fields(schema, schema, "", ()):
+        if len(path) > MAX_PATH:
+            raise ValueError(f"{path[:50]}…: its path has {len(path)} characters; at most {MAX_PATH}")
         found.setdefault(path, set()).update(types)
     if len(found) > MAX_FIELDS:
         raise ValueError(f"the schema has {len(found)} fields; at most {MAX_FIELDS} are judged: leave some out")

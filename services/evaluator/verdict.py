@@ -13,7 +13,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.comparison import Comparison, traffic_of
 from services.evaluator.domain import Candidate, GradedAnswers, PastResult, Question
 from services.evaluator.gates import check_gates, verdict
-from services.evaluator.statistics.classes import class_scores, confusions
+from services.evaluator.statistics.classes import class_scores, confusions, field_scores
 from services.evaluator.statistics.confidence import confidence_score
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers, mean_interval, weighted_share, wilson
 from shared.identity import event_id
@@ -99,7 +99,7 @@ def score(
 ) -> ArmScore:
     """Return what one arm got right, with intervals, how long it took, and how well its confidence tells errors.
 
-    A task without labels has no classes: `macro_f1` is the mean score then.
+    An extraction's classes are its fields; generated text has none, and `macro_f1` is the mean score then.
     """
     groups = group_numbers([question.group for question in questions])
     right, scores = np.array(arm.right, dtype=np.float64), np.array(arm.scores, dtype=np.float64)
@@ -107,7 +107,11 @@ def score(
     expected = [question.answer.strip() for question in questions]
     given = ["" if answer is None else answer.strip() for answer in arm.answers]
     labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
-    classes, averages = class_scores(expected, given, labels, groups) if labels else ((), ())
+    if labels:
+        classes, averages = class_scores(expected, given, labels, groups)
+    else:
+        classes, averages = field_scores([grade.fields for grade in arm.grades], groups)
+    valid = np.array([grade.valid for grade in arm.grades], dtype=np.float64)
     p50, p95 = np.percentile(answers.latencies_ms, [50, 95]) if answers.latencies_ms else (0.0, 0.0)
     return ArmScore(
         adapter=adapter,
@@ -121,6 +125,7 @@ def score(
         classes=classes,
         confusions=confusions(expected, given, labels) if labels else (),
         confidence=None if confidences is None else _quality(confidences, right, groups),
+        valid=mean_interval(valid, groups) if spec.output_fields and len(valid) else None,
         failed=arm.failed,
         latency_ms_p50=float(p50),
         latency_ms_p95=float(p95),

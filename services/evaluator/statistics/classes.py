@@ -1,4 +1,4 @@
-"""Precision, recall and F1 by class and over classes, with intervals; the confusion matrix."""
+"""Precision, recall and F1 by class or field and over all of them, with intervals; the confusion matrix."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from schemas.adapters import AverageScore, ClassScore, Confusion
 from schemas.base import Interval
 from services.evaluator.statistics.intervals import Floats, Groups, percentiles, resampled, wilson
+from shared.grading.fields import FieldGrade
 
 MAX_CONFUSIONS = 2_000
 NO_LABEL = "(no label)"
@@ -32,17 +33,38 @@ def class_scores(
 
     Precision and recall have Wilson intervals, F1 and the averages are bootstrapped by group.
     """
-    if not expected:
-        return (), ()
     number = {label: position for position, label in enumerate(labels)}
     truth, answer = _one_hot(expected, number), _one_hot(given, number)
-    whole = np.ones((1, len(expected)))
-    found, samples = _scores(whole, truth, answer), _scores(resampled(groups, _RESAMPLES), truth, answer)
-    hits, predicted, support = (truth * answer).sum(axis=0), answer.sum(axis=0), truth.sum(axis=0)
+    return _part_scores(labels, truth * answer, answer, truth, groups)
+
+
+def field_scores(
+    grades: Sequence[Sequence[FieldGrade]], groups: Groups
+) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...]]:
+    """Return the same of each field of an extraction, whose values count as a class's rows do. `grades`: by row."""
+    names = sorted({field.path for fields in grades for field in fields})
+    number = {name: position for position, name in enumerate(names)}
+    counts = np.zeros((3, len(grades), len(names)))
+    for row, fields in enumerate(grades):
+        for field in fields:
+            counts[:, row, number[field.path]] = field.matched, field.given, field.expected
+    return _part_scores(names, counts[0], counts[1], counts[2], groups)
+
+
+def _part_scores(
+    names: Sequence[str], matched: Floats, given: Floats, expected: Floats, groups: Groups
+) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...]]:
+    """`matched`, `given`, `expected`: counts by row and name."""
+    rows = len(matched)
+    if not rows or not names:
+        return (), ()
+    found = _scores(np.ones((1, rows)), matched, given, expected)
+    samples = _scores(resampled(groups, _RESAMPLES), matched, given, expected)
+    hits, predicted, support = matched.sum(axis=0), given.sum(axis=0), expected.sum(axis=0)
     low, high = percentiles(found[2][0], samples[2])
     classes = tuple(
         ClassScore(
-            label=label,
+            label=name,
             precision=float(found[0][0, k]),
             recall=float(found[1][0, k]),
             f1=float(found[2][0, k]),
@@ -51,11 +73,11 @@ def class_scores(
             recall_interval=wilson(hits[k], support[k]),
             f1_interval=_interval(found[2][0, k], low[k], high[k], int(support[k])),
         )
-        for k, label in enumerate(labels)
+        for k, name in enumerate(names)
     )
     return classes, (
-        _average("macro", found, samples, (support > 0).astype(np.float64), len(expected)),
-        _average("weighted", found, samples, support, len(expected)),
+        _average("macro", found, samples, (support > 0).astype(np.float64), rows),
+        _average("weighted", found, samples, support, rows),
     )
 
 
@@ -67,9 +89,9 @@ def _one_hot(values: Sequence[str], number: dict[str, int]) -> Floats:
     return matrix
 
 
-def _scores(counts: Floats, truth: Floats, answer: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return precision, recall and F1 of each sample and label; 0 where there is nothing to divide by."""
-    hits, predicted, support = counts @ (truth * answer), counts @ answer, counts @ truth
+def _scores(counts: Floats, matched: Floats, given: Floats, expected: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return precision, recall and F1 of each sample and name; 0 where there is nothing to divide by."""
+    hits, predicted, support = counts @ matched, counts @ given, counts @ expected
     return (
         hits / np.maximum(predicted, 1.0),
         hits / np.maximum(support, 1.0),
