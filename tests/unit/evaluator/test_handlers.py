@@ -82,6 +82,19 @@ async def test_a_task_without_a_rollout_is_compared_with_the_base(
     assert (job.trained, job.production) == (trained, None)
 
 
+async def test_the_job_is_told_where_the_encoder_the_lake_and_the_prices_are(
+    settings: EvaluatorSettings, published: Published, rollouts: LatestByKey[RolloutChanged], trained: AdapterTrained
+) -> None:
+    chosen = settings.model_copy(
+        update={"prices_file": Path("own.yaml"), "evaluator_rival_rows": 7, "lake": "s3://lake"}
+    )
+    jobs = Jobs(settings.jobs_folder, "services.evaluator.job")
+    await Handlers(chosen, jobs, published, rollouts, table_seconds=0.05).on_adapter(trained)
+    told = submitted(settings).rivals
+    assert (told.rows, told.prices_file, told.lake) == (7, Path("own.yaml"), "s3://lake")
+    assert told.embedder == settings.home / "models" / "all-MiniLM-L6-v2"
+
+
 async def test_the_opponent_is_the_current_primary(
     handlers: Handlers, settings: EvaluatorSettings, trained: AdapterTrained, rollouts: LatestByKey[RolloutChanged]
 ) -> None:

@@ -16,10 +16,14 @@ from schemas.conversation import JsonObject, Message, Role
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
+from services.evaluator.job import EvaluationJob
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.rivals.options import RivalOptions
 from services.evaluator.rivals.run import Contest, approach_table
+from services.evaluator.rivals.step import compare_rivals
+from services.evaluator.verdict import Asked
 from shared.errors import DependencyUnavailable
+from shared.jobs import Progress
 from shared.model.embedding import Vectors
 from shared.model.inference import Completion
 
@@ -214,3 +218,17 @@ async def test_p95_and_the_time_of_a_replica_are_those_of_the_answers(tmp_path: 
     found = rows(await table(tmp_path, compared, Engine()))
     assert (found[ApproachKind.CANDIDATE].latency_ms_p50, found[ApproachKind.CANDIDATE].latency_ms_p95) == (30.5, 57.0)
     assert found[ApproachKind.TF_IDF].latency_ms_p95 > 0
+
+
+async def test_a_killed_job_does_not_measure_again_what_it_has_written(tmp_path: Path) -> None:
+    """No engine and no encoder are there: the table can only be the one in the folder."""
+    compared = contest()
+    made = await table(tmp_path, compared, Engine())
+    (tmp_path / "approaches.json").write_text(made.model_dump_json())
+    job = EvaluationJob(
+        trained=compared.trained, production=None, vllm=("http://127.0.0.1:1",), artifacts="", cache=tmp_path,
+        slots_folder=tmp_path, slots=1, concurrency=1, timeout_seconds=1.0, max_rank=16,
+        rivals=RivalOptions(embedder=tmp_path, lake="", prices_file=None, rows=1),
+    )  # fmt: skip
+    asked = Asked(compared.questions, (), compared.candidate, compared.production)
+    assert await compare_rivals(job, compared.train, asked, tmp_path, Progress(tmp_path)) == made
