@@ -16,7 +16,6 @@ from schemas.base import Gate, Verdict
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.comparison import Comparison, Part
 from services.evaluator.domain import GradedAnswers, PastResult
-from services.evaluator.field_gate import fields_not_worse
 from services.evaluator.golden_gates import golden_regression, must_pass
 from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_difference, tells_apart
 from services.evaluator.statistics.intervals import wilson
@@ -50,8 +49,6 @@ def check_gates(
     gates = [not_worse(spec, evaluation)]
     if parts := evaluation.parts(spec.kind):
         gates.append(parts_not_worse(evaluation, parts))
-    if fields := fields_not_worse(evaluation):
-        gates.append(fields)
     if spec.kind is TaskKind.CLASSIFICATION and spec.evaluation.better_than_chance:
         gates.insert(0, better_than_chance(evaluation))
     if spec.evaluation.min_accuracy > 0.0:
