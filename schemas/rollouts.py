@@ -83,6 +83,9 @@ class Evidence(Frozen):
         ge=0,
         description="Users whom the canary's present step has served; counted up to as many as it needs.",
     )
+    warning: str = Field(
+        default="", max_length=500, description="What is unusual in the canary and ends nothing: its confidence."
+    )
 
 
 class RolloutChanged(Event):

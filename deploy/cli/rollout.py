@@ -112,6 +112,8 @@ def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
     console.print(table)
     for rollout in rollouts:
         say(f"{rollout['task']}: {rollout['reason']}")
+        if rollout["evidence"].get("warning"):
+            warn(f"{rollout['task']}: {rollout['evidence']['warning']}", "yellow")
         if rollout["trouble"]:
             warn(f"{rollout['task']} waits: {rollout['trouble']}", "yellow")
 

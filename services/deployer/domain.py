@@ -26,7 +26,7 @@ from services.deployer.statistics.betting import (
     wealth_now,
 )
 from services.deployer.statistics.bounds import interval
-from services.deployer.statistics.canary import CanaryCounts, canary_failure
+from services.deployer.statistics.canary import CanaryCounts, canary_failure, confidence_shift
 from services.deployer.statistics.forecast import labels_expected
 from shared.identity import content_hash
 
@@ -89,6 +89,7 @@ class Ledger:
             canary_requests=self.canary.requests,
             canary_errors=self.canary.errors,
             canary_users=self.canary.users,
+            warning=confidence_shift(self.canary),
         )
 
 

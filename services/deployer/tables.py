@@ -84,6 +84,6 @@ LATENCIES = sa.Table(
     "latencies", METADATA,
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("user_key", sa.Text, primary_key=True),
     sa.Column("day", sa.Date, primary_key=True), sa.Column("canary", sa.Boolean, primary_key=True),
-    sa.Column("rank", sa.BigInteger), sa.Column("latency_ms", sa.Double),
+    sa.Column("rank", sa.BigInteger), sa.Column("latency_ms", sa.Double), sa.Column("confidence", sa.Double),
 )  # fmt: skip
 FORGOTTEN = erased_subjects_table(METADATA)

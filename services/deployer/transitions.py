@@ -168,7 +168,7 @@ class RolloutTransitions:
                 await self._ledger.set_published(ticket.ticket_id)
 
     async def _publish_evidence(self, rollout: Rollout, ledger: Ledger) -> None:
-        """Publish a running candidate's evidence once labels have changed it, at most once a minute.
+        """Publish a running candidate's evidence at most once a minute, when labels have changed it or a warning came.
 
         Between two moves, which may be weeks apart, nobody else sees what the labels say. After a restart it may be
         published again, as the same event.
@@ -180,7 +180,7 @@ class RolloutTransitions:
         if now - last[2] < _EVIDENCE_INTERVAL:
             return
         evidence = ledger.evidence(rollout.alpha)
-        if _said_by_labels(evidence) != _said_by_labels(last[1]):
+        if _worth_an_event(evidence) != _worth_an_event(last[1]):
             await self._publisher.publish(rollout.evidence_event(evidence, now))
         self._published[rollout.task] = change, evidence, now
 
@@ -234,8 +234,9 @@ class RolloutTransitions:
         return f"{await self._admin.changed_by(flag_name(task, flag)) or 'somebody'} in Unleash"[:200]
 
 
-def _said_by_labels(evidence: Evidence) -> tuple[float, ...]:
-    return evidence.labels, evidence.wins, evidence.losses, evidence.wealth
+def _worth_an_event(evidence: Evidence) -> tuple[float, ...]:
+    """What is worth another event: the labels, and whether there is a warning; its numbers change with every answer."""
+    return evidence.labels, evidence.wins, evidence.losses, evidence.wealth, bool(evidence.warning)
 
 
 def _question(rollout: Rollout, ticket: DrawnTicket, call: Call, now: datetime) -> LabelRequested:

@@ -301,7 +301,8 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
         await deployer.compare_and_label(range(10, 25), "delivery")
         assert (deployer.last.stage, deployer.last.canary_percent) == (Stage.CANARY, 25)
         for _ in range(2):
-            await see(deployer, range(30), Variant.CANARY, latency_ms=500.0)
+            await see(deployer, range(30), Variant.CANARY, latency_ms=500.0, confidence=0.4)
+            await see(deployer, range(30, 33), Variant.CANARY, latency_ms=5.0, confidence=0.9)
             await see(deployer, range(5), Variant.CANARY, latency_ms=1.0, day=1)
             await see(deployer, range(5, 9), Variant.CANARY, latency_ms=1.0)
             await see(deployer, range(2_000, 2_100), Variant.BASE, latency_ms=9_000.0)
@@ -313,6 +314,8 @@ async def test_what_guards_count_is_the_same_in_postgresql_and_in_the_rules(real
     ]
     assert counted == expected
     assert counted.latencies.limit_ms == 1.2 * 197
+    assert counted.confidences.count > 20
+    assert 0.4 < counted.confidences.mean < 0.6
     assert [(arms.percent, arms.canary, arms.bad) for arms in counted.arms[Guard.FEEDBACK]] == [(5, 0, 1), (25, 2, 3)]
     assert (counted.bad(Guard.FEEDBACK), counted.bad(Guard.CORRECTIONS)) == ((2, 4), (2, 3))
     await real.deployer.handlers.on_forgotten(forget(real.task, "user-1"))

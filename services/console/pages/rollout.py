@@ -36,8 +36,9 @@ def rollout_parts(events: Sequence[Json]) -> list[str]:
     notes = [f"Gain over production: {low} to {high} points (95 %, valid whenever one looks)."]
     if evidence["unidentified"]:
         notes.append(f"{evidence['unidentified']} tickets are of unknown authors, who may be few.")
+    warning = f"<p>{tag('warning', 'open')} {escape(evidence['warning'])}</p>" if evidence.get("warning") else ""
     paused = f"<p>{tag('paused', 'open')} {escape(last['paused'])}</p>" if last["paused"] else ""
-    return [summary, muted(" ".join(notes)), paused, wealth_plot(events), _moves_table(_moves(events))]
+    return [summary, muted(" ".join(notes)), warning, paused, wealth_plot(events), _moves_table(_moves(events))]
 
 
 def wealth_plot(events: Sequence[Json]) -> str:

@@ -143,6 +143,7 @@ def upgrade() -> None:
         sa.Column("canary", sa.Boolean, primary_key=True),
         sa.Column("rank", sa.BigInteger, nullable=False),
         sa.Column("latency_ms", sa.Double, nullable=False),
+        sa.Column("confidence", sa.Double),
     )
     op.create_table(
         "forgotten",

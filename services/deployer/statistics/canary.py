@@ -5,6 +5,7 @@ A guard that knows too little has no evidence, and ends nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,9 @@ from shared.grading.text import same_answer
 from shared.identity import content_hash
 from shared.kafka.delivery import Delivery
 
+_MIN_CONFIDENCES = 100
+_SHIFT = 0.05
+_STANDARD_ERRORS = 4.0
 _COMPARED = {
     Guard.ERRORS: "the canary fails too often: {canary} of the {bad} users with a failed request were in it",
     Guard.FEEDBACK: "the canary's users complain too often: {canary} of the {bad} with negative feedback were in it",
@@ -52,6 +56,15 @@ class Latencies:
 
 
 @dataclass(frozen=True)
+class Confidences:
+    """How sure an arm was of the answers whose latency is measured: mean and variance of `count` values in [0, 1]."""
+
+    count: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+
+
+@dataclass(frozen=True)
 class CanaryCounts:
     """The canary's requests, and what its guards count.
 
@@ -66,6 +79,8 @@ class CanaryCounts:
     users: int = 0
     arms: Mapping[Guard, Sequence[Arms]] = field(default_factory=dict)
     latencies: Latencies = Latencies()
+    confidences: Confidences = Confidences()
+    primary_confidences: Confidences = Confidences()
 
     def bad(self, guard: Guard) -> tuple[int, int]:
         """Return how many subjects with such an event were the canary's, and how many there were."""
@@ -106,6 +121,25 @@ def canary_failure(counts: CanaryCounts, settings: RolloutSettings) -> str:
     return f"{reason} (evidence of all guards {all_together:.0f} ≥ {LIMIT:.0f}, most of it of {worst.value})"
 
 
+def confidence_shift(counts: CanaryCounts) -> str:
+    """Return a warning if the canary is not as sure of its answers as the primary was before it, else "".
+
+    It ends nothing: another calibration, or a candidate that is rightly surer, looks the same. The means must differ by
+    5 points and by 4 standard errors (Welch 1947), which by chance alone is rare, however often one looks.
+    """
+    canary, primary = counts.confidences, counts.primary_confidences
+    if min(canary.count, primary.count) < _MIN_CONFIDENCES:
+        return ""
+    shift = canary.mean - primary.mean
+    error = math.sqrt(canary.variance / canary.count + primary.variance / primary.count)
+    if abs(shift) < max(_SHIFT, _STANDARD_ERRORS * error):
+        return ""
+    return (
+        f"the canary is {'surer' if shift > 0 else 'less sure'} of its answers than the primary was before it: "
+        f"{canary.mean:.2f} against {primary.mean:.2f} on average; nothing is done about it"
+    )
+
+
 @dataclass(frozen=True)
 class Observation:
     """One request. `counted`: it served a user, or failed; not one that was refused.
@@ -121,6 +155,7 @@ class Observation:
     failed: bool
     counted: bool
     latency_ms: float
+    confidence: float | None
     occurred_at: datetime
     source: str
     offset: int
@@ -143,6 +178,7 @@ def observation(delivery: Delivery[RequestObserved], candidate: str, primary: st
         failed=failed,
         counted=failed or event.status < 400,
         latency_ms=event.latency_ms,
+        confidence=event.confidence,
         occurred_at=event.occurred_at,
         source=f"{delivery.topic}-{delivery.partition}",
         offset=delivery.offset,

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.deployer.rollout import Rollout
-from services.deployer.statistics.canary import Arms, CanaryCounts, Latencies, Observation, rank_of
+from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation, rank_of
 from services.deployer.statistics.guards import MEASURED_REQUESTS, SLOW, Guard, percentile_rank
 from services.deployer.tables import ANSWERS, BAD_USERS, LATENCIES, REQUESTS, ROLLOUTS, SERVED
 
@@ -43,7 +43,14 @@ async def canary_counts(connection: AsyncConnection, rollout_id: str) -> CanaryC
     for name, *numbers in await connection.execute(by_share):
         arms[Guard[name]].append(Arms(*numbers))
     return CanaryCounts(
-        int(total), int(failed or 0), percent, users, dict(arms), await _latencies(connection, rollout_id)
+        int(total),
+        int(failed or 0),
+        percent,
+        users,
+        dict(arms),
+        await _latencies(connection, rollout_id),
+        await _confidences(connection, rollout_id, canary=True),
+        await _confidences(connection, rollout_id, canary=False),
     )
 
 
@@ -191,7 +198,7 @@ async def _add_latencies(
             rows.append(
                 {
                     "rollout_id": rollout_id, "user_key": o.user_key, "day": day, "canary": canary, "rank": rank,
-                    "latency_ms": o.latency_ms,
+                    "latency_ms": o.latency_ms, "confidence": o.confidence,
                 }
             )  # fmt: skip
     if rows:
@@ -209,3 +216,13 @@ async def _latencies(connection: AsyncConnection, rollout_id: str) -> Latencies:
     limit = SLOW * float((await connection.execute(values.offset(rank - 1).limit(1))).scalar_one())
     slow = sa.select(sa.func.count()).where(of_rollout, LATENCIES.c.canary, LATENCIES.c.latency_ms > limit)
     return Latencies(measured, int((await connection.execute(slow)).scalar_one()), limit)
+
+
+async def _confidences(connection: AsyncConnection, rollout_id: str, *, canary: bool) -> Confidences:
+    value = LATENCIES.c.confidence
+    figures = sa.select(
+        sa.func.count(value), sa.func.coalesce(sa.func.avg(value), 0), sa.func.coalesce(sa.func.var_pop(value), 0)
+    )
+    of_arm = figures.where(LATENCIES.c.rollout_id == rollout_id, LATENCIES.c.canary.is_(canary))
+    count, mean, variance = (await connection.execute(of_arm)).one()
+    return Confidences(count, round(float(mean), 9), round(float(variance), 9))

@@ -66,6 +66,9 @@ def test_the_card_has_the_evidence_as_it_is_now() -> None:
         assert f"<b>{figure}</b>" in card
     assert "-1.2 to +25.0 points" in card
     assert "4 tickets are of unknown authors" in card
+    assert "warning" not in card
+    warned = "".join(rollout_parts([changed(0, 1, evidence={"warning": "less sure <0.4>"})]))
+    assert "warning</span> less sure &lt;0.4&gt;" in warned
     unknown = "".join(rollout_parts([changed(0, 1, evidence={"labels_expected": None})]))
     assert "<b>–</b><span>labels expected" in unknown and "unknown authors" not in unknown
 

@@ -17,10 +17,16 @@ BEFORE = range(1_000, 1_200)
 
 
 async def see(
-    deployer: Deployer, numbers: Iterable[int], variant: Variant, latency_ms: float = 100.0, day: int = 0
+    deployer: Deployer,
+    numbers: Iterable[int],
+    variant: Variant,
+    latency_ms: float = 100.0,
+    day: int = 0,
+    confidence: float | None = None,
 ) -> None:
     """One request of each number, of a user of that number, some days later."""
-    later = {"latency_ms": latency_ms, "occurred_at": deployer.last.occurred_at + timedelta(days=day, minutes=1)}
+    at = deployer.last.occurred_at + timedelta(days=day, minutes=1)
+    later = {"latency_ms": latency_ms, "confidence": confidence, "occurred_at": at}
     events = [observed(deployer.last, number, variant).model_copy(update=later) for number in numbers]
     await deployer.handlers.on_observed(deliveries(events))
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from statistics import fmean, pvariance
 from types import MappingProxyType
 from typing import Any
 
@@ -33,7 +34,7 @@ from services.deployer.handlers import Handlers
 from services.deployer.operators.commands import OperatorCommands
 from services.deployer.rollout import Move, Rollout, rollout_id
 from services.deployer.settings import DeployerSettings
-from services.deployer.statistics.canary import Arms, CanaryCounts, Latencies, Observation
+from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation
 from services.deployer.statistics.guards import Guard, latency_limit
 from services.deployer.statistics.levels import Draw
 from services.deployer.storage.ledger import LedgerStore
@@ -348,7 +349,7 @@ class MemoryLedger:
         self.answers: dict[tuple[str, str], str | None] = {}
         self.served: dict[tuple[str, int], set[str]] = {}
         self.bad_users: dict[tuple[str, Guard], dict[str, tuple[int, bool]]] = {}
-        self.latencies: dict[tuple[str, bool], dict[tuple[str, date], float]] = {}
+        self.latencies: dict[tuple[str, bool], dict[tuple[str, date], tuple[float, float | None]]] = {}
 
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
@@ -434,7 +435,10 @@ class MemoryLedger:
             is_measured = observation.canary if in_canary else observation.primary
             if is_measured and observation.counted and not observation.failed and observation.user_key:
                 latencies = self.latencies.setdefault((rollout.rollout_id, in_canary), {})
-                latencies.setdefault((observation.user_key, observation.occurred_at.date()), observation.latency_ms)
+                latencies.setdefault(
+                    (observation.user_key, observation.occurred_at.date()),
+                    (observation.latency_ms, observation.confidence),
+                )
 
     async def add_complaint(
         self, rollout: Rollout, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
@@ -455,11 +459,20 @@ class MemoryLedger:
         arms = {
             guard: _arms(list(bad.values())) for (owner, guard), bad in self.bad_users.items() if owner == rollout_id
         }
-        primary, canary_ms = ([*self.latencies.get((rollout_id, arm), {}).values()] for arm in (False, True))
-        limit = latency_limit(primary)
+        primary, canary = ([*self.latencies.get((rollout_id, arm), {}).values()] for arm in (False, True))
+        limit, canary_ms = latency_limit([latency for latency, _ in primary]), [latency for latency, _ in canary]
         slow = sum(latency > limit for latency in canary_ms) if limit is not None else 0
         measured = Latencies(len(canary_ms), slow, limit)
-        return Ledger(tickets, agreeing, CanaryCounts(len(failed), sum(failed), percent, users, arms, measured))
+        sure = [_confidences(confidence for _, confidence in arm) for arm in (canary, primary)]
+        counts = CanaryCounts(len(failed), sum(failed), percent, users, arms, measured, *sure)
+        return Ledger(tickets, agreeing, counts)
+
+
+def _confidences(values: Iterable[float | None]) -> Confidences:
+    known = [value for value in values if value is not None]
+    if not known:
+        return Confidences()
+    return Confidences(len(known), round(fmean(known), 9), round(pvariance(known), 9))
 
 
 def _arms(bad: list[tuple[int, bool]]) -> list[Arms]:

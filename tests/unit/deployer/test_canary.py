@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from schemas.tasks import RolloutSettings
 from services.deployer.statistics.canary import (
     Arms,
     CanaryCounts,
+    Confidences,
     Latencies,
     canary_failure,
+    confidence_shift,
     guard_evidence,
     observation,
 )
@@ -145,3 +148,44 @@ async def test_a_redelivery_counts_nothing_twice(deployer: Deployer) -> None:
         await deployer.handlers.on_observed(deliveries([]))
     seen = await counts(deployer)
     assert (seen.requests, seen.latencies.measured, seen.bad(Guard.FEEDBACK)) == (3, 3, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("canary", "primary", "words"),
+    [
+        (Confidences(100, 0.70, 0.01), Confidences(2_000, 0.80, 0.01), "less sure of its answers than the primary was"),
+        (Confidences(100, 0.90, 0.01), Confidences(2_000, 0.80, 0.01), "surer of its answers"),
+        (Confidences(99, 0.70, 0.01), Confidences(2_000, 0.80, 0.01), ""),
+        (Confidences(100, 0.70, 0.01), Confidences(99, 0.80, 0.01), ""),
+        (Confidences(100, 0.70, 0.09), Confidences(2_000, 0.80, 0.09), ""),  # 3.3 standard errors.
+        (Confidences(9_000, 0.76, 0.01), Confidences(2_000, 0.80, 0.01), ""),  # Sure, but not worth a word.
+        (Confidences(), Confidences(), ""),
+    ],
+)
+def test_a_canarys_confidence_is_warned_about_where_it_is_not_the_primarys(
+    canary: Confidences, primary: Confidences, words: str
+) -> None:
+    warning = confidence_shift(CanaryCounts(confidences=canary, primary_confidences=primary))
+    assert words in warning and bool(words) == bool(warning)
+
+
+async def test_a_shift_of_confidence_warns_in_the_evidence_once_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated())
+    await see(deployer, range(2_000, 2_150), Variant.BASE, confidence=0.9)
+    await in_canary(deployer)
+    start, told = deployer.last, len(deployer.publisher.changes)
+    await see(deployer, range(40), Variant.CANARY, confidence=0.4)
+    await see(deployer, range(40), Variant.CANARY, confidence=0.4, day=1)
+    for minutes, numbers in ((2, range(40, 60)), (4, range(60, 90)), (6, range(90, 95))):
+        now = start.occurred_at + timedelta(minutes=minutes)
+        monkeypatch.setattr("services.deployer.transitions.utc_now", lambda now=now: now)
+        assert len(deployer.publisher.changes) == told, "before there are a hundred"
+        await see(deployer, numbers, Variant.CANARY, confidence=0.5)
+        await deployer.handlers.tick(TASK)
+        if minutes == 2:
+            told += 1
+    assert deployer.last.stage is Stage.CANARY
+    assert "0.42 against 0.90 on average" in deployer.publisher.changes[-1].evidence.warning
