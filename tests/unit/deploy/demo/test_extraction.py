@@ -21,6 +21,8 @@ from schemas.conversation import Answer
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.rollouts import ShadowCompared
 from schemas.tasks import TaskKind
+from shared.privacy.redaction import Redactor, Rules
+from shared.privacy.redaction.json_texts import literals_of_answer
 from tests.unit.shared.grading.orders import SCHEMA, orders
 
 RIGHT = '{"customer": {"name": "Ann"}, "total": 5, "items": [{"sku": "A1", "count": 2}]}'
@@ -36,6 +38,13 @@ def test_the_shipped_orders_are_enough_rows_of_enough_fields_with_most_of_them_m
     assert len(answers[0]) >= 8
     sometimes_missing = [name for name in answers[0] if any(answer[name] is None for answer in answers)]
     assert len(sometimes_missing) >= 6
+
+
+def test_redaction_finds_nothing_in_the_shipped_orders_so_that_texts_and_objects_stay_in_step() -> None:
+    rows = read_objects(shipped_data(TaskKind.EXTRACTION), extraction_schema()).rows
+    values = {literal.text for row in rows for literal in literals_of_answer(row.label) or ()}
+    redacted = Redactor(b"k" * 32).redact([*(row.text for row in rows), *sorted(values)], Rules())
+    assert [found.text for found in redacted if found.count] == []
 
 
 def test_parts_have_no_row_in_common_and_are_as_large_as_the_loop_needs() -> None:
