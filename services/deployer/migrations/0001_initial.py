@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "deployer_0001_steps"  # Not the id of a database whose canaries have one step, which is refused.
+revision = "deployer_0001_confidence"  # Not the id of a database whose latencies have no confidence, which is refused.
 down_revision = None
 
 
