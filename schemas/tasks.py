@@ -265,6 +265,18 @@ class RolloutSettings(_Section):
     min_canary_users: int = Field(
         default=25, ge=0, le=10_000, description="Users whom each step of the canary must have served before the next."
     )
+    control_percent: int = Field(
+        default=5,
+        ge=1,
+        le=50,
+        description="Percent of users who stay on the previous adapter after a promotion, as control.",
+    )
+    control_days: float = Field(
+        default=7.0,
+        ge=0.0,
+        le=60.0,
+        description="Days of that; meanwhile guards go on and the next candidate waits. 0: none.",
+    )
     max_labels: int = Field(default=300, ge=1, description="Tickets on which people are asked, at most.")
     severity: tuple[Severity, ...] = Field(
         default=(),

@@ -42,8 +42,8 @@ class Admission:
         Raises DependencyUnavailable while vLLM or the artifact store is away: then it goes on waiting.
         """
         await self._transitions.settle(task)
-        waiting = await self._rollouts.waiting(task)
-        if waiting is None or await self._transitions.active(task) is not None:
+        waiting, last = await self._rollouts.waiting(task), await self._rollouts.last_entered(task)
+        if waiting is None or (last is not None and (last.active or last.control)):
             return
         now = utc_now()
         if waiting.asked_against and now - waiting.changed_at > timedelta(days=waiting.spec.rollout.max_days):
@@ -84,8 +84,11 @@ class Admission:
             reason = f"{waiting.candidate}, which waits for its turn, was trained on newer data"
             await self._save(candidate.turned_away(reason, now))
             return
+        last = await self._rollouts.last_entered(event.task)
         if active is not None:
             candidate = candidate.queued(f"until {active.candidate} ends; {candidate.reason}", now)
+        elif last is not None and last.control:
+            candidate = candidate.queued(f"until the control of {last.candidate} ends; {candidate.reason}", now)
         older = f"replaced in the queue by the newer {candidate.candidate}"
         replaced = [] if waiting is None else [waiting.turned_away(older, now)]
         await self._save(*replaced, candidate)

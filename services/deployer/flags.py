@@ -1,7 +1,8 @@
-"""A task's four flags, and what each change of a rollout does to them.
+"""A task's flags, and what each change of a rollout does to them.
 
     ratchet.<task>.primary    on: everyone is served the payload's adapter        ratchet.<task>.shadow   sample %
     ratchet.<task>.rollback   on: `previous` of primary's payload serves          ratchet.<task>.canary   user %
+    ratchet.<task>.control    user % whom `previous` serves for a while after a promotion; it comes with the first one
 
 The deployer writes flags only when a rollout changes. Between changes they belong to the operator: what was turned by
 hand stays, and pauses the candidate until a person says that it goes on. Writes are ordered so that a crash between any
@@ -80,6 +81,20 @@ def shadow_strategy(rollout: Rollout) -> Strategy:
     return Strategy(percent=rollout.spec.rollout.shadow_percent, stickiness="userId", group=rollout.rollout_id)
 
 
+def control_strategy(rollout: Rollout) -> Strategy:
+    """The control is sticky by user, too, and another draw of them than the canary was."""
+    return Strategy(
+        percent=rollout.spec.rollout.control_percent, stickiness="userId", group=f"{rollout.rollout_id}.control"
+    )
+
+
+async def read_control(admin: FlagAdmin, rollout: Rollout) -> bool:
+    """Return True if the control's flag is as the rollout's promotion left it."""
+    flag = flag_name(rollout.task, "control")
+    state = await admin.read(flag)
+    return state is not None and state.enabled and state.matches(control_strategy(rollout).body(flag))
+
+
 async def read_flags(admin: FlagAdmin, task: str) -> TaskFlags:
     return TaskFlags(*[await admin.read(flag_name(task, flag)) for flag in ("primary", "rollback", "canary", "shadow")])
 
@@ -97,10 +112,22 @@ async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
         await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(rollout))
         await admin.switch(flag_name(rollout.task, "primary"), True)
         await _stop(admin, rollout.task)
+        await _set_control(admin, rollout)
     elif rollout.stage in ENDED:
         await _stop(admin, rollout.task)
+        await _set_control(admin, rollout)
     elif rollout.stage is Stage.ROLLED_BACK:
         await admin.switch(flag_name(rollout.task, "rollback"), True)
+        await _set_control(admin, rollout)
+
+
+async def _set_control(admin: FlagAdmin, rollout: Rollout) -> None:
+    flag = flag_name(rollout.task, "control")
+    if rollout.control:
+        description = f"Share of {rollout.task}'s users on the previous adapter after a promotion"
+        await admin.ensure(flag, description, control_strategy(rollout))
+        await admin.set_strategy(flag, control_strategy(rollout))
+    await admin.switch(flag, rollout.control)
 
 
 async def _to_shadow(admin: FlagAdmin, rollout: Rollout) -> None:

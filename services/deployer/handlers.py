@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 TICKS_AT_ONCE = 10
 """Each holds a connection to the database for its lock, and needs another."""
 _LONGEST_PAUSE = 60.0
+_ARMS = {Variant.CANARY, Variant.PRIMARY, Variant.BASE}
+"""Whose requests are compared; after a promotion also the control's, whom the previous adapter serves."""
 
 
 class Handlers:
@@ -131,7 +133,7 @@ class Handlers:
             observations = [
                 observation(d, rollout.candidate, rollout.primary) for d in deliveries
                 if d.event.task == task and d.event.occurred_at >= rollout.stage_since
-                and d.event.variant in (Variant.CANARY, Variant.PRIMARY, Variant.BASE)
+                and d.event.variant in (_ARMS | {Variant.ROLLBACK} if rollout.control else _ARMS)
             ]  # fmt: skip
             if observations:
                 await self._ledger.add_observations(rollout, observations)
@@ -226,4 +228,5 @@ class Handlers:
                 await self._admission.drop(task, "the task's prompt, labels or base model changed since it was trained")
             await self._transitions.advance(task)
             await self._transitions.watch_flags(task)
+            await self._transitions.watch_control(task)
             await self._admission.next_turn(task)

@@ -32,7 +32,8 @@ class Rollout:
     the event of the last change have been applied and published. `moves_flags` is False for a change that sets no flag:
     a candidate has not entered, the active one stays in its stage because a newer one waits or was rejected or because
     it was paused, or an operator turned rollback on or off by hand. `canary_percent`: the share of users in the canary,
-    of its last step once it is over, 0 before it; `step_since`: when it rose to that.
+    of its last step once it is over, 0 before it; `step_since`: when it rose to that. `control`: it is promoted, and
+    some users stay on `previous` for a while; `canary_percent` is then the share of all others.
     """
 
     rollout_id: str
@@ -66,6 +67,7 @@ class Rollout:
     settled: bool = False
     canary_percent: int = 0
     step_since: datetime | None = None
+    control: bool = False
 
     @property
     def active(self) -> bool:
@@ -93,7 +95,7 @@ class Rollout:
         return replace(
             self, stage=stage, reason=reason[:2_000], evidence=evidence, changed_at=now,
             stage_since=self.stage_since if stage is self.stage else now, moved_by=moved_by, version=self.version + 1,
-            moves_flags=moves_flags, settled=False,
+            moves_flags=moves_flags, settled=False, control=self.control and stage is Stage.PROMOTED,
         )  # fmt: skip
 
     def with_canary(self, percent: int, reason: str, evidence: Evidence, now: datetime) -> Rollout:
@@ -101,9 +103,29 @@ class Rollout:
         return replace(self.with_stage(Stage.CANARY, reason, evidence, now), canary_percent=percent, step_since=now)
 
     def with_promotion(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
-        """Return the rollout with the candidate as the primary."""
+        """Return the rollout with the candidate as the primary of everyone, or of all but the control."""
+        settings = self.spec.rollout
+        if settings.control_days:
+            reason = (
+                f"{reason}, but for {settings.control_percent} % who stay on {self.primary or 'the base model'} for "
+                f"{settings.control_days:g} days as control"
+            )
         promoted = self.with_stage(Stage.PROMOTED, reason, evidence, now, moved_by=moved_by)
+        if settings.control_days:
+            promoted = replace(promoted, control=True, canary_percent=100 - settings.control_percent, step_since=now)
         return promoted.with_serving(self.candidate, self.primary)
+
+    def without_control(self, reason: str, now: datetime, moved_by: str = RATCHET) -> Rollout:
+        """Return the promoted rollout once nobody stays on the previous adapter any more."""
+        stays = self.with_stage(self.stage, f"its control has ended: {reason}", self.evidence, now, moved_by=moved_by)
+        return replace(stays, control=False)
+
+    def taken_back(self, reason: str, now: datetime, moved_by: str = RATCHET, *, moves_flags: bool = True) -> Rollout:
+        """Return the promoted rollout with the adapter before it serving again."""
+        back = self.with_stage(
+            Stage.ROLLED_BACK, reason, self.evidence, now, moves_flags=moves_flags, moved_by=moved_by
+        )
+        return back.with_serving(self.previous, self.candidate)
 
     def with_pause(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
         """Return the rollout in the same stage, paused; the flags stay as they are."""

@@ -15,7 +15,7 @@ from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
 from services.deployer.domain import DrawnTicket, Ledger, decide
-from services.deployer.flags import apply_flags, flag_name, read_flags
+from services.deployer.flags import apply_flags, flag_name, read_control, read_flags
 from services.deployer.rollout import ENDED, RATCHET, Rollout, ServingState, serving_after
 from services.deployer.statistics.canary import canary_failure
 from services.deployer.storage.ledger import LedgerStore
@@ -142,16 +142,39 @@ class RolloutTransitions:
             await self._follow_rollback(last)
         await self.settle(task)
 
+    async def watch_control(self, task: str) -> None:
+        """Look after the control of the last promotion: its guards may take the promotion back, its time ends it.
+
+        A hand on its flag ends it, too.
+        """
+        last = await self._rollouts.last_entered(task)
+        if last is None or not (last.control and last.settled):
+            return
+        settings = last.spec.rollout
+        if reason := canary_failure((await self._ledger.load(last.rollout_id)).canary, settings):
+            changed = last.taken_back(f"{reason}: {last.previous or 'the base model'} serves again", utc_now())
+        elif utc_now() - last.stage_since > timedelta(days=settings.control_days):
+            changed = last.without_control(
+                f"{settings.control_days:g} days without harm that its guards see", utc_now()
+            )
+        elif not await read_control(self._admin, last):
+            by = await self._hand_on(task, "control")
+            changed = last.without_control("its flag was changed by hand", utc_now(), by)
+        else:
+            return
+        await self._rollouts.save(changed)
+        await self.settle(task)
+
     async def _follow_rollback(self, last: Rollout) -> None:
         is_on = (await read_flags(self._admin, last.task)).rolled_back
         if is_on is (last.stage is Stage.ROLLED_BACK):
             return
         by = await self._hand_on(last.task, "rollback")
         if is_on:
+            if last.control:  # Else some users would stay on the adapter before once rollback is turned off.
+                await self._admin.switch(flag_name(last.task, "control"), False)
             reason = f"rollback was turned on: {last.previous or 'the base model'} serves again"
-            changed = last.with_stage(
-                Stage.ROLLED_BACK, reason, last.evidence, utc_now(), moves_flags=False, moved_by=by
-            ).with_serving(last.previous, last.candidate)
+            changed = last.taken_back(reason, utc_now(), by, moves_flags=False)
         else:
             reason = f"rollback was turned off: {last.candidate} serves again"
             changed = last.with_stage(

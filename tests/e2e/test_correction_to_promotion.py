@@ -37,7 +37,7 @@ def spec() -> TaskSpec:
         system_prompt="Classify the message.",
         labels=LABELS,
         failures=FailureSettings(overlap_share=0.0, min_cluster_size=5),
-        rollout=RolloutSettings(canary_steps=(20,), min_canary_users=10),
+        rollout=RolloutSettings(canary_steps=(20,), control_days=0, min_canary_users=10),
     )
 
 
@@ -199,7 +199,9 @@ async def test_a_candidate_that_is_only_as_good_is_never_promoted(stack_settings
 
 async def test_a_canary_with_many_errors_is_rejected(stack_settings: Settings, tmp_path: Path) -> None:
     task = spec()
-    task = task.model_copy(update={"rollout": RolloutSettings(canary_steps=(20,), min_canary_users=10_000)})
+    task = task.model_copy(
+        update={"rollout": RolloutSettings(canary_steps=(20,), control_days=0, min_canary_users=10_000)}
+    )
     async with running_system(
         stack_settings, tmp_path, task, Models(task, always("billing"), TRUTH.__getitem__)
     ) as system:

@@ -136,6 +136,32 @@ async def test_a_hand_in_unleash_pauses_and_the_history_names_it(real: Real) -> 
     assert rollback is not None and rollback.enabled
 
 
+async def test_the_control_of_a_promotion_is_a_real_flag_and_its_guards_roll_back(real: Real) -> None:
+    deployer = real.deployer
+    settings = {"canary_wealth": 2, "min_canary_users": 0, "control_days": 7}
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task, **settings))
+    await deployer.compare_and_label(range(20), "delivery")
+    await deployer.handlers.tick(real.task)
+    assert deployer.last.stage is Stage.PROMOTED, deployer.last.reason
+    control = await real.admin.read(real.flag("control"))
+    assert control is not None and control.enabled
+    assert control.strategies[0]["parameters"] == {
+        "rollout": "5", "stickiness": "userId", "groupId": f"{deployer.last.rollout_id}.control",
+    }  # fmt: skip
+    moves = len(await deployer.rollouts.history(real.task, 50))
+    await deployer.handlers.tick(real.task)
+    assert len(await deployer.rollouts.history(real.task, 50)) == moves, "Unleash has it as it was written"
+    failed = [
+        observed(deployer.last, number, Variant.PRIMARY, 502).model_copy(update={"adapter": "a1"})
+        for number in range(200)
+    ]
+    await deployer.handlers.on_observed(deliveries(failed))
+    await deployer.handlers.tick(real.task)
+    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.ROLLED_BACK, None)
+    states = [await real.admin.read(real.flag(name)) for name in ("primary", "rollback", "control")]
+    assert [state is not None and state.enabled for state in states] == [True, True, False]
+
+
 async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))

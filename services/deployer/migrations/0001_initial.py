@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "deployer_0001_confidence"  # Not the id of a database whose latencies have no confidence, which is refused.
+revision = "deployer_0001_control"  # Not the id of a database without a control after promotions, which is refused.
 down_revision = None
 
 
@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("settled", sa.Boolean, nullable=False),
         sa.Column("canary_percent", sa.Integer, nullable=False),
         sa.Column("step_since", sa.DateTime(timezone=True)),
+        sa.Column("control", sa.Boolean, nullable=False),
         sa.Column("change", sa.BigInteger, nullable=False),
         sa.Column("entry", sa.BigInteger, nullable=False),
     )

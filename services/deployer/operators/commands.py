@@ -92,8 +92,7 @@ class OperatorCommands:
                 return await self._rollouts.get(last.rollout_id) or last
             if last is None or last.stage is not Stage.PROMOTED:
                 raise CommandRefused(f"{task} has neither a candidate nor a promoted adapter to take back")
-            back = last.with_stage(Stage.ROLLED_BACK, f"rolled back: {reason}", last.evidence, utc_now(), moved_by=by)
-            return await self._change(back.with_serving(last.previous, last.candidate))
+            return await self._change(last.taken_back(f"rolled back: {reason}", utc_now(), by))
 
     async def _candidate(self, task: str) -> Rollout:
         await self._transitions.settle(task)

@@ -142,10 +142,11 @@ def confidence_shift(counts: CanaryCounts) -> str:
 
 @dataclass(frozen=True)
 class Observation:
-    """One request. `counted`: it served a user, or failed; not one that was refused.
+    """One request. `canary`: the candidate answered, also once it is promoted.
 
-    `primary`: the primary, or the base model where there is none, answered; a fallback is neither arm. `source` and
-    `offset`: the record's place in Kafka, by which it is counted once.
+    `counted`: it served a user, or failed; not one that was refused. `primary`: the primary, or the base model where
+    there is none, answered; a fallback is neither arm. `source` and `offset`: the record's place in Kafka, by which it
+    is counted once.
     """
 
     prediction_id: str
@@ -173,7 +174,7 @@ def observation(delivery: Delivery[RequestObserved], candidate: str, primary: st
     return Observation(
         event.prediction_id,
         event.subject or event.user_hash,
-        canary=event.variant is Variant.CANARY and event.adapter == candidate,
+        canary=event.variant in (Variant.CANARY, Variant.PRIMARY) and event.adapter == candidate,
         primary=event.variant in (Variant.PRIMARY, Variant.BASE) and event.adapter == primary,
         failed=failed,
         counted=failed or event.status < 400,

@@ -7,7 +7,8 @@
 Each is a binomial mixture (`betting.canary_guard`; Robbins 1970, Lindon et al. 2022), whose expectation under the null
 is at most 1 at any time. So is that of a weighted mean of them, whatever they have to do with each other (Vovk & Wang
 2021, "E-values"): together they reach 20 with probability at most .05 (Ville), and each alone ends a healthy canary
-with at most its share of that. A fifth share is left to the week after a promotion.
+with at most its share of that; a fifth share is left. In the time of control after a promotion the same evidence goes
+on, so that canary and control spend the .05 together.
 """
 
 from __future__ import annotations

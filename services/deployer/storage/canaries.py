@@ -4,7 +4,7 @@
     canary_users      as many as a step needs      whom each step has served
     canary_answers    at most `SAMPLED_ANSWERS`    whose answer it was that somebody complains about
     bad_users         a subject with a bad event   what the guards compare
-    latencies         a subject and day            the primary's at most `MEASURED_REQUESTS`
+    latencies         a subject and day            at most `MEASURED_REQUESTS` of the primary's, and of each day's
 
 The functions take the ledger's connection, so that what belongs together is committed together.
 """
@@ -201,6 +201,14 @@ async def _add_latencies(
                     "latency_ms": o.latency_ms, "confidence": o.confidence,
                 }
             )  # fmt: skip
+    if canary:
+        days = sa.select(LATENCIES.c.day, sa.func.count()).where(
+            LATENCIES.c.rollout_id == rollout_id, LATENCIES.c.canary
+        )
+        full = {
+            day for day, count in await connection.execute(days.group_by(LATENCIES.c.day)) if count >= MEASURED_REQUESTS
+        }
+        rows = [row for row in rows if row["day"] not in full]
     if rows:
         await connection.execute(insert(LATENCIES).on_conflict_do_nothing(), rows)
 

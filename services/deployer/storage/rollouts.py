@@ -28,7 +28,8 @@ from shared.storage.database import transaction
 IS_GUARDED = sa.and_(
     ROLLOUTS.c.entered,
     sa.or_(
-        ROLLOUTS.c.stage == Stage.CANARY.value, sa.and_(ROLLOUTS.c.stage == Stage.PROMOTED.value, ~ROLLOUTS.c.settled)
+        ROLLOUTS.c.stage == Stage.CANARY.value,
+        sa.and_(ROLLOUTS.c.stage == Stage.PROMOTED.value, sa.or_(~ROLLOUTS.c.settled, ROLLOUTS.c.control)),
     ),
 )
 IS_ACTIVE = sa.and_(ROLLOUTS.c.entered, ROLLOUTS.c.stage.in_(ACTIVE))
@@ -100,7 +101,7 @@ class PostgresRollouts:
         return await self._select(IS_ACTIVE)
 
     async def guarded(self) -> list[Rollout]:
-        """Return the rollouts whose canary serves users: until a promotion is settled, too."""
+        """Return the rollouts whose arms are compared: until a promotion is settled, and while it has a control."""
         return await self._select(IS_GUARDED)
 
     async def unsettled(self, task: str) -> list[Rollout]:
@@ -147,7 +148,8 @@ class PostgresRollouts:
             if not rollout.active:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
                 await connection.execute(sa.update(LEDGER).where(ended).values(call=None))
-                await canaries.drop_subjects(connection, rollout.rollout_id)
+                if not rollout.control:
+                    await canaries.drop_subjects(connection, rollout.rollout_id)
 
     async def history(self, task: str, limit: int) -> list[Move]:
         """Return the last changes of the task's rollouts, newest first."""

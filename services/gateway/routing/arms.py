@@ -1,7 +1,7 @@
 """Decides which adapter answers a request: turns a task's flags into an ordered list of arms. Pure.
 
-The first arm is the chosen one: rollback, then canary, then primary, then the base model. The flags are read in
-`flags.py`.
+The first arm is the chosen one: rollback, then control, then canary, then primary, then the base model. The flags are
+read in `flags.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class ServingFlags:
     primary: Primary | None = None
     rollback: bool = False
     canary: str | None = None
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def _own_arms(flags: ServingFlags) -> tuple[Arm, ...]:
         arms = (Arm(Variant.PRIMARY, flags.primary.adapter), *arms)
     if flags.canary:
         arms = (Arm(Variant.CANARY, flags.canary), *arms)
+    if flags.control and flags.primary and flags.primary.adapter:
+        return (Arm(Variant.ROLLBACK, previous), *(arm for arm in arms if arm.variant is not Variant.ROLLBACK))
     return arms
 
 

@@ -25,7 +25,7 @@ _PROBE_SECONDS = 5.0
 _FIRST_FLAGS_SECONDS = 1.0
 """How long a start waits for flags newer than those on disk: a server that answers needs less."""
 _MAX_CACHED = 10_000
-_FLAG_NAMES = ("primary", "rollback", "canary")
+_FLAG_NAMES = ("primary", "rollback", "canary", "control")
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class UnleashFlagReader:
 
     def read(self, task: str, user: str | None, subject: str | None = None) -> ServingFlags:
         """The task's flags as they apply to this user, without I/O. Without a user, sticky rollouts are off, but for
-        the canary, which is sticky by the `subject` then.
+        canary and control, which are sticky by the `subject` then.
 
         Takes under a microsecond if cached since the last poll, else 30 to 100 µs.
         """
@@ -100,11 +100,12 @@ class UnleashFlagReader:
     def _evaluate(self, task: str, user: str | None, subject: str | None) -> ServingFlags:
         context = {"userId": user} if user else {}
         sticky = {"userId": subject} if subject and not user else context
-        primary, rollback, canary = (f"ratchet.{task}.{name}" for name in _FLAG_NAMES)
+        primary, rollback, canary, control = (f"ratchet.{task}.{name}" for name in _FLAG_NAMES)
         return ServingFlags(
             primary=self._payload(primary, context, parse_primary),
             rollback=rollback in self._enabled.names and bool(self._client.is_enabled(rollback, context)),
             canary=self._payload(canary, sticky, parse_canary),
+            control=control in self._enabled.names and bool(self._client.is_enabled(control, sticky)),
         )
 
     def _payload(self, flag: str, context: dict[str, str], parse: Callable[[str], T]) -> T | None:

@@ -51,6 +51,7 @@ ROLLOUT = RolloutSettings(
     canary_wealth=20.0,
     canary_steps=(25,),
     min_canary_users=20,
+    control_days=0,
     max_labels=80,
 )
 """Alpha accrues within minutes here, and a rollout takes a minute. What is tested is that the levels are kept."""

@@ -75,7 +75,7 @@ class Live:
             name=f"live-{uuid4().hex[:8]}", kind=TaskKind.CLASSIFICATION, base_model=BASE, labels=LABELS,
             system_prompt="Name the subject of the message.",
             cron="0 0 29 2 *",  # The topic is compacted: the task stays, and must start no cycles on a shared stack.
-            redaction=RedactionSettings(enabled=False), rollout=RolloutSettings(**rollout),
+            redaction=RedactionSettings(enabled=False), rollout=RolloutSettings(**{"control_days": 0, **rollout}),
         )  # fmt: skip
         changed = TaskChanged(task=spec.name, task_revision=spec.revision, spec=spec)
         await self.publishers["scheduler"].publish(changed)

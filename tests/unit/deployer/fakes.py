@@ -53,7 +53,7 @@ _OFFSETS = itertools.count()
 def spec(task: str = "support-desk", **rollout: Any) -> TaskSpec:
     return TaskSpec(
         name=task, kind=TaskKind.CLASSIFICATION, base_model="base", system_prompt="Classify.", labels=LABELS,
-        rollout=RolloutSettings(**{"min_canary_users": 5, "canary_steps": (5,), **rollout}),
+        rollout=RolloutSettings(**{"min_canary_users": 5, "canary_steps": (5,), "control_days": 0, **rollout}),
     )  # fmt: skip
 
 
@@ -302,7 +302,7 @@ class MemoryRollouts:
     async def guarded(self) -> list[Rollout]:
         return [
             r for r in self.rollouts.values()
-            if r.entered and (r.stage is Stage.CANARY or (r.stage is Stage.PROMOTED and not r.settled))
+            if r.entered and (r.stage is Stage.CANARY or (r.stage is Stage.PROMOTED and (r.control or not r.settled)))
         ]  # fmt: skip
 
     async def unsettled(self, task: str) -> list[Rollout]:

@@ -19,6 +19,10 @@ BOTH = Primary("new", "old")
         (ServingFlags(primary=BOTH, canary="next", rollback=True), Arm(Variant.ROLLBACK, "old")),
         (ServingFlags(primary=Primary("new", None), rollback=True), Arm(Variant.ROLLBACK)),
         (ServingFlags(rollback=True), Arm(Variant.ROLLBACK)),
+        (ServingFlags(primary=BOTH, control=True), Arm(Variant.ROLLBACK, "old")),
+        (ServingFlags(primary=Primary("new", None), control=True), Arm(Variant.ROLLBACK)),
+        (ServingFlags(primary=Primary(None, None), control=True), Arm(Variant.BASE)),
+        (ServingFlags(control=True), Arm(Variant.BASE)),
     ],
 )
 def test_rollback_goes_before_canary_before_primary_before_base(flags: ServingFlags, arm: Arm) -> None:
@@ -32,6 +36,9 @@ def test_fallbacks_end_with_the_base_model_and_repeat_no_adapter() -> None:
     assert choose_arms(ServingFlags(primary=BOTH, rollback=True)) == (Arm(Variant.ROLLBACK, "old"), Arm(Variant.BASE))
     assert choose_arms(ServingFlags(canary="next")) == (Arm(Variant.CANARY, "next"), Arm(Variant.BASE))
     assert choose_arms(ServingFlags(rollback=True)) == (Arm(Variant.ROLLBACK),)
+    assert choose_arms(ServingFlags(primary=BOTH, control=True)) == (
+        Arm(Variant.ROLLBACK, "old"), Arm(Variant.PRIMARY, "new"), Arm(Variant.BASE),
+    )  # fmt: skip
 
 
 def test_the_external_api_is_the_last_arm_with_its_own_model() -> None:

@@ -119,6 +119,22 @@ async def test_without_a_user_only_the_canary_is_sticky_by_the_subject(unleash: 
         await flags.close()
 
 
+async def test_the_control_is_sticky_by_user_else_by_subject(unleash: FakeUnleash, tmp_path: Path) -> None:
+    unleash.features = [flag("ratchet.support.control", percent=50, stickiness="userId")]
+    flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
+    try:
+        await flags.start()
+        await _until_true(lambda: any(flags.read("support", f"u{user}").control for user in range(200)))
+        for people in ([(f"u{n}", None) for n in range(200)], [(None, f"s{n}") for n in range(200)]):
+            served = [flags.read("support", *person).control for person in people]
+            assert 60 < sum(served) < 140
+            assert [flags.read("support", *person).control for person in people] == served
+        assert not flags.read("support", None).control
+        assert flags.read("other", "u1") == ServingFlags()
+    finally:
+        await flags.close()
+
+
 async def test_an_invalid_payload_counts_as_off(unleash: FakeUnleash, tmp_path: Path) -> None:
     unleash.features = [flag("ratchet.support.primary", "oops"), flag("ratchet.support.canary", '{"adapter": 1}')]
     flags = UnleashFlagReader(unleash.url, "token", 1, tmp_path)
