@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -199,6 +200,15 @@ def test_the_calibration_is_stored_beside_the_adapter_and_the_first_one_stays(
     stored = tmp_path / "artifacts" / "calibrations" / trained.adapter / "calibration.json"
     assert Calibration.model_validate_json(stored.read_bytes()) == first
     assert calibrate(trained, questions, half_right(questions, 0.6), store, tmp_path / "two") == first
+
+
+def test_the_calibration_is_of_traffic_where_chance_drew_enough_rows(trained: AdapterTrained, tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    audits = [replace(question, drawn=0.1, is_uniform=True) for question in asked(trained) * 4]
+    suspects = [replace(question, drawn=None) for question in asked(trained)]
+    found = calibrate(trained, [*audits, *suspects], half_right([*audits, *suspects], 0.9), store, tmp_path / "one")
+    assert found is not None
+    assert (found.basis, found.answers) == ("traffic", 160)
 
 
 def test_golden_answers_are_not_used_for_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
