@@ -128,3 +128,14 @@ def test_an_evaluation_shows_the_adapter_beside_cheap_rivals_and_says_first_what
     without.pop("approaches")
     record = {"topic": "adapters.evaluated.v1", "occurred_at": NOON, "event": without}
     assert "Approach" not in " ".join(dict(sections([record]))["Evaluation"])
+
+
+def test_an_evaluation_says_what_it_shows_estimates_all_traffic_and_names_what_is_unknown() -> None:
+    shown = dict(sections([stored("adapters.evaluated", 0, "inconclusive.json")]))["Evaluation"]
+    page = " ".join(shown)
+    told = (
+        "The candidate is better: 71.0\u00a0%", "Accuracy on all traffic, estimated", "parts not worse", "unknown",
+        "3 more labelled rows would decide",
+    )  # fmt: skip
+    for said in told:
+        assert said in page, said
