@@ -112,4 +112,6 @@ def _average(kind: str, found: Sequence[Floats], samples: Sequence[Floats], weig
 
 
 def _interval(value: float, low: float, high: float, n: int) -> Interval:
-    return Interval(value=float(value), low=max(0.0, float(low)), high=min(1.0, float(high)), n=n)
+    """Weighted means of ones may be rounded to just above 1."""
+    kept, lowest, highest = (min(1.0, max(0.0, float(bound))) for bound in (value, low, high))
+    return Interval(value=kept, low=lowest, high=highest, n=n)

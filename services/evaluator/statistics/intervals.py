@@ -50,7 +50,7 @@ def weighted_share(right: Floats, weights: Floats, groups: Groups) -> Interval:
     total = float(weights.sum())
     if not len(right) or total <= 0.0:
         return Interval(value=0.0, low=0.0, high=1.0, n=0)
-    share = float(weights @ right / total)
+    share = min(1.0, float(weights @ right / total))  # It may be rounded to just above 1.
     by_group = np.bincount(groups, weights=weights)
     kish = total**2 / float(by_group @ by_group)
     drawn = int(np.count_nonzero(by_group))
@@ -86,7 +86,7 @@ def mean_interval(scores: Floats, groups: Groups) -> Interval:
     if not spread or (is_binary(scores) and len(np.unique(groups)) == len(groups)):
         return wilson(float(scores.sum()), len(scores))
     counts = resampled(groups)
-    mean = float(scores.mean())
+    mean = min(1.0, float(scores.mean()))
     low, high = percentiles(np.array(mean), counts @ scores / counts.sum(axis=1))
     return Interval(value=mean, low=max(0.0, float(low)), high=min(1.0, float(high)), n=len(scores))
 

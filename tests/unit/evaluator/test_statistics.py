@@ -164,3 +164,13 @@ def test_the_quality_of_confidence_has_a_curve_from_few_to_all_answers() -> None
 
 def test_rows_without_a_group_are_groups_of_their_own() -> None:
     assert len(set(group_numbers(["", "", "g", "g"]).tolist())) == 3
+
+
+def test_means_of_right_answers_alone_are_never_rounded_to_above_one() -> None:
+    for sizes in ((3, 7, 7), (1, 2, 4, 6), (49, 11, 13, 3), (2, 5, 7, 1, 9, 3, 3)):
+        labels = [f"label {number}" for number in range(len(sizes))]
+        expected = [label for label, size in zip(labels, sizes, strict=True) for _ in range(size)]
+        _, averages = class_scores(expected, expected, labels, np.arange(len(expected)))
+        assert all(average.f1.value == pytest.approx(1.0) for average in averages)
+        weights = np.random.default_rng(sum(sizes)).random(len(expected))
+        assert weighted_share(np.ones(len(expected)), weights, np.arange(len(expected))).value == pytest.approx(1.0)
