@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,11 @@ _MAX_MISS = 1e-5
 _CHUNK = 4_096
 _HALF = np.uint64(32)
 _LAST_HASH = np.uint32(0xFFFFFFFF)
+_MARKS = 256
+"""Bits of a text's marks: each shingle sets one. Of two short texts nearly all shingles have a bit of their own."""
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
+_COMPARED = 65_536
+"""Pairs whose marks are compared together."""
 _CANDIDATES = 1_000_000
 """Pairs of texts that are looked at together."""
 _MOST_PAIRS = 16
@@ -47,6 +51,7 @@ class NearTexts:
         self._sizes = columns.sizes
         self._starts = np.concatenate(([0], np.cumsum(columns.sizes)))
         self._shingles = columns.shingles
+        self._marks = columns.marks
         self._similar = Buckets.of_columns(columns.bands)
         self._typos = Buckets.of_keys(columns.typos, np.repeat(numbers, columns.typo_sizes), len(numbers))
 
@@ -114,6 +119,7 @@ class NearTexts:
         parents = np.arange(len(self))
         _join_all(parents, typos.pairs(_ALL_PAIRS))
         pairs = similar.pairs(_ALL_PAIRS)
+        pairs = pairs[self._may_be_near(pairs)]
         for start in range(0, len(pairs), _CHUNK):
             chunk = pairs[start : start + _CHUNK]
             roots = _roots(parents)[chunk]
@@ -126,14 +132,30 @@ class NearTexts:
         return self._pairs_are_near(np.column_stack((np.full(len(others), text), others)))
 
     def _pairs_are_near(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        sizes = self._sizes[pairs].reshape(-1, 2)
-        smaller, larger = sizes.min(axis=1), sizes.max(axis=1)
-        near: npt.NDArray[np.bool_] = (smaller >= self._similarity * larger) | (larger >= MAX_SHINGLES)
-        for start in range(0, len(pairs), _CHUNK):
-            chunk = np.flatnonzero(near[start : start + _CHUNK]) + start
-            if len(chunk):
-                near[chunk] = self._similarities(pairs[chunk], sizes[chunk]) >= self._similarity
+        near = self._may_be_near(pairs)
+        candidates = np.flatnonzero(near)
+        for start in range(0, len(candidates), _CHUNK):
+            chunk = candidates[start : start + _CHUNK]
+            near[chunk] = self._similarities(pairs[chunk], self._sizes[pairs[chunk]]) >= self._similarity
         return near
+
+    def _may_be_near(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which pairs may be near, quickly.
+
+        A mark that only one of them has stands for a shingle that only that one has: so many at least they do not
+        share. Of a sample (`MAX_SHINGLES`) this says nothing.
+        """
+        may_be: npt.NDArray[np.bool_] = np.zeros(len(pairs), dtype=bool)
+        for start in range(0, len(pairs), _COMPARED):
+            left, right = pairs[start : start + _COMPARED].T
+            sizes, others = self._sizes[left], self._sizes[right]
+            marks, theirs = self._marks[left], self._marks[right]
+            alone = np.bitwise_count(marks & ~theirs).sum(axis=1, dtype=np.int64)
+            theirs_alone = np.bitwise_count(theirs & ~marks).sum(axis=1, dtype=np.int64)
+            shared = np.minimum(sizes - alone, others - theirs_alone)
+            is_sample = np.maximum(sizes, others) >= MAX_SHINGLES
+            may_be[start : start + _COMPARED] = (shared / (sizes + others - shared) >= self._similarity) | is_sample
+        return may_be
 
     def _similarities(self, pairs: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Sort the shingles of both texts together, pair by pair: those that both have are then neighbours."""
@@ -232,6 +254,8 @@ class _Columns:
 
     shingles: Hashes
     sizes: npt.NDArray[np.int64]
+    marks: Keys
+    """[texts, 4]: see `_MARKS`."""
     bands: Keys
     typos: Keys
     typo_sizes: npt.NDArray[np.int64]
@@ -242,17 +266,20 @@ def _sketch_columns(sketches: Iterable[Sketch], similarity: float) -> _Columns:
     if not 0.0 < similarity <= 1.0:
         raise ValueError(f"similarity must be in (0, 1], not {similarity}")
     shingles, typos, bands = [], [], [np.zeros((0, _band_count(similarity)), dtype=np.uint64)]
+    marks = [np.zeros((0, _MARKS // 64), dtype=np.uint64)]
     sizes: list[int] = []
     typo_sizes: list[int] = []
     for chunk in _batched(sketches):
         shingles.append(np.concatenate([sketch.shingles for sketch in chunk]))
         typos.append(np.concatenate([sketch.typos for sketch in chunk]))
         bands.append(_bands(chunk, similarity))
+        marks.append(_marks(chunk))
         sizes += [len(sketch.shingles) for sketch in chunk]
         typo_sizes += [len(sketch.typos) for sketch in chunk]
     return _Columns(
         np.concatenate([np.zeros(0, dtype=np.uint32), *shingles]),
         np.array(sizes, dtype=np.int64),
+        np.concatenate(marks),
         np.concatenate(bands),
         np.concatenate([np.zeros(0, dtype=np.uint64), *typos]),
         np.array(typo_sizes, dtype=np.int64),
@@ -265,12 +292,21 @@ def _bands(sketches: Sequence[Sketch], similarity: float) -> Keys:
     offsets = np.concatenate(([0], np.cumsum([len(sketch.shingles) for sketch in sketches]))).astype(np.uint64)
     digests = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, _SEED).to_rows()
     count = _band_count(similarity)
-    rows = np.array(digests, dtype=np.uint64)[:, : count * (PERMUTATIONS // count)]
+    numbers = np.fromiter(chain.from_iterable(digests), dtype=np.uint32, count=len(sketches) * PERMUTATIONS)
+    rows = numbers.reshape(len(sketches), PERMUTATIONS).astype(np.uint64)
     keys = np.zeros((len(sketches), count), dtype=np.uint64)
     for column in range(PERMUTATIONS // count):
         keys = (keys ^ rows[:, column * count : (column + 1) * count]) * _MIX
         keys ^= keys >> np.uint64(29)
     return keys
+
+
+def _marks(sketches: Sequence[Sketch]) -> Keys:
+    """Return the marks of each sketch: a bit for each shingle, by its last digits."""
+    marks = np.zeros((len(sketches), _MARKS), dtype=bool)
+    rows = np.repeat(np.arange(len(sketches)), [len(sketch.shingles) for sketch in sketches])
+    marks[rows, np.concatenate([sketch.shingles for sketch in sketches]) % _MARKS] = True
+    return np.packbits(marks, axis=1).view(np.uint64)
 
 
 def _band_count(similarity: float) -> int:
