@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -28,6 +29,7 @@ def main(
     tasks: Annotated[int, typer.Option(help="Tasks, each with a candidate of its own at a time.")] = 10,
     kills: Annotated[int, typer.Option(help="Kills of each part.")] = 20,
     minutes: Annotated[float, typer.Option(help="Within which these are played, on a fast machine.")] = 15.0,
+    patience: Annotated[float, typer.Option(help="Minutes after which what was decided so far is checked.")] = 60.0,
     vllm: Annotated[int, typer.Option(help="So many of the tasks on a real vLLM, the others on a stand-in.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of candidates, kills and traffic.")] = 4,
     out: Annotated[Path | None, typer.Option(help="JSON; default: tests/chaos/results/.")] = None,
@@ -35,9 +37,10 @@ def main(
     keep: Annotated[bool, typer.Option(help="Do not delete the folder with the logs.")] = False,
 ) -> None:
     """Kill what decides about rollouts, and check every decision against the evidence that there was."""
-    options = Options(rollouts, tasks, kills, minutes * 60, seed=seed, on_vllm=vllm)
+    options = Options(rollouts, tasks, kills, minutes * 60, patience_seconds=patience * 60, seed=seed, on_vllm=vllm)
     if short:
         options = replace(SHORT, seed=seed)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # Its clients say at length that a broker was killed.
     console = Console(markup=False, emoji=False, highlight=False)
     home = shared_home() / "chaos" / f"rollouts-{os.getpid()}"
     try:

@@ -43,6 +43,7 @@ class Cycles:
         self._publisher = publisher
         self.kinds: dict[str, Kind] = {}
         self.stages: dict[str, Stage] = {}
+        self._entered: set[str] = set()
         self._primaries: dict[str, str | None] = {}
         self._heard = asyncio.Condition()
         self._dataset_uri = ""
@@ -56,6 +57,8 @@ class Cycles:
         async with self._heard:
             if self.stages.get(event.candidate_adapter) not in ENDED:
                 self.stages[event.candidate_adapter] = event.stage
+            if event.stage is Stage.SHADOW:
+                self._entered.add(event.task)
             self._primaries[event.task] = event.primary_adapter
             self._heard.notify_all()
 
@@ -80,6 +83,11 @@ class Cycles:
             before = name
         for name in [name for name in self.kinds if name.startswith(f"{task}-")]:
             await self._wait(name, ENDED)
+
+    async def wait_for_first(self) -> None:
+        """Return when every task has had a candidate that entered shadow: earlier kills would hit nothing."""
+        async with self._heard:
+            await self._heard.wait_for(lambda: len(self._entered) == len(self._system.tasks))
 
     async def _wait(self, candidate: str, stages: Sequence[Stage]) -> None:
         async with self._heard:

@@ -28,8 +28,8 @@ from tests.chaos.rollouts.tasks import MIN_TICKETS, ROLLOUT
 
 _MOST_MOVES = 1_000
 RULES = Rules(
-    ROLLOUT.yearly_false_promotion, ROLLOUT.cycles_per_year, ROLLOUT.canary_wealth, ROLLOUT.min_canary_users,
-    ROLLOUT.max_labels, MIN_TICKETS,
+    ROLLOUT.yearly_false_promotion, ROLLOUT.cycles_per_year, ROLLOUT.canary_wealth, ROLLOUT.canary_steps,
+    ROLLOUT.min_canary_users, ROLLOUT.max_labels, MIN_TICKETS,
 )  # fmt: skip
 Object = dict[str, Any]
 
@@ -79,7 +79,7 @@ def _moves(system: RolloutSystem) -> list[Move]:
         found += [
             Move(
                 move["rollout_id"], move["version"], _seconds(move["at"]), task, move["candidate"], move["stage"],
-                move["reason"], move["evidence"], move["paused"], move["moved_by"],
+                move["reason"], move["evidence"], move["paused"], move["canary_percent"], move["moved_by"],
             )
             for move in answer.json()["moves"]
         ]  # fmt: skip

@@ -52,7 +52,7 @@ class Options:
     on_vllm: int = 0
 
 
-SHORT = Options(rollouts=6, tasks=3, kills=1, seconds=25.0, per_second=10.0, patience_seconds=240.0)
+SHORT = Options(rollouts=5, tasks=5, kills=1, seconds=15.0, per_second=8.0, patience_seconds=240.0)
 Show = Callable[[str], None]
 
 
@@ -113,12 +113,15 @@ class _Run:
     async def _rollouts_and_kills(self, cycles: Cycles, kills: Kills) -> None:
         """Play until as many rollouts have ended and as many kills were played as were asked for, or patience ends."""
         each = -(-self.options.rollouts // self.options.tasks)
-        tasks = enumerate(self.system.tasks)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.options.patience_seconds), asyncio.TaskGroup() as group:
-                group.create_task(kills.run())
-                for number, task in tasks:
-                    group.create_task(cycles.play(task, kinds(self.options.seed + number, each)))
+                group.create_task(self._kill(cycles, kills))
+                for number, task in enumerate(self.system.tasks):
+                    group.create_task(cycles.play(task, kinds(self.options.seed, number, each)))
+
+    async def _kill(self, cycles: Cycles, kills: Kills) -> None:
+        await cycles.wait_for_first()
+        await kills.run()
 
     async def _tell(self, cycles: Cycles, kills: Kills) -> None:
         while True:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import httpx
 
 from deploy.devstack.catalog import part_named
 from deploy.devstack.config import HOST, StackConfig
+from deploy.devstack.part import tail
 from schemas.tasks import TaskSpec
 from shared.storage.artifacts import ArtifactStore
 from tests.chaos.rollouts.tasks import BASE_MODEL, VLLM_BASE, VLLM_MARK, spec_of, write_task
-from tests.chaos.system import System, python
+from tests.chaos.system import StartError, System, python
 from tests.conftest import free_ports
 
 SERVICES = ("scheduler", "gateway", "shadow", "deployer")
 ENGINES, VLLM = ("engine-1", "engine-2"), "vllm"
+_VLLM_SECONDS = 300.0
 
 
 class RolloutSystem(System):
@@ -48,6 +55,24 @@ class RolloutSystem(System):
     @property
     def store(self) -> ArtifactStore:
         return ArtifactStore(str(self.home / "artifacts"), self.home / "cache")
+
+    async def start(self, say: Callable[[str], None]) -> None:
+        """Start everything, vLLM included. Raises StartError."""
+        await super().start(say)
+        if self.vllm_url is not None:
+            say("waiting for vLLM")
+            await self._wait_for_vllm(self.vllm_url)
+
+    async def _wait_for_vllm(self, url: str) -> None:
+        deadline = time.monotonic() + _VLLM_SECONDS
+        async with httpx.AsyncClient(timeout=5.0) as http:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await http.get(f"{url}/health")).is_success:
+                        return
+                if time.monotonic() > deadline:
+                    raise StartError(f"vLLM is not ready\n{tail(self.home / 'logs' / f'{VLLM}.log')}")
+                await asyncio.sleep(1.0)
 
     def _write_tasks(self) -> None:
         for spec in self.specs.values():

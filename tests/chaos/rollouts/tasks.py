@@ -49,8 +49,8 @@ ROLLOUT = RolloutSettings(
     yearly_false_promotion=0.9,
     cycles_per_year=9_000,
     canary_wealth=20.0,
-    canary_steps=(25,),
-    min_canary_users=20,
+    canary_steps=(20, 50),
+    min_canary_users=10,
     control_days=0,
     max_labels=80,
 )
@@ -74,10 +74,7 @@ def write_task(folder: Path, spec: TaskSpec) -> None:
     (folder / f"{spec.name}.yaml").write_text(yaml.safe_dump(values))
 
 
-def kinds(seed: int, count: int) -> Sequence[Kind]:
-    """Return the kinds of so many candidates, mixed, the first of them good."""
-    rng = random.Random(seed)
-    found = [Kind.GOOD]
-    while len(found) < count:
-        found.append(rng.choices(list(_SHARES), list(_SHARES.values()))[0])
-    return found
+def kinds(seed: int, task: int, count: int) -> Sequence[Kind]:
+    """Return the kinds of so many candidates of a task, mixed; the first ones of four tasks are one of each."""
+    rng = random.Random(seed * 1_000 + task)
+    return [tuple(Kind)[task % len(Kind)], *rng.choices(list(_SHARES), list(_SHARES.values()), k=count - 1)]

@@ -97,6 +97,22 @@ def _two_at_once(history: History) -> None:
     _move(history, "bad", "shadow", at=150.0)
 
 
+def _step_left_out(history: History) -> None:
+    history.moves = [
+        replace(move, percent=25) if (move.candidate, move.percent) == ("good", 50) else move for move in history.moves
+    ]  # fmt: skip
+
+
+def _step_before_proof(history: History) -> None:
+    """The second step has the wealth of the first."""
+    history.answers = [replace(a, at=a.at + 18) if "good" in a.ticket_id else a for a in history.answers]
+    wealth_then = max_wealth([1.0] * 13)
+    history.moves = [
+        replace(move, evidence={**move.evidence, "wins": 13, "labels": 13, "wealth": wealth_then})
+        if (move.candidate, move.stage) == ("good", "canary") else move for move in history.moves
+    ]  # fmt: skip
+
+
 def _paused(history: History) -> None:
     _move(history, "good", "promoted", paused="by hand")
 
@@ -159,11 +175,11 @@ def _canary_not_loaded(history: History) -> None:
 
 
 def _primary_not_proved(history: History) -> None:
-    _sample(history, 4, state=EngineState(-1_000.0, {"good": 4}))
+    _sample(history, 5, state=EngineState(-1_000.0, {"good": 4}))
 
 
 def _primary_lost_for_long(history: History) -> None:
-    _sample(history, 5, state=EngineState(0.0, {"bad": 5}))
+    _sample(history, 6, state=EngineState(0.0, {"bad": 5}))
 
 
 def _primary_before_promotion(history: History) -> None:
@@ -171,7 +187,7 @@ def _primary_before_promotion(history: History) -> None:
 
 
 def _canary_without_move(history: History) -> None:
-    _sample(history, 5, Flags("good", "bad", True))
+    _sample(history, 6, Flags("good", "bad", True))
 
 
 def _canary_stays_on(history: History) -> None:
@@ -197,14 +213,16 @@ def _wrong_opponent(history: History) -> None:
 FAULTS: dict[Callable[[History], None], str] = {
     _fewer_answers: "good, canary: it claims a wealth",
     _harm_now: "good, promoted: 45 wins and 45 losses, as they stood",
-    _no_canary_answers: "good, promoted: the canary had served 0 users",
-    _refused_canary_answers: "good, promoted: the canary had served 0 users",
+    _no_canary_answers: "good, canary: the canary of 25 % had served 0 users",
+    _refused_canary_answers: "good, promoted: the canary of 50 % had served 0 users",
+    _step_left_out: "good, promoted: it went from 25 to 100 % of users",
+    _step_before_proof: "good, canary: wealth",
     _no_failures: "fragile, rejected: 0 of its users had failed requests",
     _rejected_without_reason: "bad, rejected: no evidence is a reason for: vLLM does not serve bad",
     _rejected_without_harm: "bad, rejected: harm was 1",
     _inconclusive_with_labels_left: "bad, inconclusive: 25 of 80 labels were there",
     _never_ended: "lost never ended: it is nowhere",
-    _move_is_missing: "rollout-good: its history has the versions [0, 1, 3]",
+    _move_is_missing: "rollout-good: its history has the versions [0, 1, 4]",
     _two_at_once: "rollout-bad entered shadow before rollout-good ended",
     _paused: "good, promoted: a paused candidate was moved to more users",
     _drew_too_much: "rollout-good drew 0.0002, and 0.0001 had accrued",
@@ -242,7 +260,7 @@ def test_a_promotion_that_was_taken_back_before_it_was_settled_serves_nobody() -
     history = right_history()
     good = [move for move in history.moves if move.candidate == "good"]
     reason = "the canary fails too often: 12 of the 12 users with a failed request were in it, which has 25 % of users"
-    back = Move(good[-1].rollout_id, 4, 165.0, TASK, "good", "rejected", reason, good[-1].evidence)
+    back = Move(good[-1].rollout_id, 5, 165.0, TASK, "good", "rejected", reason, good[-1].evidence)
     history.moves = [*history.moves, back]
     assert any(problem.startswith("task: primary names good, and None serves") for problem in problems(history))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Move:
-    """A row of a task's history. `evidence`: as the deployer gave it."""
+    """A row of a task's history. `evidence`: as the deployer gave it. `percent`: of users, in the canary."""
 
     rollout_id: str
     version: int
@@ -20,6 +20,7 @@ class Move:
     reason: str
     evidence: Mapping[str, Any]
     paused: str = ""
+    percent: int = 0
     moved_by: str = "ratchet"
 
 
@@ -131,6 +132,7 @@ class Rules:
     yearly: float
     cycles: int
     canary_wealth: float
+    canary_steps: Sequence[int]
     min_canary_users: int
     max_labels: int
     min_tickets: int

@@ -72,17 +72,22 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
     for name, sign in (("wins", 1), ("losses", -1), ("labels", 0)):
         if said[name] > (possible := tickets.count(move.at, sign)):
             yield f"it counts {said[name]} {name}, and the answers so far are {possible}"
-    if move.stage == before.stage:
+    if move.stage == before.stage and move.percent == before.percent:
         return
     if move.paused and move.stage in ("canary", "promoted"):
         yield "a paused candidate was moved to more users"
-    if move.stage == "canary":
-        yield from _not_earned(said, greatest, rules.canary_wealth, min(rules.canary_wealth, 1 / said["alpha"]))
-    elif move.stage == "promoted":
-        yield from _not_earned(said, greatest, 1 / said["alpha"], min(rules.canary_wealth, 1 / said["alpha"]))
-        served = len({request.subject for request in _canary_requests(history, move) if request.status < 400})
-        if min(served, said["canary_users"]) < rules.min_canary_users:
-            yield f"the canary had served {served} users"
+    if move.stage in ("canary", "promoted"):
+        is_first = before.stage == "shadow"
+        threshold = rules.canary_wealth if is_first else 1 / said["alpha"]
+        yield from _not_earned(said, greatest, threshold, min(rules.canary_wealth, 1 / said["alpha"]))
+        steps = [100, *reversed(rules.canary_steps)]
+        share = 100 if move.stage == "promoted" else move.percent
+        if share not in steps or (0 if is_first else before.percent) != [*steps, 0][steps.index(share) + 1]:
+            yield f"it went from {before.percent} to {share} % of users"
+        since = _step_since(history, before)
+        served = {r.subject for r in _canary_requests(history, move) if r.status < 400 and r.at >= since}
+        if not is_first and len(served) < rules.min_canary_users:
+            yield f"the canary of {before.percent} % had served {len(served)} users"
     elif move.stage == "rejected":
         yield from _not_rejected(history, tickets, move)
     elif move.stage == "inconclusive":
@@ -112,7 +117,8 @@ def _not_rejected(history: History, tickets: Tickets, move: Move) -> Iterator[st
     elif found := re.search(r"fails too often: (\d+) of the (\d+) users .* has (\d+) % of users", move.reason):
         canary, bad, percent = map(int, found.groups())
         failed = {r.subject for r in _canary_requests(history, move) if r.status >= 500 or r.status == 404}
-        if canary > len(failed) or binomial_mixture(canary, bad, percent / 100, _RATIO) < _GUARD:
+        share = min(history.rules.canary_steps[0], percent) / 100  # Of the first step, where failures say most.
+        if canary > len(failed) or binomial_mixture(canary, bad, share, _RATIO) < _GUARD:
             yield f"{len(failed)} of its users had failed requests: {move.reason}"
     elif found := re.search(r"too slow: (\d+) of (\d+) answers took longer than (\d+) ms", move.reason):
         slow, _, limit = map(int, found.groups())
@@ -121,6 +127,12 @@ def _not_rejected(history: History, tickets: Tickets, move: Move) -> Iterator[st
             yield f"{len(subjects)} of its users waited longer than {limit} ms: {move.reason}"
     else:
         yield f"no evidence is a reason for: {move.reason}"
+
+
+def _step_since(history: History, canary: Move) -> float:
+    """Return when the canary rose to the share that a move has."""
+    same = (canary.rollout_id, canary.stage, canary.percent)
+    return min(move.at for move in history.moves if (move.rollout_id, move.stage, move.percent) == same)
 
 
 def _canary_requests(history: History, move: Move) -> list[Request]:

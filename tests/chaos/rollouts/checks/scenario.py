@@ -26,7 +26,7 @@ from tests.chaos.rollouts.checks.history import (
 from tests.chaos.rollouts.checks.wealth import draw, max_wealth
 
 TASK, ENGINE = "task", "http://engine"
-RULES = Rules(0.9, 9_000, 20.0, 5, 80, 25)
+RULES = Rules(0.9, 9_000, 20.0, (25, 50), 5, 80, 25)
 CANDIDATES = ("good", "bad", "fragile")
 
 
@@ -43,13 +43,13 @@ class Story:
         self.requests: list[Request] = []
         self.primary: str | None = None
 
-    def move(self, candidate: str, stage: str, at: float, reason: str = "", **evidence: Any) -> None:
+    def move(self, candidate: str, stage: str, at: float, reason: str = "", percent: int = 0, **evidence: Any) -> None:
         rollout_id = f"rollout-{candidate}"
         version = sum(move.rollout_id == rollout_id for move in self.moves)
         alpha = next((d.alpha for d in self.draws if d.rollout_id == rollout_id), 0.0001)
-        said = {"wins": 0, "losses": 0, "labels": 0, "wealth": 1.0, "canary_users": 0, "canary_errors": 0}
+        said = {"wins": 0, "losses": 0, "labels": 0, "wealth": 1.0, "canary_requests": 0, "canary_errors": 0}
         said |= {"alpha": alpha, **evidence}
-        self.moves.append(Move(rollout_id, version, at, TASK, candidate, stage, reason, said))
+        self.moves.append(Move(rollout_id, version, at, TASK, candidate, stage, reason, said, "", percent))
 
     def enter(self, candidate: str, at: float, returned: float) -> None:
         """Let a candidate wait, draw its level and enter shadow."""
@@ -109,9 +109,10 @@ def right_history() -> History:
     story.enter("good", 100.0, 0.0)
     story.tickets("good", [1] * 45, 110.0)
     at_canary, in_the_end = max_wealth([1.0] * 30), max_wealth([1.0] * 45)
-    story.move("good", "canary", 140.0, wins=30, labels=30, wealth=at_canary)
-    story.canary("good", [200] * 10, 141.0)
-    story.move("good", "promoted", 160.0, wins=45, labels=45, wealth=in_the_end, canary_users=5)
+    story.move("good", "canary", 140.0, percent=25, wins=30, labels=30, wealth=at_canary)
+    story.canary("good", [200] * 16, 141.0)
+    story.move("good", "canary", 150.0, percent=50, wins=30, labels=30, wealth=at_canary)
+    story.move("good", "promoted", 160.0, percent=50, wins=45, labels=45, wealth=in_the_end, canary_requests=10)
     story.primary = "good"
     story.enter("bad", 200.0, story.draws[-1].alpha)
     story.tickets("bad", [-1] * 25, 210.0)
@@ -120,8 +121,8 @@ def right_history() -> History:
     story.enter("fragile", 300.0, 0.0)
     story.tickets("fragile", [1] * 26, 310.0)
     wealth = max_wealth([1.0] * 26)
-    story.move("fragile", "canary", 340.0, wins=26, labels=26, wealth=wealth)
+    story.move("fragile", "canary", 340.0, percent=25, wins=26, labels=26, wealth=wealth)
     story.canary("fragile", [200, *[502] * 12], 341.0)
     reason = "the canary fails too often: 12 of the 12 users with a failed request were in it, which has 25 % of users"
-    story.move("fragile", "rejected", 360.0, reason, wins=26, labels=26, wealth=wealth, canary_errors=12)
+    story.move("fragile", "rejected", 360.0, reason, percent=25, wins=26, labels=26, wealth=wealth, canary_errors=12)
     return story.end()
