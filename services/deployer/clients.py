@@ -96,6 +96,7 @@ class FlagAdmin(Protocol):
     async def set_strategy(self, flag: str, strategy: Strategy) -> None: ...
     async def switch(self, flag: str, on: bool) -> None: ...
     async def changed_by(self, flag: str) -> str: ...
+    async def newest_changes(self, limit: int) -> list[tuple[int, str]]: ...
 
 
 class AdapterServer(Protocol):
@@ -119,7 +120,7 @@ class UnleashAdmin:
     def __init__(self, url: str, token: str, project: str = "default", environment: str = "development") -> None:
         self._features = f"{url.rstrip('/')}/api/admin/projects/{project}/features"
         self._events = f"{url.rstrip('/')}/api/admin/search/events"
-        self._environment = environment
+        self._project, self._environment = project, environment
         self._client = httpx.AsyncClient(timeout=10.0, headers={"Authorization": token})
 
     async def close(self) -> None:
@@ -181,6 +182,12 @@ class UnleashAdmin:
             return ""
         events = (answer or {}).get("events") or [{}]
         return str(events[0].get("createdBy") or "")
+
+    async def newest_changes(self, limit: int) -> list[tuple[int, str]]:
+        """Return the newest entries of Unleash's log, each an id and the flag that it is about, if any."""
+        query = {"project": f"IS:{self._project}", "limit": str(limit)}
+        answer = await self._request("GET", self._events, params=query)
+        return [(int(event["id"]), str(event.get("featureName") or "")) for event in (answer or {}).get("events") or ()]
 
     def _environment_url(self, flag: str) -> str:
         return f"{self._features}/{flag}/environments/{self._environment}"

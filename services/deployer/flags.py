@@ -17,6 +17,8 @@ from schemas.rollouts import Stage
 from services.deployer.clients import FlagAdmin, FlagState, Strategy
 from services.deployer.rollout import ENDED, Rollout
 
+FLAGS = ("primary", "rollback", "canary", "shadow")
+
 
 @dataclass(frozen=True)
 class TaskFlags:
@@ -58,6 +60,13 @@ def flag_name(task: str, flag: str) -> str:
     return f"ratchet.{task}.{flag}"
 
 
+def task_of(flag: str) -> str | None:
+    """Return the task of a flag by its full name; None: it is none of ours."""
+    owner, _, rest = flag.partition(".")
+    task, _, name = rest.rpartition(".")
+    return task if owner == "ratchet" and name in (*FLAGS, "control") and task else None
+
+
 def primary_strategy(rollout: Rollout) -> Strategy:
     return Strategy(variant="primary", payload={"adapter": rollout.primary, "previous": rollout.previous})
 
@@ -96,7 +105,7 @@ async def read_control(admin: FlagAdmin, rollout: Rollout) -> bool:
 
 
 async def read_flags(admin: FlagAdmin, task: str) -> TaskFlags:
-    return TaskFlags(*[await admin.read(flag_name(task, flag)) for flag in ("primary", "rollback", "canary", "shadow")])
+    return TaskFlags(*[await admin.read(flag_name(task, flag)) for flag in FLAGS])
 
 
 async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:

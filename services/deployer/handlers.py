@@ -1,4 +1,4 @@
-"""Kafka handlers of the deployer, and its background work.
+"""Kafka handlers of the deployer, its ticks, and its background work. `workers.py` says when a task is ticked.
 
 consumes  adapters.evaluated · shadow.compared · corrections.submitted · requests.observed · feedback.given ·
           subjects.forgotten
@@ -7,7 +7,6 @@ produces  rollouts.changed and labels.requested, through `RolloutTransitions` ·
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections import defaultdict
@@ -30,6 +29,7 @@ from services.deployer.statistics.guards import Guard
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
+from services.deployer.wakes import Wakes
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import BatchOptions, Consumers
 from shared.kafka.delivery import Delivery
@@ -37,9 +37,6 @@ from shared.kafka.latest_by_key import LatestByKey
 from shared.privacy.retention import drop_expired_forever
 
 logger = logging.getLogger(__name__)
-TICKS_AT_ONCE = 10
-"""Each holds a connection to the database for its lock, and needs another."""
-_LONGEST_PAUSE = 60.0
 _ARMS = {Variant.CANARY, Variant.PRIMARY, Variant.BASE}
 """Whose requests are compared; after a promotion also the control's, whom the previous adapter serves."""
 
@@ -59,7 +56,8 @@ class Handlers:
         self._transitions = transitions
         self._admission = admission
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
-        self._ticks = asyncio.Semaphore(TICKS_AT_ONCE)
+        self.wakes = Wakes()
+        """Tasks that are to be ticked at once."""
         self.trouble: dict[str, str] = {}
         """What keeps a task's last tick from its end, by task."""
 
@@ -137,6 +135,8 @@ class Handlers:
             ]  # fmt: skip
             if observations:
                 await self._ledger.add_observations(rollout, observations)
+                if any(o.canary for o in observations) and await self._transitions.is_failing(rollout):
+                    self.wakes.wake(task)
 
     async def on_feedback(self, event: FeedbackGiven) -> None:
         """Count a complaint for the canary's guard."""
@@ -166,38 +166,6 @@ class Handlers:
         """Background: delete the texts of ended rollouts when retention deletes them from the lake."""
         await drop_expired_forever(self._tasks, self._ledger.expire)
 
-    async def tick_forever(self) -> None:
-        """Background: tick each task by a worker of its own, so that one that fails or takes long delays no other."""
-        workers: dict[str, asyncio.Task[None]] = {}
-        try:
-            while True:
-                for task in await self._rollouts.tasks():
-                    if task not in workers:
-                        workers[task] = asyncio.create_task(self._tick_one_forever(task))
-                await asyncio.sleep(self._settings.deployer_tick_seconds)
-        finally:
-            for worker in workers.values():
-                worker.cancel()
-            await asyncio.gather(*workers.values(), return_exceptions=True)
-
-    async def _tick_one_forever(self, task: str) -> None:
-        pause = self._settings.deployer_tick_seconds
-        while True:
-            try:
-                async with self._ticks:
-                    await self.tick(task)
-            except DependencyUnavailable as error:
-                pause = min(2 * pause, _LONGEST_PAUSE)
-                self._report(task, error.reason, f"retrying in {pause:g} s")
-            except Exception as error:
-                pause = min(2 * pause, _LONGEST_PAUSE)
-                self.trouble[task] = repr(error)
-                logger.exception("%s: internal error at its tick, retrying in %g s; the other tasks go on", task, pause)
-            else:
-                pause = self._settings.deployer_tick_seconds
-                self.trouble.pop(task, None)
-            await asyncio.sleep(pause)
-
     @asynccontextmanager
     async def _later_if_away(self, task: str) -> AsyncIterator[None]:
         """Leave a decision to the task's next tick where something is away: what it is about is stored already.
@@ -207,16 +175,19 @@ class Handlers:
         try:
             yield
         except DependencyUnavailable as error:
-            self._report(task, error.reason, "decided at its next tick")
+            self.report(task, error.reason, "decided at its next tick")
 
-    def _report(self, task: str, trouble: str, then: str) -> None:
+    def report(self, task: str, trouble: str, then: str) -> None:
         """Note a task's trouble for whoever asks, and log it once for as long as it stays the same."""
         if self.trouble.get(task) != trouble:
             logger.warning("%s: %s: %s", task, then, trouble)
         self.trouble[task] = trouble
 
-    async def tick(self, task: str) -> None:
-        """Finish what a crash left unsettled, decide about the candidate, and watch the flags."""
+    async def tick(self, task: str, *, reads_flags: bool = True) -> None:
+        """Finish what a crash left unsettled, decide about the candidate, and look for a hand on the flags.
+
+        `reads_flags`: False where nothing says that one was changed. Before a move to more users they are read anyway.
+        """
         async with self._rollouts.locked(task):
             last = await self._rollouts.last_entered(task)
             changed = self._tasks.get(task)
@@ -227,6 +198,7 @@ class Handlers:
             if waiting is not None and changed is not None and waiting.is_invalidated_by(changed):
                 await self._admission.drop(task, "the task's prompt, labels or base model changed since it was trained")
             await self._transitions.advance(task)
-            await self._transitions.watch_flags(task)
+            if reads_flags:
+                await self._transitions.watch_flags(task)
             await self._transitions.watch_control(task)
             await self._admission.next_turn(task)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from services.deployer.admission import Admission
 from services.deployer.clients import UnleashAdmin, VllmAdapterServer
-from services.deployer.handlers import TICKS_AT_ONCE, Handlers
+from services.deployer.handlers import Handlers
 from services.deployer.operators.commands import OperatorCommands
 from services.deployer.operators.http import build_app
 from services.deployer.operators.webhook import Webhook
@@ -16,6 +16,7 @@ from services.deployer.settings import DeployerSettings
 from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
 from services.deployer.transitions import RolloutTransitions
+from services.deployer.workers import TICKS_AT_ONCE, TaskWorkers
 from shared.kafka.broker import build_broker
 from shared.kafka.consumers import Consumers
 from shared.kafka.publisher import Publisher
@@ -55,6 +56,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
     admission = Admission(rollouts, transitions, publisher)
     handlers = Handlers(settings, rollouts, ledger, transitions, admission)
     commands = OperatorCommands(rollouts, ledger, admin, transitions)
+    workers = TaskWorkers(settings, rollouts, admin, handlers)
     webhook = Webhook(settings, rollouts)
     handlers.subscribe(Consumers(broker, NAME, settings))
 
@@ -65,7 +67,13 @@ def build(settings: DeployerSettings | None = None) -> Service:
         NAME,
         broker,
         prepare=[prepare],
-        background=[handlers.tick_forever, handlers.expire_forever, replicas.reconcile_forever, webhook.notify_forever],
+        background=[
+            workers.run_forever,
+            workers.watch_flags_forever,
+            handlers.expire_forever,
+            replicas.reconcile_forever,
+            webhook.notify_forever,
+        ],
         connected=[handlers.publish_again],
         close=[webhook.close, admin.close, inference.close, engine.dispose],
         http=HttpServer(

@@ -12,7 +12,12 @@ class DeployerSettings(Settings):
     deployer_port: int = Field(default=28092, ge=1, le=65_535, description="Port to listen on.")
     deployer_max_body_bytes: int = Field(default=64 * 1024, ge=1_024, description="A longer body is refused: 413.")
     deployer_tick_seconds: float = Field(
-        default=2.0, gt=0.0, description="Time between two checks of flags and canaries."
+        default=2.0,
+        gt=0.0,
+        description="Time between two checks of a task's rollout, where nothing asks for one sooner.",
+    )
+    deployer_flags_seconds: float = Field(
+        default=0.5, gt=0.0, description="Time between two looks into Unleash's log for flags that were turned by hand."
     )
     deployer_pairs_batch: int = Field(default=200, ge=1, description="Maximum number of shadow pairs per batch.")
     deployer_open_tickets: int = Field(default=40, ge=1, description="Maximum number of open questions per candidate.")

@@ -233,6 +233,13 @@ class RolloutTransitions:
             return ""
         return canary_failure((await self._ledger.load(rollout.rollout_id)).canary, rollout.spec.rollout)
 
+    async def is_failing(self, rollout: Rollout) -> bool:
+        """Return True if the guards end this canary, or its promotion that is not settled yet, as counted by now."""
+        is_guarded = rollout.stage is Stage.CANARY or (rollout.stage is Stage.PROMOTED and not rollout.settled)
+        return is_guarded and bool(
+            canary_failure((await self._ledger.load(rollout.rollout_id)).canary, rollout.spec.rollout)
+        )
+
     async def active(self, task: str) -> Rollout | None:
         """Return the task's candidate that is in shadow or canary."""
         last = await self._rollouts.last_entered(task)

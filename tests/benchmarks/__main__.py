@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
-NAMES = ("spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion", "evaluation")
+NAMES = (
+    "spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion", "evaluation",
+    "rollout",
+)  # fmt: skip
 
 
 def main(names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}.")] = None) -> None:

@@ -162,6 +162,18 @@ async def test_the_control_of_a_promotion_is_a_real_flag_and_its_guards_roll_bac
     assert [state is not None and state.enabled for state in states] == [True, True, False]
 
 
+async def test_unleashs_log_names_each_flag_that_was_changed_with_an_entry_of_its_own(real: Real) -> None:
+    await real.deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    before = await real.admin.newest_changes(100)
+    assert {real.flag(name) for name in ("primary", "rollback", "canary", "shadow")} <= {flag for _, flag in before}
+    await real.admin.switch(real.flag("shadow"), False)
+    await real.admin.set_strategy(real.flag("canary"), Strategy(percent=7))
+    known = {entry for entry, _ in before}
+    new = {flag for entry, flag in await real.admin.newest_changes(20) if entry not in known}
+    assert {real.flag("shadow"), real.flag("canary")} <= new
+    assert len(await real.admin.newest_changes(2)) == 2
+
+
 async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -> None:
     deployer = real.deployer
     await deployer.handlers.on_evaluated(evaluated("a1", real.task))

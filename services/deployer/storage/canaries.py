@@ -221,7 +221,10 @@ async def _latencies(connection: AsyncConnection, rollout_id: str) -> Latencies:
     if rank is None:
         return Latencies(measured)
     values = sa.select(LATENCIES.c.latency_ms).where(of_rollout, ~LATENCIES.c.canary).order_by(LATENCIES.c.latency_ms)
-    limit = SLOW * float((await connection.execute(values.offset(rank - 1).limit(1))).scalar_one())
+    at_rank = (await connection.execute(values.offset(rank - 1).limit(1))).scalar_one_or_none()
+    if at_rank is None:  # The rollout has ended since the rows were counted.
+        return Latencies(measured)
+    limit = SLOW * float(at_rank)
     slow = sa.select(sa.func.count()).where(of_rollout, LATENCIES.c.canary, LATENCIES.c.latency_ms > limit)
     return Latencies(measured, int((await connection.execute(slow)).scalar_one()), limit)
 

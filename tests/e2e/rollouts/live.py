@@ -28,6 +28,7 @@ from schemas.labels import LabelRequested
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import RedactionSettings, RolloutSettings, TaskChanged, TaskKind, TaskSpec
 from services.deployer.clients import UnleashAdmin
+from services.deployer.flags import flag_name
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import open_consumer
 from shared.kafka.publisher import Publisher
@@ -62,6 +63,7 @@ class Live:
     http: httpx.AsyncClient
     flags: UnleashAdmin
     publishers: dict[str, Publisher]
+    pids: dict[str, int]
     changes: defaultdict[str, list[Seen]] = field(default_factory=lambda: defaultdict(list))
     observes: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -114,6 +116,26 @@ class Live:
 
         return await until(find, f"{candidate} is {' or '.join(stages)}", seconds, lambda: self.story(candidate))
 
+    async def turn(self, task: str, flag: str, *, on: bool) -> None:
+        """Turn a flag by hand, as Unleash's page does."""
+        features = f"{self.settings.unleash}/api/admin/projects/default/features"
+        url = f"{features}/{flag_name(task, flag)}/environments/development/{'on' if on else 'off'}"
+        headers = {"authorization": self.settings.unleash_admin_token}
+        (await self.http.post(url, headers=headers)).raise_for_status()
+
+    async def resume(self, task: str) -> None:
+        """Say that a paused candidate may go on, as `ratchet rollout resume` does."""
+        url = f"{self.urls['deployer']}/api/rollouts/{task}/resume"
+        (await self.http.post(url, json={"by": "ben", "reason": "it was me"})).raise_for_status()
+
+    async def paused(self, task: str) -> str:
+        """Wait until the history says that the task's candidate is paused, and return why."""
+
+        async def find() -> str:
+            return next((move["paused"] for move in await self.moves(task) if move["paused"]), "")
+
+        return str(await until(find, f"a hand on a flag of {task} is in the history"))
+
     async def moves(self, task: str) -> list[dict[str, Any]]:
         """Return the task's history as the deployer's API has it, oldest first."""
         response = await self.http.get(f"{self.urls['deployer']}/api/rollouts/{task}/moves")
@@ -125,7 +147,7 @@ class Live:
             f"{s.change.stage}: {s.change.reason}"
             for seen in self.changes.values() for s in seen if s.change.candidate_adapter == candidate
         ]  # fmt: skip
-        logs = [(self.home / f"{name}.log").read_text()[-1_500:] for name in SERVICES]
+        logs = [f"{name}: {(self.home / f'{name}.log').read_text()[-1_000:]}" for name in SERVICES]
         return "\n".join([*told, *logs])
 
     async def observe_forever(self) -> None:
@@ -181,15 +203,17 @@ async def live(settings: Settings, home: Path) -> AsyncIterator[Live]:
         vllm = processes.enter_context(fast_engine())
         own = settings.model_copy(update={"home": home, "vllm": vllm, "lake": "", "artifacts": ""})
         env = {**os.environ, **environment(own), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        pids = {}
         for name in SERVICES:
             process = _start(name, {**env, f"RATCHET_{name.upper()}_PORT": str(ports[name])}, home)
             processes.callback(_stop, process)
+            pids[name] = process.pid
         broker = build_broker(own, "evaluator")
         await broker.connect()
         flags = UnleashAdmin(own.unleash, own.unleash_admin_token)
         async with httpx.AsyncClient(timeout=10.0) as http:
             publishers = {name: Publisher(broker, name) for name in ("evaluator", "scheduler", "console")}
-            found = Live(own, home, urls, http, flags, publishers)
+            found = Live(own, home, urls, http, flags, publishers, pids)
             observing = asyncio.create_task(found.observe_forever())
             try:
                 await found.observes.wait()

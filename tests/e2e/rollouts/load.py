@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -41,7 +42,7 @@ class Load:
     url: str
     task: str
     labels: Sequence[str]
-    paces: Sequence[float] = (0.05,) * 4
+    paces: Sequence[float] = (0.05,) * 12
     asked: list[Asked] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -92,9 +93,9 @@ def _error_of(status: int, body: bytes, *, stream: bool) -> str:
 
 @asynccontextmanager
 async def load_on(
-    url: str, task: str, labels: Sequence[str], paces: Sequence[float] = (0.05,) * 4
+    url: str, task: str, labels: Sequence[str], paces: Sequence[float] = (0.05,) * 12
 ) -> AsyncIterator[Load]:
-    """Send requests for the length of a `with`. What is under way at the end is finished."""
+    """Send requests for the length of a `with`; what is under way at its end is not counted."""
     timeout = aiohttp.ClientTimeout(total=30.0)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
         load = Load(http, url, task, labels, paces)
@@ -102,5 +103,6 @@ async def load_on(
         try:
             yield load
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            running.cancel()  # Does nothing to one that has failed.
+            with contextlib.suppress(asyncio.CancelledError):
+                await running

@@ -204,6 +204,8 @@ class MemoryAdmin:
         self.flags: dict[str, FlagState] = {}
         self.writes = 0
         self.crash_at: int | None = None
+        self.log: list[tuple[int, str]] = []
+        self.reads = 0
 
     def _write(self, flag: str, **changes: Any) -> None:
         if self.crash_at is not None:
@@ -211,9 +213,11 @@ class MemoryAdmin:
             if self.crash_at < 0:
                 raise DependencyUnavailable("Unleash is away")
         self.writes += 1
+        self.log.insert(0, (self.writes, flag))
         self.flags[flag] = dataclasses.replace(self.flags.get(flag, FlagState(False, ())), **changes)
 
     async def read(self, flag: str) -> FlagState | None:
+        self.reads += 1
         return self.flags.get(flag)
 
     async def ensure(self, flag: str, description: str, strategy: Strategy, on: bool = False) -> None:
@@ -226,6 +230,9 @@ class MemoryAdmin:
 
     async def changed_by(self, flag: str) -> str:
         return "ann"
+
+    async def newest_changes(self, limit: int) -> list[tuple[int, str]]:
+        return self.log[:limit]
 
     async def switch(self, flag: str, on: bool) -> None:
         if flag in self.flags and self.flags[flag].enabled != on:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +14,6 @@ from schemas.rollouts import Stage
 from schemas.tasks import Severity, TaskChanged, TaskKind
 from services.deployer.clients import FlagState
 from services.deployer.domain import Pair, label_outcome, ticket_outcome
-from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.guards import Guard
 from shared.errors import DependencyUnavailable
 from tests.unit.deployer.fakes import Deployer, answer, deliveries, evaluated, observed, pair, pair_with_tools, spec
@@ -609,31 +607,6 @@ async def test_an_adapter_that_vllm_no_longer_serves_is_not_promoted() -> None:
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.REJECTED, None)
     assert deployer.admin.serves(TASK, in_canary=True) is None
-
-
-@pytest.mark.parametrize("error", [DependencyUnavailable("Unleash is away"), RuntimeError("an archived flag"), None])
-async def test_the_trouble_of_one_task_stops_no_other_tasks_ticks(error: Exception | None) -> None:
-    deployer = await in_shadow()
-    await deployer.handlers.on_evaluated(evaluated("b1", "billing"))
-    assert sorted(await deployer.rollouts.tasks()) == ["billing", TASK]
-    deployer.handlers._settings = DeployerSettings(deployer_tick_seconds=0.01)
-    ticked: list[str] = []
-
-    async def tick(task: str) -> None:
-        ticked.append(task)
-        if task == "billing":
-            if error is None:
-                await asyncio.Event().wait()  # An answer that never comes.
-            raise error or AssertionError
-
-    deployer.handlers.tick = tick  # type: ignore[method-assign]
-    ticking = asyncio.create_task(deployer.handlers.tick_forever())
-    async with asyncio.timeout(60):
-        while ticked.count(TASK) < 5 or (error is not None and ticked.count("billing") < 2):
-            await asyncio.sleep(0.01)
-    ticking.cancel()
-    await asyncio.gather(ticking, return_exceptions=True)
-    assert set(deployer.handlers.trouble) == ({"billing"} if error else set())
 
 
 @pytest.mark.parametrize("value", ["{", "[]", "7", '"text"', ""])

@@ -1,0 +1,136 @@
+"""Ticks each task by a worker of its own, so that one that fails or takes long delays no other.
+
+every few seconds   a tick settles, decides, and lets the next candidate in
+at once             when requests show what ends a canary (`Handlers.on_observed`)
+at once, and reads  when Unleash's log names one of the task's flags: a hand is to be obeyed within seconds. Without the
+the task's flags    log the flags are read at every tick, which 50 tasks make too much for Unleash
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from services.deployer.clients import FlagAdmin
+from services.deployer.flags import task_of
+from services.deployer.handlers import Handlers
+from services.deployer.settings import DeployerSettings
+from services.deployer.storage.rollouts import RolloutStore
+from shared.errors import DependencyUnavailable
+
+logger = logging.getLogger(__name__)
+TICKS_AT_ONCE = 10
+"""Each holds a connection to the database for its lock, and needs another."""
+_LONGEST_PAUSE = 60.0
+_LOG_ENTRIES = 20
+"""How many of Unleash's newest log entries are read: its answers have whole flags in them."""
+_READ_ANYWAY_SECONDS = 30.0
+"""Unleash may fail to log a change, so that a task's flags are read now and then without a sign of one."""
+
+
+class FlagLog:
+    """Which tasks' flags were changed since they were last read, by Unleash's log."""
+
+    def __init__(self, admin: FlagAdmin, clock: Callable[[], float] = time.monotonic) -> None:
+        self._admin = admin
+        self._clock = clock
+        self._entries: frozenset[int] = frozenset()
+        self._changed: dict[str, float] = {}
+        self._all_changed = clock()
+        self._read: dict[str, float] = {}
+
+    async def look(self) -> set[str] | None:
+        """Return the tasks of which the log has something new; None: it may be any. Raises DependencyUnavailable."""
+        now = self._clock()
+        try:
+            newest = await self._admin.newest_changes(_LOG_ENTRIES)
+        except DependencyUnavailable:
+            self._all_changed = math.inf  # Until it can be read again, flags are read at every tick.
+            raise
+        was_away = self._all_changed == math.inf
+        new = {entry: flag for entry, flag in newest if entry not in self._entries}
+        missed_some = was_away or (len(newest) == _LOG_ENTRIES and len(new) == len(newest))
+        self._entries = frozenset(entry for entry, _ in newest)
+        if missed_some:
+            self._all_changed = now
+            return None
+        tasks = {task for flag in new.values() if (task := task_of(flag))}
+        self._changed.update(dict.fromkeys(tasks, now))
+        return tasks
+
+    def begin_reading(self, task: str) -> float | None:
+        """Return the time if the task's flags are to be read, for `set_read`; None if they are as they were."""
+        now, read = self._clock(), self._read.get(task)
+        changed = max(self._all_changed, self._changed.get(task, self._all_changed))
+        return now if read is None or changed >= read or now - read >= _READ_ANYWAY_SECONDS else None
+
+    def set_read(self, task: str, at: float) -> None:
+        self._read[task] = at
+
+
+class TaskWorkers:
+    """The workers of all tasks that ever had a rollout."""
+
+    def __init__(
+        self, settings: DeployerSettings, rollouts: RolloutStore, admin: FlagAdmin, handlers: Handlers
+    ) -> None:
+        self._settings = settings
+        self._rollouts = rollouts
+        self._handlers = handlers
+        self._flags = FlagLog(admin)
+        self._ticks = asyncio.Semaphore(TICKS_AT_ONCE)
+
+    async def run_forever(self) -> None:
+        """Background: give each task its worker."""
+        workers: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for task in await self._rollouts.tasks():
+                    if task not in workers:
+                        workers[task] = asyncio.create_task(self._tick_forever(task))
+                await asyncio.sleep(self._settings.deployer_tick_seconds)
+        finally:
+            for worker in workers.values():
+                worker.cancel()
+            await asyncio.gather(*workers.values(), return_exceptions=True)
+
+    async def watch_flags_forever(self) -> None:
+        """Background: wake the worker of each task whose flags were changed."""
+        trouble = ""
+        while True:
+            try:
+                changed = await self._flags.look()
+                for task in await self._rollouts.tasks() if changed is None else changed:
+                    self._handlers.wakes.wake(task)
+                trouble = ""
+            except DependencyUnavailable as error:
+                if error.reason != trouble:
+                    trouble = error.reason
+                    logger.warning("flags are read at every tick, since Unleash's log is not: %s", trouble)
+            await asyncio.sleep(self._settings.deployer_flags_seconds)
+
+    async def _tick_forever(self, task: str) -> None:
+        shortest = pause = self._settings.deployer_tick_seconds
+        while True:
+            try:
+                async with self._ticks:
+                    reading = self._flags.begin_reading(task)
+                    await self._handlers.tick(task, reads_flags=reading is not None)
+            except DependencyUnavailable as error:
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._handlers.report(task, error.reason, f"retrying in {pause:g} s")
+                await asyncio.sleep(shortest)  # However often it is woken.
+            except Exception as error:
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._handlers.trouble[task] = repr(error)
+                logger.exception("%s: internal error at its tick, retrying in %g s; the other tasks go on", task, pause)
+                await asyncio.sleep(shortest)
+            else:
+                pause = shortest
+                self._handlers.trouble.pop(task, None)
+                if reading is not None:
+                    self._flags.set_read(task, reading)
+            await self._handlers.wakes.wait(task, pause)

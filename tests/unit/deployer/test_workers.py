@@ -1,0 +1,211 @@
+"""When a task is ticked: regularly, at once for what cannot wait, and by a worker that nothing else holds up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from schemas.rollouts import Stage
+from services.deployer.settings import DeployerSettings
+from services.deployer.workers import FlagLog, TaskWorkers
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.fakes import Deployer, MemoryAdmin, evaluated
+
+TASK = "support-desk"
+NEVER = 3_600.0
+
+
+@asynccontextmanager
+async def working(deployer: Deployer, tick_seconds: float) -> AsyncIterator[None]:
+    settings = DeployerSettings(deployer_tick_seconds=tick_seconds, deployer_flags_seconds=0.01)
+    workers = TaskWorkers(settings, deployer.rollouts, deployer.admin, deployer.handlers)
+    work = [asyncio.create_task(workers.run_forever()), asyncio.create_task(workers.watch_flags_forever())]
+    try:
+        yield
+    finally:
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def in_canary(*tasks: str) -> Deployer:
+    deployer = Deployer()
+    for task in tasks or (TASK,):
+        await deployer.handlers.on_evaluated(evaluated("a1", task, canary_wealth=2, min_canary_users=10_000))
+        await deployer.compare_and_label(range(5), "delivery")
+        assert deployer.last.stage is Stage.CANARY
+    return deployer
+
+
+def counted_ticks(deployer: Deployer) -> list[str]:
+    """Return a list that gets the task of each tick."""
+    ticked: list[str] = []
+    plain = deployer.handlers.tick
+
+    async def tick(task: str, *, reads_flags: bool = True) -> None:
+        await plain(task, reads_flags=reads_flags)
+        ticked.append(task)
+
+    deployer.handlers.tick = tick  # type: ignore[method-assign]
+    return ticked
+
+
+@pytest.mark.parametrize("error", [DependencyUnavailable("Unleash is away"), RuntimeError("an archived flag"), None])
+async def test_the_trouble_of_one_task_stops_no_other_tasks_ticks(error: Exception | None) -> None:
+    deployer = Deployer()
+    for adapter, task in (("a1", TASK), ("b1", "billing")):
+        await deployer.handlers.on_evaluated(evaluated(adapter, task))
+    ticked: list[str] = []
+
+    async def tick(task: str, *, reads_flags: bool = True) -> None:
+        ticked.append(task)
+        if task == "billing":
+            if error is None:
+                await asyncio.Event().wait()  # An answer that never comes.
+            raise error or AssertionError
+
+    deployer.handlers.tick = tick  # type: ignore[method-assign]
+    async with working(deployer, 0.01):
+        await until(lambda: ticked.count(TASK) >= 5 and (error is None or ticked.count("billing") >= 2))
+    assert set(deployer.handlers.trouble) == ({"billing"} if error else set())
+
+
+async def test_a_canary_that_its_guards_end_is_ended_by_the_request_that_decides_and_not_at_the_next_tick() -> None:
+    deployer = await in_canary()
+    ticked = counted_ticks(deployer)
+    async with working(deployer, NEVER):
+        await until(lambda: TASK in ticked)
+        await deployer.see_canary(2)
+        await deployer.see_canary(5, status=502)
+        await until(lambda: deployer.last.stage is Stage.REJECTED)
+    assert "fails too often" in deployer.last.reason
+    assert deployer.admin.serves(TASK, in_canary=True) is None
+
+
+async def test_requests_that_decide_nothing_wake_nobody() -> None:
+    deployer = await in_canary()
+    await deployer.see_canary(50)
+    started = asyncio.get_running_loop().time()
+    await deployer.handlers.wakes.wait(TASK, 0.01)
+    assert asyncio.get_running_loop().time() - started >= 0.01
+
+
+@pytest.mark.parametrize(("flag", "on"), [("primary", False), ("rollback", True), ("canary", False), ("shadow", False)])
+async def test_a_hand_on_any_flag_is_obeyed_as_soon_as_unleashs_log_names_it(flag: str, on: bool) -> None:
+    deployer = await in_canary()
+    ticked = counted_ticks(deployer)
+    async with working(deployer, NEVER):
+        await until(lambda: TASK in ticked)
+        await deployer.admin.switch(f"ratchet.{TASK}.{flag}", on)
+        await until(lambda: deployer.last.paused != "")
+    assert deployer.last.paused.startswith(f"{flag} is {'on' if on else 'off'}")
+
+
+async def test_flags_that_nobody_touched_are_not_read_again_and_again() -> None:
+    deployer = await in_canary(TASK, "billing")
+    ticked = counted_ticks(deployer)
+    async with working(deployer, 0.01):
+        await until(lambda: {TASK, "billing"} <= set(ticked) and len(ticked) > 10)
+        reads = deployer.admin.reads
+        seen = len(ticked)
+        await until(lambda: len(ticked) > seen + 10)
+    assert deployer.admin.reads == reads
+
+
+async def test_without_unleashs_log_flags_are_read_at_every_tick() -> None:
+    class WithoutLog(MemoryAdmin):
+        async def newest_changes(self, limit: int) -> list[tuple[int, str]]:
+            raise DependencyUnavailable("403")
+
+    deployer = Deployer(admin=WithoutLog())
+    await deployer.handlers.on_evaluated(evaluated())
+    async with working(deployer, 0.01):
+        await until(lambda: deployer.admin.reads > 40)
+        await deployer.admin.switch(f"ratchet.{TASK}.shadow", False)
+        await until(lambda: deployer.last.paused != "")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Log(MemoryAdmin):
+    """Unleash's log, by hand: its newest entries first."""
+
+    away = False
+
+    async def newest_changes(self, limit: int) -> list[tuple[int, str]]:
+        if self.away:
+            raise DependencyUnavailable("Unleash is away")
+        return self.log[:limit]
+
+
+def read_at(flags: FlagLog, clock: Clock, *tasks: str) -> list[str]:
+    """Return those of the tasks whose flags are to be read, and count them as read; a second goes by."""
+    clock.now += 1
+    found = [(task, at) for task in tasks if (at := flags.begin_reading(task)) is not None]
+    for task, at in found:
+        flags.set_read(task, at)
+    clock.now += 1
+    return [task for task, _ in found]
+
+
+async def test_the_log_says_which_tasks_flags_are_to_be_read_also_where_its_entries_come_late() -> None:
+    clock, log = Clock(), Log()
+    flags = FlagLog(log, clock)
+    log.log = [(3, "ratchet.a.canary")]
+    await flags.look()
+    assert read_at(flags, clock, "a", "b") == ["a", "b"], "at first nothing is known"
+    assert await flags.look() == set()
+    assert read_at(flags, clock, "a", "b") == []
+    log.log = [(5, "ratchet.b.shadow"), (4, "another-flag"), *log.log]
+    assert await flags.look() == {"b"}
+    assert read_at(flags, clock, "a", "b") == ["b"]
+    log.log = [(5, "ratchet.b.shadow"), (4, "another-flag"), (3, "ratchet.a.canary"), (2, "ratchet.a.primary")]
+    assert await flags.look() == {"a"}, "an entry with a lower number was committed after one with a higher"
+    assert read_at(flags, clock, "a", "b") == ["a"]
+    clock.now += 30
+    assert read_at(flags, clock, "a", "b") == ["a", "b"], "Unleash may fail to log a change"
+
+
+async def test_more_news_than_the_log_shows_or_a_log_that_was_away_may_be_of_any_task() -> None:
+    clock, log = Clock(), Log()
+    flags = FlagLog(log, clock)
+    await flags.look()
+    assert read_at(flags, clock, "a") == ["a"]
+    log.log = [(number, "ratchet.b.canary") for number in range(40, 0, -1)]
+    assert await flags.look() is None
+    assert read_at(flags, clock, "a") == ["a"]
+    log.away = True
+    with pytest.raises(DependencyUnavailable):
+        await flags.look()
+    assert [read_at(flags, clock, "a"), read_at(flags, clock, "a")] == [["a"], ["a"]]
+    log.away = False
+    assert await flags.look() is None
+    assert read_at(flags, clock, "a") == ["a"]
+    assert await flags.look() == set()
+    assert read_at(flags, clock, "a") == []
+
+
+async def test_a_change_while_the_flags_are_read_has_them_read_again() -> None:
+    clock, log = Clock(), Log()
+    flags = FlagLog(log, clock)
+    await flags.look()
+    began = flags.begin_reading("a")
+    assert began is not None
+    log.log = [(1, "ratchet.a.canary")]
+    await flags.look()
+    flags.set_read("a", began)
+    assert read_at(flags, clock, "a") == ["a"]
