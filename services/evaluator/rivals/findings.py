@@ -58,8 +58,10 @@ def _tie(rival: Approach, candidate: Approach, currency: str) -> str:
     if rival.cost_per_month is not None and candidate.cost_per_month is not None:
         cost = f" It costs {money(rival.cost_per_month, currency)} a month, the adapter "
         cost += f"{money(candidate.cost_per_month, currency)}."
+    better = rival.candidate_gain is not None and rival.candidate_gain.high < 0.0
+    does = "does better than" if better else "does as well as"
     return (
-        f"{name[0].upper()}{name[1:]} does as well as the adapter: right on {rival.accuracy.value:.1%} of "
+        f"{name[0].upper()}{name[1:]} {does} the adapter: right on {rival.accuracy.value:.1%} of "
         f"{rival.accuracy.n} held-out rows, where the adapter gains {_points(rival.candidate_gain)}.{cost}"
     )
 
