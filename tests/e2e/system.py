@@ -135,7 +135,8 @@ class Flags:
         self.flags[flag] = (self.flags[flag][0], strategy)
 
     async def switch(self, flag: str, on: bool) -> None:
-        self.flags[flag] = (on, self.flags[flag][1])
+        if flag in self.flags:
+            self.flags[flag] = (on, self.flags[flag][1])
 
     def is_off(self, task: str) -> bool:
         return not self.flags[f"ratchet.{task}.shadow"][0]
