@@ -109,11 +109,15 @@ async def test_a_redacted_answer_is_still_json_by_the_schema() -> None:
         assert text.startswith("{\n ")
 
 
-async def test_the_names_of_fields_are_not_redacted_from_their_confidence() -> None:
+async def test_of_a_confidence_s_names_only_the_task_s_fields_are_not_redacted() -> None:
     setup = await set_up()
     logged = prediction(ORDERS, "x", ANSWER)
     answer = logged.answers[0].model_copy(
-        update={"confidence": logged.answers[0].confidence.model_copy(update={"fields": {"Maria.x y": 0.5}})}
+        update={
+            "confidence": logged.answers[0].confidence.model_copy(
+                update={"fields": {"customer": 0.5, "for Maria": 0.25}}
+            )
+        }
     )
     (event,) = await setup.redact(logged.model_copy(update={"answers": (answer,)}))
-    assert event["answers"][0]["confidence"]["fields"] == {"Maria.x y": 0.5}
+    assert event["answers"][0]["confidence"]["fields"] == {"customer": 0.5, "for Paula": 0.25}

@@ -23,7 +23,8 @@ class Kind(Enum):
 
     NAME: a text of limited length. FREE: JSON of any shape, whose names say what its values are. METADATA: likewise, of
     texts of limited length. SCHEMA: JSON that a developer wrote. ARGUMENTS: JSON as a text. ANSWER: a text that may be
-    JSON. NUMBER: a number that is nobody's. OWNER: see `OWNERS`.
+    JSON. NUMBER: a number that is nobody's, or an object of such numbers, whose names are redacted like free ones.
+    OWNER: see `OWNERS`.
     """
 
     TEXT = auto()

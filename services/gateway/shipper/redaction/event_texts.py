@@ -117,12 +117,12 @@ class TextFinder:
             if kind is str:
                 if not (callable(place) and len(value) <= _MAX_ALLOWED and place(value)):
                     self._text(data, name, value, place, name)
-            elif place is not Kind.NUMBER and value:
+            elif value and (kind is dict or place is not Kind.NUMBER):
                 self._value(data, name, value, place, name)
 
     def _free(self, data: dict[str, Any], name: str, value: Any, place: Place) -> None:
         """Collect what an entry of free JSON has, its name too."""
-        if not is_identifier(name):
+        if not is_identifier(name) and name not in self._own_texts:
             found = EventName(data, name)
             self._names.append(found)
             self.texts.append(found)
@@ -137,7 +137,7 @@ class TextFinder:
             if isinstance(place, dict):
                 self._object(value, place)
             elif place is not Kind.OWNER:
-                inner = place if place in (Kind.SCHEMA, Kind.METADATA) else Kind.FREE
+                inner = place if place in (Kind.SCHEMA, Kind.METADATA, Kind.NUMBER) else Kind.FREE
                 for inner_name, inner_value in value.items():
                     self._free(value, inner_name, inner_value, inner)
         elif kind is list:

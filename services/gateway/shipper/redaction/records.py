@@ -164,4 +164,4 @@ def _rules_of(change: TaskChanged | None) -> tuple[Rules, frozenset[str]]:
     spec = change.spec
     labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
     words = texts_of(spec.output_schema or {})
-    return Rules.of(spec.redaction), frozenset((spec.system_prompt, *labels, *words))
+    return Rules.of(spec.redaction), frozenset((spec.system_prompt, *labels, *words, *spec.output_fields))

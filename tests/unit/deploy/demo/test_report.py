@@ -203,8 +203,9 @@ def report(promoted: bool) -> Report:
 
 def test_the_report_s_contract_has_these_keys() -> None:
     data = as_json(report(promoted=True))
-    assert list(data)[:8] == [
-        "promoted", "accuracy_before", "accuracy_after", "labels_spent", "pairs", "seconds", "steps", "task",
+    assert list(data)[:10] == [
+        "promoted", "accuracy_before", "accuracy_after", "field_f1_before", "field_f1_after", "labels_spent", "pairs",
+        "seconds", "steps", "task",
     ]  # fmt: skip
     assert set(data["accuracy_after"]) == {"value", "low", "high", "n"}
     assert (data["promoted"], data["labels_spent"], data["pairs"]) == (True, 330, 30)
