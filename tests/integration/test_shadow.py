@@ -280,7 +280,10 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
             await console.publish(correct(asked))
         await until(lambda: changes[-1].stage is Stage.PROMOTED)
         await broker.stop()
-    assert [change.stage for change in changes] == [Stage.QUEUED, Stage.SHADOW, Stage.CANARY, Stage.PROMOTED]
+    assert [change.stage for change in changes] == [
+        Stage.QUEUED, Stage.SHADOW, Stage.CANARY, Stage.CANARY, Stage.CANARY, Stage.PROMOTED
+    ]  # fmt: skip
+    assert [change.canary_percent for change in changes if change.stage is Stage.CANARY] == [5, 25, 50]
     assert changes[-1].primary_adapter == adapter
 
 
