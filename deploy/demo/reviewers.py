@@ -2,8 +2,8 @@
 
 They are blind as people are: a question shows what was asked and answered, not by which model. Each makes the same
 share of mistakes, and a second person who is asked the same sometimes disagrees on purpose. Of two objects they choose
-the one with more right in it. Where a fault is shown,
-they correct by other labels than the data's, while they still judge pairs honestly.
+the one with more right in it. Where a fault is shown, they correct by other labels than the data's, while they still
+judge pairs honestly.
 """
 
 from __future__ import annotations
