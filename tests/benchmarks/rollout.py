@@ -27,7 +27,7 @@ from tests.e2e.rollouts.load import Load, load_on
 from tests.e2e.rollouts.measure import Rollback, decided_at, flag_off, out_of_canary
 
 TASKS = 50
-ROUNDS = 3
+ROUNDS, HAND_ROUNDS = 3, 1
 MAX_REVERT_SECONDS, MAX_HAND_SECONDS = 5.0, 3.0
 HANDS = {"primary": False, "rollback": True, "canary": True, "shadow": False}
 """A candidate in shadow has primary and shadow on, the others off: each flag is turned to what it is not."""
@@ -92,7 +92,7 @@ async def _hand(system: Live, flag: str) -> tuple[float, int, int]:
         rises = sum(move["stage"] in ("canary", "promoted") for move in await system.moves(spec.name))
         await system.turn(spec.name, flag, on=not HANDS[flag])
         await system.resume(spec.name)
-        await system.stage(candidate, Stage.PROMOTED)  # It had earned it: nothing but the pause held it.
+        await system.stage(candidate, Stage.CANARY)  # It had earned it: nothing but the pause held it.
     return seconds, rises, len(load.dropped())
 
 
@@ -111,7 +111,7 @@ async def _measure(system: Live) -> list[Measured]:
                     f"{name}: deciding answer to old adapter served", [f.gateway for f in found], MAX_REVERT_SECONDS
                 ),
             ]
-        rounds = [await asyncio.gather(*(_hand(system, flag) for flag in HANDS)) for _ in range(ROUNDS)]
+        rounds = [await asyncio.gather(*(_hand(system, flag) for flag in HANDS)) for _ in range(HAND_ROUNDS)]
         for (flag, on), hands in zip(HANDS.items(), zip(*rounds, strict=True), strict=True):
             rises, dropped = rises + sum(h[1] for h in hands), dropped + sum(h[2] for h in hands)
             name = f"{flag} turned {'on' if on else 'off'} by hand to its pause in the history"
