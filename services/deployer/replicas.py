@@ -254,6 +254,6 @@ class AdapterReplicas:
                 if str(error) != logged:
                     logged = str(error)
                     logger.warning("adapters on replicas: retrying: %s", error)
-            except Exception:
+            except Exception:  # One that ended here would leave its replica unproved, and every move waiting, for good.
                 logger.exception("adapters on replicas: internal error")
             await asyncio.sleep(self._settings.deployer_tick_seconds)

@@ -123,7 +123,7 @@ class TaskWorkers:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._handlers.report(task, error.reason, f"retrying in {pause:g} s")
                 await asyncio.sleep(shortest)  # However often it is woken.
-            except Exception as error:
+            except Exception as error:  # A worker that ended here would leave its canary unguarded.
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._handlers.trouble[task] = repr(error)
                 logger.exception("%s: internal error at its tick, retrying in %g s; the other tasks go on", task, pause)

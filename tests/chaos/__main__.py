@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from tests.chaos import report
 from tests.chaos.faults import KINDS
 from tests.chaos.rollouts.__main__ import main as run_rollouts
 from tests.chaos.run import SHORT, Options, Progress, run_chaos
+from tests.chaos.signals import cancel_on_signals
 from tests.chaos.system import ROOT, StartError
 from tests.conftest import shared_home
 
@@ -72,10 +72,7 @@ def main(
 
 async def _interruptible(home: Path, options: Options, console: Console, keep: bool) -> report.Outcome:
     """Run, and clean up on Ctrl-C and SIGTERM."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    cancel_on_signals()
     with _Screen(console) as screen:
         return await run_chaos(home, options, screen.show, keep=keep)
 

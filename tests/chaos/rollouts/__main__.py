@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from tests.chaos.rollouts import report
 from tests.chaos.rollouts.run import SHORT, Options, run_rollouts
+from tests.chaos.signals import cancel_on_signals
 from tests.chaos.system import ROOT, StartError
 from tests.conftest import shared_home
 
@@ -62,10 +62,7 @@ def main(
 
 async def _interruptible(home: Path, options: Options, console: Console, keep: bool) -> report.Outcome:
     """Run, and clean up on Ctrl-C and SIGTERM."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    cancel_on_signals()
     return await run_rollouts(home, options, _teller(console), keep=keep)
 
 
