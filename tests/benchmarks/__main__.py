@@ -16,13 +16,17 @@ NAMES = (
 )  # fmt: skip
 
 
-def main(names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}.")] = None) -> None:
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}.")] = None,
+    intents: Annotated[int | None, typer.Option(help="Of confidence: the number of intents, 77 for all.")] = None,
+) -> None:
     """Run benchmarks, each against a peer in the same run where there is one."""
     chosen = names or NAMES
     if unknown := set(chosen) - set(NAMES):
         raise typer.BadParameter(f"no such benchmark: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     for name in chosen:
-        importlib.import_module(f"tests.benchmarks.{name}").main()
+        options = {"intents": intents} if name == "confidence" else {}
+        importlib.import_module(f"tests.benchmarks.{name}").main(**options)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ def best_possible_lowest_tenth(right: Floats) -> float:
     return min(1.0, max(1, round(len(right) / 10)) / float((1.0 - right).sum()))
 
 
+def perfect_ece(scores: Floats, seed: int, draws: int = 1_000) -> float:
+    """Return the mean error, over bins of equal size, of answers that are right as often as their scores say."""
+    outcomes = np.random.default_rng(seed).random((draws, len(scores))) < scores
+    return float(np.mean([expected_calibration_error(scores, drawn.astype(float), BINS) for drawn in outcomes]))
+
+
 def draw(before: Floats, after: Floats, right: Floats, path: Path) -> None:
     """Draw two reliability diagrams: confidence and accuracy (95 % Wilson) in bins of equal size."""
     from matplotlib.figure import Figure

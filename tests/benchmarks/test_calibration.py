@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures
+from tests.benchmarks.calibration import best_possible_lowest_tenth, draw, figures, perfect_ece
 
 HONEST = np.repeat([0.2, 0.9], 100)
 """A hundred answers each, right as often as their score says."""
@@ -38,6 +38,13 @@ def test_errors_are_counted_in_the_tenth_with_the_lowest_scores() -> None:
 def test_a_tenth_of_the_answers_can_hold_only_so_many_errors() -> None:
     assert best_possible_lowest_tenth(RIGHT) == pytest.approx(20 / 90)
     assert best_possible_lowest_tenth(np.array([1.0] * 99 + [0.0])) == 1.0
+
+
+def test_a_perfect_map_has_the_error_of_chance_alone() -> None:
+    # Of n answers, the mean distance of a bin of m with probability p is about sqrt(2 / pi) * sqrt(p (1 - p) / m).
+    expected = np.sqrt(2 / np.pi) * np.sqrt(0.8 * 0.2 / 100)
+    assert perfect_ece(np.full(1_500, 0.8), seed=1) == pytest.approx(expected, rel=0.03)
+    assert perfect_ece(np.ones(1_500), seed=1) == 0.0
 
 
 def test_the_diagram_is_drawn(tmp_path: Path) -> None:
