@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable
 from schemas.base import AdapterName, Event, Frozen, Gate, Identifier, Interval, Probability, Verdict
 from schemas.conversation import Messages
@@ -228,5 +229,9 @@ class AdapterEvaluated(Event):
     )
     approaches: ApproachTable | None = Field(
         default=None, description="Beside cheap rivals; None: evaluated before they were measured."
+    )
+    adversarial: AdversarialReport | None = Field(
+        default=None,
+        description="On changed, injected and foreign inputs; None: the task wants none, or no row served.",
     )
     spec: TaskSpec

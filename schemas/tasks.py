@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from schemas.adversarial import AdversarialKind
 from schemas.base import Event, Identifier, Probability, ShortText, TaskName
 from schemas.conversation import JsonObject
 from schemas.golden import GoldenSet
@@ -212,6 +213,35 @@ class FailureSettings(_Section):
     overlap_share: Probability = Field(default=0.1, description="Share of questions that two reviewers answer.")
 
 
+AttackText = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+
+
+class AdversarialSettings(_Section):
+    """Inputs that are made from held-out rows to see what misleads an arm. Texts given here are never trained on."""
+
+    rows: int = Field(
+        default=32,
+        ge=0,
+        le=1_000,
+        description="Held-out rows that are asked again in each way of changing them; 0: no adversarial set.",
+    )
+    kinds: tuple[AdversarialKind, ...] = Field(
+        default=tuple(AdversarialKind), description="Of them, empty and foreign inputs are of classifications only."
+    )
+    injections: tuple[AttackText, ...] = Field(
+        default=(),
+        max_length=200,
+        description="Injections of your own, beside ours; {target} stands for what they ask the model to answer.",
+    )
+    out_of_distribution: tuple[AttackText, ...] = Field(
+        default=(), max_length=200, description="Foreign texts of your own in place of ours; empty: ours."
+    )
+    long_characters: int = Field(
+        default=6_000, ge=100, le=2_000_000, description="Of a long input; less where the engine's context is shorter."
+    )
+    seed: int = 20
+
+
 class EvaluationSettings(_Section):
     """The offline gates, which stop a candidate that is worse before it answers a single live input.
 
@@ -237,6 +267,7 @@ class EvaluationSettings(_Section):
         default=0.1, description="Shown loss of AUROC against production, in telling right answers from wrong ones."
     )
     max_failed_share: Probability = Field(default=0.02, description="Share of requests that failed or timed out.")
+    adversarial: AdversarialSettings = AdversarialSettings()
 
 
 class Severity(_Section):
