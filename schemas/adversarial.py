@@ -19,7 +19,7 @@ class AdversarialKind(StrEnum):
     TYPOS = "typos"
     """Letters next to each other on the keyboard, swapped, doubled or left out."""
     CASING = "casing"
-    """All upper case, all lower case, or both in turn."""
+    """All upper case, all lower case, or every word capitalised."""
     DISTRACTORS = "distractors"
     """A sentence before or after the text that has nothing to do with it."""
     LONG_INPUT = "long_input"

@@ -20,6 +20,7 @@ from services.dataset_builder.building.chat_format import (
     schema_error,
 )
 from services.dataset_builder.building.length import TokenCounter, length_error
+from services.dataset_builder.building.places.frozen import adversarial_questions
 from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.building.places.placement import Placed, make_examples
 from services.dataset_builder.building.places.steps import place
@@ -83,6 +84,11 @@ class Inputs:
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     audits_asked: int = 0
 
+    @property
+    def never_trained_on(self) -> tuple[tuple[Message, ...], ...]:
+        """The questions of the golden set, and the task's own of the adversarial set."""
+        return (*self.frozen, *adversarial_questions(self.spec))
+
 
 @dataclass(frozen=True)
 class Build:
@@ -114,7 +120,7 @@ def build_dataset(
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
-    placed, similar = place(guarded.rows, inputs.decisions.places, inputs.frozen, spec)
+    placed, similar = place(guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec)
     finish_noise = _begin_noise(placed, inputs, score)
     examples = make_examples(placed, similar)  # While the noise model is at work.
     del similar
@@ -139,7 +145,7 @@ def build_dataset(
             guarded.shifts,
             noise,
             placed.exclusions,
-            frozenset(text_hash(input_text(question)) for question in inputs.frozen),
+            frozenset(text_hash(input_text(question)) for question in inputs.never_trained_on),
             reliability,
         ),
     )

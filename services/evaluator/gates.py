@@ -14,16 +14,19 @@ import numpy as np
 
 from schemas.base import Gate, Verdict
 from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.adversarial.gate import adversarial_not_worse
+from services.evaluator.adversarial.misled import Misled
 from services.evaluator.comparison import Comparison, Part
 from services.evaluator.domain import GradedAnswers, PastResult
 from services.evaluator.golden_gates import golden_regression, must_pass
+from services.evaluator.parts import parts_gate, unknown
 from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_difference, tells_apart
 from services.evaluator.statistics.intervals import wilson
-from services.evaluator.statistics.paired import holm, p_worse, rows_to_show
+from services.evaluator.statistics.paired import p_worse, rows_to_show
 
 CHANCE = 0.01
 """A candidate that learned nothing passes so often."""
-NOT_WORSE = 0.02
+NOT_WORSE = 0.015
 PARTS = 0.02
 CONFIDENCE = 0.005
 """Levels: a candidate that is as good as production is stopped by each of them so often, at most."""
@@ -31,7 +34,6 @@ _PERMUTATIONS = 2_000
 _SEED = 20
 _MAX_QUOTES = 3
 """Maximum number of lost answers that a gate's detail quotes."""
-_MAX_NAMED = 5
 
 
 def check_gates(
@@ -40,11 +42,12 @@ def check_gates(
     golden: Comparison,
     wrong_twice: Sequence[int] = (),
     past: Sequence[PastResult] = (),
+    misled: Misled | None = None,
 ) -> tuple[Gate, ...]:
     """Return every gate's result, passed or not. `golden` may be empty.
 
     `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again when repeated.
-    `past`: what adapters that were promoted got right of the golden set.
+    `past`: what adapters that were promoted got right of the golden set. `misled`: both arms on the adversarial set.
     """
     gates = [not_worse(spec, evaluation)]
     if parts := evaluation.parts(spec.kind):
@@ -59,6 +62,8 @@ def check_gates(
         gates.append(must_pass(spec, golden, wrong_twice))
     if evaluation.candidate_confidence is not None and evaluation.production_confidence is not None:
         gates.append(confidence(spec, evaluation))
+    if misled is not None and misled.parts:
+        gates.append(adversarial_not_worse(spec, misled))
     return (*gates, failed_share(spec, evaluation, golden))
 
 
@@ -84,7 +89,7 @@ def better_than_chance(evaluation: Comparison) -> Gate:
         f"{expected:.1f}, always answering {label!r} on {most}."
     )
     if needed := _rows_to_beat_chance(list(counts.values())):
-        return _unknown("better_than_chance", required, detail, needed)
+        return unknown("better_than_chance", required, detail, needed)
     return Gate(name="better_than_chance", passed=p < CHANCE, measured=p, required=required, detail=detail)
 
 
@@ -146,7 +151,7 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
         return Gate(name="min_gain", passed=passed, measured=gain.value, required=required, detail=detail)
     needed = rows_to_show(NOT_WORSE / len(tests))
     if (count := len(np.unique(evaluation.groups))) < needed:
-        return _unknown("not_worse", f"p >= {NOT_WORSE}", detail, needed - count)
+        return unknown("not_worse", f"p >= {NOT_WORSE}", detail, needed - count)
     required = f"p >= {NOT_WORSE} (paired, one-sided: exact McNemar, or flips of signs by group)"
     return Gate(name="not_worse", passed=p >= NOT_WORSE, measured=p, required=required, detail=detail)
 
@@ -156,43 +161,8 @@ _FINDINGS = {"better": "better", "worse": "worse", "not_shown": "no difference i
 
 def parts_not_worse(evaluation: Comparison, parts: Mapping[str, Part]) -> Gate:
     """No class, failure mode, application, length or field may be shown to be worse, all together at one level."""
-    name, required = "parts_not_worse", f"p >= {PARTS} for every class, slice and field (paired, Holm)"
-    groups = {name: len(set(evaluation.groups[part.rows].tolist())) for name, part in parts.items()}
-    by_size = sorted(parts, key=lambda part: (-groups[part], part))
-    count, needed = _judged([groups[part] for part in by_size])
-    judged = by_size[:count]
-    small = [f"{part} ({groups[part]})" for part in by_size[count:]]
-    few = f" Too few rows to judge (under {needed}): {_listed(small)}." if small else ""
-    if not judged:
-        return _unknown(name, required, few.strip(), needed - max(groups.values(), default=0))
-    found = [p_worse(parts[part].apart, evaluation.groups[parts[part].rows]) for part in judged]
-    adjusted = holm(found)
-    worse = [part for part, p in sorted(zip(judged, adjusted, strict=True), key=lambda pair: pair[1]) if p < PARTS]
-    shown = _listed([_shown(part, parts[part]) for part in worse])
-    detail = f"{len(judged)} of {len(parts)} classes, slices and fields judged. Worse: {shown or 'none'}.{few}"
-    return Gate(name=name, passed=not worse, measured=min(adjusted), required=required, detail=detail[:2_000])
-
-
-def _judged(sizes: Sequence[int]) -> tuple[int, int]:
-    """Return how many parts are judged, whose sizes come largest first, and how many rows the next ones would need.
-
-    As many as possible, so that each would be shown to be worse among so many if all of its rows were lost. Of parts of
-    one size all are judged or none.
-    """
-    count = 0
-    for size in sorted(set(sizes)):
-        as_large = sum(other >= size for other in sizes)
-        if size >= rows_to_show(PARTS / as_large):
-            count = as_large
-            break
-    more = sum(size >= sizes[count] for size in sizes) if count < len(sizes) else count
-    return count, rows_to_show(PARTS / more)
-
-
-def _shown(name: str, part: Part) -> str:
-    lost, gained = int((part.apart < 0).sum()), int((part.apart > 0).sum())
-    before, after = float(part.production.mean()), float(part.candidate.mean())
-    return f"{name[:120]}: {before:.0%} → {after:.0%} of {len(part.rows)} rows ({lost} lost, {gained} gained)"
+    required = f"p >= {PARTS} for every class, slice and field (paired, Holm)"
+    return parts_gate("parts_not_worse", required, "classes, slices and fields", parts, evaluation.groups, PARTS)
 
 
 def confidence(spec: TaskSpec, evaluation: Comparison) -> Gate:
@@ -241,27 +211,12 @@ def failed_share(spec: TaskSpec, evaluation: Comparison, golden: Comparison) -> 
     )
 
 
-def _unknown(name: str, required: str, detail: str, labels: int) -> Gate:
-    return Gate(
-        name=name,
-        passed=True,
-        required=required,
-        detail=f"Unknown: {labels} more labelled rows would decide. {detail}"[:2_000],
-        labels_needed=labels,
-    )
-
-
 def _mean(evaluation: Comparison, arm: int) -> str:
     return f"{float(evaluation.scores[arm].mean()):.1%}"
 
 
 def _right_count(arm: GradedAnswers) -> str:
     return f"{sum(arm.right)} of {len(arm.right)} rows"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return "; ".join(names[:_MAX_NAMED]) + more
 
 
 def _quote_lost(comparison: Comparison) -> str:

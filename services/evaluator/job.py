@@ -117,6 +117,7 @@ async def _ask_both(
 ) -> tuple[Asked, Probes]:
     """Return both arms' answers to all questions, with the must-pass rows that the candidate gets wrong twice, and the
     probes."""
+    from services.evaluator.adversarial.step import ask_adversarial
     from services.evaluator.verdict import Asked
 
     client = InferenceClient(job.vllm, job.timeout_seconds, os.environ.get(KEY_VARIABLE, ""))
@@ -133,6 +134,14 @@ async def _ask_both(
         candidate = await ask_failed_again(job, client, trained.adapter, candidate, questions)
         production = await ask_failed_again(job, client, opponent, production, questions)
         wrong_twice = await ask_must_pass_again(job, client, golden, candidate, len(evaluation))
+        adversarial = await ask_adversarial(
+            client,
+            trained.adapter,
+            opponent,
+            evaluation,
+            trained.spec,
+            partial(_ask_attacked, job, client, folder, progress),
+        )
         probes = await ask_probes(client, trained)
     finally:
         await client.close()
@@ -144,7 +153,20 @@ async def _ask_both(
             "possible",
             "Check vLLM and its log: ratchet status",
         )
-    return Asked(evaluation, golden, candidate, production, wrong_twice), probes
+    return Asked(evaluation, golden, candidate, production, wrong_twice, adversarial=adversarial), probes
+
+
+async def _ask_attacked(
+    job: EvaluationJob,
+    client: InferenceClient,
+    folder: Path,
+    progress: Progress,
+    name: str,
+    model: str,
+    questions: Sequence[Question],
+) -> ArmAnswers:
+    answers = await _ask_arm(job, client, model, name, 0, questions, folder, progress)
+    return await ask_failed_again(job, client, model, answers, questions)
 
 
 async def ask_failed_again(

@@ -10,6 +10,8 @@ import numpy as np
 
 from schemas.adapters import AdapterEvaluated, ArmScore, Calibration, ConfidenceScore
 from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
+from services.evaluator.adversarial.report import adversarial_report
 from services.evaluator.comparison import Comparison, traffic_of
 from services.evaluator.domain import Candidate, GradedAnswers, PastResult, Question
 from services.evaluator.gates import check_gates, verdict
@@ -27,7 +29,7 @@ class Asked:
     """What both arms were asked, evaluation rows before golden ones, and what they answered.
 
     `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again. `past`: what
-    promoted adapters got right of the golden set.
+    promoted adapters got right of the golden set. `adversarial`: what both answered to inputs made to mislead.
     """
 
     evaluation: Sequence[Question]
@@ -36,6 +38,7 @@ class Asked:
     production: ArmAnswers
     wrong_twice: Sequence[int] = ()
     past: Sequence[PastResult] = ()
+    adversarial: AdversarialAnswers | None = None
 
 
 def verdict_event(
@@ -44,7 +47,8 @@ def verdict_event(
     """Build the event. `production`: the adapter of the other arm; the id follows from the job's name."""
     spec = trained.spec
     evaluation, golden = _compared(asked, spec)
-    gates = check_gates(spec, evaluation, golden, asked.wrong_twice, asked.past)
+    misled = None if asked.adversarial is None else _misled(asked.adversarial, evaluation, spec)
+    gates = check_gates(spec, evaluation, golden, asked.wrong_twice, asked.past, misled)
     return AdapterEvaluated(
         event_id=event_id("adapter evaluated", name),
         task=trained.task,
@@ -65,6 +69,7 @@ def verdict_event(
         golden_gained=len(golden.gained),
         golden_total=len(golden.questions),
         calibration=calibration,
+        adversarial=None if misled is None else adversarial_report(misled),
         spec=spec,
     )
 
@@ -81,6 +86,18 @@ def _compared(asked: Asked, spec: TaskSpec) -> tuple[Comparison, Comparison]:
     )
     candidate, production = (arm.graded(asked.golden, start, spec) for arm in (asked.candidate, asked.production))
     return evaluation, Comparison(asked.golden, candidate, production)
+
+
+def _misled(asked: AdversarialAnswers, evaluation: Comparison, spec: TaskSpec) -> Misled:
+    questions, count = [case.question for case in asked.cases], len(asked.cases)
+    adversarial = Comparison(
+        questions,
+        asked.candidate.graded(questions, 0, spec),
+        asked.production.graded(questions, 0, spec),
+        _confidence(asked.candidate, count),
+        _confidence(asked.production, count),
+    )
+    return Misled(spec, asked.cases, adversarial, evaluation)
 
 
 def _confidence(arm: ArmAnswers, count: int) -> Floats | None:

@@ -103,6 +103,12 @@ class InferenceClient:
         answer = await self._request("GET", url, "/v1/models")
         return {model["id"] for model in answer["data"]}
 
+    async def context_tokens(self) -> int | None:
+        """Return how many tokens of prompt and answer the first replica takes; None: it does not say (vLLM does)."""
+        answer = await self._request("GET", self._urls[0], "/v1/models")
+        listed = (answer or {}).get("data", ())
+        return next((model["max_model_len"] for model in listed if model.get("max_model_len")), None)
+
     async def metrics(self, url: str) -> str:
         """Return a replica's metrics in Prometheus' text format. Raises as `complete` does."""
         return (await self._response("GET", url, "/metrics", timeout=_METRICS_SECONDS)).text

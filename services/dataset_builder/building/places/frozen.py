@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from schemas.conversation import Message, Role
 from schemas.datasets import Fate, LeftOutExample
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import Row
 
@@ -18,8 +20,17 @@ IN_FROZEN_SET = "in_frozen_set"
 def exclude_frozen(rows: Sequence[Row], similar: SimilarRows) -> tuple[list[Row], list[LeftOutExample]]:
     """Return the rows that are not like a frozen question, and those that are."""
     near = similar.near_any(rows, similar.frozen) if similar.frozen.any() else {}
-    detail = "a question of the golden set, or nearly one"
+    detail = "a question of the golden or the adversarial set, or nearly one"
     return (
         [row for row in rows if row.prediction_id not in near],
         [row.left_out(Fate.EXCLUDED, IN_FROZEN_SET, detail) for row in rows if row.prediction_id in near],
     )
+
+
+def adversarial_questions(spec: TaskSpec) -> list[tuple[Message, ...]]:
+    """Return the texts that the task's settings add to the adversarial set, an injection with every label it may ask
+    for. The rest of that set is made from held-out rows, and near-copies of those are in no training set anyway."""
+    settings = spec.evaluation.adversarial
+    texts = [text.replace("{target}", label) for text in settings.injections for label in spec.labels or ("",)]
+    unique = dict.fromkeys((*texts, *settings.out_of_distribution))
+    return [(Message(role=Role.USER, content=text),) for text in unique]

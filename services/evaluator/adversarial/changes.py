@@ -1,0 +1,90 @@
+"""Changes a text so that its meaning stays. The same text and generator give the same change. Pure."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence, Set
+
+from services.evaluator.adversarial.texts import DISTRACTORS, SMALL_TALK
+
+_KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_TYPO_SHARE = 0.25
+"""Of the words that may get a typo: about 4 % of the letters of English text."""
+_MIN_LETTERS = 4
+_WORD = re.compile(r"\w+")
+
+
+def _neighbours() -> dict[str, str]:
+    """Return the keys beside each key of an English keyboard, in its own row and in the rows above and below."""
+    found: dict[str, str] = {}
+    for number, row in enumerate(_KEYBOARD):
+        for column, key in enumerate(row):
+            near = [row[i] for i in (column - 1, column + 1) if 0 <= i < len(row)]
+            # Each row of keys stands half a key to the right of the one above it.
+            for other, columns in ((number - 1, (column, column + 1)), (number + 1, (column - 1, column))):
+                if 0 <= other < len(_KEYBOARD):
+                    near += [_KEYBOARD[other][i] for i in columns if 0 <= i < len(_KEYBOARD[other])]
+            found[key] = "".join(near)
+    return found
+
+
+NEIGHBOURS = _neighbours()
+
+
+def with_typos(text: str, kept: Set[str], chance: random.Random) -> str:
+    """Return the text with a typo in every fourth of its longer words, one at least. `kept`: words to leave alone."""
+    spans = [match.span() for match in _WORD.finditer(text) if _may_change(match[0], kept)]
+    count = min(len(spans), max(1, round(_TYPO_SHARE * len(spans))))
+    for start, end in sorted(chance.sample(spans, count), reverse=True):
+        text = text[:start] + _mistyped(text[start:end], chance) + text[end:]
+    return text
+
+
+def _may_change(word: str, kept: Set[str]) -> bool:
+    return len(word) >= _MIN_LETTERS and word.isalpha() and word.casefold() not in kept
+
+
+def _mistyped(word: str, chance: random.Random) -> str:
+    """Return the word with one typo behind its first letter: people rarely mistype that one."""
+    at = chance.randrange(1, len(word) - 1)
+    letter = word[at]
+    kind = chance.choice(("neighbour", "swap", "double", "omit"))
+    if kind == "neighbour" and (near := NEIGHBOURS.get(letter.lower())):
+        typed = chance.choice(near)
+        return word[:at] + (typed.upper() if letter.isupper() else typed) + word[at + 1 :]
+    if kind == "double":
+        return word[:at] + letter + word[at:]
+    if kind == "omit" or letter == word[at + 1]:
+        return word[:at] + word[at + 1 :]
+    return word[:at] + word[at + 1] + letter + word[at + 2 :]
+
+
+def with_other_casing(text: str, kept: Set[str], chance: random.Random) -> str:
+    """Return the text in upper case, in lower case, or with capitalised words: in one of them that it is not in."""
+    ways = chance.sample((str.upper, str.lower, str.capitalize), 3)
+    return next((other for way in ways if (other := _cased(text, kept, way)) != text), text)
+
+
+def _cased(text: str, kept: Set[str], way: Callable[[str], str]) -> str:
+    return _WORD.sub(lambda match: match[0] if match[0].casefold() in kept else way(match[0]), text)
+
+
+def with_distractor(text: str, chance: random.Random) -> str:
+    """Return the text with a sentence before or behind it that has nothing to do with it."""
+    sentence = chance.choice(DISTRACTORS)
+    return f"{sentence} {text}" if chance.random() < 0.5 else f"{text}\n{sentence}"
+
+
+def lengthened(text: str, characters: int, sentences: Sequence[str] = SMALL_TALK) -> str:
+    """Return the text behind so much small talk that it has nearly `characters` characters; unchanged if it has them.
+
+    All texts get the same beginning, whose prompt an engine with a prefix cache reads once.
+    """
+    room, filling = characters - len(text) - 2, ""
+    for number in range(max(0, room)):
+        sentence = sentences[number % len(sentences)] + " "
+        if len(filling) + len(sentence) > room:
+            break
+        filling += sentence
+    return f"{filling.strip()}\n\n{text}" if filling else text

@@ -1,0 +1,39 @@
+"""The part of the evaluation job that asks both arms the adversarial set."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from schemas.tasks import TaskSpec
+from services.evaluator.adversarial.cases import adversarial_cases
+from services.evaluator.adversarial.misled import AdversarialAnswers
+from services.evaluator.domain import Question
+from services.evaluator.recipe import ArmAnswers
+
+AskArm = Callable[[str, str, Sequence[Question]], Awaitable[ArmAnswers]]
+"""Asks a model questions: takes the name to store the answers by, the model and the questions."""
+
+
+class Engine(Protocol):
+    """The part of an inference client that says how much it can read."""
+
+    async def context_tokens(self) -> int | None: ...
+
+
+async def ask_adversarial(
+    engine: Engine, candidate: str, production: str, evaluation: Sequence[Question], spec: TaskSpec, ask_arm: AskArm
+) -> AdversarialAnswers | None:
+    """Return both models' answers to the set made from `evaluation`; None if the task wants none or no row serves.
+
+    Raises DependencyUnavailable if most requests fail. Single ones may: what an engine refuses, for its length for
+    example, is a wrong answer of that arm.
+    """
+    if not spec.evaluation.adversarial.rows:
+        return None
+    cases = adversarial_cases(evaluation, spec, await engine.context_tokens())
+    if not cases:
+        return None
+    questions = [case.question for case in cases]
+    ours = await ask_arm("adversarial_candidate", candidate, questions)
+    return AdversarialAnswers(cases, ours, await ask_arm("adversarial_production", production, questions))

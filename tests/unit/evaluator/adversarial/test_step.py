@@ -1,0 +1,68 @@
+"""The evaluation asks both arms the adversarial set, and its verdict has what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.evaluator.adversarial.step import ask_adversarial
+from services.evaluator.domain import Question
+from services.evaluator.recipe import ArmAnswers
+from services.evaluator.verdict import Asked, verdict_event
+from tests.unit.evaluator.adversarial.inputs import rows, task, wrong_label
+from tests.unit.evaluator.arms import gate
+from tests.unit.evaluator.test_must_pass import TRAINED
+
+
+class Engine:
+    """Answers as the first word of a model's name says: rightly, or wrongly where a row was changed."""
+
+    def __init__(self, context: int | None = None) -> None:
+        self.context = context
+        self.asked: list[tuple[str, str]] = []
+        self.longest = 0
+
+    async def context_tokens(self) -> int | None:
+        return self.context
+
+    async def ask(self, name: str, model: str, questions: Sequence[Question]) -> ArmAnswers:
+        self.asked.append((name, model))
+        self.longest = max(len(question.text) for question in questions)
+        right = [question.answer or "a" for question in questions]
+        answers = right if model == "robust" else [wrong_label(answer) for answer in right]
+        return ArmAnswers(answers=tuple(answers), latencies_ms=(), scores=(0.5,) * len(answers))
+
+
+async def test_both_arms_are_asked_the_same_set_and_the_verdict_stops_the_one_that_is_misled() -> None:
+    asked, engine = rows(), Engine()
+    right = ArmAnswers(answers=tuple(row.answer for row in asked), latencies_ms=(), scores=(0.5,) * len(asked))
+    for candidate, production in (("robust", "brittle"), ("brittle", "robust")):
+        found = await ask_adversarial(engine, candidate, production, asked, task(), engine.ask)
+        assert found is not None
+        trained = TRAINED.model_copy(update={"spec": task()})
+        event = verdict_event(trained, None, "job", Asked(asked, [], right, right, adversarial=found))
+        assert event.adversarial is not None
+        assert len(event.adversarial.results) == 7
+        assert gate(event.gates, "adversarial_not_worse").passed is (candidate == "robust")
+        assert event.verdict == ("failed" if candidate == "brittle" else event.verdict)
+    assert engine.asked[:2] == [("adversarial_candidate", "robust"), ("adversarial_production", "brittle")]
+
+
+async def test_the_engines_context_bounds_a_long_input() -> None:
+    engine = Engine(context=1_000)
+    await ask_adversarial(engine, "robust", "robust", rows(), task(), engine.ask)
+    assert 2_000 < engine.longest <= 3 * (1_000 - 256)
+
+
+async def test_a_task_without_a_set_and_rows_that_cannot_be_changed_ask_nothing() -> None:
+    engine = Engine()
+    assert await ask_adversarial(engine, "robust", "robust", rows(), task(rows=0), engine.ask) is None
+    assert await ask_adversarial(engine, "robust", "robust", [], task(kinds=["typos"]), engine.ask) is None
+    assert engine.asked == []
+
+
+def test_an_evaluation_without_a_set_reports_none() -> None:
+    asked = rows()
+    right = ArmAnswers(answers=tuple(row.answer for row in asked), latencies_ms=())
+    event = verdict_event(TRAINED.model_copy(update={"spec": task()}), None, "job", Asked(asked, [], right, right))
+    assert event.adversarial is None
+    assert "adversarial_not_worse" not in {found.name for found in event.gates}
