@@ -23,6 +23,7 @@ from schemas.rollouts import ShadowCompared, Stage
 from schemas.tasks import TaskChanged
 from services.deployer.admission import Admission
 from services.deployer.domain import Label, label_outcome
+from services.deployer.rollout import Rollout
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.canary import is_negative, is_wrong, observation
 from services.deployer.statistics.guards import Guard
@@ -57,7 +58,7 @@ class Handlers:
         self._admission = admission
         self._tasks: LatestByKey[TaskChanged] = LatestByKey(topic_of(TaskChanged).name)
         self.wakes = Wakes()
-        """Tasks that are to be ticked at once."""
+        """Tasks that are to be ticked soon, or at once."""
         self.trouble: dict[str, str] = {}
         """What keeps a task's last tick from its end, by task."""
 
@@ -70,7 +71,11 @@ class Handlers:
         )  # fmt: skip
         consumers.on(FeedbackGiven, self.on_feedback)
         consumers.on(SubjectForgotten, self.on_forgotten)
-        self._tasks = consumers.table(TaskChanged)
+        self._tasks = consumers.table(TaskChanged, self.on_task)
+
+    async def on_task(self, event: TaskChanged) -> None:
+        """Have a candidate checked whose task has changed."""
+        self.wakes.note(event.task)
 
     async def on_evaluated(self, event: AdapterEvaluated) -> None:
         """Take a candidate into shadow, or let it wait for its turn, or record that the offline gates stopped it."""
@@ -80,7 +85,10 @@ class Handlers:
                 await self._admission.next_turn(event.task)
 
     async def on_compared(self, deliveries: list[Delivery[ShadowCompared]]) -> None:
-        """Add pairs to the ledger; those that differ may become tickets that people are asked about."""
+        """Add pairs to the ledger; those that differ may become tickets that people are asked about.
+
+        Pairs that agree, the most by far, decide nothing that could not wait for the next tick.
+        """
         by_rollout: dict[tuple[str, str], list[ShadowCompared]] = defaultdict(list)
         for delivery in deliveries:
             by_rollout[delivery.event.task, delivery.event.rollout_id].append(delivery.event)
@@ -91,8 +99,8 @@ class Handlers:
                     # A pair that is stored already, from an earlier delivery, does not change its sides.
                     candidate_first = [bool(secrets.randbelow(2)) for _ in pairs]
                     await self._ledger.add_pairs(rollout, pairs, candidate_first)
-                    async with self._later_if_away(task):
-                        await self._transitions.advance(task)
+                    if not all(pair.agree for pair in pairs):
+                        await self._advance(task)
 
     async def on_correction(self, event: CorrectionSubmitted) -> None:
         """Add an answer to a ticket. No other correction is evidence: those exist because production was wrong.
@@ -119,24 +127,30 @@ class Handlers:
                 event.correction_id, ticket.ticket_id, event.request_id, event.reviewer, outcome, event.occurred_at
             )
             await self._ledger.add_label(given)
-            async with self._later_if_away(rollout.task):
-                await self._transitions.advance(rollout.task)
+            await self._advance(rollout.task)
 
     async def on_observed(self, deliveries: list[Delivery[RequestObserved]]) -> None:
         """Count requests for the canary's guards, and whom its present step has served; in shadow, the primary's."""
-        by_task = {
-            rollout.task: rollout for rollout in (*await self._rollouts.active(), *await self._rollouts.guarded())
-        }
-        for task, rollout in by_task.items():
+        by_task: dict[str, list[Delivery[RequestObserved]]] = defaultdict(list)
+        for delivery in deliveries:
+            by_task[delivery.event.task].append(delivery)
+        for rollout in await self._rollouts.counting(by_task):
+            variants = _ARMS | {Variant.ROLLBACK} if rollout.control else _ARMS
             observations = [
-                observation(d, rollout.candidate, rollout.primary) for d in deliveries
-                if d.event.task == task and d.event.occurred_at >= rollout.stage_since
-                and d.event.variant in (_ARMS | {Variant.ROLLBACK} if rollout.control else _ARMS)
+                observation(d, rollout.candidate, rollout.primary) for d in by_task[rollout.task]
+                if d.event.occurred_at >= rollout.stage_since and d.event.variant in variants
             ]  # fmt: skip
             if observations:
                 await self._ledger.add_observations(rollout, observations)
-                if any(o.canary for o in observations) and await self._transitions.is_failing(rollout):
-                    self.wakes.wake(task)
+                if any(o.canary for o in observations):
+                    await self._look_at_canary(rollout)
+
+    async def _look_at_canary(self, rollout: Rollout) -> None:
+        """Have its task ticked: at once if its guards end it, soon if a canary may have served all whom it needs."""
+        if await self._transitions.is_failing(rollout):
+            self.wakes.wake(rollout.task)
+        elif rollout.stage is Stage.CANARY:
+            self.wakes.note(rollout.task)
 
     async def on_feedback(self, event: FeedbackGiven) -> None:
         """Count a complaint for the canary's guard."""
@@ -144,14 +158,16 @@ class Handlers:
             await self._complain(event.task, Guard.FEEDBACK, event.prediction_id, event.user_hash, event.occurred_at)
 
     async def _complain(self, task: str, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime) -> None:
-        for rollout in await self._rollouts.guarded():
-            if rollout.task == task and at >= rollout.stage_since:
+        for rollout in await self._rollouts.counting([task]):
+            if rollout.stage is not Stage.SHADOW and at >= rollout.stage_since:
                 await self._ledger.add_complaint(rollout, guard, prediction_id, user_hash, at)
+                await self._look_at_canary(rollout)
 
     async def on_forgotten(self, event: SubjectForgotten) -> None:
         """Delete a person's texts and hash and void their open tickets; what was bet remains as numbers."""
         async with self._rollouts.locked(event.task):
             await self._ledger.forget(event)
+        self.wakes.note(event.task)  # A void ticket makes room for another.
 
     async def publish_again(self) -> None:
         """Background, when the broker answers: publish each task's state again, for a broker that has lost it.
@@ -166,6 +182,12 @@ class Handlers:
         """Background: delete the texts of ended rollouts when retention deletes them from the lake."""
         await drop_expired_forever(self._tasks, self._ledger.expire)
 
+    async def _advance(self, task: str) -> None:
+        """Decide about a candidate of which something new is stored, and have the next one let in if it has ended."""
+        async with self._later_if_away(task):
+            if await self._transitions.advance(task) is None:
+                self.wakes.note(task)
+
     @asynccontextmanager
     async def _later_if_away(self, task: str) -> AsyncIterator[None]:
         """Leave a decision to the task's next tick where something is away: what it is about is stored already.
@@ -176,6 +198,7 @@ class Handlers:
             yield
         except DependencyUnavailable as error:
             self.report(task, error.reason, "decided at its next tick")
+            self.wakes.note(task)
 
     def report(self, task: str, trouble: str, then: str) -> None:
         """Note a task's trouble for whoever asks, and log it once for as long as it stays the same."""

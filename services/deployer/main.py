@@ -55,7 +55,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
     )
     admission = Admission(rollouts, transitions, publisher)
     handlers = Handlers(settings, rollouts, ledger, transitions, admission)
-    commands = OperatorCommands(rollouts, ledger, admin, transitions)
+    commands = OperatorCommands(rollouts, ledger, admin, transitions, handlers.wakes)
     workers = TaskWorkers(settings, rollouts, admin, handlers)
     webhook = Webhook(settings, rollouts)
     handlers.subscribe(Consumers(broker, NAME, settings))

@@ -145,13 +145,11 @@ class AdapterReplicas:
 
     async def read_rollouts(self) -> None:
         """Read which adapters are needed, those that serve users first."""
-        primaries, candidates, previous = [], [], []
-        for task in await self._rollouts.tasks():
-            if (last := await self._rollouts.last_entered(task)) is not None:
-                primaries.append(last.primary)
-                candidates.append(last.candidate if last.active or not last.settled else None)
-                previous.append(last.previous)
-        self._needed = tuple(dict.fromkeys(name for name in (*primaries, *candidates, *previous) if name))
+        found = await self._rollouts.adapters()
+        names = (
+            [task.primary for task in found] + [task.candidate for task in found] + [task.previous for task in found]
+        )
+        self._needed = tuple(dict.fromkeys(name for name in names if name))
         self._ended = frozenset(await self._rollouts.candidates()).difference(self._needed)
 
     async def reconcile(self, replica: Replica) -> None:

@@ -14,7 +14,10 @@ class DeployerSettings(Settings):
     deployer_tick_seconds: float = Field(
         default=2.0,
         gt=0.0,
-        description="Time between two checks of a task's rollout, where nothing asks for one sooner.",
+        description="Least time between two checks of a task's rollout, where nothing cannot wait for so long.",
+    )
+    deployer_idle_seconds: float = Field(
+        default=30.0, gt=0.0, description="Time between two checks of a task's rollout of which nothing is new."
     )
     deployer_flags_seconds: float = Field(
         default=0.5, gt=0.0, description="Time between two looks into Unleash's log for flags that were turned by hand."

@@ -93,12 +93,12 @@ class RolloutTransitions:
         """Return what a candidate's labels say by now."""
         return (await self._ledger.load(rollout.rollout_id)).evidence(rollout.alpha)
 
-    async def advance(self, task: str) -> None:
-        """Decide about the task's active candidate, if it has one, and act on the decision."""
+    async def advance(self, task: str) -> Rollout | None:
+        """Decide about the task's active candidate, and act on the decision. Returns the one that is active then."""
         await self.settle(task)
         rollout = await self.active(task)
         if rollout is None:
-            return
+            return None
         ledger = await self._ledger.load(rollout.rollout_id)
         age = utc_now() - rollout.stage_since
         decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
@@ -109,7 +109,7 @@ class RolloutTransitions:
         if decision is None:
             await self._ask_people(rollout)  # While it is held, too: harm must be seen.
             await self._publish_evidence(rollout, ledger)
-            return
+            return rollout
         evidence = ledger.evidence(rollout.alpha)
         if decision.stage is Stage.PROMOTED:
             changed = rollout.with_promotion(decision.reason, evidence, utc_now())
@@ -118,7 +118,7 @@ class RolloutTransitions:
         else:
             changed = rollout.with_stage(decision.stage, decision.reason, evidence, utc_now())
         await self._rollouts.save(changed)
-        await self.advance(task)  # Settles it, and checks whether the evidence already suffices for the next stage.
+        return await self.advance(task)  # Settles it, and checks whether that suffices for the next stage already.
 
     async def end(self, task: str, stage: Stage, reason: str, moved_by: str = RATCHET) -> None:
         """End the task's active candidate for a reason outside of the test. `stage`: rejected or inconclusive."""
@@ -151,7 +151,7 @@ class RolloutTransitions:
         if last is None or not (last.control and last.settled):
             return
         settings = last.spec.rollout
-        if reason := canary_failure((await self._ledger.load(last.rollout_id)).canary, settings):
+        if reason := canary_failure(await self._ledger.canary(last.rollout_id), settings):
             changed = last.taken_back(f"{reason}: {last.previous or 'the base model'} serves again", utc_now())
         elif utc_now() - last.stage_since > timedelta(days=settings.control_days):
             changed = last.without_control(
@@ -231,14 +231,14 @@ class RolloutTransitions:
         """Return why a rise that is not settled yet ends the candidate, "" otherwise: its canary serves meanwhile."""
         if rollout.stage not in (Stage.CANARY, Stage.PROMOTED):
             return ""
-        return canary_failure((await self._ledger.load(rollout.rollout_id)).canary, rollout.spec.rollout)
+        return canary_failure(await self._ledger.canary(rollout.rollout_id), rollout.spec.rollout)
 
     async def is_failing(self, rollout: Rollout) -> bool:
-        """Return True if the guards end this canary, or its promotion that is not settled yet, as counted by now."""
-        is_guarded = rollout.stage is Stage.CANARY or (rollout.stage is Stage.PROMOTED and not rollout.settled)
-        return is_guarded and bool(
-            canary_failure((await self._ledger.load(rollout.rollout_id)).canary, rollout.spec.rollout)
+        """Return True if the guards end this canary, or take back its promotion, as counted by now."""
+        is_guarded = rollout.stage is Stage.CANARY or (
+            rollout.stage is Stage.PROMOTED and (rollout.control or not rollout.settled)
         )
+        return is_guarded and bool(canary_failure(await self._ledger.canary(rollout.rollout_id), rollout.spec.rollout))
 
     async def active(self, task: str) -> Rollout | None:
         """Return the task's candidate that is in shadow or canary."""

@@ -1,14 +1,18 @@
 """Ticks each task by a worker of its own, so that one that fails or takes long delays no other.
 
-every few seconds   a tick settles, decides, and lets the next candidate in
+within seconds      after news: labels, counts, another candidate, a command, a change of the task, a tick that failed
 at once             when requests show what ends a canary (`Handlers.on_observed`)
 at once, and reads  when Unleash's log names one of the task's flags: a hand is to be obeyed within seconds. Without the
-the task's flags    log the flags are read at every tick, which 50 tasks make too much for Unleash
+the task's flags    log the flags are read every few seconds, which 50 tasks make too much for Unleash
+every half minute   without any news, for what the clock decides, and what another process left unsettled
+
+A tick settles, decides, and lets the next candidate in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -48,7 +52,7 @@ class FlagLog:
         try:
             newest = await self._admin.newest_changes(_LOG_ENTRIES)
         except DependencyUnavailable:
-            self._all_changed = math.inf  # Until it can be read again, flags are read at every tick.
+            self._all_changed = math.inf  # Until it can be read again, flags are read all the time.
             raise
         was_away = self._all_changed == math.inf
         new = {entry: flag for entry, flag in newest if entry not in self._entries}
@@ -109,12 +113,17 @@ class TaskWorkers:
             except DependencyUnavailable as error:
                 if error.reason != trouble:
                     trouble = error.reason
-                    logger.warning("flags are read at every tick, since Unleash's log is not: %s", trouble)
+                    logger.warning("flags are read all the time, since Unleash's log is not: %s", trouble)
+                with contextlib.suppress(DependencyUnavailable):
+                    for task in await self._rollouts.tasks():
+                        self._handlers.wakes.note(task)
             await asyncio.sleep(self._settings.deployer_flags_seconds)
 
     async def _tick_forever(self, task: str) -> None:
-        shortest = pause = self._settings.deployer_tick_seconds
+        shortest, idle = self._settings.deployer_tick_seconds, self._settings.deployer_idle_seconds
+        pause = shortest
         while True:
+            failed = True
             try:
                 async with self._ticks:
                     reading = self._flags.begin_reading(task)
@@ -129,8 +138,9 @@ class TaskWorkers:
                 logger.exception("%s: internal error at its tick, retrying in %g s; the other tasks go on", task, pause)
                 await asyncio.sleep(shortest)
             else:
-                pause = shortest
+                failed, pause = False, shortest
                 self._handlers.trouble.pop(task, None)
                 if reading is not None:
                     self._flags.set_read(task, reading)
-            await self._handlers.wakes.wait(task, pause)
+            # What is noted does not shorten the pause of a tick that is tried again.
+            await self._handlers.wakes.wait(task, pause, pause if failed else max(pause, idle))

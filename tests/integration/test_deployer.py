@@ -416,7 +416,7 @@ async def test_requests_are_counted_until_a_promotion_is_settled(real: Real) -> 
     with pytest.raises(DependencyUnavailable):
         await deployer.handlers.tick(real.task)
     for guarded in (True, False):
-        assert [r.stage for r in await deployer.rollouts.guarded() if r.task == real.task] == [Stage.PROMOTED] * guarded
+        assert [r.stage for r in await deployer.rollouts.counting([real.task])] == [Stage.PROMOTED] * guarded
         deployer.adapters.is_away = False
         await deployer.handlers.tick(real.task)
     assert deployer.last.stage is Stage.PROMOTED
@@ -489,7 +489,7 @@ async def test_one_candidate_is_compared_and_the_newest_waits_for_its_turn(real:
     deployer = real.deployer
     for adapter in ("a1", "a2", "a3"):
         await deployer.handlers.on_evaluated(evaluated(adapter, real.task))
-    assert [r.candidate for r in await deployer.rollouts.active() if r.task == real.task] == ["a1"]
+    assert [r.candidate for r in await deployer.rollouts.counting([real.task])] == ["a1"]
     waiting = await deployer.rollouts.waiting(real.task)
     assert waiting is not None and waiting.candidate == "a3"
     assert await deployer.rollouts.unsettled(real.task) == []

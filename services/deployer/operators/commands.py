@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from schemas.base import utc_now
 from schemas.rollouts import Stage
 from services.deployer.clients import FlagAdmin
@@ -11,6 +14,7 @@ from services.deployer.rollout import Rollout
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
+from services.deployer.wakes import Wakes
 from shared.errors import RatchetError
 
 
@@ -26,16 +30,22 @@ class OperatorCommands:
     """
 
     def __init__(
-        self, rollouts: RolloutStore, ledger: LedgerStore, admin: FlagAdmin, transitions: RolloutTransitions
+        self,
+        rollouts: RolloutStore,
+        ledger: LedgerStore,
+        admin: FlagAdmin,
+        transitions: RolloutTransitions,
+        wakes: Wakes,
     ) -> None:
         self._rollouts = rollouts
         self._ledger = ledger
         self._admin = admin
         self._transitions = transitions
+        self._wakes = wakes
 
     async def pause(self, task: str, by: str, reason: str) -> Rollout:
         """Make no move to more users until somebody resumes. Guards, harm and the expiry go on, and labels count."""
-        async with self._rollouts.locked(task):
+        async with self._locked(task):
             rollout = await self._candidate(task)
             if rollout.paused:
                 raise CommandRefused(f"{rollout.candidate} is paused already: {rollout.paused}")
@@ -47,7 +57,7 @@ class OperatorCommands:
 
         What serves everybody else is not touched: with primary or rollback as a hand left them it is refused.
         """
-        async with self._rollouts.locked(task):
+        async with self._locked(task):
             rollout = await self._candidate(task)
             if not rollout.paused:
                 raise CommandRefused(f"{rollout.candidate} is not paused")
@@ -65,7 +75,7 @@ class OperatorCommands:
 
         Nobody promotes what is not proven: then the evidence so far is the refusal.
         """
-        async with self._rollouts.locked(task):
+        async with self._locked(task):
             rollout = await self._candidate(task)
             if rollout.paused:
                 way_out = f"Let it go on first: ratchet rollout resume {task}"
@@ -84,7 +94,7 @@ class OperatorCommands:
 
     async def rollback(self, task: str, by: str, reason: str) -> Rollout:
         """End the candidate that is compared; without one, take back the adapter that was promoted last."""
-        async with self._rollouts.locked(task):
+        async with self._locked(task):
             await self._transitions.settle(task)
             last = await self._rollouts.last_entered(task)
             if last is not None and last.active:
@@ -93,6 +103,15 @@ class OperatorCommands:
             if last is None or last.stage is not Stage.PROMOTED:
                 raise CommandRefused(f"{task} has neither a candidate nor a promoted adapter to take back")
             return await self._change(last.taken_back(f"rolled back: {reason}", utc_now(), by))
+
+    @asynccontextmanager
+    async def _locked(self, task: str) -> AsyncIterator[None]:
+        """Hold the task's lock; then have it ticked, for what the command leaves to be done."""
+        try:
+            async with self._rollouts.locked(task):
+                yield
+        finally:
+            self._wakes.note(task)
 
     async def _candidate(self, task: str) -> Rollout:
         await self._transitions.settle(task)

@@ -35,7 +35,7 @@ from services.deployer.domain import (
     ticket_outcome,
 )
 from services.deployer.rollout import Rollout
-from services.deployer.statistics.canary import Observation
+from services.deployer.statistics.canary import CanaryCounts, Observation
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
 from services.deployer.storage.rollouts import IS_ACTIVE
@@ -48,6 +48,7 @@ class LedgerStore(Protocol):
     """The ledgers of all rollouts. Every method that adds something is idempotent."""
 
     async def load(self, rollout_id: str) -> Ledger: ...
+    async def canary(self, rollout_id: str) -> CanaryCounts: ...
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
     ) -> None: ...
@@ -83,6 +84,11 @@ class PostgresLedger:
             agreeing = int((await connection.execute(agree)).scalar_one())
             counts = await canaries.canary_counts(connection, rollout_id)
             return Ledger([Ticket(*row) for row in tickets], agreeing, counts)
+
+    async def canary(self, rollout_id: str) -> CanaryCounts:
+        """Return what the guards of a rollout read."""
+        async with transaction(self._engine) as connection:
+            return await canaries.canary_counts(connection, rollout_id)
 
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]

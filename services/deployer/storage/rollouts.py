@@ -7,7 +7,7 @@ Any process that finds an unsettled change finishes it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol
@@ -37,6 +37,15 @@ _SELECT_MOVES = sa.select(*[MOVES.c[field.name] for field in dataclasses.fields(
 _FIELDS = [field.name for field in dataclasses.fields(Rollout)]
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskAdapters:
+    """The adapters that a task needs served. `candidate`: while it is compared, or its end is not settled."""
+
+    primary: str | None
+    candidate: str | None
+    previous: str | None
+
+
 class RolloutStore(Protocol):
     """The rollouts of all tasks. Change those of a task, and its ledgers, only inside `locked(task)`."""
 
@@ -47,10 +56,10 @@ class RolloutStore(Protocol):
     async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None: ...
     async def draws(self, task: str) -> list[Draw]: ...
     async def newest(self, task: str) -> Rollout | None: ...
-    async def active(self) -> list[Rollout]: ...
-    async def guarded(self) -> list[Rollout]: ...
+    async def counting(self, tasks: Collection[str]) -> list[Rollout]: ...
     async def unsettled(self, task: str) -> list[Rollout]: ...
     async def tasks(self) -> list[str]: ...
+    async def adapters(self) -> list[TaskAdapters]: ...
     async def candidates(self) -> list[str]: ...
     async def save(self, *rollouts: Rollout) -> None: ...
     async def settle(self, rollout: Rollout) -> None: ...
@@ -97,12 +106,12 @@ class PostgresRollouts:
         """Return the task's rollout that changed last: its state is the one that was published last."""
         return await self._newest(ROLLOUTS.c.task == task, ROLLOUTS.c.change)
 
-    async def active(self) -> list[Rollout]:
-        return await self._select(IS_ACTIVE)
+    async def counting(self, tasks: Collection[str]) -> list[Rollout]:
+        """Return those tasks' rollouts whose requests count: in shadow the primary's, later both arms'.
 
-    async def guarded(self) -> list[Rollout]:
-        """Return the rollouts whose arms are compared: until a promotion is settled, and while it has a control."""
-        return await self._select(IS_GUARDED)
+        Arms are compared in the canary, until a promotion is settled, and while it has a control.
+        """
+        return await self._select(sa.and_(ROLLOUTS.c.task.in_(list(tasks)), sa.or_(IS_ACTIVE, IS_GUARDED)))
 
     async def unsettled(self, task: str) -> list[Rollout]:
         """Return the task's rollouts whose flags or event may not be out, oldest change first."""
@@ -112,6 +121,15 @@ class PostgresRollouts:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(sa.select(ROLLOUTS.c.task).distinct().order_by(ROLLOUTS.c.task))
             return list(rows.scalars())
+
+    async def adapters(self) -> list[TaskAdapters]:
+        """Return what the last rollout of each task that entered shadow has to do with."""
+        is_tried = sa.or_(IS_ACTIVE, ~ROLLOUTS.c.settled)
+        candidate = sa.case((is_tried, ROLLOUTS.c.candidate), else_=sa.null())
+        query = sa.select(ROLLOUTS.c.primary, candidate, ROLLOUTS.c.previous).where(ROLLOUTS.c.entered)
+        last = query.distinct(ROLLOUTS.c.task).order_by(ROLLOUTS.c.task, ROLLOUTS.c.entry.desc())
+        async with transaction(self._engine) as connection:
+            return [TaskAdapters(*row) for row in await connection.execute(last)]
 
     async def candidates(self) -> list[str]:
         """Return the candidates of all rollouts that entered shadow, ended or not."""

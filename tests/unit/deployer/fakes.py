@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,7 @@ from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences,
 from services.deployer.statistics.guards import Guard, latency_limit
 from services.deployer.statistics.levels import Draw
 from services.deployer.storage.ledger import LedgerStore
-from services.deployer.storage.rollouts import RolloutStore
+from services.deployer.storage.rollouts import RolloutStore, TaskAdapters
 from services.deployer.transitions import RolloutTransitions
 from shared.conversation import bounded_answer
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -303,13 +303,11 @@ class MemoryRollouts:
         found = [self.rollouts[rollout_id] for rollout_id in self._changes]
         return next((r for r in reversed(found) if r.task == task), None)
 
-    async def active(self) -> list[Rollout]:
-        return [r for r in self.rollouts.values() if r.active]
-
-    async def guarded(self) -> list[Rollout]:
+    async def counting(self, tasks: Collection[str]) -> list[Rollout]:
         return [
             r for r in self.rollouts.values()
-            if r.entered and (r.stage is Stage.CANARY or (r.stage is Stage.PROMOTED and (r.control or not r.settled)))
+            if r.task in tasks and r.entered
+            and (r.active or (r.stage is Stage.PROMOTED and (r.control or not r.settled)))
         ]  # fmt: skip
 
     async def unsettled(self, task: str) -> list[Rollout]:
@@ -318,6 +316,13 @@ class MemoryRollouts:
 
     async def tasks(self) -> list[str]:
         return sorted({r.task for r in self.rollouts.values()})
+
+    async def adapters(self) -> list[TaskAdapters]:
+        last = [await self.last_entered(task) for task in await self.tasks()]
+        return [
+            TaskAdapters(r.primary, r.candidate if r.active or not r.settled else None, r.previous)
+            for r in last if r is not None
+        ]  # fmt: skip
 
     async def candidates(self) -> list[str]:
         return sorted({r.candidate for r in self.rollouts.values() if r.entered})
@@ -459,6 +464,9 @@ class MemoryLedger:
         drawn = self._drawn(rollout_id)
         tickets = [Ticket(row["outcome"], row["asked"], row["event"].identified) for row in drawn]
         agreeing = sum(row["event"].agree for (owner, _), row in self.pairs.items() if owner == rollout_id)
+        return Ledger(tickets, agreeing, await self.canary(rollout_id))
+
+    async def canary(self, rollout_id: str) -> CanaryCounts:
         failed = self.requests.get(rollout_id, {}).values()
         rollout = await self._rollouts.get(rollout_id)
         percent = rollout.canary_percent if rollout else 0
@@ -471,8 +479,7 @@ class MemoryLedger:
         slow = sum(latency > limit for latency in canary_ms) if limit is not None else 0
         measured = Latencies(len(canary_ms), slow, limit)
         sure = [_confidences(confidence for _, confidence in arm) for arm in (canary, primary)]
-        counts = CanaryCounts(len(failed), sum(failed), percent, users, arms, measured, *sure)
-        return Ledger(tickets, agreeing, counts)
+        return CanaryCounts(len(failed), sum(failed), percent, users, arms, measured, *sure)
 
 
 def _confidences(values: Iterable[float | None]) -> Confidences:
@@ -507,7 +514,7 @@ class Deployer:
         )
         admission = Admission(self.rollouts, self.transitions, self.publisher)
         self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions, admission)
-        self.commands = OperatorCommands(self.rollouts, self.ledger, self.admin, self.transitions)
+        self.commands = OperatorCommands(self.rollouts, self.ledger, self.admin, self.transitions, self.handlers.wakes)
 
     @property
     def last(self) -> RolloutChanged:
@@ -535,3 +542,10 @@ class Deployer:
     async def see_canary_of(self, rollout: RolloutChanged, count: int, status: int = 200) -> None:
         events = [observed(rollout, number, Variant.CANARY, status) for number in range(count)]
         await self.handlers.on_observed(deliveries(events))
+
+
+async def in_shadow(**rollout: object) -> Deployer:
+    """Return a deployer with a candidate that has just entered shadow."""
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(**rollout))
+    return deployer

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from schemas.base import Variant
+from schemas.predictions import SubjectForgotten
 from schemas.rollouts import Stage
+from schemas.tasks import TaskChanged
 from services.deployer.settings import DeployerSettings
 from services.deployer.workers import FlagLog, TaskWorkers
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, MemoryAdmin, evaluated
+from tests.unit.deployer.canaries import feedback
+from tests.unit.deployer.fakes import Deployer, MemoryAdmin, deliveries, evaluated, observed, pair, spec
 
 TASK = "support-desk"
 NEVER = 3_600.0
 
 
 @asynccontextmanager
-async def working(deployer: Deployer, tick_seconds: float) -> AsyncIterator[None]:
-    settings = DeployerSettings(deployer_tick_seconds=tick_seconds, deployer_flags_seconds=0.01)
+async def working(deployer: Deployer, tick_seconds: float, idle_seconds: float = NEVER) -> AsyncIterator[None]:
+    settings = DeployerSettings(
+        deployer_tick_seconds=tick_seconds, deployer_idle_seconds=idle_seconds, deployer_flags_seconds=0.01
+    )
     workers = TaskWorkers(settings, deployer.rollouts, deployer.admin, deployer.handlers)
     work = [asyncio.create_task(workers.run_forever()), asyncio.create_task(workers.watch_flags_forever())]
     try:
@@ -37,10 +45,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def in_canary(*tasks: str) -> Deployer:
+async def in_canary(*tasks: str, **rollout: Any) -> Deployer:
     deployer = Deployer()
+    settings = {"canary_wealth": 2, "min_canary_users": 10_000, **rollout}
     for task in tasks or (TASK,):
-        await deployer.handlers.on_evaluated(evaluated("a1", task, canary_wealth=2, min_canary_users=10_000))
+        await deployer.handlers.on_evaluated(evaluated("a1", task, **settings))
         await deployer.compare_and_label(range(5), "delivery")
         assert deployer.last.stage is Stage.CANARY
     return deployer
@@ -74,7 +83,7 @@ async def test_the_trouble_of_one_task_stops_no_other_tasks_ticks(error: Excepti
             raise error or AssertionError
 
     deployer.handlers.tick = tick  # type: ignore[method-assign]
-    async with working(deployer, 0.01):
+    async with working(deployer, 0.01, 0.01):
         await until(lambda: ticked.count(TASK) >= 5 and (error is None or ticked.count("billing") >= 2))
     assert set(deployer.handlers.trouble) == ({"billing"} if error else set())
 
@@ -91,12 +100,92 @@ async def test_a_canary_that_its_guards_end_is_ended_by_the_request_that_decides
     assert deployer.admin.serves(TASK, in_canary=True) is None
 
 
-async def test_requests_that_decide_nothing_wake_nobody() -> None:
-    deployer = await in_canary()
+async def test_a_promotion_that_the_guards_take_back_is_taken_back_by_the_request_that_decides() -> None:
+    deployer = await in_canary(min_canary_users=0, control_days=7)
+    await deployer.compare_and_label(range(5, 25), "delivery")
+    assert deployer.last.stage is Stage.PROMOTED
+    ticked = counted_ticks(deployer)
+    async with working(deployer, NEVER):
+        await until(lambda: TASK in ticked)
+        failed = [observed(deployer.last, number, Variant.PRIMARY, 502) for number in range(200)]
+        later = {"occurred_at": deployer.last.occurred_at + timedelta(minutes=1)}
+        await deployer.handlers.on_observed(deliveries(event.model_copy(update=later) for event in failed))
+        await until(lambda: deployer.last.stage is Stage.ROLLED_BACK)
+
+
+async def test_requests_of_a_canary_that_decide_nothing_wait_for_its_next_tick_and_others_for_none() -> None:
+    wakes = (deployer := await in_canary()).handlers.wakes
+    await wakes.wait(TASK, 0.0, 0.0)
+    assert not await is_due(deployer, soon=True)
     await deployer.see_canary(50)
-    started = asyncio.get_running_loop().time()
-    await deployer.handlers.wakes.wait(TASK, 0.01)
-    assert asyncio.get_running_loop().time() - started >= 0.01
+    assert not await is_due(deployer, soon=False)
+    await deployer.see_canary(50)
+    assert await is_due(deployer, soon=True)
+    await deployer.handlers.on_observed(deliveries(observed(deployer.last, n, Variant.PRIMARY) for n in range(50)))
+    assert not await is_due(deployer, soon=True)
+
+
+async def is_due(deployer: Deployer, *, soon: bool) -> bool:
+    """Return True if the task is to be ticked at once or, with `soon`, as soon as its last tick is long enough ago."""
+    waiting = asyncio.create_task(deployer.handlers.wakes.wait(TASK, 0.0 if soon else NEVER, NEVER))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    return waiting.done() or not waiting.cancel()
+
+
+async def _labels(deployer: Deployer) -> None:
+    await deployer.compare_and_label(range(5, 45), "refund")
+    assert deployer.last.stage is Stage.REJECTED, "so the next candidate may come"
+
+
+async def _forgotten(deployer: Deployer) -> None:
+    deployer.ledger.forget = _do_nothing
+    await deployer.handlers.on_forgotten(SubjectForgotten(task=TASK, task_revision="1", subject_hash="user-1"))
+
+
+async def _do_nothing(event: Any) -> None:
+    pass
+
+
+async def _changed(deployer: Deployer) -> None:
+    changed = spec(TASK)
+    await deployer.handlers.on_task(TaskChanged(task=TASK, task_revision=changed.revision, spec=changed))
+
+
+async def _complaint(deployer: Deployer) -> None:
+    await deployer.handlers.on_feedback(feedback(deployer.last, 1))
+
+
+async def _broker_away(deployer: Deployer) -> None:
+    deployer.publisher.is_away = True
+    await deployer.compare(pair(deployer.last, 5, ("refund", "delivery")))
+
+
+async def _command(deployer: Deployer) -> None:
+    await deployer.commands.rollback(TASK, "ann", "no")
+
+
+@pytest.mark.parametrize("news", [_labels, _forgotten, _changed, _complaint, _broker_away, _command])
+async def test_what_is_new_of_a_task_has_it_ticked_soon(news: Callable[[Deployer], Awaitable[None]]) -> None:
+    deployer = await in_canary()
+    await deployer.handlers.wakes.wait(TASK, 0.0, 0.0)
+    await news(deployer)
+    assert await is_due(deployer, soon=True)
+
+
+async def test_a_task_of_which_nothing_is_new_is_ticked_seldom() -> None:
+    deployer = await in_canary()
+    ticked = counted_ticks(deployer)
+    async with working(deployer, 0.001):
+        await until(lambda: TASK in ticked)
+        await deployer.admin.switch("ratchet.another-task.shadow", True)
+        await asyncio.sleep(0.2)  # Two hundred ticks, if they came without news.
+        assert len(ticked) <= 2, "the flags that it set itself may be in the log"
+        deployer.handlers.wakes.note(TASK)
+        seen = len(ticked)
+        await until(lambda: len(ticked) > seen)
+    async with working(deployer, 0.001, 0.01):
+        await until(lambda: len(ticked) > 10)
 
 
 @pytest.mark.parametrize(("flag", "on"), [("primary", False), ("rollback", True), ("canary", False), ("shadow", False)])
@@ -113,7 +202,7 @@ async def test_a_hand_on_any_flag_is_obeyed_as_soon_as_unleashs_log_names_it(fla
 async def test_flags_that_nobody_touched_are_not_read_again_and_again() -> None:
     deployer = await in_canary(TASK, "billing")
     ticked = counted_ticks(deployer)
-    async with working(deployer, 0.01):
+    async with working(deployer, 0.01, 0.01):
         await until(lambda: {TASK, "billing"} <= set(ticked) and len(ticked) > 10)
         reads = deployer.admin.reads
         seen = len(ticked)
@@ -121,7 +210,7 @@ async def test_flags_that_nobody_touched_are_not_read_again_and_again() -> None:
     assert deployer.admin.reads == reads
 
 
-async def test_without_unleashs_log_flags_are_read_at_every_tick() -> None:
+async def test_without_unleashs_log_flags_are_read_all_the_time() -> None:
     class WithoutLog(MemoryAdmin):
         async def newest_changes(self, limit: int) -> list[tuple[int, str]]:
             raise DependencyUnavailable("403")

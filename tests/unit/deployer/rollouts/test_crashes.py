@@ -1,0 +1,134 @@
+"""What a crash, a redelivery or a dependency that is away leaves undone is done later, once, as the same event."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from schemas.rollouts import Stage
+from shared.errors import DependencyUnavailable
+from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_shadow, pair
+
+TASK = "support-desk"
+
+
+async def test_the_state_of_each_task_is_published_again_at_the_start_as_the_same_event() -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(evaluated("a2", passed=False))
+    before = list(deployer.publisher.events)
+    sent = deployer.publisher.sent
+    deployer.publisher.events.clear()
+    await deployer.handlers.publish_again()
+    assert (deployer.publisher.sent, list(deployer.publisher.events)) == (sent + 1, before[-1:])
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.SHADOW)
+
+
+async def test_labels_publish_the_evidence_again_at_most_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployer = await in_shadow()
+    start, moves = deployer.last, len(deployer.rollouts.moves)
+    told = len(deployer.publisher.changes)
+
+    async def tick(minutes: float) -> int:
+        now = start.occurred_at + timedelta(minutes=minutes)
+        monkeypatch.setattr("services.deployer.transitions.utc_now", lambda: now)
+        await deployer.handlers.tick(TASK)
+        return len(deployer.publisher.changes) - told
+
+    await deployer.compare(*[pair(start, number, ("refund", "delivery")) for number in range(3)])
+    await deployer.compare(pair(start, 9, ("refund", "refund")))
+    assert await tick(1.1) == 0, "nothing new is known"
+    asked = deployer.publisher.questions
+    await deployer.handlers.on_correction(answer(asked[0], label="delivery"))
+    assert await tick(1.9) == 0, "a minute has not passed"
+    assert await tick(2.2) == 1
+    assert await tick(4) == 1, "no label came in"
+    await deployer.handlers.on_correction(answer(asked[1], label="refund"))
+    await deployer.compare(pair(start, 8, ("refund", None)))  # Lost without a label: the candidate failed.
+    assert await tick(5.5) == 2
+    events = deployer.publisher.changes[told:]
+    evidence = [event.evidence for event in events]
+    assert [(e.labels, e.wins, e.losses, e.ties, e.pending) for e in evidence] == [
+        (1, 1, 0, 1, 2), (2, 1, 2, 1, 1),
+    ]  # fmt: skip
+    for event in events:
+        assert event.occurred_at > start.occurred_at
+        assert event.model_copy(
+            update={name: getattr(start, name) for name in ("event_id", "occurred_at", "evidence")}
+        ) == start, "nothing else of the last change is new"  # fmt: skip
+    assert len(deployer.rollouts.moves) == moves, "it is no move"
+    deployer.transitions._published.clear()
+    sent = deployer.publisher.sent
+    assert (await tick(7), deployer.publisher.sent) == (2, sent + 1), "after a restart it is the same event"
+
+
+async def test_after_a_newer_candidate_fails_offline_the_older_one_is_published_again() -> None:
+    deployer = await in_shadow()
+    await deployer.handlers.on_evaluated(evaluated("a2", passed=False))
+    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a1", Stage.SHADOW)
+    assert deployer.publisher.changes[-2].candidate_adapter == "a2"
+    await deployer.compare_and_label(range(10), "delivery")
+    assert deployer.last.stage is Stage.CANARY
+
+
+async def test_a_redelivered_evaluation_changes_nothing() -> None:
+    deployer = Deployer()
+    event = evaluated()
+    for _ in range(3):
+        await deployer.handlers.on_evaluated(event)
+    writes = deployer.admin.writes
+    await deployer.handlers.on_evaluated(event)
+    assert len(deployer.publisher.changes) == 2
+    await deployer.handlers.tick(TASK)
+    assert deployer.admin.writes == writes
+
+
+@pytest.mark.parametrize("crash_at", range(10))
+async def test_a_crash_between_any_two_writes_is_repaired_at_the_next_tick(crash_at: int) -> None:
+    deployer = Deployer()
+    deployer.admin.crash_at = crash_at
+    event = evaluated(canary_wealth=2, min_canary_users=0)
+    for _ in range(30):
+        try:
+            if not deployer.publisher.changes:
+                await deployer.handlers.on_evaluated(event)
+            await deployer.compare_and_label(range(20), "delivery")
+            await deployer.handlers.tick(TASK)
+        except DependencyUnavailable:
+            deployer.admin.crash_at = None
+        if deployer.publisher.changes and deployer.last.stage is Stage.PROMOTED:
+            break
+    assert [change.stage for change in deployer.publisher.changes] == [
+        Stage.QUEUED, Stage.SHADOW, Stage.CANARY, Stage.PROMOTED,
+    ]  # fmt: skip
+    assert deployer.admin.serves(TASK) == "a1"
+    assert not deployer.admin.flags[f"ratchet.{TASK}.canary"].enabled
+
+
+async def test_a_crash_before_the_event_publishes_the_same_event_later() -> None:
+    deployer = Deployer()
+    deployer.publisher.is_away = True
+    await deployer.handlers.on_evaluated(evaluated())
+    deployer.publisher.is_away = False
+    await deployer.handlers.tick(TASK)
+    await deployer.handlers.tick(TASK)
+    assert [change.stage for change in deployer.publisher.changes] == [Stage.QUEUED, Stage.SHADOW]
+    assert deployer.publisher.sent == 2
+
+
+async def test_the_same_adapter_evaluated_again_starts_a_new_rollout() -> None:
+    deployer = await in_shadow()
+    await deployer.compare_and_label(range(7), "refund")
+    await deployer.handlers.on_evaluated(evaluated())
+    assert (deployer.last.stage, deployer.last.evidence.wealth) == (Stage.SHADOW, 1.0)
+    assert deployer.last.rollout_id != deployer.publisher.changes[0].rollout_id
+
+
+async def test_pairs_and_labels_are_stored_while_unleash_is_away_and_decided_at_a_later_tick() -> None:
+    deployer = await in_shadow()
+    deployer.admin.crash_at = 0
+    await deployer.compare_and_label(range(10), "delivery")
+    assert deployer.handlers.trouble == {TASK: "Unleash is away"}
+    deployer.admin.crash_at = None
+    await deployer.handlers.tick(TASK)
+    assert (deployer.last.stage, deployer.last.evidence.wins) == (Stage.CANARY, 10)
