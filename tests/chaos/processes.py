@@ -89,11 +89,19 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
-    async def kill(self) -> None:
-        """kill -9 it; `run_forever` restarts it."""
+    async def kill(self, *, group: bool = False) -> None:
+        """kill -9 it; `run_forever` restarts it. `group`: with its children, which would live on without it."""
         self.signal(signal.SIGKILL)
+        if group:
+            self.kill_group()
         if self.process is not None:
             await self.process.wait()
+
+    def kill_group(self) -> None:
+        """kill -9 what is left of its group. A child that has renamed itself has lost the run's token."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     async def kill_child(self, word: str) -> bool:
         """kill -9 its child with this word in its command line, and wait for its own end, which must follow.
@@ -157,6 +165,7 @@ class Programs:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for program in self.by_name.values():
             program.signal(signal.SIGKILL)
+            program.kill_group()
         await asyncio.gather(*(p.process.wait() for p in self.by_name.values() if p.process is not None))
         await asyncio.to_thread(sweep, self._token)
 

@@ -4,9 +4,10 @@ compared, which waits for its turn and is evaluated again if production has chan
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,22 +29,30 @@ from tests.chaos.rollouts.system import RolloutSystem
 from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
 from tests.chaos.rollouts.topics import PatientPublisher
 
-ENDED = (Stage.PROMOTED, Stage.REJECTED, Stage.INCONCLUSIVE)
+ENDED = (Stage.PROMOTED, Stage.REJECTED, Stage.INCONCLUSIVE, Stage.ROLLED_BACK)
 VLLM_SIZE = 30, 576
 """Layers and width of SmolLM2-135M-Instruct."""
 _QUEUED_EVERY = 4
 """Every so many candidates come while the one before is compared."""
+_CONTROL_OVER = "its control has ended"
+_FEWEST = 1
+"""As many candidates each task has at least."""
 
 
 class Cycles:
-    """All tasks' candidates. `kinds`: of each adapter that was published. `stages`: where each is, as last heard."""
+    """All tasks' candidates, so many `rollouts` together: a task that is faster gets more of them.
 
-    def __init__(self, system: RolloutSystem, publisher: PatientPublisher) -> None:
+    `kinds`: of each adapter that was published. `stages`: where each is, as last heard.
+    """
+
+    def __init__(self, system: RolloutSystem, publisher: PatientPublisher, rollouts: int) -> None:
         self._system = system
+        self._left = rollouts
         self._publisher = publisher
         self.kinds: dict[str, Kind] = {}
         self.stages: dict[str, Stage] = {}
         self._entered: set[str] = set()
+        self._over: set[str] = set()
         self._primaries: dict[str, str | None] = {}
         self._heard = asyncio.Condition()
         self._dataset_uri = ""
@@ -59,6 +68,8 @@ class Cycles:
                 self.stages[event.candidate_adapter] = event.stage
             if event.stage is Stage.SHADOW:
                 self._entered.add(event.task)
+            if event.stage in ENDED and (event.stage is not Stage.PROMOTED or _CONTROL_OVER in event.reason):
+                self._over.add(event.candidate_adapter)
             self._primaries[event.task] = event.primary_adapter
             self._heard.notify_all()
 
@@ -69,25 +80,34 @@ class Cycles:
         again = event_id("chaos", event.event_id)
         await self._publisher.publish("evaluator", verdict.model_copy(update={"event_id": again}))
 
-    async def play(self, task: str, kinds: Sequence[Kind]) -> None:
-        """Publish a task's candidates one after the other, and return when the last one has ended."""
+    async def play(self, task: str, kinds: Iterator[Kind]) -> None:
+        """Publish a task's candidates one after the other while some are left, and return when all are over."""
         before = ""
-        for position, kind in enumerate(kinds):
+        for position in itertools.count():
             if before and position % _QUEUED_EVERY == _QUEUED_EVERY - 1:
                 await self._wait(before, (Stage.SHADOW, Stage.CANARY, *ENDED))
             elif before:
                 await self._wait(before, ENDED)
+            if position >= _FEWEST and self._left <= 0:
+                break
+            self._left -= 1
+            kind = next(kinds)
             name = f"{task}-{position:02d}-{kind.value}"
             self.kinds[name] = kind
             await self._publish(self._system.specs[task], name, kind)
             before = name
-        for name in [name for name in self.kinds if name.startswith(f"{task}-")]:
-            await self._wait(name, ENDED)
+        names = {name for name in self.kinds if name.startswith(f"{task}-")}
+        async with self._heard:
+            await self._heard.wait_for(lambda: names <= self._over)
 
     async def wait_for_first(self) -> None:
-        """Return when every task has had a candidate that entered shadow: earlier kills would hit nothing."""
+        """Return when every task has had a candidate that entered shadow: earlier kills would hit nothing.
+
+        What vLLM serves is not waited for: it may come up minutes later.
+        """
+        fast = {task for task in self._system.tasks if VLLM_MARK not in task} or set(self._system.tasks)
         async with self._heard:
-            await self._heard.wait_for(lambda: len(self._entered) == len(self._system.tasks))
+            await self._heard.wait_for(lambda: fast <= self._entered)
 
     async def _wait(self, candidate: str, stages: Sequence[Stage]) -> None:
         async with self._heard:

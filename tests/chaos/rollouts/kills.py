@@ -14,11 +14,11 @@ KINDS = ("deployer", "shadow", "gateway", "unleash", "postgres", "broker", "engi
 _BOTH_ENGINES = 0.3
 """Share of the engines' kills that hit both at once."""
 _VLLM = 0.25
-"""Share of them that hit vLLM, if there is one: it takes half a minute to come back."""
+"""Share of them that hit vLLM, if it is up: it takes half a minute to come back, on a busy machine several."""
 
 
 class Kills:
-    """Plays `each` kills of every kind within about `seconds`. `played`: how many, by kind."""
+    """Plays `each` kills of every kind within about `seconds`. `played`: by kind; vLLM's are engines', too."""
 
     def __init__(self, system: RolloutSystem, each: int, seconds: float, seed: int) -> None:
         self._system = system
@@ -74,8 +74,10 @@ class Kills:
         return was_played
 
     async def _kill_engine(self) -> bool:
-        if self._system.vllm_url is not None and self._random.random() < _VLLM:
-            return await self._kill(VLLM)
+        if self._random.random() < _VLLM and await self._system.vllm_is_up():
+            await self._system.program(VLLM).kill(group=True)  # Its engine does not die with its server.
+            self.played[VLLM] += 1
+            return True
         both = self._random.random() < _BOTH_ENGINES
         victims = ENGINES if both else (self._random.choice(ENGINES),)
         return all(await asyncio.gather(*(self._kill(name) for name in victims)))

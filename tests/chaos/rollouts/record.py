@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -29,8 +30,10 @@ from tests.chaos.rollouts.tasks import MIN_TICKETS, ROLLOUT
 _MOST_MOVES = 1_000
 RULES = Rules(
     ROLLOUT.yearly_false_promotion, ROLLOUT.cycles_per_year, ROLLOUT.canary_wealth, ROLLOUT.canary_steps,
-    ROLLOUT.min_canary_users, ROLLOUT.max_labels, MIN_TICKETS,
+    ROLLOUT.min_canary_users, ROLLOUT.max_labels, MIN_TICKETS, ROLLOUT.control_percent, ROLLOUT.control_days * 86_400,
 )  # fmt: skip
+WITH_VLLM = replace(RULES, late_seconds=300.0, reloading_seconds=240.0)
+"""vLLM takes a minute to restart, and proves one adapter after the other, at ten requests a second."""
 Object = dict[str, Any]
 
 
@@ -51,7 +54,7 @@ def read_history(system: RolloutSystem, expected: Mapping[str, str], samples: Se
             )
         ]  # fmt: skip
     return History(
-        RULES, expected, _moves(system),
+        RULES if system.vllm_url is None else WITH_VLLM, expected, _moves(system),
         changes=[_change(event) for event, _ in events["rollouts.changed.v1"]],
         pairs=[_pair(event, place) for event, place in events["shadow.compared.v1"]],
         answers=[_answer(e, place) for e, place in events["corrections.submitted.v1"] if e["ticket_id"]],

@@ -25,12 +25,15 @@ from tests.chaos.rollouts.kills import KINDS, Kills
 from tests.chaos.rollouts.people import People
 from tests.chaos.rollouts.record import read_history
 from tests.chaos.rollouts.report import Outcome, summarise
-from tests.chaos.rollouts.system import RolloutSystem
+from tests.chaos.rollouts.system import VLLM, RolloutSystem
 from tests.chaos.rollouts.tasks import VLLM_MARK, kinds
 from tests.chaos.rollouts.topics import Handler, PatientPublisher, follow
 from tests.chaos.rollouts.traffic import Traffic
 from tests.chaos.rollouts.watch import Watch
 
+_VLLM_RATE = 0.15
+"""Of the other tasks' requests: it answers about ten requests a second on two quiet cores, replays included."""
+_TELL_SECONDS = 10.0
 _QUIET_SECONDS = 10.0
 """After the last rollout's end, until its flags are read for the last time."""
 
@@ -39,7 +42,7 @@ _QUIET_SECONDS = 10.0
 class Options:
     """`rollouts`: at least so many, shared out among the tasks. `seconds`: within which the kills are played.
 
-    `per_second`: requests of each task. `on_vllm`: so many of the tasks, at a fifth of that rate.
+    `per_second`: requests of each task. `on_vllm`: so many of the tasks, at a fraction of that rate.
     """
 
     rollouts: int = 100
@@ -84,10 +87,10 @@ class _Run:
         await self.system.start(self._show)
         publisher = PatientPublisher(self.system.settings, ("evaluator", "console"))
         await publisher.start()
-        cycles = Cycles(self.system, publisher)
+        cycles = Cycles(self.system, publisher, self.options.rollouts)
         people = People(cycles.kinds, publisher)
         options = self.options
-        rates = {t: options.per_second * (0.2 if VLLM_MARK in t else 1.0) for t in self.system.tasks}
+        rates = {t: options.per_second * (_VLLM_RATE if VLLM_MARK in t else 1.0) for t in self.system.tasks}
         traffic = Traffic(self.system.gateway_urls[0], rates, options.seed)
         watch, began = Watch(self.system), time.monotonic()
         kills = Kills(self.system, options.kills, options.seconds, options.seed)
@@ -97,8 +100,9 @@ class _Run:
         }  # fmt: skip
         try:
             async with _beside(
-                traffic.run(), watch.run(), follow(self.system.settings, handlers), self._tell(cycles, kills)
-            ):
+                traffic.run(), watch.run(), follow(self.system.settings, handlers), self._tell(cycles, kills),
+                self.system.wait_for_vllm(self._show),
+            ):  # fmt: skip
                 await self._rollouts_and_kills(cycles, kills)
                 self.outcome.seconds = round(time.monotonic() - began, 1)
                 await asyncio.sleep(_QUIET_SECONDS)
@@ -112,25 +116,27 @@ class _Run:
 
     async def _rollouts_and_kills(self, cycles: Cycles, kills: Kills) -> None:
         """Play until as many rollouts have ended and as many kills were played as were asked for, or patience ends."""
-        each = -(-self.options.rollouts // self.options.tasks)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.options.patience_seconds), asyncio.TaskGroup() as group:
                 group.create_task(self._kill(cycles, kills))
                 for number, task in enumerate(self.system.tasks):
-                    group.create_task(cycles.play(task, kinds(self.options.seed, number, each)))
+                    group.create_task(cycles.play(task, kinds(self.options.seed, number)))
 
     async def _kill(self, cycles: Cycles, kills: Kills) -> None:
         await cycles.wait_for_first()
         await kills.run()
 
     async def _tell(self, cycles: Cycles, kills: Kills) -> None:
+        began = time.monotonic()
         while True:
             assert self.system.programs is not None
             self.system.programs.check()
             stages = Counter(stage.value for stage in cycles.stages.values())
-            played = ", ".join(f"{kind} {kills.played[kind]}" for kind in KINDS)
-            self._show(f"{cycles.ended} rollouts ended; {dict(stages)}; killed: {played}")
-            await asyncio.sleep(5.0)
+            played = ", ".join(f"{kind} {kills.played[kind]}" for kind in (*KINDS, VLLM) if kills.played[kind])
+            ended, wanted = cycles.ended, self.options.rollouts
+            left = f", {(time.monotonic() - began) / ended * (wanted - ended) / 60:.0f} min left" if ended else ""
+            self._show(f"{ended} of {wanted} rollouts ended{left}; {dict(stages)}; killed: {played or 'none'}")
+            await asyncio.sleep(_TELL_SECONDS)
 
     async def _history(self, cycles: Cycles, watch: Watch) -> History:
         self._show("reading what was decided")

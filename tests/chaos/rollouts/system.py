@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,10 @@ from tests.conftest import free_ports
 
 SERVICES = ("scheduler", "gateway", "shadow", "deployer")
 ENGINES, VLLM = ("engine-1", "engine-2"), "vllm"
-_VLLM_SECONDS = 300.0
+_VLLM_SECONDS = 600.0
+"""Within which vLLM is up; on quiet cores it takes half a minute."""
+_VLLM_OPTIONS = ("--max-loras=6", "--max-cpu-loras=32")
+"""Every task has two adapters of its own in a batch, where a fleet of one task has two in all."""
 
 
 class RolloutSystem(System):
@@ -42,7 +46,7 @@ class RolloutSystem(System):
         self.deployer_url = f"http://{HOST}:{deployer}"
         overrides = {
             "VLLM": ",".join(self.engine_urls), "ARTIFACTS": str(home / "artifacts"),
-            "DEPLOYER_PORT": str(deployer), "DEPLOYER_TICK_SECONDS": "1",
+            "DEPLOYER_PORT": str(deployer), "DEPLOYER_TICK_SECONDS": "1", "DEPLOYER_IDLE_SECONDS": "5",
         }  # fmt: skip
         self.env |= {f"RATCHET_{name}": value for name, value in overrides.items()}
         self.config = StackConfig.load(home, self.env)
@@ -56,23 +60,25 @@ class RolloutSystem(System):
     def store(self) -> ArtifactStore:
         return ArtifactStore(str(self.home / "artifacts"), self.home / "cache")
 
-    async def start(self, say: Callable[[str], None]) -> None:
-        """Start everything, vLLM included. Raises StartError."""
-        await super().start(say)
-        if self.vllm_url is not None:
-            say("waiting for vLLM")
-            await self._wait_for_vllm(self.vllm_url)
-
-    async def _wait_for_vllm(self, url: str) -> None:
+    async def wait_for_vllm(self, say: Callable[[str], None]) -> None:
+        """Wait until vLLM is up; the tasks that it does not serve begin without it. Raises StartError."""
         deadline = time.monotonic() + _VLLM_SECONDS
+        while self.vllm_url is not None:
+            if await self.vllm_is_up():
+                say("vLLM is up")
+                return
+            if time.monotonic() > deadline:
+                raise StartError(f"vLLM is not ready\n{tail(self.home / 'logs' / f'{VLLM}.log')}")
+            await asyncio.sleep(1.0)
+
+    async def vllm_is_up(self) -> bool:
+        """Return True if there is a vLLM, and it answers."""
+        if self.vllm_url is None:
+            return False
         async with httpx.AsyncClient(timeout=5.0) as http:
-            while True:
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await http.get(f"{url}/health")).is_success:
-                        return
-                if time.monotonic() > deadline:
-                    raise StartError(f"vLLM is not ready\n{tail(self.home / 'logs' / f'{VLLM}.log')}")
-                await asyncio.sleep(1.0)
+            with contextlib.suppress(httpx.HTTPError):
+                return (await http.get(f"{self.vllm_url}/health")).is_success
+        return False
 
     def _write_tasks(self) -> None:
         for spec in self.specs.values():
@@ -82,6 +88,7 @@ class RolloutSystem(System):
         assert self.programs is not None
         behind = () if self.vllm_url is None else (self.vllm_url,)
         if behind:
-            self.programs.start(VLLM, part_named(VLLM).launch(self.config))
+            launch = part_named(VLLM).launch(self.config)
+            self.programs.start(VLLM, replace(launch, argv=(*launch.argv, *_VLLM_OPTIONS)))
         for name, url in zip(ENGINES, self.engine_urls, strict=True):
             self.programs.start(name, python("tests.chaos.rollouts.engine", url.rpartition(":")[2], *behind))

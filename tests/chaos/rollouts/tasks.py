@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -51,7 +51,7 @@ ROLLOUT = RolloutSettings(
     canary_wealth=20.0,
     canary_steps=(20, 50),
     min_canary_users=10,
-    control_days=0,
+    control_days=15 / 86_400,
     max_labels=80,
 )
 """Alpha accrues within minutes here, and a rollout takes a minute. What is tested is that the levels are kept."""
@@ -74,7 +74,9 @@ def write_task(folder: Path, spec: TaskSpec) -> None:
     (folder / f"{spec.name}.yaml").write_text(yaml.safe_dump(values))
 
 
-def kinds(seed: int, task: int, count: int) -> Sequence[Kind]:
-    """Return the kinds of so many candidates of a task, mixed; the first ones of four tasks are one of each."""
+def kinds(seed: int, task: int) -> Iterator[Kind]:
+    """Return the kinds of a task's candidates, mixed, without end; the first ones of four tasks are one of each."""
     rng = random.Random(seed * 1_000 + task)
-    return [tuple(Kind)[task % len(Kind)], *rng.choices(list(_SHARES), list(_SHARES.values()), k=count - 1)]
+    yield tuple(Kind)[task % len(Kind)]
+    while True:
+        yield from rng.choices(list(_SHARES), list(_SHARES.values()))

@@ -198,6 +198,48 @@ def _wrong_flags_in_the_end(history: History) -> None:
     _sample(history, -1, Flags(None, None, False))
 
 
+def _control_never_on(history: History) -> None:
+    _sample(history, 6, Flags("good", None, False))
+
+
+def _control_stays_on(history: History) -> None:
+    _sample(history, -1, Flags("good", None, False, 5))
+
+
+def _control_without_promotion(history: History) -> None:
+    _sample(history, 2, Flags(None, None, True, 5))
+
+
+def _control_of_too_many(history: History) -> None:
+    _sample(history, 5, Flags("good", None, False, 50))
+
+
+def _control_too_short(history: History) -> None:
+    history.moves = [replace(m, at=170.0) if m.at == 180.0 else m for m in history.moves]
+
+
+def _control_ended_by_nothing(history: History) -> None:
+    history.moves = [
+        replace(m, reason="its control has ended: a moon was full") if m.at == 180.0 else m for m in history.moves
+    ]
+
+
+def _control_ended_twice(history: History) -> None:
+    over = next(move for move in history.moves if move.at == 180.0)
+    history.moves = [*history.moves, replace(over, version=over.version + 1, at=190.0)]
+
+
+def _next_one_in_its_control(history: History) -> None:
+    _move(history, "bad", "shadow", at=175.0)
+
+
+def _taken_back_without_failures(history: History) -> None:
+    reason = "the canary fails too often: 90 of the 90 users with a failed request were in it, which has 95 % of users"
+    history.moves = [
+        replace(move, stage="rolled_back", reason=reason) if move.at == 180.0 else move for move in history.moves
+    ]
+
+
 def _never_published(history: History) -> None:
     history.changes = [change for change in history.changes if change.stage != "promoted"]
 
@@ -222,7 +264,7 @@ FAULTS: dict[Callable[[History], None], str] = {
     _rejected_without_harm: "bad, rejected: harm was 1",
     _inconclusive_with_labels_left: "bad, inconclusive: 25 of 80 labels were there",
     _never_ended: "lost never ended: it is nowhere",
-    _move_is_missing: "rollout-good: its history has the versions [0, 1, 4]",
+    _move_is_missing: "rollout-good: its history has the versions [0, 1, 4, 5]",
     _two_at_once: "rollout-bad entered shadow before rollout-good ended",
     _paused: "good, promoted: a paused candidate was moved to more users",
     _drew_too_much: "rollout-good drew 0.0002, and 0.0001 had accrued",
@@ -242,6 +284,15 @@ FAULTS: dict[Callable[[History], None], str] = {
     _canary_without_move: "task: canary names bad, which has no canary by its history",
     _canary_stays_on: "task: canary names good, which has no canary by its history",
     _wrong_flags_in_the_end: "task: in the end its flags are",
+    _control_never_on: "task: control is off, and a promotion has one by its history",
+    _control_stays_on: "task: control is on, and no promotion has one by its history",
+    _control_without_promotion: "task: control is on, and no promotion has one by its history",
+    _control_of_too_many: "task: control has 50 % of users, not 5",
+    _control_too_short: "good, promoted: its control ended after 10 of 20 s",
+    _control_ended_by_nothing: "good, promoted: its control ended after 20 of 20 s: its control has ended: a moon",
+    _control_ended_twice: "good, promoted: it had no control any more",
+    _next_one_in_its_control: "rollout-bad entered shadow before rollout-good ended",
+    _taken_back_without_failures: "good, rolled_back: 0 of its users had failed requests",
     _never_published: "good: that it is promoted was never published",
     _says_another_serves: "rollout-bad, shadow: it says that None serves, not good",
     _wrong_opponent: "rollout-bad was compared with another adapter than serves",
@@ -258,6 +309,7 @@ def test_a_planted_fault_is_found(plant: Callable[[History], None]) -> None:
 
 def test_a_promotion_that_was_taken_back_before_it_was_settled_serves_nobody() -> None:
     history = right_history()
+    history.moves = [move for move in history.moves if move.at != 180.0]
     good = [move for move in history.moves if move.candidate == "good"]
     reason = "the canary fails too often: 12 of the 12 users with a failed request were in it, which has 25 % of users"
     back = Move(good[-1].rollout_id, 5, 165.0, TASK, "good", "rejected", reason, good[-1].evidence)

@@ -61,7 +61,20 @@ def _flags(features: dict[str, Any], task: str) -> Flags:
     primary = _payload(features.get(f"ratchet.{task}.primary"))
     canary = _payload(features.get(f"ratchet.{task}.canary"))
     shadow = features.get(f"ratchet.{task}.shadow") or {}
-    return Flags(primary.get("adapter"), canary.get("adapter"), bool(shadow.get("enabled")))
+    rolled_back = (features.get(f"ratchet.{task}.rollback") or {}).get("enabled")
+    return Flags(
+        primary.get("previous" if rolled_back else "adapter"),
+        canary.get("adapter"),
+        bool(shadow.get("enabled")),
+        _percent(features.get(f"ratchet.{task}.control")),
+    )
+
+
+def _percent(feature: dict[str, Any] | None) -> int | None:
+    """Return the share of users of a flag that is on; 0: it has no strategy."""
+    if not feature or not feature.get("enabled"):
+        return None
+    return next((int(found["parameters"]["rollout"]) for found in feature.get("strategies") or ()), 0)
 
 
 def _payload(feature: dict[str, Any] | None) -> dict[str, Any]:

@@ -7,17 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tests.chaos.rollouts.checks.history import EngineState, Flags, History, Move
-from tests.chaos.rollouts.checks.moves import ENDED, by_rollout
+from tests.chaos.rollouts.checks.history import EngineState, Flags, History, Move, Rules
+from tests.chaos.rollouts.checks.moves import ENDED, by_rollout, controls
 
 PROBES = 5
 """As many prompts prove an adapter."""
-LATE_SECONDS = 120.0
-"""A flag that is behind the moves for longer is wrong: by then everything that was killed is back."""
 NEW_ENGINE_SECONDS = 10.0
 """An engine that was started less long before a flag moved may have been started after the proof."""
-RELOADING_SECONDS = 60.0
-"""For so long after its start an engine may not have all adapters: the deployer may have been killed as well."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +27,14 @@ class Serving:
 def served(moves: Sequence[Move]) -> dict[str, list[Serving]]:
     """Return by task who was to serve everyone, move by move. A promotion that was taken back serves no more."""
     found = defaultdict[str, list[Serving]](list)
-    rollouts = by_rollout(moves)
-    for move in sorted(moves, key=lambda move: move.at):
+    stages = dict[str, str]()
+    for move in sorted(moves, key=lambda move: (move.at, move.version)):
         timeline = found[move.task]
-        if move.stage == "promoted":
+        was_promoted = stages.get(move.rollout_id) == "promoted"
+        stages[move.rollout_id] = move.stage
+        if move.stage == "promoted" and not was_promoted:
             timeline.append(Serving(move.at, move.candidate))
-        elif move.stage in ENDED and rollouts[move.rollout_id][move.version - 1].stage == "promoted":
+        elif move.stage != "promoted" and was_promoted:
             timeline.append(Serving(move.at, timeline[-2].adapter if len(timeline) > 1 else None))
     return found
 
@@ -47,14 +45,16 @@ def serving_at(timeline: Sequence[Serving], at: float) -> str | None:
 
 def flag_problems(history: History) -> Iterator[str]:
     """Check every sample, and that the last one is what the moves came to."""
-    timelines, canaries = served(history.moves), _canaries(history.moves)
+    timelines, canaries, rules = served(history.moves), _canaries(history.moves), history.rules
+    with_control = controls(history)
     found = dict[str, int]()
     for before, sample in pairwise([None, *history.samples]):
         assert sample is not None
         for task, flags in sample.flags.items():
-            problems = [*_behind(timelines[task], canaries, flags, sample.at, task)]
+            problems = [*_behind(timelines[task], canaries, flags, sample.at, task, rules.late_seconds)]
+            problems += _control_behind(with_control.get(task, ()), flags, sample.at, task, rules)
             was = before.flags.get(task) if before is not None else None
-            problems += _unproved(flags, was, sample.engines, sample.at)
+            problems += _unproved(flags, was, sample.engines, sample.at, rules.reloading_seconds)
             for problem in problems:
                 found[problem] = found.get(problem, 0) + 1
     yield from (f"{problem} ({count} times)" for problem, count in found.items())
@@ -79,26 +79,43 @@ def _canaries(moves: Sequence[Move]) -> dict[str, tuple[float, float]]:
 
 
 def _behind(
-    timeline: Sequence[Serving], canaries: Mapping[str, tuple[float, float]], flags: Flags, at: float, task: str
-) -> Iterator[str]:
-    now, late = serving_at(timeline, at), serving_at(timeline, at - LATE_SECONDS)
-    recent = {entry.adapter for entry in timeline if at - LATE_SECONDS <= entry.since <= at}
-    if flags.primary not in {now, late, *recent}:
+    timeline: Sequence[Serving], canaries: Mapping[str, tuple[float, float]], flags: Flags, at: float, task: str,
+    late: float,
+) -> Iterator[str]:  # fmt: skip
+    now, before = serving_at(timeline, at), serving_at(timeline, at - late)
+    recent = {entry.adapter for entry in timeline if at - late <= entry.since <= at}
+    if flags.primary not in {now, before, *recent}:
         yield f"{task}: primary names {flags.primary}, and {now} serves by its history"
     if flags.canary is not None:
         start, end = canaries.get(flags.canary, (float("inf"), float("inf")))
-        if not start <= at <= end + LATE_SECONDS:
+        if not start <= at <= end + late:
             yield f"{task}: canary names {flags.canary}, which has no canary by its history"
 
 
-def _unproved(flags: Flags, was: Flags | None, engines: Mapping[str, EngineState], at: float) -> Iterator[str]:
+def _control_behind(
+    spans: Sequence[tuple[float, float]], flags: Flags, at: float, task: str, rules: Rules
+) -> Iterator[str]:
+    """Some users stay on the adapter before, so many as they should, while a promotion has a control, and no longer."""
+    late = rules.late_seconds
+    if flags.control is None:
+        if any(start + late < at < end for start, end in spans):
+            yield f"{task}: control is off, and a promotion has one by its history"
+    elif not any(start <= at <= end + late for start, end in spans):
+        yield f"{task}: control is on, and no promotion has one by its history"
+    elif flags.control != rules.control_percent:
+        yield f"{task}: control has {flags.control} % of users, not {rules.control_percent}"
+
+
+def _unproved(
+    flags: Flags, was: Flags | None, engines: Mapping[str, EngineState], at: float, reloading: float
+) -> Iterator[str]:
     """Every engine in service has proved what a flag names: when the flag moves, and ever after."""
     for name in ("primary", "canary"):
         adapter = getattr(flags, name)
         if adapter is None:
             continue
         is_new = was is None or getattr(was, name) != adapter
-        pause = NEW_ENGINE_SECONDS if is_new else RELOADING_SECONDS
+        pause = NEW_ENGINE_SECONDS if is_new else reloading
         for url, engine in engines.items():
             if at - engine.started >= pause and engine.probes.get(adapter, 0) < PROBES:
                 loaded = "not proved" if adapter in engine.probes else "not loaded"
@@ -114,7 +131,7 @@ def change_problems(history: History) -> Iterator[str]:
     for moves in rollouts.values():
         for move, after in pairwise([*moves, None]):
             assert move is not None
-            taken_back = after is not None and after.stage in ENDED
+            taken_back = after is not None and after.stage in ENDED and after.stage != move.stage
             if (move.rollout_id, move.stage, move.at) not in told and not taken_back:
                 yield f"{move.candidate}: that it is {move.stage} was never published"
     for change in history.changes:

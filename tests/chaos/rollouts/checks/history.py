@@ -101,11 +101,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Flags:
-    """A task's flags: the adapters that primary and canary name while they are on, and whether shadow is on."""
+    """A task's flags: who serves by primary and rollback, whom canary names while it is on, whether shadow is on.
+
+    `control`: its share of users in percent while it is on.
+    """
 
     primary: str | None
     canary: str | None
     shadow: bool
+    control: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rules:
-    """The settings of the tasks that the checks need."""
+    """The settings of the tasks that the checks need.
+
+    `late_seconds`: a flag that is behind the moves for longer is wrong: by then everything that was killed is back.
+    `reloading_seconds`: for so long after its start an engine may not have all adapters, since the deployer may have
+    been killed as well.
+    """
 
     yearly: float
     cycles: int
@@ -136,6 +145,10 @@ class Rules:
     min_canary_users: int
     max_labels: int
     min_tickets: int
+    control_percent: int = 5
+    control_seconds: float = 0.0
+    late_seconds: float = 120.0
+    reloading_seconds: float = 60.0
 
 
 @dataclass

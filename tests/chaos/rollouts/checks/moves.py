@@ -12,15 +12,18 @@ from tests.chaos.rollouts.checks.history import Draw, History, Move, Request
 from tests.chaos.rollouts.checks.tickets import Tickets
 from tests.chaos.rollouts.checks.wealth import binomial_mixture, draw, wealth
 
-ENDED = ("promoted", "rejected", "inconclusive")
+ENDED = ("promoted", "rejected", "inconclusive", "rolled_back")
 _ACTIVE = ("shadow", "canary")
 _NEXT = {
-    "queued": ("queued", "shadow", "rejected", "inconclusive"), "shadow": ("shadow", "canary", *ENDED[1:]),
-    "canary": ("canary", *ENDED), "promoted": ("rejected",), "rejected": (), "inconclusive": (),
+    "queued": ("queued", "shadow", "rejected", "inconclusive"),
+    "shadow": ("shadow", "canary", "rejected", "inconclusive"),
+    "canary": ("canary", "promoted", "rejected", "inconclusive"), "promoted": ("promoted", "rejected", "rolled_back"),
+    "rejected": (), "inconclusive": (), "rolled_back": (),
 }  # fmt: skip
-"""A promotion that was not settled may still be taken back."""
+"""A promotion that was not settled may still be rejected; later its control ends, or it is rolled back."""
 _HARM, _FUTILITY, _GUARD = 20.0, 10.0, 20.0
 _RATIO = 1.5
+_CONTROL_OVER = "its control has ended"
 _NEARLY = 1 - 1e-6
 
 
@@ -50,7 +53,7 @@ def move_problems(history: History) -> Iterator[str]:
         entered = any(move.stage in _ACTIVE for move in moves)
         if entered and asked < history.rules.min_tickets:
             yield f"{moves[-1].candidate}: only {asked} tickets, so little was tested"
-    yield from _overlaps(rollouts)
+    yield from _overlaps(rollouts, controls(history))
 
 
 def _order_problems(rollout_id: str, moves: Sequence[Move]) -> Iterator[str]:
@@ -72,6 +75,9 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
     for name, sign in (("wins", 1), ("losses", -1), ("labels", 0)):
         if said[name] > (possible := tickets.count(move.at, sign)):
             yield f"it counts {said[name]} {name}, and the answers so far are {possible}"
+    if before.stage == "promoted" and move.stage != "rejected":
+        yield from _control_not_over(history, tickets, before, move)
+        return
     if move.stage == before.stage and move.percent == before.percent:
         return
     if move.paused and move.stage in ("canary", "promoted"):
@@ -94,6 +100,28 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
         settled = sum(bool(ticket.possible(move.at)) for ticket in tickets.all if ticket.entry.asked)
         if "labels are spent" not in move.reason or settled < rules.max_labels:
             yield f"{settled} of {rules.max_labels} labels were there: {move.reason}"
+
+
+def _control_not_over(history: History, tickets: Tickets, before: Move, move: Move) -> Iterator[str]:
+    """After a promotion its control ends once, when its time is over, or by what takes the promotion back."""
+    seconds = history.rules.control_seconds
+    if before.reason.startswith(_CONTROL_OVER) or not seconds:
+        yield f"it had no control any more: {move.reason}"
+    elif move.stage == "rolled_back":
+        yield from _not_rejected(history, tickets, move)
+    elif "without harm" not in move.reason or move.at - before.at < seconds:
+        yield f"its control ended after {move.at - before.at:.0f} of {seconds:.0f} s: {move.reason}"
+
+
+def controls(history: History) -> dict[str, list[tuple[float, float]]]:
+    """Return by task from when to when some users were to stay on the adapter before a promotion."""
+    found = defaultdict[str, list[tuple[float, float]]](list)
+    for moves in by_rollout(history.moves).values():
+        of_promotion = [move.at for before, move in pairwise(moves) if "promoted" in (before.stage, move.stage)]
+        if of_promotion and history.rules.control_seconds:
+            end = of_promotion[1] if len(of_promotion) > 1 else float("inf")
+            found[moves[0].task].append((of_promotion[0], end))
+    return found
 
 
 def _not_earned(said: Mapping[str, Any], greatest: float, threshold: float, now: float) -> Iterator[str]:
@@ -136,21 +164,23 @@ def _step_since(history: History, canary: Move) -> float:
 
 
 def _canary_requests(history: History, move: Move) -> list[Request]:
-    """Return the candidate's requests from the start of its canary until the move."""
+    """Return the candidate's requests from the start of its canary until the move, as primary as well."""
     starts = [m.at for m in history.moves if m.rollout_id == move.rollout_id and m.stage == "canary"]
     since = min(starts, default=move.at)
     return [
         r for r in history.requests
-        if r.task == move.task and r.variant == "canary" and r.adapter == move.candidate and since <= r.at <= move.at
+        if r.task == move.task and r.variant in ("canary", "primary") and r.adapter == move.candidate
+        and since <= r.at <= move.at
     ]  # fmt: skip
 
 
-def _overlaps(rollouts: dict[str, list[Move]]) -> Iterator[str]:
+def _overlaps(rollouts: dict[str, list[Move]], controls: Mapping[str, list[tuple[float, float]]]) -> Iterator[str]:
     spans = defaultdict[str, list[tuple[float, float, str]]](list)
     for rollout_id, moves in rollouts.items():
         if entered := [move.at for move in moves if move.stage in _ACTIVE]:
-            end = [move.at for move in moves if move.stage in ENDED]
-            spans[moves[0].task].append((entered[0], end[0] if end else float("inf"), rollout_id))
+            end = next((move.at for move in moves if move.stage in ENDED), float("inf"))
+            end = next((over for start, over in controls.get(moves[0].task, ()) if start == end), end)
+            spans[moves[0].task].append((entered[0], end, rollout_id))
     for found in spans.values():
         for first, second in pairwise(sorted(found)):
             if second[0] < first[1]:

@@ -1,6 +1,7 @@
 """A history in which everything is right, for tests that plant a fault in it.
 
-One task and three candidates: `good` is promoted, `bad` is rejected as worse, `fragile` is rejected by its canary.
+One task and three candidates: `good` is promoted, with a control for a while, `bad` is rejected as worse, `fragile` by
+its canary.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.chaos.rollouts.checks.history import (
 from tests.chaos.rollouts.checks.wealth import draw, max_wealth
 
 TASK, ENGINE = "task", "http://engine"
-RULES = Rules(0.9, 9_000, 20.0, (25, 50), 5, 80, 25)
+RULES = Rules(0.9, 9_000, 20.0, (25, 50), 5, 80, 25, control_percent=5, control_seconds=20.0, late_seconds=10.0)
 CANDIDATES = ("good", "bad", "fragile")
 
 
@@ -97,8 +98,10 @@ class Story:
         for move in self.moves:
             canary = move.candidate if move.stage == "canary" else None
             shadow = move.stage in ("shadow", "canary")
-            flags = Flags(serving_at(timeline, move.at), canary, shadow)
-            samples.append(Sample(move.at + 0.5, {TASK: flags}, {ENGINE: EngineState(-1_000.0, probes)}))
+            control = RULES.control_percent if move.stage == "promoted" and not move.reason else None
+            flags = Flags(serving_at(timeline, move.at), canary, shadow, control)
+            for late in (0.5, RULES.late_seconds + 1)[: 2 if control else 1]:
+                samples.append(Sample(move.at + late, {TASK: flags}, {ENGINE: EngineState(-1_000.0, probes)}))
         history.samples = samples
         return history
 
@@ -112,7 +115,10 @@ def right_history() -> History:
     story.move("good", "canary", 140.0, percent=25, wins=30, labels=30, wealth=at_canary)
     story.canary("good", [200] * 16, 141.0)
     story.move("good", "canary", 150.0, percent=50, wins=30, labels=30, wealth=at_canary)
-    story.move("good", "promoted", 160.0, percent=50, wins=45, labels=45, wealth=in_the_end, canary_requests=10)
+    proof = {"wins": 45, "labels": 45, "wealth": in_the_end, "canary_requests": 10}
+    story.move("good", "promoted", 160.0, percent=95, **proof)
+    over = "its control has ended: 7 days without harm that its guards see"
+    story.move("good", "promoted", 180.0, over, percent=95, **proof)
     story.primary = "good"
     story.enter("bad", 200.0, story.draws[-1].alpha)
     story.tickets("bad", [-1] * 25, 210.0)
