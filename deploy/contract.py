@@ -1,4 +1,4 @@
-"""Renders the contract for other languages and for people: JSON Schema per topic, AsyncAPI 3 per service.
+"""Renders the contract for other languages and for people: JSON Schema per topic and document, AsyncAPI 3 per service.
 
 The command is `ratchet contract`. The AsyncAPI documents come from the catalog, through which services subscribe and
 publish, so they carry keys, partitions and retention, which a scan of the handlers could not find.
@@ -10,14 +10,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from schemas.catalog import SERVICES, TOPICS, Topic, dead_letter_topic, topics_consumed_by, topics_produced_by
+from schemas.base import Frozen
+from schemas.catalog import (
+    DOCUMENTS,
+    SERVICES,
+    TOPICS,
+    Topic,
+    dead_letter_topic,
+    topics_consumed_by,
+    topics_produced_by,
+)
 
 SCHEMAS_FOLDER = Path(__file__).parent.parent / "schemas"
 
 
 def render() -> dict[Path, str]:
     """Render all generated files: path relative to `schemas/` → content, the same on every machine."""
-    files = {Path("json") / f"{topic.name}.json": _dump(_json_schema(topic)) for topic in TOPICS}
+    contents: dict[str, type[Frozen]] = {topic.name: topic.event for topic in TOPICS}
+    contents |= {name.removesuffix(".json"): kind for name, kind in DOCUMENTS.items()}
+    files = {Path("json") / f"{name}.json": _dump(_json_schema(name, kind)) for name, kind in contents.items()}
     files |= {Path("asyncapi") / f"{service}.json": _dump(_asyncapi(service)) for service in SERVICES}
     return files
 
@@ -57,9 +68,9 @@ def _dump(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _json_schema(topic: Topic) -> dict[str, Any]:
-    schema = topic.event.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": topic.name, **schema}
+def _json_schema(name: str, kind: type[Frozen]) -> dict[str, Any]:
+    schema = kind.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": name, **schema}
 
 
 def _asyncapi(service: str) -> dict[str, Any]:

@@ -51,14 +51,6 @@ class AverageScore(Frozen):
     f1: Interval
 
 
-class Confusion(Frozen):
-    """A cell of the confusion matrix: how often `given` was answered where `expected` is right."""
-
-    expected: Identifier
-    given: Identifier = Field(description="`(no label)`: a failed request, or no label of the task.")
-    count: int = Field(ge=1)
-
-
 class ConfidenceScore(Frozen):
     """How well an arm's uncalibrated confidence tells its right answers from its wrong ones."""
 
@@ -70,13 +62,10 @@ class ConfidenceScore(Frozen):
         description="The probability that an error has a lower score than a right answer. None: too few of either.",
     )
     aurc: Probability = Field(description="Area below risk over coverage: the lower, the better.")
-    risk_coverage: tuple[tuple[Probability, Probability], ...] = Field(
-        default=(), max_length=101, description="Points of the curve: share of the most confident answers, error rate."
-    )
 
 
 class ArmScore(Frozen):
-    """The scores of one arm on the frozen evaluation set."""
+    """The scores of one arm on the frozen evaluation set; those of each class are in the report, evaluation.json."""
 
     adapter: AdapterName | None
     accuracy: Interval
@@ -90,14 +79,8 @@ class ArmScore(Frozen):
     )
     macro_f1: Probability
     averages: tuple[AverageScore, ...] = Field(default=(), max_length=10)
-    classes: tuple[ClassScore, ...] = Field(
-        default=(), max_length=500, description="Of each label, or of each field of an extraction."
-    )
     valid: Interval | None = Field(
         default=None, description="Of an extraction: the share of answers that are JSON by the task's schema."
-    )
-    confusions: tuple[Confusion, ...] = Field(
-        default=(), max_length=2_000, description="Cells that are not empty, the most frequent first."
     )
     confidence: ConfidenceScore | None = Field(default=None, description="None: the engine reports no confidence.")
     failed: int = Field(default=0, ge=0, description="Requests that errored or timed out: counted as wrong.")
@@ -233,5 +216,13 @@ class AdapterEvaluated(Event):
     adversarial: AdversarialReport | None = Field(
         default=None,
         description="On changed, injected and foreign inputs; None: the task wants none, or no row served.",
+    )
+    headline: str = Field(
+        default="", max_length=3_000, description="The verdict in a sentence, and whether a cheap rival does as well."
+    )
+    report: str | None = Field(
+        default=None,
+        max_length=2_000,
+        description="Address of the folder with evaluation.json: classes, confusions, curves, every part.",
     )
     spec: TaskSpec

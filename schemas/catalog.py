@@ -1,4 +1,4 @@
-"""Every topic: its event, producers, consumers, key, partitions and retention; and the dead-letter topics.
+"""Every topic: its event, producers, consumers, key, partitions and retention; dead-letter topics; documents.
 
 Services subscribe and publish through this list only, so it cannot differ from what runs. Consumers that read a
 compacted topic as a table (its last value per key) are listed like any other consumer.
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from schemas.adapters import AdapterEvaluated, AdapterTrained, EvaluationRequested
-from schemas.base import Event
+from schemas.base import Event, Frozen
 from schemas.cycles import CycleFinished, CycleStarted, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
+from schemas.evaluation import EvaluationReport
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import (
@@ -23,6 +24,7 @@ from schemas.predictions import (
     RequestObserved,
     SubjectForgotten,
 )
+from schemas.quality import QualityReport
 from schemas.rollouts import RolloutChanged, ShadowCompared
 from schemas.tasks import TaskChanged
 
@@ -97,6 +99,9 @@ TOPICS: tuple[Topic, ...] = (
     Topic("steps.progressed.v1", StepProgressed, ("dataset_builder", "trainer", "evaluator"),
           ("scheduler", "console"), "task", 1, _WEEK),
 )  # fmt: skip
+
+DOCUMENTS: dict[str, type[Frozen]] = {"evaluation.json": EvaluationReport, "quality.json": QualityReport}
+"""Files of the artifact store whose schema is generated beside the topics': name → what is in it."""
 
 HEADER_TOPIC = "x-ratchet-topic"
 HEADER_PARTITION = "x-ratchet-partition"

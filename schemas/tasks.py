@@ -267,6 +267,12 @@ class EvaluationSettings(_Section):
         default=0.1, description="Shown loss of AUROC against production, in telling right answers from wrong ones."
     )
     max_failed_share: Probability = Field(default=0.02, description="Share of requests that failed or timed out.")
+    low_confidence_recall: float = Field(
+        default=0.8,
+        gt=0.0,
+        lt=1.0,
+        description="Share of the errors that is to lie at or below the low-confidence threshold of the report.",
+    )
     adversarial: AdversarialSettings = AdversarialSettings()
 
 

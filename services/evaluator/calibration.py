@@ -16,13 +16,15 @@ Beta(1, 19), cut at 0.1. Mistakes of reviewers cannot be told from a model that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from schemas.adapters import Calibration
-from services.evaluator.statistics.confidence import brier, expected_calibration_error
+from schemas.evaluation import Reliability
+from services.evaluator.statistics.confidence import brier, expected_calibration_error, reliability_bins
 from services.evaluator.statistics.traffic import TrafficSample
 from shared.identity import content_hash
 from shared.model.confidence import MAX_LOG_ODDS, calibrated, log_odds
@@ -46,13 +48,33 @@ _SCORE_WEIGHT = 1e-3
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A map, and what it was fitted on: raw scores, judgements (1: right), weights, and the scores cross-fitted."""
+
+    calibration: Calibration
+    raw: Floats
+    judged: Floats
+    weights: Floats
+    mapped: Floats
+
+    @property
+    def reliability(self) -> Reliability:
+        """How often answers are right at each confidence, before and after the map."""
+        return Reliability(
+            before=reliability_bins(self.raw, self.judged, self.weights),
+            after=reliability_bins(self.mapped, self.judged, self.weights),
+            basis=self.calibration.basis,
+        )
+
+
 def fit(
     adapter: str,
     scores: Sequence[float | None],
     right: Sequence[bool],
     labels: int,
     traffic: TrafficSample | None = None,
-) -> Calibration | None:
+) -> Fitted | None:
     """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `labels`: their number in the task.
 
     Answers without a score are skipped. `traffic`: the answers that stand for all traffic. Where they suffice the map
@@ -61,7 +83,7 @@ def fit(
     """
     raw = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
     judged = np.array(right, dtype=np.float64)
-    chosen, weights, by_traffic = _chosen(raw, traffic)
+    chosen, weights, by_traffic = chosen_answers(raw, traffic)
     if len(chosen) < MIN_ANSWERS:
         return None
     raw, judged = raw[chosen], judged[chosen]
@@ -69,7 +91,7 @@ def fit(
     chance = 1.0 / (labels - 1)
     fields = fit_map(raw, judged, chance, weights)
     mapped = _cross_fitted(raw, judged, fit_map, chance, weights)
-    return Calibration.model_validate(
+    calibration = Calibration.model_validate(
         {
             **fields,
             "name": f"{adapter}-{content_hash(repr(fields), length=6)}",
@@ -81,9 +103,10 @@ def fit(
             "basis": "traffic" if by_traffic else "rows",
         }
     )
+    return Fitted(calibration, raw, judged, weights, mapped)
 
 
-def _chosen(raw: Floats, traffic: TrafficSample | None) -> tuple[NDArray[np.intp], Floats, bool]:
+def chosen_answers(raw: Floats, traffic: TrafficSample | None) -> tuple[NDArray[np.intp], Floats, bool]:
     """Return which answers the map is fitted on, and what each counts, as so many independent answers in total."""
     known = ~np.isnan(raw)
     if traffic is not None:

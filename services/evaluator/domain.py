@@ -32,9 +32,9 @@ _UNIFORM = (Purpose.AUDIT, Purpose.UNCALIBRATED)
 class Question:
     """A prompt and its right answer as one text, tool calls included. `must_pass`: no candidate may get it wrong.
 
-    `row_id`: the golden row's. `group`: near-copies have the same. `slices`: parts of the evaluation set that are
-    looked at by themselves, such as a failure mode. `drawn`: how probable it was that a person is asked about it; None:
-    it was not chance. `is_uniform`: it comes from a sample of answers that nobody suspected, too.
+    `row_id`: the golden row's, or the example's. `group`: near-copies have the same. `slices`: parts of the evaluation
+    set that are looked at by themselves, such as a failure mode. `drawn`: how probable it was that a person is asked
+    about it; None: it was not chance. `is_uniform`: it comes from a sample of answers that nobody suspected, too.
     """
 
     messages: Messages
@@ -93,6 +93,7 @@ def evaluation_questions(rows: Sequence[Example]) -> list[Question]:
             row.prompt,
             row.answer,
             row.tools,
+            row_id=row.example_id,
             group=row.group,
             slices=tuple(
                 f"{kind} {name}" for kind, name in (("failure mode", row.mode_id), ("app", row.app)) if name is not None

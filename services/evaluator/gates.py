@@ -19,7 +19,7 @@ from services.evaluator.adversarial.misled import Misled
 from services.evaluator.comparison import Comparison, Part
 from services.evaluator.domain import GradedAnswers, PastResult
 from services.evaluator.golden_gates import golden_regression, must_pass
-from services.evaluator.parts import parts_gate, unknown
+from services.evaluator.parts.gate import parts_gate, unknown
 from services.evaluator.statistics.confidence import MIN_OF_EACH, auroc_difference, tells_apart
 from services.evaluator.statistics.intervals import wilson
 from services.evaluator.statistics.paired import p_worse, rows_to_show
@@ -32,8 +32,8 @@ CONFIDENCE = 0.005
 """Levels: a candidate that is as good as production is stopped by each of them so often, at most."""
 _PERMUTATIONS = 2_000
 _SEED = 20
-_MAX_QUOTES = 3
-"""Maximum number of lost answers that a gate's detail quotes."""
+_MAX_NAMED = 5
+"""Maximum number of lost rows that a gate's detail names."""
 
 
 def check_gates(
@@ -143,7 +143,7 @@ def not_worse(spec: TaskSpec, evaluation: Comparison) -> Gate:
     detail = (
         f"Candidate {_mean(evaluation, 0)}, production {_mean(evaluation, 1)} of {len(evaluation.questions)} rows; the "
         f"candidate wins {len(evaluation.gained)} and loses {len(evaluation.lost)}. Gain {gain.value:+.1%} (95 % "
-        f"interval {gain.low:+.1%} to {gain.high:+.1%}; {source}): {_FINDINGS[gain.finding]}.{_quote_lost(evaluation)}"
+        f"interval {gain.low:+.1%} to {gain.high:+.1%}; {source}): {_FINDINGS[gain.finding]}.{_named_rows(evaluation)}"
     )
     if bar is not None:
         required = f">= {bar:g} over production, and not shown to be worse (p >= {NOT_WORSE})"
@@ -160,7 +160,7 @@ _FINDINGS = {"better": "better", "worse": "worse", "not_shown": "no difference i
 
 
 def parts_not_worse(evaluation: Comparison, parts: Mapping[str, Part]) -> Gate:
-    """No class, failure mode, application, length or field may be shown to be worse, all together at one level."""
+    """No class, failure mode, application, language, length or field may be shown to be worse, at one level for all."""
     required = f"p >= {PARTS} for every class, slice and field (paired, Holm)"
     return parts_gate("parts_not_worse", required, "classes, slices and fields", parts, evaluation.groups, PARTS)
 
@@ -219,11 +219,8 @@ def _right_count(arm: GradedAnswers) -> str:
     return f"{sum(arm.right)} of {len(arm.right)} rows"
 
 
-def _quote_lost(comparison: Comparison) -> str:
-    """Quote a few lost answers, which people want to see first."""
-    lines = [
-        f"{comparison.questions[i].text[:120]!r}: {(comparison.candidate.answers[i] or '')[:120]!r} "
-        f"instead of {comparison.questions[i].answer[:120]!r}"
-        for i in comparison.lost[:_MAX_QUOTES]
-    ]
-    return f" Lost, for example: {'; '.join(lines)}."[:1_400] if lines else ""
+def _named_rows(comparison: Comparison) -> str:
+    """Name a few lost answers, which people want to see first. It quotes none: who asked may be forgotten later."""
+    names = [name for i in comparison.lost if (name := comparison.questions[i].row_id)]
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f" Lost rows: {', '.join(names[:_MAX_NAMED])}{more} (ratchet evaluation show)." if names else ""

@@ -23,7 +23,9 @@ from schemas.adapters import (
     Probe,
     Probes,
 )
+from schemas.base import utc_now
 from schemas.datasets import Example
+from schemas.evaluation import Reliability
 from schemas.tasks import TaskKind
 from services.evaluator.domain import (
     Candidate,
@@ -72,13 +74,15 @@ class EvaluationJob(BaseModel):
 
 def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
     """Ask both arms, score their answers and check the gates. A killed job reuses the arms it has already asked."""
-    from services.evaluator.rivals.step import compare_rivals  # Load scikit-learn and SciPy: only in this process.
-    from services.evaluator.verdict import verdict_event
+    from services.evaluator.parts.languages import with_languages  # Load scikit-learn and SciPy: only in this process.
+    from services.evaluator.report.publish import publish_report
+    from services.evaluator.rivals.step import compare_rivals
+    from services.evaluator.verdict import Extras, evaluated_event, evaluation_report
 
     job = EvaluationJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
     dataset = store.fetch(job.trained.dataset_uri)
-    evaluation = evaluation_questions(read_examples(dataset / "eval.jsonl"))
+    evaluation = with_languages(evaluation_questions(read_examples(dataset / "eval.jsonl")))
     golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
     progress(0, 1, "waiting until another job ends")
     with lease(job.slots_folder, job.slots):
@@ -86,9 +90,10 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
         approaches = asyncio.run(compare_rivals(job, read_examples(dataset / "train.jsonl"), asked, folder, progress))
     publish_probes(probes, store, folder)
     asked = with_golden_history(job, asked, store, folder)
-    calibration = calibrate(job.trained, evaluation, asked.candidate, store, folder)
-    event = verdict_event(job.trained, job.production, folder.name, asked, calibration)
-    return event.model_copy(update={"approaches": approaches})
+    fitted = calibrate(job.trained, evaluation, asked.candidate, store, folder)
+    extras = Extras(approaches, *fitted, job.concurrency)
+    report = evaluation_report(job.trained, job.production, folder.name, asked, extras, utc_now())
+    return evaluated_event(job.trained, report, publish_report(report, store, folder / "report"))
 
 
 def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, folder: Path) -> Asked:
@@ -271,27 +276,29 @@ async def _ask_arm(
 
 def calibrate(
     trained: Candidate, evaluation: Sequence[Question], candidate: ArmAnswers, store: ArtifactStore, folder: Path
-) -> Calibration | None:
+) -> tuple[Calibration | None, Reliability | None]:
     """Fit and publish the candidate's calibration. Returns the one in the store: an adapter's first one stays.
 
-    None for a generation task, where right answers are not known, and if too few answers have a confidence.
+    With it comes how often these answers are right at each confidence. None for a generation task, where right answers
+    are not known, and if too few answers have a confidence.
     """
     from services.evaluator.calibration import fit
     from services.evaluator.comparison import traffic_of
 
     if trained.spec.kind is not TaskKind.CLASSIFICATION:
-        return None
+        return None, None
     right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
     fitted = fit(trained.adapter, scores, right, len(trained.spec.labels), traffic_of(evaluation))
     if fitted is None:
-        return None
+        return None, None
     output = folder / "calibration"
-    write_atomically(output / CALIBRATION_FILE, fitted.model_dump_json(indent=2).encode())
+    write_atomically(output / CALIBRATION_FILE, fitted.calibration.model_dump_json(indent=2).encode())
     manifest = {"adapter": trained.adapter, "task_revision": trained.task_revision, "dataset_id": trained.dataset_id}
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=2).encode())
     uri = store.publish(output, CALIBRATIONS, trained.adapter)
-    return Calibration.model_validate_json((store.fetch(uri) / CALIBRATION_FILE).read_bytes())
+    first = Calibration.model_validate_json((store.fetch(uri) / CALIBRATION_FILE).read_bytes())
+    return first, fitted.reliability
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -41,7 +42,8 @@ class ArmAnswers(BaseModel):
     """One arm's answers in the order of the questions (None: the request failed), and the others' latencies in ms.
 
     `scores`: each answer's uncalibrated confidence in [0, 1]; None: failed, or vLLM returned no log-probabilities.
-    `prompt_tokens` and `answer_tokens`: the means over the answers.
+    `prompt_tokens` and `answer_tokens`: the means over the answers. `tokens_per_second`: answer tokens of all requests
+    together; 0: not measured.
     """
 
     answers: tuple[str | None, ...]
@@ -49,16 +51,18 @@ class ArmAnswers(BaseModel):
     scores: tuple[float | None, ...] = ()
     prompt_tokens: float = 0.0
     answer_tokens: float = 0.0
+    tokens_per_second: float = 0.0
 
     def merged(self, positions: Sequence[int], repeated: ArmAnswers) -> ArmAnswers:
-        """Return the answers with those at `positions` replaced, which were asked for again."""
+        """Return the answers with those at `positions` replaced, which were asked for again. Tokens stay."""
         answers, scores = list(self.answers), list(self.scores)
         for number, position in enumerate(positions):
             answers[position] = repeated.answers[number]
             if scores:
                 scores[position] = repeated.scores[number]
         latencies = (*self.latencies_ms, *repeated.latencies_ms)
-        return ArmAnswers(answers=tuple(answers), latencies_ms=latencies, scores=tuple(scores))
+        found = {"answers": tuple(answers), "latencies_ms": latencies, "scores": tuple(scores)}
+        return self.model_copy(update=found)
 
     @property
     def unanswered(self) -> list[int]:
@@ -103,7 +107,7 @@ async def ask_again(
 ) -> ArmAnswers:
     """Ask questions as `ask` does, where any number may fail: they are few, and the model may refuse all of them."""
     limit = asyncio.Semaphore(concurrency)
-    done = 0
+    done, started = 0, time.monotonic()
 
     async def complete(question: Question) -> Completion | None:
         nonlocal done
@@ -121,6 +125,7 @@ async def ask_again(
         scores=tuple(None if c is None else measure(spec, c.tokens_logprobs).score for c in completions),
         prompt_tokens=statistics.fmean(c.prompt_tokens for c in answered) if answered else 0.0,
         answer_tokens=statistics.fmean(c.tokens for c in answered) if answered else 0.0,
+        tokens_per_second=sum(c.tokens for c in answered) / max(time.monotonic() - started, 1e-6),
     )
 
 

@@ -1,24 +1,30 @@
-"""From the answers of both arms to the event: scores, gates, verdict. Pure. Loads SciPy: only in the job's process."""
+"""From the answers of both arms to the report and the event. Pure. Loads SciPy: only in the job's process."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.adapters import AdapterEvaluated, ArmScore, Calibration, ConfidenceScore
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.adapters import AdapterEvaluated, Calibration
+from schemas.approaches import Approach, ApproachKind, ApproachTable
+from schemas.evaluation import EvaluationReport, Golden, LowConfidence, Reliability
+from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
 from services.evaluator.adversarial.report import adversarial_report
-from services.evaluator.comparison import Comparison, traffic_of
-from services.evaluator.domain import Candidate, GradedAnswers, PastResult, Question
+from services.evaluator.calibration import chosen_answers
+from services.evaluator.comparison import Comparison
+from services.evaluator.domain import Candidate, PastResult, Question
 from services.evaluator.gates import check_gates, verdict
-from services.evaluator.statistics.classes import class_scores, confusions, field_scores
-from services.evaluator.statistics.confidence import confidence_score
-from services.evaluator.statistics.intervals import Floats, Groups, group_numbers, mean_interval, weighted_share, wilson
+from services.evaluator.report.arms import arm_report, confidence_of
+from services.evaluator.report.headline import headline
+from services.evaluator.report.parts import part_scores
+from services.evaluator.statistics.low_confidence import low_confidence
 from shared.identity import event_id
+from shared.model.confidence import calibrated
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers
@@ -41,16 +47,72 @@ class Asked:
     adversarial: AdversarialAnswers | None = None
 
 
-def verdict_event(
-    trained: Candidate, production: str | None, name: str, asked: Asked, calibration: Calibration | None = None
-) -> AdapterEvaluated:
-    """Build the event. `production`: the adapter of the other arm; the id follows from the job's name."""
+@dataclass(frozen=True)
+class Extras:
+    """What is measured beside the two arms. `concurrency`: how many requests at a time the arms were asked."""
+
+    approaches: ApproachTable
+    calibration: Calibration | None = None
+    reliability: Reliability | None = None
+    concurrency: int = 1
+
+    def cost(self, kind: ApproachKind) -> float | None:
+        """What an arm costs a month, as the table of approaches has it."""
+        rows: Sequence[Approach] = self.approaches.approaches
+        return next((row.cost_per_month for row in rows if row.kind is kind), None)
+
+
+def evaluation_report(
+    trained: Candidate, production: str | None, name: str, asked: Asked, extras: Extras, now: datetime
+) -> EvaluationReport:
+    """Judge the candidate. `production`: the adapter of the other arm; `name`: the job's, and the report's."""
     spec = trained.spec
     evaluation, golden = _compared(asked, spec)
     misled = None if asked.adversarial is None else _misled(asked.adversarial, evaluation, spec)
     gates = check_gates(spec, evaluation, golden, asked.wrong_twice, asked.past, misled)
+    found, concurrency = verdict(gates), extras.concurrency
+    candidate = arm_report(
+        trained.adapter, evaluation.candidate, asked.evaluation, asked.candidate, spec, concurrency,
+        extras.cost(ApproachKind.CANDIDATE),
+    )  # fmt: skip
+    opponent = arm_report(
+        production, evaluation.production, asked.evaluation, asked.production, spec, concurrency,
+        extras.cost(ApproachKind.PRODUCTION),
+    )  # fmt: skip
+    arms = (candidate.score, opponent.score)
+    return EvaluationReport(
+        evaluation=name,
+        task=trained.task,
+        task_revision=trained.task_revision,
+        kind=spec.kind,
+        cycle_id=trained.cycle_id,
+        created_at=now,
+        adapter=trained.adapter,
+        base_model=trained.base_model,
+        dataset_id=trained.dataset_id,
+        dataset_uri=trained.dataset_uri,
+        headline=headline(found, gates, arms, evaluation.gain, extras.approaches, spec.kind),
+        verdict=found,
+        gates=gates,
+        candidate=candidate,
+        production=opponent,
+        gain=evaluation.gain,
+        parts=part_scores(evaluation, spec.kind),
+        lost=_row_ids(asked.evaluation, evaluation.lost),
+        gained=_row_ids(asked.evaluation, evaluation.gained),
+        golden=Golden(total=len(golden.questions), lost=len(golden.lost), gained=len(golden.gained)),
+        calibration=extras.calibration,
+        reliability=extras.reliability,
+        low_confidence=_low_confidence(evaluation, extras.calibration, spec),
+        approaches=extras.approaches,
+        adversarial=None if misled is None else adversarial_report(misled),
+    )
+
+
+def evaluated_event(trained: Candidate, report: EvaluationReport, uri: str) -> AdapterEvaluated:
+    """Build the event of a report that is published at `uri`. The id follows from the job's name."""
     return AdapterEvaluated(
-        event_id=event_id("adapter evaluated", name),
+        event_id=event_id("adapter evaluated", report.evaluation),
         task=trained.task,
         task_revision=trained.task_revision,
         cycle_id=trained.cycle_id,
@@ -60,17 +122,20 @@ def verdict_event(
         dataset_id=trained.dataset_id,
         dataset_uri=trained.dataset_uri,
         data_cutoff=trained.data_cutoff,
-        verdict=verdict(gates),
-        gates=gates,
-        candidate=score(trained.adapter, evaluation.candidate, asked.evaluation, asked.candidate, spec),
-        production=score(production, evaluation.production, asked.evaluation, asked.production, spec),
-        gain=evaluation.gain,
-        golden_lost=len(golden.lost),
-        golden_gained=len(golden.gained),
-        golden_total=len(golden.questions),
-        calibration=calibration,
-        adversarial=None if misled is None else adversarial_report(misled),
-        spec=spec,
+        verdict=report.verdict,
+        gates=report.gates,
+        candidate=report.candidate.score,
+        production=report.production.score,
+        gain=report.gain,
+        golden_lost=report.golden.lost,
+        golden_gained=report.golden.gained,
+        golden_total=report.golden.total,
+        calibration=report.calibration,
+        approaches=report.approaches,
+        adversarial=report.adversarial,
+        headline=report.headline,
+        report=uri,
+        spec=trained.spec,
     )
 
 
@@ -81,8 +146,8 @@ def _compared(asked: Asked, spec: TaskSpec) -> tuple[Comparison, Comparison]:
         asked.evaluation,
         asked.candidate.graded(asked.evaluation, 0, spec),
         asked.production.graded(asked.evaluation, 0, spec),
-        _confidence(asked.candidate, start),
-        _confidence(asked.production, start),
+        confidence_of(asked.candidate, start),
+        confidence_of(asked.production, start),
     )
     candidate, production = (arm.graded(asked.golden, start, spec) for arm in (asked.candidate, asked.production))
     return evaluation, Comparison(asked.golden, candidate, production)
@@ -94,56 +159,24 @@ def _misled(asked: AdversarialAnswers, evaluation: Comparison, spec: TaskSpec) -
         questions,
         asked.candidate.graded(questions, 0, spec),
         asked.production.graded(questions, 0, spec),
-        _confidence(asked.candidate, count),
-        _confidence(asked.production, count),
+        confidence_of(asked.candidate, count),
+        confidence_of(asked.production, count),
     )
     return Misled(spec, asked.cases, adversarial, evaluation)
 
 
-def _confidence(arm: ArmAnswers, count: int) -> Floats | None:
-    """Return the confidence of the first answers; None where the engine reports none at all."""
-    found = np.array([np.nan if score is None else score for score in arm.scores[:count]], dtype=np.float64)
-    return None if not len(found) or np.isnan(found).all() else found
+def _row_ids(questions: Sequence[Question], positions: Sequence[int]) -> tuple[str, ...]:
+    return tuple(name for position in positions if (name := questions[position].row_id))
 
 
-def _quality(confidences: Floats, right: Floats, groups: Groups) -> ConfidenceScore | None:
-    known = ~np.isnan(confidences)
-    return confidence_score(confidences[known], right[known], groups[known])
-
-
-def score(
-    adapter: str | None, arm: GradedAnswers, questions: Sequence[Question], answers: ArmAnswers, spec: TaskSpec
-) -> ArmScore:
-    """Return what one arm got right, with intervals, how long it took, and how well its confidence tells errors.
-
-    An extraction's classes are its fields; generated text has none, and `macro_f1` is the mean score then.
-    """
-    groups = group_numbers([question.group for question in questions])
-    right, scores = np.array(arm.right, dtype=np.float64), np.array(arm.scores, dtype=np.float64)
-    mean, traffic, confidences = mean_interval(scores, groups), traffic_of(questions), _confidence(answers, len(right))
-    expected = [question.answer.strip() for question in questions]
-    given = ["" if answer is None else answer.strip() for answer in arm.answers]
-    labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
-    if labels:
-        classes, averages = class_scores(expected, given, labels, groups)
-    else:
-        classes, averages = field_scores([grade.fields for grade in arm.grades], groups)
-    valid = np.array([grade.valid for grade in arm.grades], dtype=np.float64)
-    p50, p95 = np.percentile(answers.latencies_ms, [50, 95]) if answers.latencies_ms else (0.0, 0.0)
-    return ArmScore(
-        adapter=adapter,
-        accuracy=mean_interval(right, groups) if len(right) else wilson(0, 0),
-        score=mean,
-        traffic_accuracy=None
-        if traffic is None
-        else weighted_share(right[traffic.positions], traffic.weights, groups[traffic.positions]),
-        macro_f1=averages[0].f1.value if averages else mean.value,
-        averages=averages,
-        classes=classes,
-        confusions=confusions(expected, given, labels) if labels else (),
-        confidence=None if confidences is None else _quality(confidences, right, groups),
-        valid=mean_interval(valid, groups) if spec.output_fields and len(valid) else None,
-        failed=arm.failed,
-        latency_ms_p50=float(p50),
-        latency_ms_p95=float(p95),
-    )
+def _low_confidence(evaluation: Comparison, calibration: Calibration | None, spec: TaskSpec) -> LowConfidence | None:
+    """Return the candidate's threshold, found on the rows that its calibration is fitted on."""
+    scores = evaluation.candidate_confidence
+    if scores is None:
+        return None
+    chosen, weights, _ = chosen_answers(scores, evaluation.traffic)
+    right = np.array(evaluation.candidate.right, dtype=np.float64)[chosen]
+    found = low_confidence(scores[chosen], right, weights, spec.evaluation.low_confidence_recall)
+    if found is None or calibration is None:
+        return found
+    return found.model_copy(update={"calibrated": calibrated(calibration, found.threshold)})

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 from faststream import AckPolicy
 from pydantic import BaseModel
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from deploy.contract import drift
 from schemas.base import Event
 from schemas.catalog import (
+    DOCUMENTS,
     SERVICES,
     TOPICS,
     key_of,
@@ -23,10 +25,13 @@ from schemas.catalog import (
     topics_produced_by,
 )
 from schemas.predictions import PredictionSubmitted
+from schemas.tasks import TaskKind
 from shared.service import Service
 
 ROOT = Path(__file__).parent.parent.parent
-EXAMPLES = sorted((ROOT / "schemas" / "examples").glob("*/*.json"))
+ALL_EXAMPLES = sorted((ROOT / "schemas" / "examples").glob("*/*.json"))
+EXAMPLES = [path for path in ALL_EXAMPLES if path.parent.name not in DOCUMENTS]
+DOCUMENT_EXAMPLES = [path for path in ALL_EXAMPLES if path.parent.name in DOCUMENTS]
 
 
 def build_processes(service: str) -> list[Service]:
@@ -92,6 +97,26 @@ def test_example_messages_are_still_read_and_written_the_same(path: Path) -> Non
 
 def test_every_topic_has_an_example_message() -> None:
     assert {path.parent.name for path in EXAMPLES} == {topic.name for topic in TOPICS}
+
+
+@pytest.mark.parametrize("path", DOCUMENT_EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_example_documents_are_still_read_and_written_the_same_and_follow_their_schema(path: Path) -> None:
+    """By the published schema, not by the code: that is what other languages have."""
+    example = json.loads(path.read_text())
+    document = DOCUMENTS[path.parent.name].model_validate(example)
+    assert without_new_fields(example, json.loads(document.model_dump_json())) == example
+    schema = json.loads((ROOT / "schemas" / "json" / path.parent.name).read_text())
+    current = json.loads(document.model_dump_json())
+    check = jsonschema_rs.validator_for(schema, validate_formats=True)
+    assert [error.message for error in check.iter_errors(current)] == []
+    for name in schema["required"]:
+        assert not check.is_valid({other: value for other, value in current.items() if other != name}), name
+
+
+def test_every_document_has_an_example_and_every_kind_of_task_an_evaluation() -> None:
+    assert {path.parent.name for path in DOCUMENT_EXAMPLES} == set(DOCUMENTS)
+    kinds = {json.loads(path.read_text()).get("kind") for path in DOCUMENT_EXAMPLES if "evaluation" in path.parent.name}
+    assert kinds == set(TaskKind)
 
 
 def test_a_consumer_ignores_fields_that_a_newer_producer_adds() -> None:

@@ -23,6 +23,7 @@ from schemas.catalog import topic_of
 from schemas.conversation import Message, Role
 from schemas.cycles import StepFailed
 from schemas.datasets import Example
+from schemas.evaluation import EVALUATION_FILE, EVALUATION_PAGE, EVALUATIONS, EvaluationReport
 from schemas.golden import GoldenRow
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.main import build
@@ -154,6 +155,10 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
         async with evaluated(settings, trained) as event:
             assert isinstance(event, AdapterEvaluated), event
         probes = Probes.model_validate_json((Path(probes_uri) / PROBES_FILE).read_bytes())
+        (stored,) = (Path(artifacts) / EVALUATIONS).glob(f"{adapter}-vs-base-*")
+        assert event.report == str(stored) and (stored / EVALUATION_PAGE).read_text().startswith("<!doctype html>")
+        report = EvaluationReport.model_validate_json((stored / EVALUATION_FILE).read_bytes())
+        shutil.rmtree(stored)
     finally:
         for uri in (adapter_uri, trained.dataset_uri, golden_uri, probes_uri):  # In the running stack's store.
             shutil.rmtree(uri)
@@ -170,7 +175,11 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     assert gates["not_worse"].passed
     assert event.gain is not None
     assert (event.gain.value, event.gain.finding) == (0.0, "not_shown")
-    assert {c.label for c in event.candidate.classes} == set(LABELS)
+    assert report.verdict == event.verdict and report.gates == event.gates
+    assert {c.label for c in report.candidate.classes} == set(LABELS)
+    assert sum(cell.count for cell in report.candidate.confusions) == 12
+    assert report.candidate.speed.tokens_per_second and report.production.speed.tokens_per_second
+    assert event.headline.startswith("Stopped by must pass.") and "A linear classifier on " in event.headline
     assert event.approaches is not None
     measured = {row.kind: row for row in event.approaches.approaches}
     assert set(measured) == set(ApproachKind)

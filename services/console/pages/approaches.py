@@ -20,7 +20,8 @@ def approach_parts(event: dict[str, Any]) -> list[str]:
     if (found := event.get("approaches")) is None:
         return []
     approaches = ApproachTable.model_validate(found)
-    said = [Markup(f"<p>{escape(finding)}</p>") for finding in approaches.findings]
+    headline = event.get("headline") or ""  # It has the most important finding already.
+    said = [Markup(f"<p>{escape(finding)}</p>") for finding in approaches.findings if finding not in headline]
     rows = [_row(row, approaches.currency) for row in approaches.approaches]
     basis = "All had the same training set and were judged on the same held-out rows; prompts on a sample of them."
     if approaches.answers_per_month is not None:

@@ -12,7 +12,7 @@ from schemas.cycles import Step
 from services.console.pages.approaches import approach_parts
 from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
 from services.console.pages.rollout import rollout_parts
-from services.console.reports import report_page
+from services.console.reports import evaluation_page, report_page
 
 Json = dict[str, Any]
 """A record of `CycleHistory.events`, an event, or a part of one."""
@@ -163,13 +163,21 @@ def _evaluation_card(events: list[Json]) -> list[str]:
     golden = f"Golden set: {event['golden_gained']} gained, {event['golden_lost']} lost, of {event['golden_total']}."
     side_by_side = table(("", "Candidate", "Production"), rows)
     return [
+        _evaluation_link(event),
         *approach_parts(event),
         side_by_side,
         muted(_gain(event)),
         muted(golden),
         _gates_table(event["gates"]),
-        _labels_table(event),
     ]
+
+
+def _evaluation_link(event: Json) -> str:
+    """The verdict in a sentence, and the page with everything behind it; an older evaluation has neither."""
+    said = f"<p><b>{escape(event['headline'])}</b></p>" if event.get("headline") else ""
+    if not event.get("report") or not event.get("cycle_id"):
+        return said
+    return f"{said}<p>{link(evaluation_page(event['cycle_id']), 'The whole evaluation, with plots')}</p>"
 
 
 _FINDINGS = {"better": "The candidate is better", "worse": "The candidate is worse"}
@@ -182,16 +190,6 @@ def _gain(event: Json) -> str:
     basis = "all traffic, estimated" if gain["basis"] == "traffic" else f"{gain['n']} rows"
     finding = _FINDINGS.get(gain["finding"], "No difference is shown")
     return f"{finding}: {percent(gain['value'])} ({percent(gain['low'])} to {percent(gain['high'])}; {basis})."
-
-
-def _labels_table(event: Json) -> str:
-    production = {score["label"]: score for score in event["production"]["classes"]}
-    rows = [
-        (s["label"], percent(s["f1"]), percent(production.get(s["label"], {}).get("f1")), s["support"])
-        for s in sorted(event["candidate"]["classes"], key=lambda s: float(s["f1"]))
-    ]
-    body = table(("Label, worst first", "F1 candidate", "F1 production", "Rows"), rows)
-    return f"<details><summary class='small muted'>By label</summary>{body}</details>" if rows else ""
 
 
 def _problems_card(events: list[Json]) -> list[str]:

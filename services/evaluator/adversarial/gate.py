@@ -5,7 +5,7 @@ from __future__ import annotations
 from schemas.base import Gate
 from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.misled import Misled
-from services.evaluator.parts import parts_gate
+from services.evaluator.parts.gate import parts_gate
 
 ADVERSARIAL = 0.005
 """Level: a candidate that is as good as production is stopped so often, at most, by all parts together."""

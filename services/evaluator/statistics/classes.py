@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from schemas.adapters import AverageScore, ClassScore, Confusion
+from schemas.adapters import AverageScore, ClassScore
 from schemas.base import Interval
+from schemas.evaluation import Confusion
 from services.evaluator.statistics.intervals import Floats, Groups, percentiles, resampled, wilson
 from shared.grading.fields import FieldGrade
 
-MAX_CONFUSIONS = 2_000
 NO_LABEL = "(no label)"
 """Stands for an answer that is none of the task's labels: a failed request, or free text."""
 _RESAMPLES = 500
@@ -22,7 +22,7 @@ def confusions(expected: Sequence[str], given: Sequence[str], labels: Sequence[s
     """Return the cells of the confusion matrix that are not empty, the most frequent first."""
     known = set(labels)
     cells = Counter((e, g if g in known else NO_LABEL) for e, g in zip(expected, given, strict=True))
-    ordered = sorted(cells.items(), key=lambda cell: (-cell[1], cell[0]))[:MAX_CONFUSIONS]
+    ordered = sorted(cells.items(), key=lambda cell: (-cell[1], cell[0]))
     return tuple(Confusion(expected=e, given=g, count=count) for (e, g), count in ordered)
 
 

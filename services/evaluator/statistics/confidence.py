@@ -7,12 +7,13 @@ from scipy.stats import norm, rankdata
 
 from schemas.adapters import ConfidenceScore
 from schemas.base import Interval
-from services.evaluator.statistics.intervals import Floats, Groups
+from schemas.evaluation import ReliabilityBin, RiskPoint
+from services.evaluator.statistics.intervals import Floats, Groups, weighted_share
 
 BINS = 15
 MIN_OF_EACH = 10
 """Fewer errors, or right answers, say nothing of how they are told apart."""
-_CURVE_POINTS = 21
+_CURVE_POINTS = 101
 _Z95 = 1.959963984540054
 
 
@@ -26,6 +27,19 @@ def expected_calibration_error(scores: Floats, right: Floats, bins: int = BINS, 
     parts = [part for part in np.array_split(order, bins) if len(part)]
     gaps = [abs(float(weighed[part] @ (scores[part] - right[part]))) for part in parts]
     return float(sum(gaps) / weighed.sum())
+
+
+def reliability_bins(scores: Floats, right: Floats, weights: Floats, bins: int = 10) -> tuple[ReliabilityBin, ...]:
+    """Return the bins of a reliability diagram, of equal numbers of answers: mean confidence, and the share right."""
+    order = np.argsort(scores, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part) and weights[part].sum() > 0.0]
+    return tuple(
+        ReliabilityBin(
+            confidence=min(1.0, float(np.average(scores[part], weights=weights[part]))),
+            accuracy=weighted_share(right[part], weights[part], np.arange(len(part))),
+        )
+        for part in parts
+    )
 
 
 def brier(scores: Floats, right: Floats, weights: Floats | None = None) -> float:
@@ -89,13 +103,19 @@ def confidence_score(scores: Floats, right: Floats, groups: Groups) -> Confidenc
     """Return the quality of scores in [0, 1], uncalibrated ones for example; None where there is none."""
     if not len(scores):
         return None
-    coverage, risk, area = risk_coverage(scores, right)
-    points = np.unique(np.linspace(0, len(scores) - 1, _CURVE_POINTS).round().astype(int))
     return ConfidenceScore(
         n=len(scores),
         ece=expected_calibration_error(scores, right),
         brier=brier(scores, right),
         auroc=auroc(scores, right, groups),
-        aurc=area,
-        risk_coverage=tuple((float(coverage[point]), float(risk[point])) for point in points),
+        aurc=risk_coverage(scores, right)[2],
     )
+
+
+def risk_points(scores: Floats, right: Floats) -> tuple[RiskPoint, ...]:
+    """Return points of the curve of risk over coverage, evenly spaced; none of no scores."""
+    if not len(scores):
+        return ()
+    coverage, risk, _ = risk_coverage(scores, right)
+    points = np.unique(np.linspace(0, len(scores) - 1, _CURVE_POINTS).round().astype(int))
+    return tuple(RiskPoint(coverage=float(coverage[point]), risk=float(risk[point])) for point in points)

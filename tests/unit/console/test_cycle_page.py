@@ -89,6 +89,16 @@ def test_a_dataset_and_a_stopped_build_link_to_their_inspection() -> None:
     assert "report" not in "".join(dict(sections([late]))["Problems"])
 
 
+def test_an_evaluation_says_the_verdict_first_and_links_to_its_page() -> None:
+    found = stored("adapters.evaluated", 0, "passed.json", headline="Passed <every> gate.")
+    (first, *_) = dict(sections([found]))["Evaluation"]
+    assert first.startswith("<p><b>Passed &lt;every&gt; gate.</b></p>")
+    assert f"/cycles/{found['event']['cycle_id']}/evaluation" in first
+    for missing in ({"report": None}, {"cycle_id": None}):
+        older = stored("adapters.evaluated", 0, "passed.json", headline="", **missing)
+        assert "/evaluation" not in "".join(dict(sections([older]))["Evaluation"])
+
+
 def test_every_example_message_has_a_card() -> None:
     topics = ("cycles.finished", "steps.failed", *ORDER[1:], "rollouts.changed")
     cards = dict(sections([stored(topic, 0) for topic in topics]))

@@ -15,6 +15,10 @@ from shared.storage.artifacts import ArtifactStore
 from tests.unit.console.test_cycle_page import stored
 
 
+def evaluated(report: str | None) -> dict[str, Any]:
+    return stored("adapters.evaluated", 2, report=report)
+
+
 class History:
     """The events of cycles, in memory."""
 
@@ -29,13 +33,15 @@ HISTORY = History(
     built=[stored("cycles.started", 0), stored("datasets.built", 1, dataset_id="desk-1")],
     stopped=[stored("steps.failed", 1, "too-few.json", cycle_id="stopped")],
     skipped=[stored("steps.failed", 1, "too-little-new.json", cycle_id="skipped")],
-    deleted=[stored("datasets.built", 1, dataset_id="desk-0")],
+    deleted=[stored("datasets.built", 1, dataset_id="desk-0"), evaluated("/elsewhere/evaluations/gone")],
+    twice=[evaluated("s3://store/evaluations/first"), evaluated("s3://store/evaluations/second")],
+    older=[evaluated(None)],
 )
 
 
-def write(store: Path, folder: str) -> None:
+def write(store: Path, folder: str, page: str = "quality.html") -> None:
     (store / folder).mkdir(parents=True)
-    (store / folder / "quality.html").write_text(f"<h1>{folder}</h1>")
+    (store / folder / page).write_text(f"<h1>{folder}</h1>")
 
 
 async def get(path: str, artifacts: Any) -> httpx.Response:
@@ -49,6 +55,7 @@ async def get(path: str, artifacts: Any) -> httpx.Response:
 def store(tmp_path: Path) -> ArtifactStore:
     write(tmp_path, "datasets/desk-1")
     write(tmp_path, "inspections/stopped")
+    write(tmp_path, "evaluations/second", "evaluation.html")
     return ArtifactStore(str(tmp_path), tmp_path / "cache")
 
 
@@ -63,6 +70,17 @@ async def test_a_cycles_inspection_is_served_and_can_run_nothing(store: Artifact
 @pytest.mark.parametrize("cycle", ["skipped", "deleted", "unknown", "..%2F..%2Fsecrets"])
 async def test_a_cycle_without_an_inspection_is_not_found(store: ArtifactStore, cycle: str) -> None:
     assert (await get(f"/cycles/{cycle}/report", store)).status_code == 404
+
+
+async def test_a_cycles_last_evaluation_is_served_and_can_run_nothing(store: ArtifactStore) -> None:
+    answer = await get("/cycles/twice/evaluation", store)
+    assert (answer.status_code, answer.text) == (200, "<h1>evaluations/second</h1>")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("cycle", ["built", "older", "deleted", "unknown"])
+async def test_a_cycle_without_an_evaluation_in_the_store_is_not_found(store: ArtifactStore, cycle: str) -> None:
+    assert (await get(f"/cycles/{cycle}/evaluation", store)).status_code == 404
 
 
 async def test_a_store_that_is_away_is_unavailable() -> None:

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 SPEC = TaskSpec(name="desk", kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "delivery"))
-GOLDEN = ROOT / "schemas" / "examples" / "quality.json"
+GOLDEN = ROOT / "schemas" / "examples" / "quality.json" / "stopped.json"
 POISON = "<script>alert(1)</script>"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from services.evaluator.calibration import (
     MIN_ANSWERS,
     MIN_EFFECTIVE,
     expected_calibration_error,
-    fit,
     isotonic_map,
     temperature_map,
 )
+from services.evaluator.calibration import fit as fit_and_cross_fit
 from services.evaluator.statistics.traffic import TrafficSample
 from shared.model.confidence import calibrated
 
@@ -29,6 +30,11 @@ def simulated(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np
     honest = random.normal(2.0, 2.0, answers)
     right = random.random(answers) < 1 / (1 + np.exp(-honest))
     return 1 / (1 + np.exp(-truth * honest)), right
+
+
+def fit(*arguments: Any) -> Calibration | None:
+    found = fit_and_cross_fit(*arguments)
+    return None if found is None else found.calibration
 
 
 def fitted(answers: int, truth: float, seed: int = 7) -> Calibration:

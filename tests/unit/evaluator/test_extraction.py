@@ -16,7 +16,7 @@ from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.gates import check_gates, verdict
 from services.evaluator.recipe import ArmAnswers
-from services.evaluator.verdict import score
+from services.evaluator.report.arms import arm_report
 from shared.grading.grade import grade
 
 FIELDS = ("action", "product", "city", "total")
@@ -107,8 +107,9 @@ def test_an_arms_score_has_precision_recall_and_f1_of_every_field_and_the_share_
     asked = questions(4)
     texts = (asked[0].answer, json.dumps({**json.loads(asked[1].answer), "city": None, "total": "x"}), "no", "{}")
     answers = ArmAnswers(answers=texts, latencies_ms=(1.0,) * 4)
-    found = score(None, answers.graded(asked, 0, SPEC), asked, answers, SPEC)
-    by_field = {each.label: each for each in found.classes}
+    report = arm_report(None, answers.graded(asked, 0, SPEC), asked, answers, SPEC)
+    found = report.score
+    by_field = {each.label: each for each in report.classes}
     assert by_field.keys() == set(FIELDS)
     city, total = by_field["city"], by_field["total"]
     assert (city.precision, city.recall, city.support) == (1.0, 0.25, 4)
@@ -116,4 +117,4 @@ def test_an_arms_score_has_precision_recall_and_f1_of_every_field_and_the_share_
     assert total.f1_interval is not None and total.f1_interval.low <= total.f1 <= total.f1_interval.high
     assert found.valid is not None and found.valid.value == 0.75
     assert found.accuracy.value == 0.25
-    assert found.macro_f1 == pytest.approx(sum(each.f1 for each in found.classes) / 4)
+    assert found.macro_f1 == pytest.approx(sum(each.f1 for each in report.classes) / 4)

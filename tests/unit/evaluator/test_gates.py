@@ -57,11 +57,15 @@ def test_a_gain_that_the_task_asks_for_does_not_hide_that_the_candidate_is_worse
     assert "min_gain" in stopped_by(gates)
 
 
-def test_a_significantly_worse_candidate_fails_and_its_losses_are_quoted() -> None:
-    worse = gate(check_gates(spec(), compared(100, range(80), range(90)), NO_GOLDEN), "not_worse")
+def test_a_significantly_worse_candidate_fails_and_its_losses_are_named_but_not_quoted() -> None:
+    """Events and reports are kept for ever, and who asked may be forgotten."""
+    evaluation = compared(100, range(80), range(90))
+    named = [replace(question, row_id=f"e{n}") for n, question in enumerate(evaluation.questions)]
+    worse = gate(check_gates(spec(), replace(evaluation, questions=named), NO_GOLDEN), "not_worse")
     assert not worse.passed
     assert "wins 0 and loses 10" in worse.detail
-    assert "'question 80': 'b' instead of 'a'" in worse.detail
+    assert "Lost rows: e80, e81, e82, e83, e84 and 5 more (ratchet evaluation show)." in worse.detail
+    assert "question 80" not in worse.detail
 
 
 def test_garbage_is_stopped_where_neither_arm_ever_matches_exactly() -> None:

@@ -20,12 +20,13 @@ from services.evaluator.handlers import Handlers
 from services.evaluator.job import EvaluationJob, calibrate, read_examples
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.settings import EvaluatorSettings
-from services.evaluator.verdict import Asked, verdict_event
+from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Job, JobFailure, JobProgress, Jobs
 from shared.kafka.delivery import TopicPartition
 from shared.kafka.latest_by_key import LatestByKey
 from shared.storage.artifacts import ArtifactStore
+from tests.unit.evaluator.reports import NOON, approaches
 
 PROMOTED = Path("schemas/examples/rollouts.changed.v1/promoted.json").read_bytes()
 
@@ -170,9 +171,12 @@ async def test_the_verdict_has_one_event_id_and_the_scores_of_both_arms(
     right = ArmAnswers(answers=tuple(q.answer for q in asked), latencies_ms=(5.0,) * len(asked))
     wrong = ArmAnswers(answers=(labels[0],) * len(asked), latencies_ms=(3.0,) * len(asked))
     job = submitted(settings)
-    event, second = (verdict_event(job.trained, job.production, "job", Asked(asked, [], right, wrong)) for _ in "ab")
+    both = Asked(asked, [], right, wrong)
+    report = evaluation_report(job.trained, job.production, "job", both, Extras(approaches(len(asked))), NOON)
+    event, second = (evaluated_event(job.trained, report, "/store/evaluations/job") for _ in "ab")
     assert event.event_id == second.event_id
-    assert event.verdict == "passed"
+    assert (event.verdict, event.report) == ("passed", "/store/evaluations/job")
+    assert event.headline == report.headline
     assert (event.candidate.adapter, event.production.adapter) == (trained.adapter, None)
     assert (event.candidate.accuracy.value, event.production.accuracy.value) == (1.0, pytest.approx(1 / len(labels)))
     assert (event.golden_lost, event.golden_gained, event.golden_total) == (0, 0, 0)
@@ -194,19 +198,21 @@ def test_the_calibration_is_stored_beside_the_adapter_and_the_first_one_stays(
     trained: AdapterTrained, tmp_path: Path
 ) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
-    first = calibrate(trained, questions, half_right(questions, 0.9), store, tmp_path / "one")
-    assert first is not None
+    first, reliability = calibrate(trained, questions, half_right(questions, 0.9), store, tmp_path / "one")
+    assert first is not None and reliability is not None
+    assert [found.confidence for found in reliability.before] == pytest.approx([0.9] * 10)
+    assert [found.accuracy.value for found in reliability.before] == pytest.approx([0.5] * 10)
     assert (first.answers, first.temperature > 1.5, first.ece_before) == (40, True, pytest.approx(0.4))
     stored = tmp_path / "artifacts" / "calibrations" / trained.adapter / "calibration.json"
     assert Calibration.model_validate_json(stored.read_bytes()) == first
-    assert calibrate(trained, questions, half_right(questions, 0.6), store, tmp_path / "two") == first
+    assert calibrate(trained, questions, half_right(questions, 0.6), store, tmp_path / "two")[0] == first
 
 
 def test_the_calibration_is_of_traffic_where_chance_drew_enough_rows(trained: AdapterTrained, tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
     audits = [replace(question, drawn=0.1, is_uniform=True) for question in asked(trained) * 4]
     suspects = [replace(question, drawn=None) for question in asked(trained)]
-    found = calibrate(trained, [*audits, *suspects], half_right([*audits, *suspects], 0.9), store, tmp_path / "one")
+    found, _ = calibrate(trained, [*audits, *suspects], half_right([*audits, *suspects], 0.9), store, tmp_path / "one")
     assert found is not None
     assert (found.basis, found.answers) == ("traffic", 160)
 
@@ -214,7 +220,7 @@ def test_the_calibration_is_of_traffic_where_chance_drew_enough_rows(trained: Ad
 def test_golden_answers_are_not_used_for_calibration(trained: AdapterTrained, tmp_path: Path) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
     few = questions[:10]
-    assert calibrate(trained, few, half_right(questions, 0.9), store, tmp_path / "one") is None
+    assert calibrate(trained, few, half_right(questions, 0.9), store, tmp_path / "one") == (None, None)
 
 
 def test_generation_tasks_and_answers_without_scores_have_no_calibration(
@@ -222,10 +228,10 @@ def test_generation_tasks_and_answers_without_scores_have_no_calibration(
 ) -> None:
     store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
     older = half_right(questions, 0.9).model_copy(update={"scores": ()})
-    assert calibrate(trained, questions, older, store, tmp_path / "one") is None
+    assert calibrate(trained, questions, older, store, tmp_path / "one") == (None, None)
     free = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
     writer = trained.model_copy(update={"spec": free})
-    assert calibrate(writer, questions, half_right(questions, 0.9), store, tmp_path / "two") is None
+    assert calibrate(writer, questions, half_right(questions, 0.9), store, tmp_path / "two") == (None, None)
     assert not (tmp_path / "artifacts").exists()
 
 

@@ -10,8 +10,17 @@ from scipy.stats import binomtest, false_discovery_control
 from sklearn.metrics import brier_score_loss, precision_recall_fscore_support, roc_auc_score
 
 from services.evaluator.statistics.classes import NO_LABEL, class_scores, confusions
-from services.evaluator.statistics.confidence import auroc, auroc_influence, brier, confidence_score, risk_coverage
+from services.evaluator.statistics.confidence import (
+    auroc,
+    auroc_influence,
+    brier,
+    confidence_score,
+    reliability_bins,
+    risk_coverage,
+    risk_points,
+)
 from services.evaluator.statistics.intervals import group_numbers, mean_interval, weighted_share, wilson
+from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.paired import difference, holm, mcnemar_worse, p_worse, rows_to_show
 from services.evaluator.statistics.traffic import MIN_UNIFORM, traffic_sample
 
@@ -156,10 +165,48 @@ def test_risk_falls_with_coverage_where_confidence_is_right_about_errors() -> No
 def test_the_quality_of_confidence_has_a_curve_from_few_to_all_answers() -> None:
     chance = np.random.default_rng(1)
     right = (chance.random(200) < 0.7).astype(float)
-    found = confidence_score(chance.random(200), right, np.arange(200))
+    scores = chance.random(200)
+    found = confidence_score(scores, right, np.arange(200))
     assert found is not None and found.auroc is not None
-    assert found.risk_coverage[-1] == pytest.approx((1.0, 1.0 - right.mean()))
+    (*_, last) = points = risk_points(scores, right)
+    assert (last.coverage, last.risk) == pytest.approx((1.0, 1.0 - right.mean()))
+    assert [point.coverage for point in points] == sorted({point.coverage for point in points})
     assert confidence_score(np.array([]), np.array([]), np.arange(0)) is None
+
+
+def test_bins_of_a_reliability_diagram_have_as_many_answers_and_weigh_them() -> None:
+    scores = np.linspace(0.0, 0.99, 100)
+    right = (np.arange(100) % 2).astype(float)
+    bins = reliability_bins(scores, right, np.ones(100))
+    assert [found.accuracy.n for found in bins] == [10] * 10
+    assert [found.confidence for found in bins] == sorted(found.confidence for found in bins)
+    assert {found.accuracy.value for found in bins} == {0.5}
+    weighed = reliability_bins(scores, right, np.where(right > 0, 3.0, 1.0))
+    assert {round(found.accuracy.value, 6) for found in weighed} == {0.75}
+
+
+@pytest.mark.parametrize("recall", [0.8, 0.95])
+def test_a_further_error_lies_at_or_below_the_low_confidence_threshold_as_often_as_wanted(recall: float) -> None:
+    """Drawn a thousand times, each with 60 errors: conformal, so neither too low nor needlessly high."""
+    chance = np.random.default_rng(3)
+    found = []
+    for _ in range(1_000):
+        scores, right = chance.random(200), np.r_[np.zeros(60), np.ones(140)]
+        threshold = low_confidence(scores, right, np.ones(200), recall)
+        assert threshold is not None and threshold.errors == 60
+        found.append(chance.random() <= threshold.threshold)
+    assert np.mean(found) == pytest.approx(recall + 0.5 / 61, abs=0.025)
+
+
+def test_the_low_confidence_threshold_weighs_rows_and_is_unknown_for_few_errors() -> None:
+    scores, right = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9]), np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+    plain = low_confidence(scores, right, np.ones(6), 0.8)
+    assert plain is not None and (plain.threshold, plain.flagged) == (0.5, pytest.approx(5 / 6))
+    light = low_confidence(scores, right, np.array([1.0, 1.0, 1.0, 1.0, 0.1, 4.0]), 0.7)
+    assert light is not None and light.threshold == 0.4
+    assert light.flagged == pytest.approx(4.0 / 8.1)
+    assert low_confidence(scores, right, np.ones(6), 0.95) is None, "19 errors would be needed"
+    assert low_confidence(scores, np.ones(6), np.ones(6), 0.5) is None
 
 
 def test_rows_without_a_group_are_groups_of_their_own() -> None:

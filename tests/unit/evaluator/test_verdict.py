@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.evaluator.recipe import ArmAnswers
-from services.evaluator.verdict import score
+from services.evaluator.report.arms import arm_report
 from tests.unit.evaluator.arms import FREE, graded, questions, spec
 
 ASKED = questions(40, ["a", "b"])
@@ -17,15 +17,16 @@ TIMES = tuple(float(i) for i in range(1, 41))
 
 def test_scores_per_label_are_precision_recall_and_f1_with_intervals() -> None:
     answers = ArmAnswers(answers=tuple(ANSWERS), latencies_ms=TIMES)
-    found = score("adapter", graded(ASKED, ANSWERS), ASKED, answers, spec())
-    by_label = {c.label: c for c in found.classes}
+    report = arm_report("adapter", graded(ASKED, ANSWERS), ASKED, answers, spec())
+    found = report.score
+    by_label = {c.label: c for c in report.classes}
     assert (by_label["a"].precision, by_label["a"].recall, by_label["a"].support) == (1.0, 0.5, 20)
     assert (by_label["b"].precision, by_label["b"].recall) == (1.0, 1.0)
     assert found.macro_f1 == pytest.approx((2 / 3 + 1.0) / 2)
     assert [average.kind for average in found.averages] == ["macro", "weighted"]
     assert found.accuracy.value == pytest.approx(0.75)
     assert (found.latency_ms_p50, found.latency_ms_p95) == (20.5, pytest.approx(38.05))
-    assert {(c.expected, c.given): c.count for c in found.confusions} == {
+    assert {(c.expected, c.given): c.count for c in report.confusions} == {
         ("a", "a"): 10,
         ("a", "c"): 10,
         ("b", "b"): 20,
@@ -36,7 +37,8 @@ def test_scores_per_label_are_precision_recall_and_f1_with_intervals() -> None:
 def test_the_accuracy_on_traffic_weighs_rows_by_how_probable_they_were() -> None:
     asked = [replace(q, drawn=0.1 if ANSWERS[i] == q.answer else 1.0, is_uniform=True) for i, q in enumerate(ASKED)]
     answers = ArmAnswers(answers=tuple(ANSWERS), latencies_ms=(), scores=(0.9,) * 40)
-    found = score("adapter", graded(asked, ANSWERS), asked, answers, spec())
+    report = arm_report("adapter", graded(asked, ANSWERS), asked, answers, spec())
+    found = report.score
     assert found.traffic_accuracy is not None
     assert found.traffic_accuracy.value == pytest.approx(300 / 310)
     assert found.accuracy.value == pytest.approx(0.75)
@@ -47,8 +49,11 @@ def test_the_accuracy_on_traffic_weighs_rows_by_how_probable_they_were() -> None
 def test_a_generation_task_has_exact_match_and_a_mean_score() -> None:
     asked = [replace(q, answer=text) for q, text in zip(ASKED, ["the refund is due", "yes"], strict=False)]
     given = ["The refund is due.", "yes of course"]
-    found = score(None, graded(asked, given, FREE), asked, ArmAnswers(answers=tuple(given), latencies_ms=()), FREE)
+    report = arm_report(
+        None, graded(asked, given, FREE), asked, ArmAnswers(answers=tuple(given), latencies_ms=()), FREE
+    )
+    found = report.score
     assert found.accuracy.value == 0.5
     assert found.score is not None
     assert found.macro_f1 == found.score.value == pytest.approx((1.0 + 0.5) / 2)
-    assert found.classes == found.confusions == ()
+    assert report.classes == report.confusions == ()

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from schemas.adapters import AdapterEvaluated, AdapterTrained
 from services.evaluator.adversarial.step import ask_adversarial
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
-from services.evaluator.verdict import Asked, verdict_event
+from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
 from tests.unit.evaluator.adversarial.inputs import rows, task, wrong_label
 from tests.unit.evaluator.arms import gate
+from tests.unit.evaluator.reports import NOON, approaches
 from tests.unit.evaluator.test_must_pass import TRAINED
+
+
+def event_of(trained: AdapterTrained, asked: Asked) -> AdapterEvaluated:
+    extras = Extras(approaches(len(asked.evaluation)))
+    return evaluated_event(trained, evaluation_report(trained, None, "job", asked, extras, NOON), "evaluations/job")
 
 
 class Engine:
@@ -39,7 +46,7 @@ async def test_both_arms_are_asked_the_same_set_and_the_verdict_stops_the_one_th
         found = await ask_adversarial(engine, candidate, production, asked, task(), engine.ask)
         assert found is not None
         trained = TRAINED.model_copy(update={"spec": task()})
-        event = verdict_event(trained, None, "job", Asked(asked, [], right, right, adversarial=found))
+        event = event_of(trained, Asked(asked, [], right, right, adversarial=found))
         assert event.adversarial is not None
         assert len(event.adversarial.results) == 7
         assert gate(event.gates, "adversarial_not_worse").passed is (candidate == "robust")
@@ -63,6 +70,6 @@ async def test_a_task_without_a_set_and_rows_that_cannot_be_changed_ask_nothing(
 def test_an_evaluation_without_a_set_reports_none() -> None:
     asked = rows()
     right = ArmAnswers(answers=tuple(row.answer for row in asked), latencies_ms=())
-    event = verdict_event(TRAINED.model_copy(update={"spec": task()}), None, "job", Asked(asked, [], right, right))
+    event = event_of(TRAINED.model_copy(update={"spec": task()}), Asked(asked, [], right, right))
     assert event.adversarial is None
     assert "adversarial_not_worse" not in {found.name for found in event.gates}

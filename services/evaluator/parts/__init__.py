@@ -1,0 +1,1 @@
+"""Parts of the evaluation set that are looked at by themselves: which of them are judged, and rows by language."""

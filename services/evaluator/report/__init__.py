@@ -1,0 +1,8 @@
+"""The report of an evaluation: evaluation.json and its page.
+
+arms.py       what one arm scored
+parts.py      both arms on parts of the evaluation set
+headline.py   the verdict in a sentence
+page.py       the page; charts.py what its plots show; the templates draw them as SVG
+publish.py    the folder in the artifact store
+"""

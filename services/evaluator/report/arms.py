@@ -1,0 +1,89 @@
+"""What one arm scored on the evaluation set: with intervals, by class or field, and how fast it answered. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from schemas.adapters import ArmScore, ConfidenceScore
+from schemas.evaluation import ArmReport, Speed
+from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.comparison import traffic_of
+from services.evaluator.domain import GradedAnswers, Question
+from services.evaluator.statistics.classes import class_scores, confusions, field_scores
+from services.evaluator.statistics.confidence import confidence_score, risk_points
+from services.evaluator.statistics.intervals import Floats, Groups, group_numbers, mean_interval, weighted_share, wilson
+
+if TYPE_CHECKING:
+    from services.evaluator.recipe import ArmAnswers
+
+
+def arm_report(
+    adapter: str | None,
+    arm: GradedAnswers,
+    questions: Sequence[Question],
+    answers: ArmAnswers,
+    spec: TaskSpec,
+    concurrency: int = 1,
+    cost_per_month: float | None = None,
+) -> ArmReport:
+    """Return what one arm got right, with intervals, how long it took, and how well its confidence tells errors.
+
+    An extraction's classes are its fields; generated text has none, and `macro_f1` is the mean score then.
+    """
+    groups = group_numbers([question.group for question in questions])
+    right, scores = np.array(arm.right, dtype=np.float64), np.array(arm.scores, dtype=np.float64)
+    mean, traffic = mean_interval(scores, groups), traffic_of(questions)
+    confidences = confidence_of(answers, len(right))
+    expected = [question.answer.strip() for question in questions]
+    given = ["" if answer is None else answer.strip() for answer in arm.answers]
+    labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
+    if labels:
+        classes, averages = class_scores(expected, given, labels, groups)
+    else:
+        classes, averages = field_scores([grade.fields for grade in arm.grades], groups)
+    valid = np.array([grade.valid for grade in arm.grades], dtype=np.float64)
+    p50, p95 = map(float, np.percentile(answers.latencies_ms, [50, 95]) if answers.latencies_ms else (0.0, 0.0))
+    known = np.zeros(0, dtype=np.intp) if confidences is None else np.flatnonzero(~np.isnan(confidences))
+    return ArmReport(
+        score=ArmScore(
+            adapter=adapter,
+            accuracy=mean_interval(right, groups) if len(right) else wilson(0, 0),
+            score=mean,
+            traffic_accuracy=None
+            if traffic is None
+            else weighted_share(right[traffic.positions], traffic.weights, groups[traffic.positions]),
+            macro_f1=averages[0].f1.value if averages else mean.value,
+            averages=averages,
+            confidence=None if confidences is None else _quality(confidences, right, groups),
+            valid=mean_interval(valid, groups) if spec.output_fields and len(valid) else None,
+            failed=arm.failed,
+            latency_ms_p50=p50,
+            latency_ms_p95=p95,
+        ),
+        classes=classes,
+        confusions=confusions(expected, given, labels) if labels else (),
+        risk_coverage=() if confidences is None else risk_points(confidences[known], right[known]),
+        speed=Speed(
+            latency_ms_p50=p50,
+            latency_ms_p95=p95,
+            tokens_per_second=answers.tokens_per_second or None,
+            prompt_tokens=answers.prompt_tokens,
+            answer_tokens=answers.answer_tokens,
+            concurrency=concurrency,
+            cost_per_month=cost_per_month,
+        ),
+    )
+
+
+def confidence_of(arm: ArmAnswers, count: int) -> Floats | None:
+    """Return the confidence of the first answers; None where the engine reports none at all."""
+    found = np.array([np.nan if score is None else score for score in arm.scores[:count]], dtype=np.float64)
+    return None if not len(found) or np.isnan(found).all() else found
+
+
+def _quality(confidences: Floats, right: Floats, groups: Groups) -> ConfidenceScore | None:
+    known = ~np.isnan(confidences)
+    return confidence_score(confidences[known], right[known], groups[known])

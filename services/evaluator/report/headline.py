@@ -1,0 +1,47 @@
+"""The verdict in a sentence, and whether something cheaper does as well: the first line of every report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schemas.adapters import ArmScore, Difference
+from schemas.approaches import ApproachTable
+from schemas.base import Gate, Verdict
+from schemas.tasks import TaskKind
+
+_FINDINGS = {"better": "It is shown to be better.", "worse": "It is shown to be worse.", "not_shown": ""}
+
+
+def headline(
+    verdict: Verdict,
+    gates: Sequence[Gate],
+    arms: tuple[ArmScore, ArmScore],
+    gain: Difference,
+    approaches: ApproachTable,
+    kind: TaskKind,
+) -> str:
+    """Return the line. `arms`: candidate and production."""
+    said = [_verdict(verdict, gates), _scores(arms, kind), _FINDINGS[gain.finding], *approaches.findings[:1]]
+    return " ".join(part for part in said if part)[:3_000]
+
+
+def _verdict(verdict: Verdict, gates: Sequence[Gate]) -> str:
+    if verdict == "failed":
+        failed = [gate.name.replace("_", " ") for gate in gates if not gate.passed]
+        return f"Stopped by {', '.join(failed)}."
+    undecided = [gate for gate in gates if gate.labels_needed]
+    if undecided:
+        needed = max(gate.labels_needed or 0 for gate in undecided)
+        names = ", ".join(gate.name.replace("_", " ") for gate in undecided)
+        return f"Not stopped, and undecided: {needed} more labelled rows would decide {names}."
+    return "Passed every gate."
+
+
+def _scores(arms: tuple[ArmScore, ArmScore], kind: TaskKind) -> str:
+    candidate, production = arms
+    opponent = production.adapter or "the base model"
+    if kind is not TaskKind.CLASSIFICATION and candidate.score and production.score:
+        ours, theirs = candidate.score, production.score  # Text and JSON may be right in part.
+        return f"The candidate scores {ours.value:.1%} on {ours.n} held-out rows, {opponent} {theirs.value:.1%}."
+    ours, theirs = candidate.accuracy, production.accuracy
+    return f"The candidate is right on {ours.value:.1%} of {ours.n} held-out rows, {opponent} {theirs.value:.1%}."

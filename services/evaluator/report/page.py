@@ -1,0 +1,85 @@
+"""Renders a report as evaluation.html: one file that loads nothing, with its plots drawn by the templates as SVG."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from schemas.approaches import TITLES
+from schemas.base import Gate, Interval
+from schemas.evaluation import EvaluationReport, PartKind
+from services.evaluator.report import charts
+from shared.model.prices import money
+
+KINDS: dict[PartKind, str] = {
+    "class": "Classes", "field": "Fields", "failure_mode": "Failure modes", "app": "Applications",
+    "language": "Languages", "length": "Lengths",
+}  # fmt: skip
+_MAX_CONFUSED = 15
+
+
+def render(report: EvaluationReport) -> str:
+    """Return the page. Every text of the report is escaped."""
+    arms = (report.candidate, report.production)
+    curve = report.approaches.curve
+    wrong = [found for found in report.candidate.confusions if found.expected != found.given]
+    highest = charts.highest_risk(arms)
+    line, examples = charts.examples_line(curve) if curve else (None, ())
+    return _template().render(
+        report=report,
+        gates=sorted(report.gates, key=lambda gate: _ORDER[outcome(gate)]),
+        titles=TITLES,
+        charts=charts,
+        matrices=[charts.matrix(arm) for arm in arms],
+        confused=wrong[:_MAX_CONFUSED],
+        confused_more=len(wrong) - _MAX_CONFUSED,
+        before=charts.reliability(report.reliability.before if report.reliability else ()),
+        after=charts.reliability(report.reliability.after if report.reliability else ()),
+        risk=[charts.risk_line(arm, highest) for arm in arms],
+        highest_risk=highest,
+        curve=line,
+        curve_ticks=examples,
+        parts=[(KINDS[kind], rows) for kind in get_args(PartKind) if (rows := charts.part_rows(report.parts, kind))],
+    )
+
+
+_ORDER = {"failed": 0, "unknown": 1, "passed": 2}
+
+
+def outcome(gate: Gate) -> str:
+    """Return failed, passed, or unknown: a gate that could not measure anything stops nothing."""
+    return "failed" if not gate.passed else "unknown" if gate.measured is None else "passed"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("services.evaluator.report", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["words"] = lambda name: name.replace("_", " ")
+    environment.filters["number"] = _number
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.1%}"
+    environment.filters["interval"] = _interval
+    environment.filters["decimals"] = lambda found: (
+        "–" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    )
+    environment.filters["points"] = lambda gain: (
+        "–" if gain is None else f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    )
+    environment.filters["money"] = lambda amount, currency: "–" if amount is None else money(amount, currency)
+    environment.filters["outcome"] = outcome
+    return environment.get_template("evaluation.html.j2")
+
+
+def _interval(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval.value:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    """Return a number with separators and at most so many significant digits; – for None."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1_000 else f"{value:.{digits}g}"

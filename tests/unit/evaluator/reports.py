@@ -1,0 +1,171 @@
+"""Reports of evaluations that were never run: of 77 labels, of an extraction and of free text, the same every time."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+
+import numpy as np
+
+from schemas.adapters import AdapterTrained
+from schemas.adversarial import AdversarialArm, AdversarialKind, AdversarialReport, AdversarialResult, Technique
+from schemas.approaches import Approach, ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
+from schemas.conversation import Message, Role
+from schemas.evaluation import EvaluationReport
+from schemas.tasks import TaskSpec
+from services.evaluator.calibration import fit
+from services.evaluator.domain import Question
+from services.evaluator.recipe import ArmAnswers
+from services.evaluator.rivals.findings import findings
+from services.evaluator.statistics.intervals import wilson
+from services.evaluator.verdict import Asked, Extras, evaluation_report
+from tests.unit.evaluator.arms import FREE, ORDERS
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PRODUCTION = "desk-1"
+_MODES = ("card is lost", "<b>a mode</b>", "wrong amount")
+
+
+def _misled(clean: float, score: float, wrong: float) -> AdversarialArm:
+    drop = Gain(value=clean - score, low=clean - score - 0.1, high=clean - score + 0.1)
+    return AdversarialArm(
+        clean=wilson(clean * 32, 32), score=wilson(score * 32, 32), drop=drop, confident_wrong=wilson(wrong * 32, 32)
+    )
+
+
+def _foreign(auroc: float, false_positives: float) -> AdversarialArm:
+    return AdversarialArm(auroc=wilson(auroc * 40, 40), fpr95=wilson(false_positives * 40, 40))
+
+
+ADVERSARIAL = AdversarialReport(
+    results=(
+        AdversarialResult(
+            kind=AdversarialKind.TYPOS, inputs=32, candidate=_misled(0.8, 0.75, 0.1), production=_misled(0.7, 0.6, 0.2),
+            score=Gain(value=0.15, low=0.0, high=0.3),
+        ),
+        AdversarialResult(
+            kind=AdversarialKind.INJECTION, inputs=64,
+            candidate=_misled(0.8, 0.5, 0.3).model_copy(update={"obeyed": wilson(16, 64)}),
+            production=_misled(0.7, 0.6, 0.2).model_copy(update={"obeyed": wilson(8, 64)}),
+            obeyed=Gain(value=0.125, low=-0.02, high=0.27),
+        ),
+        AdversarialResult(
+            kind=AdversarialKind.OUT_OF_DISTRIBUTION, inputs=40, candidate=_foreign(0.86, 0.4),
+            production=_foreign(0.8, 0.5),
+        ),
+    ),
+    techniques=(Technique(name="ignore all that", inputs=16, candidate=9, production=4),),
+)  # fmt: skip
+
+
+def trained(spec: TaskSpec) -> AdapterTrained:
+    return AdapterTrained(
+        occurred_at=NOON, task=spec.name, task_revision=spec.revision, cycle_id=f"{spec.name}-20261123-030000",
+        adapter=f"{spec.name}-2", uri=f"/artifacts/adapters/{spec.name}-2", base_model="SmolLM2-135M-Instruct",
+        dataset_id=f"{spec.name}-data", dataset_uri=f"/artifacts/datasets/{spec.name}-data", method="lora", rank=16,
+        steps=120, train_loss=0.1, seconds=300.0, data_cutoff=NOON, spec=spec,
+    )  # fmt: skip
+
+
+def desk(labels: int) -> TaskSpec:
+    names = [f"{('card', 'transfer', 'top up', 'cash', 'exchange rate')[n % 5]} question {n}" for n in range(labels)]
+    return TaskSpec.model_validate({"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": names})
+
+
+def classification(labels: int = 77, rows: int = 616, better: float = 0.82) -> EvaluationReport:
+    """A candidate that is right on `better` of the rows beside a production adapter at 0.7, and fails on one label."""
+    spec = desk(labels)
+    chance = np.random.default_rng(20)
+    asked = [
+        Question(
+            (Message(role=Role.USER, content=f"Question {n} " + "about it " * (n % 7)),), spec.labels[n % labels],
+            row_id=f"e{n}", group=f"g{n}", drawn=0.2 if n % 3 else None, is_uniform=bool(n % 3),
+            slices=(f"failure mode {_MODES[n % 3]}", f"app {('web', 'phone')[n // 7 % 2]}"),
+        )
+        for n in range(rows)
+    ]  # fmt: skip
+
+    def answers(accuracy: float, forgotten: str, times: float) -> ArmAnswers:
+        sure = chance.beta(5, 1, rows)
+        right = (chance.random(rows) < accuracy * (0.55 + 0.5 * sure)) & [q.answer != forgotten for q in asked]
+        other = [spec.labels[(spec.labels.index(q.answer) + 5) % labels] for q in asked]
+        given = tuple(q.answer if ok else wrong for q, ok, wrong in zip(asked, right, other, strict=True))
+        latencies = tuple(map(float, times * chance.lognormal(0, 0.3, rows)))
+        return ArmAnswers(
+            answers=given, latencies_ms=latencies, scores=tuple(map(float, sure)), prompt_tokens=412.0,
+            answer_tokens=3.2, tokens_per_second=21.5,
+        )  # fmt: skip
+
+    candidate, production = answers(better, spec.labels[min(3, labels - 1)], 180.0), answers(0.7, "", 175.0)
+    fitted = fit(f"{spec.name}-2", candidate.scores, candidate.graded(asked, 0, spec).right, labels)
+    extras = Extras(
+        approaches(rows), fitted.calibration if fitted else None, fitted.reliability if fitted else None, concurrency=8
+    )
+    both = Asked(asked, [], candidate, production)
+    report = evaluation_report(trained(spec), PRODUCTION, "desk-2-vs-desk-1-abc123", both, extras, NOON)
+    return report.model_copy(update={"adversarial": ADVERSARIAL})
+
+
+def extraction() -> EvaluationReport:
+    """A candidate whose field `city` is always empty, beside the base model, whose JSON is often none."""
+    chance = np.random.default_rng(20)
+    objects = [{"name": f"Ann {n}", "city": "Bonn" if n % 2 else "Ulm", "total": n} for n in range(60)]
+    asked = [
+        Question((Message(role=Role.USER, content=f"Order {n}"),), json.dumps(right), row_id=f"e{n}", group=f"g{n}")
+        for n, right in enumerate(objects)
+    ]
+    ours = tuple(json.dumps({**right, "city": None}) for right in objects)
+    theirs = tuple(
+        json.dumps({**right, "total": 0}) if ok else "no JSON"
+        for right, ok in zip(objects, chance.random(60) < 0.6, strict=True)
+    )
+    arms = [ArmAnswers(answers=given, latencies_ms=(900.0,) * 60) for given in (ours, theirs)]
+    table = approaches(60).model_copy(update={"curve": None})
+    both, extras = Asked(asked, [], *arms), Extras(table, concurrency=8)
+    return evaluation_report(trained(ORDERS), None, "orders-2-vs-base-abc123", both, extras, NOON)
+
+
+def generation() -> EvaluationReport:
+    asked = [
+        Question(
+            (Message(role=Role.USER, content=f"When? {n}"),), f"we refund order {n} within five days", row_id=f"e{n}"
+        )
+        for n in range(20)
+    ]
+    good = ArmAnswers(answers=tuple(f"order {n} is refunded within five days" for n in range(20)), latencies_ms=(1e3,))
+    poor = ArmAnswers(answers=("no",) * 20, latencies_ms=(1e3,))
+    few = approaches(20)
+    none = {"approaches": few.approaches[:2], "curve": None, "answers_per_month": None, "findings": ()}
+    both, extras = Asked(asked, [], good, poor), Extras(few.model_copy(update=none))
+    return evaluation_report(trained(FREE), None, "reply-2-vs-base-abc123", both, extras, NOON)
+
+
+def approaches(rows: int) -> ApproachTable:
+    """A table in which a linear classifier does as well as the candidate."""
+
+    def row(kind: ApproachKind, right: float, gain: float | None, cost: float, p95: float, n: int = rows) -> Approach:
+        found = None if gain is None else Gain(value=gain, low=gain - 0.03, high=gain + 0.03)
+        return Approach(
+            kind=kind, accuracy=wilson(round(right * n), n), candidate_gain=found, latency_ms_p50=p95 / 2,
+            latency_ms_p95=p95, cost_per_month=cost, prompt_tokens=412.0, answer_tokens=3.2, examples=3_080,
+            adapter=PRODUCTION if kind is ApproachKind.PRODUCTION else None,
+        )  # fmt: skip
+
+    rivals = (
+        row(ApproachKind.CANDIDATE, 0.81, None, 212.5, 311.0),
+        row(ApproachKind.PRODUCTION, 0.68, 0.13, 208.0, 302.0),
+        row(ApproachKind.BASE, 0.12, 0.70, 190.0, 298.0, min(40, rows)),
+        row(ApproachKind.RETRIEVAL_FEW_SHOT, 0.74, 0.09, 655.0, 1_480.0, min(40, rows)),
+        row(ApproachKind.TF_IDF, 0.77, 0.04, 1.2, 2.4),
+        row(ApproachKind.EMBEDDING, 0.82, -0.01, 4.1, 21.0),
+    )
+    curve = ExamplesCurve(
+        points=tuple(
+            CurvePoint(examples=n, accuracy=a) for n, a in ((385, 0.61), (770, 0.70), (1_540, 0.77), (3_080, 0.82))
+        ),
+        doubling=Gain(value=0.05, low=0.03, high=0.07),
+    )  # fmt: skip
+    return ApproachTable(
+        approaches=rivals, curve=curve, answers_per_month=1_250_000.0, currency="USD", prices_of=date(2026, 11, 1),
+        findings=findings(rivals, curve, "USD"),
+    )  # fmt: skip

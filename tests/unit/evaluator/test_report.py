@@ -1,0 +1,174 @@
+"""The report of an evaluation has everything of the verdict, its page shows it, and neither quotes anyone."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from schemas.adapters import AdapterEvaluated
+from schemas.evaluation import EVALUATION_PAGE, EvaluationManifest, EvaluationReport
+from services.evaluator.report.charts import MAX_LABELS, matrix
+from services.evaluator.report.page import render
+from services.evaluator.report.publish import publish_report
+from services.evaluator.verdict import evaluated_event
+from shared.storage.artifacts import ArtifactStore
+from tests.unit.evaluator.reports import classification, desk, extraction, generation, trained
+
+
+@pytest.fixture(scope="module")
+def of_many() -> EvaluationReport:
+    return classification()
+
+
+@pytest.fixture(scope="module")
+def of_four() -> EvaluationReport:
+    return classification(4, 240)
+
+
+class Page(HTMLParser):
+    """The texts and elements of a page, and whether every element is closed in its turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.classes: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.classes += [value or "" for name, value in attributes if name == "class"]
+        if tag not in ("meta", "i"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.classes += [value or "" for name, value in attributes if name == "class"]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "i":
+            assert self.open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        self.texts.append(text)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def test_the_confusions_of_a_label_add_up_to_its_rows_and_its_recall(of_many: EvaluationReport) -> None:
+    arm = of_many.candidate
+    assert sum(cell.count for cell in arm.confusions) == 616
+    for score in arm.classes:
+        of_label = [cell for cell in arm.confusions if cell.expected == score.label]
+        right = sum(cell.count for cell in of_label if cell.given == score.label)
+        assert sum(cell.count for cell in of_label) == score.support
+        assert right / score.support == pytest.approx(score.recall)
+
+
+def test_parts_have_both_arms_and_the_one_where_the_candidate_is_worse_comes_first(of_four: EvaluationReport) -> None:
+    worst, *others = of_four.parts
+    assert (worst.kind, worst.name, worst.worse) == ("class", "cash question 3", True)
+    assert (worst.candidate.value, worst.gain.high < 0.0) == (0.0, True)
+    assert not any(part.worse for part in others)
+    assert {part.kind for part in of_four.parts} == {"class", "failure_mode", "app", "length"}
+    assert sum(part.rows for part in of_four.parts if part.kind == "app") == 240
+
+
+def test_lost_and_gained_rows_are_named_and_nobody_is_quoted(of_four: EvaluationReport) -> None:
+    assert of_four.lost and of_four.gained and not set(of_four.lost) & set(of_four.gained)
+    (gate,) = [gate for gate in of_four.gates if gate.name == "not_worse"]
+    assert f"loses {len(of_four.lost)}" in gate.detail
+    for text in (of_four.model_dump_json(), render(of_four)):
+        assert "about it" not in text and "Question 1" not in text
+
+
+def test_the_first_line_says_the_verdict_and_that_a_linear_classifier_does_as_well(of_four: EvaluationReport) -> None:
+    assert of_four.headline.startswith("Stopped by parts not worse. The candidate is right on ")
+    assert "A linear classifier on sentence embeddings does as well as the adapter" in of_four.headline
+    texts = [text.strip() for text in Page(render(of_four)).texts if text.strip()]
+    assert next(text for text in texts[1:] if not text.startswith(":root")) == of_four.headline
+
+
+@pytest.mark.parametrize("make", [extraction, generation, lambda: classification(2, 20)])
+def test_a_page_of_any_kind_has_each_gate_with_its_reason(make) -> None:  # type: ignore[no-untyped-def]
+    report = make()
+    page = Page(render(report))
+    for gate in report.gates:
+        assert gate.name.replace("_", " ") in page.texts and gate.required in page.texts and gate.detail in page.texts
+    for word in ("None", "nan", "Undefined"):
+        assert not re.search(rf"\b{word}\b", page.text)
+    assert ("matrix" in page.classes) == bool(report.candidate.confusions)
+
+
+def test_an_extraction_has_its_fields_instead_of_a_confusion_matrix() -> None:
+    report = extraction()
+    assert {score.label for score in report.candidate.classes} == {"name", "city", "total"}
+    page = Page(render(report))
+    assert "Fields" in page.texts and "Precision, recall and F1 of each field" in page.texts
+    assert "Answers by the schema" in page.texts
+
+
+def test_the_page_has_what_misled_either_arm(of_four: EvaluationReport) -> None:
+    assert of_four.adversarial is not None
+    page = Page(render(of_four))
+    for said in ("out of distribution", "25.0% (16.0% to 36.8%)", "+30.0 (+20.0 to +40.0)", "ignore all that"):
+        assert said in page.texts, said
+    assert "adversarial" in page.classes
+    assert "adversarial" not in Page(render(of_four.model_copy(update={"adversarial": None}))).classes
+
+
+def test_text_in_a_report_is_escaped_and_nothing_is_loaded(of_four: EvaluationReport) -> None:
+    page = render(of_four)
+    assert "&lt;b&gt;a mode&lt;/b&gt;" in page and "<b>a mode" not in page
+    assert not re.search(r"https?://|src=|<script|@import", page)
+    assert "default-src 'none'" in page
+
+
+def test_a_matrix_of_many_labels_has_those_with_the_most_mistakes(of_many: EvaluationReport) -> None:
+    shown = matrix(of_many.candidate)
+    assert shown is not None and (len(shown.rows), shown.left_out) == (77, 0)
+    cells = {(cell.confusion.expected, cell.confusion.given): cell for cell in shown.cells}
+    assert len(cells) == len(of_many.candidate.confusions)
+    forgotten = cells["cash question 3", "cash question 8"]
+    assert (forgotten.right, forgotten.share) == (False, 1.0)
+    assert forgotten.x - shown.margin == 8 * shown.size and forgotten.y - shown.margin == 3 * shown.size
+    large = matrix(classification(120, 480).candidate)
+    assert large is not None and (len(large.columns), large.left_out) == (MAX_LABELS, 20)
+
+
+def test_an_answer_that_is_no_label_has_a_column_and_no_row(of_four: EvaluationReport) -> None:
+    (first, *others) = of_four.candidate.confusions
+    none = first.model_copy(update={"given": "(no label)"})
+    shown = matrix(of_four.candidate.model_copy(update={"confusions": (none, *others)}))
+    assert shown is not None and "(no label)" in shown.columns and "(no label)" not in shown.rows
+
+
+def test_a_report_and_its_page_are_published_and_the_event_has_its_address(
+    of_many: EvaluationReport, tmp_path: Path
+) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    uri = publish_report(of_many, store, tmp_path / "report")
+    folder = tmp_path / "artifacts" / "evaluations" / of_many.evaluation
+    assert uri == str(folder)
+    assert EvaluationReport.model_validate_json((folder / "evaluation.json").read_bytes()) == of_many
+    assert (folder / EVALUATION_PAGE).read_text() == render(of_many)
+    manifest = EvaluationManifest.model_validate_json((folder / "manifest.json").read_bytes())
+    assert set(manifest.files) == {"evaluation.json", "evaluation.html"}
+    event = evaluated_event(trained(desk(77)), of_many, uri)
+    assert (event.report, event.verdict, event.candidate) == (uri, of_many.verdict, of_many.candidate.score)
+    assert event.calibration == of_many.calibration
+
+
+def test_an_event_stays_small_however_many_labels_there_are(of_many: EvaluationReport) -> None:
+    def size(report: EvaluationReport, labels: int) -> int:
+        event = evaluated_event(trained(desk(labels)), report, "uri").model_dump(mode="json")
+        return len(json.dumps({name: value for name, value in event.items() if name != "spec"}))
+
+    assert len(of_many.model_dump_json()) > 100_000
+    assert size(of_many, 77) < 12_000
+    assert set(AdapterEvaluated.model_fields) >= {"report", "headline"}
