@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from schemas.datasets import DatasetManifest, Example, LeftOutExample
+from schemas.datasets import PREFERENCES, DatasetManifest, Example, LeftOutExample, PreferredAnswer
 from schemas.golden import GOLDEN, GOLDEN_ROWS, GoldenManifest, GoldenRow
 from schemas.lake import PREDICTIONS
 from schemas.quality import InspectionManifest
@@ -25,11 +25,13 @@ from shared.errors import DependencyUnavailable
 from shared.storage.artifacts import MANIFEST, ArtifactStore
 from shared.storage.lake import check_columns
 
-FILES: dict[str, type[Example] | type[LeftOutExample]] = {
+FILES: dict[str, type[Example] | type[LeftOutExample] | type[PreferredAnswer]] = {
     "train.jsonl": Example,
     "eval.jsonl": Example,
     "rejected.jsonl": LeftOutExample,
+    PREFERENCES: PreferredAnswer,
 }
+"""A version always has the first three."""
 _OF_INSPECTIONS = ("rejected.jsonl",)
 
 
@@ -52,6 +54,7 @@ class DatasetUse:
     held_out: int
     rejected: int
     people: int
+    compared: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def lineage_of(store: ArtifactStore, subjects: Collection[str], tasks: Collectio
             lineage.unknown[f"datasets/{name}"] = "its manifest cannot be read"
             continue
         if manifest.task in tasks:
-            uses[name] = _dataset_use(store, name, manifest.task, set(subjects), until, lineage.unknown)
+            uses[name] = _dataset_use(store, name, manifest, set(subjects), until, lineage.unknown)
     lineage.datasets = [use for use in uses.values() if use is not None]
     lineage.golden = _golden_uses(store, set(subjects), tasks, until, lineage.unknown)
     lineage.inspections = list(_inspections(store, tasks, set(subjects), until, lineage.unknown))
@@ -158,13 +161,16 @@ def lineage_of(store: ArtifactStore, subjects: Collection[str], tasks: Collectio
 
 
 def _dataset_use(
-    store: ArtifactStore, name: str, task: str, subjects: set[str], until: datetime, unknown: dict[str, str]
-) -> DatasetUse | None:
-    rows, people = _rows_of(store, f"datasets/{name}", FILES, subjects, until, unknown)
+    store: ArtifactStore, name: str, manifest: DatasetManifest, subjects: set[str], until: datetime,
+    unknown: dict[str, str],
+) -> DatasetUse | None:  # fmt: skip
+    files = [file for file in FILES if file != PREFERENCES or file in manifest.files]
+    rows, people = _rows_of(store, f"datasets/{name}", files, subjects, until, unknown)
     if not rows:
         return None
     uri = store.address("datasets", name)
-    return DatasetUse(name, task, uri, rows["train.jsonl"], rows["eval.jsonl"], rows["rejected.jsonl"], people)
+    counts = rows["train.jsonl"], rows["eval.jsonl"], rows["rejected.jsonl"]
+    return DatasetUse(name, manifest.task, uri, *counts, people, rows[PREFERENCES])
 
 
 def _inspections(

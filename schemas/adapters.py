@@ -11,7 +11,8 @@ from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable
 from schemas.base import AdapterName, Event, Frozen, Gate, Identifier, Interval, Probability, Verdict
 from schemas.conversation import Messages
-from schemas.tasks import TaskSpec
+from schemas.judging import JudgeReport
+from schemas.tasks import TaskSpec, TextMetric
 
 
 class AdapterTrained(Event):
@@ -104,6 +105,16 @@ class Difference(Frozen):
     p_worse: Probability = Field(description='One-sided p-value of "not worse".')
     p_better: Probability = Field(description='One-sided p-value of "not better".')
     finding: Literal["better", "worse", "not_shown"]
+
+
+class TextScore(Frozen):
+    """Both arms' mean score of generated texts by one metric, in [0, 1], and their paired difference on all rows."""
+
+    metric: TextMetric
+    candidate: Interval
+    production: Interval
+    difference: Difference
+    gates: bool = Field(description="By this one the candidate may not be worse (`evaluation.text_metric`).")
 
 
 CALIBRATIONS, CALIBRATION_FILE = "calibrations", "calibration.json"
@@ -203,6 +214,8 @@ class AdapterEvaluated(Event):
     candidate: ArmScore
     production: ArmScore
     gain: Difference | None = None
+    texts: tuple[TextScore, ...] = Field(default=(), max_length=20, description="Of generated text, by each metric.")
+    judge: JudgeReport | None = Field(default=None, description="None: the task has no judge.")
     golden_lost: int = Field(default=0, ge=0, description="Rows that production answers right and the candidate not.")
     golden_gained: int = Field(default=0, ge=0)
     golden_total: int = Field(default=0, ge=0)

@@ -7,8 +7,8 @@ from enum import StrEnum
 from pydantic import AwareDatetime, Field
 
 from schemas.base import Event, Frozen, Gate, Identifier, Probability, Text
-from schemas.conversation import JsonObject, Messages
-from schemas.labels import Purpose
+from schemas.conversation import Answer, JsonObject, Messages
+from schemas.labels import Preference, Purpose
 from schemas.tasks import TaskSpec
 
 
@@ -52,7 +52,8 @@ class LeftOutCount(Frozen):
 class DatasetBuilt(Event):
     """A dataset passed its gates, and a folder has its rows, its inspection and its manifest. Key: task.
 
-    train.jsonl, eval.jsonl, rejected.jsonl, quality.json (schemas/quality.py), quality.html and manifest.json.
+    train.jsonl, eval.jsonl, rejected.jsonl, quality.json (schemas/quality.py), quality.html and manifest.json; where
+    people compared answers preferences.jsonl.
     """
 
     dataset_id: Identifier = Field(description="Task and content hash: the same rows get the same id.")
@@ -109,6 +110,24 @@ class LeftOutExample(Frozen):
     prediction_ids: tuple[Identifier, ...]
     correction_ids: tuple[Identifier, ...]
     user_hash: Identifier | None = None
+    predicted_at: AwareDatetime | None = None
+
+
+PREFERENCES = "preferences.jsonl"
+
+
+class PreferredAnswer(Frozen):
+    """One line of preferences.jsonl, which a version has where people compared answers: what they chose, blind.
+
+    Of a pair of generated texts or objects, in the order in which they were shown. Nothing says which model gave which.
+    """
+
+    prompt: Messages
+    answers: tuple[Answer, Answer]
+    preferred: Preference = Field(description="Of several people the choice of most; `both_wrong` if they are even.")
+    prediction_ids: tuple[Identifier, ...]
+    correction_ids: tuple[Identifier, ...]
+    user_hash: Identifier | None = Field(default=None, description="Keyed hash of the user, for erasure.")
     predicted_at: AwareDatetime | None = None
 
 

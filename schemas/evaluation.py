@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from schemas.adapters import ArmScore, Calibration, ClassScore, Difference
+from schemas.adapters import ArmScore, Calibration, ClassScore, Difference, TextScore
 from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable, Gain
 from schemas.base import AdapterName, Frozen, Gate, Identifier, Interval, Probability, TaskName, Verdict
+from schemas.judging import JudgeReport
 from schemas.tasks import TaskKind
 
 EVALUATIONS = "evaluations"
@@ -146,6 +147,8 @@ class EvaluationReport(Frozen):
     candidate: ArmReport
     production: ArmReport
     gain: Difference
+    texts: tuple[TextScore, ...] = Field(default=(), max_length=20, description="Of generated text, by each metric.")
+    judge: JudgeReport | None = Field(default=None, description="None: the task has no judge.")
     parts: tuple[PartScore, ...] = Field(default=(), max_length=2_000)
     lost: tuple[Identifier, ...] = Field(
         default=(), max_length=100_000, description="Rows that production answers right and the candidate not."

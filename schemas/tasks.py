@@ -50,6 +50,18 @@ _COMPARED_TYPES = {
 """The types of fields that a comparison is for; an exact one is for all."""
 
 
+class TextMetric(StrEnum):
+    """How near generated text is to the right one, in [0, 1]. Those from `cosine` on need the sentence encoder."""
+
+    EXACT_MATCH = "exact_match"
+    TOKEN_F1 = "token_f1"  # noqa: S105 - the name of a metric
+    ROUGE_1 = "rouge_1"
+    ROUGE_2 = "rouge_2"
+    ROUGE_L = "rouge_l"
+    COSINE = "cosine"
+    BERT_SCORE = "bert_score"
+
+
 class MediaPolicy(StrEnum):
     """What becomes of the pictures, sound and documents of requests. Their bytes are never in an event."""
 
@@ -242,6 +254,50 @@ class AdversarialSettings(_Section):
     seed: int = 20
 
 
+class JudgeSettings(_Section):
+    """A model that compares generated texts, behind any OpenAI-compatible API.
+
+    It is shown, and stops nothing until it is certified: until its agreement with people's own blind comparisons is
+    shown to be as high as `min_agreement`.
+    """
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s@?#]+$", max_length=1_000)] = Field(
+        description="Of the API, such as https://api.openai.com/v1; no credentials in it. It gets redacted texts."
+    )
+    model: Identifier
+    key_variable: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")] | None = Field(
+        default=None, description="Environment variable of the evaluator that has the key; empty: no key."
+    )
+    criterion: ShortText = Field(
+        default="Which answer serves the user better: correct, complete, and without needless words?",
+        description="What is asked about two answers.",
+    )
+    min_agreement: float = Field(
+        default=0.8, ge=0.5, le=1.0, description="Lower 95 % bound of its agreement with people, to be certified."
+    )
+    min_pairs: int = Field(default=50, ge=10, le=1_000, description="Pairs with a person's preference, at least.")
+    max_pairs: int = Field(default=200, ge=10, le=1_000, description="Of the newest ones, so many are judged.")
+    max_requests: int = Field(
+        default=1_000, ge=1, le=100_000, description="Requests of one evaluation, repeated ones included: two a pair."
+    )
+    timeout_seconds: float = Field(default=60.0, gt=0.0, le=3_600.0, description="Of one request.")
+    max_seconds: float = Field(default=1_800.0, gt=0.0, le=86_400.0, description="Of all of them; then it goes on.")
+    concurrency: int = Field(default=4, ge=1, le=100)
+
+    @field_validator("key_variable")
+    @classmethod
+    def _key_is_not_ours(cls, name: str | None) -> str | None:
+        if name is not None and name.startswith("RATCHET_") and not name.startswith("RATCHET_JUDGE_"):
+            raise ValueError(f"{name} has a secret of Ratchet's own, which no judge may get; use RATCHET_JUDGE_KEY")
+        return name
+
+    @model_validator(mode="after")
+    def _pairs_suffice(self) -> Self:
+        if self.max_pairs < self.min_pairs:
+            raise ValueError(f"max_pairs ({self.max_pairs}) is below min_pairs ({self.min_pairs})")
+        return self
+
+
 class EvaluationSettings(_Section):
     """The offline gates, which stop a candidate that is worse before it answers a single live input.
 
@@ -274,6 +330,11 @@ class EvaluationSettings(_Section):
         description="Share of the errors that is to lie at or below the low-confidence threshold of the report.",
     )
     adversarial: AdversarialSettings = AdversarialSettings()
+    text_metric: TextMetric = Field(
+        default=TextMetric.ROUGE_L,
+        description="Of generated text: the score by which a candidate may not be worse; the others are shown.",
+    )
+    judge: JudgeSettings | None = Field(default=None, description="Of generated text; empty: none.")
 
 
 class Severity(_Section):
@@ -466,6 +527,15 @@ class TaskSpec(_Section):
             raise ValueError(f"renamed_labels names labels that the task does not have: {gone}; add them to `labels`")
         if kept := sorted(set(self.renamed_labels) & set(self.labels)):
             raise ValueError(f"renamed_labels renames labels that the task still has: {kept}; take them out of one")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_fits_kind(self) -> Self:
+        if self.evaluation.judge is not None and self.kind is not TaskKind.GENERATION:
+            raise ValueError(
+                f"`evaluation.judge` is of generation tasks, and answers of this {self.kind} task are right or wrong; "
+                "remove it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -233,10 +233,12 @@ def _show(report: dict[str, Any]) -> None:
     if not report["datasets"]:
         say("No dataset version has an example of theirs, so no adapter was trained on one.")
     else:
-        versions = Table("dataset version", "task", "trained on", "held out", "rejected", title_justify="left")
+        versions = Table(
+            "dataset version", "task", "trained on", "held out", "rejected", "compared", title_justify="left"
+        )
         for use in report["datasets"]:
             versions.add_row(
-                use["dataset_id"], use["task"], *(str(use[n]) for n in ("training", "held_out", "rejected"))
+                use["dataset_id"], use["task"], *(str(use[n]) for n in ("training", "held_out", "rejected", "compared"))
             )
         console.print(versions)
     if report["inspections"]:

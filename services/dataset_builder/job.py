@@ -29,6 +29,7 @@ from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.compact import Compactor
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
+from services.dataset_builder.building.preferences import Preferences
 from services.dataset_builder.building.votes import Vote, Withdrawals, votes_of
 from services.dataset_builder.inspection.changes import too_little_new
 from services.dataset_builder.inspection.gates import describe_failed_gates, evaluate_gates, way_out
@@ -159,14 +160,14 @@ async def build_version(
     golden = await asyncio.to_thread(read_golden_set, artifacts, job.spec)
     frozen = [row.prompt for row in golden]
     modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)
-    build, votes, personal_data = await _build(job, store, frozen, modes, progress, models)
+    build, votes, personal_data, preferences = await _build(job, store, frozen, modes, progress, models)
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
     progress(3, 4, "checking and publishing")
     parent = read_parent(artifacts, await store.last_version(job.spec.name))
     gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())
     try:
         measures = summaries(build, job.spec, personal_data)
-        inspected = Inspected(build, votes, job.spec, gates, answers, measures, parent)
+        inspected = Inspected(build, votes, job.spec, gates, answers, measures, parent, preferences.newest(job.spec))
         outcome: DatasetBuilt | StepFailed = conclude(job.cycle, inspected, artifacts, utc_now())
     except StepImpossible as error:
         outcome = STEP.impossible(job.cycle, error)
@@ -183,12 +184,13 @@ async def _build(
     modes: Mapping[str, str],
     progress: Progress,
     models: Models | None,
-) -> tuple[Build, list[Vote], PersonalData]:
-    """Return the build, its votes without personal data, and what was found; without people erased meanwhile."""
+) -> tuple[Build, list[Vote], PersonalData, Preferences]:
+    """Return the build, its votes without personal data, what was found, and what people preferred; without people
+    erased meanwhile."""
     count_tokens = _token_counter(job)
     while True:
         revisions = await store.revisions(job.cycle.task)
-        votes, personal_data, count = await _read_votes(job, store, revisions, progress, models)
+        votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress, models)
         progress(2, 4, f"building from {count} corrections")
         if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
             models.load_scorer()
@@ -203,19 +205,21 @@ async def _build(
         )
         build = build_dataset(inputs, None if models is None else models.score, count_tokens)
         if await store.count_below(job.cycle.task, job.cycle.fence) == count:  # Below it they only ever disappear.
-            return build, votes, personal_data
+            return build, votes, personal_data, preferences
 
 
 async def _read_votes(
     job: BuildJob, store: BuildStore, revisions: Mapping[str, Revision], progress: Progress, models: Models | None
-) -> tuple[list[Vote], PersonalData, int]:
-    """Return the votes without personal data, what was found, and the number of corrections; notes which are clear."""
+) -> tuple[list[Vote], PersonalData, int, Preferences]:
+    """Return votes and preferences without personal data, what was found, and the number of corrections; notes which
+    are clear."""
     spec, rules = job.spec, Rules.of(job.spec.redaction)
     prompts = (revision.system_prompt for revision in revisions.values())
     own_texts = (spec.system_prompt, *prompts, *spec.labels, *spec.renamed_labels)
     search = PersonalDataPass(models or Redactor(_surrogate_key(job)), rules, own_texts)
     clear = await store.clear(spec.name, rules_id(rules))
     votes, found, count, compact, withdrawn = list[Vote](), PersonalData(), 0, Compactor(), Withdrawals()
+    preferences = Preferences()
     total = await store.count_below(spec.name, job.cycle.fence)
     if models is not None and total > len(clear):
         models.load_redactor(rules)
@@ -225,10 +229,11 @@ async def _read_votes(
         users, found_in_users = search.clean(part.users, clear)
         votes += votes_of(reviewers, users, compact)
         withdrawn.add(reviewers)
+        preferences.add(reviewers)
         found += found_in_reviewers + found_in_users
         count += len(part)
     await store.save_clear(rules_id(rules), found.clear)
-    return withdrawn.left_of(votes), found, count
+    return withdrawn.left_of(votes), found, count, preferences
 
 
 def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime) -> DatasetBuilt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas.adapters import AdapterTrained, EvaluationRequested
 from schemas.conversation import JsonObject, Message, Messages, Role
@@ -71,6 +71,11 @@ class GradedAnswers:
     @property
     def failed(self) -> int:
         return sum(answer is None for answer in self.answers)
+
+    def with_scores(self, scores: Sequence[float]) -> GradedAnswers:
+        """Return the same with these scores of the answers that are not right as a whole."""
+        pairs = zip(self.grades, scores, strict=True)
+        return replace(self, grades=tuple(g if g.right else replace(g, score=float(score)) for g, score in pairs))
 
 
 def job_name(event: Candidate, production: str | None) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from schemas.base import Gate, Verdict
+from schemas.judging import JudgeReport
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.adversarial.gate import adversarial_not_worse
 from services.evaluator.adversarial.misled import Misled
@@ -29,6 +30,7 @@ CHANCE = 0.01
 NOT_WORSE = 0.015
 PARTS = 0.02
 CONFIDENCE = 0.005
+JUDGE = 0.005
 """Levels: a candidate that is as good as production is stopped by each of them so often, at most."""
 _PERMUTATIONS = 2_000
 _SEED = 20
@@ -43,6 +45,7 @@ def check_gates(
     wrong_twice: Sequence[int] = (),
     past: Sequence[PastResult] = (),
     misled: Misled | None = None,
+    judge: JudgeReport | None = None,
 ) -> tuple[Gate, ...]:
     """Return every gate's result, passed or not. `golden` may be empty.
 
@@ -64,6 +67,8 @@ def check_gates(
         gates.append(confidence(spec, evaluation))
     if misled is not None and misled.parts:
         gates.append(adversarial_not_worse(spec, misled))
+    if judge is not None:
+        gates.append(judged(judge))
     return (*gates, failed_share(spec, evaluation, golden))
 
 
@@ -194,6 +199,29 @@ def confidence(spec: TaskSpec, evaluation: Comparison) -> Gate:
         required=required,
         detail=f"The candidate's AUROC of errors is {value:+.3f} against production's; at most {high:+.3f}, with "
         f"{1 - CONFIDENCE:.1%} confidence.",
+    )
+
+
+def judged(report: JudgeReport) -> Gate:
+    """A judge stops a candidate that it prefers less often, once its agreement with people is shown."""
+    of, p = report.certification, report.p_worse
+    decides = report.certified and p is not None
+    if report.certified:
+        standing = f"Certified: its agreement with people is at least {of.lower:.0%}."
+    else:
+        standing = (
+            f"Shown only, not certified: agreement with people on {of.pairs} pairs ({of.pairs_required} required), "
+            f"lower bound {of.lower:.0%} ({of.required:.0%} required)."
+        )
+    bias = "" if of.first_share is None else f" It chose the answer shown first in {of.first_share.value:.0%}."
+    problem = f" {report.problem}" if report.problem else ""
+    return Gate(
+        name="judge",
+        passed=not decides or p is None or p >= JUDGE,
+        measured=p if decides else None,
+        required=f"p >= {JUDGE} that the judge prefers the candidate no less often (paired, one-sided)",
+        detail=f"{report.model} prefers the candidate on {report.wins} rows, production on {report.losses}, neither on "
+        f"{report.ties}. {standing}{bias}{problem}",
     )
 
 

@@ -76,6 +76,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     """Ask both arms, score their answers and check the gates. A killed job reuses the arms it has already asked."""
     from services.evaluator.report.publish import publish_report  # Load scikit-learn and SciPy: only in this process.
     from services.evaluator.rivals.step import compare_rivals
+    from services.evaluator.texts.step import compare_texts
     from services.evaluator.verdict import Extras, evaluated_event, evaluation_report
 
     job = EvaluationJob.model_validate_json(spec)
@@ -87,6 +88,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     with lease(job.slots_folder, job.slots):
         asked, probes = asyncio.run(_ask_both(job, store, evaluation, golden, folder, progress))
         approaches = asyncio.run(compare_rivals(job, read_examples(dataset / "train.jsonl"), asked, folder, progress))
+        asked = compare_texts(job, asked, dataset, folder, progress)
     publish_probes(probes, store, folder)
     asked = with_golden_history(job, asked, store, folder)
     fitted = calibrate(job.trained, evaluation, asked.candidate, store, folder)

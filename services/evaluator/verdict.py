@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.adapters import AdapterEvaluated, Calibration
+from schemas.adapters import AdapterEvaluated, Calibration, TextScore
 from schemas.approaches import Approach, ApproachKind, ApproachTable
 from schemas.evaluation import EvaluationReport, Golden, LowConfidence, Reliability
+from schemas.judging import JudgeReport
 from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
 from services.evaluator.adversarial.report import adversarial_report
@@ -22,7 +23,10 @@ from services.evaluator.gates import check_gates, verdict
 from services.evaluator.report.arms import arm_report, confidence_of
 from services.evaluator.report.headline import headline
 from services.evaluator.report.parts import part_scores
+from services.evaluator.statistics.intervals import Groups, mean_interval
 from services.evaluator.statistics.low_confidence import low_confidence
+from services.evaluator.statistics.paired import difference
+from services.evaluator.texts.metrics import Scores
 from shared.identity import event_id
 from shared.model.confidence import calibrated
 
@@ -35,7 +39,8 @@ class Asked:
     """What both arms were asked, evaluation rows before golden ones, and what they answered.
 
     `wrong_twice`: positions in `golden` of must-pass rows that the candidate got wrong, and wrong again. `past`: what
-    promoted adapters got right of the golden set. `adversarial`: what both answered to inputs made to mislead.
+    promoted adapters got right of the golden set. `adversarial`: what both answered to inputs made to mislead. `texts`:
+    generated texts' scores on the evaluation rows by metric.
     """
 
     evaluation: Sequence[Question]
@@ -45,6 +50,8 @@ class Asked:
     wrong_twice: Sequence[int] = ()
     past: Sequence[PastResult] = ()
     adversarial: AdversarialAnswers | None = None
+    texts: Scores = field(default_factory=dict)
+    judge: JudgeReport | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def evaluation_report(
     spec = trained.spec
     evaluation, golden = _compared(asked, spec)
     misled = None if asked.adversarial is None else _misled(asked.adversarial, evaluation, spec)
-    gates = check_gates(spec, evaluation, golden, asked.wrong_twice, asked.past, misled)
+    gates = check_gates(spec, evaluation, golden, asked.wrong_twice, asked.past, misled, asked.judge)
     found, concurrency = verdict(gates), extras.concurrency
     candidate = arm_report(
         trained.adapter, evaluation.candidate, asked.evaluation, asked.candidate, spec, concurrency,
@@ -97,6 +104,8 @@ def evaluation_report(
         candidate=candidate,
         production=opponent,
         gain=evaluation.gain,
+        texts=text_table(asked.texts, evaluation.groups, spec),
+        judge=asked.judge,
         parts=part_scores(evaluation, spec.kind),
         lost=_row_ids(asked.evaluation, evaluation.lost),
         gained=_row_ids(asked.evaluation, evaluation.gained),
@@ -127,6 +136,8 @@ def evaluated_event(trained: Candidate, report: EvaluationReport, uri: str) -> A
         candidate=report.candidate.score,
         production=report.production.score,
         gain=report.gain,
+        texts=report.texts,
+        judge=report.judge,
         golden_lost=report.golden.lost,
         golden_gained=report.golden.gained,
         golden_total=report.golden.total,
@@ -142,15 +153,32 @@ def evaluated_event(trained: Candidate, report: EvaluationReport, uri: str) -> A
 def _compared(asked: Asked, spec: TaskSpec) -> tuple[Comparison, Comparison]:
     """Return both arms on the evaluation set and on the golden set."""
     start = len(asked.evaluation)
+    ours, theirs = (arm.graded(asked.evaluation, 0, spec) for arm in (asked.candidate, asked.production))
+    if scores := asked.texts.get(spec.evaluation.text_metric):
+        ours, theirs = ours.with_scores(scores[0].tolist()), theirs.with_scores(scores[1].tolist())
     evaluation = Comparison(
         asked.evaluation,
-        asked.candidate.graded(asked.evaluation, 0, spec),
-        asked.production.graded(asked.evaluation, 0, spec),
+        ours,
+        theirs,
         confidence_of(asked.candidate, start),
         confidence_of(asked.production, start),
     )
     candidate, production = (arm.graded(asked.golden, start, spec) for arm in (asked.candidate, asked.production))
     return evaluation, Comparison(asked.golden, candidate, production)
+
+
+def text_table(scores: Scores, groups: Groups, spec: TaskSpec) -> tuple[TextScore, ...]:
+    """Return both arms' means by every metric, each with its interval, and their paired difference."""
+    return tuple(
+        TextScore(
+            metric=metric,
+            candidate=mean_interval(candidate, groups),
+            production=mean_interval(production, groups),
+            difference=difference(candidate, production, groups, None, "rows"),
+            gates=metric is spec.evaluation.text_metric,
+        )
+        for metric, (candidate, production) in scores.items()
+    )
 
 
 def _misled(asked: AdversarialAnswers, evaluation: Comparison, spec: TaskSpec) -> Misled:

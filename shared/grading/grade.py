@@ -8,7 +8,8 @@ from schemas.tasks import TaskKind, TaskSpec
 from shared.grading.fields import FieldGrade, Fields, fields_f1, grade_fields
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
-from shared.grading.text import exact_match, token_f1
+from shared.grading.overlap import WORD_METRICS, rouge_l
+from shared.grading.text import exact_match
 from shared.grading.tool_calls import same_calls, split_calls
 
 
@@ -37,15 +38,15 @@ def grade(spec: TaskSpec, expected: str, given: str | None) -> Grade:
         return WRONG
     if spec.kind is TaskKind.CLASSIFICATION:
         return RIGHT if given.strip() == expected.strip() else WRONG
-    return _grade_text(expected, given)
+    return _grade_text(spec, expected, given)
 
 
-def _grade_text(expected: str, given: str) -> Grade:
-    """Generated text may call tools, which are compared as calls."""
+def _grade_text(spec: TaskSpec, expected: str, given: str) -> Grade:
+    """Generated text may call tools, which are compared as calls. A metric that needs a model is ROUGE-L here."""
     (text, calls), (wanted_text, wanted_calls) = split_calls(given), split_calls(expected)
     if exact_match(text, wanted_text) and same_calls(calls, wanted_calls):
         return RIGHT
-    return Grade(token_f1(given, expected), right=False)
+    return Grade(WORD_METRICS.get(spec.evaluation.text_metric, rouge_l)(given, expected), right=False)
 
 
 def _grade_json(spec: TaskSpec, expected: str, given: str | None) -> Grade:

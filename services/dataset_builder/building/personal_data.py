@@ -88,7 +88,7 @@ class PersonalDataPass:
         """
         if not self._rules.enabled:
             return list(words), PersonalData()
-        new = [word for word in words if word.label is not None and word.correction_id not in clear]
+        new = [word for word in words if _is_kept(word) and word.correction_id not in clear]
         changed: dict[str, W] = {}
         kinds: Counter[str] = Counter()
         left = 0
@@ -158,6 +158,11 @@ class _Cleaned(Generic[W]):
     remains: bool
 
 
+def _is_kept(word: CorrectionSubmitted | UserCorrection) -> bool:
+    """Return True for a label, and for a choice between two answers: nothing else becomes part of a version."""
+    return word.label is not None or (isinstance(word, CorrectionSubmitted) and word.preference != "cannot_tell")
+
+
 def _rewritten(word: W, replace_text: Replace) -> W:
     """Return the correction with each text replaced. A label that repeats an answer still repeats it."""
     answers = tuple(_rewritten_answer(answer, replace_text) for answer in word.answers)
@@ -168,7 +173,7 @@ def _rewritten(word: W, replace_text: Replace) -> W:
         update={
             "call": _rewritten_call(word.call, replace_text),
             "answers": answers,
-            "label": _in_json(said, replace_text) if label is None else label,
+            "label": None if word.label is None else _in_json(said, replace_text) if label is None else label,
         }
     )
 

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from schemas.base import Gate
 from schemas.conversation import input_text
-from schemas.datasets import LeftOutExample
+from schemas.datasets import LeftOutExample, PreferredAnswer
 from schemas.quality import (
     MAX_QUOTED,
     MAX_SAMPLES,
@@ -48,7 +48,8 @@ _MAX_SAMPLED_REASONS = 100
 class Inspected:
     """A build with what was measured of it.
 
-    `votes`: what it was made from. `traffic`: how often production gave each answer.
+    `votes`: what it was made from. `traffic`: how often production gave each answer. `preferences`: people's
+    choices between two answers.
     """
 
     build: Build
@@ -58,6 +59,7 @@ class Inspected:
     traffic: Mapping[str, int]
     measures: Sequence[Measure] = ()
     parent: Parent | None = None
+    preferences: Sequence[PreferredAnswer] = ()
 
     @cached_property
     def difference(self) -> Difference | None:

@@ -1,6 +1,7 @@
 """Publishes what a build made, named by its content, and the inspection of one that a gate stopped.
 
-datasets/<dataset_id>/     train.jsonl · eval.jsonl · rejected.jsonl · quality.json · quality.html · manifest.json
+datasets/<dataset_id>/     train.jsonl · eval.jsonl · rejected.jsonl · preferences.jsonl (where people compared answers)
+                           quality.json · quality.html · manifest.json
 inspections/<cycle_id>/    rejected.jsonl · quality.json · quality.html · manifest.json
 """
 
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from schemas.datasets import DatasetManifest
+from schemas.datasets import PREFERENCES, DatasetManifest
 from schemas.failures import FailuresClustered
 from schemas.quality import InspectionManifest, QualityReport
 from schemas.tasks import TaskSpec
@@ -62,7 +63,11 @@ def publish_build(
         folder = Path(name)
         for file, rows in ((TRAIN, dataset.train), (EVAL, dataset.eval), (REJECTED, dataset.left_out)):
             _write_lines(folder / file, rows)
-        rows_hash = content_hash(spec.revision, *(folder / file for file in (EVAL, REJECTED, TRAIN)))
+        hashed = [EVAL, REJECTED, TRAIN]
+        if inspected.preferences:
+            _write_lines(folder / PREFERENCES, inspected.preferences)
+            hashed.append(PREFERENCES)
+        rows_hash = content_hash(spec.revision, *(folder / file for file in hashed))
         dataset_id = f"{spec.name}-{rows_hash}"
         report = quality_report(inspected, dataset_id, cycle.cycle_id, now)
         write_atomically(folder / "quality.json", report.model_dump_json(indent=2).encode())
@@ -70,12 +75,13 @@ def publish_build(
         files = ["quality.json", "quality.html", REJECTED]
         if report.passed:
             write_atomically(folder / CARD, dataset_card(dataset_id, "jsonl").encode())
-            files = ["quality.json", "quality.html", TRAIN, EVAL, REJECTED, CARD]
+            files = ["quality.json", "quality.html", *hashed, CARD]
             manifest: BaseModel = _manifest(report, dataset, inspected, cycle, _hashes(folder, files))
             kind, published_as = KIND, dataset_id
         else:
             (folder / TRAIN).unlink()
             (folder / EVAL).unlink()
+            (folder / PREFERENCES).unlink(missing_ok=True)
             manifest = InspectionManifest(
                 task=spec.name, cycle_id=str(cycle.cycle_id), created_at=now, files=_hashes(folder, files)
             )

@@ -186,9 +186,14 @@ def test_a_task_without_redaction_is_left_alone(redactor: Redactor) -> None:
     assert passed(redactor, asked, rules=Rules(enabled=False))[0] == [asked]
 
 
-def test_a_preference_is_no_row_and_is_not_searched(redactor: Redactor) -> None:
-    asked = word(user(SENTENCES["email"].format(PLANTED["email"])), label=None)
-    assert passed(redactor, asked) == ([asked], PersonalData())
+def test_the_answers_of_a_pair_are_searched_too_unless_nobody_could_tell(redactor: Redactor) -> None:
+    mail = SENTENCES["email"].format(PLANTED["email"])
+    asked = word(user(mail), label=None, answers=(Answer(text=mail), Answer(text="No.")))
+    (clean,), found = passed(redactor, asked)
+    assert PLANTED["email"] not in clean.model_dump_json()
+    assert (clean.label, clean.preference, found.changed) == (None, "a", 1)
+    unsure = asked.model_copy(update={"preference": "cannot_tell"})
+    assert passed(redactor, unsure) == ([unsure], PersonalData())
 
 
 class Counting(Redactor):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from deploy.cli.app import app
 from schemas.base import Gate
 from schemas.conversation import Answer, Call, Message, Part, Role, ToolCall
-from schemas.datasets import Example
+from schemas.datasets import PREFERENCES, DatasetManifest, Example, PreferredAnswer
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
@@ -109,6 +109,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def read(folder: Path | str, part: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (Path(folder) / f"{part}.jsonl").read_text().splitlines()]
     return [row | {"predicted_at": datetime.fromisoformat(row["predicted_at"])} for row in rows]
+
+
+def test_a_version_has_what_people_preferred_and_its_id_follows_from_it(home: Home) -> None:
+    build = build_dataset(Inputs(votes_of(plain(number) for number in range(8)), SPEC))
+    gates = (Gate(name="min_examples", passed=True, measured=8, required=">= 1"),)
+    pair = PreferredAnswer(
+        prompt=(Message(role=Role.USER, content="Where?"),), answers=(Answer(text="Here."), Answer(text="There.")),
+        preferred="b", prediction_ids=("p1",), correction_ids=("c1",),
+    )  # fmt: skip
+    without = home.publish_build(Inspected(build, [], SPEC, gates, {}))
+    with_pairs = home.publish_build(Inspected(build, [], SPEC, gates, {}, preferences=[pair]))
+    assert without.dataset_id != with_pairs.dataset_id
+    folder = home.store.fetch(with_pairs.uri)
+    assert PreferredAnswer.model_validate_json((folder / PREFERENCES).read_bytes()) == pair
+    assert PREFERENCES in DatasetManifest.model_validate_json((folder / "manifest.json").read_bytes()).files
+    assert not (home.store.fetch(without.uri) / PREFERENCES).exists()
 
 
 def test_the_list_has_a_tasks_versions_and_the_builds_that_a_gate_stopped(home: Home) -> None:

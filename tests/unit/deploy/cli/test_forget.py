@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from deploy.cli import forget as command
 from deploy.cli.app import app
 from deploy.lineage import lineage_of
-from schemas.conversation import Message, Role
-from schemas.datasets import DatasetManifest, Example, Fate, LeftOutExample
+from schemas.conversation import Answer, Message, Role
+from schemas.datasets import PREFERENCES, DatasetManifest, Example, Fate, LeftOutExample, PreferredAnswer
 from schemas.golden import GoldenRow
 from schemas.lake import PREDICTIONS
 from schemas.quality import InspectionManifest
@@ -41,10 +41,13 @@ class Artifacts:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
 
-    def dataset(self, name: str, train: dict[str, datetime], held_out: dict[str, datetime], rejected: str = "") -> None:
+    def dataset(
+        self, name: str, train: dict[str, datetime], held_out: dict[str, datetime], rejected: str = "",
+        files: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
         manifest = DatasetManifest(
             dataset_id=name, task="desk", task_revision="r", cycle_id="c", created_at=NOON, data_cutoff=NOON, seed=1,
-            files={}, train_examples=1, eval_examples=1, rejected={}, labels={},
+            files=files or {}, train_examples=1, eval_examples=1, rejected={}, labels={},
         )  # fmt: skip
         self.write(f"datasets/{name}/manifest.json", manifest.model_dump_json())
         for file, people in (("train", train), ("eval", held_out)):
@@ -114,6 +117,17 @@ def test_held_out_and_rejected_rows_are_listed_but_train_no_adapter(artifacts: A
     found = lineage_of(artifacts.store, ["u3", "u4", "u1x"], ["desk"], NOON)
     assert [(use.training, use.held_out, use.rejected, use.people) for use in found.datasets] == [(0, 1, 1, 2)]
     assert found.adapters == []
+
+
+def test_pairs_that_people_compared_are_found_by_who_was_answered(artifacts: Artifacts) -> None:
+    artifacts.dataset("compared", {}, {}, files={PREFERENCES: "hash"})
+    pair = PreferredAnswer(
+        prompt=(Message(role=Role.USER, content="mine"),), answers=(Answer(text="x"), Answer(text="y")), preferred="a",
+        prediction_ids=("p",), correction_ids=("c",), user_hash="ann", predicted_at=NOON,
+    )  # fmt: skip
+    artifacts.write(f"datasets/compared/{PREFERENCES}", pair.model_dump_json() + "\n")
+    (use,) = [use for use in lineage_of(artifacts.store, ["ann"], ["desk"], NOON).datasets if use.compared]
+    assert (use.dataset_id, use.compared, use.training, use.people) == ("compared", 1, 0, 1)
 
 
 def test_the_inspections_of_stopped_builds_that_quote_a_person_are_listed(artifacts: Artifacts) -> None:

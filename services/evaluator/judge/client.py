@@ -1,0 +1,112 @@
+"""Asks a judge within its limits: of requests, of time, and of how many at once. A failing judge is given up early."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+
+from schemas.tasks import JudgeSettings
+from services.evaluator.judge.question import VERDICT_FORMAT, Verdict, read_verdict
+
+MAX_ATTEMPTS = 3
+GIVE_UP_AFTER = 8
+"""Comparisons in a row without an answer: the judge is away, and the others would only wait for it."""
+_MAX_TOKENS = 64
+_BACKOFF_SECONDS = 1.0
+_REFUSED = (401, 403, 404)
+_BAD_REQUEST = (400, 422)
+
+
+class JudgeStopped(Exception):
+    """No further comparison is possible; the text says why, and quotes neither the key nor an answer."""
+
+
+class JudgeClient:
+    """Sends comparisons to an OpenAI-compatible API, greedily and with a structured verdict where it has one."""
+
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        key: str = "",
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        backoff_seconds: float = _BACKOFF_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._url = f"{settings.url.rstrip('/')}/chat/completions"
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.AsyncClient(timeout=settings.timeout_seconds, headers=headers, transport=transport)
+        self._limit = asyncio.Semaphore(settings.concurrency)
+        self._clock, self._ends = clock, clock() + settings.max_seconds
+        self._backoff_seconds = backoff_seconds
+        self._fields: dict[str, Any] = {
+            "temperature": 0.0, "max_tokens": _MAX_TOKENS, "response_format": VERDICT_FORMAT,
+        }  # fmt: skip
+        self._unanswered = 0
+        self._stopped: str | None = None
+        self.requests = 0
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def verdict(self, messages: Sequence[dict[str, str]]) -> Verdict | None:
+        """Return the verdict of one comparison; None without an answer. Raises JudgeStopped where no further one can.
+
+        An answer that is no verdict prefers neither: who cannot say so on hard pairs must not gain by it.
+        """
+        async with self._limit:
+            if self._stopped is not None:
+                raise JudgeStopped(self._stopped)
+            try:
+                return await self._verdict(messages)
+            except JudgeStopped as error:
+                self._stopped = str(error)
+                raise
+
+    async def _verdict(self, messages: Sequence[dict[str, str]]) -> Verdict | None:
+        for attempt in range(MAX_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(self._backoff_seconds * 2 ** (attempt - 1))
+            text = await self._ask(messages)
+            if text is not None:
+                self._unanswered = 0
+                return read_verdict(text) or "tie"
+        self._unanswered += 1
+        if self._unanswered >= GIVE_UP_AFTER:
+            raise JudgeStopped(f"Given up: {self._unanswered} comparisons in a row got no answer.")
+        return None
+
+    async def _ask(self, messages: Sequence[dict[str, str]]) -> str | None:
+        """Return the answer's text; None if it may come at the next attempt."""
+        status, body = await self._post(messages, self._fields)
+        if status in _BAD_REQUEST and self._fields:
+            # It may not know structured output, or a field of these; what it says in words is read, too.
+            self._fields = {}
+            status, body = await self._post(messages, self._fields)
+        if status in _REFUSED:
+            raise JudgeStopped(f"The judge refuses requests with status {status}: check its url, model and key.")
+        if status in _BAD_REQUEST:
+            raise JudgeStopped(f"The judge refuses the request with status {status}: check its model and its context.")
+        try:
+            return str(body["choices"][0]["message"]["content"] or "") if status == httpx.codes.OK else None
+        except (LookupError, TypeError):
+            return None
+
+    async def _post(self, messages: Sequence[dict[str, str]], fields: dict[str, Any]) -> tuple[int, Any]:
+        """Return the status, 0 without an answer, and the body."""
+        if self.requests >= self._settings.max_requests:
+            raise JudgeStopped(f"Its {self._settings.max_requests} requests (max_requests) are used up.")
+        if self._clock() >= self._ends:
+            raise JudgeStopped(f"Its {self._settings.max_seconds:g} s (max_seconds) are over.")
+        self.requests += 1
+        body = {"model": self._settings.model, "messages": list(messages), **fields}
+        try:
+            response = await self._client.post(self._url, json=body)
+            return response.status_code, response.json() if response.is_success else None
+        except (httpx.HTTPError, ValueError):
+            return 0, None

@@ -1,0 +1,85 @@
+"""Compares pairs of answers in both orders: a judge that prefers what it sees first prefers nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from schemas.conversation import Messages
+from services.evaluator.judge.client import JudgeStopped
+from services.evaluator.judge.question import Verdict, judge_messages
+
+_SIGNS = {"a": 1, "b": -1, "tie": 0}
+
+
+class Judge(Protocol):
+    """What comparing needs of a judge."""
+
+    async def verdict(self, messages: Sequence[dict[str, str]]) -> Verdict | None: ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt."""
+
+    prompt: Messages
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Verdicts on a pair: with `first` shown as A, and with `second` as A. None: it has none."""
+
+    forward: Verdict | None
+    backward: Verdict | None
+
+    @property
+    def preferred(self) -> int | None:
+        """Return 1 if the first answer is preferred in both orders, -1 for the second, else 0. None: not judged."""
+        if self.forward is None or self.backward is None:
+            return None
+        one, other = _SIGNS[self.forward], -_SIGNS[self.backward]
+        return one if one == other else 0
+
+    @property
+    def consistent(self) -> bool:
+        return self.forward is not None and self.backward is not None and self.preferred == _SIGNS[self.forward]
+
+    @property
+    def positions(self) -> list[bool]:
+        """For each choice whether it fell on the answer shown first; ties are none."""
+        return [verdict == "a" for verdict in (self.forward, self.backward) if verdict in ("a", "b")]
+
+
+NOT_JUDGED = Judged(None, None)
+_SAME = Judged("tie", "tie")
+
+
+async def judge_pairs(
+    judge: Judge, pairs: Sequence[Pair], criterion: str, report: Callable[[int], None]
+) -> tuple[list[Judged], str]:
+    """Return each pair's verdicts, in order, and why the judge stopped before all were judged; empty: it did not.
+
+    The same text twice is a tie, and nobody is asked.
+    """
+    problem, done = "", 0
+
+    async def one(pair: Pair) -> Judged:
+        nonlocal problem, done
+        if pair.first.strip() == pair.second.strip():
+            return _SAME
+        try:
+            forward = await judge.verdict(judge_messages(pair.prompt, pair.first, pair.second, criterion))
+            backward = await judge.verdict(judge_messages(pair.prompt, pair.second, pair.first, criterion))
+        except JudgeStopped as error:
+            problem = problem or str(error)
+            return NOT_JUDGED
+        done += 1
+        report(done)
+        return Judged(forward, backward)
+
+    found = list(await asyncio.gather(*(one(pair) for pair in pairs)))
+    return found, problem

@@ -1,0 +1,1 @@
+"""How good generated texts are beside the right ones, by every metric, for both arms."""

@@ -1,0 +1,48 @@
+"""The part of the evaluation job that compares generated texts: by metrics, and by the task's judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schemas.tasks import TaskKind, TaskSpec
+from services.evaluator.judge.step import ask_judge
+from services.evaluator.texts.metrics import MODEL_METRICS, Scores, TextEncoder, merged, model_scores, word_scores
+from shared.errors import DependencyUnavailable
+from shared.jobs import Progress
+from shared.model.embedding import SentenceEmbedder
+
+if TYPE_CHECKING:
+    from services.evaluator.job import EvaluationJob
+    from services.evaluator.verdict import Asked
+
+
+def compare_texts(job: EvaluationJob, asked: Asked, dataset: Path, folder: Path, progress: Progress) -> Asked:
+    """Add to a generation's answers their scores and the judge's report; other kinds stay as they are.
+
+    `dataset`: the version's folder, which has the choices of people that a judge is certified by.
+    """
+    spec = job.trained.spec
+    if spec.kind is not TaskKind.GENERATION:
+        return asked
+    progress(1, 1, "texts: scores")
+    scores = text_scores(asked, spec, SentenceEmbedder(job.rivals.embedder, fast=True))
+    return replace(asked, texts=scores, judge=ask_judge(spec.evaluation.judge, dataset, asked, folder, progress))
+
+
+def text_scores(asked: Asked, spec: TaskSpec, encoder: TextEncoder) -> Scores:
+    """Score both arms' answers to the evaluation set by every metric.
+
+    Without the sentence encoder its metrics are left out, unless the task gates by one: then DependencyUnavailable.
+    """
+    expected = [question.answer for question in asked.evaluation]
+    arms: Sequence[Sequence[str | None]] = [arm.answers[: len(expected)] for arm in (asked.candidate, asked.production)]
+    scores = merged(*(word_scores(expected, arm) for arm in arms))
+    try:
+        return scores | merged(*model_scores(expected, arms, encoder))
+    except DependencyUnavailable:
+        if spec.evaluation.text_metric in MODEL_METRICS:
+            raise
+        return scores
