@@ -65,7 +65,7 @@ def test_of_several_people_most_decide_and_no_one_where_they_are_even() -> None:
     ids=["another prompt", "one answer", "cut", "a label"],
 )
 def test_what_is_no_whole_pair_of_todays_prompt_is_left_out(changes: dict[str, Any]) -> None:
-    assert chosen(choice("a", **changes)) == []
+    assert chosen(choice(**{"preference": "a", **changes})) == []
 
 
 def test_the_newest_pairs_come_last_and_older_ones_are_left_out() -> None:
