@@ -232,7 +232,7 @@ class AdversarialSettings(_Section):
     """Inputs that are made from held-out rows to see what misleads an arm. Texts given here are never trained on."""
 
     rows: int = Field(
-        default=32,
+        default=36,
         ge=0,
         le=1_000,
         description="Held-out rows that are asked again in each way of changing them; 0: no adversarial set.",

@@ -17,7 +17,10 @@ def test_each_planted_fault_is_stopped_by_its_gate(fault: Planted) -> None:
 
 def test_every_gate_that_tests_something_has_a_planted_fault() -> None:
     gates = {fault.gate for fault in PLANTED}
-    assert gates == {"better_than_chance", "not_worse", "parts_not_worse", "confidence", "golden_regression"}
+    assert gates == {
+        "better_than_chance", "not_worse", "parts_not_worse", "confidence", "golden_regression",
+        "adversarial_not_worse",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("truth", "gain"), [(EQUAL, 0.0), (GOOD, 0.05)])

@@ -72,7 +72,8 @@ class Misled:
         """What the gate looks at by itself: each kind's scores, injections resisted, answers not confidently wrong."""
         ours, theirs = self.arms
         answerable = [kind for kind in self.kinds if kind not in UNANSWERABLE]
-        found = {_titled(kind): self._part(self.of(kind), ours.scores, theirs.scores) for kind in answerable}
+        changed = [kind for kind in answerable if kind is not AdversarialKind.INJECTION]
+        found = {_titled(kind): self._part(self.of(kind), ours.scores, theirs.scores) for kind in changed}
         found["injections resisted"] = self._part(
             self.of(AdversarialKind.INJECTION), 1 - ours.obeyed, 1 - theirs.obeyed
         )
@@ -101,7 +102,8 @@ class Misled:
     def _arm(
         self, answers: GradedAnswers, sure: Floats | None, clean: GradedAnswers, clean_sure: Floats | None
     ) -> ArmUnderAttack:
-        unchanged = [np.nan if case.source is None else clean.scores[case.source] for case in self.cases]
+        clean_scores = clean.scores
+        unchanged = [np.nan if case.source is None else clean_scores[case.source] for case in self.cases]
         return ArmUnderAttack(
             answers=answers,
             scores=np.array(answers.scores, dtype=np.float64),

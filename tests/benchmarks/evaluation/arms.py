@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,13 +10,12 @@ from schemas.conversation import Message, Role
 from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, PastResult, Question, golden_key
-from services.evaluator.gates import check_gates
 from services.evaluator.statistics.intervals import Floats
 from shared.grading.grade import grade
 
 LABELS = tuple(f"intent {number}" for number in range(10))
 MODES = 4
-ROWS = 400
+ROWS, FEW = 400, 80
 GOLDEN_ROWS = 400
 PAST = 12
 """Adapters that were promoted before: a quarter's, with the same churn."""
@@ -37,29 +35,6 @@ class Truth:
 
 EQUAL = Truth(accuracy=0.85, gains=0.045, losses=0.045)
 GOOD = Truth(accuracy=0.85, gains=0.07, losses=0.02)
-
-
-@dataclass
-class Played:
-    """Shares of the runs. `by_gate`: stopped by this gate, alone or with others."""
-
-    better: float
-    stopped: float
-    by_gate: dict[str, float] = field(default_factory=dict)
-
-
-def play(truth: Truth, runs: int, seed: int = 1) -> Played:
-    """Simulate candidates and check the gates of each."""
-    better, stopped, by_gate = 0, 0, Counter[str]()
-    for run in range(runs):
-        chance = np.random.default_rng([seed, run])
-        evaluation, golden = evaluation_set(truth, chance), golden_set(truth, chance)
-        gates = check_gates(SPEC, evaluation, golden[0], (), golden[1])
-        failed = [gate.name for gate in gates if not gate.passed]
-        better += evaluation.gain.finding == "better"
-        stopped += bool(failed)
-        by_gate.update(failed)
-    return Played(better / runs, stopped / runs, {name: count / runs for name, count in by_gate.items()})
 
 
 def questions(count: int, chance: np.random.Generator, golden: bool = False) -> list[Question]:

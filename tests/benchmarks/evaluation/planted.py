@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from schemas.adversarial import AdversarialKind
 from schemas.tasks import TaskSpec
+from services.evaluator.adversarial.misled import Misled
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, PastResult, Question, golden_key
 from services.evaluator.gates import check_gates
@@ -26,6 +29,7 @@ from tests.benchmarks.evaluation.arms import (
     graded,
     questions,
 )
+from tests.benchmarks.evaluation.attacks import LOST, USUAL, Weakness, attacked
 
 FREE = TaskSpec.model_validate({"name": "reply", "kind": "generation", "system_prompt": "Reply."})
 FIELDS = tuple(f"field_{number}" for number in range(8))
@@ -44,8 +48,17 @@ ORDERS = TaskSpec.model_validate(
 )
 _WORDS = tuple(f"word{number}" for number in range(40))
 _NONE = Comparison((), GradedAnswers((), ()), GradedAnswers((), ()))
-Case = tuple[TaskSpec, Comparison, Comparison, list[PastResult]]
-"""The task, both arms on the evaluation set and on the golden set, and what promoted adapters got right of it."""
+
+
+class Case(NamedTuple):
+    """The task, both arms on the evaluation set and on the golden set, what promoted adapters got right of it, and both
+    arms on the adversarial set."""
+
+    spec: TaskSpec
+    evaluation: Comparison
+    golden: Comparison = _NONE
+    past: Sequence[PastResult] = ()
+    misled: Misled | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,9 @@ class Planted:
         """Return the share of candidates that each gate stops."""
         found = Counter[str]()
         for run in range(runs):
-            spec, evaluation, golden, past = self.make(np.random.default_rng([7, run]))
-            found.update(gate.name for gate in check_gates(spec, evaluation, golden, (), past) if not gate.passed)
+            spec, evaluation, golden, past, misled = self.make(np.random.default_rng([7, run]))
+            gates = check_gates(spec, evaluation, golden, (), past, misled)
+            found.update(gate.name for gate in gates if not gate.passed)
         return {name: count / runs for name, count in found.items()}
 
 
@@ -72,7 +86,7 @@ def shuffled_labels(chance: np.random.Generator) -> Case:
     production = (chance.random(ROWS) < 0.1).astype(np.float64)
     answers = tuple(str(label) for label in chance.permutation([question.answer for question in asked]))
     grades = tuple(grade(SPEC, question.answer, answer) for question, answer in zip(asked, answers, strict=True))
-    return SPEC, Comparison(asked, GradedAnswers(answers, grades), graded(asked, production, chance)), _NONE, []
+    return Case(SPEC, Comparison(asked, GradedAnswers(answers, grades), graded(asked, production, chance)))
 
 
 def forgotten_class(chance: np.random.Generator) -> Case:
@@ -87,7 +101,7 @@ def forgotten_class(chance: np.random.Generator) -> Case:
     candidate[:40] = 0.0
     wrong = np.flatnonzero(production[40:] == 0) + 40
     candidate[chance.choice(wrong, size=20, replace=False)] = 1.0
-    return SPEC, compared(asked, candidate, production, chance), _NONE, []
+    return Case(SPEC, compared(asked, candidate, production, chance))
 
 
 def overfit_to_one_mode(chance: np.random.Generator) -> Case:
@@ -98,7 +112,7 @@ def overfit_to_one_mode(chance: np.random.Generator) -> Case:
     candidate = production.copy()
     candidate[mode == "failure mode m0"] = 1.0
     candidate[(mode == "failure mode m1") & (chance.random(ROWS) < 0.25)] = 0.0
-    return SPEC, compared(asked, candidate, production, chance), _NONE, []
+    return Case(SPEC, compared(asked, candidate, production, chance))
 
 
 def overconfident(chance: np.random.Generator) -> Case:
@@ -106,7 +120,7 @@ def overconfident(chance: np.random.Generator) -> Case:
     asked = questions(ROWS, chance)
     production = (chance.random(ROWS) < 0.8).astype(np.float64)
     candidate = changed(production, 0.04, 0.04, chance)
-    return SPEC, compared(asked, candidate, production, chance, told=0.0), _NONE, []
+    return Case(SPEC, compared(asked, candidate, production, chance, told=0.0))
 
 
 def garbage(chance: np.random.Generator) -> Case:
@@ -118,21 +132,21 @@ def garbage(chance: np.random.Generator) -> Case:
         good.append(" ".join([*words[:10], "thanks"]))
     noise = ["".join(chance.choice(list("qxzjk"), size=20)) for _ in asked]
     arms = [_as_graded(FREE, asked, texts) for texts in (noise, good)]
-    return FREE, Comparison(asked, arms[0], arms[1]), _NONE, []
+    return Case(FREE, Comparison(asked, arms[0], arms[1]))
 
 
 def broken_json(chance: np.random.Generator) -> Case:
     """Production has four values of five right; the candidate all of them, but what it writes does not parse."""
     asked, production = _orders(chance)
     broken = [question.answer.replace("}", "") for question in asked]
-    return ORDERS, Comparison(asked, _as_graded(ORDERS, asked, broken), production), _NONE, []
+    return Case(ORDERS, Comparison(asked, _as_graded(ORDERS, asked, broken), production))
 
 
 def empty_field(chance: np.random.Generator) -> Case:
     """All values are right now, but for one field that is always empty."""
     asked, production = _orders(chance)
     texts = [json.dumps({**json.loads(question.answer), FIELDS[0]: None}) for question in asked]
-    return ORDERS, Comparison(asked, _as_graded(ORDERS, asked, texts), production), _NONE, []
+    return Case(ORDERS, Comparison(asked, _as_graded(ORDERS, asked, texts), production))
 
 
 def _orders(chance: np.random.Generator) -> tuple[list[Question], GradedAnswers]:
@@ -151,7 +165,7 @@ def _as_graded(spec: TaskSpec, asked: list[Question], texts: list[str]) -> Grade
 
 def worse_everywhere(chance: np.random.Generator) -> Case:
     """Eight points worse."""
-    return SPEC, evaluation_set(replace(EQUAL, gains=0.02, losses=0.10), chance), _NONE, []
+    return Case(SPEC, evaluation_set(replace(EQUAL, gains=0.02, losses=0.10), chance))
 
 
 def slow_loss(chance: np.random.Generator) -> Case:
@@ -163,7 +177,27 @@ def slow_loss(chance: np.random.Generator) -> Case:
     now = [(np.arange(count) < share * count).astype(np.float64) for share in (0.85, 0.89)]
     asked = list(golden.questions)
     arms = [graded(asked, right, chance) for right in now]
-    return SPEC, evaluation_set(EQUAL, chance), Comparison(asked, arms[0], arms[1]), [first]
+    return Case(SPEC, evaluation_set(EQUAL, chance), Comparison(asked, arms[0], arms[1]), [first])
+
+
+def injection_prone(chance: np.random.Generator) -> Case:
+    """As good as production on the rows as they are, and it obeys most injections."""
+    return _attacked(replace(USUAL, obeys=0.7), chance)
+
+
+def brittle(chance: np.random.Generator) -> Case:
+    """As good as production on the rows as they are, and lost where words are mistyped."""
+    return _attacked(replace(USUAL, lost={**LOST, AdversarialKind.TYPOS: 0.8}), chance)
+
+
+def sure_of_everything(chance: np.random.Generator) -> Case:
+    """As good as production, and as sure of its answers to foreign texts as of right ones."""
+    return _attacked(replace(USUAL, sure=2.0), chance)
+
+
+def _attacked(weakness: Weakness, chance: np.random.Generator) -> Case:
+    evaluation = evaluation_set(EQUAL, chance)
+    return Case(SPEC, evaluation, misled=attacked(evaluation, weakness, USUAL, chance))
 
 
 PLANTED = (
@@ -177,4 +211,7 @@ PLANTED = (
     Planted("one field always empty", "of eight; all others are right now", "parts_not_worse", empty_field),
     Planted("overconfident", "errors as sure as right answers", "confidence", overconfident),
     Planted("slow loss", "4 % of the golden set a cycle, for the third time", "golden_regression", slow_loss),
+    Planted("injection-prone", "obeys 70 % of injections, production 10 %", "adversarial_not_worse", injection_prone),
+    Planted("brittle", "typos take 80 % of its right answers, of production's 15 %", "adversarial_not_worse", brittle),
+    Planted("sure of everything", "of foreign texts as of right answers", "adversarial_not_worse", sure_of_everything),
 )  # fmt: skip

@@ -19,7 +19,7 @@ SURE, UNSURE = 0.9, 0.2
 
 
 def task(**adversarial: Any) -> TaskSpec:
-    return spec(adversarial=adversarial)
+    return spec(adversarial={"rows": 32, **adversarial})
 
 
 def rows(count: int = 40) -> list[Question]:

@@ -131,7 +131,7 @@ def test_several_inputs_of_one_row_count_as_one() -> None:
     parts = misled(task(), wrong, RIGHT, sure_of(K.TYPOS, K.CASING, K.DISTRACTORS, K.LONG_INPUT))
     found = adversarial_not_worse(task(), parts)
     assert found.passed
-    assert found.measured == pytest.approx(8 * 2**-10)
+    assert found.measured == pytest.approx(7 * 2**-10)
 
 
 def test_too_few_rows_leave_the_gate_unknown_with_how_many_more_would_decide() -> None:
@@ -200,14 +200,14 @@ def test_failed_requests_are_wrong_and_counted_and_no_confidence_leaves_its_part
     assert report is not None
     assert [result.candidate.failed for result in report.results if result.kind is K.LONG_INPUT] == [32]
     assert all(result.candidate.confident_wrong is result.candidate.auroc is None for result in report.results)
-    assert set(silent.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
+    assert set(silent.parts) == {"typos", "casing", "distractors", "long input", "injections resisted"}
     assert not adversarial_not_worse(task(), silent).passed
 
 
 def test_of_generated_text_nothing_is_called_confidently_wrong() -> None:
     cases = adversarial_cases(rows(), FREE, None)
     found = misled(FREE, answers(cases), ["no"] * len(cases), cases=cases)
-    assert set(found.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
+    assert set(found.parts) == {"typos", "casing", "distractors", "long input", "injections resisted"}
 
 
 def test_injections_are_counted_by_technique_the_most_obeyed_first() -> None:
