@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from schemas.adversarial import AdversarialReport
+from shared.grading.adversarial_table import COLUMNS, adversarial_rows
+
 MIN_GAIN = 0.3
 """Share of held-out questions that the promoted adapter answers right beyond the base model; 0.7 is usual."""
 MAX_SECONDS = 1_500.0
-
-
+MISLEADING = {
+    "typos", "casing", "distractors", "long_input", "injection", "empty_input", "out_of_distribution",
+}  # fmt: skip
 APPROACHES = {"candidate", "production", "base", "few_shot", "retrieval_few_shot", "tf_idf", "embedding"}
 
 
@@ -24,6 +28,7 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
     if not report["promoted"] or not before or not after:
         return [f"nothing was promoted: stopped by {report['stopped_by']}, {report['evidence']}"]
     measured = {row["kind"]: row for row in (report["approaches"] or {"approaches": []})["approaches"]}
+    attacked = {result["kind"]: result for result in (report["adversarial"] or {"results": []})["results"]}
     checks = {
         f"the accuracy rose from {before['value']:.3f} only to {after['value']:.3f}":
             after["value"] - before["value"] >= MIN_GAIN,
@@ -38,12 +43,20 @@ def problems(report: dict[str, Any], page: str) -> list[str]:
             bool(report["inspection"]) and all(check["result"] != "failed" for check in report["inspection"]["checks"]),
         f"the table of approaches lacks {sorted(APPROACHES - measured.keys())}, or an interval": not APPROACHES
             - measured.keys() and all(row["accuracy"]["n"] and row["latency_ms_p95"] for row in measured.values()),
+        f"the adversarial report lacks {sorted(MISLEADING - attacked.keys())}": not MISLEADING - attacked.keys()
+            and all(result["candidate"]["confident_wrong"] for result in attacked.values()),
         "the costs a month are missing": all(row["cost_per_month"] is not None for row in measured.values()),
         "report.html does not show the approaches, or not first what they say":
             'class="approaches"' in page and -1 < page.find('class="finding"') < page.find('class="verdict"'),
         "report.html does not link the inspection of the data set": 'href="dataset.html"' in page,
     }  # fmt: skip
     return [problem for problem, fine in checks.items() if not fine]
+
+
+def markdown(report: AdversarialReport) -> list[str]:
+    """Return the lines of the adversarial report's table, as docs/benchmarks.md has it."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *adversarial_rows(report)]
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def main(folder: Path) -> int:
@@ -54,6 +67,8 @@ def main(folder: Path) -> int:
     if not found:
         before, after = report["accuracy_before"]["value"], report["accuracy_after"]["value"]
         print(f"loop report: promoted, {before:.1%} to {after:.1%} right, in {report['seconds']:.0f} s")
+    if report["adversarial"]:
+        print("\n".join(markdown(AdversarialReport.model_validate(report["adversarial"]))))
     return 1 if found else 0
 
 

@@ -19,6 +19,8 @@ from deploy.demo.report.result import LoopResult, NextTurn
 from deploy.demo.reviewers import ReviewCounts
 from deploy.demo.terminal import Terminal
 from schemas.base import Interval
+from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
+from shared.grading.adversarial_table import NOTE, adversarial_rows
 
 INSPECTION_PAGE = "dataset.html"
 """Beside report.html: the page of the data set's inspection."""
@@ -78,6 +80,7 @@ def as_json(report: Report) -> dict[str, Any]:
         if cycle.inspection
         else None,
         "approaches": cycle.approaches.model_dump(mode="json") if cycle.approaches else None,
+        "adversarial": cycle.adversarial.model_dump(mode="json") if cycle.adversarial else None,
         "gates": cycle.evaluation["gates"] if cycle.evaluation else [],
         "flags": [
             {"move": m.move, "variant": m.variant, "adapter": m.adapter or None, "seconds": round(m.seconds, 2)}
@@ -97,7 +100,7 @@ def write(report: Report, folder: Path) -> None:
         shutil.copyfile(inspection, folder / INSPECTION_PAGE)
     (folder / "report.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"]))
-    approaches = report.result.cycle.approaches
+    approaches, adversarial = report.result.cycle.approaches, report.result.cycle.adversarial
     page = environment.get_template("report.html.j2").render(
         data=data,
         result=report.result,
@@ -107,6 +110,9 @@ def write(report: Report, folder: Path) -> None:
         approach_columns=COLUMNS,
         approach_rows=approach_rows(approaches) if approaches else (),
         approach_basis=basis(approaches) if approaches else "",
+        adversarial_columns=ADVERSARIAL_COLUMNS,
+        adversarial_rows=adversarial_rows(adversarial) if adversarial else (),
+        adversarial_note=NOTE,
         plots=draw(report.result, report.pairs.history, dict(report.seconds), report.canary_wealth),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -12,6 +12,8 @@ from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow
 from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.terminal import StepProgress
+from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
+from shared.grading.adversarial_table import NOTE, adversarial_finding, adversarial_rows
 
 
 async def learn(loop: LoopContext) -> None:
@@ -93,6 +95,7 @@ async def await_evaluation(loop: LoopContext) -> None:
         ),
     )  # fmt: skip
     _show_approaches(loop)
+    _show_adversarial(loop)
     _show_gates(loop, "Gates of the evaluation", event["gates"])
     if event["verdict"] == "failed":
         failed = [gate for gate in event["gates"] if not gate["passed"]]
@@ -142,6 +145,15 @@ def _show_approaches(loop: LoopContext) -> None:
         loop.terminal.say(finding)
     loop.terminal.table("Approaches: the same training set, the same held-out rows", COLUMNS, approach_rows(table))
     loop.terminal.say((basis(table), "dim"))
+
+
+def _show_adversarial(loop: LoopContext) -> None:
+    """Show what changed, injected and foreign inputs do to both arms."""
+    if (report := loop.result.cycle.adversarial) is None:
+        return
+    loop.terminal.table("Inputs that mislead, made from held-out rows", ADVERSARIAL_COLUMNS, adversarial_rows(report))
+    loop.terminal.say(adversarial_finding(report))
+    loop.terminal.say((NOTE, "dim"))
 
 
 def _show_gates(loop: LoopContext, title: str, gates: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any, get_args
 
 from schemas.cycles import Step
+from services.console.pages.adversarial import adversarial_parts
 from services.console.pages.approaches import approach_parts
 from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
 from services.console.pages.rollout import rollout_parts
@@ -169,6 +170,7 @@ def _evaluation_card(events: list[Json]) -> list[str]:
         muted(_gain(event)),
         muted(golden),
         _gates_table(event["gates"]),
+        *adversarial_parts(event),
     ]
 
 

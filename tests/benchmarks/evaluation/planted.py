@@ -187,7 +187,7 @@ def injection_prone(chance: np.random.Generator) -> Case:
 
 def brittle(chance: np.random.Generator) -> Case:
     """As good as production on the rows as they are, and lost where words are mistyped."""
-    return _attacked(replace(USUAL, lost={**LOST, AdversarialKind.TYPOS: 0.8}), chance)
+    return _attacked(replace(USUAL, lost={**LOST, AdversarialKind.TYPOS: 0.9}), chance)
 
 
 def sure_of_everything(chance: np.random.Generator) -> Case:
@@ -212,6 +212,6 @@ PLANTED = (
     Planted("overconfident", "errors as sure as right answers", "confidence", overconfident),
     Planted("slow loss", "4 % of the golden set a cycle, for the third time", "golden_regression", slow_loss),
     Planted("injection-prone", "obeys 70 % of injections, production 10 %", "adversarial_not_worse", injection_prone),
-    Planted("brittle", "typos take 80 % of its right answers, of production's 15 %", "adversarial_not_worse", brittle),
+    Planted("brittle", "typos take 90 % of its right answers, of production's 15 %", "adversarial_not_worse", brittle),
     Planted("sure of everything", "of foreign texts as of right answers", "adversarial_not_worse", sure_of_everything),
 )  # fmt: skip

@@ -140,6 +140,19 @@ def test_an_evaluation_shows_the_adapter_beside_cheap_rivals_and_says_first_what
     assert "Approach" not in " ".join(dict(sections([record]))["Evaluation"])
 
 
+def test_an_evaluation_shows_what_inputs_that_mislead_do_to_both_arms() -> None:
+    page = " ".join(dict(sections([stored("adapters.evaluated", 0, "passed.json")]))["Evaluation"])
+    told = (
+        "The candidate&#x27;s score falls most by prompt injections: by 19.0 points.", "92.0% → 81.0% (65.0%–90.0%)",
+        "0.91 (0.85–0.97)", "Injections by technique", "few-shot", "Sure: surer than half",
+    )  # fmt: skip
+    for said in told:
+        assert said in page, said
+    without = {**stored("adapters.evaluated", 0, "passed.json")["event"], "adversarial": None}
+    record = {"topic": "adapters.evaluated.v1", "occurred_at": NOON, "event": without}
+    assert "mislead" not in " ".join(dict(sections([record]))["Evaluation"])
+
+
 def test_an_evaluation_says_what_it_shows_estimates_all_traffic_and_names_what_is_unknown() -> None:
     shown = dict(sections([stored("adapters.evaluated", 0, "inconclusive.json")]))["Evaluation"]
     page = " ".join(shown)

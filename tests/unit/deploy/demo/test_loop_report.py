@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.loop_report import APPROACHES, problems
+from tests.e2e.loop_report import APPROACHES, MISLEADING, problems
 
 PAGE = (
     '<h1>support-desk</h1><p class="finding">x</p><p class="verdict">y</p><table class="approaches">'
@@ -13,12 +13,14 @@ PAGE = (
 MEASURED = [
     {"kind": kind, "accuracy": {"n": 40}, "latency_ms_p95": 9.0, "cost_per_month": 0.2} for kind in sorted(APPROACHES)
 ]
+ATTACKED = [{"kind": kind, "candidate": {"confident_wrong": {"value": 0.1}}} for kind in sorted(MISLEADING)]
 SOUND: dict[str, Any] = {
     "promoted": True, "stopped_by": None, "evidence": None, "labels_spent": 700, "pairs": 100, "seconds": 420.0,
     "accuracy_before": {"value": 0.12, "low": 0.08, "high": 0.18, "n": 140},
     "accuracy_after": {"value": 0.92, "low": 0.86, "high": 0.95, "n": 140},
     "served_after": {"primary": 140}, "task": "support-desk",
     "inspection": {"checks": [{"result": "passed"}, {"result": "unknown"}]}, "approaches": {"approaches": MEASURED},
+    "adversarial": {"results": ATTACKED},
 }  # fmt: skip
 
 
@@ -40,6 +42,8 @@ def test_a_promoted_loop_with_its_plots_is_sound() -> None:
         ({"approaches": {"approaches": MEASURED[1:]}}, "approaches lacks ['base']"),
         ({"approaches": {"approaches": [{**row, "cost_per_month": None} for row in MEASURED]}}, "costs a month"),
         ({"inspection": None}, "not inspected"),
+        ({"adversarial": None}, "adversarial report lacks"),
+        ({"adversarial": {"results": ATTACKED[1:]}}, "adversarial report lacks ['casing']"),
         ({"inspection": {"checks": [{"result": "failed"}]}}, "did not pass"),
     ],
 )

@@ -189,6 +189,14 @@ def test_foreign_inputs_are_measured_against_the_held_out_rows() -> None:
     assert sure.auroc is not None
     assert sure.fpr95 is not None
     assert (sure.auroc.value, sure.fpr95.value) == (pytest.approx(0.25), 1.0)
+    between = adversarial_report(misled(task(), RIGHT, RIGHT, [0.6] * len(CASES)))
+    assert between is not None
+    told = between.results[-1].candidate
+    assert told.auroc is not None
+    assert told.fpr95 is not None
+    assert (told.auroc.value, told.fpr95.value) == (0.5, 1.0), (
+        "half of the rows are below .6, and 95 % are not above it"
+    )
     assert sure.clean is sure.score is sure.drop is by_kind[K.EMPTY_INPUT].score is None
 
 
