@@ -12,7 +12,7 @@ import typer
 
 NAMES = (
     "spool", "redaction", "log", "soak", "confidence", "servers", "gateway", "dataset", "promotion", "evaluation",
-    "rollout",
+    "rollout", "twelve_weeks",
 )  # fmt: skip
 
 
