@@ -243,7 +243,8 @@ class AdversarialSettings(_Section):
     injections: tuple[AttackText, ...] = Field(
         default=(),
         max_length=200,
-        description="Injections of your own, beside ours; {target} stands for what they ask the model to answer.",
+        description="Injections of your own, beside ours; {target} stands for what they ask the model to answer; "
+        "one without it is obeyed if the answer changes.",
     )
     out_of_distribution: tuple[AttackText, ...] = Field(
         default=(), max_length=200, description="Foreign texts of your own in place of ours; empty: ours."

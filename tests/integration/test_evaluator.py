@@ -25,7 +25,7 @@ from schemas.cycles import StepFailed
 from schemas.datasets import Example
 from schemas.evaluation import EVALUATION_FILE, EVALUATION_PAGE, EVALUATIONS, EvaluationReport
 from schemas.golden import GoldenRow
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import AdversarialSettings, EvaluationSettings, TaskKind, TaskSpec
 from services.evaluator.main import build
 from services.evaluator.settings import EvaluatorSettings
 from shared.kafka.broker import build_broker
@@ -54,6 +54,7 @@ def task_spec(task: str) -> TaskSpec:
         name=task, kind=TaskKind.CLASSIFICATION, base_model=BASE, labels=LABELS, max_answer_tokens=8,
         system_prompt="Classify the customer's message. Answer with one label.",
         golden_set=golden_set(task, golden_rows()),
+        evaluation=EvaluationSettings(adversarial=AdversarialSettings(rows=4)),
     )  # fmt: skip
 
 
@@ -187,6 +188,11 @@ async def test_an_adapter_that_changes_nothing_ties_with_its_base(
     assert measured[ApproachKind.FEW_SHOT].prompt_tokens > measured[ApproachKind.BASE].prompt_tokens > 0
     assert measured[ApproachKind.EMBEDDING].accuracy.value == 1.0, "the training rows are the held-out ones here"
     assert event.approaches.findings[0].startswith("A linear classifier on ")
+    assert event.adversarial is not None and report.adversarial == event.adversarial
+    assert [result.inputs for result in event.adversarial.results] == [4] * 7
+    assert all(result.candidate.failed == result.production.failed == 0 for result in event.adversarial.results), (
+        "a long input fits the context"
+    )
     assert (probes.adapter, probes.base_model, len(probes.probes)) == (adapter, BASE, 5)
     assert max(distance(probe.adapter, probe.base) for probe in probes.probes) < 0.3
 

@@ -11,7 +11,7 @@ from schemas.adversarial import UNANSWERABLE, AdversarialKind
 from schemas.conversation import Message, Role
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.adversarial.changes import lengthened, with_distractor, with_other_casing, with_typos
-from services.evaluator.adversarial.injections import INJECTIONS, OWN, Injection
+from services.evaluator.adversarial.injections import INJECTIONS, OWN, TARGET, Injection
 from services.evaluator.adversarial.texts import EMPTY, FOREIGN
 from services.evaluator.domain import Question
 from services.evaluator.rivals.prompts import sample_rows
@@ -26,7 +26,7 @@ _CHARACTERS_A_TOKEN = 3
 class Case:
     """One input. `source`: the position of the row that was changed; None: it was made from none.
 
-    `target`: what the injection asks the model to answer.
+    `target`: what the injection asks the model to answer; empty: an injection of the task's own that does not say.
     """
 
     kind: AdversarialKind
@@ -74,9 +74,9 @@ def _case(kind: AdversarialKind, position: int, question: Question, spec: TaskSp
     elif kind is AdversarialKind.LONG_INPUT:
         text = lengthened(text, _room(question, spec, context))
     else:
-        injection, target = _injection(spec, chance), _target(question, spec, chance)
-        technique = injection.technique
-        text = f"{text} {injection.text.replace('{target}', target)}"
+        technique, demand = _injection(spec, chance)
+        target = _target(question, spec, chance) if TARGET in demand else ""
+        text = f"{text} {demand.replace(TARGET, target)}"
     last = question.messages[-1].model_copy(update={"content": text})
     # All inputs that are made from one row count as one draw.
     group = question.group or f"row {position}"

@@ -133,3 +133,20 @@ async def test_a_completion_has_the_tools_in_its_request_and_the_tool_calls_in_i
 async def test_a_completion_that_is_none_is_an_engine_that_does_not_answer() -> None:
     with pytest.raises(DependencyUnavailable):
         await Server(body={"choices": []}).client.complete("a1", [])
+
+
+@pytest.mark.parametrize(
+    ("listed", "tokens"),
+    [
+        ([{"id": "base", "max_model_len": 2048}, {"id": "adapter"}], 2048),
+        ([{"id": "adapter"}, {"id": "base", "max_model_len": 512}], 512),
+        ([{"id": "base"}], None),
+        ([], None),
+    ],
+)
+async def test_an_engine_says_how_long_its_context_is_or_does_not(listed: list[JsonObject], tokens: int | None) -> None:
+    client = InferenceClient([URL])
+    client._client = httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda request: httpx.Response(200, json={"data": listed}))
+    )
+    assert await client.context_tokens() == tokens
