@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from deploy.cli import contract, dataset, dead_letters, forget, keys, lake, loop, rollout, stack, tasks, topics
+from deploy.cli import (
+    contract,
+    dataset,
+    dead_letters,
+    evaluation,
+    forget,
+    keys,
+    lake,
+    loop,
+    rollout,
+    stack,
+    tasks,
+    topics,
+)
 from deploy.cli.advice.commands import advise
 from deploy.cli.golden import commands as golden
 from deploy.cli.output import ErrorPrintingGroup
@@ -36,6 +49,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(shadow.app, name="shadow")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(evaluation.app, name="evaluation")
 app.add_typer(golden.app, name="golden")
 app.add_typer(keys.app, name="keys")
 app.add_typer(topics.app, name="topics")

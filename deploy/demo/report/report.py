@@ -24,6 +24,8 @@ from shared.grading.adversarial_table import NOTE, adversarial_rows
 
 INSPECTION_PAGE = "dataset.html"
 """Beside report.html: the page of the data set's inspection."""
+EVALUATED_PAGE = "evaluation.html"
+"""Beside report.html: the page of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,13 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write `report.json` and `report.html` into `folder`, and beside them the page of the data set's inspection."""
+    """Write `report.json` and `report.html` into `folder`, beside them the pages of inspection and evaluation."""
     data = as_json(report)
     folder.mkdir(parents=True, exist_ok=True)
     if (inspection := report.result.cycle.inspection_page) is not None:
         shutil.copyfile(inspection, folder / INSPECTION_PAGE)
+    if (evaluation := report.result.cycle.evaluation_page) is not None:
+        shutil.copyfile(evaluation, folder / EVALUATED_PAGE)
     (folder / "report.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["j2"]))
     approaches, adversarial = report.result.cycle.approaches, report.result.cycle.adversarial
@@ -105,6 +109,7 @@ def write(report: Report, folder: Path) -> None:
         data=data,
         result=report.result,
         inspection_page=INSPECTION_PAGE if inspection else None,
+        evaluation_page=EVALUATED_PAGE if evaluation else None,
         rows=summary(report),
         findings=approaches.findings if approaches else (),
         approach_columns=COLUMNS,

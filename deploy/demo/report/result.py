@@ -42,6 +42,8 @@ class LearningCycle:
     inspection_page: Path | None = None
     training: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
+    evaluation_page: Path | None = None
+    """The page with everything behind the evaluation; None: there was none, or it is out of this machine's reach."""
 
     @property
     def approaches(self) -> ApproachTable | None:

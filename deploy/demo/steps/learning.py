@@ -12,6 +12,7 @@ from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow
 from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.terminal import StepProgress
+from schemas.evaluation import EVALUATION_PAGE
 from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
 from shared.grading.adversarial_table import NOTE, adversarial_finding, adversarial_rows
 
@@ -82,6 +83,7 @@ async def await_evaluation(loop: LoopContext) -> None:
     with loop.terminal.step("evaluation", title) as progress:
         event = await _event(loop, "adapters.evaluated", 300.0, _show_progress_of("evaluation", progress))
     loop.result.cycle.evaluation = event
+    await _show_headline(loop, event)
     loop.terminal.table(
         "Side by side",
         ("arm", "accuracy", "95 %", "macro F1", "failed", "p50 / p95"),
@@ -103,6 +105,16 @@ async def await_evaluation(loop: LoopContext) -> None:
             "evaluation gate " + ", ".join(gate["name"] for gate in failed),
             "; ".join(f"{g['name']} measured {_number(g['measured'])}, required {g['required']}" for g in failed),
         )
+
+
+async def _show_headline(loop: LoopContext, event: dict[str, Any]) -> None:
+    """Say the verdict in a sentence and where its page is, and remember the page for the report."""
+    if event.get("headline"):
+        loop.terminal.say((event["headline"], "bold"))
+    folder = await loop.fetch(event["report"]) if event.get("report") else None
+    if folder is not None and (folder / EVALUATION_PAGE).is_file():
+        loop.result.cycle.evaluation_page = folder / EVALUATION_PAGE
+        loop.terminal.say(f"The evaluation as a page: {folder / EVALUATION_PAGE}")
 
 
 def stopped_by(page: CyclePage) -> CandidateStopped:

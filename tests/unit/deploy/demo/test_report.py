@@ -252,6 +252,17 @@ def test_a_loop_that_failed_early_still_has_a_report(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["accuracy_before"] is None
 
 
+def test_the_report_links_the_page_of_the_evaluation_and_has_it_beside_it(tmp_path: Path) -> None:
+    made = report(promoted=True)
+    write(made, tmp_path / "without")
+    assert "evaluation.html" not in (tmp_path / "without" / "report.html").read_text()
+    made.result.cycle.evaluation_page = tmp_path / "published.html"
+    made.result.cycle.evaluation_page.write_text("<h1>Passed every gate.</h1>")
+    write(made, tmp_path)
+    assert '<a href="evaluation.html">' in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "evaluation.html").read_text() == "<h1>Passed every gate.</h1>"
+
+
 def test_the_page_says_first_what_the_cheap_rivals_mean_and_has_their_table(tmp_path: Path) -> None:
     made = report(promoted=True)
     made.result.cycle.evaluation = json.loads(Path("schemas/examples/adapters.evaluated.v1/passed.json").read_text())

@@ -40,6 +40,8 @@ class FakeServices:
         self.gain = gain
         self.fails = fails
         self.report = report
+        self.evaluation: str | None = None
+        """Address of the evaluations' report."""
         self.asked: list[tuple[str, str]] = []
         self.corrected: dict[str, str] = {}
         self.cycle: list[dict[str, Any]] = []
@@ -141,7 +143,8 @@ class FakeServices:
         verdict = "passed" if passed else "failed"
         candidate, production = {**ARM, "adapter": f"a{self.turn}"}, {**ARM, "adapter": opponent}
         arms = {"candidate": candidate, "production": production}
-        self.add("adapters.evaluated.v1", {"verdict": verdict, "gates": [gain], **arms})
+        said = {"headline": f"The verdict is {verdict}.", "report": self.evaluation}
+        self.add("adapters.evaluated.v1", {"verdict": verdict, "gates": [gain], **arms, **said})
         if passed:
             self.add_stage("shadow")
 
@@ -291,6 +294,23 @@ async def test_a_candidate_is_stopped_by_a_named_gate_with_its_evidence(
     assert result.stopped_by == "evaluation gate min_gain"
     assert "measured -0.05, required >= 0" in result.evidence
     assert "stopped by evaluation gate min_gain" in output
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_verdict_is_said_in_a_sentence_and_its_page_copied_beside_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "artifacts" / "evaluations" / "a1-vs-base-1"
+    folder.mkdir(parents=True)
+    (folder / "evaluation.html").write_text("<h1>Stopped.</h1>")
+    (folder / "manifest.json").write_text("{}")
+    services = FakeServices({}, gain=-0.05)
+    services.evaluation = str(folder)
+    result, output = await played(services, tmp_path, monkeypatch)
+    assert "The verdict is failed." in output
+    assert str(folder / "evaluation.html") in output.replace("\n", "")
+    assert result.cycle.evaluation_page == folder / "evaluation.html"
+    assert (tmp_path / "report" / "evaluation.html").read_text() == "<h1>Stopped.</h1>"
 
 
 @pytest.mark.usefixtures("quick")
