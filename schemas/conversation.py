@@ -80,6 +80,8 @@ class Message(Frozen):
     @property
     def text(self) -> str:
         """Everything that the message says as one text: what people and sentence encoders read."""
+        if isinstance(self.content, str) and not self.tool_calls and not self.refusal:
+            return self.content  # Nearly all of them, and a build asks for each many times.
         return _joined(_content_text(self.content), self.refusal, _calls_text(self.tool_calls))
 
 
@@ -163,6 +165,8 @@ class Answer(Frozen):
 
         Tool calls are compact JSON without their random ids, so that equal calls are equal texts.
         """
+        if not self.refusal and not self.tool_calls:
+            return self.text
         return plain_answer(self.text, self.refusal, self.tool_calls)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -268,3 +270,5 @@ def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: Artifact
 
 if __name__ == "__main__":
     run_job(run_build)
+    logging.shutdown()
+    os._exit(0)  # All is stored, and freeing the objects of a large task one by one takes a while.

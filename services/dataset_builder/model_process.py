@@ -81,8 +81,7 @@ class LocalModels:
         def report(done: int, total: int) -> None:
             progress(2 + done / total, 4, f"embedding: {done} of {total} texts")
 
-        embedder = CachedEmbedder(self._encoder, self.embeddings, report)
-        return LabelScorer(embedder)(asked)
+        return LabelScorer(CachedEmbedder(self._encoder, self.embeddings, report))(asked)
 
     @cached_property
     def _redactor(self) -> Redactor:
@@ -112,9 +111,10 @@ class ModelProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._connection.close()
-        self._process.join(0 if error else _CLOSE_SECONDS)
+        """End the process at once: it keeps nothing, and with models an interpreter takes a second to end by itself."""
         self._process.kill()
+        self._process.join()
+        self._connection.close()
 
     def load_redactor(self, rules: Rules) -> None:
         self._send("load_redactor", rules)

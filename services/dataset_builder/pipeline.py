@@ -22,7 +22,7 @@ from services.dataset_builder.building.chat_format import (
 from services.dataset_builder.building.length import TokenCounter, length_error
 from services.dataset_builder.building.places.frozen import adversarial_questions
 from services.dataset_builder.building.places.place import Place
-from services.dataset_builder.building.places.placement import Placed, make_examples
+from services.dataset_builder.building.places.placement import Placed, group_rows, make_examples
 from services.dataset_builder.building.places.steps import place
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.building.votes import Vote, resolve_votes, reviewers_answers
@@ -122,18 +122,19 @@ def build_dataset(
     guarded = hold_back_voters(valid, spec)
     placed, similar = place(guarded.rows, inputs.decisions.places, inputs.never_trained_on, spec)
     finish_noise = _begin_noise(placed, inputs, score)
-    examples = make_examples(placed, similar)  # While the noise model is at work.
-    del similar
+    # While the noise model is at work:
+    grouped = group_rows(placed, similar)
+    del similar  # It is large, and so are the examples.
+    examples = make_examples(grouped, placed)
+    labels, right = _labels_of(votes, spec), shown_right(votes)
+    audits, overlaps = audited(vote for vote in labels if vote.label != NO_LABEL), blind_overlaps(labels)
     noise = finish_noise()
     to_train, held_out = ([e for e in part if e.prediction_ids[0] not in noise.held_ids] for part in examples)
-    labels = _labels_of(votes, spec)
-    audits = audited(vote for vote in labels if vote.label != NO_LABEL)
-    augmented, right_already = augment(to_train, shown_right(votes), spec.dataset.augmentation)
+    augmented, right_already = augment(to_train, right, spec.dataset.augmentation)
     train, capped = balance(augmented, guarded.rows, spec, audits)
     left_out = [*obsolete, *overruled, *invalid, *guarded.held_back, *placed.left_out]
     left_out += [*noise.held_back, *right_already, *capped]
     left_out.sort(key=lambda r: (r.fate, r.reason, r.correction_ids))
-    overlaps = blind_overlaps(labels)
     return Build(
         Dataset(tuple(train), tuple(held_out), tuple(left_out)),
         decisions=Decisions(noise.decided, placed.decided),
@@ -195,11 +196,11 @@ def _validate(
     return valid, left_out
 
 
-def _output_error(row: Row, spec: TaskSpec) -> Rejection | None:
+def _output_error(answer: Message, row: Row, spec: TaskSpec) -> Rejection | None:
     """The schema of an extraction is the task's of today, not that of the call, which may be an earlier one."""
     if spec.output_schema is not None:
-        return schema_error(row.messages[-1], spec.output_schema)
-    return output_error(row.messages[-1], row.call.response_format)
+        return schema_error(answer, spec.output_schema)
+    return output_error(answer, row.call.response_format)
 
 
 def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejection | None:
@@ -209,6 +210,6 @@ def _error(row: Row, spec: TaskSpec, count_tokens: TokenCounter | None) -> Rejec
     messages, tools = row.messages, row.tools
     return (
         format_error(messages, tools, spec)
-        or _output_error(row, spec)
+        or _output_error(messages[-1], row, spec)
         or length_error(messages, tools, spec, count_tokens)
     )

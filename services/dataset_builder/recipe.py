@@ -27,15 +27,20 @@ from shared.model.embedding import Vectors
 _FOLDS = 5
 _NEIGHBOURS = 20
 _SEED = 20
-_AT_ONCE = 2_000
+_READ, _AT_ONCE = 10_000, 2_000
+"""Texts whose vectors are read together, which reads through a file with all of them, and that are scored together."""
 _DIGITS = 4
 
 Probabilities = npt.NDArray[np.float32]
 
 
-class Embedder(Protocol):
-    def embed(self, texts: Sequence[str], keep: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
-        """Return a vector for each text. Those of the texts to `keep`, if known, are to stay known."""
+class Embeddings(Protocol):
+    def store(self, texts: Sequence[str], keep: Sequence[str]) -> None:
+        """Embed the texts. Those to `keep`, if known, are to stay known."""
+        ...
+
+    def read(self, texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
+        """Return a vector for each of some stored texts."""
         ...
 
 
@@ -67,17 +72,18 @@ class ChatTokens:
 class LabelScorer:
     """Scores labels (see `checks.label_noise.Scorer`)."""
 
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
+    def __init__(self, embeddings: Embeddings) -> None:
+        self._embeddings = embeddings
 
     def __call__(self, asked: LabelsToScore) -> list[LabelScore]:
         """Return the scores of `learned`, if it is to be judged, then those of `others`."""
         learned, others = asked.learned, asked.others
-        vectors = self._embedder.embed([row.text for row in (*learned, *others)], asked.rest)
+        texts = [row.text for row in (*learned, *others)]
+        self._embeddings.store(texts, asked.rest)
         labels = sorted({row.label for row in learned})
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)
-        known = vectors[:count].astype(np.float32)
+        known = self._embeddings.read(texts[:count]).astype(np.float32)
         scores: list[LabelScore] = []
         if asked.judge:
             inner = _cross_validated(known, given[:count], len(labels))
@@ -85,10 +91,19 @@ class LabelScorer:
             scores = _scores(inner, given[:count], labels, issues)
         if others:
             models = _fitted(known, given[:count])
-            for start in range(count, len(vectors), _AT_ONCE):
-                part = slice(start, start + _AT_ONCE)
-                found = _predicted(models, vectors[part].astype(np.float32))
-                scores += _scores(found, given[part], labels, None)
+            for start in range(count, len(texts), _READ):
+                scores += self._score(models, texts[start : start + _READ], given[start : start + _READ], labels)
+        return scores
+
+    def _score(
+        self, models: Sequence[Any], texts: Sequence[str], given: npt.NDArray[np.int64], labels: Sequence[str]
+    ) -> list[LabelScore]:
+        """Return the scores of some of the others: the vectors of all would be a good part of a build's memory."""
+        vectors, scores = self._embeddings.read(texts), list[LabelScore]()
+        for start in range(0, len(texts), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            found = _predicted(models, vectors[part].astype(np.float32))
+            scores += _scores(found, given[part], labels, None)
         return scores
 
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -98,13 +98,6 @@ class SentenceEmbedder:
         return SentenceTransformer(str(self._folder), device="cpu", local_files_only=True, model_kwargs=options)
 
 
-class _Rest(NamedTuple):
-    """What is kept of the file beside the texts in hand: hashes, and where their vectors are in the file, ascending."""
-
-    hashes: list[bytes]
-    places: npt.NDArray[np.int64]
-
-
 class CachedEmbedder:
     """An embedder that asks another one only for texts that are not in its file."""
 
@@ -114,89 +107,86 @@ class CachedEmbedder:
         self._report = report
 
     def embed(self, texts: Sequence[str], keep: Iterable[str] = ()) -> HalfVectors:
-        """Return float16 [len(texts), 384], rows of length 1, and make the file have just these texts.
+        """Return float16 [len(texts), 384], rows of length 1: `store` and `read`."""
+        self.store(texts, keep)
+        return self.read(texts)
 
-        Of the texts to `keep` it goes on having what it had. What a killed process has embedded is kept, in parts.
-        Raises DependencyUnavailable if the model is missing.
+    def store(self, texts: Sequence[str], keep: Iterable[str] = ()) -> None:
+        """Make the file have the vectors of just these texts, and those of the texts to `keep` that it has.
+
+        What a killed process has embedded is kept, in parts. Raises DependencyUnavailable if the model is missing.
         """
-        hashes = [_hash(text) for text in texts]
+        known = self._checked_places()
+        by_hash = {_hash(text): text for text in texts}
+        missing = [text for digest, text in by_hash.items() if digest not in known]
+        wanted = by_hash.keys() | set(map(_hash, keep))
+        places = {digest: place for digest, place in known.items() if digest in wanted}
+        if missing or len(places) < len(known):
+            self._embed_missing(sorted(missing, key=len), places)  # Texts of one length need no padding.
+
+    def read(self, texts: Sequence[str]) -> HalfVectors:
+        """Return float16 [len(texts), 384] of texts that are stored: of a large task's all are 80 MB."""
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float16)
-        known = self._read(hashes, vectors)
-        missing: dict[bytes, list[int]] = {}
-        for row, digest in enumerate(hashes):
-            if digest not in known:
-                missing.setdefault(digest, []).append(row)
-        kept = {digest for text in keep if (digest := _hash(text)) in known}.difference(hashes)
-        in_order = sorted(kept, key=known.__getitem__)
-        rest = _Rest(in_order, np.array([known[digest] for digest in in_order], dtype=np.int64))
-        del known
-        self._embed_missing(texts, hashes, vectors, list(missing.values()), rest)
+        if not texts:
+            return vectors
+        with zipfile.ZipFile(self._file) as archive:
+            known = _places(archive)
+            places = np.array([known[_hash(text)] for text in texts], dtype=np.int64)
+            rows = np.argsort(places, kind="stable")
+            done = 0
+            for part in _vectors_at(archive, places[rows]):
+                vectors[rows[done : done + len(part)]] = part
+                done += len(part)
         return vectors
 
-    def _embed_missing(
-        self,
-        texts: Sequence[str],
-        hashes: list[bytes],
-        vectors: HalfVectors,
-        missing: Sequence[list[int]],
-        rest: _Rest,
-    ) -> None:
-        """Fill the rows of missing texts, the shortest texts first: texts of one length need no padding."""
-        missing = sorted(missing, key=lambda rows: len(texts[rows[0]]))
-        unsaved = {row for rows in missing for row in rows}
-        since_saved = 0
-        for start in range(0, len(missing), _AT_ONCE):
-            self._report(start, len(missing))
-            part = missing[start : start + _AT_ONCE]
-            new = self._embedder.embed([texts[rows[0]] for rows in part])
-            for rows, vector in zip(part, new, strict=True):
-                vectors[rows] = vector
-                unsaved.difference_update(rows)
-            since_saved += len(part)
-            if since_saved >= _SAVED_EVERY:
-                since_saved = 0
-                done = [row for row in range(len(texts)) if row not in unsaved]
-                rest = self._write(hashes, vectors, done, rest)
-        self._write(hashes, vectors, range(len(texts)), rest)
+    def _embed_missing(self, texts: Sequence[str], places: dict[bytes, int]) -> None:
+        """Replace the file by one with what is at these places, and with these texts."""
+        new: dict[bytes, HalfVectors] = {}
+        for start in range(0, len(texts), _AT_ONCE):
+            self._report(start, len(texts))
+            part = texts[start : start + _AT_ONCE]
+            new.update(zip(map(_hash, part), self._embedder.embed(part).astype(np.float16), strict=True))
+            if len(new) >= _SAVED_EVERY:
+                places, new = self._write(places, new), {}
+        if new or not texts:
+            self._write(places, new)
 
-    def _read(self, hashes: Sequence[bytes], vectors: HalfVectors) -> dict[bytes, int]:
-        """Fill in the vectors that the file has; returns the place of each of its hashes, none if it is broken."""
+    def _checked_places(self) -> dict[bytes, int]:
+        """Return where the file has the vector of each of its hashes, ascending; nothing if it is broken."""
         try:
             with zipfile.ZipFile(self._file) as archive:
-                with archive.open("hashes.npy") as member:
-                    packed = np.lib.format.read_array(member, allow_pickle=False).tobytes()
-                starts = range(0, len(packed), _HASH_BYTES)
-                known = {packed[at : at + _HASH_BYTES]: at // _HASH_BYTES for at in starts}
-                found = sorted((known[digest], row) for row, digest in enumerate(hashes) if digest in known)
-                places, rows = np.array(found, dtype=np.int64).reshape(-1, 2).T
-                done = 0
-                for part in _vectors_at(archive, places):
-                    vectors[rows[done : done + len(part)]] = part
-                    done += len(part)
+                if (broken := archive.testzip()) is not None:
+                    raise ValueError(f"{broken} is broken")
+                return _places(archive)
         except FileNotFoundError:
             return {}
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             logger.warning("%s is no file of embeddings, they are made anew: %s", self._file, error)
             return {}
-        return known
 
-    def _write(self, hashes: Sequence[bytes], vectors: HalfVectors, rows: Sequence[int], rest: _Rest) -> _Rest:
-        """Replace the file by one with these rows and the rest, part by part; returns where the rest is in it."""
-        packed = np.frombuffer(b"".join([*(hashes[row] for row in rows), *rest.hashes]), dtype=np.uint8)
-        count = len(rows) + len(rest.hashes)
+    def _write(self, places: dict[bytes, int], new: dict[bytes, HalfVectors]) -> dict[bytes, int]:
+        """Replace the file by one with what is at these places, which ascend, and what is new; returns its places."""
+        hashes = [*places, *new]
+        packed = np.frombuffer(b"".join(hashes), dtype=np.uint8)
         with replaced_atomically(self._file) as file, zipfile.ZipFile(file, "w") as archive:
             with archive.open("hashes.npy", "w") as member:
                 np.lib.format.write_array(member, packed, allow_pickle=False)
             with archive.open("vectors.npy", "w", force_zip64=True) as member:
-                header = {"descr": _HALF_FLOAT, "fortran_order": False, "shape": (count, DIMENSIONS)}
+                header = {"descr": _HALF_FLOAT, "fortran_order": False, "shape": (len(hashes), DIMENSIONS)}
                 np.lib.format.write_array_header_1_0(member, header)
-                for start in range(0, len(rows), _AT_ONCE):
-                    member.write(vectors[list(rows[start : start + _AT_ONCE])].tobytes())
-                if rest.hashes:
+                if places:
                     with zipfile.ZipFile(self._file) as old:
-                        for part in _vectors_at(old, rest.places):
+                        for part in _vectors_at(old, np.fromiter(places.values(), dtype=np.int64)):
                             member.write(part.tobytes())
-        return _Rest(rest.hashes, np.arange(len(rows), count))
+                for vector in new.values():
+                    member.write(vector.tobytes())
+        return {digest: place for place, digest in enumerate(hashes)}
+
+
+def _places(archive: zipfile.ZipFile) -> dict[bytes, int]:
+    with archive.open("hashes.npy") as member:
+        packed = np.lib.format.read_array(member, allow_pickle=False).tobytes()
+    return {packed[at : at + _HASH_BYTES]: at // _HASH_BYTES for at in range(0, len(packed), _HASH_BYTES)}
 
 
 def _vectors_at(archive: zipfile.ZipFile, places: npt.NDArray[np.int64]) -> Iterator[HalfVectors]:

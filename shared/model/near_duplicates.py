@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
 from shared.model.buckets import Buckets, Owners, ranges
-from shared.model.sketches import MAX_SHINGLES, Keys, Sketch, jaccard, sketch_folded, sketch_texts
+from shared.model.sketches import MAX_SHINGLES, Keys, Sketches, jaccard, sketch_folded, sketch_texts
 from shared.model.templates import find_templates
 from shared.model.texts import Hashes, fold
 
@@ -43,8 +43,10 @@ _ALL_PAIRS = 32
 class NearTexts:
     """Sketches of texts, by number, and which of them are near-duplicates. About 1 KB a short text, 5 KB a long one."""
 
-    def __init__(self, sketches: Iterable[Sketch], similarity: float) -> None:
-        """`similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
+    def __init__(self, sketches: Iterable[Sketches], similarity: float) -> None:
+        """`sketches`: of all texts, in portions (`sketch_folded`).
+
+        `similarity`: the Jaccard similarity of shingles from which two texts are near-duplicates, in (0, 1]."""
         self._similarity = similarity
         columns = _sketch_columns(sketches, similarity)
         numbers = np.arange(len(columns.sizes), dtype=np.int32)
@@ -195,7 +197,7 @@ class NearDuplicates:
         if np.isin(sketch.typos, self._typos, assume_unique=True).any():
             return True
         seen: set[int] = set()
-        for column, key in enumerate(_bands([sketch], self._similarity)[0]):
+        for column, key in enumerate(_bands(Sketches.of([sketch]), self._similarity)[0]):
             first, last = (np.searchsorted(self._bands[:, column], key, side) for side in ("left", "right"))
             for other in self._order[first:last, column].tolist():
                 if other not in seen and jaccard(sketch.shingles, self._sets[other]) >= self._similarity:
@@ -261,35 +263,32 @@ class _Columns:
     typo_sizes: npt.NDArray[np.int64]
 
 
-def _sketch_columns(sketches: Iterable[Sketch], similarity: float) -> _Columns:
-    """Return the parts of all sketches, and their band keys; chunk by chunk, since MinHashes are large."""
+def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> _Columns:
+    """Return the parts of all sketches, and their band keys; portion by portion, since MinHashes are large."""
     if not 0.0 < similarity <= 1.0:
         raise ValueError(f"similarity must be in (0, 1], not {similarity}")
-    shingles, typos, bands = [], [], [np.zeros((0, _band_count(similarity)), dtype=np.uint64)]
+    bands = [np.zeros((0, _band_count(similarity)), dtype=np.uint64)]
     marks = [np.zeros((0, _MARKS // 64), dtype=np.uint64)]
-    sizes: list[int] = []
-    typo_sizes: list[int] = []
-    for chunk in _batched(sketches):
-        shingles.append(np.concatenate([sketch.shingles for sketch in chunk]))
-        typos.append(np.concatenate([sketch.typos for sketch in chunk]))
-        bands.append(_bands(chunk, similarity))
-        marks.append(_marks(chunk))
-        sizes += [len(sketch.shingles) for sketch in chunk]
-        typo_sizes += [len(sketch.typos) for sketch in chunk]
+    portions = []
+    for portion in sketches:
+        portions.append(portion)
+        bands.append(_bands(portion, similarity))
+        marks.append(_marks(portion))
+    none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
     return _Columns(
-        np.concatenate([np.zeros(0, dtype=np.uint32), *shingles]),
-        np.array(sizes, dtype=np.int64),
+        np.concatenate([np.zeros(0, dtype=np.uint32), *(portion.shingles for portion in portions)]),
+        np.concatenate([none, *(portion.sizes for portion in portions)]),
         np.concatenate(marks),
         np.concatenate(bands),
-        np.concatenate([np.zeros(0, dtype=np.uint64), *typos]),
-        np.array(typo_sizes, dtype=np.int64),
+        np.concatenate([nothing, *(portion.typos for portion in portions)]),
+        np.concatenate([none, *(portion.typo_sizes for portion in portions)]),
     )
 
 
-def _bands(sketches: Sequence[Sketch], similarity: float) -> Keys:
+def _bands(sketches: Sketches, similarity: float) -> Keys:
     """Return the keys of each sketch, a column for each band: texts that share one are candidates."""
-    flat = np.concatenate([sketch.shingles for sketch in sketches]).astype(np.uint64)
-    offsets = np.concatenate(([0], np.cumsum([len(sketch.shingles) for sketch in sketches]))).astype(np.uint64)
+    offsets = np.concatenate(([0], np.cumsum(sketches.sizes))).astype(np.uint64)
+    flat = sketches.shingles.astype(np.uint64)
     digests = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, _SEED).to_rows()
     count = _band_count(similarity)
     numbers = np.fromiter(chain.from_iterable(digests), dtype=np.uint32, count=len(sketches) * PERMUTATIONS)
@@ -301,11 +300,11 @@ def _bands(sketches: Sequence[Sketch], similarity: float) -> Keys:
     return keys
 
 
-def _marks(sketches: Sequence[Sketch]) -> Keys:
+def _marks(sketches: Sketches) -> Keys:
     """Return the marks of each sketch: a bit for each shingle, by its last digits."""
     marks = np.zeros((len(sketches), _MARKS), dtype=bool)
-    rows = np.repeat(np.arange(len(sketches)), [len(sketch.shingles) for sketch in sketches])
-    marks[rows, np.concatenate([sketch.shingles for sketch in sketches]) % _MARKS] = True
+    rows = np.repeat(np.arange(len(sketches)), sketches.sizes)
+    marks[rows, sketches.shingles % _MARKS] = True
     return np.packbits(marks, axis=1).view(np.uint64)
 
 
@@ -328,9 +327,3 @@ def _portions(texts: Owners, counts: npt.NDArray[np.int64]) -> Iterator[Owners]:
         end = max(start + 1, int(np.searchsorted(ends, before + _CANDIDATES, side="right")))
         yield texts[start:end]
         start = end
-
-
-def _batched(sketches: Iterable[Sketch]) -> Iterator[list[Sketch]]:
-    remaining = iter(sketches)
-    while chunk := list(islice(remaining, _CHUNK)):
-        yield chunk

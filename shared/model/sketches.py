@@ -21,10 +21,14 @@ MAX_SHINGLES = 1_024
 TYPO_LENGTHS = range(12, 65)
 """Characters of a text in which one typo is looked for: of a longer one the shingles tell, in a shorter one a letter
 is a word."""
-_CHUNK = 1_000_000
-"""Characters that are sketched at once."""
+_CHARACTERS, _TEXTS = 1_000_000, 4_096
+"""Characters and texts that are sketched at once, at most."""
 _LAST_LETTER = 0x2E80
 """From here on, a character is a word or a syllable: another one is no typo."""
+_IS_LETTER = np.array([chr(code).isalpha() or chr(code) == " " for code in range(_LAST_LETTER)] + [False])
+"""Of each character up to the last letter: letters and spaces. Another digit or sign makes another text."""
+_TEXT_BITS = np.uint64(52)
+"""Digits of a key that are left where 12 are the number of a text."""
 _POWERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(TYPO_LENGTHS.stop + 1, dtype=np.uint64)
 
 Keys = npt.NDArray[np.uint64]
@@ -50,6 +54,34 @@ class Sketch:
         return cls(shingles, np.frombuffer(data, "<u8", offset=4 + 4 * size).astype(np.uint64))
 
 
+@dataclass(frozen=True)
+class Sketches:
+    """The sketches of some texts in columns, those of one text after those of another."""
+
+    shingles: Hashes
+    sizes: npt.NDArray[np.int64]
+    typos: Keys
+    typo_sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sketches: Sequence[Sketch]) -> Sketches:
+        """Return the columns of at least one sketch."""
+        return cls(
+            np.concatenate([sketch.shingles for sketch in sketches]),
+            np.array([len(sketch.shingles) for sketch in sketches], dtype=np.int64),
+            np.concatenate([sketch.typos for sketch in sketches]),
+            np.array([len(sketch.typos) for sketch in sketches], dtype=np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Sketch]:
+        shingles = np.split(self.shingles, np.cumsum(self.sizes)[:-1])
+        typos = np.split(self.typos, np.cumsum(self.typo_sizes)[:-1])
+        return map(Sketch, shingles, typos)
+
+
 def jaccard(left: Hashes, right: Hashes) -> float:
     """Return the share of shingles that both have, 0 to 1; an estimate where one of them is a sample."""
     shared = len(np.intersect1d(left, right, assume_unique=True))
@@ -60,47 +92,50 @@ def jaccard(left: Hashes, right: Hashes) -> float:
 
 def sketch_texts(texts: Sequence[str], templates: Templates) -> Iterator[Sketch]:
     """Yield the sketch of each text, of its own part where it is behind a template."""
-    return sketch_folded([fold(text) for text in texts], templates)
+    for sketches in sketch_folded([fold(text) for text in texts], templates):
+        yield from sketches
 
 
-def sketch_folded(folded: Sequence[str], templates: Templates) -> Iterator[Sketch]:
-    """Like `sketch_texts`, of texts that are folded already."""
+def sketch_folded(folded: Sequence[str], templates: Templates) -> Iterator[Sketches]:
+    """Yield the sketches of texts that are folded already, in order and in portions."""
     start, size = 0, 0
-    for number, text in enumerate(folded):
+    for number, text in enumerate(folded, start=1):
         size += len(text)
-        if size >= _CHUNK or number == len(folded) - 1:
-            yield from _sketch_chunk(folded[start : number + 1], templates)
-            start, size = number + 1, 0
+        if size >= _CHARACTERS or number - start == _TEXTS or number == len(folded):
+            yield _sketch_chunk(folded[start:number], templates)
+            start, size = number, 0
 
 
-def _sketch_chunk(texts: Sequence[str], templates: Templates) -> Iterator[Sketch]:
+def _sketch_chunk(texts: Sequence[str], templates: Templates) -> Sketches:
     characters, starts = code_points(texts)
     hashes = rolling_hashes(characters)
-    distinct, distinct_starts = _distinct_shingles(hashes, starts)
-    typos, typo_starts = _typo_keys(characters, starts)
-    for number in range(len(texts)):
-        own = templates.own_part(hashes[starts[number] : starts[number + 1] - SHINGLE + 1])
-        if own is not None:
-            yield Sketch(np.unique(own)[:MAX_SHINGLES], typos[:0])
-            continue
-        first, end = distinct_starts[number], distinct_starts[number + 1]
-        typo_keys = typos[typo_starts[number] : typo_starts[number + 1]]
-        yield Sketch(distinct[first : min(end, first + MAX_SHINGLES)], typo_keys)
+    whole = Sketches(*_distinct_shingles(hashes, starts), *_typo_keys(characters, starts))
+    own_parts = templates.own_parts(hashes, starts)
+    if not own_parts:
+        return whole
+    sketches = list(whole)
+    for number, own in own_parts.items():
+        sketches[number] = Sketch(np.unique(own)[:MAX_SHINGLES], whole.typos[:0])
+    return Sketches.of(sketches)
 
 
 def _distinct_shingles(hashes: Hashes, starts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """Return the sorted and distinct shingles of each text, text by text, and where each text starts."""
+    """Return the sorted and distinct shingles of each text, of many the first, text by text, and their numbers."""
     lengths = np.diff(starts) - SHINGLE + 1
     places = ranges(starts[:-1], lengths)
     keys = (np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths) << np.uint64(32)) | hashes[places]
     keys.sort()
     keys = keys[np.concatenate(([True], keys[1:] != keys[:-1]))]
-    counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(lengths))
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32), np.concatenate(([0], np.cumsum(counts)))
+    owners = (keys >> np.uint64(32)).astype(np.int64)
+    counts = np.bincount(owners, minlength=len(lengths))
+    if counts.max() > MAX_SHINGLES:
+        rank = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
+        keys = keys[rank < MAX_SHINGLES]
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32), np.minimum(counts, MAX_SHINGLES)
 
 
 def _typo_keys(characters: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64]) -> tuple[Keys, npt.NDArray[np.int64]]:
-    """Return the hash of each short text, and of each with one letter less, text by text, and where each text starts.
+    """Return the hash of each short text, and of each with one letter less, text by text, and their numbers.
 
     Two texts share a key where one letter was added, left out or replaced, or moved: also past its neighbour.
     """
@@ -118,25 +153,18 @@ def _typo_keys(characters: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64]
     last = np.flatnonzero(np.diff(owners, append=-1))
     text = np.cumsum(position == 0) - 1
     if not len(first):
-        return np.zeros(0, dtype=np.uint64), np.zeros(len(starts), dtype=np.int64)
+        return np.zeros(0, dtype=np.uint64), np.zeros(len(lengths), dtype=np.int64)
     whole = (before + with_it)[last] - before[first]
     shorter = before - before[first][text] + after[last][text] - after
-    is_letter = _letters(letters)
+    is_letter = _IS_LETTER[np.minimum(letters, _LAST_LETTER)]
     keys = np.concatenate((whole, shorter[is_letter]))
     of_text = np.concatenate((owners[first], owners[is_letter]))
-    order = np.lexsort((keys, of_text))
+    order = np.argsort((of_text.astype(np.uint64) << _TEXT_BITS) | (keys >> (np.uint64(64) - _TEXT_BITS)))
     keys, of_text = keys[order], of_text[order]
     distinct = np.ones(len(keys), dtype=bool)
     distinct[1:] = (np.diff(keys) != 0) | (np.diff(of_text) != 0)
     counts = np.bincount(of_text[distinct], minlength=len(lengths))
-    return keys[distinct], np.concatenate(([0], np.cumsum(counts)))
-
-
-def _letters(characters: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-    """Return which characters are letters or spaces: another digit or sign makes another text."""
-    distinct, index = np.unique(characters, return_inverse=True)
-    known = [code < _LAST_LETTER and (chr(code).isalpha() or chr(code) == " ") for code in distinct.tolist()]
-    return np.array(known, dtype=bool)[index]
+    return keys[distinct], counts
 
 
 def _mixed(characters: npt.NDArray[np.uint32]) -> Keys:

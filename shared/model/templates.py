@@ -8,13 +8,15 @@ of one text with a typo here and there share long passages too, and must still b
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from shared.model.buckets import ranges
 from shared.model.texts import SHINGLE, Hashes, code_points, rolling_hashes
 
 WINDOW = 32
@@ -32,6 +34,8 @@ _SAMPLED = 64
 """Windows of a text that are counted at first: those with the smallest hashes, so that texts choose the same ones."""
 _LOOKED_AT = 48
 """Texts with one passage that are looked at closely."""
+_CHARACTERS = 1_000_000
+"""Characters of texts that are hashed together, at least."""
 _PARTS = WINDOW // SHINGLE
 _SPAN = WINDOW - SHINGLE + 1
 _FACTORS = np.random.default_rng(20).integers(0, 2**64, _PARTS, dtype=np.uint64) | np.uint64(1)
@@ -48,12 +52,23 @@ class Templates:
     windows: Windows = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
     slots: frozenset[Slot] = frozenset()
 
-    def own_part(self, hashes: Hashes) -> Hashes | None:
-        """Return the shingles in the slots of a text, given all of it in order; None if it is not behind a template."""
-        if not self.slots or len(hashes) < MIN_LENGTH:
-            return None
-        parts = [run for run, beside in _own_runs(hashes, _windows(hashes), self) if not self.slots.isdisjoint(beside)]
-        return np.concatenate(parts) if parts else None
+    def own_parts(self, hashes: Hashes, starts: npt.NDArray[np.int64]) -> dict[int, Hashes]:
+        """Return the shingles in the slots of each text that is behind a template, by its number.
+
+        `hashes`: the rolling hashes of texts one after the other; `starts`: where each text starts (`code_points`).
+        """
+        lengths = np.diff(starts) - SHINGLE + 1
+        long = np.flatnonzero(lengths >= MIN_LENGTH)
+        if not self.slots or not len(long):
+            return {}
+        found: dict[int, Hashes] = {}
+        texts = _split(hashes[ranges(starts[long], lengths[long])], lengths[long])
+        for number, (own, windows) in zip(long.tolist(), texts, strict=True):
+            runs = _own_runs(own, windows, self)
+            parts = [run.of for run in runs if not self.slots.isdisjoint(run.slots(windows[run.beside]))]
+            if parts:
+                found[number] = np.concatenate(parts)
+        return found
 
 
 def find_templates(folded: Sequence[str]) -> Templates:
@@ -61,37 +76,54 @@ def find_templates(folded: Sequence[str]) -> Templates:
     texts = sorted({text for text in folded if len(text) >= MIN_LENGTH}, key=_rank)
     if len(texts) < MIN_TEXTS:
         return Templates()
-    looked_at = [_hashes(texts[number]) for number in _texts_that_share(texts)]
+    looked_at = [both for part in _portions([texts[number] for number in _texts_that_share(texts)]) for both in part]
     if not looked_at:
         return Templates()
-    windows = [_windows(hashes) for hashes in looked_at]
-    shared = Templates(_frequent(windows))
-    return replace(shared, slots=_slots(looked_at, windows, shared))
+    shared = Templates(_frequent([windows for _, windows in looked_at]))
+    return replace(shared, slots=_slots(looked_at, shared))
 
 
-def _slots(looked_at: Sequence[Hashes], windows: Sequence[Windows], shared: Templates) -> frozenset[Slot]:
+def _slots(looked_at: Sequence[tuple[Hashes, Windows]], shared: Templates) -> frozenset[Slot]:
     """Return the places at which most texts that share what is beside them go on differently.
 
     Of each window only the first texts count: those behind them were chosen for what is rare.
     """
-    having: Counter[int] = Counter()
+    sizes = [len(found) for _, found in looked_at]
+    ranks, having = _ranks(np.concatenate([found for _, found in looked_at]), np.repeat(np.arange(len(sizes)), sizes))
+    is_counted = np.split(ranks < _LOOKED_AT, np.cumsum(sizes)[:-1])
     differing: Counter[Slot] = Counter()
     contents: dict[Slot, set[bytes]] = defaultdict(set)
-    for hashes, found in zip(looked_at, windows, strict=True):
-        counted = {window for window in found.tolist() if having[window] < _LOOKED_AT}
-        having.update(counted)
+    for (hashes, found), counted in zip(looked_at, is_counted, strict=True):
         places: set[Slot] = set()
-        for run, beside in _own_runs(hashes, found, shared):
-            beside = {slot for slot in beside if slot[1] in counted}
+        for run in _own_runs(hashes, found, shared):
+            beside = run.slots(found[run.beside][counted[run.beside]])
             places |= beside
+            content = run.of.tobytes()
             for slot in beside:
-                contents[slot].add(run.tobytes())
+                contents[slot].add(content)
         differing.update(places)
     return frozenset(
         slot
         for slot, parts in contents.items()
-        if len(parts) >= _MIN_CONTENTS and differing[slot] >= _most_by_typos(having[slot[1]])
+        if len(parts) >= _MIN_CONTENTS and differing[slot] >= _most_by_typos(min(having(slot[1]), _LOOKED_AT))
     )
+
+
+def _ranks(windows: Windows, owners: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Callable[[int], int]]:
+    """Return for each window of some texts how many texts before its own have it, too; and how many have one at all.
+
+    `owners`: the texts, in order.
+    """
+    order = np.lexsort((owners, windows))
+    windows, owners = windows[order], owners[order]
+    is_first = np.concatenate(([True], windows[1:] != windows[:-1]))
+    is_text = is_first | np.concatenate(([True], owners[1:] != owners[:-1]))
+    texts = np.cumsum(is_text)
+    starts = np.flatnonzero(is_first)
+    ranks = np.zeros(len(order), dtype=np.int64)
+    ranks[order] = texts - texts[starts][np.cumsum(is_first) - 1]
+    distinct, counts = windows[starts], np.diff(np.append(texts[starts], texts[-1] + 1))
+    return ranks, lambda window: int(counts[np.searchsorted(distinct, np.uint64(window))])
 
 
 def _most_by_typos(texts: int) -> float:
@@ -105,7 +137,7 @@ def _most_by_typos(texts: int) -> float:
 
 def _texts_that_share(texts: Sequence[str]) -> list[int]:
     """Return a few texts for each passage that at least `MIN_TEXTS` share."""
-    samples = [_smallest(_windows(_hashes(text))) for text in texts]
+    samples = [_smallest(windows) for part in _portions(texts) for _, windows in part]
     owners = np.repeat(np.arange(len(texts)), [len(sample) for sample in samples])
     windows = np.concatenate(samples)
     order = np.lexsort((owners, windows))
@@ -119,8 +151,19 @@ def _texts_that_share(texts: Sequence[str]) -> list[int]:
     return found
 
 
-def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[tuple[Hashes, set[Slot]]]:
-    """Yield each run of at least `MIN_OWN` shingles that no shared window has, with the places that it is beside.
+class _Run(NamedTuple):
+    """Shingles that a text has of its own, and at which of its windows: "after" or "before" them."""
+
+    of: Hashes
+    side: str
+    beside: slice
+
+    def slots(self, windows: Windows) -> set[Slot]:
+        return {(self.side, window) for window in windows.tolist()}
+
+
+def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[_Run]:
+    """Yield each run of at least `MIN_OWN` shingles that no shared window has.
 
     `found`: the windows of the text.
     """
@@ -131,17 +174,17 @@ def _own_runs(hashes: Hashes, found: Windows, shared: Templates) -> Iterator[tup
     if not len(hits):
         return
     covered = np.zeros(len(hashes) + 1, dtype=np.int64)
-    np.add.at(covered, hits, 1)
-    np.add.at(covered, hits + _SPAN, -1)
+    covered[hits] += 1
+    covered[hits + _SPAN] -= 1
     own = np.cumsum(covered[:-1]) == 0
     edges = np.flatnonzero(np.diff(np.concatenate(([False], own, [False])).astype(np.int8)))
     for start, end in edges.reshape(-1, 2).tolist():
         if end - start < MIN_OWN:
             continue
-        side, windows = "after", found[max(start - _SPAN - _NEARBY, 0) : start - _SPAN + 1]
-        if not start:
-            side, windows = "before", found[end : end + _NEARBY]
-        yield hashes[start:end], {(side, window) for window in windows.tolist()}
+        if start:
+            yield _Run(hashes[start:end], "after", slice(max(start - _SPAN - _NEARBY, 0), start - _SPAN + 1))
+        else:
+            yield _Run(hashes[start:end], "before", slice(end, end + _NEARBY))
 
 
 def _frequent(texts: Sequence[Windows]) -> Windows:
@@ -156,8 +199,27 @@ def _rank(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _hashes(text: str) -> Hashes:
-    return rolling_hashes(code_points([text])[0])
+def _portions(texts: Sequence[str]) -> Iterator[list[tuple[Hashes, Windows]]]:
+    """Yield the hashes and the windows of some texts, in order: taken together they are computed much faster."""
+    start, size = 0, 0
+    for number, text in enumerate(texts, start=1):
+        size += len(text)
+        if size >= _CHARACTERS or number == len(texts):
+            characters, starts = code_points(texts[start:number])
+            hashes = rolling_hashes(characters)
+            lengths = np.diff(starts) - SHINGLE + 1
+            yield _split(hashes[ranges(starts[:-1], lengths)], lengths)
+            start, size = number, 0
+
+
+def _split(hashes: Hashes, lengths: npt.NDArray[np.int64]) -> list[tuple[Hashes, Windows]]:
+    """Return the hashes and the windows of each of some texts, given the hashes of all, one text after the other."""
+    windows = _windows(hashes)
+    ends = np.cumsum(lengths)
+    return [
+        (hashes[start:end], windows[start : max(end - _SPAN + 1, start)])
+        for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)
+    ]
 
 
 def _windows(hashes: Hashes) -> Windows:

@@ -37,6 +37,8 @@ def normalise(text: str) -> str:
 
     Lines and their indentation stay (in code they mean something), and so do case and punctuation.
     """
+    if text.isascii() and text.isprintable() and "  " not in text:  # One line whose only spaces are single ones.
+        return text.strip()
     if not text.isascii():
         text = "".join(map(_standard_form, unicodedata.normalize("NFC", text)))
         text = unicodedata.normalize("NFC", text)

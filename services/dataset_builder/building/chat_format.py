@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -42,8 +43,16 @@ def answer_message(label: str, answers: Sequence[Answer], tools: Sequence[JsonOb
     for answer in answers:
         if answer.tool_calls and answer.plain.strip() == label:
             return Message(role=Role.ASSISTANT, content=answer.text or None, tool_calls=answer.tool_calls)
-    text, calls = _written_calls(label) if tools else (label, ())
+    if not tools:
+        return _plain_answer(label)
+    text, calls = _written_calls(label)
     return Message(role=Role.ASSISTANT, content=text or None, tool_calls=calls)
+
+
+@lru_cache(maxsize=1_000)
+def _plain_answer(label: str) -> Message:
+    """Messages are frozen, and a task's labels few: a build needs that of each row twice."""
+    return Message(role=Role.ASSISTANT, content=label or None)
 
 
 def cut_answer_error(label: str, answers: Sequence[Answer], spec: TaskSpec) -> Rejection | None:

@@ -56,7 +56,7 @@ def _cap_copies(train: Sequence[Example], maximum: int, *, by_label: bool) -> Pa
         by_group[example.group, example.answer if by_label else ""].append(example)
     surplus = {}
     for members in by_group.values():
-        for example in sorted(members, key=_rank)[maximum:]:
+        for example in sorted(members, key=_rank)[maximum:] if len(members) > maximum else ():
             surplus[example.example_id] = f"one of {len(members)} near-copies, {maximum} of which are trained on"
     return _parted(train, "copies", surplus)
 

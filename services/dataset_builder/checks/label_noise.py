@@ -179,7 +179,7 @@ def _found(
     known: Mapping[ScoreKey, LabelScore],
     scores: dict[ScoreKey, LabelScore],
 ) -> LabelNoise:
-    found = [row for row in ordered if not _is_settled(row) and _is_suspicious(row, scores)]
+    found = [row for row in ordered if _is_suspicious(row, scores) and not _is_settled(row)]
     held = _bounded(found, Counter(row.label for row in ordered), scores)
     asked = _to_ask(held, held_out, spec, scores)
     scores.update({_key(row): replace(scores[_key(row)], asked=True) for row in asked})
@@ -208,7 +208,7 @@ def _begin_scores(
     """
     scores = {_key(row): known[_key(row)] for row in rows if _key(row) in known}
     outdated = {key for key, old in scores.items() if 2 * old.rows <= len(rows)}
-    trusted = [row for row in rows if _is_settled(row) or not _is_suspicious(row, scores)]
+    trusted = [row for row in rows if not _is_suspicious(row, scores) or _is_settled(row)]
     model_rows = _model_rows(trusted)
     learned = {row.label for row in model_rows}
     scored = _model_rows([row for row in trusted if _key(row) in scores and _key(row) not in outdated])

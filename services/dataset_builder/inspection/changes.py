@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import TYPE_CHECKING
 
 from schemas.datasets import Example
@@ -71,7 +72,12 @@ class Parent:
 
 def rows_of(part: str, examples: Iterable[Example]) -> dict[RowName, VersionRow]:
     """Return the rows of a part as they are compared."""
-    return {example.prediction_ids: VersionRow(part, _short(example.answer), example.weight) for example in examples}
+    return {example.prediction_ids: compared(part, example.answer, example.weight) for example in examples}
+
+
+def compared(part: str, answer: str, weight: float) -> VersionRow:
+    """Return what is compared of a row. Equal texts, such as labels, are one."""
+    return VersionRow(part, intern(answer) if len(answer) <= _LONG_ANSWER else _summary(answer), weight)
 
 
 def rows_of_dataset(dataset: Dataset) -> dict[RowName, VersionRow]:
@@ -124,5 +130,5 @@ def _training_inputs(spec: TaskSpec) -> tuple[object, ...]:
     return spec.revision, spec.dataset, spec.training
 
 
-def _short(answer: str) -> str:
-    return answer if len(answer) <= _LONG_ANSWER else f"a text of {len(answer)} characters, {content_hash(answer)}"
+def _summary(answer: str) -> str:
+    return f"a text of {len(answer)} characters, {content_hash(answer)}"

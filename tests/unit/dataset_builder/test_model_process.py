@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,13 @@ def test_a_process_that_died_is_away_and_may_come_back(tmp_path: Path) -> None:
         process.kill()
         with pytest.raises(DependencyUnavailable, match="died"):
             models.find(TEXTS, PATTERNS)
+
+
+def test_the_process_is_ended_not_waited_for_once_nothing_more_is_asked(tmp_path: Path) -> None:
+    with ModelProcess(local_models(tmp_path)) as models:
+        models.find(TEXTS, PATTERNS)
+        (process,) = multiprocessing.active_children()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,14 @@ CLASSES = ("address", "billing", "cancel", "delivery")
 
 
 class Blobs:
-    """An embedder: a text is `class number`, its vector near the class's axis. Neighbouring classes overlap."""
+    """Embeddings: a text is `class number`, its vector near the class's axis. Neighbouring classes overlap."""
 
-    def embed(self, texts: Sequence[str], keep: Sequence[str] = ()) -> npt.NDArray[np.float16]:
+    def store(self, texts: Sequence[str], keep: Sequence[str]) -> None:
+        self.stored, self.most_read = set(texts), 0
+
+    def read(self, texts: Sequence[str]) -> npt.NDArray[np.float16]:
+        assert self.stored.issuperset(texts)
+        self.most_read = max(self.most_read, len(texts))
         rows = []
         for text in texts:
             about, number = text.split()
@@ -58,6 +63,17 @@ def test_wrong_labels_are_found_among_the_rows_it_learns_from_and_among_others()
         assert precision >= 0.9
     assert {score.is_issue for score in scores[400:]} == {None}
     assert sum(bool(score.is_issue) for score in scores[:400]) == pytest.approx(sum(wrong_inside), rel=0.2)
+
+
+def test_vectors_of_others_are_read_in_parts_which_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned, _ = labelled(0, 200, wrong=0.1)
+    others, _ = labelled(10_000, 501, wrong=0.1)
+    whole = LabelScorer(Blobs())(LabelsToScore(learned, others, judge=False))
+    monkeypatch.setattr("services.dataset_builder.recipe._READ", 100)
+    vectors = Blobs()
+    assert LabelScorer(vectors)(LabelsToScore(learned, others, judge=False)) == whole
+    assert len(whole) == 501
+    assert vectors.most_read == 200, "what it learns from"
 
 
 def test_clean_labels_are_left_alone_and_each_row_is_scored_by_models_that_have_not_seen_it() -> None:

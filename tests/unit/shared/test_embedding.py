@@ -71,6 +71,32 @@ def test_the_file_has_no_text_and_only_what_was_used_last(tmp_path: Path) -> Non
     assert model.texts.count("a secret of somebody") == 2
 
 
+def test_stored_texts_are_read_in_any_part_and_order_and_a_file_that_has_all_is_left_as_it_is(tmp_path: Path) -> None:
+    file, model = tmp_path / "vectors.npz", CountingEmbedder()
+    texts = [f"{number} " + "x" * (number % 7) for number in range(1_300)]
+    embedder = CachedEmbedder(model, file, ignore)
+    embedder.store(texts, [])
+    asked = [texts[1_299], texts[3], texts[700], texts[3]]
+    assert embedder.read(asked)[:, 0].tolist() == [len(text) for text in asked]
+    written = file.stat().st_ino
+    CachedEmbedder(model, file, ignore).store(texts[:600], texts[600:])
+    assert file.stat().st_ino == written
+    CachedEmbedder(model, file, ignore).store(texts[:600], texts[601:])
+    assert file.stat().st_ino != written
+    assert len(np.load(file)["vectors"]) == 1_299
+    assert embedder.read(asked)[:, 0].tolist() == [len(text) for text in asked]
+
+
+def test_a_file_with_a_broken_vector_is_made_anew(tmp_path: Path) -> None:
+    file, model = tmp_path / "vectors.npz", CountingEmbedder()
+    CachedEmbedder(model, file, ignore).embed(["four"])
+    data = bytearray(file.read_bytes())
+    data[data.index(np.float16(4).tobytes() + bytes(700))] ^= 1
+    file.write_bytes(data)
+    assert CachedEmbedder(model, file, ignore).embed(["four"])[0, 0] == 4
+    assert model.texts == ["four", "four"]
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
 def test_a_broken_file_is_made_anew(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "vectors.npz"

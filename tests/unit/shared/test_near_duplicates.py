@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.model.near_duplicates import NearDuplicates, group_near_duplicates, near_texts
-from shared.model.sketches import Sketch, jaccard, sketch_texts
+from shared.model.sketches import MAX_SHINGLES, Sketch, jaccard, sketch_folded, sketch_texts
 from shared.model.templates import Templates, find_templates
 from shared.model.texts import fold, normalise, text_hash
 
@@ -237,6 +237,32 @@ def test_texts_that_are_much_longer_than_a_sketch_are_compared_by_a_sample() -> 
     assert index.contains(words[0][:-900])
     assert not index.contains(words[1])
     assert not index.contains(words[0][: len(words[0]) // 2] + words[1][len(words[1]) // 2 :])
+
+
+def test_texts_that_are_sketched_together_have_the_sketches_that_each_has_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In portions of seven: short ones with their typos, ones behind a template, one of which only a sample counts."""
+    monkeypatch.setattr("shared.model.sketches._TEXTS", 7)
+    rng = np.random.default_rng(4)
+    long = " ".join("".join(rng.choice(list("abcdefghijklmnop"), 6)) for _ in range(400))
+    behind = [f"{TEMPLATE}Question: {question}" for question in questions(30)]
+    texts = [fold(text) for text in (*questions(20), "hi", "", long, *behind, long[:-9], "एक सवाल")]
+    templates = find_templates(texts)
+    portions = list(sketch_folded(texts, templates))
+    assert [len(portion) for portion in portions] == [7] * (len(texts) // 7) + [len(texts) % 7]
+    together = [sketch for portion in portions for sketch in portion]
+    for text, sketch in zip(texts, together, strict=True):
+        ((alone,),) = sketch_folded([text], templates)
+        assert sketch.to_bytes() == alone.to_bytes()
+    assert len(together[22].shingles) == MAX_SHINGLES
+    assert len(together[25].shingles) < 100, "behind the template"
+    assert all(np.all(np.diff(sketch.shingles.astype(np.int64)) > 0) for sketch in together)
+
+
+@given(st.text(st.sampled_from("ab -\t\u00a0C."), max_size=12))
+def test_one_line_is_normalised_as_a_text_of_several(text: str) -> None:
+    assert normalise(f"{text}\n") == normalise(text)
 
 
 @pytest.mark.parametrize(("similarity", "words"), [(0.5, 14), (0.8, 24), (0.8, 5)])

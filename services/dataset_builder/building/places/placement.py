@@ -15,7 +15,7 @@ text is gone; who asks to be forgotten takes both with them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.datasets import Example, Fate, LeftOutExample
@@ -101,17 +101,22 @@ def _decide(row: Row, fate: Fate, similar: SimilarRows, spec: TaskSpec) -> Place
     )
 
 
-def make_examples(placed: Placed, similar: SimilarRows) -> tuple[list[Example], list[Example]]:
-    """Return the rows to train on and the held-out ones as examples, oldest first.
+def group_rows(placed: Placed, similar: SimilarRows) -> list[tuple[Row, str]]:
+    """Return the rows to train on and the held-out ones, oldest first, each with its group.
 
-    They are in groups named by the first text that near-copies join them with.
+    A group is named by the first text that near-copies join its rows with.
     """
     rows = sorted((*placed.train, *placed.held_out), key=lambda row: row.age)
+    return [(row, rows[first].text_hash) for row, first in zip(rows, similar.groups(rows), strict=True)]
+
+
+def make_examples(grouped: Iterable[tuple[Row, str]], placed: Placed) -> tuple[list[Example], list[Example]]:
+    """Return the rows to train on and the held-out ones as examples."""
     held = {row.prediction_id for row in placed.held_out}
     parts: tuple[list[Example], list[Example]] = ([], [])
     compact = Compactor()
-    for row, first in zip(rows, similar.groups(rows), strict=True):
-        parts[row.prediction_id in held].append(compact(row.example(rows[first].text_hash)))
+    for row, group in grouped:
+        parts[row.prediction_id in held].append(compact(row.example(group)))
     return parts
 
 

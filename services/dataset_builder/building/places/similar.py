@@ -15,9 +15,12 @@ from services.dataset_builder.building.places.place import Places
 from services.dataset_builder.building.rows import Row
 from shared.conversation import comparable_text
 from shared.model.near_duplicates import NearTexts
-from shared.model.sketches import Sketch, sketch_folded, sketch_texts
+from shared.model.sketches import Sketch, Sketches, sketch_folded, sketch_texts
 from shared.model.templates import find_templates
 from shared.model.texts import fold
+
+_AT_ONCE = 4_096
+"""Fingerprints that become sketches together."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -41,8 +44,10 @@ class SimilarRows:
         asked = [fold(self._text(row.call.messages)) for row in rows]
         asked += [fold(self._text(messages)) for messages in frozen]
         self._templates = find_templates(asked)
-        stored = map(Sketch.from_bytes, fingerprints.values())
-        self.texts = NearTexts(chain(sketch_folded(asked, self._templates), stored), similarity)
+        stored = [Sketch.from_bytes(data) for data in fingerprints.values()]
+        starts = range(0, len(stored), _AT_ONCE)
+        known = (Sketches.of(stored[start : start + _AT_ONCE]) for start in starts)
+        self.texts = NearTexts(chain(sketch_folded(asked, self._templates), known), similarity)
         self._numbers = {row.prediction_id: number for number, row in enumerate(rows)}
         self._numbers |= {name: number for number, name in enumerate(fingerprints, start=len(asked))}
         self._ids = {number: name for name, number in self._numbers.items()}
