@@ -15,12 +15,14 @@ from schemas.rollouts import Stage
 from services.deployer.clients import Strategy
 from shared.errors import DependencyUnavailable
 from shared.kafka.consumers import BatchOptions
-from tests.benchmarks.twelve_weeks.bus import Bus
-from tests.benchmarks.twelve_weeks.clock import Clock
-from tests.benchmarks.twelve_weeks.engine import BASE
-from tests.benchmarks.twelve_weeks.flags import Flags
 from tests.benchmarks.twelve_weeks.judge import golden_loss, measured
-from tests.benchmarks.twelve_weeks.models import (
+from tests.benchmarks.twelve_weeks.play import Plan, Played, Promotion, WeekSeen
+from tests.benchmarks.twelve_weeks.stand_ins.bus import Bus
+from tests.benchmarks.twelve_weeks.stand_ins.clock import Clock
+from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE
+from tests.benchmarks.twelve_weeks.stand_ins.flags import Flags
+from tests.benchmarks.twelve_weeks.stand_ins.trainer import Candidate
+from tests.benchmarks.twelve_weeks.world.models import (
     Fault,
     HeldOut,
     accuracy,
@@ -29,9 +31,7 @@ from tests.benchmarks.twelve_weeks.models import (
     fit_bad,
     forgetting,
 )
-from tests.benchmarks.twelve_weeks.play import Plan, Played, Promotion, WeekSeen
-from tests.benchmarks.twelve_weeks.stream import Corpus, make_stream
-from tests.benchmarks.twelve_weeks.trainer import Candidate
+from tests.benchmarks.twelve_weeks.world.stream import Corpus, make_stream
 from tests.unit.deployer.fakes import MemoryAdmin
 
 LABELS, EACH = 6, 40

@@ -13,10 +13,10 @@ import sys
 
 from tests.benchmarks.table import RESULTS, Grid, report
 from tests.benchmarks.twelve_weeks.judge import grids, measured
-from tests.benchmarks.twelve_weeks.models import Fault
 from tests.benchmarks.twelve_weeks.play import Plan, Play
 from tests.benchmarks.twelve_weeks.plot import plot
-from tests.benchmarks.twelve_weeks.stream import load_corpus
+from tests.benchmarks.twelve_weeks.world.models import Fault
+from tests.benchmarks.twelve_weeks.world.stream import load_corpus
 from tests.conftest import ROOT, TestStack
 
 NAME = "twelve_weeks"

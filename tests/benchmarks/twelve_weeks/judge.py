@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from tests.benchmarks.table import Grid, Measured
-from tests.benchmarks.twelve_weeks.engine import BASE
-from tests.benchmarks.twelve_weeks.models import Fault
 from tests.benchmarks.twelve_weeks.play import Played, Promotion, WeekSeen
-from tests.benchmarks.twelve_weeks.trainer import Candidate
+from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE
+from tests.benchmarks.twelve_weeks.stand_ins.trainer import Candidate
+from tests.benchmarks.twelve_weeks.world.models import Fault
 
 MIN_GAIN = 0.05
 MAX_GOLDEN_LOSS = 0.05

@@ -18,16 +18,16 @@ from schemas.labels import LabelRequested
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskChanged
 from shared.settings import Settings
-from tests.benchmarks.twelve_weeks.bus import Bus
-from tests.benchmarks.twelve_weeks.clock import Clock
-from tests.benchmarks.twelve_weeks.engine import BASE, Engine
-from tests.benchmarks.twelve_weeks.models import Fault, accuracy, base_model, fit
-from tests.benchmarks.twelve_weeks.people import Reviewers
 from tests.benchmarks.twelve_weeks.product import Product
-from tests.benchmarks.twelve_weeks.stream import Corpus, make_stream
-from tests.benchmarks.twelve_weeks.task import QUESTIONS_PER_DAY, make_task
-from tests.benchmarks.twelve_weeks.traffic import Traffic
-from tests.benchmarks.twelve_weeks.trainer import Candidate, Trainer
+from tests.benchmarks.twelve_weeks.stand_ins.bus import Bus
+from tests.benchmarks.twelve_weeks.stand_ins.clock import Clock
+from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE, Engine
+from tests.benchmarks.twelve_weeks.stand_ins.traffic import Traffic
+from tests.benchmarks.twelve_weeks.stand_ins.trainer import Candidate, Trainer
+from tests.benchmarks.twelve_weeks.world.models import Fault, accuracy, base_model, fit
+from tests.benchmarks.twelve_weeks.world.people import Reviewers
+from tests.benchmarks.twelve_weeks.world.stream import Corpus, make_stream
+from tests.benchmarks.twelve_weeks.world.task import QUESTIONS_PER_DAY, make_task
 
 START = datetime(2026, 6, 1, 3, tzinfo=UTC)
 """A Monday, at the hour of the weekly cycle."""

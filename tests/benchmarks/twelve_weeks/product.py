@@ -1,4 +1,4 @@
-"""The product in one process: the services' own handlers on one PostgreSQL, wired by the bus of `bus.py`.
+"""The product in one process: the services' own handlers on one PostgreSQL, wired by the bus of `stand_ins`.
 
 Real: handlers, rules, statistics and stores of failure_miner, dataset_builder, evaluator, shadow, deployer and
 scheduler. Stand-ins: the broker, the engine, Unleash, the trainer, the gateway, the lake's roll-ups, and people.
@@ -54,13 +54,13 @@ from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.database import build_engine, database_url, migrate
 from shared.storage.predictions import AnsweredPrediction
-from tests.benchmarks.twelve_weeks.bus import Bus
-from tests.benchmarks.twelve_weeks.engine import Engine
-from tests.benchmarks.twelve_weeks.evaluation import evaluate
-from tests.benchmarks.twelve_weeks.flags import Flags
-from tests.benchmarks.twelve_weeks.jobs import InlineJobs
-from tests.benchmarks.twelve_weeks.stream import Corpus
-from tests.benchmarks.twelve_weeks.task import TASK
+from tests.benchmarks.twelve_weeks.stand_ins.bus import Bus
+from tests.benchmarks.twelve_weeks.stand_ins.engine import Engine
+from tests.benchmarks.twelve_weeks.stand_ins.evaluation import evaluate
+from tests.benchmarks.twelve_weeks.stand_ins.flags import Flags
+from tests.benchmarks.twelve_weeks.stand_ins.jobs import InlineJobs
+from tests.benchmarks.twelve_weeks.world.stream import Corpus
+from tests.benchmarks.twelve_weeks.world.task import TASK
 from tests.unit.deployer.fakes import MemoryAdapters, MemoryAdmin
 
 _SCHEMAS = {

@@ -7,9 +7,9 @@ from collections import defaultdict, deque
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged
 from services.failure_miner.sampling import sampling_point
-from tests.benchmarks.twelve_weeks.bus import Bus
-from tests.benchmarks.twelve_weeks.engine import Engine
-from tests.benchmarks.twelve_weeks.stream import Corpus
+from tests.benchmarks.twelve_weeks.stand_ins.bus import Bus
+from tests.benchmarks.twelve_weeks.stand_ins.engine import Engine
+from tests.benchmarks.twelve_weeks.world.stream import Corpus
 
 REVIEWERS = ("ann", "ben", "cat", "dan", "eve", "fay")
 RIGHT = 0.95

@@ -22,12 +22,12 @@ from services.failure_miner.sampling import sampling_point
 from services.gateway.routing.arms import Arm
 from shared.model.confidence import measure
 from shared.storage.predictions import AnsweredPrediction
-from tests.benchmarks.twelve_weeks.engine import BASE, Engine
-from tests.benchmarks.twelve_weeks.models import BROKEN_STREAMS, Fault
-from tests.benchmarks.twelve_weeks.people import complaint
 from tests.benchmarks.twelve_weeks.product import Product
-from tests.benchmarks.twelve_weeks.stream import Corpus, Stream
-from tests.benchmarks.twelve_weeks.trainer import Trainer
+from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE, Engine
+from tests.benchmarks.twelve_weeks.stand_ins.trainer import Trainer
+from tests.benchmarks.twelve_weeks.world.models import BROKEN_STREAMS, Fault
+from tests.benchmarks.twelve_weeks.world.people import complaint
+from tests.benchmarks.twelve_weeks.world.stream import Corpus, Stream
 
 _LATENCY_MS = 50.0
 

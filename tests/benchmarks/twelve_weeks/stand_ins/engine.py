@@ -14,8 +14,8 @@ from services.shadow.clients import Replay
 from services.shadow.domain import Request
 from shared.model.confidence import TOP_LOGPROBS
 from shared.model.inference import Completion
-from tests.benchmarks.twelve_weeks.models import LogProbabilities
-from tests.benchmarks.twelve_weeks.stream import Corpus
+from tests.benchmarks.twelve_weeks.world.models import LogProbabilities
+from tests.benchmarks.twelve_weeks.world.stream import Corpus
 
 BASE = "base"
 _LATENCY_MS = 40.0

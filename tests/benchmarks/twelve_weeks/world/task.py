@@ -16,8 +16,8 @@ from shared.identity import content_hash
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set, publish_golden_set
 from tests.benchmarks.builds import PROMPT
-from tests.benchmarks.twelve_weeks.engine import BASE
-from tests.benchmarks.twelve_weeks.stream import Corpus, Ints
+from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE
+from tests.benchmarks.twelve_weeks.world.stream import Corpus, Ints
 
 TASK = "bank"
 QUESTIONS_PER_DAY = 90

@@ -1,10 +1,12 @@
-"""The evaluator's job in this process: its own steps, with the stand-in engine, without cheap rivals and probes."""
+"""The evaluator's job in this process: its own steps, but for cheap rivals, adversarial inputs and probes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from schemas.adapters import AdapterEvaluated
+from schemas.approaches import Approach, ApproachKind, ApproachTable
+from schemas.base import utc_now
 from services.evaluator.domain import evaluation_questions, golden_questions
 from services.evaluator.job import (
     EvaluationJob,
@@ -15,10 +17,12 @@ from services.evaluator.job import (
     with_golden_history,
 )
 from services.evaluator.recipe import ask
-from services.evaluator.verdict import Asked, verdict_event
+from services.evaluator.report.publish import publish_report
+from services.evaluator.statistics.intervals import wilson
+from services.evaluator.verdict import Asked, Extras, evaluated_event, evaluation_report
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import read_golden_set
-from tests.benchmarks.twelve_weeks.engine import Engine
+from tests.benchmarks.twelve_weeks.stand_ins.engine import Engine
 
 
 async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engine) -> AdapterEvaluated:
@@ -34,5 +38,17 @@ async def evaluate(spec: bytes, folder: Path, store: ArtifactStore, engine: Engi
         arms.append(await ask_failed_again(job, engine, model, answers, questions))
     wrong_twice = await ask_must_pass_again(job, engine, golden, arms[0], len(evaluation))
     asked = with_golden_history(job, Asked(evaluation, golden, *arms, wrong_twice), store, folder)
-    calibration = calibrate(trained, evaluation, asked.candidate, store, folder)
-    return verdict_event(trained, job.production, folder.name, asked, calibration)
+    fitted = calibrate(trained, evaluation, asked.candidate, store, folder)
+    extras = Extras(_alone(Asked(evaluation, golden, *arms), job), *fitted, job.concurrency)
+    report = evaluation_report(trained, job.production, folder.name, asked, extras, utc_now())
+    return evaluated_event(trained, report, publish_report(report, store, folder / "report"))
+
+
+def _alone(asked: Asked, job: EvaluationJob) -> ApproachTable:
+    """Return the table of approaches with the candidate alone: it gates nothing."""
+    right = asked.candidate.graded(asked.evaluation, 0, job.trained.spec).right
+    candidate = Approach(
+        kind=ApproachKind.CANDIDATE, adapter=job.trained.adapter, accuracy=wilson(sum(right), len(right)),
+        latency_ms_p50=0.0, latency_ms_p95=0.0,
+    )  # fmt: skip
+    return ApproachTable(approaches=(candidate,), currency="EUR", prices_of=utc_now().date())

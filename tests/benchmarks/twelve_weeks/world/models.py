@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-from tests.benchmarks.twelve_weeks.stream import Corpus, Ints
+from tests.benchmarks.twelve_weeks.world.stream import Corpus, Ints
 
 LogProbabilities = npt.NDArray[np.float32]
 """[questions, labels]: what a model thinks of every question of the corpus."""

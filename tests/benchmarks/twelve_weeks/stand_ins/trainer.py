@@ -15,10 +15,10 @@ from services.trainer.domain import SkippedRows, TrainingOutcome, job_name
 from services.trainer.job import build_manifest, read_examples, trained_event
 from shared.files import write_atomically
 from shared.storage.artifacts import MANIFEST, ArtifactStore
-from tests.benchmarks.twelve_weeks.bus import Bus
-from tests.benchmarks.twelve_weeks.engine import BASE, Engine
-from tests.benchmarks.twelve_weeks.models import Fault, HeldOut, fit, fit_bad
-from tests.benchmarks.twelve_weeks.stream import Corpus, Ints
+from tests.benchmarks.twelve_weeks.stand_ins.bus import Bus
+from tests.benchmarks.twelve_weeks.stand_ins.engine import BASE, Engine
+from tests.benchmarks.twelve_weeks.world.models import Fault, HeldOut, fit, fit_bad
+from tests.benchmarks.twelve_weeks.world.stream import Corpus, Ints
 
 _ENDS = {Stage.REJECTED, Stage.INCONCLUSIVE}
 

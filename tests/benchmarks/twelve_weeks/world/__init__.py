@@ -1,0 +1,1 @@
+"""What the product meets: questions, people, models good and bad, and the task."""
