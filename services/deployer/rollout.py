@@ -25,15 +25,16 @@ class Rollout:
     """One candidate's rollout: a flat record, field for field what its table and its events hold.
 
     `opponent`: what the verdict `verdict_id` compared it with; None: the base model. `asked_against`: with what it was
-    asked to be compared again while it waits; "" if it was not. `entered`: it passed the offline gates, went into
-    shadow and has spent its alpha, of which `drawn` is its own draw and the rest its predecessor's. `stage_since`: when
-    it came into its stage. `moved_by`: whoever made the last change, `RATCHET` or a person. `paused`: why it is not
-    moved to more users until a person says so; "" if it may be. `version` counts the changes; `settled`: the flags and
-    the event of the last change have been applied and published. `moves_flags` is False for a change that sets no flag:
-    a candidate has not entered, the active one stays in its stage because a newer one waits or was rejected or because
-    it was paused, or an operator turned rollback on or off by hand. `canary_percent`: the share of users in the canary,
-    of its last step once it is over, 0 before it; `step_since`: when it rose to that. `control`: it is promoted, and
-    some users stay on `previous` for a while; `canary_percent` is then the share of all others.
+    asked to be compared again while it waits; "" if it was not. `entered_at`: when it had passed the offline gates,
+    went into shadow and spent its alpha, of which `alpha_drawn` is its own draw and the rest its predecessor's; None:
+    never. `stage_since`: when it came into its stage. `moved_by`: whoever made the last change, `RATCHET` or a person.
+    `paused`: why it is not moved to more users until a person says so; "" if it may be. `version` counts the changes;
+    `settled`: the flags and the event of the last change have been applied and published. `moves_flags` is False for a
+    change that sets no flag: a candidate has not entered, the active one stays in its stage because a newer one waits
+    or was rejected or because it was paused, or an operator turned rollback on or off by hand. `canary_percent`: the
+    share of users in the canary, of its last step once it is over, 0 before it; `step_since`: when it rose to that.
+    `control`: it is promoted, and some users stay on `previous` for a while; `canary_percent` is then the share of all
+    others.
     """
 
     rollout_id: str
@@ -52,7 +53,6 @@ class Rollout:
     opponent: str | None
     verdict_id: str
     alpha: float
-    entered: bool
     reason: str
     changed_at: datetime
     stage_since: datetime
@@ -60,7 +60,7 @@ class Rollout:
     moved_by: str = RATCHET
     paused: str = ""
     asked_against: str = ""
-    drawn: float = 0.0
+    alpha_drawn: float = 0.0
     entered_at: datetime | None = None
     version: int = 0
     moves_flags: bool = True
@@ -68,6 +68,10 @@ class Rollout:
     canary_percent: int = 0
     step_since: datetime | None = None
     control: bool = False
+
+    @property
+    def entered(self) -> bool:
+        return self.entered_at is not None
 
     @property
     def active(self) -> bool:
@@ -167,7 +171,7 @@ class Rollout:
         alpha = level(self.spec.rollout.yearly_false_promotion, drawn, returned)
         entering = self.with_stage(Stage.SHADOW, self.reason, Evidence(alpha=alpha), now)
         return replace(
-            entering, primary=serving.primary, previous=serving.previous, alpha=alpha, drawn=drawn, entered=True,
+            entering, primary=serving.primary, previous=serving.previous, alpha=alpha, alpha_drawn=drawn,
             entered_at=now,
         )  # fmt: skip
 
@@ -285,7 +289,6 @@ def candidate_of(event: AdapterEvaluated, serving: ServingState, now: datetime) 
         opponent=event.production.adapter,
         verdict_id=str(event.event_id),
         alpha=share,
-        entered=False,
         reason=offline_reason(event),
         changed_at=now,
         stage_since=now,

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "deployer_0001_control"  # Not the id of a database without a control after promotions, which is refused.
+revision = "deployer_0001_entered_at"  # Not the id of a database with other columns, which is refused.
 down_revision = None
 
 
@@ -28,8 +28,7 @@ def upgrade() -> None:
         sa.Column("verdict_id", sa.Text, nullable=False, unique=True),
         sa.Column("asked_against", sa.Text, nullable=False),
         sa.Column("alpha", sa.Double, nullable=False),
-        sa.Column("drawn", sa.Double, nullable=False),
-        sa.Column("entered", sa.Boolean, nullable=False),
+        sa.Column("alpha_drawn", sa.Double, nullable=False),
         sa.Column("entered_at", sa.DateTime(timezone=True)),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
@@ -49,7 +48,7 @@ def upgrade() -> None:
     op.execute("CREATE SEQUENCE changes")
     op.create_index("rollouts_by_task", "rollouts", ["task", "entry"])
     op.create_index("one_active_a_task", "rollouts", ["task"], unique=True,
-                    postgresql_where=sa.text("entered AND stage IN ('shadow', 'canary')"))  # fmt: skip
+                    postgresql_where=sa.text("entered_at IS NOT NULL AND stage IN ('shadow', 'canary')"))  # fmt: skip
     op.create_index("one_waiting_a_task", "rollouts", ["task"], unique=True,
                     postgresql_where=sa.text("stage = 'queued'"))  # fmt: skip
     op.create_table(

@@ -25,14 +25,15 @@ from services.deployer.storage import canaries
 from services.deployer.tables import LEDGER, MOVES, ROLLOUTS
 from shared.storage.database import transaction
 
+HAS_ENTERED = ROLLOUTS.c.entered_at.is_not(None)
 IS_GUARDED = sa.and_(
-    ROLLOUTS.c.entered,
+    HAS_ENTERED,
     sa.or_(
         ROLLOUTS.c.stage == Stage.CANARY.value,
         sa.and_(ROLLOUTS.c.stage == Stage.PROMOTED.value, sa.or_(~ROLLOUTS.c.settled, ROLLOUTS.c.control)),
     ),
 )
-IS_ACTIVE = sa.and_(ROLLOUTS.c.entered, ROLLOUTS.c.stage.in_(ACTIVE))
+IS_ACTIVE = sa.and_(HAS_ENTERED, ROLLOUTS.c.stage.in_(ACTIVE))
 _SELECT_MOVES = sa.select(*[MOVES.c[field.name] for field in dataclasses.fields(Move)])
 _FIELDS = [field.name for field in dataclasses.fields(Rollout)]
 
@@ -85,7 +86,7 @@ class PostgresRollouts:
 
     async def last_entered(self, task: str) -> Rollout | None:
         """Return the task's last rollout that entered shadow, ended or not."""
-        return await self._newest(sa.and_(ROLLOUTS.c.task == task, ROLLOUTS.c.entered))
+        return await self._newest(sa.and_(ROLLOUTS.c.task == task, HAS_ENTERED))
 
     async def waiting(self, task: str) -> Rollout | None:
         """Return the task's candidate that waits for its turn."""
@@ -98,7 +99,7 @@ class PostgresRollouts:
 
     async def draws(self, task: str) -> list[Draw]:
         """Return what the task's candidates drew of the year's alpha, oldest first."""
-        query = sa.select(ROLLOUTS.c.entered_at, ROLLOUTS.c.drawn).where(ROLLOUTS.c.task == task, ROLLOUTS.c.entered)
+        query = sa.select(ROLLOUTS.c.entered_at, ROLLOUTS.c.alpha_drawn).where(ROLLOUTS.c.task == task, HAS_ENTERED)
         async with transaction(self._engine) as connection:
             return [Draw(*row) for row in await connection.execute(query.order_by(ROLLOUTS.c.entered_at))]
 
@@ -126,7 +127,7 @@ class PostgresRollouts:
         """Return what the last rollout of each task that entered shadow has to do with."""
         is_tried = sa.or_(IS_ACTIVE, ~ROLLOUTS.c.settled)
         candidate = sa.case((is_tried, ROLLOUTS.c.candidate), else_=sa.null())
-        query = sa.select(ROLLOUTS.c.primary, candidate, ROLLOUTS.c.previous).where(ROLLOUTS.c.entered)
+        query = sa.select(ROLLOUTS.c.primary, candidate, ROLLOUTS.c.previous).where(HAS_ENTERED)
         last = query.distinct(ROLLOUTS.c.task).order_by(ROLLOUTS.c.task, ROLLOUTS.c.entry.desc())
         async with transaction(self._engine) as connection:
             return [TaskAdapters(*row) for row in await connection.execute(last)]
@@ -134,7 +135,7 @@ class PostgresRollouts:
     async def candidates(self) -> list[str]:
         """Return the candidates of all rollouts that entered shadow, ended or not."""
         async with transaction(self._engine) as connection:
-            rows = await connection.execute(sa.select(ROLLOUTS.c.candidate).where(ROLLOUTS.c.entered).distinct())
+            rows = await connection.execute(sa.select(ROLLOUTS.c.candidate).where(HAS_ENTERED).distinct())
             return list(rows.scalars())
 
     async def save(self, *rollouts: Rollout) -> None:

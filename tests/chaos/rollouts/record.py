@@ -50,7 +50,8 @@ def read_history(system: RolloutSystem, expected: Mapping[str, str], samples: Se
         draws = [
             Draw(rollout_id, task, at.timestamp(), drawn, alpha) for rollout_id, task, at, drawn, alpha in
             connection.execute(
-                "SELECT rollout_id, task, entered_at, drawn, alpha FROM deployer.rollouts WHERE entered"
+                "SELECT rollout_id, task, entered_at, alpha_drawn, alpha FROM deployer.rollouts "
+                "WHERE entered_at IS NOT NULL"
             )
         ]  # fmt: skip
     return History(

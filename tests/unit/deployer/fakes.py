@@ -293,8 +293,7 @@ class MemoryRollouts:
         return next((r for r in self.rollouts.values() if r.verdict_id in names or r.rollout_id in names), None)
 
     async def draws(self, task: str) -> list[Draw]:
-        entered = [r for r in self.rollouts.values() if r.task == task and r.entered and r.entered_at]
-        return [Draw(r.entered_at, r.drawn) for r in entered if r.entered_at]
+        return [Draw(r.entered_at, r.alpha_drawn) for r in self.rollouts.values() if r.task == task and r.entered_at]
 
     async def last_entered(self, task: str) -> Rollout | None:
         return next((r for r in reversed(self.rollouts.values()) if r.task == task and r.entered), None)
