@@ -30,6 +30,11 @@ class ShadowCompared(Event):
     )
     identified: bool = Field(description="False: neither user nor session is known, so several subjects may be one.")
     logged_at: AwareDatetime
+    after_promotion: bool = Field(
+        default=False,
+        description="The candidate served this request, promoted, and the adapter before it was replayed: it tells the "
+        "gain, and harm, by fresh pairs.",
+    )
     candidate_latency_ms: float = Field(ge=0.0)
 
 
@@ -83,6 +88,19 @@ class Evidence(Frozen):
         ge=0,
         description="Users whom the canary's present step has served; counted up to as many as it needs.",
     )
+    control_labels: int = Field(
+        default=0, ge=0, description="Tickets of pairs made after the promotion that people have settled."
+    )
+    control_gain_low: float = Field(
+        default=-1.0,
+        ge=-1.0,
+        le=1.0,
+        description="With `control_gain_high` the interval of the gain by these pairs alone, which decided nothing.",
+    )
+    control_gain_high: float = Field(default=1.0, ge=-1.0, le=1.0)
+    guards: float = Field(
+        default=1.0, ge=0.0, description="Evidence of all guards together, as of the time of control; 20 takes it back."
+    )
     warning: str = Field(
         default="", max_length=500, description="What is unusual in the canary and ends nothing: its confidence."
     )
@@ -109,6 +127,9 @@ class RolloutChanged(Event):
     )
     canary_percent: int = Field(
         default=0, ge=0, le=100, description="Percent of users in the canary's present step, or its last; 0: none yet."
+    )
+    control: bool = Field(
+        default=False, description="It is promoted, and some users stay on the previous adapter for a while."
     )
     paused: str = Field(
         default="", max_length=2_000, description="Why no move to more users is made until a person says so."

@@ -114,8 +114,20 @@ def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
         say(f"{rollout['task']}: {rollout['reason']}")
         if rollout["evidence"].get("warning"):
             warn(f"{rollout['task']}: {rollout['evidence']['warning']}", "yellow")
+        if rollout["control_percent"]:
+            say(f"{rollout['task']}: {_control(rollout)}")
         if rollout["trouble"]:
             warn(f"{rollout['task']} waits: {rollout['trouble']}", "yellow")
+
+
+def _control(rollout: dict[str, Any]) -> str:
+    evidence = rollout["evidence"]
+    low, high = (f"{100 * evidence[end]:+.1f}" for end in ("control_gain_low", "control_gain_high"))
+    return (
+        f"{rollout['control_percent']} % of users stay on {rollout['previous'] or 'the base model'} as control until "
+        f"{_time(rollout['control_until'])}; evidence of the guards {evidence['guards']:.1f} of 20; gain since the "
+        f"promotion {low} to {high} points by {evidence['control_labels']} labels"
+    )
 
 
 def _show_moves(moves: list[dict[str, Any]]) -> None:

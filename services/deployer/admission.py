@@ -86,9 +86,9 @@ class Admission:
             return
         last = await self._rollouts.last_entered(event.task)
         if active is not None:
-            candidate = candidate.queued(f"until {active.candidate} ends; {candidate.reason}", now)
+            candidate = candidate.until(active.candidate)
         elif last is not None and last.control:
-            candidate = candidate.queued(f"until the control of {last.candidate} ends; {candidate.reason}", now)
+            candidate = candidate.until(f"the control of {last.candidate}")
         older = f"replaced in the queue by the newer {candidate.candidate}"
         replaced = [] if waiting is None else [waiting.turned_away(older, now)]
         await self._save(*replaced, candidate)

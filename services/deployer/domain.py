@@ -26,8 +26,9 @@ from services.deployer.statistics.betting import (
     wealth_now,
 )
 from services.deployer.statistics.bounds import interval
-from services.deployer.statistics.canary import CanaryCounts, canary_failure, confidence_shift
+from services.deployer.statistics.canary import CanaryCounts, canary_failure, confidence_shift, guard_evidence
 from services.deployer.statistics.forecast import labels_expected
+from services.deployer.statistics.guards import together
 from shared.identity import content_hash
 
 NOTHING_DIFFERS = 1_000
@@ -176,6 +177,19 @@ def _speaks_for_it_now(ledger: Ledger, threshold: float) -> bool:
     return wealth_now(labelled) >= threshold and wealth_now([-outcome for outcome in labelled]) < HARM_WEALTH
 
 
+def control_evidence(evidence: Evidence, fresh: Ledger, settings: RolloutSettings) -> Evidence:
+    """Return the evidence of a promotion, with what fresh pairs and guards have said since."""
+    gain_low, gain_high = interval(fresh.outcomes, fresh.agreeing)
+    counts = fresh.canary
+    return evidence.model_copy(
+        update={
+            "control_labels": fresh.counted(evidence.alpha).labels, "control_gain_low": gain_low,
+            "control_gain_high": gain_high, "guards": together(guard_evidence(counts, settings, fresh.outcomes)),
+            "canary_requests": counts.requests, "canary_errors": counts.errors,
+        }
+    )  # fmt: skip
+
+
 def _reached(wealth: float, threshold: float, name: str, counts: str) -> str:
     return f"wealth {wealth:.0f} ≥ {threshold:.0f} = {name} after {counts}"
 
@@ -247,7 +261,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class DrawnTicket:
-    """A ticket with what a person is shown: a plain record. `labels`: the number of answers that it has already."""
+    """A ticket with what a person is shown: a plain record. `labels`: the number of answers that it has already.
+
+    `fresh`: of a pair that was made after the promotion.
+    """
 
     ticket_id: str
     rollout_id: str
@@ -257,6 +274,7 @@ class DrawnTicket:
     pair: Pair
     labels: int
     logged_at: datetime | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True)

@@ -120,13 +120,16 @@ async def apply_flags(admin: FlagAdmin, rollout: Rollout) -> None:
     elif rollout.stage is Stage.PROMOTED:
         await admin.set_strategy(flag_name(rollout.task, "primary"), primary_strategy(rollout))
         await admin.switch(flag_name(rollout.task, "primary"), True)
-        await _stop(admin, rollout.task)
+        await _stop(admin, rollout.task, replays=rollout.control)
+        if rollout.control:  # The adapter before it is replayed meanwhile.
+            await _replay(admin, rollout)
         await _set_control(admin, rollout)
     elif rollout.stage in ENDED:
         await _stop(admin, rollout.task)
         await _set_control(admin, rollout)
     elif rollout.stage is Stage.ROLLED_BACK:
         await admin.switch(flag_name(rollout.task, "rollback"), True)
+        await _stop(admin, rollout.task)
         await _set_control(admin, rollout)
 
 
@@ -162,6 +165,7 @@ async def _replay(admin: FlagAdmin, rollout: Rollout) -> None:
     await admin.switch(shadow, True)
 
 
-async def _stop(admin: FlagAdmin, task: str) -> None:
+async def _stop(admin: FlagAdmin, task: str, *, replays: bool = False) -> None:
     await admin.switch(flag_name(task, "canary"), False)
-    await admin.switch(flag_name(task, "shadow"), False)
+    if not replays:
+        await admin.switch(flag_name(task, "shadow"), False)

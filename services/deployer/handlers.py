@@ -95,7 +95,7 @@ class Handlers:
         for (task, rollout_id), pairs in by_rollout.items():
             async with self._rollouts.locked(task):
                 rollout = await self._rollouts.get(rollout_id)
-                if rollout is not None and rollout.task == task and rollout.active:
+                if rollout is not None and rollout.task == task and rollout.compared:
                     # A pair that is stored already, from an earlier delivery, does not change its sides.
                     candidate_first = [bool(secrets.randbelow(2)) for _ in pairs]
                     await self._ledger.add_pairs(rollout, pairs, candidate_first)
@@ -117,7 +117,7 @@ class Handlers:
             if ticket is None or rollout is None or rollout.task != event.task:
                 logger.warning("%s: label skipped: ticket %s is unknown or void", event.task, event.ticket_id)
                 return
-            if not rollout.active:
+            if not rollout.compared or ticket.fresh is not rollout.control:
                 logger.info("%s: label skipped: the rollout of ticket %s has ended", event.task, event.ticket_id)
                 return
             outcome = label_outcome(
@@ -186,6 +186,7 @@ class Handlers:
         """Decide about a candidate of which something new is stored, and have the next one let in if it has ended."""
         async with self._later_if_away(task):
             if await self._transitions.advance(task) is None:
+                await self._transitions.watch_control(task)
                 self.wakes.note(task)
 
     @asynccontextmanager

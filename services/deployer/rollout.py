@@ -14,6 +14,8 @@ from shared.identity import content_hash, event_id
 ACTIVE = (Stage.SHADOW, Stage.CANARY)
 BASE = "(base)"
 """Stands for the base model in `asked_against`: no adapter has such a name."""
+CONTROL_TICKETS = 60
+"""Of pairs made after a promotion, which tell what it gained."""
 RATCHET = "ratchet"
 """Who moved a rollout, where the evidence did."""
 ENDED = (Stage.REJECTED, Stage.INCONCLUSIVE)
@@ -78,6 +80,11 @@ class Rollout:
         return self.entered and self.stage in ACTIVE
 
     @property
+    def compared(self) -> bool:
+        """Pairs of it are made: while it is active, and after its promotion for as long as there is a control."""
+        return self.active or self.control
+
+    @property
     def waits(self) -> bool:
         return self.stage is Stage.QUEUED
 
@@ -119,16 +126,16 @@ class Rollout:
             promoted = replace(promoted, control=True, canary_percent=100 - settings.control_percent, step_since=now)
         return promoted.with_serving(self.candidate, self.primary)
 
-    def without_control(self, reason: str, now: datetime, moved_by: str = RATCHET) -> Rollout:
+    def without_control(self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET) -> Rollout:
         """Return the promoted rollout once nobody stays on the previous adapter any more."""
-        stays = self.with_stage(self.stage, f"its control has ended: {reason}", self.evidence, now, moved_by=moved_by)
+        stays = self.with_stage(self.stage, f"its control has ended: {reason}", evidence, now, moved_by=moved_by)
         return replace(stays, control=False)
 
-    def taken_back(self, reason: str, now: datetime, moved_by: str = RATCHET, *, moves_flags: bool = True) -> Rollout:
+    def taken_back(
+        self, reason: str, evidence: Evidence, now: datetime, moved_by: str = RATCHET, *, moves_flags: bool = True
+    ) -> Rollout:
         """Return the promoted rollout with the adapter before it serving again."""
-        back = self.with_stage(
-            Stage.ROLLED_BACK, reason, self.evidence, now, moves_flags=moves_flags, moved_by=moved_by
-        )
+        back = self.with_stage(Stage.ROLLED_BACK, reason, evidence, now, moves_flags=moves_flags, moved_by=moved_by)
         return back.with_serving(self.previous, self.candidate)
 
     def with_pause(self, reason: str, evidence: Evidence, now: datetime, moved_by: str) -> Rollout:
@@ -149,6 +156,10 @@ class Rollout:
         """Return the rollout rejected before its change was settled; the adapter before the candidate serves on."""
         rejected = self.with_stage(Stage.REJECTED, reason, self.evidence, now)
         return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected
+
+    def until(self, what: str) -> Rollout:
+        """Return a candidate that was just made, with what it waits for: its history begins with that."""
+        return replace(self, reason=f"until {what} ends; {self.reason}"[:2_000])
 
     def queued(self, reason: str, now: datetime) -> Rollout:
         """Return the rollout while it waits for its turn."""
@@ -211,6 +222,7 @@ class Rollout:
             reason=self.reason,
             moved_by=self.moved_by,
             canary_percent=self.canary_percent,
+            control=self.control,
             paused=self.paused,
             spec=self.spec,
         )
@@ -242,6 +254,11 @@ class Move:
     def stage_shown(self) -> str:
         """The stage, with the canary's share of users."""
         return f"canary of {self.canary_percent} %" if self.stage is Stage.CANARY else self.stage.value
+
+
+def max_tickets(rollout: Rollout) -> int:
+    """Return on how many tickets people are asked: to decide about it or, once promoted, to see what it gained."""
+    return CONTROL_TICKETS if rollout.control else rollout.spec.rollout.max_labels
 
 
 def rollout_id(event: AdapterEvaluated) -> str:

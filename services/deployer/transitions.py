@@ -7,6 +7,7 @@ decision and at every tick, repeats the flags (idempotent) and the event (same i
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from schemas.base import utc_now
@@ -14,9 +15,9 @@ from schemas.conversation import Call
 from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
-from services.deployer.domain import DrawnTicket, Ledger, decide
+from services.deployer.domain import DrawnTicket, control_evidence, decide
 from services.deployer.flags import apply_flags, flag_name, read_control, read_flags
-from services.deployer.rollout import ENDED, RATCHET, Rollout, ServingState, serving_after
+from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, serving_after
 from services.deployer.statistics.canary import canary_failure
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
@@ -53,6 +54,7 @@ class RolloutTransitions:
         self._publisher = publisher
         self._max_open_tickets = max_open_tickets
         self._published: dict[str, tuple[tuple[str, int], Evidence, datetime]] = {}
+        self._replayed: dict[str, str] = {}
 
     async def settle(self, task: str) -> None:
         """Finish every change of the task whose flags or event may not have been applied and published."""
@@ -82,11 +84,12 @@ class RolloutTransitions:
         return ServingState(payload.get("adapter"), payload.get("previous"))
 
     async def staying(self, task: str, why: str) -> list[Rollout]:
-        """Return the candidate that is compared with a change that repeats its stage; empty without one."""
-        if (rollout := await self.active(task)) is None:
+        """Return the candidate that is compared, or has a control, with a change that repeats its stage."""
+        rollout = await self._rollouts.last_entered(task)
+        if rollout is None or not rollout.compared:
             return []
         reason = f"stays in {rollout.stage.value}: {why}"
-        evidence = await self.evidence(rollout)
+        evidence = rollout.evidence if rollout.control else await self.evidence(rollout)
         return [rollout.with_stage(rollout.stage, reason, evidence, utc_now(), moves_flags=False)]
 
     async def evidence(self, rollout: Rollout) -> Evidence:
@@ -108,7 +111,7 @@ class RolloutTransitions:
                 decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age, held=True)
         if decision is None:
             await self._ask_people(rollout)  # While it is held, too: harm must be seen.
-            await self._publish_evidence(rollout, ledger)
+            await self._publish_evidence(rollout, lambda: ledger.evidence(rollout.alpha))
             return rollout
         evidence = ledger.evidence(rollout.alpha)
         if decision.stage is Stage.PROMOTED:
@@ -143,24 +146,30 @@ class RolloutTransitions:
         await self.settle(task)
 
     async def watch_control(self, task: str) -> None:
-        """Look after the control of the last promotion: its guards may take the promotion back, its time ends it.
+        """Look after the control of the last promotion: guards and fresh labels may take it back, its time ends it.
 
-        A hand on its flag ends it, too.
+        A hand on its flag ends it, too. Meanwhile people are asked about fresh pairs, which tell the gain.
         """
         last = await self._rollouts.last_entered(task)
         if last is None or not (last.control and last.settled):
             return
-        settings = last.spec.rollout
-        if reason := canary_failure(await self._ledger.canary(last.rollout_id), settings):
-            changed = last.taken_back(f"{reason}: {last.previous or 'the base model'} serves again", utc_now())
+        settings, fresh = last.spec.rollout, await self._ledger.load(last.rollout_id, fresh=True)
+        evidence = control_evidence(last.evidence, fresh, settings)
+        if reason := canary_failure(fresh.canary, settings, fresh.outcomes):
+            back = f"{reason}: {last.previous or 'the base model'} serves again"
+            changed = last.taken_back(back, evidence, utc_now())
         elif utc_now() - last.stage_since > timedelta(days=settings.control_days):
-            changed = last.without_control(
-                f"{settings.control_days:g} days without harm that its guards see", utc_now()
-            )
+            over = f"{settings.control_days:g} days without harm that guards or labels see"
+            changed = last.without_control(over, evidence, utc_now())
         elif not await read_control(self._admin, last):
             by = await self._hand_on(task, "control")
-            changed = last.without_control("its flag was changed by hand", utc_now(), by)
+            changed = last.without_control("its flag was changed by hand", evidence, utc_now(), by)
         else:
+            await self._ask_people(last)
+            if fresh.asked >= CONTROL_TICKETS and self._replayed.get(task) != last.rollout_id:
+                await self._admin.switch(flag_name(task, "shadow"), False)
+                self._replayed[task] = last.rollout_id  # Once: afterwards the flag belongs to the operator again.
+            await self._publish_evidence(last, lambda: evidence)
             return
         await self._rollouts.save(changed)
         await self.settle(task)
@@ -173,8 +182,9 @@ class RolloutTransitions:
         if is_on:
             if last.control:  # Else some users would stay on the adapter before once rollback is turned off.
                 await self._admin.switch(flag_name(last.task, "control"), False)
+                await self._admin.switch(flag_name(last.task, "shadow"), False)
             reason = f"rollback was turned on: {last.previous or 'the base model'} serves again"
-            changed = last.taken_back(reason, utc_now(), by, moves_flags=False)
+            changed = last.taken_back(reason, last.evidence, utc_now(), by, moves_flags=False)
         else:
             reason = f"rollback was turned off: {last.candidate} serves again"
             changed = last.with_stage(
@@ -190,7 +200,7 @@ class RolloutTransitions:
                 await self._publisher.publish(_question(rollout, ticket, ticket.call, utc_now()))
                 await self._ledger.set_published(ticket.ticket_id)
 
-    async def _publish_evidence(self, rollout: Rollout, ledger: Ledger) -> None:
+    async def _publish_evidence(self, rollout: Rollout, evidence_now: Callable[[], Evidence]) -> None:
         """Publish a running candidate's evidence at most once a minute, when labels have changed it or a warning came.
 
         Between two moves, which may be weeks apart, nobody else sees what the labels say. After a restart it may be
@@ -202,7 +212,7 @@ class RolloutTransitions:
             last = change, rollout.evidence, rollout.changed_at
         if now - last[2] < _EVIDENCE_INTERVAL:
             return
-        evidence = ledger.evidence(rollout.alpha)
+        evidence = evidence_now()
         if _worth_an_event(evidence) != _worth_an_event(last[1]):
             await self._publisher.publish(rollout.evidence_event(evidence, now))
         self._published[rollout.task] = change, evidence, now
@@ -238,7 +248,12 @@ class RolloutTransitions:
         is_guarded = rollout.stage is Stage.CANARY or (
             rollout.stage is Stage.PROMOTED and (rollout.control or not rollout.settled)
         )
-        return is_guarded and bool(canary_failure(await self._ledger.canary(rollout.rollout_id), rollout.spec.rollout))
+        if not is_guarded:
+            return False
+        if rollout.control:
+            fresh = await self._ledger.load(rollout.rollout_id, fresh=True)
+            return bool(canary_failure(fresh.canary, rollout.spec.rollout, fresh.outcomes))
+        return bool(canary_failure(await self._ledger.canary(rollout.rollout_id), rollout.spec.rollout))
 
     async def active(self, task: str) -> Rollout | None:
         """Return the task's candidate that is in shadow or canary."""
@@ -266,7 +281,8 @@ class RolloutTransitions:
 
 def _worth_an_event(evidence: Evidence) -> tuple[float, ...]:
     """What is worth another event: the labels, and whether there is a warning; its numbers change with every answer."""
-    return evidence.labels, evidence.wins, evidence.losses, evidence.wealth, bool(evidence.warning)
+    counts = evidence.labels, evidence.wins, evidence.losses, evidence.control_labels
+    return *counts, evidence.wealth, bool(evidence.warning)
 
 
 def _question(rollout: Rollout, ticket: DrawnTicket, call: Call, now: datetime) -> LabelRequested:

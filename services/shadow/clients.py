@@ -57,7 +57,10 @@ class Replay:
 
 
 class ReplayEngine(Protocol):
-    """Sends a logged request to either arm. Raises DependencyUnavailable if the whole engine is unavailable."""
+    """Sends a logged request to either arm. Raises DependencyUnavailable if the whole engine is unavailable.
+
+    `candidate`: what is compared with whoever serves; after a promotion the adapter before it.
+    """
 
     async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None: ...
     async def production(self, rollout: RolloutChanged, request: Request) -> Replay: ...
@@ -181,7 +184,7 @@ class VllmEngine:
 
     async def candidate(self, rollout: RolloutChanged, request: Request) -> Replay | None:
         """Return the candidate's answer, or its failure; None where production's model fails, too: the pair is void."""
-        model = _Model(rollout.candidate_adapter, rollout.candidate_uri, is_candidate=True)
+        model = self._challenger(rollout)
         started = time.perf_counter()
         replay, failed_at = await self._try(model, request)
         if replay is not None:
@@ -203,8 +206,15 @@ class VllmEngine:
             await self._raise_if_away(rollout)
         return replay or Replay(None, 0.0)
 
+    def _challenger(self, rollout: RolloutChanged) -> _Model:
+        if rollout.control:
+            return self._known(rollout.previous_adapter, rollout)
+        return _Model(rollout.candidate_adapter, rollout.candidate_uri, is_candidate=True)
+
     def _production(self, rollout: RolloutChanged) -> _Model:
-        adapter = rollout.primary_adapter
+        return self._known(rollout.primary_adapter, rollout)
+
+    def _known(self, adapter: str | None, rollout: RolloutChanged) -> _Model:
         if adapter is None:
             return _Model(rollout.spec.base_model, None)
         return _Model(adapter, self._artifacts.address("adapters", adapter))

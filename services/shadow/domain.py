@@ -73,8 +73,8 @@ class Outcome(StrEnum):
 
 
 def is_comparing(rollout: RolloutChanged) -> bool:
-    """Return True while pairs of the rollout bet."""
-    return rollout.stage in _COMPARING
+    """Return True while pairs of the rollout are made: until it ends, or until its control does."""
+    return rollout.stage in _COMPARING or rollout.control
 
 
 def ineligible(event: PredictionLogged, rollout: RolloutChanged) -> Outcome | None:
@@ -133,12 +133,16 @@ def pair_of(
     latency_ms: float,
     now: datetime,
 ) -> ShadowCompared:
-    """Build the pair. Its id follows from rollout and prediction. `answer` is the candidate's; None: it erred.
+    """Build the pair. Its id follows from rollout and prediction. `answer` is of the replay; None: it erred.
+
+    `production` is what served. After a promotion that is the candidate, and the adapter before it was replayed: each
+    arm keeps its side, so that a label means the same. That adapter's failure is an empty answer to be judged.
 
     Whether the answers agree is decided before they and the call are cut to the size of a question.
     """
     prediction_id = event.answers[0].prediction_id
     pair_id = f"pair-{content_hash(rollout.rollout_id, prediction_id, length=16)}"
+    candidate, before = (production, answer or Answer()) if rollout.control else (answer, production)
     return ShadowCompared(
         event_id=event_id("shadow", pair_id),
         occurred_at=now,
@@ -149,11 +153,12 @@ def pair_of(
         rollout_id=rollout.rollout_id,
         prediction_id=prediction_id,
         call=bounded_call(_blind(event.call)),
-        production_adapter=rollout.primary_adapter,
+        production_adapter=rollout.previous_adapter if rollout.control else rollout.primary_adapter,
         candidate_adapter=rollout.candidate_adapter,
-        production_answer=bounded_answer(production),
-        candidate_answer=None if answer is None else bounded_answer(answer),
+        production_answer=bounded_answer(before),
+        candidate_answer=None if candidate is None else bounded_answer(candidate),
         agree=answer is not None and same_answer(answer, production),
+        after_promotion=rollout.control,
         user_hash=event.user_hash,
         subject=event.subject or event.user_hash or event.session_hash or _UNKNOWN,
         identified=bool(event.user_hash or event.session_hash),

@@ -151,6 +151,7 @@ async def test_the_control_of_a_promotion_is_a_real_flag_and_its_guards_roll_bac
     moves = len(await deployer.rollouts.history(real.task, 50))
     await deployer.handlers.tick(real.task)
     assert len(await deployer.rollouts.history(real.task, 50)) == moves, "Unleash has it as it was written"
+    await _ask_about_fresh_pairs(deployer, real.task)
     failed = [
         observed(deployer.last, number, Variant.PRIMARY, 502).model_copy(update={"adapter": "a1"})
         for number in range(200)
@@ -160,6 +161,22 @@ async def test_the_control_of_a_promotion_is_a_real_flag_and_its_guards_roll_bac
     assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.ROLLED_BACK, None)
     states = [await real.admin.read(real.flag(name)) for name in ("primary", "rollback", "control")]
     assert [state is not None and state.enabled for state in states] == [True, True, False]
+
+
+async def _ask_about_fresh_pairs(deployer: Deployer, task: str) -> None:
+    """Have people asked about a user who bet before the promotion; a newer candidate comes meanwhile, and waits."""
+    rollout, fresh = deployer.last.rollout_id, {"after_promotion": True}
+    pairs = [pair(deployer.last, number, ("refund", "delivery"), user="user-1") for number in (50, 51)]
+    await deployer.compare(*[found.model_copy(update=fresh) for found in pairs])
+    asked = deployer.publisher.questions[-1]
+    await deployer.handlers.on_evaluated(evaluated("a2", task, against="a1"))
+    assert (deployer.last.candidate_adapter, deployer.last.control) == ("a1", True)
+    await deployer.handlers.on_correction(answer(asked, preference="cannot_tell"))
+    again = deployer.publisher.questions[-1]
+    assert again.request_id != asked.request_id and again.call == asked.call, "texts stay until the control ends"
+    await deployer.handlers.on_correction(answer(again, label="refund", reviewer="ben"))
+    assert (await deployer.ledger.load(rollout, fresh=True)).outcomes == [-1.0]
+    assert len((await deployer.ledger.load(rollout)).tickets) == 20
 
 
 async def test_unleashs_log_names_each_flag_that_was_changed_with_an_entry_of_its_own(real: Real) -> None:

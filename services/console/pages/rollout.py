@@ -34,6 +34,14 @@ def rollout_parts(events: Sequence[Json]) -> list[str]:
     )
     low, high = (f"{100 * evidence[end]:+.1f}" for end in ("gain_low", "gain_high"))
     notes = [f"Gain over production: {low} to {high} points (95 %, valid whenever one looks)."]
+    if last.get("control"):
+        low, high = (f"{100 * evidence[end]:+.1f}" for end in ("control_gain_low", "control_gain_high"))
+        share, before = 100 - last["canary_percent"], last["previous_adapter"] or "the base model"
+        notes.append(
+            f"Promoted, with {share} % of users still on {before} as control: since then the gain is {low} to {high} "
+            f"points by {evidence['control_labels']} labels, and the evidence of the guards "
+            f"{number(evidence['guards'])} of 20, which would take it back."
+        )
     if evidence["unidentified"]:
         notes.append(f"{evidence['unidentified']} tickets are of unknown authors, who may be few.")
     warning = f"<p>{tag('warning', 'open')} {escape(evidence['warning'])}</p>" if evidence.get("warning") else ""

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "deployer_0001_entered_at"  # Not the id of a database with other columns, which is refused.
+revision = "deployer_0001_fresh"  # Not the id of a database with other columns, which is refused.
 down_revision = None
 
 
@@ -80,6 +80,7 @@ def upgrade() -> None:
         sa.Column("identified", sa.Boolean, nullable=False),
         sa.Column("agree", sa.Boolean, nullable=False),
         sa.Column("first", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("fresh", sa.Boolean, nullable=False),
         sa.Column("call", sa.JSON),
         sa.Column("production_answer", sa.JSON),
         sa.Column("candidate_answer", sa.JSON),
@@ -92,7 +93,7 @@ def upgrade() -> None:
         sa.Column("logged_at", sa.DateTime(timezone=True)),
     )
     op.create_index("ledger_by_person", "ledger", ["user_hash"])
-    op.create_index("one_first_a_user", "ledger", ["rollout_id", "user_key"], unique=True,
+    op.create_index("one_first_a_user", "ledger", ["rollout_id", "user_key", "fresh"], unique=True,
                     postgresql_where=sa.text("first"))  # fmt: skip
     op.create_index("one_order_a_rollout", "ledger", ["rollout_id", "ticket_order"], unique=True)
     op.create_table(

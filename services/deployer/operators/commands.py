@@ -102,7 +102,7 @@ class OperatorCommands:
                 return await self._rollouts.get(last.rollout_id) or last
             if last is None or last.stage is not Stage.PROMOTED:
                 raise CommandRefused(f"{task} has neither a candidate nor a promoted adapter to take back")
-            return await self._change(last.taken_back(f"rolled back: {reason}", utc_now(), by))
+            return await self._change(last.taken_back(f"rolled back: {reason}", last.evidence, utc_now(), by))
 
     @asynccontextmanager
     async def _locked(self, task: str) -> AsyncIterator[None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from schemas.base import TaskName
+from services.deployer.domain import control_evidence
 from services.deployer.operators.commands import CommandRefused, OperatorCommands
 from services.deployer.rollout import Move, Rollout
 from services.deployer.settings import DeployerSettings
@@ -51,16 +53,21 @@ def build_app(
         return {"rollouts": [await _with_evidence_now(rollout) for rollout in found if rollout is not None]}
 
     async def _with_evidence_now(rollout: Rollout) -> dict[str, Any]:
-        """Return the rollout as a body; while it is active, with the labels that came since its last move."""
+        """Return the rollout as a body; while it is compared, with the labels that came since its last move."""
         evidence = rollout.evidence
         if rollout.active:
             evidence = (await ledger.load(rollout.rollout_id)).evidence(rollout.alpha)
+        elif rollout.control:
+            fresh = await ledger.load(rollout.rollout_id, fresh=True)
+            evidence = control_evidence(evidence, fresh, rollout.spec.rollout)
         return {
             "trouble": trouble.get(rollout.task, ""),
             "primary": rollout.primary,
             "previous": rollout.previous,
             "stage_since": rollout.stage_since,
             "canary_wealth": rollout.spec.rollout.canary_wealth,
+            "control_percent": rollout.spec.rollout.control_percent if rollout.control else 0,
+            "control_until": rollout.stage_since + timedelta(days=rollout.spec.rollout.control_days),
             **_move_body(rollout.move),
             "evidence": evidence.model_dump(mode="json"),
         }

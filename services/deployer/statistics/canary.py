@@ -14,7 +14,7 @@ from schemas.base import Variant
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.tasks import RolloutSettings
-from services.deployer.statistics.betting import canary_guard
+from services.deployer.statistics.betting import canary_guard, wealth_of_outcomes
 from services.deployer.statistics.guards import LIMIT, SLOW, SLOW_SHARE, Guard, excess, together
 from shared.grading.text import same_answer
 from shared.identity import content_hash
@@ -88,8 +88,14 @@ class CanaryCounts:
         return sum(step.canary for step in arms), sum(step.bad for step in arms)
 
 
-def guard_evidence(counts: CanaryCounts, settings: RolloutSettings) -> dict[Guard, float]:
-    """Return the evidence of each guard that the canary is worse than the primary."""
+def guard_evidence(
+    counts: CanaryCounts, settings: RolloutSettings, fresh: Sequence[float | None] = ()
+) -> dict[Guard, float]:
+    """Return the evidence of each guard that the canary is worse than the primary.
+
+    `fresh`: outcomes of the tickets of pairs made after the promotion; a pending one counts as won. Not the greatest
+    wealth of any prefix: a mean with other evidence needs what each is at the same time.
+    """
     latencies = counts.latencies
     ratios = {Guard.ERRORS: settings.max_error_ratio}
     evidence = {}
@@ -98,14 +104,16 @@ def guard_evidence(counts: CanaryCounts, settings: RolloutSettings) -> dict[Guar
         arms = counts.arms.get(guard, ())
         in_canary, bad, share = ([s.canary for s in arms], [s.bad for s in arms], [s.percent / 100 for s in arms])
         evidence[guard] = canary_guard(in_canary, bad, share, ratio)
+    if fresh:
+        evidence[Guard.LABELS] = wealth_of_outcomes([None if x is None else -x for x in fresh], 0, 0.0)
     known = latencies.limit_ms is not None
     evidence[Guard.LATENCY] = excess(latencies.slow, latencies.measured, SLOW_SHARE) if known else 1.0
     return evidence
 
 
-def canary_failure(counts: CanaryCounts, settings: RolloutSettings) -> str:
-    """Return why the guards end the canary, "" while they do not."""
-    evidence = guard_evidence(counts, settings)
+def canary_failure(counts: CanaryCounts, settings: RolloutSettings, fresh: Sequence[float | None] = ()) -> str:
+    """Return why the guards end the canary, or take back its promotion, "" while they do not."""
+    evidence = guard_evidence(counts, settings, fresh)
     if (all_together := together(evidence)) < LIMIT:
         return ""
     worst = max(evidence, key=lambda guard: evidence[guard])
@@ -114,6 +122,11 @@ def canary_failure(counts: CanaryCounts, settings: RolloutSettings) -> str:
         reason = (
             f"the canary is too slow: {slow.slow} of {slow.measured} answers took longer than {slow.limit_ms:.0f} ms, "
             f"{SLOW:g} times the primary's 95th percentile"
+        )
+    elif worst is Guard.LABELS:
+        losses, wins = (sum(sign * x > 0 for x in fresh if x is not None) for sign in (-1, 1))
+        reason = (
+            f"it is worse by the pairs since its promotion: {losses} losses and {wins} wins in {len(fresh)} tickets"
         )
     else:
         canary, bad = counts.bad(worst)

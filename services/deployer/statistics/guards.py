@@ -3,11 +3,12 @@
 - errors, negative feedback, wrong answers in the audit: subjects with such an event, in the arm of the first one. Null:
   the canary's are at most what its share of subjects gives at `ratio` times the primary's rate.
 - slow answers: one request of a subject and day. Null: at most 5 % are slower than the primary's p95 x 1.2.
+- after a promotion, labels of fresh pairs: the bet against the candidate (`betting.py`). Null: it is not worse.
 
 Each is a binomial mixture (`betting.canary_guard`; Robbins 1970, Lindon et al. 2022), whose expectation under the null
 is at most 1 at any time. So is that of a weighted mean of them, whatever they have to do with each other (Vovk & Wang
 2021, "E-values"): together they reach 20 with probability at most .05 (Ville), and each alone ends a healthy canary
-with at most its share of that; a fifth share is left. In the time of control after a promotion the same evidence goes
+with at most its share of that. In the time of control after a promotion the same evidence goes
 on, so that canary and control spend the .05 together.
 """
 
@@ -39,6 +40,7 @@ class Guard(StrEnum):
     LATENCY = "slow answers"
     FEEDBACK = "negative feedback"
     CORRECTIONS = "wrong answers in the audit"
+    LABELS = "labels since the promotion"
 
 
 _WEIGHT = 0.2

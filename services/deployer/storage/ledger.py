@@ -2,7 +2,8 @@
 
 The ledger is unique by rollout and pair, so a redelivered pair bets once; a person's newest answer to a ticket stands.
 A user's first pair that differs may become a ticket. Tickets are drawn in the order of those pairs, and only so many
-are open at once.
+are open at once. Pairs that were made after a promotion (`fresh`) are a ledger of their own, with first pairs and
+tickets of their own: what decided is not what tells the gain.
 
 When a person is forgotten, their text and their hash are deleted. What was already bet or counted remains, as numbers
 that name nobody: removing it would change a statistic that was already looked at. Their tickets without a label become
@@ -34,7 +35,7 @@ from services.deployer.domain import (
     ticket_id_of,
     ticket_outcome,
 )
-from services.deployer.rollout import Rollout
+from services.deployer.rollout import Rollout, max_tickets
 from services.deployer.statistics.canary import CanaryCounts, Observation
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
@@ -47,7 +48,7 @@ from shared.storage.database import transaction
 class LedgerStore(Protocol):
     """The ledgers of all rollouts. Every method that adds something is idempotent."""
 
-    async def load(self, rollout_id: str) -> Ledger: ...
+    async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger: ...
     async def canary(self, rollout_id: str) -> CanaryCounts: ...
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
@@ -72,15 +73,16 @@ class PostgresLedger:
         self._engine = engine
         self._incarnation = incarnation
 
-    async def load(self, rollout_id: str) -> Ledger:
-        """Return what the decision about a rollout reads."""
+    async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
+        """Return what the decision about a rollout reads; `fresh`: about its promotion, while there is a control."""
+        of_rollout = sa.and_(LEDGER.c.rollout_id == rollout_id, LEDGER.c.fresh.is_(fresh))
         async with transaction(self._engine) as connection:
             tickets = await connection.execute(
                 sa.select(LEDGER.c.outcome, LEDGER.c.asked, LEDGER.c.identified)
-                .where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.ticket_id.is_not(None))
+                .where(of_rollout, LEDGER.c.ticket_id.is_not(None))
                 .order_by(LEDGER.c.ticket_order)
             )
-            agree = sa.select(sa.func.count()).where(LEDGER.c.rollout_id == rollout_id, LEDGER.c.agree)
+            agree = sa.select(sa.func.count()).where(of_rollout, LEDGER.c.agree)
             agreeing = int((await connection.execute(agree)).scalar_one())
             counts = await canaries.canary_counts(connection, rollout_id)
             return Ledger([Ticket(*row) for row in tickets], agreeing, counts)
@@ -95,13 +97,15 @@ class PostgresLedger:
     ) -> None:
         """Add the pairs that are new, without those of erased people. `candidate_first`: one for each pair.
 
-        A candidate that erred has lost: its ticket is drawn at once and nobody is asked.
+        A candidate that erred has lost: its ticket is drawn at once and nobody is asked. Pairs are of one kind, all
+        fresh or none: those of the other kind came too early or too late, and are left out.
         """
+        fresh = rollout.control
         async with transaction(self._engine) as connection:
             erased = await erased_among(connection, FORGOTTEN, ((rollout.task, pair.user_hash) for pair in pairs))
             rows = [
                 _pair_row(pair, first) for pair, first in zip(pairs, candidate_first, strict=True)
-                if not erased.covers(rollout.task, pair.user_hash, pair.logged_at)
+                if pair.after_promotion is fresh and not erased.covers(rollout.task, pair.user_hash, pair.logged_at)
             ]  # fmt: skip
             if not rows:
                 return
@@ -110,7 +114,7 @@ class PostgresLedger:
             of_rollout = LEDGER.c.rollout_id == rollout.rollout_id
             of_users = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
             with_first = await connection.execute(
-                sa.select(LEDGER.c.user_key).where(of_rollout, of_users, LEDGER.c.first)
+                sa.select(LEDGER.c.user_key).where(of_rollout, of_users, LEDGER.c.first, LEDGER.c.fresh.is_(fresh))
             )
             excluded = {row["user_key"] for row in rows if erased.includes(rollout.task, row["user_hash"])}
             excluded |= set(with_first.scalars())
@@ -124,11 +128,11 @@ class PostgresLedger:
 
     async def draw_tickets(self, rollout: Rollout, max_open: int) -> None:
         """Draw tickets for the oldest waiting pairs, as long as fewer than `max_open` are open and labels remain."""
-        of_rollout = LEDGER.c.rollout_id == rollout.rollout_id
+        of_rollout = sa.and_(LEDGER.c.rollout_id == rollout.rollout_id, LEDGER.c.fresh.is_(rollout.control))
         async with transaction(self._engine) as connection:
             counts = sa.select(sa.func.count(), sa.func.count().filter(LEDGER.c.outcome.is_(None)))
             drawn, still_open = (await connection.execute(counts.where(of_rollout, LEDGER.c.asked))).one()
-            room = max(0, min(max_open - still_open, rollout.spec.rollout.max_labels - drawn))
+            room = max(0, min(max_open - still_open, max_tickets(rollout) - drawn))
             waiting = sa.select(LEDGER.c.pair_id).where(of_rollout, LEDGER.c.first, LEDGER.c.ticket_id.is_(None))
             pair_ids = await connection.execute(waiting.order_by(LEDGER.c.number).limit(room))
             for pair_id in pair_ids.scalars().all():
@@ -263,6 +267,7 @@ def _ticket(row: Any) -> DrawnTicket:
         ),
         labels=row.labels,
         logged_at=row.logged_at,
+        fresh=row.fresh,
     )
 
 
@@ -276,6 +281,7 @@ def _pair_row(pair: ShadowCompared, candidate_first: bool) -> dict[str, Any]:
         "user_key": pair.subject,
         "identified": pair.identified,
         "agree": pair.agree,
+        "fresh": pair.after_promotion,
         "call": None if pair.agree else _json(pair.call),
         "production_answer": None if pair.agree else _json(pair.production_answer),
         "candidate_answer": None if pair.agree or pair.candidate_answer is None else _json(pair.candidate_answer),

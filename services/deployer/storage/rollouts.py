@@ -166,6 +166,8 @@ class PostgresRollouts:
             await connection.execute(sa.update(ROLLOUTS).where(same).values(settled=True))
             if not rollout.active:
                 ended = LEDGER.c.rollout_id == rollout.rollout_id
+                if rollout.control:  # A second person may still be asked about a fresh pair.
+                    ended = sa.and_(ended, ~LEDGER.c.fresh)
                 await connection.execute(sa.update(LEDGER).where(ended).values(call=None))
                 if not rollout.control:
                     await canaries.drop_subjects(connection, rollout.rollout_id)

@@ -43,8 +43,8 @@ def read_history(system: RolloutSystem, expected: Mapping[str, str], samples: Se
     with psycopg.connect(system.settings.postgres, connect_timeout=5) as connection:
         entries = [
             Entry(*row) for row in connection.execute(
-                "SELECT rollout_id, pair_id, user_key, agree, ticket_id, ticket_order, coalesce(asked, false), outcome "
-                "FROM deployer.ledger"
+                "SELECT rollout_id, pair_id, user_key, agree, ticket_id, ticket_order, coalesce(asked, false), "
+                "outcome, fresh FROM deployer.ledger"
             )
         ]  # fmt: skip
         draws = [
@@ -101,7 +101,7 @@ def _pair(event: Object, place: tuple[int, int]) -> Pair:
     return Pair(
         event["rollout_id"], event["pair_id"], event["prediction_id"], event["subject"],
         event["production_answer"]["text"], None if candidate is None else candidate["text"],
-        event["production_adapter"], place,
+        event["production_adapter"], place, event["after_promotion"],
     )  # fmt: skip
 
 

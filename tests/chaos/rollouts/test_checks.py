@@ -240,6 +240,26 @@ def _taken_back_without_failures(history: History) -> None:
     ]
 
 
+def _taken_back_without_harm(history: History) -> None:
+    reason = "it is worse by the pairs since its promotion: 12 losses and 0 wins in 12 tickets"
+    history.moves = [
+        replace(move, stage="rolled_back", reason=reason) if move.at == 180.0 else move for move in history.moves
+    ]  # fmt: skip
+
+
+def _too_many_fresh_tickets(history: History) -> None:
+    for number in range(61):
+        name = f"fresh-{number}"
+        entry = replace(history.entries[0], pair_id=name, subject=name, ticket_id=name, order=46 + number, outcome=None)
+        history.entries = [*history.entries, replace(entry, fresh=True)]
+        history.pairs = [*history.pairs, replace(history.pairs[0], pair_id=name, fresh=True)]
+
+
+def _fresh_pair_decides(history: History) -> None:
+    """A pair from before the promotion is counted as one after it, so that its subject is not seen to bet twice."""
+    history.entries = [replace(e, fresh=True) if e.ticket_id == "ticket-good-0" else e for e in history.entries]
+
+
 def _never_published(history: History) -> None:
     history.changes = [change for change in history.changes if change.stage != "promoted"]
 
@@ -293,6 +313,9 @@ FAULTS: dict[Callable[[History], None], str] = {
     _control_ended_twice: "good, promoted: it had no control any more",
     _next_one_in_its_control: "rollout-bad entered shadow before rollout-good ended",
     _taken_back_without_failures: "good, rolled_back: 0 of its users had failed requests",
+    _taken_back_without_harm: "good, rolled_back: by its fresh pairs harm was 1",
+    _too_many_fresh_tickets: "rollout-good: people were asked about 61 pairs after its promotion",
+    _fresh_pair_decides: "rollout-good: pair-good-0 is in the ledger, and nobody compared it",
     _never_published: "good: that it is promoted was never published",
     _says_another_serves: "rollout-bad, shadow: it says that None serves, not good",
     _wrong_opponent: "rollout-bad was compared with another adapter than serves",

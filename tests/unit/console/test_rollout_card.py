@@ -52,6 +52,15 @@ def test_the_plot_shows_the_wealth_over_time_against_both_thresholds() -> None:
     assert "60 min" not in plot and "after 1 h 0 min" in plot
 
 
+def test_the_time_of_control_after_a_promotion_is_told_by_its_own_pairs() -> None:
+    since = {"control_labels": 14, "control_gain_low": -0.01, "control_gain_high": 0.31, "guards": 3.5}
+    promoted = changed(9, 1_000, "promoted", canary_percent=95, previous_adapter="a0", control=True, evidence=since)
+    card = "".join(rollout_parts([changed(0, 1), promoted]))
+    assert "5 % of users still on a0 as control" in card
+    assert "-1.0 to +31.0 points by 14 labels" in card and "guards 3.5 of 20" in card
+    assert "as control" not in "".join(rollout_parts([changed(0, 1), promoted | {"control": False}]))
+
+
 @pytest.mark.parametrize("wealth", [0.0, 1e-9, 1.0, 1e300])
 def test_any_wealth_and_a_single_event_fit_into_the_plot(wealth: float) -> None:
     for events in ([changed(0, wealth)], [changed(0, 1), changed(0, wealth)]):

@@ -32,7 +32,7 @@ from services.deployer.domain import (
 )
 from services.deployer.handlers import Handlers
 from services.deployer.operators.commands import OperatorCommands
-from services.deployer.rollout import Move, Rollout, rollout_id
+from services.deployer.rollout import Move, Rollout, max_tickets, rollout_id
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation
 from services.deployer.statistics.guards import Guard, latency_limit
@@ -366,10 +366,10 @@ class MemoryLedger:
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
     ) -> None:
         for event, first in zip(pairs, candidate_first, strict=True):
-            if (rollout.rollout_id, event.pair_id) in self.pairs:
+            if (rollout.rollout_id, event.pair_id) in self.pairs or event.after_promotion is not rollout.control:
                 continue
-            user = event.subject
-            has_first = any(row["user"] == user and row["first"] for row in self._rows(rollout.rollout_id))
+            user, same = event.subject, self._rows(rollout.rollout_id, event.after_promotion)
+            has_first = any(row["user"] == user and row["first"] for row in same)
             row = {
                 "event": event, "pair": Pair(event.production_answer, event.candidate_answer, first), "user": user,
                 "first": not event.agree and not has_first, "published": False, "outcome": None,
@@ -379,27 +379,29 @@ class MemoryLedger:
                 self._draw(row, asked=False, outcome=-1.0)
 
     async def draw_tickets(self, rollout: Rollout, max_open: int) -> None:
-        for row in self._rows(rollout.rollout_id):
-            asked = [r for r in self._drawn(rollout.rollout_id) if r["asked"]]
+        for row in self._rows(rollout.rollout_id, rollout.control):
+            asked = [r for r in self._drawn(rollout.rollout_id, rollout.control) if r["asked"]]
             still_open = sum(r["outcome"] is None for r in asked)
-            room = still_open < max_open and len(asked) < rollout.spec.rollout.max_labels
+            room = still_open < max_open and len(asked) < max_tickets(rollout)
             if room and row["first"] and "ticket" not in row:
                 self._draw(row, asked=True, outcome=None)
 
     def _draw(self, row: dict[str, Any], *, asked: bool, outcome: float | None) -> None:
         event = row["event"]
         row |= {"ticket": ticket_id_of(event.rollout_id, event.pair_id), "asked": asked, "outcome": outcome}
-        row["order"] = len(self._drawn(event.rollout_id))
+        row["order"] = len(self._drawn(event.rollout_id, event.after_promotion))
 
-    def _rows(self, rollout_id: str) -> list[dict[str, Any]]:
-        return [row for (owner, _), row in self.pairs.items() if owner == rollout_id]
+    def _rows(self, rollout_id: str, fresh: bool) -> list[dict[str, Any]]:
+        of_rollout = [row for (owner, _), row in self.pairs.items() if owner == rollout_id]
+        return [row for row in of_rollout if row["event"].after_promotion is fresh]
 
-    def _drawn(self, rollout_id: str) -> list[dict[str, Any]]:
-        return sorted((row for row in self._rows(rollout_id) if "ticket" in row), key=lambda row: row.get("order", 0))
+    def _drawn(self, rollout_id: str, fresh: bool) -> list[dict[str, Any]]:
+        drawn = (row for row in self._rows(rollout_id, fresh) if "ticket" in row)
+        return sorted(drawn, key=lambda row: row.get("order", 0))
 
     async def unpublished_tickets(self, rollout_id: str) -> list[DrawnTicket]:
         return [
-            self._ticket(row) for row in self._drawn(rollout_id)
+            self._ticket(row) for row in (*self._drawn(rollout_id, False), *self._drawn(rollout_id, True))
             if row["asked"] and not row["published"] and row["outcome"] is None
         ]  # fmt: skip
 
@@ -417,7 +419,7 @@ class MemoryLedger:
         event = row["event"]
         return DrawnTicket(
             row["ticket"], event.rollout_id, event.prediction_id, event.user_hash, event.call, row["pair"], labels,
-            event.logged_at,
+            event.logged_at, event.after_promotion,
         )  # fmt: skip
 
     async def add_label(self, label: Label) -> None:
@@ -459,10 +461,10 @@ class MemoryLedger:
         bad = self.bad_users.setdefault((rollout.rollout_id, guard), {})
         bad.setdefault(subject, (rollout.canary_percent, answer in self.answers))
 
-    async def load(self, rollout_id: str) -> Ledger:
-        drawn = self._drawn(rollout_id)
+    async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
+        drawn = self._drawn(rollout_id, fresh)
         tickets = [Ticket(row["outcome"], row["asked"], row["event"].identified) for row in drawn]
-        agreeing = sum(row["event"].agree for (owner, _), row in self.pairs.items() if owner == rollout_id)
+        agreeing = sum(row["event"].agree for row in self._rows(rollout_id, fresh))
         return Ledger(tickets, agreeing, await self.canary(rollout_id))
 
     async def canary(self, rollout_id: str) -> CanaryCounts:

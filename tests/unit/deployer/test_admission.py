@@ -47,6 +47,8 @@ async def test_a_newer_candidate_waits_and_the_one_that_is_close_to_its_proof_go
     await deployer.compare_and_label(range(9), "delivery")
     await deployer.handlers.on_evaluated(trained_on(7, evaluated("a2")))
     assert stages(deployer, "a2") == [Stage.QUEUED]
+    history = await deployer.rollouts.history(TASK, 50)
+    assert [move.version for move in history if move.candidate == "a2"] == [0], "its history has its beginning"
     queued, stays = deployer.publisher.changes[-2:]
     assert queued.reason.startswith("until a1 ends; passed all 1 offline gates")
     assert (stays.candidate_adapter, stays.stage) == ("a1", Stage.SHADOW), "the table's last value is the compared one"

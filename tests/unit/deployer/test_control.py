@@ -61,7 +61,7 @@ async def test_after_a_promotion_a_share_of_users_stays_on_the_previous_adapter_
     assert deployer.admin.flags[FLAG].enabled and len(deployer.publisher.changes) == moves
     await after(deployer, 7.1, monkeypatch)
     assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.PROMOTED, "a1")
-    assert deployer.last.reason == "its control has ended: 7 days without harm that its guards see"
+    assert deployer.last.reason == "its control has ended: 7 days without harm that guards or labels see"
     assert not deployer.admin.flags[FLAG].enabled
     assert deployer.admin.serves(TASK) == "a1"
     moves = len(deployer.publisher.changes)
@@ -129,8 +129,12 @@ async def test_what_guards_saw_in_the_canary_counts_on_after_the_promotion() -> 
 async def test_the_next_candidate_waits_until_the_control_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     deployer = await promoted()
     await deployer.handlers.on_evaluated(evaluated("a2", against="a1"))
-    assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.QUEUED)
-    assert deployer.last.reason.startswith("until the control of a1 ends")
+    queued, stays = deployer.publisher.changes[-2:]
+    assert (queued.candidate_adapter, queued.stage) == ("a2", Stage.QUEUED)
+    assert queued.reason.startswith("until the control of a1 ends")
+    assert (stays.candidate_adapter, stays.stage, stays.control) == ("a1", Stage.PROMOTED, True), (
+        "shadow goes on with it"
+    )
     await after(deployer, 7.1, monkeypatch)
     assert (deployer.last.candidate_adapter, deployer.last.stage) == ("a2", Stage.SHADOW)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -19,7 +19,7 @@ from services.deployer.operators.http import build_app
 from services.deployer.operators.webhook import Webhook
 from services.deployer.settings import DeployerSettings
 from shared.errors import DependencyUnavailable
-from tests.unit.deployer.fakes import Deployer, evaluated
+from tests.unit.deployer.fakes import Deployer, answer, evaluated, pair
 
 TASK = "support-desk"
 FLAGS = {flag: f"ratchet.{TASK}.{flag}" for flag in ("primary", "rollback", "canary", "shadow")}
@@ -293,6 +293,21 @@ async def api(deployer: Deployer) -> AsyncIterator[httpx.AsyncClient]:
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://d") as http:
         yield http
+
+
+async def test_the_api_shows_the_control_of_a_promotion_and_what_was_seen_since() -> None:
+    deployer = Deployer()
+    await deployer.handlers.on_evaluated(evaluated(canary_wealth=2, min_canary_users=0, control_days=2))
+    await deployer.compare_and_label(range(20), "delivery")
+    fresh = pair(deployer.last, 50, ("refund", "delivery")).model_copy(update={"after_promotion": True})
+    await deployer.compare(fresh)
+    await deployer.handlers.on_correction(answer(deployer.publisher.questions[-1], label="delivery"))
+    async with api(deployer) as http:
+        (shown,) = (await http.get("/api/rollouts")).json()["rollouts"]
+    assert (shown["stage"], shown["control_percent"], shown["evidence"]["control_labels"]) == ("promoted", 5, 1)
+    assert 0 < shown["evidence"]["guards"] < 1, "a win speaks for it"
+    ends = datetime.fromisoformat(shown["control_until"])
+    assert ends - datetime.fromisoformat(shown["stage_since"]) == timedelta(days=2)
 
 
 async def test_the_api_shows_the_evidence_of_now_and_takes_commands() -> None:

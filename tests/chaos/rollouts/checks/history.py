@@ -37,7 +37,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Pair:
-    """An event of `shadow.compared`, and its place in the topic. `candidate` None: the candidate failed."""
+    """An event of `shadow.compared`, and its place in the topic. `candidate` None: the candidate failed.
+
+    `fresh`: it was made after the promotion.
+    """
 
     rollout_id: str
     pair_id: str
@@ -47,6 +50,7 @@ class Pair:
     candidate: str | None
     primary: str | None
     place: tuple[int, int]
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Entry:
     order: int | None
     asked: bool
     outcome: float | None
+    fresh: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ _NEXT = {
 """A promotion that was not settled may still be rejected; later its control ends, or it is rolled back."""
 _HARM, _FUTILITY, _GUARD = 20.0, 10.0, 20.0
 _RATIO = 1.5
-_CONTROL_OVER = "its control has ended"
+_CONTROL_OVER, _STAYS = "its control has ended", "stays in promoted"
+_LABELS_ALONE = 20.0
+"""Less evidence of labels alone is no reason: it is the greatest of five guards whose mean is 20."""
 _NEARLY = 1 - 1e-6
 
 
@@ -75,6 +77,8 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
     for name, sign in (("wins", 1), ("losses", -1), ("labels", 0)):
         if said[name] > (possible := tickets.count(move.at, sign)):
             yield f"it counts {said[name]} {name}, and the answers so far are {possible}"
+    if before.stage == "promoted" and move.reason.startswith(_STAYS):
+        return
     if before.stage == "promoted" and move.stage != "rejected":
         yield from _control_not_over(history, tickets, before, move)
         return
@@ -105,19 +109,28 @@ def _unsupported(history: History, tickets: Tickets, before: Move, move: Move) -
 def _control_not_over(history: History, tickets: Tickets, before: Move, move: Move) -> Iterator[str]:
     """After a promotion its control ends once, when its time is over, or by what takes the promotion back."""
     seconds = history.rules.control_seconds
+    of_rollout = by_rollout(history.moves)[move.rollout_id]
+    promoted = next((m.at for m in of_rollout if m.stage == "promoted"), before.at)
     if before.reason.startswith(_CONTROL_OVER) or not seconds:
         yield f"it had no control any more: {move.reason}"
+    elif move.stage == "rolled_back" and "by the pairs since" in move.reason:
+        fresh = Tickets(history, move.rollout_id, fresh=True)
+        if (harm := fresh.greatest_harm(move.at)) < _LABELS_ALONE:
+            yield f"by its fresh pairs harm was {harm:.4g}"
     elif move.stage == "rolled_back":
         yield from _not_rejected(history, tickets, move)
-    elif "without harm" not in move.reason or move.at - before.at < seconds:
-        yield f"its control ended after {move.at - before.at:.0f} of {seconds:.0f} s: {move.reason}"
+    elif "without harm" not in move.reason or move.at - promoted < seconds:
+        yield f"its control ended after {move.at - promoted:.0f} of {seconds:.0f} s: {move.reason}"
 
 
 def controls(history: History) -> dict[str, list[tuple[float, float]]]:
     """Return by task from when to when some users were to stay on the adapter before a promotion."""
     found = defaultdict[str, list[tuple[float, float]]](list)
     for moves in by_rollout(history.moves).values():
-        of_promotion = [move.at for before, move in pairwise(moves) if "promoted" in (before.stage, move.stage)]
+        of_promotion = [
+            move.at for before, move in pairwise(moves)
+            if "promoted" in (before.stage, move.stage) and not move.reason.startswith(_STAYS)
+        ]  # fmt: skip
         if of_promotion and history.rules.control_seconds:
             end = of_promotion[1] if len(of_promotion) > 1 else float("inf")
             found[moves[0].task].append((of_promotion[0], end))

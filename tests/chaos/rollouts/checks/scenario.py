@@ -117,7 +117,7 @@ def right_history() -> History:
     story.move("good", "canary", 150.0, percent=50, wins=30, labels=30, wealth=at_canary)
     proof = {"wins": 45, "labels": 45, "wealth": in_the_end, "canary_requests": 10}
     story.move("good", "promoted", 160.0, percent=95, **proof)
-    over = "its control has ended: 7 days without harm that its guards see"
+    over = "its control has ended: 7 days without harm that guards or labels see"
     story.move("good", "promoted", 180.0, over, percent=95, **proof)
     story.primary = "good"
     story.enter("bad", 200.0, story.draws[-1].alpha)

@@ -9,6 +9,7 @@ from tests.chaos.rollouts.checks.history import Answer, Entry, History, Pair
 from tests.chaos.rollouts.checks.wealth import max_futility, max_wealth
 
 _CANNOT_TELL = 2
+_FRESH_TICKETS = 60
 Place = tuple[int, int]
 
 
@@ -46,14 +47,15 @@ class Ticket:
 
 
 class Tickets:
-    """A rollout's tickets, in the order in which they were drawn."""
+    """A rollout's tickets, in the order in which they were drawn: those that decide, or the fresh ones."""
 
-    def __init__(self, history: History, rollout_id: str) -> None:
+    def __init__(self, history: History, rollout_id: str, *, fresh: bool = False) -> None:
         pairs = {pair.pair_id: pair for pair in history.pairs if pair.rollout_id == rollout_id}
         answers = defaultdict[str, list[Answer]](list)
         for answer in history.answers:
             answers[answer.ticket_id].append(answer)
-        entries = [e for e in history.entries if e.rollout_id == rollout_id and e.ticket_id and e.pair_id in pairs]
+        of_rollout = [e for e in history.entries if e.rollout_id == rollout_id and e.fresh is fresh]
+        entries = [e for e in of_rollout if e.ticket_id and e.pair_id in pairs]
         self.all = [Ticket(e, pairs[e.pair_id], answers[str(e.ticket_id)]) for e in _in_order(entries)]
 
     def greatest_wealth(self, at: float) -> float:
@@ -78,11 +80,12 @@ def _in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 def ledger_problems(history: History) -> Iterator[str]:
     """Compare the ledger with the events: nothing counted twice, nothing invented, nothing lost."""
-    by_rollout = defaultdict[str, list[Entry]](list)
+    by_rollout = defaultdict[tuple[str, bool], list[Entry]](list)
     for entry in history.entries:
-        by_rollout[entry.rollout_id].append(entry)
-    for rollout_id, entries in by_rollout.items():
-        pairs = {pair.pair_id: pair for pair in history.pairs if pair.rollout_id == rollout_id}
+        by_rollout[entry.rollout_id, entry.fresh].append(entry)
+    for (rollout_id, fresh), entries in by_rollout.items():
+        of_rollout = [pair for pair in history.pairs if pair.rollout_id == rollout_id and pair.fresh is fresh]
+        pairs = {pair.pair_id: pair for pair in of_rollout}
         for entry in entries:
             if entry.pair_id not in pairs:
                 yield f"{rollout_id}: {entry.pair_id} is in the ledger, and nobody compared it"
@@ -92,10 +95,14 @@ def ledger_problems(history: History) -> Iterator[str]:
         subjects = [entry.subject for entry in with_ticket]
         if doubled := {subject for subject in subjects if subjects.count(subject) > 1}:
             yield f"{rollout_id}: {len(doubled)} subjects bet twice ({min(doubled)})"
-        if sorted(entry.order or 0 for entry in with_ticket) != list(range(1, len(with_ticket) + 1)):
+        orders = sorted(entry.order or 0 for entry in with_ticket)
+        first = 1 + len([e for e in by_rollout.get((rollout_id, False), ()) if e.ticket_id]) if fresh else 1
+        if orders != list(range(first, first + len(orders))):
             yield f"{rollout_id}: its tickets are not in one order"
-        yield from _answer_problems(rollout_id, Tickets(history, rollout_id).all)
-        yield from _lost_pairs(rollout_id, entries, history.pairs)
+        if fresh and len(orders) > _FRESH_TICKETS:
+            yield f"{rollout_id}: people were asked about {len(orders)} pairs after its promotion"
+        yield from _answer_problems(rollout_id, Tickets(history, rollout_id, fresh=fresh).all)
+        yield from _lost_pairs(rollout_id, entries, of_rollout)
 
 
 def _answer_problems(rollout_id: str, tickets: Sequence[Ticket]) -> Iterator[str]:
@@ -115,10 +122,9 @@ def _answer_problems(rollout_id: str, tickets: Sequence[Ticket]) -> Iterator[str
         yield f"{rollout_id}: the answers to {len(lost)} tickets were lost ({min(lost)})"
 
 
-def _lost_pairs(rollout_id: str, entries: Sequence[Entry], pairs: Sequence[Pair]) -> Iterator[str]:
+def _lost_pairs(rollout_id: str, entries: Sequence[Entry], of_rollout: Sequence[Pair]) -> Iterator[str]:
     stored = {entry.pair_id for entry in entries}
     last, lost = dict[int, Place](), list[Pair]()
-    of_rollout = [pair for pair in pairs if pair.rollout_id == rollout_id]
     for pair in of_rollout:
         if pair.pair_id in stored:
             last[pair.place[0]] = max(pair.place, last.get(pair.place[0], pair.place))
