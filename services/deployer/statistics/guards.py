@@ -14,7 +14,7 @@ on, so that canary and control spend the .05 together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 
 from scipy.stats import binom
@@ -65,9 +65,3 @@ def percentile_rank(measured: int, share: float = 1 - SLOW_SHARE) -> int | None:
     """
     rank = int(binom.isf(_DOUBT, measured, share)) + 1 if measured else 1
     return rank if rank <= measured else None
-
-
-def latency_limit(latencies_ms: Sequence[float]) -> float | None:
-    """Return the latency that counts as slow, from the primary's before the canary; None: too few to tell."""
-    rank = percentile_rank(len(latencies_ms))
-    return None if rank is None else SLOW * sorted(latencies_ms)[rank - 1]

@@ -35,7 +35,7 @@ from services.deployer.operators.commands import OperatorCommands
 from services.deployer.rollout import Move, Rollout, max_tickets, rollout_id
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation
-from services.deployer.statistics.guards import Guard, latency_limit
+from services.deployer.statistics.guards import SLOW, Guard, percentile_rank
 from services.deployer.statistics.levels import Draw
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore, TaskAdapters
@@ -476,7 +476,8 @@ class MemoryLedger:
             guard: _arms(list(bad.values())) for (owner, guard), bad in self.bad_users.items() if owner == rollout_id
         }
         primary, canary = ([*self.latencies.get((rollout_id, arm), {}).values()] for arm in (False, True))
-        limit, canary_ms = latency_limit([latency for latency, _ in primary]), [latency for latency, _ in canary]
+        rank, canary_ms = percentile_rank(len(primary)), [latency for latency, _ in canary]
+        limit = None if rank is None else SLOW * sorted(latency for latency, _ in primary)[rank - 1]
         slow = sum(latency > limit for latency in canary_ms) if limit is not None else 0
         measured = Latencies(len(canary_ms), slow, limit)
         sure = [_confidences(confidence for _, confidence in arm) for arm in (canary, primary)]

@@ -8,15 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from services.deployer.statistics.guards import (
-    LIMIT,
-    SLOW_SHARE,
-    Guard,
-    excess,
-    latency_limit,
-    percentile_rank,
-    together,
-)
+from services.deployer.statistics.guards import LIMIT, SLOW_SHARE, Guard, excess, percentile_rank, together
 
 
 def exact(events: int, total: int, null: Fraction) -> Fraction:
@@ -85,8 +77,3 @@ def test_the_percentile_is_an_upper_limit_and_needs_ninety_values(measured: int,
             for first in (rank, rank - 1)
         ]
         assert tails[0] <= Fraction(1, 100) < tails[1]
-
-
-def test_a_slow_answer_is_slower_than_the_percentile_by_a_fifth() -> None:
-    assert latency_limit(list(range(1, 201))) == pytest.approx(1.2 * 197)
-    assert latency_limit([5.0] * 80) is None
