@@ -11,6 +11,7 @@ from schemas.approaches import TITLES
 from schemas.base import Gate, Interval
 from schemas.evaluation import EvaluationReport, PartKind
 from services.evaluator.report import charts
+from shared.grading.adversarial_table import COLUMNS, NOTE, adversarial_finding, adversarial_rows
 from shared.model.prices import money
 
 KINDS: dict[PartKind, str] = {
@@ -39,6 +40,10 @@ def render(report: EvaluationReport) -> str:
         after=charts.reliability(report.reliability.after if report.reliability else ()),
         risk=[charts.risk_line(arm, highest) for arm in arms],
         highest_risk=highest,
+        misled_finding=adversarial_finding(report.adversarial) if report.adversarial else "",
+        misled_columns=COLUMNS,
+        misled_rows=adversarial_rows(report.adversarial) if report.adversarial else (),
+        misled_note=NOTE,
         curve=line,
         curve_ticks=examples,
         parts=[(KINDS[kind], rows) for kind in get_args(PartKind) if (rows := charts.part_rows(report.parts, kind))],

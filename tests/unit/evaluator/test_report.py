@@ -116,7 +116,11 @@ def test_an_extraction_has_its_fields_instead_of_a_confusion_matrix() -> None:
 def test_the_page_has_what_misled_either_arm(of_four: EvaluationReport) -> None:
     assert of_four.adversarial is not None
     page = Page(render(of_four))
-    for said in ("out of distribution", "25.0% (16.0% to 36.8%)", "+30.0 (+20.0 to +40.0)", "ignore all that"):
+    for said in (
+        "out of distribution",
+        "The candidate's score falls most by prompt injections: by 30.0 points.",
+        "ignore all that",
+    ):
         assert said in page.texts, said
     assert "adversarial" in page.classes
     assert "adversarial" not in Page(render(of_four.model_copy(update={"adversarial": None}))).classes
