@@ -25,9 +25,9 @@ loop: $(INSTALLED)  ## One cycle of the loop on real components: from a request 
 # Tests that pass however busy the machine is. `make check` plays the loop beside them, whose training uses one processor.
 FAST := tests/unit tests/contract
 PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_checks.py \
-	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer evaluation_page failure_miner forget \
-	gateway_access gateway_fuzz gateway_media gateway_traces golden lake_on_s3 loop_faults migrations retention \
-	row_places scheduler storage_in_s3 topics user_corrections)
+	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer failure_miner forget \
+	gateway_access gateway_fuzz gateway_media gateway_traces golden lake_on_s3 loop_faults migrations \
+	evaluation_page retention row_places scheduler storage_in_s3 topics user_corrections)
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
 	$(BIN)/pytest $(ARGS) $(addprefix --ignore=,$(FAST) $(PATIENT))
