@@ -80,8 +80,14 @@ class ArmScore(Frozen):
     )
     macro_f1: Probability
     averages: tuple[AverageScore, ...] = Field(default=(), max_length=10)
+    function_accuracy: Interval | None = Field(
+        default=None,
+        description="Of calls: the share of answers that call the right functions, whatever the arguments.",
+    )
     valid: Interval | None = Field(
-        default=None, description="Of an extraction: the share of answers that are JSON by the task's schema."
+        default=None,
+        description="Of an extraction: the share of answers that are JSON by the task's schema; of calls: that can be "
+        "run.",
     )
     confidence: ConfidenceScore | None = Field(default=None, description="None: the engine reports no confidence.")
     failed: int = Field(default=0, ge=0, description="Requests that errored or timed out: counted as wrong.")

@@ -31,7 +31,7 @@ class Confusion(Frozen):
     """A cell of the confusion matrix: how often `given` was answered where `expected` is right."""
 
     expected: Identifier
-    given: Identifier = Field(description="`(no label)`: a failed request, or no label of the task.")
+    given: Identifier = Field(description="`(no label)`: a failed request, no label, or no call that can be run.")
     count: int = Field(ge=1)
 
 
@@ -93,7 +93,12 @@ class ArmReport(Frozen):
 
     score: ArmScore
     classes: tuple[ClassScore, ...] = Field(
-        default=(), max_length=500, description="Of each label, or of each field of an extraction."
+        default=(),
+        max_length=500,
+        description="Of each label, of each field of an extraction, or of each function: whether it was called.",
+    )
+    arguments: tuple[ClassScore, ...] = Field(
+        default=(), max_length=500, description="Of each function with arguments: of the values of all of them."
     )
     confusions: tuple[Confusion, ...] = Field(
         default=(), max_length=250_000, description="Cells that are not empty, the most frequent first."
@@ -102,7 +107,7 @@ class ArmReport(Frozen):
     speed: Speed
 
 
-PartKind = Literal["class", "failure_mode", "app", "language", "length", "field"]
+PartKind = Literal["class", "failure_mode", "app", "language", "length", "field", "function", "argument"]
 
 
 class PartScore(Frozen):

@@ -16,7 +16,8 @@ class Confidence(Frozen):
 
     `score` of a classification is the probability of the answered label among the task's labels, calibrated where the
     adapter has a calibration; of a generation, the geometric mean of its tokens' probabilities; of an extraction, the
-    probability of its least sure field; None where the upstream reported no log-probabilities.
+    probability of its least sure field, of calls, that of their least sure function or argument; None where the
+    upstream reported no log-probabilities.
     `shared/model/confidence.py` says how each field is computed.
     """
 
@@ -37,12 +38,13 @@ class Confidence(Frozen):
         "the engine reports only the tokens that its constraint allows, as vLLM does.",
     )
     uncertain_share: Probability | None = Field(
-        default=None, description="Generation and extraction: the share of tokens with a probability under one half."
+        default=None,
+        description="Of an answer that is no label: the share of tokens with a probability under one half.",
     )
     fields: dict[FieldPath, Probability] | None = Field(
         default=None,
         max_length=MAX_FIELDS,
-        description="Extraction: the probability of each field that the answer has.",
+        description="Extraction and tools: the probability of each field, function and argument that the answer has.",
     )
     calibration: Identifier | None = Field(default=None, description="The calibration that turned `raw` into `score`.")
 

@@ -20,6 +20,7 @@ from schemas.base import Event, Identifier, Probability, ShortText, TaskName
 from schemas.conversation import JsonObject
 from schemas.golden import GoldenSet
 from schemas.output_schema import MAX_FIELDS, MAX_SCHEMA_CHARS, FieldPath, fields_of
+from schemas.tools import MAX_TOOLS, CallsPerAnswer, FunctionTool, ToolChoice, fields_of_tools
 
 NO_TASK = "pass-through"
 """Stands in `requests.observed` for all models that are no task: no task may have this name."""
@@ -30,6 +31,7 @@ class TaskKind(StrEnum):
     CLASSIFICATION = "classification"
     GENERATION = "generation"
     EXTRACTION = "extraction"
+    TOOLS = "tools"
 
 
 class Compare(StrEnum):
@@ -472,8 +474,14 @@ class TaskSpec(_Section):
     comparators: dict[FieldPath, Comparator] = Field(
         default_factory=dict,
         max_length=MAX_FIELDS,
-        description="How fields of an extraction are judged, by path: `total`, `customer.name`, `items[].price`.",
+        description="How fields of an extraction are judged, by path: `total`, `customer.name`, `items[].price`; of "
+        "arguments behind their function's name: `book_room.date`.",
     )
+    tools: tuple[FunctionTool, ...] = Field(
+        default=(), max_length=MAX_TOOLS, description="The functions that a tools task's answers call."
+    )
+    tool_choice: ToolChoice = ToolChoice.REQUIRED
+    calls_per_answer: CallsPerAnswer = CallsPerAnswer.ONE
     max_answer_tokens: int = Field(default=256, ge=1, le=32_768)
     cron: Identifier = "0 3 * * 1"
     step_timeout_minutes: int = Field(
@@ -517,6 +525,8 @@ class TaskSpec(_Section):
             raise ValueError("a generation task has no labels; remove `labels` or set kind: classification")
         if self.kind is TaskKind.EXTRACTION and self.labels:
             raise ValueError("an extraction task has no labels; name them as `enum` of a field in `output_schema`")
+        if self.kind is TaskKind.TOOLS and self.labels:
+            raise ValueError("a tools task has no labels; its functions are in `tools`")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be unique")
         confusions = [(severity.truth, severity.answer) for severity in self.rollout.severity]
@@ -542,7 +552,7 @@ class TaskSpec(_Section):
     @model_validator(mode="after")
     def _schema_fits_kind(self) -> Self:
         if self.kind is not TaskKind.EXTRACTION:
-            if self.output_schema is not None or self.comparators:
+            if self.output_schema is not None or (self.comparators and self.kind is not TaskKind.TOOLS):
                 raise ValueError(
                     f"`output_schema` and `comparators` are of extraction tasks, and this is a {self.kind} task; "
                     "remove them or set kind: extraction"
@@ -552,27 +562,54 @@ class TaskSpec(_Section):
             raise ValueError("an extraction task needs `output_schema`, the JSON Schema of its answers")
         if len(json.dumps(self.output_schema)) > MAX_SCHEMA_CHARS:
             raise ValueError(f"output_schema: longer than {MAX_SCHEMA_CHARS:,} characters; shorten its descriptions")
+        return self
+
+    @model_validator(mode="after")
+    def _tools_fit_kind(self) -> Self:
+        if self.kind is not TaskKind.TOOLS:
+            if self.tools:
+                raise ValueError(f"`tools` are of tools tasks, and this is a {self.kind} task; set kind: tools")
+            return self
+        if not self.tools:
+            raise ValueError("a tools task needs `tools`, the functions that its answers call")
+        names = [tool.name for tool in self.tools]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tools: {', '.join(twice)} is there twice; names of functions must be unique")
+        return self
+
+    @model_validator(mode="after")
+    def _comparators_fit_fields(self) -> Self:
+        where = "tools" if self.kind is TaskKind.TOOLS else "output_schema"
         try:
             fields = self.output_fields
         except ValueError as error:
-            raise ValueError(f"output_schema: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
+        compared = {path: types for path, types in fields.items() if path not in self.functions}
         for path, comparator in self.comparators.items():
-            if path not in fields:
+            if path not in compared:
                 raise ValueError(
-                    f"comparators: {path!r} is no field of output_schema; its fields: {', '.join(list(fields)[:50])}"
+                    f"comparators: {path!r} is no field of {where}; its fields: {', '.join(list(compared)[:50])}"
                 )
             wanted = _COMPARED_TYPES.get(comparator.compare)
-            if wanted and not fields[path] & wanted:
+            if wanted and not compared[path] & wanted:
                 raise ValueError(
                     f"comparators: {path!r} is compared as {comparator.compare}, which is for "
-                    f"{' and '.join(sorted(wanted))}; its type is {', '.join(sorted(fields[path])) or 'not given'}"
+                    f"{' and '.join(sorted(wanted))}; its type is {', '.join(sorted(compared[path])) or 'not given'}"
                 )
         return self
 
     @cached_property
     def output_fields(self) -> dict[str, frozenset[str]]:
-        """The fields of an extraction's answers with the JSON types of their values; none of other kinds."""
+        """What is judged of an answer by itself, with the JSON types of its values: the fields of an extraction, the
+        functions and arguments of calls; nothing of other kinds."""
+        if self.kind is TaskKind.TOOLS:
+            return fields_of_tools(self.tools)
         return {} if self.output_schema is None else fields_of(self.output_schema)
+
+    @cached_property
+    def functions(self) -> dict[str, FunctionTool]:
+        """The functions of a tools task, by name."""
+        return {tool.name: tool for tool in self.tools}
 
     @property
     def min_answer_chars(self) -> int:
@@ -582,14 +619,17 @@ class TaskSpec(_Section):
 
     @property
     def revision(self) -> str:
-        """Hash (12 hex digits) of what makes answers comparable: kind, base model, prompt, labels, schema; not
-        thresholds."""
+        """Hash (12 hex digits) of what makes answers comparable: kind, base model, prompt, labels, schema,
+        tools; not thresholds."""
         comparable: dict[str, Any] = {
             "kind": self.kind, "base_model": self.base_model, "system_prompt": self.system_prompt,
             "labels": sorted(self.labels),
         }  # fmt: skip
         if self.output_schema is not None:
             comparable["output_schema"] = self.output_schema
+        if self.tools:
+            comparable["tools"] = [tool.model_dump(mode="json") for tool in self.tools]
+            comparable["tool_choice"], comparable["calls_per_answer"] = self.tool_choice, self.calls_per_answer
         return hashlib.sha256(json.dumps(comparable, sort_keys=True).encode()).hexdigest()[:12]
 
 

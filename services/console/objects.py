@@ -1,4 +1,4 @@
-"""Answers of an extraction as reviewers write them: JSON by the task's schema, or what is wrong with it. Pure."""
+"""Answers as reviewers write them: JSON by an extraction's schema, calls of functions, or what is wrong. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from schemas.tasks import TaskSpec
+from services.console.calls import checked_calls
 from services.console.domain import ReviewAnswer
 from shared.errors import InvalidMessage
 from shared.grading.json_schema import canonical, read_answer
@@ -13,10 +14,13 @@ from shared.grading.json_values import NOT_JSON, json_or_nothing
 
 
 def as_object(answer: ReviewAnswer, spec: TaskSpec | None) -> ReviewAnswer:
-    """Return a reviewer's answer in the spelling that is trained on; one to a task without a schema as it is.
+    """Return a reviewer's answer in the spelling that is trained on; one to a task with neither schema
+    nor functions as it is.
 
     Raises InvalidMessage that names the places where the answer breaks the schema. `spec` None: not known yet.
     """
+    if answer.label is not None and spec is not None and spec.tools:
+        return replace(answer, label=checked_calls(answer.label, spec))
     if answer.label is None or spec is None or spec.output_schema is None:
         return answer
     if (problem := object_problem(answer.label, spec)) is not None:

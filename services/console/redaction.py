@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from schemas.conversation import ToolCall, plain_answer
 from schemas.labels import LabelRequested
 from schemas.tasks import RedactionSettings, TaskChanged
 from services.console.domain import ReviewAnswer
 from shared.errors import DependencyUnavailable
+from shared.grading.tool_calls import WrittenCall, split_calls
 from shared.privacy.redaction import Redacted, Rules, TextRedactor
 from shared.privacy.redaction.json_texts import literals_of_answer, with_replacements
 
@@ -47,6 +49,9 @@ class AnswerRedactor:
     def _redact(self, text: str, rules: Rules, already: Sequence[str]) -> Redacted:
         if self._redactor is None:
             self._redactor = self._build()
+        said, calls = split_calls(text)
+        if calls:
+            return self._redact_calls(said, calls, rules, already)
         if (found := literals_of_answer(text)) is None:
             return self._redactor.redact([text], rules, already)[0]
         kinds: Counter[str] = Counter()
@@ -58,6 +63,15 @@ class AnswerRedactor:
                 kinds.update(result.kinds)
                 surrogates += result.surrogates
         return Redacted(with_replacements(text, found), kinds.total(), kinds, surrogates=tuple(surrogates))
+
+    def _redact_calls(self, said: str, calls: Sequence[WrittenCall], rules: Rules, already: Sequence[str]) -> Redacted:
+        """Arguments are JSON by themselves. Their functions' names are the task's."""
+        parts = [self._redact(part, rules, already) for part in (said, *(call.arguments for call in calls))]
+        redacted = [ToolCall(name=call.name, arguments=part.text) for call, part in zip(calls, parts[1:], strict=True)]
+        kinds = sum((Counter(part.kinds) for part in parts), Counter[str]())
+        surrogates = tuple(surrogate for part in parts for surrogate in part.surrogates)
+        text = plain_answer(parts[0].text, None, tuple(redacted))
+        return Redacted(text, kinds.total(), dict(kinds), surrogates=surrogates)
 
 
 def _texts(request: LabelRequested) -> list[str]:

@@ -11,9 +11,10 @@ from schemas.datasets import Example, Fate, LeftOutCount, LeftOutExample
 from schemas.labels import LabelRequested
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import augment, shown_right
-from services.dataset_builder.building.carry_over import Revision, carry_over, with_current_prompt
+from services.dataset_builder.building.carry_over import Revision, carry_over, with_current_prompt, with_current_tools
 from services.dataset_builder.building.chat_format import (
     Rejection,
+    calls_error,
     cut_answer_error,
     format_error,
     output_error,
@@ -179,6 +180,7 @@ def _resolve(
     prompts = {revision.system_prompt for revision in inputs.revisions.values()}
     for number, row in enumerate(rows):
         call, mode_id = with_current_prompt(row.call, spec, prompts), inputs.modes.get(row.prediction_id)
+        call = with_current_tools(call, spec)
         if call is not row.call or mode_id is not None:
             rows[number] = replace(row, call=call, mode_id=mode_id)
     return rows, overruled, questions
@@ -200,6 +202,8 @@ def _output_error(answer: Message, row: Row, spec: TaskSpec) -> Rejection | None
     """The schema of an extraction is the task's of today, not that of the call, which may be an earlier one."""
     if spec.output_schema is not None:
         return schema_error(answer, spec.output_schema)
+    if spec.tools:
+        return calls_error(answer, spec)
     return output_error(answer, row.call.response_format)
 
 

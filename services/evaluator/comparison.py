@@ -104,10 +104,11 @@ class Comparison:
             found.pop("shorter inputs", None)
         ours, theirs = self.scores
         parts = {name: Part(np.array(rows, dtype=np.intp), ours[rows], theirs[rows]) for name, rows in found.items()}
-        return parts | self._fields()
+        return parts | self._fields(kind)
 
-    def _fields(self) -> dict[str, Part]:
-        """Return each field of a JSON answer, on the rows where it is expected or given: its F1 on each of them."""
+    def _fields(self, kind: TaskKind) -> dict[str, Part]:
+        """Return each field of a JSON answer, function and argument, on the rows where it is expected or given: its F1
+        on each of them."""
         arms = [
             [{field.path: field for field in grade.fields} for grade in arm.grades]
             for arm in (self.candidate, self.production)
@@ -117,12 +118,18 @@ class Comparison:
             for path in sorted(ours.keys() | theirs.keys()):
                 rows[path].append(position)
         return {
-            f"field {path}": Part(
+            f"{_noun(path, kind)} {path}": Part(
                 np.array(of_field, dtype=np.intp),
                 *(np.array([_field_f1(arm[position].get(path)) for position in of_field]) for arm in arms),
             )
             for path, of_field in rows.items()
         }
+
+
+def _noun(path: str, kind: TaskKind) -> str:
+    if kind is not TaskKind.TOOLS:
+        return "field"
+    return "argument" if "." in path else "function"
 
 
 def _field_f1(field: FieldGrade | None) -> float:

@@ -15,6 +15,7 @@ from schemas.tasks import TaskSpec
 from services.evaluator.domain import GradedAnswers, Question
 from shared.conversation import chat_messages
 from shared.conversation.response_format import response_format
+from shared.conversation.task_tools import chat_fields
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.grading.grade import grade
 from shared.model.confidence import measure, request_fields
@@ -133,12 +134,15 @@ async def _complete(client: CompletionClient, model: str, question: Question, sp
     messages, fields = chat_messages(question.messages), request_fields(spec)
     if (wanted := response_format(spec)) is not None:
         fields["response_format"] = wanted
+    offered = () if spec.labels else question.tools  # Constrained to labels, an answer cannot call one.
+    if own := chat_fields(spec):
+        fields, offered = {**fields, **own}, ()
     for _ in range(_MAX_ATTEMPTS):
         try:
             return await client.complete(
                 model,
                 messages,
-                tools=() if spec.labels else question.tools,  # Constrained to labels, an answer cannot call one.
+                tools=offered,
                 choices=spec.labels,
                 max_tokens=spec.max_answer_tokens,
                 fields=fields,

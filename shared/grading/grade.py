@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schemas.tasks import TaskKind, TaskSpec
+from schemas.tools import CallsPerAnswer
+from shared.grading.call_fields import grade_calls
 from shared.grading.fields import FieldGrade, Fields, fields_f1, grade_fields
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
 from shared.grading.overlap import WORD_METRICS, rouge_l
 from shared.grading.text import exact_match
-from shared.grading.tool_calls import same_calls, split_calls
+from shared.grading.tool_calls import loose_calls, read_calls, same_calls, split_calls
 
 
 @dataclass(frozen=True)
 class Grade:
     """`score`: in [0, 1], 1 for a right answer. `right`: as a whole.
 
-    `valid`: of an extraction, whether the answer is JSON by the task's schema; `fields`: what of it is right.
+    `valid`: of an extraction, whether the answer is JSON by the task's schema, of calls, whether they could be run;
+    `fields`: what of it is right.
     """
 
     score: float
@@ -34,6 +37,8 @@ def grade(spec: TaskSpec, expected: str, given: str | None) -> Grade:
     """Grade an answer, as one text, beside the right one. None, a request that failed, is wrong."""
     if spec.kind is TaskKind.EXTRACTION:
         return _grade_json(spec, expected, given)
+    if spec.kind is TaskKind.TOOLS:
+        return _grade_calls(spec, expected, given)
     if given is None:
         return WRONG
     if spec.kind is TaskKind.CLASSIFICATION:
@@ -63,5 +68,24 @@ def _grade_json(spec: TaskSpec, expected: str, given: str | None) -> Grade:
     except ValueError:
         return Grade(0.0, right=False, valid=False, fields=grade_fields(None, wanted, fields))
     grades = grade_fields(value, wanted, fields)
+    score = fields_f1(grades)
+    return Grade(score, right=score == 1.0, fields=grades)
+
+
+def _grade_calls(spec: TaskSpec, expected: str, given: str | None) -> Grade:
+    """The score is the F1 over functions and arguments. Calls that could not be run are worth nothing.
+
+    Where the right answer is a text, any text is right: whether to call is what is judged. The right answer may break
+    what the task allows since; then it is compared as it is.
+    """
+    fields = Fields(spec.output_fields, spec.comparators)
+    wanted, in_order = loose_calls(expected), spec.calls_per_answer is CallsPerAnswer.IN_ORDER
+    try:
+        if given is None:
+            raise ValueError("no answer")
+        _, calls = read_calls(given, spec)
+    except ValueError:
+        return Grade(0.0, right=False, valid=False, fields=grade_calls(None, wanted, fields, in_order=in_order))
+    grades = grade_calls(calls, wanted, fields, in_order=in_order)
     score = fields_f1(grades)
     return Grade(score, right=score == 1.0, fields=grades)

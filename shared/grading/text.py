@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 from shared.grading.json_values import NOT_JSON, json_or_nothing, same_json
+from shared.grading.tool_calls import same_call, split_calls
 
 _TOKEN = re.compile(
     r"""(?<!\w)[-+\u2212]?\d+(?:[.,:/]\d+)*   # A number with its sign, separators and decimals.
@@ -42,8 +43,12 @@ def exact_match(given: str, expected: str) -> bool:
 def same_answer(one: str, other: str) -> bool:
     """Return True if two answers to one question differ in nothing but case and space; as JSON, in its layout alone.
 
-    It tells whether a person changed an answer, and whether two arms said the same: no punctuation is passed over.
+    Tool calls are compared by their arguments. It tells whether a person changed an answer, and whether two arms said
+    the same: no punctuation is passed over.
     """
+    (text, calls), (other_text, other_calls) = split_calls(one), split_calls(other)
+    if calls and len(calls) == len(other_calls):
+        return text.split() == other_text.split() and all(map(same_call, calls, other_calls))
     values = json_or_nothing(one), json_or_nothing(other)
     if all(isinstance(value, dict | list) for value in values):
         return same_json(*values)

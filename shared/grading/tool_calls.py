@@ -1,10 +1,18 @@
-"""Reads the tool calls that an answer has as one text (`Answer.plain`), or that a person wrote, and compares them."""
+"""Reads the tool calls that an answer has as one text (`Answer.plain`), or that a person wrote, and compares them.
+
+`read_calls` reads them strictly, by the functions of a tools task.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from schemas.conversation import ToolCall, plain_answer
+from schemas.tasks import TaskSpec
+from schemas.tools import CallsPerAnswer, ToolChoice
+from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing, same_json
 
 _MAX_NAME = 256
@@ -31,15 +39,77 @@ def same_calls(given: Sequence[WrittenCall], expected: Sequence[WrittenCall]) ->
     """Return True if both are the same calls, in any order: they are made in parallel."""
     left = list(expected)
     for call in given:
-        match = next((number for number, other in enumerate(left) if _same_call(call, other)), None)
+        match = next((number for number, other in enumerate(left) if same_call(call, other)), None)
         if match is None:
             return False
         del left[match]
     return not left
 
 
-def _same_call(one: WrittenCall, other: WrittenCall) -> bool:
-    """Arguments are compared as JSON; what is no JSON, as text. A call without arguments has none, or `{}`."""
+class ReadCall(NamedTuple):
+    """A call with its arguments as JSON values."""
+
+    name: str
+    arguments: Any
+
+
+def read_calls(plain: str, spec: TaskSpec) -> tuple[str, tuple[ReadCall, ...]]:
+    """Return an answer's text and its calls. Raises ValueError that says what no program could run.
+
+    That is an unknown function, arguments that break its schema, no call where one is required, and several where one
+    is asked for.
+    """
+    text, written = split_calls(plain)
+    if not written and spec.tool_choice is ToolChoice.REQUIRED:
+        raise ValueError(f"no call; every answer calls a function: {', '.join(spec.functions)}")
+    if len(written) > 1 and spec.calls_per_answer is CallsPerAnswer.ONE:
+        raise ValueError(f"{len(written)} calls; an answer has one")
+    return text, tuple(_read_call(call, spec) for call in written)
+
+
+def canonical_calls(plain: str, spec: TaskSpec) -> str:
+    """Return an answer in the spelling that is trained on. Raises ValueError as `read_calls` does.
+
+    Arguments are one line with keys in the order of the schema, as guided decoding writes them: equal calls are equal
+    texts. A text beside calls is left out, since calls alone are judged.
+    """
+    text, calls = read_calls(plain, spec)
+    return calls_text([(call.name, call.arguments) for call in calls], spec) if calls else text.strip()
+
+
+def calls_text(calls: Sequence[tuple[str, Any]], spec: TaskSpec) -> str:
+    """Return calls, each a function's name and its arguments, as one text in the spelling that is trained on."""
+    written = [
+        ToolCall(name=name, arguments=canonical(arguments, spec.functions[name].parameters))
+        for name, arguments in calls
+    ]
+    return plain_answer("", None, tuple(written))
+
+
+def loose_calls(plain: str) -> tuple[ReadCall, ...]:
+    """Return the calls of an answer as they are, whatever the task allows today; arguments that are no JSON are {}."""
+    found = ((call.name, json_or_nothing(call.arguments.strip() or "{}")) for call in split_calls(plain)[1])
+    return tuple(ReadCall(name, {} if arguments is NOT_JSON else arguments) for name, arguments in found)
+
+
+def _read_call(call: WrittenCall, spec: TaskSpec) -> ReadCall:
+    tool = spec.functions.get(call.name)
+    if tool is None:
+        raise ValueError(f"{call.name[:100]!r} is no function of the task; its functions: {', '.join(spec.functions)}")
+    try:
+        arguments = read_answer(call.arguments.strip() or "{}", tool.parameters)
+    except ValueError as error:
+        raise ValueError(f"{call.name}: {error}") from error
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{call.name}: the arguments are {json.dumps(arguments)[:50]}; expected an object")
+    return ReadCall(call.name, arguments)
+
+
+def same_call(one: WrittenCall, other: WrittenCall) -> bool:
+    """Return True if both are the same call. Arguments are compared as JSON; what is no JSON, as text.
+
+    A call without arguments has none, or `{}`.
+    """
     arguments = [json_or_nothing(call.arguments.strip() or "{}") for call in (one, other)]
     if any(value is NOT_JSON for value in arguments):
         return one == other

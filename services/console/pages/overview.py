@@ -152,7 +152,7 @@ async def _task(reviews: Reviews, history: CycleHistory, changed: TaskChanged | 
         spec = changed.spec
         definition = [
             ("System prompt", spec.system_prompt),
-            ("Fields" if spec.output_fields else "Labels", ", ".join(spec.output_fields or spec.labels) or "free text"),
+            (_noun(spec), ", ".join(spec.functions or spec.output_fields or spec.labels) or "free text"),
             ("Base model", spec.base_model),
             ("Cron, UTC", spec.cron),
             ("Revision", spec.revision),
@@ -196,8 +196,14 @@ def _progress_bar(progress: Json) -> str:
     return f"<p class='small muted'><progress value='{share:.3f}' style='width: 240px'></progress> {escape(text)}</p>"
 
 
+def _noun(spec: TaskSpec) -> str:
+    return "Functions" if spec.functions else "Fields" if spec.output_fields else "Labels"
+
+
 def _answers(spec: TaskSpec) -> str:
     """What the answers of a task are."""
+    if spec.functions:
+        return f"{len(spec.functions)} functions"
     if spec.output_fields:
         return f"{len(spec.output_fields)} fields"
     return f"{len(spec.labels)} labels" if spec.labels else "free text"

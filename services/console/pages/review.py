@@ -16,6 +16,7 @@ from html import escape
 from nicegui import events, ui
 
 from schemas.labels import LabelRequested, Preference
+from schemas.tasks import TaskSpec
 from services.console.domain import (
     AnsweredQuestion,
     GivenAnswer,
@@ -27,6 +28,7 @@ from services.console.domain import (
     takes_cannot_tell,
 )
 from services.console.objects import laid_out, object_problem
+from services.console.pages.call_form import CallForm
 from services.console.pages.conversation import answer, conversation, is_text_alone
 from services.console.pages.layout import frame, html, muted
 from services.console.pages.purposes import WORDS
@@ -230,12 +232,29 @@ class ReviewPage:
 
         draft = (self._path[-1].given.answer.label or "") if self._path else _draft(question)
         spec = self._reviews.spec_of(question.task)
+        if spec is not None and spec.tools:
+            self._calls(spec, draft)
+            return
         text = ui.textarea(
             "The answer as it should be",
             value=laid_out(draft, spec),
             validation=lambda written: object_problem(written, spec),
         ).props("outlined autogrow")
         text.style("width: 100%; margin-top: 18px")
+        ui.button("This is right", on_click=submit).props("unelevated no-caps").style("margin-top: 10px")
+
+    def _calls(self, spec: TaskSpec, draft: str) -> None:
+        form = CallForm(spec, draft)
+        form.draw()
+
+        async def submit() -> None:
+            try:
+                label = form.answer()
+            except RatchetError as error:
+                ui.notify(error.reason, type="warning")
+                return
+            await self._answer(label=label)
+
         ui.button("This is right", on_click=submit).props("unelevated no-caps").style("margin-top: 10px")
 
     async def _skip(self) -> None:

@@ -2,8 +2,8 @@
 
 A correction says what the right answer is, whatever model, prompt and list of labels the question was asked with. So it
 goes on if the task is still of the same kind and its label is still in the set, or was renamed (`renamed_labels`); an
-object, if it fits the schema of today (`chat_format.py`). Its row is trained with the system prompt of today, which is
-what the model will be asked with.
+object or a call, if it fits the schema of today (`chat_format.py`). Its row is trained with the system prompt and the
+functions of today, which are what the model will be asked with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from schemas.conversation import Api, Call, Message, Role
 from schemas.datasets import Fate, LeftOutExample
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
+from shared.conversation.task_tools import chat_fields
 from shared.grading.json_schema import canonical, read_answer
+from shared.grading.tool_calls import canonical_calls
 
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
 """The APIs whose requests the gateway gives the task's system prompt, if they bring none."""
@@ -49,19 +51,21 @@ def carry_over(
         elif kind is TaskKind.CLASSIFICATION and revision != current and label not in spec.labels:
             left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
         else:
-            if kind is TaskKind.EXTRACTION:
+            if kind in (TaskKind.EXTRACTION, TaskKind.TOOLS):
                 label = _in_one_spelling(label, spec)
             holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
 
 
 def _in_one_spelling(label: str, spec: TaskSpec) -> str:
-    """Return JSON by the task's schema as it is trained on; what breaks the schema as it is, to be rejected for that.
+    """Return JSON by the task's schema, or calls, as they are trained on; what breaks it as it is, to be rejected.
 
     Equal answers are then equal texts, however people and models laid them out.
     """
     schema = spec.output_schema or {}
     try:
+        if spec.tools:
+            return canonical_calls(label, spec)
         return canonical(read_answer(label, schema), schema)
     except ValueError:
         return label
@@ -82,6 +86,16 @@ def with_current_prompt(call: Call, spec: TaskSpec, former_prompts: Iterable[str
     if len(given) > 1 or first is not given[0] or not isinstance(first.content, str) or first.content not in former:
         return call
     return call.model_copy(update={"messages": (*current, *call.messages[1:])})
+
+
+def with_current_tools(call: Call, spec: TaskSpec) -> Call:
+    """Return the call with the functions that a tools task has today, which the model will be asked with."""
+    if not spec.tools:
+        return call
+    offered = chat_fields(spec)
+    tools, choice = tuple(offered["tools"]), offered["tool_choice"]
+    same = call.tools == tools and call.tool_choice == choice
+    return call if same else call.model_copy(update={"tools": tools, "tool_choice": choice})
 
 
 def _kind_of_answer(vote: Vote, spec: TaskSpec) -> TaskKind:

@@ -20,7 +20,7 @@ from schemas.conversation import Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
-from shared.grading.tool_calls import split_calls
+from shared.grading.tool_calls import read_calls, split_calls
 from shared.identity import content_hash
 
 DEVELOPER = "developer"
@@ -82,6 +82,15 @@ def schema_error(answer: Message, schema: JsonObject) -> Rejection | None:
     except ValueError as error:
         broken = json_or_nothing(answer.text) is NOT_JSON
         return "invalid_json" if broken else "breaks_schema", str(error)[:_SHOWN_CHARS]
+    return None
+
+
+def calls_error(answer: Message, spec: TaskSpec) -> Rejection | None:
+    """Return why a tools task's answer could not be run by its functions of today; None if it could."""
+    try:
+        read_calls(answer.text, spec)
+    except ValueError as error:
+        return "breaks_tools", str(error)[:_SHOWN_CHARS]
     return None
 
 

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.adapters import ArmScore, ConfidenceScore
+from schemas.adapters import ArmScore, ClassScore, ConfidenceScore
 from schemas.evaluation import ArmReport, Speed
 from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.comparison import traffic_of
 from services.evaluator.domain import GradedAnswers, Question
-from services.evaluator.statistics.classes import class_scores, confusions, field_scores
+from services.evaluator.statistics.classes import call_scores, called_functions, class_scores, confusions, field_scores
 from services.evaluator.statistics.confidence import confidence_score, risk_points
 from services.evaluator.statistics.intervals import Floats, Groups, group_numbers, mean_interval, weighted_share, wilson
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers
+
+_SIDES = (False, True)
+"""Of a confusion: what is right, and what was given."""
 
 
 def arm_report(
@@ -31,7 +34,8 @@ def arm_report(
 ) -> ArmReport:
     """Return what one arm got right, with intervals, how long it took, and how well its confidence tells errors.
 
-    An extraction's classes are its fields; generated text has none, and `macro_f1` is the mean score then.
+    An extraction's classes are its fields, those of calls their functions; generated text has none, and `macro_f1` is
+    the mean score then.
     """
     groups = group_numbers([question.group for question in questions])
     right, scores = np.array(arm.right, dtype=np.float64), np.array(arm.scores, dtype=np.float64)
@@ -39,11 +43,18 @@ def arm_report(
     confidences = confidence_of(answers, len(right))
     expected = [question.answer.strip() for question in questions]
     given = ["" if answer is None else answer.strip() for answer in arm.answers]
-    labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
+    labels: Sequence[str] = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
+    arguments: tuple[ClassScore, ...] = ()
     if labels:
         classes, averages = class_scores(expected, given, labels, groups)
+    elif spec.tools:
+        grades = [grade.fields for grade in arm.grades]
+        classes, averages, arguments = call_scores(grades, groups)
+        expected, given = ([called_functions(fields, given=of_answer) for fields in grades] for of_answer in _SIDES)
+        labels = sorted({*expected, *given} - {""})
     else:
         classes, averages = field_scores([grade.fields for grade in arm.grades], groups)
+    called = np.array([e == g for e, g in zip(expected, given, strict=True)], dtype=np.float64)
     valid = np.array([grade.valid for grade in arm.grades], dtype=np.float64)
     p50, p95 = map(float, np.percentile(answers.latencies_ms, [50, 95]) if answers.latencies_ms else (0.0, 0.0))
     known = np.zeros(0, dtype=np.intp) if confidences is None else np.flatnonzero(~np.isnan(confidences))
@@ -57,6 +68,7 @@ def arm_report(
             else weighted_share(right[traffic.positions], traffic.weights, groups[traffic.positions]),
             macro_f1=averages[0].f1.value if averages else mean.value,
             averages=averages,
+            function_accuracy=mean_interval(called, groups) if spec.tools and len(called) else None,
             confidence=None if confidences is None else _quality(confidences, right, groups),
             valid=mean_interval(valid, groups) if spec.output_fields and len(valid) else None,
             failed=arm.failed,
@@ -64,6 +76,7 @@ def arm_report(
             latency_ms_p95=p95,
         ),
         classes=classes,
+        arguments=arguments,
         confusions=confusions(expected, given, labels) if labels else (),
         risk_coverage=() if confidences is None else risk_points(confidences[known], right[known]),
         speed=Speed(

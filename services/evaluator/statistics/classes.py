@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,8 +48,26 @@ def field_scores(
     counts = np.zeros((3, len(grades), len(names)))
     for row, fields in enumerate(grades):
         for field in fields:
-            counts[:, row, number[field.path]] = field.matched, field.given, field.expected
+            counts[:, row, number[field.path]] += field.matched, field.given, field.expected
     return _part_scores(names, counts[0], counts[1], counts[2], groups)
+
+
+def call_scores(
+    grades: Sequence[Sequence[FieldGrade]], groups: Groups
+) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...], tuple[ClassScore, ...]]:
+    """Return the scores of each function, whether it was called, and their averages; and of each one's arguments."""
+    functions = [[field for field in fields if "." not in field.path] for fields in grades]
+    arguments = [
+        [replace(field, path=field.path.partition(".")[0]) for field in fields if "." in field.path]
+        for fields in grades
+    ]
+    return (*field_scores(functions, groups), field_scores(arguments, groups)[0])
+
+
+def called_functions(fields: Sequence[FieldGrade], *, given: bool) -> str:
+    """Return the names of the functions that an answer calls, or that are right: what a confusion is between."""
+    counts = [(field.path, field.given if given else field.expected) for field in fields if "." not in field.path]
+    return " ".join(name for name, count in counts for _ in range(count))
 
 
 def _part_scores(

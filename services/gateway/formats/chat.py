@@ -2,12 +2,13 @@
 
 Every field goes to vLLM unchanged except: `model` (the adapter that answers), the task's
 system prompt if the client sent none, log-probabilities and a stream's usage (always requested; the client gets them
-only if it asked), and for a classification the fields that would change the answer's format.
+only if it asked), for a classification the fields that would change the answer's format, and the task's schema or
+functions where the client names none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from services.gateway.formats.api import Choice, Token, answer_count, finish_reason_of, request_stream_usage
@@ -30,6 +31,7 @@ _OVERRULED_BY_LABELS = (
 
 
 _OWN_FORMATS = ("response_format", "structured_outputs")
+_OWN_TOOLS = ("tools", "functions")
 
 
 def constrain_to_labels(data: dict[str, Any], task: ServedTask) -> None:
@@ -45,6 +47,17 @@ def ask_for_task_format(data: dict[str, Any], task: ServedTask) -> None:
     """Make a chat or completions request answer by the task's schema, if it has one and the client names no format."""
     if task.response_format is not None and all(data.get(name) is None for name in _OWN_FORMATS):
         data["response_format"] = task.response_format
+
+
+def offer_task_tools(data: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Make a request offer a task's functions, if the client names none and no format; each of `fields` if it is unset.
+
+    `fields`: of the request's API.
+    """
+    if fields and not any(data.get(name) for name in (*_OWN_TOOLS, *_OWN_FORMATS)):
+        for name, value in fields.items():
+            if data.get(name) is None:
+                data[name] = value
 
 
 class ChatRequest(ChoicesRequest):
@@ -65,6 +78,7 @@ class ChatRequest(ChoicesRequest):
         if task.classifies:
             constrain_to_labels(data, task)
         ask_for_task_format(data, task)
+        offer_task_tools(data, task.tool_fields)
         if data.get("max_tokens") is None and data.get("max_completion_tokens") is None:
             data["max_tokens"] = task.spec.max_answer_tokens
         data.update(task.confidence_fields)

@@ -46,6 +46,8 @@ class CompletionRequest(ChoicesRequest):
         self.include_usage = request_stream_usage(data, streams=self._stream)
         if task.classifies:
             constrain_to_labels(data, task)
+        if task.tool_fields:
+            raise bad_request(f"{task.name} answers by calling functions: send its requests to /v1/chat/completions")
         ask_for_task_format(data, task)
         self._echo = bool_field(data, "echo")
         self._top = data.get("logprobs")

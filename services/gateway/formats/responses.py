@@ -24,6 +24,7 @@ from services.gateway.formats.api import (
     with_answer_tokens,
 )
 from services.gateway.formats.calls import call_of
+from services.gateway.formats.chat import offer_task_tools
 from services.gateway.formats.chunks import parse_event
 from services.gateway.formats.conversation import EventConversation, Object, tool_call
 from services.gateway.formats.media import MediaReferences
@@ -68,6 +69,7 @@ class ResponsesRequest(ApiRequest):
                 data.pop(name, None)
             data |= {"temperature": 0.0, "structured_outputs": task.constraint}
         _ask_for_task_format(data, task)
+        offer_task_tools(data, task.responses_tool_fields)
         if data.get("max_output_tokens") is None:
             data["max_output_tokens"] = task.spec.max_answer_tokens
         include = data.get("include")

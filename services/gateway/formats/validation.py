@@ -12,6 +12,7 @@ import orjson
 from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.asgi.large_work import LARGE_BYTES
 from shared.grading.json_schema import read_answer
+from shared.grading.tool_calls import read_calls
 from shared.http import HttpError
 
 MAX_USER = 500
@@ -128,6 +129,12 @@ def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | N
             read_answer(text, spec.output_schema)
         except ValueError as error:
             raise bad_request(f"`text` is no answer of {spec.name}: {error}", "text", 422) from error
+    if spec.tools:
+        try:
+            read_calls(text, spec)
+        except ValueError as error:
+            form = 'write calls as [{"name": …, "arguments": "{…}"}]'
+            raise bad_request(f"`text` is no answer of {spec.name}: {error}; {form}", "text", 422) from error
     return kind, None, text
 
 

@@ -10,6 +10,7 @@ from schemas.base import Variant
 from schemas.tasks import MediaPolicy, TaskChanged, TaskKind
 from services.gateway.observability.metrics import Metrics
 from shared.conversation.response_format import response_format, responses_format
+from shared.conversation.task_tools import chat_fields, responses_fields
 from shared.http import HttpError
 from shared.kafka.latest_by_key import LatestByKey
 from shared.model.confidence import request_fields
@@ -20,12 +21,13 @@ class ServedTask:
 
     `confidence_fields`: what a chat request must ask for, so that its answer can be measured. `constraint`: a
     classification's labels, as vLLM's `structured_outputs`. `response_format`, `responses_format`: an extraction's
-    schema, for the APIs that take it so. `answers`: counters by variant.
+    schema, for the APIs that take it so. `tool_fields`, `responses_tool_fields`: the same of a task's functions.
+    `answers`: counters by variant.
     """
 
     __slots__ = (
         "answers", "change", "classifies", "confidence_fields", "constraint", "keeps_media", "name", "response_format",
-        "responses_format", "revision", "spec", "system", "top_logprobs",
+        "responses_format", "responses_tool_fields", "revision", "spec", "system", "tool_fields", "top_logprobs",
     )  # fmt: skip
 
     def __init__(self, change: TaskChanged, metrics: Metrics) -> None:
@@ -38,6 +40,8 @@ class ServedTask:
         self.constraint = orjson.Fragment(orjson.dumps({"choice": list(change.spec.labels)}))
         self.response_format = response_format(change.spec)
         self.responses_format = responses_format(change.spec)
+        self.tool_fields = chat_fields(change.spec)
+        self.responses_tool_fields = responses_fields(change.spec)
         self.system: dict[str, str] | None = None
         if change.spec.system_prompt:
             self.system = {"role": "system", "content": change.spec.system_prompt}

@@ -23,6 +23,7 @@ from schemas.tasks import TaskSpec
 from shared.conversation import chat_messages
 from shared.errors import ConfigurationError, describe_validation_error
 from shared.grading.json_schema import read_answer
+from shared.grading.tool_calls import read_calls
 from shared.identity import content_hash
 
 MAX_BYTES = 100_000_000
@@ -76,6 +77,8 @@ class GoldenLine(BaseModel):
                 read_answer(row.answer, spec.output_schema)
             except ValueError as error:
                 raise ValueError(f"label: {error}") from error
+        if spec.tools:
+            read_calls(row.answer, spec)
         return row
 
 

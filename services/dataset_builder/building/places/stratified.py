@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from schemas.tasks import TaskKind, TaskSpec
+from schemas.tools import NO_CALL
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import Row
 from shared.identity import content_hash
@@ -55,6 +56,9 @@ def choose_held_out(
 
 
 def _stratum(row: Row, spec: TaskSpec) -> str:
+    """The part of the rows that a row is held out of: its label, of calls their functions; one for all other rows."""
+    if spec.kind is TaskKind.TOOLS:
+        return " ".join(sorted({call.name for call in row.messages[-1].tool_calls})) or NO_CALL
     return row.label if spec.kind is TaskKind.CLASSIFICATION else ""
 
 

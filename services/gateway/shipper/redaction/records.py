@@ -164,4 +164,6 @@ def _rules_of(change: TaskChanged | None) -> tuple[Rules, frozenset[str]]:
     spec = change.spec
     labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
     words = texts_of(spec.output_schema or {})
+    for tool in spec.tools:
+        words |= {tool.description, *texts_of(tool.parameters)}
     return Rules.of(spec.redaction), frozenset((spec.system_prompt, *labels, *words, *spec.output_fields))
