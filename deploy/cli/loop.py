@@ -19,21 +19,28 @@ class LoopKind(StrEnum):
 
     CLASSIFICATION = "classification"
     EXTRACTION = "extraction"
+    TOOLS = "tools"
 
 
 def loop(
     kind: Annotated[
-        LoopKind, typer.Option(help="classification: labels, from a CSV file. extraction: objects, from JSON lines.")
+        LoopKind,
+        typer.Option(
+            help="classification: labels, from a CSV file. extraction: objects, from JSON lines. tools: calls of "
+            "functions, likewise."
+        ),
     ] = LoopKind.CLASSIFICATION,
     data: Annotated[
         Path | None,
         typer.Option(
             help="Your own file instead of the shipped one: a CSV file, or JSON lines of "
-            '{"text": …, "answer": {…}} with the JSON Schema beside it (NAME.schema.json).'
+            '{"text": …, "answer": {…}} with the JSON Schema beside it (NAME.schema.json), or of '
+            '{"text": …, "calls": [{"name": …, "arguments": {…}}]} with a list of the functions (NAME.tools.json).'
         ),
     ] = None,
     schema: Annotated[
-        Path | None, typer.Option(help="The JSON Schema of an extraction's answers, if it is not beside the data.")
+        Path | None,
+        typer.Option(help="The JSON Schema of an extraction's answers, or the functions, if not beside the data."),
     ] = None,
     text: Annotated[str, typer.Option(help="The column of texts.")] = "text",
     label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
@@ -96,10 +103,10 @@ def loop(
     from schemas.tasks import TaskKind
 
     fault = _chosen_fault(noise, shuffle_labels, one_class)
-    if kind is LoopKind.EXTRACTION and fault is not None:
-        raise typer.BadParameter("the faults are of labels: give them without --kind extraction")
-    if kind is not LoopKind.EXTRACTION and schema is not None:
-        raise typer.BadParameter("--schema is of an extraction: give --kind extraction, too")
+    if kind is not LoopKind.CLASSIFICATION and fault is not None:
+        raise typer.BadParameter(f"the faults are of labels: give them without --kind {kind.value}")
+    if kind is LoopKind.CLASSIFICATION and schema is not None:
+        raise typer.BadParameter("--schema is of an extraction or of tools: give --kind, too")
     if schema is not None and data is None:
         raise typer.BadParameter("--schema is of your own data: give --data, too")
     if fault is not None and turns > 1:

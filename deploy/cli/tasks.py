@@ -24,6 +24,8 @@ def check(file: File) -> None:
     spec = read_task(file)
     golden = spec.golden_set.rows if spec.golden_set else 0
     answers = f"{len(spec.output_fields)} fields" if spec.output_fields else f"{len(spec.labels)} labels"
+    if spec.functions:
+        answers = f"{len(spec.functions)} functions"
     has = f"{answers}, {golden} golden rows"
     say(f"{file}: {spec.kind} task {spec.name}, {has}, revision {spec.revision}")
 

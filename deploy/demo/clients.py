@@ -13,6 +13,9 @@ import httpx
 from deploy.demo.data.csv_file import Row
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.grading.json_values import json_or_nothing, same_json
+from shared.grading.tool_calls import same_calls, split_calls
+from shared.model.answers import parse_answer
+from shared.model.inference import CHAT
 from shared.settings import Settings
 
 ATTEMPTS = 4
@@ -38,7 +41,9 @@ class GatewayAnswer:
 
     @property
     def correct(self) -> bool:
-        """Objects are compared as JSON, whatever their layout; anything else as it is written."""
+        """Objects and calls are compared as JSON, whatever their layout; anything else as it is written."""
+        if calls := split_calls(self.row.label)[1]:
+            return self.ok and same_calls(split_calls(self.text)[1], calls)
         given, wanted = json_or_nothing(self.text), json_or_nothing(self.row.label)
         if isinstance(given, dict) and isinstance(wanted, dict):
             return self.ok and same_json(given, wanted)
@@ -121,7 +126,7 @@ def _read_answer(row: Row, response: httpx.Response, latency_ms: float) -> Gatew
     confidence = response.headers.get("x-ratchet-confidence", "")
     return GatewayAnswer(
         row=row,
-        text=response.json()["choices"][0]["message"]["content"] or "",
+        text=parse_answer(CHAT, response.json()).plain,
         prediction_id=response.headers.get("x-ratchet-prediction-id", ""),
         variant=response.headers.get("x-ratchet-variant", ""),
         adapter=response.headers.get("x-ratchet-adapter", ""),

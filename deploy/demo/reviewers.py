@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from deploy.demo.data.csv_file import Row
 from deploy.demo.settings import Fault, PlannedMistakes
+from schemas.conversation import Answer
 from schemas.tasks import TaskSpec
 from shared.grading.grade import grade
 
@@ -74,7 +75,7 @@ class Reviewers:
         faulty: Mapping[str, str] | None = None,
         spec: TaskSpec | None = None,
     ) -> None:
-        """`labels`: what a mistake is chosen from. `spec`: an extraction's, whose pairs are judged by it.
+        """`labels`: what a mistake is chosen from. `spec`: of an extraction or of tools, whose pairs are judged by it.
 
         `faulty`: for corrections, text → the label to give instead of the true one.
         """
@@ -142,7 +143,7 @@ class Reviewers:
 
     async def _prefer(self, spec: TaskSpec, reviewer: str, item: dict[str, Any], true: str, rng: random.Random) -> bool:
         """Say which of two answers has more right in it; by mistake the other one."""
-        a, b = (grade(spec, true, answer.get("text") or "") for answer in item["answers"])
+        a, b = (grade(spec, true, Answer.model_validate(answer).plain) for answer in item["answers"])
         best = "both_right" if a.right and b.right else "both_wrong" if a.score == b.score else "ab"[b.score > a.score]
         given = best
         if rng.random() < self._mistakes.wrong_share and best in ("a", "b"):

@@ -36,8 +36,9 @@ class LoopSettings(Settings):
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The file to use and how much of it: a CSV file of labels, JSON lines of an extraction. Without a path: what is
-    shipped for the kind. `schema`: the file of the extraction's JSON Schema; None: the one beside the data."""
+    """The file to use and how much of it: a CSV file of labels, JSON lines of an extraction or of calls. Without a
+    path: what is shipped for the kind. `schema`: the file of the extraction's JSON Schema, or of the functions; None:
+    the one beside the data."""
 
     path: Path | None = None
     text_column: str = "text"
@@ -50,8 +51,9 @@ class DataOptions:
 
     @property
     def schema_path(self) -> Path | None:
-        """The file of the schema of the user's own objects."""
-        return self.schema or (None if self.path is None else self.path.with_suffix(".schema.json"))
+        """The file of the schema of the user's own objects, or of the user's own functions."""
+        suffix = ".tools.json" if self.kind is TaskKind.TOOLS else ".schema.json"
+        return self.schema or (None if self.path is None else self.path.with_suffix(suffix))
 
 
 class Fault(StrEnum):

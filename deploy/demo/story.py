@@ -10,16 +10,19 @@ from collections.abc import AsyncIterator
 import httpx
 
 from deploy.demo.clients import TIMEOUT, ConsoleClient
+from deploy.demo.data.calls_file import read_call_rows, read_tools
 from deploy.demo.data.csv_file import CsvData, read_rows
 from deploy.demo.data.jsonl_file import read_objects, read_schema
 from deploy.demo.data.split import Split, split_objects, split_rows
 from deploy.demo.data.task_file import (
     apply_extraction_file,
     apply_task_file,
+    apply_tools_file,
     extraction_schema,
     free_name,
     name_for,
     shipped_data,
+    shipped_tools,
 )
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger
@@ -42,6 +45,7 @@ from shared.addresses import without_credentials
 from shared.errors import RatchetError
 
 READY_SECONDS = 120.0
+_SHIPPED = {TaskKind.CLASSIFICATION: "support-desk", TaskKind.EXTRACTION: "orders", TaskKind.TOOLS: "home"}
 
 
 def run(options: LoopOptions, terminal: Terminal, *, stop_stack: bool = False) -> LoopResult:
@@ -62,6 +66,10 @@ def read_data(options: LoopOptions) -> tuple[CsvData, Split]:
     if source.kind is TaskKind.EXTRACTION:
         schema = extraction_schema() if source.schema_path is None else read_schema(source.schema_path)
         data = read_objects(source.path or shipped_data(source.kind), schema)
+        return data, split_objects(data, options.seed, source.max_corrections)
+    if source.kind is TaskKind.TOOLS:
+        tools = shipped_tools() if source.schema_path is None else read_tools(source.schema_path)
+        data = read_call_rows(source.path or shipped_data(source.kind), tools)
         return data, split_objects(data, options.seed, source.max_corrections)
     if source.path is None:
         data = read_rows(shipped_data(), "text", "label")
@@ -150,22 +158,25 @@ async def _prepared(
     """The loop with its task served by the gateway, its clients, and its reviewers at work."""
     path, folder = options.data.path, settings.home / "tasks"
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
-        extracts = options.data.kind is TaskKind.EXTRACTION
-        name = options.task_name or (("orders" if extracts else "support-desk") if path is None else name_for(path))
+        kind, schema_path = options.data.kind, options.data.schema_path
+        name = options.task_name or (_SHIPPED[kind] if path is None else name_for(path))
         used = {file.stem for file in folder.glob("*.yaml")}
         if await ConsoleClient(http, settings.console_url, name).cycles():
             used.add(name)  # Its file may be deleted, but its predictions and corrections are not.
         name = free_name(name, used)
-        if extracts:
-            own = None if options.data.schema_path is None else read_schema(options.data.schema_path)
+        if kind is TaskKind.EXTRACTION:
+            own = None if schema_path is None else read_schema(schema_path)
             task = apply_extraction_file(folder, name, own, len(rows.traffic))
+        elif kind is TaskKind.TOOLS:
+            tools = None if schema_path is None else read_tools(schema_path)
+            task = apply_tools_file(folder, name, tools, [row.label for row in data.rows], len(rows.traffic))
         else:
             labels = None if path is None else data.labels
             task = apply_task_file(folder, name, labels, len(rows.traffic), options.fault)
         clients = Clients.of(http, settings, name)
         faulty = faulty_labels(options.fault, rows.traffic, options.seed)
-        choices = [row.label for row in rows.traffic] if extracts else task.labels
-        spec = task if extracts else None
+        choices = task.labels or [row.label for row in rows.traffic]
+        spec = None if task.labels else task
         reviewers = Reviewers(clients.console, choices, options.mistakes, faulty, spec)
         result = LoopResult(task=name, fault=options.fault)
         loop = LoopContext(Setup(options, settings, task, rows), clients, reviewers, PairLedger(), result, terminal)
@@ -181,6 +192,8 @@ async def _await_task(loop: LoopContext, data: CsvData) -> None:
     """Wait until the gateway serves the task, and show how its rows are split."""
     task, rows, terminal = loop.setup.task, loop.setup.rows, loop.terminal
     answers = f"{len(task.output_fields)} fields" if task.output_fields else f"{len(task.labels)} labels"
+    if task.functions:
+        answers = f"{len(task.functions)} functions"
     with terminal.step("task", f"Task {task.name}: {answers} on {task.base_model}"):
 
         async def served() -> bool:

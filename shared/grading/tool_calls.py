@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from schemas.conversation import ToolCall, plain_answer
 from schemas.tasks import TaskSpec
-from schemas.tools import CallsPerAnswer, ToolChoice
+from schemas.tools import CallsPerAnswer, FunctionTool, ToolChoice
 from shared.grading.json_schema import canonical, read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing, same_json
 
@@ -64,7 +63,7 @@ def read_calls(plain: str, spec: TaskSpec) -> tuple[str, tuple[ReadCall, ...]]:
         raise ValueError(f"no call; every answer calls a function: {', '.join(spec.functions)}")
     if len(written) > 1 and spec.calls_per_answer is CallsPerAnswer.ONE:
         raise ValueError(f"{len(written)} calls; an answer has one")
-    return text, tuple(_read_call(call, spec) for call in written)
+    return text, tuple(read_call(call.name, call.arguments, spec.functions) for call in written)
 
 
 def canonical_calls(plain: str, spec: TaskSpec) -> str:
@@ -74,15 +73,14 @@ def canonical_calls(plain: str, spec: TaskSpec) -> str:
     texts. A text beside calls is left out, since calls alone are judged.
     """
     text, calls = read_calls(plain, spec)
-    return calls_text([(call.name, call.arguments) for call in calls], spec) if calls else text.strip()
+    return calls_text(calls, spec.functions) if calls else text.strip()
 
 
-def calls_text(calls: Sequence[tuple[str, Any]], spec: TaskSpec) -> str:
-    """Return calls, each a function's name and its arguments, as one text in the spelling that is trained on."""
-    written = [
-        ToolCall(name=name, arguments=canonical(arguments, spec.functions[name].parameters))
-        for name, arguments in calls
-    ]
+def calls_text(calls: Iterable[ReadCall], functions: Mapping[str, FunctionTool]) -> str:
+    """Return valid calls of these functions as one text in the spelling that is trained on."""
+    written = (
+        ToolCall(name=call.name, arguments=canonical(call.arguments, functions[call.name].parameters)) for call in calls
+    )
     return plain_answer("", None, tuple(written))
 
 
@@ -92,17 +90,15 @@ def loose_calls(plain: str) -> tuple[ReadCall, ...]:
     return tuple(ReadCall(name, {} if arguments is NOT_JSON else arguments) for name, arguments in found)
 
 
-def _read_call(call: WrittenCall, spec: TaskSpec) -> ReadCall:
-    tool = spec.functions.get(call.name)
-    if tool is None:
-        raise ValueError(f"{call.name[:100]!r} is no function of the task; its functions: {', '.join(spec.functions)}")
+def read_call(name: str, arguments: str, functions: Mapping[str, FunctionTool]) -> ReadCall:
+    """Return one call, its arguments being JSON as text. Raises ValueError for what none of the functions is."""
+    if (tool := functions.get(name)) is None:
+        raise ValueError(f"{name[:100]!r} is no function of the task; its functions: {', '.join(functions)}")
     try:
-        arguments = read_answer(call.arguments.strip() or "{}", tool.parameters)
+        value = read_answer(arguments.strip() or "{}", tool.parameters)
     except ValueError as error:
-        raise ValueError(f"{call.name}: {error}") from error
-    if not isinstance(arguments, dict):
-        raise ValueError(f"{call.name}: the arguments are {json.dumps(arguments)[:50]}; expected an object")
-    return ReadCall(call.name, arguments)
+        raise ValueError(f"{name}: {error}") from error
+    return ReadCall(name, value)
 
 
 def same_call(one: WrittenCall, other: WrittenCall) -> bool:

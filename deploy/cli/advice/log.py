@@ -11,6 +11,7 @@ from typing import Any
 from schemas.tasks import TaskKind, TaskSpec
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import read_json
+from shared.grading.tool_calls import read_calls
 
 COLUMNS = (
     "messages", "tools", "response_format", "constrained", "answer", "tool_calls", "latency_ms", "prompt_tokens",
@@ -59,12 +60,16 @@ def log_facts(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> LogFacts:
 
 
 def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
-    """True if the answer is a label, fits the task's schema, is JSON where that was asked for, or calls a tool."""
+    """True if the answer is a label, fits the task's schema or functions, is JSON where that was asked for, or calls a
+    tool."""
     if spec.kind is TaskKind.CLASSIFICATION:
         return row["answer"].strip() in spec.labels
-    if row["tool_calls"]:
+    if row["tool_calls"] and not spec.tools:
         return True
     try:
+        if spec.tools:
+            read_calls(row["answer"], spec)
+            return True
         if spec.output_schema is not None:
             read_answer(row["answer"], spec.output_schema)
         else:

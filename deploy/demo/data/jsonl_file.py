@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ def read_objects(path: Path, schema: Mapping[str, Any]) -> CsvData:
     with the line and what to change.
     """
     dropped: Counter[str] = Counter()
+    return CsvData(tuple(read_lines(path, lambda line: _row(line, schema), _FORM, dropped)), (), dict(dropped))
+
+
+def read_lines(path: Path, read: Callable[[str], Row], form: str, dropped: Counter[str]) -> list[Row]:
+    """Read the rows of a file by its lines, without those that are dropped, which are counted.
+
+    `read` raises ValueError for a line that is none; `form`: what a line must be. Raises DataError.
+    """
     rows: list[Row] = []
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
@@ -38,14 +46,14 @@ def read_objects(path: Path, schema: Mapping[str, Any]) -> CsvData:
         if len(rows) == MAX_ROWS:
             raise DataError(f"{path} has more than {MAX_ROWS:,} rows", "Take a sample of it.")
         try:
-            row = _row(line, schema)
+            row = read(line)
         except ValueError as error:
-            raise DataError(f"{path}:{number}: {error}", _FORM) from error
+            raise DataError(f"{path}:{number}: {error}", form) from error
         if len(row.text) > MAX_TEXT_CHARS:
             dropped[f"text over {MAX_TEXT_CHARS:,} characters"] += 1
         else:
             rows.append(row)
-    return CsvData(tuple(without_duplicates(rows, dropped)), (), dict(dropped))
+    return without_duplicates(rows, dropped)
 
 
 def read_schema(path: Path) -> dict[str, Any]:

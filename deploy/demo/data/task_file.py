@@ -13,14 +13,19 @@ from ruamel.yaml import YAML
 
 from deploy.demo.settings import Fault
 from schemas.tasks import TaskKind, TaskSpec
+from schemas.tools import CallsPerAnswer, FunctionTool, ToolChoice
 from services.scheduler.task_files import apply_task
 from shared.errors import ConfigurationError
+from shared.grading.tool_calls import split_calls
 
 DEPLOY = Path(__file__).parents[2]
 SUPPORT_DESK = DEPLOY / "tasks" / "support-desk.yaml"
 SUPPORT_DESK_DATA = DEPLOY / "demo" / "data" / "support_desk.csv"
 ORDERS = DEPLOY / "tasks" / "orders.yaml"
 ORDERS_DATA = DEPLOY / "demo" / "data" / "orders.jsonl"
+HOME = DEPLOY / "tasks" / "home.yaml"
+HOME_DATA = DEPLOY / "demo" / "data" / "home.jsonl"
+TOOLS_PROMPT = "Call the right function."
 SYSTEM_PROMPT = "Classify the user's message. Answer with one label."
 """For the user's own file. It does not list the labels: answers are constrained to them, and tokens cost CPU time."""
 OWN_DATA_EPOCHS = 3
@@ -88,6 +93,35 @@ def apply_extraction_file(folder: Path, name: str, schema: Mapping[str, Any] | N
     return _apply(yaml, document, name, folder)
 
 
+def apply_tools_file(
+    folder: Path, name: str, tools: Sequence[FunctionTool] | None, labels: Sequence[str], questions: int = 0
+) -> TaskSpec:
+    """Write the file of a tools task into `folder`. `tools` None: the home as shipped. See `apply_task_file`.
+
+    `labels`: the right answers of the user's own rows, which show whether some have no call, or several.
+    """
+    yaml, document = _loaded(HOME)
+    document["name"] = name
+    if tools is not None:
+        counts = [len(split_calls(label)[1]) for label in labels]
+        document["tools"] = [tool.model_dump(mode="json") for tool in tools]
+        document["tool_choice"] = str(ToolChoice.REQUIRED if all(counts) else ToolChoice.AUTO)
+        document["calls_per_answer"] = str(
+            CallsPerAnswer.ANY_ORDER if max(counts, default=1) > 1 else CallsPerAnswer.ONE
+        )
+        document["system_prompt"] = TOOLS_PROMPT
+        document.pop("comparators")
+    asking = document["failures"]
+    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
+    return _apply(yaml, document, name, folder)
+
+
+def shipped_tools() -> tuple[FunctionTool, ...]:
+    """Return the functions of the shipped home."""
+    document = YAML(typ="safe").load(HOME.read_text(encoding="utf-8"))
+    return tuple(FunctionTool.model_validate(tool) for tool in document["tools"])
+
+
 def extraction_schema() -> dict[str, Any]:
     """Return the schema of the shipped orders."""
     document = YAML(typ="safe").load(ORDERS.read_text(encoding="utf-8"))
@@ -109,8 +143,8 @@ def change_task(folder: Path, name: str, changes: Mapping[str, Mapping[str, Any]
 
 def shipped_data(kind: TaskKind = TaskKind.CLASSIFICATION) -> Path:
     """Return the shipped rows. Raises ConfigurationError if they or their task are not beside the package."""
-    extracts = kind is TaskKind.EXTRACTION
-    task, data = (ORDERS, ORDERS_DATA) if extracts else (SUPPORT_DESK, SUPPORT_DESK_DATA)
+    shipped = {TaskKind.EXTRACTION: (ORDERS, ORDERS_DATA), TaskKind.TOOLS: (HOME, HOME_DATA)}
+    task, data = shipped.get(kind, (SUPPORT_DESK, SUPPORT_DESK_DATA))
     for path in (task, data):
         if not path.is_file():
             raise ConfigurationError(f"a shipped file is missing: {path}", "Run from a checkout of the repository.")

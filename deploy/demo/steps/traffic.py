@@ -59,7 +59,7 @@ def _fields(measured: Measurement) -> list[str | tuple[str, str]]:
     return [
         "field F1 ",
         (f"{measured.field_f1:.1%}", "bold"),
-        f", {measured.valid} answers by the schema; whole objects: ",
+        f", {measured.valid} answers by the schema; whole answers: ",
     ]
 
 

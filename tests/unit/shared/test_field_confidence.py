@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas.predictions import Confidence
 from shared.model.confidence import measure
 from shared.model.field_confidence import field_probabilities
+from tests.unit.shared.grading.home import home
 from tests.unit.shared.grading.orders import orders
 
 
@@ -89,3 +90,37 @@ def test_every_value_of_any_json_is_found_under_its_path(value: dict[str, Any], 
     assert found is not None
     assert found.keys() == leaves(value, "")
     assert all(0.0 < p < 0.5 + 1e-9 for p in found.values())
+
+
+CALL = tokens(
+    ("<tool_call>\n", 0.9), ('{"name": "', 1.0), ("set", 0.8), ("_light", 0.5), ('", "arguments": ', 1.0),
+    ('{"room": ', 1.0), ('"kit', 0.6), ('chen"', 1.0), (', "on": ', 1.0), ("true", 0.7), ("}", 0.9),
+    ("}\n</tool_call>", 1.0),
+)  # fmt: skip
+
+
+def test_a_call_is_as_sure_as_its_least_sure_function_or_argument() -> None:
+    measured = measure(home(), CALL)
+    assert measured.fields == {
+        "set_light": pytest.approx(0.9 * 0.8 * 0.5), "set_light.room": pytest.approx(0.6),
+        "set_light.on": pytest.approx(0.7 * 0.9),
+    }  # fmt: skip
+    assert measured.score == pytest.approx(0.36)
+
+
+def test_of_several_calls_of_a_function_the_least_sure_counts_and_lists_are_read_as_well() -> None:
+    listed = tokens(
+        ('[{"name": "stop", "parameters": {}}, ', 1.0), ('{"name": "', 1.0), ("set_light", 0.9),
+        ('", "parameters": ', 1.0), ('{"room": "hall", "on": true}}, ', 1.0),
+        ('{"name": "', 1.0), ("set_light", 0.4), ('", "parameters": {', 1.0),
+        ('"room": "hall", "on": true}}]', 1.0),
+    )  # fmt: skip
+    fields = measure(home(), listed).fields or {}
+    assert fields["set_light"] == pytest.approx(0.4)
+    assert fields["stop"] == pytest.approx(1.0)
+
+
+def test_a_text_in_the_place_of_a_call_is_as_sure_as_any_text() -> None:
+    text = tokens(("Hello", 0.5), (" there", 0.5))
+    measured = measure(home(tool_choice="auto"), text)
+    assert (measured.score, measured.fields) == (pytest.approx(0.5), None)
