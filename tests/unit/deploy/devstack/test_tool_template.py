@@ -21,7 +21,7 @@ ORIGINAL = (
 
 
 def render(template: str, messages: list[dict[str, Any]], prompt: bool = False) -> str:
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - no HTML
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)  # As transformers has it.
     return environment.from_string(template).render(messages=messages, add_generation_prompt=prompt)
 
