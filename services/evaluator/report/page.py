@@ -16,7 +16,7 @@ from shared.model.prices import money
 
 KINDS: dict[PartKind, str] = {
     "class": "Classes", "field": "Fields", "failure_mode": "Failure modes", "app": "Applications",
-    "language": "Languages", "length": "Lengths",
+    "language": "Languages", "length": "Lengths", "function": "Functions", "argument": "Arguments",
 }  # fmt: skip
 _MAX_CONFUSED = 15
 

@@ -14,7 +14,8 @@ from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.gates import check_gates
 from services.evaluator.recipe import ArmAnswers, ask
-from services.evaluator.verdict import score
+from services.evaluator.report.arms import arm_report
+from services.evaluator.report.parts import part_scores
 from shared.conversation.task_tools import chat_fields
 from shared.grading.grade import grade
 from shared.model.inference import Completion
@@ -78,20 +79,21 @@ def test_the_scores_are_of_functions_of_their_arguments_and_of_whole_answers() -
     right = [question.answer for question in asked]
     given = (right[0], calls(book("other")), calls(light()), calls(light("hall")), right[4], "Sure!")
     answered = ArmAnswers(answers=given, latencies_ms=(1.0,) * 6)
-    found = score(None, answered.graded(asked, 0, HOME), asked, answered, HOME)
+    report = arm_report(None, answered.graded(asked, 0, HOME), asked, answered, HOME)
+    found = report.score
     assert (found.accuracy.value, found.function_accuracy and found.function_accuracy.value) == (2 / 6, 4 / 6)
     assert found.valid is not None and found.valid.value == pytest.approx(5 / 6)
-    assert [(c.label, c.precision, c.recall, c.support) for c in found.classes] == [
+    assert [(c.label, c.precision, c.recall, c.support) for c in report.classes] == [
         ("book_table", 1.0, 1.0, 2), ("set_light", pytest.approx(2 / 3), 1.0, 2), ("stop", 0.0, 0.0, 2),
     ]  # fmt: skip
-    assert {c.label: c.f1 for c in found.arguments} == {
+    assert {c.label: c.f1 for c in report.arguments} == {
         "book_table": pytest.approx(3 / 4), "set_light": pytest.approx(2 * 3 / (6 + 4)),
     }  # fmt: skip
-    assert {(c.expected, c.given, c.count) for c in found.confusions} == {
+    assert {(c.expected, c.given, c.count) for c in report.confusions} == {
         ("book_table", "book_table", 2), ("set_light", "set_light", 2), ("stop", "set_light", 1),
         ("stop", "(no label)", 1),
     }  # fmt: skip
-    assert found.classes[0].f1_interval is not None
+    assert report.classes[0].f1_interval is not None
 
 
 class Engine:
@@ -118,3 +120,10 @@ async def test_arms_are_asked_with_the_functions_of_the_task_as_the_gateway_asks
     found = await ask(engine, "base", asked, HOME, 1, lambda done: None)
     assert found.answers == (calls(STOPS),)
     assert engine.asked == [{"logprobs": True, **chat_fields(HOME)}]
+
+
+def test_the_report_names_functions_and_arguments_as_such() -> None:
+    asked = questions()
+    parts = part_scores(Comparison(asked, arm(asked, good), arm(asked, good, seed=1)), HOME.kind)
+    kinds = {(part.kind, part.name) for part in parts}
+    assert {("function", "stop"), ("argument", "set_light.on")} <= kinds
