@@ -111,7 +111,7 @@ FAULTS: dict[str, tuple[Callable[[Played], object], str]] = {
     ),
     "nothing is ever promoted": (lambda run: run.promotions.clear(), "promotions"),
     "a cycle fails": (lambda run: run.ends.__setitem__(0, "failed"), "cycles with a failed step"),
-    "cycles stall": (lambda run: run.ends.pop(), "cycles that ran to an end"),
+    "cycles stall": (lambda run: run.ends.clear(), "cycles that ran to an end"),
 }
 
 
