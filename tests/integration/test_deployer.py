@@ -158,7 +158,8 @@ async def test_the_control_of_a_promotion_is_a_real_flag_and_its_guards_roll_bac
     ]
     await deployer.handlers.on_observed(deliveries(failed))
     await deployer.handlers.tick(real.task)
-    assert (deployer.last.stage, deployer.last.primary_adapter) == (Stage.ROLLED_BACK, None)
+    (back,) = (change for change in deployer.publisher.changes if change.stage is Stage.ROLLED_BACK)
+    assert (back.candidate_adapter, back.primary_adapter) == ("a1", None)
     states = [await real.admin.read(real.flag(name)) for name in ("primary", "rollback", "control")]
     assert [state is not None and state.enabled for state in states] == [True, True, False]
 
