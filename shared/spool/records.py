@@ -24,8 +24,7 @@ class Sync(StrEnum):
     """A power cut too: fsync before the answer, shared by all who wait (`Spool.synced`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A message to be shipped to Kafka. `headers` hold what is not part of the event, such as its trace."""
 
     topic: str
@@ -42,8 +41,7 @@ class Position(NamedTuple):
     record: int
 
 
-@dataclass(frozen=True, slots=True)
-class SpooledRecord:
+class SpooledRecord(NamedTuple):
     """A record read from a spool. `appended_at`: Unix seconds; `position`: behind the record, for `advance`."""
 
     record: Record

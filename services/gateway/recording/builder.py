@@ -34,6 +34,8 @@ _CALL_SHARE = 0.75
 """Of an event's bytes; its answers have the rest, and what a shorter call leaves."""
 _NUL = b"u0000"
 """Found in a tenth of the time that the whole escape takes; a text that has it without an escape stays as it is."""
+_ESCAPE = b"\\"
+"""One byte is found at twenty times the speed of several, and many a text has nothing to escape."""
 _ESCAPE_BYTES = 6
 """The most bytes that JSON needs for a character."""
 _FINISH_REASONS = {reason.value: reason.value for reason in FinishReason} | {"function_call": "tool_calls"}
@@ -86,7 +88,7 @@ class LoggedAnswer:
 def encode_call(call: Object, max_bytes: int = MAX_EVENT_BYTES) -> bytes:
     """The JSON of a call as an event of `max_bytes` has it. Raises HttpError 400 if it cannot be encoded."""
     encoded = encode_json(call)
-    if _NUL in encoded and (cleaned := without_nul(call)) != call:
+    if _ESCAPE in encoded and _NUL in encoded and (cleaned := without_nul(call)) != call:
         call = {**cleaned, "truncated": True}
         encoded = encode_json(call)
     limit = int(max_bytes * _CALL_SHARE)

@@ -6,23 +6,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
-from typing import cast
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
-from aiokafka.partitioner import murmur2
 
 from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.shipper.batches import SentBatch, headers_of, partition_of, send_batches
 from services.gateway.shipper.redaction import RefusedRecord
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.kafka.clients import client_options, producer_options
 from shared.settings import Settings
 from shared.spool import Record
 
-_JSON = ("content-type", b"application/json")
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-_LINGER_MS = 5
 _BATCH_BYTES = 256 * 1024
 """Of one partition, before compression; Kafka's usual limit is 1 MB."""
 _ACKNOWLEDGEMENT_REPORT_SECONDS = 5.0
@@ -31,17 +27,6 @@ _MAX_BACKOFF_SECONDS = 2.0
 """Between two attempts while the broker is unavailable."""
 
 logger = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=64)
-def _hash(key: bytes) -> int:
-    """Kafka's hash of a key. It is a third of the cost of sending, so it is cached for a request's other events."""
-    return cast(int, murmur2(key)) & 0x7FFFFFFF
-
-
-def _partition(key: bytes, partitions: list[int], _: list[int]) -> int:
-    """The same partition that every other Kafka client chooses for this key."""
-    return partitions[_hash(key) % len(partitions)]
 
 
 DeadLetter = Callable[[Record, Exception], Awaitable[None]]
@@ -100,40 +85,26 @@ class BatchPublisher:
                 await asyncio.wait_for(producer.stop(), _CLOSE_TIMEOUT_SECONDS)
 
     async def _send_batch(self, records: Sequence[Record]) -> tuple[list[Record | RefusedRecord], BaseException | None]:
-        """Send the records; return those that failed, in order, and the error."""
+        """Send the records; return those that failed, those of a partition in order, and the error."""
         if not records:
             return [], None
-        futures: list[asyncio.Future[object]] = []
-        error: BaseException | None = None
-        too_large: list[Record] = []
-        sent: list[Record] = []
-        unsent: list[Record] = []
-        producer = await self._started_producer()
-        for number, record in enumerate(records):
-            try:
-                headers = [_JSON, *record.headers]
-                futures.append(await producer.send(record.topic, record.value, key=record.key, headers=headers))
-                sent.append(record)
-            except _TOO_LARGE:
-                too_large.append(record)
-            except (KafkaError, OSError) as failure:
-                error = failure
-                unsent = list(records[number:])
-                break
-        await self._wait_until_acknowledged(futures)
+        batches, unsent, error = await send_batches(await self._started_producer(), records)
+        await self._wait_until_acknowledged([batch.acknowledged for batch in batches])
         failed: list[Record | RefusedRecord] = []
-        for record, future in zip(sent, futures, strict=True):
-            if (reason := future.exception()) is None:
-                self._status.shipped[record.topic] += 1
+        too_large: list[SentBatch] = []
+        for batch in batches:
+            if (reason := batch.acknowledged.exception()) is None:
+                self._status.shipped[batch.records[0].topic] += len(batch.records)
             elif isinstance(reason, _TOO_LARGE):
-                too_large.append(record)
+                too_large.append(batch)
             elif isinstance(reason, KafkaError | OSError):
                 error = reason
-                failed.append(record)
+                failed += batch.records
             else:
                 raise reason
-        for record in too_large:
-            await self._send_alone(record, len(sent) == 1)
+        for batch in too_large:
+            for record in batch.records:
+                await self._send_alone(record, len(batch.records) == 1)
         if error is not None:
             await self.close()  # An idempotent producer cannot continue after a failure; a new one is started.
         return [*failed, *unsent], error
@@ -143,7 +114,7 @@ class BatchPublisher:
         if not was_alone:
             producer = await self._started_producer()
             with contextlib.suppress(*_TOO_LARGE):
-                headers = [_JSON, *record.headers]
+                headers = headers_of(record)
                 await producer.send_and_wait(record.topic, record.value, key=record.key, headers=headers)
                 self._status.shipped[record.topic] += 1
                 return
@@ -166,8 +137,7 @@ class BatchPublisher:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(
-                    client_id="ratchet-gateway-shipper", linger_ms=_LINGER_MS, max_batch_size=_BATCH_BYTES,
-                    partitioner=_partition,
+                    client_id="ratchet-gateway-shipper", max_batch_size=_BATCH_BYTES, partitioner=partition_of,
                     **client_options(self._settings), **producer_options(self._settings),
                 )  # fmt: skip
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
@@ -219,6 +220,35 @@ async def test_an_event_of_an_older_version_is_refused_by_name_and_nothing_of_it
     assert "an event of an older version" in str(refused.error)
     assert refused.record.value == OLD
     assert setup.swaps.asked == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "fields"),
+    [
+        ("predictions.logged.v1", {"messages": [{"role": "user", "content": "x"}], "answer": "x"}),
+        ("predictions.logged.v1", {"call": {"messages": ["x"]}, "answers": []}),
+        ("predictions.logged.v1", {"call": {"messages": []}, "answers": {}}),
+        ("predictions.logged.v1", {"call": {"messages": []}, "answers": [1]}),
+        ("predictions.logged.v1", {"call": {"messages": []}, "answers": [], "redactions": "1"}),
+        ("feedback.given.v1", {"text": "x", "redactions": "1"}),
+        ("cycles.started.v1", {}),
+    ],
+)
+async def test_an_invalid_event_of_a_task_without_redaction_is_refused_too(
+    setup: Setup, topic: str, fields: dict[str, Any]
+) -> None:
+    good = Record("feedback.given.v1", b"k", orjson.dumps({"task": OPEN.name, "text": "Maria"}))
+    invalid = Record(topic, b"k", orjson.dumps({"task": OPEN.name, **fields}))
+    refused, passed = await setup.redactor.redact([invalid, good])
+    assert isinstance(refused, RefusedRecord)
+    assert passed is good, "byte for byte"
+
+
+async def test_an_event_without_redaction_that_is_too_large_is_cut_all_the_same(setup: Setup) -> None:
+    large = Record("feedback.given.v1", b"k", orjson.dumps({"task": OPEN.name, "text": "word " * 1_000_000}))
+    (record,) = await setup.redactor.redact([large])
+    assert isinstance(record, Record)
+    assert len(record.value) < 4 * 1024**2 < len(large.value)
 
 
 async def test_a_huge_text_takes_many_turns_and_a_small_event_has_the_next_one() -> None:

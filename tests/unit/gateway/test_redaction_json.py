@@ -17,7 +17,7 @@ from schemas.conversation import Answer, Call, Message, Part, ToolCall
 from schemas.predictions import LoggedAnswer, PredictionLogged
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RefusedRecord
-from services.gateway.shipper.redaction.binary import MARK, without_base64
+from services.gateway.shipper.redaction.binary import MARK, may_have_base64, without_base64
 from shared.kafka.clients import MAX_MESSAGE_BYTES
 from shared.privacy.redaction import Redactor
 from shared.privacy.redaction.json_texts import literals, with_replacements
@@ -257,3 +257,14 @@ async def test_a_conversation_with_tools_keeps_its_structure() -> None:
     assert (call.messages[3].reasoning, call.messages[3].name) == ("Paula is there", "Paula")
     assert clean["redactions"] == 5
     assert call.is_whole and Answer.model_validate(clean["answers"][0]).is_whole
+
+
+@pytest.mark.parametrize("start", [0, 1, 350, 699, 700, 701, 1_399])
+@pytest.mark.parametrize(
+    "run", ["Ab0/" * 250, "\\n".join(["Ab0/" * 15 + "C"] * 12) + "\\n"], ids=["one word", "twelve lines"]
+)
+def test_the_shortest_base64_is_found_wherever_it_stands(run: str, start: int) -> None:
+    before = ("word " * 400)[-start:] if start else ""
+    for end in ('"', " ", ' more"'):
+        assert may_have_base64(f'"{before}{run}{end}{"word " * 100}'.encode())
+    assert not may_have_base64(f'"{before}{run[:690]} {run[690:]}"'.replace("\\n", " ").encode())

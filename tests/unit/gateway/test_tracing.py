@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,9 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.observability.tracing import TracingMiddleware, event_headers, with_spans
-from services.gateway.shipper.publisher import BatchPublisher
 from services.gateway.upstreams.upstream import UpstreamFailed
 from shared.settings import Settings
 from shared.spool import Record
@@ -61,30 +57,6 @@ async def test_every_record_of_a_request_carries_its_trace(monkeypatch: pytest.M
         assert (await gateway.http.post("/v1/predictions", json=made)).status_code == 200
     assert {record.topic.split(".")[0] for record in records} == {"predictions", "requests", "feedback"}
     assert {record.headers for record in records} == {(("traceparent", PARENT.encode()),)}
-
-
-async def test_the_publisher_sends_a_records_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[list[tuple[str, bytes]]] = []
-
-    class Producer:
-        async def send(self, topic: str, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> Any:
-            sent.append(headers)
-            future = asyncio.get_running_loop().create_future()
-            future.set_result(None)
-            return future
-
-    async def started(publisher: BatchPublisher) -> Producer:
-        return Producer()
-
-    async def never(record: Record, error: Exception) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(BatchPublisher, "_started_producer", started)
-    publisher = BatchPublisher(Settings(home=tmp_path), never, ShipperStatus())
-    trace = (("traceparent", PARENT.encode()),)
-    assert await publisher.publish_once([Record("t", b"k", b"v", trace), Record("t", b"k", b"v")]) == []
-    json = ("content-type", b"application/json")
-    assert sent == [[json, *trace], [json]]
 
 
 async def _never(scope: object, receive: object, send: object) -> None:

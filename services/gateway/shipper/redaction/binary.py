@@ -10,6 +10,8 @@ from typing import Any
 
 MARK = "[… base64 left out …]"
 _MIN_RUN = 1_000
+_MIN_WORD = 700
+"""What each alternative below has without a blank or a quote: 1,000 characters, or twelve lines of 61."""
 _MIN_DISTINCT = 16
 """Different characters of a run: 30,000 times an x are a text."""
 _CHARACTER = "[A-Za-z0-9+/=_-]"
@@ -31,19 +33,29 @@ def without_base64(text: str) -> str:
 
 def may_have_base64(encoded: bytes) -> bool:
     """Return False if the texts of this JSON have no base64."""
-    if b";base64," in encoded or (len(encoded) >= _MIN_RUN and _has_long_word(encoded, b'"', b" ")):
+    # One byte is found at twenty times the speed of several, and many a text has no semicolon.
+    if (b";" in encoded and b";base64," in encoded) or (
+        len(encoded) >= _MIN_RUN and _has_long_word(encoded, b'"', b" ")
+    ):
         return _IN_BYTES.search(encoded) is not None
     return False
 
 
 def _has_long_word(text: Any, quote: Any, space: Any) -> bool:
-    """Return True if half of a long run may be without a quote or a blank; a long run has such a half at a multiple of
-    its length. Most texts have none, and this is a hundred times faster than the expression."""
-    half = _MIN_RUN // 2
-    return any(
-        text.find(space, start, start + half) < 0 and text.find(quote, start, start + half) < 0
-        for start in range(0, len(text) - half + 1, half)
-    )
+    """Return True if there may be a long run, with neither a quote nor a blank in `_MIN_WORD` characters. Most texts
+    have none, and this is a hundred times faster than the expression.
+
+    It goes from the last separator of each stretch of that length to the last one of the stretch behind it, so that
+    every stretch without a separator is one of those looked at.
+    """
+    start, last = 0, len(text) - _MIN_WORD
+    rfind = text.rfind
+    while start <= last:
+        end = start + _MIN_WORD
+        if (found := rfind(space, start, end)) < 0 and (found := rfind(quote, start, end)) < 0:
+            return True
+        start = found + 1
+    return False
 
 
 def _mark(found: re.Match[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import orjson
 
 from schemas.catalog import topic_of
@@ -21,6 +22,42 @@ _MIN_ROOM = 64 * 1024
 """Bytes for the texts of an event without which it says nothing."""
 _SHARES = (1.0, 0.5, 0.2)
 """Cutting goes by estimates: what is still too large is cut to less."""
+
+
+class _AnyObject(msgspec.Struct):
+    """An object of JSON whose fields are passed over."""
+
+
+class _Call(msgspec.Struct):
+    messages: list[_AnyObject]
+
+
+class _Event(msgspec.Struct):
+    task: str
+    redactions: int = 0
+
+
+class _Prediction(_Event, kw_only=True):
+    call: _Call
+    answers: list[_AnyObject]
+
+
+_EVENT, _PREDICTION = msgspec.json.Decoder(_Event), msgspec.json.Decoder(_Prediction)
+
+
+def task_of(record: Record) -> str | None:
+    """Return the task of a record that is an event of this version, at half of what decoding its texts costs.
+
+    None if it is none, or has no task: then `read_event` says why.
+    """
+    if record.topic not in PLACES:
+        return None
+    decoder: msgspec.json.Decoder[Any] = _PREDICTION if record.topic == PREDICTIONS else _EVENT
+    try:
+        task: str = decoder.decode(record.value).task
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return task
 
 
 def read_event(record: Record) -> dict[str, Any]:

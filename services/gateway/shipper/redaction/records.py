@@ -14,7 +14,7 @@ from schemas.tasks import TaskChanged, TaskKind
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.redaction.binary import may_have_base64
 from services.gateway.shipper.redaction.event_texts import TextFinder
-from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, fitted, read_event
+from services.gateway.shipper.redaction.fitting import MAX_EVENT, PREDICTIONS, fitted, read_event, task_of
 from services.gateway.shipper.redaction.texts import DEFAULT_RULES, Query, Results, TextQueue
 from shared.errors import InvalidMessage
 from shared.kafka.latest_by_key import LatestByKey
@@ -90,11 +90,16 @@ class RecordRedactor:
 
     async def redact(self, records: Sequence[Record]) -> list[Record | RefusedRecord]:
         """Return the records without personal data, in order. An invalid event, or one that fails, is refused."""
-        drafts = [await self._draft(record) for record in records]
+        tasks = [task_of(record) for record in records]
+        unredacted = {name for name in set(tasks) if name and not (await self._task_rules(name)).rules.enabled}
+        drafts = [
+            record if task in unredacted and _stays(record) else await self._draft(record)
+            for record, task in zip(records, tasks, strict=True)
+        ]
         results = await self._texts.redact(
             query for draft in drafts if isinstance(draft, _Draft) for query in draft.queries
         )
-        return [draft if isinstance(draft, RefusedRecord) else self._finished(draft, results) for draft in drafts]
+        return [self._finished(draft, results) if isinstance(draft, _Draft) else draft for draft in drafts]
 
     async def _draft(self, record: Record) -> _Draft | RefusedRecord:
         try:
@@ -147,6 +152,11 @@ class RecordRedactor:
         is_too_large = len(value) > MAX_EVENT
         self._status.truncated += left_out or is_too_large
         return fitted(draft.record, data) if is_too_large else value
+
+
+def _stays(record: Record) -> bool:
+    """Return True for a record that a task without redaction publishes as it is, without decoding its texts."""
+    return len(record.value) <= MAX_EVENT and not may_have_base64(record.value)
 
 
 def _place_of_surrogates(draft: _Draft) -> dict[str, Any] | None:

@@ -1,0 +1,190 @@
+"""Batches of records for Kafka, as aiokafka builds them, with a broker that stores or refuses each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import cramjam
+import pytest
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NotLeaderForPartitionError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
+
+from services.gateway.observability.shipper_status import ShipperStatus
+from services.gateway.shipper.publisher import BatchPublisher
+from shared.kafka.clients import COMPRESSION
+from shared.settings import Settings
+from shared.spool import Record
+
+ZSTD = 4
+HEADER_BYTES = 61
+PARTITIONS = (0, 1, 2)
+TRACE = (("traceparent", b"00-1-1-01"),)
+JSON = ("content-type", b"application/json")
+
+
+class Producer:
+    """Stores batches that aiokafka itself builds, of at most `batch_bytes`. `refuse`: the error of a batch, if any."""
+
+    def __init__(self, batch_bytes: int = 1_000, refuse: Any = lambda partition, keys: None) -> None:
+        self.batches: list[tuple[int, list[Any]]] = []
+        self.stopped = False
+        self._batch_bytes = batch_bytes
+        self._refuse = refuse
+
+    async def partitions_for(self, topic: str) -> set[int]:
+        return set(PARTITIONS)
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(self._batch_bytes, ZSTD)
+
+    async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[Any]:
+        assert batch.closed(), "aiokafka would wait for more records"
+        records = list(DefaultRecordBatch(bytes(batch._build())))
+        future = asyncio.get_running_loop().create_future()
+        if (error := self._refuse(partition, [record.key for record in records])) is not None:
+            future.set_exception(error)
+        else:
+            self.batches.append((partition, records))
+            future.set_result(None)
+        return future
+
+    async def send_and_wait(self, topic: str, value: bytes, key: bytes, headers: Any) -> None:
+        batch = self.create_batch()
+        batch.append(timestamp=None, key=key, value=value, headers=headers)
+        batch.close()
+        await (await self.send_batch(batch, topic, partition=partition_of(key)))
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    def keys(self, partition: int) -> list[bytes]:
+        return [record.key for of, records in self.batches if of == partition for record in records]
+
+
+def partition_of(key: bytes) -> int:
+    """The partition that aiokafka chooses for a key."""
+    partition: int = DefaultPartitioner()(key, list(PARTITIONS), list(PARTITIONS))
+    return partition
+
+
+class Publishing:
+    def __init__(self, producer: Producer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.status, self.dead = ShipperStatus(), list[bytes]()
+        self.publisher = BatchPublisher(Settings(home=home), self._dead_letter, self.status)
+
+        async def started(publisher: BatchPublisher) -> Producer:
+            publisher._producer = producer  # type: ignore[assignment]  # as far as the publisher uses it
+            return producer
+
+        monkeypatch.setattr(BatchPublisher, "_started_producer", started)
+
+    async def _dead_letter(self, record: Record, error: Exception) -> None:
+        self.dead.append(record.key)
+
+
+def records(count: int, size: int = 100) -> list[Record]:
+    return [Record("t", b"key %d" % number, b"%d" % number * size) for number in range(count)]
+
+
+async def test_records_go_to_the_partition_of_their_key_in_order_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Producer()
+    publishing = Publishing(producer, tmp_path, monkeypatch)
+    sent = records(40)
+    assert await publishing.publisher.publish_once(sent) == []
+    for partition in PARTITIONS:
+        own = [record.key for record in sent if partition_of(record.key) == partition]
+        assert len(own) > 5
+        assert producer.keys(partition) == own
+    stored = {record.key: record.value for _, batch in producer.batches for record in batch}
+    assert stored == {record.key: record.value for record in sent}
+    assert len(producer.batches) > 2 * len(PARTITIONS), "a batch is no larger than the producer's may be"
+    assert {of for of, _ in producer.batches[: len(PARTITIONS)]} == set(PARTITIONS)
+    assert publishing.status.shipped["t"] == 40
+
+
+async def test_a_record_larger_than_a_batch_is_one_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    producer = Producer()
+    publishing = Publishing(producer, tmp_path, monkeypatch)
+    key = b"same"
+    sent = [Record("t", key, b"a"), Record("t", key, b"b" * 5_000), Record("t", key, b"c")]
+    assert await publishing.publisher.publish_once(sent) == []
+    assert [[record.value for record in batch] for _, batch in producer.batches] == [[b"a"], [b"b" * 5_000], [b"c"]]
+
+
+async def test_the_publisher_sends_a_records_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    producer = Producer()
+    publishing = Publishing(producer, tmp_path, monkeypatch)
+    assert await publishing.publisher.publish_once([Record("t", b"k", b"v", TRACE), Record("t", b"k", b"v")]) == []
+    ((_, stored),) = producer.batches
+    assert [list(record.headers) for record in stored] == [[JSON, *TRACE], [JSON]]
+
+
+async def test_records_of_a_batch_that_fails_are_returned_in_order_and_the_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(partition: int, keys: list[bytes]) -> KafkaError | None:
+        return NotLeaderForPartitionError() if partition == 1 else None
+
+    producer = Producer(refuse=refuse)
+    publishing = Publishing(producer, tmp_path, monkeypatch)
+    sent = records(40)
+    failed = await publishing.publisher.publish_once(sent)
+    assert failed == [record for record in sent if partition_of(record.key) == 1]
+    assert producer.stopped, "an idempotent producer cannot continue after a failure"
+    assert publishing.status.shipped["t"] == 40 - len(failed)
+
+
+async def test_what_could_not_be_sent_after_an_error_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing(Producer):
+        async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[Any]:
+            if len(self.batches) == 2:
+                raise KafkaError("closed")
+            return await super().send_batch(batch, topic, partition=partition)
+
+    producer = Closing()
+    publishing = Publishing(producer, tmp_path, monkeypatch)
+    sent = records(40)
+    failed = await publishing.publisher.publish_once(sent)
+    stored = {record.key for _, batch in producer.batches for record in batch}
+    assert stored
+    for partition in PARTITIONS:
+        own = [record for record in sent if partition_of(record.key) == partition and record.key not in stored]
+        assert [record for record in failed if record in own] == own
+    assert {record.key for record in failed} == {record.key for record in sent} - stored  # type: ignore[union-attr]
+
+
+async def test_a_batch_too_large_for_the_broker_is_sent_one_by_one_and_only_what_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(partition: int, keys: list[bytes]) -> KafkaError | None:
+        return MessageSizeTooLargeError() if len(keys) > 1 or keys == [b"key 7"] else None
+
+    producer = Producer(refuse=refuse)
+    publishing = Publishing(producer, tmp_path, monkeypatch)
+    sent = records(20)
+    assert await publishing.publisher.publish_once(sent) == []
+    stored = [record.key for _, batch in producer.batches for record in batch]
+    assert sorted([*stored, b"key 7"]) == sorted(record.key for record in sent)
+    assert publishing.dead == [b"key 7"]
+
+
+def test_batches_are_compressed_at_the_level_that_is_cheapest() -> None:
+    assert COMPRESSION == "zstd"
+    chance = random.Random(5)
+    words = ["".join(chance.choices("abcdefghij", k=chance.randint(2, 9))) for _ in range(500)]
+    text = " ".join(chance.choices(words, k=10_000)).encode()
+    batch = BatchBuilder(100_000, ZSTD)
+    batch.append(timestamp=1, key=None, value=text)
+    batch.close()
+    compressed = bytes(batch._build())[HEADER_BYTES:]
+    records = bytes(cramjam.zstd.decompress(compressed))
+    assert [level for level in (1, 2, 3) if bytes(cramjam.zstd.compress(records, level=level)) == compressed] == [1]
