@@ -180,7 +180,7 @@ class ChunkRelay:
         choices = chunk["choices"]
         if not self._common:
             self._common = {name: value for name, value in chunk.items() if name not in ("choices", "usage")}
-        if choices and all(_is_empty(choice) for choice in choices):
+        if choices and not choices[0].get("delta") and all(_is_empty(choice) for choice in choices):
             return b""
         if self._unfinished > 0 and choices:
             return b"data: " + orjson.dumps(chunk) + b"\n\n"
@@ -193,8 +193,8 @@ class ChunkRelay:
     def _add(self, choice: dict[str, Any]) -> None:
         part = self._parts[choice.get("index", 0)]
         self._add_chunk(part, choice)
-        if part.finish_reason is None and (reason := finish_reason_of(choice)):
-            part.finish_reason = reason
+        if choice.get("finish_reason") and part.finish_reason is None:
+            part.finish_reason = finish_reason_of(choice)
             self._unfinished -= 1
 
     def answer_so_far(self) -> ApiAnswer:
