@@ -87,6 +87,15 @@ async def test_the_system_fingerprint_of_vllms_last_chunk_reaches_the_client(gat
     assert [event.get("system_fingerprint") for event in with_usage] == [None, None, "fp"]
 
 
+async def test_a_chunk_that_vllm_sends_for_its_logprobs_alone_is_not_passed_on(gateway: Gateway) -> None:
+    alone = chunk({})
+    gateway.upstream.pieces = list(
+        sse(chunk({"content": "refund"}), alone, chunk({}, finish="stop", logprob=None), USAGE)
+    )
+    deltas = [event["choices"][0]["delta"] for event in _chunks(await gateway.ask(stream=True))]
+    assert deltas == [{"content": "refund"}, {}], "the last one has the finish reason"
+
+
 async def test_a_stream_has_only_the_logprobs_that_the_client_asked_for(gateway: Gateway) -> None:
     tops = [{"token": name, "logprob": -1.0, "bytes": None} for name in "abcde"]
     first = chunk({"content": "refund"})
