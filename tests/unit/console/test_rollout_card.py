@@ -56,7 +56,7 @@ def test_the_time_of_control_after_a_promotion_is_told_by_its_own_pairs() -> Non
     since = {"control_labels": 14, "control_gain_low": -0.01, "control_gain_high": 0.31, "guards": 3.5}
     promoted = changed(9, 1_000, "promoted", canary_percent=95, previous_adapter="a0", control=True, evidence=since)
     card = "".join(rollout_parts([changed(0, 1), promoted]))
-    assert "5 % of users still on a0 as control" in card
+    assert "with 5 % of users still on a0 as control" in card
     assert "-1.0 to +31.0 points by 14 labels" in card and "guards 3.5 of 20" in card
     assert "as control" not in "".join(rollout_parts([changed(0, 1), promoted | {"control": False}]))
 
