@@ -74,7 +74,8 @@ class EvaluationJob(BaseModel):
 
 def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEvaluated:
     """Ask both arms, score their answers and check the gates. A killed job reuses the arms it has already asked."""
-    from services.evaluator.report.publish import publish_report  # Load scikit-learn and SciPy: only in this process.
+    from services.evaluator.parts.languages import with_languages  # Load scikit-learn and SciPy: only in this process.
+    from services.evaluator.report.publish import publish_report
     from services.evaluator.rivals.step import compare_rivals
     from services.evaluator.texts.step import compare_texts
     from services.evaluator.verdict import Extras, evaluated_event, evaluation_report
@@ -82,7 +83,7 @@ def evaluate_adapter(spec: bytes, folder: Path, progress: Progress) -> AdapterEv
     job = EvaluationJob.model_validate_json(spec)
     store = ArtifactStore(job.artifacts, job.cache)
     dataset = store.fetch(job.trained.dataset_uri)
-    evaluation = evaluation_questions(read_examples(dataset / "eval.jsonl"))
+    evaluation = with_languages(evaluation_questions(read_examples(dataset / "eval.jsonl")))
     golden = golden_questions(read_golden_set(store, job.trained.spec), job.trained.spec)
     progress(0, 1, "waiting until another job ends")
     with lease(job.slots_folder, job.slots):
