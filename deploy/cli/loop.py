@@ -20,14 +20,15 @@ class LoopKind(StrEnum):
     CLASSIFICATION = "classification"
     EXTRACTION = "extraction"
     TOOLS = "tools"
+    GENERATION = "generation"
 
 
 def loop(
     kind: Annotated[
         LoopKind,
         typer.Option(
-            help="classification: labels, from a CSV file. extraction: objects, from JSON lines. tools: calls of "
-            "functions, likewise."
+            help="classification: labels, from a CSV file. extraction: objects, tools: calls of functions, generation: "
+            "texts, from JSON lines."
         ),
     ] = LoopKind.CLASSIFICATION,
     data: Annotated[
@@ -35,12 +36,16 @@ def loop(
         typer.Option(
             help="Your own file instead of the shipped one: a CSV file, or JSON lines of "
             '{"text": …, "answer": {…}} with the JSON Schema beside it (NAME.schema.json), or of '
-            '{"text": …, "calls": [{"name": …, "arguments": {…}}]} with a list of the functions (NAME.tools.json).'
+            '{"text": …, "calls": [{"name": …, "arguments": {…}}]} with a list of the functions (NAME.tools.json). '
+            "A generation's answer is a text, and lines of SciTLDR are read as they are."
         ),
     ] = None,
     schema: Annotated[
         Path | None,
         typer.Option(help="The JSON Schema of an extraction's answers, or the functions, if not beside the data."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What a generation's model is told; default: to summarise in one sentence.")
     ] = None,
     text: Annotated[str, typer.Option(help="The column of texts.")] = "text",
     label: Annotated[str, typer.Option(help="The column of labels.")] = "label",
@@ -105,7 +110,9 @@ def loop(
     fault = _chosen_fault(noise, shuffle_labels, one_class)
     if kind is not LoopKind.CLASSIFICATION and fault is not None:
         raise typer.BadParameter(f"the faults are of labels: give them without --kind {kind.value}")
-    if kind is LoopKind.CLASSIFICATION and schema is not None:
+    if kind is not LoopKind.GENERATION and prompt is not None:
+        raise typer.BadParameter("--prompt is of a generation: give --kind generation, too")
+    if kind not in (LoopKind.EXTRACTION, LoopKind.TOOLS) and schema is not None:
         raise typer.BadParameter("--schema is of an extraction or of tools: give --kind, too")
     if schema is not None and data is None:
         raise typer.BadParameter("--schema is of your own data: give --data, too")
@@ -113,7 +120,7 @@ def loop(
         raise typer.BadParameter("a fault stops the first turn: give --turns without one")
     options = LoopOptions(
         data=DataOptions(
-            data, text, label, labels, corrections, kind=TaskKind(kind), schema=schema,
+            data, text, label, labels, corrections, kind=TaskKind(kind), schema=schema, prompt=prompt,
         ),
         mistakes=PlannedMistakes.of(fault, wrong_share if noise is None else noise, disagree_share, seed),
         task_name=task_name, report=report, fault=fault, prove_rollback=prove_rollback, turns=turns,

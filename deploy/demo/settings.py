@@ -36,18 +36,19 @@ class LoopSettings(Settings):
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The file to use and how much of it: a CSV file of labels, JSON lines of an extraction or of calls. Without a
-    path: what is shipped for the kind. `schema`: the file of the extraction's JSON Schema, or of the functions; None:
-    the one beside the data."""
+    """The file to use and how much of it: a CSV file of labels, JSON lines of other kinds. Without a path: what is
+    shipped for the kind; nothing is for a generation. `schema`: the file of the extraction's JSON Schema, or of the
+    functions; None: the one beside the data. `prompt`: a generation's system prompt; None: to summarise."""
 
     path: Path | None = None
     text_column: str = "text"
     label_column: str = "label"
     max_labels: int = 10
     max_corrections: int | None = None
-    """Per label, or of all objects; None: as many as suit the data."""
+    """Per label, or of all objects or texts; None: as many as suit the data."""
     kind: TaskKind = TaskKind.CLASSIFICATION
     schema: Path | None = None
+    prompt: str | None = None
 
     @property
     def schema_path(self) -> Path | None:

@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 
 from deploy.demo.clients import TIMEOUT, ConsoleClient
 from deploy.demo.data.calls_file import read_call_rows, read_tools
-from deploy.demo.data.csv_file import CsvData, read_rows
+from deploy.demo.data.csv_file import CsvData, DataError, read_rows
 from deploy.demo.data.jsonl_file import read_objects, read_schema
-from deploy.demo.data.split import Split, split_objects, split_rows
+from deploy.demo.data.split import Split, split_objects, split_rows, split_texts
 from deploy.demo.data.task_file import (
     apply_extraction_file,
+    apply_generation_file,
     apply_task_file,
     apply_tools_file,
     extraction_schema,
@@ -24,12 +26,13 @@ from deploy.demo.data.task_file import (
     shipped_data,
     shipped_tools,
 )
+from deploy.demo.data.texts_file import TEXTS_WAY_OUT, read_texts
 from deploy.demo.errors import CandidateStopped
 from deploy.demo.pairs import PairLedger
 from deploy.demo.report import report as reports
 from deploy.demo.report.result import LoopResult
 from deploy.demo.reviewers import Reviewers, faulty_labels
-from deploy.demo.settings import LoopOptions, LoopSettings
+from deploy.demo.settings import DataOptions, LoopOptions, LoopSettings
 from deploy.demo.stack import bring_up, take_down
 from deploy.demo.state import Clients, LoopContext, Setup
 from deploy.demo.steps.cycle import poll
@@ -40,7 +43,7 @@ from deploy.demo.steps.pair_watcher import watch_pairs
 from deploy.demo.steps.rollback import prove_rollback
 from deploy.demo.steps.traffic import ask_held_out, await_corrections, send_traffic
 from deploy.demo.terminal import Terminal
-from schemas.tasks import TaskKind
+from schemas.tasks import TaskKind, TaskSpec
 from shared.addresses import without_credentials
 from shared.errors import RatchetError
 
@@ -71,6 +74,11 @@ def read_data(options: LoopOptions) -> tuple[CsvData, Split]:
         tools = shipped_tools() if source.schema_path is None else read_tools(source.schema_path)
         data = read_call_rows(source.path or shipped_data(source.kind), tools)
         return data, split_objects(data, options.seed, source.max_corrections)
+    if source.kind is TaskKind.GENERATION:
+        if source.path is None:
+            raise DataError("no texts are shipped for a generation", TEXTS_WAY_OUT)
+        data = read_texts(source.path)
+        return data, split_texts(data, options.seed, source.max_corrections)
     if source.path is None:
         data = read_rows(shipped_data(), "text", "label")
     else:
@@ -156,23 +164,14 @@ async def _prepared(
     options: LoopOptions, settings: LoopSettings, data: CsvData, rows: Split, terminal: Terminal
 ) -> AsyncIterator[LoopContext]:
     """The loop with its task served by the gateway, its clients, and its reviewers at work."""
-    path, folder = options.data.path, settings.home / "tasks"
+    folder = settings.home / "tasks"
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=32)) as http:
-        kind, schema_path = options.data.kind, options.data.schema_path
-        name = options.task_name or (_SHIPPED[kind] if path is None else name_for(path))
+        name = options.task_name or _usual_name(options.data)
         used = {file.stem for file in folder.glob("*.yaml")}
         if await ConsoleClient(http, settings.console_url, name).cycles():
             used.add(name)  # Its file may be deleted, but its predictions and corrections are not.
         name = free_name(name, used)
-        if kind is TaskKind.EXTRACTION:
-            own = None if schema_path is None else read_schema(schema_path)
-            task = apply_extraction_file(folder, name, own, len(rows.traffic))
-        elif kind is TaskKind.TOOLS:
-            tools = None if schema_path is None else read_tools(schema_path)
-            task = apply_tools_file(folder, name, tools, [row.label for row in data.rows], len(rows.traffic))
-        else:
-            labels = None if path is None else data.labels
-            task = apply_task_file(folder, name, labels, len(rows.traffic), options.fault)
+        task = _apply_task(options, folder, name, data, len(rows.traffic))
         clients = Clients.of(http, settings, name)
         faulty = faulty_labels(options.fault, rows.traffic, options.seed)
         choices = task.labels or [row.label for row in rows.traffic]
@@ -188,12 +187,37 @@ async def _prepared(
             await loop.stop_background()
 
 
+def _usual_name(source: DataOptions) -> str:
+    if source.path is not None:
+        return name_for(source.path)
+    return _SHIPPED[source.kind]
+
+
+def _apply_task(options: LoopOptions, folder: Path, name: str, data: CsvData, questions: int) -> TaskSpec:
+    source = options.data
+    match source.kind:
+        case TaskKind.EXTRACTION:
+            own = None if source.schema_path is None else read_schema(source.schema_path)
+            return apply_extraction_file(folder, name, own, questions)
+        case TaskKind.TOOLS:
+            tools = None if source.schema_path is None else read_tools(source.schema_path)
+            return apply_tools_file(folder, name, tools, [row.label for row in data.rows], questions)
+        case TaskKind.GENERATION:
+            return apply_generation_file(folder, name, source.prompt, questions)
+    labels = None if source.path is None else data.labels
+    return apply_task_file(folder, name, labels, questions, options.fault)
+
+
 async def _await_task(loop: LoopContext, data: CsvData) -> None:
     """Wait until the gateway serves the task, and show how its rows are split."""
     task, rows, terminal = loop.setup.task, loop.setup.rows, loop.terminal
-    answers = f"{len(task.output_fields)} fields" if task.output_fields else f"{len(task.labels)} labels"
+    answers = f"{len(task.labels)} labels"
     if task.functions:
         answers = f"{len(task.functions)} functions"
+    elif task.output_fields:
+        answers = f"{len(task.output_fields)} fields"
+    elif task.kind is TaskKind.GENERATION:
+        answers = f"texts, scored by {task.evaluation.text_metric}"
     with terminal.step("task", f"Task {task.name}: {answers} on {task.base_model}"):
 
         async def served() -> bool:

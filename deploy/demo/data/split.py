@@ -23,8 +23,12 @@ MAX_PER_LABEL = 300
 """Rows of a label that are used, drawn at random: finding near-duplicates among more would only cost time."""
 
 
-_OBJECTS_AT_LEAST, _OBJECTS_AT_MOST = (60, 40, 40), (320, 100, 140)
-"""Rows of objects for traffic, held out, and live: 320 corrections train in ten minutes on two cores."""
+_POOLED = 2
+"""Of a large file so many times the rows that are used are looked through for near-duplicates, drawn at random."""
+_AT_LEAST = 60, 40, 40
+_OBJECTS_AT_MOST, _TEXTS_AT_MOST = (320, 100, 140), (200, 60, 300)
+"""Rows of objects, and of generated texts, for traffic, held out, and live: 320 corrections of objects train in ten
+minutes on two cores, as do 200 of longer texts. Of two texts neither is simply right, so it takes more live ones."""
 
 
 @dataclass(frozen=True)
@@ -90,27 +94,37 @@ def split_rows(data: CsvData, seed: int, corrections: int | None = None) -> Spli
 
 
 def split_objects(data: CsvData, seed: int, corrections: int | None = None) -> Split:
-    """Split rows of objects by group of near-duplicates; parts that judge get one row of each group.
+    """Split rows of objects, see `split_texts`."""
+    return _split_unlabelled(data, seed, corrections, _OBJECTS_AT_MOST)
+
+
+def split_texts(data: CsvData, seed: int, corrections: int | None = None) -> Split:
+    """Split rows of generated texts by group of near-duplicates; parts that judge get one row of each group.
 
     `corrections`: most rows that are answered and then corrected. Raises DataError for too few rows.
     """
+    return _split_unlabelled(data, seed, corrections, _TEXTS_AT_MOST)
+
+
+def _split_unlabelled(data: CsvData, seed: int, corrections: int | None, at_most: tuple[int, int, int]) -> Split:
     rng = random.Random(seed)  # noqa: S311 - a reproducible split, not a secret
     rows = list(data.rows)
     rng.shuffle(rows)
+    del rows[_POOLED * sum(at_most) :]
     groups: dict[int, list[Row]] = defaultdict(list)
     for row, group in zip(rows, group_near_duplicates([row.text for row in rows], SIMILARITY), strict=True):
         groups[group].append(row)
     pool = list(groups.values())
-    if len(pool) < sum(_OBJECTS_AT_LEAST):
+    if len(pool) < sum(_AT_LEAST):
         raise DataError(
-            f"{len(pool)} different texts (near-duplicates counted once); {sum(_OBJECTS_AT_LEAST)} are needed",
+            f"{len(pool)} different texts (near-duplicates counted once); {sum(_AT_LEAST)} are needed",
             "Give more rows.",
         )
-    share = min(1.0, len(pool) / sum(_OBJECTS_AT_MOST))
-    sizes = zip(_OBJECTS_AT_LEAST, _OBJECTS_AT_MOST, strict=True)
+    share = min(1.0, len(pool) / sum(at_most))
+    sizes = zip(_AT_LEAST, at_most, strict=True)
     _, held_out, live = (max(least, int(most * share)) for least, most in sizes)
     parts = pool[:held_out], pool[held_out : held_out + live], pool[held_out + live :]
-    traffic = [row for group in parts[2] for row in group][: corrections or _OBJECTS_AT_MOST[0]]
+    traffic = [row for group in parts[2] for row in group][: corrections or at_most[0]]
     return Split(tuple(traffic), tuple(g[0] for g in parts[1]), tuple(g[0] for g in parts[0]))
 
 

@@ -22,6 +22,7 @@ DEPLOY = Path(__file__).parents[2]
 SUPPORT_DESK = DEPLOY / "tasks" / "support-desk.yaml"
 SUPPORT_DESK_DATA = DEPLOY / "demo" / "data" / "support_desk.csv"
 ORDERS = DEPLOY / "tasks" / "orders.yaml"
+SUMMARIES = DEPLOY / "tasks" / "summaries.yaml"
 ORDERS_DATA = DEPLOY / "demo" / "data" / "orders.jsonl"
 HOME = DEPLOY / "tasks" / "home.yaml"
 HOME_DATA = DEPLOY / "demo" / "data" / "home.jsonl"
@@ -111,6 +112,17 @@ def apply_tools_file(
         )
         document["system_prompt"] = TOOLS_PROMPT
         document.pop("comparators")
+    asking = document["failures"]
+    asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
+    return _apply(yaml, document, name, folder)
+
+
+def apply_generation_file(folder: Path, name: str, prompt: str | None, questions: int = 0) -> TaskSpec:
+    """Write the file of a generation into `folder`. `prompt` None: to summarise. See `apply_task_file`."""
+    yaml, document = _loaded(SUMMARIES)
+    document["name"] = name
+    if prompt is not None:
+        document["system_prompt"] = prompt
     asking = document["failures"]
     asking["review_budget_per_day"] = max(asking["review_budget_per_day"], ASKED_PER_ROW * questions)
     return _apply(yaml, document, name, folder)

@@ -51,6 +51,8 @@ class Measurement:
     """Of an extraction: F1 over all values of all answers."""
     valid: int | None = None
     """Of an extraction: answers that are JSON by the schema."""
+    text_score: Interval | None = None
+    """Of a generation: the mean score by the task's metric."""
 
 
 def measure(answers: Sequence[GatewayAnswer]) -> Measurement:

@@ -41,7 +41,7 @@ class Report:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return the content of `report.json`. The first eight keys are a contract; the rest may change."""
+    """Return the content of `report.json`. The first ten keys are a contract; the rest may change."""
     result, pairs = report.result, report.pairs.counts()
     cycle, live_test = result.cycle, result.live_test
     return {
@@ -50,6 +50,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "accuracy_after": result.after.accuracy.model_dump() if result.after else None,
         "field_f1_before": result.before.field_f1 if result.before else None,
         "field_f1_after": result.after.field_f1 if result.after else None,
+        "text_score_before": _dumped(result.before),
+        "text_score_after": _dumped(result.after),
         "labels_spent": report.reviews.answers,
         "pairs": pairs.pairs,
         "seconds": round(result.seconds, 1),
@@ -148,7 +150,10 @@ def summary(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _field_rows(before: Measurement | None, after: Measurement | None) -> list[tuple[str, str, str]]:
-    """Of an extraction, whose accuracy is that of whole objects: how much of them is right."""
+    """How much is right where accuracy is that of whole objects, or of equal texts: field F1, or the text's score."""
+    scores = [_score(m) for m in (before, after)]
+    if scores != ["–", "–"]:
+        return [("score", scores[0], scores[1])]
     shown = ["–" if m is None or m.field_f1 is None else f"{m.field_f1:.1%}" for m in (before, after)]
     return [] if shown == ["–", "–"] else [("field F1", shown[0], shown[1])]
 
@@ -190,6 +195,15 @@ def _turn(turn: NextTurn) -> dict[str, Any]:
 
 def _share(a: Interval | None) -> str:
     return f"{a.value:.1%} ({a.low:.1%}–{a.high:.1%}, n = {a.n})" if a else "–"
+
+
+def _score(measured: Measurement | None) -> str:
+    score = None if measured is None else measured.text_score
+    return f"{score.value:.3f} ({score.low:.3f}–{score.high:.3f}, n = {score.n})" if score else "–"
+
+
+def _dumped(measured: Measurement | None) -> dict[str, Any] | None:
+    return None if measured is None or measured.text_score is None else measured.text_score.model_dump()
 
 
 def _ms(measured: Measurement | None, name: str) -> str:

@@ -96,6 +96,7 @@ async def await_evaluation(loop: LoopContext) -> None:
             for name, arm in (("production", event["production"]), ("candidate", event["candidate"]))
         ),
     )  # fmt: skip
+    _show_texts(loop, event)
     _show_approaches(loop)
     _show_adversarial(loop)
     _show_gates(loop, "Gates of the evaluation", event["gates"])
@@ -115,6 +116,24 @@ async def _show_headline(loop: LoopContext, event: dict[str, Any]) -> None:
     if folder is not None and (folder / EVALUATION_PAGE).is_file():
         loop.result.cycle.evaluation_page = folder / EVALUATION_PAGE
         loop.terminal.say(f"The evaluation as a page: {folder / EVALUATION_PAGE}")
+
+
+def _show_texts(loop: LoopContext, event: dict[str, Any]) -> None:
+    """Show a generation's scores by every metric."""
+    if texts := event.get("texts"):
+        loop.terminal.table(
+            "Generated text",
+            ("metric", "production", "candidate", "difference (95 %)", ""),
+            (
+                (
+                    row["metric"] + (" (gates)" if row["gates"] else ""), f"{row['production']['value']:.3f}",
+                    f"{row['candidate']['value']:.3f}", f"{row['difference']['value']:+.3f} "
+                    f"({row['difference']['low']:+.3f} to {row['difference']['high']:+.3f})",
+                    row["difference"]["finding"].replace("_", " "),
+                )
+                for row in texts
+            ),
+        )  # fmt: skip
 
 
 def stopped_by(page: CyclePage) -> CandidateStopped:

@@ -7,9 +7,11 @@ import time
 from deploy.demo.clients import GatewayAnswer
 from deploy.demo.report.measure import Measurement, measure, percentile
 from deploy.demo.report.objects import measure_objects
+from deploy.demo.report.texts import measure_texts
 from deploy.demo.settings import Fault
 from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import poll
+from schemas.tasks import TaskKind, TaskSpec
 from shared.errors import RatchetError
 
 CONCURRENCY = 8
@@ -37,14 +39,13 @@ async def ask_held_out(loop: LoopContext, when: str) -> Measurement:
             progress.update(done, len(rows), f"{correct} correct" + (f", {failed} failed" if failed else ""))
 
         answers = await loop.clients.gateway.ask_all(rows, f"held-out-{when}", CONCURRENCY, count)
-    task = loop.setup.task
-    measured = measure_objects(answers, task) if task.output_fields else measure(answers)
+    measured = _measured(answers, loop.setup.task)
     if measured.failed == len(rows):
         raise RatchetError(f"no held-out question was answered ({answers[0].error})", loop.where_to_look)
     interval = measured.accuracy
     served = ", ".join(f"{count} by {variant}" for variant, count in measured.variants.items())
     loop.terminal.say(
-        *_fields(measured),
+        *_parts(measured),
         "accuracy ", (f"{interval.value:.1%}", "bold"),
         f" (95 % {interval.low:.1%}–{interval.high:.1%}, n = {interval.n}) · p50 {measured.latency_ms_p50:.0f} ms, "
         f"p95 {measured.latency_ms_p95:.0f} ms · {served}",
@@ -52,8 +53,19 @@ async def ask_held_out(loop: LoopContext, when: str) -> Measurement:
     return measured
 
 
-def _fields(measured: Measurement) -> list[str | tuple[str, str]]:
-    """What an extraction's line begins with."""
+def _measured(answers: list[GatewayAnswer], task: TaskSpec) -> Measurement:
+    match task.kind:
+        case TaskKind.EXTRACTION:
+            return measure_objects(answers, task)
+        case TaskKind.GENERATION:
+            return measure_texts(answers, task)
+    return measure(answers)
+
+
+def _parts(measured: Measurement) -> list[str | tuple[str, str]]:
+    """What the line of an extraction or a generation begins with."""
+    if (score := measured.text_score) is not None:
+        return ["score ", (f"{score.value:.3f}", "bold"), f" (95 % {score.low:.3f}–{score.high:.3f}); equal texts: "]
     if measured.field_f1 is None:
         return []
     return [
