@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.base import AdapterName, Frozen, Interval, Probability
+from schemas.base import AdapterName, Frozen, Identifier, Interval, Probability
 
 
 class ApproachKind(StrEnum):
@@ -92,6 +92,10 @@ class ApproachTable(Frozen):
 
     approaches: tuple[Approach, ...] = Field(min_length=1, max_length=20)
     curve: ExamplesCurve | None = Field(default=None, description="None: no classification, or too few rows.")
+    metric: Identifier | None = Field(
+        default=None,
+        description="Of generated text `accuracy` is the mean score by it. None: the share that is right.",
+    )
     answers_per_month: float | None = Field(default=None, ge=0.0, description="The task's volume, from the lake.")
     currency: Annotated[str, Field(max_length=3)]
     prices_of: date = Field(description="The oldest date of the prices that were used.")

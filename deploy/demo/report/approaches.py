@@ -14,10 +14,11 @@ def approach_rows(table: ApproachTable) -> list[tuple[str, ...]]:
 
 
 def basis(table: ApproachTable) -> str:
-    """Return what the costs are reckoned by."""
+    """Return what the costs are reckoned by, and what accuracy is where answers are neither right nor wrong."""
+    scored = "" if table.metric is None else f" Accuracy is the mean score by {table.metric}."
     if table.answers_per_month is None:
-        return "No costs: the lake has no answer of this task yet."
-    return f"Costs of {table.answers_per_month:,.0f} answers a month, by prices of {table.prices_of}."
+        return f"No costs: the lake has no answer of this task yet.{scored}"
+    return f"Costs of {table.answers_per_month:,.0f} answers a month, by prices of {table.prices_of}.{scored}"
 
 
 def _row(row: Approach, currency: str) -> tuple[str, ...]:

@@ -18,21 +18,31 @@ NAMES = {
     ApproachKind.PRODUCTION: "production",
     ApproachKind.CANDIDATE: "the adapter",
 }
+_RIGHT, _SCORED = "right on", "a mean score of"
 _LINEAR = (ApproachKind.TF_IDF, ApproachKind.EMBEDDING)
 _PROMPTS = (ApproachKind.FEW_SHOT, ApproachKind.RETRIEVAL_FEW_SHOT)
 
 
 def findings(
-    rows: Sequence[Approach], curve: ExamplesCurve | None, currency: str, missing: Sequence[str] = ()
+    rows: Sequence[Approach],
+    curve: ExamplesCurve | None,
+    currency: str,
+    missing: Sequence[str] = (),
+    *,
+    is_scored: bool = False,
 ) -> tuple[str, ...]:
-    """Return the sentences. `missing`: why a rival is not in the table, one sentence each."""
+    """Return the sentences. `missing`: why a rival is not in the table, one sentence each.
+
+    `is_scored`: of generated text, whose answers have scores instead of being right or wrong.
+    """
+    right_on = _SCORED if is_scored else _RIGHT
     candidate = next(row for row in rows if row.kind is ApproachKind.CANDIDATE)
     said = []
     for kinds in (_LINEAR, _PROMPTS):
         if rival := _best_tie(rows, kinds):
-            said.append(_tie(rival, candidate, currency))
+            said.append(_tie(rival, candidate, currency, right_on))
     if not said and (rival := _best(rows, (*_LINEAR, *_PROMPTS))):
-        said.append(_beaten(rival, candidate))
+        said.append(_beaten(rival, candidate, right_on))
     if curve is not None:
         said.append(_curve(curve))
     return (*said, *missing)
@@ -53,23 +63,24 @@ def _best(rows: Sequence[Approach], kinds: Sequence[ApproachKind]) -> Approach |
     return min(of_kind, key=lambda row: row.candidate_gain.value if row.candidate_gain else 0.0, default=None)
 
 
-def _tie(rival: Approach, candidate: Approach, currency: str) -> str:
+def _tie(rival: Approach, candidate: Approach, currency: str, right_on: str) -> str:
     name, cost = NAMES[rival.kind], ""
     if rival.cost_per_month is not None and candidate.cost_per_month is not None:
         cost = f" It costs {money(rival.cost_per_month, currency)} a month, the adapter "
         cost += f"{money(candidate.cost_per_month, currency)}."
     better = rival.candidate_gain is not None and rival.candidate_gain.high < 0.0
     does = "does better than" if better else "does as well as"
+    scored = f"{right_on} {rival.accuracy.value:.1%} {'on' if right_on == _SCORED else 'of'} {rival.accuracy.n}"
     return (
-        f"{name[0].upper()}{name[1:]} {does} the adapter: right on {rival.accuracy.value:.1%} of "
-        f"{rival.accuracy.n} held-out rows, where the adapter gains {_points(rival.candidate_gain)}.{cost}"
+        f"{name[0].upper()}{name[1:]} {does} the adapter: {scored} held-out rows, where the adapter gains "
+        f"{_points(rival.candidate_gain)}.{cost}"
     )
 
 
-def _beaten(rival: Approach, candidate: Approach) -> str:
+def _beaten(rival: Approach, candidate: Approach, right_on: str) -> str:
     return (
-        f"The adapter beats every cheap rival: right on {candidate.accuracy.value:.1%}; on the {rival.accuracy.n} rows "
-        f"of the best of them, {NAMES[rival.kind]} ({rival.accuracy.value:.1%}), it gains "
+        f"The adapter beats every cheap rival: {right_on} {candidate.accuracy.value:.1%}; on the {rival.accuracy.n} "
+        f"rows of the best of them, {NAMES[rival.kind]} ({rival.accuracy.value:.1%}), it gains "
         f"{_points(rival.candidate_gain)}."
     )
 

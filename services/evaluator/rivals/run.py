@@ -13,7 +13,7 @@ from typing import Any
 from schemas.approaches import ApproachKind, ApproachTable, ExamplesCurve
 from schemas.base import utc_now
 from schemas.datasets import Example
-from schemas.tasks import TaskKind
+from schemas.tasks import TaskKind, TextMetric
 from services.evaluator.domain import Candidate, Question
 from services.evaluator.recipe import ArmAnswers, CompletionClient, ask_again
 from services.evaluator.rivals.classifiers import (
@@ -38,6 +38,7 @@ from services.evaluator.rivals.prompts import (
 )
 from services.evaluator.rivals.table import Measured, answer_cost, approach
 from shared.errors import DependencyUnavailable
+from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Embedder, Vectors
 from shared.model.prices import read_prices
 from shared.storage.volume import task_volume
@@ -60,10 +61,20 @@ class Contest:
     train: Sequence[Example]
     concurrency: int
 
-    def graded(self, answers: ArmAnswers, positions: Sequence[int]) -> dict[int, bool]:
-        """Return which answers are right: `answers` are those to the questions at `positions`."""
+    @property
+    def metric(self) -> TextMetric | None:
+        """What generated text is scored by; None of other kinds. Metrics that need a model are ROUGE-L here."""
+        spec = self.trained.spec
+        if spec.kind is not TaskKind.GENERATION:
+            return None
+        wanted = spec.evaluation.text_metric
+        return wanted if wanted in WORD_METRICS else TextMetric.ROUGE_L
+
+    def graded(self, answers: ArmAnswers, positions: Sequence[int]) -> dict[int, float]:
+        """Return which answers are right, of generated text their scores: `answers` to the questions at `positions`."""
         asked = [self.questions[position] for position in positions]
-        return dict(zip(positions, answers.graded(asked, 0, self.trained.spec).right, strict=True))
+        found = answers.graded(asked, 0, self.trained.spec)
+        return dict(zip(positions, found.right if self.metric is None else found.scores, strict=True))
 
     def measured(self, kind: ApproachKind, answers: ArmAnswers, positions: Sequence[int], **fields: Any) -> Measured:
         """Return a model's answers to the questions at `positions`, which it was asked `concurrency` at a time."""
@@ -223,5 +234,6 @@ def _table(
         answers_per_month=per_month,
         currency=prices.currency,
         prices_of=min(cost.as_of for cost in costs),
-        findings=findings(rows, curve, prices.currency, missing),
+        metric=contest.metric,
+        findings=findings(rows, curve, prices.currency, missing, is_scored=contest.metric is not None),
     )

@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from schemas.approaches import Approach, ApproachKind, Gain
-from services.evaluator.statistics.intervals import wilson
+from services.evaluator.statistics.intervals import mean_interval
 from shared.model.prices import Cost, PriceList
 
 _Z95 = 1.959963984540054
@@ -17,13 +19,13 @@ CLASSIFIERS = (ApproachKind.TF_IDF, ApproachKind.EMBEDDING)
 
 @dataclass(frozen=True)
 class Measured:
-    """One approach's answers: position in the evaluation set → whether it is right.
+    """One approach's answers: position in the evaluation set → whether it is right, of generated text its score.
 
     `latencies_ms`: of the answers that came; `seconds`: how long an answer keeps a replica, or a core, busy.
     """
 
     kind: ApproachKind
-    right: Mapping[int, bool]
+    right: Mapping[int, float]
     latencies_ms: Sequence[float]
     seconds: float
     failed: int = 0
@@ -34,7 +36,7 @@ class Measured:
 
 
 def approach(
-    measured: Measured, candidate: Mapping[int, bool], cost: Cost, answers_per_month: float | None
+    measured: Measured, candidate: Mapping[int, float], cost: Cost, answers_per_month: float | None
 ) -> Approach:
     """Return the row. `candidate`: the candidate's answers, as `Measured.right`."""
     right = measured.right
@@ -43,9 +45,9 @@ def approach(
     return Approach(
         kind=measured.kind,
         adapter=measured.adapter,
-        accuracy=wilson(sum(right.values()), len(right)),
+        accuracy=mean_interval(np.array(list(right.values()), dtype=np.float64), np.arange(len(right))),
         failed=measured.failed,
-        candidate_gain=None if is_candidate or not pairs else paired_difference(pairs),
+        candidate_gain=None if is_candidate or not pairs else _gain(pairs),
         examples=measured.examples,
         latency_ms_p50=statistics.median(measured.latencies_ms) if measured.latencies_ms else 0.0,
         latency_ms_p95=percentile(measured.latencies_ms, 0.95),
@@ -53,6 +55,12 @@ def approach(
         answer_tokens=measured.answer_tokens,
         cost_per_month=None if answers_per_month is None else cost.amount * answers_per_month,
     )
+
+
+def _gain(pairs: Sequence[tuple[float, float]]) -> Gain:
+    if all(score in (0.0, 1.0) for pair in pairs for score in pair):
+        return paired_difference([(bool(first), bool(second)) for first, second in pairs])
+    return mean_difference([first - second for first, second in pairs])
 
 
 def answer_cost(measured: Measured, prices: PriceList, base_model: str) -> Cost:

@@ -206,6 +206,7 @@ async def test_text_has_prompts_as_rivals_and_no_classifier(tmp_path: Path) -> N
         {"name": "reply", "kind": "generation", "system_prompt": "Say.", "base_model": "base"}
     )
     made = await table(tmp_path, contest(free), Engine())
+    assert made.metric == "rouge_l"
     assert not {ApproachKind.TF_IDF, ApproachKind.EMBEDDING} & set(rows(made))
     assert made.curve is None
     assert rows(made)[ApproachKind.RETRIEVAL_FEW_SHOT].accuracy.value > 0.9

@@ -54,6 +54,19 @@ def test_the_candidate_is_compared_on_the_rows_that_the_rival_was_asked_alone() 
     assert (made.accuracy.n, made.cost_per_month) == (4, None)
 
 
+def test_generated_texts_are_compared_by_their_scores_and_the_finding_says_so() -> None:
+    candidate, rival = {n: 0.4 + 0.01 * (n % 5) for n in range(40)}, {n: 0.2 + 0.01 * (n % 7) for n in range(40)}
+    rows = [
+        approach(Measured(kind, scores, [5.0], 0.1), candidate, Cost(0.1, DAY), None)
+        for kind, scores in ((ApproachKind.CANDIDATE, candidate), (ApproachKind.FEW_SHOT, rival))
+    ]
+    assert rows[0].accuracy.value == pytest.approx(0.42)
+    assert rows[1].candidate_gain is not None
+    assert rows[1].candidate_gain.value == pytest.approx(0.42 - sum(rival.values()) / 40)
+    (said,) = findings(rows, None, "USD", is_scored=True)
+    assert said.startswith("The adapter beats every cheap rival: a mean score of 42.0%")
+
+
 def test_a_tie_with_a_linear_classifier_is_said_first_with_both_costs() -> None:
     rows = [row(ApproachKind.CANDIDATE, 80, cost=0.001), row(ApproachKind.TF_IDF, 79, cost=0.000001)]
     rows.append(row(ApproachKind.FEW_SHOT, 10, rows=40))
