@@ -19,6 +19,7 @@ from schemas.rollouts import RolloutChanged
 from schemas.tasks import TaskChanged
 from services.dataset_builder import handlers as builder_handlers
 from services.dataset_builder import main as builder_main
+from services.dataset_builder.feedback import UserFeedback
 from services.dataset_builder.job import BuildJob, BuildResult, build_version
 from services.dataset_builder.model_process import LocalModels
 from services.dataset_builder.settings import DatasetBuilderSettings
@@ -124,6 +125,7 @@ class Product:
             settings, self._corrections, self._traffic, self._jobs(self._builds), self.bus
         )
         self._builder.subscribe(self._consumers)
+        UserFeedback(settings, self._corrections, self.lake).subscribe(self._consumers)
 
     async def _build(self, spec: bytes, folder: Path) -> BuildResult:
         job = BuildJob.model_validate_json(spec)
