@@ -41,7 +41,7 @@ class Report:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return the content of `report.json`. The first ten keys are a contract; the rest may change."""
+    """Return the content of `report.json`. The first eight keys are a contract; the rest may change."""
     result, pairs = report.result, report.pairs.counts()
     cycle, live_test = result.cycle, result.live_test
     return {
@@ -50,12 +50,12 @@ def as_json(report: Report) -> dict[str, Any]:
         "accuracy_after": result.after.accuracy.model_dump() if result.after else None,
         "field_f1_before": result.before.field_f1 if result.before else None,
         "field_f1_after": result.after.field_f1 if result.after else None,
-        "text_score_before": _dumped(result.before),
-        "text_score_after": _dumped(result.after),
         "labels_spent": report.reviews.answers,
         "pairs": pairs.pairs,
         "seconds": round(result.seconds, 1),
         "steps": [{"name": name, "seconds": round(seconds, 1)} for name, seconds in report.seconds.items()],
+        "text_score_before": _dumped(result.before),
+        "text_score_after": _dumped(result.after),
         "task": result.task,
         "bag_of_words": result.bag_of_words.model_dump() if result.bag_of_words else None,
         "fault": result.fault,
