@@ -11,8 +11,9 @@ from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable
 from schemas.base import AdapterName, Event, Frozen, Gate, Identifier, Interval, Probability, Verdict
 from schemas.conversation import Messages
+from schemas.evaluation_settings import TextMetric
 from schemas.judging import JudgeReport
-from schemas.tasks import TaskSpec, TextMetric
+from schemas.tasks import TaskSpec
 
 
 class AdapterTrained(Event):

@@ -22,6 +22,7 @@ MAX_SHORT_TEXT = 32_000
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Lower case, digits and dashes: it becomes part of flag names, folders and adapter names."""
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 """A folder's name and a model's in the engine, so never a path."""
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]

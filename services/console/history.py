@@ -20,7 +20,8 @@ from schemas.cycles import StepProgressed
 from schemas.failures import FailuresClustered
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import RolloutSettings, TaskSpec
+from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskSpec
 from services.console.domain import RUNNING
 from services.console.tables import EVENTS, FORGOTTEN, HOURS, PROGRESS
 from shared.privacy.erasure import ErasedSubjects, erased_among, record_erasure

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from schemas.conversation import ToolCall, plain_answer
 from schemas.labels import LabelRequested
-from schemas.tasks import RedactionSettings, TaskChanged
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskChanged
 from services.console.domain import ReviewAnswer
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import WrittenCall, split_calls

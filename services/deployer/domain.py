@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 
 from schemas.conversation import Answer, Call
 from schemas.rollouts import Evidence, Stage
-from schemas.tasks import RolloutSettings, Severity, TaskKind
+from schemas.task_settings import RolloutSettings, Severity
+from schemas.tasks import TaskKind
 from services.deployer.statistics.betting import (
     FUTILITY_ODDS,
     HARM_WEALTH,

@@ -24,7 +24,7 @@ from datetime import date, datetime
 
 from schemas.labels import Purpose
 from schemas.predictions import Confidence
-from schemas.tasks import FailureSettings
+from schemas.task_settings import FailureSettings
 
 AUDIT = "audit"
 UNCALIBRATED = "uncalibrated"

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.labels import Purpose
-from schemas.tasks import FailureSettings
+from schemas.task_settings import FailureSettings
 from services.failure_miner.sampling import AUDIT, DayOfQuestions, Question, Sighting, Sightings, Stratum, plan_rates
 from services.failure_miner.tables import ASKED, FORGOTTEN, SAMPLING
 from shared.privacy.erasure import erased_among

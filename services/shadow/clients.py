@@ -20,7 +20,7 @@ from UnleashClient.utils import InstanceAllowType
 from schemas.conversation import Answer
 from schemas.datasets import Example
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import DatasetSettings
+from schemas.task_settings import DatasetSettings
 from services.shadow.domain import Request
 from shared.addresses import without_credentials
 from shared.conversation import comparable_text

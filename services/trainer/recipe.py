@@ -27,7 +27,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 from trl import SFTConfig, SFTTrainer
 
 from schemas.datasets import Example
-from schemas.tasks import TaskSpec, TrainingSettings
+from schemas.task_settings import TrainingSettings
+from schemas.tasks import TaskSpec
 from services.trainer.domain import TrainingOutcome, draw_by_weight, time_left
 from services.trainer.rows import tokenize_rows
 from shared.errors import StepImpossible

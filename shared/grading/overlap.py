@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from schemas.tasks import TextMetric
+from schemas.evaluation_settings import TextMetric
 from shared.grading.text import exact_match, token_f1, words
 
 

@@ -21,7 +21,8 @@ import psutil
 
 from deploy.devstack.config import StackConfig
 from deploy.devstack.part import Launch, Say
-from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.flags import flag_name
 from shared.settings import Settings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from schemas.rollouts import Stage
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.domain import Ledger, Ticket, decide
 from services.deployer.statistics.betting import wealth
 from services.deployer.statistics.canary import CanaryCounts

@@ -13,7 +13,8 @@ from schemas.base import Variant
 from schemas.conversation import Call, FinishReason, Message, Role, ToolCall
 from schemas.predictions import Confidence, LoggedAnswer, PredictionLogged, RequestObserved
 from schemas.rollouts import Stage
-from schemas.tasks import FailureSettings, RolloutSettings, TaskKind, TaskSpec
+from schemas.task_settings import FailureSettings, RolloutSettings
+from schemas.tasks import TaskKind, TaskSpec
 from shared.settings import Settings
 from tests.e2e.system import Models, System, answer_queue, running_system, settled, support_desk
 

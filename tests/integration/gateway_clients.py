@@ -14,7 +14,8 @@ from uuid import uuid4
 import httpx
 
 from schemas.predictions import PredictionLogged
-from schemas.tasks import RedactionSettings, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskSpec
 from services.gateway.domain import unsigned_id
 from shared.settings import Settings
 from tests.integration.gateway_process import (

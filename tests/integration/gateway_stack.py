@@ -19,7 +19,8 @@ from aiokafka import AIOKafkaConsumer
 from schemas.base import Event
 from schemas.catalog import topic_of
 from schemas.predictions import LoggedAnswer, PredictionLogged
-from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.main import build
 from services.gateway.settings import GatewaySettings
 from shared.kafka.topics import create_topics

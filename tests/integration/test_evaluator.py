@@ -24,8 +24,9 @@ from schemas.conversation import Message, Role
 from schemas.cycles import StepFailed
 from schemas.datasets import Example
 from schemas.evaluation import EVALUATION_FILE, EVALUATION_PAGE, EVALUATIONS, EvaluationReport
+from schemas.evaluation_settings import AdversarialSettings, EvaluationSettings
 from schemas.golden import GoldenRow
-from schemas.tasks import AdversarialSettings, EvaluationSettings, TaskKind, TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.main import build
 from services.evaluator.settings import EvaluatorSettings
 from shared.kafka.broker import build_broker

@@ -20,7 +20,7 @@ from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.lake import PREDICTIONS
 from schemas.predictions import Confidence, LoggedAnswer, SubjectForgotten
-from schemas.tasks import FailureSettings
+from schemas.task_settings import FailureSettings
 from services.failure_miner.domain import Suspect
 from services.failure_miner.main import MIGRATIONS, NAME
 from services.failure_miner.modes import describe_modes

@@ -16,7 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from schemas.predictions import RequestObserved
-from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from shared.kafka.broker import build_broker
 from shared.kafka.clients import client_options

@@ -18,7 +18,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
-from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from tests.integration.gateway_clients import GatewayBackends, ask
 from tests.integration.gateway_process import GatewayProcess, OwnBroker
 from tests.integration.malformed import Broken, broken, framed, sound

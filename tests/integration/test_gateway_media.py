@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from schemas.predictions import PredictionLogged
-from schemas.tasks import MediaPolicy, RedactionSettings, TaskChanged, TaskKind, TaskSpec
+from schemas.task_settings import MediaPolicy, RedactionSettings
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.recording.media_folder import waiting_files
 from shared.conversation import replay_request
 from shared.storage.media import MediaReader

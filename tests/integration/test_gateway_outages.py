@@ -22,7 +22,8 @@ import psutil
 import pytest
 
 from schemas.lake import PREDICTIONS as TABLE
-from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from services.prediction_log.tables import open_table
 from shared.settings import Settings

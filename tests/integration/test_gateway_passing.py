@@ -13,7 +13,8 @@ from aiohttp import web
 
 from schemas.base import Variant
 from schemas.predictions import RequestObserved
-from schemas.tasks import NO_TASK, RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import NO_TASK, TaskKind, TaskSpec
 from services.gateway.auth.keys import ApiKey, new_key, write_keys
 from tests.integration.gateway_clients import GatewayBackends, read_topic
 from tests.integration.gateway_process import GatewayProcess, OwnBroker, model_server, wait_until

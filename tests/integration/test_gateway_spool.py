@@ -14,7 +14,8 @@ import pytest
 from schemas.base import Variant
 from schemas.conversation import Message, Role, ToolCall
 from schemas.predictions import FeedbackGiven, PredictionLogged, PredictionSubmitted, RequestObserved
-from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.domain import unsigned_id
 from shared.identity import keyed_hash, load_or_create_key
 from shared.kafka.broker import build_broker

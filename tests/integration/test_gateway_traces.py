@@ -14,7 +14,8 @@ import pytest
 
 import ratchet
 from schemas.lake import FEEDBACK, PREDICTIONS, REQUESTS
-from schemas.tasks import RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.prediction_log.main import build
 from services.prediction_log.settings import PredictionLogSettings
 from services.prediction_log.tables import open_table

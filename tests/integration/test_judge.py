@@ -7,7 +7,7 @@ import pytest
 
 from schemas.conversation import Answer, Message, Role
 from schemas.datasets import PreferredAnswer
-from schemas.tasks import JudgeSettings
+from schemas.evaluation_settings import JudgeSettings
 from services.evaluator.domain import Question
 from services.evaluator.gates import judged
 from services.evaluator.judge.client import JudgeClient

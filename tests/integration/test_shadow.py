@@ -24,7 +24,8 @@ from schemas.conversation import Api, Call, FinishReason, Message, Part, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested
 from schemas.predictions import LoggedAnswer, PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
-from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.deployer.clients import Strategy, UnleashAdmin
 from services.deployer.main import build as build_deployer
 from services.deployer.settings import DeployerSettings

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from schemas.base import Variant
 from schemas.labels import LabelRequested
 from schemas.rollouts import RolloutChanged, Stage
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.domain import ticket_id_of
 from services.deployer.main import MIGRATIONS
 from services.deployer.storage.ledger import PostgresLedger

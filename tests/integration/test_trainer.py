@@ -24,7 +24,8 @@ from schemas.catalog import topic_of
 from schemas.conversation import Message, Role, ToolCall
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, Example
-from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
+from schemas.task_settings import TrainingSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.trainer import recipe
 from services.trainer.domain import SkippedRows
 from services.trainer.handlers import Handlers

@@ -15,7 +15,8 @@ from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt, Example, Origin
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import DatasetSettings, RedactionSettings, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings, RedactionSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.main import build as build_dataset_builder
 from services.dataset_builder.settings import DatasetBuilderSettings
 from services.gateway.main import build as build_gateway

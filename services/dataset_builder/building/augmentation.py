@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from schemas.datasets import Example, Fate, LeftOutExample, Origin
 from schemas.labels import Purpose
-from schemas.tasks import AugmentationSettings
+from schemas.task_settings import AugmentationSettings
 from services.dataset_builder.building.compact import replaced
 from services.dataset_builder.building.votes import Vote, by_prediction
 from shared.grading.text import same_answer

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from schemas.base import Gate
 from schemas.conversation import input_text
 from schemas.datasets import Example, Fate, Origin
-from schemas.tasks import DatasetSettings, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.places.place import Exclusions
 from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.checks.poisoning import MOVES_CLASS

@@ -13,7 +13,7 @@ from datetime import datetime
 from schemas.base import Variant
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, RequestObserved
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.statistics.betting import canary_guard, wealth_of_outcomes
 from services.deployer.statistics.guards import LIMIT, SLOW, SLOW_SHARE, Guard, excess, together
 from shared.grading.text import same_answer

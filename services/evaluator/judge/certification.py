@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from scipy.stats import beta
 
+from schemas.evaluation_settings import JudgeSettings
 from schemas.judging import Certification
-from schemas.tasks import JudgeSettings
 from services.evaluator.judge.pairs import Judged
 from services.evaluator.statistics.intervals import wilson
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from schemas.tasks import JudgeSettings
+from schemas.evaluation_settings import JudgeSettings
 from services.evaluator.judge.question import VERDICT_FORMAT, Verdict, read_verdict
 
 MAX_ATTEMPTS = 3

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from schemas.datasets import PREFERENCES, PreferredAnswer
+from schemas.evaluation_settings import JudgeSettings
 from schemas.judging import JudgeReport
-from schemas.tasks import JudgeSettings
 from services.evaluator.judge.certification import certify
 from services.evaluator.judge.client import JudgeClient
 from services.evaluator.judge.pairs import Judged, Pair, judge_pairs

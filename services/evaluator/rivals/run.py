@@ -13,7 +13,8 @@ from typing import Any
 from schemas.approaches import ApproachKind, ApproachTable, ExamplesCurve
 from schemas.base import utc_now
 from schemas.datasets import Example
-from schemas.tasks import TaskKind, TextMetric
+from schemas.evaluation_settings import TextMetric
+from schemas.tasks import TaskKind
 from services.evaluator.domain import Candidate, Question
 from services.evaluator.recipe import ArmAnswers, CompletionClient, ask_again
 from services.evaluator.rivals.classifiers import (

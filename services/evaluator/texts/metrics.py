@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from schemas.tasks import TextMetric
+from schemas.evaluation_settings import TextMetric
 from services.evaluator.statistics.intervals import Floats
 from shared.grading.overlap import WORD_METRICS
 from shared.model.embedding import Vectors

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from schemas.base import Variant
-from schemas.tasks import MediaPolicy, TaskChanged, TaskKind
+from schemas.task_settings import MediaPolicy
+from schemas.tasks import TaskChanged, TaskKind
 from services.gateway.observability.metrics import Metrics
 from shared.conversation.response_format import response_format, responses_format
 from shared.conversation.task_tools import chat_fields, responses_fields

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from schemas.conversation import MAX_SURROGATE, MAX_SURROGATES
-from schemas.tasks import RedactionSettings
+from schemas.task_settings import RedactionSettings
 from shared.privacy.redaction.detect.addresses import find_addresses
 from shared.privacy.redaction.detect.custom_patterns import find_custom_patterns
 from shared.privacy.redaction.detect.patterns import find_patterns

@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.domain import NOTHING_DIFFERS
 from services.deployer.statistics.betting import FUTILITY_ODDS, HARM_WEALTH, futility_odds, wealths
 from tests.benchmarks.promotion.walk import Floats, counts

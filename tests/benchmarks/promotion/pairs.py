@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.statistics.betting import canary_guard, wealths
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
 from services.deployer.statistics.guards import LIMIT, MEASURED_REQUESTS, SLOW_SHARE, Guard, percentile_rank, together

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.statistics.betting import (
     FUTILITY_ODDS,
     HARM_WEALTH,

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.levels import Draw, level, next_draw
 from tests.benchmarks.promotion.decisions import PENDING, UNDRAWN, Decisions, Next, Prefix, Rollouts

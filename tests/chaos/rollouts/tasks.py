@@ -10,7 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskKind, TaskSpec
 
 BASE_MODEL, VLLM_BASE = "chaos-base", "SmolLM2-135M-Instruct"
 VLLM_MARK = "-vllm-"

@@ -26,7 +26,8 @@ from schemas.base import utc_now
 from schemas.catalog import topic_of
 from schemas.labels import LabelRequested
 from schemas.rollouts import RolloutChanged, Stage
-from schemas.tasks import RedactionSettings, RolloutSettings, TaskChanged, TaskKind, TaskSpec
+from schemas.task_settings import RedactionSettings, RolloutSettings
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.deployer.clients import UnleashAdmin
 from services.deployer.flags import flag_name
 from shared.kafka.broker import build_broker

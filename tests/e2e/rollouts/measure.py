@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.flags import flag_name
 from services.deployer.statistics.canary import Arms, CanaryCounts, Latencies, canary_failure
 from services.deployer.statistics.guards import Guard

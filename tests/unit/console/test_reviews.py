@@ -14,7 +14,8 @@ from nicegui.page import page
 from schemas.base import MAX_TEXT
 from schemas.conversation import Answer, Call, FinishReason
 from schemas.labels import CorrectionSubmitted
-from schemas.tasks import RedactionSettings, TaskChanged
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskChanged
 from services.console.domain import ReviewAnswer, acceptable_suggestion, check_answer, interleave, keys_for, shown
 from services.console.pages.review import ReviewPage
 from shared.conversation import QUESTION_BYTES

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.places.place import Place
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Build, Decisions, Inputs, build_dataset

@@ -9,7 +9,8 @@ import pytest
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Example, Fate, Origin
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import AugmentationSettings, DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import AugmentationSettings, DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.augmentation import HARD_NEGATIVE_WEIGHT, augment, shown_right
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.pipeline import Dataset, Inputs, build_dataset

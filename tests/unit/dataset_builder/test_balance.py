@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from schemas.datasets import Example, Fate, LeftOutExample
-from schemas.tasks import BalanceSettings, DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import BalanceSettings, DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.checks.balance import MAX_WEIGHT, MIN_WEIGHT, balance
 from services.dataset_builder.checks.distribution import Audits, audited

@@ -6,7 +6,8 @@ import pytest
 from pydantic import JsonValue
 
 from schemas.conversation import Message, Role, ToolCall
-from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.chat_format import format_error, output_error
 
 SYSTEM = Message(role=Role.SYSTEM, content="Answer with the intent.")

@@ -9,7 +9,8 @@ import pytest
 from schemas.base import Gate
 from schemas.conversation import Message, Role, input_text
 from schemas.datasets import Example, Fate, LeftOutExample
-from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
 from services.dataset_builder.checks.agreement import blind_overlaps, measure_agreement
 from services.dataset_builder.checks.distribution import audited, measure_distribution

@@ -20,7 +20,8 @@ from schemas.failures import ExemplarSource, FailureMode, FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
 from schemas.quality import CheckResult, QualityReport
-from schemas.tasks import DatasetSettings, TaskChanged, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision
 from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.checks.label_noise import Scorer

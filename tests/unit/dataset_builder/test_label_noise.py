@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import FailureSettings, TaskKind, TaskSpec
+from schemas.task_settings import FailureSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import resolve_votes, votes_of
 from services.dataset_builder.checks.label_noise import (
     MAX_MODEL_ROWS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas.conversation import JsonObject, Message, Role, ToolCall
-from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
+from schemas.task_settings import TrainingSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.length import length_error
 
 SPEC = TaskSpec(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from schemas.conversation import Answer, Call, FinishReason, Media, Message, Part, Role, ToolCall
 from schemas.datasets import Example
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import third_opinion, votes_of
 from services.dataset_builder.pipeline import Dataset, Inputs
 from services.dataset_builder.pipeline import build_dataset as build

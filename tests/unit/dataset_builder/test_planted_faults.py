@@ -10,7 +10,8 @@ from schemas.base import Gate
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import UserCorrection, votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates
 from services.dataset_builder.pipeline import Build, Inputs, build_dataset

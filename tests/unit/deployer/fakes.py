@@ -18,7 +18,8 @@ from schemas.conversation import Answer, Call, Message, Role
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionLogged, RequestObserved
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
-from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.deployer.admission import Admission
 from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
 from services.deployer.domain import (

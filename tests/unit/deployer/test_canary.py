@@ -11,7 +11,7 @@ from schemas.base import Variant
 from schemas.labels import Purpose
 from schemas.predictions import RequestObserved
 from schemas.rollouts import Stage
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.statistics.canary import (
     Arms,
     CanaryCounts,

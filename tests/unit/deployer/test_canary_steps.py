@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from schemas.base import Variant
 from schemas.rollouts import Stage
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.deployer.statistics.betting import canary_guard
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
 from services.deployer.statistics.guards import Guard

@@ -11,7 +11,8 @@ from schemas.base import Variant
 from schemas.conversation import Answer, Call, FinishReason, Message, Role, ToolCall
 from schemas.labels import Purpose
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged
-from schemas.tasks import FailureSettings, TaskKind, TaskSpec
+from schemas.task_settings import FailureSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.failure_miner.domain import (
     called_wrong,
     doubtful_predictions,

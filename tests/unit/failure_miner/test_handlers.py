@@ -19,7 +19,8 @@ from schemas.cycles import CycleStarted, PartitionFence, StepFailed
 from schemas.failures import MEMBERS_FILE, MODES_FILE, FailureMode, FailuresClustered, ModeMember
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged, SubjectForgotten
-from schemas.tasks import FailureSettings, TaskChanged, TaskKind, TaskSpec
+from schemas.task_settings import FailureSettings
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.failure_miner.domain import Suspect, Vectors
 from services.failure_miner.handlers import Handlers
 from services.failure_miner.modes import FoundMode, StoredMode

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 import pytest
 
 from schemas.labels import Purpose
-from schemas.tasks import FailureSettings
+from schemas.task_settings import FailureSettings
 from services.failure_miner.sampling import (
     AUDIT,
     BANDS,

@@ -11,7 +11,8 @@ import orjson
 from schemas.base import Event, Variant
 from schemas.conversation import Call, Message, Role
 from schemas.predictions import FeedbackGiven, LoggedAnswer, PredictionLogged
-from schemas.tasks import RedactionSettings, TaskChanged, TaskSpec
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskChanged, TaskSpec
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord

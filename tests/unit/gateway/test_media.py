@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from schemas.conversation import Media
 from schemas.predictions import PredictionLogged
-from schemas.tasks import MediaPolicy, TaskSpec
+from schemas.task_settings import MediaPolicy
+from schemas.tasks import TaskSpec
 from services.gateway.formats.media import MEDIA_KINDS, MediaReferences
 from services.gateway.recording.event_log import SpoolUnavailable
 from services.gateway.recording.media_folder import waiting_files

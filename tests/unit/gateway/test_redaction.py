@@ -11,7 +11,8 @@ import pytest
 from schemas.base import Variant
 from schemas.conversation import MAX_SURROGATE, MAX_SURROGATES
 from schemas.predictions import FeedbackGiven, PredictionLogged, RequestObserved
-from schemas.tasks import RedactionSettings, TaskChanged
+from schemas.task_settings import RedactionSettings
+from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.recording.event_log import encode_event
 from services.gateway.shipper.redaction import RecordRedactor, RefusedRecord

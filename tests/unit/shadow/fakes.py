@@ -13,7 +13,8 @@ from schemas.base import Event, Variant
 from schemas.conversation import Answer, Call, FinishReason, Message, Role
 from schemas.predictions import LoggedAnswer, PredictionLogged, Usage
 from schemas.rollouts import Evidence, RolloutChanged, ShadowCompared, Stage
-from schemas.tasks import RolloutSettings, TaskKind, TaskSpec
+from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.shadow.budget import Considered, Spending
 from services.shadow.clients import Replay
 from services.shadow.domain import Outcome, Request

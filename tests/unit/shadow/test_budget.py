@@ -10,7 +10,7 @@ import pytest
 
 from schemas.predictions import PredictionLogged, Usage
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import RolloutSettings
+from schemas.task_settings import RolloutSettings
 from services.shadow import replays
 from services.shadow.budget import Considered, Pace, Spending
 from services.shadow.clients import Replay

@@ -11,7 +11,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.conversation import Message, Role, ToolCall
 from schemas.datasets import Example
-from schemas.tasks import TaskKind, TaskSpec, TrainingSettings
+from schemas.task_settings import TrainingSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.trainer.domain import SkippedRows
 from services.trainer.rows import tokenize, tokenize_rows
 from shared.errors import StepImpossible

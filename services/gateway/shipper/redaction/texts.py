@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from schemas.tasks import RedactionSettings
+from schemas.task_settings import RedactionSettings
 from services.gateway.observability.shipper_status import ShipperStatus
 from shared.errors import DependencyUnavailable
 from shared.privacy.redaction import (

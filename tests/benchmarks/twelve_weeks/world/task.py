@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from schemas.conversation import Message, Role
 from schemas.golden import GoldenRow
-from schemas.tasks import (
-    DatasetSettings,
-    FailureSettings,
-    RedactionSettings,
-    RolloutSettings,
-    TaskKind,
-    TaskSpec,
-)
+from schemas.task_settings import DatasetSettings, FailureSettings, RedactionSettings, RolloutSettings
+from schemas.tasks import TaskKind, TaskSpec
 from shared.identity import content_hash
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set, publish_golden_set

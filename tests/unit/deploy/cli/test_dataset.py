@@ -19,7 +19,8 @@ from schemas.conversation import Answer, Call, Message, Part, Role, ToolCall
 from schemas.datasets import PREFERENCES, DatasetManifest, Example, PreferredAnswer
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.tasks import DatasetSettings, TaskKind, TaskSpec
+from schemas.task_settings import DatasetSettings
+from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.changes import Parent, rows_of_dataset
 from services.dataset_builder.inspection.report import Inspected

@@ -7,7 +7,7 @@ from typing import Any
 from deploy.demo.data.csv_file import Row
 from deploy.demo.reviewers import PAIR, REVIEWERS, Reviewers, faulty_labels, shuffle_labels
 from deploy.demo.settings import Fault, PlannedMistakes
-from schemas.tasks import DatasetSettings
+from schemas.task_settings import DatasetSettings
 
 LABELS = ("a", "b", "c", "d")
 ROWS = [Row(f"question {n}", LABELS[n % 4]) for n in range(200)]

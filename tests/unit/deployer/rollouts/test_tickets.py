@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from schemas.conversation import Answer, ToolCall
 from schemas.rollouts import Stage
-from schemas.tasks import Severity, TaskKind
+from schemas.task_settings import Severity
+from schemas.tasks import TaskKind
 from services.deployer.domain import Pair, label_outcome, ticket_outcome
 from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_shadow, pair, pair_with_tools, spec
 

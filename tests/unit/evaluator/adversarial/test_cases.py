@@ -10,7 +10,7 @@ import pytest
 
 from schemas.adversarial import AdversarialKind
 from schemas.conversation import Message, Role, ToolCall
-from schemas.tasks import AdversarialSettings
+from schemas.evaluation_settings import AdversarialSettings
 from services.evaluator.adversarial.cases import CANARIES, adversarial_cases
 from services.evaluator.adversarial.injections import INJECTIONS, OWN
 from services.evaluator.adversarial.texts import DISTRACTORS, EMPTY, FOREIGN, SMALL_TALK

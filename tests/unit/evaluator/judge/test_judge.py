@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from schemas.base import utc_now
 from schemas.conversation import Answer, Message, Role
 from schemas.datasets import PREFERENCES, PreferredAnswer
+from schemas.evaluation_settings import JudgeSettings
 from schemas.judging import JudgeReport
-from schemas.tasks import JudgeSettings, TaskSpec
+from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.gates import judged
 from services.evaluator.judge.certification import certify, lower_bound

@@ -12,7 +12,8 @@ import pytest
 from schemas.adapters import AdapterEvaluated, AdapterTrained
 from schemas.base import utc_now
 from schemas.conversation import Message, Role
-from schemas.tasks import TaskSpec, TextMetric
+from schemas.evaluation_settings import TextMetric
+from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.texts.metrics import bert_score, model_scores

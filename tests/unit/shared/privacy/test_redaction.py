@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.tasks import RedactionSettings
+from schemas.task_settings import RedactionSettings
 from shared.errors import ConfigurationError
 from shared.privacy.redaction import Redacted, Redactor, Rules
 from shared.privacy.redaction.data import language_model

@@ -1,0 +1,268 @@
+"""The sections of a task's YAML: training, data sets, failures, rollout, redaction. Each has a sane default."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from schemas.base import Label, Probability
+
+
+class MediaPolicy(StrEnum):
+    """What becomes of the pictures, sound and documents of requests. Their bytes are never in an event."""
+
+    DROP = "drop"
+    KEEP = "keep"
+
+
+class Section(BaseModel):
+    """The base class of the YAML's sections: an unknown key is an error of the author, not a newer contract."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingSettings(Section):
+    """Settings of LoRA fine-tuning. The defaults suit 7–8B models."""
+
+    method: Annotated[str, StringConstraints(pattern="^lora$")] = "lora"
+    r: int = Field(default=16, ge=1, le=256)
+    alpha: int = Field(default=32, ge=1, le=1024)
+    dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
+    target_modules: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    learning_rate: float = Field(default=2e-4, gt=0.0, lt=1.0)
+    epochs: float = Field(default=3.0, gt=0.0, le=100.0)
+    batch_size: int = Field(default=8, ge=1, le=4096)
+    max_length: int = Field(default=2048, ge=16, le=131_072, description="Tokens of prompt and answer together.")
+    warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
+    seed: int = 20
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads; None: RATCHET_TRAINER_THREADS, else all cores but one; on a GPU PyTorch's default.",
+    )
+
+
+class BalanceSettings(Section):
+    """What one source may contribute to a training set, and how far class weights go.
+
+    A source over its share is weighed down, to 0.2 at the least; what that does not reach is left out (`capped`).
+    """
+
+    max_copies: int = Field(default=10, ge=1, description="Near-copies of one text that are trained on.")
+    max_mode_share: Probability = Field(default=0.5, gt=0.0, description="Of one failure mode; 1: no limit.")
+    max_user_share: Probability = Field(default=0.1, gt=0.0, description="Of the texts of one user; 1: no limit.")
+    max_app_share: Probability = Field(default=0.9, gt=0.0, description="Of one application; 1: no limit.")
+    max_reviewer_share: Probability = Field(default=0.9, gt=0.0, description="Of one reviewer; 1: no limit.")
+    max_class_weight: float = Field(
+        default=3.0,
+        ge=1.0,
+        le=5.0,
+        description="Classes count up to so much more or less, so that they are as frequent as among audited answers; "
+        "1: all the same.",
+    )
+
+
+class AugmentationSettings(Section):
+    """What is trained on beside people's corrections; each such row says so (`origin`)."""
+
+    audited: bool = Field(
+        default=False,
+        description="Answers that an audit showed right, so that the rest of production is not forgotten.",
+    )
+    hard_negatives: bool = Field(
+        default=False, description="Rows of a failure mode with another label than most of it count twice."
+    )
+
+
+class DatasetSettings(Section):
+    """The gates of a training set, and how it is split."""
+
+    eval_share: float = Field(default=0.2, gt=0.0, lt=1.0)
+    min_examples: int = Field(default=50, ge=2, description="Fewer accepted training examples stop the cycle.")
+    min_eval_examples: int = Field(
+        default=10, ge=1, description="Fewer held-out examples stop the cycle; less where min_examples implies less."
+    )
+    min_examples_per_label: int = Field(
+        default=3, ge=1, description="A label with fewer is named and asked for; two must have them."
+    )
+    min_new_examples: int = Field(
+        default=10,
+        ge=0,
+        description="A cycle with fewer new or changed examples than this since the last version is skipped; 0: never.",
+    )
+    max_rejected_share: Probability = 0.5
+    max_held_back_share: Probability = Field(
+        default=0.3, description="Of rows whose voter moves a class too far: they wait for a person."
+    )
+    max_voter_shift: float = Field(
+        default=0.3,
+        gt=0.0,
+        le=1.0,
+        description="A voter with a greater share of labels that others do not give to such answers is held back.",
+    )
+    min_agreement: Probability = Field(
+        default=0.9, description="Of two reviewers who answer the same question without seeing each other's answer."
+    )
+    min_overlaps: int = Field(
+        default=100, ge=1, description="Agreement on fewer questions is unknown and stops nothing."
+    )
+    max_noise_share: Probability = Field(
+        default=0.2, description="Of labels that look wrong to a model that has not seen them; 1: no limit."
+    )
+    max_label_share: Probability = Field(default=0.95, description="Of one label among the training rows, weighted.")
+    max_label_psi: float = Field(
+        default=2.5, gt=0.0, description="Of the training rows' labels, weighted, against audited production's."
+    )
+    balance: BalanceSettings = BalanceSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    min_answer_chars: int | None = Field(
+        default=None, ge=1, description="Shorter answers are rejected, but for tool calls; empty: 20 of a generation."
+    )
+    max_answer_chars: int = Field(default=8_000, ge=1)
+    user_weight: float = Field(
+        default=0.5,
+        gt=0.0,
+        le=1.0,
+        description="Weight in training of a user's correction that no reviewer confirmed.",
+    )
+    near_copy_similarity: Probability = Field(
+        default=0.8, gt=0.0, description="Jaccard of character 4-shingles from which two questions are near-copies."
+    )
+    user_part: Annotated[str, StringConstraints(max_length=500)] | None = Field(
+        default=None,
+        description="Regular expression of what of a conversation is the user's own (its first group, if it has one): "
+        "by that alone near-copies are told. Empty: templates that many texts share are found.",
+    )
+    max_age_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Corrections of older predictions are deleted and not trained on; empty: never.",
+    )
+    seed: int = 20
+
+    @field_validator("user_part")
+    @classmethod
+    def _user_part_compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
+
+class FailureSettings(Section):
+    """Which predictions are suspects, and how they are clustered into failure modes."""
+
+    confidence_threshold: Probability = Field(
+        default=0.6, description="Below it, a prediction is a suspect, if its confidence is calibrated."
+    )
+    min_cluster_size: int = Field(default=8, ge=2)
+    min_samples: int = Field(default=2, ge=1)
+    same_mode_cosine: Probability = Field(default=0.85, description="Minimum similarity of centroids of one mode.")
+    review_budget_per_day: int = Field(
+        default=2_000, ge=0, description="Questions put to people in a day; up to a fifth more where traffic varies."
+    )
+    audit_share: Probability = Field(
+        default=0.01,
+        description="Share of all answers, confident ones too, that people check, within half of the budget.",
+    )
+    overlap_share: Probability = Field(default=0.1, description="Share of questions that two reviewers answer.")
+
+
+class Severity(Section):
+    """How bad one confusion is: what it costs to answer `answer` where `truth` is right. Any other wrong answer: 1."""
+
+    truth: Label
+    answer: Label
+    weight: Probability = Field(description="0: as good as right; 1: as bad as any wrong answer.")
+
+
+class RolloutSettings(Section):
+    """How much evidence (wealth) a candidate needs for more traffic. The statistics are in the deployer."""
+
+    yearly_false_promotion: float = Field(default=0.05, gt=0.0, lt=1.0, description="Alpha of a whole year.")
+    cycles_per_year: int = Field(
+        default=52, ge=1, description="A candidate draws at most one cycle's share of the year's alpha."
+    )
+    canary_wealth: float = Field(default=20.0, gt=1.0)
+    canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        default=(5, 25, 50),
+        min_length=1,
+        max_length=20,
+        description="Percent of users in the canary, step by step: the first at `canary_wealth`, later ones and "
+        "everyone only once the candidate is proven.",
+    )
+    min_canary_users: int = Field(
+        default=25, ge=0, le=10_000, description="Users whom each step of the canary must have served before the next."
+    )
+    control_percent: int = Field(
+        default=5,
+        ge=1,
+        le=50,
+        description="Percent of users who stay on the previous adapter after a promotion, as control.",
+    )
+    control_days: float = Field(
+        default=7.0,
+        ge=0.0,
+        le=60.0,
+        description="Days of that; meanwhile guards go on and the next candidate waits. 0: none.",
+    )
+    max_labels: int = Field(default=300, ge=1, description="Tickets on which people are asked, at most.")
+    severity: tuple[Severity, ...] = Field(
+        default=(),
+        max_length=1_000,
+        description="Confusions that are less bad than others. A label on a pair then bets production's cost minus the "
+        "candidate's, from -1 to 1.",
+    )
+    max_days: int = Field(
+        default=28, ge=1, description="Days in shadow, and again in the canary, after which a candidate ends unproven."
+    )
+    approval: bool = Field(default=False, description="A person must approve the last step: `ratchet rollout promote`.")
+    max_error_ratio: float = Field(default=1.5, gt=1.0, description="Maximum ratio of error rates, canary to primary.")
+    max_complaint_ratio: float = Field(
+        default=1.5, gt=1.0, description="The same of negative feedback, and of wrong answers in the audit."
+    )
+    shadow_percent: int = Field(default=100, ge=1, le=100, description="Share of requests replayed on the candidate.")
+    shadow_requests_per_second: float = Field(
+        default=20.0, gt=0.0, le=10_000.0, description="Replays a second, at most; further requests are left out."
+    )
+    shadow_tokens_per_day: int = Field(
+        default=20_000_000, ge=1, description="Tokens of replays a UTC day, counted as production used them."
+    )
+
+    @field_validator("canary_steps")
+    @classmethod
+    def _steps_rise(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"the steps of a canary rise from one to the next, not as {list(steps)}")
+        return steps
+
+
+class ExtraPattern(Section):
+    """A pattern of personal data that is special to the task, such as a customer number."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    regex: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        try:
+            found = re.compile(self.regex)
+        except re.error as error:
+            raise ValueError(f"{self.name}: not a regular expression: {error}") from error
+        if found.match(""):
+            raise ValueError(f"{self.name}: the pattern matches the empty text")
+        return self
+
+
+class RedactionSettings(Section):
+    """How personal data is replaced by surrogates of the same shape before an event reaches Kafka."""
+
+    enabled: bool = True
+    names: bool = Field(default=True, description="Also names of people, found by a model; off: patterns only.")
+    patterns: tuple[ExtraPattern, ...] = Field(default=(), max_length=20)
