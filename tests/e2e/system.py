@@ -23,6 +23,8 @@ import numpy as np
 from faststream.kafka import KafkaBroker, TestKafkaBroker
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from schemas.approaches import Approach, ApproachKind, ApproachTable
+from schemas.base import utc_now
 from schemas.catalog import SERVICES
 from schemas.conversation import Answer, FinishReason
 from schemas.cycles import Fence, PartitionFence
@@ -52,7 +54,9 @@ from services.evaluator import job as evaluation
 from services.evaluator import recipe as evaluating
 from services.evaluator import verdict as verdicts
 from services.evaluator.handlers import Handlers as EvaluatorHandlers
+from services.evaluator.report.publish import publish_report
 from services.evaluator.settings import EvaluatorSettings
+from services.evaluator.statistics.intervals import wilson
 from services.failure_miner.handlers import CORRECTIONS
 from services.failure_miner.handlers import Handlers as MinerHandlers
 from services.failure_miner.settings import FailureMinerSettings
@@ -245,9 +249,15 @@ class EvaluationJobs:
         asked = [await evaluating.ask(self._models, arm, both, trained.spec, 4, lambda done: None) for arm in arms]
         wrong = await evaluation.ask_must_pass_again(spec, self._models, golden, asked[0], len(questions))
         both_arms = verdicts.Asked(questions, golden, *asked, wrong)
-        result = verdicts.verdict_event(
-            trained, spec.production, name, evaluation.with_golden_history(spec, both_arms, store, folder)
+        judged = evaluation.with_golden_history(spec, both_arms, store, folder)
+        # Rivals gate nothing: production stands alone in their table.
+        right = asked[1].graded(questions, 0, trained.spec).right
+        production = Approach(
+            kind=ApproachKind.PRODUCTION, accuracy=wilson(sum(right), len(right)), latency_ms_p50=0, latency_ms_p95=0
         )
+        extras = verdicts.Extras(ApproachTable(approaches=(production,), currency="EUR", prices_of=utc_now().date()))
+        report = verdicts.evaluation_report(trained, spec.production, name, judged, extras, utc_now())
+        result = verdicts.evaluated_event(trained, report, publish_report(report, store, folder / "report"))
         assert self.handlers is not None
         await self.handlers.on_done(Job(name, folder), result.model_dump_json().encode())
 
