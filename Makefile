@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help loop test test-patient check lint types contracts check-loop up down bench chaos clean
+.PHONY: help loop test test-real test-fast test-patient check lint types contracts check-loop up down bench chaos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,7 +22,8 @@ $(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt deploy/setup.
 loop: $(INSTALLED)  ## One cycle of the loop on real components: from a request to a promoted adapter
 	$(BIN)/ratchet loop $(ARGS)
 
-# Tests that pass however busy the machine is. `make check` plays the loop beside them, whose training uses one processor.
+# Tests that pass however busy the machine is. FAST ones run in what the tests of real components leave of two processors,
+# which is half. `make check` plays the loop beside PATIENT ones.
 FAST := tests/unit tests/contract
 PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_checks.py \
 	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer failure_miner forget \
@@ -30,11 +31,16 @@ PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_check
 	evaluation_page retention row_places scheduler storage_in_s3 topics user_corrections)
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
-	$(BIN)/pytest $(ARGS) $(addprefix --ignore=,$(FAST) $(PATIENT))
+	$(MAKE) -j2 test-real test-fast
 	$(MAKE) -j2 test-patient $(BESIDE)
 
+test-real: $(INSTALLED)
+	$(BIN)/pytest $(ARGS) $(addprefix --ignore=,$(FAST) $(PATIENT))
+
+test-fast: $(INSTALLED)
+	nice -n 19 $(BIN)/pytest $(ARGS) -n 2 $(FAST)
+
 test-patient: $(INSTALLED)
-	nice -n 15 $(BIN)/pytest $(ARGS) -n 2 $(FAST)
 	nice -n 15 $(BIN)/pytest $(ARGS) $(PATIENT)
 
 lint: $(INSTALLED)  ## ruff

@@ -26,6 +26,7 @@ from services.gateway.asgi.exchange import Exchange
 from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.chat import ChatRequest
+from services.gateway.formats.media import MediaReferences
 from services.gateway.observability.metrics import Metrics
 from services.gateway.recording.event_log import EventLog, SpoolEventLog
 from services.gateway.recording.recorder import Recorder
@@ -142,7 +143,7 @@ async def _ask(log: EventLog) -> Timed:
     metrics, identifiers = Metrics(), Identifiers(PredictionIds(bytes(32)), bytes(32))
     access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
     await access.start()
-    sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics)
+    sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics, MediaReferences(bytes(32)))
     answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers, access)
     answer = answerer.endpoint(ChatRequest)
     body = orjson.dumps(QUESTION)
