@@ -23,7 +23,6 @@ import orjson
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.gateway.answering.answer import Answerer, AnswerSources
 from services.gateway.asgi.exchange import Exchange
-from services.gateway.auth.grants import AccessControl
 from services.gateway.domain import Identifiers, PredictionIds
 from services.gateway.formats.chat import ChatRequest
 from services.gateway.formats.media import MediaReferences
@@ -141,10 +140,8 @@ async def _ask(log: EventLog) -> Timed:
     tasks: LatestByKey[TaskChanged] = LatestByKey("tasks.changed.v1")
     await tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=SPEC.revision, spec=SPEC))
     metrics, identifiers = Metrics(), Identifiers(PredictionIds(bytes(32)), bytes(32))
-    access = AccessControl(Path("no-keys.json"), Path("no-had-keys"))
-    await access.start()
     sources, recorder = AnswerSources(Answers()), Recorder(timed, metrics, MediaReferences(bytes(32)))
-    answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers, access)
+    answerer = Answerer(ServedTasks(tasks, metrics), NoFlags(), sources, recorder, identifiers)
     answer = answerer.endpoint(ChatRequest)
     body = orjson.dumps(QUESTION)
 
