@@ -64,6 +64,13 @@ class Variant(StrEnum):
     EXTERNAL = "external"
 
 
+class CheckResult(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """There are too few data to tell. It stops nothing, and the detail says what is needed to know."""
+
+
 class Gate(Frozen):
     """One condition that data or a candidate had to meet, with what was measured.
 
@@ -78,6 +85,12 @@ class Gate(Frozen):
     labels_needed: int | None = Field(
         default=None, ge=1, description="Of an unknown gate: so many more labelled rows would decide it."
     )
+
+    @property
+    def result(self) -> CheckResult:
+        if not self.passed:
+            return CheckResult.FAILED
+        return CheckResult.UNKNOWN if self.measured is None else CheckResult.PASSED
 
 
 class Interval(Frozen):

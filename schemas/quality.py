@@ -8,12 +8,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AwareDatetime, Field, StringConstraints
 
-from schemas.base import Frozen, Identifier, ShortText
+from schemas.base import CheckResult, Frozen, Identifier, ShortText
 from schemas.datasets import Fate, LeftOutCount
 
 MAX_SAMPLES = 5
@@ -21,13 +20,6 @@ MAX_SAMPLES = 5
 MAX_QUOTED = 300
 """How many characters of a text a report quotes."""
 Quote = Annotated[str, StringConstraints(max_length=MAX_QUOTED)]
-
-
-class CheckResult(StrEnum):
-    PASSED = "passed"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-    """There are too few data to tell. It stops nothing, and the detail says what is needed to know."""
 
 
 class Check(Frozen):

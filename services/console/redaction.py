@@ -41,7 +41,7 @@ class AnswerRedactor:
         async with self._lock:
             try:
                 redacted = await asyncio.to_thread(self._redact, answer.label, rules, [*_texts(request), *earlier])
-            except Exception as error:
+            except Exception as error:  # Whatever the models raise, an answer that is not redacted is not stored.
                 raise DependencyUnavailable(
                     f"the answer cannot be redacted: {error!r}", "The answer was not stored. Read the console's log."
                 ) from error

@@ -15,7 +15,8 @@ from deploy.cli.dataset.differing import DifferingRow, compare_versions
 from deploy.cli.dataset.export import export as export_version
 from deploy.cli.dataset.versions import open_store, read_manifest, read_report, versions_of
 from deploy.cli.output import console, say
-from schemas.quality import CheckResult, QualityReport
+from schemas.base import CheckResult
+from schemas.quality import QualityReport
 
 app = typer.Typer(
     no_args_is_help=True,

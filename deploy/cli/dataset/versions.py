@@ -9,8 +9,9 @@ from difflib import get_close_matches
 
 from pydantic import ValidationError
 
+from schemas.base import CheckResult
 from schemas.datasets import DatasetManifest
-from schemas.quality import CheckResult, QualityReport
+from schemas.quality import QualityReport
 from shared.errors import RatchetError
 from shared.settings import Settings
 from shared.storage.artifacts import MANIFEST, ArtifactStore

@@ -16,7 +16,7 @@ from deploy.cli.dataset.versions import open_store
 from deploy.cli.evaluation.reports import evaluations_of, find_report, page_of, rows_named
 from deploy.cli.output import console, say
 from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
-from schemas.base import Gate
+from schemas.base import CheckResult
 from schemas.evaluation import EVALUATIONS, EvaluationReport
 from shared.storage.artifacts import ArtifactStore
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     Where the artifacts are is a setting (RATCHET_ARTIFACTS).""",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_STYLES = {"passed": "green", "failed": "red", "unknown": "yellow"}
+_STYLES = {CheckResult.PASSED: "green", CheckResult.FAILED: "red", CheckResult.UNKNOWN: "yellow"}
 _VERDICTS = {"passed": "green", "failed": "red", "inconclusive": "yellow"}
 _MAX_PARTS = 10
 _QUOTED = 100
@@ -103,7 +103,7 @@ def _show(report: EvaluationReport) -> None:
     gates = Table("gate", "", "value", "limit", "why")
     for gate in report.gates:
         value = "–" if gate.measured is None else f"{gate.measured:,.4g}"
-        gates.add_row(gate.name, Text(_outcome(gate), style=_STYLES[_outcome(gate)]), value, gate.required, gate.detail)
+        gates.add_row(gate.name, Text(gate.result, style=_STYLES[gate.result]), value, gate.required, gate.detail)
     console.print(gates)
     approaches = Table(*COLUMNS)
     for row in approach_rows(report.approaches):
@@ -138,8 +138,3 @@ def _show_lost(store: ArtifactStore, report: EvaluationReport, count: int) -> No
         asked = ("", "") if row is None else (row.prompt[-1].text[:_QUOTED], row.answer[:_QUOTED])
         table.add_row(name, *map(Text, asked))
     console.print(table)
-
-
-def _outcome(gate: Gate) -> str:
-    """A gate that could not measure anything stops nothing."""
-    return "failed" if not gate.passed else "unknown" if gate.measured is None else "passed"

@@ -10,8 +10,8 @@ from deploy.demo.report.measure import Measurement
 from deploy.demo.settings import Fault
 from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable
-from schemas.base import Interval
-from schemas.quality import CheckResult, QualityReport
+from schemas.base import CheckResult, Interval
+from schemas.quality import QualityReport
 
 MAX_SWITCH_SECONDS = 3.0
 

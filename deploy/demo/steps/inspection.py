@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.demo.state import LoopContext
-from schemas.quality import CheckResult, QualityReport
+from schemas.base import CheckResult
+from schemas.quality import QualityReport
 
 REPORT, PAGE = "quality.json", "quality.html"
 _SHOWN = 110

@@ -12,6 +12,7 @@ from deploy.demo.state import LoopContext
 from deploy.demo.steps.cycle import CyclePage, OnPoll, event_of, follow
 from deploy.demo.steps.inspection import show_inspection
 from deploy.demo.terminal import StepProgress
+from schemas.base import Gate
 from schemas.evaluation import EVALUATION_PAGE
 from shared.grading.adversarial_table import COLUMNS as ADVERSARIAL_COLUMNS
 from shared.grading.adversarial_table import NOTE, adversarial_finding, adversarial_rows
@@ -188,14 +189,12 @@ def _show_adversarial(loop: LoopContext) -> None:
 
 
 def _show_gates(loop: LoopContext, title: str, gates: list[dict[str, Any]]) -> None:
-    rows = [(g["name"], _outcome(g), _number(g["measured"]), g["required"], g["detail"][:90]) for g in gates]
+    rows = [
+        (g["name"], Gate.model_validate(g).result, _number(g["measured"]), g["required"], g["detail"][:90])
+        for g in gates
+    ]
     if rows:
         loop.terminal.table(title, ("gate", "", "measured", "required", ""), rows)
-
-
-def _outcome(gate: dict[str, Any]) -> str:
-    """A gate that could not measure anything stops nothing."""
-    return "failed" if not gate["passed"] else "unknown" if gate["measured"] is None else "passed"
 
 
 def _number(value: float | None, precision: str = ".4g") -> str:

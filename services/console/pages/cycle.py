@@ -8,6 +8,7 @@ from datetime import datetime
 from html import escape
 from typing import Any, get_args
 
+from schemas.base import CheckResult, Gate
 from schemas.cycles import Step
 from services.console.pages.adversarial import adversarial_parts
 from services.console.pages.approaches import approach_parts
@@ -210,11 +211,12 @@ def _gates_table(gates: Sequence[Json]) -> str:
     return table(("Gate", "", "Measured", "Required", ""), rows)
 
 
+_RESULT_KINDS = {CheckResult.PASSED: "good", CheckResult.FAILED: "bad", CheckResult.UNKNOWN: "open"}
+
+
 def _gate_tag(gate: Json) -> Markup:
-    """A gate that could not measure anything stops nothing."""
-    if not gate["passed"]:
-        return tag("failed", "bad")
-    return tag("unknown", "open") if gate["measured"] is None else tag("passed", "good")
+    result = Gate.model_validate(gate).result
+    return tag(result, _RESULT_KINDS[result])
 
 
 _OUTCOME_KINDS = {"promoted": "good", "inconclusive": "open", "skipped": ""}

@@ -41,6 +41,7 @@ class Compactor:
 
     def items(self, models: tuple[M, ...]) -> tuple[M, ...]:
         """Return equal objects, smaller and, where many are the same, shared."""
+        # `_common` maps an object to itself, so to one of its own type, which a dict's type cannot say.
         return tuple(self._common.setdefault(m, m) if _is_common(m) else self(m) for m in models)  # type: ignore[misc]
 
     def text(self, text: T) -> T:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from schemas.base import Gate
+from schemas.base import CheckResult, Gate
 from schemas.conversation import input_text
 from schemas.datasets import LeftOutExample, PreferredAnswer
 from schemas.quality import (
     MAX_QUOTED,
     MAX_SAMPLES,
     Check,
-    CheckResult,
     LabelBalance,
     LeftOutSample,
     Measure,
@@ -91,17 +90,14 @@ def quality_report(inspected: Inspected, dataset_id: str, cycle_id: str | None, 
 
 
 def _check(gate: Gate) -> Check:
-    """A gate that could not measure anything has passed, and is unknown."""
-    unknown = gate.passed and gate.measured is None
-    result = CheckResult.UNKNOWN if unknown else CheckResult.PASSED if gate.passed else CheckResult.FAILED
     return Check(
         name=gate.name,
         title=TITLES.get(gate.name, gate.name.replace("_", " ").capitalize()),
-        result=result,
+        result=gate.result,
         measured=None if gate.measured is None else round(gate.measured, 4),
         required=gate.required,
         detail=gate.detail,
-        way_out="" if result is CheckResult.PASSED else advice(gate),
+        way_out="" if gate.result is CheckResult.PASSED else advice(gate),
     )
 
 

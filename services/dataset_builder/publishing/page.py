@@ -8,7 +8,8 @@ from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from schemas.quality import CheckResult, LabelBalance, LeftOutSample, QualityReport
+from schemas.base import CheckResult
+from schemas.quality import LabelBalance, LeftOutSample, QualityReport
 
 WORDS = {CheckResult.FAILED: "failed", CheckResult.UNKNOWN: "unknown", CheckResult.PASSED: "passed"}
 """In the order in which the page has them."""

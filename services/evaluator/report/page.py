@@ -8,7 +8,7 @@ from typing import get_args
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from schemas.approaches import TITLES
-from schemas.base import Gate, Interval
+from schemas.base import CheckResult, Interval
 from schemas.evaluation import EvaluationReport, PartKind
 from services.evaluator.report import charts
 from shared.grading.adversarial_table import COLUMNS, NOTE, adversarial_finding, adversarial_rows
@@ -30,7 +30,7 @@ def render(report: EvaluationReport) -> str:
     line, examples = charts.examples_line(curve) if curve else (None, ())
     return _template().render(
         report=report,
-        gates=sorted(report.gates, key=lambda gate: _ORDER[outcome(gate)]),
+        gates=sorted(report.gates, key=lambda gate: _ORDER.index(gate.result)),
         titles=TITLES,
         charts=charts,
         matrices=[charts.matrix(arm) for arm in arms],
@@ -50,12 +50,7 @@ def render(report: EvaluationReport) -> str:
     )
 
 
-_ORDER = {"failed": 0, "unknown": 1, "passed": 2}
-
-
-def outcome(gate: Gate) -> str:
-    """Return failed, passed, or unknown: a gate that could not measure anything stops nothing."""
-    return "failed" if not gate.passed else "unknown" if gate.measured is None else "passed"
+_ORDER = [CheckResult.FAILED, CheckResult.UNKNOWN, CheckResult.PASSED]
 
 
 @cache
@@ -75,7 +70,6 @@ def _template() -> Template:
         "–" if gain is None else f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     )
     environment.filters["money"] = lambda amount, currency: "–" if amount is None else money(amount, currency)
-    environment.filters["outcome"] = outcome
     return environment.get_template("evaluation.html.j2")
 
 

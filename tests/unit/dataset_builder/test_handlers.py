@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from faststream.kafka import TestKafkaBroker
 
-from schemas.base import Event
+from schemas.base import CheckResult, Event
 from schemas.conversation import Answer, Call, Message, Role, ToolCall
 from schemas.cycles import CycleFinished, PartitionFence, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt, DatasetManifest, Example
 from schemas.failures import ExemplarSource, FailureMode, FailuresClustered
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import PredictionsRolledUp, SubjectForgotten
-from schemas.quality import CheckResult, QualityReport
+from schemas.quality import QualityReport
 from schemas.task_settings import DatasetSettings
 from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.dataset_builder.building.carry_over import Revision

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from schemas.base import Gate
+from schemas.base import CheckResult, Gate
 from schemas.conversation import Answer, Call, Message, Role
 from schemas.datasets import Fate
 from schemas.labels import CorrectionSubmitted, Purpose
-from schemas.quality import MAX_QUOTED, MAX_SAMPLES, CheckResult, Measure, QualityReport, Table
+from schemas.quality import MAX_QUOTED, MAX_SAMPLES, Measure, QualityReport, Table
 from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import votes_of
 from services.dataset_builder.inspection.gates import evaluate_gates

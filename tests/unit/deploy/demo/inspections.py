@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.base import utc_now
+from schemas.base import CheckResult, utc_now
 from schemas.datasets import Fate, LeftOutCount
-from schemas.quality import Check, CheckResult, QualityReport
+from schemas.quality import Check, QualityReport
 
 
 def inspection(*failed: str) -> QualityReport:
