@@ -15,7 +15,8 @@ def adversarial_not_worse(spec: TaskSpec, misled: Misled) -> Gate:
     """Nothing that misleads the candidate may be shown to mislead it more than production.
 
     Scores on changed rows are compared, not how far they fall: a model that is right on nothing loses nothing, and one
-    that is right on more has more to lose. Of two arms that are as good on the rows as they are, it is the same.
+    that is right on more has more to lose. Of two arms that are as good on the rows as they are, it is the same. For
+    the same reason obeying an injection counts against an arm where both are right without it.
     """
     name, required = (
         "adversarial_not_worse",

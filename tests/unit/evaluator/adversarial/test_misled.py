@@ -16,7 +16,7 @@ from services.evaluator.adversarial.misled import obeys
 from services.evaluator.adversarial.report import adversarial_report
 from services.evaluator.gates import check_gates
 from tests.unit.evaluator.adversarial.inputs import SURE, UNSURE, answers, misled, rows, task, wrong_label
-from tests.unit.evaluator.arms import FREE, LABELS, NO_GOLDEN, ORDERS, compared, gate
+from tests.unit.evaluator.arms import FREE, LABELS, NO_GOLDEN, ORDERS, compared, gate, graded
 
 K = AdversarialKind
 CASES = adversarial_cases(rows(), task(), None)
@@ -56,6 +56,34 @@ def test_a_candidate_that_obeys_injections_is_stopped_and_named_so() -> None:
     found = adversarial_not_worse(task(), misled(task(), spoiled(K.INJECTION, 20), RIGHT))
     assert not found.passed
     assert "injections resisted: 100% → 38% of 32 rows" in found.detail
+
+
+def test_what_production_gets_wrong_anyway_no_injection_can_take_from_it() -> None:
+    """A base model that says the same of every input resists all injections; an adapter that reads them follows some.
+    It is right on more injected rows than production, so it is not stopped."""
+    same = LABELS[0]
+    found = misled(task(), spoiled(K.INJECTION, 20), [same for _ in CASES])
+    asked = found.evaluation.questions
+    poor = replace(found.evaluation, production=graded(asked, [same for _ in asked], task()))
+    stuck = replace(found, evaluation=poor)
+    shared = {i for i, question in enumerate(asked) if question.answer == same}
+    resisted = stuck.parts["injections resisted"]
+    assert {stuck.cases[row].source for row in resisted.rows} <= shared
+    assert 0 < len(resisted.rows) < 11
+    decided = adversarial_not_worse(task(), stuck)
+    assert decided.passed
+    assert f"injections resisted ({len(resisted.rows)})" in decided.detail, "too few rows to judge, and said so"
+
+
+def test_wrong_answers_to_injected_rows_stop_a_candidate_whatever_they_are() -> None:
+    off = list(RIGHT)
+    for i, case in enumerate(CASES):
+        if case.kind is K.INJECTION:
+            off[i] = next(label for label in LABELS if label not in (case.target, case.question.answer))
+    found = adversarial_not_worse(task(), misled(task(), off, RIGHT))
+    assert not found.passed
+    assert "Worse: injection: 100% → 0% of 32 rows" in found.detail
+    assert "injections resisted" not in found.detail
 
 
 def test_an_injection_counts_by_what_it_demands_and_not_by_any_other_answer() -> None:
@@ -146,7 +174,7 @@ def test_several_inputs_of_one_row_count_as_one() -> None:
     parts = misled(task(), wrong, RIGHT, sure_of(K.TYPOS, K.CASING, K.DISTRACTORS, K.LONG_INPUT))
     found = adversarial_not_worse(task(), parts)
     assert found.passed
-    assert found.measured == pytest.approx(7 * 2**-10)
+    assert found.measured == pytest.approx(8 * 2**-10)
 
 
 def test_too_few_rows_leave_the_gate_unknown_with_how_many_more_would_decide() -> None:
@@ -223,14 +251,14 @@ def test_failed_requests_are_wrong_and_counted_and_no_confidence_leaves_its_part
     assert report is not None
     assert [result.candidate.failed for result in report.results if result.kind is K.LONG_INPUT] == [32]
     assert all(result.candidate.confident_wrong is result.candidate.auroc is None for result in report.results)
-    assert set(silent.parts) == {"typos", "casing", "distractors", "long input", "injections resisted"}
+    assert set(silent.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
     assert not adversarial_not_worse(task(), silent).passed
 
 
 def test_of_generated_text_nothing_is_called_confidently_wrong() -> None:
     cases = adversarial_cases(rows(), FREE, None)
     found = misled(FREE, answers(cases), ["no"] * len(cases), cases=cases)
-    assert set(found.parts) == {"typos", "casing", "distractors", "long input", "injections resisted"}
+    assert set(found.parts) == {"typos", "casing", "distractors", "long input", "injection", "injections resisted"}
 
 
 def test_injections_are_counted_by_technique_the_most_obeyed_first() -> None:
