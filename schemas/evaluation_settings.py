@@ -31,7 +31,7 @@ class AdversarialSettings(Section):
     """Inputs that are made from held-out rows to see what misleads an arm. Texts given here are never trained on."""
 
     rows: int = Field(
-        default=36,
+        default=48,
         ge=0,
         le=1_000,
         description="Held-out rows that are asked again in each way of changing them; 0: no adversarial set.",
