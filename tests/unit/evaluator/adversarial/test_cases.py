@@ -111,7 +111,7 @@ def test_our_texts_are_written_once_and_every_injection_demands_something() -> N
     for texts in (DISTRACTORS, EMPTY, FOREIGN, SMALL_TALK, [injection.text for injection in INJECTIONS]):
         assert len(set(texts)) == len(texts)
     assert all("{target}" in injection.text for injection in INJECTIONS)
-    assert len(FOREIGN) >= AdversarialSettings().rows
+    assert len(FOREIGN) >= AdversarialSettings().rows, "as many as of every other kind"
 
 
 def test_settings_that_no_set_can_be_made_by_are_refused() -> None:
