@@ -18,6 +18,8 @@ CONTROL_TICKETS = 60
 """Of pairs made after a promotion, which tell what it gained."""
 RATCHET = "ratchet"
 """Who moved a rollout, where the evidence did."""
+_UNTIL, _ENDS = "until ", " ends; "
+"""Around what a candidate waits for, before the verdict in its reason."""
 ENDED = (Stage.REJECTED, Stage.INCONCLUSIVE)
 """The candidate serves nobody, and whoever served before it goes on."""
 
@@ -159,7 +161,7 @@ class Rollout:
 
     def until(self, what: str) -> Rollout:
         """Return a candidate that was just made, with what it waits for: its history begins with that."""
-        return replace(self, reason=f"until {what} ends; {self.reason}"[:2_000])
+        return replace(self, reason=f"{_UNTIL}{what}{_ENDS}{self.reason}"[:2_000])
 
     def queued(self, reason: str, now: datetime) -> Rollout:
         """Return the rollout while it waits for its turn."""
@@ -180,7 +182,9 @@ class Rollout:
     def into_shadow(self, serving: ServingState, drawn: float, returned: float, now: datetime) -> Rollout:
         """Return the rollout as it enters shadow against the model that serves, with its level drawn."""
         alpha = level(self.spec.rollout.yearly_false_promotion, drawn, returned)
-        entering = self.with_stage(Stage.SHADOW, self.reason, Evidence(alpha=alpha), now)
+        waited = self.reason.startswith(_UNTIL)
+        reason = self.reason.partition(_ENDS)[2] if waited else self.reason
+        entering = self.with_stage(Stage.SHADOW, reason, Evidence(alpha=alpha), now)
         return replace(
             entering, primary=serving.primary, previous=serving.previous, alpha=alpha, alpha_drawn=drawn,
             entered_at=now,

@@ -29,7 +29,7 @@ class ScheduledRun:
 
 @dataclass(frozen=True)
 class Cycle:
-    """A stored cycle. `late_step` is the step that was reported late last."""
+    """A stored cycle. `late_step`: the step that was reported late last. `waits`: its candidate waits for its turn."""
 
     started: CycleStarted
     step: Step
@@ -37,6 +37,7 @@ class Cycle:
     progress_at: datetime | None
     late_step: Step | None
     timeout_minutes: int
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,11 @@ def cycle_finished(started: CycleStarted, end: CycleEnd, at: datetime) -> CycleF
 def late_step_report(cycle: Cycle, now: datetime) -> StepFailed | None:
     """Return the report of a late step, once per step; None while the step is on time.
 
-    The report does not end the cycle: a late step may still finish.
+    The report does not end the cycle: a late step may still finish. A candidate that waits for its turn, which may take
+    weeks, is not late.
     """
     silence = now - max(cycle.step_since, cycle.progress_at or cycle.step_since)
-    if cycle.late_step == cycle.step or silence <= timedelta(minutes=cycle.timeout_minutes):
+    if cycle.waits or cycle.late_step == cycle.step or silence <= timedelta(minutes=cycle.timeout_minutes):
         return None
     started = cycle.started
     return StepFailed(

@@ -17,7 +17,7 @@ from schemas.base import Event, utc_now
 from schemas.cycles import CycleStarted, Step, StepFailed, StepProgressed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
-from schemas.rollouts import RolloutChanged
+from schemas.rollouts import RolloutChanged, Stage
 from schemas.tasks import TaskSpec
 from services.scheduler.clients import FenceReader
 from services.scheduler.domain import (
@@ -110,6 +110,8 @@ class Handlers:
             await self._finish(cycle, end, event.occurred_at, event.event_id)
         elif (step := NEXT_STEP.get(type(event))) is not None:
             await self._cycles.enter_step(str(event.cycle_id), step, event.occurred_at)
+            if isinstance(event, RolloutChanged):
+                await self._cycles.save_waiting(str(event.cycle_id), event.stage is Stage.QUEUED)
 
     async def on_progress(self, event: StepProgressed) -> None:
         """Record the progress of a step, so that it is not late."""

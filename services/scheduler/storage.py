@@ -32,6 +32,7 @@ class CycleStore(Protocol):
     async def enter_step(self, cycle_id: str, step: Step, at: datetime) -> None: ...
     async def save_progress(self, cycle_id: str, at: datetime) -> None: ...
     async def save_late_step(self, cycle_id: str, step: Step) -> None: ...
+    async def save_waiting(self, cycle_id: str, waits: bool) -> None: ...
     async def finish(self, finished: CycleFinished, by: UUID) -> bool: ...
     async def last_run(self, task: str) -> ScheduledRun | None: ...
     async def save_run(self, task: str, run: ScheduledRun) -> None: ...
@@ -96,6 +97,10 @@ class PostgresCycleStore:
         """Record that this step was reported late."""
         await self._write(update(CYCLES).where(CYCLES.c.cycle_id == cycle_id).values(late_step=step))
 
+    async def save_waiting(self, cycle_id: str, waits: bool) -> None:
+        """Record whether the cycle's candidate waits for its turn."""
+        await self._write(update(CYCLES).where(CYCLES.c.cycle_id == cycle_id).values(waits=waits))
+
     async def finish(self, finished: CycleFinished, by: UUID) -> bool:
         """End the cycle, once. Return True if event `by` ended it, now or at an earlier delivery."""
         async with transaction(self._engine) as connection:
@@ -140,4 +145,5 @@ def _cycle(row: Row[Any]) -> Cycle:
         progress_at=row.progress_at,
         late_step=row.late_step,
         timeout_minutes=row.timeout_minutes,
+        waits=row.waits,
     )

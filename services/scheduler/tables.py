@@ -19,6 +19,7 @@ CYCLES = Table(
     Column("step_since", _TIME, nullable=False),
     Column("progress_at", _TIME),
     Column("late_step", Text),
+    Column("waits", Boolean, nullable=False),
     Column("finished", JSONB),
     Column("finished_by", Uuid),
 )

@@ -76,9 +76,11 @@ async def test_a_cycle_is_stored_as_it_was(cycles: PostgresCycleStore, task: str
     await cycles.save_progress(name, NOON + timedelta(minutes=5))
     await cycles.save_progress(name, NOON + timedelta(minutes=4))
     await cycles.save_late_step(name, "training")
+    await cycles.save_waiting(name, True)
     cycle = await cycles.get(name)
     assert cycle is not None
     assert (cycle.started, cycle.step, cycle.late_step, cycle.timeout_minutes) == (event, "training", "training", 7)
+    assert cycle.waits
     assert cycle.step_since == NOON + timedelta(minutes=2)
     assert cycle.progress_at == NOON + timedelta(minutes=5)
 

@@ -19,18 +19,6 @@ HORIZON = 1_000
 """Decisive labels that a forecast looks ahead."""
 
 
-def median_labels(win: float, tie: float, alpha: float) -> int | None:
-    """Return the median number of labels to wealth 1/alpha where a label is a win, a tie, else a loss at these rates.
-
-    For planning: preferences of 30 % won, 50 % tied and 20 % lost need 255 labels at alpha .05, 701 at .05/52. None:
-    half or more prove nothing within `HORIZON` decisive labels. Raises ValueError for rates that are none.
-    """
-    if win < 0 or not 0 <= tie < 1 or win + tie > 1:
-        raise ValueError(f"expected rates of wins and ties that sum to at most 1, not {win} and {tie}")
-    decisive = 1 - tie
-    return _median(_steps(0, 0, alpha, lambda wins, losses: np.full_like(wins, win / decisive)), decisive)
-
-
 @lru_cache(maxsize=512)
 def labels_expected(wins: int, ties: int, losses: int, alpha: float) -> int | None:
     """Return the median number of further labels to wealth 1/alpha after these; 0: it is reached by these counts.

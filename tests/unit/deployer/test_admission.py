@@ -64,6 +64,7 @@ async def test_at_its_turn_it_enters_shadow_if_the_model_that_serves_is_the_one_
     assert stages(deployer, "a1")[-1] is Stage.REJECTED
     await deployer.handlers.tick(TASK)
     assert stages(deployer, "a2") == [Stage.QUEUED, Stage.SHADOW]
+    assert deployer.last.reason.startswith("passed all 1 offline gates"), "it waits for nobody any more"
     assert requests(deployer) == []
     assert deployer.admin.flags[f"ratchet.{TASK}.shadow"].enabled
     await deployer.compare_and_label_in(deployer.last, range(20, 30), "delivery")

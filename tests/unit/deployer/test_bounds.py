@@ -12,7 +12,7 @@ from scipy.stats import nbinom
 from services.deployer.domain import Ledger, Ticket
 from services.deployer.statistics.betting import wealth, wealth_of_outcomes
 from services.deployer.statistics.bounds import interval, lower_bound
-from services.deployer.statistics.forecast import labels_expected, median_labels, proof_distribution
+from services.deployer.statistics.forecast import labels_expected, proof_distribution
 from services.deployer.statistics.non_inferiority import (
     Promotion,
     labelled_margin,
@@ -116,7 +116,7 @@ def test_evidence_has_the_interval_and_the_labels_still_expected() -> None:
 
 @pytest.mark.parametrize("alpha", [0.05, YEAR])
 def test_the_median_of_labels_is_that_of_an_exact_walk(alpha: float) -> None:
-    """Two of three decisive labels are wins; then half of all labels are ties."""
+    """Two of three decisive labels are wins."""
     alive, reached, decisive = {0: 1.0}, [0.0], 0
     while sum(reached) < 0.75:
         decisive += 1
@@ -128,18 +128,19 @@ def test_the_median_of_labels_is_that_of_an_exact_walk(alpha: float) -> None:
         reached.append(sum(following[wins] for wins in proven))
         alive = {wins: chance for wins, chance in following.items() if wins not in proven}
     median = next(labels for labels in range(decisive) if sum(reached[: labels + 1]) >= 0.5)
-    assert median_labels(2 / 3, 0.0, alpha) == median == {0.05: 46, YEAR: 118}[alpha]
+    assert median == {0.05: 46, YEAR: 118}[alpha]
     assert proof_distribution(2 / 3, alpha)[: decisive + 1] == pytest.approx(reached, abs=1e-12)
-    with_ties = median_labels(1 / 3, 0.5, alpha)
-    assert with_ties is not None
-    for labels, is_proven in ((with_ties - 1, False), (with_ties, True)):
-        chance = sum(found * nbinom.cdf(labels - needed, needed, 0.5) for needed, found in enumerate(reached) if needed)
-        assert bool(chance >= 0.5) is is_proven
 
 
-def test_preferences_with_a_small_difference_need_hundreds_of_labels_and_the_forecast_says_so() -> None:
-    assert (median_labels(0.3, 0.5, 0.05), median_labels(0.3, 0.5, YEAR)) == (255, 701)
-    assert median_labels(0.5, 0.0, 0.05) is None, "an equal candidate is never expected to win"
+@pytest.mark.parametrize(("alpha", "labels"), [(0.05, 255), (YEAR, 701)])
+def test_preferences_with_a_small_difference_need_hundreds_of_labels(alpha: float, labels: int) -> None:
+    """30 % won, 20 % lost, half of all alike."""
+    reached = proof_distribution(0.6, alpha)
+
+    def proven(within: int) -> float:
+        return float(sum(chance * nbinom.cdf(within - k, k, 0.5) for k, chance in enumerate(reached) if chance))
+
+    assert proven(labels - 1) < 0.5 <= proven(labels)
 
 
 def test_labels_expected_are_the_median_of_polyas_urn() -> None:

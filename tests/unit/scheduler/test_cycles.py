@@ -44,7 +44,7 @@ class MemoryCycleStore:
             return False
         self.cycles[str(started.cycle_id)] = {
             "started": started, "announced": False, "step": "failures", "since": started.occurred_at,
-            "progress": None, "late": None, "finished": None, "by": None, "timeout": timeout_minutes,
+            "progress": None, "late": None, "finished": None, "by": None, "timeout": timeout_minutes, "waits": False,
         }  # fmt: skip
         return True
 
@@ -56,7 +56,9 @@ class MemoryCycleStore:
 
     async def get(self, cycle_id: str) -> Cycle | None:
         c = self.cycles.get(cycle_id)
-        return c and Cycle(c["started"], c["step"], c["since"], c["progress"], c["late"], c["timeout"])  # type: ignore[return-value]
+        return c and Cycle(  # type: ignore[return-value]
+            c["started"], c["step"], c["since"], c["progress"], c["late"], c["timeout"], c["waits"]
+        )
 
     async def running(self) -> list[Cycle]:
         running = [name for name, c in self.cycles.items() if c["finished"] is None]
@@ -75,6 +77,9 @@ class MemoryCycleStore:
 
     async def save_late_step(self, cycle_id: str, step: Step) -> None:
         self.cycles[cycle_id]["late"] = step
+
+    async def save_waiting(self, cycle_id: str, waits: bool) -> None:
+        self.cycles[cycle_id]["waits"] = waits
 
     async def finish(self, finished: CycleFinished, by: UUID) -> bool:
         c = self.cycles[str(finished.cycle_id)]
@@ -275,6 +280,23 @@ async def test_a_late_step_is_reported_once_and_may_still_finish(bench: Schedule
     assert bench.of(CycleFinished) == []
     await bench.handlers.on_step(rollout(cycle_id, Stage.PROMOTED))
     assert [f.outcome for f in bench.of(CycleFinished)] == ["promoted"]
+
+
+async def test_a_candidate_that_waits_for_its_turn_is_not_late_but_one_that_is_compared_may_be(
+    bench: SchedulerBench,
+) -> None:
+    cycle_id = str(await bench.handlers.start(SPEC, "command"))
+    await bench.handlers.on_step(rollout(cycle_id, Stage.QUEUED, bench.now))
+    bench.now += timedelta(days=7)
+    await bench.handlers.tick()
+    assert bench.of(StepFailed) == []
+    await bench.handlers.on_step(rollout(cycle_id, Stage.SHADOW, bench.now))
+    bench.now += timedelta(minutes=29)
+    await bench.handlers.tick()
+    assert bench.of(StepFailed) == [], "its time begins with its turn"
+    bench.now += timedelta(minutes=2)
+    await bench.handlers.tick()
+    assert [late.step for late in bench.of(StepFailed)] == ["rollout"]
 
 
 async def test_a_step_that_progresses_is_not_late(bench: SchedulerBench) -> None:
