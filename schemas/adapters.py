@@ -124,6 +124,20 @@ class TextScore(Frozen):
     gates: bool = Field(description="By this one the candidate may not be worse (`evaluation.text_metric`).")
 
 
+class LowConfidence(Frozen):
+    """The confidence up to which answers are to be looked at, so that a wanted share of the errors is found.
+
+    The threshold is conformal: of the adapter's wrong answers, a further one, drawn as those were that it was found
+    from, lies at or below it with at least the probability `recall`. How: services/evaluator/statistics.
+    """
+
+    threshold: Probability = Field(description="Of uncalibrated confidence.")
+    calibrated: Probability | None = Field(default=None, description="The same, calibrated; None: no calibration.")
+    recall: Probability = Field(description="`evaluation.low_confidence_recall` of the task at that time.")
+    flagged: Probability = Field(description="Share of all answers at or below the threshold.")
+    errors: int = Field(ge=1, description="Wrong answers that it was found from.")
+
+
 CALIBRATIONS, CALIBRATION_FILE = "calibrations", "calibration.json"
 """Where the artifact store has an adapter's calibration: the kind of artifact, and the file in its folder."""
 
@@ -154,6 +168,9 @@ class Calibration(Frozen):
     basis: Literal["rows", "traffic"] = Field(
         default="rows",
         description="`traffic`: fitted on rows that chance drew, weighed by how probable that was. `rows`: on all.",
+    )
+    low_confidence: LowConfidence | None = Field(
+        default=None, description="What low confidence is, found on the same answers; None: too few errors."
     )
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from schemas.adapters import ArmScore, Calibration, ClassScore, Difference, TextScore
+from schemas.adapters import ArmScore, Calibration, ClassScore, Difference, LowConfidence, TextScore
 from schemas.adversarial import AdversarialReport
 from schemas.approaches import ApproachTable, Gain
 from schemas.base import AdapterName, Frozen, Gate, Identifier, Interval, Probability, TaskName, Verdict
@@ -58,20 +58,6 @@ class Reliability(Frozen):
     before: tuple[ReliabilityBin, ...] = Field(max_length=50)
     after: tuple[ReliabilityBin, ...] = Field(max_length=50)
     basis: Literal["rows", "traffic"]
-
-
-class LowConfidence(Frozen):
-    """The confidence up to which answers are to be looked at, so that a wanted share of the errors is found.
-
-    The threshold is conformal (Vovk et al. 2005; Angelopoulos et al. 2024): of the answers that are wrong, a further
-    one, drawn as these were, lies at or below it with at least the probability `recall`.
-    """
-
-    threshold: Probability = Field(description="Of uncalibrated confidence.")
-    calibrated: Probability | None = Field(default=None, description="The same, calibrated; None: no calibration.")
-    recall: Probability
-    flagged: Probability = Field(description="Share of all answers at or below the threshold.")
-    errors: int = Field(ge=1, description="Wrong answers that it was found from.")
 
 
 class Speed(Frozen):
@@ -162,7 +148,9 @@ class EvaluationReport(Frozen):
     golden: Golden
     calibration: Calibration | None = None
     reliability: Reliability | None = None
-    low_confidence: LowConfidence | None = None
+    low_confidence: LowConfidence | None = Field(
+        default=None, description="The calibration's, where there is one: it is what the adapter's answers go by."
+    )
     approaches: ApproachTable
     adversarial: AdversarialReport | None = Field(
         default=None,

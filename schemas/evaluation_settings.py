@@ -127,7 +127,7 @@ class EvaluationSettings(Section):
         default=0.8,
         gt=0.0,
         lt=1.0,
-        description="Share of the errors that is to lie at or below the low-confidence threshold of the report.",
+        description="Share of an adapter's errors that is to lie at or below its threshold of low confidence.",
     )
     adversarial: AdversarialSettings = AdversarialSettings()
     text_metric: TextMetric = Field(

@@ -47,6 +47,9 @@ class Confidence(Frozen):
         description="Extraction and tools: the probability of each field, function and argument that the answer has.",
     )
     calibration: Identifier | None = Field(default=None, description="The calibration that turned `raw` into `score`.")
+    threshold: Probability | None = Field(
+        default=None, description="The calibration's of low confidence: of a `score` at or below it. None: it has none."
+    )
 
 
 class LoggedAnswer(Answer):

@@ -158,8 +158,10 @@ class DatasetSettings(Section):
 class FailureSettings(Section):
     """Which predictions are suspects, and how they are clustered into failure modes."""
 
-    confidence_threshold: Probability = Field(
-        default=0.6, description="Below it, a prediction is a suspect, if its confidence is calibrated."
+    confidence_threshold: Probability | None = Field(
+        default=None,
+        description="Below it, a prediction is a suspect, if its confidence is calibrated. Empty: at or below the "
+        "adapter's own, by evaluation.low_confidence_recall; below 0.6 where it has none.",
     )
     min_cluster_size: int = Field(default=8, ge=2)
     min_samples: int = Field(default=2, ge=1)

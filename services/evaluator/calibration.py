@@ -25,6 +25,7 @@ from sklearn.isotonic import IsotonicRegression
 from schemas.adapters import Calibration
 from schemas.evaluation import Reliability
 from services.evaluator.statistics.confidence import brier, expected_calibration_error, reliability_bins
+from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.traffic import TrafficSample
 from shared.identity import content_hash
 from shared.model.confidence import MAX_LOG_ODDS, calibrated, log_odds
@@ -73,9 +74,12 @@ def fit(
     scores: Sequence[float | None],
     right: Sequence[bool],
     labels: int,
+    recall: float,
     traffic: TrafficSample | None = None,
 ) -> Fitted | None:
     """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `labels`: their number in the task.
+
+    With it comes the threshold at or below which the share `recall` of the errors is expected (`low_confidence`).
 
     Answers without a score are skipped. `traffic`: the answers that stand for all traffic. Where they suffice the map
     is fitted on them alone, by their weights: suspects are more often wrong at the same score than other answers are.
@@ -103,7 +107,9 @@ def fit(
             "basis": "traffic" if by_traffic else "rows",
         }
     )
-    return Fitted(calibration, raw, judged, weights, mapped)
+    if (low := low_confidence(raw, judged, weights, recall)) is not None:
+        low = low.model_copy(update={"calibrated": calibrated(calibration, low.threshold)})
+    return Fitted(calibration.model_copy(update={"low_confidence": low}), raw, judged, weights, mapped)
 
 
 def chosen_answers(raw: Floats, traffic: TrafficSample | None) -> tuple[NDArray[np.intp], Floats, bool]:

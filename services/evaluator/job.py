@@ -291,7 +291,8 @@ def calibrate(
         return None, None
     right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
-    fitted = fit(trained.adapter, scores, right, len(trained.spec.labels), traffic_of(evaluation))
+    recall = trained.spec.evaluation.low_confidence_recall
+    fitted = fit(trained.adapter, scores, right, len(trained.spec.labels), recall, traffic_of(evaluation))
     if fitted is None:
         return None, None
     output = folder / "calibration"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.adapters import AdapterEvaluated, Calibration, TextScore
+from schemas.adapters import AdapterEvaluated, Calibration, LowConfidence, TextScore
 from schemas.approaches import Approach, ApproachKind, ApproachTable
-from schemas.evaluation import EvaluationReport, Golden, LowConfidence, Reliability
+from schemas.evaluation import EvaluationReport, Golden, Reliability
 from schemas.judging import JudgeReport
 from schemas.tasks import TaskSpec
 from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
@@ -28,7 +28,6 @@ from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.paired import difference
 from services.evaluator.texts.metrics import Scores
 from shared.identity import event_id
-from shared.model.confidence import calibrated
 
 if TYPE_CHECKING:
     from services.evaluator.recipe import ArmAnswers
@@ -198,13 +197,12 @@ def _row_ids(questions: Sequence[Question], positions: Sequence[int]) -> tuple[s
 
 
 def _low_confidence(evaluation: Comparison, calibration: Calibration | None, spec: TaskSpec) -> LowConfidence | None:
-    """Return the candidate's threshold, found on the rows that its calibration is fitted on."""
+    """Return the threshold that the candidate's calibration has; where it has no calibration, what it would have."""
+    if calibration is not None:
+        return calibration.low_confidence
     scores = evaluation.candidate_confidence
     if scores is None:
         return None
     chosen, weights, _ = chosen_answers(scores, evaluation.traffic)
     right = np.array(evaluation.candidate.right, dtype=np.float64)[chosen]
-    found = low_confidence(scores[chosen], right, weights, spec.evaluation.low_confidence_recall)
-    if found is None or calibration is None:
-        return found
-    return found.model_copy(update={"calibrated": calibrated(calibration, found.threshold)})
+    return low_confidence(scores[chosen], right, weights, spec.evaluation.low_confidence_recall)

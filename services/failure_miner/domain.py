@@ -13,6 +13,7 @@ import numpy.typing as npt
 from schemas.conversation import Answer, Call, FinishReason, input_text
 from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged
+from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskSpec
 from services.failure_miner.sampling import BANDS, FEEDBACK, Question, Sighting, sampling_point, stratum_of
 from shared.conversation import bounded_answer, bounded_call, never_trained
@@ -56,9 +57,9 @@ class Suspect:
     user_hash: str | None = None
 
 
-def is_suspect(confidence: Confidence, threshold: float) -> bool:
+def is_suspect(confidence: Confidence, rules: FailureSettings) -> bool:
     """Return True for a low confidence. Without a calibration a confidence means nothing, so it makes no suspect."""
-    return stratum_of(confidence, threshold) in BANDS
+    return stratum_of(confidence, rules) in BANDS
 
 
 def is_negative(feedback: FeedbackGiven) -> bool:
@@ -84,7 +85,7 @@ def seen_by_sampling(event: PredictionLogged, spec: TaskSpec) -> list[Sighting]:
         if was_interrupted(answer):
             continue
         reason = never_trained(event.call, [answer])
-        stratum = stratum_of(answer.confidence, spec.failures.confidence_threshold) if reason is None else None
+        stratum = stratum_of(answer.confidence, spec.failures) if reason is None else None
         auditable = reason is None or reason[0] not in _UNREADABLE
         if auditable:
             seen.append(
@@ -133,9 +134,9 @@ def chosen_predictions(event: PredictionLogged, choose: Callable[[LoggedAnswer],
     ]  # fmt: skip
 
 
-def doubtful_predictions(event: PredictionLogged, threshold: float) -> list[AnsweredPrediction]:
+def doubtful_predictions(event: PredictionLogged, rules: FailureSettings) -> list[AnsweredPrediction]:
     """Return the answers of a request that are suspects."""
-    return chosen_predictions(event, lambda a: is_suspect(a.confidence, threshold) and not was_interrupted(a))
+    return chosen_predictions(event, lambda a: is_suspect(a.confidence, rules) and not was_interrupted(a))
 
 
 def looked_up_prediction(found: AnsweredPrediction) -> AnsweredPrediction:

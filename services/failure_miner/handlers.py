@@ -232,7 +232,7 @@ def _look_at(
     sightings: list[Sighting] = []
     for delivery in deliveries:
         spec = specs[delivery.event.task]
-        doubtful = doubtful_predictions(delivery.event, spec.failures.confidence_threshold)
+        doubtful = doubtful_predictions(delivery.event, spec.failures)
         suspicious += [(prediction, delivery) for prediction in doubtful]
         sightings += seen_by_sampling(delivery.event, spec)
     return suspicious, sightings

@@ -6,7 +6,7 @@ inclusion probability, and answers weighted by its inverse estimate production w
 
 audit          a share of all answers, confident ones too
 uncalibrated   answers of an arm whose confidence means nothing yet: the base model, an imported log
-confidence .x  answers with a calibrated confidence below the task's threshold, by tenths of it
+confidence .x  answers with a low calibrated confidence (`is_low`), by tenths of it
 feedback       answers that a user called wrong: all of them
 
 The rates of a day are planned when its first prediction is read, from the latest day before (`plan_rates`). Where
@@ -31,6 +31,8 @@ UNCALIBRATED = "uncalibrated"
 FEEDBACK = "feedback"
 BANDS = tuple(f"confidence .{tenth}" for tenth in range(10))
 STRATA = (AUDIT, UNCALIBRATED, FEEDBACK, *BANDS)
+USUAL_THRESHOLD = 0.6
+"""Below it a calibrated confidence is low where neither the task nor the adapter has a threshold."""
 SLACK = 1.2
 """How far a day's questions may exceed its budget: samples vary, and so does traffic."""
 _AUDIT_PART = 0.5
@@ -84,12 +86,24 @@ class Stratum:
     refused: int = 0
 
 
-def stratum_of(confidence: Confidence, threshold: float) -> str | None:
+def is_low(confidence: Confidence, rules: FailureSettings) -> bool:
+    """Return True if a calibrated confidence is low: by the task's threshold, else the adapter's, else the usual one.
+
+    A threshold of the task's is a person's own choice, so it wins. The adapter's has the errors that it was found from
+    at or below it; the others are strict bounds.
+    """
+    score = confidence.score or 0.0
+    if rules.confidence_threshold is not None:
+        return score < rules.confidence_threshold
+    return score < USUAL_THRESHOLD if confidence.threshold is None else score <= confidence.threshold
+
+
+def stratum_of(confidence: Confidence, rules: FailureSettings) -> str | None:
     """Return the stratum of an answer besides the audit; None if it is confident enough to be left alone."""
     if confidence.calibration is None:
         return UNCALIBRATED
     score = confidence.score or 0.0
-    return BANDS[min(int(score * 10), 9)] if score < threshold else None
+    return BANDS[min(int(score * 10), 9)] if is_low(confidence, rules) else None
 
 
 def plan_rates(rules: FailureSettings, seen: Mapping[str, int]) -> dict[str, float]:

@@ -63,6 +63,7 @@ class Measure(NamedTuple):
     uncertain_share: float | None = None
     calibration: str | None = None
     fields: dict[str, float] | None = None
+    threshold: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the event's field `confidence`, without the fields that are None."""
@@ -234,8 +235,11 @@ def _measure_label(labels: _Labels, tokens: Tokens, total: float, calibration: C
     margin, entropy = (score - rival, _entropy(score, branches, len(labels))) if all_listed else (None, None)
     if calibration is None:
         return Measure(score, total, len(tokens), None, margin, entropy, outside)
-    mapped = calibrated(calibration, score)
-    return Measure(mapped, total, len(tokens), score, margin, entropy, outside, calibration=calibration.name)
+    mapped, low = calibrated(calibration, score), calibration.low_confidence
+    return Measure(
+        mapped, total, len(tokens), score, margin, entropy, outside, calibration=calibration.name,
+        threshold=None if low is None else low.calibrated,
+    )  # fmt: skip
 
 
 def _answer(labels: _Labels, tokens: Tokens) -> tuple[int | None, str | None]:

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 
-from schemas.adapters import AdapterTrained
+from schemas.adapters import AdapterTrained, Calibration
 from schemas.adversarial import AdversarialArm, AdversarialKind, AdversarialReport, AdversarialResult, Technique
 from schemas.approaches import Approach, ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
 from schemas.conversation import Message, Role
@@ -72,8 +72,13 @@ def desk(labels: int) -> TaskSpec:
     return TaskSpec.model_validate({"name": "desk", "kind": "classification", "system_prompt": "Say.", "labels": names})
 
 
-def classification(labels: int = 77, rows: int = 616, better: float = 0.82) -> EvaluationReport:
-    """A candidate that is right on `better` of the rows beside a production adapter at 0.7, and fails on one label."""
+def classification(
+    labels: int = 77, rows: int = 616, better: float = 0.82, calibration: Calibration | None = None
+) -> EvaluationReport:
+    """A candidate that is right on `better` of the rows beside a production adapter at 0.7, and fails on one label.
+
+    `calibration`: of an earlier evaluation; None: the one that these answers give.
+    """
     spec = desk(labels)
     chance = np.random.default_rng(20)
     asked = [
@@ -97,10 +102,9 @@ def classification(labels: int = 77, rows: int = 616, better: float = 0.82) -> E
         )  # fmt: skip
 
     candidate, production = answers(better, spec.labels[min(3, labels - 1)], 180.0), answers(0.7, "", 175.0)
-    fitted = fit(f"{spec.name}-2", candidate.scores, candidate.graded(asked, 0, spec).right, labels)
-    extras = Extras(
-        approaches(rows), fitted.calibration if fitted else None, fitted.reliability if fitted else None, concurrency=8
-    )
+    fitted = fit(f"{spec.name}-2", candidate.scores, candidate.graded(asked, 0, spec).right, labels, 0.8)
+    assert fitted is not None
+    extras = Extras(approaches(rows), calibration or fitted.calibration, fitted.reliability, concurrency=8)
     both = Asked(asked, [], candidate, production)
     report = evaluation_report(trained(spec), PRODUCTION, "desk-2-vs-desk-1-abc123", both, extras, NOON)
     return report.model_copy(update={"adversarial": ADVERSARIAL})

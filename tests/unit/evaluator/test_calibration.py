@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from shared.model.confidence import calibrated
 
 LABELS = 10
 CHANCE = 1 / (LABELS - 1)
+RECALL = 0.8
 
 
 def simulated(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -32,8 +34,14 @@ def simulated(answers: int, truth: float, seed: int = 7) -> tuple[np.ndarray, np
     return 1 / (1 + np.exp(-truth * honest)), right
 
 
-def fit(*arguments: Any) -> Calibration | None:
-    found = fit_and_cross_fit(*arguments)
+def fit(
+    adapter: str,
+    scores: Sequence[float | None],
+    right: Sequence[Any],
+    labels: int,
+    traffic: TrafficSample | None = None,
+) -> Calibration | None:
+    found = fit_and_cross_fit(adapter, scores, right, labels, RECALL, traffic)
     return None if found is None else found.calibration
 
 
@@ -156,6 +164,33 @@ def test_the_map_is_fitted_on_the_sample_of_traffic_where_it_suffices() -> None:
         errors.append(expected_calibration_error(mapped, honest))
         assert found.basis == ("rows" if sample is None else "traffic")
     assert errors[0] < 0.05 < 0.1 < errors[1]
+
+
+def test_the_threshold_of_low_confidence_travels_with_the_map() -> None:
+    """Of 500 answers 100 are wrong: 80 of them, and one for the further error, lie at or below the 81st."""
+    scores, right = np.linspace(0.002, 1.0, 500), np.arange(500) % 5 > 0
+    found = fit("desk-1", list(scores), list(right), LABELS)
+    assert found is not None and found.low_confidence is not None
+    low = found.low_confidence
+    assert (low.errors, low.recall, low.threshold) == (100, RECALL, scores[5 * 80])
+    assert low.flagged == pytest.approx(401 / 500)
+    assert low.calibrated == calibrated(found, low.threshold) != low.threshold
+
+
+def test_the_threshold_of_low_confidence_is_that_of_the_sample_of_traffic() -> None:
+    """Suspects' errors, all of low confidence, would put it too low."""
+    scores = np.concatenate([np.linspace(0.01, 0.99, 400), np.full(400, 0.005)])
+    right = np.concatenate([np.arange(400) % 2 > 0, np.zeros(400, dtype=bool)])
+    traffic = TrafficSample(np.arange(400), np.ones(400))
+    found = fit("desk-1", list(scores), list(right), LABELS, traffic)
+    assert found is not None and found.low_confidence is not None
+    assert found.low_confidence.errors == 200
+    assert found.low_confidence.threshold == pytest.approx(0.8, abs=0.01)
+
+
+def test_too_few_errors_leave_a_map_without_a_threshold() -> None:
+    found = fit("desk-1", [0.9] * 100, [False] * 3 + [True] * 97, LABELS)
+    assert found is not None and found.low_confidence is None
 
 
 def test_too_small_a_sample_of_traffic_leaves_the_map_to_all_rows() -> None:

@@ -208,6 +208,20 @@ def test_the_calibration_is_stored_beside_the_adapter_and_the_first_one_stays(
     assert calibrate(trained, questions, half_right(questions, 0.6), store, tmp_path / "two")[0] == first
 
 
+@pytest.mark.parametrize(("recall", "threshold"), [(0.5, 0.525), (0.9, 0.925)])
+def test_the_task_says_what_share_of_the_errors_lies_below_its_threshold_of_low_confidence(
+    recall: float, threshold: float, trained: AdapterTrained, tmp_path: Path
+) -> None:
+    """The twenty errors are those of even numbers; 21 times the recall of them, rounded up, lie at or below it."""
+    store, questions = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache"), asked(trained)
+    wanted = trained.spec.evaluation.model_copy(update={"low_confidence_recall": recall})
+    task = trained.model_copy(update={"spec": trained.spec.model_copy(update={"evaluation": wanted})})
+    answers = half_right(questions, 0.9).model_copy(update={"scores": tuple((n + 1) / 40 for n in range(40))})
+    found, _ = calibrate(task, questions, answers, store, tmp_path / "one")
+    assert found is not None and found.low_confidence is not None
+    assert (found.low_confidence.recall, found.low_confidence.threshold) == (recall, pytest.approx(threshold))
+
+
 def test_the_calibration_is_of_traffic_where_chance_drew_enough_rows(trained: AdapterTrained, tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
     audits = [replace(question, drawn=0.1, is_uniform=True) for question in asked(trained) * 4]

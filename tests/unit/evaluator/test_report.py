@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.adapters import AdapterEvaluated
+from schemas.adapters import AdapterEvaluated, LowConfidence
 from schemas.evaluation import EVALUATION_PAGE, EvaluationManifest, EvaluationReport
 from services.evaluator.report.charts import MAX_LABELS, matrix
 from services.evaluator.report.page import render
@@ -68,6 +68,15 @@ def test_the_confusions_of_a_label_add_up_to_its_rows_and_its_recall(of_many: Ev
         right = sum(cell.count for cell in of_label if cell.given == score.label)
         assert sum(cell.count for cell in of_label) == score.support
         assert right / score.support == pytest.approx(score.recall)
+
+
+def test_the_report_has_the_low_confidence_that_the_adapter_has(of_four: EvaluationReport) -> None:
+    """An adapter's first calibration stays, and its answers go by that one's threshold, whatever this evaluation's."""
+    assert of_four.calibration is not None and of_four.calibration.low_confidence is not None
+    assert of_four.low_confidence == of_four.calibration.low_confidence
+    published = LowConfidence(threshold=0.7, calibrated=0.6, recall=0.9, flagged=0.5, errors=30)
+    of_adapter = of_four.calibration.model_copy(update={"low_confidence": published})
+    assert classification(4, 240, calibration=of_adapter).low_confidence == published
 
 
 def test_parts_have_both_arms_and_the_one_where_the_candidate_is_worse_comes_first(of_four: EvaluationReport) -> None:

@@ -22,10 +22,11 @@ from services.failure_miner.domain import (
     review_question,
     seen_by_sampling,
 )
-from services.failure_miner.sampling import FEEDBACK, UNCALIBRATED, Question, Sighting
+from services.failure_miner.sampling import FEEDBACK, UNCALIBRATED, USUAL_THRESHOLD, Question, Sighting
 from shared.storage.predictions import AnsweredPrediction
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
+RULES = FailureSettings()
 SPEC = TaskSpec(name="support-desk", kind=TaskKind.CLASSIFICATION, system_prompt="Intent?", labels=("refund", "cancel"))
 MESSAGES = (Message(role=Role.SYSTEM, content="Intent?"), Message(role=Role.USER, content="where is it"))
 CALL = Call(messages=MESSAGES)
@@ -58,8 +59,14 @@ def logged(call: Call, *answers: LoggedAnswer) -> PredictionLogged:
     )  # fmt: skip
 
 
-def doubted(number: int, score: float | None = 0.1, calibration: str | None = "c1", **fields: object) -> LoggedAnswer:
-    confidence = Confidence(score=score, calibration=calibration)
+def doubted(
+    number: int,
+    score: float | None = 0.1,
+    calibration: str | None = "c1",
+    threshold: float | None = None,
+    **fields: object,
+) -> LoggedAnswer:
+    confidence = Confidence(score=score, calibration=calibration, threshold=threshold)
     return LoggedAnswer.model_validate(
         {"prediction_id": f"p{number}", "confidence": confidence, "text": "refund", **fields}
     )
@@ -76,10 +83,35 @@ def feedback(kind: str, positive: bool | None = None, text: str | None = None) -
 
 
 def test_a_confidence_below_the_threshold_makes_a_suspect_if_it_is_calibrated() -> None:
-    assert is_suspect(Confidence(score=0.59, calibration="c1"), 0.6)
-    assert not is_suspect(Confidence(score=0.6, calibration="c1"), 0.6)
-    assert not is_suspect(Confidence(score=0.59), 0.6)
-    assert not is_suspect(Confidence(), 0.6)
+    assert is_suspect(Confidence(score=0.59, calibration="c1"), RULES)
+    assert not is_suspect(Confidence(score=0.6, calibration="c1"), RULES)
+    assert not is_suspect(Confidence(score=0.59), RULES)
+    assert not is_suspect(Confidence(), RULES)
+
+
+@pytest.mark.parametrize(("score", "suspect"), [(0.8, True), (0.81, False), (None, True)])
+def test_the_adapters_own_threshold_has_its_errors_at_or_below_it(score: float | None, suspect: bool) -> None:
+    assert is_suspect(Confidence(score=score, calibration="c1", threshold=0.8), RULES) is suspect
+    sighting = seen(CALL, doubted(1, score, threshold=0.8))
+    assert sighting is not None
+    assert (sighting.stratum is not None) is suspect
+
+
+def test_a_threshold_of_the_task_wins_over_the_adapters() -> None:
+    confidence = Confidence(score=0.5, calibration="c1", threshold=0.8)
+    assert is_suspect(confidence, RULES)
+    assert not is_suspect(confidence, FailureSettings(confidence_threshold=0.5))
+    assert is_suspect(confidence.model_copy(update={"threshold": 0.1}), FailureSettings(confidence_threshold=0.51))
+
+
+def test_an_adapter_without_a_threshold_has_the_usual_one() -> None:
+    assert RULES.confidence_threshold is None
+    assert is_suspect(Confidence(score=USUAL_THRESHOLD - 1e-9, calibration="c1"), RULES)
+    assert not is_suspect(Confidence(score=USUAL_THRESHOLD, calibration="c1"), RULES)
+
+
+def test_a_threshold_without_a_calibration_makes_no_suspect() -> None:
+    assert not is_suspect(Confidence(score=0.1, threshold=0.8), RULES)
 
 
 @pytest.mark.parametrize("score", [None, 0.01, 0.63, 0.99])
@@ -102,7 +134,7 @@ def test_with_a_calibration_the_threshold_chooses(score: float, stratum: str | N
 def test_each_answer_of_a_request_is_a_prediction_of_its_own() -> None:
     calls = (LOOK_UP.model_copy(update={"arguments": '{"number": "4712"}'}),)
     event = logged(WITH_TOOLS, doubted(1, text="", tool_calls=calls), doubted(2, 0.9), doubted(3, None))
-    first, third = doubtful_predictions(event, 0.6)
+    first, third = doubtful_predictions(event, RULES)
     assert (first.prediction_id, third.prediction_id) == ("p1", "p3")
     assert (first.confidence, third.confidence) == (0.1, None)
     assert first.call == third.call == WITH_TOOLS
@@ -112,7 +144,7 @@ def test_each_answer_of_a_request_is_a_prediction_of_its_own() -> None:
 
 @pytest.mark.parametrize("reason", [FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT])
 def test_an_answer_that_was_broken_off_is_no_suspect(reason: FinishReason) -> None:
-    assert doubtful_predictions(logged(CALL, doubted(1, finish_reason=reason)), 0.6) == []
+    assert doubtful_predictions(logged(CALL, doubted(1, finish_reason=reason)), RULES) == []
 
 
 @pytest.mark.parametrize("reason", [FinishReason.CLIENT_LEFT, FinishReason.UPSTREAM_CUT])
@@ -124,7 +156,7 @@ def test_nobody_is_asked_about_an_answer_that_was_broken_off(reason: FinishReaso
 def test_an_answer_that_ended_or_ran_into_its_limit_is_asked_about(reason: FinishReason | None) -> None:
     event = logged(WITH_TOOLS, doubted(1, finish_reason=reason))
     assert [sighting.stratum for sighting in seen_by_sampling(event, SPEC)] == ["confidence .1"]
-    (found,) = doubtful_predictions(event, 0.6)
+    (found,) = doubtful_predictions(event, RULES)
     assert review_question(SPEC, found, doubt("p1")).answers[0].finish_reason == reason
 
 
@@ -140,7 +172,7 @@ def test_an_answer_that_ended_or_ran_into_its_limit_is_asked_about(reason: Finis
 def test_what_can_never_be_trained_on_is_a_suspect_and_only_the_audit_asks_about_it_if_a_person_can_judge_it(
     call: Call, answer: dict[str, Any], auditable: bool
 ) -> None:
-    (found,) = doubtful_predictions(logged(call, doubted(1, **answer)), 0.6)
+    (found,) = doubtful_predictions(logged(call, doubted(1, **answer)), RULES)
     sighting = seen(call, doubted(1, **answer))
     assert (sighting is not None) == auditable
     assert sighting is None or sighting.stratum is None
@@ -150,13 +182,13 @@ def test_what_can_never_be_trained_on_is_a_suspect_and_only_the_audit_asks_about
 def test_nobody_is_asked_about_an_older_revision() -> None:
     older = logged(CALL, doubted(1)).model_copy(update={"task_revision": "older"})
     assert seen_by_sampling(older, SPEC) == []
-    (found,) = doubtful_predictions(older, 0.6)
+    (found,) = doubtful_predictions(older, RULES)
     assert called_wrong(found, SPEC) == []
 
 
 def test_a_conversation_too_long_for_a_question_is_cut_and_says_so() -> None:
     long = Call(messages=(*MESSAGES, Message(role=Role.USER, content="late " * 200_000)))
-    (found,) = doubtful_predictions(logged(long, doubted(1, text="sorry " * 200_000)), 0.6)
+    (found,) = doubtful_predictions(logged(long, doubted(1, text="sorry " * 200_000)), RULES)
     question = review_question(SPEC, found, doubt("p1", Purpose.FEEDBACK, 1.0))
     assert (question.call.truncated, question.answers[0].truncated) == (True, True)
     assert len(question.model_dump_json()) < 600_000

@@ -28,7 +28,8 @@ from services.failure_miner.sampling import (
 )
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
-RULES = FailureSettings(review_budget_per_day=200, audit_share=0.02, confidence_threshold=0.6)
+THRESHOLD = 0.6
+RULES = FailureSettings(review_budget_per_day=200, audit_share=0.02, confidence_threshold=THRESHOLD)
 
 
 def sighting(name: str, stratum: str | None = None, *, auditable: bool = True) -> Sighting:
@@ -53,7 +54,7 @@ class Answered:
 
     @property
     def stratum(self) -> str | None:
-        return BANDS[int(self.confidence * 10)] if self.confidence < 0.6 else None
+        return BANDS[int(self.confidence * 10)] if self.confidence < THRESHOLD else None
 
 
 @cache
@@ -109,7 +110,7 @@ def test_the_audit_estimates_the_accuracy_of_production_whatever_the_budget(budg
 def test_an_audit_of_doubtful_answers_only_would_be_far_from_the_truth() -> None:
     """The fault that the audit mends, planted: the check above sees it."""
     answers = production(1, 20_000)
-    doubtful = [answer for answer in answers if answer.confidence < RULES.confidence_threshold]
+    doubtful = [answer for answer in answers if answer.confidence < THRESHOLD]
     day = a_day(RULES.model_copy(update={"review_budget_per_day": 20_000}))
     _, hit = covered(answers, draw(day, doubtful))
     assert not hit

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.adapters import Calibration
+from schemas.adapters import Calibration, LowConfidence
 from schemas.predictions import Confidence
 from schemas.tasks import TaskSpec
 from shared.model.confidence import UNKNOWN, Measure, calibrated, log_odds, measure, request_fields
@@ -168,6 +168,16 @@ def test_the_score_is_calibrated_and_the_raw_score_is_kept() -> None:
     assert measured.score == pytest.approx(math.sqrt(3) / (1 + math.sqrt(3)))
     assert (measured.calibration, measured.margin, measured.logprob) == ("desk-1", plain.margin, plain.logprob)
     assert measure(FREE, [GOOD], temperature(2.0)).calibration is None
+
+
+def test_a_calibrated_answer_has_its_adapters_threshold_of_low_confidence() -> None:
+    low = LowConfidence(threshold=0.9, calibrated=0.75, recall=0.8, flagged=0.3, errors=40)
+    of_adapter = temperature(2.0).model_copy(update={"low_confidence": low})
+    answer = [token("login", 0.3, refund=0.1)]
+    assert measure(DESK, answer, of_adapter).threshold == 0.75
+    assert measure(DESK, answer, of_adapter).score == measure(DESK, answer, temperature(2.0)).score
+    assert measure(DESK, answer, temperature(2.0)).threshold is None
+    assert measure(FREE, [GOOD], of_adapter).threshold is None
 
 
 def test_an_isotonic_map_is_linear_between_its_knots_and_constant_beyond() -> None:

@@ -125,7 +125,19 @@ _CALL: Places = {
 }
 _CONFIDENCE: Places = {
     **dict.fromkeys(
-        ("score", "logprob", "tokens", "raw", "margin", "entropy", "outside", "uncertain_share", "fields"), Kind.NUMBER
+        (
+            "score",
+            "logprob",
+            "tokens",
+            "raw",
+            "margin",
+            "entropy",
+            "outside",
+            "uncertain_share",
+            "fields",
+            "threshold",
+        ),
+        Kind.NUMBER,
     ),
     "calibration": _CALIBRATION_NAME,
 }
