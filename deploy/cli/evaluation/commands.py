@@ -18,6 +18,7 @@ from deploy.cli.output import console, say
 from deploy.demo.report.approaches import COLUMNS, approach_rows, basis
 from schemas.base import CheckResult
 from schemas.evaluation import EVALUATIONS, EvaluationReport
+from shared.grading import text_table
 from shared.storage.artifacts import ArtifactStore
 
 app = typer.Typer(
@@ -110,6 +111,7 @@ def _show(report: EvaluationReport) -> None:
         approaches.add_row(*row)
     console.print(approaches)
     say(basis(report.approaches))
+    _show_texts(report)
     if report.parts:
         parts = Table("part", "rows", "candidate", "production", "p, adjusted")
         for part in sorted(report.parts, key=lambda part: (not part.worse, part.gain.value))[:_MAX_PARTS]:
@@ -126,6 +128,20 @@ def _show(report: EvaluationReport) -> None:
     for arm, speed in (("candidate", report.candidate.speed), ("production", report.production.speed)):
         tokens = "" if speed.tokens_per_second is None else f", {speed.tokens_per_second:,.1f} answer tokens/s"
         say(f"Speed of {arm}: p50 {speed.latency_ms_p50:,.0f} ms, p95 {speed.latency_ms_p95:,.0f} ms{tokens}")
+
+
+def _show_texts(report: EvaluationReport) -> None:
+    if report.texts:
+        texts = Table(*text_table.COLUMNS)
+        for cells in text_table.text_rows(report.texts):
+            texts.add_row(*cells)
+        console.print(texts)
+    if report.judge is not None:
+        say(text_table.judge_finding(report.judge))
+        certification = Table("the judge", "", show_header=False)
+        for cells in text_table.judge_rows(report.judge):
+            certification.add_row(*map(Text, cells))
+        console.print(certification)
 
 
 def _show_lost(store: ArtifactStore, report: EvaluationReport, count: int) -> None:

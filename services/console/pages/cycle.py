@@ -8,13 +8,12 @@ from datetime import datetime
 from html import escape
 from typing import Any, get_args
 
-from schemas.base import CheckResult, Gate
 from schemas.cycles import Step
-from services.console.pages.adversarial import adversarial_parts
-from services.console.pages.approaches import approach_parts
+from services.console.pages.evaluation import evaluation_parts
+from services.console.pages.gates import gates_table
 from services.console.pages.layout import Markup, duration, figures, link, muted, number, percent, table, tag
 from services.console.pages.rollout import rollout_parts
-from services.console.reports import evaluation_page, report_page
+from services.console.reports import report_page
 
 Json = dict[str, Any]
 """A record of `CycleHistory.events`, an event, or a part of one."""
@@ -121,7 +120,7 @@ def _dataset_card(events: list[Json]) -> list[str]:
     left_out = table(("Left out", "Because", "Rows"), rows) if rows else ""
     parent = f", which follows {event['parent']}" if event.get("parent") else ", the task's first version"
     name = muted(event["dataset_id"] + parent)
-    return [summary, name, f"<p>{_inspection_link(event)}</p>", _gates_table(event["gates"]), left_out]
+    return [summary, name, f"<p>{_inspection_link(event)}</p>", gates_table(event["gates"]), left_out]
 
 
 def _inspection_link(event: Json) -> Markup:
@@ -139,84 +138,10 @@ def _training_card(events: list[Json]) -> list[str]:
     return [summary, muted(event["adapter"])]
 
 
-def _evaluation_card(events: list[Json]) -> list[str]:
-    event = events[-1]
-    arms = (event["candidate"], event["production"])
-
-    def row(name: str, value: Callable[[Json], str]) -> tuple[str, ...]:
-        return (name, *(value(arm) for arm in arms))
-
-    def interval(estimate: Json | None) -> str:
-        if estimate is None:
-            return ""
-        bounds = f"{percent(estimate['low'])} to {percent(estimate['high'])}"
-        return f"{percent(estimate['value'])}  ({bounds}, n = {estimate['n']})"
-
-    rows = [
-        row("Adapter", lambda arm: arm["adapter"] or "base model"),
-        row("Accuracy", lambda arm: interval(arm["accuracy"])),
-        row("Macro F1", lambda arm: percent(arm["macro_f1"])),
-        row("Failed requests", lambda arm: number(arm["failed"])),
-        row("Latency, median", lambda arm: f"{number(arm['latency_ms_p50'], 0)} ms"),
-        row("Latency, 95th percentile", lambda arm: f"{number(arm.get('latency_ms_p95'), 0)} ms"),
-    ]
-    if any(arm.get("traffic_accuracy") for arm in arms):
-        rows.insert(2, row("Accuracy on all traffic, estimated", lambda arm: interval(arm.get("traffic_accuracy"))))
-    golden = f"Golden set: {event['golden_gained']} gained, {event['golden_lost']} lost, of {event['golden_total']}."
-    side_by_side = table(("", "Candidate", "Production"), rows)
-    return [
-        _evaluation_link(event),
-        *approach_parts(event),
-        side_by_side,
-        muted(_gain(event)),
-        muted(golden),
-        _gates_table(event["gates"]),
-        *adversarial_parts(event),
-    ]
-
-
-def _evaluation_link(event: Json) -> str:
-    """The verdict in a sentence, and the page with everything behind it; an older evaluation has neither."""
-    said = f"<p><b>{escape(event['headline'])}</b></p>" if event.get("headline") else ""
-    if not event.get("report") or not event.get("cycle_id"):
-        return said
-    return f"{said}<p>{link(evaluation_page(event['cycle_id']), 'The whole evaluation, with plots')}</p>"
-
-
-_FINDINGS = {"better": "The candidate is better", "worse": "The candidate is worse"}
-
-
-def _gain(event: Json) -> str:
-    """Say what the comparison shows. A candidate need not be shown to be better to go on."""
-    if (gain := event.get("gain")) is None:
-        return ""
-    basis = "all traffic, estimated" if gain["basis"] == "traffic" else f"{gain['n']} rows"
-    finding = _FINDINGS.get(gain["finding"], "No difference is shown")
-    return f"{finding}: {percent(gain['value'])} ({percent(gain['low'])} to {percent(gain['high'])}; {basis})."
-
-
 def _problems_card(events: list[Json]) -> list[str]:
     rows = [(e["step"], e["service"], e["reason"], e["way_out"]) for e in events]
     reports = [f"<p>{_inspection_link(e)}</p>" for e in events if e.get("report")]
     return [table(("Step", "Reported by", "Problem", "Way out"), rows), *reports]
-
-
-def _gates_table(gates: Sequence[Json]) -> str:
-    if not gates:
-        return ""
-    rows = [
-        (g["name"].replace("_", " "), _gate_tag(g), number(g["measured"], 3), g["required"], g["detail"])
-        for g in gates
-    ]  # fmt: skip
-    return table(("Gate", "", "Measured", "Required", ""), rows)
-
-
-_RESULT_KINDS = {CheckResult.PASSED: "good", CheckResult.FAILED: "bad", CheckResult.UNKNOWN: "open"}
-
-
-def _gate_tag(gate: Json) -> Markup:
-    result = Gate.model_validate(gate).result
-    return tag(result, _RESULT_KINDS[result])
 
 
 _OUTCOME_KINDS = {"promoted": "good", "inconclusive": "open", "skipped": ""}
@@ -226,6 +151,6 @@ _CARDS: dict[str, tuple[str, Callable[[list[Json]], list[str]]]] = {
     "failures.clustered.v1": ("Failure modes", _failure_modes_card),
     "datasets.built.v1": ("Dataset", _dataset_card),
     "adapters.trained.v1": ("Training", _training_card),
-    "adapters.evaluated.v1": ("Evaluation", _evaluation_card),
+    "adapters.evaluated.v1": ("Evaluation", evaluation_parts),
     "rollouts.changed.v1": ("Rollout", rollout_parts),
 }

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from schemas.adapters import ClassScore
 from schemas.approaches import TITLES
 from schemas.base import CheckResult, Interval
 from schemas.evaluation import EvaluationReport, PartKind
+from schemas.tasks import TaskKind
 from services.evaluator.report import charts
-from shared.grading.adversarial_table import COLUMNS, NOTE, adversarial_finding, adversarial_rows
+from shared.grading import adversarial_table, text_table
 from shared.model.prices import money
 
 KINDS: dict[PartKind, str] = {
     "class": "Classes", "field": "Fields", "failure_mode": "Failure modes", "app": "Applications",
     "language": "Languages", "length": "Lengths", "function": "Functions", "argument": "Arguments",
 }  # fmt: skip
+_CLASSES = {TaskKind.CLASSIFICATION: "label", TaskKind.EXTRACTION: "field", TaskKind.TOOLS: "function"}
 _MAX_CONFUSED = 15
 
 
@@ -40,14 +44,31 @@ def render(report: EvaluationReport) -> str:
         after=charts.reliability(report.reliability.after if report.reliability else ()),
         risk=[charts.risk_line(arm, highest) for arm in arms],
         highest_risk=highest,
-        misled_finding=adversarial_finding(report.adversarial) if report.adversarial else "",
-        misled_columns=COLUMNS,
-        misled_rows=adversarial_rows(report.adversarial) if report.adversarial else (),
-        misled_note=NOTE,
+        misled_finding=adversarial_table.adversarial_finding(report.adversarial) if report.adversarial else "",
+        misled_columns=adversarial_table.COLUMNS,
+        misled_rows=adversarial_table.adversarial_rows(report.adversarial) if report.adversarial else (),
+        misled_note=adversarial_table.NOTE,
+        text_columns=text_table.COLUMNS,
+        text_rows=text_table.text_rows(report.texts),
+        text_note=text_table.NOTE,
+        judge_finding=text_table.judge_finding(report.judge) if report.judge else "",
+        judge_rows=text_table.judge_rows(report.judge) if report.judge else (),
+        scores=list(_score_tables(report)),
         curve=line,
         curve_ticks=examples,
         parts=[(KINDS[kind], rows) for kind in get_args(PartKind) if (rows := charts.part_rows(report.parts, kind))],
     )
+
+
+def _score_tables(report: EvaluationReport) -> Iterator[tuple[str, Sequence[ClassScore], dict[str, Interval | None]]]:
+    """Yield a table's title, the candidate's scores and production's F1 by label, of what the arms have."""
+    ours, theirs = report.candidate, report.production
+    if ours.classes:
+        title = f"Precision, recall and F1 of each {_CLASSES[report.kind]}"
+        yield title, ours.classes, {score.label: score.f1_interval for score in theirs.classes}
+    if ours.arguments:
+        title = "Precision, recall and F1 of each function's arguments"
+        yield title, ours.arguments, {score.label: score.f1_interval for score in theirs.arguments}
 
 
 _ORDER = [CheckResult.FAILED, CheckResult.UNKNOWN, CheckResult.PASSED]

@@ -17,6 +17,7 @@ from shared.grading.fields import FieldGrade
 NO_LABEL = "(no label)"
 """Stands for an answer that is none of the task's labels: a failed request, or free text."""
 _RESAMPLES = 500
+_NO_SPREAD = 1e-9
 
 
 def confusions(expected: Sequence[str], given: Sequence[str], labels: Sequence[str]) -> tuple[Confusion, ...]:
@@ -131,6 +132,8 @@ def _average(kind: str, found: Sequence[Floats], samples: Sequence[Floats], weig
 
 
 def _interval(value: float, low: float, high: float, n: int) -> Interval:
-    """Weighted means of ones may be rounded to just above 1."""
+    """Weighted means of ones may be rounded to just above 1. Wilson's interval stands in where no sample differs."""
     kept, lowest, highest = (min(1.0, max(0.0, float(bound))) for bound in (value, low, high))
+    if highest - lowest < _NO_SPREAD:
+        return wilson(kept * n, n)
     return Interval(value=kept, low=lowest, high=highest, n=n)

@@ -153,6 +153,49 @@ def test_an_evaluation_shows_what_inputs_that_mislead_do_to_both_arms() -> None:
     assert "mislead" not in " ".join(dict(sections([record]))["Evaluation"])
 
 
+def test_an_evaluation_of_texts_shows_each_metric_and_the_judge_with_its_certification() -> None:
+    found = stored("adapters.evaluated", 0, "generation.json")
+    page = " ".join(dict(sections([found]))["Evaluation"])
+    told = (
+        "ROUGE-L ●", "41.0% (37.0%–45.0%)", "cosine of embeddings", "+6.0 (+2.0 to +10.0)", "Mean score",
+        "The judge gpt-4.1 prefers the candidate on 31 rows, production on 9, neither on 20. It is certified.",
+        "84.3%, required 80.0%", "90.0% (83.0%–94.0%)", "120, required 50",
+    )  # fmt: skip
+    for said in told:
+        assert said in page, said
+    assert "Macro F1" not in page
+    refused = {**found["event"]["judge"], "certified": False, "model": "<gpt>"}
+    page = " ".join(dict(sections([stored("adapters.evaluated", 0, "generation.json", judge=refused)]))["Evaluation"])
+    assert "The judge &lt;gpt&gt; prefers" in page and "It is not certified: it is shown and stops nothing." in page
+    for plain in (
+        stored("adapters.evaluated", 0, "generation.json", texts=[], judge=None),
+        stored("adapters.evaluated", 0, "passed.json"),
+    ):
+        page = " ".join(dict(sections([plain]))["Evaluation"])
+        assert "text metric" not in page and "The judge" not in page
+
+
+def test_an_evaluation_of_calls_shows_right_functions_and_calls_that_can_be_run() -> None:
+    found = stored("adapters.evaluated", 0, "passed.json")["event"]
+    share = {"value": 0.9, "low": 0.8, "high": 0.96, "n": 60}
+    both = ("candidate", "production")
+    arms = {arm: {**found[arm], "function_accuracy": share, "valid": share, "score": share} for arm in both}
+    pages = {}
+    for kind in ("tools", "extraction"):
+        record = stored("adapters.evaluated", 0, "passed.json", **arms, spec={**found["spec"], "kind": kind})
+        pages[kind] = " ".join(dict(sections([record]))["Evaluation"])
+    assert "Right functions, whatever the arguments" in pages["tools"] and "Calls that can be run" in pages["tools"]
+    assert "Answers by the schema" in pages["extraction"] and "Macro F1" in pages["extraction"]
+    labels = {arm: {**found[arm], "score": share} for arm in both}
+    plain = " ".join(dict(sections([stored("adapters.evaluated", 0, "passed.json", **labels)]))["Evaluation"])
+    assert (
+        "Mean score" in pages["tools"]
+        and "Right functions" not in plain
+        and "by the schema" not in plain
+        and "Mean score" not in plain
+    )
+
+
 def test_an_evaluation_says_what_it_shows_estimates_all_traffic_and_names_what_is_unknown() -> None:
     shown = dict(sections([stored("adapters.evaluated", 0, "inconclusive.json")]))["Evaluation"]
     page = " ".join(shown)

@@ -1,4 +1,4 @@
-"""Reports of evaluations that were never run: of 77 labels, of an extraction and of free text, the same every time."""
+"""Reports of evaluations that were never run: of 77 labels, an extraction, calls and free text, the same every time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from schemas.adversarial import AdversarialArm, AdversarialKind, AdversarialRepo
 from schemas.approaches import Approach, ApproachKind, ApproachTable, CurvePoint, ExamplesCurve, Gain
 from schemas.conversation import Message, Role
 from schemas.evaluation import EvaluationReport
+from schemas.evaluation_settings import TextMetric
+from schemas.judging import Certification, JudgeReport
 from schemas.tasks import TaskSpec
 from services.evaluator.calibration import fit
 from services.evaluator.domain import Question
 from services.evaluator.recipe import ArmAnswers
 from services.evaluator.rivals.findings import findings
 from services.evaluator.statistics.intervals import wilson
+from services.evaluator.texts.metrics import word_scores
 from services.evaluator.verdict import Asked, Extras, evaluation_report
 from tests.unit.evaluator.arms import FREE, ORDERS
+from tests.unit.shared.grading.home import STOPS, book, calls, home, light
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PRODUCTION = "desk-1"
@@ -129,7 +133,35 @@ def extraction() -> EvaluationReport:
     return evaluation_report(trained(ORDERS), None, "orders-2-vs-base-abc123", both, extras, NOON)
 
 
+def tools() -> EvaluationReport:
+    """A candidate that turns lights off instead of on, beside the base model, which cannot book a table."""
+    spec, rights = home(), [calls((light, book, lambda: STOPS)[n % 3]()) for n in range(60)]
+    asked = [
+        Question((Message(role=Role.USER, content=f"Message {n}"),), right, row_id=f"e{n}", group=f"g{n}")
+        for n, right in enumerate(rights)
+    ]
+    ours = tuple(right.replace("true", "false") for right in rights)
+    theirs = tuple("Sure!" if "book_table" in right else right for right in rights)
+    arms = [ArmAnswers(answers=given, latencies_ms=(700.0,) * 60) for given in (ours, theirs)]
+    table = approaches(60).model_copy(update={"curve": None})
+    return evaluation_report(
+        trained(spec), None, "home-2-vs-base-abc123", Asked(asked, [], *arms), Extras(table, concurrency=8), NOON
+    )
+
+
+JUDGE = JudgeReport(
+    model="<gpt>",
+    certified=False,
+    certification=Certification(
+        pairs=61, agreement=wilson(45, 61), lower=0.634, required=0.8, pairs_required=50, first_share=wilson(83, 118),
+        consistent=wilson(52, 61),
+    ),
+    wins=11, losses=4, ties=5, p_worse=0.982, requests=169, failed=7, problem="No answer in 60 s",
+)  # fmt: skip
+
+
 def generation() -> EvaluationReport:
+    """A candidate whose texts are near the right ones, beside one that says no, and a judge without certification."""
     asked = [
         Question(
             (Message(role=Role.USER, content=f"When? {n}"),), f"we refund order {n} within five days", row_id=f"e{n}"
@@ -140,7 +172,12 @@ def generation() -> EvaluationReport:
     poor = ArmAnswers(answers=("no",) * 20, latencies_ms=(1e3,))
     few = approaches(20)
     none = {"approaches": few.approaches[:2], "curve": None, "answers_per_month": None, "findings": ()}
-    both, extras = Asked(asked, [], good, poor), Extras(few.model_copy(update=none))
+    ours, theirs = (word_scores([q.answer for q in asked], arm.answers) for arm in (good, poor))
+    texts = {metric: (ours[metric], theirs[metric]) for metric in ours}
+    texts[TextMetric.COSINE] = np.full(20, 0.82), np.full(20, 0.11)
+    texts[TextMetric.BERT_SCORE] = np.full(20, 0.77), np.full(20, 0.25)
+    both = Asked(asked, [], good, poor, texts=texts, judge=JUDGE)
+    extras = Extras(few.model_copy(update=none))
     return evaluation_report(trained(FREE), None, "reply-2-vs-base-abc123", both, extras, NOON)
 
 

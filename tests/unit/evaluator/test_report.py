@@ -11,12 +11,14 @@ import pytest
 
 from schemas.adapters import AdapterEvaluated, LowConfidence
 from schemas.evaluation import EVALUATION_PAGE, EvaluationManifest, EvaluationReport
+from schemas.evaluation_settings import TextMetric
 from services.evaluator.report.charts import MAX_LABELS, matrix
 from services.evaluator.report.page import render
 from services.evaluator.report.publish import publish_report
 from services.evaluator.verdict import evaluated_event
+from shared.grading import text_table
 from shared.storage.artifacts import ArtifactStore
-from tests.unit.evaluator.reports import classification, desk, extraction, generation, trained
+from tests.unit.evaluator.reports import JUDGE, classification, desk, extraction, generation, tools, trained
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_the_first_line_says_the_verdict_and_that_a_linear_classifier_does_as_we
     assert next(text for text in texts[1:] if not text.startswith(":root")) == of_four.headline
 
 
-@pytest.mark.parametrize("make", [extraction, generation, lambda: classification(2, 20)])
+@pytest.mark.parametrize("make", [extraction, tools, generation, lambda: classification(2, 20)])
 def test_a_page_of_any_kind_has_each_gate_with_its_reason(make) -> None:  # type: ignore[no-untyped-def]
     report = make()
     page = Page(render(report))
@@ -120,6 +122,46 @@ def test_an_extraction_has_its_fields_instead_of_a_confusion_matrix() -> None:
     page = Page(render(report))
     assert "Fields" in page.texts and "Precision, recall and F1 of each field" in page.texts
     assert "Answers by the schema" in page.texts
+
+
+def test_generated_text_has_every_metric_and_the_judge_with_what_its_certification_rests_on() -> None:
+    report = generation()
+    page = Page(render(report))
+    assert [score.metric for score in report.texts] == [*TextMetric]
+    for said in (
+        *text_table.COLUMNS, "ROUGE-L ●", "ROUGE-2", "token F1", "exact match", "cosine of embeddings", "BERTScore",
+        "82.0% (60.6%–93.1%)", "11.0% (3.2%–31.3%)", "+71.0 (+71.0 to +71.0)", "not certified",
+        "73.8% (61.6%–83.2%)", "63.4%, required 80.0%", "61, required 50", "70.3% (61.6%–77.8%)", "0.982",
+        "169; 7 comparisons got no answer", "No answer in 60 s",
+    ):  # fmt: skip
+        assert said in page.texts, said
+    assert "The judge <gpt> prefers the candidate on 11 rows, production on 4, neither on 5." in page.text
+    assert "it is shown and stops nothing" in page.text
+    certified = report.model_copy(update={"judge": JUDGE.model_copy(update={"certified": True})})
+    assert "certified" in Page(render(certified)).texts and "it is shown and stops" not in render(certified)
+
+
+def test_text_metrics_and_a_judge_are_of_generated_text_alone(of_four: EvaluationReport) -> None:
+    for report in (of_four, tools(), generation().model_copy(update={"texts": (), "judge": None})):
+        page = Page(render(report))
+        assert "Generated text" not in page.texts and not {"texts", "judge"} & set(page.classes)
+    judged = Page(render(generation().model_copy(update={"texts": ()})))
+    assert "judge" in judged.classes and "texts" not in judged.classes
+
+
+def test_calls_have_a_table_of_functions_and_one_of_their_arguments_with_production_beside() -> None:
+    report = tools()
+    assert {score.label for score in report.candidate.arguments} == {"book_table", "set_light"}
+    page = Page(render(report))
+    start = page.texts.index("Precision, recall and F1 of each function's arguments")
+    table = [text for text in page.texts[start:] if text.strip()][1:]
+    assert table[:5] == ["Expected", "Precision", "Recall", "F1", "F1 of production"]
+    assert table[5:11] == [
+        "set_light", "40", *["50.0% (35.2% to 64.8%)"] * 3, "100.0% (91.2% to 100.0%)",
+    ]  # fmt: skip
+    assert table[11] == "book_table" and "Precision, recall and F1 of each function" in page.texts
+    assert "Right functions, whatever the arguments" in page.texts and "Calls that can be run" in page.texts
+    assert "each function's arguments" not in render(extraction())
 
 
 def test_the_page_has_what_misled_either_arm(of_four: EvaluationReport) -> None:

@@ -231,6 +231,14 @@ def test_rows_without_a_group_are_groups_of_their_own() -> None:
     assert len(set(group_numbers(["", "", "g", "g"]).tolist())) == 3
 
 
+def test_f1_of_rows_that_are_all_alike_has_the_interval_of_a_share_and_not_none() -> None:
+    (found, never), averages = class_scores(["a"] * 30, ["a"] * 30, ["a", "b"], np.arange(30))
+    for interval in (found.f1_interval, *(average.f1 for average in averages)):
+        assert interval is not None
+        assert (interval.value, interval.low, interval.high) == pytest.approx((1.0, wilson(30, 30).low, 1.0))
+    assert never.f1_interval is not None and (never.f1_interval.low, never.f1_interval.high) == (0.0, 1.0)
+
+
 def test_means_of_right_answers_alone_are_never_rounded_to_above_one() -> None:
     for sizes in ((3, 7, 7), (1, 2, 4, 6), (49, 11, 13, 3), (2, 5, 7, 1, 9, 3, 3)):
         labels = [f"label {number}" for number in range(len(sizes))]

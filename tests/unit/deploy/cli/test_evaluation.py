@@ -17,7 +17,7 @@ from schemas.datasets import Example
 from schemas.evaluation import EvaluationReport
 from services.evaluator.report.publish import publish_report
 from shared.storage.artifacts import ArtifactStore
-from tests.unit.evaluator.reports import classification, extraction
+from tests.unit.evaluator.reports import classification, extraction, generation
 
 REPORT = classification(4, 240)
 
@@ -60,6 +60,15 @@ def test_a_stopped_candidate_is_shown_with_its_reasons_and_exits_with_1(home: Pa
     assert shown.output.startswith("Stopped by parts not worse.")
     for said in ("parts_not_worse", "class cash question 3", "embeddings, linear", "tokens/s", "evaluation.html"):
         assert said in shown.output, said
+
+
+def test_generated_text_is_shown_with_every_metric_and_the_judge(home: Path) -> None:
+    publish(home, generation())
+    shown = ratchet(home, "show", "reply").output
+    for said in ("ROUGE-L ●", "BERTScore", "82.0% (60.6%–93.1%)", "not certified", "63.4%, required 80.0%"):
+        assert said in shown, said
+    assert "The judge <gpt> prefers the candidate on 11 rows" in shown
+    assert "text metric" not in ratchet(home, "show", REPORT.evaluation).output
 
 
 def test_lost_rows_are_read_from_the_data_set_and_one_that_is_gone_is_only_named(home: Path) -> None:
