@@ -242,7 +242,7 @@ class AdapterEvaluated(Event):
     judge: JudgeReport | None = Field(default=None, description="None: the task has no judge.")
     golden_lost: int = Field(default=0, ge=0, description="Rows that production answers right and the candidate not.")
     golden_gained: int = Field(default=0, ge=0)
-    golden_total: int = Field(default=0, ge=0)
+    golden_total: int = Field(default=0, ge=0, description="Of them that are judged: see `evaluation.golden_score`.")
     calibration: Calibration | None = Field(
         default=None,
         description="The candidate's; None for a generation task or too few answers with a confidence.",

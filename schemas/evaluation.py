@@ -112,7 +112,7 @@ class PartScore(Frozen):
 
 
 class Golden(Frozen):
-    total: int = Field(ge=0)
+    total: int = Field(ge=0, description="Rows whose answers are right or wrong (`evaluation.golden_score`).")
     lost: int = Field(ge=0, description="Rows that production answers right and the candidate not.")
     gained: int = Field(ge=0)
 

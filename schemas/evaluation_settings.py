@@ -119,6 +119,13 @@ class EvaluationSettings(Section):
         description="Share of golden answers lost minus gained, against the best of production and of any adapter that "
         "was ever promoted.",
     )
+    golden_score: Probability | None = Field(
+        default=None,
+        gt=0.0,
+        description="Of generated text: the score by text_metric (ROUGE-L where that is cosine or bert_score) from "
+        "which an answer to a golden question counts as right. Empty: golden texts stop nothing, and the report says "
+        "so.",
+    )
     max_confidence_loss: Probability = Field(
         default=0.1, description="Shown loss of AUROC against production, in telling right answers from wrong ones."
     )

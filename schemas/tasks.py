@@ -175,6 +175,15 @@ class TaskSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _golden_score_fits_kind(self) -> Self:
+        if self.evaluation.golden_score is not None and self.kind is not TaskKind.GENERATION:
+            raise ValueError(
+                f"`evaluation.golden_score` is of generation tasks, and answers of this {self.kind} task are right or "
+                "wrong; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _schema_fits_kind(self) -> Self:
         if self.kind is not TaskKind.EXTRACTION:
             if self.output_schema is not None or (self.comparators and self.kind is not TaskKind.TOOLS):

@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from schemas.adapters import AdapterTrained, EvaluationRequested
 from schemas.conversation import JsonObject, Message, Messages, Role
 from schemas.datasets import Example
+from schemas.evaluation_settings import TextMetric
 from schemas.golden import GoldenRow
 from schemas.labels import Purpose
 from schemas.rollouts import RolloutChanged
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from shared.grading.grade import Grade
+from shared.grading.overlap import WORD_METRICS
+from shared.grading.tool_calls import split_calls
 from shared.identity import content_hash
 
 Candidate = AdapterTrained | EvaluationRequested
@@ -140,9 +143,46 @@ class PastResult:
     right: Mapping[str, bool]
 
 
-def golden_key(question: Question) -> str:
-    """Return the name of a golden row and its answer: a row whose answer was corrected is another."""
-    return content_hash(question.row_id, question.answer)
+def golden_key(question: Question, spec: TaskSpec) -> str:
+    """Return the name of a golden row and its answer: a row whose answer was corrected is another.
+
+    So is a text whose answers count as right from another score on.
+    """
+    if not is_text(question, spec):
+        return content_hash(question.row_id, question.answer)
+    return content_hash(question.row_id, question.answer, golden_metric(spec), f"{spec.evaluation.golden_score}")
+
+
+def is_text(question: Question, spec: TaskSpec) -> bool:
+    """Return True if the right answer is generated text alone: hardly any answer is equal to it."""
+    return spec.kind is TaskKind.GENERATION and not split_calls(question.answer)[1]
+
+
+def is_judged(question: Question, spec: TaskSpec) -> bool:
+    """Return True if an answer to a golden question is right or wrong: a text, by a score or words that the task sets.
+
+    No metric says by itself from which value on a text is right, and a judge compares two texts.
+    """
+    rules = spec.evaluation
+    by_score = rules.golden_score is not None or rules.text_metric is TextMetric.EXACT_MATCH
+    return by_score or not is_text(question, spec)
+
+
+def golden_metric(spec: TaskSpec) -> TextMetric:
+    """Return the metric that golden texts are scored by (`shared.grading.grade`)."""
+    metric = spec.evaluation.text_metric
+    return metric if metric in WORD_METRICS else TextMetric.ROUGE_L
+
+
+def golden_grades(golden: Sequence[Question], answers: GradedAnswers, spec: TaskSpec) -> GradedAnswers:
+    """Return graded answers to golden questions with the texts right that reach the task's score."""
+    if (bar := spec.evaluation.golden_score) is None:
+        return answers
+    grades = tuple(
+        replace(grade, right=grade.right or (grade.score >= bar and is_text(question, spec)))
+        for question, grade in zip(golden, answers.grades, strict=True)
+    )
+    return replace(answers, grades=grades)
 
 
 def failed_must_pass(golden: Sequence[Question], candidate: GradedAnswers) -> list[int]:

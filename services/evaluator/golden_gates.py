@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from schemas.base import Gate
 from schemas.tasks import TaskSpec
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import PastResult, Question, golden_key
+from services.evaluator.domain import GradedAnswers, PastResult, Question, golden_key, golden_metric, is_judged
 
 MIN_COMMON_SHARE = 0.5
 """A result on fewer of today's rows is of another golden set."""
 _MAX_NAMED = 20
 """Maximum number of golden rows that a gate's detail names."""
+
+
+def judged_part(spec: TaskSpec, golden: Comparison) -> Comparison:
+    """Return both arms on the rows whose answers are right or wrong."""
+    kept = [position for position, question in enumerate(golden.questions) if is_judged(question, spec)]
+    if len(kept) == len(golden.questions):
+        return golden
+
+    def part(arm: GradedAnswers) -> GradedAnswers:
+        return GradedAnswers(tuple(arm.answers[i] for i in kept), tuple(arm.grades[i] for i in kept))
+
+    return Comparison([golden.questions[i] for i in kept], part(golden.candidate), part(golden.production))
 
 
 def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastResult]) -> Gate:
@@ -21,9 +35,14 @@ def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastRes
     Compared with production alone, 5 % could be lost each time, for ever. The detail names rows and quotes none: a row
     may be made of what a person asked, who may be forgotten later.
     """
-    keys = [golden_key(question) for question in golden.questions]
-    results = [PastResult("production", dict(zip(keys, golden.production.right, strict=True))), *past]
-    right = golden.candidate.right
+    name, bar = "golden_regression", spec.evaluation.max_golden_net_loss
+    required = f"<= {bar:g} of the golden answers lost, net, against the best so far"
+    judged, not_judged = judged_part(spec, golden), _not_judged(spec, golden)
+    if not judged.questions:
+        return Gate(name=name, passed=True, required=required, detail=f"Unknown.{not_judged}")
+    keys = [golden_key(question, spec) for question in judged.questions]
+    results = [PastResult("production", dict(zip(keys, judged.production.right, strict=True))), *past]
+    right = judged.candidate.right
     best, share, detail = None, 0.0, ""
     for result in results:
         common = [position for position, key in enumerate(keys) if key in result.right]
@@ -34,27 +53,40 @@ def golden_regression(spec: TaskSpec, golden: Comparison, past: Sequence[PastRes
         if best is None or (theirs - ours) / len(common) > share:
             best, share = result, (theirs - ours) / len(common)
             detail = f"Right on {ours}, the best so far ({result.adapter}) on {theirs} of {len(common)} golden rows."
-    bar = spec.evaluation.max_golden_net_loss
-    rows = _rows(spec, golden.questions, golden.lost)
-    lost = f" Lost against production: {len(golden.lost)}, gained: {len(golden.gained)}{rows}."
-    return Gate(
-        name="golden_regression",
-        passed=share <= bar,
-        measured=share,
-        required=f"<= {bar:g} of the golden answers lost, net, against the best so far",
-        detail=f"{detail}{lost}",
-    )
+    rows = _rows(spec, judged.questions, judged.lost)
+    lost = f" Lost against production: {len(judged.lost)}, gained: {len(judged.gained)}{rows}."
+    return Gate(name=name, passed=share <= bar, measured=share, required=required, detail=f"{detail}{lost}{not_judged}")
 
 
 def must_pass(spec: TaskSpec, golden: Comparison, wrong_twice: Sequence[int]) -> Gate:
     """A row that a person marked counts by itself: no gain elsewhere outweighs it, nor that production loses it too."""
-    total = sum(question.must_pass for question in golden.questions)
+    name, required = "must_pass", "0 must-pass rows of the golden set wrong, and wrong again when repeated"
+    total = sum(question.must_pass and is_judged(question, spec) for question in golden.questions)
+    wrong = [position for position in wrong_twice if is_judged(golden.questions[position], spec)]
+    other = [position for position in wrong_twice if position not in wrong]
+    not_equal = f" Answered in other words{_rows(spec, golden.questions, other)}." if other else ""
+    said = not_equal + _not_judged(spec, golden)
+    if not total:
+        return Gate(name=name, passed=True, required=required, detail=f"Unknown.{said}")
     return Gate(
-        name="must_pass",
-        passed=not wrong_twice,
-        measured=len(wrong_twice),
-        required="0 must-pass rows of the golden set wrong, and wrong again when repeated",
-        detail=f"{len(wrong_twice)} of {total} must-pass rows are wrong{_rows(spec, golden.questions, wrong_twice)}.",
+        name=name,
+        passed=not wrong,
+        measured=len(wrong),
+        required=required,
+        detail=f"{len(wrong)} of {total} must-pass rows are wrong{_rows(spec, golden.questions, wrong)}.{said}",
+    )
+
+
+def _not_judged(spec: TaskSpec, golden: Comparison) -> str:
+    """Say how many texts are not judged, what would change that, and which scores such a bar would stand among."""
+    texts = [i for i, question in enumerate(golden.questions) if not is_judged(question, spec)]
+    if not texts:
+        return ""
+    low, middle, high = np.percentile(golden.scores[1][texts], (0, 50, 100))
+    return (
+        f" {len(texts)} golden texts are not judged: hardly any is answered in the same words. Set "
+        f"evaluation.golden_score, from which on an answer counts as right; production's have {golden_metric(spec)} "
+        f"from {low:.2f} to {high:.2f}, half of them under {middle:.2f}."
     )
 
 

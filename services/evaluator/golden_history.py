@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from services.evaluator.domain import PastResult, Question, golden_key
+from schemas.tasks import TaskSpec
+from services.evaluator.domain import PastResult, Question, golden_key, is_judged
 from shared.files import write_atomically
 from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
 
@@ -31,10 +32,11 @@ class GoldenResult(BaseModel):
     right: dict[str, bool]
 
 
-def golden_result(task: str, adapter: str, golden: Sequence[Question], right: Sequence[bool]) -> GoldenResult:
-    """Return which of these rows an adapter got right."""
-    keys = [golden_key(question) for question in golden]
-    return GoldenResult(adapter=adapter, task=task, right=dict(zip(keys, right, strict=True)))
+def golden_result(spec: TaskSpec, adapter: str, golden: Sequence[Question], right: Sequence[bool]) -> GoldenResult:
+    """Return which of these rows an adapter got right, of those that can be judged."""
+    rights = zip(golden, right, strict=True)
+    judged = {golden_key(question, spec): is_right for question, is_right in rights if is_judged(question, spec)}
+    return GoldenResult(adapter=adapter, task=spec.name, right=judged)
 
 
 def publish_result(store: ArtifactStore, result: GoldenResult, set_id: str, folder: Path) -> None:

@@ -32,6 +32,7 @@ from services.evaluator.domain import (
     Question,
     evaluation_questions,
     failed_must_pass,
+    golden_grades,
     golden_questions,
     probe_prompts,
 )
@@ -108,9 +109,11 @@ def with_golden_history(job: EvaluationJob, asked: Asked, store: ArtifactStore, 
         record_promotion(store, trained.task, job.production)
     if trained.spec.golden_set is None:
         return asked
-    right = asked.candidate.graded(asked.golden, len(asked.evaluation), trained.spec).right
-    result = golden_result(trained.task, trained.adapter, asked.golden, right)
-    publish_result(store, result, trained.spec.golden_set.set_id, folder / "golden")
+    graded = asked.candidate.graded(asked.golden, len(asked.evaluation), trained.spec)
+    right = golden_grades(asked.golden, graded, trained.spec).right
+    result = golden_result(trained.spec, trained.adapter, asked.golden, right)
+    if result.right:  # Its first result stays: none before a row can be judged.
+        publish_result(store, result, trained.spec.golden_set.set_id, folder / "golden")
     return replace(asked, past=past_results(store, trained.task))
 
 
@@ -201,10 +204,10 @@ async def ask_must_pass_again(
     from services.evaluator.recipe import ask_again
 
     spec = job.trained.spec
-    wrong = failed_must_pass(golden, candidate.graded(golden, start, spec))
+    wrong = failed_must_pass(golden, golden_grades(golden, candidate.graded(golden, start, spec), spec))
     questions = [golden[position] for position in wrong]
     repeated = await ask_again(client, job.trained.adapter, questions, spec, job.concurrency, lambda done: None)
-    right_now = repeated.graded(questions, 0, spec).right
+    right_now = golden_grades(questions, repeated.graded(questions, 0, spec), spec).right
     return [position for position, right in zip(wrong, right_now, strict=True) if not right]
 
 

@@ -18,8 +18,9 @@ from services.evaluator.adversarial.misled import AdversarialAnswers, Misled
 from services.evaluator.adversarial.report import adversarial_report
 from services.evaluator.calibration import chosen_answers
 from services.evaluator.comparison import Comparison
-from services.evaluator.domain import Candidate, PastResult, Question
+from services.evaluator.domain import Candidate, PastResult, Question, golden_grades
 from services.evaluator.gates import check_gates, verdict
+from services.evaluator.golden_gates import judged_part
 from services.evaluator.report.arms import arm_report, confidence_of
 from services.evaluator.report.headline import headline
 from services.evaluator.report.parts import part_scores
@@ -85,7 +86,7 @@ def evaluation_report(
         production, evaluation.production, asked.evaluation, asked.production, spec, concurrency,
         extras.cost(ApproachKind.PRODUCTION),
     )  # fmt: skip
-    arms = (candidate.score, opponent.score)
+    arms, judged = (candidate.score, opponent.score), judged_part(spec, golden)
     return EvaluationReport(
         evaluation=name,
         task=trained.task,
@@ -108,7 +109,7 @@ def evaluation_report(
         parts=part_scores(evaluation, spec.kind),
         lost=_row_ids(asked.evaluation, evaluation.lost),
         gained=_row_ids(asked.evaluation, evaluation.gained),
-        golden=Golden(total=len(golden.questions), lost=len(golden.lost), gained=len(golden.gained)),
+        golden=Golden(total=len(judged.questions), lost=len(judged.lost), gained=len(judged.gained)),
         calibration=extras.calibration,
         reliability=extras.reliability,
         low_confidence=_low_confidence(evaluation, extras.calibration, spec),
@@ -162,7 +163,10 @@ def _compared(asked: Asked, spec: TaskSpec) -> tuple[Comparison, Comparison]:
         confidence_of(asked.candidate, start),
         confidence_of(asked.production, start),
     )
-    candidate, production = (arm.graded(asked.golden, start, spec) for arm in (asked.candidate, asked.production))
+    candidate, production = (
+        golden_grades(asked.golden, arm.graded(asked.golden, start, spec), spec)
+        for arm in (asked.candidate, asked.production)
+    )
     return evaluation, Comparison(asked.golden, candidate, production)
 
 

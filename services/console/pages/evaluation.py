@@ -35,7 +35,8 @@ _APPROACH_HEADS = (
 def evaluation_parts(events: list[Json]) -> list[str]:
     """Return the parts of the card. `events`: the cycle's evaluations, of which the last one counts."""
     event = events[-1]
-    golden = f"Golden set: {event['golden_gained']} gained, {event['golden_lost']} lost, of {event['golden_total']}."
+    gained, lost, total = (event[f"golden_{what}"] for what in ("gained", "lost", "total"))
+    golden = f"Golden set: {gained} gained, {lost} lost, of {total}." if total else "No golden row was judged."
     return [
         _evaluation_link(event),
         *approach_parts(event),

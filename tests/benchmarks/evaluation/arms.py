@@ -105,7 +105,7 @@ def golden_set(truth: Truth, chance: np.random.Generator) -> tuple[Comparison, l
     stable = (chance.random(GOLDEN_ROWS) < 0.92).astype(np.float64)
     quarter = truth.golden_churn / 4.0  # Each differs from what is stable by half of what two of them do.
     arms = [changed(stable, quarter, quarter, chance) for _ in range(PAST + 2)]
-    keys = [golden_key(question) for question in asked]
+    keys = [golden_key(question, SPEC) for question in asked]
     past = [
         PastResult(f"desk-{number}", dict(zip(keys, (right > 0).tolist(), strict=True)))
         for number, right in enumerate(arms[2:])

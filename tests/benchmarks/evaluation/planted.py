@@ -171,7 +171,7 @@ def worse_everywhere(chance: np.random.Generator) -> Case:
 def slow_loss(chance: np.random.Generator) -> Case:
     """Each adapter loses 4 % of the golden set against the one before it: the fourth is measured by the first."""
     golden, _ = golden_set(EQUAL, chance)
-    keys = [golden_key(question) for question in golden.questions]
+    keys = [golden_key(question, SPEC) for question in golden.questions]
     count = len(keys)
     first = PastResult("desk-first", {key: number < 0.97 * count for number, key in enumerate(keys)})
     now = [(np.arange(count) < share * count).astype(np.float64) for share in (0.85, 0.89)]

@@ -163,7 +163,9 @@ def test_an_evaluation_of_texts_shows_each_metric_and_the_judge_with_its_certifi
     )  # fmt: skip
     for said in told:
         assert said in page, said
-    assert "Macro F1" not in page
+    assert "Macro F1" not in page and "Golden set: 14 gained, 0 lost, of 20." in page
+    unjudged = stored("adapters.evaluated", 0, "generation.json", golden_total=0, golden_gained=0)
+    assert "No golden row was judged." in " ".join(dict(sections([unjudged]))["Evaluation"])
     refused = {**found["event"]["judge"], "certified": False, "model": "<gpt>"}
     page = " ".join(dict(sections([stored("adapters.evaluated", 0, "generation.json", judge=refused)]))["Evaluation"])
     assert "The judge &lt;gpt&gt; prefers" in page and "It is not certified: it is shown and stops nothing." in page

@@ -160,8 +160,11 @@ JUDGE = JudgeReport(
 )  # fmt: skip
 
 
-def generation() -> EvaluationReport:
-    """A candidate whose texts are near the right ones, beside one that says no, and a judge without certification."""
+def generation(spec: TaskSpec = FREE, golden: int = 0) -> EvaluationReport:
+    """A candidate whose texts are near the right ones, beside one that says no, and a judge without certification.
+
+    `golden`: so many of the rows are the golden set as well.
+    """
     asked = [
         Question(
             (Message(role=Role.USER, content=f"When? {n}"),), f"we refund order {n} within five days", row_id=f"e{n}"
@@ -176,9 +179,10 @@ def generation() -> EvaluationReport:
     texts = {metric: (ours[metric], theirs[metric]) for metric in ours}
     texts[TextMetric.COSINE] = np.full(20, 0.82), np.full(20, 0.11)
     texts[TextMetric.BERT_SCORE] = np.full(20, 0.77), np.full(20, 0.25)
-    both = Asked(asked, [], good, poor, texts=texts, judge=JUDGE)
+    arms = [arm.model_copy(update={"answers": arm.answers + arm.answers[:golden]}) for arm in (good, poor)]
+    both = Asked(asked, asked[:golden], *arms, texts=texts, judge=JUDGE)
     extras = Extras(few.model_copy(update=none))
-    return evaluation_report(trained(FREE), None, "reply-2-vs-base-abc123", both, extras, NOON)
+    return evaluation_report(trained(spec), None, "reply-2-vs-base-abc123", both, extras, NOON)
 
 
 def approaches(rows: int) -> ApproachTable:

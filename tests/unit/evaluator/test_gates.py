@@ -172,7 +172,7 @@ def test_four_percent_a_week_cannot_be_lost_for_ever() -> None:
     golden = marked(compared(100, range(88), range(92)))
     evaluation = compared(60, range(60), range(50))
     assert stopped_by(check_gates(spec(), evaluation, golden)) == []
-    keys = [golden_key(question) for question in golden.questions]
+    keys = [golden_key(question, spec()) for question in golden.questions]
     best = PastResult("desk-best", {key: i < 96 for i, key in enumerate(keys)})
     worse = PastResult("desk-worse", {key: i < 50 for i, key in enumerate(keys)})
     gates = check_gates(spec(), evaluation, golden, past=[worse, best])
@@ -183,7 +183,7 @@ def test_four_percent_a_week_cannot_be_lost_for_ever() -> None:
 def test_a_golden_row_whose_answer_was_corrected_is_another_row() -> None:
     golden = marked(compared(10, range(5), range(5)))
     corrected = [replace(question, answer="z") for question in golden.questions]
-    past = [PastResult("old", {golden_key(question): True for question in corrected})]
+    past = [PastResult("old", {golden_key(question, spec()): True for question in corrected})]
     assert stopped_by(check_gates(spec(), compared(60, range(60), ()), golden, past=past)) == []
 
 

@@ -15,7 +15,7 @@ from services.evaluator.settings import EvaluatorSettings
 from shared.jobs import Jobs
 from shared.kafka.latest_by_key import LatestByKey
 from shared.storage.artifacts import ArtifactStore
-from tests.unit.evaluator.arms import compared, marked
+from tests.unit.evaluator.arms import compared, marked, spec
 
 GOLDEN = marked(compared(4, range(3), range(2))).questions
 PROMOTED = json.loads(Path("schemas/examples/rollouts.changed.v1/promoted.json").read_bytes())
@@ -27,7 +27,8 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def keep(store: ArtifactStore, folder: Path, adapter: str, right: list[bool], task: str = "desk") -> None:
-    publish_result(store, golden_result(task, adapter, GOLDEN, right), f"{task}-set", folder / adapter)
+    result = golden_result(spec().model_copy(update={"name": task}), adapter, GOLDEN, right)
+    publish_result(store, result, f"{task}-set", folder / adapter)
 
 
 def test_only_what_promoted_adapters_of_the_task_got_right_counts(store: ArtifactStore, tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_only_what_promoted_adapters_of_the_task_got_right_counts(store: Artifac
     record_promotion(store, "other", "other-1")
     (found,) = past_results(store, "desk")
     assert found.adapter == "desk-1"
-    assert [found.right[golden_key(question)] for question in GOLDEN] == [True, True, True, False]
+    assert [found.right[golden_key(question, spec())] for question in GOLDEN] == [True, True, True, False]
 
 
 def test_an_adapters_first_result_on_a_golden_set_stays(store: ArtifactStore, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from shared.jobs import Progress
 from shared.model.inference import Completion
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
+from tests.unit.evaluator.arms import FREE
 
 TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
 RIGHT, WRONG = TRAINED.spec.labels[:2]
@@ -73,6 +74,20 @@ async def test_only_marked_rows_that_were_wrong_are_asked_again_and_those_wrong_
     assert [questions[position].text for position in wrong] == ["stays", "refused"]
     assert {text for _, text in candidate.asked} == {"recovers", "stays", "refused"}
     assert {model for model, _ in candidate.asked} == {TRAINED.adapter}
+
+
+async def test_a_golden_text_that_reaches_the_tasks_score_is_right_at_once_or_when_repeated(tmp_path: Path) -> None:
+    spec = FREE.model_copy(update={"evaluation": FREE.evaluation.model_copy(update={"golden_score": 0.5})})
+    questions = [
+        Question((Message(role=Role.USER, content=text),), "within five days", must_pass=True)
+        for text in ("near", "recovers", "stays")
+    ]
+    first = ArmAnswers(answers=("in five days", "no", "no"), latencies_ms=())
+    candidate = Candidate(recovers="in five days", stays="never")
+    the_job = job(tmp_path).model_copy(update={"trained": TRAINED.model_copy(update={"spec": spec})})
+    wrong = await ask_must_pass_again(the_job, candidate, questions, first, start=0)
+    assert [questions[position].text for position in wrong] == ["stays"]
+    assert {text for _, text in candidate.asked} == {"recovers", "stays"}
 
 
 async def test_without_a_wrong_must_pass_row_nothing_is_asked_again(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from services.evaluator.report.publish import publish_report
 from services.evaluator.verdict import evaluated_event
 from shared.grading import text_table
 from shared.storage.artifacts import ArtifactStore
+from tests.unit.evaluator.arms import FREE
 from tests.unit.evaluator.reports import JUDGE, classification, desk, extraction, generation, tools, trained
 
 
@@ -139,6 +140,15 @@ def test_generated_text_has_every_metric_and_the_judge_with_what_its_certificati
     assert "it is shown and stops nothing" in page.text
     certified = report.model_copy(update={"judge": JUDGE.model_copy(update={"certified": True})})
     assert "certified" in Page(render(certified)).texts and "it is shown and stops" not in render(certified)
+
+
+def test_the_golden_set_is_counted_as_far_as_it_is_judged() -> None:
+    by_score = FREE.model_copy(update={"evaluation": FREE.evaluation.model_copy(update={"golden_score": 0.5})})
+    judged, unjudged = generation(by_score, golden=8), generation(golden=8)
+    assert (judged.golden.total, judged.golden.gained, judged.golden.lost) == (8, 8, 0)
+    assert "Golden set: 8 gained, 0 lost, of 8." in Page(render(judged)).text
+    assert (unjudged.golden.total, unjudged.golden.gained) == (0, 0)
+    assert "No golden row was judged." in Page(render(unjudged)).text and "unknown" in Page(render(unjudged)).texts
 
 
 def test_text_metrics_and_a_judge_are_of_generated_text_alone(of_four: EvaluationReport) -> None:

@@ -13,6 +13,7 @@ from services.evaluator.verdict import Asked
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
+from tests.unit.evaluator.arms import FREE
 from tests.unit.evaluator.test_must_pass import RIGHT, TRAINED, WRONG, job
 from tests.unit.evaluator.test_recipe import Engine
 
@@ -71,3 +72,19 @@ def test_an_evaluation_reads_the_best_results_and_stores_its_own(tmp_path: Path)
     assert {result.adapter: sum(result.right.values()) for result in past_results(store, TRAINED.task)} == {
         "one": 3, "two": 1,
     }  # fmt: skip
+
+
+def test_a_golden_set_of_texts_without_a_score_leaves_no_result_that_would_stay(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    golden = [Question((Message(role=Role.USER, content="g"),), "within five days", row_id="g-1")]
+    arms = ArmAnswers(answers=("in five days",), latencies_ms=())
+    record_promotion(store, FREE.name, "one")
+    for score, found in ((None, []), (0.5, [[True]])):
+        evaluation = FREE.evaluation.model_copy(update={"golden_score": score})
+        update = {"evaluation": evaluation, "golden_set": SPEC.golden_set}
+        trained = TRAINED.model_copy(
+            update={"adapter": "one", "task": FREE.name, "spec": FREE.model_copy(update=update)}
+        )
+        the_job = EvaluationJob.model_validate({**job(tmp_path).model_dump(), "trained": trained})
+        past = with_golden_history(the_job, Asked([], golden, arms, arms), store, tmp_path / "one").past
+        assert [list(result.right.values()) for result in past] == found
