@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from schemas.adapters import AdapterTrained
-from schemas.conversation import JsonObject, Message, Role
+from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from schemas.golden import GoldenRow
 from services.evaluator.domain import Question
@@ -18,37 +16,18 @@ from services.evaluator.recipe import ArmAnswers
 from services.evaluator.rivals.options import RivalOptions
 from shared.errors import DependencyUnavailable, StepImpossible
 from shared.jobs import Progress
-from shared.model.inference import Completion
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
 from tests.unit.evaluator.arms import FREE
+from tests.unit.evaluator.engine import FakeEngine
 
 TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
 RIGHT, WRONG = TRAINED.spec.labels[:2]
 
 
-class Candidate:
+def candidate_of(**answers: str | Exception) -> FakeEngine:
     """Answers each question with the text it is given, in every request; an error is raised."""
-
-    def __init__(self, **answers: str | Exception) -> None:
-        self.answers = answers
-        self.asked: list[tuple[str, str]] = []
-
-    async def complete(
-        self,
-        model: str,
-        messages: Sequence[dict[str, Any]],
-        *,
-        tools: Sequence[JsonObject],
-        choices: Sequence[str],
-        max_tokens: int,
-        fields: Mapping[str, Any],
-    ) -> Completion:
-        text = messages[-1]["content"]
-        self.asked.append((model, text))
-        if isinstance(answer := self.answers[text], Exception):
-            raise answer
-        return Completion(answer, None, 1, 5, "stop", 10.0)
+    return FakeEngine(lambda request: answers[request.text])
 
 
 def job(folder: Path) -> EvaluationJob:
@@ -69,11 +48,11 @@ def golden(**must_pass: bool) -> list[Question]:
 async def test_only_marked_rows_that_were_wrong_are_asked_again_and_those_wrong_again_remain(tmp_path: Path) -> None:
     questions = golden(right=True, unmarked=False, recovers=True, stays=True, refused=True)
     first = ArmAnswers(answers=("one", RIGHT, WRONG, WRONG, WRONG, None), latencies_ms=())  # One of the evaluation set.
-    candidate = Candidate(recovers=RIGHT, stays=WRONG, refused=DependencyUnavailable("too long"))
+    candidate = candidate_of(recovers=RIGHT, stays=WRONG, refused=DependencyUnavailable("too long"))
     wrong = await ask_must_pass_again(job(tmp_path), candidate, questions, first, start=1)
     assert [questions[position].text for position in wrong] == ["stays", "refused"]
-    assert {text for _, text in candidate.asked} == {"recovers", "stays", "refused"}
-    assert {model for model, _ in candidate.asked} == {TRAINED.adapter}
+    assert {request.text for request in candidate.requests} == {"recovers", "stays", "refused"}
+    assert {request.model for request in candidate.requests} == {TRAINED.adapter}
 
 
 async def test_a_golden_text_that_reaches_the_tasks_score_is_right_at_once_or_when_repeated(tmp_path: Path) -> None:
@@ -83,18 +62,18 @@ async def test_a_golden_text_that_reaches_the_tasks_score_is_right_at_once_or_wh
         for text in ("near", "recovers", "stays")
     ]
     first = ArmAnswers(answers=("in five days", "no", "no"), latencies_ms=())
-    candidate = Candidate(recovers="in five days", stays="never")
+    candidate = candidate_of(recovers="in five days", stays="never")
     the_job = job(tmp_path).model_copy(update={"trained": TRAINED.model_copy(update={"spec": spec})})
     wrong = await ask_must_pass_again(the_job, candidate, questions, first, start=0)
     assert [questions[position].text for position in wrong] == ["stays"]
-    assert {text for _, text in candidate.asked} == {"recovers", "stays"}
+    assert {request.text for request in candidate.requests} == {"recovers", "stays"}
 
 
 async def test_without_a_wrong_must_pass_row_nothing_is_asked_again(tmp_path: Path) -> None:
-    candidate = Candidate()
+    candidate = candidate_of()
     first = ArmAnswers(answers=(RIGHT, WRONG), latencies_ms=())
     assert await ask_must_pass_again(job(tmp_path), candidate, golden(a=True, b=False), first, start=0) == []
-    assert not candidate.asked
+    assert not candidate.requests
 
 
 def test_a_golden_set_that_is_gone_fails_the_evaluation_with_the_way_out(tmp_path: Path) -> None:

@@ -14,17 +14,17 @@ from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.storage.artifacts import ArtifactStore
 from shared.storage.golden_sets import golden_set
 from tests.unit.evaluator.arms import FREE
+from tests.unit.evaluator.engine import FakeEngine, first_letter
 from tests.unit.evaluator.test_must_pass import RIGHT, TRAINED, WRONG, job
-from tests.unit.evaluator.test_recipe import Engine
 
 SPEC = TRAINED.spec
 ASKED = [Question((Message(role=Role.USER, content=f"a{n}"),), "a") for n in range(100)]
 
 
-async def arm(model: str, folder: Path, failures: int) -> tuple[ArmAnswers, Engine]:
+async def arm(model: str, folder: Path, failures: int) -> tuple[ArmAnswers, FakeEngine]:
     """Ask an engine three of whose answers fail so many times, as a job asks both arms."""
     away = DependencyUnavailable("busy")
-    engine = Engine({f"a{n}": [away] * failures for n in (3, 50, 97)})
+    engine = FakeEngine(first_letter, {f"a{n}": [away] * failures for n in (3, 50, 97)})
     answers = await ask(engine, model, ASKED, SPEC, 4, lambda done: None)
     assert len(answers.unanswered) == 3
     return await ask_failed_again(job(folder), engine, model, answers, ASKED), engine
@@ -34,7 +34,7 @@ async def test_transient_failures_of_either_arm_are_asked_again(tmp_path: Path) 
     for model in ("candidate", "production"):
         answers, engine = await arm(model, tmp_path, failures=3)
         assert answers.unanswered == []
-        assert {asked for asked, _, _ in engine.requests} == {model}
+        assert {request.model for request in engine.requests} == {model}
 
 
 async def test_what_fails_every_time_stays_a_failed_answer(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ async def test_what_fails_every_time_stays_a_failed_answer(tmp_path: Path) -> No
 
 
 async def test_a_refused_request_is_repeated_with_the_others_and_stays_refused(tmp_path: Path) -> None:
-    engine = Engine({"a3": [InvalidMessage("too long")] * 10})
+    engine = FakeEngine(first_letter, {"a3": [InvalidMessage("too long")] * 10})
     answers = await ask(engine, "candidate", ASKED, SPEC, 4, lambda done: None)
     again = await ask_failed_again(job(tmp_path), engine, "candidate", answers, ASKED)
     assert again.unanswered == [3]

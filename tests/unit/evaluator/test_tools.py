@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from schemas.base import Gate
-from schemas.conversation import JsonObject, Message, Role
+from schemas.conversation import Message, Role
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.gates import check_gates
@@ -18,7 +17,7 @@ from services.evaluator.report.arms import arm_report
 from services.evaluator.report.parts import part_scores
 from shared.conversation.task_tools import chat_fields
 from shared.grading.grade import grade
-from shared.model.inference import Completion
+from tests.unit.evaluator.engine import FakeEngine
 from tests.unit.shared.grading.home import STOPS, book, calls, home, light
 
 HOME = home()
@@ -96,30 +95,13 @@ def test_the_scores_are_of_functions_of_their_arguments_and_of_whole_answers() -
     assert report.classes[0].f1_interval is not None
 
 
-class Engine:
-    def __init__(self) -> None:
-        self.asked: list[Mapping[str, Any]] = []
-
-    async def complete(
-        self,
-        model: str,
-        messages: Sequence[dict[str, Any]],
-        *,
-        tools: Sequence[JsonObject],
-        choices: Sequence[str],
-        max_tokens: int,
-        fields: Mapping[str, Any],
-    ) -> Completion:
-        self.asked.append({**fields, **({"tools": list(tools)} if tools else {})})
-        return Completion(calls(STOPS), None, 5, 5, "tool_calls", 1.0)
-
-
 async def test_arms_are_asked_with_the_functions_of_the_task_as_the_gateway_asks() -> None:
-    engine, old = Engine(), ({"type": "function", "function": {"name": "former"}},)
+    engine, old = FakeEngine(lambda request: calls(STOPS)), ({"type": "function", "function": {"name": "former"}},)
     asked = [Question((Message(role=Role.USER, content="stop"),), calls(STOPS), tools=old)]
     found = await ask(engine, "base", asked, HOME, 1, lambda done: None)
     assert found.answers == (calls(STOPS),)
-    assert engine.asked == [{"logprobs": True, **chat_fields(HOME)}]
+    (request,) = engine.requests
+    assert (request.fields, request.tools) == ({"logprobs": True, **chat_fields(HOME)}, ()), "not with the row's own"
 
 
 def test_the_report_names_functions_and_arguments_as_such() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from schemas.adapters import AdapterTrained
 from schemas.approaches import Approach, ApproachKind, ApproachTable
-from schemas.conversation import JsonObject, Message, Role
+from schemas.conversation import Message, Role
 from schemas.datasets import Example
 from schemas.tasks import TaskSpec
 from services.evaluator.domain import Question
@@ -26,6 +25,7 @@ from shared.errors import DependencyUnavailable
 from shared.jobs import Progress
 from shared.model.embedding import Vectors
 from shared.model.inference import Completion
+from tests.unit.evaluator.engine import FakeEngine, Request
 
 TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.trained.v1/lora.json").read_bytes())
 LABELS = ("refund", "login", "delivery")
@@ -62,30 +62,17 @@ def questions(count: int) -> list[Question]:
     ]
 
 
-class Engine:
-    """Answers the label whose example shares most words with the question; without examples, always the first label."""
+def nearest_example(request: Request) -> Completion:
+    """Answer the label whose example shares most words with the question; without examples, always the first label."""
+    words = set(request.text.split())
+    shots = [(len(words & set(a["content"].split())), b["content"]) for a, b in pairwise(request.messages)]
+    shots = [shot for shot in shots if shot[1] in LABELS]
+    answer = max(shots)[1] if shots else LABELS[0]
+    return Completion(answer, None, 2, 10 * len(request.messages), "stop", 40.0)
 
-    def __init__(self, fails: bool = False) -> None:
-        self.fails = fails
-        self.asked: list[tuple[str, Sequence[dict[str, Any]], Sequence[str]]] = []
 
-    async def complete(
-        self,
-        model: str,
-        messages: Sequence[dict[str, Any]],
-        *,
-        tools: Sequence[JsonObject],
-        choices: Sequence[str],
-        max_tokens: int,
-        fields: Mapping[str, Any],
-    ) -> Completion:
-        self.asked.append((model, messages, choices))
-        if self.fails:
-            raise DependencyUnavailable("away")
-        words = set(messages[-1]["content"].split())
-        shots = [(len(words & set(a["content"].split())), b["content"]) for a, b in pairwise(messages)]
-        shots = [shot for shot in shots if shot[1] in LABELS]
-        return Completion(max(shots)[1] if shots else LABELS[0], None, 2, 10 * len(messages), "stop", 40.0)
+def copying() -> FakeEngine:
+    return FakeEngine(nearest_example)
 
 
 class WordEmbedder:
@@ -119,7 +106,7 @@ def contest(spec: TaskSpec = SPEC, production: str | None = None, candidate_righ
 
 
 async def table(
-    tmp_path: Path, compared: Contest, engine: Engine, embedder: WordEmbedder | MissingEmbedder | None = None
+    tmp_path: Path, compared: Contest, engine: FakeEngine, embedder: WordEmbedder | MissingEmbedder | None = None
 ) -> ApproachTable:
     options = RivalOptions(embedder=tmp_path, lake=str(tmp_path / "lake"), prices_file=None, rows=24)
     return await approach_table(engine, embedder or WordEmbedder(), compared, options, lambda said: None)
@@ -130,23 +117,23 @@ def rows(made: ApproachTable) -> dict[ApproachKind, Approach]:
 
 
 async def test_the_table_has_both_arms_the_base_and_every_rival_each_with_its_own_n(tmp_path: Path) -> None:
-    engine = Engine()
+    engine = copying()
     made = await table(tmp_path, contest(), engine)
     found = rows(made)
     assert set(found) == set(ApproachKind)
     assert [found[kind].accuracy.n for kind in (ApproachKind.CANDIDATE, ApproachKind.TF_IDF)] == [60, 60]
     assert [found[kind].accuracy.n for kind in (ApproachKind.FEW_SHOT, ApproachKind.RETRIEVAL_FEW_SHOT)] == [24, 24]
     assert found[ApproachKind.BASE].accuracy == found[ApproachKind.PRODUCTION].accuracy
-    assert {model for model, _, _ in engine.asked} == {"base"}, "rivals are prompts of the base model"
-    assert len(engine.asked) == 48, "the base that serves is not asked again"
-    assert all(choices == LABELS for _, _, choices in engine.asked), "asked as the arms are"
+    assert {request.model for request in engine.requests} == {"base"}, "rivals are prompts of the base model"
+    assert len(engine.requests) == 48, "the base that serves is not asked again"
+    assert all(request.choices == LABELS for request in engine.requests), "asked as the arms are"
     assert found[ApproachKind.CANDIDATE].candidate_gain is None
     assert made.answers_per_month is None and found[ApproachKind.CANDIDATE].cost_per_month is None
 
 
 async def test_rivals_learn_from_the_training_rows_and_are_judged_on_held_out_ones(tmp_path: Path) -> None:
     compared = contest()
-    found = rows(await table(tmp_path, compared, Engine()))
+    found = rows(await table(tmp_path, compared, copying()))
     for kind in (ApproachKind.TF_IDF, ApproachKind.EMBEDDING, ApproachKind.RETRIEVAL_FEW_SHOT):
         assert found[kind].accuracy.value > 0.9, kind
     assert found[ApproachKind.BASE].accuracy.value == pytest.approx(1 / 3)
@@ -154,23 +141,23 @@ async def test_rivals_learn_from_the_training_rows_and_are_judged_on_held_out_on
         e.model_copy(update={"messages": (*e.messages[:-1], Message(role=Role.ASSISTANT, content=LABELS[(n + 1) % 3]))})
         for n, e in enumerate(compared.train)
     ]})  # fmt: skip
-    wrong = rows(await table(tmp_path, shuffled, Engine()))
+    wrong = rows(await table(tmp_path, shuffled, copying()))
     for kind in (ApproachKind.TF_IDF, ApproachKind.EMBEDDING, ApproachKind.RETRIEVAL_FEW_SHOT):
         assert wrong[kind].accuracy.value < 0.1, kind
 
 
 async def test_the_base_is_asked_where_an_adapter_serves(tmp_path: Path) -> None:
-    engine = Engine()
+    engine = copying()
     found = rows(await table(tmp_path, contest(production="desk-1"), engine))
     assert found[ApproachKind.PRODUCTION].adapter == "desk-1"
     assert (found[ApproachKind.BASE].adapter, found[ApproachKind.BASE].accuracy.n) == (None, 24)
-    assert len(engine.asked) == 72
+    assert len(engine.requests) == 72
 
 
 async def test_a_prompt_has_the_instructions_first_then_examples_then_the_question(tmp_path: Path) -> None:
-    engine = Engine()
+    engine = copying()
     await table(tmp_path, contest(), engine)
-    prompts = [messages for _, messages, _ in engine.asked]
+    prompts = [request.messages for request in engine.requests]
     fixed, retrieved = prompts[:24], prompts[24:]
     assert all([m["role"] for m in p].count("system") == 1 and p[0]["role"] == "system" for p in prompts)
     assert all(p[-1]["role"] == "user" for p in prompts)
@@ -182,13 +169,13 @@ async def test_a_prompt_has_the_instructions_first_then_examples_then_the_questi
 
 
 async def test_a_linear_classifier_that_does_as_well_is_the_first_thing_said(tmp_path: Path) -> None:
-    made = await table(tmp_path, contest(candidate_right=0.8), Engine())
+    made = await table(tmp_path, contest(candidate_right=0.8), copying())
     assert made.findings[0].startswith("A linear classifier on ")
     assert "does better than the adapter" in made.findings[0]
 
 
 async def test_without_the_sentence_encoder_the_rest_is_compared_and_the_gap_is_named(tmp_path: Path) -> None:
-    made = await table(tmp_path, contest(), Engine(), MissingEmbedder())
+    made = await table(tmp_path, contest(), copying(), MissingEmbedder())
     assert set(ApproachKind) - set(rows(made)) == {ApproachKind.EMBEDDING}
     assert rows(made)[ApproachKind.RETRIEVAL_FEW_SHOT].accuracy.value > 0.9
     assert any("the embedding model is not in /models" in said for said in made.findings)
@@ -196,7 +183,7 @@ async def test_without_the_sentence_encoder_the_rest_is_compared_and_the_gap_is_
 
 
 async def test_an_engine_that_fails_for_a_rival_stops_nothing_and_its_answers_are_wrong(tmp_path: Path) -> None:
-    found = rows(await table(tmp_path, contest(), Engine(fails=True)))
+    found = rows(await table(tmp_path, contest(), FakeEngine(lambda request: DependencyUnavailable("away"))))
     few_shot = found[ApproachKind.FEW_SHOT]
     assert (few_shot.failed, few_shot.accuracy.value) == (24, 0.0)
 
@@ -205,7 +192,7 @@ async def test_text_has_prompts_as_rivals_and_no_classifier(tmp_path: Path) -> N
     free = TaskSpec.model_validate(
         {"name": "reply", "kind": "generation", "system_prompt": "Say.", "base_model": "base"}
     )
-    made = await table(tmp_path, contest(free), Engine())
+    made = await table(tmp_path, contest(free), copying())
     assert made.metric == "rouge_l"
     assert not {ApproachKind.TF_IDF, ApproachKind.EMBEDDING} & set(rows(made))
     assert made.curve is None
@@ -216,7 +203,7 @@ async def test_p95_and_the_time_of_a_replica_are_those_of_the_answers(tmp_path: 
     compared = contest()
     measured = compared.measured(ApproachKind.CANDIDATE, compared.candidate, range(60))
     assert measured.seconds == pytest.approx(30.5 / 1000 / 4), "four at a time share a replica"
-    found = rows(await table(tmp_path, compared, Engine()))
+    found = rows(await table(tmp_path, compared, copying()))
     assert (found[ApproachKind.CANDIDATE].latency_ms_p50, found[ApproachKind.CANDIDATE].latency_ms_p95) == (30.5, 57.0)
     assert found[ApproachKind.TF_IDF].latency_ms_p95 > 0
 
@@ -224,7 +211,7 @@ async def test_p95_and_the_time_of_a_replica_are_those_of_the_answers(tmp_path: 
 async def test_a_killed_job_does_not_measure_again_what_it_has_written(tmp_path: Path) -> None:
     """No engine and no encoder are there: the table can only be the one in the folder."""
     compared = contest()
-    made = await table(tmp_path, compared, Engine())
+    made = await table(tmp_path, compared, copying())
     (tmp_path / "approaches.json").write_text(made.model_dump_json())
     job = EvaluationJob(
         trained=compared.trained, production=None, vllm=("http://127.0.0.1:1",), artifacts="", cache=tmp_path,
