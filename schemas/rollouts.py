@@ -81,6 +81,25 @@ class Evidence(Frozen):
         description="Median of further labels, each of another subject, until wealth reaches 1/alpha. None: a proof is "
         "unlikely, or not foreseeable yet.",
     )
+    margin_left: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="By how much candidates that are not proven better may still be worse and be promoted: what is "
+        "left of two points a year. None: `rollout.non_inferiority` is off.",
+    )
+    non_inferiority_wealth: float = Field(
+        default=1.0,
+        ge=0.0,
+        description="Wealth against being worse by `margin_left` or more; 1/alpha proves it is not.",
+    )
+    margin_debited: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="It was promoted as not worse by more than this, which is taken from the year's margin; 0: it was "
+        "proven better, or is not promoted.",
+    )
     canary_requests: int = Field(default=0, ge=0)
     canary_errors: int = Field(default=0, ge=0)
     canary_users: int = Field(

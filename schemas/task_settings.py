@@ -214,6 +214,17 @@ class RolloutSettings(Section):
         le=60.0,
         description="Days of that; meanwhile guards go on and the next candidate waits. 0: none.",
     )
+    non_inferiority: bool = Field(
+        default=False,
+        description="A candidate that is not shown to be better, but proven not to be worse by more than a margin, is "
+        "promoted, too: two points in a year at most, all such promotions together.",
+    )
+    annotator_error: float = Field(
+        default=0.05,
+        ge=0.0,
+        lt=0.5,
+        description="Share of wrong labels, at most, for which the margin of `non_inferiority` allows.",
+    )
     max_labels: int = Field(default=300, ge=1, description="Tickets on which people are asked, at most.")
     severity: tuple[Severity, ...] = Field(
         default=(),

@@ -114,10 +114,20 @@ def _show_rollouts(rollouts: list[dict[str, Any]]) -> None:
         say(f"{rollout['task']}: {rollout['reason']}")
         if rollout["evidence"].get("warning"):
             warn(f"{rollout['task']}: {rollout['evidence']['warning']}", "yellow")
+        if rollout["evidence"].get("margin_left") is not None:
+            say(f"{rollout['task']}: {_margin(rollout['evidence'])}")
         if rollout["control_percent"]:
             say(f"{rollout['task']}: {_control(rollout)}")
         if rollout["trouble"]:
             warn(f"{rollout['task']} waits: {rollout['trouble']}", "yellow")
+
+
+def _margin(evidence: dict[str, Any]) -> str:
+    left = f"{100 * evidence['margin_left']:.3g} points are left for candidates that are merely not worse"
+    if evidence["margin_debited"]:
+        return f"promoted as not worse by more than {100 * evidence['margin_debited']:.3g} points; {left}"
+    wealth = f"wealth against being worse by more {evidence['non_inferiority_wealth']:.1f}"
+    return f"{left}; {wealth} of {1 / evidence['alpha']:.0f}"
 
 
 def _control(rollout: dict[str, Any]) -> str:

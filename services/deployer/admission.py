@@ -99,7 +99,9 @@ class Admission:
         last = await self._rollouts.last_entered(waiting.task)
         draws = await self._rollouts.draws(waiting.task)
         drawn = next_draw(settings.yearly_false_promotion, settings.cycles_per_year, draws, now)
-        returned = last.alpha if last is not None and last.stage is Stage.PROMOTED else 0.0
+        # One that was promoted as not worse has spent its level on a claim that it is better, which it did not prove.
+        proven = last is not None and last.stage is Stage.PROMOTED and not last.evidence.margin_debited
+        returned = last.alpha if last is not None and proven else 0.0
         entering = waiting.into_shadow(serving, drawn, returned, now)
         if refusal := await self._transitions.refusal(entering, waiting.changed_at):
             entering = waiting.turned_away(refusal, now)

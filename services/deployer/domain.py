@@ -1,24 +1,27 @@
-"""The ledger of a candidate's pairs, what a label is worth, and the decision about the candidate. Pure.
+"""The ledger of a candidate's pairs and the decision about the candidate. Pure.
 
     shadow ──W ≥ canary_wealth──▶ canary 5 % ──▶ 25 % ──▶ 50 % ──▶ promoted   each by W ≥ 1/alpha, users served
        ├────── harm · futility · canary guard ────────────────────────────▶ rejected
        └────── labels spent · expired ────────────────────────────────────▶ inconclusive
 
-`statistics/` computes the wealth W, `rollout.py` holds what changes. Only superiority promotes: a candidate that is
-merely not worse is not promoted yet. W is the greatest wealth so far, so that looking often is safe; but no move to
-more users is made while the labels as they stand speak against it. That only restricts, so the test's level holds.
+`statistics/` computes the wealth W, `rollout.py` holds what changes. W is the greatest wealth so far, so that looking
+often is safe; but no move to more users is made while the labels as they stand speak against it. That only restricts,
+so the test's level holds.
+
+A candidate is moved for being better. Where the task allows it (`rollout.non_inferiority`) and has margin left, one
+that would end by futility, or because its labels are spent, is moved for being not worse by more than that margin: by
+the same rules, with the wealth against it. Not before, since whoever is better proves not to be worse first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
+from itertools import accumulate
 
-from schemas.conversation import Answer, Call
 from schemas.rollouts import Evidence, Stage
-from schemas.task_settings import RolloutSettings, Severity
-from schemas.tasks import TaskKind
+from schemas.task_settings import RolloutSettings
 from services.deployer.statistics.betting import (
     FUTILITY_ODDS,
     HARM_WEALTH,
@@ -30,13 +33,10 @@ from services.deployer.statistics.bounds import interval
 from services.deployer.statistics.canary import CanaryCounts, canary_failure, confidence_shift, guard_evidence
 from services.deployer.statistics.forecast import labels_expected
 from services.deployer.statistics.guards import together
-from shared.identity import content_hash
+from services.deployer.statistics.non_inferiority import YEARLY_MARGIN, Allowance, Bets
 
 NOTHING_DIFFERS = 1_000
 """Pairs, all of which agree, after which there is nothing to promote: a candidate with production's weights, say."""
-CANNOT_TELL_LIMIT = 2
-"""After so many "cannot tell" answers, whatever is asked, a ticket counts as a tie. The second question is for another
-person; the console asks the first one again only where nobody else reviews."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,29 @@ class Ticket:
     """A discordant pair that bets. `outcome`: -1, 0, 1 or the mean of several labels; None: no label yet.
 
     `asked` is False where the candidate erred: that is a loss and nobody is asked. `identified`: its user or session is
-    known.
+    known. `opens`: it is its subject's first pair of all. `agreeing`: subjects whose first pair was earlier and agreed.
     """
 
     outcome: float | None
     asked: bool = True
     identified: bool = True
+    opens: bool = True
+    agreeing: int = 0
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Everything that a decision reads. `tickets` are in the order in which they were drawn."""
+    """Everything that a decision reads. `tickets` are in the order in which they were drawn.
+
+    `agreeing`: all pairs that agree; `agreeing_subjects`: those that are their subject's first, up to the oldest pair
+    that waits to become a ticket. `allowance`: the margin that is left; None: only a candidate that is better is moved.
+    """
 
     tickets: Sequence[Ticket] = ()
     agreeing: int = 0
     canary: CanaryCounts = field(default_factory=CanaryCounts)
+    agreeing_subjects: int = 0
+    allowance: Allowance | None = None
 
     @property
     def outcomes(self) -> list[float | None]:
@@ -68,12 +76,38 @@ class Ledger:
     def asked(self) -> int:
         return sum(ticket.asked for ticket in self.tickets)
 
-    def evidence(self, alpha: float) -> Evidence:
-        """Return what every change carries: the counts, how much better the candidate is, and how far from a proof."""
+    @property
+    def bets(self) -> Bets:
+        """What bets against a margin. A ticket that was drawn before its turn lets no later pair that agrees count."""
+        agreeing = [*(ticket.agreeing for ticket in self.tickets), self.agreeing_subjects]
+        counted = list(accumulate(reversed(agreeing), min))[::-1]
+        return Bets(self.outcomes, [ticket.opens for ticket in self.tickets], counted)
+
+    @property
+    def usable(self) -> Allowance | None:
+        """The margin by which it may be worse; None: too little is left, or nothing differs that could be promoted."""
+        return self.allowance if self.allowance is not None and self.allowance.is_enough and self.tickets else None
+
+    @property
+    def non_inferiority_wealth(self) -> float:
+        """The wealth against being worse by all the margin that is left; 1 where none is."""
+        return self.bets.wealth(self.usable) if self.usable else 1.0
+
+    def evidence(self, alpha: float, margin_debited: float = 0.0) -> Evidence:
+        """Return what every change carries: the counts, how much better the candidate is, and how far from a proof.
+
+        `margin_debited`: what its promotion takes from the margin that is left.
+        """
         counted = self.counted(alpha)
         gain_low, gain_high = interval(self.outcomes, self.agreeing)
         expected = labels_expected(counted.wins, counted.ties - self.agreeing, counted.losses, alpha)
-        return counted.model_copy(update={"gain_low": gain_low, "gain_high": gain_high, "labels_expected": expected})
+        return counted.model_copy(
+            update={
+                "gain_low": gain_low, "gain_high": gain_high, "labels_expected": expected,
+                "margin_debited": margin_debited,
+                "margin_left": None if self.allowance is None else round(self.allowance.left - margin_debited, 6),
+            }
+        )  # fmt: skip
 
     def counted(self, alpha: float) -> Evidence:
         """Return what a decision reads. A split vote counts by its sign; wealth uses its exact value."""
@@ -88,6 +122,8 @@ class Ledger:
             unidentified=sum(not ticket.identified for ticket in self.tickets),
             wealth=max_wealth(self.outcomes),
             alpha=alpha,
+            non_inferiority_wealth=self.non_inferiority_wealth,
+            margin_left=None if self.allowance is None else self.allowance.left,
             canary_requests=self.canary.requests,
             canary_errors=self.canary.errors,
             canary_users=self.canary.users,
@@ -97,11 +133,35 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Decision:
-    """The candidate's next stage, for a canary its share of users in percent, and the reason that an operator reads."""
+    """The candidate's next stage, for a canary its share of users in percent, and the reason that an operator reads.
+
+    `margin`: by which a promoted candidate may be worse; 0: it was proven better.
+    """
 
     stage: Stage
     reason: str
     percent: int = 0
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a candidate may be moved for: that it is better, or not worse by more than a margin.
+
+    `wealth`: of its test; `now`: of the labels as they stand; `bar`: 1/alpha, at which it is proven; `margin`: the
+    least that is proven; `proven`, `likely`: the beginning of the reason, once it is proven and before.
+    """
+
+    wealth: float
+    now: float
+    bar: float
+    margin: float = 0.0
+    proven: str = ""
+    likely: str = ""
+
+    @property
+    def is_proven(self) -> bool:
+        return self.wealth >= self.bar
 
 
 def decide(
@@ -128,54 +188,103 @@ def decide(
         return Decision(Stage.REJECTED, reason)
     if reason := _harm(ledger, counts):
         return Decision(Stage.REJECTED, reason)
-    is_proven = evidence.wealth >= 1 / alpha
-    if not is_proven and (reason := _reason_to_reject(ledger, counts)):
-        return Decision(Stage.REJECTED, reason)
-    if not is_proven and ledger.asked >= settings.max_labels and None not in ledger.outcomes:
-        reason = f"all {settings.max_labels} labels are spent and the candidate is not proven better: {counts}"
-        return Decision(Stage.INCONCLUSIVE, reason)
-    if not held and (move := _move(stage, ledger, evidence, settings, counts)) is not None:
+    claim = Claim(evidence.wealth, wealth_now(_labelled(ledger)), 1 / alpha)
+    if not claim.is_proven and (end := _end(ledger, settings, counts)) is not None:
+        not_worse = _not_worse(ledger, evidence, alpha)
+        if not_worse is None:
+            return end
+        if not not_worse.is_proven and (spent := _spent(ledger, settings, counts)) is not None:
+            return spent
+        claim = not_worse
+    if not held and (move := _move(stage, ledger, claim, settings, counts)) is not None:
         return move
     if age > timedelta(days=settings.max_days):
-        missing = _missing(evidence, settings, ledger.canary.percent, held=held)
+        missing = _missing(claim, settings, ledger.canary.percent, held=held)
         reason = f"{settings.max_days} days in {stage.value} without {missing}, after {counts}"
         return Decision(Stage.INCONCLUSIVE, reason)
     return None
 
 
-def _move(stage: Stage, ledger: Ledger, evidence: Evidence, settings: RolloutSettings, counts: str) -> Decision | None:
-    """Return the move to more users that the candidate has earned, if any."""
-    alpha, steps, canary = evidence.alpha, settings.canary_steps, ledger.canary
-    is_proven = evidence.wealth >= 1 / alpha
-    if not _speaks_for_it_now(ledger, min(settings.canary_wealth, 1 / alpha)):
+def _end(ledger: Ledger, settings: RolloutSettings, counts: str) -> Decision | None:
+    """Return the end of a candidate that is not proven better and will hardly be, None while it may be."""
+    odds = futility(ledger.outcomes)
+    if odds >= FUTILITY_ODDS:
+        reason = f"the candidate is unlikely to win: odds against it {odds:.0f} ≥ {FUTILITY_ODDS:.0f} after {counts}"
+        return Decision(Stage.REJECTED, f"{reason}{_no_margin(ledger)}")
+    if ledger.agreeing >= NOTHING_DIFFERS and not ledger.tickets:
+        reason = f"nothing to promote: its answers are production's in all {ledger.agreeing} pairs"
+        return Decision(Stage.REJECTED, reason)
+    return _spent(ledger, settings, counts)
+
+
+def _spent(ledger: Ledger, settings: RolloutSettings, counts: str) -> Decision | None:
+    if ledger.asked < settings.max_labels or None in ledger.outcomes:
         return None
-    if stage is Stage.SHADOW and (is_proven or evidence.wealth >= settings.canary_wealth):
-        reason, first = _reached(evidence.wealth, settings.canary_wealth, "the canary threshold", counts), steps[0]
-        return Decision(Stage.CANARY, f"{reason}: {first} % of users", first)
-    if stage is Stage.CANARY and is_proven and canary.users >= settings.min_canary_users:
+    what = "proven better"
+    if ledger.usable:
+        what += f", nor not to be worse by more than {_points(ledger.usable.left)} points"
+    reason = f"all {settings.max_labels} labels are spent and the candidate is not {what}: {counts}"
+    return Decision(Stage.INCONCLUSIVE, f"{reason}{_no_margin(ledger)}")
+
+
+def _not_worse(ledger: Ledger, evidence: Evidence, alpha: float) -> Claim | None:
+    """Return the claim that the candidate is not worse by more than is left of the year's margin; None: it has none."""
+    if (allowance := ledger.usable) is None:
+        return None
+    bets, bar = ledger.bets, 1 / alpha
+    margin = bets.least_margin(allowance, alpha) if evidence.non_inferiority_wealth >= bar else allowance.left
+    what = f"not worse by more than {_points(margin)} points"
+    subjects = f"by the first pairs of {_counted(bets.subjects, 'subject')}: "
+    now = bets.wealth_now(allowance)
+    return Claim(evidence.non_inferiority_wealth, now, bar, margin, f"{what} {subjects}", f"perhaps {what}, {subjects}")
+
+
+def _no_margin(ledger: Ledger) -> str:
+    """Say why one that is merely not worse is not promoted, where the task would allow it but for the margin."""
+    if ledger.allowance is None or ledger.allowance.is_enough:
+        return ""
+    return (
+        f"; and not promoted as not worse either: of the {_points(YEARLY_MARGIN)} points that such promotions may give "
+        f"away in a year, and since the last one that was proven better, {_points(ledger.allowance.left)} are left"
+    )
+
+
+def _move(stage: Stage, ledger: Ledger, claim: Claim, settings: RolloutSettings, counts: str) -> Decision | None:
+    """Return the move to more users that the candidate has earned, if any."""
+    steps, canary = settings.canary_steps, ledger.canary
+    if claim.now < min(settings.canary_wealth, claim.bar) or _is_harmful_now(ledger):
+        return None
+    if stage is Stage.SHADOW and (claim.is_proven or claim.wealth >= settings.canary_wealth):
+        reason, first = _reached(claim.wealth, settings.canary_wealth, "the canary threshold", counts), steps[0]
+        begin = claim.proven if claim.is_proven else claim.likely
+        return Decision(Stage.CANARY, f"{begin}{reason}: {first} % of users", first)
+    if stage is Stage.CANARY and claim.is_proven and canary.users >= settings.min_canary_users:
         following = next((step for step in steps if step > canary.percent), None)
         reason = (
-            f"{_reached(evidence.wealth, 1 / alpha, '1/α', counts)}; the canary answered {canary.requests} requests "
-            f"with {canary.errors} errors, {_counted(canary.users, 'user')} or more at {canary.percent} %: "
+            f"{claim.proven}{_reached(claim.wealth, claim.bar, '1/α', counts)}; the canary answered {canary.requests} "
+            f"requests with {canary.errors} errors, {_counted(canary.users, 'user')} or more at {canary.percent} %: "
         )
         if following is None:
-            return Decision(Stage.PROMOTED, f"{reason}everyone")
+            return Decision(Stage.PROMOTED, f"{reason}everyone", margin=claim.margin)
         return Decision(Stage.CANARY, f"{reason}{following} % of users", following)
     return None
 
 
-def _missing(evidence: Evidence, settings: RolloutSettings, percent: int, *, held: bool) -> str:
+def _missing(claim: Claim, settings: RolloutSettings, percent: int, *, held: bool) -> str:
     if held:
         return "a person's word that it may go on"
-    if evidence.wealth < 1 / evidence.alpha:
+    if not claim.is_proven:
         return "the proof"
     return f"{settings.min_canary_users} users whom the canary of {percent} % has served"
 
 
-def _speaks_for_it_now(ledger: Ledger, threshold: float) -> bool:
-    """Return True if the labels as they stand are still worth more users."""
-    labelled = [outcome for outcome in ledger.outcomes if outcome is not None]
-    return wealth_now(labelled) >= threshold and wealth_now([-outcome for outcome in labelled]) < HARM_WEALTH
+def _labelled(ledger: Ledger) -> list[float]:
+    return [outcome for outcome in ledger.outcomes if outcome is not None]
+
+
+def _is_harmful_now(ledger: Ledger) -> bool:
+    """Return True if the labels as they stand speak against the candidate."""
+    return wealth_now([-outcome for outcome in _labelled(ledger)]) >= HARM_WEALTH
 
 
 def control_evidence(evidence: Evidence, fresh: Ledger, settings: RolloutSettings) -> Evidence:
@@ -195,6 +304,10 @@ def _reached(wealth: float, threshold: float, name: str, counts: str) -> str:
     return f"wealth {wealth:.0f} ≥ {threshold:.0f} = {name} after {counts}"
 
 
+def _points(margin: float) -> str:
+    return f"{100 * margin:.3g}"
+
+
 def _counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
@@ -204,105 +317,3 @@ def _harm(ledger: Ledger, counts: str) -> str:
     if worse < HARM_WEALTH:
         return ""
     return f"the candidate is worse: wealth against it {worse:.0f} ≥ {HARM_WEALTH:.0f} after {counts}"
-
-
-def _reason_to_reject(ledger: Ledger, counts: str) -> str:
-    odds = futility(ledger.outcomes)
-    if odds >= FUTILITY_ODDS:
-        return f"the candidate is unlikely to win: odds against it {odds:.0f} ≥ {FUTILITY_ODDS:.0f} after {counts}"
-    if ledger.agreeing >= NOTHING_DIFFERS and not ledger.tickets:
-        return f"nothing to promote: its answers are production's in all {ledger.agreeing} pairs"
-    return ""
-
-
-def label_outcome(
-    kind: TaskKind, label: str | None, preference: str | None, pair: Pair, severity: Sequence[Severity] = ()
-) -> float | None:
-    """Return one person's answer as X: 1 the candidate was better, -1 worse, 0 no difference; None: cannot tell.
-
-    A classification label is the truth: each arm's answer, as one text, is right or wrong by it. What a wrong answer
-    costs is 1 unless `severity` has another weight for it, and X is production's cost minus the candidate's. A
-    preference names a side.
-    """
-    if label is not None:
-        if kind is TaskKind.CLASSIFICATION:
-            candidate = pair.candidate or Answer()
-            return _cost(label, pair.production, severity) - _cost(label, candidate, severity)
-        return None  # A rewritten text does not tell which arm was closer to it.
-    if preference == "cannot_tell":
-        return None
-    if preference in ("a", "b"):
-        return 1.0 if (preference == "a") == pair.candidate_first else -1.0
-    return 0.0
-
-
-def _cost(truth: str, answer: Answer, severity: Sequence[Severity]) -> float:
-    """Return what the answer costs where `truth` is right: 0 if it is the truth, else its weight, 1 where none is."""
-    right, given = normalise(truth), normalise(answer.plain)
-    if given == right:
-        return 0.0
-    weights = (s.weight for s in severity if (normalise(s.truth), normalise(s.answer)) == (right, given))
-    return next(weights, 1.0)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Both arms' answers. `candidate_first`: the candidate's is shown as side a."""
-
-    production: Answer
-    candidate: Answer | None
-    candidate_first: bool
-
-    @property
-    def sides(self) -> tuple[Answer, Answer]:
-        """The answers in the order in which a person sees them."""
-        sides = (self.candidate or Answer(), self.production)
-        return sides if self.candidate_first else (sides[1], sides[0])
-
-
-@dataclass(frozen=True)
-class DrawnTicket:
-    """A ticket with what a person is shown: a plain record. `labels`: the number of answers that it has already.
-
-    `fresh`: of a pair that was made after the promotion.
-    """
-
-    ticket_id: str
-    rollout_id: str
-    prediction_id: str
-    user_hash: str | None
-    call: Call | None
-    pair: Pair
-    labels: int
-    logged_at: datetime | None = None
-    fresh: bool = False
-
-
-@dataclass(frozen=True)
-class Label:
-    """One person's answer to a question about a ticket. `outcome`: see `label_outcome`; a newer one takes its place."""
-
-    correction_id: str
-    ticket_id: str
-    request_id: str
-    reviewer: str
-    outcome: float | None
-    given_at: datetime
-
-
-def ticket_id_of(rollout_id: str, pair_id: str) -> str:
-    """Return the ticket's id, which is the same for the same pair."""
-    return f"ticket-{content_hash(rollout_id, pair_id, length=16)}"
-
-
-def ticket_outcome(outcomes: Sequence[float | None]) -> float | None:
-    """Return a ticket's X: the mean of its labels, 0 once enough people could not tell, None while pending."""
-    labels = [outcome for outcome in outcomes if outcome is not None]
-    if labels:
-        return sum(labels) / len(labels)
-    return 0.0 if len(outcomes) >= CANNOT_TELL_LIMIT else None
-
-
-def normalise(answer: str) -> str:
-    """Return the answer without differences in case and white space."""
-    return " ".join(answer.casefold().split())

@@ -22,13 +22,13 @@ from schemas.predictions import FeedbackGiven, RequestObserved, SubjectForgotten
 from schemas.rollouts import ShadowCompared, Stage
 from schemas.tasks import TaskChanged
 from services.deployer.admission import Admission
-from services.deployer.domain import Label, label_outcome
 from services.deployer.rollout import Rollout
 from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.canary import is_negative, is_wrong, observation
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
+from services.deployer.tickets import Label, label_outcome
 from services.deployer.transitions import RolloutTransitions
 from services.deployer.wakes import Wakes
 from shared.errors import DependencyUnavailable

@@ -55,7 +55,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
     )
     admission = Admission(rollouts, transitions, publisher)
     handlers = Handlers(settings, rollouts, ledger, transitions, admission)
-    commands = OperatorCommands(rollouts, ledger, admin, transitions, handlers.wakes)
+    commands = OperatorCommands(rollouts, admin, transitions, handlers.wakes)
     workers = TaskWorkers(settings, rollouts, admin, handlers)
     webhook = Webhook(settings, rollouts)
     handlers.subscribe(Consumers(broker, NAME, settings))
@@ -77,7 +77,7 @@ def build(settings: DeployerSettings | None = None) -> Service:
         connected=[handlers.publish_again],
         close=[webhook.close, admin.close, inference.close, engine.dispose],
         http=HttpServer(
-            build_app(settings, rollouts, ledger, commands, handlers.trouble),
+            build_app(settings, rollouts, ledger, transitions, commands, handlers.trouble),
             settings.deployer_host,
             settings.deployer_port,
         ),

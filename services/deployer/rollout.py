@@ -156,7 +156,11 @@ class Rollout:
 
     def with_refusal(self, reason: str, now: datetime) -> Rollout:
         """Return the rollout rejected before its change was settled; the adapter before the candidate serves on."""
-        rejected = self.with_stage(Stage.REJECTED, reason, self.evidence, now)
+        evidence = self.evidence
+        if debited := evidence.margin_debited:
+            left = (evidence.margin_left or 0.0) + debited
+            evidence = evidence.model_copy(update={"margin_debited": 0.0, "margin_left": left})
+        rejected = self.with_stage(Stage.REJECTED, reason, evidence, now)
         return rejected.with_serving(self.previous, None) if self.stage is Stage.PROMOTED else rejected
 
     def until(self, what: str) -> Rollout:

@@ -44,7 +44,7 @@ LEDGER = sa.Table(
     sa.Column("rollout_id", sa.Text, primary_key=True), sa.Column("pair_id", sa.Text, primary_key=True),
     sa.Column("number", sa.BigInteger), sa.Column("prediction_id", sa.Text), sa.Column("user_hash", sa.Text),
     sa.Column("user_key", sa.Text), sa.Column("identified", sa.Boolean), sa.Column("agree", sa.Boolean),
-    sa.Column("first", sa.Boolean), sa.Column("fresh", sa.Boolean),
+    sa.Column("first", sa.Boolean), sa.Column("opens", sa.Boolean), sa.Column("fresh", sa.Boolean),
     sa.Column("call", _TEXTS), sa.Column("production_answer", _TEXTS),
     sa.Column("candidate_answer", _TEXTS), sa.Column("candidate_first", sa.Boolean),
     sa.Column("ticket_id", sa.Text), sa.Column("ticket_order", sa.BigInteger), sa.Column("asked", sa.Boolean),

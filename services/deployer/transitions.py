@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from schemas.base import utc_now
@@ -15,12 +16,14 @@ from schemas.conversation import Call
 from schemas.labels import LabelRequested, Purpose
 from schemas.rollouts import Evidence, Stage
 from services.deployer.clients import AdapterServer, ArtifactMissing, FlagAdmin
-from services.deployer.domain import DrawnTicket, control_evidence, decide
+from services.deployer.domain import Ledger, control_evidence, decide
 from services.deployer.flags import apply_flags, flag_name, read_control, read_flags
 from services.deployer.rollout import CONTROL_TICKETS, ENDED, RATCHET, Rollout, ServingState, serving_after
 from services.deployer.statistics.canary import canary_failure
+from services.deployer.statistics.non_inferiority import Allowance, margin_left
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
+from services.deployer.tickets import DrawnTicket
 from shared.errors import InvalidMessage
 from shared.identity import event_id
 from shared.kafka.publisher import EventPublisher
@@ -94,7 +97,15 @@ class RolloutTransitions:
 
     async def evidence(self, rollout: Rollout) -> Evidence:
         """Return what a candidate's labels say by now."""
-        return (await self._ledger.load(rollout.rollout_id)).evidence(rollout.alpha)
+        return (await self.ledger(rollout)).evidence(rollout.alpha)
+
+    async def ledger(self, rollout: Rollout) -> Ledger:
+        """Return what the decision about a candidate reads, and the margin that its task has left if it may use one."""
+        ledger, settings = await self._ledger.load(rollout.rollout_id), rollout.spec.rollout
+        if not settings.non_inferiority:
+            return ledger
+        left = margin_left(await self._rollouts.promotions(rollout.task), utc_now())
+        return replace(ledger, allowance=Allowance(left, settings.annotator_error))
 
     async def advance(self, task: str) -> Rollout | None:
         """Decide about the task's active candidate, and act on the decision. Returns the one that is active then."""
@@ -102,7 +113,7 @@ class RolloutTransitions:
         rollout = await self.active(task)
         if rollout is None:
             return None
-        ledger = await self._ledger.load(rollout.rollout_id)
+        ledger = await self.ledger(rollout)
         age = utc_now() - rollout.stage_since
         decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
         if decision is not None and decision.stage not in ENDED:
@@ -113,7 +124,7 @@ class RolloutTransitions:
             await self._ask_people(rollout)  # While it is held, too: harm must be seen.
             await self._publish_evidence(rollout, lambda: ledger.evidence(rollout.alpha))
             return rollout
-        evidence = ledger.evidence(rollout.alpha)
+        evidence = ledger.evidence(rollout.alpha, decision.margin)
         if decision.stage is Stage.PROMOTED:
             changed = rollout.with_promotion(decision.reason, evidence, utc_now())
         elif decision.stage is Stage.CANARY:

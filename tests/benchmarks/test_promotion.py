@@ -14,6 +14,7 @@ from services.deployer.domain import Ledger, Ticket, decide
 from services.deployer.statistics.betting import wealth
 from services.deployer.statistics.canary import CanaryCounts
 from tests.benchmarks.promotion import pairs
+from tests.benchmarks.promotion.claims import both_claims
 from tests.benchmarks.promotion.decisions import PENDING, UNDRAWN, Decisions, Next, Prefix, Rollouts
 from tests.benchmarks.promotion.pairs import not_worse
 from tests.benchmarks.promotion.rivals import LABELS, all_rivals
@@ -27,7 +28,7 @@ from tests.benchmarks.promotion.walk import (
     quantile_labels,
     regions,
 )
-from tests.benchmarks.promotion.year import ALL_EQUAL, MIXED, SCENARIOS, Scenario, Years, simulate
+from tests.benchmarks.promotion.year import ALL_EQUAL, MIXED, SCENARIOS, WORSE, Scenario, Years, simulate
 
 REASONS = {
     "the candidate is worse": Next.HARM,
@@ -142,6 +143,12 @@ def test_non_inferiority_is_walked_as_a_simulation_has_it() -> None:
     assert float(np.median(proven)) == pytest.approx(found.median, rel=0.25)
     assert np.mean(np.array(proven) <= 1_000) == pytest.approx(found.hits[:1_001].sum(), abs=0.1)
     assert not_worse(Truth(0.02, 0.07), margin, alpha).power <= alpha, "at the margin itself"
+
+
+def test_where_being_not_worse_promotes_an_equal_candidate_mostly_is_and_one_at_the_margin_is_not() -> None:
+    equal, worse = (both_claims(truth, 0.0, runs=12) for truth in (EQUAL, WORSE))
+    assert equal.not_worse >= 0.75 and equal.labels < 250
+    assert (worse.better, worse.not_worse) == (0.0, 0.0)
 
 
 def test_a_walked_year_has_the_chances_of_a_simulated_one() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -207,6 +208,37 @@ async def test_a_redelivered_pair_and_label_are_in_the_ledger_once(real: Real) -
         await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="refund"))
     ledger = await deployer.ledger.load(deployer.last.rollout_id)
     assert (ledger.outcomes, ledger.agreeing, ledger.asked) == ([-1.0, -1.0, 1.0, None], 1, 3)
+    assert all(ticket.opens for ticket in ledger.tickets) and ledger.bets.agreeing == [0, 0, 0, 0, 1]
+
+
+async def test_first_pairs_that_agree_count_once_a_subject_up_to_the_oldest_pair_that_waits(real: Real) -> None:
+    deployer = Deployer(real.deployer.rollouts, real.deployer.ledger, real.admin, max_open=1)
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task))
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "refund"), user="heavy") for number in range(3)])
+    await deployer.compare(pair(deployer.last, 3, ("refund", "delivery"), user="heavy"))
+    await deployer.compare(pair(deployer.last, 4, ("refund", "refund")))
+    await deployer.compare(pair(deployer.last, 5, ("refund", "delivery")), pair(deployer.last, 6, ("refund", "refund")))
+    waits = await deployer.ledger.load(deployer.last.rollout_id)
+    assert ([ticket.opens for ticket in waits.tickets], waits.bets.agreeing) == ([False], [1, 2])
+    await deployer.handlers.on_correction(answer(deployer.publisher.questions[0], label="refund"))
+    drawn = await deployer.ledger.load(deployer.last.rollout_id)
+    assert ([ticket.opens for ticket in drawn.tickets], drawn.bets.agreeing) == ([False, True], [1, 2, 3])
+
+
+async def test_the_margin_of_a_promotion_is_in_the_history_and_stays_debited_after_a_rollback(real: Real) -> None:
+    deployer = real.deployer
+    wanted: dict[str, Any] = {"non_inferiority": True, "annotator_error": 0.0, "cycles_per_year": 1, "max_labels": 2}
+    await deployer.handlers.on_evaluated(evaluated("a1", real.task, canary_wealth=5, min_canary_users=0, **wanted))
+    await deployer.compare(*[pair(deployer.last, number, ("refund", "refund")) for number in range(400)])
+    for number, truth in ((400, "refund"), (401, "delivery")):
+        await deployer.compare_and_label([number], truth)
+    assert deployer.last.stage is Stage.PROMOTED
+    debited = deployer.last.evidence.margin_debited
+    (promotion,) = await deployer.rollouts.promotions(real.task)
+    assert 0 < debited < 0.02 and (promotion.margin, promotion.stands) == (debited, True)
+    await deployer.commands.rollback(real.task, "ann", "no")
+    (promotion,) = await deployer.rollouts.promotions(real.task)
+    assert (promotion.margin, promotion.stands) == (debited, False)
 
 
 async def test_tickets_are_drawn_in_order_and_a_second_person_is_asked_after_cannot_tell(real: Real) -> None:
@@ -272,12 +304,14 @@ async def test_forgetting_changes_no_number_and_leaves_no_text_of_the_person(rea
         pair(deployer.last, 5, ("refund", "refund"), user="user-1"),
         pair(deployer.last, 6, ("refund", None), user="user-6"),
         pair(deployer.last, 7, ("refund", "delivery"), user="user-7"),
+        pair(deployer.last, 8, ("refund", "refund"), user="user-8"),
     )
     before = await deployer.ledger.load(name)
-    for user in ("user-1", "user-6"):
+    for user in ("user-1", "user-6", "user-8"):
         await deployer.handlers.on_forgotten(forget(real.task, user))
     after = await deployer.ledger.load(name)
-    assert (after.outcomes, after.agreeing) == (before.outcomes, before.agreeing) == ([1.0, 1.0, 1.0, -1.0, None], 1)
+    assert (after.outcomes, after.agreeing) == (before.outcomes, before.agreeing) == ([1.0, 1.0, 1.0, -1.0, None], 2)
+    assert (before.agreeing_subjects, after.agreeing_subjects) == (1, 0), "as their open tickets are void"
     rows = await real.dump("ledger")
     assert "question 2" in rows and "user-2" in rows
     assert not [word for word in ("user-1", "user-6", "question 1", "question 6") if word in rows]

@@ -19,10 +19,10 @@ from schemas.base import Variant
 from schemas.labels import LabelRequested
 from schemas.rollouts import RolloutChanged, Stage
 from schemas.task_settings import RolloutSettings
-from services.deployer.domain import ticket_id_of
 from services.deployer.main import MIGRATIONS
 from services.deployer.storage.ledger import PostgresLedger
 from services.deployer.storage.rollouts import PostgresRollouts
+from services.deployer.tickets import ticket_id_of
 from shared.settings import Settings
 from shared.storage.database import build_engine, migrate
 from tests.benchmarks.promotion.decisions import PENDING, Next

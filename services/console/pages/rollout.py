@@ -34,6 +34,13 @@ def rollout_parts(events: Sequence[Json]) -> list[str]:
     )
     low, high = (f"{100 * evidence[end]:+.1f}" for end in ("gain_low", "gain_high"))
     notes = [f"Gain over production: {low} to {high} points (95 %, valid whenever one looks)."]
+    if (left := evidence.get("margin_left")) is not None:
+        notes.append(
+            f"{_points(left)} points are left for candidates that are merely not worse: wealth against being worse by "
+            f"more {number(evidence['non_inferiority_wealth'])} of {number(1 / evidence['alpha'], 0)}."
+        )
+    if debited := evidence.get("margin_debited"):
+        notes.append(f"Promoted as not worse by more than {_points(debited)} points.")
     if last.get("control"):
         low, high = (f"{100 * evidence[end]:+.1f}" for end in ("control_gain_low", "control_gain_high"))
         share, before = 100 - last["canary_percent"], last["previous_adapter"] or "the base model"
@@ -47,6 +54,10 @@ def rollout_parts(events: Sequence[Json]) -> list[str]:
     warning = f"<p>{tag('warning', 'open')} {escape(evidence['warning'])}</p>" if evidence.get("warning") else ""
     paused = f"<p>{tag('paused', 'open')} {escape(last['paused'])}</p>" if last["paused"] else ""
     return [summary, muted(" ".join(notes)), warning, paused, wealth_plot(events), _moves_table(_moves(events))]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.3g}"
 
 
 def wealth_plot(events: Sequence[Json]) -> str:

@@ -11,7 +11,6 @@ from services.deployer.clients import FlagAdmin
 from services.deployer.domain import decide
 from services.deployer.flags import read_flags
 from services.deployer.rollout import Rollout
-from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
 from services.deployer.transitions import RolloutTransitions
 from services.deployer.wakes import Wakes
@@ -32,13 +31,11 @@ class OperatorCommands:
     def __init__(
         self,
         rollouts: RolloutStore,
-        ledger: LedgerStore,
         admin: FlagAdmin,
         transitions: RolloutTransitions,
         wakes: Wakes,
     ) -> None:
         self._rollouts = rollouts
-        self._ledger = ledger
         self._admin = admin
         self._transitions = transitions
         self._wakes = wakes
@@ -80,15 +77,16 @@ class OperatorCommands:
             if rollout.paused:
                 way_out = f"Let it go on first: ratchet rollout resume {task}"
                 raise CommandRefused(f"{rollout.candidate} is paused: {rollout.paused}", way_out)
-            ledger = await self._ledger.load(rollout.rollout_id)
-            evidence, age = ledger.evidence(rollout.alpha), utc_now() - rollout.stage_since
+            ledger, age = await self._transitions.ledger(rollout), utc_now() - rollout.stage_since
             decision = decide(rollout.stage, ledger, rollout.alpha, rollout.spec.rollout, age)
             if decision is None or decision.stage is not Stage.PROMOTED:
-                found = decision.reason if decision else f"wealth {evidence.wealth:.1f} of {1 / rollout.alpha:.0f}"
+                wealth = ledger.counted(rollout.alpha).wealth
+                found = decision.reason if decision else f"wealth {wealth:.1f} of {1 / rollout.alpha:.0f}"
                 raise CommandRefused(
                     f"{rollout.candidate} is in {rollout.stage.value} and not proven yet: {found}",
                     "Wait for more labels. To serve it all the same, set the primary flag in Unleash by hand.",
                 )
+            evidence = ledger.evidence(rollout.alpha, decision.margin)
             approved = f"approved: {reason}; {decision.reason}"
             return await self._change(rollout.with_promotion(approved, evidence, utc_now(), by))
 

@@ -16,6 +16,7 @@ from services.deployer.rollout import Move, Rollout
 from services.deployer.settings import DeployerSettings
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore
+from services.deployer.transitions import RolloutTransitions
 from shared.http import HttpError, build_http
 
 Command = Literal["pause", "resume", "promote", "rollback"]
@@ -35,6 +36,7 @@ def build_app(
     settings: DeployerSettings,
     rollouts: RolloutStore,
     ledger: LedgerStore,
+    transitions: RolloutTransitions,
     commands: OperatorCommands,
     trouble: Mapping[str, str],
 ) -> FastAPI:
@@ -56,7 +58,7 @@ def build_app(
         """Return the rollout as a body; while it is compared, with the labels that came since its last move."""
         evidence = rollout.evidence
         if rollout.active:
-            evidence = (await ledger.load(rollout.rollout_id)).evidence(rollout.alpha)
+            evidence = await transitions.evidence(rollout)
         elif rollout.control:
             fresh = await ledger.load(rollout.rollout_id, fresh=True)
             evidence = control_evidence(evidence, fresh, rollout.spec.rollout)

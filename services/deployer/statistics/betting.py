@@ -72,6 +72,17 @@ def max_wealth(outcomes: Sequence[float | None], pending: float = -1.0, margin: 
     return max(1.0, float(_mixture(logs).max()))
 
 
+def prefix_wealths(x: Floats, means: Floats, ties: npt.ArrayLike, mean: float) -> Floats:
+    """Return the wealth before each ticket and after the last, (n + 1,), at means of the null of at most 0.
+
+    x, means: outcome and mean of each ticket, (n,). ties: how many more outcomes of 0, whose mean is `mean`, there are
+    by then, (n + 1,).
+    """
+    logs = np.cumsum(np.log1p(np.outer(x - means, _GRID)), axis=0)
+    logs = np.concatenate([np.zeros((1, len(_GRID))), logs])
+    return _mixture(logs + np.outer(np.asarray(ties, dtype=float), np.log1p(-_GRID * mean)))
+
+
 def wealth_now(outcomes: Sequence[float]) -> float:
     """Return the wealth of these labels alone, as it stands: no running maximum, no ticket that is pending.
 

@@ -1,14 +1,15 @@
 """The ledger of each rollout in PostgreSQL: pairs, tickets, labels and canary observations.
 
 The ledger is unique by rollout and pair, so a redelivered pair bets once; a person's newest answer to a ticket stands.
-A user's first pair that differs may become a ticket. Tickets are drawn in the order of those pairs, and only so many
-are open at once. Pairs that were made after a promotion (`fresh`) are a ledger of their own, with first pairs and
-tickets of their own: what decided is not what tells the gain.
+A user's first pair that differs may become a ticket; their first of all, if it agrees, counts for non-inferiority.
+Tickets are drawn in the order of the pairs that differ, and only so many are open at once. Pairs that were made after a
+promotion (`fresh`) are a ledger of their own, with first pairs and tickets of their own: what decided is not what tells
+the gain.
 
 When a person is forgotten, their text and their hash are deleted. What was already bet or counted remains, as numbers
 that name nobody: removing it would change a statistic that was already looked at. Their tickets without a label become
-void, as if never drawn, which cannot bias the test, since no outcome was known. Their later pairs do not bet, because
-a first pair can no longer be told from a second one.
+void, as if never drawn, which cannot bias the test, since no outcome was known; that a first pair of theirs agreed is
+no longer counted either. Their later pairs do not bet, because a first pair can no longer be told from a second one.
 """
 
 from __future__ import annotations
@@ -26,21 +27,14 @@ from schemas.base import Frozen
 from schemas.conversation import Answer, Call
 from schemas.predictions import SubjectForgotten
 from schemas.rollouts import ShadowCompared, Stage
-from services.deployer.domain import (
-    DrawnTicket,
-    Label,
-    Ledger,
-    Pair,
-    Ticket,
-    ticket_id_of,
-    ticket_outcome,
-)
+from services.deployer.domain import Ledger, Ticket
 from services.deployer.rollout import Rollout, max_tickets
 from services.deployer.statistics.canary import CanaryCounts, Observation
 from services.deployer.statistics.guards import Guard
 from services.deployer.storage import canaries
 from services.deployer.storage.rollouts import IS_ACTIVE
 from services.deployer.tables import FORGOTTEN, LABELS, LATENCIES, LEDGER, ROLLOUTS
+from services.deployer.tickets import DrawnTicket, Label, Pair, ticket_id_of, ticket_outcome
 from shared.privacy.erasure import erased_among, record_erasure
 from shared.storage.database import transaction
 
@@ -77,15 +71,13 @@ class PostgresLedger:
         """Return what the decision about a rollout reads; `fresh`: about its promotion, while there is a control."""
         of_rollout = sa.and_(LEDGER.c.rollout_id == rollout_id, LEDGER.c.fresh.is_(fresh))
         async with transaction(self._engine) as connection:
-            tickets = await connection.execute(
-                sa.select(LEDGER.c.outcome, LEDGER.c.asked, LEDGER.c.identified)
-                .where(of_rollout, LEDGER.c.ticket_id.is_not(None))
-                .order_by(LEDGER.c.ticket_order)
-            )
-            agree = sa.select(sa.func.count()).where(of_rollout, LEDGER.c.agree)
-            agreeing = int((await connection.execute(agree)).scalar_one())
+            bets = (await connection.execute(_bets(of_rollout))).all()
+            tickets = [Ticket(*bet[2:]) for bet in bets if bet.ticket_id is not None]
+            agree = sa.select(sa.func.count(), sa.func.count().filter(LEDGER.c.opens))
+            agreeing, subjects = (await connection.execute(agree.where(of_rollout, LEDGER.c.agree))).one()
+            subjects = min((bet.earlier for bet in bets if bet.ticket_id is None), default=subjects)
             counts = await canaries.canary_counts(connection, rollout_id)
-            return Ledger([Ticket(*row) for row in tickets], agreeing, counts)
+            return Ledger(tickets, agreeing, counts, subjects)
 
     async def canary(self, rollout_id: str) -> CanaryCounts:
         """Return what the guards of a rollout read."""
@@ -109,15 +101,17 @@ class PostgresLedger:
             ]  # fmt: skip
             if not rows:
                 return
+            of_rollout = sa.and_(LEDGER.c.rollout_id == rollout.rollout_id, LEDGER.c.fresh.is_(fresh))
+            of_users = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
+            excluded = {row["user_key"] for row in rows if erased.includes(rollout.task, row["user_hash"])}
+            users = sa.select(LEDGER.c.user_key).where(of_rollout, of_users)
+            seen = excluded | set((await connection.execute(users.where(LEDGER.c.opens))).scalars())
+            for row in rows:
+                row["opens"] = row["user_key"] not in seen
+                seen.add(row["user_key"])
+            excluded |= set((await connection.execute(users.where(LEDGER.c.first))).scalars())
             statement = insert(LEDGER).on_conflict_do_nothing().returning(LEDGER.c.pair_id)
             inserted = set((await connection.execute(statement, rows)).scalars())
-            of_rollout = LEDGER.c.rollout_id == rollout.rollout_id
-            of_users = LEDGER.c.user_key.in_([row["user_key"] for row in rows])
-            with_first = await connection.execute(
-                sa.select(LEDGER.c.user_key).where(of_rollout, of_users, LEDGER.c.first, LEDGER.c.fresh.is_(fresh))
-            )
-            excluded = {row["user_key"] for row in rows if erased.includes(rollout.task, row["user_hash"])}
-            excluded |= set(with_first.scalars())
             for row in rows:
                 if row["pair_id"] in inserted and not row["agree"] and row["user_key"] not in excluded:
                     excluded.add(row["user_key"])
@@ -212,7 +206,10 @@ class PostgresLedger:
         )
         async with transaction(self._engine) as connection:
             await record_erasure(connection, FORGOTTEN, event)
-            void = {"first": False, "asked": False, "published": False, "ticket_id": None, "ticket_order": None}
+            void = {
+                "first": False, "opens": False, "asked": False, "published": False, "ticket_id": None,
+                "ticket_order": None,
+            }  # fmt: skip
             await connection.execute(sa.update(LEDGER).where(of_person, LEDGER.c.outcome.is_(None)).values(void))
             blank = {"call": None, "production_answer": None, "candidate_answer": None, "user_hash": None}
             await connection.execute(sa.update(LEDGER).where(of_person).values(**blank, user_key=LEDGER.c.pair_id))
@@ -235,6 +232,19 @@ class PostgresLedger:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(statement.order_by(LEDGER.c.ticket_order))
             return [_ticket(row) for row in rows]
+
+
+def _bets(of_rollout: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The pairs that bet: those with a ticket in the order of these, then those that wait to become one.
+
+    A row has the ticket's id and order, and what a `Ticket` holds; `earlier`: first pairs that agree and came before.
+    """
+    opening = sa.and_(LEDGER.c.agree, LEDGER.c.opens)
+    earlier = sa.func.count().filter(opening).over(order_by=LEDGER.c.number).label("earlier")
+    columns = [LEDGER.c[name] for name in ("ticket_id", "ticket_order", "outcome", "asked", "identified", "opens")]
+    counted = sa.select(*columns, earlier, LEDGER.c.first).where(of_rollout, sa.or_(LEDGER.c.first, opening)).subquery()
+    shown = [counted.c[column.name] for column in (*columns, earlier)]
+    return sa.select(*shown).where(counted.c.first).order_by(counted.c.ticket_order)
 
 
 async def _draw(

@@ -21,6 +21,7 @@ from schemas.rollouts import Evidence, Stage
 from schemas.tasks import TaskSpec
 from services.deployer.rollout import ACTIVE, Move, Rollout, rollout_id
 from services.deployer.statistics.levels import Draw
+from services.deployer.statistics.non_inferiority import Promotion
 from services.deployer.storage import canaries
 from services.deployer.tables import LEDGER, MOVES, ROLLOUTS
 from shared.storage.database import transaction
@@ -56,6 +57,7 @@ class RolloutStore(Protocol):
     async def waiting(self, task: str) -> Rollout | None: ...
     async def with_verdict(self, event: AdapterEvaluated) -> Rollout | None: ...
     async def draws(self, task: str) -> list[Draw]: ...
+    async def promotions(self, task: str) -> list[Promotion]: ...
     async def newest(self, task: str) -> Rollout | None: ...
     async def counting(self, tasks: Collection[str]) -> list[Rollout]: ...
     async def unsettled(self, task: str) -> list[Rollout]: ...
@@ -102,6 +104,25 @@ class PostgresRollouts:
         query = sa.select(ROLLOUTS.c.entered_at, ROLLOUTS.c.alpha_drawn).where(ROLLOUTS.c.task == task, HAS_ENTERED)
         async with transaction(self._engine) as connection:
             return [Draw(*row) for row in await connection.execute(query.order_by(ROLLOUTS.c.entered_at))]
+
+    async def promotions(self, task: str) -> list[Promotion]:
+        """Return the task's promotions, by the history of its moves, each with the margin that it debited.
+
+        Not those that no replica served in the end: they never were in effect.
+        """
+        of_task = sa.and_(MOVES.c.task == task, MOVES.c.stage == Stage.PROMOTED.value)
+        query = (
+            sa.select(MOVES.c.at, MOVES.c.evidence, ROLLOUTS.c.stage)
+            .join(ROLLOUTS, ROLLOUTS.c.rollout_id == MOVES.c.rollout_id)
+            .where(of_task, ROLLOUTS.c.stage != Stage.REJECTED.value)
+            .distinct(MOVES.c.rollout_id)
+            .order_by(MOVES.c.rollout_id, MOVES.c.version)
+        )
+        async with transaction(self._engine) as connection:
+            return [
+                Promotion(at, Evidence.model_validate(evidence).margin_debited, stage == Stage.PROMOTED.value)
+                for at, evidence, stage in await connection.execute(query)
+            ]
 
     async def newest(self, task: str) -> Rollout | None:
         """Return the task's rollout that changed last: its state is the one that was published last."""

@@ -12,6 +12,7 @@ import os
 import sys
 
 from tests.benchmarks.promotion import power, rivals, walk
+from tests.benchmarks.promotion.claims import both_claims
 from tests.benchmarks.promotion.pairs import all_guards_stop, guard_stops, not_worse
 from tests.benchmarks.promotion.walk import BETTER, EQUAL, HARMFUL, LEVEL, PAIRS, SETTINGS
 from tests.benchmarks.promotion.year import ALL_EQUAL, MIXED, SCENARIOS, WORSE, Years, simulate
@@ -78,7 +79,16 @@ def _not_worse() -> list[Measured]:
             Measured(f"{name}: power by {PAIRS:,} pairs", "share", found.power, min_value=0.85),
         ]
     at_margin = not_worse(WORSE, MARGIN, LEVEL).power
-    return [*measured, Measured("non-inferiority: claimed at 2 points worse", "share", at_margin, max_value=LEVEL)]
+    measured.append(Measured("non-inferiority: claimed at 2 points worse", "share", at_margin, max_value=LEVEL))
+    for name, truth in (("better", BETTER), ("equal", EQUAL), ("2 points worse", WORSE)):
+        found = both_claims(truth, SETTINGS.annotator_error)
+        name = f"where being not worse promotes, {SETTINGS.annotator_error:.0%} wrong labels, {name}"
+        measured += [
+            Measured(f"{name}: promoted as better", "share", found.better),
+            Measured(f"{name}: promoted as not worse", "share", found.not_worse),
+            Measured(f"{name}: mean", "labels", found.labels),
+        ]
+    return measured
 
 
 def _guards() -> list[Measured]:

@@ -10,7 +10,7 @@ from schemas.task_settings import RolloutSettings
 from services.deployer.statistics.betting import canary_guard, wealths
 from services.deployer.statistics.canary import Arms, CanaryCounts, canary_failure
 from services.deployer.statistics.guards import LIMIT, MEASURED_REQUESTS, SLOW_SHARE, Guard, percentile_rank, together
-from services.deployer.statistics.non_inferiority import labelled_margin
+from services.deployer.statistics.non_inferiority import Allowance
 from tests.benchmarks.promotion.walk import PAIRS, SETTINGS, Bools, Floats, Truth, upper_bound
 
 _CAP = 260
@@ -37,7 +37,7 @@ def not_worse(truth: Truth, margin: float, alpha: float, annotator_error: float 
     """Walk all counts of wins and losses, pair by pair, with labels of which a share is wrong."""
     win = truth.win * (1 - annotator_error) + truth.loss * annotator_error
     loss = truth.discordance - win
-    tested = labelled_margin(margin, annotator_error)
+    tested = Allowance(margin, annotator_error).labelled(margin)
     alive, hits = np.zeros((_CAP, _CAP)), np.zeros(PAIRS + 1)
     alive[0, 0] = 1.0
     lost, needed = np.arange(_CAP), np.full(_CAP, _CAP)

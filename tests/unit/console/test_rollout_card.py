@@ -102,3 +102,12 @@ def test_a_pause_is_shown_with_its_reason_and_who_made_it_and_all_text_is_escape
     assert card.count("&lt;img") == 3 and poison not in card
     assert ">paused<" in card
     assert ">paused<" not in "".join(rollout_parts([changed(0, 1)]))
+
+
+def test_the_margin_is_shown_where_a_task_promotes_what_is_merely_not_worse() -> None:
+    assert "merely not worse" not in "".join(rollout_parts([changed(0, 1)]))
+    margin = {"margin_left": 0.007, "non_inferiority_wealth": 12.34, "margin_debited": 0.013}
+    card = "".join(rollout_parts([changed(0, 1, evidence=margin)]))
+    assert "0.7 points are left for candidates that are merely not worse" in card
+    assert "being worse by more 12.3 of 1,000" in card
+    assert "Promoted as not worse by more than 1.3 points." in card

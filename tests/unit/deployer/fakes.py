@@ -22,15 +22,7 @@ from schemas.task_settings import RolloutSettings
 from schemas.tasks import TaskKind, TaskSpec
 from services.deployer.admission import Admission
 from services.deployer.clients import ArtifactMissing, FlagAdmin, FlagState, Strategy
-from services.deployer.domain import (
-    DrawnTicket,
-    Label,
-    Ledger,
-    Pair,
-    Ticket,
-    ticket_id_of,
-    ticket_outcome,
-)
+from services.deployer.domain import Ledger, Ticket
 from services.deployer.handlers import Handlers
 from services.deployer.operators.commands import OperatorCommands
 from services.deployer.rollout import Move, Rollout, max_tickets, rollout_id
@@ -38,8 +30,10 @@ from services.deployer.settings import DeployerSettings
 from services.deployer.statistics.canary import Arms, CanaryCounts, Confidences, Latencies, Observation
 from services.deployer.statistics.guards import SLOW, Guard, percentile_rank
 from services.deployer.statistics.levels import Draw
+from services.deployer.statistics.non_inferiority import Promotion
 from services.deployer.storage.ledger import LedgerStore
 from services.deployer.storage.rollouts import RolloutStore, TaskAdapters
+from services.deployer.tickets import DrawnTicket, Label, Pair, ticket_id_of, ticket_outcome
 from services.deployer.transitions import RolloutTransitions
 from shared.conversation import bounded_answer
 from shared.errors import DependencyUnavailable, InvalidMessage
@@ -296,6 +290,14 @@ class MemoryRollouts:
     async def draws(self, task: str) -> list[Draw]:
         return [Draw(r.entered_at, r.alpha_drawn) for r in self.rollouts.values() if r.task == task and r.entered_at]
 
+    async def promotions(self, task: str) -> list[Promotion]:
+        found = {}
+        for move in self.moves:  # Newest first: the first promotion of each rollout stays.
+            stage = self.rollouts[move.rollout_id].stage
+            if move.task == task and move.stage is Stage.PROMOTED and stage is not Stage.REJECTED:
+                found[move.rollout_id] = Promotion(move.at, move.evidence.margin_debited, stage is Stage.PROMOTED)
+        return list(found.values())
+
     async def last_entered(self, task: str) -> Rollout | None:
         return next((r for r in reversed(self.rollouts.values()) if r.task == task and r.entered), None)
 
@@ -366,15 +368,19 @@ class MemoryLedger:
     async def add_pairs(
         self, rollout: Rollout, pairs: Sequence[ShadowCompared], candidate_first: Sequence[bool]
     ) -> None:
+        rows = self._rows(rollout.rollout_id, rollout.control)
+        seen, with_first = {row["user"] for row in rows}, {row["user"] for row in rows if row["first"]}
         for event, first in zip(pairs, candidate_first, strict=True):
             if (rollout.rollout_id, event.pair_id) in self.pairs or event.after_promotion is not rollout.control:
                 continue
-            user, same = event.subject, self._rows(rollout.rollout_id, event.after_promotion)
-            has_first = any(row["user"] == user and row["first"] for row in same)
+            user = event.subject
             row = {
                 "event": event, "pair": Pair(event.production_answer, event.candidate_answer, first), "user": user,
-                "first": not event.agree and not has_first, "published": False, "outcome": None,
+                "first": not event.agree and user not in with_first, "published": False, "outcome": None,
+                "opens": user not in seen,
             }  # fmt: skip
+            seen.add(user)
+            with_first |= {user} if row["first"] else set()
             self.pairs[rollout.rollout_id, event.pair_id] = row
             if row["first"] and event.candidate_answer is None:
                 self._draw(row, asked=False, outcome=-1.0)
@@ -464,9 +470,16 @@ class MemoryLedger:
 
     async def load(self, rollout_id: str, *, fresh: bool = False) -> Ledger:
         drawn = self._drawn(rollout_id, fresh)
-        tickets = [Ticket(row["outcome"], row["asked"], row["event"].identified) for row in drawn]
-        agreeing = sum(row["event"].agree for row in self._rows(rollout_id, fresh))
-        return Ledger(tickets, agreeing, await self.canary(rollout_id))
+        rows, earlier, waiting = self._rows(rollout_id, fresh), 0, []
+        for row in rows:
+            row["earlier"] = earlier
+            earlier += row["event"].agree and row["opens"]
+            waiting += [row["earlier"]] * (row["first"] and "ticket" not in row)
+        tickets = [
+            Ticket(row["outcome"], row["asked"], row["event"].identified, row["opens"], row["earlier"]) for row in drawn
+        ]
+        agreeing = sum(row["event"].agree for row in rows)
+        return Ledger(tickets, agreeing, await self.canary(rollout_id), min(waiting, default=earlier))
 
     async def canary(self, rollout_id: str) -> CanaryCounts:
         failed = self.requests.get(rollout_id, {}).values()
@@ -517,7 +530,7 @@ class Deployer:
         )
         admission = Admission(self.rollouts, self.transitions, self.publisher)
         self.handlers = Handlers(DeployerSettings(), self.rollouts, self.ledger, self.transitions, admission)
-        self.commands = OperatorCommands(self.rollouts, self.ledger, self.admin, self.transitions, self.handlers.wakes)
+        self.commands = OperatorCommands(self.rollouts, self.admin, self.transitions, self.handlers.wakes)
 
     @property
     def last(self) -> RolloutChanged:

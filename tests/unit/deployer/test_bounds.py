@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import product
 
@@ -13,14 +12,7 @@ from services.deployer.domain import Ledger, Ticket
 from services.deployer.statistics.betting import wealth, wealth_of_outcomes
 from services.deployer.statistics.bounds import interval, lower_bound
 from services.deployer.statistics.forecast import labels_expected, proof_distribution
-from services.deployer.statistics.non_inferiority import (
-    Promotion,
-    labelled_margin,
-    margin_left,
-    non_inferiority_wealth,
-)
 
-NOW = datetime(2026, 11, 23, tzinfo=UTC)
 BETS = [Fraction(2 * j + 1, 40) for j in range(20)]
 SHARES = [bet**3 * (1 - bet) ** 7 for bet in BETS]
 YEAR = 0.05 / 52
@@ -151,41 +143,3 @@ def test_labels_expected_are_the_median_of_polyas_urn() -> None:
     assert labels_expected(5, 0, 9, YEAR) is None
     some, more = labels_expected(30, 0, 10, YEAR), labels_expected(30, 40, 10, YEAR)
     assert some is not None and more is not None and 1.9 * some < more < 2.1 * some, "every second label is a tie"
-
-
-def test_non_inferiority_is_claimed_falsely_at_most_as_often_as_alpha() -> None:
-    """Exactly at the margin, with a tenth of the labels wrong; within 60 pairs, at 0.1."""
-    win, loss, error = 0.2, 0.4, 0.1
-    mean = (win - loss) * (1 - 2 * error)
-    assert labelled_margin(loss - win, error) == pytest.approx(mean)
-    seen_win, seen_tie = win * (1 - error) + loss * error, 1 - win - loss
-    chance = ever_reaches(10, seen_win, seen_tie, Fraction(mean).limit_denominator(1_000), 60)
-    assert 0 < chance <= 0.1
-    ignored = ever_reaches(10, seen_win, seen_tie, Fraction(win - loss).limit_denominator(1_000), 60)
-    assert ignored > chance, "a margin that ignores wrong labels is easier to pass"
-
-
-def test_whoever_proves_superiority_has_proven_non_inferiority() -> None:
-    for wins, losses, agreeing in product((0, 10, 30), (0, 8, 20), (0, 300)):
-        outcomes = [1.0] * wins + [-1.0] * losses
-        assert non_inferiority_wealth(outcomes, agreeing, 0.02) >= wealth(wins, 0, losses)
-    assert non_inferiority_wealth([None] * 5, 900, 0.02) < non_inferiority_wealth([0.0] * 5, 900, 0.02)
-
-
-@pytest.mark.parametrize(("margin", "error"), [(0.0, 0.0), (-0.02, 0.0), (0.02, 0.5), (1.0, 0.0)])
-def test_a_margin_that_proves_nothing_is_refused(margin: float, error: float) -> None:
-    with pytest.raises(ValueError, match="expected a margin"):
-        labelled_margin(margin, error)
-
-
-def test_a_year_gives_away_two_points_at_most() -> None:
-    def days_ago(days: int, margin: float = 0.0) -> Promotion:
-        return Promotion(NOW - timedelta(days=days), margin)
-
-    assert margin_left([], NOW) == 0.02
-    assert margin_left([days_ago(50, 0.005), days_ago(90)], NOW) == pytest.approx(0.015)
-    assert margin_left([days_ago(50), days_ago(90, 0.015)], NOW) == pytest.approx(0.005), "a year is a year"
-    assert margin_left([days_ago(50), days_ago(400, 0.015)], NOW) == 0.02
-    assert margin_left([days_ago(450), days_ago(400, 0.015)], NOW) == pytest.approx(0.005), "no champion since"
-    assert margin_left([days_ago(9, 0.01), days_ago(5, 0.01), days_ago(400)], NOW) == 0.0
-    assert margin_left([days_ago(9, 0.02), days_ago(5, 0.02)], NOW) == 0.0

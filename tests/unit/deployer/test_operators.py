@@ -289,8 +289,9 @@ async def test_without_an_address_nothing_is_posted() -> None:
 @asynccontextmanager
 async def api(deployer: Deployer) -> AsyncIterator[httpx.AsyncClient]:
     app = build_app(
-        DeployerSettings(), deployer.rollouts, deployer.ledger, deployer.commands, deployer.handlers.trouble
-    )
+        DeployerSettings(), deployer.rollouts, deployer.ledger, deployer.transitions, deployer.commands,
+        deployer.handlers.trouble,
+    )  # fmt: skip
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://d") as http:
         yield http
 

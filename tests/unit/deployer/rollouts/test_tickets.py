@@ -12,7 +12,7 @@ from schemas.conversation import Answer, ToolCall
 from schemas.rollouts import Stage
 from schemas.task_settings import Severity
 from schemas.tasks import TaskKind
-from services.deployer.domain import Pair, label_outcome, ticket_outcome
+from services.deployer.tickets import Pair, label_outcome, ticket_outcome
 from tests.unit.deployer.fakes import Deployer, answer, evaluated, in_shadow, pair, pair_with_tools, spec
 
 TASK = "support-desk"
