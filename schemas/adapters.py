@@ -128,7 +128,8 @@ class LowConfidence(Frozen):
     """The confidence up to which answers are to be looked at, so that a wanted share of the errors is found.
 
     The threshold is conformal: of the adapter's wrong answers, a further one, drawn as those were that it was found
-    from, lies at or below it with at least the probability `recall`. How: services/evaluator/statistics.
+    from, lies at or below it with at least the probability `recall`; where reviewers err, as far as the estimate of
+    their mistakes is right. How: services/evaluator/statistics.
     """
 
     threshold: Probability = Field(description="Of uncalibrated confidence.")

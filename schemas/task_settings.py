@@ -160,8 +160,9 @@ class FailureSettings(Section):
 
     confidence_threshold: Probability | None = Field(
         default=None,
-        description="Below it, a prediction is a suspect, if its confidence is calibrated. Empty: at or below the "
-        "adapter's own, by evaluation.low_confidence_recall; below 0.6 where it has none.",
+        description="Below it, a prediction with a calibrated confidence is a suspect, and people are asked about it. "
+        "Empty: a suspect below 0.6, asked about at or below the adapter's own threshold "
+        "(evaluation.low_confidence_recall), below 0.6 where it has none.",
     )
     min_cluster_size: int = Field(default=8, ge=2)
     min_samples: int = Field(default=2, ge=1)

@@ -15,7 +15,15 @@ from schemas.labels import CorrectionSubmitted, LabelRequested, Purpose
 from schemas.predictions import Confidence, FeedbackGiven, LoggedAnswer, PredictionLogged
 from schemas.task_settings import FailureSettings
 from schemas.tasks import TaskSpec
-from services.failure_miner.sampling import BANDS, FEEDBACK, Question, Sighting, sampling_point, stratum_of
+from services.failure_miner.sampling import (
+    BANDS,
+    FEEDBACK,
+    USUAL_THRESHOLD,
+    Question,
+    Sighting,
+    sampling_point,
+    stratum_of,
+)
 from shared.conversation import bounded_answer, bounded_call, never_trained
 from shared.identity import event_id
 from shared.kafka.delivery import Delivery
@@ -58,8 +66,13 @@ class Suspect:
 
 
 def is_suspect(confidence: Confidence, rules: FailureSettings) -> bool:
-    """Return True for a low confidence. Without a calibration a confidence means nothing, so it makes no suspect."""
-    return stratum_of(confidence, rules) in BANDS
+    """Return True for a low confidence with which an answer is probably wrong, or as the task's own threshold says.
+
+    Without a calibration a confidence means nothing, so it makes no suspect. Low by the adapter's threshold may be an
+    answer that is probably right: people are asked about it, and it is no member of a failure mode unless they say so.
+    """
+    probably_wrong = rules.confidence_threshold is not None or (confidence.score or 0.0) < USUAL_THRESHOLD
+    return probably_wrong and stratum_of(confidence, rules) in BANDS
 
 
 def is_negative(feedback: FeedbackGiven) -> bool:

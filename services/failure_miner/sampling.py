@@ -32,7 +32,9 @@ FEEDBACK = "feedback"
 BANDS = tuple(f"confidence .{tenth}" for tenth in range(10))
 STRATA = (AUDIT, UNCALIBRATED, FEEDBACK, *BANDS)
 USUAL_THRESHOLD = 0.6
-"""Below it a calibrated confidence is low where neither the task nor the adapter has a threshold."""
+"""Below it a calibrated confidence is low where neither the task nor the adapter has a threshold.
+
+A prediction below it is about as probably wrong as right: what people look for failure modes in."""
 SLACK = 1.2
 """How far a day's questions may exceed its budget: samples vary, and so does traffic."""
 _AUDIT_PART = 0.5

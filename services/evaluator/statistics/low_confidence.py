@@ -8,7 +8,9 @@ from schemas.adapters import LowConfidence
 from services.evaluator.statistics.intervals import Floats
 
 
-def low_confidence(scores: Floats, right: Floats, weights: Floats, recall: float) -> LowConfidence | None:
+def low_confidence(
+    scores: Floats, right: Floats, weights: Floats, recall: float, believed: Floats | None = None
+) -> LowConfidence | None:
     """Return the lowest threshold at or below which a further error lies with at least the probability `recall`.
 
     Conformal risk control (Angelopoulos et al. 2024, https://arxiv.org/abs/2208.02814, theorem 1). An error of score s
@@ -22,11 +24,13 @@ def low_confidence(scores: Floats, right: Floats, weights: Floats, recall: float
     equal. With `weights` the further error weighs as much as the heaviest of these (Tibshirani et al. 2019). None where
     the errors are too few, n < recall / (1 - recall): 4 are needed for a recall of 0.8, 19 for 0.95.
 
-    `scores`, `right` (1: right, 0: wrong) and `weights`: of all answers, in one order.
+    `scores`, `right` (1: right, 0: wrong) and `weights`: of all answers, in one order. `believed`: how probable it is
+    that an answer which is judged wrong is wrong, by which it weighs less; None: all of them are. Reviewers' mistakes
+    are spread like right answers, so a few would put the threshold where most answers are.
     """
     wrong = right == 0.0
     order = np.argsort(scores[wrong], kind="stable")
-    errors, counts = scores[wrong][order], weights[wrong][order]
+    errors, counts = scores[wrong][order], (weights if believed is None else weights * believed)[wrong][order]
     if not len(errors):
         return None
     found = np.cumsum(counts) / (counts.sum() + counts.max())

@@ -15,9 +15,11 @@ from services.evaluator.calibration import (
     MIN_EFFECTIVE,
     expected_calibration_error,
     isotonic_map,
+    probability_wrong,
     temperature_map,
 )
 from services.evaluator.calibration import fit as fit_and_cross_fit
+from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.traffic import TrafficSample
 from shared.model.confidence import calibrated
 
@@ -186,6 +188,38 @@ def test_the_threshold_of_low_confidence_is_that_of_the_sample_of_traffic() -> N
     assert found is not None and found.low_confidence is not None
     assert found.low_confidence.errors == 200
     assert found.low_confidence.threshold == pytest.approx(0.8, abs=0.01)
+
+
+def test_mistakes_of_reviewers_leave_the_threshold_of_low_confidence_where_the_errors_are() -> None:
+    """Simulated: 6 % mistakes would put it above nearly half of the answers; 0.8 of the errors are below a third."""
+    asked, honest = simulated(20_000, 2.0, seed=8)
+    recalls, flagged, unbelieved = [], [], []
+    for seed in range(8):
+        scores, right = simulated(400, 2.0, seed)
+        chance = np.random.default_rng(seed + 100)
+        mistaken = chance.random(400) < 0.06
+        judged = np.where(mistaken, ~right & (chance.random(400) < CHANCE), right)
+        found = fit("desk-1", list(scores), list(judged), LABELS)
+        assert found is not None and found.low_confidence is not None
+        below = asked <= found.low_confidence.threshold
+        recalls.append(np.mean(below[~honest]))
+        flagged.append(np.mean(below))
+        plain = low_confidence(scores, judged.astype(float), np.ones(400), RECALL)
+        assert plain is not None
+        unbelieved.append(np.mean(asked <= plain.threshold))
+    assert np.mean(recalls) == pytest.approx(RECALL, abs=0.05)
+    assert np.mean(flagged) < 0.4 < np.mean(unbelieved)
+
+
+def test_an_answer_that_is_judged_wrong_is_wrong_as_often_as_bayes_says() -> None:
+    random = np.random.default_rng(5)
+    for probability, mistakes in ((0.5, 0.06), (0.95, 0.06), (0.99, 0.02), (0.9, 0.0)):
+        right = random.random(200_000) < probability
+        mistaken = random.random(200_000) < mistakes
+        judged = np.where(mistaken, ~right & (random.random(200_000) < CHANCE), right)
+        expected = probability_wrong(np.array([probability]), mistakes, CHANCE)[0]
+        assert np.mean(~right[~judged]) == pytest.approx(expected, abs=0.02)
+    assert probability_wrong(np.array([1.0, 0.0]), 0.0, CHANCE).tolist() == [0.0, 1.0]
 
 
 def test_too_few_errors_leave_a_map_without_a_threshold() -> None:

@@ -207,6 +207,17 @@ def test_a_further_error_lies_at_or_below_the_low_confidence_threshold_as_often_
         assert found_of_further_errors(np.round(errors, 1), recall) >= recall
 
 
+def test_an_error_that_may_be_none_weighs_as_probable_as_it_is() -> None:
+    """Nine errors at 0.1 to 0.9 and ten judgements at 0.95, of which one in ten is right: as if it were one error."""
+    scores, right = np.r_[np.arange(1, 10) / 10, np.full(10, 0.95), 0.99], np.r_[np.zeros(19), 1.0]
+    believed = np.r_[np.ones(9), np.full(10, 0.1), 1.0]
+    for recall, threshold in ((0.7, 0.8), (0.8, 0.9), (0.85, 0.95)):
+        low = low_confidence(scores, right, np.ones(20), recall, believed)
+        assert low is not None and (low.threshold, low.errors) == (threshold, 19)
+    plain = low_confidence(scores, right, np.ones(20), 0.8)
+    assert plain is not None and plain.threshold == 0.95
+
+
 @pytest.mark.parametrize(("recall", "enough"), [(0.5, 1), (0.8, 4), (0.9, 9), (0.95, 19)])
 def test_the_low_confidence_threshold_is_unknown_below_the_errors_that_its_recall_needs(
     recall: float, enough: int

@@ -89,12 +89,22 @@ def test_a_confidence_below_the_threshold_makes_a_suspect_if_it_is_calibrated() 
     assert not is_suspect(Confidence(), RULES)
 
 
-@pytest.mark.parametrize(("score", "suspect"), [(0.8, True), (0.81, False), (None, True)])
-def test_the_adapters_own_threshold_has_its_errors_at_or_below_it(score: float | None, suspect: bool) -> None:
+@pytest.mark.parametrize(
+    ("score", "asked", "suspect"),
+    [(0.59, True, True), (0.6, True, False), (0.8, True, False), (0.81, False, False), (None, True, True)],
+)
+def test_people_are_asked_up_to_the_adapters_threshold_and_suspects_are_probably_wrong(
+    score: float | None, asked: bool, suspect: bool
+) -> None:
     assert is_suspect(Confidence(score=score, calibration="c1", threshold=0.8), RULES) is suspect
     sighting = seen(CALL, doubted(1, score, threshold=0.8))
     assert sighting is not None
-    assert (sighting.stratum is not None) is suspect
+    assert (sighting.stratum is not None) is asked
+
+
+def test_what_is_above_the_adapters_threshold_is_no_suspect_however_low() -> None:
+    assert not is_suspect(Confidence(score=0.5, calibration="c1", threshold=0.4), RULES)
+    assert is_suspect(Confidence(score=0.4, calibration="c1", threshold=0.4), RULES)
 
 
 def test_a_threshold_of_the_task_wins_over_the_adapters() -> None:
@@ -102,6 +112,7 @@ def test_a_threshold_of_the_task_wins_over_the_adapters() -> None:
     assert is_suspect(confidence, RULES)
     assert not is_suspect(confidence, FailureSettings(confidence_threshold=0.5))
     assert is_suspect(confidence.model_copy(update={"threshold": 0.1}), FailureSettings(confidence_threshold=0.51))
+    assert is_suspect(confidence.model_copy(update={"score": 0.7}), FailureSettings(confidence_threshold=0.75))
 
 
 def test_an_adapter_without_a_threshold_has_the_usual_one() -> None:

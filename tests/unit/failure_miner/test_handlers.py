@@ -233,6 +233,20 @@ async def test_suspects_are_stored_and_asked_about(bench: Bench) -> None:
     assert {q.inclusion_probability for q in bench.questions} == {1.0}
 
 
+async def test_people_are_asked_up_to_the_adapters_own_threshold_and_what_is_probably_right_is_no_suspect(
+    bench: Bench,
+) -> None:
+    answers = [
+        answer(number, None).model_copy(update={"confidence": Confidence(score=score, calibration="c1", threshold=0.9)})
+        for number, score in enumerate((0.5, 0.7, 0.9, 0.91))
+    ]
+    await bench.handlers.on_predictions(delivered(prediction(9, None, answers=tuple(answers))))
+    assert [(q.prediction_id, q.purpose) for q in bench.questions] == [
+        (name, Purpose.LOW_CONFIDENCE) for name in ("p0", "p1", "p2")
+    ]
+    assert set(bench.store.suspects) == {"p0"}, "the others, if people say they are wrong"
+
+
 async def test_answers_without_a_calibration_are_asked_about_by_budget_whatever_their_confidence(bench: Bench) -> None:
     """Cold start: an uncalibrated confidence over the threshold must not hide that nearly every answer is wrong."""
     await bench.handlers.on_predictions(delivered(uncalibrated(1, 0.99), uncalibrated(2, 0.1), uncalibrated(3, None)))
