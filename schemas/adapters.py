@@ -45,9 +45,10 @@ class ClassScore(Frozen):
 
 
 class AverageScore(Frozen):
-    """Precision, recall and F1 over the labels that occur: each the same (`macro`), or by its rows (`weighted`)."""
+    """Precision, recall and F1 over the labels that occur: each the same (`macro`), by its rows (`weighted`), or, of
+    answers with several, of all of them together (`micro`)."""
 
-    kind: Literal["macro", "weighted"]
+    kind: Literal["macro", "weighted", "micro"]
     precision: Interval
     recall: Interval
     f1: Interval

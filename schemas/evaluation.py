@@ -93,7 +93,7 @@ class ArmReport(Frozen):
     speed: Speed
 
 
-PartKind = Literal["class", "failure_mode", "app", "language", "length", "field", "function", "argument"]
+PartKind = Literal["class", "failure_mode", "app", "language", "length", "field", "function", "argument", "label"]
 
 
 class PartScore(Frozen):

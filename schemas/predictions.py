@@ -16,8 +16,8 @@ class Confidence(Frozen):
 
     `score` of a classification is the probability of the answered label among the task's labels, calibrated where the
     adapter has a calibration; of a generation, the geometric mean of its tokens' probabilities; of an extraction, the
-    probability of its least sure field, of calls, that of their least sure function or argument; None where the
-    upstream reported no log-probabilities.
+    probability of its least sure field, of calls, that of their least sure function or argument; of several labels,
+    that of the whole list, calibrated as a label's; None where the upstream reported no log-probabilities.
     `shared/model/confidence.py` says how each field is computed.
     """
 
@@ -39,12 +39,13 @@ class Confidence(Frozen):
     )
     uncertain_share: Probability | None = Field(
         default=None,
-        description="Of an answer that is no label: the share of tokens with a probability under one half.",
+        description="Of an answer that is no single label: the share of tokens with a probability under one half.",
     )
     fields: dict[FieldPath, Probability] | None = Field(
         default=None,
         max_length=MAX_FIELDS,
-        description="Extraction and tools: the probability of each field, function and argument that the answer has.",
+        description="Extraction, tools and several labels: the probability of each field, function, argument or label "
+        "that the answer has.",
     )
     calibration: Identifier | None = Field(default=None, description="The calibration that turned `raw` into `score`.")
     threshold: Probability | None = Field(

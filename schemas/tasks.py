@@ -36,9 +36,14 @@ NO_TASK = "pass-through"
 
 class TaskKind(StrEnum):
     CLASSIFICATION = "classification"
+    MULTI_LABEL = "multi_label"
     GENERATION = "generation"
     EXTRACTION = "extraction"
     TOOLS = "tools"
+
+    @property
+    def has_labels(self) -> bool:
+        return self in (TaskKind.CLASSIFICATION, TaskKind.MULTI_LABEL)
 
 
 class Compare(StrEnum):
@@ -90,6 +95,12 @@ class TaskSpec(Section):
         default_factory=dict,
         max_length=500,
         description="Former label → label of today: corrections to a former label go on as corrections to the new one.",
+    )
+    max_labels_per_answer: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_FIELDS,
+        description=f"Most labels of one multi-label answer, which may have none; empty: all, up to {MAX_FIELDS}.",
     )
     output_schema: JsonObject | None = Field(
         default=None,
@@ -144,8 +155,8 @@ class TaskSpec(Section):
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> Self:
-        if self.kind is TaskKind.CLASSIFICATION and len(self.labels) < 2:
-            raise ValueError("a classification task needs at least two labels")
+        if self.kind.has_labels and len(self.labels) < 2:
+            raise ValueError(f"a {self.kind} task needs at least two labels")
         if self.kind is TaskKind.GENERATION and self.labels:
             raise ValueError("a generation task has no labels; remove `labels` or set kind: classification")
         if self.kind is TaskKind.EXTRACTION and self.labels:
@@ -163,6 +174,24 @@ class TaskSpec(Section):
             raise ValueError(f"renamed_labels names labels that the task does not have: {gone}; add them to `labels`")
         if kept := sorted(set(self.renamed_labels) & set(self.labels)):
             raise ValueError(f"renamed_labels renames labels that the task still has: {kept}; take them out of one")
+        return self
+
+    @model_validator(mode="after")
+    def _sets_of_labels_fit_kind(self) -> Self:
+        if self.kind is not TaskKind.MULTI_LABEL:
+            if self.max_labels_per_answer is not None:
+                raise ValueError(
+                    f"`max_labels_per_answer` is of multi-label tasks, and this is a {self.kind} task; remove it or "
+                    "set kind: multi_label"
+                )
+            return self
+        if (self.max_labels_per_answer or 0) > len(self.labels):
+            raise ValueError(f"max_labels_per_answer is more than the task's {len(self.labels)} labels: lower it")
+        if self.rollout.severity:
+            raise ValueError(
+                "rollout.severity weighs one label in the place of another, and answers of a multi-label task have "
+                "several; remove it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -232,6 +261,22 @@ class TaskSpec(Section):
                 )
         return self
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The labels of which every answer is exactly one; empty of other kinds."""
+        return self.labels if self.kind is TaskKind.CLASSIFICATION else ()
+
+    @cached_property
+    def answer_schema(self) -> JsonObject | None:
+        """The JSON Schema that answers are constrained to: an extraction's, or that of a list of labels; None: no JSON.
+
+        Engines cannot keep an item from coming twice (xgrammar knows no `uniqueItems`): a list is read as a set.
+        """
+        if self.kind is not TaskKind.MULTI_LABEL:
+            return self.output_schema
+        most = self.max_labels_per_answer or min(len(self.labels), MAX_FIELDS)
+        return {"type": "array", "items": {"type": "string", "enum": list(self.labels)}, "maxItems": most}
+
     @cached_property
     def output_fields(self) -> dict[str, frozenset[str]]:
         """What is judged of an answer by itself, with the JSON types of its values: the fields of an extraction, the
@@ -261,6 +306,8 @@ class TaskSpec(Section):
         }  # fmt: skip
         if self.output_schema is not None:
             comparable["output_schema"] = self.output_schema
+        if self.max_labels_per_answer is not None:
+            comparable["max_labels_per_answer"] = self.max_labels_per_answer
         if self.tools:
             comparable["tools"] = [tool.model_dump(mode="json") for tool in self.tools]
             comparable["tool_choice"], comparable["calls_per_answer"] = self.tool_choice, self.calls_per_answer

@@ -119,7 +119,7 @@ def as_of_today(request: LabelRequested, spec: TaskSpec) -> LabelRequested:
         return request
     suggestion = request.suggestion
     renamed = None if suggestion is None else spec.renamed_labels.get(suggestion, suggestion)
-    return request.model_copy(update={"labels": spec.labels, "suggestion": renamed})
+    return request.model_copy(update={"labels": spec.choices, "suggestion": renamed})
 
 
 def check_reviewer(reviewer: str) -> str:

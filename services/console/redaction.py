@@ -10,7 +10,7 @@ from dataclasses import replace
 from schemas.conversation import ToolCall, plain_answer
 from schemas.labels import LabelRequested
 from schemas.task_settings import RedactionSettings
-from schemas.tasks import TaskChanged
+from schemas.tasks import TaskChanged, TaskKind
 from services.console.domain import ReviewAnswer
 from shared.errors import DependencyUnavailable
 from shared.grading.tool_calls import WrittenCall, split_calls
@@ -29,13 +29,13 @@ class AnswerRedactor:
     async def redact(
         self, request: LabelRequested, answer: ReviewAnswer, task: TaskChanged | None, earlier: Sequence[str] = ()
     ) -> tuple[ReviewAnswer, Redacted]:
-        """Return the answer without personal data, and what was replaced; nothing in a label chosen from a list.
+        """Return the answer without personal data, and what was replaced; nothing in labels chosen from a list.
 
         Surrogates in the question stay when they are copied into the answer, so that both agree; so do the `earlier`
         ones of an answer that is changed. `task` None: its settings are unknown, so the defaults apply. Raises
         DependencyUnavailable: never pass the answer on unredacted. JSON is redacted value by value, and stays JSON.
         """
-        if answer.label is None or request.labels:
+        if answer.label is None or request.labels or (task is not None and task.spec.kind is TaskKind.MULTI_LABEL):
             return answer, Redacted(answer.label or "", 0, {})
         rules = Rules.of(task.spec.redaction if task is not None else RedactionSettings())
         async with self._lock:

@@ -219,7 +219,7 @@ def _open(task: str, spec: TaskSpec | None) -> Select[Any]:
     query = select(REQUESTS.c.request).where(REQUESTS.c.task == task, REQUESTS.c.needed > 0)
     if spec is None:
         return query
-    of_its_kind = ~_TICKET & (REQUESTS.c.asks_label == bool(spec.labels))
+    of_its_kind = ~_TICKET & (REQUESTS.c.asks_label == bool(spec.choices))
     return query.where((REQUESTS.c.task_revision == spec.revision) | of_its_kind)
 
 

@@ -46,6 +46,7 @@ from services.dataset_builder.storage.traffic import PostgresTrafficStore, Traff
 from shared.cycle_step import CycleStep
 from shared.errors import StepImpossible, StepSkipped
 from shared.files import write_atomically
+from shared.grading.labels import counts_by_set
 from shared.identity import content_hash, event_id, load_or_create_key
 from shared.jobs import Job, Progress, lease, run_job
 from shared.privacy.redaction import Redactor, Rules
@@ -164,6 +165,7 @@ async def build_version(
     modes = await asyncio.to_thread(read_members, artifacts, job.cycle.uri)
     build, votes, personal_data, preferences = await _build(job, store, frozen, modes, progress, models)
     answers = await traffic.answer_counts(job.spec.name, job.cycle.task_revision, job.traffic_hours)
+    answers = counts_by_set(answers, job.spec)
     progress(3, 4, "checking and publishing")
     parent = read_parent(artifacts, await store.last_version(job.spec.name))
     gates = (*evaluate_gates(build, job.spec, answers), personal_data.gate())

@@ -17,6 +17,7 @@ from services.dataset_builder.building.chat_format import (
     calls_error,
     cut_answer_error,
     format_error,
+    labels_error,
     output_error,
     schema_error,
 )
@@ -35,6 +36,7 @@ from services.dataset_builder.checks.measures import Measures
 from services.dataset_builder.checks.poisoning import hold_back_voters
 from services.dataset_builder.checks.reliability import estimate_reliability
 from shared.conversation import never_trained
+from shared.grading.labels import labels_of
 from shared.model.texts import text_hash
 
 NO_LABEL = "(no label of the task)"
@@ -117,7 +119,7 @@ def build_dataset(
     """
     spec = inputs.spec
     votes, obsolete = carry_over(sorted(inputs.votes, key=lambda vote: vote.order), spec, inputs.revisions)
-    reliability = estimate_reliability(reviewers_answers(votes)) if spec.kind is TaskKind.CLASSIFICATION else {}
+    reliability = estimate_reliability(reviewers_answers(votes)) if spec.labels else {}
     rows, overruled, questions = _resolve(votes, inputs, reliability)
     valid, invalid = _validate(rows, spec, count_tokens)
     guarded = hold_back_voters(valid, spec)
@@ -127,7 +129,7 @@ def build_dataset(
     grouped = group_rows(placed, similar)
     del similar  # It is large, and so are the examples.
     examples = make_examples(grouped, placed)
-    labels, right = _labels_of(votes, spec), shown_right(votes)
+    labels, right = _labels_of(votes, spec), shown_right(votes, spec.kind)
     audits, overlaps = audited(vote for vote in labels if vote.label != NO_LABEL), blind_overlaps(labels)
     noise = finish_noise()
     to_train, held_out = ([e for e in part if e.prediction_ids[0] not in noise.held_ids] for part in examples)
@@ -153,14 +155,15 @@ def build_dataset(
     )
 
 
-def _labels_of(votes: Iterable[Vote], spec: TaskSpec) -> list[Vote]:
+def _labels_of(votes: Sequence[Vote], spec: TaskSpec) -> list[Vote]:
     """Return the votes with labels that can be counted and shown; none of a task without labels.
 
-    What a person wrote that is no label counts as one that has no name: gates and reports quote nobody.
+    What a person wrote that is no label counts as one that has no name: gates and reports quote nobody. Several labels
+    together count as one: what is agreed on, and how frequent in production, is the set.
     """
-    if spec.kind is not TaskKind.CLASSIFICATION:
+    if not spec.labels:
         return []
-    known = frozenset(spec.labels)
+    known = {vote.label for vote in votes if labels_of(vote.label, spec) is not None}
     return [vote if vote.label in known else replace(vote, label=NO_LABEL) for vote in votes]
 
 
@@ -204,6 +207,8 @@ def _output_error(answer: Message, row: Row, spec: TaskSpec) -> Rejection | None
         return schema_error(answer, spec.output_schema)
     if spec.tools:
         return calls_error(answer, spec)
+    if spec.kind is TaskKind.MULTI_LABEL:
+        return labels_error(answer, spec)
     return output_error(answer, row.call.response_format)
 
 

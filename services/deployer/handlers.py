@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -107,8 +107,9 @@ class Handlers:
 
         An answer in the audit, which chance chose, counts for the canary's guard.
         """
-        if is_wrong(event):
-            await self._complain(event.task, Guard.CORRECTIONS, event.prediction_id, event.user_hash, event.happened_at)
+        if event.purpose is Purpose.AUDIT:
+            rollouts = [r for r in await self._rollouts.counting([event.task]) if is_wrong(event, r.spec.kind)]
+            await self._complain(rollouts, Guard.CORRECTIONS, event.prediction_id, event.user_hash, event.happened_at)
         if event.ticket_id is None or event.purpose is not Purpose.DISCORDANT_PAIR:
             return
         async with self._rollouts.locked(event.task):
@@ -155,10 +156,13 @@ class Handlers:
     async def on_feedback(self, event: FeedbackGiven) -> None:
         """Count a complaint for the canary's guard."""
         if is_negative(event):
-            await self._complain(event.task, Guard.FEEDBACK, event.prediction_id, event.user_hash, event.occurred_at)
+            rollouts = await self._rollouts.counting([event.task])
+            await self._complain(rollouts, Guard.FEEDBACK, event.prediction_id, event.user_hash, event.occurred_at)
 
-    async def _complain(self, task: str, guard: Guard, prediction_id: str, user_hash: str | None, at: datetime) -> None:
-        for rollout in await self._rollouts.counting([task]):
+    async def _complain(
+        self, rollouts: Sequence[Rollout], guard: Guard, prediction_id: str, user_hash: str | None, at: datetime
+    ) -> None:
+        for rollout in rollouts:
             if rollout.stage is not Stage.SHADOW and at >= rollout.stage_since:
                 await self._ledger.add_complaint(rollout, guard, prediction_id, user_hash, at)
                 await self._look_at_canary(rollout)

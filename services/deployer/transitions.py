@@ -310,7 +310,7 @@ def _question(rollout: Rollout, ticket: DrawnTicket, call: Call, now: datetime) 
         purpose=Purpose.DISCORDANT_PAIR,
         call=call,
         answers=ticket.pair.sides,
-        labels=rollout.spec.labels,
+        labels=rollout.spec.choices,
         priority=_PRIORITY,
         ticket_id=ticket.ticket_id,
         user_hash=ticket.user_hash,

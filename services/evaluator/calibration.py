@@ -7,7 +7,7 @@ becomes a knot at its mean, with lines between the knots, so that the map has no
 answers.
 
 Reviewers make mistakes too. A share of the judgements is modelled as mistakes, which make a right answer look wrong
-and, with K labels, a wrong one look right one time in K - 1. Without it, a few mistakes among the most confident
+and, of K possible answers, a wrong one look right one time in K - 1. Without it, a few mistakes among the surest
 answers would force a high temperature and lower the confidence of all answers (measured on Banking77 with 5 % mistakes:
 a calibration error of 0.09 instead of 0.04), and low confidence would be that of most answers (of 400 simulated ones,
 95 % right, with 6 % mistakes, a threshold for 80 % of the errors is above 59 % of the answers instead of 17 %). The
@@ -75,11 +75,12 @@ def fit(
     adapter: str,
     scores: Sequence[float | None],
     right: Sequence[bool],
-    labels: int,
+    possible: int,
     recall: float,
     traffic: TrafficSample | None = None,
 ) -> Fitted | None:
-    """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `labels`: their number in the task.
+    """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `possible`: how many answers there
+    are, labels or sets of them.
 
     With it comes the threshold at or below which the share `recall` of the errors is expected (`low_confidence`).
 
@@ -94,7 +95,7 @@ def fit(
         return None
     raw, judged = raw[chosen], judged[chosen]
     fit_map = temperature_map if len(chosen) < ISOTONIC_FROM else isotonic_map
-    chance = 1.0 / (labels - 1)
+    chance = 1.0 / (possible - 1)
     fields = fit_map(raw, judged, chance, weights)
     mapped = _cross_fitted(raw, judged, fit_map, chance, weights)
     calibration = Calibration.model_validate(

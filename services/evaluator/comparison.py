@@ -88,7 +88,7 @@ class Comparison:
         return difference(ours[chosen], theirs[chosen], groups, self.traffic.weights, "traffic")
 
     def parts(self, kind: TaskKind) -> dict[str, Part]:
-        """Return what is looked at by itself: classes, failure modes, applications, lengths, fields of JSON."""
+        """Return what is looked at by itself: classes, failure modes, applications, lengths, fields."""
         found: dict[str, list[int]] = defaultdict(list)
         apps = Counter(s for q in self.questions for s in q.slices if s.startswith("app "))
         kept = {name for name, _ in apps.most_common(_MAX_APPS)} if len(apps) > 1 else set()
@@ -107,8 +107,8 @@ class Comparison:
         return parts | self._fields(kind)
 
     def _fields(self, kind: TaskKind) -> dict[str, Part]:
-        """Return each field of a JSON answer, function and argument, on the rows where it is expected or given: its F1
-        on each of them."""
+        """Return each field of a JSON answer, function and argument, or one of several labels, on the rows where it is
+        expected or given: its F1 on each of them."""
         arms = [
             [{field.path: field for field in grade.fields} for grade in arm.grades]
             for arm in (self.candidate, self.production)
@@ -127,6 +127,8 @@ class Comparison:
 
 
 def _noun(path: str, kind: TaskKind) -> str:
+    if kind is TaskKind.MULTI_LABEL:
+        return "label"
     if kind is not TaskKind.TOOLS:
         return "field"
     return "argument" if "." in path else "function"

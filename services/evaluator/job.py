@@ -284,18 +284,19 @@ def calibrate(
 ) -> tuple[Calibration | None, Reliability | None]:
     """Fit and publish the candidate's calibration. Returns the one in the store: an adapter's first one stays.
 
-    With it comes how often these answers are right at each confidence. None for a generation task, where right answers
-    are not known, and if too few answers have a confidence.
+    With it comes how often these answers are right at each confidence. None for tasks without labels, and if too few
+    answers have a confidence.
     """
     from services.evaluator.calibration import fit
     from services.evaluator.comparison import traffic_of
 
-    if trained.spec.kind is not TaskKind.CLASSIFICATION:
+    if not trained.spec.labels:
         return None, None
+    possible = 2 ** len(trained.spec.labels) if trained.spec.kind is TaskKind.MULTI_LABEL else len(trained.spec.labels)
     right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
     recall = trained.spec.evaluation.low_confidence_recall
-    fitted = fit(trained.adapter, scores, right, len(trained.spec.labels), recall, traffic_of(evaluation))
+    fitted = fit(trained.adapter, scores, right, possible, recall, traffic_of(evaluation))
     if fitted is None:
         return None, None
     output = folder / "calibration"

@@ -134,7 +134,8 @@ async def _complete(client: CompletionClient, model: str, question: Question, sp
     messages, fields = chat_messages(question.messages), request_fields(spec)
     if (wanted := response_format(spec)) is not None:
         fields["response_format"] = wanted
-    offered = () if spec.labels else question.tools  # Constrained to labels, an answer cannot call one.
+    # Constrained to labels, one or a list of them, an answer cannot call one.
+    offered = () if spec.labels else question.tools
     if own := chat_fields(spec):
         fields, offered = {**fields, **own}, ()
     for _ in range(_MAX_ATTEMPTS):
@@ -143,7 +144,7 @@ async def _complete(client: CompletionClient, model: str, question: Question, sp
                 model,
                 messages,
                 tools=offered,
-                choices=spec.labels,
+                choices=spec.choices,
                 max_tokens=spec.max_answer_tokens,
                 fields=fields,
             )

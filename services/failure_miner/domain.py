@@ -204,7 +204,7 @@ def review_question(
         purpose=question.purpose,
         call=prediction.call,
         answers=(prediction.answer,),
-        labels=spec.labels,
+        labels=spec.choices,
         priority=priority(prediction, question.purpose if wrote is None else Purpose.FEEDBACK),
         suggestion=wrote,
         suggestion_surrogates=feedback.surrogates if feedback is not None and wrote is not None else (),

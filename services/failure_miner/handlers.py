@@ -141,12 +141,13 @@ class Handlers:
 
         The correction of a blind pair does not say which answer was production's, so it only labels stored suspects.
         """
+        kinds = {task: spec.kind for task, spec in (await self._specs(deliveries)).items()}
         corrected = {
             d.event.prediction_id: d
             for d in deliveries
             if d.event.label is not None
             and d.event.purpose is not Purpose.DISCORDANT_PAIR
-            and not same_answer(d.event.label, d.event.answers[0].plain)
+            and not same_answer(d.event.label, d.event.answers[0].plain, kinds[d.event.task])
         }
         stored = await self._suspects.stored_ids(corrected) if corrected else set()
         new = [(corrected_prediction(d.event), d) for key, d in corrected.items() if key not in stored]
@@ -166,8 +167,8 @@ class Handlers:
             event.task, event.task_revision, event.data_cutoff, event.fence,
             self._settings.failure_miner_max_suspects,
         )  # fmt: skip
-        wrong = [s for s in suspects if s.label is None or not same_answer(s.label, s.answer)]
-        right = [s for s in suspects if s.label is not None and same_answer(s.label, s.answer)]
+        wrong = [s for s in suspects if s.label is None or not same_answer(s.label, s.answer, spec.kind)]
+        right = [s for s in suspects if s.label is not None and same_answer(s.label, s.answer, spec.kind)]
         stored = await self._suspects.modes(event.task, event.task_revision)
         found = await asyncio.to_thread(_find_modes, wrong, stored, cycle_id, spec)
         members = await self._suspects.labelled_members(event.task, event.task_revision)

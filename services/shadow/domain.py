@@ -23,6 +23,7 @@ from schemas.base import Variant
 from schemas.conversation import Answer, Call
 from schemas.predictions import PredictionLogged
 from schemas.rollouts import RolloutChanged, ShadowCompared, Stage
+from schemas.tasks import TaskKind
 from shared.conversation import bounded_answer, bounded_call, replay_request
 from shared.grading.text import same_answer as same_text
 from shared.identity import content_hash, event_id
@@ -112,12 +113,12 @@ def request_of(event: PredictionLogged, rollout: RolloutChanged) -> Request:
     return Request(path, {name: value for name, value in body.items() if name not in _OWN})
 
 
-def same_answer(left: Answer, right: Answer) -> bool:
+def same_answer(left: Answer, right: Answer, kind: TaskKind) -> bool:
     """Return True if the answers, tool calls included, differ in nothing but case, white space and reasoning.
 
-    Two JSON objects are the same whatever their layout and the order of their keys.
+    Two JSON objects are the same whatever their layout and the order of their keys, several labels in any order.
     """
-    return same_text(left.plain, right.plain)
+    return same_text(left.plain, right.plain, kind)
 
 
 def replays_per_pair(event: PredictionLogged) -> int:
@@ -157,7 +158,7 @@ def pair_of(
         candidate_adapter=rollout.candidate_adapter,
         production_answer=bounded_answer(before),
         candidate_answer=None if candidate is None else bounded_answer(candidate),
-        agree=answer is not None and same_answer(answer, production),
+        agree=answer is not None and same_answer(answer, production, rollout.spec.kind),
         after_promotion=rollout.control,
         user_hash=event.user_hash,
         subject=event.subject or event.user_hash or event.session_hash or _UNKNOWN,

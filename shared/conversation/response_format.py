@@ -10,13 +10,13 @@ _NAME = "answer"
 
 def response_format(spec: TaskSpec) -> JsonObject | None:
     """Return `response_format` of a chat or completions request, by which vLLM guides decoding; None: free text."""
-    if spec.output_schema is None:
+    if spec.answer_schema is None:
         return None
-    return {"type": "json_schema", "json_schema": {"name": _NAME, "schema": spec.output_schema}}
+    return {"type": "json_schema", "json_schema": {"name": _NAME, "schema": spec.answer_schema}}
 
 
 def responses_format(spec: TaskSpec) -> JsonObject | None:
     """Return the same as `text.format` of the responses API."""
-    if spec.output_schema is None:
+    if spec.answer_schema is None:
         return None
-    return {"type": "json_schema", "name": _NAME, "schema": spec.output_schema}
+    return {"type": "json_schema", "name": _NAME, "schema": spec.answer_schema}

@@ -10,6 +10,7 @@ from shared.grading.call_fields import grade_calls
 from shared.grading.fields import FieldGrade, Fields, fields_f1, grade_fields
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
+from shared.grading.labels import label_set, read_labels
 from shared.grading.overlap import WORD_METRICS, rouge_l
 from shared.grading.text import exact_match
 from shared.grading.tool_calls import loose_calls, read_calls, same_calls, split_calls
@@ -19,8 +20,8 @@ from shared.grading.tool_calls import loose_calls, read_calls, same_calls, split
 class Grade:
     """`score`: in [0, 1], 1 for a right answer. `right`: as a whole.
 
-    `valid`: of an extraction, whether the answer is JSON by the task's schema, of calls, whether they could be run;
-    `fields`: what of it is right.
+    `valid`: of an extraction, whether the answer is JSON by the task's schema, of calls, whether they could be run, of
+    several labels, whether it is a list of them; `fields`: what of it is right.
     """
 
     score: float
@@ -39,6 +40,8 @@ def grade(spec: TaskSpec, expected: str, given: str | None) -> Grade:
         return _grade_json(spec, expected, given)
     if spec.kind is TaskKind.TOOLS:
         return _grade_calls(spec, expected, given)
+    if spec.kind is TaskKind.MULTI_LABEL:
+        return _grade_labels(spec, expected, given)
     if given is None:
         return WRONG
     if spec.kind is TaskKind.CLASSIFICATION:
@@ -70,6 +73,24 @@ def _grade_json(spec: TaskSpec, expected: str, given: str | None) -> Grade:
     grades = grade_fields(value, wanted, fields)
     score = fields_f1(grades)
     return Grade(score, right=score == 1.0, fields=grades)
+
+
+def _grade_labels(spec: TaskSpec, expected: str, given: str | None) -> Grade:
+    """The score is the F1 of this answer's labels, right is the whole set. Each label is a field.
+
+    The right answer may have labels that the task no longer has; then they are missed.
+    """
+    if (wanted := label_set(expected)) is None:
+        return WRONG
+    try:
+        found, valid = frozenset(read_labels(given or "", spec)), True
+    except ValueError:
+        found, valid = frozenset(), False
+    fields = tuple(
+        FieldGrade(label, int(label in found and label in wanted), int(label in found), int(label in wanted))
+        for label in sorted(found | wanted)
+    )
+    return Grade(fields_f1(fields) if valid else 0.0, right=valid and found == wanted, valid=valid, fields=fields)
 
 
 def _grade_calls(spec: TaskSpec, expected: str, given: str | None) -> Grade:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from schemas.tasks import TaskKind
 from shared.grading.json_values import NOT_JSON, json_or_nothing, same_json
+from shared.grading.labels import label_set
 from shared.grading.tool_calls import same_call, split_calls
 
 _TOKEN = re.compile(
@@ -40,12 +42,14 @@ def exact_match(given: str, expected: str) -> bool:
     return given_words == expected_words
 
 
-def same_answer(one: str, other: str) -> bool:
+def same_answer(one: str, other: str, kind: TaskKind) -> bool:
     """Return True if two answers to one question differ in nothing but case and space; as JSON, in its layout alone.
 
-    Tool calls are compared by their arguments. It tells whether a person changed an answer, and whether two arms said
-    the same: no punctuation is passed over.
+    Tool calls are compared by their arguments, several labels as a set. It tells whether a person changed an answer,
+    and whether two arms said the same: no punctuation is passed over.
     """
+    if kind is TaskKind.MULTI_LABEL and (labels := label_set(one)) is not None:
+        return labels == label_set(other)
     (text, calls), (other_text, other_calls) = split_calls(one), split_calls(other)
     if calls and len(calls) == len(other_calls):
         return text.split() == other_text.split() and all(map(same_call, calls, other_calls))

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from schemas.adapters import Calibration
 from schemas.tasks import TaskKind, TaskSpec
-from shared.model.field_confidence import call_probabilities, field_probabilities
+from shared.model.field_confidence import call_probabilities, field_probabilities, label_probabilities
 
 TOP_LOGPROBS = 20
 """The most that vLLM lists by default (`--max-logprobs`)."""
@@ -91,6 +91,8 @@ def measure(spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | No
             return UNKNOWN
         if spec.kind is TaskKind.CLASSIFICATION:
             measured = _measure_label(_labels(spec.labels), tokens, total, calibration)
+        elif spec.kind is TaskKind.MULTI_LABEL:
+            measured = _measure_set(tokens, logprobs, total, spec.labels, calibration)
         elif spec.kind is TaskKind.EXTRACTION:
             measured = _measure_fields(tokens, logprobs, total, spec.output_fields)
         elif spec.kind is TaskKind.TOOLS:
@@ -188,6 +190,14 @@ def _measure_fields(tokens: Tokens, logprobs: Sequence[float], total: float, fie
     return _measure_text(logprobs, total)._replace(score=score, fields=probabilities)
 
 
+def _measure_set(
+    tokens: Tokens, logprobs: Sequence[float], total: float, labels: Collection[str], calibration: Calibration | None
+) -> Measure:
+    """Several labels are as sure as all tokens together: which labels, in which order, and that no other follows."""
+    score, fields = math.exp(total), label_probabilities(tokens, labels)
+    return _calibrated(_measure_text(logprobs, total)._replace(score=score, fields=fields), score, calibration)
+
+
 def _measure_calls(tokens: Tokens, logprobs: Sequence[float], total: float, fields: Collection[str]) -> Measure:
     """Calls are as sure as their least sure function or argument; a text instead, as any text."""
     measured = _measure_text(logprobs, total)
@@ -233,11 +243,16 @@ def _measure_label(labels: _Labels, tokens: Tokens, total: float, calibration: C
         score = math.exp(total)
     score = min(score, 1.0)
     margin, entropy = (score - rival, _entropy(score, branches, len(labels))) if all_listed else (None, None)
+    return _calibrated(Measure(score, total, len(tokens), None, margin, entropy, outside), score, calibration)
+
+
+def _calibrated(measured: Measure, score: float, calibration: Calibration | None) -> Measure:
+    """Return what was measured with its calibrated score, and the threshold of low confidence of the map."""
     if calibration is None:
-        return Measure(score, total, len(tokens), None, margin, entropy, outside)
-    mapped, low = calibrated(calibration, score), calibration.low_confidence
-    return Measure(
-        mapped, total, len(tokens), score, margin, entropy, outside, calibration=calibration.name,
+        return measured
+    low = calibration.low_confidence
+    return measured._replace(
+        score=calibrated(calibration, score), raw=score, calibration=calibration.name,
         threshold=None if low is None else low.calibrated,
     )  # fmt: skip
 

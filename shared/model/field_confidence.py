@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from schemas.output_schema import MAX_FIELDS
 from shared.grading.json_values import NOT_JSON, json_or_nothing
 
 _DECODER = json.JSONDecoder()
@@ -30,6 +31,15 @@ def field_probabilities(tokens: Sequence[Mapping[str, Any]], fields: Collection[
     if json_or_nothing(answer) is NOT_JSON:
         return None
     return _least_of_each(tokens, (place for place in _values(answer) if place[0] in fields))
+
+
+def label_probabilities(tokens: Sequence[Mapping[str, Any]], labels: Collection[str]) -> dict[str, float] | None:
+    """Return the probability of each of `labels` that an answer lists; None if the answer is no JSON list."""
+    answer = "".join(token["token"] for token in tokens)
+    if not isinstance(json_or_nothing(answer), list):
+        return None
+    items = [(json.loads(answer[s:e]), s, e) for path, s, e in _values(answer) if path == "[]" and answer[s] == '"']
+    return _least_of_each(tokens, [place for place in items if place[0] in labels][:MAX_FIELDS])
 
 
 def call_probabilities(tokens: Sequence[Mapping[str, Any]], fields: Collection[str]) -> dict[str, float] | None:

@@ -70,8 +70,8 @@ def _has_form(row: Mapping[str, Any], spec: TaskSpec) -> bool:
         if spec.tools:
             read_calls(row["answer"], spec)
             return True
-        if spec.output_schema is not None:
-            read_answer(row["answer"], spec.output_schema)
+        if spec.answer_schema is not None:
+            read_answer(row["answer"], spec.answer_schema)
         else:
             read_json(row["answer"])
     except ValueError:

@@ -27,6 +27,9 @@ FAST_MS = 500.0
 ENOUGH_EXAMPLES = 1_000
 
 
+_FORMS = {TaskKind.CLASSIFICATION: "one of a list of labels", TaskKind.MULTI_LABEL: "labels of a list"}
+
+
 class Condition(StrEnum):
     STRICT_FORMAT = "strict_format"
     DOMAIN_WORDS = "domain_words"
@@ -114,7 +117,7 @@ def _recommend(need: Need | None, held: Sequence[Condition], facts: Facts) -> Re
 def _strict_format(facts: Facts, answers: Answers) -> Reading:
     change = "a program that reads the answers" if not _is_strict(facts, answers) else "answers that only people read"
     if facts.kind is not TaskKind.GENERATION:
-        form = "one of a list of labels" if facts.kind is TaskKind.CLASSIFICATION else "an object that a program reads"
+        form = _FORMS.get(facts.kind, "an object that a program reads")
         return Reading(
             Condition.STRICT_FORMAT, True, Source.MEASURED, f"Every answer is {form}.{_broken(facts)}", change
         )

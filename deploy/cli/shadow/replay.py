@@ -154,7 +154,7 @@ async def _compare(event: PredictionLogged, rollout: RolloutChanged, engine: Rep
         asked=event.call.messages[-1].text,
         production=production.plain,
         candidate=None if replay.answer is None else replay.answer.plain,
-        agree=replay.answer is not None and same_answer(replay.answer, production),
+        agree=replay.answer is not None and same_answer(replay.answer, production, rollout.spec.kind),
         before_cutoff=event.occurred_at <= rollout.data_cutoff,
         latency_ms=round(replay.latency_ms, 1),
     )

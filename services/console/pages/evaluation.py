@@ -49,6 +49,9 @@ def evaluation_parts(events: list[Json]) -> list[str]:
     ]
 
 
+_VALID = {TaskKind.TOOLS: "Calls that can be run", TaskKind.MULTI_LABEL: "Answers that are a list of labels"}
+
+
 def _side_by_side(event: Json) -> str:
     """Both arms' scores in a table; what a kind of task does not have is left out."""
     arms, kind = (event["candidate"], event["production"]), event["spec"]["kind"]
@@ -66,11 +69,11 @@ def _side_by_side(event: Json) -> str:
         return row(name, lambda arm: interval(arm.get(field)))
 
     measured = {
-        "Accuracy": "accuracy",
+        "Subset accuracy: the whole set is right" if kind == TaskKind.MULTI_LABEL else "Accuracy": "accuracy",
         "Accuracy on all traffic, estimated": "traffic_accuracy",
         "Mean score": "score" if kind != TaskKind.CLASSIFICATION else "",
         "Right functions, whatever the arguments": "function_accuracy",
-        "Calls that can be run" if kind == TaskKind.TOOLS else "Answers by the schema": "valid",
+        _VALID.get(kind, "Answers by the schema"): "valid",
     }
     rows = [
         row("Adapter", lambda arm: arm["adapter"] or "base model"),
@@ -81,7 +84,14 @@ def _side_by_side(event: Json) -> str:
     ]
     if kind != TaskKind.GENERATION:
         rows.insert(-3, row("Macro F1", lambda arm: percent(arm["macro_f1"])))
+    if any(_micro_f1(arm) is not None for arm in arms):
+        rows.insert(-3, row("Micro F1", lambda arm: interval(_micro_f1(arm))))
     return table(("", "Candidate", "Production"), rows)
+
+
+def _micro_f1(arm: Json) -> Json | None:
+    """Of an arm whose answers have several labels."""
+    return next((average["f1"] for average in arm.get("averages", ()) if average["kind"] == "micro"), None)
 
 
 def _evaluation_link(event: Json) -> str:

@@ -16,7 +16,7 @@ from html import escape
 from nicegui import events, ui
 
 from schemas.labels import LabelRequested, Preference
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.console.domain import (
     AnsweredQuestion,
     GivenAnswer,
@@ -28,8 +28,8 @@ from services.console.domain import (
     takes_cannot_tell,
 )
 from services.console.objects import laid_out, object_problem
-from services.console.pages.call_form import CallForm
 from services.console.pages.conversation import answer, conversation, is_text_alone
+from services.console.pages.forms import CallForm, LabelForm
 from services.console.pages.layout import frame, html, muted
 from services.console.pages.purposes import WORDS
 from services.console.reviews import Reviews, UnknownError
@@ -48,6 +48,8 @@ CANNOT_TELL_KEY = "?"
 SKIP_KEY = "ArrowRight"
 """Of an answer that the reviewer went back to: leaves it as it is."""
 BACK_KEY = "ArrowLeft"
+DONE_KEY = "."
+"""Of several labels: those that are ticked are right."""
 TAKE_KEY = "+"
 """Takes what the user wrote. Not Enter, which presses the button that has the focus."""
 _REVIEWER_KEY = "ratchet.reviewer"  # In the browser's local storage.
@@ -95,11 +97,13 @@ class ReviewPage:
         self._questions_shown = 0
         self._answer_seconds = 0.0
         self._busy = False
+        self._labels: LabelForm | None = None
         self._box = ui.element("div")
 
     async def draw(self) -> None:
         """Show the answer that the reviewer went back to, else the next question, or ask for the reviewer's name."""
         self._box.clear()
+        self._labels = None
         with self._box:
             if not self.reviewer:
                 self._ask_name()
@@ -150,6 +154,11 @@ class ReviewPage:
             await self._skip()
         elif key == TAKE_KEY and (suggestion := acceptable_suggestion(self._question)) is not None:
             await self._answer(label=suggestion)
+        elif self._labels is not None:
+            if key == DONE_KEY:
+                await self._answer(label=self._labels.answer())
+            else:
+                self._labels.press(key)
         elif asks_preference(self._question):
             if key in PREFERENCES:
                 await self._answer(preference=PREFERENCES[key][0])
@@ -187,11 +196,13 @@ class ReviewPage:
             ui.button("not you?", on_click=change_reviewer).props("flat dense no-caps size=sm")
 
     def _show(self, question: LabelRequested) -> None:
+        spec = self._reviews.spec_of(question.task)
+        ticks = spec is not None and spec.kind is TaskKind.MULTI_LABEL and not asks_preference(question)
         html(muted(WORDS[question.purpose].reason))
         html(conversation(question.call), "card beside" if asks_preference(question) else "card")
         if asks_preference(question):
             html(_sides(question))
-        elif not question.labels and (question.suggestion or not is_text_alone(question.answers[0])):
+        elif not (question.labels or ticks) and (question.suggestion or not is_text_alone(question.answers[0])):
             html(f"<h2>The answer that was given</h2>{answer(question.answers[0])}", "card")
         if question.suggestion is not None:
             self._suggestion(question, question.suggestion)
@@ -207,8 +218,10 @@ class ReviewPage:
                     self._button(keys.get(label, ""), label, label=label)
                 if takes_cannot_tell(question):
                     self._button(CANNOT_TELL_KEY, CANNOT_TELL, preference="cannot_tell")
-        if not question.labels and not asks_preference(question):
-            self._text(question)
+        if ticks and spec is not None:
+            self._ticks(spec)
+        elif not question.labels and not asks_preference(question):
+            self._text(question, spec)
         leave = ui.button("Leave it  →" if self._path else "Skip  →", on_click=self._skip)
         leave.props("flat no-caps").style("margin-top: 14px")
 
@@ -226,12 +239,21 @@ class ReviewPage:
         with ui.button(on_click=choose, color=None).props("flat no-caps"):
             html((f"<kbd>{escape(key)}</kbd> " if key else "") + escape(text))
 
-    def _text(self, question: LabelRequested) -> None:
+    def _ticks(self, spec: TaskSpec) -> None:
+        form = self._labels = LabelForm(spec.labels, (self._path[-1].given.answer.label or "") if self._path else "")
+        form.draw()
+
+        async def submit() -> None:
+            await self._answer(label=form.answer())
+
+        with ui.button(on_click=submit).props("unelevated no-caps").style("margin-top: 10px"):
+            html(f"<kbd>{escape(DONE_KEY)}</kbd> These are right")
+
+    def _text(self, question: LabelRequested, spec: TaskSpec | None) -> None:
         async def submit() -> None:
             await self._answer(label=text.value or "")
 
         draft = (self._path[-1].given.answer.label or "") if self._path else _draft(question)
-        spec = self._reviews.spec_of(question.task)
         if spec is not None and spec.tools:
             self._calls(spec, draft)
             return

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from schemas.datasets import Example, Fate, LeftOutExample, Origin
 from schemas.labels import Purpose
 from schemas.task_settings import AugmentationSettings
+from schemas.tasks import TaskKind
 from services.dataset_builder.building.compact import replaced
 from services.dataset_builder.building.votes import Vote, by_prediction
 from shared.grading.text import same_answer
@@ -23,10 +24,12 @@ HARD_NEGATIVE_WEIGHT = 2.0
 RIGHT_ALREADY = "right_already"
 
 
-def shown_right(votes: Iterable[Vote]) -> frozenset[str]:
+def shown_right(votes: Iterable[Vote], kind: TaskKind) -> frozenset[str]:
     """Return the predictions that were only looked at because of an audit, and that everybody found right."""
     return frozenset(
-        prediction_id for prediction_id, cast in by_prediction(votes).items() if all(_confirms(vote) for vote in cast)
+        prediction_id
+        for prediction_id, cast in by_prediction(votes).items()
+        if all(_confirms(vote, kind) for vote in cast)
     )
 
 
@@ -67,8 +70,8 @@ def _commonest(counts: Counter[str]) -> str | None:
     return None if others and others[0][1] == most else label
 
 
-def _confirms(vote: Vote) -> bool:
-    return vote.purpose is Purpose.AUDIT and any(same_answer(answer.plain, vote.label) for answer in vote.answers)
+def _confirms(vote: Vote, kind: TaskKind) -> bool:
+    return vote.purpose is Purpose.AUDIT and any(same_answer(answer.plain, vote.label, kind) for answer in vote.answers)
 
 
 def _left_out(example: Example) -> LeftOutExample:

@@ -1,13 +1,14 @@
 """What of an earlier revision's corrections still holds: a new label or a comma in the prompt orphans nothing. Pure.
 
 A correction says what the right answer is, whatever model, prompt and list of labels the question was asked with. So it
-goes on if the task is still of the same kind and its label is still in the set, or was renamed (`renamed_labels`); an
+goes on if the task is still of the same kind and its labels are still there, or were renamed (`renamed_labels`); an
 object or a call, if it fits the schema of today (`chat_format.py`). Its row is trained with the system prompt and the
 functions of today, which are what the model will be asked with.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from schemas.tasks import TaskKind, TaskSpec
 from services.dataset_builder.building.votes import Vote
 from shared.conversation.task_tools import chat_fields
 from shared.grading.json_schema import canonical, read_answer
+from shared.grading.labels import canonical_labels, label_set
 from shared.grading.tool_calls import canonical_calls
 
 _WITH_SYSTEM_PROMPT = (Api.CHAT, Api.RESPONSES)
@@ -44,21 +46,38 @@ def carry_over(
     kinds = {name: revision.kind for name, revision in revisions.items()} | {current: spec.kind}
     for vote in votes:
         kind = kinds.get(vote.task_revision) or _kind_of_answer(vote, spec)
-        label = spec.renamed_labels.get(vote.label, vote.label) if kind is TaskKind.CLASSIFICATION else vote.label
+        label = _renamed(vote.label, kind, spec)
         revision = vote.task_revision
         if kind is not spec.kind:
             left_out.append(vote.left_out(Fate.SUPERSEDED, "other_kind", f"revision {revision} was a {kind} task"))
-        elif kind is TaskKind.CLASSIFICATION and revision != current and label not in spec.labels:
+        elif kind.has_labels and revision != current and not _labels_in(label, kind).issubset(spec.labels):
             left_out.append(vote.left_out(Fate.SUPERSEDED, "label_removed", f"{label[:100]!r} of revision {revision}"))
         else:
-            if kind in (TaskKind.EXTRACTION, TaskKind.TOOLS):
+            if kind in (TaskKind.EXTRACTION, TaskKind.TOOLS, TaskKind.MULTI_LABEL):
                 label = _in_one_spelling(label, spec)
             holding.append(vote if label == vote.label else replace(vote, label=label))
     return holding, left_out
 
 
+def _renamed(answer: str, kind: TaskKind, spec: TaskSpec) -> str:
+    """Return an answer with today's names of its labels."""
+    if kind is TaskKind.CLASSIFICATION:
+        return spec.renamed_labels.get(answer, answer)
+    found = _labels_in(answer, kind)
+    if found.isdisjoint(spec.renamed_labels):
+        return answer
+    return json.dumps(sorted(spec.renamed_labels.get(label, label) for label in found), ensure_ascii=False)
+
+
+def _labels_in(answer: str, kind: TaskKind) -> frozenset[str]:
+    if kind is TaskKind.CLASSIFICATION:
+        return frozenset({answer})
+    return (label_set(answer) if kind is TaskKind.MULTI_LABEL else None) or frozenset()
+
+
 def _in_one_spelling(label: str, spec: TaskSpec) -> str:
-    """Return JSON by the task's schema, or calls, as they are trained on; what breaks it as it is, to be rejected.
+    """Return JSON by the task's schema, several labels, or calls, as they are trained on; what is none as it is, to be
+    rejected.
 
     Equal answers are then equal texts, however people and models laid them out.
     """
@@ -66,6 +85,8 @@ def _in_one_spelling(label: str, spec: TaskSpec) -> str:
     try:
         if spec.tools:
             return canonical_calls(label, spec)
+        if spec.kind is TaskKind.MULTI_LABEL:
+            return canonical_labels(label, spec)
         return canonical(read_answer(label, schema), schema)
     except ValueError:
         return label

@@ -20,6 +20,7 @@ from schemas.conversation import Answer, JsonObject, Message, Role, ToolCall
 from schemas.tasks import TaskSpec
 from shared.grading.json_schema import read_answer
 from shared.grading.json_values import NOT_JSON, json_or_nothing
+from shared.grading.labels import label_set, labels_of, read_labels
 from shared.grading.tool_calls import read_calls, split_calls
 from shared.identity import content_hash
 
@@ -58,7 +59,7 @@ def _plain_answer(label: str) -> Message:
 def cut_answer_error(label: str, answers: Sequence[Answer], spec: TaskSpec) -> Rejection | None:
     """Return the rejection of a label that repeats an answer that did not end by itself; a task's label is whole."""
     for answer in answers:
-        if answer.plain.strip() == label and not answer.is_whole and label not in spec.labels:
+        if answer.plain.strip() == label and not answer.is_whole and labels_of(label, spec) is None:
             return "cut", f"the answer that was accepted as it is ended by {answer.finish_reason}"
     return None
 
@@ -82,6 +83,17 @@ def schema_error(answer: Message, schema: JsonObject) -> Rejection | None:
     except ValueError as error:
         broken = json_or_nothing(answer.text) is NOT_JSON
         return "invalid_json" if broken else "breaks_schema", str(error)[:_SHOWN_CHARS]
+    return None
+
+
+def labels_error(answer: Message, spec: TaskSpec) -> Rejection | None:
+    """Return why an answer is no set of the task's labels; None if it is one."""
+    try:
+        read_labels(answer.text, spec)
+    except ValueError as error:
+        found = label_set(answer.text)
+        reason = "invalid_json" if found is None else "unknown_label" if found - set(spec.labels) else "too_many_labels"
+        return reason, str(error)[:_SHOWN_CHARS]
     return None
 
 
@@ -159,7 +171,7 @@ def _answer_error(answer: Message, spec: TaskSpec) -> Rejection | None:
         return "answer_too_short", f"{len(text)} characters; at least {spec.min_answer_chars}"
     if len(text) > rules.max_answer_chars:
         return "answer_too_long", f"{len(text)} characters; at most {rules.max_answer_chars}"
-    if spec.labels and text not in spec.labels:
+    if spec.choices and text not in spec.choices:
         return "unknown_label", f"{text[:100]!r} is not a label of the task"
     return None
 

@@ -56,7 +56,7 @@ def _question(
         purpose=purpose,
         call=labelled.call,
         answers=labelled.answers[:1],
-        labels=spec.labels,
+        labels=spec.choices,
         priority=priority,
         app=labelled.app,
         user_hash=labelled.user_hash,

@@ -203,12 +203,13 @@ def resolve_votes(
 def decide(opinions: Sequence[Opinion], kind: TaskKind) -> str | None:
     """Return the label that opinions on one question, or on nearly the same one, come to; None: one more is needed.
 
-    Free texts and objects are rarely identical: of those the weightiest counts, hence the newest unless it weighs less.
+    Several labels are decided on as a whole. Free texts and objects are rarely identical: of those the weightiest
+    counts, hence the newest unless it weighs less.
     """
     totals = weigh(opinions) if len(opinions) > 1 else {opinion.label: opinion.weight for opinion in opinions}
     if len(totals) == 1:
         return next(iter(totals))
-    if kind is not TaskKind.CLASSIFICATION:
+    if not kind.has_labels:
         last = {opinion.label: opinion.given_at for opinion in sorted(opinions, key=lambda o: (o.given_at, o.label))}
         return max(totals, key=lambda label: (totals[label], last[label], label))
     best = max(totals.values())

@@ -3,7 +3,8 @@
     copies      near-copies of one text are left out beyond a number
     sources     a user, a failure mode, an application or a reviewer over its share is weighed down, to 0.2 at the
                 least; what that does not reach is left out
-    classes     count more or less, within bounds, where audits say that they are not so frequent in production
+    classes     count more or less, within bounds, where audits say that they are not so frequent in production; of
+                several labels a class is their set
 
 Which rows are left out follows from a hash of their ids: neither the order of arrival nor chance decides. Small
 sources are left alone, and so are those beside which there is hardly anything to drown out.
@@ -15,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from schemas.datasets import Example, Fate, LeftOutExample
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.compact import replaced
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.checks.distribution import MIN_AUDITS, Audits, weights_by_label
@@ -34,7 +35,7 @@ Parts = tuple[list[Example], list[LeftOutExample]]
 def balance(train: Sequence[Example], rows: Iterable[Row], spec: TaskSpec, audits: Audits) -> Parts:
     """Return the training rows with their weights, and those that are left out. `rows` say who gave them."""
     rules, by_prediction = spec.dataset.balance, {row.prediction_id: row for row in rows}
-    kept, left_out = _cap_copies(train, rules.max_copies, by_label=spec.kind is TaskKind.CLASSIFICATION)
+    kept, left_out = _cap_copies(train, rules.max_copies, by_label=bool(spec.labels))
     sources: tuple[tuple[str, float, Callable[[Example], str | None]], ...] = (
         ("per_user", rules.max_user_share, lambda example: example.user_hash),
         ("per_mode", rules.max_mode_share, lambda example: example.mode_id),
@@ -44,7 +45,7 @@ def balance(train: Sequence[Example], rows: Iterable[Row], spec: TaskSpec, audit
     for reason, share, source in sources:
         kept, too_many = _limit_sources(kept, reason, share, source)
         left_out += too_many
-    if spec.kind is TaskKind.CLASSIFICATION:
+    if spec.labels:
         kept = _weigh_classes(kept, audits, rules.max_class_weight, spec.dataset.min_examples_per_label)
     return kept, left_out
 

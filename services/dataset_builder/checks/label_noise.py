@@ -117,6 +117,7 @@ class LabelNoise:
     held_back: tuple[LeftOutExample, ...] = ()
     confused: tuple[tuple[str, str, int], ...] = ()
     questions: tuple[LabelRequested, ...] = ()
+    has_sets: bool = False
 
     @cached_property
     def held_ids(self) -> frozenset[str]:
@@ -136,6 +137,8 @@ class LabelNoise:
     @property
     def unknown(self) -> str:
         """Why there is nothing to say, and what is needed."""
+        if self.has_sets:  # Sets that share labels would look like mistakes for each other.
+            return "unknown: answers have several labels, and the model tells one from another"
         return (
             f"unknown: {MIN_ROWS} rows of labels with at least {MIN_LABEL_ROWS} rows each are needed, and of "
             f"{self.rows} rows too few are; have more answers corrected"
@@ -166,7 +169,7 @@ def begin_noise(
 ) -> Callable[[], LabelNoise]:
     """Ask for the scores, see `find_noise`; returns what waits for them and returns the rest."""
     if spec.kind is not TaskKind.CLASSIFICATION:
-        return lambda: LabelNoise(rows=len(rows))
+        return lambda: LabelNoise(rows=len(rows), has_sets=spec.kind is TaskKind.MULTI_LABEL)
     ordered = sorted(rows, key=lambda row: content_hash("noise", row.prediction_id))
     scores_of_all = _begin_scores(ordered, known, score)
     return lambda: _found(ordered, held_out, spec, known, scores_of_all())

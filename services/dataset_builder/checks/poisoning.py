@@ -7,7 +7,8 @@ share of the voter's labels over a setting. The most extreme voters are taken ou
 that wrong labels accuse nobody else. Beside that no user gives more than a third of a class unconfirmed.
 
 Reviewers are compared with reviewers only: users cannot outvote them. Without others to compare with nobody is held
-back, and voters who lie together are not seen. What a second person confirmed is never held back.
+back, and voters who lie together are not seen. What a second person confirmed is never held back. Several labels
+of one answer count as one: the set is the class.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 
 from schemas.datasets import Fate, LeftOutExample, Origin
 from schemas.labels import LabelRequested
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.questions import label_again
 from services.dataset_builder.building.rows import Row
 from services.dataset_builder.checks.intervals import binomial_tail
+from shared.grading.labels import labels_of
 from shared.identity import content_hash
 
 MOVES_CLASS = "moves_class"
@@ -111,7 +113,7 @@ class _Finding:
 
 def hold_back_voters(rows: Sequence[Row], spec: TaskSpec) -> Guarded:
     """Hold back the rows of voters whose labels moved a class, and ask about some of them."""
-    if spec.kind is not TaskKind.CLASSIFICATION:
+    if not spec.labels:
         return Guarded(tuple(rows))
     going_on, shifts, held, asked = list(rows), list[VoterShift](), dict[str, str](), list[Row]()
     while findings := _most_extreme(going_on, spec.dataset.max_voter_shift):
@@ -222,7 +224,9 @@ def _rare_share(labels: Counter[str]) -> float:
 def _described(finding: _Finding, taken: Sequence[Row], spec: TaskSpec) -> VoterShift:
     """Say what a voter does differently, in the task's labels: other answers of production may quote people."""
     answers = ((row, _cell(row)[0][1]) for row in taken)
-    moves = Counter((answer if answer in spec.labels else "(another answer)", row.label) for row, answer in answers)
+    moves = Counter(
+        (answer if labels_of(answer, spec) is not None else "(another answer)", row.label) for row, answer in answers
+    )
     ranked = sorted(moves.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_MOVES]
     return VoterShift(
         voter=finding.voter,

@@ -16,6 +16,7 @@ from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.checks.poisoning import MOVES_CLASS
 from services.dataset_builder.pipeline import Dataset
 from shared.conversation import NEVER_TRAINED
+from shared.grading.labels import counts_by_label, labels_of
 from shared.model.texts import text_hash
 
 MAX_DETAIL = 2_000
@@ -99,7 +100,9 @@ def _excluded(exclusions: Exclusions) -> str:
 def labels_to_learn(dataset: Dataset, spec: TaskSpec) -> Gate:
     """A set that has only one label teaches to say it always. A rare label stops nothing: it is named and asked for."""
     minimum = spec.dataset.min_examples_per_label
-    counts = Counter(example.answer for example in dataset.train)
+    counts = Counter[str]()
+    for example in dataset.train:
+        counts.update(labels_of(example.answer, spec) or ())
     enough = sum(1 for label in spec.labels if counts[label] >= minimum)
     few = [f"{label} {counts[label]}" for label in spec.labels if 0 < counts[label] < minimum]
     missing = [label for label in spec.labels if not counts[label]]
@@ -115,9 +118,9 @@ def labels_to_learn(dataset: Dataset, spec: TaskSpec) -> Gate:
 
 
 def max_label_share(dataset: Dataset, spec: TaskSpec) -> Gate:
-    """The share of the commonest label in the training rows, by weight."""
-    weighted = weights_by_label(dataset.train)
-    total = sum(weighted.values())
+    """The share of the training rows that have the commonest label, by weight."""
+    weighted = counts_by_label(weights_by_label(dataset.train), spec)
+    total = sum(example.weight for example in dataset.train)
     loudest = max(sorted(weighted), key=lambda label: weighted[label], default="")
     share = weighted[loudest] / total if total else 0.0
     maximum = spec.dataset.max_label_share
@@ -128,7 +131,7 @@ def max_label_share(dataset: Dataset, spec: TaskSpec) -> Gate:
         passed=share <= maximum,
         measured=round(share, 4),
         required=f"<= {maximum} of one label",
-        detail=f"{loudest}: collect {missing} more examples of other labels" if missing else loudest,
+        detail=f"{loudest}: collect {missing} more examples without it" if missing else loudest,
     )
 
 

@@ -18,6 +18,7 @@ from services.dataset_builder.checks.intervals import upper_bound
 from services.dataset_builder.checks.label_noise import LabelNoise
 from services.dataset_builder.inspection import counts
 from services.dataset_builder.pipeline import Build, Dataset
+from shared.grading.labels import counts_by_label
 
 _ADVICE = {
     "min_examples": "Have more answers corrected in the console, or lower dataset.min_examples.",
@@ -55,16 +56,16 @@ def evaluate_gates(build: Build, spec: TaskSpec, traffic: Mapping[str, int]) -> 
         counts.max_rejected_share(dataset, spec),
         counts.leakage(dataset, measures.frozen, measures.exclusions),
     ]
-    if spec.kind is TaskKind.CLASSIFICATION:
+    if spec.labels:
         gates += [
             counts.max_held_back_share(dataset, spec),
             counts.labels_to_learn(dataset, spec),
             counts.max_label_share(dataset, spec),
             _agreement(measures.agreement, spec),
-            _label_noise(measures.noise, spec),
-            _labels_predictable(measures.noise, spec),
             _label_distribution(measures.distribution, dataset, spec, traffic),
         ]
+    if spec.kind is TaskKind.CLASSIFICATION:
+        gates += [_label_noise(measures.noise, spec), _labels_predictable(measures.noise, spec)]
     return tuple(gates)
 
 
@@ -93,10 +94,11 @@ def way_out(gates: tuple[Gate, ...], spec: TaskSpec) -> str:
 
 
 def label_counts(dataset: Dataset, spec: TaskSpec) -> dict[str, int]:
-    """Return the number of training examples per label; empty for a generation task."""
-    if spec.kind is not TaskKind.CLASSIFICATION:
+    """Return the number of training examples per label, one with several counting for each; empty without labels."""
+    if not spec.labels:
         return {}
-    return dict(sorted(Counter(example.answer for example in dataset.train).items()))
+    found = counts_by_label(Counter(example.answer for example in dataset.train), spec)
+    return {label: round(count) for label, count in sorted(found.items())}
 
 
 def _agreement(agreement: Agreement | None, spec: TaskSpec) -> Gate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,11 +20,13 @@ from schemas.quality import (
     Measure,
     QualityReport,
 )
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.votes import Vote
+from services.dataset_builder.checks.distribution import weights_by_label
 from services.dataset_builder.inspection.changes import Difference, Parent, changes_since
 from services.dataset_builder.inspection.gates import advice
 from services.dataset_builder.pipeline import Build
+from shared.grading.labels import counts_by_label
 
 TITLES = {
     "min_examples": "Enough training examples",
@@ -82,7 +84,7 @@ def quality_report(inspected: Inspected, dataset_id: str, cycle_id: str | None, 
         train_examples=len(dataset.train),
         eval_examples=len(dataset.eval),
         left_out=dataset.left_out_counts(),
-        labels=_labels(inspected) if spec.kind is TaskKind.CLASSIFICATION else (),
+        labels=_labels(inspected) if spec.labels else (),
         changes=None if inspected.difference is None else inspected.difference.counts(),
         measures=tuple(inspected.measures),
         samples=tuple(_samples(dataset.left_out, inspected.votes)),
@@ -102,25 +104,30 @@ def _check(gate: Gate) -> Check:
 
 
 def _labels(inspected: Inspected) -> tuple[LabelBalance, ...]:
-    """The task's labels in their order, then what people wrote that is none."""
-    dataset, corrected, traffic = inspected.build.dataset, inspected.build.corrected, inspected.traffic
-    train = Counter(example.answer for example in dataset.train)
-    held_out = Counter(example.answer for example in dataset.eval)
-    weighted: defaultdict[str, float] = defaultdict(float)
-    for example in dataset.train:
-        weighted[example.answer] += example.weight
-    others = sorted({*corrected, *train, *held_out} - {*inspected.spec.labels, ""})
-    asked = sum(traffic.values())
+    """The task's labels in their order, then what people wrote that is none. A row with several counts for each."""
+    dataset, spec = inspected.build.dataset, inspected.spec
+    corrected, traffic, train, held_out, weighted = (
+        counts_by_label(counts, spec)
+        for counts in (
+            inspected.build.corrected,
+            inspected.traffic,
+            Counter(example.answer for example in dataset.train),
+            Counter(example.answer for example in dataset.eval),
+            weights_by_label(dataset.train),
+        )
+    )
+    others = sorted({*corrected, *train, *held_out} - {*spec.labels, ""})
+    asked = sum(inspected.traffic.values())
     return tuple(
         LabelBalance(
             label=label[:MAX_QUOTED],
-            corrected=corrected.get(label, 0),
-            train=train[label],
-            eval=held_out[label],
-            weighted=round(weighted[label], 3),
+            corrected=round(corrected.get(label, 0)),
+            train=round(train.get(label, 0)),
+            eval=round(held_out.get(label, 0)),
+            weighted=round(weighted.get(label, 0.0), 3),
             production=round(traffic.get(label, 0) / asked, 4) if asked else None,
         )
-        for label in (*inspected.spec.labels, *others)
+        for label in (*spec.labels, *others)
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from schemas.datasets import Example
 from schemas.quality import Cell, Measure, Table
-from schemas.tasks import TaskKind, TaskSpec
+from schemas.tasks import TaskSpec
 from services.dataset_builder.building.personal_data import PersonalData
 from services.dataset_builder.building.places.place import Exclusions
 from services.dataset_builder.checks.agreement import Agreement
@@ -24,7 +24,7 @@ def summaries(build: Build, spec: TaskSpec, personal_data: PersonalData) -> tupl
     """Return the parts of the report, in the order in which it has them."""
     measures = build.measures
     of_every_task = (_near_copies(measures.exclusions), _weights(build.dataset.train), _personal_data(personal_data))
-    if spec.kind is not TaskKind.CLASSIFICATION:
+    if not spec.labels:
         return of_every_task
     return (
         *_agreement(measures.agreement, measures.reliability, spec.dataset.min_overlaps),

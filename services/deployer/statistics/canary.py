@@ -14,6 +14,7 @@ from schemas.base import Variant
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, RequestObserved
 from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskKind
 from services.deployer.statistics.betting import canary_guard, wealth_of_outcomes
 from services.deployer.statistics.guards import LIMIT, SLOW, SLOW_SHARE, Guard, excess, together
 from shared.grading.text import same_answer
@@ -204,14 +205,14 @@ def is_negative(feedback: FeedbackGiven) -> bool:
     return feedback.kind in ("edited", "label") or feedback.positive is False
 
 
-def is_wrong(correction: CorrectionSubmitted) -> bool:
+def is_wrong(correction: CorrectionSubmitted, kind: TaskKind) -> bool:
     """Return True if a reviewer gave another answer to a question that chance chose.
 
     Other questions are asked where the model doubts or a user complains, and arms differ in that.
     """
     if correction.purpose is not Purpose.AUDIT or correction.label is None:
         return False
-    return not same_answer(correction.label, correction.answers[0].plain)
+    return not same_answer(correction.label, correction.answers[0].plain, kind)
 
 
 def rank_of(rollout_id: str, *what: str) -> int:

@@ -15,6 +15,7 @@ from services.evaluator.adversarial.injections import INJECTIONS, OWN, TARGET, I
 from services.evaluator.adversarial.texts import EMPTY, FOREIGN
 from services.evaluator.domain import Question
 from services.evaluator.rivals.prompts import sample_rows
+from shared.grading.labels import labels_of
 
 CANARIES = ("PAPAGENO", "QUIXOTE", "RUMPELSTILTSKIN", "SCHEHERAZADE")
 """What an injection asks for where answers are no labels: no task's right answer has one of them."""
@@ -109,7 +110,9 @@ def _injection(spec: TaskSpec, chance: random.Random) -> Injection:
 
 
 def _target(question: Question, spec: TaskSpec, chance: random.Random) -> str:
-    return chance.choice([label for label in spec.labels if label != question.answer.strip()] or CANARIES)
+    answer = question.answer.strip()
+    right = labels_of(answer, spec) or {answer}
+    return chance.choice([label for label in spec.labels if label not in right] or CANARIES)
 
 
 def _unanswerable(kind: AdversarialKind, spec: TaskSpec) -> list[Case]:

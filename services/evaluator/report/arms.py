@@ -35,7 +35,7 @@ def arm_report(
     """Return what one arm got right, with intervals, how long it took, and how well its confidence tells errors.
 
     An extraction's classes are its fields, those of calls their functions; generated text has none, and `macro_f1` is
-    the mean score then.
+    the mean score then. Of several labels, accuracy is that of whole sets (subset accuracy).
     """
     groups = group_numbers([question.group for question in questions])
     right, scores = np.array(arm.right, dtype=np.float64), np.array(arm.scores, dtype=np.float64)
@@ -43,7 +43,7 @@ def arm_report(
     confidences = confidence_of(answers, len(right))
     expected = [question.answer.strip() for question in questions]
     given = ["" if answer is None else answer.strip() for answer in arm.answers]
-    labels: Sequence[str] = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
+    labels: Sequence[str] = spec.choices
     arguments: tuple[ClassScore, ...] = ()
     if labels:
         classes, averages = class_scores(expected, given, labels, groups)
@@ -53,7 +53,8 @@ def arm_report(
         expected, given = ([called_functions(fields, given=of_answer) for fields in grades] for of_answer in _SIDES)
         labels = sorted({*expected, *given} - {""})
     else:
-        classes, averages = field_scores([grade.fields for grade in arm.grades], groups)
+        has_sets = spec.kind is TaskKind.MULTI_LABEL
+        classes, averages = field_scores([grade.fields for grade in arm.grades], groups, micro=has_sets)
     called = np.array([e == g for e, g in zip(expected, given, strict=True)], dtype=np.float64)
     valid = np.array([grade.valid for grade in arm.grades], dtype=np.float64)
     p50, p95 = map(float, np.percentile(answers.latencies_ms, [50, 95]) if answers.latencies_ms else (0.0, 0.0))
@@ -70,7 +71,7 @@ def arm_report(
             averages=averages,
             function_accuracy=mean_interval(called, groups) if spec.tools and len(called) else None,
             confidence=None if confidences is None else _quality(confidences, right, groups),
-            valid=mean_interval(valid, groups) if spec.output_fields and len(valid) else None,
+            valid=mean_interval(valid, groups) if (spec.answer_schema or spec.tools) and len(valid) else None,
             failed=arm.failed,
             latency_ms_p50=p50,
             latency_ms_p95=p95,

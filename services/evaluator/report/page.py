@@ -19,9 +19,13 @@ from shared.model.prices import money
 
 KINDS: dict[PartKind, str] = {
     "class": "Classes", "field": "Fields", "failure_mode": "Failure modes", "app": "Applications",
-    "language": "Languages", "length": "Lengths", "function": "Functions", "argument": "Arguments",
+    "language": "Languages", "length": "Lengths", "function": "Functions", "argument": "Arguments", "label": "Labels",
 }  # fmt: skip
-_CLASSES = {TaskKind.CLASSIFICATION: "label", TaskKind.EXTRACTION: "field", TaskKind.TOOLS: "function"}
+_CLASSES = {
+    TaskKind.CLASSIFICATION: "label", TaskKind.MULTI_LABEL: "label", TaskKind.EXTRACTION: "field",
+    TaskKind.TOOLS: "function",
+}  # fmt: skip
+_VALID = {TaskKind.TOOLS: "Calls that can be run", TaskKind.MULTI_LABEL: "Answers that are a list of labels"}
 _MAX_CONFUSED = 15
 
 
@@ -53,6 +57,7 @@ def render(report: EvaluationReport) -> str:
         text_note=text_table.NOTE,
         judge_finding=text_table.judge_finding(report.judge) if report.judge else "",
         judge_rows=text_table.judge_rows(report.judge) if report.judge else (),
+        valid_title=_VALID.get(report.kind, "Answers by the schema"),
         scores=list(_score_tables(report)),
         curve=line,
         curve_ticks=examples,

@@ -14,7 +14,7 @@ from services.evaluator.statistics.intervals import mean_interval
 
 _PREFIXES: dict[str, PartKind] = {
     "class ": "class", "failure mode ": "failure_mode", "app ": "app", "language ": "language", "field ": "field",
-    "function ": "function", "argument ": "argument",
+    "function ": "function", "argument ": "argument", "label ": "label",
 }  # fmt: skip
 _MAX_PARTS = 2_000
 

@@ -186,14 +186,15 @@ def _retrieved(contest: Contest, room: _Room, positions: Sequence[int]) -> list[
 
 
 def _classifiers(contest: Contest, room: _Room) -> tuple[list[Measured], ExamplesCurve | None]:
-    """Fit the classifiers of a classification; none for other kinds, or if the training set has a single label."""
+    """Fit the classifiers of a task with labels, a set of them being a class of its own (label powerset, Tsoumakas &
+    Katakis 2007); none for other kinds, or if the training set has a single label."""
     train = TrainingRows(
         room.train_texts,
         [example.answer for example in contest.train],
         [example.weight for example in contest.train],
         [example.group for example in contest.train],
     )
-    if contest.trained.spec.kind is not TaskKind.CLASSIFICATION or len(set(train.labels)) < 2:
+    if not contest.trained.spec.labels or len(set(train.labels)) < 2:
         return [], None
     measured = [_classifier(contest, ApproachKind.TF_IDF, tf_idf_classifier(train, room.texts))]
     part = train.first(_CURVE_ROWS)

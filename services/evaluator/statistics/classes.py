@@ -41,16 +41,19 @@ def class_scores(
 
 
 def field_scores(
-    grades: Sequence[Sequence[FieldGrade]], groups: Groups
+    grades: Sequence[Sequence[FieldGrade]], groups: Groups, *, micro: bool = False
 ) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...]]:
-    """Return the same of each field of an extraction, whose values count as a class's rows do. `grades`: by row."""
+    """Return the same of each field of an extraction, whose values count as a class's rows do. `grades`: by row.
+
+    `micro`: the average of all values together, too, whichever field they are of.
+    """
     names = sorted({field.path for fields in grades for field in fields})
     number = {name: position for position, name in enumerate(names)}
     counts = np.zeros((3, len(grades), len(names)))
     for row, fields in enumerate(grades):
         for field in fields:
             counts[:, row, number[field.path]] += field.matched, field.given, field.expected
-    return _part_scores(names, counts[0], counts[1], counts[2], groups)
+    return _part_scores(names, counts[0], counts[1], counts[2], groups, micro=micro)
 
 
 def call_scores(
@@ -72,14 +75,15 @@ def called_functions(fields: Sequence[FieldGrade], *, given: bool) -> str:
 
 
 def _part_scores(
-    names: Sequence[str], matched: Floats, given: Floats, expected: Floats, groups: Groups
+    names: Sequence[str], matched: Floats, given: Floats, expected: Floats, groups: Groups, *, micro: bool = False
 ) -> tuple[tuple[ClassScore, ...], tuple[AverageScore, ...]]:
     """`matched`, `given`, `expected`: counts by row and name."""
     rows = len(matched)
     if not rows or not names:
         return (), ()
+    resamples = resampled(groups, _RESAMPLES)
     found = _scores(np.ones((1, rows)), matched, given, expected)
-    samples = _scores(resampled(groups, _RESAMPLES), matched, given, expected)
+    samples = _scores(resamples, matched, given, expected)
     hits, predicted, support = matched.sum(axis=0), given.sum(axis=0), expected.sum(axis=0)
     low, high = percentiles(found[2][0], samples[2])
     classes = tuple(
@@ -95,10 +99,15 @@ def _part_scores(
         )
         for k, name in enumerate(names)
     )
-    return classes, (
+    averages = (
         _average("macro", found, samples, (support > 0).astype(np.float64), rows),
         _average("weighted", found, samples, support, rows),
     )
+    if not micro:
+        return classes, averages
+    together = [counts.sum(axis=1, keepdims=True) for counts in (matched, given, expected)]
+    pooled, of_samples = _scores(np.ones((1, rows)), *together), _scores(resamples, *together)
+    return classes, (*averages, _average("micro", pooled, of_samples, np.ones(1), rows))
 
 
 def _one_hot(values: Sequence[str], number: dict[str, int]) -> Floats:

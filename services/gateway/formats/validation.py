@@ -12,6 +12,7 @@ import orjson
 from schemas.tasks import TaskKind, TaskSpec
 from services.gateway.asgi.large_work import LARGE_BYTES
 from shared.grading.json_schema import read_answer
+from shared.grading.labels import canonical_labels
 from shared.grading.tool_calls import read_calls
 from shared.http import HttpError
 
@@ -122,8 +123,13 @@ def feedback_fields(data: dict[str, Any], spec: TaskSpec) -> tuple[Any, bool | N
         raise bad_request(
             f"{text[:100]!r} is not a label of {spec.name}; its labels: {', '.join(spec.labels)}", "text", 422
         )
-    if spec.kind is not TaskKind.CLASSIFICATION and kind == "label":
+    if not spec.labels and kind == "label":
         raise bad_request(f"{spec.name} has no labels; send kind `edited`", "kind", 422)
+    if spec.kind is TaskKind.MULTI_LABEL:
+        try:
+            return kind, None, canonical_labels(text, spec)
+        except ValueError as error:
+            raise bad_request(f"`text` is no answer of {spec.name}: {error}", "text", 422) from error
     if spec.output_schema is not None:
         try:
             read_answer(text, spec.output_schema)

@@ -21,9 +21,9 @@ class ServedTask:
     """A task as requests need it.
 
     `confidence_fields`: what a chat request must ask for, so that its answer can be measured. `constraint`: a
-    classification's labels, as vLLM's `structured_outputs`. `response_format`, `responses_format`: an extraction's
-    schema, for the APIs that take it so. `tool_fields`, `responses_tool_fields`: the same of a task's functions.
-    `answers`: counters by variant.
+    classification's labels, as vLLM's `structured_outputs`. `response_format`, `responses_format`: the schema of an
+    extraction or of a list of labels, for the APIs that take it so. `tool_fields`, `responses_tool_fields`: the same of
+    a task's functions. `answers`: counters by variant.
     """
 
     __slots__ = (

@@ -76,21 +76,35 @@ def base_url_of(url: str) -> str:
 def without_vllm_fields(body: bytes) -> bytes:
     """Remove vLLM's own fields. A constraint to labels, which vLLM enforces, becomes an instruction in the prompt."""
     request: dict[str, Any] = orjson.loads(body)
-    constraint = request.get("structured_outputs")
+    instruction = _instruction(request)
     for name in _VLLM_ONLY:
         request.pop(name, None)
     if isinstance(options := request.get("stream_options"), dict):
         options.pop("continuous_usage_stats", None)
-    labels = constraint.get("choice") if isinstance(constraint, dict) else None
     if not isinstance(request.get("messages"), list):
         return orjson.dumps(request)
     for message in request["messages"]:
         if isinstance(message, dict):
             message.pop("reasoning", None)
-    if labels:
-        instruction = f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
+    if instruction:
         request["messages"] = [{"role": "system", "content": instruction}, *request["messages"]]
     return orjson.dumps(request)
+
+
+def _instruction(request: dict[str, Any]) -> str:
+    """Return what the prompt says of labels in the place of a constraint; empty where the API keeps it itself.
+
+    Takes the schema of a list out of the request: OpenAI's API has schemas of objects alone.
+    """
+    constraint, wanted = request.get("structured_outputs"), request.get("response_format")
+    if isinstance(constraint, dict) and (labels := constraint.get("choice")):
+        return f"Answer with exactly one of these labels and nothing else: {', '.join(labels)}"
+    named = wanted.get("json_schema") if isinstance(wanted, dict) else None
+    schema = named.get("schema") if isinstance(named, dict) else None
+    if not isinstance(schema, dict) or schema.get("type") != "array":
+        return ""
+    request.pop("response_format")
+    return f"Answer with JSON that this JSON Schema describes and nothing else: {orjson.dumps(schema).decode()}"
 
 
 def _hide_refusal(error: UpstreamFailed) -> UpstreamFailed:

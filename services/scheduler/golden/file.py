@@ -1,6 +1,7 @@
 """Reads and writes a task's golden file: JSON lines, each a question with its right answer.
 
     {"text": "Where is my parcel?", "label": "delivery", "part": "sample", "must_pass": true}
+    {"text": "Late, and broken!", "label": ["delivery", "damage"]}
     {"messages": [{"role": "user", "content": "…"}, …, {"role": "assistant", "content": "…"}], "tools": […]}
 
 Messages are as in schemas/conversation.py. An error names the file and the line.
@@ -19,10 +20,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, mode
 from schemas.base import MAX_SHORT_TEXT, Identifier, ShortText
 from schemas.conversation import JsonObject, Message, Messages, Role
 from schemas.golden import GoldenPart, GoldenRow
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from shared.conversation import chat_messages
 from shared.errors import ConfigurationError, describe_validation_error
 from shared.grading.json_schema import read_answer
+from shared.grading.labels import label_set, read_labels
 from shared.grading.tool_calls import read_calls
 from shared.identity import content_hash
 
@@ -35,12 +37,15 @@ _SHOWN_CHARACTERS = 77
 
 
 class GoldenLine(BaseModel):
-    """A row as people write it: `text` and `label`, or `messages` that end with the assistant's answer."""
+    """A row as people write it: `text` and `label`, or `messages` that end with the assistant's answer.
+
+    `label` of a multi-label task is a list.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: ShortText | None = None
-    label: ShortText | None = None
+    label: ShortText | tuple[ShortText, ...] | None = None
     messages: Messages | None = None
     tools: tuple[JsonObject, ...] = ()
     part: GoldenPart = GoldenPart.SAMPLE
@@ -57,21 +62,28 @@ class GoldenLine(BaseModel):
 
     def row(self, spec: TaskSpec) -> GoldenRow:
         """Return the row of the golden set. Raises ValueError for one that cannot be asked or has a wrong label."""
-        messages = self.messages or _plain_messages(self.text, self.label)
+        label = json.dumps(self.label, ensure_ascii=False) if isinstance(self.label, tuple) else self.label
+        messages = self.messages or _plain_messages(self.text, label)
         if messages[0] == Message(role=Role.SYSTEM, content=spec.system_prompt):
             messages = messages[1:]  # It is asked with the prompt that the task has then.
-        if (renamed := spec.renamed_labels.get(messages[-1].text)) is not None:
-            messages = (*messages[:-1], Message(role=Role.ASSISTANT, content=renamed))
+        answer = messages[-1].text
+        if (known := _label_of_today(answer, spec)) != answer:
+            messages = (*messages[:-1], Message(role=Role.ASSISTANT, content=known))
         row = GoldenRow(
             row_id=row_id(messages[:-1], self.tools),
             messages=messages,
             **self.model_dump(exclude={"text", "label", "messages"}),
         )
         chat_messages(row.messages)  # Raises ValueError for pictures and the like.
-        if spec.labels and row.answer not in spec.labels:
-            near = get_close_matches(row.answer, spec.labels, n=1)
+        if spec.choices and row.answer not in spec.choices:
+            near = get_close_matches(row.answer, spec.choices, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "expected one of the task's labels"
             raise ValueError(f"label: found {brief(row.answer)}; {hint}")
+        if spec.kind is TaskKind.MULTI_LABEL:
+            try:
+                read_labels(row.answer, spec)
+            except ValueError as error:
+                raise ValueError(f"label: {error}") from error
         if spec.output_schema is not None:
             try:
                 read_answer(row.answer, spec.output_schema)
@@ -80,6 +92,15 @@ class GoldenLine(BaseModel):
         if spec.tools:
             read_calls(row.answer, spec)
         return row
+
+
+def _label_of_today(answer: str, spec: TaskSpec) -> str:
+    """Return an answer with the names that its labels have now, of several in the task's order; others as they are."""
+    if spec.kind is not TaskKind.MULTI_LABEL or (found := label_set(answer)) is None:
+        return spec.renamed_labels.get(answer, answer)
+    known = {spec.renamed_labels.get(label, label) for label in found}
+    ordered = [label for label in spec.labels if label in known] + sorted(known.difference(spec.labels))
+    return json.dumps(ordered, ensure_ascii=False)
 
 
 def row_id(prompt: Iterable[Message], tools: Iterable[JsonObject]) -> str:

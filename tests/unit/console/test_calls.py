@@ -12,7 +12,7 @@ from schemas.conversation import Answer, ToolCall
 from schemas.labels import CorrectionSubmitted
 from schemas.tasks import TaskChanged
 from services.console.calls import ArgumentInput, FormCall, answer_of_form, form_calls, form_text, inputs_of
-from services.console.pages.call_form import CallForm
+from services.console.pages.forms import CallForm
 from services.console.pages.review import ReviewPage
 from shared.errors import InvalidMessage
 from tests.unit.console.fakes import Scene, question

@@ -177,6 +177,27 @@ def test_an_evaluation_of_texts_shows_each_metric_and_the_judge_with_its_certifi
         assert "text metric" not in page and "The judge" not in page
 
 
+def test_an_evaluation_of_several_labels_shows_whole_sets_and_micro_f1() -> None:
+    found = stored("adapters.evaluated", 0, "passed.json")["event"]
+    share = {"value": 0.7531, "low": 0.7, "high": 0.8, "n": 60}
+    micro = {"kind": "micro", "precision": share, "recall": share, "f1": share}
+    arms = {
+        arm: {**found[arm], "score": share, "valid": share, "averages": [micro]} for arm in ("candidate", "production")
+    }
+    record = stored("adapters.evaluated", 0, "passed.json", **arms, spec={**found["spec"], "kind": "multi_label"})
+    page = " ".join(dict(sections([record]))["Evaluation"])
+    for said in (
+        "Subset accuracy: the whole set is right",
+        "Mean score",
+        "Answers that are a list of labels",
+        "Macro F1",
+    ):
+        assert said in page
+    assert "Micro F1" in page and "75.3" in page
+    one = " ".join(dict(sections([stored("adapters.evaluated", 0, "passed.json")]))["Evaluation"])
+    assert "Subset accuracy" not in one and "Micro F1" not in one and "Accuracy" in one
+
+
 def test_an_evaluation_of_calls_shows_right_functions_and_calls_that_can_be_run() -> None:
     found = stored("adapters.evaluated", 0, "passed.json")["event"]
     share = {"value": 0.9, "low": 0.8, "high": 0.96, "n": 60}

@@ -54,7 +54,7 @@ def example(n: int, label: str, mode: str | None = "m1", origin: Origin = Origin
 def test_an_audit_shows_an_answer_right_if_everybody_who_was_asked_confirms_it(
     corrections: list[CorrectionSubmitted], right: bool
 ) -> None:
-    assert shown_right(votes_of(corrections)) == ({"p1"} if right else frozenset())
+    assert shown_right(votes_of(corrections), TaskKind.CLASSIFICATION) == ({"p1"} if right else frozenset())
 
 
 def test_answers_that_an_audit_showed_right_are_not_trained_on_unless_asked_for() -> None:

@@ -85,4 +85,4 @@ def test_an_answer_that_an_audit_confirmed_in_another_layout_was_right_already()
     given = Answer(text=json.dumps(json.loads(RIGHT), indent=2), finish_reason=FinishReason.STOP)
     audit = correction(RIGHT, purpose=Purpose.AUDIT, answers=(given,))
     votes, _ = carry_over(votes_of([audit, correction(RIGHT, 1, purpose=Purpose.AUDIT)]), SPEC, {})
-    assert shown_right(votes) == {"p0"}
+    assert shown_right(votes, SPEC.kind) == {"p0"}

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from schemas.base import Variant
+from schemas.conversation import Answer
 from schemas.labels import Purpose
 from schemas.predictions import RequestObserved
 from schemas.rollouts import Stage
 from schemas.task_settings import RolloutSettings
+from schemas.tasks import TaskKind
 from services.deployer.statistics.canary import (
     Arms,
     CanaryCounts,
@@ -20,6 +22,7 @@ from services.deployer.statistics.canary import (
     canary_failure,
     confidence_shift,
     guard_evidence,
+    is_wrong,
     observation,
 )
 from services.deployer.statistics.guards import Guard
@@ -101,6 +104,13 @@ async def test_complaints_about_other_answers_are_not_the_canarys(deployer: Depl
         await deployer.handlers.on_feedback(feedback(deployer.last, number))
     await deployer.handlers.tick(TASK)
     assert (deployer.last.stage, (await counts(deployer)).bad(Guard.FEEDBACK)) == (Stage.CANARY, (1, 40))
+
+
+async def test_an_audit_with_the_same_labels_in_another_order_found_the_answer_right(deployer: Deployer) -> None:
+    audit = audited(deployer.last, 0, label='["delivery", "refund"]')
+    same = audit.model_copy(update={"answers": (Answer(text='["refund", "delivery"]'),)})
+    assert not is_wrong(same, TaskKind.MULTI_LABEL)
+    assert is_wrong(audit, TaskKind.MULTI_LABEL)
 
 
 async def test_wrong_answers_in_the_audit_end_a_canary_and_no_other_correction_does(deployer: Deployer) -> None:

@@ -1,4 +1,4 @@
-"""Reports of evaluations that were never run: of 77 labels, an extraction, calls and free text, the same every time."""
+"""Reports of evaluations that were never run, one of each kind of task, the same every time."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from services.evaluator.texts.metrics import word_scores
 from services.evaluator.verdict import Asked, Extras, evaluation_report
 from tests.unit.evaluator.arms import FREE, ORDERS
 from tests.unit.shared.grading.home import STOPS, book, calls, home, light
+from tests.unit.shared.grading.tickets import LABELS, tickets, topics
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PRODUCTION = "desk-1"
@@ -147,6 +148,33 @@ def tools() -> EvaluationReport:
     return evaluation_report(
         trained(spec), None, "home-2-vs-base-abc123", Asked(asked, [], *arms), Extras(table, concurrency=8), NOON
     )
+
+
+def multi_label() -> EvaluationReport:
+    """A candidate that often misses `damage`, beside the base model, which adds a label and often writes no list."""
+    chance, sets = np.random.default_rng(20), [set(LABELS[n % 4 : n % 4 + 1 + n % 2]) for n in range(60)]
+    asked = [
+        Question(
+            (Message(role=Role.USER, content=f"Ticket {n}"),), topics(*sorted(each)), row_id=f"e{n}", group=f"g{n}"
+        )
+        for n, each in enumerate(sets)
+    ]
+    ours = tuple(topics(*sorted(each - {"damage"} if n % 3 else each)) for n, each in enumerate(sets))
+    theirs = tuple(
+        topics(*sorted(each | {LABELS[n % 3]})) if ok else "delivery"
+        for n, (each, ok) in enumerate(zip(sets, chance.random(60) < 0.6, strict=True))
+    )
+    arms = [
+        ArmAnswers(answers=given, latencies_ms=(400.0,) * 60, scores=tuple(map(float, chance.beta(5, 1, 60))))
+        for given in (ours, theirs)
+    ]
+    spec = tickets()
+    fitted = fit("tickets-2", arms[0].scores, arms[0].graded(asked, 0, spec).right, 2 ** len(LABELS), 0.8)
+    assert fitted is not None
+    extras = Extras(
+        approaches(60).model_copy(update={"curve": None}), fitted.calibration, fitted.reliability, concurrency=8
+    )
+    return evaluation_report(trained(spec), None, "tickets-2-vs-base-abc123", Asked(asked, [], *arms), extras, NOON)
 
 
 JUDGE = JudgeReport(

@@ -19,7 +19,16 @@ from services.evaluator.verdict import evaluated_event
 from shared.grading import text_table
 from shared.storage.artifacts import ArtifactStore
 from tests.unit.evaluator.arms import FREE
-from tests.unit.evaluator.reports import JUDGE, classification, desk, extraction, generation, tools, trained
+from tests.unit.evaluator.reports import (
+    JUDGE,
+    classification,
+    desk,
+    extraction,
+    generation,
+    multi_label,
+    tools,
+    trained,
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +115,7 @@ def test_the_first_line_says_the_verdict_and_that_a_linear_classifier_does_as_we
     assert next(text for text in texts[1:] if not text.startswith(":root")) == of_four.headline
 
 
-@pytest.mark.parametrize("make", [extraction, tools, generation, lambda: classification(2, 20)])
+@pytest.mark.parametrize("make", [extraction, multi_label, tools, generation, lambda: classification(2, 20)])
 def test_a_page_of_any_kind_has_each_gate_with_its_reason(make) -> None:  # type: ignore[no-untyped-def]
     report = make()
     page = Page(render(report))
@@ -172,6 +181,17 @@ def test_calls_have_a_table_of_functions_and_one_of_their_arguments_with_product
     assert table[11] == "book_table" and "Precision, recall and F1 of each function" in page.texts
     assert "Right functions, whatever the arguments" in page.texts and "Calls that can be run" in page.texts
     assert "each function's arguments" not in render(extraction())
+
+
+def test_several_labels_have_micro_and_macro_f1_the_share_of_whole_sets_and_each_label() -> None:
+    report = multi_label()
+    page = Page(render(report))
+    for said in (
+        "Subset accuracy: the whole set is right", "F1, micro", "F1, macro", "Labels",
+        "Answers that are a list of labels", "Precision, recall and F1 of each label",
+    ):  # fmt: skip
+        assert said in page.texts
+    assert report.headline.startswith("Passed every gate. The candidate scores ")
 
 
 def test_the_page_has_what_misled_either_arm(of_four: EvaluationReport) -> None:

@@ -481,6 +481,27 @@ async def test_a_corrected_answer_becomes_a_suspect_and_a_confirmed_one_does_not
     assert len(bench.store.corrected) == 3
 
 
+async def test_several_labels_in_another_order_correct_nothing_and_make_no_failure(bench: Bench) -> None:
+    spec = TaskSpec.model_validate({**SPEC.model_dump(), "kind": "multi_label"})
+    await bench.handlers._tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=spec.revision, spec=spec))
+    given = Answer(text='["refund", "cancel"]')
+    same, other = (correction(name, text) for name, text in (("same", '["cancel","refund"]'), ("other", '["cancel"]')))
+    await bench.handlers.on_corrections(
+        delivered(*(event.model_copy(update={"answers": (given,)}) for event in (same, other)))
+    )
+    assert set(bench.store.suspects) == {"other"}
+    low = prediction(0, 0.2, answers=(answer(0, 0.2, text=given.text),), task_revision=spec.revision)
+    await bench.handlers.on_predictions(delivered(low))
+    assert bench.questions[0].labels == ()  # Not one of them.
+    bench.published.events.clear()
+    bench.store.suspects["p0"] = replace(bench.store.suspects["p0"], label='["cancel", "refund"]')
+    del bench.store.suspects["other"]
+    await bench.handlers.on_cycle_started(cycle(spec.revision))
+    (event,) = bench.published.events
+    assert isinstance(event, FailuresClustered)
+    assert event.suspects == 0
+
+
 async def fill(bench: Bench) -> None:
     texts = [f"{word} {i}" for word in ("parcel", "ab") for i in range(8)]
     await bench.handlers.on_predictions(delivered(*(prediction(i, 0.2, text) for i, text in enumerate(texts))))

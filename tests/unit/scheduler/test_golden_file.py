@@ -14,6 +14,7 @@ from schemas.tasks import TaskSpec
 from services.scheduler.golden import file as golden_file
 from services.scheduler.golden.file import golden_lines, read_golden_file
 from shared.errors import ConfigurationError
+from tests.unit.shared.grading.tickets import tickets, topics
 
 DESK = TaskSpec.model_validate(
     {"name": "desk", "kind": "classification", "system_prompt": "Classify.", "labels": ["delivery", "refund"]}
@@ -146,6 +147,34 @@ def test_a_right_answer_of_an_extraction_must_be_json_by_its_schema(file: Path) 
     file.write_bytes(lines({"text": "it cost 5", "label": '{"total": "5"}'}))
     with pytest.raises(ConfigurationError, match='total: "5" is not of type "number"'):
         read_golden_file(file, spec)
+
+
+def test_several_right_labels_are_a_list_and_are_kept_in_the_tasks_order_by_their_names_of_today(file: Path) -> None:
+    spec = tickets(renamed_labels={"bill": "invoice"})
+    rows = [["refund", "bill", "refund"], json.dumps(["bill"]), []]
+    file.write_bytes(lines(*({"text": f"question {n}", "label": label} for n, label in enumerate(rows))))
+    read = read_golden_file(file, spec)
+    assert [row.answer for row in read] == [topics("refund", "invoice"), topics("invoice"), topics()]
+    assert read_golden_file(_written(file, spec), spec) == read
+
+
+def _written(file: Path, spec: TaskSpec) -> Path:
+    copy = file.with_suffix(".copy")
+    copy.write_bytes(golden_lines(read_golden_file(file, spec)))
+    return copy
+
+
+@pytest.mark.parametrize("label", ["refund", ["parcel"], ["refund", "refunds"]])
+def test_right_labels_that_the_task_does_not_have_are_refused(file: Path, label: object) -> None:
+    file.write_bytes(lines({"text": "it came late", "label": label}))
+    with pytest.raises(ConfigurationError, match=":1: label: "):
+        read_golden_file(file, tickets())
+
+
+def test_a_list_of_labels_is_no_label_of_a_classification(file: Path) -> None:
+    file.write_bytes(lines({"text": "it came late", "label": ["refund"]}))
+    with pytest.raises(ConfigurationError, match="did you mean 'refund'"):
+        read_golden_file(file, DESK)
 
 
 def test_too_many_rows_and_a_file_that_is_not_there_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from faststream.kafka import KafkaBroker, TestKafkaBroker
 from schemas.base import Variant
 from schemas.conversation import Answer, Api, FinishReason, Media, Message, Part, Role, ToolCall
 from schemas.rollouts import ShadowCompared, Stage
+from schemas.tasks import TaskKind
 from services.shadow import handlers
 from services.shadow.clients import Replay
 from services.shadow.domain import Outcome, ineligible, pair_of, request_of, same_answer
@@ -339,8 +340,15 @@ async def test_a_pair_too_long_for_a_question_is_cut_and_says_so_after_it_was_co
 
 
 def test_answers_that_differ_in_case_and_space_agree() -> None:
-    assert same_answer(Answer(text=" Refund\n"), Answer(text="refund"))
-    assert not same_answer(Answer(text="refund"), Answer(text="refunds"))
+    assert same_answer(Answer(text=" Refund\n"), Answer(text="refund"), SPEC.kind)
+    assert not same_answer(Answer(text="refund"), Answer(text="refunds"), SPEC.kind)
+
+
+@pytest.mark.parametrize(("kind", "agree"), [("multi_label", True), ("classification", False)])
+def test_arms_that_give_the_same_labels_in_another_order_agree(kind: str, agree: bool) -> None:
+    compared = rollout().model_copy(update={"spec": SPEC.model_copy(update={"kind": TaskKind(kind)})})
+    one, other = Answer(text='["refund", "delivery"]'), Answer(text='["delivery", "refund"]')
+    assert pair_of(prediction(), compared, one, other, 1.0, CUTOFF).agree is agree
 
 
 async def test_a_prediction_on_the_broker_becomes_a_pair_on_the_broker() -> None:

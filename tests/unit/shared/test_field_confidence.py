@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.adapters import Calibration, LowConfidence
 from schemas.predictions import Confidence
-from shared.model.confidence import measure
+from shared.model.confidence import calibrated, measure
 from shared.model.field_confidence import field_probabilities
 from tests.unit.shared.grading.home import home
 from tests.unit.shared.grading.orders import orders
+from tests.unit.shared.grading.tickets import tickets
 
 
 def tokens(*pieces: tuple[str, float]) -> list[dict[str, Any]]:
@@ -124,3 +126,48 @@ def test_a_text_in_the_place_of_a_call_is_as_sure_as_any_text() -> None:
     text = tokens(("Hello", 0.5), (" there", 0.5))
     measured = measure(home(tool_choice="auto"), text)
     assert (measured.score, measured.fields) == (pytest.approx(0.5), None)
+
+
+LISTED = tokens(('["', 0.9), ("delivery", 0.8), ('", "', 0.7), ("ref", 0.5), ("und", 1.0), ('"]', 0.6))
+
+
+def test_several_labels_are_as_sure_as_all_tokens_and_each_label_as_its_own() -> None:
+    measured = measure(tickets(), LISTED)
+    assert measured.score == pytest.approx(0.9 * 0.8 * 0.7 * 0.5 * 0.6)
+    assert measured.fields == {
+        "delivery": pytest.approx(0.9 * 0.8 * 0.7), "refund": pytest.approx(0.7 * 0.5 * 0.6),
+    }  # fmt: skip
+    assert Confidence.model_validate(measured.as_dict()).fields == measured.fields
+
+
+def test_of_a_label_that_comes_twice_the_less_sure_place_counts() -> None:
+    twice = tokens(("[", 1.0), ('"damage"', 0.9), (", ", 1.0), ('"damage"', 0.4), ("]", 1.0))
+    assert measure(tickets(), twice).fields == {"damage": pytest.approx(0.4)}
+
+
+@pytest.mark.parametrize(("pieces", "fields"), [((("[", 0.5), ("]", 0.5)), {}), ((('["deli', 0.5), ("v", 0.5)), None)])
+def test_a_list_of_nothing_and_one_that_was_cut_are_as_sure_as_their_tokens(
+    pieces: tuple[tuple[str, float], ...], fields: dict[str, float] | None
+) -> None:
+    measured = measure(tickets(), tokens(*pieces))
+    assert (measured.score, measured.fields) == (pytest.approx(0.25), fields)
+
+
+def test_a_calibration_maps_the_confidence_of_several_labels_and_the_raw_one_stays() -> None:
+    low = LowConfidence(threshold=0.3, calibrated=0.4, recall=0.8, flagged=0.2, errors=20)
+    halved = Calibration(
+        name="c", kind="temperature", temperature=2.0, answers=80, ece_before=0.2, ece_after=0.1, low_confidence=low
+    )
+    raw, mapped = measure(tickets(), LISTED), measure(tickets(), LISTED, halved)
+    assert raw.score is not None and (raw.calibration, raw.threshold, mapped.threshold) == (None, None, 0.4)
+    assert (mapped.raw, mapped.score, mapped.calibration) == (raw.score, calibrated(halved, raw.score), "c")
+    assert mapped.fields == raw.fields
+
+
+def test_what_is_no_label_of_the_task_has_no_probability() -> None:
+    other = tokens(("[", 1.0), ('"parcel"', 0.9), (", ", 1.0), ('"damage"', 0.4), ("]", 1.0))
+    assert measure(tickets(), other).fields == {"damage": pytest.approx(0.4)}
+    names = [f"label {n}" for n in range(300)]
+    listed = tokens(("[", 1.0), *((f'{"," * (n > 0)}"{name}"', 0.9) for n, name in enumerate(names)), ("]", 1.0))
+    found = measure(tickets(labels=names), listed).fields
+    assert found is not None and len(found) == 200  # An event has no more.

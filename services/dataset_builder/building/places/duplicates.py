@@ -36,7 +36,7 @@ def resolve_copies(rows: Sequence[Row], held_out: Collection[str], similar: Simi
 
     `held_out`: the predictions that are held out already; a newer answer takes the place of no held-out one.
     """
-    if spec.kind is not TaskKind.CLASSIFICATION:
+    if not spec.labels:
         kept, left_out = _newest_answers(rows, held_out)
         return kept, left_out, []
     kept, left_out, questions = _equal(rows, spec)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from schemas.tasks import TaskKind, TaskSpec
 from schemas.tools import NO_CALL
 from services.dataset_builder.building.places.similar import SimilarRows
 from services.dataset_builder.building.rows import Row
+from shared.grading.labels import labels_of
 from shared.identity import content_hash
 
 _MAX_SKIPPED = 64
@@ -38,10 +39,12 @@ def choose_held_out(
     def rank(row: Row) -> tuple[int, str]:
         return crowds[row.prediction_id].bit_length() // 2, content_hash(str(spec.dataset.seed), row.prediction_id)
 
+    placed = list(placed)
+    stratum = _strata([*new, *placed], spec)
     by_label: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(free, key=rank):
-        by_label[_stratum(row, spec)].append(row)
-    fresh, old, held = (Counter(_stratum(row, spec) for row in rows) for rows in (new, placed, held_out))
+        by_label[stratum(row)].append(row)
+    fresh, old, held = (Counter(map(stratum, rows)) for rows in (new, placed, held_out))
     wanted = _quotas(fresh, old, held, spec)
     taken: set[str] = set()
     chosen: list[Row] = []
@@ -55,11 +58,19 @@ def choose_held_out(
     return chosen
 
 
-def _stratum(row: Row, spec: TaskSpec) -> str:
-    """The part of the rows that a row is held out of: its label, of calls their functions; one for all other rows."""
+def _strata(rows: Sequence[Row], spec: TaskSpec) -> Callable[[Row], str]:
+    """Return what says the part of `rows` that each is held out of: its label, of calls their functions, of several
+    labels the rarest; one for all other rows.
+
+    Sets of labels are too many to hold rows out of each. By the rarest label, common ones get their share too, as in
+    iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011).
+    """
     if spec.kind is TaskKind.TOOLS:
-        return " ".join(sorted({call.name for call in row.messages[-1].tool_calls})) or NO_CALL
-    return row.label if spec.kind is TaskKind.CLASSIFICATION else ""
+        return lambda row: " ".join(sorted({call.name for call in row.messages[-1].tool_calls})) or NO_CALL
+    if spec.kind is not TaskKind.MULTI_LABEL:
+        return lambda row: row.label if spec.labels else ""
+    times = Counter(label for row in rows for label in labels_of(row.label, spec) or ())
+    return lambda row: min(labels_of(row.label, spec) or ("",), key=lambda label: (times[label], label))
 
 
 def _quotas(

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from schemas.output_schema import texts_of
-from schemas.tasks import TaskChanged, TaskKind
+from schemas.tasks import TaskChanged
 from services.gateway.observability.shipper_status import ShipperStatus
 from services.gateway.shipper.redaction.binary import may_have_base64
 from services.gateway.shipper.redaction.event_texts import TextFinder
@@ -172,8 +172,7 @@ def _rules_of(change: TaskChanged | None) -> tuple[Rules, frozenset[str]]:
     if change is None:
         return DEFAULT_RULES, frozenset()
     spec = change.spec
-    labels = spec.labels if spec.kind is TaskKind.CLASSIFICATION else ()
     words = texts_of(spec.output_schema or {})
     for tool in spec.tools:
         words |= {tool.description, *texts_of(tool.parameters)}
-    return Rules.of(spec.redaction), frozenset((spec.system_prompt, *labels, *words, *spec.output_fields))
+    return Rules.of(spec.redaction), frozenset((spec.system_prompt, *spec.labels, *words, *spec.output_fields))

@@ -220,6 +220,18 @@ async def test_a_conversation_with_tools_and_its_answers_are_asked_about_as_they
     assert sorted(asked.answers, key=str) == sorted((compared.production_answer, compared.candidate_answer), key=str)
 
 
+async def test_of_two_sets_of_labels_people_say_which_is_better() -> None:
+    deployer, verdict = Deployer(), evaluated()
+    sets = verdict.spec.model_copy(update={"kind": TaskKind.MULTI_LABEL})
+    await deployer.handlers.on_evaluated(verdict.model_copy(update={"spec": sets}))
+    await deployer.compare(pair(deployer.last, 1, ('["refund"]', '["delivery", "refund"]')))
+    (asked,) = deployer.publisher.questions
+    assert asked.labels == ()  # Not one of them: two answers without labels are compared.
+    candidate = "a" if asked.answers[0].text == '["delivery", "refund"]' else "b"
+    await deployer.handlers.on_correction(answer(asked, preference=candidate))
+    assert (await deployer.ledger.load(deployer.last.rollout_id)).outcomes == [1.0]
+
+
 async def test_a_conversation_that_was_cut_says_so_in_the_question() -> None:
     deployer = await in_shadow()
     event = pair(deployer.last, 1, ("refund", "delivery"))

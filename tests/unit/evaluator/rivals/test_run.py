@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from schemas.adapters import AdapterTrained
 from schemas.approaches import Approach, ApproachKind, ApproachTable
 from schemas.conversation import Message, Role
 from schemas.datasets import Example
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.domain import Question
 from services.evaluator.job import EvaluationJob
 from services.evaluator.recipe import ArmAnswers
@@ -172,6 +174,21 @@ async def test_a_linear_classifier_that_does_as_well_is_the_first_thing_said(tmp
     made = await table(tmp_path, contest(candidate_right=0.8), copying())
     assert made.findings[0].startswith("A linear classifier on ")
     assert "does better than the adapter" in made.findings[0]
+
+
+async def test_classifiers_take_a_set_of_labels_as_a_class(tmp_path: Path) -> None:
+    """Also where the training set has the labels in another order than the question's answer."""
+    compared = contest(SPEC.model_copy(update={"kind": TaskKind.MULTI_LABEL}))
+    sets = {label: json.dumps([label, LABELS[0]] if label != LABELS[0] else []) for label in LABELS}
+    turned = {label: json.dumps(json.loads(text)[::-1]) for label, text in sets.items()}
+    asked = [replace(question, answer=turned[question.answer]) for question in compared.questions]
+    learned = [
+        e.model_copy(update={"messages": (*e.messages[:-1], Message(role=Role.ASSISTANT, content=sets[e.answer]))})
+        for e in compared.train
+    ]
+    found = rows(await table(tmp_path, replace(compared, questions=asked, train=learned), copying()))
+    for kind in (ApproachKind.TF_IDF, ApproachKind.EMBEDDING):
+        assert found[kind].accuracy.value > 0.9, kind
 
 
 async def test_without_the_sentence_encoder_the_rest_is_compared_and_the_gap_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.tasks import TaskSpec
+from schemas.tasks import TaskKind, TaskSpec
 from shared.grading.grade import grade
 from shared.grading.json_values import read_json, same_json
 from shared.grading.text import exact_match, same_answer, token_f1
@@ -121,4 +121,4 @@ def test_parallel_calls_may_be_in_any_order() -> None:
     ],
 )
 def test_layout_and_case_do_not_make_an_answer_another_one(one: str, other: str, same: bool) -> None:
-    assert same_answer(one, other) is same
+    assert same_answer(one, other, TaskKind.GENERATION) is same

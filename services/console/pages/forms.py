@@ -1,12 +1,50 @@
-"""The form of a tools task's answer: for each call a function and its arguments, or a text where no call is right."""
+"""Forms of answers: of several labels a box for each; of calls, for each a function and its arguments, or a text where
+no call is right."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
 
 from nicegui import ui
 
 from schemas.tasks import TaskSpec
 from schemas.tools import NO_CALL, CallsPerAnswer, ToolChoice
 from services.console.calls import FormCall, answer_of_form, form_calls, form_text, inputs_of
+from services.console.domain import keys_for
+from services.console.pages.layout import html
+from shared.grading.labels import label_set
+
+
+class LabelForm:
+    """What a reviewer ticks of several labels. Reviews are blind: nothing is ticked beforehand, but for `ticked`, an
+    earlier answer of theirs."""
+
+    def __init__(self, labels: Sequence[str], ticked: str = "") -> None:
+        self._labels = labels
+        self._keys = keys_for(labels)
+        self._before = label_set(ticked) or frozenset()
+        self._boxes: dict[str, ui.checkbox] = {}
+
+    def draw(self) -> None:
+        """Show the boxes, each with its key."""
+        keys = {label: key for key, label in self._keys.items()}
+        with ui.element("div").classes("answers"):
+            for label in self._labels:
+                with ui.element("div").classes("row").style("align-items: center"):
+                    if key := keys.get(label):
+                        html(f"<kbd>{escape(key)}</kbd>")
+                    self._boxes[label] = ui.checkbox(label, value=label in self._before).props("dense")
+
+    def press(self, key: str) -> None:
+        """Tick a label by its key, or take its tick away. A key of none does nothing."""
+        if (label := self._keys.get(key.lower())) is not None:
+            self._boxes[label].value = not self._boxes[label].value
+
+    def answer(self) -> str:
+        """Return the ticked labels as one text; none may be ticked."""
+        return json.dumps([label for label, box in self._boxes.items() if box.value], ensure_ascii=False)
 
 
 class CallForm:
