@@ -15,7 +15,7 @@ from schemas.cycles import CycleStarted
 from schemas.failures import FailuresClustered
 from schemas.labels import CorrectionSubmitted, Purpose
 from schemas.predictions import FeedbackGiven, PredictionLogged, SubjectForgotten
-from schemas.tasks import TaskChanged, TaskSpec
+from schemas.tasks import TaskChanged, TaskKind, TaskSpec
 from services.failure_miner import recipe
 from services.failure_miner.domain import (
     Suspect,
@@ -141,7 +141,7 @@ class Handlers:
 
         The correction of a blind pair does not say which answer was production's, so it only labels stored suspects.
         """
-        kinds = {task: spec.kind for task, spec in (await self._specs(deliveries)).items()}
+        kinds = {task: await self._kind(task) for task in {d.event.task for d in deliveries}}
         corrected = {
             d.event.prediction_id: d
             for d in deliveries
@@ -213,6 +213,13 @@ class Handlers:
         """Return the current spec of each task of a batch, looked up once by the task's newest event."""
         newest = {d.event.task: d.event for d in sorted(deliveries, key=lambda d: d.event.occurred_at)}
         return {task: await current_spec(event, self._tasks, self._now()) for task, event in newest.items()}
+
+    async def _kind(self, task: str) -> TaskKind:
+        """Return the kind that decides whether two answers say the same. Those of a task that nobody applied are texts.
+
+        A correction may be of an earlier revision, so none is waited for.
+        """
+        return TaskKind.GENERATION if self._tasks.is_missing(task) else (await self._tasks.wait_for(task)).spec.kind
 
     async def _embed(self, found: Sequence[tuple[AnsweredPrediction, Delivery[Any]]]) -> list[Suspect]:
         """Make suspects of predictions, each with the event that made it one."""

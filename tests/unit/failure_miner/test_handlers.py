@@ -481,6 +481,20 @@ async def test_a_corrected_answer_becomes_a_suspect_and_a_confirmed_one_does_not
     assert len(bench.store.corrected) == 3
 
 
+async def test_a_correction_waits_for_no_revision_and_is_kept_though_its_task_is_not_applied(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> TaskChanged:
+        raise AssertionError("waits for a revision that is gone")
+
+    monkeypatch.setattr(bench.handlers._tasks, "wait_until", never)
+    earlier = correction("wrong", "cancel").model_copy(update={"task_revision": "earlier"})
+    await bench.handlers.on_corrections(delivered(earlier))
+    monkeypatch.setattr(bench.handlers._tasks, "is_missing", lambda task: task == "unknown")
+    await bench.handlers.on_corrections(delivered(correction("other", "cancel").model_copy(update={"task": "unknown"})))
+    assert set(bench.store.suspects) == {"wrong", "other"}
+
+
 async def test_several_labels_in_another_order_correct_nothing_and_make_no_failure(bench: Bench) -> None:
     spec = TaskSpec.model_validate({**SPEC.model_dump(), "kind": "multi_label"})
     await bench.handlers._tasks.put(SPEC.name, TaskChanged(task=SPEC.name, task_revision=spec.revision, spec=spec))
