@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help loop test test-real test-fast test-patient check lint types contracts check-loop up down bench chaos clean
+.PHONY: help loop test lane-real lane-patient test-real test-outages test-fast test-patient check lint types contracts check-loop up down bench chaos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,20 +22,33 @@ $(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt deploy/setup.
 loop: $(INSTALLED)  ## One cycle of the loop on real components: from a request to a promoted adapter
 	$(BIN)/ratchet loop $(ARGS)
 
-# Tests that pass however busy the machine is. FAST ones run in what the tests of real components leave of two processors,
-# which is half. `make check` plays the loop beside PATIENT ones.
+# Three lanes side by side, so that no processor waits: tests of real components, some of which measure seconds; OUTAGES,
+# which mostly wait for what was killed; and, at low priority, tests that pass however busy the machine is: FAST ones compute,
+# PATIENT ones start components, too.
 FAST := tests/unit tests/contract
+OUTAGES := tests/chaos/test_chaos.py \
+	$(patsubst %,tests/integration/test_%.py,gateway_outages gateway_spool lake_and_broker secure_broker)
 PATIENT := tests/e2e tests/chaos/test_checker.py tests/chaos/rollouts/test_checks.py \
 	$(patsubst %,tests/integration/test_%.py,console dataset_builder dataset_build_job deployer failure_miner forget \
 	gateway_access gateway_fuzz gateway_media gateway_traces golden lake_on_s3 loop_faults migrations \
 	evaluation_page retention row_places scheduler storage_in_s3 topics user_corrections)
 
 test: $(INSTALLED)  ## Every test; starts a real broker, PostgreSQL, Unleash and vLLM of its own
-	$(MAKE) -j2 test-real test-fast
-	$(MAKE) -j2 test-patient $(BESIDE)
+	$(MAKE) -j3 lane-real test-outages lane-patient
+
+lane-real:
+	$(MAKE) test-real
+	$(if $(AFTER),$(MAKE) $(AFTER))
+
+lane-patient:
+	$(MAKE) test-fast
+	$(MAKE) test-patient
 
 test-real: $(INSTALLED)
-	$(BIN)/pytest $(ARGS) $(addprefix --ignore=,$(FAST) $(PATIENT))
+	$(BIN)/pytest $(ARGS) $(addprefix --ignore=,$(FAST) $(OUTAGES) $(PATIENT))
+
+test-outages: $(INSTALLED)
+	$(BIN)/pytest $(ARGS) $(OUTAGES)
 
 test-fast: $(INSTALLED)
 	nice -n 19 $(BIN)/pytest $(ARGS) -n 2 $(FAST)
@@ -56,7 +69,7 @@ contracts: $(INSTALLED)  ## Import contracts, drift of the schemas and of docs/c
 	$(BIN)/python -m deploy.settings_reference --check
 
 check: $(INSTALLED)  ## What CI runs
-	$(MAKE) test BESIDE="check-loop lint types contracts"
+	$(MAKE) test AFTER="check-loop lint types contracts"
 
 check-loop: $(INSTALLED)  ## A bare `make loop`, as a newcomer runs it; its report, and what a restart keeps, checked
 	env -u KAFKA_HOME $(MAKE) loop ARGS="--report report"
