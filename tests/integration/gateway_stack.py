@@ -106,7 +106,7 @@ class Gateway:
         (event,) = await self.event(PredictionLogged, prediction_id)
         return event, next(answer for answer in event.answers if answer.prediction_id == prediction_id)
 
-    async def event(self, kind: type[Event], prediction_id: str, count: int = 1, seconds: float = 20.0) -> list[Any]:
+    async def event(self, kind: type[Event], prediction_id: str, count: int = 1, seconds: float = 120.0) -> list[Any]:
         """Wait for `count` events of this kind about this prediction, and return them."""
         consumer = AIOKafkaConsumer(
             topic_of(kind).name, bootstrap_servers=self.settings.kafka.split(","), auto_offset_reset="earliest"

@@ -91,7 +91,7 @@ async def test_models_that_are_no_task_pass_through_and_only_their_observation_i
             found = [RequestObserved.model_validate_json(value) for _, value in records]
             return [event for event in found if event.task == NO_TASK]
 
-        await wait_until(observed, 30)
+        await wait_until(observed)
         (event,) = await observed()
         assert (event.status, event.variant, event.user_hash) == (200, Variant.EXTERNAL, None)
         assert response.headers["x-request-id"] in event.prediction_id
@@ -129,7 +129,7 @@ async def test_a_model_server_that_refuses_the_gateways_key_is_a_502_and_readyz_
             except httpx.TransportError:
                 return False
 
-        await wait_until(is_reported, 30)
+        await wait_until(is_reported)
         refused = await http.post(CHAT, json=body)
         assert (refused.status_code, "RATCHET_VLLM_KEY" in refused.text) == (502, True)
         assert "sk-wrong" not in (gateway.home / "gateway.log").read_text() + refused.text
