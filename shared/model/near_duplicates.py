@@ -11,19 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-from rensa import RMinHash
 
 from shared.model.buckets import Buckets, Owners, ranges
-from shared.model.sketches import MAX_SHINGLES, Keys, Sketches, jaccard, sketch_folded, sketch_texts
+from shared.model.sketches import MAX_SHINGLES, Keys, Sketches, jaccard, mixed, sketch_folded, sketch_texts
 from shared.model.templates import find_templates
 from shared.model.texts import Hashes, fold
 
 PERMUTATIONS = 240
-_SEED = 20
 _MAX_MISS = 1e-5
 _CHUNK = 4_096
 _HALF = np.uint64(32)
@@ -31,6 +28,10 @@ _LAST_HASH = np.uint32(0xFFFFFFFF)
 _MARKS = 256
 """Bits of a text's marks: each shingle sets one. Of two short texts nearly all shingles have a bit of their own."""
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
+_FACTORS, _SUMMANDS = mixed(np.arange(2 * PERMUTATIONS)).reshape(2, PERMUTATIONS) | np.array(
+    [[1], [0]], dtype=np.uint64
+)
+"""a and b of each permutation."""
 _COMPARED = 65_536
 """Pairs whose marks are compared together."""
 _CANDIDATES = 1_000_000
@@ -286,18 +287,25 @@ def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> _Columns
 
 
 def _bands(sketches: Sketches, similarity: float) -> Keys:
-    """Return the keys of each sketch, a column for each band: texts that share one are candidates."""
-    offsets = np.concatenate(([0], np.cumsum(sketches.sizes))).astype(np.uint64)
-    flat = sketches.shingles.astype(np.uint64)
-    digests = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, _SEED).to_rows()
+    """Return the keys of each sketch, a column for each band: texts that share one are candidates.
+
+    A MinHash is the least of a x + b, modulo 2^64, over a text's shingles x; a is odd, so that two texts share it only
+    where they share the shingle.
+    """
+    shingles = sketches.shingles.astype(np.uint64)
+    starts = np.cumsum(sketches.sizes) - sketches.sizes
     count = _band_count(similarity)
-    numbers = np.fromiter(chain.from_iterable(digests), dtype=np.uint32, count=len(sketches) * PERMUTATIONS)
-    rows = numbers.reshape(len(sketches), PERMUTATIONS).astype(np.uint64)
-    keys = np.zeros((len(sketches), count), dtype=np.uint64)
-    for column in range(PERMUTATIONS // count):
-        keys = (keys ^ rows[:, column * count : (column + 1) * count]) * _MIX
-        keys ^= keys >> np.uint64(29)
-    return keys
+    keys = np.zeros((count, len(sketches)), dtype=np.uint64)
+    hashed, least = np.empty_like(shingles), np.empty(len(sketches), dtype=np.uint64)
+    for number in range(PERMUTATIONS // count * count):
+        np.multiply(shingles, _FACTORS[number], out=hashed)
+        hashed += _SUMMANDS[number]
+        np.minimum.reduceat(hashed, starts, out=least)
+        key = keys[number % count]
+        key ^= least
+        key *= _MIX
+        key ^= key >> np.uint64(29)
+    return np.ascontiguousarray(keys.T)
 
 
 def _marks(sketches: Sketches) -> Keys:

@@ -145,7 +145,7 @@ def _typo_keys(characters: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64]
     taken = short[owners]
     owners, letters = owners[taken], characters[taken]
     position = (np.arange(len(characters)) - starts[:-1].repeat(lengths))[taken]
-    values = _mixed(letters)
+    values = mixed(letters)
     with_it, without = values * _POWERS[position + 1], values * _POWERS[position]
     before = np.cumsum(with_it) - with_it
     after = np.cumsum(without)
@@ -167,9 +167,9 @@ def _typo_keys(characters: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64]
     return keys[distinct], counts
 
 
-def _mixed(characters: npt.NDArray[np.uint32]) -> Keys:
-    """Spread characters over 64 bits (the finalizer of SplitMix64)."""
-    mixed = characters.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+def mixed(numbers: npt.NDArray[np.integer]) -> Keys:
+    """Spread numbers over 64 bits (the finalizer of SplitMix64)."""
+    spread = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    spread = (spread ^ (spread >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    spread = (spread ^ (spread >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return spread ^ (spread >> np.uint64(31))
