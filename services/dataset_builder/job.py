@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from schemas.base import utc_now
 from schemas.catalog import topic_of
-from schemas.conversation import Message
+from schemas.conversation import Message, input_text
 from schemas.cycles import StepFailed
 from schemas.datasets import DatasetBuilt
 from schemas.failures import FailuresClustered
@@ -33,6 +33,7 @@ from services.dataset_builder.building.length import TokenCounter
 from services.dataset_builder.building.personal_data import PersonalData, PersonalDataPass, rules_id
 from services.dataset_builder.building.preferences import Preferences
 from services.dataset_builder.building.votes import Vote, Withdrawals, votes_of
+from services.dataset_builder.checks.label_noise import scored_text
 from services.dataset_builder.inspection.changes import too_little_new
 from services.dataset_builder.inspection.gates import describe_failed_gates, evaluate_gates, way_out
 from services.dataset_builder.inspection.report import Inspected
@@ -197,7 +198,7 @@ async def _build(
         votes, personal_data, count, preferences = await _read_votes(job, store, revisions, progress, models)
         progress(2, 4, f"building from {count} corrections")
         if models is not None and job.spec.kind is TaskKind.CLASSIFICATION:
-            models.load_scorer()
+            models.load_scorer([scored_text(input_text(vote.call.messages)) for vote in votes])
         inputs = Inputs(
             votes,
             job.spec,

@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class Models(Protocol):
-    """What a build asks models. To load one before it is needed makes nobody wait for it."""
+    """What a build asks models. To load one before it is needed makes nobody wait for it; `texts` are embedded then."""
 
     def load_redactor(self, rules: Rules) -> None: ...
-    def load_scorer(self) -> None: ...
+    def load_scorer(self, texts: Sequence[str]) -> None: ...
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]: ...
     def redact(self, texts: Sequence[str], rules: Rules, already_redacted: Sequence[str] = ()) -> list[Redacted]: ...
     def score(self, asked: LabelsToScore) -> Iterable[LabelScore]: ...
@@ -59,10 +59,11 @@ class LocalModels:
         if rules.enabled:
             self._redactor.find(["Hello"], rules)
 
-    def load_scorer(self) -> None:
+    def load_scorer(self, texts: Sequence[str]) -> None:
         import services.dataset_builder.recipe  # noqa: F401  # It loads scikit-learn: only where it is needed.
 
         self._encoder.load()
+        self._embedder.store(texts)
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         """See `Redactor.find`."""
@@ -76,12 +77,7 @@ class LocalModels:
         """See `checks.label_noise.Scorer`."""
         from services.dataset_builder.recipe import LabelScorer
 
-        progress = Progress(self.folder)
-
-        def report(done: int, total: int) -> None:
-            progress(2 + done / total, 4, f"embedding: {done} of {total} texts")
-
-        return LabelScorer(CachedEmbedder(self._encoder, self.embeddings, report))(asked)
+        return LabelScorer(self._embedder)(asked)
 
     @cached_property
     def _redactor(self) -> Redactor:
@@ -90,6 +86,15 @@ class LocalModels:
     @cached_property
     def _encoder(self) -> SentenceEmbedder:
         return SentenceEmbedder(self.embedder, fast=True)
+
+    @cached_property
+    def _embedder(self) -> CachedEmbedder:
+        progress = Progress(self.folder)
+
+        def report(done: int, total: int) -> None:
+            progress(2 + done / total, 4, f"embedding: {done} of {total} texts")
+
+        return CachedEmbedder(self._encoder, self.embeddings, report)
 
 
 class ModelProcess:
@@ -119,8 +124,8 @@ class ModelProcess:
     def load_redactor(self, rules: Rules) -> None:
         self._send("load_redactor", rules)
 
-    def load_scorer(self) -> None:
-        self._send("load_scorer")
+    def load_scorer(self, texts: Sequence[str]) -> None:
+        self._send("load_scorer", texts)
 
     def find(self, texts: Sequence[str], rules: Rules) -> list[list[TextSpan]]:
         found: list[list[TextSpan]] = self._ask("find", texts, rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -29,7 +30,8 @@ class Buckets:
         """Build the buckets of a matrix of keys, a row for each text: texts meet in a column."""
         count = len(keys)
         numbers = np.arange(count, dtype=np.int32)
-        return cls._joined([_shared(column, numbers) for column in keys.T], count)
+        with ThreadPoolExecutor(2) as threads:  # Sorting lets go of the interpreter.
+            return cls._joined(list(threads.map(lambda column: _shared(column, numbers), keys.T)), count)
 
     @classmethod
     def of_keys(cls, keys: npt.NDArray[np.uint64], owners: Owners, count: int) -> Buckets:

@@ -10,6 +10,7 @@ hashing misses fewer than one in 100,000 at the given similarity. What many text
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -265,16 +266,20 @@ class _Columns:
 
 
 def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> _Columns:
-    """Return the parts of all sketches, and their band keys; portion by portion, since MinHashes are large."""
+    """Return the parts of all sketches, and their band keys; portion by portion, since what is between is large.
+
+    A second thread computes the keys of a portion while the next one is sketched: numpy lets go of the interpreter.
+    """
     if not 0.0 < similarity <= 1.0:
         raise ValueError(f"similarity must be in (0, 1], not {similarity}")
-    bands = [np.zeros((0, _band_count(similarity)), dtype=np.uint64)]
     marks = [np.zeros((0, _MARKS // 64), dtype=np.uint64)]
-    portions = []
-    for portion in sketches:
-        portions.append(portion)
-        bands.append(_bands(portion, similarity))
-        marks.append(_marks(portion))
+    portions, keys = [], []
+    with ThreadPoolExecutor(1) as thread:
+        for portion in sketches:
+            portions.append(portion)
+            keys.append(thread.submit(_bands, portion, similarity))
+            marks.append(_marks(portion))
+    bands = [np.zeros((0, _band_count(similarity)), dtype=np.uint64), *(future.result() for future in keys)]
     none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
     return _Columns(
         np.concatenate([np.zeros(0, dtype=np.uint32), *(portion.shingles for portion in portions)]),

@@ -6,7 +6,7 @@ and for a short text the keys by which another one is found that differs by one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,10 +113,22 @@ def _sketch_chunk(texts: Sequence[str], templates: Templates) -> Sketches:
     own_parts = templates.own_parts(hashes, starts)
     if not own_parts:
         return whole
-    sketches = list(whole)
-    for number, own in own_parts.items():
-        sketches[number] = Sketch(np.unique(own)[:MAX_SHINGLES], whole.typos[:0])
-    return Sketches.of(sketches)
+    return _with_own(whole, {number: np.unique(own)[:MAX_SHINGLES] for number, own in own_parts.items()})
+
+
+def _with_own(whole: Sketches, own: Mapping[int, Hashes]) -> Sketches:
+    """Return the sketches with other shingles, and without keys of typos, of the texts that are in `own`."""
+    numbers = np.fromiter(own, dtype=np.int64)
+    is_own = np.zeros(len(whole), dtype=bool)
+    is_own[numbers] = True
+    sizes = whole.sizes.copy()
+    sizes[numbers] = [len(shingles) for shingles in own.values()]
+    starts = np.cumsum(sizes) - sizes
+    shingles = np.empty(sizes.sum(), dtype=np.uint32)
+    shingles[ranges(starts[~is_own], sizes[~is_own])] = whole.shingles[np.repeat(~is_own, whole.sizes)]
+    shingles[ranges(starts[numbers], sizes[numbers])] = np.concatenate(list(own.values()))
+    typos = whole.typos[np.repeat(~is_own, whole.typo_sizes)]
+    return Sketches(shingles, sizes, typos, np.where(is_own, 0, whole.typo_sizes))
 
 
 def _distinct_shingles(hashes: Hashes, starts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:

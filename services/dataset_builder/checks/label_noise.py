@@ -224,7 +224,7 @@ def _begin_scores(
     if score is None or not wanted or len(model_rows) < MIN_ROWS or len(learned) < 2:
         return lambda: scores
     asked = in_model.union(row.prediction_id for row in others)
-    rest = [_text(row) for row in rows if row.prediction_id not in asked]
+    rest = [scored_text(row.text) for row in rows if row.prediction_id not in asked]
     new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], rest, judge))
     keys = {_key(row) for row in wanted}
 
@@ -317,11 +317,12 @@ def _is_suspicious(row: Row, scores: Mapping[ScoreKey, LabelScore]) -> bool:
 
 
 def _labelled(row: Row) -> LabelledText:
-    return LabelledText(_text(row), row.label)
+    return LabelledText(scored_text(row.text), row.label)
 
 
-def _text(row: Row) -> str:
-    return row.text[-_TEXT_CHARS:]
+def scored_text(text: str) -> str:
+    """Return what of a row's text the model reads."""
+    return text[-_TEXT_CHARS:]
 
 
 def _key(row: Row) -> ScoreKey:

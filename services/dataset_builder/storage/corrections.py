@@ -258,8 +258,8 @@ class PostgresCorrectionStore:
 
     async def _read(self, query: Any) -> AsyncIterator[StoredCorrections]:
         async with transaction(self._engine) as connection:
-            result = await connection.stream(query)
-            async for part in result.partitions(_READ_AT_ONCE):
+            result = await connection.stream(query, execution_options={"yield_per": _READ_AT_ONCE})
+            async for part in result.partitions():
                 yield await asyncio.to_thread(_parsed, part)
 
 

@@ -32,8 +32,8 @@ async def read_scores(connection: AsyncConnection, task: str) -> dict[ScoreKey, 
         columns.is_issue, columns.rows, columns.asked,
     ).where(columns.task == task)  # fmt: skip
     found: dict[ScoreKey, LabelScore] = {}
-    result = await connection.stream(query)
-    async for rows in result.partitions(_AT_ONCE):
+    result = await connection.stream(query, execution_options={"yield_per": _AT_ONCE})
+    async for rows in result.partitions():
         for prediction_id, label, given, rival, *rest in rows:  # Labels are few, and each row has its own two.
             found[prediction_id, intern(label)] = LabelScore(given, intern(rival), *rest)
     return found

@@ -29,8 +29,8 @@ async def read_places(connection: AsyncConnection, task: str) -> dict[str, Place
         columns.fingerprint,
     ).where(columns.task == task)  # fmt: skip
     found: dict[str, Place] = {}
-    result = await connection.stream(query)
-    async for rows in result.partitions(_AT_ONCE):
+    result = await connection.stream(query, execution_options={"yield_per": _AT_ONCE})
+    async for rows in result.partitions():
         found.update((prediction_id, Place(Fate(fate), *place)) for prediction_id, fate, *place in rows)
     return dict(sorted(found.items()))  # Databases sort texts differently.
 

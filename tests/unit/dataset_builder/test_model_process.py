@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from services.dataset_builder.checks.label_noise import LabelledText, LabelsToScore
 from services.dataset_builder.model_process import LocalModels, ModelProcess
 from shared.errors import DependencyUnavailable
+from shared.model.embedding import DIMENSIONS, Vectors
 from shared.privacy.redaction import Rules
 from shared.privacy.redaction.spans import TextSpan
 from tests.conftest import ROOT
@@ -43,11 +45,34 @@ def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_
 ) -> None:
     rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(10)]
     with ModelProcess(local_models(tmp_path)) as models:
-        models.load_scorer()
+        models.load_scorer(TEXTS)
         with pytest.raises(DependencyUnavailable, match="embedding model is not in") as missing:
             list(models.score(LabelsToScore(rows)))
         assert "ratchet up" in missing.value.way_out
         assert models.find(TEXTS, PATTERNS)[0]
+
+
+def test_what_is_embedded_while_the_encoder_is_loaded_is_not_embedded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[str] = []
+
+    class Encoder:
+        def __init__(self, folder: Path, fast: bool) -> None: ...
+
+        def load(self) -> None: ...
+
+        def embed(self, texts: Sequence[str]) -> Vectors:
+            embedded.extend(texts)
+            return np.eye(len(texts), DIMENSIONS, dtype=np.float32)
+
+    monkeypatch.setattr("services.dataset_builder.model_process.SentenceEmbedder", Encoder)
+    rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(40)]
+    models = local_models(tmp_path)
+    models.load_scorer([row.text for row in rows[:39]])
+    assert sorted(embedded) == sorted(row.text for row in rows[:39])
+    models.score(LabelsToScore(rows))
+    assert embedded[39:] == [rows[39].text]
 
 
 def test_a_process_that_died_is_away_and_may_come_back(tmp_path: Path) -> None:
