@@ -295,9 +295,10 @@ def _bands(sketches: Sketches, similarity: float) -> Keys:
     """Return the keys of each sketch, a column for each band: texts that share one are candidates.
 
     A MinHash is the least of a x + b, modulo 2^64, over a text's shingles x; a is odd, so that two texts share it only
-    where they share the shingle.
+    where they share the shingle. Shingles are mixed first: those that differ in a digit are near each other, and what is
+    linear keeps them so.
     """
-    shingles = sketches.shingles.astype(np.uint64)
+    shingles = mixed(sketches.shingles)
     starts = np.cumsum(sketches.sizes) - sketches.sizes
     count = _band_count(similarity)
     keys = np.zeros((count, len(sketches)), dtype=np.uint64)

@@ -48,21 +48,27 @@ def correction(number: int, label: str, call: Call, answers: tuple[Answer, ...])
     )  # fmt: skip
 
 
+def plain_text(number: int) -> str:
+    return f"{WORDS[number % 12]} {number * 7919} {WORDS[number * 5 % 12]} {WORDS[number * 7 % 12]}?"
+
+
 def plain(number: int, label: str = "It comes on Monday morning.") -> CorrectionSubmitted:
-    text = f"{WORDS[number % 12]} {number * 7919} {WORDS[number * 5 % 12]} {WORDS[number * 7 % 12]}?"
-    call = Call(messages=(Message(role=Role.USER, content=text),))
+    call = Call(messages=(Message(role=Role.USER, content=plain_text(number)),))
     return correction(number, label, call, (Answer(text="x"),))
 
 
 def with_tools(number: int) -> CorrectionSubmitted:
-    """A conversation of several turns, with parts, a tool's result and an answer that calls a tool."""
+    """A conversation of several turns, with parts, a tool's result and an answer that calls a tool.
+
+    Its texts are its own: of rows that are like one another few are held out.
+    """
     asked = f"{WORDS[number % 12]} {number * 6007} where is {WORDS[number * 5 % 12]}?"
     call = Call(
         messages=(
             Message(role=Role.USER, content=(Part(type="text", text=asked),)),
             Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="find", arguments='{"n": 1}', id="call-1"),)),
             Message(role=Role.TOOL, content="[]", tool_call_id="call-1"),
-            Message(role=Role.USER, content=f"And {WORDS[number * 7 % 12]} {number}?"),
+            Message(role=Role.USER, content=" ".join(plain_text(number * turn) for turn in (3, 5, 7, 11))),
         ),
         tools=(FIND, SAY),
     )
