@@ -199,7 +199,7 @@ class NearDuplicates:
         if np.isin(sketch.typos, self._typos, assume_unique=True).any():
             return True
         seen: set[int] = set()
-        for column, key in enumerate(_bands(Sketches.of([sketch]), self._similarity)[0]):
+        for column, key in enumerate(band_keys(Sketches.of([sketch]), self._similarity)[0]):
             first, last = (np.searchsorted(self._bands[:, column], key, side) for side in ("left", "right"))
             for other in self._order[first:last, column].tolist():
                 if other not in seen and jaccard(sketch.shingles, self._sets[other]) >= self._similarity:
@@ -277,7 +277,7 @@ def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> _Columns
     with ThreadPoolExecutor(1) as thread:
         for portion in sketches:
             portions.append(portion)
-            keys.append(thread.submit(_bands, portion, similarity))
+            keys.append(thread.submit(band_keys, portion, similarity))
             marks.append(_marks(portion))
     bands = [np.zeros((0, _band_count(similarity)), dtype=np.uint64), *(future.result() for future in keys)]
     none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
@@ -291,12 +291,12 @@ def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> _Columns
     )
 
 
-def _bands(sketches: Sketches, similarity: float) -> Keys:
+def band_keys(sketches: Sketches, similarity: float) -> Keys:
     """Return the keys of each sketch, a column for each band: texts that share one are candidates.
 
     A MinHash is the least of a x + b, modulo 2^64, over a text's shingles x; a is odd, so that two texts share it only
-    where they share the shingle. Shingles are mixed first: those that differ in a digit are near each other, and what is
-    linear keeps them so.
+    where they share the shingle. Shingles are mixed first: those that differ in a digit are near each other, and what
+    is linear keeps them so.
     """
     shingles = mixed(sketches.shingles)
     starts = np.cumsum(sketches.sizes) - sketches.sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.model.near_duplicates import NearDuplicates, group_near_duplicates, near_texts
-from shared.model.sketches import MAX_SHINGLES, Sketch, jaccard, sketch_folded, sketch_texts
+from shared.model.near_duplicates import NearDuplicates, band_keys, group_near_duplicates, near_texts
+from shared.model.sketches import MAX_SHINGLES, Sketch, Sketches, jaccard, sketch_folded, sketch_texts
 from shared.model.templates import Templates, find_templates
 from shared.model.texts import fold, normalise, text_hash
 
@@ -324,3 +325,16 @@ def test_pairs_just_above_the_similarity_are_not_missed(at_least: float) -> None
     kept = int(200 * at_least) + 3 + 1
     index = near_texts([*originals, *(text[:kept] for text in originals)], at_least)
     assert all(index.near(number).tolist() == [number + 400] for number in range(400))
+
+
+def test_texts_share_as_many_min_hashes_as_shingles_also_where_those_are_near_each_other() -> None:
+    """Shingles that differ in a digit are. A permutation that is only linear keeps them so."""
+    starts = range(0, 100, 4)
+    sketches = [Sketch(np.arange(start, start + 80, dtype=np.uint32), np.zeros(0, np.uint64)) for start in starts]
+    keys = band_keys(Sketches.of(sketches), 0.05)  # So low that each of these bands is one MinHash.
+    assert keys.shape[1] > 200
+    errors = [
+        float((keys[a] == keys[b]).mean()) - jaccard(sketches[a].shingles, sketches[b].shingles)
+        for a, b in combinations(range(len(sketches)), 2)
+    ]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.04, "chance alone gives at most 0.03"
