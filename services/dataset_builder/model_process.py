@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class Models(Protocol):
-    """What a build asks models. To load one before it is needed makes nobody wait for it; `texts` are embedded then."""
+    """What a build asks models. To load one before it is needed makes nobody wait for it.
+
+    `load_scorer` embeds `texts` then: those of all corrections, for only their vectors are kept.
+    """
 
     def load_redactor(self, rules: Rules) -> None: ...
     def load_scorer(self, texts: Sequence[str]) -> None: ...

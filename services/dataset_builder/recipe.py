@@ -35,8 +35,8 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class Embeddings(Protocol):
-    def store(self, texts: Sequence[str], keep: Sequence[str]) -> None:
-        """Embed the texts. Those to `keep`, if known, are to stay known."""
+    def store(self, texts: Sequence[str], keep: None) -> None:
+        """Embed those of the texts that are not known. `keep`: all that are known stay known."""
         ...
 
     def read(self, texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
@@ -79,7 +79,7 @@ class LabelScorer:
         """Return the scores of `learned`, if it is to be judged, then those of `others`."""
         learned, others = asked.learned, asked.others
         texts = [row.text for row in (*learned, *others)]
-        self._embeddings.store(texts, asked.rest)
+        self._embeddings.store(texts, keep=None)
         labels = sorted({row.label for row in learned})
         given = np.array([labels.index(row.label) for row in (*learned, *others)])
         count = len(learned)

@@ -111,15 +111,15 @@ class CachedEmbedder:
         self.store(texts, keep)
         return self.read(texts)
 
-    def store(self, texts: Sequence[str], keep: Iterable[str] = ()) -> None:
-        """Make the file have the vectors of just these texts, and those of the texts to `keep` that it has.
+    def store(self, texts: Sequence[str], keep: Iterable[str] | None = ()) -> None:
+        """Make the file have the vectors of just these texts, and those of the texts to `keep` that it has; None: all.
 
         What a killed process has embedded is kept, in parts. Raises DependencyUnavailable if the model is missing.
         """
         known = self._checked_places()
         by_hash = {_hash(text): text for text in texts}
         missing = [text for digest, text in by_hash.items() if digest not in known]
-        wanted = by_hash.keys() | set(map(_hash, keep))
+        wanted = known if keep is None else by_hash.keys() | set(map(_hash, keep))
         places = {digest: place for digest, place in known.items() if digest in wanted}
         if missing or len(places) < len(known):
             self._embed_missing(sorted(missing, key=len), places)  # Texts of one length need no padding.

@@ -29,10 +29,8 @@ _LAST_HASH = np.uint32(0xFFFFFFFF)
 _MARKS = 256
 """Bits of a text's marks: each shingle sets one. Of two short texts nearly all shingles have a bit of their own."""
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
-_FACTORS, _SUMMANDS = mixed(np.arange(2 * PERMUTATIONS)).reshape(2, PERMUTATIONS) | np.array(
-    [[1], [0]], dtype=np.uint64
-)
-"""a and b of each permutation."""
+_FACTORS = mixed(np.arange(PERMUTATIONS)) | np.uint64(1)
+_SUMMANDS = mixed(np.arange(PERMUTATIONS, 2 * PERMUTATIONS))
 _COMPARED = 65_536
 """Pairs whose marks are compared together."""
 _CANDIDATES = 1_000_000
@@ -294,9 +292,9 @@ def _sketch_columns(sketches: Iterable[Sketches], similarity: float) -> _Columns
 def band_keys(sketches: Sketches, similarity: float) -> Keys:
     """Return the keys of each sketch, a column for each band: texts that share one are candidates.
 
-    A MinHash is the least of a x + b, modulo 2^64, over a text's shingles x; a is odd, so that two texts share it only
-    where they share the shingle. Shingles are mixed first: those that differ in a digit are near each other, and what
-    is linear keeps them so.
+    A MinHash is the least of a x + b (`_FACTORS`, `_SUMMANDS`), modulo 2^64, over a text's shingles x; a is odd, so
+    that two texts share it only where they share the shingle. Shingles are mixed first: those that differ in a digit
+    are near each other, and what is linear keeps them so.
     """
     shingles = mixed(sketches.shingles)
     starts = np.cumsum(sketches.sizes) - sketches.sizes

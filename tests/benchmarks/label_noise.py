@@ -60,7 +60,7 @@ class Embeddings:
         self._rows = {text: row for row, text in enumerate(texts)}
         self._vectors = vectors
 
-    def store(self, texts: Sequence[str], keep: Sequence[str]) -> None:
+    def store(self, texts: Sequence[str], keep: None) -> None:
         """Nothing is missing."""
 
     def read(self, texts: Sequence[str]) -> HalfVectors:

@@ -87,12 +87,11 @@ class LabelsToScore:
     """What the noise model is asked: it is fitted on `learned`, of which each label has at least five rows.
 
     `others`: further rows to be scored. `judge`: whether the rows of `learned` are scored too, each by a model that has
-    not seen it. `rest`: the texts of all other rows, which are asked about another time.
+    not seen it.
     """
 
     learned: Sequence[LabelledText]
     others: Sequence[LabelledText] = ()
-    rest: Sequence[str] = ()
     judge: bool = True
 
 
@@ -223,9 +222,7 @@ def _begin_scores(
     others = [row for row in wanted if row.prediction_id not in in_model]
     if score is None or not wanted or len(model_rows) < MIN_ROWS or len(learned) < 2:
         return lambda: scores
-    asked = in_model.union(row.prediction_id for row in others)
-    rest = [scored_text(row.text) for row in rows if row.prediction_id not in asked]
-    new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], rest, judge))
+    new = score(LabelsToScore([_labelled(r) for r in model_rows], [_labelled(r) for r in others], judge))
     keys = {_key(row) for row in wanted}
 
     def with_new() -> dict[ScoreKey, LabelScore]:

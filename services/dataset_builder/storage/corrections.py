@@ -258,6 +258,7 @@ class PostgresCorrectionStore:
 
     async def _read(self, query: Any) -> AsyncIterator[StoredCorrections]:
         async with transaction(self._engine) as connection:
+            # Without yield_per the driver fetches about ten rows at a time, whatever `partitions` is told.
             result = await connection.stream(query, execution_options={"yield_per": _READ_AT_ONCE})
             async for part in result.partitions():
                 yield await asyncio.to_thread(_parsed, part)

@@ -33,11 +33,9 @@ class WordModel:
     def __init__(self, rival_probability: float = 0.9) -> None:
         self.learned: list[list[LabelledText]] = []
         self.scored_only: list[list[LabelledText]] = []
-        self.rest: list[list[str]] = []
         self._rival = rival_probability
 
     def __call__(self, asked: LabelsToScore) -> list[LabelScore]:
-        self.rest.append(list(asked.rest))
         self.learned.append(list(asked.learned))
         self.scored_only.append(list(asked.others))
         judged = [self._score(row, judged=True) for row in asked.learned] if asked.judge else []
@@ -215,7 +213,6 @@ def test_new_rows_of_a_large_set_are_scored_by_a_model_of_rows_that_have_a_score
     known = find_noise(old, (), SPEC, {}, model).decided
     found = find_noise(rows, (), SPEC, known, model)
     assert len(model.learned[1]) == MAX_MODEL_ROWS - 1, "3,333 of each of three labels"
-    assert len(model.rest[1]) == 1_001, "the other old rows: what is known of their texts is kept"
     assert {key for key, _ in found.decided} == {row.prediction_id for row in rows[-500:]}
     assert {score.is_issue for score in found.decided.values()} == {None}
     assert found.judged == MAX_MODEL_ROWS - 1

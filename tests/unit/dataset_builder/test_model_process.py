@@ -52,10 +52,8 @@ def test_what_a_model_raises_is_raised_here_with_its_way_out_and_what_could_not_
         assert models.find(TEXTS, PATTERNS)[0]
 
 
-def test_what_is_embedded_while_the_encoder_is_loaded_is_not_embedded_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embedded: list[str] = []
+def _encoder(embedded: list[str]) -> type:
+    """A sentence encoder's class. It notes what it embeds."""
 
     class Encoder:
         def __init__(self, folder: Path, fast: bool) -> None: ...
@@ -66,13 +64,36 @@ def test_what_is_embedded_while_the_encoder_is_loaded_is_not_embedded_again(
             embedded.extend(texts)
             return np.eye(len(texts), DIMENSIONS, dtype=np.float32)
 
-    monkeypatch.setattr("services.dataset_builder.model_process.SentenceEmbedder", Encoder)
+    return Encoder
+
+
+def test_what_is_embedded_while_the_encoder_is_loaded_is_not_embedded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[str] = []
+    monkeypatch.setattr("services.dataset_builder.model_process.SentenceEmbedder", _encoder(embedded))
     rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(40)]
     models = local_models(tmp_path)
     models.load_scorer([row.text for row in rows[:39]])
     assert sorted(embedded) == sorted(row.text for row in rows[:39])
     models.score(LabelsToScore(rows))
     assert embedded[39:] == [rows[39].text]
+
+
+def test_what_no_score_is_asked_for_is_not_embedded_in_each_build_and_what_was_erased_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are rejected, or near-copies of held-out ones, have corrections and no score."""
+    embedded: list[str] = []
+    monkeypatch.setattr("services.dataset_builder.model_process.SentenceEmbedder", _encoder(embedded))
+    rows = [LabelledText(f"text {number}", "ab"[number % 2]) for number in range(40)]
+    for corrections in (["rejected", "erased"], ["rejected"]):
+        models = local_models(tmp_path)
+        models.load_scorer([*(row.text for row in rows), *corrections])
+        models.score(LabelsToScore(rows))
+    assert len(embedded) == len(set(embedded)) == 42
+    local_models(tmp_path).load_scorer(["erased"])
+    assert embedded[42:] == ["erased"], "its vector was gone"
 
 
 def test_a_process_that_died_is_away_and_may_come_back(tmp_path: Path) -> None:
