@@ -35,17 +35,22 @@ USE_TOOL = {
 }
 _VARYING = {"id", "created", "created_at", "model", "ratchet", "call_id", "item_id"}
 """Fields that differ between answers: ids, times, and the name of the model."""
+_ATTEMPTS = 20
 
 
 async def _ask_both(gateway: Gateway, path: str, fields: dict[str, Any]) -> tuple[httpx.Response, httpx.Response]:
     """Return the answers of the gateway and of vLLM.
 
-    vLLM gets the request once before, since `usage` reports how much of the prompt was cached.
+    vLLM gets the request once before, since `usage` reports how much of the prompt was cached. On a busy machine it
+    sends several tokens as one event, now and then: both are asked again until their streams have as many events.
     """
     async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=120) as vllm:
         await vllm.post(path, json={"model": gateway.base_model, **fields})
-        ours = await gateway.http.post(path, json={"model": gateway.free, **fields})
-        theirs = await vllm.post(path, json={"model": gateway.base_model, **fields})
+        for _ in range(_ATTEMPTS):
+            ours = await gateway.http.post(path, json={"model": gateway.free, **fields})
+            theirs = await vllm.post(path, json={"model": gateway.base_model, **fields})
+            if not fields.get("stream") or len(_events(ours)) == len(_events(theirs)):
+                break
     return ours, theirs
 
 
