@@ -19,6 +19,8 @@ import pytest
 from deploy.devstack import stack
 from deploy.devstack.config import PORTS, StackConfig
 from deploy.devstack.install.models import ensure_embedding_model
+from deploy.devstack.part import tail
+from deploy.devstack.supervision import records
 from shared.kafka.topics import create_topics
 from shared.settings import Settings
 
@@ -103,7 +105,22 @@ class TestStack:
         return Settings.load(home=self.home)
 
     def stop(self) -> None:
+        config = StackConfig.load(self.home, self.env)
+        for record in records.read_all(config).values():
+            if record.restarts:
+                EXITED.append(f"{record.part}, {record.restarts} times:\n{tail(record.log, 40)}")
         stack.down(home=self.home, env=self.env)
+
+
+EXITED: list[str] = []
+"""Parts of the tests' own stack that exited by themselves, with the end of their log."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show which parts exited by themselves: a test that failed meanwhile says only that nobody answered."""
+    for part in EXITED:
+        terminalreporter.section("a part of the stack exited by itself")
+        terminalreporter.write_line(part)
 
 
 @pytest.fixture(scope="session")

@@ -199,13 +199,13 @@ async def test_flags_move_the_traffic_within_three_seconds(gateway: Gateway) -> 
 
 
 async def test_a_canary_that_vllm_does_not_serve_counts_as_its_error_and_the_base_answers(gateway: Gateway) -> None:
-    flag = f"ratchet.{gateway.task}.canary"
+    flag = f"ratchet.{gateway.free}.canary"
     await gateway.unleash.create(flag, {"adapter": "never-trained"}, stickiness="userId")
     deadline = time.monotonic() + 15.0
-    response = await gateway.ask()
+    response = await gateway.ask(model=gateway.free)
     while "x-ratchet-instead-of" not in response.headers:
         assert time.monotonic() < deadline
-        response = await gateway.ask()
+        response = await gateway.ask(model=gateway.free)
     assert response.status_code == 200
     assert response.headers["x-ratchet-variant"] == "base"
     observed = await gateway.event(RequestObserved, response.headers["x-ratchet-prediction-id"], count=2)
