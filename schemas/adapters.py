@@ -145,7 +145,7 @@ CALIBRATIONS, CALIBRATION_FILE = "calibrations", "calibration.json"
 
 
 class Calibration(Frozen):
-    """An adapter's map from its confidence score to how often such answers are right. Classification only.
+    """An adapter's map from its confidence score to how often such answers are right. Not of generated texts.
 
     It is fitted on the candidate's answers to the evaluation set and stored permanently in the artifact store, as
     `calibrations/<adapter>/calibration.json`. Its input is the score's log-odds x = ln(p / (1 - p)), cut at +-20.

@@ -14,10 +14,11 @@ from schemas.output_schema import MAX_FIELDS, FieldPath
 class Confidence(Frozen):
     """How sure the model was, computed from the log-probabilities of its tokens.
 
-    `score` of a classification is the probability of the answered label among the task's labels, calibrated where the
-    adapter has a calibration; of a generation, the geometric mean of its tokens' probabilities; of an extraction, the
-    probability of its least sure field, of calls, that of their least sure function or argument; of several labels,
-    that of the whole list, calibrated as a label's; None where the upstream reported no log-probabilities.
+    `score` of a classification is the probability of the answered label among the task's labels; of several labels,
+    that of the whole list; of an extraction, the probability of its least sure field; of calls, that of their least
+    sure function or argument; of a generation, the geometric mean of its tokens' probabilities; None where the upstream
+    reported no log-probabilities. It is calibrated, and `fields` are not, where the adapter has a calibration: then it
+    is how often such whole answers are right.
     `shared/model/confidence.py` says how each field is computed.
     """
 

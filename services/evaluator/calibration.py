@@ -7,12 +7,12 @@ becomes a knot at its mean, with lines between the knots, so that the map has no
 answers.
 
 Reviewers make mistakes too. A share of the judgements is modelled as mistakes, which make a right answer look wrong
-and, of K possible answers, a wrong one look right one time in K - 1. Without it, a few mistakes among the surest
-answers would force a high temperature and lower the confidence of all answers (measured on Banking77 with 5 % mistakes:
-a calibration error of 0.09 instead of 0.04), and low confidence would be that of most answers (of 400 simulated ones,
-95 % right, with 6 % mistakes, a threshold for 80 % of the errors is above 59 % of the answers instead of 17 %). The
-share is estimated together with the temperature; its prior is Beta(1, 19), cut at 0.1. Mistakes of reviewers cannot be
-told from a model that is confidently wrong equally often.
+and, of K possible answers, a wrong one look right one time in K - 1, of JSON and calls never. Without it, a few
+mistakes among the surest answers would force a high temperature and lower the confidence of all answers (measured on
+Banking77 with 5 % mistakes: a calibration error of 0.09 instead of 0.04), and low confidence would be that of most
+answers (of 400 simulated ones, 95 % right, with 6 % mistakes, a threshold for 80 % of the errors is above 59 % of the
+answers instead of 17 %). The share is estimated together with the temperature; its prior is Beta(1, 19), cut at 0.1.
+Mistakes of reviewers cannot be told from a model that is confidently wrong equally often.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from schemas.adapters import Calibration
 from schemas.evaluation import Reliability
+from schemas.tasks import TaskKind, TaskSpec
 from services.evaluator.statistics.confidence import brier, expected_calibration_error, reliability_bins
 from services.evaluator.statistics.low_confidence import low_confidence
 from services.evaluator.statistics.traffic import TrafficSample
@@ -75,12 +76,11 @@ def fit(
     adapter: str,
     scores: Sequence[float | None],
     right: Sequence[bool],
-    possible: int,
+    chance: float,
     recall: float,
     traffic: TrafficSample | None = None,
 ) -> Fitted | None:
-    """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `possible`: how many answers there
-    are, labels or sets of them.
+    """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `chance`: `chance_of_mistakes`.
 
     With it comes the threshold at or below which the share `recall` of the errors is expected (`low_confidence`).
 
@@ -95,7 +95,6 @@ def fit(
         return None
     raw, judged = raw[chosen], judged[chosen]
     fit_map = temperature_map if len(chosen) < ISOTONIC_FROM else isotonic_map
-    chance = 1.0 / (possible - 1)
     fields = fit_map(raw, judged, chance, weights)
     mapped = _cross_fitted(raw, judged, fit_map, chance, weights)
     calibration = Calibration.model_validate(
@@ -132,6 +131,19 @@ def chosen_answers(raw: Floats, traffic: TrafficSample | None) -> tuple[NDArray[
 FitMap = Callable[[Floats, Floats, float, Floats], dict[str, object]]
 """Fits a map. Takes raw scores, judgements (1: right, 0: wrong), the chance that a mistake makes a wrong answer look
 right, and what each answer counts; returns the map's fields of a Calibration."""
+
+
+def chance_of_mistakes(spec: TaskSpec) -> float | None:
+    """Return the chance that a reviewer's mistake makes a wrong answer look right: that it names this very answer.
+
+    None of generated texts, which are not right or wrong: their confidence is not calibrated.
+    """
+    if spec.kind is TaskKind.GENERATION:
+        return None
+    if not spec.labels:
+        return 0.0
+    possible = 2 ** len(spec.labels) if spec.kind is TaskKind.MULTI_LABEL else len(spec.labels)
+    return 1.0 / (possible - 1)
 
 
 def probability_judged_right(probability: Floats, mistakes: float, chance: float) -> Floats:

@@ -26,7 +26,6 @@ from schemas.adapters import (
 from schemas.base import utc_now
 from schemas.datasets import Example
 from schemas.evaluation import Reliability
-from schemas.tasks import TaskKind
 from services.evaluator.domain import (
     Candidate,
     Question,
@@ -284,19 +283,18 @@ def calibrate(
 ) -> tuple[Calibration | None, Reliability | None]:
     """Fit and publish the candidate's calibration. Returns the one in the store: an adapter's first one stays.
 
-    With it comes how often these answers are right at each confidence. None for tasks without labels, and if too few
+    With it comes how often these answers are right at each confidence. None for generated texts, and if too few
     answers have a confidence.
     """
-    from services.evaluator.calibration import fit
+    from services.evaluator.calibration import chance_of_mistakes, fit
     from services.evaluator.comparison import traffic_of
 
-    if not trained.spec.labels:
+    if (chance := chance_of_mistakes(trained.spec)) is None:
         return None, None
-    possible = 2 ** len(trained.spec.labels) if trained.spec.kind is TaskKind.MULTI_LABEL else len(trained.spec.labels)
     right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)
     recall = trained.spec.evaluation.low_confidence_recall
-    fitted = fit(trained.adapter, scores, right, possible, recall, traffic_of(evaluation))
+    fitted = fit(trained.adapter, scores, right, chance, recall, traffic_of(evaluation))
     if fitted is None:
         return None, None
     output = folder / "calibration"

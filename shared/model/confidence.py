@@ -90,18 +90,22 @@ def measure(spec: TaskSpec, tokens: Tokens | None, calibration: Calibration | No
         if not (max(logprobs) <= _ROUNDING and total > -math.inf):
             return UNKNOWN
         if spec.kind is TaskKind.CLASSIFICATION:
-            measured = _measure_label(_labels(spec.labels), tokens, total, calibration)
+            measured = _measure_label(_labels(spec.labels), tokens, total)
         elif spec.kind is TaskKind.MULTI_LABEL:
-            measured = _measure_set(tokens, logprobs, total, spec.labels, calibration)
+            measured = _measure_set(tokens, logprobs, total, spec.labels)
         elif spec.kind is TaskKind.EXTRACTION:
             measured = _measure_fields(tokens, logprobs, total, spec.output_fields)
         elif spec.kind is TaskKind.TOOLS:
             measured = _measure_calls(tokens, logprobs, total, spec.output_fields)
         else:
             measured = _measure_text(logprobs, total)
+        if measured.score is None or not 0.0 <= measured.score <= 1.0:
+            return UNKNOWN
+        if calibration is None or spec.kind is TaskKind.GENERATION:  # Texts are not right or wrong.
+            return measured
+        return _calibrated(measured, measured.score, calibration)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
         return UNKNOWN
-    return measured if measured.score is not None and 0.0 <= measured.score <= 1.0 else UNKNOWN
 
 
 def log_odds(score: float) -> float:
@@ -190,12 +194,10 @@ def _measure_fields(tokens: Tokens, logprobs: Sequence[float], total: float, fie
     return _measure_text(logprobs, total)._replace(score=score, fields=probabilities)
 
 
-def _measure_set(
-    tokens: Tokens, logprobs: Sequence[float], total: float, labels: Collection[str], calibration: Calibration | None
-) -> Measure:
+def _measure_set(tokens: Tokens, logprobs: Sequence[float], total: float, labels: Collection[str]) -> Measure:
     """Several labels are as sure as all tokens together: which labels, in which order, and that no other follows."""
     score, fields = math.exp(total), label_probabilities(tokens, labels)
-    return _calibrated(_measure_text(logprobs, total)._replace(score=score, fields=fields), score, calibration)
+    return _measure_text(logprobs, total)._replace(score=score, fields=fields)
 
 
 def _measure_calls(tokens: Tokens, logprobs: Sequence[float], total: float, fields: Collection[str]) -> Measure:
@@ -205,7 +207,7 @@ def _measure_calls(tokens: Tokens, logprobs: Sequence[float], total: float, fiel
     return measured._replace(score=min(probabilities.values()), fields=probabilities) if probabilities else measured
 
 
-def _measure_label(labels: _Labels, tokens: Tokens, total: float, calibration: Calibration | None) -> Measure:
+def _measure_label(labels: _Labels, tokens: Tokens, total: float) -> Measure:
     """`total` is the plain log-probability of the answer in nats."""
     answer, end = _answer(labels, tokens)
     label = -1 if answer is None else answer
@@ -243,13 +245,11 @@ def _measure_label(labels: _Labels, tokens: Tokens, total: float, calibration: C
         score = math.exp(total)
     score = min(score, 1.0)
     margin, entropy = (score - rival, _entropy(score, branches, len(labels))) if all_listed else (None, None)
-    return _calibrated(Measure(score, total, len(tokens), None, margin, entropy, outside), score, calibration)
+    return Measure(score, total, len(tokens), None, margin, entropy, outside)
 
 
-def _calibrated(measured: Measure, score: float, calibration: Calibration | None) -> Measure:
+def _calibrated(measured: Measure, score: float, calibration: Calibration) -> Measure:
     """Return what was measured with its calibrated score, and the threshold of low confidence of the map."""
-    if calibration is None:
-        return measured
     low = calibration.low_confidence
     return measured._replace(
         score=calibrated(calibration, score), raw=score, calibration=calibration.name,

@@ -107,7 +107,7 @@ def classification(
         )  # fmt: skip
 
     candidate, production = answers(better, spec.labels[min(3, labels - 1)], 180.0), answers(0.7, "", 175.0)
-    fitted = fit(f"{spec.name}-2", candidate.scores, candidate.graded(asked, 0, spec).right, labels, 0.8)
+    fitted = fit(f"{spec.name}-2", candidate.scores, candidate.graded(asked, 0, spec).right, 1 / (labels - 1), 0.8)
     assert fitted is not None
     extras = Extras(approaches(rows), calibration or fitted.calibration, fitted.reliability, concurrency=8)
     both = Asked(asked, [], candidate, production)
@@ -169,7 +169,7 @@ def multi_label() -> EvaluationReport:
         for given in (ours, theirs)
     ]
     spec = tickets()
-    fitted = fit("tickets-2", arms[0].scores, arms[0].graded(asked, 0, spec).right, 2 ** len(LABELS), 0.8)
+    fitted = fit("tickets-2", arms[0].scores, arms[0].graded(asked, 0, spec).right, 1 / (2 ** len(LABELS) - 1), 0.8)
     assert fitted is not None
     extras = Extras(
         approaches(60).model_copy(update={"curve": None}), fitted.calibration, fitted.reliability, concurrency=8

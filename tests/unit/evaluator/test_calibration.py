@@ -43,7 +43,7 @@ def fit(
     labels: int,
     traffic: TrafficSample | None = None,
 ) -> Calibration | None:
-    found = fit_and_cross_fit(adapter, scores, right, labels, RECALL, traffic)
+    found = fit_and_cross_fit(adapter, scores, right, 1 / (labels - 1), RECALL, traffic)
     return None if found is None else found.calibration
 
 

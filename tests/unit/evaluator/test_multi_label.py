@@ -6,9 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from schemas.adversarial import AdversarialKind
@@ -19,15 +17,12 @@ from services.evaluator.adversarial.misled import obeys
 from services.evaluator.comparison import Comparison
 from services.evaluator.domain import GradedAnswers, Question
 from services.evaluator.gates import check_gates
-from services.evaluator.job import calibrate
 from services.evaluator.recipe import ArmAnswers, ask
 from services.evaluator.report.arms import arm_report
 from services.evaluator.report.parts import part_scores
 from shared.conversation.response_format import response_format
 from shared.grading.grade import grade
-from shared.storage.artifacts import ArtifactStore
 from tests.unit.evaluator.engine import FakeEngine
-from tests.unit.evaluator.reports import trained
 from tests.unit.shared.grading.tickets import LABELS, tickets, topics
 
 SPEC = tickets()
@@ -152,14 +147,3 @@ def test_an_injection_asks_for_a_label_that_is_not_right() -> None:
     targets = [(case.target, json.loads(case.question.answer)) for case in cases if case.target]
     assert len(targets) > 20
     assert all(target in LABELS and target not in right for target, right in targets)
-
-
-def test_the_confidence_of_sets_is_calibrated(tmp_path: Path) -> None:
-    rng, asked = np.random.default_rng(7), questions(200)
-    sure = rng.random(200)
-    answers = tuple(q.answer if ok else topics() for q, ok in zip(asked, rng.random(200) < sure**3, strict=True))
-    arm = ArmAnswers(answers=answers, latencies_ms=(1.0,) * 200, scores=tuple(map(float, sure)))
-    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
-    found, reliability = calibrate(trained(SPEC), asked, arm, store, tmp_path / "job")
-    assert found is not None and reliability is not None
-    assert found.ece_after < found.ece_before

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.adapters import Calibration, LowConfidence
 from schemas.predictions import Confidence
+from schemas.tasks import TaskSpec
 from shared.model.confidence import calibrated, measure
 from shared.model.field_confidence import field_probabilities
 from tests.unit.shared.grading.home import home
@@ -153,12 +154,17 @@ def test_a_list_of_nothing_and_one_that_was_cut_are_as_sure_as_their_tokens(
     assert (measured.score, measured.fields) == (pytest.approx(0.25), fields)
 
 
-def test_a_calibration_maps_the_confidence_of_several_labels_and_the_raw_one_stays() -> None:
+@pytest.mark.parametrize(
+    ("spec", "answer"), [(tickets(), LISTED), (orders(), ANSWER), (home(), CALL)], ids=["labels", "JSON", "calls"]
+)
+def test_a_calibration_maps_the_confidence_of_the_whole_answer_and_the_raw_one_and_its_parts_stay(
+    spec: TaskSpec, answer: list[dict[str, Any]]
+) -> None:
     low = LowConfidence(threshold=0.3, calibrated=0.4, recall=0.8, flagged=0.2, errors=20)
     halved = Calibration(
         name="c", kind="temperature", temperature=2.0, answers=80, ece_before=0.2, ece_after=0.1, low_confidence=low
     )
-    raw, mapped = measure(tickets(), LISTED), measure(tickets(), LISTED, halved)
+    raw, mapped = measure(spec, answer), measure(spec, answer, halved)
     assert raw.score is not None and (raw.calibration, raw.threshold, mapped.threshold) == (None, None, 0.4)
     assert (mapped.raw, mapped.score, mapped.calibration) == (raw.score, calibrated(halved, raw.score), "c")
     assert mapped.fields == raw.fields
