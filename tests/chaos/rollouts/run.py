@@ -35,7 +35,8 @@ _VLLM_RATE = 0.15
 """Of the other tasks' requests: it answers about ten requests a second on two quiet cores, replays included."""
 _TELL_SECONDS = 10.0
 _QUIET_SECONDS = 10.0
-"""After the last rollout's end, until its flags are read for the last time."""
+"""After the last rollout's end, until its flags are read for the last time, and after the last pair, until the deployer
+has read it."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,9 @@ class _Run:
     async def _history(self, cycles: Cycles, watch: Watch) -> History:
         self._show("reading what was decided")
         await self.system.wait_until_recovered()
+        assert self.system.programs is not None
+        await self.system.programs.by_name["shadow"].stop()  # Where patience ended first, it has calls left to replay.
+        await asyncio.sleep(_QUIET_SECONDS)
         expected = {candidate: candidate.rpartition("-")[0] for candidate in cycles.kinds}
         async with asyncio.timeout(120):
             while True:
