@@ -63,7 +63,7 @@ def played() -> Played:
     ]
     weeks = [seen(0, 0.5, 200, BASE), seen(1, 0.7), seen(2, 0.7), seen(3, 0.8)]
     promotions = [Promotion(1, "a1", BASE, 0.5, 0.7), Promotion(3, "a2", "a1", 0.7, 0.8)]
-    return Played(Plan(3, 100, faults, 20), 400, weeks, promotions, bad, ["promoted", "rejected"], 10, 1.0)
+    return Played(Plan(3, 100, faults, 20), 400, weeks, promotions, bad, ["promoted", "rejected"], 0, 10, 1.0)
 
 
 def missed(run: Played) -> list[str]:
@@ -110,7 +110,7 @@ FAULTS: dict[str, tuple[Callable[[Played], object], str]] = {
         "golden set: most lost against its best",
     ),
     "nothing is ever promoted": (lambda run: run.promotions.clear(), "promotions"),
-    "a cycle fails": (lambda run: run.ends.__setitem__(0, "failed"), "cycles with a failed step"),
+    "a cycle fails": (lambda run: run.ends.__setitem__(0, "failed"), "cycles in which a step failed otherwise"),
     "cycles stall": (lambda run: run.ends.clear(), "cycles that ran to an end"),
 }
 
@@ -120,6 +120,12 @@ def test_the_judge_turns_red(change: Callable[[Played], object], bar: str) -> No
     run = played()
     change(run)
     assert bar in missed(run)
+
+
+def test_a_data_set_that_a_gate_stopped_is_no_failure() -> None:
+    run = played()
+    run.ends[0], run.data_sets_stopped = "failed", 1
+    assert missed(run) == []
 
 
 def test_the_base_is_no_best_of_the_golden_set() -> None:

@@ -23,9 +23,11 @@ def measured(played: Played) -> list[Measured]:
     last, cycles = played.weeks[-1], played.plan.weeks
     first = last.base if last.first is None else last.first
     planted = set(played.plan.faults.values())
+    otherwise = played.ends.count("failed") - played.data_sets_stopped
     return [
         Measured("cycles that ran to an end", "cycles", len(played.ends), min_value=cycles - _UNDER_WAY),
-        Measured("cycles with a failed step", "cycles", played.ends.count("failed"), max_value=0),
+        Measured("data sets that a gate stopped", "cycles", played.data_sets_stopped),
+        Measured("cycles in which a step failed otherwise", "cycles", otherwise, max_value=0),
         Measured("promotions", "adapters", len(played.promotions), min_value=2),
         Measured("least true gain of a promotion", "accuracy", _least_gain(played.promotions), min_value=0.0),
         Measured("last adapter against week 0's, the base", "accuracy", last.primary - last.base, min_value=MIN_GAIN),

@@ -81,7 +81,10 @@ class WeekSeen:
 
 @dataclass
 class Played:
-    """What happened. `labels`: answers that people gave; `ends`: of cycles, by outcome, in their order."""
+    """What happened. `labels`: answers that people gave; `ends`: of cycles, by outcome, in their order.
+
+    `data_sets_stopped`: by a gate, which ends their cycle.
+    """
 
     plan: Plan
     golden_rows: int
@@ -89,6 +92,7 @@ class Played:
     promotions: list[Promotion] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
+    data_sets_stopped: int = 0
     labels: int = 0
     seconds: float = 0.0
 
@@ -189,4 +193,5 @@ class Play:
         self.played.ends.append(event.outcome)
 
     async def _on_failed(self, event: StepFailed) -> None:
+        self.played.data_sets_stopped += event.report is not None
         logger.warning("%s: %s", event.step, event.reason)
