@@ -27,16 +27,16 @@ def field_probabilities(tokens: Sequence[Mapping[str, Any]], fields: Collection[
 
     `tokens`: OpenAI's `choices[0].logprobs.content`. Raises KeyError or TypeError for tokens that are none.
     """
-    answer = "".join(token["token"] for token in tokens)
-    if json_or_nothing(answer) is NOT_JSON:
+    answer, value = _json_of(tokens)
+    if value is NOT_JSON:
         return None
     return _least_of_each(tokens, (place for place in _values(answer) if place[0] in fields))
 
 
 def label_probabilities(tokens: Sequence[Mapping[str, Any]], labels: Collection[str]) -> dict[str, float] | None:
     """Return the probability of each of `labels` that an answer lists; None if the answer is no JSON list."""
-    answer = "".join(token["token"] for token in tokens)
-    if not isinstance(json_or_nothing(answer), list):
+    answer, value = _json_of(tokens)
+    if not isinstance(value, list):
         return None
     items = [(json.loads(answer[s:e]), s, e) for path, s, e in _values(answer) if path == "[]" and answer[s] == '"']
     return _least_of_each(tokens, [place for place in items if place[0] in labels][:MAX_FIELDS])
@@ -64,6 +64,17 @@ def call_probabilities(tokens: Sequence[Mapping[str, Any]], fields: Collection[s
     if not places:
         return None
     return _least_of_each(tokens, (place for place in places if place[0] in fields))
+
+
+def _json_of(tokens: Sequence[Mapping[str, Any]]) -> tuple[str, Any]:
+    """Return the answer's text and its value, NOT_JSON if it has none.
+
+    vLLM lists the token that ends an answer as the last one, which is no part of the text.
+    """
+    texts = [token["token"] for token in tokens]
+    whole, ended = "".join(texts), "".join(texts[:-1])
+    value = json_or_nothing(whole)
+    return (whole, value) if value is not NOT_JSON else (ended, json_or_nothing(ended))
 
 
 def _least_of_each(tokens: Sequence[Mapping[str, Any]], places: Iterable[tuple[str, int, int]]) -> dict[str, float]:

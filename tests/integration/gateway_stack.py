@@ -129,7 +129,7 @@ class Gateway:
         return found
 
 
-async def _until_ready(http: httpx.AsyncClient, task: str) -> None:
+async def until_ready(http: httpx.AsyncClient, task: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -172,6 +172,6 @@ async def gateway(
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any") as client,
     ):
         for task in (spec, free):
-            await _until_ready(http, task.name)
+            await until_ready(http, task.name)
         yield Gateway(url, spec.name, free.name, base_model, settings, http, client, unleash)
         await unleash.close()

@@ -60,6 +60,17 @@ def test_tokens_that_are_none_are_no_measure(broken: list[dict[str, Any]]) -> No
     assert measure(orders(), broken).score is None
 
 
+END = tokens(("<|im_end|>", 0.9))
+
+
+@pytest.mark.parametrize("kind", ["JSON", "labels"])
+def test_the_token_that_ends_an_answer_is_no_part_of_its_json(kind: str) -> None:
+    """vLLM lists it as the last one."""
+    spec, answer = (orders(), ANSWER) if kind == "JSON" else (tickets(), LISTED)
+    assert measure(spec, [*answer, *END]).fields == measure(spec, answer).fields != {}
+    assert measure(spec, [*answer, *END, *END]).fields is None
+
+
 VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
