@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from deploy.devstack import stack
 from deploy.devstack.config import PORTS, StackConfig
@@ -25,6 +26,8 @@ from shared.kafka.topics import create_topics
 from shared.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+settings.register_profile("ratchet", deadline=None)  # Time says how busy the machine is.
+settings.load_profile("ratchet")
 os.environ["COLUMNS"] = "200"  # Of the terminal that the command prints to, also where a worker of xdist names another.
 
 

@@ -75,7 +75,7 @@ async def test_schemathesis_finds_no_server_error(
             continue  # A request without body and path parameters cannot be invalid.
 
         @settings(
-            derandomize=True, database=None, deadline=None, max_examples=EXAMPLES, phases=[Phase.generate],
+            derandomize=True, database=None, max_examples=EXAMPLES, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(case=operation.as_strategy(generation_mode=mode))

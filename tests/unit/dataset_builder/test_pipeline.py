@@ -231,7 +231,7 @@ def test_a_small_set_still_has_something_held_out_and_something_to_train_on() ->
 WORDS = st.sampled_from(("parcel", "refund", "please", "where", "order", "late", "cancel", "now", "card"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(WORDS, min_size=2, max_size=9).map(" ".join), min_size=2, max_size=30), st.integers(0, 5))
 def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) -> None:
     rows = [correction(text, "refund", prediction=f"p{i}", minute=i) for i, text in enumerate(texts)]
@@ -242,7 +242,7 @@ def test_near_duplicates_are_never_in_both_parts(texts: list[str], seed: int) ->
             assert not NearDuplicates([trained.prompt[-1].text], 0.8).contains(held_out.prompt[-1].text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(WORDS, st.sampled_from(("refund", "delivery", "nonsense"))), max_size=30))
 def test_every_correction_ends_in_exactly_one_part(rows: list[tuple[str, str]]) -> None:
     corrections = [correction(text, label, prediction=f"p{i}", minute=i) for i, (text, label) in enumerate(rows)]

@@ -131,7 +131,7 @@ def test_the_calibration_error_is_zero_for_true_frequencies_and_one_for_their_op
 pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=MIN_ANSWERS, max_size=200)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pairs, st.sampled_from([temperature_map, isotonic_map]), st.lists(st.floats(0, 1), min_size=2, max_size=20))
 def test_every_map_preserves_the_order_of_scores(pairs, fit_map, asked) -> None:  # type: ignore[no-untyped-def]
     scores, right = np.array([s for s, _ in pairs]), np.array([float(r) for _, r in pairs])

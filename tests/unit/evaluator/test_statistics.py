@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control
 from sklearn.metrics import brier_score_loss, precision_recall_fscore_support, roc_auc_score
@@ -33,14 +33,12 @@ def test_wilson_agrees_with_the_published_interval() -> None:
     assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 2_000), data=st.data())
 def test_the_wilson_interval_always_contains_the_share(n: int, data: st.DataObject) -> None:
     interval = wilson(data.draw(st.integers(0, n)), n)
     assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
 
 
-@settings(deadline=None)
 @given(lost=st.integers(0, 60), gained=st.integers(0, 60))
 def test_mcnemar_is_the_exact_binomial_test_and_the_flips_of_signs_agree_with_it(lost: int, gained: int) -> None:
     expected = 1.0 if lost + gained == 0 else binomtest(lost, lost + gained, alternative="greater").pvalue

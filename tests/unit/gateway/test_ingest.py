@@ -444,7 +444,7 @@ EVENT_NAMES = st.sampled_from([
 VALUES = st.dictionaries(NAMES, ANYTHING, max_size=6)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(VALUES, st.lists(st.tuples(EVENT_NAMES, VALUES), max_size=4), st.booleans())
 def test_any_span_is_converted_or_rejected_with_a_reason(
     values: dict[str, Any], events: list[tuple[str, dict[str, Any]]], failed: bool

@@ -103,7 +103,6 @@ def test_a_chain_of_near_duplicates_is_one_group() -> None:
     assert group_near_duplicates([*chain, "something else entirely"], 0.8) == [0, 0, 0, 0, 4]
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_the_similarity_is_that_of_the_texts_runs_of_four_characters(left: str, right: str) -> None:
     def runs(text: str) -> set[str]:
@@ -126,7 +125,7 @@ def test_a_sketch_reads_back_as_it_was_stored() -> None:
         assert np.array_equal(sketch.typos, again.typos)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SENTENCE, max_size=25), st.sampled_from((0.5, 0.6, 0.8, 0.95)))
 def test_texts_at_the_given_similarity_are_in_one_group(texts: list[str], at_least: float) -> None:
     groups = group_near_duplicates(texts, at_least)
@@ -136,7 +135,7 @@ def test_texts_at_the_given_similarity_are_in_one_group(texts: list[str], at_lea
                 assert groups[i] == groups[j]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(SENTENCE, min_size=1, max_size=15), st.randoms(use_true_random=False))
 def test_the_order_of_texts_does_not_change_the_groups(texts: list[str], random) -> None:  # type: ignore[no-untyped-def]
     def together(order: list[str]) -> set[frozenset[str]]:
