@@ -26,7 +26,7 @@ from shared.kafka.topics import create_topics
 from shared.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-settings.register_profile("ratchet", deadline=None)  # Time says how busy the machine is.
+settings.register_profile("ratchet", deadline=None)  # How long an example takes says how busy the machine is.
 settings.load_profile("ratchet")
 os.environ["COLUMNS"] = "200"  # Of the terminal that the command prints to, also where a worker of xdist names another.
 

@@ -80,8 +80,9 @@ def fit(
     recall: float,
     traffic: TrafficSample | None = None,
 ) -> Fitted | None:
-    """Fit the map to raw scores in [0, 1] and whether each answer was judged right; `chance`: `chance_of_mistakes`.
+    """Fit the map to raw scores in [0, 1] and whether each answer was judged right.
 
+    `chance`: that a mistake makes a wrong answer look right (`chance_mistake_looks_right`).
     With it comes the threshold at or below which the share `recall` of the errors is expected (`low_confidence`).
 
     Answers without a score are skipped. `traffic`: the answers that stand for all traffic. Where they suffice the map
@@ -133,7 +134,7 @@ FitMap = Callable[[Floats, Floats, float, Floats], dict[str, object]]
 right, and what each answer counts; returns the map's fields of a Calibration."""
 
 
-def chance_of_mistakes(spec: TaskSpec) -> float | None:
+def chance_mistake_looks_right(spec: TaskSpec) -> float | None:
     """Return the chance that a reviewer's mistake makes a wrong answer look right: that it names this very answer.
 
     None of generated texts, which are not right or wrong: their confidence is not calibrated.

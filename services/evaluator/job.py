@@ -286,10 +286,10 @@ def calibrate(
     With it comes how often these answers are right at each confidence. None for generated texts, and if too few
     answers have a confidence.
     """
-    from services.evaluator.calibration import chance_of_mistakes, fit
+    from services.evaluator.calibration import chance_mistake_looks_right, fit
     from services.evaluator.comparison import traffic_of
 
-    if (chance := chance_of_mistakes(trained.spec)) is None:
+    if (chance := chance_mistake_looks_right(trained.spec)) is None:
         return None, None
     right = candidate.graded(evaluation, 0, trained.spec).right
     scores = candidate.scores[: len(evaluation)] or (None,) * len(evaluation)

@@ -72,9 +72,11 @@ def _json_of(tokens: Sequence[Mapping[str, Any]]) -> tuple[str, Any]:
     vLLM lists the token that ends an answer as the last one, which is no part of the text.
     """
     texts = [token["token"] for token in tokens]
-    whole, ended = "".join(texts), "".join(texts[:-1])
-    value = json_or_nothing(whole)
-    return (whole, value) if value is not NOT_JSON else (ended, json_or_nothing(ended))
+    answer = "".join(texts)
+    if (value := json_or_nothing(answer)) is NOT_JSON:
+        answer = "".join(texts[:-1])
+        value = json_or_nothing(answer)
+    return answer, value
 
 
 def _least_of_each(tokens: Sequence[Mapping[str, Any]], places: Iterable[tuple[str, int, int]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.conversation import Message, Role
 from schemas.tasks import TaskSpec
-from services.evaluator.calibration import chance_of_mistakes
+from services.evaluator.calibration import chance_mistake_looks_right
 from services.evaluator.domain import Question
 from services.evaluator.job import calibrate
 from services.evaluator.recipe import ArmAnswers
@@ -59,4 +59,4 @@ def test_a_model_that_is_too_sure_is_calibrated_by_how_often_whole_answers_are_r
 def test_a_mistake_makes_a_wrong_answer_look_right_if_it_names_this_very_answer(
     spec: TaskSpec, chance: float | None
 ) -> None:
-    assert chance_of_mistakes(spec) == chance
+    assert chance_mistake_looks_right(spec) == chance
