@@ -28,6 +28,17 @@ for (const name of ["chromium", "al2023.tar", "fonts.tar"])
 """
 
 
+# The package's own file names folders of AWS Lambda; without a font Chromium lays out no text at all.
+FONTS = """\
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig>
+  <dir>{folder}/fonts</dir>
+  <cachedir>{folder}/fonts-cache</cachedir>
+</fontconfig>
+"""
+
+
 def chromium(config: StackConfig) -> Path:
     """Return the folder of the browser, installed if absent: `chromium`, `lib/` and `fonts/`."""
     node = ensure_node(config, print)
@@ -56,7 +67,9 @@ def misses_libraries(program: Path) -> bool:
 @contextmanager
 def browser(config: StackConfig) -> Iterator[Browser]:
     folder = chromium(config)
-    env: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_PATH": str(folder)}
+    fonts = folder / "ratchet-fonts.conf"
+    fonts.write_text(FONTS.format(folder=folder))
+    env: dict[str, str | float | bool] = {**os.environ, "FONTCONFIG_FILE": str(fonts)}
     if misses_libraries(folder / "chromium"):
         env["LD_LIBRARY_PATH"] = str(folder / "lib")
     with sync_playwright() as playwright:

@@ -41,15 +41,17 @@ _ATTEMPTS = 20
 async def _ask_both(gateway: Gateway, path: str, fields: dict[str, Any]) -> tuple[httpx.Response, httpx.Response]:
     """Return the answers of the gateway and of vLLM.
 
-    vLLM gets the request once before, since `usage` reports how much of the prompt was cached. On a busy machine it
-    sends several tokens as one event, now and then: both are asked again until their streams have as many events.
+    vLLM gets the request once before, since `usage` reports how much of the prompt was cached. Two answers of vLLM
+    itself differ now and then: on a busy machine it sends several tokens as one event, and in another batch it rounds
+    differently, so that another token wins. So both are asked again until they agree; a gateway at fault never does.
     """
+    read = _events if fields.get("stream") else httpx.Response.json
     async with httpx.AsyncClient(base_url=gateway.settings.vllm_urls[0], timeout=120) as vllm:
         await vllm.post(path, json={"model": gateway.base_model, **fields})
         for _ in range(_ATTEMPTS):
             ours = await gateway.http.post(path, json={"model": gateway.free, **fields})
             theirs = await vllm.post(path, json={"model": gateway.base_model, **fields})
-            if not fields.get("stream") or len(_events(ours)) == len(_events(theirs)):
+            if _approximate(read(theirs)) == _without_varying(read(ours)):
                 break
     return ours, theirs
 

@@ -39,6 +39,7 @@ from shared.errors import DependencyUnavailable
 from shared.kafka.broker import build_broker
 from shared.kafka.publisher import Publisher
 from shared.model.inference import CHAT, InferenceClient
+from shared.model.probes import tolerance
 from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -52,7 +53,7 @@ TRAINED = AdapterTrained.model_validate_json(Path("schemas/examples/adapters.tra
 NOT_A_LABEL = "none of these"
 
 
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 180.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.1)
@@ -82,15 +83,15 @@ async def following(settings: Settings, task: str, *kinds: type[Event]) -> Async
 
 
 def publish_adapter(store: ArtifactStore, model: Path, name: str, folder: Path) -> str:
-    """A LoRA adapter of small random numbers, rank 4 on the query projections."""
+    """A LoRA adapter of random numbers, rank 4 on the query projections, that answers unlike its base."""
     config = json.loads((model / "config.json").read_text())
     hidden = config["hidden_size"]
     generator = np.random.default_rng(20)
     weights: dict[str, np.ndarray] = {}
     for layer in range(config["num_hidden_layers"]):
         stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        weights[f"{stem}.lora_A.weight"] = generator.normal(0, 0.02, (4, hidden)).astype(np.float32)
-        weights[f"{stem}.lora_B.weight"] = generator.normal(0, 0.02, (hidden, 4)).astype(np.float32)
+        weights[f"{stem}.lora_A.weight"] = generator.normal(0, 0.06, (4, hidden)).astype(np.float32)
+        weights[f"{stem}.lora_B.weight"] = generator.normal(0, 0.06, (hidden, 4)).astype(np.float32)
     save_file(weights, folder / "adapter_model.safetensors")
     lora = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": BASE, "r": 4, "lora_alpha": 8,
@@ -248,7 +249,9 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
         InferenceClient([vllm], 120.0),
         TRAINED.model_copy(update={"adapter": adapter, "base_model": BASE}),
     )
-    publish_probes(await ask_probes(inference, trained), store, tmp_path / "probes")
+    probes = await ask_probes(inference, trained)
+    assert tolerance(probes.probes) > 0.1, "a weaker adapter is told from its base by less than a batch's rounding"
+    publish_probes(probes, store, tmp_path / "probes")
     await inference.close()
     values = stack_settings.model_dump()
     await skip_backlog(stack_settings, "deployer", "shadow")
