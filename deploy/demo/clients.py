@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 
 from deploy.demo.data.csv_file import Row
+from schemas.tasks import TaskKind
 from shared.errors import DependencyUnavailable, RatchetError
 from shared.grading.json_values import json_or_nothing, same_json
 from shared.grading.tool_calls import same_calls, split_calls
@@ -77,7 +79,13 @@ class TaskClient:
 
 
 class GatewayClient(TaskClient):
-    """The application: asks the gateway's OpenAI-compatible API."""
+    """The application: asks the gateway's OpenAI-compatible API, with `parameters` of sampling."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, url: str, task: str, parameters: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        super().__init__(http, url, task)
+        self._parameters = parameters
 
     async def tasks(self) -> set[str]:
         """Return the names of the tasks that the gateway serves; empty while it is not up."""
@@ -89,7 +97,12 @@ class GatewayClient(TaskClient):
 
     async def ask(self, row: Row, user: str) -> GatewayAnswer:
         """Ask one question. Server errors are retried; the last one is in the answer's `error`."""
-        body = {"model": self._task, "messages": [{"role": "user", "content": row.text}], "user": user}
+        body = {
+            "model": self._task,
+            "messages": [{"role": "user", "content": row.text}],
+            "user": user,
+            **self._parameters,
+        }
         error = ""
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -120,6 +133,11 @@ class GatewayClient(TaskClient):
             return answer
 
         return list(await asyncio.gather(*(ask_row(number, row) for number, row in enumerate(rows))))
+
+
+def parameters_of(kind: TaskKind) -> dict[str, Any]:
+    """Return how applications ask a task of this kind: exact objects and calls greedily, others as the server does."""
+    return {"temperature": 0.0} if kind in (TaskKind.EXTRACTION, TaskKind.TOOLS) else {}
 
 
 def _read_answer(row: Row, response: httpx.Response, latency_ms: float) -> GatewayAnswer:

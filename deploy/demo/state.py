@@ -10,7 +10,7 @@ from typing import Self
 
 import httpx
 
-from deploy.demo.clients import ConsoleClient, FlagClient, GatewayClient, SchedulerClient
+from deploy.demo.clients import ConsoleClient, FlagClient, GatewayClient, SchedulerClient, parameters_of
 from deploy.demo.data.split import Split
 from deploy.demo.errors import StepTimeout
 from deploy.demo.pairs import PairLedger
@@ -43,9 +43,10 @@ class Clients:
     unleash: FlagClient
 
     @classmethod
-    def of(cls, http: httpx.AsyncClient, settings: LoopSettings, task: str) -> Self:
+    def of(cls, http: httpx.AsyncClient, settings: LoopSettings, spec: TaskSpec) -> Self:
+        task = spec.name
         return cls(
-            gateway=GatewayClient(http, settings.gateway_url, task),
+            gateway=GatewayClient(http, settings.gateway_url, task, parameters_of(spec.kind)),
             console=ConsoleClient(http, settings.console_url, task),
             scheduler=SchedulerClient(http, settings.scheduler_url, task),
             unleash=FlagClient(http, settings, task),

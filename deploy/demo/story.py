@@ -172,7 +172,7 @@ async def _prepared(
             used.add(name)  # Its file may be deleted, but its predictions and corrections are not.
         name = free_name(name, used)
         task = _apply_task(options, folder, name, data, len(rows.traffic))
-        clients = Clients.of(http, settings, name)
+        clients = Clients.of(http, settings, task)
         faulty = faulty_labels(options.fault, rows.traffic, options.seed)
         choices = task.labels or [row.label for row in rows.traffic]
         spec = None if task.labels else task

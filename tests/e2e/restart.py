@@ -119,7 +119,7 @@ def loop_of(http: httpx.AsyncClient, task: str) -> LoopContext:
     """Return the loop of a task that was promoted, as its next turn finds it; nobody asks or answers anything."""
     settings = LoopSettings.load()
     spec = read_task_file(settings.home / "tasks" / f"{task}.yaml").spec
-    clients = Clients.of(http, settings, task)
+    clients = Clients.of(http, settings, spec)
     setup = Setup(LoopOptions(), settings, spec, Split((QUESTION,), (), ()))
     people = Reviewers(clients.console, spec.labels)
     return LoopContext(setup, clients, people, PairLedger(), LoopResult(task), Terminal())
