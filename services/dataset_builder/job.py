@@ -1,4 +1,4 @@
-"""The build as a job, from corrections to a version: `python -m services.dataset_builder.job FOLDER` (shared.jobs).
+"""The build as a job, from corrections to a version; `job_process` runs it.
 
 It is two processes: this one reads, decides and publishes; the other one has the models (`model_process`).
 The process reads corrections from PostgreSQL, and its folder holds the questions to publish only until they are
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -49,7 +47,7 @@ from shared.errors import StepImpossible, StepSkipped
 from shared.files import write_atomically
 from shared.grading.labels import counts_by_set
 from shared.identity import content_hash, event_id, load_or_create_key
-from shared.jobs import Job, Progress, lease, run_job
+from shared.jobs import Job, Progress, lease
 from shared.privacy.redaction import Redactor, Rules
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
@@ -238,7 +236,8 @@ async def _read_votes(
         found += found_in_reviewers + found_in_users
         count += len(part)
     await store.save_clear(rules_id(rules), found.clear)
-    return withdrawn.left_of(votes), found, count, preferences
+    left = sorted(withdrawn.left_of(votes), key=lambda vote: vote.order)  # They were read in no order.
+    return left, found, count, preferences
 
 
 def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: ArtifactWriter, now: datetime) -> DatasetBuilt:
@@ -269,9 +268,3 @@ def conclude(cycle: FailuresClustered, inspected: Inspected, artifacts: Artifact
         data_cutoff=cycle.data_cutoff,
         spec=spec,
     )
-
-
-if __name__ == "__main__":
-    run_job(run_build)
-    logging.shutdown()
-    os._exit(0)  # All is stored, and freeing the objects of a large task one by one takes a while.

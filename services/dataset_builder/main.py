@@ -29,7 +29,7 @@ def build(settings: DatasetBuilderSettings | None = None) -> Service:
     broker, engine = build_broker(settings, NAME), build_engine(settings, NAME)
     corrections = PostgresCorrectionStore(engine)
     environment = {**ENVIRONMENT, POSTGRES_VARIABLE: settings.postgres}
-    jobs = Jobs(settings.jobs_folder, "services.dataset_builder.job", environment)
+    jobs = Jobs(settings.jobs_folder, "services.dataset_builder.job_process", environment)
     handlers = Handlers(settings, corrections, PostgresTrafficStore(engine), jobs, Publisher(broker, NAME))
     consumers = Consumers(broker, NAME, settings)
     handlers.subscribe(consumers)

@@ -145,7 +145,7 @@ def timed_build(settings: Settings, spec: TaskSpec, cycle_id: str, count: int) -
     started = time.perf_counter()
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.dataset_builder.job", str(folder)],
+            [sys.executable, "-m", "services.dataset_builder.job_process", str(folder)],
             env={**os.environ, **ENVIRONMENT, POSTGRES_VARIABLE: settings.postgres},
             stdout=log,
             stderr=log,

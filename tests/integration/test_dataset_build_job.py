@@ -101,7 +101,7 @@ class Build:
     def start(self) -> subprocess.Popen[bytes]:
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "services.dataset_builder.job", str(self.folder)],
+                [sys.executable, "-m", "services.dataset_builder.job_process", str(self.folder)],
                 env={**os.environ, POSTGRES_VARIABLE: self._postgres}, stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -7,7 +7,8 @@ and answers that are labels, and all of them short texts such as labels and name
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -52,9 +53,21 @@ class Compactor:
         fields = model.__pydantic_fields_set__
         shared = self._field_sets.setdefault(frozenset(fields), fields)
         object.__setattr__(model, "__pydantic_fields_set__", shared)
-        for name, value in model.__dict__.items():
-            if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-                model.__dict__[name] = self.items(value)
+        values = model.__dict__
+        for name in _tuples(type(model)):
+            value = values[name]
+            if value and isinstance(value, tuple) and isinstance(value[0], BaseModel):
+                values[name] = self.items(value)
+
+
+@cache
+def _tuples(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the names of the fields that may hold a tuple."""
+    return tuple(name for name, field in model.model_fields.items() if _may_be_tuple(field.annotation))
+
+
+def _may_be_tuple(annotation: object) -> bool:
+    return get_origin(annotation) is tuple or any(map(_may_be_tuple, get_args(annotation)))
 
 
 def _is_common(item: BaseModel) -> bool:

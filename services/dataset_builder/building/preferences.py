@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from schemas.datasets import PreferredAnswer
 from schemas.labels import CorrectionSubmitted, Preference
@@ -26,17 +27,21 @@ class Preferences:
             if given.preference is None:
                 continue
             key = given.request_id, given.reviewer
-            if key not in self._newest or self._newest[key].occurred_at <= given.occurred_at:
+            if key not in self._newest or _age(self._newest[key]) <= _age(given):
                 self._newest[key] = given
 
     def newest(self, spec: TaskSpec) -> list[PreferredAnswer]:
         """Return the newest pairs of this revision of the task on which anyone could tell, oldest first."""
         by_pair: dict[str, list[CorrectionSubmitted]] = {}
-        for given in sorted(self._newest.values(), key=lambda given: (given.occurred_at, given.correction_id)):
+        for given in sorted(self._newest.values(), key=_age):
             if given.preference != "cannot_tell" and _is_comparable(given, spec):
                 by_pair.setdefault(given.request_id, []).append(given)
-        pairs = sorted(by_pair.values(), key=lambda choices: (choices[-1].occurred_at, choices[-1].correction_id))
+        pairs = sorted(by_pair.values(), key=lambda choices: _age(choices[-1]))
         return [_row(choices) for choices in pairs[-MAX_PREFERENCES:]]
+
+
+def _age(given: CorrectionSubmitted) -> tuple[datetime, str]:
+    return given.occurred_at, given.correction_id
 
 
 def _is_comparable(given: CorrectionSubmitted, spec: TaskSpec) -> bool:

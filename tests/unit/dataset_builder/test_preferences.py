@@ -48,6 +48,11 @@ def test_a_persons_newest_choice_counts_and_who_cannot_tell_has_none() -> None:
     assert chosen(choice("a"), choice("cannot_tell", minutes=1)) == []
 
 
+def test_of_two_choices_at_one_moment_the_same_counts_in_whatever_order_they_are_read() -> None:
+    both = choice("a", correction_id="c1"), choice("b", correction_id="c2")
+    assert chosen(*both) == chosen(*reversed(both)) == [("p0", "b")]
+
+
 def test_of_several_people_most_decide_and_no_one_where_they_are_even() -> None:
     three = (choice("a"), choice("b", reviewer="ben"), choice("b", reviewer="chloe"))
     assert chosen(*three) == [("p0", "b")]
