@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.adapters import AdapterEvaluated
@@ -115,7 +115,7 @@ class PostgresRollouts:
             sa.select(MOVES.c.at, MOVES.c.evidence, ROLLOUTS.c.stage)
             .join(ROLLOUTS, ROLLOUTS.c.rollout_id == MOVES.c.rollout_id)
             .where(of_task, ROLLOUTS.c.stage != Stage.REJECTED.value)
-            .distinct(MOVES.c.rollout_id)
+            .ext(distinct_on(MOVES.c.rollout_id))
             .order_by(MOVES.c.rollout_id, MOVES.c.version)
         )
         async with transaction(self._engine) as connection:
@@ -149,7 +149,7 @@ class PostgresRollouts:
         is_tried = sa.or_(IS_ACTIVE, ~ROLLOUTS.c.settled)
         candidate = sa.case((is_tried, ROLLOUTS.c.candidate), else_=sa.null())
         query = sa.select(ROLLOUTS.c.primary, candidate, ROLLOUTS.c.previous).where(HAS_ENTERED)
-        last = query.distinct(ROLLOUTS.c.task).order_by(ROLLOUTS.c.task, ROLLOUTS.c.entry.desc())
+        last = query.ext(distinct_on(ROLLOUTS.c.task)).order_by(ROLLOUTS.c.task, ROLLOUTS.c.entry.desc())
         async with transaction(self._engine) as connection:
             return [TaskAdapters(*row) for row in await connection.execute(last)]
 
