@@ -23,6 +23,7 @@ from schemas.tasks import TaskSpec
 from services.evaluator.domain import probe_prompts
 from shared.conversation import chat_messages
 from shared.identity import event_id
+from tests.chaos.rollouts.cut_model import LAYERS
 from tests.chaos.rollouts.engine import first_tokens, number
 from tests.chaos.rollouts.passing import ask_vllm
 from tests.chaos.rollouts.system import RolloutSystem
@@ -30,8 +31,8 @@ from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
 from tests.chaos.rollouts.topics import PatientPublisher
 
 ENDED = (Stage.PROMOTED, Stage.REJECTED, Stage.INCONCLUSIVE, Stage.ROLLED_BACK)
-VLLM_SIZE = 30, 576
-"""Layers and width of SmolLM2-135M-Instruct."""
+VLLM_SIZE = LAYERS, 576
+"""Layers and width of what vLLM serves."""
 _QUEUED_EVERY = 4
 """Every so many candidates come while the one before is compared."""
 _CONTROL_OVER = "its control has ended"
@@ -163,7 +164,10 @@ def _score(adapter: str | None, value: float) -> ArmScore:
 
 
 def write_adapter(folder: Path, base_model: str, name: str, kind: Kind) -> None:
-    """Write a LoRA of random weights in PEFT's format, whose manifest tells the stand-in how it answers."""
+    """Write a LoRA of random weights in PEFT's format, whose manifest tells the stand-in how it answers.
+
+    They are so large that nine of ten answers of the cut model differ from its base's: few pairs make many tickets.
+    """
     folder.mkdir(parents=True)
     layers, width = VLLM_SIZE if base_model == VLLM_BASE else (1, 8)
     rng = np.random.default_rng(number(name))
@@ -171,7 +175,7 @@ def write_adapter(folder: Path, base_model: str, name: str, kind: Kind) -> None:
     for layer in range(layers):
         stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
         for side, shape in {"A": (4, width), "B": (width, 4)}.items():
-            weights[f"{stem}.lora_{side}.weight"] = (0.2 * rng.standard_normal(shape)).astype(np.float32)
+            weights[f"{stem}.lora_{side}.weight"] = rng.standard_normal(shape).astype(np.float32)
     save_file(weights, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "base_model_name_or_path": base_model, "r": 4, "target_modules": ["q_proj"]}
     config |= {"lora_alpha": 8, "task_type": "CAUSAL_LM", "bias": "none"}

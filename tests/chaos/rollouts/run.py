@@ -31,8 +31,8 @@ from tests.chaos.rollouts.topics import Handler, PatientPublisher, follow
 from tests.chaos.rollouts.traffic import Traffic
 from tests.chaos.rollouts.watch import Watch
 
-_VLLM_RATE = 0.15
-"""Of the other tasks' requests: it answers about ten requests a second on two quiet cores, replays included."""
+_VLLM_RATE = 0.5
+"""Of the other tasks' requests."""
 _TELL_SECONDS = 10.0
 _QUIET_SECONDS = 10.0
 """After the last rollout's end, until its flags are read for the last time, and after the last pair, until the deployer

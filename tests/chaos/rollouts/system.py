@@ -16,6 +16,7 @@ from deploy.devstack.config import HOST, StackConfig
 from deploy.devstack.part import tail
 from schemas.tasks import TaskSpec
 from shared.storage.artifacts import ArtifactStore
+from tests.chaos.rollouts.cut_model import cut_model
 from tests.chaos.rollouts.tasks import BASE_MODEL, VLLM_BASE, VLLM_MARK, spec_of, write_task
 from tests.chaos.system import StartError, System, python
 from tests.conftest import free_ports
@@ -89,6 +90,8 @@ class RolloutSystem(System):
         behind = () if self.vllm_url is None else (self.vllm_url,)
         if behind:
             launch = part_named(VLLM).launch(self.config)
-            self.programs.start(VLLM, replace(launch, argv=(*launch.argv, *_VLLM_OPTIONS)))
+            models = self.home / "cut-models"
+            cut_model(self.config.models / VLLM_BASE, models / VLLM_BASE)
+            self.programs.start(VLLM, replace(launch, argv=(*launch.argv, *_VLLM_OPTIONS), cwd=str(models)))
         for name, url in zip(ENGINES, self.engine_urls, strict=True):
             self.programs.start(name, python("tests.chaos.rollouts.engine", url.rpartition(":")[2], *behind))
