@@ -93,10 +93,19 @@ def default_threads() -> int:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint: one with `trainer_state.json`, which is written last."""
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    """Return the newest complete checkpoint: one with a whole `trainer_state.json`, which is written last."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_whole(path)]
     newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return str(newest) if newest else None
+
+
+def _is_whole(state: Path) -> bool:
+    """Return False for a file that a killed process had begun to write."""
+    try:
+        json.loads(state.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _load(base: str, on_gpu: bool) -> tuple[Any, Any]:

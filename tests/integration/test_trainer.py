@@ -116,6 +116,19 @@ def task() -> str:
     return f"train-{uuid4().hex[:8]}"
 
 
+def test_a_checkpoint_that_was_being_written_when_the_process_was_killed_is_none(tmp_path: Path) -> None:
+    for name, state in (
+        ("checkpoint-4", "{}"),
+        ("checkpoint-8", '{"epoch": 2}'),
+        ("checkpoint-12", ""),
+        ("checkpoint-16", "{"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-20").mkdir()
+    assert recipe.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+
+
 async def test_a_killed_training_resumes_from_its_last_epoch(tmp_path: Path, task: str) -> None:
     settings = TrainerSettings(home=tmp_path)
     make_tiny_model(settings.models_folder / BASE)
@@ -128,7 +141,7 @@ async def test_a_killed_training_resumes_from_its_last_epoch(tmp_path: Path, tas
     (spec,) = settings.jobs_folder.glob("*/spec.json")
     watching = asyncio.create_task(handlers.follow_jobs())
     try:
-        await until(lambda: list(spec.parent.glob("checkpoints/*/trainer_state.json")))
+        await until(lambda: recipe.last_checkpoint(spec.parent / "checkpoints"))
         os.kill(int((spec.parent / "lock").read_text()), signal.SIGKILL)
         await until(lambda: any(isinstance(e, AdapterTrained | StepFailed) for e in published.events))
     finally:
