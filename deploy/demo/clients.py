@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -82,10 +81,10 @@ class GatewayClient(TaskClient):
     """The application: asks the gateway's OpenAI-compatible API, with `parameters` of sampling."""
 
     def __init__(
-        self, http: httpx.AsyncClient, url: str, task: str, parameters: Mapping[str, Any] = MappingProxyType({})
+        self, http: httpx.AsyncClient, url: str, task: str, parameters: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(http, url, task)
-        self._parameters = parameters
+        self._parameters = parameters or {}
 
     async def tasks(self) -> set[str]:
         """Return the names of the tasks that the gateway serves; empty while it is not up."""

@@ -236,7 +236,8 @@ async def _read_votes(
         found += found_in_reviewers + found_in_users
         count += len(part)
     await store.save_clear(rules_id(rules), found.clear)
-    left = sorted(withdrawn.left_of(votes), key=lambda vote: vote.order)  # They were read in no order.
+    # They were read in no order, and their texts are embedded in this one: batches round alike in every build of them.
+    left = sorted(withdrawn.left_of(votes), key=lambda vote: vote.order)
     return left, found, count, preferences
 
 

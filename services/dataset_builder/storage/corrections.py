@@ -169,7 +169,7 @@ class PostgresCorrectionStore:
         """Yield all corrections of the task below the fence, whatever revision they were made under.
 
         They come in parts, since all of them at once would be most of the memory of a build, and in no order: to sort
-        a large task's takes PostgreSQL as long as all else that it does.
+        those of a large task takes PostgreSQL four times as long as to read them.
         """
         return self._read(_STORED.where(_below(task, fence)))
 

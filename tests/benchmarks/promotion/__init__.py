@@ -3,7 +3,7 @@
 Exactly by dynamic programming where labels come at once; by `RATCHET_BENCH_YEARS` (default 2,000) simulated years of
 each kind where they are late, missing or edited, all of whose candidates are equal to production: the hardest case. A
 tenth as many years with better candidates show the power then. Other tests stand beside it on the same truths.
-Exits with 1 if an aim is missed. The years take about a quarter of an hour on two cores.
+Exits with 1 if an aim is missed. The years take twenty minutes of processor time and more; all cores play them.
 """
 
 from __future__ import annotations

@@ -55,6 +55,14 @@ def test_a_base_in_the_place_of_a_weak_adapter_is_seen() -> None:
     assert disproof(weak, [shifted(BASE, 0.25)], [BASE]) == ""
 
 
+def test_an_adapter_that_is_no_further_from_its_base_than_batches_round_is_said_to_be_too_like_it() -> None:
+    weak = [Probe(messages=PROMPT, adapter=shifted(BASE, 0.06), base=BASE)]
+    rounded = shifted(BASE, 0.11)
+    assert "cannot be told apart" in disproof(weak, [rounded], [BASE])
+    assert "base model is not the one" in disproof(weak, [rounded], [ADAPTER])
+    assert "serves neither" in disproof(weak, [ADAPTER], [BASE])
+
+
 def client(answer: httpx.Response | Exception) -> InferenceClient:
     async def handle(request: httpx.Request) -> httpx.Response:
         if isinstance(answer, Exception):
