@@ -207,6 +207,9 @@ class Probes(Frozen):
     adapter: AdapterName
     base_model: Identifier
     probes: tuple[Probe, ...] = Field(min_length=1, max_length=20)
+    rounding: float = Field(
+        ge=0, description="Nats, the most by which the engine's answers to a probe alone and beside others differed."
+    )
 
 
 class EvaluationRequested(Event):

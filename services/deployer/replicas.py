@@ -191,7 +191,7 @@ class AdapterReplicas:
             adapter, base = await asyncio.gather(
                 first_tokens(client, url, name, prompts), first_tokens(client, url, probes.base_model, prompts)
             )
-            if wrong := disproof(probes.probes, adapter, base):
+            if wrong := disproof(probes, adapter, base):
                 raise InvalidMessage(f"{replica.shown} is not proved to serve {name}: {wrong}")
         except RatchetError:
             replica.set_failed(name, self._clock(), self._settings.deployer_tick_seconds)

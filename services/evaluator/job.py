@@ -44,7 +44,7 @@ from shared.files import write_atomically
 from shared.jobs import Progress, lease, run_job
 from shared.model.adapter_files import check_adapter
 from shared.model.inference import InferenceClient
-from shared.model.probes import first_tokens
+from shared.model.probes import rounded_first_tokens
 from shared.storage.artifacts import MANIFEST, ArtifactMissing, ArtifactStore
 from shared.storage.golden_sets import read_golden_set
 
@@ -215,15 +215,17 @@ async def ask_probes(client: InferenceClient, trained: Candidate) -> Probes:
     prompts = probe_prompts(trained.spec)
     url, *_ = client.in_turn()
     try:
-        adapter = await first_tokens(client, url, trained.adapter, prompts)
-        base = await first_tokens(client, url, trained.base_model, prompts)
+        adapter, rounding = await rounded_first_tokens(client, url, trained.adapter, prompts)
+        base, of_base = await rounded_first_tokens(client, url, trained.base_model, prompts)
     except InvalidMessage as error:
         raise StepImpossible(
             f"replicas could not be proved to serve {trained.adapter}: {error.reason}",
             "vLLM must report 20 log-probabilities (--max-logprobs).",
         ) from error
     probes = tuple(Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, adapter, base, strict=True))
-    return Probes(adapter=trained.adapter, base_model=trained.base_model, probes=probes)
+    return Probes(
+        adapter=trained.adapter, base_model=trained.base_model, probes=probes, rounding=max(rounding, of_base)
+    )
 
 
 def publish_probes(probes: Probes, store: ArtifactStore, folder: Path) -> None:

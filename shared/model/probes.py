@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from schemas.adapters import Probe
+from schemas.adapters import Probes
 from schemas.conversation import Messages
 from shared.addresses import without_credentials
 from shared.conversation import chat_messages
@@ -18,14 +18,13 @@ from shared.model.confidence import TOP_LOGPROBS
 from shared.model.inference import InferenceClient
 
 TOLERANCE = 0.3
-"""Nats, the most that an answer to a probe may differ from the stored one (`distance`).
+"""Nats, what an answer to a probe may differ from the stored one (`distance`) where the engine rounds little.
 
-Measured with SmolLM2-135M-Instruct: 0 to 0.05 between batches on one engine, by its processor; up to 0.20 between an
-engine in bfloat16 and one in float32; the base is 0.5 to 8 from trained adapters. A fleet of mixed hardware has room,
-then, and an adapter that is less than 0.1 from its base cannot be told from it everywhere.
+Measured with SmolLM2-135M-Instruct: up to 0.20 between an engine in bfloat16 and one in float32; the base is 0.5 to 8
+from trained adapters. A fleet of mixed hardware has room, then. What two batches of one engine differ by is measured
+with each adapter (`rounded_first_tokens`): on processors with AMX 0.05 for the base and weak adapters, 0.33 for an
+adapter of large random weights, on others often 0.
 """
-_ROUNDING = 0.05
-"""Nats by which two batches of one engine may differ."""
 
 Tokens = Mapping[str, float]
 """Tokens and their log-probabilities."""
@@ -52,6 +51,18 @@ async def first_tokens(
     return found
 
 
+async def rounded_first_tokens(
+    client: InferenceClient, url: str, model: str, prompts: Sequence[Messages]
+) -> tuple[list[dict[str, float]], float]:
+    """Return `first_tokens`, and the nats by which the model answers a prompt alone differently from beside others.
+
+    Batches of another size may round differently. Raises as `first_tokens` does.
+    """
+    together = await first_tokens(client, url, model, prompts)
+    alone = [(await first_tokens(client, url, model, [prompt]))[0] for prompt in prompts]
+    return together, _furthest(together, alone)
+
+
 def distance(first: Tokens, second: Tokens) -> float:
     """Return the mean difference in nats. A token that one side does not list counts as that side's least likely."""
     tokens = first.keys() | second.keys()
@@ -59,27 +70,33 @@ def distance(first: Tokens, second: Tokens) -> float:
     return sum(abs(first.get(t, least_first) - second.get(t, least_second)) for t in tokens) / len(tokens)
 
 
-def tolerance(probes: Sequence[Probe]) -> float:
-    """Return what these answers may differ by: at most half of what is between the adapter and its base."""
-    apart = max(distance(probe.adapter, probe.base) for probe in probes)
-    return min(TOLERANCE, apart / 2)
+def tolerance(probes: Probes) -> float:
+    """Return what answers may differ by, in nats: at most half of what is between the adapter and its base."""
+    apart = max(distance(probe.adapter, probe.base) for probe in probes.probes)
+    return min(max(TOLERANCE, _rounding(probes)), apart / 2)
 
 
-def disproof(probes: Sequence[Probe], adapter: Sequence[Tokens], base: Sequence[Tokens]) -> str:
+def _rounding(probes: Probes) -> float:
+    """Return what two batches of the evaluated models may differ by: one was seen, another may round the other way."""
+    return 2 * probes.rounding
+
+
+def disproof(probes: Probes, adapter: Sequence[Tokens], base: Sequence[Tokens]) -> str:
     """Return how a replica's answers differ from the stored ones, "" if they are the same within the tolerance.
 
     `adapter`, `base`: what it answered under the adapter's and under the base model's name, in the probes' order.
     """
     allowed = tolerance(probes)
-    of_base = _furthest([probe.base for probe in probes], base)
-    apart = _furthest([probe.adapter for probe in probes], adapter)
+    stored = probes.probes
+    of_base = _furthest([probe.base for probe in stored], base)
+    apart = _furthest([probe.adapter for probe in stored], adapter)
     if max(of_base, apart) <= allowed:
         return ""
-    if allowed < _ROUNDING and max(of_base, apart) <= 2 * _ROUNDING:
+    if max(of_base, apart) <= _rounding(probes):
         return f"the adapter answers nearly as its base does, {2 * allowed:.2f} nats apart: they cannot be told apart"
     if of_base > allowed:
         return f"its base model is not the one that was evaluated: {of_base:.2f} nats apart, {allowed:.2f} allowed"
-    is_base = _furthest([probe.base for probe in probes], adapter) <= allowed
+    is_base = _furthest([probe.base for probe in stored], adapter) <= allowed
     served = "the base model" if is_base else "neither the evaluated adapter nor the base model"
     return f"it serves {served} under the adapter's name: {apart:.2f} nats apart, {allowed:.2f} allowed"
 

@@ -21,21 +21,25 @@ QUESTION = {"role": "user", "content": "Why was I charged a fee for paying with 
 
 
 def write_adapter(folder: Path, base: Path, base_name: str, seed: int) -> None:
-    """A random LoRA of rank 8 on every query projection, in PEFT's format, strong enough to change answers."""
+    """A random LoRA of rank 8, in PEFT's format, strong enough to change answers.
+
+    It changes the last layer alone: what the engine rounds otherwise grows from layer to layer, until batches of an
+    adapter differ by as much as two adapters do.
+    """
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
     base_config = json.loads((base / "config.json").read_text())
-    width, prefix = base_config["hidden_size"], "base_model.model.model.layers"
-    weights = {}
-    for layer in range(base_config["num_hidden_layers"]):
-        weights[f"{prefix}.{layer}.self_attn.q_proj.lora_A.weight"] = torch.randn(8, width) * 0.2
-        weights[f"{prefix}.{layer}.self_attn.q_proj.lora_B.weight"] = torch.randn(width, 8) * 0.2
+    stem = f"base_model.model.model.layers.{base_config['num_hidden_layers'] - 1}.mlp.down_proj"
+    weights = {
+        f"{stem}.lora_A.weight": torch.randn(8, base_config["intermediate_size"]) * 0.2,
+        f"{stem}.lora_B.weight": torch.randn(base_config["hidden_size"], 8) * 0.2,
+    }
     partial = folder.with_name(f".{folder.name}")
     partial.mkdir(parents=True)
     save_file(weights, partial / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "base_model_name_or_path": base_name, "r": 8, "lora_alpha": 16}
-    config |= {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", "bias": "none"}
+    config |= {"target_modules": ["down_proj"], "task_type": "CAUSAL_LM", "bias": "none"}
     (partial / "adapter_config.json").write_text(json.dumps(config))
     partial.rename(folder)
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer
-from safetensors.numpy import save_file
 
 from schemas.adapters import AdapterTrained
 from schemas.base import Event, Variant, utc_now
@@ -44,6 +42,7 @@ from shared.service import running
 from shared.settings import Settings
 from shared.storage.artifacts import ArtifactStore
 from tests.integration.consumer_groups import skip_backlog
+from tests.integration.test_local_vllm import write_adapter
 from tests.unit.deployer.fakes import answer, evaluated
 
 pytestmark = pytest.mark.stack
@@ -83,26 +82,14 @@ async def following(settings: Settings, task: str, *kinds: type[Event]) -> Async
 
 
 def publish_adapter(store: ArtifactStore, model: Path, name: str, folder: Path) -> str:
-    """A LoRA adapter of random numbers, rank 4 on the query projections, that answers unlike its base."""
-    config = json.loads((model / "config.json").read_text())
-    hidden = config["hidden_size"]
-    generator = np.random.default_rng(20)
-    weights: dict[str, np.ndarray] = {}
-    for layer in range(config["num_hidden_layers"]):
-        stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        weights[f"{stem}.lora_A.weight"] = generator.normal(0, 0.06, (4, hidden)).astype(np.float32)
-        weights[f"{stem}.lora_B.weight"] = generator.normal(0, 0.06, (hidden, 4)).astype(np.float32)
-    save_file(weights, folder / "adapter_model.safetensors")
-    lora = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": BASE, "r": 4, "lora_alpha": 8,
-        "lora_dropout": 0.0, "bias": "none", "target_modules": ["q_proj"],
-    }  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(lora))
+    """Publish a random adapter, which answers unlike its base."""
+    write_adapter(folder, model, BASE, seed=20)
     (folder / "manifest.json").write_text("{}")
     return store.publish(folder, "adapters", name)
 
 
 def publish_rows(store: ArtifactStore, name: str, folder: Path, *texts: str) -> str:
+    folder.mkdir()
     rows = [
         {
             "example_id": f"e{number}", "group": f"g{number}", "prediction_ids": [], "correction_ids": [],
@@ -232,14 +219,12 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
         ),
     )  # fmt: skip
     store = ArtifactStore(stack_settings.artifacts_uri, tmp_path / "cache")
-    adapter, folders = f"{task}-lora", [tmp_path / "adapter", tmp_path / "rows"]
-    for folder in folders:
-        folder.mkdir()
+    adapter = f"{task}-lora"
     seen_before = "the parcel that I ordered has not come"
     verdict = evaluated(adapter, task).model_copy(
         update={
-            "adapter_uri": publish_adapter(store, stack_settings.models_folder / BASE, adapter, folders[0]),
-            "dataset_uri": publish_rows(store, f"{task}-rows", folders[1], seen_before),
+            "adapter_uri": publish_adapter(store, stack_settings.models_folder / BASE, adapter, tmp_path / "adapter"),
+            "dataset_uri": publish_rows(store, f"{task}-rows", tmp_path / "rows", seen_before),
             "data_cutoff": utc_now() - timedelta(minutes=1),
             "spec": spec,
             "task_revision": spec.revision,
@@ -250,7 +235,7 @@ async def test_a_candidate_goes_from_its_verdict_to_promotion_on_the_real_stack(
         TRAINED.model_copy(update={"adapter": adapter, "base_model": BASE}),
     )
     probes = await ask_probes(inference, trained)
-    assert tolerance(probes.probes) > 0.1, "a weaker adapter is told from its base by less than a batch's rounding"
+    assert tolerance(probes) >= max(0.1, 2 * probes.rounding), "a weaker adapter may be taken for its base"
     publish_probes(probes, store, tmp_path / "probes")
     await inference.close()
     values = stack_settings.model_dump()

@@ -117,7 +117,7 @@ class Cycles:
     async def _publish(self, spec: TaskSpec, name: str, kind: Kind) -> None:
         folder = self._system.home / "work" / name
         await asyncio.to_thread(self._store_adapter, spec, name, kind, folder)
-        await asyncio.to_thread(self._store_probes, spec, name, await self._probe(spec, name))
+        await asyncio.to_thread(self._store_probes, name, await self._probe(spec, name))
         verdict = self._verdict(spec, name, datetime.now(UTC), self._primaries.get(spec.name))
         await self._publisher.publish("evaluator", verdict)
 
@@ -128,22 +128,22 @@ class Cycles:
         store.publish(folder, "adapters", name)
         shutil.rmtree(folder)
 
-    async def _probe(self, spec: TaskSpec, name: str) -> list[Probe]:
+    async def _probe(self, spec: TaskSpec, name: str) -> Probes:
         """Return the probes as an evaluation would leave them, which asks vLLM itself and none of the replicas."""
-        prompts = probe_prompts(spec)
+        prompts, rounding = probe_prompts(spec), 0.0
         if VLLM_MARK in name:
             assert self._system.vllm_url is not None
-            adapter, base = await ask_vllm(self._system.vllm_url, name, spec.base_model, prompts)
+            adapter, base, rounding = await ask_vllm(self._system.vllm_url, name, spec.base_model, prompts)
         else:
             asked = [chat_messages(prompt) for prompt in prompts]
             adapter, base = ([first_tokens(seed, messages) for messages in asked] for seed in (name, "base"))
-        return [Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, adapter, base, strict=True)]
+        measured = tuple(Probe(messages=p, adapter=a, base=b) for p, a, b in zip(prompts, adapter, base, strict=True))
+        return Probes(adapter=name, base_model=spec.base_model, probes=measured, rounding=rounding)
 
-    def _store_probes(self, spec: TaskSpec, name: str, probes: Sequence[Probe]) -> None:
+    def _store_probes(self, name: str, probes: Probes) -> None:
         output = self._system.home / "work" / f"{name}-probes"
         output.mkdir()
-        whole = Probes(adapter=name, base_model=spec.base_model, probes=tuple(probes))
-        (output / PROBES_FILE).write_text(whole.model_dump_json())
+        (output / PROBES_FILE).write_text(probes.model_dump_json())
         (output / "manifest.json").write_text("{}")
         self._system.store.publish(output, PROBES, name)
         shutil.rmtree(output)

@@ -15,7 +15,7 @@ from aiohttp import web
 from schemas.conversation import Messages
 from shared.errors import RatchetError
 from shared.model.inference import InferenceClient
-from shared.model.probes import first_tokens
+from shared.model.probes import rounded_first_tokens
 from tests.chaos.rollouts.tasks import VLLM_BASE, VLLM_MARK, Kind
 
 _STARTED = re.compile(r"^process_start_time_seconds (\S+)", re.MULTILINE)
@@ -107,14 +107,15 @@ class PassedOn:
 
 async def ask_vllm(
     url: str, adapter: str, base_model: str, prompts: Sequence[Messages]
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Return the first tokens of an adapter and of its base, once vLLM answers."""
+) -> tuple[list[dict[str, float]], list[dict[str, float]], float]:
+    """Return the first tokens of an adapter and of its base, and their rounding in nats, once vLLM answers."""
     client = InferenceClient([url])
     try:
         while True:
             with contextlib.suppress(RatchetError):
-                found = [await first_tokens(client, url, model, prompts) for model in (adapter, base_model)]
-                return found[0], found[1]
+                found, rounding = await rounded_first_tokens(client, url, adapter, prompts)
+                of_base, rounding_of_base = await rounded_first_tokens(client, url, base_model, prompts)
+                return found, of_base, max(rounding, rounding_of_base)
             await asyncio.sleep(1.0)
     finally:
         await client.close()

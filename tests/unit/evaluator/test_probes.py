@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +38,25 @@ class Engine:
         return Completion(model, -0.5, 1, 9, "length", 1.0, ({"token": model, "top_logprobs": listed},))
 
 
+class RoundingEngine(Engine):
+    """An engine that answers a request beside others a little differently, each model by its own amount in nats."""
+
+    def __init__(self, rounding: dict[str, float]) -> None:
+        super().__init__()
+        self._rounding = rounding
+        self._in_flight = self._most = 0
+
+    async def complete(self, model: str, messages: Sequence[dict[str, Any]], *, url: str, **_: object) -> Completion:
+        self._in_flight += 1
+        self._most = max(self._most, self._in_flight)
+        await asyncio.sleep(0)
+        rounded = self._rounding[model] if self._most > 1 else 0.0
+        self._in_flight -= 1
+        self._most = self._most if self._in_flight else 0
+        listed = [{"token": model, "logprob": -0.5 - rounded}]
+        return Completion(model, -0.5, 1, 9, "length", 1.0, ({"token": model, "top_logprobs": listed},))
+
+
 def client(engine: Engine) -> InferenceClient:
     return cast(InferenceClient, engine)
 
@@ -56,7 +76,12 @@ async def test_the_candidate_and_its_base_are_measured_of_one_replica_one_after_
     probes = await ask_probes(client(engine), TRAINED)
     assert [(p.adapter, p.base) for p in probes.probes] == [({TRAINED.adapter: -0.5}, {TRAINED.base_model: -0.5})] * 5
     assert {url for url, _, _ in engine.asked} == {"http://b"}
-    assert [model for _, model, _ in engine.asked] == [TRAINED.adapter] * 5 + [TRAINED.base_model] * 5
+    assert [model for _, model, _ in engine.asked] == [TRAINED.adapter] * 10 + [TRAINED.base_model] * 10
+
+
+async def test_what_an_answer_beside_others_differs_by_is_kept_as_the_engines_rounding() -> None:
+    probes = await ask_probes(client(RoundingEngine({TRAINED.adapter: 0.2, TRAINED.base_model: 0.1})), TRAINED)
+    assert probes.rounding == pytest.approx(0.2)
 
 
 async def test_an_engine_that_cannot_be_measured_fails_the_step_with_the_way_out() -> None:

@@ -49,6 +49,6 @@ def write_probes(folder: Path, adapter: str, base: str, like: str = "") -> None:
     messages = (Message(role=Role.USER, content="refund"),)
     probe = Probe(messages=messages, adapter=first_tokens(like or adapter), base=first_tokens(base))
     folder.mkdir(parents=True)
-    probes = Probes(adapter=adapter, base_model=base, probes=(probe,) * 5)
+    probes = Probes(adapter=adapter, base_model=base, probes=(probe,) * 5, rounding=0.0)
     (folder / PROBES_FILE).write_text(probes.model_dump_json())
     (folder / "manifest.json").write_text("{}")

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.adapters import Probe
+from schemas.adapters import Probe, Probes
 from schemas.conversation import Message, Role
 from shared.errors import DependencyUnavailable, InvalidMessage
 from shared.model.inference import InferenceClient
@@ -16,7 +16,14 @@ from shared.model.probes import TOLERANCE, disproof, distance, first_tokens, tol
 PROMPT = (Message(role=Role.USER, content="refund"),)
 ADAPTER = {"refund": -0.1, "login": -3.0, "delivery": -4.0}
 BASE = {"The": -0.5, "I": -1.5, "refund": -2.5}
-PROBES = [Probe(messages=PROMPT, adapter=ADAPTER, base=BASE)] * 5
+
+
+def probes_of(adapter: dict[str, float], rounding: float = 0.0, times: int = 1) -> Probes:
+    probe = Probe(messages=PROMPT, adapter=adapter, base=BASE)
+    return Probes(adapter="a1", base_model="base", probes=(probe,) * times, rounding=rounding)
+
+
+PROBES = probes_of(ADAPTER, times=5)
 
 
 def shifted(tokens: dict[str, float], nats: float) -> dict[str, float]:
@@ -49,18 +56,27 @@ def test_one_wrong_answer_of_five_disproves_it(adapter: dict[str, float], base: 
 
 
 def test_a_base_in_the_place_of_a_weak_adapter_is_seen() -> None:
-    weak = [Probe(messages=PROMPT, adapter=shifted(BASE, 0.2), base=BASE)]
+    weak = probes_of(shifted(BASE, 0.2))
     assert tolerance(weak) == pytest.approx(0.1)
     assert "serves the base model" in disproof(weak, [BASE], [BASE])
     assert disproof(weak, [shifted(BASE, 0.25)], [BASE]) == ""
 
 
 def test_an_adapter_that_is_no_further_from_its_base_than_batches_round_is_said_to_be_too_like_it() -> None:
-    weak = [Probe(messages=PROMPT, adapter=shifted(BASE, 0.06), base=BASE)]
+    weak = probes_of(shifted(BASE, 0.06), rounding=0.05)
     rounded = shifted(BASE, 0.11)
     assert "cannot be told apart" in disproof(weak, [rounded], [BASE])
     assert "base model is not the one" in disproof(weak, [rounded], [ADAPTER])
     assert "serves neither" in disproof(weak, [ADAPTER], [BASE])
+
+
+def test_an_engine_that_rounds_much_is_allowed_what_it_was_seen_to_round() -> None:
+    much = TOLERANCE * 0.8
+    assert "serves neither" in disproof(PROBES, [shifted(ADAPTER, 1.5 * much)] * 5, [BASE] * 5)
+    rounding = probes_of(ADAPTER, rounding=much, times=5)
+    assert disproof(rounding, [shifted(ADAPTER, 1.5 * much)] * 5, [shifted(BASE, -1.5 * much)] * 5) == ""
+    assert "serves neither" in disproof(rounding, [shifted(ADAPTER, 2.5 * much)] * 5, [BASE] * 5)
+    assert "serves the base model" in disproof(rounding, [BASE] * 5, [BASE] * 5)
 
 
 def client(answer: httpx.Response | Exception) -> InferenceClient:
