@@ -89,7 +89,7 @@ def publish_adapter(store: ArtifactStore, model: Path, name: str, folder: Path) 
 
 
 def publish_rows(store: ArtifactStore, name: str, folder: Path, *texts: str) -> str:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     rows = [
         {
             "example_id": f"e{number}", "group": f"g{number}", "prediction_ids": [], "correction_ids": [],
