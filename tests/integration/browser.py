@@ -51,7 +51,8 @@ def chromium(config: StackConfig) -> Path:
         run_logged([node, "-e", UNPACK], log, f"unpacking {package}", "", cwd=folder)
         for name in ("al2023.tar", "fonts.tar"):
             with tarfile.open(folder / name) as archive:
-                archive.extractall(folder, filter="data")
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian's Python 3.11.2 has none.
+                archive.extractall(folder)
             (folder / name).unlink()
         (folder / "chromium").chmod(0o755)
         shutil.rmtree(folder / "node_modules")
